@@ -1,0 +1,1 @@
+"""Pipeline-parallel distributed training of Forward-Forward and other locally learning networks."""

@@ -1,0 +1,71 @@
+"""Every error that ffdist raises for its users.
+
+    FfdistError
+    |-- ConfigError        a setting, preset, key or combination of settings
+    |-- DataError          a shard, manifest, label or picture
+    |-- NetworkError       a chain of blocks, or a block that an objective cannot use
+    |-- SnapshotError      a snapshot that is missing, corrupt or of another model
+    |-- DivergedError      a loss that is not a finite number
+    |-- StageError         a stage that failed, named by the process that noticed
+    `-- TransportError     an edge between two stages
+        |-- PeerLostError      the other end is gone
+        `-- PeerTimeoutError   the other end is silent
+
+The command line prints such an error as one paragraph and exits with status 1; any other exception is a defect of
+ffdist and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+
+class FfdistError(Exception):
+    """What went wrong, and where given: where, what was expected, what was got, and how to mend it."""
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: object = None,
+        expected: object = None,
+        got: object = None,
+        remedy: str | None = None,
+    ) -> None:
+        self.what, self.where, self.expected, self.got, self.remedy = what, where, expected, got, remedy
+        details = {"where": where, "expected": expected, "got": got, "remedy": remedy}
+        super().__init__("\n".join([what, *(f"  {k}: {v}" for k, v in details.items() if v is not None)]))
+
+
+class ConfigError(FfdistError, ValueError):
+    """A setting is unknown, out of range, or does not go with another."""
+
+
+class DataError(FfdistError, ValueError):
+    """A shard, manifest, label or picture is not what it should be."""
+
+
+class NetworkError(FfdistError, ValueError):
+    """A network cannot be built, cut, or trained by the objective asked for."""
+
+
+class SnapshotError(FfdistError, RuntimeError):
+    """A snapshot cannot be written, found, or loaded into this network."""
+
+
+class DivergedError(FfdistError, ArithmeticError):
+    """A block's loss is no longer a finite number."""
+
+
+class StageError(FfdistError, RuntimeError):
+    """A stage of the pipeline failed."""
+
+
+class TransportError(FfdistError, RuntimeError):
+    """An edge between two stages failed."""
+
+
+class PeerLostError(TransportError):
+    """The stage at the other end of an edge is gone."""
+
+
+class PeerTimeoutError(TransportError):
+    """The stage at the other end of an edge did not answer within the timeout."""

@@ -1,0 +1,157 @@
+"""A network as a chain of named blocks, each built on its own, so that a stage builds only what it holds."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from ffdist.errors import NetworkError
+
+Shape = tuple[int, ...]
+
+
+def derive_seed(seed: int, *path: int | str) -> int:
+    """A 63-bit seed for one purpose, the same on every machine: what draws the blocks' weights, and their dropout."""
+    digest = hashlib.blake2b(repr((seed, *path)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+class Chain:
+    """Blocks in order, with the shape of one input sample and the number of classes.
+
+    blocks: (name, builder) pairs; a builder returns the block's `nn.Module`, newly initialised.
+    input_shape: of one sample, without the batch: (C, H, W) for pictures, (N,) for vectors.
+    classifier: builds what backpropagation puts behind the last block, from that block's output shape to [B, K] logits;
+        a local rule has no use for it. Default: mean over space, then a linear layer.
+    """
+
+    def __init__(
+        self,
+        blocks: Iterable[tuple[str, Callable[[], nn.Module]]],
+        *,
+        input_shape: Sequence[int],
+        num_classes: int,
+        classifier: Callable[[Shape, int], nn.Module] | None = None,
+    ) -> None:
+        pairs = list(blocks)
+        self.names = [name for name, _ in pairs]
+        self.builders = [builder for _, builder in pairs]
+        self.input_shape: Shape = tuple(input_shape)
+        self.num_classes = num_classes
+        self.build_classifier = classifier or pooled_classifier
+        if not pairs:
+            raise NetworkError("a network needs at least one block", expected=">= 1 block", got=0)
+        if len(set(self.names)) != len(pairs):
+            raise NetworkError("two blocks have the same name", expected="distinct names", got=self.names)
+        if num_classes < 2:
+            raise NetworkError("a classifier needs two classes", expected="num_classes >= 2", got=num_classes)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __repr__(self) -> str:
+        return f"Chain({' -> '.join(self.names)}, input {self.input_shape}, {self.num_classes} classes)"
+
+    def build(self, index: int, seed: int) -> nn.Module:
+        """Block `index`; its weights depend on `seed` and `index` alone, not on which other blocks are built where."""
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(derive_seed(seed, "weights", index))
+            return self.builders[index]()
+
+    def shapes(self) -> list[Shape]:
+        """The output shape of each block for one sample, found without computing anything (torch's meta device).
+
+        Raises NetworkError naming the first block that does not take the shape before it.
+        """
+        shapes: list[Shape] = []
+        x = torch.empty(2, *self.input_shape, device="meta")
+        for index, name in enumerate(self.names):
+            block = self.build_meta(index)
+            try:
+                with torch.no_grad():
+                    y = block(x)
+            except (RuntimeError, ValueError, TypeError, IndexError) as error:
+                reason = str(error).strip() or type(error).__name__
+                raise NetworkError(
+                    f"block '{name}' does not take the input it gets",
+                    where=f"block {index} of {len(self)}",
+                    expected=f"a module that takes [B, {', '.join(map(str, x.shape[1:]))}]",
+                    got=reason.splitlines()[0],
+                    remedy="check the input shape (--image-size) and the order of the blocks",
+                ) from error
+            if not isinstance(y, Tensor):
+                raise NetworkError(f"block '{name}' does not return one tensor", where=f"block {index}", got=type(y))
+            shapes.append(tuple(y.shape[1:]))
+            x = y
+        return shapes
+
+    def build_meta(self, index: int) -> nn.Module:
+        """Block `index` with shapes and no memory, in training mode."""
+        with torch.device("meta"):
+            block = self.builders[index]()
+        return copy.deepcopy(block).to("meta") if any(not p.is_meta for p in block.parameters()) else block
+
+    def regroup(self, cut: Sequence[int]) -> Chain:
+        """The same network in larger blocks: `cut` counts the old blocks in each new one, and sums to their number."""
+        if any(n < 1 for n in cut) or sum(cut) != len(self):
+            raise NetworkError(
+                "the cut does not cover the network",
+                expected=f"positive counts that sum to {len(self)} ({', '.join(self.names)})",
+                got=list(cut),
+            )
+        bounds = [sum(cut[:i]) for i in range(len(cut) + 1)]
+        groups = [range(a, b) for a, b in pairwise(bounds)]
+        return Chain(
+            [("+".join(self.names[i] for i in g), _Group([self.builders[i] for i in g])) for g in groups],
+            input_shape=self.input_shape,
+            num_classes=self.num_classes,
+            classifier=self.build_classifier,
+        )
+
+    @classmethod
+    def from_sequential(
+        cls,
+        module: nn.Sequential,
+        *,
+        input_shape: Sequence[int],
+        num_classes: int,
+        cut: Sequence[int] | None = None,
+    ) -> Chain:
+        """Any `nn.Sequential`: each child is a block, or `cut[i]` children in a row are block i. It keeps its weights."""
+        if not isinstance(module, nn.Sequential):
+            raise NetworkError("a chain is made of an nn.Sequential", expected="nn.Sequential", got=type(module).__name__)
+        blocks = [(name, _Given(child)) for name, child in module.named_children()]
+        chain = cls(blocks, input_shape=input_shape, num_classes=num_classes)
+        return chain if cut is None else chain.regroup(cut)
+
+
+class _Given:
+    """A builder that hands out a module the user made; a class, so that a chain can be sent to another process."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+
+    def __call__(self) -> nn.Module:
+        return self.module
+
+
+class _Group:
+    """A builder of several blocks as one."""
+
+    def __init__(self, builders: Sequence[Callable[[], nn.Module]]) -> None:
+        self.builders = builders
+
+    def __call__(self) -> nn.Module:
+        return nn.Sequential(*(build() for build in self.builders))
+
+
+def pooled_classifier(shape: Shape, num_classes: int) -> nn.Module:
+    """Mean over space (if there is any), then a linear layer: [B, *shape] -> [B, num_classes]."""
+    if len(shape) == 3:
+        return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(shape[0], num_classes))
+    return nn.Sequential(nn.Flatten(), nn.Linear(int(torch.Size(shape).numel()), num_classes))

@@ -1,0 +1,48 @@
+"""The small convolutional networks of the SFF paper (arXiv 2501.03176, table 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+from torch import nn
+
+from ffdist.errors import ConfigError
+from ffdist.models.chain import Chain, Shape
+
+
+def _conv_block(in_channels: int, out_channels: int, *, norm: bool, pool: bool) -> nn.Module:
+    layers: list[nn.Module] = [nn.Conv2d(in_channels, out_channels, 3, padding=1)]
+    if norm:
+        layers.append(nn.BatchNorm2d(out_channels))
+    layers.append(nn.ReLU())
+    if pool:
+        layers.append(nn.MaxPool2d(2))
+    return nn.Sequential(*layers)
+
+
+def _flat_classifier(shape: Shape, num_classes: int) -> nn.Module:
+    """The paper's: dropout, then linear on all of the last map; [B, C, H, W] -> [B, K]."""
+    channels, height, width = shape
+    return nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(channels * height * width, num_classes))
+
+
+def cnn(input_shape: Sequence[int], num_classes: int, widths: Sequence[int] = (32, 64, 128), *, norm: bool = False) -> Chain:
+    """Three (or `len(widths)`) blocks of convolution and ReLU, with a 2x2 max pool behind the first two.
+
+    input_shape: (C, H, W), sides of at least 4. With widths 32, 64, 128 the parameters are exactly the paper's.
+    """
+    if len(input_shape) != 3 or min(input_shape[1:]) < 4:
+        raise ConfigError("the CNN takes pictures of at least 4 x 4", where="model cnn or cnnb",
+                          expected="(C, H, W) with H, W >= 4", got=tuple(input_shape))  # fmt: skip
+    channels = [input_shape[0], *widths]
+    blocks = [
+        (f"conv{i + 1}", partial(_conv_block, channels[i], channels[i + 1], norm=norm, pool=i < 2))
+        for i in range(len(widths))
+    ]
+    return Chain(blocks, input_shape=input_shape, num_classes=num_classes, classifier=_flat_classifier)
+
+
+def cnnb(input_shape: Sequence[int], num_classes: int, widths: Sequence[int] = (32, 64, 128)) -> Chain:
+    """`cnn` with batch normalisation between each convolution and its ReLU."""
+    return cnn(input_shape, num_classes, widths, norm=True)

@@ -1,0 +1,12 @@
+"""Local learning rules, one a file. `OBJECTIVES` names the classes; a user's own is "module:Class"."""
+
+from __future__ import annotations
+
+from ffdist.objectives.base import Local, Objective, Site
+from ffdist.objectives.sff import SFF
+
+OBJECTIVES: dict[str, type[Objective]] = {
+    "sff": SFF,
+}
+
+__all__ = ["OBJECTIVES", "SFF", "Local", "Objective", "Site"]

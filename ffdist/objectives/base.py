@@ -1,0 +1,75 @@
+"""What a local learning rule is: the one extension point that users write."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Where a head is built: one block of a network."""
+
+    index: int
+    """The block's place in the whole network, from 0, whatever stage holds it."""
+    name: str
+    num_blocks: int
+    num_classes: int
+    input_shape: tuple[int, ...]
+    """Of one sample as the block gets it, without the batch."""
+    shape: tuple[int, ...]
+    """Of one sample as the block gives it: (C, H, W) for maps, (C,) for vectors, (T, C) for tokens."""
+
+    @property
+    def last(self) -> bool:
+        return self.index == self.num_blocks - 1
+
+    def __str__(self) -> str:
+        return f"block {self.index} '{self.name}' with output {list(self.shape)}"
+
+
+class Local(NamedTuple):
+    """What a rule makes of one block's output."""
+
+    loss: Tensor | None
+    """Scalar; None where there are no labels, or where the block has nothing to learn."""
+    scores: Tensor | None
+    """[B, K] float: the block's evidence for each class; None where a block has none to give."""
+    onward: Tensor | None
+    """What the next block gets, without a graph; None only where `site.last`."""
+
+
+class Objective(ABC):
+    """One local learning rule. Subclasses are frozen dataclasses: their fields are the rule's settings.
+
+    The trainer calls, in this order: `prepare` once a batch at the source; `head` once a block when it is built;
+    `local` once a batch and block, under autograd, with the block's output `out` still attached to the block's own
+    parameters and to nothing before them. It backpropagates `loss` through the block and its head, and hands `onward` on.
+    """
+
+    @abstractmethod
+    def head(self, site: Site) -> nn.Module:
+        """What the rule adds beside a block (auxiliary layer, norm, frozen feedback); trained with the block.
+
+        Raises NetworkError, naming the block, shapes and remedy, when the rule cannot use the block's output.
+        """
+
+    @abstractmethod
+    def local(self, head: nn.Module, out: Tensor, labels: Tensor | None) -> Local:
+        """out: the block's output [N, *site.shape]; labels: int64 [B], or None when only predicting.
+
+        N is B, or a multiple of it when `prepare` or `prepare_eval` made several inputs of a sample. The head knows
+        by `head.training` whether this is learning.
+        """
+
+    def prepare(self, x: Tensor, labels: Tensor, num_classes: int, generator: torch.Generator) -> Tensor:
+        """Training inputs at the source, [B, *shape] -> [N, *shape]: overlays, waves, positive and negative halves."""
+        return x
+
+    def prepare_eval(self, x: Tensor, num_classes: int) -> Tensor:
+        """Evaluation inputs at the source, [B, *shape] -> [N, *shape], without labels."""
+        return x

@@ -1,0 +1,80 @@
+"""Scalable Forward-Forward."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ffdist.errors import ConfigError, NetworkError
+from ffdist.objectives.base import Local, Objective, Site
+
+
+@dataclass(frozen=True)
+class SFF(Objective):
+    """Scalable Forward-Forward (arXiv 2501.03176, section 4).
+
+    An auxiliary convolution maps a block's output y to K maps z = aux(norm(y)); the goodness of class k is
+    g_k = mean over space of z_k^2 ("square", training step 2) or of z_k ("mean", section 4.1). The loss is the
+    log-sum-exp margin -E[g_true - log sum_j exp g_j] (equation of section 4.2), which is the cross-entropy over g. The
+    next block gets norm(y), detached; the auxiliary output goes nowhere.
+
+    Our own choices: the norm is over all of a sample's features with a per-channel scale and shift
+    (`GroupNorm(1, C)`, which has exactly the parameters the paper counts), and the goodness is read behind it, so that
+    the block's own loss trains that scale and shift.
+    """
+
+    kernel: int = 1
+    """Side of the auxiliary convolution, odd; the paper's one knob (5 on CIFAR-10, 3 on CIFAR-100)."""
+    goodness: Literal["square", "mean"] = "square"
+    """Mean over space of the auxiliary output's square, or of the output itself."""
+
+    def __post_init__(self) -> None:
+        if self.kernel < 1 or self.kernel % 2 == 0:
+            raise ConfigError("the auxiliary convolution has an odd side", where="objective sff, kernel",
+                              expected="1, 3, 5, ...", got=self.kernel)  # fmt: skip
+        if self.goodness not in ("square", "mean"):
+            raise ConfigError("unknown form of goodness", where="objective sff, goodness",
+                              expected="square or mean", got=self.goodness)  # fmt: skip
+
+    def head(self, site: Site) -> nn.Module:
+        return SFFHead(site, self.kernel)
+
+    def local(self, head: nn.Module, out: Tensor, labels: Tensor | None) -> Local:
+        assert isinstance(head, SFFHead)
+        normed = head.norm(out)
+        z = head.aux(normed)
+        if self.goodness == "square":
+            z = z.square()
+        scores = z.mean(head.over, dtype=torch.float32) if head.over else z.float()
+        loss = None if labels is None else F.cross_entropy(scores, labels)
+        return Local(loss, scores, None if head.last else normed.detach())
+
+
+class SFFHead(nn.Module):
+    """norm: of what goes on; aux: from it to K maps (or K numbers, for vectors; K numbers a token, for tokens)."""
+
+    def __init__(self, site: Site, kernel: int) -> None:
+        super().__init__()
+        self.last = site.last
+        self.over: tuple[int, ...]
+        match site.shape:
+            case (channels, _, _):
+                self.norm: nn.Module = nn.GroupNorm(1, channels)
+                self.aux: nn.Module = nn.Conv2d(channels, site.num_classes, kernel, padding=kernel // 2)
+                self.over = (2, 3)
+            case (_, features):
+                self.norm, self.aux, self.over = nn.LayerNorm(features), nn.Linear(features, site.num_classes), (1,)
+            case (features,):
+                self.norm, self.aux, self.over = nn.LayerNorm(features), nn.Linear(features, site.num_classes), ()
+            case _:
+                raise NetworkError(
+                    "SFF cannot read goodness from this output",
+                    where=site,
+                    expected="[C, H, W] maps, [T, C] tokens or [C] vectors",
+                    got=list(site.shape),
+                    remedy="cut the network where its output has one of these forms",
+                )
