@@ -5,16 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from ffdist.models.chain import Chain, Shape, derive_seed
 from ffdist.models.cnn import cnn, cnnb
+from ffdist.models.load import MODELS, load_model
 from ffdist.models.mlp import mlp
 
-MODELS: dict[str, Callable[..., Chain]] = {
-    "mlp": mlp,
-    "cnn": cnn,
-    "cnnb": cnnb,
-}
-
-__all__ = ["MODELS", "Chain", "Shape", "cnn", "cnnb", "derive_seed", "mlp"]
+__all__ = ["MODELS", "Chain", "Shape", "cnn", "cnnb", "derive_seed", "load_model", "mlp"]

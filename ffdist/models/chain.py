@@ -122,9 +122,11 @@ class Chain:
         num_classes: int,
         cut: Sequence[int] | None = None,
     ) -> Chain:
-        """Any `nn.Sequential`: each child is a block, or `cut[i]` children in a row are block i. It keeps its weights."""
+        """Any `nn.Sequential`: each child is a block, or `cut[i]` children in a row are block i. Weights are kept."""
         if not isinstance(module, nn.Sequential):
-            raise NetworkError("a chain is made of an nn.Sequential", expected="nn.Sequential", got=type(module).__name__)
+            raise NetworkError(
+                "a chain is made of an nn.Sequential", expected="nn.Sequential", got=type(module).__name__
+            )
         blocks = [(name, _Given(child)) for name, child in module.named_children()]
         chain = cls(blocks, input_shape=input_shape, num_classes=num_classes)
         return chain if cut is None else chain.regroup(cut)

@@ -27,7 +27,9 @@ def _flat_classifier(shape: Shape, num_classes: int) -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(channels * height * width, num_classes))
 
 
-def cnn(input_shape: Sequence[int], num_classes: int, widths: Sequence[int] = (32, 64, 128), *, norm: bool = False) -> Chain:
+def cnn(
+    input_shape: Sequence[int], num_classes: int, widths: Sequence[int] = (32, 64, 128), *, norm: bool = False
+) -> Chain:
     """Three (or `len(widths)`) blocks of convolution and ReLU, with a 2x2 max pool behind the first two.
 
     input_shape: (C, H, W), sides of at least 4. With widths 32, 64, 128 the parameters are exactly the paper's.

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from ffdist.objectives.base import Local, Objective, Site
+from ffdist.objectives.load import OBJECTIVES, load_objective
 from ffdist.objectives.sff import SFF
 
-OBJECTIVES: dict[str, type[Objective]] = {
-    "sff": SFF,
-}
-
-__all__ = ["OBJECTIVES", "SFF", "Local", "Objective", "Site"]
+__all__ = ["OBJECTIVES", "SFF", "Local", "Objective", "Site", "load_objective"]

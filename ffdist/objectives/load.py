@@ -1,0 +1,30 @@
+"""The learning rules by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ffdist.errors import ConfigError
+from ffdist.objectives.base import Objective
+from ffdist.objectives.sff import SFF
+from ffdist.options import find, typed
+
+OBJECTIVES: dict[str, type[Objective]] = {
+    "sff": SFF,
+}
+
+
+def load_objective(name: str, options: Mapping[str, object] | None = None) -> Objective:
+    """The objective called `name`, with its fields set from `options`.
+
+    name: a key of `OBJECTIVES`, or a user's own `Objective` as "package.module:Class" or "path/file.py:Class".
+    options: text as typed on a command line, or values as TOML has them, by field name.
+
+    Raises ConfigError for an unknown name or option (with the nearest one), and for a value of another type.
+    """
+    cls = find(name, OBJECTIVES, "objective")
+    if not (isinstance(cls, type) and issubclass(cls, Objective)):
+        raise ConfigError(
+            f"'{name}' is not an objective", expected="a subclass of ffdist.objectives.Objective", got=cls
+        )
+    return cls(**typed(cls, options or {}, f"objective {name}"))

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import pickle
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from ffdist.errors import ConfigError
+from ffdist.models import load_model
+
+OWN = """
+from torch import nn
+from ffdist.models import Chain
+
+def small(input_shape, num_classes, width: int = 4):
+    return nn.Sequential(nn.Flatten(), nn.Linear(input_shape[0] * input_shape[1] * input_shape[2], width), nn.ReLU())
+
+def chain(input_shape, num_classes):
+    return Chain([("only", nn.Flatten)], input_shape=input_shape, num_classes=num_classes)
+
+def wrong(input_shape, num_classes):
+    return nn.Flatten()
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "net_in_a_file", raising=False)
+    (tmp_path / "net_in_a_file.py").write_text(OWN)
+    return str(tmp_path / "net_in_a_file.py")
+
+
+def test_options_take_the_types_of_the_parameters() -> None:
+    assert load_model("mlp", (1, 8, 8), 10, {"widths": "30,20"}).shapes() == [(30,), (20,)]
+    chain = load_model("cnn", (1, 8, 8), 10, {"widths": [4, 5, 6], "norm": "yes"})
+    assert chain.shapes() == [(4, 4, 4), (5, 2, 2), (6, 2, 2)]
+
+
+def test_a_mistyped_name_is_answered_with_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'cnnb'"):
+        load_model("cnb", (1, 8, 8), 10)
+    with pytest.raises(ConfigError, match="did you mean 'widths'"):
+        load_model("mlp", (1, 8, 8), 10, {"width": "3"})
+    with pytest.raises(ConfigError, match=r"a whole number,\.\.\."):
+        load_model("mlp", (1, 8, 8), 10, {"widths": "a,b"})
+
+
+def test_a_users_sequential_becomes_a_chain_of_its_children(own: str) -> None:
+    chain = load_model(f"{own}:small", (1, 8, 8), 10, {"width": "5"})
+    assert chain.names == ["0", "1", "2"]
+    assert chain.shapes() == [(64,), (5,), (5,)]
+
+
+def test_its_weights_depend_on_the_seed_alone(own: str) -> None:
+    first, again = (load_model(f"{own}:small", (1, 8, 8), 10) for _ in range(2))
+    weights = [dict(c.build(1, seed).named_parameters())["weight"] for c, seed in ((first, 7), (again, 7), (again, 8))]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_it_travels_to_another_process(own: str) -> None:
+    chain = load_model(f"{own}:small", (1, 8, 8), 10)
+    assert pickle.loads(pickle.dumps(chain)).shapes() == chain.shapes()
+
+
+def test_loading_draws_no_random_number(own: str) -> None:
+    before = torch.get_rng_state()
+    load_model(f"{own}:small", (1, 8, 8), 10)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_a_users_function_may_return_a_chain_and_nothing_else(own: str) -> None:
+    assert load_model(f"{own}:chain", (1, 8, 8), 10).names == ["only"]
+    with pytest.raises(ConfigError, match="returns a Chain or an nn"):
+        load_model(f"{own}:wrong", (1, 8, 8), 10)
