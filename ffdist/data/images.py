@@ -1,0 +1,93 @@
+"""What a data set is: two labelled splits, their classes, and how to normalise their pixels."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import numpy as np
+
+from ffdist.errors import DataError
+
+
+class Split(ABC):
+    """Labelled samples that are taken by index, a batch at a time."""
+
+    labels: np.ndarray
+    """int64 [N], each in 0..K-1."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @abstractmethod
+    def take(self, indices: np.ndarray) -> np.ndarray:
+        """Pictures as uint8 [B, H, W, C], or a user's own tensors as float32 [B, *shape]; a copy."""
+
+
+class ArraySplit(Split):
+    """A split in memory: samples uint8 [N, H, W, C] or float32 [N, *shape], labels of any integer type [N]."""
+
+    def __init__(self, samples: np.ndarray, labels: np.ndarray) -> None:
+        self.samples, self.labels = samples, labels.astype(np.int64)
+
+    def take(self, indices: np.ndarray) -> np.ndarray:
+        return np.take(self.samples, indices, axis=0)
+
+
+@dataclass(frozen=True)
+class Images:
+    """A data set as the trainer sees it."""
+
+    name: str
+    train: Split
+    test: Split | None
+    classes: list[str]
+    """K names."""
+    shape: tuple[int, ...]
+    """Of one sample as the network gets it: (C, H, W) for pictures, (N,) for vectors."""
+    mean: tuple[float, ...] = (0.0,)
+    """Per channel, of pixels in [0, 1]; users' float tensors are left as they are."""
+    std: tuple[float, ...] = (1.0,)
+    superclass: tuple[int, ...] | None = None
+    """K coarse classes, where the data set has them (CIFAR-100: 20)."""
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+
+def check_labels(labels: np.ndarray, num_classes: int, where: object) -> None:
+    """Raises DataError naming the first row whose label is not in 0..K-1."""
+    bad = np.flatnonzero((labels < 0) | (labels >= num_classes))
+    if len(bad):
+        raise DataError("a label is out of range", where=f"{where}, row {bad[0]}", expected=f"0..{num_classes - 1}",
+                        got=int(labels[bad[0]]), remedy="number the classes from 0, or name every class")  # fmt: skip
+
+
+class Moments:
+    """Mean and standard deviation per channel, by integer counts: exact, in any order, and in fixed memory."""
+
+    def __init__(self, channels: int) -> None:
+        self.counts = np.zeros((channels, 256), np.int64)
+
+    def add(self, pictures: np.ndarray) -> Moments:
+        """pictures: uint8 [N, H, W, C]."""
+        for counts, channel in zip(self.counts, np.moveaxis(pictures, -1, 0), strict=True):
+            counts += np.bincount(channel.ravel(), minlength=256)
+        return self
+
+    def result(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """(mean, std) of pixels in [0, 1]; a channel that never changes has std 1, so that it can be divided by."""
+        levels = np.arange(256) / 255
+        share = self.counts / self.counts.sum(1, keepdims=True).clip(1)
+        mean = share @ levels
+        std = np.sqrt((share * (levels - mean[:, None]) ** 2).sum(1))
+        return tuple(mean.tolist()), tuple(np.where(std > 0, std, 1.0).tolist())
+
+
+def moments(pictures: np.ndarray, chunk: int = 1024) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """(mean, std) per channel of uint8 [N, H, W, C], in [0, 1]."""
+    seen = Moments(pictures.shape[-1])
+    for start in range(0, len(pictures), chunk):
+        seen.add(pictures[start : start + chunk])
+    return seen.result()

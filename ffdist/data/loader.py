@@ -1,0 +1,120 @@
+"""Batches of one split, made ahead by one background thread.
+
+Its arithmetic is NumPy's (but for resizing), which stays on that one thread: PyTorch's would start a second team of
+threads beside the one that trains.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ffdist.data.augment import augment, check_augmentations, draw
+from ffdist.data.images import Images, Split
+from ffdist.data.sampler import generator, shuffled
+from ffdist.errors import ConfigError, DataError
+
+
+class Loader:
+    """Batches of `split` at `indices`, ready for the first block.
+
+    batch_size: samples of a whole batch, of which rank r of `shard=(r, world)` gets the r-th slice.
+    train: in an order drawn from (seed, epoch), augmented by draws from (seed, epoch, batch), and without the last
+        incomplete batch unless it is the only one. Otherwise: every sample, in the order of `indices`, as it is.
+    augment: of "crop" (random, out of a margin of an eighth of the side), "flip" (horizontal, every other sample).
+    image_size: the side that pictures are resized to; None: the one that `images.shape` names.
+    prefetch: how many batches are made ahead, at most.
+    Raises ConfigError and DataError for settings that do not go with the data.
+    """
+
+    def __init__(
+        self,
+        images: Images,
+        split: Split,
+        indices: np.ndarray,
+        *,
+        batch_size: int,
+        seed: int,
+        train: bool,
+        augment: Sequence[str] = (),
+        image_size: int | None = None,
+        shard: tuple[int, int] = (0, 1),
+        prefetch: int = 2,
+    ) -> None:
+        check_augmentations(augment)
+        if batch_size < 1:
+            raise ConfigError("a batch holds at least one sample", expected="batch_size >= 1", got=batch_size)
+        self.pictures = len(images.shape) == 3
+        if not self.pictures and (augment or image_size):
+            raise ConfigError("only pictures are resized, cropped or flipped", where=f"data set {images.name}",
+                              expected="samples of shape (C, H, W)", got=images.shape)  # fmt: skip
+        if train and not len(indices):
+            raise DataError("there is no sample to train on", where=f"data set {images.name}",
+                            remedy="a larger --samples or a smaller validation share")  # fmt: skip
+        self.split, self.indices, self.batch_size, self.seed, self.training = split, indices, batch_size, seed, train
+        self.augment, self.shard, self.prefetch = tuple(augment) if train else (), shard, prefetch
+        self.size: tuple[int, int] = (image_size, image_size) if image_size else images.shape[-2:]  # pyright: ignore
+        self.scale = (1 / (255 * np.array(images.std))).astype(np.float32)
+        self.shift = (-np.array(images.mean) / images.std).astype(np.float32)
+
+    def __len__(self) -> int:
+        full, rest = divmod(len(self.indices), self.batch_size)
+        return full if self.training and full else full + bool(rest)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches start, start + 1, ... of an epoch, the very same as without the ones before.
+
+        Yields x, float32 [B, C, H, W] normalised and with channels-last strides (or [B, *shape] for other samples),
+        and the labels, int64 [B]. What goes wrong in the thread is raised here; closing the iterator ends the thread.
+        """
+        order = shuffled(self.indices, self.seed, epoch) if self.training else self.indices
+        ahead: deque[Future[tuple[Tensor, Tensor]]] = deque()
+        with ThreadPoolExecutor(1, "ffdist-loader") as thread:
+            try:
+                for batch in range(start, len(self)):
+                    ahead.append(thread.submit(self.batch, order, epoch, batch))
+                    if len(ahead) > self.prefetch:
+                        yield ahead.popleft().result()
+                while ahead:
+                    yield ahead.popleft().result()
+            finally:
+                thread.shutdown(cancel_futures=True)
+
+    def batch(self, order: np.ndarray, epoch: int, batch: int) -> tuple[Tensor, Tensor]:
+        """Batch `batch` of an epoch in that order."""
+        rows = order[batch * self.batch_size : (batch + 1) * self.batch_size]
+        rank, world = self.shard
+        part = slice(len(rows) * rank // world, len(rows) * (rank + 1) // world)
+        x = self.split.take(rows[part])
+        if self.pictures:
+            x = x if x.dtype == np.uint8 else np.ascontiguousarray(x.transpose(0, 2, 3, 1))
+            x = resized(x, self.size)
+        if self.augment:
+            draws = draw(self.augment, len(rows), self.size, generator(self.seed, "augment", epoch, batch))
+            x = augment(x, draws[part])
+        if x.dtype == np.uint8:
+            x = self.normalised(x)
+        out = torch.from_numpy(x)
+        return out.permute(0, 3, 1, 2) if self.pictures else out, torch.from_numpy(self.split.labels[rows[part]])
+
+    def normalised(self, x_bhwc: np.ndarray) -> np.ndarray:
+        """uint8 -> float32, (x / 255 - mean) / std in two passes."""
+        scale, shift = (np.tile(v, self.size[0] * self.size[1]) for v in (self.scale, self.shift))
+        flat = np.multiply(x_bhwc.reshape(len(x_bhwc), len(scale)), scale)
+        flat += shift
+        return flat.reshape(x_bhwc.shape)
+
+
+def resized(x_bhwc: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Pictures of height, width `size`: bilinear with antialias, in the dtype they came in."""
+    if x_bhwc.shape[1:3] == size:
+        return x_bhwc
+    x = torch.from_numpy(x_bhwc).permute(0, 3, 1, 2)
+    y = F.interpolate(x, size=size, mode="bilinear", antialias=True)
+    return np.ascontiguousarray(y.permute(0, 2, 3, 1).numpy())

@@ -1,0 +1,51 @@
+"""Which samples, in which order: pure functions of a seed and a place in the training."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ffdist.errors import ConfigError, DataError
+
+PURPOSES = ("split", "order", "augment")
+
+
+def generator(seed: int, purpose: str, epoch: int = 0, batch: int = 0) -> np.random.Generator:
+    """The draws for one purpose at one place: counter-based (Philox), so that no draw depends on any before it."""
+    key = np.array([seed % 2**64, PURPOSES.index(purpose)], np.uint64)
+    return np.random.Generator(np.random.Philox(key=key, counter=np.array([0, 0, batch, epoch], np.uint64)))
+
+
+def shuffled(indices: np.ndarray, seed: int, epoch: int) -> np.ndarray:
+    """The order of an epoch, from (seed, epoch) alone."""
+    return generator(seed, "order", epoch).permutation(indices)
+
+
+def split_indices(
+    labels: np.ndarray, *, validation: float, samples: int | None = None, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """(train, validation) indices, sorted, stratified by class, deterministic in `seed`.
+
+    labels: int [N]. samples: how many to pick first, stratified; None for all. validation: the share of those that
+    is held out, in [0, 1). Both shares are exact to a sample; a class may be off its own share by one.
+    Raises ConfigError for a share outside [0, 1), DataError for more samples than there are.
+    """
+    if not 0 <= validation < 1:
+        raise ConfigError("the validation share is a fraction", expected="0 <= validation < 1", got=validation)
+    picked = len(labels) if samples is None else samples
+    if not 0 < picked <= len(labels):
+        raise DataError("the data set has not that many training samples", expected=f"1..{len(labels)}", got=picked)
+    draws = generator(seed, "split")
+    members = [draws.permutation(np.flatnonzero(labels == k)) for k in np.unique(labels)]
+    sizes = quotas([len(m) for m in members], picked)
+    held = quotas(sizes, round(picked * validation))
+    train = [m[:size - out] for m, size, out in zip(members, sizes, held, strict=True)]
+    out = [m[size - out : size] for m, size, out in zip(members, sizes, held, strict=True)]
+    return np.sort(np.concatenate(train)), np.sort(np.concatenate(out))
+
+
+def quotas(sizes: list[int], total: int) -> list[int]:
+    """`total` dealt in proportion to `sizes`, whole numbers that sum to it exactly (largest remainders, first wins)."""
+    exact = np.array(sizes) * total
+    share, remainder = np.divmod(exact, sum(sizes))
+    share[np.argsort(-remainder, kind="stable")[: total - share.sum()]] += 1
+    return share.tolist()
