@@ -6,15 +6,15 @@ threads beside the one that trains.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Generator, Sequence
+from functools import partial
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ffdist.data.ahead import in_order
 from ffdist.data.augment import augment, check_augmentations, draw
 from ffdist.data.images import Images, Split
 from ffdist.data.sampler import generator, shuffled
@@ -67,24 +67,15 @@ class Loader:
         full, rest = divmod(len(self.indices), self.batch_size)
         return full if self.training and full else full + bool(rest)
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    def epoch(self, epoch: int, start: int = 0) -> Generator[tuple[Tensor, Tensor]]:
         """Batches start, start + 1, ... of an epoch, the very same as without the ones before.
 
         Yields x, float32 [B, C, H, W] normalised and with channels-last strides (or [B, *shape] for other samples),
         and the labels, int64 [B]. What goes wrong in the thread is raised here; closing the iterator ends the thread.
         """
         order = shuffled(self.indices, self.seed, epoch) if self.training else self.indices
-        ahead: deque[Future[tuple[Tensor, Tensor]]] = deque()
-        with ThreadPoolExecutor(1, "ffdist-loader") as thread:
-            try:
-                for batch in range(start, len(self)):
-                    ahead.append(thread.submit(self.batch, order, epoch, batch))
-                    if len(ahead) > self.prefetch:
-                        yield ahead.popleft().result()
-                while ahead:
-                    yield ahead.popleft().result()
-            finally:
-                thread.shutdown(cancel_futures=True)
+        batches = range(start, len(self))
+        return in_order(partial(self.batch, order, epoch), batches, ahead=self.prefetch, name="ffdist-loader")
 
     def batch(self, order: np.ndarray, epoch: int, batch: int) -> tuple[Tensor, Tensor]:
         """Batch `batch` of an epoch in that order."""

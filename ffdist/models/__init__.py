@@ -5,9 +5,36 @@
 
 from __future__ import annotations
 
-from ffdist.models.chain import Chain, Shape, derive_seed
+from ffdist.models.cfse import cfse_cnn
+from ffdist.models.chain import Chain, Shape, derive_seed, seeded
 from ffdist.models.cnn import cnn, cnnb
 from ffdist.models.load import MODELS, load_model
 from ffdist.models.mlp import mlp
+from ffdist.models.mobilenet import mobilenet_v3_small
+from ffdist.models.pretrained import load_pretrained, torchvision_chain
+from ffdist.models.resnet import resnet18
+from ffdist.models.sel import sel_cnn
+from ffdist.models.vgg import vgg, vgg8, vgg11
+from ffdist.models.vit import vit
 
-__all__ = ["MODELS", "Chain", "Shape", "cnn", "cnnb", "derive_seed", "load_model", "mlp"]
+__all__ = [
+    "MODELS",
+    "Chain",
+    "Shape",
+    "cfse_cnn",
+    "cnn",
+    "cnnb",
+    "derive_seed",
+    "load_model",
+    "load_pretrained",
+    "mlp",
+    "mobilenet_v3_small",
+    "resnet18",
+    "seeded",
+    "sel_cnn",
+    "torchvision_chain",
+    "vgg",
+    "vgg8",
+    "vgg11",
+    "vit",
+]

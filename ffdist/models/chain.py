@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
+from threading import RLock
 
 import torch
 from torch import Tensor, nn
@@ -13,12 +15,27 @@ from torch import Tensor, nn
 from ffdist.errors import NetworkError
 
 Shape = tuple[int, ...]
+_DEFAULT_GENERATORS = RLock()
 
 
 def derive_seed(seed: int, *path: int | str) -> int:
     """A 63-bit seed for one purpose, the same on every machine: what draws the blocks' weights, and their dropout."""
     digest = hashlib.blake2b(repr((seed, *path)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
+    """Torch's default generators start from `seed` inside, and are as they were behind.
+
+    The generators belong to the whole process, so stages that share one take turns here.
+    """
+    cuda = [device] if device is not None and device.type == "cuda" else []
+    with _DEFAULT_GENERATORS, torch.random.fork_rng(devices=cuda):
+        torch.default_generator.manual_seed(seed)
+        if device is not None and cuda:
+            torch.cuda.default_generators[device.index or 0].manual_seed(seed)
+        yield
 
 
 class Chain:
@@ -59,8 +76,7 @@ class Chain:
 
     def build(self, index: int, seed: int) -> nn.Module:
         """Block `index`; its weights depend on `seed` and `index` alone, not on which other blocks are built where."""
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(derive_seed(seed, "weights", index))
+        with seeded(derive_seed(seed, "weights", index)):
             return self.builders[index]()
 
     def shapes(self) -> list[Shape]:
@@ -94,7 +110,7 @@ class Chain:
         """Block `index` with shapes and no memory, in training mode."""
         with torch.device("meta"):
             block = self.builders[index]()
-        return copy.deepcopy(block).to("meta") if any(not p.is_meta for p in block.parameters()) else block
+        return block.to("meta")
 
     def regroup(self, cut: Sequence[int]) -> Chain:
         """The same network in larger blocks: `cut` counts the old blocks in each new one, and sums to their number."""
@@ -133,13 +149,17 @@ class Chain:
 
 
 class _Given:
-    """A builder that hands out a module the user made; a class, so that a chain can be sent to another process."""
+    """A builder that copies a module the user made; a class, so that a chain can be sent to another process."""
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
 
     def __call__(self) -> nn.Module:
-        return self.module
+        return copy.deepcopy(self.module)
+
+
+class Group(nn.Sequential):
+    """Several blocks as one."""
 
 
 class _Group:
@@ -149,7 +169,7 @@ class _Group:
         self.builders = builders
 
     def __call__(self) -> nn.Module:
-        return nn.Sequential(*(build() for build in self.builders))
+        return Group(*(build() for build in self.builders))
 
 
 def pooled_classifier(shape: Shape, num_classes: int) -> nn.Module:

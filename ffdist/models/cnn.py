@@ -7,8 +7,8 @@ from functools import partial
 
 from torch import nn
 
-from ffdist.errors import ConfigError
 from ffdist.models.chain import Chain, Shape
+from ffdist.models.parts import check_picture, check_widths
 
 
 def _conv_block(in_channels: int, out_channels: int, *, norm: bool, pool: bool) -> nn.Module:
@@ -34,10 +34,9 @@ def cnn(
 
     input_shape: (C, H, W), sides of at least 4. With widths 32, 64, 128 the parameters are exactly the paper's.
     """
-    if len(input_shape) != 3 or min(input_shape[1:]) < 4:
-        raise ConfigError("the CNN takes pictures of at least 4 x 4", where="model cnn or cnnb",
-                          expected="(C, H, W) with H, W >= 4", got=tuple(input_shape))  # fmt: skip
-    channels = [input_shape[0], *widths]
+    in_channels, _, _ = check_picture("cnnb" if norm else "cnn", input_shape, 4)
+    check_widths("cnnb" if norm else "cnn", widths)
+    channels = [in_channels, *widths]
     blocks = [
         (f"conv{i + 1}", partial(_conv_block, channels[i], channels[i + 1], norm=norm, pool=i < 2))
         for i in range(len(widths))

@@ -5,22 +5,36 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import partial
+from typing import Literal
 
 from torch import nn
 
 from ffdist.models.chain import Chain
+from ffdist.models.parts import check_widths
 
 
-def _layer(in_features: int, out_features: int, *, flatten: bool) -> nn.Module:
-    layers: list[nn.Module] = [nn.Flatten()] if flatten else []
-    return nn.Sequential(*layers, nn.Linear(in_features, out_features), nn.ReLU())
+def _layer(in_features: int, out_features: int, *, flatten: bool, init: str) -> nn.Module:
+    linear = nn.Linear(in_features, out_features)
+    if init == "fan-out":
+        nn.init.normal_(linear.weight, std=1 / math.sqrt(out_features))
+        nn.init.zeros_(linear.bias)
+    return nn.Sequential(*([nn.Flatten()] if flatten else []), linear, nn.ReLU())
 
 
-def mlp(input_shape: Sequence[int], num_classes: int, widths: Sequence[int] = (2000, 2000, 2000, 2000)) -> Chain:
-    """A block a layer, linear and ReLU; pictures are flattened first. The default is Hinton's 4 x 2000."""
+def mlp(
+    input_shape: Sequence[int],
+    num_classes: int,
+    widths: Sequence[int] = (2000, 2000, 2000, 2000),
+    init: Literal["torch", "fan-out"] = "torch",
+) -> Chain:
+    """A block a layer, linear and ReLU; pictures are flattened first. The default is Hinton's 4 x 2000.
+
+    init: torch's own, or N(0, 1 / sqrt(fan_out)) with zero biases, as in loweX/Forward-Forward.
+    """
+    check_widths("mlp", widths)
     features = [math.prod(input_shape), *widths]
     blocks = [
-        (f"linear{i + 1}", partial(_layer, features[i], features[i + 1], flatten=i == 0 and len(input_shape) > 1))
+        (f"linear{i + 1}", partial(_layer, *features[i : i + 2], flatten=i == 0 and len(input_shape) > 1, init=init))
         for i in range(len(widths))
     ]
     return Chain(blocks, input_shape=input_shape, num_classes=num_classes)

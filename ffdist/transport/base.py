@@ -1,4 +1,4 @@
-"""The contract of an edge between two stages, and its wire header.
+"""The contract of an edge between two stages.
 
 An edge has two ends, a `Sender` and a `Receiver`. It delivers frames in order, exactly once, and holds at most
 `depth` of them: the sender blocks while `depth` frames are accepted and not yet received. There is no other bound and
@@ -7,22 +7,14 @@ no other buffer, so the memory of an edge is its depth. A transport knows nothin
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from ffdist.errors import TransportError
-
-WIRE_VERSION = 1
-DTYPES = {str(d).removeprefix("torch."): d for d in (
-    torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex64, torch.complex128, torch.uint8,
-    torch.int8, torch.int16, torch.int32, torch.int64, torch.bool, torch.float8_e4m3fn, torch.float8_e5m2,
-)}  # fmt: skip
+from ffdist.errors import PeerLostError, PeerTimeoutError, TransportError
 
 
 @dataclass(slots=True)
@@ -52,6 +44,24 @@ class Edge:
             raise TransportError("an edge needs room for one frame", where=f"edge {self.name}", expected="depth >= 1",
                                  got=self.depth, remedy="set --queue to 1 or more")  # fmt: skip
 
+    def at(self, sequence: int | None = None) -> str:
+        """Where an error happened: the edge, the attempt, and the frame's number from 0."""
+        return f"edge {self.name}, attempt {self.attempt}" + ("" if sequence is None else f", frame {sequence}")
+
+    def lost(self, what: str, sequence: int | None = None) -> PeerLostError:
+        """The error for a peer that is gone."""
+        return PeerLostError(what, where=self.at(sequence), remedy="the log of the stage at the other end says why")
+
+    def silent(self, awaited: str, sequence: int | None = None) -> PeerTimeoutError:
+        """The error for a peer that did not answer; `awaited` is what it owed."""
+        return PeerTimeoutError(
+            f"no {awaited} came in time",
+            where=self.at(sequence),
+            expected=f"{awaited} within {self.timeout.total_seconds():g} s",
+            got="silence",
+            remedy="look for a hung stage at the other end, or raise --timeout if it is only slow",
+        )
+
 
 class Sender(ABC):
     """The upstream end. `waited` counts the seconds spent without a credit."""
@@ -62,7 +72,8 @@ class Sender(ABC):
     def send(self, frame: Frame) -> None:
         """Accept one frame; block while the edge is full. The caller must not change its tensors afterwards.
 
-        Raises PeerLostError when the receiver is gone, PeerTimeoutError when no credit comes within the timeout.
+        Raises PeerLostError when the receiver is gone, PeerTimeoutError when no credit comes within the timeout, and
+        TransportError for a tensor that cannot travel (sparse, quantised).
         """
 
     @abstractmethod
@@ -77,9 +88,10 @@ class Receiver(ABC):
 
     @abstractmethod
     def recv(self) -> Frame:
-        """The next frame; block until there is one. Its tensors own their memory and have the sender's strides.
+        """The next frame; block until there is one. Its tensors have the sender's strides and no graph.
 
-        Raises PeerLostError when the sender is gone, PeerTimeoutError when no frame comes within the timeout.
+        Raises PeerLostError when the sender is gone or has closed, PeerTimeoutError when no frame comes within the
+        timeout, and TransportError for a frame that is not the next one of this attempt.
         """
 
     @abstractmethod

@@ -1,0 +1,43 @@
+"""The backpropagation twin: the same blocks, the same data, one global loss."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ffdist.models import Chain
+from ffdist.objectives import Local, Objective, Site
+
+
+@dataclass(frozen=True)
+class Backprop(Objective):
+    """Cross-entropy of a block that ends in logits [B, K]: what trains the twin, whose one block is the whole network."""
+
+    def head(self, site: Site) -> nn.Module:
+        return nn.Identity()
+
+    def local(self, head: nn.Module, out: Tensor, labels: Tensor | None) -> Local:
+        scores = out.float()
+        return Local(None if labels is None else F.cross_entropy(scores, labels), scores, None)
+
+
+class _Whole:
+    """Builds all blocks and the classifier as one module."""
+
+    def __init__(self, chain: Chain) -> None:
+        self.chain = chain
+
+    def __call__(self) -> nn.Module:
+        blocks = [(name.replace(".", "_"), build()) for name, build in zip(self.chain.names, self.chain.builders, strict=True)]
+        classifier = self.chain.build_classifier(self.chain.shapes()[-1], self.chain.num_classes)
+        whole = nn.Sequential()
+        for name, block in [*blocks, ("classifier", classifier)]:
+            whole.add_module(name, block)
+        return whole
+
+
+def twin(chain: Chain) -> Chain:
+    """A chain of one block: all of `chain`'s blocks and its classifier, [B, *input_shape] -> logits [B, K]."""
+    return Chain([("network", _Whole(chain))], input_shape=chain.input_shape, num_classes=chain.num_classes)

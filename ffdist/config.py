@@ -1,0 +1,164 @@
+"""The settings of a training run: their meaning, and where they come from (defaults < preset < TOML < command line)."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, get_type_hints
+
+from ffdist.errors import ConfigError
+from ffdist.options import convert, describe, nearest
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """Everything a training run can be told; each field is a flag, and a key of a TOML file (dashes or underscores)."""
+
+    data: str = "digits"
+    """Data set: "digits" (embedded), or the folder of a prepared one (`ffdist data prepare`)."""
+    model: str = "cnnb"
+    """Network: a built-in name (`ffdist train --help-names` lists them), or module:function returning a Chain."""
+    model_args: tuple[str, ...] = ()
+    """Options of the network as key=value, e.g. widths=32,64,128."""
+    objective: str = "sff"
+    """Local learning rule: a built-in name, module:Class or file.py:Class; "backprop" trains the twin by backpropagation."""
+    objective_args: tuple[str, ...] = ()
+    """Options of the rule as key=value, e.g. kernel=5."""
+    stages: int | None = None
+    """Pipeline stages, a process each. Default: the ranks under torchrun; else 2, or 1 where there is one block or core."""
+    cut: tuple[int, ...] = ()
+    """Blocks in each stage, e.g. 1 2. Default: dealt by measured time; the result is the same for every cut."""
+    queue: int = 2
+    """Batches an edge between two stages holds at most."""
+    transport: Literal["auto", "shared-memory", "gloo", "nccl"] = "auto"
+    """How activations travel. auto: NCCL between GPUs, shared memory within a host, gloo across hosts."""
+    launcher: Literal["processes", "threads"] = "processes"
+    """What runs the stages when torchrun does not: a process each, or a thread each in this process."""
+    out: Path | None = None
+    """Run directory. Default: a new one below runs/."""
+    resume: bool = False
+    """Go on from the last snapshot in --out, with its settings; --stages and other ways of running may differ."""
+    dry_run: bool = False
+    """Print the resolved settings and the stage table, then stop."""
+    epochs: int = 12
+    """Passes over the training samples."""
+    samples: int | None = None
+    """Train on this many samples only, drawn by class and by --seed."""
+    image_size: int | None = None
+    """Resize pictures to this height and width."""
+    batch_size: int = 128
+    """Samples a batch."""
+    validation: float = 0.2
+    """Share of the training samples held out for validation, by class and by --seed; 0 for none."""
+    augment: tuple[Literal["crop", "flip"], ...] = ()
+    """Random changes of training pictures: crop (shift by up to 4 pixels), flip (left-right)."""
+    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
+    """Each block's own optimiser."""
+    lr: float = 2e-3
+    """Learning rate of every block."""
+    weight_decay: float = 1e-5
+    """Weight decay of every block."""
+    momentum: float = 0.9
+    """Momentum, for --optimizer sgd."""
+    schedule: Literal["constant", "cosine", "linear-late", "plateau"] = "cosine"
+    """Learning rate over the run: cosine to 0, linear to 0 over the second half, or lowered per block on a plateau."""
+    warmup: float = 0.0
+    """Share of the run over which the learning rate rises from 0."""
+    patience: int = 10
+    """plateau: epochs without a lower validation loss before a block's learning rate falls."""
+    factor: float = 0.1
+    """plateau: what a block's learning rate is multiplied by."""
+    early_stop: int | None = None
+    """End after this many epochs without a better validation accuracy (looked at one epoch behind)."""
+    snapshot_every: int | None = None
+    """Batches between snapshots within an epoch; each epoch's end makes one in any case."""
+    keep: int = 2
+    """Snapshots kept."""
+    seed: int = 0
+    """Seed of weights, order, augmentation, dropout and splits."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Arithmetic of the blocks: float32, or autocast to bfloat16 (activations then travel as bfloat16)."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where blocks live. auto: one GPU a stage where there are enough, else the CPU."""
+    threads: int | None = None
+    """Computing threads a stage. Default: OMP_NUM_THREADS, else the cores divided by the stages."""
+    timeout: float = 600.0
+    """Seconds after which a silent neighbour counts as hung."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("epochs", 0), ("batch_size", 1), ("queue", 1), ("keep", 1), ("stages", 1), ("samples", 1),
+                            ("image_size", 1), ("threads", 1), ("snapshot_every", 1), ("early_stop", 1), ("timeout", 0)):  # fmt: skip
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ConfigError(f"--{name.replace('_', '-')} is too small", expected=f">= {least}", got=value)
+        if not 0 <= self.validation < 1:
+            raise ConfigError("--validation is a share", expected="0 <= x < 1", got=self.validation)
+        if self.cut and self.stages not in (None, len(self.cut)):
+            raise ConfigError("--cut and --stages disagree", expected=f"{len(self.cut)} stages as in --cut",
+                              got=f"--stages {self.stages}")  # fmt: skip
+
+
+FREE_ON_RESUME = frozenset({"stages", "cut", "queue", "transport", "launcher", "out", "resume", "dry_run", "epochs", "keep",
+                            "device", "threads", "timeout", "snapshot_every", "early_stop"})  # fmt: skip
+"""What may differ when a run is resumed; all else decides what it learns."""
+
+
+def apply(settings: TrainSettings, values: Mapping[str, Any], where: str) -> TrainSettings:
+    """`settings` with `values` laid over them. Raises ConfigError for an unknown key or a value of the wrong type."""
+    hints = get_type_hints(TrainSettings)
+    changes = {}
+    for key, value in values.items():
+        name = key.replace("-", "_")
+        if name not in hints:
+            raise ConfigError(f"unknown setting '{key}'", where=where, remedy=nearest(name, hints))
+        try:
+            changes[name] = convert(_options(value), hints[name])
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"'{key}' has a wrong value", where=where, expected=describe(hints[name]),
+                              got=repr(value)) from error  # fmt: skip
+    return replace(settings, **changes)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The keys of a TOML file; a table of options (`[model_args]`) is a list of key=value."""
+    try:
+        with path.open("rb") as file:
+            return tomllib.load(file)
+    except OSError as error:
+        raise ConfigError("a settings file cannot be read", where=path, got=error.strerror) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError("a settings file is not TOML", where=path, got=error) from error
+
+
+def write_toml(settings: TrainSettings) -> str:
+    """The settings as a TOML file that `read_toml` and `apply` turn back into them."""
+    lines = [f"{name} = {_toml(value)}" for name, value in asdict(settings).items() if value is not None]
+    return "\n".join(lines) + "\n"
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (tuple, list)):
+        return f"[{', '.join(map(_toml, value))}]"
+    if isinstance(value, (int, float)):
+        return repr(value)
+    escaped = str(value).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+def _options(value: Any) -> Any:
+    """A TOML table of options as key=value texts."""
+    if not isinstance(value, Mapping):
+        return value
+    return [f"{k}={','.join(map(str, v)) if isinstance(v, list) else v}" for k, v in value.items()]
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Named settings, with a line that says what they reproduce."""
+
+    summary: str
+    settings: dict[str, Any] = field(default_factory=dict)

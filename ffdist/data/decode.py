@@ -1,0 +1,72 @@
+"""One picture, of any format, mode and size, as uint8 [H, W, C]."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from ffdist.errors import ConfigError, DataError
+
+Mode = Literal["rgb", "grey", "keep"]
+Size = tuple[int, int]
+Encoded = Path | bytes | np.ndarray | Image.Image
+"""A file, its bytes, uint8 [H, W] or [H, W, C], or an opened picture."""
+
+BROKEN = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+"""What Pillow raises for a picture that it cannot read."""
+
+
+def decode(data: Encoded, where: object, size: Size | None = None, mode: Mode = "keep") -> np.ndarray:
+    """uint8 [H, W, C] with C of 1 (grey) or 3 (RGB).
+
+    size: height, width; the picture is scaled to cover it and its middle is cut out. mode: "keep" leaves grey pictures
+    grey and makes all others RGB; 16 bits become 8; transparency is dropped.
+    Raises DataError naming `where` for a picture that cannot be read.
+    """
+    try:
+        with opened(data) as image:
+            if size:
+                image.draft(None, (2 * size[1], 2 * size[0]))  # a JPEG can be read at a half, a quarter, an eighth
+            flat = eight_bits(image, mode)
+            if size and flat.size != size[::-1]:
+                flat = ImageOps.fit(flat, size[::-1], Image.Resampling.BILINEAR)
+            return np.atleast_3d(np.asarray(flat))
+    except BROKEN as error:
+        raise DataError("a picture cannot be read", where=where, got=error, remedy="replace or remove it") from error
+
+
+def opened(data: Encoded) -> Image.Image:
+    if isinstance(data, np.ndarray):
+        return Image.fromarray(data[..., 0] if data.ndim == 3 and data.shape[-1] == 1 else data)
+    if isinstance(data, Image.Image):
+        return data.copy()
+    return Image.open(io.BytesIO(data) if isinstance(data, bytes) else data)
+
+
+def eight_bits(image: Image.Image, mode: Mode) -> Image.Image:
+    """The picture in mode L or RGB."""
+    if image.mode == "F":
+        raise ValueError("floating-point pixels have no known range; save it with 8 or 16 bits")
+    if image.mode.startswith("I"):  # Pillow would clip 16 bits, not scale them
+        image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    grey = mode == "grey" or (mode == "keep" and image.mode in ("1", "L", "LA", "La"))
+    return image.convert("L" if grey else "RGB")
+
+
+def check_options(size: int | Size | None, mode: str) -> tuple[Size | None, Mode]:
+    """(height, width) and mode as `decode` takes them; raises ConfigError for others."""
+    for known in get_args(Mode):
+        if mode == known:
+            break
+    else:
+        raise ConfigError("unknown picture mode", expected=" or ".join(get_args(Mode)), got=mode)
+    pair = (size, size) if isinstance(size, int) else size
+    if pair is not None and min(pair) < 1:
+        raise ConfigError("a picture has at least one pixel", expected="size >= 1", got=size)
+    return pair, known

@@ -1,0 +1,166 @@
+"""A block that learns by itself: module, head, optimiser, schedule, metrics."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from ffdist.errors import DivergedError
+from ffdist.models import derive_seed, seeded
+from ffdist.objectives import Local, Objective, Site
+from ffdist.pipeline.optim import OptimConfig, build_optimizer, build_schedule
+
+CHECK_EVERY = 50
+"""Batches between two looks at the loss on a GPU, where a look waits for the device; on a CPU every loss is checked."""
+
+
+@dataclass(frozen=True, slots=True)
+class BlockConfig:
+    """What all blocks of a run share."""
+
+    optim: OptimConfig
+    total_steps: int
+    seed: int
+    precision: Literal["fp32", "bf16"] = "fp32"
+    device: torch.device = field(default_factory=partial(torch.device, "cpu"))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of activations on their way to the next block."""
+        return torch.bfloat16 if self.precision == "bf16" else torch.float32
+
+
+class LearningBlock:
+    """One block of the chain with all it needs to learn; no gradient enters or leaves it."""
+
+    def __init__(self, site: Site, module: nn.Module, objective: Objective, config: BlockConfig) -> None:
+        self.site, self.objective, self.config = site, objective, config
+        with seeded(derive_seed(config.seed, "head", site.index)):
+            head = objective.head(site)
+        self.parts = nn.ModuleDict({"module": module, "head": head})
+        self.parts.to(config.device, memory_format=torch.channels_last)
+        self.module, self.head = module, head
+        self.optimizer = build_optimizer(config.optim, self.parts.parameters())
+        self.schedule = self.optimizer and build_schedule(config.optim, self.optimizer, config.total_steps)
+        self.totals = torch.zeros(3, dtype=torch.float64, device=config.device)
+        """Sums since the last marker: loss times samples, correct, samples."""
+        self.validation_loss = float("nan")
+
+    def forward(self, x: Tensor, y: Tensor, step: int) -> Local:
+        """Learn-mode pass over x [N, *site.input_shape]; `onward` of the result is what the next block gets."""
+        assert not x.requires_grad
+        self._mode(training=True)
+        draws = derive_seed(self.config.seed, "draws", self.site.index, step)
+        with seeded(draws, self.config.device), self._autocast():
+            return self._locally(x, y)
+
+    def update(self, local: Local, y: Tensor, step: int) -> None:
+        """Backpropagate the block's own loss within the block, and take one optimiser step."""
+        if local.loss is None or self.optimizer is None or self.schedule is None:
+            return
+        local.loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if not isinstance(self.schedule, ReduceLROnPlateau):
+            self.schedule.step()
+        self._count(local, y)
+        if self.config.device.type == "cpu" or step % CHECK_EVERY == 0:
+            self.check_finite(step)
+
+    def evaluate(self, x: Tensor, y: Tensor) -> Local:
+        """Score a batch without learning."""
+        self._mode(training=False)
+        with torch.no_grad(), self._autocast():
+            local = self._locally(x, y)
+        self._count(local, y)
+        return local
+
+    def take_metrics(self, split: str) -> dict[str, Any]:
+        """Mean loss and accuracy over the split that has just passed; both NaN where no batch did."""
+        loss, correct, samples = self.totals.tolist()
+        self.totals.zero_()
+        count = samples or float("nan")
+        if split == "validation":
+            self.validation_loss = loss / count
+        return {"block": self.site.name, "loss": loss / count, "accuracy": correct / count, "lr": self.lr}
+
+    def end_epoch(self) -> None:
+        if isinstance(self.schedule, ReduceLROnPlateau) and self.validation_loss == self.validation_loss:
+            self.schedule.step(self.validation_loss)
+
+    @property
+    def lr(self) -> float:
+        return self.optimizer.param_groups[0]["lr"] if self.optimizer else 0.0
+
+    def check_finite(self, step: int) -> None:
+        if not torch.isfinite(self.totals[0]):
+            raise DivergedError(
+                "the loss is not a finite number",
+                where=f"{self.site}, batch {step}",
+                expected="a finite loss",
+                got=float(self.totals[0]),
+                remedy="lower --lr, use --precision fp32, or look for broken pictures in the data",
+            )
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, str]]:
+        """All that a resumed run needs of this block: tensors, and JSON strings beside them.
+
+        Random numbers need none: they are drawn from (seed, block, batch number).
+        """
+        tensors = {name: value.detach() for name, value in self.parts.state_dict().items()}
+        tensors["metrics.totals"] = self.totals
+        fields: dict[str, Any] = {"block": self.site.name, "validation_loss": repr(self.validation_loss)}
+        if self.optimizer is not None and self.schedule is not None:
+            saved = self.optimizer.state_dict()
+            for index, slots in saved["state"].items():
+                tensors |= {f"optimizer.{index}.{k}": torch.as_tensor(v) for k, v in slots.items() if v is not None}
+            fields["param_groups"] = saved["param_groups"]
+            fields["schedule"] = {k: v for k, v in self.schedule.state_dict().items() if k != "lr_lambdas"}
+        return tensors, {name: json.dumps(value) for name, value in fields.items()}
+
+    def load_state(self, tensors: dict[str, Tensor], fields: dict[str, str]) -> None:
+        """The inverse of `state`; the file has been checked against this block's names and shapes."""
+        own = self.parts.state_dict()
+        self.parts.load_state_dict({name: tensors[name] for name in own})
+        self.totals.copy_(tensors["metrics.totals"])
+        self.validation_loss = float(json.loads(fields["validation_loss"]))
+        if self.optimizer is None or self.schedule is None:
+            return
+        slots: dict[int, dict[str, Tensor]] = {}
+        for name, value in tensors.items():
+            if name.startswith("optimizer."):
+                _, index, key = name.split(".", 2)
+                slots.setdefault(int(index), {})[key] = value
+        self.optimizer.load_state_dict({"state": slots, "param_groups": json.loads(fields["param_groups"])})
+        self.schedule.load_state_dict(self.schedule.state_dict() | json.loads(fields["schedule"]))
+
+    def _locally(self, x: Tensor, y: Tensor) -> Local:
+        x = x.to(self.config.device)
+        if x.dim() == 4:
+            x = x.contiguous(memory_format=torch.channels_last)
+        local = self.objective.local(self.head, self.module(x), y)
+        onward = local.onward
+        assert onward is None or not onward.requires_grad, "an objective let a gradient across a block's border"
+        return local if onward is None else local._replace(onward=onward.to(self.config.dtype))
+
+    def _count(self, local: Local, y: Tensor) -> None:
+        with torch.no_grad():
+            if local.loss is not None:
+                self.totals[0] += local.loss.detach() * len(y)
+            if local.scores is not None:
+                self.totals[1] += (local.scores.detach().argmax(1) == y).sum()
+            self.totals[2] += len(y)
+
+    def _mode(self, *, training: bool) -> None:
+        if self.parts.training is not training:
+            self.parts.train(training)
+
+    def _autocast(self) -> torch.autocast:
+        bf16 = self.config.precision == "bf16"
+        return torch.autocast(self.config.device.type, torch.bfloat16, enabled=bf16)

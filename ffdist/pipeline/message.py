@@ -1,0 +1,95 @@
+"""What travels down the pipeline: batches, and the markers that are its only control."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any, TypeAlias
+
+from torch import Tensor
+
+from ffdist.transport.base import Frame
+
+
+@dataclass(slots=True)
+class TrainBatch:
+    """One batch to learn from, with its labels."""
+
+    step: int
+    """The batch's number in the run, from 1."""
+    x: Tensor | None
+    """Activations [N, *shape]; None behind the last block."""
+    y: Tensor
+    """Labels, int64 [B]."""
+
+
+@dataclass(slots=True)
+class EvalBatch:
+    """One batch to score, with the blocks' running scores."""
+
+    split: str
+    """"validation" or "test"."""
+    x: Tensor | None
+    y: Tensor
+    scores: Tensor | None = None
+    """Sum of the scores of the blocks passed so far, float32 [B, K]."""
+    last: Tensor | None = None
+    """Scores of the last block that gave any, float32 [B, K]."""
+    scored: int = 0
+    """How many blocks `scores` sums."""
+
+
+@dataclass(slots=True)
+class EndOfSplit:
+    """All of a split's batches have passed ("train", "validation", "test"); every stage adds its blocks' metrics."""
+
+    split: str
+    epoch: int
+    blocks: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class EndOfEpoch:
+    """An epoch is over; every stage steps its blocks' schedules and adds its own time and memory."""
+
+    epoch: int
+    stages: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Snapshot:
+    """Write what you hold; behind the last stage it is the commit."""
+
+    step: int
+    epoch: int
+    """The epoch that goes on after this snapshot, ..."""
+    batch: int
+    """... and the batch of it that comes next."""
+    files: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Stop:
+    """Nothing follows."""
+
+    reason: str = "finished"
+
+
+Message: TypeAlias = TrainBatch | EvalBatch | EndOfSplit | EndOfEpoch | Snapshot | Stop
+KINDS: dict[str, type[Message]] = {
+    kind.__name__: kind for kind in (TrainBatch, EvalBatch, EndOfSplit, EndOfEpoch, Snapshot, Stop)
+}
+
+
+def to_frame(message: Message) -> Frame:
+    """The message as the transports carry it: tensors as tensors, all else as fields."""
+    values = {f.name: getattr(message, f.name) for f in fields(message)}
+    return Frame(
+        type(message).__name__,
+        {name: value for name, value in values.items() if not isinstance(value, Tensor)},
+        {name: value for name, value in values.items() if isinstance(value, Tensor)},
+    )
+
+
+def from_frame(frame: Frame) -> Message:
+    """The inverse of `to_frame`."""
+    return KINDS[frame.kind](**frame.fields, **frame.tensors)

@@ -1,0 +1,105 @@
+"""Which stage holds which blocks: measure each block, then cut so that the slowest stage is as fast as can be."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from statistics import median
+
+import torch
+
+from ffdist.errors import ConfigError
+from ffdist.models import Chain
+from ffdist.objectives import Objective, Site
+from ffdist.pipeline.block import BlockConfig, LearningBlock
+
+
+def sites(chain: Chain) -> list[Site]:
+    """One site a block, with its shapes. Raises NetworkError when the chain does not fit together."""
+    shapes = chain.shapes()
+    inputs = [chain.input_shape, *shapes]
+    return [Site(i, name, len(chain), chain.num_classes, inputs[i], shapes[i]) for i, name in enumerate(chain.names)]
+
+
+def build_block(chain: Chain, site: Site, objective: Objective, config: BlockConfig) -> LearningBlock:
+    """The same block whichever stage builds it: its weights come from (seed, index)."""
+    return LearningBlock(site, chain.build(site.index, config.seed), objective, config)
+
+
+@dataclass(frozen=True, slots=True)
+class BlockCost:
+    """What one block costs a batch, measured."""
+
+    name: str
+    seconds: float
+    """Forward, backward and update of one batch, median."""
+    parameters: int
+    activation_bytes: int
+    """Of one batch on its way to the next block."""
+
+
+def measure_blocks(
+    chain: Chain, objective: Objective, config: BlockConfig, batch_size: int, *, repeats: int = 3
+) -> list[BlockCost]:
+    """Time every block alone on random inputs of the right shape; one block in memory at a time."""
+    costs = []
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(chain.num_classes, (batch_size,), generator=generator)
+    x = torch.randn(batch_size, *chain.input_shape, generator=generator)
+    x = objective.prepare(x, labels, chain.num_classes, generator)
+    labels = labels.to(config.device)
+    for site in sites(chain):
+        block = build_block(chain, site, objective, config)
+        times = []
+        onward = None
+        for step in range(repeats + 1):
+            _wait(config.device)
+            begun = time.perf_counter()
+            local = block.forward(x, labels, step)
+            block.update(local, labels, step)
+            _wait(config.device)
+            times.append(time.perf_counter() - begun)
+            onward = local.onward
+        parameters = sum(p.numel() for p in block.parts.parameters())
+        costs.append(BlockCost(site.name, median(times[1:]), parameters, 0 if onward is None else onward.nbytes))
+        if onward is not None:
+            x = onward
+    return costs
+
+
+def partition(costs: Sequence[float], stages: int) -> list[int]:
+    """Blocks per stage, consecutive, so that the largest sum of costs is the smallest possible.
+
+    Raises ConfigError when there are more stages than blocks.
+    """
+    if not 1 <= stages <= len(costs):
+        raise ConfigError(
+            "the network cannot be cut into that many stages",
+            where="--stages",
+            expected=f"1 to {len(costs)}, one block a stage at least",
+            got=stages,
+            remedy="use fewer stages, or a model with more blocks",
+        )
+    total = [0.0]
+    for cost in costs:
+        total.append(total[-1] + cost)
+
+    @cache
+    def best(first: int, left: int) -> tuple[float, tuple[int, ...]]:
+        """The least possible largest sum over blocks from `first` on in `left` stages, and its cut."""
+        if left == 1:
+            return total[-1] - total[first], (len(costs) - first,)
+        options = []
+        for size in range(1, len(costs) - first - left + 2):
+            rest, cut = best(first + size, left - 1)
+            options.append((max(total[first + size] - total[first], rest), (size, *cut)))
+        return min(options)
+
+    return list(best(0, stages)[1])
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

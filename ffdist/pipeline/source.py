@@ -1,0 +1,126 @@
+"""The head of the stream: batches in their order, and the markers between them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from threading import Event
+
+import torch
+from torch import Tensor
+
+from ffdist.data import Loader
+from ffdist.models import derive_seed
+from ffdist.objectives import Objective
+from ffdist.pipeline.message import EndOfEpoch, EndOfSplit, EvalBatch, Message, Snapshot, Stop, TrainBatch
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where a run stands: `step` batches are learned; `batch` of `epoch` comes next (epochs and batches from 0)."""
+
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Loaders:
+    """The splits of a run; `validation` and `test` may be missing."""
+
+    train: Loader
+    validation: Loader | None = None
+    test: Loader | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """What the source sends besides batches, and when it ends."""
+
+    epochs: int
+    snapshot_every: int | None = None
+    """Batches between snapshots within an epoch; the end of each epoch makes one in any case."""
+    early_stop: int | None = None
+    """Epochs without a better validation accuracy after which the run ends."""
+
+
+ValidationOf = Callable[[int], float]
+"""Waits for the validation accuracy of an epoch that has left the source before."""
+
+
+class Source:
+    """Iterates over the messages of a whole run, from `start` on; `stop` ends it early, with a snapshot."""
+
+    def __init__(
+        self,
+        loaders: Loaders,
+        objective: Objective,
+        schedule: Schedule,
+        *,
+        num_classes: int,
+        seed: int,
+        start: Position = Position(),
+        history: list[float] | None = None,
+        validation_of: ValidationOf | None = None,
+    ) -> None:
+        self.loaders, self.objective, self.schedule = loaders, objective, schedule
+        self.num_classes, self.seed, self.at = num_classes, seed, start
+        self.history = list(history or [])
+        """Validation accuracy of the epochs whose results the source has seen."""
+        self.validation_of = validation_of
+        self.stop = Event()
+
+    def __iter__(self) -> Iterator[Message]:
+        while self.at.epoch < self.schedule.epochs:
+            yield from self._train()
+            if self.stop.is_set():
+                yield self._snapshot()
+                yield Stop("interrupted")
+                return
+            yield from self._evaluate("validation", self.loaders.validation)
+            yield EndOfEpoch(self.at.epoch)
+            self.at = Position(self.at.step, self.at.epoch + 1, 0)
+            yield self._snapshot()
+            if self._stale():
+                break
+        yield from self._evaluate("test", self.loaders.test)
+        yield Stop()
+
+    def _train(self) -> Iterator[Message]:
+        every = self.schedule.snapshot_every
+        batches = self.loaders.train.epoch(self.at.epoch, self.at.batch)
+        for x, y in batches:
+            step = self.at.step + 1
+            yield TrainBatch(step, self._prepare(x, y, step), y)
+            self.at = Position(step, self.at.epoch, self.at.batch + 1)
+            if self.stop.is_set():
+                return
+            if every and step % every == 0 and self.at.batch < len(self.loaders.train):
+                yield self._snapshot()
+        yield EndOfSplit("train", self.at.epoch)
+
+    def _evaluate(self, split: str, loader: Loader | None) -> Iterator[Message]:
+        if loader is None:
+            return
+        for x, y in loader.epoch(0):
+            yield EvalBatch(split, self.objective.prepare_eval(x, self.num_classes), y)
+        yield EndOfSplit(split, self.at.epoch)
+
+    def _prepare(self, x: Tensor, y: Tensor, step: int) -> Tensor:
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, "source", step))
+        return self.objective.prepare(x, y, self.num_classes, generator)
+
+    def _snapshot(self) -> Snapshot:
+        return Snapshot(self.at.step, self.at.epoch, self.at.batch)
+
+    def _stale(self) -> bool:
+        """Looks at the results one epoch behind: deterministic, and long arrived."""
+        patience = self.schedule.early_stop
+        if patience is None or self.validation_of is None or self.loaders.validation is None:
+            return False
+        while len(self.history) < self.at.epoch - 1:
+            self.history.append(self.validation_of(len(self.history)))
+        if not self.history:
+            return False
+        best = max(range(len(self.history)), key=self.history.__getitem__)
+        return len(self.history) - 1 - best >= patience

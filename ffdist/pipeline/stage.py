@@ -1,0 +1,142 @@
+"""A stage: some consecutive blocks, and THE loop."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Protocol
+
+import torch
+
+from ffdist.pipeline.block import LearningBlock
+from ffdist.pipeline.message import EndOfEpoch, EndOfSplit, EvalBatch, Message, Snapshot, Stop, TrainBatch
+
+
+class Outbox(Protocol):
+    """Where a stage's messages go: an edge to the next stage, or the sink."""
+
+    @property
+    def waited(self) -> float:
+        """Seconds spent so far waiting for room."""
+        ...
+
+    def send(self, message: Message) -> None: ...
+
+
+SaveBlocks = Callable[[Sequence[LearningBlock], int], list[dict[str, Any]]]
+"""Writes blocks durably at a step; returns what the manifest says of each file."""
+
+
+class Stage:
+    """Consecutive blocks of the chain, learning batch by batch; it never waits for a later stage but for room to send."""
+
+    def __init__(self, index: int, blocks: Sequence[LearningBlock], save: SaveBlocks) -> None:
+        self.index, self.blocks, self.write = index, list(blocks), save
+        self.device = blocks[0].config.device
+        self.step = 0
+        self.on_epoch: Callable[[int, dict[str, Any]], None] = lambda epoch, metrics: None
+        """Told at each end of an epoch what this stage reports of itself."""
+        self.clock = Clock()
+
+    def __str__(self) -> str:
+        return f"stage {self.index} ({', '.join(block.site.name for block in self.blocks)})"
+
+    def run(self, inbox: Iterable[Message], outbox: Outbox) -> None:
+        """Work until `Stop`. The stage's whole life."""
+        for message in self.clock.timed(inbox):
+            match message:
+                case TrainBatch():
+                    self.train(message, outbox)
+                case EvalBatch():
+                    outbox.send(self.evaluate(message))
+                case EndOfSplit():
+                    outbox.send(self.end_split(message))
+                case EndOfEpoch():
+                    outbox.send(self.end_epoch(message, outbox))
+                case Snapshot():
+                    outbox.send(self.save(message))
+                case Stop():
+                    outbox.send(message)
+                    return
+
+    def train(self, batch: TrainBatch, outbox: Outbox) -> None:
+        """Each block learns from what the one before computed before its update; the last one's output is on its way
+        to the next stage while that block still learns."""
+        x, y, self.step = batch.x, batch.y.to(self.device), batch.step
+        for block in self.blocks:
+            assert x is not None
+            local = block.forward(x, y, batch.step)
+            x = local.onward
+            if block is self.blocks[-1]:
+                outbox.send(TrainBatch(batch.step, x, batch.y))
+            block.update(local, y, batch.step)
+
+    def evaluate(self, batch: EvalBatch) -> EvalBatch:
+        """Add the blocks' scores to the running scores."""
+        x, y = batch.x, batch.y.to(self.device)
+        scores, last, scored = batch.scores, batch.last, batch.scored
+        for block in self.blocks:
+            assert x is not None
+            local = block.evaluate(x, y)
+            x = local.onward
+            if local.scores is not None:
+                last = local.scores
+                scores = last if scores is None else scores.to(self.device) + last
+                scored += 1
+        return EvalBatch(batch.split, x, batch.y, scores, last, scored)
+
+    def end_split(self, marker: EndOfSplit) -> EndOfSplit:
+        marker.blocks += [block.take_metrics(marker.split) for block in self.blocks]
+        return marker
+
+    def end_epoch(self, marker: EndOfEpoch, outbox: Outbox) -> EndOfEpoch:
+        """Step the schedules; report where this stage's time went, and its memory."""
+        for block in self.blocks:
+            block.end_epoch()
+        names = [block.site.name for block in self.blocks]
+        times = self.clock.lap(credit=outbox.waited)
+        metrics = {"stage": self.index, "blocks": names, **times, "peak_bytes": peak_bytes(self.device)}
+        self.on_epoch(marker.epoch, metrics)
+        marker.stages.append(metrics)
+        return marker
+
+    def save(self, marker: Snapshot) -> Snapshot:
+        """The files are on disk before the marker goes on: what reaches the end is complete."""
+        for block in self.blocks:
+            block.check_finite(self.step)
+        marker.files += self.write(self.blocks, marker.step)
+        return marker
+
+
+class Clock:
+    """Where a stage's time goes between two ends of an epoch: waiting for data, waiting for credit, the rest busy."""
+
+    def __init__(self) -> None:
+        self.started = time.perf_counter()
+        self.data = self.credit = 0.0
+
+    def timed(self, inbox: Iterable[Message]) -> Iterator[Message]:
+        """The same messages; the time each was waited for is counted."""
+        asked = time.perf_counter()
+        for message in inbox:
+            self.data += time.perf_counter() - asked
+            yield message
+            asked = time.perf_counter()
+
+    def lap(self, credit: float) -> dict[str, float]:
+        """Seconds since the last lap: in all, busy, without data, without credit (`credit`: waited in all, so far)."""
+        now = time.perf_counter()
+        seconds, waited = now - self.started, credit - self.credit
+        lap = {"seconds": seconds, "busy": seconds - self.data - waited, "no_data": self.data, "no_credit": waited}
+        self.started, self.data, self.credit = now, 0.0, credit
+        return lap
+
+
+def peak_bytes(device: torch.device) -> int:
+    """The most memory this process has held: CUDA's allocated tensors on a GPU, resident memory on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,34 @@
+"""Named settings. A preset is laid over the defaults, a TOML file over the preset, the command line over both."""
+
+from __future__ import annotations
+
+from ffdist.config import Preset, TrainSettings, apply
+from ffdist.errors import ConfigError
+from ffdist.options import nearest
+
+PRESETS: dict[str, Preset] = {
+    "digits": Preset(
+        "the embedded 8x8 digits, in seconds",
+        {"data": "digits", "model": "cnnb", "epochs": 12},
+    ),
+    "sff-cnnb-mnist": Preset(
+        "a small CNNB on MNIST",
+        {"data": "mnist", "model": "cnnb", "epochs": 12, "augment": ["crop"], "precision": "bf16"},
+    ),
+    "sff-cnnb-fashion-mnist": Preset(
+        "a small CNNB on Fashion-MNIST",
+        {"data": "fashion-mnist", "model": "cnnb", "epochs": 20, "augment": ["flip"], "precision": "bf16"},
+    ),
+    "sff-cnnb-cifar10": Preset(
+        "the SFF paper's CNNB with its 150,174 parameters on CIFAR-10 (arXiv 2501.03176, table 2)",
+        {"data": "cifar10", "model": "cnnb", "objective_args": ["kernel=5"], "epochs": 60, "augment": ["crop", "flip"],
+         "precision": "bf16"},
+    ),
+}  # fmt: skip
+
+
+def with_preset(settings: TrainSettings, name: str) -> TrainSettings:
+    """`settings` with a preset laid over them. Raises ConfigError, with the nearest name, when there is none such."""
+    if name not in PRESETS:
+        raise ConfigError(f"there is no preset '{name}'", where="ffdist train PRESET", remedy=nearest(name, PRESETS))
+    return apply(settings, PRESETS[name].settings, f"preset {name}")

@@ -1,0 +1,93 @@
+"""What a person sees of a run: live progress, then a table."""
+
+from __future__ import annotations
+
+from math import isnan
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+MIB = 2**20
+
+
+class ConsoleReport:
+    """A reporter that draws on a terminal, and prints a line an epoch where there is none."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.progress = Progress(
+            TextColumn("[bold]epoch {task.fields[epoch]}"), BarColumn(), MofNCompleteColumn(), TextColumn("batches"),
+            TextColumn("{task.fields[note]}"), TimeRemainingColumn(compact=True),
+            console=console, refresh_per_second=4, transient=True, disable=not console.is_terminal,
+        )  # fmt: skip
+        self.task: TaskID | None = None
+        self.epochs = 0
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        match event["event"]:
+            case "start":
+                self._start(event)
+            case "progress" if self.task is not None:
+                self.progress.update(self.task, completed=event["step"])
+            case "epoch":
+                self._epoch(event["record"])
+            case "stop":
+                self.close()
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        self.progress.stop()
+
+    def _start(self, event: dict[str, Any]) -> None:
+        self.epochs = event["epochs"]
+        self.progress.start()
+        self.task = self.progress.add_task("", total=event["steps"] * event["epochs"], completed=event["step"],
+                                           epoch=f"{event['epoch'] + 1}/{self.epochs}", note="")  # fmt: skip
+
+    def _epoch(self, record: dict[str, Any]) -> None:
+        done = record["epoch"] + 1
+        note = epoch_line(record)
+        if self.console.is_terminal and self.task is not None:
+            self.progress.update(self.task, epoch=f"{min(done + 1, self.epochs)}/{self.epochs}", note=note)
+        else:
+            self.console.print(f"epoch {done}/{self.epochs}: {note}", highlight=False)
+
+
+def epoch_line(record: dict[str, Any]) -> str:
+    """Validation accuracy and speed of one epoch."""
+    speed = record["train"]["samples_per_second"]
+    parts = [] if isnan(speed) else [f"{speed:,.0f} samples/s"]
+    if "validation" in record:
+        accuracy = record["validation"]["accuracy"]
+        parts.insert(0, f"validation {accuracy['mean']:.2%} (last block {accuracy['last']:.2%})")
+    return ", ".join(parts)
+
+
+def result_tables(records: list[dict[str, Any]], test: dict[str, Any] | None) -> list[Table]:
+    """Accuracy by predictor and block; speed and memory by stage. Accuracies are of the test split where there is one."""
+    tables = []
+    split = test or (records[-1].get("validation") if records else None)
+    if split:
+        name = "test" if test else "validation"
+        table = Table("predictor", f"{name} accuracy", title=f"Accuracy on {split['samples']:,} {name} samples")
+        table.add_row("[bold]mean of blocks", f"[bold]{split['accuracy']['mean']:.2%}")
+        table.add_row("last block", f"{split['accuracy']['last']:.2%}")
+        for block in split["blocks"]:
+            table.add_row(f"  block {block['block']}", f"{block['accuracy']:.2%}")
+        tables.append(table)
+    if records:
+        tables.append(_stages(records))
+    return tables
+
+
+def _stages(records: list[dict[str, Any]]) -> Table:
+    last = records[-1]
+    speed = last["train"]["samples_per_second"]
+    table = Table("stage", "blocks", "busy", "without data", "without credit", "peak memory",
+                  title=f"Stages in the last epoch, {speed:,.0f} samples/s")  # fmt: skip
+    for stage in last["stages"]:
+        shares = [f"{stage[key] / stage['seconds']:.0%}" for key in ("busy", "no_data", "no_credit")]
+        table.add_row(str(stage["stage"]), " ".join(stage["blocks"]), *shares, f"{stage['peak_bytes'] / MIB:,.0f} MiB")
+    return table

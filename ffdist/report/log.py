@@ -1,0 +1,58 @@
+"""What a run leaves in words: an epoch a line in the run log, and a log for each stage."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from ffdist.pipeline.sink import Reporter
+
+RUN_LOG = "metrics.jsonl"
+
+
+def start_run_log(run: Path | None, records: list[dict[str, Any]], report: Reporter) -> Reporter:
+    """`report`, and beside it the run log: one JSON object an epoch, then one of the test.
+
+    It begins with the `records` of a resumed run's snapshot: what came after the snapshot is learned, and written, again.
+    """
+    if run is None:
+        return report
+    path = run / RUN_LOG
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+
+    def log(event: dict[str, Any]) -> None:
+        line = event.get("record") if event["event"] == "epoch" else None
+        if event["event"] == "stop":
+            line = {"test": event["test"], "reason": event["reason"]}
+        if line is not None:
+            with path.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+        report(event)
+
+    return log
+
+
+class StageLog:
+    """`stage-<index>.log` in the run directory: when, and what; nothing where there is no run directory."""
+
+    def __init__(self, run: Path | None, stage: int) -> None:
+        self.file = None if run is None else (run / f"stage-{stage}.log").open("a", buffering=1)
+
+    def __enter__(self) -> StageLog:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self.write("stopped" if error is None else f"failed: {error}")
+        if self.file:
+            self.file.close()
+
+    def write(self, text: str) -> None:
+        if self.file:
+            self.file.write(f"{datetime.now().isoformat(timespec='milliseconds')} {text}\n")
+
+    def epoch(self, epoch: int, metrics: dict[str, Any]) -> None:
+        times = ", ".join(f"{name} {metrics[name]:.3f}" for name in ("seconds", "busy", "no_data", "no_credit"))
+        self.write(f"epoch {epoch}: {times}, peak {metrics['peak_bytes'] / 2**20:.0f} MiB")

@@ -1,0 +1,71 @@
+"""What the ranks must agree on before the stream starts: rank 0 decides, the others read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from ffdist.errors import ConfigError, SnapshotError, StageError
+from ffdist.pipeline.plan import measure_blocks, partition
+from ffdist.pipeline.source import Loaders
+from ffdist.runtime.job import Job
+from ffdist.runtime.world import World
+from ffdist.snapshot import latest
+
+
+def agree(store: dist.Store, world: World, key: str, decide: Callable[[], Any], timeout: timedelta) -> Any:
+    """What rank 0's `decide` returned (anything JSON can hold), on every rank.
+
+    Where rank 0 fails, it raises its own error, and the others raise a StageError that repeats it.
+    """
+    if world.first:
+        try:
+            value = decide()
+        except Exception as error:
+            store.set(key, json.dumps({"error": str(error)}))
+            raise
+        store.set(key, json.dumps({"value": value}))
+        return value
+    try:
+        store.wait([key], timeout)
+    except dist.DistError as error:
+        raise StageError("stage 0 did not get ready", where=f"rank {world.rank} of {world.size}",
+                         expected=f"its {key} within {timeout}", got="nothing") from error  # fmt: skip
+    answer = json.loads(store.get(key))
+    if "error" in answer:
+        raise StageError("stage 0 could not start", where=f"rank {world.rank} of {world.size}", got=answer["error"])
+    return answer["value"]
+
+
+def make_plan(job: Job, world: World, loaders: Loaders, device: torch.device) -> dict[str, Any]:
+    """The cut, the number of batches an epoch has, and the snapshot to start from. Only rank 0 makes it."""
+    config = job.config
+    steps = len(loaders.train)
+    manifest = latest(config.run) if config.run and config.resume else None
+    if config.resume and manifest is None:
+        raise SnapshotError("there is no snapshot to resume from", where=config.run,
+                            remedy="leave --resume out to start a new run, with another --out")  # fmt: skip
+    return {
+        "cut": cut_of(job, world.size, device, steps),
+        "steps": steps,
+        "snapshot": str(manifest.folder) if manifest else None,
+    }
+
+
+def cut_of(job: Job, stages: int, device: torch.device, steps: int) -> list[int]:
+    """Blocks in each stage: as told, or by measured time where there is a choice."""
+    cut, blocks = list(job.config.cut), len(job.chain)
+    if cut and (len(cut) != stages or sum(cut) != blocks or min(cut) < 1):
+        raise ConfigError("--cut does not fit", where=f"{blocks} blocks ({', '.join(job.chain.names)}), {stages} stages",
+                          expected=f"{stages} positive counts that sum to {blocks}", got=cut)  # fmt: skip
+    if cut or stages in (1, blocks):
+        return cut or partition([1.0] * blocks, stages)
+    config = job.block_config(device, max(1, steps * job.config.schedule.epochs))
+    costs = measure_blocks(job.chain, job.objective, config, job.config.batch_size)
+    return partition([cost.seconds for cost in costs], stages)
+

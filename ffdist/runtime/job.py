@@ -1,0 +1,76 @@
+"""What is to be trained and how: all that a stage must know besides its place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from ffdist.data import Images, Loader, split_indices
+from ffdist.models import Chain
+from ffdist.objectives import Objective
+from ffdist.pipeline.block import BlockConfig
+from ffdist.pipeline.optim import OptimConfig
+from ffdist.pipeline.source import Loaders, Schedule
+
+
+@dataclass(frozen=True)
+class JobConfig:
+    """How a job is run. What decides the result comes first; what does not (stages, cut, queue, ...) after it."""
+
+    schedule: Schedule
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    batch_size: int = 128
+    seed: int = 0
+    precision: Literal["fp32", "bf16"] = "fp32"
+    validation: float = 0.2
+    samples: int | None = None
+    image_size: int | None = None
+    augment: Sequence[str] = ()
+    stages: int = 1
+    cut: Sequence[int] = ()
+    """Blocks in each stage; empty: dealt by measured time."""
+    queue: int = 2
+    transport: Literal["auto", "shared-memory", "gloo", "nccl"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "cpu"
+    threads: int | None = None
+    timeout: timedelta = timedelta(minutes=10)
+    run: Path | None = None
+    """Run directory for logs and snapshots; None keeps nothing on disk."""
+    keep: int = 2
+    resume: bool = False
+
+
+@dataclass(frozen=True)
+class Job:
+    """A network, a rule, data, and how to run them."""
+
+    chain: Chain
+    objective: Objective
+    images: Images
+    config: JobConfig
+
+    def loaders(self) -> Loaders:
+        """The splits' loaders; the same on every rank."""
+        c, images = self.config, self.images
+        train, validation = split_indices(
+            images.train.labels, validation=c.validation, samples=c.samples, seed=c.seed
+        )
+
+        def loader(split, indices, *, training: bool = False) -> Loader:
+            return Loader(images, split, indices, batch_size=c.batch_size, seed=c.seed, train=training,
+                          augment=c.augment if training else (), image_size=c.image_size)  # fmt: skip
+
+        return Loaders(
+            loader(images.train, train, training=True),
+            loader(images.train, validation) if len(validation) else None,
+            None if images.test is None else loader(images.test, range(len(images.test))),
+        )
+
+    def block_config(self, device: torch.device, total_steps: int) -> BlockConfig:
+        c = self.config
+        return BlockConfig(c.optim, total_steps, c.seed, c.precision, device)

@@ -1,0 +1,50 @@
+"""How a run ended: its result, or the one error that explains the others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ffdist.errors import FfdistError, StageError, TransportError
+from ffdist.pipeline.sink import Reporter
+
+
+@dataclass
+class Result:
+    """What a finished run learned about itself."""
+
+    reason: str = ""
+    """"finished", or "interrupted" when it was told to stop early (a snapshot was made)."""
+    records: list[dict[str, Any]] = field(default_factory=list)
+    """One an epoch: train and validation metrics by block and predictor, stages' times and memory."""
+    test: dict[str, Any] | None = None
+    """Metrics on the test split, by block and predictor; None without one."""
+
+    def listen(self, report: Reporter) -> Reporter:
+        """`report`, which also fills in this result."""
+
+        def hear(event: dict[str, Any]) -> None:
+            if event["event"] == "stop":
+                self.reason, self.records, self.test = event["reason"], event["records"], event["test"]
+            report(event)
+
+        return hear
+
+
+def root_cause(errors: Sequence[BaseException]) -> BaseException:
+    """Of the stages' errors, the one that explains the others: a lost or silent peer is what its neighbours saw of it."""
+
+    def distance(error: BaseException) -> int:
+        if isinstance(error, TransportError):
+            return 2
+        return 1 if isinstance(error, StageError) else 0
+
+    assert errors
+    return min(errors, key=distance)
+
+
+def in_stage(error: FfdistError, stage: str) -> FfdistError:
+    """The same error, told with the stage that had it."""
+    where = f"{stage}, {error.where}" if error.where else stage
+    return type(error)(error.what, where=where, expected=error.expected, got=error.got, remedy=error.remedy)

@@ -1,0 +1,153 @@
+"""The life of one stage: agree on the plan, build the blocks, run the loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+
+from ffdist.errors import ConfigError
+from ffdist.pipeline.message import Message, from_frame, to_frame
+from ffdist.pipeline.plan import build_block, sites
+from ffdist.pipeline.sink import Reporter, Sink
+from ffdist.pipeline.source import Loaders, Position, Source
+from ffdist.pipeline.stage import Stage
+from ffdist.report.log import StageLog, start_run_log
+from ffdist.runtime.agree import agree, make_plan
+from ffdist.runtime.job import Job
+from ffdist.runtime.world import World, available_cores
+from ffdist.snapshot import Manifest, SnapshotStore, read_manifest
+from ffdist.transport.base import Receiver, Sender
+
+
+class Edges(Protocol):
+    """Opens this stage's ends of the edges beside it."""
+
+    def upstream(self) -> Receiver: ...
+
+    def downstream(self) -> Sender: ...
+
+
+class FromEdge:
+    """An edge's receiving end as an inbox."""
+
+    def __init__(self, receiver: Receiver) -> None:
+        self.receiver = receiver
+
+    def __iter__(self) -> Iterator[Message]:
+        while True:
+            yield from_frame(self.receiver.recv())
+
+
+class ToEdge:
+    """An edge's sending end as an outbox."""
+
+    def __init__(self, sender: Sender) -> None:
+        self.sender = sender
+
+    @property
+    def waited(self) -> float:
+        return self.sender.waited
+
+    def send(self, message: Message) -> None:
+        self.sender.send(to_frame(message))
+
+
+@dataclass(frozen=True)
+class Rank:
+    """One stage of a job, in its place."""
+
+    job: Job
+    world: World
+    store: dist.Store
+    """Where the ranks meet, for small agreements only: the plan at the start, validation results an epoch behind."""
+    edges: Edges
+    report: Reporter
+    on_source: Callable[[Source], None] = lambda source: None
+    """Gets the source on rank 0, so that a signal can stop it."""
+
+    def run(self) -> None:
+        """Until the stream stops. Raises what stopped it otherwise."""
+        config, world = self.job.config, self.world
+        torch.set_num_threads(config.threads or max(1, available_cores() // world.size))
+        device = stage_device(config.device, world)
+        loaders = self.job.loaders() if world.first else None
+        plan = agree(self.store, world, "plan", lambda: make_plan(self.job, world, loaders, device), config.timeout)
+        manifest = read_manifest(Path(plan["snapshot"])) if plan["snapshot"] else None
+        snapshots = SnapshotStore(config.run, self.job.chain.names, keep=config.keep)
+        stage = self._stage(plan, device, snapshots)
+        if manifest:
+            snapshots.load(stage.blocks, manifest)
+        with ExitStack() as ends:
+            log = ends.enter_context(StageLog(config.run, world.rank))
+            log.write(f"{stage} of {world.size} on {device}, {torch.get_num_threads()} threads")
+            stage.on_epoch = log.epoch
+            inbox = self._source(loaders, manifest) if loaders else FromEdge(_open(ends, self.edges.upstream()))
+            if world.last:
+                self._announce(plan, manifest)
+            outbox = self._sink(manifest, snapshots) if world.last else ToEdge(_open(ends, self.edges.downstream()))
+            stage.run(inbox, outbox)
+
+    def _stage(self, plan: dict[str, Any], device: torch.device, snapshots: SnapshotStore) -> Stage:
+        cut, job = plan["cut"], self.job
+        first = sum(cut[: self.world.rank])
+        config = job.block_config(device, max(1, plan["steps"] * job.config.schedule.epochs))
+        mine = sites(job.chain)[first : first + cut[self.world.rank]]
+        blocks = [build_block(job.chain, site, job.objective, config) for site in mine]
+        return Stage(self.world.rank, blocks, snapshots.save)
+
+    def _source(self, loaders: Loaders, manifest: Manifest | None) -> Source:
+        start, history = Position(), []
+        if manifest:
+            start = Position(manifest.step, manifest.epoch, manifest.batch)
+            history = [r["validation"]["accuracy"]["mean"] for r in manifest.records if "validation" in r]
+        source = Source(
+            loaders,
+            self.job.objective,
+            self.job.config.schedule,
+            num_classes=self.job.chain.num_classes,
+            seed=self.job.config.seed,
+            start=start,
+            history=history,
+            validation_of=lambda epoch: float(self.store.get(f"validation/{epoch}")),
+        )
+        self.on_source(source)
+        return source
+
+    def _announce(self, plan: dict[str, Any], manifest: Manifest | None) -> None:
+        step, epoch = (manifest.step, manifest.epoch) if manifest else (0, 0)
+        epochs = self.job.config.schedule.epochs
+        self.report({"event": "start", "steps": plan["steps"], "epochs": epochs, "step": step, "epoch": epoch})
+
+    def _sink(self, manifest: Manifest | None, snapshots: SnapshotStore) -> Sink:
+        records = manifest.records if manifest else []
+        return Sink(
+            commit=snapshots.commit,
+            publish=lambda epoch, accuracy: self.store.set(f"validation/{epoch}", repr(accuracy)),
+            report=start_run_log(self.job.config.run, records, self.report),
+            records=records,
+        )
+
+
+def _open(ends: ExitStack, end: Any) -> Any:
+    ends.enter_context(closing(end))
+    return end
+
+
+def stage_device(wanted: str, world: World) -> torch.device:
+    """A GPU of its own for each stage of this host, where there are enough; several may share one where told "cuda".
+
+    Raises ConfigError when a GPU is asked for and there is none.
+    """
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if wanted == "cuda" and count == 0:
+        raise ConfigError("there is no GPU", where="--device cuda", expected="a CUDA device",
+                          got=f"torch {torch.__version__} sees none", remedy="use --device cpu")  # fmt: skip
+    if wanted == "cuda" or (wanted == "auto" and count > world.local_rank):
+        return torch.device("cuda", world.local_rank % count)
+    return torch.device("cpu")

@@ -1,0 +1,112 @@
+"""A run directory: the settings, what the data looked like, logs, snapshots."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from ffdist.baselines.twin import Backprop, twin
+from ffdist.config import FREE_ON_RESUME, TrainSettings, apply, read_toml, write_toml
+from ffdist.data import Images
+from ffdist.errors import ConfigError, SnapshotError
+from ffdist.models import Chain, load_model
+from ffdist.objectives import Objective, load_objective
+from ffdist.pipeline.classifier import Classifier
+from ffdist.snapshot import SnapshotStore, latest
+
+SETTINGS = "config.toml"
+FACTS = "data.json"
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """What a trained network must know of its data."""
+
+    classes: list[str]
+    shape: tuple[int, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @classmethod
+    def of(cls, images: Images) -> DataFacts:
+        return cls(list(images.classes), tuple(images.shape), tuple(images.mean), tuple(images.std))
+
+
+def network(settings: TrainSettings, shape: tuple[int, ...], num_classes: int) -> tuple[Chain, Objective]:
+    """The chain and the rule the settings name; for "backprop", the twin of one block and a global loss."""
+    chain = load_model(settings.model, shape, num_classes, pairs(settings.model_args, "--model-args"))
+    if settings.objective == "backprop":
+        return twin(chain), Backprop()
+    return chain, load_objective(settings.objective, pairs(settings.objective_args, "--objective-args"))
+
+
+def pairs(args: tuple[str, ...], where: str) -> dict[str, str]:
+    """key=value texts as a mapping."""
+    for arg in args:
+        if "=" not in arg:
+            raise ConfigError("an option is key=value", where=where, got=arg)
+    return dict(arg.split("=", 1) for arg in args)
+
+
+def new_folder(settings: TrainSettings) -> Path:
+    """Where a new run goes. Raises ConfigError when --out already holds a run."""
+    name = f"{Path(settings.data).name}-{settings.model}-{settings.objective}".replace(":", "-").replace("/", "-")
+    out = settings.out or Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
+    if (out / SETTINGS).exists():
+        raise ConfigError("the run directory already holds a run", where=out, expected="an empty or new folder",
+                          remedy="choose another --out, or go on with --resume")  # fmt: skip
+    return out
+
+
+def begin(out: Path, settings: TrainSettings, images: Images) -> None:
+    """Write what makes a folder a run: the resolved settings and the facts of the data."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / FACTS).write_text(json.dumps(asdict(DataFacts.of(images)), indent=1) + "\n")
+    (out / SETTINGS).write_text(write_toml(replace(settings, out=None, resume=False, dry_run=False)))
+
+
+def resumed(given: TrainSettings, explicit: Mapping[str, Any]) -> TrainSettings:
+    """The settings of the run in --out, with the `explicit` ones laid over them where that cannot change what it learns.
+
+    Raises ConfigError naming the first setting that differs and may not.
+    """
+    if given.out is None:
+        raise ConfigError("which run is to go on?", where="--resume", remedy="name its directory with --out")
+    before = read_settings(given.out)
+    for name, value in explicit.items():
+        if name not in FREE_ON_RESUME and getattr(before, name) != value:
+            raise ConfigError(f"--{name.replace('_', '-')} cannot change when a run is resumed", where=given.out,
+                              expected=getattr(before, name), got=value,
+                              remedy="leave it out, or start a new run")  # fmt: skip
+    return replace(before, **explicit)
+
+
+def read_settings(run: Path) -> TrainSettings:
+    if not (run / SETTINGS).exists():
+        raise SnapshotError("there is no run here", where=run, expected=f"a directory with {SETTINGS}",
+                            remedy="name the run directory that `ffdist train` printed")  # fmt: skip
+    return apply(TrainSettings(), read_toml(run / SETTINGS), str(run / SETTINGS))
+
+
+def read_facts(run: Path) -> DataFacts:
+    try:
+        values = json.loads((run / FACTS).read_text())
+        return DataFacts(values["classes"], tuple(values["shape"]), tuple(values["mean"]), tuple(values["std"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SnapshotError("the facts of a run's data cannot be read", where=run / FACTS, got=error) from error
+
+
+def load_classifier(run: Path) -> tuple[Classifier, TrainSettings, DataFacts]:
+    """The network of a run's last snapshot, on the CPU in evaluation mode."""
+    settings, facts = read_settings(run), read_facts(run)
+    chain, objective = network(settings, facts.shape, len(facts.classes))
+    manifest = latest(run)
+    if manifest is None:
+        raise SnapshotError("the run has no snapshot yet", where=run, remedy="wait for the first epoch to end")
+    classifier = Classifier(chain, objective, mean=facts.mean, std=facts.std)
+    SnapshotStore(run, chain.names).load_weights(classifier, manifest)
+    return classifier, settings, facts

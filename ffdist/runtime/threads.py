@@ -1,0 +1,70 @@
+"""Stages as threads of this process: for notebooks, for tests, and as the measure of what the other launchers must equal."""
+
+from __future__ import annotations
+
+from threading import Thread
+
+import torch.distributed as dist
+
+from ffdist.pipeline.sink import Reporter
+from ffdist.pipeline.source import Source
+from ffdist.runtime.job import Job
+from ffdist.runtime.outcome import Result, root_cause
+from ffdist.runtime.rank import Rank
+from ffdist.runtime.world import World
+from ffdist.transport.base import Edge, Receiver, Sender
+from ffdist.transport.local import open_local
+
+
+class ThreadEdges:
+    """One stage's ends of edges that were opened together."""
+
+    def __init__(self, receiver: Receiver | None, sender: Sender | None) -> None:
+        self.receiver, self.sender = receiver, sender
+
+    def upstream(self) -> Receiver:
+        assert self.receiver
+        return self.receiver
+
+    def downstream(self) -> Sender:
+        assert self.sender
+        return self.sender
+
+
+def run_threads(job: Job, report: Reporter) -> Result:
+    """Run all stages of a job here. Ctrl-C ends the run early, with a snapshot; raises the first stage's own error."""
+    count = job.config.stages
+    edges = [open_local(Edge(f"{i}-{i + 1}", job.config.queue, job.config.timeout)) for i in range(count - 1)]
+    receivers, senders = [None, *(r for _, r in edges)], [*(s for s, _ in edges), None]
+    store, result, errors = dist.HashStore(), Result(), []
+    sources: list[Source] = []
+
+    def life(rank: int) -> None:
+        ends = ThreadEdges(receivers[rank], senders[rank])
+        try:
+            Rank(job, World(rank, count, rank), store, ends, result.listen(report), sources.append).run()
+        except BaseException as error:  # noqa: BLE001 - whatever ends a thread is raised by the caller
+            errors.append(error)
+        finally:
+            for end in (ends.receiver, ends.sender):
+                if end:
+                    end.close()
+
+    threads = [Thread(target=life, args=(rank,), name=f"stage-{rank}", daemon=True) for rank in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        _join(thread, sources)
+    if errors:
+        raise root_cause(errors)
+    return result
+
+
+def _join(thread: Thread, sources: list[Source]) -> None:
+    while thread.is_alive():
+        try:
+            thread.join()
+        except KeyboardInterrupt:
+            for source in sources:
+                source.stop.set()
+

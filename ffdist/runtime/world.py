@@ -1,0 +1,54 @@
+"""Who this process is among the stages; read once, then passed."""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import dataclass
+
+from ffdist.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """One stage's place: rank i is stage i."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    attempt: int = 0
+    """How often the run was restarted."""
+
+    @classmethod
+    def from_env(cls) -> World | None:
+        """The world torchrun describes in the environment; None when torchrun did not start this process."""
+        if "TORCHELASTIC_RUN_ID" not in os.environ:
+            return None
+        try:
+            names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "TORCHELASTIC_RESTART_COUNT")
+            return cls(*(int(os.environ[name]) for name in names))
+        except (KeyError, ValueError) as error:
+            raise ConfigError("torchrun's environment is not whole", where="environment", got=error,
+                              remedy="start with torchrun --nproc-per-node=N -m ffdist train") from error  # fmt: skip
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    @property
+    def last(self) -> bool:
+        return self.rank == self.size - 1
+
+
+def host_name() -> str:
+    """Distinct for hosts that share no memory: the name, and the kernel's boot id where there is one."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id") as file:
+            boot = file.read().strip()
+    except OSError:
+        boot = ""
+    return f"{socket.gethostname()}/{boot}"
+
+
+def available_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

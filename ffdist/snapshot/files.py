@@ -1,0 +1,98 @@
+"""One file per block: safetensors, written durably, read back checked. Nothing is ever unpickled."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from ffdist.errors import SnapshotError
+
+
+def block_file(index: int, name: str) -> str:
+    """The file name of block `index`: its place in the whole network, not in a stage."""
+    return f"block-{index:03d}-{''.join(c if c.isalnum() or c in '._-' else '_' for c in name)}.safetensors"
+
+
+def write_durably(path: Path, data: bytes) -> None:
+    """The whole file or none of it, on disk when this returns.
+
+    Raises SnapshotError when the disk has no room or cannot be written; an older file of that name stays whole.
+    """
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        no_room = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        raise SnapshotError(
+            "no room on the disk for a snapshot" if no_room else "a snapshot file cannot be written",
+            where=path,
+            expected=f"{len(data)} bytes written",
+            got=error.strerror or error,
+            remedy="free some room or choose another --out, then go on with --resume: the last snapshot is whole",
+        ) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable, too."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_block(path: Path, tensors: dict[str, Tensor], fields: dict[str, str]) -> dict[str, Any]:
+    """Write one block; returns what the manifest says of the file: name, bytes, sha256."""
+    on_cpu = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    data = save(on_cpu, metadata=fields)
+    write_durably(path, data)
+    return {"file": path.name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def read_block(path: Path, entry: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The inverse of `write_block`, after the file's size and sha256 were compared with the manifest's `entry`."""
+    remedy = "restore the file, or delete this snapshot's folder to go on from the one before"
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        size = path.stat().st_size
+        if (size, digest) != (entry["bytes"], entry["sha256"]):
+            raise SnapshotError("a snapshot file is corrupt", where=path, remedy=remedy,
+                                expected=f"{entry['bytes']} bytes, sha256 {entry['sha256'][:12]}...",
+                                got=f"{size} bytes, sha256 {digest[:12]}...")  # fmt: skip
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except FileNotFoundError as error:
+        raise SnapshotError("a snapshot file is missing", where=path, remedy=remedy) from error
+    except SafetensorError as error:
+        raise SnapshotError("a snapshot file is not safetensors", where=path, got=error, remedy=remedy) from error
+
+
+def check_same_tensors(path: Path, tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    """Raises SnapshotError unless the file holds the block's own parameters and buffers, by name and shape."""
+    beside = ("optimizer.", "metrics.")
+    found = {name: tuple(t.shape) for name, t in tensors.items() if not name.startswith(beside)}
+    wanted = {name: tuple(t.shape) for name, t in expected.items()}
+    for name in sorted(found.keys() | wanted.keys()):
+        if found.get(name) != wanted.get(name):
+            raise SnapshotError(
+                "the snapshot is of another model",
+                where=f"{path.name}, tensor {name}",
+                expected=f"shape {wanted[name]}" if name in wanted else "no such tensor",
+                got=f"shape {found[name]}" if name in found else "no such tensor",
+                remedy="resume with the model, objective and data the run was started with",
+            )

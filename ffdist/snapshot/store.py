@@ -1,0 +1,69 @@
+"""Blocks to files and back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from ffdist.errors import SnapshotError
+from ffdist.pipeline.block import LearningBlock
+from ffdist.pipeline.classifier import Classifier
+from ffdist.pipeline.message import Snapshot
+from ffdist.snapshot.files import block_file, check_same_tensors, read_block, write_block
+from ffdist.snapshot.manifest import Manifest, commit, snapshot_folder
+
+
+class SnapshotStore:
+    """The snapshots of one run directory; without a directory, none are kept."""
+
+    def __init__(self, run: Path | None, blocks: Sequence[str], *, keep: int = 2) -> None:
+        self.run, self.blocks, self.keep = run, list(blocks), keep
+
+    def save(self, blocks: Sequence[LearningBlock], step: int) -> list[dict[str, Any]]:
+        """One stage's part: its blocks' files, on disk when this returns."""
+        if self.run is None:
+            return []
+        folder = snapshot_folder(self.run, step)
+        return [write_block(folder / block_file(b.site.index, b.site.name), *b.state()) for b in blocks]
+
+    def commit(self, marker: Snapshot, records: list[dict[str, Any]]) -> None:
+        """The marker has passed every stage, so every file is on disk."""
+        if self.run is None:
+            return
+        assert len(marker.files) == len(self.blocks), "a stage passed the marker on without its files"
+        manifest = Manifest(marker.step, marker.epoch, marker.batch, self.blocks, marker.files, records)
+        commit(self.run, manifest, keep=self.keep)
+
+    def load(self, blocks: Sequence[LearningBlock], manifest: Manifest) -> None:
+        """Each block from its own file, whatever stage wrote it.
+
+        Raises SnapshotError for a missing or corrupt file, and for a snapshot of another model.
+        """
+        for block in blocks:
+            block.load_state(*self._read(manifest, block.site.index, block.parts.state_dict()))
+
+    def load_weights(self, classifier: Classifier, manifest: Manifest) -> None:
+        """Blocks and heads alone, into a whole network. Raises SnapshotError as `load` does."""
+        for index, (module, head) in enumerate(zip(classifier.blocks, classifier.heads, strict=True)):
+            parts = nn.ModuleDict({"module": module, "head": head})
+            tensors, _ = self._read(manifest, index, parts.state_dict())
+            parts.load_state_dict({name: tensors[name] for name in parts.state_dict()})
+
+    def _read(
+        self, manifest: Manifest, index: int, expected: dict[str, Tensor]
+    ) -> tuple[dict[str, Tensor], dict[str, str]]:
+        if manifest.blocks != self.blocks:
+            raise SnapshotError(
+                "the snapshot is of another model",
+                where=manifest.folder,
+                expected=f"blocks {', '.join(self.blocks)}",
+                got=f"blocks {', '.join(manifest.blocks)}",
+                remedy="resume with the model the run was started with",
+            )
+        path = manifest.folder / manifest.files[index]["file"]
+        tensors, fields = read_block(path, manifest.files[index])
+        check_same_tensors(path, tensors, expected)
+        return tensors, fields

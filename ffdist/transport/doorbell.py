@@ -1,0 +1,131 @@
+"""A unix SEQPACKET connection between two processes of one host: small packets, file descriptors, and a peer's death."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import select
+import socket
+import struct
+import time
+from collections.abc import Sequence
+
+from torch.distributed import DistNetworkError, Store
+
+from ffdist.errors import TransportError
+from ffdist.transport.base import Edge
+from ffdist.transport.wire import PRELUDE, check_hello, encode_hello
+
+HELLO_BYTES = 4096
+"""Room for the peer's hello: a prelude, and a header that holds the edge's name."""
+
+
+class Doorbell:
+    """One end of the connection. Packets arrive whole, in order, also those of a peer that has died since."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        connection.setblocking(False)
+        self._socket = connection
+
+    def ring(self, packet: bytes, timeout: float, descriptors: Sequence[int] = ()) -> bool:
+        """Send one packet; False when the peer is gone. Raises TimeoutError when it stops reading."""
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                socket.send_fds(self._socket, [packet], descriptors)
+                return True
+            except ConnectionError:
+                return False
+            except BlockingIOError:
+                self._wait(select.POLLOUT, deadline)
+
+    def hear(self, num_bytes: int, timeout: float) -> tuple[bytes, list[int]]:
+        """The next packet and its descriptors; an empty packet when the peer is gone. Raises TimeoutError."""
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                return socket.recv_fds(self._socket, num_bytes, 1, socket.MSG_CMSG_CLOEXEC)[:2]
+            except ConnectionResetError:
+                continue  # said once, when the peer left packets unread; its own are still to be heard
+            except BlockingIOError:
+                self._wait(select.POLLIN, deadline)
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def _wait(self, event: int, deadline: float) -> None:
+        poll = select.poll()
+        poll.register(self._socket, event)
+        if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+            raise TimeoutError
+
+
+def accept(edge: Edge, store: Store) -> Doorbell:
+    """The receiver's end: publish an address in `store`, and take the first connection of this user."""
+    deadline = time.monotonic() + edge.timeout.total_seconds()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as server:
+        name = f"ffdist-{secrets.token_hex(16)}"
+        server.bind(f"\0{name}")
+        server.listen()
+        store.set(_key(edge), name)
+        while True:
+            server.settimeout(max(1e-3, deadline - time.monotonic()))
+            try:
+                connection, _ = server.accept()
+            except TimeoutError:
+                raise edge.silent("connection from the sender") from None
+            if _peer_uid(connection) == os.geteuid():
+                return _greet(Doorbell(connection), edge)
+            connection.close()
+
+
+def connect(edge: Edge, store: Store) -> Doorbell:
+    """The sender's end: wait for the receiver's address in `store`, and connect."""
+    name = _address(edge, store)
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        connection.connect(f"\0{name}")
+    except ConnectionError as error:
+        connection.close()
+        raise edge.lost("the receiver is gone") from error
+    if (uid := _peer_uid(connection)) != os.geteuid():
+        connection.close()
+        raise TransportError("the receiver belongs to another user", where=edge.at(), expected=os.geteuid(), got=uid)
+    return _greet(Doorbell(connection), edge)
+
+
+def _greet(doorbell: Doorbell, edge: Edge) -> Doorbell:
+    """Each end says which edge it takes this to be."""
+    timeout = edge.timeout.total_seconds()
+    try:
+        doorbell.ring(b"".join(encode_hello(edge)), timeout)
+        packet, _ = doorbell.hear(HELLO_BYTES, timeout)
+        if not packet:
+            raise edge.lost("the other end left before the edge was open")
+        check_hello(packet[: PRELUDE.size], packet[PRELUDE.size :], edge)
+    except TimeoutError:
+        doorbell.close()
+        raise edge.silent("greeting") from None
+    except TransportError:
+        doorbell.close()
+        raise
+    return doorbell
+
+
+def _address(edge: Edge, store: Store) -> str:
+    try:
+        store.wait([_key(edge)], edge.timeout)
+        return store.get(_key(edge)).decode()
+    except DistNetworkError as error:
+        raise edge.lost("the store through which the ends meet is gone") from error
+    except RuntimeError as error:  # what every kind of store raises when a wait times out
+        raise edge.silent("address of the receiver") from error
+
+
+def _key(edge: Edge) -> str:
+    return f"ffdist/{edge.name}/{edge.attempt}/address"
+
+
+def _peer_uid(connection: socket.socket) -> int:
+    _pid, uid, _gid = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return uid

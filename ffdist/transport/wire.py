@@ -1,0 +1,195 @@
+"""The one wire header: a fixed prelude, then JSON that says what the payload is.
+
+    prelude (32 bytes)   magic | version | attempt | sequence | header length | payload length
+    header               {"kind", "fields", "tensors": [[name, dtype, shape, strides, device], ...]}
+    payload              the tensors' bytes in that order, each at a multiple of 64 bytes
+
+A header of length 0 says that the sender has closed. Every transport sends these bytes; they differ in how the
+payload travels.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ffdist.errors import TransportError
+from ffdist.transport.base import Edge, Frame
+
+MAGIC = b"FFDX"
+VERSION = 1
+ALIGNMENT = 64
+PRELUDE = struct.Struct("<4sIIQIQ")
+DTYPES = {str(d).removeprefix("torch."): d for d in (
+    torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex64, torch.complex128, torch.uint8,
+    torch.int8, torch.int16, torch.int32, torch.int64, torch.bool, torch.float8_e4m3fn, torch.float8_e5m2,
+)}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Prelude:
+    """What is known of a frame before its header: how long it is."""
+
+    sequence: int
+    header_bytes: int
+    payload_bytes: int
+
+    @property
+    def is_end(self) -> bool:
+        """The sender has closed; no frame follows."""
+        return self.header_bytes == 0
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """A tensor without its values."""
+
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    device: str
+    """Where the sender had it: "cpu" or "cuda"."""
+
+    @property
+    def nbytes(self) -> int:
+        return torch.Size(self.shape).numel() * self.dtype.itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """A frame without its tensors' values."""
+
+    kind: str
+    fields: dict[str, Any]
+    tensors: list[TensorSpec]
+
+    def frame(self, tensors: Iterable[Tensor]) -> Frame:
+        """The frame, given its tensors in the header's order."""
+        return Frame(self.kind, self.fields, dict(zip((spec.name for spec in self.tensors), tensors, strict=True)))
+
+
+def encode(frame: Frame, edge: Edge, sequence: int) -> tuple[bytes, bytes, list[Tensor]]:
+    """A frame as prelude, header, and dense tensors without a graph. Raises TransportError for one that cannot travel."""
+    dense = {name: _dense(name, tensor, edge, sequence) for name, tensor in frame.tensors.items()}
+    specs = [[name, str(t.dtype).removeprefix("torch."), t.shape, t.stride(), t.device.type] for name, t in dense.items()]
+    header = json.dumps({"kind": frame.kind, "fields": frame.fields, "tensors": specs}, separators=(",", ":")).encode()
+    payload_bytes = payload_end(t.nbytes for t in dense.values())
+    return _prelude(edge, sequence, len(header), payload_bytes), header, list(dense.values())
+
+
+def encode_end(edge: Edge, sequence: int) -> bytes:
+    """The prelude that says: the sender has closed."""
+    return _prelude(edge, sequence, 0, 0)
+
+
+def decode_prelude(data: bytes | memoryview, edge: Edge, sequence: int) -> Prelude:
+    """Check that `data` is the prelude of frame `sequence` of this attempt. Raises TransportError saying what it is."""
+    if len(data) != PRELUDE.size:
+        raise _unreadable(edge, sequence, f"a prelude of {PRELUDE.size} bytes", f"{len(data)} bytes")
+    magic, version, *numbers, header_bytes, payload_bytes = PRELUDE.unpack(data)
+    if (magic, version) != (MAGIC, VERSION):
+        raise _unreadable(edge, sequence, f"{MAGIC!r}, version {VERSION}", f"{magic!r}, version {version}")
+    if numbers != [edge.attempt, sequence]:
+        raise TransportError(
+            "a frame is not the next one of this attempt",
+            where=edge.at(sequence),
+            expected=f"attempt {edge.attempt}, frame {sequence}",
+            got=f"attempt {numbers[0]}, frame {numbers[1]}",
+            remedy="start all stages anew: one of them is left over from another attempt",
+        )
+    return Prelude(sequence, header_bytes, payload_bytes)
+
+
+def decode_header(data: bytes | memoryview, prelude: Prelude, edge: Edge) -> Header:
+    """Check that `data` is a header that describes the prelude's payload. Raises TransportError otherwise."""
+    try:
+        content = json.loads(bytes(data))
+        specs = [TensorSpec(name, DTYPES[dtype], tuple(shape), tuple(strides), device)
+                 for name, dtype, shape, strides, device in content["tensors"]]  # fmt: skip
+        header = Header(content["kind"], content["fields"], specs)
+    except (ValueError, KeyError, TypeError) as error:
+        raise _unreadable(edge, prelude.sequence, "a JSON header", repr(error)) from error
+    described = payload_end(spec.nbytes for spec in specs)
+    if described != prelude.payload_bytes or not all(is_dense(s.shape, s.strides) for s in specs):
+        raise _unreadable(edge, prelude.sequence, f"dense tensors in {prelude.payload_bytes} bytes", f"{specs}")
+    return header
+
+
+def encode_hello(edge: Edge) -> tuple[bytes, bytes]:
+    """What each end says first, as prelude and header: which edge it takes this to be."""
+    return encode(Frame("hello", {"edge": edge.name, "depth": edge.depth}), edge, 0)[:2]
+
+
+def check_hello(prelude: bytes | memoryview, header: bytes | memoryview, edge: Edge) -> None:
+    """Raises TransportError where the other end takes this to be another edge, attempt or depth."""
+    hello = decode_header(header, decode_prelude(prelude, edge, 0), edge)
+    expected = Frame("hello", {"edge": edge.name, "depth": edge.depth})
+    if (hello.kind, hello.fields) != (expected.kind, expected.fields):
+        raise TransportError(
+            "the two ends of an edge disagree",
+            where=edge.at(),
+            expected=expected.fields,
+            got=hello.fields,
+            remedy="start all stages with the same settings",
+        )
+
+
+def aligned(nbytes: int) -> int:
+    """The next multiple of 64."""
+    return -(-nbytes // ALIGNMENT) * ALIGNMENT
+
+
+def payload_end(sizes: Iterable[int]) -> int:
+    """The bytes that tensors of these sizes take, each aligned."""
+    return sum(map(aligned, sizes))
+
+
+def is_dense(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
+    """Whether the strides visit each element of one gapless block exactly once, in whatever order of the axes."""
+    if 0 in shape:
+        return True
+    expected = 1
+    for stride, size in sorted((stride, size) for stride, size in zip(strides, shape, strict=True) if size != 1):
+        if stride != expected:
+            return False
+        expected *= size
+    return True
+
+
+def as_bytes(tensor: Tensor) -> Tensor:
+    """A dense tensor's memory as uint8 [nbytes], without a copy."""
+    return tensor.as_strided((tensor.numel(),), (1,)).view(torch.uint8)
+
+
+def from_bytes(data: Tensor, spec: TensorSpec) -> Tensor:
+    """A tensor over the memory of `data`, uint8 [nbytes] at the start of its storage, without a copy."""
+    return torch.empty(0, dtype=spec.dtype, device=data.device).set_(data.untyped_storage(), 0, spec.shape, spec.strides)
+
+
+def _dense(name: str, tensor: Tensor, edge: Edge, sequence: int) -> Tensor:
+    """The tensor with its own strides where they are dense (kernels differ by layout), else contiguous; no graph."""
+    if tensor.layout != torch.strided or tensor.dtype not in DTYPES.values() or tensor.device.type not in ("cpu", "cuda"):
+        raise TransportError(
+            f"tensor '{name}' cannot travel",
+            where=edge.at(sequence),
+            expected=f"a strided tensor on cpu or cuda, of {', '.join(DTYPES)}",
+            got=f"{tensor.layout}, {tensor.dtype} on {tensor.device.type}",
+        )
+    tensor = tensor.detach().resolve_conj().resolve_neg()
+    return tensor if is_dense(tensor.shape, tensor.stride()) else tensor.contiguous()
+
+
+def _prelude(edge: Edge, sequence: int, header_bytes: int, payload_bytes: int) -> bytes:
+    return PRELUDE.pack(MAGIC, VERSION, edge.attempt, sequence, header_bytes, payload_bytes)
+
+
+def _unreadable(edge: Edge, sequence: int, expected: str, got: str) -> TransportError:
+    return TransportError("a frame cannot be read", where=edge.at(sequence), expected=expected, got=got,
+                          remedy="run the same version of ffdist at every stage")  # fmt: skip
