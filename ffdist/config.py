@@ -19,15 +19,15 @@ class TrainSettings:
     data: str = "digits"
     """Data set: "digits" (embedded), or the folder of a prepared one (`ffdist data prepare`)."""
     model: str = "cnnb"
-    """Network: a built-in name (`ffdist train --help-names` lists them), or module:function returning a Chain."""
+    """Network: a built-in name (listed above), or module:function returning a Chain."""
     model_args: tuple[str, ...] = ()
     """Options of the network as key=value, e.g. widths=32,64,128."""
     objective: str = "sff"
-    """Local learning rule: a built-in name, module:Class or file.py:Class; "backprop" trains the twin by backpropagation."""
+    """Local learning rule: a built-in name, module:Class or file.py:Class; or "backprop" for the twin of one global loss."""
     objective_args: tuple[str, ...] = ()
     """Options of the rule as key=value, e.g. kernel=5."""
     stages: int | None = None
-    """Pipeline stages, a process each. Default: the ranks under torchrun; else 2, or 1 where there is one block or core."""
+    """Pipeline stages, a process each. Default: torchrun's ranks; else 2, or 1 where there is one block or core."""
     cut: tuple[int, ...] = ()
     """Blocks in each stage, e.g. 1 2. Default: dealt by measured time; the result is the same for every cut."""
     queue: int = 2
@@ -88,8 +88,7 @@ class TrainSettings:
     """Seconds after which a silent neighbour counts as hung."""
 
     def __post_init__(self) -> None:
-        for name, least in (("epochs", 0), ("batch_size", 1), ("queue", 1), ("keep", 1), ("stages", 1), ("samples", 1),
-                            ("image_size", 1), ("threads", 1), ("snapshot_every", 1), ("early_stop", 1), ("timeout", 0)):  # fmt: skip
+        for name, least in LEAST.items():
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ConfigError(f"--{name.replace('_', '-')} is too small", expected=f">= {least}", got=value)
@@ -100,8 +99,13 @@ class TrainSettings:
                               got=f"--stages {self.stages}")  # fmt: skip
 
 
-FREE_ON_RESUME = frozenset({"stages", "cut", "queue", "transport", "launcher", "out", "resume", "dry_run", "epochs", "keep",
-                            "device", "threads", "timeout", "snapshot_every", "early_stop"})  # fmt: skip
+LEAST = {"epochs": 0, "timeout": 0} | dict.fromkeys(
+    ("batch_size", "queue", "keep", "stages", "samples", "image_size", "threads", "snapshot_every", "early_stop"), 1
+)
+FREE_ON_RESUME = frozenset({
+    "stages", "cut", "queue", "transport", "launcher", "out", "resume", "dry_run", "epochs", "keep", "device", "threads",
+    "timeout", "snapshot_every", "early_stop",
+})  # fmt: skip
 """What may differ when a run is resumed; all else decides what it learns."""
 
 
@@ -118,6 +122,8 @@ def apply(settings: TrainSettings, values: Mapping[str, Any], where: str) -> Tra
         except (TypeError, ValueError) as error:
             raise ConfigError(f"'{key}' has a wrong value", where=where, expected=describe(hints[name]),
                               got=repr(value)) from error  # fmt: skip
+    if "out" in changes:
+        changes["out"] = Path(changes["out"])
     return replace(settings, **changes)
 
 

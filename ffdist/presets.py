@@ -9,7 +9,8 @@ from ffdist.options import nearest
 PRESETS: dict[str, Preset] = {
     "digits": Preset(
         "the embedded 8x8 digits, in seconds",
-        {"data": "digits", "model": "cnnb", "epochs": 12},
+        {"data": "digits", "model": "cnnb", "objective_args": ["kernel=3"], "epochs": 30, "batch_size": 32,
+         "augment": ["crop"]},
     ),
     "sff-cnnb-mnist": Preset(
         "a small CNNB on MNIST",

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from ffdist.data.catalog import open_data
+from ffdist.data.catalog import Entry, list_data, open_data, verify
 from ffdist.data.images import ArraySplit, Images, Split
 from ffdist.data.loader import Loader
+from ffdist.data.prepare import prepare
 from ffdist.data.sampler import split_indices
 from ffdist.data.users import from_tensors
 
-__all__ = ["ArraySplit", "Images", "Loader", "Split", "from_tensors", "open_data", "split_indices"]
+__all__ = [
+    "ArraySplit", "Entry", "Images", "Loader", "Split", "from_tensors", "list_data", "open_data", "prepare",
+    "split_indices", "verify",
+]  # fmt: skip

@@ -29,22 +29,32 @@ def decode(data: Encoded, where: object, size: Size | None = None, mode: Mode = 
     """
     try:
         with opened(data) as image:
-            if size:
-                image.draft(None, (2 * size[1], 2 * size[0]))  # a JPEG can be read at a half, a quarter, an eighth
-            flat = eight_bits(image, mode)
-            if size and flat.size != size[::-1]:
-                flat = ImageOps.fit(flat, size[::-1], Image.Resampling.BILINEAR)
-            return np.atleast_3d(np.asarray(flat))
+            if size is None:
+                return np.atleast_3d(np.asarray(eight_bits(image, mode)))
+            height, width = size
+            image.draft(None, (2 * width, 2 * height))  # a JPEG can be read at a half, a quarter, an eighth
+            fitted = ImageOps.fit(eight_bits(image, mode), (width, height), Image.Resampling.BILINEAR)
+            return np.atleast_3d(np.asarray(fitted))
     except BROKEN as error:
         raise DataError("a picture cannot be read", where=where, got=error, remedy="replace or remove it") from error
 
 
 def opened(data: Encoded) -> Image.Image:
     if isinstance(data, np.ndarray):
-        return Image.fromarray(data[..., 0] if data.ndim == 3 and data.shape[-1] == 1 else data)
+        return from_array(data)
     if isinstance(data, Image.Image):
         return data.copy()
     return Image.open(io.BytesIO(data) if isinstance(data, bytes) else data)
+
+
+def from_array(array: np.ndarray) -> Image.Image:
+    """[H, W], [H, W, C] or [C, H, W]; where both ends could be channels, the last is."""
+    channels = (1, 3, 4)
+    if array.ndim == 3 and array.shape[2] not in channels and array.shape[0] in channels:
+        array = array.transpose(1, 2, 0)
+    if array.dtype != np.uint8 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in channels)):
+        raise ValueError(f"{array.dtype} {list(array.shape)} is not a picture, uint8 [H, W] or [H, W, 1|3|4] is")
+    return Image.fromarray(array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else np.ascontiguousarray(array))
 
 
 def eight_bits(image: Image.Image, mode: Mode) -> Image.Image:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import cache
 
 import numpy as np
-from sklearn.datasets import load_digits
 
 from ffdist.data.images import ArraySplit, Images, moments
 from ffdist.data.sampler import split_indices
@@ -17,6 +16,8 @@ SPLIT_SEED = 0
 @cache
 def digits() -> Images:
     """1,797 handwritten digits, 8 x 8 grey; 360 of them, the same for everyone, are the test split."""
+    from sklearn.datasets import load_digits  # almost a second, which other data need not pay
+
     grey, labels = load_digits(return_X_y=True)
     pictures = np.rint(np.asarray(grey) * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
     train, test = split_indices(labels, validation=TEST_SAMPLES / len(labels), seed=SPLIT_SEED)

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
+from PIL import Image
 from torch import Tensor
+from torch.utils.data import Dataset
 
+from ffdist.data.columns import label_codes, label_values, labels_of, names_in, samples
+from ffdist.data.decode import decode
 from ffdist.data.images import ArraySplit, Images, check_labels, moments
 from ffdist.errors import DataError
 
@@ -29,40 +35,68 @@ def from_tensors(
     classes: K names; default: the numbers up to the largest label.
     Raises DataError for anything else.
     """
-    train = array_split(x, y, f"data set {name}, train")
-    held_out = None if test is None else array_split(*test, f"data set {name}, test")
+    train = tensor_split(x, y, f"data set {name}, train")
+    return assembled(name, train, test and tensor_split(*test, f"data set {name}, test"), classes)
+
+
+def from_dataset(
+    dataset: Dataset, *, test: Dataset | None = None, classes: Sequence[str] | None = None, name: str = ""
+) -> Images:
+    """A torch data set with a length, whose items are (picture, label); each item is read once, now.
+
+    Pictures: of Pillow, grey or RGB; or tensors as `from_tensors` takes them, one by one. Labels: whole numbers.
+    classes: K names; default: the data set's own `classes`. name: default: the data set's class.
+    Raises DataError for items that are not alike, and for what `from_tensors` refuses.
+    """
+    name = name or type(dataset).__name__
+    names = classes or getattr(dataset, "classes", None)
+    train = dataset_split(dataset, f"data set {name}, train")
+    return assembled(name, train, test and dataset_split(test, f"data set {name}, test"), names)
+
+
+def from_arrow(
+    table: pa.Table,
+    *,
+    image: str = "image",
+    label: str = "label",
+    test: pa.Table | None = None,
+    classes: Sequence[str] | None = None,
+    name: str = "arrow",
+) -> Images:
+    """An Arrow table with a column of pictures (encoded, or arrays) or of float arrays, and a column of labels.
+
+    image, label: the columns; arrays are [H, W] or [H, W, C] pictures of whole numbers in 0..255, or floats of any
+        shape, left as they are. Labels: whole numbers or strings; those that occur become 0..K-1 in sorted order.
+    classes: K names, of labels in 0..K-1. Raises DataError for anything else.
+    """
+    tables = {"train": table} | ({"test": test} if test is not None else {})
+    for split, of in tables.items():
+        if missing := {image, label} - set(of.column_names):
+            raise DataError("a table lacks a column", where=f"{split} table of {name}", expected=missing.pop(),
+                            got=", ".join(of.column_names))  # fmt: skip
+    columns = {split: labels_of(of[label].chunks, f"{split} table of {name}") for split, of in tables.items()}
+    names = classes or names_in(table.schema, label)
+    values = label_values([columns["train"]], names)
+    splits = [
+        ArraySplit(
+            stacked([s for chunk in of[image].chunks for s in samples(chunk, f"{split} table of {name}")], split),
+            label_codes(columns[split], values, f"{split} table of {name}"),
+        )
+        for split, of in tables.items()
+    ]
+    return assembled(name, splits[0], splits[1] if test is not None else None, names or [str(v) for v in values])
+
+
+def assembled(name: str, train: ArraySplit, test: ArraySplit | None, classes: Sequence[str] | None) -> Images:
+    """Splits whose labels and shapes are checked, with the moments of the training pictures."""
     names = list(classes) if classes else [str(k) for k in range(int(train.labels.max()) + 1)]
-    check_labels(train.labels, len(names), f"data set {name}, train")
-    shape = sample_shape(train)
-    if held_out is not None:
-        check_labels(held_out.labels, len(names), f"data set {name}, test")
-        if sample_shape(held_out) != shape or held_out.samples.dtype != train.samples.dtype:
-            raise DataError("the test samples are unlike the training samples", where=f"data set {name}",
-                            expected=f"{train.samples.dtype} {shape}",
-                            got=f"{held_out.samples.dtype} {sample_shape(held_out)}")  # fmt: skip
-    mean, std = moments(train.samples) if train.samples.dtype == np.uint8 else ((0.0,), (1.0,))
-    return Images(name, train, held_out, names, shape, mean, std)
-
-
-def array_split(x: Tensor | np.ndarray, y: Tensor | np.ndarray, where: str) -> ArraySplit:
-    """x and y of `from_tensors` as a split in memory; pictures with their channels last."""
-    samples, labels = torch.as_tensor(x).detach().cpu(), torch.as_tensor(y).detach().cpu()
-    if labels.ndim != 1 or labels.is_floating_point() or len(labels) != len(samples) or not len(labels):
-        raise DataError("labels are one whole number a sample", where=where, expected=f"integers [{len(samples)}]",
-                        got=f"{labels.dtype} {list(labels.shape)}")  # fmt: skip
-    if samples.is_floating_point() and samples.ndim > 1:
-        return ArraySplit(samples.float().numpy(), labels.numpy())
-    channels = samples.shape[1] if samples.ndim == 4 else 1
-    if samples.dtype != torch.uint8 or samples.ndim not in (3, 4) or channels > 4:
-        raise DataError("samples are uint8 pictures or floating-point tensors", where=where,
-                        expected="uint8 [N, H, W] or [N, C, H, W] with C <= 4, or float [N, ...]",
-                        got=f"{samples.dtype} {list(samples.shape)}",
-                        remedy="x.permute(0, 3, 1, 2) for channels last; x.float() for other numbers")  # fmt: skip
-    pictures = samples.permute(0, 2, 3, 1) if samples.ndim == 4 else samples.unsqueeze(-1)
-    return ArraySplit(pictures.contiguous().numpy(), labels.numpy())
-
-
-def sample_shape(split: ArraySplit) -> tuple[int, ...]:
-    """Of one sample as the network gets it."""
-    shape = split.samples.shape[1:]
-    return (shape[2], *shape[:2]) if split.samples.dtype == np.uint8 else shape
+    for split, of in (("train", train), ("test", test)):
+        if of is not None:
+            check_labels(of.labels, len(names), f"data set {name}, {split}")
+            if kind(of) != kind(train):
+                raise DataError("the test samples are unlike the training samples", where=f"data set {name}",
+                                expected=kind(train), got=kind(of))  # fmt: skip
+    pictures = train.samples.dtype == np.uint8
+    shape = train.samples.shape[1:]
+    mean, std = moments(train.samples) if pictures else ((0.0,), (1.0,))
+    return Images(name, train, test, names, (shape[2], *shape[:2]) if pictures else shape, mean, std)

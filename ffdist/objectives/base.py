@@ -63,8 +63,9 @@ class Objective(ABC):
     def local(self, head: nn.Module, out: Tensor, labels: Tensor | None) -> Local:
         """out: the block's output [N, *site.shape]; labels: int64 [B], or None when only predicting.
 
-        N is B, or a multiple of it when `prepare` or `prepare_eval` made several inputs of a sample. The head knows
-        by `head.training` whether this is learning.
+        N is B, or P * B when `prepare` or `prepare_eval` made P inputs of a sample, pass by pass: row p * B + b is
+        sample b in pass p (positive before negative halves, class 0 for all before class 1). The head knows by
+        `head.training` whether this is learning; when it is, a rule of several passes may give no scores.
         """
 
     def prepare(self, x: Tensor, labels: Tensor, num_classes: int, generator: torch.Generator) -> Tensor:
@@ -74,3 +75,16 @@ class Objective(ABC):
     def prepare_eval(self, x: Tensor, num_classes: int) -> Tensor:
         """Evaluation inputs at the source, [B, *shape] -> [N, *shape], without labels."""
         return x
+
+    def learns(self, site: Site, epoch: int) -> bool:
+        """Whether a block learns in this epoch (from 0). One that does not passes its output on as in evaluation."""
+        return True
+
+    def features(self, head: nn.Module, out: Tensor) -> Tensor | None:
+        """What a fusion head behind the last block may read of this one: float32 [B, F] without a graph, or None.
+
+        out: as in `local`. Default: the mean over space or tokens, for a rule of one pass.
+        """
+        y = out.detach()
+        over = {4: (2, 3), 3: (1,)}.get(y.dim())
+        return y.mean(over, dtype=torch.float32) if over else y.float()

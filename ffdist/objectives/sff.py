@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ffdist.errors import ConfigError, NetworkError
-from ffdist.objectives.base import Local, Objective, Site
+from ffdist.errors import ConfigError
+from ffdist.objectives.base import Local, Site
+from ffdist.objectives.competitive import Competitive
+from ffdist.objectives.form import channel_norm, form, pointwise
 
 
 @dataclass(frozen=True)
-class SFF(Objective):
+class SFF(Competitive):
     """Scalable Forward-Forward (arXiv 2501.03176, section 4).
 
     An auxiliary convolution maps a block's output y to K maps z = aux(norm(y)); the goodness of class k is
@@ -24,7 +24,8 @@ class SFF(Objective):
 
     Our own choices: the norm is over all of a sample's features with a per-channel scale and shift
     (`GroupNorm(1, C)`, which has exactly the parameters the paper counts), and the goodness is read behind it, so that
-    the block's own loss trains that scale and shift.
+    the block's own loss trains that scale and shift. For tokens, which the paper has not, norm and auxiliary layer are
+    those of each token, and the mean is over tokens.
     """
 
     kernel: int = 1
@@ -33,6 +34,7 @@ class SFF(Objective):
     """Mean over space of the auxiliary output's square, or of the output itself."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.kernel < 1 or self.kernel % 2 == 0:
             raise ConfigError("the auxiliary convolution has an odd side", where="objective sff, kernel",
                               expected="1, 3, 5, ...", got=self.kernel)  # fmt: skip
@@ -47,10 +49,8 @@ class SFF(Objective):
         assert isinstance(head, SFFHead)
         normed = head.norm(out)
         z = head.aux(normed)
-        if self.goodness == "square":
-            z = z.square()
-        scores = z.mean(head.over, dtype=torch.float32) if head.over else z.float()
-        loss = None if labels is None else F.cross_entropy(scores, labels)
+        scores = head.form.position_mean(z.square() if self.goodness == "square" else z)
+        loss = self.compete(scores, labels, learning=head.training)
         return Local(loss, scores, None if head.last else normed.detach())
 
 
@@ -59,22 +59,6 @@ class SFFHead(nn.Module):
 
     def __init__(self, site: Site, kernel: int) -> None:
         super().__init__()
-        self.last = site.last
-        self.over: tuple[int, ...]
-        match site.shape:
-            case (channels, _, _):
-                self.norm: nn.Module = nn.GroupNorm(1, channels)
-                self.aux: nn.Module = nn.Conv2d(channels, site.num_classes, kernel, padding=kernel // 2)
-                self.over = (2, 3)
-            case (_, features):
-                self.norm, self.aux, self.over = nn.LayerNorm(features), nn.Linear(features, site.num_classes), (1,)
-            case (features,):
-                self.norm, self.aux, self.over = nn.LayerNorm(features), nn.Linear(features, site.num_classes), ()
-            case _:
-                raise NetworkError(
-                    "SFF cannot read goodness from this output",
-                    where=site,
-                    expected="[C, H, W] maps, [T, C] tokens or [C] vectors",
-                    got=list(site.shape),
-                    remedy="cut the network where its output has one of these forms",
-                )
+        self.last, self.form = site.last, form(site, "SFF")
+        self.norm = channel_norm(self.form)
+        self.aux = pointwise(self.form, site.num_classes, kernel)

@@ -1,52 +1,102 @@
-"""Which transport each edge of a multi-process run uses, and how its ends find one another."""
+"""Which transport each edge of a run of several processes uses, and how its two ends find one another."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
+import json
 from datetime import timedelta
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.distributed as dist
 
 from ffdist.errors import ConfigError
-from ffdist.runtime.world import World, host_name
-from ffdist.transport import Edge, Receiver, Sender, process_group, shared_memory
+from ffdist.runtime.world import World
+from ffdist.transport import shared_memory
+from ffdist.transport.base import Edge, Receiver, Sender
 
 Kind = Literal["shared-memory", "gloo", "nccl"]
 
 
-def choose(wanted: str, devices: list[str], hosts: list[str]) -> list[Kind]:
-    """The transport of each edge: devices and hosts are each rank's, by rank.
+class Place(NamedTuple):
+    """Where a rank lives."""
 
-    auto: NCCL where both ends are on GPUs of their own, shared memory within a host, gloo across hosts.
+    device: str
+    locality: str | None
+    """Equal for processes that can share memory; None for one that cannot share any."""
+
+
+def choose(wanted: Literal["auto"] | Kind, places: list[Place]) -> list[Kind]:
+    """The transport of each edge, from every rank's place.
+
+    auto: NCCL where both ends have GPUs of their own, shared memory within a host, gloo across hosts.
     Raises ConfigError when the transport asked for cannot join two of the ranks.
     """
     kinds: list[Kind] = []
-    for i in range(len(hosts) - 1):
-        ends = [(hosts[i], devices[i]), (hosts[i + 1], devices[i + 1])]
-        gpus = all(d.startswith("cuda") for d in devices[i : i + 2]) and ends[0] != ends[1]
-        same_host = hosts[i] == hosts[i + 1]
-        if wanted == "nccl" and not gpus or wanted == "shared-memory" and not same_host:
-            raise ConfigError(f"{wanted} cannot join stages {i} and {i + 1}", where="--transport", got=ends,
-                              expected="two GPUs" if wanted == "nccl" else "one host",
-                              remedy="use --transport auto")  # fmt: skip
-        if wanted == "auto":
-            kinds.append("nccl" if gpus else "shared-memory" if same_host else "gloo")
-        else:
-            kinds.append(wanted)  # pyright: ignore[reportArgumentType]
+    for i in range(len(places) - 1):
+        up, down = places[i], places[i + 1]
+        on_gpus = up.device.startswith("cuda") and down.device.startswith("cuda") and up != down
+        near = up.locality is not None and up.locality == down.locality
+        if (wanted == "nccl" and not on_gpus) or (wanted == "shared-memory" and not near):
+            raise ConfigError(
+                f"{wanted} cannot join stages {i} and {i + 1}",
+                where="--transport",
+                expected="a GPU of its own at each end" if wanted == "nccl" else "both stages on one Linux host",
+                got=f"{tuple(up)} and {tuple(down)}",
+                remedy="use --transport auto",
+            )
+        best: Kind = "nccl" if on_gpus else "shared-memory" if near else "gloo"
+        kinds.append(best if wanted == "auto" else wanted)
     return kinds
 
 
 class ProcessEdges:
-    """One rank's ends; every rank makes its own, in the same order, since process groups are formed by all together."""
+    """One rank's ends. Every rank makes its own at the same time: process groups are formed by all together."""
 
     def __init__(
-        self, world: World, store: dist.Store, device: torch.device, *, transport: str, depth: int, timeout: timedelta
+        self,
+        world: World,
+        store: dist.Store,
+        device: torch.device,
+        *,
+        transport: Literal["auto"] | Kind = "auto",
+        depth: int = 2,
+        timeout: timedelta = timedelta(minutes=10),
     ) -> None:
         self.world, self.store, self.depth, self.timeout = world, store, depth, timeout
-        store.set(f"place/{world.rank}", f"{device}\n{host_name()}")
-        places = [store.get(f"place/{rank}").decode().split("\n") for rank in range(world.size)]
-        self.kinds = choose(transport, [p[0] for p in places], [p[1] for p in places])
-        self.groups = self._form_groups() if {"gloo", "nccl"} & set(self.kinds) else {}
+        store.set(f"place/{world.rank}", json.dumps(Place(str(device), shared_memory.locality())))
+        places = [Place(*json.loads(store.get(f"place/{rank}"))) for rank in range(world.size)]
+        self.kinds = choose(transport, places)
+        self.groups = form_groups(world, store, self.kinds, timeout)
+
+    def upstream(self) -> Receiver:
+        index = self.world.rank - 1
+        edge = self._edge(index)
+        if self.kinds[index] == "shared-memory":
+            return shared_memory.open_receiver(edge, self.store)
+        from ffdist.transport import process_group
+
+        return process_group.open_receiver(edge, self.groups[index], index)
+
+    def downstream(self) -> Sender:
+        index = self.world.rank
+        edge = self._edge(index)
+        if self.kinds[index] == "shared-memory":
+            return shared_memory.open_sender(edge, self.store)
+        from ffdist.transport import process_group
+
+        return process_group.open_sender(edge, self.groups[index], index + 1)
+
+    def _edge(self, index: int) -> Edge:
+        return Edge(f"{index}-{index + 1}", self.depth, self.timeout, self.world.attempt)
+
+
+def form_groups(world: World, store: dist.Store, kinds: list[Kind], timeout: timedelta) -> dict[int, dist.ProcessGroup]:
+    """A process group of two ranks for each edge that is not shared memory; all ranks form all of them, in order."""
+    wanted = {i: kind for i, kind in enumerate(kinds) if kind != "shared-memory"}
+    if not wanted:
+        return {}
+    backend = "cpu:gloo,cuda:nccl" if "nccl" in wanted.values() else "gloo"
+    group_store = dist.PrefixStore("group", store)
+    dist.init_process_group(backend, store=group_store, rank=world.rank, world_size=world.size, timeout=timeout)
+    groups = {i: dist.new_group([i, i + 1], timeout=timeout, backend=backend) for i in wanted}
+    return {i: group for i, group in groups.items() if world.rank in (i, i + 1)}

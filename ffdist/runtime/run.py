@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from ffdist.baselines.twin import Backprop, twin
 from ffdist.config import FREE_ON_RESUME, TrainSettings, apply, read_toml, write_toml
@@ -69,20 +67,20 @@ def begin(out: Path, settings: TrainSettings, images: Images) -> None:
     (out / SETTINGS).write_text(write_toml(replace(settings, out=None, resume=False, dry_run=False)))
 
 
-def resumed(given: TrainSettings, explicit: Mapping[str, Any]) -> TrainSettings:
-    """The settings of the run in --out, with the `explicit` ones laid over them where that cannot change what it learns.
-
-    Raises ConfigError naming the first setting that differs and may not.
-    """
-    if given.out is None:
+def read_recorded(run: Path | None) -> TrainSettings:
+    """The settings of the run that is to go on."""
+    if run is None:
         raise ConfigError("which run is to go on?", where="--resume", remedy="name its directory with --out")
-    before = read_settings(given.out)
-    for name, value in explicit.items():
-        if name not in FREE_ON_RESUME and getattr(before, name) != value:
-            raise ConfigError(f"--{name.replace('_', '-')} cannot change when a run is resumed", where=given.out,
-                              expected=getattr(before, name), got=value,
-                              remedy="leave it out, or start a new run")  # fmt: skip
-    return replace(before, **explicit)
+    return replace(read_settings(run), out=run, resume=True)
+
+
+def check_resumable(before: TrainSettings, now: TrainSettings) -> None:
+    """Raises ConfigError naming the first setting that differs though it decides what the run learns."""
+    for f in fields(TrainSettings):
+        old, new = getattr(before, f.name), getattr(now, f.name)
+        if f.name not in FREE_ON_RESUME and old != new:
+            raise ConfigError(f"--{f.name.replace('_', '-')} cannot change when a run is resumed", where=now.out,
+                              expected=old, got=new, remedy="leave it out, or start a new run")  # fmt: skip
 
 
 def read_settings(run: Path) -> TrainSettings:

@@ -43,7 +43,7 @@ def run_threads(job: Job, report: Reporter) -> Result:
         ends = ThreadEdges(receivers[rank], senders[rank])
         try:
             Rank(job, World(rank, count, rank), store, ends, result.listen(report), sources.append).run()
-        except BaseException as error:  # noqa: BLE001 - whatever ends a thread is raised by the caller
+        except BaseException as error:
             errors.append(error)
         finally:
             for end in (ends.receiver, ends.sender):

@@ -1,4 +1,4 @@
-"""A unix SEQPACKET connection between two processes of one host: small packets, file descriptors, and a peer's death."""
+"""A unix SEQPACKET connection of two processes: small packets, file descriptors, and the news of a peer's death."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import socket
 import struct
 import time
 from collections.abc import Sequence
+from datetime import timedelta
+from typing import Protocol
 
-from torch.distributed import DistNetworkError, Store
+import torch.distributed as dist
 
 from ffdist.errors import TransportError
 from ffdist.transport.base import Edge
@@ -20,24 +22,30 @@ HELLO_BYTES = 4096
 """Room for the peer's hello: a prelude, and a header that holds the edge's name."""
 
 
+class Store(Protocol):
+    """Where two ends find one another: what is used of a `torch.distributed` store (any kind)."""
+
+    def set(self, key: str, value: str, /) -> None: ...
+    def get(self, key: str, /) -> bytes: ...
+    def wait(self, keys: list[str], timeout: timedelta, /) -> None: ...
+
+
 class Doorbell:
     """One end of the connection. Packets arrive whole, in order, also those of a peer that has died since."""
 
     def __init__(self, connection: socket.socket) -> None:
         connection.setblocking(False)
         self._socket = connection
+        self._poll = select.poll()
+        self._poll.register(connection, select.POLLIN)
 
-    def ring(self, packet: bytes, timeout: float, descriptors: Sequence[int] = ()) -> bool:
-        """Send one packet; False when the peer is gone. Raises TimeoutError when it stops reading."""
-        deadline = time.monotonic() + timeout
-        while True:
-            try:
-                socket.send_fds(self._socket, [packet], descriptors)
-                return True
-            except ConnectionError:
-                return False
-            except BlockingIOError:
-                self._wait(select.POLLOUT, deadline)
+    def ring(self, packet: bytes, descriptors: Sequence[int] = ()) -> bool:
+        """Send one packet, at once: a socket has room for some two hundred small ones; False when the peer is gone."""
+        try:
+            socket.send_fds(self._socket, [packet], descriptors)
+        except ConnectionError:
+            return False
+        return True
 
     def hear(self, num_bytes: int, timeout: float) -> tuple[bytes, list[int]]:
         """The next packet and its descriptors; an empty packet when the peer is gone. Raises TimeoutError."""
@@ -48,16 +56,11 @@ class Doorbell:
             except ConnectionResetError:
                 continue  # said once, when the peer left packets unread; its own are still to be heard
             except BlockingIOError:
-                self._wait(select.POLLIN, deadline)
+                if not self._poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+                    raise TimeoutError from None
 
     def close(self) -> None:
         self._socket.close()
-
-    def _wait(self, event: int, deadline: float) -> None:
-        poll = select.poll()
-        poll.register(self._socket, event)
-        if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
-            raise TimeoutError
 
 
 def accept(edge: Edge, store: Store) -> Doorbell:
@@ -98,7 +101,7 @@ def _greet(doorbell: Doorbell, edge: Edge) -> Doorbell:
     """Each end says which edge it takes this to be."""
     timeout = edge.timeout.total_seconds()
     try:
-        doorbell.ring(b"".join(encode_hello(edge)), timeout)
+        doorbell.ring(b"".join(encode_hello(edge)))
         packet, _ = doorbell.hear(HELLO_BYTES, timeout)
         if not packet:
             raise edge.lost("the other end left before the edge was open")
@@ -116,7 +119,7 @@ def _address(edge: Edge, store: Store) -> str:
     try:
         store.wait([_key(edge)], edge.timeout)
         return store.get(_key(edge)).decode()
-    except DistNetworkError as error:
+    except dist.DistNetworkError as error:
         raise edge.lost("the store through which the ends meet is gone") from error
     except RuntimeError as error:  # what every kind of store raises when a wait times out
         raise edge.silent("address of the receiver") from error

@@ -23,8 +23,16 @@ class _Street:
     edge: Edge
     frames: deque[tuple[bytes, bytes, list[Tensor]]] = field(default_factory=deque)
     changed: Condition = field(default_factory=Condition)
-    sender_open: bool = True
-    receiver_open: bool = True
+    closed_by: str = ""
+
+    @property
+    def timeout(self) -> float:
+        return self.edge.timeout.total_seconds()
+
+    def close(self, by: str) -> None:
+        with self.changed:
+            self.closed_by = self.closed_by or by
+            self.changed.notify_all()
 
 
 def open_local(edge: Edge) -> tuple[LocalSender, LocalReceiver]:
@@ -45,12 +53,10 @@ class LocalSender(Sender):
         message = encode(frame, edge, self._sequence)
         started = time.perf_counter()
         with street.changed:
-            came = street.changed.wait_for(
-                lambda: len(street.frames) < edge.depth or not self._both_open(), edge.timeout.total_seconds()
-            )
+            came = street.changed.wait_for(lambda: street.closed_by or len(street.frames) < edge.depth, street.timeout)
             self.waited += time.perf_counter() - started
-            if not self._both_open():
-                raise edge.lost("the receiver closed the edge" if street.sender_open else "the edge is closed", self._sequence)
+            if street.closed_by:
+                raise edge.lost(f"the {street.closed_by} closed the edge", self._sequence)
             if not came:
                 raise edge.silent("credit", self._sequence)
             street.frames.append(message)
@@ -58,12 +64,7 @@ class LocalSender(Sender):
         self._sequence += 1
 
     def close(self) -> None:
-        with self._street.changed:
-            self._street.sender_open = False
-            self._street.changed.notify_all()
-
-    def _both_open(self) -> bool:
-        return self._street.sender_open and self._street.receiver_open
+        self._street.close("sender")
 
 
 class LocalReceiver(Receiver):
@@ -77,16 +78,12 @@ class LocalReceiver(Receiver):
         street, edge = self._street, self._street.edge
         started = time.perf_counter()
         with street.changed:
-            came = street.changed.wait_for(
-                lambda: street.frames or not street.sender_open or not street.receiver_open, edge.timeout.total_seconds()
-            )
+            came = street.changed.wait_for(lambda: street.closed_by or street.frames, street.timeout)
             self.waited += time.perf_counter() - started
-            if not street.receiver_open:
-                raise edge.lost("the edge is closed", self._sequence)
             if not came:
                 raise edge.silent("frame", self._sequence)
             if not street.frames:
-                raise edge.lost("the sender closed the edge", self._sequence)
+                raise edge.lost(f"the {street.closed_by} closed the edge", self._sequence)
             prelude, header, tensors = street.frames.popleft()
             street.changed.notify_all()
         content = decode_header(header, decode_prelude(prelude, edge, self._sequence), edge)
@@ -94,7 +91,5 @@ class LocalReceiver(Receiver):
         return content.frame(tensors)
 
     def close(self) -> None:
-        with self._street.changed:
-            self._street.receiver_open = False
-            self._street.frames.clear()
-            self._street.changed.notify_all()
+        self._street.close("receiver")
+        self._street.frames.clear()

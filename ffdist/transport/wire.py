@@ -30,6 +30,7 @@ DTYPES = {str(d).removeprefix("torch."): d for d in (
     torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex64, torch.complex128, torch.uint8,
     torch.int8, torch.int16, torch.int32, torch.int64, torch.bool, torch.float8_e4m3fn, torch.float8_e5m2,
 )}  # fmt: skip
+DEVICES = ("cpu", "cuda")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +77,14 @@ class Header:
 
 
 def encode(frame: Frame, edge: Edge, sequence: int) -> tuple[bytes, bytes, list[Tensor]]:
-    """A frame as prelude, header, and dense tensors without a graph. Raises TransportError for one that cannot travel."""
-    dense = {name: _dense(name, tensor, edge, sequence) for name, tensor in frame.tensors.items()}
-    specs = [[name, str(t.dtype).removeprefix("torch."), t.shape, t.stride(), t.device.type] for name, t in dense.items()]
+    """A frame as prelude, header, and dense tensors without a graph. Raises TransportError if it cannot travel."""
+    tensors = [_dense(name, tensor, edge, sequence) for name, tensor in frame.tensors.items()]
+    specs = [
+        (name, str(t.dtype).removeprefix("torch."), t.shape, t.stride(), t.device.type)
+        for name, t in zip(frame.tensors, tensors, strict=True)
+    ]
     header = json.dumps({"kind": frame.kind, "fields": frame.fields, "tensors": specs}, separators=(",", ":")).encode()
-    payload_bytes = payload_end(t.nbytes for t in dense.values())
-    return _prelude(edge, sequence, len(header), payload_bytes), header, list(dense.values())
+    return _prelude(edge, sequence, len(header), payload_end(t.nbytes for t in tensors)), header, tensors
 
 
 def encode_end(edge: Edge, sequence: int) -> bytes:
@@ -170,16 +173,18 @@ def as_bytes(tensor: Tensor) -> Tensor:
 
 def from_bytes(data: Tensor, spec: TensorSpec) -> Tensor:
     """A tensor over the memory of `data`, uint8 [nbytes] at the start of its storage, without a copy."""
-    return torch.empty(0, dtype=spec.dtype, device=data.device).set_(data.untyped_storage(), 0, spec.shape, spec.strides)
+    tensor = torch.empty(0, dtype=spec.dtype, device=data.device)
+    return tensor.set_(data.untyped_storage(), 0, spec.shape, spec.strides)
 
 
 def _dense(name: str, tensor: Tensor, edge: Edge, sequence: int) -> Tensor:
     """The tensor with its own strides where they are dense (kernels differ by layout), else contiguous; no graph."""
-    if tensor.layout != torch.strided or tensor.dtype not in DTYPES.values() or tensor.device.type not in ("cpu", "cuda"):
+    travels = tensor.layout == torch.strided and tensor.dtype in DTYPES.values() and tensor.device.type in DEVICES
+    if not travels:
         raise TransportError(
             f"tensor '{name}' cannot travel",
             where=edge.at(sequence),
-            expected=f"a strided tensor on cpu or cuda, of {', '.join(DTYPES)}",
+            expected=f"a strided tensor on {' or '.join(DEVICES)}, of {', '.join(DTYPES)}",
             got=f"{tensor.layout}, {tensor.dtype} on {tensor.device.type}",
         )
     tensor = tensor.detach().resolve_conj().resolve_neg()

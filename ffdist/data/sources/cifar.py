@@ -46,7 +46,7 @@ def read_pickle(path: Path, md5: str) -> dict[str, Any]:
         data = path.read_bytes()
     except OSError as error:
         raise DataError("an official CIFAR file is missing", where=path, got=error,
-                        remedy="download it again, or give the folder that torchvision keeps it in") from error  # fmt: skip
+                        remedy="download it again") from error  # fmt: skip
     found = hashlib.md5(data, usedforsecurity=False).hexdigest()
     if found != md5:
         raise DataError("not the official CIFAR file, so it is not unpickled", where=path, expected=f"md5 {md5}",
@@ -58,17 +58,17 @@ def read_pickle(path: Path, md5: str) -> dict[str, Any]:
 
 
 class Cifar(Source):
-    """folder: cifar-10-batches-py or cifar-100-python; official: torchvision's class, for the names and md5 of files."""
+    """folder: cifar-10-batches-py or cifar-100-python; official: torchvision's class for it, with the md5."""
 
-    def __init__(self, name: str, folder: Path, official: type[datasets.CIFAR10]) -> None:
-        self.name = name
-        lists = {"train": official.train_list, "test": official.test_list}
+    def __init__(self, name: str, folder: Path, official: str) -> None:
+        self.name, published = name, getattr(datasets, official)
+        lists = {"train": published.train_list, "test": published.test_list}
         self.files = {
             split: [(folder / file, read_pickle(folder / file, md5)) for file, md5 in files]
             for split, files in lists.items()
         }
         self.counts = {split: sum(len(f["data"]) for _, f in files) for split, files in self.files.items()}
-        meta = official.meta
+        meta = published.meta
         self.classes = list(read_pickle(folder / meta["filename"], meta["md5"])[meta["key"]])
         train = [fields for _, fields in self.files["train"]]
         if "coarse_labels" in train[0]:

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from ffdist.data.sources.base import Item, Shares, Source
 from ffdist.errors import DataError
 
+PICTURES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 TEST_FOLDERS = ("test", "val", "valid", "validation")
 """The first of these that is there is the test split."""
 
@@ -48,7 +48,7 @@ class Tree(Source):
         for label, size in zip(self.classes, sizes["train"], strict=True):
             if not size:
                 raise DataError("a class has no pictures", where=self.folders["train"][label],
-                                expected=" ".join(IMG_EXTENSIONS), remedy="remove the folder, or fill it")  # fmt: skip
+                                expected=" ".join(PICTURES), remedy="remove the folder, or fill it")  # fmt: skip
         self.counts = {split: sum(of) for split, of in sizes.items()}
         labels = np.repeat(np.arange(len(self.classes)), sizes["train"])
         self.shares = Shares(labels, 0 if "test" in self.counts else test_fraction, seed)
@@ -80,4 +80,4 @@ def folders(root: Path) -> list[Path]:
 def pictures(folder: Path | None) -> list[Path]:
     """The pictures of one class at any depth, sorted; listed anew each time, so that no list of all is ever held."""
     found = folder.rglob("*") if folder else ()
-    return sorted(path for path in found if path.suffix.lower() in IMG_EXTENSIONS and not path.name.startswith("."))
+    return sorted(path for path in found if path.suffix.lower() in PICTURES and not path.name.startswith("."))

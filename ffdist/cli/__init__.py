@@ -1,0 +1,58 @@
+"""The command line: parses, dispatches, and turns errors into one paragraph and an exit status."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+
+from ffdist.errors import ConfigError, FfdistError
+from ffdist.runtime.world import World
+
+COMMANDS = {
+    "train": ("ffdist.cli.train", "train a network through a pipeline of stages"),
+    "eval": ("ffdist.cli.evaluate", "accuracy of a trained network"),
+    "predict": ("ffdist.cli.predict", "classes of pictures"),
+    "export": ("ffdist.cli.export", "a trained network as one file, for torch alone"),
+    "data": ("ffdist.cli.data", "list and prepare data sets"),
+    "doctor": ("ffdist.cli.doctor", "check this machine: versions, devices, sends between processes"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run one command; exits with 0, 1 for an error of the user's or of the machine's, 2 for a wrong command line."""
+    args = parser().parse_args(argv)
+    module, _ = COMMANDS[args.command]
+    try:
+        importlib.import_module(module).main(args.args)
+    except FfdistError as error:
+        tell(error)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(141)
+
+
+def tell(error: FfdistError) -> None:
+    """One paragraph on stderr, once: an error in the settings is the same on every rank, so rank 0 tells it."""
+    world = World.from_env()
+    if world and world.rank > 0 and isinstance(error, ConfigError):
+        return
+    rank = f" (rank {world.rank})" if world else ""
+    print(f"ffdist: error{rank}: {error}", file=sys.stderr, flush=True)
+
+
+def parser() -> argparse.ArgumentParser:
+    summary = "Pipeline-parallel training of Forward-Forward and other locally learning networks."
+    lines = "\n".join(f"  {name:<9}{text}" for name, (_, text) in COMMANDS.items())
+    result = argparse.ArgumentParser(
+        "ffdist", description=summary, epilog=f"commands:\n{lines}\n\n`ffdist COMMAND --help` explains each.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    result.add_argument("--version", action="version", version=f"ffdist {version('ffdist')}")
+    result.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="what to do")
+    result.add_argument("args", nargs=argparse.REMAINDER, metavar="...", help="its settings")
+    return result

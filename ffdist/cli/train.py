@@ -1,0 +1,159 @@
+"""`ffdist train`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from ffdist.config import TrainSettings, apply, read_toml, write_toml
+from ffdist.data import Images, open_data
+from ffdist.models import MODELS
+from ffdist.objectives import OBJECTIVES
+from ffdist.pipeline.plan import BlockCost, measure_blocks, partition
+from ffdist.presets import PRESETS, with_preset
+from ffdist.report.console import ConsoleReport, result_tables
+from ffdist.runtime.agree import agree
+from ffdist.runtime.outcome import Result
+from ffdist.runtime.processes import run_processes
+from ffdist.runtime.rank import stage_device
+from ffdist.runtime.run import begin, check_resumable, new_folder, read_recorded
+from ffdist.runtime.start import SettingsJob, count_stages, make_job
+from ffdist.runtime.threads import run_threads
+from ffdist.runtime.torchrun import join_store, run_rank
+from ffdist.runtime.world import World
+
+NAMES = f"""Presets: {", ".join(PRESETS)}.
+Models: {", ".join(MODELS)}.
+Objectives: {", ".join(OBJECTIVES)}, backprop.
+"""
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train a network through a pipeline of stages. Settings: defaults < preset < TOML file < command line."""
+
+    preset: Annotated[str | None, tyro.conf.Positional] = None
+    """Named settings to start from."""
+    config: Path | None = None
+    """TOML file of settings, laid over the preset."""
+    settings: Annotated[TrainSettings, tyro.conf.arg(name="")] = field(default_factory=TrainSettings)
+
+
+def parse(args: Sequence[str]) -> TrainSettings:
+    """The resolved settings. Raises ConfigError for an unknown preset, key or value, and for a change --resume forbids."""
+
+    def read(base: TrainSettings) -> Train:
+        return tyro.cli(Train, args=list(args), default=Train(settings=base), prog="ffdist train",
+                        description=f"{Train.__doc__}\n\n{NAMES}")  # fmt: skip
+
+    first = read(TrainSettings())
+    base = recorded = read_recorded(first.settings.out) if first.settings.resume else TrainSettings()
+    preset = first.preset
+    if preset is None and first.config is None and not first.settings.resume and first.settings.data == "digits":
+        preset = "digits"
+    if preset is not None:
+        base = with_preset(base, preset)
+    if first.config is not None:
+        base = apply(base, read_toml(first.config), str(first.config))
+    settings = read(base).settings
+    if settings.resume:
+        check_resumable(recorded, settings)
+    return settings
+
+
+def main(args: Sequence[str]) -> None:
+    settings = parse(args)
+    images = open_data(settings.data, settings.image_size)
+    world = World.from_env()
+    blocks = len(make_job(settings, images, None, 1).chain)
+    stages = count_stages(settings, blocks, world.size if world else None)
+    if settings.dry_run:
+        if world is None or world.first:
+            dry_run(settings, images, stages)
+    elif world:
+        train_here(settings, images, world)
+    else:
+        out = start_folder(settings, images)
+        conclude(launch(settings, out, stages), out)
+
+
+def start_folder(settings: TrainSettings, images: Images) -> Path:
+    """The run's directory, begun; on --resume the one that is there."""
+    if settings.resume:
+        assert settings.out
+        return settings.out
+    out = new_folder(settings)
+    begin(out, settings, images)
+    return out
+
+
+def launch(settings: TrainSettings, out: Path, stages: int) -> Result:
+    make = SettingsJob(settings, out, stages)
+    report = ConsoleReport(Console(stderr=True))
+    try:
+        if settings.launcher == "threads":
+            return run_threads(make(), report)
+        return run_processes(make, stages, report)
+    finally:
+        report.close()
+
+
+def train_here(settings: TrainSettings, images: Images, world: World) -> None:
+    """As one rank of torchrun's: the last one reports."""
+    timeout = timedelta(seconds=settings.timeout)
+    store = join_store(world, timeout)
+    out = Path(agree(store, world, "run", lambda: str(start_folder(settings, images)), timeout))
+    report = ConsoleReport(Console(stderr=True))
+    try:
+        result = run_rank(SettingsJob(settings, out, world.size), world, store, report)
+    finally:
+        report.close()
+    if world.last:
+        conclude(result, out)
+
+
+def conclude(result: Result, out: Path) -> None:
+    """The tables, where the run is, what to try next."""
+    console = Console()
+    for table in result_tables(result.records, result.test):
+        console.print(table)
+    console.print(f"run directory: {out}", soft_wrap=True, highlight=False)
+    if result.reason == "interrupted":
+        hints = [f"ffdist train --resume --out {out}"]
+    else:
+        hints = [f"ffdist eval {out}", f"ffdist export {out} --to model.pt2", "ffdist train --stages 3", "ffdist train --help"]
+    console.print("try next: " + "\n          ".join(hints), soft_wrap=True, highlight=False)
+
+
+def dry_run(settings: TrainSettings, images: Images, stages: int) -> None:
+    """Print the resolved settings, and the stages with what each would hold and cost; start nothing."""
+    job = make_job(settings, images, None, stages)
+    device = stage_device(settings.device, World())
+    config = job.block_config(device, 1)
+    costs = measure_blocks(job.chain, job.objective, config, settings.batch_size)
+    cut = list(settings.cut) or partition([cost.seconds for cost in costs], stages)
+    console = Console()
+    console.print(write_toml(replace(settings, stages=stages)), markup=False, highlight=False, end="")
+    console.print(stage_table(costs, cut, settings.batch_size))
+
+
+def stage_table(costs: list[BlockCost], cut: list[int], batch_size: int) -> Table:
+    table = Table("stage", "blocks", "parameters", "ms a batch", "KiB sent a batch", title="Stages, measured here")
+    slowest = 0.0
+    for stage, count in enumerate(cut):
+        mine = costs[sum(cut[:stage]) :][:count]
+        seconds = sum(cost.seconds for cost in mine)
+        slowest = max(slowest, seconds)
+        sent = mine[-1].activation_bytes if stage < len(cut) - 1 else 0
+        table.add_row(str(stage), " ".join(cost.name for cost in mine), f"{sum(c.parameters for c in mine):,}",
+                      f"{seconds * 1e3:.2f}", f"{sent / 1024:,.0f}")  # fmt: skip
+    table.caption = f"at best {batch_size / slowest:,.0f} samples/s: the slowest stage's time, if each stage had a core"
+    return table
+

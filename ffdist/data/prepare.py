@@ -1,0 +1,184 @@
+"""Any source of pictures, turned into Arrow shards and a manifest.
+
+The source is read in order, the pictures are decoded by threads a chunk at a time, and the shards are written in order:
+what is in memory is a few chunks and one shard a split, however many pictures there are.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager, nullcontext
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+
+from ffdist.data.ahead import in_order
+from ffdist.data.decode import Mode, Size, check_options, decode
+from ffdist.data.images import Moments
+from ffdist.data.manifest import Manifest
+from ffdist.data.shards import ShardWriter
+from ffdist.data.sources import KNOWN, Item, Source, open_source
+from ffdist.errors import ConfigError, DataError
+
+Progress = Callable[[int, int], None]
+"""Called with the samples done and the samples in all."""
+
+CACHE = Path("~/.cache/ffdist")
+CHUNK_BYTES = 2**21
+"""Decoded pixels of a chunk, about; never more than 256 pictures."""
+
+
+def prepare(
+    source: str,
+    out: Path,
+    *,
+    from_dir: Path | None = None,
+    cache: Path | None = None,
+    download: bool = True,
+    size: int | Size | None = None,
+    mode: str = "keep",
+    image_column: str = "image",
+    label_column: str = "label",
+    test_fraction: float = 0.2,
+    seed: int = 0,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """Write the shards and the manifest of a data set into the new folder `out`, and return it.
+
+    source: one of `KNOWN`, a tree with a folder of pictures for each class, or Parquet, Arrow or Feather files.
+    from_dir: torchvision's root, with the known data set in it; None: `cache` (default ~/.cache/ffdist), into which it
+        is downloaded unless `download` is false.
+    size: side, or (height, width), that pictures are scaled and cut to. mode: rgb, grey or keep.
+    test_fraction, seed: the share of each class that is held out where the source has no test split.
+    workers: decoding threads; default: a core each. progress: default: a bar, where stderr is a terminal.
+
+    All or nothing: `out` appears when everything is written; before that, an error or interrupt leaves nothing behind.
+    Raises DataError for an `out` that exists, no room on the disk, a source that is not what it should be, a picture
+    that cannot be read, and pictures of different shapes; ConfigError for settings out of range.
+    """
+    pair, known_mode = check_options(size, mode)
+    if out.exists():
+        raise DataError("the folder exists, and nothing is overwritten", where=out, remedy="remove it, or name another")
+    if from_dir and source not in KNOWN:
+        raise ConfigError("only data sets with a name are looked for in torchvision's root", where=f"--from {from_dir}",
+                          expected=" or ".join(KNOWN), got=source, remedy="leave out --from")  # fmt: skip
+    root = from_dir or (cache or CACHE).expanduser()
+    opened = open_source(source, root=root, download=download and from_dir is None, image_column=image_column,
+                         label_column=label_column, test_fraction=test_fraction, seed=seed)  # fmt: skip
+    with appearing(out) as folder, nullcontext(progress) if progress else bar(opened.name) as report:
+        write(opened, folder, pair, known_mode, workers or os.cpu_count() or 1, report)
+    return out
+
+
+def write(source: Source, folder: Path, size: Size | None, mode: Mode, workers: int, report: Progress) -> None:
+    """Decode every item of a source into shards, and write the manifest last."""
+    items = source.items()
+    first = next(items)
+    like = Reference(first.where, decode(first.data, first.where, size, mode).shape)
+    h, w, c = like.shape
+    total = sum(source.counts.values())
+    check_room(folder, total * (h * w * c + 8))
+    shards = {split: ShardWriter(folder, split, (c, h, w), len(source.classes), source.superclass)
+              for split in source.counts}  # fmt: skip
+    moments, done = Moments(c), 0
+    decode_one = partial(decode_chunk, like=like, size=size, mode=mode)
+    jobs = chunks(chain([first], items), max(1, min(256, CHUNK_BYTES // (h * w * c))))
+    with closing(in_order(decode_one, jobs, threads=workers, ahead=2 * workers, name="ffdist-decode")) as decoded:
+        for chunk in decoded:
+            shards[chunk.split].add(chunk.pictures, chunk.labels)
+            if chunk.split == "train":
+                moments.counts += chunk.moments.counts
+            done += len(chunk.labels)
+            report(done, total)
+    if done != total:
+        raise DataError("the source changed while it was read", expected=f"{total} samples", got=done)
+    mean, std = moments.result()
+    splits = {split: writer.finish() for split, writer in shards.items()}
+    Manifest(source.name, source.classes, (c, h, w), mean, std, splits, source.superclass).write(folder)
+
+
+class Reference(NamedTuple):
+    """The picture that all others must be like."""
+
+    where: str
+    shape: tuple[int, ...]
+    """(H, W, C)."""
+
+
+class Chunk(NamedTuple):
+    """Decoded samples of one split."""
+
+    split: str
+    labels: np.ndarray
+    pictures: np.ndarray
+    """uint8 [N, H, W, C]."""
+    moments: Moments
+
+
+def chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Items in lists of `size` (the last of a split may be shorter), each of one split, in that split's order."""
+    held: dict[str, list[Item]] = {}
+    for item in items:
+        held.setdefault(item.split, []).append(item)
+        if len(held[item.split]) == size:
+            yield held.pop(item.split)
+    yield from held.values()
+
+
+def decode_chunk(items: list[Item], *, like: Reference, size: Size | None, mode: Mode) -> Chunk:
+    """Raises DataError for a picture that cannot be read or has another shape."""
+    pictures = np.empty((len(items), *like.shape), np.uint8)
+    for slot, item in zip(pictures, items, strict=True):
+        picture = decode(item.data, item.where, size, mode)
+        if picture.shape != like.shape:
+            raise DataError("two pictures differ in height, width or channels", where=f"{like.where} and {item.where}",
+                            expected=like.shape, got=picture.shape,
+                            remedy="give a size (--size 64) and a mode (--mode rgb or grey)")  # fmt: skip
+        slot[:] = picture
+    labels = np.array([item.label for item in items], np.int32)
+    return Chunk(items[0].split, labels, pictures, Moments(like.shape[-1]).add(pictures))
+
+
+def check_room(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise DataError("no room on the disk", where=folder.parent, expected=f"{needed / 2**20:.0f} MiB",
+                        got=f"{free / 2**20:.0f} MiB free", remedy="make room, or a smaller --size")  # fmt: skip
+
+
+@contextmanager
+def appearing(out: Path) -> Iterator[Path]:
+    """A new folder beside `out`, which gets its name at the end, or is removed when anything goes wrong."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial_folder = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}.partial")
+    partial_folder.mkdir()
+    try:
+        yield partial_folder
+        partial_folder.rename(out)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise DataError("no room on the disk", where=out.parent, got=error, remedy="make room") from error
+    finally:
+        shutil.rmtree(partial_folder, ignore_errors=True)
+
+
+@contextmanager
+def bar(title: str) -> Iterator[Progress]:
+    """A progress bar on stderr, where that is a terminal."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with RichProgress(*columns, console=console, disable=not console.is_terminal) as shown:
+        task = shown.add_task(title, total=None)
+        yield lambda done, total: shown.update(task, completed=done, total=total)

@@ -1,0 +1,30 @@
+"""What the rules share in which the classes compete within one pass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from ffdist.errors import ConfigError
+from ffdist.objectives.base import Objective
+
+
+@dataclass(frozen=True)
+class Competitive(Objective):
+    """Cross-entropy over a block's scores, -E[g_true - log sum_j exp g_j]."""
+
+    label_smoothing: float = field(default=0.0, kw_only=True)
+    """Share of the target that is spread evenly over all classes, when learning; [0, 1)."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.label_smoothing < 1:
+            raise ConfigError("label smoothing is a share", where="objective, label_smoothing", expected="0 <= x < 1",
+                              got=self.label_smoothing)  # fmt: skip
+
+    def compete(self, scores: Tensor, labels: Tensor | None, *, learning: bool) -> Tensor | None:
+        """scores: float32 [B, K]; labels: int64 [B], or None when only predicting."""
+        if labels is None:
+            return None
+        return F.cross_entropy(scores, labels, label_smoothing=self.label_smoothing if learning else 0.0)

@@ -1,0 +1,117 @@
+"""Channel-wise competitive learning, as published and as modified for any network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ffdist.errors import ConfigError, NetworkError
+from ffdist.objectives.base import Local, Site
+from ffdist.objectives.competitive import Competitive
+from ffdist.objectives.form import channel_norm, check_groups
+
+# fmt: off
+CIFAR100_SUPERCLASSES = (
+    4, 1, 14, 8, 0, 6, 7, 7, 18, 3, 3, 14, 9, 18, 7, 11, 3, 9, 7, 11, 6, 11, 5, 10, 7,
+    6, 13, 15, 3, 15, 0, 11, 1, 10, 12, 14, 16, 9, 11, 5, 5, 19, 8, 8, 15, 13, 14, 17, 18, 10,
+    16, 4, 17, 4, 2, 0, 17, 4, 18, 17, 10, 3, 2, 12, 12, 16, 12, 1, 9, 19, 2, 10, 0, 1, 16,
+    12, 9, 13, 15, 13, 16, 19, 2, 4, 6, 19, 5, 5, 8, 19, 18, 1, 2, 15, 6, 0, 17, 8, 14, 13,
+)
+# fmt: on
+"""The official coarse label of each of CIFAR-100's fine labels (in their alphabetical order)."""
+
+
+@dataclass(frozen=True)
+class CwC(Competitive):
+    """Channel-wise competitive Forward-Forward (Papachristodoulou et al., AAAI 2024).
+
+    A block's C channels are dealt evenly to the K classes; g_k = mean over the class's channels and space of y^2, and
+    the loss is the cross-entropy over g (their L_CwC). One pass, no negatives, no auxiliary layer; the block's output
+    itself, behind its batch norm, goes on. Interleaved layer training (ILT) lets each block learn in its own epochs.
+
+    In CIFAR-100 the first blocks compete for its 20 super-classes (the authors' code takes label // 5; we take the
+    official ones); they give no scores.
+    """
+
+    windows: tuple[tuple[int, int], ...] = ()
+    """ILT: each block's first epoch of learning and the one it no longer learns in, "0,11;0,16;0,21;0,25" in the paper
+    for CIFAR-10; empty for all epochs."""
+    superclass_blocks: int = 0
+    """How many of the first blocks learn CIFAR-100's super-classes."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if any(not 0 <= start < end for start, end in self.windows) or self.superclass_blocks < 0:
+            raise ConfigError("these are no windows of epochs", where="objective cwc",
+                              expected="0 <= start < end for each block, and superclass_blocks >= 0",
+                              got=f"windows {self.windows}, superclass_blocks {self.superclass_blocks}")  # fmt: skip
+
+    def head(self, site: Site) -> nn.Module:
+        if self.windows and len(self.windows) != site.num_blocks:
+            raise NetworkError("ILT needs a window of epochs for each block", where="objective cwc, windows",
+                               expected=site.num_blocks, got=len(self.windows))  # fmt: skip
+        if self.superclass_blocks and site.num_classes != len(CIFAR100_SUPERCLASSES):
+            raise NetworkError("super-classes are known for CIFAR-100 alone", where="objective cwc, superclass_blocks",
+                               expected="100 classes", got=site.num_classes, remedy="set it to 0")  # fmt: skip
+        return CwCHead(site, coarse=site.index < self.superclass_blocks)
+
+    def local(self, head: nn.Module, out: Tensor, labels: Tensor | None) -> Local:
+        assert isinstance(head, CwCHead)
+        onward = None if head.last else out.detach()
+        scores = head.form.class_means(out.square(), head.num_groups)
+        if head.coarse is None:
+            return Local(self.compete(scores, labels, learning=head.training), scores, onward)
+        coarse = None if labels is None else head.coarse[labels]
+        return Local(self.compete(scores, coarse, learning=head.training), None, onward)
+
+    def learns(self, site: Site, epoch: int) -> bool:
+        return not self.windows or self.windows[site.index][0] <= epoch < self.windows[site.index][1]
+
+
+class CwCHead(nn.Module):
+    """No parameters: where the groups of channels are, and the super-classes of the labels."""
+
+    coarse: Tensor | None
+
+    def __init__(self, site: Site, *, coarse: bool) -> None:
+        super().__init__()
+        self.last = site.last
+        self.num_groups = max(CIFAR100_SUPERCLASSES) + 1 if coarse else site.num_classes
+        self.form = check_groups(site, "CwC", self.num_groups)
+        table = torch.tensor(CIFAR100_SUPERCLASSES) if coarse else None
+        self.register_buffer("coarse", table, persistent=False)
+
+
+@dataclass(frozen=True)
+class CwCMod(Competitive):
+    """CwC for any network, as the SFF paper modifies it (arXiv 2501.03176, section 5).
+
+    Goodness and loss are CwC's, from each block's own output; a norm is between blocks. Instead of ILT there is a
+    schedule of reduction on plateau a block. Our own choice, as in SFF: the goodness is read behind the norm, whose
+    scale and shift a channel the block's own loss so trains.
+    """
+
+    name: ClassVar[str] = "CwC-mod"
+
+    def head(self, site: Site) -> nn.Module:
+        return CwCModHead(site)
+
+    def local(self, head: nn.Module, out: Tensor, labels: Tensor | None) -> Local:
+        assert isinstance(head, CwCModHead)
+        normed = head.norm(out)
+        scores = head.form.class_means(normed.square(), head.num_classes)
+        loss = self.compete(scores, labels, learning=head.training)
+        return Local(loss, scores, None if head.last else normed.detach())
+
+
+class CwCModHead(nn.Module):
+    """norm: of what goes on."""
+
+    def __init__(self, site: Site) -> None:
+        super().__init__()
+        self.last, self.num_classes = site.last, site.num_classes
+        self.form = check_groups(site, "CwC-mod", site.num_classes)
+        self.norm = channel_norm(self.form)

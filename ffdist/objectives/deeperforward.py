@@ -1,0 +1,66 @@
+"""DeeperForward: mean goodness."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ffdist.errors import NetworkError
+from ffdist.objectives.base import Local, Site
+from ffdist.objectives.competitive import Competitive
+from ffdist.objectives.form import check_groups
+
+
+@dataclass(frozen=True)
+class DeeperForward(Competitive):
+    """DeeperForward (Sun et al., ICLR 2025).
+
+    The channels are dealt to the classes as in CwC; the goodness of class k is the mean of its activities,
+    g_k = mean(y), not of their squares, so that a silent unit still learns; the loss is the cross-entropy over g. What
+    goes on is y with each class's group of channels normalised to mean 0 and variance 1, `group_norm(y, K)`: the
+    goodness is taken out of it exactly. The picture is normalised in the same way, as one group [code].
+
+    Our own choices: the blocks are those of any network given (the paper's has 17 convolutions with residuals between
+    them); for tokens, a group is a class's features over all tokens.
+    """
+
+    def head(self, site: Site) -> nn.Module:
+        return DeeperForwardHead(site)
+
+    def prepare(self, x: Tensor, labels: Tensor, num_classes: int, generator: torch.Generator) -> Tensor:
+        return _standardised(x)
+
+    def prepare_eval(self, x: Tensor, num_classes: int) -> Tensor:
+        return _standardised(x)
+
+    def local(self, head: nn.Module, out: Tensor, labels: Tensor | None) -> Local:
+        assert isinstance(head, DeeperForwardHead)
+        scores = head.form.class_means(out, head.num_classes)
+        loss = self.compete(scores, labels, learning=head.training)
+        return Local(loss, scores, None if head.last else head.normalised(out.detach()))
+
+
+def _standardised(x: Tensor) -> Tensor:
+    """Mean 0 and variance 1 over each sample."""
+    return F.group_norm(x, 1) if x.dim() == 4 else F.layer_norm(x, x.shape[1:])
+
+
+class DeeperForwardHead(nn.Module):
+    """No parameters: where the groups of channels are."""
+
+    def __init__(self, site: Site) -> None:
+        super().__init__()
+        self.last, self.num_classes = site.last, site.num_classes
+        self.form = check_groups(site, "DeeperForward", site.num_classes)
+        if not site.last and self.form.channels * self.form.num_positions == site.num_classes:
+            raise NetworkError("a group of one number has nothing to normalise", where=site,
+                               expected=f"at least {2 * site.num_classes} features", got=site.num_classes,
+                               remedy="widen the block")  # fmt: skip
+
+    def normalised(self, y: Tensor) -> Tensor:
+        if self.form.axis == 2:
+            return F.group_norm(y.transpose(1, 2), self.num_classes).transpose(1, 2)
+        return F.group_norm(y, self.num_classes)

@@ -1,0 +1,112 @@
+"""What rules need to know of a block's output: where its channels are, and what to sum over."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ffdist.errors import NetworkError
+from ffdist.objectives.base import Site
+
+
+class Form(NamedTuple):
+    """Of a block's output with its batch: maps [N, C, H, W], tokens [N, T, C] or vectors [N, C]."""
+
+    channels: int
+    axis: int
+    """Of the channels."""
+    over: tuple[int, ...]
+    """The axes of the positions (space or tokens); none for vectors."""
+    num_positions: int
+
+    def class_means(self, y: Tensor, num_classes: int) -> Tensor:
+        """Mean over the channels of a class's group and over the positions: [N, *shape] -> float32 [N, K]."""
+        grouped = y.unflatten(self.axis, (num_classes, self.channels // num_classes))
+        axes = {1: (2, 3, 4), 2: (1, 3)}[self.axis] if self.over else (2,)
+        return grouped.mean(axes, dtype=torch.float32)
+
+    def position_mean(self, y: Tensor) -> Tensor:
+        """Mean over the positions, [N, *shape] -> float32 [N, C]."""
+        return y.mean(self.over, dtype=torch.float32) if self.over else y.float()
+
+
+def form(site: Site, rule: str) -> Form:
+    """The form of a block's output; NetworkError where `rule` cannot read it."""
+    match site.shape:
+        case (channels, height, width):
+            return Form(channels, 1, (2, 3), height * width)
+        case (tokens, channels):
+            return Form(channels, 2, (1,), tokens)
+        case (channels,):
+            return Form(channels, 1, (), 1)
+    raise NetworkError(
+        f"{rule} cannot read goodness from this output",
+        where=site,
+        expected="[C, H, W] maps, [T, C] tokens or [C] vectors",
+        got=list(site.shape),
+        remedy="cut the network where its output has one of these forms",
+    )
+
+
+def check_groups(site: Site, rule: str, num_classes: int) -> Form:
+    """The form of an output whose channels can be dealt evenly to the classes; else NetworkError."""
+    at = form(site, rule)
+    if at.channels % num_classes:
+        raise NetworkError(
+            f"{rule} deals a block's channels evenly to the classes",
+            where=site,
+            expected=f"a multiple of {num_classes} channels",
+            got=at.channels,
+            remedy="choose widths that are multiples of the number of classes (--model cfse-cnn, or the option widths), "
+            "or a rule with an auxiliary layer (sff)",
+        )
+    return at
+
+
+def channel_norm(at: Form) -> nn.Module:
+    """Layer norm with a scale and shift a channel: over a whole sample for maps and vectors, over each token's features.
+
+    `GroupNorm(1, C)` keeps a channels-last map as it is, where `layer_norm` over [C, H, W] copies it.
+    """
+    return nn.GroupNorm(1, at.channels) if len(at.over) == 2 else nn.LayerNorm(at.channels)
+
+
+def pointwise(at: Form, out_channels: int, kernel: int = 1, *, bias: bool = True) -> nn.Module:
+    """A convolution over maps, the same linear layer at each token, or a linear layer: C -> out_channels."""
+    if len(at.over) == 2:
+        return nn.Conv2d(at.channels, out_channels, kernel, padding=kernel // 2, bias=bias)
+    return nn.Linear(at.channels, out_channels, bias=bias)
+
+
+def rms_normalised(y: Tensor, eps: float = 1e-8) -> Tensor:
+    """Each sample divided by the root of its mean square: only the direction is left. [N, ...] -> [N, ...]."""
+    axes = tuple(range(1, y.dim()))
+    return y / (y.square().mean(axes, keepdim=True, dtype=torch.float32).sqrt() + eps).to(y.dtype)
+
+
+class Flat(nn.Module):
+    """[N, *shape] -> [N, size]: flattened, after pooling maps (averaging tokens) until there are at most `limit`."""
+
+    def __init__(self, site: Site, rule: str, limit: int) -> None:
+        super().__init__()
+        at = form(site, rule)
+        self.grid: tuple[int, int] | None = None
+        self.mean_tokens = False
+        self.size = at.channels * at.num_positions
+        if self.size > limit and len(site.shape) == 3:
+            height, width = site.shape[1:]
+            while at.channels * height * width > limit and (height, width) != (1, 1):
+                height, width = -(-height // 2), -(-width // 2)
+            self.grid, self.size = (height, width), at.channels * height * width
+        elif self.size > limit and len(site.shape) == 2:
+            self.mean_tokens, self.size = True, at.channels
+
+    def forward(self, y: Tensor) -> Tensor:
+        if self.grid is not None:
+            y = F.adaptive_avg_pool2d(y, self.grid)
+        if self.mean_tokens:
+            y = y.mean(1)
+        return y.flatten(1)

@@ -1,0 +1,37 @@
+"""Plain local cross-entropy, the control among the rules."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from ffdist.objectives.base import Local, Site
+from ffdist.objectives.competitive import Competitive
+from ffdist.objectives.form import form, pointwise
+
+
+@dataclass(frozen=True)
+class LocalCE(Competitive):
+    """Cross-entropy of a linear classifier a block on the mean over space (or tokens) of its output: g = W mean(y) + b.
+
+    The block's output goes on as it is. What a rule adds beyond greedy supervised learning shows against this one. The
+    linear layer is applied at each position before the mean, which is the same and keeps the layout of gradients.
+    """
+
+    def head(self, site: Site) -> nn.Module:
+        return LocalCEHead(site)
+
+    def local(self, head: nn.Module, out: Tensor, labels: Tensor | None) -> Local:
+        assert isinstance(head, LocalCEHead)
+        scores = head.form.position_mean(head.linear(out))
+        return Local(self.compete(scores, labels, learning=head.training), scores, None if head.last else out.detach())
+
+
+class LocalCEHead(nn.Module):
+    """linear: C -> K at each position."""
+
+    def __init__(self, site: Site) -> None:
+        super().__init__()
+        self.last, self.form = site.last, form(site, "local cross-entropy")
+        self.linear = pointwise(self.form, site.num_classes)

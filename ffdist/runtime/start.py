@@ -1,0 +1,61 @@
+"""From settings to a run: where it goes, who runs the stages, what comes back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+from ffdist.config import TrainSettings
+from ffdist.data import Images, open_data
+from ffdist.errors import ConfigError
+from ffdist.pipeline.optim import OptimConfig
+from ffdist.pipeline.source import Schedule
+from ffdist.runtime.job import Job, JobConfig
+from ffdist.runtime.run import network
+from ffdist.runtime.world import available_cores
+
+
+@dataclass(frozen=True)
+class SettingsJob:
+    """Makes the job that settings describe; sent to a stage's process in place of the data."""
+
+    settings: TrainSettings
+    run: Path | None
+    stages: int
+
+    def __call__(self) -> Job:
+        images = open_data(self.settings.data, self.settings.image_size)
+        return make_job(self.settings, images, self.run, self.stages)
+
+
+def make_job(settings: TrainSettings, images: Images, run: Path | None, stages: int) -> Job:
+    """Raises ConfigError, DataError or NetworkError for settings that do not go together."""
+    s = settings
+    chain, objective = network(s, images.shape, images.num_classes)
+    config = JobConfig(
+        Schedule(s.epochs, s.snapshot_every, s.early_stop),
+        OptimConfig(s.optimizer, s.lr, s.weight_decay, s.momentum, s.schedule, s.warmup, s.patience, s.factor),
+        batch_size=s.batch_size, seed=s.seed, precision=s.precision, validation=s.validation, samples=s.samples,
+        image_size=s.image_size, augment=s.augment, stages=stages, cut=s.cut, queue=s.queue, transport=s.transport,
+        device=s.device, threads=s.threads, timeout=timedelta(seconds=s.timeout), run=run, keep=s.keep, resume=s.resume,
+    )  # fmt: skip
+    return Job(chain, objective, images, config)
+
+
+def count_stages(settings: TrainSettings, blocks: int, ranks: int | None) -> int:
+    """How many stages a run has; `ranks` is torchrun's world size, None without torchrun.
+
+    Raises ConfigError when --stages contradicts torchrun, or exceeds the number of blocks.
+    """
+    asked = settings.stages or (len(settings.cut) or None)
+    if ranks is not None and asked not in (None, ranks):
+        raise ConfigError("--stages and torchrun disagree", expected=f"{ranks} stages, one a rank", got=asked,
+                          remedy="leave --stages out, or change --nproc-per-node")  # fmt: skip
+    count = ranks or asked or min(2, blocks, available_cores())
+    if count > blocks:
+        raise ConfigError("there are more stages than blocks", where="torchrun" if ranks else "--stages",
+                          expected=f"1 to {blocks}, one block a stage at least", got=count,
+                          remedy="use fewer stages, or a model with more blocks")  # fmt: skip
+    return count
+

@@ -1,0 +1,44 @@
+"""This process as one stage of a run that torchrun started."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from datetime import timedelta
+
+import torch.distributed as dist
+
+from ffdist.errors import StageError
+from ffdist.pipeline.sink import Reporter
+from ffdist.pipeline.source import Source
+from ffdist.runtime.edges import ProcessEdges
+from ffdist.runtime.job import Job
+from ffdist.runtime.outcome import Result
+from ffdist.runtime.rank import Rank, stage_device
+from ffdist.runtime.world import World
+
+
+def join_store(world: World, timeout: timedelta) -> dist.Store:
+    """torchrun's own store, with keys of this attempt: what a killed attempt left there is not seen."""
+    try:
+        store, _, _ = next(dist.rendezvous("env://", timeout=timeout))
+    except dist.DistError as error:
+        raise StageError("the ranks did not meet", where=f"rank {world.rank} of {world.size}", got=error,
+                         remedy="check torchrun's rendezvous options, and the network between the hosts") from error  # fmt: skip
+    return dist.PrefixStore(f"ffdist/{world.attempt}", store)
+
+
+def run_rank(make_job: Callable[[], Job], world: World, store: dist.Store, report: Reporter) -> Result:
+    """This rank's stage until the stream stops; SIGTERM and SIGINT end the run early, with a snapshot.
+
+    `report` is called on the last rank only; the result is whole there, and empty elsewhere.
+    """
+    sources: list[Source] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: [source.stop.set() for source in sources])
+    job = make_job()
+    config, result = job.config, Result()
+    edges = ProcessEdges(world, store, stage_device(config.device, world), transport=config.transport,
+                         depth=config.queue, timeout=config.timeout)  # fmt: skip
+    Rank(job, world, store, edges, result.listen(report), sources.append).run()
+    return result
