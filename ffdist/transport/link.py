@@ -58,6 +58,19 @@ class Link:
                 raise self._edge.silent(awaited, sequence) from error
             raise self._lost(sequence) from error
 
+    def join(self, work: dist.Work, sequence: int) -> None:
+        """Until NCCL's work is done, as far as the current stream is concerned; the calling thread goes on."""
+        try:
+            work.wait()
+        except RuntimeError as error:
+            raise self._lost(sequence) from error
+
+    def warm_up(self, device: torch.device, *, sends: bool) -> None:
+        """NCCL connects at the first message; both ends do this once."""
+        data = torch.zeros(1, dtype=torch.uint8, device=device)
+        self.join(self.put(data, 0) if sends else self.get(data, 0), 0)
+        torch.cuda.synchronize(device)
+
     def fetch(self, num_bytes: int, awaited: str, sequence: int, timeout: timedelta | None = None) -> memoryview:
         """Receive so many bytes."""
         data = torch.empty(num_bytes, dtype=torch.uint8)
@@ -76,7 +89,8 @@ class Link:
     def cut(self) -> None:
         """Close the connection: whatever waits for it, at either end, fails at once."""
         with contextlib.suppress(RuntimeError):
-            _posted(dist.irecv(torch.empty(1), group=self._group, group_src=self._rank, tag=CUT)).wait(timedelta(milliseconds=1))
+            work = dist.irecv(torch.empty(1), group=self._group, group_src=self._rank, tag=CUT)
+            _posted(work).wait(timedelta(milliseconds=1))
 
     def _lost(self, sequence: int) -> TransportError:
         return self._edge.lost(f"{self._peer} is gone", sequence)

@@ -48,9 +48,8 @@ def open_sender(edge: Edge, group: dist.ProcessGroup, device: torch.device = CPU
     """
     link = Link(edge, group, "the receiver")
     link.greet()
-    if device.type == "cuda":  # NCCL connects at the first message
-        link.put(torch.zeros(1, dtype=torch.uint8, device=device), 0).wait()
-        torch.cuda.synchronize(device)
+    if device.type == "cuda":
+        link.warm_up(device, sends=True)
     return ProcessGroupSender(edge, link, device)
 
 
@@ -59,8 +58,7 @@ def open_receiver(edge: Edge, group: dist.ProcessGroup, device: torch.device = C
     link = Link(edge, group, "the sender")
     link.greet()
     if device.type == "cuda":
-        link.get(torch.zeros(1, dtype=torch.uint8, device=device), 0).wait()
-        torch.cuda.synchronize(device)
+        link.warm_up(device, sends=False)
     return ProcessGroupReceiver(edge, link, device)
 
 
@@ -68,7 +66,8 @@ def open_receiver(edge: Edge, group: dist.ProcessGroup, device: torch.device = C
 class _Sent:
     """A frame on its way: what is being sent, and the credit that it will bring."""
 
-    sends: list[dist.Work]
+    by_gloo: list[dist.Work]
+    by_nccl: list[dist.Work]
     credit: dist.Work
 
 
@@ -83,17 +82,23 @@ class ProcessGroupSender(Sender):
 
     def send(self, frame: Frame) -> None:
         """Accept one frame; its tensors are read while they travel, without a copy."""
+        edge, sequence = self._edge, self._sequence
         if self._closed:
-            raise self._edge.lost("this end is closed", self._sequence)
-        prelude, header, tensors = wire.encode(frame, self._edge, self._sequence)
+            raise edge.lost("this end is closed", sequence)
+        prelude, header, tensors = wire.encode(frame, edge, sequence)
         for tensor in tensors:
-            _check_device(tensor.device.type, self._device, self._edge, self._sequence)
-        if len(self._in_flight) == self._edge.depth:
+            _check_device(tensor.device.type, self._device, edge, sequence)
+        if len(self._in_flight) == edge.depth:
             self._await_credit()
         parts = [as_tensor(prelude), as_tensor(header), *(wire.as_bytes(t) for t in tensors if t.numel())]
-        sends = [self._link.put(part, self._sequence) for part in parts]
-        credit = self._link.get(torch.empty(1, dtype=torch.uint8), self._sequence)
-        self._in_flight.append(_Sent(sends, credit))
+        works = [(self._link.put(part, sequence), part.is_cuda) for part in parts]
+        self._in_flight.append(
+            _Sent(
+                by_gloo=[work for work, is_cuda in works if not is_cuda],
+                by_nccl=[work for work, is_cuda in works if is_cuda],
+                credit=self._link.get(torch.empty(1, dtype=torch.uint8), sequence),
+            )
+        )
         self._sequence += 1
 
     def close(self) -> None:
@@ -109,14 +114,16 @@ class ProcessGroupSender(Sender):
         self._in_flight.clear()
 
     def _await_credit(self) -> None:
-        oldest = self._in_flight[0]
+        oldest, sequence = self._in_flight[0], self._sequence
         started = time.perf_counter()
         try:
-            self._link.wait(oldest.credit, "credit", self._sequence)
+            self._link.wait(oldest.credit, "credit", sequence)
         finally:
             self.waited += time.perf_counter() - started
-        for send in oldest.sends:  # done, as the receiver has the frame; on a GPU the stream waits, not this thread
-            self._link.wait(send, "acknowledgement", self._sequence)
+        for work in oldest.by_gloo:  # done already, as the receiver has the frame
+            self._link.wait(work, "acknowledgement", sequence)
+        for work in oldest.by_nccl:  # the memory is used again behind the send
+            self._link.join(work, sequence)
         self._in_flight.popleft()
 
 
@@ -125,7 +132,7 @@ class _Fetched:
     """A frame that is here, but for the tensors that NCCL still brings."""
 
     frame: Frame
-    pending: list[dist.Work]
+    by_nccl: list[dist.Work]
 
 
 class ProcessGroupReceiver(Receiver):
@@ -136,61 +143,114 @@ class ProcessGroupReceiver(Receiver):
         self._sequence = self._num_fetched = self._num_credited = 0
         self._fetched: queue.SimpleQueue[_Fetched | Exception] = queue.SimpleQueue()
         self._credits: deque[dist.Work] = deque()
+        self._credit_lock = threading.Lock()
+        self._closed = self._peer_closed = False
         self._pool = BufferPool(keep=2 * edge.depth)
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-        self._taken: deque[torch.cuda.Event] = deque()
-        self._ended = False
-        self._lock = threading.Lock()
-        self._closed = False
+        self._handed_out: deque[torch.cuda.Event] = deque()
         self._thread = threading.Thread(target=self._fetch_all, name=f"ffdist edge {edge.name}", daemon=True)
         self._thread.start()
 
     def recv(self) -> Frame:
-        """The next frame. On a GPU the current stream waits for its tensors; this thread does not."""
+        """The next frame. On a GPU the current stream waits for its tensors; the calling thread goes on."""
+        edge, sequence = self._edge, self._sequence
         if self._closed:
-            raise self._edge.lost("this end is closed", self._sequence)
+            raise edge.lost("this end is closed", sequence)
         started = time.perf_counter()
         try:
-            fetched = self._fetched.get(timeout=self._edge.timeout.total_seconds())
+            fetched = self._fetched.get(timeout=edge.timeout.total_seconds())
         except queue.Empty:
-            raise self._edge.silent("frame", self._sequence) from None
+            raise edge.silent("frame", sequence) from None
         finally:
             self.waited += time.perf_counter() - started
         if isinstance(fetched, Exception):
-            self._fetched.put(fetched)  # and again at the next call
+            self._fetched.put(fetched)  # for the next call
             raise fetched
-        self._hand_to_stream(fetched)
+        for work in fetched.by_nccl:
+            self._link.join(work, sequence)
+        if self._stream is not None:
+            self._hand_out(fetched.frame)
         self._give_credit()
         self._sequence += 1
         return fetched.frame
 
     def close(self) -> None:
-        if not self._closed:
-            self._closed = True
-            if not self._ended:
-                self._link.cut()
-            self._thread.join()
+        if self._closed:
+            return
+        self._closed = True
+        if not self._peer_closed:
+            self._link.cut()
+        self._thread.join()
+
+    def _hand_out(self, frame: Frame) -> None:
+        """Give CUDA tensors over from the thread's stream to the current one."""
+        stream = torch.cuda.current_stream(self._device)
+        for tensor in frame.tensors.values():
+            if tensor.is_cuda:
+                tensor.record_stream(stream)
+        event = torch.cuda.Event()
+        event.record(stream)
+        self._handed_out.append(event)
+        if len(self._handed_out) > self._edge.depth:  # or the caller would run ahead of its GPU, and memory with it
+            self._handed_out.popleft().synchronize()
+
+    def _give_credit(self) -> None:
+        with self._credit_lock, contextlib.suppress(TransportError):  # a sender that is gone takes no frame away
+            if not self._peer_closed:
+                self._put_credit()
+
+    def _put_credit(self) -> None:
+        self._credits.append(self._link.put(torch.zeros(1, dtype=torch.uint8), self._num_credited))
+        self._num_credited += 1
+        if len(self._credits) > self._edge.depth:  # the frame that this older credit allowed is here, so it is done
+            self._link.wait(self._credits.popleft(), "acknowledgement", self._num_credited)
 
     def _fetch_all(self) -> None:
-        """The thread: fetch ahead what the sender has credit for, to its end or the first error."""
+        """The thread: fetch whatever the sender has credit for, up to its end or the first error."""
         try:
             with torch.cuda.stream(self._stream):
                 while (fetched := self._fetch(self._num_fetched)) is not None:
                     self._num_fetched += 1
                     self._fetched.put(fetched)
-            self._fetched.put(self._edge.lost("the sender closed the edge", self._num_fetched))
             self._return_credits()
+            self._fetched.put(self._edge.lost("the sender closed the edge", self._num_fetched))
         except (RuntimeError, MemoryError) as error:
             self._fetched.put(error)
 
     def _fetch(self, sequence: int) -> _Fetched | None:
-        """The next frame, with CUDA tensors on the thread's own stream; None at the end."""
-        prelude_bytes = self._link.fetch(wire.PRELUDE.size, "frame", sequence, FOREVER)
-        prelude = wire.decode_prelude(prelude_bytes, self._edge, sequence)
+        """The next frame, or None at the end. CUDA tensors are allocated on the thread's stream: it never computes."""
+        data = self._link.fetch(wire.PRELUDE.size, "frame", sequence, FOREVER)
+        prelude = wire.decode_prelude(data, self._edge, sequence)
         if prelude.is_end:
             return None
-        header_bytes = self._link.fetch(prelude.header_bytes, "header", sequence)
-        header = wire.decode_header(header_bytes, prelude, self._edge)
+        header = wire.decode_header(self._link.fetch(prelude.header_bytes, "header", sequence), prelude, self._edge)
         buffers = [self._allocate(spec, sequence) for spec in header.tensors]
-        works = [self._link.get(b, sequence) if b.numel() else None for b in buffers]
-        ...
+        works = [(self._link.get(buffer, sequence), buffer.is_cuda) for buffer in buffers if buffer.numel()]
+        for work, is_cuda in works:
+            if not is_cuda:
+                self._link.wait(work, "tensor", sequence)
+        tensors = (wire.from_bytes(buffer, spec) for buffer, spec in zip(buffers, header.tensors, strict=True))
+        return _Fetched(header.frame(tensors), [work for work, is_cuda in works if is_cuda])
+
+    def _allocate(self, spec: wire.TensorSpec, sequence: int) -> Tensor:
+        """uint8 [spec.nbytes] where the tensor belongs."""
+        _check_device(spec.device, self._device, self._edge, sequence)
+        if spec.device == "cpu":
+            return self._pool.take(spec.nbytes)
+        return torch.empty(spec.nbytes, dtype=torch.uint8, device=self._device)
+
+    def _return_credits(self) -> None:
+        """Tell a sender that closes that its frames are here, whether `recv` has returned them or not."""
+        with self._credit_lock:
+            self._peer_closed = True
+            while self._num_credited < self._num_fetched:
+                self._put_credit()
+            while self._credits:
+                self._link.wait(self._credits.popleft(), "acknowledgement", self._num_fetched)
+
+
+def _check_device(device: str, own: torch.device, edge: Edge, sequence: int) -> None:
+    if device not in ("cpu", own.type):
+        expected = "cpu" if own.type == "cpu" else f"cpu or {own.type}"
+        raise TransportError("a tensor is on another device than the edge", where=edge.at(sequence), expected=expected,
+                             got=device, remedy="open both ends of the edge with the tensor's device")  # fmt: skip
