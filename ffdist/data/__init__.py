@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+from ffdist.data.arrow_table import from_arrow
 from ffdist.data.catalog import Entry, list_data, open_data, verify
 from ffdist.data.images import ArraySplit, Images, Split
 from ffdist.data.loader import Loader
+from ffdist.data.memory import from_tensors
 from ffdist.data.prepare import prepare
 from ffdist.data.sampler import split_indices
-from ffdist.data.users import from_tensors
+from ffdist.data.torch_dataset import from_dataset
 
 __all__ = [
-    "ArraySplit", "Entry", "Images", "Loader", "Split", "from_tensors", "list_data", "open_data", "prepare",
-    "split_indices", "verify",
-]  # fmt: skip
+    "ArraySplit",
+    "Entry",
+    "Images",
+    "Loader",
+    "Split",
+    "from_arrow",
+    "from_dataset",
+    "from_tensors",
+    "list_data",
+    "open_data",
+    "prepare",
+    "split_indices",
+    "verify",
+]

@@ -69,6 +69,8 @@ def first_null(column: pa.Array | pa.ChunkedArray) -> int:
 def labels_of(columns: Iterable[pa.Array], where: object) -> pa.ChunkedArray:
     """A label column without dictionaries. Raises DataError for a missing label, or for neither numbers nor strings."""
     plain = [c.dictionary_decode() if isinstance(c, pa.DictionaryArray) else c for c in columns]
+    if not plain:
+        raise DataError("a table has no rows", where=where)
     column = pa.chunked_array(plain)
     if column.null_count:
         raise DataError("a label is missing", where=f"{where}, row {first_null(column)}", got="null")
