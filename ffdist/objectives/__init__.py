@@ -2,8 +2,35 @@
 
 from __future__ import annotations
 
+from ffdist.objectives.asge import ASGE
 from ffdist.objectives.base import Local, Objective, Site
+from ffdist.objectives.cwc import CwC, CwCMod
+from ffdist.objectives.deeperforward import DeeperForward
+from ffdist.objectives.hinton import Hinton
+from ffdist.objectives.hinton_unsupervised import HintonUnsupervised
 from ffdist.objectives.load import OBJECTIVES, load_objective
+from ffdist.objectives.local_ce import LocalCE
+from ffdist.objectives.mono_forward import MonoForward
+from ffdist.objectives.predsim import PredSim
+from ffdist.objectives.sel import SELFourier, SELMorphological
 from ffdist.objectives.sff import SFF
 
-__all__ = ["OBJECTIVES", "SFF", "Local", "Objective", "Site", "load_objective"]
+__all__ = [
+    "ASGE",
+    "OBJECTIVES",
+    "SFF",
+    "CwC",
+    "CwCMod",
+    "DeeperForward",
+    "Hinton",
+    "HintonUnsupervised",
+    "Local",
+    "LocalCE",
+    "MonoForward",
+    "Objective",
+    "PredSim",
+    "SELFourier",
+    "SELMorphological",
+    "Site",
+    "load_objective",
+]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -93,8 +92,6 @@ class CwCMod(Competitive):
     schedule of reduction on plateau a block. Our own choice, as in SFF: the goodness is read behind the norm, whose
     scale and shift a channel the block's own loss so trains.
     """
-
-    name: ClassVar[str] = "CwC-mod"
 
     def head(self, site: Site) -> nn.Module:
         return CwCModHead(site)

@@ -60,14 +60,13 @@ def check_groups(site: Site, rule: str, num_classes: int) -> Form:
             where=site,
             expected=f"a multiple of {num_classes} channels",
             got=at.channels,
-            remedy="choose widths that are multiples of the number of classes (--model cfse-cnn, or the option widths), "
-            "or a rule with an auxiliary layer (sff)",
+            remedy="choose widths that are multiples of the number of classes, or a rule with an auxiliary layer: sff",
         )
     return at
 
 
 def channel_norm(at: Form) -> nn.Module:
-    """Layer norm with a scale and shift a channel: over a whole sample for maps and vectors, over each token's features.
+    """Layer norm with a scale and shift a channel, over a whole sample; over each token's features, for tokens.
 
     `GroupNorm(1, C)` keeps a channels-last map as it is, where `layer_norm` over [C, H, W] copies it.
     """
@@ -88,7 +87,10 @@ def rms_normalised(y: Tensor, eps: float = 1e-8) -> Tensor:
 
 
 class Flat(nn.Module):
-    """[N, *shape] -> [N, size]: flattened, after pooling maps (averaging tokens) until there are at most `limit`."""
+    """[N, *shape] -> [N, size]: flattened, after pooling maps (averaging tokens) until there are at most `limit`.
+
+    Maps are flattened channels last, as they lie in memory.
+    """
 
     def __init__(self, site: Site, rule: str, limit: int) -> None:
         super().__init__()
@@ -109,4 +111,4 @@ class Flat(nn.Module):
             y = F.adaptive_avg_pool2d(y, self.grid)
         if self.mean_tokens:
             y = y.mean(1)
-        return y.flatten(1)
+        return y.permute(0, 2, 3, 1).flatten(1) if y.dim() == 4 else y.flatten(1)

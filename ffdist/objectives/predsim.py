@@ -52,10 +52,11 @@ class PredSim(Competitive):
 
 
 def similarity(x: Tensor) -> Tensor:
-    """Cosine similarities of centred samples, [B, F] -> [B, B]."""
-    centred = x - x.mean(1, keepdim=True)
-    unit = centred / (centred.norm(dim=1, keepdim=True) + 1e-8)
-    return unit @ unit.T
+    """Cosine similarities of centred samples in full precision, float32 [B, F] -> [B, B]."""
+    with torch.autocast(x.device.type, enabled=False):
+        centred = x - x.mean(1, keepdim=True)
+        unit = centred / (centred.norm(dim=1, keepdim=True) + 1e-8)
+        return unit @ unit.T
 
 
 class PredSimHead(nn.Module):

@@ -1,0 +1,93 @@
+"""Adaptive spatial goodness encoding."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ffdist.errors import ConfigError
+from ffdist.objectives.base import Local, Site
+from ffdist.objectives.competitive import Competitive
+from ffdist.objectives.form import form, rms_normalised
+
+
+@dataclass(frozen=True)
+class ASGE(Competitive):
+    """Adaptive spatial goodness encoding (2025).
+
+    The goodness of a block's output x [C, H, W] is kept in space: q = flatten(avg_pool_{s x s}(x^2)) with s = 512 / C,
+    so that q has 4096, 2048, 1024, 512 numbers for C = 64, 128, 256, 512. The logits are q R + b with R and b frozen,
+    drawn from N(0, 1) / sqrt(K) (the "random synaptic feedback"), and the loss is the cross-entropy over them. What
+    goes on is dropout(x) divided by its root mean square. There is no batch norm.
+
+    The paper predicts by linear layers on the pooled features of blocks 2 .. L, summed ("fusion"). Such a layer is in
+    each block here (`readout="linear"`), learns from its own block's detached features alone, and gives the block's
+    scores, so that their mean over the blocks is the prediction; `features` offers the same to one joint layer.
+
+    Our own choices: that readout; s is at most the map's side and at least 1; dropout is of single numbers; of vectors
+    q is x^2, of tokens its mean over tokens. With `vgg8` the options norm=false, pool=avg, pool_first=true make the
+    paper's network, whose pools follow the goodness.
+    """
+
+    readout: Literal["linear", "feedback"] = "linear"
+    """What gives the scores: a linear layer on the pooled features, or the frozen feedback itself."""
+    dropout: float = 0.1
+    """Of what goes on."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.dropout < 1:
+            raise ConfigError("dropout is a share", where="objective asge, dropout", expected="0 <= x < 1",
+                              got=self.dropout)  # fmt: skip
+
+    def head(self, site: Site) -> nn.Module:
+        return ASGEHead(site, readout=self.readout == "linear")
+
+    def local(self, head: nn.Module, out: Tensor, labels: Tensor | None) -> Local:
+        assert isinstance(head, ASGEHead)
+        logits = F.linear(head.pooled(out.square()), head.feedback, head.bias).float()
+        loss = self.compete(logits, labels, learning=head.training)
+        scores = logits if self.readout == "feedback" else None
+        if head.linear is not None:
+            scores = head.linear(head.pooled(out.detach())).float()
+            loss = None if labels is None or loss is None else loss + F.cross_entropy(scores, labels)
+        onward = None if head.last else rms_normalised(F.dropout(out.detach(), self.dropout, head.training))
+        return Local(loss, scores, onward)
+
+    def features(self, head: nn.Module, out: Tensor) -> Tensor | None:
+        assert isinstance(head, ASGEHead)
+        return head.pooled(out.detach()).float() if head.counts else None
+
+
+class ASGEHead(nn.Module):
+    """feedback [K, dim(q)] and bias [K]: frozen; linear: the readout, in the blocks whose features count."""
+
+    feedback: Tensor
+    bias: Tensor
+
+    def __init__(self, site: Site, *, readout: bool) -> None:
+        super().__init__()
+        self.last = site.last
+        self.counts = site.index > 0 or site.num_blocks == 1
+        self.form = form(site, "ASGE")
+        size = self.form.channels
+        self.grid: tuple[int, int] | None = None
+        if len(site.shape) == 3:
+            side = max(1, 512 // site.shape[0])
+            self.grid = (min(side, site.shape[1]), min(side, site.shape[2]))
+            size *= math.prod(self.grid)
+        scale = 1 / math.sqrt(site.num_classes)
+        self.register_buffer("feedback", torch.randn(site.num_classes, size) * scale)
+        self.register_buffer("bias", torch.randn(site.num_classes) * scale)
+        self.linear = nn.Linear(size, site.num_classes) if readout and self.counts else None
+
+    def pooled(self, y: Tensor) -> Tensor:
+        """Averaged to the grid and flattened, [N, *site.shape] -> [N, dim(q)]."""
+        if self.grid is None:
+            return self.form.position_mean(y)
+        return F.adaptive_avg_pool2d(y, self.grid).permute(0, 2, 3, 1).flatten(1)

@@ -1,0 +1,60 @@
+"""Hinton's Forward-Forward, supervised."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ffdist.errors import NetworkError
+from ffdist.objectives.base import Site
+from ffdist.objectives.threshold import LabelledInput, ThresholdHead
+
+
+@dataclass(frozen=True)
+class Hinton(LabelledInput):
+    """Forward-Forward with labels in the picture (Hinton, arXiv 2212.13345, section 3.3).
+
+    The label is written one-hot over the picture's first K pixels; negatives bear an evenly drawn wrong label, never
+    the true one; neutral pictures 1/K in each of them. Goodness, loss and prediction are `LabelledInput`'s, over
+    layers 2 .. L.
+
+    Our own choices: the pictures have mean 0 and variance 1 here, so the pixel that is on has `strength` and the
+    others 0, in every channel; the linear readouts are one a block, and their mean predicts. Convolutions are refused:
+    a filter that scans the picture cannot see the label in its corner.
+    """
+
+    strength: float = 3.0
+    """Of the pixel that is on, in standard deviations of the pictures; about white on MNIST."""
+
+    def head(self, site: Site) -> nn.Module:
+        if len(site.shape) == 3:
+            raise NetworkError("a convolution cannot see a label in the corner of a picture", where=site,
+                               expected="vectors [C] or tokens [T, C]", got=list(site.shape),
+                               remedy="take --model mlp, or a rule for convolutions: sel-fourier, sff")  # fmt: skip
+        pixels = torch.Size(site.input_shape[-2:]).numel() if len(site.input_shape) == 3 else site.input_shape[0]
+        if site.index == 0 and pixels < site.num_classes:
+            raise NetworkError("the picture is too small to write the label over its first pixels", where=site,
+                               expected=f"at least {site.num_classes} pixels", got=pixels,
+                               remedy="enlarge the pictures: --image-size")  # fmt: skip
+        return ThresholdHead(site, "hinton", readout=self.predict == "linear")
+
+    def stamp(self, x: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+        return self._write(x, self.strength * F.one_hot(labels, num_classes).to(x.dtype))
+
+    def stamp_all(self, x: Tensor, label: int, num_classes: int) -> Tensor:
+        values = x.new_zeros(len(x), num_classes)
+        values[:, label] = self.strength
+        return self._write(x, values)
+
+    def neutral(self, x: Tensor, num_classes: int) -> Tensor:
+        return self._write(x, x.new_full((len(x), num_classes), self.strength / num_classes))
+
+    def _write(self, x: Tensor, values: Tensor) -> Tensor:
+        """values [B, K] over the first K pixels of each channel, or the first K numbers of a vector."""
+        flat = x.flatten(2) if x.dim() == 4 else x
+        written = torch.cat([values[:, None].expand(-1, flat.shape[1], -1) if x.dim() == 4 else values,
+                             flat[..., values.shape[1] :]], -1)  # fmt: skip
+        return written.view(x.shape)

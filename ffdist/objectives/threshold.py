@@ -1,0 +1,153 @@
+"""What Hinton's rules share: goodness against a threshold, positives against negatives."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ffdist.errors import ConfigError
+from ffdist.objectives.base import Local, Objective, Site
+from ffdist.objectives.form import Flat, Form, form, rms_normalised
+
+
+def threshold_loss(positive: Tensor, negative: Tensor) -> Tensor:
+    """Binary cross-entropy of goodness minus threshold, positives (any number) weighing as much as negatives."""
+    return (F.softplus(-positive).mean() + F.softplus(negative).mean()) / 2
+
+
+def wrong_labels(labels: Tensor, num_classes: int, generator: torch.Generator, scores: Tensor | None = None) -> Tensor:
+    """One label a sample that is never the true one, int64 [B]: even over the others, or, where scores [B, K] of a
+    linear head are given, in proportion to its softmax (hard negatives)."""
+    if scores is None:
+        shift = torch.randint(1, num_classes, labels.shape, generator=generator).to(labels.device)
+        return (labels + shift) % num_classes
+    weights = scores.float().scatter(1, labels[:, None], -torch.inf).softmax(1)
+    return torch.multinomial(weights, 1, generator=generator)[:, 0]
+
+
+class ThresholdHead(nn.Module):
+    """mean_activity: each unit's moving average on positives, for peer normalisation; linear: a readout that learns
+    from the block's normalised activities without touching them, in the blocks whose scores count."""
+
+    mean_activity: Tensor
+
+    def __init__(self, site: Site, rule: str, *, readout: bool) -> None:
+        super().__init__()
+        self.last, self.num_classes = site.last, site.num_classes
+        self.form: Form = form(site, rule)
+        self.counts = site.index > 0 or site.num_blocks == 1
+        self.register_buffer("mean_activity", torch.zeros(self.form.channels))
+        self.flat = Flat(site, rule, limit=4096)
+        self.linear = nn.Linear(self.flat.size, site.num_classes) if readout and self.counts else None
+
+    def excess(self, out: Tensor) -> Tensor:
+        """Goodness minus threshold, [N, *site.shape] -> float32 [N]: the sum over units (and mean over positions) of
+        y^2, less the number of units."""
+        return self.form.position_mean(out.square()).sum(1) - self.form.channels
+
+    def peer_loss(self, positive: Tensor, momentum: float = 0.9) -> Tensor:
+        """mean((mean(m) - m)^2) of the moving averages m, which takes this batch in."""
+        now = self.form.position_mean(positive).mean(0)
+        average = momentum * self.mean_activity + (1 - momentum) * now
+        self.mean_activity.copy_(average.detach())
+        return (average.mean() - average).square().mean()
+
+    def read(self, normed: Tensor) -> Tensor | None:
+        """The readout's scores, [B, *site.shape] -> float32 [B, K]."""
+        return None if self.linear is None else self.linear(self.flat(normed)).float()
+
+
+@dataclass(frozen=True)
+class LabelledInput(Objective):
+    """Rules that write a label into the picture: a right one makes a positive, a wrong one a negative.
+
+    A block's goodness is the sum of its units' squared activities (the mean over space of that, for maps), its
+    threshold theta the number of units; the loss is the binary cross-entropy of goodness - theta. What goes on is the
+    output divided by its root mean square (so is the picture itself), which takes the goodness out.
+
+    Training batches are [positives, negatives], and with predict="linear" [positives, negatives, neutral]; a block's
+    scores are its goodness of each label, in K passes over a picture, or those of its own linear layer on the
+    normalised activities of a neutral picture. The first of several blocks gives none.
+    """
+
+    predict: Literal["goodness", "linear"] = field(default="goodness", kw_only=True)
+    """Goodness for each label, K passes a picture; or linear readouts, 3 passes in training and 1 in prediction."""
+    peer: float = field(default=0.0, kw_only=True)
+    """Weight of peer normalisation, 0.03 in loweX/Forward-Forward: all units of a block equally active on average."""
+
+    def __post_init__(self) -> None:
+        if self.peer < 0 or self.predict not in ("goodness", "linear"):
+            raise ConfigError("unknown prediction or negative weight", where="objective, predict or peer",
+                              expected="predict goodness or linear, peer >= 0",
+                              got=f"predict {self.predict}, peer {self.peer}")  # fmt: skip
+
+    @abstractmethod
+    def stamp(self, x: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+        """Pictures each with its label written in: [B, *shape], int64 [B] -> [B, *shape], x unchanged."""
+
+    @abstractmethod
+    def stamp_all(self, x: Tensor, label: int, num_classes: int) -> Tensor:
+        """The same label written into all pictures, [B, *shape] -> [B, *shape]."""
+
+    @abstractmethod
+    def neutral(self, x: Tensor, num_classes: int) -> Tensor:
+        """Pictures with no label told, [B, *shape] -> [B, *shape]."""
+
+    def prepare(self, x: Tensor, labels: Tensor, num_classes: int, generator: torch.Generator) -> Tensor:
+        wrong = wrong_labels(labels, num_classes, generator)
+        passes = [self.stamp(x, labels, num_classes), self.stamp(x, wrong, num_classes)]
+        if self.predict == "linear":
+            passes.append(self.neutral(x, num_classes))
+        return rms_normalised(torch.cat(passes))
+
+    def prepare_eval(self, x: Tensor, num_classes: int) -> Tensor:
+        if self.predict == "linear":
+            return rms_normalised(self.neutral(x, num_classes))
+        return rms_normalised(torch.cat([self.stamp_all(x, k, num_classes) for k in range(num_classes)]))
+
+    def local(self, head: nn.Module, out: Tensor, labels: Tensor | None) -> Local:
+        assert isinstance(head, ThresholdHead)
+        onward = rms_normalised(out.detach())
+        if head.training:
+            assert labels is not None
+            loss, scores = self._learn(head, out, onward, labels)
+        elif self.predict == "linear":
+            scores = head.read(onward)
+            loss = None if scores is None or labels is None else F.cross_entropy(scores, labels)
+        else:
+            loss, scores = _each_label(head, out, labels)
+        return Local(loss, scores, None if head.last else onward)
+
+    def features(self, head: nn.Module, out: Tensor) -> Tensor | None:
+        assert isinstance(head, ThresholdHead)
+        if self.predict == "goodness" or not head.counts:
+            return None
+        neutral = out.detach().chunk(3)[2] if head.training else out.detach()
+        return head.flat(rms_normalised(neutral)).float()
+
+    def _learn(self, head: ThresholdHead, out: Tensor, onward: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Positives up, negatives down; the readout, if any, on the neutral pass."""
+        batch = len(labels)
+        told = out[: 2 * batch]
+        positive, negative = head.excess(told).split(batch)
+        loss = threshold_loss(positive, negative)
+        if self.peer:
+            loss = loss + self.peer * head.peer_loss(out[:batch])
+        scores = head.read(onward[2 * batch :]) if self.predict == "linear" else None
+        return loss if scores is None else loss + F.cross_entropy(scores, labels), scores
+
+
+def _each_label(head: ThresholdHead, out: Tensor, labels: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+    """Of K passes: what the loss would be on average over the wrong labels; the goodness of each label as scores."""
+    excess = head.excess(out).view(head.num_classes, -1).T
+    loss = None
+    if labels is not None:
+        true = excess.gather(1, labels[:, None])[:, 0]
+        wrong = (F.softplus(excess).sum(1) - F.softplus(true)) / (head.num_classes - 1)
+        loss = (F.softplus(-true).mean() + wrong.mean()) / 2
+    return loss, excess if head.counts else None
