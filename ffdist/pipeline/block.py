@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
@@ -108,8 +107,8 @@ class LearningBlock:
                 remedy="lower --lr, use --precision fp32, or look for broken pictures in the data",
             )
 
-    def state(self) -> tuple[dict[str, Tensor], dict[str, str]]:
-        """All that a resumed run needs of this block: tensors, and JSON strings beside them.
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """All that a resumed run needs of this block: tensors, and JSON-able fields.
 
         Random numbers need none: they are drawn from (seed, block, batch number).
         """
@@ -122,23 +121,24 @@ class LearningBlock:
                 tensors |= {f"optimizer.{index}.{k}": torch.as_tensor(v) for k, v in slots.items() if v is not None}
             fields["param_groups"] = saved["param_groups"]
             fields["schedule"] = {k: v for k, v in self.schedule.state_dict().items() if k != "lr_lambdas"}
-        return tensors, {name: json.dumps(value) for name, value in fields.items()}
+        return tensors, fields
 
-    def load_state(self, tensors: dict[str, Tensor], fields: dict[str, str]) -> None:
+    def load_state(self, tensors: dict[str, Tensor], fields: dict[str, Any]) -> None:
         """The inverse of `state`; the file has been checked against this block's names and shapes."""
         own = self.parts.state_dict()
         self.parts.load_state_dict({name: tensors[name] for name in own})
         self.totals.copy_(tensors["metrics.totals"])
-        self.validation_loss = float(json.loads(fields["validation_loss"]))
+        self.validation_loss = float(fields["validation_loss"])
         if self.optimizer is None or self.schedule is None:
             return
+        parameters = self.optimizer.param_groups[0]["params"]
         slots: dict[int, dict[str, Tensor]] = {}
         for name, value in tensors.items():
             if name.startswith("optimizer."):
                 _, index, key = name.split(".", 2)
-                slots.setdefault(int(index), {})[key] = value
-        self.optimizer.load_state_dict({"state": slots, "param_groups": json.loads(fields["param_groups"])})
-        self.schedule.load_state_dict(self.schedule.state_dict() | json.loads(fields["schedule"]))
+                slots.setdefault(int(index), {})[key] = laid_out_like(parameters[int(index)], value)
+        self.optimizer.load_state_dict({"state": slots, "param_groups": fields["param_groups"]})
+        self.schedule.load_state_dict(self.schedule.state_dict() | fields["schedule"])
 
     def _locally(self, x: Tensor, y: Tensor) -> Local:
         x = x.to(self.config.device)
@@ -164,3 +164,8 @@ class LearningBlock:
     def _autocast(self) -> torch.autocast:
         bf16 = self.config.precision == "bf16"
         return torch.autocast(self.config.device.type, torch.bfloat16, enabled=bf16)
+
+
+def laid_out_like(parameter: Tensor, value: Tensor) -> Tensor:
+    """`value` with the strides of `parameter` where it has its shape: fused optimisers walk both in memory order."""
+    return torch.empty_like(parameter, dtype=value.dtype).copy_(value) if value.shape == parameter.shape else value

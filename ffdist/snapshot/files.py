@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,9 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ffdist.errors import SnapshotError
+
+FIELDS = "ffdist"
+"""The one key of the files' metadata: with several, safetensors would write them in any order."""
 
 
 def block_file(index: int, name: str) -> str:
@@ -55,15 +59,15 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_block(path: Path, tensors: dict[str, Tensor], fields: dict[str, str]) -> dict[str, Any]:
+def write_block(path: Path, tensors: dict[str, Tensor], fields: dict[str, Any]) -> dict[str, Any]:
     """Write one block; returns what the manifest says of the file: name, bytes, sha256."""
     on_cpu = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    data = save(on_cpu, metadata=fields)
+    data = save(on_cpu, metadata={FIELDS: json.dumps(fields)})
     write_durably(path, data)
     return {"file": path.name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
-def read_block(path: Path, entry: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, str]]:
+def read_block(path: Path, entry: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The inverse of `write_block`, after the file's size and sha256 were compared with the manifest's `entry`."""
     remedy = "restore the file, or delete this snapshot's folder to go on from the one before"
     try:
@@ -75,11 +79,12 @@ def read_block(path: Path, entry: dict[str, Any]) -> tuple[dict[str, Tensor], di
                                 expected=f"{entry['bytes']} bytes, sha256 {entry['sha256'][:12]}...",
                                 got=f"{size} bytes, sha256 {digest[:12]}...")  # fmt: skip
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+            fields = json.loads((file.metadata() or {})[FIELDS])
+            return {name: file.get_tensor(name) for name in file.keys()}, fields  # noqa: SIM118
     except FileNotFoundError as error:
         raise SnapshotError("a snapshot file is missing", where=path, remedy=remedy) from error
-    except SafetensorError as error:
-        raise SnapshotError("a snapshot file is not safetensors", where=path, got=error, remedy=remedy) from error
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise SnapshotError("a snapshot file was not written by ffdist", where=path, got=error, remedy=remedy) from error
 
 
 def check_same_tensors(path: Path, tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> None:

@@ -54,7 +54,7 @@ class SnapshotStore:
 
     def _read(
         self, manifest: Manifest, index: int, expected: dict[str, Tensor]
-    ) -> tuple[dict[str, Tensor], dict[str, str]]:
+    ) -> tuple[dict[str, Tensor], dict[str, Any]]:
         if manifest.blocks != self.blocks:
             raise SnapshotError(
                 "the snapshot is of another model",

@@ -1,0 +1,86 @@
+"""`ffdist data`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from ffdist.data import list_data, prepare, verify
+
+
+@dataclass(frozen=True)
+class List:
+    """What is embedded, what can be prepared by name, and what is prepared."""
+
+    root: Path = Path("data")
+    """Folder to look in, two levels deep."""
+
+    def run(self) -> None:
+        table = Table("data set", "state", "shape", "classes", "samples", "folder")
+        for entry in list_data(self.root):
+            shape = "any" if entry.shape is None else " x ".join(map(str, entry.shape))
+            counts = ", ".join(f"{split} {count:,}" for split, count in entry.counts.items())
+            table.add_row(entry.name, entry.state, shape, str(entry.num_classes), counts, str(entry.folder or ""))
+        Console().print(table)
+
+
+@dataclass(frozen=True)
+class Prepare:
+    """Turn a data set into Arrow shards with a manifest, for `ffdist train --data FOLDER`."""
+
+    source: Annotated[str, tyro.conf.Positional]
+    """mnist, fashion-mnist, cifar10, cifar100 or imagenette; or a folder with a folder of pictures for each class; or a
+    Parquet, Arrow or Feather file, or a folder of them, with a column of pictures and one of labels."""
+    out: Path | None = None
+    """New folder for the shards. Default: data/<name>."""
+    from_: Annotated[Path | None, tyro.conf.arg(name="from")] = None
+    """Folder that holds a data set known by name as torchvision keeps it. Default: download it."""
+    cache: Path | None = None
+    """Where downloads are kept. Default: ~/.cache/ffdist."""
+    size: int | None = None
+    """Side to which pictures are scaled and cut. Needed where they differ."""
+    mode: Literal["keep", "rgb", "grey"] = "keep"
+    """Channels of the prepared pictures; keep takes them as they are."""
+    image_column: str = "image"
+    """Column of pictures in a table: encoded bytes, or arrays."""
+    label_column: str = "label"
+    """Column of labels in a table: whole numbers from 0, or names."""
+    test_fraction: float = 0.2
+    """Share of each class held out for testing, where the source has no test split."""
+    seed: int = 0
+    """Seed of that choice."""
+    workers: int | None = None
+    """Decoding threads. Default: one a core."""
+
+    def run(self) -> None:
+        out = self.out or Path("data") / Path(self.source).name
+        prepare(
+            self.source, out, from_dir=self.from_, cache=self.cache, size=self.size, mode=self.mode,
+            image_column=self.image_column, label_column=self.label_column, test_fraction=self.test_fraction,
+            seed=self.seed, workers=self.workers,
+        )  # fmt: skip
+        print(f"prepared {out}; next: ffdist train --data {out}")
+
+
+@dataclass(frozen=True)
+class Check:
+    """Verify a prepared folder down to the checksum of every shard."""
+
+    folder: Annotated[Path, tyro.conf.Positional]
+    """Prepared folder."""
+
+    def run(self) -> None:
+        manifest = verify(self.folder)
+        rows = sum(split.rows for split in manifest.splits.values())
+        print(f"{self.folder} is whole: {manifest.name}, {rows:,} samples, {len(manifest.classes)} classes")
+
+
+def main(args: Sequence[str]) -> None:
+    commands = {"list": List, "prepare": Prepare, "check": Check}
+    tyro.extras.subcommand_cli_from_dict(commands, args=list(args), prog="ffdist data").run()

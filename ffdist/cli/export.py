@@ -1,0 +1,51 @@
+"""`ffdist export`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import tyro
+from safetensors.torch import save_file
+from torch.export import Dim
+
+from ffdist.errors import ConfigError
+from ffdist.pipeline.classifier import Classifier
+from ffdist.runtime.run import DataFacts, load_classifier
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write a run's last snapshot as one file: a torch.export program (.pt2) or the weights (.safetensors)."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Run directory."""
+    to: Path
+    """FILE.pt2: takes pixels in [0, 1], float32 [B, C, H, W], gives scores [B, K], and needs torch alone.
+    FILE.safetensors: the state of one plain torch.nn.Module, `ffdist.Classifier`."""
+
+
+def main(args: Sequence[str]) -> None:
+    command = tyro.cli(Export, args=list(args), prog="ffdist export")
+    if command.to.suffix not in (".pt2", ".safetensors"):
+        raise ConfigError("unknown form of export", where="--to", expected="a name ending in .pt2 or .safetensors",
+                          got=command.to.name)  # fmt: skip
+    if command.to.exists():
+        raise ConfigError("the file exists", where=command.to, remedy="choose another name, or remove it first")
+    classifier, _, facts = load_classifier(command.run)
+    if command.to.suffix == ".pt2":
+        torch.export.save(program(classifier, facts), command.to)
+    else:
+        state = {name: tensor.contiguous() for name, tensor in classifier.state_dict().items()}
+        save_file(state, command.to)
+    print(f"{command.to}: {command.to.stat().st_size:,} bytes; pixels in [0, 1], float32 [B, "
+          f"{', '.join(map(str, facts.shape))}] -> scores [B, {len(facts.classes)}]")  # fmt: skip
+
+
+def program(classifier: Classifier, facts: DataFacts) -> torch.export.ExportedProgram:
+    """The classifier's forward pass, for any batch size."""
+    example = torch.rand(2, *facts.shape)
+    return torch.export.export(classifier, (example,), dynamic_shapes={"pixels": {0: Dim("batch", min=1)}})
