@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from ffdist.data.augment import Draws, augment, crop, draw, flip, margin
+from ffdist.data.sampler import generator
+
+SHAPES = st.tuples(st.integers(0, 5), st.integers(1, 20), st.integers(1, 20), st.sampled_from([1, 3, 4]))
+PICTURES = hnp.arrays(st.sampled_from([np.uint8, np.float32]), SHAPES, elements=st.integers(0, 255))
+
+
+@given(PICTURES, st.integers(0, 99))
+def test_crop_and_flip_equal_the_same_done_sample_by_sample(x: np.ndarray, seed: int) -> None:
+    b, h, w, _ = x.shape
+    draws = draw(("crop", "flip"), b, (h, w), generator(seed, "augment"))
+    assert draws.top is not None
+    assert draws.left is not None
+    assert draws.flip is not None
+    y, z = margin(h), margin(w)
+    expected = np.zeros_like(x)
+    for i in range(b):
+        padded = np.pad(x[i], ((y, y), (z, z), (0, 0)))
+        window = padded[draws.top[i] : draws.top[i] + h, draws.left[i] : draws.left[i] + w]
+        expected[i] = window[:, ::-1] if draws.flip[i] else window
+    assert np.array_equal(augment(x.copy(), draws), expected)
+
+
+def test_a_crop_from_the_middle_of_the_margin_is_the_picture_itself() -> None:
+    x = np.random.default_rng(0).integers(0, 256, (3, 32, 16, 3), np.uint8)
+    assert np.array_equal(crop(x, np.full(3, margin(32)), np.full(3, margin(16))), x)
+
+
+def test_flipping_twice_is_nothing() -> None:
+    x = np.random.default_rng(0).integers(0, 256, (4, 5, 6, 3), np.uint8)
+    mirrored = np.array([True, False, True, True])
+    assert not np.array_equal(flip(x.copy(), mirrored), x)
+    assert np.array_equal(flip(flip(x.copy(), mirrored), mirrored), x)
+
+
+@pytest.mark.parametrize(("side", "pixels"), [(32, 4), (28, 4), (8, 1), (96, 12)])
+def test_the_margin_is_an_eighth_of_the_side(side: int, pixels: int) -> None:
+    assert margin(side) == pixels
+
+
+def test_draws_cover_every_offset_and_flip_about_half() -> None:
+    draws = draw(("crop", "flip"), 10_000, (32, 32), generator(0, "augment"))
+    assert np.array_equal(np.unique(draws.top), np.arange(9))
+    assert np.array_equal(np.unique(draws.left), np.arange(9))
+    assert 0.48 < np.mean(draws.flip) < 0.52
+
+
+def test_a_part_of_the_draws_augments_a_part_of_the_batch() -> None:
+    x = np.random.default_rng(0).integers(0, 256, (9, 16, 16, 3), np.uint8)
+    draws = draw(("crop", "flip"), 9, (16, 16), generator(1, "augment"))
+    part = slice(3, 7)
+    assert np.array_equal(augment(x.copy(), draws)[part], augment(x[part].copy(), draws[part]))
+
+
+def test_no_draws_change_nothing() -> None:
+    x = np.random.default_rng(0).integers(0, 256, (2, 4, 4, 1), np.uint8)
+    assert np.array_equal(augment(x.copy(), Draws(None, None, None)), x)
