@@ -43,6 +43,8 @@ class JobConfig:
     """Run directory for logs and snapshots; None keeps nothing on disk."""
     keep: int = 2
     resume: bool = False
+    report_every: float = 0.25
+    """Seconds between two reports of progress; 0 reports every batch as it arrives."""
 
 
 @dataclass(frozen=True)

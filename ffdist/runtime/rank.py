@@ -131,6 +131,7 @@ class Rank:
             publish=lambda epoch, accuracy: self.store.set(f"validation/{epoch}", repr(accuracy)),
             report=start_run_log(self.job.config.run, records, self.report),
             records=records,
+            report_every=self.job.config.report_every,
         )
 
 
