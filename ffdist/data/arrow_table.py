@@ -29,17 +29,15 @@ def from_arrow(
         are. label: whole numbers or strings; those that occur become 0..K-1 in sorted order.
     classes: K names, for whole numbers in 0..K-1. Raises DataError for anything else, naming the row.
     """
-    where = {"train": f"data set {name}, train", "test": f"data set {name}, test"}
-    train_labels = labels_of(column(table, label, where["train"]), where["train"])
+    tables = {"train": table} if test is None else {"train": table, "test": test}
+    where = {split: f"data set {name}, {split}" for split in tables}
+    labels = {split: labels_of(column(of, label, where[split]), where[split]) for split, of in tables.items()}
     names = classes or names_in(table.schema, label)
-    values = label_values([train_labels], names)
+    values = label_values([labels["train"]], names)
+    codes = {split: label_codes(labels[split], values, where[split]) for split in tables}
     splits = {
-        split: ArraySplit(
-            stacked(pictures(of, image, where[split]), len(of), where[split]),
-            label_codes(labels_of(column(of, label, where[split]), where[split]), values, where[split]),
-        )
-        for split, of in (("train", table), ("test", test))
-        if of is not None
+        split: ArraySplit(stacked(pictures(of, image, where[split]), len(of), where[split]), codes[split])
+        for split, of in tables.items()
     }
     return assembled(name, splits["train"], splits.get("test"), names or [str(value) for value in values])
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ffdist.errors import ConfigError, DataError
 
@@ -36,7 +36,8 @@ def decode(data: Encoded, where: object, size: Size | None = None, mode: Mode = 
             fitted = ImageOps.fit(eight_bits(image, mode), (width, height), Image.Resampling.BILINEAR)
             return np.atleast_3d(np.asarray(fitted))
     except BROKEN as error:
-        raise DataError("a picture cannot be read", where=where, got=error, remedy="replace or remove it") from error
+        got = "no known format" if isinstance(error, UnidentifiedImageError) else error
+        raise DataError("a picture cannot be read", where=where, got=got, remedy="replace or remove it") from error
 
 
 def opened(data: Encoded) -> Image.Image:
