@@ -15,7 +15,7 @@ from ffdist.data.sources import KNOWN
 from ffdist.errors import DataError
 
 
-def open_data(name_or_folder: str, image_size: int | None = None) -> Images:
+def open_data(name_or_folder: str | Path, image_size: int | None = None) -> Images:
     """The embedded "digits", or a prepared folder; its pictures resized to image_size x image_size where given.
 
     Raises DataError for a name that is neither, and for a folder that is not whole.
@@ -25,7 +25,7 @@ def open_data(name_or_folder: str, image_size: int | None = None) -> Images:
     elif Path(name_or_folder).is_dir():
         images = open_folder(Path(name_or_folder))
     else:
-        raise unknown(name_or_folder)
+        raise unknown(str(name_or_folder))
     return images if image_size is None else replace(images, shape=(images.shape[0], image_size, image_size))
 
 

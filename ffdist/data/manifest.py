@@ -75,6 +75,8 @@ def parsed(*, splits: dict, shape: list, mean: list, std: list, superclass: list
     channels, height, width = shape
     if len(mean) != channels or len(std) != channels:
         raise ValueError(f"{len(mean)} means and {len(std)} deviations of {channels} channels")
+    if "train" not in splits or not all(split["files"] for split in splits.values()):
+        raise ValueError("no training split, or a split without files")
     return Manifest(
         **fields,
         shape=(channels, height, width),

@@ -45,7 +45,7 @@ class ShardWriter:
 
     def add(self, pictures: np.ndarray, labels: np.ndarray) -> None:
         """pictures: uint8 [N, H, W, C]; labels: int [N]."""
-        flat = pictures.reshape(len(pictures), -1)
+        flat = pictures.reshape(len(pictures), self.images.shape[1])
         while len(flat):
             room = slice(self.rows, self.rows + len(flat))
             taken = len(self.labels[room])

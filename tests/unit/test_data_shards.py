@@ -1,0 +1,199 @@
+from __future__ import annotations
+
+import json
+import pickle
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ffdist.data import list_data, open_data, verify
+from ffdist.data.images import Moments
+from ffdist.data.manifest import MANIFEST, Manifest, read_manifest
+from ffdist.data.shards import ShardWriter
+from ffdist.errors import DataError
+
+PICTURES = np.random.default_rng(0).integers(0, 256, (50, 6, 5, 3), np.uint8)
+LABELS = np.arange(50) % 4
+ROWS = 16
+"""Of a shard; the last has fewer."""
+
+
+def prepared(folder: Path, superclass: tuple[int, ...] | None = None) -> Path:
+    """A prepared folder of four training shards and one test shard."""
+    folder.mkdir()
+    splits = {}
+    for name, rows in (("train", slice(None)), ("test", slice(0, 10))):
+        writer = ShardWriter(folder, name, (3, 6, 5), 4, superclass, shard_bytes=ROWS * 90)
+        for start in range(0, 50, 7):
+            part = slice(start, start + 7)
+            writer.add(PICTURES[rows][part], LABELS[rows][part])
+        splits[name] = writer.finish()
+    mean, std = Moments(3).add(PICTURES).result()
+    Manifest("made", list("abcd"), (3, 6, 5), mean, std, splits, superclass).write(folder)
+    return folder
+
+
+def edit(folder: Path, **fields: object) -> None:
+    path = folder / MANIFEST
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    images = open_data(str(prepared(tmp_path / "made")))
+    assert (images.name, images.classes, images.shape) == ("made", list("abcd"), (3, 6, 5))
+    assert np.allclose(images.mean, PICTURES.mean((0, 1, 2)) / 255)
+    assert np.array_equal(images.train.take(np.arange(50)), PICTURES)
+    assert np.array_equal(images.train.labels, LABELS)
+    assert images.test is not None
+    assert np.array_equal(images.test.take(np.arange(10)), PICTURES[:10])
+
+
+@given(indices=st.lists(st.integers(0, 49), max_size=60))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_indices_in_any_order_are_gathered_across_shards(tmp_path: Path, indices: list[int]) -> None:
+    folder = tmp_path / "made"
+    images = open_data(str(folder if folder.exists() else prepared(folder)))
+    rows = np.array(indices, np.int64)
+    assert np.array_equal(images.train.take(rows), PICTURES[rows])
+
+
+def test_shards_have_their_rows_and_the_manifest_its_counts(tmp_path: Path) -> None:
+    manifest = read_manifest(prepared(tmp_path / "made"))
+    assert [shard.rows for shard in manifest.splits["train"].files] == [16, 16, 16, 2]
+    assert manifest.splits["train"].counts == np.bincount(LABELS).tolist()
+
+
+def test_superclasses_are_a_column_of_their_own(tmp_path: Path) -> None:
+    folder = prepared(tmp_path / "made", superclass=(1, 0, 1, 0))
+    assert open_data(str(folder)).superclass == (1, 0, 1, 0)
+    with pa.memory_map(str(folder / "train-00000.arrow")) as source:
+        table = pa.ipc.open_file(source).read_all()
+        assert table["coarse"].to_pylist() == [(1, 0, 1, 0)[k] for k in table["label"].to_pylist()]
+
+
+def test_a_taken_batch_is_a_copy(tmp_path: Path) -> None:
+    split = open_data(str(prepared(tmp_path / "made"))).train
+    split.take(np.arange(50))[:] = 0
+    assert np.array_equal(split.take(np.arange(50)), PICTURES)
+
+
+def test_another_process_opens_the_files_itself(tmp_path: Path) -> None:
+    data = pickle.dumps(open_data(str(prepared(tmp_path / "made"))))
+    assert len(data) < PICTURES.nbytes
+    assert np.array_equal(pickle.loads(data).train.take(np.arange(50)), PICTURES)
+
+
+def test_opening_a_folder_holds_no_file_open(tmp_path: Path) -> None:
+    descriptors = Path("/proc/self/fd")
+    if not descriptors.exists():
+        pytest.skip("counts open files through /proc")
+    before = len(list(descriptors.iterdir()))
+    images = open_data(str(prepared(tmp_path / "made")))
+    assert len(list(descriptors.iterdir())) == before
+    assert len(images.train) == 50
+
+
+def test_a_whole_folder_verifies(tmp_path: Path) -> None:
+    folder = prepared(tmp_path / "made")
+    assert verify(folder) == read_manifest(folder)
+
+
+def test_a_missing_shard_is_named(tmp_path: Path) -> None:
+    folder = prepared(tmp_path / "made")
+    (folder / "train-00002.arrow").unlink()
+    for check in (open_data, verify):
+        with pytest.raises(DataError, match=r"missing\n  where: .*train-00002.arrow\n  expected: \d+ bytes"):
+            check(folder)
+
+
+def test_a_shortened_shard_is_named(tmp_path: Path) -> None:
+    path = prepared(tmp_path / "made") / "train-00001.arrow"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(DataError, match=r"another size\n  where: .*train-00001.arrow\n.*\n  got: \d+ bytes\n  remedy"):
+        open_data(str(path.parent))
+
+
+@given(place=st.integers(0, 10**6), change=st.integers(1, 255))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_any_changed_byte_is_found_by_verify_and_never_crashes_open(tmp_path: Path, place: int, change: int) -> None:
+    folder = tmp_path / "made"
+    path = (folder if folder.exists() else prepared(folder)) / "train-00003.arrow"
+    whole = path.read_bytes()
+    damaged = bytearray(whole)
+    damaged[place % len(whole)] ^= change
+    path.write_bytes(damaged)
+    try:
+        with pytest.raises(DataError, match=r"corrupt\n  where: .*train-00003.arrow\n  expected: sha256"):
+            verify(folder)
+        with suppress(DataError):
+            open_data(str(folder)).train.take(np.arange(50))
+    finally:
+        path.write_bytes(whole)
+
+
+def test_a_label_out_of_range_is_named_with_its_row(tmp_path: Path) -> None:
+    folder = prepared(tmp_path / "made")
+    edit(folder, classes=list("abc"))
+    message = r"out of range\n  where: .*train-00000.arrow, row 3\n  expected: 0\.\.2\n  got: 3"
+    with pytest.raises(DataError, match=message):
+        open_data(str(folder))
+
+
+def test_a_shard_of_another_shape_is_refused(tmp_path: Path) -> None:
+    folder = prepared(tmp_path / "made")
+    edit(folder, shape=[3, 5, 6])
+    with pytest.raises(DataError, match=r"not of this data set\n  where: .*train-00000.arrow"):
+        open_data(str(folder))
+
+
+def test_a_shard_with_other_rows_is_refused(tmp_path: Path) -> None:
+    folder = prepared(tmp_path / "made")
+    splits = json.loads((folder / MANIFEST).read_text())["splits"]
+    splits["train"]["files"][1]["rows"] = 15
+    edit(folder, splits=splits)
+    with pytest.raises(DataError, match=r"rows\n  where: .*train-00001.arrow\n  expected: 15\n  got: 16"):
+        open_data(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [({"version": 2}, "not ffdist-data version 1"), ({"format": "other"}, "not ffdist-data"),
+     ({"mean": [0.5]}, "1 means"), ({"shape": 3}, "manifest"), ({"surprise": 1}, "surprise"),
+     ({"splits": {"train": {}}}, "got: 'files'"), ({"splits": None}, "manifest"), ({"splits": {}}, "no training")],
+)  # fmt: skip
+def test_a_manifest_that_cannot_be_used_is_refused(tmp_path: Path, fields: dict, message: str) -> None:
+    folder = prepared(tmp_path / "made")
+    edit(folder, **fields)
+    with pytest.raises(DataError, match=message):
+        open_data(str(folder))
+
+
+def test_a_folder_without_a_manifest_and_half_a_manifest_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"not a prepared data set\n.*\n  expected: manifest.json"):
+        open_data(str(tmp_path))
+    (tmp_path / MANIFEST).write_text('{"format": "ffdist-data",')
+    with pytest.raises(DataError, match="the manifest cannot be used"):
+        open_data(str(tmp_path))
+
+
+def test_an_unknown_name_gets_the_nearest_and_how_to_prepare_it() -> None:
+    with pytest.raises(DataError, match=r"unknown data set\n.*\n  got: cifar11\n  remedy: .* prepare cifar10 "):
+        open_data("cifar11")
+    with pytest.raises(DataError, match="did you mean digits"):
+        open_data("digit")
+
+
+def test_what_is_prepared_is_listed_with_what_can_be(tmp_path: Path) -> None:
+    folder = prepared(tmp_path / "made")
+    (tmp_path / MANIFEST).write_text("{}")
+    entries = {entry.name: entry for entry in list_data(tmp_path)}
+    assert entries["digits"].state == "embedded"
+    assert entries["cifar100"].num_classes == 100
+    made = entries["made"]
+    assert (made.state, made.shape, made.num_classes, made.folder) == ("prepared", (3, 6, 5), 4, folder)
+    assert made.counts == {"train": 50, "test": 10}
