@@ -109,29 +109,29 @@ def open_shard(path: Path, shard: ShardFile, manifest: Manifest) -> tuple[np.nda
     if path.stat().st_size != shard.bytes:
         raise DataError("a shard has another size", where=path, expected=f"{shard.bytes} bytes",
                         got=f"{path.stat().st_size} bytes", remedy=AGAIN)  # fmt: skip
-    batch = only_batch(path, shard_schema(manifest.shape, manifest.superclass is not None))
-    if len(batch) != shard.rows:
-        raise DataError("a shard has another number of rows", where=path, expected=shard.rows, got=len(batch),
-                        remedy=AGAIN)  # fmt: skip
-    labels = batch.column("label").to_numpy()
-    check_labels(labels, len(manifest.classes), path)
-    return np.frombuffer(batch.column("image").buffers()[1], np.uint8).reshape(len(batch), -1), labels
-
-
-def only_batch(path: Path, schema: pa.Schema) -> pa.RecordBatch:
-    """The record batch of a shard, of that schema."""
+    schema = shard_schema(manifest.shape, manifest.superclass is not None)
     try:
-        with pa.memory_map(str(path)) as source:  # its buffers outlive the open file
-            reader = pa.ipc.open_file(source)
-            if not reader.schema.equals(schema, check_metadata=True) or reader.num_record_batches != 1:
-                raise DataError("a shard is not of this data set", where=path, expected=schema.to_string(),
-                                got=reader.schema.to_string(), remedy=AGAIN)  # fmt: skip
-            batch = reader.get_batch(0)
-            batch.validate()
-            return batch
-    except (pa.ArrowException, OSError) as error:
-        raise DataError("a shard cannot be read", where=path, expected="an Arrow IPC file", got=error,
-                        remedy=AGAIN) from error  # fmt: skip
+        pixels, labels = columns(path, schema, shard.rows)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise DataError("a shard cannot be read", where=path, expected=f"an Arrow IPC file with {shard.rows} rows",
+                        got=error, remedy=AGAIN) from error  # fmt: skip
+    check_labels(labels, len(manifest.classes), path)
+    return pixels, labels
+
+
+def columns(path: Path, schema: pa.Schema, rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels and labels of the only record batch."""
+    with pa.memory_map(str(path)) as source:  # its buffers outlive the open file
+        reader = pa.ipc.open_file(source)
+        if not reader.schema.equals(schema, check_metadata=True) or reader.num_record_batches != 1:
+            raise ValueError(f"{reader.num_record_batches} record batches of {reader.schema.to_string()}")
+        batch = reader.get_batch(0)
+        batch.validate()
+    if len(batch) != rows:
+        raise ValueError(f"{len(batch)} rows")
+    width = schema.field("image").type.byte_width
+    pixels = np.frombuffer(batch.column("image").buffers()[1], np.uint8, rows * width)
+    return pixels.reshape(rows, width), batch.column("label").to_numpy()
 
 
 def open_folder(folder: Path) -> Images:
