@@ -16,10 +16,7 @@ import torch.distributed as dist
 
 from ffdist.errors import TransportError
 from ffdist.transport.base import Edge
-from ffdist.transport.wire import PRELUDE, check_hello, encode_hello
-
-HELLO_BYTES = 4096
-"""Room for the peer's hello: a prelude, and a header that holds the edge's name."""
+from ffdist.transport.wire import HELLO_BYTES, check_hello, encode_hello
 
 
 class Store(Protocol):
@@ -101,11 +98,11 @@ def _greet(doorbell: Doorbell, edge: Edge) -> Doorbell:
     """Each end says which edge it takes this to be."""
     timeout = edge.timeout.total_seconds()
     try:
-        doorbell.ring(b"".join(encode_hello(edge)))
-        packet, _ = doorbell.hear(HELLO_BYTES, timeout)
-        if not packet:
+        doorbell.ring(encode_hello(edge))
+        hello, _ = doorbell.hear(HELLO_BYTES, timeout)
+        if not hello:
             raise edge.lost("the other end left before the edge was open")
-        check_hello(packet[: PRELUDE.size], packet[PRELUDE.size :], edge)
+        check_hello(hello, edge)
     except TimeoutError:
         doorbell.close()
         raise edge.silent("greeting") from None

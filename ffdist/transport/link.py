@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from datetime import timedelta
 
 import torch
@@ -19,11 +21,22 @@ CUT = 1
 """The tag that nobody sends to."""
 
 
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """Tensors on their way, in either direction."""
+
+    by_gloo: list[dist.Work]
+    """The last one is the fence."""
+    by_nccl: list[dist.Work]
+
+
 class Link:
     """Point to point with the other rank of `group`; `peer` names it in errors ("the sender").
 
     Facts of gloo that this rests on: messages of one direction arrive in order; a send completes when the other side
-    has posted its receive, and reads the tensor until then; a wait that times out closes the connection for good.
+    has posted its receive, and reads the tensor until then; a wait that times out closes the connection for good; when
+    the peer dies, what waits fails at once, but for a message of which a part has come. Hence the fence, an empty
+    message behind each transfer: it is waited for first, and never comes in part.
     """
 
     def __init__(self, edge: Edge, group: dist.ProcessGroup, peer: str) -> None:
@@ -33,64 +46,70 @@ class Link:
         self._edge, self._group, self._peer = edge, group, peer
         self._rank = 1 - dist.get_rank(group)
 
-    def put(self, data: Tensor, sequence: int) -> dist.Work:
-        """Send bytes; they must not change until the work is done. Raises PeerLostError."""
-        try:
-            return _posted(dist.isend(data, group=self._group, group_dst=self._rank))
-        except RuntimeError as error:
-            raise self._lost(sequence) from error
+    def put(self, tensors: Iterable[Tensor], sequence: int) -> Transfer:
+        """Send uint8 tensors; they must not change until that is done. Raises PeerLostError."""
+        return self._post(lambda data: dist.isend(data, group=self._group, group_dst=self._rank), tensors, sequence)
 
-    def get(self, data: Tensor, sequence: int) -> dist.Work:
-        """Receive bytes into `data`, which must be exactly as long as what is sent. Raises PeerLostError."""
-        try:
-            return _posted(dist.irecv(data, group=self._group, group_src=self._rank))
-        except RuntimeError as error:
-            raise self._lost(sequence) from error
+    def get(self, tensors: Iterable[Tensor], sequence: int) -> Transfer:
+        """Receive into uint8 tensors, exactly as long and as many as are sent. Raises PeerLostError."""
+        return self._post(lambda data: dist.irecv(data, group=self._group, group_src=self._rank), tensors, sequence)
 
-    def wait(self, work: dist.Work, awaited: str, sequence: int, timeout: timedelta | None = None) -> None:
-        """Until the work is done. Raises PeerLostError, or PeerTimeoutError after `timeout` (default: the edge's)."""
+    def wait(self, transfer: Transfer, awaited: str, sequence: int, timeout: timedelta | None = None) -> None:
+        """Until gloo's part is done. Raises PeerLostError, or PeerTimeoutError after `timeout` (the edge's)."""
         timeout = timeout or self._edge.timeout
         started = time.monotonic()
         try:
-            work.wait(timeout)
+            for work in reversed(transfer.by_gloo):
+                work.wait(timeout)
         except RuntimeError as error:
             if time.monotonic() - started >= timeout.total_seconds():
                 raise self._edge.silent(awaited, sequence) from error
             raise self._lost(sequence) from error
 
-    def join(self, work: dist.Work, sequence: int) -> None:
-        """Until NCCL's work is done, as far as the current stream is concerned; the calling thread goes on."""
+    def join(self, transfer: Transfer, sequence: int) -> None:
+        """Make the current stream wait until NCCL's part is done; the calling thread goes on. Raises PeerLostError."""
         try:
-            work.wait()
+            for work in transfer.by_nccl:
+                work.wait()
         except RuntimeError as error:
             raise self._lost(sequence) from error
-
-    def warm_up(self, device: torch.device, *, sends: bool) -> None:
-        """NCCL connects at the first message; both ends do this once."""
-        data = torch.zeros(1, dtype=torch.uint8, device=device)
-        self.join(self.put(data, 0) if sends else self.get(data, 0), 0)
-        torch.cuda.synchronize(device)
 
     def fetch(self, num_bytes: int, awaited: str, sequence: int, timeout: timedelta | None = None) -> memoryview:
         """Receive so many bytes."""
         data = torch.empty(num_bytes, dtype=torch.uint8)
-        self.wait(self.get(data, sequence), awaited, sequence, timeout)
+        self.wait(self.get([data], sequence), awaited, sequence, timeout)
         return data.numpy().data
 
     def greet(self) -> None:
         """Each end says which edge it takes this to be. Raises TransportError where they disagree."""
-        said = [self.put(as_tensor(part), 0) for part in wire.encode_hello(self._edge)]
-        prelude = self.fetch(wire.PRELUDE.size, "greeting", 0)
-        header = self.fetch(wire.decode_prelude(prelude, self._edge, 0).header_bytes, "greeting", 0)
-        wire.check_hello(prelude, header, self._edge)
-        for work in said:
-            self.wait(work, "greeting", 0)
+        said = self.put([as_tensor(wire.encode_hello(self._edge))], 0)
+        heard = self.fetch(wire.HELLO_BYTES, "greeting", 0)
+        self.wait(said, "greeting", 0)
+        wire.check_hello(heard, self._edge)
+
+    def warm_up(self, device: torch.device, *, sends: bool) -> None:
+        """NCCL connects at the first message: both ends of an edge between GPUs do this once."""
+        data = [torch.zeros(1, dtype=torch.uint8, device=device)]
+        transfer = self.put(data, 0) if sends else self.get(data, 0)
+        self.wait(transfer, "greeting", 0)
+        self.join(transfer, 0)
+        torch.cuda.synchronize(device)
 
     def cut(self) -> None:
         """Close the connection: whatever waits for it, at either end, fails at once."""
         with contextlib.suppress(RuntimeError):
             work = dist.irecv(torch.empty(1), group=self._group, group_src=self._rank, tag=CUT)
             _posted(work).wait(timedelta(milliseconds=1))
+
+    def _post(self, post: Callable[[Tensor], dist.Work | None], tensors: Iterable[Tensor], sequence: int) -> Transfer:
+        transfer = Transfer([], [])
+        try:
+            for data in tensors:
+                (transfer.by_nccl if data.is_cuda else transfer.by_gloo).append(_posted(post(data)))
+            transfer.by_gloo.append(_posted(post(torch.empty(0, dtype=torch.uint8))))
+        except RuntimeError as error:
+            raise self._lost(sequence) from error
+        return transfer
 
     def _lost(self, sequence: int) -> TransportError:
         return self._edge.lost(f"{self._peer} is gone", sequence)

@@ -1,7 +1,7 @@
 """An edge by torch.distributed point to point, across hosts: gloo for CPU tensors, NCCL for tensors of a GPU.
 
     sender     prelude, header, tensors ->     each frame's sends stay pending until the receiver takes them
-    receiver                        <- credit  one byte for each frame that `recv` returned
+    receiver                        <- credit  an empty message for each frame that `recv` returned
 
 A thread at the receiver fetches up to `depth` frames ahead, so that they travel while both stages compute; the
 sender needs none, as its sends are asynchronous and frame n waits for the credit of frame n - depth. Preludes, headers
@@ -26,7 +26,7 @@ from ffdist.errors import TransportError
 from ffdist.transport import wire
 from ffdist.transport.base import Edge, Frame, Receiver, Sender
 from ffdist.transport.buffers import BufferPool
-from ffdist.transport.link import FOREVER, Link, as_tensor
+from ffdist.transport.link import FOREVER, Link, Transfer, as_tensor
 
 CPU = torch.device("cpu")
 
@@ -64,11 +64,10 @@ def open_receiver(edge: Edge, group: dist.ProcessGroup, device: torch.device = C
 
 @dataclass(frozen=True, slots=True)
 class _Sent:
-    """A frame on its way: what is being sent, and the credit that it will bring."""
+    """A frame on its way (prelude, header, tensors), and the credit that it will bring."""
 
-    by_gloo: list[dist.Work]
-    by_nccl: list[dist.Work]
-    credit: dist.Work
+    transfers: list[Transfer]
+    credit: Transfer
 
 
 class ProcessGroupSender(Sender):
@@ -90,15 +89,9 @@ class ProcessGroupSender(Sender):
             _check_device(tensor.device.type, self._device, edge, sequence)
         if len(self._in_flight) == edge.depth:
             self._await_credit()
-        parts = [as_tensor(prelude), as_tensor(header), *(wire.as_bytes(t) for t in tensors if t.numel())]
-        works = [(self._link.put(part, sequence), part.is_cuda) for part in parts]
-        self._in_flight.append(
-            _Sent(
-                by_gloo=[work for work, is_cuda in works if not is_cuda],
-                by_nccl=[work for work, is_cuda in works if is_cuda],
-                credit=self._link.get(torch.empty(1, dtype=torch.uint8), sequence),
-            )
-        )
+        parts = ([as_tensor(prelude)], [as_tensor(header)], [wire.as_bytes(t) for t in tensors if t.numel()])
+        transfers = [self._link.put(part, sequence) for part in parts]
+        self._in_flight.append(_Sent(transfers, self._link.get([], sequence)))
         self._sequence += 1
 
     def close(self) -> None:
@@ -107,7 +100,7 @@ class ProcessGroupSender(Sender):
             return
         self._closed = True
         with contextlib.suppress(TransportError):
-            end = self._link.put(as_tensor(wire.encode_end(self._edge, self._sequence)), self._sequence)
+            end = self._link.put([as_tensor(wire.encode_end(self._edge, self._sequence))], self._sequence)
             while self._in_flight:
                 self._await_credit()
             self._link.wait(end, "acknowledgement of the end", self._sequence)
@@ -120,19 +113,18 @@ class ProcessGroupSender(Sender):
             self._link.wait(oldest.credit, "credit", sequence)
         finally:
             self.waited += time.perf_counter() - started
-        for work in oldest.by_gloo:  # done already, as the receiver has the frame
-            self._link.wait(work, "acknowledgement", sequence)
-        for work in oldest.by_nccl:  # the memory is used again behind the send
-            self._link.join(work, sequence)
+        for transfer in oldest.transfers:
+            self._link.wait(transfer, "acknowledgement", sequence)  # done already, as the receiver has the frame
+            self._link.join(transfer, sequence)  # so that the tensors' memory is used again only behind the send
         self._in_flight.popleft()
 
 
 @dataclass(frozen=True, slots=True)
 class _Fetched:
-    """A frame that is here, but for the tensors that NCCL still brings."""
+    """A frame that is here, but for what NCCL still brings."""
 
     frame: Frame
-    by_nccl: list[dist.Work]
+    transfer: Transfer
 
 
 class ProcessGroupReceiver(Receiver):
@@ -142,7 +134,7 @@ class ProcessGroupReceiver(Receiver):
         self._edge, self._link, self._device = edge, link, device
         self._sequence = self._num_fetched = self._num_credited = 0
         self._fetched: queue.SimpleQueue[_Fetched | Exception] = queue.SimpleQueue()
-        self._credits: deque[dist.Work] = deque()
+        self._credits: deque[Transfer] = deque()
         self._credit_lock = threading.Lock()
         self._closed = self._peer_closed = False
         self._pool = BufferPool(keep=2 * edge.depth)
@@ -166,8 +158,7 @@ class ProcessGroupReceiver(Receiver):
         if isinstance(fetched, Exception):
             self._fetched.put(fetched)  # for the next call
             raise fetched
-        for work in fetched.by_nccl:
-            self._link.join(work, sequence)
+        self._link.join(fetched.transfer, sequence)
         if self._stream is not None:
             self._hand_out(fetched.frame)
         self._give_credit()
@@ -200,7 +191,7 @@ class ProcessGroupReceiver(Receiver):
                 self._put_credit()
 
     def _put_credit(self) -> None:
-        self._credits.append(self._link.put(torch.zeros(1, dtype=torch.uint8), self._num_credited))
+        self._credits.append(self._link.put([], self._num_credited))
         self._num_credited += 1
         if len(self._credits) > self._edge.depth:  # the frame that this older credit allowed is here, so it is done
             self._link.wait(self._credits.popleft(), "acknowledgement", self._num_credited)
@@ -225,12 +216,10 @@ class ProcessGroupReceiver(Receiver):
             return None
         header = wire.decode_header(self._link.fetch(prelude.header_bytes, "header", sequence), prelude, self._edge)
         buffers = [self._allocate(spec, sequence) for spec in header.tensors]
-        works = [(self._link.get(buffer, sequence), buffer.is_cuda) for buffer in buffers if buffer.numel()]
-        for work, is_cuda in works:
-            if not is_cuda:
-                self._link.wait(work, "tensor", sequence)
+        transfer = self._link.get([buffer for buffer in buffers if buffer.numel()], sequence)
+        self._link.wait(transfer, "tensors", sequence)
         tensors = (wire.from_bytes(buffer, spec) for buffer, spec in zip(buffers, header.tensors, strict=True))
-        return _Fetched(header.frame(tensors), [work for work, is_cuda in works if is_cuda])
+        return _Fetched(header.frame(tensors), transfer)
 
     def _allocate(self, spec: wire.TensorSpec, sequence: int) -> Tensor:
         """uint8 [spec.nbytes] where the tensor belongs."""

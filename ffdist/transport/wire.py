@@ -25,6 +25,7 @@ from ffdist.transport.base import Edge, Frame
 MAGIC = b"FFDX"
 VERSION = 1
 ALIGNMENT = 64
+HELLO_BYTES = 1024
 PRELUDE = struct.Struct("<4sIIQIQ")
 DTYPES = {str(d).removeprefix("torch."): d for d in (
     torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex64, torch.complex128, torch.uint8,
@@ -125,15 +126,19 @@ def decode_header(data: bytes | memoryview, prelude: Prelude, edge: Edge) -> Hea
     return header
 
 
-def encode_hello(edge: Edge) -> tuple[bytes, bytes]:
-    """What each end says first, as prelude and header: which edge it takes this to be."""
-    return encode(Frame("hello", {"edge": edge.name, "depth": edge.depth}), edge, 0)[:2]
+def encode_hello(edge: Edge) -> bytes:
+    """What each end says first, in HELLO_BYTES: which edge it takes this to be."""
+    prelude, header, _ = encode(_hello(edge), edge, 0)
+    if len(prelude) + len(header) > HELLO_BYTES:
+        raise TransportError("the name of an edge is too long", expected=f"<= {HELLO_BYTES - 256} bytes", got=edge.name)
+    return (prelude + header).ljust(HELLO_BYTES, b"\0")
 
 
-def check_hello(prelude: bytes | memoryview, header: bytes | memoryview, edge: Edge) -> None:
+def check_hello(data: bytes | memoryview, edge: Edge) -> None:
     """Raises TransportError where the other end takes this to be another edge, attempt or depth."""
-    hello = decode_header(header, decode_prelude(prelude, edge, 0), edge)
-    expected = Frame("hello", {"edge": edge.name, "depth": edge.depth})
+    prelude = decode_prelude(data[: PRELUDE.size], edge, 0)
+    hello = decode_header(data[PRELUDE.size : PRELUDE.size + prelude.header_bytes], prelude, edge)
+    expected = _hello(edge)
     if (hello.kind, hello.fields) != (expected.kind, expected.fields):
         raise TransportError(
             "the two ends of an edge disagree",
@@ -142,6 +147,10 @@ def check_hello(prelude: bytes | memoryview, header: bytes | memoryview, edge: E
             got=hello.fields,
             remedy="start all stages with the same settings",
         )
+
+
+def _hello(edge: Edge) -> Frame:
+    return Frame("hello", {"edge": edge.name, "depth": edge.depth})
 
 
 def aligned(nbytes: int) -> int:
