@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import json
 import multiprocessing
 import os
@@ -10,7 +11,7 @@ import platform
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -134,5 +135,3 @@ def table(findings: list[Finding]) -> Table:
         rows.add_row(mark, finding.what, finding.found, "" if finding.ok else finding.remedy)
     return rows
 
-
-CHECKS: list[Callable[[], list[Finding]]] = [environment, devices, optional]

@@ -14,7 +14,7 @@ from ffdist.models.mobilenet import mobilenet_v3_small
 from ffdist.models.pretrained import load_pretrained, torchvision_chain
 from ffdist.models.resnet import resnet18
 from ffdist.models.sel import sel_cnn
-from ffdist.models.vgg import vgg, vgg8, vgg11
+from ffdist.models.vgg import vgg8, vgg11
 from ffdist.models.vit import vit
 
 __all__ = [
@@ -33,7 +33,6 @@ __all__ = [
     "seeded",
     "sel_cnn",
     "torchvision_chain",
-    "vgg",
     "vgg8",
     "vgg11",
     "vit",

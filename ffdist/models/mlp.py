@@ -15,8 +15,9 @@ from ffdist.models.parts import check_widths
 
 def _layer(in_features: int, out_features: int, *, flatten: bool, init: str) -> nn.Module:
     linear = nn.Linear(in_features, out_features)
-    if init == "fan-out":
-        nn.init.normal_(linear.weight, std=1 / math.sqrt(out_features))
+    if init != "torch":
+        std = math.sqrt(2 / in_features) if init == "he" else math.sqrt(1 / out_features)
+        nn.init.normal_(linear.weight, std=std)
         nn.init.zeros_(linear.bias)
     return nn.Sequential(*([nn.Flatten()] if flatten else []), linear, nn.ReLU())
 
@@ -25,11 +26,12 @@ def mlp(
     input_shape: Sequence[int],
     num_classes: int,
     widths: Sequence[int] = (2000, 2000, 2000, 2000),
-    init: Literal["torch", "fan-out"] = "torch",
+    init: Literal["torch", "he", "fan-out"] = "torch",
 ) -> Chain:
     """A block a layer, linear and ReLU; pictures are flattened first. The default is Hinton's 4 x 2000.
 
-    init: torch's own, or N(0, 1 / sqrt(fan_out)) with zero biases, as in loweX/Forward-Forward.
+    init: of weights, with zero biases: torch's own (biases too); "he", N(0, 2 / fan_in), with which Hinton's goodness
+        starts at its threshold; "fan-out", N(0, 1 / fan_out), as in loweX/Forward-Forward.
     """
     check_widths("mlp", widths)
     features = [math.prod(input_shape), *widths]

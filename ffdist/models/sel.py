@@ -13,8 +13,11 @@ from ffdist.models.parts import check_picture
 
 
 def _conv_block(in_width: int, width: int, kernel: int, *, pool: bool) -> nn.Module:
-    layers = [nn.GroupNorm(1, in_width), nn.Conv2d(in_width, width, kernel, padding=kernel // 2), nn.ReLU()]
-    return nn.Sequential(*layers, *([nn.MaxPool2d(2)] if pool else []))
+    conv = nn.Conv2d(in_width, width, kernel, padding=kernel // 2)
+    nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
+    assert conv.bias is not None
+    nn.init.zeros_(conv.bias)
+    return nn.Sequential(nn.GroupNorm(1, in_width), conv, nn.ReLU(), *([nn.MaxPool2d(2)] if pool else []))
 
 
 def sel_cnn(
@@ -23,7 +26,8 @@ def sel_cnn(
     """Scodellaro et al. (arXiv 2312.14924): `depth` blocks of layer norm, convolution 7x7 of 128 filters and ReLU.
 
     The norm opens a block: the goodness is read behind the ReLU, and only the direction of what a block gets counts.
-    Where the paper has it is not published, nor is its deeper network; ours for CIFAR is depth 6, pool_every 2.
+    Where the paper has it is not published, nor is its deeper network; ours for CIFAR is depth 6, pool_every 2. Weights
+    are drawn by He's rule, with which the goodness starts at its threshold.
 
     kernel: side of the filters in pixels, odd.
     pool_every: a 2x2 max pool closes every `pool_every`-th block but the last; 0 for none.

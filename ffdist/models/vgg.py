@@ -29,7 +29,7 @@ def _pool(kind: str) -> list[nn.Module]:
     return {"": [], "max": [nn.MaxPool2d(2)], "avg": [nn.AvgPool2d(2)]}[kind]
 
 
-def vgg(
+def vgg8(
     input_shape: Sequence[int],
     num_classes: int,
     widths: tuple[int, ...] = VGG8,
@@ -38,16 +38,18 @@ def vgg(
     pool_first: bool = False,
     dropout: float = 0.0,
 ) -> Chain:
-    """A block a convolution: conv 3x3, batch norm, ReLU, pool where marked.
+    """A block a convolution: conv 3x3, batch norm, ReLU, pool where marked; 7 of them, the eighth is the classifier.
 
-    widths: channels a block, negative where a 2x2 pool follows (VGG8 has 4, so pictures of 16 pixels become one).
+    widths: channels a block, negative where a 2x2 pool follows. The default, 128, 256P, 256, 512P, 512P, 512P, 512
+        (ASGE, 2025), has 4 pools, so pictures of 16 pixels become one; for 10 classes, multiples of 10 suit the
+        channel-wise rules.
     norm: batch normalisation in each block; the ASGE network has none.
     pool_first: the pool opens the next block in place of closing its own, as in ASGE, which reads its goodness before
         pooling; what goes from block to block is then four times as large where a pool is.
     dropout: of whole channels, closing each block.
     """
     if not widths or 0 in widths or pool not in ("max", "avg") or (pool_first and widths[-1] < 0):
-        raise ConfigError("these are no blocks of a VGG", where="model vgg",
+        raise ConfigError("these are no blocks of a VGG", where="model vgg, widths and pool",
                           expected="channels, negative where a pool follows; not behind the last with pool_first",
                           got=f"widths {widths}, pool {pool}, pool_first {pool_first}")  # fmt: skip
     channels, _, _ = check_picture("vgg", input_shape, 2 ** sum(w < 0 for w in widths))
@@ -60,25 +62,14 @@ def vgg(
     return Chain(blocks, input_shape=input_shape, num_classes=num_classes)
 
 
-def vgg8(
-    input_shape: Sequence[int],
-    num_classes: int,
-    norm: bool = True,
-    pool: Literal["max", "avg"] = "max",
-    pool_first: bool = False,
-    dropout: float = 0.0,
-) -> Chain:
-    """`vgg` of 7 convolutions: 128, 256P, 256, 512P, 512P, 512P, 512 (ASGE, 2025); the eighth is the classifier."""
-    return vgg(input_shape, num_classes, VGG8, norm, pool, pool_first, dropout)
-
-
 def vgg11(
     input_shape: Sequence[int],
     num_classes: int,
+    widths: tuple[int, ...] = VGG11,
     norm: bool = True,
     pool: Literal["max", "avg"] = "max",
     pool_first: bool = False,
     dropout: float = 0.0,
 ) -> Chain:
-    """`vgg` of 10 convolutions: 128, 256P, 256, 512P, 512, 512P, 512, 512P, 512, 512 (ASGE, 2025)."""
-    return vgg(input_shape, num_classes, VGG11, norm, pool, pool_first, dropout)
+    """`vgg8` of 10 convolutions: 128, 256P, 256, 512P, 512, 512P, 512, 512P, 512, 512 (ASGE, 2025)."""
+    return vgg8(input_shape, num_classes, widths, norm, pool, pool_first, dropout)

@@ -61,6 +61,6 @@ class DeeperForwardHead(nn.Module):
                                remedy="widen the block")  # fmt: skip
 
     def normalised(self, y: Tensor) -> Tensor:
-        if self.form.axis == 2:
+        if self.form.over == (1,):
             return F.group_norm(y.transpose(1, 2), self.num_classes).transpose(1, 2)
         return F.group_norm(y, self.num_classes)

@@ -16,32 +16,31 @@ class Form(NamedTuple):
     """Of a block's output with its batch: maps [N, C, H, W], tokens [N, T, C] or vectors [N, C]."""
 
     channels: int
-    axis: int
-    """Of the channels."""
     over: tuple[int, ...]
     """The axes of the positions (space or tokens); none for vectors."""
     num_positions: int
 
     def class_means(self, y: Tensor, num_classes: int) -> Tensor:
         """Mean over the channels of a class's group and over the positions: [N, *shape] -> float32 [N, K]."""
-        grouped = y.unflatten(self.axis, (num_classes, self.channels // num_classes))
-        axes = {1: (2, 3, 4), 2: (1, 3)}[self.axis] if self.over else (2,)
-        return grouped.mean(axes, dtype=torch.float32)
+        return self.position_mean(y).unflatten(1, (num_classes, -1)).mean(2)
 
     def position_mean(self, y: Tensor) -> Tensor:
-        """Mean over the positions, [N, *shape] -> float32 [N, C]."""
-        return y.mean(self.over, dtype=torch.float32) if self.over else y.float()
+        """Mean over the positions, [N, *shape] -> float32 [N, C]; over the channels-last view of maps, so that the
+        gradient has their layout too and nothing behind copies."""
+        if len(self.over) == 2:
+            y = y.permute(0, 2, 3, 1).flatten(1, 2)
+        return y.mean(1, dtype=torch.float32) if self.over else y.float()
 
 
 def form(site: Site, rule: str) -> Form:
     """The form of a block's output; NetworkError where `rule` cannot read it."""
     match site.shape:
         case (channels, height, width):
-            return Form(channels, 1, (2, 3), height * width)
+            return Form(channels, (2, 3), height * width)
         case (tokens, channels):
-            return Form(channels, 2, (1,), tokens)
+            return Form(channels, (1,), tokens)
         case (channels,):
-            return Form(channels, 1, (), 1)
+            return Form(channels, (), 1)
     raise NetworkError(
         f"{rule} cannot read goodness from this output",
         where=site,

@@ -110,7 +110,7 @@ class SELMorphological(LabelledInput):
     class to class) by flat columns, rows and squares of 3, 5, 7, 9 pixels (another after every fifth class).
     """
 
-    weight: float = 0.5
+    weight: float = 0.8
     """Of the transformed picture; the picture itself has the rest."""
 
     def __post_init__(self) -> None:

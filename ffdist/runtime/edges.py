@@ -11,8 +11,7 @@ import torch.distributed as dist
 
 from ffdist.errors import ConfigError
 from ffdist.runtime.world import World
-from ffdist.transport import shared_memory
-from ffdist.transport.base import Edge, Receiver, Sender
+from ffdist.transport import Edge, Receiver, Sender, process_group, shared_memory
 
 Kind = Literal["shared-memory", "gloo", "nccl"]
 
@@ -62,7 +61,8 @@ class ProcessEdges:
         depth: int = 2,
         timeout: timedelta = timedelta(minutes=10),
     ) -> None:
-        self.world, self.store, self.depth, self.timeout = world, store, depth, timeout
+        self.world, self.store, self.device = world, store, device
+        self.depth, self.timeout = depth, timeout
         store.set(f"place/{world.rank}", json.dumps(Place(str(device), shared_memory.locality())))
         places = [Place(*json.loads(store.get(f"place/{rank}"))) for rank in range(world.size)]
         self.kinds = choose(transport, places)
@@ -73,30 +73,27 @@ class ProcessEdges:
         edge = self._edge(index)
         if self.kinds[index] == "shared-memory":
             return shared_memory.open_receiver(edge, self.store)
-        from ffdist.transport import process_group
-
-        return process_group.open_receiver(edge, self.groups[index], index)
+        return process_group.open_receiver(edge, self.groups[index], self.device)
 
     def downstream(self) -> Sender:
         index = self.world.rank
         edge = self._edge(index)
         if self.kinds[index] == "shared-memory":
             return shared_memory.open_sender(edge, self.store)
-        from ffdist.transport import process_group
-
-        return process_group.open_sender(edge, self.groups[index], index + 1)
+        return process_group.open_sender(edge, self.groups[index], self.device)
 
     def _edge(self, index: int) -> Edge:
         return Edge(f"{index}-{index + 1}", self.depth, self.timeout, self.world.attempt)
 
 
-def form_groups(world: World, store: dist.Store, kinds: list[Kind], timeout: timedelta) -> dict[int, dist.ProcessGroup]:
-    """A process group of two ranks for each edge that is not shared memory; all ranks form all of them, in order."""
-    wanted = {i: kind for i, kind in enumerate(kinds) if kind != "shared-memory"}
-    if not wanted:
+def form_groups(
+    world: World, store: dist.Store, kinds: list[Kind], timeout: timedelta
+) -> dict[int, dist.ProcessGroup]:
+    """A group of two ranks for each edge that is not shared memory; all ranks form all groups, in order."""
+    if {"shared-memory"} >= set(kinds):
         return {}
-    backend = "cpu:gloo,cuda:nccl" if "nccl" in wanted.values() else "gloo"
-    group_store = dist.PrefixStore("group", store)
-    dist.init_process_group(backend, store=group_store, rank=world.rank, world_size=world.size, timeout=timeout)
-    groups = {i: dist.new_group([i, i + 1], timeout=timeout, backend=backend) for i in wanted}
+    backend = "cpu:gloo,cuda:nccl" if "nccl" in kinds else "gloo"
+    dist.init_process_group(backend, store=dist.PrefixStore("group", store), rank=world.rank, world_size=world.size,
+                            timeout=timeout)  # fmt: skip
+    groups = {i: dist.new_group([i, i + 1], timeout, backend) for i, kind in enumerate(kinds) if kind != "shared-memory"}
     return {i: group for i, group in groups.items() if world.rank in (i, i + 1)}

@@ -12,8 +12,7 @@ from ffdist.runtime.job import Job
 from ffdist.runtime.outcome import Result, root_cause
 from ffdist.runtime.rank import Rank
 from ffdist.runtime.world import World
-from ffdist.transport.base import Edge, Receiver, Sender
-from ffdist.transport.local import open_local
+from ffdist.transport import Edge, Receiver, Sender, open_local
 
 
 class ThreadEdges:

@@ -86,7 +86,7 @@ def read(path: Path, column: str) -> Iterator[pa.Array]:
 
 def batches(path: Path, column: str) -> Iterator[pa.RecordBatch]:
     if path.suffix == ".parquet":
-        with pq.ParquetFile(path, memory_map=True, pre_buffer=False) as file:
+        with pq.ParquetFile(path, pre_buffer=False, buffer_size=2**20) as file:  # never a whole row group
             yield from file.iter_batches(ROWS, columns=[column], use_threads=False)
     else:
         with pa.memory_map(str(path)) as source:

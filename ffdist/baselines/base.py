@@ -1,0 +1,131 @@
+"""What all baselines share: their settings, and what one rank of them does with a batch."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Literal, NamedTuple, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from ffdist.models import Chain
+from ffdist.pipeline.optim import OptimConfig, build_optimizer, build_schedule
+
+
+@dataclass(frozen=True, slots=True)
+class BaselineConfig:
+    """The same for both sides of a comparison."""
+
+    optim: OptimConfig
+    total_steps: int
+    batch_size: int
+    """Samples of a whole batch, over all ranks."""
+    seed: int = 0
+    precision: Literal["fp32", "bf16"] = "fp32"
+    device: torch.device = field(default_factory=partial(torch.device, "cpu"))
+    compiled: bool = False
+    """Let torch.compile rewrite the blocks."""
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+
+class Place(NamedTuple):
+    """One rank among those that train together; they have formed torch.distributed's default group."""
+
+    rank: int
+    size: int
+
+
+class Learner(Protocol):
+    """One rank of a network that learns by backpropagation."""
+
+    shard: tuple[int, int] | None
+    """(i, n): the rank learns from the i-th of n slices of each batch. None: it takes no batches of its own."""
+    modules: nn.Module
+    """What this rank holds of the network."""
+    optimizer: torch.optim.Optimizer
+
+    def learn(self, x: Tensor | None, y: Tensor | None) -> None:
+        """One batch: x [N, *input_shape] and labels int64 [N] of this rank's slice; both None without a shard."""
+        ...
+
+
+class Baseline(Protocol):
+    """Builds one rank's part of a network that is trained by backpropagation.
+
+    Raises NetworkError or ConfigError, with the reason, where the method does not fit the network.
+    """
+
+    def __call__(self, chain: Chain, config: BaselineConfig, place: Place) -> Learner: ...
+
+
+class Whole(nn.Module):
+    """All blocks and the classifier: [B, *input_shape] -> logits [B, K]; the same initial weights as ffdist's blocks."""
+
+    def __init__(self, chain: Chain, config: BaselineConfig) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(chain.build(index, config.seed) for index in range(len(chain)))
+        self.blocks.append(chain.build_classifier(chain.shapes()[-1], chain.num_classes))
+        self.to(config.device, memory_format=torch.channels_last)
+        if config.compiled:
+            for block in self.blocks:
+                block.compile()
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+class Replica:
+    """A rank that holds the whole network and learns from its slice of each batch, in `accumulate` parts.
+
+    forward: the network as it is called (wrapped, sharded). hold: what keeps gradients on this rank until the last part.
+    """
+
+    def __init__(
+        self, whole: nn.Module, config: BaselineConfig, place: Place, *, forward: nn.Module | None = None,
+        accumulate: int = 1, hold: partial[AbstractContextManager[None]] = partial(nullcontext),  # noqa: B008
+    ) -> None:  # fmt: skip
+        self.modules, self.config, self.shard = whole, config, (place.rank, place.size)
+        self.forward, self.accumulate, self.hold = forward or whole, accumulate, hold
+        self.optimizer, self.schedule = optimised(whole, config)
+
+    def learn(self, x: Tensor | None, y: Tensor | None) -> None:
+        assert x is not None
+        assert y is not None
+        parts = list(zip(x.chunk(self.accumulate), y.chunk(self.accumulate), strict=True))
+        for x_part, y_part in parts[:-1]:
+            with self.hold():
+                self._backward(x_part, y_part)
+        self._backward(*parts[-1])
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if not isinstance(self.schedule, ReduceLROnPlateau):
+            self.schedule.step()
+
+    def _backward(self, x: Tensor, y: Tensor) -> None:
+        x, y = placed(x, self.config.device), y.to(self.config.device, non_blocking=True)
+        with self.config.autocast():
+            loss = F.cross_entropy(self.forward(x).float(), y) / self.accumulate
+        loss.backward()
+
+
+def placed(x: Tensor, device: torch.device) -> Tensor:
+    """On the device, pictures in channels-last strides."""
+    x = x.to(device, non_blocking=True)
+    return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
+
+
+def optimised(
+    module: nn.Module, config: BaselineConfig
+) -> tuple[torch.optim.Optimizer, LRScheduler | ReduceLROnPlateau]:
+    """The fused optimiser and the schedule that ffdist's blocks have, over all parameters."""
+    optimizer = build_optimizer(config.optim, module.parameters())
+    assert optimizer, "a network has parameters"
+    return optimizer, build_schedule(config.optim, optimizer, config.total_steps)

@@ -1,0 +1,44 @@
+"""Backpropagation in parallel over slices of each batch, by torch's DistributedDataParallel."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
+from torch.nn.parallel import DistributedDataParallel
+
+from ffdist.baselines.base import BaselineConfig, Learner, Place, Replica, Whole
+from ffdist.baselines.checkpointed import Checkpointed
+from ffdist.models import Chain
+
+
+def data_parallel(
+    chain: Chain,
+    config: BaselineConfig,
+    place: Place,
+    *,
+    bucket_mib: float = 25.0,
+    static_graph: bool = False,
+    bucket_views: bool = False,
+    broadcast_buffers: bool = True,
+    bf16_gradients: bool = False,
+    accumulate: int = 1,
+    checkpoint: bool = False,
+) -> Learner:
+    """DDP; the defaults are torch's own.
+
+    bucket_mib: size of the gradients that travel together. static_graph, bucket_views, broadcast_buffers: torch's
+        arguments (`gradient_as_bucket_view`); batch norm's buffers are broadcast before every forward pass by default.
+    bf16_gradients: compress gradients to bfloat16 on their way.
+    accumulate: parts of a rank's slice; gradients travel once for all. checkpoint: compute each block again in backward.
+    """
+    whole = Whole(chain, config)
+    wrapped = DistributedDataParallel(
+        Checkpointed(whole) if checkpoint else whole,
+        device_ids=[config.device] if config.device.type == "cuda" else None,
+        bucket_cap_mb=bucket_mib, static_graph=static_graph, gradient_as_bucket_view=bucket_views,
+        broadcast_buffers=broadcast_buffers,
+    )  # fmt: skip
+    if bf16_gradients:
+        wrapped.register_comm_hook(None, bf16_compress_hook)
+    return Replica(whole, config, place, forward=wrapped, accumulate=accumulate, hold=partial(wrapped.no_sync))

@@ -1,0 +1,58 @@
+"""The baselines by name."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from ffdist.baselines.base import Baseline
+from ffdist.baselines.checkpointed import checkpointed
+from ffdist.baselines.data_parallel import data_parallel
+from ffdist.baselines.fully_sharded import fully_sharded
+from ffdist.baselines.pipeline_parallel import pipeline_parallel
+from ffdist.baselines.single import single
+from ffdist.errors import ConfigError
+from ffdist.options import nearest
+
+_tuned = partial(data_parallel, static_graph=True, bucket_views=True, broadcast_buffers=False)
+
+BASELINES: dict[str, Baseline] = {
+    "bp": single,
+    "bp-checkpoint": checkpointed,
+    "ddp": data_parallel,
+    "ddp-static": partial(data_parallel, static_graph=True),
+    "ddp-views": partial(data_parallel, bucket_views=True, broadcast_buffers=False),
+    "ddp-bucket-5": partial(_tuned, bucket_mib=5),
+    "ddp-bucket-25": _tuned,
+    "ddp-bucket-100": partial(_tuned, bucket_mib=100),
+    "ddp-bf16": partial(_tuned, bf16_gradients=True),
+    "ddp-bf16-bucket-100": partial(_tuned, bf16_gradients=True, bucket_mib=100),
+    "ddp-accumulate": partial(_tuned, accumulate=4, static_graph=False),
+    "ddp-checkpoint": partial(_tuned, checkpoint=True),
+    "fsdp": fully_sharded,
+    "gpipe-4": partial(pipeline_parallel, style="gpipe", microbatches=4),
+    "gpipe-8": partial(pipeline_parallel, style="gpipe", microbatches=8),
+    "1f1b-4": partial(pipeline_parallel, style="1f1b", microbatches=4),
+    "1f1b-8": partial(pipeline_parallel, style="1f1b", microbatches=8),
+    "interleaved-8": partial(pipeline_parallel, style="interleaved", microbatches=8),
+    "zero-bubble-8": partial(pipeline_parallel, style="zero-bubble", microbatches=8),
+}
+FAMILIES: dict[str, tuple[str, ...]] = {
+    "ddp": ("ddp", "ddp-static", "ddp-views", "ddp-bucket-5", "ddp-bucket-25", "ddp-bucket-100", "ddp-bf16",
+            "ddp-bf16-bucket-100"),
+    "pipeline": ("gpipe-4", "gpipe-8", "1f1b-4", "1f1b-8", "interleaved-8", "zero-bubble-8"),
+    "1f1b": ("1f1b-4", "1f1b-8"),
+    "gpipe": ("gpipe-4", "gpipe-8"),
+}  # fmt: skip
+"""What a name stands for: the fastest of these."""
+
+
+def family(name: str) -> tuple[str, ...]:
+    """The baselines that `name` stands for. Raises ConfigError, with the nearest name, where there is none."""
+    if name not in FAMILIES and name not in BASELINES:
+        raise ConfigError(f"there is no baseline '{name}'", where="--against", remedy=nearest(name, {*FAMILIES, *BASELINES}))
+    return FAMILIES.get(name, (name,))
+
+
+def is_serial(name: str) -> bool:
+    """Whether a baseline runs on one device."""
+    return name in ("bp", "bp-checkpoint")

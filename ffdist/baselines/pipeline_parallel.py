@@ -1,0 +1,152 @@
+"""Backpropagation through a pipeline of stages and microbatches, by torch.distributed.pipelining."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.distributed.pipelining import PipelineStage, schedules
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from ffdist.baselines.base import BaselineConfig, Learner, Place, Whole, optimised, placed
+from ffdist.errors import NetworkError
+from ffdist.models import Chain
+from ffdist.pipeline.plan import partition
+
+Style = Literal["gpipe", "1f1b", "interleaved", "zero-bubble"]
+STYLES: dict[Style, type] = {
+    "gpipe": schedules.ScheduleGPipe,
+    "1f1b": schedules.Schedule1F1B,
+    "interleaved": schedules.ScheduleInterleaved1F1B,
+    "zero-bubble": schedules.ScheduleInterleavedZeroBubble,
+}
+PARTS = {"gpipe": 1, "1f1b": 1, "interleaved": 2, "zero-bubble": 2}
+"""Stages a rank."""
+
+
+def pipeline_parallel(
+    chain: Chain, config: BaselineConfig, place: Place, *, style: Style = "1f1b", microbatches: int = 8
+) -> Learner:
+    """Stages cut by measured block times; the interleaved styles give each rank two of them, round robin.
+
+    Raises NetworkError where there are fewer blocks than stages, or microbatches that do not divide the batch.
+    """
+    stages = place.size * PARTS[style]
+    if stages > len(chain) or config.batch_size % microbatches:
+        raise NetworkError(f"{style} does not fit", where=f"{place.size} ranks, batches of {config.batch_size}",
+                           expected=f"{stages} blocks, and microbatches that divide the batch",
+                           got=f"{len(chain)} blocks, {microbatches} microbatches")  # fmt: skip
+    whole = Whole(chain, config)
+    shape = (config.batch_size // microbatches, *chain.input_shape)
+    cut = agreed_cut(whole, shape, stages, config, place)
+    return Pipelined(whole, cut, shape, style, microbatches, config, place)
+
+
+class Pipelined:
+    """One rank of the pipeline: rank 0 reads batches, the labels go straight to the last rank."""
+
+    def __init__(
+        self, whole: Whole, cut: list[int], shape: Sequence[int], style: Style, microbatches: int,
+        config: BaselineConfig, place: Place,
+    ) -> None:  # fmt: skip
+        self.config, self.place = config, place
+        self.shard = (0, 1) if place.rank == 0 else None
+        parts = [Part(whole.blocks[sum(cut[:i]) :][:n], config) for i, n in enumerate(cut)]
+        borders = border_tensors(parts, shape, config)
+        mine = range(place.rank, len(cut), place.size)
+        stages = [
+            PipelineStage(parts[i], i, len(cut), config.device, input_args=borders[i], output_args=borders[i + 1])
+            for i in mine
+        ]
+        self.modules = nn.ModuleList(parts[i] for i in mine)
+        self.last = len(cut) - 1 in mine
+        self.optimizer, self.scheduler = optimised(self.modules, config)
+        single = PARTS[style] == 1
+        self.steps = STYLES[style](stages[0] if single else stages, microbatches, loss_fn=cross_entropy)
+
+    def learn(self, x: Tensor | None, y: Tensor | None) -> None:
+        labels = y if y is not None else torch.empty(self.config.batch_size, dtype=torch.int64)
+        labels = labels.to(self.config.device)
+        dist.broadcast(labels, 0)
+        given = () if x is None else (placed(x, self.config.device),)
+        self.steps.step(*given, **({"target": labels} if self.last else {}))
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if not isinstance(self.scheduler, ReduceLROnPlateau):
+            self.scheduler.step()
+
+
+class Part(nn.Module):
+    """Consecutive blocks under the run's precision: what a stage calls, in its backward pass again."""
+
+    def __init__(self, blocks: nn.ModuleList, config: BaselineConfig) -> None:
+        super().__init__()
+        self.blocks, self.config = blocks, config
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.requires_grad:
+            x.register_hook(Tensor.contiguous)  # point to point takes no other strides
+        if x.dim() == 4:
+            x = x.contiguous(memory_format=torch.channels_last)
+        with self.config.autocast():
+            for block in self.blocks:
+                x = block(x)
+        return x.contiguous()
+
+
+def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    return F.cross_entropy(logits.float(), y)
+
+
+def border_tensors(parts: list[Part], shape: Sequence[int], config: BaselineConfig) -> list[Tensor]:
+    """A microbatch at each border, for its shape and dtype; all but the first want gradients."""
+    x = torch.zeros(*shape, device=config.device)
+    borders = [x]
+    for part in parts:
+        modes = [(m, m.training) for m in part.modules()]
+        part.eval()  # batch norm's statistics stay as they are
+        with torch.no_grad():
+            x = part(x)
+        for module, training in modes:
+            module.training = training
+        borders.append(x.clone().requires_grad_())
+    return borders
+
+
+def agreed_cut(whole: Whole, shape: Sequence[int], stages: int, config: BaselineConfig, place: Place) -> list[int]:
+    """Blocks in each stage, the classifier with the last; by times that rank 0 measures."""
+    counts = [torch.zeros(stages, dtype=torch.int64, device=config.device)]
+    if place.rank == 0:
+        seconds = block_seconds(whole, shape, config)
+        seconds[-2:] = [sum(seconds[-2:])]
+        cut = partition(seconds, stages)
+        cut[-1] += 1
+        counts[0] += torch.tensor(cut, device=config.device)
+    dist.broadcast(counts[0], 0)
+    return counts[0].tolist()
+
+
+def block_seconds(whole: Whole, shape: Sequence[int], config: BaselineConfig) -> list[float]:
+    """Forward and backward of one microbatch through each block alone; the least of three."""
+    x = torch.zeros(*shape, device=config.device)
+    result = []
+    for block in whole.blocks:
+        times = []
+        x = placed(x, config.device)
+        for _ in range(3):
+            begun = time.perf_counter()
+            with config.autocast():
+                out = block(x.requires_grad_())
+            out.float().sum().backward()
+            if config.device.type == "cuda":
+                torch.cuda.synchronize(config.device)
+            times.append(time.perf_counter() - begun)
+        result.append(min(times))
+        x = out.detach()
+    whole.zero_grad()
+    return result

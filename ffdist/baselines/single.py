@@ -1,0 +1,12 @@
+"""Backpropagation on one device."""
+
+from __future__ import annotations
+
+from ffdist.baselines.base import BaselineConfig, Learner, Place, Replica, Whole
+from ffdist.models import Chain
+
+
+def single(chain: Chain, config: BaselineConfig, place: Place) -> Learner:
+    """The bare loop: forward, backward, step."""
+    assert place.size == 1, "one device"
+    return Replica(Whole(chain, config), config, place)

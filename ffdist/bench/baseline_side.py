@@ -1,0 +1,108 @@
+"""The other side: baselines, several of which may live in the same processes and take turns."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ffdist.baselines import BASELINES, BaselineConfig, Learner, Place
+from ffdist.bench.team import Seat
+from ffdist.bench.window import Lap, Window, endless
+from ffdist.errors import FfdistError
+from ffdist.runtime.job import Job
+from ffdist.runtime.processes import MakeJob
+from ffdist.runtime.rank import stage_device
+
+
+class Keep(NamedTuple):
+    """The order to build exactly these baselines, and let go of all others; answered with why some cannot be."""
+
+    names: tuple[str, ...]
+
+
+class Run(NamedTuple):
+    """The order to run a window by one of them; answered with a `Lap`."""
+
+    name: str
+    window: Window
+
+
+@dataclass(frozen=True)
+class BaselineLife:
+    """One rank's life among those that train together."""
+
+    make_job: MakeJob
+    compiled: bool = False
+
+    def __call__(self, seat: Seat) -> None:
+        job = self.make_job()
+        torch.set_num_threads(job.config.threads or 1)
+        device = stage_device(job.config.device, seat.world)
+        place = Place(seat.world.rank, seat.world.size)
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", store=seat.store(),
+                                rank=place.rank, world_size=place.size, timeout=timedelta(minutes=10))  # fmt: skip
+        bench = Bench(job, place, self._config(job, device))
+        while (order := seat.order()) is not None:
+            answer = bench.keep(order.names) if isinstance(order, Keep) else bench.run(order)
+            if seat.world.first:
+                seat.answer(answer)
+        dist.destroy_process_group()
+
+    def _config(self, job: Job, device: torch.device) -> BaselineConfig:
+        c = job.config
+        return BaselineConfig(c.optim, 10**6, c.batch_size, c.seed, c.precision, device, self.compiled)
+
+
+class Bench:
+    """The baselines that this rank holds, and the batches they share."""
+
+    def __init__(self, job: Job, place: Place, config: BaselineConfig) -> None:
+        self.job, self.place, self.config = job, place, config
+        self.learners: dict[str, Learner] = {}
+        self.batches: dict[tuple[int, int], Iterator[tuple[Tensor, Tensor]]] = {}
+
+    def keep(self, names: tuple[str, ...]) -> dict[str, str]:
+        """Why those that do not fit the network do not."""
+        self.learners = {name: learner for name, learner in self.learners.items() if name in names}
+        refused = {}
+        for name in names:
+            if name not in self.learners:
+                try:
+                    self.learners[name] = BASELINES[name](self.job.chain, self.config, self.place)
+                except FfdistError as error:
+                    refused[name] = str(error)
+        return refused
+
+    def run(self, order: Run) -> Lap:
+        """All ranks begin and end the window together."""
+        learner, window = self.learners[order.name], order.window
+        self._learn(learner, window.warmup)
+        self._meet()
+        begun = time.perf_counter()
+        self._learn(learner, window.batches)
+        self._meet()
+        return Lap(window.batches * self.config.batch_size, time.perf_counter() - begun, {})
+
+    def _learn(self, learner: Learner, batches: int) -> None:
+        for _ in range(batches):
+            learner.learn(*(next(self._shard(learner.shard)) if learner.shard else (None, None)))
+
+    def _shard(self, shard: tuple[int, int]) -> Iterator[tuple[Tensor, Tensor]]:
+        if shard not in self.batches:
+            loader = self.job.loaders().train
+            loader.shard = shard
+            self.batches[shard] = endless(loader)
+        return self.batches[shard]
+
+    def _meet(self) -> None:
+        if self.config.device.type == "cuda":
+            torch.cuda.synchronize(self.config.device)
+        if self.place.size > 1:
+            dist.barrier()

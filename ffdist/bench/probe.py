@@ -1,0 +1,55 @@
+"""Are the machine's cores really as many as it says? Matrix products in several processes at once against one's.
+
+Virtual CPUs sometimes share a physical core, or have a busy neighbour: two processes then do 1.1 times the work of one
+instead of twice, and a comparison of processes in such a minute says nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from statistics import mean
+
+import torch
+
+from ffdist.bench.team import Seat, Team
+
+SECONDS = 0.12
+SHARE = 0.9
+"""Of the ideal (processes times one's work) below which a round is discarded: 1.8 for two processes."""
+
+
+def _multiply(seat: Seat) -> None:
+    """Each order is the time to begin at; the answer is products a second."""
+    torch.set_num_threads(1)
+    a = torch.rand(256, 256)
+    while (begin := seat.order()) is not None:
+        while time.monotonic() < begin:  # the others begin at the same instant
+            pass
+        count, begun = 0, time.perf_counter()
+        while time.perf_counter() - begun < SECONDS:
+            torch.mm(a, a)
+            count += 1
+        seat.answer(count / (time.perf_counter() - begun))
+
+
+class Probe(Team):
+    """As many processes as a comparison uses; `measure` takes about (n + 1) * 0.15 seconds."""
+
+    def __init__(self, processes: int) -> None:
+        super().__init__("probe", _multiply, processes)
+        for _ in range(2):  # the first products load the library
+            self._rates(range(processes))
+
+    @property
+    def least(self) -> float:
+        """What a round needs before and after it."""
+        return SHARE * self.size if self.size > 1 else 0.0
+
+    def measure(self) -> float:
+        """All at once against one alone: at best the number of processes."""
+        alone = mean(self._rates([rank])[0] for rank in range(self.size))
+        return sum(self._rates(range(self.size))) / alone
+
+    def _rates(self, ranks: range | list[int]) -> list[float]:
+        self.tell(time.monotonic() + 0.02, list(ranks))
+        return [self.hear() for _ in ranks]

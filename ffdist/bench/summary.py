@@ -1,0 +1,30 @@
+"""Medians with their spread."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import median
+from typing import NamedTuple
+
+
+class Summary(NamedTuple):
+    """Of n figures; all NaN where there are none."""
+
+    median: float
+    least: float
+    most: float
+    n: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Summary:
+        if not values:
+            return cls(float("nan"), float("nan"), float("nan"), 0)
+        return cls(median(values), min(values), max(values), len(values))
+
+    def __str__(self) -> str:
+        return f"{self.median:,.4g} ({self.least:,.4g} to {self.most:,.4g})"
+
+
+def ratios(ours: Sequence[float], theirs: Sequence[float]) -> Summary:
+    """Ratios pair by pair, each of two figures taken one after the other."""
+    return Summary.of([a / b for a, b in zip(ours, theirs, strict=True)])

@@ -1,0 +1,155 @@
+"""Processes that stay alive for a whole comparison and work when they are told to.
+
+A side that waits for an order is blocked in a pipe and costs no core, so the sides of a comparison can take turns
+without being started anew: no cold start lies between two rounds, and a pair of rounds is seconds apart.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch.distributed as dist
+
+from ffdist.errors import StageError, TransportError
+from ffdist.runtime.world import World
+
+GRACE = 5.0
+"""Seconds in which the others may tell their own errors, once one has failed."""
+
+
+class Seat:
+    """A member's own end: its place, where the members meet, and its line to the one who gives orders."""
+
+    def __init__(self, world: World, store_file: str, line: Connection) -> None:
+        self.world, self.store_file, self.line = world, store_file, line
+
+    def store(self) -> dist.Store:
+        return dist.FileStore(self.store_file, self.world.size)
+
+    def order(self) -> Any:
+        """The next order; None when there is nothing more to do."""
+        try:
+            return self.line.recv()
+        except EOFError:
+            return None
+
+    def answer(self, value: Any) -> None:
+        self.line.send(("answer", value))
+
+
+Life = Callable[[Seat], Any]
+"""What a member does until its orders end; what it returns is its last word. Picklable."""
+
+
+class Team:
+    """`size` processes with one life. An order goes to all of them, and those who should answer do."""
+
+    def __init__(self, name: str, life: Life, size: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.name, self.size = name, size
+        self.folder = tempfile.TemporaryDirectory(prefix="ffdist-bench-")
+        self.lines: list[Connection] = []
+        self.processes = []
+        for rank in range(size):
+            here, there = context.Pipe()
+            seat = (World(rank, size, rank), str(Path(self.folder.name) / "store"), there)
+            process = context.Process(target=_member, args=(life, *seat), name=f"{name}-{rank}", daemon=True)
+            process.start()
+            there.close()
+            self.lines.append(here)
+            self.processes.append(process)
+
+    def __enter__(self) -> Team:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        for process in self.processes:
+            if process.is_alive():
+                process.kill()
+            process.join()
+        for line in self.lines:
+            line.close()
+        self.folder.cleanup()
+
+    def ask(self, order: Any, ranks: Sequence[int] | None = None) -> Any:
+        """Give an order to `ranks` (default: all) and wait for one answer. Raises StageError when a member fails."""
+        self.tell(order, ranks)
+        return self.hear()
+
+    def tell(self, order: Any, ranks: Sequence[int] | None = None) -> None:
+        for rank in range(self.size) if ranks is None else ranks:
+            try:
+                self.lines[rank].send(order)
+            except BrokenPipeError:
+                continue  # it is gone, and its last words are on the line
+            
+    def hear(self) -> Any:
+        """The next answer of any member."""
+        while True:
+            for line in wait(self.lines):
+                assert isinstance(line, Connection)
+                kind, value = self._read(line)
+                if kind == "answer":
+                    return value
+                self._fail([value])
+
+    def finish(self) -> list[Any]:
+        """No more orders: every member's last word, in the order of ranks."""
+        self.tell(None)
+        words: list[Any] = [None] * self.size
+        open_lines = dict(enumerate(self.lines))
+        while open_lines:
+            ready = wait(list(open_lines.values()))
+            for rank, line in list(open_lines.items()):
+                if line in ready:
+                    kind, value = self._read(line)
+                    if kind == "failure":
+                        self._fail([value])
+                    if kind == "end":
+                        words[rank] = value
+                        del open_lines[rank]
+        return words
+
+    def _read(self, line: Connection) -> tuple[str, Any]:
+        try:
+            return line.recv()
+        except (EOFError, ConnectionResetError):
+            process = self.processes[self.lines.index(line)]
+            process.join()
+            return "failure", ("StageError", f"process died with exit status {process.exitcode}", "")
+
+    def _fail(self, failures: list[tuple[str, str, str]]) -> None:
+        """Raise the failure that explains the others; a lost peer is what the neighbours saw of it."""
+        lines = list(self.lines)
+        while ready := wait(lines, GRACE):
+            for line in ready:
+                assert isinstance(line, Connection)
+                try:
+                    kind, value = line.recv()
+                except (EOFError, ConnectionResetError):
+                    lines.remove(line)
+                    continue
+                failures += [value] if kind == "failure" else []
+        known = [f for f in failures if f[0] not in (TransportError.__name__, "PeerLostError", "PeerTimeoutError")]
+        kind, text, trace = (known or failures)[0]
+        raise StageError(f"side '{self.name}' failed", expected="a finished round", got=f"{kind}: {text}\n{trace}".strip())
+
+
+def _member(life: Life, world: World, store_file: str, line: Connection) -> None:
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        line.send(("end", life(Seat(world, store_file, line))))
+    except Exception as error:
+        line.send(("failure", (type(error).__name__, str(error), traceback.format_exc(limit=-4))))
+        sys.exit(1)
