@@ -1,0 +1,118 @@
+"""The sides of a comparison as the rounds see them: something that works for a while and says how fast."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Protocol
+
+from ffdist.baselines import family
+from ffdist.baselines.known import is_serial
+from ffdist.bench.baseline_side import BaselineLife, Keep, Run
+from ffdist.bench.pipeline_side import PipelineLife
+from ffdist.bench.settings import BenchSettings
+from ffdist.bench.summary import Summary
+from ffdist.bench.team import Team
+from ffdist.bench.window import Lap, Window
+from ffdist.errors import ConfigError
+
+
+class Side(Protocol):
+    """One of those that take turns."""
+
+    name: str
+
+    def lap(self) -> Lap:
+        """Work for one window."""
+        ...
+
+
+@dataclass
+class PipelineSide:
+    """ffdist."""
+
+    name: str
+    team: Team
+    window: Window
+
+    def lap(self) -> Lap:
+        return self.team.ask(self.window)
+
+
+@dataclass
+class BaselineSide:
+    """One baseline, in the processes that it shares with its variants."""
+
+    name: str
+    team: Team
+    variant: str
+    window: Window
+
+    def lap(self) -> Lap:
+        return self.team.ask(Run(self.variant, self.window))
+
+
+def calibrated(side: PipelineSide | BaselineSide, seconds: float) -> PipelineSide | BaselineSide:
+    """The same side with a window of about so many seconds, from two short laps of which the first only warms up."""
+    side.window = side.window._replace(batches=3)
+    side.lap()
+    lap = side.lap()
+    side.window = side.window._replace(batches=max(3, round(seconds / (lap.seconds / 3))))
+    return side
+
+
+def open_pipeline(
+    ends: ExitStack, settings: BenchSettings, stages: int, name: str = "ours", *, compiled: bool = False
+) -> PipelineSide:
+    """ffdist with so many stages, started and ready."""
+    team = ends.enter_context(Team(name, PipelineLife(settings.job(stages, compiled=compiled)), stages))
+    assert team.hear() == "ready"
+    # what the edges hold may not drain within a window
+    tail = (settings.queue + 1) * (stages - 1)
+    side = PipelineSide(name, team, Window(max(settings.warmup, tail), 3, tail))
+    calibrated(side, settings.seconds)
+    return side
+
+
+@dataclass
+class Family:
+    """A baseline at its best: which variant was taken, and what all of them did in the qualifying rounds."""
+
+    side: BaselineSide
+    qualifying: dict[str, Summary]
+    refused: dict[str, str]
+    """Variants that do not fit the network, and why."""
+
+
+def open_baseline(ends: ExitStack, settings: BenchSettings, name: str, *, compiled: bool = False) -> Family:
+    """The baseline that `name` stands for; where it stands for several, they take turns and the fastest is taken.
+
+    Raises ConfigError when none of them fits the network.
+    """
+    variants = family(name)
+    size = 1 if is_serial(name) else settings.devices
+    team = ends.enter_context(Team(name, BaselineLife(settings.job(1), compiled), size))
+    refused = team.ask(Keep(variants))
+    sides = [BaselineSide(v, team, v, Window(settings.warmup, 3)) for v in variants if v not in refused]
+    if not sides:
+        raise ConfigError(f"'{name}' does not fit this network", where="--against", got="\n".join(refused.values()))
+    if len(sides) == 1:
+        calibrated(sides[0], settings.seconds)
+        return Family(sides[0], {}, refused)
+    return qualify(sides, refused, settings)
+
+
+def qualify(sides: Sequence[BaselineSide], refused: dict[str, str], settings: BenchSettings) -> Family:
+    """Short rounds in turns; the best median is taken, the others are let go."""
+    for side in sides:
+        calibrated(side, settings.seconds / 2)
+    rates: dict[str, list[float]] = {side.name: [] for side in sides}
+    for _ in range(settings.qualifying):
+        for side in sides:
+            rates[side.name].append(side.lap().rate)
+    results = {name: Summary.of(values) for name, values in rates.items()}
+    best = max(sides, key=lambda side: results[side.name].median)
+    best.team.ask(Keep((best.variant,)))
+    calibrated(best, settings.seconds)
+    return Family(best, results, refused)
