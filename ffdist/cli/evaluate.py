@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import torch
 import tyro
 from rich.console import Console
@@ -58,7 +59,7 @@ def check_same(images: Images, facts: DataFacts, name: str) -> None:
 def evaluate(classifier: Classifier, settings: TrainSettings, images: Images, batch_size: int) -> dict[str, Any]:
     """{"accuracy": mean of blocks, "last", "blocks": {name: accuracy}, "samples"}; accuracies are fractions."""
     assert images.test is not None
-    loader = Loader(images, images.test, range(len(images.test)), batch_size=batch_size, seed=0, train=False,
+    loader = Loader(images, images.test, np.arange(len(images.test)), batch_size=batch_size, seed=0, train=False,
                     image_size=settings.image_size)  # fmt: skip
     correct = dict.fromkeys(["mean", "last", *classifier.names], 0)
     samples = 0

@@ -49,7 +49,7 @@ ValidationOf = Callable[[int], float]
 
 
 class Source:
-    """Iterates over the messages of a whole run, from `start` on; `stop` ends it early, with a snapshot."""
+    """Iterates over the messages of a whole run, from `start` on; setting `stop` ends it early, with a snapshot."""
 
     def __init__(
         self,
@@ -62,13 +62,14 @@ class Source:
         start: Position = Position(),
         history: list[float] | None = None,
         validation_of: ValidationOf | None = None,
+        stop: Event | None = None,
     ) -> None:
         self.loaders, self.objective, self.schedule = loaders, objective, schedule
         self.num_classes, self.seed, self.at = num_classes, seed, start
         self.history = list(history or [])
         """Validation accuracy of the epochs whose results the source has seen."""
         self.validation_of = validation_of
-        self.stop = Event()
+        self.stop = stop or Event()
 
     def __iter__(self) -> Iterator[Message]:
         while self.at.epoch < self.schedule.epochs:

@@ -8,6 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 
 from ffdist.data import Images, Loader, split_indices
@@ -70,7 +71,7 @@ class Job:
         return Loaders(
             loader(images.train, train, training=True),
             loader(images.train, validation) if len(validation) else None,
-            None if images.test is None else loader(images.test, range(len(images.test))),
+            None if images.test is None else loader(images.test, np.arange(len(images.test))),
         )
 
     def block_config(self, device: torch.device, total_steps: int) -> BlockConfig:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import torch.distributed as dist
@@ -21,7 +22,6 @@ import torch.distributed as dist
 from ffdist import errors
 from ffdist.errors import FfdistError, StageError
 from ffdist.pipeline.sink import Reporter
-from ffdist.pipeline.source import Source
 from ffdist.runtime.edges import ProcessEdges
 from ffdist.runtime.job import Job
 from ffdist.runtime.outcome import Result, root_cause
@@ -134,9 +134,9 @@ def _start(context: Any, make_job: MakeJob, world: World, store: Path) -> StageP
 def _life(make_job: MakeJob, world: World, store_file: str, events: Connection) -> None:
     """A stage's process from beginning to end."""
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    sources: list[Source] = []
+    stop = Event()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: [source.stop.set() for source in sources])
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
 
     def report(event: dict[str, Any]) -> None:
         events.send_bytes(json.dumps(event).encode())
@@ -148,7 +148,7 @@ def _life(make_job: MakeJob, world: World, store_file: str, events: Connection) 
         store.set_timeout(config.timeout)
         edges = ProcessEdges(world, store, stage_device(config.device, world), transport=config.transport,
                              depth=config.queue, timeout=config.timeout)  # fmt: skip
-        Rank(job, world, store, edges, report, sources.append).run()
+        Rank(job, world, store, edges, report, stop).run()
     except FfdistError as error:
         told = {"what": error.what, "where": error.where, "expected": error.expected, "got": error.got,
                 "remedy": error.remedy}  # fmt: skip

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Event
 from typing import Any, Protocol
 
 import torch
@@ -68,8 +69,8 @@ class Rank:
     """Where the ranks meet, for small agreements only: the plan at the start, validation results an epoch behind."""
     edges: Edges
     report: Reporter
-    on_source: Callable[[Source], None] = lambda source: None
-    """Gets the source on rank 0, so that a signal can stop it."""
+    stop: Event = field(default_factory=Event)
+    """Set on rank 0 (by a signal, say) to end the run early, with a snapshot."""
 
     def run(self) -> None:
         """Until the stream stops. Raises what stopped it otherwise."""
@@ -106,7 +107,7 @@ class Rank:
         if manifest:
             start = Position(manifest.step, manifest.epoch, manifest.batch)
             history = [r["validation"]["accuracy"]["mean"] for r in manifest.records if "validation" in r]
-        source = Source(
+        return Source(
             loaders,
             self.job.objective,
             self.job.config.schedule,
@@ -115,9 +116,8 @@ class Rank:
             start=start,
             history=history,
             validation_of=lambda epoch: float(self.store.get(f"validation/{epoch}")),
+            stop=self.stop,
         )
-        self.on_source(source)
-        return source
 
     def _announce(self, plan: dict[str, Any], manifest: Manifest | None) -> None:
         step, epoch = (manifest.step, manifest.epoch) if manifest else (0, 0)

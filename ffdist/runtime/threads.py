@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from threading import Thread
+from threading import Event, Thread
 
 import torch.distributed as dist
 
 from ffdist.pipeline.sink import Reporter
-from ffdist.pipeline.source import Source
 from ffdist.runtime.job import Job
 from ffdist.runtime.outcome import Result, root_cause
 from ffdist.runtime.rank import Rank
@@ -36,12 +35,12 @@ def run_threads(job: Job, report: Reporter) -> Result:
     edges = [open_local(Edge(f"{i}-{i + 1}", job.config.queue, job.config.timeout)) for i in range(count - 1)]
     receivers, senders = [None, *(r for _, r in edges)], [*(s for s, _ in edges), None]
     store, result, errors = dist.HashStore(), Result(), []
-    sources: list[Source] = []
+    stop = Event()
 
     def life(rank: int) -> None:
         ends = ThreadEdges(receivers[rank], senders[rank])
         try:
-            Rank(job, World(rank, count, rank), store, ends, result.listen(report), sources.append).run()
+            Rank(job, World(rank, count, rank), store, ends, result.listen(report), stop).run()
         except BaseException as error:
             errors.append(error)
         finally:
@@ -53,17 +52,16 @@ def run_threads(job: Job, report: Reporter) -> Result:
     for thread in threads:
         thread.start()
     for thread in threads:
-        _join(thread, sources)
+        _join(thread, stop)
     if errors:
         raise root_cause(errors)
     return result
 
 
-def _join(thread: Thread, sources: list[Source]) -> None:
+def _join(thread: Thread, stop: Event) -> None:
     while thread.is_alive():
         try:
             thread.join()
         except KeyboardInterrupt:
-            for source in sources:
-                source.stop.set()
+            stop.set()
 

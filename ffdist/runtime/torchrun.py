@@ -5,12 +5,12 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable
 from datetime import timedelta
+from threading import Event
 
 import torch.distributed as dist
 
 from ffdist.errors import StageError
 from ffdist.pipeline.sink import Reporter
-from ffdist.pipeline.source import Source
 from ffdist.runtime.edges import ProcessEdges
 from ffdist.runtime.job import Job
 from ffdist.runtime.outcome import Result
@@ -33,12 +33,12 @@ def run_rank(make_job: Callable[[], Job], world: World, store: dist.Store, repor
 
     `report` is called on the last rank only; the result is whole there, and empty elsewhere.
     """
-    sources: list[Source] = []
+    stop = Event()
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: [source.stop.set() for source in sources])
+        signal.signal(number, lambda *_: stop.set())
     job = make_job()
     config, result = job.config, Result()
     edges = ProcessEdges(world, store, stage_device(config.device, world), transport=config.transport,
                          depth=config.queue, timeout=config.timeout)  # fmt: skip
-    Rank(job, world, store, edges, result.listen(report), sources.append).run()
+    Rank(job, world, store, edges, result.listen(report), stop).run()
     return result
