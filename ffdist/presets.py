@@ -14,15 +14,18 @@ PRESETS: dict[str, Preset] = {
     ),
     "sff-cnnb-mnist": Preset(
         "a small CNNB on MNIST",
-        {"data": "mnist", "model": "cnnb", "epochs": 12, "augment": ["crop"], "precision": "bf16"},
+        {"data": "mnist", "model": "cnnb", "objective_args": ["kernel=3"], "epochs": 12, "augment": ["crop"],
+         "precision": "bf16"},
     ),
     "sff-cnnb-fashion-mnist": Preset(
         "a small CNNB on Fashion-MNIST",
-        {"data": "fashion-mnist", "model": "cnnb", "epochs": 20, "augment": ["flip"], "precision": "bf16"},
+        {"data": "fashion-mnist", "model": "cnnb", "objective_args": ["kernel=3"], "epochs": 20, "augment": ["flip"],
+         "precision": "bf16"},
     ),
     "sff-cnnb-cifar10": Preset(
         "the SFF paper's CNNB with its 150,174 parameters on CIFAR-10 (arXiv 2501.03176, table 2)",
-        {"data": "cifar10", "model": "cnnb", "objective_args": ["kernel=5"], "epochs": 60, "augment": ["crop", "flip"],
+        {"data": "cifar10", "model": "cnnb", "objective_args": ["kernel=5"], "epochs": 60, "lr": 3e-3,
+         "augment": ["crop", "flip"],
          "precision": "bf16"},
     ),
 }  # fmt: skip
