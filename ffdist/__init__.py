@@ -1,1 +1,62 @@
-"""Pipeline-parallel distributed training of Forward-Forward and other locally learning networks."""
+"""Pipeline-parallel distributed training of Forward-Forward and other locally learning networks.
+
+    from ffdist import SFF, Pipeline, models, open_data
+
+    images = open_data("digits")
+    pipeline = Pipeline(models.cnnb(images.shape, images.num_classes), SFF(kernel=3), stages=2)
+    result = pipeline.fit(images, epochs=30, batch_size=32)
+    print(result.test["accuracy"])
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ffdist import models, objectives
+    from ffdist.api import Pipeline
+    from ffdist.data import Images, from_arrow, from_dataset, from_tensors, open_data
+    from ffdist.errors import FfdistError
+    from ffdist.models import Chain
+    from ffdist.objectives import SFF, Local, Objective, Site
+    from ffdist.pipeline.classifier import Classifier
+    from ffdist.runtime.outcome import Result
+
+_PLACES = {
+    "Pipeline": "ffdist.api",
+    **dict.fromkeys(("Images", "from_arrow", "from_dataset", "from_tensors", "open_data"), "ffdist.data"),
+    "FfdistError": "ffdist.errors",
+    "Chain": "ffdist.models",
+    **dict.fromkeys(("SFF", "Local", "Objective", "Site"), "ffdist.objectives"),
+    "Classifier": "ffdist.pipeline.classifier",
+    "Result": "ffdist.runtime.outcome",
+}
+"""Looked up on first use, so that a part of ffdist needs only what that part imports."""
+
+__all__ = [
+    "SFF",
+    "Chain",
+    "Classifier",
+    "FfdistError",
+    "Images",
+    "Local",
+    "Objective",
+    "Pipeline",
+    "Result",
+    "Site",
+    "from_arrow",
+    "from_dataset",
+    "from_tensors",
+    "models",
+    "objectives",
+    "open_data",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("models", "objectives"):
+        return importlib.import_module(f"ffdist.{name}")
+    if name not in _PLACES:
+        raise AttributeError(f"module 'ffdist' has no attribute '{name}'")
+    return getattr(importlib.import_module(_PLACES[name]), name)

@@ -18,12 +18,12 @@ from ffdist.errors import DataError
 def open_data(name_or_folder: str | Path, image_size: int | None = None) -> Images:
     """The embedded "digits", or a prepared folder; its pictures resized to image_size x image_size where given.
 
-    Raises DataError for a name that is neither, and for a folder that is not whole.
+    A name that is no folder is looked for in data/, where `ffdist data prepare NAME` puts it. Raises DataError for a name that is neither, and for a folder that is not whole.
     """
     if name_or_folder == "digits":
         images = digits()
-    elif Path(name_or_folder).is_dir():
-        images = open_folder(Path(name_or_folder))
+    elif folders := [path for path in (Path(name_or_folder), Path("data", name_or_folder)) if path.is_dir()]:
+        images = open_folder(folders[0])
     else:
         raise unknown(str(name_or_folder))
     return images if image_size is None else replace(images, shape=(images.shape[0], image_size, image_size))
@@ -55,7 +55,8 @@ class Entry:
     """A data set in a list."""
 
     name: str
-    state: Literal["embedded", "preparable", "prepared"]
+    state: Literal["embedded", "preparable", "prepared", "damaged"]
+    """Damaged: a prepared folder whose manifest cannot be used; opening it says why."""
     shape: tuple[int, ...] | None
     """(C, H, W); None where its pictures differ in size."""
     num_classes: int
@@ -71,10 +72,13 @@ def list_data(root: Path) -> list[Entry]:
     entries = [Entry("digits", "embedded", images.shape, images.num_classes, counts)]
     entries += [Entry(name, "preparable", k.shape, k.num_classes, k.counts) for name, k in KNOWN.items()]
     manifests = sorted(path for depth in ("", "*/", "*/*/") for path in root.glob(depth + MANIFEST))
-    return entries + [prepared(path.parent) for path in manifests if FORMAT in path.read_text(encoding="utf-8")[:80]]
+    return entries + [prepared(path.parent) for path in manifests if FORMAT.encode() in path.read_bytes()[:80]]
 
 
 def prepared(folder: Path) -> Entry:
-    manifest = read_manifest(folder)
+    try:
+        manifest = read_manifest(folder)
+    except DataError:
+        return Entry(folder.name, "damaged", None, 0, {}, folder)
     counts = {name: split.rows for name, split in manifest.splits.items()}
     return Entry(manifest.name, "prepared", manifest.shape, len(manifest.classes), counts, folder)

@@ -1,0 +1,172 @@
+"""The library's front door: a chain of blocks, a rule and data, trained through a pipeline."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import pyarrow as pa
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from ffdist.data import Images, from_arrow, from_dataset, from_tensors, open_data
+from ffdist.errors import ConfigError, DataError
+from ffdist.models import Chain
+from ffdist.objectives import Objective
+from ffdist.pipeline.classifier import Classifier
+from ffdist.pipeline.optim import OptimConfig
+from ffdist.pipeline.source import Schedule
+from ffdist.report.console import ConsoleReport
+from ffdist.runtime.job import Job, JobConfig
+from ffdist.runtime.outcome import Result
+from ffdist.runtime.processes import run_processes
+from ffdist.runtime.threads import run_threads
+from ffdist.snapshot import SnapshotStore, latest
+
+Data: TypeAlias = Images | str | tuple[Tensor, Tensor] | Dataset | pa.Table
+"""An opened data set, the name or folder of one, (samples, labels), a torch Dataset of (sample, label), or an Arrow
+table with the columns "image" and "label"."""
+
+
+@dataclass
+class Pipeline:
+    """A network whose blocks learn by a local rule, in stages that work at the same time.
+
+    network: a `Chain`, or any `nn.Sequential`, each child of which is a block (or `blocks[i]` children in a row are one).
+    stages: how many; `cut` counts the blocks in each, by default they are dealt by measured time. The number of stages,
+        the cut and the launcher change nothing about the result.
+    launcher: "threads" of this process (works in a notebook), or "processes" of this host (then what is passed in must
+        be importable there, as `multiprocessing` wants it).
+    """
+
+    network: Chain | nn.Sequential
+    objective: Objective
+    stages: int = 1
+    launcher: Literal["threads", "processes"] = "threads"
+    blocks: Sequence[int] | None = None
+    cut: Sequence[int] = ()
+    queue: int = 2
+    precision: Literal["fp32", "bf16"] = "fp32"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    seed: int = 0
+    threads: int | None = None
+    timeout: timedelta = timedelta(minutes=10)
+    _images: Images | None = field(default=None, repr=False)
+    _classifier: Classifier | None = field(default=None, repr=False)
+
+    def fit(
+        self,
+        data: Data,
+        *,
+        test: Data | None = None,
+        epochs: int = 10,
+        batch_size: int = 128,
+        validation: float = 0.2,
+        augment: Sequence[Literal["crop", "flip"]] = (),
+        early_stop: int | None = None,
+        out: str | Path | None = None,
+        progress: bool = True,
+        **optim: Any,
+    ) -> Result:
+        """Train; the trained network is in `classifier`, and in the `nn.Sequential` that was passed in.
+
+        test: a test split for `data` that has none. out: keep snapshots and logs in this folder.
+        optim: fields of `OptimConfig`: lr, optimizer, schedule, weight_decay, ...
+        Raises ConfigError, DataError and NetworkError for what does not go together, DivergedError for a loss that is
+        not finite.
+        """
+        images = self._images = as_images(data, test)
+        with tempfile.TemporaryDirectory(prefix="ffdist-") as scratch:
+            run = Path(out or scratch)
+            if (run / "snapshots").exists():
+                raise ConfigError("the folder already holds a run", where=run, remedy="choose another `out`")
+            run.mkdir(parents=True, exist_ok=True)
+            config = JobConfig(
+                Schedule(epochs, early_stop=early_stop), OptimConfig(**optim), batch_size=batch_size, seed=self.seed,
+                precision=self.precision, validation=validation, augment=augment, stages=self.stages, cut=self.cut,
+                queue=self.queue, device=self.device, threads=self.threads, timeout=self.timeout, run=run,
+            )  # fmt: skip
+            job = Job(self.chain(images), self.objective, images, config)
+            result = self._launch(job, progress)
+            self._load(job, run)
+        return result
+
+    def chain(self, images: Images) -> Chain:
+        """The network as a chain for these data. Raises NetworkError when it was made for other shapes or classes."""
+        if isinstance(self.network, Chain):
+            return self.network
+        return Chain.from_sequential(
+            self.network, input_shape=images.shape, num_classes=images.num_classes, cut=self.blocks
+        )
+
+    @property
+    def classifier(self) -> Classifier:
+        """The trained network in one piece, a plain `nn.Module` in evaluation mode."""
+        if self._classifier is None:
+            raise ConfigError("the pipeline is not trained", remedy="call fit first")
+        return self._classifier
+
+    def predict(self, samples: Tensor) -> Tensor:
+        """Classes, int64 [B], of pictures (uint8 [B, H, W] or [B, C, H, W]) or float samples as in training."""
+        classifier = self.classifier
+        assert self._images is not None
+        x = samples[:, None] if samples.dim() == 3 and len(self._images.shape) == 3 else samples
+        pixels = x.float() / 255 if x.dtype == torch.uint8 else x.float()
+        with torch.no_grad():
+            return classifier(pixels).argmax(1)
+
+    def _launch(self, job: Job, progress: bool) -> Result:
+        report = ConsoleReport(Console(stderr=True, quiet=not progress))
+        try:
+            if self.launcher == "processes":
+                return run_processes(GivenJob(job), self.stages, report)
+            return run_threads(job, report)
+        finally:
+            report.close()
+
+    def _load(self, job: Job, run: Path) -> None:
+        manifest = latest(run)
+        if manifest is None:
+            raise DataError("no epoch was finished", where="fit", remedy="train for one epoch at least")
+        self._classifier = Classifier(job.chain, job.objective, mean=job.images.mean, std=job.images.std)
+        SnapshotStore(run, job.chain.names).load_weights(self._classifier, manifest)
+        if isinstance(self.network, nn.Sequential):
+            trained = nn.Sequential(*self._classifier.blocks)
+            values = dict(zip(self.network.state_dict(), trained.state_dict().values(), strict=True))
+            self.network.load_state_dict(values)
+
+
+@dataclass(frozen=True)
+class GivenJob:
+    """Makes the job it holds; sent whole to a stage's process."""
+
+    job: Job
+
+    def __call__(self) -> Job:
+        return self.job
+
+
+def as_images(data: Data, test: Data | None = None) -> Images:
+    """Any data a user has, as a data set. Raises DataError for what is none."""
+    if isinstance(data, (Images, str)) and test is not None:
+        raise DataError("a data set brings its own test split", where="test", remedy="leave `test` out")
+    match data:
+        case Images():
+            return data
+        case str():
+            return open_data(data)
+        case (samples, labels):
+            return from_tensors(samples, labels, test=test)
+        case pa.Table():
+            return from_arrow(data, test=test)
+        case Dataset():
+            return from_dataset(data, test=test)
+    raise DataError("unknown kind of data", expected="(samples, labels), a Dataset, an Arrow table, or a data set's name",
+                    got=type(data).__name__)  # fmt: skip
+
