@@ -18,8 +18,8 @@ def digits() -> Images:
     """1,797 handwritten digits, 8 x 8 grey; 360 of them, the same for everyone, are the test split."""
     from sklearn.datasets import load_digits  # almost a second, which other data need not pay
 
-    grey, labels = load_digits(return_X_y=True)
-    pictures = np.rint(np.asarray(grey) * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
+    grey, labels = map(np.asarray, load_digits(return_X_y=True))
+    pictures = np.rint(grey * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
     train, test = split_indices(labels, validation=TEST_SAMPLES / len(labels), seed=SPLIT_SEED)
     mean, std = moments(pictures[train])
     return Images(

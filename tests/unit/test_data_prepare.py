@@ -244,7 +244,7 @@ def test_a_table_that_cannot_be_used_is_refused_by_row(tmp_path: Path, columns: 
     assert left_behind(tmp_path) == ["a.parquet"]
 
 
-@pytest.mark.parametrize("name", ["a.parquet", "a.arrow", "a.feather"])
+@pytest.mark.parametrize("name", ["a.parquet", "a.arrow", "a.feather", "a.csv"])
 @pytest.mark.parametrize("content", [b"", b"not a table at all"])
 def test_a_file_that_is_no_table_is_named(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
@@ -268,6 +268,8 @@ def test_trees_that_hold_no_classes_are_refused(tmp_path: Path) -> None:
 def test_a_source_that_is_nothing_gets_the_nearest_name(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"unknown source of data\n.*\n  got: cifar-10\n.*did you mean cifar10\?"):
         prepare("cifar-10", tmp_path / "out")
+    with pytest.raises(DataError, match="unknown source of data"):
+        prepare(str(tmp_path / "none.parquet"), tmp_path / "out")
 
 
 def test_settings_out_of_range_are_refused(tmp_path: Path) -> None:

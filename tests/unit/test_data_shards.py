@@ -191,9 +191,11 @@ def test_an_unknown_name_gets_the_nearest_and_how_to_prepare_it() -> None:
 def test_what_is_prepared_is_listed_with_what_can_be(tmp_path: Path) -> None:
     folder = prepared(tmp_path / "made")
     (tmp_path / MANIFEST).write_text("{}")
+    edit(prepared(tmp_path / "old"), version=0)
     entries = {entry.name: entry for entry in list_data(tmp_path)}
     assert entries["digits"].state == "embedded"
     assert entries["cifar100"].num_classes == 100
     made = entries["made"]
     assert (made.state, made.shape, made.num_classes, made.folder) == ("prepared", (3, 6, 5), 4, folder)
     assert made.counts == {"train": 50, "test": 10}
+    assert [entry.name for entry in entries.values() if entry.state == "damaged"] == ["old"]

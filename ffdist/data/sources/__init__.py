@@ -24,10 +24,10 @@ def open_source(
     if source in KNOWN:
         return open_known(source, root, download)
     path = Path(source)
-    if path.suffix in SUFFIXES or (path.is_dir() and any(file.suffix in SUFFIXES for file in path.iterdir())):
-        return Table(path, image=image_column, label=label_column, test_fraction=test_fraction, seed=seed)
-    if not path.is_dir():
+    if not path.exists():
         near = difflib.get_close_matches(source, KNOWN, 1)
         raise DataError("unknown source of data", expected=f"{', '.join(KNOWN)}, a folder of pictures, or a table",
                         got=source, remedy=f"did you mean {near[0]}?" if near else None)  # fmt: skip
+    if path.is_file() or any(file.suffix in SUFFIXES for file in path.iterdir()):
+        return Table(path, image=image_column, label=label_column, test_fraction=test_fraction, seed=seed)
     return Tree(path, test_fraction=test_fraction, seed=seed)

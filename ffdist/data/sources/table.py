@@ -67,7 +67,8 @@ def schema(path: Path) -> pa.Schema:
         with pa.memory_map(str(path)) as source:
             return ipc(source).schema
     except (pa.ArrowException, OSError) as error:
-        raise DataError("a table cannot be read", where=path, got=error) from error
+        raise DataError("a table cannot be read", where=path, expected=" or ".join(SUFFIXES),
+                        got=error) from error  # fmt: skip
 
 
 def read(path: Path, column: str) -> Iterator[pa.Array]:
@@ -81,7 +82,8 @@ def read(path: Path, column: str) -> Iterator[pa.Array]:
             for first in range(0, len(batch), ROWS):
                 yield batch.column(column).slice(first, ROWS)
     except (pa.ArrowException, OSError) as error:
-        raise DataError("a table cannot be read", where=path, got=error) from error
+        raise DataError("a table cannot be read", where=path, expected=" or ".join(SUFFIXES),
+                        got=error) from error  # fmt: skip
 
 
 def batches(path: Path, column: str) -> Iterator[pa.RecordBatch]:

@@ -33,7 +33,7 @@ class Tree(Source):
         class_name: Callable[[str], str] = str,
         order: Sequence[str] = (),
     ) -> None:
-        self.name = name or root.name
+        self.name = name or root.resolve().name
         self.folders = {split: {class_name(d.name): d for d in folders(base)} for split, base in splits(root).items()}
         rank = {name: place for place, name in enumerate(order)}
         self.classes = sorted(self.folders["train"], key=lambda name: (rank.get(name, len(rank)), name))
