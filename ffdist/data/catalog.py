@@ -18,7 +18,8 @@ from ffdist.errors import DataError
 def open_data(name_or_folder: str | Path, image_size: int | None = None) -> Images:
     """The embedded "digits", or a prepared folder; its pictures resized to image_size x image_size where given.
 
-    A name that is no folder is looked for in data/, where `ffdist data prepare NAME` puts it. Raises DataError for a name that is neither, and for a folder that is not whole.
+    A name that is no folder is looked for in data/, where `ffdist data prepare NAME` puts it.
+    Raises DataError for a name that is neither, and for a folder that is not whole.
     """
     if name_or_folder == "digits":
         images = digits()
@@ -41,12 +42,12 @@ def verify(folder: Path) -> Manifest:
     """Every check there is, down to the checksum of every byte. Raises DataError for the first that fails."""
     manifest = read_manifest(folder)
     for name, split in manifest.splits.items():
+        ShardSplit(folder, manifest, name)
         for shard in split.files:
-            found = sha256(folder / shard.file) if (folder / shard.file).is_file() else shard.sha256
+            found = sha256(folder / shard.file)
             if found != shard.sha256:
                 raise DataError("a shard is corrupt", where=folder / shard.file, expected=f"sha256 {shard.sha256}",
                                 got=f"sha256 {found}", remedy=AGAIN)  # fmt: skip
-        ShardSplit(folder, manifest, name)
     return manifest
 
 

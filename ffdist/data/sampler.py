@@ -38,7 +38,7 @@ def split_indices(
     members = [draws.permutation(np.flatnonzero(labels == k)) for k in np.unique(labels)]
     sizes = quotas([len(m) for m in members], picked)
     held = quotas(sizes, round(picked * validation))
-    train = [m[:size - out] for m, size, out in zip(members, sizes, held, strict=True)]
+    train = [m[: size - out] for m, size, out in zip(members, sizes, held, strict=True)]
     out = [m[size - out : size] for m, size, out in zip(members, sizes, held, strict=True)]
     return np.sort(np.concatenate(train)), np.sort(np.concatenate(out))
 
