@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from ffdist.errors import DivergedError
+from ffdist.errors import DivergedError, NetworkError
 from ffdist.models import derive_seed, seeded
 from ffdist.objectives import Local, Objective, Site
 from ffdist.pipeline.optim import OptimConfig, build_optimizer, build_schedule
@@ -146,7 +146,13 @@ class LearningBlock:
             x = x.contiguous(memory_format=torch.channels_last)
         local = self.objective.local(self.head, self.module(x), y)
         onward = local.onward
-        assert onward is None or not onward.requires_grad, "an objective let a gradient across a block's border"
+        if onward is not None and onward.requires_grad:
+            raise NetworkError(
+                "the objective would let a gradient cross a block's border",
+                where=f"{type(self.objective).__name__}, {self.site}",
+                expected="`onward` without a graph",
+                remedy="return onward.detach() from `local`",
+            )
         return local if onward is None else local._replace(onward=onward.to(self.config.dtype))
 
     def _count(self, local: Local, y: Tensor) -> None:

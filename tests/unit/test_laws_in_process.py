@@ -1,0 +1,149 @@
+"""The pipeline changes nothing: stages as threads of one process, against one stage."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from jobs import QUIET, DigitsJob, fingerprint, learned, live_tensor_bytes
+from torch import Tensor, nn
+
+from ffdist.errors import DivergedError, NetworkError
+from ffdist.models import Chain
+from ffdist.objectives import SFF, Local, Site
+from ffdist.pipeline.block import BlockConfig
+from ffdist.pipeline.message import Message, TrainBatch
+from ffdist.pipeline.optim import OptimConfig
+from ffdist.pipeline.plan import build_block, sites
+from ffdist.pipeline.stage import Stage
+from ffdist.runtime.threads import run_threads
+
+SETTINGS = {
+    "plain": DigitsJob(),
+    "noisy": DigitsJob(noisy=True),
+    "bf16": DigitsJob(settings={"precision": "bf16"}),
+    "plateau": DigitsJob(settings={"optim": OptimConfig(schedule="plateau", patience=0)}, epochs=3),
+    "sgd": DigitsJob(settings={"optim": OptimConfig("sgd", lr=0.05, warmup=0.2)}),
+    "queue of one": DigitsJob(settings={"queue": 1}),
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_two_and_three_stages_equal_one_bit_for_bit(name: str, tmp_path: Path) -> None:
+    results = {}
+    for stages in (1, 2, 3):
+        make = SETTINGS[name]
+        job = replace(make, run=tmp_path / str(stages), settings=make.settings | {"stages": stages})()
+        result = run_threads(job, QUIET)
+        results[stages] = fingerprint(tmp_path / str(stages)), learned(result.records), result.test
+    assert results[2] == results[1]
+    assert results[3] == results[1]
+
+
+def test_every_cut_gives_the_same_weights(tmp_path: Path) -> None:
+    prints = []
+    for cut in ([3], [1, 2], [2, 1], [1, 1, 1]):
+        run = tmp_path / "-".join(map(str, cut))
+        run_threads(DigitsJob(run, epochs=1, settings={"stages": len(cut), "cut": cut})(), QUIET)
+        prints.append(fingerprint(run))
+    assert all(one == prints[0] for one in prints)
+
+
+def test_another_seed_gives_other_weights(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        run_threads(DigitsJob(tmp_path / str(seed), epochs=1, settings={"seed": seed})(), QUIET)
+    assert fingerprint(tmp_path / "0") != fingerprint(tmp_path / "1")
+
+
+class Leaky(SFF):
+    """A rule that forgets to detach what goes on."""
+
+    def local(self, head: nn.Module, out: Tensor, labels: Tensor | None) -> Local:
+        return super().local(head, out, labels)._replace(onward=out)
+
+
+class LastOnly(SFF):
+    """A rule under which all blocks but the last have nothing to learn from."""
+
+    def local(self, head: nn.Module, out: Tensor, labels: Tensor | None) -> Local:
+        local = super().local(head, out, labels)
+        return local if local.onward is None else local._replace(loss=None)
+
+
+def test_a_rule_that_lets_a_gradient_across_a_border_is_refused() -> None:
+    with pytest.raises(NetworkError, match="gradient cross a block's border"):
+        run_threads(DigitsJob(objective=Leaky())(), QUIET)
+
+
+def test_the_last_blocks_loss_moves_no_other_block(tmp_path: Path) -> None:
+    job = DigitsJob(tmp_path, objective=LastOnly(), epochs=1)()
+    config = job.block_config(torch.device("cpu"), 10)
+    before = [build_block(job.chain, site, job.objective, config).module.state_dict() for site in sites(job.chain)]
+    blocks: list[list[dict[str, Tensor]]] = []
+    x, y = torch.randn(16, 1, 8, 8), torch.arange(16) % 10
+    stage = Stage(0, [build_block(job.chain, site, job.objective, config) for site in sites(job.chain)], lambda *_: [])
+    stage.train(TrainBatch(1, x, y), Outbox())
+    blocks.append([block.module.state_dict() for block in stage.blocks])
+    weights = [(old["0.weight"], new["0.weight"]) for old, new in zip(before, blocks[0], strict=True)]
+    assert [torch.equal(old, new) for old, new in weights] == [True, True, False]
+
+
+class Outbox:
+    """Counts what a stage sends, and keeps nothing."""
+
+    waited = 0.0
+
+    def __init__(self) -> None:
+        self.sent = 0
+
+    def send(self, message: Message) -> None:
+        self.sent += 1
+
+
+def last_stage(num_blocks: int) -> Stage:
+    """A stage that holds the last of `num_blocks` equal blocks."""
+    chain = Chain([(f"b{i}", Square()) for i in range(num_blocks)], input_shape=(32,), num_classes=4)
+    config = BlockConfig(OptimConfig(), total_steps=1000, seed=0)
+    return Stage(0, [build_block(chain, sites(chain)[-1], SFF(), config)], lambda *_: [])
+
+
+class Square:
+    def __call__(self) -> nn.Module:
+        return nn.Sequential(nn.Linear(32, 32), nn.ReLU())
+
+
+def bytes_after(stage: Stage, batches: int) -> int:
+    for step in range(batches):
+        stage.train(TrainBatch(step + 1, torch.randn(8, 32), torch.arange(8) % 4), Outbox())
+    return live_tensor_bytes()
+
+
+def test_memory_of_a_stage_grows_neither_with_batches_nor_with_blocks_upstream() -> None:
+    idle = live_tensor_bytes()
+    stage = last_stage(4)
+    after_5 = bytes_after(stage, 5) - idle
+    assert bytes_after(stage, 50) - idle == after_5
+    assert after_5 > 0
+    del stage
+    deep = last_stage(40)
+    assert bytes_after(deep, 5) - idle == after_5
+
+
+class Exploding(SFF):
+    """A rule whose loss is not a number in one block."""
+
+    def head(self, site: Site) -> nn.Module:
+        head = super().head(site)
+        head.poisoned = site.name == "conv2"
+        return head
+
+    def local(self, head: nn.Module, out: Tensor, labels: Tensor | None) -> Local:
+        local = super().local(head, out, labels)
+        return local._replace(loss=local.loss * float("nan")) if head.poisoned and local.loss is not None else local
+
+
+def test_a_loss_that_is_not_finite_names_block_and_batch() -> None:
+    with pytest.raises(DivergedError, match=r"block 1 'conv2'.*batch 1\b"):
+        run_threads(DigitsJob(objective=Exploding(), settings={"stages": 3})(), QUIET)

@@ -1,0 +1,100 @@
+"""A run resumed from a snapshot ends with the same bits as one never interrupted."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import pytest
+import torch.distributed as dist
+from jobs import QUIET, DigitsJob, fingerprint, learned
+
+from ffdist.errors import SnapshotError
+from ffdist.pipeline.optim import OptimConfig
+from ffdist.runtime.outcome import Result
+from ffdist.runtime.rank import Rank
+from ffdist.runtime.threads import ThreadEdges, run_threads
+from ffdist.runtime.world import World
+from ffdist.snapshot import latest
+
+EVERY = 5
+
+
+class PowerCutError(Exception):
+    """What ends a run in these tests."""
+
+
+def cut_power_at(step: int, make: DigitsJob) -> None:
+    """Run until a batch has been reported, then fail; threads that work ahead may get further."""
+
+    def report(event: dict[str, Any]) -> None:
+        if event["event"] == "progress" and event["step"] >= step:
+            raise PowerCutError
+
+    with pytest.raises(PowerCutError):
+        run_threads(replace(make, settings=make.settings | {"report_every": 0.0})(), report)
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 1), (2, 3), (3, 1), (1, 2)])
+def test_stop_in_mid_epoch_and_resume_with_any_number_of_stages(before: int, after: int, tmp_path: Path) -> None:
+    make = DigitsJob(schedule={"snapshot_every": EVERY}, settings={"optim": OptimConfig(schedule="plateau", patience=0)})
+    whole = run_threads(replace(make, run=tmp_path / "whole")(), QUIET)
+    cut = replace(make, run=tmp_path / "cut")
+    cut_power_at(12, replace(cut, settings=make.settings | {"stages": before}))
+    manifest = latest(tmp_path / "cut")
+    assert manifest is not None
+    assert manifest.step >= 10
+    resumed = run_threads(replace(cut, settings=make.settings | {"stages": after, "resume": True})(), QUIET)
+    assert fingerprint(tmp_path / "cut") == fingerprint(tmp_path / "whole")
+    assert learned(resumed.records) == learned(whole.records)
+    assert resumed.test == whole.test
+
+
+def test_told_to_stop_it_makes_a_snapshot_and_goes_on_from_there(tmp_path: Path) -> None:
+    make = DigitsJob(epochs=1)
+    run_threads(replace(make, run=tmp_path / "whole")(), QUIET)
+    result = stopped_at(7, replace(make, run=tmp_path / "cut", settings={"report_every": 0.0}))
+    manifest = latest(tmp_path / "cut")
+    assert result.reason == "interrupted"
+    assert manifest is not None
+    assert 7 <= manifest.step < 17
+    run_threads(replace(make, run=tmp_path / "cut", settings={"resume": True})(), QUIET)
+    assert fingerprint(tmp_path / "cut") == fingerprint(tmp_path / "whole")
+
+
+def stopped_at(step: int, make: DigitsJob) -> Result:
+    """One stage, told to stop while it works on a batch."""
+    stop, result = Event(), Result()
+
+    def report(event: dict[str, Any]) -> None:
+        if event["event"] == "progress" and event["step"] == step:
+            stop.set()
+
+    Rank(make(), World(), dist.HashStore(), ThreadEdges(None, None), result.listen(report), stop).run()
+    return result
+
+
+def test_the_run_log_of_a_resumed_run_holds_every_epoch_once(tmp_path: Path) -> None:
+    make = DigitsJob(tmp_path, epochs=3)
+    cut_power_at(40, make)
+    run_threads(replace(make, settings={"resume": True})(), QUIET)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line.get("epoch") for line in lines] == [0, 1, 2, None]
+    assert lines[-1]["reason"] == "finished"
+
+
+def test_early_stop_looks_one_epoch_behind_whatever_the_cut(tmp_path: Path) -> None:
+    lengths = set()
+    for stages in (1, 3):
+        settings = {"stages": stages, "optim": OptimConfig(lr=1e-12, schedule="constant")}
+        result = run_threads(DigitsJob(epochs=30, schedule={"early_stop": 2}, settings=settings)(), QUIET)
+        lengths.add(len(result.records))
+    assert lengths == {4}
+
+
+def test_resuming_where_there_is_no_snapshot_says_so(tmp_path: Path) -> None:
+    with pytest.raises(SnapshotError, match="no snapshot to resume from"):
+        run_threads(DigitsJob(tmp_path, settings={"resume": True, "stages": 2})(), QUIET)
