@@ -43,7 +43,7 @@ def open_sender(edge: Edge, group: dist.ProcessGroup, device: torch.device = CPU
     """The upstream end; blocks until the downstream one opens.
 
     group: the two ranks of this edge, and of nothing else; its backend is gloo, or "cpu:gloo,cuda:nccl" for a GPU.
-    device: where this end's tensors are; besides them CPU tensors may travel, too.
+    device: this end's GPU, whose tensors then go by NCCL to the other end's; CPU tensors may always travel.
     Raises PeerTimeoutError when the other end does not open in time, TransportError where the two disagree.
     """
     link = Link(edge, group, "the receiver")
@@ -80,13 +80,11 @@ class ProcessGroupSender(Sender):
         self._closed = False
 
     def send(self, frame: Frame) -> None:
-        """Accept one frame; its tensors are read while they travel, without a copy."""
+        """Accept one frame. Its tensors are read while they travel; on a CPU edge, those of a GPU as a copy."""
         edge, sequence = self._edge, self._sequence
         if self._closed:
             raise edge.lost("this end is closed", sequence)
-        prelude, header, tensors = wire.encode(frame, edge, sequence)
-        for tensor in tensors:
-            _check_device(tensor.device.type, self._device, edge, sequence)
+        prelude, header, tensors = wire.encode(self._within_reach(frame), edge, sequence)
         if len(self._in_flight) == edge.depth:
             self._await_credit()
         parts = ([as_tensor(prelude)], [as_tensor(header)], [wire.as_bytes(t) for t in tensors if t.numel()])
@@ -105,6 +103,11 @@ class ProcessGroupSender(Sender):
                 self._await_credit()
             self._link.wait(end, "acknowledgement of the end", self._sequence)
         self._in_flight.clear()
+
+    def _within_reach(self, frame: Frame) -> Frame:
+        reach = ("cpu", self._device.type)
+        tensors = {name: t if t.device.type in reach else t.cpu() for name, t in frame.tensors.items()}
+        return Frame(frame.kind, frame.fields, tensors)
 
     def _await_credit(self) -> None:
         oldest, sequence = self._in_flight[0], self._sequence
@@ -223,9 +226,12 @@ class ProcessGroupReceiver(Receiver):
 
     def _allocate(self, spec: wire.TensorSpec, sequence: int) -> Tensor:
         """uint8 [spec.nbytes] where the tensor belongs."""
-        _check_device(spec.device, self._device, self._edge, sequence)
         if spec.device == "cpu":
             return self._pool.take(spec.nbytes)
+        if spec.device != self._device.type:
+            raise TransportError("a tensor is on another device than this end", where=self._edge.at(sequence),
+                                 expected=f"cpu or {self._device.type}", got=spec.device,
+                                 remedy="open both ends of an edge between GPUs with their devices")  # fmt: skip
         return torch.empty(spec.nbytes, dtype=torch.uint8, device=self._device)
 
     def _return_credits(self) -> None:
@@ -236,10 +242,3 @@ class ProcessGroupReceiver(Receiver):
                 self._put_credit()
             while self._credits:
                 self._link.wait(self._credits.popleft(), "acknowledgement", self._num_fetched)
-
-
-def _check_device(device: str, own: torch.device, edge: Edge, sequence: int) -> None:
-    if device not in ("cpu", own.type):
-        expected = "cpu" if own.type == "cpu" else f"cpu or {own.type}"
-        raise TransportError("a tensor is on another device than the edge", where=edge.at(sequence), expected=expected,
-                             got=device, remedy="open both ends of the edge with the tensor's device")  # fmt: skip

@@ -11,10 +11,10 @@ payload travels.
 from __future__ import annotations
 
 import json
+import math
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -31,11 +31,12 @@ DTYPES = {str(d).removeprefix("torch."): d for d in (
     torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex64, torch.complex128, torch.uint8,
     torch.int8, torch.int16, torch.int32, torch.int64, torch.bool, torch.float8_e4m3fn, torch.float8_e5m2,
 )}  # fmt: skip
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
 DEVICES = ("cpu", "cuda")
+_to_json = json.JSONEncoder(separators=(",", ":")).encode
 
 
-@dataclass(frozen=True, slots=True)
-class Prelude:
+class Prelude(NamedTuple):
     """What is known of a frame before its header: how long it is."""
 
     sequence: int
@@ -48,8 +49,7 @@ class Prelude:
         return self.header_bytes == 0
 
 
-@dataclass(frozen=True, slots=True)
-class TensorSpec:
+class TensorSpec(NamedTuple):
     """A tensor without its values."""
 
     name: str
@@ -61,11 +61,10 @@ class TensorSpec:
 
     @property
     def nbytes(self) -> int:
-        return torch.Size(self.shape).numel() * self.dtype.itemsize
+        return math.prod(self.shape) * self.dtype.itemsize
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+class Header(NamedTuple):
     """A frame without its tensors' values."""
 
     kind: str
@@ -80,11 +79,9 @@ class Header:
 def encode(frame: Frame, edge: Edge, sequence: int) -> tuple[bytes, bytes, list[Tensor]]:
     """A frame as prelude, header, and dense tensors without a graph. Raises TransportError if it cannot travel."""
     tensors = [_dense(name, tensor, edge, sequence) for name, tensor in frame.tensors.items()]
-    specs = [
-        (name, str(t.dtype).removeprefix("torch."), t.shape, t.stride(), t.device.type)
-        for name, t in zip(frame.tensors, tensors, strict=True)
-    ]
-    header = json.dumps({"kind": frame.kind, "fields": frame.fields, "tensors": specs}, separators=(",", ":")).encode()
+    named = zip(frame.tensors, tensors, strict=True)
+    specs = [(name, NAMES[t.dtype], t.shape, t.stride(), t.device.type) for name, t in named]
+    header = _to_json({"kind": frame.kind, "fields": frame.fields, "tensors": specs}).encode()
     return _prelude(edge, sequence, len(header), payload_end(t.nbytes for t in tensors)), header, tensors
 
 
@@ -188,7 +185,7 @@ def from_bytes(data: Tensor, spec: TensorSpec) -> Tensor:
 
 def _dense(name: str, tensor: Tensor, edge: Edge, sequence: int) -> Tensor:
     """The tensor with its own strides where they are dense (kernels differ by layout), else contiguous; no graph."""
-    travels = tensor.layout == torch.strided and tensor.dtype in DTYPES.values() and tensor.device.type in DEVICES
+    travels = tensor.layout == torch.strided and tensor.dtype in NAMES and tensor.device.type in DEVICES
     if not travels:
         raise TransportError(
             f"tensor '{name}' cannot travel",

@@ -137,7 +137,7 @@ def test_only_the_next_frame_of_this_attempt_is_accepted(sent: bytes, message: s
 )
 def test_a_header_that_does_not_describe_the_payload_is_refused(tensor: list[object]) -> None:
     prelude = decode_prelude(encode(Frame("x", {}, {"x": torch.zeros(2)}), EDGE, 0)[0], EDGE, 0)
-    lie = replace(prelude, payload_bytes=0 if tensor[2] == [4] else prelude.payload_bytes)
+    lie = prelude._replace(payload_bytes=0 if tensor[2] == [4] else prelude.payload_bytes)
     with pytest.raises(TransportError, match="cannot be read"):
         decode_header(json.dumps({"kind": "x", "fields": {}, "tensors": [tensor]}).encode(), lie, EDGE)
     with pytest.raises(TransportError, match="cannot be read"):

@@ -1,0 +1,151 @@
+"""What a transport carries from one process to another, against what one thread copies in memory."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ffdist.transport import process_group, shared_memory
+from ffdist.transport.base import Edge, Frame, Receiver, Sender
+from ffdist.transport.local import open_local
+
+KIB, MIB = 1 << 10, 1 << 20
+SIZES = (64 * KIB, MIB, 4 * MIB, 16 * MIB)
+TRANSPORTS = ("memcpy", "local", "shared_memory", "gloo")
+
+
+@dataclass(frozen=True)
+class TransportRate:
+    """Medians over the rounds, for one transport and message size."""
+
+    transport: str
+    message_bytes: int
+    messages_per_s: float
+    mb_per_s: float
+    """10^6 payload bytes a second; `local` passes references, so there it is a number without meaning."""
+    ratio: float
+    """To the one-thread copy of the same round."""
+    ratio_min: float
+    ratio_max: float
+    num_rounds: int
+
+
+class _Plan(NamedTuple):
+    sizes: Sequence[int]
+    transports: Sequence[str]
+    rounds: int
+    depth: int
+    volume: int
+
+    def num_messages(self, size: int) -> int:
+        """Messages that are timed."""
+        return max(20, min(2000, self.volume // size))
+
+    def num_untimed(self, num: int) -> int:
+        """Messages before and after them: a tenth to warm up, and what fills the edge."""
+        return num // 10 + 3 * self.depth
+
+
+def measure_transport(
+    transports: Sequence[str] = TRANSPORTS[1:],
+    sizes: Sequence[int] = SIZES,
+    *,
+    rounds: int = 7,
+    depth: int = 2,
+    volume: int = 256 * MIB,
+) -> list[TransportRate]:
+    """Send messages of each size from one new process to another, one thread each, the transports in turn.
+
+    volume: bytes that are timed in a sample; between 20 and 2000 messages.
+    """
+    plan = _Plan(sizes, ("memcpy", *transports), rounds, depth, volume)
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
+        sending, timing = [pool.submit(_run, rank, store.port, plan) for rank in range(2)]
+        seconds = timing.result()
+        sending.result()
+    return [_rate(plan, seconds, transport, size) for size in sizes for transport in plan.transports]
+
+
+def _rate(plan: _Plan, seconds: dict[tuple[str, int], list[float]], transport: str, size: int) -> TransportRate:
+    mine, copy = seconds[transport, size], seconds["memcpy", size]
+    per_s = plan.num_messages(size) / statistics.median(mine)
+    ratios = [b / a for a, b in zip(mine, copy, strict=True)]
+    return TransportRate(transport, size, per_s, per_s * size / 1e6, statistics.median(ratios), min(ratios),
+                         max(ratios), plan.rounds)  # fmt: skip
+
+
+def _run(rank: int, port: int, plan: _Plan) -> dict[tuple[str, int], list[float]]:
+    """The life of one of the two processes; rank 1 receives, and its seconds count."""
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    torch.set_num_threads(1)
+    store = dist.TCPStore("127.0.0.1", port, is_master=False)
+    dist.init_process_group("gloo", store=dist.PrefixStore("group", store), rank=rank, world_size=2)
+    seconds: dict[tuple[str, int], list[float]] = {}
+    for size in plan.sizes:
+        for turn in range(plan.rounds):
+            for transport in plan.transports:
+                edge = Edge(f"{transport}-{size}-{turn}", plan.depth)
+                dist.barrier()
+                seconds.setdefault((transport, size), []).append(_sample(rank, transport, edge, size, plan, store))
+    dist.destroy_process_group()
+    return seconds
+
+
+def _sample(rank: int, transport: str, edge: Edge, size: int, plan: _Plan, store: dist.Store) -> float:
+    """Seconds that the timed messages took; 0 at the rank that only sends, or waits for the other."""
+    num, message = plan.num_messages(size), torch.ones(size, dtype=torch.uint8)
+    if transport == "memcpy":
+        target = torch.zeros_like(message)
+        return _time(lambda: target.copy_(message), num, plan) if rank == 1 else 0.0
+    if transport == "local":
+        return _between_threads(edge, message, num, plan) if rank == 1 else 0.0
+    if transport == "shared_memory":
+        open_end = (shared_memory.open_sender, shared_memory.open_receiver)[rank]
+        return _use(open_end(edge, store), message, num, plan)
+    group = process_group.new_edge_group(0, 1, edge.timeout)
+    try:
+        return _use((process_group.open_sender, process_group.open_receiver)[rank](edge, group), message, num, plan)
+    finally:
+        dist.destroy_process_group(group)
+
+
+def _between_threads(edge: Edge, message: Tensor, num: int, plan: _Plan) -> float:
+    sender, receiver = open_local(edge)
+    with ThreadPoolExecutor(1) as pool:
+        sending = pool.submit(_use, sender, message, num, plan)
+        seconds = _use(receiver, message, num, plan)
+        return seconds + sending.result()
+
+
+def _use(end: Sender | Receiver, message: Tensor, num: int, plan: _Plan) -> float:
+    with closing(end):
+        if isinstance(end, Receiver):
+            return _time(end.recv, num, plan)
+        for _ in range(plan.num_untimed(num) + num):
+            end.send(Frame("message", {}, {"x": message}))
+        return 0.0
+
+
+def _time(act: Callable[[], object], num: int, plan: _Plan) -> float:
+    """Seconds of `num` acts in the middle, where the edge is as full at their start as at their end."""
+    for _ in range(plan.num_untimed(num) - plan.depth):
+        act()
+    started = time.perf_counter()
+    for _ in range(num):
+        act()
+    seconds = time.perf_counter() - started
+    for _ in range(plan.depth):
+        act()
+    return seconds
