@@ -59,7 +59,7 @@ def check_groups(site: Site, rule: str, num_classes: int) -> Form:
             where=site,
             expected=f"a multiple of {num_classes} channels",
             got=at.channels,
-            remedy="choose widths that are multiples of the number of classes, or a rule with an auxiliary layer: sff",
+            remedy="choose such widths (--model-args widths=...) or a rule with an auxiliary layer (--objective sff)",
         )
     return at
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from ffdist.errors import ConfigError, FfdistError, NetworkError
-from ffdist.models import MODELS, Chain, load_model, resnet18, vgg, vgg8
+from ffdist.models import MODELS, Chain, load_model, resnet18, vgg8
 from ffdist.objectives import SFF, Site
 
 SMALLEST = {"vgg8": 16, "vgg11": 16}
@@ -134,7 +134,7 @@ def test_vgg_pools_at_a_blocks_end_or_at_the_next_ones_beginning(pool: str) -> N
     assert [s[1] for s in ends.shapes()] == [16, 8, 8, 4, 2, 1, 1]
     assert [s[1] for s in opens.shapes()] == [16, 16, 8, 8, 4, 2, 1]
     with pytest.raises(ConfigError, match="not behind the last"):
-        vgg((3, 16, 16), 10, (8, -8), pool_first=True)
+        vgg8((3, 16, 16), 10, (8, -8), pool_first=True)
 
 
 def test_vgg_without_norm_has_none() -> None:

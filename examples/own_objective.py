@@ -1,0 +1,37 @@
+"""A learning rule of one's own: ffdist train --objective examples/own_objective.py:Prototypes --objective-args scale=10
+
+Each block keeps a prototype a class; the scores are the cosines between a sample's features and the prototypes, and
+the loss is the cross-entropy over them. What goes on is the block's output, divided by its length.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ffdist.objectives import Local, Objective, Site
+
+
+class PrototypeHead(nn.Module):
+    def __init__(self, site: Site) -> None:
+        super().__init__()
+        self.last = site.last
+        self.prototypes = nn.Parameter(torch.randn(site.num_classes, site.shape[0]))
+
+
+@dataclass(frozen=True)
+class Prototypes(Objective):
+    scale: float = 10.0
+
+    def head(self, site: Site) -> nn.Module:
+        return PrototypeHead(site)
+
+    def local(self, head: nn.Module, out: Tensor, labels: Tensor | None) -> Local:
+        assert isinstance(head, PrototypeHead)
+        features = out.flatten(2).mean(2) if out.dim() == 4 else out
+        scores = self.scale * F.normalize(features.float()) @ F.normalize(head.prototypes).T
+        loss = None if labels is None else F.cross_entropy(scores, labels)
+        return Local(loss, scores, None if head.last else F.normalize(out.detach(), dim=1))
