@@ -26,8 +26,9 @@ from ffdist.runtime.rank import stage_device
 from ffdist.runtime.run import begin, check_resumable, new_folder, read_recorded
 from ffdist.runtime.start import SettingsJob, count_stages, make_job
 from ffdist.runtime.threads import run_threads
-from ffdist.runtime.torchrun import join_store, run_rank
+from ffdist.runtime.torchrun import Meeting, meet, run_rank
 from ffdist.runtime.world import World
+from ffdist.snapshot import latest
 
 NAMES = f"""Presets: {", ".join(PRESETS)}.
 Models: {", ".join(MODELS)}.
@@ -108,15 +109,27 @@ def launch(settings: TrainSettings, out: Path, stages: int) -> Result:
 def train_here(settings: TrainSettings, images: Images, world: World) -> None:
     """As one rank of torchrun's: the last one reports."""
     timeout = timedelta(seconds=settings.timeout)
-    store = join_store(world, timeout)
-    out = Path(agree(store, world, "run", lambda: str(start_folder(settings, images)), timeout))
+    meeting = meet(world, timeout)
+    folder, resume = agree(meeting.store, world, "run", lambda: begin_or_go_on(settings, images, meeting), timeout)
+    out = Path(folder)
+    job = SettingsJob(replace(settings, out=out, resume=resume), out, world.size)
     report = ConsoleReport(Console(stderr=True))
     try:
-        result = run_rank(SettingsJob(settings, out, world.size), world, store, report)
+        result = run_rank(job, meeting.world, meeting.store, report)
     finally:
         report.close()
     if world.last:
         conclude(result, out)
+
+
+def begin_or_go_on(settings: TrainSettings, images: Images, meeting: Meeting) -> tuple[str, bool]:
+    """The run's directory, and whether to go on from a snapshot there, as a restarted attempt does where one exists."""
+    if meeting.lasting.check(["run"]):
+        out = meeting.lasting.get("run").decode()
+        return out, settings.resume or latest(Path(out)) is not None
+    out = str(start_folder(settings, images))
+    meeting.lasting.set("run", out)
+    return out, settings.resume
 
 
 def conclude(result: Result, out: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from threading import Event
 
@@ -11,6 +12,7 @@ import torch.distributed as dist
 
 from ffdist.errors import StageError
 from ffdist.pipeline.sink import Reporter
+from ffdist.runtime.attempt import share_attempt
 from ffdist.runtime.edges import ProcessEdges
 from ffdist.runtime.job import Job
 from ffdist.runtime.outcome import Result
@@ -18,14 +20,32 @@ from ffdist.runtime.rank import Rank, stage_device
 from ffdist.runtime.world import World
 
 
-def join_store(world: World, timeout: timedelta) -> dist.Store:
-    """torchrun's own store, with keys of this attempt: what a killed attempt left there is not seen."""
+@dataclass(frozen=True)
+class Meeting:
+    """All ranks, met at torchrun's store."""
+
+    world: World
+    """This rank's place, with the attempt's number that all ranks share."""
+    store: dist.Store
+    """Keys of this attempt: what a killed attempt left there is not seen."""
+    lasting: dist.Store
+    """Keys that the run's later attempts see, too."""
+
+
+def meet(world: World, timeout: timedelta) -> Meeting:
+    """Wait for all ranks. Raises StageError when one stays away."""
     try:
         store, _, _ = next(dist.rendezvous("env://", timeout=timeout))
+        lasting = dist.PrefixStore(f"ffdist/{world.run_id}", store)
+        attempt = share_attempt(lasting, world)
     except dist.DistError as error:
-        raise StageError("the ranks did not meet", where=f"rank {world.rank} of {world.size}", got=error,
-                         remedy="check torchrun's rendezvous options, and the network between the hosts") from error  # fmt: skip
-    return dist.PrefixStore(f"ffdist/{world.attempt}", store)
+        raise StageError(
+            "the ranks did not meet",
+            where=f"rank {world.rank} of {world.size}",
+            got=error,
+            remedy="check torchrun's rendezvous options, and the network between the hosts",
+        ) from error
+    return Meeting(replace(world, attempt=attempt), dist.PrefixStore(str(attempt), lasting), lasting)
 
 
 def run_rank(make_job: Callable[[], Job], world: World, store: dist.Store, report: Reporter) -> Result:

@@ -17,7 +17,9 @@ class World:
     size: int = 1
     local_rank: int = 0
     attempt: int = 0
-    """How often the run was restarted."""
+    """How often the run was restarted; from the environment, what this node alone has counted."""
+    run_id: str = ""
+    """torchrun's name of the run; several runs may share one store."""
 
     @classmethod
     def from_env(cls) -> World | None:
@@ -26,7 +28,7 @@ class World:
             return None
         try:
             names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "TORCHELASTIC_RESTART_COUNT")
-            return cls(*(int(os.environ[name]) for name in names))
+            return cls(*(int(os.environ[name]) for name in names), run_id=os.environ["TORCHELASTIC_RUN_ID"])
         except (KeyError, ValueError) as error:
             raise ConfigError("torchrun's environment is not whole", where="environment", got=error,
                               remedy="start with torchrun --nproc-per-node=N -m ffdist train") from error  # fmt: skip
