@@ -65,13 +65,13 @@ class Baseline(Protocol):
 
 
 class Whole(nn.Module):
-    """All blocks and the classifier: [B, *input_shape] -> logits [B, K]; the same initial weights as ffdist's blocks."""
+    """All blocks, with the first weights of ffdist's, and the classifier: [B, *input_shape] -> logits [B, K]."""
 
     def __init__(self, chain: Chain, config: BaselineConfig) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(chain.build(index, config.seed) for index in range(len(chain)))
         self.blocks.append(chain.build_classifier(chain.shapes()[-1], chain.num_classes))
-        self.to(config.device, memory_format=torch.channels_last)
+        self.to(device=config.device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         if config.compiled:
             for block in self.blocks:
                 block.compile()
@@ -85,14 +85,15 @@ class Whole(nn.Module):
 class Replica:
     """A rank that holds the whole network and learns from its slice of each batch, in `accumulate` parts.
 
-    forward: the network as it is called (wrapped, sharded). hold: what keeps gradients on this rank until the last part.
+    forward: the network as it is called (wrapped, say). hold: what keeps gradients on this rank until the last part.
     """
 
     def __init__(
         self, whole: nn.Module, config: BaselineConfig, place: Place, *, forward: nn.Module | None = None,
         accumulate: int = 1, hold: partial[AbstractContextManager[None]] = partial(nullcontext),  # noqa: B008
     ) -> None:  # fmt: skip
-        self.modules, self.config, self.shard = whole, config, (place.rank, place.size)
+        self.modules, self.config = whole, config
+        self.shard: tuple[int, int] | None = (place.rank, place.size)
         self.forward, self.accumulate, self.hold = forward or whole, accumulate, hold
         self.optimizer, self.schedule = optimised(whole, config)
 

@@ -13,14 +13,14 @@ from ffdist.baselines.single import single
 from ffdist.errors import ConfigError
 from ffdist.options import nearest
 
-_tuned = partial(data_parallel, static_graph=True, bucket_views=True, broadcast_buffers=False)
+_tuned = partial(data_parallel, static_graph=True, bucket_views=True, sync_buffers=False)
 
 BASELINES: dict[str, Baseline] = {
     "bp": single,
     "bp-checkpoint": checkpointed,
     "ddp": data_parallel,
     "ddp-static": partial(data_parallel, static_graph=True),
-    "ddp-views": partial(data_parallel, bucket_views=True, broadcast_buffers=False),
+    "ddp-views": partial(data_parallel, bucket_views=True, sync_buffers=False),
     "ddp-bucket-5": partial(_tuned, bucket_mib=5),
     "ddp-bucket-25": _tuned,
     "ddp-bucket-100": partial(_tuned, bucket_mib=100),
@@ -49,7 +49,8 @@ FAMILIES: dict[str, tuple[str, ...]] = {
 def family(name: str) -> tuple[str, ...]:
     """The baselines that `name` stands for. Raises ConfigError, with the nearest name, where there is none."""
     if name not in FAMILIES and name not in BASELINES:
-        raise ConfigError(f"there is no baseline '{name}'", where="--against", remedy=nearest(name, {*FAMILIES, *BASELINES}))
+        remedy = nearest(name, {*FAMILIES, *BASELINES})
+        raise ConfigError(f"there is no baseline '{name}'", where="--against", remedy=remedy)
     return FAMILIES.get(name, (name,))
 
 

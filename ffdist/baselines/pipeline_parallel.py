@@ -55,7 +55,7 @@ class Pipelined:
         config: BaselineConfig, place: Place,
     ) -> None:  # fmt: skip
         self.config, self.place = config, place
-        self.shard = (0, 1) if place.rank == 0 else None
+        self.shard: tuple[int, int] | None = (0, 1) if place.rank == 0 else None
         parts = [Part(whole.blocks[sum(cut[:i]) :][:n], config) for i, n in enumerate(cut)]
         borders = border_tensors(parts, shape, config)
         mine = range(place.rank, len(cut), place.size)
@@ -63,7 +63,7 @@ class Pipelined:
             PipelineStage(parts[i], i, len(cut), config.device, input_args=borders[i], output_args=borders[i + 1])
             for i in mine
         ]
-        self.modules = nn.ModuleList(parts[i] for i in mine)
+        self.modules: nn.Module = nn.ModuleList(parts[i] for i in mine)
         self.last = len(cut) - 1 in mine
         self.optimizer, self.scheduler = optimised(self.modules, config)
         single = PARTS[style] == 1
@@ -137,7 +137,7 @@ def block_seconds(whole: Whole, shape: Sequence[int], config: BaselineConfig) ->
     result = []
     for block in whole.blocks:
         times = []
-        x = placed(x, config.device)
+        x = out = placed(x, config.device)
         for _ in range(3):
             begun = time.perf_counter()
             with config.autocast():

@@ -13,7 +13,7 @@ from ffdist.objectives import Local, Objective, Site
 
 @dataclass(frozen=True)
 class Backprop(Objective):
-    """Cross-entropy of a block that ends in logits [B, K]: what trains the twin, whose one block is the whole network."""
+    """Cross-entropy of a block that ends in logits [B, K]: the twin's, whose one block is the whole network."""
 
     def head(self, site: Site) -> nn.Module:
         return nn.Identity()
@@ -30,8 +30,9 @@ class _Whole:
         self.chain = chain
 
     def __call__(self) -> nn.Module:
-        blocks = [(name.replace(".", "_"), build()) for name, build in zip(self.chain.names, self.chain.builders, strict=True)]
-        classifier = self.chain.build_classifier(self.chain.shapes()[-1], self.chain.num_classes)
+        chain = self.chain
+        blocks = [(name.replace(".", "_"), build()) for name, build in zip(chain.names, chain.builders, strict=True)]
+        classifier = chain.build_classifier(chain.shapes()[-1], chain.num_classes)
         whole = nn.Sequential()
         for name, block in [*blocks, ("classifier", classifier)]:
             whole.add_module(name, block)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Generator
 from dataclasses import dataclass, replace
 from itertools import islice
+from threading import Event
 from typing import Any
 
 from torch import Tensor
@@ -13,13 +14,14 @@ from torch import Tensor
 from ffdist.bench.team import Seat
 from ffdist.bench.window import Lap, Window, endless
 from ffdist.data import Loader
-from ffdist.pipeline.source import Loaders, Source
+from ffdist.pipeline.source import Loaders
 from ffdist.runtime.edges import ProcessEdges
+from ffdist.runtime.job import Job
 from ffdist.runtime.processes import MakeJob
 from ffdist.runtime.rank import Rank, stage_device
 
-MAX_ROUNDS = 400
-"""Epochs of the run; those nobody asks for pass empty."""
+ENDLESS = 10**6
+"""Epochs; the run is stopped when nothing more is asked for."""
 
 
 @dataclass(frozen=True)
@@ -32,32 +34,43 @@ class PipelineLife:
     make_job: MakeJob
 
     def __call__(self, seat: Seat) -> None:
-        job = self.make_job()
-        job = replace(job, config=replace(job.config, report_every=0.0, schedule=replace(job.config.schedule, epochs=MAX_ROUNDS)))
+        pace = Pace(seat)
+        job = paced(self.make_job(), pace)
         config, world, store = job.config, seat.world, seat.store()
         edges = ProcessEdges(world, store, stage_device(config.device, world), transport=config.transport,
                              depth=config.queue, timeout=config.timeout)  # fmt: skip
-        pace = Pace(seat)
-        stopwatch = Stopwatch(pace, config.batch_size)
-        Rank(job, world, store, edges, stopwatch, pace.hold).run()
+        Rank(job, world, store, edges, Stopwatch(pace, config.batch_size), pace.stop).run()
 
 
 class Pace:
-    """Lets an epoch begin when an order comes, with as many batches as it says."""
+    """Takes a rank's orders; `stop` is set when there are no more."""
 
     def __init__(self, seat: Seat) -> None:
         self.seat = seat
         self.window: Window | None = None
-        self.ended = False
-
-    def hold(self, source: Source) -> None:
-        train = source.loaders.train
-        source.loaders = Loaders(PacedLoader(self, train))  # pyright: ignore[reportArgumentType]
+        self.stop = Event()
 
     def next(self) -> Window | None:
-        self.window = None if self.ended else self.seat.order()
-        self.ended = self.window is None
+        self.window = self.seat.order()
+        if self.window is None:
+            self.stop.set()
         return self.window
+
+
+@dataclass(frozen=True)
+class PacedJob(Job):
+    """A job whose epochs begin when an order comes, with as many batches as it says."""
+
+    pace: Pace
+
+    def loaders(self) -> Loaders:
+        return Loaders(PacedLoader(self.pace, super().loaders().train))  # pyright: ignore[reportArgumentType]
+
+
+def paced(job: Job, pace: Pace) -> PacedJob:
+    schedule = replace(job.config.schedule, epochs=ENDLESS)
+    config = replace(job.config, report_every=0.0, schedule=schedule)
+    return PacedJob(job.chain, job.objective, job.images, config, pace)
 
 
 class PacedLoader:
@@ -92,6 +105,7 @@ class Stopwatch:
             case "epoch" if self.arrivals:
                 window = self.pace.window if self.pace.seat.world.first else self.pace.next()
                 assert window
-                lap = Lap(window.batches * self.batch_size, window.seconds(self.arrivals), {"stages": event["record"]["stages"]})
+                seconds, samples = window.seconds(self.arrivals), window.batches * self.batch_size
+                details = {"stages": event["record"]["stages"], "batches": window.total}
                 self.arrivals = []
-                self.pace.seat.answer(lap)
+                self.pace.seat.answer(Lap(samples, seconds, details))

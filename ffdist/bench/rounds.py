@@ -45,10 +45,12 @@ class Rounds:
     def notes(self) -> list[str]:
         """What a reader must know of the machine's behaviour."""
         probe = Summary.of(self.probes)
-        notes = [f"{self.discarded} of {self.discarded + self.kept} rounds discarded by the probe "
-                 f"(median {probe.median:.2f}, {probe.least:.2f} to {probe.most:.2f}; at least {self.least:.2f} wanted)"]  # fmt: skip
+        notes = [
+            f"{self.discarded} of {self.discarded + self.kept} rounds discarded by the probe "
+            f"(median {probe.median:.2f}, {probe.least:.2f} to {probe.most:.2f}; {self.least:.2f} wanted)"
+        ]
         if not self.trusted:
-            notes.append("NOT RELIABLE: the cores were never free at the same time; the figures are of discarded rounds")
+            notes.append("NOT RELIABLE: the cores were never free together; the figures are of discarded rounds")
         elif self.kept < self.wanted:
             notes.append(f"only {self.kept} of {self.wanted} rounds wanted passed the probe")
         return notes

@@ -44,8 +44,8 @@ class BenchSettings:
     transport: Literal["auto", "shared-memory", "gloo", "nccl"] = "auto"
     """How activations travel."""
     against: tuple[str, ...] = ("ddp",)
-    """Baselines: ddp (its tunings tried, the fastest taken), pipeline, bp, fsdp, ddp-accumulate, ..., a variant by name, or
-    ff (ffdist itself in one process)."""
+    """Baselines: ddp or pipeline (variants tried, the fastest taken), bp, fsdp, ddp-accumulate, ..., a variant by name,
+    or ff (ffdist itself in one process)."""
     precision: Literal["fp32", "bf16"] = "bf16"
     """Arithmetic of both sides."""
     batch_size: int = 128

@@ -16,11 +16,11 @@ from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import torch.distributed as dist
 
-from ffdist.errors import StageError, TransportError
+from ffdist.errors import StageError
 from ffdist.runtime.world import World
 
 GRACE = 5.0
@@ -69,7 +69,7 @@ class Team:
             self.lines.append(here)
             self.processes.append(process)
 
-    def __enter__(self) -> Team:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
@@ -92,7 +92,7 @@ class Team:
                 self.lines[rank].send(order)
             except BrokenPipeError:
                 continue  # it is gone, and its last words are on the line
-            
+
     def hear(self) -> Any:
         """The next answer of any member."""
         while True:
@@ -140,9 +140,10 @@ class Team:
                     lines.remove(line)
                     continue
                 failures += [value] if kind == "failure" else []
-        known = [f for f in failures if f[0] not in (TransportError.__name__, "PeerLostError", "PeerTimeoutError")]
+        known = [f for f in failures if f[0] not in ("TransportError", "PeerLostError", "PeerTimeoutError")]
         kind, text, trace = (known or failures)[0]
-        raise StageError(f"side '{self.name}' failed", expected="a finished round", got=f"{kind}: {text}\n{trace}".strip())
+        got = f"{kind}: {text}\n{trace}".strip()
+        raise StageError(f"side '{self.name}' failed", expected="a finished round", got=got)
 
 
 def _member(life: Life, world: World, store_file: str, line: Connection) -> None:

@@ -17,6 +17,7 @@ COMMANDS = {
     "predict": ("ffdist.cli.predict", "classes of pictures"),
     "export": ("ffdist.cli.export", "a trained network as one file, for torch alone"),
     "data": ("ffdist.cli.data", "list and prepare data sets"),
+    "bench": ("ffdist.cli.bench", "measure against backpropagation"),
     "doctor": ("ffdist.cli.doctor", "check this machine: versions, devices, sends between processes"),
 }
 

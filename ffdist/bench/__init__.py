@@ -1,0 +1,1 @@
+"""Measurements against backpropagation: sides that take turns, a probe of the machine, records."""

@@ -1,0 +1,101 @@
+"""Records: every figure with its machine, versions, commit, command, n, spread and discarded rounds."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import shlex
+import subprocess
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ffdist.bench.finding import Finding
+from ffdist.bench.plot import draw
+from ffdist.bench.settings import BenchSettings
+from ffdist.runtime.world import available_cores
+
+
+def write_record(finding: Finding, settings: BenchSettings, command: Sequence[str]) -> list[Path]:
+    """`<theme>-<hardware>-<date>.{json,md,svg}` below `settings.record`; a number is added to a name that is taken."""
+    assert settings.record
+    settings.record.mkdir(parents=True, exist_ok=True)
+    facts = {"command": shlex.join(command), "date": date.today().isoformat(), "machine": machine(),
+             "versions": versions()}  # fmt: skip
+    stem = free_stem(settings.record, f"{finding.theme}-{facts['machine']['name']}-{facts['date']}")
+    content = {"theme": finding.theme, **facts, "settings": asdict(settings), "notes": finding.notes,
+               "summary": finding.summary, "tables": {g.title: g.rows for g in finding.grids}}  # fmt: skip
+    paths = [stem.with_suffix(".json"), stem.with_suffix(".md")]
+    paths[0].write_text(json.dumps(content, indent=1, default=str) + "\n")
+    paths[1].write_text(as_markdown(finding, facts, stem.name))
+    if finding.plot:
+        paths.append(stem.with_suffix(".svg"))
+        draw(finding.plot, paths[-1])
+    return paths
+
+
+def as_markdown(finding: Finding, facts: dict[str, Any], name: str) -> str:
+    """The record as people read it."""
+    m, v = facts["machine"], facts["versions"]
+    head = [
+        f"# {finding.theme}, {facts['date']}", "", f"    {facts['command']}", "",
+        f"{m['processor']}, {m['cores']} cores, {m['memory_gib']} GiB{', ' + m['gpu'] if m['gpu'] else ''}; "
+        f"Python {v['python']}, torch {v['torch']}, ffdist {v['ffdist']} at commit {v['commit']}.", "",
+    ]  # fmt: skip
+    tables = [part for grid in finding.grids for part in (grid.markdown(), "")]
+    plot = [f"![{finding.theme}]({name}.svg)", ""] if finding.plot else []
+    return "\n".join(head + tables + [f"- {note}" for note in finding.notes] + [""] + plot)
+
+
+def free_stem(folder: Path, name: str) -> Path:
+    """A path in `folder` that no record has yet."""
+    taken, number = folder / name, 1
+    while taken.with_suffix(".json").exists():
+        number += 1
+        taken = folder / f"{name}-{number}"
+    return taken
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on; `name` is short enough for a file's name."""
+    processor, cores = processor_name(), available_cores()
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
+    name = re.sub(r"[^a-z0-9]+", "-", (gpu or f"{processor} {cores}c").lower()).strip("-")
+    return {"name": name, "processor": processor, "cores": cores, "memory_gib": round(pages / 2**30, 1), "gpu": gpu,
+            "num_gpus": torch.cuda.device_count(), "system": platform.platform()}  # fmt: skip
+
+
+def processor_name() -> str:
+    """As the system knows it, without trade marks."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.split(":", 1)[1] for line in lines if line.startswith("model name")]
+    return re.sub(r"\((R|TM)\)|CPU|@.*|Processor", "", names[0] if names else platform.machine()).strip()
+
+
+def versions() -> dict[str, str]:
+    return {"python": platform.python_version(), "torch": torch.__version__, "ffdist": version("ffdist"),
+            "commit": commit()}  # fmt: skip
+
+
+def commit() -> str:
+    """Of the source that runs, marked where it was changed since; "unknown" outside a checkout."""
+    def git(*args: str) -> str:
+        here = Path(__file__).parent
+        return subprocess.run(["git", *args], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        changed = "+" if git("status", "--porcelain", "--untracked-files=no", ".") else ""
+        return git("rev-parse", "--short=12", "HEAD") + changed
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"

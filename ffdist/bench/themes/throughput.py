@@ -1,0 +1,133 @@
+"""Samples a second in the steady state: ffdist's pipeline against baselines with as many devices."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from statistics import median
+from typing import Any
+
+from ffdist.bench.bound import best_speedup
+from ffdist.bench.finding import Cell, Finding, Grid, Plot, Progress
+from ffdist.bench.probe import Probe
+from ffdist.bench.rounds import Rounds, take_turns
+from ffdist.bench.settings import BenchSettings
+from ffdist.bench.sides import Family, PipelineSide, open_baseline, open_pipeline
+
+SERIAL = "ff"
+
+
+def throughput(settings: BenchSettings, progress: Progress) -> Finding:
+    """Every side's samples/s, and ffdist's ratio to each baseline, pair by pair."""
+    with ExitStack() as ends:
+        probe = ends.enter_context(Probe(max(settings.devices, settings.num_stages)))
+        ours, notes = best_of_ours(ends, settings, progress)
+        families: dict[str, Family] = {}
+        serial = [open_pipeline(ends, settings, 1, SERIAL)] if SERIAL in settings.against else []
+        for name in (n for n in settings.against if n != SERIAL):
+            progress(f"qualifying {name}")
+            families[name] = fastest(ends, settings, name)
+        sides = [ours, *serial, *(family.side for family in families.values())]
+        rounds = take_turns(sides, probe, settings.rounds, progress)
+        ours.team.finish()
+    notes += rounds.notes()
+    summary = [summarise(settings, rounds, ours.name, name, families.get(name)) for name in settings.against]
+    grids = [compared(settings, rounds, ours.name), *map(qualified, families.items()), stage_grid(rounds, ours.name)]
+    return Finding("throughput", summary[0] if len(summary) == 1 else summary, [g for g in grids if g.rows], notes,
+                   bars(settings, rounds))  # fmt: skip
+
+
+def best_of_ours(ends: ExitStack, settings: BenchSettings, progress: Progress) -> tuple[PipelineSide, list[str]]:
+    """ffdist as it is, or compiled where that was asked for and is faster in short rounds."""
+    progress(f"starting {settings.num_stages} stages")
+    plain = open_pipeline(ends, settings, settings.num_stages)
+    if not settings.compiled:
+        return plain, []
+    compiled = open_pipeline(ends, settings, settings.num_stages, "ours, compiled", compiled=True)
+    turns = [(plain.lap().rate, compiled.lap().rate) for _ in range(settings.qualifying)]
+    rates = [median(values) for values in zip(*turns, strict=True)]
+    best, other = (plain, compiled) if rates[0] >= rates[1] else (compiled, plain)
+    other.team.finish()
+    return best, [f"ours: {rates[0]:,.0f} samples/s as it is, {rates[1]:,.0f} compiled, in the qualifying rounds"]
+
+
+def fastest(ends: ExitStack, settings: BenchSettings, name: str) -> Family:
+    """A baseline at its best, compiled or not."""
+    plain = open_baseline(ends, settings, name)
+    if not settings.compiled:
+        return plain
+    compiled = open_baseline(ends, settings, name, compiled=True)
+    turns = [(plain.side.lap().rate, compiled.side.lap().rate) for _ in range(settings.qualifying)]
+    rates = [median(values) for values in zip(*turns, strict=True)]
+    best, other = (plain, compiled) if rates[0] >= rates[1] else (compiled, plain)
+    other.side.team.finish()
+    compiled.side.name += ", compiled"
+    return best
+
+
+def summarise(
+    settings: BenchSettings, rounds: Rounds, ours: str, against: str, family: Family | None
+) -> dict[str, Any]:
+    """What `--json` prints of one comparison."""
+    theirs = family.side.name if family else against
+    ratio = rounds.ratio(ours, theirs)
+    result = {
+        "model": model_name(settings), "devices": settings.devices, "stages": settings.num_stages,
+        "precision": settings.precision, "batch": settings.batch_size, "against": against, "variant": theirs,
+        "ours": rounds.rate(ours).median, "theirs": rounds.rate(theirs).median, "ratio": ratio.median,
+        "ratio_min": ratio.least, "ratio_max": ratio.most, "n": ratio.n, "discarded": rounds.discarded,
+        "trusted": rounds.trusted,
+        "qualifying": {k: v.median for k, v in family.qualifying.items()} if family else {},
+        "refused": family.refused if family else {},
+        "pairs": [[a, b] for a, b in zip(rounds.rates(ours), rounds.rates(theirs), strict=True)],
+    }  # fmt: skip
+    if family is None:
+        bound, cut = best_speedup(settings)
+        result |= {"bound": bound, "of_bound": ratio.median / bound, "best_cut": cut}
+    return result
+
+
+def compared(settings: BenchSettings, rounds: Rounds, ours: str) -> Grid:
+    rows: list[dict[str, Cell]] = []
+    for name in rounds.laps:
+        rate, ratio = rounds.rate(name), rounds.ratio(ours, name)
+        rows.append({"side": name, "samples/s": rate.median, "least": rate.least, "most": rate.most, "n": rate.n,
+                     "ours / it": ratio.median, "least ratio": ratio.least, "most ratio": ratio.most})  # fmt: skip
+    title = f"{model_name(settings)}, {settings.devices} devices, {settings.precision}, batch {settings.batch_size}"
+    return Grid(title, rows)
+
+
+def qualified(item: tuple[str, Family]) -> Grid:
+    """All the variants that were tried."""
+    name, family = item
+    rows: list[dict[str, Cell]] = [
+        {"variant": variant, "samples/s": rate.median, "least": rate.least, "most": rate.most,
+         "taken": "yes" if family.side.variant == variant else ""}
+        for variant, rate in family.qualifying.items()
+    ]  # fmt: skip
+    rows += [{"variant": variant, "samples/s": None, "least": None, "most": None, "taken": why.splitlines()[0]}
+             for variant, why in family.refused.items()]  # fmt: skip
+    return Grid(f"{name}: qualifying rounds", rows)
+
+
+def stage_grid(rounds: Rounds, ours: str) -> Grid:
+    """Where the stages' time went: medians over the rounds that count, warm-up and tail included."""
+    laps = rounds.laps[ours]
+    rows: list[dict[str, Cell]] = []
+    for index, stage in enumerate(laps[0].details["stages"] if laps else []):
+        def milliseconds(key: str, index: int = index) -> float:
+            return median(1e3 * lap.details["stages"][index][key] / lap.details["batches"] for lap in laps)
+
+        rows.append({"stage": index, "blocks": " ".join(stage["blocks"]), "busy": milliseconds("busy"),
+                     "without credit": milliseconds("no_credit")})  # fmt: skip
+    return Grid("ffdist's stages, ms a batch", rows)
+
+
+def bars(settings: BenchSettings, rounds: Rounds) -> Plot:
+    bars = {name: [("", *rounds.rate(name)[:3])] for name in rounds.laps}
+    return Plot("bars", f"{model_name(settings)}, {settings.devices} devices", "", "samples/s", bars)
+
+
+def model_name(settings: BenchSettings) -> str:
+    """The network with what was asked of it."""
+    options = ", ".join((*settings.model_args, *([f"split={settings.split}"] if settings.split else [])))
+    return f"{settings.model} ({options})" if options else settings.model

@@ -1,0 +1,62 @@
+"""`ffdist bench`."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+
+from ffdist.baselines.known import BASELINES, FAMILIES
+from ffdist.bench.finding import Finding, Progress
+from ffdist.bench.record import write_record
+from ffdist.bench.settings import BenchSettings, Theme
+from ffdist.bench.themes.throughput import throughput
+from ffdist.models import MODELS
+
+THEMES: dict[str, Callable[[BenchSettings, Progress], Finding]] = {
+    "throughput": throughput,
+}
+NAMES = f"""Models: {", ".join(MODELS)}.
+Baselines: {", ".join(FAMILIES)}, {", ".join(BASELINES)}, ff.
+"""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Measure ffdist against backpropagation, side by side on this machine."""
+
+    theme: Annotated[Theme, tyro.conf.Positional]
+    """What to measure."""
+    settings: Annotated[BenchSettings, tyro.conf.arg(name="")] = field(default_factory=BenchSettings)
+
+
+def main(args: Sequence[str]) -> None:
+    bench = tyro.cli(Bench, args=list(args), prog="ffdist bench", description=f"{Bench.__doc__}\n\n{NAMES}")
+    settings = bench.settings
+    # read when the processes load their libraries, before any of our code can say it
+    os.environ["OMP_NUM_THREADS"] = str(settings.threads)
+    console = Console(stderr=True)
+    themes = list(THEMES) if bench.theme == "all" else [bench.theme]
+    for theme in themes:
+        finding = THEMES[theme](settings, lambda line: console.print(line, style="dim", highlight=False))
+        show(finding, settings)
+        if settings.record:
+            paths = write_record(finding, settings, ["ffdist", "bench", *args])
+            console.print("record: " + ", ".join(map(str, paths)), highlight=False, soft_wrap=True)
+
+
+def show(finding: Finding, settings: BenchSettings) -> None:
+    """The result on the standard output."""
+    if settings.json:
+        print(json.dumps(finding.summary))
+        return
+    console = Console()
+    for grid in finding.grids:
+        console.print(grid.rich())
+    for note in finding.notes:
+        console.print(f"- {note}", highlight=False)
