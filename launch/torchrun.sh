@@ -1,0 +1,44 @@
+#!/usr/bin/env bash
+# Train with torchrun: a process a stage, on one node or several. What follows the script's name goes to `ffdist train`.
+#
+#   launch/torchrun.sh --epochs 12                                      one node
+#   NNODES=2 NODE_RANK=0 HEAD=10.0.0.1:29500 launch/torchrun.sh ...     node 0 of two, where the others find it
+#   NNODES=2 NODE_RANK=1 HEAD=10.0.0.1:29500 launch/torchrun.sh ...     the other one
+#
+# A rank that dies takes all ranks back to the last snapshot, up to RESTARTS times; nobody has to type --resume.
+# On several nodes --out must be a folder that all of them see under the same path: each stage writes its own blocks there.
+set -euo pipefail
+
+: "${NNODES:=1}"        # nodes; MIN:MAX lets nodes come and go: the stages are dealt anew, the snapshots fit any number
+: "${NPROC:=}"          # processes (stages) a node; empty: one a GPU, or 2 where there is none
+: "${HEAD:=}"           # host:port where the nodes meet, on node 0
+: "${NODE_RANK:=}"      # 0 on the node that HEAD names; may stay empty where host names tell (DNS, containers)
+: "${RUN_ID:=ffdist}"   # the run's name at the meeting place, equal on all nodes
+: "${RESTARTS:=3}"      # how often a failed run starts again
+: "${IFACE:=}"          # network interface between the nodes, e.g. ib0; empty: the one that the host's name resolves to
+
+if [[ -z $NPROC ]]; then
+    gpus=$( (nvidia-smi --list-gpus 2>/dev/null || true) | wc -l)
+    NPROC=$((gpus > 0 ? gpus : 2))
+fi
+
+if [[ -n $IFACE ]]; then
+    # gloo and NCCL each look for an interface by themselves, and take the wrong one on hosts with several.
+    export GLOO_SOCKET_IFNAME=$IFACE NCCL_SOCKET_IFNAME=$IFACE
+fi
+# Other settings worth knowing: NCCL_DEBUG=INFO says which network NCCL chose; NCCL_IB_DISABLE=1 keeps it off InfiniBand.
+# Leave TORCH_DISABLE_SHARE_RDZV_TCP_STORE unset: a restarted run finds its directory in the store that it takes away.
+
+meeting=(--standalone)
+if [[ $NNODES != 1 ]]; then
+    : "${HEAD:?names node 0 as host:port when there are several nodes}"
+    meeting=(--nnodes="$NNODES" --rdzv-backend=c10d --rdzv-endpoint="$HEAD" --rdzv-id="$RUN_ID")
+    if [[ -n $NODE_RANK ]]; then
+        meeting+=(--rdzv-conf="is_host=$((NODE_RANK == 0))")
+    fi
+    if [[ -n $IFACE ]]; then
+        meeting+=(--local-addr="$(ip -4 -o address show dev "$IFACE" | awk '{sub("/.*", "", $4); print $4; exit}')")
+    fi
+fi
+
+exec torchrun "${meeting[@]}" --nproc-per-node="$NPROC" --max-restarts="$RESTARTS" -m ffdist train "$@"

@@ -1,0 +1,75 @@
+"""launch/torchrun.sh, on one node and on two: a killed rank changes nothing of what the run learns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch.distributed as dist
+from commands import LAUNCH, Command, run
+from hosts import HEAD, INTERFACE, two_hosts
+
+from ffdist.cli import main
+from ffdist.cli.train import begin_or_go_on
+from ffdist.config import TrainSettings
+from ffdist.data import open_data
+from ffdist.errors import ConfigError
+from ffdist.runtime.run import begin
+from ffdist.runtime.torchrun import Meeting
+from ffdist.runtime.world import World
+from ffdist.snapshot import latest
+
+pytestmark = pytest.mark.distributed
+FATAL = f"{Path(__file__).with_name('fatal.py')}:Fatal"
+SETTINGS = [
+    "--objective", FATAL, "--objective-args", "kernel=1", "--samples", "256", "--batch-size", "32",
+    "--epochs", "3", "--threads", "1", "--timeout", "60", "--cut", "1", "2",
+]  # fmt: skip
+RANK_1_DIES = {"FATAL": "1:20"}
+"""In the second epoch: rank 1 has two blocks and an epoch has 7 batches."""
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What the snapshot of an undisturbed run says of each block's file: its sha256, too."""
+    out = tmp_path_factory.mktemp("undisturbed") / "run"
+    main(["train", *SETTINGS, "--launcher", "threads", "--out", str(out)])
+    return files_of(out)
+
+
+def files_of(out: Path) -> list[dict[str, Any]]:
+    manifest = latest(out)
+    assert manifest
+    assert manifest.epoch == 3
+    return manifest.files
+
+
+def test_a_run_whose_rank_was_killed_goes_on_by_itself_to_the_same_bits(
+    undisturbed: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    command = [LAUNCH / "torchrun.sh", *SETTINGS, "--out", tmp_path / "run"]
+    (output,) = run(Command(command, {"NPROC": 2, "RESTARTS": 1, **RANK_1_DIES}))
+    assert "exitcode: -9" in output
+    assert files_of(tmp_path / "run") == undisturbed
+    assert "epoch 0" not in (tmp_path / "run" / "stage-0.log").read_text().split("failed")[1]
+
+
+def test_two_nodes_restart_together_after_one_lost_a_rank(undisturbed: list[dict[str, Any]], tmp_path: Path) -> None:
+    common = {"NNODES": 2, "NPROC": 1, "HEAD": f"{HEAD}:29500", "IFACE": INTERFACE, "RESTARTS": 2, **RANK_1_DIES}
+    command = [LAUNCH / "torchrun.sh", *SETTINGS, "--out", tmp_path / "run"]
+    with two_hosts() as hosts:
+        outputs = run(*(
+            Command(["ip", "netns", "exec", host, *command], {**common, "NODE_RANK": node})
+            for node, host in enumerate(hosts)
+        ))  # fmt: skip
+    assert "exitcode: -9" in "".join(outputs)
+    assert files_of(tmp_path / "run") == undisturbed
+
+
+def test_a_restarted_attempt_never_goes_on_in_a_run_it_did_not_begin(tmp_path: Path) -> None:
+    images = open_data("digits")
+    begin(tmp_path, TrainSettings(), images)
+    store = dist.HashStore()
+    with pytest.raises(ConfigError, match="already holds a run"):
+        begin_or_go_on(TrainSettings(out=tmp_path), images, Meeting(World(attempt=1), store, store))

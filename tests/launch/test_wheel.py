@@ -1,0 +1,63 @@
+"""What is published: a source archive and a wheel that needs no source tree."""
+
+from __future__ import annotations
+
+import shutil
+import site
+import sys
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+from commands import ROOT, Command, run
+
+pytestmark = pytest.mark.distributed
+SOURCES = ("ffdist", "launch", "docker", "examples", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE")
+
+
+@pytest.fixture(scope="module")
+def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the source archive, and the wheel built from it."""
+    tree = tmp_path_factory.mktemp("tree")
+    for name in SOURCES:
+        source, copy = ROOT / name, tree / name
+        if source.is_dir():
+            shutil.copytree(source, copy, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, copy)
+    run(Command([sys.executable, "-m", "build", "--no-isolation", tree], {}, cwd=tree.parent))
+    return tree / "dist"
+
+
+def test_the_archives_pass_the_index_own_checks(dist: Path) -> None:
+    files = sorted(dist.iterdir())
+    assert [file.suffix for file in files] == [".whl", ".gz"]
+    run(Command([sys.executable, "-m", "twine", "check", "--strict", *files]))
+
+
+def test_the_wheel_holds_every_module_and_nothing_else(dist: Path) -> None:
+    (wheel,) = dist.glob("*.whl")
+    packed = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    assert packed == {str(path.relative_to(ROOT)) for path in (ROOT / "ffdist").rglob("*.py")} | {"ffdist/py.typed"}
+
+
+def test_an_installed_wheel_trains_evaluates_and_exports_without_the_source_tree(dist: Path, tmp_path: Path) -> None:
+    """The wheel alone is installed; a .pth line lends it this environment's torch and other dependencies."""
+    (wheel,) = dist.glob("*.whl")
+    home = tmp_path / "venv"
+    venv.create(home, with_pip=False)
+    packages = next(home.glob("lib/python*/site-packages"))
+    install = ["-m", "pip", "--python", home, "install", "--no-deps", "--no-index", wheel]
+    run(Command([sys.executable, *install], {}, cwd=tmp_path))
+    (packages / "lent.pth").write_text(f"{site.getsitepackages()[0]}\n")
+
+    def ffdist(*words: object) -> str:
+        return run(Command([home / "bin" / "ffdist", *words], {"PYTHONPATH": ""}, cwd=tmp_path))[0]
+
+    origin = [home / "bin" / "python", "-c", "import ffdist; print(ffdist.__file__)"]
+    assert run(Command(origin, {"PYTHONPATH": ""}, cwd=tmp_path))[0].startswith(str(packages))
+    ffdist("train", "--samples", "128", "--epochs", "1", "--stages", "2", "--threads", "1", "--out", "run")
+    assert '"accuracy"' in ffdist("eval", "run", "--json")
+    ffdist("export", "run", "--to", "model.safetensors")
+    assert (tmp_path / "model.safetensors").stat().st_size > 0
