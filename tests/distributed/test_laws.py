@@ -1,0 +1,103 @@
+"""The pipeline changes nothing: stages as real processes, against one stage in this one."""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jobs import QUIET, DigitsJob, fingerprint, learned
+
+from ffdist.errors import DivergedError, FfdistError, StageError
+from ffdist.objectives import SFF, Local, Site
+from ffdist.runtime.outcome import Result
+from ffdist.runtime.processes import run_processes
+from ffdist.runtime.threads import run_threads
+from ffdist.snapshot import latest
+
+pytestmark = pytest.mark.distributed
+
+
+def run_stages(make: DigitsJob, run: Path, stages: int, **settings: Any) -> Result:
+    placed = replace(make, run=run, settings=make.settings | {"stages": stages, **settings})
+    return run_processes(placed, stages, QUIET)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], list[dict[str, Any]], Any]:
+    """What one stage in this process learns."""
+    run = tmp_path_factory.mktemp("alone")
+    result = run_threads(DigitsJob(run, noisy=True)(), QUIET)
+    return fingerprint(run), learned(result.records), result.test
+
+
+@pytest.mark.parametrize(
+    ("stages", "transport"), [(1, "auto"), (2, "shared-memory"), (3, "shared-memory"), (2, "gloo"), (3, "gloo")]
+)
+def test_stage_processes_equal_one_process_bit_for_bit(
+    stages: int, transport: str, alone: tuple[list[str], list[dict[str, Any]], Any], tmp_path: Path
+) -> None:
+    result = run_stages(DigitsJob(noisy=True), tmp_path, stages, transport=transport)
+    assert (fingerprint(tmp_path), learned(result.records), result.test) == alone
+
+
+def test_bf16_activations_between_processes_change_nothing(tmp_path: Path) -> None:
+    make = DigitsJob(epochs=1, settings={"precision": "bf16"})
+    run_threads(replace(make, run=tmp_path / "one")(), QUIET)
+    run_stages(make, tmp_path / "two", 2)
+    assert fingerprint(tmp_path / "two") == fingerprint(tmp_path / "one")
+
+
+def kill_stage_at(step: int, rank: int) -> Any:
+    """A reporter that kills a stage's process (a child of this one) when a batch is reported."""
+
+    def report(event: dict[str, Any]) -> None:
+        if event["event"] == "progress" and event["step"] >= step:
+            os.kill(child_named(f"stage-{rank}"), signal.SIGKILL)
+
+    return report
+
+
+def child_named(name: str) -> int:
+    import multiprocessing
+
+    return next(p.pid for p in multiprocessing.active_children() if p.name == name and p.pid)
+
+
+def test_a_killed_stage_ends_the_others_with_an_error_that_names_it_and_the_run_resumes(tmp_path: Path) -> None:
+    make = DigitsJob(noisy=True, schedule={"snapshot_every": 5}, settings={"report_every": 0.0})
+    run_threads(replace(make, run=tmp_path / "whole")(), QUIET)
+    cut = replace(make, run=tmp_path / "cut", settings=make.settings | {"stages": 3})
+    with pytest.raises(StageError, match=r"stage 1 died(.|\n)*SIGKILL"):
+        run_processes(cut, 3, kill_stage_at(12, rank=1))
+    manifest = latest(tmp_path / "cut")
+    assert manifest is not None
+    assert manifest.step >= 5
+    run_stages(make, tmp_path / "cut", 2, resume=True)
+    assert fingerprint(tmp_path / "cut") == fingerprint(tmp_path / "whole")
+
+
+class Exploding(SFF):
+    """A rule whose loss is not a number in the second block."""
+
+    def head(self, site: Site) -> Any:
+        head = super().head(site)
+        head.poisoned = site.index == 1
+        return head
+
+    def local(self, head: Any, out: Any, labels: Any) -> Local:
+        local = super().local(head, out, labels)
+        return local._replace(loss=local.loss * float("nan")) if head.poisoned else local
+
+
+def test_the_error_of_the_stage_that_failed_is_told_not_what_its_neighbours_saw(tmp_path: Path) -> None:
+    with pytest.raises(DivergedError, match="block 1"):
+        run_stages(DigitsJob(objective=Exploding()), tmp_path, 3)
+
+
+def test_an_error_before_the_stream_begins_reaches_every_stage(tmp_path: Path) -> None:
+    with pytest.raises(FfdistError, match="--cut does not fit"):
+        run_stages(DigitsJob(), tmp_path, 2, cut=[1, 1])

@@ -1,0 +1,131 @@
+"""Snapshots: all or nothing, checked when read, the last few kept."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from jobs import QUIET, DigitsJob
+
+from ffdist.errors import SnapshotError
+from ffdist.runtime.threads import run_threads
+from ffdist.snapshot import Manifest, latest, read_manifest
+from ffdist.snapshot.files import read_block, write_block, write_durably
+from ffdist.snapshot.manifest import MANIFEST, commit, snapshot_folder
+
+
+def snapshot(run: Path, step: int, *, committed: bool = True, keep: int = 2) -> Path:
+    folder = snapshot_folder(run, step)
+    entry = write_block(folder / "block-000-a.safetensors", {"w": torch.full((3,), float(step))}, {"step": step})
+    if committed:
+        commit(run, Manifest(step, 0, step, ["a"], [entry]), keep=keep)
+    return folder
+
+
+def test_a_block_reads_back_as_it_was_written_in_every_dtype(tmp_path: Path) -> None:
+    tensors = {str(d): torch.arange(6).reshape(2, 3).to(d) for d in (torch.float32, torch.bfloat16, torch.int64, torch.bool)}
+    tensors["channels-last"] = torch.randn(2, 3, 4, 4).contiguous(memory_format=torch.channels_last)
+    entry = write_block(tmp_path / "b.safetensors", tensors, {"lr": 0.1, "nested": [1, {"x": None}]})
+    read, fields = read_block(tmp_path / "b.safetensors", entry)
+    assert fields == {"lr": 0.1, "nested": [1, {"x": None}]}
+    assert all(torch.equal(read[name], value) and read[name].dtype == value.dtype for name, value in tensors.items())
+
+
+def test_the_same_state_gives_the_same_bytes(tmp_path: Path) -> None:
+    entries = [write_block(tmp_path / f"{i}.safetensors", {"w": torch.ones(4), "a": torch.zeros(2)}, {"x": 1, "y": [2]})
+               for i in range(5)]  # fmt: skip
+    assert len({entry["sha256"] for entry in entries}) == 1
+
+
+def test_a_snapshot_without_its_manifest_is_none(tmp_path: Path) -> None:
+    snapshot(tmp_path, 5)
+    snapshot(tmp_path, 10, committed=False)
+    manifest = latest(tmp_path)
+    assert manifest is not None
+    assert manifest.step == 5
+
+
+def test_the_last_k_are_kept_and_what_is_being_written_is_not_touched(tmp_path: Path) -> None:
+    snapshot(tmp_path, 7, committed=False)
+    coming = snapshot(tmp_path, 99, committed=False)
+    for step in (10, 20, 30):
+        snapshot(tmp_path, step, keep=2)
+    assert sorted(path.name for path in (tmp_path / "snapshots").iterdir()) == [
+        snapshot_folder(tmp_path, 20).name, snapshot_folder(tmp_path, 30).name, coming.name]  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
+def test_a_damaged_file_is_named_with_a_remedy(damage: str, tmp_path: Path) -> None:
+    folder = snapshot(tmp_path, 5)
+    path = folder / "block-000-a.safetensors"
+    data = bytearray(path.read_bytes())
+    match damage:
+        case "flip":
+            data[-1] ^= 1
+            path.write_bytes(data)
+        case "cut":
+            path.write_bytes(data[:-4])
+        case "remove":
+            path.unlink()
+    with pytest.raises(SnapshotError, match=r"block-000-a(.|\n)*remedy"):
+        read_block(path, read_manifest(folder).files[0])
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"format": 99}', '{"format": 1}', "[]"])
+def test_a_manifest_that_is_not_whole_is_refused(text: str, tmp_path: Path) -> None:
+    folder = snapshot(tmp_path, 5)
+    (folder / MANIFEST).write_text(text)
+    with pytest.raises(SnapshotError, match=r"manifest\.json"):
+        latest(tmp_path)
+
+
+def test_a_full_disk_is_told_and_leaves_the_last_snapshot_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = snapshot(tmp_path, 5)
+
+    def no_room(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", no_room)
+    with pytest.raises(SnapshotError, match="no room on the disk"):
+        snapshot(tmp_path, 10)
+    monkeypatch.undo()
+    manifest = latest(tmp_path)
+    assert manifest is not None
+    assert manifest.folder == folder
+    assert not list((tmp_path / "snapshots").rglob("*.partial"))
+
+
+def test_an_older_file_survives_a_failed_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x"
+    write_durably(path, b"old")
+    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(errno.EIO, "broken disk")))
+    with pytest.raises(SnapshotError, match="cannot be written"):
+        write_durably(path, b"new")
+    assert path.read_bytes() == b"old"
+
+
+def test_a_snapshot_of_another_model_is_refused(tmp_path: Path) -> None:
+    run_threads(DigitsJob(tmp_path, epochs=1)(), QUIET)
+    other = DigitsJob(tmp_path, noisy=True, settings={"resume": True})
+    with pytest.raises(SnapshotError, match="of another model"):
+        run_threads(other(), QUIET)
+
+
+def test_a_snapshot_of_the_same_blocks_with_other_shapes_is_refused(tmp_path: Path) -> None:
+    make = DigitsJob(tmp_path, epochs=1)
+    run_threads(make(), QUIET)
+    manifest = latest(tmp_path)
+    assert manifest is not None
+    path = manifest.folder / manifest.files[2]["file"]
+    tensors, fields = read_block(path, manifest.files[2])
+    tensors["module.0.weight"] = tensors["module.0.weight"][:3]
+    manifest.files[2].update(write_block(path, tensors, fields))
+    (manifest.folder / MANIFEST).write_text(json.dumps({"format": 1, **{
+        name: getattr(manifest, name) for name in ("step", "epoch", "batch", "blocks", "files", "records")}}))  # fmt: skip
+    with pytest.raises(SnapshotError, match=r"module\.0\.weight"):
+        run_threads(replace(make, settings={"resume": True})(), QUIET)
