@@ -14,6 +14,8 @@ from commands import ROOT, Command, run
 
 pytestmark = pytest.mark.distributed
 SOURCES = ("ffdist", "launch", "docker", "examples", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE")
+ALONE = {"PYTHONPATH": ""}
+"""Without the source tree."""
 
 
 @pytest.fixture(scope="module")
@@ -49,14 +51,14 @@ def test_an_installed_wheel_trains_evaluates_and_exports_without_the_source_tree
     venv.create(home, with_pip=False)
     packages = next(home.glob("lib/python*/site-packages"))
     install = ["-m", "pip", "--python", home, "install", "--no-deps", "--no-index", wheel]
-    run(Command([sys.executable, *install], {}, cwd=tmp_path))
+    run(Command([sys.executable, *install], ALONE, cwd=tmp_path))
     (packages / "lent.pth").write_text(f"{site.getsitepackages()[0]}\n")
 
     def ffdist(*words: object) -> str:
-        return run(Command([home / "bin" / "ffdist", *words], {"PYTHONPATH": ""}, cwd=tmp_path))[0]
+        return run(Command([home / "bin" / "ffdist", *words], ALONE, cwd=tmp_path))[0]
 
     origin = [home / "bin" / "python", "-c", "import ffdist; print(ffdist.__file__)"]
-    assert run(Command(origin, {"PYTHONPATH": ""}, cwd=tmp_path))[0].startswith(str(packages))
+    assert run(Command(origin, ALONE, cwd=tmp_path))[0].startswith(str(packages))
     ffdist("train", "--samples", "128", "--epochs", "1", "--stages", "2", "--threads", "1", "--out", "run")
     assert '"accuracy"' in ffdist("eval", "run", "--json")
     ffdist("export", "run", "--to", "model.safetensors")
