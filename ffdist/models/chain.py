@@ -82,12 +82,13 @@ class Chain:
     def shapes(self) -> list[Shape]:
         """The output shape of each block for one sample, found without computing anything (torch's meta device).
 
-        Raises NetworkError naming the first block that does not take the shape before it.
+        Raises NetworkError naming the first block that does not take the shape before it, or writes into its input.
         """
         shapes: list[Shape] = []
         x = torch.empty(2, *self.input_shape, device="meta")
         for index, name in enumerate(self.names):
             block = self.build_meta(index)
+            version = x._version
             try:
                 with torch.no_grad():
                     y = block(x)
@@ -100,6 +101,13 @@ class Chain:
                     got=reason.splitlines()[0],
                     remedy="check the input shape (--image-size) and the order of the blocks",
                 ) from error
+            if x._version != version:
+                raise NetworkError(
+                    f"block '{name}' changes its input in place",
+                    where=f"block {index} of {len(self)}",
+                    expected="an input left as it is, since the block before still learns from it",
+                    remedy="build the layer with inplace=False, or join it to the block before (cut)",
+                )
             if not isinstance(y, Tensor):
                 raise NetworkError(f"block '{name}' does not return one tensor", where=f"block {index}", got=type(y))
             shapes.append(tuple(y.shape[1:]))

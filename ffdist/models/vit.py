@@ -30,7 +30,7 @@ class Patches(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = self.conv_proj(x).flatten(2).transpose(1, 2)
-        tokens = torch.cat([self.class_token.expand(len(x), -1, -1), tokens], 1)
+        tokens = torch.cat([self.class_token.expand(x.shape[0], -1, -1), tokens], 1)
         return self.dropout(tokens + self.encoder["pos_embedding"])
 
 

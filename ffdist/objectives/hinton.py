@@ -45,12 +45,12 @@ class Hinton(LabelledInput):
         return self._write(x, self.strength * F.one_hot(labels, num_classes).to(x.dtype))
 
     def stamp_all(self, x: Tensor, label: int, num_classes: int) -> Tensor:
-        values = x.new_zeros(len(x), num_classes)
+        values = x.new_zeros(x.shape[0], num_classes)
         values[:, label] = self.strength
         return self._write(x, values)
 
     def neutral(self, x: Tensor, num_classes: int) -> Tensor:
-        return self._write(x, x.new_full((len(x), num_classes), self.strength / num_classes))
+        return self._write(x, x.new_full((x.shape[0], num_classes), self.strength / num_classes))
 
     def _write(self, x: Tensor, values: Tensor) -> Tensor:
         """values [B, K] over the first K pixels of each channel, or the first K numbers of a vector."""

@@ -56,7 +56,7 @@ class HintonUnsupervised(Objective):
     def local(self, head: nn.Module, out: Tensor, labels: Tensor | None) -> Local:
         assert isinstance(head, ThresholdHead)
         onward = rms_normalised(out.detach())
-        batch = len(out) // 2 if head.training else len(out)
+        batch = out.shape[0] // 2 if head.training else out.shape[0]
         scores = head.read(onward[:batch])
         loss = F.cross_entropy(scores, labels) if scores is not None and labels is not None else None
         if head.training:

@@ -90,13 +90,12 @@ def periods(height: int, width: int) -> tuple[tuple[int, int], ...]:
     return (*shown, *(k for k in further if k not in shown))
 
 
-@lru_cache
 def waves(num_classes: int, height: int, width: int) -> Tensor:
     """One wave a class, mean 0 and variance 1, float32 [K, H, W]."""
-    rows = torch.arange(height, dtype=torch.float32)[:, None] / height
-    columns = torch.arange(width, dtype=torch.float32)[None] / width
-    pairs = periods(height, width)[:num_classes]
-    return torch.stack([math.sqrt(2) * torch.cos(2 * math.pi * (ky * rows + kx * columns)) for ky, kx in pairs])
+    ky, kx = torch.tensor(periods(height, width)[:num_classes], dtype=torch.float32).T
+    rows = 2 * math.pi * ky[:, None, None] * torch.arange(height)[:, None] / height
+    columns = 2 * math.pi * kx[:, None, None] * torch.arange(width) / width
+    return math.sqrt(2) * (rows.cos() * columns.cos() - rows.sin() * columns.sin())
 
 
 @dataclass(frozen=True)

@@ -140,3 +140,11 @@ def test_vgg_pools_at_a_blocks_end_or_at_the_next_ones_beginning(pool: str) -> N
 def test_vgg_without_norm_has_none() -> None:
     chain = vgg8((3, 32, 32), 10, norm=False)
     assert not any(isinstance(m, nn.BatchNorm2d) for i in range(len(chain)) for m in chain.build_meta(i).modules())
+
+
+def test_a_block_that_writes_into_its_input_is_refused() -> None:
+    layers = nn.Sequential(nn.Linear(4, 4), nn.ReLU(inplace=True), nn.Linear(4, 4))
+    with pytest.raises(NetworkError, match="block '1' changes its input"):
+        Chain.from_sequential(layers, input_shape=(4,), num_classes=2).shapes()
+    joined = Chain.from_sequential(layers, input_shape=(4,), num_classes=2, cut=[2, 1])
+    assert joined.shapes() == [(4,), (4,)]
