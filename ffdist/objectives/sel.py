@@ -61,10 +61,8 @@ class SELFourier(LabelledInput):
         _check(self.weight, "sel-fourier")
 
     def head(self, site: Site) -> nn.Module:
-        if len(site.input_shape) == 3:
-            _check_picture(site, "sel-fourier", len(periods(*site.input_shape[1:])))
-        else:
-            _check_picture(site, "sel-fourier", 0)
+        is_picture = site.index == 0 and len(site.input_shape) == 3
+        _check_picture(site, "sel-fourier", len(periods(*site.input_shape[1:])) if is_picture else 0)
         return ThresholdHead(site, "sel-fourier", readout=self.predict == "linear")
 
     def stamp(self, x: Tensor, labels: Tensor, num_classes: int) -> Tensor:
