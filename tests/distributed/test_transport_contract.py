@@ -312,7 +312,7 @@ def send_depth_and_close(place: Place, sender: Sender, depth: int) -> None:
 
 
 def recv_after_close(place: Place, receiver: Receiver, depth: int) -> tuple[list[Any], list[str]]:
-    assert place.hear("closed")
+    assert place.hear("closed", EDGE.timeout / 2)
     frames = [receiver.recv() for _ in range(depth)]
     got = [(frame.fields["i"], frame.tensors["x"].unique().tolist()) for frame in frames]
     return got, [_lost(receiver.recv), _lost(receiver.recv)]
