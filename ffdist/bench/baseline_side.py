@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import NamedTuple
@@ -13,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ffdist.baselines import BASELINES, BaselineConfig, Learner, Place
+from ffdist.bench.meter import MemoryUse, Meter
 from ffdist.bench.team import Seat
 from ffdist.bench.window import Lap, Window, endless
 from ffdist.errors import FfdistError
@@ -40,8 +42,10 @@ class BaselineLife:
 
     make_job: MakeJob
     compiled: bool = False
+    weigh: bool = False
+    """Count memory, which takes time; the last word is then a `MemoryUse`."""
 
-    def __call__(self, seat: Seat) -> None:
+    def __call__(self, seat: Seat) -> MemoryUse | None:
         job = self.make_job()
         torch.set_num_threads(job.config.threads or 1)
         device = stage_device(job.config.device, seat.world)
@@ -49,11 +53,13 @@ class BaselineLife:
         dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", store=seat.store(),
                                 rank=place.rank, world_size=place.size, timeout=timedelta(minutes=10))  # fmt: skip
         bench = Bench(job, place, self._config(job, device))
-        while (order := seat.order()) is not None:
-            answer = bench.keep(order.names) if isinstance(order, Keep) else bench.run(order)
-            if seat.world.first:
-                seat.answer(answer)
+        with Meter(device) if self.weigh else nullcontext() as meter:
+            while (order := seat.order()) is not None:
+                answer = bench.keep(order.names, meter) if isinstance(order, Keep) else bench.run(order)
+                if seat.world.first:
+                    seat.answer(answer)
         dist.destroy_process_group()
+        return meter and meter.use()
 
     def _config(self, job: Job, device: torch.device) -> BaselineConfig:
         c = job.config
@@ -68,8 +74,8 @@ class Bench:
         self.learners: dict[str, Learner] = {}
         self.batches: dict[tuple[int, int], Iterator[tuple[Tensor, Tensor]]] = {}
 
-    def keep(self, names: tuple[str, ...]) -> dict[str, str]:
-        """Why those that do not fit the network do not."""
+    def keep(self, names: tuple[str, ...], meter: Meter | None) -> dict[str, str]:
+        """Why those that do not fit the network do not. What is built beside weights is DDP's buffers."""
         self.learners = {name: learner for name, learner in self.learners.items() if name in names}
         refused = {}
         for name in names:
@@ -78,6 +84,9 @@ class Bench:
                     self.learners[name] = BASELINES[name](self.job.chain, self.config, self.place)
                 except FfdistError as error:
                     refused[name] = str(error)
+        if meter:
+            meter.counter.mark("queue")
+            meter.reset()
         return refused
 
     def run(self, order: Run) -> Lap:

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ffdist.bench.meter import MemoryUse, Meter
 from ffdist.bench.team import Seat
 from ffdist.bench.window import Lap, Window, endless
 from ffdist.data import Loader
@@ -32,14 +33,23 @@ class PipelineLife:
     """
 
     make_job: MakeJob
+    weigh: bool = False
+    """Count memory, which takes time; the last word is then a `MemoryUse`."""
 
-    def __call__(self, seat: Seat) -> None:
+    def __call__(self, seat: Seat) -> MemoryUse | None:
         pace = Pace(seat)
         job = paced(self.make_job(), pace)
         config, world, store = job.config, seat.world, seat.store()
-        edges = ProcessEdges(world, store, stage_device(config.device, world), transport=config.transport,
-                             depth=config.queue, timeout=config.timeout)  # fmt: skip
-        Rank(job, world, store, edges, Stopwatch(pace, config.batch_size), pace.stop).run()
+        device = stage_device(config.device, world)
+        edges = ProcessEdges(world, store, device, transport=config.transport, depth=config.queue,
+                             timeout=config.timeout)  # fmt: skip
+        rank = Rank(job, world, store, edges, Stopwatch(pace, config.batch_size), pace.stop)
+        if not self.weigh:
+            return rank.run()
+        with Meter(device) as meter:
+            pace.meter = meter
+            rank.run()
+            return meter.use()
 
 
 class Pace:
@@ -49,6 +59,7 @@ class Pace:
         self.seat = seat
         self.window: Window | None = None
         self.stop = Event()
+        self.meter: Meter | None = None
 
     def next(self) -> Window | None:
         self.window = self.seat.order()
@@ -84,6 +95,8 @@ class PacedLoader:
 
     def epoch(self, epoch: int, start: int = 0) -> Generator[tuple[Tensor, Tensor]]:
         if window := self.pace.next():
+            if self.pace.meter:
+                self.pace.meter.reset()  # the blocks are built, and were measured to be dealt
             yield from islice(self.batches, window.total)
         else:
             self.batches.close()

@@ -15,11 +15,13 @@ from ffdist.baselines.known import BASELINES, FAMILIES
 from ffdist.bench.finding import Finding, Progress
 from ffdist.bench.record import write_record
 from ffdist.bench.settings import BenchSettings, Theme
+from ffdist.bench.themes.memory import memory
 from ffdist.bench.themes.throughput import throughput
 from ffdist.models import MODELS
 
 THEMES: dict[str, Callable[[BenchSettings, Progress], Finding]] = {
     "throughput": throughput,
+    "memory": memory,
 }
 NAMES = f"""Models: {", ".join(MODELS)}.
 Baselines: {", ".join(FAMILIES)}, {", ".join(BASELINES)}, ff.
@@ -56,6 +58,8 @@ def show(finding: Finding, settings: BenchSettings) -> None:
         print(json.dumps(finding.summary))
         return
     console = Console()
+    if not console.is_terminal:
+        console.width = 200
     for grid in finding.grids:
         console.print(grid.rich())
     for note in finding.notes:

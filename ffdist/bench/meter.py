@@ -1,0 +1,190 @@
+"""How much memory tensors take: counted storage by storage on a CPU, by the allocator on a GPU."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import threading
+import weakref
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakIdKeyDictionary
+
+
+class MemoryUse(NamedTuple):
+    """Bytes of one device (or process) at the moment when its tensors took the most."""
+
+    peak: int
+    weights: int
+    gradients: int
+    optimiser: int
+    activations: int
+    """All else: saved for backward, inputs, temporaries."""
+    queue: int
+    """Between devices: an edge's slots and received frames here, buffers of gradients in DDP."""
+    resident: int
+    """Peak resident memory of the process above what it had before it built anything; 0 on a GPU."""
+
+
+@dataclass(slots=True)
+class Part:
+    """A storage at the peak, and what it was for."""
+
+    storage: weakref.ref[torch.UntypedStorage]
+    size: int
+    label: str
+
+
+class TensorBytes(TorchDispatchMode):
+    """Counts the storages that this thread's operations have made or used, as long as anything holds them.
+
+    A storage counts once however many views it has, and for as long as the autograd graph saves it. The peak is looked
+    for behind every operation. What a kernel needs within itself is not seen, nor what other threads hold alone (the
+    loader's batches ahead). `uint8` storages are an edge's.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.labels = WeakIdKeyDictionary()
+        self.optimizers: dict[int, Optimizer] = {}
+        self.peak = 0
+        self.at_peak: list[Part] = []
+        self.thread = threading.get_ident()
+
+    def __enter__(self) -> Self:
+        self.hook = register_optimizer_step_pre_hook(self._meet)
+        return super().__enter__()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.hook.remove()
+        super().__exit__(kind, error, trace)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        self.see(leaf for leaf in tree_leaves((args, kwargs, out)) if isinstance(leaf, Tensor))
+        self.weigh()
+        return out
+
+    def see(self, tensors: Iterable[Tensor]) -> None:
+        for tensor in tensors:
+            tensor = getattr(tensor, "_local_tensor", tensor)  # of a sharded tensor, this rank's part
+            if tensor.device.type != "meta" and tensor.layout == torch.strided:
+                storage = tensor.untyped_storage()
+                if storage not in self.labels:
+                    self.labels[storage] = "queue" if tensor.dtype == torch.uint8 else "activations"
+
+    def mark(self, label: str) -> None:
+        """Give all that is alive now a name; weights, gradients and the optimiser's tensors keep theirs."""
+        for storage in list(self.labels.keys()):
+            self.labels[storage] = label
+
+    def weigh(self) -> None:
+        """Look whether more is held than ever before."""
+        held = self.held()
+        total = sum(part.size for part in held.values())
+        if total > self.peak:
+            self.peak, self.at_peak = total, list(held.values())
+            self._name_owners()
+
+    def held(self) -> dict[int, Part]:
+        """What is alive, by address; two storages over the same memory are one."""
+        alive = self.labels.items()
+        return {s.data_ptr(): Part(weakref.ref(s), s.nbytes(), label) for s, label in alive if s.nbytes()}
+
+    def reset(self) -> None:
+        """Forget the peak."""
+        self.peak, self.at_peak = 0, []
+        self.weigh()
+
+    def split(self) -> dict[str, int]:
+        """The peak by what it was for."""
+        sizes = {"weights": 0, "gradients": 0, "optimiser": 0, "activations": 0, "queue": 0}
+        for part in self.at_peak:
+            sizes[part.label] += part.size
+        return sizes
+
+    def _name_owners(self) -> None:
+        """A gradient is its parameter's only when backward is over, so the peak is looked at again before a step."""
+        owners: dict[int, str] = {}
+        for optimizer in self.optimizers.values():
+            owners |= _owners(optimizer)
+        for part in self.at_peak:
+            storage = part.storage()
+            if storage is not None:
+                part.label = owners.get(storage.data_ptr(), part.label)
+
+    def _meet(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        if threading.get_ident() == self.thread:
+            self.optimizers[id(optimizer)] = optimizer
+            self._name_owners()
+
+
+class Meter:
+    """Memory of this thread's work on `device`, between entering and `use`; `reset` forgets the building of it all."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.counter = device, TensorBytes()
+        self.idle = resident_bytes()
+
+    def __enter__(self) -> Self:
+        self.counter.__enter__()
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self.counter.__exit__(*exception)
+
+    def reset(self) -> None:
+        self.counter.reset()
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+
+    def use(self) -> MemoryUse:
+        counter = self.counter
+        split = counter.split()
+        if self.device.type != "cuda":
+            return MemoryUse(counter.peak, **split, resident=max(0, peak_resident_bytes() - self.idle))
+        peak = torch.cuda.max_memory_allocated(self.device)
+        rest = peak - sum(split.values()) + split["activations"]  # with the kernels' own needs
+        return MemoryUse(peak, **(split | {"activations": rest}), resident=0)
+
+
+def _owners(optimizer: Optimizer) -> dict[int, str]:
+    """Address -> whose it is, of all that belongs to an optimiser's parameters."""
+    owners: dict[int, str] = {}
+    for parameter in (p for group in optimizer.param_groups for p in group["params"]):
+        for state in optimizer.state.get(parameter, {}).values():
+            if isinstance(state, Tensor):
+                owners[_address(state)] = "optimiser"
+        if parameter.grad is not None:
+            owners[_address(parameter.grad)] = "gradients"
+        owners[_address(parameter)] = "weights"
+    return owners
+
+
+def _address(tensor: Tensor) -> int:
+    return getattr(tensor, "_local_tensor", tensor).untyped_storage().data_ptr()
+
+
+def resident_bytes() -> int:
+    """Of this process now; where the system does not tell, the most so far."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    except OSError:
+        return peak_resident_bytes()
+
+
+def peak_resident_bytes() -> int:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

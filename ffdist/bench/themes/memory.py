@@ -1,0 +1,114 @@
+"""Peak memory a device: ffdist's stages against baselines with as many devices and the same batch in all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ffdist.baselines import family
+from ffdist.baselines.known import is_serial
+from ffdist.bench.baseline_side import BaselineLife, Keep, Run
+from ffdist.bench.finding import Cell, Finding, Grid, Plot, Progress
+from ffdist.bench.meter import MemoryUse
+from ffdist.bench.pipeline_side import PipelineLife
+from ffdist.bench.settings import BenchSettings
+from ffdist.bench.team import Team
+from ffdist.bench.themes.throughput import SERIAL, model_name
+from ffdist.bench.window import Window
+from ffdist.errors import ConfigError
+
+MIB = 2**20
+BATCHES = 3
+"""Enough: the first has made all that stays, the second meets it."""
+
+
+def memory(settings: BenchSettings, progress: Progress) -> Finding:
+    """The most that any device of a side holds, and what for. No rounds: bytes do not depend on the machine's mood."""
+    ours = pipeline_memory(settings, settings.num_stages)
+    used: dict[str, list[MemoryUse]] = {"ours": ours}
+    refused: dict[str, str] = {}
+    for name in settings.against:
+        for variant in () if name == SERIAL else family(name):
+            progress(f"weighing {variant}")
+            try:
+                used[variant] = baseline_memory(settings, variant)
+            except ConfigError as error:
+                refused[variant] = str(error)
+        if name == SERIAL:
+            used[SERIAL] = pipeline_memory(settings, 1)
+    notes = ["per device: tensors alive at once, counted by allocation; resident: the process above its idle state",
+             *(f"{variant} does not fit: {why.splitlines()[0]}" for variant, why in refused.items())]  # fmt: skip
+    if floor := one_f_one_b_floor(used, settings):
+        notes.append(floor)
+    grids = [Grid(f"{model_name(settings)}, batch {settings.batch_size}: MiB on each device", rows(used))]
+    summary = [summarise(settings, used, name) for name in settings.against if members(used, name)]
+    return Finding("memory", summary[0] if len(summary) == 1 else summary, grids, notes, bars(settings, used))
+
+
+def pipeline_memory(settings: BenchSettings, stages: int) -> list[MemoryUse]:
+    """Of each stage."""
+    with Team("ours", PipelineLife(settings.job(stages), weigh=True), stages) as team:
+        assert team.hear() == "ready"
+        team.ask(Window(1, BATCHES + (settings.queue + 1) * (stages - 1)))
+        return team.finish()
+
+
+def baseline_memory(settings: BenchSettings, variant: str) -> list[MemoryUse]:
+    """Of each rank. Raises ConfigError where the variant does not fit the network."""
+    size = 1 if is_serial(variant) else settings.devices
+    with Team(variant, BaselineLife(settings.job(1), weigh=True), size) as team:
+        if refused := team.ask(Keep((variant,))):
+            raise ConfigError(refused[variant])
+        team.ask(Run(variant, Window(1, BATCHES)))
+        return team.finish()
+
+
+def members(used: dict[str, list[MemoryUse]], name: str) -> list[str]:
+    """Which of the sides measured `name` stands for."""
+    return [variant for variant in ((SERIAL,) if name == SERIAL else family(name)) if variant in used]
+
+
+def worst(devices: list[MemoryUse]) -> MemoryUse:
+    return max(devices, key=lambda use: use.peak)
+
+
+def summarise(settings: BenchSettings, used: dict[str, list[MemoryUse]], name: str) -> dict[str, Any]:
+    """Against the variant that takes the least."""
+    best = min(members(used, name), key=lambda variant: worst(used[variant]).peak)
+    ours, theirs = worst(used["ours"]), worst(used[best])
+    return {"model": model_name(settings), "devices": settings.devices, "stages": settings.num_stages,
+            "precision": settings.precision, "batch": settings.batch_size, "against": name, "variant": best,
+            "ours": ours.peak, "theirs": theirs.peak, "ratio": ours.peak / theirs.peak, "unit": "bytes a device",
+            "ours_split": ours._asdict(), "theirs_split": theirs._asdict()}  # fmt: skip
+
+
+def rows(used: dict[str, list[MemoryUse]]) -> list[dict[str, Cell]]:
+    ours = worst(used["ours"]).peak
+    return [
+        {"side": name, "device": index, **{field: value / MIB for field, value in use._asdict().items()},
+         "ours / it": ours / worst(devices).peak}
+        for name, devices in used.items() for index, use in enumerate(devices)
+    ]  # fmt: skip
+
+
+def one_f_one_b_floor(used: dict[str, list[MemoryUse]], settings: BenchSettings) -> str | None:
+    """What 1F1B needs in principle: rank r holds at most (ranks - r) microbatches at once. Torch's own holds a receive
+    buffer for every microbatch beside them. From GPipe's measured activations, which are those of all microbatches.
+    """
+    known = next(((v, int(v[6:])) for v in used if v.startswith("gpipe-")), None)
+    if known is None:
+        return None
+    variant, microbatches = known
+    floors = [
+        use.weights + use.gradients + use.optimiser
+        + (use.activations + use.queue) * min(len(used[variant]) - rank, microbatches) // microbatches
+        for rank, use in enumerate(used[variant])
+    ]  # fmt: skip
+    return (f"1F1B's floor, computed from {variant}: {max(floors) / MIB:,.1f} MiB on its fullest device; "
+            f"ours / floor {worst(used['ours']).peak / max(floors):.2f}")  # fmt: skip
+
+
+def bars(settings: BenchSettings, used: dict[str, list[MemoryUse]]) -> Plot:
+    peaks = {name: worst(devices).peak / MIB for name, devices in used.items()}
+    title = f"{model_name(settings)}, {settings.devices} devices"
+    series = {name: [("", peak, peak, peak)] for name, peak in peaks.items()}
+    return Plot("bars", title, "", "MiB of tensors on the fullest device", series)

@@ -1,0 +1,92 @@
+"""The meter counts what it says, in cases that can be counted by hand."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from ffdist.bench.meter import TensorBytes
+
+KIB = 1024
+
+
+def now(counter: TensorBytes) -> int:
+    return sum(part.size for part in counter.held().values())
+
+
+def floats(kib: int) -> torch.Tensor:
+    return torch.ones(kib * KIB // 4)
+
+
+def test_views_and_in_place_operations_count_nothing() -> None:
+    with TensorBytes() as counter:
+        x = floats(64)
+        y = x.view(-1, 16)[3:].t()
+        y.mul_(2)
+        x.detach().add_(1)
+    assert counter.peak == 64 * KIB
+
+
+def test_what_is_let_go_no_longer_counts_but_the_peak_stays() -> None:
+    with TensorBytes() as counter:
+        x = floats(64)
+        y = x + 1
+        del x
+        z = y * 2
+        del y
+    assert counter.peak == 128 * KIB
+    assert now(counter) == z.nbytes == 64 * KIB
+
+
+def test_what_the_graph_saves_counts_until_backward_lets_it_go() -> None:
+    with TensorBytes() as counter:
+        x = floats(64).requires_grad_()
+        y = x.exp().exp()  # each saves its output: two of 64 KiB, of which nobody else holds the first
+        held = now(counter)
+        assert held == 3 * 64 * KIB
+        y.sum().backward()
+        del y
+        held = now(counter)
+        assert held == 2 * 64 * KIB, "x and its gradient are left"
+
+
+def test_two_tensors_over_the_same_memory_count_once() -> None:
+    with TensorBytes() as counter:
+        x = floats(64)
+        alias = torch.from_numpy(x.numpy())
+        alias.add_(1)
+    assert counter.peak == 64 * KIB
+
+
+def test_a_step_of_adamw_is_split_as_counted_by_hand() -> None:
+    """A linear layer 256 -> 64 without bias: 64 KiB of weights; x has 16 KiB, the output 4."""
+    with TensorBytes() as counter:
+        layer = nn.Linear(256, 64, bias=False)
+        optimizer = torch.optim.AdamW(layer.parameters(), fused=True)
+        x = torch.ones(16, 256)
+        for _ in range(2):
+            loss = layer(x).square().sum()
+            loss.backward()
+            del loss
+            optimizer.step()
+            optimizer.zero_grad()
+        counter.reset()
+        out = layer(x)
+        out.sum().backward()
+        del out
+        optimizer.step()
+    split = counter.split()
+    assert split["weights"] == split["gradients"] == 64 * KIB
+    assert split["optimiser"] == 2 * 64 * KIB + 4, "two moments and a step counter"
+    assert split["queue"] == 0
+    assert 20 * KIB <= split["activations"] <= 24 * KIB + 64
+    assert counter.peak == sum(split.values())
+
+
+def test_storage_that_is_resized_counts_as_large_as_it_is() -> None:
+    with TensorBytes() as counter:
+        x = floats(64)
+        x.untyped_storage().resize_(0)
+        y = floats(32)
+    assert counter.peak == 64 * KIB
+    assert now(counter) == y.nbytes
