@@ -36,6 +36,14 @@ class Run(NamedTuple):
     window: Window
 
 
+def join(seat: Seat, device: torch.device, threads: int) -> None:
+    """Form the default group of all ranks."""
+    torch.set_num_threads(threads)
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=seat.store(), rank=seat.world.rank, world_size=seat.world.size,
+                            timeout=timedelta(minutes=10))  # fmt: skip
+
+
 @dataclass(frozen=True)
 class BaselineLife:
     """One rank's life among those that train together."""
@@ -47,11 +55,9 @@ class BaselineLife:
 
     def __call__(self, seat: Seat) -> MemoryUse | None:
         job = self.make_job()
-        torch.set_num_threads(job.config.threads or 1)
         device = stage_device(job.config.device, seat.world)
         place = Place(seat.world.rank, seat.world.size)
-        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", store=seat.store(),
-                                rank=place.rank, world_size=place.size, timeout=timedelta(minutes=10))  # fmt: skip
+        join(seat, device, job.config.threads or 1)
         bench = Bench(job, place, self._config(job, device))
         with Meter(device) if self.weigh else nullcontext() as meter:
             while (order := seat.order()) is not None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from ffdist.baselines import family
 from ffdist.baselines.known import is_serial
@@ -13,7 +13,7 @@ from ffdist.bench.baseline_side import BaselineLife, Keep, Run
 from ffdist.bench.pipeline_side import PipelineLife
 from ffdist.bench.settings import BenchSettings
 from ffdist.bench.summary import Summary
-from ffdist.bench.team import Team
+from ffdist.bench.team import Life, Team
 from ffdist.bench.window import Lap, Window
 from ffdist.errors import ConfigError
 
@@ -22,6 +22,7 @@ class Side(Protocol):
     """One of those that take turns."""
 
     name: str
+    window: Window
 
     def lap(self) -> Lap:
         """Work for one window."""
@@ -53,7 +54,16 @@ class BaselineSide:
         return self.team.ask(Run(self.variant, self.window))
 
 
-def calibrated(side: PipelineSide | BaselineSide, seconds: float) -> PipelineSide | BaselineSide:
+AnySide = TypeVar("AnySide", bound=Side)
+Placing = Callable[[Life], Life]
+"""Where a side's processes live, if not simply here."""
+
+
+def here(life: Life) -> Life:
+    return life
+
+
+def calibrated(side: AnySide, seconds: float) -> AnySide:
     """The same side with a window of about so many seconds, from two short laps of which the first only warms up."""
     side.window = side.window._replace(batches=3)
     side.lap()
@@ -63,16 +73,15 @@ def calibrated(side: PipelineSide | BaselineSide, seconds: float) -> PipelineSid
 
 
 def open_pipeline(
-    ends: ExitStack, settings: BenchSettings, stages: int, name: str = "ours", *, compiled: bool = False
-) -> PipelineSide:
+    ends: ExitStack, settings: BenchSettings, stages: int, name: str = "ours", *, compiled: bool = False,
+    place: Placing = here,
+) -> PipelineSide:  # fmt: skip
     """ffdist with so many stages, started and ready."""
-    team = ends.enter_context(Team(name, PipelineLife(settings.job(stages, compiled=compiled)), stages))
+    team = ends.enter_context(Team(name, place(PipelineLife(settings.job(stages, compiled=compiled))), stages))
     assert team.hear() == "ready"
     # what the edges hold may not drain within a window
     tail = (settings.queue + 1) * (stages - 1)
-    side = PipelineSide(name, team, Window(max(settings.warmup, tail), 3, tail))
-    calibrated(side, settings.seconds)
-    return side
+    return calibrated(PipelineSide(name, team, Window(max(settings.warmup, tail), 3, tail)), settings.seconds)
 
 
 @dataclass
@@ -90,21 +99,31 @@ def open_baseline(ends: ExitStack, settings: BenchSettings, name: str, *, compil
 
     Raises ConfigError when none of them fits the network.
     """
-    variants = family(name)
-    size = 1 if is_serial(name) else settings.devices
-    team = ends.enter_context(Team(name, BaselineLife(settings.job(1), compiled), size))
-    refused = team.ask(Keep(variants))
-    sides = [BaselineSide(v, team, v, Window(settings.warmup, 3)) for v in variants if v not in refused]
-    if not sides:
-        raise ConfigError(f"'{name}' does not fit this network", where="--against", got="\n".join(refused.values()))
+    sides, refused = open_variants(ends, settings, family(name), compiled=compiled)
     if len(sides) == 1:
         calibrated(sides[0], settings.seconds)
         return Family(sides[0], {}, refused)
     return qualify(sides, refused, settings)
 
 
-def qualify(sides: Sequence[BaselineSide], refused: dict[str, str], settings: BenchSettings) -> Family:
-    """Short rounds in turns; the best median is taken, the others are let go."""
+def open_variants(
+    ends: ExitStack, settings: BenchSettings, variants: tuple[str, ...], *, compiled: bool = False,
+    place: Placing = here,
+) -> tuple[list[BaselineSide], dict[str, str]]:  # fmt: skip
+    """A side a variant, all in the same processes; and why some do not fit the network. ConfigError when none does."""
+    size = 1 if is_serial(variants[0]) else settings.devices
+    team = ends.enter_context(Team(variants[0], place(BaselineLife(settings.job(1), compiled)), size))
+    refused = team.ask(Keep(variants))
+    sides = [BaselineSide(v, team, v, Window(settings.warmup, 3)) for v in variants if v not in refused]
+    if not sides:
+        raise ConfigError("no such baseline fits this network", where="--against", got="\n".join(refused.values()))
+    return sides, refused
+
+
+def qualify(
+    sides: Sequence[BaselineSide], refused: dict[str, str], settings: BenchSettings, *, keep: bool = False
+) -> Family:
+    """Short rounds in turns; the best median is taken, the others are let go unless told to `keep` them."""
     for side in sides:
         calibrated(side, settings.seconds / 2)
     rates: dict[str, list[float]] = {side.name: [] for side in sides}
@@ -113,6 +132,7 @@ def qualify(sides: Sequence[BaselineSide], refused: dict[str, str], settings: Be
             rates[side.name].append(side.lap().rate)
     results = {name: Summary.of(values) for name, values in rates.items()}
     best = max(sides, key=lambda side: results[side.name].median)
-    best.team.ask(Keep((best.variant,)))
+    if not keep:
+        best.team.ask(Keep((best.variant,)))
     calibrated(best, settings.seconds)
     return Family(best, results, refused)

@@ -13,15 +13,28 @@ from rich.console import Console
 
 from ffdist.baselines.known import BASELINES, FAMILIES
 from ffdist.bench.finding import Finding, Progress
+from ffdist.bench.hosts import why_not
 from ffdist.bench.record import write_record
 from ffdist.bench.settings import BenchSettings, Theme
+from ffdist.bench.themes.accuracy import accuracy
+from ffdist.bench.themes.bandwidth import bandwidth
+from ffdist.bench.themes.depth import depth
+from ffdist.bench.themes.loader import loader
 from ffdist.bench.themes.memory import memory
+from ffdist.bench.themes.scaling import scaling
 from ffdist.bench.themes.throughput import throughput
+from ffdist.bench.themes.transport import transport
 from ffdist.models import MODELS
 
 THEMES: dict[str, Callable[[BenchSettings, Progress], Finding]] = {
     "throughput": throughput,
     "memory": memory,
+    "depth": depth,
+    "scaling": scaling,
+    "bandwidth": bandwidth,
+    "transport": transport,
+    "loader": loader,
+    "accuracy": accuracy,
 }
 NAMES = f"""Models: {", ".join(MODELS)}.
 Baselines: {", ".join(FAMILIES)}, {", ".join(BASELINES)}, ff.
@@ -44,6 +57,9 @@ def main(args: Sequence[str]) -> None:
     os.environ["OMP_NUM_THREADS"] = str(settings.threads)
     console = Console(stderr=True)
     themes = list(THEMES) if bench.theme == "all" else [bench.theme]
+    if bench.theme == "all" and (reason := why_not()):
+        console.print(f"bandwidth is left out: {reason}")
+        themes.remove("bandwidth")
     for theme in themes:
         finding = THEMES[theme](settings, lambda line: console.print(line, style="dim", highlight=False))
         show(finding, settings)

@@ -32,7 +32,8 @@ BATCHES = 4
 def depth(settings: BenchSettings, progress: Progress) -> Finding:
     """For each depth: peak bytes a device, and samples/s of one device's work split over the stages."""
     if settings.model not in WIDTHS:
-        raise ConfigError("depth grows by equal blocks", where="--model", expected=" or ".join(WIDTHS), got=settings.model)
+        raise ConfigError("depth grows by equal blocks", where="--model", expected=" or ".join(WIDTHS),
+                          got=settings.model)  # fmt: skip
     against = next((name for name in settings.against if name != "ff"), "bp")
     rows: list[dict[str, Cell]] = []
     notes: list[str] = []
@@ -44,7 +45,8 @@ def depth(settings: BenchSettings, progress: Progress) -> Finding:
         rounds = speed(deep, against, progress)
         rate, other = rounds.rate("ours"), next(rounds.rate(name) for name in rounds.laps if name != "ours")
         rows.append({"blocks": blocks, "ours MiB": ours.peak / MIB, f"{against} MiB": theirs.peak / MIB,
-                     "ratio": ours.peak / theirs.peak, "ours samples/s": rate.median, f"{against} samples/s": other.median,
+                     "ratio": ours.peak / theirs.peak, "ours samples/s": rate.median,
+                     f"{against} samples/s": other.median,
                      "ours activations MiB": ours.activations / MIB, "ours queue MiB": ours.queue / MIB})  # fmt: skip
         notes += [f"{blocks} blocks: {note}" for note in rounds.notes()]
     peaks = [float(row["ours MiB"] or 0) for row in rows]
@@ -114,7 +116,8 @@ def speed(settings: BenchSettings, against: str, progress: Progress) -> Rounds:
 
 def lines(title: str, rows: list[dict[str, Cell]], against: str) -> Plot:
     def points(column: str) -> list[tuple[Any, float, float, float]]:
-        return [(row["blocks"], *(float(row[column] or 0),) * 3) for row in rows]
+        values = [(row["blocks"], float(row[column] or 0)) for row in rows]
+        return [(blocks, value, value, value) for blocks, value in values]
 
     series = {"ours, one block a stage": points("ours MiB"), against: points(f"{against} MiB")}
     return Plot("lines", title, "blocks", "MiB of tensors on the fullest device", series, log_x=True)

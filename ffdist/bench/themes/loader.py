@@ -61,7 +61,8 @@ def loader(settings: BenchSettings, progress: Progress) -> Finding:
         {"what": what, "samples/s": rate.median, "least": rate.least, "most": rate.most, "n": rate.n}
         for what, rate in (("loader alone", rounds.rate("loader")), ("training", rounds.rate("ours")))
     ]
-    title = f"{settings.data.rsplit('/', 1)[-1]}, augment {' '.join(settings.augment) or 'none'}; {model_name(settings)}"
+    changes = " ".join(settings.augment) or "none"
+    title = f"{settings.data.rsplit('/', 1)[-1]}, augment {changes}; {model_name(settings)}"
     summary = {"data": settings.data, "augment": settings.augment, "model": model_name(settings),
                "loader": rows[0]["samples/s"], "training": rows[1]["samples/s"], "ratio": ratio.median,
                "ratio_min": ratio.least, "ratio_max": ratio.most, "n": ratio.n}  # fmt: skip

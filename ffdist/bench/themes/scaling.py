@@ -38,5 +38,6 @@ def scaling(settings: BenchSettings, progress: Progress) -> Finding:
     series: dict[str, list[tuple[Any, float, float, float]]] = {
         name: [(devices, *summary[:3]) for devices, summary in of.items()] for name, of in points.items()
     }
-    summary = {"model": model_name(settings), "precision": settings.precision, "batch": settings.batch_size, "scaling": rows}
+    summary = {"model": model_name(settings), "precision": settings.precision, "batch": settings.batch_size,
+               "scaling": rows}  # fmt: skip
     return Finding("scaling", summary, [Grid(title, rows)], notes, Plot("lines", title, "devices", "samples/s", series))

@@ -1,0 +1,50 @@
+"""Samples a second between two hosts, by the rate of the link between them."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any
+
+from ffdist.bench.finding import Cell, Finding, Grid, Plot, Progress
+from ffdist.bench.hosts import TwoHosts
+from ffdist.bench.probe import Probe
+from ffdist.bench.rounds import take_turns
+from ffdist.bench.settings import BenchSettings
+from ffdist.bench.sides import calibrated, open_pipeline, open_variants, qualify
+from ffdist.bench.themes.throughput import model_name
+
+VARIANTS = ("ddp-bucket-25", "ddp-bf16")
+"""Those of DDP's tunings that could win on a slow link."""
+
+
+def bandwidth(settings: BenchSettings, progress: Progress) -> Finding:
+    """A stage on each of two hosts against a DDP rank on each; the hosts are namespaces, the link is rate-limited."""
+    here = replace(settings, devices=2, stages=2, transport="gloo", warmup=2)
+    rows: list[dict[str, Cell]] = []
+    notes: list[str] = ["hosts are network namespaces of one machine, their link limited by tc tbf in both directions"]
+    series: dict[str, list[tuple[Any, float, float, float]]] = {"ours": [], "ddp": []}
+    with ExitStack() as ends:
+        hosts = ends.enter_context(TwoHosts())
+        probe = ends.enter_context(Probe(2))
+        ours = open_pipeline(ends, here, 2, place=hosts.place)
+        variants, _ = open_variants(ends, here, VARIANTS, place=hosts.place)
+        for rate in settings.rates:
+            hosts.limit(rate)
+            progress(f"link: {rate}")
+            calibrated(ours, here.seconds)
+            family = qualify(variants, {}, here, keep=True)
+            rounds = take_turns([ours, family.side], probe, here.rounds, progress)
+            mine, theirs = rounds.rate("ours"), rounds.rate(family.side.name)
+            ratio = rounds.ratio("ours", family.side.name)
+            rows.append({"link": rate, "ours samples/s": mine.median, "DDP": family.side.name,
+                         "its samples/s": theirs.median, "ratio": ratio.median, "least": ratio.least,
+                         "most": ratio.most, "n": ratio.n})  # fmt: skip
+            series["ours"].append((rate, *mine[:3]))
+            series["ddp"].append((rate, *theirs[:3]))
+            notes += [f"{rate}: {note}" for note in rounds.notes()]
+    title = f"{model_name(settings)}, 2 hosts, {settings.precision}, batch {settings.batch_size}"
+    summary = {"model": model_name(settings), "devices": 2, "precision": settings.precision,
+               "batch": settings.batch_size, "bandwidth": rows}  # fmt: skip
+    plot = Plot("lines", title, "rate of the link", "samples/s", series)
+    return Finding("bandwidth", summary, [Grid(title, rows)], notes, plot)

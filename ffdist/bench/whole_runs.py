@@ -1,0 +1,102 @@
+"""Runs with validation from their first batch on, told epoch by epoch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ffdist.baselines import BASELINES, BaselineConfig, Place
+from ffdist.baselines.base import Replica, placed
+from ffdist.bench.baseline_side import join
+from ffdist.bench.team import Seat
+from ffdist.errors import ConfigError
+from ffdist.runtime.edges import ProcessEdges
+from ffdist.runtime.processes import MakeJob
+from ffdist.runtime.rank import Rank, stage_device
+
+
+class Epoch(NamedTuple):
+    """A side's answer at the end of an epoch."""
+
+    seconds: float
+    """Since the first batch."""
+    accuracy: float
+    """On the validation samples, a fraction; of ffdist, its last block's."""
+    mean: float
+    """By the mean of all blocks; the same where there is one loss."""
+
+
+@dataclass(frozen=True)
+class PipelineRun:
+    """One stage of a whole run of ffdist; the last one answers with an `Epoch` at each epoch's end."""
+
+    make_job: MakeJob
+
+    def __call__(self, seat: Seat) -> None:
+        job = self.make_job()
+        job = replace(job, images=replace(job.images, test=None))
+        config, world, store = job.config, seat.world, seat.store()
+        edges = ProcessEdges(world, store, stage_device(config.device, world), transport=config.transport,
+                             depth=config.queue, timeout=config.timeout)  # fmt: skip
+        began = 0.0
+
+        def report(event: dict[str, Any]) -> None:
+            nonlocal began
+            if event["event"] == "start":
+                began = time.perf_counter()
+            if event["event"] == "epoch":
+                found = event["record"]["validation"]["accuracy"]
+                seat.answer(Epoch(time.perf_counter() - began, found["last"], found["mean"]))
+
+        Rank(job, world, store, edges, report).run()
+
+
+@dataclass(frozen=True)
+class BaselineRun:
+    """One rank of a whole run of a baseline whose ranks hold the whole network; rank 0 answers with an `Epoch`."""
+
+    make_job: MakeJob
+    variant: str
+
+    def __call__(self, seat: Seat) -> None:
+        job = self.make_job()
+        c, place = job.config, Place(seat.world.rank, seat.world.size)
+        device = stage_device(c.device, seat.world)
+        join(seat, device, c.threads or 1)
+        loaders = job.loaders()
+        assert loaders.validation
+        loaders.train.shard = loaders.validation.shard = (place.rank, place.size)
+        steps = len(loaders.train) * c.schedule.epochs
+        config = BaselineConfig(c.optim, steps, c.batch_size, c.seed, c.precision, device)
+        learner = BASELINES[self.variant](job.chain, config, place)
+        if not isinstance(learner, Replica):
+            raise ConfigError("only baselines that hold the whole network on each device are evaluated",
+                              where="--against", got=self.variant)  # fmt: skip
+        began = time.perf_counter()
+        for epoch in range(c.schedule.epochs):
+            for x, y in loaders.train.epoch(epoch):
+                learner.learn(x, y)
+            found = evaluate(learner, loaders.validation.epoch(0))
+            if place.rank == 0:
+                seat.answer(Epoch(time.perf_counter() - began, found, found))
+        dist.destroy_process_group()
+
+
+def evaluate(learner: Replica, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
+    """The share that all ranks get right, each on its own slices."""
+    config, counts = learner.config, torch.zeros(2)
+    learner.modules.eval()
+    with torch.no_grad(), config.autocast():
+        for x, y in batches:
+            logits = learner.modules(placed(x, config.device))
+            counts += torch.tensor([(logits.argmax(1).cpu() == y).sum(), len(y)])
+    learner.modules.train()
+    counts = counts.to(config.device)
+    dist.all_reduce(counts)
+    return float(counts[0] / counts[1])
