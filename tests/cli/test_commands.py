@@ -1,0 +1,229 @@
+"""The commands as a user types them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from sklearn.datasets import load_digits
+
+from ffdist.cli import main
+
+TINY = ["--launcher", "threads", "--stages", "2", "--threads", "1", "--epochs", "8", "--model-args", "widths=8,12,16"]
+
+
+def ffdist(*args: str) -> subprocess.CompletedProcess[str]:
+    """A command in a process of its own."""
+    return subprocess.run([sys.executable, "-m", "ffdist", *args], capture_output=True, text=True, check=False, timeout=240)
+
+
+def refused(capsys: pytest.CaptureFixture[str], *args: str | Path) -> str:
+    """What a command says on stderr when it ends with status 1."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        main([str(arg) for arg in args])
+    assert stop.value.code == 1
+    text = capsys.readouterr().err
+    assert text.count("ffdist: error") == 1
+    return text
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small run, trained by two threads."""
+    out = tmp_path_factory.mktemp("runs") / "run"
+    main(["train", "--out", str(out), *TINY])
+    return out
+
+
+def test_a_run_directory_holds_settings_log_snapshots_and_a_log_for_each_stage(run: Path) -> None:
+    assert {"config.toml", "data.json", "metrics.jsonl", "snapshots", "stage-0.log", "stage-1.log"} <= {
+        path.name for path in run.iterdir()}  # fmt: skip
+    assert "epoch 7: seconds" in (run / "stage-1.log").read_text()
+
+
+def test_eval_agrees_with_what_training_measured(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["eval", str(run), "--json"])
+    result = json.loads(capsys.readouterr().out)
+    logged = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])["test"]
+    assert result["samples"] == logged["samples"] == 360
+    assert result["accuracy"] == pytest.approx(logged["accuracy"]["mean"], abs=1 / 360)
+    assert list(result["blocks"]) == ["conv1", "conv2", "conv3"]
+
+
+def test_predict_names_the_class_of_pictures_of_any_size_and_mode(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    digits = load_digits()
+    paths = []
+    for i in range(20):
+        pixels = Image.fromarray((digits.images[i] * 255 / 16).astype(np.uint8))
+        paths.append(tmp_path / f"{i}.png")
+        pixels.resize((40, 40), Image.Resampling.NEAREST).convert("RGBA" if i % 2 else "L").save(paths[-1])
+    main(["predict", str(run), *map(str, paths), "--json"])
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert sum(row["class"] == str(digits.target[i]) for i, row in enumerate(rows)) >= 15
+    assert all(0 < row["share"] <= 1 for row in rows)
+
+
+def test_an_exported_program_runs_with_torch_alone_and_predicts_the_same(run: Path, tmp_path: Path) -> None:
+    main(["export", str(run), "--to", str(tmp_path / "m.pt2")])
+    code = (
+        "import sys, torch\n"
+        f"program = torch.export.load({str(tmp_path / 'm.pt2')!r}).module()\n"
+        "torch.manual_seed(0); x = torch.rand(7, 1, 8, 8)\n"
+        "torch.save(program(x), sys.argv[1]); torch.save(program(x[:1]), sys.argv[2])\n"
+        "assert not [name for name in sys.modules if name.startswith('ffdist')]\n"
+    )
+    files = [str(tmp_path / "all"), str(tmp_path / "one")]
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code, *files], check=True, timeout=120, cwd=tmp_path)
+    from ffdist.runtime.run import load_classifier
+
+    torch.manual_seed(0)
+    with torch.no_grad():
+        expected = load_classifier(run)[0](torch.rand(7, 1, 8, 8))
+    torch.testing.assert_close(torch.load(files[0], weights_only=True), expected)
+    torch.testing.assert_close(torch.load(files[1], weights_only=True), expected[:1])
+
+
+def test_exported_weights_are_the_state_of_one_plain_module(run: Path, tmp_path: Path) -> None:
+    from ffdist.runtime.run import load_classifier
+
+    main(["export", str(run), "--to", str(tmp_path / "m.safetensors")])
+    classifier = load_classifier(run)[0]
+    expected = {name: value.clone() for name, value in classifier.state_dict().items()}
+    torch.nn.init.zeros_(next(classifier.parameters()))
+    classifier.load_state_dict(load_file(tmp_path / "m.safetensors"))
+    assert all(torch.equal(expected[name], value) for name, value in classifier.state_dict().items())
+
+
+def test_resume_goes_on_with_the_runs_own_settings_and_refuses_others(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["train", "--resume", "--out", str(run), "--epochs", "9", "--stages", "3", "--launcher", "threads"])
+    assert len((run / "metrics.jsonl").read_text().splitlines()) == 10
+    text = refused(capsys, "train", "--resume", "--out", run, "--lr", "0.5")
+    assert "--lr cannot change when a run is resumed" in text
+    assert "0.002" in text
+
+
+def test_a_run_is_never_overwritten(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    assert "already holds a run" in refused(capsys, "train", "--out", run, *TINY)
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--stages", "9"], "more stages than blocks"),
+        (["--data", "digitz"], "did you mean digits?"),
+        (["--model", "cnnbb"], "did you mean 'cnnb'"),
+        (["--objective", "sfff"], "did you mean 'sff'"),
+        (["--objective-args", "kernal=3"], "did you mean 'kernel'"),
+        (["--objective-args", "kernel=4"], "1, 3, 5"),
+        (["--batch-size", "0"], "--batch-size is too small"),
+        (["--samples", "0"], "--samples is too small"),
+        (["--device", "cuda"], "there is no GPU"),
+        (["--lr", "-1"], "learning rate is not positive"),
+        (["--cut", "1", "1"], "--cut does not fit"),
+        (["--epochs", "2", "--lr", "1e30"], "the loss is not a finite number"),
+    ],
+)
+def test_bad_input_is_one_clear_error(
+    args: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if "cuda" in args and torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    text = refused(capsys, "train", "--launcher", "threads", "--out", tmp_path / "run", *args)
+    assert message in text
+
+
+def test_a_dry_run_prints_settings_and_stages_and_writes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["train", "--dry-run", "--out", str(tmp_path / "run"), "--stages", "3"])
+    text = capsys.readouterr().out
+    assert "stages = 3" in text
+    assert "conv3" in text
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_twin_of_backpropagation_trains_by_the_same_command(tmp_path: Path) -> None:
+    main(["train", "--objective", "backprop", "--objective-args", "--out", str(tmp_path / "bp"), "--launcher", "threads",
+          "--epochs", "6"])  # fmt: skip
+    logged = json.loads((tmp_path / "bp" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert logged["test"]["accuracy"]["mean"] > 0.9
+
+
+def test_data_list_prepare_check_and_train_on_a_tree_of_pictures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    digits = load_digits()
+    for i in range(300):
+        folder = tmp_path / "tree" / f"class{digits.target[i]}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((digits.images[i] * 255 / 16).astype(np.uint8)).resize((16, 16)).save(folder / f"{i}.png")
+    out = str(tmp_path / "prepared")
+    main(["data", "prepare", str(tmp_path / "tree"), "--out", out, "--size", "12"])
+    main(["data", "check", out])
+    main(["data", "list", "--root", str(tmp_path)])
+    text = capsys.readouterr().out
+    assert "is whole" in text
+    main(["train", "--data", out, "--out", str(tmp_path / "run"), *TINY, "--batch-size", "32"])
+    main(["eval", str(tmp_path / "run"), "--json"])
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["accuracy"] > 0.2
+
+
+def test_a_corrupt_shard_ends_training_with_its_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for i in range(40):
+        folder = tmp_path / "tree" / f"c{i % 2}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((8, 8), i, np.uint8)).save(folder / f"{i}.png")
+    out = tmp_path / "prepared"
+    main(["data", "prepare", str(tmp_path / "tree"), "--out", str(out)])
+    shard = out / "train-00000.arrow"
+    shard.write_bytes(shard.read_bytes()[:-100])
+    assert "train-00000.arrow" in refused(capsys, "train", "--data", out, "--out", tmp_path / "run", *TINY)
+    shard.unlink()
+    assert "train-00000.arrow" in refused(capsys, "train", "--data", out, "--out", tmp_path / "run", *TINY)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.distributed
+def test_train_by_processes_ends_with_tables_and_exit_status_0(tmp_path: Path) -> None:
+    done = ffdist("train", "--stages", "2", "--epochs", "2", "--out", str(tmp_path / "run"))
+    assert done.returncode == 0, done.stderr
+    assert "Accuracy on 360 test samples" in done.stdout
+    assert f"run directory: {tmp_path / 'run'}" in done.stdout
+
+
+@pytest.mark.distributed
+def test_doctor_sends_between_processes_and_finds_this_machine_well() -> None:
+    done = ffdist("doctor", "--json")
+    findings = json.loads(done.stdout)
+    assert done.returncode == 0, findings
+    assert {"3 processes by gloo", "torch", "python"} <= {finding["what"] for finding in findings}
+
+
+def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    from ffdist.cli import COMMANDS
+
+    for name in COMMANDS:
+        with pytest.raises(SystemExit) as stop:
+            main([name, "--help"])
+        assert stop.value.code == 0
+        assert f"ffdist {name}" in capsys.readouterr().out
+
+
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert capsys.readouterr().out.startswith("ffdist 0.")

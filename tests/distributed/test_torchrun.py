@@ -1,0 +1,37 @@
+"""The same run, started by torchrun."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from jobs import fingerprint
+
+from ffdist.cli import main
+
+pytestmark = pytest.mark.distributed
+SETTINGS = ["--epochs", "1", "--threads", "1", "--model-args", "widths=8,12,16"]
+
+
+def torchrun(ranks: int, *args: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={ranks}", "-m", "ffdist", "train", *args]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=240,
+                          env=os.environ | {"GLOO_SOCKET_IFNAME": "lo"})  # fmt: skip
+
+
+def test_each_rank_of_torchrun_is_a_stage_and_learns_the_same(tmp_path: Path) -> None:
+    done = torchrun(3, *SETTINGS, "--out", str(tmp_path / "torchrun"))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Accuracy on 360 test samples") == 1
+    main(["train", "--launcher", "threads", "--stages", "1", *SETTINGS, "--out", str(tmp_path / "alone")])
+    assert fingerprint(tmp_path / "torchrun") == fingerprint(tmp_path / "alone")
+
+
+def test_bad_settings_are_told_once_and_every_rank_fails(tmp_path: Path) -> None:
+    done = torchrun(2, *SETTINGS, "--out", str(tmp_path / "run"), "--stages", "3")
+    assert done.returncode != 0
+    assert done.stderr.count("--stages and torchrun disagree") == 1
+    assert not (tmp_path / "run").exists()
