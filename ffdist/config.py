@@ -34,8 +34,20 @@ class TrainSettings:
     """Batches an edge between two stages holds at most."""
     transport: Literal["auto", "shared-memory", "gloo", "nccl"] = "auto"
     """How activations travel. auto: NCCL between GPUs, shared memory within a host, gloo across hosts."""
-    launcher: Literal["processes", "threads"] = "processes"
-    """What runs the stages when torchrun does not: a process each, or a thread each in this process."""
+    launcher: Literal["processes", "threads", "ray"] = "processes"
+    """What runs the stages when torchrun does not: a process each, a thread each in this one, or a Ray actor each."""
+    address: str | None = None
+    """ray: the cluster, "auto" or host:port. Default: RAY_ADDRESS, else a Ray of this host alone, for this run."""
+    placement: Literal["pack", "spread"] = "pack"
+    """ray: stages on as few nodes as will hold them, or on as many as there are."""
+    cpus_per_stage: float = 1.0
+    """ray: CPUs reserved for a stage."""
+    gpus_per_stage: float | None = None
+    """ray: GPUs reserved for a stage, a fraction where stages share one. Default: 1 where there are enough, else 0."""
+    placement_timeout: float = 120.0
+    """ray: seconds that the cluster may take to make room for the stages."""
+    max_restarts: int = 3
+    """ray: how often a run that lost a stage goes on from its last snapshot."""
     out: Path | None = None
     """Run directory. Default: a new one below runs/."""
     resume: bool = False
@@ -99,12 +111,14 @@ class TrainSettings:
                               got=f"--stages {self.stages}")  # fmt: skip
 
 
-LEAST = {"epochs": 0, "timeout": 0} | dict.fromkeys(
+LEAST = {"epochs": 0, "timeout": 0, "gpus_per_stage": 0, "placement_timeout": 0, "max_restarts": 0,
+         "cpus_per_stage": 0.01} | dict.fromkeys(
     ("batch_size", "queue", "keep", "stages", "samples", "image_size", "threads", "snapshot_every", "early_stop"), 1
 )
 FREE_ON_RESUME = frozenset({
     "stages", "cut", "queue", "transport", "launcher", "out", "resume", "dry_run", "epochs", "keep", "device", "threads",
-    "timeout", "snapshot_every", "early_stop",
+    "timeout", "snapshot_every", "early_stop", "address", "placement", "cpus_per_stage", "gpus_per_stage",
+    "placement_timeout", "max_restarts",
 })  # fmt: skip
 """What may differ when a run is resumed; all else decides what it learns."""
 

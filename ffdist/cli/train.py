@@ -12,6 +12,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from ffdist.cli.on_ray import launch_on_ray
 from ffdist.config import TrainSettings, apply, read_toml, write_toml
 from ffdist.data import Images, open_data
 from ffdist.models import MODELS
@@ -101,6 +102,8 @@ def launch(settings: TrainSettings, out: Path, stages: int) -> Result:
     try:
         if settings.launcher == "threads":
             return run_threads(make(), report)
+        if settings.launcher == "ray":
+            return launch_on_ray(settings, out, stages, report)
         return run_processes(make, stages, report)
     finally:
         report.close()

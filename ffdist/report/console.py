@@ -33,6 +33,8 @@ class ConsoleReport:
                 self.progress.update(self.task, completed=event["step"])
             case "epoch":
                 self._epoch(event["record"])
+            case "restart":
+                self.console.print(f"restart {event['restart']} of {event['of']}: {event['reason']}", highlight=False)
             case "stop":
                 self.close()
 
@@ -43,6 +45,8 @@ class ConsoleReport:
     def _start(self, event: dict[str, Any]) -> None:
         self.epochs = event["epochs"]
         self.progress.start()
+        if self.task is not None:  # a restart
+            self.progress.remove_task(self.task)
         self.task = self.progress.add_task("", total=event["steps"] * event["epochs"], completed=event["step"],
                                            epoch=f"{event['epoch'] + 1}/{self.epochs}", note="")  # fmt: skip
 

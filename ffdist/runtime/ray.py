@@ -1,0 +1,87 @@
+"""Stages as actors on a Ray cluster. Ray places and watches them; activations travel past it, as between any processes.
+
+    driver   joins the cluster, reserves a place a stage, starts an actor in each, shows what the last one reports
+    actors   meet in a store that rank 0 hosts, open edges, run the stage loop
+    a loss   the survivors' edges fail at once and they end; the lost actor is made anew, and the next attempt goes on
+             from the last committed snapshot
+"""
+
+from __future__ import annotations
+
+import itertools
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from datetime import datetime
+from pathlib import Path
+
+from ffdist.pipeline.sink import Reporter
+from ffdist.runtime.job import Job
+from ffdist.runtime.outcome import Result
+from ffdist.runtime.ray_cluster import RayOptions, joined, room
+from ffdist.runtime.ray_metrics import metered
+from ffdist.runtime.ray_team import AttemptLost, Team
+
+RESTARTS = "restarts.log"
+DEFAULT = RayOptions()
+
+
+def run_ray(
+    make_job: Callable[[], Job],
+    stages: int,
+    report: Reporter,
+    *,
+    run: Path | None = None,
+    data: str = "",
+    options: RayOptions = DEFAULT,
+) -> Result:
+    """Run a job on a Ray cluster, an actor a stage, and pass the last stage's events to `report`.
+
+    make_job: picklable; called in each actor. run: its directory, on a disk that all nodes share. data: a prepared data
+    set's folder, shared or copied to each node. SIGINT or SIGTERM ends the run early, with a snapshot. A lost stage
+    takes the run back to its last snapshot, at most `options.max_restarts` times; each time is logged in
+    RUN/restarts.log. Raises the job's own error, the reason of the last loss, or ConfigError for a cluster that does
+    not answer or has no room.
+    """
+    with joined(options, stages), room(options, stages) as group:
+        team = Team(make_job, run and run.absolute(), data, options, group, [None] * stages)
+        with closing(team), interrupts(team.stop):
+            for number in itertools.count():
+                try:
+                    return team.attempt(number, metered(report))
+                except AttemptLost as lost:
+                    note(run, number, lost)
+                    if number == options.max_restarts or team.stopping:
+                        raise lost.cause from lost
+                    restart = {"restart": number + 1, "of": options.max_restarts, "reason": str(lost)}
+                    report({"event": "restart", **restart})
+    raise AssertionError("an attempt returns or raises")
+
+
+def note(run: Path | None, attempt: int, lost: AttemptLost) -> None:
+    """Write down why an attempt ended."""
+    if run is not None:
+        with (run / RESTARTS).open("a") as log:
+            log.write(f"{datetime.now().isoformat(timespec='milliseconds')} attempt {attempt}: {lost}\n")
+
+
+@contextmanager
+def interrupts(ask: Callable[[], None]) -> Iterator[None]:
+    """SIGINT and SIGTERM call `ask`; the second raises KeyboardInterrupt. Of no effect outside the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    asked = itertools.count()
+
+    def handle(*_: object) -> None:
+        if next(asked):
+            raise KeyboardInterrupt
+        ask()
+
+    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

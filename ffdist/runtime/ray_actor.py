@@ -1,0 +1,153 @@
+"""One stage's process on a Ray cluster. It lives through as many attempts of a run as it survives."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import platform
+import queue
+import socket
+import struct
+from collections.abc import Callable
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from threading import Event
+from typing import Any, NamedTuple
+
+import ray
+import torch.distributed as dist
+from torch._C._distributed_c10d import TCPStore
+
+from ffdist.runtime.edges import ProcessEdges
+from ffdist.runtime.job import Job
+from ffdist.runtime.rank import Rank, stage_device
+from ffdist.runtime.run import SETTINGS
+from ffdist.runtime.world import World
+from ffdist.snapshot import latest
+
+BACKLOG = 1000
+"""Events that the last stage holds for the driver, at most; then it waits."""
+CONCURRENCY = 4
+"""Of an actor's methods: `run`, `events`, `stop`, and one more that asks how it is."""
+SIOCGIFADDR = 0x8915
+
+Address = tuple[str, int]
+
+
+class Site(NamedTuple):
+    """Where a stage lives, and what it sees there."""
+
+    node: str
+    pid: int
+    versions: dict[str, str]
+    run: str | None
+    """sha256 of the settings in the run directory; None where there are none."""
+    data: str | None
+    """sha256 of the data set's manifest; None where there is none."""
+
+
+class StageActor:
+    """A stage; the driver calls `prepare` and `run` for each attempt, and `events` and `stop` meanwhile."""
+
+    def __init__(self, rank: int, folder: str) -> None:
+        """`folder`: the driver's, so that relative paths mean the same here where the two share it."""
+        self._rank = rank
+        self._node = ray.util.get_node_ip_address()
+        if Path(folder).is_dir():
+            os.chdir(folder)
+        if interface := interface_of(self._node):
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
+        self._kinds: list[str] = []
+
+    def __repr__(self) -> str:
+        return f"stage-{self._rank}"
+
+    def prepare(self, world: World, run: Path | None, data: str) -> Site:
+        """Get ready for an attempt."""
+        self._world, self._stop = world, Event()
+        self._events: queue.Queue[dict[str, Any] | None] = queue.Queue(BACKLOG)
+        return site(self._node, run, data)
+
+    def host_store(self) -> Address:
+        """Where the ranks of this attempt meet: rank 0 is asked."""
+        self._hosted = serve_store(self._node)
+        return self._node, self._hosted.port
+
+    def run(self, make_job: Callable[[], Job], meeting: Address) -> list[str]:
+        """The stage until the stream stops; returns what each edge travelled by. Raises what stopped it otherwise."""
+        try:
+            return self._run(make_job, meeting)
+        finally:
+            self._events.put(None)
+            if dist.is_initialized() and self.reusable():
+                dist.destroy_process_group()
+
+    def _run(self, make_job: Callable[[], Job], meeting: Address) -> list[str]:
+        world = self._world
+        job = going_on(make_job(), world)
+        config = job.config
+        store = TCPStore(*meeting, timeout=config.timeout)
+        edges = ProcessEdges(world, store, stage_device(config.device, world), transport=config.transport,
+                             depth=config.queue, timeout=config.timeout)  # fmt: skip
+        self._kinds = list(edges.kinds)
+        Rank(job, world, store, edges, self._report, self._stop).run()
+        return self._kinds
+
+    def events(self) -> list[dict[str, Any] | None]:
+        """What the run has reported since the last call, at least one event; None is the last."""
+        heard = [self._events.get()]
+        while heard[-1] is not None and not self._events.empty():
+            heard.append(self._events.get())
+        return heard
+
+    def _report(self, event: dict[str, Any]) -> None:
+        self._events.put(event)
+
+    def stop(self) -> None:
+        """End the run early, with a snapshot: rank 0 is told."""
+        self._stop.set()
+
+    def reusable(self) -> bool:
+        """Whether a new attempt may begin in this process: NCCL cannot be trusted once a peer was lost."""
+        return "nccl" not in self._kinds
+
+
+def going_on(job: Job, world: World) -> Job:
+    """The job of a later attempt goes on from the last snapshot, where there is one."""
+    run = job.config.run
+    if world.attempt == 0 or run is None or latest(run) is None:
+        return job
+    return replace(job, config=replace(job.config, resume=True))
+
+
+def serve_store(host: str) -> TCPStore:
+    """A store that listens on `host` alone, on any free port."""
+    listener = socket.create_server((host, 0))
+    port = listener.getsockname()[1]
+    return TCPStore(host, port, is_master=True, wait_for_workers=False, master_listen_fd=listener.detach())
+
+
+def site(node: str, run: Path | None, data: str) -> Site:
+    """What this process sees where it is."""
+    versions = {"Python": platform.python_version()} | {name: version(name) for name in ("ffdist", "torch")}
+    return Site(node, os.getpid(), versions, run and digest(run / SETTINGS), digest(Path(data) / "manifest.json"))
+
+
+def digest(path: Path) -> str | None:
+    """sha256 of a file; None where there is no such file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+
+
+def interface_of(address: str) -> str | None:
+    """The network interface with this IPv4 address: gloo wants its name."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        for _, name in socket.if_nameindex():
+            try:
+                reply = fcntl.ioctl(probe, SIOCGIFADDR, struct.pack("256s", name.encode()))
+            except OSError:  # an interface without an address
+                continue
+            if socket.inet_ntoa(reply[20:24]) == address:
+                return name
+    return None

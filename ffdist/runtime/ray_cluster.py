@@ -1,0 +1,123 @@
+"""A Ray cluster as a place for stages: how to join it, and room for them on it."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Literal
+
+import ray
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+
+from ffdist.errors import ConfigError
+from ffdist.runtime.world import available_cores
+
+ANSWER = 30.0
+"""Seconds in which a cluster must answer."""
+
+
+@dataclass(frozen=True)
+class RayOptions:
+    """Where Ray puts the stages, and how often it may put them again."""
+
+    address: str | None = None
+    """"auto" or host:port of a cluster. None: RAY_ADDRESS, else a Ray of this host alone, for this run."""
+    placement: Literal["pack", "spread"] = "pack"
+    """Stages on as few nodes as will hold them, or on as many as there are."""
+    cpus_per_stage: float = 1.0
+    gpus_per_stage: float | None = None
+    """None: one where the cluster has enough for all stages, else none."""
+    max_restarts: int = 3
+    """How often a run that lost a stage goes on from its last snapshot."""
+    patience: timedelta = timedelta(minutes=2)
+    """How long the cluster may take to make room for the stages."""
+
+
+@contextmanager
+def joined(options: RayOptions, stages: int) -> Iterator[None]:
+    """Within a Ray cluster: the one this program has joined already, or the one of `options.address`.
+
+    Raises ConfigError when no cluster answers there, or one of another version of Ray or Python.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    address = options.address or os.environ.get("RAY_ADDRESS") or "local"
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
+    if address == "local":
+        cpus = max(available_cores(), math.ceil(stages * options.cpus_per_stage))
+        ray.init("local", num_cpus=cpus, include_dashboard=False, **quiet)
+    else:
+        check_health(address)
+        ray.init(address, **quiet)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def check_health(address: str) -> None:
+    """Raises ConfigError unless a cluster of this version of Ray answers. Ray itself would try for many minutes."""
+    if "://" in address:
+        raise ConfigError("a driver must be a process of the cluster", where="--address", expected="auto or host:port",
+                          got=address, remedy="ray job submit -- ffdist train --launcher ray")  # fmt: skip
+    command = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", address]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER, check=False)
+    except subprocess.TimeoutExpired:
+        said, status = f"no answer in {ANSWER:g} s", 1
+    else:
+        said, status = (done.stderr or done.stdout).strip(), done.returncode
+    if status == 0:
+        return
+    mismatch = "mismatch" in said
+    raise ConfigError(
+        "the Ray cluster has another version" if mismatch else "no Ray cluster answers",
+        where=f"--address {address}",
+        expected=f"ray {ray.__version__}, Python {sys.version.split()[0]}",
+        got=said[said.find("Version mismatch") :] if mismatch else (said.splitlines() or ["nothing"])[-1],
+        remedy="install the same Ray and Python everywhere" if mismatch else "ray start --head, then --address auto",
+    )
+
+
+@contextmanager
+def room(options: RayOptions, stages: int) -> Iterator[PlacementGroup]:
+    """A reserved place for each stage, given back at the end. Raises ConfigError when there is none in time."""
+    place = needs(options, stages)
+    group = placement_group([place] * stages, strategy=options.placement.upper())
+    try:
+        if not group.wait(options.patience.total_seconds()):
+            raise no_room(options, stages)
+        yield group
+    finally:
+        remove_placement_group(group)
+
+
+def needs(options: RayOptions, stages: int) -> dict[str, float]:
+    """What one stage needs."""
+    gpus = options.gpus_per_stage
+    if gpus is None:
+        gpus = float(ray.cluster_resources().get("GPU", 0) >= stages)
+    return {"CPU": options.cpus_per_stage} | ({"GPU": gpus} if gpus else {})
+
+
+def no_room(options: RayOptions, stages: int) -> ConfigError:
+    """What is missing."""
+    total, free = ray.cluster_resources(), ray.available_resources()
+    need = needs(options, stages)
+    nodes = sum(node["Alive"] for node in ray.nodes())
+    have = ", ".join(f"{name} {free.get(name, 0):g} free of {total.get(name, 0):g}" for name in need)
+    return ConfigError(
+        "the cluster has no room for the stages",
+        where=f"Ray cluster of {nodes} nodes",
+        expected=f"{stages} stages, each with " + ", ".join(f"{name} {amount:g}" for name, amount in need.items()),
+        got=f"{have}, after {options.patience.total_seconds():g} s",
+        remedy="add nodes, wait for other jobs, or use fewer --stages or less --cpus-per-stage and --gpus-per-stage",
+    )

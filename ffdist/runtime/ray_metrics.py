@@ -1,0 +1,41 @@
+"""A run's progress as metrics of Ray's, for its dashboard and for Prometheus."""
+
+from __future__ import annotations
+
+from math import isfinite
+from typing import Any
+
+from ray.util.metrics import Gauge
+
+from ffdist.pipeline.sink import Reporter
+
+SHARES = {"busy": "computing", "no_data": "waiting for data", "no_credit": "waiting for room in the next queue"}
+
+
+def metered(report: Reporter) -> Reporter:
+    """`report`, and beside it gauges: ffdist_step, ffdist_samples_per_second, ffdist_validation_accuracy, and each
+    stage's ffdist_<busy|no_data|no_credit>_share (of the last epoch) and ffdist_peak_bytes."""
+    step = Gauge("ffdist_step", "Batches learned so far.")
+    speed = Gauge("ffdist_samples_per_second", "Training samples a second, in the last epoch.")
+    accuracy = Gauge("ffdist_validation_accuracy", "Accuracy of the mean of blocks, after the last epoch.")
+    peak = Gauge("ffdist_peak_bytes", "The most memory a stage has held.", tag_keys=("stage",))
+    shares = {key: Gauge(f"ffdist_{key}_share", f"Share of a stage's time spent {what}.", tag_keys=("stage",))
+              for key, what in SHARES.items()}  # fmt: skip
+
+    def hear(event: dict[str, Any]) -> None:
+        if event["event"] == "progress":
+            step.set(event["step"])
+        elif event["event"] == "epoch":
+            record = event["record"]
+            if isfinite(record["train"]["samples_per_second"]):
+                speed.set(record["train"]["samples_per_second"])
+            if "validation" in record:
+                accuracy.set(record["validation"]["accuracy"]["mean"])
+            for stage in record["stages"]:
+                tags = {"stage": str(stage["stage"])}
+                peak.set(stage["peak_bytes"], tags)
+                for key, gauge in shares.items():
+                    gauge.set(stage[key] / stage["seconds"], tags)
+        report(event)
+
+    return hear

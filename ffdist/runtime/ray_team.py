@@ -1,0 +1,190 @@
+"""The stages of a run as actors on a Ray cluster: made, sent into an attempt, watched, replaced if lost."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch.distributed as dist
+from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
+from ray.util.placement_group import PlacementGroup
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from ffdist.errors import ConfigError, FfdistError, StageError, TransportError
+from ffdist.pipeline.sink import Reporter
+from ffdist.runtime.job import Job
+from ffdist.runtime.outcome import Result, root_cause
+from ffdist.runtime.ray_actor import CONCURRENCY, Site, StageActor
+from ffdist.runtime.ray_cluster import RayOptions, needs, no_room
+from ffdist.runtime.world import World
+
+GRACE = 10.0
+"""Seconds the other stages have to end by themselves after one has failed."""
+
+
+class AttemptLost(Exception):  # noqa: N818 - it is no error yet: the run may go on
+    """Stages died, or lost one another, through no fault of the job's; `cause` explains it best."""
+
+    def __init__(self, cause: BaseException, reasons: list[str]) -> None:
+        super().__init__("; ".join(reasons))
+        self.cause, self.reasons = cause, reasons
+
+
+@dataclass
+class Team:
+    """An actor for each stage; None where it is to be made (anew)."""
+
+    make_job: Callable[[], Job]
+    run: Path | None
+    data: str
+    options: RayOptions
+    group: PlacementGroup
+    actors: list[Any]
+    sites: list[Site] = field(default_factory=list)
+    transports: list[str] = field(default_factory=list)
+    """What each edge travelled by, once an attempt has ended well."""
+    stopping: bool = False
+
+    def attempt(self, number: int, report: Reporter) -> Result:
+        """One life of the pipeline. Raises AttemptLost where another may help, else what stopped it."""
+        meeting = self._gather(number)
+        runs = {actor.run.remote(self.make_job, meeting): rank for rank, actor in enumerate(self.actors)}
+        if self.stopping:
+            self.stop()
+        result = Result()
+        errors = self._watch(runs, result.listen(report))
+        if errors:
+            self._dismiss_unfit(set(errors))
+            raise verdict(errors, self.sites)
+        return result
+
+    def stop(self) -> None:
+        """End the run early, with a snapshot."""
+        self.stopping = True
+        if self.actors[0] is not None:
+            self.actors[0].stop.remote()
+
+    def close(self) -> None:
+        for rank in range(len(self.actors)):
+            self._dismiss(rank)
+
+    def _gather(self, number: int) -> tuple[str, int]:
+        """Every stage in its place and ready; returns where they meet."""
+        size = len(self.actors)
+        self.actors = [actor or self._make(rank) for rank, actor in enumerate(self.actors)]
+        ready = [a.prepare.remote(World(r, size, 0, number), self.run, self.data) for r, a in enumerate(self.actors)]
+        try:
+            self.sites = ray.get(ready, timeout=self.options.patience.total_seconds())
+            host, port = ray.get(self.actors[0].host_store.remote())
+        except GetTimeoutError:
+            raise no_room(self.options, size) from None
+        except RayActorError as error:
+            self._dismiss_unfit(set(range(size)))
+            raise AttemptLost(StageError("a stage died while it started", got=brief(error)), [brief(error)]) from error
+        check_sites(self.sites, self.run)
+        return host, port
+
+    def _make(self, rank: int) -> Any:
+        need = needs(self.options, len(self.actors))
+        place = PlacementGroupSchedulingStrategy(self.group, placement_group_bundle_index=rank)
+        options = {"num_cpus": need["CPU"], "num_gpus": need.get("GPU", 0), "max_concurrency": CONCURRENCY,
+                   "scheduling_strategy": place}  # fmt: skip
+        return ray.remote(StageActor).options(**options).remote(rank, os.getcwd())
+
+    def _watch(self, runs: dict[Any, int], hear: Reporter) -> dict[int, BaseException]:
+        """Until every stage has ended, or GRACE seconds after the first failed; the errors by stage."""
+        errors: dict[int, BaseException] = {}
+        deadline: float | None = None
+        events = self.actors[-1].events.remote()
+        while runs or events:
+            waiting = [*runs, *([events] if events else [])]
+            ready, _ = ray.wait(waiting, timeout=None if deadline is None else max(0.0, deadline - time.monotonic()))
+            if not ready:
+                break
+            if ready[0] == events:
+                events = self._listen(events, hear)
+                continue
+            rank = runs.pop(ready[0])
+            try:
+                self.transports = ray.get(ready[0])
+            except RayError as error:
+                errors[rank] = error.cause if isinstance(error, RayTaskError) else error
+                deadline = deadline or time.monotonic() + GRACE
+        hung = StageError("a stage did not end after another had failed", expected=f"an end within {GRACE:g} s")
+        return errors | dict.fromkeys(runs.values(), hung)
+
+    def _listen(self, events: Any, hear: Reporter) -> Any:
+        """Pass events on, and ask for more; None when there are no more."""
+        try:
+            heard = ray.get(events)
+        except RayError:  # its `run` says more
+            return None
+        for event in heard:
+            if event is not None:
+                hear(event)
+        return None if heard[-1] is None else self.actors[-1].events.remote()
+
+    def _dismiss_unfit(self, ranks: set[int]) -> None:
+        """Those that are dead, do not answer, or cannot begin again make room for new ones."""
+        asked = {rank: self.actors[rank].reusable.remote() for rank in ranks}
+        ready, _ = ray.wait(list(asked.values()), num_returns=len(asked), timeout=GRACE)
+        for rank, answer in asked.items():
+            if answer not in ready or not _yes(answer):
+                self._dismiss(rank)
+
+    def _dismiss(self, rank: int) -> None:
+        actor, self.actors[rank] = self.actors[rank], None
+        if actor is not None:
+            ray.kill(actor)
+
+
+def _yes(answer: Any) -> bool:
+    try:
+        return ray.get(answer)
+    except RayError:
+        return False
+
+
+def verdict(errors: dict[int, BaseException], sites: list[Site]) -> BaseException:
+    """AttemptLost where stages died or lost one another; else the job's own error, which would come again."""
+    someone_died = any(isinstance(error, RayActorError) for error in errors.values())
+    losses = (RayError, TransportError, StageError, dist.DistError)
+    own = [error for error in errors.values()
+           if not isinstance(error, losses) and (isinstance(error, FfdistError) or not someone_died)]  # fmt: skip
+    if own:
+        return root_cause(own)
+    dead = {rank: error for rank, error in errors.items() if isinstance(error, RayActorError)} or errors
+    reasons = [f"stage {rank} on {sites[rank].node} (process {sites[rank].pid}): {brief(error)}"
+               for rank, error in sorted(dead.items())]  # fmt: skip
+    cause = root_cause(list(dead.values()))
+    if not isinstance(cause, FfdistError):
+        cause = StageError("a stage died", where=reasons[0].split(":")[0], got=brief(cause))
+    return AttemptLost(cause, reasons)
+
+
+def brief(error: BaseException) -> str:
+    """What happened, in a line."""
+    lines = str(error).split(" Some common causes")[0].strip().splitlines()
+    return lines[-1].strip() if isinstance(error, RayError) and lines else (lines or [repr(error)])[0]
+
+
+def check_sites(sites: list[Site], run: Path | None) -> None:
+    """Raises ConfigError unless all stages run the same versions, and see the same run directory and data."""
+    first = sites[0]
+    for rank, here in enumerate(sites):
+        where = f"stage {rank} on node {here.node}"
+        if here.versions != first.versions:
+            raise ConfigError("the nodes differ in versions", where=where, expected=first.versions, got=here.versions,
+                              remedy="install the same on every node")  # fmt: skip
+        if here.data != first.data:
+            raise ConfigError("the nodes have different data", where=where, expected=f"manifest {first.data}",
+                              got=f"manifest {here.data}", remedy="copy the data set anew, or share it")  # fmt: skip
+        if run and (here.run is None or here.run != first.run):
+            raise ConfigError("the nodes do not share the run directory", where=f"{where}, {run}",
+                              expected="the settings that the driver wrote", got=(here.run and "others") or "none",
+                              remedy="name an --out on a disk that every node mounts")  # fmt: skip
