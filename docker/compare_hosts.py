@@ -1,0 +1,128 @@
+#!/usr/bin/env python3
+"""ffdist's pipeline against DDP across hosts: torchrun starts this on each of them, one rank a host.
+
+The sides take turns (ours, theirs, ours, ...) with the same network, data, precision and batch in all; DDP is the
+fastest of its variants. Every host knows all orders beforehand, so nothing but the training itself uses the link.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from statistics import median
+from typing import Annotated, Any
+
+import torch.distributed as dist
+import tyro
+from rich.console import Console
+
+from ffdist.baselines.known import family
+from ffdist.bench.baseline_side import BaselineLife, Keep, Run
+from ffdist.bench.finding import Finding, Grid
+from ffdist.bench.pipeline_side import PipelineLife
+from ffdist.bench.record import write_record
+from ffdist.bench.settings import BenchSettings
+from ffdist.bench.summary import Summary, ratios
+from ffdist.bench.team import Life, Seat
+from ffdist.bench.window import Lap, Window
+from ffdist.runtime.agree import agree
+from ffdist.runtime.torchrun import Meeting, meet
+from ffdist.runtime.world import World
+
+PATIENCE = timedelta(minutes=10)
+
+
+@dataclass(frozen=True)
+class Compare:
+    """ffdist's pipeline against DDP across hosts."""
+
+    batches: int = 20
+    """Batches that are timed in a turn."""
+    settings: Annotated[BenchSettings, tyro.conf.arg(name="")] = field(default_factory=BenchSettings)
+
+
+class HostSeat(Seat):
+    """A seat whose orders are known beforehand, and whose members meet at torchrun's store instead of at a file."""
+
+    def __init__(self, world: World, store: dist.Store, orders: Sequence[Any]) -> None:
+        self.world, self.meeting_store = world, store
+        self.orders, self.laps = iter(orders), list[Lap]()
+
+    def store(self) -> dist.Store:
+        return self.meeting_store
+
+    def order(self) -> Any:
+        return next(self.orders, None)
+
+    def answer(self, value: Any) -> None:
+        if isinstance(value, Lap):
+            self.laps.append(value)
+
+
+@dataclass
+class Turns:
+    """Lives lived one after the other, in the same place on every host."""
+
+    meeting: Meeting
+    count: int = 0
+
+    def take(self, life: Life, *orders: Any, told_by: int) -> list[Lap]:
+        """Live once. Returns, on every host, the laps that rank `told_by` answered."""
+        self.count += 1
+        store, world = dist.PrefixStore(f"turn/{self.count}", self.meeting.store), self.meeting.world
+        seat = HostSeat(world, store, orders)
+        life(seat)
+        if dist.is_initialized():
+            dist.destroy_process_group()
+        if world.rank == told_by:
+            store.set("laps", json.dumps(seat.laps))
+        return [Lap(*lap) for lap in json.loads(store.get("laps"))]
+
+
+def main() -> None:
+    compare, world = tyro.cli(Compare), World.from_env()
+    assert world, "torchrun starts this"
+    settings, turns = compare.settings, Turns(meet(world, PATIENCE))
+    window = Window(settings.warmup, compare.batches, settings.queue + 1)
+    trial = window._replace(batches=max(3, compare.batches // 4))
+    theirs = BaselineLife(settings.job(1))
+    ours = PipelineLife(settings.job(world.size))
+
+    names = family(settings.against[0])
+    laps = turns.take(theirs, Keep(names), *(Run(name, trial) for name in names), told_by=0)
+    variants = {name: lap.rate for name, lap in zip(names, laps, strict=True)}
+    best = max(variants, key=lambda name: variants[name])
+    rates: dict[str, list[float]] = {"ours": [], best: []}
+    for _ in range(settings.rounds):
+        rates["ours"] += [lap.rate for lap in turns.take(ours, window, told_by=world.size - 1)]
+        rates[best] += [lap.rate for lap in turns.take(theirs, Keep((best,)), Run(best, window), told_by=0)]
+    agree(turns.meeting.store, world, "end", lambda: report(settings, world, variants, rates), PATIENCE)
+
+
+def report(settings: BenchSettings, world: World, variants: dict[str, float], rates: dict[str, list[float]]) -> None:
+    """The table, and the record where one is wanted."""
+    ours, (best, theirs) = rates["ours"], list(rates.items())[1]
+    ratio, link = ratios(ours, theirs), os.environ.get("LINK") or "unlimited"
+    summary = {
+        "model": settings.model, "hosts": world.size, "link": link, "precision": settings.precision,
+        "batch": settings.batch_size, "variant": best, "ours": median(ours), "theirs": median(theirs),
+        "ratio": ratio.median, "ratio_min": ratio.least, "ratio_max": ratio.most, "n": ratio.n, "qualifying": variants,
+    }  # fmt: skip
+    title = f"{settings.model}, {world.size} hosts, link {link}, {settings.precision}, batch {settings.batch_size}"
+    sides = [(name, Summary.of(values)) for name, values in rates.items()]
+    rows = [{"side": n, "samples/s": s.median, "least": s.least, "most": s.most, "n": s.n} for n, s in sides]
+    grid = Grid(title, rows)
+    note = f"ours / DDP {ratio}, pair by pair; no probe of the machine: hosts that share one also share its noise"
+    finding = Finding("hosts", summary, [grid], [note])
+    Console().print(grid.rich(), note)
+    if settings.record:
+        write_record(finding, settings, [Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+if __name__ == "__main__":
+    main()
