@@ -51,9 +51,14 @@ class LearningBlock:
         """Sums since the last marker: loss times samples, correct, samples."""
         self.validation_loss = float("nan")
 
-    def forward(self, x: Tensor, y: Tensor, step: int) -> Local:
-        """Learn-mode pass over x [N, *site.input_shape]; `onward` of the result is what the next block gets."""
+    def forward(self, x: Tensor, y: Tensor, step: int, epoch: int = 0) -> Local:
+        """Pass over x [N, *site.input_shape]; `onward` of the result is what the next block gets.
+
+        Without a loss where the rule lets the block rest in this epoch: then it only passes on, as in evaluation.
+        """
         assert not x.requires_grad
+        if not self.objective.learns(self.site, epoch):
+            return self._pass(x, None)
         self._mode(training=True)
         draws = derive_seed(self.config.seed, "draws", self.site.index, step)
         with seeded(draws, self.config.device), self._autocast():
@@ -74,9 +79,7 @@ class LearningBlock:
 
     def evaluate(self, x: Tensor, y: Tensor) -> Local:
         """Score a batch without learning."""
-        self._mode(training=False)
-        with torch.no_grad(), self._autocast():
-            local = self._locally(x, y)
+        local = self._pass(x, y)
         self._count(local, y)
         return local
 
@@ -140,7 +143,12 @@ class LearningBlock:
         self.optimizer.load_state_dict({"state": slots, "param_groups": fields["param_groups"]})
         self.schedule.load_state_dict(self.schedule.state_dict() | fields["schedule"])
 
-    def _locally(self, x: Tensor, y: Tensor) -> Local:
+    def _pass(self, x: Tensor, y: Tensor | None) -> Local:
+        self._mode(training=False)
+        with torch.no_grad(), self._autocast():
+            return self._locally(x, y)
+
+    def _locally(self, x: Tensor, y: Tensor | None) -> Local:
         x = x.to(self.config.device)
         if x.dim() == 4:
             x = x.contiguous(memory_format=torch.channels_last)

@@ -20,6 +20,8 @@ class TrainBatch:
     """Activations [N, *shape]; None behind the last block."""
     y: Tensor
     """Labels, int64 [B]."""
+    epoch: int = 0
+    """The epoch it belongs to, from 0."""
 
 
 @dataclass(slots=True)

@@ -92,7 +92,7 @@ class Source:
         batches = self.loaders.train.epoch(self.at.epoch, self.at.batch)
         for x, y in batches:
             step = self.at.step + 1
-            yield TrainBatch(step, self._prepare(x, y, step), y)
+            yield TrainBatch(step, self._prepare(x, y, step), y, self.at.epoch)
             self.at = Position(step, self.at.epoch, self.at.batch + 1)
             if self.stop.is_set():
                 return

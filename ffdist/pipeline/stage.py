@@ -67,10 +67,10 @@ class Stage:
         x, y, self.step = batch.x, batch.y.to(self.device), batch.step
         for block in self.blocks:
             assert x is not None
-            local = block.forward(x, y, batch.step)
+            local = block.forward(x, y, batch.step, batch.epoch)
             x = local.onward
             if block is self.blocks[-1]:
-                outbox.send(TrainBatch(batch.step, x, batch.y))
+                outbox.send(TrainBatch(batch.step, x, batch.y, batch.epoch))
             block.update(local, y, batch.step)
 
     def evaluate(self, batch: EvalBatch) -> EvalBatch:
