@@ -23,6 +23,7 @@ from ffdist.pipeline.classifier import Classifier
 from ffdist.pipeline.optim import OptimConfig
 from ffdist.pipeline.source import Schedule
 from ffdist.report.console import ConsoleReport
+from ffdist.runtime.agree import check_job
 from ffdist.runtime.job import Job, JobConfig
 from ffdist.runtime.outcome import Result
 from ffdist.runtime.processes import run_processes
@@ -93,6 +94,7 @@ class Pipeline:
                 queue=self.queue, device=self.device, threads=self.threads, timeout=self.timeout, run=run,
             )  # fmt: skip
             job = Job(self.chain(images), self.objective, images, config)
+            check_job(job, self.stages)
             result = self._launch(job, progress)
             self._load(job, run)
         return result

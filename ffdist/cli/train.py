@@ -20,7 +20,7 @@ from ffdist.objectives import OBJECTIVES
 from ffdist.pipeline.plan import BlockCost, measure_blocks, partition
 from ffdist.presets import PRESETS, with_preset
 from ffdist.report.console import ConsoleReport, result_tables
-from ffdist.runtime.agree import agree
+from ffdist.runtime.agree import agree, check_job
 from ffdist.runtime.outcome import Result
 from ffdist.runtime.processes import run_processes
 from ffdist.runtime.rank import stage_device
@@ -74,14 +74,17 @@ def main(args: Sequence[str]) -> None:
     settings = parse(args)
     images = open_data(settings.data, settings.image_size)
     world = World.from_env()
-    blocks = len(make_job(settings, images, None, 1).chain)
-    stages = count_stages(settings, blocks, world.size if world else None)
+    job = make_job(settings, images, None, 1)
+    stages = count_stages(settings, len(job.chain), world.size if world else None)
+    check_job(job, stages)
     if settings.dry_run:
         if world is None or world.first:
             dry_run(settings, images, stages)
     elif world:
         train_here(settings, images, world)
     else:
+        if settings.launcher != "ray":
+            stage_device(settings.device, World())
         out = start_folder(settings, images)
         conclude(launch(settings, out, stages), out)
 

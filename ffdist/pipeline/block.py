@@ -47,8 +47,8 @@ class LearningBlock:
         self.module, self.head = module, head
         self.optimizer = build_optimizer(config.optim, self.parts.parameters())
         self.schedule = self.optimizer and build_schedule(config.optim, self.optimizer, config.total_steps)
-        self.totals = torch.zeros(3, dtype=torch.float64, device=config.device)
-        """Sums since the last marker: loss times samples, correct, samples."""
+        self.totals = torch.zeros(4, dtype=torch.float64, device=config.device)
+        """Sums since the last marker: loss times samples, samples with a loss; correct, samples with scores."""
         self.validation_loss = float("nan")
 
     def forward(self, x: Tensor, y: Tensor, step: int, epoch: int = 0) -> Local:
@@ -84,13 +84,17 @@ class LearningBlock:
         return local
 
     def take_metrics(self, split: str) -> dict[str, Any]:
-        """Mean loss and accuracy over the split that has just passed; both NaN where no batch did."""
-        loss, correct, samples = self.totals.tolist()
+        """Mean loss and accuracy over the split that has just passed; None where the block gave none."""
+        loss, learned, correct, scored = self.totals.tolist()
         self.totals.zero_()
-        count = samples or float("nan")
-        if split == "validation":
-            self.validation_loss = loss / count
-        return {"block": self.site.name, "loss": loss / count, "accuracy": correct / count, "lr": self.lr}
+        if split == "validation" and learned:
+            self.validation_loss = loss / learned
+        return {
+            "block": self.site.name,
+            "loss": loss / learned if learned else None,
+            "accuracy": correct / scored if scored else None,
+            "lr": self.lr,
+        }
 
     def end_epoch(self) -> None:
         if isinstance(self.schedule, ReduceLROnPlateau) and self.validation_loss == self.validation_loss:
@@ -167,9 +171,10 @@ class LearningBlock:
         with torch.no_grad():
             if local.loss is not None:
                 self.totals[0] += local.loss.detach() * len(y)
+                self.totals[1] += len(y)
             if local.scores is not None:
-                self.totals[1] += (local.scores.detach().argmax(1) == y).sum()
-            self.totals[2] += len(y)
+                self.totals[2] += (local.scores.detach().argmax(1) == y).sum()
+                self.totals[3] += len(y)
 
     def _mode(self, *, training: bool) -> None:
         if self.parts.training is not training:

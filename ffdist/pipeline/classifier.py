@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ffdist.models import Chain
+from ffdist.models import Chain, seeded
 from ffdist.objectives import Objective
 from ffdist.pipeline.plan import sites
 
@@ -38,7 +38,8 @@ class Classifier(nn.Module):
         self.objective, self.num_classes, self.names = objective, chain.num_classes, list(chain.names)
         places = sites(chain)
         self.blocks = nn.ModuleList(chain.build(site.index, seed=0) for site in places)
-        self.heads = nn.ModuleList(objective.head(site) for site in places)
+        with seeded(0):
+            self.heads = nn.ModuleList(objective.head(site) for site in places)
         per_channel = (1, -1) + (1,) * (len(chain.input_shape) - 1) if len(mean) > 1 else (1,)
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).reshape(per_channel))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).reshape(per_channel))

@@ -28,6 +28,13 @@ def build_block(chain: Chain, site: Site, objective: Objective, config: BlockCon
     return LearningBlock(site, chain.build(site.index, config.seed), objective, config)
 
 
+def check_objective(chain: Chain, objective: Objective) -> None:
+    """Raises NetworkError, naming the block, when the objective cannot use one of them. Computes nothing."""
+    with torch.device("meta"):
+        for site in sites(chain):
+            objective.head(site)
+
+
 @dataclass(frozen=True, slots=True)
 class BlockCost:
     """What one block costs a batch, measured."""

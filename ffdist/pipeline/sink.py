@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import torch.nn.functional as F
 
+from ffdist.errors import NetworkError
 from ffdist.pipeline.message import EndOfEpoch, EndOfSplit, EvalBatch, Message, Snapshot, Stop, TrainBatch
 
 PREDICTORS = ("mean", "last")
@@ -105,8 +106,9 @@ class Tally:
 
     def add(self, batch: EvalBatch) -> None:
         """Scores float32 [B, K], labels int64 [B]."""
-        assert batch.scores is not None, "no block gave scores"
-        assert batch.last is not None
+        if batch.scores is None or batch.last is None:
+            raise NetworkError("no block gives scores under this objective", where=f"the {batch.split} split",
+                               remedy="use a network with more blocks, or another objective")  # fmt: skip
         y = batch.y.to(batch.scores.device)
         mean = batch.scores / batch.scored
         self.samples += len(y)

@@ -79,7 +79,8 @@ def result_tables(records: list[dict[str, Any]], test: dict[str, Any] | None) ->
         table.add_row("[bold]mean of blocks", f"[bold]{split['accuracy']['mean']:.2%}")
         table.add_row("last block", f"{split['accuracy']['last']:.2%}")
         for block in split["blocks"]:
-            table.add_row(f"  block {block['block']}", f"{block['accuracy']:.2%}")
+            accuracy = block["accuracy"]
+            table.add_row(f"  block {block['block']}", "-" if accuracy is None else f"{accuracy:.2%}")
         tables.append(table)
     if records:
         tables.append(_stages(records))

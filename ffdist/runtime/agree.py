@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 from ffdist.errors import ConfigError, SnapshotError, StageError
-from ffdist.pipeline.plan import measure_blocks, partition
+from ffdist.pipeline.plan import check_objective, measure_blocks, partition
 from ffdist.pipeline.source import Loaders
 from ffdist.runtime.job import Job
 from ffdist.runtime.world import World
@@ -60,12 +60,28 @@ def make_plan(job: Job, world: World, loaders: Loaders, device: torch.device) ->
 def cut_of(job: Job, stages: int, device: torch.device, steps: int) -> list[int]:
     """Blocks in each stage: as told, or by measured time where there is a choice."""
     cut, blocks = list(job.config.cut), len(job.chain)
-    if cut and (len(cut) != stages or sum(cut) != blocks or min(cut) < 1):
-        raise ConfigError("--cut does not fit", where=f"{blocks} blocks ({', '.join(job.chain.names)}), {stages} stages",
-                          expected=f"{stages} positive counts that sum to {blocks}", got=cut)  # fmt: skip
+    check_cut(job, stages)
     if cut or stages in (1, blocks):
         return cut or partition([1.0] * blocks, stages)
     config = job.block_config(device, max(1, steps * job.config.schedule.epochs))
     costs = measure_blocks(job.chain, job.objective, config, job.config.batch_size)
     return partition([cost.seconds for cost in costs], stages)
 
+
+
+def check_job(job: Job, stages: int) -> None:
+    """Everything that can be found wrong before anything is started or written.
+
+    Raises NetworkError for blocks that do not fit together or that the objective cannot use, ConfigError for a cut that
+    does not fit, DataError for samples that are not there.
+    """
+    check_objective(job.chain, job.objective)
+    check_cut(job, stages)
+    job.loaders()
+
+
+def check_cut(job: Job, stages: int) -> None:
+    cut, blocks = list(job.config.cut), len(job.chain)
+    if cut and (len(cut) != stages or sum(cut) != blocks or min(cut) < 1):
+        raise ConfigError("--cut does not fit", where=f"{blocks} blocks ({', '.join(job.chain.names)}), {stages} stages",
+                          expected=f"{stages} positive counts that sum to {blocks}", got=cut)  # fmt: skip
