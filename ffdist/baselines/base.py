@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from ffdist.models import Chain
+from ffdist.models import Chain, derive_seed, seeded
 from ffdist.pipeline.optim import OptimConfig, build_optimizer, build_schedule
 
 
@@ -70,7 +70,8 @@ class Whole(nn.Module):
     def __init__(self, chain: Chain, config: BaselineConfig) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(chain.build(index, config.seed) for index in range(len(chain)))
-        self.blocks.append(chain.build_classifier(chain.shapes()[-1], chain.num_classes))
+        with seeded(derive_seed(config.seed, "weights", len(chain))):  # the same on every rank
+            self.blocks.append(chain.build_classifier(chain.shapes()[-1], chain.num_classes))
         self.to(device=config.device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         if config.compiled:
             for block in self.blocks:

@@ -59,6 +59,8 @@ class Team:
         self.name, self.size = name, size
         self.folder = tempfile.TemporaryDirectory(prefix="ffdist-bench-")
         self.lines: list[Connection] = []
+        self.words: dict[int, Any] = {}
+        """The last words of those who have ended, by rank."""
         self.processes = []
         for rank in range(size):
             here, there = context.Pipe()
@@ -94,43 +96,43 @@ class Team:
                 continue  # it is gone, and its last words are on the line
 
     def hear(self) -> Any:
-        """The next answer of any member."""
-        while True:
-            for line in wait(self.lines):
+        """The next answer of any member. Raises StageError when a member fails, or all have ended."""
+        while len(self.words) < self.size:
+            for line in wait(self._open()):
                 assert isinstance(line, Connection)
-                kind, value = self._read(line)
-                if kind == "answer":
-                    return value
-                self._fail([value])
+                if (answer := self._read(line)) is not None:
+                    return answer
+        raise StageError(f"side '{self.name}' ended", expected="one more answer", got="the last words of all")
 
     def finish(self) -> list[Any]:
         """No more orders: every member's last word, in the order of ranks."""
         self.tell(None)
-        words: list[Any] = [None] * self.size
-        open_lines = dict(enumerate(self.lines))
-        while open_lines:
-            ready = wait(list(open_lines.values()))
-            for rank, line in list(open_lines.items()):
-                if line in ready:
-                    kind, value = self._read(line)
-                    if kind == "failure":
-                        self._fail([value])
-                    if kind == "end":
-                        words[rank] = value
-                        del open_lines[rank]
-        return words
+        while len(self.words) < self.size:
+            for line in wait(self._open()):
+                assert isinstance(line, Connection)
+                self._read(line)
+        return [self.words[rank] for rank in range(self.size)]
 
-    def _read(self, line: Connection) -> tuple[str, Any]:
+    def _open(self) -> list[Connection]:
+        return [line for rank, line in enumerate(self.lines) if rank not in self.words]
+
+    def _read(self, line: Connection) -> Any:
+        """An answer; None for a last word, which is kept."""
+        rank = self.lines.index(line)
         try:
-            return line.recv()
+            kind, value = line.recv()
         except (EOFError, ConnectionResetError):
-            process = self.processes[self.lines.index(line)]
-            process.join()
-            return "failure", ("StageError", f"process died with exit status {process.exitcode}", "")
+            self.processes[rank].join()
+            kind, value = "failure", ("StageError", f"exit status {self.processes[rank].exitcode}", "")
+        if kind == "failure":
+            self._fail([value])
+        if kind == "end":
+            self.words[rank] = value
+        return value if kind == "answer" else None
 
     def _fail(self, failures: list[tuple[str, str, str]]) -> None:
         """Raise the failure that explains the others; a lost peer is what the neighbours saw of it."""
-        lines = list(self.lines)
+        lines = self._open()
         while ready := wait(lines, GRACE):
             for line in ready:
                 assert isinstance(line, Connection)

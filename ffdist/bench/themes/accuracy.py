@@ -78,7 +78,8 @@ def told(
         mean = Summary.of([run[-1].mean for run in of])
         rows.append({"side": name, f"seconds to {settings.target:.0%}": times.median, "least": times.least,
                      "most": times.most, "epochs": epochs.median, "n": times.n,
-                     "reached": "yes" if reached[name] else "no", "accuracy then": Summary.of([run[-1].accuracy for run in of]).median,
+                     "reached": "yes" if reached[name] else "no",
+                     "accuracy then": Summary.of([run[-1].accuracy for run in of]).median,
                      "mean of blocks": mean.median})  # fmt: skip
     notes = [f"{discarded} runs discarded by the probe", f"validation on {VALIDATION:.0%} of the training samples"]
     if not trusted:

@@ -1,0 +1,93 @@
+"""Validation accuracy by epoch and second, FF against backpropagation, on real pictures."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.gpu.suite import Suite
+from ffdist.baselines.base import Replica
+from ffdist.models import cnnb
+from ffdist.pipeline.block import LearningBlock
+
+
+def accuracy(suite: Suite) -> dict[str, Any]:
+    """CNNB at batch 128, both sides by the same optimiser, without augmentation."""
+    if suite.data is None:
+        return {"left_out": "no --data"}
+    here = replace(suite, batch=128)
+    with np.load(suite.data, allow_pickle=False) as arrays:
+        pictures = {split: (arrays[f"x_{split}"], arrays[f"y_{split}"]) for split in ("train", "test")}
+    scale = pictures["train"][0].mean((0, 1, 2)), pictures["train"][0].std((0, 1, 2))
+    train, test = (on_device(here, *pictures[split], *scale) for split in ("train", "test"))
+    chain = cnnb(tuple(train[0].shape[1:]), int(train[1].max()) + 1)
+    epochs = 1 if suite.quick else 12
+    blocks, learner = here.forward_forward(chain), here.backpropagation(chain)
+    assert isinstance(learner, Replica)
+    ours = run(here, epochs, train, lambda x, y, step: learn(blocks, x, y, step), lambda: score_blocks(blocks, test))
+    theirs = run(here, epochs, train, lambda x, y, step: learner.learn(x, y), lambda: score_whole(learner, test))
+    return {"network": "cnnb", "batch": 128, "epochs": epochs, "ff": ours, "bp": theirs}
+
+
+def on_device(suite: Suite, x: np.ndarray, y: np.ndarray, mean: Any, std: Any) -> tuple[Tensor, Tensor]:
+    normal = torch.from_numpy(((x - mean) / np.maximum(std, 1e-6)).astype(np.float32)).permute(0, 3, 1, 2)
+    return normal.to(suite.device), torch.from_numpy(y.astype(np.int64)).to(suite.device)
+
+
+def run(
+    suite: Suite, epochs: int, train: tuple[Tensor, Tensor], step: Callable[[Tensor, Tensor, int], object],
+    score: Callable[[], dict[str, float]],
+) -> list[dict[str, float]]:  # fmt: skip
+    """One row an epoch; the seconds are of training alone."""
+    x, y = train
+    generator, rows, seconds, count = torch.Generator().manual_seed(0), [], 0.0, 0
+    for _ in range(epochs):
+        suite.wait()
+        begun = time.perf_counter()
+        for rows_of_batch in torch.randperm(len(x), generator=generator).to(x.device).split(suite.batch)[:-1]:
+            count += 1
+            step(x[rows_of_batch].contiguous(memory_format=torch.channels_last), y[rows_of_batch], count)
+        suite.wait()
+        seconds += time.perf_counter() - begun
+        rows.append({"seconds": seconds, **score()})
+    return rows
+
+
+def learn(blocks: list[LearningBlock], x: Tensor, y: Tensor, step: int) -> None:
+    for block in blocks:
+        local = block.forward(x, y, step)
+        block.update(local, y, step)
+        if local.onward is not None:
+            x = local.onward
+
+
+def score_blocks(blocks: list[LearningBlock], test: tuple[Tensor, Tensor]) -> dict[str, float]:
+    right = {"last": 0, "mean": 0}
+    for x, y in zip(test[0].split(500), test[1].split(500), strict=True):
+        scores: list[Tensor] = []
+        for block in blocks:
+            local = block.evaluate(x, y)
+            scores += [] if local.scores is None else [local.scores]
+            x = x if local.onward is None else local.onward
+        right["last"] += int((scores[-1].argmax(1) == y).sum())
+        right["mean"] += int((torch.stack(scores).mean(0).argmax(1) == y).sum())
+    for block in blocks:
+        block.take_metrics("test")
+    return {name: count / len(test[1]) for name, count in right.items()}
+
+
+def score_whole(learner: Replica, test: tuple[Tensor, Tensor]) -> dict[str, float]:
+    learner.modules.eval()
+    right = 0
+    with torch.no_grad(), learner.config.autocast():
+        for x, y in zip(test[0].split(500), test[1].split(500), strict=True):
+            x = x.contiguous(memory_format=torch.channels_last)
+            right += int((learner.modules(x).argmax(1) == y).sum())
+    learner.modules.train()
+    return {"accuracy": right / len(test[1])}

@@ -1,0 +1,185 @@
+"""The true run on several devices: ffdist's stages by NCCL against DDP (gloo, where the device is a CPU)."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as multiprocessing
+
+from benchmarks.gpu.stages import block_seconds
+from benchmarks.gpu.suite import OPTIM, Suite
+from ffdist.baselines.base import BaselineConfig, Place
+from ffdist.baselines.known import BASELINES
+from ffdist.errors import FfdistError
+from ffdist.models import Chain
+from ffdist.pipeline.message import Message, Stop, TrainBatch, from_frame, to_frame
+from ffdist.pipeline.plan import partition
+from ffdist.pipeline.stage import Stage
+from ffdist.transport import Edge, Receiver, Sender, process_group
+
+DDP = ("ddp", "ddp-views", "ddp-bucket-25", "ddp-bucket-100", "ddp-bf16")
+
+
+def devices(suite: Suite) -> dict[str, Any]:
+    """For 2, 4, ... devices: samples/s and peak memory of each side; says so where there is one GPU only."""
+    there = 2 if suite.device.type == "cpu" else torch.cuda.device_count()
+    if there < 2:
+        return {"left_out": "one GPU only"}
+    results: dict[str, Any] = {}
+    for name, chain in suite.networks().items():
+        counts = [n for n in (2, 4, 8) if n <= min(there, len(chain))]
+        cuts = {n: partition(block_seconds(suite, chain), n) for n in counts}
+        results[name] = {str(n): together(suite, chain, cut) for n, cut in cuts.items()}
+    return results
+
+
+def together(suite: Suite, chain: Chain, cut: list[int]) -> dict[str, Any]:
+    """All rounds of both sides in the same processes, in turns."""
+    with tempfile.TemporaryDirectory() as folder:
+        size, out = len(cut), Path(folder, "results.pt")
+        args = (size, suite, chain, cut, str(Path(folder, "store")), str(out))
+        multiprocessing.spawn(life, args=args, nprocs=size)  # pyright: ignore[reportPrivateImportUsage]
+        return torch.load(out, weights_only=True)
+
+
+def life(rank: int, size: int, suite: Suite, chain: Chain, cut: list[int], store_file: str, out: str) -> None:
+    on_gpu = suite.device.type == "cuda"
+    device = torch.device("cuda", rank) if on_gpu else suite.device
+    if on_gpu:
+        torch.cuda.set_device(device)
+    suite = replace(suite, device=device)
+    store = dist.FileStore(store_file, size)
+    backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timedelta(minutes=5))
+    ours = pipeline_rounds(rank, size, suite, chain, cut, device)
+    theirs = {name: ddp_rounds(name, rank, size, suite, chain) for name in (DDP[:2] if suite.quick else DDP)}
+    if rank == size - 1:
+        best = max((rate["samples_per_second"] for rate in theirs.values()), default=float("nan"))
+        torch.save({"cut": cut, "batch": suite.batch, "ours": ours, "ddp": theirs,
+                    "ratio": ours["samples_per_second"] / best}, out)  # fmt: skip
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def pipeline_rounds(
+    rank: int, size: int, suite: Suite, chain: Chain, cut: list[int], device: torch.device
+) -> dict[str, Any]:
+    """Each round is a stream of its own: samples/s between the first third of its arrivals and the last."""
+    first = sum(cut[:rank])
+    stage = Stage(rank, suite.forward_forward(chain, range(first, first + cut[rank])), lambda blocks, step: [])
+    receiver, sender = open_ends(rank, size, device)
+    rates, batches = [], 12 if suite.quick else 150
+    for _ in range(suite.rounds):
+        inbox = stream(suite, chain, batches) if rank == 0 else from_edge(receiver)
+        outbox = Arrivals(suite) if sender is None else ToEdge(sender)
+        stage.run(inbox, outbox)
+        if isinstance(outbox, Arrivals):
+            rates.append(outbox.rate(suite.batch))
+    for end in (sender, receiver):
+        if end:
+            end.close()
+    peaks = gathered(peak(device), size)
+    return {"samples_per_second": median(rates) if rates else 0.0, "least": min(rates, default=0.0),
+            "most": max(rates, default=0.0), "n": len(rates), "peak_bytes": peaks}  # fmt: skip
+
+
+def open_ends(rank: int, size: int, device: torch.device) -> tuple[Receiver | None, Sender | None]:
+    """Every rank makes every group, in order; then each edge opens."""
+    timeout = timedelta(minutes=5)
+    groups: list[Any] = [dist.new_group([i, i + 1], timeout) for i in range(size - 1)]
+    edges = [Edge(f"{i}-{i + 1}", 2, timeout) for i in range(size - 1)]
+    receiver = process_group.open_receiver(edges[rank - 1], groups[rank - 1], device) if rank else None
+    sender = process_group.open_sender(edges[rank], groups[rank], device) if rank < size - 1 else None
+    return receiver, sender
+
+
+def stream(suite: Suite, chain: Chain, batches: int) -> Iterator[Message]:
+    x, y = suite.batch_of(chain)
+    for step in range(1, batches + 1):
+        yield TrainBatch(step, x, y)
+    yield Stop()
+
+
+def from_edge(receiver: Receiver | None) -> Iterator[Message]:
+    assert receiver
+    while True:
+        yield from_frame(receiver.recv())
+
+
+class ToEdge:
+    """An edge's sending end as a stage's outbox."""
+
+    def __init__(self, sender: Sender) -> None:
+        self.sender = sender
+
+    @property
+    def waited(self) -> float:
+        return self.sender.waited
+
+    def send(self, message: Message) -> None:
+        self.sender.send(to_frame(message))
+
+
+class Arrivals:
+    """The last stage's outbox: notes when batches come."""
+
+    waited = 0.0
+
+    def __init__(self, suite: Suite) -> None:
+        self.suite, self.times = suite, list[float]()
+
+    def send(self, message: Message) -> None:
+        if isinstance(message, TrainBatch):
+            self.suite.wait()
+            self.times.append(time.perf_counter())
+
+    def rate(self, batch: int) -> float:
+        start = len(self.times) // 3
+        return (len(self.times) - 1 - start) * batch / (self.times[-1] - self.times[start])
+
+
+def ddp_rounds(name: str, rank: int, size: int, suite: Suite, chain: Chain) -> dict[str, Any]:
+    """Each rank learns from its part of the batch."""
+    config = BaselineConfig(OPTIM, 10**6, suite.batch, 0, "bf16", suite.device)
+    if suite.device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(suite.device)
+    try:
+        learner = BASELINES[name](chain, config, Place(rank, size))
+    except FfdistError as error:
+        return {"samples_per_second": 0.0, "refused": str(error)}
+    x, y = suite.batch_of(chain, suite.batch // size)
+    rates, batches = [], 8 if suite.quick else 100
+    for _ in range(suite.rounds):
+        for _ in range(3):
+            learner.learn(x, y)
+        suite.wait()
+        dist.barrier()
+        begun = time.perf_counter()
+        for _ in range(batches):
+            learner.learn(x, y)
+        suite.wait()
+        dist.barrier()
+        rates.append(batches * suite.batch / (time.perf_counter() - begun))
+    return {"samples_per_second": median(rates), "least": min(rates), "most": max(rates), "n": len(rates),
+            "peak_bytes": gathered(peak(suite.device), size)}  # fmt: skip
+
+
+def peak(device: torch.device) -> int:
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
+
+
+def gathered(value: int, size: int) -> list[int]:
+    """Every rank's value, on every rank."""
+    values: list[Any] = [None] * size
+    dist.all_gather_object(values, value)
+    return values

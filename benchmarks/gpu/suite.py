@@ -1,0 +1,128 @@
+"""What the parts share: settings, networks, the two kinds of learners, and how they are timed and weighed."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ffdist.baselines.base import BaselineConfig, Learner, Place, Replica, Whole
+from ffdist.models import Chain, cnnb, mlp, resnet18, vgg8
+from ffdist.objectives import SFF, Objective
+from ffdist.pipeline.block import BlockConfig, LearningBlock
+from ffdist.pipeline.optim import OptimConfig
+from ffdist.pipeline.plan import build_block, sites
+
+OPTIM = OptimConfig(lr=1e-3, schedule="constant")
+
+
+@dataclass(frozen=True)
+class Suite:
+    """How everything is measured."""
+
+    device: torch.device
+    quick: bool = False
+    batch: int = 512
+    rounds: int = 7
+    seconds: float = 2.0
+    data: str | None = None
+
+    def networks(self) -> dict[str, Chain]:
+        """Name -> chain, for 32x32 colour pictures and 10 classes."""
+        shape = (3, 32, 32)
+        if self.quick:
+            return {"cnnb": cnnb(shape, 10, (8, 8)), "mlp": mlp(shape, 10, (32, 32))}
+        return {
+            "mlp 4x2000": mlp(shape, 10), "cnnb": cnnb(shape, 10), "vgg8": vgg8(shape, 10),
+            "resnet18, 4 groups": resnet18(shape, 10), "resnet18, 8 blocks": resnet18(shape, 10, split="block"),
+        }  # fmt: skip
+
+    def batch_of(self, chain: Chain, size: int | None = None) -> tuple[Tensor, Tensor]:
+        """Random pictures, float32 channels-last [B, *input_shape], and labels, where the network is."""
+        x = torch.randn(size or self.batch, *chain.input_shape, device=self.device)
+        y = torch.randint(chain.num_classes, (len(x),), device=self.device)
+        return (x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x), y
+
+    def forward_forward(self, chain: Chain, only: range | None = None) -> list[LearningBlock]:
+        """The blocks with their heads and optimisers, all or some."""
+        config = BlockConfig(OPTIM, 10**6, 0, "bf16", self.device)
+        wanted = range(len(chain)) if only is None else only
+        return [build_block(chain, site, RULE, config) for site in sites(chain) if site.index in wanted]
+
+    def backpropagation(self, chain: Chain, place: Place = Place(0, 1)) -> Learner:  # noqa: B008
+        config = BaselineConfig(OPTIM, 10**6, self.batch, 0, "bf16", self.device)
+        return Replica(Whole(chain, config), config, place)
+
+    def wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def rate(self, step: Callable[[], object], samples: int) -> float:
+        """Samples/s of one round of about `seconds`."""
+        self.wait()
+        begun, count = time.perf_counter(), 0
+        while time.perf_counter() - begun < self.seconds:
+            for _ in range(2 if self.quick else 10):
+                step()
+                count += 1
+            self.wait()
+        return count * samples / (time.perf_counter() - begun)
+
+    def peak(self, build: Callable[[], Callable[[], object]]) -> int:
+        """Peak bytes of tensors from building a learner to its third step; 0 without a GPU."""
+        gc.collect()
+        if self.device.type != "cuda":
+            step = build()
+            step()
+            return 0
+        torch.cuda.empty_cache()
+        before = torch.cuda.memory_allocated(self.device)
+        torch.cuda.reset_peak_memory_stats(self.device)
+        step = build()
+        for _ in range(3):
+            step()
+        self.wait()
+        return torch.cuda.max_memory_allocated(self.device) - before
+
+    def turns(self, sides: dict[str, Callable[[], object]], samples: int) -> dict[str, Any]:
+        """Samples/s of each side, A B, B A, A B, ...; medians, spread, and the first side's ratios pair by pair."""
+        for step in sides.values():
+            for _ in range(2 if self.quick else 20):
+                step()
+        rates: dict[str, list[float]] = {name: [] for name in sides}
+        for number in range(self.rounds):
+            order = list(sides) if number % 2 == 0 else list(reversed(sides))
+            for name in order:
+                rates[name].append(self.rate(sides[name], samples))
+        first = next(iter(rates))
+        return {
+            name: {"samples_per_second": median(own), "least": min(own), "most": max(own), "n": len(own),
+                   "ratio_of_first": median(a / b for a, b in zip(rates[first], own, strict=True))}
+            for name, own in rates.items()
+        }  # fmt: skip
+
+
+RULE: Objective = SFF()
+
+
+def ff_step(blocks: list[LearningBlock], x: Tensor, y: Tensor) -> Callable[[], Tensor | None]:
+    """One batch through blocks in order, each learning; gives what the last one would send."""
+    count = [0]
+
+    def step() -> Tensor | None:
+        count[0] += 1
+        onward: Tensor | None = x
+        for block in blocks:
+            assert onward is not None
+            local = block.forward(onward, y, count[0])
+            onward = local.onward
+            block.update(local, y, count[0])
+        return onward
+
+    return step

@@ -1,0 +1,122 @@
+"""Baselines learn what plain backpropagation learns, each in its own way, in real processes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from ffdist.baselines import BASELINES, BaselineConfig, Place
+from ffdist.baselines.base import Whole
+from ffdist.bench.baseline_side import join
+from ffdist.bench.team import Seat, Team
+from ffdist.errors import NetworkError
+from ffdist.models import mlp
+from ffdist.pipeline.optim import OptimConfig
+
+CHAIN = mlp((64,), 10, (24, 24, 24, 24))
+STEPS, BATCH = 3, 16
+CONFIG = BaselineConfig(OptimConfig(optimizer="sgd", lr=0.1, schedule="constant"), 10**6, BATCH)
+
+ADAMW = replace(CONFIG, optim=OptimConfig(lr=1e-2, schedule="constant"))
+"""For FSDP, which cannot shard a fused SGD."""
+
+
+class Learned(NamedTuple):
+    """What a rank holds after some batches."""
+
+    weights: dict[str, list[float]]
+    refused: str = ""
+
+
+def batches() -> list[tuple[torch.Tensor, torch.Tensor]]:
+    generator = torch.Generator().manual_seed(1)
+    return [(torch.randn(BATCH, 64, generator=generator), torch.randint(10, (BATCH,), generator=generator))
+            for _ in range(STEPS)]  # fmt: skip
+
+
+def learn(seat: Seat) -> None:
+    """Each order names a baseline; the answer is this rank's weights behind some batches."""
+    join(seat, torch.device("cpu"), 1)
+    place = Place(seat.world.rank, seat.world.size)
+    while (name := seat.order()) is not None:
+        try:
+            seat.answer((place.rank, learned(name, place)))
+        except NetworkError as error:
+            seat.answer((place.rank, Learned({}, str(error))))
+
+
+def learned(name: str, place: Place) -> Learned:
+    learner = BASELINES[name](CHAIN, ADAMW if name == "fsdp" else CONFIG, place)
+    for x, y in batches():
+        if learner.shard is None:
+            learner.learn(None, None)
+        else:
+            index, count = learner.shard
+            learner.learn(x.chunk(count)[index], y.chunk(count)[index])
+    weights = learner.modules.named_parameters()
+    full = {n: p.full_tensor() if hasattr(p, "full_tensor") else p for n, p in weights}  # pyright: ignore
+    return Learned({n: p.detach().flatten().tolist() for n, p in full.items()})
+
+
+@pytest.fixture(scope="module")
+def expected() -> list[torch.Tensor]:
+    whole = Whole(CHAIN, CONFIG)
+    return bare_loop(whole, torch.optim.SGD(whole.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-5))
+
+
+def bare_loop(whole: Whole, optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
+    """Plain backpropagation on the whole batches, written once more."""
+    for x, y in batches():
+        optimizer.zero_grad()
+        F.cross_entropy(whole(x), y).backward()
+        optimizer.step()
+    return [p.detach().flatten() for p in whole.parameters()]
+
+
+def assert_among(weights: dict[str, list[float]], expected: list[torch.Tensor], tolerance: float = 1e-5) -> None:
+    """Each weight is one of those expected: a stage names its blocks in its own way."""
+    assert weights
+    for name, value in weights.items():
+        near = [e for e in expected if len(e) == len(value) and torch.allclose(torch.tensor(value), e, atol=tolerance)]
+        assert near, name
+
+
+def test_one_device_equals_the_bare_loop(expected: list[torch.Tensor]) -> None:
+    for name in ("bp", "bp-checkpoint"):
+        weights = learned(name, Place(0, 1)).weights
+        assert len(weights) == len(expected)
+        assert_among(weights, expected)
+
+
+@pytest.mark.distributed
+def test_every_baseline_of_two_ranks_learns_what_one_device_learns(expected: list[torch.Tensor]) -> None:
+    names = [name for name in BASELINES if not name.startswith("bp") and name != "fsdp"]
+    with Team("baselines", learn, 2) as team:
+        for name in names:
+            team.tell(name)
+            answers = dict(team.hear() for _ in range(2))
+            assert not any(a.refused for a in answers.values()), (name, answers)
+            for answer in answers.values():
+                assert_among(answer.weights, expected, 5e-3 if "bf16" in name else 1e-5)
+            assert {len(v) for a in answers.values() for v in a.weights.values()} == {len(e) for e in expected}, name
+
+
+@pytest.mark.distributed
+def test_fully_sharded_learns_what_one_device_learns() -> None:
+    whole = Whole(CHAIN, ADAMW)
+    expected = bare_loop(whole, torch.optim.AdamW(whole.parameters(), lr=1e-2, weight_decay=1e-5))
+    with Team("fsdp", learn, 2) as team:
+        team.tell("fsdp")
+        for _, answer in [team.hear() for _ in range(2)]:
+            assert_among(answer.weights, expected, 1e-4)
+
+
+@pytest.mark.distributed
+def test_a_network_of_too_few_blocks_for_a_schedule_is_refused() -> None:
+    config = BaselineConfig(CONFIG.optim, 1, BATCH)
+    with pytest.raises(NetworkError, match="interleaved does not fit"):
+        BASELINES["interleaved-8"](mlp((64,), 10, (8, 8, 8)), config, Place(0, 2))

@@ -1,0 +1,103 @@
+"""The arithmetic of benchmarks: windows, medians, ratios, records."""
+
+from __future__ import annotations
+
+import json
+from math import isnan
+from pathlib import Path
+
+import pytest
+
+from ffdist.baselines import BASELINES, family
+from ffdist.bench.finding import Finding, Grid, Plot
+from ffdist.bench.record import write_record
+from ffdist.bench.rounds import Rounds, take_turns
+from ffdist.bench.settings import BenchSettings
+from ffdist.bench.summary import Summary, ratios
+from ffdist.bench.window import Lap, Window
+from ffdist.errors import ConfigError
+
+
+class Machine:
+    """A probe that says what it is told, in turn."""
+
+    least = 1.8
+
+    def __init__(self, *says: float) -> None:
+        self.says = list(says)
+
+    def measure(self) -> float:
+        return self.says.pop(0)
+
+
+class Worker:
+    """A side whose laps are known."""
+
+    def __init__(self, name: str, log: list[str], *rates: int) -> None:
+        self.name, self.log, self.rates = name, log, list(rates)
+        self.window = Window(1, 1)
+
+    def lap(self) -> Lap:
+        self.log.append(self.name)
+        return Lap(self.rates.pop(0), 1.0, {})
+
+
+def test_a_window_counts_from_the_last_arrival_before_it_to_its_own_last() -> None:
+    window = Window(warmup=2, batches=3, tail=2)
+    assert window.total == 7
+    assert window.seconds([0.0, 10.0, 11.0, 12.0, 13.0, 99.0, 100.0]) == 3.0
+
+
+def test_ratios_are_pair_by_pair() -> None:
+    assert ratios([2.0, 9.0, 8.0], [1.0, 3.0, 2.0]) == Summary(3.0, 2.0, 4.0, 3)
+    assert isnan(Summary.of([]).median)
+
+
+def test_sides_take_turns_and_the_order_alternates() -> None:
+    log: list[str] = []
+    a, b = Worker("a", log, 4, 4, 4), Worker("b", log, 2, 2, 1)
+    rounds = take_turns([a, b], Machine(2, 2, 2, 2), 3)  # pyright: ignore[reportArgumentType]
+    assert log == ["a", "b", "b", "a", "a", "b"]
+    assert rounds.ratio("a", "b") == Summary(2.0, 2.0, 4.0, 3)
+    assert rounds.discarded == 0
+
+
+def test_a_round_counts_only_between_two_good_probes() -> None:
+    a = Worker("a", [], 1, 2, 3, 4)
+    rounds = take_turns([a], Machine(2, 2, 1.1, 2, 2), 2)  # pyright: ignore[reportArgumentType]
+    assert rounds.rates("a") == [1, 4], "the two rounds beside the bad probe are discarded"
+    assert rounds.discarded == 2
+    assert rounds.trusted
+
+
+def test_a_machine_that_is_never_free_gives_figures_that_say_so() -> None:
+    a = Worker("a", [], *range(1, 9))
+    rounds: Rounds = take_turns([a], Machine(*[1.0] * 9), 2)  # pyright: ignore[reportArgumentType]
+    assert not rounds.trusted
+    assert rounds.discarded == 8
+    assert any("NOT RELIABLE" in note for note in rounds.notes())
+
+
+def test_a_record_holds_machine_versions_command_and_figures(tmp_path: Path) -> None:
+    plot = Plot("lines", "t", "x", "y", {"ours": [(1, 2.0, 1.0, 3.0), (2, 3.0, 2.0, 4.0)]}, log_x=True)
+    grid = Grid("a table", [{"side": "ours", "samples/s": 1234.5}])
+    finding = Finding("throughput", {"ratio": 1.5}, [grid], ["a note"], plot)
+    first = write_record(finding, BenchSettings(record=tmp_path), ["ffdist", "bench", "throughput"])
+    second = write_record(finding, BenchSettings(record=tmp_path), ["ffdist", "bench", "throughput"])
+    assert set(first).isdisjoint(second), "no record is overwritten"
+    content = json.loads(first[0].read_text())
+    assert content["summary"] == {"ratio": 1.5}
+    assert content["command"] == "ffdist bench throughput"
+    assert content["machine"]["cores"] >= 1
+    assert {"python", "torch", "ffdist", "commit"} <= content["versions"].keys()
+    text = first[1].read_text()
+    assert "| ours | 1,234 |" in text or "| ours | 1,235 |" in text
+    assert "- a note" in text
+    assert first[2].read_text().lstrip().startswith("<?xml")
+
+
+def test_ddp_stands_for_its_tunings_and_a_wrong_name_is_told_the_nearest() -> None:
+    assert {"ddp", "ddp-static", "ddp-bf16", "ddp-bucket-100"} <= set(family("ddp"))
+    assert all(name in BASELINES for name in family("pipeline"))
+    with pytest.raises(ConfigError, match="did you mean"):
+        family("dpp")
