@@ -40,6 +40,8 @@ class Row:
     """Folder for the run directories."""
     records: Path = HERE / "records"
     """Folder for the record."""
+    note: str = ""
+    """A sentence for the record: what else the machine did, say."""
 
 
 def main() -> None:
@@ -53,7 +55,8 @@ def main() -> None:
     if not (begun and finished(out)):
         args = ["--resume", "--out", str(out)] if begun else given
         subprocess.run([sys.executable, "-m", "ffdist", "train", *args], check=True)
-    record = measured(out) | {"row": row.name, "command": shlex.join(["ffdist", "train", *given]), **spec}
+    record = measured(out) | {"row": row.name, "note": row.note, **spec}
+    record["command"] = shlex.join(["ffdist", "train", *spec["args"], "--data", f"data/{spec['data']}"])
     path = row.records / f"accuracy-{row.name}-{machine()['name']}-{date.today().isoformat()}"
     path.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
     path.with_suffix(".md").write_text(as_markdown(record))
@@ -102,7 +105,7 @@ def as_markdown(r: dict[str, Any]) -> str:
         f"{m['processor']}, {m['cores']} cores, {m['memory_gib']} GiB; Python {v['python']}, torch {v['torch']}, "
         f"ffdist {v['ffdist']} at commit {v['commit']}.", "",
         f"Seed {r['seeds'][0]} (n = 1), {r['epochs']} epochs, {r['parameters']:,} parameters, {r['seconds']:,} s in "
-        f"{r['stages']} stage(s) (the machine did other work at the same time), {r['samples']:,} test samples.", "",
+        f"{r['stages']} stage(s), {r['samples']:,} test samples.{' ' * bool(r['note'])}{r['note']}", "",
         "| predictor | test accuracy, % |", "|---|---|", *(f"| {name} | {accuracy:.2f} |" for name, accuracy in rows), "",
     ]  # fmt: skip
     if "paper" in r:
