@@ -32,8 +32,9 @@ class TrainSettings:
     """Blocks in each stage, e.g. 1 2. Default: dealt by measured time; the result is the same for every cut."""
     queue: int = 2
     """Batches an edge between two stages holds at most."""
-    transport: Literal["auto", "shared-memory", "gloo", "nccl"] = "auto"
-    """How activations travel. auto: NCCL between GPUs, shared memory within a host, gloo across hosts."""
+    transport: Literal["auto", "shared-memory", "gloo", "nccl", "object-store"] = "auto"
+    """How activations travel. auto: NCCL between GPUs, shared memory within a host, gloo across hosts. object-store:
+    Ray's, for clusters whose nodes reach one another by Ray's own ports alone."""
     launcher: Literal["processes", "threads", "ray"] = "processes"
     """What runs the stages when torchrun does not: a process each, a thread each in this one, or a Ray actor each."""
     address: str | None = None
@@ -106,6 +107,8 @@ class TrainSettings:
                 raise ConfigError(f"--{name.replace('_', '-')} is too small", expected=f">= {least}", got=value)
         if not 0 <= self.validation < 1:
             raise ConfigError("--validation is a share", expected="0 <= x < 1", got=self.validation)
+        if self.transport == "object-store" and self.launcher != "ray":
+            raise ConfigError("--transport object-store is Ray's", expected="--launcher ray", got=self.launcher)
         if self.cut and self.stages not in (None, len(self.cut)):
             raise ConfigError("--cut and --stages disagree", expected=f"{len(self.cut)} stages as in --cut",
                               got=f"--stages {self.stages}")  # fmt: skip

@@ -34,6 +34,6 @@ def launch_on_ray(settings: TrainSettings, out: Path, stages: int, report: Repor
     if Path(s.data).is_dir():
         s = replace(s, data=str(Path(s.data).absolute()))
     options = RayOptions(s.address, s.placement, s.cpus_per_stage, s.gpus_per_stage, s.max_restarts,
-                         timedelta(seconds=s.placement_timeout))  # fmt: skip
+                         timedelta(seconds=s.placement_timeout), direct=s.transport != "object-store")  # fmt: skip
     out = out.absolute()
     return run_ray(SettingsJob(s, out, stages), stages, report, run=out, data=s.data, options=options)

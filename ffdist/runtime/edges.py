@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from datetime import timedelta
+from importlib import import_module
+from types import ModuleType
 from typing import Literal, NamedTuple
 
 import torch
@@ -13,13 +15,16 @@ from ffdist.errors import ConfigError
 from ffdist.runtime.world import World
 from ffdist.transport import Edge, Receiver, Sender, process_group, shared_memory
 
-Kind = Literal["shared-memory", "gloo", "nccl"]
+Kind = Literal["shared-memory", "gloo", "nccl", "object-store"]
+BY_STORE = ("shared-memory", "object-store")
+"""Their ends need nothing but the store to find one another; the others need a process group."""
 
 
 class Place(NamedTuple):
     """Where a rank lives."""
 
     device: str
+    """Equal for ranks that share a device."""
     locality: str | None
     """Equal for processes that can share memory; None for one that cannot share any."""
 
@@ -63,7 +68,7 @@ class ProcessEdges:
     ) -> None:
         self.world, self.store, self.device = world, store, device
         self.depth, self.timeout = depth, timeout
-        store.set(f"place/{world.rank}", json.dumps(Place(str(device), shared_memory.locality())))
+        store.set(f"place/{world.rank}", json.dumps(Place(device_name(device), shared_memory.locality())))
         places = [Place(*json.loads(store.get(f"place/{rank}"))) for rank in range(world.size)]
         self.kinds = choose(transport, places)
         self.groups = form_groups(world, store, self.kinds, timeout)
@@ -71,29 +76,39 @@ class ProcessEdges:
     def upstream(self) -> Receiver:
         index = self.world.rank - 1
         edge = self._edge(index)
-        if self.kinds[index] == "shared-memory":
-            return shared_memory.open_receiver(edge, self.store)
+        if self.kinds[index] in BY_STORE:
+            return by_store(self.kinds[index]).open_receiver(edge, self.store)
         return process_group.open_receiver(edge, self.groups[index], self.device)
 
     def downstream(self) -> Sender:
         index = self.world.rank
         edge = self._edge(index)
-        if self.kinds[index] == "shared-memory":
-            return shared_memory.open_sender(edge, self.store)
+        if self.kinds[index] in BY_STORE:
+            return by_store(self.kinds[index]).open_sender(edge, self.store)
         return process_group.open_sender(edge, self.groups[index], self.device)
 
     def _edge(self, index: int) -> Edge:
         return Edge(f"{index}-{index + 1}", self.depth, self.timeout, self.world.attempt)
 
 
+def by_store(kind: Kind) -> ModuleType:
+    """The transport of a kind in BY_STORE; the object store needs Ray, which is imported only here."""
+    return shared_memory if kind == "shared-memory" else import_module("ffdist.transport.object_store")
+
+
+def device_name(device: torch.device) -> str:
+    """Of a GPU, the same in every process: each may see the GPUs under numbers of its own."""
+    return f"cuda:{torch.cuda.get_device_properties(device).uuid}" if device.type == "cuda" else str(device)
+
+
 def form_groups(
     world: World, store: dist.Store, kinds: list[Kind], timeout: timedelta
 ) -> dict[int, dist.ProcessGroup]:
-    """A group of two ranks for each edge that is not shared memory; all ranks form all groups, in order."""
-    if {"shared-memory"} >= set(kinds):
+    """A group of two ranks for each edge that needs one; all ranks form all groups, in order."""
+    if set(BY_STORE) >= set(kinds):
         return {}
     backend = "cpu:gloo,cuda:nccl" if "nccl" in kinds else "gloo"
     dist.init_process_group(backend, store=dist.PrefixStore("group", store), rank=world.rank, world_size=world.size,
                             timeout=timeout)  # fmt: skip
-    groups = {i: dist.new_group([i, i + 1], timeout, backend) for i, kind in enumerate(kinds) if kind != "shared-memory"}
+    groups = {i: dist.new_group([i, i + 1], timeout, backend) for i, kind in enumerate(kinds) if kind not in BY_STORE}
     return {i: group for i, group in groups.items() if world.rank in (i, i + 1)}

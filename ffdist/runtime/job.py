@@ -36,7 +36,7 @@ class JobConfig:
     cut: Sequence[int] = ()
     """Blocks in each stage; empty: dealt by measured time."""
     queue: int = 2
-    transport: Literal["auto", "shared-memory", "gloo", "nccl"] = "auto"
+    transport: Literal["auto", "shared-memory", "gloo", "nccl", "object-store"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "cpu"
     threads: int | None = None
     timeout: timedelta = timedelta(minutes=10)

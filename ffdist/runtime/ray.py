@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from ffdist.pipeline.sink import Reporter
 from ffdist.runtime.job import Job
@@ -23,7 +24,7 @@ from ffdist.runtime.ray_cluster import RayOptions, joined, room
 from ffdist.runtime.ray_metrics import metered
 from ffdist.runtime.ray_team import AttemptLost, Team
 
-RESTARTS = "restarts.log"
+RESTARTS, LOG = "restarts.log", "ray.log"
 DEFAULT = RayOptions()
 
 
@@ -40,30 +41,45 @@ def run_ray(
 
     make_job: picklable; called in each actor. run: its directory, on a disk that all nodes share. data: a prepared data
     set's folder, shared or copied to each node. SIGINT or SIGTERM ends the run early, with a snapshot. A lost stage
-    takes the run back to its last snapshot, at most `options.max_restarts` times; each time is logged in
+    takes the run back to its last snapshot, at most `options.max_restarts` times, with the reason in
     RUN/restarts.log. Raises the job's own error, the reason of the last loss, or ConfigError for a cluster that does
     not answer or has no room.
     """
     with joined(options, stages), room(options, stages) as group:
+        hear = metered(noted(run, report))
         team = Team(make_job, run and run.absolute(), data, options, group, [None] * stages)
         with closing(team), interrupts(team.stop):
             for number in itertools.count():
                 try:
-                    return team.attempt(number, metered(report))
+                    return team.attempt(number, hear)
                 except AttemptLost as lost:
-                    note(run, number, lost)
+                    note(run, RESTARTS, f"attempt {number}: {lost}")
                     if number == options.max_restarts or team.stopping:
                         raise lost.cause from lost
                     restart = {"restart": number + 1, "of": options.max_restarts, "reason": str(lost)}
-                    report({"event": "restart", **restart})
+                    hear({"event": "restart", **restart})
     raise AssertionError("an attempt returns or raises")
 
 
-def note(run: Path | None, attempt: int, lost: AttemptLost) -> None:
-    """Write down why an attempt ended."""
+def noted(run: Path | None, report: Reporter) -> Reporter:
+    """`report`, and beside it RUN/ray.log: where each attempt's stages are, and what their edges travel by."""
+
+    def hear(event: dict[str, Any]) -> None:
+        if event["event"] == "placed":
+            for rank, site in enumerate(event["stages"]):
+                note(run, LOG, "attempt {}: stage {} on {}, node {}, process {}".format(
+                    event["attempt"], rank, site["address"], site["node"], site["pid"]))  # fmt: skip
+        elif event["event"] == "edges":
+            note(run, LOG, f"edges: {', '.join(event['transports']) or 'none'}")
+        report(event)
+
+    return hear
+
+
+def note(run: Path | None, name: str, text: str) -> None:
     if run is not None:
-        with (run / RESTARTS).open("a") as log:
-            log.write(f"{datetime.now().isoformat(timespec='milliseconds')} attempt {attempt}: {lost}\n")
+        with (run / name).open("a") as log:
+            log.write(f"{datetime.now().isoformat(timespec='milliseconds')} {text}\n")
 
 
 @contextmanager

@@ -18,11 +18,11 @@ from typing import Any, NamedTuple
 
 import ray
 import torch.distributed as dist
-from torch._C._distributed_c10d import TCPStore
 
 from ffdist.runtime.edges import ProcessEdges
 from ffdist.runtime.job import Job
 from ffdist.runtime.rank import Rank, stage_device
+from ffdist.runtime.ray_store import Address, join_store, serve_store
 from ffdist.runtime.run import SETTINGS
 from ffdist.runtime.world import World
 from ffdist.snapshot import latest
@@ -33,13 +33,13 @@ CONCURRENCY = 4
 """Of an actor's methods: `run`, `events`, `stop`, and one more that asks how it is."""
 SIOCGIFADDR = 0x8915
 
-Address = tuple[str, int]
-
 
 class Site(NamedTuple):
     """Where a stage lives, and what it sees there."""
 
+    address: str
     node: str
+    """Ray's id of the node."""
     pid: int
     versions: dict[str, str]
     run: str | None
@@ -54,10 +54,10 @@ class StageActor:
     def __init__(self, rank: int, folder: str) -> None:
         """`folder`: the driver's, so that relative paths mean the same here where the two share it."""
         self._rank = rank
-        self._node = ray.util.get_node_ip_address()
+        self._address = ray.util.get_node_ip_address()
         if Path(folder).is_dir():
             os.chdir(folder)
-        if interface := interface_of(self._node):
+        if interface := interface_of(self._address):
             os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
         self._kinds: list[str] = []
 
@@ -68,32 +68,32 @@ class StageActor:
         """Get ready for an attempt."""
         self._world, self._stop = world, Event()
         self._events: queue.Queue[dict[str, Any] | None] = queue.Queue(BACKLOG)
-        return site(self._node, run, data)
+        return site(self._address, run, data)
 
     def host_store(self) -> Address:
         """Where the ranks of this attempt meet: rank 0 is asked."""
-        self._hosted = serve_store(self._node)
-        return self._node, self._hosted.port
+        self._hosted = serve_store(self._address)
+        return self._address, self._hosted.port
 
-    def run(self, make_job: Callable[[], Job], meeting: Address) -> list[str]:
-        """The stage until the stream stops; returns what each edge travelled by. Raises what stopped it otherwise."""
+    def run(self, make_job: Callable[[], Job], meeting: Address | Any) -> None:
+        """The stage until the stream stops. Raises what stopped it otherwise."""
         try:
-            return self._run(make_job, meeting)
+            self._run(make_job, meeting)
         finally:
             self._events.put(None)
             if dist.is_initialized() and self.reusable():
                 dist.destroy_process_group()
 
-    def _run(self, make_job: Callable[[], Job], meeting: Address) -> list[str]:
+    def _run(self, make_job: Callable[[], Job], meeting: Address | Any) -> None:
         world = self._world
         job = going_on(make_job(), world)
         config = job.config
-        store = TCPStore(*meeting, timeout=config.timeout)
+        store = join_store(meeting, config.timeout)
         edges = ProcessEdges(world, store, stage_device(config.device, world), transport=config.transport,
                              depth=config.queue, timeout=config.timeout)  # fmt: skip
         self._kinds = list(edges.kinds)
+        self._report({"event": "edges", "transports": self._kinds})
         Rank(job, world, store, edges, self._report, self._stop).run()
-        return self._kinds
 
     def events(self) -> list[dict[str, Any] | None]:
         """What the run has reported since the last call, at least one event; None is the last."""
@@ -122,17 +122,11 @@ def going_on(job: Job, world: World) -> Job:
     return replace(job, config=replace(job.config, resume=True))
 
 
-def serve_store(host: str) -> TCPStore:
-    """A store that listens on `host` alone, on any free port."""
-    listener = socket.create_server((host, 0))
-    port = listener.getsockname()[1]
-    return TCPStore(host, port, is_master=True, wait_for_workers=False, master_listen_fd=listener.detach())
-
-
-def site(node: str, run: Path | None, data: str) -> Site:
+def site(address: str, run: Path | None, data: str) -> Site:
     """What this process sees where it is."""
     versions = {"Python": platform.python_version()} | {name: version(name) for name in ("ffdist", "torch")}
-    return Site(node, os.getpid(), versions, run and digest(run / SETTINGS), digest(Path(data) / "manifest.json"))
+    node, settings = ray.get_runtime_context().get_node_id(), run and digest(run / SETTINGS)
+    return Site(address, node, os.getpid(), versions, settings, digest(Path(data) / "manifest.json"))
 
 
 def digest(path: Path) -> str | None:

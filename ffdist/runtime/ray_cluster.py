@@ -38,6 +38,8 @@ class RayOptions:
     """How often a run that lost a stage goes on from its last snapshot."""
     patience: timedelta = timedelta(minutes=2)
     """How long the cluster may take to make room for the stages."""
+    direct: bool = True
+    """Whether nodes reach one another by any port; False: by Ray's own alone (--transport object-store)."""
 
 
 @contextmanager

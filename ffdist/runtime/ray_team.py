@@ -21,6 +21,7 @@ from ffdist.runtime.job import Job
 from ffdist.runtime.outcome import Result, root_cause
 from ffdist.runtime.ray_actor import CONCURRENCY, Site, StageActor
 from ffdist.runtime.ray_cluster import RayOptions, needs, no_room
+from ffdist.runtime.ray_store import Address, Board
 from ffdist.runtime.world import World
 
 GRACE = 10.0
@@ -46,14 +47,14 @@ class Team:
     group: PlacementGroup
     actors: list[Any]
     sites: list[Site] = field(default_factory=list)
-    transports: list[str] = field(default_factory=list)
-    """What each edge travelled by, once an attempt has ended well."""
+    meeting: Address | Any = None
     stopping: bool = False
 
     def attempt(self, number: int, report: Reporter) -> Result:
         """One life of the pipeline. Raises AttemptLost where another may help, else what stopped it."""
-        meeting = self._gather(number)
-        runs = {actor.run.remote(self.make_job, meeting): rank for rank, actor in enumerate(self.actors)}
+        self._gather(number)
+        report({"event": "placed", "attempt": number, "stages": [site._asdict() for site in self.sites]})
+        runs = {actor.run.remote(self.make_job, self.meeting): rank for rank, actor in enumerate(self.actors)}
         if self.stopping:
             self.stop()
         result = Result()
@@ -73,21 +74,26 @@ class Team:
         for rank in range(len(self.actors)):
             self._dismiss(rank)
 
-    def _gather(self, number: int) -> tuple[str, int]:
-        """Every stage in its place and ready; returns where they meet."""
+    def _gather(self, number: int) -> None:
+        """Every stage in its place and ready, and where they meet."""
         size = len(self.actors)
         self.actors = [actor or self._make(rank) for rank, actor in enumerate(self.actors)]
         ready = [a.prepare.remote(World(r, size, 0, number), self.run, self.data) for r, a in enumerate(self.actors)]
         try:
             self.sites = ray.get(ready, timeout=self.options.patience.total_seconds())
-            host, port = ray.get(self.actors[0].host_store.remote())
+            self.meeting = self._meeting()
         except GetTimeoutError:
             raise no_room(self.options, size) from None
         except RayActorError as error:
             self._dismiss_unfit(set(range(size)))
             raise AttemptLost(StageError("a stage died while it started", got=brief(error)), [brief(error)]) from error
         check_sites(self.sites, self.run)
-        return host, port
+
+    def _meeting(self) -> Address | Any:
+        """Where this attempt's ranks meet; what an earlier attempt left behind is elsewhere."""
+        if self.options.direct:
+            return tuple(ray.get(self.actors[0].host_store.remote()))
+        return ray.remote(Board).options(num_cpus=0).remote()
 
     def _make(self, rank: int) -> Any:
         need = needs(self.options, len(self.actors))
@@ -111,11 +117,13 @@ class Team:
                 continue
             rank = runs.pop(ready[0])
             try:
-                self.transports = ray.get(ready[0])
+                ray.get(ready[0])
             except RayError as error:
                 errors[rank] = error.cause if isinstance(error, RayTaskError) else error
                 deadline = deadline or time.monotonic() + GRACE
         hung = StageError("a stage did not end after another had failed", expected=f"an end within {GRACE:g} s")
+        for rank in runs.values():
+            self._dismiss(rank)
         return errors | dict.fromkeys(runs.values(), hung)
 
     def _listen(self, events: Any, hear: Reporter) -> Any:
@@ -131,7 +139,9 @@ class Team:
 
     def _dismiss_unfit(self, ranks: set[int]) -> None:
         """Those that are dead, do not answer, or cannot begin again make room for new ones."""
-        asked = {rank: self.actors[rank].reusable.remote() for rank in ranks}
+        if all(self.actors[rank] is None for rank in ranks):
+            return
+        asked = {rank: self.actors[rank].reusable.remote() for rank in ranks if self.actors[rank] is not None}
         ready, _ = ray.wait(list(asked.values()), num_returns=len(asked), timeout=GRACE)
         for rank, answer in asked.items():
             if answer not in ready or not _yes(answer):
@@ -159,7 +169,7 @@ def verdict(errors: dict[int, BaseException], sites: list[Site]) -> BaseExceptio
     if own:
         return root_cause(own)
     dead = {rank: error for rank, error in errors.items() if isinstance(error, RayActorError)} or errors
-    reasons = [f"stage {rank} on {sites[rank].node} (process {sites[rank].pid}): {brief(error)}"
+    reasons = [f"stage {rank} on {sites[rank].address} (process {sites[rank].pid}): {brief(error)}"
                for rank, error in sorted(dead.items())]  # fmt: skip
     cause = root_cause(list(dead.values()))
     if not isinstance(cause, FfdistError):
@@ -177,7 +187,7 @@ def check_sites(sites: list[Site], run: Path | None) -> None:
     """Raises ConfigError unless all stages run the same versions, and see the same run directory and data."""
     first = sites[0]
     for rank, here in enumerate(sites):
-        where = f"stage {rank} on node {here.node}"
+        where = f"stage {rank} on {here.address}"
         if here.versions != first.versions:
             raise ConfigError("the nodes differ in versions", where=where, expected=first.versions, got=here.versions,
                               remedy="install the same on every node")  # fmt: skip

@@ -1,0 +1,76 @@
+"""Where an attempt's ranks meet: a TCPStore of rank 0's; or an actor, where nodes reach one another by Ray alone."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from datetime import timedelta
+from typing import Any
+
+import ray
+import torch.distributed as dist
+from ray.exceptions import GetTimeoutError, RayActorError
+from torch._C._distributed_c10d import Store, TCPStore
+
+Address = tuple[str, int]
+
+
+def serve_store(host: str) -> TCPStore:
+    """A store that listens on `host` alone, on any free port."""
+    listener = socket.create_server((host, 0))
+    port = listener.getsockname()[1]
+    return TCPStore(host, port, is_master=True, wait_for_workers=False, master_listen_fd=listener.detach())
+
+
+def join_store(meeting: Address | Any, timeout: timedelta) -> Store:
+    """The store at an address, or upon a Board."""
+    if not isinstance(meeting, tuple):
+        return BoardStore(meeting, timeout)
+    host, port = meeting
+    return TCPStore(host, port, timeout=timeout)
+
+
+class Board:
+    """An actor that holds keys and values; it belongs to the driver."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, bytes] = {}
+        self._changed = asyncio.Condition()
+
+    async def set(self, key: str, value: bytes) -> None:
+        async with self._changed:
+            self._values[key] = value
+            self._changed.notify_all()
+
+    async def get(self, keys: list[str]) -> list[bytes]:
+        """All their values, as soon as all are there."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._values.keys() >= set(keys))
+            return [self._values[key] for key in keys]
+
+
+class BoardStore(Store):
+    """What ffdist uses of a `torch.distributed` store, upon a Board."""
+
+    def __init__(self, board: Any, timeout: timedelta) -> None:
+        super().__init__()
+        self._board, self._timeout = board, timeout
+
+    def set(self, key: str, value: str | bytes) -> None:
+        ray.get(self._board.set.remote(key, value.encode() if isinstance(value, str) else value))
+
+    def get(self, key: str) -> bytes:
+        """Raises DistStoreError when the key does not come in time."""
+        return self._get([key], self._timeout)[0]
+
+    def wait(self, keys: list[str], timeout: timedelta | None = None) -> None:
+        """Raises DistStoreError when the keys do not come in time."""
+        self._get(keys, timeout or self._timeout)
+
+    def _get(self, keys: list[str], timeout: timedelta) -> list[bytes]:
+        try:
+            return ray.get(self._board.get.remote(keys), timeout=timeout.total_seconds())
+        except GetTimeoutError as error:
+            raise dist.DistStoreError(f"wait timeout after {timeout}, keys: {', '.join(keys)}") from error
+        except RayActorError as error:
+            raise dist.DistNetworkError("the board is gone") from error

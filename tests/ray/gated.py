@@ -1,0 +1,81 @@
+"""A small job that stands still at a gate until a test opens it: so a test can kill something at one known moment."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ffdist.config import TrainSettings
+from ffdist.data import Split, open_data
+from ffdist.presets import with_preset
+from ffdist.runtime.job import Job
+from ffdist.runtime.run import begin
+from ffdist.runtime.start import make_job
+
+SETTINGS = replace(with_preset(TrainSettings(), "digits"), samples=400, batch_size=40, epochs=4, threads=1,
+                   device="cpu", model_args=("widths=8,12,16",), cut=(1, 2))  # fmt: skip
+TAKES = 2 * (8 + 2) + 2
+"""Into the third epoch: the first two (of 8 batches and 2 of validation) are learned, the first has its snapshot."""
+
+
+class GatedSplit(Split):
+    """A split that waits, from the n-th batch on, for somebody to hold the gate (a FIFO) open."""
+
+    def __init__(self, split: Split, gate: Path) -> None:
+        self.split, self.gate, self.labels = split, gate, split.labels
+        self.takes = itertools.count()
+
+    def take(self, indices: np.ndarray) -> np.ndarray:
+        if next(self.takes) >= TAKES:
+            self.gate.open("rb").close()
+        return self.split.take(indices)
+
+
+@dataclass(frozen=True)
+class GatedJob:
+    """Picklable, as `SettingsJob` is."""
+
+    run: Path
+    gate: Path | None = None
+    settings: TrainSettings = SETTINGS
+
+    def __call__(self) -> Job:
+        images = open_data("digits")
+        if self.gate:
+            images = replace(images, train=GatedSplit(images.train, self.gate))
+        return make_job(self.settings, images, self.run, 2)
+
+
+def begun(run: Path, settings: TrainSettings = SETTINGS) -> Path:
+    begin(run, settings, open_data("digits"))
+    return run
+
+
+def new_gate(folder: Path) -> Path:
+    os.mkfifo(folder / "gate")
+    return folder / "gate"
+
+
+def open_gate(gate: Path) -> int:
+    """From now on nobody waits there, as long as the descriptor is open."""
+    return os.open(gate, os.O_RDWR)
+
+
+def drive(run: Path, gate: Path, address: str) -> None:
+    """A driver of its own process, that says how far it is."""
+    from ffdist.runtime.ray import RayOptions, run_ray
+
+    def say(event: dict[str, Any]) -> None:
+        print(event["event"], event.get("record", {}).get("epoch", ""), flush=True)
+
+    run_ray(GatedJob(run, gate), 2, say, run=run, options=RayOptions(address))
+
+
+if __name__ == "__main__":
+    drive(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])

@@ -1,0 +1,208 @@
+"""Stages as actors on a real Ray cluster of several nodes: the same bits as anywhere, whatever dies."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import gated
+import pytest
+import ray
+from gated import GatedJob, begun, new_gate, open_gate
+from ray.cluster_utils import Cluster
+
+from ffdist.cli import main
+from ffdist.errors import ConfigError, DataError, StageError
+from ffdist.runtime.ray import RayOptions, run_ray
+from ffdist.runtime.threads import run_threads
+from ffdist.snapshot import latest
+
+pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore::ResourceWarning")]
+ray.cloudpickle.register_pickle_by_value(gated)
+
+SPREAD = RayOptions(placement="spread", patience=timedelta(seconds=60))
+
+
+def fingerprint(run: Path) -> list[tuple[int, str]]:
+    """Step and sha256 of each block of the last snapshot: weights, optimiser state, everything."""
+    manifest = latest(run)
+    assert manifest is not None
+    return [(manifest.step, file["sha256"]) for file in manifest.files]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[int, str]]:
+    """What the same job ends with in one process."""
+    run = begun(tmp_path_factory.mktemp("runs") / "threads")
+    run_threads(GatedJob(run)(), lambda event: None)
+    return fingerprint(run)
+
+
+class Events:
+    """What a run reports; `then` is called at the end of the second epoch, when the first's snapshot is committed."""
+
+    def __init__(self, then: Callable[[Events], None] = lambda events: None) -> None:
+        self.all: list[dict[str, Any]] = []
+        self.then = then
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        self.all.append(event)
+        if event["event"] == "epoch" and event["record"]["epoch"] == 1 and len(self.of("placed")) == 1:
+            self.then(self)
+
+    def of(self, kind: str) -> list[dict[str, Any]]:
+        return [event for event in self.all if event["event"] == kind]
+
+    def pids(self, attempt: int) -> list[int]:
+        return [stage["pid"] for stage in self.of("placed")[attempt]["stages"]]
+
+
+@pytest.mark.parametrize("transport", ["auto", "gloo", "object-store"])
+def test_actors_on_several_nodes_learn_the_same_bits_as_one_process(
+    driver: str, tmp_path: Path, undisturbed: list[Any], transport: Any
+) -> None:
+    run, events = begun(tmp_path / "run"), Events()
+    job = GatedJob(run, settings=replace(gated.SETTINGS, transport=transport, launcher="ray"))
+    options = replace(SPREAD, direct=transport != "object-store")
+    result = run_ray(job, 2, events, run=run, options=options)
+    assert fingerprint(run) == undisturbed
+    assert (result.reason, len(result.records)) == ("finished", 4)
+    assert len({stage["node"] for stage in events.of("placed")[0]["stages"]}) == 2
+    travelled = "shared-memory" if transport == "auto" else transport
+    assert f"edges: {travelled}" in (run / "ray.log").read_text()
+
+
+@pytest.mark.parametrize("stage", [0, 1])
+def test_a_killed_actor_is_replaced_and_the_run_ends_with_the_same_bits(
+    driver: str, tmp_path: Path, undisturbed: list[Any], stage: int
+) -> None:
+    run, gate = begun(tmp_path / "run"), new_gate(tmp_path)
+    held: list[int] = []
+
+    def kill(events: Events) -> None:
+        os.kill(events.pids(0)[stage], signal.SIGKILL)
+        held.append(open_gate(gate))
+
+    events = Events(kill)
+    result = run_ray(GatedJob(run, gate), 2, events, run=run, options=SPREAD)
+    os.close(held[0])
+    assert fingerprint(run) == undisturbed
+    assert [record["epoch"] for record in result.records] == [0, 1, 2, 3]
+    before, after = events.pids(0), events.pids(1)
+    assert before[stage] != after[stage]
+    assert before[1 - stage] == after[1 - stage]  # the survivor kept its process
+    assert events.of("start")[1]["epoch"] >= 1  # not from the beginning
+    (line,) = (run / "restarts.log").read_text().splitlines()
+    assert f"attempt 0: stage {stage} on" in line
+    assert str(before[stage]) in line
+
+
+def test_a_killed_node_is_replaced_and_the_run_ends_with_the_same_bits(
+    cluster: Cluster, driver: str, tmp_path: Path, undisturbed: list[Any]
+) -> None:
+    run, gate = begun(tmp_path / "run"), new_gate(tmp_path)
+    held: list[int] = []
+
+    def kill(events: Events) -> None:
+        lost = events.of("placed")[0]["stages"][1]["node"]
+        cluster.remove_node(next(node for node in cluster.worker_nodes if node.node_id == lost), allow_graceful=False)
+        held.append(open_gate(gate))
+
+    events = Events(kill)
+    try:
+        run_ray(GatedJob(run, gate), 2, events, run=run, options=SPREAD)
+    finally:
+        cluster.add_node(num_cpus=1, object_store_memory=80 << 20)
+    os.close(held[0])
+    assert fingerprint(run) == undisturbed
+    first, second = (placed["stages"] for placed in events.of("placed"))
+    assert first[0]["pid"] == second[0]["pid"]
+    assert first[1]["node"] != second[1]["node"]
+
+
+def test_a_run_whose_driver_was_killed_goes_on_by_resume(
+    cluster: Cluster, tmp_path: Path, undisturbed: list[Any]
+) -> None:
+    run, gate = begun(tmp_path / "run"), new_gate(tmp_path)
+    command = [sys.executable, gated.__file__, str(run), str(gate), cluster.address]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as driver:
+        assert driver.stdout
+        assert "epoch 1\n" in iter(driver.stdout.readline, "")
+        driver.kill()
+    held = open_gate(gate)
+    main(["train", "--resume", "--out", str(run), "--launcher", "ray", "--address", cluster.address])
+    os.close(held)
+    assert fingerprint(run) == undisturbed
+
+
+def test_restarts_are_bounded_and_the_last_reason_is_raised(driver: str, tmp_path: Path) -> None:
+    run, gate = begun(tmp_path / "run"), new_gate(tmp_path)
+    events = Events(lambda events: os.kill(events.pids(0)[1], signal.SIGKILL) or open_gate(gate))
+    with pytest.raises(StageError, match=r"(?s)a stage died.*stage 1 on 127.0.0.1"):
+        run_ray(GatedJob(run, gate), 2, events, run=run, options=replace(SPREAD, max_restarts=0))
+    assert len((run / "restarts.log").read_text().splitlines()) == 1
+
+
+def test_an_error_of_the_jobs_own_is_raised_as_it_is_and_not_tried_again(driver: str, tmp_path: Path) -> None:
+    run, events = begun(tmp_path / "run"), Events()
+    with pytest.raises(DataError, match="nowhere"):
+        run_ray(Broken(), 2, events, run=run, options=SPREAD)
+    assert len(events.of("placed")) == 1
+
+
+class Broken:
+    def __call__(self) -> Any:
+        raise DataError("the data are nowhere")
+
+
+def test_a_cluster_without_room_says_what_is_missing(driver: str, tmp_path: Path) -> None:
+    options = replace(SPREAD, cpus_per_stage=2, patience=timedelta(seconds=0.5))
+    with pytest.raises(ConfigError, match=r"(?s)no room.*2 stages, each with CPU 2.*CPU 3 free of 3") as caught:
+        run_ray(GatedJob(tmp_path), 2, Events(), options=options)
+    assert "--stages" in (caught.value.remedy or "")
+
+
+def test_a_run_directory_that_the_nodes_do_not_see_is_refused(driver: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="do not share the run directory"):
+        run_ray(GatedJob(tmp_path), 2, Events(), run=tmp_path / "elsewhere", options=SPREAD)
+
+
+def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path, *args: str) -> str:
+    with pytest.raises(SystemExit) as caught:
+        main(["train", "--launcher", "ray", "--out", str(tmp_path / "run"), *args])
+    assert caught.value.code == 1
+    return capsys.readouterr().err
+
+
+def test_an_address_where_nothing_answers_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert "no Ray cluster answers" in refused(capsys, tmp_path, "--address", "127.0.0.1:1")
+    assert "ray job submit" in refused(capsys, tmp_path, "--address", "ray://127.0.0.1:10001")
+
+
+def test_a_cluster_of_another_version_is_refused(
+    cluster: Cluster, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    kv = ray._raylet.GcsClient(address=cluster.address)
+    key, space = b"CLUSTER_METADATA", b"cluster"
+    true = kv.internal_kv_get(key, space)
+    kv.internal_kv_put(key, json.dumps(json.loads(true) | {"ray_version": "1.0"}).encode(), True, space)
+    try:
+        assert "another version" in refused(capsys, tmp_path, "--address", cluster.address)
+    finally:
+        kv.internal_kv_put(key, true, True, space)
+
+
+def test_without_ray_the_launcher_says_how_to_install_it(tmp_path: Path) -> None:
+    code = "import sys; sys.modules['ray'] = None; from ffdist.cli import main; main(sys.argv[1:])"
+    args = ["train", "--launcher", "ray", "--out", str(tmp_path / "run")]
+    done = subprocess.run([sys.executable, "-c", code, *args], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "pip install 'ffdist[ray]'" in done.stderr
