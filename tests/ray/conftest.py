@@ -26,7 +26,7 @@ def cluster() -> Iterator[Cluster]:
     """A head without CPUs, and three nodes of one CPU each."""
     cluster = Cluster()
     try:
-        cluster.add_node(num_cpus=0, object_store_memory=STORE, include_dashboard=False)
+        cluster.add_node(num_cpus=0, object_store_memory=STORE, include_dashboard=True, dashboard_port=0)
         for _ in range(3):
             cluster.add_node(num_cpus=1, object_store_memory=STORE)
         yield cluster

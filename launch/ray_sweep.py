@@ -1,0 +1,123 @@
+"""A search by grid over pipelines: every trial is a whole pipeline-parallel run, placed by Ray, watched by Ray Tune.
+
+    python launch/ray_sweep.py --lr 1e-3 2e-3 --objective sff cwc --epochs 5 --out sweeps/digits
+
+Without --address it runs on a Ray of this host alone. The table at the end is ordered by validation accuracy.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import tyro
+from ray import tune
+from rich.console import Console
+from rich.table import Table
+
+from ffdist.cli import tell
+from ffdist.config import TrainSettings
+from ffdist.data import open_data
+from ffdist.errors import FfdistError
+from ffdist.presets import with_preset
+from ffdist.runtime.ray import RayOptions, joined, run_ray
+from ffdist.runtime.run import begin
+from ffdist.runtime.start import SettingsJob
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Train one pipeline for each combination of --lr, --objective and --kernel."""
+
+    lr: tuple[float, ...] = (1e-3, 2e-3, 4e-3)
+    """Learning rates."""
+    objective: tuple[str, ...] = ("sff",)
+    """Learning rules."""
+    kernel: tuple[int, ...] = ()
+    """Kernel sizes of sff's head. Default: the rule's own."""
+    preset: str = "digits"
+    """Settings to start from."""
+    epochs: int | None = None
+    """Default: the preset's."""
+    samples: int | None = None
+    """Default: all."""
+    data: str | None = None
+    """Default: the preset's."""
+    stages: int = 2
+    """Stages of each pipeline."""
+    at_once: int = 1
+    """Pipelines at the same time."""
+    address: str | None = None
+    """The cluster: auto or host:port."""
+    out: Path = Path("sweeps/digits")
+    """Where the runs go; on a disk that all nodes share."""
+
+
+def train(choice: dict[str, Any], sweep: Sweep) -> None:
+    """One trial: the driver of a pipeline of its own."""
+    settings = settings_of(choice, sweep)
+    run = sweep.out / "runs" / "-".join(f"{name}={value}" for name, value in choice.items())
+    begin(run, settings, open_data(settings.data))
+
+    def report(event: dict[str, Any]) -> None:
+        if event["event"] == "epoch":
+            train, validation = event["record"]["train"], event["record"]["validation"]
+            tune.report({"accuracy": validation["accuracy"]["mean"], "samples_per_second": train["samples_per_second"]})
+
+    options = RayOptions(patience=timedelta(minutes=10))
+    run_ray(
+        SettingsJob(settings, run, sweep.stages), sweep.stages, report, run=run, data=settings.data, options=options
+    )
+
+
+def settings_of(choice: dict[str, Any], sweep: Sweep) -> TrainSettings:
+    given = {name: getattr(sweep, name) for name in ("epochs", "samples", "data") if getattr(sweep, name) is not None}
+    settings = replace(with_preset(TrainSettings(), sweep.preset), **given, lr=choice["lr"])
+    args = (f"kernel={choice['kernel']}",) if "kernel" in choice else ()
+    return replace(settings, objective=choice["objective"], objective_args=args, launcher="ray", threads=1)
+
+
+def search(sweep: Sweep) -> list[tune.Result]:
+    """The trials, the best first."""
+    space = {name: tune.grid_search(list(getattr(sweep, name))) for name in ("lr", "objective", "kernel")
+             if getattr(sweep, name)}  # fmt: skip
+    trainable = tune.with_resources(tune.with_parameters(train, sweep=sweep), {"cpu": 0})  # its stages take the CPUs
+    tuner = tune.Tuner(
+        trainable,
+        param_space=space,
+        tune_config=tune.TuneConfig(max_concurrent_trials=sweep.at_once),
+        run_config=tune.RunConfig(storage_path=str(sweep.out), name="tune", verbose=0),
+    )
+    grid = tuner.fit()
+    return sorted((grid[i] for i in range(len(grid))), key=lambda result: -(result.metrics or {}).get("accuracy", -1.0))
+
+
+def table(results: list[tune.Result]) -> Table:
+    choices = list((results[0].config or {}).keys())
+    made = Table(*choices, "validation accuracy", "samples/s", "error")
+    for result in results:
+        metrics, config = result.metrics or {}, result.config or {}
+        error = str(result.error).strip().splitlines()[-1] if result.error else ""
+        made.add_row(*(str(config[name]) for name in choices), f"{metrics.get('accuracy', float('nan')):.2%}",
+                     f"{metrics.get('samples_per_second', float('nan')):,.0f}", error)  # fmt: skip
+    return made
+
+
+def main() -> None:
+    sweep = tyro.cli(Sweep, description=__doc__)
+    sweep = replace(sweep, out=sweep.out.absolute())
+    try:
+        with joined(RayOptions(sweep.address), sweep.stages * sweep.at_once):
+            results = search(sweep)
+    except FfdistError as error:
+        tell(error)
+        sys.exit(1)
+    Console().print(table(results))
+    sys.exit(any(result.error for result in results))
+
+
+if __name__ == "__main__":
+    main()

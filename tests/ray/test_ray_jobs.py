@@ -1,0 +1,124 @@
+"""What surrounds a run on Ray: jobs, sweeps, the cluster files, metrics, and Ray's own data sets."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+import yaml
+from ray.cluster_utils import Cluster
+
+from ffdist.cli import main
+from ffdist.data import from_tensors, open_data
+from ffdist.data.ray_dataset import from_ray
+from ffdist.errors import DataError
+from ffdist.runtime.ray_metrics import metered
+from ffdist.snapshot import latest
+
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning:ray.*"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.*"),
+]
+LAUNCH = Path(__file__).parents[2] / "launch"
+TINY = ["--samples", "200", "--epochs", "1", "--threads", "1", "--device", "cpu"]
+
+
+def test_a_submitted_job_trains_as_the_same_command_does_here(cluster: Cluster, tmp_path: Path) -> None:
+    run, here = tmp_path / "job", tmp_path / "here"
+    submit = [sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--address",
+              f"http://{cluster.head_node.address_info['webui_url']}", "--"]  # fmt: skip
+    train = [sys.executable, str(LAUNCH / "ray_train.py"), "--stages", "2", "--out", str(run), *TINY]
+    done = subprocess.run([*submit, *train], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"run directory: {run}" in done.stdout
+    main(["train", "--launcher", "threads", "--stages", "1", "--out", str(here), *TINY])
+    made, wanted = latest(run), latest(here)
+    assert made
+    assert wanted
+    assert [file["sha256"] for file in made.files] == [file["sha256"] for file in wanted.files]
+
+
+def test_a_sweep_trains_a_pipeline_for_each_choice_and_shows_the_best_first(cluster: Cluster, tmp_path: Path) -> None:
+    command = [sys.executable, str(LAUNCH / "ray_sweep.py"), "--address", cluster.address, "--out", str(tmp_path),
+               "--lr", "1e-9", "4e-3", "--epochs", "1", "--samples", "400"]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=150)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = re.findall(r"(1e-09|0\.004)\D+ sff\D+([\d.]+)%", done.stdout)
+    assert [lr for lr, _ in rows] == ["0.004", "1e-09"]
+    assert float(rows[0][1]) > float(rows[1][1])
+    assert len(list((tmp_path / "runs").iterdir())) == 2
+
+
+@pytest.mark.parametrize("name", ["rayjob.yaml", "raycluster.yaml"])
+def test_a_kuberay_file_is_whole_and_names_volumes_that_it_mounts(name: str) -> None:
+    file = yaml.safe_load((LAUNCH / "ray" / name).read_text())
+    cluster = file["spec"].get("rayClusterSpec", file["spec"])
+    assert (file["apiVersion"], file["kind"].lower()) == ("ray.io/v1", name.removesuffix(".yaml"))
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        pod = group["template"]["spec"]
+        mounted = {mount["name"] for mount in pod["containers"][0]["volumeMounts"]}
+        assert mounted == {volume["name"] for volume in pod["volumes"]}
+
+
+def test_the_entrypoint_of_the_job_file_is_a_command_that_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    program, *args = yaml.safe_load((LAUNCH / "ray" / "rayjob.yaml").read_text())["spec"]["entrypoint"].split()
+    assert program == "ffdist"
+    main([*args, "--dry-run"])
+    assert 'launcher = "ray"' in capsys.readouterr().out
+
+
+def test_the_cluster_file_and_the_runtime_environment_are_what_ray_expects() -> None:
+    from ray.autoscaler._private.util import prepare_config, validate_config
+    from ray.runtime_env import RuntimeEnv
+
+    validate_config(prepare_config(yaml.safe_load((LAUNCH / "ray" / "cluster.yaml").read_text())))
+    RuntimeEnv(**yaml.safe_load((LAUNCH / "ray" / "runtime_env.yaml").read_text()))
+
+
+def test_metrics_reach_rays_own_exporter(driver: str) -> None:
+    hear = metered(lambda event: None)
+    stage = {"stage": 0, "seconds": 2.0, "busy": 1.0, "no_data": 0.5, "no_credit": 0.5, "peak_bytes": 7}
+    record = {"epoch": 0, "train": {"samples_per_second": 123.0}, "stages": [stage]}
+    hear({"event": "progress", "step": 5})
+    hear({"event": "epoch", "record": record})
+    text = scrape(r"ray_ffdist_samples_per_second\{.*\} 123\.0")
+    assert re.search(r"ray_ffdist_step\{.*\} 5\.0", text)
+    assert re.search(r'ray_ffdist_no_data_share\{.*stage="0".*\} 0\.25', text)
+
+
+def scrape(wanted: str, patience: float = 60.0) -> str:
+    """What this cluster's exporters tell Prometheus, once it holds `wanted`; they pass metrics on every few seconds."""
+    deadline = time.monotonic() + patience
+    text = ""
+    while not re.search(wanted, text) and time.monotonic() < deadline:
+        ports = {node["MetricsExportPort"] for node in ray.nodes() if node["Alive"]}
+        text = "".join(urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics").read().decode() for port in ports)
+        time.sleep(0.2)
+    return text
+
+
+def test_a_ray_data_set_is_the_same_data_as_its_arrays(driver: str) -> None:
+    import ray.data
+
+    digits = open_data("digits").train
+    pictures, labels = digits.take(np.arange(64)), digits.labels[:64]
+    table: Any = {"image": pictures, "label": labels}
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    made = from_ray(ray.data.from_numpy(pictures).rename_columns({"data": "image"}).zip(
+        ray.data.from_numpy(labels).rename_columns({"data": "label"})))  # fmt: skip
+    same = from_tensors(table["image"][..., 0], table["label"])
+    assert np.array_equal(made.train.take(np.arange(64)), same.train.take(np.arange(64)))
+    assert np.array_equal(made.train.labels, same.train.labels)
+    assert (made.mean, made.std, made.shape, made.classes) == (same.mean, same.std, same.shape, same.classes)
+    with pytest.raises(DataError, match="a column is missing"):
+        from_ray(ray.data.from_numpy(labels))
