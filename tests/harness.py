@@ -108,9 +108,11 @@ class Crew:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        for rank, worker in enumerate(self._workers):
-            if worker is not None:
-                self._end(rank, kill=error is not None)
+        hired = [(rank, worker[1]) for rank, worker in enumerate(self._workers) if worker]
+        for _, pipe in hired:
+            pipe.close()  # all at once: a process that has torch takes a while to end
+        for rank, _ in hired:
+            self._end(rank, kill=error is not None)
 
     def _start(self, rank: int) -> tuple[SpawnProcess, Connection]:
         context = multiprocessing.get_context("spawn")
@@ -148,7 +150,7 @@ class Crew:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process.pid, signal.SIGABRT)  # faulthandler prints every thread's stack
         pipe.close()
-        process.join(10)
+        process.join(30)
         if process.is_alive():
             process.kill()
             process.join()
