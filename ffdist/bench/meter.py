@@ -56,7 +56,7 @@ class TensorBytes(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.labels = WeakIdKeyDictionary()
-        self.optimizers: dict[int, Optimizer] = {}
+        self.optimizers: weakref.WeakSet[Optimizer] = weakref.WeakSet()
         self.peak = 0
         self.at_peak: list[Part] = []
         self.thread = threading.get_ident()
@@ -118,7 +118,7 @@ class TensorBytes(TorchDispatchMode):
     def _name_owners(self) -> None:
         """A gradient is its parameter's only when backward is over, so the peak is looked at again before a step."""
         owners: dict[int, str] = {}
-        for optimizer in self.optimizers.values():
+        for optimizer in self.optimizers:
             owners |= _owners(optimizer)
         for part in self.at_peak:
             storage = part.storage()
@@ -127,7 +127,7 @@ class TensorBytes(TorchDispatchMode):
 
     def _meet(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if threading.get_ident() == self.thread:
-            self.optimizers[id(optimizer)] = optimizer
+            self.optimizers.add(optimizer)
             self._name_owners()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import torch
 from torch import nn
 
@@ -81,6 +83,17 @@ def test_a_step_of_adamw_is_split_as_counted_by_hand() -> None:
     assert split["queue"] == 0
     assert 20 * KIB <= split["activations"] <= 24 * KIB + 64
     assert counter.peak == sum(split.values())
+
+
+def test_the_meter_holds_nothing_alive_itself() -> None:
+    with TensorBytes() as counter:
+        layer = nn.Linear(256, 64, bias=False)
+        optimizer = torch.optim.SGD(layer.parameters())
+        layer(torch.ones(1, 256)).sum().backward()
+        optimizer.step()
+        del layer, optimizer
+        gc.collect()
+        assert now(counter) == 0
 
 
 def test_storage_that_is_resized_counts_as_large_as_it_is() -> None:

@@ -1,0 +1,90 @@
+"""`ffdist bench` from the command line, on real processes; nothing here depends on how fast they are."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from ffdist.bench.baseline_side import join
+from ffdist.bench.hosts import TwoHosts, why_not
+from ffdist.bench.settings import BenchSettings
+from ffdist.bench.team import Seat, Team
+from ffdist.bench.themes.depth import deepened, threads_memory
+from ffdist.errors import StageError
+
+SMALL = ("--model", "mlp", "--model-args", "widths=16,16,16", "--rounds", "1", "--seconds", "0.05", "--qualifying", "1",
+         "--batch-size", "32", "--precision", "fp32", "--json")  # fmt: skip
+
+
+def bench(*args: str) -> dict:
+    command = [sys.executable, "-m", "ffdist", "bench", *args]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False, env=dict(os.environ))
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.distributed
+def test_throughput_prints_the_promised_keys_and_all_of_ddp_tunings(tmp_path: Path) -> None:
+    found = bench("throughput", *SMALL, "--against", "ddp", "--record", str(tmp_path))
+    promised = {"model", "devices", "precision", "batch", "ours", "theirs", "ratio", "ratio_min", "ratio_max", "n"}
+    assert promised <= found.keys()
+    assert found["n"] == len(found["pairs"]) >= 1
+    assert found["ratio_min"] <= found["ratio"] <= found["ratio_max"]
+    assert {"ddp", "ddp-static", "ddp-bf16", "ddp-bucket-5", "ddp-bucket-100"} <= found["qualifying"].keys()
+    assert found["variant"] in found["qualifying"]
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".json", ".md", ".svg"]
+
+
+@pytest.mark.distributed
+def test_two_stages_hold_less_than_two_ranks_of_ddp() -> None:
+    """In a network whose weights are all its memory, a stage has half of them."""
+    found = bench("memory", *SMALL, "--model-args", "widths=512,512,512,512", "--against", "ddp-bucket-25")
+    assert 0.4 < found["ratio"] < 0.8
+    ours = found["ours_split"]
+    assert ours["peak"] == sum(ours[part] for part in ("weights", "gradients", "optimiser", "activations", "queue"))
+    assert ours["optimiser"] > 1.9 * ours["weights"] > 0
+
+
+def test_memory_of_a_stage_does_not_grow_with_the_number_of_stages() -> None:
+    settings = BenchSettings(model="mlp", batch_size=32, precision="fp32", data="digits")
+    peaks = [max(use.peak for use in threads_memory(deepened(settings, n), n)) for n in (3, 9)]
+    assert peaks[1] <= 1.05 * peaks[0]
+
+
+def meet_elsewhere(seat: Seat) -> tuple[str, float]:
+    """This rank's network, and the sum over ranks."""
+    join(seat, torch.device("cpu"), 1)
+    total = torch.ones(1)
+    dist.all_reduce(total)
+    dist.destroy_process_group()
+    return os.readlink("/proc/self/ns/net"), float(total)
+
+
+@pytest.mark.distributed
+@pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
+def test_two_hosts_are_networks_apart_that_reach_each_other_and_leave_nothing() -> None:
+    with TwoHosts() as hosts:
+        hosts.limit("1gbit")
+        with Team("hosts", hosts.place(meet_elsewhere), 2) as team:
+            (here, total), (there, _) = team.finish()
+        hosts.limit("unlimited")
+    assert len({here, there, os.readlink("/proc/self/ns/net")}) == 3
+    assert total == 2
+    assert not [name for name in hosts.names if Path("/run/netns", name).exists()]
+
+
+def fail_on_order(seat: Seat) -> None:
+    raise ValueError(f"told {seat.order()}")
+
+
+@pytest.mark.distributed
+def test_a_member_that_fails_ends_the_comparison_with_its_own_words() -> None:
+    with Team("clumsy", fail_on_order, 2) as team, pytest.raises(StageError, match=r"(?s)clumsy.*ValueError: told 7"):
+        team.ask(7)
