@@ -96,13 +96,16 @@ class Crew:
         """
         each = [functions] * self.size if callable(functions) else list(functions)
         assert len(each) == self.size
-        for rank in range(self.size):
-            self._workers[rank] = self._workers[rank] or self._start(rank)
+        deadline = time.monotonic() + timeout
+        missing = [rank for rank, worker in enumerate(self._workers) if worker is None]
+        for rank in missing:
+            self._workers[rank] = self._start(rank)
+        self._collect(missing, deadline)  # what they say when they are ready, so that all begin together
         for worker, function in zip(self._workers, each, strict=True):
-            assert worker is not None
+            assert worker is not None, "a process died before it was ready"
             worker[1].send(_Task(self._runs, function, args, gloo))
         self._runs += 1
-        return self._collect(time.monotonic() + timeout)
+        return self._collect(range(self.size), deadline)
 
     def __enter__(self) -> Crew:
         return self
@@ -122,11 +125,12 @@ class Crew:
         theirs.close()
         return process, ours
 
-    def _collect(self, deadline: float) -> list[Outcome]:
+    def _collect(self, ranks: Sequence[int], deadline: float) -> list[Outcome]:
         outcomes: dict[int, Outcome] = {}
-        while len(outcomes) < self.size:
-            pending = {worker[1]: rank for rank, worker in enumerate(self._workers) if worker and rank not in outcomes}
-            ready = wait(list(pending), deadline - time.monotonic())
+        while len(outcomes) < len(ranks):
+            workers = {rank: self._workers[rank] for rank in ranks if rank not in outcomes}
+            pending = {worker[1]: rank for rank, worker in workers.items() if worker}
+            ready = wait(list(pending), max(0.0, deadline - time.monotonic()))
             if not ready:
                 for rank in pending.values():
                     self._end(rank, kill=True)
@@ -134,7 +138,7 @@ class Crew:
             for pipe in ready:
                 assert isinstance(pipe, Connection)
                 outcomes[pending[pipe]] = self._receive(pending[pipe], pipe)
-        return [outcomes[rank] for rank in range(self.size)]
+        return [outcomes[rank] for rank in ranks]
 
     def _receive(self, rank: int, pipe: Connection) -> Outcome:
         try:
@@ -171,6 +175,7 @@ def _serve(rank: int, size: int, threads: int, port: int, pipe: Connection) -> N
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     torch.set_num_threads(threads)
     store = dist.TCPStore("127.0.0.1", port, is_master=False)
+    pipe.send(Outcome())
     with contextlib.suppress(EOFError):  # the crew is dismissed
         while True:
             task: _Task = pipe.recv()
