@@ -21,6 +21,7 @@ from typing import Any, Self
 import torch.distributed as dist
 
 from ffdist.errors import StageError
+from ffdist.runtime.allocator import keep_freed_memory
 from ffdist.runtime.world import World
 
 GRACE = 5.0
@@ -151,6 +152,7 @@ class Team:
 def _member(life: Life, world: World, store_file: str, line: Connection) -> None:
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    keep_freed_memory()  # for every side alike
     try:
         line.send(("end", life(Seat(world, store_file, line))))
     except Exception as error:

@@ -78,14 +78,18 @@ class ProcessEdges:
         edge = self._edge(index)
         if self.kinds[index] in BY_STORE:
             return by_store(self.kinds[index]).open_receiver(edge, self.store)
-        return process_group.open_receiver(edge, self.groups[index], self.device)
+        return process_group.open_receiver(edge, self.groups[index], self._carrier(index))
 
     def downstream(self) -> Sender:
         index = self.world.rank
         edge = self._edge(index)
         if self.kinds[index] in BY_STORE:
             return by_store(self.kinds[index]).open_sender(edge, self.store)
-        return process_group.open_sender(edge, self.groups[index], self.device)
+        return process_group.open_sender(edge, self.groups[index], self._carrier(index))
+
+    def _carrier(self, index: int) -> torch.device:
+        """Where the tensors of an edge by torch.distributed travel: gloo carries a GPU's through host memory."""
+        return self.device if self.kinds[index] == "nccl" else torch.device("cpu")
 
     def _edge(self, index: int) -> Edge:
         return Edge(f"{index}-{index + 1}", self.depth, self.timeout, self.world.attempt)

@@ -22,6 +22,7 @@ import torch.distributed as dist
 from ffdist import errors
 from ffdist.errors import FfdistError, StageError
 from ffdist.pipeline.sink import Reporter
+from ffdist.runtime.allocator import keep_freed_memory
 from ffdist.runtime.edges import ProcessEdges
 from ffdist.runtime.job import Job
 from ffdist.runtime.outcome import Result, root_cause
@@ -134,6 +135,7 @@ def _start(context: Any, make_job: MakeJob, world: World, store: Path) -> StageP
 def _life(make_job: MakeJob, world: World, store_file: str, events: Connection) -> None:
     """A stage's process from beginning to end."""
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    keep_freed_memory()
     stop = Event()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: stop.set())

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import ray
 import torch.distributed as dist
 
+from ffdist.runtime.allocator import keep_freed_memory
 from ffdist.runtime.edges import ProcessEdges
 from ffdist.runtime.job import Job
 from ffdist.runtime.rank import Rank, stage_device
@@ -85,6 +86,7 @@ class StageActor:
                 dist.destroy_process_group()
 
     def _run(self, make_job: Callable[[], Job], meeting: Address | Any) -> None:
+        keep_freed_memory()
         world = self._world
         job = going_on(make_job(), world)
         config = job.config

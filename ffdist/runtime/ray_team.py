@@ -163,11 +163,12 @@ def _yes(answer: Any) -> bool:
 def verdict(errors: dict[int, BaseException], sites: list[Site]) -> BaseException:
     """AttemptLost where stages died or lost one another; else the job's own error, which would come again."""
     someone_died = any(isinstance(error, RayActorError) for error in errors.values())
-    losses = (RayError, TransportError, StageError, dist.DistError)
+    losses = (RayActorError, TransportError, StageError, dist.DistError)
     own = [error for error in errors.values()
            if not isinstance(error, losses) and (isinstance(error, FfdistError) or not someone_died)]  # fmt: skip
     if own:
-        return root_cause(own)
+        cause = root_cause(own)
+        return could_not_start(cause) if isinstance(cause, RayError) else cause
     dead = {rank: error for rank, error in errors.items() if isinstance(error, RayActorError)} or errors
     reasons = [f"stage {rank} on {sites[rank].address} (process {sites[rank].pid}): {brief(error)}"
                for rank, error in sorted(dead.items())]  # fmt: skip
@@ -175,6 +176,12 @@ def verdict(errors: dict[int, BaseException], sites: list[Site]) -> BaseExceptio
     if not isinstance(cause, FfdistError):
         cause = StageError("a stage died", where=reasons[0].split(":")[0], got=brief(cause))
     return AttemptLost(cause, reasons)
+
+
+def could_not_start(error: RayError) -> StageError:
+    """For what Ray could not hand to an actor: most often a module of the user's that its node does not have."""
+    return StageError("a stage could not start", got=brief(error),
+                      remedy="every node needs ffdist and your own modules: ray job submit --working-dir .")  # fmt: skip
 
 
 def brief(error: BaseException) -> str:

@@ -12,6 +12,7 @@ import torch.distributed as dist
 
 from ffdist.errors import StageError
 from ffdist.pipeline.sink import Reporter
+from ffdist.runtime.allocator import keep_freed_memory
 from ffdist.runtime.attempt import share_attempt
 from ffdist.runtime.edges import ProcessEdges
 from ffdist.runtime.job import Job
@@ -53,6 +54,7 @@ def run_rank(make_job: Callable[[], Job], world: World, store: dist.Store, repor
 
     `report` is called on the last rank only; the result is whole there, and empty elsewhere.
     """
+    keep_freed_memory()
     stop = Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
