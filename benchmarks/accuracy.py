@@ -99,14 +99,18 @@ def measured(out: Path) -> dict[str, Any]:
 
 def as_markdown(r: dict[str, Any]) -> str:
     m, v = r["machine"], r["versions"]
-    rows = [("mean of blocks", r["mean"]), ("last block", r["last"]), *((f"block {k}", a) for k, a in r["blocks"].items())]
+    rows = [
+        ("mean of blocks", r["mean"]),
+        ("last block", r["last"]),
+        *((f"block {k}", a) for k, a in r["blocks"].items()),
+    ]
     lines = [
         f"# accuracy, {r['row']}, {r['date']}", "", f"    {r['command']}", "",
         f"{m['processor']}, {m['cores']} cores, {m['memory_gib']} GiB; Python {v['python']}, torch {v['torch']}, "
         f"ffdist {v['ffdist']} at commit {v['commit']}.", "",
         f"Seed {r['seeds'][0]} (n = 1), {r['epochs']} epochs, {r['parameters']:,} parameters, {r['seconds']:,} s in "
         f"{r['stages']} stage(s), {r['samples']:,} test samples.{' ' * bool(r['note'])}{r['note']}", "",
-        "| predictor | test accuracy, % |", "|---|---|", *(f"| {name} | {accuracy:.2f} |" for name, accuracy in rows), "",
+        "| predictor | test accuracy, % |", "|---|---|", *(f"| {name} | {value:.2f} |" for name, value in rows), "",
     ]  # fmt: skip
     if "paper" in r:
         lines += [f"The paper's: {r['paper']:.2f} ({r['source']}).", ""]

@@ -6,6 +6,8 @@
     pipeline = Pipeline(models.cnnb(images.shape, images.num_classes), SFF(kernel=3), stages=2)
     result = pipeline.fit(images, epochs=30, batch_size=32)
     print(result.test["accuracy"])
+
+`ffdist.api.Pipeline` says more; `ffdist --help` is the command line.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ table with the columns "image" and "label"."""
 class Pipeline:
     """A network whose blocks learn by a local rule, in stages that work at the same time.
 
-    network: a `Chain`, or any `nn.Sequential`, each child of which is a block (or `blocks[i]` children in a row are one).
+    network: a `Chain`, or any `nn.Sequential`, each child a block (or `blocks[i]` children in a row are one).
     stages: how many; `cut` counts the blocks in each, by default they are dealt by measured time. The number of stages,
         the cut and the launcher change nothing about the result.
     launcher: "threads" of this process (works in a notebook), or "processes" of this host (then what is passed in must
@@ -158,17 +158,18 @@ def as_images(data: Data, test: Data | None = None) -> Images:
     """Any data a user has, as a data set. Raises DataError for what is none."""
     if isinstance(data, (Images, str)) and test is not None:
         raise DataError("a data set brings its own test split", where="test", remedy="leave `test` out")
-    match data:
-        case Images():
+    match data, test:
+        case Images(), None:
             return data
-        case str():
+        case str(), None:
             return open_data(data)
-        case (samples, labels):
-            return from_tensors(samples, labels, test=test)
-        case pa.Table():
-            return from_arrow(data, test=test)
-        case Dataset():
-            return from_dataset(data, test=test)
-    raise DataError("unknown kind of data", expected="(samples, labels), a Dataset, an Arrow table, or a data set's name",
-                    got=type(data).__name__)  # fmt: skip
-
+        case (samples, labels), None:
+            return from_tensors(samples, labels)
+        case (samples, labels), (test_samples, test_labels):
+            return from_tensors(samples, labels, test=(test_samples, test_labels))
+        case pa.Table(), (None | pa.Table()) as held_out:
+            return from_arrow(data, test=held_out)
+        case Dataset(), (None | Dataset()) as held_out:
+            return from_dataset(data, test=held_out)
+    raise DataError("unknown kind of data", expected="(samples, labels), a Dataset, an Arrow table, or a name",
+                    got=type(data).__name__, remedy="give the test data in the same form")  # fmt: skip

@@ -23,7 +23,7 @@ class TrainSettings:
     model_args: tuple[str, ...] = ()
     """Options of the network as key=value, e.g. widths=32,64,128."""
     objective: str = "sff"
-    """Local learning rule: a built-in name, module:Class or file.py:Class; or "backprop" for the twin of one global loss."""
+    """Local learning rule: a built-in name, module:Class or file.py:Class; "backprop": the twin with one loss."""
     objective_args: tuple[str, ...] = ()
     """Options of the rule as key=value, e.g. kernel=5."""
     stages: int | None = None
@@ -114,13 +114,19 @@ class TrainSettings:
                               got=f"--stages {self.stages}")  # fmt: skip
 
 
-LEAST = {"epochs": 0, "timeout": 0, "gpus_per_stage": 0, "placement_timeout": 0, "max_restarts": 0,
-         "cpus_per_stage": 0.01} | dict.fromkeys(
+LEAST = {
+    "epochs": 0,
+    "timeout": 0,
+    "gpus_per_stage": 0,
+    "placement_timeout": 0,
+    "max_restarts": 0,
+    "cpus_per_stage": 0.01,
+} | dict.fromkeys(
     ("batch_size", "queue", "keep", "stages", "samples", "image_size", "threads", "snapshot_every", "early_stop"), 1
 )
 FREE_ON_RESUME = frozenset({
-    "stages", "cut", "queue", "transport", "launcher", "out", "resume", "dry_run", "epochs", "keep", "device", "threads",
-    "timeout", "snapshot_every", "early_stop", "address", "placement", "cpus_per_stage", "gpus_per_stage",
+    "stages", "cut", "queue", "transport", "launcher", "out", "resume", "dry_run", "epochs", "keep", "device",
+    "threads", "timeout", "snapshot_every", "early_stop", "address", "placement", "cpus_per_stage", "gpus_per_stage",
     "placement_timeout", "max_restarts",
 })  # fmt: skip
 """What may differ when a run is resumed; all else decides what it learns."""

@@ -54,14 +54,14 @@ class DigitsJob:
         images = open_data("digits")
         if self.run is not None:
             self.run.mkdir(parents=True, exist_ok=True)
-        config = JobConfig(Schedule(self.epochs, **self.schedule),
-                           **{"batch_size": 64, "threads": 1, "augment": ("crop",), "run": self.run} | self.settings)  # fmt: skip
+        settings = {"batch_size": 64, "threads": 1, "augment": ("crop",), "run": self.run} | self.settings
+        config = JobConfig(Schedule(self.epochs, **self.schedule), **settings)
         chain = noisy_chain() if self.noisy else cnnb(images.shape, images.num_classes, (8, 12, 16))
         return Job(chain, self.objective, images, config)
 
 
 def fingerprint(run: Path) -> list[str]:
-    """The sha256 of every block's file in the last snapshot: weights, buffers, optimiser, schedule and counts, bit for bit."""
+    """The sha256 of every block's file in the last snapshot: weights, buffers, optimiser, schedule, counts."""
     manifest = latest(run)
     assert manifest is not None
     return [f"{manifest.step} {entry['file']} {entry['sha256']}" for entry in manifest.files]

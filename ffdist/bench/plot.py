@@ -32,7 +32,6 @@ def _bars(plot: Plot, axes) -> None:
     axes.invert_yaxis()
 
 
-
 def _lines(plot: Plot, axes) -> None:
     for name, points in plot.series.items():
         x, middle, least, most = zip(*points, strict=True)

@@ -90,6 +90,7 @@ def versions() -> dict[str, str]:
 
 def commit() -> str:
     """Of the source that runs, marked where it was changed since; "unknown" outside a checkout."""
+
     def git(*args: str) -> str:
         here = Path(__file__).parent
         return subprocess.run(["git", *args], cwd=here, capture_output=True, text=True, check=True).stdout.strip()

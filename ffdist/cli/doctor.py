@@ -28,7 +28,10 @@ from ffdist.runtime.edges import ProcessEdges
 from ffdist.runtime.world import World, available_cores
 from ffdist.transport.base import Frame
 
-OPTIONAL = {"matplotlib": "plots of `ffdist bench`: pip install 'ffdist[bench]'", "ray": "Ray clusters: pip install ray"}
+OPTIONAL = {
+    "matplotlib": "plots of `ffdist bench`: pip install 'ffdist[bench]'",
+    "ray": "Ray clusters: pip install ray",
+}
 
 
 @dataclass(frozen=True)
@@ -134,4 +137,3 @@ def table(findings: list[Finding]) -> Table:
         mark = "[green]ok" if finding.ok else "[red]no"
         rows.add_row(mark, finding.what, finding.found, "" if finding.ok else finding.remedy)
     return rows
-

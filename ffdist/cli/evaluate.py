@@ -50,7 +50,8 @@ def main(args: Sequence[str]) -> None:
 def check_same(images: Images, facts: DataFacts, name: str) -> None:
     """Raises DataError when the network was trained for other pictures or classes, or there is nothing to test on."""
     if tuple(images.shape) != facts.shape or list(images.classes) != facts.classes:
-        raise DataError("the data do not fit the network", where=name, got=f"{images.shape}, classes {images.classes[:5]}",
+        raise DataError("the data do not fit the network", where=name,
+                        got=f"{images.shape}, classes {images.classes[:5]}",
                         expected=f"{facts.shape}, classes {facts.classes[:5]}")  # fmt: skip
     if images.test is None:
         raise DataError("the data have no test split", where=name, remedy="prepare them with one")

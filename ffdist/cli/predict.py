@@ -57,7 +57,9 @@ def read_picture(path: Path, facts: DataFacts) -> Tensor:
     channels, height, width = facts.shape
     try:
         with Image.open(path) as picture:
-            converted = picture.convert("L" if channels == 1 else "RGB").resize((width, height), Image.Resampling.BILINEAR)
+            converted = picture.convert("L" if channels == 1 else "RGB").resize(
+                (width, height), Image.Resampling.BILINEAR
+            )
     except (OSError, UnidentifiedImageError) as error:
         raise DataError("a picture cannot be read", where=path, got=error) from error
     pixels = np.asarray(converted, dtype=np.float32).reshape(height, width, channels) / 255

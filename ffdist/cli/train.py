@@ -49,7 +49,7 @@ class Train:
 
 
 def parse(args: Sequence[str]) -> TrainSettings:
-    """The resolved settings. Raises ConfigError for an unknown preset, key or value, and for a change --resume forbids."""
+    """The resolved settings. Raises ConfigError for an unknown preset, key or value, and for what --resume forbids."""
 
     def read(base: TrainSettings) -> Train:
         return tyro.cli(Train, args=list(args), default=Train(settings=base), prog="ffdist train",
@@ -147,7 +147,12 @@ def conclude(result: Result, out: Path) -> None:
     if result.reason == "interrupted":
         hints = [f"ffdist train --resume --out {out}"]
     else:
-        hints = [f"ffdist eval {out}", f"ffdist export {out} --to model.pt2", "ffdist train --stages 3", "ffdist train --help"]
+        hints = [
+            f"ffdist eval {out}",
+            f"ffdist export {out} --to model.pt2",
+            "ffdist train --stages 3",
+            "ffdist train --help",
+        ]
     console.print("try next: " + "\n          ".join(hints), soft_wrap=True, highlight=False)
 
 
@@ -175,4 +180,3 @@ def stage_table(costs: list[BlockCost], cut: list[int], batch_size: int) -> Tabl
                       f"{seconds * 1e3:.2f}", f"{sent / 1024:,.0f}")  # fmt: skip
     table.caption = f"at best {batch_size / slowest:,.0f} samples/s: the slowest stage's time, if each stage had a core"
     return table
-

@@ -43,7 +43,7 @@ class LearningBlock:
         with seeded(derive_seed(config.seed, "head", site.index)):
             head = objective.head(site)
         self.parts = nn.ModuleDict({"module": module, "head": head})
-        self.parts.to(config.device, memory_format=torch.channels_last)
+        self.parts.to(device=config.device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.module, self.head = module, head
         self.optimizer = build_optimizer(config.optim, self.parts.parameters())
         self.schedule = self.optimizer and build_schedule(config.optim, self.optimizer, config.total_steps)

@@ -33,7 +33,9 @@ class Classifier(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, chain: Chain, objective: Objective, *, mean: Sequence[float] = (0.0,), std: Sequence[float] = (1.0,)):
+    def __init__(
+        self, chain: Chain, objective: Objective, *, mean: Sequence[float] = (0.0,), std: Sequence[float] = (1.0,)
+    ):
         super().__init__()
         self.objective, self.num_classes, self.names = objective, chain.num_classes, list(chain.names)
         places = sites(chain)

@@ -94,4 +94,5 @@ def to_frame(message: Message) -> Frame:
 
 def from_frame(frame: Frame) -> Message:
     """The inverse of `to_frame`."""
-    return KINDS[frame.kind](**frame.fields, **frame.tensors)
+    values: dict[str, Any] = {**frame.fields, **frame.tensors}
+    return KINDS[frame.kind](**values)

@@ -26,7 +26,7 @@ Commit = Callable[[Snapshot, list[dict[str, Any]]], None]
 
 
 class Sink:
-    """Takes the last stage's messages. Every record here is JSON-able and depends on the stream alone, times excepted."""
+    """Takes the last stage's messages. Its records are JSON-able and depend on the stream alone, times excepted."""
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class Sink:
             self.report({"event": "progress", "step": batch.step})
 
     def _end_split(self, marker: EndOfSplit) -> None:
-        result = {"blocks": marker.blocks}
+        result: dict[str, Any] = {"blocks": marker.blocks}
         if marker.split == "train":
             seconds = time.perf_counter() - (self.began or float("nan"))
             result["samples_per_second"] = self.epoch_samples / seconds

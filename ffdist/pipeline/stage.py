@@ -30,7 +30,7 @@ SaveBlocks = Callable[[Sequence[LearningBlock], int], list[dict[str, Any]]]
 
 
 class Stage:
-    """Consecutive blocks of the chain, learning batch by batch; it never waits for a later stage but for room to send."""
+    """Consecutive blocks of the chain, learning batch by batch; it never waits for a later one but for room."""
 
     def __init__(self, index: int, blocks: Sequence[LearningBlock], save: SaveBlocks) -> None:
         self.index, self.blocks, self.write = index, list(blocks), save

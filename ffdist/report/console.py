@@ -70,7 +70,7 @@ def epoch_line(record: dict[str, Any]) -> str:
 
 
 def result_tables(records: list[dict[str, Any]], test: dict[str, Any] | None) -> list[Table]:
-    """Accuracy by predictor and block; speed and memory by stage. Accuracies are of the test split where there is one."""
+    """Accuracy by predictor and block; speed and memory by stage. Accuracies are of the test split if there is one."""
     tables = []
     split = test or (records[-1].get("validation") if records else None)
     if split:

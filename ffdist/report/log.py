@@ -16,7 +16,7 @@ RUN_LOG = "metrics.jsonl"
 def start_run_log(run: Path | None, records: list[dict[str, Any]], report: Reporter) -> Reporter:
     """`report`, and beside it the run log: one JSON object an epoch, then one of the test.
 
-    It begins with the `records` of a resumed run's snapshot: what came after the snapshot is learned, and written, again.
+    It begins with the `records` of a resumed run's snapshot: what came after it is learned, and written, again.
     """
     if run is None:
         return report

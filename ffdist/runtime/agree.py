@@ -68,7 +68,6 @@ def cut_of(job: Job, stages: int, device: torch.device, steps: int) -> list[int]
     return partition([cost.seconds for cost in costs], stages)
 
 
-
 def check_job(job: Job, stages: int) -> None:
     """Everything that can be found wrong before anything is started or written.
 
@@ -83,5 +82,5 @@ def check_job(job: Job, stages: int) -> None:
 def check_cut(job: Job, stages: int) -> None:
     cut, blocks = list(job.config.cut), len(job.chain)
     if cut and (len(cut) != stages or sum(cut) != blocks or min(cut) < 1):
-        raise ConfigError("--cut does not fit", where=f"{blocks} blocks ({', '.join(job.chain.names)}), {stages} stages",
+        raise ConfigError("--cut does not fit", where=f"{stages} stages of {', '.join(job.chain.names)}",
                           expected=f"{stages} positive counts that sum to {blocks}", got=cut)  # fmt: skip

@@ -105,9 +105,7 @@ def device_name(device: torch.device) -> str:
     return f"cuda:{torch.cuda.get_device_properties(device).uuid}" if device.type == "cuda" else str(device)
 
 
-def form_groups(
-    world: World, store: dist.Store, kinds: list[Kind], timeout: timedelta
-) -> dict[int, dist.ProcessGroup]:
+def form_groups(world: World, store: dist.Store, kinds: list[Kind], timeout: timedelta) -> dict[int, dist.ProcessGroup]:
     """A group of two ranks for each edge that needs one; all ranks form all groups, in order."""
     if set(BY_STORE) >= set(kinds):
         return {}
@@ -115,4 +113,4 @@ def form_groups(
     dist.init_process_group(backend, store=dist.PrefixStore("group", store), rank=world.rank, world_size=world.size,
                             timeout=timeout)  # fmt: skip
     groups = {i: dist.new_group([i, i + 1], timeout, backend) for i, kind in enumerate(kinds) if kind not in BY_STORE}
-    return {i: group for i, group in groups.items() if world.rank in (i, i + 1)}
+    return {i: group for i, group in groups.items() if isinstance(group, dist.ProcessGroup)}

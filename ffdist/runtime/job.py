@@ -60,9 +60,7 @@ class Job:
     def loaders(self) -> Loaders:
         """The splits' loaders; the same on every rank."""
         c, images = self.config, self.images
-        train, validation = split_indices(
-            images.train.labels, validation=c.validation, samples=c.samples, seed=c.seed
-        )
+        train, validation = split_indices(images.train.labels, validation=c.validation, samples=c.samples, seed=c.seed)
 
         def loader(split, indices, *, training: bool = False) -> Loader:
             return Loader(images, split, indices, batch_size=c.batch_size, seed=c.seed, train=training,

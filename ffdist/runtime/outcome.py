@@ -33,7 +33,7 @@ class Result:
 
 
 def root_cause(errors: Sequence[BaseException]) -> BaseException:
-    """Of the stages' errors, the one that explains the others: a lost or silent peer is what its neighbours saw of it."""
+    """Of the stages' errors, the one that explains the others: a lost peer is what its neighbours saw of it."""
 
     def distance(error: BaseException) -> int:
         if isinstance(error, TransportError):

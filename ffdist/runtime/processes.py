@@ -43,7 +43,9 @@ def run_processes(make_job: MakeJob, stages: int, report: Reporter) -> Result:
     """
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory(prefix="ffdist-") as folder:
-        stages_ = [_start(context, make_job, World(rank, stages, rank), Path(folder) / "store") for rank in range(stages)]
+        stages_ = [
+            _start(context, make_job, World(rank, stages, rank), Path(folder) / "store") for rank in range(stages)
+        ]
         watch = Watch(stages_, report)
         previous = {s: signal.signal(s, lambda *_: watch.interrupt()) for s in (signal.SIGINT, signal.SIGTERM)}
         try:
@@ -167,5 +169,6 @@ def _told(event: dict[str, Any]) -> FfdistError:
 def _death(stage: StageProcess) -> StageError:
     code = stage.process.exitcode or 0
     how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
-    return StageError(f"stage {stage.rank} died", where=f"process {stage.process.pid}", expected="exit status 0", got=how,
+    return StageError(f"stage {stage.rank} died", where=f"process {stage.process.pid}",
+                      expected="exit status 0", got=how,
                       remedy="see its log in the run directory; go on with --resume")  # fmt: skip

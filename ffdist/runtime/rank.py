@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
@@ -75,10 +76,10 @@ class Rank:
     def run(self) -> None:
         """Until the stream stops. Raises what stopped it otherwise."""
         config, world = self.job.config, self.world
-        torch.set_num_threads(config.threads or max(1, available_cores() // world.size))
+        set_threads(config.threads, world)
         device = stage_device(config.device, world)
         loaders = self.job.loaders() if world.first else None
-        plan = agree(self.store, world, "plan", lambda: make_plan(self.job, world, loaders, device), config.timeout)
+        plan = agree(self.store, world, "plan", lambda: self._plan(loaders, device), config.timeout)
         manifest = read_manifest(Path(plan["snapshot"])) if plan["snapshot"] else None
         snapshots = SnapshotStore(config.run, self.job.chain.names, keep=config.keep)
         stage = self._stage(plan, device, snapshots)
@@ -93,6 +94,10 @@ class Rank:
                 self._announce(plan, manifest)
             outbox = self._sink(manifest, snapshots) if world.last else ToEdge(_open(ends, self.edges.downstream()))
             stage.run(inbox, outbox)
+
+    def _plan(self, loaders: Loaders | None, device: torch.device) -> dict[str, Any]:
+        assert loaders, "rank 0 makes the plan, and has the data"
+        return make_plan(self.job, self.world, loaders, device)
 
     def _stage(self, plan: dict[str, Any], device: torch.device, snapshots: SnapshotStore) -> Stage:
         cut, job = plan["cut"], self.job
@@ -138,6 +143,12 @@ class Rank:
 def _open(ends: ExitStack, end: Any) -> Any:
     ends.enter_context(closing(end))
     return end
+
+
+def set_threads(wanted: int | None, world: World) -> None:
+    """As told; else as OMP_NUM_THREADS says, which torch has read by itself; else this host's cores shared out."""
+    if wanted or "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(wanted or max(1, available_cores() // world.size))
 
 
 def stage_device(wanted: str, world: World) -> torch.device:

@@ -1,9 +1,9 @@
 """Stages as actors on a Ray cluster. Ray places and watches them; activations travel past it, as between any processes.
 
-    driver   joins the cluster, reserves a place a stage, starts an actor in each, shows what the last one reports
-    actors   meet in a store that rank 0 hosts, open edges, run the stage loop
-    a loss   the survivors' edges fail at once and they end; the lost actor is made anew, and the next attempt goes on
-             from the last committed snapshot
+driver   joins the cluster, reserves a place a stage, starts an actor in each, shows what the last one reports
+actors   meet in a store that rank 0 hosts, open edges, run the stage loop
+a loss   the survivors' edges fail at once and they end; the lost actor is made anew, and the next attempt goes on
+         from the last committed snapshot
 """
 
 from __future__ import annotations

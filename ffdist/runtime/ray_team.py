@@ -181,7 +181,7 @@ def verdict(errors: dict[int, BaseException], sites: list[Site]) -> BaseExceptio
 def could_not_start(error: RayError) -> StageError:
     """For what Ray could not hand to an actor: most often a module of the user's that its node does not have."""
     return StageError("a stage could not start", got=brief(error),
-                      remedy="every node needs ffdist and your own modules: ray job submit --working-dir .")  # fmt: skip
+                      remedy="every node needs ffdist and your modules: ray job submit --working-dir .")  # fmt: skip
 
 
 def brief(error: BaseException) -> str:

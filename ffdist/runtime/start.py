@@ -58,4 +58,3 @@ def count_stages(settings: TrainSettings, blocks: int, ranks: int | None) -> int
                           expected=f"1 to {blocks}, one block a stage at least", got=count,
                           remedy="use fewer stages, or a model with more blocks")  # fmt: skip
     return count
-

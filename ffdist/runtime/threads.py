@@ -1,4 +1,4 @@
-"""Stages as threads of this process: for notebooks, for tests, and as the measure of what the other launchers must equal."""
+"""Stages as threads of this process: for notebooks and tests, and as what the other launchers must equal."""
 
 from __future__ import annotations
 
@@ -64,4 +64,3 @@ def _join(thread: Thread, stop: Event) -> None:
             thread.join()
         except KeyboardInterrupt:
             stop.set()
-

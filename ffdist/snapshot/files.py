@@ -84,7 +84,9 @@ def read_block(path: Path, entry: dict[str, Any]) -> tuple[dict[str, Tensor], di
     except FileNotFoundError as error:
         raise SnapshotError("a snapshot file is missing", where=path, remedy=remedy) from error
     except (SafetensorError, KeyError, ValueError) as error:
-        raise SnapshotError("a snapshot file was not written by ffdist", where=path, got=error, remedy=remedy) from error
+        raise SnapshotError(
+            "a snapshot file was not written by ffdist", where=path, got=error, remedy=remedy
+        ) from error
 
 
 def check_same_tensors(path: Path, tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> None:

@@ -21,7 +21,9 @@ TINY = ["--launcher", "threads", "--stages", "2", "--threads", "1", "--epochs", 
 
 def ffdist(*args: str) -> subprocess.CompletedProcess[str]:
     """A command in a process of its own."""
-    return subprocess.run([sys.executable, "-m", "ffdist", *args], capture_output=True, text=True, check=False, timeout=240)
+    return subprocess.run(
+        [sys.executable, "-m", "ffdist", *args], capture_output=True, text=True, check=False, timeout=240
+    )
 
 
 def refused(capsys: pytest.CaptureFixture[str], *args: str | Path) -> str:
@@ -157,7 +159,8 @@ def test_a_dry_run_prints_settings_and_stages_and_writes_nothing(
 
 
 def test_the_twin_of_backpropagation_trains_by_the_same_command(tmp_path: Path) -> None:
-    main(["train", "--objective", "backprop", "--objective-args", "--out", str(tmp_path / "bp"), "--launcher", "threads",
+    main(["train", "--objective", "backprop", "--objective-args", "--out", str(tmp_path / "bp"), "--launcher",
+          "threads",
           "--epochs", "6"])  # fmt: skip
     logged = json.loads((tmp_path / "bp" / "metrics.jsonl").read_text().splitlines()[-1])
     assert logged["test"]["accuracy"]["mean"] > 0.9

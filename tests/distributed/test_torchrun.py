@@ -17,7 +17,16 @@ SETTINGS = ["--epochs", "1", "--threads", "1", "--model-args", "widths=8,12,16"]
 
 
 def torchrun(ranks: int, *args: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={ranks}", "-m", "ffdist", "train", *args]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        f"--nproc-per-node={ranks}",
+        "-m",
+        "ffdist",
+        "train",
+        *args,
+    ]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=240,
                           env=os.environ | {"GLOO_SOCKET_IFNAME": "lo"})  # fmt: skip
 

@@ -43,7 +43,9 @@ def imported_rooms(path: Path) -> set[str]:
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
-            names = [f"{node.module}.{alias.name}" for alias in node.names] if node.module == "ffdist" else [node.module]
+            names = (
+                [f"{node.module}.{alias.name}" for alias in node.names] if node.module == "ffdist" else [node.module]
+            )
         rooms |= {name.split(".")[1] for name in names if name.startswith("ffdist.")}
     return rooms
 

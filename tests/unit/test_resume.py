@@ -40,7 +40,9 @@ def cut_power_at(step: int, make: DigitsJob) -> None:
 
 @pytest.mark.parametrize(("before", "after"), [(1, 1), (2, 3), (3, 1), (1, 2)])
 def test_stop_in_mid_epoch_and_resume_with_any_number_of_stages(before: int, after: int, tmp_path: Path) -> None:
-    make = DigitsJob(schedule={"snapshot_every": EVERY}, settings={"optim": OptimConfig(schedule="plateau", patience=0)})
+    make = DigitsJob(
+        schedule={"snapshot_every": EVERY}, settings={"optim": OptimConfig(schedule="plateau", patience=0)}
+    )
     whole = run_threads(replace(make, run=tmp_path / "whole")(), QUIET)
     cut = replace(make, run=tmp_path / "cut")
     cut_power_at(12, replace(cut, settings=make.settings | {"stages": before}))

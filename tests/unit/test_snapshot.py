@@ -28,7 +28,9 @@ def snapshot(run: Path, step: int, *, committed: bool = True, keep: int = 2) -> 
 
 
 def test_a_block_reads_back_as_it_was_written_in_every_dtype(tmp_path: Path) -> None:
-    tensors = {str(d): torch.arange(6).reshape(2, 3).to(d) for d in (torch.float32, torch.bfloat16, torch.int64, torch.bool)}
+    tensors = {
+        str(d): torch.arange(6).reshape(2, 3).to(d) for d in (torch.float32, torch.bfloat16, torch.int64, torch.bool)
+    }
     tensors["channels-last"] = torch.randn(2, 3, 4, 4).contiguous(memory_format=torch.channels_last)
     entry = write_block(tmp_path / "b.safetensors", tensors, {"lr": 0.1, "nested": [1, {"x": None}]})
     read, fields = read_block(tmp_path / "b.safetensors", entry)
@@ -84,7 +86,9 @@ def test_a_manifest_that_is_not_whole_is_refused(text: str, tmp_path: Path) -> N
         latest(tmp_path)
 
 
-def test_a_full_disk_is_told_and_leaves_the_last_snapshot_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_told_and_leaves_the_last_snapshot_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = snapshot(tmp_path, 5)
 
     def no_room(descriptor: int) -> None:
@@ -125,7 +129,8 @@ def test_a_snapshot_of_the_same_blocks_with_other_shapes_is_refused(tmp_path: Pa
     tensors, fields = read_block(path, manifest.files[2])
     tensors["module.0.weight"] = tensors["module.0.weight"][:3]
     manifest.files[2].update(write_block(path, tensors, fields))
-    (manifest.folder / MANIFEST).write_text(json.dumps({"format": 1, **{
-        name: getattr(manifest, name) for name in ("step", "epoch", "batch", "blocks", "files", "records")}}))  # fmt: skip
+    names = ("step", "epoch", "batch", "blocks", "files", "records")
+    values = {"format": 1} | {name: getattr(manifest, name) for name in names}
+    (manifest.folder / MANIFEST).write_text(json.dumps(values))
     with pytest.raises(SnapshotError, match=r"module\.0\.weight"):
         run_threads(replace(make, settings={"resume": True})(), QUIET)

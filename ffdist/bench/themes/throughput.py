@@ -114,6 +114,7 @@ def stage_grid(rounds: Rounds, ours: str) -> Grid:
     laps = rounds.laps[ours]
     rows: list[dict[str, Cell]] = []
     for index, stage in enumerate(laps[0].details["stages"] if laps else []):
+
         def milliseconds(key: str, index: int = index) -> float:
             return median(1e3 * lap.details["stages"][index][key] / lap.details["batches"] for lap in laps)
 
