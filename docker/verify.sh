@@ -22,8 +22,8 @@ compose() {
 }
 
 clean_up() {
-    compose -f docker/bench.compose.yaml --profile cpu down --volumes >/dev/null 2>&1 || true
-    compose -f docker/ray.compose.yaml --profile cpu down --volumes >/dev/null 2>&1 || true
+    compose -p ffdist-bench -f docker/bench.compose.yaml --profile cpu down --volumes >/dev/null 2>&1 || true
+    compose -p ffdist-ray -f docker/ray.compose.yaml --profile cpu down --volumes >/dev/null 2>&1 || true
     rm -rf "$work"
 }
 trap clean_up EXIT
@@ -63,7 +63,7 @@ in_container() { docker run --rm --entrypoint ffdist "$@"; }
 
 compare_hosts() {
     mkdir -m 777 "$work/results"
-    RESULTS=$work/results LINK=$LINK compose -f docker/bench.compose.yaml --profile cpu up --abort-on-container-exit
+    RESULTS=$work/results LINK=$LINK compose -p ffdist-bench -f docker/bench.compose.yaml --profile cpu up --abort-on-container-exit
     python3 -c 'import json, sys
 summary = json.load(open(sys.argv[1]))["summary"]
 assert summary["hosts"] == 2 and summary["n"] >= 3 and summary["ours"] > 0 < summary["theirs"], summary
@@ -72,9 +72,9 @@ print(json.dumps({k: v for k, v in summary.items() if k != "qualifying"}))' "$wo
 }
 
 ray_job() {
-    WHAT="--samples 512 --epochs 2 --threads 1" compose -f docker/ray.compose.yaml --profile cpu \
+    WHAT="--samples 512 --epochs 2 --threads 1" compose -p ffdist-ray -f docker/ray.compose.yaml --profile cpu \
         up --abort-on-container-exit --exit-code-from job
-    compose -f docker/ray.compose.yaml --profile cpu run --rm --no-deps --entrypoint ffdist job \
+    compose -p ffdist-ray -f docker/ray.compose.yaml --profile cpu run --rm --no-deps --entrypoint ffdist job \
         eval /work/runs/ray --json | tee "$work/ray.json"
     grep -q '"accuracy"' "$work/ray.json"
 }
@@ -89,7 +89,8 @@ for image in cpu cuda bench; do
     step "check $image" check_image "ffdist:$image"
 done
 step "run train (digits, 2 stages)" in_container ffdist:cpu train --samples 512 --epochs 2 --stages 2 --threads 1
-step "run bench throughput" in_container ffdist:bench bench throughput --model mlp --rounds 1 --seconds 1 --json
+step "run bench throughput" in_container ffdist:bench bench throughput --model mlp \
+    --against ddp-static --rounds 1 --seconds 1 --json
 step "compose: 2 hosts against DDP, link $LINK" compare_hosts
 step "compose: Ray, head and worker, a submitted job" ray_job
 
