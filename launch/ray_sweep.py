@@ -84,7 +84,8 @@ def search(sweep: Sweep) -> list[tune.Result]:
     """The trials, the best first."""
     space = {name: tune.grid_search(list(getattr(sweep, name))) for name in ("lr", "objective", "kernel")
              if getattr(sweep, name)}  # fmt: skip
-    trainable = tune.with_resources(tune.with_parameters(train, sweep=sweep), {"cpu": 0})  # its stages take the CPUs
+    # A trial only drives: its stages take the CPUs. Ray wants it to need something, so it needs a byte.
+    trainable = tune.with_resources(tune.with_parameters(train, sweep=sweep), {"cpu": 0, "memory": 1})
     tuner = tune.Tuner(
         trainable,
         param_space=space,

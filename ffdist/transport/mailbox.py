@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from typing import Any, Literal
 
 import ray
@@ -14,17 +15,32 @@ Side = Literal["owner", "guest"]
 
 
 class Mailbox:
-    """Letters for its owner and for its guest, each in the order in which they were posted."""
+    """Letters for its owner and for its guest, numbered by who posts them: Ray may run calls in any order."""
 
     def __init__(self) -> None:
-        self._letters: dict[Side, asyncio.Queue[Any]] = {"owner": asyncio.Queue(), "guest": asyncio.Queue()}
+        self._letters: dict[tuple[Side, int], Any] = {}
+        self._changed = asyncio.Condition()
 
-    async def post(self, to: Side, letter: Any) -> None:
-        self._letters[to].put_nowait(letter)
+    async def post(self, to: Side, number: int, letter: Any) -> None:
+        async with self._changed:
+            self._letters[to, number] = letter
+            self._changed.notify_all()
 
-    async def take(self, side: Side) -> Any:
-        """The next letter, as soon as there is one."""
-        return await self._letters[side].get()
+    async def take(self, side: Side, number: int) -> Any:
+        """That letter, as soon as it is there; it is kept no longer."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: (side, number) in self._letters)
+            return self._letters.pop((side, number))
+
+
+class Poster:
+    """Posts letters in order."""
+
+    def __init__(self, mailbox: Any, to: Side) -> None:
+        self._mailbox, self._to, self._numbers = mailbox, to, itertools.count()
+
+    def post(self, letter: Any) -> None:
+        self._mailbox.post.remote(self._to, next(self._numbers), letter)
 
 
 def new_mailbox(name: str) -> Any:

@@ -10,8 +10,10 @@ at once. An object is freed when the last reference to it is gone, which is befo
 
 from __future__ import annotations
 
+import itertools
 import secrets
 import time
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -24,9 +26,11 @@ from ffdist.transport import wire
 from ffdist.transport.base import Edge, Frame, Receiver, Sender
 from ffdist.transport.buffers import BufferPool
 from ffdist.transport.doorbell import Store
-from ffdist.transport.mailbox import find_mailbox, new_mailbox
+from ffdist.transport.mailbox import Poster, Side, find_mailbox, new_mailbox
 
 CREDIT, END = b"+", b"."
+START = timedelta(seconds=10)
+"""What a mailbox, a process of its own, may take to start, beyond the edge's timeout."""
 
 
 def open_sender(edge: Edge, store: Store) -> ObjectStoreSender:
@@ -36,57 +40,59 @@ def open_sender(edge: Edge, store: Store) -> ObjectStoreSender:
     """
     mine = new_mailbox(f"{edge.name}-{secrets.token_hex(8)}")
     try:
-        store.wait([_key(edge)], edge.timeout)
+        store.wait([_key(edge)], edge.timeout + START)
         theirs = find_mailbox(store.get(_key(edge)).decode())
     except RuntimeError as error:  # what every kind of store raises when a wait times out
         raise edge.silent("receiver") from error
     except ValueError as error:  # Ray knows no such actor
         raise edge.lost("the receiver died") from error
-    theirs.post.remote("owner", (wire.encode_hello(edge), mine))
+    Poster(theirs, "owner").post((wire.encode_hello(edge), mine))
     visit = Visit(edge, theirs, "guest", "the receiver")
-    wire.check_hello(visit.take("greeting", 0), edge)
-    return ObjectStoreSender(edge, mine, visit)
+    wire.check_hello(visit.take("greeting", 0, START), edge)
+    return ObjectStoreSender(edge, Poster(mine, "guest"), visit)
 
 
 def open_receiver(edge: Edge, store: Store) -> ObjectStoreReceiver:
     """The downstream end; blocks until the upstream one opens. Raises as `open_sender` does."""
     name = f"{edge.name}-{secrets.token_hex(8)}"
     mine = new_mailbox(name)
-    ray.get(mine.post.remote("guest", wire.encode_hello(edge)))
+    poster = Poster(mine, "guest")
+    poster.post(wire.encode_hello(edge))
     store.set(_key(edge), name)
-    hello, theirs = Visit(edge, mine, "owner", "the sender").take("sender", 0)
+    hello, theirs = Visit(edge, mine, "owner", "the sender").take("sender", 0, START)
     wire.check_hello(hello, edge)
-    return ObjectStoreReceiver(edge, mine, Visit(edge, theirs, "guest", "the sender"))
+    return ObjectStoreReceiver(edge, poster, Visit(edge, theirs, "guest", "the sender"))
 
 
 class Visit:
     """Waiting at a mailbox, whose owner's death and silence are errors; counts the seconds waited."""
 
-    def __init__(self, edge: Edge, mailbox: Any, side: str, peer: str) -> None:
+    def __init__(self, edge: Edge, mailbox: Any, side: Side, peer: str) -> None:
         self._edge, self._mailbox, self._side, self._peer = edge, mailbox, side, peer
+        self._numbers = itertools.count()
         self.waited = 0.0
         self.peer_closed = False
 
-    def take(self, awaited: str, sequence: int) -> Any:
-        """The next letter. Raises PeerLostError, or PeerTimeoutError after the edge's timeout."""
+    def take(self, awaited: str, sequence: int, more: timedelta = timedelta()) -> Any:
+        """The next letter. Raises PeerLostError, or PeerTimeoutError after the edge's timeout (and `more`)."""
         if self.peer_closed:
             raise self._edge.lost(f"{self._peer} closed the edge", sequence)
         started = time.perf_counter()
         try:
-            letter = ray.get(self._mailbox.take.remote(self._side), timeout=self._edge.timeout.total_seconds())
+            letter = self._mailbox.take.remote(self._side, next(self._numbers))
+            return ray.get(letter, timeout=(self._edge.timeout + more).total_seconds())
         except GetTimeoutError:
             raise self._edge.silent(awaited, sequence) from None
         except RayActorError as error:
             raise self._edge.lost(f"{self._peer} died", sequence) from error
         finally:
             self.waited += time.perf_counter() - started
-        return letter
 
 
 class ObjectStoreSender(Sender):
     """The upstream end of an edge through the object store."""
 
-    def __init__(self, edge: Edge, mine: Any, visit: Visit) -> None:
+    def __init__(self, edge: Edge, mine: Poster, visit: Visit) -> None:
         self._edge, self._mine, self._visit = edge, mine, visit
         self._sequence = self._credited = 0
         self._capacity = store_capacity()
@@ -100,14 +106,14 @@ class ObjectStoreSender(Sender):
         while self._sequence - self._credited == self._edge.depth:
             self._take_credit()
         payload = ray.put([wire.as_bytes(tensor).cpu().numpy() for tensor in tensors])
-        self._mine.post.remote("guest", (prelude, header, [payload]))
+        self._mine.post((prelude, header, [payload]))
         self._sequence += 1
 
     def close(self) -> None:
         """The frames accepted stay in the store, and their references in the mailbox, until they are received."""
         if not self._closed:
             self._closed = True
-            self._mine.post.remote("guest", (wire.encode_end(self._edge, self._sequence), b"", []))
+            self._mine.post((wire.encode_end(self._edge, self._sequence), b"", []))
 
     def _take_credit(self) -> None:
         letter = self._visit.take("credit", self._sequence)
@@ -127,7 +133,7 @@ class ObjectStoreSender(Sender):
 class ObjectStoreReceiver(Receiver):
     """The downstream end of an edge through the object store."""
 
-    def __init__(self, edge: Edge, mine: Any, visit: Visit) -> None:
+    def __init__(self, edge: Edge, mine: Poster, visit: Visit) -> None:
         self._edge, self._mine, self._visit = edge, mine, visit
         self._sequence = 0
         self._pool = BufferPool(keep=2 * edge.depth)
@@ -141,14 +147,14 @@ class ObjectStoreReceiver(Receiver):
         arrays = self._fetch(payload[0])
         tensors = [wire.from_bytes(self._own(array), spec) for array, spec in zip(arrays, content.tensors, strict=True)]
         del arrays, payload  # the object is free before its credit is posted
-        self._mine.post.remote("guest", CREDIT)
+        self._mine.post(CREDIT)
         self._sequence += 1
         return content.frame(tensors)
 
     def close(self) -> None:
         if not self._closed:
             self._closed = True
-            self._mine.post.remote("guest", END)
+            self._mine.post(END)
 
     def _take_frame(self) -> tuple[wire.Prelude, bytes, list[Any]]:
         data, header, payload = self._visit.take("frame", self._sequence)

@@ -13,6 +13,7 @@ import numpy as np
 
 from ffdist.config import TrainSettings
 from ffdist.data import Split, open_data
+from ffdist.errors import DataError
 from ffdist.presets import with_preset
 from ffdist.runtime.job import Job
 from ffdist.runtime.run import begin
@@ -50,6 +51,13 @@ class GatedJob:
         if self.gate:
             images = replace(images, train=GatedSplit(images.train, self.gate))
         return make_job(self.settings, images, self.run, 2)
+
+
+class Broken:
+    """A job whose data cannot be opened."""
+
+    def __call__(self) -> Job:
+        raise DataError("the data are nowhere")
 
 
 def begun(run: Path, settings: TrainSettings = SETTINGS) -> Path:

@@ -154,13 +154,19 @@ def test_restarts_are_bounded_and_the_last_reason_is_raised(driver: str, tmp_pat
 def test_an_error_of_the_jobs_own_is_raised_as_it_is_and_not_tried_again(driver: str, tmp_path: Path) -> None:
     run, events = begun(tmp_path / "run"), Events()
     with pytest.raises(DataError, match="nowhere"):
-        run_ray(Broken(), 2, events, run=run, options=SPREAD)
+        run_ray(gated.Broken(), 2, events, run=run, options=SPREAD)
     assert len(events.of("placed")) == 1
 
 
-class Broken:
-    def __call__(self) -> Any:
-        raise DataError("the data are nowhere")
+def test_a_module_that_the_nodes_lack_is_told_and_not_tried_again(driver: str, tmp_path: Path) -> None:
+    with pytest.raises(StageError, match=r"(?s)could not start.*No module named.*working-dir"):
+        run_ray(Unknown(), 2, Events(), options=SPREAD)
+
+
+class Unknown:
+    """Of this module, which the actors cannot import."""
+
+    def __call__(self) -> Any: ...
 
 
 def test_a_cluster_without_room_says_what_is_missing(driver: str, tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ import sys
 import time
 import urllib.request
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -112,13 +111,11 @@ def test_a_ray_data_set_is_the_same_data_as_its_arrays(driver: str) -> None:
 
     digits = open_data("digits").train
     pictures, labels = digits.take(np.arange(64)), digits.labels[:64]
-    table: Any = {"image": pictures, "label": labels}
     ray.data.DataContext.get_current().enable_progress_bars = False
-    made = from_ray(ray.data.from_numpy(pictures).rename_columns({"data": "image"}).zip(
-        ray.data.from_numpy(labels).rename_columns({"data": "label"})))  # fmt: skip
-    same = from_tensors(table["image"][..., 0], table["label"])
+    rows = [{"image": picture, "label": int(label)} for picture, label in zip(pictures, labels, strict=True)]
+    made, same = from_ray(ray.data.from_items(rows)), from_tensors(pictures[..., 0], labels)
     assert np.array_equal(made.train.take(np.arange(64)), same.train.take(np.arange(64)))
     assert np.array_equal(made.train.labels, same.train.labels)
     assert (made.mean, made.std, made.shape, made.classes) == (same.mean, same.std, same.shape, same.classes)
     with pytest.raises(DataError, match="a column is missing"):
-        from_ray(ray.data.from_numpy(labels))
+        from_ray(ray.data.from_items([{"label": 1}]))
