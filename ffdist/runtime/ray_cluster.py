@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -70,6 +71,8 @@ def check_health(address: str) -> None:
     if "://" in address:
         raise ConfigError("a driver must be a process of the cluster", where="--address", expected="auto or host:port",
                           got=address, remedy="ray job submit -- ffdist train --launcher ray")  # fmt: skip
+    if not listens(address):
+        raise no_answer(address, "nothing listens there")
     command = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", address]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER, check=False)
@@ -79,14 +82,36 @@ def check_health(address: str) -> None:
         said, status = (done.stderr or done.stdout).strip(), done.returncode
     if status == 0:
         return
-    mismatch = "mismatch" in said
+    if "mismatch" not in said:
+        raise no_answer(address, (said.splitlines() or ["nothing"])[-1])
     raise ConfigError(
-        "the Ray cluster has another version" if mismatch else "no Ray cluster answers",
+        "the Ray cluster has another version",
         where=f"--address {address}",
-        expected=f"ray {ray.__version__}, Python {sys.version.split()[0]}",
-        got=said[said.find("Version mismatch") :] if mismatch else (said.splitlines() or ["nothing"])[-1],
-        remedy="install the same Ray and Python everywhere" if mismatch else "ray start --head, then --address auto",
+        expected=versions(),
+        got=said[said.find("Version mismatch") :],
+        remedy="install the same Ray and Python everywhere",
     )
+
+
+def listens(address: str) -> bool:
+    """Whether host:port accepts connections; where an address is no host:port, Ray shall say what it is."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        return True
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER).close()
+    except OSError:
+        return False
+    return True
+
+
+def no_answer(address: str, got: str) -> ConfigError:
+    return ConfigError("no Ray cluster answers", where=f"--address {address}", expected=versions(), got=got,
+                       remedy="ray start --head, then --address auto on that host")  # fmt: skip
+
+
+def versions() -> str:
+    return f"ray {ray.__version__}, Python {sys.version.split()[0]}"
 
 
 @contextmanager

@@ -107,7 +107,7 @@ class Team:
         errors: dict[int, BaseException] = {}
         deadline: float | None = None
         events = self.actors[-1].events.remote()
-        while runs or events:
+        while runs or (events and not errors):
             waiting = [*runs, *([events] if events else [])]
             ready, _ = ray.wait(waiting, timeout=None if deadline is None else max(0.0, deadline - time.monotonic()))
             if not ready:

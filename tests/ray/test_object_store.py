@@ -18,7 +18,7 @@ from test_transport_contract import (
     Pair,
     Side,
     _outcome,
-    do_nothing,
+    keep_silent,
     test_a_killed_receiver_is_an_error_at_a_sender_that_waits,  # noqa: F401 - collected here, with the pair below
     test_a_killed_sender_is_an_error_at_a_receiver_that_waits,  # noqa: F401
     test_a_receiver_counts_the_seconds_it_waited_for_data,  # noqa: F401
@@ -107,9 +107,12 @@ def test_the_store_never_holds_more_than_the_edges_depth(pair: RayPair) -> None:
 
 
 def send_too_much(place: Place, sender: Sender) -> None:
-    sender.send(Frame("x", {}, {"x": torch.zeros(60 * MIB, dtype=torch.uint8)}))
+    try:
+        sender.send(Frame("x", {}, {"x": torch.zeros(60 * MIB, dtype=torch.uint8)}))
+    finally:
+        place.tell("done")
 
 
 def test_a_frame_that_the_store_has_no_room_for_is_refused(pair: RayPair) -> None:
     with pytest.raises(TransportError, match=r"(?s)object store is too small.*188,743,680 bytes"):
-        pair.run(send_too_much, do_nothing)[0].unwrap()
+        pair.run(send_too_much, keep_silent)[0].unwrap()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -112,8 +113,11 @@ def test_a_killed_node_is_replaced_and_the_run_ends_with_the_same_bits(
     held: list[int] = []
 
     def kill(events: Events) -> None:
-        lost = events.of("placed")[0]["stages"][1]["node"]
-        cluster.remove_node(next(node for node in cluster.worker_nodes if node.node_id == lost), allow_graceful=False)
+        lost = events.of("placed")[0]["stages"][1]
+        node = next(node for node in cluster.worker_nodes if node.node_id == lost["node"])
+        with os.fdopen(os.pidfd_open(lost["pid"])) as process:
+            cluster.remove_node(node, allow_graceful=False)
+            assert select.select([process], [], [], 60)[0]  # Ray ends a node's processes behind it
         held.append(open_gate(gate))
 
     events = Events(kill)
@@ -189,8 +193,8 @@ def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path, *args: str) -> s
 
 
 def test_an_address_where_nothing_answers_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    assert "no Ray cluster answers" in refused(capsys, tmp_path, "--address", "127.0.0.1:1")
-    assert "ray job submit" in refused(capsys, tmp_path, "--address", "ray://127.0.0.1:10001")
+    assert "no Ray cluster answers" in refused(capsys, tmp_path / "a", "--address", "127.0.0.1:1")
+    assert "ray job submit" in refused(capsys, tmp_path / "b", "--address", "ray://127.0.0.1:10001")
 
 
 def test_a_cluster_of_another_version_is_refused(
