@@ -148,7 +148,7 @@ def _open(ends: ExitStack, end: Any) -> Any:
 def set_threads(wanted: int | None, world: World) -> None:
     """As told; else as OMP_NUM_THREADS says, which torch has read by itself; else this host's cores shared out."""
     if wanted or "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(wanted or max(1, available_cores() // world.size))
+        torch.set_num_threads(wanted or max(1, available_cores() // (world.local_size or world.size)))
 
 
 def stage_device(wanted: str, world: World) -> torch.device:

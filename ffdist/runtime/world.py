@@ -18,6 +18,8 @@ class World:
     local_rank: int = 0
     attempt: int = 0
     """How often the run was restarted; from the environment, what this node alone has counted."""
+    local_size: int = 0
+    """Stages on this host; 0: all of them."""
     run_id: str = ""
     """torchrun's name of the run; several runs may share one store."""
 
@@ -27,7 +29,7 @@ class World:
         if "TORCHELASTIC_RUN_ID" not in os.environ:
             return None
         try:
-            names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "TORCHELASTIC_RESTART_COUNT")
+            names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "TORCHELASTIC_RESTART_COUNT", "LOCAL_WORLD_SIZE")
             return cls(*(int(os.environ[name]) for name in names), run_id=os.environ["TORCHELASTIC_RUN_ID"])
         except (KeyError, ValueError) as error:
             raise ConfigError("torchrun's environment is not whole", where="environment", got=error,
