@@ -89,7 +89,9 @@ def measured(out: Path) -> dict[str, Any]:
         "stages": len(epochs[-1]["stages"]),
         "parameters": sum(p.numel() for p in load_classifier(out)[0].parameters()),
         "seeds": [settings.seed],
-        "settings": {k: v for k, v in vars(settings).items() if isinstance(v, (int, float, str, tuple))},
+        "settings": {
+            k: v for k, v in vars(settings).items() if isinstance(v, (int, float, str, tuple)) and k != "data"
+        },
         "threads": os.environ.get("OMP_NUM_THREADS", "default"),
         "machine": machine(),
         "versions": versions(),
