@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from hypothesis import settings
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: many processes share few cores here
+
+from hypothesis import settings  # noqa: E402
 
 settings.register_profile("ffdist", deadline=None, derandomize=True)
 settings.load_profile("ffdist")
