@@ -18,7 +18,7 @@ class ConsoleReport:
     def __init__(self, console: Console) -> None:
         self.console = console
         self.progress = Progress(
-            TextColumn("[bold]epoch {task.fields[epoch]}"), BarColumn(), MofNCompleteColumn(), TextColumn("batches"),
+            TextColumn("[bold]epoch {task.fields[epoch]}"), BarColumn(bar_width=16), MofNCompleteColumn(),
             TextColumn("{task.fields[note]}"), TimeRemainingColumn(compact=True),
             console=console, refresh_per_second=4, transient=True, disable=not console.is_terminal,
         )  # fmt: skip
@@ -52,11 +52,11 @@ class ConsoleReport:
 
     def _epoch(self, record: dict[str, Any]) -> None:
         done = record["epoch"] + 1
-        note = epoch_line(record)
         if self.console.is_terminal and self.task is not None:
-            self.progress.update(self.task, epoch=f"{min(done + 1, self.epochs)}/{self.epochs}", note=note)
+            epoch = f"{min(done + 1, self.epochs)}/{self.epochs}"
+            self.progress.update(self.task, epoch=epoch, note=short_line(record))
         else:
-            self.console.print(f"epoch {done}/{self.epochs}: {note}", highlight=False)
+            self.console.print(f"epoch {done}/{self.epochs}: {epoch_line(record)}", highlight=False)
 
 
 def epoch_line(record: dict[str, Any]) -> str:
@@ -67,6 +67,12 @@ def epoch_line(record: dict[str, Any]) -> str:
         accuracy = record["validation"]["accuracy"]
         parts.insert(0, f"validation {accuracy['mean']:.2%} (last block {accuracy['last']:.2%})")
     return ", ".join(parts)
+
+
+def short_line(record: dict[str, Any]) -> str:
+    """The same for a live display, which shares its line with a bar."""
+    accuracy = f"val {record['validation']['accuracy']['mean']:.1%}, " if "validation" in record else ""
+    return f"{accuracy}{record['train']['samples_per_second']:,.0f}/s"
 
 
 def result_tables(records: list[dict[str, Any]], test: dict[str, Any] | None) -> list[Table]:
