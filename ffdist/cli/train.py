@@ -23,7 +23,7 @@ from ffdist.report.console import ConsoleReport, result_tables
 from ffdist.runtime.agree import agree, check_job
 from ffdist.runtime.outcome import Result
 from ffdist.runtime.processes import run_processes
-from ffdist.runtime.rank import stage_device
+from ffdist.runtime.rank import set_threads, stage_device
 from ffdist.runtime.run import begin, check_resumable, new_folder, read_recorded
 from ffdist.runtime.start import SettingsJob, count_stages, make_job
 from ffdist.runtime.threads import run_threads
@@ -159,7 +159,9 @@ def conclude(result: Result, out: Path) -> None:
 def dry_run(settings: TrainSettings, images: Images, stages: int) -> None:
     """Print the resolved settings, and the stages with what each would hold and cost; start nothing."""
     job = make_job(settings, images, None, stages)
-    device = stage_device(settings.device, World())
+    place = World(size=stages)
+    set_threads(settings.threads, place)
+    device = stage_device(settings.device, place)
     config = job.block_config(device, 1)
     costs = measure_blocks(job.chain, job.objective, config, settings.batch_size)
     cut = list(settings.cut) or partition([cost.seconds for cost in costs], stages)
