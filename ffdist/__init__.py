@@ -4,7 +4,7 @@
 
     images = open_data("digits")
     pipeline = Pipeline(models.cnnb(images.shape, images.num_classes), SFF(kernel=3), stages=2)
-    result = pipeline.fit(images, epochs=30, batch_size=32)
+    result = pipeline.fit(images, epochs=30, batch_size=32, augment=["crop"])
     print(result.test["accuracy"])
 
 `ffdist.api.Pipeline` says more; `ffdist --help` is the command line.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
@@ -183,11 +183,3 @@ def _options(value: Any) -> Any:
     if not isinstance(value, Mapping):
         return value
     return [f"{k}={','.join(map(str, v)) if isinstance(v, list) else v}" for k, v in value.items()]
-
-
-@dataclass(frozen=True)
-class Preset:
-    """Named settings, with a line that says what they reproduce."""
-
-    summary: str
-    settings: dict[str, Any] = field(default_factory=dict)

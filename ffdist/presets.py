@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
-from ffdist.config import Preset, TrainSettings, apply
+from dataclasses import dataclass
+from typing import Any
+
+from ffdist.config import TrainSettings, apply
 from ffdist.errors import ConfigError
 from ffdist.options import nearest
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Named settings, with a line that says what they are for."""
+
+    summary: str
+    settings: dict[str, Any]
+
 
 PRESETS: dict[str, Preset] = {
     "digits": Preset(

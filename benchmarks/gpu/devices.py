@@ -21,7 +21,8 @@ from ffdist.baselines.base import BaselineConfig, Place
 from ffdist.baselines.known import BASELINES
 from ffdist.errors import FfdistError
 from ffdist.models import Chain
-from ffdist.pipeline.message import Message, Stop, TrainBatch, from_frame, to_frame
+from ffdist.pipeline.edge import FromEdge, ToEdge
+from ffdist.pipeline.message import Message, Stop, TrainBatch
 from ffdist.pipeline.plan import partition
 from ffdist.pipeline.stage import Stage
 from ffdist.transport import Edge, Receiver, Sender, process_group
@@ -79,7 +80,7 @@ def pipeline_rounds(
     receiver, sender = open_ends(rank, size, device)
     rates, batches = [], 12 if suite.quick else 150
     for _ in range(suite.rounds):
-        inbox = stream(suite, chain, batches) if rank == 0 else from_edge(receiver)
+        inbox = FromEdge(receiver) if receiver else stream(suite, chain, batches)
         outbox = Arrivals(suite) if sender is None else ToEdge(sender)
         stage.run(inbox, outbox)
         if isinstance(outbox, Arrivals):
@@ -107,26 +108,6 @@ def stream(suite: Suite, chain: Chain, batches: int) -> Iterator[Message]:
     for step in range(1, batches + 1):
         yield TrainBatch(step, x, y)
     yield Stop()
-
-
-def from_edge(receiver: Receiver | None) -> Iterator[Message]:
-    assert receiver
-    while True:
-        yield from_frame(receiver.recv())
-
-
-class ToEdge:
-    """An edge's sending end as a stage's outbox."""
-
-    def __init__(self, sender: Sender) -> None:
-        self.sender = sender
-
-    @property
-    def waited(self) -> float:
-        return self.sender.waited
-
-    def send(self, message: Message) -> None:
-        self.sender.send(to_frame(message))
 
 
 class Arrivals:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 from ffdist.errors import ConfigError
-from ffdist.pipeline.message import Message, from_frame, to_frame
+from ffdist.pipeline.edge import FromEdge, ToEdge
 from ffdist.pipeline.plan import build_block, sites
 from ffdist.pipeline.sink import Reporter, Sink
 from ffdist.pipeline.source import Loaders, Position, Source
@@ -33,31 +32,6 @@ class Edges(Protocol):
     def upstream(self) -> Receiver: ...
 
     def downstream(self) -> Sender: ...
-
-
-class FromEdge:
-    """An edge's receiving end as an inbox."""
-
-    def __init__(self, receiver: Receiver) -> None:
-        self.receiver = receiver
-
-    def __iter__(self) -> Iterator[Message]:
-        while True:
-            yield from_frame(self.receiver.recv())
-
-
-class ToEdge:
-    """An edge's sending end as an outbox."""
-
-    def __init__(self, sender: Sender) -> None:
-        self.sender = sender
-
-    @property
-    def waited(self) -> float:
-        return self.sender.waited
-
-    def send(self, message: Message) -> None:
-        self.sender.send(to_frame(message))
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from dataclasses import dataclass
 
 from ffdist.errors import ConfigError
@@ -42,16 +41,6 @@ class World:
     @property
     def last(self) -> bool:
         return self.rank == self.size - 1
-
-
-def host_name() -> str:
-    """Distinct for hosts that share no memory: the name, and the kernel's boot id where there is one."""
-    try:
-        with open("/proc/sys/kernel/random/boot_id") as file:
-            boot = file.read().strip()
-    except OSError:
-        boot = ""
-    return f"{socket.gethostname()}/{boot}"
 
 
 def available_cores() -> int:

@@ -1,0 +1,33 @@
+"""An edge's two ends as a stage sees them: messages in, messages out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ffdist.pipeline.message import Message, from_frame, to_frame
+from ffdist.transport.base import Receiver, Sender
+
+
+class FromEdge:
+    """A receiving end as an inbox; it ends when the stage stops asking."""
+
+    def __init__(self, receiver: Receiver) -> None:
+        self.receiver = receiver
+
+    def __iter__(self) -> Iterator[Message]:
+        while True:
+            yield from_frame(self.receiver.recv())
+
+
+class ToEdge:
+    """A sending end as an outbox."""
+
+    def __init__(self, sender: Sender) -> None:
+        self.sender = sender
+
+    @property
+    def waited(self) -> float:
+        return self.sender.waited
+
+    def send(self, message: Message) -> None:
+        self.sender.send(to_frame(message))
