@@ -83,6 +83,16 @@ class TrainSettings:
     """plateau: epochs without a lower validation loss before a block's learning rate falls."""
     factor: float = 0.1
     """plateau: what a block's learning rate is multiplied by."""
+    windows: tuple[str, ...] = ()
+    """Epochs each block learns in, from:to for every block, e.g. 0:11 0:16 0:21; a block at rest only passes on."""
+    clip: float | None = None
+    """Largest norm of a block's gradient."""
+    no_decay: tuple[Literal["bias", "norm"], ...] = ()
+    """What weight decay spares: biases, scales and shifts of norms. The papers spare nothing."""
+    label_smoothing: float = 0.0
+    """Share of the target spread evenly over the classes, for rules with a cross-entropy over their scores."""
+    ema: float | None = None
+    """Decay of a moving average of the weights, e.g. 0.999, by which validation, test, eval and export then go."""
     early_stop: int | None = None
     """End after this many epochs without a better validation accuracy (looked at one epoch behind)."""
     snapshot_every: int | None = None
@@ -105,6 +115,7 @@ class TrainSettings:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ConfigError(f"--{name.replace('_', '-')} is too small", expected=f">= {least}", got=value)
+        parse_windows(self.windows)
         if not 0 <= self.validation < 1:
             raise ConfigError("--validation is a share", expected="0 <= x < 1", got=self.validation)
         if self.transport == "object-store" and self.launcher != "ray":
@@ -148,6 +159,15 @@ def apply(settings: TrainSettings, values: Mapping[str, Any], where: str) -> Tra
     if "out" in changes:
         changes["out"] = Path(changes["out"])
     return replace(settings, **changes)
+
+
+def parse_windows(texts: tuple[str, ...]) -> tuple[tuple[int, int], ...]:
+    """ "0:11" and so on as pairs of epochs. Raises ConfigError for what is none."""
+    try:
+        return tuple((int(start), int(end)) for start, end in (text.split(":") for text in texts))
+    except ValueError as error:
+        raise ConfigError("a window is from:to, in epochs", where="--windows", expected="0:11 0:16 ...",
+                          got=" ".join(texts)) from error  # fmt: skip
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -128,6 +128,6 @@ def optimised(
     module: nn.Module, config: BaselineConfig
 ) -> tuple[torch.optim.Optimizer, LRScheduler | ReduceLROnPlateau]:
     """The fused optimiser and the schedule that ffdist's blocks have, over all parameters."""
-    optimizer = build_optimizer(config.optim, module.parameters())
+    optimizer = build_optimizer(config.optim, module)
     assert optimizer, "a network has parameters"
     return optimizer, build_schedule(config.optim, optimizer, config.total_steps)

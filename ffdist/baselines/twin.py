@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ffdist.models import Chain
-from ffdist.objectives import Local, Objective, Site
+from ffdist.objectives import Local, Site
+from ffdist.objectives.competitive import Competitive
 
 
 @dataclass(frozen=True)
-class Backprop(Objective):
+class Backprop(Competitive):
     """Cross-entropy of a block that ends in logits [B, K]: the twin's, whose one block is the whole network."""
 
     def head(self, site: Site) -> nn.Module:
@@ -20,7 +20,7 @@ class Backprop(Objective):
 
     def local(self, head: nn.Module, out: Tensor, labels: Tensor | None) -> Local:
         scores = out.float()
-        return Local(None if labels is None else F.cross_entropy(scores, labels), scores, None)
+        return Local(self.compete(scores, labels, learning=head.training), scores, None)
 
 
 class _Whole:

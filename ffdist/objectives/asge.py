@@ -55,7 +55,8 @@ class ASGE(Competitive):
         scores = logits if self.readout == "feedback" else None
         if head.linear is not None:
             scores = head.linear(head.pooled(out.detach())).float()
-            loss = None if labels is None or loss is None else loss + F.cross_entropy(scores, labels)
+            readout = self.compete(scores, labels, learning=head.training)
+            loss = None if loss is None or readout is None else loss + readout
         onward = None if head.last else rms_normalised(F.dropout(out.detach(), self.dropout, head.training))
         return Local(loss, scores, onward)
 

@@ -77,8 +77,12 @@ class Objective(ABC):
         return x
 
     def learns(self, site: Site, epoch: int) -> bool:
-        """Whether a block learns in this epoch (from 0). One that does not passes its output on as in evaluation."""
+        """Whether a block learns in this epoch (from 0), where it is the rule that says so; one that does not rests."""
         return True
+
+    def rest(self, head: nn.Module, out: Tensor) -> Tensor | None:
+        """What a block at rest passes on of a training batch; its head is in evaluation mode. Default: as `local`."""
+        return self.local(head, out, None).onward
 
     def features(self, head: nn.Module, out: Tensor) -> Tensor | None:
         """What a fusion head behind the last block may read of this one: float32 [B, F] without a graph, or None.

@@ -123,6 +123,10 @@ class LabelledInput(Objective):
             loss, scores = _each_label(head, out, labels)
         return Local(loss, scores, None if head.last else onward)
 
+    def rest(self, head: nn.Module, out: Tensor) -> Tensor | None:
+        assert isinstance(head, ThresholdHead)
+        return None if head.last else rms_normalised(out)
+
     def features(self, head: nn.Module, out: Tensor) -> Tensor | None:
         assert isinstance(head, ThresholdHead)
         if self.predict == "goodness" or not head.counts:

@@ -8,11 +8,13 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from ffdist.errors import DivergedError, NetworkError
 from ffdist.models import derive_seed, seeded
 from ffdist.objectives import Local, Objective, Site
+from ffdist.pipeline.average import Average
 from ffdist.pipeline.optim import OptimConfig, build_optimizer, build_schedule
 
 CHECK_EVERY = 50
@@ -45,7 +47,9 @@ class LearningBlock:
         self.parts = nn.ModuleDict({"module": module, "head": head})
         self.parts.to(device=config.device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.module, self.head = module, head
-        self.optimizer = build_optimizer(config.optim, self.parts.parameters())
+        self.optimizer = build_optimizer(config.optim, self.parts)
+        self.learned = [p for group in self.optimizer.param_groups for p in group["params"]] if self.optimizer else []
+        self.average = Average(self.parts, config.optim.ema) if config.optim.ema is not None and self.learned else None
         self.schedule = self.optimizer and build_schedule(config.optim, self.optimizer, config.total_steps)
         self.totals = torch.zeros(4, dtype=torch.float64, device=config.device)
         """Sums since the last marker: loss times samples, samples with a loss; correct, samples with scores."""
@@ -57,20 +61,24 @@ class LearningBlock:
         Without a loss where the rule lets the block rest in this epoch: then it only passes on, as in evaluation.
         """
         assert not x.requires_grad
-        if not self.objective.learns(self.site, epoch):
-            return self._pass(x, None)
+        if not (self.config.optim.learns(self.site.index, epoch) and self.objective.learns(self.site, epoch)):
+            return self._rest(x)
         self._mode(training=True)
         draws = derive_seed(self.config.seed, "draws", self.site.index, step)
         with seeded(draws, self.config.device), self._autocast():
-            return self._locally(x, y)
+            return self._locally(self.parts, x, y)
 
     def update(self, local: Local, y: Tensor, step: int) -> None:
         """Backpropagate the block's own loss within the block, and take one optimiser step."""
         if local.loss is None or self.optimizer is None or self.schedule is None:
             return
         local.loss.backward()
+        if self.config.optim.clip is not None:
+            clip_grad_norm_(self.learned, self.config.optim.clip)
         self.optimizer.step()
         self.optimizer.zero_grad()
+        if self.average:
+            self.average.update(self.parts)
         if not isinstance(self.schedule, ReduceLROnPlateau):
             self.schedule.step()
         self._count(local, y)
@@ -78,8 +86,10 @@ class LearningBlock:
             self.check_finite(step)
 
     def evaluate(self, x: Tensor, y: Tensor) -> Local:
-        """Score a batch without learning."""
-        local = self._pass(x, y)
+        """Score a batch without learning, by the averaged weights where there are any."""
+        parts = self.average.parts if self.average else self._mode(training=False)
+        with torch.no_grad(), self._autocast():
+            local = self._locally(parts, x, y)
         self._count(local, y)
         return local
 
@@ -128,6 +138,9 @@ class LearningBlock:
                 tensors |= {f"optimizer.{index}.{k}": torch.as_tensor(v) for k, v in slots.items() if v is not None}
             fields["param_groups"] = saved["param_groups"]
             fields["schedule"] = {k: v for k, v in self.schedule.state_dict().items() if k != "lr_lambdas"}
+        if self.average:
+            tensors |= {f"average.{name}": value for name, value in self.average.state().items()}
+            fields["averaged"] = self.average.updates
         return tensors, fields
 
     def load_state(self, tensors: dict[str, Tensor], fields: dict[str, Any]) -> None:
@@ -138,25 +151,25 @@ class LearningBlock:
         self.validation_loss = float(fields["validation_loss"])
         if self.optimizer is None or self.schedule is None:
             return
-        parameters = self.optimizer.param_groups[0]["params"]
         slots: dict[int, dict[str, Tensor]] = {}
         for name, value in tensors.items():
             if name.startswith("optimizer."):
                 _, index, key = name.split(".", 2)
-                slots.setdefault(int(index), {})[key] = laid_out_like(parameters[int(index)], value)
+                slots.setdefault(int(index), {})[key] = laid_out_like(self.learned[int(index)], value)
         self.optimizer.load_state_dict({"state": slots, "param_groups": fields["param_groups"]})
         self.schedule.load_state_dict(self.schedule.state_dict() | fields["schedule"])
+        if self.average:
+            self.average.load_state(averaged(tensors), fields["averaged"])
 
-    def _pass(self, x: Tensor, y: Tensor | None) -> Local:
-        self._mode(training=False)
+    def _rest(self, x: Tensor) -> Local:
+        """Only pass on, as learned so far."""
+        parts = self._mode(training=False)
         with torch.no_grad(), self._autocast():
-            return self._locally(x, y)
+            onward = self.objective.rest(parts["head"], parts["module"](self._placed(x)))
+        return Local(None, None, None if onward is None else onward.to(self.config.dtype))
 
-    def _locally(self, x: Tensor, y: Tensor | None) -> Local:
-        x = x.to(self.config.device)
-        if x.dim() == 4:
-            x = x.contiguous(memory_format=torch.channels_last)
-        local = self.objective.local(self.head, self.module(x), y)
+    def _locally(self, parts: nn.ModuleDict, x: Tensor, y: Tensor | None) -> Local:
+        local = self.objective.local(parts["head"], parts["module"](self._placed(x)), y)
         onward = local.onward
         if onward is not None and onward.requires_grad:
             raise NetworkError(
@@ -176,13 +189,23 @@ class LearningBlock:
                 self.totals[2] += (local.scores.detach().argmax(1) == y).sum()
                 self.totals[3] += len(y)
 
-    def _mode(self, *, training: bool) -> None:
+    def _placed(self, x: Tensor) -> Tensor:
+        x = x.to(self.config.device)
+        return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
+
+    def _mode(self, *, training: bool) -> nn.ModuleDict:
         if self.parts.training is not training:
             self.parts.train(training)
+        return self.parts
 
     def _autocast(self) -> torch.autocast:
         bf16 = self.config.precision == "bf16"
         return torch.autocast(self.config.device.type, torch.bfloat16, enabled=bf16)
+
+
+def averaged(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Of what `LearningBlock.state` gives, the averaged weights by their names in the block; empty where none are."""
+    return {name.removeprefix("average."): value for name, value in tensors.items() if name.startswith("average.")}
 
 
 def laid_out_like(parameter: Tensor, value: Tensor) -> Tensor:

@@ -71,12 +71,24 @@ def cut_of(job: Job, stages: int, device: torch.device, steps: int) -> list[int]
 def check_job(job: Job, stages: int) -> None:
     """Everything that can be found wrong before anything is started or written.
 
-    Raises NetworkError for blocks that do not fit together or that the objective cannot use, ConfigError for a cut that
-    does not fit, DataError for samples that are not there.
+    Raises NetworkError for blocks that do not fit together or that the objective cannot use, ConfigError for a cut,
+    windows or a schedule that do not fit, DataError for samples that are not there.
     """
     check_objective(job.chain, job.objective)
     check_cut(job, stages)
-    job.loaders()
+    job.config.optim.check_windows(len(job.chain))
+    check_validation(job, job.loaders())
+
+
+def check_validation(job: Job, loaders: Loaders) -> None:
+    """What follows the validation results must have some."""
+    followers = {"--schedule plateau": job.config.optim.schedule == "plateau",
+                 "--early-stop": job.config.schedule.early_stop is not None}  # fmt: skip
+    for flag, follows in followers.items():
+        if follows and loaders.validation is None:
+            raise ConfigError(f"{flag} follows the validation results, and there are none", expected="a validation set",
+                              got=f"--validation {job.config.validation:g}", remedy="hold some samples out: "
+                              "--validation 0.1")  # fmt: skip
 
 
 def check_cut(job: Job, stages: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -38,8 +38,20 @@ def network(settings: TrainSettings, shape: tuple[int, ...], num_classes: int) -
     """The chain and the rule the settings name; for "backprop", the twin of one block and a global loss."""
     chain = load_model(settings.model, shape, num_classes, pairs(settings.model_args, "--model-args"))
     if settings.objective == "backprop":
-        return twin(chain), Backprop()
-    return chain, load_objective(settings.objective, pairs(settings.objective_args, "--objective-args"))
+        return twin(chain), smoothed(Backprop(), settings)
+    objective = load_objective(settings.objective, pairs(settings.objective_args, "--objective-args"))
+    return chain, smoothed(objective, settings)
+
+
+def smoothed(objective: Objective, settings: TrainSettings) -> Objective:
+    """The rule with --label-smoothing. Raises ConfigError for one that has no such setting."""
+    if not settings.label_smoothing:
+        return objective
+    if not (is_dataclass(objective) and any(f.name == "label_smoothing" for f in fields(objective))):
+        raise ConfigError("label smoothing is for rules with a cross-entropy over their scores",
+                          where="--label-smoothing", expected="such a rule: sff, cwc, local-ce, ...",
+                          got=f"--objective {settings.objective}", remedy="leave it out")  # fmt: skip
+    return replace(objective, label_smoothing=settings.label_smoothing)
 
 
 def pairs(args: tuple[str, ...], where: str) -> dict[str, str]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-from ffdist.config import TrainSettings
+from ffdist.config import TrainSettings, parse_windows
 from ffdist.data import Images, open_data
 from ffdist.errors import ConfigError
 from ffdist.pipeline.optim import OptimConfig
@@ -35,7 +35,8 @@ def make_job(settings: TrainSettings, images: Images, run: Path | None, stages: 
     chain, objective = network(s, images.shape, images.num_classes)
     config = JobConfig(
         Schedule(s.epochs, s.snapshot_every, s.early_stop),
-        OptimConfig(s.optimizer, s.lr, s.weight_decay, s.momentum, s.schedule, s.warmup, s.patience, s.factor),
+        OptimConfig(s.optimizer, s.lr, s.weight_decay, s.momentum, s.schedule, s.warmup, s.patience, s.factor, s.clip,
+                    s.no_decay, s.ema, parse_windows(s.windows)),
         batch_size=s.batch_size, seed=s.seed, precision=s.precision, validation=s.validation, samples=s.samples,
         image_size=s.image_size, augment=s.augment, stages=stages, cut=s.cut, queue=s.queue, transport=s.transport,
         device=s.device, threads=s.threads, timeout=timedelta(seconds=s.timeout), run=run, keep=s.keep, resume=s.resume,

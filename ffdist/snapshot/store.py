@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ffdist.errors import SnapshotError
-from ffdist.pipeline.block import LearningBlock
+from ffdist.pipeline.block import LearningBlock, averaged
 from ffdist.pipeline.classifier import Classifier
 from ffdist.pipeline.message import Snapshot
 from ffdist.snapshot.files import block_file, check_same_tensors, read_block, write_block
@@ -46,11 +46,12 @@ class SnapshotStore:
             block.load_state(*self._read(manifest, block.site.index, block.parts.state_dict()))
 
     def load_weights(self, classifier: Classifier, manifest: Manifest) -> None:
-        """Blocks and heads alone, into a whole network. Raises SnapshotError as `load` does."""
+        """Blocks and heads alone, averaged where an average was kept, into a whole network. Raises as `load` does."""
         for index, (module, head) in enumerate(zip(classifier.blocks, classifier.heads, strict=True)):
             parts = nn.ModuleDict({"module": module, "head": head})
             tensors, _ = self._read(manifest, index, parts.state_dict())
-            parts.load_state_dict({name: tensors[name] for name in parts.state_dict()})
+            chosen = averaged(tensors) or tensors
+            parts.load_state_dict({name: chosen[name] for name in parts.state_dict()})
 
     def _read(
         self, manifest: Manifest, index: int, expected: dict[str, Tensor]

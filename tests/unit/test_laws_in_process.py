@@ -28,6 +28,8 @@ SETTINGS = {
     "bf16": DigitsJob(settings={"precision": "bf16"}),
     "plateau": DigitsJob(settings={"optim": OptimConfig(schedule="plateau", patience=0)}, epochs=3),
     "sgd": DigitsJob(settings={"optim": OptimConfig("sgd", lr=0.05, warmup=0.2)}),
+    "averaged": DigitsJob(settings={"optim": OptimConfig(ema=0.9, clip=0.1, no_decay=("bias", "norm"))}),
+    "windows": DigitsJob(settings={"optim": OptimConfig(windows=((0, 1), (0, 2), (1, 2)))}),
     "queue of one": DigitsJob(settings={"queue": 1}),
 }
 

@@ -38,11 +38,20 @@ def cut_power_at(step: int, make: DigitsJob) -> None:
         run_threads(replace(make, settings=make.settings | {"report_every": 0.0})(), report)
 
 
-@pytest.mark.parametrize(("before", "after"), [(1, 1), (2, 3), (3, 1), (1, 2)])
-def test_stop_in_mid_epoch_and_resume_with_any_number_of_stages(before: int, after: int, tmp_path: Path) -> None:
-    make = DigitsJob(
-        schedule={"snapshot_every": EVERY}, settings={"optim": OptimConfig(schedule="plateau", patience=0)}
-    )
+PLATEAU = OptimConfig(schedule="plateau", patience=0)
+AVERAGED = OptimConfig(
+    "sgd", lr=0.05, warmup=0.2, ema=0.9, clip=0.1, no_decay=("bias",), windows=((0, 1),) + ((0, 2),) * 2
+)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "optim"),
+    [(1, 1, PLATEAU), (2, 3, PLATEAU), (3, 1, PLATEAU), (1, 2, PLATEAU), (3, 1, AVERAGED), (1, 2, AVERAGED)],
+)
+def test_stop_in_mid_epoch_and_resume_with_any_number_of_stages(
+    before: int, after: int, optim: OptimConfig, tmp_path: Path
+) -> None:
+    make = DigitsJob(schedule={"snapshot_every": EVERY}, settings={"optim": optim})
     whole = run_threads(replace(make, run=tmp_path / "whole")(), QUIET)
     cut = replace(make, run=tmp_path / "cut")
     cut_power_at(12, replace(cut, settings=make.settings | {"stages": before}))

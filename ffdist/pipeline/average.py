@@ -1,0 +1,45 @@
+"""A moving average of a block's weights, which evaluates in their place."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+RAMP = 10
+
+
+class Average:
+    """avg <- d avg + (1 - d) w after the block's n-th update, with d = min(decay, n / (RAMP + n)).
+
+    Polyak's averaging (1992) with exponential weights; the ramp, of TensorFlow's `ExponentialMovingAverage`, keeps the
+    first weights from lingering. Floating-point buffers (running means and variances) are averaged alike, as in
+    torchvision's reference training, since the newest would describe the activations of other weights; counts are
+    taken over.
+    """
+
+    def __init__(self, parts: nn.ModuleDict, decay: float) -> None:
+        self.parts = copy.deepcopy(parts)
+        """The averaged twin of the block's module and head, in evaluation mode for good."""
+        self.parts.requires_grad_(False).eval()
+        self.decay, self.updates = decay, 0
+
+    @torch.no_grad()
+    def update(self, parts: nn.Module) -> None:
+        """Take the block's weights in, as they are behind an update."""
+        keep = min(self.decay, self.updates / (RAMP + self.updates))
+        self.updates += 1
+        for average, value in zip(self.parts.state_dict().values(), parts.state_dict().values(), strict=True):
+            if average.is_floating_point():
+                average.lerp_(value, 1 - keep)
+            else:
+                average.copy_(value)
+
+    def state(self) -> dict[str, Tensor]:
+        return {name: value.detach() for name, value in self.parts.state_dict().items()}
+
+    def load_state(self, tensors: dict[str, Tensor], updates: int) -> None:
+        """The inverse of `state`, and how many updates it has seen."""
+        self.parts.load_state_dict(tensors)
+        self.updates = updates
