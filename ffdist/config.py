@@ -63,6 +63,9 @@ class TrainSettings:
     """Resize pictures to this height and width."""
     batch_size: int = 128
     """Samples a batch."""
+    microbatches: int = 1
+    """Parts in which a batch goes down the pipeline: less memory a stage; gradients add up over them, and batch norm
+    sees a part (as each rank's does under data parallelism)."""
     validation: float = 0.2
     """Share of the training samples held out for validation, by class and by --seed; 0 for none."""
     augment: tuple[Literal["crop", "flip"], ...] = ()
@@ -116,6 +119,9 @@ class TrainSettings:
             if value is not None and value < least:
                 raise ConfigError(f"--{name.replace('_', '-')} is too small", expected=f">= {least}", got=value)
         parse_windows(self.windows)
+        if self.microbatches > self.batch_size:
+            raise ConfigError("--microbatches is more than a batch holds", expected=f"<= {self.batch_size}",
+                              got=self.microbatches)  # fmt: skip
         if not 0 <= self.validation < 1:
             raise ConfigError("--validation is a share", expected="0 <= x < 1", got=self.validation)
         if self.transport == "object-store" and self.launcher != "ray":
@@ -133,7 +139,19 @@ LEAST = {
     "max_restarts": 0,
     "cpus_per_stage": 0.01,
 } | dict.fromkeys(
-    ("batch_size", "queue", "keep", "stages", "samples", "image_size", "threads", "snapshot_every", "early_stop"), 1
+    (
+        "batch_size",
+        "microbatches",
+        "queue",
+        "keep",
+        "stages",
+        "samples",
+        "image_size",
+        "threads",
+        "snapshot_every",
+        "early_stop",
+    ),
+    1,
 )
 FREE_ON_RESUME = frozenset({
     "stages", "cut", "queue", "transport", "launcher", "out", "resume", "dry_run", "epochs", "keep", "device",

@@ -15,7 +15,8 @@ def block_costs(settings: BenchSettings, repeats: int = 10) -> list[BlockCost]:
     torch.set_num_threads(settings.threads)
     job = settings.job(1)()
     config = job.block_config(stage_device(settings.device, World()), 10**6)
-    return measure_blocks(job.chain, job.objective, config, settings.batch_size, repeats=repeats)
+    return measure_blocks(job.chain, job.objective, config, settings.batch_size, microbatches=settings.microbatches,
+                          repeats=repeats)  # fmt: skip
 
 
 def best_speedup(settings: BenchSettings) -> tuple[float, list[int]]:

@@ -10,6 +10,8 @@ from ffdist.bench.jobs import BenchJob
 from ffdist.config import TrainSettings
 from ffdist.errors import ConfigError
 
+COUNTS = ("devices", "queue", "batch_size", "microbatches", "threads", "rounds", "warmup", "qualifying", "epochs")
+"""Settings of at least 1."""
 Theme = Literal["throughput", "memory", "depth", "scaling", "bandwidth", "transport", "loader", "accuracy", "all"]
 
 
@@ -50,6 +52,8 @@ class BenchSettings:
     """Arithmetic of both sides."""
     batch_size: int = 128
     """Samples a batch in all, whatever the number of devices."""
+    microbatches: int = 1
+    """Parts in which ffdist's batches go down the pipeline."""
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
     """Optimiser of both sides, fused."""
     lr: float = 1e-3
@@ -84,7 +88,7 @@ class BenchSettings:
     """Write a record (JSON, Markdown, plot) into this directory."""
 
     def __post_init__(self) -> None:
-        for name in ("devices", "queue", "batch_size", "threads", "rounds", "warmup", "qualifying", "epochs"):
+        for name in COUNTS:
             if getattr(self, name) < 1:
                 raise ConfigError(f"--{name.replace('_', '-')} is too small", expected=">= 1", got=getattr(self, name))
 
@@ -103,8 +107,8 @@ class BenchSettings:
             data=self.data, model=self.model, model_args=(*self.model_args, *split), objective=self.objective,
             objective_args=self.objective_args, image_size=self.size, augment=self.augment, queue=self.queue,
             cut=self.cut if len(self.cut) == stages else (), transport=self.transport, precision=self.precision,
-            batch_size=self.batch_size, optimizer=self.optimizer, lr=self.lr, schedule="constant", validation=0.0,
-            device=self.device, threads=self.threads, seed=self.seed,
+            batch_size=self.batch_size, microbatches=self.microbatches, optimizer=self.optimizer,
+            lr=self.lr, schedule="constant", validation=0.0, device=self.device, threads=self.threads, seed=self.seed,
         )  # fmt: skip
 
     @property

@@ -163,7 +163,7 @@ def dry_run(settings: TrainSettings, images: Images, stages: int) -> None:
     set_threads(settings.threads, place)
     device = stage_device(settings.device, place)
     config = job.block_config(device, 1)
-    costs = measure_blocks(job.chain, job.objective, config, settings.batch_size)
+    costs = measure_blocks(job.chain, job.objective, config, settings.batch_size, microbatches=settings.microbatches)
     cut = list(settings.cut) or partition([cost.seconds for cost in costs], stages)
     console = Console()
     console.print(write_toml(replace(settings, stages=stages)), markup=False, highlight=False, end="")

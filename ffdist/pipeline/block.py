@@ -55,7 +55,7 @@ class LearningBlock:
         """Sums since the last marker: loss times samples, samples with a loss; correct, samples with scores."""
         self.validation_loss = float("nan")
 
-    def forward(self, x: Tensor, y: Tensor, step: int, epoch: int = 0) -> Local:
+    def forward(self, x: Tensor, y: Tensor, step: int, epoch: int = 0, part: int = 0) -> Local:
         """Pass over x [N, *site.input_shape]; `onward` of the result is what the next block gets.
 
         Without a loss where the rule lets the block rest in this epoch: then it only passes on, as in evaluation.
@@ -64,15 +64,27 @@ class LearningBlock:
         if not (self.config.optim.learns(self.site.index, epoch) and self.objective.learns(self.site, epoch)):
             return self._rest(x)
         self._mode(training=True)
-        draws = derive_seed(self.config.seed, "draws", self.site.index, step)
+        draws = derive_seed(self.config.seed, "draws", self.site.index, step, part)
         with seeded(draws, self.config.device), self._autocast():
             return self._locally(self.parts, x, y)
 
-    def update(self, local: Local, y: Tensor, step: int) -> None:
-        """Backpropagate the block's own loss within the block, and take one optimiser step."""
+    def update(self, local: Local, y: Tensor, step: int, *, share: float = 1.0, complete: bool = True) -> None:
+        """Backpropagate the block's own loss within the block; take one optimiser step when the batch is complete.
+
+        share: of the batch's samples, which its loss is the mean of; gradients add up until the batch is complete.
+        """
         if local.loss is None or self.optimizer is None or self.schedule is None:
             return
-        local.loss.backward()
+        local.loss.backward(torch.full_like(local.loss, share))
+        self._count(local, y)
+        if complete:
+            self._step()
+        if self.config.device.type == "cpu" or step % CHECK_EVERY == 0:
+            self.check_finite(step)
+
+    def _step(self) -> None:
+        assert self.optimizer is not None
+        assert self.schedule is not None
         if self.config.optim.clip is not None:
             clip_grad_norm_(self.learned, self.config.optim.clip)
         self.optimizer.step()
@@ -81,9 +93,6 @@ class LearningBlock:
             self.average.update(self.parts)
         if not isinstance(self.schedule, ReduceLROnPlateau):
             self.schedule.step()
-        self._count(local, y)
-        if self.config.device.type == "cpu" or step % CHECK_EVERY == 0:
-            self.check_finite(step)
 
     def evaluate(self, x: Tensor, y: Tensor) -> Local:
         """Score a batch without learning, by the averaged weights where there are any."""

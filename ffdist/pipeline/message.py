@@ -12,7 +12,7 @@ from ffdist.transport.base import Frame
 
 @dataclass(slots=True)
 class TrainBatch:
-    """One batch to learn from, with its labels."""
+    """One batch to learn from, with its labels; or one of the microbatches that make it up."""
 
     step: int
     """The batch's number in the run, from 1."""
@@ -22,6 +22,12 @@ class TrainBatch:
     """Labels, int64 [B]."""
     epoch: int = 0
     """The epoch it belongs to, from 0."""
+    part: int = 0
+    """Which microbatch of the batch, from 0."""
+    share: float = 1.0
+    """Its part of the batch's samples."""
+    complete: bool = True
+    """Whether the batch is complete with it: then the blocks take their step."""
 
 
 @dataclass(slots=True)

@@ -44,18 +44,27 @@ class BlockCost:
     """Forward, backward and update of one batch, median."""
     parameters: int
     activation_bytes: int
-    """Of one batch on its way to the next block."""
+    """Of one message on its way to the next block."""
 
 
 def measure_blocks(
-    chain: Chain, objective: Objective, config: BlockConfig, batch_size: int, *, repeats: int = 3
+    chain: Chain,
+    objective: Objective,
+    config: BlockConfig,
+    batch_size: int,
+    *,
+    microbatches: int = 1,
+    repeats: int = 3,
 ) -> list[BlockCost]:
-    """Time every block alone on random inputs of the right shape; one block in memory at a time."""
+    """Time every block alone on random inputs of the right shape; one block in memory at a time.
+
+    batch_size: samples a batch, which the blocks get in so many microbatches.
+    """
     config = replace(config, optim=replace(config.optim, windows=()))  # every block at work
     costs = []
     generator = torch.Generator().manual_seed(0)
-    labels = torch.randint(chain.num_classes, (batch_size,), generator=generator)
-    x = torch.randn(batch_size, *chain.input_shape, generator=generator)
+    labels = torch.randint(chain.num_classes, (batch_size // microbatches,), generator=generator)
+    x = torch.randn(len(labels), *chain.input_shape, generator=generator)
     x = objective.prepare(x, labels, chain.num_classes, generator)
     labels = labels.to(config.device)
     for site in sites(chain):
@@ -65,11 +74,12 @@ def measure_blocks(
         for step in range(repeats + 1):
             _wait(config.device)
             begun = time.perf_counter()
-            local = block.forward(x, labels, step)
-            block.update(local, labels, step)
+            for part in range(microbatches):
+                local = block.forward(x, labels, step, part=part)
+                block.update(local, labels, step, share=1 / microbatches, complete=part == microbatches - 1)
+                onward = local.onward
             _wait(config.device)
             times.append(time.perf_counter() - begun)
-            onward = local.onward
         parameters = sum(p.numel() for p in block.parts.parameters())
         costs.append(BlockCost(site.name, median(times[1:]), parameters, 0 if onward is None else onward.nbytes))
         if onward is not None:

@@ -70,7 +70,7 @@ class Sink:
             self.began = now
         else:
             self.epoch_samples += len(batch.y)
-        if now - self.reported >= self.report_every:
+        if batch.complete and now - self.reported >= self.report_every:
             self.reported = now
             self.report({"event": "progress", "step": batch.step})
 

@@ -59,6 +59,7 @@ class Source:
         *,
         num_classes: int,
         seed: int,
+        microbatches: int = 1,
         start: Position = Position(),
         history: list[float] | None = None,
         validation_of: ValidationOf | None = None,
@@ -66,6 +67,7 @@ class Source:
     ) -> None:
         self.loaders, self.objective, self.schedule = loaders, objective, schedule
         self.num_classes, self.seed, self.at = num_classes, seed, start
+        self.microbatches = microbatches
         self.history = list(history or [])
         """Validation accuracy of the epochs whose results the source has seen."""
         self.validation_of = validation_of
@@ -92,7 +94,7 @@ class Source:
         batches = self.loaders.train.epoch(self.at.epoch, self.at.batch)
         for x, y in batches:
             step = self.at.step + 1
-            yield TrainBatch(step, self._prepare(x, y, step), y, self.at.epoch)
+            yield from self._microbatches(x, y, step)
             self.at = Position(step, self.at.epoch, self.at.batch + 1)
             if self.stop.is_set():
                 return
@@ -104,12 +106,16 @@ class Source:
         if loader is None:
             return
         for x, y in loader.epoch(0):
-            yield EvalBatch(split, self.objective.prepare_eval(x, self.num_classes), y)
+            for xs, ys in zip(x.chunk(self.microbatches), y.chunk(self.microbatches), strict=True):
+                yield EvalBatch(split, self.objective.prepare_eval(xs, self.num_classes), ys)
         yield EndOfSplit(split, self.at.epoch)
 
-    def _prepare(self, x: Tensor, y: Tensor, step: int) -> Tensor:
+    def _microbatches(self, x: Tensor, y: Tensor, step: int) -> Iterator[TrainBatch]:
         generator = torch.Generator().manual_seed(derive_seed(self.seed, "source", step))
-        return self.objective.prepare(x, y, self.num_classes, generator)
+        parts = list(zip(x.chunk(self.microbatches), y.chunk(self.microbatches), strict=True))
+        for part, (xs, ys) in enumerate(parts):
+            prepared = self.objective.prepare(xs, ys, self.num_classes, generator)
+            yield TrainBatch(step, prepared, ys, self.at.epoch, part, len(ys) / len(y), part == len(parts) - 1)
 
     def _snapshot(self) -> Snapshot:
         return Snapshot(self.at.step, self.at.epoch, self.at.batch)

@@ -6,6 +6,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
@@ -67,11 +68,11 @@ class Stage:
         x, y, self.step = batch.x, batch.y.to(self.device), batch.step
         for block in self.blocks:
             assert x is not None
-            local = block.forward(x, y, batch.step, batch.epoch)
+            local = block.forward(x, y, batch.step, batch.epoch, batch.part)
             x = local.onward
             if block is self.blocks[-1]:
-                outbox.send(TrainBatch(batch.step, x, batch.y, batch.epoch))
-            block.update(local, y, batch.step)
+                outbox.send(replace(batch, x=x))
+            block.update(local, y, batch.step, share=batch.share, complete=batch.complete)
 
     def evaluate(self, batch: EvalBatch) -> EvalBatch:
         """Add the blocks' scores to the running scores."""

@@ -64,7 +64,9 @@ def cut_of(job: Job, stages: int, device: torch.device, steps: int) -> list[int]
     if cut or stages in (1, blocks):
         return cut or partition([1.0] * blocks, stages)
     config = job.block_config(device, max(1, steps * job.config.schedule.epochs))
-    costs = measure_blocks(job.chain, job.objective, config, job.config.batch_size)
+    costs = measure_blocks(
+        job.chain, job.objective, config, job.config.batch_size, microbatches=job.config.microbatches
+    )
     return partition([cost.seconds for cost in costs], stages)
 
 

@@ -26,6 +26,7 @@ class JobConfig:
     schedule: Schedule
     optim: OptimConfig = field(default_factory=OptimConfig)
     batch_size: int = 128
+    microbatches: int = 1
     seed: int = 0
     precision: Literal["fp32", "bf16"] = "fp32"
     validation: float = 0.2

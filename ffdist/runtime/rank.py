@@ -92,6 +92,7 @@ class Rank:
             self.job.config.schedule,
             num_classes=self.job.chain.num_classes,
             seed=self.job.config.seed,
+            microbatches=self.job.config.microbatches,
             start=start,
             history=history,
             validation_of=lambda epoch: float(self.store.get(f"validation/{epoch}")),

@@ -30,6 +30,7 @@ SETTINGS = {
     "sgd": DigitsJob(settings={"optim": OptimConfig("sgd", lr=0.05, warmup=0.2)}),
     "averaged": DigitsJob(settings={"optim": OptimConfig(ema=0.9, clip=0.1, no_decay=("bias", "norm"))}),
     "windows": DigitsJob(settings={"optim": OptimConfig(windows=((0, 1), (0, 2), (1, 2)))}),
+    "microbatches": DigitsJob(noisy=True, settings={"microbatches": 3}),
     "queue of one": DigitsJob(settings={"queue": 1}),
 }
 
@@ -59,6 +60,27 @@ def test_another_seed_gives_other_weights(tmp_path: Path) -> None:
     for seed in (0, 1):
         run_threads(DigitsJob(tmp_path / str(seed), epochs=1, settings={"seed": seed})(), QUIET)
     assert fingerprint(tmp_path / "0") != fingerprint(tmp_path / "1")
+
+
+def test_gradients_add_up_over_microbatches(tmp_path: Path) -> None:
+    weights = []
+    for parts in (1, 4):
+        job = DigitsJob(tmp_path / str(parts), epochs=1, settings={"microbatches": parts, "augment": ()})()
+        run_threads(replace(job, chain=plain_chain()), QUIET)
+        manifest = latest(tmp_path / str(parts))
+        assert manifest
+        weights.append(load_file(manifest.folder / manifest.files[0]["file"]))
+    assert all(torch.allclose(weights[0][name], weights[1][name], atol=1e-4) for name in weights[0] if "weight" in name)
+
+
+def plain_chain() -> Chain:
+    """One block without batch statistics or random numbers."""
+    return Chain([("linear", Flat())], input_shape=(1, 8, 8), num_classes=10)
+
+
+class Flat:
+    def __call__(self) -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU())
 
 
 class Leaky(SFF):
