@@ -22,6 +22,9 @@ class TrainSettings:
     """Network: a built-in name (listed above), or module:function returning a Chain."""
     model_args: tuple[str, ...] = ()
     """Options of the network as key=value, e.g. widths=32,64,128."""
+    pretrained: str | None = None
+    """Start from the weights of a state file (.safetensors, .pth), or "imagenet": torchvision's for --model resnet18,
+    mobilenet-v3-small and vit with the options they have there. Classifiers are left out."""
     objective: str = "sff"
     """Local learning rule: a built-in name, module:Class or file.py:Class; "backprop": the twin with one loss."""
     objective_args: tuple[str, ...] = ()

@@ -41,4 +41,5 @@ class _Whole:
 
 def twin(chain: Chain) -> Chain:
     """A chain of one block: all of `chain`'s blocks and its classifier, [B, *input_shape] -> logits [B, K]."""
-    return Chain([("network", _Whole(chain))], input_shape=chain.input_shape, num_classes=chain.num_classes)
+    whole = [("network", _Whole(chain))]
+    return Chain(whole, input_shape=chain.input_shape, num_classes=chain.num_classes, origin=chain.origin)

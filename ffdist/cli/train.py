@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -77,6 +78,8 @@ def main(args: Sequence[str]) -> None:
     job = make_job(settings, images, None, 1)
     stages = count_stages(settings, len(job.chain), world.size if world else None)
     check_job(job, stages)
+    if job.chain.origin and (world is None or world.first):
+        print(f"weights to start from: {job.chain.origin}", file=sys.stderr)
     if settings.dry_run:
         if world is None or world.first:
             dry_run(settings, images, stages)

@@ -11,11 +11,13 @@ from ffdist.models.cnn import cnn, cnnb
 from ffdist.models.load import MODELS, load_model
 from ffdist.models.mlp import mlp
 from ffdist.models.mobilenet import mobilenet_v3_small
-from ffdist.models.pretrained import load_pretrained, torchvision_chain
+from ffdist.models.of_torchvision import torchvision_chain
+from ffdist.models.pretrained import load_pretrained, with_weights
 from ffdist.models.resnet import resnet18
 from ffdist.models.sel import sel_cnn
 from ffdist.models.vgg import vgg8, vgg11
 from ffdist.models.vit import vit
+from ffdist.models.weights import weights_file
 
 __all__ = [
     "MODELS",
@@ -36,4 +38,6 @@ __all__ = [
     "vgg8",
     "vgg11",
     "vit",
+    "weights_file",
+    "with_weights",
 ]

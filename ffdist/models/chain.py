@@ -45,6 +45,7 @@ class Chain:
     input_shape: of one sample, without the batch: (C, H, W) for pictures, (N,) for vectors.
     classifier: builds what backpropagation puts behind the last block, from that block's output shape to [B, K] logits;
         a local rule has no use for it. Default: mean over space, then a linear layer.
+    origin: where the blocks' weights come from, in words; empty for random ones.
     """
 
     def __init__(
@@ -54,8 +55,10 @@ class Chain:
         input_shape: Sequence[int],
         num_classes: int,
         classifier: Callable[[Shape, int], nn.Module] | None = None,
+        origin: str = "",
     ) -> None:
         pairs = list(blocks)
+        self.origin = origin
         self.names = [name for name, _ in pairs]
         self.builders = [builder for _, builder in pairs]
         self.input_shape: Shape = tuple(input_shape)
@@ -135,6 +138,7 @@ class Chain:
             input_shape=self.input_shape,
             num_classes=self.num_classes,
             classifier=self.build_classifier,
+            origin=self.origin,
         )
 
     @classmethod

@@ -1,15 +1,47 @@
-"""From torchvision: its weights into our blocks, and its classifiers as chains."""
+"""The weights of a state file in the blocks of a chain."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
+import torch
 from torch import Tensor, nn
-from torchvision.models import ResNet
 
 from ffdist.errors import NetworkError
 from ffdist.models.chain import Chain, Group
-from ffdist.models.parts import named_path
+from ffdist.models.weights import read_state
+
+COUNTER = "num_batches_tracked"
+"""Of a batch norm; older files lack it, and nothing depends on it here."""
+
+
+def with_weights(chain: Chain, path: Path) -> Chain:
+    """The same chain, whose blocks are built with the weights of a state file (see `read_state`).
+
+    A tensor has the name there that it has in torchvision's model, in an `nn.Sequential` of the blocks (the block's
+    name before its own), or in what `ffdist export` writes. What the file has beyond them, a classifier say, is left
+    out; `origin` of the result says what was taken.
+
+    Raises NetworkError naming the tensors that the file lacks or has in another shape.
+    """
+    state = read_state(path)
+    blocks = [chain.build_meta(index) for index in range(len(chain))]
+    keys = max(_ways(chain, blocks), key=lambda way: _found(way, state))
+    for name, block, names in zip(chain.names, blocks, keys, strict=True):
+        _check(block, names, state, f"--pretrained {path}, block '{name}'")
+    taken = {key for names in keys for key in names.values() if key in state}
+    left = sorted(state.keys() - taken)
+    some = ", ".join(left[:6]) + (", ..." if len(left) > 6 else "")
+    origin = f"{len(taken)} tensors of {path.name} in {len(chain)} blocks"
+    started = [_Started(build, path, names) for build, names in zip(chain.builders, keys, strict=True)]
+    return Chain(
+        zip(chain.names, started, strict=True),
+        input_shape=chain.input_shape,
+        num_classes=chain.num_classes,
+        classifier=chain.build_classifier,
+        origin=f"{origin}; left out: {some}" if left else origin,
+    )
 
 
 def load_pretrained(block: nn.Module, state: Mapping[str, Tensor]) -> None:
@@ -18,62 +50,73 @@ def load_pretrained(block: nn.Module, state: Mapping[str, Tensor]) -> None:
 
     state: what `state_dict()` of the torchvision model gives; tensors of other blocks in it are left alone.
 
-    Raises NetworkError naming the first tensor that `state` lacks or has in another shape; nothing is copied then.
+    Raises NetworkError naming the tensors that `state` lacks or has in another shape; nothing is copied then.
     """
-    own = dict(_named_tensors(block))
-    for name, tensor in own.items():
-        found = state.get(name)
-        if found is None or found.shape != tensor.shape:
-            raise NetworkError(
-                f"the weights given do not fit: '{name}'",
-                expected=list(tensor.shape),
-                got="no such tensor" if found is None else list(found.shape),
-                remedy="give the weights of this very architecture, and set its options as there "
-                "(resnet18: stem=7, pictures of 3 channels; vit: patch, dim, depth, image size)",
-            )
-    for name, tensor in own.items():
-        tensor.data.copy_(state[name])
+    names = {own: _within_group(block, own)[1] for own in block.state_dict()}
+    _check(block, names, state, "the weights given")
+    _copy(block, names, state)
 
 
-def _named_tensors(block: nn.Module) -> list[tuple[str, Tensor]]:
-    """Parameters and buffers by their names in the model that the block was cut out of."""
-    if isinstance(block, Group):
-        return [pair for part in block for pair in _named_tensors(part)]
-    return [*block.named_parameters(), *block.named_buffers()]
+class _Started:
+    """Builds a block and copies its weights out of a file; a class, so that a chain can be sent to another process."""
+
+    def __init__(self, build: Callable[[], nn.Module], path: Path, names: dict[str, str]) -> None:
+        self.build, self.path, self.names = build, path, names
+
+    def __call__(self) -> nn.Module:
+        block = self.build()
+        if not any(tensor.is_meta for tensor in block.state_dict().values()):
+            _copy(block, self.names, read_state(self.path))
+        return block
 
 
-def torchvision_chain(
-    module: nn.Module, *, input_shape: Sequence[int], num_classes: int, cut: Sequence[int] | None = None
-) -> Chain:
-    """A classifier of torchvision as a chain, with the weights it has and without its own classification head.
-
-    The split: a ResNet by its stem and its groups layer1 ... layer4; a model with `features` in a row (VGG, AlexNet,
-    MobileNet, EfficientNet, DenseNet, ConvNeXt, ...) by their entries, where norms, activations and pools join the
-    entry before them. `cut` joins these blocks further, as `Chain.regroup` does.
-
-    Raises NetworkError for a model of neither form.
-    """
-    features = getattr(module, "features", None)
-    if isinstance(module, ResNet):
-        entries = [(name, part) for name, part in module.named_children() if name not in ("avgpool", "fc")]
-    elif isinstance(features, nn.Sequential):
-        entries = [(f"features.{name}", part) for name, part in features.named_children()]
-    else:
-        raise NetworkError("cannot tell where to split this model", got=type(module).__name__,
-                           expected="a torchvision ResNet, or a model with `features` in an nn.Sequential",
-                           remedy="write its layers as an nn.Sequential and use Chain.from_sequential")  # fmt: skip
-    groups: list[list[tuple[str, nn.Module]]] = []
-    for entry in entries:
-        if groups and _joins(entry[1]):
-            groups[-1].append(entry)
-        else:
-            groups.append([entry])
-    blocks = nn.Sequential()
-    for group in groups:
-        blocks.add_module(group[0][0].replace(".", "-"), named_path(*group))
-    return Chain.from_sequential(blocks, input_shape=input_shape, num_classes=num_classes, cut=cut)
+def _ways(chain: Chain, blocks: Sequence[nn.Module]) -> list[list[dict[str, str]]]:
+    """What a file may call the tensors of each block: as torchvision, an `nn.Sequential` of the blocks, our export."""
+    plain, sequential, export = [], [], []
+    for index, (name, block) in enumerate(zip(chain.names, blocks, strict=True)):
+        parts = name.split("+") if isinstance(block, Group) else [name]
+        within = {own: _within_group(block, own) for own in block.state_dict()}
+        plain.append({own: inner for own, (_, inner) in within.items()})
+        sequential.append({own: f"{parts[place]}.{inner}" for own, (place, inner) in within.items()})
+        export.append({own: f"blocks.{index}.{own}" for own in within})
+    return [plain, sequential, export]
 
 
-def _joins(part: nn.Module) -> bool:
-    """Norms and what has no parameters (activations, pools, dropout)."""
-    return isinstance(part, (nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm)) or not list(part.parameters())
+def _found(way: Sequence[Mapping[str, str]], state: Mapping[str, Tensor]) -> int:
+    """How many tensors the file has by these names; -1 where two tensors would share one."""
+    keys = [key for names in way for key in names.values()]
+    return sum(key in state for key in keys) if len(set(keys)) == len(keys) else -1
+
+
+def _within_group(block: nn.Module, own: str) -> tuple[int, str]:
+    """The place of the part that has this tensor of a block, and the tensor's name in it."""
+    if not isinstance(block, Group):
+        return 0, own
+    place, _, name = own.partition(".")
+    return int(place), name
+
+
+def _check(block: nn.Module, names: Mapping[str, str], state: Mapping[str, Tensor], where: str) -> None:
+    wrong = []
+    for own, tensor in block.state_dict().items():
+        key = names[own]
+        if key not in state and not own.endswith(COUNTER):
+            wrong.append((f"{key} {list(tensor.shape)}", f"no such tensor among {', '.join([*state][:3])}, ..."))
+        elif key in state and state[key].shape != tensor.shape:
+            wrong.append((f"{key} {list(tensor.shape)}", f"{key} {list(state[key].shape)}"))
+    if wrong:
+        raise NetworkError(
+            f"the weights do not fit: {len(wrong)} tensors of a block",
+            where=where,
+            expected=wrong[0][0],
+            got=wrong[0][1],
+            remedy="give the weights of this very architecture, and set its options as there "
+            "(resnet18: stem=7, pictures of 3 channels; vit: patch, dim, depth, image size)",
+        )
+
+
+@torch.no_grad()
+def _copy(block: nn.Module, names: Mapping[str, str], state: Mapping[str, Tensor]) -> None:
+    for own, tensor in block.state_dict().items():
+        if names[own] in state:
+            tensor.copy_(state[names[own]])

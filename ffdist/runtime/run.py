@@ -11,7 +11,7 @@ from ffdist.baselines.twin import Backprop, twin
 from ffdist.config import FREE_ON_RESUME, TrainSettings, apply, read_toml, write_toml
 from ffdist.data import Images
 from ffdist.errors import ConfigError, SnapshotError
-from ffdist.models import Chain, load_model
+from ffdist.models import Chain, load_model, weights_file, with_weights
 from ffdist.objectives import Objective, load_objective
 from ffdist.pipeline.classifier import Classifier
 from ffdist.snapshot import SnapshotStore, latest
@@ -34,9 +34,16 @@ class DataFacts:
         return cls(list(images.classes), tuple(images.shape), tuple(images.mean), tuple(images.std))
 
 
-def network(settings: TrainSettings, shape: tuple[int, ...], num_classes: int) -> tuple[Chain, Objective]:
-    """The chain and the rule the settings name; for "backprop", the twin of one block and a global loss."""
+def network(
+    settings: TrainSettings, shape: tuple[int, ...], num_classes: int, *, start: bool = False
+) -> tuple[Chain, Objective]:
+    """The chain and the rule the settings name; for "backprop", the twin of one block and a global loss.
+
+    start: whether a run starts with it, by --pretrained weights if told so; otherwise a snapshot's will be loaded.
+    """
     chain = load_model(settings.model, shape, num_classes, pairs(settings.model_args, "--model-args"))
+    if start and settings.pretrained:
+        chain = with_weights(chain, weights_file(settings.pretrained, settings.model))
     if settings.objective == "backprop":
         return twin(chain), smoothed(Backprop(), settings)
     objective = load_objective(settings.objective, pairs(settings.objective_args, "--objective-args"))

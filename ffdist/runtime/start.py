@@ -32,7 +32,7 @@ class SettingsJob:
 def make_job(settings: TrainSettings, images: Images, run: Path | None, stages: int) -> Job:
     """Raises ConfigError, DataError or NetworkError for settings that do not go together."""
     s = settings
-    chain, objective = network(s, images.shape, images.num_classes)
+    chain, objective = network(s, images.shape, images.num_classes, start=not s.resume)
     config = JobConfig(
         Schedule(s.epochs, s.snapshot_every, s.early_stop),
         OptimConfig(s.optimizer, s.lr, s.weight_decay, s.momentum, s.schedule, s.warmup, s.patience, s.factor, s.clip,

@@ -1,0 +1,49 @@
+"""torchvision's classifiers as chains."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+from torchvision.models import ResNet
+
+from ffdist.errors import NetworkError
+from ffdist.models.chain import Chain
+from ffdist.models.parts import named_path
+
+
+def torchvision_chain(
+    module: nn.Module, *, input_shape: Sequence[int], num_classes: int, cut: Sequence[int] | None = None
+) -> Chain:
+    """A classifier of torchvision as a chain, with the weights it has and without its own classification head.
+
+    The split: a ResNet by its stem and its groups layer1 ... layer4; a model with `features` in a row (VGG, AlexNet,
+    MobileNet, EfficientNet, DenseNet, ConvNeXt, ...) by their entries, where norms, activations and pools join the
+    entry before them. `cut` joins these blocks further, as `Chain.regroup` does.
+
+    Raises NetworkError for a model of neither form.
+    """
+    features = getattr(module, "features", None)
+    if isinstance(module, ResNet):
+        entries = [(name, part) for name, part in module.named_children() if name not in ("avgpool", "fc")]
+    elif isinstance(features, nn.Sequential):
+        entries = [(f"features.{name}", part) for name, part in features.named_children()]
+    else:
+        raise NetworkError("cannot tell where to split this model", got=type(module).__name__,
+                           expected="a torchvision ResNet, or a model with `features` in an nn.Sequential",
+                           remedy="write its layers as an nn.Sequential and use Chain.from_sequential")  # fmt: skip
+    groups: list[list[tuple[str, nn.Module]]] = []
+    for entry in entries:
+        if groups and _joins(entry[1]):
+            groups[-1].append(entry)
+        else:
+            groups.append([entry])
+    blocks = nn.Sequential()
+    for group in groups:
+        blocks.add_module(group[0][0].replace(".", "-"), named_path(*group))
+    return Chain.from_sequential(blocks, input_shape=input_shape, num_classes=num_classes, cut=cut)
+
+
+def _joins(part: nn.Module) -> bool:
+    """Norms and what has no parameters (activations, pools, dropout)."""
+    return isinstance(part, (nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm)) or not list(part.parameters())

@@ -1,0 +1,67 @@
+"""State files to start from: read, found, or fetched by torchvision."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+from torchvision.models import get_model_weights
+
+from ffdist.errors import ConfigError, NetworkError
+
+IMAGENET = {"resnet18": "resnet18", "mobilenet-v3-small": "mobilenet_v3_small", "vit": "vit_b_16"}
+"""The torchvision model whose ImageNet weights fit each network, given its options."""
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """The tensors of a .safetensors file, or of what `torch.save(model.state_dict(), path)` wrote, by name.
+
+    Raises ConfigError for a file that is not there, NetworkError for one that is corrupt or holds more than tensors:
+    nothing but tensors is ever unpickled.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise ConfigError("the weights to start from cannot be read", where=f"--pretrained {path}",
+                          got=error.strerror or error) from error  # fmt: skip
+    except (SafetensorError, UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise _no_state(path, (str(error) or type(error).__name__).splitlines()[0]) from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise _no_state(path, f"a {type(state).__name__} of other things")
+    return state
+
+
+def weights_file(source: str, model: str) -> Path:
+    """The file that `--pretrained` names: its own, or with "imagenet" torchvision's for this network, fetched to torch
+    hub's cache unless it is there.
+
+    Raises ConfigError where torchvision has none for the network, or they can be neither found nor fetched.
+    """
+    if source != "imagenet":
+        return Path(source)
+    if model not in IMAGENET:
+        raise ConfigError("there are no ImageNet weights for this network", where="--pretrained imagenet",
+                          expected=f"--model {', '.join(IMAGENET)}", got=model,
+                          remedy="name a state file: --pretrained FILE")  # fmt: skip
+    weights = get_model_weights(IMAGENET[model])["DEFAULT"].value
+    path = Path(torch.hub.get_dir(), "checkpoints", weights.url.rsplit("/", 1)[1])
+    if not path.exists():
+        try:
+            torch.hub.load_state_dict_from_url(weights.url, progress=False, check_hash=True, weights_only=True)
+        except (OSError, RuntimeError) as error:
+            raise ConfigError("torchvision's ImageNet weights are not here and cannot be fetched",
+                              where=weights.url, expected=path, got=error,
+                              remedy="put the file there, or name one: --pretrained FILE") from error  # fmt: skip
+    return path
+
+
+def _no_state(path: Path, found: str) -> NetworkError:
+    return NetworkError("this is no file of weights", where=f"--pretrained {path}", got=found,
+                        expected="names and tensors: .safetensors, or torch.save(model.state_dict(), path)",
+                        remedy="save the model's state_dict alone")  # fmt: skip
