@@ -87,7 +87,6 @@ class Pipeline:
             run = Path(out or scratch)
             if (run / "snapshots").exists():
                 raise ConfigError("the folder already holds a run", where=run, remedy="choose another `out`")
-            run.mkdir(parents=True, exist_ok=True)
             config = JobConfig(
                 Schedule(epochs, early_stop=early_stop), OptimConfig(**optim), batch_size=batch_size, seed=self.seed,
                 precision=self.precision, validation=validation, augment=augment, stages=self.stages, cut=self.cut,
@@ -95,6 +94,7 @@ class Pipeline:
             )  # fmt: skip
             job = Job(self.chain(images), self.objective, images, config)
             check_job(job, self.stages)
+            run.mkdir(parents=True, exist_ok=True)
             result = self._launch(job, progress)
             self._load(job, run)
         return result

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
@@ -25,7 +26,7 @@ from ffdist.runtime.agree import agree, check_job
 from ffdist.runtime.outcome import Result
 from ffdist.runtime.processes import run_processes
 from ffdist.runtime.rank import set_threads, stage_device
-from ffdist.runtime.run import begin, check_resumable, new_folder, read_recorded
+from ffdist.runtime.run import SETTINGS, beginning, check_resumable, read_recorded
 from ffdist.runtime.start import SettingsJob, count_stages, make_job
 from ffdist.runtime.threads import run_threads
 from ffdist.runtime.torchrun import Meeting, meet, run_rank
@@ -88,18 +89,18 @@ def main(args: Sequence[str]) -> None:
     else:
         if settings.launcher != "ray":
             stage_device(settings.device, World())
-        out = start_folder(settings, images)
-        conclude(launch(settings, out, stages), out)
+        with ExitStack() as start:
+            out = start_folder(settings, images, start)
+            result = launch(settings, out, stages)
+        conclude(result, out)
 
 
-def start_folder(settings: TrainSettings, images: Images) -> Path:
-    """The run's directory, begun; on --resume the one that is there."""
+def start_folder(settings: TrainSettings, images: Images, start: ExitStack) -> Path:
+    """The run's directory; a new one goes again when `start` is left by an error before the stages are ready."""
     if settings.resume:
         assert settings.out
         return settings.out
-    out = new_folder(settings)
-    begin(out, settings, images)
-    return out
+    return start.enter_context(beginning(settings, images))
 
 
 def launch(settings: TrainSettings, out: Path, stages: int) -> Result:
@@ -119,24 +120,25 @@ def train_here(settings: TrainSettings, images: Images, world: World) -> None:
     """As one rank of torchrun's: the last one reports."""
     timeout = timedelta(seconds=settings.timeout)
     meeting = meet(world, timeout)
-    folder, resume = agree(meeting.store, world, "run", lambda: begin_or_go_on(settings, images, meeting), timeout)
-    out = Path(folder)
-    job = SettingsJob(replace(settings, out=out, resume=resume), out, world.size)
-    report = ConsoleReport(Console(stderr=True))
-    try:
+    with ExitStack() as start:
+        decide = lambda: begin_or_go_on(settings, images, meeting, start)  # noqa: E731 - on rank 0 alone
+        folder, resume = agree(meeting.store, world, "run", decide, timeout)
+        out = Path(folder)
+        job = SettingsJob(replace(settings, out=out, resume=resume), out, world.size)
+        report = ConsoleReport(Console(stderr=True))
+        start.callback(report.close)
         result = run_rank(job, meeting.world, meeting.store, report)
-    finally:
-        report.close()
     if world.last:
         conclude(result, out)
 
 
-def begin_or_go_on(settings: TrainSettings, images: Images, meeting: Meeting) -> tuple[str, bool]:
+def begin_or_go_on(settings: TrainSettings, images: Images, meeting: Meeting, start: ExitStack) -> tuple[str, bool]:
     """The run's directory, and whether to go on from a snapshot there, as a restarted attempt does where one exists."""
     if meeting.lasting.check(["run"]):
         out = meeting.lasting.get("run").decode()
-        return out, settings.resume or latest(Path(out)) is not None
-    out = str(start_folder(settings, images))
+        if (Path(out) / SETTINGS).exists():  # else the former attempt was refused, and left nothing
+            return out, settings.resume or latest(Path(out)) is not None
+    out = str(start_folder(settings, images, start))
     meeting.lasting.set("run", out)
     return out, settings.resume
 

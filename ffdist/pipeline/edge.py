@@ -13,10 +13,20 @@ class FromEdge:
 
     def __init__(self, receiver: Receiver) -> None:
         self.receiver = receiver
+        self._received = self._queued = 0
 
     def __iter__(self) -> Iterator[Message]:
         while True:
-            yield from_frame(self.receiver.recv())
+            frame = self.receiver.recv()
+            self._received += 1
+            self._queued += self.receiver.queued
+            yield from_frame(frame)
+
+    def take_queued(self) -> float:
+        """How many messages lay in the queue when one was asked for, on average since this was last called."""
+        mean = self._queued / max(1, self._received)
+        self._received = self._queued = 0
+        return mean
 
 
 class ToEdge:

@@ -39,6 +39,8 @@ class Stage:
         self.step = 0
         self.on_epoch: Callable[[int, dict[str, Any]], None] = lambda epoch, metrics: None
         """Told at each end of an epoch what this stage reports of itself."""
+        self.take_queued: Callable[[], float] = lambda: 0.0
+        """Messages that lay in the queue before this stage, on average over the epoch; the first has none."""
         self.clock = Clock()
 
     def __str__(self) -> str:
@@ -98,7 +100,8 @@ class Stage:
             block.end_epoch()
         names = [block.site.name for block in self.blocks]
         times = self.clock.lap(credit=outbox.waited)
-        metrics = {"stage": self.index, "blocks": names, **times, "peak_bytes": peak_bytes(self.device)}
+        metrics = {"stage": self.index, "blocks": names, **times, "queued": self.take_queued(),
+                   "peak_bytes": peak_bytes(self.device)}  # fmt: skip
         self.on_epoch(marker.epoch, metrics)
         marker.stages.append(metrics)
         return marker

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,11 @@ from ffdist.transport.base import Receiver, Sender
 
 class Edges(Protocol):
     """Opens this stage's ends of the edges beside it."""
+
+    @property
+    def kinds(self) -> Sequence[str]:
+        """What each edge of the run travels by, in order."""
+        ...
 
     def upstream(self) -> Receiver: ...
 
@@ -63,7 +69,10 @@ class Rank:
             log = ends.enter_context(StageLog(config.run, world.rank))
             log.write(f"{stage} of {world.size} on {device}, {torch.get_num_threads()} threads")
             stage.on_epoch = log.epoch
+            log.write(f"edges of the run: {', '.join(self.edges.kinds) or 'none'}")
             inbox = self._source(loaders, manifest) if loaders else FromEdge(_open(ends, self.edges.upstream()))
+            if isinstance(inbox, FromEdge):
+                stage.take_queued = inbox.take_queued
             if world.last:
                 self._announce(plan, manifest)
             outbox = self._sink(manifest, snapshots) if world.last else ToEdge(_open(ends, self.edges.downstream()))

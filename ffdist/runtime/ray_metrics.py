@@ -14,11 +14,12 @@ SHARES = {"busy": "computing", "no_data": "waiting for data", "no_credit": "wait
 
 def metered(report: Reporter) -> Reporter:
     """`report`, and beside it gauges: ffdist_step, ffdist_samples_per_second, ffdist_validation_accuracy, and each
-    stage's ffdist_<busy|no_data|no_credit>_share (of the last epoch) and ffdist_peak_bytes."""
+    stage's ffdist_<busy|no_data|no_credit>_share and ffdist_queue_depth (of the last epoch) and ffdist_peak_bytes."""
     step = Gauge("ffdist_step", "Batches learned so far.")
     speed = Gauge("ffdist_samples_per_second", "Training samples a second, in the last epoch.")
     accuracy = Gauge("ffdist_validation_accuracy", "Accuracy of the mean of blocks, after the last epoch.")
     peak = Gauge("ffdist_peak_bytes", "The most memory a stage has held.", tag_keys=("stage",))
+    queue = Gauge("ffdist_queue_depth", "Batches that lay before a stage, on average.", tag_keys=("stage",))
     shares = {key: Gauge(f"ffdist_{key}_share", f"Share of a stage's time spent {what}.", tag_keys=("stage",))
               for key, what in SHARES.items()}  # fmt: skip
 
@@ -34,6 +35,7 @@ def metered(report: Reporter) -> Reporter:
             for stage in record["stages"]:
                 tags = {"stage": str(stage["stage"])}
                 peak.set(stage["peak_bytes"], tags)
+                queue.set(stage["queued"], tags)
                 for key, gauge in shares.items():
                     gauge.set(stage[key] / stage["seconds"], tags)
         report(event)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -18,6 +20,8 @@ from ffdist.snapshot import SnapshotStore, latest
 
 SETTINGS = "config.toml"
 FACTS = "data.json"
+LOGS = ("ray.log", "restarts.log", "metrics.jsonl")
+"""What is written beside the stages' own logs; a stage opens its own when all stages are ready."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,27 @@ def begin(out: Path, settings: TrainSettings, images: Images) -> None:
     out.mkdir(parents=True, exist_ok=True)
     (out / FACTS).write_text(json.dumps(asdict(DataFacts.of(images)), indent=1) + "\n")
     (out / SETTINGS).write_text(write_toml(replace(settings, out=None, resume=False, dry_run=False)))
+
+
+@contextmanager
+def beginning(settings: TrainSettings, images: Images) -> Iterator[Path]:
+    """A new run's folder, begun. An error within, before any stage was ready, leaves nothing of it behind.
+
+    Raises ConfigError when --out already holds a run.
+    """
+    out = new_folder(settings)
+    made = [folder for folder in (out, *out.parents) if not folder.exists()]
+    begin(out, settings, images)
+    try:
+        yield out
+    except BaseException:
+        if not any(out.glob("stage-*.log")):
+            for name in (SETTINGS, FACTS, *LOGS):
+                (out / name).unlink(missing_ok=True)
+            with suppress(OSError):  # somebody else's files are there
+                for folder in made:
+                    folder.rmdir()
+        raise
 
 
 def read_recorded(run: Path | None) -> TrainSettings:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from threading import Event, Thread
 
+import torch
 import torch.distributed as dist
 
 from ffdist.pipeline.sink import Reporter
@@ -17,8 +20,8 @@ from ffdist.transport import Edge, Receiver, Sender, open_local
 class ThreadEdges:
     """One stage's ends of edges that were opened together."""
 
-    def __init__(self, receiver: Receiver | None, sender: Sender | None) -> None:
-        self.receiver, self.sender = receiver, sender
+    def __init__(self, receiver: Receiver | None, sender: Sender | None, kinds: Sequence[str] = ()) -> None:
+        self.receiver, self.sender, self.kinds = receiver, sender, kinds
 
     def upstream(self) -> Receiver:
         assert self.receiver
@@ -38,7 +41,7 @@ def run_threads(job: Job, report: Reporter) -> Result:
     stop = Event()
 
     def life(rank: int) -> None:
-        ends = ThreadEdges(receivers[rank], senders[rank])
+        ends = ThreadEdges(receivers[rank], senders[rank], ["local"] * (count - 1))
         try:
             Rank(job, World(rank, count, rank), store, ends, result.listen(report), stop).run()
         except BaseException as error:
@@ -49,13 +52,24 @@ def run_threads(job: Job, report: Reporter) -> Result:
                     end.close()
 
     threads = [Thread(target=life, args=(rank,), name=f"stage-{rank}", daemon=True) for rank in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        _join(thread, stop)
+    with computing_threads_kept():
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            _join(thread, stop)
     if errors:
         raise root_cause(errors)
     return result
+
+
+@contextmanager
+def computing_threads_kept() -> Iterator[None]:
+    """Whatever is done within, torch computes with as many threads afterwards as before."""
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _join(thread: Thread, stop: Event) -> None:

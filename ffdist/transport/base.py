@@ -85,6 +85,8 @@ class Receiver(ABC):
     """The downstream end. `waited` counts the seconds spent without a frame."""
 
     waited: float = 0.0
+    queued: int = 0
+    """Frames that lay here when `recv` was last called: none where it had to wait, `depth` where the edge was full."""
 
     @abstractmethod
     def recv(self) -> Frame:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import secrets
 import select
 import socket
 import struct
+import termios
 import time
 from collections.abc import Sequence
 from datetime import timedelta
@@ -55,6 +57,10 @@ class Doorbell:
             except BlockingIOError:
                 if not self._poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
                     raise TimeoutError from None
+
+    def unheard(self) -> int:
+        """Bytes in the packets that have come and were not yet heard."""
+        return struct.unpack("i", fcntl.ioctl(self._socket, termios.FIONREAD, bytes(4)))[0]
 
     def close(self) -> None:
         self._socket.close()

@@ -78,6 +78,7 @@ class LocalReceiver(Receiver):
         street, edge = self._street, self._street.edge
         started = time.perf_counter()
         with street.changed:
+            self.queued = len(street.frames)
             came = street.changed.wait_for(lambda: street.closed_by or street.frames, street.timeout)
             self.waited += time.perf_counter() - started
             if not came:

@@ -26,11 +26,12 @@ class Mailbox:
             self._letters[to, number] = letter
             self._changed.notify_all()
 
-    async def take(self, side: Side, number: int) -> Any:
-        """That letter, as soon as it is there; it is kept no longer."""
+    async def take(self, side: Side, number: int) -> tuple[Any, int]:
+        """That letter, as soon as it is there, and how many lay there for this side before; it is kept no longer."""
         async with self._changed:
+            lay = sum(to == side for to, _ in self._letters)
             await self._changed.wait_for(lambda: (side, number) in self._letters)
-            return self._letters.pop((side, number))
+            return self._letters.pop((side, number)), lay
 
 
 class Poster:

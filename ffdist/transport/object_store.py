@@ -71,6 +71,8 @@ class Visit:
         self._edge, self._mailbox, self._side, self._peer = edge, mailbox, side, peer
         self._numbers = itertools.count()
         self.waited = 0.0
+        self.lay = 0
+        """Letters that lay there when one was last taken."""
         self.peer_closed = False
 
     def take(self, awaited: str, sequence: int, more: timedelta = timedelta()) -> Any:
@@ -79,8 +81,9 @@ class Visit:
             raise self._edge.lost(f"{self._peer} closed the edge", sequence)
         started = time.perf_counter()
         try:
-            letter = self._mailbox.take.remote(self._side, next(self._numbers))
-            return ray.get(letter, timeout=(self._edge.timeout + more).total_seconds())
+            taken = self._mailbox.take.remote(self._side, next(self._numbers))
+            letter, self.lay = ray.get(taken, timeout=(self._edge.timeout + more).total_seconds())
+            return letter
         except GetTimeoutError:
             raise self._edge.silent(awaited, sequence) from None
         except RayActorError as error:
@@ -158,7 +161,7 @@ class ObjectStoreReceiver(Receiver):
 
     def _take_frame(self) -> tuple[wire.Prelude, bytes, list[Any]]:
         data, header, payload = self._visit.take("frame", self._sequence)
-        self.waited = self._visit.waited
+        self.waited, self.queued = self._visit.waited, min(self._edge.depth, self._visit.lay)
         prelude = wire.decode_prelude(data, self._edge, self._sequence)
         if prelude.is_end:
             self._visit.peer_closed = True

@@ -151,7 +151,7 @@ class ProcessGroupReceiver(Receiver):
         edge, sequence = self._edge, self._sequence
         if self._closed:
             raise edge.lost("this end is closed", sequence)
-        started = time.perf_counter()
+        started, self.queued = time.perf_counter(), min(edge.depth, self._fetched.qsize())
         try:
             fetched = self._fetched.get(timeout=edge.timeout.total_seconds())
         except queue.Empty:

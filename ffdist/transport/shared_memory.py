@@ -123,6 +123,7 @@ class SharedMemoryReceiver(Receiver):
     def recv(self) -> Frame:
         if self._closed:
             raise self._edge.lost("this end is closed", self._sequence)
+        self.queued = min(self._edge.depth, self._doorbell.unheard() // wire.PRELUDE.size)
         prelude = self._hear_prelude()
         assert self._slots is not None
         frame = self._slots.read(prelude, self._edge, self._pool)

@@ -273,6 +273,25 @@ def test_a_receiver_counts_the_seconds_it_waited_for_data(pair: Pair) -> None:
     assert pair.values(send_when_asked, ask_and_recv)[1] > 0
 
 
+def wait_and_recv(place: Place, receiver: Receiver) -> int:
+    asking = threading.Timer(A_MOMENT.total_seconds(), place.tell, ["asking"])
+    asking.start()
+    receiver.recv()
+    asking.join()
+    return receiver.queued
+
+
+def recv_what_lies_there(place: Place, receiver: Receiver, depth: int) -> int:
+    assert place.hear("closed", EDGE.timeout / 2)
+    receiver.recv()
+    return receiver.queued
+
+
+def test_a_receiver_counts_the_frames_that_lay_in_the_queue(pair: Pair) -> None:
+    assert pair.values(send_when_asked, wait_and_recv)[1] == 0
+    assert pair.values(send_depth_and_close, recv_what_lies_there, 3, edge=replace(EDGE, depth=3))[1] == 3
+
+
 MANY, WARM = 200, 20
 
 

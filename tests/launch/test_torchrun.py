@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -71,5 +72,5 @@ def test_a_restarted_attempt_never_goes_on_in_a_run_it_did_not_begin(tmp_path: P
     images = open_data("digits")
     begin(tmp_path, TrainSettings(), images)
     store = dist.HashStore()
-    with pytest.raises(ConfigError, match="already holds a run"):
-        begin_or_go_on(TrainSettings(out=tmp_path), images, Meeting(World(attempt=1), store, store))
+    with ExitStack() as start, pytest.raises(ConfigError, match="already holds a run"):
+        begin_or_go_on(TrainSettings(out=tmp_path), images, Meeting(World(attempt=1), store, store), start)

@@ -21,6 +21,7 @@ from test_transport_contract import (
     keep_silent,
     test_a_killed_receiver_is_an_error_at_a_sender_that_waits,  # noqa: F401 - collected here, with the pair below
     test_a_killed_sender_is_an_error_at_a_receiver_that_waits,  # noqa: F401
+    test_a_receiver_counts_the_frames_that_lay_in_the_queue,  # noqa: F401
     test_a_receiver_counts_the_seconds_it_waited_for_data,  # noqa: F401
     test_a_sender_learns_that_the_receiver_has_closed,  # noqa: F401
     test_a_silent_peer_is_a_timeout_that_says_what_was_waited_for,  # noqa: F401

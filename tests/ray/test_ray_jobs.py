@@ -86,12 +86,13 @@ def test_the_cluster_file_and_the_runtime_environment_are_what_ray_expects() -> 
 
 def test_metrics_reach_rays_own_exporter(driver: str) -> None:
     hear = metered(lambda event: None)
-    stage = {"stage": 0, "seconds": 2.0, "busy": 1.0, "no_data": 0.5, "no_credit": 0.5, "peak_bytes": 7}
+    stage = {"stage": 0, "seconds": 2.0, "busy": 1.0, "no_data": 0.5, "no_credit": 0.5, "queued": 1.5, "peak_bytes": 7}
     record = {"epoch": 0, "train": {"samples_per_second": 123.0}, "stages": [stage]}
     hear({"event": "progress", "step": 5})
     hear({"event": "epoch", "record": record})
     text = scrape(r"ray_ffdist_samples_per_second\{.*\} 123\.0")
     assert re.search(r"ray_ffdist_step\{.*\} 5\.0", text)
+    assert re.search(r'ray_ffdist_queue_depth\{.*stage="0".*\} 1\.5', text)
     assert re.search(r'ray_ffdist_no_data_share\{.*stage="0".*\} 0\.25', text)
 
 

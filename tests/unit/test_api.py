@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +67,21 @@ def test_fitting_leaves_the_users_random_numbers_alone() -> None:
     torch.manual_seed(5)
     pipeline.fit((x, y), epochs=1, progress=False)
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_fitting_leaves_the_users_computing_threads_alone() -> None:
+    def threads() -> int:
+        """As a new thread sees it: torch counts by thread."""
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(torch.get_num_threads).result()
+
+    before = threads()
+    torch.set_num_threads(3)
+    try:
+        Pipeline(perceptron(), SFF(), blocks=[3, 2], threads=1).fit(pictures(), epochs=1, progress=False)
+        assert (torch.get_num_threads(), threads()) == (3, 3)
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_a_run_is_kept_where_told_and_never_overwritten(tmp_path: Path) -> None:
