@@ -21,7 +21,6 @@ from test_transport_contract import (
     keep_silent,
     test_a_killed_receiver_is_an_error_at_a_sender_that_waits,  # noqa: F401 - collected here, with the pair below
     test_a_killed_sender_is_an_error_at_a_receiver_that_waits,  # noqa: F401
-    test_a_receiver_counts_the_frames_that_lay_in_the_queue,  # noqa: F401
     test_a_receiver_counts_the_seconds_it_waited_for_data,  # noqa: F401
     test_a_sender_learns_that_the_receiver_has_closed,  # noqa: F401
     test_a_silent_peer_is_a_timeout_that_says_what_was_waited_for,  # noqa: F401
@@ -39,6 +38,7 @@ from test_transport_contract import (
 
 from ffdist.errors import TransportError
 from ffdist.transport import Frame, Receiver, Sender
+from ffdist.transport.mailbox import new_mailbox
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore::ResourceWarning")]
 
@@ -105,6 +105,13 @@ def test_the_store_never_holds_more_than_the_edges_depth(pair: RayPair) -> None:
     _, used = pair.values(send_many, recv_many, edge=replace(EDGE, depth=2))
     assert max(held for held, _ in used) <= 3 * 8.1 * MIB
     assert {spilled for _, spilled in used} == {0}
+
+
+def test_a_mailbox_counts_what_lay_there_for_a_side(driver: str) -> None:
+    mailbox = new_mailbox("counted")
+    ray.get([mailbox.post.remote("guest", number, "letter") for number in range(3)])
+    ray.get(mailbox.post.remote("owner", 0, "of no concern"))
+    assert [ray.get(mailbox.take.remote("guest", number))[1] for number in range(3)] == [3, 2, 1]
 
 
 def send_too_much(place: Place, sender: Sender) -> None:

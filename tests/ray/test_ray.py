@@ -189,6 +189,7 @@ def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path, *args: str) -> s
     with pytest.raises(SystemExit) as caught:
         main(["train", "--launcher", "ray", "--out", str(tmp_path / "run"), *args])
     assert caught.value.code == 1
+    assert not (tmp_path / "run").exists()
     return capsys.readouterr().err
 
 
@@ -216,3 +217,4 @@ def test_without_ray_the_launcher_says_how_to_install_it(tmp_path: Path) -> None
     done = subprocess.run([sys.executable, "-c", code, *args], capture_output=True, text=True)
     assert done.returncode == 1
     assert "pip install 'ffdist[ray]'" in done.stderr
+    assert list(tmp_path.iterdir()) == []
