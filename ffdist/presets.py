@@ -1,13 +1,20 @@
-"""Named settings. A preset is laid over the defaults, a TOML file over the preset, the command line over both."""
+"""Named settings, one set for each network, rule and data set of the papers.
+
+A preset is laid over the defaults, a TOML file over the preset, the command line over both. What a paper publishes of
+its training stands here as published, and what it does not is ours: a group's line says what.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from ffdist.config import TrainSettings, apply
 from ffdist.errors import ConfigError
 from ffdist.options import nearest
+
+Settings = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -15,32 +22,126 @@ class Preset:
     """Named settings, with a line that says what they are for."""
 
     summary: str
-    settings: dict[str, Any]
+    settings: Settings = field(default_factory=dict)
 
 
-PRESETS: dict[str, Preset] = {
-    "digits": Preset(
-        "the embedded 8x8 digits, in seconds",
-        {"data": "digits", "model": "cnnb", "objective_args": ["kernel=3"], "epochs": 30, "batch_size": 32,
-         "augment": ["crop"]},
-    ),
-    "sff-cnnb-mnist": Preset(
-        "a small CNNB on MNIST",
-        {"data": "mnist", "model": "cnnb", "objective_args": ["kernel=3"], "epochs": 12, "augment": ["crop"],
-         "precision": "bf16"},
-    ),
-    "sff-cnnb-fashion-mnist": Preset(
-        "a small CNNB on Fashion-MNIST",
-        {"data": "fashion-mnist", "model": "cnnb", "objective_args": ["kernel=3"], "epochs": 20, "augment": ["flip"],
-         "precision": "bf16"},
-    ),
-    "sff-cnnb-cifar10": Preset(
-        "the SFF paper's CNNB with its 150,174 parameters on CIFAR-10 (arXiv 2501.03176, table 2)",
-        {"data": "cifar10", "model": "cnnb", "objective_args": ["kernel=5"], "epochs": 60, "lr": 3e-3,
-         "augment": ["crop", "flip"],
-         "precision": "bf16"},
-    ),
+NAMES = {"mnist": "MNIST", "fashion-mnist": "Fashion-MNIST", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100",
+         "imagenette": "Imagenette"}  # fmt: skip
+AUGMENT: Mapping[str, list[str]] = {"mnist": ["crop"], "fashion-mnist": ["flip"], "cifar10": ["crop", "flip"],
+                                    "cifar100": ["crop", "flip"], "imagenette": ["crop", "flip"]}  # fmt: skip
+"""Ours: the papers that augment name crops and flips of CIFAR alone."""
+
+
+def on(data: str, summary: str, *layers: Settings) -> Preset:
+    """A preset of one data set; later layers over earlier ones."""
+    merged: Settings = {"data": data}
+    for layer in layers:
+        merged |= layer
+    return Preset(f"{summary}, {NAMES[data]}", merged)
+
+
+def ours(data: str) -> Settings:
+    """What we choose where nothing is published."""
+    return {"augment": AUGMENT[data], "precision": "bf16"}
+
+
+# The rules' own settings
+
+HINTON: Settings = {"model": "mlp", "batch_size": 100, "epochs": 100, "optimizer": "sgd", "lr": 1e-3,
+                    "weight_decay": 3e-4, "schedule": "linear-late", "validation": 0.0,
+                    "precision": "bf16"}  # fmt: skip
+LOEWEX: Settings = {"model_args": ["widths=1000,1000,1000", "init=fan-out"]}
+SEL: Settings = {"model": "sel-cnn", "batch_size": 50, "epochs": 200, "optimizer": "adam", "lr": 5e-5,
+                 "weight_decay": 0.0, "schedule": "constant", "validation": 0.0}  # fmt: skip
+CWC: Settings = {"model": "cfse-cnn", "objective": "cwc", "optimizer": "adam", "lr": 1e-2, "weight_decay": 0.0,
+                 "epochs": 25, "schedule": "constant", "validation": 0.0,
+                 "objective_args": ["windows=0,11;0,16;0,21;0,25"]}  # fmt: skip
+CWC_100: Settings = {"model_args": ["widths=60,120,240,400,800,1600", "groups=20,20,100"],
+                     "objective_args": ["superclass_blocks=4"]}  # fmt: skip
+CWC_MOD: Settings = {"objective": "cwc-mod", "epochs": 100, "schedule": "plateau", "early_stop": 30, "lr": 1e-3}
+SFF: Settings = {"epochs": 60, "lr": 3e-3}
+SHORTER: Mapping[str, Settings] = {"mnist": {"epochs": 12, "lr": 2e-3}, "fashion-mnist": {"epochs": 20, "lr": 2e-3},
+                                   "cifar100": {"epochs": 30}}  # fmt: skip
+KERNEL = {"mnist": 3, "fashion-mnist": 3, "cifar10": 5, "cifar100": 3}
+DEEP: Settings = {"batch_size": 64, "objective_args": ["kernel=1"]}
+ASGE: Settings = {"objective": "asge", "model_args": ["norm=false", "pool=avg", "pool_first=true"], "epochs": 100,
+                  "lr": 2e-4, "weight_decay": 1e-3, "validation": 0.0}  # fmt: skip
+PREDSIM: Settings = {"objective": "predsim", "optimizer": "adam", "lr": 5e-4, "weight_decay": 0.0, "epochs": 400,
+                     "validation": 0.0}  # fmt: skip
+SMALL_PICTURES = ("mnist", "fashion-mnist", "cifar10", "cifar100")
+
+GROUPS: dict[str, dict[str, Preset]] = {
+    "to begin with": {
+        "digits": Preset(
+            "CNNB by SFF on the embedded 8x8 digits, in seconds",
+            {"data": "digits", "model": "cnnb", "objective_args": ["kernel=3"], "epochs": 30, "batch_size": 32,
+             "augment": ["crop"]},
+        ),
+    },
+    "Hinton (arXiv 2212.13345); settings of loweX/Forward-Forward; 2000: the paper's 4 x 2000": {
+        **{f"hinton-mlp-{data}": on(data, "MLP 3 x 1000, supervised, peer normalisation, linear readouts", HINTON,
+                                    LOEWEX, {"objective": "hinton", "objective_args": ["peer=0.03", "predict=linear"]})
+           for data in SMALL_PICTURES[:3]},
+        "hinton-mlp2000-mnist": on("mnist", "MLP 4 x 2000, supervised, by goodness", HINTON,
+                                   {"objective": "hinton", "objective_args": ["peer=0.03"],
+                                    "model_args": ["init=fan-out"]}),
+        **{f"hinton-unsupervised-mlp-{data}": on(data, "MLP 3 x 1000 on hybrid pictures, linear readouts", HINTON,
+                                                 LOEWEX, {"objective": "hinton-unsupervised",
+                                                          "objective_args": ["peer=0.03"]})
+           for data in SMALL_PICTURES[:2]},
+    },
+    "spatially extended labels (arXiv 2312.14924); ours on CIFAR: 6 convolutions, 2 pools": {
+        f"sel-{kind}-{data}": on(data, f"{kind} labels", SEL, {"objective": f"sel-{kind}"},
+                                 {"model_args": ["depth=6", "pool_every=2"]} if "cifar" in data else {})
+        for kind in ("fourier", "morphological") for data in SMALL_PICTURES[: 4 if kind == "fourier" else 3]
+    },
+    "channel-wise competition (AAAI 2024); ours: windows off CIFAR-10, no schedule": {
+        **{f"cwc-{data}": on(data, "CFSE network, interleaved training", CWC) for data in SMALL_PICTURES[:3]},
+        "cwc-cifar100": on("cifar100", "CFSE network of 6 convolutions, super-classes in 4 of them", CWC, CWC_100),
+    },
+    "CwC-mod (arXiv 2501.03176); ours: lr, widths that 10 divides": {
+        **{f"cwc-mod-{net}-cifar10": on("cifar10", net.upper(), CWC_MOD, ours("cifar10"),
+                                        {"model": net, "model_args": ["widths=30,60,120"]})
+           for net in ("cnn", "cnnb")},
+        "cwc-mod-resnet18-imagenette": on(
+            "imagenette", "ResNet18", CWC_MOD, ours("imagenette"),
+            {"model": "resnet18", "batch_size": 64,
+             "model_args": ["stem=7", "split=stem-group", "widths=60,130,260,510"]}),
+    },
+    "SFF (arXiv 2501.03176); ours: lr, cosine schedule, epochs, augmentation; off CIFAR the kernel": {
+        **{f"sff-{net}-{data}": on(data, f"{net.upper()}, auxiliary convolution {KERNEL[data]}x{KERNEL[data]}", SFF,
+                                   ours(data), {"model": net, "objective_args": [f"kernel={KERNEL[data]}"]},
+                                   SHORTER.get(data, {}))
+           for net in ("cnn", "cnnb") for data in SMALL_PICTURES},
+        **{f"sff-resnet18-{data}": on(data, "ResNet18 in 5 blocks, 3x3 stem", SFF, ours(data),
+                                      {"model": "resnet18", "model_args": ["split=stem-group"],
+                                       "objective_args": ["kernel=1"]}) for data in ("cifar10", "cifar100")},
+        "sff-resnet18-imagenette": on("imagenette", "ResNet18 in 5 blocks", SFF, ours("imagenette"), DEEP,
+                                      {"model": "resnet18", "model_args": ["stem=7", "split=stem-group"]}),
+        "sff-mobilenet-imagenette": on("imagenette", "MobileNetV3-small in 12 blocks", SFF, ours("imagenette"), DEEP,
+                                       {"model": "mobilenet-v3-small"}),
+    },
+    "ASGE (2025); ours: crops and flips alone, cosine to 0, the mean of the readouts predicts": {
+        f"asge-{net}-{data}": on(data, f"{net.upper()} without norms", ASGE, {"model": net}, ours(data))
+        for net in ("vgg8", "vgg11") for data in SMALL_PICTURES
+    },
+    "beyond; ours: schedules, augmentation, and what is not VGG11": {
+        **{f"predsim-vgg11-{data}": on(data, "VGG11, similarity matching (arXiv 1901.06656)", PREDSIM, ours(data),
+                                       {"model": "vgg11"}) for data in ("cifar10", "cifar100")},
+        "predsim-cnnb-cifar10": on("cifar10", "CNNB, similarity matching", PREDSIM, ours("cifar10"),
+                                   {"model": "cnnb", "epochs": 60}),
+        "mono-forward-cnnb-cifar10": on("cifar10", "CNNB, learned projections (arXiv 2501.09238)", ours("cifar10"),
+                                        {"model": "cnnb", "objective": "mono-forward", "epochs": 60}),
+        "deeperforward-cnnb-cifar10": on("cifar10", "CNNB, mean goodness (ICLR 2025)", ours("cifar10"),
+                                         {"model": "cnnb", "model_args": ["widths=40,80,160"],
+                                          "objective": "deeperforward", "epochs": 60}),
+        "local-ce-cnnb-cifar10": on("cifar10", "CNNB, a linear classifier a block", ours("cifar10"),
+                                    {"model": "cnnb", "objective": "local-ce", "epochs": 60}),
+    },
 }  # fmt: skip
+"""Presets by where they come from."""
+
+PRESETS: dict[str, Preset] = {name: preset for group in GROUPS.values() for name, preset in group.items()}
 
 
 def with_preset(settings: TrainSettings, name: str) -> TrainSettings:
@@ -48,3 +149,8 @@ def with_preset(settings: TrainSettings, name: str) -> TrainSettings:
     if name not in PRESETS:
         raise ConfigError(f"there is no preset '{name}'", where="ffdist train PRESET", remedy=nearest(name, PRESETS))
     return apply(settings, PRESETS[name].settings, f"preset {name}")
+
+
+def listing() -> str:
+    """The presets' names by group, for people."""
+    return "\n".join(f"  {group}:\n    {', '.join(presets)}" for group, presets in GROUPS.items())

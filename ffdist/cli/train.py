@@ -20,7 +20,7 @@ from ffdist.data import Images, open_data
 from ffdist.models import MODELS
 from ffdist.objectives import OBJECTIVES
 from ffdist.pipeline.plan import BlockCost, measure_blocks, partition
-from ffdist.presets import PRESETS, with_preset
+from ffdist.presets import listing, with_preset
 from ffdist.report.console import ConsoleReport, result_tables
 from ffdist.runtime.agree import agree, check_job
 from ffdist.runtime.outcome import Result
@@ -33,7 +33,9 @@ from ffdist.runtime.torchrun import Meeting, meet, run_rank
 from ffdist.runtime.world import World
 from ffdist.snapshot import latest
 
-NAMES = f"""Presets: {", ".join(PRESETS)}.
+NAMES = f"""Presets:
+{listing()}
+
 Models: {", ".join(MODELS)}.
 Objectives: {", ".join(OBJECTIVES)}, backprop.
 """

@@ -1,0 +1,1 @@
+"""The accuracy table: its rows, what they cost, their records, and how the README shows them."""

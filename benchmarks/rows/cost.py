@@ -1,0 +1,96 @@
+"""What a row will cost on this machine, from a few of its batches."""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from itertools import cycle, islice
+from statistics import median
+from typing import NamedTuple, TypeVar
+
+from ffdist.config import TrainSettings
+from ffdist.data import open_data
+from ffdist.pipeline.message import EvalBatch, Message, TrainBatch
+from ffdist.pipeline.plan import build_block, sites
+from ffdist.pipeline.source import Loaders, Schedule, Source
+from ffdist.pipeline.stage import Stage
+from ffdist.runtime.job import Job
+from ffdist.runtime.rank import set_threads, stage_device
+from ffdist.runtime.start import make_job
+from ffdist.runtime.world import World
+
+M = TypeVar("M", TrainBatch, EvalBatch)
+
+
+class Cost(NamedTuple):
+    """Of one seed of a row, in one process."""
+
+    cpu_seconds: float
+    """Of computing, all threads together: wall seconds on a core that does nothing else."""
+    peak_mib: int
+    """Resident memory of the process, at most."""
+
+    def __str__(self) -> str:
+        minutes, seconds = divmod(round(self.cpu_seconds), 60)
+        return f"about {minutes // 60} h {minutes % 60:02} min {seconds:02} s of CPU, {self.peak_mib:,} MiB"
+
+
+def estimate(settings: TrainSettings) -> Cost:
+    """Trains and evaluates a few batches in a process of its own. Raises DataError where the data is not prepared."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(measure, settings).result()
+
+
+def measure(settings: TrainSettings, batches: int = 5) -> Cost:
+    """In this process. Rules that let blocks rest cost less than this says, and so do runs that stop early."""
+    set_threads(settings.threads, World())
+    job = make_job(settings, open_data(settings.data, settings.image_size), None, 1)
+    loaders = job.loaders()
+    stage, epochs = whole_network(job), settings.epochs
+    out = Nowhere()
+    learn = seconds(lambda m: stage.train(m, out), training(job, loaders), batches)
+    score = seconds(stage.evaluate, scoring(job, loaders), batches)
+    scored = len(loaders.test or ()) + epochs * len(loaders.validation or ())
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (2**20 if sys.platform == "darwin" else 2**10)
+    return Cost(epochs * len(loaders.train) * learn + scored * score, peak)
+
+
+def whole_network(job: Job) -> Stage:
+    config = job.block_config(stage_device(job.config.device, World()), 1000)
+    return Stage(0, [build_block(job.chain, site, job.objective, config) for site in sites(job.chain)],
+                 lambda blocks, step: [])  # fmt: skip
+
+
+def training(job: Job, loaders: Loaders) -> Iterator[TrainBatch]:
+    source = Source(loaders, job.objective, Schedule(sys.maxsize), num_classes=job.chain.num_classes,
+                    seed=job.config.seed)  # fmt: skip
+    return (message for message in source if isinstance(message, TrainBatch))
+
+
+def scoring(job: Job, loaders: Loaders) -> Iterator[EvalBatch]:
+    loader = loaders.test or loaders.validation or loaders.train
+    for x, y in cycle(islice(loader.epoch(0), 2)):
+        yield EvalBatch("test", job.objective.prepare_eval(x, job.chain.num_classes), y)
+
+
+def seconds(work: Callable[[M], object], messages: Iterator[M], batches: int) -> float:
+    """CPU seconds a batch, its making included; the first, which warms up, left out."""
+    times = []
+    for _ in range(batches + 1):
+        begun = time.process_time()
+        work(next(messages))
+        times.append(time.process_time() - begun)
+    return median(times[1:])
+
+
+class Nowhere:
+    """Takes what the last block sends on."""
+
+    waited = 0.0
+
+    def send(self, message: Message) -> None:
+        pass

@@ -1,0 +1,66 @@
+"""A row of `accuracy.toml`: one set of settings, trained with one or several seeds."""
+
+from __future__ import annotations
+
+import difflib
+import shlex
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+from ffdist.cli.train import parse
+from ffdist.config import TrainSettings
+from ffdist.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is trained, and what it is held against."""
+
+    name: str
+    data: str
+    """Name of the data set."""
+    args: tuple[str, ...]
+    """Of `ffdist train`: a preset, and what differs from it."""
+    form: str = ""
+    """How it differs from what the paper trained, in a few words; empty for nothing but what the preset says."""
+    paper: float | None = None
+    """The published accuracy in per cent, for the same network, rule and data."""
+    source: str = ""
+    """Where that stands."""
+    target: float | None = None
+    """What ffdist sets itself."""
+    twin: str | None = None
+    """The row of the same network and data by backpropagation."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "args", tuple(self.args))
+
+    @property
+    def is_twin(self) -> bool:
+        return self.name.startswith("backprop-")
+
+    @property
+    def command(self) -> str:
+        return shlex.join(["ffdist", "train", *self.args])
+
+    def flags(self, root: Path, seed: int) -> list[str]:
+        """Of `ffdist train`, for data sets below `root`. One process, which another number of stages would equal."""
+        data = self.data if self.data == "digits" else str(root / self.data)
+        return [*self.args, "--stages", "1", "--data", data, "--seed", str(seed)]
+
+    def settings(self, root: Path, seed: int = 0) -> TrainSettings:
+        return parse(self.flags(root, seed))
+
+
+def read_rows(file: Path) -> dict[str, Row]:
+    """The rows by name, in the file's order."""
+    return {name: Row(name, **fields) for name, fields in tomllib.loads(file.read_text()).items()}
+
+
+def find_row(name: str, rows: dict[str, Row]) -> Row:
+    """Raises ConfigError, with the nearest name, where there is none such."""
+    if name not in rows:
+        near = difflib.get_close_matches(name, rows, 3, cutoff=0.3)
+        raise ConfigError(f"accuracy.toml has no row '{name}'", where="ROW", remedy=f"did you mean {', '.join(near)}?")
+    return rows[name]

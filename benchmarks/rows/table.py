@@ -1,0 +1,77 @@
+"""The README's accuracy table, drawn from the records alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from benchmarks.rows.record import Record
+from benchmarks.rows.row import Row
+
+BEGIN, END = "<!-- accuracy: drawn by `python benchmarks/accuracy.py table` -->", "<!-- /accuracy -->"
+COLUMNS = ("row", "mean of blocks", "last block", "paper", "backpropagation: ours", "paper's", "n", "epochs", "CPU s",
+           "machine")  # fmt: skip
+
+
+def redraw(readme: Path, rows: Mapping[str, Row], folder: Path) -> str:
+    """Puts the table between its marks in `readme`; returns it."""
+    text = readme.read_text()
+    before, rest = text.split(BEGIN)
+    drawn = draw(rows, newest(folder))
+    readme.write_text(before + BEGIN + "\n\n" + drawn + "\n" + END + rest.split(END)[1])
+    return drawn
+
+
+def newest(folder: Path) -> dict[str, Record]:
+    """The latest record of each row, with its `file`."""
+    records: dict[str, Record] = {}
+    for path in sorted(folder.glob("accuracy-*.json")):
+        record: Record = json.loads(path.read_text()) | {"file": path.with_suffix(".md").name}
+        if record["date"] >= records.get(record["row"], record)["date"]:
+            records[record["row"]] = record
+    return records
+
+
+def draw(rows: Mapping[str, Row], records: Mapping[str, Record]) -> str:
+    """What has a record; folded away, what has none. A twin stands in the rows of its network and data."""
+    ours = [row for row in rows.values() if not row.is_twin]
+    told = [line(row, rows, records) for row in ours if row.name in records]
+    unrun = [line(row, rows, records) for row in ours if row.name not in records]
+    return "\n".join([
+        *grid(told), "",
+        f"<details><summary>{len(unrun)} more rows, not yet run</summary>", "", *grid(unrun), "", "</details>", "",
+    ])  # fmt: skip
+
+
+def grid(lines: list[list[str]]) -> list[str]:
+    return ["| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|",
+            *("| " + " | ".join(cells) + " |" for cells in lines)]  # fmt: skip
+
+
+def line(row: Row, rows: Mapping[str, Row], records: Mapping[str, Record]) -> list[str]:
+    """A row's cells."""
+    form = f"<br>{row.form}" if row.form else ""
+    twin = rows[row.twin] if row.twin else None
+    behind = [linked(twin, records), paper(twin)] if twin else ["-", "-"]
+    r = records.get(row.name)
+    if r is None:
+        return [f"`{row.name}`{form}", "not yet run", "not yet run", paper(row), *behind, "-", "-", "-", "-"]
+    name = f"[`{row.name}`](benchmarks/records/{r['file']}){form}"
+    cpu = f"{r['cpu_seconds']:,}" if "cpu_seconds" in r else "-"
+    return [name, found(r, "mean"), found(r, "last"), paper(row), *behind, str(len(r["seeds"])), str(r["epochs"]), cpu,
+            r["machine"]["name"]]  # fmt: skip
+
+
+def found(r: Record, predictor: str) -> str:
+    spread = f" ± {r['spread'][predictor]:.2f}" if "spread" in r else ""
+    return f"{r[predictor]:.2f}{spread}"
+
+
+def linked(twin: Row, records: Mapping[str, Record]) -> str:
+    r = records.get(twin.name)
+    return f"[{found(r, 'mean')}](benchmarks/records/{r['file']})" if r else "not yet run"
+
+
+def paper(row: Row) -> str:
+    return "-" if row.paper is None else f"{row.paper:.2f}"

@@ -1,0 +1,64 @@
+"""One seed of a row: trained, or gone on with; its cost beside its run log."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from ffdist.bench.record import versions
+
+COST = "cost.jsonl"
+
+
+def train(flags: list[str], out: Path) -> None:
+    """Runs `ffdist train` until it is through; a run that was cut off goes on where its last snapshot is.
+
+    Raises CalledProcessError where it fails, after it has told why.
+    """
+    if finished(out):
+        return
+    begun = (out / "config.toml").exists()
+    args = ["--resume", "--out", str(out)] if begun else [*flags, "--out", str(out)]
+    started, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    try:
+        subprocess.run([sys.executable, "-m", "ffdist", "train", *args], check=True)
+    finally:
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        note_cost(out, time.monotonic() - started, cpu, after.ru_maxrss)
+
+
+def note_cost(out: Path, seconds: float, cpu_seconds: float, peak: int) -> None:
+    """A line for each attempt at the run. peak: as getrusage tells it, of the largest process so far."""
+    if not out.exists():
+        return
+    mib = 2**20 if sys.platform == "darwin" else 2**10
+    cost = {"seconds": round(seconds, 1), "cpu_seconds": round(cpu_seconds, 1), "peak_mib": peak // mib,
+            "commit": versions()["commit"]}  # fmt: skip
+    with (out / COST).open("a") as file:
+        file.write(json.dumps(cost) + "\n")
+
+
+def cost_of(out: Path) -> dict[str, Any]:
+    """Over all attempts: seconds and CPU seconds (evaluation and start included), peak MiB, the commit that trained;
+    empty where unknown."""
+    if not (out / COST).exists():
+        return {}
+    lines = read_lines(out / COST)
+    total = {key: round(sum(line[key] for line in lines)) for key in ("seconds", "cpu_seconds")}
+    return total | {"peak_mib": max(line["peak_mib"] for line in lines), "commit": lines[-1]["commit"]}
+
+
+def read_lines(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def finished(out: Path) -> bool:
+    log = out / "metrics.jsonl"
+    lines = read_lines(log) if log.exists() else []
+    return bool(lines) and lines[-1].get("reason") == "finished"

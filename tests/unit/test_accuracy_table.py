@@ -1,0 +1,94 @@
+"""The accuracy table: rows that can be trained, records that give the README's figures, a forecast before the work."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from benchmarks.rows.cost import measure
+from benchmarks.rows.row import Row, find_row, read_rows
+from benchmarks.rows.table import BEGIN, END, draw, newest, redraw
+from benchmarks.rows.train import finished, train
+from ffdist.config import TrainSettings
+from ffdist.errors import ConfigError
+from ffdist.pipeline.plan import check_objective
+from ffdist.presets import GROUPS, PRESETS, listing, with_preset
+from ffdist.runtime.run import network
+
+ROOT = Path(__file__).resolve().parents[2]
+ROWS = read_rows(ROOT / "benchmarks/accuracy.toml")
+DATA = {"digits": ((1, 8, 8), 10), "mnist": ((1, 28, 28), 10), "fashion-mnist": ((1, 28, 28), 10),
+        "cifar10": ((3, 32, 32), 10), "cifar100": ((3, 32, 32), 100), "imagenette": ((3, 96, 96), 10)}  # fmt: skip
+
+
+def check(settings: TrainSettings, data: str) -> None:
+    chain, objective = network(settings, *DATA[data])
+    check_objective(chain, objective)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_each_preset_is_a_network_and_a_rule_that_go_together_on_its_data(name: str) -> None:
+    settings = with_preset(TrainSettings(), name)
+    check(settings, settings.data)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_each_row_can_be_trained_and_its_twin_is_a_row_of_the_same_data(name: str) -> None:
+    row = ROWS[name]
+    settings = row.settings(Path("data"), seed=3)
+    check(settings, row.data)
+    assert settings.data == f"data/{row.data}"
+    assert (settings.seed, settings.stages) == (3, 1)
+    assert (settings.objective == "backprop") == row.is_twin
+    if row.twin:
+        assert ROWS[row.twin].data == row.data
+        assert ROWS[row.twin].is_twin
+
+
+def test_presets_are_listed_in_groups_each_once() -> None:
+    assert sum(len(group) for group in GROUPS.values()) == len(PRESETS)
+    assert all(name in listing() for name in PRESETS)
+
+
+def test_an_unknown_row_is_told_with_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="sff-cnnb-mnist"):
+        find_row("sff-cnb-mnist", ROWS)
+
+
+def test_the_readme_has_the_table_that_the_records_give() -> None:
+    within = (ROOT / "README.md").read_text().split(BEGIN)[1].split(END)[0]
+    assert within.strip() == draw(ROWS, newest(ROOT / "benchmarks/records")).strip()
+
+
+@pytest.mark.distributed
+def test_a_row_is_trained_for_each_seed_recorded_and_drawn_and_then_not_trained_again(tmp_path: Path) -> None:
+    (tmp_path / "accuracy.toml").write_text('[digits-quick]\ndata = "digits"\nargs = ["digits", "--epochs", "1"]\n')
+    (tmp_path / "README.md").write_text(f"before\n{BEGIN}\n{END}\nafter\n")
+    command = [sys.executable, str(ROOT / "benchmarks/accuracy.py"), "digits-quick", "--seeds", "0", "1", "--rows",
+               str(tmp_path / "accuracy.toml"), "--runs", str(tmp_path), "--records", str(tmp_path)]  # fmt: skip
+    first = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "s of CPU" in first.stderr
+    outs = [tmp_path / "digits-quick" / f"seed-{seed}" for seed in (0, 1)]
+    assert all(map(finished, outs))
+    rows = read_rows(tmp_path / "accuracy.toml")
+    record = newest(tmp_path)["digits-quick"]
+    accuracies = [run["mean"] for run in record["runs"]]
+    assert record["mean"] == pytest.approx(sum(accuracies) / 2, abs=0.01)
+    assert record["seeds"] == [0, 1]
+    assert record["cpu_seconds"] > 0
+    drawn = redraw(tmp_path / "README.md", rows, tmp_path)
+    assert f"{record['mean']:.2f} ± {record['spread']['mean']:.2f}" in drawn
+    assert (tmp_path / "README.md").read_text().endswith(f"{drawn}\n{END}\nafter\n")
+    log = (outs[0] / "metrics.jsonl").stat()
+    train(["digits", "--epochs", "2"], outs[0])
+    assert (outs[0] / "metrics.jsonl").stat() == log
+
+
+def test_the_forecast_grows_with_the_epochs() -> None:
+    settings = Row("quick", "digits", ("digits",)).settings(Path())
+    once, often = (measure(replace(settings, epochs=epochs)).cpu_seconds for epochs in (1, 40))
+    assert 0 < once < often
