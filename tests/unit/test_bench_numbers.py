@@ -10,6 +10,7 @@ import pytest
 
 from ffdist.baselines import BASELINES, family
 from ffdist.bench.finding import Finding, Grid, Plot
+from ffdist.bench.floor import floors
 from ffdist.bench.record import write_record
 from ffdist.bench.rounds import Rounds, take_turns
 from ffdist.bench.settings import BenchSettings
@@ -101,3 +102,10 @@ def test_ddp_stands_for_its_tunings_and_a_wrong_name_is_told_the_nearest() -> No
     assert all(name in BASELINES for name in family("pipeline"))
     with pytest.raises(ConfigError, match="did you mean"):
         family("dpp")
+
+
+def test_the_operations_of_a_batch_are_those_of_its_matrix_products() -> None:
+    found = floors(BenchSettings(model="mlp", model_args=("widths=16,16",), batch_size=8))
+    first, second, head = 784 * 16, 16 * 16, 16 * 10
+    assert found["ff"].operations == 2 * 8 * (2 * first + 3 * head + 2 * second + 3 * head)  # no gradient goes back
+    assert found["bp"].operations == 2 * 8 * (2 * first + 3 * second + 3 * head)

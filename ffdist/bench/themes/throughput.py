@@ -8,6 +8,7 @@ from typing import Any
 
 from ffdist.bench.bound import best_speedup
 from ffdist.bench.finding import Cell, Finding, Grid, Plot, Progress
+from ffdist.bench.floor import floor_grid, floors
 from ffdist.bench.probe import Probe
 from ffdist.bench.rounds import Rounds, take_turns
 from ffdist.bench.settings import BenchSettings
@@ -30,8 +31,14 @@ def throughput(settings: BenchSettings, progress: Progress) -> Finding:
         rounds = take_turns(sides, probe, settings.rounds, progress)
         ours.team.finish()
     notes += rounds.notes()
+    found = floors(settings)
+    notes += [f"by operations alone, serial FF could be {found['bp'].operations / found['ff'].operations:.2f} times as "
+              "fast as serial BP"]  # fmt: skip
     summary = [summarise(settings, rounds, ours.name, name, families.get(name)) for name in settings.against]
-    grids = [compared(settings, rounds, ours.name), *map(qualified, families.items()), stage_grid(rounds, ours.name)]
+    notes += [bound_note(result) for result in summary if "bound" in result]
+    rates = {name: rounds.rate(name).median for name in found if name in rounds.laps}
+    grids = [compared(settings, rounds, ours.name), *map(qualified, families.items()), stage_grid(rounds, ours.name),
+             floor_grid(found, rates, settings.batch_size)]  # fmt: skip
     return Finding("throughput", summary[0] if len(summary) == 1 else summary, [g for g in grids if g.rows], notes,
                    bars(settings, rounds))  # fmt: skip
 
@@ -84,6 +91,12 @@ def summarise(
         bound, cut = best_speedup(settings)
         result |= {"bound": bound, "of_bound": ratio.median / bound, "best_cut": cut}
     return result
+
+
+def bound_note(result: dict[str, Any]) -> str:
+    """What the cut allows, and how much of it was reached."""
+    return (f"by the blocks' times alone, the best cut ({' + '.join(map(str, result['best_cut']))} blocks) could be "
+            f"{result['bound']:.2f} times as fast as one process; ours has {result['of_bound']:.2f} of it")  # fmt: skip
 
 
 def compared(settings: BenchSettings, rounds: Rounds, ours: str) -> Grid:

@@ -1,0 +1,73 @@
+"""What the arithmetic allows: the operations and bytes that a batch cannot do without, on either side."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from ffdist.baselines.twin import Backprop, twin
+from ffdist.bench.finding import Cell, Grid
+from ffdist.bench.settings import BenchSettings
+from ffdist.models import Chain
+from ffdist.objectives import Objective
+from ffdist.pipeline.block import BlockConfig
+from ffdist.pipeline.plan import build_block, sites
+
+SAMPLES = 4
+"""Operations grow with the batch: a few samples tell."""
+OPTIMISER_BYTES = {"adamw": 28, "adam": 28, "sgd": 20}
+"""Read and written for each parameter in a step: weight, gradient and moments, float32."""
+
+
+class Floor(NamedTuple):
+    """Of one batch, in one process."""
+
+    operations: float
+    """Multiplications and additions of convolutions and matrix products, forward and backward."""
+    optimiser_bytes: int
+
+
+def floors(settings: BenchSettings) -> dict[str, Floor]:
+    """Of ffdist ("ff") and of the same network with one loss ("bp")."""
+    job = settings.job(1)()
+    config = job.block_config(torch.device("cpu"), 10**6)
+    bytes_each = OPTIMISER_BYTES[settings.optimizer]
+    both: dict[str, tuple[Chain, Objective]] = {"ff": (job.chain, job.objective), "bp": (twin(job.chain), Backprop())}
+    found = {}
+    for name, (chain, objective) in both.items():
+        operations, parameters = count(chain, objective, config)
+        found[name] = Floor(operations * settings.batch_size / SAMPLES, parameters * bytes_each)
+    return found
+
+
+def count(chain: Chain, objective: Objective, config: BlockConfig) -> tuple[int, int]:
+    """Operations that `SAMPLES` samples take, and parameters learned."""
+    labels = torch.arange(SAMPLES) % chain.num_classes
+    generator = torch.Generator().manual_seed(0)
+    x: Tensor | None = objective.prepare(torch.rand(SAMPLES, *chain.input_shape), labels, chain.num_classes, generator)
+    blocks = [build_block(chain, site, objective, config) for site in sites(chain)]
+    with FlopCounterMode(display=False) as counter:
+        for block in blocks:
+            assert x is not None
+            local = block.forward(x, labels, 1)
+            if local.loss is not None:
+                local.loss.backward()
+            x = local.onward
+    return counter.get_total_flops(), sum(p.numel() for block in blocks for p in block.learned)
+
+
+def floor_grid(found: dict[str, Floor], rates: dict[str, float], batch_size: int) -> Grid:
+    """rates: samples/s in one process, of those that were measured."""
+    rows: list[dict[str, Cell]] = []
+    for name, floor in found.items():
+        rate = rates.get(name)
+        batches = None if rate is None else rate / batch_size
+        rows.append({
+            "one process": name, "GFLOP a batch": floor.operations / 1e9,
+            "optimiser MB a batch": floor.optimiser_bytes / 1e6,
+            "GFLOP/s reached": None if batches is None else batches * floor.operations / 1e9,
+        })  # fmt: skip
+    return Grid("what a batch takes at least", rows)
