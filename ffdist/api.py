@@ -42,6 +42,7 @@ class Pipeline:
     network: a `Chain`, or any `nn.Sequential`, each child a block (or `blocks[i]` children in a row are one).
     stages: how many; `cut` counts the blocks in each, by default they are dealt by measured time. The number of stages,
         the cut and the launcher change nothing about the result.
+    fusion: whether a linear classifier on all blocks' features learns along, as one more block behind the last.
     launcher: "threads" of this process (works in a notebook), or "processes" of this host (then what is passed in must
         be importable there, as `multiprocessing` wants it).
     """
@@ -52,6 +53,7 @@ class Pipeline:
     launcher: Literal["threads", "processes"] = "threads"
     blocks: Sequence[int] | None = None
     cut: Sequence[int] = ()
+    fusion: bool = False
     queue: int = 2
     precision: Literal["fp32", "bf16"] = "fp32"
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -90,7 +92,8 @@ class Pipeline:
             config = JobConfig(
                 Schedule(epochs, early_stop=early_stop), OptimConfig(**optim), batch_size=batch_size, seed=self.seed,
                 precision=self.precision, validation=validation, augment=augment, stages=self.stages, cut=self.cut,
-                queue=self.queue, device=self.device, threads=self.threads, timeout=self.timeout, run=run,
+                fusion=self.fusion, queue=self.queue, device=self.device, threads=self.threads, timeout=self.timeout,
+                run=run,
             )  # fmt: skip
             job = Job(self.chain(images), self.objective, images, config)
             check_job(job, self.stages)
@@ -136,8 +139,10 @@ class Pipeline:
         manifest = latest(run)
         if manifest is None:
             raise DataError("no epoch was finished", where="fit", remedy="train for one epoch at least")
-        self._classifier = Classifier(job.chain, job.objective, mean=job.images.mean, std=job.images.std)
-        SnapshotStore(run, job.chain.names).load_weights(self._classifier, manifest)
+        self._classifier = Classifier(
+            job.chain, job.objective, mean=job.images.mean, std=job.images.std, fusion=self.fusion
+        )
+        SnapshotStore(run, job.names).load_weights(self._classifier, manifest)
         if isinstance(self.network, nn.Sequential):
             trained = nn.Sequential(*self._classifier.blocks)
             values = dict(zip(self.network.state_dict(), trained.state_dict().values(), strict=True))

@@ -29,6 +29,8 @@ class TrainSettings:
     """Local learning rule: a built-in name, module:Class or file.py:Class; "backprop": the twin with one loss."""
     objective_args: tuple[str, ...] = ()
     """Options of the rule as key=value, e.g. kernel=5."""
+    fusion: bool = False
+    """A linear classifier on all blocks' features, learning as one more block behind the last (for --cut, too)."""
     stages: int | None = None
     """Pipeline stages, a process each. Default: torchrun's ranks; else 2, or 1 where there is one block or core."""
     cut: tuple[int, ...] = ()
@@ -129,6 +131,8 @@ class TrainSettings:
             raise ConfigError("--validation is a share", expected="0 <= x < 1", got=self.validation)
         if self.transport == "object-store" and self.launcher != "ray":
             raise ConfigError("--transport object-store is Ray's", expected="--launcher ray", got=self.launcher)
+        if self.fusion and self.objective == "backprop":
+            raise ConfigError("--fusion reads the blocks' features", expected="a local rule", got="backprop")
         if self.cut and self.stages not in (None, len(self.cut)):
             raise ConfigError("--cut and --stages disagree", expected=f"{len(self.cut)} stages as in --cut",
                               got=f"--stages {self.stages}")  # fmt: skip

@@ -27,6 +27,9 @@ class Export:
     """FILE.pt2: takes pixels in [0, 1], float32 [B, C, H, W], gives scores [B, K], and needs torch alone.
     FILE.safetensors: the state of one plain torch.nn.Module, `ffdist.Classifier`."""
 
+    predictor: str = "mean"
+    """Whose scores the program gives: mean, last, weighted, fusion, or a block's name."""
+
 
 def main(args: Sequence[str]) -> None:
     command = tyro.cli(Export, args=list(args), prog="ffdist export")
@@ -36,6 +39,7 @@ def main(args: Sequence[str]) -> None:
     if command.to.exists():
         raise ConfigError("the file exists", where=command.to, remedy="choose another name, or remove it first")
     classifier, _, facts = load_classifier(command.run)
+    classifier.choose(command.predictor)
     if command.to.suffix == ".pt2":
         torch.export.save(program(classifier, facts), command.to)
     else:

@@ -22,12 +22,14 @@ from ffdist.runtime.run import DataFacts, load_classifier
 
 @dataclass(frozen=True)
 class Predict:
-    """The class of each picture, by the mean of the blocks' scores of a run's last snapshot."""
+    """The class of each picture, by a run's last snapshot."""
 
     run: Annotated[Path, tyro.conf.Positional]
     """Run directory."""
     images: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Pictures of any size and mode; they are resized and converted as the network wants them."""
+    predictor: str = "mean"
+    """Whose scores decide: mean, last, weighted, fusion, or a block's name."""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Print one JSON object for each picture."""
 
@@ -35,6 +37,7 @@ class Predict:
 def main(args: Sequence[str]) -> None:
     command = tyro.cli(Predict, args=list(args), prog="ffdist predict")
     classifier, _, facts = load_classifier(command.run)
+    classifier.choose(command.predictor)
     rows = []
     for path in command.images:
         with torch.no_grad():

@@ -19,10 +19,10 @@ from ffdist.config import TrainSettings, apply, read_toml, write_toml
 from ffdist.data import Images, open_data
 from ffdist.models import MODELS
 from ffdist.objectives import OBJECTIVES
-from ffdist.pipeline.plan import BlockCost, measure_blocks, partition
+from ffdist.pipeline.plan import BlockCost, measure_blocks
 from ffdist.presets import listing, with_preset
 from ffdist.report.console import ConsoleReport, result_tables
-from ffdist.runtime.agree import agree, check_job
+from ffdist.runtime.agree import agree, check_job, cut_by
 from ffdist.runtime.outcome import Result
 from ffdist.runtime.processes import run_processes
 from ffdist.runtime.rank import set_threads, stage_device
@@ -79,7 +79,7 @@ def main(args: Sequence[str]) -> None:
     images = open_data(settings.data, settings.image_size)
     world = World.from_env()
     job = make_job(settings, images, None, 1)
-    stages = count_stages(settings, len(job.chain), world.size if world else None)
+    stages = count_stages(settings, len(job.names), world.size if world else None)
     check_job(job, stages)
     if job.chain.origin and (world is None or world.first):
         print(f"weights to start from: {job.chain.origin}", file=sys.stderr)
@@ -171,7 +171,7 @@ def dry_run(settings: TrainSettings, images: Images, stages: int) -> None:
     device = stage_device(settings.device, place)
     config = job.block_config(device, 1)
     costs = measure_blocks(job.chain, job.objective, config, settings.batch_size, microbatches=settings.microbatches)
-    cut = list(settings.cut) or partition([cost.seconds for cost in costs], stages)
+    cut = list(settings.cut) or cut_by(costs, stages)
     console = Console()
     console.print(write_toml(replace(settings, stages=stages)), markup=False, highlight=False, end="")
     console.print(stage_table(costs, cut, settings.batch_size))

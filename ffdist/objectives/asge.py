@@ -60,7 +60,7 @@ class ASGE(Competitive):
         onward = None if head.last else rms_normalised(F.dropout(out.detach(), self.dropout, head.training))
         return Local(loss, scores, onward)
 
-    def features(self, head: nn.Module, out: Tensor) -> Tensor | None:
+    def features(self, head: nn.Module, out: Tensor, samples: int) -> Tensor | None:
         assert isinstance(head, ASGEHead)
         return head.pooled(out.detach()).float() if head.counts else None
 

@@ -41,6 +41,8 @@ class Local(NamedTuple):
     """[B, K] float: the block's evidence for each class; None where a block has none to give."""
     onward: Tensor | None
     """What the next block gets, without a graph; None only where `site.last`."""
+    features: Tensor | None = None
+    """The trainer puts `Objective.features` here where a fusion head wants them."""
 
 
 class Objective(ABC):
@@ -84,10 +86,10 @@ class Objective(ABC):
         """What a block at rest passes on of a training batch; its head is in evaluation mode. Default: as `local`."""
         return self.local(head, out, None).onward
 
-    def features(self, head: nn.Module, out: Tensor) -> Tensor | None:
+    def features(self, head: nn.Module, out: Tensor, samples: int) -> Tensor | None:
         """What a fusion head behind the last block may read of this one: float32 [B, F] without a graph, or None.
 
-        out: as in `local`. Default: the mean over space or tokens, for a rule of one pass.
+        out: as in `local`, of B = `samples`. Default: the mean over space or tokens, for a rule of one pass.
         """
         y = out.detach()
         over = {4: (2, 3), 3: (1,)}.get(y.dim())

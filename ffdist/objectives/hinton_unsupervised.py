@@ -67,10 +67,9 @@ class HintonUnsupervised(Objective):
             loss = contrast if loss is None else contrast + loss
         return Local(loss, scores, None if head.last else onward)
 
-    def features(self, head: nn.Module, out: Tensor) -> Tensor | None:
+    def features(self, head: nn.Module, out: Tensor, samples: int) -> Tensor | None:
         assert isinstance(head, ThresholdHead)
-        positive = out.detach().chunk(2)[0] if head.training else out.detach()
-        return head.flat(rms_normalised(positive)).float() if head.counts else None
+        return head.flat(rms_normalised(out.detach()[:samples])).float() if head.counts else None
 
 
 def masks(batch: int, height: int, width: int, blurs: int, generator: torch.Generator) -> Tensor:

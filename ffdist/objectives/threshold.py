@@ -127,12 +127,11 @@ class LabelledInput(Objective):
         assert isinstance(head, ThresholdHead)
         return None if head.last else rms_normalised(out)
 
-    def features(self, head: nn.Module, out: Tensor) -> Tensor | None:
+    def features(self, head: nn.Module, out: Tensor, samples: int) -> Tensor | None:
         assert isinstance(head, ThresholdHead)
         if self.predict == "goodness" or not head.counts:
             return None
-        neutral = out.detach().chunk(3)[2] if head.training else out.detach()
-        return head.flat(rms_normalised(neutral)).float()
+        return head.flat(rms_normalised(out.detach()[-samples:])).float()
 
     def _learn(self, head: ThresholdHead, out: Tensor, onward: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | None]:
         """Positives up, negatives down; the readout, if any, on the neutral pass."""

@@ -30,6 +30,8 @@ class BlockConfig:
     seed: int
     precision: Literal["fp32", "bf16"] = "fp32"
     device: torch.device = field(default_factory=partial(torch.device, "cpu"))
+    fusion: bool = False
+    """Whether a fusion head behind the last block wants the blocks' features."""
 
     @property
     def dtype(self) -> torch.dtype:
@@ -62,7 +64,7 @@ class LearningBlock:
         """
         assert not x.requires_grad
         if not (self.config.optim.learns(self.site.index, epoch) and self.objective.learns(self.site, epoch)):
-            return self._rest(x)
+            return self._rest(x, len(y))
         self._mode(training=True)
         draws = derive_seed(self.config.seed, "draws", self.site.index, step, part)
         with seeded(draws, self.config.device), self._autocast():
@@ -170,24 +172,31 @@ class LearningBlock:
         if self.average:
             self.average.load_state(averaged(tensors), fields["averaged"])
 
-    def _rest(self, x: Tensor) -> Local:
+    def _rest(self, x: Tensor, samples: int) -> Local:
         """Only pass on, as learned so far."""
         parts = self._mode(training=False)
         with torch.no_grad(), self._autocast():
-            onward = self.objective.rest(parts["head"], parts["module"](self._placed(x)))
-        return Local(None, None, None if onward is None else onward.to(self.config.dtype))
+            out = parts["module"](self._placed(x))
+            onward = self.objective.rest(parts["head"], out)
+            return self._leaving(Local(None, None, onward), parts["head"], out, samples)
 
-    def _locally(self, parts: nn.ModuleDict, x: Tensor, y: Tensor | None) -> Local:
-        local = self.objective.local(parts["head"], parts["module"](self._placed(x)), y)
-        onward = local.onward
-        if onward is not None and onward.requires_grad:
-            raise NetworkError(
-                "the objective would let a gradient cross a block's border",
-                where=f"{type(self.objective).__name__}, {self.site}",
-                expected="`onward` without a graph",
-                remedy="return onward.detach() from `local`",
-            )
-        return local if onward is None else local._replace(onward=onward.to(self.config.dtype))
+    def _locally(self, parts: nn.ModuleDict, x: Tensor, y: Tensor) -> Local:
+        out = parts["module"](self._placed(x))
+        return self._leaving(self.objective.local(parts["head"], out, y), parts["head"], out, len(y))
+
+    def _leaving(self, local: Local, head: nn.Module, out: Tensor, samples: int) -> Local:
+        """With the features where a fusion head wants them, and without a graph."""
+        if self.config.fusion:
+            local = local._replace(features=self.objective.features(head, out, samples))
+        for name, leaving in (("onward", local.onward), ("features", local.features)):
+            if leaving is not None and leaving.requires_grad:
+                raise NetworkError(
+                    "the objective would let a gradient cross a block's border",
+                    where=f"{type(self.objective).__name__}, {self.site}",
+                    expected=f"`{name}` without a graph",
+                    remedy=f"return {name}.detach()",
+                )
+        return local if local.onward is None else local._replace(onward=local.onward.to(self.config.dtype))
 
     def _count(self, local: Local, y: Tensor) -> None:
         with torch.no_grad():

@@ -2,66 +2,95 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from ffdist.errors import ConfigError
 from ffdist.models import Chain, seeded
 from ffdist.objectives import Objective
+from ffdist.pipeline.fusion import FUSION, fusion_layer, fusion_site
 from ffdist.pipeline.plan import sites
-
-
-class Scores(NamedTuple):
-    """Float32 [B, K] each."""
-
-    mean: Tensor
-    """The mean of all blocks' scores."""
-    last: Tensor
-    """The last block's."""
-    blocks: list[Tensor | None]
-    """Each block's; None where a block gives none."""
+from ffdist.pipeline.predictors import PREDICTORS, predictions
 
 
 class Classifier(nn.Module):
     """All blocks and heads of a network with the normalisation of its pictures: a plain module, in evaluation mode.
 
-    mean, std: per channel of pixels in [0, 1], as the training data's.
+    mean, std: per channel of pixels in [0, 1], as the training data's. fusion: whether it has a fusion head.
     """
 
     mean: Tensor
     std: Tensor
+    weights: Tensor
+    """Of the blocks in the predictor "weighted", float32 [L]."""
 
     def __init__(
-        self, chain: Chain, objective: Objective, *, mean: Sequence[float] = (0.0,), std: Sequence[float] = (1.0,)
-    ):
+        self, chain: Chain, objective: Objective, *, mean: Sequence[float] = (0.0,), std: Sequence[float] = (1.0,),
+        fusion: bool = False,
+    ) -> None:  # fmt: skip
         super().__init__()
-        self.objective, self.num_classes, self.names = objective, chain.num_classes, list(chain.names)
+        self.objective, self.num_classes, self.input_shape = objective, chain.num_classes, chain.input_shape
+        self.predictor = "mean"
+        """What `forward` gives: a key of `PREDICTORS`, or a block's name."""
         places = sites(chain)
         self.blocks = nn.ModuleList(chain.build(site.index, seed=0) for site in places)
         with seeded(0):
             self.heads = nn.ModuleList(objective.head(site) for site in places)
+        self.fusion = fusion_layer(fusion_site(places, objective), seed=0) if fusion else None
+        self.names = [*chain.names, FUSION] if fusion else list(chain.names)
+        """Of the blocks, and of the fusion head."""
         per_channel = (1, -1) + (1,) * (len(chain.input_shape) - 1) if len(mean) > 1 else (1,)
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).reshape(per_channel))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).reshape(per_channel))
+        self.register_buffer("weights", torch.full((len(chain),), 1 / len(chain)))
         self.eval()
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Pixels in [0, 1], float32 [B, *input_shape] -> the mean of the blocks' scores [B, K]; argmax is the class."""
-        return self.scores((pixels - self.mean) / self.std).mean
+    @property
+    def parts(self) -> list[nn.ModuleDict]:
+        """Module and head of each block, as its snapshot file has them; the fusion head's last."""
+        pairs = [*zip(self.blocks, self.heads, strict=True), *([(self.fusion, nn.Identity())] if self.fusion else [])]
+        return [nn.ModuleDict({"module": module, "head": head}) for module, head in pairs]
 
-    def scores(self, x: Tensor) -> Scores:
-        """Normalised inputs [B, *input_shape], as a Loader gives them -> all predictors' scores."""
+    def weigh(self, weights: Mapping[str, float]) -> None:
+        """Set the blocks' weights, by name; a block that is not among them weighs nothing."""
+        own = [weights.get(name, 0.0) for name in self.names if name != FUSION]
+        self.weights.copy_(torch.tensor(own))
+
+    def choose(self, predictor: str) -> Classifier:
+        """This network with another predictor; raises ConfigError where it has none of that name."""
+        with torch.no_grad():
+            given = self.scores(torch.zeros(1, *self.input_shape))
+        known = [name for name in PREDICTORS if name != FUSION] + list(given)
+        if predictor not in known:
+            remedy = "train with --fusion" if predictor == FUSION else None
+            raise ConfigError(f"there is no predictor '{predictor}'", expected=", ".join(known), remedy=remedy)
+        self.predictor = predictor
+        return self
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Pixels in [0, 1], float32 [B, *input_shape] -> the predictor's scores [B, K]; argmax is the class."""
+        scores = self.scores((pixels - self.mean) / self.std)
+        if self.predictor not in PREDICTORS:
+            return scores[self.predictor]
+        weights = dict(zip(self.names, self.weights, strict=False))
+        return predictions(scores, weights)[self.predictor]
+
+    def scores(self, x: Tensor) -> dict[str, Tensor]:
+        """Normalised inputs [B, *input_shape], as a Loader gives them -> scores [B, K] of each block that gives any and
+        of the fusion head, by name."""
         onward: Tensor | None = self.objective.prepare_eval(x, self.num_classes)
-        blocks: list[Tensor | None] = []
-        for block, head in zip(self.blocks, self.heads, strict=True):
+        scores, features = {}, []
+        for name, block, head in zip(self.names, self.blocks, self.heads, strict=False):
             assert onward is not None
-            local = self.objective.local(head, block(onward), None)
-            blocks.append(local.scores)
+            out = block(onward)
+            local = self.objective.local(head, out, None)
             onward = local.onward
-        given = [scores for scores in blocks if scores is not None]
-        total = given[0]
-        for scores in given[1:]:
-            total = total + scores
-        return Scores(total / len(given), given[-1], blocks)
+            if local.scores is not None:
+                scores[name] = local.scores
+            if self.fusion is not None:
+                features.append(self.objective.features(head, out, len(x)))
+        if self.fusion is not None:
+            scores[FUSION] = self.fusion(torch.cat([f for f in features if f is not None], 1)).float()
+        return scores

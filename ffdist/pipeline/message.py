@@ -17,7 +17,7 @@ class TrainBatch:
     step: int
     """The batch's number in the run, from 1."""
     x: Tensor | None
-    """Activations [N, *shape]; None behind the last block."""
+    """Activations [N, *shape]; behind the last block the features for a fusion head, or None."""
     y: Tensor
     """Labels, int64 [B]."""
     epoch: int = 0
@@ -28,22 +28,28 @@ class TrainBatch:
     """Its part of the batch's samples."""
     complete: bool = True
     """Whether the batch is complete with it: then the blocks take their step."""
+    features: Tensor | None = None
+    """What the blocks passed so far offer a fusion head, float32 [B, F]; None where there is none."""
 
 
 @dataclass(slots=True)
 class EvalBatch:
-    """One batch to score, with the blocks' running scores."""
+    """One batch to score, with the blocks' scores."""
 
     split: str
     """"validation" or "test"."""
     x: Tensor | None
     y: Tensor
+    features: Tensor | None = None
+    """As in `TrainBatch`."""
     scores: Tensor | None = None
-    """Sum of the scores of the blocks passed so far, float32 [B, K]."""
-    last: Tensor | None = None
-    """Scores of the last block that gave any, float32 [B, K]."""
-    scored: int = 0
-    """How many blocks `scores` sums."""
+    """Of the blocks passed so far that give any, float32 [S, B, K]."""
+    scored: list[str] = field(default_factory=list)
+    """Their names."""
+
+    def by_block(self) -> dict[str, Tensor]:
+        """The scores [B, K] of each block that gave any, in order."""
+        return {} if self.scores is None else dict(zip(self.scored, self.scores, strict=True))
 
 
 @dataclass(slots=True)

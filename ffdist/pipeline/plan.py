@@ -9,30 +9,43 @@ from functools import cache
 from statistics import median
 
 import torch
+from torch import Tensor
 
-from ffdist.errors import ConfigError
+from ffdist.errors import ConfigError, NetworkError
 from ffdist.models import Chain
-from ffdist.objectives import Objective, Site
+from ffdist.objectives import Local, Objective, Site
 from ffdist.pipeline.block import BlockConfig, LearningBlock
+from ffdist.pipeline.fusion import FUSION, Fusion, fusion_layer, fusion_site, passed_on
 
 
-def sites(chain: Chain) -> list[Site]:
-    """One site a block, with its shapes. Raises NetworkError when the chain does not fit together."""
+def sites(chain: Chain, fused: Objective | None = None) -> list[Site]:
+    """One site a block, with its shapes; where `fused` is given, one more for a fusion head on its features.
+
+    Raises NetworkError when the chain does not fit together, or has no features for a head.
+    """
     shapes = chain.shapes()
     inputs = [chain.input_shape, *shapes]
-    return [Site(i, name, len(chain), chain.num_classes, inputs[i], shapes[i]) for i, name in enumerate(chain.names)]
+    own = [Site(i, name, len(chain), chain.num_classes, inputs[i], shapes[i]) for i, name in enumerate(chain.names)]
+    return own if fused is None else [*own, fusion_site(own, fused)]
 
 
 def build_block(chain: Chain, site: Site, objective: Objective, config: BlockConfig) -> LearningBlock:
     """The same block whichever stage builds it: its weights come from (seed, index)."""
+    if site.index == len(chain):
+        return LearningBlock(site, fusion_layer(site, config.seed), Fusion(), config)
     return LearningBlock(site, chain.build(site.index, config.seed), objective, config)
 
 
-def check_objective(chain: Chain, objective: Objective) -> None:
+def check_objective(chain: Chain, objective: Objective, *, fusion: bool = False) -> None:
     """Raises NetworkError, naming the block, when the objective cannot use one of them. Computes nothing."""
+    if FUSION in chain.names:
+        raise NetworkError(f"no block may be called '{FUSION}'", expected="another name", got=chain.names)
+    places = sites(chain)
     with torch.device("meta"):
-        for site in sites(chain):
+        for site in places:
             objective.head(site)
+    if fusion:
+        fusion_site(places, objective)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,26 +77,27 @@ def measure_blocks(
     costs = []
     generator = torch.Generator().manual_seed(0)
     labels = torch.randint(chain.num_classes, (batch_size // microbatches,), generator=generator)
-    x = torch.randn(len(labels), *chain.input_shape, generator=generator)
+    x: Tensor | None = torch.randn(len(labels), *chain.input_shape, generator=generator)
     x = objective.prepare(x, labels, chain.num_classes, generator)
     labels = labels.to(config.device)
-    for site in sites(chain):
+    features: Tensor | None = None
+    for site in sites(chain, objective if config.fusion else None):
+        assert x is not None
         block = build_block(chain, site, objective, config)
         times = []
-        onward = None
+        local = Local(None, None, None)
         for step in range(repeats + 1):
             _wait(config.device)
             begun = time.perf_counter()
             for part in range(microbatches):
                 local = block.forward(x, labels, step, part=part)
                 block.update(local, labels, step, share=1 / microbatches, complete=part == microbatches - 1)
-                onward = local.onward
             _wait(config.device)
             times.append(time.perf_counter() - begun)
         parameters = sum(p.numel() for p in block.parts.parameters())
-        costs.append(BlockCost(site.name, median(times[1:]), parameters, 0 if onward is None else onward.nbytes))
-        if onward is not None:
-            x = onward
+        x, features = passed_on(local, features)
+        sent = sum(tensor.nbytes for tensor in (x, features) if tensor is not None)
+        costs.append(BlockCost(site.name, median(times[1:]), parameters, sent))
     return costs
 
 

@@ -6,13 +6,8 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
-import torch.nn.functional as F
-
-from ffdist.errors import NetworkError
 from ffdist.pipeline.message import EndOfEpoch, EndOfSplit, EvalBatch, Message, Snapshot, Stop, TrainBatch
-
-PREDICTORS = ("mean", "last")
-"""mean: the mean of all blocks' scores; last: the last block's."""
+from ffdist.pipeline.predictors import Tally, last_weights
 
 
 class Reporter(Protocol):
@@ -43,6 +38,8 @@ class Sink:
         self.test: dict[str, Any] | None = None
         self.waited = 0.0
         self.tally = Tally()
+        self.weights = last_weights(self.records)
+        """Of the blocks, from the last validation split that has passed."""
         self.open: dict[str, Any] = {}
         self.report_every, self.reported = report_every, 0.0
         self.began: float | None = None
@@ -54,7 +51,7 @@ class Sink:
             case TrainBatch():
                 self._progress(message)
             case EvalBatch():
-                self.tally.add(message)
+                self.tally.add(message, self.weights)
             case EndOfSplit():
                 self._end_split(message)
             case EndOfEpoch():
@@ -75,53 +72,28 @@ class Sink:
             self.report({"event": "progress", "step": batch.step})
 
     def _end_split(self, marker: EndOfSplit) -> None:
-        result: dict[str, Any] = {"blocks": marker.blocks}
-        if marker.split == "train":
-            seconds = time.perf_counter() - (self.began or float("nan"))
-            result["samples_per_second"] = self.epoch_samples / seconds
-            self.began, self.epoch_samples = None, 0
-        else:
-            result |= self.tally.take()
-        if marker.split == "test":
-            self.test = result
-            return
-        self.open[marker.split] = result
-        if marker.split == "validation":
-            self.publish(marker.epoch, result["accuracy"]["mean"])
+        match marker.split:
+            case "train":
+                self.open["train"] = {"blocks": marker.blocks, "samples_per_second": self._speed()}
+            case "validation":
+                weights, result = self.tally.weights(), self._take(marker)
+                self.open["validation"], self.weights = result | {"weights": weights}, weights
+                self.publish(marker.epoch, result["accuracy"]["mean"])
+            case "test":
+                self.test = self._take(marker)
+
+    def _take(self, marker: EndOfSplit) -> dict[str, Any]:
+        result, self.tally = self.tally.result(marker.blocks), Tally()
+        return result
+
+    def _speed(self) -> float:
+        """Samples a second since the epoch's first batch."""
+        seconds = time.perf_counter() - (self.began or float("nan"))
+        samples, self.began, self.epoch_samples = self.epoch_samples, None, 0
+        return samples / seconds
 
     def _end_epoch(self, marker: EndOfEpoch) -> None:
         record = {"epoch": marker.epoch, **self.open, "stages": marker.stages}
         self.open = {}
         self.records.append(record)
         self.report({"event": "epoch", "record": record})
-
-
-class Tally:
-    """Counts what the predictors get right on one split."""
-
-    def __init__(self) -> None:
-        self.samples = 0
-        self.correct = dict.fromkeys(PREDICTORS, 0)
-        self.loss = 0.0
-
-    def add(self, batch: EvalBatch) -> None:
-        """Scores float32 [B, K], labels int64 [B]."""
-        if batch.scores is None or batch.last is None:
-            raise NetworkError("no block gives scores under this objective", where=f"the {batch.split} split",
-                               remedy="use a network with more blocks, or another objective")  # fmt: skip
-        y = batch.y.to(batch.scores.device)
-        mean = batch.scores / batch.scored
-        self.samples += len(y)
-        self.loss += float(F.cross_entropy(mean, y, reduction="sum"))
-        self.correct["mean"] += int((mean.argmax(1) == y).sum())
-        self.correct["last"] += int((batch.last.argmax(1) == y).sum())
-
-    def take(self) -> dict[str, Any]:
-        """Accuracies (fractions) and loss since last taken."""
-        result = {
-            "samples": self.samples,
-            "accuracy": {name: count / self.samples for name, count in self.correct.items()},
-            "loss": self.loss / self.samples,
-        }
-        self.__init__()
-        return result

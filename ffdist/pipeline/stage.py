@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import torch
 
 from ffdist.pipeline.block import LearningBlock
+from ffdist.pipeline.fusion import passed_on
 from ffdist.pipeline.message import EndOfEpoch, EndOfSplit, EvalBatch, Message, Snapshot, Stop, TrainBatch
 
 
@@ -67,28 +68,28 @@ class Stage:
     def train(self, batch: TrainBatch, outbox: Outbox) -> None:
         """Each block learns from what the one before computed before its update; the last one's output is on its way
         to the next stage while that block still learns."""
-        x, y, self.step = batch.x, batch.y.to(self.device), batch.step
+        x, features, y, self.step = batch.x, batch.features, batch.y.to(self.device), batch.step
         for block in self.blocks:
             assert x is not None
             local = block.forward(x, y, batch.step, batch.epoch, batch.part)
-            x = local.onward
+            x, features = passed_on(local, features)
             if block is self.blocks[-1]:
-                outbox.send(replace(batch, x=x))
+                outbox.send(replace(batch, x=x, features=features))
             block.update(local, y, batch.step, share=batch.share, complete=batch.complete)
 
     def evaluate(self, batch: EvalBatch) -> EvalBatch:
-        """Add the blocks' scores to the running scores."""
-        x, y = batch.x, batch.y.to(self.device)
-        scores, last, scored = batch.scores, batch.last, batch.scored
+        """Add the blocks' scores to those of the blocks before."""
+        x, features, y = batch.x, batch.features, batch.y.to(self.device)
+        scores = [] if batch.scores is None else [batch.scores.to(self.device)]
+        scored = list(batch.scored)
         for block in self.blocks:
             assert x is not None
             local = block.evaluate(x, y)
-            x = local.onward
+            x, features = passed_on(local, features)
             if local.scores is not None:
-                last = local.scores
-                scores = last if scores is None else scores.to(self.device) + last
-                scored += 1
-        return EvalBatch(batch.split, x, batch.y, scores, last, scored)
+                scores.append(local.scores[None])
+                scored.append(block.site.name)
+        return EvalBatch(batch.split, x, batch.y, features, torch.cat(scores) if scores else None, scored)
 
     def end_split(self, marker: EndOfSplit) -> EndOfSplit:
         marker.blocks += [block.take_metrics(marker.split) for block in self.blocks]

@@ -9,6 +9,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from ffdist.pipeline.fusion import FUSION
+from ffdist.pipeline.predictors import PREDICTORS
+
 MIB = 2**20
 
 
@@ -80,17 +83,47 @@ def result_tables(records: list[dict[str, Any]], test: dict[str, Any] | None) ->
     tables = []
     split = test or (records[-1].get("validation") if records else None)
     if split:
-        name = "test" if test else "validation"
-        table = Table("predictor", f"{name} accuracy", title=f"Accuracy on {split['samples']:,} {name} samples")
-        table.add_row("[bold]mean of blocks", f"[bold]{split['accuracy']['mean']:.2%}")
-        table.add_row("last block", f"{split['accuracy']['last']:.2%}")
-        for block in split["blocks"]:
-            accuracy = block["accuracy"]
-            table.add_row(f"  block {block['block']}", "-" if accuracy is None else f"{accuracy:.2%}")
-        tables.append(table)
+        tables.append(accuracy_table(split, "test" if test else "validation"))
     if records:
         tables.append(_stages(records))
     return tables
+
+
+def accuracy_table(split: dict[str, Any], name: str) -> Table:
+    """Top-1 and, with more than 5 classes, top-5 accuracy of each predictor and block."""
+    top5 = split.get("top5")
+    headers = ["predictor", f"{name} accuracy", *(["top-5"] if top5 else [])]
+    table = Table(*headers, title=f"Accuracy on {split['samples']:,} {name} samples")
+    for key, label in PREDICTORS.items():
+        if key in split["accuracy"]:
+            shares = [split["accuracy"][key], *([top5[key]] if top5 else [])]
+            table.add_row(label, *(f"{share:.2%}" for share in shares), style="bold" if key == "mean" else None)
+    for block in split["blocks"]:
+        if block["block"] != FUSION:
+            shares = [block["accuracy"], *([block.get("top5")] if top5 else [])]
+            table.add_row(f"  block {block['block']}", *("-" if s is None else f"{s:.2%}" for s in shares))
+    return table
+
+
+def confusion_table(confusion: dict[str, Any]) -> Table:
+    """True classes down, predicted ones across; of many classes, the most frequent mistakes alone."""
+    names, label = confusion["classes"], PREDICTORS[confusion["predictor"]]
+    if len(names) > 20:
+        return _mistakes(confusion, f"Most frequent mistakes of {label}")
+    table = Table("", *names, title=f"Confusion of {label}: true classes down, predicted ones across")
+    for index, (name, row) in enumerate(zip(names, confusion["counts"], strict=True)):
+        cells = [f"[bold]{count}" if column == index else str(count or "") for column, count in enumerate(row)]
+        table.add_row(name, *cells)
+    return table
+
+
+def _mistakes(confusion: dict[str, Any], title: str) -> Table:
+    names, table = confusion["classes"], Table("true class", "predicted", "samples", title=title)
+    counted = [(count, true, guess) for true, row in enumerate(confusion["counts"]) for guess, count in enumerate(row)
+               if count and guess != true]  # fmt: skip
+    for count, true, guess in sorted(counted, key=lambda c: (-c[0], c[1:]))[:20]:
+        table.add_row(names[true], names[guess], str(count))
+    return table
 
 
 def _stages(records: list[dict[str, Any]]) -> Table:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -11,7 +11,8 @@ import torch
 import torch.distributed as dist
 
 from ffdist.errors import ConfigError, SnapshotError, StageError
-from ffdist.pipeline.plan import check_objective, measure_blocks, partition
+from ffdist.pipeline.fusion import FUSION
+from ffdist.pipeline.plan import BlockCost, check_objective, measure_blocks, partition
 from ffdist.pipeline.source import Loaders
 from ffdist.runtime.job import Job
 from ffdist.runtime.world import World
@@ -59,7 +60,7 @@ def make_plan(job: Job, world: World, loaders: Loaders, device: torch.device) ->
 
 def cut_of(job: Job, stages: int, device: torch.device, steps: int) -> list[int]:
     """Blocks in each stage: as told, or by measured time where there is a choice."""
-    cut, blocks = list(job.config.cut), len(job.chain)
+    cut, blocks = list(job.config.cut), len(job.names)
     check_cut(job, stages)
     if cut or stages in (1, blocks):
         return cut or partition([1.0] * blocks, stages)
@@ -67,7 +68,17 @@ def cut_of(job: Job, stages: int, device: torch.device, steps: int) -> list[int]
     costs = measure_blocks(
         job.chain, job.objective, config, job.config.batch_size, microbatches=job.config.microbatches
     )
-    return partition([cost.seconds for cost in costs], stages)
+    return cut_by(costs, stages)
+
+
+def cut_by(costs: Sequence[BlockCost], stages: int) -> list[int]:
+    """Blocks in each stage, so that the slowest is as fast as can be; a fusion head joins the last block, unless it is
+    what the last of as many stages is for."""
+    seconds = [cost.seconds for cost in costs]
+    if costs[-1].name != FUSION or stages == len(costs):
+        return partition(seconds, stages)
+    *cut, last = partition([*seconds[:-2], sum(seconds[-2:])], stages)
+    return [*cut, last + 1]
 
 
 def check_job(job: Job, stages: int) -> None:
@@ -76,7 +87,7 @@ def check_job(job: Job, stages: int) -> None:
     Raises NetworkError for blocks that do not fit together or that the objective cannot use, ConfigError for a cut,
     windows or a schedule that do not fit, DataError for samples that are not there.
     """
-    check_objective(job.chain, job.objective)
+    check_objective(job.chain, job.objective, fusion=job.config.fusion)
     check_cut(job, stages)
     job.config.optim.check_windows(len(job.chain))
     check_validation(job, job.loaders())
@@ -94,7 +105,7 @@ def check_validation(job: Job, loaders: Loaders) -> None:
 
 
 def check_cut(job: Job, stages: int) -> None:
-    cut, blocks = list(job.config.cut), len(job.chain)
+    cut, blocks = list(job.config.cut), len(job.names)
     if cut and (len(cut) != stages or sum(cut) != blocks or min(cut) < 1):
-        raise ConfigError("--cut does not fit", where=f"{stages} stages of {', '.join(job.chain.names)}",
+        raise ConfigError("--cut does not fit", where=f"{stages} stages of {', '.join(job.names)}",
                           expected=f"{stages} positive counts that sum to {blocks}", got=cut)  # fmt: skip

@@ -13,9 +13,11 @@ import torch
 
 from ffdist.data import Images, Loader, split_indices
 from ffdist.models import Chain
-from ffdist.objectives import Objective
+from ffdist.objectives import Objective, Site
 from ffdist.pipeline.block import BlockConfig
+from ffdist.pipeline.fusion import FUSION
 from ffdist.pipeline.optim import OptimConfig
+from ffdist.pipeline.plan import sites
 from ffdist.pipeline.source import Loaders, Schedule
 
 
@@ -33,6 +35,8 @@ class JobConfig:
     samples: int | None = None
     image_size: int | None = None
     augment: Sequence[str] = ()
+    fusion: bool = False
+    """A fusion head behind the last block; for cuts and files it is one more block."""
     stages: int = 1
     cut: Sequence[int] = ()
     """Blocks in each stage; empty: dealt by measured time."""
@@ -58,6 +62,15 @@ class Job:
     images: Images
     config: JobConfig
 
+    @property
+    def names(self) -> list[str]:
+        """Of all blocks, and of the fusion head."""
+        return [*self.chain.names, FUSION] if self.config.fusion else self.chain.names
+
+    def sites(self) -> list[Site]:
+        """Of all blocks, and of the fusion head."""
+        return sites(self.chain, self.objective if self.config.fusion else None)
+
     def loaders(self) -> Loaders:
         """The splits' loaders; the same on every rank."""
         c, images = self.config, self.images
@@ -75,4 +88,4 @@ class Job:
 
     def block_config(self, device: torch.device, total_steps: int) -> BlockConfig:
         c = self.config
-        return BlockConfig(c.optim, total_steps, c.seed, c.precision, device)
+        return BlockConfig(c.optim, total_steps, c.seed, c.precision, device, c.fusion)

@@ -15,7 +15,7 @@ import torch.distributed as dist
 
 from ffdist.errors import ConfigError
 from ffdist.pipeline.edge import FromEdge, ToEdge
-from ffdist.pipeline.plan import build_block, sites
+from ffdist.pipeline.plan import build_block
 from ffdist.pipeline.sink import Reporter, Sink
 from ffdist.pipeline.source import Loaders, Position, Source
 from ffdist.pipeline.stage import Stage
@@ -61,7 +61,7 @@ class Rank:
         loaders = self.job.loaders() if world.first else None
         plan = agree(self.store, world, "plan", lambda: self._plan(loaders, device), config.timeout)
         manifest = read_manifest(Path(plan["snapshot"])) if plan["snapshot"] else None
-        snapshots = SnapshotStore(config.run, self.job.chain.names, keep=config.keep)
+        snapshots = SnapshotStore(config.run, self.job.names, keep=config.keep)
         stage = self._stage(plan, device, snapshots)
         if manifest:
             snapshots.load(stage.blocks, manifest)
@@ -86,7 +86,7 @@ class Rank:
         cut, job = plan["cut"], self.job
         first = sum(cut[: self.world.rank])
         config = job.block_config(device, max(1, plan["steps"] * job.config.schedule.epochs))
-        mine = sites(job.chain)[first : first + cut[self.world.rank]]
+        mine = job.sites()[first : first + cut[self.world.rank]]
         blocks = [build_block(job.chain, site, job.objective, config) for site in mine]
         return Stage(self.world.rank, blocks, snapshots.save)
 

@@ -16,7 +16,7 @@ from ffdist.errors import ConfigError, SnapshotError
 from ffdist.models import Chain, load_model, weights_file, with_weights
 from ffdist.objectives import Objective, load_objective
 from ffdist.pipeline.classifier import Classifier
-from ffdist.snapshot import SnapshotStore, latest
+from ffdist.snapshot import Manifest, SnapshotStore, latest
 
 SETTINGS = "config.toml"
 FACTS = "data.json"
@@ -142,13 +142,18 @@ def read_facts(run: Path) -> DataFacts:
         raise SnapshotError("the facts of a run's data cannot be read", where=run / FACTS, got=error) from error
 
 
+def read_snapshot(run: Path) -> Manifest:
+    """The run's last snapshot."""
+    manifest = latest(run)
+    if manifest is None:
+        raise SnapshotError("the run has no snapshot yet", where=run, remedy="wait for the first epoch to end")
+    return manifest
+
+
 def load_classifier(run: Path) -> tuple[Classifier, TrainSettings, DataFacts]:
     """The network of a run's last snapshot, on the CPU in evaluation mode."""
     settings, facts = read_settings(run), read_facts(run)
     chain, objective = network(settings, facts.shape, len(facts.classes))
-    manifest = latest(run)
-    if manifest is None:
-        raise SnapshotError("the run has no snapshot yet", where=run, remedy="wait for the first epoch to end")
-    classifier = Classifier(chain, objective, mean=facts.mean, std=facts.std)
-    SnapshotStore(run, chain.names).load_weights(classifier, manifest)
+    classifier = Classifier(chain, objective, mean=facts.mean, std=facts.std, fusion=settings.fusion)
+    SnapshotStore(run, classifier.names).load_weights(classifier, read_snapshot(run))
     return classifier, settings, facts

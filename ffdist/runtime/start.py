@@ -38,8 +38,8 @@ def make_job(settings: TrainSettings, images: Images, run: Path | None, stages: 
         OptimConfig(s.optimizer, s.lr, s.weight_decay, s.momentum, s.schedule, s.warmup, s.patience, s.factor, s.clip,
                     s.no_decay, s.ema, parse_windows(s.windows)),
         batch_size=s.batch_size, microbatches=s.microbatches, seed=s.seed, precision=s.precision,
-        validation=s.validation, samples=s.samples, image_size=s.image_size, augment=s.augment, stages=stages,
-        cut=s.cut, queue=s.queue, transport=s.transport, device=s.device, threads=s.threads,
+        validation=s.validation, samples=s.samples, image_size=s.image_size, augment=s.augment, fusion=s.fusion,
+        stages=stages, cut=s.cut, queue=s.queue, transport=s.transport, device=s.device, threads=s.threads,
         timeout=timedelta(seconds=s.timeout), run=run, keep=s.keep, resume=s.resume,
     )  # fmt: skip
     return Job(chain, objective, images, config)

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from ffdist.errors import SnapshotError
 from ffdist.pipeline.block import LearningBlock, averaged
 from ffdist.pipeline.classifier import Classifier
 from ffdist.pipeline.message import Snapshot
+from ffdist.pipeline.predictors import last_weights
 from ffdist.snapshot.files import block_file, check_same_tensors, read_block, write_block
 from ffdist.snapshot.manifest import Manifest, commit, snapshot_folder
 
@@ -46,12 +47,14 @@ class SnapshotStore:
             block.load_state(*self._read(manifest, block.site.index, block.parts.state_dict()))
 
     def load_weights(self, classifier: Classifier, manifest: Manifest) -> None:
-        """Blocks and heads alone, averaged where an average was kept, into a whole network. Raises as `load` does."""
-        for index, (module, head) in enumerate(zip(classifier.blocks, classifier.heads, strict=True)):
-            parts = nn.ModuleDict({"module": module, "head": head})
+        """Blocks and heads alone, averaged where an average was kept, into a whole network, and the blocks' weights in
+        its predictor. Raises as `load` does."""
+        for index, parts in enumerate(classifier.parts):
             tensors, _ = self._read(manifest, index, parts.state_dict())
             chosen = averaged(tensors) or tensors
             parts.load_state_dict({name: chosen[name] for name in parts.state_dict()})
+        if weights := last_weights(manifest.records):
+            classifier.weigh(weights)
 
     def _read(
         self, manifest: Manifest, index: int, expected: dict[str, Tensor]

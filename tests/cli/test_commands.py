@@ -55,9 +55,9 @@ def test_eval_agrees_with_what_training_measured(run: Path, capsys: pytest.Captu
     main(["eval", str(run), "--json"])
     result = json.loads(capsys.readouterr().out)
     logged = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])["test"]
-    assert result["samples"] == logged["samples"] == 360
-    assert result["accuracy"] == pytest.approx(logged["accuracy"]["mean"], abs=1 / 360)
-    assert list(result["blocks"]) == ["conv1", "conv2", "conv3"]
+    assert result["samples"] == 360
+    assert [block["block"] for block in result["blocks"]] == ["conv1", "conv2", "conv3"]
+    assert result == logged
 
 
 def test_predict_names_the_class_of_pictures_of_any_size_and_mode(
@@ -182,7 +182,7 @@ def test_data_list_prepare_check_and_train_on_a_tree_of_pictures(
     assert "is whole" in text
     main(["train", "--data", out, "--out", str(tmp_path / "run"), *TINY, "--batch-size", "32"])
     main(["eval", str(tmp_path / "run"), "--json"])
-    assert json.loads(capsys.readouterr().out.splitlines()[-1])["accuracy"] > 0.2
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["accuracy"]["mean"] > 0.2
 
 
 def test_a_corrupt_shard_ends_training_with_its_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -51,6 +51,15 @@ def test_bf16_activations_between_processes_change_nothing(tmp_path: Path) -> No
     assert fingerprint(tmp_path / "two") == fingerprint(tmp_path / "one")
 
 
+@pytest.mark.parametrize(("stages", "transport"), [(2, "gloo"), (4, "shared-memory")])
+def test_a_fusion_head_in_any_process_learns_what_it_learns_in_one(stages: int, transport: str, tmp_path: Path) -> None:
+    make = DigitsJob(epochs=1, settings={"fusion": True})
+    one = run_threads(replace(make, run=tmp_path / "one")(), QUIET)
+    several = run_stages(make, tmp_path / "several", stages, transport=transport)
+    assert fingerprint(tmp_path / "several") == fingerprint(tmp_path / "one")
+    assert several.test == one.test
+
+
 def kill_stage_at(step: int, rank: int) -> Any:
     """A reporter that kills a stage's process (a child of this one) when a batch is reported."""
 

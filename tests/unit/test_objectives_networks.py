@@ -150,7 +150,7 @@ def test_features_for_a_fusion_head_are_one_float32_row_a_sample(name: str) -> N
         for site in sites(chain):
             block, head = chain.build(site.index, seed=0).train(training), rule.head(site).train(training)
             out = block(h)
-            features = rule.features(head, out)
+            features = rule.features(head, out, 4)
             assert (features is None) == (site.index == 0 and rule.local(head, out, labels).scores is None)
             if features is not None:
                 assert features.shape[0] == 4
@@ -167,7 +167,7 @@ def test_passes_for_each_label_offer_no_features(name: str) -> None:
     site = Site(1, "second", 3, 10, (20,), (20,))
     rule = load_objective(name)
     head = rule.head(site).eval()
-    assert rule.features(head, torch.randn(40, 20)) is None
+    assert rule.features(head, torch.randn(40, 20), 4) is None
 
 
 # Learning

@@ -1,0 +1,79 @@
+"""The fusion head: one linear classifier on what all blocks offer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ffdist.errors import NetworkError
+from ffdist.models import derive_seed, seeded
+from ffdist.objectives import Local, Objective, Site
+
+FUSION = "fusion"
+"""The head's name among the blocks."""
+
+
+@dataclass(frozen=True)
+class Fusion(Objective):
+    """Softmax over a linear layer that reads all blocks' detached features [B, F], concatenated.
+
+    It learns like a block behind the last one, by its own cross-entropy; no gradient leaves it. With the features that
+    `hinton` and the rules like it offer, it is Hinton's linear classifier on the normalised activities of layers 2 .. L
+    for a picture with a neutral label (arXiv 2212.13345, section 3.3); with those of `asge`, the sum of linear layers
+    on the pooled features of layers 2 .. L that its paper calls fusion, learned as one. For other rules of one pass the
+    features are the mean of a block's output over space.
+
+    Our own choice: each sample's features are brought to mean 0 and variance 1 first (a layer norm without parameters),
+    since blocks of small activities would otherwise take long to be heard.
+    """
+
+    def head(self, site: Site) -> nn.Module:
+        return nn.Identity()
+
+    def local(self, head: nn.Module, out: Tensor, labels: Tensor | None) -> Local:
+        scores = out.float()
+        return Local(None if labels is None else F.cross_entropy(scores, labels), scores, None)
+
+    def features(self, head: nn.Module, out: Tensor, samples: int) -> None:
+        return None
+
+
+def fusion_site(sites: Sequence[Site], objective: Objective) -> Site:
+    """The head's place behind the blocks of `sites`. Raises NetworkError where the blocks have no features for it."""
+    first = sites[0]
+    samples = 2
+    rows = len(objective.prepare_eval(torch.zeros(samples, *first.input_shape), first.num_classes))
+    width = 0
+    with torch.device("meta"):
+        for site in sites:
+            found = objective.features(objective.head(site).eval(), torch.empty(rows, *site.shape), samples)
+            width += 0 if found is None else found.shape[1]
+    if not width:
+        raise NetworkError(
+            "the rule offers no features for a fusion head",
+            where=f"--fusion, objective {type(objective).__name__}",
+            expected="features of one block at least",
+            got="None of all blocks",
+            remedy="for rules that write labels into pictures: --objective-args predict=linear",
+        )
+    return Site(len(sites), FUSION, len(sites) + 1, first.num_classes, (width,), (first.num_classes,))
+
+
+def fusion_layer(site: Site, seed: int) -> nn.Module:
+    """[B, F] -> [B, K]; its weights come from (seed, place), as any block's."""
+    width = site.input_shape[0]
+    with seeded(derive_seed(seed, "weights", site.index)):
+        return nn.Sequential(nn.LayerNorm(width, elementwise_affine=False), nn.Linear(width, site.num_classes))
+
+
+def passed_on(local: Local, features: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+    """What the next block gets, and the features so far with this block's. Behind the last block of the chain nothing
+    else goes on, and the features themselves are what the fusion head gets."""
+    if local.features is not None:
+        before = [] if features is None else [features.to(local.features.device)]
+        features = torch.cat([*before, local.features], 1)
+    return (features, None) if local.onward is None else (local.onward, features)
