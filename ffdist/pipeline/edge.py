@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ffdist.pipeline.message import Message, from_frame, to_frame
-from ffdist.transport.base import Receiver, Sender
+from ffdist.transport.base import Frame, Receiver, Sender
 
 
 class FromEdge:
@@ -17,10 +17,13 @@ class FromEdge:
 
     def __iter__(self) -> Iterator[Message]:
         while True:
-            frame = self.receiver.recv()
-            self._received += 1
-            self._queued += self.receiver.queued
-            yield from_frame(frame)
+            yield from_frame(self._receive())
+
+    def _receive(self) -> Frame:
+        frame = self.receiver.recv()
+        self._received += 1
+        self._queued += self.receiver.queued
+        return frame
 
     def take_queued(self) -> float:
         """How many messages lay in the queue when one was asked for, on average since this was last called."""

@@ -50,20 +50,25 @@ class Stage:
     def run(self, inbox: Iterable[Message], outbox: Outbox) -> None:
         """Work until `Stop`. The stage's whole life."""
         for message in self.clock.timed(inbox):
-            match message:
-                case TrainBatch():
-                    self.train(message, outbox)
-                case EvalBatch():
-                    outbox.send(self.evaluate(message))
-                case EndOfSplit():
-                    outbox.send(self.end_split(message))
-                case EndOfEpoch():
-                    outbox.send(self.end_epoch(message, outbox))
-                case Snapshot():
-                    outbox.send(self.save(message))
-                case Stop():
-                    outbox.send(message)
-                    return
+            self.handle(message, outbox)
+            if isinstance(message, Stop):
+                return
+            del message  # the memory it lies in goes back before the next is asked for
+
+    def handle(self, message: Message, outbox: Outbox) -> None:
+        match message:
+            case TrainBatch():
+                self.train(message, outbox)
+            case EvalBatch():
+                outbox.send(self.evaluate(message))
+            case EndOfSplit():
+                outbox.send(self.end_split(message))
+            case EndOfEpoch():
+                outbox.send(self.end_epoch(message, outbox))
+            case Snapshot():
+                outbox.send(self.save(message))
+            case Stop():
+                outbox.send(message)
 
     def train(self, batch: TrainBatch, outbox: Outbox) -> None:
         """Each block learns from what the one before computed before its update; the last one's output is on its way
@@ -128,6 +133,7 @@ class Clock:
         for message in inbox:
             self.data += time.perf_counter() - asked
             yield message
+            del message
             asked = time.perf_counter()
 
     def lap(self, credit: float) -> dict[str, float]:

@@ -40,6 +40,8 @@ class Doorbell:
 
     def ring(self, packet: bytes, descriptors: Sequence[int] = ()) -> bool:
         """Send one packet, at once: a socket has room for some two hundred small ones; False when the peer is gone."""
+        if self._socket.fileno() < 0:  # closed here
+            return False
         try:
             socket.send_fds(self._socket, [packet], descriptors)
         except ConnectionError:

@@ -1,7 +1,10 @@
 """An edge within one host: memory slots that both ends map, and a unix socket that is doorbell and credit.
 
-    sender     copies frame n into slot n % depth, then sends its prelude (32 bytes) over the socket
-    receiver   copies the frame out into memory of its own, then sends a credit (1 byte) back
+    sender     copies a frame into a free slot, then sends its prelude and the slot's number over the socket
+    receiver   lends the frame's large tensors from the slot itself, credits it, and frees it when they are gone;
+               while one slot is lent, it copies what comes into memory of its own, credits and frees at once
+
+There is one slot more than the edge is deep, so that a frame in use takes nothing from the queue.
 
 The slots are an anonymous memory file whose descriptor travels over the socket, and the socket's address is abstract:
 nothing has a name on disk (nor in /dev/shm), so nothing stays behind, however a process ends. The kernel closes a dead
@@ -11,8 +14,10 @@ process's socket, so the other end knows at once. (A process *forked* from an en
 from __future__ import annotations
 
 import os
+import struct
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 from ffdist.errors import TransportError
@@ -20,9 +25,15 @@ from ffdist.transport import wire
 from ffdist.transport.base import Edge, Frame, Receiver, Sender
 from ffdist.transport.buffers import BufferPool
 from ffdist.transport.doorbell import Doorbell, Store, accept, connect
-from ffdist.transport.slots import Slots
+from ffdist.transport.slots import Lease, Slots
 
-CREDIT, END, GROWN = b"+", b".", b"="
+TAKEN, COPIED, FREED, END = b"tcf."
+"""What a receiver says of a slot: its frame was taken, taken and copied out, let go; or that it has closed."""
+NOTICE = struct.Struct("<BHB")
+"""One of these, the slots' generation, the slot's number."""
+GENERATIONS = 2**16
+GROWN = b"="
+RING = wire.PRELUDE.size + 1
 MAX_DEPTH = 64
 """So that the packets of a full edge (a prelude and a descriptor each) always fit the socket's default buffer."""
 
@@ -57,6 +68,8 @@ class SharedMemorySender(Sender):
         self._edge, self._doorbell = edge, doorbell
         self._sequence = self._credited = 0
         self._slots: Slots | None = None
+        self._generation = 0
+        self._free: list[int] = []
         self._closed = self._peer_closed = False
 
     def send(self, frame: Frame) -> None:
@@ -65,12 +78,15 @@ class SharedMemorySender(Sender):
             raise self._edge.lost("this end is closed", self._sequence)
         prelude, header, tensors = wire.encode(frame, self._edge, self._sequence)
         while self._sequence - self._credited == self._edge.depth:
-            self._hear_credit()
+            self._hear()
         needed = wire.aligned(len(header)) + wire.payload_end(t.nbytes for t in tensors)
         if self._slots is None or self._slots.slot_bytes < needed:
             self._slots = self._grow(needed)
-        self._slots.write(self._sequence, header, tensors)
-        self._ring(prelude)
+        while not self._free:
+            self._hear()
+        slot = self._free.pop()  # the last one freed is still in the cache
+        self._slots.write(slot, header, tensors)
+        self._ring(prelude + bytes([slot]))
         self._sequence += 1
 
     def close(self) -> None:
@@ -85,20 +101,22 @@ class SharedMemorySender(Sender):
         """Larger slots from this frame on; those before it stay in the old ones until they are received."""
         descriptor = os.memfd_create("ffdist")
         try:
-            slots = Slots(descriptor, self._edge.depth, slot_bytes)
+            slots = Slots(descriptor, self._edge.depth + 1, slot_bytes)
             self._ring(GROWN, descriptor)
+            self._generation = (self._generation + 1) % GENERATIONS
+            self._free = list(range(self._edge.depth + 1))
             return slots
         finally:
             os.close(descriptor)
 
     def _ring(self, packet: bytes, *descriptors: int) -> None:
         while not self._doorbell.ring(packet, descriptors):
-            self._hear_credit()  # what the receiver left behind, up to the reason why it is gone
+            self._hear()  # what the receiver left behind, up to the reason why it is gone
 
-    def _hear_credit(self) -> None:
+    def _hear(self) -> None:
         started = time.perf_counter()
         try:
-            packet, _ = self._doorbell.hear(len(CREDIT), self._edge.timeout.total_seconds())
+            packet, _ = self._doorbell.hear(NOTICE.size, self._edge.timeout.total_seconds())
         except TimeoutError:
             raise self._edge.silent("credit", self._sequence) from None
         finally:
@@ -106,8 +124,11 @@ class SharedMemorySender(Sender):
         if not packet:
             how = "closed the edge" if self._peer_closed else "died"
             raise self._edge.lost(f"the receiver {how}", self._sequence)
-        self._credited += packet == CREDIT
-        self._peer_closed |= packet == END
+        what, generation, slot = NOTICE.unpack(packet)
+        self._credited += what in (TAKEN, COPIED)
+        self._peer_closed |= what == END
+        if what in (COPIED, FREED) and generation == self._generation:
+            self._free.append(slot)
 
 
 class SharedMemoryReceiver(Receiver):
@@ -117,46 +138,56 @@ class SharedMemoryReceiver(Receiver):
         self._edge, self._doorbell = edge, doorbell
         self._sequence = 0
         self._slots: Slots | None = None
-        self._pool = BufferPool(keep=2 * edge.depth)
+        self._generation = 0
+        self._lease: Lease | None = None
+        self._pool = BufferPool(keep=edge.depth)
         self._closed = self._peer_closed = False
 
     def recv(self) -> Frame:
         if self._closed:
             raise self._edge.lost("this end is closed", self._sequence)
-        self.queued = min(self._edge.depth, self._doorbell.unheard() // wire.PRELUDE.size)
-        prelude = self._hear_prelude()
+        self.queued = min(self._edge.depth, self._doorbell.unheard() // RING)
+        prelude, slot = self._hear_prelude()
         assert self._slots is not None
-        frame = self._slots.read(prelude, self._edge, self._pool)
-        self._doorbell.ring(CREDIT)  # a sender that is gone by now takes nothing away from a whole frame
+        lease = None
+        if not (self._lease and self._lease.count):
+            lease = self._lease = Lease(partial(self._say, FREED, self._generation, slot))
+        frame = self._slots.read(slot, prelude, self._edge, self._pool, lease)
+        # a sender that is gone by now takes nothing away from a whole frame
+        self._say(TAKEN if lease and lease.count else COPIED, self._generation, slot)
         self._sequence += 1
         return frame
 
     def close(self) -> None:
         if not self._closed:
             self._closed = True
-            self._doorbell.ring(END)
+            self._say(END, 0, 0)
             self._doorbell.close()
             self._slots = None
 
-    def _hear_prelude(self) -> wire.Prelude:
+    def _say(self, what: int, generation: int, slot: int) -> None:
+        self._doorbell.ring(NOTICE.pack(what, generation, slot))
+
+    def _hear_prelude(self) -> tuple[wire.Prelude, int]:
         while True:
             packet, descriptors = self._hear()
             if not packet:
                 how = "closed the edge" if self._peer_closed else "died"
                 raise self._edge.lost(f"the sender {how}", self._sequence)
             if descriptors:
-                self._slots = Slots(descriptors[0], self._edge.depth)
+                self._slots = Slots(descriptors[0], self._edge.depth + 1)
+                self._generation = (self._generation + 1) % GENERATIONS
                 os.close(descriptors[0])
                 continue
-            prelude = wire.decode_prelude(packet, self._edge, self._sequence)
+            prelude = wire.decode_prelude(packet[: wire.PRELUDE.size], self._edge, self._sequence)
             if not prelude.is_end:
-                return prelude
+                return prelude, packet[-1]
             self._peer_closed = True
 
     def _hear(self) -> tuple[bytes, list[int]]:
         started = time.perf_counter()
         try:
-            return self._doorbell.hear(wire.PRELUDE.size, self._edge.timeout.total_seconds())
+            return self._doorbell.hear(RING, self._edge.timeout.total_seconds())
         except TimeoutError:
             raise self._edge.silent("frame", self._sequence) from None
         finally:

@@ -4,43 +4,67 @@ from __future__ import annotations
 
 import mmap
 import os
+import weakref
+from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ffdist.transport import wire
 from ffdist.transport.base import Edge, Frame
-from ffdist.transport.buffers import BufferPool
+from ffdist.transport.buffers import SMALLEST, BufferPool
+
+
+class Lease:
+    """Tensors over one slot's memory that are in use; `free` is called when the last of them is gone, whoever held it
+    (a view, an autograd graph)."""
+
+    def __init__(self, free: Callable[[], None]) -> None:
+        self.count, self._free = 0, free
+
+    def lend(self, memory: np.ndarray) -> Tensor:
+        """memory: uint8 [nbytes], an object of its own, that the tensor's storage holds alive."""
+        self.count += 1
+        weakref.finalize(memory, self._drop).atexit = False
+        return torch.from_numpy(memory)
+
+    def _drop(self) -> None:
+        self.count -= 1
+        if not self.count:
+            self._free()
 
 
 class Slots:
-    """A memory file in `depth` equal parts, mapped; a frame is its header, then its payload, 64-byte aligned."""
+    """A memory file in `count` equal parts, mapped; a frame is its header, then its payload, 64-byte aligned."""
 
-    def __init__(self, descriptor: int, depth: int, slot_bytes: int | None = None) -> None:
+    def __init__(self, descriptor: int, count: int, slot_bytes: int | None = None) -> None:
         """Map the file; a new one is first given room for `slot_bytes` a slot. The descriptor may be closed then."""
         if slot_bytes is not None:
-            os.truncate(descriptor, depth * -(-slot_bytes // mmap.PAGESIZE) * mmap.PAGESIZE)
+            os.truncate(descriptor, count * -(-slot_bytes // mmap.PAGESIZE) * mmap.PAGESIZE)
         self._map = mmap.mmap(descriptor, 0)
         self._bytes = torch.frombuffer(self._map, dtype=torch.uint8)
-        self._depth = depth
-        self.slot_bytes = len(self._map) // depth
+        self.slot_bytes = len(self._map) // count
 
-    def write(self, sequence: int, header: bytes, tensors: list[Tensor]) -> None:
-        start = sequence % self._depth * self.slot_bytes
+    def write(self, slot: int, header: bytes, tensors: list[Tensor]) -> None:
+        start = slot * self.slot_bytes
         self._map[start : start + len(header)] = header
         start += wire.aligned(len(header))
         for tensor in tensors:
             self._bytes.narrow(0, start, tensor.nbytes).copy_(wire.as_bytes(tensor))
             start += wire.aligned(tensor.nbytes)
 
-    def read(self, prelude: wire.Prelude, edge: Edge, pool: BufferPool) -> Frame:
-        """The frame, in memory of the pool's."""
-        start = prelude.sequence % self._depth * self.slot_bytes
+    def read(self, slot: int, prelude: wire.Prelude, edge: Edge, pool: BufferPool, lease: Lease | None) -> Frame:
+        """The frame; its large tensors lent where there is a lease, all else in memory of the pool's."""
+        start = slot * self.slot_bytes
         header = wire.decode_header(self._map[start : start + prelude.header_bytes], prelude, edge)
         start += wire.aligned(prelude.header_bytes)
         tensors = []
         for spec in header.tensors:
-            own = pool.take(spec.nbytes).copy_(self._bytes.narrow(0, start, spec.nbytes))
-            tensors.append(wire.from_bytes(own, spec))
+            if lease and spec.nbytes >= SMALLEST:
+                memory = lease.lend(np.frombuffer(self._map, np.uint8, spec.nbytes, start))
+            else:
+                memory = pool.take(spec.nbytes).copy_(self._bytes.narrow(0, start, spec.nbytes))
+            tensors.append(wire.from_bytes(memory, spec))
             start += wire.aligned(spec.nbytes)
         return header.frame(tensors)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from ffdist.errors import DivergedError, NetworkError
 from ffdist.models import Chain
 from ffdist.objectives import SFF, Local, Site
 from ffdist.pipeline.block import BlockConfig
-from ffdist.pipeline.message import Message, TrainBatch
+from ffdist.pipeline.message import Message, Stop, TrainBatch
 from ffdist.pipeline.optim import OptimConfig
 from ffdist.pipeline.plan import build_block, sites
 from ffdist.pipeline.stage import Stage
@@ -138,6 +140,22 @@ def last_stage(num_blocks: int) -> Stage:
 class Square:
     def __call__(self) -> nn.Module:
         return nn.Sequential(nn.Linear(32, 32), nn.ReLU())
+
+
+def test_a_stage_lets_go_of_a_batch_before_it_asks_for_the_next() -> None:
+    gone = []
+
+    def batches() -> Iterator[Message]:
+        for step in (1, 2, 3):
+            x = torch.randn(8, 32)
+            last = weakref.ref(x)
+            yield TrainBatch(step, x, torch.arange(8) % 4)
+            del x
+            gone.append(last() is None)
+        yield Stop()
+
+    last_stage(2).run(batches(), Outbox())
+    assert gone == [True, True, True]
 
 
 def bytes_after(stage: Stage, batches: int) -> int:
