@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import gc
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
 
@@ -15,6 +16,7 @@ from ffdist.models import Chain, cnnb
 from ffdist.objectives import SFF, Objective
 from ffdist.pipeline.source import Schedule
 from ffdist.runtime.job import Job, JobConfig
+from ffdist.runtime.threads import run_threads
 from ffdist.snapshot import latest
 
 QUIET = lambda event: None  # noqa: E731 - a reporter that tells nobody
@@ -58,6 +60,21 @@ class DigitsJob:
         config = JobConfig(Schedule(self.epochs, **self.schedule), **settings)
         chain = noisy_chain() if self.noisy else cnnb(images.shape, images.num_classes, (8, 12, 16))
         return Job(chain, self.objective, images, config)
+
+
+class PowerCutError(Exception):
+    """What ends a run in these tests."""
+
+
+def cut_power_at(step: int, make: DigitsJob) -> None:
+    """Run until a batch has been reported, then fail; threads that work ahead may get further."""
+
+    def report(event: dict[str, Any]) -> None:
+        if event["event"] == "progress" and event["step"] >= step:
+            raise PowerCutError
+
+    with pytest.raises(PowerCutError):
+        run_threads(replace(make, settings=make.settings | {"report_every": 0.0})(), report)
 
 
 def fingerprint(run: Path) -> list[str]:

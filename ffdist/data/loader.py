@@ -73,9 +73,14 @@ class Loader:
         Yields x, float32 [B, C, H, W] normalised and with channels-last strides (or [B, *shape] for other samples),
         and the labels, int64 [B]. What goes wrong in the thread is raised here; closing the iterator ends the thread.
         """
-        order = shuffled(self.indices, self.seed, epoch) if self.training else self.indices
         batches = range(start, len(self))
-        return in_order(partial(self.batch, order, epoch), batches, ahead=self.prefetch, name="ffdist-loader")
+        return in_order(
+            partial(self.batch, self.order(epoch), epoch), batches, ahead=self.prefetch, name="ffdist-loader"
+        )
+
+    def order(self, epoch: int) -> np.ndarray:
+        """The rows of the split in the order of an epoch's batches."""
+        return shuffled(self.indices, self.seed, epoch) if self.training else self.indices
 
     def batch(self, order: np.ndarray, epoch: int, batch: int) -> tuple[Tensor, Tensor]:
         """Batch `batch` of an epoch in that order."""

@@ -74,6 +74,19 @@ class Objective(ABC):
         """Training inputs at the source, [B, *shape] -> [N, *shape]: overlays, waves, positive and negative halves."""
         return x
 
+    @property
+    def feedback(self) -> int:
+        """How many batches late the source learns what the blocks say of training samples; 0: it never does."""
+        return 0
+
+    def prepare_told(self, x: Tensor, labels: Tensor, scores: Tensor, generator: torch.Generator) -> Tensor:
+        """As `prepare`, and called in its place where there is `feedback`.
+
+        scores: float32 [B, K], the mean of the blocks' scores the last time that they learned from each sample, as far
+        as that was `feedback` batches ago; zeros before there are any.
+        """
+        return self.prepare(x, labels, scores.shape[1], generator)
+
     def prepare_eval(self, x: Tensor, num_classes: int) -> Tensor:
         """Evaluation inputs at the source, [B, *shape] -> [N, *shape], without labels."""
         return x

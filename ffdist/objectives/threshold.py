@@ -14,6 +14,9 @@ from ffdist.errors import ConfigError
 from ffdist.objectives.base import Local, Objective, Site
 from ffdist.objectives.form import Flat, Form, form, rms_normalised
 
+MOST_LAG = 64
+"""What an edge of shared memory can hold."""
+
 
 def threshold_loss(positive: Tensor, negative: Tensor) -> Tensor:
     """Binary cross-entropy of goodness minus threshold, positives (any number) weighing as much as negatives."""
@@ -79,8 +82,20 @@ class LabelledInput(Objective):
     """Goodness for each label, K passes a picture; or linear readouts, 3 passes in training and 1 in prediction."""
     peer: float = field(default=0.0, kw_only=True)
     """Weight of peer normalisation, 0.03 in loweX/Forward-Forward: all units of a block equally active on average."""
+    hard: bool = field(default=False, kw_only=True)
+    """Hard negatives (Hinton, section 3.3): the wrong label is drawn in proportion to the linear readouts' softmax."""
+    lag: int = field(default=32, kw_only=True)
+    """hard: how many batches late predictions are used. A sample's is of the epoch before in any case; with a lag that
+    is fixed, the number of stages changes nothing."""
 
     def __post_init__(self) -> None:
+        if self.hard and self.predict != "linear":
+            raise ConfigError("hard negatives are drawn by the linear readouts", where="objective, hard",
+                              expected="predict=linear", got=f"predict={self.predict}",
+                              remedy="--objective-args predict=linear hard=yes")  # fmt: skip
+        if not 1 <= self.lag <= MOST_LAG:
+            raise ConfigError("the lag of predictions is out of range", where="objective, lag",
+                              expected=f"1 to {MOST_LAG} batches", got=self.lag)  # fmt: skip
         if self.peer < 0 or self.predict not in ("goodness", "linear"):
             raise ConfigError("unknown prediction or negative weight", where="objective, predict or peer",
                               expected="predict goodness or linear, peer >= 0",
@@ -99,7 +114,17 @@ class LabelledInput(Objective):
         """Pictures with no label told, [B, *shape] -> [B, *shape]."""
 
     def prepare(self, x: Tensor, labels: Tensor, num_classes: int, generator: torch.Generator) -> Tensor:
-        wrong = wrong_labels(labels, num_classes, generator)
+        return self._passes(x, labels, wrong_labels(labels, num_classes, generator), num_classes)
+
+    @property
+    def feedback(self) -> int:
+        return self.lag if self.hard else 0
+
+    def prepare_told(self, x: Tensor, labels: Tensor, scores: Tensor, generator: torch.Generator) -> Tensor:
+        num_classes = scores.shape[1]
+        return self._passes(x, labels, wrong_labels(labels, num_classes, generator, scores), num_classes)
+
+    def _passes(self, x: Tensor, labels: Tensor, wrong: Tensor, num_classes: int) -> Tensor:
         passes = [self.stamp(x, labels, num_classes), self.stamp(x, wrong, num_classes)]
         if self.predict == "linear":
             passes.append(self.neutral(x, num_classes))

@@ -30,6 +30,10 @@ class TrainBatch:
     """Whether the batch is complete with it: then the blocks take their step."""
     features: Tensor | None = None
     """What the blocks passed so far offer a fusion head, float32 [B, F]; None where there is none."""
+    scores: Tensor | None = None
+    """Sum of the scores of the blocks passed so far, float32 [B, K], where the source wants to hear of them."""
+    scored: int = 0
+    """How many blocks `scores` sums."""
 
 
 @dataclass(slots=True)
@@ -79,6 +83,9 @@ class Snapshot:
     batch: int
     """... and the batch of it that comes next."""
     files: list[dict[str, Any]] = field(default_factory=list)
+    """One a block."""
+    beside: list[dict[str, Any]] = field(default_factory=list)
+    """What source and sink write."""
 
 
 @dataclass(slots=True)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from ffdist.pipeline.message import EndOfEpoch, EndOfSplit, EvalBatch, Message, Snapshot, Stop, TrainBatch
+from ffdist.pipeline.predictions import Feedback
 from ffdist.pipeline.predictors import Tally, last_weights
 
 
@@ -29,10 +30,12 @@ class Sink:
         commit: Commit,
         publish: Callable[[int, float], None],
         report: Reporter,
+        feedback: Feedback | None = None,
         records: list[dict[str, Any]] | None = None,
         report_every: float = 0.25,
     ) -> None:
         self.commit, self.publish, self.report = commit, publish, report
+        self.feedback = feedback
         self.records = list(records or [])
         """One an epoch."""
         self.test: dict[str, Any] | None = None
@@ -49,6 +52,8 @@ class Sink:
     def send(self, message: Message) -> None:
         match message:
             case TrainBatch():
+                if self.feedback:
+                    self.feedback.send(message)
                 self._progress(message)
             case EvalBatch():
                 self.tally.add(message, self.weights)
@@ -57,6 +62,8 @@ class Sink:
             case EndOfEpoch():
                 self._end_epoch(message)
             case Snapshot():
+                if self.feedback:
+                    message.beside += self.feedback.save(message.step)
                 self.commit(message, self.records)
             case Stop():
                 self.report({"event": "stop", "reason": message.reason, "test": self.test, "records": self.records})

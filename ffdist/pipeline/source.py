@@ -13,6 +13,7 @@ from ffdist.data import Loader
 from ffdist.models import derive_seed
 from ffdist.objectives import Objective
 from ffdist.pipeline.message import EndOfEpoch, EndOfSplit, EvalBatch, Message, Snapshot, Stop, TrainBatch
+from ffdist.pipeline.predictions import Predictions
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,7 @@ class Source:
         start: Position = Position(),
         history: list[float] | None = None,
         validation_of: ValidationOf | None = None,
+        predictions: Predictions | None = None,
         stop: Event | None = None,
     ) -> None:
         self.loaders, self.objective, self.schedule = loaders, objective, schedule
@@ -71,6 +73,8 @@ class Source:
         self.history = list(history or [])
         """Validation accuracy of the epochs whose results the source has seen."""
         self.validation_of = validation_of
+        self.predictions = predictions
+        """Where the objective wants to know what the blocks say of training samples."""
         self.stop = stop or Event()
 
     def __iter__(self) -> Iterator[Message]:
@@ -113,12 +117,20 @@ class Source:
     def _microbatches(self, x: Tensor, y: Tensor, step: int) -> Iterator[TrainBatch]:
         generator = torch.Generator().manual_seed(derive_seed(self.seed, "source", step))
         parts = list(zip(x.chunk(self.microbatches), y.chunk(self.microbatches), strict=True))
-        for part, (xs, ys) in enumerate(parts):
-            prepared = self.objective.prepare(xs, ys, self.num_classes, generator)
-            yield TrainBatch(step, prepared, ys, self.at.epoch, part, len(ys) / len(y), part == len(parts) - 1)
+        told = self.predictions.before(step).chunk(self.microbatches) if self.predictions else [None] * len(parts)
+        for part, ((xs, ys), known) in enumerate(zip(parts, told, strict=True)):
+            prepared = self._prepare(xs, ys, known, generator)
+            scores = None if known is None else torch.zeros_like(known)
+            yield TrainBatch(step, prepared, ys, self.at.epoch, part, len(ys) / len(y), part == len(parts) - 1, scores=scores)
+
+    def _prepare(self, x: Tensor, y: Tensor, known: Tensor | None, generator: torch.Generator) -> Tensor:
+        if known is None:
+            return self.objective.prepare(x, y, self.num_classes, generator)
+        return self.objective.prepare_told(x, y, known, generator)
 
     def _snapshot(self) -> Snapshot:
-        return Snapshot(self.at.step, self.at.epoch, self.at.batch)
+        beside = self.predictions.save(self.at.step) if self.predictions else []
+        return Snapshot(self.at.step, self.at.epoch, self.at.batch, beside=beside)
 
     def _stale(self) -> bool:
         """Looks at the results one epoch behind: deterministic, and long arrived."""

@@ -74,12 +74,15 @@ class Stage:
         """Each block learns from what the one before computed before its update; the last one's output is on its way
         to the next stage while that block still learns."""
         x, features, y, self.step = batch.x, batch.features, batch.y.to(self.device), batch.step
+        scores, scored = batch.scores, batch.scored
         for block in self.blocks:
             assert x is not None
             local = block.forward(x, y, batch.step, batch.epoch, batch.part)
             x, features = passed_on(local, features)
+            if scores is not None and local.scores is not None:
+                scores, scored = scores.to(self.device) + local.scores.detach(), scored + 1
             if block is self.blocks[-1]:
-                outbox.send(replace(batch, x=x, features=features))
+                outbox.send(replace(batch, x=x, features=features, scores=scores, scored=scored))
             block.update(local, y, batch.step, share=batch.share, complete=batch.complete)
 
     def evaluate(self, batch: EvalBatch) -> EvalBatch:

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from ffdist.errors import ConfigError, SnapshotError, StageError
 from ffdist.pipeline.fusion import FUSION
 from ffdist.pipeline.plan import BlockCost, check_objective, measure_blocks, partition
+from ffdist.pipeline.predictions import check_lag
 from ffdist.pipeline.source import Loaders
 from ffdist.runtime.job import Job
 from ffdist.runtime.world import World
@@ -89,6 +90,7 @@ def check_job(job: Job, stages: int) -> None:
     """
     check_objective(job.chain, job.objective, fusion=job.config.fusion)
     check_cut(job, stages)
+    check_lag(job.objective.feedback, stages, job.config.queue)
     job.config.optim.check_windows(len(job.chain))
     check_validation(job, job.loaders())
 

@@ -53,6 +53,14 @@ def choose(wanted: Literal["auto"] | Kind, places: list[Place]) -> list[Kind]:
     return kinds
 
 
+def choose_back(kinds: list[Kind], places: list[Place]) -> Kind:
+    """The transport of the edge from the last stage back to the first, whose few numbers travel from CPU to CPU."""
+    if "object-store" in kinds:
+        return "object-store"
+    near = places[0].locality is not None and places[0].locality == places[-1].locality
+    return "shared-memory" if near and "gloo" not in kinds else "gloo"
+
+
 class ProcessEdges:
     """One rank's ends. Every rank makes its own at the same time: process groups are formed by all together."""
 
@@ -71,6 +79,7 @@ class ProcessEdges:
         store.set(f"place/{world.rank}", json.dumps(Place(device_name(device), shared_memory.locality())))
         places = [Place(*json.loads(store.get(f"place/{rank}"))) for rank in range(world.size)]
         self.kinds = choose(transport, places)
+        self.back_kind = choose_back(self.kinds, places)
         self.groups = form_groups(world, store, self.kinds, timeout)
 
     def upstream(self) -> Receiver:
@@ -86,6 +95,21 @@ class ProcessEdges:
         if self.kinds[index] in BY_STORE:
             return by_store(self.kinds[index]).open_sender(edge, self.store)
         return process_group.open_sender(edge, self.groups[index], self._carrier(index))
+
+    def from_last(self, depth: int) -> Receiver:
+        edge = Edge("back", depth, self.timeout, self.world.attempt)
+        if self.back_kind in BY_STORE:
+            return by_store(self.back_kind).open_receiver(edge, self.store)
+        return process_group.open_receiver(edge, self._back_group())
+
+    def to_first(self, depth: int) -> Sender:
+        edge = Edge("back", depth, self.timeout, self.world.attempt)
+        if self.back_kind in BY_STORE:
+            return by_store(self.back_kind).open_sender(edge, self.store)
+        return process_group.open_sender(edge, self._back_group())
+
+    def _back_group(self) -> dist.ProcessGroup:
+        return process_group.new_edge_group(self.world.size - 1, 0, self.timeout)
 
     def _carrier(self, index: int) -> torch.device:
         """Where the tensors of an edge by torch.distributed travel: gloo carries a GPU's through host memory."""

@@ -16,6 +16,7 @@ import torch.distributed as dist
 from ffdist.errors import ConfigError
 from ffdist.pipeline.edge import FromEdge, ToEdge
 from ffdist.pipeline.plan import build_block
+from ffdist.pipeline.predictions import KNOWN, RECENT, Feedback, Predictions
 from ffdist.pipeline.sink import Reporter, Sink
 from ffdist.pipeline.source import Loaders, Position, Source
 from ffdist.pipeline.stage import Stage
@@ -24,7 +25,7 @@ from ffdist.runtime.agree import agree, make_plan
 from ffdist.runtime.job import Job
 from ffdist.runtime.world import World, available_cores
 from ffdist.snapshot import Manifest, SnapshotStore, read_manifest
-from ffdist.transport.base import Receiver, Sender
+from ffdist.transport import Edge, Receiver, Sender, open_local
 
 
 class Edges(Protocol):
@@ -38,6 +39,14 @@ class Edges(Protocol):
     def upstream(self) -> Receiver: ...
 
     def downstream(self) -> Sender: ...
+
+    def from_last(self, depth: int) -> Receiver:
+        """The first stage's end of the edge back to it, where the objective wants feedback."""
+        ...
+
+    def to_first(self, depth: int) -> Sender:
+        """The last stage's end of it."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -70,13 +79,17 @@ class Rank:
             log.write(f"{stage} of {world.size} on {device}, {torch.get_num_threads()} threads")
             stage.on_epoch = log.epoch
             log.write(f"edges of the run: {', '.join(self.edges.kinds) or 'none'}")
-            inbox = self._source(loaders, manifest) if loaders else FromEdge(_open(ends, self.edges.upstream()))
-            if isinstance(inbox, FromEdge):
-                stage.take_queued = inbox.take_queued
+            upstream = None if world.first else FromEdge(_open(ends, self.edges.upstream()))
+            if upstream:
+                stage.take_queued = upstream.take_queued
             if world.last:
                 self._announce(plan, manifest)
-            outbox = self._sink(manifest, snapshots) if world.last else ToEdge(_open(ends, self.edges.downstream()))
-            stage.run(inbox, outbox)
+            downstream = None if world.last else ToEdge(_open(ends, self.edges.downstream()))
+            told, tell = self._feedback(ends, loaders, manifest, snapshots)
+            inbox = upstream or self._source(loaders, manifest, told)
+            stage.run(inbox, downstream or self._sink(manifest, snapshots, tell))
+            if told:
+                told.drain(stage.step)
 
     def _plan(self, loaders: Loaders | None, device: torch.device) -> dict[str, Any]:
         assert loaders, "rank 0 makes the plan, and has the data"
@@ -90,7 +103,32 @@ class Rank:
         blocks = [build_block(job.chain, site, job.objective, config) for site in mine]
         return Stage(self.world.rank, blocks, snapshots.save)
 
-    def _source(self, loaders: Loaders, manifest: Manifest | None) -> Source:
+    def _feedback(
+        self, ends: ExitStack, loaders: Loaders | None, manifest: Manifest | None, snapshots: SnapshotStore
+    ) -> tuple[Predictions | None, Feedback | None]:
+        """What stands at this stage's ends of the edge from the last stage back to the source."""
+        lag, write = self.job.objective.feedback, snapshots.save_beside
+        if not lag or not (self.world.first or self.world.last):
+            return None, None
+        receiver, sender = (_open(ends, end) for end in self._back(lag))
+        recent = snapshots.load_beside(manifest, RECENT)[0].get("scores", ()) if manifest else ()
+        tell = Feedback(sender, lag, write, recent) if sender else None
+        if not receiver or not loaders:
+            return None, tell
+        told = Predictions(loaders.train, self.job.chain.num_classes, lag, receiver, write, recent)
+        if manifest:
+            told.load_state(*snapshots.load_beside(manifest, KNOWN))
+        return told, tell
+
+    def _back(self, depth: int) -> tuple[Receiver | None, Sender | None]:
+        """The ends themselves; a stage alone has both."""
+        if self.world.size == 1:
+            sender, receiver = open_local(Edge("back", depth, self.job.config.timeout))
+            return receiver, sender
+        return (self.edges.from_last(depth), None) if self.world.first else (None, self.edges.to_first(depth))
+
+    def _source(self, loaders: Loaders | None, manifest: Manifest | None, told: Predictions | None) -> Source:
+        assert loaders, "rank 0 has the data"
         start, history = Position(), []
         if manifest:
             start = Position(manifest.step, manifest.epoch, manifest.batch)
@@ -105,6 +143,7 @@ class Rank:
             start=start,
             history=history,
             validation_of=lambda epoch: float(self.store.get(f"validation/{epoch}")),
+            predictions=told,
             stop=self.stop,
         )
 
@@ -113,19 +152,21 @@ class Rank:
         epochs = self.job.config.schedule.epochs
         self.report({"event": "start", "steps": plan["steps"], "epochs": epochs, "step": step, "epoch": epoch})
 
-    def _sink(self, manifest: Manifest | None, snapshots: SnapshotStore) -> Sink:
+    def _sink(self, manifest: Manifest | None, snapshots: SnapshotStore, tell: Feedback | None) -> Sink:
         records = manifest.records if manifest else []
         return Sink(
             commit=snapshots.commit,
             publish=lambda epoch, accuracy: self.store.set(f"validation/{epoch}", repr(accuracy)),
             report=start_run_log(self.job.config.run, records, self.report),
+            feedback=tell,
             records=records,
             report_every=self.job.config.report_every,
         )
 
 
 def _open(ends: ExitStack, end: Any) -> Any:
-    ends.enter_context(closing(end))
+    if end is not None:
+        ends.enter_context(closing(end))
     return end
 
 

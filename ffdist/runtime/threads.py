@@ -20,8 +20,14 @@ from ffdist.transport import Edge, Receiver, Sender, open_local
 class ThreadEdges:
     """One stage's ends of edges that were opened together."""
 
-    def __init__(self, receiver: Receiver | None, sender: Sender | None, kinds: Sequence[str] = ()) -> None:
-        self.receiver, self.sender, self.kinds = receiver, sender, kinds
+    def __init__(
+        self,
+        receiver: Receiver | None,
+        sender: Sender | None,
+        kinds: Sequence[str] = (),
+        back: tuple[Sender, Receiver] | None = None,
+    ) -> None:
+        self.receiver, self.sender, self.kinds, self.back = receiver, sender, kinds, back
 
     def upstream(self) -> Receiver:
         assert self.receiver
@@ -31,23 +37,34 @@ class ThreadEdges:
         assert self.sender
         return self.sender
 
+    def from_last(self, depth: int) -> Receiver:
+        assert self.back
+        return self.back[1]
+
+    def to_first(self, depth: int) -> Sender:
+        assert self.back
+        return self.back[0]
+
 
 def run_threads(job: Job, report: Reporter) -> Result:
     """Run all stages of a job here. Ctrl-C ends the run early, with a snapshot; raises the first stage's own error."""
     count = job.config.stages
     edges = [open_local(Edge(f"{i}-{i + 1}", job.config.queue, job.config.timeout)) for i in range(count - 1)]
     receivers, senders = [None, *(r for _, r in edges)], [*(s for s, _ in edges), None]
+    lag = job.objective.feedback
+    back = open_local(Edge("back", lag, job.config.timeout)) if lag else None
     store, result, errors = dist.HashStore(), Result(), []
     stop = Event()
 
     def life(rank: int) -> None:
-        ends = ThreadEdges(receivers[rank], senders[rank], ["local"] * (count - 1))
+        ends = ThreadEdges(receivers[rank], senders[rank], ["local"] * (count - 1), back)
         try:
             Rank(job, World(rank, count, rank), store, ends, result.listen(report), stop).run()
         except BaseException as error:
             errors.append(error)
         finally:
-            for end in (ends.receiver, ends.sender):
+            back_end = back and (back[0] if rank == count - 1 else back[1] if rank == 0 else None)
+            for end in (ends.receiver, ends.sender, back_end):
                 if end:
                     end.close()
 

@@ -27,6 +27,8 @@ class Manifest:
     files: list[dict[str, Any]]
     """File name, bytes and sha256 of each block, in the blocks' order."""
     records: list[dict[str, Any]] = field(default_factory=list)
+    beside: list[dict[str, Any]] = field(default_factory=list)
+    """The same of files that belong to no block."""
     folder: Path = field(default_factory=Path)
 
 

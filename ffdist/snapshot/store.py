@@ -30,12 +30,29 @@ class SnapshotStore:
         folder = snapshot_folder(self.run, step)
         return [write_block(folder / block_file(b.site.index, b.site.name), *b.state()) for b in blocks]
 
+    def save_beside(
+        self, step: int, name: str, tensors: dict[str, Tensor], fields: dict[str, Any]
+    ) -> list[dict[str, Any]]:
+        """A file that belongs to no block, on disk when this returns."""
+        if self.run is None:
+            return []
+        return [write_block(snapshot_folder(self.run, step) / f"{name}.safetensors", tensors, fields)]
+
+    def load_beside(self, manifest: Manifest, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The inverse of `save_beside`. Raises SnapshotError for a missing or corrupt file."""
+        path = manifest.folder / f"{name}.safetensors"
+        for entry in manifest.beside:
+            if entry["file"] == path.name:
+                return read_block(path, entry)
+        raise SnapshotError("the snapshot lacks a file", where=path,
+                            remedy="resume with the objective that the run was started with")  # fmt: skip
+
     def commit(self, marker: Snapshot, records: list[dict[str, Any]]) -> None:
         """The marker has passed every stage, so every file is on disk."""
         if self.run is None:
             return
         assert len(marker.files) == len(self.blocks), "a stage passed the marker on without its files"
-        manifest = Manifest(marker.step, marker.epoch, marker.batch, self.blocks, marker.files, records)
+        manifest = Manifest(marker.step, marker.epoch, marker.batch, self.blocks, marker.files, records, marker.beside)
         commit(self.run, manifest, keep=self.keep)
 
     def load(self, blocks: Sequence[LearningBlock], manifest: Manifest) -> None:

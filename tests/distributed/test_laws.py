@@ -12,7 +12,7 @@ import pytest
 from jobs import QUIET, DigitsJob, fingerprint, learned
 
 from ffdist.errors import DivergedError, FfdistError, StageError
-from ffdist.objectives import SFF, Local, Site
+from ffdist.objectives import SFF, Hinton, Local, Site
 from ffdist.runtime.outcome import Result
 from ffdist.runtime.processes import run_processes
 from ffdist.runtime.threads import run_threads
@@ -58,6 +58,16 @@ def test_a_fusion_head_in_any_process_learns_what_it_learns_in_one(stages: int, 
     several = run_stages(make, tmp_path / "several", stages, transport=transport)
     assert fingerprint(tmp_path / "several") == fingerprint(tmp_path / "one")
     assert several.test == one.test
+
+
+@pytest.mark.parametrize(("stages", "transport"), [(2, "gloo"), (3, "shared-memory"), (3, "gloo")])
+def test_predictions_that_travel_back_between_processes_change_nothing(
+    stages: int, transport: str, tmp_path: Path
+) -> None:
+    make = DigitsJob(noisy=True, objective=Hinton(predict="linear", hard=True, lag=12))
+    run_threads(replace(make, run=tmp_path / "one")(), QUIET)
+    run_stages(make, tmp_path / "more", stages, transport=transport)
+    assert fingerprint(tmp_path / "more") == fingerprint(tmp_path / "one")
 
 
 def kill_stage_at(step: int, rank: int) -> Any:

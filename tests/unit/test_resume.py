@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch.distributed as dist
-from jobs import QUIET, DigitsJob, fingerprint, learned
+from jobs import QUIET, DigitsJob, cut_power_at, fingerprint, learned
 
 from ffdist.errors import SnapshotError
 from ffdist.pipeline.optim import OptimConfig
@@ -21,21 +21,6 @@ from ffdist.runtime.world import World
 from ffdist.snapshot import latest
 
 EVERY = 5
-
-
-class PowerCutError(Exception):
-    """What ends a run in these tests."""
-
-
-def cut_power_at(step: int, make: DigitsJob) -> None:
-    """Run until a batch has been reported, then fail; threads that work ahead may get further."""
-
-    def report(event: dict[str, Any]) -> None:
-        if event["event"] == "progress" and event["step"] >= step:
-            raise PowerCutError
-
-    with pytest.raises(PowerCutError):
-        run_threads(replace(make, settings=make.settings | {"report_every": 0.0})(), report)
 
 
 PLATEAU = OptimConfig(schedule="plateau", patience=0)
