@@ -121,7 +121,9 @@ class Source:
         for part, ((xs, ys), known) in enumerate(zip(parts, told, strict=True)):
             prepared = self._prepare(xs, ys, known, generator)
             scores = None if known is None else torch.zeros_like(known)
-            yield TrainBatch(step, prepared, ys, self.at.epoch, part, len(ys) / len(y), part == len(parts) - 1, scores=scores)
+            yield TrainBatch(
+                step, prepared, ys, self.at.epoch, part, len(ys) / len(y), part == len(parts) - 1, scores=scores
+            )
 
     def _prepare(self, x: Tensor, y: Tensor, known: Tensor | None, generator: torch.Generator) -> Tensor:
         if known is None:

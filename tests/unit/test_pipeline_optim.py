@@ -21,6 +21,7 @@ from ffdist.pipeline.block import BlockConfig, LearningBlock
 from ffdist.pipeline.classifier import Classifier
 from ffdist.pipeline.optim import OptimConfig, decay_groups
 from ffdist.pipeline.plan import build_block, sites
+from ffdist.pipeline.predictors import predictions
 from ffdist.runtime.agree import check_job
 from ffdist.runtime.run import network
 from ffdist.runtime.threads import run_threads
@@ -117,7 +118,8 @@ def test_a_runs_test_is_of_the_averaged_weights_and_so_is_its_classifier(tmp_pat
     test = job.loaders().test
     assert test
     with torch.no_grad():
-        right = sum(int((classifier.scores(x).mean.argmax(1) == y).sum()) for x, y in test.epoch(0))
+        answers = [(predictions(classifier.scores(x), None)["mean"], y) for x, y in test.epoch(0)]
+    right = sum(int((mean.argmax(1) == y).sum()) for mean, y in answers)
     assert right / result.test["samples"] == result.test["accuracy"]["mean"]
 
 
