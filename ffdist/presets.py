@@ -65,7 +65,7 @@ SHORTER: Mapping[str, Settings] = {"mnist": {"epochs": 12, "lr": 2e-3}, "fashion
 KERNEL = {"mnist": 3, "fashion-mnist": 3, "cifar10": 5, "cifar100": 3}
 DEEP: Settings = {"batch_size": 64, "objective_args": ["kernel=1"]}
 ASGE: Settings = {"objective": "asge", "model_args": ["norm=false", "pool=avg", "pool_first=true"], "epochs": 100,
-                  "lr": 2e-4, "weight_decay": 1e-3, "validation": 0.0}  # fmt: skip
+                  "lr": 2e-4, "weight_decay": 1e-3, "validation": 0.0, "fusion": True}  # fmt: skip
 PREDSIM: Settings = {"objective": "predsim", "optimizer": "adam", "lr": 5e-4, "weight_decay": 0.0, "epochs": 400,
                      "validation": 0.0}  # fmt: skip
 SMALL_PICTURES = ("mnist", "fashion-mnist", "cifar10", "cifar100")
@@ -79,15 +79,16 @@ GROUPS: dict[str, dict[str, Preset]] = {
         ),
     },
     "Hinton (arXiv 2212.13345); settings of loweX/Forward-Forward; 2000: the paper's 4 x 2000": {
-        **{f"hinton-mlp-{data}": on(data, "MLP 3 x 1000, supervised, peer normalisation, linear readouts", HINTON,
-                                    LOEWEX, {"objective": "hinton", "objective_args": ["peer=0.03", "predict=linear"]})
+        **{f"hinton-mlp-{data}": on(data, "MLP 3 x 1000, supervised, a linear layer predicts", HINTON,
+                                    LOEWEX, {"objective": "hinton", "objective_args": ["peer=0.03", "predict=linear"],
+                                             "fusion": True})
            for data in SMALL_PICTURES[:3]},
         "hinton-mlp2000-mnist": on("mnist", "MLP 4 x 2000, supervised, by goodness", HINTON,
                                    {"objective": "hinton", "objective_args": ["peer=0.03"],
                                     "model_args": ["init=fan-out"]}),
-        **{f"hinton-unsupervised-mlp-{data}": on(data, "MLP 3 x 1000 on hybrid pictures, linear readouts", HINTON,
-                                                 LOEWEX, {"objective": "hinton-unsupervised",
-                                                          "objective_args": ["peer=0.03"]})
+        **{f"hinton-unsupervised-mlp-{data}": on(data, "MLP 3 x 1000 on hybrid pictures, a linear layer predicts",
+                                                 HINTON, LOEWEX, {"objective": "hinton-unsupervised", "fusion": True,
+                                                                  "objective_args": ["peer=0.03"]})
            for data in SMALL_PICTURES[:2]},
     },
     "spatially extended labels (arXiv 2312.14924); ours on CIFAR: 6 convolutions, 2 pools": {
@@ -121,7 +122,7 @@ GROUPS: dict[str, dict[str, Preset]] = {
         "sff-mobilenet-imagenette": on("imagenette", "MobileNetV3-small in 12 blocks", SFF, ours("imagenette"), DEEP,
                                        {"model": "mobilenet-v3-small"}),
     },
-    "ASGE (2025); ours: crops and flips alone, cosine to 0, the mean of the readouts predicts": {
+    "ASGE (2025); ours: crops and flips alone, cosine to 0": {
         f"asge-{net}-{data}": on(data, f"{net.upper()} without norms", ASGE, {"model": net}, ours(data))
         for net in ("vgg8", "vgg11") for data in SMALL_PICTURES
     },

@@ -15,7 +15,7 @@ from typing import NamedTuple, TypeVar
 from ffdist.config import TrainSettings
 from ffdist.data import open_data
 from ffdist.pipeline.message import EvalBatch, Message, TrainBatch
-from ffdist.pipeline.plan import build_block, sites
+from ffdist.pipeline.plan import build_block
 from ffdist.pipeline.source import Loaders, Schedule, Source
 from ffdist.pipeline.stage import Stage
 from ffdist.runtime.job import Job
@@ -61,7 +61,7 @@ def measure(settings: TrainSettings, batches: int = 5) -> Cost:
 
 def whole_network(job: Job) -> Stage:
     config = job.block_config(stage_device(job.config.device, World()), 1000)
-    return Stage(0, [build_block(job.chain, site, job.objective, config) for site in sites(job.chain)],
+    return Stage(0, [build_block(job.chain, site, job.objective, config) for site in job.sites()],
                  lambda blocks, step: [])  # fmt: skip
 
 

@@ -14,10 +14,10 @@ from benchmarks.rows.row import Row
 from benchmarks.rows.train import cost_of, read_lines
 from ffdist.bench.record import machine, versions
 from ffdist.config import TrainSettings
+from ffdist.pipeline.predictors import PREDICTORS
 from ffdist.runtime.run import load_classifier, read_settings
 
 Record = dict[str, Any]
-PREDICTORS = ("mean", "last")
 
 
 def measured(out: Path) -> Record:
@@ -26,7 +26,7 @@ def measured(out: Path) -> Record:
     test = last["test"]
     return {
         "seed": read_settings(out).seed,
-        **{name: round(100 * test["accuracy"][name], 2) for name in PREDICTORS},
+        "accuracy": {name: round(100 * share, 2) for name, share in test["accuracy"].items()},
         "blocks": {b["block"]: None if b["accuracy"] is None else round(100 * b["accuracy"], 2)
                    for b in test["blocks"]},
         "samples": test["samples"],
@@ -40,9 +40,10 @@ def summed_up(row: Row, outs: Sequence[Path], note: str) -> Record:
     """The record of a row's finished runs, one a seed."""
     runs = [measured(out) for out in outs]
     settings = read_settings(outs[0])
-    over: Record = {name: round(mean(run[name] for run in runs), 2) for name in PREDICTORS}
+    found = {name: [run["accuracy"][name] for run in runs] for name in runs[0]["accuracy"]}
+    over: Record = {"accuracy": {name: round(mean(of), 2) for name, of in found.items()}}
     if len(runs) > 1:
-        over["spread"] = {name: round(stdev(run[name] for run in runs), 2) for name in PREDICTORS}
+        over["spread"] = {name: round(stdev(of), 2) for name, of in found.items()}
     for key in ("seconds", "cpu_seconds", "peak_mib"):
         if all(key in run for run in runs):
             over[key] = round(mean(run[key] for run in runs))
@@ -97,10 +98,10 @@ def table(r: Record) -> list[str]:
     several = len(runs) > 1
     heads = ["predictor", *(f"seed {run['seed']}" for run in runs), *["mean ± deviation"] * several]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    names = {"mean": "mean of blocks", "last": "last block"}
-    for name in PREDICTORS:
-        over = [f"{r[name]:.2f} ± {r['spread'][name]:.2f}"] if several else []
-        lines.append(f"| {names[name]} | " + " | ".join([*(f"{run[name]:.2f}" for run in runs), *over]) + " |")
+    for name, accuracy in r["accuracy"].items():
+        over = [f"{accuracy:.2f} ± {r['spread'][name]:.2f}"] if several else []
+        cells = [PREDICTORS[name], *(f"{run['accuracy'][name]:.2f}" for run in runs), *over]
+        lines.append(f"| {' | '.join(cells)} |")
     for block in runs[0]["blocks"]:
         found = [run["blocks"][block] for run in runs]
         cells = ["-" if a is None else f"{a:.2f}" for a in found]

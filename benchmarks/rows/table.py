@@ -10,8 +10,8 @@ from benchmarks.rows.record import Record
 from benchmarks.rows.row import Row
 
 BEGIN, END = "<!-- accuracy: drawn by `python benchmarks/accuracy.py table` -->", "<!-- /accuracy -->"
-COLUMNS = ("row", "mean of blocks", "last block", "paper", "backpropagation: ours", "paper's", "n", "epochs", "CPU s",
-           "machine")  # fmt: skip
+COLUMNS = ("row", "mean of blocks", "last block", "fusion head", "paper", "backpropagation: ours", "paper's", "n",
+           "epochs", "CPU s", "machine")  # fmt: skip
 
 
 def redraw(readme: Path, rows: Mapping[str, Row], folder: Path) -> str:
@@ -56,16 +56,19 @@ def line(row: Row, rows: Mapping[str, Row], records: Mapping[str, Record]) -> li
     behind = [linked(twin, records), paper(twin)] if twin else ["-", "-"]
     r = records.get(row.name)
     if r is None:
-        return [f"`{row.name}`{form}", "not yet run", "not yet run", paper(row), *behind, "-", "-", "-", "-"]
+        return [f"`{row.name}`{form}", "not yet run", "", "", paper(row), *behind, "", "", "", ""]
     name = f"[`{row.name}`](benchmarks/records/{r['file']}){form}"
     cpu = f"{r['cpu_seconds']:,}" if "cpu_seconds" in r else "-"
-    return [name, found(r, "mean"), found(r, "last"), paper(row), *behind, str(len(r["seeds"])), str(r["epochs"]), cpu,
-            r["machine"]["name"]]  # fmt: skip
+    ours = [found(r, predictor) for predictor in ("mean", "last", "fusion")]
+    counts = [str(len(r["seeds"])), str(r["epochs"]), cpu]
+    return [name, *ours, paper(row), *behind, *counts, r["machine"]["name"]]
 
 
 def found(r: Record, predictor: str) -> str:
+    if predictor not in r["accuracy"]:
+        return "-"
     spread = f" ± {r['spread'][predictor]:.2f}" if "spread" in r else ""
-    return f"{r[predictor]:.2f}{spread}"
+    return f"{r['accuracy'][predictor]:.2f}{spread}"
 
 
 def linked(twin: Row, records: Mapping[str, Record]) -> str:

@@ -27,7 +27,7 @@ DATA = {"digits": ((1, 8, 8), 10), "mnist": ((1, 28, 28), 10), "fashion-mnist": 
 
 def check(settings: TrainSettings, data: str) -> None:
     chain, objective = network(settings, *DATA[data])
-    check_objective(chain, objective)
+    check_objective(chain, objective, fusion=settings.fusion)
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -76,12 +76,12 @@ def test_a_row_is_trained_for_each_seed_recorded_and_drawn_and_then_not_trained_
     assert all(map(finished, outs))
     rows = read_rows(tmp_path / "accuracy.toml")
     record = newest(tmp_path)["digits-quick"]
-    accuracies = [run["mean"] for run in record["runs"]]
-    assert record["mean"] == pytest.approx(sum(accuracies) / 2, abs=0.01)
+    accuracies = [run["accuracy"]["mean"] for run in record["runs"]]
+    assert record["accuracy"]["mean"] == pytest.approx(sum(accuracies) / 2, abs=0.01)
     assert record["seeds"] == [0, 1]
     assert record["cpu_seconds"] > 0
     drawn = redraw(tmp_path / "README.md", rows, tmp_path)
-    assert f"{record['mean']:.2f} ± {record['spread']['mean']:.2f}" in drawn
+    assert f"{record['accuracy']['mean']:.2f} ± {record['spread']['mean']:.2f}" in drawn
     assert (tmp_path / "README.md").read_text().endswith(f"{drawn}\n{END}\nafter\n")
     log = (outs[0] / "metrics.jsonl").stat()
     train(["digits", "--epochs", "2"], outs[0])
