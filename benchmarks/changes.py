@@ -1,0 +1,153 @@
+"""What each optimisation brings: the same serial step with it and without it, in turns.
+
+    python benchmarks/changes.py --models cnnb vgg8 --rounds 5 --record benchmarks/records
+
+Two processes live at once and take turns, one with everything, one without the change; the figure is the computing
+time of a thread, so that other work on the machine counts little. Random pictures of CIFAR-10's shape, batch 128, bf16.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import torch
+import torch.nn.functional as F
+import tyro
+from rich.console import Console
+from torch import Tensor, nn
+
+from ffdist.bench.finding import Cell, Finding, Grid
+from ffdist.bench.record import write_record
+from ffdist.bench.settings import BenchSettings
+from ffdist.bench.summary import ratios
+from ffdist.bench.team import Seat, Team
+from ffdist.models import load_model
+from ffdist.objectives import SFF
+from ffdist.pipeline.block import BlockConfig, LearningBlock
+from ffdist.pipeline.optim import OptimConfig
+from ffdist.pipeline.plan import build_block, sites
+
+BATCH = 128
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
+
+
+class MapNorm(nn.Module):
+    """Layer norm as it is usually written, over [C, H, W] of a map."""
+
+    def __init__(self, norm: nn.GroupNorm) -> None:
+        super().__init__()
+        self.weight, self.bias = norm.weight, norm.bias
+
+    def forward(self, y: Tensor) -> Tensor:
+        return F.layer_norm(y, y.shape[1:]) * self.weight[:, None, None] + self.bias[:, None, None]
+
+
+def give_memory_back(blocks: list[LearningBlock]) -> None:
+    """What glibc's thresholds come to by themselves when large blocks are freed, <malloc.h>."""
+    libc = ctypes.CDLL(None)
+    for name, value in {M_MMAP_MAX: 65536, M_MMAP_THRESHOLD: 32 * 2**20, M_TRIM_THRESHOLD: 64 * 2**20}.items():
+        libc.mallopt(name, value)
+
+
+def contiguous(blocks: list[LearningBlock]) -> None:
+    for block in blocks:
+        block.parts.to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]
+        block._placed = lambda x: x.contiguous()
+
+
+def norm_over_maps(blocks: list[LearningBlock]) -> None:
+    for block in blocks:
+        block.head.norm = MapNorm(block.head.norm)  # pyright: ignore[reportArgumentType]
+
+
+def relu_before_pool(blocks: list[LearningBlock]) -> None:
+    for block in blocks:
+        kinds = [type(layer) for layer in block.module.children()]
+        if nn.MaxPool2d in kinds:
+            pool = kinds.index(nn.MaxPool2d)
+            block.module[pool], block.module[pool + 1] = block.module[pool + 1], block.module[pool]  # pyright: ignore[reportIndexIssue]
+
+
+def unfused(blocks: list[LearningBlock]) -> None:
+    for block in blocks:
+        block.optimizer = torch.optim.AdamW(block.learned)
+
+
+CHANGES: dict[str, tuple[Callable[[list[LearningBlock]], None], str]] = {
+    "channels-last maps": (contiguous, "1.5 to 2: no reordering around each convolution"),
+    "the norm over the channels-last view": (norm_over_maps, "1.1 to 1.3: two copies a block less"),
+    "freed memory kept": (give_memory_back, "1.2 where maps exceed 32 MiB (a fault for every 4 KiB), else 1"),
+    "ReLU behind max pools": (relu_before_pool, "1.01 to 1.05: three quarters of two passes over a map"),
+    "fused AdamW": (unfused, "1.02 to 1.1: one pass over weights and moments for six"),
+}
+"""How to do without each, and what was predicted of it: time without over time with."""
+
+
+@dataclass(frozen=True)
+class Life:
+    """A process with a serial trainer; each order is a number of steps, answered with seconds a step."""
+
+    model: str
+    without: str | None
+
+    def __call__(self, seat: Seat) -> None:
+        torch.set_num_threads(1)
+        chain = load_model(self.model, (3, 32, 32), 10, {})
+        config = BlockConfig(OptimConfig(), 10**6, 0, "bf16")
+        blocks = [build_block(chain, site, SFF(), config) for site in sites(chain)]
+        if self.without:
+            CHANGES[self.without][0](blocks)
+        pictures, labels = torch.rand(BATCH, 3, 32, 32), torch.randint(10, (BATCH,))
+        while (steps := seat.order()) is not None:
+            begun = time.thread_time()
+            for _ in range(steps):
+                step(blocks, pictures, labels)
+            seat.answer((time.thread_time() - begun) / steps)
+
+
+def step(blocks: list[LearningBlock], x: Tensor | None, labels: Tensor) -> None:
+    for block in blocks:
+        assert x is not None
+        local = block.forward(x, labels, 1)
+        block.update(local, labels, 1)
+        x = local.onward
+
+
+def compare(model: str, change: str, rounds: int) -> dict[str, Cell]:
+    with ExitStack() as ends:
+        teams = [ends.enter_context(Team(model, Life(model, without), 1)) for without in (None, change)]
+        steps = max(2, round(1 / teams[0].ask(2)))
+        teams[1].ask(2)
+        turns = [[team.ask(steps) for team in teams] for _ in range(rounds)]
+    gain = ratios([b for _, b in turns], [a for a, _ in turns])
+    with_it, without = (1e3 * median(side) for side in zip(*turns, strict=True))
+    return {"change": change, "network": model, "predicted": CHANGES[change][1], "without, ms": without,
+            "with, ms": with_it, "gain": gain.median, "least": gain.least, "most": gain.most, "n": gain.n}  # fmt: skip
+
+
+def main(models: tuple[str, ...] = ("cnnb", "vgg8"), rounds: int = 5, record: Path | None = None) -> None:
+    """Compare, print, record.
+
+    Args:
+        models: Networks of convolutional blocks.
+        rounds: Turns of both sides.
+        record: Folder for the record.
+    """
+    rows = [compare(model, change, rounds) for model in models for change in CHANGES]
+    grid = Grid("a serial step of SFF, batch 128, bf16, computing time of one thread", rows)
+    Console(width=200).print(grid.rich())
+    finding = Finding("changes", {"changes": rows}, [grid], ["all are for both sides of every comparison with DDP, but "
+                      "the norm, which is SFF's own"])  # fmt: skip
+    if record:
+        write_record(finding, BenchSettings(record=record), ["python", *sys.argv])
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
