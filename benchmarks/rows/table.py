@@ -28,7 +28,7 @@ def newest(folder: Path) -> dict[str, Record]:
     records: dict[str, Record] = {}
     for path in sorted(folder.glob("accuracy-*.json")):
         record: Record = json.loads(path.read_text()) | {"file": path.with_suffix(".md").name}
-        if record["date"] >= records.get(record["row"], record)["date"]:
+        if "row" in record and record["date"] >= records.get(record["row"], record)["date"]:
             records[record["row"]] = record
     return records
 
