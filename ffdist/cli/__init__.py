@@ -15,6 +15,7 @@ COMMANDS = {
     "train": ("ffdist.cli.train", "train a network through a pipeline of stages"),
     "eval": ("ffdist.cli.evaluate", "accuracy of a trained network"),
     "predict": ("ffdist.cli.predict", "classes of pictures"),
+    "report": ("ffdist.cli.report", "what a run did: settings, curves, accuracies; class activation maps"),
     "export": ("ffdist.cli.export", "a trained network as one file, for torch alone"),
     "data": ("ffdist.cli.data", "list and prepare data sets"),
     "bench": ("ffdist.cli.bench", "measure against backpropagation"),

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ffdist.errors import ConfigError
 from ffdist.objectives.base import Local, Site
 from ffdist.objectives.competitive import Competitive
-from ffdist.objectives.form import form, rms_normalised
+from ffdist.objectives.form import form, looked_at, rms_normalised
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class ASGE(Competitive):
         loss = self.compete(logits, labels, learning=head.training)
         scores = logits if self.readout == "feedback" else None
         if head.linear is not None:
-            scores = head.linear(head.pooled(out.detach())).float()
+            scores = head.linear(head.pooled(looked_at(out, head))).float()
             readout = self.compete(scores, labels, learning=head.training)
             loss = None if loss is None or readout is None else loss + readout
         onward = None if head.last else rms_normalised(F.dropout(out.detach(), self.dropout, head.training))

@@ -85,6 +85,11 @@ def rms_normalised(y: Tensor, eps: float = 1e-8) -> Tensor:
     return y / (y.square().mean(axes, keepdim=True, dtype=torch.float32).sqrt() + eps).to(y.dtype)
 
 
+def looked_at(out: Tensor, head: nn.Module) -> Tensor:
+    """A block's output as a readout gets it that must not touch the block while both learn: then without its graph."""
+    return out.detach() if head.training else out
+
+
 class Flat(nn.Module):
     """[N, *shape] -> [N, size]: flattened, after pooling maps (averaging tokens) until there are at most `limit`.
 

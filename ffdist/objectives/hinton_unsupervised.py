@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ffdist.errors import ConfigError, NetworkError
 from ffdist.objectives.base import Local, Objective, Site
-from ffdist.objectives.form import rms_normalised
+from ffdist.objectives.form import looked_at, rms_normalised
 from ffdist.objectives.threshold import ThresholdHead, threshold_loss
 
 
@@ -57,7 +57,7 @@ class HintonUnsupervised(Objective):
         assert isinstance(head, ThresholdHead)
         onward = rms_normalised(out.detach())
         batch = out.shape[0] // 2 if head.training else out.shape[0]
-        scores = head.read(onward[:batch])
+        scores = head.read(rms_normalised(looked_at(out, head)[:batch]))
         loss = F.cross_entropy(scores, labels) if scores is not None and labels is not None else None
         if head.training:
             positive, negative = head.excess(out).split(batch)

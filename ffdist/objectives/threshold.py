@@ -142,7 +142,7 @@ class LabelledInput(Objective):
             assert labels is not None
             loss, scores = self._learn(head, out, onward, labels)
         elif self.predict == "linear":
-            scores = head.read(onward)
+            scores = head.read(rms_normalised(out))
             loss = None if scores is None or labels is None else F.cross_entropy(scores, labels)
         else:
             loss, scores = _each_label(head, out, labels)

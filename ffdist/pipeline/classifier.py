@@ -90,7 +90,7 @@ class Classifier(nn.Module):
             if local.scores is not None:
                 scores[name] = local.scores
             if self.fusion is not None:
-                features.append(self.objective.features(head, out, len(x)))
+                features.append(self.objective.features(head, out, x.shape[0]))
         if self.fusion is not None:
             scores[FUSION] = self.fusion(torch.cat([f for f in features if f is not None], 1)).float()
         return scores

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from ffdist.errors import DataError
 from ffdist.pipeline.sink import Reporter
 
 RUN_LOG = "metrics.jsonl"
@@ -33,6 +34,22 @@ def start_run_log(run: Path | None, records: list[dict[str, Any]], report: Repor
         report(event)
 
     return log
+
+
+def read_run_log(run: Path) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
+    """The epochs' records, and {"test", "reason"} where the run has come to its end.
+
+    A last line that a crash has cut off is left out. Raises DataError for a log that cannot be read otherwise.
+    """
+    path = run / RUN_LOG
+    try:
+        lines = path.read_text().splitlines(keepends=True)
+        values = [json.loads(line) for line in lines if line.endswith("\n")]
+    except FileNotFoundError:
+        return [], None
+    except (OSError, ValueError) as error:
+        raise DataError("a run log cannot be read", where=path, got=error) from error
+    return [v for v in values if "epoch" in v], next((v for v in values if "reason" in v), None)
 
 
 class StageLog:

@@ -1,0 +1,80 @@
+"""`ffdist report`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import tyro
+from rich.console import Console
+
+from ffdist.config import TrainSettings
+from ffdist.data import Images, Loader, open_data
+from ffdist.errors import DataError
+from ffdist.report.cam import activation_maps, focus_table
+from ffdist.report.figure import draw_curves, draw_maps
+from ffdist.report.log import read_run_log
+from ffdist.report.summary import summary
+from ffdist.runtime.run import load_classifier, read_settings
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a run was told, how its blocks learned, what came out; figures where asked for."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Run directory."""
+    cam: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Draw class activation maps (cam.png): where in some test pictures each block sees the evidence for the class."""
+    pictures: int = 10
+    """Test pictures in cam.png, of each class in turn."""
+    figures: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Draw each block's loss and accuracy over the epochs (curves.png)."""
+    to: Path | None = None
+    """Folder for the figures. Default: the run directory."""
+
+
+def main(args: Sequence[str]) -> None:
+    command = tyro.cli(Report, args=list(args), prog="ffdist report")
+    settings, console = read_settings(command.run), Console()
+    records, end = read_run_log(command.run)
+    for table in summary(asdict(settings), asdict(TrainSettings()), records, end):
+        console.print(table)
+    folder = command.to or command.run
+    folder.mkdir(parents=True, exist_ok=True)
+    if command.figures:
+        draw_curves(records, folder / "curves.png")
+        console.print(f"curves: {folder / 'curves.png'}", soft_wrap=True, highlight=False)
+    if command.cam:
+        draw_cam(command.run, command.pictures, folder / "cam.png", console)
+
+
+def draw_cam(run: Path, pictures: int, path: Path, console: Console) -> None:
+    """Raises DataError without test pictures, NetworkError for a network without maps."""
+    classifier, settings, facts = load_classifier(run)
+    images = open_data(settings.data, settings.image_size)
+    chosen = of_each_class(images, pictures)
+    assert images.test is not None
+    loader = Loader(images, images.test, chosen, batch_size=len(chosen), seed=0, train=False,
+                    image_size=settings.image_size)  # fmt: skip
+    x, y = next(iter(loader.epoch(0)))
+    blocks = activation_maps(classifier, x, y)
+    draw_maps(x * classifier.std + classifier.mean, y, blocks, facts.classes, path)
+    console.print(focus_table(blocks, y))
+    console.print(f"maps: {path}", soft_wrap=True, highlight=False)
+
+
+def of_each_class(images: Images, count: int) -> np.ndarray:
+    """Indices of test samples: the first of each class, then the second, ... Raises DataError where there are none."""
+    if images.test is None or len(images.shape) != 3:
+        raise DataError("there are no test pictures", where=images.name, expected="a test split of (C, H, W)",
+                        got=f"samples of {images.shape}")  # fmt: skip
+    labels = torch.from_numpy(images.test.labels)
+    rank = torch.zeros_like(labels)
+    for label in labels.unique():
+        rank[labels == label] = torch.arange(int((labels == label).sum()))
+    return np.lexsort((labels.numpy(), rank.numpy()))[: max(1, count)]
