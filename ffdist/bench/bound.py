@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 
 from ffdist.bench.settings import BenchSettings
+from ffdist.bench.team import Seat, Team
 from ffdist.pipeline.plan import BlockCost, measure_blocks, partition
 from ffdist.runtime.rank import stage_device
-from ffdist.runtime.world import World
+
+
+@dataclass(frozen=True)
+class CostsLife:
+    """A process that measures as a stage would compute."""
+
+    settings: BenchSettings
+    repeats: int
+
+    def __call__(self, seat: Seat) -> list[BlockCost]:
+        s = self.settings
+        torch.set_num_threads(s.threads)
+        job = s.job(1)()
+        config = job.block_config(stage_device(s.device, seat.world), 10**6)
+        return measure_blocks(job.chain, job.objective, config, s.batch_size, microbatches=s.microbatches,
+                              repeats=self.repeats)  # fmt: skip
 
 
 def block_costs(settings: BenchSettings, repeats: int = 10) -> list[BlockCost]:
-    """Each block's time alone, in this process."""
-    torch.set_num_threads(settings.threads)
-    job = settings.job(1)()
-    config = job.block_config(stage_device(settings.device, World()), 10**6)
-    return measure_blocks(job.chain, job.objective, config, settings.batch_size, microbatches=settings.microbatches,
-                          repeats=repeats)  # fmt: skip
+    """Each block's time alone, in a process of its own."""
+    with Team("costs", CostsLife(settings, repeats), 1) as team:
+        return team.finish()[0]
 
 
 def best_speedup(settings: BenchSettings) -> tuple[float, list[int]]:
