@@ -80,6 +80,18 @@ def test_two_hosts_are_networks_apart_that_reach_each_other_and_leave_nothing() 
     assert not [name for name in hosts.names if Path("/run/netns", name).exists()]
 
 
+def tell_cores(seat: Seat) -> list[int]:
+    return sorted(os.sched_getaffinity(0))
+
+
+def test_each_member_of_a_side_has_cores_of_its_own() -> None:
+    with Team("cores", tell_cores, 2) as team:
+        one, other = team.finish()
+    shared = set(one) & set(other)
+    assert not shared if len(os.sched_getaffinity(0)) > 1 else shared
+    assert len(one) == len(other)
+
+
 def fail_on_order(seat: Seat) -> None:
     raise ValueError(f"told {seat.order()}")
 
