@@ -8,7 +8,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 : "${BASE_IMAGE:=}"                   # empty: what the Dockerfile names
-: "${TORCH_INDEX:=}"                  # index of torch's wheels; empty: the ordinary one
+: "${TORCH_INDEX:=}"                  # index of CPU wheels of torch, for cpu and bench; empty: the ordinary wheels
 : "${NETWORK:=host}"                  # of the builds
 : "${LINK:=1gbit}"                    # between the hosts of the benchmark
 : "${RECORDS:=benchmarks/records}"
@@ -49,17 +49,22 @@ make_stand_in() {
     BASE_IMAGE=ffdist-base:stand-in
 }
 
-build() { # TARGET TAG
+build() { # TARGET TORCH_INDEX
     docker build --quiet --network "$NETWORK" ${BASE_IMAGE:+--build-arg BASE_IMAGE="$BASE_IMAGE"} \
-        --build-arg TORCH_INDEX="$TORCH_INDEX" -f docker/Dockerfile --target "$1" -t "$2" .
+        ${2:+--build-arg TORCH_INDEX="$2"} -f docker/Dockerfile --target "$1" -t "ffdist:$1" .
 }
 
-check_image() { # neither root nor a compiler in it, and healthy
+check_image() { # neither root nor a compiler in it, and Docker finds it healthy
+    local container
     docker run --rm --entrypoint sh "$1" -c '[ "$(id -u)" != 0 ] && ! command -v cc gcc g++ clang' >/dev/null
     docker run --rm "$1" --version
+    container=$(docker run --detach --health-interval 3s --entrypoint sleep "$1" 120)
+    grep --max-count 1 'health_status: healthy' \
+        < <(timeout 120 docker events --since 1m --filter "container=$container" --filter event=health_status)
+    docker rm --force "$container" >/dev/null
 }
 
-in_container() { docker run --rm --entrypoint ffdist "$@"; }
+in_container() { docker run --rm "$@"; }
 
 compare_hosts() {
     mkdir -m 777 "$work/results"
@@ -82,9 +87,9 @@ ray_job() {
 if [[ ${1:-} == --stand-in ]]; then
     step "base image of the distribution's packages" make_stand_in
 fi
-step "build cpu" build cpu ffdist:cpu
-step "build cuda" build cuda ffdist:cuda
-step "build bench" build bench ffdist:bench
+step "build cpu" build cpu "$TORCH_INDEX"
+step "build bench" build bench "$TORCH_INDEX"
+step "build cuda" build cuda ""
 for image in cpu cuda bench; do
     step "check $image" check_image "ffdist:$image"
 done
@@ -97,14 +102,16 @@ step "compose: Ray, head and worker, a submitted job" ray_job
 mkdir -p "$RECORDS"
 {
     printf '# Docker, %s\n\n    docker/verify.sh %s\n\n' "$(date +%F)" "$*"
-    printf 'Docker %s, %s cores, base %s, torch %s, ffdist %s.\n\n' "$(docker version --format '{{.Server.Version}}')" \
-        "$(nproc)" "${BASE_IMAGE:-of the Dockerfile}" \
-        "$(docker run --rm --entrypoint python ffdist:cpu -c 'import torch; print(torch.__version__)')" \
-        "$(docker run --rm ffdist:cpu --version | cut -d' ' -f2)"
+    printf 'Docker %s, %s cores, base %s, ffdist %s; load averages at the end: %s.\n\n' \
+        "$(docker version --format '{{.Server.Version}}')" "$(nproc)" "${BASE_IMAGE:-of the Dockerfile}" \
+        "$(docker run --rm ffdist:cpu --version | cut -d' ' -f2)" "$(cut -d' ' -f1-3 /proc/loadavg)"
     printf '| step | time |\n|---|---|\n'
     printf '%s\n' "${lines[@]}"
-    printf '\n| image | size |\n|---|---|\n'
-    docker image ls --format '| {{.Repository}}:{{.Tag}} | {{.Size}} |' | grep '^| ffdist' | sort
+    printf '\n| image | size | torch |\n|---|---|---|\n'
+    for image in cpu bench cuda; do
+        printf '| ffdist:%s | %s | %s |\n' "$image" "$(docker image ls --format '{{.Size}}' "ffdist:$image")" \
+            "$(docker run --rm --entrypoint python "ffdist:$image" -c 'import torch; print(torch.__version__)')"
+    done
     printf "\nThe job on Ray: %s\n\n" "$(tail -n 1 "$work/ray.json")"
     sed 's/^#/##/' "$work/hosts.md"
 } >"$record"
