@@ -66,6 +66,8 @@ check_image() { # neither root nor a compiler in it, and Docker finds it healthy
 
 in_container() { docker run --rm "$@"; }
 
+can_use_gpus() { in_container --entrypoint python "$1" -c 'import torch; assert torch.version.cuda, torch.__version__'; }
+
 compare_hosts() {
     mkdir -m 777 "$work/results"
     RESULTS=$work/results LINK=$LINK compose -p ffdist-bench -f docker/bench.compose.yaml --profile cpu up --abort-on-container-exit
@@ -93,6 +95,7 @@ step "build cuda" build cuda ""
 for image in cpu cuda bench; do
     step "check $image" check_image "ffdist:$image"
 done
+step "torch of cuda is made for GPUs" can_use_gpus ffdist:cuda
 step "run train (digits, 2 stages)" in_container ffdist:cpu train --samples 512 --epochs 2 --stages 2 --threads 1
 step "run bench throughput" in_container ffdist:bench bench throughput --model mlp \
     --against ddp-static --rounds 1 --seconds 1 --json

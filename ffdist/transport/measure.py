@@ -10,13 +10,14 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
+from importlib import import_module
 from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ffdist.transport import process_group, shared_memory
+from ffdist.transport import process_group
 from ffdist.transport.base import Edge, Frame, Receiver, Sender
 from ffdist.transport.local import open_local
 
@@ -64,15 +65,17 @@ def measure_transport(
     rounds: int = 7,
     depth: int = 2,
     volume: int = 256 * MIB,
+    cluster: str | None = None,
 ) -> list[TransportRate]:
     """Send messages of each size from one new process to another, one thread each, the transports in turn.
 
-    volume: bytes that are timed in a sample; between 20 and 2000 messages.
+    volume: bytes that are timed in a sample; between 20 and 2000 messages. cluster: the address of a Ray cluster, which
+    "object_store" needs.
     """
     plan = _Plan(sizes, ("memcpy", *transports), rounds, depth, volume)
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
-        sending, timing = [pool.submit(_run, rank, store.port, plan) for rank in range(2)]
+        sending, timing = [pool.submit(_run, rank, store.port, plan, cluster) for rank in range(2)]
         seconds = timing.result()
         sending.result()
     return [_rate(plan, seconds, transport, size) for size in sizes for transport in plan.transports]
@@ -86,10 +89,12 @@ def _rate(plan: _Plan, seconds: dict[tuple[str, int], list[float]], transport: s
                          max(ratios), plan.rounds)  # fmt: skip
 
 
-def _run(rank: int, port: int, plan: _Plan) -> dict[tuple[str, int], list[float]]:
+def _run(rank: int, port: int, plan: _Plan, cluster: str | None) -> dict[tuple[str, int], list[float]]:
     """The life of one of the two processes; rank 1 receives, and its seconds count."""
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     torch.set_num_threads(1)
+    if cluster:
+        import_module("ray").init(cluster, log_to_driver=False, logging_level="ERROR")
     store = dist.TCPStore("127.0.0.1", port, is_master=False)
     dist.init_process_group("gloo", store=dist.PrefixStore("group", store), rank=rank, world_size=2)
     seconds: dict[tuple[str, int], list[float]] = {}
@@ -111,10 +116,11 @@ def _sample(rank: int, transport: str, edge: Edge, size: int, plan: _Plan, store
         return _time(lambda: target.copy_(message), num, plan) if rank == 1 else 0.0
     if transport == "local":
         return _between_threads(edge, message, num, plan) if rank == 1 else 0.0
-    if transport == "shared_memory":
-        open_end = (shared_memory.open_sender, shared_memory.open_receiver)[rank]
-        return _use(open_end(edge, store), message, num, plan)
-    group = process_group.new_edge_group(0, 1, edge.timeout)
+    if transport in ("shared_memory", "object_store"):
+        ends = import_module(f"ffdist.transport.{transport}")  # the object store's needs Ray
+        return _use((ends.open_sender, ends.open_receiver)[rank](edge, store), message, num, plan)
+    group = dist.new_group([0, 1], edge.timeout, "gloo")  # of a new name each time, also in torch 2.11
+    assert isinstance(group, dist.ProcessGroup)
     try:
         return _use((process_group.open_sender, process_group.open_receiver)[rank](edge, group), message, num, plan)
     finally:
