@@ -1,6 +1,6 @@
 """A search by grid over pipelines: every trial is a whole pipeline-parallel run, placed by Ray, watched by Ray Tune.
 
-    python launch/ray_sweep.py --lr 1e-3 2e-3 --objective sff cwc --epochs 5 --out sweeps/digits
+    python launch/ray_sweep.py --lr 1e-3 2e-3 --objective sff local-ce --epochs 5 --out sweeps/digits
 
 Without --address it runs on a Ray of this host alone. The table at the end is ordered by validation accuracy.
 """
@@ -21,11 +21,13 @@ from rich.table import Table
 from ffdist.cli import tell
 from ffdist.config import TrainSettings
 from ffdist.data import open_data
-from ffdist.errors import FfdistError
+from ffdist.errors import ConfigError, FfdistError
+from ffdist.objectives import load_objective
 from ffdist.presets import with_preset
+from ffdist.runtime.agree import check_job
 from ffdist.runtime.ray import RayOptions, joined, run_ray
-from ffdist.runtime.run import begin
-from ffdist.runtime.start import SettingsJob
+from ffdist.runtime.run import beginning
+from ffdist.runtime.start import SettingsJob, make_job
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Sweep:
     objective: tuple[str, ...] = ("sff",)
     """Learning rules."""
     kernel: tuple[int, ...] = ()
-    """Kernel sizes of sff's head. Default: the rule's own."""
+    """Kernel sizes of the head, for rules that have one (sff). Default: the rule's own."""
     preset: str = "digits"
     """Settings to start from."""
     epochs: int | None = None
@@ -56,11 +58,11 @@ class Sweep:
     """Where the runs go; on a disk that all nodes share."""
 
 
-def train(choice: dict[str, Any], sweep: Sweep) -> None:
+def train(trial: dict[str, Any], sweep: Sweep) -> None:
     """One trial: the driver of a pipeline of its own."""
-    settings = settings_of(choice, sweep)
+    choice = trial["choice"]
     run = sweep.out / "runs" / "-".join(f"{name}={value}" for name, value in choice.items())
-    begin(run, settings, open_data(settings.data))
+    settings = replace(settings_of(choice, sweep), out=run)
 
     def report(event: dict[str, Any]) -> None:
         if event["event"] == "epoch":
@@ -68,9 +70,9 @@ def train(choice: dict[str, Any], sweep: Sweep) -> None:
             tune.report({"accuracy": validation["accuracy"]["mean"], "samples_per_second": train["samples_per_second"]})
 
     options = RayOptions(patience=timedelta(minutes=10))
-    run_ray(
-        SettingsJob(settings, run, sweep.stages), sweep.stages, report, run=run, data=settings.data, options=options
-    )
+    with beginning(settings, open_data(settings.data)):
+        job = SettingsJob(settings, run, sweep.stages)
+        run_ray(job, sweep.stages, report, run=run, data=settings.data, options=options)
 
 
 def settings_of(choice: dict[str, Any], sweep: Sweep) -> TrainSettings:
@@ -80,15 +82,34 @@ def settings_of(choice: dict[str, Any], sweep: Sweep) -> TrainSettings:
     return replace(settings, objective=choice["objective"], objective_args=args, launcher="ray", threads=1)
 
 
+def choices(sweep: Sweep) -> list[dict[str, Any]]:
+    """Every combination; a kernel only for the rules whose head has one."""
+    made: list[dict[str, Any]] = []
+    for objective in sweep.objective:
+        kernels = sweep.kernel if hasattr(load_objective(objective), "kernel") else ()
+        for lr in sweep.lr:
+            made += [{"lr": lr, "objective": objective, "kernel": k} for k in kernels] or [
+                {"lr": lr, "objective": objective}
+            ]
+    return made
+
+
+def check(sweep: Sweep) -> None:
+    """Raises ConfigError where the folder holds a sweep already, and whatever is wrong with a choice."""
+    if (sweep.out / "runs").exists():
+        raise ConfigError("the folder already holds a sweep", where=sweep.out, remedy="choose another --out")
+    for choice in choices(sweep):
+        settings = settings_of(choice, sweep)
+        check_job(make_job(settings, open_data(settings.data), None, sweep.stages), sweep.stages)
+
+
 def search(sweep: Sweep) -> list[tune.Result]:
     """The trials, the best first."""
-    space = {name: tune.grid_search(list(getattr(sweep, name))) for name in ("lr", "objective", "kernel")
-             if getattr(sweep, name)}  # fmt: skip
     # A trial only drives: its stages take the CPUs. Ray wants it to need something, so it needs a byte.
     trainable = tune.with_resources(tune.with_parameters(train, sweep=sweep), {"cpu": 0, "memory": 1})
     tuner = tune.Tuner(
         trainable,
-        param_space=space,
+        param_space={"choice": tune.grid_search(choices(sweep))},
         tune_config=tune.TuneConfig(max_concurrent_trials=sweep.at_once),
         run_config=tune.RunConfig(storage_path=str(sweep.out), name="tune", verbose=0),
     )
@@ -97,12 +118,12 @@ def search(sweep: Sweep) -> list[tune.Result]:
 
 
 def table(results: list[tune.Result]) -> Table:
-    choices = list((results[0].config or {}).keys())
-    made = Table(*choices, "validation accuracy", "samples/s", "error")
+    made = Table("objective", "kernel", "lr", "validation accuracy", "samples/s", "error")
     for result in results:
-        metrics, config = result.metrics or {}, result.config or {}
-        error = str(result.error).strip().splitlines()[-1] if result.error else ""
-        made.add_row(*(str(config[name]) for name in choices), f"{metrics.get('accuracy', float('nan')):.2%}",
+        metrics, choice = result.metrics or {}, (result.config or {})["choice"]
+        error = str(result.error).strip().splitlines()[-1].strip() if result.error else ""
+        made.add_row(choice["objective"], str(choice.get("kernel", "-")), str(choice["lr"]),
+                     f"{metrics.get('accuracy', float('nan')):.2%}",
                      f"{metrics.get('samples_per_second', float('nan')):,.0f}", error)  # fmt: skip
     return made
 
@@ -111,6 +132,7 @@ def main() -> None:
     sweep = tyro.cli(Sweep, description=__doc__)
     sweep = replace(sweep, out=sweep.out.absolute())
     try:
+        check(sweep)
         with joined(RayOptions(sweep.address), sweep.stages * sweep.at_once):
             results = search(sweep)
     except FfdistError as error:

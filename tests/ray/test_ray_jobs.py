@@ -47,15 +47,26 @@ def test_a_submitted_job_trains_as_the_same_command_does_here(cluster: Cluster, 
     assert [file["sha256"] for file in made.files] == [file["sha256"] for file in wanted.files]
 
 
+def sweep(*args: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(LAUNCH / "ray_sweep.py"), "--lr", "1e-9", "--epochs", "1", "--samples", "300", *args]
+    return subprocess.run(command, capture_output=True, text=True, timeout=250)
+
+
 def test_a_sweep_trains_a_pipeline_for_each_choice_and_shows_the_best_first(cluster: Cluster, tmp_path: Path) -> None:
-    command = [sys.executable, str(LAUNCH / "ray_sweep.py"), "--address", cluster.address, "--out", str(tmp_path),
-               "--lr", "1e-9", "4e-3", "--epochs", "1", "--samples", "400"]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=150)
+    choose = ["--objective", "sff", "local-ce", "--kernel", "1"]
+    done = sweep("--address", cluster.address, "--out", str(tmp_path), *choose)
     assert done.returncode == 0, done.stdout + done.stderr
-    rows = re.findall(r"(1e-09|0\.004)\D+ sff\D+([\d.]+)%", done.stdout)
-    assert [lr for lr, _ in rows] == ["0.004", "1e-09"]
-    assert float(rows[0][1]) > float(rows[1][1])
+    rows = re.findall(r"(sff|local-ce)\W+(1|-)\D+1e-09\D+([\d.]+)%", done.stdout)
+    assert sorted((objective, kernel) for objective, kernel, _ in rows) == [("local-ce", "-"), ("sff", "1")]
+    assert float(rows[0][2]) >= float(rows[1][2])
     assert len(list((tmp_path / "runs").iterdir())) == 2
+    assert "already holds a sweep" in sweep("--out", str(tmp_path)).stderr
+
+
+def test_a_choice_that_cannot_be_trained_ends_a_sweep_before_it_begins(tmp_path: Path) -> None:
+    done = sweep("--objective", "sff", "cwc", "--out", str(tmp_path / "sweep"))
+    assert "a multiple of 10 channels" in done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["rayjob.yaml", "raycluster.yaml"])
