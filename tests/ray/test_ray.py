@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import select
@@ -23,6 +24,8 @@ from ray.cluster_utils import Cluster
 from ffdist.cli import main
 from ffdist.errors import ConfigError, DataError, StageError
 from ffdist.runtime.ray import RayOptions, run_ray
+from ffdist.runtime.ray_actor import Site, site
+from ffdist.runtime.ray_team import check_sites
 from ffdist.runtime.threads import run_threads
 from ffdist.snapshot import latest
 
@@ -183,6 +186,33 @@ def test_a_cluster_without_room_says_what_is_missing(driver: str, tmp_path: Path
 def test_a_run_directory_that_the_nodes_do_not_see_is_refused(driver: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="do not share the run directory"):
         run_ray(GatedJob(tmp_path), 2, Events(), run=tmp_path / "elsewhere", options=SPREAD)
+
+
+HERE = Site("10.0.0.1", "node", 1, {"torch": "2.15"}, run="settings", data="manifest")
+
+
+@pytest.mark.parametrize(
+    ("other", "what"),
+    [
+        ({"versions": {"torch": "2.11"}}, "differ in versions"),
+        ({"data": "another"}, "have different data"),
+        ({"data": None}, "have different data"),
+        ({"run": None}, "do not share the run directory"),
+    ],
+)
+def test_nodes_that_do_not_agree_are_refused_by_address(other: dict[str, Any], what: str) -> None:
+    check_sites([HERE, HERE], Path("run"))
+    with pytest.raises(ConfigError, match=rf"(?s){what}.*stage 1 on 10.0.0.2"):
+        check_sites([HERE, HERE._replace(address="10.0.0.2", **other)], Path("run"))
+
+
+def test_a_data_set_is_told_by_the_checksum_of_its_manifest(driver: str, tmp_path: Path) -> None:
+    """The manifest holds the checksums of the shards, which the source compares as it opens them."""
+    sums = []
+    for text in ("one", "two"):
+        (tmp_path / "manifest.json").write_text(text)
+        sums.append(site("10.0.0.1", None, str(tmp_path)).data)
+    assert sums == [hashlib.sha256(text).hexdigest() for text in (b"one", b"two")]
 
 
 def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path, *args: str) -> str:
