@@ -46,5 +46,6 @@ def data_parallel(
         **sync,
     )  # fmt: skip
     if bf16_gradients:
-        wrapped.register_comm_hook(None, bf16_compress_hook)
+        # Not by its own name, by which torch refuses it where torch was built without CUDA: gloo carries bfloat16, too.
+        wrapped.register_comm_hook(None, lambda state, bucket: bf16_compress_hook(state, bucket))
     return Replica(whole, config, place, forward=wrapped, accumulate=accumulate, hold=partial(wrapped.no_sync))
