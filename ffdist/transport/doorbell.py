@@ -43,7 +43,10 @@ class Doorbell:
         if self._socket.fileno() < 0:  # closed here
             return False
         try:
-            socket.send_fds(self._socket, [packet], descriptors)
+            if descriptors:
+                socket.send_fds(self._socket, [packet], descriptors)
+            else:
+                self._socket.send(packet)
         except ConnectionError:
             return False
         return True
