@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
@@ -183,7 +183,16 @@ def apply(settings: TrainSettings, values: Mapping[str, Any], where: str) -> Tra
                               got=repr(value)) from error  # fmt: skip
     if "out" in changes:
         changes["out"] = Path(changes["out"])
-    return replace(settings, **changes)
+    return without_strange_options(replace(settings, **changes), settings, changes)
+
+
+def without_strange_options(settings: TrainSettings, before: TrainSettings, told: Collection[str]) -> TrainSettings:
+    """`settings` without the options that were `before`'s network's or rule's, where these are others now.
+
+    told: names of the settings that are said anew, and so stay.
+    """
+    strange = [f"{name}_args" for name in ("model", "objective") if getattr(settings, name) != getattr(before, name)]
+    return replace(settings, **{name: () for name in strange if name not in told})
 
 
 def parse_windows(texts: tuple[str, ...]) -> tuple[tuple[int, int], ...]:

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ffdist.cli.on_ray import launch_on_ray
-from ffdist.config import TrainSettings, apply, read_toml, write_toml
+from ffdist.config import TrainSettings, apply, read_toml, without_strange_options, write_toml
 from ffdist.data import Images, open_data
 from ffdist.models import MODELS
 from ffdist.objectives import OBJECTIVES
@@ -68,7 +68,8 @@ def parse(args: Sequence[str]) -> TrainSettings:
         base = with_preset(base, preset)
     if first.config is not None:
         base = apply(base, read_toml(first.config), str(first.config))
-    settings = read(base).settings
+    told = {arg.split("=")[0].lstrip("-").replace("-", "_") for arg in args if arg.startswith("--")}
+    settings = without_strange_options(read(base).settings, base, told)
     if settings.resume:
         check_resumable(recorded, settings)
     return settings

@@ -37,7 +37,7 @@ class CwC(Competitive):
 
     windows: tuple[tuple[int, int], ...] = ()
     """ILT: each block's first epoch of learning and the one it no longer learns in, "0,11;0,16;0,21;0,25" in the paper
-    for CIFAR-10; empty for all epochs."""
+    for CIFAR-10; empty for all epochs. `--windows` does the same for any rule."""
     superclass_blocks: int = 0
     """How many of the first blocks learn CIFAR-100's super-classes."""
 

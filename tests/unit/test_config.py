@@ -31,6 +31,17 @@ def test_with_nothing_at_all_it_is_the_digits() -> None:
     assert parse([]) == with_preset(TrainSettings(), "digits")
 
 
+def test_options_stay_with_the_network_and_the_rule_that_they_are_of(tmp_path: Path) -> None:
+    assert parse([]).objective_args == ("kernel=3",)
+    assert parse(["--objective", "cwc"]).objective_args == ()
+    assert parse(["--objective", "sff"]).objective_args == ("kernel=3",)
+    assert parse(["--objective", "predsim", "--objective-args", "kernel=3"]).objective_args == ("kernel=3",)
+    assert parse(["--objective-args=beta=1", "--objective=predsim"]).objective_args == ("beta=1",)
+    (tmp_path / "x.toml").write_text('model = "mlp"\nmodel_args = ["widths=5"]\n')
+    assert parse(["--config", str(tmp_path / "x.toml"), "--model", "cnn"]).model_args == ()
+    assert parse(["--config", str(tmp_path / "x.toml"), "--lr", "1"]).model_args == ("widths=5",)
+
+
 def test_a_table_of_options_is_the_same_as_a_list_of_them(tmp_path: Path) -> None:
     (tmp_path / "a.toml").write_text("[objective_args]\nkernel = 5\n[model_args]\nwidths = [1, 2, 3]\n")
     settings = apply(TrainSettings(), read_toml(tmp_path / "a.toml"), "a.toml")

@@ -12,6 +12,7 @@ from jobs import QUIET, DigitsJob, cut_power_at, fingerprint, learned
 from ffdist.errors import ConfigError, SnapshotError
 from ffdist.objectives import Hinton, Objective, SELFourier
 from ffdist.pipeline.message import TrainBatch
+from ffdist.pipeline.optim import OptimConfig
 from ffdist.pipeline.predictions import Feedback, Predictions
 from ffdist.runtime.agree import check_job
 from ffdist.runtime.threads import run_threads
@@ -40,7 +41,8 @@ def test_one_two_and_three_stages_learn_the_same_bits(microbatches: int, tmp_pat
 def test_a_run_cut_off_goes_on_with_what_was_known_and_what_was_on_its_way(
     before: int, after: int, step: int, tmp_path: Path
 ) -> None:
-    make = replace(MAKE, schedule={"snapshot_every": 3})
+    also = {"fusion": True, "microbatches": 2, "optim": OptimConfig(ema=0.9, windows=((0, 1), (0, 3), (1, 3)))}
+    make = replace(MAKE, schedule={"snapshot_every": 3}, settings=MAKE.settings | also)
     run_threads(replace(make, run=tmp_path / "whole")(), QUIET)
     cut = replace(make, run=tmp_path / "cut")
     cut_power_at(step, replace(cut, settings=make.settings | {"stages": before}))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ffdist.errors import DivergedError, NetworkError
 from ffdist.models import Chain
-from ffdist.objectives import SFF, Local, Site
+from ffdist.objectives import SFF, Hinton, Local, Site
 from ffdist.pipeline.block import BlockConfig
 from ffdist.pipeline.message import Message, Stop, TrainBatch
 from ffdist.pipeline.optim import OptimConfig
@@ -33,6 +33,16 @@ SETTINGS = {
     "averaged": DigitsJob(settings={"optim": OptimConfig(ema=0.9, clip=0.1, no_decay=("bias", "norm"))}),
     "windows": DigitsJob(settings={"optim": OptimConfig(windows=((0, 1), (0, 2), (1, 2)))}),
     "microbatches": DigitsJob(noisy=True, settings={"microbatches": 3}),
+    "all at once": DigitsJob(
+        objective=Hinton(predict="linear", peer=0.03, hard=True, lag=12),
+        noisy=True,
+        settings={
+            "fusion": True,
+            "microbatches": 2,
+            "precision": "bf16",
+            "optim": OptimConfig(ema=0.9, clip=0.1, no_decay=("bias",), windows=((0, 1), (0, 2), (1, 2))),
+        },
+    ),
     "queue of one": DigitsJob(settings={"queue": 1}),
 }
 
