@@ -126,9 +126,14 @@ def test_its_blocks_do_not_change_their_input() -> None:
         x = y
 
 
+def small_vit() -> nn.Module:
+    return torchvision.models.VisionTransformer(64, 16, num_layers=2, num_heads=2, hidden_dim=32, mlp_dim=64)
+
+
 TORCHVISION = {
     "resnet18": (resnet18, {"stem": 7}, torchvision.models.resnet18, "fc.bias, fc.weight"),
     "mobilenet": (mobilenet_v3_small, {}, torchvision.models.mobilenet_v3_small, "features.12.0.weight"),
+    "vit": (vit, {"patch": 16, "dim": 32, "depth": 2, "heads": 2, "mlp_dim": 64}, small_vit, "encoder.ln.bias"),
 }
 
 
