@@ -106,7 +106,7 @@ mkdir -p "$RECORDS"
 {
     printf '# Docker, %s\n\n    docker/verify.sh %s\n\n' "$(date +%F)" "$*"
     printf 'Docker %s, %s cores, base %s, ffdist %s; load averages at the end: %s.\n\n' \
-        "$(docker version --format '{{.Server.Version}}')" "$(nproc)" "${BASE_IMAGE:-of the Dockerfile}" \
+        "$(docker version --format '{{.Server.Version}}')" "$(getconf _NPROCESSORS_ONLN)" "${BASE_IMAGE:-of the Dockerfile}" \
         "$(docker run --rm ffdist:cpu --version | cut -d' ' -f2)" "$(cut -d' ' -f1-3 /proc/loadavg)"
     printf '| step | time |\n|---|---|\n'
     printf '%s\n' "${lines[@]}"
