@@ -73,13 +73,14 @@ class LabelledInput(Objective):
     threshold theta the number of units; the loss is the binary cross-entropy of goodness - theta. What goes on is the
     output divided by its root mean square (so is the picture itself), which takes the goodness out.
 
-    Training batches are [positives, negatives], and with predict="linear" [positives, negatives, neutral]; a block's
-    scores are its goodness of each label, in K passes over a picture, or those of its own linear layer on the
+    Training batches are [positives, negatives], and [positives, negatives, neutral] unless predict="goodness"; a
+    block's scores are its goodness of each label, in K passes over a picture, or those of its own linear layer on the
     normalised activities of a neutral picture. The first of several blocks gives none.
     """
 
-    predict: Literal["goodness", "linear"] = field(default="goodness", kw_only=True)
-    """Goodness for each label, K passes a picture; or linear readouts, 3 passes in training and 1 in prediction."""
+    predict: Literal["goodness", "linear", "both"] = field(default="goodness", kw_only=True)
+    """Goodness for each label, K passes a picture; linear readouts, 3 passes in training and 1 in prediction; or both:
+    goodness, and a neutral pass for a fusion head (--fusion), which is the paper's one linear layer."""
     peer: float = field(default=0.0, kw_only=True)
     """Weight of peer normalisation, 0.03 in loweX/Forward-Forward: all units of a block equally active on average."""
     hard: bool = field(default=False, kw_only=True)
@@ -96,9 +97,9 @@ class LabelledInput(Objective):
         if not 1 <= self.lag <= MOST_LAG:
             raise ConfigError("the lag of predictions is out of range", where="objective, lag",
                               expected=f"1 to {MOST_LAG} batches", got=self.lag)  # fmt: skip
-        if self.peer < 0 or self.predict not in ("goodness", "linear"):
+        if self.peer < 0 or self.predict not in ("goodness", "linear", "both"):
             raise ConfigError("unknown prediction or negative weight", where="objective, predict or peer",
-                              expected="predict goodness or linear, peer >= 0",
+                              expected="predict goodness, linear or both, peer >= 0",
                               got=f"predict {self.predict}, peer {self.peer}")  # fmt: skip
 
     @abstractmethod
@@ -126,14 +127,16 @@ class LabelledInput(Objective):
 
     def _passes(self, x: Tensor, labels: Tensor, wrong: Tensor, num_classes: int) -> Tensor:
         passes = [self.stamp(x, labels, num_classes), self.stamp(x, wrong, num_classes)]
-        if self.predict == "linear":
+        if self.predict != "goodness":
             passes.append(self.neutral(x, num_classes))
         return rms_normalised(torch.cat(passes))
 
     def prepare_eval(self, x: Tensor, num_classes: int) -> Tensor:
-        if self.predict == "linear":
-            return rms_normalised(self.neutral(x, num_classes))
-        return rms_normalised(torch.cat([self.stamp_all(x, k, num_classes) for k in range(num_classes)]))
+        labels = range(num_classes) if self.predict != "linear" else ()
+        passes = [self.stamp_all(x, label, num_classes) for label in labels]
+        if self.predict != "goodness":
+            passes.append(self.neutral(x, num_classes))
+        return rms_normalised(torch.cat(passes))
 
     def local(self, head: nn.Module, out: Tensor, labels: Tensor | None) -> Local:
         assert isinstance(head, ThresholdHead)
@@ -145,7 +148,9 @@ class LabelledInput(Objective):
             scores = head.read(rms_normalised(out))
             loss = None if scores is None or labels is None else F.cross_entropy(scores, labels)
         else:
-            loss, scores = _each_label(head, out, labels)
+            passes = head.num_classes + (self.predict == "both")
+            told = out[: out.shape[0] // passes * head.num_classes]
+            loss, scores = _each_label(head, told, labels)
         return Local(loss, scores, None if head.last else onward)
 
     def rest(self, head: nn.Module, out: Tensor) -> Tensor | None:

@@ -58,7 +58,7 @@ def fusion_site(sites: Sequence[Site], objective: Objective) -> Site:
             where=f"--fusion, objective {type(objective).__name__}",
             expected="features of one block at least",
             got="None of all blocks",
-            remedy="for rules that write labels into pictures: --objective-args predict=linear",
+            remedy="for rules that write labels into pictures: --objective-args predict=both, or predict=linear",
         )
     return Site(len(sites), FUSION, len(sites) + 1, first.num_classes, (width,), (first.num_classes,))
 

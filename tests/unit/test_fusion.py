@@ -27,11 +27,20 @@ from ffdist.snapshot import SnapshotStore, latest
 
 MLP = load_model("mlp", (1, 8, 8), 10, {"widths": "20,20,20", "init": "he"})
 CNN = load_model("cnnb", (1, 8, 8), 10, {"widths": "8,12,16"})
-RULES = {"sff": CNN, "asge": CNN, "hinton-unsupervised": MLP, "hinton": MLP, "local-ce": MLP}
+RULES = {
+    "sff": CNN,
+    "asge": CNN,
+    "hinton-unsupervised": MLP,
+    "hinton": MLP,
+    "hinton both": MLP,
+    "sel-fourier both": CNN,
+}
 
 
 def rule(name: str) -> Objective:
-    return load_objective(name, {"predict": "linear"} if name == "hinton" else {})
+    name, *both = name.split()
+    options = {"predict": "both"} if both else {"predict": "linear"} if name == "hinton" else {}
+    return load_objective(name, options)
 
 
 def job(run: Path, objective: Objective, chain: Chain = CNN, epochs: int = 1, **settings: Any) -> Job:
@@ -112,6 +121,21 @@ def test_the_head_reads_the_features_of_all_blocks_and_nothing_else(tmp_path: Pa
     assert result.test["accuracy"][FUSION] > 0.6
 
 
+def test_one_network_predicts_by_goodness_and_by_a_head_on_neutral_pictures(tmp_path: Path) -> None:
+    wide = load_model("mlp", (1, 8, 8), 10, {"widths": "128,128", "init": "he"})
+    trained = job(tmp_path, rule("hinton both"), wide, epochs=15, batch_size=32, optim=OptimConfig(lr=3e-3), augment=())
+    result, manifest = run_threads(trained, QUIET), latest(tmp_path)
+    assert manifest is not None
+    assert result.test is not None
+    assert min(result.test["accuracy"].values()) > 0.8
+    both, goodness = Classifier(wide, trained.objective, fusion=True), Classifier(wide, Hinton())
+    SnapshotStore(tmp_path, trained.names).load_weights(both, manifest)
+    goodness.load_state_dict({k: v for k, v in both.state_dict().items() if not k.startswith(FUSION)})
+    x = torch.randn(7, 1, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(both.choose("mean")(x), goodness(x))
+
+
 class Leaky(SFF):
     """A rule whose features bear the block's graph."""
 
@@ -125,7 +149,7 @@ def test_features_that_would_let_a_gradient_back_are_refused(tmp_path: Path) -> 
 
 
 def test_what_a_fusion_head_cannot_read_is_refused_before_training(tmp_path: Path) -> None:
-    with pytest.raises(NetworkError, match="predict=linear"):
+    with pytest.raises(NetworkError, match="predict=both"):
         check_job(job(tmp_path, Hinton(), MLP), 1)
     named = Chain([(FUSION, MLP.builders[0])], input_shape=(1, 8, 8), num_classes=10)
     with pytest.raises(NetworkError, match="no block may be called 'fusion'"):
