@@ -12,7 +12,7 @@ from ffdist.report.console import result_tables
 from ffdist.report.figure import curves
 
 BARS = "▁▂▃▄▅▆▇█"
-WIDTH = 24
+WIDTH = 16
 """Characters of a curve at most."""
 
 
@@ -73,7 +73,7 @@ def _course(values: Sequence[float | None]) -> tuple[str, str, str]:
 
 
 def sparkline(values: Sequence[float]) -> str:
-    """A curve in at most 24 characters, from its least (low) to its greatest value (high)."""
+    """A curve in at most 16 characters, from its least (low) to its greatest value (high)."""
     step = max(1, -(-len(values) // WIDTH))
     kept = list(reversed(values[::-1][::step]))
     low, span = min(kept), max(kept) - min(kept)

@@ -51,6 +51,21 @@ def test_the_confusions_diagonal_is_the_top_1_that_training_found(
     assert confusion["classes"] == [str(digit) for digit in range(10)]
 
 
+def test_eval_gives_trainings_numbers_in_bf16_with_averaged_weights_and_hard_negatives_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = []
+    for stages in ("1", "4"):
+        out = tmp_path / stages
+        main(["train", "--model", "mlp", "--model-args", "widths=24,24,24", "--objective", "hinton", "--objective-args",
+              "predict=linear", "hard=yes", "lag=10", "--fusion", "--precision", "bf16", "--ema", "0.9",
+              "--stages", stages, "--out", str(out), *SMALL[:-1], "2"])  # fmt: skip
+        logged = json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])["test"]
+        assert json.loads(printed(capsys, "eval", out, "--json")) == logged
+        found.append(logged)
+    assert found[0] == found[1]
+
+
 def test_eval_prints_both_accuracies_of_predictors_and_blocks_and_the_matrix(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
