@@ -79,8 +79,8 @@ GROUPS: dict[str, dict[str, Preset]] = {
         ),
     },
     "Hinton (arXiv 2212.13345); settings of loweX/Forward-Forward; 2000: the paper's 4 x 2000": {
-        **{f"hinton-mlp-{data}": on(data, "MLP 3 x 1000, supervised, a linear layer predicts", HINTON,
-                                    LOEWEX, {"objective": "hinton", "objective_args": ["peer=0.03", "predict=linear"],
+        **{f"hinton-mlp-{data}": on(data, "MLP 3 x 1000, supervised, by goodness and by a linear layer", HINTON,
+                                    LOEWEX, {"objective": "hinton", "objective_args": ["peer=0.03", "predict=both"],
                                              "fusion": True})
            for data in SMALL_PICTURES[:3]},
         "hinton-mlp2000-mnist": on("mnist", "MLP 4 x 2000, supervised, by goodness", HINTON,
