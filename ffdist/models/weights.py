@@ -6,8 +6,6 @@ from pathlib import Path
 from pickle import UnpicklingError
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 from torchvision.models import get_model_weights
 
@@ -25,12 +23,12 @@ def read_state(path: Path) -> dict[str, Tensor]:
     """
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
+            return _read_safetensors(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise ConfigError("the weights to start from cannot be read", where=f"--pretrained {path}",
                           got=error.strerror or error) from error  # fmt: skip
-    except (SafetensorError, UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except (UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
         raise _no_state(path, (str(error) or type(error).__name__).splitlines()[0]) from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise _no_state(path, f"a {type(state).__name__} of other things")
@@ -59,6 +57,16 @@ def weights_file(source: str, model: str) -> Path:
                               where=weights.url, expected=path, got=error,
                               remedy="put the file there, or name one: --pretrained FILE") from error  # fmt: skip
     return path
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError  # networks are built without it
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise _no_state(path, str(error).splitlines()[0]) from error
 
 
 def _no_state(path: Path, found: str) -> NetworkError:
