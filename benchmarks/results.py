@@ -60,9 +60,9 @@ def network(record: Record) -> str:
     return ", ".join([s["model"], *options, Path(s["data"]).name])
 
 
-def link(record: Record) -> str:
+def link(record: Record, *, plot: bool = True) -> str:
     base = f"benchmarks/records/{record['file']}"
-    return f"[table]({base}.md), [plot]({base}.svg)"
+    return f"[table]({base}.md)" + f", [plot]({base}.svg)" * plot
 
 
 def summaries(record: Record) -> dict[str, dict[str, Any]]:
@@ -131,6 +131,12 @@ def to_accuracy(records: Sequence[Record]) -> Rows:
     ]  # fmt: skip
 
 
+def whole(records: Sequence[Record]) -> Rows:
+    """The last record's first table."""
+    record = records[-1]
+    return [row | {"record": link(record, plot=False)} for row in next(iter(record["tables"].values()))]
+
+
 SECTIONS: dict[str, tuple[str, Callable[[Sequence[Record]], Rows]]] = {
     "throughput": ("Samples a second", throughput),
     "memory": ("Most MiB of tensors alive at once on a device", memory),
@@ -139,6 +145,8 @@ SECTIONS: dict[str, tuple[str, Callable[[Sequence[Record]], Rows]]] = {
                   tabled("link", "ours samples/s", "DDP", "its samples/s", "ratio", "least", "most", "n")),
     "depth": ("Memory and speed as blocks are added, one block a stage",
               tabled("blocks", "ours MiB", "ddp MiB", "ratio", "ours samples/s", "ddp samples/s")),
+    "floors": ("What a batch of 128 costs at least in one process, counted", whole),
+    "changes": ("What the optimisations bring: a serial step of SFF, ms", whole),
     "scaling": ("Samples a second as devices are added",
                 tabled("devices", "ours samples/s", "against", "its samples/s", "ratio", "least", "most", "n")),
 }  # fmt: skip

@@ -1,0 +1,50 @@
+"""What a batch costs at least on either side, counted: how much faster than backpropagation FF could be at best.
+
+python benchmarks/floors.py --record benchmarks/records
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import tyro
+from rich.console import Console
+
+from ffdist.bench.finding import Cell, Finding, Grid
+from ffdist.bench.floor import floors
+from ffdist.bench.record import write_record
+from ffdist.bench.settings import BenchSettings
+from ffdist.bench.themes.throughput import model_name
+
+NETWORKS = (
+    BenchSettings(data="data/mnist", model="mlp"),
+    BenchSettings(data="data/cifar10", model="cnnb"),
+    BenchSettings(data="data/cifar10", model="vgg8"),
+    BenchSettings(data="data/cifar10", model="resnet18", split="block"),
+    BenchSettings(data="data/cifar10", model="resnet18", split="group"),
+)
+
+
+def row(settings: BenchSettings) -> dict[str, Cell]:
+    ff, bp = (floors(settings)[side] for side in ("ff", "bp"))
+    return {"network": model_name(settings), "FF, GFLOP": ff.operations / 1e9, "BP, GFLOP": bp.operations / 1e9,
+            "BP / FF": bp.operations / ff.operations, "optimiser, MB": ff.optimiser_bytes / 1e6}  # fmt: skip
+
+
+def main(record: Path | None = None) -> None:
+    """Count, print, record.
+
+    Args:
+        record: Folder for the record.
+    """
+    grid = Grid("a batch of 128, forward and backward, in one process", [row(settings) for settings in NETWORKS])
+    Console(width=200).print(grid.rich())
+    notes = ["operations of convolutions and matrix products, with SFF's heads; optimiser: what it reads and writes"]
+    if record:
+        write_record(Finding("floors", {"floors": grid.rows}, [grid], notes), BenchSettings(record=record),
+                     ["python", *sys.argv])  # fmt: skip
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
