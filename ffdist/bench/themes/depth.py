@@ -26,7 +26,8 @@ from ffdist.runtime.world import World
 from ffdist.transport import Edge, open_local
 
 WIDTHS = {"cnn": 32, "cnnb": 32, "mlp": 512}
-BATCHES = 4
+BATCHES = 16
+"""Enough for every queue to have been full."""
 
 
 def depth(settings: BenchSettings, progress: Progress) -> Finding:
