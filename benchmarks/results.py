@@ -6,10 +6,14 @@ python benchmarks/results.py
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.marks import put
 from ffdist.bench.finding import Cell, Grid
 from ffdist.bench.summary import ratios
 
@@ -27,8 +31,7 @@ def main() -> None:
 
 def redraw(readme: Path, folder: Path) -> None:
     """Puts the tables between their marks."""
-    before, rest = readme.read_text().split(BEGIN)
-    readme.write_text(before + BEGIN + "\n\n" + draw(folder) + "\n" + END + rest.split(END)[1])
+    put(readme, BEGIN, draw(folder), END)
 
 
 def draw(folder: Path) -> str:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from benchmarks.marks import put
 from benchmarks.rows.record import Record
 from benchmarks.rows.row import Row
 
@@ -16,10 +17,8 @@ COLUMNS = ("row", "mean of blocks", "last block", "fusion head", "paper", "backp
 
 def redraw(readme: Path, rows: Mapping[str, Row], folder: Path) -> str:
     """Puts the table between its marks in `readme`; returns it."""
-    text = readme.read_text()
-    before, rest = text.split(BEGIN)
     drawn = draw(rows, newest(folder))
-    readme.write_text(before + BEGIN + "\n\n" + drawn + "\n" + END + rest.split(END)[1])
+    put(readme, BEGIN, drawn, END)
     return drawn
 
 

@@ -23,6 +23,7 @@ import torch.distributed as dist
 from ffdist.errors import StageError
 from ffdist.runtime.allocator import keep_freed_memory
 from ffdist.runtime.world import World
+from ffdist.transport.measure import take_cores
 
 GRACE = 5.0
 """Seconds in which the others may tell their own errors, once one has failed."""
@@ -149,22 +150,11 @@ class Team:
         raise StageError(f"side '{self.name}' failed", expected="a finished round", got=got)
 
 
-def take_cores(world: World) -> None:
-    """An equal share of the cores for each member, its own; a system that wakes one member where another computes
-    would make one core of two. Where there are more members than cores, the system deals."""
-    if not hasattr(os, "sched_setaffinity"):
-        return
-    cores = sorted(os.sched_getaffinity(0))
-    share = len(cores) // world.size
-    if share:
-        os.sched_setaffinity(0, cores[world.rank * share :][:share])
-
-
 def _member(life: Life, world: World, store_file: str, line: Connection) -> None:
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     keep_freed_memory()  # for every side alike, and so is its share of the cores
-    take_cores(world)
+    take_cores(world.rank, world.size)
     try:
         line.send(("end", life(Seat(world, store_file, line))))
     except Exception as error:

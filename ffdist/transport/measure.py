@@ -89,15 +89,24 @@ def _rate(plan: _Plan, seconds: dict[tuple[str, int], list[float]], transport: s
                          max(ratios), plan.rounds)  # fmt: skip
 
 
+def take_cores(rank: int, size: int) -> None:
+    """Bind this process to its own equal share of the cores, so that what is measured together does not get in one
+    another's way: a system that wakes one process where another computes makes one core of two. Where there are more
+    processes than cores, the system deals."""
+    if not hasattr(os, "sched_setaffinity"):
+        return
+    cores = sorted(os.sched_getaffinity(0))
+    if share := len(cores) // size:
+        os.sched_setaffinity(0, cores[rank * share :][:share])
+
+
 def _run(rank: int, port: int, plan: _Plan, cluster: str | None) -> dict[tuple[str, int], list[float]]:
     """The life of one of the two processes; rank 1 receives, and its seconds count."""
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     torch.set_num_threads(1)
     if cluster:
         import_module("ray").init(cluster, log_to_driver=False, logging_level="ERROR")
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_setaffinity") else []
-    if len(cores) > 1:  # a system that wakes the receiver on the sender's core would halve every transport
-        os.sched_setaffinity(0, {cores[rank]})
+    take_cores(rank, 2)
     store = dist.TCPStore("127.0.0.1", port, is_master=False)
     dist.init_process_group("gloo", store=dist.PrefixStore("group", store), rank=rank, world_size=2)
     seconds: dict[tuple[str, int], list[float]] = {}

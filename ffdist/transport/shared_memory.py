@@ -32,6 +32,7 @@ TAKEN, COPIED, FREED, END = b"tcf."
 NOTICE = struct.Struct("<BHB")
 """One of these, the slots' generation, the slot's number."""
 GENERATIONS = 2**16
+"""Of slots, counted round: a notice of smaller, earlier slots frees none of the present ones."""
 GROWN = b"="
 RING = wire.PRELUDE.size + 1
 MAX_DEPTH = 64

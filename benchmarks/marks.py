@@ -1,0 +1,11 @@
+"""Drawn parts of a document, between two marks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def put(document: Path, begin: str, drawn: str, end: str) -> None:
+    """Replace what stands between the marks."""
+    before, rest = document.read_text().split(begin)
+    document.write_text(before + begin + "\n\n" + drawn + "\n" + end + rest.split(end)[1])
