@@ -1,4 +1,4 @@
-"""What a batch costs at least on either side, counted: how much faster than backpropagation FF could be at best.
+"""What a batch costs at least on either side: how much faster than backpropagation FF could be at best.
 
 python benchmarks/floors.py --record benchmarks/records
 """
@@ -11,6 +11,7 @@ from pathlib import Path
 import tyro
 from rich.console import Console
 
+from ffdist.bench.alone import alone
 from ffdist.bench.finding import Cell, Finding, Grid
 from ffdist.bench.floor import floors
 from ffdist.bench.record import write_record
@@ -28,8 +29,11 @@ NETWORKS = (
 
 def row(settings: BenchSettings) -> dict[str, Cell]:
     ff, bp = (floors(settings)[side] for side in ("ff", "bp"))
+    timed = alone(settings)
     return {"network": model_name(settings), "FF, GFLOP": ff.operations / 1e9, "BP, GFLOP": bp.operations / 1e9,
-            "BP / FF": bp.operations / ff.operations, "optimiser, MB": ff.optimiser_bytes / 1e6}  # fmt: skip
+            "BP / FF": bp.operations / ff.operations, "optimiser, MB": ff.optimiser_bytes / 1e6,
+            "FF alone, ms": 1e3 * timed["ff"].seconds, "BP alone, ms": 1e3 * timed["bp"].seconds,
+            "BP / FF by time": timed["bp"].seconds / timed["ff"].seconds}  # fmt: skip
 
 
 def main(record: Path | None = None) -> None:
@@ -40,7 +44,10 @@ def main(record: Path | None = None) -> None:
     """
     grid = Grid("a batch of 128, forward and backward, in one process", [row(settings) for settings in NETWORKS])
     Console(width=200).print(grid.rich())
-    notes = ["operations of convolutions and matrix products, with SFF's heads; optimiser: what it reads and writes"]
+    notes = [
+        "operations of convolutions and matrix products, with SFF's heads; optimiser: what it reads and writes",
+        "alone: the same operations and the optimiser, each run by itself as in a step; median of 5, summed",
+    ]
     if record:
         write_record(Finding("floors", {"floors": grid.rows}, [grid], notes), BenchSettings(record=record),
                      ["python", *sys.argv])  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import resource
+import shutil
 import subprocess
 import sys
 import time
@@ -11,18 +12,22 @@ from pathlib import Path
 from typing import Any
 
 from ffdist.bench.record import versions
+from ffdist.snapshot.manifest import latest
 
 COST = "cost.jsonl"
 
 
 def train(flags: list[str], out: Path) -> None:
-    """Runs `ffdist train` until it is through; a run that was cut off goes on where its last snapshot is.
+    """Runs `ffdist train` until it is through; a run that was cut off goes on where its last snapshot is, or begins
+    anew where it has none.
 
     Raises CalledProcessError where it fails, after it has told why.
     """
     if finished(out):
         return
-    begun = (out / "config.toml").exists()
+    begun = out.exists() and latest(out) is not None
+    if out.exists() and not begun:
+        shutil.rmtree(out)
     args = ["--resume", "--out", str(out)] if begun else [*flags, "--out", str(out)]
     started, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
     try:

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from ffdist.baselines.twin import Backprop, twin
+from ffdist.bench.alone import Alone
 from ffdist.bench.finding import Cell, Grid
 from ffdist.bench.settings import BenchSettings
 from ffdist.models import Chain
@@ -59,15 +60,15 @@ def count(chain: Chain, objective: Objective, config: BlockConfig) -> tuple[int,
     return counter.get_total_flops(), sum(p.numel() for block in blocks for p in block.learned)
 
 
-def floor_grid(found: dict[str, Floor], rates: dict[str, float], batch_size: int) -> Grid:
+def floor_grid(found: dict[str, Floor], timed: dict[str, Alone], rates: dict[str, float], batch_size: int) -> Grid:
     """rates: samples/s in one process, of those that were measured."""
     rows: list[dict[str, Cell]] = []
     for name, floor in found.items():
-        rate = rates.get(name)
-        batches = None if rate is None else rate / batch_size
+        whole = batch_size / rates[name] if name in rates else None
         rows.append({
             "one process": name, "GFLOP a batch": floor.operations / 1e9,
-            "optimiser MB a batch": floor.optimiser_bytes / 1e6,
-            "GFLOP/s reached": None if batches is None else batches * floor.operations / 1e9,
+            "optimiser MB a batch": floor.optimiser_bytes / 1e6, "products alone, ms": 1e3 * timed[name].products,
+            "optimiser alone, ms": 1e3 * timed[name].optimiser, "a batch, ms": whole and 1e3 * whole,
+            "GFLOP/s reached": whole and floor.operations / whole / 1e9,
         })  # fmt: skip
     return Grid("what a batch takes at least", rows)

@@ -87,12 +87,12 @@ def measure_blocks(
         times = []
         local = Local(None, None, None)
         for step in range(repeats + 1):
-            _wait(config.device)
+            synchronize(config.device)
             begun = time.perf_counter()
             for part in range(microbatches):
                 local = block.forward(x, labels, step, part=part)
                 block.update(local, labels, step, share=1 / microbatches, complete=part == microbatches - 1)
-            _wait(config.device)
+            synchronize(config.device)
             times.append(time.perf_counter() - begun)
         parameters = sum(p.numel() for p in block.parts.parameters())
         x, features = passed_on(local, features)
@@ -132,6 +132,7 @@ def partition(costs: Sequence[float], stages: int) -> list[int]:
     return list(best(0, stages)[1])
 
 
-def _wait(device: torch.device) -> None:
+def synchronize(device: torch.device) -> None:
+    """Wait until a GPU has done what it was given; a CPU has."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

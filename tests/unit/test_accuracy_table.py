@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -86,6 +87,17 @@ def test_a_row_is_trained_for_each_seed_recorded_and_drawn_and_then_not_trained_
     log = (outs[0] / "metrics.jsonl").stat()
     train(["digits", "--epochs", "2"], outs[0])
     assert (outs[0] / "metrics.jsonl").stat() == log
+
+
+@pytest.mark.distributed
+def test_a_run_cut_off_before_its_first_snapshot_begins_anew(tmp_path: Path) -> None:
+    out = tmp_path / "seed-0"
+    flags = ["digits", "--epochs", "1"]
+    train(flags, out)
+    shutil.rmtree(out / "snapshots")
+    (out / "metrics.jsonl").write_text("")
+    train(flags, out)
+    assert finished(out)
 
 
 def test_the_forecast_grows_with_the_epochs() -> None:

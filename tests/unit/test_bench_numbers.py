@@ -7,8 +7,11 @@ from math import isnan
 from pathlib import Path
 
 import pytest
+import torch
 
 from ffdist.baselines import BASELINES, family
+from ffdist.baselines.twin import Backprop, twin
+from ffdist.bench.alone import heavy_calls, replay
 from ffdist.bench.finding import Finding, Grid, Plot
 from ffdist.bench.floor import floors
 from ffdist.bench.record import write_record
@@ -109,3 +112,17 @@ def test_the_operations_of_a_batch_are_those_of_its_matrix_products() -> None:
     first, second, head = 784 * 16, 16 * 16, 16 * 10
     assert found["ff"].operations == 2 * 8 * (2 * first + 3 * head + 2 * second + 3 * head)  # no gradient goes back
     assert found["bp"].operations == 2 * 8 * (2 * first + 3 * second + 3 * head)
+
+
+def test_the_heavy_operations_of_a_step_are_its_products_and_its_optimisers() -> None:
+    job = BenchSettings(model="mlp", model_args=("widths=16,16",), precision="fp32").job(1)()
+    config = job.block_config(torch.device("cpu"), 10)
+    # a layer has no product for its input, a head has
+    ff = heavy_calls(job.chain, job.objective, config, batch_size=8)
+    bp = heavy_calls(twin(job.chain), Backprop(), config, batch_size=8)
+    assert (ff.products.total(), ff.optimisers.total()) == (
+        2 * (2 + 3),
+        2,
+    )
+    assert (bp.products.total(), bp.optimisers.total()) == (2 + 3 + 3, 1)
+    assert replay(ff, torch.device("cpu"), repeats=1).seconds > 0
