@@ -19,7 +19,8 @@ from ffdist.bench.summary import ratios
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORDS = ROOT / "benchmarks/records"
-BEGIN, END = "<!-- results: drawn by `python benchmarks/results.py` -->", "<!-- /results -->"
+HEADLINE = "<!-- headline: drawn by `python benchmarks/results.py` -->", "<!-- /headline -->"
+RESULTS = "<!-- results: drawn by `python benchmarks/results.py` -->", "<!-- /results -->"
 MIB = 2**20
 Record = dict[str, Any]
 Rows = list[dict[str, Cell]]
@@ -31,7 +32,8 @@ def main() -> None:
 
 def redraw(readme: Path, folder: Path) -> None:
     """Puts the tables between their marks."""
-    put(readme, BEGIN, draw(folder), END)
+    for (begin, end), drawn in ((HEADLINE, headline(folder)), (RESULTS, draw(folder))):
+        put(readme, begin, drawn, end)
 
 
 def draw(folder: Path) -> str:
@@ -41,6 +43,13 @@ def draw(folder: Path) -> str:
         if records:
             parts += [Grid(title, rows_of(records)).markdown().replace("###", "####", 1), ""]
     return "\n".join(parts)
+
+
+def headline(folder: Path) -> str:
+    """Of the first table, what a reader asks first."""
+    columns = ("network", "ours, 2 stages", "DDP, 2 ranks", "ours / DDP", "n", "record")
+    rows = [{column: row[column] for column in columns} for row in throughput(newest(folder, "throughput"))]
+    return Grid("", rows).markdown().split("\n\n", 1)[1] + "\n"
 
 
 def newest(folder: Path, theme: str) -> list[Record]:
@@ -148,7 +157,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Sequence[Record]], Rows]]] = {
                   tabled("link", "ours samples/s", "DDP", "its samples/s", "ratio", "least", "most", "n")),
     "depth": ("Memory and speed as blocks are added, one block a stage",
               tabled("blocks", "ours MiB", "ddp MiB", "ratio", "ours samples/s", "ddp samples/s")),
-    "floors": ("What a batch of 128 costs at least in one process, counted", whole),
+    "floors": ("What a batch of 128 costs at least in one process", whole),
     "changes": ("What the optimisations bring: a serial step of SFF, ms", whole),
     "scaling": ("Samples a second as devices are added",
                 tabled("devices", "ours samples/s", "against", "its samples/s", "ratio", "least", "most", "n")),
