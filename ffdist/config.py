@@ -187,11 +187,12 @@ def apply(settings: TrainSettings, values: Mapping[str, Any], where: str) -> Tra
 
 
 def without_strange_options(settings: TrainSettings, before: TrainSettings, told: Collection[str]) -> TrainSettings:
-    """`settings` without the options that were `before`'s network's or rule's, where these are others now.
+    """`settings` without the options and windows that were `before`'s network's or rule's, where these are others now.
 
     told: names of the settings that are said anew, and so stay.
     """
-    strange = [f"{name}_args" for name in ("model", "objective") if getattr(settings, name) != getattr(before, name)]
+    changed = [name for name in ("model", "objective") if getattr(settings, name) != getattr(before, name)]
+    strange = [f"{name}_args" for name in changed] + ["windows"] * bool(changed)
     return replace(settings, **{name: () for name in strange if name not in told})
 
 

@@ -55,9 +55,9 @@ SEL: Settings = {"model": "sel-cnn", "batch_size": 50, "epochs": 200, "optimizer
                  "weight_decay": 0.0, "schedule": "constant", "validation": 0.0}  # fmt: skip
 CWC: Settings = {"model": "cfse-cnn", "objective": "cwc", "optimizer": "adam", "lr": 1e-2, "weight_decay": 0.0,
                  "epochs": 25, "schedule": "constant", "validation": 0.0,
-                 "objective_args": ["windows=0,11;0,16;0,21;0,25"]}  # fmt: skip
+                 "windows": ["0:11", "0:16", "0:21", "0:25"]}  # fmt: skip
 CWC_100: Settings = {"model_args": ["widths=60,120,240,400,800,1600", "groups=20,20,100"],
-                     "objective_args": ["superclass_blocks=4"]}  # fmt: skip
+                     "objective_args": ["superclass_blocks=4"], "windows": []}  # fmt: skip
 CWC_MOD: Settings = {"objective": "cwc-mod", "epochs": 100, "schedule": "plateau", "early_stop": 30, "lr": 1e-3}
 SFF: Settings = {"epochs": 60, "lr": 3e-3}
 SHORTER: Mapping[str, Settings] = {"mnist": {"epochs": 12, "lr": 2e-3}, "fashion-mnist": {"epochs": 20, "lr": 2e-3},

@@ -91,10 +91,6 @@ class Objective(ABC):
         """Evaluation inputs at the source, [B, *shape] -> [N, *shape], without labels."""
         return x
 
-    def learns(self, site: Site, epoch: int) -> bool:
-        """Whether a block learns in this epoch (from 0), where it is the rule that says so; one that does not rests."""
-        return True
-
     def rest(self, head: nn.Module, out: Tensor) -> Tensor | None:
         """What a block at rest passes on of a training batch; its head is in evaluation mode. Default: as `local`."""
         return self.local(head, out, None).onward

@@ -29,29 +29,23 @@ class CwC(Competitive):
 
     A block's C channels are dealt evenly to the K classes; g_k = mean over the class's channels and space of y^2, and
     the loss is the cross-entropy over g (their L_CwC). One pass, no negatives, no auxiliary layer; the block's output
-    itself, behind its batch norm, goes on. Interleaved layer training (ILT) lets each block learn in its own epochs.
+    itself, behind its batch norm, goes on. Interleaved layer training (ILT), in which a block has epochs of its own to
+    learn in, is `--windows`: theirs are 0:11 0:16 0:21 0:25 on CIFAR-10.
 
     In CIFAR-100 the first blocks compete for its 20 super-classes (the authors' code takes label // 5; we take the
     official ones); they give no scores.
     """
 
-    windows: tuple[tuple[int, int], ...] = ()
-    """ILT: each block's first epoch of learning and the one it no longer learns in, "0,11;0,16;0,21;0,25" in the paper
-    for CIFAR-10; empty for all epochs. `--windows` does the same for any rule."""
     superclass_blocks: int = 0
     """How many of the first blocks learn CIFAR-100's super-classes."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if any(not 0 <= start < end for start, end in self.windows) or self.superclass_blocks < 0:
-            raise ConfigError("these are no windows of epochs", where="objective cwc",
-                              expected="0 <= start < end for each block, and superclass_blocks >= 0",
-                              got=f"windows {self.windows}, superclass_blocks {self.superclass_blocks}")  # fmt: skip
+        if self.superclass_blocks < 0:
+            raise ConfigError("so few blocks cannot learn super-classes", where="objective cwc, superclass_blocks",
+                              expected=">= 0", got=self.superclass_blocks)  # fmt: skip
 
     def head(self, site: Site) -> nn.Module:
-        if self.windows and len(self.windows) != site.num_blocks:
-            raise NetworkError("ILT needs a window of epochs for each block", where="objective cwc, windows",
-                               expected=site.num_blocks, got=len(self.windows))  # fmt: skip
         if self.superclass_blocks and site.num_classes != len(CIFAR100_SUPERCLASSES):
             raise NetworkError("super-classes are known for CIFAR-100 alone", where="objective cwc, superclass_blocks",
                                expected="100 classes", got=site.num_classes, remedy="set it to 0")  # fmt: skip
@@ -65,9 +59,6 @@ class CwC(Competitive):
             return Local(self.compete(scores, labels, learning=head.training), scores, onward)
         coarse = None if labels is None else head.coarse[labels]
         return Local(self.compete(scores, coarse, learning=head.training), None, onward)
-
-    def learns(self, site: Site, epoch: int) -> bool:
-        return not self.windows or self.windows[site.index][0] <= epoch < self.windows[site.index][1]
 
 
 class CwCHead(nn.Module):

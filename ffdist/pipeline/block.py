@@ -60,10 +60,10 @@ class LearningBlock:
     def forward(self, x: Tensor, y: Tensor, step: int, epoch: int = 0, part: int = 0) -> Local:
         """Pass over x [N, *site.input_shape]; `onward` of the result is what the next block gets.
 
-        Without a loss where the rule lets the block rest in this epoch: then it only passes on, as in evaluation.
+        Without a loss where the block rests in this epoch: then it only passes on, as in evaluation.
         """
         assert not x.requires_grad
-        if not (self.config.optim.learns(self.site.index, epoch) and self.objective.learns(self.site, epoch)):
+        if not self.config.optim.learns(self.site.index, epoch):
             return self._rest(x, len(y))
         self._mode(training=True)
         draws = derive_seed(self.config.seed, "draws", self.site.index, step, part)

@@ -29,6 +29,7 @@ DATA = {"digits": ((1, 8, 8), 10), "mnist": ((1, 28, 28), 10), "fashion-mnist": 
 def check(settings: TrainSettings, data: str) -> None:
     chain, objective = network(settings, *DATA[data])
     check_objective(chain, objective, fusion=settings.fusion)
+    assert len(settings.windows) in (0, 1 if settings.objective == "backprop" else len(chain))
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -89,6 +89,16 @@ def test_a_wrong_setting_is_told(values: dict[str, object], message: str) -> Non
         apply(TrainSettings(), values, "here")
 
 
+def test_another_rule_or_network_leaves_the_options_and_windows_of_the_former_behind() -> None:
+    cwc = with_preset(TrainSettings(), "cwc-cifar10")
+    assert len(cwc.windows) == 4
+    assert apply(cwc, {"lr": 0.1}, "").windows == cwc.windows
+    assert apply(cwc, {"objective": "sff"}, "").windows == ()
+    told = {"objective": "sff", "objective_args": ["kernel=3"], "windows": ["0:1", "0:2", "0:3", "0:4"]}
+    sff = apply(cwc, told, "")
+    assert (sff.objective_args, sff.windows) == (("kernel=3",), ("0:1", "0:2", "0:3", "0:4"))
+
+
 def test_an_unknown_preset_is_told_with_the_nearest() -> None:
     with pytest.raises(ConfigError, match=r"did you mean 'sff-cnnb-mnist'\?"):
         parse(["sff-cnnb-minst"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -201,24 +201,3 @@ class Exploding(SFF):
 def test_a_loss_that_is_not_finite_names_block_and_batch() -> None:
     with pytest.raises(DivergedError, match=r"block 1 'conv2'.*batch 1\b"):
         run_threads(DigitsJob(objective=Exploding(), settings={"stages": 3})(), QUIET)
-
-
-@dataclass(frozen=True)
-class FirstEpochOnly(SFF):
-    """A rule under which the first block learns in the first epoch only."""
-
-    def learns(self, site: Site, epoch: int) -> bool:
-        return site.index > 0 or epoch == 0
-
-
-def test_a_block_at_rest_passes_on_and_does_not_change(tmp_path: Path) -> None:
-    weights = {}
-    for epochs in (1, 3):
-        run = tmp_path / str(epochs)
-        constant = OptimConfig(schedule="constant")
-        run_threads(DigitsJob(run, epochs, FirstEpochOnly(), settings={"optim": constant, "stages": 2})(), QUIET)
-        manifest = latest(run)
-        assert manifest is not None
-        weights[epochs] = [load_file(manifest.folder / entry["file"])["module.0.weight"] for entry in manifest.files]
-    same = [torch.equal(one, three) for one, three in zip(weights[1], weights[3], strict=True)]
-    assert same == [True, False, False]

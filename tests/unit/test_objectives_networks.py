@@ -102,7 +102,6 @@ def test_senseless_pairs_are_refused_before_training(name: str, model: str) -> N
         ("cwc", {}, "cnn", (1, 8, 8), 10, "evenly"),
         ("cwc-mod", {}, "mlp", (8,), 1001, "evenly"),
         ("deeperforward", {}, "mlp", (8,), 2000, "nothing to normalise"),
-        ("cwc", {"windows": "0,3;0,5"}, "cfse-cnn", (1, 8, 8), 10, "a window of epochs for each block"),
         ("cwc", {"superclass_blocks": "1"}, "cfse-cnn", (1, 8, 8), 10, "CIFAR-100"),
         ("hinton", {}, "mlp", (1, 3, 3), 10, "too small"),
         ("hinton", {}, "mlp", (9,), 10, "too small"),

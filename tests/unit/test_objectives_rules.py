@@ -131,13 +131,6 @@ def test_cwcs_first_blocks_learn_the_official_super_classes_and_give_no_scores()
     assert all(CIFAR100_SUPERCLASSES.count(k) == 5 for k in range(20))
 
 
-def test_with_ilt_a_block_learns_in_its_own_epochs_alone() -> None:
-    rule = load_objective("cwc", {"windows": "0,2;1,3;0,9"})
-    learned = [[rule.learns(site((20,), index=i), epoch) for epoch in range(4)] for i in range(2)]
-    assert learned == [[True, True, False, False], [False, True, True, False]]
-    assert all(CwC().learns(site((20,)), epoch) for epoch in range(100))
-
-
 @pytest.mark.parametrize("shape", SHAPES)
 def test_deeperforward_takes_the_goodness_out_of_what_goes_on(shape: tuple[int, ...]) -> None:
     rule, y = DeeperForward(), output(shape)
