@@ -48,7 +48,7 @@ class Rounds:
         notes = [
             f"{self.discarded} of {self.discarded + self.kept} rounds discarded by the probe "
             f"(median {probe.median:.2f}, {probe.least:.2f} to {probe.most:.2f}; {self.least:.2f} wanted)",
-            "on every side, each of its processes is bound to cores of its own",
+            "on every side, each of its processes is bound to cores of its own where there are enough",
         ]
         if not self.trusted:
             notes.append("NOT RELIABLE: the cores were never free together; the figures are of discarded rounds")

@@ -51,7 +51,7 @@ class LoaderSide:
 def loader(settings: BenchSettings, progress: Progress) -> Finding:
     """Samples/s of the loader alone, and of the pipeline that it feeds."""
     with ExitStack() as ends:
-        probe = ends.enter_context(Probe(settings.num_stages))
+        probe = ends.enter_context(Probe(settings.devices))
         team = ends.enter_context(Team("loader", LoaderLife(settings.job(1)), 1))
         alone = calibrated(LoaderSide("loader", team, Window(settings.warmup, 3)), settings.seconds)
         trained = open_pipeline(ends, settings, settings.num_stages)

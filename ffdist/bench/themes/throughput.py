@@ -21,7 +21,7 @@ SERIAL = "ff"
 def throughput(settings: BenchSettings, progress: Progress) -> Finding:
     """Every side's samples/s, and ffdist's ratio to each baseline, pair by pair."""
     with ExitStack() as ends:
-        probe = ends.enter_context(Probe(max(settings.devices, settings.num_stages)))
+        probe = ends.enter_context(Probe(settings.devices))
         ours, notes = best_of_ours(ends, settings, progress)
         families: dict[str, Family] = {}
         serial = [open_pipeline(ends, settings, 1, SERIAL)] if SERIAL in settings.against else []
