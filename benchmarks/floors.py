@@ -1,4 +1,4 @@
-"""What a batch costs at least on either side: how much faster than backpropagation FF could be at best.
+"""What a batch costs at least, FF and backpropagation: operations and bytes counted, and the time they take alone.
 
 python benchmarks/floors.py --record benchmarks/records
 """

@@ -26,7 +26,7 @@ def train(flags: list[str], out: Path) -> None:
     if finished(out):
         return
     begun = out.exists() and latest(out) is not None
-    if out.exists() and not begun:
+    if (out / "config.toml").exists() and not begun:
         shutil.rmtree(out)
     args = ["--resume", "--out", str(out)] if begun else [*flags, "--out", str(out)]
     started, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)

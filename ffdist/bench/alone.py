@@ -15,13 +15,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 from torch.utils.flop_counter import flop_registry
 
-from ffdist.baselines.twin import Backprop, twin
 from ffdist.bench.settings import BenchSettings
+from ffdist.bench.step import both_sides, one_step
 from ffdist.bench.team import Seat, Team
 from ffdist.models import Chain
 from ffdist.objectives import Objective
 from ffdist.pipeline.block import BlockConfig
-from ffdist.pipeline.plan import build_block, sites, synchronize
+from ffdist.pipeline.plan import synchronize
 from ffdist.runtime.rank import stage_device
 
 OPTIMISERS = (torch.ops.aten._fused_adamw_, torch.ops.aten._fused_adam_, torch.ops.aten._fused_sgd_)
@@ -109,11 +109,8 @@ class AloneLife:
         torch.set_num_threads(s.threads)
         job = s.job(1)()
         config = job.block_config(stage_device(s.device, seat.world), 10**6)
-        sides: dict[str, tuple[Chain, Objective]] = {
-            "ff": (job.chain, job.objective), "bp": (twin(job.chain), Backprop()),
-        }  # fmt: skip
         return {name: replay(heavy_calls(chain, objective, config, s.batch_size), config.device, self.repeats)
-                for name, (chain, objective) in sides.items()}  # fmt: skip
+                for name, (chain, objective) in both_sides(job).items()}  # fmt: skip
 
 
 def alone(settings: BenchSettings, repeats: int = 5) -> dict[str, Alone]:
@@ -124,19 +121,9 @@ def alone(settings: BenchSettings, repeats: int = 5) -> dict[str, Alone]:
 
 def heavy_calls(chain: Chain, objective: Objective, config: BlockConfig, batch_size: int) -> HeavyCalls:
     """Of one whole step, update included, on random samples."""
-    labels = torch.arange(batch_size) % chain.num_classes
-    generator = torch.Generator().manual_seed(0)
-    x: Tensor | None = objective.prepare(
-        torch.rand(batch_size, *chain.input_shape), labels, chain.num_classes, generator
-    )
-    blocks = [build_block(chain, site, objective, config) for site in sites(chain)]
-    labels = labels.to(config.device)
+    step, _ = one_step(chain, objective, config, batch_size)
     with HeavyCalls() as calls:
-        for block in blocks:
-            assert x is not None
-            local = block.forward(x, labels, 1)
-            block.update(local, labels, 1)
-            x = local.onward
+        step()
     return calls
 
 

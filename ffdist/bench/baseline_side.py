@@ -18,6 +18,7 @@ from ffdist.bench.meter import MemoryUse, Meter
 from ffdist.bench.team import Seat
 from ffdist.bench.window import Lap, Window, endless
 from ffdist.errors import FfdistError
+from ffdist.pipeline.plan import synchronize
 from ffdist.runtime.job import Job
 from ffdist.runtime.processes import MakeJob
 from ffdist.runtime.rank import stage_device
@@ -117,7 +118,6 @@ class Bench:
         return self.batches[shard]
 
     def _meet(self) -> None:
-        if self.config.device.type == "cuda":
-            torch.cuda.synchronize(self.config.device)
+        synchronize(self.config.device)
         if self.place.size > 1:
             dist.barrier()

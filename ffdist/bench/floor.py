@@ -5,17 +5,15 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from ffdist.baselines.twin import Backprop, twin
 from ffdist.bench.alone import Alone
 from ffdist.bench.finding import Cell, Grid
 from ffdist.bench.settings import BenchSettings
+from ffdist.bench.step import both_sides, one_step
 from ffdist.models import Chain
 from ffdist.objectives import Objective
 from ffdist.pipeline.block import BlockConfig
-from ffdist.pipeline.plan import build_block, sites
 
 SAMPLES = 4
 """Operations grow with the batch: a few samples tell."""
@@ -36,9 +34,8 @@ def floors(settings: BenchSettings) -> dict[str, Floor]:
     job = settings.job(1)()
     config = job.block_config(torch.device("cpu"), 10**6)
     bytes_each = OPTIMISER_BYTES[settings.optimizer]
-    both: dict[str, tuple[Chain, Objective]] = {"ff": (job.chain, job.objective), "bp": (twin(job.chain), Backprop())}
     found = {}
-    for name, (chain, objective) in both.items():
+    for name, (chain, objective) in both_sides(job).items():
         operations, parameters = count(chain, objective, config)
         found[name] = Floor(operations * settings.batch_size / SAMPLES, parameters * bytes_each)
     return found
@@ -46,17 +43,9 @@ def floors(settings: BenchSettings) -> dict[str, Floor]:
 
 def count(chain: Chain, objective: Objective, config: BlockConfig) -> tuple[int, int]:
     """Operations that `SAMPLES` samples take, and parameters learned."""
-    labels = torch.arange(SAMPLES) % chain.num_classes
-    generator = torch.Generator().manual_seed(0)
-    x: Tensor | None = objective.prepare(torch.rand(SAMPLES, *chain.input_shape), labels, chain.num_classes, generator)
-    blocks = [build_block(chain, site, objective, config) for site in sites(chain)]
+    step, blocks = one_step(chain, objective, config, SAMPLES)
     with FlopCounterMode(display=False) as counter:
-        for block in blocks:
-            assert x is not None
-            local = block.forward(x, labels, 1)
-            if local.loss is not None:
-                local.loss.backward()
-            x = local.onward
+        step()
     return counter.get_total_flops(), sum(p.numel() for block in blocks for p in block.learned)
 
 

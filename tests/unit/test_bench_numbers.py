@@ -120,9 +120,6 @@ def test_the_heavy_operations_of_a_step_are_its_products_and_its_optimisers() ->
     # a layer has no product for its input, a head has
     ff = heavy_calls(job.chain, job.objective, config, batch_size=8)
     bp = heavy_calls(twin(job.chain), Backprop(), config, batch_size=8)
-    assert (ff.products.total(), ff.optimisers.total()) == (
-        2 * (2 + 3),
-        2,
-    )
+    assert (ff.products.total(), ff.optimisers.total()) == (2 * (2 + 3), 2)
     assert (bp.products.total(), bp.optimisers.total()) == (2 + 3 + 3, 1)
     assert replay(ff, torch.device("cpu"), repeats=1).seconds > 0
