@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from itertools import accumulate
 from statistics import median
 from typing import Any
 
@@ -16,14 +17,15 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 from torch.utils.flop_counter import flop_registry
 
 from ffdist.bench.settings import BenchSettings
-from ffdist.bench.step import both_sides, one_step
+from ffdist.bench.step import OneStep, both_sides
 from ffdist.bench.team import Seat, Team
 from ffdist.models import Chain
 from ffdist.objectives import Objective
 from ffdist.pipeline.block import BlockConfig
-from ffdist.pipeline.plan import synchronize
+from ffdist.pipeline.plan import partition, synchronize
 from ffdist.runtime.rank import stage_device
 
+CAST = torch.ops.aten._to_copy
 OPTIMISERS = (torch.ops.aten._fused_adamw_, torch.ops.aten._fused_adam_, torch.ops.aten._fused_sgd_)
 
 
@@ -33,12 +35,25 @@ class Alone:
 
     products: float
     """Seconds of convolutions and matrix products, forward and backward."""
+    casts: float
+    """Seconds of autocast's conversions, of weights, maps and gradients."""
     optimiser: float
     """Seconds of the fused optimiser."""
 
     @property
     def seconds(self) -> float:
-        return self.products + self.optimiser
+        return self.products + self.casts + self.optimiser
+
+
+def total(parts: Sequence[Alone]) -> Alone:
+    return Alone(*(sum(getattr(part, name.name) for part in parts) for name in fields(Alone)))
+
+
+def slowest_stage(blocks: Sequence[Alone], stages: int) -> Alone:
+    """Of the cut that makes it shortest."""
+    cut = partition([block.seconds for block in blocks], stages)
+    ends = list(accumulate(cut))
+    return max((total(blocks[end - size : end]) for size, end in zip(cut, ends, strict=True)), key=lambda a: a.seconds)
 
 
 @dataclass(frozen=True)
@@ -76,21 +91,51 @@ class Call:
         return median(times[1:])
 
 
-class HeavyCalls(TorchDispatchMode):
-    """Counts the calls of convolutions, matrix products and fused optimisers, below autograd and autocast."""
+@dataclass(frozen=True)
+class HeavyCalls:
+    """The heavy operations of a block's step, and how often it has each."""
+
+    products: Counter[Call] = field(default_factory=Counter)
+    casts: Counter[Call] = field(default_factory=Counter)
+    optimisers: Counter[Call] = field(default_factory=Counter)
+
+    def add(self, func: Any, args: Any, kwargs: Mapping[str, Any]) -> None:
+        """Note the call if it is one."""
+        if func.overloadpacket in flop_registry:
+            calls = self.products
+        elif func.overloadpacket in OPTIMISERS:
+            calls = self.optimisers
+        elif func.overloadpacket is CAST and kwargs.get("dtype") not in (None, args[0].dtype):
+            calls = self.casts
+        else:
+            return
+        leaves, tree = tree_flatten((args, kwargs))
+        calls[Call(func, tuple(map(described, leaves)), tree)] += 1
+
+    def replay(self, device: torch.device, repeats: int) -> Alone:
+        def seconds(counted: Counter[Call]) -> float:
+            return sum(times * call.seconds(device, repeats) for call, times in counted.items())
+
+        with torch.no_grad():
+            return Alone(seconds(self.products), seconds(self.casts), seconds(self.optimisers))
+
+
+class Watch(TorchDispatchMode):
+    """Notes heavy operations below autograd and autocast."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.products: Counter[Call] = Counter()
-        self.optimisers: Counter[Call] = Counter()
+        self.calls = HeavyCalls()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None) -> Any:
         kwargs = dict(kwargs or {})
-        for known, calls in ((flop_registry, self.products), (OPTIMISERS, self.optimisers)):
-            if func.overloadpacket in known:
-                leaves, tree = tree_flatten((args, kwargs))
-                calls[Call(func, tuple(map(described, leaves)), tree)] += 1
+        self.calls.add(func, args, kwargs)
         return func(*args, **kwargs)
+
+    def take(self) -> HeavyCalls:
+        """Those since the last time."""
+        taken, self.calls = self.calls, HeavyCalls()
+        return taken
 
 
 def described(leaf: Any) -> Any:
@@ -104,32 +149,24 @@ class AloneLife:
     settings: BenchSettings
     repeats: int
 
-    def __call__(self, seat: Seat) -> dict[str, Alone]:
+    def __call__(self, seat: Seat) -> dict[str, list[Alone]]:
         s = self.settings
         torch.set_num_threads(s.threads)
         job = s.job(1)()
         config = job.block_config(stage_device(s.device, seat.world), 10**6)
-        return {name: replay(heavy_calls(chain, objective, config, s.batch_size), config.device, self.repeats)
+        return {name: [calls.replay(config.device, self.repeats)
+                       for calls in heavy_calls(chain, objective, config, s.batch_size)]
                 for name, (chain, objective) in both_sides(job).items()}  # fmt: skip
 
 
-def alone(settings: BenchSettings, repeats: int = 5) -> dict[str, Alone]:
-    """Of ffdist ("ff") and of the same network with one loss ("bp"), in a process of its own."""
+def alone(settings: BenchSettings, repeats: int = 5) -> dict[str, list[Alone]]:
+    """Block by block: of ffdist ("ff") and of the same network with one loss ("bp"), in a process of its own."""
     with Team("alone", AloneLife(settings, repeats), 1) as team:
         return team.finish()[0]
 
 
-def heavy_calls(chain: Chain, objective: Objective, config: BlockConfig, batch_size: int) -> HeavyCalls:
-    """Of one whole step, update included, on random samples."""
-    step, _ = one_step(chain, objective, config, batch_size)
-    with HeavyCalls() as calls:
-        step()
-    return calls
-
-
-def replay(calls: HeavyCalls, device: torch.device, repeats: int) -> Alone:
-    def total(counted: Counter[Call]) -> float:
-        return sum(times * call.seconds(device, repeats) for call, times in counted.items())
-
-    with torch.no_grad():
-        return Alone(total(calls.products), total(calls.optimisers))
+def heavy_calls(chain: Chain, objective: Objective, config: BlockConfig, batch_size: int) -> list[HeavyCalls]:
+    """Each block's, of one whole step on random samples, update included."""
+    step = OneStep(chain, objective, config, batch_size)
+    with Watch() as watch:
+        return [watch.take() for _ in step.block_by_block()]

@@ -7,10 +7,10 @@ from typing import NamedTuple
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from ffdist.bench.alone import Alone
+from ffdist.bench.alone import Alone, slowest_stage, total
 from ffdist.bench.finding import Cell, Grid
 from ffdist.bench.settings import BenchSettings
-from ffdist.bench.step import both_sides, one_step
+from ffdist.bench.step import OneStep, both_sides
 from ffdist.models import Chain
 from ffdist.objectives import Objective
 from ffdist.pipeline.block import BlockConfig
@@ -43,21 +43,31 @@ def floors(settings: BenchSettings) -> dict[str, Floor]:
 
 def count(chain: Chain, objective: Objective, config: BlockConfig) -> tuple[int, int]:
     """Operations that `SAMPLES` samples take, and parameters learned."""
-    step, blocks = one_step(chain, objective, config, SAMPLES)
+    step = OneStep(chain, objective, config, SAMPLES)
     with FlopCounterMode(display=False) as counter:
         step()
-    return counter.get_total_flops(), sum(p.numel() for block in blocks for p in block.learned)
+    return counter.get_total_flops(), sum(p.numel() for block in step.blocks for p in block.learned)
 
 
-def floor_grid(found: dict[str, Floor], timed: dict[str, Alone], rates: dict[str, float], batch_size: int) -> Grid:
+def floor_grid(
+    found: dict[str, Floor], timed: dict[str, list[Alone]], rates: dict[str, float], stages: int, batch_size: int
+) -> Grid:
     """rates: samples/s in one process, of those that were measured."""
     rows: list[dict[str, Cell]] = []
     for name, floor in found.items():
         whole = batch_size / rates[name] if name in rates else None
         rows.append({
-            "one process": name, "GFLOP a batch": floor.operations / 1e9,
-            "optimiser MB a batch": floor.optimiser_bytes / 1e6, "products alone, ms": 1e3 * timed[name].products,
-            "optimiser alone, ms": 1e3 * timed[name].optimiser, "a batch, ms": whole and 1e3 * whole,
-            "GFLOP/s reached": whole and floor.operations / whole / 1e9,
+            "what": f"{name}, one process", "GFLOP a batch": floor.operations / 1e9,
+            "optimiser MB a batch": floor.optimiser_bytes / 1e6, **alone_cells(total(timed[name])),
+            "a batch, ms": whole and 1e3 * whole, "GFLOP/s reached": whole and floor.operations / whole / 1e9,
         })  # fmt: skip
+    rows.append({
+        "what": f"slowest of {stages} stages", "GFLOP a batch": None, "optimiser MB a batch": None,
+        **alone_cells(slowest_stage(timed["ff"], stages)), "a batch, ms": None, "GFLOP/s reached": None,
+    })  # fmt: skip
     return Grid("what a batch takes at least", rows)
+
+
+def alone_cells(alone: Alone) -> dict[str, Cell]:
+    return {"products alone, ms": 1e3 * alone.products, "casts alone, ms": 1e3 * alone.casts,
+            "optimiser alone, ms": 1e3 * alone.optimiser, "all alone, ms": 1e3 * alone.seconds}  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -20,23 +20,27 @@ def both_sides(job: Job) -> dict[str, tuple[Chain, Objective]]:
     return {"ff": (job.chain, job.objective), "bp": (twin(job.chain), Backprop())}
 
 
-def one_step(
-    chain: Chain, objective: Objective, config: BlockConfig, batch_size: int
-) -> tuple[Callable[[], None], list[LearningBlock]]:
-    """A whole step on random samples, updates included, yet to be run; and the blocks that it teaches."""
-    labels = torch.arange(batch_size) % chain.num_classes
-    generator = torch.Generator().manual_seed(0)
-    pictures = torch.rand(batch_size, *chain.input_shape)
-    inputs = objective.prepare(pictures, labels, chain.num_classes, generator)
-    labels = labels.to(config.device)
-    blocks = [build_block(chain, site, objective, config) for site in sites(chain)]
+class OneStep:
+    """A whole step on random samples, updates included: called, it is taken."""
 
-    def step() -> None:
-        x: Tensor | None = inputs
-        for block in blocks:
+    def __init__(self, chain: Chain, objective: Objective, config: BlockConfig, batch_size: int) -> None:
+        labels = torch.arange(batch_size) % chain.num_classes
+        generator = torch.Generator().manual_seed(0)
+        pictures = torch.rand(batch_size, *chain.input_shape)
+        self.inputs = objective.prepare(pictures, labels, chain.num_classes, generator)
+        self.labels = labels.to(config.device)
+        self.blocks = [build_block(chain, site, objective, config) for site in sites(chain)]
+
+    def __call__(self) -> None:
+        for _ in self.block_by_block():
+            pass
+
+    def block_by_block(self) -> Iterator[LearningBlock]:
+        """Each block, once it has taken its step."""
+        x: Tensor | None = self.inputs
+        for block in self.blocks:
             assert x is not None
-            local = block.forward(x, labels, 1)
-            block.update(local, labels, 1)
+            local = block.forward(x, self.labels, 1)
+            block.update(local, self.labels, 1)
             x = local.onward
-
-    return step, blocks
+            yield block

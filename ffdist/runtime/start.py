@@ -35,8 +35,11 @@ def make_job(settings: TrainSettings, images: Images, run: Path | None, stages: 
     chain, objective = network(s, images.shape, images.num_classes, start=not s.resume)
     config = JobConfig(
         Schedule(s.epochs, s.snapshot_every, s.early_stop),
-        OptimConfig(s.optimizer, s.lr, s.weight_decay, s.momentum, s.schedule, s.warmup, s.patience, s.factor, s.clip,
-                    s.no_decay, s.ema, parse_windows(s.windows)),
+        OptimConfig(
+            optimizer=s.optimizer, lr=s.lr, weight_decay=s.weight_decay, momentum=s.momentum, schedule=s.schedule,
+            warmup=s.warmup, patience=s.patience, factor=s.factor, clip=s.clip, no_decay=s.no_decay, ema=s.ema,
+            windows=parse_windows(s.windows),
+        ),
         batch_size=s.batch_size, microbatches=s.microbatches, seed=s.seed, precision=s.precision,
         validation=s.validation, samples=s.samples, image_size=s.image_size, augment=s.augment, fusion=s.fusion,
         stages=stages, cut=s.cut, queue=s.queue, transport=s.transport, device=s.device, threads=s.threads,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from math import isnan
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch
 
 from ffdist.baselines import BASELINES, family
 from ffdist.baselines.twin import Backprop, twin
-from ffdist.bench.alone import heavy_calls, replay
+from ffdist.bench.alone import Alone, heavy_calls, slowest_stage, total
 from ffdist.bench.finding import Finding, Grid, Plot
 from ffdist.bench.floor import floors
 from ffdist.bench.record import write_record
@@ -114,12 +115,22 @@ def test_the_operations_of_a_batch_are_those_of_its_matrix_products() -> None:
     assert found["bp"].operations == 2 * 8 * (2 * first + 3 * second + 3 * head)
 
 
-def test_the_heavy_operations_of_a_step_are_its_products_and_its_optimisers() -> None:
-    job = BenchSettings(model="mlp", model_args=("widths=16,16",), precision="fp32").job(1)()
-    config = job.block_config(torch.device("cpu"), 10)
+def test_the_heavy_operations_of_a_step_are_its_products_its_casts_and_its_optimisers() -> None:
+    job = BenchSettings(model="mlp", model_args=("widths=16,16",)).job(1)()
+    plain, cast = (replace(job.block_config(torch.device("cpu"), 10), precision=p) for p in ("fp32", "bf16"))
+    ff = heavy_calls(job.chain, job.objective, plain, batch_size=8)
+    bp = heavy_calls(twin(job.chain), Backprop(), plain, batch_size=8)
     # a layer has no product for its input, a head has
-    ff = heavy_calls(job.chain, job.objective, config, batch_size=8)
-    bp = heavy_calls(twin(job.chain), Backprop(), config, batch_size=8)
-    assert (ff.products.total(), ff.optimisers.total()) == (2 * (2 + 3), 2)
-    assert (bp.products.total(), bp.optimisers.total()) == (2 + 3 + 3, 1)
-    assert replay(ff, torch.device("cpu"), repeats=1).seconds > 0
+    assert [(c.products.total(), c.casts.total(), c.optimisers.total()) for c in ff] == [(2 + 3, 0, 1)] * 2
+    assert [(c.products.total(), c.casts.total(), c.optimisers.total()) for c in bp] == [(2 + 3 + 3, 0, 1)]
+    for calls, weight in zip(heavy_calls(job.chain, job.objective, cast, 8), ((16, 784), (16, 16)), strict=True):
+        there_and_back = [call.leaves[0].dtype for call in calls.casts.elements() if call.leaves[0].size == weight]
+        assert sorted(map(str, there_and_back)) == ["torch.bfloat16", "torch.float32"]
+        assert calls.replay(torch.device("cpu"), repeats=1).casts > 0
+
+
+def test_the_slowest_stage_is_that_of_the_cut_that_makes_it_shortest() -> None:
+    blocks = [Alone(products, 0.25, 0.5) for products in (4.0, 1.0, 2.0, 1.0)]
+    assert slowest_stage(blocks, 1) == total(blocks) == Alone(8.0, 1.0, 2.0)
+    assert slowest_stage(blocks, 2) == Alone(4.0, 0.75, 1.5)  # 1 + 3: 4.75 and 6.25; 2 + 2: 6.5 and 4.5
+    assert slowest_stage(blocks, 4) == blocks[0]

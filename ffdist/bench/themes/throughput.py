@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from statistics import median
 from typing import Any
 
-from ffdist.bench.alone import Alone, alone
+from ffdist.bench.alone import Alone, alone, slowest_stage, total
 from ffdist.bench.bound import best_speedup
 from ffdist.bench.finding import Cell, Finding, Grid, Plot, Progress
 from ffdist.bench.floor import Floor, floor_grid, floors
@@ -36,9 +36,11 @@ def throughput(settings: BenchSettings, progress: Progress) -> Finding:
     notes += [limit_note(found, timed)]
     summary = [summarise(settings, rounds, ours.name, name, families.get(name)) for name in settings.against]
     notes += [bound_note(result) for result in summary if "bound" in result]
+    floor_rate = settings.batch_size / slowest_stage(timed["ff"], settings.num_stages).seconds
+    notes += [ceiling_note(result, floor_rate) for result in summary if "bound" not in result]
     rates = {name: rounds.rate(name).median for name in found if name in rounds.laps}
     grids = [compared(settings, rounds, ours.name), *map(qualified, families.items()), stage_grid(rounds, ours.name),
-             floor_grid(found, timed, rates, settings.batch_size)]  # fmt: skip
+             floor_grid(found, timed, rates, settings.num_stages, settings.batch_size)]  # fmt: skip
     return Finding("throughput", summary[0] if len(summary) == 1 else summary, [g for g in grids if g.rows], notes,
                    bars(settings, rounds))  # fmt: skip
 
@@ -93,11 +95,18 @@ def summarise(
     return result
 
 
-def limit_note(found: dict[str, Floor], timed: dict[str, Alone]) -> str:
+def limit_note(found: dict[str, Floor], timed: dict[str, list[Alone]]) -> str:
     """What serial FF's lead over serial BP comes to as all else is spared on both sides."""
+    by_time = total(timed["bp"]).seconds / total(timed["ff"]).seconds
     counted = found["bp"].operations / found["ff"].operations
-    return (f"of serial FF and BP only the heavy operations: BP takes {counted:.2f} times as many, and with the "
-            f"optimiser {timed['bp'].seconds / timed['ff'].seconds:.2f} times as long, each run alone")  # fmt: skip
+    return (f"of serial FF and BP only the heavy operations: BP takes {counted:.2f} times as many, and with "
+            f"casts and optimiser {by_time:.2f} times as long, each run alone")  # fmt: skip
+
+
+def ceiling_note(result: dict[str, Any], floor_rate: float) -> str:
+    """What the ratio could come to were the slowest stage's heavy operations all it has to do."""
+    return (f"the slowest stage's heavy operations alone allow {floor_rate:,.0f} samples/s, "
+            f"{floor_rate / result['theirs']:.2f} times {result['variant']}")  # fmt: skip
 
 
 def bound_note(result: dict[str, Any]) -> str:
