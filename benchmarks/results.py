@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -53,12 +54,13 @@ def headline(folder: Path) -> str:
 
 
 def newest(folder: Path, theme: str) -> list[Record]:
-    """The latest record of each network, data set and number of microbatches, with its `file`, in the files' order."""
+    """The latest record of each network, rule, data set and number of microbatches, with its `file`."""
     found: dict[tuple[Any, ...], Record] = {}
     for path in sorted(folder.glob(f"{theme}-*.json"), key=lambda p: (len(p.name), p.name)):
         record: Record = json.loads(path.read_text()) | {"file": path.stem}
         s = record.get("settings", {})
-        key = (s.get("model"), str(s.get("model_args")), s.get("split"), s.get("data"), s.get("microbatches", 1))
+        told = ("model", "model_args", "split", "objective_args", "data", "microbatches")
+        key = tuple(str(s.get(name)) for name in told)
         if record.get("theme") == theme and record["date"] >= found.get(key, record)["date"]:
             found[key] = record
     return list(found.values())
@@ -67,7 +69,7 @@ def newest(folder: Path, theme: str) -> list[Record]:
 def network(record: Record) -> str:
     """As people name it, with what differs from the usual."""
     s = record["settings"]
-    options = [*s["model_args"], *([f"by {s['split']}"] if s["split"] else []),
+    options = [*s["model_args"], *([f"by {s['split']}"] if s["split"] else []), *s["objective_args"],
                *([f"{s['microbatches']} microbatches"] if s.get("microbatches", 1) > 1 else [])]  # fmt: skip
     return ", ".join([s["model"], *options, Path(s["data"]).name])
 
@@ -92,28 +94,43 @@ def throughput_row(record: Record, told: dict[str, dict[str, Any]]) -> dict[str,
     serial = None
     if ff and bp:
         serial = ratios([b for _, b in ff["pairs"]], [b for _, b in bp["pairs"]]).median
-    others = [told[name] for name in ("pipeline", "fsdp") if name in told]
+    fastest = max((side for name, side in told.items() if name != "ff"), key=lambda side: side["theirs"])
+    others = [told[name] for name in ("bp-threads", "pipeline", "fsdp") if name in told]
     return {
         "network": network(record), "ours, 2 stages": ddp["ours"], "DDP, 2 ranks": ddp["theirs"],
         "ours / DDP": f"**{ddp['ratio']:.2f}** ({ddp['ratio_min']:.2f} - {ddp['ratio_max']:.2f})", "n": ddp["n"],
+        "ours / fastest BP": f"{fastest['ratio']:.2f} ({fastest['variant']})",
         "serial FF / BP": serial, "ours / serial FF": ff["ratio"] if ff else None,
-        "of the cut's bound": ff["of_bound"] if ff else None,
+        "of what blocks' times allow": ff["of_bound"] if ff else None,
         "ours / others": ", ".join(f"{o['variant']} {o['ratio']:.2f}" for o in others) or None, "record": link(record),
     }  # fmt: skip
+
+
+FAMILIES = {"DDP at least": ("ddp",), "FSDP at least": ("fsdp",), "one device at least": ("bp",),
+            "BP pipeline at least": ("1f1b", "gpipe", "interleaved", "zero-bubble")}  # fmt: skip
+
+
+def fullest(record: Record, column: str) -> dict[str, float]:
+    """Of each side, that of the device with the most."""
+    found: dict[str, float] = {}
+    for row in chain.from_iterable(record["tables"].values()):
+        found[row["side"]] = max(found.get(row["side"], 0.0), row[column])
+    return found
 
 
 def memory(records: Sequence[Record]) -> Rows:
     rows: Rows = []
     for record in records:
-        peaks: dict[str, float] = {}
-        for table in record["tables"].values():
-            for row in table:
-                peaks[row["side"]] = max(peaks.get(row["side"], 0.0), row["peak"])
-        ours, ddp = peaks["ours"], peaks["ddp-bucket-25"]
-        others: dict[str, Cell] = {name: peaks.get(name) for name in ("ddp-accumulate", "ddp-checkpoint", "fsdp",
-                                                                      "1f1b-4", "bp")}  # fmt: skip
-        rows.append({"network": network(record), "ours": ours, "ddp": ddp, "ours / ddp": f"**{ours / ddp:.2f}**",
-                     **others, "record": link(record)})  # fmt: skip
+        peaks, resident = fullest(record, "peak"), fullest(record, "resident")
+        ours, parts = peaks["ours"], record["settings"]["microbatches"] > 1
+        like = "ddp-accumulate" if parts else "ddp-bucket-25"
+        row: dict[str, Cell] = {"network": network(record), "ours": ours, "against": like, "it": peaks[like],
+                                "ours / it": f"**{ours / peaks[like]:.2f}**",
+                                "so by resident memory": resident["ours"] / resident[like]}  # fmt: skip
+        for label, members in FAMILIES.items():
+            least = min((name for name in peaks if name.startswith(members)), key=peaks.__getitem__, default=None)
+            row[label] = least and f"{peaks[least]:.1f} ({least})"
+        rows.append(row | {"record": link(record)})
     return rows
 
 
@@ -129,18 +146,9 @@ def tabled(*columns: str) -> Callable[[Sequence[Record]], Rows]:
     return rows_of
 
 
-def against(record: Record) -> str:
-    return str(record["summary"]["variant"])
-
-
 def to_accuracy(records: Sequence[Record]) -> Rows:
-    return [
-        {"network": network(r), "to": f"{r['summary']['target']:.0%}", "ours, s": r["summary"]["ours"],
-         f"{against(r)}, s": r["summary"]["theirs"], "DDP's / ours": r["summary"]["ratio"],
-         "least": r["summary"]["ratio_min"], "most": r["summary"]["ratio_max"], "n": r["summary"]["n"],
-         "record": link(r)}
-        for r in records
-    ]  # fmt: skip
+    return [{"network": network(record), **level, "record": link(record)}
+            for record in records for level in record["summary"].get("levels", ())]  # fmt: skip
 
 
 def whole(records: Sequence[Record]) -> Rows:
@@ -151,12 +159,13 @@ def whole(records: Sequence[Record]) -> Rows:
 
 SECTIONS: dict[str, tuple[str, Callable[[Sequence[Record]], Rows]]] = {
     "throughput": ("Samples a second", throughput),
-    "memory": ("Most MiB of tensors alive at once on a device", memory),
-    "accuracy": ("Seconds to a validation accuracy", to_accuracy),
+    "memory": ("Most MiB of tensors alive at once on the fullest device", memory),
+    "accuracy": ("Seconds to a validation accuracy, read off between ends of epochs", to_accuracy),
     "bandwidth": ("Samples a second between two hosts, by the rate of their link",
                   tabled("link", "ours samples/s", "DDP", "its samples/s", "ratio", "least", "most", "n")),
     "depth": ("Memory and speed as blocks are added, one block a stage",
-              tabled("blocks", "ours MiB", "ddp MiB", "ratio", "ours samples/s", "ddp samples/s")),
+              tabled("blocks", "ours MiB", "of it edges", "ddp of 2, MiB", "ours / it", "ddp of as many, MiB",
+                     "ours / that", "2 stages samples/s", "ddp of 2 samples/s", "ratio", "n")),
     "floors": ("What a batch of 128 costs at least in one process", whole),
     "changes": ("What the optimisations bring: a serial step of SFF, ms", whole),
     "scaling": ("Samples a second as devices are added",

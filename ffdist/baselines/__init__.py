@@ -3,9 +3,11 @@
 | family | what |
 |---|---|
 | `bp` | one device; `bp-checkpoint` with activation checkpointing |
+| `bp-threads` | one process with all the threads that the other side has in its processes together |
 | `ddp` | DistributedDataParallel; its tunings are tried in a short qualifying round, and the fastest stands for it |
 | `ddp-accumulate`, `ddp-checkpoint` | DDP with gradient accumulation, with activation checkpointing |
-| `fsdp` | FSDP2 |
+| `ddp-accumulate-checkpoint` | DDP with both |
+| `fsdp` | FSDP2: gathered as float32 or bfloat16, anew for the backward pass or not; the fastest stands for it |
 | `pipeline` | torch.distributed.pipelining: GPipe, 1F1B, interleaved, zero-bubble; the fastest stands for it |
 """
 

@@ -107,7 +107,7 @@ class Replica:
                 self._backward(x_part, y_part)
         self._backward(*parts[-1])
         self.optimizer.step()
-        self.optimizer.zero_grad()
+        self.optimizer.zero_grad(set_to_none=self.accumulate == 1)  # parts would put new ones beside DDP's buckets
         if not isinstance(self.schedule, ReduceLROnPlateau):
             self.schedule.step()
 

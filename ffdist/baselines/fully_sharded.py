@@ -4,24 +4,33 @@ from __future__ import annotations
 
 import torch
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from ffdist.baselines.base import BaselineConfig, Learner, Place, Replica, Whole
 from ffdist.errors import ConfigError
 from ffdist.models import Chain
 
 
-def fully_sharded(chain: Chain, config: BaselineConfig, place: Place) -> Learner:
-    """FSDP2, `fully_shard` on each block: gathered for its forward and its backward pass, freed between.
+def fully_sharded(
+    chain: Chain, config: BaselineConfig, place: Place, *, bf16: bool = False, reshard: bool = True
+) -> Learner:
+    """FSDP2, `fully_shard` on each block.
 
-    Raises ConfigError for SGD, whose fused form torch cannot shard.
+    bf16: weights are gathered, and gradients reduced, as bfloat16.
+    reshard: what was gathered for a block's forward pass is freed, and gathered anew for its backward pass.
+
+    Raises ConfigError for SGD, whose fused form torch cannot shard, and for bf16 in a run of float32.
     """
     if config.optim.optimizer == "sgd":
         raise ConfigError("torch's fused SGD cannot be sharded", where="fsdp", expected="adamw or adam", got="sgd")
+    if bf16 and config.precision != "bf16":
+        raise ConfigError("a run of float32 gathers float32", where="fsdp-bf16", expected="--precision bf16",
+                          got=config.precision)  # fmt: skip
+    policy = MixedPrecisionPolicy(torch.bfloat16, cast_forward_inputs=False) if bf16 else MixedPrecisionPolicy()
     whole = Whole(chain, config).to(memory_format=torch.contiguous_format)  # it shards nothing else
     mesh = init_device_mesh(config.device.type, (place.size,))
     for block in whole.blocks:
         if any(True for _ in block.parameters()):
-            fully_shard(block, mesh=mesh)
-    fully_shard(whole, mesh=mesh)
+            fully_shard(block, mesh=mesh, reshard_after_forward=reshard, mp_policy=policy)
+    fully_shard(whole, mesh=mesh, mp_policy=policy)
     return Replica(whole, config, place)

@@ -17,6 +17,7 @@ _tuned = partial(data_parallel, static_graph=True, bucket_views=True, sync_buffe
 
 BASELINES: dict[str, Baseline] = {
     "bp": single,
+    "bp-threads": single,
     "bp-checkpoint": checkpointed,
     "ddp": data_parallel,
     "ddp-static": partial(data_parallel, static_graph=True),
@@ -27,8 +28,11 @@ BASELINES: dict[str, Baseline] = {
     "ddp-bf16": partial(_tuned, bf16_gradients=True),
     "ddp-bf16-bucket-100": partial(_tuned, bf16_gradients=True, bucket_mib=100),
     "ddp-accumulate": partial(_tuned, accumulate=4, static_graph=False),
+    "ddp-accumulate-checkpoint": partial(_tuned, accumulate=4, static_graph=False, checkpoint=True),
     "ddp-checkpoint": partial(_tuned, checkpoint=True),
-    "fsdp": fully_sharded,
+    "fsdp-32": fully_sharded,
+    "fsdp-bf16": partial(fully_sharded, bf16=True),
+    "fsdp-bf16-gathered": partial(fully_sharded, bf16=True, reshard=False),
     "gpipe-4": partial(pipeline_parallel, style="gpipe", microbatches=4),
     "gpipe-8": partial(pipeline_parallel, style="gpipe", microbatches=8),
     "1f1b-4": partial(pipeline_parallel, style="1f1b", microbatches=4),
@@ -39,6 +43,7 @@ BASELINES: dict[str, Baseline] = {
 FAMILIES: dict[str, tuple[str, ...]] = {
     "ddp": ("ddp", "ddp-static", "ddp-views", "ddp-bucket-5", "ddp-bucket-25", "ddp-bucket-100", "ddp-bf16",
             "ddp-bf16-bucket-100"),
+    "fsdp": ("fsdp-32", "fsdp-bf16", "fsdp-bf16-gathered"),
     "pipeline": ("gpipe-4", "gpipe-8", "1f1b-4", "1f1b-8", "interleaved-8", "zero-bubble-8"),
     "1f1b": ("1f1b-4", "1f1b-8"),
     "gpipe": ("gpipe-4", "gpipe-8"),
@@ -56,4 +61,4 @@ def family(name: str) -> tuple[str, ...]:
 
 def is_serial(name: str) -> bool:
     """Whether a baseline runs on one device."""
-    return name in ("bp", "bp-checkpoint")
+    return name in ("bp", "bp-threads", "bp-checkpoint")

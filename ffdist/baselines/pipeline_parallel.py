@@ -74,7 +74,8 @@ class Pipelined:
         labels = labels.to(self.config.device)
         dist.broadcast(labels, 0)
         given = () if x is None else (placed(x, self.config.device),)
-        self.steps.step(*given, **({"target": labels} if self.last else {}))
+        with self.config.autocast():  # around all parts, so that weights are cast once for all of them
+            self.steps.step(*given, **({"target": labels} if self.last else {}))
         self.optimizer.step()
         self.optimizer.zero_grad()
         if not isinstance(self.scheduler, ReduceLROnPlateau):
@@ -135,13 +136,13 @@ def block_seconds(whole: Whole, shape: Sequence[int], config: BaselineConfig) ->
     """Forward and backward of one microbatch through each block alone; the least of three."""
     x = torch.zeros(*shape, device=config.device)
     result = []
-    for block in whole.blocks:
+    for index, block in enumerate(whole.blocks):
         times = []
         x = out = placed(x, config.device)
         for _ in range(3):
             begun = time.perf_counter()
             with config.autocast():
-                out = block(x.requires_grad_())
+                out = block(x.requires_grad_(index > 0))  # pictures want no gradient
             out.float().sum().backward()
             if config.device.type == "cuda":
                 torch.cuda.synchronize(config.device)

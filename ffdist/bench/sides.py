@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
 from ffdist.baselines import family
@@ -112,7 +112,9 @@ def open_variants(
 ) -> tuple[list[BaselineSide], dict[str, str]]:  # fmt: skip
     """A side a variant, all in the same processes; and why some do not fit the network. ConfigError when none does."""
     size = 1 if is_serial(variants[0]) else settings.devices
-    team = ends.enter_context(Team(variants[0], place(BaselineLife(settings.job(1), compiled)), size))
+    threads = settings.threads * (settings.devices if variants == ("bp-threads",) else 1)
+    job = replace(settings, threads=threads).job(1)
+    team = ends.enter_context(Team(variants[0], place(BaselineLife(job, compiled)), size))
     refused = team.ask(Keep(variants))
     sides = [BaselineSide(v, team, v, Window(settings.warmup, 3)) for v in variants if v not in refused]
     if not sides:

@@ -9,11 +9,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ffdist.baselines import BASELINES, BaselineConfig, Place
+from ffdist.baselines import BASELINES, BaselineConfig, Place, family
 from ffdist.baselines.base import Whole
 from ffdist.bench.baseline_side import join
 from ffdist.bench.team import Seat, Team
-from ffdist.errors import NetworkError
+from ffdist.errors import ConfigError, NetworkError
 from ffdist.models import mlp
 from ffdist.pipeline.optim import OptimConfig
 
@@ -49,8 +49,14 @@ def learn(seat: Seat) -> None:
             seat.answer((place.rank, Learned({}, str(error))))
 
 
+def config_for(name: str) -> BaselineConfig:
+    if not name.startswith("fsdp"):
+        return CONFIG
+    return replace(ADAMW, precision="bf16") if "bf16" in name else ADAMW
+
+
 def learned(name: str, place: Place) -> Learned:
-    learner = BASELINES[name](CHAIN, ADAMW if name == "fsdp" else CONFIG, place)
+    learner = BASELINES[name](CHAIN, config_for(name), place)
     for x, y in batches():
         if learner.shard is None:
             learner.learn(None, None)
@@ -77,16 +83,19 @@ def bare_loop(whole: Whole, optimizer: torch.optim.Optimizer) -> list[torch.Tens
     return [p.detach().flatten() for p in whole.parameters()]
 
 
-def assert_among(weights: dict[str, list[float]], expected: list[torch.Tensor], tolerance: float = 1e-5) -> None:
-    """Each weight is one of those expected: a stage names its blocks in its own way."""
+def assert_among(
+    weights: dict[str, list[float]], expected: list[torch.Tensor], tolerance: float = 1e-5, share: float = 1.0
+) -> None:
+    """Each weight is one of those expected, in at least that share of its numbers; stages have names of their own."""
     assert weights
     for name, value in weights.items():
-        near = [e for e in expected if len(e) == len(value) and torch.allclose(torch.tensor(value), e, atol=tolerance)]
+        alike = [e for e in expected if len(e) == len(value)]
+        near = [e for e in alike if torch.isclose(torch.tensor(value), e, atol=tolerance).float().mean() >= share]
         assert near, name
 
 
 def test_one_device_equals_the_bare_loop(expected: list[torch.Tensor]) -> None:
-    for name in ("bp", "bp-checkpoint"):
+    for name in ("bp", "bp-threads", "bp-checkpoint"):
         weights = learned(name, Place(0, 1)).weights
         assert len(weights) == len(expected)
         assert_among(weights, expected)
@@ -94,7 +103,7 @@ def test_one_device_equals_the_bare_loop(expected: list[torch.Tensor]) -> None:
 
 @pytest.mark.distributed
 def test_every_baseline_of_two_ranks_learns_what_one_device_learns(expected: list[torch.Tensor]) -> None:
-    names = [name for name in BASELINES if not name.startswith("bp") and name != "fsdp"]
+    names = [name for name in BASELINES if not name.startswith(("bp", "fsdp"))]
     with Team("baselines", learn, 2) as team:
         for name in names:
             team.tell(name)
@@ -110,13 +119,17 @@ def test_fully_sharded_learns_what_one_device_learns() -> None:
     whole = Whole(CHAIN, ADAMW)
     expected = bare_loop(whole, torch.optim.AdamW(whole.parameters(), lr=1e-2, weight_decay=1e-5))
     with Team("fsdp", learn, 2) as team:
-        team.tell("fsdp")
-        for _, answer in [team.hear() for _ in range(2)]:
-            assert_among(answer.weights, expected, 1e-4)
+        for name in family("fsdp"):
+            team.tell(name)
+            for _, answer in [team.hear() for _ in range(2)]:
+                # Adam's first steps are of one length: a gradient near 0 that is rounded to the other sign goes astray
+                assert_among(answer.weights, expected, *((4e-3, 0.75) if "bf16" in name else (1e-4, 1.0)))
 
 
 @pytest.mark.distributed
-def test_a_network_of_too_few_blocks_for_a_schedule_is_refused() -> None:
+def test_what_a_baseline_does_not_fit_is_refused() -> None:
     config = BaselineConfig(CONFIG.optim, 1, BATCH)
+    with pytest.raises(ConfigError, match="a run of float32 gathers float32"):
+        BASELINES["fsdp-bf16"](CHAIN, ADAMW, Place(0, 2))
     with pytest.raises(NetworkError, match="interleaved does not fit"):
         BASELINES["interleaved-8"](mlp((64,), 10, (8, 8, 8)), config, Place(0, 2))

@@ -19,6 +19,8 @@ from ffdist.bench.record import write_record
 from ffdist.bench.rounds import Rounds, take_turns
 from ffdist.bench.settings import BenchSettings
 from ffdist.bench.summary import Summary, ratios
+from ffdist.bench.themes.accuracy import at_level, reached_after
+from ffdist.bench.whole_runs import Epoch
 from ffdist.bench.window import Lap, Window
 from ffdist.errors import ConfigError
 
@@ -26,7 +28,7 @@ from ffdist.errors import ConfigError
 class Machine:
     """A probe that says what it is told, in turn."""
 
-    least = 1.8
+    least, alone = 1.8, 1e4
 
     def __init__(self, *says: float) -> None:
         self.says = list(says)
@@ -127,6 +129,17 @@ def test_the_heavy_operations_of_a_step_are_its_products_its_casts_and_its_optim
         there_and_back = [call.leaves[0].dtype for call in calls.casts.elements() if call.leaves[0].size == weight]
         assert sorted(map(str, there_and_back)) == ["torch.bfloat16", "torch.float32"]
         assert calls.replay(torch.device("cpu"), repeats=1).casts > 0
+
+
+def test_an_accuracy_is_reached_where_the_line_through_the_ends_of_epochs_is() -> None:
+    run = [Epoch(10.0, 0.5, 0.0), Epoch(20.0, 0.7, 0.0), Epoch(30.0, 0.6, 0.0), Epoch(40.0, 0.8, 0.0)]
+    assert reached_after(run, 0.3, chance=0.1) == pytest.approx(5.0)
+    assert reached_after(run, 0.6, chance=0.1) == pytest.approx(15.0)
+    assert reached_after(run, 0.75, chance=0.1) == pytest.approx(37.5)
+    assert isnan(reached_after(run, 0.81, chance=0.1))
+    slower = [Epoch(2 * seconds, found, mean) for seconds, found, mean in run]
+    assert at_level({"ours": [run], "ddp": [slower]}, "ddp", 0.7, 0.1)[2] == (2.0, 2.0, 2.0, 1)
+    assert at_level({"ours": [run], "ddp": [slower[:1]]}, "ddp", 0.7, 0.1)[2].n == 0, "not all of them got there"
 
 
 def test_the_slowest_stage_is_that_of_the_cut_that_makes_it_shortest() -> None:

@@ -1,10 +1,15 @@
-"""Memory and time as blocks are added: one block a stage here, the whole network on each device there."""
+"""Memory and time as blocks are added: one block a stage here, the whole network on each device there.
+
+Two devices' DDP holds what two devices must. At as many ranks as there are stages each rank has a sliver of the batch,
+which it is weighed with: a rank's tensors are those of its own share, however many others there are.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from math import ceil
 from threading import Thread
 from typing import Any
 
@@ -19,11 +24,11 @@ from ffdist.bench.settings import BenchSettings
 from ffdist.bench.sides import open_baseline, open_pipeline
 from ffdist.bench.themes.memory import MIB, baseline_memory, worst
 from ffdist.errors import ConfigError
+from ffdist.runtime.edges import ProcessEdges
 from ffdist.runtime.job import Job
+from ffdist.runtime.outcome import root_cause
 from ffdist.runtime.rank import Rank
-from ffdist.runtime.threads import ThreadEdges
 from ffdist.runtime.world import World
-from ffdist.transport import Edge, open_local
 
 WIDTHS = {"cnn": 32, "cnnb": 32, "mlp": 512}
 BATCHES = 16
@@ -31,34 +36,43 @@ BATCHES = 16
 
 
 def depth(settings: BenchSettings, progress: Progress) -> Finding:
-    """For each depth: peak bytes a device, and samples/s of one device's work split over the stages."""
+    """For each depth: peak bytes a device, one block a stage; and samples/s with the stages and ranks asked for."""
     if settings.model not in WIDTHS:
         raise ConfigError("depth grows by equal blocks", where="--model", expected=" or ".join(WIDTHS),
                           got=settings.model)  # fmt: skip
-    against = next((name for name in settings.against if name != "ff"), "bp")
+    if settings.against != ("ddp",):
+        raise ConfigError("depth is compared with data parallelism", where="--against", expected="ddp",
+                          got=" ".join(settings.against))  # fmt: skip
+    against, variant = "ddp", "ddp-bucket-25"
     rows: list[dict[str, Cell]] = []
     notes: list[str] = []
     for blocks in settings.depths:
         progress(f"{blocks} blocks")
         deep = deepened(settings, blocks)
         ours = worst(threads_memory(deep, blocks))
-        theirs = worst(baseline_memory(deep, "bp" if against == "bp" else "ddp-bucket-25"))
+        theirs = worst(baseline_memory(deep, variant))
+        sliver = replace(deep, devices=1, batch_size=ceil(deep.batch_size / blocks))
+        as_many = worst(baseline_memory(sliver, variant))
         rounds = speed(deep, against, progress)
-        rate, other = rounds.rate("ours"), next(rounds.rate(name) for name in rounds.laps if name != "ours")
-        rows.append({"blocks": blocks, "ours MiB": ours.peak / MIB, f"{against} MiB": theirs.peak / MIB,
-                     "ratio": ours.peak / theirs.peak, "ours samples/s": rate.median,
-                     f"{against} samples/s": other.median,
-                     "ours activations MiB": ours.activations / MIB, "ours queue MiB": ours.queue / MIB})  # fmt: skip
+        other = next(name for name in rounds.laps if name != "ours")
+        ratio = rounds.ratio("ours", other)
+        rows.append({"blocks": blocks, "ours MiB": ours.peak / MIB, "of it edges": ours.queue / MIB,
+                     f"{against} of {settings.devices}, MiB": theirs.peak / MIB, "ours / it": ours.peak / theirs.peak,
+                     f"{against} of as many, MiB": as_many.peak / MIB, "ours / that": ours.peak / as_many.peak,
+                     f"{settings.num_stages} stages samples/s": rounds.rate("ours").median,
+                     f"{against} of {settings.devices} samples/s": rounds.rate(other).median,
+                     "ratio": ratio.median, "least": ratio.least, "most": ratio.most, "n": ratio.n})  # fmt: skip
         notes += [f"{blocks} blocks: {note}" for note in rounds.notes()]
     peaks = [float(row["ours MiB"] or 0) for row in rows]
     spread = max(peaks) / min(peaks) - 1
     notes += [f"ours, from {settings.depths[0]} to {settings.depths[-1]} blocks: within {spread:.1%}",
-              "memory at one block a stage, every stage counted; speed with "
-              f"{settings.num_stages} stages against {against} with its devices"]  # fmt: skip
+              "ours MiB: the fullest of as many stages as blocks, with its edges' slots; of as many: a rank's tensors "
+              "with its share of the batch, where there are as many ranks as blocks; speed is another run, of "
+              f"{settings.num_stages} stages against {settings.devices} ranks"]  # fmt: skip
     title = f"{settings.model} of equal blocks ({WIDTHS[settings.model]} wide), batch {settings.batch_size}"
     summary: dict[str, Any] = {"model": settings.model, "precision": settings.precision, "batch": settings.batch_size,
                                "against": against, "spread": spread, "depths": rows}  # fmt: skip
-    return Finding("depth", summary, [Grid(title, rows)], notes, lines(title, rows, against))
+    return Finding("depth", summary, [Grid(title, rows)], notes, lines(title, rows))
 
 
 def deepened(settings: BenchSettings, blocks: int) -> BenchSettings:
@@ -76,27 +90,25 @@ def threads_memory(settings: BenchSettings, stages: int) -> list[MemoryUse]:
 
 
 def run_weighed(job: Job) -> list[MemoryUse]:
+    """Joined by the edges that processes of one host have."""
     count, store = job.config.stages, dist.HashStore()
-    edges = [open_local(Edge(f"{i}-{i + 1}", job.config.queue, job.config.timeout)) for i in range(count - 1)]
-    receivers, senders = [None, *(r for _, r in edges)], [*(s for s, _ in edges), None]
     used: dict[int, MemoryUse] = {}
     errors: list[BaseException] = []
 
     def life(rank: int) -> None:
         try:
             with Meter(torch.device("cpu")) as meter:
-                ends = ThreadEdges(receivers[rank], senders[rank])
-                Rank(job, World(rank, count, rank), store, ends, lambda event: None).run()
+                world = World(rank, count, rank)
+                edges = ProcessEdges(world, store, torch.device("cpu"), depth=job.config.queue,
+                                     timeout=job.config.timeout)  # fmt: skip
+                Rank(job, world, store, edges, lambda event: None).run()
                 used[rank] = meter.use()
         except BaseException as error:
             errors.append(error)
-            for end in (receivers[rank], senders[rank]):
-                if end:
-                    end.close()
 
     join_all([Thread(target=life, args=(rank,), daemon=True) for rank in range(count)])
     if errors:
-        raise errors[0]
+        raise root_cause(errors)
     return [used[rank] for rank in range(count)]
 
 
@@ -115,10 +127,13 @@ def speed(settings: BenchSettings, against: str, progress: Progress) -> Rounds:
         return take_turns([ours, theirs], probe, settings.rounds, progress)
 
 
-def lines(title: str, rows: list[dict[str, Cell]], against: str) -> Plot:
+def lines(title: str, rows: list[dict[str, Cell]]) -> Plot:
     def points(column: str) -> list[tuple[Any, float, float, float]]:
         values = [(row["blocks"], float(row[column] or 0)) for row in rows]
         return [(blocks, value, value, value) for blocks, value in values]
 
-    series = {"ours, one block a stage": points("ours MiB"), against: points(f"{against} MiB")}
+    series = {
+        "ours, one block a stage": points("ours MiB"),
+        **{column.removesuffix(", MiB"): points(column) for column in rows[0] if column.endswith(", MiB")},
+    }
     return Plot("lines", title, "blocks", "MiB of tensors on the fullest device", series, log_x=True)
