@@ -54,12 +54,12 @@ def headline(folder: Path) -> str:
 
 
 def newest(folder: Path, theme: str) -> list[Record]:
-    """The latest record of each network, rule, data set and number of microbatches, with its `file`."""
+    """The latest record of each network, rule, data set, number of microbatches and learning rate, with its `file`."""
     found: dict[tuple[Any, ...], Record] = {}
     for path in sorted(folder.glob(f"{theme}-*.json"), key=lambda p: (len(p.name), p.name)):
         record: Record = json.loads(path.read_text()) | {"file": path.stem}
         s = record.get("settings", {})
-        told = ("model", "model_args", "split", "objective_args", "data", "microbatches")
+        told = ("model", "model_args", "split", "objective_args", "data", "microbatches", "lr")
         key = tuple(str(s.get(name)) for name in told)
         if record.get("theme") == theme and record["date"] >= found.get(key, record)["date"]:
             found[key] = record
