@@ -32,7 +32,7 @@ class TrainSettings:
     fusion: bool = False
     """A linear classifier on all blocks' features, learning as one more block behind the last (for --cut, too)."""
     stages: int | None = None
-    """Pipeline stages, a process each. Default: torchrun's ranks; else 2, or 1 where there is one block or core."""
+    """Pipeline stages, a process each. Default: torchrun's ranks; else one a GPU; else 2, or 1 with 1 block or core."""
     cut: tuple[int, ...] = ()
     """Blocks in each stage, e.g. 1 2. Default: dealt by measured time; the result is the same for every cut."""
     queue: int = 2

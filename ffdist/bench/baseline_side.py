@@ -40,9 +40,12 @@ class Run(NamedTuple):
 def join(seat: Seat, device: torch.device, threads: int) -> None:
     """Form the default group of all ranks."""
     torch.set_num_threads(threads)
-    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, store=seat.store(), rank=seat.world.rank, world_size=seat.world.size,
-                            timeout=timedelta(minutes=10))  # fmt: skip
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    on_gpu = device.type == "cuda"
+    dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", store=seat.store(), rank=seat.world.rank,
+                            world_size=seat.world.size, timeout=timedelta(minutes=10),
+                            device_id=device if on_gpu else None)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ class CostsLife:
         s = self.settings
         torch.set_num_threads(s.threads)
         job = s.job(1)()
-        config = job.block_config(stage_device(s.device, seat.world), 10**6)
+        config = job.block_config(stage_device(job.config.device, seat.world), 10**6)
         return measure_blocks(job.chain, job.objective, config, s.batch_size, microbatches=s.microbatches,
                               repeats=self.repeats)  # fmt: skip
 

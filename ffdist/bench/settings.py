@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import torch
+
 from ffdist.bench.jobs import BenchJob
 from ffdist.config import TrainSettings
 from ffdist.errors import ConfigError
@@ -59,7 +61,7 @@ class BenchSettings:
     lr: float = 1e-3
     """Learning rate of both sides."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where both sides compute."""
+    """Where both sides compute. auto: GPUs where there are enough, else the CPU."""
     threads: int = 1
     """Computing threads a process."""
     compiled: bool = False
@@ -108,8 +110,15 @@ class BenchSettings:
             objective_args=self.objective_args, image_size=self.size, augment=self.augment, queue=self.queue,
             cut=self.cut if len(self.cut) == stages else (), transport=self.transport, precision=self.precision,
             batch_size=self.batch_size, microbatches=self.microbatches, optimizer=self.optimizer,
-            lr=self.lr, schedule="constant", validation=0.0, device=self.device, threads=self.threads, seed=self.seed,
+            lr=self.lr, schedule="constant", validation=0.0, device=self.place, threads=self.threads, seed=self.seed,
         )  # fmt: skip
+
+    @property
+    def place(self) -> Literal["cpu", "cuda"]:
+        """Of all sides alike, those of one process, too: GPUs where there are enough for all devices."""
+        if self.device == "auto":
+            return "cuda" if torch.cuda.device_count() >= self.devices else "cpu"
+        return self.device
 
     @property
     def size(self) -> int | None:

@@ -208,7 +208,7 @@ class LearningBlock:
                 self.totals[3] += len(y)
 
     def _placed(self, x: Tensor) -> Tensor:
-        x = x.to(self.config.device)
+        x = x.to(self.config.device, non_blocking=True)
         return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
 
     def _mode(self, *, training: bool) -> nn.ModuleDict:

@@ -73,7 +73,7 @@ class Stage:
     def train(self, batch: TrainBatch, outbox: Outbox) -> None:
         """Each block learns from what the one before computed before its update; the last one's output is on its way
         to the next stage while that block still learns."""
-        x, features, y, self.step = batch.x, batch.features, batch.y.to(self.device), batch.step
+        x, features, y, self.step = batch.x, batch.features, batch.y.to(self.device, non_blocking=True), batch.step
         scores, scored = batch.scores, batch.scored
         for block in self.blocks:
             assert x is not None
@@ -87,7 +87,7 @@ class Stage:
 
     def evaluate(self, batch: EvalBatch) -> EvalBatch:
         """Add the blocks' scores to those of the blocks before."""
-        x, features, y = batch.x, batch.features, batch.y.to(self.device)
+        x, features, y = batch.x, batch.features, batch.y.to(self.device, non_blocking=True)
         scores = [] if batch.scores is None else [batch.scores.to(self.device)]
         scored = list(batch.scored)
         for block in self.blocks:

@@ -38,7 +38,7 @@ def choose(wanted: Literal["auto"] | Kind, places: list[Place]) -> list[Kind]:
     kinds: list[Kind] = []
     for i in range(len(places) - 1):
         up, down = places[i], places[i + 1]
-        on_gpus = up.device.startswith("cuda") and down.device.startswith("cuda") and up != down
+        on_gpus = up.device.startswith("cuda") and down.device.startswith("cuda") and up.device != down.device
         near = up.locality is not None and up.locality == down.locality
         if (wanted == "nccl" and not on_gpus) or (wanted == "shared-memory" and not near):
             raise ConfigError(
@@ -80,7 +80,7 @@ class ProcessEdges:
         places = [Place(*json.loads(store.get(f"place/{rank}"))) for rank in range(world.size)]
         self.kinds = choose(transport, places)
         self.back_kind = choose_back(self.kinds, places)
-        self.groups = form_groups(world, store, self.kinds, timeout)
+        self.groups = form_groups(world, store, self.kinds, timeout, device)
 
     def upstream(self) -> Receiver:
         index = self.world.rank - 1
@@ -108,6 +108,12 @@ class ProcessEdges:
             return by_store(self.back_kind).open_sender(edge, self.store)
         return process_group.open_sender(edge, self._back_group())
 
+    def close(self) -> None:
+        """Leave the process groups; what was sent has arrived. (NCCL's end abruptly with the process otherwise.)"""
+        if self.groups:
+            dist.destroy_process_group()
+            self.groups = {}
+
     def _back_group(self) -> dist.ProcessGroup:
         return process_group.new_edge_group(self.world.size - 1, 0, self.timeout)
 
@@ -129,12 +135,23 @@ def device_name(device: torch.device) -> str:
     return f"cuda:{torch.cuda.get_device_properties(device).uuid}" if device.type == "cuda" else str(device)
 
 
-def form_groups(world: World, store: dist.Store, kinds: list[Kind], timeout: timedelta) -> dict[int, dist.ProcessGroup]:
-    """A group of two ranks for each edge that needs one; all ranks form all groups, in order."""
+def form_groups(
+    world: World, store: dist.Store, kinds: list[Kind], timeout: timedelta, device: torch.device
+) -> dict[int, dist.ProcessGroup]:
+    """A group of two ranks for each edge that needs one; all ranks form all groups, in order.
+
+    The group of all is gloo's: ranks that share a GPU, or have none, can be in no NCCL group.
+    """
     if set(BY_STORE) >= set(kinds):
         return {}
-    backend = "cpu:gloo,cuda:nccl" if "nccl" in kinds else "gloo"
-    dist.init_process_group(backend, store=dist.PrefixStore("group", store), rank=world.rank, world_size=world.size,
+    dist.init_process_group("gloo", store=dist.PrefixStore("group", store), rank=world.rank, world_size=world.size,
                             timeout=timeout)  # fmt: skip
-    groups = {i: dist.new_group([i, i + 1], timeout, backend) for i, kind in enumerate(kinds) if kind not in BY_STORE}
-    return {i: group for i, group in groups.items() if isinstance(group, dist.ProcessGroup)}
+    groups: dict[int, dist.ProcessGroup] = {}
+    for i, kind in enumerate(kinds):
+        if kind not in BY_STORE:
+            ours = kind == "nccl" and world.rank in (i, i + 1)
+            group = dist.new_group([i, i + 1], timeout, "cpu:gloo,cuda:nccl" if kind == "nccl" else "gloo",
+                                   device_id=device if ours else None)  # fmt: skip
+            if isinstance(group, dist.ProcessGroup):
+                groups[i] = group
+    return groups

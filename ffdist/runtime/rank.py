@@ -48,6 +48,10 @@ class Edges(Protocol):
         """The last stage's end of it."""
         ...
 
+    def close(self) -> None:
+        """Behind the last message of the run."""
+        ...
+
 
 @dataclass(frozen=True)
 class Rank:
@@ -67,9 +71,12 @@ class Rank:
         config, world = self.job.config, self.world
         set_threads(config.threads, world)
         device = stage_device(config.device, world)
+        if device.type == "cuda":
+            torch.cuda.set_device(device)  # for what a user's rule or block leaves to torch
         loaders = self.job.loaders() if world.first else None
         plan = agree(self.store, world, "plan", lambda: self._plan(loaders, device), config.timeout)
         manifest = read_manifest(Path(plan["snapshot"])) if plan["snapshot"] else None
+        forget_plan(device)
         snapshots = SnapshotStore(config.run, self.job.names, keep=config.keep)
         stage = self._stage(plan, device, snapshots)
         if manifest:
@@ -90,6 +97,7 @@ class Rank:
             stage.run(inbox, downstream or self._sink(manifest, snapshots, tell))
             if told:
                 told.drain(stage.step)
+        self.edges.close()
 
     def _plan(self, loaders: Loaders | None, device: torch.device) -> dict[str, Any]:
         assert loaders, "rank 0 makes the plan, and has the data"
@@ -176,8 +184,15 @@ def set_threads(wanted: int | None, world: World) -> None:
         torch.set_num_threads(wanted or max(1, available_cores() // (world.local_size or world.size)))
 
 
+def forget_plan(device: torch.device) -> None:
+    """Give back what measuring the blocks has taken, which is no part of a stage's peak."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+
+
 def stage_device(wanted: str, world: World) -> torch.device:
-    """A GPU of its own for each stage of this host, where there are enough; several may share one where told "cuda".
+    """A GPU of its own for each stage of this host, where there are enough for all; where told "cuda", some may share.
 
     Raises ConfigError when a GPU is asked for and there is none.
     """
@@ -185,6 +200,6 @@ def stage_device(wanted: str, world: World) -> torch.device:
     if wanted == "cuda" and count == 0:
         raise ConfigError("there is no GPU", where="--device cuda", expected="a CUDA device",
                           got=f"torch {torch.__version__} sees none", remedy="use --device cpu")  # fmt: skip
-    if wanted == "cuda" or (wanted == "auto" and count > world.local_rank):
+    if wanted == "cuda" or (wanted == "auto" and count >= (world.local_size or world.size)):
         return torch.device("cuda", world.local_rank % count)
     return torch.device("cpu")

@@ -78,7 +78,10 @@ class Team:
         """Every stage in its place and ready, and where they meet."""
         size = len(self.actors)
         self.actors = [actor or self._make(rank) for rank, actor in enumerate(self.actors)]
-        ready = [a.prepare.remote(World(r, size, 0, number), self.run, self.data) for r, a in enumerate(self.actors)]
+        ready = [
+            a.prepare.remote(World(r, size, 0, number, local_size=1), self.run, self.data)
+            for r, a in enumerate(self.actors)
+        ]
         try:
             self.sites = ray.get(ready, timeout=self.options.patience.total_seconds())
             self.meeting = self._meeting()

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
+import torch
+
 from ffdist.config import TrainSettings, parse_windows
 from ffdist.data import Images, open_data
 from ffdist.errors import ConfigError
@@ -48,6 +50,11 @@ def make_job(settings: TrainSettings, images: Images, run: Path | None, stages: 
     return Job(chain, objective, images, config)
 
 
+def local_devices(settings: TrainSettings) -> int:
+    """GPUs of this host that a run which begins here would use."""
+    return 0 if settings.device == "cpu" or settings.launcher == "ray" else torch.cuda.device_count()
+
+
 def count_stages(settings: TrainSettings, blocks: int, ranks: int | None) -> int:
     """How many stages a run has; `ranks` is torchrun's world size, None without torchrun.
 
@@ -57,7 +64,7 @@ def count_stages(settings: TrainSettings, blocks: int, ranks: int | None) -> int
     if ranks is not None and asked not in (None, ranks):
         raise ConfigError("--stages and torchrun disagree", expected=f"{ranks} stages, one a rank", got=asked,
                           remedy="leave --stages out, or change --nproc-per-node")  # fmt: skip
-    count = ranks or asked or min(2, blocks, available_cores())
+    count = ranks or asked or min(blocks, local_devices(settings) or min(2, available_cores()))
     if count > blocks:
         raise ConfigError("there are more stages than blocks", where="torchrun" if ranks else "--stages",
                           expected=f"1 to {blocks}, one block a stage at least", got=count,

@@ -37,6 +37,9 @@ class ThreadEdges:
         assert self.sender
         return self.sender
 
+    def close(self) -> None:
+        pass  # there is nothing beside the ends
+
     def from_last(self, depth: int) -> Receiver:
         assert self.back
         return self.back[1]

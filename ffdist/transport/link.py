@@ -17,6 +17,8 @@ from ffdist.transport import wire
 from ffdist.transport.base import Edge
 
 FOREVER = timedelta(days=3650)
+POLL = 5e-5
+"""Seconds between two looks at what NCCL brings."""
 CUT = 1
 """The tag that nobody sends to."""
 
@@ -73,6 +75,15 @@ class Link:
                 work.wait()
         except RuntimeError as error:
             raise self._lost(sequence) from error
+
+    def finish(self, transfer: Transfer, awaited: str, sequence: int) -> None:
+        """Until NCCL's part is done, too, so that nobody counts on what may never come. Raises PeerTimeoutError."""
+        deadline = time.monotonic() + self._edge.timeout.total_seconds()
+        for work in transfer.by_nccl:
+            while not work.is_completed():
+                if time.monotonic() > deadline:
+                    raise self._edge.silent(awaited, sequence)
+                time.sleep(POLL)  # NCCL has no wait with a time limit that leaves the process alive
 
     def fetch(self, num_bytes: int, awaited: str, sequence: int, timeout: timedelta | None = None) -> memoryview:
         """Receive so many bytes."""

@@ -34,7 +34,8 @@ CPU = torch.device("cpu")
 def new_edge_group(upstream: int, downstream: int, timeout: timedelta, device: torch.device = CPU) -> dist.ProcessGroup:
     """The group of one edge; its two ranks (of the default group) call this, for shared edges in the same order."""
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    group = dist.new_group([upstream, downstream], timeout, backend, use_local_synchronization=True)
+    group = dist.new_group([upstream, downstream], timeout, backend, use_local_synchronization=True,
+                           device_id=device if device.type == "cuda" else None)  # fmt: skip
     assert isinstance(group, dist.ProcessGroup), "only the edge's two ranks make its group"
     return group
 
@@ -124,7 +125,7 @@ class ProcessGroupSender(Sender):
 
 @dataclass(frozen=True, slots=True)
 class _Fetched:
-    """A frame that is here, but for what NCCL still brings."""
+    """A frame that is here; a stream that uses it joins NCCL's part of its transfer."""
 
     frame: Frame
     transfer: Transfer
@@ -221,6 +222,7 @@ class ProcessGroupReceiver(Receiver):
         buffers = [self._allocate(spec, sequence) for spec in header.tensors]
         transfer = self._link.get([buffer for buffer in buffers if buffer.numel()], sequence)
         self._link.wait(transfer, "tensors", sequence)
+        self._link.finish(transfer, "tensors", sequence)
         tensors = (wire.from_bytes(buffer, spec) for buffer, spec in zip(buffers, header.tensors, strict=True))
         return _Fetched(header.frame(tensors), transfer)
 
