@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from ffdist.baselines.base import BaselineConfig, Learner, Place, Replica, Whole
 from ffdist.errors import ConfigError
 from ffdist.models import Chain
+from ffdist.pipeline.optim import NORMS
 
 
 def fully_sharded(
@@ -16,7 +18,7 @@ def fully_sharded(
 ) -> Learner:
     """FSDP2, `fully_shard` on each block.
 
-    bf16: weights are gathered, and gradients reduced, as bfloat16.
+    bf16: weights are gathered, and gradients reduced, as bfloat16; but for the norms'.
     reshard: what was gathered for a block's forward pass is freed, and gathered anew for its backward pass.
 
     Raises ConfigError for SGD, whose fused form torch cannot shard, and for bf16 in a run of float32.
@@ -30,6 +32,9 @@ def fully_sharded(
     whole = Whole(chain, config).to(memory_format=torch.contiguous_format)  # it shards nothing else
     mesh = init_device_mesh(config.device.type, (place.size,))
     for block in whole.blocks:
+        norms: list[nn.Module] = [part for part in block.modules() if isinstance(part, NORMS)]
+        if bf16 and norms:  # batch norm's weights have the type of its statistics
+            fully_shard(norms, mesh=mesh, reshard_after_forward=reshard)
         if any(True for _ in block.parameters()):
             fully_shard(block, mesh=mesh, reshard_after_forward=reshard, mp_policy=policy)
     fully_shard(whole, mesh=mesh, mp_policy=policy)

@@ -14,9 +14,10 @@ from ffdist.baselines.base import Whole
 from ffdist.bench.baseline_side import join
 from ffdist.bench.team import Seat, Team
 from ffdist.errors import ConfigError, NetworkError
-from ffdist.models import mlp
+from ffdist.models import cnnb, mlp
 from ffdist.pipeline.optim import OptimConfig
 
+PICTURES = cnnb((3, 8, 8), 4, (4, 4))
 CHAIN = mlp((64,), 10, (24, 24, 24, 24))
 STEPS, BATCH = 3, 16
 CONFIG = BaselineConfig(OptimConfig(optimizer="sgd", lr=0.1, schedule="constant"), 10**6, BATCH)
@@ -124,6 +125,26 @@ def test_fully_sharded_learns_what_one_device_learns() -> None:
             for _, answer in [team.hear() for _ in range(2)]:
                 # Adam's first steps are of one length: a gradient near 0 that is rounded to the other sign goes astray
                 assert_among(answer.weights, expected, *((4e-3, 0.75) if "bf16" in name else (1e-4, 1.0)))
+
+
+def learn_pictures(seat: Seat) -> list[bool]:
+    """Whether each tuning of FSDP moves the weights of a network with batch norm, and to numbers."""
+    join(seat, torch.device("cpu"), 1)
+    place, moved = Place(seat.world.rank, seat.world.size), []
+    for name in family("fsdp"):
+        learner = BASELINES[name](PICTURES, replace(ADAMW, precision="bf16"), place)
+        before = [p.detach().clone() for p in learner.modules.parameters()]
+        learner.learn(torch.rand(8, 3, 8, 8), torch.arange(8) % 4)
+        after = [p.detach() for p in learner.modules.parameters()]
+        moved.append(all(bool(torch.isfinite(p).all()) for p in after) and
+                     any(not torch.equal(*pair) for pair in zip(before, after, strict=True)))  # fmt: skip
+    return moved
+
+
+@pytest.mark.distributed
+def test_fully_sharded_takes_batch_norm_in_bfloat16() -> None:
+    with Team("fsdp", learn_pictures, 2) as team:
+        assert team.finish() == [[True] * len(family("fsdp"))] * 2
 
 
 @pytest.mark.distributed
