@@ -54,10 +54,15 @@ LOEWEX: Settings = {"model_args": ["widths=1000,1000,1000", "init=fan-out"]}
 SEL: Settings = {"model": "sel-cnn", "batch_size": 50, "epochs": 200, "optimizer": "adam", "lr": 5e-5,
                  "weight_decay": 0.0, "schedule": "constant", "validation": 0.0}  # fmt: skip
 CWC: Settings = {"model": "cfse-cnn", "objective": "cwc", "optimizer": "adam", "lr": 1e-2, "weight_decay": 0.0,
-                 "epochs": 25, "schedule": "constant", "validation": 0.0,
-                 "windows": ["0:11", "0:16", "0:21", "0:25"]}  # fmt: skip
+                 "schedule": "constant", "validation": 0.0}  # fmt: skip
+CWC_WINDOWS: Mapping[str, Settings] = {
+    "mnist": {"epochs": 5, "windows": ["0:2", "0:3", "0:4", "0:5"]},
+    "fashion-mnist": {"epochs": 23, "windows": ["0:10", "0:15", "0:19", "0:23"]},
+    "cifar10": {"epochs": 25, "windows": ["0:11", "0:16", "0:21", "0:25"]},
+    "cifar100": {"epochs": 85, "windows": ["0:30", "0:30", "30:60", "30:60", "60:85", "60:85"]},
+}
 CWC_100: Settings = {"model_args": ["widths=60,120,240,400,800,1600", "groups=20,20,100"],
-                     "objective_args": ["superclass_blocks=4"], "windows": []}  # fmt: skip
+                     "objective_args": ["superclass_blocks=4"]}  # fmt: skip
 CWC_MOD: Settings = {"objective": "cwc-mod", "epochs": 100, "schedule": "plateau", "early_stop": 30, "lr": 1e-3}
 SFF: Settings = {"epochs": 60, "lr": 3e-3}
 SHORTER: Mapping[str, Settings] = {"mnist": {"epochs": 12, "lr": 2e-3}, "fashion-mnist": {"epochs": 20, "lr": 2e-3},
@@ -78,7 +83,9 @@ GROUPS: dict[str, dict[str, Preset]] = {
              "augment": ["crop"]},
         ),
     },
-    "Hinton (arXiv 2212.13345); settings of loweX/Forward-Forward; 2000: the paper's 4 x 2000": {
+    "Hinton (arXiv 2212.13345); settings of loweX/Forward-Forward, but for a plain ReLU (there its gradient passes "
+    "dead units), all samples for training (there 50,000) and one rate for head and blocks (there 10 times it); "
+    "2000: the paper's 4 x 2000": {
         **{f"hinton-mlp-{data}": on(data, "MLP 3 x 1000, supervised, by goodness and by a linear layer", HINTON,
                                     LOEWEX, {"objective": "hinton", "objective_args": ["peer=0.03", "predict=both"],
                                              "fusion": True})
@@ -96,9 +103,11 @@ GROUPS: dict[str, dict[str, Preset]] = {
                                  {"model_args": ["depth=6", "pool_every=2"]} if "cifar" in data else {})
         for kind in ("fourier", "morphological") for data in SMALL_PICTURES[: 4 if kind == "fourier" else 3]
     },
-    "channel-wise competition (AAAI 2024); ours: windows off CIFAR-10, no schedule": {
-        **{f"cwc-{data}": on(data, "CFSE network, interleaved training", CWC) for data in SMALL_PICTURES[:3]},
-        "cwc-cifar100": on("cifar100", "CFSE network of 6 convolutions, super-classes in 4 of them", CWC, CWC_100),
+    "channel-wise competition (AAAI 2024; windows of the authors' code, CwComp); ours: no schedule": {
+        **{f"cwc-{data}": on(data, "CFSE network, interleaved training", CWC, CWC_WINDOWS[data])
+           for data in SMALL_PICTURES[:3]},
+        "cwc-cifar100": on("cifar100", "CFSE network of 6 convolutions, super-classes in 4 of them", CWC,
+                           CWC_WINDOWS["cifar100"], CWC_100),
     },
     "CwC-mod (arXiv 2501.03176); ours: lr, widths that 10 divides": {
         **{f"cwc-mod-{net}-cifar10": on("cifar10", net.upper(), CWC_MOD, ours("cifar10"),
@@ -133,10 +142,11 @@ GROUPS: dict[str, dict[str, Preset]] = {
                                    {"model": "cnnb", "epochs": 60}),
         "mono-forward-cnnb-cifar10": on("cifar10", "CNNB, learned projections (arXiv 2501.09238)", ours("cifar10"),
                                         {"model": "cnnb", "objective": "mono-forward", "epochs": 60}),
-        "deeperforward-cnn-cifar10": on("cifar10", "CNN, mean goodness, lr and decay as there (ICLR 2025)",
+        "deeperforward-cnn-cifar10": on("cifar10", "CNN, mean goodness; lr, decay, dropout as there (ICLR 2025)",
                                         ours("cifar10"),
                                         {"model": "cnn", "model_args": ["widths=40,80,160"], "lr": 0.08,
-                                         "objective": "deeperforward", "weight_decay": 5e-4, "epochs": 60}),
+                                         "objective": "deeperforward", "objective_args": ["dropout=0.2"],
+                                         "weight_decay": 5e-4, "epochs": 60}),
         "local-ce-cnnb-cifar10": on("cifar10", "CNNB, a linear classifier a block", ours("cifar10"),
                                     {"model": "cnnb", "objective": "local-ce", "epochs": 60}),
     },

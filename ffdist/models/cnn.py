@@ -21,7 +21,7 @@ def _conv_block(in_channels: int, out_channels: int, *, norm: bool, pool: bool) 
 
 
 def _flat_classifier(shape: Shape, num_classes: int) -> nn.Module:
-    """The paper's: dropout, then linear on all of the last map; [B, C, H, W] -> [B, K]."""
+    """Dropout, then linear on all of the last map; [B, C, H, W] -> [B, K]."""
     channels, height, width = shape
     return nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(channels * height * width, num_classes))
 
@@ -31,7 +31,9 @@ def cnn(
 ) -> Chain:
     """Three (or `len(widths)`) blocks of convolution and ReLU, with a 2x2 max pool behind the first two.
 
-    input_shape: (C, H, W), sides of at least 4. With widths 32, 64, 128 the parameters are exactly the paper's.
+    input_shape: (C, H, W), sides of at least 4. With widths 32, 64, 128 the parameters are exactly the paper's. Our own
+    choice: a pool belongs to the block before it, so that a local loss reads the pooled map (the paper's CNN, unlike
+    its CNNB, is "not grouped into blocks"); and the classifier's rate of dropout, which the paper does not give.
     """
     in_channels, _, _ = check_picture("cnnb" if norm else "cnn", input_shape, 4)
     check_widths("cnnb" if norm else "cnn", widths)

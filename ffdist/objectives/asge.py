@@ -29,9 +29,10 @@ class ASGE(Competitive):
     each block here (`readout="linear"`), learns from its own block's detached features alone, and gives the block's
     scores, so that their mean over the blocks is the prediction; `features` offers the same to one joint layer.
 
-    Our own choices: that readout; s is at most the map's side and at least 1; dropout is of single numbers; of vectors
-    q is x^2, of tokens its mean over tokens. With `vgg8` the options norm=false, pool=avg, pool_first=true make the
-    paper's network, whose pools follow the goodness.
+    Our own choices: that readout; s is at most 8, which it is for the fewest channels the paper has, at most the map's
+    side, and at least 1; dropout is of single numbers; of vectors q is x^2, of tokens its mean over tokens. With `vgg8`
+    the options norm=false, pool=avg, pool_first=true make the paper's network, whose pools follow the goodness; there
+    they stand before dropout and division, here they open the next block.
     """
 
     readout: Literal["linear", "feedback"] = "linear"
@@ -79,7 +80,7 @@ class ASGEHead(nn.Module):
         size = self.form.channels
         self.grid: tuple[int, int] | None = None
         if len(site.shape) == 3:
-            side = max(1, 512 // site.shape[0])
+            side = max(1, min(8, 512 // site.shape[0]))
             self.grid = (min(side, site.shape[1]), min(side, site.shape[2]))
             size *= math.prod(self.grid)
         scale = 1 / math.sqrt(site.num_classes)

@@ -30,7 +30,8 @@ class CwC(Competitive):
     A block's C channels are dealt evenly to the K classes; g_k = mean over the class's channels and space of y^2, and
     the loss is the cross-entropy over g (their L_CwC). One pass, no negatives, no auxiliary layer; the block's output
     itself, behind its batch norm, goes on. Interleaved layer training (ILT), in which a block has epochs of its own to
-    learn in, is `--windows`: theirs are 0:11 0:16 0:21 0:25 on CIFAR-10.
+    learn in, is `--windows`: theirs are 0:11 0:16 0:21 0:25 on CIFAR-10. Our own choice: past its window a block is
+    as in evaluation, its batch norm's statistics at rest, too.
 
     In CIFAR-100 the first blocks compete for its 20 super-classes (the authors' code takes label // 5; we take the
     official ones); they give no scores.
@@ -80,8 +81,8 @@ class CwCMod(Competitive):
     """CwC for any network, as the SFF paper modifies it (arXiv 2501.03176, section 5).
 
     Goodness and loss are CwC's, from each block's own output; a norm is between blocks. Instead of ILT there is a
-    schedule of reduction on plateau a block. Our own choice, as in SFF: the goodness is read behind the norm, whose
-    scale and shift a channel the block's own loss so trains.
+    schedule of reduction on plateau a block. Our own choice: the norm has no scale and shift, since no loss would train
+    them.
     """
 
     def head(self, site: Site) -> nn.Module:
@@ -89,10 +90,9 @@ class CwCMod(Competitive):
 
     def local(self, head: nn.Module, out: Tensor, labels: Tensor | None) -> Local:
         assert isinstance(head, CwCModHead)
-        normed = head.norm(out)
-        scores = head.form.class_means(normed.square(), head.num_classes)
+        scores = head.form.class_means(out.square(), head.num_classes)
         loss = self.compete(scores, labels, learning=head.training)
-        return Local(loss, scores, None if head.last else normed.detach())
+        return Local(loss, scores, None if head.last else head.norm(out.detach()))
 
 
 class CwCModHead(nn.Module):
@@ -102,4 +102,4 @@ class CwCModHead(nn.Module):
         super().__init__()
         self.last, self.num_classes = site.last, site.num_classes
         self.form = check_groups(site, "CwC-mod", site.num_classes)
-        self.norm = channel_norm(self.form)
+        self.norm = channel_norm(self.form, learned=False)

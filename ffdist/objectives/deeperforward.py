@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ffdist.errors import NetworkError
+from ffdist.errors import ConfigError, NetworkError
 from ffdist.objectives.base import Local, Site
 from ffdist.objectives.competitive import Competitive
 from ffdist.objectives.form import check_groups
@@ -27,6 +27,15 @@ class DeeperForward(Competitive):
     them); for tokens, a group is a class's features over all tokens.
     """
 
+    dropout: float = 0.0
+    """Of a block's output, before its goodness; 0.2 in the authors' code."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.dropout < 1:
+            raise ConfigError("dropout is a share", where="objective deeperforward, dropout", expected="0 <= x < 1",
+                              got=self.dropout)  # fmt: skip
+
     def head(self, site: Site) -> nn.Module:
         return DeeperForwardHead(site)
 
@@ -38,9 +47,10 @@ class DeeperForward(Competitive):
 
     def local(self, head: nn.Module, out: Tensor, labels: Tensor | None) -> Local:
         assert isinstance(head, DeeperForwardHead)
-        scores = head.form.class_means(out, head.num_classes)
+        kept = F.dropout(out, self.dropout, head.training)
+        scores = head.form.class_means(kept, head.num_classes)
         loss = self.compete(scores, labels, learning=head.training)
-        return Local(loss, scores, None if head.last else head.normalised(out.detach()))
+        return Local(loss, scores, None if head.last else head.normalised(kept.detach()))
 
 
 def _standardised(x: Tensor) -> Tensor:

@@ -64,12 +64,14 @@ def check_groups(site: Site, rule: str, num_classes: int) -> Form:
     return at
 
 
-def channel_norm(at: Form) -> nn.Module:
-    """Layer norm with a scale and shift a channel, over a whole sample; over each token's features, for tokens.
+def channel_norm(at: Form, *, learned: bool = True) -> nn.Module:
+    """Layer norm over a whole sample; over each token's features, for tokens. learned: a scale and shift a channel.
 
     `GroupNorm(1, C)` keeps a channels-last map as it is, where `layer_norm` over [C, H, W] copies it.
     """
-    return nn.GroupNorm(1, at.channels) if len(at.over) == 2 else nn.LayerNorm(at.channels)
+    if len(at.over) == 2:
+        return nn.GroupNorm(1, at.channels, affine=learned)
+    return nn.LayerNorm(at.channels, elementwise_affine=learned)
 
 
 def pointwise(at: Form, out_channels: int, kernel: int = 1, *, bias: bool = True) -> nn.Module:

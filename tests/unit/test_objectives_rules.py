@@ -110,13 +110,14 @@ def test_cwc_is_the_margin_of_the_classes_channels_squared(shape: tuple[int, ...
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_cwc_mod_is_cwc_of_the_normed_output(shape: tuple[int, ...]) -> None:
-    rule = CwCMod()
-    head, y = jittered(rule.head(site(shape))), output(shape)
-    normed = head.norm(y)  # type: ignore[operator]
+def test_cwc_mod_is_cwc_with_a_norm_on_the_way_on(shape: tuple[int, ...]) -> None:
+    rule, y = CwCMod(), output(shape)
+    head = rule.head(site(shape))
     local = rule.local(head, y, LABELS)
-    torch.testing.assert_close(given_scores(local), per_class(normed.square()))
-    torch.testing.assert_close(onward(local), normed.detach())
+    torch.testing.assert_close(given_scores(local), per_class(y.square()))
+    torch.testing.assert_close(given_loss(local), log_sum_exp_margin(per_class(y.square()), LABELS))
+    torch.testing.assert_close(onward(local), head.norm(y).detach())  # type: ignore[operator]
+    assert not list(head.parameters()), "no loss would train them"
 
 
 def test_cwcs_first_blocks_learn_the_official_super_classes_and_give_no_scores() -> None:
@@ -140,6 +141,18 @@ def test_deeperforward_takes_the_goodness_out_of_what_goes_on(shape: tuple[int, 
     torch.testing.assert_close(given_loss(local), log_sum_exp_margin(per_class(y), LABELS))
     after = given_scores(rule.local(head, onward(local), LABELS))
     torch.testing.assert_close(after, torch.zeros_like(after), atol=1e-5, rtol=0)
+
+
+def test_deeperforward_drops_units_before_the_goodness_while_it_learns() -> None:
+    rule, y = DeeperForward(dropout=0.5), output((20, 4, 4))
+    head = rule.head(site((20, 4, 4)))
+    torch.manual_seed(0)
+    kept = F.dropout(y, 0.5)
+    torch.manual_seed(0)
+    torch.testing.assert_close(given_scores(rule.local(head, y, LABELS)), per_class(kept))
+    torch.testing.assert_close(given_scores(rule.local(head.eval(), y, None)), per_class(y))
+    with pytest.raises(ConfigError, match="dropout is a share"):
+        DeeperForward(dropout=1.0)
 
 
 def test_deeperforward_standardises_the_picture() -> None:
@@ -188,7 +201,7 @@ def test_predsim_with_beta_0_is_a_local_classifier_that_starts_undecided() -> No
     assert loss.item() == pytest.approx(math.log(10), abs=0.1)
 
 
-@pytest.mark.parametrize(("channels", "size"), [(64, 4096), (128, 2048), (256, 1024), (512, 512)])
+@pytest.mark.parametrize(("channels", "size"), [(32, 2048), (64, 4096), (128, 2048), (256, 1024), (512, 512)])
 def test_asges_goodness_code_has_the_published_length(channels: int, size: int) -> None:
     assert ASGE().head(site((channels, 32, 32))).feedback.shape == (10, size)
 
