@@ -76,7 +76,7 @@ def pipeline_rounds(
 ) -> dict[str, Any]:
     """Each round is a stream of its own: samples/s between the first third of its arrivals and the last."""
     first = sum(cut[:rank])
-    stage = Stage(rank, suite.forward_forward(chain, range(first, first + cut[rank])), lambda blocks, step: [])
+    stage = Stage(rank, suite.forward_forward(chain, range(first, first + cut[rank])), lambda blocks, marker: [])
     receiver, sender = open_ends(rank, size, device)
     rates, batches = [], 12 if suite.quick else 150
     for _ in range(suite.rounds):

@@ -62,7 +62,7 @@ def measure(settings: TrainSettings, batches: int = 5) -> Cost:
 def whole_network(job: Job) -> Stage:
     config = job.block_config(stage_device(job.config.device, World()), 1000)
     return Stage(0, [build_block(job.chain, site, job.objective, config) for site in job.sites()],
-                 lambda blocks, step: [])  # fmt: skip
+                 lambda blocks, marker: [])  # fmt: skip
 
 
 def training(job: Job, loaders: Loaders) -> Iterator[TrainBatch]:

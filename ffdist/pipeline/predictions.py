@@ -20,11 +20,11 @@ from torch import Tensor
 
 from ffdist.data import Loader
 from ffdist.errors import ConfigError
-from ffdist.pipeline.message import TrainBatch
+from ffdist.pipeline.message import Snapshot, TrainBatch
 from ffdist.transport.base import Frame, Receiver, Sender
 
-Write = Callable[[int, str, dict[str, Tensor], dict[str, Any]], list[dict[str, Any]]]
-"""Writes tensors and fields durably beside the blocks of a snapshot (step, name); returns what the manifest says."""
+Write = Callable[[Snapshot, str, dict[str, Tensor], dict[str, Any]], list[dict[str, Any]]]
+"""Writes tensors and fields durably beside the blocks of a snapshot, by name; returns what the manifest says."""
 KNOWN, RECENT = "predictions", "feedback"
 """The files of the source and of the sink in a snapshot."""
 
@@ -60,8 +60,8 @@ class Predictions:
         """Take what the sink still sends, up to the last batch there was; then both ends may close."""
         self._take_in(last)
 
-    def save(self, step: int) -> list[dict[str, Any]]:
-        return self.write(step, KNOWN, {"scores": self.scores}, {"step": self.step})
+    def save(self, marker: Snapshot) -> list[dict[str, Any]]:
+        return self.write(marker, KNOWN, {"scores": self.scores}, {"step": self.step})
 
     def load_state(self, tensors: dict[str, Tensor], fields: dict[str, Any]) -> None:
         """The inverse of `save`."""
@@ -95,8 +95,8 @@ class Feedback:
             self.recent.append(scores)
             self.sender.send(Frame("Feedback", {"step": batch.step}, {"scores": scores}))
 
-    def save(self, step: int) -> list[dict[str, Any]]:
-        return self.write(step, RECENT, {"scores": torch.stack(list(self.recent))} if self.recent else {}, {})
+    def save(self, marker: Snapshot) -> list[dict[str, Any]]:
+        return self.write(marker, RECENT, {"scores": torch.stack(list(self.recent))} if self.recent else {}, {})
 
 
 def check_lag(lag: int, stages: int, queue: int) -> None:

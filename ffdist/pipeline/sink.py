@@ -63,7 +63,7 @@ class Sink:
                 self._end_epoch(message)
             case Snapshot():
                 if self.feedback:
-                    message.beside += self.feedback.save(message.step)
+                    message.beside += self.feedback.save(message)
                 self.commit(message, self.records)
             case Stop():
                 self.report({"event": "stop", "reason": message.reason, "test": self.test, "records": self.records})

@@ -50,7 +50,10 @@ ValidationOf = Callable[[int], float]
 
 
 class Source:
-    """Iterates over the messages of a whole run, from `start` on; setting `stop` ends it early, with a snapshot."""
+    """Iterates over the messages of a whole run, from `start` on; setting `stop` ends it early, with a snapshot.
+
+    A stop within an epoch comes after the batch at work; behind the epoch's last batch, after what ends the epoch.
+    """
 
     def __init__(
         self,
@@ -80,20 +83,19 @@ class Source:
     def __iter__(self) -> Iterator[Message]:
         while self.at.epoch < self.schedule.epochs:
             yield from self._train()
+            if self.at.batch == len(self.loaders.train):
+                yield from self._end_epoch()
+            yield self._snapshot()
             if self.stop.is_set():
-                yield self._snapshot()
                 yield Stop("interrupted")
                 return
-            yield from self._evaluate("validation", self.loaders.validation)
-            yield EndOfEpoch(self.at.epoch)
-            self.at = Position(self.at.step, self.at.epoch + 1, 0)
-            yield self._snapshot()
             if self._stale():
                 break
         yield from self._evaluate("test", self.loaders.test)
         yield Stop()
 
     def _train(self) -> Iterator[Message]:
+        """The rest of the epoch's batches, or those up to a stop."""
         every = self.schedule.snapshot_every
         batches = self.loaders.train.epoch(self.at.epoch, self.at.batch)
         for x, y in batches:
@@ -104,7 +106,12 @@ class Source:
                 return
             if every and step % every == 0 and self.at.batch < len(self.loaders.train):
                 yield self._snapshot()
+
+    def _end_epoch(self) -> Iterator[Message]:
         yield EndOfSplit("train", self.at.epoch)
+        yield from self._evaluate("validation", self.loaders.validation)
+        yield EndOfEpoch(self.at.epoch)
+        self.at = Position(self.at.step, self.at.epoch + 1, 0)
 
     def _evaluate(self, split: str, loader: Loader | None) -> Iterator[Message]:
         if loader is None:
@@ -131,8 +138,10 @@ class Source:
         return self.objective.prepare_told(x, y, known, generator)
 
     def _snapshot(self) -> Snapshot:
-        beside = self.predictions.save(self.at.step) if self.predictions else []
-        return Snapshot(self.at.step, self.at.epoch, self.at.batch, beside=beside)
+        marker = Snapshot(self.at.step, self.at.epoch, self.at.batch)
+        if self.predictions:
+            marker.beside += self.predictions.save(marker)
+        return marker
 
     def _stale(self) -> bool:
         """Looks at the results one epoch behind: deterministic, and long arrived."""

@@ -27,8 +27,8 @@ class Outbox(Protocol):
     def send(self, message: Message) -> None: ...
 
 
-SaveBlocks = Callable[[Sequence[LearningBlock], int], list[dict[str, Any]]]
-"""Writes blocks durably at a step; returns what the manifest says of each file."""
+SaveBlocks = Callable[[Sequence[LearningBlock], Snapshot], list[dict[str, Any]]]
+"""Writes blocks durably for a snapshot; returns what the manifest says of each file."""
 
 
 class Stage:
@@ -119,7 +119,7 @@ class Stage:
         """The files are on disk before the marker goes on: what reaches the end is complete."""
         for block in self.blocks:
             block.check_finite(self.step)
-        marker.files += self.write(self.blocks, marker.step)
+        marker.files += self.write(self.blocks, marker)
         return marker
 
 

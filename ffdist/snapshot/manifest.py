@@ -32,8 +32,9 @@ class Manifest:
     folder: Path = field(default_factory=Path)
 
 
-def snapshot_folder(run: Path, step: int) -> Path:
-    return run / "snapshots" / f"step-{step:09d}"
+def snapshot_folder(run: Path, step: int, epoch: int) -> Path:
+    """Of the snapshot at that step with so many epochs ended: no two of a run share one."""
+    return run / "snapshots" / f"step-{step:09d}-epoch-{epoch:05d}"
 
 
 def commit(run: Path, manifest: Manifest, *, keep: int) -> None:
@@ -42,7 +43,7 @@ def commit(run: Path, manifest: Manifest, *, keep: int) -> None:
     What a stage may be writing already, of a later step, is not touched.
     """
     values = {name: value for name, value in asdict(manifest).items() if name != "folder"}
-    folder = snapshot_folder(run, manifest.step)
+    folder = snapshot_folder(run, manifest.step, manifest.epoch)
     write_durably(folder / MANIFEST, json.dumps({"format": FORMAT, **values}, indent=1).encode())
     committed = [m for m in _folders(run) if (m / MANIFEST).exists()]
     kept = set(committed[-keep:])
@@ -75,7 +76,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def _folders(run: Path) -> list[Path]:
-    """Snapshot folders, oldest first; their names sort by step."""
+    """Snapshot folders, oldest first; their names sort by step, then by epoch."""
     return sorted(path for path in (run / "snapshots").glob("step-*") if path.is_dir())
 
 

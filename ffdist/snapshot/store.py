@@ -23,20 +23,21 @@ class SnapshotStore:
     def __init__(self, run: Path | None, blocks: Sequence[str], *, keep: int = 2) -> None:
         self.run, self.blocks, self.keep = run, list(blocks), keep
 
-    def save(self, blocks: Sequence[LearningBlock], step: int) -> list[dict[str, Any]]:
+    def save(self, blocks: Sequence[LearningBlock], marker: Snapshot) -> list[dict[str, Any]]:
         """One stage's part: its blocks' files, on disk when this returns."""
         if self.run is None:
             return []
-        folder = snapshot_folder(self.run, step)
+        folder = snapshot_folder(self.run, marker.step, marker.epoch)
         return [write_block(folder / block_file(b.site.index, b.site.name), *b.state()) for b in blocks]
 
     def save_beside(
-        self, step: int, name: str, tensors: dict[str, Tensor], fields: dict[str, Any]
+        self, marker: Snapshot, name: str, tensors: dict[str, Tensor], fields: dict[str, Any]
     ) -> list[dict[str, Any]]:
         """A file that belongs to no block, on disk when this returns."""
         if self.run is None:
             return []
-        return [write_block(snapshot_folder(self.run, step) / f"{name}.safetensors", tensors, fields)]
+        folder = snapshot_folder(self.run, marker.step, marker.epoch)
+        return [write_block(folder / f"{name}.safetensors", tensors, fields)]
 
     def load_beside(self, manifest: Manifest, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The inverse of `save_beside`. Raises SnapshotError for a missing or corrupt file."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -14,6 +15,7 @@ from jobs import QUIET, DigitsJob, cut_power_at, fingerprint, learned
 
 from ffdist.errors import SnapshotError
 from ffdist.pipeline.optim import OptimConfig
+from ffdist.pipeline.sink import Reporter
 from ffdist.runtime.outcome import Result
 from ffdist.runtime.rank import Rank
 from ffdist.runtime.threads import ThreadEdges, run_threads
@@ -63,14 +65,58 @@ def test_told_to_stop_it_makes_a_snapshot_and_goes_on_from_there(tmp_path: Path)
 
 def stopped_at(step: int, make: DigitsJob) -> Result:
     """One stage, told to stop while it works on a batch."""
-    stop, result = Event(), Result()
+    stop = Event()
 
     def report(event: dict[str, Any]) -> None:
         if event["event"] == "progress" and event["step"] == step:
             stop.set()
 
+    return run_alone(make, stop, report)
+
+
+def run_alone(make: DigitsJob, stop: Event, report: Reporter = QUIET) -> Result:
+    """One stage, told to stop by `stop`."""
+    result = Result()
     Rank(make(), World(), dist.HashStore(), ThreadEdges(None, None), result.listen(report), stop).run()
     return result
+
+
+class StopBefore(Event):
+    """A stop that comes just before the source looks for one the `look`-th time, from 1."""
+
+    def __init__(self, look: int) -> None:
+        super().__init__()
+        self.left = look
+
+    def is_set(self) -> bool:
+        self.left -= 1
+        return self.left <= 0
+
+
+@pytest.mark.parametrize(("schedule", "optim"), [({}, AVERAGED), ({"snapshot_every": 1}, PLATEAU)])
+def test_stopped_anywhere_it_goes_on_to_the_same_bits_and_leaves_every_snapshot_as_it_was(
+    schedule: dict[str, Any], optim: OptimConfig, tmp_path: Path
+) -> None:
+    settings = {"optim": optim, "samples": 120, "batch_size": 32, "keep": 99}
+    make = DigitsJob(schedule=schedule, settings=settings)
+    whole = run_threads(replace(make, run=tmp_path / "whole")(), QUIET)
+    result, look = Result("interrupted"), 0
+    while result.reason == "interrupted":
+        look += 1
+        cut = replace(make, run=tmp_path / f"cut-{look}")
+        result = run_alone(cut, StopBefore(look))
+        committed = contents(tmp_path / f"cut-{look}")
+        resumed = run_threads(replace(cut, settings=settings | {"resume": True})(), QUIET)
+        assert contents(tmp_path / f"cut-{look}").items() >= committed.items()
+        assert fingerprint(tmp_path / f"cut-{look}") == fingerprint(tmp_path / "whole")
+        assert learned(resumed.records) == learned(whole.records)
+        assert resumed.test == whole.test
+    assert look > len(whole.records) * 3
+
+
+def contents(run: Path) -> dict[Path, str]:
+    """The sha256 of every file of every snapshot."""
+    return {path: sha256(path.read_bytes()).hexdigest() for path in (run / "snapshots").rglob("*") if path.is_file()}
 
 
 def test_the_run_log_of_a_resumed_run_holds_every_epoch_once(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from ffdist.snapshot.manifest import MANIFEST, commit, snapshot_folder
 
 
 def snapshot(run: Path, step: int, *, committed: bool = True, keep: int = 2) -> Path:
-    folder = snapshot_folder(run, step)
+    folder = snapshot_folder(run, step, 0)
     entry = write_block(folder / "block-000-a.safetensors", {"w": torch.full((3,), float(step))}, {"step": step})
     if committed:
         commit(run, Manifest(step, 0, step, ["a"], [entry]), keep=keep)
@@ -58,7 +58,7 @@ def test_the_last_k_are_kept_and_what_is_being_written_is_not_touched(tmp_path: 
     for step in (10, 20, 30):
         snapshot(tmp_path, step, keep=2)
     assert sorted(path.name for path in (tmp_path / "snapshots").iterdir()) == [
-        snapshot_folder(tmp_path, 20).name, snapshot_folder(tmp_path, 30).name, coming.name]  # fmt: skip
+        snapshot_folder(tmp_path, 20, 0).name, snapshot_folder(tmp_path, 30, 0).name, coming.name]  # fmt: skip
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
