@@ -81,7 +81,7 @@ class Source:
         self.stop = stop or Event()
 
     def __iter__(self) -> Iterator[Message]:
-        while self.at.epoch < self.schedule.epochs:
+        while self.at.epoch < self.schedule.epochs and not self._stale():
             yield from self._train()
             if self.at.batch == len(self.loaders.train):
                 yield from self._end_epoch()
@@ -89,8 +89,6 @@ class Source:
             if self.stop.is_set():
                 yield Stop("interrupted")
                 return
-            if self._stale():
-                break
         yield from self._evaluate("test", self.loaders.test)
         yield Stop()
 
@@ -145,12 +143,10 @@ class Source:
 
     def _stale(self) -> bool:
         """Looks at the results one epoch behind: deterministic, and long arrived."""
-        patience = self.schedule.early_stop
-        if patience is None or self.validation_of is None or self.loaders.validation is None:
+        patience, last = self.schedule.early_stop, self.at.epoch - 2
+        if patience is None or self.validation_of is None or self.loaders.validation is None or last < 0:
             return False
-        while len(self.history) < self.at.epoch - 1:
+        while len(self.history) <= last:
             self.history.append(self.validation_of(len(self.history)))
-        if not self.history:
-            return False
-        best = max(range(len(self.history)), key=self.history.__getitem__)
-        return len(self.history) - 1 - best >= patience
+        best = max(range(last + 1), key=self.history.__getitem__)
+        return last - best >= patience

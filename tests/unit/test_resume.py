@@ -29,6 +29,7 @@ PLATEAU = OptimConfig(schedule="plateau", patience=0)
 AVERAGED = OptimConfig(
     "sgd", lr=0.05, warmup=0.2, ema=0.9, clip=0.1, no_decay=("bias",), windows=((0, 1),) + ((0, 2),) * 2
 )
+STUCK = OptimConfig(lr=1e-12, schedule="constant")
 
 
 @pytest.mark.parametrize(
@@ -93,12 +94,14 @@ class StopBefore(Event):
         return self.left <= 0
 
 
-@pytest.mark.parametrize(("schedule", "optim"), [({}, AVERAGED), ({"snapshot_every": 1}, PLATEAU)])
+@pytest.mark.parametrize(
+    ("schedule", "optim"), [({}, AVERAGED), ({"snapshot_every": 1}, PLATEAU), ({"early_stop": 1}, STUCK)]
+)
 def test_stopped_anywhere_it_goes_on_to_the_same_bits_and_leaves_every_snapshot_as_it_was(
     schedule: dict[str, Any], optim: OptimConfig, tmp_path: Path
 ) -> None:
     settings = {"optim": optim, "samples": 120, "batch_size": 32, "keep": 99}
-    make = DigitsJob(schedule=schedule, settings=settings)
+    make = DigitsJob(epochs=4 if "early_stop" in schedule else 2, schedule=schedule, settings=settings)
     whole = run_threads(replace(make, run=tmp_path / "whole")(), QUIET)
     result, look = Result("interrupted"), 0
     while result.reason == "interrupted":
@@ -131,7 +134,7 @@ def test_the_run_log_of_a_resumed_run_holds_every_epoch_once(tmp_path: Path) -> 
 def test_early_stop_looks_one_epoch_behind_whatever_the_cut(tmp_path: Path) -> None:
     lengths = set()
     for stages in (1, 3):
-        settings = {"stages": stages, "optim": OptimConfig(lr=1e-12, schedule="constant")}
+        settings = {"stages": stages, "optim": STUCK}
         result = run_threads(DigitsJob(epochs=30, schedule={"early_stop": 2}, settings=settings)(), QUIET)
         lengths.add(len(result.records))
     assert lengths == {4}
