@@ -29,6 +29,7 @@ from ffdist.runtime.outcome import Result
 from ffdist.runtime.processes import run_processes
 from ffdist.runtime.threads import run_threads
 from ffdist.snapshot import SnapshotStore, latest
+from ffdist.snapshot.files import make_folder
 
 Data: TypeAlias = Images | str | tuple[Tensor, Tensor] | Dataset | pa.Table
 """An opened data set, the name or folder of one, (samples, labels), a torch Dataset of (sample, label), or an Arrow
@@ -97,7 +98,7 @@ class Pipeline:
             )  # fmt: skip
             job = Job(self.chain(images), self.objective, images, config)
             check_job(job, self.stages)
-            run.mkdir(parents=True, exist_ok=True)
+            make_folder(run)
             result = self._launch(job, progress)
             self._load(job, run)
         return result

@@ -17,6 +17,7 @@ from ffdist.models import Chain, load_model, weights_file, with_weights
 from ffdist.objectives import Objective, load_objective
 from ffdist.pipeline.classifier import Classifier
 from ffdist.snapshot import Manifest, SnapshotStore, latest
+from ffdist.snapshot.files import make_folder
 
 SETTINGS = "config.toml"
 FACTS = "data.json"
@@ -85,7 +86,7 @@ def new_folder(settings: TrainSettings) -> Path:
 
 def begin(out: Path, settings: TrainSettings, images: Images) -> None:
     """Write what makes a folder a run: the resolved settings and the facts of the data."""
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     (out / FACTS).write_text(json.dumps(asdict(DataFacts.of(images)), indent=1) + "\n")
     (out / SETTINGS).write_text(write_toml(replace(settings, out=None, resume=False, dry_run=False)))
 

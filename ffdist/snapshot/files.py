@@ -31,7 +31,7 @@ def write_durably(path: Path, data: bytes) -> None:
     """
     temporary = path.with_name(f".{path.name}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         with temporary.open("wb") as file:
             file.write(data)
             file.flush()
@@ -48,6 +48,14 @@ def write_durably(path: Path, data: bytes) -> None:
             got=error.strerror or error,
             remedy="free some room or choose another --out, then go on with --resume: the last snapshot is whole",
         ) from error
+
+
+def make_folder(folder: Path) -> None:
+    """The folder, and those above it that are missing; their names are on disk when this returns."""
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for made in reversed(missing):
+        sync_folder(made.parent)
 
 
 def sync_folder(folder: Path) -> None:

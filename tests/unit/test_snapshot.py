@@ -104,6 +104,21 @@ def test_a_full_disk_is_told_and_leaves_the_last_snapshot_whole(
     assert not list((tmp_path / "snapshots").rglob("*.partial"))
 
 
+def test_the_names_of_new_folders_are_on_disk_before_what_is_written_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fsync, synced = os.fsync, []
+
+    def watched(descriptor: int) -> None:
+        fsync(descriptor)
+        synced.append(os.fstat(descriptor).st_ino)
+
+    monkeypatch.setattr(os, "fsync", watched)
+    folder = snapshot(tmp_path / "runs" / "a", 5, committed=False)
+    on_the_way = [tmp_path, tmp_path / "runs", tmp_path / "runs" / "a", folder.parent, folder]
+    assert {path.stat().st_ino for path in on_the_way} <= set(synced)
+
+
 def test_an_older_file_survives_a_failed_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "x"
     write_durably(path, b"old")
