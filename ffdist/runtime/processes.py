@@ -24,6 +24,7 @@ from ffdist.errors import FfdistError, StageError
 from ffdist.pipeline.sink import Reporter
 from ffdist.runtime.allocator import keep_freed_memory
 from ffdist.runtime.edges import ProcessEdges
+from ffdist.runtime.interrupts import interrupts
 from ffdist.runtime.job import Job
 from ffdist.runtime.outcome import Result, root_cause
 from ffdist.runtime.rank import Rank, stage_device
@@ -38,21 +39,19 @@ GRACE = 10.0
 def run_processes(make_job: MakeJob, stages: int, report: Reporter) -> Result:
     """Start a process a stage, pass their events to `report`, and wait for all.
 
-    SIGINT or SIGTERM ends the run early, with a snapshot. Raises the error that explains the others when a stage fails;
-    none outlives this call.
+    SIGINT or SIGTERM ends the run early, with a snapshot, where this is the main thread. Raises the error that explains
+    the others when a stage fails, and KeyboardInterrupt at a second signal; no stage outlives this call.
     """
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory(prefix="ffdist-") as folder:
-        stages_ = [
-            _start(context, make_job, World(rank, stages, rank), Path(folder) / "store") for rank in range(stages)
-        ]
-        watch = Watch(stages_, report)
-        previous = {s: signal.signal(s, lambda *_: watch.interrupt()) for s in (signal.SIGINT, signal.SIGTERM)}
+        watch = Watch([], report)
         try:
-            return watch.until_all_ended()
+            for rank in range(stages):
+                world = World(rank, stages, rank)
+                watch.stages.append(_start(context, make_job, world, Path(folder) / "store"))
+            with interrupts(watch.interrupt):
+                return watch.until_all_ended()
         finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
             watch.end_all()
 
 
@@ -74,7 +73,6 @@ class Watch:
     stages: list[StageProcess]
     report: Reporter
     result: Result = field(default_factory=Result)
-    interrupted: int = 0
 
     def until_all_ended(self) -> Result:
         hear = self.result.listen(self.report)
@@ -110,11 +108,8 @@ class Watch:
             hear(event)
 
     def interrupt(self) -> None:
-        """Ask the source to stop behind a snapshot; asked again, end everything now."""
-        self.interrupted += 1
-        if self.interrupted > 1:
-            self.end_all()
-        elif self.stages[0].process.is_alive():
+        """Ask the source to stop behind a snapshot."""
+        if self.stages[0].process.is_alive():
             os.kill(self.stages[0].process.pid or 0, signal.SIGTERM)
 
     def end_all(self) -> None:

@@ -9,15 +9,14 @@ a loss   the survivors' edges fail at once and they end; the lost actor is made 
 from __future__ import annotations
 
 import itertools
-import signal
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from ffdist.pipeline.sink import Reporter
+from ffdist.runtime.interrupts import interrupts
 from ffdist.runtime.job import Job
 from ffdist.runtime.outcome import Result
 from ffdist.runtime.ray_cluster import RayOptions, joined, room
@@ -80,24 +79,3 @@ def note(run: Path | None, name: str, text: str) -> None:
     if run is not None:
         with (run / name).open("a") as log:
             log.write(f"{datetime.now().isoformat(timespec='milliseconds')} {text}\n")
-
-
-@contextmanager
-def interrupts(ask: Callable[[], None]) -> Iterator[None]:
-    """SIGINT and SIGTERM call `ask`; the second raises KeyboardInterrupt. Of no effect outside the main thread."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    asked = itertools.count()
-
-    def handle(*_: object) -> None:
-        if next(asked):
-            raise KeyboardInterrupt
-        ask()
-
-    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
