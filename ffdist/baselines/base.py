@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from ffdist.models import Chain, derive_seed, seeded
+from ffdist.pipeline.block import put_on
 from ffdist.pipeline.optim import OptimConfig, build_optimizer, build_schedule
 
 
@@ -72,7 +73,7 @@ class Whole(nn.Module):
         self.blocks = nn.ModuleList(chain.build(index, config.seed) for index in range(len(chain)))
         with seeded(derive_seed(config.seed, "weights", len(chain))):  # the same on every rank
             self.blocks.append(chain.build_classifier(chain.shapes()[-1], chain.num_classes))
-        self.to(device=config.device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        put_on(self, config.device)
         if config.compiled:
             for block in self.blocks:
                 block.compile()

@@ -47,7 +47,7 @@ class LearningBlock:
         with seeded(derive_seed(config.seed, "head", site.index)):
             head = objective.head(site)
         self.parts = nn.ModuleDict({"module": module, "head": head})
-        self.parts.to(device=config.device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        put_on(self.parts, config.device)
         self.module, self.head = module, head
         self.optimizer = build_optimizer(config.optim, self.parts)
         self.learned = [p for group in self.optimizer.param_groups for p in group["params"]] if self.optimizer else []
@@ -219,6 +219,11 @@ class LearningBlock:
     def _autocast(self) -> torch.autocast:
         bf16 = self.config.precision == "bf16"
         return torch.autocast(self.config.device.type, torch.bfloat16, enabled=bf16)
+
+
+def put_on(module: nn.Module, device: torch.device) -> None:
+    """To the device; what has four dimensions in channels-last strides, which `nn.Module.to` wants of five, too."""
+    module._apply(lambda t: t.to(device, memory_format=torch.channels_last) if t.dim() == 4 else t.to(device))
 
 
 def averaged(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

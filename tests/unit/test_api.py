@@ -84,6 +84,18 @@ def test_fitting_leaves_the_users_computing_threads_alone() -> None:
         torch.set_num_threads(before)
 
 
+def test_weights_may_have_any_number_of_dimensions() -> None:
+    x, y = pictures()
+    volumes = (x.float() / 240).reshape(-1, 1, 4, 4, 4)
+    network = nn.Sequential(
+        nn.Sequential(nn.Conv3d(1, 8, 3, padding=1), nn.BatchNorm3d(8), nn.ReLU(), nn.Flatten()),
+        nn.Sequential(nn.Unflatten(1, (32, 16)), nn.Conv1d(32, 16, 1), nn.ReLU(), nn.Flatten()),
+    )
+    pipeline = Pipeline(network, SFF(), stages=2)
+    pipeline.fit((volumes, y), epochs=5, batch_size=32, lr=5e-3, progress=False)
+    assert float((pipeline.predict(volumes) == y).float().mean()) > 0.8
+
+
 def test_a_run_is_kept_where_told_and_never_overwritten(tmp_path: Path) -> None:
     x, y = pictures()
     pipeline = Pipeline(perceptron(), SFF(), blocks=[3, 2])
