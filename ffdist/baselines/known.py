@@ -37,6 +37,8 @@ BASELINES: dict[str, Baseline] = {
     "gpipe-8": partial(pipeline_parallel, style="gpipe", microbatches=8),
     "1f1b-4": partial(pipeline_parallel, style="1f1b", microbatches=4),
     "1f1b-8": partial(pipeline_parallel, style="1f1b", microbatches=8),
+    "1f1b-4-once": partial(pipeline_parallel, style="1f1b", microbatches=4, cast_once=True),
+    "1f1b-8-once": partial(pipeline_parallel, style="1f1b", microbatches=8, cast_once=True),
     "interleaved-8": partial(pipeline_parallel, style="interleaved", microbatches=8),
     "zero-bubble-8": partial(pipeline_parallel, style="zero-bubble", microbatches=8),
 }
@@ -44,7 +46,8 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "ddp": ("ddp", "ddp-static", "ddp-views", "ddp-bucket-5", "ddp-bucket-25", "ddp-bucket-100", "ddp-bf16",
             "ddp-bf16-bucket-100"),
     "fsdp": ("fsdp-32", "fsdp-bf16", "fsdp-bf16-gathered"),
-    "pipeline": ("gpipe-4", "gpipe-8", "1f1b-4", "1f1b-8", "interleaved-8", "zero-bubble-8"),
+    "pipeline": ("gpipe-4", "gpipe-8", "1f1b-4", "1f1b-8", "1f1b-4-once", "1f1b-8-once", "interleaved-8",
+                 "zero-bubble-8"),
     "1f1b": ("1f1b-4", "1f1b-8"),
     "gpipe": ("gpipe-4", "gpipe-8"),
 }  # fmt: skip

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -30,9 +31,12 @@ PARTS = {"gpipe": 1, "1f1b": 1, "interleaved": 2, "zero-bubble": 2}
 
 
 def pipeline_parallel(
-    chain: Chain, config: BaselineConfig, place: Place, *, style: Style = "1f1b", microbatches: int = 8
-) -> Learner:
+    chain: Chain, config: BaselineConfig, place: Place, *, style: Style = "1f1b", microbatches: int = 8,
+    cast_once: bool = False,
+) -> Learner:  # fmt: skip
     """Stages cut by measured block times; the interleaved styles give each rank two of them, round robin.
+
+    cast_once: weights are cast to bfloat16 once for all microbatches, and kept so until the last: faster, and larger.
 
     Raises NetworkError where there are fewer blocks than stages, or microbatches that do not divide the batch.
     """
@@ -44,7 +48,9 @@ def pipeline_parallel(
     whole = Whole(chain, config)
     shape = (config.batch_size // microbatches, *chain.input_shape)
     cut = agreed_cut(whole, shape, stages, config, place)
-    return Pipelined(whole, cut, shape, style, microbatches, config, place)
+    return Pipelined(
+        whole, cut, shape, style, microbatches, config, place, config.autocast if cast_once else nullcontext
+    )
 
 
 class Pipelined:
@@ -52,9 +58,9 @@ class Pipelined:
 
     def __init__(
         self, whole: Whole, cut: list[int], shape: Sequence[int], style: Style, microbatches: int,
-        config: BaselineConfig, place: Place,
+        config: BaselineConfig, place: Place, around: Callable[[], AbstractContextManager[Any]],
     ) -> None:  # fmt: skip
-        self.config, self.place = config, place
+        self.config, self.place, self.around = config, place, around
         self.shard: tuple[int, int] | None = (0, 1) if place.rank == 0 else None
         parts = [Part(whole.blocks[sum(cut[:i]) :][:n], config) for i, n in enumerate(cut)]
         borders = border_tensors(parts, shape, config)
@@ -74,7 +80,7 @@ class Pipelined:
         labels = labels.to(self.config.device)
         dist.broadcast(labels, 0)
         given = () if x is None else (placed(x, self.config.device),)
-        with self.config.autocast():  # around all parts, so that weights are cast once for all of them
+        with self.around():
             self.steps.step(*given, **({"target": labels} if self.last else {}))
         self.optimizer.step()
         self.optimizer.zero_grad()
