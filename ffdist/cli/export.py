@@ -15,6 +15,7 @@ from torch.export import Dim
 from ffdist.errors import ConfigError
 from ffdist.pipeline.classifier import Classifier
 from ffdist.runtime.run import DataFacts, load_classifier
+from ffdist.snapshot.files import apart
 
 
 @dataclass(frozen=True)
@@ -43,10 +44,14 @@ def main(args: Sequence[str]) -> None:
     if command.to.suffix == ".pt2":
         torch.export.save(program(classifier, facts), command.to)
     else:
-        state = {name: tensor.contiguous() for name, tensor in classifier.state_dict().items()}
-        save_file(state, command.to)
+        write_weights(classifier, command.to)
     print(f"{command.to}: {command.to.stat().st_size:,} bytes; pixels in [0, 1], float32 [B, "
           f"{', '.join(map(str, facts.shape))}] -> scores [B, {len(facts.classes)}]")  # fmt: skip
+
+
+def write_weights(classifier: Classifier, path: Path) -> None:
+    """The state of the classifier as one file; tied weights under each of their names."""
+    save_file(apart(classifier.state_dict()), path)
 
 
 def program(classifier: Classifier, facts: DataFacts) -> torch.export.ExportedProgram:

@@ -134,7 +134,7 @@ class Chain:
         bounds = [sum(cut[:i]) for i in range(len(cut) + 1)]
         groups = [range(a, b) for a, b in pairwise(bounds)]
         return Chain(
-            [("+".join(self.names[i] for i in g), _Group([self.builders[i] for i in g])) for g in groups],
+            [("+".join(self.names[i] for i in g), _joined([self.builders[i] for i in g])) for g in groups],
             input_shape=self.input_shape,
             num_classes=self.num_classes,
             classifier=self.build_classifier,
@@ -168,6 +168,12 @@ class _Given:
 
     def __call__(self) -> nn.Module:
         return copy.deepcopy(self.module)
+
+
+def _joined(builders: Sequence[Callable[[], nn.Module]]) -> Callable[[], nn.Module]:
+    """One builder of several blocks; what the user made is copied in one go, so that tied weights stay tied."""
+    given = [builder.module for builder in builders if isinstance(builder, _Given)]
+    return _Given(Group(*given)) if len(given) == len(builders) else _Group(builders)
 
 
 class Group(nn.Sequential):

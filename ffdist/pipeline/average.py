@@ -30,7 +30,7 @@ class Average:
         """Take the block's weights in, as they are behind an update."""
         keep = min(self.decay, self.updates / (RAMP + self.updates))
         self.updates += 1
-        for average, value in zip(self.parts.state_dict().values(), parts.state_dict().values(), strict=True):
+        for average, value in zip(each_once(self.parts), each_once(parts), strict=True):
             if average.is_floating_point():
                 average.lerp_(value, 1 - keep)
             else:
@@ -43,3 +43,8 @@ class Average:
         """The inverse of `state`, and how many updates it has seen."""
         self.parts.load_state_dict(tensors)
         self.updates = updates
+
+
+def each_once(module: nn.Module) -> list[Tensor]:
+    """The tensors of its state, tied weights once."""
+    return list({id(tensor): tensor for tensor in module.state_dict(keep_vars=True).values()}.values())

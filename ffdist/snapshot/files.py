@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -67,10 +68,20 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors as safetensors takes them: contiguous, on the CPU, no two over the same memory (tied weights are)."""
+    result: dict[str, Tensor] = {}
+    storages: set[int] = set()
+    for name, tensor in tensors.items():
+        value = tensor.detach().cpu().contiguous()
+        result[name] = value.clone() if value.untyped_storage().data_ptr() in storages else value
+        storages.add(value.untyped_storage().data_ptr())
+    return result
+
+
 def write_block(path: Path, tensors: dict[str, Tensor], fields: dict[str, Any]) -> dict[str, Any]:
     """Write one block; returns what the manifest says of the file: name, bytes, sha256."""
-    on_cpu = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    data = save(on_cpu, metadata={FIELDS: json.dumps(fields)})
+    data = save(apart(tensors), metadata={FIELDS: json.dumps(fields)})
     write_durably(path, data)
     return {"file": path.name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 

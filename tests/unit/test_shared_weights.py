@@ -1,0 +1,107 @@
+"""Weights that two layers share are learned as one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from jobs import QUIET, DigitsJob, cut_power_at, fingerprint
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from ffdist import SFF, Pipeline, open_data
+from ffdist.cli.export import write_weights
+from ffdist.models import Chain
+from ffdist.pipeline.average import RAMP
+from ffdist.pipeline.block import BlockConfig, LearningBlock
+from ffdist.pipeline.classifier import Classifier
+from ffdist.pipeline.optim import OptimConfig
+from ffdist.pipeline.plan import build_block, sites
+from ffdist.runtime.job import Job
+from ffdist.runtime.threads import run_threads
+from ffdist.snapshot import SnapshotStore, latest
+
+AVERAGED = OptimConfig(ema=0.9)
+
+
+class Twice(nn.Module):
+    """Two layers of one weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(64, 64), nn.Linear(64, 64)
+        self.second.weight = self.first.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.first(x.flatten(1)).relu()).relu()
+
+
+def tied_chain() -> Chain:
+    return Chain([("tied", Twice), ("plain", Plain())], input_shape=(1, 8, 8), num_classes=10)
+
+
+class Plain:
+    def __call__(self) -> nn.Module:
+        return nn.Sequential(nn.Linear(64, 32), nn.ReLU())
+
+
+class TiedJob(DigitsJob):
+    def __call__(self) -> Job:
+        return replace(super().__call__(), chain=tied_chain())
+
+
+def tied_block(optim: OptimConfig = AVERAGED) -> LearningBlock:
+    chain = tied_chain()
+    return build_block(chain, sites(chain)[0], SFF(), BlockConfig(optim, 100, seed=0))
+
+
+def test_a_run_with_tied_weights_resumes_to_the_same_bits(tmp_path: Path) -> None:
+    make = TiedJob(schedule={"snapshot_every": 5}, settings={"optim": AVERAGED, "stages": 2})
+    run_threads(replace(make, run=tmp_path / "whole")(), QUIET)
+    cut_power_at(12, replace(make, run=tmp_path / "cut"))
+    run_threads(replace(make, run=tmp_path / "cut", settings=make.settings | {"resume": True})(), QUIET)
+    assert fingerprint(tmp_path / "cut") == fingerprint(tmp_path / "whole")
+
+
+def test_tied_weights_are_tied_still_when_they_are_loaded_and_exported(tmp_path: Path) -> None:
+    job = TiedJob(tmp_path, epochs=1, settings={"optim": AVERAGED})()
+    run_threads(job, QUIET)
+    classifier, manifest = Classifier(job.chain, job.objective), latest(tmp_path)
+    assert manifest
+    SnapshotStore(tmp_path, job.names).load_weights(classifier, manifest)
+    block, file = classifier.blocks[0], load_file(manifest.folder / manifest.files[0]["file"])
+    assert isinstance(block, Twice)
+    assert block.second.weight is block.first.weight
+    assert torch.equal(block.first.weight, file["average.module.second.weight"])
+    write_weights(classifier, tmp_path / "weights.safetensors")
+    weights = load_file(tmp_path / "weights.safetensors")
+    assert torch.equal(weights["blocks.0.first.weight"], block.first.weight)
+    assert torch.equal(weights["blocks.0.second.weight"], block.first.weight)
+
+
+def test_the_average_of_tied_weights_takes_each_update_in_once() -> None:
+    block, expected = tied_block(), torch.zeros(())
+    x, y = torch.randn(16, 64), torch.arange(16) % 10
+    for step in range(1, 20):
+        block.update(block.forward(x, y, step), y, step)
+        keep = min(0.9, (step - 1) / (RAMP + step - 1))
+        expected = keep * expected + (1 - keep) * block.module.first.weight.detach()  # type: ignore[union-attr]
+    assert block.average
+    torch.testing.assert_close(block.average.state()["module.second.weight"], expected)
+
+
+def tied_layers() -> nn.Sequential:
+    first, second = nn.Linear(64, 64), nn.Linear(64, 64)
+    second.weight = first.weight
+    return nn.Sequential(nn.Flatten(), first, nn.ReLU(), second, nn.ReLU())
+
+
+def test_children_with_tied_weights_learn_as_one_block() -> None:
+    network = tied_layers()
+    Pipeline(network, SFF(), blocks=[5]).fit(open_data("digits"), epochs=1, progress=False)
+    assert network[1].weight is network[3].weight
+    pipeline = Pipeline(tied_layers(), SFF(), blocks=[5])
+    pipeline.fit(open_data("digits"), epochs=1, progress=False)
+    group = pipeline.classifier.blocks[0]
+    assert group[1].weight is group[3].weight  # type: ignore[index]
