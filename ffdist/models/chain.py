@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ffdist.errors import NetworkError
+from ffdist.models.apart import check_apart
 
 Shape = tuple[int, ...]
 _DEFAULT_GENERATORS = RLock()
@@ -123,6 +124,12 @@ class Chain:
             block = self.builders[index]()
         return block.to("meta")
 
+    def check_apart(self) -> None:
+        """Raises NetworkError where two blocks share a parameter, or two parameters of a block their memory."""
+        with torch.device("meta"):
+            blocks = [build.module if isinstance(build, _Given) else build() for build in self.builders]
+        check_apart(list(zip(self.names, blocks, strict=True)))
+
     def regroup(self, cut: Sequence[int]) -> Chain:
         """The same network in larger blocks: `cut` counts the old blocks in each new one, and sums to their number."""
         if any(n < 1 for n in cut) or sum(cut) != len(self):
@@ -150,14 +157,25 @@ class Chain:
         num_classes: int,
         cut: Sequence[int] | None = None,
     ) -> Chain:
-        """Any `nn.Sequential`: each child is a block, or `cut[i]` children in a row are block i. Weights are kept."""
+        """Any `nn.Sequential`: each child is a block, or `cut[i]` children in a row are block i. Weights are kept, and
+        so are ties between weights of a block.
+
+        Raises NetworkError for a cut that does not fit, and for blocks that share a parameter.
+        """
         if not isinstance(module, nn.Sequential):
             raise NetworkError(
                 "a chain is made of an nn.Sequential", expected="nn.Sequential", got=type(module).__name__
             )
-        blocks = [(name, _Given(child)) for name, child in module.named_children()]
+        blocks = [(name, _Given(child)) for name, child in children(module)]
         chain = cls(blocks, input_shape=input_shape, num_classes=num_classes)
-        return chain if cut is None else chain.regroup(cut)
+        chain = chain if cut is None else chain.regroup(cut)
+        chain.check_apart()
+        return chain
+
+
+def children(module: nn.Sequential) -> list[tuple[str, nn.Module]]:
+    """By name, in order; what comes several times comes here as often, unlike in `named_children`."""
+    return list(zip(module._modules, module, strict=True))
 
 
 class _Given:

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from ffdist.errors import ConfigError
+from ffdist.models.apart import check_apart
 from ffdist.models.cfse import cfse_cnn
-from ffdist.models.chain import Chain, Shape
+from ffdist.models.chain import Chain, Shape, children
 from ffdist.models.cnn import cnn, cnnb
 from ffdist.models.mlp import mlp
 from ffdist.models.mobilenet import mobilenet_v3_small
@@ -44,7 +45,7 @@ def load_model(
     options: text as typed on a command line, or values as TOML has them, by the builder's parameter names.
 
     Raises ConfigError for an unknown name or option (with the nearest one), for a value of another type, and for a
-    function that returns neither.
+    function that returns neither; NetworkError where the children share a parameter.
     """
     build = find(name, MODELS, "model")
     if not callable(build):
@@ -60,9 +61,9 @@ def load_model(
     if not isinstance(made, nn.Sequential):
         raise ConfigError("a model's function returns a Chain or an nn.Sequential", where=f"model {name}",
                           got=type(made).__name__)  # fmt: skip
-    blocks = [
-        (child, _Child(build, shape, num_classes, given, i)) for i, (child, _) in enumerate(made.named_children())
-    ]
+    parts = children(made)
+    check_apart(parts)
+    blocks = [(child, _Child(build, shape, num_classes, given, i)) for i, (child, _) in enumerate(parts)]
     return Chain(blocks, input_shape=shape, num_classes=num_classes)
 
 

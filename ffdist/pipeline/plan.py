@@ -37,9 +37,11 @@ def build_block(chain: Chain, site: Site, objective: Objective, config: BlockCon
 
 
 def check_objective(chain: Chain, objective: Objective, *, fusion: bool = False) -> None:
-    """Raises NetworkError, naming the block, when the objective cannot use one of them. Computes nothing."""
+    """Raises NetworkError, naming the block, when the objective cannot use one of them, or two of them share a
+    parameter. Computes nothing."""
     if FUSION in chain.names:
         raise NetworkError(f"no block may be called '{FUSION}'", expected="another name", got=chain.names)
+    chain.check_apart()
     places = sites(chain)
     with torch.device("meta"):
         for site in places:

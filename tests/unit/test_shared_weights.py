@@ -1,10 +1,11 @@
-"""Weights that two layers share are learned as one."""
+"""Weights that two layers share: learned as one within a block, refused between blocks."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 from jobs import QUIET, DigitsJob, cut_power_at, fingerprint
 from safetensors.torch import load_file
@@ -12,12 +13,13 @@ from torch import Tensor, nn
 
 from ffdist import SFF, Pipeline, open_data
 from ffdist.cli.export import write_weights
-from ffdist.models import Chain
+from ffdist.errors import NetworkError
+from ffdist.models import Chain, load_model
 from ffdist.pipeline.average import RAMP
 from ffdist.pipeline.block import BlockConfig, LearningBlock
 from ffdist.pipeline.classifier import Classifier
 from ffdist.pipeline.optim import OptimConfig
-from ffdist.pipeline.plan import build_block, sites
+from ffdist.pipeline.plan import build_block, check_objective, sites
 from ffdist.runtime.job import Job
 from ffdist.runtime.threads import run_threads
 from ffdist.snapshot import SnapshotStore, latest
@@ -105,3 +107,65 @@ def test_children_with_tied_weights_learn_as_one_block() -> None:
     pipeline.fit(open_data("digits"), epochs=1, progress=False)
     group = pipeline.classifier.blocks[0]
     assert group[1].weight is group[3].weight  # type: ignore[index]
+
+
+@pytest.mark.parametrize("cut", [[3, 2], None])
+def test_two_blocks_with_tied_weights_are_refused_by_name(cut: list[int] | None) -> None:
+    with pytest.raises(NetworkError, match=r"share a parameter(.|\n)*weight(.|\n)*remedy"):
+        Pipeline(tied_layers(), SFF(), blocks=cut).fit(open_data("digits"), epochs=1, progress=False)
+
+
+def test_a_layer_that_comes_again_in_another_block_is_refused() -> None:
+    layer = nn.Linear(64, 64)
+    network = nn.Sequential(nn.Flatten(), layer, nn.ReLU(), layer, nn.ReLU())
+    with pytest.raises(NetworkError, match="blocks '1' and '3'"):
+        Chain.from_sequential(network, input_shape=(1, 8, 8), num_classes=10)
+
+
+def test_a_layer_without_weights_that_comes_again_is_a_block_each_time(tmp_path: Path) -> None:
+    act = nn.ReLU()
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), act, nn.Linear(8, 4), act)
+    chain = Chain.from_sequential(network, input_shape=(1, 8, 8), num_classes=10)
+    assert chain.shapes() == [(64,), (8,), (8,), (4,), (4,)]
+    (tmp_path / "net_with_one_act.py").write_text(
+        "from torch import nn\ndef net(input_shape, num_classes):\n    act = nn.ReLU()\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), act, nn.Linear(8, 4), act)\n"
+    )
+    assert load_model(f"{tmp_path}/net_with_one_act.py:net", (1, 8, 8), 10).shapes() == chain.shapes()
+
+
+def test_a_users_function_whose_layers_share_a_weight_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "net_with_a_tie.py").write_text(
+        "from torch import nn\ndef net(input_shape, num_classes):\n    layer = nn.Linear(64, 64)\n"
+        "    return nn.Sequential(nn.Flatten(), layer, nn.ReLU(), layer)\n"
+    )
+    with pytest.raises(NetworkError, match="blocks '1' and '3' share a parameter"):
+        load_model(f"{tmp_path}/net_with_a_tie.py:net", (1, 8, 8), 10)
+
+
+def test_builders_that_share_a_parameter_are_refused() -> None:
+    shared = nn.Parameter(torch.eye(64))
+
+    def build() -> nn.Module:
+        layer = nn.Linear(64, 64)
+        layer.weight = shared
+        return nn.Sequential(nn.Flatten(), layer)
+
+    chain = Chain([("a", build), ("b", build)], input_shape=(1, 8, 8), num_classes=10)
+    with pytest.raises(NetworkError, match="blocks 'a' and 'b' share a parameter"):
+        check_objective(chain, SFF())
+
+
+class Aliased(Twice):
+    """Two parameters over the same memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.second.weight = nn.Parameter(self.first.weight.data)
+
+
+def test_two_parameters_over_the_same_memory_are_refused() -> None:
+    with pytest.raises(NetworkError, match=r"block '0' lie(.|\n)*first\.weight(.|\n)*second\.weight"):
+        Chain.from_sequential(nn.Sequential(Aliased()), input_shape=(1, 8, 8), num_classes=10)
+    with pytest.raises(NetworkError, match=r"block 'a' lie(.|\n)*first\.weight(.|\n)*second\.weight"):
+        check_objective(Chain([("a", Aliased)], input_shape=(1, 8, 8), num_classes=10), SFF())
