@@ -50,11 +50,13 @@ class TensorBytes(TorchDispatchMode):
 
     A storage counts once however many views it has, and for as long as the autograd graph saves it. The peak is looked
     for behind every operation. What a kernel needs within itself is not seen, nor what other threads hold alone (the
-    loader's batches ahead). `uint8` storages are an edge's.
+    loader's batches ahead). `uint8` storages are an edge's. Only storages on `kind` of device count: beside a GPU's
+    weights, the host's batch takes none of its memory.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, kind: str = "cpu") -> None:
         super().__init__()
+        self.kind = kind
         self.labels = WeakIdKeyDictionary()
         self.optimizers: weakref.WeakSet[Optimizer] = weakref.WeakSet()
         self.peak = 0
@@ -80,7 +82,7 @@ class TensorBytes(TorchDispatchMode):
     def see(self, tensors: Iterable[Tensor]) -> None:
         for tensor in tensors:
             tensor = getattr(tensor, "_local_tensor", tensor)  # of a sharded tensor, this rank's part
-            if tensor.device.type != "meta" and tensor.layout == torch.strided:
+            if tensor.device.type == self.kind and tensor.layout == torch.strided:
                 storage = tensor.untyped_storage()
                 if storage not in self.labels:
                     self.labels[storage] = "queue" if tensor.dtype == torch.uint8 else "activations"
@@ -135,7 +137,7 @@ class Meter:
     """Memory of this thread's work on `device`, between entering and `use`; `reset` forgets the building of it all."""
 
     def __init__(self, device: torch.device) -> None:
-        self.device, self.counter = device, TensorBytes()
+        self.device, self.counter = device, TensorBytes(device.type)
         self.idle = resident_bytes()
 
     def __enter__(self) -> Self:

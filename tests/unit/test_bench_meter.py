@@ -60,6 +60,14 @@ def test_two_tensors_over_the_same_memory_count_once() -> None:
     assert counter.peak == 64 * KIB
 
 
+def test_what_lies_on_another_kind_of_device_counts_nothing() -> None:
+    with TensorBytes("meta") as counter:
+        host, elsewhere = floats(64), torch.ones(32 * KIB // 4, device="meta")
+        host.add_(1)
+        elsewhere.add_(1)
+    assert counter.peak == elsewhere.nbytes == 32 * KIB
+
+
 def test_a_step_of_adamw_is_split_as_counted_by_hand() -> None:
     """A linear layer 256 -> 64 without bias: 64 KiB of weights; x has 16 KiB, the output 4."""
     with TensorBytes() as counter:
