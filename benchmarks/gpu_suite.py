@@ -2,11 +2,13 @@
 
     python benchmarks/gpu_suite.py --out DIR                 every part that DIR has not yet
     python benchmarks/gpu_suite.py --out DIR --parts serial depth
-    python benchmarks/gpu_suite.py --out DIR --device cpu --quick      a rehearsal in a minute
+    python benchmarks/gpu_suite.py --out DIR --total 560     for so many seconds; the same again takes it up
+    python benchmarks/gpu_suite.py --out DIR --device cpu --quick      a rehearsal in a minute or two
 
 It needs this tree and torch with numpy and torchvision, nothing else: no installation, no network, no data (random
 pictures; `--data FILE.npz` with x_train [N, H, W, C] uint8, y_train, x_test, y_test gives the accuracy rows). Each part
-writes DIR/<part>.json as soon as it is done and takes under eight minutes; a part that is there is not run again.
+runs in a process of its own and writes each row into DIR/<part>.json as soon as it is measured; it takes under eight
+minutes. Run again, it measures what failed or was left out, and nothing else. The exit status is 1 where a row failed.
 
 | part | what |
 |---|---|
@@ -22,11 +24,12 @@ writes DIR/<part>.json as soon as it is done and takes under eight minutes; a pa
 from __future__ import annotations
 
 import argparse
-import json
+import math
 import platform
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +39,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.gpu.accuracy import accuracy
 from benchmarks.gpu.devices import devices
+from benchmarks.gpu.rows import LAST_ROW, Rows, complete, read
 from benchmarks.gpu.serial import batch_sweep, depth_sweep, serial
 from benchmarks.gpu.stages import stages, streams
 from benchmarks.gpu.suite import Suite
 
-PARTS: dict[str, Callable[[Suite], Any]] = {
+PARTS: dict[str, Callable[[Suite, Rows], None]] = {
     "serial": serial, "batch": batch_sweep, "depth": depth_sweep, "stages": stages, "streams": streams,
     "devices": devices, "accuracy": accuracy,
 }  # fmt: skip
@@ -48,25 +52,46 @@ PARTS: dict[str, Callable[[Suite], Any]] = {
 
 def main() -> None:
     args = arguments()
-    device = torch.device(args.device)
-    if device.type == "cuda" and not torch.cuda.is_available():
+    if args.device == "cuda" and not torch.cuda.is_available():
         sys.exit("gpu_suite: there is no GPU; --device cpu --quick rehearses")
-    quick = {"batch": 32, "rounds": 1, "seconds": 0.05} if args.quick else {}
-    suite = Suite(device, args.quick, data=args.data, **quick)
     args.out.mkdir(parents=True, exist_ok=True)
-    for name in args.parts:
-        file = args.out / f"{name}.json"
-        if file.exists():
-            print(f"{name}: there already", flush=True)
-            continue
-        begun = time.perf_counter()
-        result = PARTS[name](suite)
-        record = {"part": name, "machine": machine(device), "command": " ".join(sys.argv), "batch": suite.batch,
-                  "seconds": time.perf_counter() - begun, "result": result}  # fmt: skip
-        partial = file.with_suffix(".partial")
-        partial.write_text(json.dumps(record, indent=1) + "\n")
-        partial.rename(file)
-        print(f"{name}: {record['seconds']:.0f} s", flush=True)
+    end = time.monotonic() + args.total
+    failed = [name for name in args.parts if not run(name, args, end - time.monotonic())]
+    sys.exit(f"gpu_suite: rows failed in {', '.join(failed)}" if failed else 0)
+
+
+def run(name: str, args: argparse.Namespace, total: float) -> bool:
+    """Complete a part, and say how far it is; False where something in it failed."""
+    file = args.out / f"{name}.json"
+    if read(file)["done"]:
+        print(f"{name}: there already", flush=True)
+        return True
+    if reason := out_of_place(name, args):
+        print(f"{name}: left out, {reason}", flush=True)
+        return True
+    record = complete(file, partial(measure, name, args), min(args.budget, total - LAST_ROW))
+    state = "done" if record["done"] else f"left out: {record['left_out']}; failed: {', '.join(record['failed']) or 0}"
+    print(f"{name}: {state}, {record['seconds']:.0f} s", flush=True)
+    return not record["failed"]
+
+
+def out_of_place(name: str, args: argparse.Namespace) -> str | None:
+    """Why a part cannot run here."""
+    if name == "devices" and args.device == "cuda" and torch.cuda.device_count() < 2:
+        return "one GPU only"
+    return "no --data" if name == "accuracy" and args.data is None else None
+
+
+def measure(name: str, args: argparse.Namespace, file: Path, seconds: float) -> None:
+    """The life of a part's process."""
+    quick = {"batch": 32, "rounds": 1, "seconds": 0.05} if args.quick else {}
+    device = torch.device("cuda", 0) if args.device == "cuda" else torch.device("cpu")
+    suite = Suite(device, args.quick, data=args.data, **quick)
+    suite.begin()
+    there = machine(device)
+    settings = {"gpu": there["gpu"], "torch": there["torch"], "quick": args.quick, "batch": suite.batch}
+    about = {"machine": there, "command": " ".join(sys.argv), "about": PARTS[name].__doc__}
+    Rows(file, settings, about, seconds, suite.recover).fill(partial(PARTS[name], suite))
 
 
 def arguments() -> argparse.Namespace:
@@ -76,6 +101,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--quick", action="store_true", help="tiny networks, short rounds")
     parser.add_argument("--data", help="an .npz file of pictures, for the accuracy rows")
+    parser.add_argument("--budget", type=float, default=400.0, metavar="SECONDS",
+                        help=f"after which a part begins no row; the last ends {LAST_ROW:.0f} s later")  # fmt: skip
+    parser.add_argument("--total", type=float, default=math.inf, metavar="SECONDS", help="by which all ends")
     return parser.parse_args()
 
 
@@ -85,7 +113,7 @@ def machine(device: torch.device) -> dict[str, Any]:
     return {
         "gpu": gpu.name if gpu else None, "gpu_bytes": gpu.total_memory if gpu else None,
         "num_gpus": torch.cuda.device_count(), "python": platform.python_version(), "torch": torch.__version__,
-        "cuda": torch.version.cuda, "system": platform.platform(),
+        "cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version(), "system": platform.platform(),
     }  # fmt: skip
 
 

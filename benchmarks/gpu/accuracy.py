@@ -3,36 +3,48 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.gpu.rows import Rows
 from benchmarks.gpu.suite import Suite
 from ffdist.baselines.base import Replica
 from ffdist.models import cnnb
 from ffdist.pipeline.block import LearningBlock
 
 
-def accuracy(suite: Suite) -> dict[str, Any]:
-    """CNNB at batch 128, both sides by the same optimiser, without augmentation."""
-    if suite.data is None:
-        return {"left_out": "no --data"}
+def accuracy(suite: Suite, rows: Rows) -> None:
+    """CNNB at batch 128, both sides by the same optimiser, without augmentation; epoch by epoch."""
+    for side in ("ff", "bp"):
+        rows.row(partial(learning, suite, side, rows), side)
+
+
+def learning(suite: Suite, side: str, rows: Rows) -> list[dict[str, float]]:
+    """Of one side, up to twelve epochs, as far as the time goes."""
+    assert suite.data
     here = replace(suite, batch=128)
     with np.load(suite.data, allow_pickle=False) as arrays:
         pictures = {split: (arrays[f"x_{split}"], arrays[f"y_{split}"]) for split in ("train", "test")}
     scale = pictures["train"][0].mean((0, 1, 2)), pictures["train"][0].std((0, 1, 2))
     train, test = (on_device(here, *pictures[split], *scale) for split in ("train", "test"))
     chain = cnnb(tuple(train[0].shape[1:]), int(train[1].max()) + 1)
-    epochs = 1 if suite.quick else 12
-    blocks, learner = here.forward_forward(chain), here.backpropagation(chain)
-    assert isinstance(learner, Replica)
-    ours = run(here, epochs, train, lambda x, y, step: learn(blocks, x, y, step), lambda: score_blocks(blocks, test))
-    theirs = run(here, epochs, train, lambda x, y, step: learner.learn(x, y), lambda: score_whole(learner, test))
-    return {"network": "cnnb", "batch": 128, "epochs": epochs, "ff": ours, "bp": theirs}
+    if side == "ff":
+        blocks = here.forward_forward(chain)
+        epochs = run(here, train, lambda x, y, step: learn(blocks, x, y, step), lambda: score_blocks(blocks, test))
+    else:
+        learner = here.backpropagation(chain)
+        assert isinstance(learner, Replica)
+        epochs = run(here, train, lambda x, y, step: learner.learn(x, y), lambda: score_whole(learner, test))
+    done = [next(epochs)]
+    while len(done) < (1 if suite.quick else 12) and not rows.late:
+        done.append(next(epochs))
+    return done
 
 
 def on_device(suite: Suite, x: np.ndarray, y: np.ndarray, mean: Any, std: Any) -> tuple[Tensor, Tensor]:
@@ -41,13 +53,13 @@ def on_device(suite: Suite, x: np.ndarray, y: np.ndarray, mean: Any, std: Any) -
 
 
 def run(
-    suite: Suite, epochs: int, train: tuple[Tensor, Tensor], step: Callable[[Tensor, Tensor, int], object],
+    suite: Suite, train: tuple[Tensor, Tensor], step: Callable[[Tensor, Tensor, int], object],
     score: Callable[[], dict[str, float]],
-) -> list[dict[str, float]]:  # fmt: skip
-    """One row an epoch; the seconds are of training alone."""
+) -> Iterator[dict[str, float]]:  # fmt: skip
+    """Epoch after epoch; the seconds are of training alone."""
     x, y = train
-    generator, rows, seconds, count = torch.Generator().manual_seed(0), [], 0.0, 0
-    for _ in range(epochs):
+    generator, seconds, count = torch.Generator().manual_seed(0), 0.0, 0
+    while True:
         suite.wait()
         begun = time.perf_counter()
         for rows_of_batch in torch.randperm(len(x), generator=generator).to(x.device).split(suite.batch)[:-1]:
@@ -55,8 +67,7 @@ def run(
             step(x[rows_of_batch].contiguous(memory_format=torch.channels_last), y[rows_of_batch], count)
         suite.wait()
         seconds += time.perf_counter() - begun
-        rows.append({"seconds": seconds, **score()})
-    return rows
+        yield {"seconds": seconds, **score()}
 
 
 def learn(blocks: list[LearningBlock], x: Tensor, y: Tensor, step: int) -> None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 
+from benchmarks.gpu.rows import Rows
 from benchmarks.gpu.stages import block_seconds
 from benchmarks.gpu.suite import OPTIM, Suite
 from ffdist.baselines.base import BaselineConfig, Place
@@ -30,17 +32,13 @@ from ffdist.transport import Edge, Receiver, Sender, process_group
 DDP = ("ddp", "ddp-views", "ddp-bucket-25", "ddp-bucket-100", "ddp-bf16")
 
 
-def devices(suite: Suite) -> dict[str, Any]:
-    """For 2, 4, ... devices: samples/s and peak memory of each side; says so where there is one GPU only."""
+def devices(suite: Suite, rows: Rows) -> None:
+    """For 2, 4, ... devices: samples/s and peak memory of each side."""
     there = 2 if suite.device.type == "cpu" else torch.cuda.device_count()
-    if there < 2:
-        return {"left_out": "one GPU only"}
-    results: dict[str, Any] = {}
-    for name, chain in suite.networks().items():
-        counts = [n for n in (2, 4, 8) if n <= min(there, len(chain))]
-        cuts = {n: partition(block_seconds(suite, chain), n) for n in counts}
-        results[name] = {str(n): together(suite, chain, cut) for n, cut in cuts.items()}
-    return results
+    for name, chain in list(suite.networks().items())[: 1 if suite.quick else None]:
+        if seconds := rows.row(partial(block_seconds, suite, chain), name, "block_seconds"):
+            for count in (n for n in (2, 4, 8) if n <= min(there, len(chain))):
+                rows.row(partial(together, suite, chain, partition(seconds, count)), name, str(count))
 
 
 def together(suite: Suite, chain: Chain, cut: list[int]) -> dict[str, Any]:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import gc
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 
+from benchmarks.gpu.rows import Rows
 from benchmarks.gpu.suite import Suite, ff_step
 from ffdist.models import Chain, cnnb
 
 
-def serial(suite: Suite) -> dict[str, Any]:
+def serial(suite: Suite, rows: Rows) -> None:
     """Samples/s in turns, and peak memory, for each network."""
-    return {name: compared(suite, chain) for name, chain in suite.networks().items()}
+    for name, chain in suite.networks().items():
+        rows.row(partial(compared, suite, chain), name)
 
 
 def compared(suite: Suite, chain: Chain) -> dict[str, Any]:
@@ -40,38 +42,40 @@ def weighed(suite: Suite, chain: Chain) -> dict[str, int]:
     return {"ff": suite.peak(forward_forward), "bp": suite.peak(backpropagation)}
 
 
-def batch_sweep(suite: Suite) -> dict[str, Any]:
+def batch_sweep(suite: Suite, rows: Rows) -> None:
     """Doubling batches: samples/s and memory, until a side's memory ends."""
-    results: dict[str, Any] = {}
     sizes = (16, 32) if suite.quick else tuple(2**i for i in range(7, 17))
     short = replace(suite, rounds=3, seconds=min(suite.seconds, 1.0))
     for name, chain in list(suite.networks().items())[:3]:
-        rows = []
         for size in sizes:
-            here = replace(short, batch=size)
-            try:
-                rows.append(compared(here, chain))
-            except torch.OutOfMemoryError as error:
-                rows.append({"batch": size, "out_of_memory": str(error).splitlines()[0]})
+            row = rows.row(partial(at_batch, replace(short, batch=size), chain), name, str(size))
+            if row is None or "ends" in row:
                 break
-            finally:
-                gc.collect()
-                if suite.device.type == "cuda":
-                    torch.cuda.empty_cache()
-        results[name] = rows
-    return results
 
 
-def depth_sweep(suite: Suite) -> dict[str, Any]:
-    """Equal blocks, 6 to 96: peak bytes of the fullest stage at one block a stage, against the whole network's."""
+def at_batch(suite: Suite, chain: Chain) -> dict[str, Any]:
+    try:
+        return compared(suite, chain)
+    except torch.OutOfMemoryError as error:
+        reason = str(error).splitlines()[0]
+    suite.recover()
+    return {"ends": reason}
+
+
+def depth_sweep(suite: Suite, rows: Rows) -> None:
+    """Equal blocks, 6 to 96: peak bytes of the fullest stage at one block a stage, against the whole network's.
+
+    The network is cnnb, 32 wide; its blocks from the third on are alike, so the first eight are weighed.
+    """
     depths = (2, 4) if suite.quick else (6, 12, 24, 48, 96)
-    rows = []
     for depth in depths:
-        chain = cnnb((3, 32, 32), 10, (32,) * depth)
-        stages = [peak_of_block(suite, chain, index) for index in range(depth if suite.quick else min(depth, 8))]
-        rows.append({"blocks": depth, "fullest_stage_bytes": max(stages), "bp_bytes": weighed(suite, chain)["bp"]})
-    note = "blocks from the third on are alike, so the first eight are weighed"
-    return {"network": "cnnb, 32 wide", "batch": suite.batch, "note": note, "rows": rows}
+        rows.row(partial(at_depth, suite, depth), str(depth))
+
+
+def at_depth(suite: Suite, depth: int) -> dict[str, Any]:
+    chain = cnnb((3, 32, 32), 10, (32,) * depth)
+    stages = [peak_of_block(suite, chain, index) for index in range(min(depth, 8))]
+    return {"fullest_stage_bytes": max(stages), "bp_bytes": weighed(suite, chain)["bp"]}
 
 
 def peak_of_block(suite: Suite, chain: Chain, index: int) -> int:

@@ -5,26 +5,26 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from queue import Queue
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from benchmarks.gpu.rows import Rows
 from benchmarks.gpu.suite import RULE, Suite, ff_step
 from ffdist.models import Chain
 from ffdist.pipeline.block import LearningBlock
 from ffdist.pipeline.plan import measure_blocks, partition
 
 
-def stages(suite: Suite) -> dict[str, Any]:
+def stages(suite: Suite, rows: Rows) -> None:
     """For 2, 4, ... stages: each one's time, memory and what it sends, with the real activations of those before."""
-    results: dict[str, Any] = {}
     for name, chain in suite.networks().items():
-        seconds = block_seconds(suite, chain)
-        counts = [n for n in (1, 2, 4, 8) if n <= len(chain)]
-        results[name] = {str(count): plan(suite, chain, partition(seconds, count)) for count in counts}
-    return results
+        if seconds := rows.row(partial(block_seconds, suite, chain), name, "block_seconds"):
+            for count in (n for n in (1, 2, 4, 8) if n <= len(chain)):
+                rows.row(partial(plan, suite, chain, partition(seconds, count)), name, str(count))
 
 
 def block_seconds(suite: Suite, chain: Chain) -> list[float]:
@@ -52,16 +52,18 @@ def plan(suite: Suite, chain: Chain, cut: list[int]) -> dict[str, Any]:
             "slowest_stage_samples_per_second": min(r["samples_per_second"] for r in rows)}  # fmt: skip
 
 
-def streams(suite: Suite) -> dict[str, Any]:
+def streams(suite: Suite, rows: Rows) -> None:
     """Stages as threads with a stream each, against the same blocks one after the other."""
-    results: dict[str, Any] = {}
     for name, chain in suite.networks().items():
-        cut = partition(block_seconds(suite, chain), min(2 if suite.quick else 4, len(chain)))
-        x, y = suite.batch_of(chain)
-        alone = suite.rate(ff_step(suite.forward_forward(chain), x, y), suite.batch)
-        together = overlapped(suite, chain, cut, x, y)
-        results[name] = {"cut": cut, "one_stream": alone, "streams": together, "ratio": together / alone}
-    return results
+        rows.row(partial(by_streams, suite, chain), name)
+
+
+def by_streams(suite: Suite, chain: Chain) -> dict[str, Any]:
+    cut = partition(block_seconds(suite, chain), min(2 if suite.quick else 4, len(chain)))
+    x, y = suite.batch_of(chain)
+    alone = suite.rate(ff_step(suite.forward_forward(chain), x, y), suite.batch)
+    together = overlapped(suite, chain, cut, x, y)
+    return {"cut": cut, "one_stream": alone, "streams": together, "ratio": together / alone}
 
 
 def overlapped(suite: Suite, chain: Chain, cut: list[int], x: Tensor, y: Tensor) -> float:

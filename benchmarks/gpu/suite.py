@@ -59,6 +59,18 @@ class Suite:
         config = BaselineConfig(OPTIM, 10**6, self.batch, 0, "bf16", self.device)
         return Replica(Whole(chain, config), config, place)
 
+    def begin(self) -> None:
+        """Of every process and thread: its current device is ours."""
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)
+
+    def recover(self) -> None:
+        """Let go of memory that nobody uses any more. Raises where the device is lost."""
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+            torch.cuda.empty_cache()
+
     def wait(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
