@@ -18,7 +18,7 @@ import torch.multiprocessing as multiprocessing
 
 from benchmarks.gpu.rows import Rows
 from benchmarks.gpu.stages import block_seconds
-from benchmarks.gpu.suite import OPTIM, Suite
+from benchmarks.gpu.suite import OPTIM, Suite, summary
 from ffdist.baselines.base import BaselineConfig, Place
 from ffdist.baselines.known import BASELINES
 from ffdist.errors import FfdistError
@@ -136,7 +136,7 @@ def ddp_rounds(name: str, rank: int, size: int, suite: Suite, chain: Chain) -> d
         learner = BASELINES[name](chain, config, Place(rank, size))
     except FfdistError as error:
         return {"samples_per_second": 0.0, "refused": str(error)}
-    x, y = suite.batch_of(chain, suite.batch // size)
+    x, y = replace(suite, batch=suite.batch // size).batch_of(chain)
     rates, batches = [], 8 if suite.quick else 100
     for _ in range(suite.rounds):
         for _ in range(3):
@@ -149,8 +149,7 @@ def ddp_rounds(name: str, rank: int, size: int, suite: Suite, chain: Chain) -> d
         suite.wait()
         dist.barrier()
         rates.append(batches * suite.batch / (time.perf_counter() - begun))
-    return {"samples_per_second": median(rates), "least": min(rates), "most": max(rates), "n": len(rates),
-            "peak_bytes": gathered(peak(suite.device), size)}  # fmt: skip
+    return summary(rates) | {"peak_bytes": gathered(peak(suite.device), size)}
 
 
 def peak(device: torch.device) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -9,8 +11,18 @@ from typing import Any
 import torch
 
 from benchmarks.gpu.rows import Rows
-from benchmarks.gpu.suite import Suite, ff_step
+from benchmarks.gpu.suite import Suite, ff_step, summary
 from ffdist.models import Chain, cnnb
+
+SIDES = ("ff", "bp")
+SLOW = 2.0
+"""Seconds a step behind which a sweep goes no further."""
+BEYOND = re.compile(
+    r"out of memory|CU(BLAS|DNN)_STATUS|unable to find an engine|valid cuDNN"
+    r"|canUse32BitIndexMath|integer out of range|2147483647|INT_MAX|32.?bit|too (large|big|many)|invalid configuration",
+    re.IGNORECASE,
+)
+"""How torch, cuBLAS and cuDNN say that a batch needs more memory, or larger indices, than there are."""
 
 
 def serial(suite: Suite, rows: Rows) -> None:
@@ -20,46 +32,51 @@ def serial(suite: Suite, rows: Rows) -> None:
 
 
 def compared(suite: Suite, chain: Chain) -> dict[str, Any]:
-    memory = weighed(suite, chain)
-    x, y = suite.batch_of(chain)
-    learner = suite.backpropagation(chain)
-    rates = suite.turns(
-        {"ff": ff_step(suite.forward_forward(chain), x, y), "bp": lambda: learner.learn(x, y)}, suite.batch
-    )
+    builds = {side: partial(learner, suite, chain, side) for side in SIDES}
+    memory = {side: suite.peak(build) for side, build in builds.items()}
+    rates = suite.turns({side: build() for side, build in builds.items()}, suite.batch)
     return {"batch": suite.batch, "rates": rates, "peak_bytes": memory}
 
 
-def weighed(suite: Suite, chain: Chain) -> dict[str, int]:
-    """Peak bytes of each side alone, with a batch of its own."""
-
-    def forward_forward():
-        return ff_step(suite.forward_forward(chain), *suite.batch_of(chain))
-
-    def backpropagation():
-        learner, (x, y) = suite.backpropagation(chain), suite.batch_of(chain)
-        return lambda: learner.learn(x, y)
-
-    return {"ff": suite.peak(forward_forward), "bp": suite.peak(backpropagation)}
+def learner(suite: Suite, chain: Chain, side: str) -> Callable[[], object]:
+    """A step of one side, newly built, on a batch of its own."""
+    x, y = suite.batch_of(chain)
+    if side == "ff":
+        return ff_step(suite.forward_forward(chain), x, y)
+    whole = suite.backpropagation(chain)
+    return lambda: whole.learn(x, y)
 
 
 def batch_sweep(suite: Suite, rows: Rows) -> None:
-    """Doubling batches: samples/s and memory, until a side's memory ends."""
+    """Doubling batches, each side alone: samples/s and memory, until memory or indices end, or a step takes long."""
     sizes = (16, 32) if suite.quick else tuple(2**i for i in range(7, 17))
-    short = replace(suite, rounds=3, seconds=min(suite.seconds, 1.0))
     for name, chain in list(suite.networks().items())[:3]:
-        for size in sizes:
-            row = rows.row(partial(at_batch, replace(short, batch=size), chain), name, str(size))
-            if row is None or "ends" in row:
-                break
+        for side in SIDES:
+            for size in sizes:
+                row = rows.row(partial(at_batch, suite, chain, side, size), name, side, str(size))
+                if row is None or "ends" in row:
+                    break
 
 
-def at_batch(suite: Suite, chain: Chain) -> dict[str, Any]:
+def at_batch(suite: Suite, chain: Chain, side: str, size: int) -> dict[str, Any]:
+    """`ends` says why the sweep goes no further."""
+    here = replace(suite, batch=size, seconds=suite.seconds / 4)
     try:
-        return compared(suite, chain)
-    except torch.OutOfMemoryError as error:
-        reason = str(error).splitlines()[0]
+        return measured(here, partial(learner, here, chain, side))
+    except RuntimeError as error:
+        if not BEYOND.search(str(error)):
+            raise
+        ends = str(error).splitlines()[0]
     suite.recover()
-    return {"ends": reason}
+    return {"ends": ends}
+
+
+def measured(suite: Suite, build: Callable[[], Callable[[], object]]) -> dict[str, Any]:
+    memory, step = suite.peak(build), build()
+    suite.warm(step)
+    row = summary([suite.rate(step, suite.batch) for _ in range(min(3, suite.rounds))]) | {"peak_bytes": memory}
+    seconds = suite.batch / row["samples_per_second"]
+    return row | ({"ends": f"a step takes {seconds:.1f} s"} if seconds > SLOW else {})
 
 
 def depth_sweep(suite: Suite, rows: Rows) -> None:
@@ -75,7 +92,7 @@ def depth_sweep(suite: Suite, rows: Rows) -> None:
 def at_depth(suite: Suite, depth: int) -> dict[str, Any]:
     chain = cnnb((3, 32, 32), 10, (32,) * depth)
     stages = [peak_of_block(suite, chain, index) for index in range(min(depth, 8))]
-    return {"fullest_stage_bytes": max(stages), "bp_bytes": weighed(suite, chain)["bp"]}
+    return {"fullest_stage_bytes": max(stages), "bp_bytes": suite.peak(partial(learner, suite, chain, "bp"))}
 
 
 def peak_of_block(suite: Suite, chain: Chain, index: int) -> int:

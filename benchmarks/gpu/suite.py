@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
@@ -43,11 +43,12 @@ class Suite:
             "resnet18, 4 groups": resnet18(shape, 10), "resnet18, 8 blocks": resnet18(shape, 10, split="block"),
         }  # fmt: skip
 
-    def batch_of(self, chain: Chain, size: int | None = None) -> tuple[Tensor, Tensor]:
+    def batch_of(self, chain: Chain) -> tuple[Tensor, Tensor]:
         """Random pictures, float32 channels-last [B, *input_shape], and labels, where the network is."""
-        x = torch.randn(size or self.batch, *chain.input_shape, device=self.device)
-        y = torch.randint(chain.num_classes, (len(x),), device=self.device)
-        return (x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x), y
+        shape = (self.batch, *chain.input_shape)
+        layout = torch.channels_last if len(shape) == 4 else torch.contiguous_format
+        x = torch.empty(shape, device=self.device, memory_format=layout).normal_()
+        return x, torch.randint(chain.num_classes, (self.batch,), device=self.device)
 
     def forward_forward(self, chain: Chain, only: range | None = None) -> list[LearningBlock]:
         """The blocks with their heads and optimisers, all or some."""
@@ -76,24 +77,33 @@ class Suite:
             torch.cuda.synchronize(self.device)
 
     def rate(self, step: Callable[[], object], samples: int) -> float:
-        """Samples/s of one round of about `seconds`."""
+        """Samples/s of one round of about `seconds`; the device is waited for some ten times in it."""
         self.wait()
-        begun, count = time.perf_counter(), 0
-        while time.perf_counter() - begun < self.seconds:
-            for _ in range(2 if self.quick else 10):
+        begun, count, burst = time.perf_counter(), 0, 1
+        while True:
+            for _ in range(burst):
                 step()
-                count += 1
             self.wait()
-        return count * samples / (time.perf_counter() - begun)
+            count, passed = count + burst, time.perf_counter() - begun
+            if passed >= self.seconds:
+                return count * samples / passed
+            burst = max(1, int(count * self.seconds / (10 * passed)))
+
+    def warm(self, step: Callable[[], object]) -> None:
+        """Until kernels are loaded, handles made and clocks up."""
+        for _ in range(3):
+            step()
+        replace(self, seconds=self.seconds / 4).rate(step, 1)
 
     def peak(self, build: Callable[[], Callable[[], object]]) -> int:
-        """Peak bytes of tensors from building a learner to its third step; 0 without a GPU."""
-        gc.collect()
+        """Peak bytes of tensors from building a learner to its third step; 0 without a GPU.
+
+        A step of another such learner comes first: workspaces, which libraries then keep for good, are no side's own.
+        """
+        build()()
+        self.recover()
         if self.device.type != "cuda":
-            step = build()
-            step()
             return 0
-        torch.cuda.empty_cache()
         before = torch.cuda.memory_allocated(self.device)
         torch.cuda.reset_peak_memory_stats(self.device)
         step = build()
@@ -105,8 +115,7 @@ class Suite:
     def turns(self, sides: dict[str, Callable[[], object]], samples: int) -> dict[str, Any]:
         """Samples/s of each side, A B, B A, A B, ...; medians, spread, and the first side's ratios pair by pair."""
         for step in sides.values():
-            for _ in range(2 if self.quick else 20):
-                step()
+            self.warm(step)
         rates: dict[str, list[float]] = {name: [] for name in sides}
         for number in range(self.rounds):
             order = list(sides) if number % 2 == 0 else list(reversed(sides))
@@ -114,10 +123,14 @@ class Suite:
                 rates[name].append(self.rate(sides[name], samples))
         first = next(iter(rates))
         return {
-            name: {"samples_per_second": median(own), "least": min(own), "most": max(own), "n": len(own),
-                   "ratio_of_first": median(a / b for a, b in zip(rates[first], own, strict=True))}
+            name: summary(own) | {"ratio_of_first": median(a / b for a, b in zip(rates[first], own, strict=True))}
             for name, own in rates.items()
-        }  # fmt: skip
+        }
+
+
+def summary(rates: list[float]) -> dict[str, Any]:
+    """Of the rounds' samples/s."""
+    return {"samples_per_second": median(rates), "least": min(rates), "most": max(rates), "n": len(rates)}
 
 
 RULE: Objective = SFF()

@@ -1,4 +1,4 @@
-"""The GPU suite rehearses on a CPU, from a bare tree; nothing measured is lost, and it takes up where it was left."""
+"""The GPU suite rehearses on a CPU, from a bare tree, and takes up where it was left."""
 
 from __future__ import annotations
 
@@ -11,8 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch import Tensor, nn
 
-from benchmarks.gpu.rows import Rows, complete, read
+from benchmarks.gpu.rows import Rows, read
+from benchmarks.gpu.serial import BEYOND, batch_sweep
+from benchmarks.gpu.suite import Suite
+from ffdist.models import Chain
 
 ROOT = Path(__file__).resolve().parents[2]
 ABSENT = """
@@ -83,65 +88,51 @@ def test_a_part_that_fails_is_told_and_the_next_ones_run_and_it_is_tried_again(t
     assert set(mended["result"]) == {"ff", "bp"}
 
 
-def four_rows(file: Path, seconds: float) -> None:
-    """The second raises, and the third ends the process; each row notes beside the file that it was begun."""
-
-    def part(rows: Rows) -> None:
-        for name in "abcd":
-            rows.row(lambda name=name: work(name), "group", name)
-
-    def work(name: str) -> str:
-        with (file.parent / "begun").open("a") as begun:
-            begun.write(name)
-        if name == "b":
-            raise ValueError("of b")
-        if name == "c":
-            os._exit(9)
-        return name * 2
-
-    Rows(file, {"machine": 1}, {}, seconds, lambda: None).fill(part)
+INDICES = "Expected canUse32BitIndexMath(input) && canUse32BitIndexMath(output) to be true, but got false."
 
 
-@pytest.mark.distributed
-def test_a_row_that_ends_its_process_is_told_and_the_others_are_measured_once(tmp_path: Path) -> None:
-    file = tmp_path / "part.json"
-    record = complete(file, four_rows, 100.0)
-    assert record == read(file)
-    assert record["result"] == {"group": {"a": "aa", "d": "dd"}}
-    assert "ValueError: of b" in record["failed"]["group, b"]
-    assert record["failed"]["group, c"] == "its process ended with status 9"
-    assert not record["done"]
-    assert (tmp_path / "begun").read_text() == "abcd"
-    complete(file, four_rows, 100.0)
-    assert (tmp_path / "begun").read_text() == "abcdbc", "what failed is tried again, and nothing else"
+class Limited(nn.Module):
+    """A linear layer that takes 16 samples at most, and says so in its own words."""
+
+    def __init__(self, words: str) -> None:
+        super().__init__()
+        self.words, self.linear = words, nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) > 16:
+            raise RuntimeError(self.words)
+        return self.linear(x)
 
 
-def test_what_is_left_out_when_the_time_is_over_is_said_and_measured_next_time(tmp_path: Path) -> None:
-    file = tmp_path / "part.json"
-    late = Rows(file, {}, {}, 100.0, lambda: None)
-
-    def part(rows: Rows) -> None:
-        rows.row(lambda: 1, "a")
-        late.deadline = 0.0  # the time is over
-        rows.row(lambda: 2, "b")
-
-    late.fill(part)
-    record = read(file)
-    assert record["left_out"] == "b, and what comes behind it"
-    assert record["result"] == {"a": 1}
-    assert not record["done"]
-    Rows(file, {}, {}, 100.0, lambda: None).fill(part)
-    record = read(file)
-    assert record["result"] == {"a": 1, "b": 2}
-    assert record["left_out"] is None
-    assert record["done"]
+class Sized(Suite):
+    def networks(self) -> dict[str, Chain]:
+        return {words: Chain([("a", lambda words=words: Limited(words))], input_shape=(8,), num_classes=2)
+                for words in (INDICES, "another error")}  # fmt: skip
 
 
-def test_rows_of_another_machine_are_not_mixed(tmp_path: Path) -> None:
-    file = tmp_path / "part.json"
-    Rows(file, {"gpu": "one"}, {}, 9.0, lambda: None).fill(lambda rows: rows.row(lambda: 1, "a"))
-    with pytest.raises(SystemExit, match="use another --out"):
-        Rows(file, {"gpu": "two"}, {}, 9.0, lambda: None)
+def test_a_sweep_ends_where_the_batch_is_too_large_and_an_error_is_an_error(tmp_path: Path) -> None:
+    cpu = Sized(torch.device("cpu"), quick=True, rounds=1, seconds=0.01)
+    Rows(tmp_path / "batch.json", {}, {}, 100.0, cpu.recover).fill(lambda rows: batch_sweep(cpu, rows))
+    record = read(tmp_path / "batch.json")
+    for side in ("ff", "bp"):
+        assert record["result"][INDICES][side]["16"]["samples_per_second"] > 0
+        assert record["result"][INDICES][side]["32"] == {"ends": INDICES}
+    assert list(record["failed"]) == ["another error, ff, 32", "another error, bp, 32"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "CUDA out of memory. Tried to allocate 20.00 GiB.",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "GET was unable to find an engine to execute this computation",
+        "integer out of range",
+        "CUDA error: invalid configuration argument",
+    ],
+)
+def test_what_says_that_a_batch_is_too_large(words: str) -> None:
+    assert BEYOND.search(words)
 
 
 def test_without_a_gpu_it_says_so(tmp_path: Path) -> None:
