@@ -41,7 +41,8 @@ from benchmarks.gpu.accuracy import accuracy
 from benchmarks.gpu.devices import devices
 from benchmarks.gpu.rows import LAST_ROW, Rows, complete, read
 from benchmarks.gpu.serial import batch_sweep, depth_sweep, serial
-from benchmarks.gpu.stages import stages, streams
+from benchmarks.gpu.stages import stages
+from benchmarks.gpu.streams import streams
 from benchmarks.gpu.suite import Suite
 
 PARTS: dict[str, Callable[[Suite, Rows], None]] = {

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from benchmarks.gpu.rows import Rows, read
 from benchmarks.gpu.serial import BEYOND, batch_sweep
+from benchmarks.gpu.streams import Line
 from benchmarks.gpu.suite import Suite
 from ffdist.models import Chain
 
@@ -118,6 +120,17 @@ def test_a_sweep_ends_where_the_batch_is_too_large_and_an_error_is_an_error(tmp_
         assert record["result"][INDICES][side]["16"]["samples_per_second"] > 0
         assert record["result"][INDICES][side]["32"] == {"ends": INDICES}
     assert list(record["failed"]) == ["another error, ff, 32", "another error, bp, 32"]
+
+
+@pytest.mark.parametrize("broken", [0, 1, 2])
+def test_stages_by_streams_end_with_the_error_of_one_of_them(broken: int) -> None:
+    cpu = Suite(torch.device("cpu"), quick=True, batch=32)
+    names = [(str(i), partial(Limited, "too many") if i == broken else partial(nn.Linear, 8, 8)) for i in range(3)]
+    chain = Chain(names, input_shape=(8,), num_classes=2)
+    line = Line(cpu, chain, [1, 1, 1], *cpu.batch_of(chain))
+    with pytest.raises(RuntimeError, match="too many"), line:
+        line.rate(50)
+    assert not any(thread.is_alive() for thread in line.threads)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,129 @@
+"""All stages of a plan at once on one GPU: a thread and a CUDA stream each."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from queue import Empty, Full, Queue
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.gpu.rows import Rows
+from benchmarks.gpu.stages import QUEUE, block_seconds
+from benchmarks.gpu.suite import Suite, ff_step, summary
+from ffdist.models import Chain
+from ffdist.pipeline.block import LearningBlock
+from ffdist.pipeline.plan import partition
+
+POLL = 0.2
+
+
+def streams(suite: Suite, rows: Rows) -> None:
+    """Stages as threads with a stream each, against the same blocks one after the other; round by round."""
+    for name, chain in suite.networks().items():
+        rows.row(partial(by_streams, suite, chain), name)
+
+
+def by_streams(suite: Suite, chain: Chain) -> dict[str, Any]:
+    cut = partition(block_seconds(suite, chain), min(2 if suite.quick else 4, len(chain)))
+    x, y = suite.batch_of(chain)
+    step = ff_step(suite.forward_forward(chain), x, y)
+    suite.warm(step)
+    alone, together = [], []
+    with Line(suite, chain, cut, x, y) as line:
+        line.rate(10)
+        for _ in range(min(3, suite.rounds)):
+            alone.append(suite.rate(step, suite.batch))
+            together.append(line.rate(max(10, int(alone[-1] * suite.seconds / suite.batch))))
+    ratio = median(b / a for a, b in zip(alone, together, strict=True))
+    return {"cut": cut, "one_stream": summary(alone), "streams": summary(together), "ratio": ratio}
+
+
+class Over(Exception):  # noqa: N818
+    """Nothing more is to be waited for."""
+
+
+class Belt:
+    """A queue between two threads, of which neither waits for the other when all is over."""
+
+    def __init__(self, size: int, over: threading.Event) -> None:
+        self.queue: Queue[Any] = Queue(size)
+        self.over = over
+
+    def put(self, item: Any) -> None:
+        self._try(lambda: self.queue.put(item, timeout=POLL))
+
+    def get(self) -> Any:
+        return self._try(lambda: self.queue.get(timeout=POLL))
+
+    def _try(self, what: Callable[[], Any]) -> Any:
+        while not self.over.is_set():
+            try:
+                return what()
+            except (Empty, Full):
+                pass
+        raise Over
+
+
+class Line:
+    """The stages at work as long as the block lasts, with queues of `QUEUE` batches between them."""
+
+    def __init__(self, suite: Suite, chain: Chain, cut: list[int], x: Tensor, y: Tensor) -> None:
+        self.suite, self.x, self.y = suite, x, y
+        self.over, self.failures = threading.Event(), list[BaseException]()
+        self.belts = [Belt(QUEUE, self.over) for _ in cut] + [Belt(0, self.over)]
+        blocks = suite.forward_forward(chain)
+        parts = [blocks[sum(cut[:index]) : sum(cut[: index + 1])] for index in range(len(cut))]
+        self.threads = [threading.Thread(target=self._life, args=each, daemon=True) for each in enumerate(parts)]
+
+    def __enter__(self) -> Line:
+        self.suite.wait()  # the streams see the weights and the batch
+        for thread in self.threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.over.set()
+        for thread in self.threads:
+            thread.join()
+
+    def rate(self, batches: int) -> float:
+        """Samples/s of so many batches, from the first's start to the last's end. Raises what a stage raised."""
+        begun = time.perf_counter()
+        try:
+            for _ in range(batches):
+                self.belts[0].put((self.x, None))
+            for _ in range(batches):
+                self.belts[-1].get()
+        except Over:
+            raise self.failures[0] from None
+        self.suite.wait()
+        return batches * self.suite.batch / (time.perf_counter() - begun)
+
+    def _life(self, index: int, blocks: list[LearningBlock]) -> None:
+        try:
+            self._work(blocks, self.belts[index], self.belts[index + 1])
+        except Over:
+            pass
+        except BaseException as error:
+            self.failures.append(error)
+            self.over.set()
+
+    def _work(self, blocks: list[LearningBlock], inbox: Belt, outbox: Belt) -> None:
+        """A batch is handed on with the event behind which it is there."""
+        self.suite.begin()
+        on_gpu = self.suite.device.type == "cuda"
+        stream = torch.cuda.Stream(self.suite.device) if on_gpu else None
+        with torch.cuda.stream(stream):
+            while True:
+                x, ready = inbox.get()
+                if stream and ready:
+                    stream.wait_event(ready)
+                    x.record_stream(stream)
+                sent = ff_step(blocks, x, self.y)()
+                outbox.put((sent, stream.record_event() if stream else None))
