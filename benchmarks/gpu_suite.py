@@ -40,8 +40,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.gpu.accuracy import accuracy
 from benchmarks.gpu.devices import devices
 from benchmarks.gpu.rows import LAST_ROW, Rows, complete, read
-from benchmarks.gpu.serial import batch_sweep, depth_sweep, serial
-from benchmarks.gpu.stages import stages
+from benchmarks.gpu.serial import batch_sweep, serial
+from benchmarks.gpu.stages import depth_sweep, stages
 from benchmarks.gpu.streams import streams
 from benchmarks.gpu.suite import Suite
 

@@ -8,13 +8,10 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import torch
-
 from benchmarks.gpu.rows import Rows
-from benchmarks.gpu.suite import Suite, ff_step, summary
-from ffdist.models import Chain, cnnb
+from benchmarks.gpu.suite import SIDES, Suite, learner, summary
+from ffdist.models import Chain
 
-SIDES = ("ff", "bp")
 SLOW = 2.0
 """Seconds a step behind which a sweep goes no further."""
 BEYOND = re.compile(
@@ -36,15 +33,6 @@ def compared(suite: Suite, chain: Chain) -> dict[str, Any]:
     memory = {side: suite.peak(build) for side, build in builds.items()}
     rates = suite.turns({side: build() for side, build in builds.items()}, suite.batch)
     return {"batch": suite.batch, "rates": rates, "peak_bytes": memory}
-
-
-def learner(suite: Suite, chain: Chain, side: str) -> Callable[[], object]:
-    """A step of one side, newly built, on a batch of its own."""
-    x, y = suite.batch_of(chain)
-    if side == "ff":
-        return ff_step(suite.forward_forward(chain), x, y)
-    whole = suite.backpropagation(chain)
-    return lambda: whole.learn(x, y)
 
 
 def batch_sweep(suite: Suite, rows: Rows) -> None:
@@ -77,33 +65,3 @@ def measured(suite: Suite, build: Callable[[], Callable[[], object]]) -> dict[st
     row = summary([suite.rate(step, suite.batch) for _ in range(min(3, suite.rounds))]) | {"peak_bytes": memory}
     seconds = suite.batch / row["samples_per_second"]
     return row | ({"ends": f"a step takes {seconds:.1f} s"} if seconds > SLOW else {})
-
-
-def depth_sweep(suite: Suite, rows: Rows) -> None:
-    """Equal blocks, 6 to 96: peak bytes of the fullest stage at one block a stage, against the whole network's.
-
-    The network is cnnb, 32 wide; its blocks from the third on are alike, so the first eight are weighed.
-    """
-    depths = (2, 4) if suite.quick else (6, 12, 24, 48, 96)
-    for depth in depths:
-        rows.row(partial(at_depth, suite, depth), str(depth))
-
-
-def at_depth(suite: Suite, depth: int) -> dict[str, Any]:
-    chain = cnnb((3, 32, 32), 10, (32,) * depth)
-    stages = [peak_of_block(suite, chain, index) for index in range(min(depth, 8))]
-    return {"fullest_stage_bytes": max(stages), "bp_bytes": suite.peak(partial(learner, suite, chain, "bp"))}
-
-
-def peak_of_block(suite: Suite, chain: Chain, index: int) -> int:
-    """Of one block as a stage of its own: it alone is built, and fed with what it would receive."""
-
-    def build():
-        block = suite.forward_forward(chain, range(index, index + 1))
-        x, y = suite.batch_of(chain)
-        if index:
-            x = torch.randn(suite.batch, *block[0].site.input_shape, device=suite.device, dtype=torch.bfloat16)
-            x = x.contiguous(memory_format=torch.channels_last)
-        return ff_step(block, x, y)
-
-    return suite.peak(build)

@@ -20,6 +20,7 @@ from ffdist.pipeline.optim import OptimConfig
 from ffdist.pipeline.plan import build_block, sites
 
 OPTIM = OptimConfig(lr=1e-3, schedule="constant")
+SIDES = ("ff", "bp")
 
 
 @dataclass(frozen=True)
@@ -151,3 +152,12 @@ def ff_step(blocks: list[LearningBlock], x: Tensor, y: Tensor) -> Callable[[], T
         return onward
 
     return step
+
+
+def learner(suite: Suite, chain: Chain, side: str) -> Callable[[], object]:
+    """A step of one side, newly built, on a batch of its own."""
+    x, y = suite.batch_of(chain)
+    if side == "ff":
+        return ff_step(suite.forward_forward(chain), x, y)
+    whole = suite.backpropagation(chain)
+    return lambda: whole.learn(x, y)

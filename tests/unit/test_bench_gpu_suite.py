@@ -62,10 +62,15 @@ def test_every_part_runs_from_a_bare_tree_without_our_packages_and_is_not_run_ag
     assert set(results) == set(parts)
     if "serial" in parts:
         assert results["serial"]["cnnb"]["rates"]["bp"]["n"] == 1
+        first, second = results["stages"]["cnnb"]["2"]["stages"]  # 32 pictures of 32 x 32, behind 8 channels of 16 x 16
+        assert first["received_bytes"] == 32 * 3 * 32 * 32 * 4, "one batch, float32"
+        assert first["sent_bytes"] == 2 * 32 * 8 * 16 * 16 * 2, "two in the queue, bfloat16"
+        assert (second["received_bytes"], second["sent_bytes"]) == (first["sent_bytes"] // 2 * 3, 0), "and one in hand"
+        assert results["depth"]["4"]["bp_share_batch"] == 32 // 4
     else:
         assert results["devices"]["cnnb"]["2"]["ratio"] > 0
-    second = suite(tree, *args)
-    assert second.stdout.count("there already") == len(parts)
+    again = suite(tree, *args)
+    assert again.stdout.count("there already") == len(parts)
 
 
 def test_a_part_that_fails_is_told_and_the_next_ones_run_and_it_is_tried_again(tmp_path: Path) -> None:
