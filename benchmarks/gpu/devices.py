@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import faulthandler
+import os
 import tempfile
 import time
 from collections.abc import Iterator
@@ -9,7 +11,6 @@ from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 
 from benchmarks.gpu.rows import Rows
-from benchmarks.gpu.stages import block_seconds
+from benchmarks.gpu.stages import QUEUE, block_seconds
 from benchmarks.gpu.suite import OPTIM, Suite, summary
 from ffdist.baselines.base import BaselineConfig, Place
 from ffdist.baselines.known import BASELINES
@@ -29,6 +30,7 @@ from ffdist.pipeline.plan import partition
 from ffdist.pipeline.stage import Stage
 from ffdist.transport import Edge, Receiver, Sender, process_group
 
+TIMEOUT = timedelta(minutes=2)
 DDP = ("ddp", "ddp-views", "ddp-bucket-25", "ddp-bucket-100", "ddp-bf16")
 
 
@@ -42,7 +44,7 @@ def devices(suite: Suite, rows: Rows) -> None:
 
 
 def together(suite: Suite, chain: Chain, cut: list[int]) -> dict[str, Any]:
-    """All rounds of both sides in the same processes, in turns."""
+    """All rounds of both sides in the same processes, one side after the other."""
     with tempfile.TemporaryDirectory() as folder:
         size, out = len(cut), Path(folder, "results.pt")
         args = (size, suite, chain, cut, str(Path(folder, "store")), str(out))
@@ -51,15 +53,14 @@ def together(suite: Suite, chain: Chain, cut: list[int]) -> dict[str, Any]:
 
 
 def life(rank: int, size: int, suite: Suite, chain: Chain, cut: list[int], store_file: str, out: str) -> None:
-    on_gpu = suite.device.type == "cuda"
-    device = torch.device("cuda", rank) if on_gpu else suite.device
-    if on_gpu:
-        torch.cuda.set_device(device)
-    suite = replace(suite, device=device)
+    """One rank; the last one writes the results."""
+    faulthandler.dump_traceback_later(2 * TIMEOUT.total_seconds(), exit=True)
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # all ranks are here
+    suite = replace(suite, device=torch.device("cuda", rank)) if suite.device.type == "cuda" else suite
+    suite.begin()
     store = dist.FileStore(store_file, size)
-    backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
-    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timedelta(minutes=5))
-    ours = pipeline_rounds(rank, size, suite, chain, cut, device)
+    dist.init_process_group(backend(suite.device), store=store, rank=rank, world_size=size, timeout=TIMEOUT)
+    ours = pipeline_rounds(rank, size, suite, chain, cut)
     theirs = {name: ddp_rounds(name, rank, size, suite, chain) for name in (DDP[:2] if suite.quick else DDP)}
     if rank == size - 1:
         best = max((rate["samples_per_second"] for rate in theirs.values()), default=float("nan"))
@@ -69,13 +70,11 @@ def life(rank: int, size: int, suite: Suite, chain: Chain, cut: list[int], store
     dist.destroy_process_group()
 
 
-def pipeline_rounds(
-    rank: int, size: int, suite: Suite, chain: Chain, cut: list[int], device: torch.device
-) -> dict[str, Any]:
+def pipeline_rounds(rank: int, size: int, suite: Suite, chain: Chain, cut: list[int]) -> dict[str, Any]:
     """Each round is a stream of its own: samples/s between the first third of its arrivals and the last."""
     first = sum(cut[:rank])
     stage = Stage(rank, suite.forward_forward(chain, range(first, first + cut[rank])), lambda blocks, marker: [])
-    receiver, sender = open_ends(rank, size, device)
+    receiver, sender = open_ends(rank, size, suite.device)
     rates, batches = [], 12 if suite.quick else 150
     for _ in range(suite.rounds):
         inbox = FromEdge(receiver) if receiver else stream(suite, chain, batches)
@@ -86,19 +85,21 @@ def pipeline_rounds(
     for end in (sender, receiver):
         if end:
             end.close()
-    peaks = gathered(peak(device), size)
-    return {"samples_per_second": median(rates) if rates else 0.0, "least": min(rates, default=0.0),
-            "most": max(rates, default=0.0), "n": len(rates), "peak_bytes": peaks}  # fmt: skip
+    peaks = gathered(peak(suite.device), size)
+    return (summary(rates) if rates else {}) | {"peak_bytes": peaks}
 
 
 def open_ends(rank: int, size: int, device: torch.device) -> tuple[Receiver | None, Sender | None]:
     """Every rank makes every group, in order; then each edge opens."""
-    timeout = timedelta(minutes=5)
-    groups: list[Any] = [dist.new_group([i, i + 1], timeout) for i in range(size - 1)]
-    edges = [Edge(f"{i}-{i + 1}", 2, timeout) for i in range(size - 1)]
+    groups: list[Any] = [dist.new_group([i, i + 1], TIMEOUT, backend(device)) for i in range(size - 1)]
+    edges = [Edge(f"{i}-{i + 1}", QUEUE, TIMEOUT) for i in range(size - 1)]
     receiver = process_group.open_receiver(edges[rank - 1], groups[rank - 1], device) if rank else None
     sender = process_group.open_sender(edges[rank], groups[rank], device) if rank < size - 1 else None
     return receiver, sender
+
+
+def backend(device: torch.device) -> str:
+    return "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
 
 
 def stream(suite: Suite, chain: Chain, batches: int) -> Iterator[Message]:
@@ -109,28 +110,28 @@ def stream(suite: Suite, chain: Chain, batches: int) -> Iterator[Message]:
 
 
 class Arrivals:
-    """The last stage's outbox: notes when batches come."""
+    """The last stage's outbox: marks when batches come, and waits for none."""
 
     waited = 0.0
 
     def __init__(self, suite: Suite) -> None:
-        self.suite, self.times = suite, list[float]()
+        self.suite, self.marks = suite, list[Any]()
 
     def send(self, message: Message) -> None:
         if isinstance(message, TrainBatch):
-            self.suite.wait()
-            self.times.append(time.perf_counter())
+            self.marks.append(self.suite.mark())
 
     def rate(self, batch: int) -> float:
-        start = len(self.times) // 3
-        return (len(self.times) - 1 - start) * batch / (self.times[-1] - self.times[start])
+        start = len(self.marks) // 3
+        seconds = self.suite.between(self.marks[start], self.marks[-1])
+        return (len(self.marks) - 1 - start) * batch / seconds
 
 
 def ddp_rounds(name: str, rank: int, size: int, suite: Suite, chain: Chain) -> dict[str, Any]:
     """Each rank learns from its part of the batch."""
     config = BaselineConfig(OPTIM, 10**6, suite.batch, 0, "bf16", suite.device)
+    suite.recover()  # from the learner before
     if suite.device.type == "cuda":
-        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(suite.device)
     try:
         learner = BASELINES[name](chain, config, Place(rank, size))

@@ -90,6 +90,21 @@ class Suite:
                 return count * samples / passed
             burst = max(1, int(count * self.seconds / (10 * passed)))
 
+    def mark(self) -> Any:
+        """The end of what the device has been given so far; it is not waited for."""
+        if self.device.type != "cuda":
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def between(self, first: Any, last: Any) -> float:
+        """Seconds from one mark to a later one."""
+        if self.device.type != "cuda":
+            return last - first
+        last.synchronize()
+        return first.elapsed_time(last) / 1000
+
     def warm(self, step: Callable[[], object]) -> None:
         """Until kernels are loaded, handles made and clocks up."""
         for _ in range(3):
