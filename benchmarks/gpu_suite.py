@@ -17,6 +17,7 @@ minutes. Run again, it measures what failed or was left out, and nothing else. T
 | depth | memory as blocks are added: each block a stage against the whole network |
 | stages | each stage of an N-stage plan measured alone on real activations: the largest is the memory a device needs |
 | streams | several stages on one GPU, a CUDA stream and a thread each |
+| kernels | where a step's time goes on the device, and how much of it the device waits for the host |
 | devices | the true N-device run: ffdist by NCCL against DDP; needs several GPUs |
 | accuracy | validation accuracy by epoch, FF and backpropagation; needs --data |
 """
@@ -39,6 +40,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.gpu.accuracy import accuracy
 from benchmarks.gpu.devices import devices
+from benchmarks.gpu.kernels import kernels
 from benchmarks.gpu.rows import LAST_ROW, Rows, complete, read
 from benchmarks.gpu.serial import batch_sweep, serial
 from benchmarks.gpu.stages import depth_sweep, stages
@@ -47,7 +49,7 @@ from benchmarks.gpu.suite import Suite
 
 PARTS: dict[str, Callable[[Suite, Rows], None]] = {
     "serial": serial, "batch": batch_sweep, "depth": depth_sweep, "stages": stages, "streams": streams,
-    "devices": devices, "accuracy": accuracy,
+    "kernels": kernels, "devices": devices, "accuracy": accuracy,
 }  # fmt: skip
 
 

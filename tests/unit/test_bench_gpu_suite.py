@@ -35,7 +35,9 @@ def suite(tree: Path, *args: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.distributed
-@pytest.mark.parametrize("parts", [("serial", "batch", "depth", "stages"), ("streams", "devices", "accuracy")])
+@pytest.mark.parametrize(
+    "parts", [("serial", "batch", "depth", "stages"), ("streams", "kernels", "devices", "accuracy")]
+)
 def test_every_part_runs_from_a_bare_tree_without_our_packages_and_is_not_run_again(
     parts: tuple[str, ...], tmp_path: Path
 ) -> None:
