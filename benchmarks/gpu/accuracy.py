@@ -17,6 +17,7 @@ from benchmarks.gpu.suite import Suite
 from ffdist.baselines.base import Replica
 from ffdist.models import cnnb
 from ffdist.pipeline.block import LearningBlock
+from ffdist.pipeline.optim import OptimConfig
 
 
 def accuracy(suite: Suite, rows: Rows) -> None:
@@ -28,7 +29,7 @@ def accuracy(suite: Suite, rows: Rows) -> None:
 def learning(suite: Suite, side: str, rows: Rows) -> list[dict[str, float]]:
     """Of one side, up to twelve epochs, as far as the time goes."""
     assert suite.data
-    here = replace(suite, batch=128)
+    here = replace(suite, batch=128, optim=OptimConfig(lr=1e-3, schedule="constant"))
     with np.load(suite.data, allow_pickle=False) as arrays:
         pictures = {split: (arrays[f"x_{split}"], arrays[f"y_{split}"]) for split in ("train", "test")}
     scale = pictures["train"][0].mean((0, 1, 2)), pictures["train"][0].std((0, 1, 2))

@@ -19,7 +19,7 @@ import torch.multiprocessing as multiprocessing
 
 from benchmarks.gpu.rows import Rows
 from benchmarks.gpu.stages import QUEUE, block_seconds
-from benchmarks.gpu.suite import OPTIM, Suite, summary
+from benchmarks.gpu.suite import Suite, summary
 from ffdist.baselines.base import BaselineConfig, Place
 from ffdist.baselines.known import BASELINES
 from ffdist.errors import FfdistError
@@ -129,7 +129,7 @@ class Arrivals:
 
 def ddp_rounds(name: str, rank: int, size: int, suite: Suite, chain: Chain) -> dict[str, Any]:
     """Each rank learns from its part of the batch."""
-    config = BaselineConfig(OPTIM, 10**6, suite.batch, 0, "bf16", suite.device)
+    config = BaselineConfig(suite.optim, 10**6, suite.batch, 0, "bf16", suite.device)
     suite.recover()  # from the learner before
     if suite.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(suite.device)

@@ -19,7 +19,8 @@ from ffdist.pipeline.block import BlockConfig, LearningBlock
 from ffdist.pipeline.optim import OptimConfig
 from ffdist.pipeline.plan import build_block, sites
 
-OPTIM = OptimConfig(lr=1e-3, schedule="constant")
+TIMED = OptimConfig(lr=1e-8, schedule="constant")
+"""One batch is learned from again and again: it must stay unlearned, as products of vanishing gradients take less."""
 SIDES = ("ff", "bp")
 
 
@@ -33,6 +34,7 @@ class Suite:
     rounds: int = 7
     seconds: float = 2.0
     data: str | None = None
+    optim: OptimConfig = TIMED
 
     def networks(self) -> dict[str, Chain]:
         """Name -> chain, for 32x32 colour pictures and 10 classes."""
@@ -53,12 +55,12 @@ class Suite:
 
     def forward_forward(self, chain: Chain, only: range | None = None) -> list[LearningBlock]:
         """The blocks with their heads and optimisers, all or some."""
-        config = BlockConfig(OPTIM, 10**6, 0, "bf16", self.device)
+        config = BlockConfig(self.optim, 10**6, 0, "bf16", self.device)
         wanted = range(len(chain)) if only is None else only
         return [build_block(chain, site, RULE, config) for site in sites(chain) if site.index in wanted]
 
     def backpropagation(self, chain: Chain, place: Place = Place(0, 1)) -> Learner:  # noqa: B008
-        config = BaselineConfig(OPTIM, 10**6, self.batch, 0, "bf16", self.device)
+        config = BaselineConfig(self.optim, 10**6, self.batch, 0, "bf16", self.device)
         return Replica(Whole(chain, config), config, place)
 
     def begin(self) -> None:
