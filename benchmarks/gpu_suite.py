@@ -59,11 +59,11 @@ def main() -> None:
         sys.exit("gpu_suite: there is no GPU; --device cpu --quick rehearses")
     args.out.mkdir(parents=True, exist_ok=True)
     end = time.monotonic() + args.total
-    failed = [name for name in args.parts if not run(name, args, end - time.monotonic())]
+    failed = [name for name in args.parts if not run(name, args, end)]
     sys.exit(f"gpu_suite: rows failed in {', '.join(failed)}" if failed else 0)
 
 
-def run(name: str, args: argparse.Namespace, total: float) -> bool:
+def run(name: str, args: argparse.Namespace, end: float) -> bool:
     """Complete a part, and say how far it is; False where something in it failed."""
     file = args.out / f"{name}.json"
     if read(file)["done"]:
@@ -72,7 +72,7 @@ def run(name: str, args: argparse.Namespace, total: float) -> bool:
     if reason := out_of_place(name, args):
         print(f"{name}: left out, {reason}", flush=True)
         return True
-    record = complete(file, partial(measure, name, args), min(args.budget, total - LAST_ROW))
+    record = complete(file, partial(measure, name, args), min(time.monotonic() + args.budget, end - LAST_ROW))
     state = "done" if record["done"] else f"left out: {record['left_out']}; failed: {', '.join(record['failed']) or 0}"
     print(f"{name}: {state}, {record['seconds']:.0f} s", flush=True)
     return not record["failed"]
@@ -85,7 +85,7 @@ def out_of_place(name: str, args: argparse.Namespace) -> str | None:
     return "no --data" if name == "accuracy" and args.data is None else None
 
 
-def measure(name: str, args: argparse.Namespace, file: Path, seconds: float) -> None:
+def measure(name: str, args: argparse.Namespace, file: Path, deadline: float) -> None:
     """The life of a part's process."""
     quick = {"batch": 32, "rounds": 1, "seconds": 0.05} if args.quick else {}
     device = torch.device("cuda", 0) if args.device == "cuda" else torch.device("cpu")
@@ -94,7 +94,7 @@ def measure(name: str, args: argparse.Namespace, file: Path, seconds: float) -> 
     there = machine(device)
     settings = {"gpu": there["gpu"], "torch": there["torch"], "quick": args.quick, "batch": suite.batch}
     about = {"machine": there, "command": " ".join(sys.argv), "about": PARTS[name].__doc__}
-    Rows(file, settings, about, seconds, suite.recover).fill(partial(PARTS[name], suite))
+    Rows(file, settings, about, deadline, suite.recover).fill(partial(PARTS[name], suite))
 
 
 def arguments() -> argparse.Namespace:

@@ -24,15 +24,14 @@ class OutOfTimeError(Exception):
 class Rows:
     """What a part has measured so far, in `file`; what is there, or has failed, is not measured again.
 
-    settings: what the rows of one file have in common. recover: lets go of what a failed row held; raises where the
-    device is lost with it.
+    settings: what the rows of one file have in common. deadline: by `time.monotonic`, behind which no row begins.
+    recover: lets go of what a failed row held; raises where the device is lost with it.
     """
 
     def __init__(
-        self, file: Path, settings: dict[str, Any], about: dict[str, Any], seconds: float, recover: Callable[[], None]
+        self, file: Path, settings: dict[str, Any], about: dict[str, Any], deadline: float, recover: Callable[[], None]
     ) -> None:
-        self.file, self.recover = file, recover
-        self.deadline = time.monotonic() + seconds
+        self.file, self.deadline, self.recover = file, deadline, recover
         self.record = read(file)
         if self.record.setdefault("settings", settings) != settings:
             sys.exit(f"{file} has rows of {self.record['settings']}, these would be of {settings}: use another --out")
@@ -75,6 +74,10 @@ class Rows:
             part(self)
         except OutOfTimeError as first:
             self.record["left_out"] = f"{first}, and what comes behind it"
+        except Exception:
+            self.record["failed"].setdefault(self.record["running"] or WHOLE, traceback.format_exc()[-4000:])
+            self._write()
+            raise
         self.record["done"] = not self.record["failed"] and self.record["left_out"] is None
         self._write()
 
@@ -95,19 +98,18 @@ def write(file: Path, record: dict[str, Any]) -> None:
     partial.rename(file)
 
 
-def complete(file: Path, life: Callable[[Path, float], None], seconds: float) -> dict[str, Any]:
-    """Run `life(file, seconds)`, which fills the file's rows, in a process of its own; return the record.
+def complete(file: Path, life: Callable[[Path, float], None], deadline: float) -> dict[str, Any]:
+    """Run `life(file, deadline)`, which fills the file's rows, in a process of its own; return the record.
 
     What has failed or was left out before is tried again. A row that kills the process has failed, and another process
-    goes on with the next. All ends `LAST_ROW` seconds after the time, at the latest.
+    goes on with the next. All ends `LAST_ROW` seconds behind the deadline, at the latest.
     """
     record = read(file)
     if record["done"]:
         return record
     write(file, record | {"failed": {}, "left_out": None, "running": None})
-    deadline = time.monotonic() + seconds
     while (left := deadline - time.monotonic()) > 0:
-        process = multiprocessing.get_context("spawn").Process(target=_bounded, args=(life, file, left))
+        process = multiprocessing.get_context("spawn").Process(target=_bounded, args=(life, file, deadline))
         process.start()
         process.join(left + LAST_ROW + 5)
         if process.is_alive():
@@ -126,7 +128,7 @@ def complete(file: Path, life: Callable[[Path, float], None], seconds: float) ->
     return record
 
 
-def _bounded(life: Callable[[Path, float], None], file: Path, seconds: float) -> None:
+def _bounded(life: Callable[[Path, float], None], file: Path, deadline: float) -> None:
     """A process that hangs says where, and ends."""
-    faulthandler.dump_traceback_later(seconds + LAST_ROW, exit=True)
-    life(file, seconds)
+    faulthandler.dump_traceback_later(max(1.0, deadline + LAST_ROW - time.monotonic()), exit=True)
+    life(file, deadline)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -121,7 +122,7 @@ class Sized(Suite):
 
 def test_a_sweep_ends_where_the_batch_is_too_large_and_an_error_is_an_error(tmp_path: Path) -> None:
     cpu = Sized(torch.device("cpu"), quick=True, rounds=1, seconds=0.01)
-    Rows(tmp_path / "batch.json", {}, {}, 100.0, cpu.recover).fill(lambda rows: batch_sweep(cpu, rows))
+    Rows(tmp_path / "batch.json", {}, {}, math.inf, cpu.recover).fill(lambda rows: batch_sweep(cpu, rows))
     record = read(tmp_path / "batch.json")
     for side in ("ff", "bp"):
         assert record["result"][INDICES][side]["16"]["samples_per_second"] > 0
