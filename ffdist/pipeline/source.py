@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from threading import Event
 
@@ -82,8 +82,7 @@ class Source:
 
     def __iter__(self) -> Iterator[Message]:
         while self.at.epoch < self.schedule.epochs and not self._stale():
-            yield from self._train()
-            if self.at.batch == len(self.loaders.train):
+            if (yield from self._train()):
                 yield from self._end_epoch()
             yield self._snapshot()
             if self.stop.is_set():
@@ -92,18 +91,19 @@ class Source:
         yield from self._evaluate("test", self.loaders.test)
         yield Stop()
 
-    def _train(self) -> Iterator[Message]:
-        """The rest of the epoch's batches, or those up to a stop."""
+    def _train(self) -> Generator[Message, None, bool]:
+        """The rest of the epoch's batches, or those up to a stop; whether they were all."""
         every = self.schedule.snapshot_every
         batches = self.loaders.train.epoch(self.at.epoch, self.at.batch)
         for x, y in batches:
             step = self.at.step + 1
             yield from self._microbatches(x, y, step)
             self.at = Position(step, self.at.epoch, self.at.batch + 1)
-            if self.stop.is_set():
-                return
+            if self.stop.is_set() and self.at.batch < len(self.loaders.train):
+                return False
             if every and step % every == 0 and self.at.batch < len(self.loaders.train):
                 yield self._snapshot()
+        return True
 
     def _end_epoch(self) -> Iterator[Message]:
         yield EndOfSplit("train", self.at.epoch)
