@@ -63,7 +63,7 @@ CWC_WINDOWS: Mapping[str, Settings] = {
 }
 CWC_100: Settings = {"model_args": ["widths=60,120,240,400,800,1600", "groups=20,20,100"],
                      "objective_args": ["superclass_blocks=4"]}  # fmt: skip
-CWC_MOD: Settings = {"objective": "cwc-mod", "epochs": 100, "schedule": "plateau", "early_stop": 30, "lr": 1e-3}
+CWC_MOD: Settings = {"objective": "cwc-mod", "epochs": 100, "schedule": "plateau", "early_stop": 30, "lr": 3e-3}
 SFF: Settings = {"epochs": 60, "lr": 3e-3}
 SHORTER: Mapping[str, Settings] = {"mnist": {"epochs": 12, "lr": 2e-3}, "fashion-mnist": {"epochs": 20, "lr": 2e-3},
                                    "cifar100": {"epochs": 30}}  # fmt: skip
