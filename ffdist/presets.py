@@ -96,7 +96,7 @@ GROUPS: dict[str, dict[str, Preset]] = {
         **{f"hinton-unsupervised-mlp-{data}": on(data, "MLP 3 x 1000 on hybrid pictures, a linear layer predicts",
                                                  HINTON, LOEWEX, {"objective": "hinton-unsupervised", "fusion": True,
                                                                   "objective_args": ["peer=0.03"]})
-           for data in SMALL_PICTURES[:2]},
+           for data in SMALL_PICTURES[:3]},
     },
     "spatially extended labels (arXiv 2312.14924); ours on CIFAR: 6 convolutions, 2 pools": {
         f"sel-{kind}-{data}": on(data, f"{kind} labels", SEL, {"objective": f"sel-{kind}"},
