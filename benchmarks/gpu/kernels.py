@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
@@ -13,10 +17,17 @@ from benchmarks.gpu.suite import SIDES, Suite, learner
 from ffdist.models import Chain
 
 STEPS = 10
+MAPS = ((32, 32), (64, 16), (128, 8), (512, 4))
+"""Channels and side of maps that blocks send on."""
 
 
 def kernels(suite: Suite, rows: Rows) -> None:
-    """Seconds of a step, those in which the device works, and its longest kernels: [name, times a step, seconds]."""
+    """Seconds of a step, those in which the device works, and its longest kernels: [name, times a step, seconds].
+
+    norms: the norm of what a block sends on, there and back, as it is and over the view in which channels lie last.
+    """
+    for channels, side in MAPS:
+        rows.row(partial(norms, suite, channels, side), "norms", f"{channels} x {side} x {side}")
     for name, chain in suite.networks().items():
         for side in SIDES:
             rows.row(partial(busy, suite, chain, side), name, side)
@@ -39,3 +50,36 @@ def busy(suite: Suite, chain: Chain, side: str) -> dict[str, Any]:
     ]
     longest = [[key[:120], count / STEPS, us / 1e6 / STEPS] for us, count, key in sorted(times, reverse=True)[:15]]
     return {"step_seconds": seconds, "busy_seconds": sum(us for us, _, _ in times) / 1e6 / STEPS, "longest": longest}
+
+
+class ViewNorm(nn.GroupNorm):
+    """`GroupNorm(1, C)` of a channels-last map, as a layer norm over its memory: no kernel asks for another order."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        flat = input.permute(0, 2, 3, 1)
+        normed = F.layer_norm(flat.flatten(1), (flat[0].numel(),), eps=self.eps).view_as(flat)
+        return torch.addcmul(self.bias, normed, self.weight).permute(0, 3, 1, 2)
+
+
+def norms(suite: Suite, channels: int, side: int) -> dict[str, Any]:
+    """Of a batch of maps in bfloat16: seconds of each norm and of its gradients, in turns."""
+    shape = (suite.batch, channels, side, side)
+    maps = torch.randn(shape, device=suite.device, dtype=torch.bfloat16).to(memory_format=torch.channels_last)
+    sides = {
+        name: there_and_back(norm(1, channels).to(suite.device), maps)
+        for name, norm in (("as it is", nn.GroupNorm), ("over the view", ViewNorm))
+    }
+    return {name: suite.batch / row["samples_per_second"] for name, row in suite.turns(sides, suite.batch).items()}
+
+
+def there_and_back(norm: nn.Module, maps: Tensor) -> Callable[[], object]:
+    """A step: what the next convolution would take of the norm, and the gradients that come back."""
+    taken, back = maps.clone().requires_grad_(), torch.randn_like(maps)
+
+    def step() -> None:
+        with torch.autocast(maps.device.type, torch.bfloat16):
+            out = norm(taken)
+        out.to(torch.bfloat16, memory_format=torch.channels_last).backward(back)
+        taken.grad = None
+
+    return step

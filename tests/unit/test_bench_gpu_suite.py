@@ -16,6 +16,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from benchmarks.gpu.kernels import ViewNorm
 from benchmarks.gpu.rows import Rows, read
 from benchmarks.gpu.serial import BEYOND, batch_sweep
 from benchmarks.gpu.streams import Line
@@ -72,8 +73,19 @@ def test_every_part_runs_from_a_bare_tree_without_our_packages_and_is_not_run_ag
         assert results["depth"]["4"]["bp_share_batch"] == 32 // 4
     else:
         assert results["devices"]["cnnb"]["2"]["ratio"] > 0
+        assert all(set(row) == {"as it is", "over the view"} for row in results["kernels"]["norms"].values())
     again = suite(tree, *args)
     assert again.stdout.count("there already") == len(parts)
+
+
+def test_the_norm_over_the_view_is_the_norm_and_keeps_the_layout() -> None:
+    maps = torch.randn(4, 6, 5, 5).to(memory_format=torch.channels_last)
+    norms = nn.GroupNorm(1, 6), ViewNorm(1, 6)
+    for norm in norms:
+        norm.weight.data, norm.bias.data = torch.linspace(-1, 2, 6), torch.linspace(0, 1, 6)
+    expected, got = (norm(maps) for norm in norms)
+    torch.testing.assert_close(got, expected)
+    assert got.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_a_part_that_fails_is_told_and_the_next_ones_run_and_it_is_tried_again(tmp_path: Path) -> None:
