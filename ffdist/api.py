@@ -27,6 +27,7 @@ from ffdist.runtime.agree import check_job
 from ffdist.runtime.job import Job, JobConfig
 from ffdist.runtime.outcome import Result
 from ffdist.runtime.processes import run_processes
+from ffdist.runtime.run import writing_to
 from ffdist.runtime.threads import run_threads
 from ffdist.snapshot import SnapshotStore, latest
 from ffdist.snapshot.files import make_folder
@@ -98,7 +99,8 @@ class Pipeline:
             )  # fmt: skip
             job = Job(self.chain(images), self.objective, images, config)
             check_job(job, self.stages)
-            make_folder(run)
+            with writing_to(run):
+                make_folder(run)
             result = self._launch(job, progress)
             self._load(job, run)
         return result

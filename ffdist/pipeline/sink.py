@@ -93,11 +93,11 @@ class Sink:
         result, self.tally = self.tally.result(marker.blocks), Tally()
         return result
 
-    def _speed(self) -> float:
-        """Samples a second since the epoch's first batch."""
-        seconds = time.perf_counter() - (self.began or float("nan"))
-        samples, self.began, self.epoch_samples = self.epoch_samples, None, 0
-        return samples / seconds
+    def _speed(self) -> float | None:
+        """Samples a second since the epoch's first batch; None where that was the only one."""
+        began, samples = self.began, self.epoch_samples
+        self.began, self.epoch_samples = None, 0
+        return samples / (time.perf_counter() - began) if began and samples else None
 
     def _end_epoch(self, marker: EndOfEpoch) -> None:
         record = {"epoch": marker.epoch, **self.open, "stages": marker.stages}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from math import isnan
 from typing import Any
 
 from rich.console import Console
@@ -64,18 +63,18 @@ class ConsoleReport:
 
 def epoch_line(record: dict[str, Any]) -> str:
     """Validation accuracy and speed of one epoch."""
-    speed = record["train"]["samples_per_second"]
-    parts = [] if isnan(speed) else [f"{speed:,.0f} samples/s"]
+    parts = [f"{speed:,.0f} samples/s"] if (speed := record["train"]["samples_per_second"]) else []
     if "validation" in record:
         accuracy = record["validation"]["accuracy"]
         parts.insert(0, f"validation {accuracy['mean']:.2%} (last block {accuracy['last']:.2%})")
-    return ", ".join(parts)
+    return ", ".join(parts) or "trained"
 
 
 def short_line(record: dict[str, Any]) -> str:
     """The same for a live display, which shares its line with a bar."""
     accuracy = f"val {record['validation']['accuracy']['mean']:.1%}, " if "validation" in record else ""
-    return f"{accuracy}{record['train']['samples_per_second']:,.0f}/s"
+    speed = record["train"]["samples_per_second"]
+    return f"{accuracy}{speed:,.0f}/s" if speed else accuracy.rstrip(", ")
 
 
 def result_tables(records: list[dict[str, Any]], test: dict[str, Any] | None) -> list[Table]:
@@ -128,9 +127,9 @@ def _mistakes(confusion: dict[str, Any], title: str) -> Table:
 
 def _stages(records: list[dict[str, Any]]) -> Table:
     last = records[-1]
-    speed = last["train"]["samples_per_second"]
+    speed = f", {speed:,.0f} samples/s" if (speed := last["train"]["samples_per_second"]) else ""
     table = Table("stage", "blocks", "busy", "without data", "without credit", "peak memory",
-                  title=f"Stages in the last epoch, {speed:,.0f} samples/s")  # fmt: skip
+                  title=f"Stages in the last epoch{speed}")  # fmt: skip
     for stage in last["stages"]:
         shares = [f"{stage[key] / stage['seconds']:.0%}" for key in ("busy", "no_data", "no_credit")]
         table.add_row(str(stage["stage"]), " ".join(stage["blocks"]), *shares, f"{stage['peak_bytes'] / MIB:,.0f} MiB")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from math import isfinite
 from typing import Any
 
 from ray.util.metrics import Gauge
@@ -28,8 +27,8 @@ def metered(report: Reporter) -> Reporter:
             step.set(event["step"])
         elif event["event"] == "epoch":
             record = event["record"]
-            if isfinite(record["train"]["samples_per_second"]):
-                speed.set(record["train"]["samples_per_second"])
+            if (rate := record["train"]["samples_per_second"]) is not None:
+                speed.set(rate)
             if "validation" in record:
                 accuracy.set(record["validation"]["accuracy"]["mean"])
             for stage in record["stages"]:

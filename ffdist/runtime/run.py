@@ -17,7 +17,7 @@ from ffdist.models import Chain, load_model, weights_file, with_weights
 from ffdist.objectives import Objective, load_objective
 from ffdist.pipeline.classifier import Classifier
 from ffdist.snapshot import Manifest, SnapshotStore, latest
-from ffdist.snapshot.files import make_folder
+from ffdist.snapshot.files import write_durably
 
 SETTINGS = "config.toml"
 FACTS = "data.json"
@@ -85,10 +85,24 @@ def new_folder(settings: TrainSettings) -> Path:
 
 
 def begin(out: Path, settings: TrainSettings, images: Images) -> None:
-    """Write what makes a folder a run: the resolved settings and the facts of the data."""
-    make_folder(out)
-    (out / FACTS).write_text(json.dumps(asdict(DataFacts.of(images)), indent=1) + "\n")
-    (out / SETTINGS).write_text(write_toml(replace(settings, out=None, resume=False, dry_run=False)))
+    """Write what makes a folder a run: the facts of the data, then the resolved settings; on disk when this returns.
+
+    Raises ConfigError where the folder cannot be written.
+    """
+    facts = json.dumps(asdict(DataFacts.of(images)), indent=1) + "\n"
+    with writing_to(out):
+        write_durably(out / FACTS, facts.encode())
+        write_durably(out / SETTINGS, write_toml(replace(settings, out=None, resume=False, dry_run=False)).encode())
+
+
+@contextmanager
+def writing_to(out: Path) -> Iterator[None]:
+    """Raises ConfigError for the OSError of a folder that cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError("the run directory cannot be written", where=out, got=error.strerror or error,
+                          remedy="choose another --out, or make room there") from error  # fmt: skip
 
 
 @contextmanager
@@ -99,14 +113,14 @@ def beginning(settings: TrainSettings, images: Images) -> Iterator[Path]:
     """
     out = new_folder(settings)
     made = [folder for folder in (out, *out.parents) if not folder.exists()]
-    begin(out, settings, images)
     try:
+        begin(out, settings, images)
         yield out
     except BaseException:
         if not any(out.glob("stage-*.log")):
-            for name in (SETTINGS, FACTS, *LOGS):
-                (out / name).unlink(missing_ok=True)
-            with suppress(OSError):  # somebody else's files are there
+            with suppress(OSError):  # somebody else's files are there, or no folder could be made
+                for name in (SETTINGS, FACTS, *LOGS):
+                    (out / name).unlink(missing_ok=True)
                 for folder in made:
                     folder.rmdir()
         raise

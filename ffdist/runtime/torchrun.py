@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from threading import Event
@@ -62,5 +63,34 @@ def run_rank(make_job: Callable[[], Job], world: World, store: dist.Store, repor
     config, result = job.config, Result()
     edges = ProcessEdges(world, store, stage_device(config.device, world), transport=config.transport,
                          depth=config.queue, timeout=config.timeout)  # fmt: skip
-    Rank(job, world, store, edges, result.listen(report), stop).run()
+    with ending_together(store, world, config.timeout):
+        Rank(job, world, store, edges, result.listen(report), stop).run()
     return result
+
+
+@contextmanager
+def ending_together(store: dist.Store, world: World, timeout: timedelta) -> Iterator[None]:
+    """No rank ends well before the last one has, which commits the last snapshot when the others have long sent all.
+
+    Raises StageError on the others when it could not.
+    """
+    try:
+        yield
+    except Exception as error:
+        if world.last:
+            store.set("end", str(error))
+        raise
+    if world.last:
+        store.set("end", "")
+        return
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)  # there is nothing left to stop early
+    where = f"rank {world.rank} of {world.size}"
+    try:
+        store.wait(["end"], timeout)
+        failure = store.get("end").decode()
+    except dist.DistError as error:
+        raise StageError("the last stage did not end", where=where, got=error,
+                         remedy="see its log in the run directory; go on with --resume") from error  # fmt: skip
+    if failure:
+        raise StageError("the last stage could not end", where=where, got=failure)

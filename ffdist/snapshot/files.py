@@ -28,7 +28,7 @@ def block_file(index: int, name: str) -> str:
 def write_durably(path: Path, data: bytes) -> None:
     """The whole file or none of it, on disk when this returns.
 
-    Raises SnapshotError when the disk has no room or cannot be written; an older file of that name stays whole.
+    Raises OSError when it cannot be written; an older file of that name stays whole.
     """
     temporary = path.with_name(f".{path.name}.partial")
     try:
@@ -39,8 +39,16 @@ def write_durably(path: Path, data: bytes) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
         sync_folder(path.parent)
-    except OSError as error:
+    except OSError:
         temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_of_snapshot(path: Path, data: bytes) -> None:
+    """`write_durably`. Raises SnapshotError when the disk has no room or cannot be written."""
+    try:
+        write_durably(path, data)
+    except OSError as error:
         no_room = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise SnapshotError(
             "no room on the disk for a snapshot" if no_room else "a snapshot file cannot be written",
@@ -82,7 +90,7 @@ def apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def write_block(path: Path, tensors: dict[str, Tensor], fields: dict[str, Any]) -> dict[str, Any]:
     """Write one block; returns what the manifest says of the file: name, bytes, sha256."""
     data = save(apart(tensors), metadata={FIELDS: json.dumps(fields)})
-    write_durably(path, data)
+    write_of_snapshot(path, data)
     return {"file": path.name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 

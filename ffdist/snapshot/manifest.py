@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ffdist.errors import SnapshotError
-from ffdist.snapshot.files import write_durably
+from ffdist.snapshot.files import write_of_snapshot
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -44,7 +44,7 @@ def commit(run: Path, manifest: Manifest, *, keep: int) -> None:
     """
     values = {name: value for name, value in asdict(manifest).items() if name != "folder"}
     folder = snapshot_folder(run, manifest.step, manifest.epoch)
-    write_durably(folder / MANIFEST, json.dumps({"format": FORMAT, **values}, indent=1).encode())
+    write_of_snapshot(folder / MANIFEST, json.dumps({"format": FORMAT, **values}, indent=1).encode())
     committed = [m for m in _folders(run) if (m / MANIFEST).exists()]
     kept = set(committed[-keep:])
     for old in _folders(run):

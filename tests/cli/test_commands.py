@@ -51,6 +51,27 @@ def test_a_run_directory_holds_settings_log_snapshots_and_a_log_for_each_stage(r
     assert "epoch 7: seconds" in (run / "stage-1.log").read_text()
 
 
+def test_an_epoch_of_one_batch_has_no_speed_and_says_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one_batch = [*TINY, "--epochs", "1", "--batch-size", "1000"]
+    main(["train", "--out", str(tmp_path / "a"), *one_batch])
+    assert json.loads((tmp_path / "a/metrics.jsonl").read_text().splitlines()[0])["train"]["samples_per_second"] is None
+    main(["train", "--out", str(tmp_path / "b"), *one_batch, "--validation", "0"])
+    said = capsys.readouterr()
+    assert "epoch 1/1: trained\n" in said.err
+    assert "samples/s" not in said.out + said.err
+
+
+@pytest.mark.parametrize("below", ["a-file", "no-such-place"])
+def test_a_place_that_cannot_be_written_is_refused(
+    below: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a-file").touch()
+    place = tmp_path if below == "a-file" else Path("/proc")  # where nobody can make a folder
+    text = refused(capsys, "train", *TINY, "--out", place / below / "runs" / "run")
+    assert "the run directory cannot be written" in text
+    assert (tmp_path / "a-file").is_file()
+
+
 def test_eval_agrees_with_what_training_measured(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["eval", str(run), "--json"])
     result = json.loads(capsys.readouterr().out)

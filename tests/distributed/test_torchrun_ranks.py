@@ -44,3 +44,13 @@ def test_bad_settings_are_told_once_and_every_rank_fails(tmp_path: Path) -> None
     assert done.returncode != 0
     assert done.stderr.count("--stages and torchrun disagree") == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_no_rank_ends_well_where_the_last_cannot_commit(tmp_path: Path) -> None:
+    in_the_way = tmp_path / "run/snapshots/step-000000001-epoch-00001/manifest.json"
+    (in_the_way / "held").mkdir(parents=True)
+    done = torchrun(2, *SETTINGS, "--batch-size", "1000", "--queue", "8", "--out", str(tmp_path / "run"))
+    assert done.returncode != 0
+    assert "a snapshot file cannot be written" in done.stderr
+    failures = done.stderr[done.stderr.index("Failures:") :]
+    assert {rank for rank in (0, 1) if f"(local_rank: {rank})" in failures} == {0, 1}, failures

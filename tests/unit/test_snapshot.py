@@ -15,7 +15,7 @@ from jobs import QUIET, DigitsJob
 from ffdist.errors import SnapshotError
 from ffdist.runtime.threads import run_threads
 from ffdist.snapshot import Manifest, latest, read_manifest
-from ffdist.snapshot.files import read_block, write_block, write_durably
+from ffdist.snapshot.files import read_block, write_block, write_of_snapshot
 from ffdist.snapshot.manifest import MANIFEST, commit, snapshot_folder
 
 
@@ -121,10 +121,10 @@ def test_the_names_of_new_folders_are_on_disk_before_what_is_written_next(
 
 def test_an_older_file_survives_a_failed_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "x"
-    write_durably(path, b"old")
+    write_of_snapshot(path, b"old")
     monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(errno.EIO, "broken disk")))
     with pytest.raises(SnapshotError, match="cannot be written"):
-        write_durably(path, b"new")
+        write_of_snapshot(path, b"new")
     assert path.read_bytes() == b"old"
 
 
