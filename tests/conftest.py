@@ -1,4 +1,4 @@
-"""Makes `harness` importable from every folder of tests, and keeps hypothesis free of time limits."""
+"""Makes `harness` importable from every folder of tests, hides GPUs, and keeps hypothesis free of time limits."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: many processes share few cores here
 
+from harness import hide_gpus
 from hypothesis import settings
 
 settings.register_profile("ffdist", deadline=None, derandomize=True)
 settings.load_profile("ffdist")
+hide_gpus()

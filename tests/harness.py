@@ -23,10 +23,26 @@ from multiprocessing.context import SpawnProcess
 from types import TracebackType
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
 
 PATIENCE = timedelta(seconds=60)
+GPUS = "CUDA_VISIBLE_DEVICES"
+given = os.environ.get(GPUS)
+
+
+def hide_gpus() -> None:
+    """From this process and those it starts: the laws are laws of a CPU, wherever the tests run."""
+    os.environ[GPUS] = ""
+
+
+def restore_gpus(patch: pytest.MonkeyPatch) -> None:
+    """For the processes that are started while `patch` lasts."""
+    if given is None:
+        patch.delenv(GPUS, raising=False)
+    else:
+        patch.setenv(GPUS, given)
 
 
 @dataclass(frozen=True)

@@ -558,38 +558,3 @@ def test_a_stranger_who_connects_is_turned_away() -> None:
         assert receiver.recv().kind == "for you"
         receiver.close()
         sender.close()
-
-
-# GPUs.
-
-
-def send_from_gpu(place: Place, num_frames: int) -> None:
-    device = torch.device("cuda", place.rank)
-    torch.cuda.set_device(device)
-    group = process_group.new_edge_group(0, 1, EDGE.timeout, device)
-    sender = process_group.open_sender(EDGE, group, device)
-    for i in range(num_frames):
-        x = torch.full((1 << 20,), float(i), device=device).bfloat16()
-        sender.send(Frame("x", {"i": i}, {"x": x, "y": torch.tensor([i]), "none": torch.empty(0, device=device)}))
-    sender.close()
-
-
-def recv_on_gpu(place: Place, num_frames: int) -> list[tuple[int, float, str, int]]:
-    device = torch.device("cuda", place.rank)
-    torch.cuda.set_device(device)
-    group = process_group.new_edge_group(0, 1, EDGE.timeout, device)
-    receiver = process_group.open_receiver(EDGE, group, device)
-    got = []
-    for _ in range(num_frames):
-        frame = receiver.recv()
-        x, y = frame.tensors["x"], frame.tensors["y"]
-        got.append((frame.fields["i"], x.float().mean().item(), str(x.device), int(y)))
-    receiver.close()
-    return got
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="NCCL joins two GPUs")
-def test_tensors_go_from_gpu_to_gpu_by_nccl(crew: Crew) -> None:
-    _, outcome = crew.run([send_from_gpu, recv_on_gpu], 50, gloo=True)
-    assert outcome.unwrap() == [(i, float(i), "cuda:1", i) for i in range(50)]
