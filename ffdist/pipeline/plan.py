@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from statistics import median
 
 import torch
 from torch import Tensor
@@ -56,7 +55,7 @@ class BlockCost:
 
     name: str
     seconds: float
-    """Forward, backward and update of one batch, median."""
+    """Forward, backward and update of one batch."""
     parameters: int
     activation_bytes: int
     """Of one message on its way to the next block."""
@@ -69,11 +68,13 @@ def measure_blocks(
     batch_size: int,
     *,
     microbatches: int = 1,
-    repeats: int = 3,
+    repeats: int = 5,
+    of: Callable[[Sequence[float]], float] = min,
 ) -> list[BlockCost]:
     """Time every block alone on random inputs of the right shape; one block in memory at a time.
 
     batch_size: samples a batch, which the blocks get in so many microbatches.
+    of: which of the repeats' times a block is said to take; other work on the machine disturbs the least of them least.
     """
     config = replace(config, optim=replace(config.optim, windows=()))  # every block at work
     costs = []
@@ -99,7 +100,7 @@ def measure_blocks(
         parameters = sum(p.numel() for p in block.parts.parameters())
         x, features = passed_on(local, features)
         sent = sum(tensor.nbytes for tensor in (x, features) if tensor is not None)
-        costs.append(BlockCost(site.name, median(times[1:]), parameters, sent))
+        costs.append(BlockCost(site.name, of(times[1:]), parameters, sent))
     return costs
 
 
