@@ -35,10 +35,11 @@ def from_tensors(
 
 def tensor_split(x: Tensor | np.ndarray, y: Tensor | np.ndarray, where: str) -> ArraySplit:
     """x and y of `from_tensors`; pictures get their channels last."""
-    x, y = torch.as_tensor(x).detach().cpu(), torch.as_tensor(y).detach().cpu()
-    if y.ndim != 1 or y.is_floating_point() or len(y) != len(x) or not len(y):
-        raise DataError("labels are one whole number a sample", where=where, expected=f"integers [{len(x)}]",
-                        got=f"{y.dtype} {list(y.shape)}")  # fmt: skip
+    x, y = tensor(x, "samples", where), tensor(y, "labels", where)
+    if y.ndim != 1 or y.is_floating_point() or y.shape != x.shape[:1] or not len(y):
+        raise DataError("labels are one whole number a sample", where=where, got=f"{y.dtype} {list(y.shape)}",
+                        expected=f"integers {list(x.shape[:1])}",
+                        remedy="y.long() where whole numbers are held as floats")  # fmt: skip
     if x.is_floating_point() and x.ndim > 1:
         return ArraySplit(x.float().numpy(), y.numpy())
     if x.dtype != torch.uint8 or x.ndim not in (3, 4) or (x.ndim == 4 and x.shape[1] > 4):
@@ -50,10 +51,21 @@ def tensor_split(x: Tensor | np.ndarray, y: Tensor | np.ndarray, where: str) -> 
     return ArraySplit(pictures.contiguous().numpy(), y.numpy())
 
 
+def tensor(values: Tensor | np.ndarray, what: str, where: str) -> Tensor:
+    """On the CPU, without a graph. Raises DataError for strings, lists of unlike things, and what else is no array."""
+    try:
+        return torch.as_tensor(values).detach().cpu()
+    except (TypeError, ValueError, RuntimeError) as error:
+        remedy = "for names: classes, y = numpy.unique(names, return_inverse=True)" if what == "labels" else None
+        raise DataError(f"{what} are no tensor", where=where, expected="a tensor or array of numbers",
+                        got=getattr(values, "dtype", error), remedy=remedy) from error  # fmt: skip
+
+
 def assembled(name: str, train: ArraySplit, test: ArraySplit | None, classes: Sequence[str] | None) -> Images:
     """A data set of these splits, with labels and shapes checked and the moments of the training pictures."""
-    names = list(classes) if classes else [str(k) for k in range(int(train.labels.max()) + 1)]
-    check_labels(train.labels, len(names), f"data set {name}, train")
+    where = f"data set {name}, train"
+    names = list(classes) if classes else [str(k) for k in range(count_classes(train.labels, where))]
+    check_labels(train.labels, len(names), where)
     if test is not None:
         check_labels(test.labels, len(names), f"data set {name}, test")
         if form(test.samples) != form(train.samples):
@@ -63,6 +75,18 @@ def assembled(name: str, train: ArraySplit, test: ArraySplit | None, classes: Se
     if train.samples.dtype != np.uint8:
         return Images(name, train, test, names, shape)
     return Images(name, train, test, names, (shape[2], *shape[:2]), *moments(train.samples))
+
+
+def count_classes(labels: np.ndarray, where: str) -> int:
+    """K of labels 0..K-1. Raises DataError for a largest label that the labels found can hardly count up to."""
+    found = np.unique(labels)
+    count = max(int(found[-1]), 0) + 1
+    if count > 2 * np.count_nonzero(found >= 0) or count - 1 > len(labels):
+        shown = [*found[:3], "...", found[-1]] if len(found) > 4 else found
+        raise DataError("labels are not numbered from 0", where=where, expected="0..K-1 for K classes",
+                        got=f"{len(found)} different: {', '.join(map(str, shown))}",
+                        remedy="_, y = torch.unique(y, return_inverse=True), or name all K classes")  # fmt: skip
+    return count
 
 
 def stacked(samples: Iterable[np.ndarray], count: int, where: str) -> np.ndarray:

@@ -41,7 +41,7 @@ def dataset_split(dataset: Any, where: str) -> ArraySplit:
 
     def samples() -> Iterator[np.ndarray]:
         for row in range(len(dataset)):
-            item = dataset[row]
+            item = item_of(dataset, row, where)
             try:
                 picture, label = item
                 labels[row] = operator.index(label)
@@ -51,6 +51,15 @@ def dataset_split(dataset: Any, where: str) -> ArraySplit:
             yield sample(picture, f"{where}, row {row}")
 
     return ArraySplit(stacked(samples(), len(labels), where), labels)
+
+
+def item_of(dataset: Any, row: int, where: str) -> Any:
+    try:
+        return dataset[row]
+    except Exception as error:  # a user's code: whatever it raises is told with its row, and its traceback stays
+        raise DataError("an item cannot be read", where=f"{where}, row {row}", expected="(picture, label)",
+                        got=f"{type(error).__name__}: {error}",
+                        remedy="mend the data set's __getitem__, or leave the row out") from error  # fmt: skip
 
 
 def sample(picture: object, where: str) -> np.ndarray:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import tracemalloc
 from collections.abc import Iterator
 
 import numpy as np
@@ -83,11 +84,34 @@ def test_floats_of_any_shape_stay_as_they_are(dtype: torch.dtype) -> None:
         (COLOUR, LABELS, r"got: torch.uint8 \[6, 8, 9, 3\]\n  remedy: x.permute"),
         (GREY.astype(np.int64), LABELS, r"got: torch.int64 \[6, 8, 9\]"),
         (GREY[:0], LABELS[:0], "one whole number a sample"),
+        (GREY, np.array(list("cbacba")), r"labels are no tensor(.|\n)*got: <U1\n  remedy: .*return_inverse"),
+        (GREY, list("cbacba"), "labels are no tensor"),
+        ([GREY[0], GREY[1, :5]], LABELS[:2], "samples are no tensor"),
     ],
 )
 def test_tensors_that_are_no_labelled_samples_are_refused(x: np.ndarray, y: np.ndarray, message: str) -> None:
     with pytest.raises(DataError, match=message):
         from_tensors(x, y)
+
+
+@pytest.mark.parametrize("labels", [LABELS * 10**9, LABELS * 10**15, LABELS + 7, np.array([0, 7, 0, 0, 0, 7])])
+def test_labels_that_are_not_numbered_from_0_are_refused_before_their_classes_are_counted_out(labels) -> None:
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError, match=rf"numbered from 0(.|\n)*different: .*{labels.max()}\n.*torch\.unique"):
+            from_tensors(GREY, labels)
+        assert tracemalloc.get_traced_memory()[1] < 10**6
+    finally:
+        tracemalloc.stop()
+    _, mapped = torch.unique(torch.from_numpy(labels), return_inverse=True)
+    assert from_tensors(GREY, mapped).num_classes == len(np.unique(labels))
+
+
+def test_up_to_half_of_the_classes_may_be_without_a_sample() -> None:
+    assert from_tensors(GREY, np.array([1, 3, 5, 1, 3, 5])).num_classes == 6
+    with pytest.raises(DataError, match="numbered from 0"):
+        from_tensors(GREY, np.array([1, 3, 6, 1, 3, 6]))
+    assert from_tensors(GREY, np.array([1, 3, 6, 1, 3, 6]), classes=list("abcdefg")).num_classes == 7
 
 
 def test_a_test_split_must_be_like_the_training_split() -> None:
@@ -132,6 +156,19 @@ def test_a_data_set_of_float_tensors_stays_as_it_is() -> None:
 def test_data_sets_that_cannot_be_used_are_refused(dataset: Dataset, message: str) -> None:
     with pytest.raises(DataError, match=message):
         from_dataset(dataset)
+
+
+class Broken(Items):
+    """A user's data set with a defect of its own."""
+
+    def __getitem__(self, index: int) -> tuple:
+        return super().__getitem__(index if index < 2 else index + 99)
+
+
+def test_an_item_that_raises_is_told_with_its_row_and_keeps_its_own_traceback() -> None:
+    with pytest.raises(DataError, match=r"Broken, train, row 2\n(.|\n)*got: IndexError: list index") as told:
+        from_dataset(Broken(list(GREY), LABELS.tolist()))
+    assert isinstance(told.value.__cause__, IndexError)
 
 
 def nested(values: np.ndarray, kind: pa.DataType) -> pa.Array:
