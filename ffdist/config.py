@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
+from math import isfinite
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
@@ -119,10 +120,7 @@ class TrainSettings:
     """Seconds after which a silent neighbour counts as hung."""
 
     def __post_init__(self) -> None:
-        for name, least in LEAST.items():
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ConfigError(f"--{name.replace('_', '-')} is too small", expected=f">= {least}", got=value)
+        check_bounds(self)
         parse_windows(self.windows)
         if self.microbatches > self.batch_size:
             raise ConfigError("--microbatches is more than a batch holds", expected=f"<= {self.batch_size}",
@@ -138,28 +136,24 @@ class TrainSettings:
                               got=f"--stages {self.stages}")  # fmt: skip
 
 
+def check_bounds(settings: TrainSettings) -> None:
+    """Raises ConfigError for a number that is none, too small, or too large."""
+    for f in fields(settings):
+        value, flag = getattr(settings, f.name), f"--{f.name.replace('_', '-')}"
+        if isinstance(value, float) and not isfinite(value):
+            raise ConfigError(f"{flag} is not a finite number", got=value)
+        if f.name in LEAST and value is not None and value < LEAST[f.name]:
+            raise ConfigError(f"{flag} is too small", expected=f">= {LEAST[f.name]}", got=value)
+        if f.name in MOST and value is not None and value > MOST[f.name]:
+            raise ConfigError(f"{flag} is too large", expected=f"<= {MOST[f.name]}", got=value)
+
+
 LEAST = {
-    "epochs": 0,
-    "timeout": 0,
-    "gpus_per_stage": 0,
-    "placement_timeout": 0,
-    "max_restarts": 0,
-    "cpus_per_stage": 0.01,
-} | dict.fromkeys(
-    (
-        "batch_size",
-        "microbatches",
-        "queue",
-        "keep",
-        "stages",
-        "samples",
-        "image_size",
-        "threads",
-        "snapshot_every",
-        "early_stop",
-    ),
-    1,
-)
+    "epochs": 1, "timeout": 0.1, "gpus_per_stage": 0, "placement_timeout": 0, "max_restarts": 0, "cpus_per_stage": 0.01,
+    "batch_size": 1, "microbatches": 1, "queue": 1, "keep": 1, "stages": 1, "samples": 1, "image_size": 1, "threads": 1,
+    "snapshot_every": 1, "early_stop": 1,
+}  # fmt: skip
+MOST = {"timeout": 10**6, "placement_timeout": 10**6, "threads": 1024, "image_size": 4096}
 FREE_ON_RESUME = frozenset({
     "stages", "cut", "queue", "transport", "launcher", "out", "resume", "dry_run", "epochs", "keep", "device",
     "threads", "timeout", "snapshot_every", "early_stop", "address", "placement", "cpus_per_stage", "gpus_per_stage",

@@ -24,7 +24,8 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run one command; exits with 0, 1 for an error of the user's or of the machine's, 2 for a wrong command line."""
+    """Run one command; exits with 0, 1 for an error of the user's or of the machine's, 2 for a wrong command line, 130
+    where it was told to stop: a run that made a snapshot and can go on, too."""
     args = parser().parse_args(argv)
     module, _ = COMMANDS[args.command]
     try:

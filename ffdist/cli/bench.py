@@ -11,7 +11,7 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from ffdist.baselines.known import BASELINES, FAMILIES
+from ffdist.baselines.known import BASELINES, FAMILIES, family
 from ffdist.bench.finding import Finding, Progress
 from ffdist.bench.hosts import why_not
 from ffdist.bench.record import write_record
@@ -22,8 +22,9 @@ from ffdist.bench.themes.depth import depth
 from ffdist.bench.themes.loader import loader
 from ffdist.bench.themes.memory import memory
 from ffdist.bench.themes.scaling import scaling
-from ffdist.bench.themes.throughput import throughput
+from ffdist.bench.themes.throughput import SERIAL, throughput
 from ffdist.bench.themes.transport import transport
+from ffdist.data import open_data
 from ffdist.models import MODELS
 
 THEMES: dict[str, Callable[[BenchSettings, Progress], Finding]] = {
@@ -53,6 +54,7 @@ class Bench:
 def main(args: Sequence[str]) -> None:
     bench = tyro.cli(Bench, args=list(args), prog="ffdist bench", description=f"{Bench.__doc__}\n\n{NAMES}")
     settings = bench.settings
+    check(settings)
     # read when the processes load their libraries, before any of our code can say it
     os.environ["OMP_NUM_THREADS"] = str(settings.threads)
     console = Console(stderr=True)
@@ -66,6 +68,14 @@ def main(args: Sequence[str]) -> None:
         if settings.record:
             paths = write_record(finding, settings, ["ffdist", "bench", *args])
             console.print("record: " + ", ".join(map(str, paths)), highlight=False, soft_wrap=True)
+
+
+def check(settings: BenchSettings) -> None:
+    """What would else be found wrong in every side's processes. Raises ConfigError and DataError."""
+    for name in settings.against:
+        if name != SERIAL:
+            family(name)
+    open_data(settings.data, settings.size)
 
 
 def show(finding: Finding, settings: BenchSettings) -> None:

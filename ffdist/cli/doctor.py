@@ -23,7 +23,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from ffdist.errors import FfdistError
+from ffdist.errors import ConfigError, FfdistError
 from ffdist.runtime.edges import ProcessEdges
 from ffdist.runtime.world import World, available_cores
 from ffdist.transport.base import Frame
@@ -56,6 +56,9 @@ class Finding:
 
 def main(args: Sequence[str]) -> None:
     command = tyro.cli(Doctor, args=list(args), prog="ffdist doctor")
+    if command.processes < 2:
+        raise ConfigError("a chain has two processes at least", where="--processes", expected=">= 2",
+                          got=command.processes)  # fmt: skip
     findings = [*environment(), *devices(), *optional(), *sends(command.processes)]
     if command.json:
         print(json.dumps([vars(finding) for finding in findings]))

@@ -38,6 +38,8 @@ class Eval:
 
 def main(args: Sequence[str]) -> None:
     command = tyro.cli(Eval, args=list(args), prog="ffdist eval")
+    if command.batch_size is not None and command.batch_size < 1:
+        raise ConfigError("--batch-size is too small", expected=">= 1", got=command.batch_size)
     settings, facts = read_settings(command.run), read_facts(command.run)
     name = command.data or settings.data
     images = open_data(name, settings.image_size)

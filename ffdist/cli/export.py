@@ -39,6 +39,8 @@ def main(args: Sequence[str]) -> None:
                           got=command.to.name)  # fmt: skip
     if command.to.exists():
         raise ConfigError("the file exists", where=command.to, remedy="choose another name, or remove it first")
+    if not command.to.parent.is_dir():
+        raise ConfigError("there is no such folder", where="--to", got=command.to.parent, remedy="make it first")
     classifier, _, facts = load_classifier(command.run)
     classifier.choose(command.predictor)
     if command.to.suffix == ".pt2":

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from ffdist.errors import DataError
+from ffdist.errors import ConfigError, DataError
 from ffdist.runtime.run import DataFacts, load_classifier
 
 
@@ -36,6 +36,8 @@ class Predict:
 
 def main(args: Sequence[str]) -> None:
     command = tyro.cli(Predict, args=list(args), prog="ffdist predict")
+    if not command.images:
+        raise ConfigError("there are no pictures to predict", expected="ffdist predict RUN PICTURE ...")
     classifier, _, facts = load_classifier(command.run)
     classifier.choose(command.predictor)
     rows = []
@@ -64,6 +66,8 @@ def read_picture(path: Path, facts: DataFacts) -> Tensor:
                 (width, height), Image.Resampling.BILINEAR
             )
     except (OSError, UnidentifiedImageError) as error:
-        raise DataError("a picture cannot be read", where=path, got=error) from error
+        why = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise DataError("a picture cannot be read", where=path, expected="a PNG, JPEG or other picture file", got=why,
+                        remedy="name files that exist and are pictures") from error  # fmt: skip
     pixels = np.asarray(converted, dtype=np.float32).reshape(height, width, channels) / 255
     return torch.from_numpy(pixels).permute(2, 0, 1)[None]

@@ -19,14 +19,14 @@ from ffdist.config import TrainSettings, apply, read_toml, without_strange_optio
 from ffdist.data import Images, open_data
 from ffdist.models import MODELS
 from ffdist.objectives import OBJECTIVES
-from ffdist.pipeline.plan import BlockCost, measure_blocks
+from ffdist.pipeline.plan import BlockCost
 from ffdist.presets import listing, with_preset
 from ffdist.report.console import ConsoleReport, result_tables
-from ffdist.runtime.agree import agree, check_job, cut_by
+from ffdist.runtime.agree import agree, check_job, costs_of, cut_by
 from ffdist.runtime.outcome import Result
 from ffdist.runtime.processes import run_processes
 from ffdist.runtime.rank import set_threads, stage_device
-from ffdist.runtime.run import SETTINGS, beginning, check_resumable, read_recorded
+from ffdist.runtime.run import SETTINGS, beginning, check_resumable, going_on, held, read_recorded
 from ffdist.runtime.start import SettingsJob, count_stages, make_job
 from ffdist.runtime.threads import run_threads
 from ffdist.runtime.torchrun import Meeting, meet, run_rank
@@ -96,14 +96,14 @@ def main(args: Sequence[str]) -> None:
             out = start_folder(settings, images, start)
             result = launch(settings, out, stages)
         conclude(result, out)
+        if result.reason == "interrupted":
+            sys.exit(130)
 
 
 def start_folder(settings: TrainSettings, images: Images, start: ExitStack) -> Path:
-    """The run's directory; a new one goes again when `start` is left by an error before the stages are ready."""
-    if settings.resume:
-        assert settings.out
-        return settings.out
-    return start.enter_context(beginning(settings, images))
+    """The run's directory, held until `start` is left; a new one goes again where that is by an error before the stages
+    are ready."""
+    return start.enter_context(going_on(settings) if settings.resume else beginning(settings, images))
 
 
 def launch(settings: TrainSettings, out: Path, stages: int) -> Result:
@@ -140,6 +140,7 @@ def begin_or_go_on(settings: TrainSettings, images: Images, meeting: Meeting, st
     if meeting.lasting.check(["run"]):
         out = meeting.lasting.get("run").decode()
         if (Path(out) / SETTINGS).exists():  # else the former attempt was refused, and left nothing
+            start.enter_context(held(Path(out)))
             return out, settings.resume or latest(Path(out)) is not None
     out = str(start_folder(settings, images, start))
     meeting.lasting.set("run", out)
@@ -157,9 +158,8 @@ def conclude(result: Result, out: Path) -> None:
     else:
         hints = [
             f"ffdist eval {out}",
+            f"ffdist report {out} --figures",
             f"ffdist export {out} --to model.pt2",
-            "ffdist train --stages 3",
-            "ffdist train --help",
         ]
     console.print("try next: " + "\n          ".join(hints), soft_wrap=True, highlight=False)
 
@@ -170,12 +170,12 @@ def dry_run(settings: TrainSettings, images: Images, stages: int) -> None:
     place = World(size=stages)
     set_threads(settings.threads, place)
     device = stage_device(settings.device, place)
-    config = job.block_config(device, 1)
-    costs = measure_blocks(job.chain, job.objective, config, settings.batch_size, microbatches=settings.microbatches)
+    train = job.loaders().train
+    costs = costs_of(job, device, train)
     cut = list(settings.cut) or cut_by(costs, stages)
     console = Console()
     console.print(write_toml(replace(settings, stages=stages)), markup=False, highlight=False, end="")
-    console.print(stage_table(costs, cut, settings.batch_size))
+    console.print(stage_table(costs, cut, train.largest_batch))
 
 
 def stage_table(costs: list[BlockCost], cut: list[int], batch_size: int) -> Table:

@@ -67,6 +67,11 @@ class Loader:
         full, rest = divmod(len(self.indices), self.batch_size)
         return full if self.training and full else full + bool(rest)
 
+    @property
+    def largest_batch(self) -> int:
+        """Samples of the largest batch there is."""
+        return min(self.batch_size, len(self.indices))
+
     def epoch(self, epoch: int, start: int = 0) -> Generator[tuple[Tensor, Tensor]]:
         """Batches start, start + 1, ... of an epoch, the very same as without the ones before.
 

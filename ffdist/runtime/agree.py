@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from ffdist.data import Loader
 from ffdist.errors import ConfigError, SnapshotError, StageError
 from ffdist.pipeline.fusion import FUSION
 from ffdist.pipeline.plan import BlockCost, check_objective, measure_blocks, partition
@@ -53,23 +54,26 @@ def make_plan(job: Job, world: World, loaders: Loaders, device: torch.device) ->
         raise SnapshotError("there is no snapshot to resume from", where=config.run,
                             remedy="leave --resume out to start a new run, with another --out")  # fmt: skip
     return {
-        "cut": cut_of(job, world.size, device, steps),
+        "cut": cut_of(job, world.size, device, loaders.train),
         "steps": steps,
         "snapshot": str(manifest.folder) if manifest else None,
     }
 
 
-def cut_of(job: Job, stages: int, device: torch.device, steps: int) -> list[int]:
+def cut_of(job: Job, stages: int, device: torch.device, train: Loader) -> list[int]:
     """Blocks in each stage: as told, or by measured time where there is a choice."""
     cut, blocks = list(job.config.cut), len(job.names)
     check_cut(job, stages)
     if cut or stages in (1, blocks):
         return cut or partition([1.0] * blocks, stages)
-    config = job.block_config(device, max(1, steps * job.config.schedule.epochs))
-    costs = measure_blocks(
-        job.chain, job.objective, config, job.config.batch_size, microbatches=job.config.microbatches
-    )
-    return cut_by(costs, stages)
+    return cut_by(costs_of(job, device, train), stages)
+
+
+def costs_of(job: Job, device: torch.device, train: Loader) -> list[BlockCost]:
+    """Of a batch as the run will have them."""
+    config = job.block_config(device, max(1, len(train) * job.config.schedule.epochs))
+    parts = job.config.microbatches
+    return measure_blocks(job.chain, job.objective, config, max(parts, train.largest_batch), microbatches=parts)
 
 
 def cut_by(costs: Sequence[BlockCost], stages: int) -> list[int]:

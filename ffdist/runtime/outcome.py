@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ffdist.errors import FfdistError, StageError, TransportError
+from ffdist.errors import FfdistError, PeerTimeoutError, StageError, TransportError
 from ffdist.pipeline.sink import Reporter
 
 
@@ -33,11 +33,12 @@ class Result:
 
 
 def root_cause(errors: Sequence[BaseException]) -> BaseException:
-    """Of the stages' errors, the one that explains the others: a lost peer is what its neighbours saw of it."""
+    """Of the stages' errors, the one that explains the others: a lost peer is what its neighbours saw of it, and who
+    waited for a silent one in vain says more than who lost those that gave up."""
 
     def distance(error: BaseException) -> int:
         if isinstance(error, TransportError):
-            return 2
+            return 2 if isinstance(error, PeerTimeoutError) else 3
         return 1 if isinstance(error, StageError) else 0
 
     assert errors

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import torch
 import torch.distributed as dist
 
-from ffdist.errors import ConfigError
+from ffdist.errors import ConfigError, StageError
 from ffdist.pipeline.edge import FromEdge, ToEdge
 from ffdist.pipeline.plan import build_block
 from ffdist.pipeline.predictions import KNOWN, RECENT, Feedback, Predictions
@@ -67,7 +67,11 @@ class Rank:
     """Set on rank 0 (by a signal, say) to end the run early, with a snapshot."""
 
     def run(self) -> None:
-        """Until the stream stops. Raises what stopped it otherwise."""
+        """Until the stream stops. Raises what stopped it otherwise; StageError where memory did not suffice."""
+        with enough_memory(self.world):
+            self._run()
+
+    def _run(self) -> None:
         config, world = self.job.config, self.world
         set_threads(config.threads, world)
         device = stage_device(config.device, world)
@@ -176,6 +180,19 @@ def _open(ends: ExitStack, end: Any) -> Any:
     if end is not None:
         ends.enter_context(closing(end))
     return end
+
+
+@contextmanager
+def enough_memory(world: World) -> Iterator[None]:
+    """Raises StageError for what numpy and torch raise where there is not."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError, the CPU's is nothing else
+        if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and "can't allocate memory" not in str(error):
+            raise
+        raise StageError("there is not enough memory", where=f"stage {world.rank} of {world.size}", got=error,
+                         remedy="use a smaller --batch-size or --image-size, more --microbatches, or more "
+                         "--stages") from error  # fmt: skip
 
 
 def set_threads(wanted: int | None, world: World) -> None:

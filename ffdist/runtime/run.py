@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -12,15 +13,16 @@ from pathlib import Path
 from ffdist.baselines.twin import Backprop, twin
 from ffdist.config import FREE_ON_RESUME, TrainSettings, apply, read_toml, write_toml
 from ffdist.data import Images
-from ffdist.errors import ConfigError, SnapshotError
+from ffdist.errors import ConfigError, DataError, NetworkError, SnapshotError
 from ffdist.models import Chain, load_model, weights_file, with_weights
 from ffdist.objectives import Objective, load_objective
 from ffdist.pipeline.classifier import Classifier
 from ffdist.snapshot import Manifest, SnapshotStore, latest
-from ffdist.snapshot.files import write_durably
+from ffdist.snapshot.files import make_folder, write_durably
 
 SETTINGS = "config.toml"
 FACTS = "data.json"
+LOCK = ".lock"
 LOGS = ("ray.log", "restarts.log", "metrics.jsonl")
 """What is written beside the stages' own logs; a stage opens its own when all stages are ready."""
 
@@ -79,7 +81,7 @@ def new_folder(settings: TrainSettings) -> Path:
     name = f"{Path(settings.data).name}-{settings.model}-{settings.objective}".replace(":", "-").replace("/", "-")
     out = settings.out or Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
     if (out / SETTINGS).exists():
-        raise ConfigError("the run directory already holds a run", where=out, expected="an empty or new folder",
+        raise ConfigError("the run directory already holds a run", where=out, expected="a folder without a run",
                           remedy="choose another --out, or go on with --resume")  # fmt: skip
     return out
 
@@ -92,6 +94,12 @@ def begin(out: Path, settings: TrainSettings, images: Images) -> None:
     facts = json.dumps(asdict(DataFacts.of(images)), indent=1) + "\n"
     with writing_to(out):
         write_durably(out / FACTS, facts.encode())
+    write_settings(out, settings)
+
+
+def write_settings(out: Path, settings: TrainSettings) -> None:
+    """With what makes them a run's own left out. Raises ConfigError where the folder cannot be written."""
+    with writing_to(out):
         write_durably(out / SETTINGS, write_toml(replace(settings, out=None, resume=False, dry_run=False)).encode())
 
 
@@ -107,23 +115,61 @@ def writing_to(out: Path) -> Iterator[None]:
 
 @contextmanager
 def beginning(settings: TrainSettings, images: Images) -> Iterator[Path]:
-    """A new run's folder, begun. An error within, before any stage was ready, leaves nothing of it behind.
+    """A new run's folder, begun, and held while it runs. What is refused, or fails before any stage was ready, leaves
+    nothing of it behind.
 
-    Raises ConfigError when --out already holds a run.
+    Raises ConfigError when --out already holds a run, or somebody else begins one there.
     """
     out = new_folder(settings)
     made = [folder for folder in (out, *out.parents) if not folder.exists()]
     try:
-        begin(out, settings, images)
-        yield out
+        with writing_to(out):
+            make_folder(out)
+        with held(out):
+            try:
+                begin(new_folder(replace(settings, out=out)), settings, images)
+                yield out
+            except BaseException as error:
+                refused = isinstance(error, (ConfigError, DataError, NetworkError))
+                if not any(out.glob("snapshots/*/*")) and (refused or not any(out.glob("stage-*.log"))):
+                    forget(out)
+                raise
     except BaseException:
-        if not any(out.glob("stage-*.log")):
-            with suppress(OSError):  # somebody else's files are there, or no folder could be made
-                for name in (SETTINGS, FACTS, *LOGS):
-                    (out / name).unlink(missing_ok=True)
-                for folder in made:
-                    folder.rmdir()
+        with suppress(OSError):  # somebody else's files are there, or no folder could be made
+            for folder in made:
+                folder.rmdir()
         raise
+
+
+@contextmanager
+def going_on(settings: TrainSettings) -> Iterator[Path]:
+    """The folder of a run that goes on, held meanwhile; its settings are those of now."""
+    assert settings.out, "checked when the settings were read"
+    with held(settings.out):
+        write_settings(settings.out, settings)
+        yield settings.out
+
+
+@contextmanager
+def held(out: Path) -> Iterator[None]:
+    """Nobody else trains in this folder meanwhile. Raises ConfigError where somebody does."""
+    with writing_to(out):
+        file = (out / LOCK).open("a")
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError("another run is at work in this folder", where=out, expected="a folder of one's own",
+                              remedy="wait until it has ended, or choose another --out") from error  # fmt: skip
+        except OSError:  # a file system without locks
+            pass
+        yield
+
+
+def forget(out: Path) -> None:
+    """Remove what a run of which nothing is left has written beside snapshots."""
+    for path in (*out.glob("stage-*.log"), *(out / name for name in (SETTINGS, FACTS, LOCK, *LOGS))):
+        path.unlink(missing_ok=True)
 
 
 def read_recorded(run: Path | None) -> TrainSettings:
@@ -154,7 +200,8 @@ def read_facts(run: Path) -> DataFacts:
         values = json.loads((run / FACTS).read_text())
         return DataFacts(values["classes"], tuple(values["shape"]), tuple(values["mean"]), tuple(values["std"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SnapshotError("the facts of a run's data cannot be read", where=run / FACTS, got=error) from error
+        raise SnapshotError("the facts of a run's data cannot be read", where=run / FACTS, got=error,
+                            remedy="restore it; another run on the same data has the same") from error  # fmt: skip
 
 
 def read_snapshot(run: Path) -> Manifest:

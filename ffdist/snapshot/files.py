@@ -55,7 +55,7 @@ def write_of_snapshot(path: Path, data: bytes) -> None:
             where=path,
             expected=f"{len(data)} bytes written",
             got=error.strerror or error,
-            remedy="free some room or choose another --out, then go on with --resume: the last snapshot is whole",
+            remedy="make room there, then go on with --resume: the snapshot before, where there was one, is whole",
         ) from error
 
 
@@ -108,8 +108,10 @@ def read_block(path: Path, entry: dict[str, Any]) -> tuple[dict[str, Tensor], di
         with safe_open(path, framework="pt") as file:
             fields = json.loads((file.metadata() or {})[FIELDS])
             return {name: file.get_tensor(name) for name in file.keys()}, fields  # noqa: SIM118
-    except FileNotFoundError as error:
-        raise SnapshotError("a snapshot file is missing", where=path, remedy=remedy) from error
+    except OSError as error:
+        missing = isinstance(error, FileNotFoundError)
+        raise SnapshotError("a snapshot file is missing" if missing else "a snapshot file cannot be read", where=path,
+                            got=error.strerror, remedy=remedy) from error  # fmt: skip
     except (SafetensorError, KeyError, ValueError) as error:
         raise SnapshotError(
             "a snapshot file was not written by ffdist", where=path, got=error, remedy=remedy

@@ -20,7 +20,7 @@ import time
 from functools import partial
 from pathlib import Path
 
-from ffdist.errors import TransportError
+from ffdist.errors import ConfigError, TransportError
 from ffdist.transport import wire
 from ffdist.transport.base import Edge, Frame, Receiver, Sender
 from ffdist.transport.buffers import BufferPool
@@ -200,5 +200,5 @@ def _check(edge: Edge) -> None:
         raise TransportError("shared memory needs Linux", where=edge.at(), expected="linux", got=sys.platform,
                              remedy="use --transport gloo")  # fmt: skip
     if edge.depth > MAX_DEPTH:
-        raise TransportError("the queue is too deep for shared memory", where=edge.at(), expected=f"<= {MAX_DEPTH}",
-                             got=edge.depth, remedy="use a smaller --queue")  # fmt: skip
+        raise ConfigError("the queue is too deep for shared memory", where=edge.at(), expected=f"<= {MAX_DEPTH}",
+                          got=edge.depth, remedy="use a smaller --queue")  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -137,6 +138,34 @@ def test_resume_goes_on_with_the_runs_own_settings_and_refuses_others(
     assert "0.002" in text
 
 
+def test_a_folder_has_one_run_at_a_time_and_one_told_to_stop_ends_with_130(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "ffdist", "train", *TINY, "--launcher", "processes", "--epochs", "100000"]
+    with subprocess.Popen([*command, "--out", str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        assert process.stderr
+        process.stderr.readline()  # an epoch has ended
+        assert "another run is at work" in refused(capsys, "train", "--resume", "--out", out)
+        assert "already holds a run" in refused(capsys, "train", *TINY, "--out", out)
+        process.terminate()
+        assert process.wait(60) == 130
+    main(["train", "--resume", "--out", str(out), "--epochs", "2", "--launcher", "threads"])
+    assert "try next" in capsys.readouterr().out
+
+
+def test_the_report_of_a_resumed_run_has_its_last_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    main(["train", *TINY, "--epochs", "1", "--out", str(out)])
+    main(["train", "--resume", "--out", str(out), "--epochs", "2", "--stages", "3"])
+    settings = tomllib.loads((out / "config.toml").read_text())
+    assert (settings["epochs"], settings["stages"], settings["resume"]) == (2, 3, False)
+    capsys.readouterr()
+    main(["report", str(out)])
+    shown = [line.strip("│ ").split("│") for line in capsys.readouterr().out.splitlines()]
+    assert {"stages": "3", "epochs": "2"}.items() <= {row[0].strip(): row[-1].strip() for row in shown}.items()
+
+
 def test_a_run_is_never_overwritten(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
     assert "already holds a run" in refused(capsys, "train", "--out", run, *TINY)
@@ -154,6 +183,11 @@ def test_a_run_is_never_overwritten(run: Path, capsys: pytest.CaptureFixture[str
         (["--objective-args", "kernel=4"], "1, 3, 5"),
         (["--batch-size", "0"], "--batch-size is too small"),
         (["--samples", "0"], "--samples is too small"),
+        (["--epochs", "0"], "--epochs is too small"),
+        (["--timeout", "nan"], "--timeout is not a finite number"),
+        (["--timeout", "1e12"], "--timeout is too large"),
+        (["--threads", "100000"], "--threads is too large"),
+        (["--launcher", "processes", "--queue", "65"], "too deep for shared memory"),
         (["--device", "cuda"], "there is no GPU"),
         (["--lr", "-1"], "learning rate is not positive"),
         (["--cut", "1", "1"], "--cut does not fit"),
@@ -165,6 +199,7 @@ def test_bad_input_is_one_clear_error(
 ) -> None:
     text = refused(capsys, "train", "--launcher", "threads", "--out", tmp_path / "run", *args)
     assert message in text
+    assert not (tmp_path / "run").exists() or "the loss" in message
 
 
 def test_a_dry_run_prints_settings_and_stages_and_writes_nothing(
