@@ -17,6 +17,11 @@ ffdist and keeps its traceback.
 
 from __future__ import annotations
 
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 
 class FfdistError(Exception):
     """What went wrong, and where given: where, what was expected, what was got, and how to mend it."""
@@ -69,3 +74,29 @@ class PeerLostError(TransportError):
 
 class PeerTimeoutError(TransportError):
     """The stage at the other end of an edge did not answer within the timeout."""
+
+
+@contextmanager
+def users_code(
+    kind: type[FfdistError], what: str, *, where: object = None, expected: object = None, remedy: str | None = None
+) -> Iterator[None]:
+    """Code that a user wrote runs inside, which may raise anything: it becomes one error of this kind, with the user's
+    own line in `got`, and the original as its cause. Errors of ffdist pass."""
+    try:
+        yield
+    except FfdistError:
+        raise
+    except Exception as error:
+        raise kind(what, where=where, expected=expected, got=described(error), remedy=remedy) from error
+
+
+def described(error: Exception) -> str:
+    """Its type, the first line of what it says, and the innermost line outside of ffdist and installed packages."""
+    says = (str(error).strip() or "no message").splitlines()[0]
+    own = str(Path(__file__).parent)
+    lines = [
+        f", {Path(frame.filename).name} line {frame.lineno}"
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith((own, "<")) and "site-packages" not in frame.filename
+    ]
+    return f"{type(error).__name__}: {says}{lines[-1] if lines and not isinstance(error, SyntaxError) else ''}"

@@ -12,7 +12,7 @@ from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from ffdist.errors import ConfigError
+from ffdist.errors import ConfigError, users_code
 
 T = TypeVar("T")
 
@@ -55,11 +55,14 @@ def _import(place: str, kind: str) -> types.ModuleType:
     if folder not in sys.path:
         sys.path.append(folder)
     module_name = path.stem if is_file else place
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        raise ConfigError(f"cannot import '{place}'", where=f"{kind} {place}:...", got=str(error),
-                          remedy="check the spelling, or give the file: path/file.py:Name") from error  # fmt: skip
+    with users_code(ConfigError, f"'{place}' cannot be imported", where=f"{kind} {place}:..."):
+        try:
+            module = importlib.import_module(module_name)
+        except ModuleNotFoundError as error:
+            if not f"{module_name}.".startswith(f"{error.name}."):  # it is there, and what it imports is not
+                raise
+            raise ConfigError(f"cannot import '{place}'", where=f"{kind} {place}:...", got=str(error),
+                              remedy="check the spelling, or give the file: path/file.py:Name") from error  # fmt: skip
     if is_file and Path(getattr(module, "__file__", None) or "").resolve() != path.resolve():
         raise ConfigError(f"another module is called '{module_name}'", where=f"{kind} {place}:...",
                           expected=str(path.resolve()), got=getattr(module, "__file__", "a built-in module"),

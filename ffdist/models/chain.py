@@ -12,7 +12,7 @@ from threading import RLock
 import torch
 from torch import Tensor, nn
 
-from ffdist.errors import NetworkError
+from ffdist.errors import NetworkError, users_code
 from ffdist.models.apart import check_apart
 
 Shape = tuple[int, ...]
@@ -93,18 +93,17 @@ class Chain:
         for index, name in enumerate(self.names):
             block = self.build_meta(index)
             version = x._version
-            try:
-                with torch.no_grad():
-                    y = block(x)
-            except (RuntimeError, ValueError, TypeError, IndexError) as error:
-                reason = str(error).strip() or type(error).__name__
-                raise NetworkError(
+            with (
+                torch.no_grad(),
+                users_code(
+                    NetworkError,
                     f"block '{name}' does not take the input it gets",
                     where=f"block {index} of {len(self)}",
                     expected=f"a module that takes [B, {', '.join(map(str, x.shape[1:]))}]",
-                    got=reason.splitlines()[0],
                     remedy="check the input shape (--image-size) and the order of the blocks",
-                ) from error
+                ),
+            ):
+                y = block(x)
             if x._version != version:
                 raise NetworkError(
                     f"block '{name}' changes its input in place",
@@ -113,16 +112,23 @@ class Chain:
                     remedy="build the layer with inplace=False, or join it to the block before (cut)",
                 )
             if not isinstance(y, Tensor):
-                raise NetworkError(f"block '{name}' does not return one tensor", where=f"block {index}", got=type(y))
+                raise NetworkError(f"block '{name}' does not return one tensor", where=f"block {index} of {len(self)}",
+                                   expected="a tensor [B, ...]", got=f"a {type(y).__name__}",
+                                   remedy="wrap the layer in a module that returns the tensor alone")  # fmt: skip
             shapes.append(tuple(y.shape[1:]))
             x = y
         return shapes
 
     def build_meta(self, index: int) -> nn.Module:
         """Block `index` with shapes and no memory, in training mode."""
-        with torch.device("meta"):
+        with (
+            torch.device("meta"),
+            users_code(
+                NetworkError, f"block '{self.names[index]}' cannot be built", where=f"block {index} of {len(self)}"
+            ),
+        ):
             block = self.builders[index]()
-        return block.to("meta")
+            return block.to("meta")
 
     def check_apart(self) -> None:
         """Raises NetworkError where two blocks share a parameter, or two parameters of a block their memory."""

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ffdist.errors import ConfigError
+from ffdist.errors import ConfigError, users_code
 from ffdist.models.apart import check_apart
 from ffdist.models.cfse import cfse_cnn
 from ffdist.models.chain import Chain, Shape, children
@@ -52,9 +52,13 @@ def load_model(
         raise ConfigError(
             f"'{name}' is not a model", expected="a function (input_shape, num_classes, **options)", got=build
         )
-    given = typed(build, options or {}, f"model {name}", skip=2)
     shape = tuple(input_shape)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), users_code(
+        ConfigError, "the model's function fails", where=f"model {name}",
+        expected=f"a function (input_shape, num_classes, **options), called with ({shape}, {num_classes})",
+        remedy="mend the function, or set its options: --model-args NAME=VALUE",
+    ):  # fmt: skip
+        given = typed(build, options or {}, f"model {name}", skip=2)
         made = build(shape, num_classes, **given)
     if isinstance(made, Chain):
         return made

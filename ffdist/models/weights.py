@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from pickle import UnpicklingError
 
 import torch
 from torch import Tensor
 from torchvision.models import get_model_weights
 
-from ffdist.errors import ConfigError, NetworkError
+from ffdist.errors import ConfigError, NetworkError, described
 
 IMAGENET = {"resnet18": "resnet18", "mobilenet-v3-small": "mobilenet_v3_small", "vit": "vit_b_16"}
 """The torchvision model whose ImageNet weights fit each network, given its options."""
@@ -28,8 +27,8 @@ def read_state(path: Path) -> dict[str, Tensor]:
     except OSError as error:
         raise ConfigError("the weights to start from cannot be read", where=f"--pretrained {path}",
                           got=error.strerror or error) from error  # fmt: skip
-    except (UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise _no_state(path, (str(error) or type(error).__name__).splitlines()[0]) from error
+    except Exception as error:  # over other bytes torch's unpickler fails in many ways
+        raise _no_state(path, described(error)) from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise _no_state(path, f"a {type(state).__name__} of other things")
     return state
@@ -60,13 +59,9 @@ def weights_file(source: str, model: str) -> Path:
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError  # networks are built without it
-    from safetensors.torch import load_file
+    from safetensors.torch import load_file  # networks are built without it
 
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise _no_state(path, str(error).splitlines()[0]) from error
+    return load_file(path)
 
 
 def _no_state(path: Path, found: str) -> NetworkError:

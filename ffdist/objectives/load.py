@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ffdist.errors import ConfigError
+from ffdist.errors import ConfigError, users_code
 from ffdist.objectives.asge import ASGE
 from ffdist.objectives.base import Objective
 from ffdist.objectives.cwc import CwC, CwCMod
@@ -47,4 +47,7 @@ def load_objective(name: str, options: Mapping[str, object] | None = None) -> Ob
         raise ConfigError(
             f"'{name}' is not an objective", expected="a subclass of ffdist.objectives.Objective", got=cls
         )
-    return cls(**typed(cls, options or {}, f"objective {name}"))
+    with users_code(ConfigError, "the objective cannot be made", where=f"objective {name}",
+                    expected="a dataclass with the methods `head` and `local`, whose fields have defaults",
+                    remedy="define what is missing, or set the field: --objective-args NAME=VALUE"):  # fmt: skip
+        return cls(**typed(cls, options or {}, f"objective {name}"))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ffdist.errors import ConfigError
+from ffdist.errors import ConfigError, NetworkError
 from ffdist.models import load_model
 
 OWN = """
@@ -22,6 +22,35 @@ def chain(input_shape, num_classes):
 
 def wrong(input_shape, num_classes):
     return nn.Flatten()
+
+def of_one(input_shape):
+    return nn.Sequential(nn.Flatten())
+
+def raises(input_shape, num_classes):
+    return nn.Sequential(nn.Linear(input_shape[3], num_classes))
+
+class Raises(nn.Module):
+    def forward(self, x):
+        return x.no_such_thing
+
+class Pair(nn.Module):
+    def forward(self, x):
+        return x, x
+
+def unbuilt():
+    raise KeyError("unbuilt")
+
+def pair(input_shape, num_classes):
+    return nn.Sequential(nn.Flatten(), Pair())
+
+def inner_pair(input_shape, num_classes):
+    return nn.Sequential(nn.Flatten(), nn.Sequential(Pair(), nn.Flatten()))
+
+def attribute(input_shape, num_classes):
+    return nn.Sequential(nn.Flatten(), Raises())
+
+def builder(input_shape, num_classes):
+    return Chain([("flat", nn.Flatten), ("1", unbuilt)], input_shape=input_shape, num_classes=num_classes)
 """
 
 
@@ -76,3 +105,24 @@ def test_a_users_function_may_return_a_chain_and_nothing_else(own: str) -> None:
     assert load_model(f"{own}:chain", (1, 8, 8), 10).names == ["only"]
     with pytest.raises(ConfigError, match="returns a Chain or an nn"):
         load_model(f"{own}:wrong", (1, 8, 8), 10)
+
+
+@pytest.mark.parametrize(("name", "why"), [("of_one", "TypeError: .*2 were given"), ("raises", r"file\.py line 1\d")])
+def test_a_users_function_that_fails_is_one_error_that_says_why(name: str, why: str, own: str) -> None:
+    with pytest.raises(ConfigError, match=rf"function fails(.|\n)*called with \(\(1, 8, 8\), 10\)(.|\n)*{why}"):
+        load_model(f"{own}:{name}", (1, 8, 8), 10)
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("pair", "does not return one tensor(.|\n)*a tuple"),
+        ("inner_pair", "does not take(.|\n)*'tuple' object"),
+        ("attribute", r"does not take(.|\n)*AttributeError.*no_such_thing.*file\.py line \d+"),
+        ("builder", "cannot be built(.|\n)*KeyError"),
+    ],
+)
+def test_a_users_block_that_fails_is_one_error_that_names_it(name: str, why: str, own: str) -> None:
+    with pytest.raises(NetworkError, match=rf"block '1' {why}") as caught:
+        load_model(f"{own}:{name}", (1, 8, 8), 10).shapes()
+    assert "block 1 of 2" in str(caught.value.where)

@@ -27,6 +27,7 @@ from ffdist.models import (
     with_weights,
 )
 from ffdist.models.chain import Group
+from ffdist.models.weights import read_state
 from ffdist.objectives import LocalCE
 from ffdist.pipeline.classifier import Classifier
 from ffdist.runtime.run import begin, load_classifier, read_settings
@@ -277,3 +278,17 @@ def test_a_cut_joins_its_blocks() -> None:
 def test_a_model_without_a_known_split_is_refused() -> None:
     with pytest.raises(NetworkError, match="where to split"):
         torchvision_chain(nn.Linear(3, 3), input_shape=(3,), num_classes=10)
+
+
+PICTURE = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"hello\n", b"tensors\n", b"G\n", b"M\n", b"Results\n", b"PK\x03\x04", PICTURE]
+)
+@pytest.mark.parametrize("suffix", [".png", ".safetensors"])
+def test_a_file_of_something_else_is_refused_as_no_file_of_weights(suffix: str, content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / f"weights{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(NetworkError, match="no file of weights"):
+        read_state(path)

@@ -111,3 +111,50 @@ def test_a_file_that_another_module_hides_is_refused(tmp_path: Path, monkeypatch
     (tmp_path / "json.py").write_text(OWN)
     with pytest.raises(ConfigError, match="another module is called 'json'"):
         load_objective(f"{tmp_path}/json.py:Own")
+
+
+BROKEN = {
+    "no_syntax": ("class Own(\n", "SyntaxError"),
+    "no_such_import": ("import no_such_package\n", "No module named 'no_such_package'"),
+    "raises": ("x = 1\ny = x / 0\n", r"ZeroDivisionError: .*raises\.py line 2"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_file_that_cannot_be_imported_is_one_error_that_says_why(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    text, why = BROKEN[name]
+    (tmp_path / f"{name}.py").write_text(text)
+    with pytest.raises(ConfigError, match=rf"{name}\.py' cannot be imported(.|\n)*{why}") as caught:
+        load_objective(f"{tmp_path}/{name}.py:Own")
+    assert not isinstance(caught.value.__cause__, ConfigError)
+
+
+UNFINISHED = {
+    "no_local": (
+        "class Own(Objective):\n    def head(self, site): return nn.Identity()",
+        r"Can't instantiate .*local",
+    ),
+    "no_default": (
+        "@dataclass(frozen=True)\nclass Own(SFF):\n    def __init__(self, power): pass",
+        "argument: 'power'",
+    ),
+    "refuses": (
+        "@dataclass(frozen=True)\nclass Own(SFF):\n    def __post_init__(self): raise KeyError('x')",
+        "KeyError",
+    ),
+    "no_type": ("@dataclass(frozen=True)\nclass Own(SFF):\n    power: Floot = 1.0", "'Floot' is not defined"),
+}
+
+
+@pytest.mark.parametrize("name", UNFINISHED)
+def test_a_class_that_cannot_be_made_is_one_error_that_says_why(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    text, why = UNFINISHED[name]
+    (tmp_path / f"{name}.py").write_text(OWN.replace("import Local", "import SFF, Local").split("@")[0] + text)
+    with pytest.raises(ConfigError, match=rf"cannot be made(.|\n)*{why}"):
+        load_objective(f"{tmp_path}/{name}.py:Own")
