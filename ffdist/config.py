@@ -31,7 +31,7 @@ class TrainSettings:
     objective_args: tuple[str, ...] = ()
     """Options of the rule as key=value, e.g. kernel=5."""
     fusion: bool = False
-    """A linear classifier on all blocks' features, learning as one more block behind the last (for --cut, too)."""
+    """A linear classifier on all blocks' features, learning as one more block behind the last; --cut counts it."""
     stages: int | None = None
     """Pipeline stages, a process each. Default: torchrun's ranks; else one a GPU; else 2, or 1 with 1 block or core."""
     cut: tuple[int, ...] = ()
@@ -58,7 +58,8 @@ class TrainSettings:
     out: Path | None = None
     """Run directory. Default: a new one below runs/."""
     resume: bool = False
-    """Go on from the last snapshot in --out, with its settings; --stages and other ways of running may differ."""
+    """Go on from the last snapshot in --out, with its settings; --stages and other ways of running may differ. More
+    --epochs than before go on at the learning rate that the longer schedule has there."""
     dry_run: bool = False
     """Print the resolved settings and the stage table, then stop."""
     epochs: int = 12
