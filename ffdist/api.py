@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_type_hints
 
 import pyarrow as pa
 import torch
@@ -15,10 +15,11 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from ffdist.arguments import check_ranges, of_their_types
 from ffdist.data import Images, from_arrow, from_dataset, from_tensors, open_data
 from ffdist.errors import ConfigError, DataError
 from ffdist.models import Chain
-from ffdist.objectives import Objective
+from ffdist.objectives import Objective, load_objective
 from ffdist.pipeline.classifier import Classifier
 from ffdist.pipeline.optim import OptimConfig
 from ffdist.pipeline.source import Schedule
@@ -42,15 +43,17 @@ class Pipeline:
     """A network whose blocks learn by a local rule, in stages that work at the same time.
 
     network: a `Chain`, or any `nn.Sequential`, each child a block (or `blocks[i]` children in a row are one).
+    objective: the rule, e.g. `SFF(kernel=3)`, or its name on the command line, with its default options.
     stages: how many; `cut` counts the blocks in each, by default they are dealt by measured time. The number of stages,
         the cut and the launcher change nothing about the result.
     fusion: whether a linear classifier on all blocks' features learns along, as one more block behind the last.
     launcher: "threads" of this process (works in a notebook), or "processes" of this host (then what is passed in must
         be importable there, as `multiprocessing` wants it).
+    Raises ConfigError for a value that is not of its type, or out of range.
     """
 
     network: Chain | nn.Sequential
-    objective: Objective
+    objective: Objective | str
     stages: int = 1
     launcher: Literal["threads", "processes"] = "threads"
     blocks: Sequence[int] | None = None
@@ -64,6 +67,10 @@ class Pipeline:
     timeout: timedelta = timedelta(minutes=10)
     _images: Images | None = field(default=None, repr=False)
     _classifier: Classifier | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        as_objective(self.objective)
+        self._settings()
 
     def fit(
         self,
@@ -82,23 +89,28 @@ class Pipeline:
         """Train; the trained network is in `classifier`, and in the `nn.Sequential` that was passed in.
 
         test: a test split for `data` that has none. out: keep snapshots and logs in this folder.
+        validation: the share of the training samples that is held out, and not learned from: a fifth by default; 0 for
+            none. It is drawn by class and by `seed`.
         optim: fields of `OptimConfig`: lr, optimizer, schedule, weight_decay, ...
         Raises ConfigError, DataError and NetworkError for what does not go together, DivergedError for a loss that is
         not finite.
         """
+        own = self._settings()
+        told = fit_settings({"epochs": epochs, "batch_size": batch_size, "validation": validation, "augment": augment,
+                             "early_stop": early_stop, "progress": progress}, optim)  # fmt: skip
+        optim_config = OptimConfig(**{name: told[name] for name in optim})
         images = self._images = as_images(data, test)
         with tempfile.TemporaryDirectory(prefix="ffdist-") as scratch:
             run = Path(out or scratch)
             if (run / "snapshots").exists():
                 raise ConfigError("the folder already holds a run", where=run, remedy="choose another `out`")
             config = JobConfig(
-                Schedule(epochs, early_stop=early_stop), OptimConfig(**optim), batch_size=batch_size, seed=self.seed,
-                precision=self.precision, validation=validation, augment=augment, stages=self.stages, cut=self.cut,
-                fusion=self.fusion, queue=self.queue, device=self.device, threads=self.threads, timeout=self.timeout,
-                run=run,
+                Schedule(told["epochs"], early_stop=told["early_stop"]), optim_config, run=run, timeout=self.timeout,
+                **{name: told[name] for name in ("batch_size", "validation", "augment")},
+                **{name: own[name] for name in SETTINGS if name not in ("launcher", "blocks")},
             )  # fmt: skip
-            job = Job(self.chain(images), self.objective, images, config)
-            check_job(job, self.stages)
+            job = Job(self.chain(images), as_objective(self.objective), images, config)
+            check_job(job, config.stages)
             with writing_to(run):
                 make_folder(run)
             result = self._launch(job, progress)
@@ -129,11 +141,21 @@ class Pipeline:
         with torch.no_grad():
             return classifier(pixels).argmax(1)
 
+    def _settings(self) -> dict[str, Any]:
+        """The settings, of the types they should have. Raises ConfigError for those that are not."""
+        if not isinstance(self.timeout, timedelta):
+            raise ConfigError("timeout has a wrong value", where="Pipeline", expected="a datetime.timedelta",
+                              got=repr(self.timeout), remedy="timeout=timedelta(seconds=...)")  # fmt: skip
+        own = {name: getattr(self, name) for name in SETTINGS}
+        own = of_their_types(own, get_type_hints(Pipeline), "Pipeline")
+        check_ranges(own)
+        return own
+
     def _launch(self, job: Job, progress: bool) -> Result:
         report = ConsoleReport(Console(stderr=True, quiet=not progress))
         try:
             if self.launcher == "processes":
-                return run_processes(GivenJob(job), self.stages, report)
+                return run_processes(GivenJob(job), job.config.stages, report)
             return run_threads(job, report)
         finally:
             report.close()
@@ -152,6 +174,10 @@ class Pipeline:
             self.network.load_state_dict(values)
 
 
+SETTINGS = ("stages", "launcher", "blocks", "cut", "fusion", "queue", "precision", "device", "seed", "threads")
+"""Fields of a `Pipeline` that are checked by their types."""
+
+
 @dataclass(frozen=True)
 class GivenJob:
     """Makes the job it holds; sent whole to a stage's process."""
@@ -160,6 +186,29 @@ class GivenJob:
 
     def __call__(self) -> Job:
         return self.job
+
+
+def fit_settings(given: dict[str, Any], optim: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of `fit`, of the types they should have. Raises ConfigError for those that are not."""
+    of_fit = get_type_hints(Pipeline.fit)
+    hints = {name: of_fit[name] for name in given} | get_type_hints(OptimConfig)
+    told = of_their_types(given | optim, hints, "Pipeline.fit")
+    if told["epochs"] < 1:
+        raise ConfigError("nothing is learned in no epoch", where="epochs", expected=">= 1", got=told["epochs"],
+                          remedy="train for one epoch at least")  # fmt: skip
+    check_ranges(told)
+    return told
+
+
+def as_objective(rule: Objective | str) -> Objective:
+    """The rule, or the one of that name. Raises ConfigError for what is neither."""
+    if isinstance(rule, str):
+        return load_objective(rule)
+    if not isinstance(rule, Objective):
+        name = getattr(rule, "__name__", "SFF")
+        raise ConfigError("the objective is not a rule", where="Pipeline", expected="an Objective, or the name of one",
+                          got=repr(rule), remedy=f"make one: {name}()")  # fmt: skip
+    return rule
 
 
 def as_images(data: Data, test: Data | None = None) -> Images:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -103,6 +104,65 @@ def test_a_run_is_kept_where_told_and_never_overwritten(tmp_path: Path) -> None:
     assert list(tmp_path.glob("snapshots/*/manifest.json"))
     with pytest.raises(ConfigError, match="already holds a run"):
         pipeline.fit((x, y), epochs=1, out=tmp_path, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"launcher": "thread"}, r"launcher has a wrong value(.|\n)*expected: threads or processes\n  got: 'thread'"),
+        ({"launcher": "ray"}, "launcher has a wrong value"),
+        ({"device": "tpu"}, "device has a wrong value"),
+        ({"precision": "fp16"}, "precision has a wrong value"),
+        ({"stages": 0}, "--stages is too small"),
+        ({"stages": 1.5}, "stages has a wrong value"),
+        ({"cut": "1,1"}, "cut has a wrong value"),
+        ({"cut": [1, 1, 1], "stages": 2}, "--cut and --stages disagree"),
+        ({"queue": 0}, "--queue is too small"),
+        ({"seed": None}, "seed has a wrong value"),
+        ({"timeout": 60}, "timeout has a wrong value"),
+        ({"objective": SFF}, r"not a rule(.|\n)*remedy: make one: SFF\(\)"),
+        ({"objective": "sf"}, r"no objective 'sf'(.|\n)*did you mean 'sff'"),
+        ({"objective": 3}, "not a rule"),
+    ],
+)
+def test_a_setting_that_a_pipeline_cannot_have_is_told_when_it_is_made(setting: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Pipeline(**{"network": perceptron(), "objective": SFF()} | setting)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"epochs": 0}, "nothing is learned"),
+        ({"epochs": -1}, r"nothing is learned(.|\n)*>= 1\n  got: -1"),
+        ({"epochs": 1.5}, r"epochs has a wrong value(.|\n)*a whole number\n  got: 1.5\n  remedy"),
+        ({"batch_size": "16"}, "batch_size has a wrong value"),
+        ({"batch_size": 0}, "--batch-size is too small"),
+        ({"validation": float("nan")}, "--validation is a share"),
+        ({"augment": ["rotate"]}, r"augment has a wrong value(.|\n)*crop or flip"),
+        ({"lr": "0.1"}, "lr has a wrong value"),
+        ({"lr": None}, "lr has a wrong value"),
+        ({"lr": float("nan")}, "learning rate"),
+        ({"optimizer": "lion"}, r"optimizer has a wrong value(.|\n)*adamw or adam or sgd"),
+        ({"schedule": "step"}, "schedule has a wrong value"),
+        ({"learning_rate": 1}, r"there is no 'learning_rate'(.|\n)*remedy: .*\blr\b"),
+        ({"epoch": 3}, r"there is no 'epoch'(.|\n)*did you mean 'epochs'"),
+        ({"weight_deca": 3}, r"there is no 'weight_deca'(.|\n)*did you mean 'weight_decay'"),
+    ],
+)
+def test_a_setting_that_fit_cannot_use_is_told_before_anything_is_done(setting: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Pipeline(perceptron(), SFF()).fit("no such data", **setting)
+
+
+def test_a_rules_name_and_numbers_of_other_libraries_are_taken() -> None:
+    rules = [
+        Pipeline(perceptron(), rule, blocks=blocks) for rule, blocks in ((SFF(), [3, 2]), ("sff", np.array([3, 2])))
+    ]
+    for pipeline, one in zip(rules, (1, np.int64(1)), strict=True):
+        pipeline.fit(pictures(), epochs=one, lr=torch.tensor(0.5) if pipeline is rules[1] else 0.5, progress=False)
+    weights = [pipeline.classifier.blocks[0][1].weight for pipeline in rules]
+    assert torch.equal(*weights)
 
 
 def test_what_does_not_go_together_is_told() -> None:

@@ -21,6 +21,7 @@ ROOMS = {
     "transport": {"errors"},
     "pipeline": {"errors", "models", "objectives", "data", "transport"},
     "config": {"errors", "options"},
+    "arguments": {"errors", "options", "config"},
     "presets": {"errors", "options", "config"},
     "baselines": {"errors", "options", "models", "objectives", "data", "pipeline"},
     "snapshot": {"errors", "pipeline"},
