@@ -15,7 +15,7 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from ffdist.arguments import check_ranges, of_their_types
+from ffdist.arguments import checked
 from ffdist.data import Images, from_arrow, from_dataset, from_tensors, open_data
 from ffdist.errors import ConfigError, DataError
 from ffdist.models import Chain
@@ -146,10 +146,7 @@ class Pipeline:
         if not isinstance(self.timeout, timedelta):
             raise ConfigError("timeout has a wrong value", where="Pipeline", expected="a datetime.timedelta",
                               got=repr(self.timeout), remedy="timeout=timedelta(seconds=...)")  # fmt: skip
-        own = {name: getattr(self, name) for name in SETTINGS}
-        own = of_their_types(own, get_type_hints(Pipeline), "Pipeline")
-        check_ranges(own)
-        return own
+        return checked({name: getattr(self, name) for name in SETTINGS}, get_type_hints(Pipeline), "Pipeline")
 
     def _launch(self, job: Job, progress: bool) -> Result:
         report = ConsoleReport(Console(stderr=True, quiet=not progress))
@@ -192,12 +189,7 @@ def fit_settings(given: dict[str, Any], optim: dict[str, Any]) -> dict[str, Any]
     """The arguments of `fit`, of the types they should have. Raises ConfigError for those that are not."""
     of_fit = get_type_hints(Pipeline.fit)
     hints = {name: of_fit[name] for name in given} | get_type_hints(OptimConfig)
-    told = of_their_types(given | optim, hints, "Pipeline.fit")
-    if told["epochs"] < 1:
-        raise ConfigError("nothing is learned in no epoch", where="epochs", expected=">= 1", got=told["epochs"],
-                          remedy="train for one epoch at least")  # fmt: skip
-    check_ranges(told)
-    return told
+    return checked(given | optim, hints, "Pipeline.fit")
 
 
 def as_objective(rule: Objective | str) -> Objective:

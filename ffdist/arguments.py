@@ -11,18 +11,16 @@ from ffdist.errors import ConfigError
 from ffdist.options import convert, describe, nearest
 
 
-def of_their_types(values: Mapping[str, Any], hints: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """`values` as the types of `hints`; unlike on a command line, text is no number.
+def checked(values: Mapping[str, Any], hints: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """`values` as the types of `hints`, in the ranges of `TrainSettings`; unlike on a command line, text is no number.
 
-    Raises ConfigError for a name that is not in `hints`, with the nearest, and for another type.
+    Raises ConfigError for a name that is not in `hints`, with the nearest, for another type, and for what is out of
+    range.
     """
-    return {name: converted(name, value, hints, where) for name, value in values.items()}
-
-
-def check_ranges(values: Mapping[str, Any]) -> None:
-    """Raises ConfigError for what the command line refuses of the same name."""
+    result = {name: converted(name, value, hints, where) for name, value in values.items()}
     same = {field.name for field in fields(TrainSettings)} - {"windows"}  # which are texts there
-    replace(TrainSettings(), **{name: value for name, value in values.items() if name in same})
+    replace(TrainSettings(), **{name: value for name, value in result.items() if name in same})
+    return result
 
 
 def converted(name: str, value: Any, hints: Mapping[str, Any], where: str) -> Any:

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from ffdist.data.decode import decode
 from ffdist.data.images import ArraySplit, Images
 from ffdist.data.memory import assembled, stacked
-from ffdist.errors import DataError
+from ffdist.errors import DataError, users_code
 
 
 def from_dataset(
@@ -41,7 +41,9 @@ def dataset_split(dataset: Any, where: str) -> ArraySplit:
 
     def samples() -> Iterator[np.ndarray]:
         for row in range(len(dataset)):
-            item = item_of(dataset, row, where)
+            with users_code(DataError, "an item cannot be read", where=f"{where}, row {row}",
+                            remedy="mend the data set's __getitem__, or leave the row out"):  # fmt: skip
+                item = dataset[row]
             try:
                 picture, label = item
                 labels[row] = operator.index(label)
@@ -51,15 +53,6 @@ def dataset_split(dataset: Any, where: str) -> ArraySplit:
             yield sample(picture, f"{where}, row {row}")
 
     return ArraySplit(stacked(samples(), len(labels), where), labels)
-
-
-def item_of(dataset: Any, row: int, where: str) -> Any:
-    try:
-        return dataset[row]
-    except Exception as error:  # a user's code: whatever it raises is told with its row, and its traceback stays
-        raise DataError("an item cannot be read", where=f"{where}, row {row}", expected="(picture, label)",
-                        got=f"{type(error).__name__}: {error}",
-                        remedy="mend the data set's __getitem__, or leave the row out") from error  # fmt: skip
 
 
 def sample(picture: object, where: str) -> np.ndarray:
