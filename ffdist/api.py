@@ -9,6 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_type_hints
 
+import numpy as np
 import pyarrow as pa
 import torch
 from rich.console import Console
@@ -17,7 +18,8 @@ from torch.utils.data import Dataset
 
 from ffdist.arguments import checked
 from ffdist.data import Images, from_arrow, from_dataset, from_tensors, open_data
-from ffdist.errors import ConfigError, DataError
+from ffdist.data.memory import tensor
+from ffdist.errors import ConfigError, DataError, NetworkError
 from ffdist.models import Chain
 from ffdist.objectives import Objective, load_objective
 from ffdist.pipeline.classifier import Classifier
@@ -30,6 +32,7 @@ from ffdist.runtime.outcome import Result
 from ffdist.runtime.processes import run_processes
 from ffdist.runtime.run import writing_to
 from ffdist.runtime.threads import run_threads
+from ffdist.sending import GivenJob, check_sendable
 from ffdist.snapshot import SnapshotStore, latest
 from ffdist.snapshot.files import make_folder
 
@@ -42,7 +45,7 @@ table with the columns "image" and "label"."""
 class Pipeline:
     """A network whose blocks learn by a local rule, in stages that work at the same time.
 
-    network: a `Chain`, or any `nn.Sequential`, each child a block (or `blocks[i]` children in a row are one).
+    network: a `Chain`, or any `nn.Sequential`, each child a block. blocks: how many of them in a row make one.
     objective: the rule, e.g. `SFF(kernel=3)`, or its name on the command line, with its default options.
     stages: how many; `cut` counts the blocks in each, by default they are dealt by measured time. The number of stages,
         the cut and the launcher change nothing about the result.
@@ -65,7 +68,6 @@ class Pipeline:
     seed: int = 0
     threads: int | None = None
     timeout: timedelta = timedelta(minutes=10)
-    _images: Images | None = field(default=None, repr=False)
     _classifier: Classifier | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -99,7 +101,7 @@ class Pipeline:
         told = fit_settings({"epochs": epochs, "batch_size": batch_size, "validation": validation, "augment": augment,
                              "early_stop": early_stop, "progress": progress}, optim)  # fmt: skip
         optim_config = OptimConfig(**{name: told[name] for name in optim})
-        images = self._images = as_images(data, test)
+        images = as_images(data, test)
         with tempfile.TemporaryDirectory(prefix="ffdist-") as scratch:
             run = Path(out or scratch)
             if (run / "snapshots").exists():
@@ -120,7 +122,13 @@ class Pipeline:
     def chain(self, images: Images) -> Chain:
         """The network as a chain for these data. Raises NetworkError when it was made for other shapes or classes."""
         if isinstance(self.network, Chain):
-            return self.network
+            made, needed = (self.network.input_shape, self.network.num_classes), (images.shape, images.num_classes)
+            if made != needed:
+                raise NetworkError("the network was made for other data", where=f"data set {images.name}",
+                                   expected="samples {}, {} classes".format(*made),
+                                   got="samples {}, {} classes".format(*needed),
+                                   remedy="make it of images.shape and images.num_classes")  # fmt: skip
+            return self.network if self.blocks is None else self.network.regroup(self.blocks)
         return Chain.from_sequential(
             self.network, input_shape=images.shape, num_classes=images.num_classes, cut=self.blocks
         )
@@ -132,11 +140,19 @@ class Pipeline:
             raise ConfigError("the pipeline is not trained", remedy="call fit first")
         return self._classifier
 
-    def predict(self, samples: Tensor) -> Tensor:
-        """Classes, int64 [B], of pictures (uint8 [B, H, W] or [B, C, H, W]) or float samples as in training."""
+    def predict(self, samples: Tensor | np.ndarray) -> Tensor:
+        """Classes, int64 [B], of pictures (uint8 [B, H, W] or [B, C, H, W]) or float samples as in training.
+
+        Raises DataError for samples of another shape or type, ConfigError before `fit`.
+        """
         classifier = self.classifier
-        assert self._images is not None
-        x = samples[:, None] if samples.dim() == 3 and len(self._images.shape) == 3 else samples
+        x, shape = tensor(samples, "samples", "predict"), classifier.input_shape
+        x = x[:, None] if x.dim() == 3 == len(shape) else x
+        if x.shape[1:] != shape or not (x.is_floating_point() or x.dtype == torch.uint8):
+            raise DataError("samples are unlike those of the training", where="predict",
+                            expected=f"uint8 or float [B, {', '.join(map(str, shape))}]",
+                            got=f"{x.dtype} {list(np.shape(samples))}",
+                            remedy="x[None] for a single one, x.permute(0, 3, 1, 2) for channels last")  # fmt: skip
         pixels = x.float() / 255 if x.dtype == torch.uint8 else x.float()
         with torch.no_grad():
             return classifier(pixels).argmax(1)
@@ -152,6 +168,7 @@ class Pipeline:
         report = ConsoleReport(Console(stderr=True, quiet=not progress))
         try:
             if self.launcher == "processes":
+                check_sendable(job)
                 return run_processes(GivenJob(job), job.config.stages, report)
             return run_threads(job, report)
         finally:
@@ -173,16 +190,6 @@ class Pipeline:
 
 SETTINGS = ("stages", "launcher", "blocks", "cut", "fusion", "queue", "precision", "device", "seed", "threads")
 """Fields of a `Pipeline` that are checked by their types."""
-
-
-@dataclass(frozen=True)
-class GivenJob:
-    """Makes the job it holds; sent whole to a stage's process."""
-
-    job: Job
-
-    def __call__(self) -> Job:
-        return self.job
 
 
 def fit_settings(given: dict[str, Any], optim: dict[str, Any]) -> dict[str, Any]:

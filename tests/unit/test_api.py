@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -164,6 +166,57 @@ def test_a_rules_name_and_numbers_of_other_libraries_are_taken() -> None:
         pipeline.fit(pictures(), epochs=one, lr=torch.tensor(0.5) if pipeline is rules[1] else 0.5, progress=False)
     weights = [pipeline.classifier.blocks[0][1].weight for pipeline in rules]
     assert torch.equal(*weights)
+
+
+def test_a_chain_made_for_other_data_is_refused_and_in_larger_blocks_it_learns() -> None:
+    with pytest.raises(
+        NetworkError, match=r"expected: samples \(3, 32, 32\), 10 classes\n  got: samples \(1, 8, 8\), 10"
+    ):
+        Pipeline(models.cnnb((3, 32, 32), 10), SFF()).fit("digits", epochs=1, progress=False)
+    with pytest.raises(NetworkError, match="11 classes"):
+        Pipeline(models.cnnb((1, 8, 8), 11), SFF()).fit("digits", epochs=1, progress=False)
+    pipeline = Pipeline(models.mlp((1, 8, 8), 10, widths=(12, 12, 12)), SFF(), blocks=[1, 2])
+    pipeline.fit("digits", epochs=1, batch_size=256, progress=False)
+    assert len(pipeline.classifier.blocks) == 2
+
+
+def test_what_is_predicted_is_told_apart_by_shape_and_type() -> None:
+    x, y = pictures()
+    pipeline = Pipeline(perceptron(), SFF(), blocks=[3, 2])
+    pipeline.fit((x, y), epochs=1, progress=False)
+    expected = pipeline.predict(x)
+    for same in (x.numpy(), x[:, None], x / 255, (x.numpy()[:, None] / 255)):
+        assert torch.equal(pipeline.predict(same), expected)
+    for wrong in (x[:, :5], x[0], x.flatten(1), x.long(), x.permute(1, 2, 0), np.array(["a"]), [[1], [1, 2]]):
+        with pytest.raises(DataError, match=r"where: predict\n  expected"):
+            pipeline.predict(wrong)  # pyright: ignore[reportArgumentType]
+
+
+def test_a_rule_that_no_process_can_import_is_told_before_one_is_started() -> None:
+    class Local(SFF):
+        pass
+
+    pipeline = Pipeline(perceptron(), Local(), blocks=[3, 2], launcher="processes")
+    with pytest.raises(ConfigError, match=r"objective cannot be sent(.|\n)*Local(.|\n)*launcher='threads'"):
+        pipeline.fit(pictures(), epochs=1, progress=False)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU())
+    network[1].function = lambda: 3
+    pipeline = Pipeline(network, SFF(), blocks=[3], launcher="processes")
+    with pytest.raises(ConfigError, match="network cannot be sent"):
+        pipeline.fit(pictures(), epochs=1, progress=False)
+
+
+def test_what_a_session_without_a_file_defines_goes_to_threads_alone() -> None:
+    code = """if True:
+        from ffdist import SFF, Pipeline, models
+        class Own(SFF): pass
+        network = models.mlp((1, 8, 8), 10, widths=(12, 12))
+        Pipeline(network, Own()).fit("digits", epochs=1, progress=False)
+        Pipeline(network, Own(), launcher="processes").fit("digits", epochs=1, progress=False)
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "ConfigError: the objective cannot be sent to a process" in done.stderr
+    assert "Own is defined in an interactive session" in done.stderr
 
 
 def test_what_does_not_go_together_is_told() -> None:

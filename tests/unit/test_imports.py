@@ -28,6 +28,7 @@ ROOMS = {
     "report": {"errors", "pipeline"},
     "runtime": {"errors", "options", "models", "objectives", "data", "transport", "pipeline", "config", "baselines",
                 "snapshot", "report"},
+    "sending": {"errors", "runtime"},
 }  # fmt: skip
 """What each room may import, besides itself. What stands above them all (api, bench, cli) may import anything."""
 ABOVE = {"api", "bench", "cli", "__init__", "__main__"}
