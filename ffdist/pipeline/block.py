@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from ffdist.errors import DivergedError, NetworkError
+from ffdist.errors import DivergedError
 from ffdist.models import derive_seed, seeded
 from ffdist.objectives import Local, Objective, Site
 from ffdist.pipeline.average import Average
+from ffdist.pipeline.contract import at, check_detached, check_graph, check_local, running
 from ffdist.pipeline.optim import OptimConfig, build_optimizer, build_schedule
 
 CHECK_EVERY = 50
@@ -68,7 +69,10 @@ class LearningBlock:
         self._mode(training=True)
         draws = derive_seed(self.config.seed, "draws", self.site.index, step, part)
         with seeded(draws, self.config.device), self._autocast():
-            return self._locally(self.parts, x, y)
+            local = self._locally(self.parts, x, y)
+        if self.learned:
+            check_graph(local, self.objective, self.site)
+        return local
 
     def update(self, local: Local, y: Tensor, step: int, *, share: float = 1.0, complete: bool = True) -> None:
         """Backpropagate the block's own loss within the block; take one optimiser step when the batch is complete.
@@ -177,25 +181,23 @@ class LearningBlock:
         parts = self._mode(training=False)
         with torch.no_grad(), self._autocast():
             out = parts["module"](self._placed(x))
-            onward = self.objective.rest(parts["head"], out)
+            with running(self.objective, at(self.objective, self.site)):
+                onward = self.objective.rest(parts["head"], out)
             return self._leaving(Local(None, None, onward), parts["head"], out, samples)
 
     def _locally(self, parts: nn.ModuleDict, x: Tensor, y: Tensor) -> Local:
         out = parts["module"](self._placed(x))
-        return self._leaving(self.objective.local(parts["head"], out, y), parts["head"], out, len(y))
+        with running(self.objective, at(self.objective, self.site)):
+            local = self.objective.local(parts["head"], out, y)
+        return self._leaving(local, parts["head"], out, len(y))
 
     def _leaving(self, local: Local, head: nn.Module, out: Tensor, samples: int) -> Local:
-        """With the features where a fusion head wants them, and without a graph."""
-        if self.config.fusion:
-            local = local._replace(features=self.objective.features(head, out, samples))
-        for name, leaving in (("onward", local.onward), ("features", local.features)):
-            if leaving is not None and leaving.requires_grad:
-                raise NetworkError(
-                    "the objective would let a gradient cross a block's border",
-                    where=f"{type(self.objective).__name__}, {self.site}",
-                    expected=f"`{name}` without a graph",
-                    remedy=f"return {name}.detach()",
-                )
+        """As `Objective.local` has it, with the features where a fusion head wants them, and without a graph."""
+        if self.config.fusion and isinstance(local, Local):
+            with running(self.objective, at(self.objective, self.site)):
+                local = local._replace(features=self.objective.features(head, out, samples))
+        local = check_local(local, self.objective, self.site, samples)
+        check_detached(local, self.objective, self.site)
         return local if local.onward is None else local._replace(onward=local.onward.to(self.config.dtype))
 
     def _count(self, local: Local, y: Tensor) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ffdist.errors import NetworkError
 from ffdist.models import derive_seed, seeded
 from ffdist.objectives import Local, Objective, Site
+from ffdist.pipeline.contract import at, check_features, running
 
 FUSION = "fusion"
 """The head's name among the blocks."""
@@ -50,7 +51,10 @@ def fusion_site(sites: Sequence[Site], objective: Objective) -> Site:
     width = 0
     with torch.device("meta"):
         for site in sites:
-            found = objective.features(objective.head(site).eval(), torch.empty(rows, *site.shape), samples)
+            where = at(objective, site)
+            with running(objective, where):
+                found = objective.features(objective.head(site).eval(), torch.empty(rows, *site.shape), samples)
+            found = check_features(found, where, samples)
             width += 0 if found is None else found.shape[1]
     if not width:
         raise NetworkError(

@@ -8,13 +8,16 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ffdist.errors import ConfigError, NetworkError
 from ffdist.models import Chain
 from ffdist.objectives import Local, Objective, Site
 from ffdist.pipeline.block import BlockConfig, LearningBlock
+from ffdist.pipeline.contract import at, running
 from ffdist.pipeline.fusion import FUSION, Fusion, fusion_layer, fusion_site, passed_on
+from ffdist.pipeline.optim import OptimConfig
+from ffdist.pipeline.rehearsal import rehearse
 
 
 def sites(chain: Chain, fused: Objective | None = None) -> list[Site]:
@@ -36,17 +39,30 @@ def build_block(chain: Chain, site: Site, objective: Objective, config: BlockCon
 
 
 def check_objective(chain: Chain, objective: Objective, *, fusion: bool = False) -> None:
-    """Raises NetworkError, naming the block, when the objective cannot use one of them, or two of them share a
-    parameter. Computes nothing."""
+    """Raises NetworkError, naming the block, when the objective cannot use one of them or breaks its promises there, or
+    when two of them share a parameter. Computes two samples on the CPU; draws no random number of the process's."""
     if FUSION in chain.names:
         raise NetworkError(f"no block may be called '{FUSION}'", expected="another name", got=chain.names)
-    chain.check_apart()
     places = sites(chain)
+    chain.check_apart()
     with torch.device("meta"):
         for site in places:
-            objective.head(site)
+            head_of(objective, site)
     if fusion:
-        fusion_site(places, objective)
+        places = sites(chain, objective)
+    config = BlockConfig(OptimConfig(), total_steps=1, seed=0, fusion=fusion)
+    rehearse((build_block(chain, site, objective, config) for site in places), chain, objective)
+
+
+def head_of(objective: Objective, site: Site) -> nn.Module:
+    """What the rule adds beside a block; NetworkError where it gives no module, or its own code fails."""
+    where = f"{at(objective, site)}, `head`"
+    with running(objective, where):
+        head = objective.head(site)
+    if not isinstance(head, nn.Module):
+        raise NetworkError("the rule's `head` does not give a module", where=where, expected="an nn.Module",
+                           got=f"a {type(head).__name__}", remedy="return nn.Identity() for none")  # fmt: skip
+    return head
 
 
 @dataclass(frozen=True, slots=True)

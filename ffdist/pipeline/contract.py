@@ -1,0 +1,90 @@
+"""What a rule owes the trainer, checked where it is given: a user's mistake is told with its rule and its block."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+from torch import Tensor
+
+from ffdist.errors import NetworkError, users_code
+from ffdist.objectives import Local, Objective, Site
+
+
+def at(rule: Objective, site: Site) -> str:
+    """Where an error is."""
+    return f"{type(rule).__name__}, {site}"
+
+
+def running(rule: Objective, where: str) -> AbstractContextManager[None]:
+    """The rule's code runs inside. Whatever a user's own raises is one NetworkError; what a rule of ffdist raises is
+    ffdist's defect or the device's, and passes."""
+    if type(rule).__module__.startswith("ffdist."):
+        return nullcontext()
+    return users_code(NetworkError, "the rule's own code fails", where=where, remedy="mend the rule at that line")
+
+
+def check_local(local: object, rule: Objective, site: Site, samples: int) -> Local:
+    """What `rule.local` gave of a batch of so many samples, if it is as `Objective.local` has it; else NetworkError."""
+    where = at(rule, site)
+    if not isinstance(local, Local):
+        raise NetworkError("the rule's `local` does not give a Local", where=where,
+                           expected="Local(loss, scores, onward)", got=shown(local),
+                           remedy="end it with: return Local(loss, scores, onward)")  # fmt: skip
+    for name, value in local._asdict().items():
+        if value is not None and not isinstance(value, Tensor):
+            raise NetworkError(f"the rule's {name} is no tensor", where=where, expected="a tensor or None",
+                               got=shown(value))  # fmt: skip
+    if local.loss is not None and (local.loss.dim() or not local.loss.is_floating_point()):
+        raise NetworkError("the rule's loss is not one number", where=where, expected="a float tensor of shape []",
+                           got=shown(local.loss), remedy="take the mean over the batch: loss.mean()")  # fmt: skip
+    if local.scores is not None and local.scores.shape != (samples, site.num_classes):
+        raise NetworkError("the rule's scores have another shape", where=where,
+                           expected=f"[{samples}, {site.num_classes}], a row a sample and a column a class",
+                           got=shown(local.scores), remedy="give a score for each class, or None")  # fmt: skip
+    check_features(local.features, where, samples)
+    return local._replace(onward=check_onward(local.onward, where, site))
+
+
+def check_features(features: object, where: str, samples: int) -> Tensor | None:
+    """What `Objective.features` gave, if a fusion head can read it."""
+    if features is not None and not (isinstance(features, Tensor) and features.dim() == 2 and len(features) == samples):
+        raise NetworkError("the rule's features have another shape", where=where, expected=f"[{samples}, F], or None",
+                           got=shown(features), remedy="give a row a sample: out.detach().flatten(1)")  # fmt: skip
+    return features
+
+
+def check_onward(onward: Tensor | None, where: str, site: Site) -> Tensor | None:
+    """What goes on, if the next block can take it; nothing does behind the last."""
+    if site.last:
+        return None
+    takes = f"[N, {', '.join(map(str, site.shape))}], which block {site.index + 1} takes"
+    if onward is None:
+        raise NetworkError("the rule passes nothing on", where=where, expected=f"`onward` of {takes}", got="None",
+                           remedy="give None only where `site.last`; else out.detach()")  # fmt: skip
+    if onward.shape[1:] != site.shape:
+        raise NetworkError("the rule passes on another shape than the block's output", where=where, expected=takes,
+                           got=shown(onward), remedy="pass the output on in its shape, normalised or not")  # fmt: skip
+    return onward
+
+
+def check_graph(local: Local, rule: Objective, site: Site) -> None:
+    """The loss of a block that has parameters depends on some."""
+    if local.loss is not None and not local.loss.requires_grad:
+        raise NetworkError("the rule's loss does not depend on the block", where=at(rule, site),
+                           expected="a loss with a graph to the block's parameters", got="a loss without a graph",
+                           remedy="compute it from `out` itself, not from out.detach() or under no_grad")  # fmt: skip
+
+
+def check_detached(local: Local, rule: Objective, site: Site) -> None:
+    """Nothing that leaves the block bears its graph."""
+    for name, leaving in (("onward", local.onward), ("features", local.features)):
+        if leaving is not None and leaving.requires_grad:
+            raise NetworkError("the objective would let a gradient cross a block's border", where=at(rule, site),
+                               expected=f"`{name}` without a graph", remedy=f"return {name}.detach()")  # fmt: skip
+
+
+def shown(value: object) -> str:
+    """A tensor's shape and type; of anything else, what it is."""
+    if not isinstance(value, Tensor):
+        return f"a {type(value).__name__}"
+    return f"{list(value.shape)} of {str(value.dtype).removeprefix('torch.')}"
