@@ -51,7 +51,7 @@ class Objective(ABC):
     The trainer calls, in this order: `prepare` once a batch at the source; `head` once a block when it is built;
     `local` once a batch and block, under autograd, with the block's output `out` still attached to the block's own
     parameters and to nothing before them. It backpropagates `loss` through the block and its head, and hands on
-    `onward`.
+    `onward`. Before anything starts it does all this once with two made-up samples on the CPU, and evaluates them.
     """
 
     @abstractmethod
