@@ -64,11 +64,15 @@ def prepare(
     workers: decoding threads; default: a core each. progress: default: a bar, where stderr is a terminal.
 
     All or nothing: `out` appears when everything is written; before that, an error or interrupt leaves nothing behind.
-    Raises DataError for an `out` that exists, no room on the disk, a source that is not what it should be, a picture
-    that cannot be read, and pictures of different shapes; ConfigError for settings out of range.
+    Raises DataError for an `out` that exists or cannot be made, no room on the disk, a source that is not what it
+    should be or has one class, a picture that cannot be read, and pictures of different shapes; ConfigError for
+    settings out of range.
     """
     pair, known_mode = check_options(size, mode)
-    if out.exists():
+    if not 0 <= test_fraction < 1:
+        raise ConfigError("the test split is a fraction", where="--test-fraction", expected="0 <= x < 1",
+                          got=test_fraction)  # fmt: skip
+    if os.path.exists(out):  # Path.exists raises where it cannot look
         raise DataError("the folder exists, and nothing is overwritten", where=out, remedy="remove it, or name another")
     if from_dir and source not in KNOWN:
         raise ConfigError("only data sets with a name are looked for in torchvision's root", where=f"--from {from_dir}",
@@ -76,6 +80,10 @@ def prepare(
     root = from_dir or (cache or CACHE).expanduser()
     opened = open_source(source, root=root, download=download and from_dir is None, image_column=image_column,
                          label_column=label_column, test_fraction=test_fraction, seed=seed)  # fmt: skip
+    if len(opened.classes) < 2:
+        raise DataError("there is one class only", where=source, expected="2 classes or more",
+                        got=", ".join(opened.classes),
+                        remedy="give the folder that holds a folder of pictures for each class")  # fmt: skip
     with appearing(out) as folder, nullcontext(progress) if progress else bar(opened.name) as report:
         write(opened, folder, pair, known_mode, workers or os.cpu_count() or 1, report)
     return out
@@ -160,9 +168,12 @@ def check_room(folder: Path, needed: int) -> None:
 @contextmanager
 def appearing(out: Path) -> Iterator[Path]:
     """A new folder beside `out`, which gets its name at the end, or is removed when anything goes wrong."""
-    out.parent.mkdir(parents=True, exist_ok=True)
     partial_folder = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}.partial")
-    partial_folder.mkdir()
+    try:
+        partial_folder.mkdir(parents=True)
+    except OSError as error:
+        raise DataError("the folder cannot be made", where=out, expected="a place for a new folder",
+                        got=error.strerror or error, remedy="name another with --out") from error  # fmt: skip
     try:
         yield partial_folder
         partial_folder.rename(out)

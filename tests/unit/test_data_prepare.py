@@ -272,10 +272,40 @@ def test_a_source_that_is_nothing_gets_the_nearest_name(tmp_path: Path) -> None:
         prepare(str(tmp_path / "none.parquet"), tmp_path / "out")
 
 
+@pytest.mark.parametrize("name", ["d.csv", "d.npz", "d.npy", "d"])
+def test_a_file_of_another_kind_is_told_which_kinds_there_are(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"label,pixel\n1,2\n")
+    with pytest.raises(
+        DataError, match=rf"{name}\n  expected: \.parquet or \.arrow or \.feather\n  got: .*\n  remedy: save"
+    ):
+        prepare(str(tmp_path / name), tmp_path / "out")
+
+
+def test_one_class_alone_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    root = tree(tmp_path / "pets", per_class=2)
+    write(pa.table(rows(4) | {"label": ["ant"] * 4}), tmp_path / "ants.parquet")
+    (root / "ant" / "all").mkdir()
+    (root / "ant" / "000.png").rename(root / "ant" / "all" / "000.png")
+    for source, name in ((root / "ant", "all"), (tmp_path / "ants.parquet", "ant")):
+        with pytest.raises(DataError, match=rf"one class only(.|\n)*got: {name}\n  remedy"):
+            prepare(str(source), tmp_path / "out")
+    assert left_behind(tmp_path) == ["ants.parquet", "pets"]
+
+
+def test_a_file_in_the_way_of_the_new_folder_is_told(tmp_path: Path) -> None:
+    (tmp_path / "afile").write_text("")
+    source = str(tree(tmp_path / "pets", per_class=2))
+    for out in ("afile/x", "afile/x/y", "a" * 300):
+        with pytest.raises(DataError, match=r"cannot be made\n  where: .*\n(.|\n)*--out"):
+            prepare(source, tmp_path / out)
+    assert left_behind(tmp_path) == ["afile", "pets"]
+
+
 def test_settings_out_of_range_are_refused(tmp_path: Path) -> None:
     source = str(tree(tmp_path / "pets", per_class=2))
-    with pytest.raises(ConfigError, match="fraction"):
-        prepare(source, tmp_path / "out", test_fraction=1.5)
+    for fraction in (1, 1.5, -0.1, float("nan")):
+        with pytest.raises(ConfigError, match=r"--test-fraction\n  expected: 0 <= x < 1"):
+            prepare(source, tmp_path / "out", test_fraction=fraction)
     with pytest.raises(ConfigError, match="leave out --from"):
         prepare(source, tmp_path / "out", from_dir=tmp_path)
     with pytest.raises(ConfigError, match="picture mode"):

@@ -61,6 +61,11 @@ def splits(path: Path) -> dict[str, list[Path]]:
 
 def schema(path: Path) -> pa.Schema:
     """Of a file. Raises DataError where it is not an Arrow, Feather or Parquet file."""
+    if path.suffix not in SUFFIXES:
+        raise DataError("a table cannot be read", where=path, expected=" or ".join(SUFFIXES),
+                        got=path.suffix or "a name without an ending",
+                        remedy="save it as Parquet, e.g. pandas.read_csv(...).to_parquet(...); "
+                               "arrays go by ffdist.from_tensors")  # fmt: skip
     try:
         if path.suffix == ".parquet":
             return pq.read_schema(path)
