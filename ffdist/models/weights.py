@@ -28,7 +28,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
         raise ConfigError("the weights to start from cannot be read", where=f"--pretrained {path}",
                           got=error.strerror or error) from error  # fmt: skip
     except Exception as error:  # over other bytes torch's unpickler fails in many ways
-        raise _no_state(path, described(error)) from error
+        raise _no_state(path, _reason(error)) from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise _no_state(path, f"a {type(state).__name__} of other things")
     return state
@@ -62,6 +62,12 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file  # networks are built without it
 
     return load_file(path)
+
+
+def _reason(error: Exception) -> str:
+    """Without torch's advice to unpickle whatever the file holds."""
+    _, own, rest = str(error).partition("WeightsUnpickler error: ")
+    return rest.splitlines()[0].strip() if own and rest.strip() else described(error)
 
 
 def _no_state(path: Path, found: str) -> NetworkError:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ffdist.errors import ConfigError, NetworkError
-from ffdist.models import Chain
+from ffdist.models import Chain, seeded
 from ffdist.objectives import Local, Objective, Site
 from ffdist.pipeline.block import BlockConfig, LearningBlock
 from ffdist.pipeline.contract import at, running
@@ -45,7 +45,7 @@ def check_objective(chain: Chain, objective: Objective, *, fusion: bool = False)
         raise NetworkError(f"no block may be called '{FUSION}'", expected="another name", got=chain.names)
     places = sites(chain)
     chain.check_apart()
-    with torch.device("meta"):
+    with seeded(0):
         for site in places:
             head_of(objective, site)
     if fusion:

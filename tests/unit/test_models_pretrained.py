@@ -290,5 +290,6 @@ PICTURE = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
 def test_a_file_of_something_else_is_refused_as_no_file_of_weights(suffix: str, content: bytes, tmp_path: Path) -> None:
     path = tmp_path / f"weights{suffix}"
     path.write_bytes(content)
-    with pytest.raises(NetworkError, match="no file of weights"):
+    with pytest.raises(NetworkError, match="no file of weights") as caught:
         read_state(path)
+    assert "weights_only" not in str(caught.value)

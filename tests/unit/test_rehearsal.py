@@ -182,6 +182,20 @@ def test_every_rule_passes_and_no_random_number_of_the_process_is_drawn(name: st
     assert before[1] == random.getstate()
 
 
+class Measured(Own):
+    """A rule whose head looks at its own numbers while it is made."""
+
+    def head(self, site: Site) -> nn.Module:
+        head = super().head(site)
+        assert isinstance(head, Head)
+        head.norm = head.linear.weight.norm().item()
+        return head
+
+
+def test_a_head_may_look_at_its_numbers() -> None:
+    check_objective(CHAIN, Measured())
+
+
 class Fails(nn.Module):
     """Fails over numbers, not over shapes."""
 
