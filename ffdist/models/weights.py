@@ -66,8 +66,8 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _reason(error: Exception) -> str:
     """Without torch's advice to unpickle whatever the file holds."""
-    _, own, rest = str(error).partition("WeightsUnpickler error: ")
-    return rest.splitlines()[0].strip() if own and rest.strip() else described(error)
+    _, _, rest = str(error).partition("WeightsUnpickler error:")
+    return rest.strip().splitlines()[0] if rest.strip() else described(error)
 
 
 def _no_state(path: Path, found: str) -> NetworkError:

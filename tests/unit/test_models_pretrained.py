@@ -292,4 +292,5 @@ def test_a_file_of_something_else_is_refused_as_no_file_of_weights(suffix: str, 
     path.write_bytes(content)
     with pytest.raises(NetworkError, match="no file of weights") as caught:
         read_state(path)
+    assert caught.value.got
     assert "weights_only" not in str(caught.value)
