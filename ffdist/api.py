@@ -101,6 +101,8 @@ class Pipeline:
         told = fit_settings({"epochs": epochs, "batch_size": batch_size, "validation": validation, "augment": augment,
                              "early_stop": early_stop, "progress": progress}, optim)  # fmt: skip
         optim_config = OptimConfig(**{name: told[name] for name in optim})
+        if not isinstance(out, (str, Path, type(None))):
+            raise ConfigError("out has a wrong value", where="Pipeline.fit", expected="a folder", got=repr(out))
         images = as_images(data, test)
         with tempfile.TemporaryDirectory(prefix="ffdist-") as scratch:
             run = Path(out or scratch)
