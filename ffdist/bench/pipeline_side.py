@@ -93,6 +93,10 @@ class PacedLoader:
     def __len__(self) -> int:
         return len(self.loader)
 
+    @property
+    def largest_batch(self) -> int:
+        return self.loader.largest_batch
+
     def epoch(self, epoch: int, start: int = 0) -> Generator[tuple[Tensor, Tensor]]:
         if window := self.pace.next():
             if self.pace.meter:
