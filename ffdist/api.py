@@ -30,7 +30,7 @@ from ffdist.runtime.agree import check_job
 from ffdist.runtime.job import Job, JobConfig
 from ffdist.runtime.outcome import Result
 from ffdist.runtime.processes import run_processes
-from ffdist.runtime.run import writing_to
+from ffdist.runtime.run import held, writing_to
 from ffdist.runtime.threads import run_threads
 from ffdist.sending import GivenJob, check_sendable
 from ffdist.snapshot import SnapshotStore, latest
@@ -117,7 +117,8 @@ class Pipeline:
             check_job(job, config.stages)
             with writing_to(run):
                 make_folder(run)
-            result = self._launch(job, progress)
+            with held(run):
+                result = self._launch(job, progress)
             self._load(job, run)
         return result
 
