@@ -158,7 +158,7 @@ def conclude(result: Result, out: Path) -> None:
     else:
         hints = [
             f"ffdist eval {out}",
-            f"ffdist report {out} --figures",
+            f"ffdist report {out}",
             f"ffdist export {out} --to model.pt2",
         ]
     console.print("try next: " + "\n          ".join(hints), soft_wrap=True, highlight=False)
