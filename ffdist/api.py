@@ -30,11 +30,10 @@ from ffdist.runtime.agree import check_job
 from ffdist.runtime.job import Job, JobConfig
 from ffdist.runtime.outcome import Result
 from ffdist.runtime.processes import run_processes
-from ffdist.runtime.run import held, writing_to
+from ffdist.runtime.run import held
 from ffdist.runtime.threads import run_threads
 from ffdist.sending import GivenJob, check_sendable
 from ffdist.snapshot import SnapshotStore, latest
-from ffdist.snapshot.files import make_folder
 
 Data: TypeAlias = Images | str | tuple[Tensor, Tensor] | Dataset | pa.Table
 """An opened data set, the name or folder of one, (samples, labels), a torch Dataset of (sample, label), or an Arrow
@@ -115,8 +114,6 @@ class Pipeline:
             )  # fmt: skip
             job = Job(self.chain(images), as_objective(self.objective), images, config)
             check_job(job, config.stages)
-            with writing_to(run):
-                make_folder(run)
             with held(run):
                 result = self._launch(job, progress)
             self._load(job, run)

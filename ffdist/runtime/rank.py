@@ -187,7 +187,7 @@ def enough_memory(world: World) -> Iterator[None]:
     """Raises StageError for what numpy and torch raise where there is not."""
     try:
         yield
-    except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError, the CPU's is nothing else
+    except (MemoryError, RuntimeError) as error:  # what torch raises on a CPU is known by its words alone
         if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and "can't allocate memory" not in str(error):
             raise
         raise StageError("there is not enough memory", where=f"stage {world.rank} of {world.size}", got=error,

@@ -23,6 +23,8 @@ from ffdist.snapshot.files import make_folder, write_durably
 SETTINGS = "config.toml"
 FACTS = "data.json"
 LOCK = ".lock"
+REFUSALS = (ConfigError, DataError, NetworkError)
+"""Errors for what the user has told, and not for what has happened."""
 LOGS = ("ray.log", "restarts.log", "metrics.jsonl")
 """What is written beside the stages' own logs; a stage opens its own when all stages are ready."""
 
@@ -80,10 +82,15 @@ def new_folder(settings: TrainSettings) -> Path:
     """Where a new run goes. Raises ConfigError when --out already holds a run."""
     name = f"{Path(settings.data).name}-{settings.model}-{settings.objective}".replace(":", "-").replace("/", "-")
     out = settings.out or Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
+    check_free(out)
+    return out
+
+
+def check_free(out: Path) -> None:
+    """Raises ConfigError for a folder with a run in it."""
     if (out / SETTINGS).exists():
         raise ConfigError("the run directory already holds a run", where=out, expected="a folder without a run",
                           remedy="choose another --out, or go on with --resume")  # fmt: skip
-    return out
 
 
 def begin(out: Path, settings: TrainSettings, images: Images) -> None:
@@ -123,18 +130,12 @@ def beginning(settings: TrainSettings, images: Images) -> Iterator[Path]:
     out = new_folder(settings)
     made = [folder for folder in (out, *out.parents) if not folder.exists()]
     try:
-        with writing_to(out):
-            make_folder(out)
         with held(out):
-            try:
-                begin(new_folder(replace(settings, out=out)), settings, images)
+            check_free(out)  # again: nobody else begins one from here on
+            with forgotten_if_refused(out):
+                begin(out, settings, images)
                 yield out
-            except BaseException as error:
-                refused = isinstance(error, (ConfigError, DataError, NetworkError))
-                if not any(out.glob("snapshots/*/*")) and (refused or not any(out.glob("stage-*.log"))):
-                    forget(out)
-                raise
-    except BaseException:
+    except BaseException:  # an interrupt, too; raised again
         with suppress(OSError):  # somebody else's files are there, or no folder could be made
             for folder in made:
                 folder.rmdir()
@@ -142,18 +143,37 @@ def beginning(settings: TrainSettings, images: Images) -> Iterator[Path]:
 
 
 @contextmanager
+def forgotten_if_refused(out: Path) -> Iterator[None]:
+    """Remove what a new run has written where it is refused, or fails before any stage was ready."""
+    try:
+        yield
+    except BaseException as error:  # an interrupt, too; raised again
+        if not any(out.glob("snapshots/*/*")) and (isinstance(error, REFUSALS) or not any(out.glob("stage-*.log"))):
+            for path in (*out.glob("stage-*.log"), *(out / name for name in (SETTINGS, FACTS, LOCK, *LOGS))):
+                path.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
 def going_on(settings: TrainSettings) -> Iterator[Path]:
-    """The folder of a run that goes on, held meanwhile; its settings are those of now."""
+    """The folder of a run that goes on, held meanwhile; its settings are those of now, unless they are refused."""
     assert settings.out, "checked when the settings were read"
     with held(settings.out):
+        before = read_settings(settings.out)
         write_settings(settings.out, settings)
-        yield settings.out
+        try:
+            yield settings.out
+        except REFUSALS:
+            write_settings(settings.out, before)
+            raise
 
 
 @contextmanager
 def held(out: Path) -> Iterator[None]:
-    """Nobody else trains in this folder meanwhile. Raises ConfigError where somebody does."""
+    """The folder, made where it is missing; nobody else trains in it meanwhile. Raises ConfigError where somebody does,
+    or where it cannot be written."""
     with writing_to(out):
+        make_folder(out)
         file = (out / LOCK).open("a")
     with file:
         try:
@@ -164,12 +184,6 @@ def held(out: Path) -> Iterator[None]:
         except OSError:  # a file system without locks
             pass
         yield
-
-
-def forget(out: Path) -> None:
-    """Remove what a run of which nothing is left has written beside snapshots."""
-    for path in (*out.glob("stage-*.log"), *(out / name for name in (SETTINGS, FACTS, LOCK, *LOGS))):
-        path.unlink(missing_ok=True)
 
 
 def read_recorded(run: Path | None) -> TrainSettings:

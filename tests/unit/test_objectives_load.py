@@ -120,18 +120,6 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize("name", BROKEN)
-def test_a_file_that_cannot_be_imported_is_one_error_that_says_why(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    text, why = BROKEN[name]
-    (tmp_path / f"{name}.py").write_text(text)
-    with pytest.raises(ConfigError, match=rf"{name}\.py' cannot be imported(.|\n)*{why}") as caught:
-        load_objective(f"{tmp_path}/{name}.py:Own")
-    assert not isinstance(caught.value.__cause__, ConfigError)
-
-
 UNFINISHED = {
     "no_local": (
         "class Own(Objective):\n    def head(self, site): return nn.Identity()",
@@ -149,12 +137,19 @@ UNFINISHED = {
 }
 
 
-@pytest.mark.parametrize("name", UNFINISHED)
-def test_a_class_that_cannot_be_made_is_one_error_that_says_why(
+CASES = {name: (text, rf"{name}\.py' cannot be imported(.|\n)*{why}") for name, (text, why) in BROKEN.items()} | {
+    name: (OWN.replace("import Local", "import SFF, Local").split("@")[0] + text, rf"cannot be made(.|\n)*{why}")
+    for name, (text, why) in UNFINISHED.items()
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_file_that_cannot_be_imported_or_a_class_that_cannot_be_made_is_one_error_that_says_why(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "path", list(sys.path))
-    text, why = UNFINISHED[name]
-    (tmp_path / f"{name}.py").write_text(OWN.replace("import Local", "import SFF, Local").split("@")[0] + text)
-    with pytest.raises(ConfigError, match=rf"cannot be made(.|\n)*{why}"):
+    text, message = CASES[name]
+    (tmp_path / f"{name}.py").write_text(text)
+    with pytest.raises(ConfigError, match=message) as caught:
         load_objective(f"{tmp_path}/{name}.py:Own")
+    assert not isinstance(caught.value.__cause__, ConfigError)
