@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from torch import Tensor
+from torch.distributed import GradBucket
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
+from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState, powerSGD_hook
+from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
 
 from ffdist.baselines.base import BaselineConfig, Learner, Place, Replica, Whole
@@ -27,6 +32,7 @@ def data_parallel(
     bucket_views: bool = False,
     sync_buffers: bool = True,
     bf16_gradients: bool = False,
+    power_sgd_rank: int = 0,
     accumulate: int = 1,
     checkpoint: bool = False,
 ) -> Learner:
@@ -35,6 +41,8 @@ def data_parallel(
     bucket_mib: size of the gradients that travel together. static_graph, bucket_views: torch's arguments (the latter is
         `gradient_as_bucket_view`). sync_buffers: broadcast batch norm's buffers before every forward pass.
     bf16_gradients: compress gradients to bfloat16 on their way.
+    power_sgd_rank: send matrices of so low a rank in their place, with error feedback (PowerSGD, arXiv 1905.13727),
+        from the third batch on; 0: do not. It learns otherwise than backpropagation.
     accumulate: parts of a rank's slice; gradients travel once for all. checkpoint: compute blocks again in backward.
     """
     whole = Whole(chain, config)
@@ -48,4 +56,29 @@ def data_parallel(
     if bf16_gradients:
         # Not by its own name, by which torch refuses it where torch was built without CUDA: gloo carries bfloat16, too.
         wrapped.register_comm_hook(None, lambda state, bucket: bf16_compress_hook(state, bucket))
+    if power_sgd_rank:
+        epsilon: Any = 1e-8  # which torch calls an int
+        state = PowerSGDState(None, power_sgd_rank, start_powerSGD_iter=2, orthogonalization_epsilon=epsilon)
+        ordered = in_order(powerSGD_hook)
+        wrapped.register_comm_hook(state, lambda state, bucket: ordered(state, bucket))  # torch reads annotations
     return Replica(whole, config, place, forward=wrapped, accumulate=accumulate, hold=partial(wrapped.no_sync))
+
+
+Hook = Callable[[Any, GradBucket], Future[Tensor]]
+
+
+def in_order(hook: Hook) -> Hook:
+    """`hook`, begun for a bucket when the one before has arrived.
+
+    A hook of several all-reduces begins the later ones when the first has come; those of two buckets could pass each
+    other on one rank and not on the other, and gloo tells collectives apart by their order alone.
+    """
+    under_way: list[Future[Tensor]] = []
+
+    def begin(state: Any, bucket: GradBucket) -> Future[Tensor]:
+        for before in under_way:
+            before.wait()
+        under_way[:] = [hook(state, bucket)]
+        return under_way[0]
+
+    return begin

@@ -27,6 +27,7 @@ BASELINES: dict[str, Baseline] = {
     "ddp-bucket-100": partial(_tuned, bucket_mib=100),
     "ddp-bf16": partial(_tuned, bf16_gradients=True),
     "ddp-bf16-bucket-100": partial(_tuned, bf16_gradients=True, bucket_mib=100),
+    "ddp-powersgd": partial(_tuned, power_sgd_rank=2),
     "ddp-accumulate": partial(_tuned, accumulate=4, static_graph=False),
     "ddp-accumulate-checkpoint": partial(_tuned, accumulate=4, static_graph=False, checkpoint=True),
     "ddp-checkpoint": partial(_tuned, checkpoint=True),

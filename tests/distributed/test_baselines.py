@@ -104,7 +104,7 @@ def test_one_device_equals_the_bare_loop(expected: list[torch.Tensor]) -> None:
 
 @pytest.mark.distributed
 def test_every_baseline_of_two_ranks_learns_what_one_device_learns(expected: list[torch.Tensor]) -> None:
-    names = [name for name in BASELINES if not name.startswith(("bp", "fsdp"))]
+    names = [name for name in BASELINES if not name.startswith(("bp", "fsdp")) and name != "ddp-powersgd"]
     with Team("baselines", learn, 2) as team:
         for name in names:
             team.tell(name)
@@ -113,6 +113,17 @@ def test_every_baseline_of_two_ranks_learns_what_one_device_learns(expected: lis
             for answer in answers.values():
                 assert_among(answer.weights, expected, 5e-3 if "bf16" in name else 1e-5)
             assert {len(v) for a in answers.values() for v in a.weights.values()} == {len(e) for e in expected}, name
+
+
+@pytest.mark.distributed
+def test_powersgd_learns_alike_on_all_ranks_and_not_what_one_device_learns(expected: list[torch.Tensor]) -> None:
+    with Team("powersgd", learn, 2) as team:
+        team.tell("ddp-powersgd")
+        (_, one), (_, other) = team.hear(), team.hear()
+    assert one.weights == other.weights
+    assert_among(one.weights, expected, 2e-2)  # of three batches, only the last one's gradients are compressed
+    with pytest.raises(AssertionError):
+        assert_among(one.weights, expected)
 
 
 @pytest.mark.distributed

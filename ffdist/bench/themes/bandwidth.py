@@ -16,32 +16,41 @@ from ffdist.bench.themes.throughput import model_name
 
 VARIANTS = ("ddp-bucket-25", "ddp-bf16")
 """Those of DDP's tunings that could win on a slow link."""
+LOSSY = "ddp-powersgd"
+"""Sends far less, and learns otherwise: beside the others, never in their place."""
 
 
 def bandwidth(settings: BenchSettings, progress: Progress) -> Finding:
     """A stage on each of two hosts against a DDP rank on each; the hosts are namespaces, the link is rate-limited."""
     here = replace(settings, devices=2, stages=2, transport="gloo", warmup=2)
     rows: list[dict[str, Cell]] = []
-    notes: list[str] = ["hosts are network namespaces of one machine, their link limited by tc tbf in both directions"]
-    series: dict[str, list[tuple[Any, float, float, float]]] = {"ours": [], "ddp": []}
+    notes: list[str] = [
+        "hosts are network namespaces of one machine, their link limited by tc tbf in both directions",
+        "PowerSGD (rank 2, error feedback) learns otherwise than backpropagation: by speed alone",
+    ]
+    series: dict[str, list[tuple[Any, float, float, float]]] = {"ours": [], "ddp": [], "ddp, PowerSGD": []}
     with ExitStack() as ends:
         hosts = ends.enter_context(TwoHosts())
         probe = ends.enter_context(Probe(2))
         ours = open_pipeline(ends, here, 2, place=hosts.place)
-        variants, _ = open_variants(ends, here, VARIANTS, place=hosts.place)
+        variants, _ = open_variants(ends, here, (*VARIANTS, LOSSY), place=hosts.place)
+        *exact, lossy = variants
         for rate in settings.rates:
             hosts.limit(rate)
             progress(f"link: {rate}")
             calibrated(ours, here.seconds)
-            family = qualify(variants, {}, here, keep=True)
-            rounds = take_turns([ours, family.side], probe, here.rounds, progress)
+            calibrated(lossy, here.seconds)
+            family = qualify(exact, {}, here, keep=True)
+            rounds = take_turns([ours, family.side, lossy], probe, here.rounds, progress)
             mine, theirs = rounds.rate("ours"), rounds.rate(family.side.name)
             ratio = rounds.ratio("ours", family.side.name)
             rows.append({"link": rate, "ours samples/s": mine.median, "DDP": family.side.name,
                          "its samples/s": theirs.median, "ratio": ratio.median, "least": ratio.least,
-                         "most": ratio.most, "n": ratio.n})  # fmt: skip
+                         "most": ratio.most, "n": ratio.n, "PowerSGD samples/s": rounds.rate(LOSSY).median,
+                         "ours / PowerSGD": rounds.ratio("ours", LOSSY).median})  # fmt: skip
             series["ours"].append((rate, *mine[:3]))
             series["ddp"].append((rate, *theirs[:3]))
+            series["ddp, PowerSGD"].append((rate, *rounds.rate(LOSSY)[:3]))
             notes += [f"{rate}: {note}" for note in rounds.notes()]
     title = f"{model_name(settings)}, 2 hosts, {settings.precision}, batch {settings.batch_size}"
     summary = {"model": model_name(settings), "devices": 2, "precision": settings.precision,
