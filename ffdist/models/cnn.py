@@ -7,6 +7,7 @@ from functools import partial
 
 from torch import nn
 
+from ffdist.errors import NetworkError
 from ffdist.models.chain import Chain, Shape
 from ffdist.models.parts import check_picture, check_widths
 
@@ -20,21 +21,30 @@ def _conv_block(in_channels: int, out_channels: int, *, norm: bool, pool: bool) 
     return nn.Sequential(*layers, nn.ReLU())  # behind the pool: the same bits, a quarter of the work
 
 
-def _flat_classifier(shape: Shape, num_classes: int) -> nn.Module:
+def _flat_classifier(shape: Shape, num_classes: int, *, dropout: float) -> nn.Module:
     """Dropout, then linear on all of the last map; [B, C, H, W] -> [B, K]."""
     channels, height, width = shape
-    return nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(channels * height * width, num_classes))
+    return nn.Sequential(nn.Flatten(), nn.Dropout(dropout), nn.Linear(channels * height * width, num_classes))
 
 
 def cnn(
-    input_shape: Sequence[int], num_classes: int, widths: Sequence[int] = (32, 64, 128), *, norm: bool = False
+    input_shape: Sequence[int],
+    num_classes: int,
+    widths: Sequence[int] = (32, 64, 128),
+    dropout: float = 0.5,
+    *,
+    norm: bool = False,
 ) -> Chain:
     """Three (or `len(widths)`) blocks of convolution and ReLU, with a 2x2 max pool behind the first two.
 
     input_shape: (C, H, W), sides of at least 4. With widths 32, 64, 128 the parameters are exactly the paper's. Our own
     choice: a pool belongs to the block before it, so that a local loss reads the pooled map (the paper's CNN, unlike
-    its CNNB, is "not grouped into blocks"); and the classifier's rate of dropout, which the paper does not give.
+    its CNNB, is "not grouped into blocks"); and the rate of dropout, which the paper does not give.
+
+    dropout: of the classifier that backpropagation puts behind the last block. Raises NetworkError for no such share.
     """
+    if not 0 <= dropout < 1:
+        raise NetworkError("dropout is a share", where="cnnb" if norm else "cnn", expected="0 <= x < 1", got=dropout)
     in_channels, _, _ = check_picture("cnnb" if norm else "cnn", input_shape, 4)
     check_widths("cnnb" if norm else "cnn", widths)
     channels = [in_channels, *widths]
@@ -42,9 +52,12 @@ def cnn(
         (f"conv{i + 1}", partial(_conv_block, channels[i], channels[i + 1], norm=norm, pool=i < 2))
         for i in range(len(widths))
     ]
-    return Chain(blocks, input_shape=input_shape, num_classes=num_classes, classifier=_flat_classifier)
+    return Chain(blocks, input_shape=input_shape, num_classes=num_classes,
+                 classifier=partial(_flat_classifier, dropout=dropout))  # fmt: skip
 
 
-def cnnb(input_shape: Sequence[int], num_classes: int, widths: Sequence[int] = (32, 64, 128)) -> Chain:
+def cnnb(
+    input_shape: Sequence[int], num_classes: int, widths: Sequence[int] = (32, 64, 128), dropout: float = 0.5
+) -> Chain:
     """`cnn` with batch normalisation between each convolution and its ReLU."""
-    return cnn(input_shape, num_classes, widths, norm=True)
+    return cnn(input_shape, num_classes, widths, dropout, norm=True)

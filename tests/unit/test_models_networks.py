@@ -44,6 +44,13 @@ def test_cnn_and_cnnb_have_the_papers_numbers_of_parameters(
     assert bp_parameters(chain) == bp
 
 
+def test_dropout_is_of_the_classifier_and_at_the_rate_told() -> None:
+    features = torch.ones(1, 128, 2, 2)
+    for rate, equal in (("0", True), ("0.25", False)):
+        classifier = load_model("cnnb", (3, 8, 8), 10, {"dropout": rate}).build_classifier((128, 2, 2), 10)
+        assert torch.equal(classifier(features), classifier(features)) is equal
+
+
 def test_mobilenet_has_the_papers_numbers_of_parameters() -> None:
     chain = load_model("mobilenet-v3-small", (3, 224, 224), 10)
     assert len(chain) == 12
@@ -93,6 +100,7 @@ def test_every_network_travels_to_another_process_and_builds_the_same_there(name
     ("name", "shape", "options"),
     [("vgg8", (3, 8, 8), {}), ("cnn", (1, 2, 2), {}), ("resnet18", (3, 28, 28), {"stem": "7"}), ("resnet18", (64,), {}),
      ("cfse-cnn", (1, 2, 8), {}), ("vit", (3, 30, 30), {}), ("vit", (3, 32, 32), {"dim": "10"}), ("cnnb", (8, 8), {}),
+     ("cnn", (3, 8, 8), {"dropout": "1"}),
      ("cfse-cnn", (3, 32, 32), {"widths": "20,84"}), ("cfse-cnn", (3, 32, 32), {"groups": "10"}),
      ("sel-cnn", (1, 8, 8), {"kernel": "4"}), ("sel-cnn", (1, 2, 2), {"depth": "9", "pool_every": "1"}),
      ("mobilenet-v3-small", (3, 4, 4), {}), ("mobilenet-v3-small", (3, 32, 32), {"stem_stride": "3"}),
