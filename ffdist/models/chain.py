@@ -185,13 +185,14 @@ def children(module: nn.Sequential) -> list[tuple[str, nn.Module]]:
 
 
 class _Given:
-    """A builder that copies a module the user made; a class, so that a chain can be sent to another process."""
+    """A builder that copies a module the user made, to the CPU from wherever it is; a class, so that a chain can be
+    sent to another process."""
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
 
     def __call__(self) -> nn.Module:
-        return copy.deepcopy(self.module)
+        return copy.deepcopy(self.module).cpu()
 
 
 def _joined(builders: Sequence[Callable[[], nn.Module]]) -> Callable[[], nn.Module]:
