@@ -52,8 +52,8 @@ class EvalBatch:
     """Their names."""
 
     def by_block(self) -> dict[str, Tensor]:
-        """The scores [B, K] of each block that gave any, in order."""
-        return {} if self.scores is None else dict(zip(self.scored, self.scores, strict=True))
+        """The scores [B, K] of each block that gave any, in order; on the CPU, by one copy."""
+        return {} if self.scores is None else dict(zip(self.scored, self.scores.cpu(), strict=True))
 
 
 @dataclass(slots=True)
