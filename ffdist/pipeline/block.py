@@ -68,6 +68,7 @@ class LearningBlock:
             return self._rest(x, len(y))
         self._mode(training=True)
         draws = derive_seed(self.config.seed, "draws", self.site.index, step, part)
+        x = self._placed(x)  # a copy to a GPU may wait; meanwhile other stages of this process may draw
         with seeded(draws, self.config.device), self._autocast():
             local = self._locally(self.parts, x, y)
         if self.learned:
@@ -104,7 +105,7 @@ class LearningBlock:
         """Score a batch without learning, by the averaged weights where there are any."""
         parts = self.average.parts if self.average else self._mode(training=False)
         with torch.no_grad(), self._autocast():
-            local = self._locally(parts, x, y)
+            local = self._locally(parts, self._placed(x), y)
         self._count(local, y)
         return local
 
@@ -186,7 +187,7 @@ class LearningBlock:
             return self._leaving(Local(None, None, onward), parts["head"], out, samples)
 
     def _locally(self, parts: nn.ModuleDict, x: Tensor, y: Tensor) -> Local:
-        out = parts["module"](self._placed(x))
+        out = parts["module"](x)
         with running(self.objective, at(self.objective, self.site)):
             local = self.objective.local(parts["head"], out, y)
         return self._leaving(local, parts["head"], out, len(y))
