@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
@@ -42,7 +43,7 @@ class Stage:
         """Told at each end of an epoch what this stage reports of itself."""
         self.take_queued: Callable[[], float] = lambda: 0.0
         """Messages that lay in the queue before this stage, on average over the epoch; the first has none."""
-        self.clock = Clock()
+        self.clock, self.pace = Clock(), Pace(self.device)
 
     def __str__(self) -> str:
         return f"stage {self.index} ({', '.join(block.site.name for block in self.blocks)})"
@@ -51,6 +52,7 @@ class Stage:
         """Work until `Stop`. The stage's whole life."""
         for message in self.clock.timed(inbox):
             self.handle(message, outbox)
+            self.pace.keep()
             if isinstance(message, Stop):
                 return
             del message  # the memory it lies in goes back before the next is asked for
@@ -146,6 +148,25 @@ class Clock:
         lap = {"seconds": seconds, "busy": seconds - self.data - waited, "no_data": self.data, "no_credit": waited}
         self.started, self.data, self.credit = now, 0.0, credit
         return lap
+
+
+class Pace:
+    """Keeps the host one message ahead of its GPU: else it would run on until something made it wait, and that would be
+    counted as waiting for data or for credit."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.under_way: deque[torch.cuda.Event] = deque()
+
+    def keep(self) -> None:
+        """Behind each message: wait until the GPU has done what came before it. A CPU has."""
+        if self.device.type != "cuda":
+            return
+        event = torch.cuda.Event(blocking=True)
+        event.record(torch.cuda.current_stream(self.device))
+        self.under_way.append(event)
+        if len(self.under_way) > 1:
+            self.under_way.popleft().synchronize()
 
 
 def peak_bytes(device: torch.device) -> int:
