@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Generator
 from dataclasses import dataclass, replace
 from itertools import islice
 from threading import Event
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ffdist.bench.meter import MemoryUse, Meter
 from ffdist.bench.team import Seat
-from ffdist.bench.window import Lap, Window, endless
+from ffdist.bench.window import Lap, Mark, Window, endless, mark
 from ffdist.data import Loader
 from ffdist.pipeline.source import Loaders
 from ffdist.runtime.edges import ProcessEdges
@@ -43,7 +43,7 @@ class PipelineLife:
         device = stage_device(config.device, world)
         edges = ProcessEdges(world, store, device, transport=config.transport, depth=config.queue,
                              timeout=config.timeout)  # fmt: skip
-        rank = Rank(job, world, store, edges, Stopwatch(pace, config.batch_size), pace.stop)
+        rank = Rank(job, world, store, edges, Stopwatch(pace, config.batch_size, device), pace.stop)
         if not self.weigh:
             return rank.run()
         with Meter(device) as meter:
@@ -109,16 +109,16 @@ class PacedLoader:
 class Stopwatch:
     """The reporter of the last stage: notes when each batch arrives at the sink."""
 
-    def __init__(self, pace: Pace, batch_size: int) -> None:
-        self.pace, self.batch_size = pace, batch_size
-        self.arrivals: list[float] = []
+    def __init__(self, pace: Pace, batch_size: int, device: torch.device) -> None:
+        self.pace, self.batch_size, self.device = pace, batch_size, device
+        self.arrivals: list[Mark] = []
 
     def __call__(self, event: dict[str, Any]) -> None:
         match event["event"]:
             case "start":
                 self.pace.seat.answer("ready")
             case "progress":
-                self.arrivals.append(time.perf_counter())
+                self.arrivals.append(mark(self.device))
             case "epoch" if self.arrivals:
                 window = self.pace.window if self.pace.seat.world.first else self.pace.next()
                 assert window

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import time
+from collections.abc import Generator, Sequence
 from itertools import count
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from ffdist.data import Loader
+
+Mark = float | torch.cuda.Event
+"""A moment: seconds; of a GPU the end of what it had been given."""
 
 
 class Window(NamedTuple):
@@ -25,9 +30,9 @@ class Window(NamedTuple):
     def total(self) -> int:
         return self.warmup + self.batches + self.tail
 
-    def seconds(self, arrivals: list[float]) -> float:
+    def seconds(self, arrivals: Sequence[Mark]) -> float:
         """From the arrival of the last batch before the window to that of its own last."""
-        return arrivals[self.warmup + self.batches - 1] - arrivals[self.warmup - 1]
+        return between(arrivals[self.warmup - 1], arrivals[self.warmup + self.batches - 1])
 
 
 class Lap(NamedTuple):
@@ -42,6 +47,25 @@ class Lap(NamedTuple):
     def rate(self) -> float:
         """Samples a second."""
         return self.samples / self.seconds
+
+
+def mark(device: torch.device) -> Mark:
+    """Now; a GPU, whose host is ahead of it, is not waited for."""
+    if device.type != "cuda":
+        return time.perf_counter()
+    event = torch.cuda.Event(enable_timing=True)
+    event.record(torch.cuda.current_stream(device))
+    return event
+
+
+def between(first: Mark, last: Mark) -> float:
+    """Seconds from one mark to a later one of the same device."""
+    if isinstance(first, torch.cuda.Event):
+        assert isinstance(last, torch.cuda.Event)
+        last.synchronize()
+        return first.elapsed_time(last) / 1000
+    assert isinstance(last, float)
+    return last - first
 
 
 def endless(loader: Loader) -> Generator[tuple[Tensor, Tensor]]:
