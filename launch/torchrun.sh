@@ -18,7 +18,11 @@ set -euo pipefail
 : "${IFACE:=}"          # network interface between the nodes, e.g. ib0; empty: the one that the host's name resolves to
 
 if [[ -z $NPROC ]]; then
-    gpus=$( (nvidia-smi --list-gpus 2>/dev/null || true) | wc -l)
+    if [[ -n ${CUDA_VISIBLE_DEVICES+set} ]]; then # what torch will see, and nvidia-smi does not heed
+        gpus=$(tr , '\n' <<<"$CUDA_VISIBLE_DEVICES" | grep -c '^[^-]' || true) # -1 stands for none
+    else
+        gpus=$( (nvidia-smi --list-gpus 2>/dev/null || true) | grep -c ^GPU || true) # not the parts of one (MIG)
+    fi
     NPROC=$((gpus > 0 ? gpus : 2))
 fi
 

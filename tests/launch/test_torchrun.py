@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,23 @@ def test_two_nodes_restart_together_after_one_lost_a_rank(undisturbed: list[dict
         ))  # fmt: skip
     assert "exitcode: -9" in "".join(outputs)
     assert files_of(tmp_path / "run") == undisturbed
+
+
+@pytest.mark.parametrize(
+    ("visible", "stages"), [(None, 3), ("0,2", 2), ("GPU-1a2b,GPU-3c4d", 2), ("1", 1), ("", 2), ("-1", 2)]
+)
+def test_a_node_gets_a_process_for_each_gpu_that_torch_will_see(
+    visible: str | None, stages: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = "GPU 0: H100 (UUID: GPU-1)\n  MIG 1g.10gb Device 0: (UUID: MIG-1)\nGPU 1: H100\nGPU 2: H100"
+    for name, body in (("nvidia-smi", f"echo '{listed}'"), ("torchrun", 'echo "$@"')):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    (output,) = run(Command([LAUNCH / "torchrun.sh"], {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}))
+    assert f"--nproc-per-node={stages} " in output
 
 
 def test_a_restarted_attempt_never_goes_on_in_a_run_it_did_not_begin(tmp_path: Path) -> None:
