@@ -16,7 +16,7 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from ffdist.arguments import checked
+from ffdist.arguments import checked, spelled_as_arguments
 from ffdist.data import Images, from_arrow, from_dataset, from_tensors, open_data
 from ffdist.data.memory import tensor
 from ffdist.errors import ConfigError, DataError, NetworkError
@@ -69,10 +69,12 @@ class Pipeline:
     timeout: timedelta = timedelta(minutes=10)
     _classifier: Classifier | None = field(default=None, repr=False)
 
+    @spelled_as_arguments()
     def __post_init__(self) -> None:
         as_objective(self.objective)
         self._settings()
 
+    @spelled_as_arguments()
     def fit(
         self,
         data: Data,

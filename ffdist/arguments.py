@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from typing import Any
 
@@ -43,3 +45,19 @@ def plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [plain(part) for part in value]
     return value.tolist() if hasattr(value, "tolist") else value
+
+
+@contextmanager
+def spelled_as_arguments() -> Iterator[None]:
+    """Inside, errors of settings name them as a Python call does: batch_size for --batch-size."""
+    try:
+        yield
+    except ConfigError as error:
+        error.args = tuple(re.sub(r"--([a-z]+(?:-[a-z]+)*)", as_argument, text) for text in error.args)
+        raise
+
+
+def as_argument(flag: re.Match[str]) -> str:
+    """Options of a network or a rule are arguments of their own there, and have no such name."""
+    name = flag[1].replace("-", "_")
+    return name if name in {f.name for f in fields(TrainSettings)} - {"model_args", "objective_args"} else flag[0]

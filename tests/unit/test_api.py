@@ -115,11 +115,11 @@ def test_a_run_is_kept_where_told_and_never_overwritten(tmp_path: Path) -> None:
         ({"launcher": "ray"}, "launcher has a wrong value"),
         ({"device": "tpu"}, "device has a wrong value"),
         ({"precision": "fp16"}, "precision has a wrong value"),
-        ({"stages": 0}, "--stages is too small"),
+        ({"stages": 0}, "^stages is too small"),
         ({"stages": 1.5}, "stages has a wrong value"),
         ({"cut": "1,1"}, "cut has a wrong value"),
-        ({"cut": [1, 1, 1], "stages": 2}, "--cut and --stages disagree"),
-        ({"queue": 0}, "--queue is too small"),
+        ({"cut": [1, 1, 1], "stages": 2}, "^cut and stages disagree"),
+        ({"queue": 0}, "^queue is too small"),
         ({"seed": None}, "seed has a wrong value"),
         ({"timeout": 60}, "timeout has a wrong value"),
         ({"objective": SFF}, r"not a rule(.|\n)*remedy: make one: SFF\(\)"),
@@ -135,17 +135,18 @@ def test_a_setting_that_a_pipeline_cannot_have_is_told_when_it_is_made(setting: 
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"epochs": 0}, "--epochs is too small"),
-        ({"epochs": -1}, r"--epochs is too small\n  expected: >= 1\n  got: -1"),
+        ({"epochs": 0}, "^epochs is too small"),
+        ({"epochs": -1}, r"^epochs is too small\n  expected: >= 1\n  got: -1"),
         ({"epochs": 1.5}, r"epochs has a wrong value(.|\n)*a whole number\n  got: 1.5\n  remedy"),
         ({"batch_size": "16"}, "batch_size has a wrong value"),
-        ({"batch_size": 0}, "--batch-size is too small"),
-        ({"validation": float("nan")}, "--validation is not a finite number"),
+        ({"batch_size": 0}, "^batch_size is too small"),
+        ({"validation": float("nan")}, "^validation is not a finite number"),
         ({"augment": ["rotate"]}, r"augment has a wrong value(.|\n)*crop or flip"),
         ({"lr": "0.1"}, "lr has a wrong value"),
         ({"lr": None}, "lr has a wrong value"),
-        ({"lr": float("nan")}, "--lr is not a finite number"),
-        ({"lr": 0}, "learning rate is not positive"),
+        ({"lr": float("nan")}, "^lr is not a finite number"),
+        ({"lr": 0}, "learning rate is not positive\n  where: lr"),
+        ({"clip": -1.0}, "^clip is out of range"),
         ({"optimizer": "lion"}, r"optimizer has a wrong value(.|\n)*adamw or adam or sgd"),
         ({"schedule": "step"}, "schedule has a wrong value"),
         ({"out": 7}, "out has a wrong value"),
@@ -226,6 +227,8 @@ def test_what_does_not_go_together_is_told() -> None:
         Pipeline(perceptron(), SFF()).fit((x, y - 1), epochs=1, progress=False)
     with pytest.raises(NetworkError, match="block '1'"):
         Pipeline(nn.Sequential(nn.Flatten(), nn.Linear(63, 10)), SFF()).fit((x, y), epochs=1, progress=False)
+    with pytest.raises(ConfigError, match=r"^schedule plateau follows(.|\n)*remedy: [^-]*: validation 0\.1"):
+        Pipeline(perceptron(), SFF()).fit((x, y), schedule="plateau", validation=0, progress=False)
     with pytest.raises(ConfigError, match="not trained"):
         _ = Pipeline(perceptron(), SFF()).classifier
     with pytest.raises(DataError, match="unknown kind of data"):
