@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from ffdist.models import Chain, derive_seed, seeded
-from ffdist.pipeline.block import put_on
+from ffdist.pipeline.block import placed, put_on
 from ffdist.pipeline.optim import OptimConfig, build_optimizer, build_schedule
 
 
@@ -117,12 +117,6 @@ class Replica:
         with self.config.autocast():
             loss = F.cross_entropy(self.forward(x).float(), y) / self.accumulate
         loss.backward()
-
-
-def placed(x: Tensor, device: torch.device) -> Tensor:
-    """On the device, pictures in channels-last strides."""
-    x = x.to(device, non_blocking=True)
-    return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
 
 
 def optimised(

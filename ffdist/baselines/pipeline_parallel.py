@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torch.distributed.pipelining import PipelineStage, schedules
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from ffdist.baselines.base import BaselineConfig, Learner, Place, Whole, optimised, placed
+from ffdist.baselines.base import BaselineConfig, Learner, Place, Whole, optimised
 from ffdist.errors import NetworkError
 from ffdist.models import Chain
+from ffdist.pipeline.block import placed
 from ffdist.pipeline.plan import partition
 
 Style = Literal["gpipe", "1f1b", "interleaved", "zero-bubble"]

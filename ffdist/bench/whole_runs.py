@@ -12,10 +12,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ffdist.baselines import BASELINES, BaselineConfig, Place
-from ffdist.baselines.base import Replica, placed
+from ffdist.baselines.base import Replica
 from ffdist.bench.baseline_side import join
 from ffdist.bench.team import Seat
 from ffdist.errors import ConfigError
+from ffdist.pipeline.block import placed
 from ffdist.runtime.edges import ProcessEdges
 from ffdist.runtime.processes import MakeJob
 from ffdist.runtime.rank import Rank, stage_device

@@ -211,8 +211,7 @@ class LearningBlock:
                 self.totals[3] += len(y)
 
     def _placed(self, x: Tensor) -> Tensor:
-        x = x.to(self.config.device, non_blocking=True)
-        return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
+        return placed(x, self.config.device)
 
     def _mode(self, *, training: bool) -> nn.ModuleDict:
         if self.parts.training is not training:
@@ -222,6 +221,18 @@ class LearningBlock:
     def _autocast(self) -> torch.autocast:
         bf16 = self.config.precision == "bf16"
         return torch.autocast(self.config.device.type, torch.bfloat16, enabled=bf16)
+
+
+def placed(x: Tensor, device: torch.device) -> Tensor:
+    """On the device, pictures in channels-last strides.
+
+    To a GPU by pinned memory, which torch uses again when the copy is over: from any other, the host may have to wait
+    until the GPU has done all it was given.
+    """
+    if device.type == "cuda" and x.device.type == "cpu":
+        x = x.pin_memory()
+    x = x.to(device, non_blocking=True)
+    return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
 
 
 def put_on(module: nn.Module, device: torch.device) -> None:
