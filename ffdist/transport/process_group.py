@@ -203,6 +203,8 @@ class ProcessGroupReceiver(Receiver):
     def _fetch_all(self) -> None:
         """The thread: fetch whatever the sender has credit for, up to its end or the first error."""
         try:
+            if self._stream is not None:
+                torch.cuda.set_device(self._device)  # threads begin on GPU 0: leaving the stream would use memory there
             with torch.cuda.stream(self._stream):
                 while (fetched := self._fetch(self._num_fetched)) is not None:
                     self._num_fetched += 1
