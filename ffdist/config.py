@@ -50,7 +50,8 @@ class TrainSettings:
     cpus_per_stage: float = 1.0
     """ray: CPUs reserved for a stage."""
     gpus_per_stage: float | None = None
-    """ray: GPUs reserved for a stage, a fraction where stages share one. Default: 1 where there are enough, else 0."""
+    """ray: GPUs reserved for a stage, a fraction where stages share one. Default: 1 with --device cuda, and with auto
+    where there are enough; else 0."""
     placement_timeout: float = 120.0
     """ray: seconds that the cluster may take to make room for the stages."""
     max_restarts: int = 3

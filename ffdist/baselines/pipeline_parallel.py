@@ -112,9 +112,10 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def border_tensors(parts: list[Part], shape: Sequence[int], config: BaselineConfig) -> list[Tensor]:
-    """A microbatch at each border, for its shape and dtype; all but the first want gradients."""
+    """A microbatch at each border, for its shape and dtype, and without memory, as older torch keeps it; all but the
+    first want gradients."""
     x = torch.zeros(*shape, device=config.device)
-    borders = [x]
+    borders = [x.to("meta")]
     for part in parts:
         modes = [(m, m.training) for m in part.modules()]
         part.eval()  # batch norm's statistics stay as they are
@@ -122,7 +123,7 @@ def border_tensors(parts: list[Part], shape: Sequence[int], config: BaselineConf
             x = part(x)
         for module, training in modes:
             module.training = training
-        borders.append(x.clone().requires_grad_())
+        borders.append(x.to("meta").requires_grad_())
     return borders
 
 

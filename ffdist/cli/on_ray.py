@@ -18,6 +18,10 @@ ALONE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0
 statistics, and give the stages the priority of this process."""
 
 
+GPUS = {"auto": None, "cpu": 0.0, "cuda": 1.0}
+"""Reserved for a stage by --device, where --gpus-per-stage says nothing."""
+
+
 def launch_on_ray(settings: TrainSettings, out: Path, stages: int, report: Reporter) -> Result:
     """An actor a stage. Raises ConfigError where Ray is not installed, and as `run_ray` does."""
     s = settings
@@ -33,7 +37,8 @@ def launch_on_ray(settings: TrainSettings, out: Path, stages: int, report: Repor
                           remedy="pip install 'ffdist[ray]'") from error  # fmt: skip
     if Path(s.data).is_dir():
         s = replace(s, data=str(Path(s.data).absolute()))
-    options = RayOptions(s.address, s.placement, s.cpus_per_stage, s.gpus_per_stage, s.max_restarts,
+    gpus = GPUS[s.device] if s.gpus_per_stage is None else s.gpus_per_stage
+    options = RayOptions(s.address, s.placement, s.cpus_per_stage, gpus, s.max_restarts,
                          timedelta(seconds=s.placement_timeout), direct=s.transport != "object-store")  # fmt: skip
     out = out.absolute()
     return run_ray(SettingsJob(s, out, stages), stages, report, run=out, data=s.data, options=options)

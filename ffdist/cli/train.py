@@ -25,7 +25,7 @@ from ffdist.report.console import ConsoleReport, result_tables
 from ffdist.runtime.agree import agree, check_job, costs_of, cut_by
 from ffdist.runtime.outcome import Result
 from ffdist.runtime.processes import run_processes
-from ffdist.runtime.rank import set_threads, stage_device
+from ffdist.runtime.rank import idle_gpus, set_threads, stage_device
 from ffdist.runtime.run import SETTINGS, beginning, check_resumable, going_on, held, read_recorded
 from ffdist.runtime.start import SettingsJob, count_stages, make_job
 from ffdist.runtime.threads import run_threads
@@ -92,6 +92,7 @@ def main(args: Sequence[str]) -> None:
     else:
         if settings.launcher != "ray":
             stage_device(settings.device, World())
+            warn(idle_gpus(settings.device, World(size=stages)))
         with ExitStack() as start:
             out = start_folder(settings, images, start)
             result = launch(settings, out, stages)
@@ -121,6 +122,8 @@ def launch(settings: TrainSettings, out: Path, stages: int) -> Result:
 
 def train_here(settings: TrainSettings, images: Images, world: World) -> None:
     """As one rank of torchrun's: the last one reports."""
+    if world.local_rank == 0:
+        warn(idle_gpus(settings.device, world))
     timeout = timedelta(seconds=settings.timeout)
     meeting = meet(world, timeout)
     with ExitStack() as start:
@@ -133,6 +136,11 @@ def train_here(settings: TrainSettings, images: Images, world: World) -> None:
         result = run_rank(job, meeting.world, meeting.store, report)
     if world.last:
         conclude(result, out)
+
+
+def warn(note: str | None) -> None:
+    if note:
+        print(f"ffdist: {note}", file=sys.stderr)
 
 
 def begin_or_go_on(settings: TrainSettings, images: Images, meeting: Meeting, start: ExitStack) -> tuple[str, bool]:

@@ -208,15 +208,29 @@ def forget_plan(device: torch.device) -> None:
         torch.cuda.reset_peak_memory_stats(device)
 
 
-def stage_device(wanted: str, world: World) -> torch.device:
+def stage_device(wanted: str, world: World, gpus: int | None = None) -> torch.device:
     """A GPU of its own for each stage of this host, where there are enough for all; where told "cuda", some may share.
 
-    Raises ConfigError when a GPU is asked for and there is none.
+    gpus: how many this process sees; None: as torch says. Raises ConfigError when one is asked for and there is none.
     """
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    count = seen_gpus() if gpus is None else gpus
     if wanted == "cuda" and count == 0:
         raise ConfigError("there is no GPU", where="--device cuda", expected="a CUDA device",
                           got=f"torch {torch.__version__} sees none", remedy="use --device cpu")  # fmt: skip
     if wanted == "cuda" or (wanted == "auto" and count >= (world.local_size or world.size)):
         return torch.device("cuda", world.local_rank % count)
     return torch.device("cpu")
+
+
+def idle_gpus(wanted: str, world: World, gpus: int | None = None) -> str | None:
+    """What to tell people whose stages go on the CPU although there are GPUs, which they did not ask for; else None."""
+    count = seen_gpus() if gpus is None else gpus
+    if wanted != "auto" or count == 0 or stage_device(wanted, world, count).type == "cuda":
+        return None
+    return (f"stages of this host: {world.local_size or world.size}; GPUs that each sees: {count}; so they go on the "
+            "CPU (--device cuda would share out the GPUs)")  # fmt: skip
+
+
+def seen_gpus() -> int:
+    """GPUs that this process sees."""
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0

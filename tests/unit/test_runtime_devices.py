@@ -1,0 +1,42 @@
+"""Where stages go, by the GPUs that each process sees."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+
+from ffdist.errors import ConfigError
+from ffdist.runtime.rank import idle_gpus, stage_device
+from ffdist.runtime.world import World
+
+
+def devices(wanted: str, stages: int, gpus: int, local_size: int = 0) -> list[str]:
+    ranks = range(stages)
+    return [str(stage_device(wanted, World(r, stages, r % (local_size or stages), 0, local_size), gpus)) for r in ranks]
+
+
+def test_by_default_stages_of_a_host_have_a_gpu_each_or_none_has() -> None:
+    for stages, gpus in product(range(1, 5), range(6)):
+        own = [f"cuda:{i}" for i in range(stages)]
+        assert devices("auto", stages, gpus) == (own if gpus >= stages else ["cpu"] * stages)
+
+
+def test_of_several_hosts_each_deals_its_own_gpus() -> None:
+    assert devices("auto", 4, 2, local_size=2) == ["cuda:0", "cuda:1"] * 2
+    assert devices("auto", 4, 1, local_size=1) == ["cuda:0"] * 4
+
+
+def test_stages_that_are_told_to_share_gpus_do_so_evenly() -> None:
+    assert devices("cuda", 4, 2) == ["cuda:0", "cuda:1", "cuda:0", "cuda:1"]
+    assert devices("cpu", 2, 2) == ["cpu", "cpu"]
+    with pytest.raises(ConfigError, match="there is no GPU"):
+        devices("cuda", 1, 0)
+
+
+def test_people_are_told_of_gpus_left_idle_unless_they_asked_for_it() -> None:
+    told = idle_gpus("auto", World(size=4), 1)
+    assert told
+    assert told.startswith("stages of this host: 4; GPUs that each sees: 1;")
+    for wanted, stages, gpus in (("auto", 4, 4), ("auto", 4, 0), ("cpu", 4, 1), ("cuda", 4, 1)):
+        assert idle_gpus(wanted, World(size=stages), gpus) is None
