@@ -43,7 +43,7 @@ class Stage:
         """Told at each end of an epoch what this stage reports of itself."""
         self.take_queued: Callable[[], float] = lambda: 0.0
         """Messages that lay in the queue before this stage, on average over the epoch; the first has none."""
-        self.clock, self.pace = Clock(), Pace(self.device)
+        self.clock, self.lead = Clock(), Lead(self.device)
 
     def __str__(self) -> str:
         return f"stage {self.index} ({', '.join(block.site.name for block in self.blocks)})"
@@ -52,7 +52,7 @@ class Stage:
         """Work until `Stop`. The stage's whole life."""
         for message in self.clock.timed(inbox):
             self.handle(message, outbox)
-            self.pace.keep()
+            self.lead.keep()
             if isinstance(message, Stop):
                 return
             del message  # the memory it lies in goes back before the next is asked for
@@ -150,7 +150,7 @@ class Clock:
         return lap
 
 
-class Pace:
+class Lead:
     """Keeps the host one message ahead of its GPU: else it would run on until something made it wait, and that would be
     counted as waiting for data or for credit."""
 

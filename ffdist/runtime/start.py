@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-import torch
-
 from ffdist.config import TrainSettings, parse_windows
 from ffdist.data import Images, open_data
 from ffdist.errors import ConfigError
 from ffdist.pipeline.optim import OptimConfig
 from ffdist.pipeline.source import Schedule
 from ffdist.runtime.job import Job, JobConfig
+from ffdist.runtime.rank import seen_gpus
 from ffdist.runtime.run import network
 from ffdist.runtime.world import available_cores
 
@@ -52,7 +51,7 @@ def make_job(settings: TrainSettings, images: Images, run: Path | None, stages: 
 
 def local_devices(settings: TrainSettings) -> int:
     """GPUs of this host that a run which begins here would use."""
-    return 0 if settings.device == "cpu" or settings.launcher == "ray" else torch.cuda.device_count()
+    return 0 if settings.device == "cpu" or settings.launcher == "ray" else seen_gpus()
 
 
 def count_stages(settings: TrainSettings, blocks: int, ranks: int | None) -> int:

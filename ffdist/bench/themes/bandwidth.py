@@ -35,6 +35,7 @@ def bandwidth(settings: BenchSettings, progress: Progress) -> Finding:
         ours = open_pipeline(ends, here, 2, place=hosts.place)
         variants, _ = open_variants(ends, here, (*VARIANTS, LOSSY), place=hosts.place)
         *exact, lossy = variants
+        assert lossy.name == LOSSY, "DDP fits every network"
         for rate in settings.rates:
             hosts.limit(rate)
             progress(f"link: {rate}")
