@@ -60,6 +60,8 @@ class BenchSettings:
     """Optimiser of both sides, fused."""
     lr: float = 1e-3
     """Learning rate of both sides."""
+    lrs: tuple[float, ...] = ()
+    """accuracy: learning rates each side tries beforehand, to go on with its best. Default: --lr for both."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where both sides compute. auto: GPUs where there are enough, else the CPU."""
     threads: int = 1
@@ -73,7 +75,7 @@ class BenchSettings:
     warmup: int = 5
     """Batches before each window."""
     qualifying: int = 3
-    """Short rounds in which a baseline's variants compete."""
+    """Short rounds in which a baseline's variants compete; accuracy: runs with each of --lrs and --lengths, a side."""
     depths: tuple[int, ...] = (6, 12, 24, 48)
     """depth: blocks of the networks compared."""
     rates: tuple[str, ...] = ("100mbit", "1gbit", "10gbit", "unlimited")
@@ -81,7 +83,9 @@ class BenchSettings:
     target: float = 0.75
     """accuracy: validation accuracy to reach, as a fraction."""
     epochs: int = 30
-    """accuracy: passes over the data at most."""
+    """accuracy: passes over the data at most; the cosine schedule is as long."""
+    lengths: tuple[int, ...] = ()
+    """accuracy: values of --epochs each side tries beforehand, with each of --lrs, to go on with its best."""
     seed: int = 0
     """Seed of weights and order."""
     json: bool = False
@@ -93,6 +97,9 @@ class BenchSettings:
         for name in COUNTS:
             if getattr(self, name) < 1:
                 raise ConfigError(f"--{name.replace('_', '-')} is too small", expected=">= 1", got=getattr(self, name))
+        for name, least in (("lengths", min(self.lengths, default=1)), ("lrs", min(self.lrs, default=1.0))):
+            if not least > 0:
+                raise ConfigError(f"--{name} has a value that is too small", expected="> 0", got=least)
 
     @property
     def num_stages(self) -> int:

@@ -52,6 +52,20 @@ def test_two_stages_hold_less_than_two_ranks_of_ddp() -> None:
     assert ours["optimiser"] > 1.9 * ours["weights"] > 0
 
 
+@pytest.mark.distributed
+def test_time_to_accuracy_goes_by_the_recipe_that_was_fastest_for_each_side(tmp_path: Path) -> None:
+    """At a learning rate of 1e-9 nothing is learned, so that neither side can have chosen it."""
+    found = bench("accuracy", *SMALL, "--against", "ddp-bucket-25", "--target", "0.5", "--lrs", "1e-9", "1e-2",
+                  "--lengths", "3", "--record", str(tmp_path))  # fmt: skip
+    assert list(found["recipes"]) == ["ours", "ddp-bucket-25"]
+    assert all(recipe == {"lr": 1e-2, "epochs": 3} for recipe in found["recipes"].values())
+    assert found["reached"] == {"ours": True, "ddp-bucket-25": True}
+    assert found["ours"] > 0 < found["theirs"]
+    (path,) = tmp_path.glob("*.json")
+    tried = list(json.loads(path.read_text())["tables"].values())[-1]
+    assert [row["seconds to the target"] is None for row in tried] == [True, False] * 2
+
+
 def test_memory_of_a_stage_does_not_grow_with_the_number_of_stages() -> None:
     settings = BenchSettings(model="mlp", batch_size=32, precision="fp32", data="digits")
     few, many = (threads_memory(deepened(settings, n), n) for n in (3, 9))

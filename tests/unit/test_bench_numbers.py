@@ -131,6 +131,13 @@ def test_the_heavy_operations_of_a_step_are_its_products_its_casts_and_its_optim
         assert calls.replay(torch.device("cpu"), repeats=1).casts > 0
 
 
+@pytest.mark.parametrize(("told", "names"), [({"lrs": (1e-3, 0.0)}, "--lrs"), ({"lengths": (0, 4)}, "--lengths"),
+                                             ({"epochs": 0}, "--epochs")])  # fmt: skip
+def test_settings_without_sense_are_refused_by_name(told: dict, names: str) -> None:
+    with pytest.raises(ConfigError, match=names):
+        BenchSettings(**told)
+
+
 def test_an_accuracy_is_reached_where_the_line_through_the_ends_of_epochs_is() -> None:
     run = [Epoch(10.0, 0.5, 0.0), Epoch(20.0, 0.7, 0.0), Epoch(30.0, 0.6, 0.0), Epoch(40.0, 0.8, 0.0)]
     assert reached_after(run, 0.3, chance=0.1) == pytest.approx(5.0)

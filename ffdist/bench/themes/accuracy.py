@@ -6,11 +6,13 @@ more. Between two ends the accuracy counts as rising in a straight line, and ste
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from math import isnan, nan
-from typing import Any
+from itertools import product
+from math import inf, isnan, nan
+from statistics import median
+from typing import Any, NamedTuple
 
 from ffdist.bench.finding import Cell, Finding, Grid, Plot, Progress
 from ffdist.bench.jobs import BenchJob
@@ -28,28 +30,58 @@ BELOW = (0.05, 0.025, 0.01, 0.0)
 """The levels shown: so far below the target."""
 
 
+class Recipe(NamedTuple):
+    """What a side chooses for itself."""
+
+    lr: float
+    epochs: int
+    """Of the cosine schedule, and at most."""
+
+    def __str__(self) -> str:
+        return f"lr {self.lr:g}, {self.epochs} epochs"
+
+
+class Contender(NamedTuple):
+    """A side of the comparison."""
+
+    name: str
+    size: int
+    life: Callable[[BenchJob], Life]
+
+
+class Trial(NamedTuple):
+    """What a recipe came to before the comparison, by medians."""
+
+    recipe: Recipe
+    seconds: float
+    """To the target; infinite: it did not get there."""
+    accuracy: float
+    """At its end."""
+
+
 def accuracy(settings: BenchSettings, progress: Progress) -> Finding:
     """Seconds from the first batch to the target, read off between ends of epochs; seed + i in round i, in turns.
 
     ffdist's accuracy is that of its last block; the mean of blocks is in the record. Start-up does not count on either
-    side, validation does on both.
+    side, validation does on both. Each side goes by the recipe that was fastest for it on other seeds.
     """
     with ExitStack() as ends:
         progress(f"qualifying {settings.against[0]}")
         variant = open_baseline(ends, settings, settings.against[0]).side.variant
     classes = settings.job(1)().chain.num_classes
+    contenders = [
+        Contender("ours", settings.num_stages, PipelineRun),
+        Contender(variant, settings.devices, lambda job: BaselineRun(replace(job, stages=1), variant)),
+    ]
+    tried = {side.name: try_recipes(side, settings, 1 / classes, progress) for side in contenders}
+    recipes = {name: best(trials) for name, trials in tried.items()}
     runs: dict[str, list[list[Epoch]]] = {"ours": [], variant: []}
     failed: list[dict[str, list[Epoch]]] = []
     with Probe(settings.devices) as probe:
         for number in range(PATIENCE * settings.rounds):
-            job = whole_job(settings, settings.seed + number)
             before = probe.measure()
-            lives: list[tuple[str, Life, int]] = [
-                ("ours", PipelineRun(job), settings.num_stages),
-                (variant, BaselineRun(replace(job, stages=1), variant), settings.devices),
-            ]
-            order = lives if number % 2 == 0 else reversed(lives)
-            found = {name: run(name, life, size, settings, progress) for name, life, size in order}
+            order = contenders if number % 2 == 0 else reversed(contenders)
+            found = {side.name: run(side, settings, recipes[side.name], number, progress) for side in order}
             if min(before, probe.measure()) >= probe.least:
                 for name, epochs in found.items():
                     runs[name].append(epochs)
@@ -60,22 +92,46 @@ def accuracy(settings: BenchSettings, progress: Progress) -> Finding:
     trusted = bool(runs["ours"])
     if not trusted:
         runs = {name: [found[name] for found in failed] for name in runs}
-    return told(settings, variant, runs, len(failed), trusted, classes)
+    return told(settings, variant, recipes, tried, runs, len(failed), trusted, classes)
 
 
-def whole_job(settings: BenchSettings, seed: int) -> BenchJob:
+def try_recipes(side: Contender, settings: BenchSettings, chance: float, progress: Progress) -> list[Trial]:
+    """Each recipe on as many seeds as --qualifying says, none of which is measured later; a single one is not run."""
+    recipes = [Recipe(lr, epochs) for lr, epochs in product(settings.lrs or (settings.lr,),
+                                                            settings.lengths or (settings.epochs,))]  # fmt: skip
+    if len(recipes) == 1:
+        return [Trial(recipes[0], nan, nan)]
+    trials = []
+    for recipe in recipes:
+        progress(f"{side.name} with {recipe}")
+        runs = [
+            run(side, settings, recipe, PATIENCE * settings.rounds + number, progress)
+            for number in range(settings.qualifying)
+        ]
+        seconds = [reached_after(epochs, settings.target, chance) for epochs in runs]
+        trials.append(Trial(recipe, median(inf if isnan(s) else s for s in seconds),
+                            median(epochs[-1].accuracy for epochs in runs)))  # fmt: skip
+    return trials
+
+
+def best(trials: Sequence[Trial]) -> Recipe:
+    """The fastest to the target; where none gets there, the one that ends highest."""
+    return min(trials, key=lambda trial: (trial.seconds, -trial.accuracy)).recipe
+
+
+def whole_job(settings: BenchSettings, recipe: Recipe, seed: int) -> BenchJob:
     told = replace(settings.train_settings(settings.num_stages), validation=VALIDATION, schedule="cosine",
-                   epochs=settings.epochs, seed=seed)  # fmt: skip
+                   lr=recipe.lr, epochs=recipe.epochs, seed=seed)  # fmt: skip
     return BenchJob(told, settings.num_stages)
 
 
-def run(name: str, life: Life, size: int, settings: BenchSettings, progress: Progress) -> list[Epoch]:
-    """Epoch by epoch, until the target or the last."""
+def run(side: Contender, settings: BenchSettings, recipe: Recipe, number: int, progress: Progress) -> list[Epoch]:
+    """Epoch by epoch, until the target or the last; run `number` has seed + number."""
     epochs: list[Epoch] = []
-    with Team(name, life, size) as team:
-        while len(epochs) < settings.epochs and not (epochs and epochs[-1].accuracy >= settings.target):
+    with Team(side.name, side.life(whole_job(settings, recipe, settings.seed + number)), side.size) as team:
+        while len(epochs) < recipe.epochs and not (epochs and epochs[-1].accuracy >= settings.target):
             epochs.append(team.hear())
-            progress(f"{name}, epoch {len(epochs)}: {epochs[-1].accuracy:.2%} after {epochs[-1].seconds:,.1f} s")
+            progress(f"{side.name}, epoch {len(epochs)}: {epochs[-1].accuracy:.2%} after {epochs[-1].seconds:,.1f} s")
     return epochs
 
 
@@ -93,6 +149,8 @@ def reached_after(run: Sequence[Epoch], level: float, chance: float) -> float:
 def told(
     settings: BenchSettings,
     variant: str,
+    recipes: dict[str, Recipe],
+    tried: dict[str, list[Trial]],
     runs: dict[str, list[list[Epoch]]],
     discarded: int,
     trusted: bool,
@@ -105,7 +163,8 @@ def told(
     for name, of in runs.items():
         mean = Summary.of([run[-1].mean for run in of])
         per_epoch = Summary.of([run[-1].seconds / len(run) for run in of])
-        rows.append({"side": name, "epochs until then": Summary.of([float(len(run)) for run in of]).median,
+        rows.append({"side": name, "learning rate": f"{recipes[name].lr:g}", "epochs at most": recipes[name].epochs,
+                     "epochs until then": Summary.of([float(len(run)) for run in of]).median,
                      "seconds an epoch": per_epoch.median, "n": len(of), "reached": "yes" if reached[name] else "no",
                      "accuracy then": Summary.of([run[-1].accuracy for run in of]).median,
                      "mean of blocks": mean.median})  # fmt: skip
@@ -115,21 +174,28 @@ def told(
     ]
     if not trusted:
         notes.append("NOT RELIABLE: the cores were never free together; the figures are of discarded runs")
-    title = f"{model_name(settings)}, {settings.devices} devices, batch {settings.batch_size}, {settings.epochs} epochs"
+    title = f"{model_name(settings)}, {settings.devices} devices, batch {settings.batch_size}"
     summary: dict[str, Any] = {
         "model": model_name(settings), "devices": settings.devices, "precision": settings.precision,
         "batch": settings.batch_size, "target": settings.target, "variant": variant, "reached": reached,
         "ours": ours.median, "theirs": theirs.median,
         "ratio": ratio.median, "ratio_min": ratio.least, "ratio_max": ratio.most, "n": ratio.n, "trusted": trusted,
-        "levels": levels,
+        "recipes": {name: recipe._asdict() for name, recipe in recipes.items()}, "levels": levels,
         "runs": {name: [[epoch._asdict() for epoch in run] for run in of] for name, of in runs.items()},
     }  # fmt: skip
     series: dict[str, list[tuple[Any, float, float, float]]] = {
         name: [(round(e.seconds, 1), e.accuracy, e.accuracy, e.accuracy) for e in of[0]] for name, of in runs.items()
     }
     plot = Plot("lines", title, "seconds", "validation accuracy", series)
-    grids = [Grid(title, rows), Grid("seconds to a validation accuracy", levels)]
-    return Finding("accuracy", summary, grids, notes, plot)
+    grids = [Grid(title, rows), Grid("seconds to a validation accuracy", levels),
+             Grid(f"tried beforehand on other seeds, medians of {settings.qualifying}", trial_rows(tried))]  # fmt: skip
+    return Finding("accuracy", summary, [grid for grid in grids if grid.rows], notes, plot)
+
+
+def trial_rows(tried: dict[str, list[Trial]]) -> list[dict[str, Cell]]:
+    return [{"side": name, "learning rate": f"{trial.recipe.lr:g}", "epochs at most": trial.recipe.epochs,
+             "seconds to the target": None if trial.seconds == inf else trial.seconds, "accuracy then": trial.accuracy}
+            for name, trials in tried.items() if len(trials) > 1 for trial in trials]  # fmt: skip
 
 
 def level_rows(runs: dict[str, list[list[Epoch]]], variant: str, target: float, chance: float) -> list[dict[str, Cell]]:
