@@ -48,19 +48,20 @@ def draw(folder: Path) -> str:
 
 def headline(folder: Path) -> str:
     """Of the first table, what a reader asks first."""
-    columns = ("network", "ours, 2 stages", "DDP, 2 ranks", "ours / DDP", "ours / fastest BP", "n", "record")
+    columns = ("network", "ours", "DDP", "ours / DDP", "ours / fastest BP", "n", "record")
     rows = [{column: row[column] for column in columns} for row in throughput(newest(folder, "throughput"))]
     return Grid("", rows).markdown().split("\n\n", 1)[1] + "\n"
 
 
 def newest(folder: Path, theme: str) -> list[Record]:
-    """The latest record of each network, rule, data set, number of microbatches and learning rate, with its `file`."""
+    """The latest record of each network, rule, data set and way of running, with its `file`."""
     found: dict[tuple[Any, ...], Record] = {}
     for path in sorted(folder.glob(f"{theme}-*.json"), key=lambda p: (len(p.name), p.name)):
         record: Record = json.loads(path.read_text()) | {"file": path.stem}
         s = record.get("settings", {})
-        told = ("model", "model_args", "split", "objective_args", "data", "microbatches", "lr")
-        key = tuple(str(s.get(name)) for name in told)
+        told = {"model": "", "model_args": [], "split": None, "objective": "sff", "objective_args": [], "data": "",
+                "microbatches": 1, "lr": 1e-3, "stages": None, "queue": 2}  # fmt: skip
+        key = tuple(str(s.get(name, usual)) for name, usual in told.items())
         if record.get("theme") == theme and record["date"] >= found.get(key, record)["date"]:
             found[key] = record
     return list(found.values())
@@ -69,8 +70,16 @@ def newest(folder: Path, theme: str) -> list[Record]:
 def network(record: Record) -> str:
     """As people name it, with what differs from the usual."""
     s = record["settings"]
-    options = [*s["model_args"], *([f"by {s['split']}"] if s["split"] else []), *s["objective_args"],
-               *([f"{s['microbatches']} microbatches"] if s.get("microbatches", 1) > 1 else [])]  # fmt: skip
+    rule, parts, stages, queue = (s.get(name) for name in ("objective", "microbatches", "stages", "queue"))
+    options = [
+        *s["model_args"],
+        *([f"by {s['split']}"] if s["split"] else []),
+        *([rule] if rule != "sff" else []),
+        *s["objective_args"],
+        *([f"{parts} microbatches"] if parts and parts > 1 else []),
+        *([f"{stages} stages"] if stages else []),
+        *([f"queue {queue}"] if queue not in (None, 2) else []),
+    ]
     return ", ".join([s["model"], *options, Path(s["data"]).name])
 
 
@@ -97,7 +106,7 @@ def throughput_row(record: Record, told: dict[str, dict[str, Any]]) -> dict[str,
     fastest = max((side for name, side in told.items() if name != "ff"), key=lambda side: side["theirs"])
     others = [told[name] for name in ("bp-threads", "pipeline", "fsdp") if name in told]
     return {
-        "network": network(record), "ours, 2 stages": ddp["ours"], "DDP, 2 ranks": ddp["theirs"],
+        "network": network(record), "ours": ddp["ours"], "DDP": ddp["theirs"],
         "ours / DDP": f"**{ddp['ratio']:.2f}** ({ddp['ratio_min']:.2f} - {ddp['ratio_max']:.2f})", "n": ddp["n"],
         "ours / fastest BP": f"{fastest['ratio']:.2f} ({fastest['variant']})",
         "serial FF / BP": serial, "ours / serial FF": ff["ratio"] if ff else None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -102,6 +103,16 @@ class BenchSettings:
                 raise ConfigError(f"--{name} has a value that is too small", expected="> 0", got=least)
 
     @property
+    def network(self) -> str:
+        """With what was asked of it."""
+        return _named(self.model, (*self.model_args, *([f"split={self.split}"] if self.split else [])))
+
+    @property
+    def subject(self) -> str:
+        """The network and the rule."""
+        return f"{self.network}, {_named(self.objective, self.objective_args)}"
+
+    @property
     def num_stages(self) -> int:
         return self.stages or len(self.cut) or self.devices
 
@@ -132,3 +143,7 @@ class BenchSettings:
         if self.image_size is None and self.data == "digits":
             return 28 if self.model == "mlp" else 32
         return self.image_size
+
+
+def _named(name: str, options: Sequence[str]) -> str:
+    return f"{name} ({', '.join(options)})" if options else name

@@ -17,6 +17,7 @@ from rich.table import Table
 from ffdist.cli.on_ray import launch_on_ray
 from ffdist.config import TrainSettings, apply, read_toml, without_strange_options, write_toml
 from ffdist.data import Images, open_data
+from ffdist.errors import ConfigError
 from ffdist.models import MODELS
 from ffdist.objectives import OBJECTIVES
 from ffdist.pipeline.plan import BlockCost
@@ -70,6 +71,10 @@ def parse(args: Sequence[str]) -> TrainSettings:
         base = apply(base, read_toml(first.config), str(first.config))
     told = {arg.split("=")[0].lstrip("-").replace("-", "_") for arg in args if arg.startswith("--")}
     settings = without_strange_options(read(base).settings, base, told)
+    if "address" in told and settings.launcher != "ray":
+        raise ConfigError(
+            "--address is a Ray cluster's", expected="--launcher ray", got=f"--launcher {settings.launcher}"
+        )
     if settings.resume:
         check_resumable(recorded, settings)
     return settings

@@ -100,7 +100,15 @@ def check_job(job: Job, stages: int) -> None:
 
 
 def check_validation(job: Job, loaders: Loaders) -> None:
-    """What follows the validation results must have some."""
+    """A share must hold some sample out; what follows the validation results must have some."""
+    share, picked = job.config.validation, len(loaders.train.indices)
+    if share > 0 and loaders.validation is None:
+        raise ConfigError(
+            "--validation holds no sample out",
+            expected="a share that rounds to one or more",
+            got=f"{share:g} of {picked:,} samples",
+            remedy="--validation 0, or a larger share",
+        )
     followers = {"--schedule plateau": job.config.optim.schedule == "plateau",
                  "--early-stop": job.config.schedule.early_stop is not None}  # fmt: skip
     for flag, follows in followers.items():

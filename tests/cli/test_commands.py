@@ -190,6 +190,7 @@ def test_a_run_is_never_overwritten(run: Path, capsys: pytest.CaptureFixture[str
         (["--timeout", "1e12"], "--timeout is too large"),
         (["--threads", "100000"], "--threads is too large"),
         (["--launcher", "processes", "--queue", "65"], "too deep for shared memory"),
+        (["--address", "auto"], "--address is a Ray cluster's"),
         (["--device", "cuda"], "there is no GPU"),
         (["--lr", "-1"], "learning rate is not positive"),
         (["--cut", "1", "1"], "--cut does not fit"),

@@ -230,6 +230,11 @@ def test_what_does_not_go_with_the_network_or_the_data_is_refused_before_anythin
         check_job(DigitsJob(schedule=schedule, settings={"optim": optim, "validation": 0.0})(), 1)
 
 
+def test_a_share_that_holds_no_sample_out_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"(?s)--validation holds no sample out.*0\.0001 of [\d,]+ samples"):
+        check_job(DigitsJob(settings={"validation": 1e-4})(), 1)
+
+
 def test_windows_are_given_as_from_and_to() -> None:
     with pytest.raises(ConfigError, match="from:to"):
         TrainSettings(windows=("0-11",))

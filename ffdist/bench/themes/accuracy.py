@@ -22,7 +22,6 @@ from ffdist.bench.settings import BenchSettings
 from ffdist.bench.sides import open_baseline
 from ffdist.bench.summary import Summary, ratios
 from ffdist.bench.team import Life, Team
-from ffdist.bench.themes.throughput import model_name
 from ffdist.bench.whole_runs import BaselineRun, Epoch, PipelineRun
 
 VALIDATION = 0.1
@@ -174,9 +173,9 @@ def told(
     ]
     if not trusted:
         notes.append("NOT RELIABLE: the cores were never free together; the figures are of discarded runs")
-    title = f"{model_name(settings)}, {settings.devices} devices, batch {settings.batch_size}"
+    title = f"{settings.subject}, {settings.devices} devices, batch {settings.batch_size}"
     summary: dict[str, Any] = {
-        "model": model_name(settings), "devices": settings.devices, "precision": settings.precision,
+        "model": settings.network, "devices": settings.devices, "precision": settings.precision,
         "batch": settings.batch_size, "target": settings.target, "variant": variant, "reached": reached,
         "ours": ours.median, "theirs": theirs.median,
         "ratio": ratio.median, "ratio_min": ratio.least, "ratio_max": ratio.most, "n": ratio.n, "trusted": trusted,

@@ -12,7 +12,6 @@ from ffdist.bench.probe import Probe
 from ffdist.bench.rounds import take_turns
 from ffdist.bench.settings import BenchSettings
 from ffdist.bench.sides import calibrated, open_pipeline, open_variants, qualify
-from ffdist.bench.themes.throughput import model_name
 
 VARIANTS = ("ddp-bucket-25", "ddp-bf16")
 """Those of DDP's tunings that could win on a slow link."""
@@ -53,8 +52,8 @@ def bandwidth(settings: BenchSettings, progress: Progress) -> Finding:
             series["ddp"].append((rate, *theirs[:3]))
             series["ddp, PowerSGD"].append((rate, *rounds.rate(LOSSY)[:3]))
             notes += [f"{rate}: {note}" for note in rounds.notes()]
-    title = f"{model_name(settings)}, 2 hosts, {settings.precision}, batch {settings.batch_size}"
-    summary = {"model": model_name(settings), "devices": 2, "precision": settings.precision,
+    title = f"{settings.subject}, 2 hosts, {settings.precision}, batch {settings.batch_size}"
+    summary = {"model": settings.network, "devices": 2, "precision": settings.precision,
                "batch": settings.batch_size, "bandwidth": rows}  # fmt: skip
     plot = Plot("lines", title, "rate of the link", "samples/s", series)
     return Finding("bandwidth", summary, [Grid(title, rows)], notes, plot)

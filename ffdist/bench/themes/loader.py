@@ -12,7 +12,6 @@ from ffdist.bench.rounds import take_turns
 from ffdist.bench.settings import BenchSettings
 from ffdist.bench.sides import calibrated, open_pipeline
 from ffdist.bench.team import Seat, Team
-from ffdist.bench.themes.throughput import model_name
 from ffdist.bench.window import Lap, Window, endless
 from ffdist.runtime.processes import MakeJob
 
@@ -62,8 +61,8 @@ def loader(settings: BenchSettings, progress: Progress) -> Finding:
         for what, rate in (("loader alone", rounds.rate("loader")), ("training", rounds.rate("ours")))
     ]
     changes = " ".join(settings.augment) or "none"
-    title = f"{settings.data.rsplit('/', 1)[-1]}, augment {changes}; {model_name(settings)}"
-    summary = {"data": settings.data, "augment": settings.augment, "model": model_name(settings),
+    title = f"{settings.data.rsplit('/', 1)[-1]}, augment {changes}; {settings.subject}"
+    summary = {"data": settings.data, "augment": settings.augment, "model": settings.network,
                "loader": rows[0]["samples/s"], "training": rows[1]["samples/s"], "ratio": ratio.median,
                "ratio_min": ratio.least, "ratio_max": ratio.most, "n": ratio.n}  # fmt: skip
     notes = [f"the loader is {ratio.median:,.1f} times as fast as the training that it feeds", *rounds.notes()]

@@ -12,7 +12,7 @@ from ffdist.bench.meter import MemoryUse
 from ffdist.bench.pipeline_side import PipelineLife
 from ffdist.bench.settings import BenchSettings
 from ffdist.bench.team import Team
-from ffdist.bench.themes.throughput import SERIAL, model_name
+from ffdist.bench.themes.throughput import SERIAL
 from ffdist.bench.window import Window
 from ffdist.errors import ConfigError
 
@@ -39,7 +39,7 @@ def memory(settings: BenchSettings, progress: Progress) -> Finding:
              *(f"{variant} does not fit: {why.splitlines()[0]}" for variant, why in refused.items())]  # fmt: skip
     if floor := one_f_one_b_floor(used, settings):
         notes.append(floor)
-    grids = [Grid(f"{model_name(settings)}, batch {settings.batch_size}: MiB on each device", rows(used))]
+    grids = [Grid(f"{settings.subject}, batch {settings.batch_size}: MiB on each device", rows(used))]
     summary = [summarise(settings, used, name) for name in settings.against if members(used, name)]
     return Finding("memory", summary[0] if len(summary) == 1 else summary, grids, notes, bars(settings, used))
 
@@ -75,7 +75,7 @@ def summarise(settings: BenchSettings, used: dict[str, list[MemoryUse]], name: s
     """Against the variant that takes the least."""
     best = min(members(used, name), key=lambda variant: worst(used[variant]).peak)
     ours, theirs = worst(used["ours"]), worst(used[best])
-    return {"model": model_name(settings), "devices": settings.devices, "stages": settings.num_stages,
+    return {"model": settings.network, "devices": settings.devices, "stages": settings.num_stages,
             "precision": settings.precision, "batch": settings.batch_size, "against": name, "variant": best,
             "ours": ours.peak, "theirs": theirs.peak, "ratio": ours.peak / theirs.peak, "unit": "bytes a device",
             "ours_split": ours._asdict(), "theirs_split": theirs._asdict()}  # fmt: skip
@@ -109,6 +109,6 @@ def one_f_one_b_floor(used: dict[str, list[MemoryUse]], settings: BenchSettings)
 
 def bars(settings: BenchSettings, used: dict[str, list[MemoryUse]]) -> Plot:
     peaks = {name: worst(devices).peak / MIB for name, devices in used.items()}
-    title = f"{model_name(settings)}, {settings.devices} devices"
+    title = f"{settings.subject}, {settings.devices} devices"
     series = {name: [("", peak, peak, peak)] for name, peak in peaks.items()}
     return Plot("bars", title, "", "MiB of tensors on the fullest device", series)

@@ -12,7 +12,6 @@ from ffdist.bench.rounds import take_turns
 from ffdist.bench.settings import BenchSettings
 from ffdist.bench.sides import open_baseline, open_pipeline
 from ffdist.bench.summary import Summary
-from ffdist.bench.themes.throughput import model_name
 
 
 def scaling(settings: BenchSettings, progress: Progress) -> Finding:
@@ -34,10 +33,10 @@ def scaling(settings: BenchSettings, progress: Progress) -> Finding:
                      "its samples/s": theirs.median, "ratio": ratio.median, "least": ratio.least, "most": ratio.most,
                      "n": ratio.n, "ours / one": ours.median / points["ours"][1].median})  # fmt: skip
         notes += [f"{devices} devices: {note}" for note in rounds.notes()]
-    title = f"{model_name(settings)}, {settings.precision}, batch {settings.batch_size}"
+    title = f"{settings.subject}, {settings.precision}, batch {settings.batch_size}"
     series: dict[str, list[tuple[Any, float, float, float]]] = {
         name: [(devices, *summary[:3]) for devices, summary in of.items()] for name, of in points.items()
     }
-    summary = {"model": model_name(settings), "precision": settings.precision, "batch": settings.batch_size,
+    summary = {"model": settings.network, "precision": settings.precision, "batch": settings.batch_size,
                "scaling": rows}  # fmt: skip
     return Finding("scaling", summary, [Grid(title, rows)], notes, Plot("lines", title, "devices", "samples/s", series))

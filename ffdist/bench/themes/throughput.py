@@ -80,7 +80,7 @@ def summarise(
     theirs = family.side.name if family else against
     ratio = rounds.ratio(ours, theirs)
     result = {
-        "model": model_name(settings), "devices": settings.devices, "stages": settings.num_stages,
+        "model": settings.network, "devices": settings.devices, "stages": settings.num_stages,
         "precision": settings.precision, "batch": settings.batch_size, "against": against, "variant": theirs,
         "ours": rounds.rate(ours).median, "theirs": rounds.rate(theirs).median, "ratio": ratio.median,
         "ratio_min": ratio.least, "ratio_max": ratio.most, "n": ratio.n, "discarded": rounds.discarded,
@@ -121,7 +121,7 @@ def compared(settings: BenchSettings, rounds: Rounds, ours: str) -> Grid:
         rate, ratio = rounds.rate(name), rounds.ratio(ours, name)
         rows.append({"side": name, "samples/s": rate.median, "least": rate.least, "most": rate.most, "n": rate.n,
                      "ours / it": ratio.median, "least ratio": ratio.least, "most ratio": ratio.most})  # fmt: skip
-    title = f"{model_name(settings)}, {settings.devices} devices, {settings.precision}, batch {settings.batch_size}"
+    title = f"{settings.subject}, {settings.devices} devices, {settings.precision}, batch {settings.batch_size}"
     return Grid(title, rows)
 
 
@@ -154,10 +154,4 @@ def stage_grid(rounds: Rounds, ours: str) -> Grid:
 
 def bars(settings: BenchSettings, rounds: Rounds) -> Plot:
     bars = {name: [("", *rounds.rate(name)[:3])] for name in rounds.laps}
-    return Plot("bars", f"{model_name(settings)}, {settings.devices} devices", "", "samples/s", bars)
-
-
-def model_name(settings: BenchSettings) -> str:
-    """The network with what was asked of it."""
-    options = ", ".join((*settings.model_args, *([f"split={settings.split}"] if settings.split else [])))
-    return f"{settings.model} ({options})" if options else settings.model
+    return Plot("bars", f"{settings.subject}, {settings.devices} devices", "", "samples/s", bars)
