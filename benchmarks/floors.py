@@ -16,7 +16,6 @@ from ffdist.bench.finding import Cell, Finding, Grid
 from ffdist.bench.floor import floors
 from ffdist.bench.record import write_record
 from ffdist.bench.settings import BenchSettings
-from ffdist.bench.themes.throughput import model_name
 
 NETWORKS = (
     BenchSettings(data="data/mnist", model="mlp"),
@@ -31,7 +30,7 @@ def row(settings: BenchSettings) -> dict[str, Cell]:
     ff, bp = (floors(settings)[side] for side in ("ff", "bp"))
     timed = alone(settings)
     alone_ff, alone_bp = total(timed["ff"]).seconds, total(timed["bp"]).seconds
-    return {"network": model_name(settings), "FF, GFLOP": ff.operations / 1e9, "BP, GFLOP": bp.operations / 1e9,
+    return {"network": settings.network, "FF, GFLOP": ff.operations / 1e9, "BP, GFLOP": bp.operations / 1e9,
             "BP / FF": bp.operations / ff.operations, "optimiser, MB": ff.optimiser_bytes / 1e6,
             "FF alone, ms": 1e3 * alone_ff, "BP alone, ms": 1e3 * alone_bp, "BP / FF by time": alone_bp / alone_ff,
             "slower of 2 stages, ms": 1e3 * slowest_stage(timed["ff"], 2).seconds}  # fmt: skip
