@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 from torch.distributed import GradBucket
@@ -31,8 +31,7 @@ def data_parallel(
     static_graph: bool = False,
     bucket_views: bool = False,
     sync_buffers: bool = True,
-    bf16_gradients: bool = False,
-    power_sgd_rank: int = 0,
+    compress: Literal["bf16", "power-sgd"] | None = None,
     accumulate: int = 1,
     checkpoint: bool = False,
 ) -> Learner:
@@ -40,9 +39,9 @@ def data_parallel(
 
     bucket_mib: size of the gradients that travel together. static_graph, bucket_views: torch's arguments (the latter is
         `gradient_as_bucket_view`). sync_buffers: broadcast batch norm's buffers before every forward pass.
-    bf16_gradients: compress gradients to bfloat16 on their way.
-    power_sgd_rank: send matrices of so low a rank in their place, with error feedback (PowerSGD, arXiv 1905.13727),
-        from the third batch on; 0: do not. It learns otherwise than backpropagation.
+    compress: how gradients travel. bf16: rounded to bfloat16. power-sgd: as matrices of rank 2 in their place, with
+        error feedback, from the third batch on (PowerSGD, arXiv 1905.13727), which learns otherwise than
+        backpropagation.
     accumulate: parts of a rank's slice; gradients travel once for all. checkpoint: compute blocks again in backward.
     """
     whole = Whole(chain, config)
@@ -53,12 +52,14 @@ def data_parallel(
         bucket_cap_mb=bucket_mib, static_graph=static_graph, gradient_as_bucket_view=bucket_views,
         **sync,
     )  # fmt: skip
-    if bf16_gradients:
+    if compress == "bf16":
         # Not by its own name, by which torch refuses it where torch was built without CUDA: gloo carries bfloat16, too.
         wrapped.register_comm_hook(None, lambda state, bucket: bf16_compress_hook(state, bucket))
-    if power_sgd_rank:
+    if compress == "power-sgd":
         epsilon: Any = 1e-8  # which torch calls an int
-        state = PowerSGDState(None, power_sgd_rank, start_powerSGD_iter=2, orthogonalization_epsilon=epsilon)
+        state = PowerSGDState(
+            None, matrix_approximation_rank=2, start_powerSGD_iter=2, orthogonalization_epsilon=epsilon
+        )
         ordered = in_order(powerSGD_hook)
         wrapped.register_comm_hook(state, lambda state, bucket: ordered(state, bucket))  # torch reads annotations
     return Replica(whole, config, place, forward=wrapped, accumulate=accumulate, hold=partial(wrapped.no_sync))
