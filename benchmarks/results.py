@@ -95,7 +95,8 @@ def summaries(record: Record) -> dict[str, dict[str, Any]]:
 
 
 def throughput(records: Sequence[Record]) -> Rows:
-    return [throughput_row(record, summaries(record)) for record in records if "ddp" in summaries(record)]
+    with_ddp = [record for record in records if "ddp" in summaries(record)]
+    return [throughput_row(record, summaries(record)) for record in sorted(with_ddp, key=network)]
 
 
 def throughput_row(record: Record, told: dict[str, dict[str, Any]]) -> dict[str, Cell]:
@@ -129,7 +130,7 @@ def fullest(record: Record, column: str) -> dict[str, float]:
 
 def memory(records: Sequence[Record]) -> Rows:
     rows: Rows = []
-    for record in records:
+    for record in sorted(records, key=network):
         peaks, resident = fullest(record, "peak"), fullest(record, "resident")
         ours, parts = peaks["ours"], record["settings"]["microbatches"] > 1
         like = "ddp-accumulate" if parts else "ddp-bucket-25"
