@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from torch import nn
+from torch import Tensor, nn
 
 from ffdist.errors import NetworkError
 from ffdist.models.chain import Chain, Shape
@@ -21,10 +21,20 @@ def _conv_block(in_channels: int, out_channels: int, *, norm: bool, pool: bool) 
     return nn.Sequential(*layers, nn.ReLU())  # behind the pool: the same bits, a quarter of the work
 
 
+class _FlatMap(nn.Module):
+    """[B, C, H, W] -> [B, H * W * C], as a channels-last map lies in memory.
+
+    In the order of `nn.Flatten` the map's gradient would not have its layout, which costs a step of CNNB an eighth.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.permute(0, 2, 3, 1).flatten(1)
+
+
 def _flat_classifier(shape: Shape, num_classes: int, *, dropout: float) -> nn.Module:
     """Dropout, then linear on all of the last map; [B, C, H, W] -> [B, K]."""
     channels, height, width = shape
-    return nn.Sequential(nn.Flatten(), nn.Dropout(dropout), nn.Linear(channels * height * width, num_classes))
+    return nn.Sequential(_FlatMap(), nn.Dropout(dropout), nn.Linear(channels * height * width, num_classes))
 
 
 def cnn(
