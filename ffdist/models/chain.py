@@ -215,8 +215,15 @@ class _Group:
         return Group(*(build() for build in self.builders))
 
 
+class SpatialMean(nn.Module):
+    """[B, C, H, W] -> [B, C], over the channels-last view: the gradient has its layout, and nothing behind copies it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.permute(0, 2, 3, 1).flatten(1, 2).mean(1)
+
+
 def pooled_classifier(shape: Shape, num_classes: int) -> nn.Module:
     """Mean over space (if there is any), then a linear layer: [B, *shape] -> [B, num_classes]."""
     if len(shape) == 3:
-        return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(shape[0], num_classes))
+        return nn.Sequential(SpatialMean(), nn.Linear(shape[0], num_classes))
     return nn.Sequential(nn.Flatten(), nn.Linear(int(torch.Size(shape).numel()), num_classes))

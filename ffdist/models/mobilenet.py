@@ -11,7 +11,7 @@ from torchvision.models.mobilenetv3 import InvertedResidual, InvertedResidualCon
 from torchvision.ops import Conv2dNormActivation
 
 from ffdist.errors import ConfigError
-from ffdist.models.chain import Chain, Shape
+from ffdist.models.chain import Chain, Shape, SpatialMean
 from ffdist.models.parts import check_picture, named_path
 
 # in, kernel, expanded, out, squeeze-and-excite, activation, stride: table 2 of arXiv 1905.02244
@@ -52,7 +52,7 @@ def _residual(place: int) -> nn.Module:
 
 def _classifier(shape: Shape, num_classes: int) -> nn.Module:
     """The final convolution, which no local rule uses, pooling and a linear layer: [B, 96, H, W] -> [B, K]."""
-    layers = [_conv(12, shape[0], 6 * shape[0], 1, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    layers = [_conv(12, shape[0], 6 * shape[0], 1, 1), SpatialMean()]
     return nn.Sequential(*layers, nn.Linear(6 * shape[0], num_classes))
 
 

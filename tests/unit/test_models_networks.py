@@ -44,6 +44,18 @@ def test_cnn_and_cnnb_have_the_papers_numbers_of_parameters(
     assert bp_parameters(chain) == bp
 
 
+@pytest.mark.parametrize("model", ["cnn", "cnnb", "cfse-cnn", "sel-cnn", "vgg8", "vgg11", "resnet18"])
+def test_backpropagations_classifier_gives_its_map_a_gradient_of_the_same_layout(model: str) -> None:
+    """Another would be copied by every operation behind it: the baseline of a benchmark would be slow for nothing."""
+    chain = load_model(model, (3, 32, 32), 10)
+    shape = chain.shapes()[-1]
+    out = torch.randn(4, *shape).contiguous(memory_format=torch.channels_last).requires_grad_()
+    logits = chain.build_classifier(shape, 10)(out)
+    assert logits.shape == (4, 10)
+    (gradient,) = torch.autograd.grad(logits.square().sum(), out)
+    assert gradient.is_contiguous(memory_format=torch.channels_last)
+
+
 def test_dropout_is_of_the_classifier_and_at_the_rate_told() -> None:
     features = torch.ones(1, 128, 2, 2)
     for rate, equal in (("0", True), ("0.25", False)):
