@@ -216,7 +216,7 @@ class _Group:
 
 
 class SpatialMean(nn.Module):
-    """[B, C, H, W] -> [B, C], over the channels-last view: the gradient has its layout, and nothing behind copies it."""
+    """[B, C, H, W] -> [B, C], over the channels-last view: its gradient has that layout, nothing behind copies it."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.permute(0, 2, 3, 1).flatten(1, 2).mean(1)
