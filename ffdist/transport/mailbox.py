@@ -40,8 +40,9 @@ class Poster:
     def __init__(self, mailbox: Any, to: Side) -> None:
         self._mailbox, self._to, self._numbers = mailbox, to, itertools.count()
 
-    def post(self, letter: Any) -> None:
-        self._mailbox.post.remote(self._to, next(self._numbers), letter)
+    def post(self, letter: Any) -> Any:
+        """Returns at once; what it returns is ready when the letter is there."""
+        return self._mailbox.post.remote(self._to, next(self._numbers), letter)
 
 
 def new_mailbox(name: str) -> Any:

@@ -46,9 +46,13 @@ def open_sender(edge: Edge, store: Store) -> ObjectStoreSender:
         raise edge.silent("receiver") from error
     except ValueError as error:  # Ray knows no such actor
         raise edge.lost("the receiver died") from error
-    Poster(theirs, "owner").post((wire.encode_hello(edge), mine))
     visit = Visit(edge, theirs, "guest", "the receiver")
-    wire.check_hello(visit.take("greeting", 0, START), edge)
+    greeting = visit.take(
+        "greeting", 0, START
+    )  # before ours is there: one who disagrees with it takes his mailbox away
+    posted = Poster(theirs, "owner").post((wire.encode_hello(edge), mine))
+    ray.wait([posted], timeout=edge.timeout.total_seconds())  # so that he has it also where this end disagrees
+    wire.check_hello(greeting, edge)
     return ObjectStoreSender(edge, Poster(mine, "guest"), visit)
 
 
