@@ -59,9 +59,9 @@ def newest(folder: Path, theme: str) -> list[Record]:
     for path in sorted(folder.glob(f"{theme}-*.json"), key=lambda p: (len(p.name), p.name)):
         record: Record = json.loads(path.read_text()) | {"file": path.stem}
         s = record.get("settings", {})
-        told = {"model": "", "model_args": [], "split": None, "objective": "sff", "objective_args": [], "data": "",
-                "microbatches": 1, "lr": 1e-3, "stages": None, "queue": 2}  # fmt: skip
-        key = tuple(str(s.get(name, usual)) for name, usual in told.items())
+        told = ("model", "model_args", "split", "objective", "objective_args", "data", "microbatches", "lr", "stages",
+                "queue")  # fmt: skip
+        key = tuple(str(s.get(name)) for name in told)
         if record.get("theme") == theme and record["date"] >= found.get(key, record)["date"]:
             found[key] = record
     return list(found.values())

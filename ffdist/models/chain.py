@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ffdist.errors import NetworkError, users_code
 from ffdist.models.apart import check_apart
+from ffdist.models.parts import SpatialMean
 
 Shape = tuple[int, ...]
 _DEFAULT_GENERATORS = RLock()
@@ -213,13 +214,6 @@ class _Group:
 
     def __call__(self) -> nn.Module:
         return Group(*(build() for build in self.builders))
-
-
-class SpatialMean(nn.Module):
-    """[B, C, H, W] -> [B, C], over the channels-last view: its gradient has that layout, nothing behind copies it."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.permute(0, 2, 3, 1).flatten(1, 2).mean(1)
 
 
 def pooled_classifier(shape: Shape, num_classes: int) -> nn.Module:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from torch import Tensor, nn
+from torch import nn
 
 from ffdist.errors import NetworkError
 from ffdist.models.chain import Chain, Shape
-from ffdist.models.parts import check_picture, check_widths
+from ffdist.models.parts import FlatMap, check_picture, check_widths
 
 
 def _conv_block(in_channels: int, out_channels: int, *, norm: bool, pool: bool) -> nn.Module:
@@ -21,20 +21,10 @@ def _conv_block(in_channels: int, out_channels: int, *, norm: bool, pool: bool) 
     return nn.Sequential(*layers, nn.ReLU())  # behind the pool: the same bits, a quarter of the work
 
 
-class _FlatMap(nn.Module):
-    """[B, C, H, W] -> [B, H * W * C], as a channels-last map lies in memory.
-
-    In the order of `nn.Flatten` the map's gradient would not have its layout, which costs a step of CNNB an eighth.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.permute(0, 2, 3, 1).flatten(1)
-
-
 def _flat_classifier(shape: Shape, num_classes: int, *, dropout: float) -> nn.Module:
     """Dropout, then linear on all of the last map; [B, C, H, W] -> [B, K]."""
     channels, height, width = shape
-    return nn.Sequential(_FlatMap(), nn.Dropout(dropout), nn.Linear(channels * height * width, num_classes))
+    return nn.Sequential(FlatMap(), nn.Dropout(dropout), nn.Linear(channels * height * width, num_classes))
 
 
 def cnn(
@@ -52,8 +42,7 @@ def cnn(
     its CNNB, is "not grouped into blocks").
 
     dropout: of the classifier that backpropagation puts behind the last block. The paper has one, of a rate it does not
-        give; none here: 0.5 costs backpropagation a fifth of its speed on a CPU, and learned no more in 10 epochs of
-        CIFAR-10.
+        give; none here, since a CPU draws its random numbers slowly, and FF has none to draw.
     Raises NetworkError for no such share.
     """
     if not 0 <= dropout < 1:

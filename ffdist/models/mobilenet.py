@@ -11,8 +11,8 @@ from torchvision.models.mobilenetv3 import InvertedResidual, InvertedResidualCon
 from torchvision.ops import Conv2dNormActivation
 
 from ffdist.errors import ConfigError
-from ffdist.models.chain import Chain, Shape, SpatialMean
-from ffdist.models.parts import check_picture, named_path
+from ffdist.models.chain import Chain, Shape
+from ffdist.models.parts import SpatialMean, check_picture, named_path
 
 # in, kernel, expanded, out, squeeze-and-excite, activation, stride: table 2 of arXiv 1905.02244
 SETTINGS = (

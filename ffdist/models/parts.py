@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import nn
+from torch import Tensor, nn
 
 from ffdist.errors import ConfigError, NetworkError
 
@@ -46,3 +46,17 @@ def named_path(*parts: tuple[str, nn.Module]) -> nn.Sequential:
             at = inner
         at.add_module(leaf, module)
     return root
+
+
+class SpatialMean(nn.Module):
+    """[B, C, H, W] -> [B, C], over the channels-last view: its gradient has that layout, nothing behind copies it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.permute(0, 2, 3, 1).flatten(1, 2).mean(1)
+
+
+class FlatMap(nn.Module):
+    """[B, C, H, W] -> [B, H * W * C], as a channels-last map lies in memory, for the same reason."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.permute(0, 2, 3, 1).flatten(1)

@@ -47,11 +47,11 @@ def open_sender(edge: Edge, store: Store) -> ObjectStoreSender:
     except ValueError as error:  # Ray knows no such actor
         raise edge.lost("the receiver died") from error
     visit = Visit(edge, theirs, "guest", "the receiver")
-    greeting = visit.take(
-        "greeting", 0, START
-    )  # before ours is there: one who disagrees with it takes his mailbox away
+    # Taken before ours is there, since a receiver that disagrees with ours takes its mailbox away; and ours is there
+    # before this end may disagree, since a receiver that heard nothing would wait until the timeout.
+    greeting = visit.take("greeting", 0, START)
     posted = Poster(theirs, "owner").post((wire.encode_hello(edge), mine))
-    ray.wait([posted], timeout=edge.timeout.total_seconds())  # so that he has it also where this end disagrees
+    ray.wait([posted], timeout=edge.timeout.total_seconds())
     wire.check_hello(greeting, edge)
     return ObjectStoreSender(edge, Poster(mine, "guest"), visit)
 
