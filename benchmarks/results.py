@@ -39,7 +39,7 @@ def redraw(readme: Path, folder: Path) -> None:
 
 def draw(folder: Path) -> str:
     parts = []
-    for theme, (title, rows_of) in SECTIONS.items():
+    for theme, title, rows_of in SECTIONS:
         records = newest(folder, theme)
         if records:
             parts += [Grid(title, rows_of(records)).markdown().replace("###", "####", 1), ""]
@@ -162,27 +162,32 @@ def to_accuracy(records: Sequence[Record]) -> Rows:
             for record in records for level in record["summary"].get("levels", ())]  # fmt: skip
 
 
-def whole(records: Sequence[Record]) -> Rows:
-    """The last record's first table."""
-    record = records[-1]
-    return [row | {"record": link(record, plot=False)} for row in next(iter(record["tables"].values()))]
+def whole(table: int = 0) -> Callable[[Sequence[Record]], Rows]:
+    """One of the last record's tables."""
+
+    def rows_of(records: Sequence[Record]) -> Rows:
+        record = records[-1]
+        return [row | {"record": link(record, plot=False)} for row in list(record["tables"].values())[table]]
+
+    return rows_of
 
 
-SECTIONS: dict[str, tuple[str, Callable[[Sequence[Record]], Rows]]] = {
-    "throughput": ("Samples a second", throughput),
-    "memory": ("Most MiB of tensors alive at once on the fullest device", memory),
-    "accuracy": ("Seconds to a validation accuracy, read off between ends of epochs", to_accuracy),
-    "bandwidth": ("Samples a second between two hosts, by the rate of their link",
-                  tabled("link", "ours samples/s", "DDP", "its samples/s", "ratio", "least", "most", "n",
-                         "ours / PowerSGD")),
-    "depth": ("Memory and speed as blocks are added, one block a stage",
-              tabled("blocks", "ours MiB", "of it edges", "ddp of 2, MiB", "ours / it", "ddp of as many, MiB",
-                     "ours / that", "2 stages samples/s", "ddp of 2 samples/s", "ratio", "n")),
-    "floors": ("What a batch of 128 costs at least in one process", whole),
-    "changes": ("What the optimisations bring: a serial step of SFF, ms", whole),
-    "scaling": ("Samples a second as devices are added",
-                tabled("devices", "ours samples/s", "against", "its samples/s", "ratio", "least", "most", "n")),
-}  # fmt: skip
+SECTIONS: list[tuple[str, str, Callable[[Sequence[Record]], Rows]]] = [
+    ("throughput", "Samples a second", throughput),
+    ("memory", "Most MiB of tensors alive at once on the fullest device", memory),
+    ("accuracy", "Seconds to a validation accuracy, read off between ends of epochs", to_accuracy),
+    ("bandwidth", "Samples a second between two hosts, by the rate of their link",
+     tabled("link", "ours samples/s", "DDP", "its samples/s", "ratio", "least", "most", "n", "ours / PowerSGD")),
+    ("depth", "Memory and speed as blocks are added, one block a stage",
+     tabled("blocks", "ours MiB", "of it edges", "ddp of 2, MiB", "ours / it", "ddp of as many, MiB", "ours / that",
+            "2 stages samples/s", "ddp of 2 samples/s", "ratio", "n")),
+    ("floors", "What a batch of 128 costs at least in one process", whole()),
+    ("floors", "What it would cost if heads and losses cost nothing, in one process", whole(1)),
+    ("changes", "What the optimisations bring: a serial step of SFF, ms", whole()),
+    ("scaling", "Samples a second as devices are added",
+     tabled("devices", "ours samples/s", "against", "its samples/s", "ratio", "least", "most", "n")),
+]  # fmt: skip
+"""Theme, title, rows."""
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from benchmarks.gpu.rows import Rows
 from benchmarks.gpu.suite import Suite
 from ffdist.baselines.base import Replica
 from ffdist.models import cnnb
-from ffdist.pipeline.block import LearningBlock
+from ffdist.pipeline.block import LearningBlock, learn
 from ffdist.pipeline.optim import OptimConfig
 
 
@@ -37,7 +37,7 @@ def learning(suite: Suite, side: str, rows: Rows) -> list[dict[str, float]]:
     chain = cnnb(tuple(train[0].shape[1:]), int(train[1].max()) + 1)
     if side == "ff":
         blocks = here.forward_forward(chain)
-        epochs = run(here, train, lambda x, y, step: learn(blocks, x, y, step), lambda: score_blocks(blocks, test))
+        epochs = run(here, train, partial(learn, blocks), lambda: score_blocks(blocks, test))
     else:
         learner = here.backpropagation(chain)
         assert isinstance(learner, Replica)
@@ -69,14 +69,6 @@ def run(
         suite.wait()
         seconds += time.perf_counter() - begun
         yield {"seconds": seconds, **score()}
-
-
-def learn(blocks: list[LearningBlock], x: Tensor, y: Tensor, step: int) -> None:
-    for block in blocks:
-        local = block.forward(x, y, step)
-        block.update(local, y, step)
-        if local.onward is not None:
-            x = local.onward
 
 
 def score_blocks(blocks: list[LearningBlock], test: tuple[Tensor, Tensor]) -> dict[str, float]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from ffdist.baselines.base import BaselineConfig, Learner, Place, Replica, Whole
 from ffdist.models import Chain, cnnb, mlp, resnet18, vgg8
 from ffdist.objectives import SFF, Objective
-from ffdist.pipeline.block import BlockConfig, LearningBlock
+from ffdist.pipeline.block import BlockConfig, LearningBlock, learn
 from ffdist.pipeline.optim import OptimConfig
 from ffdist.pipeline.plan import build_block, sites
 
@@ -160,13 +160,7 @@ def ff_step(blocks: list[LearningBlock], x: Tensor, y: Tensor) -> Callable[[], T
 
     def step() -> Tensor | None:
         count[0] += 1
-        onward: Tensor | None = x
-        for block in blocks:
-            assert onward is not None
-            local = block.forward(onward, y, count[0])
-            onward = local.onward
-            block.update(local, y, count[0])
-        return onward
+        return learn(blocks, x, y, count[0])
 
     return step
 

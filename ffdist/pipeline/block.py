@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
@@ -75,30 +76,29 @@ class LearningBlock:
             check_graph(local, self.objective, self.site)
         return local
 
-    def update(self, local: Local, y: Tensor, step: int, *, share: float = 1.0, complete: bool = True) -> None:
-        """Backpropagate the block's own loss within the block; take one optimiser step when the batch is complete.
+    def backward(self, local: Local, y: Tensor, step: int, *, share: float = 1.0) -> None:
+        """Backpropagate the block's own loss within the block; gradients add up until the next `step`.
 
-        share: of the batch's samples, which its loss is the mean of; gradients add up until the batch is complete.
+        share: of the batch's samples, which its loss is the mean of.
         """
-        if local.loss is None or self.optimizer is None or self.schedule is None:
+        if local.loss is None or self.optimizer is None:
             return
         local.loss.backward(torch.full_like(local.loss, share))
         self._count(local, y)
-        if complete:
-            self._step()
         if self.config.device.type == "cpu" or step % CHECK_EVERY == 0:
             self.check_finite(step)
 
-    def _step(self) -> None:
-        assert self.optimizer is not None
-        assert self.schedule is not None
+    def step(self) -> None:
+        """Take one optimiser step, and one of the schedule; neither where the block rested and has no gradients."""
+        if self.optimizer is None or all(p.grad is None for p in self.learned):
+            return
         if self.config.optim.clip is not None:
             clip_grad_norm_(self.learned, self.config.optim.clip)
         self.optimizer.step()
         self.optimizer.zero_grad()
         if self.average:
             self.average.update(self.parts)
-        if not isinstance(self.schedule, ReduceLROnPlateau):
+        if self.schedule is not None and not isinstance(self.schedule, ReduceLROnPlateau):
             self.schedule.step()
 
     def evaluate(self, x: Tensor, y: Tensor) -> Local:
@@ -221,6 +221,24 @@ class LearningBlock:
     def _autocast(self) -> torch.autocast:
         bf16 = self.config.precision == "bf16"
         return torch.autocast(self.config.device.type, torch.bfloat16, enabled=bf16)
+
+
+def learn(blocks: Sequence[LearningBlock], x: Tensor, y: Tensor, step: int) -> Tensor | None:
+    """A whole batch through consecutive blocks; what the last one passes on.
+
+    Each learns from what the one before computed before its update, so when it takes its step is a matter of memory and
+    time alone. All do at the end: a step streams weights and moments through the caches, and what the next block wrote
+    then would go to cold memory.
+    """
+    onward: Tensor | None = x
+    for block in blocks:
+        assert onward is not None
+        local = block.forward(onward, y, step)
+        onward = local.onward
+        block.backward(local, y, step)
+    for block in blocks:
+        block.step()
+    return onward
 
 
 def placed(x: Tensor, device: torch.device) -> Tensor:

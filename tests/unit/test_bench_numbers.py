@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import replace
 from math import isnan
@@ -9,15 +10,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from ffdist.baselines import BASELINES, family
 from ffdist.baselines.twin import Backprop, twin
 from ffdist.bench.alone import Alone, heavy_calls, slowest_stage, total
+from ffdist.bench.bare import BareBlocks, Steps
 from ffdist.bench.finding import Finding, Grid, Plot
 from ffdist.bench.floor import floors
 from ffdist.bench.record import write_record
 from ffdist.bench.rounds import Rounds, take_turns
 from ffdist.bench.settings import BenchSettings
+from ffdist.bench.step import OneStep
 from ffdist.bench.summary import Summary, ratios
 from ffdist.bench.themes.accuracy import at_level, reached_after
 from ffdist.bench.whole_runs import Epoch
@@ -154,3 +158,23 @@ def test_the_slowest_stage_is_that_of_the_cut_that_makes_it_shortest() -> None:
     assert slowest_stage(blocks, 1) == total(blocks) == Alone(8.0, 1.0, 2.0)
     assert slowest_stage(blocks, 2) == Alone(4.0, 0.75, 1.5)  # 1 + 3: 4.75 and 6.25; 2 + 2: 6.5 and 4.5
     assert slowest_stage(blocks, 4) == blocks[0]
+
+
+def test_bare_blocks_do_all_that_a_step_does_but_heads_and_the_norms_before_them() -> None:
+    job = BenchSettings(model="mlp", model_args=("widths=16,16",)).job(1)()
+    config = replace(job.block_config(torch.device("cpu"), 10), precision="fp32")
+    step = OneStep(job.chain, job.objective, config, batch_size=8)
+    bare = BareBlocks(step)
+    heads = [copy.deepcopy(block.head.state_dict()) for block in step.blocks]
+    modules = [copy.deepcopy(block.module.state_dict()) for block in step.blocks]
+    with FlopCounterMode(display=False) as counter:
+        assert len(bare()) == 2
+    assert counter.get_total_flops() == 2 * 8 * (2 * 784 * 16 + 2 * 16 * 16)  # forward, and for the weights
+    for block, head, module in zip(step.blocks, heads, modules, strict=True):
+        torch.testing.assert_close(block.head.state_dict(), head, rtol=0, atol=0)
+        assert all(not torch.equal(value, module[name]) for name, value in block.module.state_dict().items())
+
+
+def test_the_slower_of_two_stages_is_that_of_the_best_cut() -> None:
+    assert Steps(0, 0, [3, 1, 1, 4]).slower_stage() == 5
+    assert Steps(0, 0, [3, 1, 1, 4]).slower_stage(4) == 4

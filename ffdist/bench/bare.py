@@ -1,0 +1,93 @@
+"""Whole blocks without heads: what a step would take by a rule whose loss cost nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ffdist.bench.settings import BenchSettings
+from ffdist.bench.step import OneStep, both_sides
+from ffdist.bench.team import Seat, Team
+from ffdist.pipeline.plan import partition
+from ffdist.runtime.rank import stage_device
+
+
+class BareBlocks:
+    """The blocks of a step, each with an input, and a gradient of its output, that are there already.
+
+    What they do is what every local rule has them do, and backpropagation, too: convolutions and products but for
+    those that give an input its gradient, norms, pools, activations, updates. Heads, and norms that belong to them, are
+    left out.
+    """
+
+    def __init__(self, step: OneStep) -> None:
+        self.blocks, self.inputs, self.gradients = step.blocks, list[Tensor](), list[Tensor]()
+        x: Tensor | None = step.inputs
+        for block in step.blocks:
+            assert x is not None
+            self.inputs.append(x)
+            x = block.forward(x, step.labels, 1).onward
+        for index in range(len(self.blocks)):
+            self.gradients.append(torch.full_like(self.output(index), 1e-3))
+
+    def output(self, index: int) -> Tensor:
+        config = self.blocks[index].config
+        with torch.autocast(config.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+            return self.blocks[index].module(self.inputs[index])
+
+    def __call__(self) -> list[float]:
+        """Take it; seconds of computing of each block, all updates behind the last as in training."""
+        learned = [seconds(lambda i=i: self.output(i).backward(self.gradients[i])) for i in range(len(self.blocks))]
+        return [spent + seconds(block.step) for spent, block in zip(learned, self.blocks, strict=True)]
+
+
+class Steps(NamedTuple):
+    """Of one batch in one process, seconds of computing, medians."""
+
+    ff: float
+    bp: float
+    bare: list[float]
+    """Block by block."""
+
+    def slower_stage(self, stages: int = 2) -> float:
+        """Of bare blocks, cut so that it is the fastest."""
+        cut, blocks = partition(self.bare, stages), iter(self.bare)
+        return max(sum(next(blocks) for _ in range(size)) for size in cut)
+
+
+@dataclass(frozen=True)
+class StepsLife:
+    """A process that takes whole steps of both sides and of bare blocks in turns."""
+
+    settings: BenchSettings
+    rounds: int
+
+    def __call__(self, seat: Seat) -> Steps:
+        s = self.settings
+        torch.set_num_threads(s.threads)
+        job = s.job(1)()
+        config = job.block_config(stage_device(job.config.device, seat.world), 10**6)
+        ff, bp = (OneStep(*side, config, s.batch_size) for side in both_sides(job).values())
+        bare = BareBlocks(OneStep(job.chain, job.objective, config, s.batch_size))
+        turns = [(seconds(ff), seconds(bp), bare()) for _ in range(self.rounds + 1)][1:]
+        whole_ff, whole_bp, blocks = zip(*turns, strict=True)
+        return Steps(median(whole_ff), median(whole_bp), [median(times) for times in zip(*blocks, strict=True)])
+
+
+def steps(settings: BenchSettings, rounds: int) -> Steps:
+    """In a process of its own, on a CPU."""
+    with Team("steps", StepsLife(settings, rounds), 1) as team:
+        return team.finish()[0]
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Of this thread's computing; other work on the machine counts little."""
+    begun = time.thread_time()
+    work()
+    return time.thread_time() - begun
