@@ -10,7 +10,7 @@ from torch import Tensor
 from ffdist.baselines.twin import Backprop, twin
 from ffdist.models import Chain
 from ffdist.objectives import Objective
-from ffdist.pipeline.block import BlockConfig, LearningBlock, learn
+from ffdist.pipeline.block import BlockConfig, LearningBlock
 from ffdist.pipeline.plan import build_block, sites
 from ffdist.runtime.job import Job
 
@@ -32,15 +32,15 @@ class OneStep:
         self.blocks = [build_block(chain, site, objective, config) for site in sites(chain)]
 
     def __call__(self) -> None:
-        learn(self.blocks, self.inputs, self.labels, 1)
+        for _ in self.block_by_block():
+            pass
 
     def block_by_block(self) -> Iterator[LearningBlock]:
-        """The same; each block, once it has taken its step, which it does before the next begins."""
+        """Each block, once it has taken its step."""
         x: Tensor | None = self.inputs
         for block in self.blocks:
             assert x is not None
             local = block.forward(x, self.labels, 1)
-            block.backward(local, self.labels, 1)
-            block.step()
+            block.update(local, self.labels, 1)
             x = local.onward
             yield block

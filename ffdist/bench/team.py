@@ -54,9 +54,12 @@ Life = Callable[[Seat], Any]
 
 
 class Team:
-    """`size` processes with one life. An order goes to all of them, and those who should answer do."""
+    """`size` processes with one life. An order goes to all of them, and those who should answer do.
 
-    def __init__(self, name: str, life: Life, size: int) -> None:
+    keep_memory: as training has it; without, only to see what that brings.
+    """
+
+    def __init__(self, name: str, life: Life, size: int, *, keep_memory: bool = True) -> None:
         context = multiprocessing.get_context("spawn")
         self.name, self.size = name, size
         self.folder = tempfile.TemporaryDirectory(prefix="ffdist-bench-")
@@ -67,7 +70,9 @@ class Team:
         for rank in range(size):
             here, there = context.Pipe()
             seat = (World(rank, size, rank), str(Path(self.folder.name) / "store"), there)
-            process = context.Process(target=_member, args=(life, *seat), name=f"{name}-{rank}", daemon=True)
+            process = context.Process(
+                target=_member, args=(life, keep_memory, *seat), name=f"{name}-{rank}", daemon=True
+            )
             process.start()
             there.close()
             self.lines.append(here)
@@ -150,10 +155,11 @@ class Team:
         raise StageError(f"side '{self.name}' failed", expected="a finished round", got=got)
 
 
-def _member(life: Life, world: World, store_file: str, line: Connection) -> None:
+def _member(life: Life, keep_memory: bool, world: World, store_file: str, line: Connection) -> None:
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    keep_freed_memory()  # for every side alike, and so is its share of the cores
+    if keep_memory:
+        keep_freed_memory()  # for every side alike, and so is its share of the cores
     take_cores(world.rank, world.size)
     try:
         line.send(("end", life(Seat(world, store_file, line))))

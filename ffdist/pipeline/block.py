@@ -76,29 +76,30 @@ class LearningBlock:
             check_graph(local, self.objective, self.site)
         return local
 
-    def backward(self, local: Local, y: Tensor, step: int, *, share: float = 1.0) -> None:
-        """Backpropagate the block's own loss within the block; gradients add up until the next `step`.
+    def update(self, local: Local, y: Tensor, step: int, *, share: float = 1.0, complete: bool = True) -> None:
+        """Backpropagate the block's own loss within the block; take one optimiser step when the batch is complete.
 
-        share: of the batch's samples, which its loss is the mean of.
+        share: of the batch's samples, which its loss is the mean of; gradients add up until the batch is complete.
         """
-        if local.loss is None or self.optimizer is None:
+        if local.loss is None or self.optimizer is None or self.schedule is None:
             return
         local.loss.backward(torch.full_like(local.loss, share))
         self._count(local, y)
+        if complete:
+            self._step()
         if self.config.device.type == "cpu" or step % CHECK_EVERY == 0:
             self.check_finite(step)
 
-    def step(self) -> None:
-        """Take one optimiser step, and one of the schedule; neither where the block rested and has no gradients."""
-        if self.optimizer is None or all(p.grad is None for p in self.learned):
-            return
+    def _step(self) -> None:
+        assert self.optimizer is not None
+        assert self.schedule is not None
         if self.config.optim.clip is not None:
             clip_grad_norm_(self.learned, self.config.optim.clip)
         self.optimizer.step()
         self.optimizer.zero_grad()
         if self.average:
             self.average.update(self.parts)
-        if self.schedule is not None and not isinstance(self.schedule, ReduceLROnPlateau):
+        if not isinstance(self.schedule, ReduceLROnPlateau):
             self.schedule.step()
 
     def evaluate(self, x: Tensor, y: Tensor) -> Local:
@@ -224,20 +225,13 @@ class LearningBlock:
 
 
 def learn(blocks: Sequence[LearningBlock], x: Tensor, y: Tensor, step: int) -> Tensor | None:
-    """A whole batch through consecutive blocks; what the last one passes on.
-
-    Each learns from what the one before computed before its update, so when it takes its step is a matter of memory and
-    time alone. All do at the end: a step streams weights and moments through the caches, and what the next block wrote
-    then would go to cold memory.
-    """
+    """A whole batch through consecutive blocks, each updated before the next begins; what the last one passes on."""
     onward: Tensor | None = x
     for block in blocks:
         assert onward is not None
         local = block.forward(onward, y, step)
+        block.update(local, y, step)
         onward = local.onward
-        block.backward(local, y, step)
-    for block in blocks:
-        block.step()
     return onward
 
 

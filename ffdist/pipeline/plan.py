@@ -110,8 +110,7 @@ def measure_blocks(
             begun = time.perf_counter()
             for part in range(microbatches):
                 local = block.forward(x, labels, step, part=part)
-                block.backward(local, labels, step, share=1 / microbatches)
-            block.step()
+                block.update(local, labels, step, share=1 / microbatches, complete=part == microbatches - 1)
             synchronize(config.device)
             times.append(time.perf_counter() - begun)
         parameters = sum(p.numel() for p in block.parts.parameters())

@@ -73,7 +73,8 @@ class Stage:
                 outbox.send(message)
 
     def train(self, batch: TrainBatch, outbox: Outbox) -> None:
-        """As `learn` does; the last block's output is on its way to the next stage while that block still learns."""
+        """Each block learns from what the one before computed before its update; the last one's output is on its way
+        to the next stage while that block still learns."""
         x, features, y, self.step = batch.x, batch.features, batch.y.to(self.device, non_blocking=True), batch.step
         scores, scored = batch.scores, batch.scored
         for block in self.blocks:
@@ -84,10 +85,7 @@ class Stage:
                 scores, scored = scores.to(self.device) + local.scores.detach(), scored + 1
             if block is self.blocks[-1]:
                 outbox.send(replace(batch, x=x, features=features, scores=scores, scored=scored))
-            block.backward(local, y, batch.step, share=batch.share)
-        if batch.complete:
-            for block in self.blocks:
-                block.step()
+            block.update(local, y, batch.step, share=batch.share, complete=batch.complete)
 
     def evaluate(self, batch: EvalBatch) -> EvalBatch:
         """Add the blocks' scores to those of the blocks before."""

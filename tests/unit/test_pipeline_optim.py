@@ -40,8 +40,7 @@ def learn(block: LearningBlock, steps: int = 1) -> list[dict[str, Tensor]]:
     """The block's tensors behind each step."""
     states = []
     for step in range(1, steps + 1):
-        block.backward(block.forward(X, Y, step), Y, step)
-        block.step()
+        block.update(block.forward(X, Y, step), Y, step)
         states.append({name: value.clone() for name, value in block.parts.state_dict().items()})
     return states
 

@@ -86,8 +86,7 @@ def test_the_average_of_tied_weights_takes_each_update_in_once() -> None:
     block, expected = tied_block(), torch.zeros(())
     x, y = torch.randn(16, 64), torch.arange(16) % 10
     for step in range(1, 20):
-        block.backward(block.forward(x, y, step), y, step)
-        block.step()
+        block.update(block.forward(x, y, step), y, step)
         keep = min(0.9, (step - 1) / (RAMP + step - 1))
         expected = keep * expected + (1 - keep) * block.module.first.weight.detach()  # type: ignore[union-attr]
     assert block.average
