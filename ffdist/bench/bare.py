@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from statistics import median
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -69,27 +70,33 @@ class Steps(NamedTuple):
 
 @dataclass(frozen=True)
 class StepsLife:
-    """A process that takes whole steps of both sides and of bare blocks in turns."""
+    """A process that takes whole steps of one side, or of bare blocks: each order is a number of steps, answered with
+    seconds a step, of bare blocks block by block."""
 
     settings: BenchSettings
-    rounds: int
+    side: Literal["ff", "bp", "bare"]
 
-    def __call__(self, seat: Seat) -> Steps:
+    def __call__(self, seat: Seat) -> None:
         s = self.settings
         torch.set_num_threads(s.threads)
         job = s.job(1)()
         config = job.block_config(stage_device(job.config.device, seat.world), 10**6)
-        ff, bp = (OneStep(*side, config, s.batch_size) for side in both_sides(job).values())
-        bare = BareBlocks(OneStep(job.chain, job.objective, config, s.batch_size))
-        turns = [(seconds(ff), seconds(bp), bare()) for _ in range(self.rounds + 1)][1:]
-        whole_ff, whole_bp, blocks = zip(*turns, strict=True)
-        return Steps(median(whole_ff), median(whole_bp), [median(times) for times in zip(*blocks, strict=True)])
+        step = OneStep(*both_sides(job)["bp" if self.side == "bp" else "ff"], config, s.batch_size)
+        bare = BareBlocks(step) if self.side == "bare" else None
+        while (count := seat.order()) is not None:
+            taken = [bare() if bare else [seconds(step)] for _ in range(count)]
+            seat.answer([sum(times) / count for times in zip(*taken, strict=True)])
 
 
 def steps(settings: BenchSettings, rounds: int) -> Steps:
-    """In a process of its own, on a CPU."""
-    with Team("steps", StepsLife(settings, rounds), 1) as team:
-        return team.finish()[0]
+    """In turns of about a second; each in a process of its own, as it would be in training: within one they would take
+    the caches from each other, and which gets what memory would be a matter of chance."""
+    with ExitStack() as ends:
+        teams = [ends.enter_context(Team(side, StepsLife(settings, side), 1)) for side in ("ff", "bp", "bare")]
+        count = max(2, round(1 / max(sum(team.ask(2)) for team in teams)))
+        turns = [[team.ask(count) for team in teams] for _ in range(rounds)]
+    ff, bp, bare = ([median(times) for times in zip(*side, strict=True)] for side in zip(*turns, strict=True))
+    return Steps(sum(ff), sum(bp), bare)
 
 
 def seconds(work: Callable[[], object]) -> float:
