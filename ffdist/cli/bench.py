@@ -25,6 +25,7 @@ from ffdist.bench.themes.scaling import scaling
 from ffdist.bench.themes.throughput import SERIAL, throughput
 from ffdist.bench.themes.transport import transport
 from ffdist.data import open_data
+from ffdist.errors import ConfigError
 from ffdist.models import MODELS
 
 THEMES: dict[str, Callable[[BenchSettings, Progress], Finding]] = {
@@ -54,7 +55,7 @@ class Bench:
 def main(args: Sequence[str]) -> None:
     bench = tyro.cli(Bench, args=list(args), prog="ffdist bench", description=f"{Bench.__doc__}\n\n{NAMES}")
     settings = bench.settings
-    check(settings)
+    check(bench.theme, settings)
     # read when the processes load their libraries, before any of our code can say it
     os.environ["OMP_NUM_THREADS"] = str(settings.threads)
     console = Console(stderr=True)
@@ -70,8 +71,12 @@ def main(args: Sequence[str]) -> None:
             console.print("record: " + ", ".join(map(str, paths)), highlight=False, soft_wrap=True)
 
 
-def check(settings: BenchSettings) -> None:
-    """What would else be found wrong in every side's processes. Raises ConfigError and DataError."""
+def check(theme: Theme, settings: BenchSettings) -> None:
+    """What would else be found wrong in every side's processes, or not at all. Raises ConfigError and DataError."""
+    if theme not in ("accuracy", "all") and (settings.lrs or settings.lengths):
+        raise ConfigError("only accuracy tries recipes beforehand", where="--lrs" if settings.lrs else "--lengths",
+                          expected="ffdist bench accuracy", got=f"ffdist bench {theme}",
+                          remedy="one rate for both sides: --lr")  # fmt: skip
     for name in settings.against:
         if name != SERIAL:
             family(name)

@@ -205,6 +205,22 @@ def test_bad_input_is_one_clear_error(
     assert not (tmp_path / "run").exists() or "the loss" in message
 
 
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["throughput", "--lrs", "1e-3"], "only accuracy tries recipes"),
+        (["memory", "--lengths", "3", "4"], "only accuracy tries recipes"),
+        (["throughput", "--against", "dpp"], "did you mean"),
+        (["throughput", "--data", "digitz"], "did you mean digits?"),
+    ],
+)
+def test_what_a_benchmark_cannot_use_is_refused_before_it_begins(
+    args: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert message in refused(capsys, "bench", *args, "--record", tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_dry_run_prints_settings_and_stages_and_writes_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
