@@ -23,7 +23,7 @@ from ffdist.bench.rounds import Rounds, take_turns
 from ffdist.bench.settings import BenchSettings
 from ffdist.bench.step import OneStep
 from ffdist.bench.summary import Summary, ratios
-from ffdist.bench.themes.accuracy import at_level, reached_after
+from ffdist.bench.themes.accuracy import Race, at_level, reached_after
 from ffdist.bench.whole_runs import Epoch
 from ffdist.bench.window import Lap, Window
 from ffdist.errors import ConfigError
@@ -149,8 +149,10 @@ def test_an_accuracy_is_reached_where_the_line_through_the_ends_of_epochs_is() -
     assert reached_after(run, 0.75, chance=0.1) == pytest.approx(37.5)
     assert isnan(reached_after(run, 0.81, chance=0.1))
     slower = [Epoch(2 * seconds, found, mean) for seconds, found, mean in run]
-    assert at_level({"ours": [run], "ddp": [slower]}, "ddp", 0.7, 0.1)[2] == (2.0, 2.0, 2.0, 1)
-    assert at_level({"ours": [run], "ddp": [slower[:1]]}, "ddp", 0.7, 0.1)[2].n == 0, "not all of them got there"
+    race = Race("ddp", 0.1, {}, {"ours": [run], "ddp": [slower]}, discarded=0, trusted=True)
+    assert at_level(race, 0.7)[2] == (2.0, 2.0, 2.0, 1)
+    race.runs["ddp"] = [slower[:1]]
+    assert at_level(race, 0.7)[2].n == 0, "not all of them got there"
 
 
 def test_the_slowest_stage_is_that_of_the_cut_that_makes_it_shortest() -> None:

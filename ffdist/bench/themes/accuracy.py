@@ -58,6 +58,26 @@ class Trial(NamedTuple):
     """At its end."""
 
 
+class Race(NamedTuple):
+    """All that was run."""
+
+    variant: str
+    """The baseline."""
+    chance: float
+    """Accuracy before the first batch."""
+    tried: dict[str, list[Trial]]
+    """Beforehand, by side."""
+    runs: dict[str, list[list[Epoch]]]
+    """By side, "ours" and the variant."""
+    discarded: int
+    """Pairs of runs."""
+    trusted: bool
+
+    @property
+    def recipes(self) -> dict[str, Recipe]:
+        return {name: best(trials) for name, trials in self.tried.items()}
+
+
 def accuracy(settings: BenchSettings, progress: Progress) -> Finding:
     """Seconds from the first batch to the target, read off between ends of epochs; seed + i in round i, in turns.
 
@@ -67,12 +87,12 @@ def accuracy(settings: BenchSettings, progress: Progress) -> Finding:
     with ExitStack() as ends:
         progress(f"qualifying {settings.against[0]}")
         variant = open_baseline(ends, settings, settings.against[0]).side.variant
-    classes = settings.job(1)().chain.num_classes
+    chance = 1 / settings.job(1)().chain.num_classes
     contenders = [
         Contender("ours", settings.num_stages, PipelineRun),
         Contender(variant, settings.devices, lambda job: BaselineRun(replace(job, stages=1), variant)),
     ]
-    tried = {side.name: try_recipes(side, settings, 1 / classes, progress) for side in contenders}
+    tried = {side.name: try_recipes(side, settings, chance, progress) for side in contenders}
     recipes = {name: best(trials) for name, trials in tried.items()}
     runs: dict[str, list[list[Epoch]]] = {"ours": [], variant: []}
     failed: list[dict[str, list[Epoch]]] = []
@@ -91,7 +111,7 @@ def accuracy(settings: BenchSettings, progress: Progress) -> Finding:
     trusted = bool(runs["ours"])
     if not trusted:
         runs = {name: [found[name] for found in failed] for name in runs}
-    return told(settings, variant, recipes, tried, runs, len(failed), trusted, classes)
+    return told(settings, Race(variant, chance, tried, runs, len(failed), trusted))
 
 
 def try_recipes(side: Contender, settings: BenchSettings, chance: float, progress: Progress) -> list[Trial]:
@@ -145,19 +165,11 @@ def reached_after(run: Sequence[Epoch], level: float, chance: float) -> float:
     return nan
 
 
-def told(
-    settings: BenchSettings,
-    variant: str,
-    recipes: dict[str, Recipe],
-    tried: dict[str, list[Trial]],
-    runs: dict[str, list[list[Epoch]]],
-    discarded: int,
-    trusted: bool,
-    classes: int,
-) -> Finding:
+def told(settings: BenchSettings, race: Race) -> Finding:
+    variant, runs, recipes = race.variant, race.runs, race.recipes
     reached = {name: all(run[-1].accuracy >= settings.target for run in of) for name, of in runs.items()}
-    levels = level_rows(runs, variant, settings.target, 1 / classes)
-    ours, theirs, ratio = at_level(runs, variant, settings.target, 1 / classes)
+    levels = level_rows(race, settings.target)
+    ours, theirs, ratio = at_level(race, settings.target)
     rows: list[dict[str, Cell]] = []
     for name, of in runs.items():
         mean = Summary.of([run[-1].mean for run in of])
@@ -168,17 +180,17 @@ def told(
                      "accuracy then": Summary.of([run[-1].accuracy for run in of]).median,
                      "mean of blocks": mean.median})  # fmt: skip
     notes = [
-        f"{discarded} pairs of runs discarded by the probe",
+        f"{race.discarded} pairs of runs discarded by the probe",
         f"validation on {VALIDATION:.0%} of the training samples, once an epoch, and a straight line between",
     ]
-    if not trusted:
+    if not race.trusted:
         notes.append("NOT RELIABLE: the cores were never free together; the figures are of discarded runs")
     title = f"{settings.subject}, {settings.devices} devices, batch {settings.batch_size}"
     summary: dict[str, Any] = {
         "model": settings.network, "devices": settings.devices, "precision": settings.precision,
         "batch": settings.batch_size, "target": settings.target, "variant": variant, "reached": reached,
         "ours": ours.median, "theirs": theirs.median,
-        "ratio": ratio.median, "ratio_min": ratio.least, "ratio_max": ratio.most, "n": ratio.n, "trusted": trusted,
+        "ratio": ratio.median, "ratio_min": ratio.least, "ratio_max": ratio.most, "n": ratio.n, "trusted": race.trusted,
         "recipes": {name: recipe._asdict() for name, recipe in recipes.items()}, "levels": levels,
         "runs": {name: [[epoch._asdict() for epoch in run] for run in of] for name, of in runs.items()},
     }  # fmt: skip
@@ -186,8 +198,12 @@ def told(
         name: [(round(e.seconds, 1), e.accuracy, e.accuracy, e.accuracy) for e in of[0]] for name, of in runs.items()
     }
     plot = Plot("lines", title, "seconds", "validation accuracy", series)
-    grids = [Grid(title, rows), Grid("seconds to a validation accuracy", levels),
-             Grid(f"tried beforehand on other seeds, medians of {settings.qualifying}", trial_rows(tried))]  # fmt: skip
+    beforehand = f"tried beforehand on other seeds, medians of {settings.qualifying}"
+    grids = [
+        Grid(title, rows),
+        Grid("seconds to a validation accuracy", levels),
+        Grid(beforehand, trial_rows(race.tried)),
+    ]
     return Finding("accuracy", summary, [grid for grid in grids if grid.rows], notes, plot)
 
 
@@ -197,20 +213,19 @@ def trial_rows(tried: dict[str, list[Trial]]) -> list[dict[str, Cell]]:
             for name, trials in tried.items() if len(trials) > 1 for trial in trials]  # fmt: skip
 
 
-def level_rows(runs: dict[str, list[list[Epoch]]], variant: str, target: float, chance: float) -> list[dict[str, Cell]]:
+def level_rows(race: Race, target: float) -> list[dict[str, Cell]]:
     rows: list[dict[str, Cell]] = []
     for level in (target - below for below in BELOW):
-        ours, theirs, ratio = at_level(runs, variant, level, chance)
-        rows.append({"to": f"{level:.1%}", "ours, s": ours.median, "DDP": variant, "its s": theirs.median,
+        ours, theirs, ratio = at_level(race, level)
+        rows.append({"to": f"{level:.1%}", "ours, s": ours.median, "DDP": race.variant, "its s": theirs.median,
                      "its / ours": ratio.median, "least": ratio.least, "most": ratio.most, "n": ratio.n})  # fmt: skip
     return rows
 
 
-def at_level(
-    runs: dict[str, list[list[Epoch]]], variant: str, level: float, chance: float
-) -> tuple[Summary, Summary, Summary]:
+def at_level(race: Race, level: float) -> tuple[Summary, Summary, Summary]:
     """Seconds of ours and of theirs, and theirs by ours pair by pair; of nothing where a run did not get there."""
-    ours, theirs = ([reached_after(run, level, chance) for run in runs[name]] for name in ("ours", variant))
+    ours, theirs = ([reached_after(run, level, race.chance) for run in race.runs[name]]
+                    for name in ("ours", race.variant))  # fmt: skip
     if any(map(isnan, (*ours, *theirs))):
         return Summary.of([]), Summary.of([]), Summary.of([])
     return Summary.of(ours), Summary.of(theirs), ratios(theirs, ours)
