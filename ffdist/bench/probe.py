@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from statistics import mean
+from typing import NamedTuple
 
 import torch
 
@@ -18,25 +19,34 @@ SHARE = 0.9
 """Of the ideal (processes times one's work) below which a round is discarded: 1.8 for two processes."""
 
 
+class Rates(NamedTuple):
+    """Products a second that one process made."""
+
+    by_clock: float
+    computing: float
+    """Of the seconds alone in which it had a core: what the core can do, whoever else wants it."""
+
+
 def _multiply(seat: Seat) -> None:
-    """Each order is the time to begin at; the answer is products a second."""
+    """Each order is the time to begin at; the answer is `Rates`."""
     torch.set_num_threads(1)
     a = torch.rand(256, 256)
     while (begin := seat.order()) is not None:
         while time.monotonic() < begin:  # the others begin at the same instant
             pass
-        count, begun = 0, time.perf_counter()
+        count, begun, computed = 0, time.perf_counter(), time.thread_time()
         while time.perf_counter() - begun < SECONDS:
             torch.mm(a, a)
             count += 1
-        seat.answer(count / (time.perf_counter() - begun))
+        seat.answer(Rates(count / (time.perf_counter() - begun), count / (time.thread_time() - computed)))
 
 
 class Probe(Team):
     """As many processes as a comparison uses; `measure` takes about (n + 1) * 0.15 seconds.
 
-    A neighbour that slows one process as much as all does not show in their quotient, so one's work is the best that
-    was ever measured here.
+    A neighbour that slows one process as much as all does not show in their quotient. So one's work is the best that
+    was ever measured here, and counts by the time in which it had its core: other work of this machine shows even if
+    it was there all along.
     """
 
     def __init__(self, processes: int) -> None:
@@ -53,9 +63,9 @@ class Probe(Team):
 
     def measure(self) -> float:
         """All at once against one alone at its best: at most the number of processes, or hardly more."""
-        self.alone = max(self.alone, mean(self._rates([rank])[0] for rank in range(self.size)))
-        return sum(self._rates(range(self.size))) / self.alone
+        self.alone = max(self.alone, mean(self._rates([rank])[0].computing for rank in range(self.size)))
+        return sum(rates.by_clock for rates in self._rates(range(self.size))) / self.alone
 
-    def _rates(self, ranks: range | list[int]) -> list[float]:
+    def _rates(self, ranks: range | list[int]) -> list[Rates]:
         self.tell(time.monotonic() + 0.02, list(ranks))
         return [self.hear() for _ in ranks]

@@ -14,6 +14,7 @@ import torch.distributed as dist
 
 from ffdist.bench.baseline_side import join
 from ffdist.bench.hosts import TwoHosts, why_not
+from ffdist.bench.probe import Probe
 from ffdist.bench.settings import BenchSettings
 from ffdist.bench.team import Seat, Team
 from ffdist.bench.themes.depth import deepened, threads_memory
@@ -106,6 +107,21 @@ def test_each_member_of_a_side_has_cores_of_its_own() -> None:
     shared = set(one) & set(other)
     assert not shared if len(os.sched_getaffinity(0)) > 1 else shared
     assert len(one) == len(other)
+
+
+@pytest.mark.distributed
+def test_the_probe_notices_other_work_that_was_there_all_along() -> None:
+    cores = sorted(os.sched_getaffinity(0))
+    taken = cores[len(cores) // 2 :]
+    busy = "import os\nos.sched_setaffinity(0, [{}])\nwhile True: pass"
+    neighbours = [subprocess.Popen([sys.executable, "-c", busy.format(core)]) for core in taken]
+    try:
+        with Probe(2) as probe:
+            assert max(probe.measure() for _ in range(3)) < probe.least
+    finally:
+        for neighbour in neighbours:
+            neighbour.kill()
+            neighbour.wait()
 
 
 def fail_on_order(seat: Seat) -> None:
