@@ -36,7 +36,6 @@ from ffdist.pipeline.optim import OptimConfig
 from ffdist.pipeline.plan import build_block, sites
 
 BATCH = 128
-KEPT = "freed memory kept"
 
 
 class MapNorm(nn.Module):
@@ -74,25 +73,24 @@ def unfused(blocks: list[LearningBlock]) -> None:
         block.optimizer = torch.optim.AdamW(block.learned)
 
 
-def as_they_are(blocks: list[LearningBlock]) -> None:
-    """It is their process that differs."""
-
-
 class Change(NamedTuple):
-    undo: Callable[[list[LearningBlock]], None]
+    """Something to do without: in the blocks, or in their process."""
+
     predicted: str
     """Time without over time with."""
+    undo: Callable[[list[LearningBlock]], None] | None = None
     maps_only: bool = False
+    keep_memory: bool = True
 
 
 CHANGES = {
-    "channels-last maps": Change(contiguous, "1.5 to 2: no reordering around each convolution", maps_only=True),
-    "the norm over the channels-last view": Change(norm_over_maps, "1.1 to 1.3: two copies a block less",
+    "channels-last maps": Change("1.5 to 2: no reordering around each convolution", contiguous, maps_only=True),
+    "the norm over the channels-last view": Change("1.1 to 1.3: two copies a block less", norm_over_maps,
                                                    maps_only=True),
-    KEPT: Change(as_they_are, "1.2 where maps exceed 32 MiB (a fault for every 4 KiB), else 1"),
-    "ReLU behind max pools": Change(relu_before_pool, "1.01 to 1.05: three quarters of two passes over a map",
+    "freed memory kept": Change("1.2 where maps exceed 32 MiB (a fault for every 4 KiB), else 1", keep_memory=False),
+    "ReLU behind max pools": Change("1.01 to 1.05: three quarters of two passes over a map", relu_before_pool,
                                     maps_only=True),
-    "fused AdamW": Change(unfused, "1.02 to 1.1: one pass over weights and moments for six"),
+    "fused AdamW": Change("1.02 to 1.1: one pass over weights and moments for six", unfused),
 }  # fmt: skip
 
 
@@ -109,8 +107,8 @@ class Life:
         chain = load_model(self.model, shape, 10, {})
         config = BlockConfig(OptimConfig(), 10**6, 0, "bf16")
         blocks = [build_block(chain, site, SFF(), config) for site in sites(chain)]
-        if self.without:
-            CHANGES[self.without].undo(blocks)
+        if self.without and (undo := CHANGES[self.without].undo):
+            undo(blocks)
         pictures, labels = torch.rand(BATCH, *shape), torch.randint(10, (BATCH,))
         while (steps := seat.order()) is not None:
             begun = time.thread_time()
@@ -125,8 +123,8 @@ def input_shape(model: str) -> tuple[int, int, int]:
 
 def compare(model: str, change: str, rounds: int) -> dict[str, Cell]:
     with ExitStack() as ends:
-        teams = [ends.enter_context(Team(model, Life(model, without), 1, keep_memory=without != KEPT))
-                 for without in (None, change)]  # fmt: skip
+        teams = [ends.enter_context(Team(model, Life(model, without), 1, keep_memory=keep))
+                 for without, keep in ((None, True), (change, CHANGES[change].keep_memory))]  # fmt: skip
         steps = max(2, round(1 / teams[0].ask(2)))
         teams[1].ask(2)
         turns = [[team.ask(steps) for team in teams] for _ in range(rounds)]

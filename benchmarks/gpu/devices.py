@@ -26,7 +26,7 @@ from ffdist.errors import FfdistError
 from ffdist.models import Chain
 from ffdist.pipeline.edge import FromEdge, ToEdge
 from ffdist.pipeline.message import Message, Stop, TrainBatch
-from ffdist.pipeline.plan import partition
+from ffdist.pipeline.plan import dealt, partition
 from ffdist.pipeline.stage import Stage
 from ffdist.transport import Edge, Receiver, Sender, process_group
 
@@ -72,8 +72,8 @@ def life(rank: int, size: int, suite: Suite, chain: Chain, cut: list[int], store
 
 def pipeline_rounds(rank: int, size: int, suite: Suite, chain: Chain, cut: list[int]) -> dict[str, Any]:
     """Each round is a stream of its own: samples/s between the first third of its arrivals and the last."""
-    first = sum(cut[:rank])
-    stage = Stage(rank, suite.forward_forward(chain, range(first, first + cut[rank])), lambda blocks, marker: [])
+    mine = dealt(range(len(chain)), cut)[rank]
+    stage = Stage(rank, suite.forward_forward(chain, mine), lambda blocks, marker: [])
     receiver, sender = open_ends(rank, size, suite.device)
     rates, batches = [], 12 if suite.quick else 150
     for _ in range(suite.rounds):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
@@ -53,7 +53,7 @@ class Suite:
         x = torch.empty(shape, device=self.device, memory_format=layout).normal_()
         return x, torch.randint(chain.num_classes, (self.batch,), device=self.device)
 
-    def forward_forward(self, chain: Chain, only: range | None = None) -> list[LearningBlock]:
+    def forward_forward(self, chain: Chain, only: Sequence[int] | None = None) -> list[LearningBlock]:
         """The blocks with their heads and optimisers, all or some."""
         config = BlockConfig(self.optim, 10**6, 0, "bf16", self.device)
         wanted = range(len(chain)) if only is None else only

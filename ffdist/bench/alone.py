@@ -6,7 +6,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from itertools import accumulate
 from statistics import median
 from typing import Any
 
@@ -22,7 +21,7 @@ from ffdist.bench.team import Seat, Team
 from ffdist.models import Chain
 from ffdist.objectives import Objective
 from ffdist.pipeline.block import BlockConfig
-from ffdist.pipeline.plan import partition, synchronize
+from ffdist.pipeline.plan import dealt, partition, synchronize
 from ffdist.runtime.rank import stage_device
 
 CAST = torch.ops.aten._to_copy
@@ -52,8 +51,7 @@ def total(parts: Sequence[Alone]) -> Alone:
 def slowest_stage(blocks: Sequence[Alone], stages: int) -> Alone:
     """Of the cut that makes it shortest."""
     cut = partition([block.seconds for block in blocks], stages)
-    ends = list(accumulate(cut))
-    return max((total(blocks[end - size : end]) for size, end in zip(cut, ends, strict=True)), key=lambda a: a.seconds)
+    return max((total(stage) for stage in dealt(blocks, cut)), key=lambda a: a.seconds)
 
 
 @dataclass(frozen=True)

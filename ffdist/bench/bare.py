@@ -16,7 +16,7 @@ from torch import Tensor
 from ffdist.bench.settings import BenchSettings
 from ffdist.bench.step import OneStep, both_sides
 from ffdist.bench.team import Seat, Team
-from ffdist.pipeline.plan import partition
+from ffdist.pipeline.plan import dealt, partition
 from ffdist.runtime.rank import stage_device
 
 
@@ -64,8 +64,7 @@ class Steps(NamedTuple):
 
     def slower_stage(self, stages: int = 2) -> float:
         """Of bare blocks, cut so that it is the fastest."""
-        cut, blocks = partition(self.bare, stages), iter(self.bare)
-        return max(sum(next(blocks) for _ in range(size)) for size in cut)
+        return max(map(sum, dealt(self.bare, partition(self.bare, stages))))
 
 
 @dataclass(frozen=True)

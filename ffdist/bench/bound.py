@@ -9,7 +9,7 @@ import torch
 
 from ffdist.bench.settings import BenchSettings
 from ffdist.bench.team import Seat, Team
-from ffdist.pipeline.plan import BlockCost, measure_blocks, partition
+from ffdist.pipeline.plan import BlockCost, dealt, measure_blocks, partition
 from ffdist.runtime.rank import stage_device
 
 
@@ -39,5 +39,4 @@ def best_speedup(settings: BenchSettings) -> tuple[float, list[int]]:
     """How much faster than one process the best cut can be: all blocks' time over the slowest stage's; and that cut."""
     seconds = [cost.seconds for cost in block_costs(settings)]
     cut = partition(seconds, settings.num_stages)
-    slowest = max(sum(seconds[sum(cut[:i]) :][:n]) for i, n in enumerate(cut))
-    return sum(seconds) / slowest, cut
+    return sum(seconds) / max(map(sum, dealt(seconds, cut))), cut

@@ -10,7 +10,7 @@ from torch import Tensor
 from ffdist.baselines.twin import Backprop, twin
 from ffdist.models import Chain
 from ffdist.objectives import Objective
-from ffdist.pipeline.block import BlockConfig, LearningBlock
+from ffdist.pipeline.block import BlockConfig, LearningBlock, learn
 from ffdist.pipeline.plan import build_block, sites
 from ffdist.runtime.job import Job
 
@@ -40,7 +40,5 @@ class OneStep:
         x: Tensor | None = self.inputs
         for block in self.blocks:
             assert x is not None
-            local = block.forward(x, self.labels, 1)
-            block.update(local, self.labels, 1)
-            x = local.onward
+            x = learn([block], x, self.labels, 1)
             yield block

@@ -20,7 +20,7 @@ from ffdist.data import Images, open_data
 from ffdist.errors import ConfigError
 from ffdist.models import MODELS
 from ffdist.objectives import OBJECTIVES
-from ffdist.pipeline.plan import BlockCost
+from ffdist.pipeline.plan import BlockCost, dealt
 from ffdist.presets import listing, with_preset
 from ffdist.report.console import ConsoleReport, result_tables
 from ffdist.runtime.agree import agree, check_job, costs_of, cut_by
@@ -194,8 +194,7 @@ def dry_run(settings: TrainSettings, images: Images, stages: int) -> None:
 def stage_table(costs: list[BlockCost], cut: list[int], batch_size: int) -> Table:
     table = Table("stage", "blocks", "parameters", "ms a batch", "KiB sent a batch", title="Stages, measured here")
     slowest = 0.0
-    for stage, count in enumerate(cut):
-        mine = costs[sum(cut[:stage]) :][:count]
+    for stage, mine in enumerate(dealt(costs, cut)):
         seconds = sum(cost.seconds for cost in mine)
         slowest = max(slowest, seconds)
         sent = mine[-1].activation_bytes if stage < len(cut) - 1 else 0

@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import accumulate
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +20,8 @@ from ffdist.pipeline.contract import at, running
 from ffdist.pipeline.fusion import FUSION, Fusion, fusion_layer, fusion_site, passed_on
 from ffdist.pipeline.optim import OptimConfig
 from ffdist.pipeline.rehearsal import rehearse
+
+T = TypeVar("T")
 
 
 def sites(chain: Chain, fused: Objective | None = None) -> list[Site]:
@@ -118,6 +122,11 @@ def measure_blocks(
         sent = sum(tensor.nbytes for tensor in (x, features) if tensor is not None)
         costs.append(BlockCost(site.name, of(times[1:]), parameters, sent))
     return costs
+
+
+def dealt(things: Sequence[T], cut: Sequence[int]) -> list[Sequence[T]]:
+    """Each stage's own, by the number of blocks in each."""
+    return [things[end - size : end] for size, end in zip(cut, accumulate(cut), strict=True)]
 
 
 def partition(costs: Sequence[float], stages: int) -> list[int]:

@@ -15,7 +15,7 @@ import torch.distributed as dist
 
 from ffdist.errors import ConfigError, StageError
 from ffdist.pipeline.edge import FromEdge, ToEdge
-from ffdist.pipeline.plan import build_block
+from ffdist.pipeline.plan import build_block, dealt
 from ffdist.pipeline.predictions import KNOWN, RECENT, Feedback, Predictions
 from ffdist.pipeline.sink import Reporter, Sink
 from ffdist.pipeline.source import Loaders, Position, Source
@@ -109,9 +109,8 @@ class Rank:
 
     def _stage(self, plan: dict[str, Any], device: torch.device, snapshots: SnapshotStore) -> Stage:
         cut, job = plan["cut"], self.job
-        first = sum(cut[: self.world.rank])
         config = job.block_config(device, max(1, plan["steps"] * job.config.schedule.epochs))
-        mine = job.sites()[first : first + cut[self.world.rank]]
+        mine = dealt(job.sites(), cut)[self.world.rank]
         blocks = [build_block(job.chain, site, job.objective, config) for site in mine]
         return Stage(self.world.rank, blocks, snapshots.save)
 

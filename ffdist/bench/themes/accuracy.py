@@ -73,10 +73,6 @@ class Race(NamedTuple):
     """Pairs of runs."""
     trusted: bool
 
-    @property
-    def recipes(self) -> dict[str, Recipe]:
-        return {name: best(trials) for name, trials in self.tried.items()}
-
 
 def accuracy(settings: BenchSettings, progress: Progress) -> Finding:
     """Seconds from the first batch to the target, read off between ends of epochs; seed + i in round i, in turns.
@@ -93,7 +89,7 @@ def accuracy(settings: BenchSettings, progress: Progress) -> Finding:
         Contender(variant, settings.devices, lambda job: BaselineRun(replace(job, stages=1), variant)),
     ]
     tried = {side.name: try_recipes(side, settings, chance, progress) for side in contenders}
-    recipes = {name: best(trials) for name, trials in tried.items()}
+    recipes = chosen(tried)
     runs: dict[str, list[list[Epoch]]] = {"ours": [], variant: []}
     failed: list[dict[str, list[Epoch]]] = []
     with Probe(settings.devices) as probe:
@@ -133,9 +129,11 @@ def try_recipes(side: Contender, settings: BenchSettings, chance: float, progres
     return trials
 
 
-def best(trials: Sequence[Trial]) -> Recipe:
-    """The fastest to the target; where none gets there, the one that ends highest."""
-    return min(trials, key=lambda trial: (trial.seconds, -trial.accuracy)).recipe
+def chosen(tried: dict[str, list[Trial]]) -> dict[str, Recipe]:
+    """Each side's fastest to the target; where none gets there, the one that ends highest."""
+    return {
+        name: min(trials, key=lambda trial: (trial.seconds, -trial.accuracy)).recipe for name, trials in tried.items()
+    }
 
 
 def whole_job(settings: BenchSettings, recipe: Recipe, seed: int) -> BenchJob:
@@ -166,7 +164,7 @@ def reached_after(run: Sequence[Epoch], level: float, chance: float) -> float:
 
 
 def told(settings: BenchSettings, race: Race) -> Finding:
-    variant, runs, recipes = race.variant, race.runs, race.recipes
+    variant, runs, recipes = race.variant, race.runs, chosen(race.tried)
     reached = {name: all(run[-1].accuracy >= settings.target for run in of) for name, of in runs.items()}
     levels = level_rows(race, settings.target)
     ours, theirs, ratio = at_level(race, settings.target)
