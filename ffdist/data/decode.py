@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -15,6 +16,23 @@ Mode = Literal["rgb", "grey", "keep"]
 Size = tuple[int, int]
 Encoded = Path | bytes | np.ndarray | Image.Image
 """A file, its bytes, uint8 [H, W] or [H, W, C], or an opened picture."""
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How pictures of any kind become samples of one kind: kept in a prepared folder's manifest and in a run's
+    directory, so that what is predicted is read as what was trained on."""
+
+    size: Size | None = None
+    """(height, width) that pictures are scaled and cut to; None where they had one size."""
+    mode: Mode = "keep"
+
+
+def read_decoding(values: dict) -> Decoding:
+    """What `asdict` made of one, from a JSON file. Raises TypeError or ValueError for anything else."""
+    size = values.get("size")
+    return Decoding(**(values | {"size": None if size is None else (int(size[0]), int(size[1]))}))
+
 
 BROKEN = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 """What Pillow raises for a picture that it cannot read."""

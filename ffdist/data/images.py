@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
+from ffdist.data.decode import Decoding
 from ffdist.errors import DataError
 
 
@@ -15,6 +18,8 @@ class Split(ABC):
 
     labels: np.ndarray
     """int64 [N], each in 0..K-1."""
+    dtype: np.dtype = np.dtype(np.uint8)
+    """Of the samples that `take` gives: uint8 for pictures, float32 for a user's own tensors."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -23,15 +28,26 @@ class Split(ABC):
     def take(self, indices: np.ndarray) -> np.ndarray:
         """Pictures as uint8 [B, H, W, C], or a user's own tensors as float32 [B, *shape]; a copy."""
 
+    @abstractmethod
+    def digest(self) -> str:
+        """Of samples and labels in their order: two splits that teach the same have the same."""
+
 
 class ArraySplit(Split):
     """A split in memory: samples uint8 [N, H, W, C] or float32 [N, *shape], labels of any integer type [N]."""
 
     def __init__(self, samples: np.ndarray, labels: np.ndarray) -> None:
         self.samples, self.labels = samples, labels.astype(np.int64)
+        self.dtype = samples.dtype
 
     def take(self, indices: np.ndarray) -> np.ndarray:
         return np.take(self.samples, indices, axis=0)
+
+    def digest(self) -> str:
+        content = hashlib.blake2b(f"{self.samples.dtype} {self.samples.shape}".encode(), digest_size=16)
+        content.update(np.ascontiguousarray(self.samples).data)
+        content.update(self.labels.data)
+        return content.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -50,10 +66,32 @@ class Images:
     std: tuple[float, ...] = (1.0,)
     superclass: tuple[int, ...] | None = None
     """K coarse classes, where the data set has them (CIFAR-100: 20)."""
+    validation: Split | None = None
+    """The user's own validation split; None: a share of the training split is held out."""
+    decoding: Decoding | None = None
+    """How its pictures were read, so that others are read alike; None for a user's own tensors."""
 
     @property
     def num_classes(self) -> int:
         return len(self.classes)
+
+    @property
+    def pixels(self) -> bool:
+        """Whether samples are pictures in whole numbers, divided by 255 before they are normalised."""
+        return self.train.dtype == np.uint8
+
+    @cached_property
+    def digest(self) -> str:
+        """Of all that decides what is learned from the data, wherever they lie: samples, labels, names, moments."""
+        splits = {"train": self.train, "validation": self.validation, "test": self.test}
+        content = {
+            "classes": self.classes,
+            "shape": list(self.shape),
+            "mean": list(self.mean),
+            "std": list(self.std),
+            **{name: split.digest() for name, split in splits.items() if split is not None},
+        }
+        return hashlib.blake2b(repr(content).encode(), digest_size=16).hexdigest()
 
 
 def check_labels(labels: np.ndarray, num_classes: int, where: object) -> None:

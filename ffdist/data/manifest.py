@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from ffdist.data.decode import Decoding, read_decoding
 from ffdist.errors import DataError
 
 MANIFEST = "manifest.json"
@@ -47,8 +48,10 @@ class Manifest:
     """Per channel, of the training pixels in [0, 1]."""
     std: tuple[float, ...]
     splits: dict[str, SplitFiles]
-    """"train", and "test" where there is one."""
+    """"train", and "validation" and "test" where there is one."""
     superclass: tuple[int, ...] | None = None
+    decoding: Decoding | None = None
+    """How its pictures were read; None in folders that do not say so."""
 
     def write(self, folder: Path) -> None:
         text = json.dumps({"format": FORMAT, "version": VERSION, **asdict(self)}, indent=1)
@@ -71,7 +74,16 @@ def read_manifest(folder: Path) -> Manifest:
                         remedy="prepare the data set again") from error  # fmt: skip
 
 
-def parsed(*, splits: dict, shape: list, mean: list, std: list, superclass: list | None, **fields) -> Manifest:
+def parsed(
+    *,
+    splits: dict,
+    shape: list,
+    mean: list,
+    std: list,
+    superclass: list | None,
+    decoding: dict | None = None,
+    **fields,
+) -> Manifest:
     channels, height, width = shape
     if len(mean) != channels or len(std) != channels:
         raise ValueError(f"{len(mean)} means and {len(std)} deviations of {channels} channels")
@@ -84,4 +96,5 @@ def parsed(*, splits: dict, shape: list, mean: list, std: list, superclass: list
         std=tuple(std),
         splits={name: SplitFiles([ShardFile(**f) for f in s["files"]], s["counts"]) for name, s in splits.items()},
         superclass=None if superclass is None else tuple(superclass),
+        decoding=None if decoding is None else read_decoding(decoding),
     )

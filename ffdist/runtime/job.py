@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from ffdist.data import Images, Loader, split_indices
+from ffdist.data import Images, Loader, Split, split_indices
 from ffdist.models import Chain
 from ffdist.objectives import Objective, Site
 from ffdist.pipeline.block import BlockConfig
@@ -74,16 +74,20 @@ class Job:
     def loaders(self) -> Loaders:
         """The splits' loaders; the same on every rank."""
         c, images = self.config, self.images
-        train, validation = split_indices(images.train.labels, validation=c.validation, samples=c.samples, seed=c.seed)
+        share = 0.0 if images.validation else c.validation
+        train, held_out = split_indices(images.train.labels, validation=share, samples=c.samples, seed=c.seed)
 
-        def loader(split, indices, *, training: bool = False) -> Loader:
+        def loader(split: Split, indices: np.ndarray, *, training: bool = False) -> Loader:
             return Loader(images, split, indices, batch_size=c.batch_size, seed=c.seed, train=training,
                           augment=c.augment if training else (), image_size=c.image_size)  # fmt: skip
 
+        def whole(split: Split | None) -> Loader | None:
+            return None if split is None else loader(split, np.arange(len(split)))
+
         return Loaders(
             loader(images.train, train, training=True),
-            loader(images.train, validation) if len(validation) else None,
-            None if images.test is None else loader(images.test, np.arange(len(images.test))),
+            whole(images.validation) or (loader(images.train, held_out) if len(held_out) else None),
+            whole(images.test),
         )
 
     def block_config(self, device: torch.device, total_steps: int) -> BlockConfig:

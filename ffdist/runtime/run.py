@@ -13,6 +13,7 @@ from pathlib import Path
 from ffdist.baselines.twin import Backprop, twin
 from ffdist.config import FREE_ON_RESUME, TrainSettings, apply, read_toml, write_toml
 from ffdist.data import Images
+from ffdist.data.decode import Decoding, read_decoding
 from ffdist.errors import ConfigError, DataError, NetworkError, SnapshotError
 from ffdist.models import Chain, load_model, weights_file, with_weights
 from ffdist.objectives import Objective, load_objective
@@ -37,10 +38,24 @@ class DataFacts:
     shape: tuple[int, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    pixels: bool = True
+    """Whether it was trained on pictures in whole numbers, which were divided by 255, and not on a user's floats."""
+    digest: str | None = None
+    """`Images.digest`; None in runs that do not say so."""
+    decoding: Decoding | None = None
+    """How the pictures were read; None for a user's own tensors, and in runs that do not say so."""
 
     @classmethod
     def of(cls, images: Images) -> DataFacts:
-        return cls(list(images.classes), tuple(images.shape), tuple(images.mean), tuple(images.std))
+        return cls(
+            list(images.classes),
+            tuple(images.shape),
+            tuple(images.mean),
+            tuple(images.std),
+            images.pixels,
+            images.digest,
+            images.decoding,
+        )
 
 
 def network(
@@ -212,7 +227,16 @@ def read_settings(run: Path) -> TrainSettings:
 def read_facts(run: Path) -> DataFacts:
     try:
         values = json.loads((run / FACTS).read_text())
-        return DataFacts(values["classes"], tuple(values["shape"]), tuple(values["mean"]), tuple(values["std"]))
+        decoding = values.get("decoding")
+        return DataFacts(
+            values["classes"],
+            tuple(values["shape"]),
+            tuple(values["mean"]),
+            tuple(values["std"]),
+            values.get("pixels", True),
+            values.get("digest"),
+            None if decoding is None else read_decoding(decoding),
+        )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SnapshotError("the facts of a run's data cannot be read", where=run / FACTS, got=error,
                             remedy="restore it; another run on the same data has the same") from error  # fmt: skip
