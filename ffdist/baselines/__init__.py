@@ -13,7 +13,23 @@
 
 from __future__ import annotations
 
-from ffdist.baselines.base import Baseline, BaselineConfig, Learner, Place
-from ffdist.baselines.known import BASELINES, family
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ffdist.baselines.base import Baseline, BaselineConfig, Learner, Place
+    from ffdist.baselines.known import BASELINES, family
+
+_PLACES = {
+    **dict.fromkeys(("Baseline", "BaselineConfig", "Learner", "Place"), "ffdist.baselines.base"),
+    **dict.fromkeys(("BASELINES", "family"), "ffdist.baselines.known"),
+}
+"""Looked up on first use: FSDP and pipelining take torch two seconds to import, and a run needs `twin` alone."""
 
 __all__ = ["BASELINES", "Baseline", "BaselineConfig", "Learner", "Place", "family"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module 'ffdist.baselines' has no attribute '{name}'")
+    return getattr(importlib.import_module(_PLACES[name]), name)

@@ -11,6 +11,7 @@ from ffdist.baselines.fully_sharded import fully_sharded
 from ffdist.baselines.pipeline_parallel import pipeline_parallel
 from ffdist.baselines.single import single
 from ffdist.errors import ConfigError
+from ffdist.known import FAMILIES
 from ffdist.options import nearest
 
 _tuned = partial(data_parallel, static_graph=True, bucket_views=True, sync_buffers=False)
@@ -43,16 +44,6 @@ BASELINES: dict[str, Baseline] = {
     "interleaved-8": partial(pipeline_parallel, style="interleaved", microbatches=8),
     "zero-bubble-8": partial(pipeline_parallel, style="zero-bubble", microbatches=8),
 }
-FAMILIES: dict[str, tuple[str, ...]] = {
-    "ddp": ("ddp", "ddp-static", "ddp-views", "ddp-bucket-5", "ddp-bucket-25", "ddp-bucket-100", "ddp-bf16",
-            "ddp-bf16-bucket-100"),
-    "fsdp": ("fsdp-32", "fsdp-bf16", "fsdp-bf16-gathered"),
-    "pipeline": ("gpipe-4", "gpipe-8", "1f1b-4", "1f1b-8", "1f1b-4-once", "1f1b-8-once", "interleaved-8",
-                 "zero-bubble-8"),
-    "1f1b": ("1f1b-4", "1f1b-8"),
-    "gpipe": ("gpipe-4", "gpipe-8"),
-}  # fmt: skip
-"""What a name stands for: the fastest of these."""
 
 
 def family(name: str) -> tuple[str, ...]:

@@ -9,30 +9,12 @@ import torch
 from torch import nn
 
 from ffdist.errors import ConfigError, users_code
+from ffdist.known import MODEL_PLACES, Known
 from ffdist.models.apart import check_apart
-from ffdist.models.cfse import cfse_cnn
 from ffdist.models.chain import Chain, Shape, children
-from ffdist.models.cnn import cnn, cnnb
-from ffdist.models.mlp import mlp
-from ffdist.models.mobilenet import mobilenet_v3_small
-from ffdist.models.resnet import resnet18
-from ffdist.models.sel import sel_cnn
-from ffdist.models.vgg import vgg8, vgg11
-from ffdist.models.vit import vit
 from ffdist.options import find, typed
 
-MODELS: dict[str, Callable[..., Chain]] = {
-    "mlp": mlp,
-    "cnn": cnn,
-    "cnnb": cnnb,
-    "cfse-cnn": cfse_cnn,
-    "sel-cnn": sel_cnn,
-    "vgg8": vgg8,
-    "vgg11": vgg11,
-    "resnet18": resnet18,
-    "mobilenet-v3-small": mobilenet_v3_small,
-    "vit": vit,
-}
+MODELS: Mapping[str, Callable[..., Chain]] = Known(MODEL_PLACES)
 
 
 def load_model(

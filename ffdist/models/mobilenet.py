@@ -7,8 +7,6 @@ from functools import partial
 from typing import Literal
 
 from torch import nn
-from torchvision.models.mobilenetv3 import InvertedResidual, InvertedResidualConfig
-from torchvision.ops import Conv2dNormActivation
 
 from ffdist.errors import ConfigError
 from ffdist.models.chain import Chain, Shape
@@ -41,11 +39,15 @@ def _initialise(module: nn.Module) -> nn.Module:
 
 
 def _conv(place: int, channels: int, width: int, kernel: int, stride: int) -> nn.Module:
+    from torchvision.ops import Conv2dNormActivation  # two seconds, which other networks need not pay
+
     layer = Conv2dNormActivation(channels, width, kernel, stride, norm_layer=_norm, activation_layer=nn.Hardswish)
     return _initialise(named_path((f"features.{place}", layer)))
 
 
 def _residual(place: int) -> nn.Module:
+    from torchvision.models.mobilenetv3 import InvertedResidual, InvertedResidualConfig
+
     config = InvertedResidualConfig(*SETTINGS[place - 1], dilation=1, width_mult=1.0)
     return _initialise(named_path((f"features.{place}", InvertedResidual(config, _norm))))
 

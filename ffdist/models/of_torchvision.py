@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from torch import nn
-from torchvision.models import ResNet
 
 from ffdist.errors import NetworkError
 from ffdist.models.chain import Chain
@@ -23,6 +22,8 @@ def torchvision_chain(
 
     Raises NetworkError for a model of neither form.
     """
+    from torchvision.models import ResNet  # two seconds, which other networks need not pay
+
     features = getattr(module, "features", None)
     if isinstance(module, ResNet):
         entries = [(name, part) for name, part in module.named_children() if name not in ("avgpool", "fc")]

@@ -7,7 +7,6 @@ from functools import partial
 from typing import Literal
 
 from torch import nn
-from torchvision.models.resnet import BasicBlock
 
 from ffdist.errors import ConfigError
 from ffdist.models.chain import Chain
@@ -35,6 +34,8 @@ def _stem(channels: int, width: int, kernel: int) -> nn.Module:
 
 
 def _residual(group: int, place: int, in_width: int, width: int, stride: int) -> nn.Module:
+    from torchvision.models.resnet import BasicBlock  # two seconds, which other networks need not pay
+
     downsample = None
     if stride != 1 or in_width != width:
         downsample = nn.Sequential(nn.Conv2d(in_width, width, 1, stride, bias=False), nn.BatchNorm2d(width))

@@ -8,7 +8,6 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.vision_transformer import EncoderBlock
 
 from ffdist.errors import ConfigError, NetworkError
 from ffdist.models.chain import Chain, Shape
@@ -35,6 +34,8 @@ class Patches(nn.Module):
 
 
 def _encoder(place: int, dim: int, heads: int, mlp_dim: int, dropout: float) -> nn.Module:
+    from torchvision.models.vision_transformer import EncoderBlock  # two seconds, which other networks need not pay
+
     block = EncoderBlock(heads, dim, mlp_dim, dropout, attention_dropout=0.0)
     return named_path((f"encoder.layers.encoder_layer_{place}", block))
 

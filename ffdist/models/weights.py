@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torchvision.models import get_model_weights
 
 from ffdist.errors import ConfigError, NetworkError, described
 
@@ -46,6 +45,8 @@ def weights_file(source: str, model: str) -> Path:
         raise ConfigError("there are no ImageNet weights for this network", where="--pretrained imagenet",
                           expected=f"--model {', '.join(IMAGENET)}", got=model,
                           remedy="name a state file: --pretrained FILE")  # fmt: skip
+    from torchvision.models import get_model_weights  # two seconds, which files of weights need not pay
+
     weights = get_model_weights(IMAGENET[model])["DEFAULT"].value
     path = Path(torch.hub.get_dir(), "checkpoints", weights.url.rsplit("/", 1)[1])
     if not path.exists():

@@ -5,33 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ffdist.errors import ConfigError, users_code
-from ffdist.objectives.asge import ASGE
+from ffdist.known import OBJECTIVE_PLACES, Known
 from ffdist.objectives.base import Objective
-from ffdist.objectives.cwc import CwC, CwCMod
-from ffdist.objectives.deeperforward import DeeperForward
-from ffdist.objectives.hinton import Hinton
-from ffdist.objectives.hinton_unsupervised import HintonUnsupervised
-from ffdist.objectives.local_ce import LocalCE
-from ffdist.objectives.mono_forward import MonoForward
-from ffdist.objectives.predsim import PredSim
-from ffdist.objectives.sel import SELFourier, SELMorphological
-from ffdist.objectives.sff import SFF
 from ffdist.options import find, typed
 
-OBJECTIVES: dict[str, type[Objective]] = {
-    "hinton": Hinton,
-    "hinton-unsupervised": HintonUnsupervised,
-    "sel-fourier": SELFourier,
-    "sel-morphological": SELMorphological,
-    "cwc": CwC,
-    "cwc-mod": CwCMod,
-    "sff": SFF,
-    "asge": ASGE,
-    "predsim": PredSim,
-    "mono-forward": MonoForward,
-    "deeperforward": DeeperForward,
-    "local-ce": LocalCE,
-}
+OBJECTIVES: Mapping[str, type[Objective]] = Known(OBJECTIVE_PLACES)
 
 
 def load_objective(name: str, options: Mapping[str, object] | None = None) -> Objective:

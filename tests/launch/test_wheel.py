@@ -14,6 +14,7 @@ from commands import ROOT, Command, run
 
 pytestmark = pytest.mark.distributed
 SOURCES = ("ffdist", "launch", "docker", "examples", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE")
+DATA = {"ffdist/py.typed", "ffdist/data/digits.npz"}
 ALONE = {"PYTHONPATH": ""}
 """Without the source tree."""
 
@@ -41,7 +42,7 @@ def test_the_archives_pass_the_index_own_checks(dist: Path) -> None:
 def test_the_wheel_holds_every_module_and_nothing_else(dist: Path) -> None:
     (wheel,) = dist.glob("*.whl")
     packed = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    assert packed == {str(path.relative_to(ROOT)) for path in (ROOT / "ffdist").rglob("*.py")} | {"ffdist/py.typed"}
+    assert packed == {str(path.relative_to(ROOT)) for path in (ROOT / "ffdist").rglob("*.py")} | DATA
 
 
 def test_an_installed_wheel_trains_evaluates_and_exports_without_the_source_tree(dist: Path, tmp_path: Path) -> None:

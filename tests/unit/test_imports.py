@@ -14,16 +14,17 @@ import ffdist
 ROOT = Path(ffdist.__file__).parent
 ROOMS = {
     "errors": set(),
+    "known": set(),
     "options": {"errors"},
-    "models": {"errors", "options"},
-    "objectives": {"errors", "options"},
+    "models": {"errors", "options", "known"},
+    "objectives": {"errors", "options", "known"},
     "data": {"errors", "options"},
     "transport": {"errors"},
     "pipeline": {"errors", "models", "objectives", "data", "transport"},
     "config": {"errors", "options"},
     "arguments": {"errors", "options", "config"},
     "presets": {"errors", "options", "config"},
-    "baselines": {"errors", "options", "models", "objectives", "data", "pipeline"},
+    "baselines": {"errors", "options", "known", "models", "objectives", "data", "pipeline"},
     "snapshot": {"errors", "pipeline"},
     "report": {"errors", "pipeline"},
     "runtime": {"errors", "options", "models", "objectives", "data", "transport", "pipeline", "config", "baselines",
@@ -75,3 +76,44 @@ def test_every_public_name_is_there() -> None:
 def test_importing_ffdist_alone_imports_no_torch() -> None:
     code = "import sys, ffdist; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def imported_by(code: str, *names: str) -> list[str]:
+    """Which of these modules a fresh process has imported after some code."""
+    found = subprocess.run(
+        [sys.executable, "-c", f"import sys\n{code}\nprint(*[n for n in {names} if n in sys.modules])"],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return found.stdout.split("\n")[-2].split()
+
+
+HEAVY = ("torchvision", "sklearn", "scipy", "pandas", "torch.distributed.fsdp", "torch.distributed.pipelining")
+
+
+def test_what_trains_a_network_of_ours_imports_no_library_that_only_others_need() -> None:
+    code = """
+from ffdist import SFF, models, open_data
+from ffdist.runtime.start import SettingsJob
+from ffdist.config import TrainSettings
+SettingsJob(TrainSettings(), None, 1)()
+"""
+    assert imported_by(code, *HEAVY) == []
+
+
+def test_a_network_of_torchvisions_layers_imports_torchvision_when_it_is_built() -> None:
+    code = "from ffdist import models; chain = models.resnet18((3, 32, 32), 10)"
+    assert imported_by(code, "torchvision") == []
+    assert imported_by(f"{code}; chain.build(0, 0)", "torchvision") == ["torchvision"]
+
+
+def test_every_known_name_is_found_where_it_is_said_to_be() -> None:
+    from ffdist.baselines import BASELINES
+    from ffdist.known import FAMILIES, baseline_names
+    from ffdist.models import MODELS
+    from ffdist.objectives import OBJECTIVES
+
+    assert all(callable(MODELS[name]) for name in MODELS)
+    assert all(callable(OBJECTIVES[name]) for name in OBJECTIVES)
+    assert sorted(baseline_names()) == sorted({*BASELINES, *FAMILIES})

@@ -1,0 +1,84 @@
+"""What goes by a name: networks, rules, baselines. The names cost nothing; what one stands for is imported when it is
+asked for, so that `--help` needs no torch, and a network without torchvision's layers no torchvision."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Mapping
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class Known(Mapping[str, T]):
+    """Things by name, each given by its place, "module:attribute"."""
+
+    def __init__(self, places: Mapping[str, str]) -> None:
+        self.places = dict(places)
+
+    def __getitem__(self, name: str) -> T:
+        module, _, attribute = self.places[name].partition(":")
+        return getattr(importlib.import_module(module), attribute)
+
+    def __contains__(self, name: object) -> bool:  # the default looks the thing up
+        return name in self.places
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.places)
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+
+MODEL_PLACES = {
+    "mlp": "ffdist.models.mlp:mlp",
+    "cnn": "ffdist.models.cnn:cnn",
+    "cnnb": "ffdist.models.cnn:cnnb",
+    "cfse-cnn": "ffdist.models.cfse:cfse_cnn",
+    "sel-cnn": "ffdist.models.sel:sel_cnn",
+    "vgg8": "ffdist.models.vgg:vgg8",
+    "vgg11": "ffdist.models.vgg:vgg11",
+    "resnet18": "ffdist.models.resnet:resnet18",
+    "mobilenet-v3-small": "ffdist.models.mobilenet:mobilenet_v3_small",
+    "vit": "ffdist.models.vit:vit",
+}
+OBJECTIVE_PLACES = {
+    "hinton": "ffdist.objectives.hinton:Hinton",
+    "hinton-unsupervised": "ffdist.objectives.hinton_unsupervised:HintonUnsupervised",
+    "sel-fourier": "ffdist.objectives.sel:SELFourier",
+    "sel-morphological": "ffdist.objectives.sel:SELMorphological",
+    "cwc": "ffdist.objectives.cwc:CwC",
+    "cwc-mod": "ffdist.objectives.cwc:CwCMod",
+    "sff": "ffdist.objectives.sff:SFF",
+    "asge": "ffdist.objectives.asge:ASGE",
+    "predsim": "ffdist.objectives.predsim:PredSim",
+    "mono-forward": "ffdist.objectives.mono_forward:MonoForward",
+    "deeperforward": "ffdist.objectives.deeperforward:DeeperForward",
+    "local-ce": "ffdist.objectives.local_ce:LocalCE",
+}
+FAMILIES: dict[str, tuple[str, ...]] = {
+    "ddp": ("ddp", "ddp-static", "ddp-views", "ddp-bucket-5", "ddp-bucket-25", "ddp-bucket-100", "ddp-bf16",
+            "ddp-bf16-bucket-100"),
+    "fsdp": ("fsdp-32", "fsdp-bf16", "fsdp-bf16-gathered"),
+    "pipeline": ("gpipe-4", "gpipe-8", "1f1b-4", "1f1b-8", "1f1b-4-once", "1f1b-8-once", "interleaved-8",
+                 "zero-bubble-8"),
+    "1f1b": ("1f1b-4", "1f1b-8"),
+    "gpipe": ("gpipe-4", "gpipe-8"),
+}  # fmt: skip
+"""Families of baselines: a family's name stands for the fastest of these."""
+LONE_BASELINES = (
+    "bp",
+    "bp-threads",
+    "bp-checkpoint",
+    "ddp-powersgd",
+    "ddp-accumulate",
+    "ddp-accumulate-checkpoint",
+    "ddp-checkpoint",
+)
+"""Baselines of no family."""
+
+
+def baseline_names() -> list[str]:
+    """All that --against may say, each once: families, then their members, then the others."""
+    members = [name for family in FAMILIES.values() for name in family]
+    return list(dict.fromkeys([*FAMILIES, *members, *LONE_BASELINES]))
