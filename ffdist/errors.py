@@ -5,6 +5,7 @@
     |-- DataError          a shard, manifest, label or picture
     |-- NetworkError       a chain of blocks, or a block that an objective cannot use
     |-- SnapshotError      a snapshot that is missing, corrupt or of another model
+    |   `-- DamagedSnapshotError   one that is not as it was written
     |-- DivergedError      a loss that is not a finite number
     |-- StageError         a stage that failed, named by the process that noticed
     `-- TransportError     an edge between two stages
@@ -54,6 +55,10 @@ class NetworkError(FfdistError, ValueError):
 
 class SnapshotError(FfdistError, RuntimeError):
     """A snapshot cannot be written, found, or loaded into this network."""
+
+
+class DamagedSnapshotError(SnapshotError):
+    """A snapshot's file is missing, or not as it was written: the snapshot before may be whole."""
 
 
 class DivergedError(FfdistError, ArithmeticError):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ffdist.bench.record import versions
-from ffdist.snapshot.manifest import latest
+from ffdist.snapshot import latest
 
 COST = "cost.jsonl"
 

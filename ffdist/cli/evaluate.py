@@ -15,7 +15,7 @@ from ffdist.data import Images, open_data
 from ffdist.errors import ConfigError, DataError
 from ffdist.report.console import accuracy_table, confusion_table
 from ffdist.runtime.evaluation import measure_run
-from ffdist.runtime.run import DataFacts, read_facts, read_settings, read_snapshot
+from ffdist.runtime.run import DataFacts, read_facts, read_settings
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,7 @@ def main(args: Sequence[str]) -> None:
     name = command.data or settings.data
     images = open_data(name, settings.image_size)
     check_same(images, facts, name)
-    result, confusions = measure_run(
-        command.run, settings, read_snapshot(command.run), images, batch_size=command.batch_size
-    )
+    result, confusions = measure_run(command.run, settings, images, batch_size=command.batch_size)
     if command.confusion:
         if command.predictor not in confusions:
             raise ConfigError(f"the run has no predictor '{command.predictor}'", where="--predictor",

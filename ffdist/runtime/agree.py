@@ -18,7 +18,7 @@ from ffdist.pipeline.predictions import check_lag
 from ffdist.pipeline.source import Loaders
 from ffdist.runtime.job import Job
 from ffdist.runtime.world import World
-from ffdist.snapshot import latest
+from ffdist.snapshot import latest, set_aside
 
 
 def agree(store: dist.Store, world: World, key: str, decide: Callable[[], Any], timeout: timedelta) -> Any:
@@ -53,6 +53,8 @@ def make_plan(job: Job, world: World, loaders: Loaders, device: torch.device) ->
     if config.resume and manifest is None:
         raise SnapshotError("there is no snapshot to resume from", where=config.run,
                             remedy="leave --resume out to start a new run, with another --out")  # fmt: skip
+    if config.run and manifest:
+        set_aside(config.run, manifest)
     return {
         "cut": cut_of(job, world.size, device, loaders.train),
         "steps": steps,

@@ -16,6 +16,7 @@ from ffdist.pipeline.message import EndOfSplit, EvalBatch
 from ffdist.pipeline.plan import build_block
 from ffdist.pipeline.predictors import Tally, last_weights
 from ffdist.pipeline.stage import Stage
+from ffdist.runtime.run import with_snapshot
 from ffdist.runtime.start import make_job
 from ffdist.snapshot import Manifest, SnapshotStore
 
@@ -33,9 +34,9 @@ class Confusion:
 
 
 def measure_run(
-    run: Path, settings: TrainSettings, manifest: Manifest, images: Images, *, batch_size: int | None = None
+    run: Path, settings: TrainSettings, images: Images, *, batch_size: int | None = None
 ) -> tuple[dict[str, Any], dict[str, Confusion]]:
-    """A snapshot on the test split of `images`: a record as training makes of it, and each predictor's confusion.
+    """The last snapshot on the test split of `images`: a record as training makes of it, each predictor's confusion.
 
     batch_size: default the run's own. Raises DataError without a test split, SnapshotError as `SnapshotStore.load`.
     """
@@ -46,7 +47,12 @@ def measure_run(
     config = job.block_config(torch.device("cpu"), 1)
     store = SnapshotStore(run, job.names)
     stage = Stage(0, [build_block(job.chain, site, job.objective, config) for site in job.sites()], store.save)
-    store.load(stage.blocks, manifest)
+
+    def load(manifest: Manifest) -> Manifest:
+        store.load(stage.blocks, manifest)
+        return manifest
+
+    manifest = with_snapshot(run, load)
     stage.end_split(EndOfSplit("train", 0))  # what was counted before the snapshot
     tally, weights = Tally(), last_weights(manifest.records)
     confusions: dict[str, Confusion] = {}

@@ -26,7 +26,7 @@ from ffdist.runtime.rank import Rank, stage_device
 from ffdist.runtime.ray_store import Address, join_store, serve_store
 from ffdist.runtime.run import SETTINGS
 from ffdist.runtime.world import World
-from ffdist.snapshot import latest
+from ffdist.snapshot import committed
 
 BACKLOG = 1000
 """Events that the last stage holds for the driver, at most; then it waits."""
@@ -119,7 +119,7 @@ class StageActor:
 def going_on(job: Job, world: World) -> Job:
     """The job of a later attempt goes on from the last snapshot, where there is one."""
     run = job.config.run
-    if world.attempt == 0 or run is None or latest(run) is None:
+    if world.attempt == 0 or run is None or not committed(run):
         return job
     return replace(job, config=replace(job.config, resume=True))
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import fcntl
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from datetime import datetime
 from pathlib import Path
+from typing import TypeVar
 
 from ffdist.baselines.twin import Backprop, twin
 from ffdist.config import FREE_ON_RESUME, TrainSettings, apply, read_toml, write_toml
@@ -18,9 +19,10 @@ from ffdist.errors import ConfigError, DataError, NetworkError, SnapshotError
 from ffdist.models import Chain, load_model, weights_file, with_weights
 from ffdist.objectives import Objective, load_objective
 from ffdist.pipeline.classifier import Classifier
-from ffdist.snapshot import Manifest, SnapshotStore, latest
+from ffdist.snapshot import Manifest, SnapshotStore, committed, newest
 from ffdist.snapshot.files import make_folder, write_durably
 
+T = TypeVar("T")
 SETTINGS = "config.toml"
 FACTS = "data.json"
 LOCK = ".lock"
@@ -242,12 +244,13 @@ def read_facts(run: Path) -> DataFacts:
                             remedy="restore it; another run on the same data has the same") from error  # fmt: skip
 
 
-def read_snapshot(run: Path) -> Manifest:
-    """The run's last snapshot."""
-    manifest = latest(run)
-    if manifest is None:
+def with_snapshot(run: Path, use: Callable[[Manifest], T]) -> T:
+    """What `use` makes of the run's last whole snapshot, as `newest`. Raises SnapshotError where there is none yet."""
+    if not committed(run):
         raise SnapshotError("the run has no snapshot yet", where=run, remedy="wait for the first epoch to end")
-    return manifest
+    made = newest(run, lambda manifest: (use(manifest),))
+    assert made, "a snapshot stays until another is committed"
+    return made[0]
 
 
 def load_classifier(run: Path) -> tuple[Classifier, TrainSettings, DataFacts]:
@@ -255,5 +258,6 @@ def load_classifier(run: Path) -> tuple[Classifier, TrainSettings, DataFacts]:
     settings, facts = read_settings(run), read_facts(run)
     chain, objective = network(settings, facts.shape, len(facts.classes))
     classifier = Classifier(chain, objective, mean=facts.mean, std=facts.std, fusion=settings.fusion)
-    SnapshotStore(run, classifier.names).load_weights(classifier, read_snapshot(run))
+    store = SnapshotStore(run, classifier.names)
+    with_snapshot(run, lambda manifest: store.load_weights(classifier, manifest))
     return classifier, settings, facts

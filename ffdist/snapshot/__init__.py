@@ -1,6 +1,7 @@
 """Snapshots: a file per block, committed by a manifest."""
 
-from ffdist.snapshot.manifest import Manifest, latest, read_manifest
+from ffdist.snapshot.manifest import Manifest, committed, read_manifest
+from ffdist.snapshot.newest import latest, newest, set_aside
 from ffdist.snapshot.store import SnapshotStore
 
-__all__ = ["Manifest", "SnapshotStore", "latest", "read_manifest"]
+__all__ = ["Manifest", "SnapshotStore", "committed", "latest", "newest", "read_manifest", "set_aside"]

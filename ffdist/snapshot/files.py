@@ -14,10 +14,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from ffdist.errors import SnapshotError
+from ffdist.errors import DamagedSnapshotError, SnapshotError
 
 FIELDS = "ffdist"
 """The one key of the files' metadata: with several, safetensors would write them in any order."""
+RESTORE = "restore the file; where the snapshot before is whole, that is taken"
 
 
 def block_file(index: int, name: str) -> str:
@@ -94,27 +95,34 @@ def write_block(path: Path, tensors: dict[str, Tensor], fields: dict[str, Any]) 
     return {"file": path.name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
-def read_block(path: Path, entry: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The inverse of `write_block`, after the file's size and sha256 were compared with the manifest's `entry`."""
-    remedy = "restore the file, or delete this snapshot's folder to go on from the one before"
+def check_file(path: Path, entry: dict[str, Any]) -> None:
+    """Raises DamagedSnapshotError unless the file's size and sha256 are those of the manifest's `entry`."""
     try:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        size = path.stat().st_size
-        if (size, digest) != (entry["bytes"], entry["sha256"]):
-            raise SnapshotError("a snapshot file is corrupt", where=path, remedy=remedy,
-                                expected=f"{entry['bytes']} bytes, sha256 {entry['sha256'][:12]}...",
-                                got=f"{size} bytes, sha256 {digest[:12]}...")  # fmt: skip
+            size = file.tell()
+    except OSError as error:
+        missing = isinstance(error, FileNotFoundError)
+        raise DamagedSnapshotError("a snapshot file is missing" if missing else "a snapshot file cannot be read",
+                                   where=path, got=error.strerror, remedy=RESTORE) from error  # fmt: skip
+    if (size, digest) != (entry["bytes"], entry["sha256"]):
+        raise DamagedSnapshotError("a snapshot file is corrupt", where=path, remedy=RESTORE,
+                                   expected=f"{entry['bytes']} bytes, sha256 {entry['sha256'][:12]}...",
+                                   got=f"{size} bytes, sha256 {digest[:12]}...")  # fmt: skip
+
+
+def read_block(path: Path, entry: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The inverse of `write_block`. Raises DamagedSnapshotError as `check_file` does."""
+    check_file(path, entry)
+    try:
         with safe_open(path, framework="pt") as file:
             fields = json.loads((file.metadata() or {})[FIELDS])
             return {name: file.get_tensor(name) for name in file.keys()}, fields  # noqa: SIM118
-    except OSError as error:
-        missing = isinstance(error, FileNotFoundError)
-        raise SnapshotError("a snapshot file is missing" if missing else "a snapshot file cannot be read", where=path,
-                            got=error.strerror, remedy=remedy) from error  # fmt: skip
-    except (SafetensorError, KeyError, ValueError) as error:
-        raise SnapshotError(
-            "a snapshot file was not written by ffdist", where=path, got=error, remedy=remedy
+    except FileNotFoundError as error:  # since it was checked: a run at work has discarded the snapshot
+        raise DamagedSnapshotError("a snapshot file is missing", where=path, remedy=RESTORE) from error
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise DamagedSnapshotError(
+            "a snapshot file was not written by ffdist", where=path, got=error, remedy=RESTORE
         ) from error
 
 

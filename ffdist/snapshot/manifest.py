@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
-from ffdist.errors import SnapshotError
+from ffdist.errors import DamagedSnapshotError, SnapshotError
 from ffdist.snapshot.files import write_of_snapshot
 
-FORMAT = 1
+FORMAT = 2
+"""Since 2 a manifest has a digest of itself."""
 MANIFEST = "manifest.json"
 
 
@@ -31,6 +34,11 @@ class Manifest:
     """The same of files that belong to no block."""
     folder: Path = field(default_factory=Path)
 
+    @property
+    def epochs_begun(self) -> int:
+        """Epochs that are over or begun: a run cannot have fewer."""
+        return self.epoch + (self.batch > 0)
+
 
 def snapshot_folder(run: Path, step: int, epoch: int) -> Path:
     """Of the snapshot at that step with so many epochs ended: no two of a run share one."""
@@ -42,45 +50,91 @@ def commit(run: Path, manifest: Manifest, *, keep: int) -> None:
 
     What a stage may be writing already, of a later step, is not touched.
     """
-    values = {name: value for name, value in asdict(manifest).items() if name != "folder"}
+    values = {"format": FORMAT} | {name: value for name, value in asdict(manifest).items() if name != "folder"}
     folder = snapshot_folder(run, manifest.step, manifest.epoch)
-    write_of_snapshot(folder / MANIFEST, json.dumps({"format": FORMAT, **values}, indent=1).encode())
-    committed = [m for m in _folders(run) if (m / MANIFEST).exists()]
-    kept = set(committed[-keep:])
+    text = json.dumps(values | {"digest": digest_of(values)}, indent=1)
+    write_of_snapshot(folder / MANIFEST, text.encode())
+    kept = set(committed(run)[-keep:])
     for old in _folders(run):
         if old < folder and old not in kept:
-            _discard(old)
+            discard(old)
 
 
-def latest(run: Path) -> Manifest | None:
-    """The newest committed snapshot of a run; None when there is none yet."""
-    committed = [folder for folder in _folders(run) if (folder / MANIFEST).exists()]
-    return read_manifest(committed[-1]) if committed else None
+def digest_of(values: dict[str, Any]) -> str:
+    """Of what a manifest says, in whatever order and spacing."""
+    as_read = json.loads(json.dumps(values))
+    return hashlib.sha256(json.dumps(as_read, sort_keys=True).encode()).hexdigest()
+
+
+def committed(run: Path) -> list[Path]:
+    """The folders of a run's committed snapshots, oldest first; whether they are whole is another matter."""
+    return [folder for folder in _folders(run) if (folder / MANIFEST).exists()]
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Raises SnapshotError when the manifest is not whole or of a format this version does not know."""
+    """Raises DamagedSnapshotError when the manifest is not as it was written, SnapshotError when it is of a format this
+    version does not know."""
     path = folder / MANIFEST
     try:
-        values = json.loads(path.read_text())
-        found = values.pop("format")
-        if found != FORMAT:
-            raise SnapshotError("unknown snapshot format", where=path, expected=FORMAT, got=found,
-                                remedy="use the version of ffdist that wrote it")  # fmt: skip
-        return Manifest(**values, folder=folder)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return _parsed(json.loads(path.read_text()), folder)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         if isinstance(error, SnapshotError):
             raise
-        raise SnapshotError("a manifest cannot be read", where=path, got=error,
-                            remedy="delete this snapshot's folder to go on from the one before") from error  # fmt: skip
+        raise DamagedSnapshotError("a manifest cannot be read", where=path, got=error,
+                                   remedy="restore it, or start a new run") from error  # fmt: skip
+
+
+def _parsed(values: Any, folder: Path) -> Manifest:
+    """Raises ValueError, TypeError or KeyError for what ffdist did not write, or not in this folder."""
+    found = values.get("format") if isinstance(values, dict) else None
+    if not _is_count(found):
+        raise ValueError("no format")
+    if found > FORMAT:
+        raise SnapshotError("unknown snapshot format", where=folder / MANIFEST, expected=f"<= {FORMAT}", got=found,
+                            remedy="use the version of ffdist that wrote it")  # fmt: skip
+    if found == FORMAT and values.pop("digest") != digest_of(values):
+        raise ValueError("its content does not have its digest")
+    del values["format"]
+    manifest = Manifest(**values, folder=folder)
+    _check_types(manifest)
+    if (named := snapshot_folder(Path(), manifest.step, manifest.epoch).name) != folder.name:
+        raise ValueError(f"it is {named}'s")
+    return manifest
+
+
+def _check_types(manifest: Manifest) -> None:
+    """Raises ValueError or TypeError; what a digest protects passes, and older manifests have none."""
+    if not all(map(_is_count, (manifest.step, manifest.epoch, manifest.batch))):
+        raise TypeError("step, epoch and batch are no counts")
+    if not all(isinstance(part, list) for part in (manifest.blocks, manifest.files, manifest.records, manifest.beside)):
+        raise TypeError("blocks, files, records and beside are no lists")
+    if not all(isinstance(name, str) for name in manifest.blocks) or len(manifest.files) != len(manifest.blocks):
+        raise ValueError("blocks and files do not fit")
+    for entry in (*manifest.files, *manifest.beside):
+        name, size, digest = entry["file"], entry["bytes"], entry["sha256"]
+        if not (
+            isinstance(name, str) and re.fullmatch(r"[\w.-]+", name) and _is_count(size) and isinstance(digest, str)
+        ):
+            raise TypeError(f"no file of a snapshot: {entry}")
+    for record in manifest.records:
+        if not _is_count(record["epoch"]) or not isinstance(record["train"]["blocks"], list):
+            raise TypeError("a record is none of an epoch")
+        if validation := record.get("validation"):
+            numbers = [validation["accuracy"]["mean"], *validation["weights"].values()]
+            if not all(isinstance(number, (int, float)) for number in numbers):
+                raise TypeError("a record holds what is no number")
+
+
+def _is_count(value: Any) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
 
 
 def _folders(run: Path) -> list[Path]:
     """Snapshot folders, oldest first; their names sort by step, then by epoch."""
-    return sorted(path for path in (run / "snapshots").glob("step-*") if path.is_dir())
+    return sorted(path for path in (run / "snapshots").glob("step-*") if path.is_dir() and not path.is_symlink())
 
 
-def _discard(folder: Path) -> None:
+def discard(folder: Path) -> None:
     """Manifest first, so that what is half deleted is no snapshot."""
     (folder / MANIFEST).unlink(missing_ok=True)
     shutil.rmtree(folder)

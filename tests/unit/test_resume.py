@@ -20,7 +20,7 @@ from ffdist.runtime.outcome import Result
 from ffdist.runtime.rank import Rank
 from ffdist.runtime.threads import ThreadEdges, run_threads
 from ffdist.runtime.world import World
-from ffdist.snapshot import latest
+from ffdist.snapshot import committed, latest
 
 EVERY = 5
 
@@ -143,3 +143,19 @@ def test_early_stop_looks_one_epoch_behind_whatever_the_cut(tmp_path: Path) -> N
 def test_resuming_where_there_is_no_snapshot_says_so(tmp_path: Path) -> None:
     with pytest.raises(SnapshotError, match="no snapshot to resume from"):
         run_threads(DigitsJob(tmp_path, settings={"resume": True, "stages": 2})(), QUIET)
+
+
+def test_with_a_damaged_last_snapshot_a_run_goes_on_from_the_one_before_to_the_same_bits(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make = DigitsJob(schedule={"snapshot_every": EVERY})
+    run_threads(replace(make, run=tmp_path / "whole")(), QUIET)
+    cut = replace(make, run=tmp_path / "cut")
+    cut_power_at(25, cut)
+    last = committed(tmp_path / "cut")[-1]
+    path = last / "block-001-conv2.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    run_threads(replace(cut, settings={"resume": True, "stages": 2})(), QUIET)
+    assert f"{path}: a snapshot file is corrupt" in capsys.readouterr().err
+    assert fingerprint(tmp_path / "cut") == fingerprint(tmp_path / "whole")
+    assert (last.parent / f"damaged-{last.name}" / path.name).exists()

@@ -14,7 +14,7 @@ from jobs import QUIET, DigitsJob
 
 from ffdist.errors import SnapshotError
 from ffdist.runtime.threads import run_threads
-from ffdist.snapshot import Manifest, latest, read_manifest
+from ffdist.snapshot import Manifest, latest, newest, read_manifest
 from ffdist.snapshot.files import read_block, write_block, write_of_snapshot
 from ffdist.snapshot.manifest import MANIFEST, commit, snapshot_folder
 
@@ -84,6 +84,93 @@ def test_a_manifest_that_is_not_whole_is_refused(text: str, tmp_path: Path) -> N
     (folder / MANIFEST).write_text(text)
     with pytest.raises(SnapshotError, match=r"manifest\.json"):
         latest(tmp_path)
+
+
+def test_of_a_damaged_newest_snapshot_the_one_before_is_taken_and_both_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before, last = snapshot(tmp_path, 5), snapshot(tmp_path, 10)
+    (last / "block-000-a.safetensors").write_bytes(b"")
+    manifest = latest(tmp_path)
+    assert manifest is not None
+    assert manifest.folder == before
+    said = capsys.readouterr().err
+    assert "step-000000010-epoch-00000/block-000-a.safetensors: a snapshot file is corrupt" in said
+    assert "of step 5" in said
+    (before / MANIFEST).write_text("null")
+    with pytest.raises(
+        SnapshotError, match=r"no snapshot of the run is whole(.|\n)*step-000000010(.|\n)*step-000000005"
+    ):
+        latest(tmp_path)
+
+
+def test_any_changed_byte_of_a_manifest_is_noticed(tmp_path: Path) -> None:
+    path = snapshot(tmp_path, 5) / MANIFEST
+    written = path.read_bytes()
+    meant = json.loads(written)
+    for place in range(len(written)):
+        changed = bytearray(written)
+        changed[place] ^= 1
+        path.write_bytes(changed)
+        try:
+            if json.loads(changed.decode()) == meant:
+                continue  # a space between two words
+        except ValueError:
+            pass
+        with pytest.raises(SnapshotError):
+            read_manifest(path.parent)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"step": 6}, {"epoch": 1}, {"step": True}, {"batch": 10**400}, {"batch": -1}, {"files": [0]}, {"blocks": [1]},
+        {"blocks": "a"}, {"records": [7]}, {"records": [{"epoch": 0, "train": None}]}, {"beside": [{}]}, {"other": 1},
+    ],
+)  # fmt: skip
+def test_an_older_manifest_without_a_digest_is_held_to_its_folder_and_types(
+    change: dict[str, object], tmp_path: Path
+) -> None:
+    path = snapshot(tmp_path, 5) / MANIFEST
+    values = json.loads(path.read_text()) | {"format": 1}
+    del values["digest"]
+    path.write_text(json.dumps(values))
+    assert read_manifest(path.parent).step == 5
+    path.write_text(json.dumps(values | change))
+    with pytest.raises(SnapshotError, match="a manifest cannot be read"):
+        read_manifest(path.parent)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "null", "7", '{"format": ' + "9" * 400 + "}"])
+def test_json_of_another_kind_is_no_manifest(text: str, tmp_path: Path) -> None:
+    folder = snapshot(tmp_path, 5)
+    (folder / MANIFEST).write_text(text)
+    with pytest.raises(SnapshotError, match="a manifest cannot be read"):
+        read_manifest(folder)
+
+
+def test_a_file_of_a_manifest_lies_beside_it(tmp_path: Path) -> None:
+    folder = snapshot(tmp_path, 5)
+    manifest = read_manifest(folder)
+    manifest.files[0]["file"] = "../x"
+    commit(tmp_path, manifest, keep=2)
+    with pytest.raises(SnapshotError, match="no file of a snapshot"):
+        read_manifest(folder)
+
+
+def test_reading_while_training_goes_on_takes_what_is_newest_then(tmp_path: Path) -> None:
+    """The snapshot that is being read is discarded for the next, as with --keep 1."""
+    snapshot(tmp_path, 5, keep=1)
+    read: list[int] = []
+
+    def slow(manifest: Manifest) -> int:
+        read.append(manifest.step)
+        if len(read) < 3:
+            snapshot(tmp_path, manifest.step + 1, keep=1)
+        return int(read_block(manifest.folder / manifest.files[0]["file"], manifest.files[0])[1]["step"])
+
+    assert newest(tmp_path, slow) == 7
+    assert read == [5, 6, 7]
 
 
 def test_a_full_disk_is_told_and_leaves_the_last_snapshot_whole(

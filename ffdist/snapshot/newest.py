@@ -1,0 +1,80 @@
+"""Which snapshot a run goes on from, and is measured by: the newest that is whole."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from ffdist.errors import DamagedSnapshotError, SnapshotError
+from ffdist.snapshot.files import check_file
+from ffdist.snapshot.manifest import Manifest, committed, read_manifest
+
+T = TypeVar("T")
+ATTEMPTS = 100
+"""How often the newest snapshot is looked for anew, where training puts another in its place while it is read."""
+
+
+def newest(run: Path, use: Callable[[Manifest], T]) -> T | None:
+    """What `use` makes of the newest committed snapshot; None where there is none.
+
+    use: raises DamagedSnapshotError for a snapshot that is not whole: then it gets the one before, and stderr says so.
+    Where a run at work has committed another meanwhile, it gets that. Raises SnapshotError where none is whole.
+    """
+    for _ in range(ATTEMPTS):
+        folders, damaged = committed(run), list[DamagedSnapshotError]()
+        for folder in reversed(folders):
+            try:
+                result = use(manifest := read_manifest(folder))
+            except DamagedSnapshotError as error:
+                if committed(run)[-1:] != folders[-1:]:
+                    break
+                damaged.append(error)
+            else:
+                _tell(damaged, manifest)
+                return result
+        else:
+            if not damaged:
+                return None
+            raise SnapshotError("no snapshot of the run is whole", where=run, got="; ".join(map(_brief, damaged)),
+                                remedy="restore the files, or start a new run with another --out")  # fmt: skip
+    raise SnapshotError("the run makes new snapshots faster than one can be read", where=run,
+                        remedy="wait until it has ended, or let it keep more: --keep 10")  # fmt: skip
+
+
+def latest(run: Path) -> Manifest | None:
+    """The newest committed snapshot of a run, every file of it compared with its checksum; None when there is none yet.
+
+    Raises SnapshotError as `newest` does.
+    """
+    return newest(run, whole)
+
+
+def whole(manifest: Manifest) -> Manifest:
+    """The same. Raises DamagedSnapshotError for a file that is missing, or is not as it was written."""
+    for entry in (*manifest.files, *manifest.beside):
+        check_file(manifest.folder / entry["file"], entry)
+    return manifest
+
+
+def set_aside(run: Path, taken: Manifest) -> None:
+    """Rename what is newer than the snapshot that a run goes on from: it is not whole, and must not be taken for what
+    this run makes next."""
+    for folder in committed(run):
+        if folder > taken.folder:
+            target, count = folder.with_name(f"damaged-{folder.name}"), 1
+            while target.exists():
+                count += 1
+                target = folder.with_name(f"damaged-{count}-{folder.name}")
+            folder.rename(target)
+
+
+def _tell(damaged: list[DamagedSnapshotError], taken: Manifest) -> None:
+    for error in damaged:
+        print(f"ffdist: a snapshot is not whole, the one before is taken, of step {taken.step} (epochs done: "
+              f"{taken.epoch}): {_brief(error)}", file=sys.stderr)  # fmt: skip
+
+
+def _brief(error: DamagedSnapshotError) -> str:
+    return f"{error.where}: {error.what}" + (f" ({error.got})" if error.got else "")
