@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ffdist.data import list_data, prepare, verify
+from ffdist.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -43,10 +44,15 @@ class Prepare:
     """Folder that holds a data set known by name as torchvision keeps it. Default: download it."""
     cache: Path | None = None
     """Where downloads are kept. Default: ~/.cache/ffdist."""
-    size: int | None = None
-    """Side to which pictures are scaled and cut. Needed where they differ."""
+    size: str | None = None
+    """Side to which pictures are scaled and cut, or HEIGHTxWIDTH. Needed where they differ."""
     mode: Literal["keep", "rgb", "grey"] = "keep"
     """Channels of the prepared pictures; keep takes them as they are."""
+    background: str = "white"
+    """What transparent pictures are laid over: a colour's name, or #rrggbb."""
+    value_range: tuple[float, float] | None = None
+    """Values of black and white in pictures of more than 8 bits, e.g. 0 4095. Default: 0 65535 for 16 bits; needed
+    where pictures hold less, and for floats."""
     image_column: str = "image"
     """Column of pictures in a table: encoded bytes, or arrays."""
     label_column: str = "label"
@@ -61,11 +67,23 @@ class Prepare:
     def run(self) -> None:
         out = self.out or Path("data") / Path(self.source).name
         prepare(
-            self.source, out, from_dir=self.from_, cache=self.cache, size=self.size, mode=self.mode,
+            self.source, out, from_dir=self.from_, cache=self.cache, size=sides(self.size), mode=self.mode,
+            background=self.background, value_range=self.value_range,
             image_column=self.image_column, label_column=self.label_column, test_fraction=self.test_fraction,
             seed=self.seed, workers=self.workers,
         )  # fmt: skip
         print(f"prepared {out}; next: ffdist train --data {out}")
+
+
+def sides(text: str | None) -> int | tuple[int, int] | None:
+    """What --size says. Raises ConfigError for anything but SIDE or HEIGHTxWIDTH."""
+    try:
+        numbers = [int(part) for part in (text or "").lower().split("x") if text]
+    except ValueError:
+        numbers = [0]
+    if len(numbers) > 2 or min(numbers, default=1) < 1:
+        raise ConfigError("a size is one or two whole numbers", where="--size", expected="e.g. 64, or 48x64", got=text)
+    return None if not numbers else numbers[0] if len(numbers) == 1 else (numbers[0], numbers[1])
 
 
 @dataclass(frozen=True)

@@ -1,101 +1,205 @@
-"""One picture, of any format, mode and size, as uint8 [H, W, C]."""
+"""One picture, of any format, mode and size, as uint8 [H, W, C]: the same for whoever trains on it and whoever asks."""
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
 
+from ffdist.data.depth import Range, eight_bits_of, extremes, own_range, values_of
+from ffdist.data.formats import Encoded, open_picture, orientation, several_frames
 from ffdist.errors import ConfigError, DataError
 
 Mode = Literal["rgb", "grey", "keep"]
 Size = tuple[int, int]
-Encoded = Path | bytes | np.ndarray | Image.Image
-"""A file, its bytes, uint8 [H, W] or [H, W, C], or an opened picture."""
+
+TURNED = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""How a picture with this EXIF orientation is brought upright."""
 
 
 @dataclass(frozen=True)
 class Decoding:
     """How pictures of any kind become samples of one kind: kept in a prepared folder's manifest and in a run's
-    directory, so that what is predicted is read as what was trained on."""
+    directory, so that what is predicted is read as what was trained on. Raises ConfigError for settings out of range.
+    """
 
     size: Size | None = None
-    """(height, width) that pictures are scaled and cut to; None where they had one size."""
+    """(height, width): a picture is scaled to cover it, and its middle is cut out. None: as it is."""
     mode: Mode = "keep"
+    """Channels: "keep" leaves grey pictures grey and makes all others RGB."""
+    background: str = "white"
+    """What transparent pictures are laid over: a colour's name, or #rrggbb."""
+    value_range: Range | None = None
+    """The values that stand for black and white in pictures of more than 8 bits. None: those that the file's type says,
+    0 and 65535 for 16 bits; other types have none."""
+
+    def __post_init__(self) -> None:
+        if self.mode not in get_args(Mode):
+            raise ConfigError("unknown picture mode", expected=" or ".join(get_args(Mode)), got=self.mode)
+        if self.size is not None and min(self.size) < 1:
+            raise ConfigError("a picture has at least one pixel", expected="size >= 1", got=self.size)
+        try:
+            opaque = len(ImageColor.getrgb(self.background)) == 3
+        except (ValueError, AttributeError):
+            opaque = False
+        if not opaque:
+            expected = "a colour without transparency: a name, or #rrggbb"
+            raise ConfigError("unknown background", where="--background", expected=expected, got=self.background)
+        if self.value_range is not None and not -np.inf < self.value_range[0] < self.value_range[1] < np.inf:
+            expected = "two numbers, the smaller first"
+            raise ConfigError("unusable range of values", where="--value-range", expected=expected,
+                              got=self.value_range)  # fmt: skip
+
+    def __str__(self) -> str:
+        """One line, for who has to do the same elsewhere."""
+        colours = {"rgb": "RGB", "grey": "grey", "keep": "grey or RGB as it is"}[self.mode]
+        size = "" if self.size is None else " scaled to cover {} x {} (height x width) and cut in the middle,".format(
+            *self.size)  # fmt: skip
+        deep = "65535 and 0 as white and black" if self.value_range is None else "{:g} as black, {:g} as white".format(
+            *self.value_range)  # fmt: skip
+        return (
+            f"turned upright by EXIF,{size} bilinear, {colours}; transparency over {self.background};"
+            f" more than 8 bits: {deep}"
+        )
 
 
 def read_decoding(values: dict) -> Decoding:
-    """What `asdict` made of one, from a JSON file. Raises TypeError or ValueError for anything else."""
-    size = values.get("size")
-    return Decoding(**(values | {"size": None if size is None else (int(size[0]), int(size[1]))}))
+    """What `asdict` made of one, from a JSON file. Raises TypeError, KeyError or ValueError for anything else."""
+    size, limits = values.get("size"), values.get("value_range")
+    fields = {
+        **values,
+        "size": None if size is None else (int(size[0]), int(size[1])),
+        "value_range": None if limits is None else (float(limits[0]), float(limits[1])),
+    }
+    return Decoding(**fields)
 
 
-BROKEN = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
-"""What Pillow raises for a picture that it cannot read."""
+def check_options(
+    size: int | Size | None = None, mode: str = "keep", background: str = "white", value_range: Range | None = None
+) -> Decoding:
+    """Settings as users give them. Raises ConfigError for those out of range."""
+    pair = (size, size) if isinstance(size, int) else size
+    return Decoding(pair, mode, background, value_range)  # pyright: ignore[reportArgumentType]
 
 
-def decode(data: Encoded, where: object, size: Size | None = None, mode: Mode = "keep") -> np.ndarray:
+PLAIN = Decoding()
+
+
+class Picture(NamedTuple):
+    """A decoded picture, and what was seen on the way."""
+
+    pixels: np.ndarray
+    """uint8 [H, W, C] with C of 1 (grey) or 3 (RGB)."""
+    values: Range | None = None
+    """Least and greatest value, where it has more than 8 bits and its file doesn't say their range."""
+    limits: Range | None = (0, 255)
+    """What stood for black and white; None where nobody says it, and `pixels` mean nothing."""
+    frames: bool = False
+    """Whether it has more than the first frame or page, which was taken."""
+    transparent: bool = False
+
+
+def decode(data: Encoded, where: object, decoding: Decoding = PLAIN) -> np.ndarray:
     """uint8 [H, W, C] with C of 1 (grey) or 3 (RGB).
 
-    size: height, width; the picture is scaled to cover it and its middle is cut out. mode: "keep" leaves grey pictures
-    grey and makes all others RGB; 16 bits become 8; transparency is dropped.
-    Raises DataError naming `where` for a picture that cannot be read.
+    Of several frames or pages the first is taken. A picture is turned upright by its EXIF orientation, also one that
+    Pillow opened before (whoever turned it by hand takes the mark away, as `ImageOps.exif_transpose` does).
+    Raises DataError naming `where` for a picture that cannot be read, or whose values have no known range.
     """
+    picture = read_picture(data, where, decoding)
+    if picture.limits is None:
+        assert picture.values
+        raise no_range(where, *picture.values)
+    return picture.pixels
+
+
+def no_range(where: object, low: float, high: float, count: int = 1) -> DataError:
+    """For pictures whose values nobody can tell black from white by."""
+    held = f"{low:g} to {high:g}" + (f" in {count:,} such pictures" if count > 1 else "")
+    return DataError(
+        "which values are black and white?",
+        where=where,
+        expected="8 or 16 bits a channel, or a range",
+        got=f"32-bit, signed or floating-point values: {held}",
+        remedy=f"name black and white, e.g. --value-range {low:g} {high:g} (value_range=({low:g}, {high:g}))",
+    )
+
+
+def read_picture(data: Encoded, where: object, decoding: Decoding = PLAIN) -> Picture:
+    """Raises DataError naming `where` for a picture that cannot be read, whatever is wrong with it."""
     try:
-        with opened(data) as image:
-            if size is None:
-                return np.atleast_3d(np.asarray(eight_bits(image, mode)))
-            height, width = size
-            image.draft(None, (2 * width, 2 * height))  # a JPEG can be read at a half, a quarter, an eighth
-            fitted = ImageOps.fit(eight_bits(image, mode), (width, height), Image.Resampling.BILINEAR)
-            return np.atleast_3d(np.asarray(fitted))
-    except BROKEN as error:
-        got = "no known format" if isinstance(error, UnidentifiedImageError) else error
-        raise DataError("a picture cannot be read", where=where, got=got, remedy="replace or remove it") from error
+        with open_picture(data) as image:
+            return _read(image, decoding)
+    except MemoryError as error:
+        raise _broken(where, "there is no memory for it") from error
+    except Exception as error:  # of foreign bytes a decoder may raise anything
+        raise _broken(where, reason(error)) from error
 
 
-def opened(data: Encoded) -> Image.Image:
-    if isinstance(data, np.ndarray):
-        return from_array(data)
-    if isinstance(data, Image.Image):
-        return data.copy()
-    return Image.open(io.BytesIO(data) if isinstance(data, bytes) else data)
+def _broken(where: object, got: str) -> DataError:
+    return DataError("a picture cannot be read", where=where, got=got, remedy="replace or remove it")
 
 
-def from_array(array: np.ndarray) -> Image.Image:
-    """[H, W], [H, W, C] or [C, H, W]; where both ends could be channels, the last is."""
-    channels = (1, 3, 4)
-    if array.ndim == 3 and array.shape[2] not in channels and array.shape[0] in channels:
-        array = array.transpose(1, 2, 0)
-    if array.dtype != np.uint8 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in channels)):
-        raise ValueError(f"{array.dtype} {list(array.shape)} is not a picture, uint8 [H, W] or [H, W, 1|3|4] is")
-    return Image.fromarray(array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else np.ascontiguousarray(array))
+def reason(error: Exception) -> str:
+    """What is wrong with a picture, in one line."""
+    if isinstance(error, UnidentifiedImageError):
+        return "no known format"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    says = " ".join(str(error).split())
+    known = isinstance(error, (OSError, ValueError, SyntaxError, Image.DecompressionBombError))
+    return says if known and says else f"{type(error).__name__}: {says}"
 
 
-def eight_bits(image: Image.Image, mode: Mode) -> Image.Image:
-    """The picture in mode L or RGB."""
-    if image.mode == "F":
-        raise ValueError("floating-point pixels have no known range; save it with 8 or 16 bits")
-    if image.mode.startswith("I"):  # Pillow would clip 16 bits, not scale them
-        image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
-    if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")
-    grey = mode == "grey" or (mode == "keep" and image.mode in ("1", "L", "LA", "La"))
-    return image.convert("L" if grey else "RGB")
-
-
-def check_options(size: int | Size | None, mode: str) -> tuple[Size | None, Mode]:
-    """(height, width) and mode as `decode` takes them; raises ConfigError for others."""
-    for known in get_args(Mode):
-        if mode == known:
-            break
+def _read(image: Image.Image, decoding: Decoding) -> Picture:
+    frames, own = several_frames(image), own_range(image)
+    if decoding.size is not None:
+        height, width = decoding.size if orientation(image) < 5 else decoding.size[::-1]
+        image.draft(None, (2 * width, 2 * height))  # a JPEG can be read at a half, a quarter, an eighth
+    image.load()
+    turn = TURNED.get(orientation(image))  # after loading: Pillow turns a TIFF itself
+    values = limits = None
+    transparent = has_transparency(image)
+    if own.deep:
+        deep = values_of(image)
+        values, limits = extremes(deep), own.fixed or decoding.value_range or own.usual
+        holes = image.info.get("transparency")
+        image = Image.fromarray(eight_bits_of(deep, limits or (0, 1)))
+        if isinstance(holes, int):
+            image.putalpha(Image.fromarray(np.where(deep == holes, 0, 255).astype(np.uint8)))
     else:
-        raise ConfigError("unknown picture mode", expected=" or ".join(get_args(Mode)), got=mode)
-    pair = (size, size) if isinstance(size, int) else size
-    if pair is not None and min(pair) < 1:
-        raise ConfigError("a picture has at least one pixel", expected="size >= 1", got=size)
-    return pair, known
+        limits = (0, 255)
+    image = plain(image, decoding)
+    if turn is not None:
+        image = image.transpose(turn)
+    if decoding.size is not None:
+        height, width = decoding.size
+        image = ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
+    pixels = np.atleast_3d(np.asarray(image))
+    return Picture(pixels, None if own.fixed else values, limits, frames, transparent)
+
+
+def has_transparency(image: Image.Image) -> bool:
+    palette = image.palette.mode if image.mode == "P" and image.palette else ""
+    return image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info or palette.endswith("A")
+
+
+def plain(image: Image.Image, decoding: Decoding) -> Image.Image:
+    """A picture of 8 bits in mode L or RGB, on its background."""
+    grey = decoding.mode == "grey" or (decoding.mode == "keep" and image.mode in ("1", "L", "LA", "La"))
+    if has_transparency(image):
+        under = Image.new("RGBA", image.size, decoding.background)
+        image = Image.alpha_composite(under, image.convert("RGBA"))
+    if image.mode == "LAB":  # Pillow knows no direct way to grey
+        image = image.convert("RGB")
+    return image.convert("L" if grey else "RGB")

@@ -12,6 +12,7 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -23,7 +24,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as RichProgress
 
 from ffdist.data.ahead import in_order
-from ffdist.data.decode import Mode, Size, check_options, decode
+from ffdist.data.decode import Decoding, Size, check_options, decode
+from ffdist.data.depth import Range
 from ffdist.data.images import Moments
 from ffdist.data.manifest import Manifest
 from ffdist.data.shards import ShardWriter
@@ -47,6 +49,8 @@ def prepare(
     download: bool = True,
     size: int | Size | None = None,
     mode: str = "keep",
+    background: str = "white",
+    value_range: Range | None = None,
     image_column: str = "image",
     label_column: str = "label",
     test_fraction: float = 0.2,
@@ -59,7 +63,9 @@ def prepare(
     source: one of `KNOWN`, a tree with a folder of pictures for each class, or Parquet, Arrow or Feather files.
     from_dir: torchvision's root, with the known data set in it; None: `cache` (default ~/.cache/ffdist), into which it
         is downloaded unless `download` is false.
-    size: side, or (height, width), that pictures are scaled and cut to. mode: rgb, grey or keep.
+    size: side, or (height, width), that pictures are scaled and cut to. mode: rgb, grey or keep. background: the colour
+        that transparent pictures are laid over. value_range: the values of black and white in pictures of more than 8
+        bits; None: 0 and 65535 for 16 bits, which they must need.
     test_fraction, seed: the share of each class that is held out where the source has no test split.
     workers: decoding threads; default: a core each. progress: default: a bar, where stderr is a terminal.
 
@@ -68,7 +74,7 @@ def prepare(
     should be or has one class, a picture that cannot be read, and pictures of different shapes; ConfigError for
     settings out of range.
     """
-    pair, known_mode = check_options(size, mode)
+    decoding = check_options(size, mode, background, value_range)
     if not 0 <= test_fraction < 1:
         raise ConfigError("the test split is a fraction", where="--test-fraction", expected="0 <= x < 1",
                           got=test_fraction)  # fmt: skip
@@ -85,22 +91,22 @@ def prepare(
                         got=", ".join(opened.classes),
                         remedy="give the folder that holds a folder of pictures for each class")  # fmt: skip
     with appearing(out) as folder, nullcontext(progress) if progress else bar(opened.name) as report:
-        write(opened, folder, pair, known_mode, workers or os.cpu_count() or 1, report)
+        write(opened, folder, decoding, workers or os.cpu_count() or 1, report)
     return out
 
 
-def write(source: Source, folder: Path, size: Size | None, mode: Mode, workers: int, report: Progress) -> None:
+def write(source: Source, folder: Path, decoding: Decoding, workers: int, report: Progress) -> None:
     """Decode every item of a source into shards, and write the manifest last."""
     items = source.items()
     first = next(items)
-    like = Reference(first.where, decode(first.data, first.where, size, mode).shape)
+    like = Reference(first.where, decode(first.data, first.where, decoding).shape)
     h, w, c = like.shape
     total = sum(source.counts.values())
     check_room(folder, total * (h * w * c + 8))
     shards = {split: ShardWriter(folder, split, (c, h, w), len(source.classes), source.superclass)
               for split in source.counts}  # fmt: skip
     moments, done = Moments(c), 0
-    decode_one = partial(decode_chunk, like=like, size=size, mode=mode)
+    decode_one = partial(decode_chunk, like=like, decoding=decoding)
     jobs = chunks(chain([first], items), max(1, min(256, CHUNK_BYTES // (h * w * c))))
     with closing(in_order(decode_one, jobs, threads=workers, ahead=2 * workers, name="ffdist-decode")) as decoded:
         for chunk in decoded:
@@ -113,7 +119,8 @@ def write(source: Source, folder: Path, size: Size | None, mode: Mode, workers: 
         raise DataError("the source changed while it was read", expected=f"{total} samples", got=done)
     mean, std = moments.result()
     splits = {split: writer.finish() for split, writer in shards.items()}
-    Manifest(source.name, source.classes, (c, h, w), mean, std, splits, source.superclass).write(folder)
+    resolved = replace(decoding, size=(h, w), mode="grey" if c == 1 else "rgb")  # so that others are read alike
+    Manifest(source.name, source.classes, (c, h, w), mean, std, splits, source.superclass, resolved).write(folder)
 
 
 class Reference(NamedTuple):
@@ -144,11 +151,11 @@ def chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
     yield from held.values()
 
 
-def decode_chunk(items: list[Item], *, like: Reference, size: Size | None, mode: Mode) -> Chunk:
+def decode_chunk(items: list[Item], *, like: Reference, decoding: Decoding) -> Chunk:
     """Raises DataError for a picture that cannot be read or has another shape."""
     pictures = np.empty((len(items), *like.shape), np.uint8)
     for slot, item in zip(pictures, items, strict=True):
-        picture = decode(item.data, item.where, size, mode)
+        picture = decode(item.data, item.where, decoding)
         if picture.shape != like.shape:
             raise DataError("two pictures differ in height, width or channels", where=f"{like.where} and {item.where}",
                             expected=like.shape, got=picture.shape,

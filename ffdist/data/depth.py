@@ -1,0 +1,74 @@
+"""Pixels of more than 8 bits: what they range over, and how they become 8."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+Range = tuple[float, float]
+"""The values that stand for black and white."""
+
+SIXTEEN: Range = (0, 65535)
+CHUNK = 2**20
+"""Pixels scaled at once: what bounds the memory of a large picture."""
+
+
+class Depth(NamedTuple):
+    """What a file says of its values."""
+
+    deep: bool
+    """Whether they have more than 8 bits."""
+    usual: Range | None = None
+    """What its type can hold, where that is what it plainly means."""
+    fixed: Range | None = None
+    """What the file itself says they range over, whatever users say."""
+
+
+def own_range(image: Image.Image) -> Depth:
+    """Of an opened picture whose pixels are not read yet."""
+    if image.mode == "F":
+        return Depth(True)
+    if not image.mode.startswith("I"):
+        return Depth(False)
+    if image.format == "PPM" and not plain_sixteen(image):
+        return Depth(True, SIXTEEN, SIXTEEN)  # Pillow scales by the greatest value, which the file names
+    if image.format == "TIFF" and getattr(image, "tag_v2", {}).get(258) == (12,):
+        return Depth(True, (0, 4095))
+    return Depth(True, SIXTEEN if image.mode.startswith("I;16") or image.format in ("PNG", "PPM") else None)
+
+
+def plain_sixteen(image: Image.Image) -> bool:
+    """Whether a PGM's greatest value is 65535, so that nothing is scaled."""
+    tiles = getattr(image, "tile", ())
+    return not tiles or tiles[0][0] == "raw" or tiles[0][3][-1] == 65535
+
+
+def values_of(image: Image.Image) -> np.ndarray:
+    """[H, W], whole numbers or floats. Raises ValueError for what is not a number."""
+    values = np.asarray(image)
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        raise ValueError("it holds pixels that are no numbers (NaN or infinite)")
+    return values
+
+
+def extremes(values: np.ndarray) -> Range:
+    return values.min().item(), values.max().item()
+
+
+def eight_bits_of(values: np.ndarray, limits: Range) -> np.ndarray:
+    """uint8 of the same shape: `limits` become 0 and 255, what lies beyond them is cut off.
+
+    Whole numbers are dealt to 256 equal bins, so that 16 bits lose their lower 8; floats are rounded.
+    """
+    flat, low, high = values.reshape(-1), *limits
+    out = np.empty(len(flat), np.uint8)
+    for start in range(0, len(flat), CHUNK):
+        part = flat[start : start + CHUNK].astype(np.float64)
+        if values.dtype.kind == "f":
+            part = np.rint((part - low) * (255 / (high - low)))
+        else:
+            part = np.floor((part - low) * 256 / (high - low + 1))
+        out[start : start + CHUNK] = part.clip(0, 255)
+    return out.reshape(values.shape)

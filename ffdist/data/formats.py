@@ -1,0 +1,100 @@
+"""Which files are pictures, and how they are opened."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import os
+import stat
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from PIL import ExifTags, Image
+
+Encoded = Path | bytes | np.ndarray | Image.Image
+"""A file, its bytes, uint8 [H, W] or [H, W, C], or an opened picture."""
+
+NO_PICTURES = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")
+"""What Pillow knows by name but does not decode itself; EPS is a program, which another program would have to run."""
+PLUGINS = {"pillow_heif": "register_heif_opener", "pillow_avif": None, "pillow_jxl": None}
+"""Packages that teach Pillow more formats, used where they are installed."""
+UNMISTAKABLE = ("PNG", "JPEG", "MPO", "GIF", "BMP", "WEBP", "AVIF", "HEIF", "JPEG2000", "JXL", "PPM", "PSD", "QOI")
+"""Formats that are told by their first bytes, whatever a file is called."""
+
+
+@cache
+def formats() -> tuple[str, ...]:
+    """What can be read here, by Pillow's names."""
+    Image.init()
+    for package, register in PLUGINS.items():
+        with suppress(ImportError):
+            module = importlib.import_module(package)
+            if register:
+                getattr(module, register)()
+    return tuple(name for name in Image.OPEN if name not in NO_PICTURES)
+
+
+@cache
+def endings() -> frozenset[str]:
+    """Of file names, in small letters: ".png", ".jpg", ..."""
+    readable = set(formats())
+    names = Image.registered_extensions().items()
+    return frozenset(ending for ending, name in names if name in readable or name == "MPO")  # MPO is read as JPEG
+
+
+def is_picture(path: Path) -> bool:
+    """Whether a file is one that can be read as a picture: by its ending in either case, or where it has none, or one
+    that says nothing ("subject01.happy"), by its first bytes. It may still turn out to be broken."""
+    ending = path.suffix.lower()
+    if ending in endings():
+        return True
+    known = set(UNMISTAKABLE) | (set() if ending else {"TIFF"})  # the raw files of cameras are TIFF with a thumbnail
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            return False
+        with Image.open(path, formats=[name for name in formats() if name in known]):
+            return True
+    except Exception:  # of foreign bytes a decoder may raise anything
+        return False
+
+
+def open_picture(data: Encoded) -> Image.Image:
+    """Raises OSError for a path that is no regular file, and whatever Pillow raises for what it cannot read."""
+    if isinstance(data, np.ndarray):
+        return from_array(data)
+    if isinstance(data, Image.Image):
+        return data.copy()
+    if isinstance(data, bytes):
+        return Image.open(io.BytesIO(data), formats=formats())
+    mode = os.stat(data).st_mode
+    if not stat.S_ISREG(mode):  # reading from a pipe or a device would wait, or never end
+        raise OSError(f"it is {'a folder' if stat.S_ISDIR(mode) else 'a device or a pipe'}, not a file")
+    return Image.open(data, formats=formats())
+
+
+def from_array(array: np.ndarray) -> Image.Image:
+    """[H, W], [H, W, C] or [C, H, W]; where both ends could be channels, the last is."""
+    channels = (1, 3, 4)
+    if array.ndim == 3 and array.shape[2] not in channels and array.shape[0] in channels:
+        array = array.transpose(1, 2, 0)
+    if array.dtype != np.uint8 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in channels)):
+        raise ValueError(f"{array.dtype} {list(array.shape)} is not a picture, uint8 [H, W] or [H, W, 1|3|4] is")
+    return Image.fromarray(array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else np.ascontiguousarray(array))
+
+
+def orientation(image: Image.Image) -> int:
+    """EXIF's, 1 (upright) to 8; 1 where there is none, or none that can be read."""
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # damaged notes beside a picture do not make it unreadable
+        return 1
+
+
+def several_frames(image: Image.Image) -> bool:
+    """Whether it is an animation, or has more than one page."""
+    try:
+        return image.format != "PSD" and bool(getattr(image, "is_animated", False))  # a PSD's layers are one picture
+    except Exception:  # a damaged end does not make the first frame unreadable
+        return False
