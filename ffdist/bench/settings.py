@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
-
-from ffdist.bench.jobs import BenchJob
 from ffdist.config import TrainSettings
 from ffdist.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ffdist.bench.jobs import BenchJob
 
 COUNTS = ("devices", "queue", "batch_size", "microbatches", "threads", "rounds", "warmup", "qualifying", "epochs")
 """Settings of at least 1."""
@@ -118,6 +118,8 @@ class BenchSettings:
 
     def job(self, stages: int, *, compiled: bool = False) -> BenchJob:
         """The job of a pipeline with so many stages; sent to its processes."""
+        from ffdist.bench.jobs import BenchJob  # it imports torch, which `ffdist bench --help` can do without
+
         return BenchJob(self.train_settings(stages), stages, compiled)
 
     def train_settings(self, stages: int) -> TrainSettings:
@@ -134,6 +136,8 @@ class BenchSettings:
     @property
     def place(self) -> Literal["cpu", "cuda"]:
         """Of all sides alike, those of one process, too: GPUs where there are enough for all devices."""
+        import torch
+
         if self.device == "auto":
             return "cuda" if torch.cuda.device_count() >= self.devices else "cpu"
         return self.device

@@ -6,40 +6,23 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import tyro
 from rich.console import Console
 
-from ffdist.baselines.known import BASELINES, FAMILIES, family
-from ffdist.bench.finding import Finding, Progress
-from ffdist.bench.hosts import why_not
-from ffdist.bench.record import write_record
 from ffdist.bench.settings import BenchSettings, Theme
-from ffdist.bench.themes.accuracy import accuracy
-from ffdist.bench.themes.bandwidth import bandwidth
-from ffdist.bench.themes.depth import depth
-from ffdist.bench.themes.loader import loader
-from ffdist.bench.themes.memory import memory
-from ffdist.bench.themes.scaling import scaling
-from ffdist.bench.themes.throughput import SERIAL, throughput
-from ffdist.bench.themes.transport import transport
-from ffdist.data import open_data
 from ffdist.errors import ConfigError
-from ffdist.models import MODELS
+from ffdist.known import MODEL_PLACES, Known, baseline_names
 
-THEMES: dict[str, Callable[[BenchSettings, Progress], Finding]] = {
-    "throughput": throughput,
-    "memory": memory,
-    "depth": depth,
-    "scaling": scaling,
-    "bandwidth": bandwidth,
-    "transport": transport,
-    "loader": loader,
-    "accuracy": accuracy,
-}
-NAMES = f"""Models: {", ".join(MODELS)}.
-Baselines: {", ".join(FAMILIES)}, {", ".join(BASELINES)}, ff.
+if TYPE_CHECKING:
+    from ffdist.bench.finding import Finding, Progress
+
+THEMES: Known[Callable[[BenchSettings, Progress], Finding]] = Known(
+    {name: f"ffdist.bench.themes.{name}:{name}" for name in get_args(Theme) if name != "all"}
+)
+NAMES = f"""Models: {", ".join(MODEL_PLACES)}.
+Baselines: {", ".join(baseline_names())}, ff.
 """
 
 
@@ -56,15 +39,23 @@ def main(args: Sequence[str]) -> None:
     bench = tyro.cli(Bench, args=list(args), prog="ffdist bench", description=f"{Bench.__doc__}\n\n{NAMES}")
     settings = bench.settings
     check(bench.theme, settings)
+    run(bench.theme, settings, args)
+
+
+def run(theme: Theme, settings: BenchSettings, args: Sequence[str]) -> None:
+    """Measure; show, and record."""
+    from ffdist.bench.hosts import why_not  # behind the parsing: they import torch
+    from ffdist.bench.record import write_record
+
     # read when the processes load their libraries, before any of our code can say it
     os.environ["OMP_NUM_THREADS"] = str(settings.threads)
     console = Console(stderr=True)
-    themes = list(THEMES) if bench.theme == "all" else [bench.theme]
-    if bench.theme == "all" and (reason := why_not()):
+    themes = list(THEMES) if theme == "all" else [theme]
+    if theme == "all" and (reason := why_not()):
         console.print(f"bandwidth is left out: {reason}")
         themes.remove("bandwidth")
-    for theme in themes:
-        finding = THEMES[theme](settings, lambda line: console.print(line, style="dim", highlight=False))
+    for name in themes:
+        finding = THEMES[name](settings, lambda line: console.print(line, style="dim", highlight=False))
         show(finding, settings)
         if settings.record:
             paths = write_record(finding, settings, ["ffdist", "bench", *args])
@@ -73,6 +64,10 @@ def main(args: Sequence[str]) -> None:
 
 def check(theme: Theme, settings: BenchSettings) -> None:
     """What would else be found wrong in every side's processes, or not at all. Raises ConfigError and DataError."""
+    from ffdist.baselines.known import family
+    from ffdist.bench.themes.throughput import SERIAL
+    from ffdist.data import open_data
+
     if theme not in ("accuracy", "all") and (settings.lrs or settings.lengths):
         raise ConfigError("only accuracy tries recipes beforehand", where="--lrs" if settings.lrs else "--lengths",
                           expected="ffdist bench accuracy", got=f"ffdist bench {theme}",

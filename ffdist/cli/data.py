@@ -11,7 +11,6 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from ffdist.data import list_data, prepare, verify
 from ffdist.errors import ConfigError
 
 
@@ -23,6 +22,8 @@ class List:
     """Folder to look in, two levels deep."""
 
     def run(self) -> None:
+        from ffdist.data import list_data  # behind the parsing, here and below: they import torch
+
         table = Table("data set", "state", "shape", "classes", "samples", "folder")
         for entry in list_data(self.root):
             shape = "any" if entry.shape is None else " x ".join(map(str, entry.shape))
@@ -65,6 +66,8 @@ class Prepare:
     """Decoding threads. Default: one a core."""
 
     def run(self) -> None:
+        from ffdist.data import prepare
+
         out = self.out or Path("data") / Path(self.source).name
         prepare(
             self.source, out, from_dir=self.from_, cache=self.cache, size=sides(self.size), mode=self.mode,
@@ -94,6 +97,8 @@ class Check:
     """Prepared folder."""
 
     def run(self) -> None:
+        from ffdist.data import verify
+
         manifest = verify(self.folder)
         rows = sum(split.rows for split in manifest.splits.values())
         print(f"{self.folder} is whole: {manifest.name}, {rows:,} samples, {len(manifest.classes)} classes")

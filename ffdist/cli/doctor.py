@@ -17,16 +17,12 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
-import torch.distributed as dist
 import tyro
 from rich.console import Console
 from rich.table import Table
 
 from ffdist.errors import ConfigError, FfdistError
-from ffdist.runtime.edges import ProcessEdges
 from ffdist.runtime.world import World, available_cores
-from ffdist.transport.base import Frame
 
 OPTIONAL = {
     "matplotlib": "plots of `ffdist bench`: pip install 'ffdist[bench]'",
@@ -80,6 +76,8 @@ def environment() -> list[Finding]:
 
 
 def devices() -> list[Finding]:
+    import torch  # behind the parsing
+
     if not torch.cuda.is_available():
         return [Finding("GPU", True, "none; stages run on the CPU")]
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
@@ -117,6 +115,12 @@ def _send(kind: str, count: int) -> Finding:
 
 def _pass_on(kind: Any, world: World, folder: str, answer: Any) -> None:
     """One process of the chain: rank 0 sends 1 MiB, the last says whether it arrived whole."""
+    import torch
+    import torch.distributed as dist
+
+    from ffdist.runtime.edges import ProcessEdges
+    from ffdist.transport.base import Frame
+
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     try:
         store = dist.FileStore(str(Path(folder) / "store"), world.size)

@@ -6,16 +6,16 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from rich.console import Console
 
-from ffdist.data import Images, open_data
 from ffdist.errors import ConfigError, DataError
-from ffdist.report.console import accuracy_table, confusion_table
-from ffdist.runtime.evaluation import measure_run
-from ffdist.runtime.run import DataFacts, read_facts, read_settings
+
+if TYPE_CHECKING:
+    from ffdist.data import Images
+    from ffdist.runtime.run import DataFacts
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,15 @@ def main(args: Sequence[str]) -> None:
     command = tyro.cli(Eval, args=list(args), prog="ffdist eval")
     if command.batch_size is not None and command.batch_size < 1:
         raise ConfigError("--batch-size is too small", expected=">= 1", got=command.batch_size)
+    evaluate(command)
+
+
+def evaluate(command: Eval) -> None:
+    from ffdist.data import open_data  # behind the parsing: they import torch
+    from ffdist.report.console import accuracy_table, confusion_table
+    from ffdist.runtime.evaluation import measure_run
+    from ffdist.runtime.run import read_facts, read_settings
+
     settings, facts = read_settings(command.run), read_facts(command.run)
     name = command.data or settings.data
     images = open_data(name, settings.image_size)

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import torch
 import tyro
-from safetensors.torch import save_file
-from torch.export import Dim
 
 from ffdist.errors import ConfigError
-from ffdist.pipeline.classifier import Classifier
-from ffdist.runtime.run import DataFacts, load_classifier
-from ffdist.snapshot.files import apart
+
+if TYPE_CHECKING:
+    import torch
+
+    from ffdist.pipeline.classifier import Classifier
+    from ffdist.runtime.run import DataFacts
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,10 @@ def main(args: Sequence[str]) -> None:
         raise ConfigError("the file exists", where=command.to, remedy="choose another name, or remove it first")
     if not command.to.parent.is_dir():
         raise ConfigError("there is no such folder", where="--to", got=command.to.parent, remedy="make it first")
+    import torch  # behind the parsing
+
+    from ffdist.runtime.run import load_classifier
+
     classifier, _, facts = load_classifier(command.run)
     classifier.choose(command.predictor)
     if command.to.suffix == ".pt2":
@@ -53,10 +57,16 @@ def main(args: Sequence[str]) -> None:
 
 def write_weights(classifier: Classifier, path: Path) -> None:
     """The state of the classifier as one file; tied weights under each of their names."""
+    from safetensors.torch import save_file
+
+    from ffdist.snapshot.files import apart
+
     save_file(apart(classifier.state_dict()), path)
 
 
 def program(classifier: Classifier, facts: DataFacts) -> torch.export.ExportedProgram:
     """The classifier's forward pass, for any batch size."""
+    import torch
+
     example = torch.rand(2, *facts.shape)
-    return torch.export.export(classifier, (example,), dynamic_shapes={"pixels": {0: Dim("batch", min=1)}})
+    return torch.export.export(classifier, (example,), dynamic_shapes={"pixels": {0: torch.export.Dim("batch", min=1)}})

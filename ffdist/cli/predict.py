@@ -6,18 +6,18 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
-import torch
 import tyro
-from PIL import Image, UnidentifiedImageError
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
 
 from ffdist.errors import ConfigError, DataError
-from ffdist.runtime.run import DataFacts, load_classifier
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ffdist.runtime.run import DataFacts
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,10 @@ def main(args: Sequence[str]) -> None:
     command = tyro.cli(Predict, args=list(args), prog="ffdist predict")
     if not command.images:
         raise ConfigError("there are no pictures to predict", expected="ffdist predict RUN PICTURE ...")
+    import torch  # behind the parsing
+
+    from ffdist.runtime.run import load_classifier
+
     classifier, _, facts = load_classifier(command.run)
     classifier.choose(command.predictor)
     rows = []
@@ -57,6 +61,10 @@ def main(args: Sequence[str]) -> None:
 
 def read_picture(path: Path, facts: DataFacts) -> Tensor:
     """A picture as pixels in [0, 1], float32 [1, C, H, W]. Raises DataError when it cannot be read."""
+    import numpy as np
+    import torch
+    from PIL import Image, UnidentifiedImageError
+
     if len(facts.shape) != 3:
         raise DataError("the network was not trained on pictures", expected="(C, H, W)", got=facts.shape)
     channels, height, width = facts.shape

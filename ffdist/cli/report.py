@@ -5,21 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
-import torch
 import tyro
 from rich.console import Console
 
 from ffdist.config import TrainSettings
-from ffdist.data import Images, Loader, open_data
 from ffdist.errors import DataError
-from ffdist.report.cam import activation_maps, focus_table
-from ffdist.report.figure import draw_curves, draw_maps
-from ffdist.report.log import read_run_log
-from ffdist.report.summary import summary
-from ffdist.runtime.run import load_classifier, read_settings
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ffdist.data import Images
 
 
 @dataclass(frozen=True)
@@ -40,6 +37,10 @@ class Report:
 
 def main(args: Sequence[str]) -> None:
     command = tyro.cli(Report, args=list(args), prog="ffdist report")
+    from ffdist.report.log import read_run_log  # behind the parsing: they import torch
+    from ffdist.report.summary import summary
+    from ffdist.runtime.run import read_settings
+
     settings, console = read_settings(command.run), Console()
     records, end = read_run_log(command.run)
     for table in summary(asdict(settings), asdict(TrainSettings()), records, end):
@@ -47,6 +48,8 @@ def main(args: Sequence[str]) -> None:
     folder = command.to or command.run
     folder.mkdir(parents=True, exist_ok=True)
     if command.figures:
+        from ffdist.report.figure import draw_curves
+
         draw_curves(records, folder / "curves.png")
         console.print(f"curves: {folder / 'curves.png'}", soft_wrap=True, highlight=False)
     if command.cam:
@@ -55,6 +58,11 @@ def main(args: Sequence[str]) -> None:
 
 def draw_cam(run: Path, pictures: int, path: Path, console: Console) -> None:
     """Raises DataError without test pictures, NetworkError for a network without maps."""
+    from ffdist.data import Loader, open_data
+    from ffdist.report.cam import activation_maps, focus_table
+    from ffdist.report.figure import draw_maps
+    from ffdist.runtime.run import load_classifier
+
     classifier, settings, facts = load_classifier(run)
     images = open_data(settings.data, settings.image_size)
     chosen = of_each_class(images, pictures)
@@ -70,6 +78,9 @@ def draw_cam(run: Path, pictures: int, path: Path, console: Console) -> None:
 
 def of_each_class(images: Images, count: int) -> np.ndarray:
     """Indices of test samples: the first of each class, then the second, ... Raises DataError where there are none."""
+    import numpy as np
+    import torch
+
     if images.test is None or len(images.shape) != 3:
         raise DataError("there are no test pictures", where=images.name, expected="a test split of (C, H, W)",
                         got=f"samples of {images.shape}")  # fmt: skip

@@ -13,7 +13,7 @@ from commands import LAUNCH, Command, run
 from hosts import HEAD, INTERFACE, two_hosts
 
 from ffdist.cli import main
-from ffdist.cli.train import begin_or_go_on
+from ffdist.cli.training import begin_or_go_on
 from ffdist.config import TrainSettings
 from ffdist.data import open_data
 from ffdist.errors import ConfigError

@@ -108,6 +108,19 @@ def test_a_network_of_torchvisions_layers_imports_torchvision_when_it_is_built()
     assert imported_by(f"{code}; chain.build(0, 0)", "torchvision") == ["torchvision"]
 
 
+def test_help_and_a_mistyped_command_line_import_no_torch() -> None:
+    code = """
+from contextlib import redirect_stderr, redirect_stdout, suppress
+from io import StringIO
+from ffdist.cli import COMMANDS, main
+for words in ([], ["data", "prepare"], *([name] for name in COMMANDS)):
+    for last in ("--help", "--no-such-flag"):
+        with suppress(SystemExit), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+            main([*words, last])
+"""
+    assert imported_by(code, "tyro", "torch", "numpy", "pyarrow", "ray") == ["tyro"]
+
+
 def test_every_known_name_is_found_where_it_is_said_to_be() -> None:
     from ffdist.baselines import BASELINES
     from ffdist.known import FAMILIES, baseline_names

@@ -1,0 +1,152 @@
+"""What `ffdist train` does with its settings."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import ExitStack
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from ffdist.cli.on_ray import launch_on_ray
+from ffdist.config import TrainSettings, write_toml
+from ffdist.data import Images, open_data
+from ffdist.pipeline.plan import BlockCost, dealt
+from ffdist.report.console import ConsoleReport, result_tables
+from ffdist.runtime.agree import agree, check_job, costs_of, cut_by
+from ffdist.runtime.outcome import Result
+from ffdist.runtime.processes import run_processes
+from ffdist.runtime.rank import idle_gpus, set_threads, stage_device
+from ffdist.runtime.run import SETTINGS, beginning, going_on, held
+from ffdist.runtime.start import SettingsJob, count_stages, make_job
+from ffdist.runtime.threads import run_threads
+from ffdist.runtime.torchrun import Meeting, meet, run_rank
+from ffdist.runtime.world import World
+from ffdist.snapshot import latest
+
+
+def train(settings: TrainSettings) -> None:
+    """Check everything, run the stages, print what came of them; exits with 130 for a run that was told to stop."""
+    images = open_data(settings.data, settings.image_size)
+    world = World.from_env()
+    job = make_job(settings, images, None, 1)
+    stages = count_stages(settings, len(job.names), world.size if world else None)
+    check_job(job, stages)
+    if job.chain.origin and (world is None or world.first):
+        print(f"weights to start from: {job.chain.origin}", file=sys.stderr)
+    if settings.dry_run:
+        if world is None or world.first:
+            dry_run(settings, images, stages)
+    elif world:
+        train_here(settings, images, world)
+    else:
+        if settings.launcher != "ray":
+            stage_device(settings.device, World())
+            warn(idle_gpus(settings.device, World(size=stages)))
+        with ExitStack() as start:
+            out = start_folder(settings, images, start)
+            result = launch(settings, out, stages)
+        conclude(result, out)
+        if result.reason == "interrupted":
+            sys.exit(130)
+
+
+def start_folder(settings: TrainSettings, images: Images, start: ExitStack) -> Path:
+    """The run's directory, held until `start` is left; a new one goes again where that is by an error before the stages
+    are ready."""
+    return start.enter_context(going_on(settings) if settings.resume else beginning(settings, images))
+
+
+def launch(settings: TrainSettings, out: Path, stages: int) -> Result:
+    make = SettingsJob(settings, out, stages)
+    report = ConsoleReport(Console(stderr=True))
+    try:
+        if settings.launcher == "threads":
+            return run_threads(make(), report)
+        if settings.launcher == "ray":
+            return launch_on_ray(settings, out, stages, report)
+        return run_processes(make, stages, report)
+    finally:
+        report.close()
+
+
+def train_here(settings: TrainSettings, images: Images, world: World) -> None:
+    """As one rank of torchrun's: the last one reports."""
+    if world.local_rank == 0:
+        warn(idle_gpus(settings.device, world))
+    timeout = timedelta(seconds=settings.timeout)
+    meeting = meet(world, timeout)
+    with ExitStack() as start:
+        decide = lambda: begin_or_go_on(settings, images, meeting, start)  # noqa: E731 - on rank 0 alone
+        folder, resume = agree(meeting.store, world, "run", decide, timeout)
+        out = Path(folder)
+        job = SettingsJob(replace(settings, out=out, resume=resume), out, world.size)
+        report = ConsoleReport(Console(stderr=True))
+        start.callback(report.close)
+        result = run_rank(job, meeting.world, meeting.store, report)
+    if world.last:
+        conclude(result, out)
+
+
+def warn(note: str | None) -> None:
+    if note:
+        print(f"ffdist: {note}", file=sys.stderr)
+
+
+def begin_or_go_on(settings: TrainSettings, images: Images, meeting: Meeting, start: ExitStack) -> tuple[str, bool]:
+    """The run's directory, and whether to go on from a snapshot there, as a restarted attempt does where one exists."""
+    if meeting.lasting.check(["run"]):
+        out = meeting.lasting.get("run").decode()
+        if (Path(out) / SETTINGS).exists():  # else the former attempt was refused, and left nothing
+            start.enter_context(held(Path(out)))
+            return out, settings.resume or latest(Path(out)) is not None
+    out = str(start_folder(settings, images, start))
+    meeting.lasting.set("run", out)
+    return out, settings.resume
+
+
+def conclude(result: Result, out: Path) -> None:
+    """The tables, where the run is, what to try next."""
+    console = Console()
+    for table in result_tables(result.records, result.test):
+        console.print(table)
+    console.print(f"run directory: {out}", soft_wrap=True, highlight=False)
+    if result.reason == "interrupted":
+        hints = [f"ffdist train --resume --out {out}"]
+    else:
+        hints = [
+            f"ffdist eval {out}",
+            f"ffdist report {out}",
+            f"ffdist export {out} --to model.pt2",
+        ]
+    console.print("try next: " + "\n          ".join(hints), soft_wrap=True, highlight=False)
+
+
+def dry_run(settings: TrainSettings, images: Images, stages: int) -> None:
+    """Print the resolved settings, and the stages with what each would hold and cost; start nothing."""
+    job = make_job(settings, images, None, stages)
+    place = World(size=stages)
+    set_threads(settings.threads, place)
+    device = stage_device(settings.device, place)
+    train = job.loaders().train
+    costs = costs_of(job, device, train)
+    cut = list(settings.cut) or cut_by(costs, stages)
+    console = Console()
+    console.print(write_toml(replace(settings, stages=stages)), markup=False, highlight=False, end="")
+    console.print(stage_table(costs, cut, train.largest_batch))
+
+
+def stage_table(costs: list[BlockCost], cut: list[int], batch_size: int) -> Table:
+    table = Table("stage", "blocks", "parameters", "ms a batch", "KiB sent a batch", title="Stages, measured here")
+    slowest = 0.0
+    for stage, mine in enumerate(dealt(costs, cut)):
+        seconds = sum(cost.seconds for cost in mine)
+        slowest = max(slowest, seconds)
+        sent = mine[-1].activation_bytes if stage < len(cut) - 1 else 0
+        table.add_row(str(stage), " ".join(cost.name for cost in mine), f"{sum(c.parameters for c in mine):,}",
+                      f"{seconds * 1e3:.2f}", f"{sent / 1024:,.0f}")  # fmt: skip
+    table.caption = f"at best {batch_size / slowest:,.0f} samples/s: the slowest stage's time, if each stage had a core"
+    return table
