@@ -89,14 +89,18 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str:
-    """Of the source that runs, marked where it was changed since; "unknown" outside a checkout."""
+    """Of the source that runs, marked where it was changed since. Outside a checkout of ffdist what FFDIST_COMMIT says,
+    as an image has it, or "unknown"."""
+    here = Path(__file__)
 
     def git(*args: str) -> str:
-        here = Path(__file__).parent
-        return subprocess.run(["git", *args], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(
+            ["git", *args], cwd=here.parent, capture_output=True, text=True, check=True
+        ).stdout.strip()
 
     try:
+        git("ls-files", "--error-unmatch", here.name)  # an installed ffdist may lie in somebody else's checkout
         changed = "+" if git("status", "--porcelain", "--untracked-files=no", ".") else ""
         return git("rev-parse", "--short=12", "HEAD") + changed
     except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+        return os.environ.get("FFDIST_COMMIT") or "unknown"

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 from ffdist.errors import ConfigError, FfdistError
+from ffdist.folders import check_temporary
 from ffdist.runtime.world import World
 
 COMMANDS = {
@@ -29,6 +30,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser().parse_args(argv)
     module, _ = COMMANDS[args.command]
     try:
+        check_temporary()
         importlib.import_module(module).main(args.args)
     except FfdistError as error:
         tell(error)

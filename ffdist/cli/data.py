@@ -44,7 +44,7 @@ class Prepare:
     from_: Annotated[Path | None, tyro.conf.arg(name="from")] = None
     """Folder that holds a data set known by name as torchvision keeps it. Default: download it."""
     cache: Path | None = None
-    """Where downloads are kept. Default: ~/.cache/ffdist."""
+    """Where downloads are kept. Default: ffdist in $XDG_CACHE_HOME, else in ~/.cache."""
     size: str | None = None
     """Side to which pictures are scaled and cut, or HEIGHTxWIDTH. Needed where they differ."""
     mode: Literal["keep", "rgb", "grey"] = "keep"

@@ -31,11 +31,11 @@ from ffdist.data.manifest import Manifest
 from ffdist.data.shards import ShardWriter
 from ffdist.data.sources import KNOWN, Item, Source, open_source
 from ffdist.errors import ConfigError, DataError
+from ffdist.folders import remedy_unwritable, why_unwritable
 
 Progress = Callable[[int, int], None]
 """Called with the samples done and the samples in all."""
 
-CACHE = Path("~/.cache/ffdist")
 CHUNK_BYTES = 2**21
 """Decoded pixels of a chunk, about; never more than 256 pictures."""
 
@@ -61,8 +61,8 @@ def prepare(
     """Write the shards and the manifest of a data set into the new folder `out`, and return it.
 
     source: one of `KNOWN`, a tree with a folder of pictures for each class, or Parquet, Arrow or Feather files.
-    from_dir: torchvision's root, with the known data set in it; None: `cache` (default ~/.cache/ffdist), into which it
-        is downloaded unless `download` is false.
+    from_dir: torchvision's root, with the known data set in it; None: `cache`, into which it
+        is downloaded unless `download` is false; default: ffdist in $XDG_CACHE_HOME, else in ~/.cache.
     size: side, or (height, width), that pictures are scaled and cut to. mode: rgb, grey or keep. background: the colour
         that transparent pictures are laid over. value_range: the values of black and white in pictures of more than 8
         bits; None: 0 and 65535 for 16 bits, which they must need.
@@ -83,7 +83,7 @@ def prepare(
     if from_dir and source not in KNOWN:
         raise ConfigError("only data sets with a name are looked for in torchvision's root", where=f"--from {from_dir}",
                           expected=" or ".join(KNOWN), got=source, remedy="leave out --from")  # fmt: skip
-    root = from_dir or (cache or CACHE).expanduser()
+    root = from_dir or (cache.expanduser() if cache else default_cache())
     opened = open_source(source, root=root, download=download and from_dir is None, image_column=image_column,
                          label_column=label_column, test_fraction=test_fraction, seed=seed)  # fmt: skip
     if len(opened.classes) < 2:
@@ -93,6 +93,16 @@ def prepare(
     with appearing(out) as folder, nullcontext(progress) if progress else bar(opened.name) as report:
         write(opened, folder, decoding, workers or os.cpu_count() or 1, report)
     return out
+
+
+def default_cache() -> Path:
+    """Where downloads are kept. Raises ConfigError for a user whose home nobody knows."""
+    caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    try:
+        return Path(caches, "ffdist").expanduser()
+    except RuntimeError as error:
+        raise ConfigError("there is no home to keep downloads in", where=caches, got=error,
+                          remedy="name a folder with --cache") from error  # fmt: skip
 
 
 def write(source: Source, folder: Path, decoding: Decoding, workers: int, report: Progress) -> None:
@@ -179,8 +189,13 @@ def appearing(out: Path) -> Iterator[Path]:
     try:
         partial_folder.mkdir(parents=True)
     except OSError as error:
-        raise DataError("the folder cannot be made", where=out, expected="a place for a new folder",
-                        got=error.strerror or error, remedy="name another with --out") from error  # fmt: skip
+        raise DataError(
+            "the folder cannot be made",
+            where=out,
+            expected="a place for a new folder",
+            got=why_unwritable(out, error),
+            remedy=remedy_unwritable(out, error, ["--out"]),
+        ) from error
     try:
         yield partial_folder
         partial_folder.rename(out)

@@ -16,6 +16,7 @@ from ffdist.config import FREE_ON_RESUME, TrainSettings, apply, read_toml, write
 from ffdist.data import Images
 from ffdist.data.decode import Decoding, read_decoding
 from ffdist.errors import ConfigError, DataError, NetworkError, SnapshotError
+from ffdist.folders import remedy_unwritable, why_unwritable
 from ffdist.models import Chain, load_model, weights_file, with_weights
 from ffdist.objectives import Objective, load_objective
 from ffdist.pipeline.classifier import Classifier
@@ -133,8 +134,12 @@ def writing_to(out: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise ConfigError("the run directory cannot be written", where=out, got=error.strerror or error,
-                          remedy="choose another --out, or make room there") from error  # fmt: skip
+        raise ConfigError(
+            "the run directory cannot be written",
+            where=out,
+            got=why_unwritable(out, error),
+            remedy=remedy_unwritable(out, error, ["--out"]),
+        ) from error
 
 
 @contextmanager

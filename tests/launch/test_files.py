@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -49,8 +50,32 @@ def test_images_are_pinned_end_without_root_and_install_no_compiler() -> None:
     assert re.search(r":\d+\.\d+\.\d+", base[1])
     assert {"cpu", "cuda", "bench"} <= {name for _, name in STAGES}
     users = re.findall(r"^USER (.+)$", DOCKERFILE, re.MULTILINE)
-    assert users[-1] == users[0] == "ffdist"
+    assert users == ["1000:1000"] * 3, "by number: Kubernetes' runAsNonRoot knows no names"
     assert not re.search(r"apt-get install[^&]*(gcc|g\+\+|build-essential|clang)", DOCKERFILE)
+
+
+def test_any_user_may_write_below_the_home_that_all_have() -> None:
+    assert re.search(r"install -d -m 1777 /work /work/data /work/runs$", DOCKERFILE, re.MULTILINE)
+    assert re.search(r"^ENV .*\bHOME=/work\b", DOCKERFILE, re.MULTILINE)
+    assert re.search(r"^WORKDIR /work$", DOCKERFILE, re.MULTILINE)
+
+
+def test_the_first_process_hands_on_signals() -> None:
+    entries = re.findall(r"^ENTRYPOINT (.+)$", DOCKERFILE, re.MULTILINE)
+    assert [json.loads(entry) for entry in entries] == [["tini", "-s", "--", "ffdist"]] * 3
+
+
+def test_triton_leaves_in_the_layer_that_pip_brings_it_in() -> None:
+    installs = [run for run in re.findall(r"^RUN (?:.*\\\n)*.*", DOCKERFILE, re.MULTILINE) if "pip install -r" in run]
+    assert len(installs) == 2
+    assert all("pip uninstall -y triton" in run for run in installs)
+
+
+def test_a_commit_changes_the_last_layers_alone() -> None:
+    stages = re.split(r"^FROM ", DOCKERFILE, flags=re.MULTILINE)
+    told = [stage for stage in stages if "ENV FFDIST_COMMIT" in stage]
+    assert len(told) == 3
+    assert all("RUN" not in stage.partition("FFDIST_COMMIT")[2] for stage in told)
 
 
 def test_what_the_images_copy_is_in_the_build_context() -> None:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import copy
 import json
+import os
+import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from math import isnan
 from pathlib import Path
@@ -12,6 +16,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+import ffdist
 from ffdist.baselines import BASELINES, family
 from ffdist.baselines.twin import Backprop, twin
 from ffdist.bench.alone import Alone, heavy_calls, slowest_stage, total
@@ -180,3 +185,19 @@ def test_bare_blocks_do_all_that_a_step_does_but_heads_and_the_norms_before_them
 def test_the_slower_of_two_stages_is_that_of_the_best_cut() -> None:
     assert Steps(0, 0, [3, 1, 1, 4]).slower_stage() == 5
     assert Steps(0, 0, [3, 1, 1, 4]).slower_stage(4) == 4
+
+
+def test_an_installed_ffdist_is_not_at_the_commit_of_the_checkout_around_it(tmp_path: Path) -> None:
+    packages = tmp_path / "site-packages"
+    shutil.copytree(Path(ffdist.__file__).parent, packages / "ffdist", ignore=shutil.ignore_patterns("__pycache__"))
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run([*git, "init", "--quiet"], check=True)
+    subprocess.run([*git, "commit", "--quiet", "--allow-empty", "--message", "theirs"], check=True)
+    code = (
+        "import os; from ffdist.bench.record import commit; print(commit(), os.environ.pop('FFDIST_COMMIT'), commit())"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(packages), "FFDIST_COMMIT": "0123abc"}
+    said = subprocess.run(
+        [sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert said.stdout.split() == ["0123abc", "0123abc", "unknown"]

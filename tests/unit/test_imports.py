@@ -14,11 +14,12 @@ import ffdist
 ROOT = Path(ffdist.__file__).parent
 ROOMS = {
     "errors": set(),
+    "folders": {"errors"},
     "known": set(),
     "options": {"errors"},
     "models": {"errors", "options", "known"},
     "objectives": {"errors", "options", "known"},
-    "data": {"errors", "options"},
+    "data": {"errors", "folders", "options"},
     "transport": {"errors"},
     "pipeline": {"errors", "models", "objectives", "data", "transport"},
     "config": {"errors", "options"},
@@ -27,8 +28,8 @@ ROOMS = {
     "baselines": {"errors", "options", "known", "models", "objectives", "data", "pipeline"},
     "snapshot": {"errors", "pipeline"},
     "report": {"errors", "pipeline"},
-    "runtime": {"errors", "options", "models", "objectives", "data", "transport", "pipeline", "config", "baselines",
-                "snapshot", "report"},
+    "runtime": {"errors", "folders", "options", "models", "objectives", "data", "transport", "pipeline", "config",
+                "baselines", "snapshot", "report"},
     "sending": {"errors", "runtime"},
 }  # fmt: skip
 """What each room may import, besides itself. What stands above them all (api, bench, cli) may import anything."""

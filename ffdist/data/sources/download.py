@@ -10,6 +10,7 @@ from torchvision import datasets
 from torchvision.datasets.utils import download_and_extract_archive
 
 from ffdist.errors import DataError
+from ffdist.folders import UNWRITABLE, remedy_unwritable, why_unwritable
 
 ERRORS = (OSError, RuntimeError)
 """What urllib and torchvision raise."""
@@ -20,6 +21,13 @@ def fetch(name: str, root: Path) -> None:
     try:
         FETCH[name](root)
     except ERRORS as error:
+        if isinstance(error, OSError) and error.errno in UNWRITABLE:
+            raise DataError(
+                f"there is no place to download {name} to",
+                where=root,
+                got=why_unwritable(root, error),
+                remedy=remedy_unwritable(root, error, ["--cache"]),
+            ) from error
         raise DataError(f"{name} cannot be downloaded", where=root, got=error,
                         remedy="get it elsewhere, and give torchvision's root with --from") from error  # fmt: skip
 

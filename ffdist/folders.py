@@ -1,0 +1,103 @@
+"""Folders: why one cannot be written and what helps, and whether it outlives the container that this process is in."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shlex
+import stat
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from ffdist.errors import ConfigError
+
+VOLUME = "-v ffdist-work:/work"
+"""A volume of Docker's own: it takes the owner and the mode of the image's folder, so any user may write there."""
+FULL = (errno.ENOSPC, errno.EDQUOT)
+DENIED = (errno.EACCES, errno.EPERM)
+UNWRITABLE = (*FULL, *DENIED, errno.EROFS, errno.ENOTDIR)
+"""What the system says of a folder that cannot be written."""
+
+
+def in_container() -> bool:
+    """Whether this process is in a container of our images, which say so: there is no sure sign of any container."""
+    return "FFDIST_IMAGE" in os.environ
+
+
+def loss(folder: Path) -> str | None:
+    """What to tell of a folder that goes when its container goes; None for one that stays."""
+    if not in_container() or stays(folder, Path("/proc/self/mountinfo").read_text()):
+        return None
+    return f"{folder} is in this container, and goes with it; a volume keeps it: docker run {VOLUME} ..."
+
+
+def stays(folder: Path, mounts: str) -> bool:
+    """Whether a folder is on a mount of its own that keeps what it holds.
+
+    mounts: lines of proc(5)'s mountinfo. A later line lies over an earlier one at the same place.
+    """
+    place, kind = "/", ""
+    for line in mounts.splitlines():
+        fields, _, rest = line.partition(" - ")
+        mounted = fields.split()[4].encode().decode("unicode_escape")  # a blank is \\040 there
+        if folder.resolve().is_relative_to(mounted) and len(mounted) >= len(place):
+            place, kind = mounted, rest.split()[0]
+    return place != "/" and kind != "tmpfs"
+
+
+def command(*words: object) -> str:
+    """A command of ffdist's as its user types it: where one that is in a container was itself the container's, its
+    next is another container's."""
+    told = shlex.join(map(str, words))
+    return f"docker run ... IMAGE {told}" if in_container() and b"ffdist" in first_process() else f"ffdist {told}"
+
+
+def first_process() -> bytes:
+    """The words of this container's first process, each ended by a zero."""
+    try:
+        return Path("/proc/1/cmdline").read_bytes()
+    except OSError:  # Linux alone has it, and not for everybody
+        return b""
+
+
+def why_unwritable(folder: Path, error: OSError) -> str:
+    """What the system said, and whose the folder is where that is why."""
+    said = error.strerror or str(error)
+    if error.errno not in DENIED or not hasattr(os, "geteuid"):
+        return said
+    there = nearest(folder)
+    owner, mode = there.stat().st_uid, stat.S_IMODE(there.stat().st_mode)
+    return f"{said}: {there} is of user {owner}, mode {mode:o}; this is user {os.geteuid()}"
+
+
+def remedy_unwritable(folder: Path, error: OSError, options: Sequence[str]) -> str:
+    """What helps; options: those that name another folder."""
+    another = "name another folder with " + " or ".join(options)
+    if error.errno in FULL:
+        return f"make room there, or {another}"
+    if not in_container() or error.errno not in (*DENIED, errno.EROFS):
+        return another
+    owner = nearest(folder).stat().st_uid
+    if error.errno in DENIED and owner not in (0, os.geteuid()):
+        return f"docker run --user {owner}, or a volume of Docker's own: {VOLUME}"
+    return f"mount what user {os.geteuid()} may write, as a volume of Docker's own is: {VOLUME}"
+
+
+def nearest(folder: Path) -> Path:
+    """The folder, or the first above it that is there."""
+    return next((place for place in (folder, *folder.absolute().parents) if os.path.exists(place)), Path("/"))
+
+
+def check_temporary() -> None:
+    """Raises ConfigError where no temporary file can be written: torch needs one to be imported."""
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError as error:
+        remedy = "set TMPDIR to a folder that can be written"
+        raise ConfigError(
+            "no temporary file can be written",
+            where="$TMPDIR, /tmp, /var/tmp, and the folder of this process",
+            got="a file system without room, or read-only",
+            remedy=f"docker run --tmpfs /tmp, or {remedy}" if in_container() else remedy,
+        ) from error
