@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
 
-from ffdist.data.depth import Range, eight_bits_of, extremes, own_range, values_of
+from ffdist.data.depth import Range, eight_bits_of, extremes, likely_range, own_range, values_of
 from ffdist.data.formats import Encoded, open_picture, orientation, several_frames
 from ffdist.errors import ConfigError, DataError
 
@@ -125,13 +125,14 @@ def decode(data: Encoded, where: object, decoding: Decoding = PLAIN) -> np.ndarr
 
 def no_range(where: object, low: float, high: float, count: int = 1) -> DataError:
     """For pictures whose values nobody can tell black from white by."""
+    black, white = likely_range(low, high)
     held = f"{low:g} to {high:g}" + (f" in {count:,} such pictures" if count > 1 else "")
     return DataError(
         "which values are black and white?",
         where=where,
         expected="8 or 16 bits a channel, or a range",
         got=f"32-bit, signed or floating-point values: {held}",
-        remedy=f"name black and white, e.g. --value-range {low:g} {high:g} (value_range=({low:g}, {high:g}))",
+        remedy=f"name black and white, e.g. --value-range {black:g} {white:g} (value_range=({black:g}, {white:g}))",
     )
 
 

@@ -11,6 +11,8 @@ Range = tuple[float, float]
 """The values that stand for black and white."""
 
 SIXTEEN: Range = (0, 65535)
+SENSOR_BITS = (10, 12, 14)
+"""What is written into files of 16 bits as well."""
 CHUNK = 2**20
 """Pixels scaled at once: what bounds the memory of a large picture."""
 
@@ -55,6 +57,14 @@ def values_of(image: Image.Image) -> np.ndarray:
 
 def extremes(values: np.ndarray) -> Range:
     return values.min().item(), values.max().item()
+
+
+def likely_range(low: float, high: float) -> Range:
+    """The narrowest usual range that holds values from `low` to `high`: of sensors' bits, or of 0..1 and -1..1."""
+    usual = [(0, 2**bits - 1) for bits in (8, *SENSOR_BITS, 16)]
+    if high <= 1:
+        usual = [(0, 1), (-1, 1)]
+    return next((of for of in usual if of[0] <= low and high <= of[1]), (low, high))
 
 
 def eight_bits_of(values: np.ndarray, limits: Range) -> np.ndarray:

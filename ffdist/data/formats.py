@@ -6,7 +6,9 @@ import importlib
 import io
 import os
 import stat
-from contextlib import suppress
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
@@ -58,6 +60,15 @@ def is_picture(path: Path) -> bool:
             return True
     except Exception:  # of foreign bytes a decoder may raise anything
         return False
+
+
+@contextmanager
+def quiet_pillow() -> Iterator[None]:
+    """Without Pillow's warnings of damaged notes, palettes, and pictures of half its limit, for all threads."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="PIL")
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        yield
 
 
 def open_picture(data: Encoded) -> Image.Image:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import sys
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, nullcontext
@@ -24,12 +25,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as RichProgress
 
 from ffdist.data.ahead import in_order
-from ffdist.data.decode import Decoding, Size, check_options, decode
+from ffdist.data.decode import Decoding, Size, check_options, read_picture
 from ffdist.data.depth import Range
+from ffdist.data.formats import quiet_pillow
 from ffdist.data.images import Moments
 from ffdist.data.manifest import Manifest
 from ffdist.data.shards import ShardWriter
 from ffdist.data.sources import KNOWN, Item, Source, open_source
+from ffdist.data.survey import Survey, constant_channels
 from ffdist.errors import ConfigError, DataError
 from ffdist.folders import remedy_unwritable, why_unwritable
 
@@ -70,9 +73,10 @@ def prepare(
     workers: decoding threads; default: a core each. progress: default: a bar, where stderr is a terminal.
 
     All or nothing: `out` appears when everything is written; before that, an error or interrupt leaves nothing behind.
+    What may be unexpected in the pictures (more frames than the first, a channel that never changes) is told on stderr.
     Raises DataError for an `out` that exists or cannot be made, no room on the disk, a source that is not what it
-    should be or has one class, a picture that cannot be read, and pictures of different shapes; ConfigError for
-    settings out of range.
+    should be or has one class, a picture that cannot be read, pictures of different shapes, and values whose
+    range is not known; ConfigError for settings out of range.
     """
     decoding = check_options(size, mode, background, value_range)
     if not 0 <= test_fraction < 1:
@@ -90,8 +94,10 @@ def prepare(
         raise DataError("there is one class only", where=source, expected="2 classes or more",
                         got=", ".join(opened.classes),
                         remedy="give the folder that holds a folder of pictures for each class")  # fmt: skip
-    with appearing(out) as folder, nullcontext(progress) if progress else bar(opened.name) as report:
-        write(opened, folder, decoding, workers or os.cpu_count() or 1, report)
+    with appearing(out) as folder, nullcontext(progress) if progress else bar(opened.name) as report, quiet_pillow():
+        notes = write(opened, folder, decoding, workers or os.cpu_count() or 1, report)
+    for note in notes:
+        print(f"ffdist: note: {note}", file=sys.stderr)
     return out
 
 
@@ -105,17 +111,19 @@ def default_cache() -> Path:
                           remedy="name a folder with --cache") from error  # fmt: skip
 
 
-def write(source: Source, folder: Path, decoding: Decoding, workers: int, report: Progress) -> None:
-    """Decode every item of a source into shards, and write the manifest last."""
+def write(source: Source, folder: Path, decoding: Decoding, workers: int, report: Progress) -> list[str]:
+    """Decode every item of a source into shards, and write the manifest last.
+
+    What a user should know of the pictures is returned, a line each."""
     items = source.items()
     first = next(items)
-    like = Reference(first.where, decode(first.data, first.where, decoding).shape)
+    like = Reference(first.where, read_picture(first.data, first.where, decoding).pixels.shape)
     h, w, c = like.shape
     total = sum(source.counts.values())
     check_room(folder, total * (h * w * c + 8))
     shards = {split: ShardWriter(folder, split, (c, h, w), len(source.classes), source.superclass)
               for split in source.counts}  # fmt: skip
-    moments, done = Moments(c), 0
+    moments, survey, done = Moments(c), Survey(), 0
     decode_one = partial(decode_chunk, like=like, decoding=decoding)
     jobs = chunks(chain([first], items), max(1, min(256, CHUNK_BYTES // (h * w * c))))
     with closing(in_order(decode_one, jobs, threads=workers, ahead=2 * workers, name="ffdist-decode")) as decoded:
@@ -123,14 +131,17 @@ def write(source: Source, folder: Path, decoding: Decoding, workers: int, report
             shards[chunk.split].add(chunk.pictures, chunk.labels)
             if chunk.split == "train":
                 moments.counts += chunk.moments.counts
+            survey.merge(chunk.survey)
             done += len(chunk.labels)
             report(done, total)
     if done != total:
         raise DataError("the source changed while it was read", expected=f"{total} samples", got=done)
+    survey.check(decoding)
     mean, std = moments.result()
     splits = {split: writer.finish() for split, writer in shards.items()}
     resolved = replace(decoding, size=(h, w), mode="grey" if c == 1 else "rgb")  # so that others are read alike
     Manifest(source.name, source.classes, (c, h, w), mean, std, splits, source.superclass, resolved).write(folder)
+    return survey.notes(decoding) + constant_channels(moments.counts)
 
 
 class Reference(NamedTuple):
@@ -149,6 +160,7 @@ class Chunk(NamedTuple):
     pictures: np.ndarray
     """uint8 [N, H, W, C]."""
     moments: Moments
+    survey: Survey
 
 
 def chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
@@ -163,16 +175,17 @@ def chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
 
 def decode_chunk(items: list[Item], *, like: Reference, decoding: Decoding) -> Chunk:
     """Raises DataError for a picture that cannot be read or has another shape."""
-    pictures = np.empty((len(items), *like.shape), np.uint8)
+    pictures, survey = np.empty((len(items), *like.shape), np.uint8), Survey()
     for slot, item in zip(pictures, items, strict=True):
-        picture = decode(item.data, item.where, decoding)
-        if picture.shape != like.shape:
+        picture = read_picture(item.data, item.where, decoding)
+        if picture.pixels.shape != like.shape:
             raise DataError("two pictures differ in height, width or channels", where=f"{like.where} and {item.where}",
-                            expected=like.shape, got=picture.shape,
+                            expected=like.shape, got=picture.pixels.shape,
                             remedy="give a size (--size 64) and a mode (--mode rgb or grey)")  # fmt: skip
-        slot[:] = picture
+        slot[:] = picture.pixels
+        survey.add(picture, item.where)
     labels = np.array([item.label for item in items], np.int32)
-    return Chunk(items[0].split, labels, pictures, Moments(like.shape[-1]).add(pictures))
+    return Chunk(items[0].split, labels, pictures, Moments(like.shape[-1]).add(pictures), survey)
 
 
 def check_room(folder: Path, needed: int) -> None:

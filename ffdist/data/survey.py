@@ -1,0 +1,118 @@
+"""What was seen in the pictures of a set while they were decoded: what is refused of it, and what is told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ffdist.data.decode import Decoding, Picture, no_range
+from ffdist.data.depth import SENSOR_BITS, SIXTEEN, Range, likely_range
+from ffdist.errors import DataError
+
+FULL = 2 ** max(SENSOR_BITS)
+"""A set that reaches this value has 16 bits; one that doesn't may have less."""
+
+
+@dataclass
+class Tally:
+    """How many pictures are of a kind, and what names the first."""
+
+    count: int = 0
+    first: object = None
+
+    def add(self, where: object, count: int = 1) -> None:
+        if count and not self.count:
+            self.first = where
+        self.count += count
+
+
+@dataclass
+class Survey:
+    """Of pictures decoded with the same settings."""
+
+    pictures: int = 0
+    low: float = float("inf")
+    high: float = float("-inf")
+    """Least and greatest value of those of more than 8 bits."""
+    deep: Tally = field(default_factory=Tally)
+    """Of more than 8 bits, in a range that their file doesn't name."""
+    no_range: Tally = field(default_factory=Tally)
+    """Of more than 8 bits, in a range that nobody names."""
+    beyond: Tally = field(default_factory=Tally)
+    """With values outside of the range."""
+    frames: Tally = field(default_factory=Tally)
+    """With more than the frame that was taken."""
+    flat: Tally = field(default_factory=Tally)
+    """Of one colour only."""
+    vanished: Tally = field(default_factory=Tally)
+    """Of one colour only, once they lay over the background."""
+
+    def add(self, picture: Picture, where: object) -> Survey:
+        self.pictures += 1
+        if picture.values is not None:
+            self.low, self.high = min(self.low, picture.values[0]), max(self.high, picture.values[1])
+            self.deep.add(where)
+            if picture.limits is None:
+                self.no_range.add(where)
+            elif picture.values[0] < picture.limits[0] or picture.values[1] > picture.limits[1]:
+                self.beyond.add(where)
+        if picture.frames:
+            self.frames.add(where)
+        if picture.limits is not None and (picture.pixels == picture.pixels[:1, :1]).all():
+            (self.vanished if picture.transparent else self.flat).add(where)
+        return self
+
+    def merge(self, other: Survey) -> Survey:
+        """Add what another saw of the pictures after these."""
+        self.pictures += other.pictures
+        self.low, self.high = min(self.low, other.low), max(self.high, other.high)
+        for name in ("deep", "no_range", "beyond", "frames", "flat", "vanished"):
+            theirs = getattr(other, name)
+            getattr(self, name).add(theirs.first, theirs.count)
+        return self
+
+    def check(self, decoding: Decoding) -> None:
+        """Raises DataError for a set whose black and white nobody knows, and for 16 bits that hold so few that pictures
+        would be nearly black, unless a range was given."""
+        if self.no_range.count:
+            raise no_range(self.no_range.first, self.low, self.high, self.no_range.count)
+        if self.deep.count and decoding.value_range is None and self.high < FULL:
+            white = int(likely_range(0, self.high)[1])
+            raise DataError(
+                "pictures of 16 bits hold far smaller values, and would be nearly black",
+                where=self.deep.first,
+                expected=f"values up to {SIXTEEN[1]}, or a range",
+                got=f"{self.low:g} to {self.high:g} in {self.deep.count:,} such pictures",
+                remedy=f"--value-range 0 {white} (value_range=(0, {white})) where they hold {white.bit_length()} bits; "
+                f"--value-range 0 {SIXTEEN[1]} takes them as they are",
+            )
+
+    def notes(self, decoding: Decoding) -> list[str]:
+        """A line for each thing that a user may not expect."""
+        told = [
+            (self.frames, "hold several frames or pages; the first was taken"),
+            (self.beyond, f"hold values beyond {spelled(decoding.value_range)}, which were cut off"),
+            (self.vanished, f"are of one colour only over {decoding.background} (--background takes another)"),
+            (self.flat, "are of one colour only"),
+        ]
+        return [
+            f"{tally.count:,} of {self.pictures:,} pictures {what}; the first: {tally.first}"
+            for tally, what in told
+            if tally.count
+        ]
+
+
+def spelled(limits: Range | None) -> str:
+    return "{:g}..{:g}".format(*(limits or SIXTEEN))
+
+
+def constant_channels(counts: np.ndarray) -> list[str]:
+    """A line for each channel that never changes. counts: pixels of each level, int [C, 256]."""
+    names = {1: ["the grey channel"], 3: ["red", "green", "blue"]}.get(len(counts), [])
+    return [
+        f"{names[channel] if names else f'channel {channel}'} holds {int(levels.argmax())} in every pixel of the "
+        "training pictures: nothing can be learned from it"
+        for channel, levels in enumerate(counts)
+        if np.count_nonzero(levels) == 1
+    ]
