@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ffdist.errors import ConfigError
+from ffdist.folders import command, loss
 
 
 @dataclass(frozen=True)
@@ -69,13 +71,15 @@ class Prepare:
         from ffdist.data import prepare
 
         out = self.out or Path("data") / Path(self.source).name
+        if told := loss(out):
+            print(f"ffdist: {told}", file=sys.stderr)
         prepare(
             self.source, out, from_dir=self.from_, cache=self.cache, size=sides(self.size), mode=self.mode,
             background=self.background, value_range=self.value_range,
             image_column=self.image_column, label_column=self.label_column, test_fraction=self.test_fraction,
             seed=self.seed, workers=self.workers,
         )  # fmt: skip
-        print(f"prepared {out}; next: ffdist train --data {out}")
+        print(f"prepared {out}; next: {command('train', '--data', out)}")
 
 
 def sides(text: str | None) -> int | tuple[int, int] | None:

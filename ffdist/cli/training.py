@@ -14,6 +14,7 @@ from rich.table import Table
 from ffdist.cli.on_ray import launch_on_ray
 from ffdist.config import TrainSettings, write_toml
 from ffdist.data import Images, open_data
+from ffdist.folders import command, loss
 from ffdist.pipeline.plan import BlockCost, dealt
 from ffdist.report.console import ConsoleReport, result_tables
 from ffdist.runtime.agree import agree, check_job, costs_of, cut_by
@@ -57,7 +58,9 @@ def train(settings: TrainSettings) -> None:
 def start_folder(settings: TrainSettings, images: Images, start: ExitStack) -> Path:
     """The run's directory, held until `start` is left; a new one goes again where that is by an error before the stages
     are ready."""
-    return start.enter_context(going_on(settings) if settings.resume else beginning(settings, images))
+    out = start.enter_context(going_on(settings) if settings.resume else beginning(settings, images))
+    warn(loss(out))
+    return out
 
 
 def launch(settings: TrainSettings, out: Path, stages: int) -> Result:
@@ -115,12 +118,12 @@ def conclude(result: Result, out: Path) -> None:
         console.print(table)
     console.print(f"run directory: {out}", soft_wrap=True, highlight=False)
     if result.reason == "interrupted":
-        hints = [f"ffdist train --resume --out {out}"]
+        hints = [command("train", "--resume", "--out", out)]
     else:
         hints = [
-            f"ffdist eval {out}",
-            f"ffdist report {out}",
-            f"ffdist export {out} --to model.pt2",
+            command("eval", out),
+            command("report", out),
+            command("export", out, "--to", "model.pt2"),
         ]
     console.print("try next: " + "\n          ".join(hints), soft_wrap=True, highlight=False)
 
