@@ -82,7 +82,7 @@ class Pipeline:
         test: Data | None = None,
         epochs: int = 10,
         batch_size: int = 128,
-        validation: float = 0.2,
+        validation: float | None = None,
         augment: Sequence[Literal["crop", "flip"]] = (),
         early_stop: int | None = None,
         out: str | Path | None = None,
@@ -92,8 +92,8 @@ class Pipeline:
         """Train; the trained network is in `classifier`, and in the `nn.Sequential` that was passed in.
 
         test: a test split for `data` that has none. out: keep snapshots and logs in this folder.
-        validation: the share of the training samples that is held out, and not learned from: a fifth by default; 0 for
-            none. It is drawn by class and by `seed`.
+        validation: the share of the training samples that is held out, and not learned from, drawn by class and by
+            `seed`; 0 for none. None: the validation split that `data` brings, or a fifth.
         optim: fields of `OptimConfig`: lr, optimizer, schedule, weight_decay, ...
         Raises ConfigError, DataError and NetworkError for what does not go together, DivergedError for a loss that is
         not finite.

@@ -74,8 +74,9 @@ class TrainSettings:
     microbatches: int = 1
     """Parts in which a batch goes down the pipeline: less memory a stage; gradients add up over them, and batch norm
     sees a part (as each rank's does under data parallelism)."""
-    validation: float = 0.2
-    """Share of the training samples held out for validation, by class and by --seed; 0 for none."""
+    validation: float | None = None
+    """Share of the training samples held out for validation, by class and by --seed; 0 for none. Default: the data's
+    own validation split, else 0.2."""
     augment: tuple[Literal["crop", "flip"], ...] = ()
     """Random changes of training pictures: crop (shift by up to 4 pixels), flip (left-right)."""
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
@@ -127,7 +128,7 @@ class TrainSettings:
         if self.microbatches > self.batch_size:
             raise ConfigError("--microbatches is more than a batch holds", expected=f"<= {self.batch_size}",
                               got=self.microbatches)  # fmt: skip
-        if not 0 <= self.validation < 1:
+        if self.validation is not None and not 0 <= self.validation < 1:
             raise ConfigError("--validation is a share", expected="0 <= x < 1", got=self.validation)
         if self.transport == "object-store" and self.launcher != "ray":
             raise ConfigError("--transport object-store is Ray's", expected="--launcher ray", got=self.launcher)

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import json
+import signal
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Literal
 
 import tyro
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
+from rich.text import Text
 
 from ffdist.errors import ConfigError
 from ffdist.folders import command, loss
+
+Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
 
 @dataclass(frozen=True)
@@ -22,15 +29,22 @@ class List:
 
     root: Path = Path("data")
     """Folder to look in, two levels deep."""
+    json: Flag = False
+    """Print a JSON list."""
 
     def run(self) -> None:
         from ffdist.data import list_data  # behind the parsing, here and below: they import torch
 
-        table = Table("data set", "state", "shape", "classes", "samples", "folder")
-        for entry in list_data(self.root):
+        entries = list_data(self.root)
+        if self.json:
+            print(json.dumps([asdict(entry) for entry in entries], default=str))
+            return
+        table = Table("data set", "state", "shape", "classes", "samples", Column("folder", overflow="fold"))
+        for entry in entries:
             shape = "any" if entry.shape is None else " x ".join(map(str, entry.shape))
             counts = ", ".join(f"{split} {count:,}" for split, count in entry.counts.items())
-            table.add_row(entry.name, entry.state, shape, str(entry.num_classes), counts, str(entry.folder or ""))
+            folder = Text(str(entry.folder or ""))
+            table.add_row(Text(entry.name), entry.state, shape, str(entry.num_classes), counts, folder)
         Console().print(table)
 
 
@@ -60,26 +74,68 @@ class Prepare:
     """Column of pictures in a table: encoded bytes, or arrays."""
     label_column: str = "label"
     """Column of labels in a table: whole numbers from 0, or names."""
-    test_fraction: float = 0.2
-    """Share of each class held out for testing, where the source has no test split."""
+    splits: tuple[str, ...] = ()
+    """What makes train, validation and test, and nothing else then: names or patterns of folders or files, e.g.
+    train=a test=b test=c; or none: no name means a split. Default: as names say: train, Training, seg_test, val."""
+    ignore: tuple[str, ...] = ()
+    """Folders and files that are left out, by name or pattern."""
+    skip_broken: Flag = False
+    """Leave out pictures that cannot be read. They are listed, here and in manifest.json."""
+    test_fraction: float | None = None
+    """Share of each class held out for testing, where the source has no test split. 1: all of it is, for a set that is
+    only evaluated. Default: 0.2."""
     seed: int = 0
     """Seed of that choice."""
     workers: int | None = None
     """Decoding threads. Default: one a core."""
+    json: Flag = False
+    """Print one JSON object."""
 
     def run(self) -> None:
+        from ffdist.cli.described import as_json, tell
         from ffdist.data import prepare
+        from ffdist.data.manifest import read_manifest
+        from ffdist.data.sources.splits import read_splits
 
-        out = self.out or Path("data") / Path(self.source).name
+        out = self.out or Path("data") / default_name(self.source)
         if told := loss(out):
             print(f"ffdist: {told}", file=sys.stderr)
-        prepare(
-            self.source, out, from_dir=self.from_, cache=self.cache, size=sides(self.size), mode=self.mode,
-            background=self.background, value_range=self.value_range,
-            image_column=self.image_column, label_column=self.label_column, test_fraction=self.test_fraction,
-            seed=self.seed, workers=self.workers,
-        )  # fmt: skip
-        print(f"prepared {out}; next: {command('train', '--data', out)}")
+        with ended_by_signals():
+            prepare(
+                self.source, out, from_dir=self.from_, cache=self.cache, size=sides(self.size), mode=self.mode,
+                background=self.background, value_range=self.value_range,
+                image_column=self.image_column, label_column=self.label_column, splits=read_splits(self.splits),
+                ignore=self.ignore, skip_broken=self.skip_broken, test_fraction=self.test_fraction, seed=self.seed,
+                workers=self.workers,
+            )  # fmt: skip
+        manifest = read_manifest(out)
+        if self.json:
+            print(json.dumps(as_json(manifest, out)))
+            return
+        tell(manifest, Console())
+        hint = command("train", "--data", out) if "train" in manifest.splits else command("eval", "RUN", "--data", out)
+        print(f"prepared {out}; next: {hint}")
+
+
+def default_name(source: str) -> str:
+    """Of the folder below data/."""
+    path = Path(source).resolve()
+    return path.stem if path.is_file() else path.name or "root"
+
+
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Being told to stop is an exit, on whose way what is not finished is removed."""
+
+    def leave(number: int, _: FrameType | None) -> None:
+        sys.exit(128 + number)
+
+    before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def sides(text: str | None) -> int | tuple[int, int] | None:
@@ -99,13 +155,22 @@ class Check:
 
     folder: Annotated[Path, tyro.conf.Positional]
     """Prepared folder."""
+    json: Flag = False
+    """Print one JSON object."""
 
     def run(self) -> None:
+        from ffdist.cli.described import as_json, tell
         from ffdist.data import verify
 
         manifest = verify(self.folder)
+        if self.json:
+            print(json.dumps(as_json(manifest, self.folder)))
+            return
         rows = sum(split.rows for split in manifest.splits.values())
         print(f"{self.folder} is whole: {manifest.name}, {rows:,} samples, {len(manifest.classes)} classes")
+        tell(manifest, Console())
+        for text in manifest.notes:
+            print(f"told when it was prepared: {text}")
 
 
 def main(args: Sequence[str]) -> None:

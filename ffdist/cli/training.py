@@ -17,7 +17,7 @@ from ffdist.data import Images, open_data
 from ffdist.folders import command, loss
 from ffdist.pipeline.plan import BlockCost, dealt
 from ffdist.report.console import ConsoleReport, result_tables
-from ffdist.runtime.agree import agree, check_job, costs_of, cut_by
+from ffdist.runtime.agree import agree, check_job, costs_of, cut_by, validation_note
 from ffdist.runtime.outcome import Result
 from ffdist.runtime.processes import run_processes
 from ffdist.runtime.rank import idle_gpus, set_threads, stage_device
@@ -36,6 +36,8 @@ def train(settings: TrainSettings) -> None:
     job = make_job(settings, images, None, 1)
     stages = count_stages(settings, len(job.names), world.size if world else None)
     check_job(job, stages)
+    if world is None or world.first:
+        warn(validation_note(job))
     if job.chain.origin and (world is None or world.first):
         print(f"weights to start from: {job.chain.origin}", file=sys.stderr)
     if settings.dry_run:

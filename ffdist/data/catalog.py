@@ -7,12 +7,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from ffdist.data.digits import digits
-from ffdist.data.images import Images
-from ffdist.data.manifest import FORMAT, MANIFEST, Manifest, read_manifest
+from ffdist.data.images import Images, Moments
+from ffdist.data.manifest import FORMAT, MANIFEST, Manifest, ShardFile, read_manifest
 from ffdist.data.shards import AGAIN, ShardSplit, open_folder, sha256
 from ffdist.data.sources import KNOWN
+from ffdist.data.sources.listing import is_junk, shown
 from ffdist.errors import DataError
+
+CHUNK = 1024
+"""Pictures that are measured at once."""
 
 
 def open_data(name_or_folder: str | Path, image_size: int | None = None) -> Images:
@@ -39,16 +45,45 @@ def unknown(name: str) -> DataError:
 
 
 def verify(folder: Path) -> Manifest:
-    """Every check there is, down to the checksum of every byte. Raises DataError for the first that fails."""
+    """Every check there is, down to the checksum of every byte and the mean of every pixel.
+
+    Raises DataError for the first that fails.
+    """
     manifest = read_manifest(folder)
     for name, split in manifest.splits.items():
-        ShardSplit(folder, manifest, name)
-        for shard in split.files:
-            found = sha256(folder / shard.file)
-            if found != shard.sha256:
-                raise DataError("a shard is corrupt", where=folder / shard.file, expected=f"sha256 {shard.sha256}",
-                                got=f"sha256 {found}", remedy=AGAIN)  # fmt: skip
+        for shard in split.files:  # first, as it says more than what follows from it
+            check_sum(folder / shard.file, shard)
+        opened = ShardSplit(folder, manifest, name)
+        if name == manifest.measured:
+            check_moments(folder, manifest, opened)
+    known = {MANIFEST} | {shard.file for split in manifest.splits.values() for shard in split.files}
+    extra = sorted(path.name for path in folder.iterdir() if path.name not in known and not is_junk(path.name))
+    if extra:
+        raise DataError("the folder holds what the manifest does not list", where=folder, got=shown(extra),
+                        remedy="remove it: nothing reads it")  # fmt: skip
     return manifest
+
+
+def check_sum(path: Path, shard: ShardFile) -> None:
+    """Raises DataError for a shard of the right size with other bytes; opening it tells whatever else is wrong."""
+    try:
+        found = sha256(path) if path.stat().st_size == shard.bytes else shard.sha256
+    except OSError:
+        return
+    if found != shard.sha256:
+        raise DataError("a shard is corrupt", where=path, expected=f"sha256 {shard.sha256}", got=f"sha256 {found}",
+                        remedy=AGAIN)  # fmt: skip
+
+
+def check_moments(folder: Path, manifest: Manifest, split: ShardSplit) -> None:
+    """Raises DataError where mean or std are not those of the pixels."""
+    seen = Moments(manifest.shape[0])
+    for start in range(0, len(split), CHUNK):
+        seen.add(split.take(np.arange(start, min(start + CHUNK, len(split)))))
+    for what, told, found in zip(("mean", "std"), (manifest.mean, manifest.std), seen.result(), strict=True):
+        if not np.allclose(told, found, rtol=1e-6, atol=1e-9):
+            raise DataError(f"{what} in the manifest is not that of the {manifest.measured} pixels",
+                            where=folder / MANIFEST, expected=found, got=told, remedy=AGAIN)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -73,7 +108,16 @@ def list_data(root: Path) -> list[Entry]:
     entries = [Entry("digits", "embedded", images.shape, images.num_classes, counts)]
     entries += [Entry(name, "preparable", k.shape, k.num_classes, k.counts) for name, k in KNOWN.items()]
     manifests = sorted(path for depth in ("", "*/", "*/*/") for path in root.glob(depth + MANIFEST))
-    return entries + [prepared(path.parent) for path in manifests if FORMAT.encode() in path.read_bytes()[:80]]
+    return entries + [prepared(path.parent) for path in manifests if is_ours(path)]
+
+
+def is_ours(manifest: Path) -> bool:
+    """Whether a file says that it is a manifest; one that cannot be read may be."""
+    try:
+        with manifest.open("rb") as file:
+            return FORMAT.encode() in file.read(80)
+    except OSError:
+        return True
 
 
 def prepared(folder: Path) -> Entry:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from math import isfinite
 from pathlib import Path
+from typing import Any
 
 from ffdist.data.decode import Decoding, read_decoding
-from ffdist.errors import DataError
+from ffdist.errors import DataError, FfdistError
 
 MANIFEST = "manifest.json"
 FORMAT = "ffdist-data"
 VERSION = 1
+SPLITS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
@@ -19,6 +23,7 @@ class ShardFile:
     """One file of a split."""
 
     file: str
+    """Its name in the folder."""
     rows: int
     bytes: int
     sha256: str
@@ -37,6 +42,25 @@ class SplitFiles:
 
 
 @dataclass(frozen=True)
+class HeldOut:
+    """How a test split was drawn from a source that has none."""
+
+    test_fraction: float
+    """Of each class."""
+    seed: int
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Something of the source that was not taken."""
+
+    what: str
+    """A name below the source, or an ending, or a row of a table."""
+    why: str
+    count: int = 1
+
+
+@dataclass(frozen=True)
 class Manifest:
     """A prepared data set without its pixels."""
 
@@ -45,13 +69,24 @@ class Manifest:
     shape: tuple[int, int, int]
     """(C, H, W)."""
     mean: tuple[float, ...]
-    """Per channel, of the training pixels in [0, 1]."""
+    """Per channel, of the training pixels in [0, 1]; of the test pixels where there is no training split."""
     std: tuple[float, ...]
     splits: dict[str, SplitFiles]
-    """"train", and "validation" and "test" where there is one."""
+    """"train", "validation" and "test", of each what there is; "train" or "test" at least."""
     superclass: tuple[int, ...] | None = None
     decoding: Decoding | None = None
     """How its pictures were read; None in folders that do not say so."""
+    held_out: HeldOut | None = None
+    """How the test split was drawn; None where it is the source's own, there is none, or the folder does not say so."""
+    left_out: tuple[LeftOut, ...] = ()
+    """What of the source was not taken."""
+    notes: tuple[str, ...] = ()
+    """What else was told when it was prepared."""
+
+    @property
+    def measured(self) -> str:
+        """The split whose pixels `mean` and `std` are of."""
+        return "train" if "train" in self.splits else "test"
 
     def write(self, folder: Path) -> None:
         text = json.dumps({"format": FORMAT, "version": VERSION, **asdict(self)}, indent=1)
@@ -59,42 +94,112 @@ class Manifest:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Raises DataError where there is none, where it is damaged, or where it is of another version."""
+    """Raises DataError where there is none, where it cannot be read or holds what it should not, or where it is of
+    another version."""
     path = folder / MANIFEST
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
+        check(isinstance(fields, dict), "no JSON object")
         if (fields.pop("format"), fields.pop("version")) != (FORMAT, VERSION):
             raise ValueError(f"not {FORMAT} version {VERSION}")
         return parsed(**fields)
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise DataError("not a prepared data set", where=folder, expected=MANIFEST, got="no such file",
                         remedy="ffdist data prepare SOURCE --out FOLDER") from error  # fmt: skip
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise DataError("the manifest cannot be used", where=path, expected=f"{FORMAT} version {VERSION}", got=error,
+    except OSError as error:
+        raise DataError("the manifest cannot be read", where=path, got=error.strerror or error,
+                        remedy="make it readable for this user") from error  # fmt: skip
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError, FfdistError) as error:
+        got = "JSON that is nested too deeply" if isinstance(error, RecursionError) else error
+        raise DataError("the manifest cannot be used", where=path, expected=f"{FORMAT} version {VERSION}", got=got,
                         remedy="prepare the data set again") from error  # fmt: skip
 
 
 def parsed(
     *,
+    name: str,
+    classes: list,
     splits: dict,
     shape: list,
     mean: list,
     std: list,
     superclass: list | None,
     decoding: dict | None = None,
-    **fields,
+    held_out: dict | None = None,
+    left_out: Sequence[dict] = (),
+    notes: Sequence[str] = (),
 ) -> Manifest:
+    """Raises ValueError, TypeError or KeyError for what no manifest holds."""
+    check(isinstance(name, str), "the name is no text")
+    check(is_list(classes, str) and len(classes) > 0, "the classes are no names")
+    check(len(set(classes)) == len(classes), "two classes have one name")
+    check(is_list(shape, int) and len(shape) == 3 and min(shape) > 0, "the manifest's shape is not [C, H, W]")
     channels, height, width = shape
+    check(channels * height * width < 2**31, "the shape is too large")
     if len(mean) != channels or len(std) != channels:
         raise ValueError(f"{len(mean)} means and {len(std)} deviations of {channels} channels")
-    if "train" not in splits or not all(split["files"] for split in splits.values()):
-        raise ValueError("no training split, or a split without files")
+    check(all(is_number(value) for value in (*mean, *std)) and min(std) > 0, "mean or std is no usable number")
+    check(isinstance(splits, dict), "the manifest's splits are no object")
+    check("train" in splits or "test" in splits, "no training split and no test split")
+    check(set(splits) <= set(SPLITS), f"splits {', '.join(splits)}, not {', '.join(SPLITS)}")
+    files = {split: parsed_split(split, of) for split, of in splits.items()}
+    names = [shard.file for of in files.values() for shard in of.files]
+    check(len(set(names)) == len(names), "a shard is listed twice")
+    check(superclass is None or (is_list(superclass, int) and len(superclass) == len(classes)),
+          "the superclasses are not one number a class")  # fmt: skip
+    check(isinstance(notes, (list, tuple)) and all(isinstance(note, str) for note in notes), "the notes are no texts")
     return Manifest(
-        **fields,
+        name=name,
+        classes=classes,
         shape=(channels, height, width),
         mean=tuple(mean),
         std=tuple(std),
-        splits={name: SplitFiles([ShardFile(**f) for f in s["files"]], s["counts"]) for name, s in splits.items()},
+        splits=files,
         superclass=None if superclass is None else tuple(superclass),
         decoding=None if decoding is None else read_decoding(decoding),
+        held_out=None if held_out is None else parsed_held_out(held_out),
+        left_out=tuple(parsed_left_out(entry) for entry in left_out),
+        notes=tuple(notes),
     )
+
+
+def parsed_split(name: str, fields: dict) -> SplitFiles:
+    files = [ShardFile(**file) for file in fields["files"]]
+    counts = fields["counts"]
+    check(len(files) > 0, f"{name} has no files")
+    for shard in files:
+        check(isinstance(shard.file, str) and Path(shard.file).name == shard.file, f"a shard elsewhere: {shard.file}")
+        check(is_count(shard.rows) and shard.rows > 0 and is_count(shard.bytes), f"sizes of {shard.file} are no counts")
+        check(isinstance(shard.sha256, str), f"the checksum of {shard.file} is no text")
+    check(is_list(counts, int), f"the counts of {name} are no counts")
+    return SplitFiles(files, counts)
+
+
+def parsed_left_out(fields: dict) -> LeftOut:
+    entry = LeftOut(**fields)
+    check(isinstance(entry.what, str) and isinstance(entry.why, str) and is_count(entry.count), "what was left out")
+    return entry
+
+
+def parsed_held_out(fields: dict) -> HeldOut:
+    drawn = HeldOut(**fields)
+    check(is_number(drawn.test_fraction) and type(drawn.seed) is int, "how the test split was drawn")
+    return drawn
+
+
+def check(holds: bool, otherwise: str) -> None:
+    if not holds:
+        raise ValueError(otherwise)
+
+
+def is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and isfinite(value)
+
+
+def is_list(values: Any, kind: type) -> bool:
+    """Of that type alone; true and false are no numbers."""
+    return isinstance(values, list) and all(type(value) is kind for value in values)

@@ -6,18 +6,16 @@ what is in memory is a few chunks and one shard a split, however many pictures t
 
 from __future__ import annotations
 
-import errno
+import hashlib
 import os
-import shutil
 import sys
-import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from rich.console import Console
@@ -25,16 +23,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as RichProgress
 
 from ffdist.data.ahead import in_order
+from ffdist.data.appearing import appearing, check_free, check_room
 from ffdist.data.decode import Decoding, Size, check_options, read_picture
 from ffdist.data.depth import Range
 from ffdist.data.formats import quiet_pillow
 from ffdist.data.images import Moments
-from ffdist.data.manifest import Manifest
+from ffdist.data.manifest import LeftOut, Manifest
 from ffdist.data.shards import ShardWriter
 from ffdist.data.sources import KNOWN, Item, Source, open_source
+from ffdist.data.sources.listing import SHOWN, shown
+from ffdist.data.sources.splits import SPLITS, choice
 from ffdist.data.survey import Survey, constant_channels
+from ffdist.data.twice import Twice
 from ffdist.errors import ConfigError, DataError
-from ffdist.folders import remedy_unwritable, why_unwritable
 
 Progress = Callable[[int, int], None]
 """Called with the samples done and the samples in all."""
@@ -44,8 +45,8 @@ CHUNK_BYTES = 2**21
 
 
 def prepare(
-    source: str,
-    out: Path,
+    source: str | Path,
+    out: str | Path,
     *,
     from_dir: Path | None = None,
     cache: Path | None = None,
@@ -56,7 +57,10 @@ def prepare(
     value_range: Range | None = None,
     image_column: str = "image",
     label_column: str = "label",
-    test_fraction: float = 0.2,
+    splits: Mapping[str, str | Sequence[str]] | Literal["none"] | None = None,
+    ignore: str | Sequence[str] = (),
+    skip_broken: bool = False,
+    test_fraction: float | None = None,
     seed: int = 0,
     workers: int | None = None,
     progress: Progress | None = None,
@@ -69,36 +73,56 @@ def prepare(
     size: side, or (height, width), that pictures are scaled and cut to. mode: rgb, grey or keep. background: the colour
         that transparent pictures are laid over. value_range: the values of black and white in pictures of more than 8
         bits; None: 0 and 65535 for 16 bits, which they must need.
-    test_fraction, seed: the share of each class that is held out where the source has no test split.
+    splits: the folders or files, by name or pattern, that make "train", "validation" and "test", and nothing else then;
+        "none": no name means a split; None: as their names say. ignore: names or patterns that are left out.
+    skip_broken: leave out pictures that cannot be read, and list them in the manifest.
+    test_fraction, seed: the share of each class that is held out where the source has no test split; None: a fifth. 1:
+        all is the test split, for a set to evaluate only.
     workers: decoding threads; default: a core each. progress: default: a bar, where stderr is a terminal.
 
-    All or nothing: `out` appears when everything is written; before that, an error or interrupt leaves nothing behind.
-    What may be unexpected in the pictures (more frames than the first, a channel that never changes) is told on stderr.
+    What a user should know beside (`Manifest.notes`) is a line each on stderr. All or nothing: `out` appears when
+    everything is written; before that, an error or interrupt leaves nothing behind.
     Raises DataError for an `out` that exists or cannot be made, no room on the disk, a source that is not what it
-    should be or has one class, a picture that cannot be read, pictures of different shapes, and values whose
-    range is not known; ConfigError for settings out of range.
+    should be or has one class, folders and files whose split is not clear, pictures that cannot be read (all are
+    named), pictures of different shapes, and values whose range is not known; ConfigError for settings out of range.
     """
+    source, out = str(source), Path(out)
     decoding = check_options(size, mode, background, value_range)
-    if not 0 <= test_fraction < 1:
-        raise ConfigError("the test split is a fraction", where="--test-fraction", expected="0 <= x < 1",
-                          got=test_fraction)  # fmt: skip
-    if os.path.exists(out):  # Path.exists raises where it cannot look
-        raise DataError("the folder exists, and nothing is overwritten", where=out, remedy="remove it, or name another")
-    if from_dir and source not in KNOWN:
-        raise ConfigError("only data sets with a name are looked for in torchvision's root", where=f"--from {from_dir}",
-                          expected=" or ".join(KNOWN), got=source, remedy="leave out --from")  # fmt: skip
-    root = from_dir or (cache.expanduser() if cache else default_cache())
-    opened = open_source(source, root=root, download=download and from_dir is None, image_column=image_column,
-                         label_column=label_column, test_fraction=test_fraction, seed=seed)  # fmt: skip
+    check_settings(source, from_dir, test_fraction)
+    check_free(out)
+    opened = open_source(source, root=known_root(source, from_dir, cache), download=download and from_dir is None,
+                         image_column=image_column, label_column=label_column,
+                         choice=choice(Path(source), splits, ignore), test_fraction=test_fraction,
+                         seed=seed)  # fmt: skip
     if len(opened.classes) < 2:
         raise DataError("there is one class only", where=source, expected="2 classes or more",
                         got=", ".join(opened.classes),
                         remedy="give the folder that holds a folder of pictures for each class")  # fmt: skip
     with appearing(out) as folder, nullcontext(progress) if progress else bar(opened.name) as report, quiet_pillow():
-        notes = write(opened, folder, decoding, workers or os.cpu_count() or 1, report)
-    for note in notes:
-        print(f"ffdist: note: {note}", file=sys.stderr)
+        manifest = write(opened, folder, decoding, workers or os.cpu_count() or 1, report, skip_broken=skip_broken)
+    for text in manifest.notes:
+        print(f"ffdist: note: {text}", file=sys.stderr)
     return out
+
+
+def check_settings(source: str, from_dir: Path | None, test_fraction: float | None) -> None:
+    """Raises ConfigError for those that are out of range, or not of such a source."""
+    if test_fraction is not None and not 0 <= test_fraction <= 1:
+        raise ConfigError("the test split is a fraction", where="--test-fraction", expected="0 <= x <= 1",
+                          got=test_fraction)  # fmt: skip
+    if from_dir and source not in KNOWN:
+        raise ConfigError("only data sets with a name are looked for in torchvision's root", where=f"--from {from_dir}",
+                          expected=" or ".join(KNOWN), got=source, remedy="leave out --from")  # fmt: skip
+
+
+def known_root(source: str, from_dir: Path | None, cache: Path | None) -> Path | None:
+    """Where a known data set is looked for; nothing else needs a place.
+
+    Raises ConfigError for a user without a home.
+    """
+    if source not in KNOWN:
+        return None
+    return from_dir or (cache.expanduser() if cache else default_cache())
 
 
 def default_cache() -> Path:
@@ -111,37 +135,57 @@ def default_cache() -> Path:
                           remedy="name a folder with --cache") from error  # fmt: skip
 
 
-def write(source: Source, folder: Path, decoding: Decoding, workers: int, report: Progress) -> list[str]:
-    """Decode every item of a source into shards, and write the manifest last.
-
-    What a user should know of the pictures is returned, a line each."""
+def write(
+    source: Source, folder: Path, decoding: Decoding, workers: int, report: Progress, *, skip_broken: bool = False
+) -> Manifest:
+    """Decode every item of a source into shards, and write the manifest last."""
     items = source.items()
-    first = next(items)
-    like = Reference(first.where, read_picture(first.data, first.where, decoding).pixels.shape)
+    first, like, broken = first_readable(items, decoding)
     h, w, c = like.shape
     total = sum(source.counts.values())
     check_room(folder, total * (h * w * c + 8))
+    counts = {split: source.counts[split] for split in SPLITS if split in source.counts}
     shards = {split: ShardWriter(folder, split, (c, h, w), len(source.classes), source.superclass)
-              for split in source.counts}  # fmt: skip
-    moments, survey, done = Moments(c), Survey(), 0
+              for split in counts}  # fmt: skip
+    measured = next(iter(counts))
+    moments, survey, twice, done = Moments(c), Survey(), Twice(), len(broken)
     decode_one = partial(decode_chunk, like=like, decoding=decoding)
     jobs = chunks(chain([first], items), max(1, min(256, CHUNK_BYTES // (h * w * c))))
     with closing(in_order(decode_one, jobs, threads=workers, ahead=2 * workers, name="ffdist-decode")) as decoded:
         for chunk in decoded:
-            shards[chunk.split].add(chunk.pictures, chunk.labels)
-            if chunk.split == "train":
-                moments.counts += chunk.moments.counts
+            broken += chunk.broken
+            if skip_broken or not broken:  # else nothing will come of it; the rest is read to name all that is broken
+                shards[chunk.split].add(chunk.pictures, chunk.labels)
+                twice.add(chunk.split, chunk.labels, chunk.digests)
+                if chunk.split == measured:
+                    moments.counts += chunk.moments.counts
             survey.merge(chunk.survey)
-            done += len(chunk.labels)
+            done += len(chunk.labels) + len(chunk.broken)
             report(done, total)
     if done != total:
         raise DataError("the source changed while it was read", expected=f"{total} samples", got=done)
+    if broken and not skip_broken:
+        raise cannot_be_read(broken)
     survey.check(decoding)
-    mean, std = moments.result()
     splits = {split: writer.finish() for split, writer in shards.items()}
+    check_left(broken, {split: files.counts for split, files in splits.items()}, source.classes)
+    mean, std = moments.result()
     resolved = replace(decoding, size=(h, w), mode="grey" if c == 1 else "rgb")  # so that others are read alike
-    Manifest(source.name, source.classes, (c, h, w), mean, std, splits, source.superclass, resolved).write(folder)
-    return survey.notes(decoding) + constant_channels(moments.counts)
+    manifest = Manifest(
+        source.name,
+        source.classes,
+        (c, h, w),
+        mean,
+        std,
+        splits,
+        source.superclass,
+        resolved,
+        source.held_out,
+        (*source.left_out, *(LeftOut(one.where, one.why) for one in broken)),
+        (*source.notes, *twice.notes(), *survey.notes(decoding), *constant_channels(moments.counts)),
+    )
+    manifest.write(folder)
+    return manifest
 
 
 class Reference(NamedTuple):
@@ -150,6 +194,15 @@ class Reference(NamedTuple):
     where: str
     shape: tuple[int, ...]
     """(H, W, C)."""
+
+
+class Broken(NamedTuple):
+    """A picture that cannot be read."""
+
+    where: str
+    why: str
+    split: str
+    label: int
 
 
 class Chunk(NamedTuple):
@@ -161,6 +214,45 @@ class Chunk(NamedTuple):
     """uint8 [N, H, W, C]."""
     moments: Moments
     survey: Survey
+    digests: np.ndarray
+    """int64 [N], of the pixels."""
+    broken: list[Broken]
+    """Beside the N."""
+
+
+def first_readable(items: Iterator[Item], decoding: Decoding) -> tuple[Item, Reference, list[Broken]]:
+    """The first item that can be read, how it looks, and those before it. Raises DataError where there is none."""
+    broken = []
+    for item in items:
+        try:
+            return item, Reference(item.where, read_picture(item.data, item.where, decoding).pixels.shape), broken
+        except DataError as error:
+            broken.append(Broken(item.where, str(error.got), item.split, item.label))
+    raise cannot_be_read(broken)
+
+
+def cannot_be_read(broken: Sequence[Broken]) -> DataError:
+    """All that are broken, as one error."""
+    remedy = "replace or remove {}, or leave {} out with --skip-broken (skip_broken=True)"
+    if len(broken) == 1:
+        return DataError("a picture cannot be read", where=broken[0].where, got=broken[0].why,
+                         remedy=remedy.format("it", "it"))  # fmt: skip
+    lines = shown([f"{one.where}: {one.why}" for one in broken], "\n         ")
+    more = f"the first {SHOWN} are:\n         " if len(broken) > SHOWN else ""
+    return DataError(f"{len(broken):,} pictures cannot be read", where=more + lines,
+                     remedy=remedy.format("them", "them"))  # fmt: skip
+
+
+def check_left(broken: Sequence[Broken], counts: Mapping[str, list[int]], classes: Sequence[str]) -> None:
+    """Raises DataError for classes of which only broken pictures were there."""
+    lost = sorted({(one.split, one.label) for one in broken if not counts[one.split][one.label]})
+    if lost:
+        raise DataError(
+            "no picture of a class can be read",
+            where=shown(f"{classes[label]} in {split}" for split, label in lost),
+            got=shown((f"{one.where}: {one.why}" for one in broken), "\n         ", 3),
+            remedy="replace them, or leave the class out with --ignore",
+        )
 
 
 def chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
@@ -174,50 +266,39 @@ def chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
 
 
 def decode_chunk(items: list[Item], *, like: Reference, decoding: Decoding) -> Chunk:
-    """Raises DataError for a picture that cannot be read or has another shape."""
+    """Raises DataError for a picture of another shape."""
     pictures, survey = np.empty((len(items), *like.shape), np.uint8), Survey()
-    for slot, item in zip(pictures, items, strict=True):
-        picture = read_picture(item.data, item.where, decoding)
+    labels, broken = [], []
+    for item in items:
+        try:
+            picture = read_picture(item.data, item.where, decoding)
+        except DataError as error:
+            broken.append(Broken(item.where, str(error.got), item.split, item.label))
+            continue
         if picture.pixels.shape != like.shape:
-            raise DataError("two pictures differ in height, width or channels", where=f"{like.where} and {item.where}",
-                            expected=like.shape, got=picture.pixels.shape,
-                            remedy="give a size (--size 64) and a mode (--mode rgb or grey)")  # fmt: skip
-        slot[:] = picture.pixels
+            raise unlike(like, Reference(item.where, picture.pixels.shape))
         survey.add(picture, item.where)
-    labels = np.array([item.label for item in items], np.int32)
-    return Chunk(items[0].split, labels, pictures, Moments(like.shape[-1]).add(pictures), survey)
+        pictures[len(labels)] = picture.pixels
+        labels.append(item.label)
+    pictures = pictures[: len(labels)]
+    digests = [hashlib.blake2b(picture.data, digest_size=8).digest() for picture in pictures]
+    return Chunk(
+        items[0].split,
+        np.array(labels, np.int32),
+        pictures,
+        Moments(like.shape[-1]).add(pictures),
+        survey,
+        np.frombuffer(b"".join(digests), np.int64),
+        broken,
+    )
 
 
-def check_room(folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise DataError("no room on the disk", where=folder.parent, expected=f"{needed / 2**20:.0f} MiB",
-                        got=f"{free / 2**20:.0f} MiB free", remedy="make room, or a smaller --size")  # fmt: skip
-
-
-@contextmanager
-def appearing(out: Path) -> Iterator[Path]:
-    """A new folder beside `out`, which gets its name at the end, or is removed when anything goes wrong."""
-    partial_folder = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}.partial")
-    try:
-        partial_folder.mkdir(parents=True)
-    except OSError as error:
-        raise DataError(
-            "the folder cannot be made",
-            where=out,
-            expected="a place for a new folder",
-            got=why_unwritable(out, error),
-            remedy=remedy_unwritable(out, error, ["--out"]),
-        ) from error
-    try:
-        yield partial_folder
-        partial_folder.rename(out)
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        raise DataError("no room on the disk", where=out.parent, got=error, remedy="make room") from error
-    finally:
-        shutil.rmtree(partial_folder, ignore_errors=True)
+def unlike(like: Reference, other: Reference) -> DataError:
+    """Two pictures of different shapes, and what makes all alike."""
+    remedies = ["a size (--size 64)"] * (like.shape[:2] != other.shape[:2])
+    remedies += ["a mode (--mode rgb, or --mode grey)"] * (like.shape[2] != other.shape[2])
+    return DataError("two pictures differ in height, width or channels", where=f"{like.where} and {other.where}",
+                     expected=like.shape, got=other.shape, remedy=f"give {' and '.join(remedies)}")  # fmt: skip
 
 
 @contextmanager

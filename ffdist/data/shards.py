@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from ffdist.data.images import Images, Split, check_labels
+from ffdist.data.images import ArraySplit, Images, Split, check_labels
 from ffdist.data.manifest import Manifest, ShardFile, SplitFiles, read_manifest
 from ffdist.errors import DataError
 
@@ -85,6 +85,10 @@ class ShardSplit(Split):
         self.shards = [pixels for pixels, _ in opened]
         self.labels = np.concatenate([labels for _, labels in opened]).astype(np.int64)
         self.starts = np.cumsum([0, *(len(pixels) for pixels in self.shards)])
+        counts = np.bincount(self.labels, minlength=len(manifest.classes)).tolist()
+        if counts != manifest.splits[name].counts:
+            raise DataError("labels are not those that the manifest counts", where=f"{folder}, split {name}",
+                            expected=manifest.splits[name].counts, got=counts, remedy=AGAIN)  # fmt: skip
 
     def take(self, indices: np.ndarray) -> np.ndarray:
         out = np.empty((len(indices), self.shards[0].shape[1]), np.uint8)
@@ -141,12 +145,16 @@ def columns(path: Path, schema: pa.Schema, rows: int) -> tuple[np.ndarray, np.nd
 
 
 def open_folder(folder: Path) -> Images:
-    """A prepared folder, memory-mapped. Raises DataError for what cheap checks can find; `verify` finds the rest."""
+    """A prepared folder, memory-mapped; where it has no training split, that has no samples.
+
+    Raises DataError for what cheap checks can find; `verify` finds the rest.
+    """
     manifest = read_manifest(folder)
     splits = {name: ShardSplit(folder, manifest, name) for name in manifest.splits}
+    channels, height, width = manifest.shape
     return Images(
         manifest.name,
-        splits["train"],
+        splits.get("train") or ArraySplit(np.empty((0, height, width, channels), np.uint8), np.empty(0, np.int64)),
         splits.get("test"),
         manifest.classes,
         manifest.shape,

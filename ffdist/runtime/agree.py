@@ -102,22 +102,42 @@ def check_job(job: Job, stages: int) -> None:
 
 
 def check_validation(job: Job, loaders: Loaders) -> None:
-    """A share must hold some sample out; what follows the validation results must have some."""
+    """A share must hold some sample out, and only where the data have no split for it; what follows the validation
+    results must have some."""
     share, picked = job.config.validation, len(loaders.train.indices)
-    if share > 0 and loaders.validation is None:
+    if share and job.images.validation is not None:
+        raise ConfigError(
+            "the data have a validation split of their own",
+            where=f"--validation {share:g}, data set {job.images.name}",
+            expected="no share of the training samples beside it",
+            got=f"{len(job.images.validation):,} validation samples",
+            remedy="leave --validation out, or --validation 0 to train without; the split itself is left out by "
+            "`ffdist data prepare ... --ignore NAME`",
+        )
+    if job.validation_share and loaders.validation is None:
         raise ConfigError(
             "--validation holds no sample out",
             expected="a share that rounds to one or more",
-            got=f"{share:g} of {picked:,} samples",
+            got=f"{job.validation_share:g} of {picked:,} samples",
             remedy="--validation 0, or a larger share",
         )
     followers = {"--schedule plateau": job.config.optim.schedule == "plateau",
                  "--early-stop": job.config.schedule.early_stop is not None}  # fmt: skip
+    remedy = "leave --validation out" if job.images.validation else "hold some samples out: --validation 0.1"
     for flag, follows in followers.items():
         if follows and loaders.validation is None:
             raise ConfigError(f"{flag} follows the validation results, and there are none", expected="a validation set",
-                              got=f"--validation {job.config.validation:g}", remedy="hold some samples out: "
-                              "--validation 0.1")  # fmt: skip
+                              got=f"--validation {share or 0:g}", remedy=remedy)  # fmt: skip
+
+
+def validation_note(job: Job) -> str | None:
+    """What a user should know of a validation split that the data bring."""
+    own = job.images.validation
+    if own is None:
+        return None
+    if job.validation_share is None:
+        return f"validation on the data's own validation split, {len(own):,} samples; none is held out of train"
+    return f"the data's own validation split, {len(own):,} samples, is not used: --validation {job.validation_share:g}"
 
 
 def check_cut(job: Job, stages: int) -> None:

@@ -20,6 +20,9 @@ from ffdist.pipeline.optim import OptimConfig
 from ffdist.pipeline.plan import sites
 from ffdist.pipeline.source import Loaders, Schedule
 
+VALIDATION_SHARE = 0.2
+"""Held out where nobody says otherwise."""
+
 
 @dataclass(frozen=True)
 class JobConfig:
@@ -31,7 +34,8 @@ class JobConfig:
     microbatches: int = 1
     seed: int = 0
     precision: Literal["fp32", "bf16"] = "fp32"
-    validation: float = 0.2
+    validation: float | None = None
+    """Share of the training samples held out; None: the data's own validation split, or a fifth; 0: no validation."""
     samples: int | None = None
     image_size: int | None = None
     augment: Sequence[str] = ()
@@ -71,11 +75,19 @@ class Job:
         """Of all blocks, and of the fusion head."""
         return sites(self.chain, self.objective if self.config.fusion else None)
 
+    @property
+    def validation_share(self) -> float | None:
+        """Of the training samples, held out for validation; None where the data's own split is taken."""
+        told = self.config.validation
+        if told is None:
+            return VALIDATION_SHARE if self.images.validation is None else None
+        return told
+
     def loaders(self) -> Loaders:
         """The splits' loaders; the same on every rank."""
         c, images = self.config, self.images
-        share = 0.0 if images.validation else c.validation
-        train, held_out = split_indices(images.train.labels, validation=share, samples=c.samples, seed=c.seed)
+        share = self.validation_share
+        train, held_out = split_indices(images.train.labels, validation=share or 0.0, samples=c.samples, seed=c.seed)
 
         def loader(split: Split, indices: np.ndarray, *, training: bool = False) -> Loader:
             return Loader(images, split, indices, batch_size=c.batch_size, seed=c.seed, train=training,
@@ -86,7 +98,7 @@ class Job:
 
         return Loaders(
             loader(images.train, train, training=True),
-            whole(images.validation) or (loader(images.train, held_out) if len(held_out) else None),
+            whole(images.validation) if share is None else loader(images.train, held_out) if len(held_out) else None,
             whole(images.test),
         )
 

@@ -5,29 +5,75 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 
+from ffdist.data.manifest import FORMAT, MANIFEST
 from ffdist.data.sources.base import Item, Source
 from ffdist.data.sources.known import KNOWN, open_known
-from ffdist.data.sources.table import SUFFIXES, Table
+from ffdist.data.sources.splits import Choice
+from ffdist.data.sources.table import Table
+from ffdist.data.sources.table_splits import holds_tables
 from ffdist.data.sources.tree import Tree
-from ffdist.errors import DataError
+from ffdist.errors import ConfigError, DataError
 
-__all__ = ["KNOWN", "Item", "Source", "open_source"]
+__all__ = ["KNOWN", "Choice", "Item", "Source", "open_source"]
 
 
 def open_source(
-    source: str, *, root: Path, download: bool, image_column: str, label_column: str, test_fraction: float, seed: int
+    source: str,
+    *,
+    root: Path | None,
+    download: bool,
+    image_column: str,
+    label_column: str,
+    choice: Choice,
+    test_fraction: float | None,
+    seed: int,
 ) -> Source:
     """A known name, looked for in torchvision's `root`; or the path of a table, a folder of tables, or a tree.
 
     Raises DataError for anything else, with the nearest known name.
     """
     if source in KNOWN:
-        return open_known(source, root, download)
+        assert root, "a known data set is looked for somewhere"
+        check_known(source, choice, test_fraction)
+        known = open_known(source, root, download)
+        if Path(source).exists():
+            known.notes = [*known.notes, f"this is the data set called {source}, not the folder; that is ./{source}"]
+        return known
     path = Path(source)
-    if not path.exists():
+    check_source(path, source)
+    if path.is_file() or holds_tables(path, choice):
+        return Table(path, image=image_column, label=label_column, choice=choice, test_fraction=test_fraction,
+                     seed=seed)  # fmt: skip
+    return Tree(path, choice=choice, test_fraction=test_fraction, seed=seed)
+
+
+def check_known(source: str, choice: Choice, test_fraction: float | None) -> None:
+    """Raises ConfigError for settings of folders."""
+    if test_fraction or choice != Choice():
+        flag = "--test-fraction" if test_fraction else "--splits and --ignore"
+        raise ConfigError("a known data set has its own splits", where=f"{flag}, {source}", expected="a folder or file",
+                          got=source, remedy="leave it out")  # fmt: skip
+
+
+def check_source(path: Path, source: str) -> None:
+    """Raises DataError for a path where nothing is, or what is prepared already."""
+    try:
+        path.lstat()
+        is_there = path.exists()
+    except OSError as error:
+        if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
+            raise DataError("the source cannot be looked at", where=source, got=error.strerror) from error
+        is_there = False
+    if not is_there:
         near = difflib.get_close_matches(source, KNOWN, 1)
         raise DataError("unknown source of data", expected=f"{', '.join(KNOWN)}, a folder of pictures, or a table",
                         got=source, remedy=f"did you mean {near[0]}?" if near else None)  # fmt: skip
-    if path.is_file() or any(file.suffix in SUFFIXES for file in path.iterdir()):
-        return Table(path, image=image_column, label=label_column, test_fraction=test_fraction, seed=seed)
-    return Tree(path, test_fraction=test_fraction, seed=seed)
+    if not (path.is_file() or path.is_dir()):
+        raise DataError("neither a file nor a folder", where=source, expected="a folder of pictures, or a table",
+                        got="a device, pipe or socket")  # fmt: skip
+    try:
+        text = (path / MANIFEST).read_bytes()[:80] if path.is_dir() else b""
+    except OSError:
+        text = b""
+    if FORMAT.encode() in text:
+        raise DataError("the folder is prepared already", where=source, remedy=f"ffdist train --data {source}")

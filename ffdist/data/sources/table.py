@@ -11,32 +11,39 @@ import pyarrow.parquet as pq
 
 from ffdist.data.columns import label_codes, label_values, labels_of, names_in, samples
 from ffdist.data.sources.base import Item, Shares, Source
+from ffdist.data.sources.splits import TEST, TRAIN, Choice
+from ffdist.data.sources.table_splits import SUFFIXES, find_files
 from ffdist.errors import DataError
 
-SUFFIXES = (".parquet", ".arrow", ".feather")
 ROWS = 64
 """Read at once; what bounds the memory."""
 
 
 class Table(Source):
-    """One such file, or a folder of them: train* and test* (or val*) are the splits, otherwise all are one.
+    """One such file, or a folder of them, whose names may say which split they are (`table_splits.find_files`).
 
     Labels are strings or whole numbers; those that occur become 0..K-1 in sorted order, unless metadata name K classes.
     Raises DataError for a file that cannot be read, a column that is not there, and what `columns` refuses.
     """
 
-    def __init__(self, path: Path, *, image: str, label: str, test_fraction: float, seed: int) -> None:
-        self.name, self.image, self.files = path.stem, image, splits(path)
+    def __init__(
+        self, path: Path, *, image: str, label: str, choice: Choice, test_fraction: float | None, seed: int
+    ) -> None:
+        found = find_files(path, choice)
+        self.name, self.image, self.files = path.resolve().stem, image, found.splits
+        first = TRAIN if TRAIN in self.files else TEST
         columns = {file: labels_of(read(file, label), file) for files in self.files.values() for file in files}
-        names = names_in(schema(self.files["train"][0]), label)
-        values = label_values([columns[file] for file in self.files["train"]], names)
+        names = names_in(schema(self.files[first][0]), label)
+        values = label_values([columns[file] for file in self.files[first]], names)
         self.classes = names or [str(value) for value in values]
         codes = {file: label_codes(column, values, file) for file, column in columns.items()}
         self.labels = {split: np.concatenate([codes[file] for file in of]) for split, of in self.files.items()}
         self.counts = {split: len(labels) for split, labels in self.labels.items()}
-        self.shares = Shares(self.labels["train"], 0 if "test" in self.counts else test_fraction, seed)
-        if "test" not in self.counts:
-            self.counts = self.shares.counts
+        self.shares = Shares.of(self.counts, self.labels[first], test_fraction, seed)
+        self.counts = self.shares.counts
+        self.held_out = self.shares.held_out
+        self.left_out = found.listing.left_out
+        self.notes = [*found.notes, *self.shares.notes]
 
     def items(self) -> Iterator[Item]:
         for split, files in self.files.items():
@@ -51,23 +58,15 @@ class Table(Source):
                     first += len(column)
 
 
-def splits(path: Path) -> dict[str, list[Path]]:
-    """The files of each split, sorted by name."""
-    files = [path] if path.is_file() else sorted(f for f in path.iterdir() if f.suffix in SUFFIXES)
-    train = [file for file in files if file.name.startswith("train")]
-    test = [file for file in files if file.name.startswith(("test", "val"))]
-    return {"train": train, "test": test} if train and test else {"train": files}
-
-
 def schema(path: Path) -> pa.Schema:
     """Of a file. Raises DataError where it is not an Arrow, Feather or Parquet file."""
-    if path.suffix not in SUFFIXES:
+    if path.suffix.lower() not in SUFFIXES:
         raise DataError("a table cannot be read", where=path, expected=" or ".join(SUFFIXES),
                         got=path.suffix or "a name without an ending",
                         remedy="save it as Parquet, e.g. pandas.read_csv(...).to_parquet(...); "
                                "arrays go by ffdist.from_tensors")  # fmt: skip
     try:
-        if path.suffix == ".parquet":
+        if path.suffix.lower() == ".parquet":
             return pq.read_schema(path)
         with pa.memory_map(str(path)) as source:
             return ipc(source).schema
@@ -92,7 +91,7 @@ def read(path: Path, column: str) -> Iterator[pa.Array]:
 
 
 def batches(path: Path, column: str) -> Iterator[pa.RecordBatch]:
-    if path.suffix == ".parquet":
+    if path.suffix.lower() == ".parquet":
         with pq.ParquetFile(path, pre_buffer=False, buffer_size=2**20) as file:  # never a whole row group
             yield from file.iter_batches(ROWS, columns=[column], use_threads=False)
     else:

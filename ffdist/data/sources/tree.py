@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from ffdist.data.sources.base import Item, Shares, Source
+from ffdist.data.sources.layout import find_layout
+from ffdist.data.sources.listing import Listing, shown
+from ffdist.data.sources.splits import TEST, TRAIN, Choice
 from ffdist.errors import DataError
 
-PICTURES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-TEST_FOLDERS = ("test", "val", "valid", "validation")
-"""The first of these that is there is the test split."""
+Folders = dict[str, list[Path]]
+"""The folders of each class; more than one where several make a split."""
 
 
 class Tree(Source):
-    """root/CLASS/**/picture, or the same below root/train and root/test (or val).
+    """root/CLASS/**/picture, or the same below root/train, root/validation and root/test, whatever they are called.
 
-    test_fraction: the share of each class that becomes the test split where the tree has none. class_name: from the
-    name of a class's folder. order: class names that come first, in this order.
-    Raises DataError for a tree without classes, an empty class, or a class that is only in the test split.
+    test_fraction: the share of each class that becomes the test split where the tree has none; None: the usual one.
+    choice: what a user says of the folders. class_name: from the name of a class's folder. order: class names that come
+    first, in this order.
+    Raises DataError for what `find_layout` refuses, folders that cannot be looked into, an empty class, and a class
+    that the training split does not have.
     """
 
     def __init__(
@@ -28,56 +33,84 @@ class Tree(Source):
         root: Path,
         *,
         name: str = "",
-        test_fraction: float = 0.2,
+        test_fraction: float | None = None,
         seed: int = 0,
+        choice: Choice | None = None,
         class_name: Callable[[str], str] = str,
         order: Sequence[str] = (),
     ) -> None:
+        self.root = root
         self.name = name or root.resolve().name
-        self.folders = {split: {class_name(d.name): d for d in folders(base)} for split, base in splits(root).items()}
-        rank = {name: place for place, name in enumerate(order)}
-        self.classes = sorted(self.folders["train"], key=lambda name: (rank.get(name, len(rank)), name))
-        if not self.classes:
-            raise DataError("there is no class folder", where=root, expected="FOLDER/CLASS/picture",
-                            remedy="give the folder that holds one folder of pictures a class")  # fmt: skip
-        unknown = sorted(set(self.folders.get("test", {})) - set(self.classes))
-        if unknown:
-            raise DataError("a class is only in the test split", where=self.folders["test"][unknown[0]],
-                            expected=self.classes, got=unknown[0])  # fmt: skip
-        sizes = {split: [len(pictures(of.get(k))) for k in self.classes] for split, of in self.folders.items()}
-        for label, size in zip(self.classes, sizes["train"], strict=True):
-            if not size:
-                raise DataError("a class has no pictures", where=self.folders["train"][label],
-                                expected=" ".join(PICTURES), remedy="remove the folder, or fill it")  # fmt: skip
-        self.counts = {split: sum(of) for split, of in sizes.items()}
-        labels = np.repeat(np.arange(len(self.classes)), sizes["train"])
-        self.shares = Shares(labels, 0 if "test" in self.counts else test_fraction, seed)
-        if "test" not in self.counts:
-            self.counts = self.shares.counts
+        self.choice = choice or Choice()
+        listing = Listing(root, self.choice)
+        layout = find_layout(listing)
+        self.folders = {split: by_class(of, class_name) for split, of in layout.classes.items()}
+        first = TRAIN if TRAIN in self.folders else TEST
+        rank = {known: place for place, known in enumerate(order)}
+        self.classes = sorted(self.folders[first], key=lambda known: (rank.get(known, len(rank)), known))
+        check_same_classes(self.folders, self.classes)
+        sizes = {split: [sum(len(listing.pictures(f)) for f in of.get(k, ())) for k in self.classes]
+                 for split, of in self.folders.items()}  # fmt: skip
+        listing.check()
+        self.choice.check_used(root)
+        empty = [self.folders[first][k] for k, size in zip(self.classes, sizes[first], strict=True) if not size]
+        if empty:
+            raise DataError("a class has no pictures" if len(empty) == 1 else f"{len(empty)} classes have no pictures",
+                            where=shown(folder for of in empty for folder in of), expected="pictures that can be read",
+                            remedy="fill the folder, remove it, or leave it out with --ignore NAME")  # fmt: skip
+        counts = {split: sum(of) for split, of in sizes.items()}
+        labels = np.repeat(np.arange(len(self.classes)), sizes[first])
+        self.shares = Shares.of(counts, labels, test_fraction, seed)
+        self.counts = self.shares.counts
+        self.held_out = self.shares.held_out
+        self.notes = [*layout.notes, *self.shares.notes, *missing(sizes, self.classes, first)]
+        self.left_out = listing.left_out
 
     def items(self) -> Iterator[Item]:
+        listing = Listing(self.root, self.choice)  # lists anew, so that no list of all pictures is ever held
         for split, of in self.folders.items():
             row = 0
             for label, name in enumerate(self.classes):
-                for path in pictures(of.get(name)):
-                    yield Item(self.shares.split(row) if split == "train" else split, label, path, str(path))
+                for path in (path for folder in of.get(name, ()) for path in listing.pictures(folder)):
+                    yield Item(self.shares.split(row) if split == TRAIN else split, label, path, str(path))
                     row += 1
 
 
-def splits(root: Path) -> dict[str, Path]:
-    """The folder of each split; the root itself where it holds classes and not splits."""
-    names = {folder.name for folder in folders(root)}
-    if "train" not in names or names - {"train", *TEST_FOLDERS}:
-        return {"train": root}
-    test = next((name for name in TEST_FOLDERS if name in names), None)
-    return {"train": root / "train"} | ({"test": root / test} if test else {})
+def by_class(folders: Sequence[Path], class_name: Callable[[str], str]) -> Folders:
+    """One way of writing a letter (é is one or two code points) is as good as the other."""
+    named: Folders = {}
+    for folder in folders:
+        named.setdefault(class_name(unicodedata.normalize("NFC", folder.name)), []).append(folder)
+    return named
 
 
-def folders(root: Path) -> list[Path]:
-    return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+def check_same_classes(folders: dict[str, Folders], classes: Sequence[str]) -> None:
+    """Raises DataError for classes that only another split has, and two folders of one class in one folder."""
+    for split, of in folders.items():
+        for name, found in of.items():
+            if len({folder.parent for folder in found}) < len(found):
+                raise DataError("two folders are called like one class", where=shown(found), got=name,
+                                remedy="put them together, or rename one")  # fmt: skip
+        unknown = sorted(set(of) - set(classes))
+        if unknown:
+            alike = {plain(name): name for name in classes}
+            near = [f"{name} for {alike[plain(name)]}" for name in unknown if plain(name) in alike]
+            raise DataError(
+                f"a class is only in the {split} split",
+                where=shown(folder for name in unknown for folder in of[name]),
+                expected=shown(classes),
+                got=shown(unknown),
+                remedy=f"rename {shown(near)}" if near else "rename it, or leave it out with --ignore",
+            )
 
 
-def pictures(folder: Path | None) -> list[Path]:
-    """The pictures of one class at any depth, sorted; listed anew each time, so that no list of all is ever held."""
-    found = folder.rglob("*") if folder else ()
-    return sorted(path for path in found if path.suffix.lower() in PICTURES and not path.name.startswith("."))
+def plain(name: str) -> str:
+    """A name without what is easily mistaken."""
+    return "".join(letter for letter in unicodedata.normalize("NFKC", name).casefold() if letter.isalnum())
+
+
+def missing(sizes: dict[str, list[int]], classes: Sequence[str], first: str) -> list[str]:
+    """A note for each split that has not all classes."""
+    lacking = {split: [name for name, size in zip(classes, of, strict=True) if not size]
+               for split, of in sizes.items() if split != first}  # fmt: skip
+    return [f"{split} has no picture of {shown(names)}" for split, names in lacking.items() if names]

@@ -1,0 +1,80 @@
+"""A prepared data set, as `ffdist data prepare` and `ffdist data check` tell of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ffdist.data.manifest import LeftOut, Manifest
+
+ROWS = 20
+"""Classes with a row each; of more, the smallest and the largest are named."""
+LINES = 20
+"""Of what was left out."""
+
+
+def tell(manifest: Manifest, console: Console) -> None:
+    """Splits, classes, counts, size and mode, who made the test split, and what was left out and why."""
+    channels, height, width = manifest.shape
+    colours = "grey" if channels == 1 else "RGB"
+    console.print(Text(f"{len(manifest.classes)} classes, {height} x {width} pixels, {colours}"))
+    console.print(counts_table(manifest))
+    if manifest.decoding is not None:
+        console.print(Text(f"pictures: {manifest.decoding}"), soft_wrap=True)
+    if manifest.held_out is not None:
+        drawn = manifest.held_out
+        share = "all of it" if drawn.test_fraction == 1 else f"{drawn.test_fraction:g} of each class, seed {drawn.seed}"
+        console.print(Text(f"test split: {share} (--test-fraction)"), soft_wrap=True)
+    for line in left_out_lines(manifest.left_out):
+        console.print(Text(line), soft_wrap=True)
+
+
+def counts_table(manifest: Manifest) -> Table:
+    """Samples by split, and by class where there are few."""
+    table = Table("class", *manifest.splits)
+    counts = [split.counts for split in manifest.splits.values()]
+    if len(manifest.classes) <= ROWS:
+        for name, *of in zip(manifest.classes, *counts, strict=True):
+            table.add_row(Text(name), *(f"{count:,}" for count in of))
+    else:
+        table.add_row("smallest", *(extreme(manifest.classes, of, min(of)) for of in counts))
+        table.add_row("largest", *(extreme(manifest.classes, of, max(of)) for of in counts))
+    table.add_section()
+    table.add_row("all", *(f"{sum(of):,}" for of in counts))
+    return table
+
+
+def extreme(classes: list[str], counts: list[int], value: int) -> Text:
+    """A count and who has it."""
+    names = [name for name, count in zip(classes, counts, strict=True) if count == value]
+    return Text(f"{value:,} ({names[0]})" if len(names) == 1 else f"{value:,} ({len(names)} classes)")
+
+
+def left_out_lines(entries: tuple[LeftOut, ...]) -> list[str]:
+    """A line each, of many the first."""
+    lines = [f"left out: {entry.count:,} {entry.what}: {entry.why}" if entry.count > 1
+             else f"left out: {entry.what}: {entry.why}" for entry in entries]  # fmt: skip
+    more = len(lines) - LINES
+    return lines if more <= 0 else [*lines[:LINES], f"left out: {more:,} more, listed in manifest.json"]
+
+
+def as_json(manifest: Manifest, folder: Path) -> dict[str, Any]:
+    """What can be told of it, for a program."""
+    drawn, decoding = manifest.held_out, manifest.decoding
+    return {
+        "folder": str(folder),
+        "name": manifest.name,
+        "classes": manifest.classes,
+        "shape": manifest.shape,
+        "mean": manifest.mean,
+        "std": manifest.std,
+        "splits": {name: {"samples": split.rows, "by_class": split.counts} for name, split in manifest.splits.items()},
+        "decoding": None if decoding is None else vars(decoding),
+        "held_out": None if drawn is None else vars(drawn),
+        "left_out": [vars(entry) for entry in manifest.left_out],
+        "notes": manifest.notes,
+    }

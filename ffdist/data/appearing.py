@@ -1,0 +1,101 @@
+"""A folder that is there when it is whole, and not before."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import glob
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from ffdist.data.manifest import MANIFEST
+from ffdist.errors import DataError
+from ffdist.folders import remedy_unwritable, why_unwritable
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def check_free(out: Path) -> None:
+    """Raises DataError where something is there already."""
+    if os.path.lexists(out):  # Path.exists raises where it cannot look
+        again = "" if not os.path.exists(out / MANIFEST) else f"take it as it is: ffdist train --data {out}; or "
+        raise DataError("the folder exists, and nothing is overwritten", where=out,
+                        remedy=f"{again}remove it, or name another with --out")  # fmt: skip
+
+
+def check_room(folder: Path, needed: int) -> None:
+    """needed: in bytes. Raises DataError for less."""
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise DataError("no room on the disk", where=folder.parent, expected=f"{needed / 2**20:.0f} MiB",
+                        got=f"{free / 2**20:.0f} MiB free", remedy="make room, or a smaller --size")  # fmt: skip
+
+
+@contextmanager
+def appearing(out: Path) -> Iterator[Path]:
+    """A new folder beside `out`, which gets its name at the end, or is removed when anything goes wrong.
+
+    What a killed process left of one is removed first. Raises DataError where it cannot be made or written.
+    """
+    made = [folder for folder in out.parents if not os.path.lexists(folder)]
+    partial_folder = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}.partial")
+    try:
+        partial_folder.mkdir(parents=True)
+        remove_leftovers(out, partial_folder)
+        held = os.open(partial_folder, os.O_RDONLY)
+    except OSError as error:
+        remove(partial_folder, made)
+        raise DataError(
+            "the folder cannot be made",
+            where=out,
+            expected="a place for a new folder",
+            got=why_unwritable(out, error),
+            remedy=remedy_unwritable(out, error, ["--out"]),
+        ) from error
+    try:
+        locked(held)
+        yield partial_folder
+        check_free(out)  # somebody else may have been faster
+        partial_folder.rename(out)
+    except OSError as error:
+        full = error.errno in FULL or "No space left" in str(error)
+        raise DataError("no room on the disk" if full else "the folder cannot be written", where=out.parent, got=error,
+                        remedy="make room" if full else "name another with --out") from error  # fmt: skip
+    finally:
+        os.close(held)
+        remove(partial_folder, made)
+
+
+def remove(partial_folder: Path, made: list[Path]) -> None:
+    """It, and the folders that were made for it and are empty; both are nothing where all went well."""
+    shutil.rmtree(partial_folder, ignore_errors=True)
+    with suppress(OSError):
+        for folder in made:
+            folder.rmdir()
+
+
+def remove_leftovers(out: Path, own: Path) -> None:
+    """Folders of processes that were killed: nobody holds their locks."""
+    for name in glob.glob(f".{glob.escape(out.name)}.*.partial", root_dir=out.parent, include_hidden=True):
+        path = out.parent / name
+        if path != own:
+            with suppress(OSError):
+                descriptor = os.open(path, os.O_RDONLY)
+                try:
+                    if locked(descriptor):
+                        shutil.rmtree(path, ignore_errors=True)
+                finally:
+                    os.close(descriptor)
+
+
+def locked(descriptor: int) -> bool:
+    """Whether a folder could be locked; the lock goes with the process. False also where there are no locks."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True

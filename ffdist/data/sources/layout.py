@@ -1,0 +1,262 @@
+"""Which folders of a tree are splits, and which are classes.
+
+Splits are known by their names (`splits.mark`). Once one folder is a split, all beside it must be: nothing is guessed.
+"""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import NamedTuple
+
+from ffdist.data.sources.listing import Listing, shown
+from ffdist.data.sources.splits import FILLERS, SPLITS, TRAIN, VALIDATION, Mark, mark
+from ffdist.errors import DataError
+
+CLASSES = "if these are classes, --splits none"
+
+
+class Layout(NamedTuple):
+    """Of a tree."""
+
+    splits: dict[str, list[Path]]
+    """The folders that hold a split's class folders; the root itself as "train" where it has no splits."""
+    classes: dict[str, list[Path]]
+    """The class folders of each split."""
+    notes: list[str]
+    """What a reader of names cannot be sure of."""
+
+
+def find_layout(listing: Listing) -> Layout:
+    """Raises DataError for folders whose part is not clear, naming them, and for pictures in no class folder."""
+    notes: list[str] = []
+    splits = told_splits(listing) if listing.choice.splits is not None else named_splits(listing, listing.root, notes)
+    if TRAIN not in splits and VALIDATION in splits:
+        raise DataError(
+            "there is no training split",
+            where=listing.root,
+            expected="train",
+            got=shown(folder.name for of in splits.values() for folder in of),
+            remedy="name one with --splits train=NAME test=NAME, or --splits test=NAME for a set to evaluate only",
+        )
+    classes = {split: [c for base in of for c in class_folders(listing, base)] for split, of in splits.items()}
+    if listing.choice.splits is None and not listing.choice.whole:
+        check_no_splits_within(listing, splits, classes)
+    return Layout(splits, classes, notes)
+
+
+def told_splits(listing: Listing) -> dict[str, list[Path]]:
+    """As the user says; all else is left out, and counted."""
+    splits: dict[str, list[Path]] = {split: [] for split in SPLITS}
+    names = [name for of in (listing.choice.splits or {}).values() for name in of]
+    todo = [listing.root]
+    for folder in todo:
+        folders, files = listing.listed(folder)
+        leave_files(listing, folder, files)
+        for path in folders:
+            name = listing.name(path)
+            split = listing.choice.takes(name)
+            if split is not None:
+                splits[split].append(path)
+            elif len(folders) == 1 or any(told.startswith(f"{name}/") for told in names):
+                todo.append(path)
+            else:
+                listing.leave(name, "in no split, as told")
+    listing.choice.check_used(listing.root)
+    return {split: of for split, of in splits.items() if of}
+
+
+def named_splits(listing: Listing, root: Path, notes: list[str]) -> dict[str, list[Path]]:
+    """As their names say, below folders that hold nothing but one folder."""
+    folders, files = listing.listed(root)
+    if len(folders) == 1 and wraps(listing, folders[0]):
+        notes.append(f"read from the folder {listing.name(folders[0])}")
+        leave_files(listing, root, files)
+        return named_splits(listing, folders[0], notes)
+    marks = {} if listing.choice.whole else {folder: found for folder in folders if (found := mark(folder.name))}
+    if not any(found.alone or holds_classes(listing, folder) for folder, found in marks.items()):
+        check_classes(listing, folders, marks, notes)
+        return {TRAIN: [root]}
+    leave_files(listing, root, files)
+    check_all_splits(listing, folders, marks)
+    splits: dict[str, list[Path]] = {}
+    for split in SPLITS:
+        mine = [folder for folder, found in marks.items() if found.split == split]
+        if len(mine) > 1:
+            together = " ".join(f"{split}={quoted(listing, [folder])}" for folder in mine)
+            raise refused(listing, f"several folders are called like the {split} split", mine,
+                          f"--ignore one of them, or name every split: --splits {together} ...")  # fmt: skip
+        if mine:
+            splits[split] = [unwrapped(listing, mine[0], notes)]
+    return splits
+
+
+def check_classes(listing: Listing, folders: list[Path], marks: dict[Path, Mark], notes: list[str]) -> None:
+    """Raises DataError for class folders that may be splits after all."""
+    if len({split for found in marks.values() for split in found.splits}) > 1:
+        raise refused(listing, "names of class folders speak of splits", list(marks), CLASSES)
+    if marks:
+        notes.append(f"taken for classes: {shown(listing.name(folder) for folder in marks)}")
+    if not listing.choice.whole:
+        check_unlike_splits(listing, folders)
+
+
+def check_all_splits(listing: Listing, folders: list[Path], marks: dict[Path, Mark]) -> None:
+    """Raises DataError for folders beside splits that are none."""
+    unknown = [folder for folder in folders if folder not in marks or marks[folder].split is None]
+    if unknown:
+        told = {found.split: folder for folder, found in marks.items() if found.split}
+        example = " ".join(f"{split}={quoted(listing, [folder])}" for split, folder in told.items())
+        raise refused(
+            listing,
+            "beside splits lies what is none",
+            unknown,
+            f"leave out what is none: --ignore {quoted(listing, unknown)}; "
+            f"or say what is: --splits {example}; {CLASSES}",
+            beside=[folder for folder in folders if folder not in unknown],
+        )
+
+
+def wraps(listing: Listing, folder: Path) -> bool:
+    """Whether a tree's only folder is no class and no split, but has the tree in it: it holds folders and no picture,
+    and is called like no split, or holds splits itself."""
+    if not holds_classes(listing, folder):
+        return False
+    if listing.choice.whole or mark(folder.name) is None:
+        return True
+    inner = quietly(listing).listed(folder)[0]
+    return any(is_split(path) for path in inner) and not same(folder, inner)
+
+
+def same(folder: Path, inner: list[Path]) -> bool:
+    """Whether a split's only folder is named for the same split: seg_train/seg_train."""
+    if len(inner) != 1:
+        return False
+    outer, found = mark(folder.name), mark(inner[0].name)
+    return outer is not None and found is not None and outer.splits == found.splits
+
+
+def unwrapped(listing: Listing, folder: Path, notes: list[str]) -> Path:
+    """A split's folder, or the only one in it, where that is called like the same split or like no class: images."""
+    inner = quietly(listing).listed(folder)[0]
+    if not (same(folder, inner) or is_filler(inner)) or not all(holds_classes(listing, f) for f in (folder, *inner)):
+        return folder
+    notes.append(f"read from the folder {listing.name(inner[0])}")
+    leave_files(listing, folder, listing.listed(folder)[1])
+    return unwrapped(listing, inner[0], notes)
+
+
+def is_filler(inner: list[Path]) -> bool:
+    return len(inner) == 1 and inner[0].name.casefold() in FILLERS
+
+
+def holds_classes(listing: Listing, folder: Path) -> bool:
+    """Whether it has folders in it, and no pictures beside them."""
+    quiet = quietly(listing)
+    folders, files = quiet.listed(folder)
+    return bool(folders) and not any(quiet.taken(path) for path in files)
+
+
+def quietly(listing: Listing) -> Listing:
+    """Another one for the same source, whose account nobody reads."""
+    return Listing(listing.root, listing.choice)
+
+
+def class_folders(listing: Listing, base: Path) -> list[Path]:
+    """Raises DataError where there are none, be it that the pictures lie beside one another."""
+    folders, files = listing.listed(base)
+    loose = leave_files(listing, base, files)
+    if folders:
+        return folders
+    listing.check()
+    ignore = "" if base == listing.root else f"leave it out with --ignore {quoted(listing, [base])}; or "
+    if loose:
+        raise DataError(
+            f"{loose:,} picture{'s lie' if loose > 1 else ' lies'} in no class folder",
+            where=base,
+            expected="FOLDER/CLASS/picture",
+            got=shown((file.name for file in files), limit=3),
+            remedy=f"{ignore}put each into a folder that is called like its class",
+        )
+    raise DataError(
+        "there is no class folder",
+        where=base,
+        expected="FOLDER/CLASS/picture",
+        got=shown((file.name for file in files), limit=3) or "nothing",
+        remedy=f"{ignore}give the folder that holds one folder of pictures a class",
+    )
+
+
+def leave_files(listing: Listing, base: Path, files: list[Path]) -> int:
+    """Account for files that lie beside folders. Returns how many of them are pictures."""
+    loose = sum(listing.taken(path) for path in files)
+    if loose:
+        listing.leave(f"pictures in {base.name}", "in no class folder", loose)
+    return loose
+
+
+def check_unlike_splits(listing: Listing, folders: list[Path]) -> None:
+    """Raises DataError where all folders hold folders of the very same names: classes in splits, or splits in classes,
+    whatever their language."""
+    if len(folders) < 2 or not all(holds_classes(listing, folder) for folder in folders):
+        return
+    inner = [{path.name.casefold() for path in quietly(listing).listed(folder)[0]} for folder in folders]
+    if len(inner[0]) > 1 and all(names == inner[0] for names in inner):
+        raise refused(
+            listing,
+            "all folders hold folders of the same names: are they splits?",
+            folders,
+            f"if so, --splits train={quoted(listing, folders[:1])} test={quoted(listing, folders[1:2])}; {CLASSES}",
+            within=sorted(inner[0]),
+        )
+
+
+def check_no_splits_within(listing: Listing, splits: dict[str, list[Path]], classes: dict[str, list[Path]]) -> None:
+    """Raises DataError for class folders called like splits, unless every split has them, and for class folders that
+    hold folders called like splits."""
+    called = {split: {path.name for path in of if is_split(path)} for split, of in classes.items()}
+    everywhere = set.intersection(*called.values()) if len(called) > 1 else set()
+    odd = [path for of in classes.values() for path in of if is_split(path) and path.name not in everywhere]
+    if odd:
+        example = " ".join(f"{split}={quoted(listing, of)}" for split, of in splits.items() if of != [listing.root])
+        raise refused(listing, "a class folder is called like a split", odd,
+                      f"--ignore {quoted(listing, odd)}; "
+                      f"if these are classes, --splits {example or 'none'}")  # fmt: skip
+    for of in classes.values():
+        for folder in of:
+            inner = [path for path in quietly(listing).listed(folder)[0] if is_split(path)]
+            if inner:
+                raise refused(listing, "a class folder holds splits", inner,
+                              "put splits above classes: train/CLASS/..., test/CLASS/...; if they are no splits, "
+                              "--splits none")  # fmt: skip
+
+
+def is_split(folder: Path) -> bool:
+    """Whether a folder's name is a split's, and nothing more."""
+    found = mark(folder.name)
+    return found is not None and found.alone and found.split is not None
+
+
+def refused(
+    listing: Listing,
+    what: str,
+    folders: list[Path],
+    remedy: str,
+    *,
+    beside: list[Path] | None = None,
+    within: list[str] | None = None,
+) -> DataError:
+    expected = f"splits alone, as {shown(listing.name(f) for f in beside)}" if beside else None
+    got = shown(listing.name(folder) for folder in folders)
+    return DataError(
+        what,
+        where=listing.root,
+        expected=expected,
+        got=f"{got}, each with {shown(within, limit=5)}" if within else got,
+        remedy=remedy,
+    )
+
+
+def quoted(listing: Listing, folders: list[Path]) -> str:
+    """Names as a shell takes them."""
+    return shown((shlex.quote(listing.name(folder)) for folder in folders), " ")

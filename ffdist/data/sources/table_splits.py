@@ -1,0 +1,141 @@
+"""Which files of a folder of tables are which split."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from ffdist.data.formats import is_picture
+from ffdist.data.sources.listing import Listing, shown
+from ffdist.data.sources.splits import SPLITS, TRAIN, VALIDATION, Choice, mark
+from ffdist.errors import DataError
+
+SUFFIXES = (".parquet", ".arrow", ".feather")
+WHOLE = "to take all rows as one, --splits none"
+
+
+class TableFiles(NamedTuple):
+    splits: dict[str, list[Path]]
+    listing: Listing
+    notes: list[str]
+
+
+def is_table(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES
+
+
+def holds_tables(folder: Path, choice: Choice) -> bool:
+    """Whether there is a table in a folder, or below it as Hugging Face's repositories have them."""
+    return any(is_table(path) for path in Listing(folder, choice).files(folder))
+
+
+def find_files(path: Path, choice: Choice) -> TableFiles:
+    """The files of each split, sorted by name: as the user says, else as the names of files and their folders say.
+
+    A file by itself is one split, whatever it is called. Raises DataError for files whose part is not clear.
+    """
+    if path.is_file():
+        found = mark(path.stem)
+        notes = [] if found is None or found.split in (None, TRAIN) else [
+            f"{path.name} is taken for a data set of its own, though its name speaks of {found.split}; "
+            "--test-fraction 1 makes all of it the test split"]  # fmt: skip
+        return TableFiles({TRAIN: [path]}, Listing(path.parent, Choice()), notes)
+    listing = Listing(path, choice)
+    files = tables(listing)
+    if choice.splits is not None:
+        splits = told(listing, files)
+    elif choice.whole:
+        splits = {TRAIN: files}
+    else:
+        splits = named(listing, files)
+    choice.check_used(path)
+    if TRAIN not in splits and VALIDATION in splits:
+        remedy = "name one with --splits train=NAME, or --splits test=NAME for a set to evaluate only"
+        raise refused(listing, "there is no training split", splits[VALIDATION], remedy)
+    return TableFiles(splits, listing, [])
+
+
+def tables(listing: Listing) -> list[Path]:
+    """All of them, at any depth. Raises DataError for pictures beside them, which nothing would read."""
+    found = listing.files(listing.root)
+    listing.check()
+    pictures = [path for path in found if path.parent != listing.root and not is_table(path) and is_picture(path)]
+    if pictures:
+        raise refused(
+            listing,
+            "a folder holds tables and pictures",
+            pictures,
+            "leave one kind out, e.g. --ignore '*.parquet' '*.arrow' '*.feather', or --ignore the pictures' folder",
+        )
+    kept = [path for path in found if is_table(path) and is_listed(path)]
+    for path in found:
+        if not is_table(path):
+            listing.leave(f"*{path.suffix.lower()}" if path.suffix else "files without an ending", "no tables")
+        elif path not in kept:
+            listing.leave(listing.name(path), "not listed in state.json beside it")
+    return kept
+
+
+def is_listed(path: Path) -> bool:
+    """Whether a file is data, where Hugging Face's `save_to_disk` says which are: caches lie beside them."""
+    try:
+        state = json.loads((path.parent / "state.json").read_text(encoding="utf-8"))
+        return path.name in [file["filename"] for file in state["_data_files"]]
+    except (OSError, ValueError, TypeError, KeyError):
+        return True
+
+
+def told(listing: Listing, files: Sequence[Path]) -> dict[str, list[Path]]:
+    splits: dict[str, list[Path]] = {split: [] for split in SPLITS}
+    for path in files:
+        parts = listing.name(path).split("/")
+        names = ["/".join(parts[: end + 1]) for end in range(len(parts))]
+        split = next((split for name in names if (split := listing.choice.takes(name))), None)
+        if split is None:
+            listing.leave(listing.name(path), "in no split, as told")
+        else:
+            splits[split].append(path)
+    return {split: of for split, of in splits.items() if of}
+
+
+def named(listing: Listing, files: Sequence[Path]) -> dict[str, list[Path]]:
+    """Once one file is called like a split, all must be; otherwise all are one."""
+    splits: dict[str, list[Path]] = {split: [] for split in SPLITS}
+    unknown = []
+    for path in files:
+        words = [*path.relative_to(listing.root).parent.parts, path.stem]
+        found = {split for word in words if (mentioned := mark(word)) for split in mentioned.splits}
+        (splits[found.pop()] if len(found) == 1 else unknown).append(path)
+    known = [path for of in splits.values() for path in of]
+    if not known and len({path.parent for path in unknown}) == 1 and not any(mark(path.stem) for path in unknown):
+        return {TRAIN: list(files)}
+    if unknown:
+        what = "beside files of splits lies what is of none" if known else "files of several folders, and of no split"
+        raise refused(listing, what, unknown, f"leave out what is none: --ignore {quoted(listing, unknown)}; "
+                      f"or say what is: --splits train=NAME test=NAME; {WHOLE}", beside=known)  # fmt: skip
+    for split, of in splits.items():
+        kinds = {series(listing, path): path for path in of}
+        if len(kinds) > 1:
+            raise refused(listing, f"files of different names are called like the {split} split", list(kinds.values()),
+                          f"--ignore what is not it; or say what is: --splits {split}='{of[0].stem}*' ...; "
+                          f"{WHOLE}")  # fmt: skip
+    return {split: of for split, of in splits.items() if of}
+
+
+def series(listing: Listing, path: Path) -> str:
+    """What the files of one split have in common: their name but for numbers."""
+    return re.sub(r"[0-9a-f]{8}-[0-9a-f-]{27}|\d+", "0", listing.name(path).casefold())
+
+
+def refused(listing: Listing, what: str, files: Sequence[Path], remedy: str, beside: Sequence[Path] = ()) -> DataError:
+    expected = f"names that say the split, as {shown((listing.name(p) for p in beside), limit=3)}" if beside else None
+    got = shown((listing.name(path) for path in files), limit=6)
+    return DataError(what, where=listing.root, expected=expected, got=got, remedy=remedy)
+
+
+def quoted(listing: Listing, files: Sequence[Path]) -> str:
+    return shown((shlex.quote(listing.name(path)) for path in files), " ")
