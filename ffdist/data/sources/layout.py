@@ -105,7 +105,8 @@ def check_all_splits(listing: Listing, folders: list[Path], marks: dict[Path, Ma
     """Raises DataError for folders beside splits that are none."""
     unknown = [folder for folder in folders if folder not in marks or marks[folder].split is None]
     if unknown:
-        told = {found.split: folder for folder, found in marks.items() if found.split}
+        by_split = {found.split: folder for folder, found in marks.items()}
+        told = {split: by_split[split] for split in SPLITS if split in by_split}
         example = " ".join(f"{split}={quoted(listing, [folder])}" for split, folder in told.items())
         raise refused(
             listing,
@@ -201,7 +202,8 @@ def check_unlike_splits(listing: Listing, folders: list[Path]) -> None:
     if len(folders) < 2 or not all(holds_classes(listing, folder) for folder in folders):
         return
     inner = [{path.name.casefold() for path in quietly(listing).listed(folder)[0]} for folder in folders]
-    if len(inner[0]) > 1 and all(names == inner[0] for names in inner):
+    in_classes = any(is_split(path) for path in quietly(listing).listed(folders[0])[0])  # told as what it is later
+    if len(inner[0]) > 1 and all(names == inner[0] for names in inner) and not in_classes:
         raise refused(
             listing,
             "all folders hold folders of the same names: are they splits?",
