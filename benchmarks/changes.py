@@ -21,7 +21,6 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 import tyro
-from rich.console import Console
 from torch import Tensor, nn
 
 from ffdist.bench.finding import Cell, Finding, Grid
@@ -34,6 +33,7 @@ from ffdist.objectives import SFF
 from ffdist.pipeline.block import BlockConfig, LearningBlock, learn
 from ffdist.pipeline.optim import OptimConfig
 from ffdist.pipeline.plan import build_block, sites
+from ffdist.plain import PlainConsole
 
 BATCH = 128
 
@@ -145,7 +145,7 @@ def main(models: tuple[str, ...] = ("cnnb", "vgg8", "mlp"), rounds: int = 5, rec
     rows = [compare(model, name, rounds) for model in models
             for name, change in CHANGES.items() if model != "mlp" or not change.maps_only]  # fmt: skip
     grid = Grid("a serial step of SFF, batch 128, bf16, computing time of one thread", rows)
-    Console(width=200).print(grid.rich())
+    PlainConsole().print(grid.rich())
     finding = Finding("changes", {"changes": rows}, [grid], ["all are for both sides of every comparison with DDP, but "
                       "the norm, which is SFF's own"])  # fmt: skip
     if record:

@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 
 import tyro
-from rich.console import Console
 
 from ffdist.bench.alone import alone, slowest_stage, total
 from ffdist.bench.bare import steps
@@ -18,6 +17,7 @@ from ffdist.bench.finding import Cell, Finding, Grid
 from ffdist.bench.floor import floors
 from ffdist.bench.record import write_record
 from ffdist.bench.settings import BenchSettings
+from ffdist.plain import PlainConsole
 
 NETWORKS = (
     BenchSettings(data="data/mnist", model="mlp"),
@@ -59,7 +59,7 @@ def main(rounds: int = 11, record: Path | None = None) -> None:
         Grid("whole steps, and blocks without heads", [bare_row(settings, rounds) for settings in NETWORKS]),
     ]
     for grid in grids:
-        Console(width=200).print(grid.rich())
+        PlainConsole().print(grid.rich())
     notes = [
         "operations of convolutions and matrix products, with SFF's heads; optimiser: what it reads and writes",
         "alone: the same operations, autocast's casts and the optimiser, each by itself as in a step; medians of 5",

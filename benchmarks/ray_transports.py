@@ -15,12 +15,12 @@ from pathlib import Path
 import ray
 import tyro
 from ray.cluster_utils import Cluster
-from rich.console import Console
 
 from ffdist.bench.finding import Finding, Grid
 from ffdist.bench.probe import Probe
 from ffdist.bench.record import write_record
 from ffdist.bench.settings import BenchSettings
+from ffdist.plain import PlainConsole
 from ffdist.transport.measure import MIB, TransportRate, measure_transport
 
 TRANSPORTS = ("shared_memory", "gloo", "object_store")
@@ -48,7 +48,7 @@ def main() -> None:
     finally:
         cluster.shutdown()
     finding = found(rates, lowest)
-    Console().print(finding.grids[0].rich(), *finding.notes)
+    PlainConsole().print(finding.grids[0].rich(), *finding.notes)
     if compare.record:
         write_record(finding, BenchSettings(rounds=compare.rounds, record=compare.record), ["python", *sys.argv])
 

@@ -12,7 +12,6 @@ from typing import Any, Literal, TypeAlias, get_type_hints
 import numpy as np
 import pyarrow as pa
 import torch
-from rich.console import Console
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -25,6 +24,7 @@ from ffdist.objectives import Objective, load_objective
 from ffdist.pipeline.classifier import Classifier
 from ffdist.pipeline.optim import OptimConfig
 from ffdist.pipeline.source import Schedule
+from ffdist.plain import PlainConsole
 from ffdist.report.console import ConsoleReport
 from ffdist.runtime.agree import check_job
 from ffdist.runtime.job import Job, JobConfig
@@ -167,7 +167,7 @@ class Pipeline:
         return checked({name: getattr(self, name) for name in SETTINGS}, get_type_hints(Pipeline), "Pipeline")
 
     def _launch(self, job: Job, progress: bool) -> Result:
-        report = ConsoleReport(Console(stderr=True, quiet=not progress))
+        report = ConsoleReport(PlainConsole(stderr=True, quiet=not progress))
         try:
             if self.launcher == "processes":
                 check_sendable(job)

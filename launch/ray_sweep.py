@@ -15,9 +15,9 @@ from typing import Any
 
 import tyro
 from ray import tune
-from rich.console import Console
 from rich.table import Table
 
+from ffdist import plain
 from ffdist.cli import tell
 from ffdist.config import TrainSettings
 from ffdist.data import open_data
@@ -118,7 +118,7 @@ def search(sweep: Sweep) -> list[tune.Result]:
 
 
 def table(results: list[tune.Result]) -> Table:
-    made = Table("objective", "kernel", "lr", "validation accuracy", "samples/s", "error")
+    made = plain.table("objective", "kernel", "lr", "validation accuracy", "samples/s", "error")
     for result in results:
         metrics, choice = result.metrics or {}, (result.config or {})["choice"]
         error = str(result.error).strip().splitlines()[-1].strip() if result.error else ""
@@ -138,7 +138,7 @@ def main() -> None:
     except FfdistError as error:
         tell(error)
         sys.exit(1)
-    Console().print(table(results))
+    plain.PlainConsole().print(table(results))
     sys.exit(any(result.error for result in results))
 
 

@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 from rich.table import Table
 
+from ffdist.plain import table
+
 Cell = str | float | int | None
 Progress = Callable[[str], None]
 """Is told, in a line, what is going on."""
@@ -28,13 +30,14 @@ class Grid:
         return [[shown(row.get(column)) for column in self.columns] for row in self.rows]
 
     def rich(self) -> Table:
-        table = Table(title=self.title, title_justify="left")
+        made = table(title=self.title)
+        made.title_justify = "left"
         for column in self.columns:
             numeric = all(isinstance(row.get(column), (int, float, type(None))) for row in self.rows)
-            table.add_column(column, justify="right" if numeric else "left")
+            made.add_column(column, justify="right" if numeric else "left", overflow="fold")
         for row in self.texts():
-            table.add_row(*row)
-        return table
+            made.add_row(*row)
+        return made
 
     def markdown(self) -> str:
         lines = [f"### {self.title}", "", "| " + " | ".join(self.columns) + " |", "|---" * len(self.columns) + "|"]

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
 from ffdist.errors import ConfigError, FfdistError
 from ffdist.folders import check_temporary
+from ffdist.options import nearest
+from ffdist.plain import let_any_text_pass
 from ffdist.runtime.world import World
 
 COMMANDS = {
@@ -27,18 +30,34 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one command; exits with 0, 1 for an error of the user's or of the machine's, 2 for a wrong command line, 130
     where it was told to stop: a run that made a snapshot and can go on, too."""
-    args = parser().parse_args(argv)
-    module, _ = COMMANDS[args.command]
+    let_any_text_pass()
+    command, args = read(argv)
+    module, _ = COMMANDS[command]
     try:
         check_temporary()
-        importlib.import_module(module).main(args.args)
+        importlib.import_module(module).main(args)
+        sys.stdout.flush()  # here, where a pipe that nobody reads any more is still an error of ours
     except FfdistError as error:
         tell(error)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what is flushed at the interpreter's end
         sys.exit(141)
+
+
+def read(argv: Sequence[str] | None) -> tuple[str, list[str]]:
+    """The command and its arguments. Exits where help is all that was wanted, and with 2 for no known command."""
+    told = parser().parse_args(argv)
+    if told.command is None or (told.command == "help" and not told.args):
+        parser().print_help()
+        sys.exit()
+    if told.command == "help":
+        return read([*told.args[:1], "--help"])
+    if told.command not in COMMANDS:
+        parser().error(f"there is no command '{told.command}'; {nearest(told.command, COMMANDS)}")
+    return told.command, told.args
 
 
 def tell(error: FfdistError) -> None:
@@ -53,11 +72,14 @@ def tell(error: FfdistError) -> None:
 def parser() -> argparse.ArgumentParser:
     summary = "Pipeline-parallel training of Forward-Forward and other locally learning networks."
     lines = "\n".join(f"  {name:<9}{text}" for name, (_, text) in COMMANDS.items())
+    more = (
+        "`ffdist COMMAND --help` explains each; `ffdist COMMAND --tyro-print-completion bash` completes it in a shell."
+    )
     result = argparse.ArgumentParser(
-        "ffdist", description=summary, epilog=f"commands:\n{lines}\n\n`ffdist COMMAND --help` explains each.",
+        "ffdist", description=summary, epilog=f"commands:\n{lines}\n\n{more}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     result.add_argument("--version", action="version", version=f"ffdist {version('ffdist')}")
-    result.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="what to do")
+    result.add_argument("command", nargs="?", metavar="COMMAND", help="what to do")
     result.add_argument("args", nargs=argparse.REMAINDER, metavar="...", help="its settings")
     return result

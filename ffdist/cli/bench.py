@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, get_args
 
 import tyro
-from rich.console import Console
 
 from ffdist.bench.settings import BenchSettings, Theme
 from ffdist.errors import ConfigError
 from ffdist.known import MODEL_PLACES, Known, baseline_names
+from ffdist.plain import PlainConsole
 
 if TYPE_CHECKING:
     from ffdist.bench.finding import Finding, Progress
@@ -49,17 +49,17 @@ def run(theme: Theme, settings: BenchSettings, args: Sequence[str]) -> None:
 
     # read when the processes load their libraries, before any of our code can say it
     os.environ["OMP_NUM_THREADS"] = str(settings.threads)
-    console = Console(stderr=True)
+    console = PlainConsole(stderr=True)
     themes = list(THEMES) if theme == "all" else [theme]
     if theme == "all" and (reason := why_not()):
         console.print(f"bandwidth is left out: {reason}")
         themes.remove("bandwidth")
     for name in themes:
-        finding = THEMES[name](settings, lambda line: console.print(line, style="dim", highlight=False))
+        finding = THEMES[name](settings, lambda line: console.print(line, style="dim"))
         show(finding, settings)
         if settings.record:
             paths = write_record(finding, settings, ["ffdist", "bench", *args])
-            console.print("record: " + ", ".join(map(str, paths)), highlight=False, soft_wrap=True)
+            console.print("record: " + ", ".join(map(str, paths)), soft_wrap=True)
 
 
 def check(theme: Theme, settings: BenchSettings) -> None:
@@ -83,10 +83,8 @@ def show(finding: Finding, settings: BenchSettings) -> None:
     if settings.json:
         print(json.dumps(finding.summary))
         return
-    console = Console()
-    if not console.is_terminal:
-        console.width = 200
+    console = PlainConsole()
     for grid in finding.grids:
         console.print(grid.rich())
     for note in finding.notes:
-        console.print(f"- {note}", highlight=False)
+        console.print(f"- {note}")

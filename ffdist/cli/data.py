@@ -13,12 +13,10 @@ from types import FrameType
 from typing import Annotated, Literal
 
 import tyro
-from rich.console import Console
-from rich.table import Column, Table
-from rich.text import Text
 
 from ffdist.errors import ConfigError
 from ffdist.folders import command, loss
+from ffdist.plain import PlainConsole, table
 
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
@@ -39,13 +37,12 @@ class List:
         if self.json:
             print(json.dumps([asdict(entry) for entry in entries], default=str))
             return
-        table = Table("data set", "state", "shape", "classes", "samples", Column("folder", overflow="fold"))
+        rows = table("data set", "state", "shape", "classes", "samples", "folder")
         for entry in entries:
             shape = "any" if entry.shape is None else " x ".join(map(str, entry.shape))
             counts = ", ".join(f"{split} {count:,}" for split, count in entry.counts.items())
-            folder = Text(str(entry.folder or ""))
-            table.add_row(Text(entry.name), entry.state, shape, str(entry.num_classes), counts, folder)
-        Console().print(table)
+            rows.add_row(entry.name, entry.state, shape, str(entry.num_classes), counts, str(entry.folder or ""))
+        PlainConsole().print(rows)
 
 
 @dataclass(frozen=True)

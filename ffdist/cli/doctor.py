@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from ffdist import plain
 from ffdist.errors import ConfigError, FfdistError
 from ffdist.runtime.world import World, available_cores
 
@@ -59,7 +60,7 @@ def main(args: Sequence[str]) -> None:
     if command.json:
         print(json.dumps([vars(finding) for finding in findings]))
     else:
-        Console().print(table(findings))
+        plain.PlainConsole().print(table(findings))
     if not all(finding.ok for finding in findings):
         sys.exit(1)
 
@@ -139,8 +140,8 @@ def _pass_on(kind: Any, world: World, folder: str, answer: Any) -> None:
 
 
 def table(findings: list[Finding]) -> Table:
-    rows = Table("", "what", "found", "remedy")
+    rows = plain.table("", "what", "found", "remedy")
     for finding in findings:
-        mark = "[green]ok" if finding.ok else "[red]no"
+        mark = Text("ok", "green") if finding.ok else Text("no", "red")
         rows.add_row(mark, finding.what, finding.found, "" if finding.ok else finding.remedy)
     return rows

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
-from rich.console import Console
 
 from ffdist.errors import ConfigError, DataError
+from ffdist.plain import PlainConsole
 
 if TYPE_CHECKING:
     from ffdist.data import Images
@@ -63,7 +63,7 @@ def evaluate(command: Eval) -> None:
     if command.json:
         print(json.dumps(result))
         return
-    console = Console()
+    console = PlainConsole()
     console.print(accuracy_table(result, "test"))
     if command.confusion:
         console.print(confusion_table(result["confusion"]))

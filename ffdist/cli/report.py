@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
-from rich.console import Console
 
 from ffdist.config import TrainSettings
 from ffdist.errors import DataError
+from ffdist.plain import PlainConsole
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,7 +41,7 @@ def main(args: Sequence[str]) -> None:
     from ffdist.report.summary import summary
     from ffdist.runtime.run import read_settings
 
-    settings, console = read_settings(command.run), Console()
+    settings, console = read_settings(command.run), PlainConsole()
     records, end = read_run_log(command.run)
     for table in summary(asdict(settings), asdict(TrainSettings()), records, end):
         console.print(table)
@@ -51,12 +51,12 @@ def main(args: Sequence[str]) -> None:
         from ffdist.report.figure import draw_curves
 
         draw_curves(records, folder / "curves.png")
-        console.print(f"curves: {folder / 'curves.png'}", soft_wrap=True, highlight=False)
+        console.print(f"curves: {folder / 'curves.png'}", soft_wrap=True)
     if command.cam:
         draw_cam(command.run, command.pictures, folder / "cam.png", console)
 
 
-def draw_cam(run: Path, pictures: int, path: Path, console: Console) -> None:
+def draw_cam(run: Path, pictures: int, path: Path, console: PlainConsole) -> None:
     """Raises DataError without test pictures, NetworkError for a network without maps."""
     from ffdist.data import Loader, open_data
     from ffdist.report.cam import activation_maps, focus_table
@@ -73,7 +73,7 @@ def draw_cam(run: Path, pictures: int, path: Path, console: Console) -> None:
     blocks = activation_maps(classifier, x, y)
     draw_maps(x * classifier.std + classifier.mean, y, blocks, facts.classes, path)
     console.print(focus_table(blocks, y))
-    console.print(f"maps: {path}", soft_wrap=True, highlight=False)
+    console.print(f"maps: {path}", soft_wrap=True)
 
 
 def of_each_class(images: Images, count: int) -> np.ndarray:

@@ -8,7 +8,6 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from ffdist.cli.on_ray import launch_on_ray
@@ -16,6 +15,7 @@ from ffdist.config import TrainSettings, write_toml
 from ffdist.data import Images, open_data
 from ffdist.folders import command, loss
 from ffdist.pipeline.plan import BlockCost, dealt
+from ffdist.plain import PlainConsole, table
 from ffdist.report.console import ConsoleReport, result_tables
 from ffdist.runtime.agree import agree, check_job, costs_of, cut_by, validation_note
 from ffdist.runtime.outcome import Result
@@ -67,7 +67,7 @@ def start_folder(settings: TrainSettings, images: Images, start: ExitStack) -> P
 
 def launch(settings: TrainSettings, out: Path, stages: int) -> Result:
     make = SettingsJob(settings, out, stages)
-    report = ConsoleReport(Console(stderr=True))
+    report = ConsoleReport(PlainConsole(stderr=True))
     try:
         if settings.launcher == "threads":
             return run_threads(make(), report)
@@ -89,7 +89,7 @@ def train_here(settings: TrainSettings, images: Images, world: World) -> None:
         folder, resume = agree(meeting.store, world, "run", decide, timeout)
         out = Path(folder)
         job = SettingsJob(replace(settings, out=out, resume=resume), out, world.size)
-        report = ConsoleReport(Console(stderr=True))
+        report = ConsoleReport(PlainConsole(stderr=True))
         start.callback(report.close)
         result = run_rank(job, meeting.world, meeting.store, report)
     if world.last:
@@ -115,10 +115,10 @@ def begin_or_go_on(settings: TrainSettings, images: Images, meeting: Meeting, st
 
 def conclude(result: Result, out: Path) -> None:
     """The tables, where the run is, what to try next."""
-    console = Console()
-    for table in result_tables(result.records, result.test):
-        console.print(table)
-    console.print(f"run directory: {out}", soft_wrap=True, highlight=False)
+    console = PlainConsole()
+    for each in result_tables(result.records, result.test):
+        console.print(each)
+    console.print(f"run directory: {out}", soft_wrap=True)
     if result.reason == "interrupted":
         hints = [command("train", "--resume", "--out", out)]
     else:
@@ -127,7 +127,7 @@ def conclude(result: Result, out: Path) -> None:
             command("report", out),
             command("export", out, "--to", "model.pt2"),
         ]
-    console.print("try next: " + "\n          ".join(hints), soft_wrap=True, highlight=False)
+    console.print("try next: " + "\n          ".join(hints), soft_wrap=True)
 
 
 def dry_run(settings: TrainSettings, images: Images, stages: int) -> None:
@@ -139,19 +139,19 @@ def dry_run(settings: TrainSettings, images: Images, stages: int) -> None:
     train = job.loaders().train
     costs = costs_of(job, device, train)
     cut = list(settings.cut) or cut_by(costs, stages)
-    console = Console()
-    console.print(write_toml(replace(settings, stages=stages)), markup=False, highlight=False, end="")
+    console = PlainConsole()
+    console.print(write_toml(replace(settings, stages=stages)), soft_wrap=True, end="")
     console.print(stage_table(costs, cut, train.largest_batch))
 
 
 def stage_table(costs: list[BlockCost], cut: list[int], batch_size: int) -> Table:
-    table = Table("stage", "blocks", "parameters", "ms a batch", "KiB sent a batch", title="Stages, measured here")
+    rows = table("stage", "blocks", "parameters", "ms a batch", "KiB sent a batch", title="Stages, measured here")
     slowest = 0.0
     for stage, mine in enumerate(dealt(costs, cut)):
         seconds = sum(cost.seconds for cost in mine)
         slowest = max(slowest, seconds)
         sent = mine[-1].activation_bytes if stage < len(cut) - 1 else 0
-        table.add_row(str(stage), " ".join(cost.name for cost in mine), f"{sum(c.parameters for c in mine):,}",
+        rows.add_row(str(stage), " ".join(cost.name for cost in mine), f"{sum(c.parameters for c in mine):,}",
                       f"{seconds * 1e3:.2f}", f"{sent / 1024:,.0f}")  # fmt: skip
-    table.caption = f"at best {batch_size / slowest:,.0f} samples/s: the slowest stage's time, if each stage had a core"
-    return table
+    rows.caption = f"at best {batch_size / slowest:,.0f} samples/s: the slowest stage's time, if each stage had a core"
+    return rows

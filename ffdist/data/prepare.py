@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
 from ffdist.data.ahead import in_order
@@ -36,6 +35,7 @@ from ffdist.data.sources.splits import SPLITS, choice
 from ffdist.data.survey import Survey, constant_channels
 from ffdist.data.twice import Twice
 from ffdist.errors import ConfigError, DataError
+from ffdist.plain import PlainConsole, text_column
 
 Progress = Callable[[int, int], None]
 """Called with the samples done and the samples in all."""
@@ -304,8 +304,8 @@ def unlike(like: Reference, other: Reference) -> DataError:
 @contextmanager
 def bar(title: str) -> Iterator[Progress]:
     """A progress bar on stderr, where that is a terminal."""
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = PlainConsole(stderr=True)
+    columns = (text_column("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with RichProgress(*columns, console=console, disable=not console.is_terminal) as shown:
         task = shown.add_task(title, total=None)
         yield lambda done, total: shown.update(task, completed=done, total=total)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ffdist.errors import NetworkError
 from ffdist.pipeline.classifier import Classifier
+from ffdist.plain import table
 
 
 class BlockMaps(NamedTuple):
@@ -86,13 +87,11 @@ def evidence_in(read: Callable[[Tensor], Tensor | None], out: Tensor, labels: Te
 
 def focus_table(blocks: Sequence[BlockMaps], labels: Tensor) -> Table:
     """Numbers beside the pictures."""
-    table = Table(
-        "block", "map", "right", "half of the evidence in", title=f"Activation maps of {len(labels)} pictures"
-    )
+    rows = table("block", "map", "right", "half of the evidence in", title=f"Activation maps of {len(labels)} pictures")
     for block in blocks:
         right = int((block.guesses == labels).sum())
         height, width = block.size
-        table.add_row(
+        rows.add_row(
             block.block, f"{height} x {width}", f"{right} of {len(labels)}", f"{block.focus:.0%} of the picture"
         )
-    return table
+    return rows

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from ffdist.pipeline.fusion import FUSION
 from ffdist.pipeline.predictors import PREDICTORS
+from ffdist.plain import table, text_column
 
 MIB = 2**20
 
@@ -20,8 +22,8 @@ class ConsoleReport:
     def __init__(self, console: Console) -> None:
         self.console = console
         self.progress = Progress(
-            TextColumn("[bold]epoch {task.fields[epoch]}"), BarColumn(bar_width=16), MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}"), TimeRemainingColumn(compact=True),
+            text_column("epoch {task.fields[epoch]}", "bold"), BarColumn(bar_width=16), MofNCompleteColumn(),
+            text_column("{task.fields[note]}"), TimeRemainingColumn(compact=True),
             console=console, refresh_per_second=4, transient=True, disable=not console.is_terminal,
         )  # fmt: skip
         self.task: TaskID | None = None
@@ -92,16 +94,16 @@ def accuracy_table(split: dict[str, Any], name: str) -> Table:
     """Top-1 and, with more than 5 classes, top-5 accuracy of each predictor and block."""
     top5 = split.get("top5")
     headers = ["predictor", f"{name} accuracy", *(["top-5"] if top5 else [])]
-    table = Table(*headers, title=f"Accuracy on {split['samples']:,} {name} samples")
+    rows = table(*headers, title=f"Accuracy on {split['samples']:,} {name} samples")
     for key, label in PREDICTORS.items():
         if key in split["accuracy"]:
             shares = [split["accuracy"][key], *([top5[key]] if top5 else [])]
-            table.add_row(label, *(f"{share:.2%}" for share in shares), style="bold" if key == "mean" else None)
+            rows.add_row(label, *(f"{share:.2%}" for share in shares), style="bold" if key == "mean" else None)
     for block in split["blocks"]:
         if block["block"] != FUSION:
             shares = [block["accuracy"], *([block.get("top5")] if top5 else [])]
-            table.add_row(f"  block {block['block']}", *("-" if s is None else f"{s:.2%}" for s in shares))
-    return table
+            rows.add_row(f"  block {block['block']}", *("-" if s is None else f"{s:.2%}" for s in shares))
+    return rows
 
 
 def confusion_table(confusion: dict[str, Any]) -> Table:
@@ -109,28 +111,28 @@ def confusion_table(confusion: dict[str, Any]) -> Table:
     names, label = confusion["classes"], PREDICTORS[confusion["predictor"]]
     if len(names) > 20:
         return _mistakes(confusion, f"Most frequent mistakes of {label}")
-    table = Table("", *names, title=f"Confusion of {label}: true classes down, predicted ones across")
+    rows = table("", *names, title=f"Confusion of {label}: true classes down, predicted ones across")
     for index, (name, row) in enumerate(zip(names, confusion["counts"], strict=True)):
-        cells = [f"[bold]{count}" if column == index else str(count or "") for column, count in enumerate(row)]
-        table.add_row(name, *cells)
-    return table
+        cells = [Text(str(count), "bold") if column == index else str(count or "") for column, count in enumerate(row)]
+        rows.add_row(name, *cells)
+    return rows
 
 
 def _mistakes(confusion: dict[str, Any], title: str) -> Table:
-    names, table = confusion["classes"], Table("true class", "predicted", "samples", title=title)
+    names, rows = confusion["classes"], table("true class", "predicted", "samples", title=title)
     counted = [(count, true, guess) for true, row in enumerate(confusion["counts"]) for guess, count in enumerate(row)
                if count and guess != true]  # fmt: skip
     for count, true, guess in sorted(counted, key=lambda c: (-c[0], c[1:]))[:20]:
-        table.add_row(names[true], names[guess], str(count))
-    return table
+        rows.add_row(names[true], names[guess], str(count))
+    return rows
 
 
 def _stages(records: list[dict[str, Any]]) -> Table:
     last = records[-1]
     speed = f", {speed:,.0f} samples/s" if (speed := last["train"]["samples_per_second"]) else ""
-    table = Table("stage", "blocks", "busy", "without data", "without credit", "peak memory",
+    rows = table("stage", "blocks", "busy", "without data", "without credit", "peak memory",
                   title=f"Stages in the last epoch{speed}")  # fmt: skip
     for stage in last["stages"]:
         shares = [f"{stage[key] / stage['seconds']:.0%}" for key in ("busy", "no_data", "no_credit")]
-        table.add_row(str(stage["stage"]), " ".join(stage["blocks"]), *shares, f"{stage['peak_bytes'] / MIB:,.0f} MiB")
-    return table
+        rows.add_row(str(stage["stage"]), " ".join(stage["blocks"]), *shares, f"{stage['peak_bytes'] / MIB:,.0f} MiB")
+    return rows

@@ -8,10 +8,10 @@ from typing import Any
 from rich.table import Table
 
 from ffdist.pipeline.predictors import PREDICTORS
+from ffdist.plain import levels, table
 from ffdist.report.console import result_tables
 from ffdist.report.figure import curves
 
-BARS = "▁▂▃▄▅▆▇█"
 WIDTH = 16
 """Characters of a curve at most."""
 
@@ -36,26 +36,26 @@ def state_of(records: Sequence[Mapping[str, Any]], end: Mapping[str, Any] | None
 
 def settings_table(settings: Mapping[str, Any], defaults: Mapping[str, Any], state: str) -> Table:
     """What names the run, and what differs from the defaults."""
-    table = Table("setting", "value", title=state)
+    rows = table("setting", "value", title=state)
     for name, value in settings.items():
         if name in ("data", "model", "objective", "epochs") or value != defaults[name]:
             shown = " ".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
-            table.add_row(name.replace("_", "-"), shown)
-    return table
+            rows.add_row(name.replace("_", "-"), shown)
+    return rows
 
 
 def curve_table(records: Sequence[dict[str, Any]]) -> Table:
     """A row a block: its training loss, and its accuracy on the validation split, or on the training split."""
     split = "validation" if "validation" in records[-1] else "train"
-    table = Table("block", "training loss", f"{split} accuracy", "last", "best", title=f"{len(records)} epochs")
+    rows = table("block", "training loss", f"{split} accuracy", "last", "best", title=f"{len(records)} epochs")
     losses, shares = curves(records, "train", "loss"), curves(records, split, "accuracy")
     for name in losses:
-        table.add_row(name, _change(losses[name]), *_course(shares[name]))
+        rows.add_row(name, _change(losses[name]), *_course(shares[name]))
     if split == "validation":
-        table.add_section()
+        rows.add_section()
         for key in ("mean", "weighted"):
-            table.add_row(PREDICTORS[key], "", *_course([record[split]["accuracy"].get(key) for record in records]))
-    return table
+            rows.add_row(PREDICTORS[key], "", *_course([record[split]["accuracy"].get(key) for record in records]))
+    return rows
 
 
 def _change(values: Sequence[float | None]) -> str:
@@ -77,4 +77,5 @@ def sparkline(values: Sequence[float]) -> str:
     step = max(1, -(-len(values) // WIDTH))
     kept = list(reversed(values[::-1][::step]))
     low, span = min(kept), max(kept) - min(kept)
-    return "".join(BARS[int((value - low) / span * (len(BARS) - 1)) if span else 0] for value in kept)
+    bars = levels()
+    return "".join(bars[int((value - low) / span * (len(bars) - 1)) if span else 0] for value in kept)
