@@ -109,7 +109,7 @@ class Prepare:
         if self.json:
             print(json.dumps(as_json(manifest, out)))
             return
-        tell(manifest, Console())
+        tell(manifest, PlainConsole())
         hint = command("train", "--data", out) if "train" in manifest.splits else command("eval", "RUN", "--data", out)
         print(f"prepared {out}; next: {hint}")
 
@@ -165,7 +165,7 @@ class Check:
             return
         rows = sum(split.rows for split in manifest.splits.values())
         print(f"{self.folder} is whole: {manifest.name}, {rows:,} samples, {len(manifest.classes)} classes")
-        tell(manifest, Console())
+        tell(manifest, PlainConsole())
         for text in manifest.notes:
             print(f"told when it was prepared: {text}")
 
