@@ -72,7 +72,7 @@ class Whole(nn.Module):
         super().__init__()
         self.blocks = nn.ModuleList(chain.build(index, config.seed) for index in range(len(chain)))
         with seeded(derive_seed(config.seed, "weights", len(chain))):  # the same on every rank
-            self.blocks.append(chain.build_classifier(chain.shapes()[-1], chain.num_classes))
+            self.blocks.append(chain.classifier())
         put_on(self, config.device)
         if config.compiled:
             for block in self.blocks:

@@ -32,7 +32,7 @@ class _Whole:
     def __call__(self) -> nn.Module:
         chain = self.chain
         blocks = [(name.replace(".", "_"), build()) for name, build in zip(chain.names, chain.builders, strict=True)]
-        classifier = chain.build_classifier(chain.shapes()[-1], chain.num_classes)
+        classifier = chain.classifier()
         whole = nn.Sequential()
         for name, block in [*blocks, ("classifier", classifier)]:
             whole.add_module(name, block)

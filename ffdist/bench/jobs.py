@@ -44,4 +44,4 @@ def compiled(chain: Chain) -> Chain:
     """The same chain; torch.compile rewrites each block by itself."""
     blocks = [(name, _Compiled(build)) for name, build in zip(chain.names, chain.builders, strict=True)]
     shape, num_classes = chain.input_shape, chain.num_classes
-    return Chain(blocks, input_shape=shape, num_classes=num_classes, classifier=chain.build_classifier)
+    return Chain(blocks, input_shape=shape, num_classes=num_classes, classifier=chain.build_classifier, axes=chain.axes)

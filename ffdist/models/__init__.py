@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from ffdist.models.axes import Axes, Layout
 from ffdist.models.cfse import cfse_cnn
 from ffdist.models.chain import Chain, Shape, derive_seed, seeded
 from ffdist.models.cnn import cnn, cnnb
@@ -21,7 +22,9 @@ from ffdist.models.weights import weights_file
 
 __all__ = [
     "MODELS",
+    "Axes",
     "Chain",
+    "Layout",
     "Shape",
     "cfse_cnn",
     "cnn",

@@ -7,16 +7,19 @@ from collections.abc import Sequence
 from torch import nn
 
 from ffdist.errors import NetworkError
+from ffdist.models.sound import check_sound
 
 
 def check_apart(blocks: Sequence[tuple[str, nn.Module]]) -> None:
     """Raises NetworkError where two blocks share a parameter that learns, or two such parameters of a block lie over
-    the same memory, which no copy of the block keeps. One parameter under several names of a block is well.
+    the same memory, which no copy of the block keeps, and where `check_sound` does. One parameter under several names
+    of a block is well.
 
     blocks: name and module of each.
     """
     owners: dict[tuple[int, int], tuple[str, str, nn.Parameter]] = {}
     for block, module in blocks:
+        check_sound(block, module)
         for name, parameter in module.named_parameters():
             if not parameter.requires_grad:
                 continue

@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import pairwise
+from numbers import Integral
 from threading import RLock
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ffdist.errors import NetworkError, users_code
+from ffdist.errors import FfdistError, NetworkError, described, users_code
 from ffdist.models.apart import check_apart
+from ffdist.models.axes import Axes, Layout, Trace, declared, layout_of
+from ffdist.models.joins import joined, told
 from ffdist.models.parts import SpatialMean
+from ffdist.models.sound import check_given, check_sound
 
 Shape = tuple[int, ...]
+COPIED = "a module that is passed in is copied by copy.deepcopy; the old torch.nn.utils.weight_norm forbids that, \
+torch.nn.utils.parametrizations.weight_norm does not"
 _DEFAULT_GENERATORS = RLock()
 
 
@@ -27,17 +36,44 @@ def derive_seed(seed: int, *path: int | str) -> int:
 
 
 @contextmanager
-def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
-    """Torch's default generators start from `seed` inside, and are as they were behind.
+def seeded(seed: int, device: torch.device | None = None, *, all_kinds: bool = True) -> Iterator[None]:
+    """Torch's default generators start from `seed` inside, and are as they were behind; so are those of NumPy and of
+    Python's `random`, where `all_kinds`: for code of a user's own, which may draw from any of them.
 
     The generators belong to the whole process, so stages that share one take turns here.
     """
     cuda = [device] if device is not None and device.type == "cuda" else []
-    with _DEFAULT_GENERATORS, torch.random.fork_rng(devices=cuda):
+    with _DEFAULT_GENERATORS, torch.random.fork_rng(devices=cuda), _others(seed) if all_kinds else nullcontext():
         torch.default_generator.manual_seed(seed)
         if device is not None and cuda:
             torch.cuda.default_generators[device.index or 0].manual_seed(seed)
         yield
+
+
+@contextmanager
+def _others(seed: int) -> Iterator[None]:
+    """`seeded` for the default generators that are not torch's."""
+    of_python, of_numpy = random.getstate(), np.random.get_state()
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    try:
+        yield
+    finally:
+        random.setstate(of_python)
+        np.random.set_state(of_numpy)
+
+
+class Output(NamedTuple):
+    """What a block gives for one sample."""
+
+    shape: Shape
+    """Without the batch."""
+    layout: Layout | None
+    """None where the channels are at an axis that rules cannot read, or nobody knows where."""
+    axis: int | None
+    """Where the channels are, counted with the batch; None where that cannot be told."""
+    largest: int = 0
+    """Numbers of one sample in the largest tensor that the block computes."""
 
 
 class Chain:
@@ -48,6 +84,9 @@ class Chain:
     classifier: builds what backpropagation puts behind the last block, from that block's output shape to [B, K] logits;
         a local rule has no use for it. Default: mean over space, then a linear layer.
     origin: where the blocks' weights come from, in words; empty for random ones.
+    axes: where blocks' channels are, "channels_first" [N, C, ...] or "channels_last" [N, ..., C], where neither a
+        block's layers tell nor its own attribute `axes` does.
+    Raises NetworkError for no block, equal names, and what is no shape or number of classes.
     """
 
     def __init__(
@@ -58,20 +97,24 @@ class Chain:
         num_classes: int,
         classifier: Callable[[Shape, int], nn.Module] | None = None,
         origin: str = "",
+        axes: Axes | None = None,
     ) -> None:
         pairs = list(blocks)
+        check_input(input_shape, num_classes)
         self.origin = origin
+        self.axes: Axes | None = axes
+        self.joined = ""
+        """How layers were joined to blocks, in words."""
         self.names = [name for name, _ in pairs]
         self.builders = [builder for _, builder in pairs]
-        self.input_shape: Shape = tuple(input_shape)
-        self.num_classes = num_classes
+        self.input_shape: Shape = tuple(int(size) for size in input_shape)
+        self.num_classes = int(num_classes)
         self.build_classifier = classifier or pooled_classifier
         if not pairs:
             raise NetworkError("a network needs at least one block", expected=">= 1 block", got=0)
         if len(set(self.names)) != len(pairs):
             raise NetworkError("two blocks have the same name", expected="distinct names", got=self.names)
-        if num_classes < 2:
-            raise NetworkError("a classifier needs two classes", expected="num_classes >= 2", got=num_classes)
+        self._outputs: list[Output] | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -89,46 +132,118 @@ class Chain:
 
         Raises NetworkError naming the first block that does not take the shape before it, or writes into its input.
         """
-        shapes: list[Shape] = []
+        return [output.shape for output in self.outputs()]
+
+    def layouts(self) -> list[Layout]:
+        """How each block's output lies. Raises NetworkError where neither its layers nor itself tell, as `shapes`."""
+        for index, (name, output) in enumerate(zip(self.names, self.outputs(), strict=True)):
+            if output.layout is None:
+                raise self._unknown_axes(index, name, output)
+        return [output.layout for output in self.outputs() if output.layout is not None]
+
+    def outputs(self) -> list[Output]:
+        """What each block gives for one sample; raises as `shapes`."""
+        if self._outputs is None:
+            self._outputs = list(self._traced())
+        return self._outputs
+
+    def _traced(self) -> Iterator[Output]:
         x = torch.empty(2, *self.input_shape, device="meta")
+        axis = 1 if len(self.input_shape) in (1, 3) else None
         for index, name in enumerate(self.names):
-            block = self.build_meta(index)
-            version = x._version
-            with (
-                torch.no_grad(),
-                users_code(
-                    NetworkError,
-                    f"block '{name}' does not take the input it gets",
-                    where=f"block {index} of {len(self)}",
-                    expected=f"a module that takes [B, {', '.join(map(str, x.shape[1:]))}]",
-                    remedy="check the input shape (--image-size) and the order of the blocks",
-                ),
-            ):
-                y = block(x)
-            if x._version != version:
-                raise NetworkError(
-                    f"block '{name}' changes its input in place",
-                    where=f"block {index} of {len(self)}",
-                    expected="an input left as it is, since the block before still learns from it",
-                    remedy="build the layer with inplace=False, or join it to the block before (cut)",
-                )
+            y, axis, largest = self._through(index, x, axis)
             if not isinstance(y, Tensor):
-                raise NetworkError(f"block '{name}' does not return one tensor", where=f"block {index} of {len(self)}",
+                raise NetworkError(f"block '{name}' does not return one tensor", where=self._place(index),
                                    expected="a tensor [B, ...]", got=f"a {type(y).__name__}",
                                    remedy="wrap the layer in a module that returns the tensor alone")  # fmt: skip
-            shapes.append(tuple(y.shape[1:]))
-            x = y
-        return shapes
+            if y.dim() < 2 or y.shape[0] != x.shape[0]:
+                raise NetworkError(f"block '{name}' does not keep the samples of a batch apart",
+                                   where=self._place(index), expected=f"[{x.shape[0]}, ...] of {x.shape[0]} samples",
+                                   got=list(y.shape), remedy="let the batch be the first axis of what it returns "
+                                   "(batch_first=True, x.flatten(1))")  # fmt: skip
+            if not y.is_floating_point() or y.dtype != torch.float32:
+                raise NetworkError(f"block '{name}' does not return float32", where=self._place(index),
+                                   expected="torch.float32", got=y.dtype,
+                                   remedy="end its forward by .float(), or by .abs() of complex numbers")  # fmt: skip
+            yield Output(tuple(y.shape[1:]), layout_of(y.shape[1:], axis), axis, largest // len(x))
+            x = y.to("meta")
+
+    def _through(self, index: int, x: Tensor, axis: int | None) -> tuple[object, int | None, int]:
+        """A block's output, where its channels are, and the numbers in its largest tensor; on the CPU where the block
+        looks at numbers, which are zeros then."""
+        block = self.build_meta(index)
+        try:
+            return self._tried(block, index, x, axis)
+        except NetworkError as error:
+            if "meta" not in str(error.__cause__).lower():
+                raise
+        with seeded(0):
+            return self._tried(self.build(index, seed=0), index, torch.zeros(x.shape), axis)
+
+    def _tried(self, block: nn.Module, index: int, x: Tensor, axis: int | None) -> tuple[object, int | None, int]:
+        name, version = self.names[index], x._version
+        try:
+            with torch.no_grad(), Trace(x, axis) as trace, trace.heeding(block, name):
+                y = block(x)
+        except FfdistError:
+            raise
+        except Exception as error:
+            raise NetworkError(
+                f"block '{name}' does not take the input it gets",
+                where=self._place(index),
+                expected=f"a module that takes [B, {', '.join(map(str, x.shape[1:]))}]",
+                got=described(error),
+                remedy=self._remedy(index, str(error)),
+            ) from error
+        if x._version != version:
+            raise NetworkError(
+                f"block '{name}' changes its input in place",
+                where=self._place(index),
+                expected="an input left as it is, since the block before still learns from it",
+                remedy="build the layer with inplace=False, or join it to the block before (cut)",
+            )
+        if not isinstance(y, Tensor):
+            return y, None, 0
+        at = trace.axis(y)
+        if at is None and self.axes:
+            at = 1 if self.axes == "channels_first" else y.dim() - 1
+        return y, at, trace.largest
+
+    def _remedy(self, index: int, says: str) -> str:
+        if "indices" in says and "Long" in says:
+            return ("samples come as float32, token ids too: call x.long() before the nn.Embedding, in a module of "
+                    "your own")  # fmt: skip
+        size = " (--image-size)" if len(self.input_shape) == 3 else f" {self.input_shape}"
+        return f"check the input shape{size} and the order of the blocks"
+
+    def _place(self, index: int) -> str:
+        return f"block {index} of {len(self)}"
+
+    def _unknown_axes(self, index: int, name: str, output: Output) -> NetworkError:
+        sizes = ", ".join(map(str, output.shape))
+        elsewhere = output.axis is not None
+        return NetworkError(
+            f"the channels of block '{name}' are at axis {output.axis}" if elsewhere
+            else f"cannot tell which axis of block '{name}' has its channels",
+            where=f"{self._place(index)}, output [N, {sizes}]",
+            expected="channels behind the batch, [N, C, ...], or last, [N, ..., C]",
+            remedy="end the block by x.permute(...)" if elsewhere else "say it in the block's class, or of the whole "
+            "nn.Sequential: axes = 'channels_first' (as of nn.Conv1d) or axes = 'channels_last' (tokens [N, T, C])",
+        )  # fmt: skip
 
     def build_meta(self, index: int) -> nn.Module:
         """Block `index` with shapes and no memory, in training mode."""
         with (
             torch.device("meta"),
             users_code(
-                NetworkError, f"block '{self.names[index]}' cannot be built", where=f"block {index} of {len(self)}"
+                NetworkError,
+                f"block '{self.names[index]}' cannot be built",
+                where=self._place(index),
+                remedy=COPIED if isinstance(self.builders[index], _Given) else None,
             ),
         ):
             block = self.builders[index]()
+            check_sound(self.names[index], block)
             return block.to("meta")
 
     def check_apart(self) -> None:
@@ -153,7 +268,15 @@ class Chain:
             num_classes=self.num_classes,
             classifier=self.build_classifier,
             origin=self.origin,
+            axes=self.axes,
         )
+
+    def classifier(self) -> nn.Module:
+        """What backpropagation puts behind the last block, newly initialised: its output -> [B, K] logits."""
+        last = self.outputs()[-1]
+        if self.build_classifier is not pooled_classifier or last.layout in (None, Layout.AS_IS):
+            return self.build_classifier(last.shape, self.num_classes)
+        return nn.Sequential(Seen(last.layout), pooled_classifier(last.layout.shape(last.shape), self.num_classes))
 
     @classmethod
     def from_sequential(
@@ -164,20 +287,54 @@ class Chain:
         num_classes: int,
         cut: Sequence[int] | None = None,
     ) -> Chain:
-        """Any `nn.Sequential`: each child is a block, or `cut[i]` children in a row are block i. Weights are kept, and
-        so are ties between weights of a block.
+        """Any `nn.Sequential`. Weights are kept, and so are ties between weights of a block.
 
-        Raises NetworkError for a cut that does not fit, and for blocks that share a parameter.
+        cut: how many children in a row make each block. Default: each child with weights is one, together with the
+            norms, activations, pools and dropouts behind it; `joined` of the result says how.
+
+        Raises NetworkError for what is no nn.Sequential, for a cut that does not fit, and for blocks that share a
+        parameter or that `check_sound` refuses.
         """
         if not isinstance(module, nn.Sequential):
-            raise NetworkError(
-                "a chain is made of an nn.Sequential", expected="nn.Sequential", got=type(module).__name__
-            )
-        blocks = [(name, _Given(child)) for name, child in children(module)]
-        chain = cls(blocks, input_shape=input_shape, num_classes=num_classes)
-        chain = chain if cut is None else chain.regroup(cut)
+            raise no_sequential(module)
+        parts = children(module)
+        for name, child in parts:
+            check_given(name, child)
+        counts = joined(parts) if cut is None else cut
+        chain = cls([(name, _Given(child)) for name, child in parts], input_shape=input_shape, num_classes=num_classes,
+                    axes=declared(module, "of the whole nn.Sequential"))  # fmt: skip
+        if list(counts) != [1] * len(parts):
+            chain = chain.regroup(counts)
+        chain.joined = told(parts, counts) if cut is None else ""
         chain.check_apart()
         return chain
+
+
+def check_input(input_shape: object, num_classes: object) -> None:
+    """Raises NetworkError for what is no shape of a sample, or no number of classes."""
+    sizes = input_shape if isinstance(input_shape, Sequence) and not isinstance(input_shape, str) else ()
+    if not sizes or not all(isinstance(size, Integral) and int(size) > 0 for size in sizes):
+        raise NetworkError("the input shape is none", where="input_shape", expected="(C, H, W) of a picture, or (N,)",
+                           got=repr(input_shape), remedy="give input_shape first, then num_classes")  # fmt: skip
+    if not isinstance(num_classes, Integral) or isinstance(num_classes, bool) or int(num_classes) < 2:
+        raise NetworkError("a classifier needs two classes", where="num_classes", expected="a whole number >= 2",
+                           got=repr(num_classes))  # fmt: skip
+
+
+def no_sequential(module: object) -> NetworkError:
+    """What to do with something else than an `nn.Sequential`."""
+    if isinstance(module, (list, tuple, nn.ModuleList)):
+        remedy = "nn.Sequential(*layers)"
+    elif type(module).__module__.startswith("torchvision."):
+        remedy = ("ffdist.models.torchvision_chain(net, input_shape=images.shape, num_classes=images.num_classes), for "
+                  "those it can split")  # fmt: skip
+    elif isinstance(module, nn.Module):
+        remedy = "write its parts in a row: nn.Sequential(net.first, net.second, ...), each what goes on to the next"
+    else:
+        remedy = "give a network that is made: nn.Sequential(...)"
+    return NetworkError("a chain is made of an nn.Sequential", expected="a Chain or an nn.Sequential",
+                        got=type(module).__name__ if not isinstance(module, type) else f"the class {module.__name__}",
+                        remedy=remedy)  # fmt: skip
 
 
 def children(module: nn.Sequential) -> list[tuple[str, nn.Module]]:
@@ -200,6 +357,17 @@ def _joined(builders: Sequence[Callable[[], nn.Module]]) -> Callable[[], nn.Modu
     """One builder of several blocks; what the user made is copied in one go, so that tied weights stay tied."""
     given = [builder.module for builder in builders if isinstance(builder, _Given)]
     return _Given(Group(*given)) if len(given) == len(builders) else _Group(builders)
+
+
+class Seen(nn.Module):
+    """A block's output as rules see it."""
+
+    def __init__(self, layout: Layout) -> None:
+        super().__init__()
+        self.layout = layout
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layout.seen(x)
 
 
 class Group(nn.Sequential):

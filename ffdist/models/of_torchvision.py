@@ -8,6 +8,7 @@ from torch import nn
 
 from ffdist.errors import NetworkError
 from ffdist.models.chain import Chain
+from ffdist.models.joins import joined
 from ffdist.models.parts import named_path
 
 
@@ -33,18 +34,9 @@ def torchvision_chain(
         raise NetworkError("cannot tell where to split this model", got=type(module).__name__,
                            expected="a torchvision ResNet, or a model with `features` in an nn.Sequential",
                            remedy="write its layers as an nn.Sequential and use Chain.from_sequential")  # fmt: skip
-    groups: list[list[tuple[str, nn.Module]]] = []
-    for entry in entries:
-        if groups and _joins(entry[1]):
-            groups[-1].append(entry)
-        else:
-            groups.append([entry])
     blocks = nn.Sequential()
-    for group in groups:
+    for count in joined(entries):
+        group, entries = entries[:count], entries[count:]
         blocks.add_module(group[0][0].replace(".", "-"), named_path(*group))
-    return Chain.from_sequential(blocks, input_shape=input_shape, num_classes=num_classes, cut=cut)
-
-
-def _joins(part: nn.Module) -> bool:
-    """Norms and what has no parameters (activations, pools, dropout)."""
-    return isinstance(part, (nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm)) or not list(part.parameters())
+    each = [1] * len(blocks) if cut is None else cut
+    return Chain.from_sequential(blocks, input_shape=input_shape, num_classes=num_classes, cut=each)

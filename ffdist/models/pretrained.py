@@ -35,13 +35,16 @@ def with_weights(chain: Chain, path: Path) -> Chain:
     some = ", ".join(left[:6]) + (", ..." if len(left) > 6 else "")
     origin = f"{len(taken)} tensors of {path.name} in {len(chain)} blocks"
     started = [_Started(build, path, names) for build, names in zip(chain.builders, keys, strict=True)]
-    return Chain(
+    result = Chain(
         zip(chain.names, started, strict=True),
         input_shape=chain.input_shape,
         num_classes=chain.num_classes,
         classifier=chain.build_classifier,
         origin=f"{origin}; left out: {some}" if left else origin,
+        axes=chain.axes,
     )
+    result.joined = chain.joined
+    return result
 
 
 def load_pretrained(block: nn.Module, state: Mapping[str, Tensor]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
@@ -13,10 +14,10 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from ffdist.errors import DivergedError
-from ffdist.models import derive_seed, seeded
+from ffdist.models import Layout, derive_seed, seeded
 from ffdist.objectives import Local, Objective, Site
 from ffdist.pipeline.average import Average
-from ffdist.pipeline.contract import at, check_detached, check_graph, check_local, running
+from ffdist.pipeline.contract import at, check_detached, check_graph, check_local, computing, own_code, running
 from ffdist.pipeline.optim import OptimConfig, build_optimizer, build_schedule
 
 CHECK_EVERY = 50
@@ -44,13 +45,24 @@ class BlockConfig:
 class LearningBlock:
     """One block of the chain with all it needs to learn; no gradient enters or leaves it."""
 
-    def __init__(self, site: Site, module: nn.Module, objective: Objective, config: BlockConfig) -> None:
+    def __init__(
+        self,
+        site: Site,
+        module: nn.Module,
+        objective: Objective,
+        config: BlockConfig,
+        layout: Layout = Layout.AS_IS,
+    ) -> None:
         self.site, self.objective, self.config = site, objective, config
+        self.layout = layout
+        """How the module's output lies; the rule sees it as `site.shape`."""
         with seeded(derive_seed(config.seed, "head", site.index)):
             head = objective.head(site)
         self.parts = nn.ModuleDict({"module": module, "head": head})
         put_on(self.parts, config.device)
         self.module, self.head = module, head
+        self.own_code = own_code(objective, self.parts.modules())
+        """Whether some of it is a user's; then all of the process's generators are seeded for it."""
         self.optimizer = build_optimizer(config.optim, self.parts)
         self.learned = [p for group in self.optimizer.param_groups for p in group["params"]] if self.optimizer else []
         self.average = Average(self.parts, config.optim.ema) if config.optim.ema is not None and self.learned else None
@@ -58,6 +70,8 @@ class LearningBlock:
         self.totals = torch.zeros(4, dtype=torch.float64, device=config.device)
         """Sums since the last marker: loss times samples, samples with a loss; correct, samples with scores."""
         self.validation_loss = float("nan")
+        self.scored = 0
+        """Batches evaluated since the last marker."""
 
     def forward(self, x: Tensor, y: Tensor, step: int, epoch: int = 0, part: int = 0) -> Local:
         """Pass over x [N, *site.input_shape]; `onward` of the result is what the next block gets.
@@ -66,11 +80,12 @@ class LearningBlock:
         """
         assert not x.requires_grad
         if not self.config.optim.learns(self.site.index, epoch):
-            return self._rest(x, len(y))
+            with self._seeded("rest", step, part):
+                return self._rest(x, len(y))
         self._mode(training=True)
         draws = derive_seed(self.config.seed, "draws", self.site.index, step, part)
         x = self._placed(x)  # a copy to a GPU may wait; meanwhile other stages of this process may draw
-        with seeded(draws, self.config.device), self._autocast():
+        with seeded(draws, self.config.device, all_kinds=self.own_code), self._autocast():
             local = self._locally(self.parts, x, y)
         if self.learned:
             check_graph(local, self.objective, self.site)
@@ -105,8 +120,10 @@ class LearningBlock:
     def evaluate(self, x: Tensor, y: Tensor) -> Local:
         """Score a batch without learning, by the averaged weights where there are any."""
         parts = self.average.parts if self.average else self._mode(training=False)
-        with torch.no_grad(), self._autocast():
-            local = self._locally(parts, self._placed(x), y)
+        x = self._placed(x)
+        with self._seeded("evaluation", self.scored), torch.no_grad(), self._autocast():
+            local = self._locally(parts, x, y)
+        self.scored += 1
         self._count(local, y)
         return local
 
@@ -114,6 +131,7 @@ class LearningBlock:
         """Mean loss and accuracy over the split that has just passed; None where the block gave none."""
         loss, learned, correct, scored = self.totals.tolist()
         self.totals.zero_()
+        self.scored = 0
         if split == "validation" and learned:
             self.validation_loss = loss / learned
         return {
@@ -182,13 +200,15 @@ class LearningBlock:
         """Only pass on, as learned so far."""
         parts = self._mode(training=False)
         with torch.no_grad(), self._autocast():
-            out = parts["module"](self._placed(x))
+            with computing(self.objective, self.site, learning=False):
+                out = self.layout.seen(parts["module"](self._placed(x)))
             with running(self.objective, at(self.objective, self.site)):
                 onward = self.objective.rest(parts["head"], out)
             return self._leaving(Local(None, None, onward), parts["head"], out, samples)
 
     def _locally(self, parts: nn.ModuleDict, x: Tensor, y: Tensor) -> Local:
-        out = parts["module"](x)
+        with computing(self.objective, self.site, learning=parts.training):
+            out = self.layout.seen(parts["module"](x))
         with running(self.objective, at(self.objective, self.site)):
             local = self.objective.local(parts["head"], out, y)
         return self._leaving(local, parts["head"], out, len(y))
@@ -200,7 +220,15 @@ class LearningBlock:
                 local = local._replace(features=self.objective.features(head, out, samples))
         local = check_local(local, self.objective, self.site, samples)
         check_detached(local, self.objective, self.site)
-        return local if local.onward is None else local._replace(onward=local.onward.to(self.config.dtype))
+        if local.onward is None:
+            return local
+        return local._replace(onward=self.layout.given(local.onward).to(self.config.dtype))
+
+    def _seeded(self, purpose: str, *place: int) -> AbstractContextManager[None]:
+        """Around what draws no random numbers where all of the code is known, for code that may."""
+        if not self.own_code:
+            return nullcontext()
+        return seeded(derive_seed(self.config.seed, purpose, self.site.index, *place), self.config.device)
 
     def _count(self, local: Local, y: Tensor) -> None:
         with torch.no_grad():

@@ -35,6 +35,7 @@ class Classifier(nn.Module):
         self.predictor = "mean"
         """What `forward` gives: a key of `PREDICTORS`, or a block's name."""
         places = sites(chain)
+        self.layouts = chain.layouts()
         self.blocks = nn.ModuleList(chain.build(site.index, seed=0) for site in places)
         with seeded(0):
             self.heads = nn.ModuleList(objective.head(site) for site in places)
@@ -82,11 +83,11 @@ class Classifier(nn.Module):
         of the fusion head, by name."""
         onward: Tensor | None = self.objective.prepare_eval(x, self.num_classes)
         scores, features = {}, []
-        for name, block, head in zip(self.names, self.blocks, self.heads, strict=False):
+        for name, block, head, layout in zip(self.names, self.blocks, self.heads, self.layouts, strict=False):
             assert onward is not None
-            out = block(onward)
+            out = layout.seen(block(onward))
             local = self.objective.local(head, out, None)
-            onward = local.onward
+            onward = None if local.onward is None else layout.given(local.onward)
             if local.scores is not None:
                 scores[name] = local.scores
             if self.fusion is not None:

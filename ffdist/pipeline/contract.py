@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from ffdist.errors import NetworkError, users_code
 from ffdist.objectives import Local, Objective, Site
+
+KNOWN = ("ffdist.", "torch.", "torchvision.")
+"""Packages whose modules draw from torch's generators alone, and hold their state in parameters and buffers."""
 
 
 def at(rule: Objective, site: Site) -> str:
     """Where an error is."""
     return f"{type(rule).__name__}, {site}"
+
+
+def own_code(rule: Objective, parts: Iterable[nn.Module]) -> bool:
+    """Whether a rule or a module of a block is a user's, which may draw from any generator and keep any state."""
+    return not all(type(part).__module__.startswith(KNOWN) for part in (rule, *parts))
 
 
 def running(rule: Objective, where: str) -> AbstractContextManager[None]:
@@ -21,6 +31,22 @@ def running(rule: Objective, where: str) -> AbstractContextManager[None]:
     if type(rule).__module__.startswith("ffdist."):
         return nullcontext()
     return users_code(NetworkError, "the rule's own code fails", where=where, remedy="mend the rule at that line")
+
+
+@contextmanager
+def computing(rule: Objective, site: Site, *, learning: bool) -> Iterator[None]:
+    """A block computes inside: what its code raises is one NetworkError with the block's name, but for want of memory,
+    which is the machine's."""
+    what = "the block cannot learn under this rule" if learning else "the block cannot evaluate"
+    try:
+        yield
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        if "can't allocate memory" in str(error):  # torch's on a CPU is known by its words alone
+            raise
+        with users_code(NetworkError, what, where=at(rule, site)):
+            raise
 
 
 def check_local(local: object, rule: Objective, site: Site, samples: int) -> Local:

@@ -19,7 +19,7 @@ from ffdist.pipeline.block import BlockConfig, LearningBlock
 from ffdist.pipeline.contract import at, running
 from ffdist.pipeline.fusion import FUSION, Fusion, fusion_layer, fusion_site, passed_on
 from ffdist.pipeline.optim import OptimConfig
-from ffdist.pipeline.rehearsal import rehearse
+from ffdist.pipeline.rehearsal import TWO, Part, rehearse
 
 T = TypeVar("T")
 
@@ -29,9 +29,11 @@ def sites(chain: Chain, fused: Objective | None = None) -> list[Site]:
 
     Raises NetworkError when the chain does not fit together, or has no features for a head.
     """
-    shapes = chain.shapes()
-    inputs = [chain.input_shape, *shapes]
-    own = [Site(i, name, len(chain), chain.num_classes, inputs[i], shapes[i]) for i, name in enumerate(chain.names)]
+    inputs = [chain.input_shape, *chain.shapes()]
+    own = [
+        Site(i, chain.names[i], len(chain), chain.num_classes, inputs[i], layout.shape(inputs[i + 1]))
+        for i, layout in enumerate(chain.layouts())
+    ]
     return own if fused is None else [*own, fusion_site(own, fused)]
 
 
@@ -39,12 +41,23 @@ def build_block(chain: Chain, site: Site, objective: Objective, config: BlockCon
     """The same block whichever stage builds it: its weights come from (seed, index)."""
     if site.index == len(chain):
         return LearningBlock(site, fusion_layer(site, config.seed), Fusion(), config)
-    return LearningBlock(site, chain.build(site.index, config.seed), objective, config)
+    return LearningBlock(site, chain.build(site.index, config.seed), objective, config, chain.layouts()[site.index])
 
 
-def check_objective(chain: Chain, objective: Objective, *, fusion: bool = False) -> None:
+def check_objective(
+    chain: Chain,
+    objective: Objective,
+    *,
+    fusion: bool = False,
+    samples: tuple[Tensor, Tensor] | None = None,
+    smallest: Part = TWO,
+) -> None:
     """Raises NetworkError, naming the block, when the objective cannot use one of them or breaks its promises there, or
-    when two of them share a parameter. Computes two samples on the CPU; draws no random number of the process's."""
+    when two of them share a parameter. Computes two samples on the CPU; draws no random number of the process's.
+
+    samples: two of the data, float32 [2, *input_shape] with labels int64 [2]; default: made-up ones. smallest: what a
+        block will have to learn from at once.
+    """
     if FUSION in chain.names:
         raise NetworkError(f"no block may be called '{FUSION}'", expected="another name", got=chain.names)
     places = sites(chain)
@@ -55,7 +68,8 @@ def check_objective(chain: Chain, objective: Objective, *, fusion: bool = False)
     if fusion:
         places = sites(chain, objective)
     config = BlockConfig(OptimConfig(), total_steps=1, seed=0, fusion=fusion)
-    rehearse((build_block(chain, site, objective, config) for site in places), chain, objective)
+    x, y = samples or (torch.randn(2, *chain.input_shape, generator=torch.Generator().manual_seed(0)), torch.arange(2))
+    rehearse(places, lambda site: build_block(chain, site, objective, config), chain, objective, x, y, smallest)
 
 
 def head_of(objective: Objective, site: Site) -> nn.Module:

@@ -2,53 +2,89 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
-from ffdist.errors import NetworkError, users_code
+from ffdist.errors import NetworkError, described, users_code
 from ffdist.models import Chain, seeded
-from ffdist.objectives import Local, Objective
+from ffdist.objectives import Local, Objective, Site
 from ffdist.pipeline.block import LearningBlock
 from ffdist.pipeline.contract import at, check_local, running, shown
 from ffdist.pipeline.fusion import Fusion, passed_on
 
-SAMPLES = 2
 MOST_ROWS = 32
-"""A rule of more passes over the two samples is not tried in evaluation, where each class may be a pass."""
+"""A rule of more passes over the samples is not tried in evaluation, where each class may be a pass."""
+Build = Callable[[Site], LearningBlock]
 
 
-def rehearse(blocks: Iterable[LearningBlock], chain: Chain, rule: Objective) -> None:
-    """Take two made-up samples through the blocks, one block in memory at a time, on the CPU: each learns from them,
-    then scores them with their labels and without. The process's random numbers stay as they are.
+class Part(NamedTuple):
+    """The fewest samples that a block will learn from at once."""
+
+    samples: int
+    remedy: str = "a larger --batch-size"
+    """How there would be more."""
+
+
+TWO = Part(2)
+
+
+@dataclass
+class Trial:
+    """Samples on their way through the blocks."""
+
+    y: Tensor
+    learned: Tensor | None
+    """What comes next to be learned from, [P * B, *shape]; None where nothing is."""
+    evaluated: Tensor | None
+    """The same of what is scored."""
+    features: Tensor | None = None
+
+
+def rehearse(
+    places: Iterable[Site], build: Build, chain: Chain, rule: Objective, x: Tensor, y: Tensor, smallest: Part
+) -> None:
+    """Take two samples through the blocks, one block in memory at a time, on the CPU: each learns from them, then
+    scores them with their labels and without. Then one sample is scored, and learned from where a run will have that.
+    Where code is a user's own, what a block saves is loaded into another, which must go on as the first. The process's
+    random numbers stay as they are.
+
+    x: float32 [2, *input_shape]; y: int64 [2].
 
     Raises NetworkError, naming rule and block, for what breaks `Objective`'s promises, for code of a user's own that
-    fails, for a block that learns nothing from its loss, and where no block has a loss.
+    fails, for a block that learns nothing from its loss, that mixes the samples of a batch, whose state cannot be
+    saved, that cannot learn from one sample and must, and where no block has a loss.
     """
     with seeded(0):
-        y = torch.arange(SAMPLES)
-        x, evaluated = prepared(chain, rule, y)
-        features: Tensor | None = None
+        two = Trial(y, *prepared(chain, rule, x, y))
+        one = Trial(y[:1], *prepared(chain, rule, x[:1], y[:1]))
+        if smallest.samples > 1:
+            one.learned = None
         learns = False
-        for block in blocks:
-            assert x is not None
-            local = _learn(block, x, y)
+        for site in places:
+            block = build(site)
+            check_state(block)
+            given = two.learned
+            local = _through(block, two)
             learns = learns or (local.loss is not None and not isinstance(block.objective, Fusion))
-            x, features = passed_on(local, features)
-            if evaluated is not None:
-                evaluated = _evaluate(block, evaluated, y)
+            _one_sample(block, one, smallest)
+            if block.own_code and given is not None:
+                check_recovery(block, build(site), given, y)
     if not learns:
         raise NetworkError("no block has anything to learn", where=f"{type(rule).__name__}, while learning",
                            expected="a loss of one block at least", got="None of all blocks",
                            remedy="return Local(loss, scores, onward) with a loss where there are labels")  # fmt: skip
 
 
-def prepared(chain: Chain, rule: Objective, y: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Made-up samples as the source prepares them to learn from and to score, [P * B, *input_shape] each; None for what
-    would be many passes."""
+def prepared(chain: Chain, rule: Objective, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Samples as the source prepares them to learn from and to score, [P * B, *input_shape] each; None for what would
+    be many passes."""
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(len(y), *chain.input_shape, generator=generator)
     where = f"{type(rule).__name__}, the inputs it prepares"
     with running(rule, where):
         if rule.feedback:
@@ -64,6 +100,50 @@ def prepared(chain: Chain, rule: Objective, y: Tensor) -> tuple[Tensor, Tensor |
                                got=shown(given),
                                remedy="see `prepare` and `prepare_eval` in ffdist.objectives.Objective")  # fmt: skip
     return learned, evaluated if len(evaluated) <= MOST_ROWS else None
+
+
+def check_state(block: LearningBlock) -> None:
+    """Raises NetworkError where a block's state holds more than snapshots do, which is numbers by name."""
+    where = at(block.objective, block.site)
+    with users_code(NetworkError, "the block's state cannot be read", where=where):
+        state = block.parts.state_dict()
+    for name, value in state.items():
+        if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_quantized:
+            got = f"a tensor of layout {value.layout}" if isinstance(value, Tensor) else shown(value)
+            raise NetworkError(
+                "the block's state is not all plain tensors",
+                where=f"{where}, '{name}'",
+                expected="a dense tensor, as snapshots hold; nothing is pickled",
+                got=got,
+                remedy="keep it in a buffer (register_buffer), or let get_extra_state give a tensor",
+            )
+
+
+def _through(block: LearningBlock, trial: Trial) -> Local:
+    """The samples learn, and are scored; what goes on of them is left in the trial."""
+    assert trial.learned is not None
+    local = _learn(block, trial.learned, trial.y)
+    trial.learned, trial.features = passed_on(local, trial.features)
+    if trial.evaluated is not None:
+        trial.evaluated = _evaluate(block, trial.evaluated, trial.y)
+    return local
+
+
+def _one_sample(block: LearningBlock, trial: Trial, smallest: Part) -> None:
+    """As `_through`, of a single sample, which a run always has to score, and sometimes to learn from."""
+    where = at(block.objective, block.site)
+    if trial.evaluated is not None:
+        trial.evaluated = _evaluate(block, trial.evaluated, trial.y)
+    if trial.learned is None:
+        return
+    try:
+        local = _learn(block, trial.learned, trial.y)
+    except NetworkError as error:
+        cause = error.__cause__
+        raise NetworkError("the block cannot learn from one sample, and the run will give it such a part", where=where,
+                           expected="two samples at once", got=described(cause) if isinstance(cause, Exception)
+                           else error.what, remedy=smallest.remedy) from error  # fmt: skip
+    trial.learned, trial.features = passed_on(local, trial.features)
 
 
 def _learn(block: LearningBlock, x: Tensor, y: Tensor) -> Local:
@@ -90,11 +170,67 @@ def _evaluate(block: LearningBlock, x: Tensor, y: Tensor) -> Tensor | None:
         return None
     block.parts.eval()
     with torch.no_grad(), users_code(NetworkError, "the block cannot evaluate", where=at(rule, site)):
-        out = block.module(x)
+        with seeded(0):
+            raw = block.module(x)
+        if len(y) > 1:
+            _check_apart(block, x, raw)
+        out = block.layout.seen(raw)
+        if out.shape[1:] != site.shape:
+            raise NetworkError("the block's output has another shape for these samples", where=at(rule, site),
+                               expected=f"[{len(x)}, {', '.join(map(str, site.shape))}]", got=shown(out),
+                               remedy="keep the batch the first axis, of one sample too: squeeze no axis but by its "
+                               "number")  # fmt: skip
         local = Local(None, None, None)
         for labels, when in ((y, "in evaluation"), (None, "in prediction, without labels")):
             where = f"{at(rule, site)}, {when}"
             with running(rule, where):
                 local = rule.local(block.head, out, labels)
-            local = check_local(local, rule, site, SAMPLES)
-    return local.onward
+            local = check_local(local, rule, site, len(y))
+    return None if local.onward is None else block.layout.given(local.onward)
+
+
+def _check_apart(block: LearningBlock, x: Tensor, out: Tensor) -> None:
+    """Raises NetworkError where what a block says of the first sample depends on the others beside it."""
+    by_batch = any(isinstance(part, BatchNorm) and part.running_mean is None for part in block.module.modules())
+    if by_batch or len(out) != len(x):
+        return
+    with seeded(0):
+        alone = block.module(x[:1].expand_as(x).contiguous())
+    if _alike(alone[0], out[0]):
+        return
+    with seeded(0):
+        again = block.module(x)
+    if not _alike(again, out):
+        raise _unlike(block, "output")
+    raise NetworkError("the block mixes the samples of a batch", where=at(block.objective, block.site),
+                       expected="an output for each sample that does not depend on the others, in evaluation",
+                       got="another output beside other samples",
+                       remedy="let the batch be the first axis throughout: batch_first=True for attention and "
+                       "recurrent layers")  # fmt: skip
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    return torch.allclose(one, other, rtol=1e-3, atol=1e-4 * float(other.abs().max()), equal_nan=True)
+
+
+def check_recovery(block: LearningBlock, other: LearningBlock, x: Tensor, y: Tensor) -> None:
+    """Raises NetworkError unless `other`, newly built, goes on from what `block` saves just as `block` does."""
+    where = at(block.objective, block.site)
+    with users_code(NetworkError, "the block's state cannot be saved and loaded again", where=where):
+        tensors, fields = block.state()
+        other.load_state({name: value.clone() for name, value in tensors.items()}, json.loads(json.dumps(fields)))
+    goes_on, again = (one.forward(x, y, step=1) for one in (block, other))
+    for name, mine, others in zip(Local._fields, goes_on, again, strict=True):
+        if mine is not None and not (others is not None and torch.equal(mine, others)):
+            raise _unlike(block, name)
+
+
+def _unlike(block: LearningBlock, what: str) -> NetworkError:
+    return NetworkError(
+        "the block is not the same a second time, as after a snapshot",
+        where=at(block.objective, block.site),
+        expected=f"the same {what} from the same weights, inputs and seed",
+        got="another: there is state, or a random number, that ffdist does not know of",
+        remedy="keep state in buffers (register_buffer); draw from the default generators of torch, numpy.random or "
+        "random, which are seeded for each batch",
+    )

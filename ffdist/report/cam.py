@@ -43,10 +43,13 @@ def activation_maps(classifier: Classifier, x: Tensor, labels: Tensor) -> list[B
     """
     found, lacking = [], []
     onward: Tensor | None = classifier.objective.prepare_eval(x, classifier.num_classes)
-    for name, block, head in zip(classifier.names, classifier.blocks, classifier.heads, strict=False):
-        out = block(onward)
+    size = x.shape[-2:] if x.dim() == 4 else (1, x.shape[-1])  # a signal [B, C, L] is one row
+    for name, block, head, layout in zip(
+        classifier.names, classifier.blocks, classifier.heads, classifier.layouts, strict=False
+    ):
+        out = layout.seen(block(onward))
         local = classifier.objective.local(head, out, None)
-        onward = local.onward
+        onward = None if local.onward is None else layout.given(local.onward)
         if out.dim() != 4 or local.scores is None:
             lacking.append(
                 f"{name}: output {list(out.shape[1:])}" if local.scores is not None else f"{name}: no scores"
@@ -54,7 +57,7 @@ def activation_maps(classifier: Classifier, x: Tensor, labels: Tensor) -> list[B
             continue
         read = lambda out, head=head: classifier.objective.local(head, out, None).scores  # noqa: E731
         evidence = evidence_in(read, out, labels)
-        maps = F.interpolate(evidence[:, None], size=x.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
+        maps = F.interpolate(evidence[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
         found.append(BlockMaps(name, (out.shape[2], out.shape[3]), maps, local.scores.argmax(1)))
     if not found:
         raise NetworkError("no block has class activation maps", expected="maps [C, H, W] that scores are read from",

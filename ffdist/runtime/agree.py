@@ -5,18 +5,21 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from math import prod
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from ffdist.data import Loader
-from ffdist.errors import ConfigError, SnapshotError, StageError
+from ffdist.errors import ConfigError, NetworkError, SnapshotError, StageError
 from ffdist.pipeline.fusion import FUSION
 from ffdist.pipeline.plan import BlockCost, check_objective, measure_blocks, partition
 from ffdist.pipeline.predictions import check_lag
+from ffdist.pipeline.rehearsal import Part
 from ffdist.pipeline.source import Loaders
 from ffdist.runtime.job import Job
+from ffdist.runtime.memory import memory
 from ffdist.runtime.world import World
 from ffdist.snapshot import latest, set_aside
 
@@ -94,11 +97,53 @@ def check_job(job: Job, stages: int) -> None:
     Raises NetworkError for blocks that do not fit together or that the objective cannot use, ConfigError for a cut,
     windows or a schedule that do not fit, DataError for samples that are not there.
     """
-    check_objective(job.chain, job.objective, fusion=job.config.fusion)
     check_cut(job, stages)
     check_lag(job.objective.feedback, stages, job.config.queue)
     job.config.optim.check_windows(len(job.chain))
-    check_validation(job, job.loaders())
+    loaders = job.loaders()
+    check_validation(job, loaders)
+    smallest = smallest_part(loaders.train.largest_batch, job.config.microbatches)
+    check_size(job, loaders.train.largest_batch)
+    check_objective(
+        job.chain, job.objective, fusion=job.config.fusion, samples=job.first_samples(loaders.train), smallest=smallest
+    )
+
+
+def smallest_part(batch: int, microbatches: int) -> Part:
+    """What a block learns from at once: the last part of a batch of so many samples, which others may exceed."""
+
+    def last(samples: int, parts: int) -> int:
+        size = -(-samples // parts)
+        return samples % size or size
+
+    fewer = next((parts for parts in range(microbatches - 1, 0, -1) if last(batch, parts) > 1), None)
+    if batch == 1:
+        remedy = "train on two samples or more, with --batch-size 2 or more"
+    else:
+        whole = microbatches * max(2, -(-batch // microbatches))
+        remedy = f"--microbatches {fewer}, or --batch-size {whole}"
+    return Part(last(batch, microbatches), remedy)
+
+
+def check_size(job: Job, batch: int) -> None:
+    """Raises NetworkError for a block that no memory of this machine holds: by its weights, what the optimiser keeps of
+    them, and one part of a batch at its input and its largest layer, which is less than it will need."""
+    there = memory(job.config.device)
+    part = -(-batch // job.config.microbatches)
+    kept = {"adamw": 4, "adam": 4, "sgd": 3 if job.config.optim.momentum else 2}[job.config.optim.optimizer]
+    shapes = [job.chain.input_shape, *job.chain.shapes()]
+    for index, (given, output) in enumerate(zip(shapes, job.chain.outputs(), strict=False)):
+        weights = sum(p.numel() for p in job.chain.build_meta(index).parameters() if p.requires_grad)
+        needs = 4 * (kept * weights + part * (prod(given) + output.largest))
+        if needs > there:
+            raise NetworkError(
+                "a block does not fit into this machine",
+                where=f"block {index} '{job.chain.names[index]}', {weights:,} weights, output {list(output.shape)}",
+                expected=f"less than the {there / 2**30:,.1f} GiB there are",
+                got=f"at least {needs / 2**30:,.1f} GiB for {part} samples at once",
+                remedy="smaller pictures (--image-size), narrower blocks (--model-args widths=...), or a smaller "
+                "--batch-size",
+            )
 
 
 def check_validation(job: Job, loaders: Loaders) -> None:

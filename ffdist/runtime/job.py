@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ffdist.data import Images, Loader, Split, split_indices
 from ffdist.models import Chain
@@ -101,6 +102,16 @@ class Job:
             whole(images.validation) if share is None else loader(images.train, held_out) if len(held_out) else None,
             whole(images.test),
         )
+
+    def first_samples(self, train: Loader) -> tuple[Tensor, Tensor]:
+        """The first training sample and the first of another class (else the next one, or itself again), as a network
+        gets them: float32 [2, *shape], labels int64 [2]."""
+        rows = train.indices
+        others = np.flatnonzero(train.split.labels[rows] != train.split.labels[rows[0]])
+        pair = rows[[0, others[0] if len(others) else min(1, len(rows) - 1)]]
+        loader = Loader(self.images, train.split, pair, batch_size=2, seed=self.config.seed, train=False,
+                        image_size=self.config.image_size)  # fmt: skip
+        return loader.batch(pair, 0, 0)
 
     def block_config(self, device: torch.device, total_steps: int) -> BlockConfig:
         c = self.config

@@ -225,7 +225,7 @@ def test_what_does_not_go_together_is_told() -> None:
     x, y = pictures()
     with pytest.raises(DataError, match="label is out of range"):
         Pipeline(perceptron(), SFF()).fit((x, y - 1), epochs=1, progress=False)
-    with pytest.raises(NetworkError, match="block '1'"):
+    with pytest.raises(NetworkError, match="does not take the input"):
         Pipeline(nn.Sequential(nn.Flatten(), nn.Linear(63, 10)), SFF()).fit((x, y), epochs=1, progress=False)
     with pytest.raises(ConfigError, match=r"^schedule plateau follows(.|\n)*remedy: [^-]*: validation 0\.1"):
         Pipeline(perceptron(), SFF()).fit((x, y), schedule="plateau", validation=0, progress=False)

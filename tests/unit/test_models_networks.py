@@ -165,6 +165,6 @@ def test_vgg_without_norm_has_none() -> None:
 def test_a_block_that_writes_into_its_input_is_refused() -> None:
     layers = nn.Sequential(nn.Linear(4, 4), nn.ReLU(inplace=True), nn.Linear(4, 4))
     with pytest.raises(NetworkError, match="block '1' changes its input"):
-        Chain.from_sequential(layers, input_shape=(4,), num_classes=2).shapes()
-    joined = Chain.from_sequential(layers, input_shape=(4,), num_classes=2, cut=[2, 1])
+        Chain.from_sequential(layers, input_shape=(4,), num_classes=2, cut=[1, 1, 1]).shapes()
+    joined = Chain.from_sequential(layers, input_shape=(4,), num_classes=2)
     assert joined.shapes() == [(4,), (4,)]

@@ -1,0 +1,232 @@
+"""Which axis of a block's output holds its channels: as its layers say, or as the block itself does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from enum import Enum
+from functools import partial
+from typing import Any, Literal, TypeAlias, cast
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from ffdist.errors import NetworkError
+
+Axes = Literal["channels_first", "channels_last"]
+"""[N, C, ...] or [N, ..., C]: what an attribute `axes` of a block may say of its output."""
+
+
+class Layout(Enum):
+    """How a block's output lies, and how a rule sees it: as vectors [N, C], tokens [N, T, C] or maps [N, C, H, W]."""
+
+    AS_IS = "as it is"
+    SIGNALS = "[N, C, L], seen as maps [N, C, 1, L]"
+    LAST = "[N, H, W, C], seen as maps [N, C, H, W]"
+
+    def seen(self, y: Tensor) -> Tensor:
+        """A block's output as a rule reads it: a view."""
+        match self:
+            case Layout.SIGNALS:
+                return y.unsqueeze(2)
+            case Layout.LAST:
+                return y.permute(0, 3, 1, 2)
+        return y
+
+    def given(self, y: Tensor) -> Tensor:
+        """The inverse of `seen`: what a rule passes on as the next block takes it."""
+        match self:
+            case Layout.SIGNALS:
+                return y.squeeze(2)
+            case Layout.LAST:
+                return y.permute(0, 2, 3, 1)
+        return y
+
+    def shape(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """Of one sample as a rule sees it."""
+        return tuple(self.seen(torch.empty(1, *shape, device="meta")).shape[1:])
+
+
+def layout_of(shape: Sequence[int], axis: int | None) -> Layout | None:
+    """The layout of an output [N, *shape] whose channels are at `axis`; None where that cannot be told, or is neither
+    behind the batch nor last."""
+    last = len(shape)
+    if last not in (2, 3):
+        return Layout.AS_IS
+    if axis not in (1, last):
+        return None
+    if last == 2:
+        return Layout.SIGNALS if axis == 1 else Layout.AS_IS
+    return Layout.AS_IS if axis == 1 else Layout.LAST
+
+
+def declared(block: nn.Module, name: str) -> Axes | None:
+    """What a block says of its output by an attribute `axes`: "channels_first" or "channels_last".
+
+    Raises NetworkError for another text.
+    """
+    says = getattr(block, "axes", None)
+    if not isinstance(says, str):
+        return None
+    if says not in ("channels_first", "channels_last"):
+        raise NetworkError(f"block '{name}' says nothing known of its axes", where="its attribute `axes`",
+                           expected="'channels_first' or 'channels_last'", got=says)  # fmt: skip
+    return cast(Axes, says)
+
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+FIRST = _names("conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d unfold")
+"""Functions whose result has its channels behind the batch."""
+LAST = _names("""linear bilinear embedding layer_norm rms_norm multi_head_attention_forward scaled_dot_product_attention
+                 lstm gru rnn_tanh rnn_relu""")
+"""Functions whose result has its channels last, unless they were given others elsewhere."""
+CHANNELWISE = _names("""max_pool1d max_pool2d avg_pool1d avg_pool2d lp_pool1d lp_pool2d adaptive_max_pool1d
+                        adaptive_max_pool2d adaptive_avg_pool1d adaptive_avg_pool2d batch_norm instance_norm group_norm
+                        interpolate upsample pixel_shuffle pixel_unshuffle local_response_norm channel_shuffle
+                        dropout1d dropout2d""")
+"""Functions that take what is behind the batch for channels."""
+MOVES = _names("""transpose permute movedim moveaxis swapaxes swapdims t adjoint __get__ squeeze unsqueeze __getitem__
+                  select narrow expand expand_as unbind chunk split tensor_split""")
+"""Functions whose result is a view, so that a tensor with strides of its own shows where an axis has gone."""
+RESHAPES = _names("reshape view flatten unflatten reshape_as view_as")
+PRODUCTS = _names("matmul __matmul__ bmm")
+REDUCTIONS = _names("mean sum amax amin logsumexp norm std var prod")
+LOST = _names("einsum baddbmm addbmm tensordot kron cdist as_strided rot90")
+"""Functions behind which nobody knows."""
+STRIDES = (1000003, 1000033, 1000037, 1000039, 1000081, 1000099, 1000117, 1000121)
+"""Primes: no axis of a view has the stride of another by chance."""
+
+
+class Trace(TorchFunctionMode):
+    """Follows the axis of the channels through what is computed inside, function by function.
+
+    Convolutions have their channels behind the batch; linear layers, layer norms, attention and embeddings have them
+    last; transposing and reshaping move them, and what acts on single numbers leaves them where they are.
+    """
+
+    def __init__(self, x: Tensor, axis: int | None) -> None:
+        super().__init__()
+        self.known: dict[int, tuple[Tensor, int | None]] = {id(x): (x, axis)}
+        """By identity; the tensors are kept, as the identity of one that is gone may be another's."""
+        self.largest = 0
+        """Numbers in the largest tensor computed, which is no view."""
+
+    @contextmanager
+    def heeding(self, block: nn.Module, name: str) -> Iterator[None]:
+        """Inside, what any module of a block says of its own output is so, whatever its layers are."""
+
+        def says(module: nn.Module, _args: object, y: object, axes: Axes) -> None:
+            if isinstance(y, Tensor):
+                self.known[id(y)] = (y, 1 if axes == "channels_first" else y.dim() - 1)
+
+        hooks = [
+            module.register_forward_hook(partial(says, axes=axes))
+            for module in block.modules()
+            if (axes := declared(module, name))
+        ]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def axis(self, y: Tensor) -> int | None:
+        """Of the channels of a tensor; None where that cannot be told."""
+        return self.known.get(id(y), (y, None))[1]
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        named = kwargs or {}
+        given = [(t, self.axis(t)) for t in tensors((*args, *named.values()))]
+        result = func(*args, **named)
+        viewed = getattr(func, "__name__", "") in MOVES
+        for place, y in enumerate(tensors((result,))):
+            self.largest = max(self.largest, 0 if viewed else y.numel())
+            self.known[id(y)] = (y, _axis_of(y, place, given, func, args, named))
+        return result
+
+
+Given: TypeAlias = Sequence[tuple[Tensor, int | None]]
+"""Tensors that a function was given, and where their channels are."""
+
+
+def _axis_of(
+    y: Tensor, place: int, given: Given, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> int | None:
+    """Where the channels of `y` are, which a function gave as its result, or at `place` in it."""
+    name = getattr(func, "__name__", "")
+    if not given or y.dim() < 2:
+        return None
+    x, axis = given[0]
+    if name in FIRST:
+        return 1
+    if name in CHANNELWISE:
+        return 1 if axis in (None, 1) else None
+    if name in LAST:
+        over_positions = axis not in (None, x.dim() - 1)
+        return axis if over_positions and y.dim() == x.dim() else y.dim() - 1
+    if name in RESHAPES:
+        return _same_place(x, y, axis)
+    if name in PRODUCTS:
+        return y.dim() - 1 if len(given) > 1 and given[1][1] == given[1][0].dim() - 1 else None
+    if name in MOVES and axis is not None:
+        return _moved_to(x, axis, place, func, args, kwargs)
+    if name in REDUCTIONS and y.dim() < x.dim() and axis is not None:
+        return _left_of(x, axis, kwargs.get("dim", args[1] if len(args) > 1 else None))
+    if name in LOST:
+        return None
+    alike = {a for t, a in given if a is not None and t.dim() == y.dim()}
+    return alike.pop() if len(alike) == 1 else None
+
+
+def _moved_to(
+    x: Tensor, axis: int, place: int, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> int | None:
+    """Where a view has an axis of `x`, seen by the strides of another tensor that is viewed alike."""
+    if x.dim() > len(STRIDES):
+        return None
+    marked = torch.empty_strided(x.shape, STRIDES[: x.dim()], device="meta")
+    swap = {id(x): marked}
+    try:
+        views = tensors(
+            (func(*(swap.get(id(a), a) for a in args), **{k: swap.get(id(v), v) for k, v in kwargs.items()}),)
+        )
+    except (RuntimeError, TypeError, IndexError):  # indices of another device, say
+        return None
+    strides = views[place].stride() if place < len(views) else ()
+    found = [a for a, stride in enumerate(strides) if stride % STRIDES[axis] == 0]
+    return found[0] if found else None
+
+
+def _left_of(x: Tensor, axis: int, over: object) -> int | None:
+    """Where an axis of `x` is when those in `over` are gone."""
+    axes = [over] if isinstance(over, int) else over
+    if not isinstance(axes, (tuple, list)) or not all(isinstance(a, int) for a in axes):
+        return None
+    gone = {a % x.dim() for a in axes}
+    return None if axis in gone else axis - sum(a < axis for a in gone)
+
+
+def tensors(values: Iterable[Any]) -> list[Tensor]:
+    """Those among the values, and in tuples and lists of them."""
+    found: list[Tensor] = []
+    for value in values:
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, (tuple, list)):
+            found += tensors(value)
+    return found
+
+
+def _same_place(x: Tensor, y: Tensor, axis: int | None) -> int | None:
+    """The axis of `y`, a reshaped `x`, that has the size of x's `axis` and as many numbers behind it."""
+    if axis is None:
+        return None
+    size, behind = x.shape[axis], x.shape[axis + 1 :].numel()
+    places = [a for a in range(1, y.dim()) if y.shape[a] == size and y.shape[a + 1 :].numel() == behind]
+    return places[0] if len(places) == 1 else None
