@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ffdist.objectives import SFF, Local, Objective, Site
     from ffdist.pipeline.classifier import Classifier
     from ffdist.runtime.outcome import Result
+    from ffdist.runtime.prediction import read_pictures
 
 _PLACES = {
     "Pipeline": "ffdist.api",
@@ -33,6 +34,7 @@ _PLACES = {
     **dict.fromkeys(("SFF", "Local", "Objective", "Site"), "ffdist.objectives"),
     "Classifier": "ffdist.pipeline.classifier",
     "Result": "ffdist.runtime.outcome",
+    "read_pictures": "ffdist.runtime.prediction",
 }
 """Looked up on first use, so that a part of ffdist needs only what that part imports."""
 
@@ -53,6 +55,7 @@ __all__ = [
     "models",
     "objectives",
     "open_data",
+    "read_pictures",
 ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +12,12 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from ffdist.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from ffdist.runtime.run import DataFacts
 
 
 @dataclass(frozen=True)
@@ -27,55 +27,62 @@ class Predict:
     run: Annotated[Path, tyro.conf.Positional]
     """Run directory."""
     images: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Pictures of any size and mode; they are resized and converted as the network wants them."""
+    """Pictures of any format, size and mode, and folders of them; they are read as the run's data were."""
     predictor: str = "mean"
     """Whose scores decide: mean, last, weighted, fusion, or a block's name."""
+    top_k: int | None = None
+    """The most likely classes to show. Default: 1; all with --json."""
+    batch_size: int = 64
+    """Pictures at once."""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Print one JSON object for each picture."""
+    """Print one JSON object for each picture, with the scores of all classes."""
 
 
 def main(args: Sequence[str]) -> None:
     command = tyro.cli(Predict, args=list(args), prog="ffdist predict")
     if not command.images:
         raise ConfigError("there are no pictures to predict", expected="ffdist predict RUN PICTURE ...")
-    import torch  # behind the parsing
-
+    for name, value in (("--top-k", command.top_k), ("--batch-size", command.batch_size)):
+        if value is not None and value < 1:
+            raise ConfigError(f"{name} is too small", expected=">= 1", got=value)
+    from ffdist.runtime.prediction import Predictions, pictures_at, unreadable  # torch, behind the parsing
     from ffdist.runtime.run import load_classifier
 
     classifier, _, facts = load_classifier(command.run)
-    classifier.choose(command.predictor)
-    rows = []
-    for path in command.images:
-        with torch.no_grad():
-            shares = classifier(read_picture(path, facts)).softmax(1)[0]
-        best = int(shares.argmax())
-        rows.append({"image": str(path), "class": facts.classes[best], "index": best, "share": float(shares[best])})
+    predictions = Predictions(classifier.choose(command.predictor), facts, command.batch_size)
+    paths = [path for given in command.images for path in pictures_at(given, predictions.bad)]
+    if not paths and not predictions.bad:
+        raise DataError("there is no picture", where=", ".join(map(str, command.images)),
+                        expected="a PNG, JPEG or other picture file")  # fmt: skip
+    rows = (row(path, scores, facts.classes, command) for path, scores in predictions.of(paths))
     if command.json:
-        print("\n".join(json.dumps(row) for row in rows))
+        for one in rows:
+            print(json.dumps(one))
+    else:
+        show(list(rows), command.top_k or 1)
+    sys.stdout.flush()
+    for note in predictions.notes():
+        print(f"ffdist: note: {note}", file=sys.stderr)
+    if predictions.bad:
+        raise unreadable(predictions.bad, max(len(paths), len(predictions.bad)))
+
+
+def row(path: Path, scores: Tensor, classes: list[str], command: Predict) -> dict:
+    """One picture's answer: the best class, and the best ones with their scores, best first."""
+    shares = scores.softmax(0)
+    order = scores.argsort(descending=True, stable=True).tolist()[: command.top_k]
+    top = [{"class": classes[k], "index": k, "share": float(shares[k]), "score": float(scores[k])} for k in order]
+    return {"image": str(path), **{name: top[0][name] for name in ("class", "index", "share")}, "top": top}
+
+
+def show(rows: list[dict], top_k: int) -> None:
+    from ffdist.runtime.prediction import printable
+
+    if not rows:
         return
-    table = Table("picture", "class", "share of the scores' softmax")
-    for row in rows:
-        table.add_row(row["image"], row["class"], f"{row['share']:.1%}")
+    table = Table("picture", "class", "share of the scores' softmax", *(["then"] if top_k > 1 else []))
+    for one in rows:
+        then = ", ".join(f"{other['class']} {other['share']:.1%}" for other in one["top"][1:])
+        cells = [printable(Path(one["image"])), one["class"], f"{one['share']:.1%}", *([then] if top_k > 1 else [])]
+        table.add_row(*(Text(cell, overflow="fold") for cell in cells))
     Console().print(table)
-
-
-def read_picture(path: Path, facts: DataFacts) -> Tensor:
-    """A picture as pixels in [0, 1], float32 [1, C, H, W]. Raises DataError when it cannot be read."""
-    import numpy as np
-    import torch
-    from PIL import Image, UnidentifiedImageError
-
-    if len(facts.shape) != 3:
-        raise DataError("the network was not trained on pictures", expected="(C, H, W)", got=facts.shape)
-    channels, height, width = facts.shape
-    try:
-        with Image.open(path) as picture:
-            converted = picture.convert("L" if channels == 1 else "RGB").resize(
-                (width, height), Image.Resampling.BILINEAR
-            )
-    except (OSError, UnidentifiedImageError) as error:
-        why = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise DataError("a picture cannot be read", where=path, expected="a PNG, JPEG or other picture file", got=why,
-                        remedy="name files that exist and are pictures") from error  # fmt: skip
-    pixels = np.asarray(converted, dtype=np.float32).reshape(height, width, channels) / 255
-    return torch.from_numpy(pixels).permute(2, 0, 1)[None]

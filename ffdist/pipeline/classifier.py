@@ -72,7 +72,10 @@ class Classifier(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Pixels in [0, 1], float32 [B, *input_shape] -> the predictor's scores [B, K]; argmax is the class."""
-        scores = self.scores((pixels - self.mean) / self.std)
+        return self.chosen(self.scores((pixels - self.mean) / self.std))
+
+    def chosen(self, scores: dict[str, Tensor]) -> Tensor:
+        """What the predictor makes of the blocks' scores, [B, K]."""
         if self.predictor not in PREDICTORS:
             return scores[self.predictor]
         weights = dict(zip(self.names, self.weights, strict=False))
