@@ -7,17 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_type_hints
+from typing import Any, Literal, get_type_hints
 
 import numpy as np
-import pyarrow as pa
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 from ffdist.arguments import checked, spelled_as_arguments
-from ffdist.data import Images, from_arrow, from_dataset, from_tensors, open_data
-from ffdist.data.memory import tensor
+from ffdist.data import Images
+from ffdist.data.alike import as_trained
+from ffdist.data.given import Data, as_images
+from ffdist.data.images import Spread
 from ffdist.errors import ConfigError, DataError, NetworkError
 from ffdist.models import Chain
 from ffdist.objectives import Objective, load_objective
@@ -34,10 +34,6 @@ from ffdist.runtime.run import held
 from ffdist.runtime.threads import run_threads
 from ffdist.sending import GivenJob, check_sendable
 from ffdist.snapshot import SnapshotStore, latest
-
-Data: TypeAlias = Images | str | tuple[Tensor, Tensor] | Dataset | pa.Table
-"""An opened data set, the name or folder of one, (samples, labels), a torch Dataset of (sample, label), or an Arrow
-table with the columns "image" and "label"."""
 
 
 @dataclass
@@ -68,6 +64,7 @@ class Pipeline:
     threads: int | None = None
     timeout: timedelta = timedelta(minutes=10)
     _classifier: Classifier | None = field(default=None, repr=False)
+    _spread: Spread | None = field(default=None, repr=False)
 
     @spelled_as_arguments()
     def __post_init__(self) -> None:
@@ -82,7 +79,7 @@ class Pipeline:
         test: Data | None = None,
         epochs: int = 10,
         batch_size: int = 128,
-        validation: float | None = None,
+        validation: float | Data | None = None,
         augment: Sequence[Literal["crop", "flip"]] = (),
         early_stop: int | None = None,
         out: str | Path | None = None,
@@ -93,18 +90,20 @@ class Pipeline:
 
         test: a test split for `data` that has none. out: keep snapshots and logs in this folder.
         validation: the share of the training samples that is held out, and not learned from, drawn by class and by
-            `seed`; 0 for none. None: the validation split that `data` brings, or a fifth.
+            `seed`; 0 for none. None: the validation split that `data` brings, or a fifth. Or such a split, in any form
+            of `data`.
         optim: fields of `OptimConfig`: lr, optimizer, schedule, weight_decay, ...
         Raises ConfigError, DataError and NetworkError for what does not go together, DivergedError for a loss that is
         not finite.
         """
         own = self._settings()
-        told = fit_settings({"epochs": epochs, "batch_size": batch_size, "validation": validation, "augment": augment,
+        share, held_out = (validation, None) if is_share(validation) else (None, validation)
+        told = fit_settings({"epochs": epochs, "batch_size": batch_size, "validation": share, "augment": augment,
                              "early_stop": early_stop, "progress": progress}, optim)  # fmt: skip
         optim_config = OptimConfig(**{name: told[name] for name in optim})
         if not isinstance(out, (str, Path, type(None))):
             raise ConfigError("out has a wrong value", where="Pipeline.fit", expected="a folder", got=repr(out))
-        images = as_images(data, test)
+        images = as_images(data, test, held_out)
         with tempfile.TemporaryDirectory(prefix="ffdist-") as scratch:
             run = Path(out or scratch)
             if (run / "snapshots").exists():
@@ -143,19 +142,15 @@ class Pipeline:
         return self._classifier
 
     def predict(self, samples: Tensor | np.ndarray) -> Tensor:
-        """Classes, int64 [B], of pictures (uint8 [B, H, W] or [B, C, H, W]) or float samples as in training.
+        """Classes, int64 [B], of samples as in training.
 
-        Raises DataError for samples of another shape or type, ConfigError before `fit`.
+        samples: pictures [B, H, W], [B, C, H, W] or [B, H, W, C], of whole numbers in 0..255 or of floats in 0..1; or,
+            where it was trained on floats, such of their shape. Those far from the training's range are told.
+
+        Raises DataError for samples of another shape, type or range, ConfigError before `fit`.
         """
         classifier = self.classifier
-        x, shape = tensor(samples, "samples", "predict"), classifier.input_shape
-        x = x[:, None] if x.dim() == 3 == len(shape) else x
-        if x.shape[1:] != shape or not (x.is_floating_point() or x.dtype == torch.uint8):
-            raise DataError("samples are unlike those of the training", where="predict",
-                            expected=f"uint8 or float [B, {', '.join(map(str, shape))}]",
-                            got=f"{x.dtype} {list(np.shape(samples))}",
-                            remedy="x[None] for a single one, x.permute(0, 3, 1, 2) for channels last")  # fmt: skip
-        pixels = x.float() / 255 if x.dtype == torch.uint8 else x.float()
+        pixels = as_trained(samples, classifier.input_shape, self._spread)
         with torch.no_grad():
             return classifier(pixels).argmax(1)
 
@@ -184,6 +179,7 @@ class Pipeline:
             job.chain, job.objective, mean=job.images.mean, std=job.images.std, fusion=self.fusion
         )
         SnapshotStore(run, job.names).load_weights(self._classifier, manifest)
+        self._spread = job.images.spread
         if isinstance(self.network, nn.Sequential):
             trained = nn.Sequential(*self._classifier.blocks)
             values = dict(zip(self.network.state_dict(), trained.state_dict().values(), strict=True))
@@ -196,9 +192,14 @@ SETTINGS = ("stages", "launcher", "blocks", "cut", "fusion", "queue", "precision
 
 def fit_settings(given: dict[str, Any], optim: dict[str, Any]) -> dict[str, Any]:
     """The arguments of `fit`, of the types they should have. Raises ConfigError for those that are not."""
-    of_fit = get_type_hints(Pipeline.fit)
+    of_fit = get_type_hints(Pipeline.fit) | {"validation": float | None}
     hints = {name: of_fit[name] for name in given} | get_type_hints(OptimConfig)
     return checked(given | optim, hints, "Pipeline.fit")
+
+
+def is_share(validation: Any) -> bool:
+    """Whether it is a number, and no data: None and what is mistyped are told as a number is."""
+    return validation is None or isinstance(validation, (int, float, str)) or getattr(validation, "ndim", None) == 0
 
 
 def as_objective(rule: Objective | str) -> Objective:
@@ -210,24 +211,3 @@ def as_objective(rule: Objective | str) -> Objective:
         raise ConfigError("the objective is not a rule", where="Pipeline", expected="an Objective, or the name of one",
                           got=repr(rule), remedy=f"make one: {name}()")  # fmt: skip
     return rule
-
-
-def as_images(data: Data, test: Data | None = None) -> Images:
-    """Any data a user has, as a data set. Raises DataError for what is none."""
-    if isinstance(data, (Images, str)) and test is not None:
-        raise DataError("a data set brings its own test split", where="test", remedy="leave `test` out")
-    match data, test:
-        case Images(), None:
-            return data
-        case str(), None:
-            return open_data(data)
-        case (samples, labels), None:
-            return from_tensors(samples, labels)
-        case (samples, labels), (test_samples, test_labels):
-            return from_tensors(samples, labels, test=(test_samples, test_labels))
-        case pa.Table(), (None | pa.Table()) as held_out:
-            return from_arrow(data, test=held_out)
-        case Dataset(), (None | Dataset()) as held_out:
-            return from_dataset(data, test=held_out)
-    raise DataError("unknown kind of data", expected="(samples, labels), a Dataset, an Arrow table, or a name",
-                    got=type(data).__name__, remedy="give the test data in the same form")  # fmt: skip

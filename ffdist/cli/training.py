@@ -13,7 +13,6 @@ from rich.table import Table
 from ffdist.cli.on_ray import launch_on_ray
 from ffdist.config import TrainSettings, write_toml
 from ffdist.data import Images, open_data
-from ffdist.folders import command, loss
 from ffdist.pipeline.plan import BlockCost, dealt
 from ffdist.plain import PlainConsole, table
 from ffdist.report.console import ConsoleReport, result_tables
@@ -60,9 +59,7 @@ def train(settings: TrainSettings) -> None:
 def start_folder(settings: TrainSettings, images: Images, start: ExitStack) -> Path:
     """The run's directory, held until `start` is left; a new one goes again where that is by an error before the stages
     are ready."""
-    out = start.enter_context(going_on(settings) if settings.resume else beginning(settings, images))
-    warn(loss(out))
-    return out
+    return start.enter_context(going_on(settings) if settings.resume else beginning(settings, images))
 
 
 def launch(settings: TrainSettings, out: Path, stages: int) -> Result:
@@ -120,12 +117,12 @@ def conclude(result: Result, out: Path) -> None:
         console.print(each)
     console.print(f"run directory: {out}", soft_wrap=True)
     if result.reason == "interrupted":
-        hints = [command("train", "--resume", "--out", out)]
+        hints = [f"ffdist train --resume --out {out}"]
     else:
         hints = [
-            command("eval", out),
-            command("report", out),
-            command("export", out, "--to", "model.pt2"),
+            f"ffdist eval {out}",
+            f"ffdist report {out}",
+            f"ffdist export {out} --to model.pt2",
         ]
     console.print("try next: " + "\n          ".join(hints), soft_wrap=True)
 

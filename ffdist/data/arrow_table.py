@@ -1,16 +1,18 @@
-"""A `pyarrow.Table` as a data set in memory."""
+"""A `pyarrow.Table`, or what Arrow can take for one, as a data set in memory."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from ffdist.data.columns import label_codes, label_values, labels_of, names_in, samples
+from ffdist.data.arrays import as_floats_checked, is_picture
+from ffdist.data.columns import column_labels, names_in, samples
 from ffdist.data.decode import decode
-from ffdist.data.images import ArraySplit, Images
-from ffdist.data.memory import assembled, stacked
+from ffdist.data.images import Images
+from ffdist.data.memory import Labelled, assembled, stacked
 from ffdist.errors import DataError
 
 
@@ -20,42 +22,86 @@ def from_arrow(
     image: str = "image",
     label: str = "label",
     test: pa.Table | None = None,
-    classes: Sequence[str] | None = None,
+    validation: pa.Table | None = None,
+    classes: Any = None,
+    channels_last: bool | None = None,
+    normalize: bool = False,
     name: str = "table",
 ) -> Images:
-    """A table with a column of samples and a column of labels.
+    """A table with a column of samples and a column of labels; a frame of pandas or Polars, or a `datasets.Dataset`.
 
-    image: encoded pictures; arrays [H, W] or [H, W, C] of whole numbers in 0..255; or floats of any shape, left as they
-        are. label: whole numbers or strings; those that occur become 0..K-1 in sorted order.
-    classes: K names, for whole numbers in 0..K-1. Raises DataError for anything else, naming the row.
+    image: encoded pictures, or paths of their files; arrays [H, W] or [H, W, C] of whole numbers in 0..255; or floats
+        of any shape, left as they are unless `normalize`. label: whole numbers or names; those that occur become 0..K-1
+        in sorted order.
+    classes: K names; names among the labels are matched to them, whole numbers are their places.
+    channels_last, normalize: as in `from_tensors`. Raises DataError for anything else, naming the row.
     """
-    tables = {"train": table} if test is None else {"train": table, "test": test}
-    where = {split: f"data set {name}, {split}" for split in tables}
-    labels = {split: labels_of(column(of, label, where[split]), where[split]) for split, of in tables.items()}
-    names = classes or names_in(table.schema, label)
-    values = label_values([labels["train"]], names)
-    codes = {split: label_codes(labels[split], values, where[split]) for split in tables}
+    tables = {"train": table, "test": test, "validation": validation}
     splits = {
-        split: ArraySplit(stacked(pictures(of, image, where[split]), len(of), where[split]), codes[split])
+        split: labelled_rows(of, f"data set {name}, {split}", image, label, channels_last)
         for split, of in tables.items()
+        if of is not None
     }
-    return assembled(name, splits["train"], splits.get("test"), names or [str(value) for value in values])
+    return assembled(name, splits, classes, renumber=True, normalize=normalize)
+
+
+def labelled_rows(
+    data: Any, where: str, image: str = "image", label: str = "label", channels_last: bool | None = None
+) -> Labelled:
+    """Two columns of a table, and the names that it has for its classes."""
+    table = as_table(data, where)
+    labels = column_labels(column(table, label, where), where, names_in(table.schema, label))
+    return Labelled(stacked(pictures(table, image, where, channels_last), len(table), where), labels)
+
+
+def as_table(data: Any, where: str) -> pa.Table:
+    """Raises DataError for what Arrow cannot take for a table."""
+    if hasattr(data, "with_format") and hasattr(data, "column_names"):  # a datasets.Dataset, whose rows may be chosen
+        data = data.with_format("arrow")[:]
+    try:
+        return data if isinstance(data, pa.Table) else pa.table(data)
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        got = str(error).strip().splitlines()[0]
+        raise DataError(
+            "a table cannot be read",
+            where=where,
+            expected="a table of Arrow, or what it takes for one",
+            got=f"{type(data).__name__}: {got}",
+            remedy="for a column of arrays: from_tensors(numpy.stack(list(table['image'])), "
+            "table['label']); of Pillow's pictures: "
+            "from_dataset(list(zip(table['image'], table['label'])))",
+        ) from error
 
 
 def column(table: pa.Table, name: str, where: str) -> list[pa.Array]:
     """A column's chunks."""
     if name not in table.column_names:
-        raise DataError("a table lacks a column", where=where, expected=name, got=", ".join(table.column_names))
+        raise DataError(
+            "a table lacks a column",
+            where=where,
+            expected=name,
+            got=", ".join(table.column_names),
+            remedy="name them: ffdist.from_arrow(table, image=..., label=...)",
+        )
     return table[name].chunks
 
 
-def pictures(table: pa.Table, image: str, where: str) -> Iterator[np.ndarray]:
+def pictures(table: pa.Table, image: str, where: str, channels_last: bool | None) -> Iterator[np.ndarray]:
     """uint8 [H, W, C], or float32 of any shape."""
     row = 0
     for chunk in column(table, image, where):
         for data in samples(chunk, where, row):
-            if isinstance(data, np.ndarray) and np.issubdtype(data.dtype, np.floating):
-                yield data.astype(np.float32)
+            at = f"{where}, row {row}"
+            if isinstance(data, np.ndarray) and data.dtype.kind == "f":
+                yield as_floats_checked(data[None], at, channels_last)[0]
+            elif isinstance(data, np.ndarray) and not is_picture(data):
+                raise DataError(
+                    f"{data.dtype} {list(data.shape)} is not a picture",
+                    where=at,
+                    expected="whole numbers [H][W] or [H][W][1, 3 or 4], or floats of any shape",
+                    got=f"{data.dtype} {list(data.shape)}",
+                    remedy="lists of floats: column.cast(pyarrow.list_(pyarrow.float32()))",
+                )
             else:
-                yield decode(data, f"{where}, row {row}")
+                yield decode(data, at)
             row += 1

@@ -4,33 +4,90 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ffdist.data.arrays import as_bytes
+from ffdist.data.classes import own_names
+from ffdist.data.labels import Labels, missing, numbered, texts, unlike_kinds, whole
 from ffdist.errors import DataError
+from ffdist.notes import note
+
+BEYOND = "scale them to 0..255; or as floats by ffdist.from_arrow(..., normalize=True)"
+ROWS_OUT = 'leave unlabelled rows out: table.filter(pyarrow.compute.field("label") >= 0)'
+
+Cells = Sequence[bytes | Path] | Sequence[np.ndarray] | np.ndarray
+"""The samples of an image column: encoded pictures, files, or arrays [N, ...] (a list where shapes differ)."""
 
 
-def samples(column: pa.Array, where: object, first: int = 0) -> Sequence[bytes] | Sequence[np.ndarray] | np.ndarray:
-    """The samples of an image column: encoded pictures as bytes, or arrays [N, ...] (a list where shapes differ).
+def samples(column: pa.Array, where: object, first: int = 0, folder: Path | None = None) -> Cells:
+    """The samples of an image column.
 
-    column: binary; a struct with a field `bytes` (as Hugging Face keeps pictures); lists of numbers, nested as [H][W]
-    or [H][W][C]; or fixed-shape tensors. Whole numbers in 0..255 become uint8. first: row in `where` of the first.
+    column: binary; a struct with a field `bytes` (as Hugging Face keeps pictures), or `path` where that is null; paths,
+    relative to `folder`; lists of numbers, nested as [H][W] or [H][W][C]; or fixed-shape tensors. Whole numbers in
+    0..255 become uint8. first: row in `where` of the first.
     Raises DataError for a missing sample or another type.
     """
+    column = plain(column)
     if pa.types.is_struct(column.type) and column.type.get_field_index("bytes") >= 0:
-        column = pc.struct_field(column, "bytes")  # pyright: ignore
+        return pictures_or_files(column, where, first, folder)
     if column.null_count:
-        raise DataError("a sample is missing", where=f"{where}, row {first + first_null(column)}", got="null")
-    if pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
+        raise DataError(
+            "a sample is missing",
+            where=f"{where}, row {first + first_null(column)}",
+            got="null",
+            remedy="leave such rows out",
+        )
+    if is_binary(column.type):
         return column.to_pylist()
+    if is_text(column.type):
+        return [file_at(path, f"{where}, row {first + row}", folder) for row, path in enumerate(column.to_pylist())]
     if isinstance(column.type, pa.FixedShapeTensorType):
-        return as_bytes(column.to_numpy_ndarray(), f"{where}, row {first} and after")  # pyright: ignore
+        refuse_nulls(column.storage.flatten(), len(column), where, first)
+        return as_bytes(column.to_numpy_ndarray(), f"{where}, row {first} and after", BEYOND)  # pyright: ignore
     if is_list(column.type):
         return nested(column, where, first)
-    raise DataError("an image column holds encoded pictures or arrays", where=where, got=str(column.type),
-                    expected="binary, struct with bytes, nested lists, or fixed_shape_tensor")  # fmt: skip
+    raise DataError(
+        "an image column holds encoded pictures or arrays",
+        where=where,
+        got=str(column.type),
+        expected="binary, struct with bytes, paths, nested lists, or fixed_shape_tensor",
+    )
+
+
+def pictures_or_files(column: pa.Array, where: object, first: int, folder: Path | None) -> list[bytes | Path]:
+    """Of structs with `bytes`, or with `path` where those are null."""
+    found: list[bytes | Path] = []
+    for row, cell in enumerate(column.to_pylist()):
+        data, path = (cell or {}).get("bytes"), (cell or {}).get("path")
+        if data is None and path is None:
+            raise DataError(
+                "a sample is missing", where=f"{where}, row {first + row}", got="null", remedy="leave such rows out"
+            )
+        found.append(data if data is not None else file_at(str(path), f"{where}, row {first + row}", folder))
+    return found
+
+
+def file_at(path: str, where: str, folder: Path | None) -> Path:
+    """Raises DataError where there is no file."""
+    file = (folder or Path()) / path
+    try:
+        found = file.is_file()
+    except (OSError, ValueError):  # a text that can be no name, as it is too long
+        found = False
+    if not found:
+        shown = str(file.absolute())
+        raise DataError(
+            "a picture's file is not there",
+            where=where,
+            expected=f"the path of a file, from the folder {(folder or Path()).absolute()}, or absolute",
+            got=shown if len(shown) < 200 else shown[:200],
+            remedy="write the paths so, or name another column of pictures",
+        )
+    return file
 
 
 def nested(column: pa.Array, where: object, first: int) -> np.ndarray | list[np.ndarray]:
@@ -40,22 +97,68 @@ def nested(column: pa.Array, where: object, first: int) -> np.ndarray | list[np.
         lengths = values.value_lengths().unique().to_pylist()  # pyright: ignore
         if len(lengths) != 1 or values.null_count:
             if len(column) == 1:
-                raise DataError("a sample's lists differ in length", where=f"{where}, row {first}",
-                                expected="one length", got=lengths)  # fmt: skip
+                raise DataError(
+                    "a sample's lists differ in length",
+                    where=f"{where}, row {first}",
+                    expected="one length",
+                    got=lengths,
+                )
             return [nested(column.slice(row, 1), where, first + row)[0] for row in range(len(column))]
         shape.append(lengths[0])
-        values = values.flatten()
-    return as_bytes(values.to_numpy(zero_copy_only=False).reshape(shape), f"{where}, row {first} and after")
+        values = plain(values.flatten())
+    refuse_nulls(values, len(column), where, first)
+    if pa.types.is_decimal(values.type):
+        values = values.cast(pa.float64())
+    if not (pa.types.is_integer(values.type) or pa.types.is_floating(values.type) or pa.types.is_boolean(values.type)):
+        raise DataError(
+            "an image column holds encoded pictures or arrays",
+            where=where,
+            got=f"lists of {values.type}",
+            expected="lists of numbers",
+        )
+    array = values.to_numpy(zero_copy_only=False).reshape(shape)
+    return as_bytes(array, f"{where}, row {first} and after", BEYOND)
 
 
-def as_bytes(array: np.ndarray, where: object) -> np.ndarray:
-    """Whole numbers as uint8, others as they are."""
-    if array.dtype == np.uint8 or not np.issubdtype(array.dtype, np.integer):
-        return array
-    if array.size and (array.min() < 0 or array.max() > 255):
-        raise DataError("a pixel is out of range", where=where, expected="0..255",
-                        got=f"{array.min()}..{array.max()}")  # fmt: skip
-    return array.astype(np.uint8)
+def refuse_nulls(values: pa.Array, rows: int, where: object, first: int) -> None:
+    """Raises DataError for a null among the numbers of `rows` samples."""
+    if values.null_count:
+        row = first_null(values) * rows // len(values)
+        raise DataError(
+            "a sample holds a null",
+            where=f"{where}, row {first + row}",
+            expected="numbers",
+            got="null",
+            remedy="fill it, or leave the row out",
+        )
+
+
+def plain(column: pa.Array) -> pa.Array:
+    """Without extension types, dictionaries, runs and views: a type that any version of Arrow can compute with."""
+    while True:
+        kind = column.type
+        if isinstance(column, pa.ExtensionArray) and not isinstance(kind, pa.FixedShapeTensorType):
+            column = column.storage
+        elif isinstance(column, pa.DictionaryArray):
+            column = column.dictionary_decode()
+        elif pa.types.is_run_end_encoded(kind):
+            column = pc.run_end_decode(column)  # pyright: ignore
+        elif pa.types.is_string_view(kind):
+            column = column.cast(pa.large_string())
+        elif pa.types.is_binary_view(kind):
+            column = column.cast(pa.large_binary())
+        elif pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind):
+            column = column.cast(pa.large_list(kind.value_type))  # pyright: ignore
+        else:
+            return column
+
+
+def is_binary(kind: pa.DataType) -> bool:
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)
+
+
+def is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 
 def is_list(kind: pa.DataType) -> bool:
@@ -66,41 +169,88 @@ def first_null(column: pa.Array | pa.ChunkedArray) -> int:
     return column.is_null().index(True).as_py()
 
 
-def labels_of(columns: Iterable[pa.Array], where: object) -> pa.ChunkedArray:
-    """A label column without dictionaries. Raises DataError for a missing label, or for neither numbers nor strings."""
-    plain = [c.dictionary_decode() if isinstance(c, pa.DictionaryArray) else c for c in columns]
-    if not plain:
-        raise DataError("a table has no rows", where=where)
-    column = pa.chunked_array(plain)
+def column_labels(chunks: Iterable[pa.Array], where: str, names: Sequence[str] | None = None) -> Labels:
+    """The labels of a column; names: what whole numbers stand for.
+
+    Raises DataError for a missing label, and for neither whole numbers nor truths nor texts.
+    """
+    parts: list[Labels] = []
+    for chunk in chunks:
+        if len(chunk):
+            parts.append(chunk_labels(plain(chunk), where, sum(map(len, parts)), names))
+    if not parts:
+        raise DataError("a table has no rows", where=where, expected="one row or more", got="none")
+    return joined(parts, where)
+
+
+def chunk_labels(column: pa.Array, where: str, first: int, names: Sequence[str] | None) -> Labels:
+    """first: row in `where` of the first."""
+    kind = column.type
     if column.null_count:
-        raise DataError("a label is missing", where=f"{where}, row {first_null(column)}", got="null")
-    kinds = (pa.types.is_integer, pa.types.is_string, pa.types.is_large_string)
-    if not any(kind(column.type) for kind in kinds):
-        raise DataError("a label column holds whole numbers or strings", where=where, got=str(column.type))
-    return column
+        raise missing(f"{where}, row {first + first_null(column)}", "null")
+    try:
+        if is_text(kind) or is_binary(kind):
+            coded = column.cast(pa.large_binary()).cast(pa.large_string()).dictionary_encode()
+            return texts(np.array(coded.dictionary.to_pylist(), object)[coded.indices.to_numpy()], where)
+        if pa.types.is_decimal(kind):
+            column = column.cast(pa.float64())
+        if pa.types.is_integer(kind) or pa.types.is_floating(column.type) or pa.types.is_boolean(kind):
+            numbers = whole(column.to_numpy(zero_copy_only=False), where)
+            return numbered(numbers, where, names, ROWS_OUT)
+    except pa.ArrowInvalid as error:
+        raise DataError("a label cannot be read", where=where, expected="a text in UTF-8", got=error) from error
+    several = "one label a sample is learned, not several; or list_element(column, 0)" if is_list(kind) else None
+    raise DataError(
+        "a label column holds whole numbers or strings",
+        where=where,
+        got=str(kind),
+        remedy=several or "cast it: column.cast(pyarrow.string()) takes each value as a class",
+    )
 
 
-def label_values(columns: Iterable[pa.ChunkedArray], names: Sequence[str] | None) -> list[int] | list[str]:
-    """What stands for class 0, 1, ... in a label column: 0..K-1 for K names, else every string or number >= 0 in it."""
-    found = set().union(*(column.unique().to_pylist() for column in columns))
-    if all(isinstance(value, int) for value in found):
-        return list(range(len(names))) if names else sorted(value for value in found if value >= 0)
-    return sorted(found)
-
-
-def label_codes(column: pa.ChunkedArray, values: Sequence, where: object) -> np.ndarray:
-    """int32 [N]: the place of each label in `values`. Raises DataError naming the row of a label not among them."""
-    codes = pc.index_in(column, value_set=pa.array(values, column.type))  # pyright: ignore
-    if codes.null_count:
-        row = first_null(codes)
-        known = ", ".join(map(str, values)) if len(values) <= 12 else f"{values[0]}, {values[1]}, ... {values[-1]}"
-        raise DataError("a label is out of range", where=f"{where}, row {row}", expected=known,
-                        got=column[row].as_py())  # fmt: skip
-    return codes.to_numpy()
+def joined(parts: Sequence[Labels], where: str) -> Labels:
+    """The labels of several chunks or files as one's. Raises DataError where some are names and others numbers."""
+    first = parts[0]
+    for part in parts:
+        if part.text != first.text:
+            raise unlike_kinds(part, first)
+    if all(part.names == first.names for part in parts):
+        return Labels(np.concatenate([part.numbers for part in parts]), first.names, first.text, where)
+    names = sorted({name for part in parts for name in part.names or ()}) if first.text else list(first.names or ())
+    place = {name: k for k, name in enumerate(names)}
+    numbers = []
+    for part in parts:
+        if unknown := {*(part.names or names)} - {*names}:
+            raise DataError(
+                "class names differ",
+                where=part.where,
+                expected=", ".join(names),
+                got=", ".join(sorted(unknown)),
+                remedy="write the same names in all files",
+            )
+        if part.names and len(part.names) <= part.numbers.max():
+            raise DataError(
+                "a label is out of range",
+                where=part.where,
+                expected=f"0..{len(part.names) - 1}",
+                got=int(part.numbers.max()),
+                remedy="name every class",
+            )
+        own = [place[name] for name in part.names or names]
+        numbers.append(np.array(own, np.int64)[part.numbers] if part.names else part.numbers)
+    return Labels(np.concatenate(numbers), names, first.text, where)
 
 
 def names_in(schema: pa.Schema, label: str) -> list[str] | None:
     """The class names that Hugging Face's metadata give a label column, where there are any."""
     text = (schema.metadata or {}).get(b"huggingface")
-    feature = json.loads(text).get("info", {}).get("features", {}).get(label, {}) if text else {}
-    return feature.get("names")
+    if text is None:
+        return None
+    try:
+        told = json.loads(text)
+    except ValueError as error:
+        note(f"column '{label}': Hugging Face's metadata cannot be read ({error}); classes are named by their labels")
+        return None
+    for key in ("info", "features", label, "names"):
+        told = told.get(key) if isinstance(told, dict) else None
+    return own_names(told, f"column '{label}'") if isinstance(told, list) else None

@@ -6,6 +6,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
@@ -50,6 +51,25 @@ class ArraySplit(Split):
         return content.hexdigest()
 
 
+class Spread(NamedTuple):
+    """Of all numbers in a split of floats."""
+
+    low: float
+    high: float
+    size: float
+    """Root of the mean square."""
+
+    @classmethod
+    def of(cls, split: Split, rows: int = 1024) -> Spread:
+        low, high, squares, count = np.inf, -np.inf, 0.0, 0
+        for start in range(0, len(split), rows):
+            x = split.take(np.arange(start, min(start + rows, len(split))))
+            low, high = min(low, float(x.min())), max(high, float(x.max()))
+            squares += float(np.square(x, dtype=np.float64).sum())
+            count += x.size
+        return cls(low, high, (squares / count) ** 0.5)
+
+
 @dataclass(frozen=True)
 class Images:
     """A data set as the trainer sees it."""
@@ -62,7 +82,7 @@ class Images:
     shape: tuple[int, ...]
     """Of one sample as the network gets it: (C, H, W) for pictures, (N,) for vectors."""
     mean: tuple[float, ...] = (0.0,)
-    """Per channel, of pixels in [0, 1]; users' float tensors are left as they are."""
+    """Per channel, of pixels in [0, 1]; of a user's floats, 0 and 1 where they are left as they are."""
     std: tuple[float, ...] = (1.0,)
     superclass: tuple[int, ...] | None = None
     """K coarse classes, where the data set has them (CIFAR-100: 20)."""
@@ -79,6 +99,16 @@ class Images:
     def pixels(self) -> bool:
         """Whether samples are pictures in whole numbers, divided by 255 before they are normalised."""
         return self.train.dtype == np.uint8
+
+    @property
+    def normalised(self) -> bool:
+        """Whether samples are scaled by `mean` and `std`; a user's floats may be left as they are."""
+        return self.pixels or any(self.mean) or set(self.std) != {1.0}
+
+    @cached_property
+    def spread(self) -> Spread | None:
+        """Of a user's floats in the training split; None for pictures."""
+        return None if self.pixels else Spread.of(self.train)
 
     @cached_property
     def digest(self) -> str:

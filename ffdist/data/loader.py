@@ -60,7 +60,8 @@ class Loader:
         self.split, self.indices, self.batch_size, self.seed, self.training = split, indices, batch_size, seed, train
         self.augment, self.shard, self.prefetch = tuple(augment) if train else (), shard, prefetch
         self.size: tuple[int, int] = (image_size, image_size) if image_size else images.shape[-2:]  # pyright: ignore
-        self.scale = (1 / (255 * np.array(images.std))).astype(np.float32)
+        self.as_given = not images.normalised
+        self.scale = (1 / ((255 if images.pixels else 1) * np.array(images.std))).astype(np.float32)
         self.shift = (-np.array(images.mean) / images.std).astype(np.float32)
 
     def __len__(self) -> int:
@@ -99,17 +100,19 @@ class Loader:
         if self.augment:
             draws = draw(self.augment, len(rows), self.size, generator(self.seed, "augment", epoch, batch))
             x = augment(x, draws[part])
-        if x.dtype == np.uint8:
+        if not self.as_given:
             x = self.normalised(x)
         out = torch.from_numpy(x)
         return out.permute(0, 3, 1, 2) if self.pictures else out, torch.from_numpy(self.split.labels[rows[part]])
 
-    def normalised(self, x_bhwc: np.ndarray) -> np.ndarray:
-        """uint8 -> float32, (x / 255 - mean) / std in two passes."""
-        scale, shift = (np.tile(v, self.size[0] * self.size[1]) for v in (self.scale, self.shift))
-        flat = np.multiply(x_bhwc.reshape(len(x_bhwc), len(scale)), scale)
+    def normalised(self, x: np.ndarray) -> np.ndarray:
+        """Pictures [B, H, W, C], or other samples: (x / 255 - mean) / std of uint8, (x - mean) / std of floats, as
+        float32 and in two passes."""
+        numbers = x[:1].size
+        scale, shift = (np.tile(v, numbers // len(v)) for v in (self.scale, self.shift))
+        flat = np.multiply(x.reshape(len(x), numbers), scale)
         flat += shift
-        return flat.reshape(x_bhwc.shape)
+        return flat.reshape(x.shape)
 
 
 def resized(x_bhwc: np.ndarray, size: tuple[int, int]) -> np.ndarray:

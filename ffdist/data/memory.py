@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from ffdist.data.images import ArraySplit, Images, check_labels, moments
+from ffdist.data.arrays import as_samples, float_moments
+from ffdist.data.classes import as_classes, encoded
+from ffdist.data.images import ArraySplit, Images, Split, moments
+from ffdist.data.labels import Labels, labels_of
 from ffdist.errors import DataError
 
 Pair = tuple[Tensor | np.ndarray, Tensor | np.ndarray]
+
+
+class Labelled(NamedTuple):
+    """One split as it was read, before its labels are numbered."""
+
+    samples: np.ndarray | Split
+    """uint8 [N, H, W, C], float32 [N, *shape], or a split that gives such."""
+    labels: Labels
 
 
 def from_tensors(
@@ -19,74 +31,89 @@ def from_tensors(
     y: Tensor | np.ndarray,
     *,
     test: Pair | None = None,
-    classes: Sequence[str] | None = None,
+    validation: Pair | None = None,
+    classes: Any = None,
+    channels_last: bool | None = None,
+    normalize: bool = False,
     name: str = "tensors",
 ) -> Images:
-    """A data set of tensors or arrays.
+    """A data set of tensors, arrays, or lists of them.
 
-    x: uint8 pictures [N, H, W] or [N, C, H, W], normalised by their own mean and std; or floating point [N, *shape],
-        left as they are. y: integer [N], in 0..K-1. test: such a pair, of the same shape.
-    classes: K names; default: the numbers up to the largest label.
+    x: pictures [N, H, W] or [N, C, H, W] of whole numbers in 0..255, normalised by their own mean and std; or floating
+        point [N, *shape], left as they are unless `normalize`.
+    y: [N], whole numbers in 0..K-1, or names. test, validation: such pairs, of the same shape.
+    classes: K names; default: the names that occur, sorted, or the numbers up to the largest label. K whole numbers
+        are the labels themselves, in the order of the classes.
+    channels_last: whether x is [N, H, W, C]; None: it is not, and what looks so is refused.
+    normalize: scale floats by the training split's mean and std: of each feature of [N, F], of each channel of
+        [N, C, H, W], of all for other shapes. The network keeps them, so that what it predicts is scaled alike.
     Raises DataError for anything else.
     """
-    train = tensor_split(x, y, f"data set {name}, train")
-    return assembled(name, train, test and tensor_split(*test, f"data set {name}, test"), classes)
+    pairs = {"train": (x, y), "test": test, "validation": validation}
+    splits = {
+        split: labelled_pair(pair[0], pair[1], f"data set {name}, {split}", channels_last)
+        for split, pair in pairs.items()
+        if pair is not None
+    }
+    return assembled(name, splits, classes, normalize=normalize)
 
 
-def tensor_split(x: Tensor | np.ndarray, y: Tensor | np.ndarray, where: str) -> ArraySplit:
-    """x and y of `from_tensors`; pictures get their channels last."""
-    x, y = tensor(x, "samples", where), tensor(y, "labels", where)
-    if y.ndim != 1 or y.is_floating_point() or y.shape != x.shape[:1] or not len(y):
-        raise DataError("labels are one whole number a sample", where=where, got=f"{y.dtype} {list(y.shape)}",
-                        expected=f"integers {list(x.shape[:1])}",
-                        remedy="y.long() where whole numbers are held as floats")  # fmt: skip
-    if x.is_floating_point() and x.ndim > 1:
-        return ArraySplit(x.float().numpy(), y.numpy())
-    if x.dtype != torch.uint8 or x.ndim not in (3, 4) or (x.ndim == 4 and x.shape[1] > 4):
-        raise DataError("samples are uint8 pictures or floating-point tensors", where=where,
-                        expected="uint8 [N, H, W] or [N, C, H, W] with C <= 4, or float [N, ...]",
-                        got=f"{x.dtype} {list(x.shape)}",
-                        remedy="x.permute(0, 3, 1, 2) for channels last; x.float() for other numbers")  # fmt: skip
-    pictures = x.permute(0, 2, 3, 1) if x.ndim == 4 else x.unsqueeze(-1)
-    return ArraySplit(pictures.contiguous().numpy(), y.numpy())
+def labelled_pair(x: Any, y: Any, where: str, channels_last: bool | None = None) -> Labelled:
+    """x and y of `from_tensors`."""
+    samples = as_samples(x, where, channels_last)
+    return Labelled(samples, labels_of(y, where, len(samples)))
 
 
-def tensor(values: Tensor | np.ndarray, what: str, where: str) -> Tensor:
-    """On the CPU, without a graph. Raises DataError for strings, lists of unlike things, and what else is no array."""
-    try:
-        return torch.as_tensor(values).detach().cpu()
-    except (TypeError, ValueError, RuntimeError) as error:
-        remedy = "for names: classes, y = numpy.unique(names, return_inverse=True)" if what == "labels" else None
-        raise DataError(f"{what} are no tensor", where=where, expected="a tensor or array of numbers",
-                        got=getattr(values, "dtype", error), remedy=remedy) from error  # fmt: skip
+def assembled(
+    name: str, splits: Mapping[str, Labelled], classes: Any = None, *, renumber: bool = False, normalize: bool = False
+) -> Images:
+    """A data set of the splits train, and test and validation where there are any: their labels are numbered alike, and
+    their shapes the same. renumber: as in `encoded`. Raises DataError for what does not go together."""
+    labels = {split: of.labels for split, of in splits.items()}
+    names, codes = encoded(labels, as_classes(classes, f"data set {name}"), renumber=renumber)
+    if len(names) < 2:
+        raise DataError(
+            "there is one class only",
+            where=f"data set {name}",
+            expected="2 classes or more",
+            got=names[0],
+            remedy="give samples of each class, or name all: classes=[...]",
+        )
+    made = {split: as_split(of, codes[split]) for split, of in splits.items()}
+    train = made["train"]
+    like = train.take(np.arange(1))
+    for split, of in made.items():
+        if form(found := of.take(np.arange(1))) != form(like):
+            raise DataError(
+                f"the {split} samples are unlike the training samples",
+                where=f"data set {name}",
+                expected=form(like),
+                got=form(found),
+            )
+    shape = like.shape[1:]
+    pixels = like.dtype == np.uint8
+    images = Images(
+        name,
+        train,
+        made.get("test"),
+        names,
+        (shape[2], *shape[:2]) if pixels else shape,
+        validation=made.get("validation"),
+    )
+    if not (pixels or normalize):
+        return images
+    samples = train.samples if isinstance(train, ArraySplit) else train.take(np.arange(len(train)))
+    mean, std = moments(samples) if pixels else float_moments(samples)
+    return replace(images, mean=mean, std=std)
 
 
-def assembled(name: str, train: ArraySplit, test: ArraySplit | None, classes: Sequence[str] | None) -> Images:
-    """A data set of these splits, with labels and shapes checked and the moments of the training pictures."""
-    where = f"data set {name}, train"
-    names = list(classes) if classes else [str(k) for k in range(count_classes(train.labels, where))]
-    check_labels(train.labels, len(names), where)
-    if test is not None:
-        check_labels(test.labels, len(names), f"data set {name}, test")
-        if form(test.samples) != form(train.samples):
-            raise DataError("the test samples are unlike the training samples", where=f"data set {name}",
-                            expected=form(train.samples), got=form(test.samples))  # fmt: skip
-    shape = train.samples.shape[1:]
-    if train.samples.dtype != np.uint8:
-        return Images(name, train, test, names, shape)
-    return Images(name, train, test, names, (shape[2], *shape[:2]), *moments(train.samples))
-
-
-def count_classes(labels: np.ndarray, where: str) -> int:
-    """K of labels 0..K-1. Raises DataError for a largest label that the labels found can hardly count up to."""
-    found = np.unique(labels)
-    count = max(int(found[-1]), 0) + 1
-    if count > 2 * np.count_nonzero(found >= 0) or count - 1 > len(labels):
-        shown = [*found[:3], "...", found[-1]] if len(found) > 4 else found
-        raise DataError("labels are not numbered from 0", where=where, expected="0..K-1 for K classes",
-                        got=f"{len(found)} different: {', '.join(map(str, shown))}",
-                        remedy="_, y = torch.unique(y, return_inverse=True), or name all K classes")  # fmt: skip
-    return count
+def as_split(of: Labelled, codes: np.ndarray) -> Split:
+    """A split in memory; a split that was given, as it is where its labels are these."""
+    if isinstance(of.samples, np.ndarray):
+        return ArraySplit(of.samples, codes)
+    if np.array_equal(of.samples.labels, codes):
+        return of.samples
+    return ArraySplit(of.samples.take(np.arange(len(codes))), codes)
 
 
 def stacked(samples: Iterable[np.ndarray], count: int, where: str) -> np.ndarray:
@@ -96,8 +123,13 @@ def stacked(samples: Iterable[np.ndarray], count: int, where: str) -> np.ndarray
         if out is None:
             out = np.empty((count, *sample.shape), sample.dtype)
         if form(sample[None]) != form(out):
-            raise DataError("a sample is unlike the first", where=f"{where}, row {row}", expected=form(out),
-                            got=form(sample[None]), remedy="bring all to one size and mode")  # fmt: skip
+            raise DataError(
+                "a sample is unlike the first",
+                where=f"{where}, row {row}",
+                expected=form(out),
+                got=form(sample[None]),
+                remedy="bring all to one size and mode",
+            )
         out[row] = sample
     if out is None:
         raise DataError("there is no sample", where=where)

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from ffdist.data.images import ArraySplit, Images
-from ffdist.data.memory import assembled, stacked
+from ffdist.data.images import Images
+from ffdist.data.labels import labels_of
+from ffdist.data.memory import Labelled, assembled, stacked
 from ffdist.data.torch_dataset import sample
 from ffdist.errors import DataError
 
@@ -27,15 +28,20 @@ def from_ray(
 ) -> Images:
     """A data set of two columns of `ray.data.Dataset`s, read once, now, in the order of their rows.
 
-    image: uint8 [H, W] or [H, W, C], or floating point of any one shape; label: whole numbers. classes: K names;
-    default: the numbers up to the largest label. Raises DataError for columns that are missing or not so.
+    image: uint8 [H, W] or [H, W, C], or floating point of any one shape; label: whole numbers or names.
+    classes: K names; default: the names that occur, or the numbers up to the largest label.
+    Raises DataError for columns that are missing or not so.
     """
-    train = ray_split(dataset, image, label, f"data set {name}, train")
-    held_out = None if test is None else ray_split(test, image, label, f"data set {name}, test")
-    return assembled(name, train, held_out, classes)
+    given = {"train": dataset, "test": test}
+    splits = {
+        split: labelled_rows(of, image, label, f"data set {name}, {split}")
+        for split, of in given.items()
+        if of is not None
+    }
+    return assembled(name, splits, classes)
 
 
-def ray_split(dataset: Any, image: str, label: str, where: str) -> ArraySplit:
+def labelled_rows(dataset: Any, image: str, label: str, where: str) -> Labelled:
     columns = dataset.columns() or []
     if missing := {image, label} - set(columns):
         raise DataError("a column is missing", where=where, expected=", ".join(sorted(missing)), got=", ".join(columns),
@@ -55,8 +61,4 @@ def ray_split(dataset: Any, image: str, label: str, where: str) -> ArraySplit:
         pictures = stacked(samples(), rows.count(), where)
     finally:
         options.preserve_order = order
-    numbers = np.concatenate(labels)
-    if numbers.ndim != 1 or not np.issubdtype(numbers.dtype, np.integer):
-        raise DataError("labels are one whole number a sample", where=f"{where}, column '{label}'", expected="integers",
-                        got=f"{numbers.dtype} {list(numbers.shape[1:])}")  # fmt: skip
-    return ArraySplit(pictures, numbers)
+    return Labelled(pictures, labels_of(np.concatenate(labels), f"{where}, column '{label}'", len(pictures)))

@@ -2,67 +2,203 @@
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Iterator, Sequence
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, SequentialSampler, default_collate
 
+from ffdist.data.arrays import as_array, as_bytes, as_floats_checked
+from ffdist.data.classes import own_names
 from ffdist.data.decode import decode
-from ffdist.data.images import ArraySplit, Images
-from ffdist.data.memory import assembled, stacked
+from ffdist.data.images import Images
+from ffdist.data.labels import labels_of
+from ffdist.data.memory import Labelled, assembled, stacked
 from ffdist.errors import DataError, users_code
+from ffdist.notes import listed, note
+
+READ_TWICE = 8
+"""Items that are read again, to see whether something in them is drawn."""
 
 
 def from_dataset(
-    dataset: Dataset, *, test: Dataset | None = None, classes: Sequence[str] | None = None, name: str | None = None
+    dataset: Dataset,
+    *,
+    test: Dataset | None = None,
+    validation: Dataset | None = None,
+    image: str = "image",
+    label: str = "label",
+    classes: Any = None,
+    channels_last: bool | None = None,
+    normalize: bool = False,
+    name: str | None = None,
 ) -> Images:
-    """A data set whose items are (picture, label). Each item is read once, now, so its transforms are applied once.
+    """A data set whose items are (picture, label), or mappings that have them under `image` and `label`; a list of such
+    items will do. Each item is read once, now, so its transforms are applied once: random ones, which is told, too.
 
     Pictures: of Pillow, grey or RGB; uint8 tensors [H, W] or [C, H, W]; or floating-point tensors of any shape, left as
-    they are. Labels: whole numbers. classes: K names; default: the data set's own. name: default: that of its class.
+    they are unless `normalize`. Labels: whole numbers or names. classes: K names; default: the data set's own.
+    name: default: that of its class. channels_last, normalize: as in `from_tensors`.
     Raises DataError for items that are not so, and for items that differ in shape.
     """
     name = name or type(dataset).__name__
-    train = dataset_split(dataset, f"data set {name}, train")
-    held_out = None if test is None else dataset_split(test, f"data set {name}, test")
-    return assembled(name, train, held_out, classes or getattr(dataset, "classes", None))
+    given = {"train": dataset, "test": test, "validation": validation}
+    splits = {
+        split: labelled_items(of, f"data set {name}, {split}", image, label, channels_last)
+        for split, of in given.items()
+        if of is not None
+    }
+    return assembled(name, splits, classes, normalize=normalize)
 
 
-def dataset_split(dataset: Any, where: str) -> ArraySplit:
-    if not hasattr(dataset, "__len__"):
-        raise DataError("the data set has no length", where=where, expected="a map-style torch data set",
-                        got=type(dataset).__name__)  # fmt: skip
-    labels = np.empty(len(dataset), np.int64)
+def labelled_items(
+    dataset: Any, where: str, image: str = "image", label: str = "label", channels_last: bool | None = None
+) -> Labelled:
+    """All items of a data set, a loader's data set, or a list."""
+    if isinstance(dataset, DataLoader):
+        dataset = loaded(dataset, where)
+    if isinstance(dataset, IterableDataset) or not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
+        raise DataError(
+            "the data set has no length",
+            where=where,
+            expected="a map-style torch data set",
+            got=type(dataset).__name__,
+            remedy="ffdist.from_dataset(list(dataset))",
+        )
+    labels: list[Any] = []
 
     def samples() -> Iterator[np.ndarray]:
         for row in range(len(dataset)):
-            with users_code(DataError, "an item cannot be read", where=f"{where}, row {row}",
-                            remedy="mend the data set's __getitem__, or leave the row out"):  # fmt: skip
-                item = dataset[row]
-            try:
-                picture, label = item
-                labels[row] = operator.index(label)
-            except (TypeError, ValueError) as error:
-                raise DataError("an item is not (picture, label)", where=f"{where}, row {row}",
-                                expected="two values, the second a whole number", got=error) from error  # fmt: skip
-            yield sample(picture, f"{where}, row {row}")
+            picture, target = item(dataset, row, where, image, label)
+            labels.append(target)
+            yield sample(picture, f"{where}, row {row}", channels_last)
 
-    return ArraySplit(stacked(samples(), len(labels), where), labels)
+    pictures = stacked(samples(), len(dataset), where)
+    found = labels_of(
+        plain(labels),
+        where,
+        len(pictures),
+        own_names(classes_in(dataset), where),
+        "leave such items out: torch.utils.data.Subset(dataset, rows)",
+    )
+    tell_draws(dataset, pictures, where, image, label, channels_last)
+    return Labelled(pictures, found)
 
 
-def sample(picture: object, where: str) -> np.ndarray:
+def item(dataset: Any, row: int, where: str, image: str, label: str) -> tuple[Any, Any]:
+    """A picture and its label. Raises DataError for an item that is not so."""
+    with users_code(
+        DataError,
+        "an item cannot be read",
+        where=f"{where}, row {row}",
+        remedy="mend the data set's __getitem__, or leave the row out",
+    ):
+        found = dataset[row]
+    if isinstance(found, Mapping):
+        if image in found and label in found:
+            return found[image], found[label]
+        raise DataError(
+            "an item lacks a picture or a label",
+            where=f"{where}, row {row}",
+            expected=f"'{image}' and '{label}'",
+            got=listed([*found], 12),
+            remedy="name them: ffdist.from_dataset(dataset, image=..., label=...)",
+        )
+    if isinstance(found, (tuple, list)) and len(found) == 2:
+        return found[0], found[1]
+    many = isinstance(found, (tuple, list)) and len(found) > 2
+    raise DataError(
+        "an item is not (picture, label)",
+        where=f"{where}, row {row}",
+        expected="two values, the second a whole number or a name",
+        got=f"{len(found)} values" if isinstance(found, (tuple, list)) else type(found).__name__,
+        remedy="ffdist.from_dataset([(x, y) for x, y, *_ in dataset])" if many else None,
+    )
+
+
+def plain(labels: list[Any]) -> list[Any] | np.ndarray:
+    """Labels of items, each a number, a text, or an array of one, as one array's."""
+    values = [np.asarray(y.detach().cpu() if isinstance(y, torch.Tensor) else y, None) for y in labels]
+    if all(value.ndim == 0 or value.shape == (1,) for value in values):
+        return np.array([value.item() for value in values], object)
+    return labels
+
+
+def sample(picture: Any, where: str, channels_last: bool | None = None) -> np.ndarray:
     """uint8 [H, W, C], or float32 of any shape."""
     if isinstance(picture, Image.Image):
         return decode(picture, where)
-    if not isinstance(picture, Tensor | np.ndarray):
-        raise DataError("an item's picture is of no known kind", where=where, expected="Pillow, tensor or array",
-                        got=type(picture).__name__, remedy="a transform, e.g. torchvision's PILToTensor")  # fmt: skip
-    x = torch.as_tensor(picture).detach().cpu()
-    if x.is_floating_point():
-        return x.float().numpy()
-    return decode(x.numpy(), where)
+    if not hasattr(picture, "__array__"):
+        raise DataError(
+            "an item's picture is of no known kind",
+            where=where,
+            expected="Pillow, tensor or array",
+            got=type(picture).__name__,
+            remedy="a transform, e.g. torchvision's PILToTensor",
+        )
+    x = as_array(picture, "an item's samples", where)
+    if x.dtype.kind == "f":
+        return as_floats_checked(x[None], where, channels_last)[0]
+    return decode(as_bytes(x, where, "float32, and from_dataset(dataset, normalize=True)"), where)
+
+
+def loaded(loader: DataLoader, where: str) -> Any:
+    """A loader's data set. Raises DataError where the loader takes only some of its items, or makes batches itself."""
+    sampler = loader.sampler
+    every = isinstance(sampler, SequentialSampler) or (
+        isinstance(sampler, RandomSampler) and not sampler.replacement and len(sampler) == len(loader.dataset)  # pyright: ignore
+    )
+    if not every and not isinstance(loader.dataset, IterableDataset):
+        raise DataError(
+            "a loader with a sampler of its own",
+            where=where,
+            expected="a data set",
+            got=type(sampler).__name__,
+            remedy="torch.utils.data.Subset(loader.dataset, list(loader.sampler))",
+        )
+    dropped = "" if loader.collate_fn is default_collate else ", without its collate_fn"
+    note(f"{where}: of a DataLoader its data set is taken{dropped}; batches are made anew")
+    return loader.dataset
+
+
+def classes_in(dataset: Any) -> Any:
+    """The names that a data set has, or that the one has of which it is a part; None where there are none."""
+    if getattr(dataset, "classes", None) is not None:
+        return dataset.classes
+    if hasattr(dataset, "dataset"):
+        return classes_in(dataset.dataset)
+    parts = [classes_in(part) for part in getattr(dataset, "datasets", None) or ()]
+    return parts[0] if parts and all(repr(part) == repr(parts[0]) for part in parts) else None
+
+
+def tell_draws(
+    dataset: Any, pictures: np.ndarray, where: str, image: str, label: str, channels_last: bool | None
+) -> None:
+    """Say so where an item is another one when it is read again; nobody's random numbers are used up by that."""
+    rows = range(min(READ_TWICE, len(pictures)))
+    with own_draws():
+        try:
+            again = [sample(item(dataset, row, where, image, label)[0], where, channels_last) for row in rows]
+        except Exception:  # what was read is there, and this is only a question
+            return
+    if drawn := sum(not np.array_equal(pictures[row], again[row]) for row in rows):
+        note(
+            f"{where}: {drawn} of {len(rows)} items are others when read again, so something is drawn at random; "
+            "every item was read once, and stays so in all epochs (anew in each: fit(augment=...))"
+        )
+
+
+@contextmanager
+def own_draws() -> Iterator[None]:
+    """Inside, draws from the generators that all share; afterwards these are as they were."""
+    state, of_numpy, of_torch = random.getstate(), np.random.get_state(), torch.random.get_rng_state()
+    try:
+        yield
+    finally:
+        random.setstate(state)
+        np.random.set_state(of_numpy)
+        torch.random.set_rng_state(of_torch)

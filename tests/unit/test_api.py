@@ -187,9 +187,9 @@ def test_what_is_predicted_is_told_apart_by_shape_and_type() -> None:
     pipeline = Pipeline(perceptron(), SFF(), blocks=[3, 2])
     pipeline.fit((x, y), epochs=1, progress=False)
     expected = pipeline.predict(x)
-    for same in (x.numpy(), x[:, None], x / 255, (x.numpy()[:, None] / 255)):
+    for same in (x.numpy(), x.long(), x[:, None], x[..., None], x / 255, (x.numpy()[:, None] / 255)):
         assert torch.equal(pipeline.predict(same), expected)
-    for wrong in (x[:, :5], x[0], x.flatten(1), x.long(), x.permute(1, 2, 0), np.array(["a"]), [[1], [1, 2]]):
+    for wrong in (x[:, :5], x[0], x.flatten(1), x * 1j, x.permute(1, 2, 0), np.array(["a"]), [[1], [1, 2]]):
         with pytest.raises(DataError, match=r"where: predict\n  expected"):
             pipeline.predict(wrong)  # pyright: ignore[reportArgumentType]
 

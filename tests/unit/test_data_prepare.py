@@ -234,7 +234,10 @@ def test_class_names_in_the_metadata_are_used(tmp_path: Path) -> None:
         ({"image": [b"x", b"x"], "label": [0, None]}, r"label is missing\n  where: .*a.parquet, row 1"),
         ({"image": [b"x", b"x"], "label": [0, -1]}, r"out of range\n  where: .*a.parquet, row 1\n  .*\n  got: -1"),
         ({"image": [b"broken", b"x"], "label": [0, 1]}, r"cannot be read\n  where: .*a.parquet, row 0"),
-        ({"image": [[0.5], [1.5]], "label": [0, 1]}, r"a.parquet, row 0(: |\n  got: )float64 \[1\] is not a picture"),
+        (
+            {"image": [[0.5], [1.5]], "label": [0, 1]},
+            r"float64 \[1\] is not a picture.*\n  where: .*a.parquet, row 0(.|\n)*Pipeline.fit",
+        ),
     ],
 )
 def test_a_table_that_cannot_be_used_is_refused_by_row(tmp_path: Path, columns: dict, message: str) -> None:
@@ -244,7 +247,7 @@ def test_a_table_that_cannot_be_used_is_refused_by_row(tmp_path: Path, columns: 
     assert left_behind(tmp_path) == ["a.parquet"]
 
 
-@pytest.mark.parametrize("name", ["a.parquet", "a.arrow", "a.feather", "a.csv"])
+@pytest.mark.parametrize("name", ["a.parquet", "a.arrow", "a.feather"])
 @pytest.mark.parametrize("content", [b"", b"not a table at all"])
 def test_a_file_that_is_no_table_is_named(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
@@ -272,12 +275,10 @@ def test_a_source_that_is_nothing_gets_the_nearest_name(tmp_path: Path) -> None:
         prepare(str(tmp_path / "none.parquet"), tmp_path / "out")
 
 
-@pytest.mark.parametrize("name", ["d.csv", "d.npz", "d.npy", "d"])
+@pytest.mark.parametrize("name", ["d.npz", "d.npy", "d"])
 def test_a_file_of_another_kind_is_told_which_kinds_there_are(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"label,pixel\n1,2\n")
-    with pytest.raises(
-        DataError, match=rf"{name}\n  expected: \.parquet or \.arrow or \.feather\n  got: .*\n  remedy: save"
-    ):
+    with pytest.raises(DataError, match=rf"{name}\n  expected: \.parquet or \.arrow or .*\n  got: .*\n  remedy: save"):
         prepare(str(tmp_path / name), tmp_path / "out")
 
 

@@ -142,13 +142,3 @@ def test_no_place_for_temporary_files_is_one_paragraph(
     told = capsys.readouterr().err
     assert told.startswith("ffdist: error: no temporary file can be written\n")
     assert "TMPDIR" in told
-
-
-@pytest.mark.usefixtures("container")
-def test_a_run_in_a_container_says_that_it_goes_with_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    if stays(tmp_path, Path("/proc/self/mountinfo").read_text()):
-        pytest.skip("temporary files have a disk of their own here")
-    main(["train", "--launcher", "threads", "--samples", "64", "--epochs", "1", "--out", str(tmp_path / "run")])
-    told = capsys.readouterr()
-    assert f"ffdist: {tmp_path / 'run'} is in this container, and goes with it" in told.err
-    assert f"try next: ffdist eval {tmp_path / 'run'}\n" in told.out, "the first process here is not ffdist's"

@@ -1,0 +1,98 @@
+"""Samples that are asked about, like those that a network was trained on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ffdist.data.arrays import as_array, as_bytes
+from ffdist.data.images import Spread
+from ffdist.errors import DataError
+from ffdist.notes import note
+
+BEYOND = 1e-3
+"""How far pixels may lie outside of 0..1: what resizing and rounding make."""
+
+
+def as_trained(samples: Any, shape: tuple[int, ...], spread: Spread | None) -> Tensor:
+    """float32 [B, *shape]: pixels in 0..1 of a network that was trained on pictures, other floats as they are.
+
+    samples: [B, *shape]; pictures also [B, H, W], and [B, H, W, C] where that can be nothing else. shape: of a sample
+    in training. spread: of the floats in training; None: it was on pictures of whole numbers.
+    Raises DataError for other shapes, types and ranges; floats far from those of the training are told.
+    """
+    x = as_array(samples, "samples", "predict")
+    found = shaped(x, shape)
+    if found is None or x.dtype.kind not in "fbiu":
+        kinds = "uint8 or float" if spread is None else "float"
+        raise DataError(
+            "samples are unlike those of the training",
+            where="predict",
+            expected=f"{kinds} [B, {', '.join(map(str, shape))}]",
+            got=f"{x.dtype} {list(x.shape)}",
+            remedy="x[None] for a single one",
+        )
+    made = of_pictures(found) if spread is None else of_floats(found, spread)
+    return torch.from_numpy(np.require(made, np.float32, ("C", "W")))
+
+
+def shaped(x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
+    """[B, *shape], or None where it cannot be so read."""
+    if x.shape[1:] == shape:
+        return x
+    if len(shape) == 3 and shape[0] == 1 and x.shape[1:] == shape[1:]:
+        return x[:, None]
+    if len(shape) == 3 and x.shape[1:] == (*shape[1:], shape[0]):
+        return np.moveaxis(x, -1, 1)
+    return None
+
+
+def of_pictures(x: np.ndarray) -> np.ndarray:
+    """float32 in 0..1 of whole numbers in 0..255, or of floats that are so."""
+    if x.dtype.kind != "f":
+        return as_bytes(x, "predict", "pictures as in training").astype(np.float32) / np.float32(255)
+    low, high = (float(x.min()), float(x.max())) if x.size else (0.0, 0.0)
+    if not (low >= -BEYOND and high <= 1 + BEYOND):
+        raise DataError(
+            "samples are beyond the range of the training",
+            where="predict",
+            expected="pictures as in training: uint8 in 0..255, or floats in 0..1",
+            got=f"{low:g}..{high:g}",
+            remedy="x / 255 for floats in 0..255; no normalisation: the network does it",
+        )
+    return x
+
+
+def of_floats(x: np.ndarray, spread: Spread) -> np.ndarray:
+    """Floats as they are."""
+    known = f"floats as in training, {spread.low:g}..{spread.high:g}"
+    if x.dtype.kind != "f":
+        remedy = (
+            "x / 255 where the training's were made so" if spread.high <= 1 else "x.astype('float32'), or x.float()"
+        )
+        raise DataError(
+            "samples are of another type than those of the training",
+            where="predict",
+            expected=known,
+            got=str(x.dtype),
+            remedy=f"make them as those of the training were made: {remedy}",
+        )
+    if x.size:
+        low, high, width = float(x.min()), float(x.max()), spread.high - spread.low
+        if not np.isfinite([low, high]).all():
+            raise DataError(
+                "a sample is not finite",
+                where="predict",
+                expected=known,
+                got=f"{low:g}..{high:g}",
+                remedy="numpy.nan_to_num(x)",
+            )
+        if low < spread.low - width or high > spread.high + width:
+            note(
+                f"predict: samples of {low:g}..{high:g} are far from those of the training, "
+                f"{spread.low:g}..{spread.high:g}"
+            )
+    return x

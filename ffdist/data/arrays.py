@@ -1,0 +1,197 @@
+"""Arrays of any library and type as NumPy's own, and as samples that a network can take."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ffdist.errors import DataError
+
+CHUNK_BYTES = 2**24
+"""What is looked at at once of an array that may lie in a file."""
+
+
+def as_array(values: Any, what: str, where: object) -> np.ndarray:
+    """A tensor, array, frame, or list of numbers, texts or arrays, in the machine's byte order.
+
+    Raises DataError for lists of unlike things, sparse or quantized tensors, masked values, and what else is no array.
+    """
+    if isinstance(values, Tensor):
+        return of_tensor(values, what, where)
+    if np.ma.isMaskedArray(values) and np.ma.getmaskarray(values).any():
+        raise DataError(
+            f"{what} are masked",
+            where=where,
+            expected="an array without masked values",
+            remedy="x.filled(0), or leave those rows out",
+        )
+    try:
+        if isinstance(values, (list, tuple)) and any(isinstance(value, Tensor) for value in values):
+            array = np.stack([as_array(value, what, where) for value in values])
+        else:
+            array = np.asarray(values)
+        if array.dtype.kind == "O" and array.ndim and all(hasattr(value, "__array__") for value in array.flat):
+            array = np.stack([as_array(value, what, where) for value in array])
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(
+            f"{what} are no tensor",
+            where=where,
+            expected="a tensor or array, all of one shape",
+            got=getattr(values, "dtype", error),
+            remedy="bring all to one shape",
+        ) from error
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def of_tensor(x: Tensor, what: str, where: object) -> np.ndarray:
+    """On the CPU, without a graph; bfloat16 and smaller floats as float32."""
+    remedies = {"sparse": "x.to_dense()", "quantized": "x.dequantize()", "nested": "x.to_padded_tensor(0)"}
+    kind = "quantized" if x.is_quantized else "nested" if x.is_nested else "sparse"
+    if x.layout != torch.strided or x.is_quantized or x.is_nested or x.is_meta:
+        raise DataError(
+            f"{what} are no plain tensor",
+            where=where,
+            expected="a dense tensor of numbers",
+            got="a tensor without values (meta)" if x.is_meta else f"a {kind} tensor",
+            remedy=None if x.is_meta else remedies[kind],
+        )
+    x = x.detach().cpu().resolve_conj().resolve_neg()
+    plain = x.dtype in (torch.float16, torch.float32, torch.float64) or not x.is_floating_point()
+    return (x if plain else x.float()).numpy()
+
+
+def as_samples(values: Any, where: object, channels_last: bool | None = None) -> np.ndarray:
+    """Pictures uint8 [N, H, W, C], or float32 [N, *shape].
+
+    values: pictures [N, H, W] or [N, C, H, W] of whole numbers in 0..255 (True is 255), or finite floats [N, ...].
+    channels_last: whether they are [N, H, W, C]; None: they are not, and what looks so is refused.
+    Raises DataError for anything else.
+    """
+    x = as_array(values, "samples", where)
+    if x.ndim and not len(x):
+        raise DataError(
+            "there is no sample", where=where, expected="one sample or more", got=f"{x.dtype} {list(x.shape)}"
+        )
+    as_floats = "x.float()" if isinstance(values, Tensor) else 'numpy.asarray(x, "float32")'
+    if x.dtype.kind not in "fbiu" or x.ndim < 2:
+        remedies = {"c": "numpy.stack([x.real, x.imag], 1)"} | dict.fromkeys("fbiu", "x.reshape(-1, 1)")
+        raise unlike(x, where, remedies.get(x.dtype.kind))
+    if x.dtype.kind == "f":
+        return as_floats_checked(x, where, channels_last)
+    shape, last = x.shape[1:], bool(channels_last)
+    if channels_last is None and x.ndim == 4 and shape[0] > 4 and shape[2] <= 4:
+        raise unlike(x, where, LAST)
+    if x.ndim not in (3, 4) or (x.ndim == 4 and shape[2 if last else 0] > 4):
+        raise unlike(x, where, f"floats: {as_floats}, and from_tensors(..., normalize=True)")
+    if x.ndim == 4 and not last:
+        x = x.transpose(0, 2, 3, 1)
+    remedy = f"floats: {as_floats}, and from_tensors(..., normalize=True); or scale them to 0..255"
+    return np.ascontiguousarray(as_bytes(x if x.ndim == 4 else x[..., None], where, remedy))
+
+
+LAST = "from_tensors(x, y, channels_last=True), from_dataset and from_arrow likewise; False where they are not"
+
+
+def unlike(x: np.ndarray, where: object, remedy: str | None) -> DataError:
+    return DataError(
+        "samples are uint8 pictures or floating-point tensors",
+        where=where,
+        expected="uint8 [N, H, W] or [N, C, H, W] with C <= 4, or float [N, ...]",
+        got=f"{x.dtype} {list(x.shape)}",
+        remedy=remedy,
+    )
+
+
+def as_bytes(array: np.ndarray, where: object, remedy: str | None = None) -> np.ndarray:
+    """Whole numbers in 0..255 as uint8, truth as 0 and 255, and others as they are. Raises DataError for others."""
+    if array.dtype.kind == "b":
+        return array * np.uint8(255)
+    if array.dtype == np.uint8 or array.dtype.kind not in "iu":
+        return array
+    if array.size and (array.min() < 0 or array.max() > 255):
+        raise DataError(
+            "a pixel is out of range",
+            where=where,
+            expected="0..255",
+            got=f"{array.min()}..{array.max()}",
+            remedy=remedy,
+        )
+    return array.astype(np.uint8)
+
+
+def is_picture(array: np.ndarray) -> bool:
+    """Whether it can be read as one: uint8 [H, W], [H, W, C] or [C, H, W], of 1, 3 or 4 channels."""
+    channels = {1, 3, 4}
+    return array.dtype == np.uint8 and (array.ndim == 2 or (array.ndim == 3 and bool(channels & {*array.shape[::2]})))
+
+
+def as_floats_checked(x: np.ndarray, where: object, channels_last: bool | None) -> np.ndarray:
+    """float32 [N, *shape] with channels first. Raises DataError for NaN, infinity, and for what looks channels last."""
+    check_channels(x.shape[1:], where, channels_last)
+    with np.errstate(over="ignore"):
+        x = x.astype(np.float32, copy=False)
+    first = 0
+    for part in chunks(x):
+        finite = np.isfinite(part)
+        if not finite.all():
+            row = int(np.flatnonzero(~finite.reshape(len(part), -1).all(1))[0])
+            raise DataError(
+                "a sample is not finite",
+                where=f"{where}, row {first + row}",
+                expected="finite float32",
+                got=part[row][~finite[row]][0],
+                remedy="numpy.nan_to_num(x), or leave such rows out",
+            )
+        first += len(part)
+    return np.ascontiguousarray(np.moveaxis(x, -1, 1) if channels_last else x)
+
+
+def check_channels(shape: tuple[int, ...], where: object, channels_last: bool | None) -> None:
+    """shape: of one sample. Raises DataError for floats that look like [H, W, C], unless told what they are."""
+    if channels_last and len(shape) < 2:
+        raise DataError(
+            "only samples with channels have them last",
+            where=where,
+            expected="[N, H, W, C]",
+            got=[*shape],
+            remedy="leave channels_last out",
+        )
+    if channels_last is not None or len(shape) != 3:
+        return
+    a, b, c = shape
+    if (c <= 4 < a) or (a == b and c < a):
+        raise DataError(
+            "are these samples [C, H, W] or [H, W, C]?",
+            where=where,
+            expected="channels first, (C, H, W)",
+            got=f"({a}, {b}, {c})",
+            remedy=LAST,
+        )
+
+
+def chunks(x: np.ndarray) -> Iterator[np.ndarray]:
+    """A few rows at a time."""
+    rows = max(1, CHUNK_BYTES // max(1, x[:1].nbytes))
+    return (x[start : start + rows] for start in range(0, len(x), rows))
+
+
+def float_moments(x: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """(mean, std) of float32 samples: a feature of [N, F], a channel of [N, C, H, W], one pair for all of others.
+
+    What never changes has std 1, so that it can be divided by.
+    """
+    axis = 1 if x.ndim in (2, 4) else None
+    groups = x.shape[1] if axis else 1
+
+    def grouped(part: np.ndarray) -> np.ndarray:
+        return (np.moveaxis(part, 1, 0) if axis else part).reshape(groups, -1).astype(np.float64)
+
+    count = x.size // groups
+    mean = sum((grouped(part).sum(1) for part in chunks(x)), np.zeros(groups)) / count
+    squares = sum((np.square(grouped(part) - mean[:, None]).sum(1) for part in chunks(x)), np.zeros(groups))
+    std = np.sqrt(squares / count)
+    return tuple(mean.tolist()), tuple(np.where(std > 1e-12 * np.abs(mean), std, 1.0).tolist())

@@ -1,0 +1,183 @@
+"""Whatever a user holds as data, as a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from ffdist.data.arrow_table import labelled_rows
+from ffdist.data.catalog import open_data
+from ffdist.data.classes import as_classes, by_number
+from ffdist.data.images import Images, Split
+from ffdist.data.labels import numbered
+from ffdist.data.memory import Labelled, as_split, assembled, form, labelled_pair
+from ffdist.data.torch_dataset import labelled_items
+from ffdist.errors import DataError
+from ffdist.notes import listed
+
+Data: TypeAlias = Images | str | tuple[Tensor, Tensor] | Dataset | DataLoader | pa.Table | Mapping[str, Any] | Split
+"""An opened data set, or the name or folder of one; (samples, labels) as tensors or arrays; a torch Dataset of (sample,
+label), or a list of such pairs; an Arrow table, a frame or a `datasets.Dataset` with the columns "image" and "label";
+or a mapping of "train", "validation" and "test" to such."""
+
+ACCEPTED = "(samples, labels), a torch Dataset, an Arrow table, a frame, a dict of splits, or the name of a data set"
+SPLITS = {
+    "train": "train",
+    "training": "train",
+    "test": "test",
+    "testing": "test",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "dev": "validation",
+}
+"""What the splits of a mapping may be called."""
+
+
+def as_images(data: Any, test: Any = None, validation: Any = None) -> Images:
+    """Any data a user has, as a data set; test, validation: its other splits, in any form. Raises DataError for what is
+    none, and for splits that do not go together."""
+    others = {"test": test, "validation": validation}
+    if isinstance(data, (str, Path)):
+        data = open_data(data)
+    if isinstance(data, Mapping):
+        data, others = of_splits(data, others)
+    given = {split: of for split, of in others.items() if of is not None}
+    if isinstance(data, Images):
+        return with_splits(data, given)
+    name = name_of(data)
+    splits = {split: labelled(of, f"data set {name}, {split}") for split, of in {"train": data, **given}.items()}
+    return assembled(name, splits, renumber=is_table(data))
+
+
+def of_splits(data: Mapping[str, Any], others: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The training split of a mapping, and the others with those that were given beside it."""
+    unknown = [key for key in data if SPLITS.get(str(key).lower()) is None]
+    found = {SPLITS[str(key).lower()]: key for key in data if key not in unknown}
+    twice = len(found) < len(data) - len(unknown)
+    if unknown or twice or "train" not in found:
+        raise DataError(
+            "splits are not understood",
+            where="data",
+            expected="train, and validation and test if there are any",
+            got=listed([*data]) or "none",
+            remedy="{'train': data['...'], 'test': data['...']}",
+        )
+    for split, of in others.items():
+        if of is not None and split in found:
+            raise DataError(
+                f"there are two {split} splits",
+                where=split,
+                expected="one",
+                got=f"data['{found[split]}'], and {split}=",
+                remedy=f"leave `{split}` out",
+            )
+    own = {split: data[found[split]] if split in found else of for split, of in others.items()}
+    return data[found["train"]], own
+
+
+def with_splits(images: Images, given: Mapping[str, Any]) -> Images:
+    """A data set that got further splits."""
+    for split, of in given.items():
+        if getattr(images, split) is not None:
+            raise DataError(
+                f"a data set brings its own {split} split",
+                where=split,
+                expected="a data set without one",
+                got=f"data set {images.name}",
+                remedy=f"leave `{split}` out",
+            )
+        found = labelled(of, f"data set {images.name}, {split}")
+        classes = as_classes(images.classes, f"data set {images.name}")
+        assert classes is not None
+        made = as_split(found, by_number(found.labels, classes, numbered(np.zeros(1, int), images.name)))
+        like, first = (form(part.take(np.arange(1))) for part in (images.train, made))
+        if like != first:
+            raise DataError(
+                f"the {split} samples are unlike the training samples",
+                where=f"data set {images.name}",
+                expected=like,
+                got=first,
+            )
+        images = replace(images, **{split: made})
+    return images
+
+
+def labelled(data: Any, where: str) -> Labelled:
+    """One split, as it is."""
+    if isinstance(data, Split):
+        return Labelled(data, numbered(data.labels, where))
+    if isinstance(data, (Images, str, Path, Mapping)):
+        held = "its name" if isinstance(data, (str, Path)) else "several splits"
+        raise DataError(
+            "one split is wanted",
+            where=where,
+            expected=f"one of {ACCEPTED}",
+            got=f"a data set, by {held}",
+            remedy="name the split: open_data(...).test, or data['test']",
+        )
+    if is_table(data):
+        return labelled_rows(data, where)
+    if is_pair(data):
+        samples, labels = data
+        return labelled_pair(samples, labels, where)
+    if isinstance(data, (Dataset, DataLoader)) or is_items(data):
+        return labelled_items(data, where)
+    raise refused(data, where)
+
+
+def is_table(data: Any) -> bool:
+    """Arrow's own, and what Arrow takes for a table: frames, a `datasets.Dataset`."""
+    return (
+        isinstance(data, (pa.Table, pa.RecordBatch))
+        or (hasattr(data, "__arrow_c_stream__") and hasattr(data, "columns"))
+        or (type(data).__module__.startswith("datasets.") and hasattr(data, "__len__"))
+    )
+
+
+def is_pair(data: Any) -> bool:
+    """(samples, labels), and no list of two items."""
+    items = (
+        all(isinstance(part, tuple) and len(part) == 2 and is_one(part[1]) for part in data or ())
+        if isinstance(data, (tuple, list))
+        else False
+    )
+    return isinstance(data, (tuple, list)) and len(data) == 2 and not items
+
+
+def is_one(label: Any) -> bool:
+    """Whether it can be the label of one item."""
+    return isinstance(label, str) or np.size(label) == 1
+
+
+def is_items(data: Any) -> bool:
+    """A list of items."""
+    return isinstance(data, (list, tuple)) and len(data) > 0 and isinstance(data[0], (tuple, list, Mapping))
+
+
+def name_of(data: Any) -> str:
+    if is_table(data):
+        return "table"
+    return "tensors" if is_pair(data) else type(data).__name__
+
+
+def refused(data: Any, where: str) -> DataError:
+    """For what is no data, with what to do."""
+    kind = f"{type(data).__module__}.{type(data).__name__}".removeprefix("builtins.")
+    remedy = None
+    if isinstance(data, (Tensor, np.ndarray)):
+        kind, remedy = f"{kind} without labels", "(samples, labels)"
+    elif kind.startswith("datasets."):
+        remedy = "datasets.Dataset.from_list(list(data), features=data.features)"
+    elif isinstance(data, tuple) and len(data) > 2:
+        kind, remedy = f"{len(data)} values", "(samples, labels), and test=(samples, labels)"
+    elif isinstance(data, Iterable):
+        remedy = "a list of (sample, label): list(data)"
+    return DataError("unknown kind of data", where=where, expected=ACCEPTED, got=kind, remedy=remedy)

@@ -1,0 +1,148 @@
+"""Parquet, Arrow, Feather and CSV files, read a column and a few rows at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from ffdist.data.columns import column_labels, names_in
+from ffdist.data.labels import Labels
+from ffdist.data.sources.table_splits import SUFFIXES
+from ffdist.errors import DataError
+from ffdist.notes import listed
+
+TEXTS = (".csv", ".tsv")
+"""Files of text: the image column holds paths, from the file's folder."""
+KNOWN = " or ".join((*SUFFIXES, *TEXTS))
+ROWS = 64
+"""Read at once; what bounds the memory."""
+
+
+def schema(path: Path) -> pa.Schema:
+    """Of a file. Raises DataError where it is none of these kinds, or is damaged."""
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES + TEXTS:
+        raise DataError(
+            "a table cannot be read",
+            where=path,
+            expected=KNOWN,
+            got=path.suffix or "a name without an ending",
+            remedy="save it as one of these, e.g. by pandas' to_parquet or to_csv; arrays go by ffdist.from_tensors",
+        )
+    with readable(path):
+        if suffix in TEXTS:
+            return pa.schema([(name, pa.string()) for name in header(path)])
+        if suffix == ".parquet":
+            return pq.read_schema(path)
+        with pa.memory_map(str(path)) as source:
+            return ipc(source).schema
+
+
+def labels_in(path: Path, column: str) -> Labels:
+    """The labels of a file."""
+    found = column_labels(read(path, column), str(path), names_in(schema(path), column))
+    return found if path.suffix.lower() not in TEXTS else numerals(found)
+
+
+def numerals(labels: Labels) -> Labels:
+    """Texts as whole numbers, where all of them are such, written in one way."""
+    names = labels.names or []
+    if not all(name.isascii() and name.isdigit() and str(int(name)) == name and len(name) < 19 for name in names):
+        return labels
+    values = pc.cast(pa.array(names), pa.int64()).to_numpy()
+    return Labels(values[labels.numbers], None, False, labels.where)
+
+
+def read(path: Path, column: str) -> Iterator[pa.Array]:
+    """A column, a few rows at a time. Raises DataError where there is no such column or the file is damaged."""
+    names = schema(path).names
+    if column not in names:
+        raise DataError(
+            "a table lacks a column",
+            where=path,
+            expected=column,
+            got=listed(names, 12),
+            remedy="name it with --image-column or --label-column",
+        )
+    if names.count(column) > 1:
+        raise DataError(
+            "a table has a column twice",
+            where=path,
+            expected=f"one '{column}'",
+            got=listed(names, 12),
+            remedy="rename one of them",
+        )
+    with readable(path):
+        for batch in batches(path, column):
+            for first in range(0, len(batch), ROWS):
+                yield batch.column(column).slice(first, ROWS)
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Raises DataError where Arrow cannot read a file inside."""
+    try:
+        yield
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            "a table cannot be read", where=path, expected=KNOWN, got=error, remedy="save it anew, text in UTF-8"
+        ) from error
+
+
+def batches(path: Path, column: str) -> Iterator[pa.RecordBatch]:
+    suffix = path.suffix.lower()
+    if suffix in TEXTS:
+        yield from text_batches(path, column)
+    elif suffix == ".parquet":
+        with pq.ParquetFile(path, pre_buffer=False, buffer_size=2**20) as file:  # never a whole row group
+            yield from file.iter_batches(ROWS, columns=[column], use_threads=False)
+    else:
+        with pa.memory_map(str(path)) as source:
+            reader = ipc(source)
+            stream = isinstance(reader, pa.RecordBatchStreamReader)
+            yield from reader if stream else map(reader.get_batch, range(reader.num_record_batches))
+
+
+def ipc(source: pa.MemoryMappedFile) -> pa.RecordBatchFileReader | pa.RecordBatchStreamReader:
+    """Arrow's file format begins with its name; the stream format, which Hugging Face writes, does not."""
+    start = source.read(6)
+    source.seek(0)
+    if start[:4] == b"FEA1":
+        raise pa.ArrowInvalid("Feather of version 1; pandas.read_feather(...).to_feather(...) writes version 2")
+    return pa.ipc.open_file(source) if start == b"ARROW1" else pa.ipc.open_stream(source)
+
+
+def header(path: Path) -> list[str]:
+    """The names of a text file's columns, without blanks around them."""
+    with path.open(encoding="utf-8-sig") as file:
+        line = file.readline()
+    return [name.strip().strip('"') for name in line.rstrip("\r\n").split(separator(line))]
+
+
+def separator(line: str) -> str:
+    """The one that a header has most of."""
+    return max(",;\t", key=line.count)
+
+
+def text_batches(path: Path, column: str) -> Iterator[pa.RecordBatch]:
+    """All as texts without blanks around them; nothing is null."""
+    names = header(path)
+    with path.open(encoding="utf-8-sig") as file:
+        parse = pyarrow.csv.ParseOptions(delimiter=separator(file.readline()), newlines_in_values=True)
+    reader = pyarrow.csv.open_csv(
+        path,
+        read_options=pyarrow.csv.ReadOptions(column_names=names, skip_rows=1),
+        parse_options=parse,
+        convert_options=pyarrow.csv.ConvertOptions(
+            column_types={column: pa.string()}, include_columns=[column], strings_can_be_null=False
+        ),
+    )
+    for batch in reader:
+        trimmed = pc.call_function("utf8_trim_whitespace", [batch.column(column)])
+        yield pa.record_batch([trimmed], names=[column])

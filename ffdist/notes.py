@@ -1,0 +1,16 @@
+"""What a user should know though nothing is wrong: what was guessed, mapped or left as it is."""
+
+from __future__ import annotations
+
+import sys
+
+
+def note(text: str) -> None:
+    """A line on stderr."""
+    print(f"ffdist: {text}", file=sys.stderr)
+
+
+def listed(values: list, most: int = 8) -> str:
+    """Values for a line of text, the middle left out of many."""
+    shown = [str(value) for value in values]
+    return ", ".join(shown if len(shown) <= most else [*shown[: most - 2], "...", shown[-1]])
