@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
@@ -164,6 +165,7 @@ def write(
             report(done, total)
     if done != total:
         raise DataError("the source changed while it was read", expected=f"{total} samples", got=done)
+    broken.sort(key=lambda one: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", one.where)])
     if broken and not skip_broken:
         raise cannot_be_read(broken)
     survey.check(decoding)

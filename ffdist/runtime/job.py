@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ffdist.data import Images, Loader, Split, split_indices
+from ffdist.errors import DataError
 from ffdist.models import Chain
 from ffdist.objectives import Objective, Site
 from ffdist.pipeline.block import BlockConfig
@@ -88,6 +89,13 @@ class Job:
         """The splits' loaders; the same on every rank."""
         c, images = self.config, self.images
         share = self.validation_share
+        if not len(images.train):
+            raise DataError(
+                "the data have no training split",
+                where=f"data set {images.name}",
+                expected="samples to train on",
+                remedy="they are for `ffdist eval RUN --data`; prepared with a smaller --test-fraction they have one",
+            )
         train, held_out = split_indices(images.train.labels, validation=share or 0.0, samples=c.samples, seed=c.seed)
 
         def loader(split: Split, indices: np.ndarray, *, training: bool = False) -> Loader:

@@ -121,7 +121,7 @@ def named(listing: Listing, files: Sequence[Path]) -> dict[str, list[Path]]:
         kinds = {series(listing, path): path for path in of}
         if len(kinds) > 1:
             raise refused(listing, f"files of different names are called like the {split} split", list(kinds.values()),
-                          f"--ignore what is not it; or say what is: --splits {split}='{of[0].stem}*' ...; "
+                          f"--ignore what is not it; or say what is: --splits {split}={quoted(listing, of[:1])} ...; "
                           f"{WHOLE}")  # fmt: skip
     return {split: of for split, of in splits.items() if of}
 

@@ -1,0 +1,414 @@
+from __future__ import annotations
+
+import io
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from ffdist.data import open_data, prepare
+from ffdist.data.manifest import HeldOut, LeftOut, Manifest, read_manifest
+from ffdist.data.sources.splits import mark, read_splits
+from ffdist.errors import ConfigError, DataError
+
+CLASSES = ("ant", "bee", "cat")
+
+
+def png(seed: int, size: tuple[int, int] = (6, 6)) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8)).save(buffer, "png")
+    return buffer.getvalue()
+
+
+def tree(folder: Path, count: int, first: int, classes: tuple[str, ...] = CLASSES) -> None:
+    """`count` pictures a class, each with pixels of its own."""
+    for label, name in enumerate(classes):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for i in range(count):
+            (folder / name / f"{i}.png").write_bytes(png(first + 100 * label + i))
+
+
+def table(path: Path, count: int, first: int, **columns: list) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = {"image": [png(first + i) for i in range(count)], "label": [CLASSES[i % 2] for i in range(count)]}
+    pq.write_table(pa.table(rows | columns), path)
+
+
+def prepared(source: Path, **settings: object) -> Manifest:
+    out = source.parent / f"out{len(list(source.parent.glob('out*')))}"
+    return read_manifest(prepare(source, out, **settings))  # pyright: ignore[reportArgumentType]
+
+
+def counts(manifest: Manifest) -> dict[str, int]:
+    return {name: split.rows for name, split in manifest.splits.items()}
+
+
+@pytest.mark.parametrize(
+    ("split", "names"),
+    [
+        ("train", "train Train TRAIN training Training_Set tr trn seg_train mnist_train train-00000-of-00002 trainX "
+                  "X_train xtrain TrainSet trainset train_images trainimages train2017 imagesTr trainval split=train"),
+        ("validation", "val Val valid validation Validation_Set dev val2017 ILSVRC2012_img_val cifar10_dev devset"),
+        ("test", "test TEST testing Test1 test_set tst te eval Evaluation imagesTs mnist-test t10k-images PublicTest"),
+    ],
+)  # fmt: skip
+def test_names_say_their_split_in_any_case_and_company(split: str, names: str) -> None:
+    for name in names.split():
+        found = mark(name)
+        assert found is not None, name
+        assert found.split == split, name
+
+
+def test_names_of_things_say_nothing_of_splits() -> None:
+    for name in [
+        "cats",
+        "trains",
+        "traitor",
+        "latest",
+        "contest",
+        "device",
+        "valley",
+        "value",
+        "greatest",
+        "invalid",
+        "attest",
+        "strain",
+        "dataset",
+    ]:
+        assert mark(name) is None, name
+
+
+def test_a_name_may_say_more_than_a_split() -> None:
+    marks = [mark(name) for name in ("train_images", "bullet_train", "train_test")]
+    assert [found.alone for found in marks if found] == [True, False, True]
+    assert marks[2] is not None
+    assert marks[2].split is None
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [("Train", "Test"), ("training", "testing"), ("seg_train/seg_train", "seg_test/seg_test"), ("trainX", "testX"),
+     ("archive/train", "archive/eval"), ("mnist_train", "mnist_test"), ("train/images", "test/images")],
+)  # fmt: skip
+def test_split_folders_are_splits_and_never_classes(tmp_path: Path, train: str, test: str) -> None:
+    tree(tmp_path / "pets" / train, 4, 0)
+    tree(tmp_path / "pets" / test, 2, 1000)
+    manifest = prepared(tmp_path / "pets")
+    assert manifest.classes == list(CLASSES)
+    assert counts(manifest) == {"train": 12, "test": 6}
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [("mnist_train", "mnist_test"), ("Train", "Test"), ("train", "eval"),
+     ("data/train-00000-of-00001", "data/test-00000-of-00001"), ("default/train/0000", "default/test/0000"),
+     ("split=train/part-0", "split=test/part-0")],
+)  # fmt: skip
+def test_rows_of_split_files_never_mix(tmp_path: Path, train: str, test: str) -> None:
+    table(tmp_path / "pets" / f"{train}.parquet", 20, 0)
+    table(tmp_path / "pets" / f"{test}.PARQUET", 8, 1000)
+    (tmp_path / "pets" / "README.md").write_text("about")
+    (tmp_path / "pets" / "._junk.parquet").write_text("junk")
+    manifest = prepared(tmp_path / "pets")
+    assert counts(manifest) == {"train": 20, "test": 8}
+    images = open_data(tmp_path / "out0")
+    trained = {row.tobytes() for row in images.train.take(np.arange(20))}
+    assert images.test is not None
+    assert not trained & {row.tobytes() for row in images.test.take(np.arange(8))}
+
+
+@pytest.mark.parametrize("kind", ["tree", "table"])
+def test_a_users_own_validation_split_stays_one(tmp_path: Path, kind: str) -> None:
+    for name, count, first in (("train", 6, 0), ("valid", 2, 1000), ("test", 3, 2000)):
+        if kind == "tree":
+            tree(tmp_path / "pets" / name, count, first)
+        else:
+            table(tmp_path / "pets" / f"{name}-0.parquet", 3 * count, first)
+    manifest = prepared(tmp_path / "pets")
+    assert counts(manifest) == {"train": 18, "validation": 6, "test": 9}
+    assert manifest.held_out is None
+    assert len(open_data(tmp_path / "out0").validation or ()) == 6
+
+
+def test_a_validation_split_is_no_test_split(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tree(tmp_path / "pets" / "train", 10, 0)
+    tree(tmp_path / "pets" / "dev", 2, 1000)
+    manifest = prepared(tmp_path / "pets", seed=3)
+    assert counts(manifest) == {"train": 24, "validation": 6, "test": 6}
+    assert manifest.held_out == HeldOut(0.2, 3)
+    assert "the test split is drawn from train" in capsys.readouterr().err
+    assert counts(prepared(tmp_path / "pets", test_fraction=0)) == {"train": 30, "validation": 6}
+    assert counts(prepared(tmp_path / "pets", splits={"train": "train", "test": "dev"})) == {"train": 30, "test": 6}
+
+
+@pytest.mark.parametrize(
+    ("folders", "message", "settings"),
+    [
+        (("train", "test", "unlabeled"), r"got: unlabeled\n  remedy: .*--ignore unlabeled", {"ignore": "unlabeled"}),
+        (("train", "test", "images to predict"), r"--ignore 'images to predict'", {"ignore": "images*"}),
+        (("train", "test", "more"), r"--splits train=train test=test", {"splits": {"train": "train", "test": "test"}}),
+        (("train", "bus"), r"got: bus\n.*if these are classes, --splits none", {"splits": "none"}),
+        (("train", "Train2", "test"), r"several folders(.|\n)*Train2, train", {"ignore": "Train2"}),
+        (("lernen", "pruefen"), r"are they splits\?(.|\n)*--splits train=lernen test=pruefen", {"splits": "none"}),
+        (("cats_train", "cats_test"), r"", {}),
+    ],
+)
+def test_what_is_not_understood_beside_splits_is_refused_with_a_remedy_that_works(
+    tmp_path: Path, folders: tuple[str, ...], message: str, settings: dict
+) -> None:
+    for place, name in enumerate(folders):
+        tree(tmp_path / "pets" / name, 3, 1000 * place)
+    if message:
+        with pytest.raises(DataError, match=message):
+            prepared(tmp_path / "pets")
+    prepared(tmp_path / "pets", **settings)
+
+
+def test_splits_below_classes_and_flat_class_names_that_speak_of_splits_are_refused(tmp_path: Path) -> None:
+    for name in ("ant", "bee"):
+        tree(tmp_path / "below" / name, 3, 0, ("train", "test"))
+    with pytest.raises(DataError, match=r"a class folder holds splits\n(.|\n)*put splits above classes"):
+        prepared(tmp_path / "below")
+    tree(tmp_path / "names", 3, 0, ("cats_train", "cats_test", "dogs_train"))
+    with pytest.raises(DataError, match=r"names of class folders speak of splits(.|\n)*--splits none"):
+        prepared(tmp_path / "names")
+
+
+def test_a_railway_may_have_trains(tmp_path: Path) -> None:
+    vehicles = ("bus", "train", "car")
+    tree(tmp_path / "rails" / "train", 4, 0, vehicles)
+    tree(tmp_path / "rails" / "test", 2, 1000, vehicles)
+    assert prepared(tmp_path / "rails").classes == ["bus", "car", "train"]
+    tree(tmp_path / "flat", 4, 0, ("bus", "bullet_train"))
+    assert prepared(tmp_path / "flat").classes == ["bullet_train", "bus"]
+
+
+def test_pictures_in_no_class_folder_are_refused_or_left_out_as_told(tmp_path: Path) -> None:
+    tree(tmp_path / "kaggle" / "train", 5, 0)
+    (tmp_path / "kaggle" / "test").mkdir()
+    for i in range(4):
+        (tmp_path / "kaggle" / "test" / f"{i}.png").write_bytes(png(1000 + i))
+    with pytest.raises(DataError, match=r"4 pictures lie in no class folder\n  where: .*test(.|\n)*--ignore test"):
+        prepared(tmp_path / "kaggle")
+    manifest = prepared(tmp_path / "kaggle", ignore="test")
+    assert counts(manifest) == {"train": 12, "test": 3}
+    assert LeftOut("test", "ignored, as told") in manifest.left_out
+    with pytest.raises(DataError, match=r"4 pictures lie in no class folder"):
+        prepared(tmp_path / "kaggle" / "test")
+
+
+@pytest.mark.parametrize(
+    ("files", "message", "settings"),
+    [
+        (("train", "test", "extra"), r"got: extra.parquet\n(.|\n)*--ignore extra.parquet", {"ignore": "extra.parquet"}),
+        (("train", "test", "eval"), r"different names are called like the test split", {"ignore": "eval*"}),
+        (("a/train", "b/train"), r"different names(.|\n)*--splits train=a/train.parquet", {"splits": {"train": "a"}}),
+        (("dev", "test"), r"there is no training split", {"splits": {"train": "dev*", "test": "test*"}}),
+    ],
+)
+def test_files_that_are_not_understood_beside_splits_are_refused(
+    tmp_path: Path, files: tuple[str, ...], message: str, settings: dict
+) -> None:
+    for place, name in enumerate(files):
+        table(tmp_path / "pets" / f"{name}.parquet", 6, 1000 * place)
+    with pytest.raises(DataError, match=message):
+        prepared(tmp_path / "pets")
+    prepared(tmp_path / "pets", **settings)
+
+
+def test_caches_that_save_to_disk_leaves_are_no_rows(tmp_path: Path) -> None:
+    for name, count in (("train", 10), ("test", 4)):
+        folder = tmp_path / "saved" / name
+        folder.mkdir(parents=True)
+        for file, rows in (("data-00000-of-00001.arrow", count), ("cache-5d2a.arrow", count)):
+            data = pa.table(
+                {"image": [png(i + 100 * count) for i in range(rows)], "label": [i % 2 for i in range(rows)]}
+            )
+            with pa.OSFile(str(folder / file), "wb") as sink, pa.ipc.new_stream(sink, data.schema) as writer:
+                writer.write_table(data)
+        (folder / "state.json").write_text('{"_data_files": [{"filename": "data-00000-of-00001.arrow"}]}')
+    manifest = prepared(tmp_path / "saved")
+    assert counts(manifest) == {"train": 10, "test": 4}
+    assert LeftOut("train/cache-5d2a.arrow", "not listed in state.json beside it") in manifest.left_out
+
+
+def test_all_of_a_set_may_be_its_test_split(tmp_path: Path) -> None:
+    tree(tmp_path / "pets", 3, 0)
+    manifest = prepared(tmp_path / "pets", test_fraction=1)
+    assert counts(manifest) == {"test": 9}
+    images = open_data(tmp_path / "out0")
+    assert (len(images.train), images.pixels, len(images.test or ())) == (0, True, 9)
+    assert images.test is not None
+    assert np.allclose(images.mean, images.test.take(np.arange(9)).mean((0, 1, 2)) / 255)
+    tree(tmp_path / "only" / "test", 3, 0)
+    assert counts(prepared(tmp_path / "only")) == {"test": 9}
+
+
+def test_a_share_is_not_drawn_where_the_source_has_a_test_split(tmp_path: Path) -> None:
+    tree(tmp_path / "pets" / "train", 4, 0)
+    tree(tmp_path / "pets" / "test", 2, 1000)
+    with pytest.raises(ConfigError, match=r"a test split of its own\n  where: --test-fraction"):
+        prepared(tmp_path / "pets", test_fraction=0.5)
+    assert counts(prepared(tmp_path / "pets", test_fraction=0)) == {"train": 12, "test": 6}
+    with pytest.raises(ConfigError, match="no sample is left to train on"):
+        prepared(tmp_path / "pets", ignore="test", test_fraction=0.99)
+
+
+def test_choices_that_name_nothing_are_refused(tmp_path: Path) -> None:
+    tree(tmp_path / "pets", 3, 0)
+    for settings in ({"ignore": "antt"}, {"splits": {"train": "a*", "test": "none_such"}}):
+        with pytest.raises(ConfigError, match="nothing in the source is called so"):
+            prepared(tmp_path / "pets", **settings)
+    with pytest.raises(ConfigError, match=r"not a split\n(.|\n)*got: trane"):
+        prepared(tmp_path / "pets", splits={"trane": "a"})
+    assert read_splits(["train=a", "test=b", "test=c"]) == {"train": ["a"], "test": ["b", "c"]}
+    assert read_splits(["none"]) == "none"
+    for text in ("train", "train=", "nothing"):
+        with pytest.raises(ConfigError, match=rf"got: {text}"):
+            read_splits([text])
+
+
+def test_classes_that_differ_between_splits_are_named(tmp_path: Path) -> None:
+    tree(tmp_path / "case" / "train", 3, 0, ("Cat", "dog"))
+    tree(tmp_path / "case" / "test", 3, 1000, ("cat", "dog"))
+    with pytest.raises(DataError, match=r"only in the test split(.|\n)*rename cat for Cat"):
+        prepared(tmp_path / "case")
+    tree(tmp_path / "forms" / "train", 3, 0, ("caf\u00e9", "dog"))
+    tree(tmp_path / "forms" / "test", 3, 1000, ("cafe\u0301", "dog"))
+    assert prepared(tmp_path / "forms").classes == ["caf\u00e9", "dog"]
+    tree(tmp_path / "letters", 3, 0, ("A", "a"))
+    assert prepared(tmp_path / "letters").classes == ["A", "a"]
+    tree(tmp_path / "lacking" / "train", 3, 0)
+    tree(tmp_path / "lacking" / "test", 3, 1000, ("ant", "bee"))
+    assert prepared(tmp_path / "lacking").notes == ("test has no picture of cat",)
+
+
+def test_links_are_followed_and_loops_are_refused(tmp_path: Path) -> None:
+    tree(tmp_path / "pets", 3, 0)
+    tree(tmp_path / "else", 4, 1000, ("more",))
+    (tmp_path / "pets" / "ant" / "more").symlink_to(tmp_path / "else" / "more")
+    (tmp_path / "pets" / "dog").symlink_to(tmp_path / "else")
+    manifest = prepared(tmp_path / "pets", test_fraction=0)
+    assert dict(zip(manifest.classes, manifest.splits["train"].counts, strict=True)) == {
+        "ant": 7, "bee": 3, "cat": 3, "dog": 4}  # fmt: skip
+    (tmp_path / "pets" / "bee" / "up").symlink_to("..")
+    with pytest.raises(DataError, match=r"cannot be looked into\n  where: .*a link to a folder that it lies in"):
+        prepared(tmp_path / "pets")
+    assert prepared(tmp_path / "pets", ignore="up").splits["train"].rows == 14
+
+
+def test_what_pillow_reads_is_taken_whatever_its_ending_and_the_rest_is_counted(tmp_path: Path) -> None:
+    tree(tmp_path / "pets", 2, 0)
+    image = Image.open(io.BytesIO(png(50)))
+    for name, kind in (("a.jfif", "jpeg"), ("b.jpe", "jpeg"), ("c.JP2", "jpeg2000"), ("d", "png"), ("e.happy", "png")):
+        image.save(tmp_path / "pets" / "ant" / name, kind)
+    for name in ("f.heix", "g.mp4", "h.mp4", "Thumbs.db", ".DS_Store"):
+        (tmp_path / "pets" / "bee" / name).write_bytes(b"none")
+    (tmp_path / "pets" / "__MACOSX").mkdir()
+    (tmp_path / "pets" / "logo.png").write_bytes(png(60))
+    manifest = prepared(tmp_path / "pets", test_fraction=0)
+    assert manifest.splits["train"].counts == [7, 2, 2]
+    left_out = {entry.what: entry.count for entry in manifest.left_out}
+    assert left_out == {"*.heix": 1, "*.mp4": 2, "system files": 3, "pictures in pets": 1}
+
+
+def broken_tree(root: Path) -> set[str]:
+    """Pictures of which some cannot be read, each for a reason of its own; their names."""
+    tree(root, 4, 0)
+    (root / "ant" / "half.png").write_bytes(png(1)[:40])
+    (root / "bee" / "empty.png").write_bytes(b"")
+    (root / "bee" / "dead.png").symlink_to("nothing")
+    (root / "cat" / "dead").symlink_to("nothing")
+    os.mkfifo(root / "cat" / "pipe.png")
+    with socket.socket(socket.AF_UNIX) as listener:
+        here = Path.cwd()
+        os.chdir(root / "cat")  # the path of a socket is short
+        try:
+            listener.bind("socket.png")
+        finally:
+            os.chdir(here)
+    return {"half.png", "empty.png", "dead.png", "dead", "pipe.png", "socket.png"}
+
+
+def test_all_broken_pictures_are_named_at_once(tmp_path: Path) -> None:
+    names = broken_tree(tmp_path / "pets")
+    with pytest.raises(DataError, match="6 pictures cannot be read") as caught:
+        prepared(tmp_path / "pets")
+    assert all(f"/{name}: " in str(caught.value) for name in names)
+    assert "--skip-broken" in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["pets"]
+    for i in range(30):
+        (tmp_path / "pets" / "ant" / f"b{i}.png").write_bytes(b"none")
+    with pytest.raises(DataError, match=r"36 pictures cannot be read(.|\n)*the first 20(.|\n)*and 16 more"):
+        prepared(tmp_path / "pets")
+
+
+def test_broken_pictures_are_skipped_if_told_and_listed(tmp_path: Path) -> None:
+    names = broken_tree(tmp_path / "pets")
+    manifest = prepared(tmp_path / "pets", skip_broken=True, test_fraction=0)
+    assert manifest.splits["train"].counts == [4, 4, 4]
+    assert {Path(entry.what).name for entry in manifest.left_out} == names
+    for path in (tmp_path / "pets" / "ant").iterdir():
+        path.write_bytes(b"none")
+    with pytest.raises(DataError, match=r"no picture of a class can be read\n  where: ant in train"):
+        prepared(tmp_path / "pets", skip_broken=True, test_fraction=0)
+
+
+UNPRIVILEGED = """
+import os, PIL.Image
+from pathlib import Path
+from ffdist.data.sources.tree import Tree
+PIL.Image.init()
+if os.geteuid() == 0:
+    os.setuid(65534)  # root may look into every folder
+try:
+    Tree(Path("pets"))
+except ValueError as error:
+    print(error)
+"""
+
+
+def test_folders_that_cannot_be_looked_into_are_named_all_at_once(tmp_path: Path) -> None:
+    tree(tmp_path / "pets", 3, 0)
+    for name in ("ant", "bee"):
+        (tmp_path / "pets" / name / "closed").mkdir()
+        (tmp_path / "pets" / name / "closed").chmod(0)
+    tmp_path.chmod(0o755)
+    done = subprocess.run(
+        [sys.executable, "-c", UNPRIVILEGED], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert "folders cannot be looked into" in done.stdout, done.stderr
+    assert "ant/closed: Permission denied" in done.stdout
+    assert "bee/closed: Permission denied" in done.stdout
+
+
+def test_pictures_in_two_splits_and_under_two_names_are_told(tmp_path: Path) -> None:
+    tree(tmp_path / "pets" / "train", 4, 0)
+    tree(tmp_path / "pets" / "test", 2, 1000)
+    (tmp_path / "pets" / "test" / "ant" / "again.png").write_bytes(png(0))
+    os.link(tmp_path / "pets" / "train" / "bee" / "0.png", tmp_path / "pets" / "train" / "cat" / "too.png")
+    told = prepared(tmp_path / "pets").notes
+    assert told[0].startswith("1 of 7 pictures of test are also in train")
+    assert told[1].startswith("1 pictures are in several classes")
+
+
+def test_a_manifest_of_before_is_read_and_the_new_one_says_who_made_the_split(tmp_path: Path) -> None:
+    tree(tmp_path / "pets", 5, 0)
+    manifest = prepared(tmp_path / "pets", seed=7, test_fraction=0.4)
+    assert manifest.held_out == HeldOut(0.4, 7)
+    path = tmp_path / "out0" / "manifest.json"
+    fields = json.loads(path.read_text())
+    for name in ("held_out", "left_out", "notes", "decoding"):
+        del fields[name]
+    path.write_text(json.dumps(fields))
+    before = read_manifest(tmp_path / "out0")
+    assert (before.held_out, before.left_out, before.notes) == (None, (), ())
+    assert before.splits == manifest.splits
