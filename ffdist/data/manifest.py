@@ -168,7 +168,7 @@ def parsed_split(name: str, fields: dict) -> SplitFiles:
     counts = fields["counts"]
     check(len(files) > 0, f"{name} has no files")
     for shard in files:
-        check(isinstance(shard.file, str) and Path(shard.file).name == shard.file, f"a shard elsewhere: {shard.file}")
+        check(is_name(shard.file), f"a shard elsewhere: {shard.file!r}")
         check(is_count(shard.rows) and shard.rows > 0 and is_count(shard.bytes), f"sizes of {shard.file} are no counts")
         check(isinstance(shard.sha256, str), f"the checksum of {shard.file} is no text")
     check(is_list(counts, int), f"the counts of {name} are no counts")
@@ -190,6 +190,11 @@ def parsed_held_out(fields: dict) -> HeldOut:
 def check(holds: bool, otherwise: str) -> None:
     if not holds:
         raise ValueError(otherwise)
+
+
+def is_name(value: Any) -> bool:
+    """Whether it names a file in the very folder."""
+    return isinstance(value, str) and "\0" not in value and Path(value).name == value != ".."
 
 
 def is_count(value: Any) -> bool:
