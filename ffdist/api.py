@@ -27,10 +27,10 @@ from ffdist.pipeline.source import Schedule
 from ffdist.plain import PlainConsole
 from ffdist.report.console import ConsoleReport
 from ffdist.runtime.agree import check_job
+from ffdist.runtime.folder import held
 from ffdist.runtime.job import Job, JobConfig
 from ffdist.runtime.outcome import Result
 from ffdist.runtime.processes import run_processes
-from ffdist.runtime.run import held
 from ffdist.runtime.threads import run_threads
 from ffdist.sending import GivenJob, check_sendable
 from ffdist.snapshot import SnapshotStore, latest

@@ -26,6 +26,8 @@ class TrainSettings:
     pretrained: str | None = None
     """Start from the weights of a state file (.safetensors, .pth), or "imagenet": torchvision's for --model resnet18,
     mobilenet-v3-small and vit with the options they have there. Classifiers are left out."""
+    blocks: tuple[int, ...] = ()
+    """How many of the network's blocks in a row make one block each, with one loss, e.g. 2 1. Default: each is one."""
     objective: str = "sff"
     """Local learning rule: a built-in name, module:Class or file.py:Class; "backprop": the twin with one loss."""
     objective_args: tuple[str, ...] = ()
@@ -145,6 +147,8 @@ def check_bounds(settings: TrainSettings) -> None:
         value, flag = getattr(settings, f.name), f"--{f.name.replace('_', '-')}"
         if isinstance(value, float) and not isfinite(value):
             raise ConfigError(f"{flag} is not a finite number", got=value)
+        if isinstance(value, int) and abs(value) >= 2**63:
+            raise ConfigError(f"{flag} is too large", expected="less than 2^63", got=f"{len(str(abs(value)))} digits")
         if f.name in LEAST and value is not None and value < LEAST[f.name]:
             raise ConfigError(f"{flag} is too small", expected=f">= {LEAST[f.name]}", got=value)
         if f.name in MOST and value is not None and value > MOST[f.name]:
@@ -158,11 +162,11 @@ LEAST = {
 }  # fmt: skip
 MOST = {"timeout": 10**6, "placement_timeout": 10**6, "threads": 1024, "image_size": 4096}
 FREE_ON_RESUME = frozenset({
-    "stages", "cut", "queue", "transport", "launcher", "out", "resume", "dry_run", "epochs", "keep", "device",
+    "data", "stages", "cut", "queue", "transport", "launcher", "out", "resume", "dry_run", "epochs", "keep", "device",
     "threads", "timeout", "snapshot_every", "early_stop", "address", "placement", "cpus_per_stage", "gpus_per_stage",
     "placement_timeout", "max_restarts",
 })  # fmt: skip
-"""What may differ when a run is resumed; all else decides what it learns."""
+"""What may differ when a run is resumed (of data, where they lie); all else decides what it learns."""
 
 
 def apply(settings: TrainSettings, values: Mapping[str, Any], where: str) -> TrainSettings:
@@ -175,7 +179,7 @@ def apply(settings: TrainSettings, values: Mapping[str, Any], where: str) -> Tra
             raise ConfigError(f"unknown setting '{key}'", where=where, remedy=nearest(name, hints))
         try:
             changes[name] = convert(_options(value), hints[name])
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise ConfigError(f"'{key}' has a wrong value", where=where, expected=describe(hints[name]),
                               got=repr(value)) from error  # fmt: skip
     if "out" in changes:
@@ -184,12 +188,13 @@ def apply(settings: TrainSettings, values: Mapping[str, Any], where: str) -> Tra
 
 
 def without_strange_options(settings: TrainSettings, before: TrainSettings, told: Collection[str]) -> TrainSettings:
-    """`settings` without the options and windows that were `before`'s network's or rule's, where these are others now.
+    """`settings` without the options, windows and joined blocks that were `before`'s network's or rule's, where these
+    are others now.
 
     told: names of the settings that are said anew, and so stay.
     """
     changed = [name for name in ("model", "objective") if getattr(settings, name) != getattr(before, name)]
-    strange = [f"{name}_args" for name in changed] + ["windows"] * bool(changed)
+    strange = [f"{name}_args" for name in changed] + ["windows"] * bool(changed) + ["blocks"] * ("model" in changed)
     return replace(settings, **{name: () for name in strange if name not in told})
 
 
@@ -209,7 +214,7 @@ def read_toml(path: Path) -> dict[str, Any]:
             return tomllib.load(file)
     except OSError as error:
         raise ConfigError("a settings file cannot be read", where=path, got=error.strerror) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # not UTF-8, not TOML, or a number of thousands of digits
         raise ConfigError("a settings file is not TOML", where=path, got=error) from error
 
 

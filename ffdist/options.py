@@ -43,7 +43,8 @@ def find(name: str, known: Mapping[str, T], kind: str) -> T | Any:
 
 
 def _import(place: str, kind: str) -> types.ModuleType:
-    """A module by its dotted name, looked for in the working directory too, or by its file.
+    """A module by its dotted name, looked for in the working directory too (or in the folder before its last "/"), or
+    by its file.
 
     The folder joins `sys.path`, so that a process started later finds the module again.
     """
@@ -51,10 +52,11 @@ def _import(place: str, kind: str) -> types.ModuleType:
     is_file = path.suffix == ".py"
     if is_file and not path.is_file():
         raise ConfigError(f"there is no file '{place}'", where=f"{kind} {place}:...", got=str(path.absolute()))
-    folder = str(path.absolute().parent) if is_file else str(Path.cwd())
+    in_folder = is_file or path.parent != Path()
+    folder = str(path.absolute().parent if in_folder else Path.cwd())
     if folder not in sys.path:
         sys.path.append(folder)
-    module_name = path.stem if is_file else place
+    module_name = path.stem if is_file else path.name
     with users_code(ConfigError, f"'{place}' cannot be imported", where=f"{kind} {place}:..."):
         try:
             module = importlib.import_module(module_name)
@@ -63,7 +65,8 @@ def _import(place: str, kind: str) -> types.ModuleType:
                 raise
             raise ConfigError(f"cannot import '{place}'", where=f"{kind} {place}:...", got=str(error),
                               remedy="check the spelling, or give the file: path/file.py:Name") from error  # fmt: skip
-    if is_file and Path(getattr(module, "__file__", None) or "").resolve() != path.resolve():
+    found = Path(getattr(module, "__file__", None) or "").resolve()
+    if in_folder and (found != path.resolve() if is_file else Path(folder).resolve() not in found.parents):
         raise ConfigError(f"another module is called '{module_name}'", where=f"{kind} {place}:...",
                           expected=str(path.resolve()), got=getattr(module, "__file__", "a built-in module"),
                           remedy="give the file another name")  # fmt: skip

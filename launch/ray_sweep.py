@@ -25,8 +25,8 @@ from ffdist.errors import ConfigError, FfdistError
 from ffdist.objectives import load_objective
 from ffdist.presets import with_preset
 from ffdist.runtime.agree import check_job
+from ffdist.runtime.folder import beginning
 from ffdist.runtime.ray import RayOptions, joined, run_ray
-from ffdist.runtime.run import beginning
 from ffdist.runtime.start import SettingsJob, make_job
 
 

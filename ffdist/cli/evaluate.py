@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from ffdist.errors import ConfigError, DataError
+from ffdist.errors import ConfigError
 from ffdist.plain import PlainConsole
 
 if TYPE_CHECKING:
+    from ffdist.config import TrainSettings
     from ffdist.data import Images
-    from ffdist.runtime.run import DataFacts
+    from ffdist.runtime.data_facts import DataFacts
 
 
 @dataclass(frozen=True)
@@ -44,15 +45,15 @@ def main(args: Sequence[str]) -> None:
 
 
 def evaluate(command: Eval) -> None:
-    from ffdist.data import open_data  # behind the parsing: they import torch
-    from ffdist.report.console import accuracy_table, confusion_table
+    from ffdist.report.console import accuracy_table, confusion_table  # behind the parsing: they import torch
+    from ffdist.runtime.data_facts import read_facts
     from ffdist.runtime.evaluation import measure_run
-    from ffdist.runtime.run import read_facts, read_settings
+    from ffdist.runtime.own_code import check_code
+    from ffdist.runtime.run import read_settings
 
     settings, facts = read_settings(command.run), read_facts(command.run)
-    name = command.data or settings.data
-    images = open_data(name, settings.image_size)
-    check_same(images, facts, name)
+    check_code(command.run, settings, strict=False)
+    images = opened(command.run, command.data, settings, facts, "eval")
     result, confusions = measure_run(command.run, settings, images, batch_size=command.batch_size)
     if command.confusion:
         if command.predictor not in confusions:
@@ -69,9 +70,15 @@ def evaluate(command: Eval) -> None:
         console.print(confusion_table(result["confusion"]))
 
 
-def check_same(images: Images, facts: DataFacts, name: str) -> None:
-    """Raises DataError when the network was trained for other pictures or classes."""
-    if tuple(images.shape) != facts.shape or list(images.classes) != facts.classes:
-        raise DataError("the data do not fit the network", where=name,
-                        got=f"{images.shape}, classes {images.classes[:5]}",
-                        expected=f"{facts.shape}, classes {facts.classes[:5]}")  # fmt: skip
+def opened(run: Path, data: str | None, settings: TrainSettings, facts: DataFacts, command: str) -> Images:
+    """The run's own data, or others, as its network takes them. Raises DataError for those that do not fit, ConfigError
+    where its own were given in Python."""
+    from ffdist.data import open_data
+    from ffdist.runtime.data_facts import as_trained
+    from ffdist.runtime.own_code import GIVEN
+    from ffdist.runtime.run import given_data
+
+    if data is None and settings.data == GIVEN:
+        raise given_data(f"{command} {run} --data DATA")
+    name = data or settings.data
+    return as_trained(open_data(name, settings.image_size), facts, name)

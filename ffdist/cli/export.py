@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import torch
 
     from ffdist.pipeline.classifier import Classifier
-    from ffdist.runtime.run import DataFacts
+    from ffdist.runtime.data_facts import DataFacts
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
-from ffdist.config import TrainSettings
+from ffdist.data.catalog import folder_of
 from ffdist.errors import ConfigError
 from ffdist.pipeline.sink import Reporter
 from ffdist.runtime.outcome import Result
@@ -22,9 +22,9 @@ GPUS = {"auto": None, "cpu": 0.0, "cuda": 1.0}
 """Reserved for a stage by --device, where --gpus-per-stage says nothing."""
 
 
-def launch_on_ray(settings: TrainSettings, out: Path, stages: int, report: Reporter) -> Result:
+def launch_on_ray(make: SettingsJob, out: Path, report: Reporter) -> Result:
     """An actor a stage. Raises ConfigError where Ray is not installed, and as `run_ray` does."""
-    s = settings
+    s = make.settings
     if s.address is None and "RAY_ADDRESS" not in os.environ:
         for name, value in ALONE.items():
             os.environ.setdefault(name, value)
@@ -35,10 +35,10 @@ def launch_on_ray(settings: TrainSettings, out: Path, stages: int, report: Repor
             raise
         raise ConfigError("Ray is not installed", where="--launcher ray", expected="the package ray",
                           remedy="pip install 'ffdist[ray]'") from error  # fmt: skip
-    if Path(s.data).is_dir():
-        s = replace(s, data=str(Path(s.data).absolute()))
+    if folder := folder_of(s.data):
+        s = replace(s, data=str(folder.absolute()))
     gpus = GPUS[s.device] if s.gpus_per_stage is None else s.gpus_per_stage
     options = RayOptions(s.address, s.placement, s.cpus_per_stage, gpus, s.max_restarts,
                          timedelta(seconds=s.placement_timeout), direct=s.transport != "object-store")  # fmt: skip
     out = out.absolute()
-    return run_ray(SettingsJob(s, out, stages), stages, report, run=out, data=s.data, options=options)
+    return run_ray(replace(make, settings=s, run=out), make.stages, report, run=out, data=s.data, options=options)

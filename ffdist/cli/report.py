@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from ffdist.cli.evaluate import opened
 from ffdist.config import TrainSettings
 from ffdist.errors import DataError
 from ffdist.plain import PlainConsole
@@ -27,6 +28,8 @@ class Report:
     """Run directory."""
     cam: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Draw class activation maps (cam.png): where in some test pictures each block sees the evidence for the class."""
+    data: str | None = None
+    """Another data set for --cam, of the same shape and classes. Default: the run's own."""
     pictures: int = 10
     """Test pictures in cam.png, of each class in turn."""
     figures: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -53,18 +56,18 @@ def main(args: Sequence[str]) -> None:
         draw_curves(records, folder / "curves.png")
         console.print(f"curves: {folder / 'curves.png'}", soft_wrap=True)
     if command.cam:
-        draw_cam(command.run, command.pictures, folder / "cam.png", console)
+        draw_cam(command.run, command.data, command.pictures, folder / "cam.png", console)
 
 
-def draw_cam(run: Path, pictures: int, path: Path, console: PlainConsole) -> None:
+def draw_cam(run: Path, data: str | None, pictures: int, path: Path, console: PlainConsole) -> None:
     """Raises DataError without test pictures, NetworkError for a network without maps."""
-    from ffdist.data import Loader, open_data
+    from ffdist.data import Loader
     from ffdist.report.cam import activation_maps, focus_table
     from ffdist.report.figure import draw_maps
     from ffdist.runtime.run import load_classifier
 
     classifier, settings, facts = load_classifier(run)
-    images = open_data(settings.data, settings.image_size)
+    images = opened(run, data, settings, facts, "report")
     chosen = of_each_class(images, pictures)
     assert images.test is not None
     loader = Loader(images, images.test, chosen, batch_size=len(chosen), seed=0, train=False,

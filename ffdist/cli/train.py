@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -41,30 +41,34 @@ def parse(args: Sequence[str]) -> TrainSettings:
                         description=f"{Train.__doc__}\n\n{NAMES}")  # fmt: skip
 
     first = read(TrainSettings())
-    base = recorded = recorded_settings(first.settings.out) if first.settings.resume else TrainSettings()
+    told = {arg.split("=")[0].lstrip("-").replace("-", "_") for arg in args if arg.startswith("--")}
+    from_file = read_toml(first.config) if first.config else {}
+    resume = first.settings.resume or from_file.get("resume") is True
+    out = first.settings.out or (Path(from_file["out"]) if isinstance(from_file.get("out"), str) else None)
+    base = recorded = recorded_settings(out) if resume else TrainSettings()
     preset = first.preset
-    if preset is None and first.config is None and not first.settings.resume and first.settings.data == "digits":
+    if preset is None and first.config is None and not resume and first.settings.data == "digits":
         preset = "digits"
     if preset is not None:
         base = with_preset(base, preset)
     if first.config is not None:
-        base = apply(base, read_toml(first.config), str(first.config))
-    told = {arg.split("=")[0].lstrip("-").replace("-", "_") for arg in args if arg.startswith("--")}
-    settings = without_strange_options(read(base).settings, base, told)
+        base = replace(apply(base, from_file, str(first.config)), resume=resume)
+    settings = read(base).settings
     if "address" in told and settings.launcher != "ray":
         raise ConfigError(
             "--address is a Ray cluster's", expected="--launcher ray", got=f"--launcher {settings.launcher}"
         )
-    if settings.resume:
-        from ffdist.runtime.run import check_resumable
+    if not resume:
+        return without_strange_options(settings, base, told)
+    from ffdist.runtime.folder import check_resumable
 
-        check_resumable(recorded, settings)
+    check_resumable(recorded, settings)
     return settings
 
 
 def recorded_settings(run: Path | None) -> TrainSettings:
     """Of the run that is to go on."""
-    from ffdist.runtime.run import read_recorded
+    from ffdist.runtime.folder import read_recorded
 
     return read_recorded(run)
 

@@ -13,26 +13,36 @@ from rich.table import Table
 from ffdist.cli.on_ray import launch_on_ray
 from ffdist.config import TrainSettings, write_toml
 from ffdist.data import Images, open_data
+from ffdist.folders import command, loss
 from ffdist.pipeline.plan import BlockCost, dealt
 from ffdist.plain import PlainConsole, table
 from ffdist.report.console import ConsoleReport, result_tables
 from ffdist.runtime.agree import agree, check_job, costs_of, cut_by, validation_note
+from ffdist.runtime.folder import beginning, going_on, held, nothing_left
 from ffdist.runtime.outcome import Result
+from ffdist.runtime.own_code import GIVEN, check_code, settled
 from ffdist.runtime.processes import run_processes
 from ffdist.runtime.rank import idle_gpus, set_threads, stage_device
-from ffdist.runtime.run import SETTINGS, beginning, going_on, held
+from ffdist.runtime.run import SETTINGS, given_data
 from ffdist.runtime.start import SettingsJob, count_stages, make_job
 from ffdist.runtime.threads import run_threads
 from ffdist.runtime.torchrun import Meeting, meet, run_rank
 from ffdist.runtime.world import World
-from ffdist.snapshot import latest
+from ffdist.snapshot import committed
 
 
 def train(settings: TrainSettings) -> None:
     """Check everything, run the stages, print what came of them; exits with 130 for a run that was told to stop."""
-    images = open_data(settings.data, settings.image_size)
     world = World.from_env()
-    job = make_job(settings, images, None, 1)
+    if settings.resume and not settings.dry_run and (end := nothing_left(settings)):
+        warn(f"{end} ({settings.out})" if world is None or world.first else None)
+        return
+    if settings.resume and settings.out:
+        check_code(settings.out, settled(settings), strict=True)
+    if settings.data == GIVEN:
+        raise given_data("train --resume --out RUN --data DATA")
+    images = open_data(settings.data, settings.image_size)
+    job = make_job(replace(settings, resume=has_begun(settings)), images, None, 1)
     stages = count_stages(settings, len(job.names), world.size if world else None)
     check_job(job, stages)
     if world is None or world.first:
@@ -50,7 +60,7 @@ def train(settings: TrainSettings) -> None:
             warn(idle_gpus(settings.device, World(size=stages)))
         with ExitStack() as start:
             out = start_folder(settings, images, start)
-            result = launch(settings, out, stages)
+            result = launch(job_of(settings, out, stages, resume=has_begun(settings)), out)
         conclude(result, out)
         if result.reason == "interrupted":
             sys.exit(130)
@@ -59,18 +69,30 @@ def train(settings: TrainSettings) -> None:
 def start_folder(settings: TrainSettings, images: Images, start: ExitStack) -> Path:
     """The run's directory, held until `start` is left; a new one goes again where that is by an error before the stages
     are ready."""
-    return start.enter_context(going_on(settings) if settings.resume else beginning(settings, images))
+    out = start.enter_context(going_on(settings, images) if settings.resume else beginning(settings, images))
+    warn(loss(out))
+    return out
 
 
-def launch(settings: TrainSettings, out: Path, stages: int) -> Result:
-    make = SettingsJob(settings, out, stages)
-    report = ConsoleReport(PlainConsole(stderr=True))
+def has_begun(settings: TrainSettings) -> bool:
+    """Whether a run that is to go on has a snapshot to go on from; without one it starts from its beginning."""
+    return settings.resume and settings.out is not None and bool(committed(settings.out))
+
+
+def job_of(settings: TrainSettings, out: Path, stages: int, *, resume: bool) -> SettingsJob:
+    """resume: whether there is a snapshot to go on from."""
+    recorded = settled(settings) if settings.resume else None
+    return SettingsJob(replace(settings, out=out, resume=resume), out, stages, recorded)
+
+
+def launch(make: SettingsJob, out: Path) -> Result:
+    settings, report = make.settings, ConsoleReport(PlainConsole(stderr=True))
     try:
         if settings.launcher == "threads":
             return run_threads(make(), report)
         if settings.launcher == "ray":
-            return launch_on_ray(settings, out, stages, report)
-        return run_processes(make, stages, report)
+            return launch_on_ray(make, out, report)
+        return run_processes(make, make.stages, report)
     finally:
         report.close()
 
@@ -85,7 +107,7 @@ def train_here(settings: TrainSettings, images: Images, world: World) -> None:
         decide = lambda: begin_or_go_on(settings, images, meeting, start)  # noqa: E731 - on rank 0 alone
         folder, resume = agree(meeting.store, world, "run", decide, timeout)
         out = Path(folder)
-        job = SettingsJob(replace(settings, out=out, resume=resume), out, world.size)
+        job = job_of(settings, out, world.size, resume=resume)
         report = ConsoleReport(PlainConsole(stderr=True))
         start.callback(report.close)
         result = run_rank(job, meeting.world, meeting.store, report)
@@ -104,10 +126,10 @@ def begin_or_go_on(settings: TrainSettings, images: Images, meeting: Meeting, st
         out = meeting.lasting.get("run").decode()
         if (Path(out) / SETTINGS).exists():  # else the former attempt was refused, and left nothing
             start.enter_context(held(Path(out)))
-            return out, settings.resume or latest(Path(out)) is not None
-    out = str(start_folder(settings, images, start))
-    meeting.lasting.set("run", out)
-    return out, settings.resume
+            return out, bool(committed(Path(out)))
+    out = start_folder(settings, images, start)
+    meeting.lasting.set("run", str(out))
+    return str(out), settings.resume and bool(committed(out))
 
 
 def conclude(result: Result, out: Path) -> None:
@@ -117,12 +139,12 @@ def conclude(result: Result, out: Path) -> None:
         console.print(each)
     console.print(f"run directory: {out}", soft_wrap=True)
     if result.reason == "interrupted":
-        hints = [f"ffdist train --resume --out {out}"]
+        hints = [command("train", "--resume", "--out", out)]
     else:
         hints = [
-            f"ffdist eval {out}",
-            f"ffdist report {out}",
-            f"ffdist export {out} --to model.pt2",
+            *([command("eval", out)] if result.test else []),
+            command("report", out),
+            command("export", out, "--to", "model.pt2"),
         ]
     console.print("try next: " + "\n          ".join(hints), soft_wrap=True)
 

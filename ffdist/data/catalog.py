@@ -29,11 +29,18 @@ def open_data(name_or_folder: str | Path, image_size: int | None = None) -> Imag
     """
     if name_or_folder == "digits":
         images = digits()
-    elif folders := [path for path in (Path(name_or_folder), Path("data", name_or_folder)) if path.is_dir()]:
-        images = open_folder(folders[0])
+    elif folder := folder_of(name_or_folder):
+        images = open_folder(folder)
     else:
         raise unknown(str(name_or_folder))
     return images if image_size is None else replace(images, shape=(images.shape[0], image_size, image_size))
+
+
+def folder_of(name_or_folder: str | Path) -> Path | None:
+    """The folder of a data set, as told or in data/; None for what is embedded, or not there."""
+    if name_or_folder == "digits":
+        return None
+    return next((path for path in (Path(name_or_folder), Path("data", name_or_folder)) if path.is_dir()), None)
 
 
 def unknown(name: str) -> DataError:

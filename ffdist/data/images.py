@@ -110,16 +110,25 @@ class Images:
         """Of a user's floats in the training split; None for pictures."""
         return None if self.pixels else Spread.of(self.train)
 
+    @property
+    def splits(self) -> dict[str, Split]:
+        """Those that there are, by name."""
+        splits = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {name: split for name, split in splits.items() if split is not None}
+
+    @cached_property
+    def split_digests(self) -> dict[str, str]:
+        return {name: split.digest() for name, split in self.splits.items()}
+
     @cached_property
     def digest(self) -> str:
         """Of all that decides what is learned from the data, wherever they lie: samples, labels, names, moments."""
-        splits = {"train": self.train, "validation": self.validation, "test": self.test}
         content = {
             "classes": self.classes,
             "shape": list(self.shape),
             "mean": list(self.mean),
             "std": list(self.std),
-            **{name: split.digest() for name, split in splits.items() if split is not None},
+            **self.split_digests,
         }
         return hashlib.blake2b(repr(content).encode(), digest_size=16).hexdigest()
 

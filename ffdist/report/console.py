@@ -85,9 +85,22 @@ def result_tables(records: list[dict[str, Any]], test: dict[str, Any] | None) ->
     split = test or (records[-1].get("validation") if records else None)
     if split:
         tables.append(accuracy_table(split, "test" if test else "validation"))
+    elif records:
+        tables.append(_learned(records[-1]["train"]))
     if records:
         tables.append(_stages(records))
     return tables
+
+
+def _learned(train: dict[str, Any]) -> Table:
+    """Of the samples that were learned from, where no others are measured: what it says of new ones is little."""
+    rows = table("block", "training accuracy", "training loss", title="No test or validation split: while it learned")
+    for block in train["blocks"]:
+        accuracy, loss = block.get("accuracy"), block.get("loss")
+        rows.add_row(
+            block["block"], "-" if accuracy is None else f"{accuracy:.2%}", "-" if loss is None else f"{loss:.4g}"
+        )
+    return rows
 
 
 def accuracy_table(split: dict[str, Any], name: str) -> Table:

@@ -18,6 +18,7 @@ from ffdist.pipeline.plan import BlockCost, check_objective, measure_blocks, par
 from ffdist.pipeline.predictions import check_lag
 from ffdist.pipeline.rehearsal import Part
 from ffdist.pipeline.source import Loaders
+from ffdist.runtime.folder import check_epochs
 from ffdist.runtime.job import Job
 from ffdist.runtime.memory import memory
 from ffdist.runtime.world import World
@@ -57,6 +58,7 @@ def make_plan(job: Job, world: World, loaders: Loaders, device: torch.device) ->
         raise SnapshotError("there is no snapshot to resume from", where=config.run,
                             remedy="leave --resume out to start a new run, with another --out")  # fmt: skip
     if config.run and manifest:
+        check_epochs(manifest, config.schedule.epochs)
         set_aside(config.run, manifest)
     return {
         "cut": cut_of(job, world.size, device, loaders.train),

@@ -41,9 +41,11 @@ def measure_run(
     batch_size: default the run's own. Raises DataError without a test split, SnapshotError as `SnapshotStore.load`.
     """
     job = make_job(replace(settings, batch_size=batch_size or settings.batch_size), images, run, 1)
-    loader = job.loaders().test
+    loader = job.test_loader()
     if loader is None:
-        raise DataError("the data have no test split", where=images.name, remedy="prepare them with one")
+        raise DataError("the data have no test split", where=images.name, expected="a test split",
+                        got=f"splits {', '.join(images.splits)}",
+                        remedy="name data that have one: --data, or prepare these with --test-fraction")  # fmt: skip
     config = job.block_config(torch.device("cpu"), 1)
     store = SnapshotStore(run, job.names)
     stage = Stage(0, [build_block(job.chain, site, job.objective, config) for site in job.sites()], store.save)

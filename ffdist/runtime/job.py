@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -67,6 +67,8 @@ class Job:
     objective: Objective
     images: Images
     config: JobConfig
+    ready: Callable[[], None] | None = field(default=None, kw_only=True)
+    """Called by the last stage when all is ready for the first batch: a run that goes on says so from then on."""
 
     @property
     def names(self) -> list[str]:
@@ -97,18 +99,11 @@ class Job:
                 remedy="they are for `ffdist eval RUN --data`; prepared with a smaller --test-fraction they have one",
             )
         train, held_out = split_indices(images.train.labels, validation=share or 0.0, samples=c.samples, seed=c.seed)
-
-        def loader(split: Split, indices: np.ndarray, *, training: bool = False) -> Loader:
-            return Loader(images, split, indices, batch_size=c.batch_size, seed=c.seed, train=training,
-                          augment=c.augment if training else (), image_size=c.image_size)  # fmt: skip
-
-        def whole(split: Split | None) -> Loader | None:
-            return None if split is None else loader(split, np.arange(len(split)))
-
+        picked = self._loader(images.train, held_out) if len(held_out) else None
         return Loaders(
-            loader(images.train, train, training=True),
-            whole(images.validation) if share is None else loader(images.train, held_out) if len(held_out) else None,
-            whole(images.test),
+            self._loader(images.train, train, training=True),
+            self._whole(images.validation) if share is None else picked,
+            self.test_loader(),
         )
 
     def first_samples(self, train: Loader) -> tuple[Tensor, Tensor]:
@@ -120,6 +115,18 @@ class Job:
         loader = Loader(self.images, train.split, pair, batch_size=2, seed=self.config.seed, train=False,
                         image_size=self.config.image_size)  # fmt: skip
         return loader.batch(pair, 0, 0)
+
+    def test_loader(self) -> Loader | None:
+        """Of the test split alone: it needs no other."""
+        return self._whole(self.images.test)
+
+    def _whole(self, split: Split | None) -> Loader | None:
+        return None if split is None else self._loader(split, np.arange(len(split)))
+
+    def _loader(self, split: Split, indices: np.ndarray, *, training: bool = False) -> Loader:
+        c = self.config
+        return Loader(self.images, split, indices, batch_size=c.batch_size, seed=c.seed, train=training,
+                      augment=c.augment if training else (), image_size=c.image_size)  # fmt: skip
 
     def block_config(self, device: torch.device, total_steps: int) -> BlockConfig:
         c = self.config

@@ -24,7 +24,7 @@ from ffdist.data.loader import resized
 from ffdist.data.survey import FULL, Survey
 from ffdist.errors import DataError
 from ffdist.pipeline.classifier import Classifier
-from ffdist.runtime.run import DataFacts, read_facts
+from ffdist.runtime.data_facts import DataFacts, read_facts
 from ffdist.runtime.world import available_cores
 
 Given = str | Encoded

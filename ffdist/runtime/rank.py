@@ -159,6 +159,8 @@ class Rank:
         )
 
     def _announce(self, plan: dict[str, Any], manifest: Manifest | None) -> None:
+        if self.job.ready:
+            self.job.ready()
         step, epoch = (manifest.step, manifest.epoch) if manifest else (0, 0)
         epochs = self.job.config.schedule.epochs
         self.report({"event": "start", "steps": plan["steps"], "epochs": epochs, "step": step, "epoch": epoch})

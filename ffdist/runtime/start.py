@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 from ffdist.config import TrainSettings, parse_windows
@@ -11,9 +12,10 @@ from ffdist.data import Images, open_data
 from ffdist.errors import ConfigError
 from ffdist.pipeline.optim import OptimConfig
 from ffdist.pipeline.source import Schedule
+from ffdist.runtime.data_facts import FACTS, check_same_data, read_facts
 from ffdist.runtime.job import Job, JobConfig
 from ffdist.runtime.rank import seen_gpus
-from ffdist.runtime.run import network
+from ffdist.runtime.run import network, write_settings
 from ffdist.runtime.world import available_cores
 
 
@@ -24,17 +26,30 @@ class SettingsJob:
     settings: TrainSettings
     run: Path | None
     stages: int
+    recorded: TrainSettings | None = None
+    """What the run directory says from when a run that goes on is ready; None for a new one, which says it already."""
 
     def __call__(self) -> Job:
+        """Raises DataError where the data are not those that the run has learned."""
         images = open_data(self.settings.data, self.settings.image_size)
-        return make_job(self.settings, images, self.run, self.stages)
+        if self.run and (self.run / FACTS).exists():
+            check_same_data(read_facts(self.run), images, self.settings.data)
+        job = make_job(self.settings, images, self.run, self.stages)
+        if self.run and self.recorded:
+            return replace(job, ready=partial(write_settings, self.run, self.recorded))
+        return job
 
 
 def make_job(settings: TrainSettings, images: Images, run: Path | None, stages: int) -> Job:
     """Raises ConfigError, DataError or NetworkError for settings that do not go together."""
+    chain, objective = network(settings, images.shape, images.num_classes, start=not settings.resume)
+    return Job(chain, objective, images, job_config(settings, run, stages))
+
+
+def job_config(settings: TrainSettings, run: Path | None, stages: int) -> JobConfig:
+    """How a job is run, by its settings. Raises ConfigError for settings that do not go together."""
     s = settings
-    chain, objective = network(s, images.shape, images.num_classes, start=not s.resume)
-    config = JobConfig(
+    return JobConfig(
         Schedule(s.epochs, s.snapshot_every, s.early_stop),
         OptimConfig(
             optimizer=s.optimizer, lr=s.lr, weight_decay=s.weight_decay, momentum=s.momentum, schedule=s.schedule,
@@ -46,7 +61,6 @@ def make_job(settings: TrainSettings, images: Images, run: Path | None, stages: 
         stages=stages, cut=s.cut, queue=s.queue, transport=s.transport, device=s.device, threads=s.threads,
         timeout=timedelta(seconds=s.timeout), run=run, keep=s.keep, resume=s.resume,
     )  # fmt: skip
-    return Job(chain, objective, images, config)
 
 
 def local_devices(settings: TrainSettings) -> int:

@@ -160,7 +160,7 @@ def test_the_report_of_a_resumed_run_has_its_last_settings(tmp_path: Path, capsy
     main(["train", "--resume", "--out", str(out), "--epochs", "2", "--stages", "3"])
     settings = tomllib.loads((out / "config.toml").read_text())
     assert (settings["epochs"], settings["stages"], settings["resume"]) == (2, 3, False)
-    refused(capsys, "train", "--resume", "--out", out, "--launcher", "processes", "--queue", "65")
+    refused(capsys, "train", "--resume", "--out", out, "--launcher", "processes", "--queue", "65", "--epochs", "3")
     assert tomllib.loads((out / "config.toml").read_text()) == settings
     capsys.readouterr()
     main(["report", str(out)])

@@ -17,7 +17,7 @@ from ffdist.cli.training import begin_or_go_on
 from ffdist.config import TrainSettings
 from ffdist.data import open_data
 from ffdist.errors import ConfigError
-from ffdist.runtime.run import begin
+from ffdist.runtime.folder import begin
 from ffdist.runtime.torchrun import Meeting
 from ffdist.runtime.world import World
 from ffdist.snapshot import latest

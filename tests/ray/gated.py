@@ -15,8 +15,8 @@ from ffdist.config import TrainSettings
 from ffdist.data import Split, open_data
 from ffdist.errors import DataError
 from ffdist.presets import with_preset
+from ffdist.runtime.folder import begin
 from ffdist.runtime.job import Job
-from ffdist.runtime.run import begin
 from ffdist.runtime.start import make_job
 
 SETTINGS = replace(with_preset(TrainSettings(), "digits"), samples=400, batch_size=40, epochs=4, threads=1,

@@ -30,7 +30,8 @@ from ffdist.models.chain import Group
 from ffdist.models.weights import read_state
 from ffdist.objectives import LocalCE
 from ffdist.pipeline.classifier import Classifier
-from ffdist.runtime.run import begin, load_classifier, read_settings
+from ffdist.runtime.folder import begin
+from ffdist.runtime.run import load_classifier, read_settings
 from ffdist.runtime.start import make_job
 from ffdist.runtime.threads import run_threads
 

@@ -19,8 +19,9 @@ from ffdist.cli import main
 from ffdist.data import Images, Loader, open_data, prepare
 from ffdist.data.decode import decode
 from ffdist.errors import DataError
+from ffdist.runtime.data_facts import DataFacts
 from ffdist.runtime.prediction import Predictions, decoding_of, network_input, printable
-from ffdist.runtime.run import DataFacts, load_classifier
+from ffdist.runtime.run import load_classifier
 
 DRAWS = np.random.default_rng(0)
 

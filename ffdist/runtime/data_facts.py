@@ -1,0 +1,174 @@
+"""What a run knows of its data, and whether other data are the same."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from dataclasses import asdict, dataclass, field, replace
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from ffdist.data import Images
+from ffdist.data.decode import Decoding, read_decoding
+from ffdist.errors import DataError, SnapshotError
+from ffdist.snapshot.files import write_durably
+
+FACTS = "data.json"
+CHECK = "sha256"
+"""In the file: the digest of all else in it."""
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """What a trained network must know of its data."""
+
+    classes: list[str]
+    shape: tuple[int, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    pixels: bool = True
+    """Whether it was trained on pictures in whole numbers, which were divided by 255, and not on a user's floats."""
+    digest: str | None = None
+    """`Images.digest`; None in runs that do not say so."""
+    decoding: Decoding | None = None
+    """How the pictures were read; None for a user's own tensors, and in runs that do not say so."""
+    splits: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """The number of samples and the digest of each split; empty in runs that do not say so."""
+
+    @classmethod
+    def of(cls, images: Images) -> DataFacts:
+        splits = {name: {"samples": len(split), "digest": images.split_digests[name]}
+                  for name, split in images.splits.items()}  # fmt: skip
+        return cls(
+            list(images.classes),
+            tuple(images.shape),
+            tuple(images.mean),
+            tuple(images.std),
+            images.pixels,
+            images.digest,
+            images.decoding,
+            splits,
+        )
+
+
+def write_facts(run: Path, facts: DataFacts) -> None:
+    """On disk when this returns. Raises OSError."""
+    values = asdict(facts)
+    write_durably(run / FACTS, (json.dumps(values | {CHECK: _digest(values)}, indent=1) + "\n").encode())
+
+
+def _digest(values: dict[str, Any]) -> str:
+    as_read = json.loads(json.dumps(values))
+    return hashlib.sha256(json.dumps(as_read, sort_keys=True).encode()).hexdigest()
+
+
+def read_facts(run: Path) -> DataFacts:
+    """Raises SnapshotError for a file that is missing, or not as it was written."""
+    try:
+        values = json.loads((run / FACTS).read_text())
+        if "splits" in values and values.pop(CHECK) != _digest(values):
+            raise ValueError("its content does not have its digest")
+        return _parsed(values)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise SnapshotError("the facts of a run's data cannot be read", where=run / FACTS, got=error,
+                            remedy="restore it; another run on the same data has the same") from error  # fmt: skip
+
+
+def _parsed(values: dict[str, Any]) -> DataFacts:
+    """Raises KeyError, TypeError or ValueError for values of other types."""
+    classes, shape, mean, std = (values[name] for name in ("classes", "shape", "mean", "std"))
+    if not (all(isinstance(part, list) for part in (classes, shape, mean, std)) and len(mean) == len(std)):
+        raise TypeError("classes, shape, mean and std are no lists that fit")
+    if len(classes) < 2 or not all(isinstance(name, str) for name in classes):
+        raise ValueError("classes are no names")
+    if not shape or not all(isinstance(n, int) and 0 < n < 2**31 for n in shape):
+        raise ValueError("the shape is none")
+    if not all(isinstance(x, (int, float)) and abs(x) < 1e300 and isfinite(x) for x in (*mean, *std)) or 0 in std:
+        raise ValueError("mean and std are no numbers to normalise by")
+    decoding = values.get("decoding")
+    return DataFacts(
+        classes,
+        tuple(shape),
+        tuple(mean),
+        tuple(std),
+        bool(values.get("pixels", True)),
+        values.get("digest"),
+        None if decoding is None else read_decoding(decoding),
+        values.get("splits", {}),
+    )
+
+
+def check_same_data(facts: DataFacts, images: Images, where: object) -> None:
+    """Raises DataError, naming what differs, for other data than a run has learned; where they lie plays no part.
+
+    Of a run that kept no digest less is known: then it is compared by what it has, and stderr says so.
+    """
+    if facts.digest is not None and facts.digest == images.digest:
+        return
+    found = differences(facts, DataFacts.of(images))
+    if found:
+        raise DataError("these are not the data that the run has learned", where=where, got="; ".join(found),
+                        expected="the same samples, labels, classes, mean and deviation",
+                        remedy="name the same data, wherever they lie now: --data; or start a new run")  # fmt: skip
+    print("ffdist: the run does not say which samples it has learned: classes, shape, mean and deviation are the same",
+          file=sys.stderr)  # fmt: skip
+
+
+def as_trained(images: Images, facts: DataFacts, where: object) -> Images:
+    """Other data for a trained network: normalised as those that it has learned.
+
+    Raises DataError for samples of another shape or kind, and for other classes.
+    """
+    if tuple(images.shape) != facts.shape:
+        raise misfit(where, f"samples of {facts.shape}", f"samples of {tuple(images.shape)}")
+    if list(images.classes) != facts.classes:
+        raise misfit(
+            where, f"classes {', '.join(facts.classes[:5])}, ...", classes_differ(facts.classes, images.classes)
+        )
+    if images.pixels != facts.pixels:
+        kinds = ("pictures in whole numbers", "floats")
+        raise misfit(where, *(kinds if facts.pixels else reversed(kinds)))
+    return replace(images, mean=facts.mean, std=facts.std)
+
+
+def misfit(where: object, expected: str, got: str) -> DataError:
+    return DataError("the data do not fit the network", where=where, expected=expected, got=got,
+                     remedy="prepare them as the run's own data were, with the same names of classes")  # fmt: skip
+
+
+def differences(before: DataFacts, now: DataFacts) -> list[str]:
+    """In words; empty where nothing is known to differ."""
+    found = []
+    if before.classes != now.classes:
+        found.append(classes_differ(before.classes, now.classes))
+    for name in ("shape", "mean", "std"):
+        old, new = getattr(before, name), getattr(now, name)
+        if old != new:
+            found.append(f"{name} {_shown(old)} was, {_shown(new)} is")
+    if before.digest is not None and before.pixels != now.pixels:
+        found.append("pictures in whole numbers and floats" if before.pixels else "floats and pictures")
+    for name in before.splits.keys() | now.splits.keys() if before.splits else ():
+        old, new = (splits.get(name, {"samples": 0, "digest": None}) for splits in (before.splits, now.splits))
+        if old["samples"] != new["samples"]:
+            found.append(f"{name} split of {old['samples']:,} samples was, of {new['samples']:,} is")
+        elif old["digest"] != new["digest"]:
+            found.append(f"the {name} split's samples, labels or their order")
+    if before.digest is not None and not found:
+        found.append("samples, labels or their order")
+    return found
+
+
+def _shown(values: tuple[float, ...]) -> str:
+    return "(" + ", ".join(f"{value:.6g}" for value in values) + ")"
+
+
+def classes_differ(before: list[str], now: list[str]) -> str:
+    """How, in words."""
+    if len(before) != len(now):
+        return f"{len(before)} classes were, {len(now)} are"
+    if sorted(before) == sorted(now):
+        return f"the same classes in another order: {', '.join(before[:5])}, ... were, {', '.join(now[:5])}, ... are"
+    index = next(i for i, (old, new) in enumerate(zip(before, now, strict=True)) if old != new)
+    return f"class {index} was '{before[index]}', and is '{now[index]}'"

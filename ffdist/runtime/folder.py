@@ -1,0 +1,215 @@
+"""A run's folder from its first moment on: begun, held while a run is at work, gone on with."""
+
+from __future__ import annotations
+
+import fcntl
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import fields, replace
+from datetime import datetime
+from pathlib import Path
+
+from ffdist.config import FREE_ON_RESUME, TrainSettings
+from ffdist.data import Images
+from ffdist.errors import ConfigError, DataError, NetworkError, SnapshotError
+from ffdist.report.log import read_run_log
+from ffdist.runtime.data_facts import FACTS, DataFacts, check_same_data, read_facts, write_facts
+from ffdist.runtime.own_code import CODE, KINDS, check_code, has_moved, keep_code, settled
+from ffdist.runtime.run import SETTINGS, read_settings, write_settings, writing_to
+from ffdist.snapshot import Manifest, committed, read_manifest
+from ffdist.snapshot.files import make_folder, write_durably
+from ffdist.snapshot.manifest import discard
+
+LOCK = ".lock"
+REFUSALS = (ConfigError, DataError, NetworkError)
+"""Errors for what the user has told, and not for what has happened."""
+LOGS = ("ray.log", "restarts.log", "metrics.jsonl")
+"""What is written beside the stages' own logs; a stage opens its own when all stages are ready."""
+
+
+def new_folder(settings: TrainSettings) -> Path:
+    """Where a new run goes. Raises ConfigError when --out already holds a run."""
+    names = (text.rpartition("/")[2] for text in (settings.data, settings.model, settings.objective))
+    out = settings.out or Path("runs") / f"{'-'.join(names).replace(':', '-')}-{datetime.now():%Y%m%d-%H%M%S}"
+    check_free(out)
+    return out
+
+
+def check_free(out: Path) -> None:
+    """Raises ConfigError for a folder with a run in it that has made a snapshot."""
+    if (out / SETTINGS).exists() and committed(out):
+        raise ConfigError("the run directory already holds a run", where=out, expected="a folder without a run",
+                          remedy="choose another --out, or go on with --resume")  # fmt: skip
+
+
+def begin(out: Path, settings: TrainSettings, images: Images) -> None:
+    """Write what makes a folder a run: the facts of the data, the user's own code, then the resolved settings; on disk
+    when this returns.
+
+    Raises ConfigError where the folder cannot be written.
+    """
+    recorded = settled(settings)
+    with writing_to(out):
+        write_facts(out, DataFacts.of(images))
+        keep_code(out, recorded)
+    write_settings(out, recorded)
+
+
+@contextmanager
+def beginning(settings: TrainSettings, images: Images) -> Iterator[Path]:
+    """A new run's folder, begun, and held while it runs. What is refused, or fails before any stage was ready, leaves
+    nothing of it behind.
+
+    Raises ConfigError when --out already holds a run, or somebody else begins one there.
+    """
+    out = new_folder(settings)
+    made = [folder for folder in (out, *out.parents) if not folder.exists()]
+    try:
+        with held(out):
+            check_free(out)  # again: nobody else begins one from here on
+            with forgotten_if_refused(out):
+                clear(out)
+                begin(out, settings, images)
+                yield out
+    except BaseException:  # an interrupt, too; raised again
+        with suppress(OSError):  # somebody else's files are there, or no folder could be made
+            for folder in made:
+                folder.rmdir()
+        raise
+
+
+def clear(out: Path) -> None:
+    """Of a run that ended before its first snapshot: its parts of one. Nothing of it is learned."""
+    if (out / SETTINGS).exists():
+        print(f"ffdist: the run in {out} ended before its first snapshot; it is begun anew", file=sys.stderr)
+    with writing_to(out):
+        (out / SETTINGS).unlink(missing_ok=True)  # so that no moment shows the old settings beside new facts
+        for part in (out / "snapshots").glob("step-*"):
+            discard(part)
+
+
+@contextmanager
+def forgotten_if_refused(out: Path) -> Iterator[None]:
+    """Remove what a new run has written where it is refused, or fails before any stage was ready; what an earlier one
+    has left there is as it was."""
+    before = {path: path.read_bytes() for path in (out / SETTINGS, out / FACTS) if path.exists()}
+    logged = any(out.glob("stage-*.log"))
+    try:
+        yield
+    except BaseException as error:  # an interrupt, too; raised again
+        ready = any(out.glob("stage-*.log")) and not logged
+        if not any(out.glob("snapshots/*/*")) and (isinstance(error, REFUSALS) or not ready):
+            _forget(out, before)
+        raise
+
+
+def _forget(out: Path, before: dict[Path, bytes]) -> None:
+    if before:
+        for path, data in before.items():
+            write_durably(path, data)
+        return
+    code = [out / CODE / f"{kind}.py" for kind in KINDS]
+    for path in (*out.glob("stage-*.log"), *code, *(out / name for name in (SETTINGS, FACTS, LOCK, *LOGS))):
+        path.unlink(missing_ok=True)
+    with suppress(OSError):
+        (out / CODE).rmdir()
+
+
+@contextmanager
+def going_on(settings: TrainSettings, images: Images) -> Iterator[Path]:
+    """The folder of a run that goes on, held meanwhile: from its last snapshot, or from its beginning where there is
+    none yet. What it says of its settings stays until the stages are ready: `Job.ready`.
+
+    Raises DataError for other data than the run has learned, ConfigError where the user's own code has changed.
+    """
+    out = settings.out
+    assert out, "checked when the settings were read"
+    with held(out):
+        check_same_data(read_facts(out), images, settings.data)
+        check_code(out, settled(settings), strict=True)
+        if not committed(out):
+            print(f"ffdist: the run in {out} has no snapshot yet: it starts from its beginning", file=sys.stderr)
+        yield out
+
+
+@contextmanager
+def held(out: Path) -> Iterator[None]:
+    """The folder, made where it is missing; nobody else trains in it meanwhile. Raises ConfigError where somebody does,
+    or where it cannot be written."""
+    with writing_to(out):
+        make_folder(out)
+        file = (out / LOCK).open("a")
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError("another run is at work in this folder", where=out, expected="a folder of one's own",
+                              remedy="wait until it has ended, or choose another --out") from error  # fmt: skip
+        except OSError:  # a file system without locks
+            pass
+        yield
+
+
+def read_recorded(run: Path | None) -> TrainSettings:
+    """The settings of the run that is to go on."""
+    if run is None:
+        raise ConfigError("which run is to go on?", where="--resume", remedy="name its directory with --out")
+    return replace(read_settings(run), out=run, resume=True)
+
+
+def check_resumable(before: TrainSettings, now: TrainSettings) -> None:
+    """Raises ConfigError naming the first setting that differs though it decides what the run learns. A network or rule
+    of the user's own may have moved."""
+    here = settled(now)
+    for f in fields(TrainSettings):
+        old, new = getattr(before, f.name), getattr(now, f.name)
+        if f.name in FREE_ON_RESUME or old in (new, getattr(here, f.name)):
+            continue
+        if f.name in KINDS and now.out and has_moved(now.out, f.name, old, getattr(here, f.name)):
+            continue
+        raise ConfigError(f"--{f.name.replace('_', '-')} cannot change when a run is resumed", where=now.out,
+                          expected=old, got=new, remedy="leave it out, or start a new run")  # fmt: skip
+
+
+def last_seen(run: Path) -> Manifest | None:
+    """The last snapshot's manifest, whether its files are whole or not; None for none that can be read."""
+    try:
+        return read_manifest(committed(run)[-1])
+    except (SnapshotError, IndexError):
+        return None
+
+
+def nothing_left(now: TrainSettings) -> str | None:
+    """What to tell people whose run is at its end, and has been told nothing that would let it go on; else None.
+
+    Raises ConfigError for fewer epochs than it has begun.
+    """
+    assert now.out, "checked when the settings were read"
+    if (manifest := last_seen(now.out)) is None:
+        return None
+    check_epochs(manifest, now.epochs)
+    recorded = read_settings(now.out)
+    if not has_ended(now.out) or (now.epochs, now.early_stop) != (recorded.epochs, recorded.early_stop):
+        return None
+    if manifest.epoch < now.epochs:
+        stopped = f"the run stopped early after {manifest.epoch} of {now.epochs} epochs"
+        return f"nothing left to do: {stopped}; give another --early-stop"
+    return f"nothing left to do: the run has done its {now.epochs} epochs; give more --epochs"
+
+
+def has_ended(run: Path) -> bool:
+    """Whether it came to its end, the test included."""
+    try:
+        _, end = read_run_log(run)
+    except DataError:  # it will be written anew
+        return False
+    return end is not None and end["reason"] == "finished"
+
+
+def check_epochs(manifest: Manifest, epochs: int) -> None:
+    """Raises ConfigError for fewer epochs than a run has begun."""
+    if epochs < manifest.epochs_begun:
+        raise ConfigError("--epochs is less than the run has begun", where=manifest.folder,
+                          expected=f">= {manifest.epochs_begun}", got=epochs,
+                          remedy=f"--epochs {manifest.epochs_begun} or more; or start a new run")  # fmt: skip
