@@ -80,7 +80,7 @@ class Pipeline:
         epochs: int = 10,
         batch_size: int = 128,
         validation: float | Data | None = None,
-        augment: Sequence[Literal["crop", "flip"]] = (),
+        augment: Sequence[Literal["crop", "shift", "flip", "alternate", "cutout"]] = (),
         early_stop: int | None = None,
         out: str | Path | None = None,
         progress: bool = True,

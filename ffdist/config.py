@@ -79,20 +79,39 @@ class TrainSettings:
     validation: float | None = None
     """Share of the training samples held out for validation, by class and by --seed; 0 for none. Default: the data's
     own validation split, else 0.2."""
-    augment: tuple[Literal["crop", "flip"], ...] = ()
-    """Random changes of training pictures: crop (shift by up to 4 pixels), flip (left-right)."""
-    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
-    """Each block's own optimiser."""
+    augment: tuple[Literal["crop", "shift", "flip", "alternate", "cutout"], ...] = ()
+    """Random changes of training pictures: crop (out of a black margin of an eighth of the side), shift (by up to 2
+    pixels, with a reflected margin), flip (left-right), alternate (flip each in every other epoch), cutout (a black
+    square of a quarter of the side)."""
+    optimizer: Literal["adamw", "adam", "sgd", "muon"] = "adamw"
+    """Each block's own optimiser. muon: for filters, and for matrices outside of heads; sgd for the rest."""
     lr: float = 2e-3
     """Learning rate of every block."""
     weight_decay: float = 1e-5
     """Weight decay of every block."""
     momentum: float = 0.9
-    """Momentum, for --optimizer sgd."""
-    schedule: Literal["constant", "cosine", "linear-late", "plateau"] = "cosine"
-    """Learning rate over the run: cosine to 0, linear to 0 over the second half, or lowered per block on a plateau."""
+    """Momentum of sgd, beside muon too."""
+    muon_momentum: float = 0.95
+    """Momentum of muon."""
+    nesterov: bool = False
+    """Nesterov's form of momentum, for --optimizer sgd and muon."""
+    bias_lr: float | None = None
+    """Learning rate of biases, and of scales and shifts of norms. Default: --lr."""
+    head_lr: float | None = None
+    """Learning rate of what the rule adds beside a block; with muon, of its linear layers. Default: --lr."""
+    unit_filters: bool = False
+    """muon: before each step, scale each filter and matrix to the norm sqrt(outputs)."""
+    ns_steps: int = 5
+    """muon: steps of Newton and Schulz's iteration."""
+    schedule: Literal["constant", "cosine", "linear", "linear-late", "plateau"] = "cosine"
+    """Learning rate over the run: cosine or linear to --end, linear to 0 over the second half, or lowered per block on
+    a plateau."""
     warmup: float = 0.0
-    """Share of the run over which the learning rate rises from 0."""
+    """Share of the run over which the learning rate rises from --start."""
+    start: float = 0.0
+    """Where a warm-up begins, as a share of the learning rate."""
+    end: float = 0.0
+    """Where cosine and linear schedules end, as a share of the learning rate."""
     patience: int = 10
     """plateau: epochs without a lower validation loss before a block's learning rate falls."""
     factor: float = 0.1

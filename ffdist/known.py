@@ -41,6 +41,7 @@ MODEL_PLACES = {
     "resnet18": "ffdist.models.resnet:resnet18",
     "mobilenet-v3-small": "ffdist.models.mobilenet:mobilenet_v3_small",
     "vit": "ffdist.models.vit:vit",
+    "speednet": "ffdist.models.speednet:speednet",
 }
 OBJECTIVE_PLACES = {
     "hinton": "ffdist.objectives.hinton:Hinton",
@@ -55,6 +56,8 @@ OBJECTIVE_PLACES = {
     "mono-forward": "ffdist.objectives.mono_forward:MonoForward",
     "deeperforward": "ffdist.objectives.deeperforward:DeeperForward",
     "local-ce": "ffdist.objectives.local_ce:LocalCE",
+    "dgl": "ffdist.objectives.dgl:DGL",
+    "auglocal": "ffdist.objectives.auglocal:AugLocal",
 }
 FAMILIES: dict[str, tuple[str, ...]] = {
     "ddp": ("ddp", "ddp-static", "ddp-views", "ddp-bucket-5", "ddp-bucket-25", "ddp-bucket-100", "ddp-bf16",

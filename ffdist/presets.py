@@ -73,6 +73,11 @@ ASGE: Settings = {"objective": "asge", "model_args": ["norm=false", "pool=avg", 
                   "lr": 2e-4, "weight_decay": 1e-3, "validation": 0.0, "fusion": True}  # fmt: skip
 PREDSIM: Settings = {"objective": "predsim", "optimizer": "adam", "lr": 5e-4, "weight_decay": 0.0, "epochs": 400,
                      "validation": 0.0}  # fmt: skip
+FAST: Settings = {"model": "speednet", "batch_size": 512, "epochs": 6, "optimizer": "muon", "lr": 0.12, "head_lr": 0.7,
+                  "bias_lr": 27.0, "weight_decay": 0.0, "momentum": 0.85, "muon_momentum": 0.6, "nesterov": True,
+                  "ns_steps": 3, "unit_filters": True, "schedule": "linear", "warmup": 0.23, "start": 0.2, "end": 0.07,
+                  "label_smoothing": 0.2, "validation": 0.0, "augment": ["shift", "alternate"],
+                  "precision": "bf16"}  # fmt: skip
 SMALL_PICTURES = ("mnist", "fashion-mnist", "cifar10", "cifar100")
 
 GROUPS: dict[str, dict[str, Preset]] = {
@@ -134,6 +139,19 @@ GROUPS: dict[str, dict[str, Preset]] = {
     "ASGE (2025); ours: crops and flips alone, cosine to 0": {
         f"asge-{net}-{data}": on(data, f"{net.upper()} without norms", ASGE, {"model": net}, ours(data))
         for net in ("vgg8", "vgg11") for data in SMALL_PICTURES
+    },
+    "fast (settings after airbench, arXiv 2404.00498); modules of two or three convolutions, their heads of several "
+    "layers": {
+        **{f"auglocal-speednet-{data}": on(data, "3 modules, narrow copies of what follows as heads (arXiv 2402.17318)",
+                                           FAST, {"objective": "auglocal",
+                                                  "objective_args": ["width=96", "pool=max", "scale=0.1111"]})
+           for data in ("cifar10", "cifar100")},
+        **{f"dgl-speednet-{data}": on(data, "3 modules, a convolution as head (arXiv 1901.08164)", FAST,
+                                      {"objective": "dgl",
+                                       "objective_args": ["auxiliary=conv", "depth=1", "width=128"]})
+           for data in ("cifar10", "cifar100")},
+        **{f"backprop-speednet-{data}": on(data, "the same network by backpropagation", FAST, {"objective": "backprop"})
+           for data in ("cifar10", "cifar100")},
     },
     "beyond; ours: schedules, augmentation, and what is not VGG11": {
         **{f"predsim-vgg11-{data}": on(data, "VGG11, similarity matching (arXiv 1901.06656)", PREDSIM, ours(data),

@@ -7,7 +7,7 @@ threads beside the one that trains.
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -27,7 +27,9 @@ class Loader:
     batch_size: samples of a whole batch, of which rank r of `shard=(r, world)` gets the r-th slice.
     train: in an order drawn from (seed, epoch), augmented by draws from (seed, epoch, batch), and without the last
         incomplete batch unless it is the only one. Otherwise: every sample, in the order of `indices`, as it is.
-    augment: of "crop" (random, out of a margin of an eighth of the side), "flip" (horizontal, every other sample).
+    augment: of "crop" (random, out of a black margin of an eighth of the side), "shift" (by up to 2 pixels, with a
+        reflected margin), "flip" (horizontal, one sample in two), "alternate" (each sample in every other epoch),
+        "cutout" (a black square of a quarter of the side).
     image_size: the side that pictures are resized to; None: the one that `images.shape` names.
     prefetch: how many batches are made ahead, at most.
     Raises ConfigError and DataError for settings that do not go with the data.
@@ -57,6 +59,7 @@ class Loader:
         if train and not len(indices):
             raise DataError("there is no sample to train on", where=f"data set {images.name}",
                             remedy="a larger --samples or a smaller validation share")  # fmt: skip
+        self.images, self.image_size = images, image_size
         self.split, self.indices, self.batch_size, self.seed, self.training = split, indices, batch_size, seed, train
         self.augment, self.shard, self.prefetch = tuple(augment) if train else (), shard, prefetch
         self.size: tuple[int, int] = (image_size, image_size) if image_size else images.shape[-2:]  # pyright: ignore
@@ -84,6 +87,13 @@ class Loader:
             partial(self.batch, self.order(epoch), epoch), batches, ahead=self.prefetch, name="ffdist-loader"
         )
 
+    def first(self, count: int) -> Tensor:
+        """Up to so many of its samples, by their place in the split, not augmented: as `epoch` gives them."""
+        rows = self.indices[:count]
+        whole = Loader(self.images, self.split, rows, batch_size=len(rows), seed=self.seed, train=False,
+                       image_size=self.image_size)  # fmt: skip
+        return whole.batch(rows, 0, 0)[0]
+
     def order(self, epoch: int) -> np.ndarray:
         """The rows of the split in the order of an epoch's batches."""
         return shuffled(self.indices, self.seed, epoch) if self.training else self.indices
@@ -98,12 +108,23 @@ class Loader:
             x = x if x.dtype == np.uint8 else np.ascontiguousarray(x.transpose(0, 2, 3, 1))
             x = resized(x, self.size)
         if self.augment:
-            draws = draw(self.augment, len(rows), self.size, generator(self.seed, "augment", epoch, batch))
+            drawn = generator(self.seed, "augment", epoch, batch)
+            draws = draw(self.augment, len(rows), self.size, drawn, self.mirrored(epoch, rows))
             x = augment(x, draws[part])
         if not self.as_given:
             x = self.normalised(x)
         out = torch.from_numpy(x)
         return out.permute(0, 3, 1, 2) if self.pictures else out, torch.from_numpy(self.split.labels[rows[part]])
+
+    def mirrored(self, epoch: int, rows: np.ndarray) -> np.ndarray | None:
+        """bool [B] for "alternate": whether a row is mirrored in this epoch; half of them are, and the others in the
+        next, as in airbench."""
+        return self.first_mirrored[rows] ^ bool(epoch % 2) if "alternate" in self.augment else None
+
+    @cached_property
+    def first_mirrored(self) -> np.ndarray:
+        """bool [N]: which samples of the split are mirrored in even epochs."""
+        return generator(self.seed, "mirrored").random(len(self.split)) < 0.5
 
     def normalised(self, x: np.ndarray) -> np.ndarray:
         """Pictures [B, H, W, C], or other samples: (x / 255 - mean) / std of uint8, (x - mean) / std of floats, as

@@ -6,7 +6,7 @@ import numpy as np
 
 from ffdist.errors import ConfigError, DataError
 
-PURPOSES = ("split", "order", "augment")
+PURPOSES = ("split", "order", "augment", "mirrored")
 
 
 def generator(seed: int, purpose: str, epoch: int = 0, batch: int = 0) -> np.random.Generator:

@@ -16,6 +16,7 @@ from ffdist.models.of_torchvision import torchvision_chain
 from ffdist.models.pretrained import load_pretrained, with_weights
 from ffdist.models.resnet import resnet18
 from ffdist.models.sel import sel_cnn
+from ffdist.models.speednet import speednet
 from ffdist.models.vgg import vgg8, vgg11
 from ffdist.models.vit import vit
 from ffdist.models.weights import weights_file
@@ -37,6 +38,7 @@ __all__ = [
     "resnet18",
     "seeded",
     "sel_cnn",
+    "speednet",
     "torchvision_chain",
     "vgg8",
     "vgg11",

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from ffdist.objectives.asge import ASGE
+from ffdist.objectives.auglocal import AugLocal
 from ffdist.objectives.base import Local, Objective, Site
 from ffdist.objectives.cwc import CwC, CwCMod
 from ffdist.objectives.deeperforward import DeeperForward
+from ffdist.objectives.dgl import DGL
 from ffdist.objectives.hinton import Hinton
 from ffdist.objectives.hinton_unsupervised import HintonUnsupervised
 from ffdist.objectives.load import OBJECTIVES, load_objective
@@ -17,8 +19,10 @@ from ffdist.objectives.sff import SFF
 
 __all__ = [
     "ASGE",
+    "DGL",
     "OBJECTIVES",
     "SFF",
+    "AugLocal",
     "CwC",
     "CwCMod",
     "DeeperForward",

@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+
+def as_it_is(y: Tensor) -> Tensor:
+    return y
+
+
+class Following(NamedTuple):
+    """A block behind another."""
+
+    name: str
+    build: Callable[[], nn.Module]
+    """Returns a newly initialised copy of it."""
+    seen: Callable[[Tensor], Tensor] = as_it_is
+    """From its output to what a rule sees: maps [N, C, H, W], tokens [N, T, C] or vectors [N, C]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +38,10 @@ class Site:
     """Of one sample as the block gets it, without the batch."""
     shape: tuple[int, ...]
     """Of one sample as the block gives it: (C, H, W) for maps, (C,) for vectors, (T, C) for tokens."""
+    following: tuple[Following, ...] = field(default=(), repr=False, compare=False)
+    """The blocks behind this one, in order."""
+    given: Callable[[Tensor], Tensor] = field(default=as_it_is, repr=False, compare=False)
+    """From this block's output as a rule sees it to what the next block takes."""
 
     @property
     def last(self) -> bool:

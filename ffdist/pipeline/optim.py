@@ -12,19 +12,38 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
 from ffdist.errors import ConfigError
+from ffdist.pipeline.muon import FilterMuon, Together
 
 
 @dataclass(frozen=True, slots=True)
 class OptimConfig:
     """Settings of every block's optimiser and schedule."""
 
-    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
+    optimizer: Literal["adamw", "adam", "sgd", "muon"] = "adamw"
+    """muon: for filters, and for matrices outside of heads and classifiers; sgd for the rest."""
     lr: float = 2e-3
     weight_decay: float = 1e-5
     momentum: float = 0.9
-    schedule: Literal["constant", "cosine", "linear-late", "plateau"] = "cosine"
+    muon_momentum: float = 0.95
+    """Momentum of muon; `momentum` is that of sgd, beside it too."""
+    nesterov: bool = False
+    """Nesterov's form of momentum, for sgd and muon."""
+    bias_lr: float | None = None
+    """Rate of biases, and of scales and shifts of norms. None: `lr`."""
+    head_lr: float | None = None
+    """Rate of what a rule adds beside the block, and of a twin's classifier; with muon, of their linear layers. None:
+    `lr`."""
+    unit_filters: bool = False
+    """muon: before each step, scale each filter and matrix to the norm sqrt(outputs); for layers with a norm behind."""
+    ns_steps: int = 5
+    """muon: steps of Newton and Schulz's iteration."""
+    schedule: Literal["constant", "cosine", "linear", "linear-late", "plateau"] = "cosine"
     warmup: float = 0.0
-    """Share of all steps over which the learning rate rises linearly from 0."""
+    """Share of all steps over which the learning rate rises linearly from `start`."""
+    start: float = 0.0
+    """Where a warm-up begins, as a share of the learning rate."""
+    end: float = 0.0
+    """Where cosine and linear schedules end, as a share of the learning rate."""
     patience: int = 10
     """plateau: epochs without a lower validation loss of this block before its learning rate falls."""
     factor: float = 0.1
@@ -69,9 +88,15 @@ class OptimConfig:
 LIMITS: dict[str, tuple[Callable[[float], bool], str]] = {
     "weight_decay": (lambda x: 0 <= x < math.inf, ">= 0"),
     "momentum": (lambda x: 0 <= x < 1, "0 <= x < 1"),
+    "muon_momentum": (lambda x: 0 <= x < 1, "0 <= x < 1"),
     "warmup": (lambda x: 0 <= x < 1, "a share of the run, 0 <= x < 1"),
     "patience": (lambda x: x >= 0, ">= 0 epochs"),
     "factor": (lambda x: 0 < x < 1, "0 < x < 1"),
+    "ns_steps": (lambda x: 1 <= x < 100, "1 to 99 steps"),
+    "start": (lambda x: 0 <= x <= 1, "a share of the learning rate, 0 <= x <= 1"),
+    "end": (lambda x: 0 <= x <= 1, "a share of the learning rate, 0 <= x <= 1"),
+    "bias_lr": (lambda x: 0 < x < math.inf, "> 0"),
+    "head_lr": (lambda x: 0 < x < math.inf, "> 0"),
     "clip": (lambda x: 0 < x < math.inf, "> 0"),
     "ema": (lambda x: 0 <= x < 1, "0 <= x < 1"),
 }
@@ -83,20 +108,47 @@ def decay_groups(module: nn.Module, no_decay: Collection[str]) -> list[dict[str,
 
     "bias": whatever is called so, of norms too; "norm": scale and shift of norms.
     """
-    decayed, spared = [], []
+    return in_groups(module, OptimConfig(no_decay=tuple(no_decay)))  # pyright: ignore[reportArgumentType]
+
+
+def in_groups(module: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
+    """The learned parameters in groups of one rate and one decay; "kind" says of what kind they are.
+
+    The kinds: "filter" (only with muon), "head", "bias" (norms', too) and "other"; each kind's that decay come first.
+    """
+    groups: dict[tuple[str, bool], list[nn.Parameter]] = {
+        (kind, spared): [] for kind in ("other", "filter", "head", "bias") for spared in (False, True)
+    }
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
             owner, _, own_name = name.rpartition(".")
-            is_norm = isinstance(module.get_submodule(owner), NORMS)
-            spare = ("norm" in no_decay and is_norm) or ("bias" in no_decay and own_name.endswith("bias"))
-            (spared if spare else decayed).append(parameter)
-    groups = [{"params": decayed}, {"params": spared, "weight_decay": 0.0}]
-    return [group for group in groups if group["params"]]
+            norm = isinstance(module.get_submodule(owner), NORMS)
+            bias = own_name.endswith("bias")
+            spared = ("norm" in config.no_decay and norm) or ("bias" in config.no_decay and bias)
+            groups[kind_of(name, parameter, config, small=norm or bias), spared].append(parameter)
+    rates = {"bias": config.bias_lr, "head": config.head_lr}
+    return [
+        {"params": of, "kind": kind}
+        | ({"weight_decay": 0.0} if spared else {})
+        | ({"lr": rate} if (rate := rates.get(kind)) else {})
+        for (kind, spared), of in groups.items()
+        if of
+    ]
+
+
+def kind_of(name: str, parameter: nn.Parameter, config: OptimConfig, *, small: bool) -> str:
+    """The kind of a parameter, where it has a rate or an optimiser of its own; else "other"."""
+    beside = not {"head", "classifier"}.isdisjoint(name.split(".")[:2])
+    if config.optimizer == "muon" and (parameter.dim() == 4 or (parameter.dim() == 2 and not beside)):
+        return "filter"
+    if small and config.bias_lr:
+        return "bias"
+    return "head" if beside and config.head_lr else "other"
 
 
 def build_optimizer(config: OptimConfig, module: nn.Module) -> torch.optim.Optimizer | None:
     """The block's optimiser, fused; None for a block with nothing to learn."""
-    learned = decay_groups(module, config.no_decay)
+    learned = [{k: v for k, v in group.items() if k != "kind"} for group in in_groups(module, config)]
     if not learned:
         return None
     match config.optimizer:
@@ -105,26 +157,62 @@ def build_optimizer(config: OptimConfig, module: nn.Module) -> torch.optim.Optim
         case "adam":
             return torch.optim.Adam(learned, lr=config.lr, weight_decay=config.weight_decay, fused=True)
         case "sgd":
-            return torch.optim.SGD(
-                learned, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay, fused=True
+            return sgd(config, learned)
+        case "muon":
+            return muon(config, in_groups(module, config))
+
+
+def sgd(config: OptimConfig, learned: list[dict[str, Any]]) -> torch.optim.SGD:
+    return torch.optim.SGD(
+        learned,
+        lr=config.lr,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        nesterov=config.nesterov,
+        fused=True,
+    )
+
+
+def muon(config: OptimConfig, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    """Muon for filters and matrices, SGD beside it for the rest."""
+    kinds = [group.pop("kind") for group in groups]
+    filters = [group for group, kind in zip(groups, kinds, strict=True) if kind == "filter"]
+    rest = [group for group, kind in zip(groups, kinds, strict=True) if kind != "filter"]
+    parts: list[torch.optim.Optimizer] = []
+    if filters:
+        parts.append(
+            FilterMuon(
+                filters,
+                lr=config.lr,
+                momentum=config.muon_momentum,
+                nesterov=config.nesterov,
+                weight_decay=config.weight_decay,
+                steps=config.ns_steps,
+                unit=config.unit_filters,
             )
+        )
+    if rest:
+        parts.append(sgd(config, rest))
+    return Together(parts)
 
 
 def build_schedule(
     config: OptimConfig, optimizer: torch.optim.Optimizer, total_steps: int
 ) -> LRScheduler | ReduceLROnPlateau:
-    """Cosine and linear-late fall over `total_steps` batches; plateau follows the block's own validation loss."""
+    """Cosine and the linear ones fall over `total_steps` batches; plateau follows the block's own validation loss."""
     if config.schedule == "plateau":
         return ReduceLROnPlateau(optimizer, factor=config.factor, patience=config.patience)
     warmup_steps = round(config.warmup * total_steps)
 
     def scale(step: int) -> float:
         if step < warmup_steps:
-            return (step + 1) / warmup_steps
+            return config.start + (1 - config.start) * (step + 1) / warmup_steps
         done = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
         match config.schedule:
             case "cosine":
-                return 0.5 * (1 + math.cos(math.pi * done))
+                return config.end + (1 - config.end) * 0.5 * (1 + math.cos(math.pi * done))
+            case "linear":
+                return config.end + (1 - config.end) * (1 - done)
             case "linear-late":
                 return min(1.0, 2 * (1 - done))
             case _:

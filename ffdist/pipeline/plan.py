@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ffdist.errors import ConfigError, NetworkError
 from ffdist.models import Chain, seeded
 from ffdist.objectives import Local, Objective, Site
+from ffdist.objectives.base import Following
 from ffdist.pipeline.block import BlockConfig, LearningBlock
 from ffdist.pipeline.contract import at, running
 from ffdist.pipeline.fusion import FUSION, Fusion, fusion_layer, fusion_site, passed_on
@@ -30,9 +31,23 @@ def sites(chain: Chain, fused: Objective | None = None) -> list[Site]:
     Raises NetworkError when the chain does not fit together, or has no features for a head.
     """
     inputs = [chain.input_shape, *chain.shapes()]
+    layouts = chain.layouts()
+    behind = [
+        Following(name, build, layout.seen)
+        for name, build, layout in zip(chain.names, chain.builders, layouts, strict=True)
+    ]
     own = [
-        Site(i, chain.names[i], len(chain), chain.num_classes, inputs[i], layout.shape(inputs[i + 1]))
-        for i, layout in enumerate(chain.layouts())
+        Site(
+            i,
+            chain.names[i],
+            len(chain),
+            chain.num_classes,
+            inputs[i],
+            layout.shape(inputs[i + 1]),
+            tuple(behind[i + 1 :]),
+            layout.given,
+        )
+        for i, layout in enumerate(layouts)
     ]
     return own if fused is None else [*own, fusion_site(own, fused)]
 

@@ -15,6 +15,7 @@ import torch.distributed as dist
 
 from ffdist.errors import ConfigError, StageError
 from ffdist.pipeline.edge import FromEdge, ToEdge
+from ffdist.pipeline.initial import make_from_data
 from ffdist.pipeline.plan import build_block, dealt
 from ffdist.pipeline.predictions import KNOWN, RECENT, Feedback, Predictions
 from ffdist.pipeline.sink import Reporter, Sink
@@ -85,6 +86,8 @@ class Rank:
         stage = self._stage(plan, device, snapshots)
         if manifest:
             snapshots.load(stage.blocks, manifest)
+        elif loaders:
+            make_from_data(stage.blocks[0].module, loaders.train)
         with ExitStack() as ends:
             log = ends.enter_context(StageLog(config.run, world.rank))
             log.write(f"{stage} of {world.size} on {device}, {torch.get_num_threads()} threads")

@@ -54,7 +54,9 @@ def job_config(settings: TrainSettings, run: Path | None, stages: int) -> JobCon
         OptimConfig(
             optimizer=s.optimizer, lr=s.lr, weight_decay=s.weight_decay, momentum=s.momentum, schedule=s.schedule,
             warmup=s.warmup, patience=s.patience, factor=s.factor, clip=s.clip, no_decay=s.no_decay, ema=s.ema,
-            windows=parse_windows(s.windows),
+            windows=parse_windows(s.windows), nesterov=s.nesterov, muon_momentum=s.muon_momentum,
+            bias_lr=s.bias_lr, head_lr=s.head_lr, unit_filters=s.unit_filters,
+            ns_steps=s.ns_steps, start=s.start, end=s.end,
         ),
         batch_size=s.batch_size, microbatches=s.microbatches, seed=s.seed, precision=s.precision,
         validation=s.validation, samples=s.samples, image_size=s.image_size, augment=s.augment, fusion=s.fusion,

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from ffdist.data import Loader, from_tensors
 from ffdist.data.augment import Draws, augment, crop, draw, flip, margin
 from ffdist.data.sampler import generator
 
@@ -63,3 +65,43 @@ def test_a_part_of_the_draws_augments_a_part_of_the_batch() -> None:
 def test_no_draws_change_nothing() -> None:
     x = np.random.default_rng(0).integers(0, 256, (2, 4, 4, 1), np.uint8)
     assert np.array_equal(augment(x.copy(), Draws(None, None, None)), x)
+
+
+@given(PICTURES.filter(lambda x: min(x.shape[1:3]) > 2), st.integers(0, 99))
+def test_a_shift_moves_by_up_to_two_pixels_with_a_reflected_margin(x: np.ndarray, seed: int) -> None:
+    b, h, w, _ = x.shape
+    draws = draw(("shift",), b, (h, w), generator(seed, "augment"))
+    assert draws.top is not None
+    assert draws.left is not None
+    assert b == 0 or (draws.top.max() <= 4 and draws.left.max() <= 4)
+    expected = np.zeros_like(x)
+    for i in range(b):
+        padded = np.pad(x[i], ((2, 2), (2, 2), (0, 0)), mode="reflect")
+        expected[i] = padded[draws.top[i] : draws.top[i] + h, draws.left[i] : draws.left[i] + w]
+    assert np.array_equal(augment(x.copy(), draws), expected)
+
+
+def test_a_cut_out_blackens_a_quarter_of_the_side_and_nothing_else() -> None:
+    x = np.full((50, 16, 12, 3), 7, np.uint8)
+    y = augment(x.copy(), draw(("cutout",), 50, (16, 12), generator(0, "augment")))
+    assert ((y == 0).all(-1).sum((1, 2)) == 4 * 3).all()
+    assert set(np.unique(y)) == {0, 7}
+    assert len(np.unique((y == 0).argmax(1))) > 1, "it is everywhere at the same place"
+
+
+def test_alternating_flips_show_each_picture_both_ways_in_two_epochs() -> None:
+    x = torch.randint(0, 256, (64, 1, 4, 4), dtype=torch.uint8)
+    images = from_tensors(x, torch.arange(64) % 2)
+    shown = [
+        torch.cat([batch for batch, _ in Loader(images, images.train, np.arange(64), batch_size=16, seed=3, train=True,
+                                                augment=("alternate",)).epoch(epoch)])
+        for epoch in (0, 1)
+    ]  # fmt: skip
+    plain = Loader(images, images.train, np.arange(64), batch_size=64, seed=3, train=False).batch(np.arange(64), 0, 0)[
+        0
+    ]
+    ways = [{bytes(picture.numpy().tobytes()) for picture in epoch} for epoch in shown]
+    for picture in plain:
+        straight, flipped = (p.contiguous().numpy().tobytes() for p in (picture, picture.flip(-1)))
+        assert (straight in ways[0]) != (straight in ways[1])
+        assert (flipped in ways[0]) != (flipped in ways[1])

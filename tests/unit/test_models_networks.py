@@ -10,7 +10,7 @@ from ffdist.errors import ConfigError, FfdistError, NetworkError
 from ffdist.models import MODELS, Chain, load_model, resnet18, vgg8
 from ffdist.objectives import SFF, Site
 
-SMALLEST = {"vgg8": 16, "vgg11": 16}
+SMALLEST = {"vgg8": 16, "vgg11": 16, "speednet": 16}
 SMALL = {"mlp": {"widths": "12,12"}, "sel-cnn": {"width": "8"}, "vit": {"dim": "24", "depth": "2"}}
 
 

@@ -1,0 +1,104 @@
+"""AugLocal: the head of a block is a narrow copy of the blocks that follow it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from ffdist.errors import ConfigError
+from ffdist.objectives.auxiliary import FlatPixels, GlobalMax, PoolTo, TokenMean, pooled_size
+from ffdist.objectives.base import Following, Local, Site, as_it_is
+from ffdist.objectives.competitive import Competitive
+from ffdist.objectives.form import form
+from ffdist.objectives.narrow import narrow_copies
+
+
+@dataclass(frozen=True)
+class AugLocal(Competitive):
+    """AugLocal (Ma, Wu, Si and Tan, ICLR 2024, arXiv 2402.17318).
+
+    loss = CE(W pool(c_d(... c_1(y)))), where c_1 ... c_d are copies, private to this block's head, of d of the blocks
+    that follow it, and W is linear. A gradient crosses the copies, W and the block, and nothing before: with d of many
+    layers this is local learning of modules, not of single layers. The output goes on as it is.
+
+    Of L blocks, those at round(l + (L - 1 - l) i / d), i = 1 ... d, are copied for block l [code]. The last block,
+    which nothing follows, has pool and W alone.
+
+    Our own choice: the copies are narrow (the paper's are of full width), read maps of at most `side` pixels, and start
+    from what the blocks themselves start from; scores are multiplied by `scale`; all that follow are copied by default
+    (the paper lets d fall towards the end).
+    """
+
+    depth: int = 0
+    """Blocks that are copied, at most; 0: all that follow."""
+    width: float = 0.25
+    """Of the copies' layers: a share of the channels up to 1, a number of channels above."""
+    side: int = 0
+    """Largest height and width of the map that the copies read; larger ones are average-pooled. 0: as it is."""
+    pool: Literal["mean", "max"] = "mean"
+    """Over space, before the linear layer."""
+    scale: float = 1.0
+    """What the scores are multiplied by."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        whole = self.width <= 1 or self.width == int(self.width)
+        if self.depth < 0 or not self.width > 0 or not whole or self.side < 0 or not self.scale > 0:
+            raise ConfigError(
+                "there is no such auxiliary network",
+                where="objective auglocal",
+                expected="depth >= 0, 0 < width <= 1 or a number of channels, side >= 0, scale > 0",
+                got=f"{self.depth}, {self.width}, {self.side}, {self.scale}",
+            )
+
+    def head(self, site: Site) -> nn.Module:
+        return AugLocalHead(site, self)
+
+    def local(self, head: nn.Module, out: Tensor, labels: Tensor | None) -> Local:
+        assert isinstance(head, AugLocalHead)
+        scores = head(out).float() * self.scale
+        return Local(self.compete(scores, labels, learning=head.training), scores, None if head.last else out.detach())
+
+    def narrowed(self, channels: int) -> int:
+        """Channels of a copy's layer."""
+        return max(1, round(channels * self.width)) if self.width <= 1 else int(self.width)
+
+
+class AugLocalHead(nn.Module):
+    """copies: of blocks that follow; readout: linear layer behind a pool."""
+
+    def __init__(self, site: Site, rule: AugLocal) -> None:
+        super().__init__()
+        form(site, "auglocal")
+        blocks = chosen(site, rule.depth)
+        self.last = site.last
+        self.seen = blocks[-1].seen if blocks else as_it_is
+        pooled = rule.side if len(site.shape) == 3 else 0
+        self.pool = PoolTo(pooled) if pooled else nn.Identity()
+        shape = (site.shape[0], *pooled_size(site.shape[1:], pooled)) if pooled else site.shape
+        self.given = site.given if blocks else as_it_is
+        x = self.given(torch.zeros(2, *shape))
+        self.copies = narrow_copies(blocks, x, rule.narrowed, f"auglocal, {site}")
+        with torch.no_grad():
+            y = self.seen(self.copies.eval()(x))
+        self.copies.train()
+        over: dict[int, list[nn.Module]] = {
+            4: [GlobalMax()] if rule.pool == "max" else [PoolTo(1), FlatPixels()],
+            3: [TokenMean()],
+        }
+        features = y.shape[1] if y.dim() == 4 else y.shape[-1]
+        self.readout = nn.Sequential(*over.get(y.dim(), []), nn.Linear(features, site.num_classes, bias=False))
+
+    def forward(self, out: Tensor) -> Tensor:
+        """[N, *site.shape] -> [N, K]."""
+        return self.readout(self.seen(self.copies(self.given(self.pool(out)))))
+
+
+def chosen(site: Site, depth: int) -> list[Following]:
+    """The blocks behind `site` that its head copies: `depth` of them, evenly; all for 0."""
+    behind = site.following
+    count = min(depth or len(behind), len(behind))
+    return [behind[round(len(behind) * i / count) - 1] for i in range(1, count + 1)]
