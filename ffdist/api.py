@@ -30,6 +30,7 @@ from ffdist.runtime.agree import check_job
 from ffdist.runtime.folder import held
 from ffdist.runtime.job import Job, JobConfig
 from ffdist.runtime.outcome import Result
+from ffdist.runtime.payload import refuse_while_loading
 from ffdist.runtime.processes import run_processes
 from ffdist.runtime.threads import run_threads
 from ffdist.sending import GivenJob, check_sendable
@@ -45,8 +46,8 @@ class Pipeline:
     stages: how many; `cut` counts the blocks in each, by default they are dealt by measured time. The number of stages,
         the cut and the launcher change nothing about the result.
     fusion: whether a linear classifier on all blocks' features learns along, as one more block behind the last.
-    launcher: "threads" of this process (works in a notebook), or "processes" of this host (then what is passed in must
-        be importable there, as `multiprocessing` wants it).
+    launcher: "threads" of this process, or "processes" of this host: then what is passed in must be importable there,
+        from a module, or from a script whose `fit` stands under `if __name__ == "__main__":`.
     Raises ConfigError for a value that is not of its type, or out of range.
     """
 
@@ -93,9 +94,12 @@ class Pipeline:
             `seed`; 0 for none. None: the validation split that `data` brings, or a fifth. Or such a split, in any form
             of `data`.
         optim: fields of `OptimConfig`: lr, optimizer, schedule, weight_decay, ...
+        Ctrl-C, SIGTERM and SIGHUP end the training early, behind a snapshot; again, or before it has begun, they raise
+        KeyboardInterrupt.
         Raises ConfigError, DataError and NetworkError for what does not go together, DivergedError for a loss that is
-        not finite.
+        not finite, StageError for a stage that fails or does not answer.
         """
+        refuse_while_loading()
         own = self._settings()
         share, held_out = (validation, None) if is_share(validation) else (None, validation)
         told = fit_settings({"epochs": epochs, "batch_size": batch_size, "validation": share, "augment": augment,

@@ -18,6 +18,7 @@ ffdist and keeps its traceback.
 
 from __future__ import annotations
 
+import signal
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -79,6 +80,25 @@ class PeerLostError(TransportError):
 
 class PeerTimeoutError(TransportError):
     """The stage at the other end of an edge did not answer within the timeout."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Told to stop by a signal, and stopped at once."""
+
+    def __init__(self, number: int, *, begun: bool = False) -> None:
+        """number: the signal's. begun: whether stages were at work, so that a run directory has something to keep."""
+        self.number, self.begun = number, begun
+        super().__init__(f"told to stop by {signal.Signals(number).name}")
+
+    @property
+    def status(self) -> int:
+        """What a shell calls a process that this signal has ended."""
+        return exit_status(self.number)
+
+
+def exit_status(number: int) -> int:
+    """Of a process that a signal has told to stop, as shells have it: 130 for SIGINT, 143 for SIGTERM."""
+    return 128 + number
 
 
 @contextmanager

@@ -41,7 +41,14 @@ if [[ $NNODES != 1 ]]; then
         meeting+=(--rdzv-conf="is_host=$((NODE_RANK == 0))")
     fi
     if [[ -n $IFACE ]]; then
-        meeting+=(--local-addr="$(ip -4 -o address show dev "$IFACE" | awk '{sub("/.*", "", $4); print $4; exit}')")
+        # of either family; of IPv6, none that holds within one link alone, and none that is not ready
+        address=$(ip -o address show dev "$IFACE" -tentative | awk '$4 !~ /^fe80/ && !n++ {sub("/.*", "", $4); print $4}')
+        if [[ -z $address ]]; then
+            echo "torchrun.sh: the interface $IFACE has no address; these have one:" >&2
+            ip -o address show | awk '{print "  " $2, $4}' >&2
+            exit 1
+        fi
+        meeting+=(--local-addr="$address")
     fi
 fi
 

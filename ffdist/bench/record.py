@@ -20,7 +20,7 @@ import torch
 from ffdist.bench.finding import Finding
 from ffdist.bench.plot import draw
 from ffdist.bench.settings import BenchSettings
-from ffdist.runtime.world import available_cores
+from ffdist.cores import available_cores
 
 
 def write_record(finding: Finding, settings: BenchSettings, command: Sequence[str]) -> list[Path]:

@@ -5,14 +5,18 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from importlib.metadata import version
+from typing import NoReturn
 
-from ffdist.errors import ConfigError, FfdistError
+from ffdist.errors import ConfigError, FfdistError, Interrupted, exit_status
 from ffdist.folders import check_temporary
 from ffdist.options import nearest
 from ffdist.plain import let_any_text_pass
+from ffdist.runtime.interrupts import handle_signals, leave_at_once, signals_restored
 from ffdist.runtime.world import World
 
 COMMANDS = {
@@ -29,22 +33,35 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one command; exits with 0, 1 for an error of the user's or of the machine's, 2 for a wrong command line, 130
-    where it was told to stop: a run that made a snapshot and can go on, too."""
-    let_any_text_pass()
-    command, args = read(argv)
-    module, _ = COMMANDS[command]
-    try:
-        check_temporary()
-        importlib.import_module(module).main(args)
-        sys.stdout.flush()  # here, where a pipe that nobody reads any more is still an error of ours
-    except FfdistError as error:
-        tell(error)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what is flushed at the interpreter's end
-        sys.exit(141)
+    or 143 where Ctrl-C or SIGTERM told it to stop: a run that made a snapshot and can go on, too."""
+    with signals_restored():
+        handle_signals(leave_at_once)
+        let_any_text_pass()
+        command, args = read(argv)
+        module, _ = COMMANDS[command]
+        try:
+            check_temporary()
+            importlib.import_module(module).main(args)
+            sys.stdout.flush()  # here, where a pipe that nobody reads any more is still an error of ours
+        except FfdistError as error:
+            tell(error)
+            leave(1)
+        except Interrupted as told:
+            leave(told.status)
+        except KeyboardInterrupt:
+            leave(exit_status(signal.SIGINT))
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what is flushed at the interpreter's end
+            sys.exit(141)
+
+
+def leave(status: int) -> NoReturn:
+    """End this process, and with it a stage's thread that is still at work, on what the interpreter would take away."""
+    if any(thread.name.startswith("stage-") for thread in threading.enumerate()):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 def read(argv: Sequence[str] | None) -> tuple[str, list[str]]:

@@ -14,6 +14,7 @@ from ffdist.bench.settings import BenchSettings, Theme
 from ffdist.errors import ConfigError
 from ffdist.known import MODEL_PLACES, Known, baseline_names
 from ffdist.plain import PlainConsole
+from ffdist.runtime.interrupts import handle_signals, unwind
 
 if TYPE_CHECKING:
     from ffdist.bench.finding import Finding, Progress
@@ -39,6 +40,7 @@ def main(args: Sequence[str]) -> None:
     bench = tyro.cli(Bench, args=list(args), prog="ffdist bench", description=f"{Bench.__doc__}\n\n{NAMES}")
     settings = bench.settings
     check(bench.theme, settings)
+    handle_signals(unwind)  # its processes end with it
     run(bench.theme, settings, args)
 
 

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Literal
 
 import tyro
@@ -17,6 +14,7 @@ import tyro
 from ffdist.errors import ConfigError
 from ffdist.folders import command, loss
 from ffdist.plain import PlainConsole, table
+from ffdist.runtime.interrupts import handle_signals, unwind
 
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
@@ -97,14 +95,14 @@ class Prepare:
         out = self.out or Path("data") / default_name(self.source)
         if told := loss(out):
             print(f"ffdist: {told}", file=sys.stderr)
-        with ended_by_signals():
-            prepare(
-                self.source, out, from_dir=self.from_, cache=self.cache, size=sides(self.size), mode=self.mode,
-                background=self.background, value_range=self.value_range,
-                image_column=self.image_column, label_column=self.label_column, splits=read_splits(self.splits),
-                ignore=self.ignore, skip_broken=self.skip_broken, test_fraction=self.test_fraction, seed=self.seed,
-                workers=self.workers,
-            )  # fmt: skip
+        handle_signals(unwind)  # what is half written goes again
+        prepare(
+            self.source, out, from_dir=self.from_, cache=self.cache, size=sides(self.size), mode=self.mode,
+            background=self.background, value_range=self.value_range,
+            image_column=self.image_column, label_column=self.label_column, splits=read_splits(self.splits),
+            ignore=self.ignore, skip_broken=self.skip_broken, test_fraction=self.test_fraction, seed=self.seed,
+            workers=self.workers,
+        )  # fmt: skip
         manifest = read_manifest(out)
         if self.json:
             print(json.dumps(as_json(manifest, out)))
@@ -118,21 +116,6 @@ def default_name(source: str) -> str:
     """Of the folder below data/."""
     path = Path(source).resolve()
     return path.stem if path.is_file() else path.name or "root"
-
-
-@contextmanager
-def ended_by_signals() -> Iterator[None]:
-    """Being told to stop is an exit, on whose way what is not finished is removed."""
-
-    def leave(number: int, _: FrameType | None) -> None:
-        sys.exit(128 + number)
-
-    before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def sides(text: str | None) -> int | tuple[int, int] | None:

@@ -5,25 +5,22 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import json
-import multiprocessing
 import os
 import platform
 import shutil
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Literal
 
 import tyro
 from rich.table import Table
 from rich.text import Text
 
 from ffdist import plain
+from ffdist.cores import available_cores, cpu_quota
 from ffdist.errors import ConfigError, FfdistError
-from ffdist.runtime.world import World, available_cores
+from ffdist.runtime.interrupts import handle_signals, unwind
 
 OPTIONAL = {
     "matplotlib": "plots of `ffdist bench`: pip install 'ffdist[bench]'",
@@ -56,6 +53,7 @@ def main(args: Sequence[str]) -> None:
     if command.processes < 2:
         raise ConfigError("a chain has two processes at least", where="--processes", expected=">= 2",
                           got=command.processes)  # fmt: skip
+    handle_signals(unwind)  # its processes end with it
     findings = [*environment(), *devices(), *optional(), *sends(command.processes)]
     if command.json:
         print(json.dumps([vars(finding) for finding in findings]))
@@ -71,9 +69,15 @@ def environment() -> list[Finding]:
     return [
         Finding("python", sys.version_info >= (3, 11), platform.python_version(), "install Python 3.11 or newer"),
         *(Finding(name, True, found) for name, found in versions.items()),
-        Finding("cores", True, f"{available_cores()}, OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'not set')}"),
+        Finding("cores", True, cores()),
         Finding("room on this disk", room > 2**30, f"{room / 2**30:.0f} GiB", "free 1 GiB at least for runs"),
     ]
+
+
+def cores() -> str:
+    quota, threads = cpu_quota(), os.environ.get("OMP_NUM_THREADS", "not set")
+    limit = "" if quota is None else f" (control groups allow the time of {quota:g})"
+    return f"{available_cores()}{limit}, OMP_NUM_THREADS={threads}"
 
 
 def devices() -> list[Finding]:
@@ -92,51 +96,24 @@ def optional() -> list[Finding]:
 
 def sends(count: int) -> list[Finding]:
     """A tensor passed down a chain of processes, by every transport this machine has."""
-    kinds = ["gloo", *(["shared-memory"] if sys.platform == "linux" else [])]
-    return [_send(kind, count) for kind in kinds]
+    from ffdist.transport import shared_memory  # behind the parsing: it imports torch
+
+    if why := shared_memory.obstacle():
+        told = Finding("shared memory between processes", True, f"not here, so stages use gloo ({why})")
+        return [_send("gloo", count), told]
+    return [_send("gloo", count), _send("shared-memory", count)]
 
 
-def _send(kind: str, count: int) -> Finding:
-    context = multiprocessing.get_context("spawn")
-    with tempfile.TemporaryDirectory(prefix="ffdist-") as folder:
-        here, there = context.Pipe(duplex=False)
-        chain = [context.Process(target=_pass_on, args=(kind, World(rank, count, rank), folder, there))
-                 for rank in range(count)]  # fmt: skip
-        for process in chain:
-            process.start()
-        there.close()
-        for process in chain:
-            process.join(60)
-            process.kill()
-        answer = here.recv_bytes().decode() if here.poll() else "nothing arrived"
-    ok = answer == "whole"
-    remedy = "let processes of this user open local sockets; set GLOO_SOCKET_IFNAME to a working interface"
-    return Finding(f"{count} processes by {kind}", ok, "sent and received" if ok else answer, remedy)
+def _send(kind: Literal["gloo", "shared-memory"], count: int) -> Finding:
+    from ffdist.runtime.chain_check import passed_whole
 
-
-def _pass_on(kind: Any, world: World, folder: str, answer: Any) -> None:
-    """One process of the chain: rank 0 sends 1 MiB, the last says whether it arrived whole."""
-    import torch
-    import torch.distributed as dist
-
-    from ffdist.runtime.edges import ProcessEdges
-    from ffdist.transport.base import Frame
-
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    what = f"{count} processes by {kind}"
     try:
-        store = dist.FileStore(str(Path(folder) / "store"), world.size)
-        timeout = timedelta(seconds=30)
-        edges = ProcessEdges(world, store, torch.device("cpu"), transport=kind, timeout=timeout)
-        expected = torch.arange(2**18, dtype=torch.float32)
-        frame = Frame("check", {}, {"x": expected}) if world.first else edges.upstream().recv()
-        if world.last:
-            answer.send_bytes(b"whole" if torch.equal(frame.tensors["x"], expected) else b"arrived broken")
-        else:
-            sender = edges.downstream()
-            sender.send(frame)
-            sender.close()
+        whole = passed_whole(kind, count)
     except FfdistError as error:
-        answer.send_bytes(str(error).encode())
+        found = "; ".join(str(part) for part in (error.what, error.where, error.got) if part is not None)
+        return Finding(what, False, found, error.remedy or "let processes of this user open local sockets")
+    return Finding(what, whole, "sent and received" if whole else "arrived broken", "check this machine's memory")
 
 
 def table(findings: list[Finding]) -> Table:

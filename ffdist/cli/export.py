@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from ffdist.errors import ConfigError
+from ffdist.runtime.interrupts import handle_signals, unwind
 
 if TYPE_CHECKING:
     import torch
@@ -45,6 +46,7 @@ def main(args: Sequence[str]) -> None:
 
     from ffdist.runtime.run import load_classifier
 
+    handle_signals(unwind)  # what is half written goes again
     classifier, _, facts = load_classifier(command.run)
     classifier.choose(command.predictor)
     if command.to.suffix == ".pt2":

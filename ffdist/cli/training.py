@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from contextlib import ExitStack
 from dataclasses import replace
@@ -13,26 +14,29 @@ from rich.table import Table
 from ffdist.cli.on_ray import launch_on_ray
 from ffdist.config import TrainSettings, write_toml
 from ffdist.data import Images, open_data
+from ffdist.errors import FfdistError, StageError, TransportError, exit_status
 from ffdist.folders import command, loss
 from ffdist.pipeline.plan import BlockCost, dealt
 from ffdist.plain import PlainConsole, table
 from ffdist.report.console import ConsoleReport, result_tables
 from ffdist.runtime.agree import agree, check_job, costs_of, cut_by, validation_note
+from ffdist.runtime.child import end_with_parent
 from ffdist.runtime.folder import beginning, going_on, held, nothing_left
-from ffdist.runtime.outcome import Result
+from ffdist.runtime.interrupts import handle_signals, unwind
+from ffdist.runtime.outcome import Result, with_remedy
 from ffdist.runtime.own_code import GIVEN, check_code, settled
 from ffdist.runtime.processes import run_processes
 from ffdist.runtime.rank import idle_gpus, set_threads, stage_device
 from ffdist.runtime.run import SETTINGS, given_data
 from ffdist.runtime.start import SettingsJob, count_stages, make_job
 from ffdist.runtime.threads import run_threads
-from ffdist.runtime.torchrun import Meeting, meet, run_rank
+from ffdist.runtime.torchrun import Meeting, Signals, meet, run_rank
 from ffdist.runtime.world import World
 from ffdist.snapshot import committed
 
 
 def train(settings: TrainSettings) -> None:
-    """Check everything, run the stages, print what came of them; exits with 130 for a run that was told to stop."""
+    """Check everything, run the stages, print what came of them; exits with 130 or 143 where told to stop."""
     world = World.from_env()
     if settings.resume and not settings.dry_run and (end := nothing_left(settings)):
         warn(f"{end} ({settings.out})" if world is None or world.first else None)
@@ -58,12 +62,13 @@ def train(settings: TrainSettings) -> None:
         if settings.launcher != "ray":
             stage_device(settings.device, World())
             warn(idle_gpus(settings.device, World(size=stages)))
+        handle_signals(unwind)
         with ExitStack() as start:
             out = start_folder(settings, images, start)
             result = launch(job_of(settings, out, stages, resume=has_begun(settings)), out)
         conclude(result, out)
         if result.reason == "interrupted":
-            sys.exit(130)
+            sys.exit(exit_status(result.signal))
 
 
 def start_folder(settings: TrainSettings, images: Images, start: ExitStack) -> Path:
@@ -93,12 +98,25 @@ def launch(make: SettingsJob, out: Path) -> Result:
         if settings.launcher == "ray":
             return launch_on_ray(make, out, report)
         return run_processes(make, make.stages, report)
+    except (StageError, TransportError) as error:
+        raise going_on_told(error, out) from error
     finally:
         report.close()
 
 
+def going_on_told(error: FfdistError, out: Path) -> FfdistError:
+    """The error, with how the run goes on from its last snapshot, where it has one."""
+    if not any(out.glob("snapshots/*/manifest.json")):
+        return error
+    hint = f"the run goes on from its last snapshot by: {command('train', '--resume', '--out', out)}"
+    return with_remedy(error, f"{error.remedy}; {hint}" if error.remedy else hint)
+
+
 def train_here(settings: TrainSettings, images: Images, world: World) -> None:
-    """As one rank of torchrun's: the last one reports."""
+    """As one rank of torchrun's: the last one reports. It ends with torchrun's agent, which nobody could restart."""
+    signals = Signals(world.first)
+    signals.handle()
+    end_with_parent(os.getppid())
     if world.local_rank == 0:
         warn(idle_gpus(settings.device, world))
     timeout = timedelta(seconds=settings.timeout)
@@ -110,9 +128,11 @@ def train_here(settings: TrainSettings, images: Images, world: World) -> None:
         job = job_of(settings, out, world.size, resume=resume)
         report = ConsoleReport(PlainConsole(stderr=True))
         start.callback(report.close)
-        result = run_rank(job, meeting.world, meeting.store, report)
+        result = run_rank(job, meeting.world, meeting.store, report, signals)
     if world.last:
         conclude(result, out)
+    if result.signal:
+        sys.exit(exit_status(result.signal))
 
 
 def warn(note: str | None) -> None:

@@ -22,6 +22,7 @@ import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
+from ffdist.cores import available_cores
 from ffdist.data.ahead import in_order
 from ffdist.data.appearing import appearing, check_free, check_room
 from ffdist.data.decode import Decoding, Size, check_options, read_picture
@@ -100,7 +101,7 @@ def prepare(
                         got=", ".join(opened.classes),
                         remedy="give the folder that holds a folder of pictures for each class")  # fmt: skip
     with appearing(out) as folder, nullcontext(progress) if progress else bar(opened.name) as report, quiet_pillow():
-        manifest = write(opened, folder, decoding, workers or os.cpu_count() or 1, report, skip_broken=skip_broken)
+        manifest = write(opened, folder, decoding, workers or available_cores(), report, skip_broken=skip_broken)
     for text in manifest.notes:
         print(f"ffdist: note: {text}", file=sys.stderr)
     return out

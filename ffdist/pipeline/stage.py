@@ -7,11 +7,13 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
 
+from ffdist.errors import FfdistError, StageError, described
 from ffdist.pipeline.block import LearningBlock
 from ffdist.pipeline.fusion import passed_on
 from ffdist.pipeline.message import EndOfEpoch, EndOfSplit, EvalBatch, Message, Snapshot, Stop, TrainBatch
@@ -79,13 +81,28 @@ class Stage:
         scores, scored = batch.scores, batch.scored
         for block in self.blocks:
             assert x is not None
-            local = block.forward(x, y, batch.step, batch.epoch, batch.part)
+            with self.at(block, f"batch {batch.step}"):
+                local = block.forward(x, y, batch.step, batch.epoch, batch.part)
             x, features = passed_on(local, features)
             if scores is not None and local.scores is not None:
                 scores, scored = scores.to(self.device) + local.scores.detach(), scored + 1
             if block is self.blocks[-1]:
                 outbox.send(replace(batch, x=x, features=features, scores=scores, scored=scored))
-            block.update(local, y, batch.step, share=batch.share, complete=batch.complete)
+            with self.at(block, f"batch {batch.step}"):
+                block.update(local, y, batch.step, share=batch.share, complete=batch.complete)
+
+    @contextmanager
+    def at(self, block: LearningBlock, when: str) -> Iterator[None]:
+        """Raises StageError for what the network's or the rule's own code raises within, naming the block."""
+        try:
+            yield
+        except (FfdistError, MemoryError):
+            raise
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            where = f"stage {self.index}, block {block.site.name}, {when}"
+            raise StageError("a block failed", where=where, got=described(error)) from error
 
     def evaluate(self, batch: EvalBatch) -> EvalBatch:
         """Add the blocks' scores to those of the blocks before."""
@@ -94,7 +111,8 @@ class Stage:
         scored = list(batch.scored)
         for block in self.blocks:
             assert x is not None
-            local = block.evaluate(x, y)
+            with self.at(block, f"{batch.split} split"):
+                local = block.evaluate(x, y)
             x, features = passed_on(local, features)
             if local.scores is not None:
                 scores.append(local.scores[None])
@@ -167,6 +185,11 @@ class Lead:
         self.under_way.append(event)
         if len(self.under_way) > 1:
             self.under_way.popleft().synchronize()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """What torch raises on a CPU is known by its words alone."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
 
 
 def peak_bytes(device: torch.device) -> int:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from ffdist.errors import DataError
+from ffdist.errors import DataError, SnapshotError
 from ffdist.pipeline.sink import Reporter
 
 RUN_LOG = "metrics.jsonl"
@@ -22,18 +25,30 @@ def start_run_log(run: Path | None, records: list[dict[str, Any]], report: Repor
     if run is None:
         return report
     path = run / RUN_LOG
-    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    with writing(path):
+        path.write_text("".join(json.dumps(record) + "\n" for record in records))
 
     def log(event: dict[str, Any]) -> None:
         line = event.get("record") if event["event"] == "epoch" else None
         if event["event"] == "stop":
             line = {"test": event["test"], "reason": event["reason"]}
         if line is not None:
-            with path.open("a") as file:
+            with writing(path), path.open("a") as file:
                 file.write(json.dumps(line) + "\n")
         report(event)
 
     return log
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Raises SnapshotError for the OSError of a log that cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise SnapshotError("a log of the run cannot be written", where=path, got=error.strerror or error,
+                            remedy="make room there, or let this user write it; the last snapshot is whole"
+                            ) from error  # fmt: skip
 
 
 def read_run_log(run: Path) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
@@ -52,23 +67,49 @@ def read_run_log(run: Path) -> tuple[list[dict[str, Any]], dict[str, Any] | None
     return [v for v in values if "epoch" in v], next((v for v in values if "reason" in v), None)
 
 
+def written_by_others(run: Path) -> bool:
+    """Whether stages of a run that has lost its launcher are still at work."""
+    for path in run.glob("stage-*.log"):
+        with suppress(OSError), path.open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+    return False
+
+
 class StageLog:
-    """`stage-<index>.log` in the run directory: when, and what; nothing where there is no run directory."""
+    """`stage-<index>.log` in the run directory: when, and what; nothing where there is no run directory.
+
+    It is locked while it is open, so that a stage that has lost its launcher still keeps others out of the folder.
+    """
 
     def __init__(self, run: Path | None, stage: int) -> None:
-        self.file = None if run is None else (run / f"stage-{stage}.log").open("a", buffering=1)
+        self.path, self.file = (run or Path()) / f"stage-{stage}.log", None
+        if run is not None:
+            with writing(self.path):
+                self.file = self.path.open("a", buffering=1)
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(self.file, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
     def __enter__(self) -> StageLog:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        self.write("stopped" if error is None else f"failed: {error}")
-        if self.file:
-            self.file.close()
+        try:
+            self.write("stopped" if error is None else f"failed: {error}")
+        except SnapshotError:
+            if error is None:
+                raise
+        finally:
+            if self.file:
+                with suppress(OSError):
+                    self.file.close()
 
     def write(self, text: str) -> None:
         if self.file:
-            self.file.write(f"{datetime.now().isoformat(timespec='milliseconds')} {text}\n")
+            with writing(self.path):
+                self.file.write(f"{datetime.now().isoformat(timespec='milliseconds')} {text}\n")
 
     def epoch(self, epoch: int, metrics: dict[str, Any]) -> None:
         times = ", ".join(f"{name} {metrics[name]:.3f}" for name in ("seconds", "busy", "no_data", "no_credit"))

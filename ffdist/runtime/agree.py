@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from math import prod
 from typing import Any
@@ -20,6 +21,7 @@ from ffdist.pipeline.rehearsal import Part
 from ffdist.pipeline.source import Loaders
 from ffdist.runtime.folder import check_epochs
 from ffdist.runtime.job import Job
+from ffdist.runtime.meeting import await_key, set_key
 from ffdist.runtime.memory import memory
 from ffdist.runtime.world import World
 from ffdist.snapshot import latest, set_aside
@@ -34,18 +36,14 @@ def agree(store: dist.Store, world: World, key: str, decide: Callable[[], Any], 
         try:
             value = decide()
         except Exception as error:
-            store.set(key, json.dumps({"error": str(error)}))
+            with suppress(StageError):
+                set_key(store, key, json.dumps({"error": str(error)}), where=str(world))
             raise
-        store.set(key, json.dumps({"value": value}))
+        set_key(store, key, json.dumps({"value": value}), where=str(world))
         return value
-    try:
-        store.wait([key], timeout)
-    except dist.DistError as error:
-        raise StageError("stage 0 did not get ready", where=f"rank {world.rank} of {world.size}",
-                         expected=f"its {key} within {timeout}", got="nothing") from error  # fmt: skip
-    answer = json.loads(store.get(key))
+    answer = json.loads(await_key(store, key, timeout, failure="stage 0 did not get ready", where=str(world)))
     if "error" in answer:
-        raise StageError("stage 0 could not start", where=f"rank {world.rank} of {world.size}", got=answer["error"])
+        raise StageError("stage 0 could not start", where=str(world), got=answer["error"])
     return answer["value"]
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import socket
 from datetime import timedelta
 from importlib import import_module
 from types import ModuleType
@@ -11,7 +14,8 @@ from typing import Literal, NamedTuple
 import torch
 import torch.distributed as dist
 
-from ffdist.errors import ConfigError
+from ffdist.errors import ConfigError, StageError
+from ffdist.runtime.meeting import await_key, set_key
 from ffdist.runtime.world import World
 from ffdist.transport import Edge, Receiver, Sender, process_group, shared_memory
 
@@ -76,11 +80,16 @@ class ProcessEdges:
     ) -> None:
         self.world, self.store, self.device = world, store, device
         self.depth, self.timeout = depth, timeout
-        store.set(f"place/{world.rank}", json.dumps(Place(device_name(device), shared_memory.locality())))
-        places = [Place(*json.loads(store.get(f"place/{rank}"))) for rank in range(world.size)]
+        here = json.dumps(Place(device_name(device), shared_memory.locality()))
+        set_key(store, f"place/{world.rank}", here, where=str(world))
+        places = [self._place(rank) for rank in range(world.size)]
         self.kinds = choose(transport, places)
         self.back_kind = choose_back(self.kinds, places)
         self.groups = form_groups(world, store, self.kinds, timeout, device)
+
+    def _place(self, rank: int) -> Place:
+        failure, where = f"stage {rank} did not get ready", str(self.world)
+        return Place(*json.loads(await_key(self.store, f"place/{rank}", self.timeout, failure=failure, where=where)))
 
     def upstream(self) -> Receiver:
         index = self.world.rank - 1
@@ -144,14 +153,58 @@ def form_groups(
     """
     if set(BY_STORE) >= set(kinds):
         return {}
-    dist.init_process_group("gloo", store=dist.PrefixStore("group", store), rank=world.rank, world_size=world.size,
-                            timeout=timeout)  # fmt: skip
+    check_gloo()
     groups: dict[int, dist.ProcessGroup] = {}
-    for i, kind in enumerate(kinds):
-        if kind not in BY_STORE:
-            ours = kind == "nccl" and world.rank in (i, i + 1)
-            group = dist.new_group([i, i + 1], timeout, "cpu:gloo,cuda:nccl" if kind == "nccl" else "gloo",
-                                   device_id=device if ours else None)  # fmt: skip
-            if isinstance(group, dist.ProcessGroup):
-                groups[i] = group
+    try:
+        dist.init_process_group("gloo", store=dist.PrefixStore("group", store), rank=world.rank, world_size=world.size,
+                                timeout=timeout)  # fmt: skip
+        for i, kind in enumerate(kinds):
+            if kind not in BY_STORE:
+                ours = kind == "nccl" and world.rank in (i, i + 1)
+                group = dist.new_group([i, i + 1], timeout, "cpu:gloo,cuda:nccl" if kind == "nccl" else "gloo",
+                                       device_id=device if ours else None)  # fmt: skip
+                if isinstance(group, dist.ProcessGroup):
+                    groups[i] = group
+    except RuntimeError as error:
+        raise StageError("the stages could not connect", where=world, expected="a connection of each two",
+                         got=brief(error), remedy="see that every host reaches the others by the interfaces that "
+                         "GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME name") from error  # fmt: skip
     return groups
+
+
+def check_gloo() -> None:
+    """Raises ConfigError where gloo finds no address on the interface that it is told, or takes by itself."""
+    told = os.environ.get("GLOO_SOCKET_IFNAME", "")
+    try:
+        for name in told.split(",") if told else [None]:
+            listens(name)
+    except RuntimeError as error:
+        usable = [name for _, name in socket.if_nameindex() if _listens(name)]
+        raise ConfigError(
+            "gloo cannot use the network of this host",
+            where=f"GLOO_SOCKET_IFNAME={told}" if told else "the interface that the host's name resolves to",
+            expected=f"one of {', '.join(usable)}" if usable else "an interface with an address; there is none",
+            got=brief(error),
+            remedy=f"GLOO_SOCKET_IFNAME={usable[0]}, or another of them" if usable else "ip link set lo up",
+        ) from error
+
+
+def listens(interface: str | None) -> None:
+    """Raises RuntimeError where gloo cannot listen on the interface; None: on the one it takes by itself."""
+    if interface is None:
+        dist.ProcessGroupGloo.create_default_device()
+    else:
+        dist.ProcessGroupGloo.create_device(interface=interface)
+
+
+def _listens(interface: str) -> bool:
+    try:
+        listens(interface)
+    except RuntimeError:
+        return False
+    return True
+
+
+def brief(error: Exception) -> str:
+    """What torch says, without where in its source."""
+    return re.sub(r"^\[[^]]*\] ", "", str(error).partition("\n")[0])

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from ffdist.config import FREE_ON_RESUME, TrainSettings
 from ffdist.data import Images
-from ffdist.errors import ConfigError, DataError, NetworkError, SnapshotError
-from ffdist.report.log import read_run_log
+from ffdist.errors import ConfigError, DataError, Interrupted, NetworkError, SnapshotError
+from ffdist.report.log import read_run_log, written_by_others
 from ffdist.runtime.data_facts import FACTS, DataFacts, check_same_data, read_facts, write_facts
 from ffdist.runtime.own_code import CODE, KINDS, check_code, has_moved, keep_code, settled
 from ffdist.runtime.run import SETTINGS, read_settings, write_settings, writing_to
@@ -99,7 +99,8 @@ def forgotten_if_refused(out: Path) -> Iterator[None]:
         yield
     except BaseException as error:  # an interrupt, too; raised again
         ready = any(out.glob("stage-*.log")) and not logged
-        if not any(out.glob("snapshots/*/*")) and (isinstance(error, REFUSALS) or not ready):
+        refused = isinstance(error, REFUSALS) or (isinstance(error, Interrupted) and not error.begun)
+        if not any(out.glob("snapshots/*/*")) and (refused or not ready):
             _forget(out, before)
         raise
 
@@ -148,6 +149,10 @@ def held(out: Path) -> Iterator[None]:
                               remedy="wait until it has ended, or choose another --out") from error  # fmt: skip
         except OSError:  # a file system without locks
             pass
+        if written_by_others(out):
+            raise ConfigError("stages of a run that has lost its launcher are still at work in this folder", where=out,
+                              expected="a folder of one's own",
+                              remedy="wait until they have ended, or end them")  # fmt: skip
         yield
 
 

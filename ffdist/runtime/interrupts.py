@@ -1,30 +1,115 @@
-"""What a process that watches over a run does when it is told to stop."""
+"""What a process does when it is told to stop: by Ctrl-C, by SIGTERM, or by the end of its terminal."""
 
 from __future__ import annotations
 
-import itertools
+import os
 import signal
+import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
+from typing import Any, NoReturn
+
+from ffdist.errors import Interrupted, exit_status
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+AS_ONE = 0.3
+"""Seconds within which signals count as one: timeout(1), for one, sends its own to a process, and to its group."""
+
+
+def heeded() -> list[signal.Signals]:
+    """All but those that whoever started this process wants ignored: nohup, a script's background jobs."""
+    return [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+
+
+def handle_signals(handle: Callable[[int, FrameType | None], Any]) -> None:
+    """From now on. Of no effect outside the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for number in heeded():
+        signal.signal(number, handle)
 
 
 @contextmanager
-def interrupts(ask: Callable[[], None]) -> Iterator[None]:
-    """SIGINT and SIGTERM call `ask`; the second raises KeyboardInterrupt. Of no effect outside the main thread."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    asked = itertools.count()
-
-    def handle(*_: object) -> None:
-        if next(asked):
-            raise KeyboardInterrupt
-        ask()
-
-    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+def signals_restored() -> Iterator[None]:
+    """Behind it signals are handled as before: a program, too, may run a command."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
     try:
         yield
     finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in before.items():
+                if handler is not None:  # one that was not set from Python
+                    signal.signal(number, handler)
+
+
+def leave_at_once(number: int, frame: FrameType | None = None) -> NoReturn:
+    """A handler for where nothing has to be tidied up, such as while modules are imported: they may take an exception
+    for one of their own."""
+    os._exit(exit_status(number))
+
+
+def unwind(number: int, frame: FrameType | None = None) -> NoReturn:
+    """A handler for where what was begun has to go again."""
+    raise Interrupted(number)
+
+
+@contextmanager
+def signals_blocked() -> Iterator[None]:
+    """A process that is started within begins with them blocked, so that none comes before it can answer."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class Told:
+    """Whether a signal has told to stop."""
+
+    number: int = 0
+    """The first one's; 0 where there was none."""
+    at: float = 0.0
+
+
+@contextmanager
+def interrupts(ask: Callable[[int], None]) -> Iterator[Told]:
+    """The first signal calls `ask` with its number; another one raises Interrupted. Of no effect outside the main
+    thread."""
+    told = Told()
+    if threading.current_thread() is not threading.main_thread():
+        yield told
+        return
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if not told.number:
+            told.number, told.at = number, now
+            ask(number)
+        elif now - told.at > AS_ONE:
+            raise Interrupted(number)
+
+    previous = {number: signal.signal(number, handle) for number in heeded()}
+    try:
+        yield told
+    finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def hear_signals(tell: Callable[[int], None], numbers: tuple[int, ...] = SIGNALS) -> None:
+    """`tell` is called with each signal's number in a thread of its own, at once, whatever the main thread waits for:
+    a handler of Python's would have to wait for the end of a call into C++."""
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+
+    def listen() -> None:
+        while True:
+            for number in reader.recv(16):
+                if number in numbers:
+                    tell(number)
+
+    threading.Thread(target=listen, name="ffdist signals", daemon=True).start()
+    signal.set_wakeup_fd(writer.detach(), warn_on_full_buffer=False)

@@ -18,6 +18,8 @@ class Result:
     """"finished", or "interrupted" when it was told to stop early (a snapshot was made)."""
     records: list[dict[str, Any]] = field(default_factory=list)
     """One an epoch: train and validation metrics by block and predictor, stages' times and memory."""
+    signal: int = 0
+    """The number of the signal that told it to stop; 0 where none did."""
     test: dict[str, Any] | None = None
     """Metrics on the test split, by block and predictor; None without one."""
 
@@ -43,6 +45,27 @@ def root_cause(errors: Sequence[BaseException]) -> BaseException:
 
     assert errors
     return min(errors, key=distance)
+
+
+def explained(errors: Sequence[BaseException], hung: Sequence[str]) -> BaseException:
+    """`root_cause`; or where all that is known of it is that somebody did not answer, who that is.
+
+    hung: the stages that did not end though others had failed, as users know them.
+    """
+    cause = root_cause(errors)
+    if not hung or not isinstance(cause, PeerTimeoutError):
+        return cause
+    return StageError(
+        f"{' and '.join(hung)} did not answer",
+        where=cause.where,
+        expected=cause.expected,
+        got=cause.what,
+        remedy="look for what it waits for, or raise the timeout if it is only slow",
+    )
+
+
+def with_remedy(error: FfdistError, remedy: str) -> FfdistError:
+    return type(error)(error.what, where=error.where, expected=error.expected, got=error.got, remedy=remedy)
 
 
 def in_stage(error: FfdistError, stage: str) -> FfdistError:

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ffdist.cores import available_cores
 from ffdist.data import ArraySplit, Images, Loader
 from ffdist.data.ahead import in_order
 from ffdist.data.decode import Decoding, Picture, read_picture
@@ -25,7 +26,6 @@ from ffdist.data.survey import FULL, Survey
 from ffdist.errors import DataError
 from ffdist.pipeline.classifier import Classifier
 from ffdist.runtime.data_facts import DataFacts, read_facts
-from ffdist.runtime.world import available_cores
 
 Given = str | Encoded
 """A picture: the path of a file, its bytes, an opened one, or an array."""

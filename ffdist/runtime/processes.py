@@ -1,58 +1,94 @@
-"""Stages as processes of this host, started and watched by this one."""
+"""Stages as processes of this host, started and watched by this one.
+
+A process is started with nothing but one end of a line. Over it come the job, as bytes, and orders; over it go events;
+and either end knows by it at once when the other one is gone.
+"""
 
 from __future__ import annotations
 
+import codecs
 import json
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
 from pathlib import Path
-from threading import Event
+from threading import Thread
 from typing import Any
 
-import torch.distributed as dist
-
 from ffdist import errors
-from ffdist.errors import FfdistError, StageError
+from ffdist.errors import ConfigError, FfdistError, Interrupted, StageError
 from ffdist.pipeline.sink import Reporter
-from ffdist.runtime.allocator import keep_freed_memory
-from ffdist.runtime.edges import ProcessEdges
-from ffdist.runtime.interrupts import interrupts
-from ffdist.runtime.job import Job
-from ffdist.runtime.outcome import Result, root_cause
-from ffdist.runtime.rank import Rank, stage_device
+from ffdist.runtime.child import START, Start
+from ffdist.runtime.interrupts import Told, interrupts, signals_blocked
+from ffdist.runtime.outcome import Result, explained
+from ffdist.runtime.payload import Payload, pack
+from ffdist.runtime.stage_process import Life, MakeJob, Training
 from ffdist.runtime.world import World
 
-MakeJob = Callable[[], Job]
-"""Picklable; called in each process, so that no data travels to it."""
 GRACE = 10.0
 """Seconds the other stages have to end by themselves after one has failed."""
+TAIL = 2000
+"""Characters of what a process wrote last that are told when it has died."""
 
 
 def run_processes(make_job: MakeJob, stages: int, report: Reporter) -> Result:
-    """Start a process a stage, pass their events to `report`, and wait for all.
+    """Train with a process a stage; `report` hears what the last one reports. Raises as `run_lives` does."""
+    return run_lives(Training(make_job), stages, report)
 
-    SIGINT or SIGTERM ends the run early, with a snapshot, where this is the main thread. Raises the error that explains
-    the others when a stage fails, and KeyboardInterrupt at a second signal; no stage outlives this call.
+
+def run_lives(life: Life, stages: int, report: Reporter) -> Result:
+    """Start a process for each stage, pass their events to `report`, and wait for all.
+
+    SIGINT, SIGTERM or SIGHUP ends the run early, with a snapshot, where this is the main thread. Raises the error that
+    explains the others when a stage fails, ConfigError for a job that cannot be sent, and Interrupted for a signal
+    before the stages are ready, and for a second one; no stage outlives this call.
     """
-    context = multiprocessing.get_context("spawn")
-    with tempfile.TemporaryDirectory(prefix="ffdist-") as folder:
-        watch = Watch([], report)
-        try:
+    check_interpreter()
+    payload, watch = pack(life), Watch(report)
+    try:
+        with meeting_place() as (store, descriptors), interrupts(watch.interrupt) as watch.told:
             for rank in range(stages):
-                world = World(rank, stages, rank)
-                watch.stages.append(_start(context, make_job, world, Path(folder) / "store"))
-            with interrupts(watch.interrupt):
-                return watch.until_all_ended()
-        finally:
-            watch.end_all()
+                watch.stages.append(start_stage(World(rank, stages, rank), store, descriptors, payload))
+                watch.leave_if_told()
+            watch.started = True
+            watch.leave_if_told()
+            return watch.until_all_ended()
+    except Interrupted as told:
+        told.begun = watch.ready
+        raise
+    finally:
+        watch.end_all()
+
+
+def check_interpreter() -> None:
+    """Raises ConfigError where this program cannot start another Python."""
+    if getattr(sys, "frozen", False) or not sys.executable:
+        raise ConfigError("this program cannot start processes", where="launcher processes",
+                          expected="a Python interpreter", got=sys.executable or "an embedded one",
+                          remedy="take threads as the launcher")  # fmt: skip
+
+
+@contextmanager
+def meeting_place() -> Iterator[tuple[str, tuple[int, ...]]]:
+    """A file through which stages meet, and the descriptors that they need for it: on Linux one without a name, so that
+    nothing of it stays behind."""
+    if not hasattr(os, "memfd_create"):
+        with tempfile.TemporaryDirectory(prefix="ffdist-") as folder:
+            yield str(Path(folder) / "store"), ()
+        return
+    descriptor = os.memfd_create("ffdist-store")
+    try:
+        yield f"/proc/self/fd/{descriptor}", (descriptor,)
+    finally:
+        os.close(descriptor)
 
 
 @dataclass
@@ -60,110 +96,171 @@ class StageProcess:
     """A stage's process, what it reports, and the error it told of."""
 
     rank: int
-    process: BaseProcess
-    events: Connection
+    process: subprocess.Popen[bytes]
+    line: Connection
+    stderr: int
+    """The descriptor of what it writes there."""
     error: BaseException | None = None
+    done: bool = False
     open: bool = True
+    said: str = ""
+    """The end of what it wrote on stderr."""
+    decoder: codecs.IncrementalDecoder = field(default_factory=lambda: codecs.getincrementaldecoder("utf-8")("replace"))
+
+    def __str__(self) -> str:
+        return f"stage {self.rank} (process {self.process.pid})"
+
+    def pass_on(self) -> bool:
+        """What it has written on stderr since, to this process's own; whether it may write more."""
+        try:
+            written = os.read(self.stderr, 1 << 16)
+        except BlockingIOError:
+            return True
+        text = self.decoder.decode(written)
+        self.said = (self.said + text)[-TAIL:]
+        if text and sys.stderr:
+            with suppress(OSError, ValueError):  # nobody reads it
+                sys.stderr.write(text)
+                sys.stderr.flush()
+        return bool(written)
+
+    def order_stop(self) -> None:
+        with suppress(OSError):  # it is gone, as its line will tell
+            self.line.send_bytes(b"stop")
+
+    def drain(self) -> None:
+        """What its end has left on the way."""
+        while wait([self.stderr], 0) and self.pass_on():
+            pass
+
+    def died(self) -> StageError:
+        code = self.process.returncode
+        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
+        said = "\n    ".join(["", *self.said.strip().splitlines()])
+        short = "a system out of memory kills so: a smaller batch size, or more stages" if code == -9 else None
+        return StageError(f"stage {self.rank} died", where=f"process {self.process.pid}",
+                          expected="an end without errors", got=how + (f"; it said:{said}" if said else ""),
+                          remedy=short)  # fmt: skip
 
 
 @dataclass
 class Watch:
     """Looks after the stages' processes."""
 
-    stages: list[StageProcess]
     report: Reporter
+    stages: list[StageProcess] = field(default_factory=list)
     result: Result = field(default_factory=Result)
+    told: Told = field(default_factory=Told)
+    started: bool = False
+    """Whether all processes are here to be ended."""
+    ready: bool = False
+    """Whether the first stage has begun: from then on it makes a snapshot when it is told to stop."""
 
     def until_all_ended(self) -> Result:
         hear = self.result.listen(self.report)
         deadline: float | None = None
-        while any(stage.open for stage in self.stages):
+        writing = {stage.stderr: stage for stage in self.stages}
+        while lines := {stage.line: stage for stage in self.stages if stage.open}:
             patience = None if deadline is None else max(0.0, deadline - time.monotonic())
-            ready = wait([stage.events for stage in self.stages if stage.open], patience)
+            ready = wait([*lines, *writing], patience)
             if not ready:
                 break
-            for stage in self.stages:
-                if stage.events in ready:
+            for line, stage in lines.items():
+                if line in ready:
                     self._listen(stage, hear)
+            for stderr, stage in list(writing.items()):
+                if stderr in ready and not stage.pass_on():
+                    del writing[stderr]
             if deadline is None and any(stage.error for stage in self.stages):
                 deadline = time.monotonic() + GRACE
-        errors = [stage.error for stage in self.stages if stage.error]
-        if errors:
-            raise root_cause(errors)
+        if failed := [stage.error for stage in self.stages if stage.error]:
+            raise explained(failed, [str(stage) for stage in self.stages if stage.open])
+        self.result.signal = self.told.number
         return self.result
 
     def _listen(self, stage: StageProcess, hear: Reporter) -> None:
-        """One event, or the end of the process: the kernel closes its end of the pipe."""
+        """One event, or the end of the process: the kernel closes its end of the line."""
         try:
-            event = json.loads(stage.events.recv_bytes())
-        except (EOFError, ConnectionResetError):
+            event = json.loads(stage.line.recv_bytes())
+        except (EOFError, OSError):
             stage.open = False
-            stage.process.join()
-            if stage.process.exitcode != 0 and stage.error is None:
-                stage.error = _death(stage)
+            with suppress(subprocess.TimeoutExpired):
+                stage.process.wait(GRACE)
+            end(stage)
+            stage.drain()
+            if not stage.done and stage.error is None:
+                stage.error = stage.died()
             return
-        if event["event"] == "error":
-            stage.error = _told(event)
-        else:
-            hear(event)
+        match event["event"]:
+            case "error":
+                stage.error = _told(event)
+            case "done":
+                stage.done = True
+            case "ready":
+                self.ready |= stage.rank == 0
+            case "signal":
+                if not self.told.number:
+                    self.told.number, self.told.at = event["number"], time.monotonic()
+                    self.interrupt(event["number"])
+            case _:
+                hear(event)
 
-    def interrupt(self) -> None:
-        """Ask the source to stop behind a snapshot."""
-        if self.stages[0].process.is_alive():
-            os.kill(self.stages[0].process.pid or 0, signal.SIGTERM)
+    def interrupt(self, number: int) -> None:
+        """Ask the source to stop behind a snapshot. Raises Interrupted where it has not begun."""
+        if self.ready:
+            self.stages[0].order_stop()
+        elif self.started:
+            raise Interrupted(number)
+
+    def leave_if_told(self) -> None:
+        if self.told.number:
+            raise Interrupted(self.told.number)
 
     def end_all(self) -> None:
         for stage in self.stages:
-            if stage.process.is_alive():
-                stage.process.kill()
+            stage.process.kill()
         for stage in self.stages:
-            stage.process.join()
-            stage.events.close()
+            end(stage)
+            stage.line.close()
+            assert stage.process.stderr
+            stage.process.stderr.close()
 
 
-def _start(context: Any, make_job: MakeJob, world: World, store: Path) -> StageProcess:
-    here, there = context.Pipe(duplex=False)
-    process = context.Process(target=_life, args=(make_job, world, str(store), there), name=f"stage-{world.rank}")
-    process.start()
+def end(stage: StageProcess) -> None:
+    stage.process.kill()
+    stage.process.wait()
+
+
+def start_stage(world: World, store: str, descriptors: tuple[int, ...], payload: Payload) -> StageProcess:
+    """A process that waits for its job, which is sent as fast as it takes it."""
+    here, there = multiprocessing.Pipe()
+    flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined] - as multiprocessing has it
+    command = [sys.executable, *flags, "-c", START, str(there.fileno()), f"stage-{world.rank}"]
+    with signals_blocked():
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+            pass_fds=(there.fileno(), *descriptors),
+        )
+        assert process.stderr
+        os.set_blocking(process.stderr.fileno(), False)
+        stage = StageProcess(world.rank, process, here, process.stderr.fileno())
     there.close()
-    return StageProcess(world.rank, process, here)
+    start = Start(world, store, os.getpid(), sys.argv, payload.script)
+    Thread(target=send_job, args=(here, start, payload.data), name=f"send stage-{world.rank}", daemon=True).start()
+    return stage
 
 
-def _life(make_job: MakeJob, world: World, store_file: str, events: Connection) -> None:
-    """A stage's process from beginning to end."""
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    keep_freed_memory()
-    stop = Event()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
-
-    def report(event: dict[str, Any]) -> None:
-        events.send_bytes(json.dumps(event).encode())
-
-    try:
-        job = make_job()
-        config = job.config
-        store = dist.FileStore(store_file, world.size)
-        store.set_timeout(config.timeout)
-        edges = ProcessEdges(world, store, stage_device(config.device, world), transport=config.transport,
-                             depth=config.queue, timeout=config.timeout)  # fmt: skip
-        Rank(job, world, store, edges, report, stop).run()
-    except FfdistError as error:
-        told = {"what": error.what, "where": error.where, "expected": error.expected, "got": error.got,
-                "remedy": error.remedy}  # fmt: skip
-        report({"event": "error", "type": type(error).__name__, **{k: v and str(v) for k, v in told.items()}})
-        sys.exit(1)
+def send_job(line: Connection, start: Start, data: bytes) -> None:
+    with suppress(OSError):  # it has died, as its line will tell
+        line.send(sys.path)
+        line.send(start)
+        line.send_bytes(data)
 
 
 def _told(event: dict[str, Any]) -> FfdistError:
     """A stage's own error, as it was there."""
     kind = getattr(errors, event["type"])
-    return kind(event["what"], **{k: event[k] for k in ("where", "expected", "got", "remedy")})
-
-
-def _death(stage: StageProcess) -> StageError:
-    code = stage.process.exitcode or 0
-    how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
-    return StageError(f"stage {stage.rank} died", where=f"process {stage.process.pid}",
-                      expected="exit status 0", got=how,
-                      remedy="see its log in the run directory; go on with --resume")  # fmt: skip
+    return kind(event["what"], **{name: event[name] for name in ("where", "expected", "got", "remedy")})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import torch
 import torch.distributed as dist
 
+from ffdist.cores import available_cores
 from ffdist.errors import ConfigError, StageError
 from ffdist.pipeline.edge import FromEdge, ToEdge
 from ffdist.pipeline.initial import make_from_data
@@ -20,11 +21,12 @@ from ffdist.pipeline.plan import build_block, dealt
 from ffdist.pipeline.predictions import KNOWN, RECENT, Feedback, Predictions
 from ffdist.pipeline.sink import Reporter, Sink
 from ffdist.pipeline.source import Loaders, Position, Source
-from ffdist.pipeline.stage import Stage
+from ffdist.pipeline.stage import Stage, is_out_of_memory
 from ffdist.report.log import StageLog, start_run_log
 from ffdist.runtime.agree import agree, make_plan
 from ffdist.runtime.job import Job
-from ffdist.runtime.world import World, available_cores
+from ffdist.runtime.meeting import await_key, set_key
+from ffdist.runtime.world import World
 from ffdist.snapshot import Manifest, SnapshotStore, read_manifest
 from ffdist.transport import Edge, Receiver, Sender, open_local
 
@@ -66,6 +68,8 @@ class Rank:
     report: Reporter
     stop: Event = field(default_factory=Event)
     """Set on rank 0 (by a signal, say) to end the run early, with a snapshot."""
+    ready: Callable[[], None] = lambda: None
+    """Called when this stage's edges are open, and it begins."""
 
     def run(self) -> None:
         """Until the stream stops. Raises what stopped it otherwise; StageError where memory did not suffice."""
@@ -101,6 +105,9 @@ class Rank:
             downstream = None if world.last else ToEdge(_open(ends, self.edges.downstream()))
             told, tell = self._feedback(ends, loaders, manifest, snapshots)
             inbox = upstream or self._source(loaders, manifest, told)
+            if self.stop.is_set():
+                raise StageError("told to stop before the stages were ready")
+            self.ready()
             stage.run(inbox, downstream or self._sink(manifest, snapshots, tell))
             if told:
                 told.drain(stage.step)
@@ -156,9 +163,15 @@ class Rank:
             microbatches=self.job.config.microbatches,
             start=start,
             history=history,
-            validation_of=lambda epoch: float(self.store.get(f"validation/{epoch}")),
+            validation_of=self._validation_of,
             predictions=told,
             stop=self.stop,
+        )
+
+    def _validation_of(self, epoch: int) -> float:
+        config, failure = self.job.config, "the last stage did not tell its validation accuracy"
+        return float(
+            await_key(self.store, f"validation/{epoch}", config.timeout, failure=failure, where=str(self.world))
         )
 
     def _announce(self, plan: dict[str, Any], manifest: Manifest | None) -> None:
@@ -169,10 +182,10 @@ class Rank:
         self.report({"event": "start", "steps": plan["steps"], "epochs": epochs, "step": step, "epoch": epoch})
 
     def _sink(self, manifest: Manifest | None, snapshots: SnapshotStore, tell: Feedback | None) -> Sink:
-        records = manifest.records if manifest else []
+        records, here = manifest.records if manifest else [], str(self.world)
         return Sink(
             commit=snapshots.commit,
-            publish=lambda epoch, accuracy: self.store.set(f"validation/{epoch}", repr(accuracy)),
+            publish=lambda epoch, accuracy: set_key(self.store, f"validation/{epoch}", repr(accuracy), where=here),
             report=start_run_log(self.job.config.run, records, self.report),
             feedback=tell,
             records=records,
@@ -191,10 +204,10 @@ def enough_memory(world: World) -> Iterator[None]:
     """Raises StageError for what numpy and torch raise where there is not."""
     try:
         yield
-    except (MemoryError, RuntimeError) as error:  # what torch raises on a CPU is known by its words alone
-        if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and "can't allocate memory" not in str(error):
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
             raise
-        raise StageError("there is not enough memory", where=f"stage {world.rank} of {world.size}", got=error,
+        raise StageError("there is not enough memory", where=world, got=error,
                          remedy="use a smaller --batch-size or --image-size, more --microbatches, or more "
                          "--stages") from error  # fmt: skip
 

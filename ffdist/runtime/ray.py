@@ -47,10 +47,12 @@ def run_ray(
     with joined(options, stages), room(options, stages) as group:
         hear = metered(noted(run, report))
         team = Team(make_job, run and run.absolute(), data, options, group, [None] * stages)
-        with closing(team), interrupts(team.stop):
+        with closing(team), interrupts(lambda _: team.stop()) as told:
             for number in itertools.count():
                 try:
-                    return team.attempt(number, hear)
+                    result = team.attempt(number, hear)
+                    result.signal = told.number
+                    return result
                 except AttemptLost as lost:
                     note(run, RESTARTS, f"attempt {number}: {lost}")
                     if number == options.max_restarts or team.stopping:

@@ -17,8 +17,8 @@ from typing import Literal
 import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
+from ffdist.cores import available_cores
 from ffdist.errors import ConfigError
-from ffdist.runtime.world import available_cores
 
 ANSWER = 30.0
 """Seconds in which a cluster must answer."""

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from ffdist.config import TrainSettings, parse_windows
+from ffdist.cores import available_cores
 from ffdist.data import Images, open_data
 from ffdist.errors import ConfigError
 from ffdist.pipeline.optim import OptimConfig
@@ -16,7 +17,6 @@ from ffdist.runtime.data_facts import FACTS, check_same_data, read_facts
 from ffdist.runtime.job import Job, JobConfig
 from ffdist.runtime.rank import seen_gpus
 from ffdist.runtime.run import network, write_settings
-from ffdist.runtime.world import available_cores
 
 
 @dataclass(frozen=True)

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
-import signal
+import os
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from threading import Event
+from threading import Event, Thread
+from types import FrameType
 
 import torch.distributed as dist
 
-from ffdist.errors import StageError
+from ffdist.errors import Interrupted, StageError, exit_status
 from ffdist.pipeline.sink import Reporter
 from ffdist.runtime.allocator import keep_freed_memory
 from ffdist.runtime.attempt import share_attempt
 from ffdist.runtime.edges import ProcessEdges
+from ffdist.runtime.interrupts import handle_signals, hear_signals
 from ffdist.runtime.job import Job
+from ffdist.runtime.meeting import await_key, set_key
 from ffdist.runtime.outcome import Result
 from ffdist.runtime.rank import Rank, stage_device
 from ffdist.runtime.world import World
+
+PATIENCE = 3.0
+"""Seconds in which a rank that is told to stop before the stages are ready may tidy up; it may wait inside of torch."""
+LOOK = 1.0
+"""Seconds between two looks whether another rank was told to stop."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +48,7 @@ def meet(world: World, timeout: timedelta) -> Meeting:
     try:
         store, _, _ = next(dist.rendezvous("env://", timeout=timeout))
         lasting = dist.PrefixStore(f"ffdist/{world.run_id}", store)
-        attempt = share_attempt(lasting, world)
+        attempt = share_attempt(lasting, world, timeout)
     except dist.DistError as error:
         raise StageError(
             "the ranks did not meet",
@@ -50,21 +59,63 @@ def meet(world: World, timeout: timedelta) -> Meeting:
     return Meeting(replace(world, attempt=attempt), dist.PrefixStore(str(attempt), lasting), lasting)
 
 
-def run_rank(make_job: Callable[[], Job], world: World, store: dist.Store, report: Reporter) -> Result:
-    """This rank's stage until the stream stops; SIGTERM and SIGINT end the run early, with a snapshot.
+class Signals:
+    """What SIGINT, SIGTERM and SIGHUP do to this rank: before the stages are ready it ends, later all end behind a
+    snapshot. How often they come does not matter: torchrun, and who stops torchrun, may both send one."""
+
+    def __init__(self, first: bool) -> None:
+        self.first, self.stop, self.number, self.ready = first, Event(), 0, False
+        self._store: dist.Store | None = None
+
+    def handle(self) -> None:
+        handle_signals(self._unwind)
+        hear_signals(self._heard)
+
+    def begin(self, store: dist.Store) -> None:
+        """The stages are ready. From now on a rank that is told to stop tells the first one, by the store."""
+        self._store, self.ready = store, True
+        if self.first:
+            Thread(target=self._hear_others, args=(store,), name="ffdist stop", daemon=True).start()
+
+    def _unwind(self, number: int, frame: FrameType | None) -> None:
+        if not self.ready and not self.number:
+            self.number = number
+            raise Interrupted(number)
+
+    def _heard(self, number: int) -> None:
+        """In a thread of its own, so that it happens whatever the main one waits for."""
+        if not self.ready:
+            time.sleep(PATIENCE)
+            os._exit(exit_status(number))
+        self.number = number
+        if self.first:
+            self.stop.set()
+        elif self._store is not None:
+            with suppress(RuntimeError):  # the run is at its end
+                self._store.set("stop", str(number))
+
+    def _hear_others(self, store: dist.Store) -> None:
+        with suppress(RuntimeError):
+            while not store.check(["stop"]):
+                time.sleep(LOOK)
+            self.stop.set()
+
+
+def run_rank(
+    make_job: Callable[[], Job], world: World, store: dist.Store, report: Reporter, signals: Signals
+) -> Result:
+    """This rank's stage until the stream stops; SIGTERM, SIGINT and SIGHUP end the run early, with a snapshot.
 
     `report` is called on the last rank only; the result is whole there, and empty elsewhere.
     """
     keep_freed_memory()
-    stop = Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
     job = make_job()
     config, result = job.config, Result()
     edges = ProcessEdges(world, store, stage_device(config.device, world), transport=config.transport,
                          depth=config.queue, timeout=config.timeout)  # fmt: skip
     with ending_together(store, world, config.timeout):
-        Rank(job, world, store, edges, result.listen(report), stop).run()
+        Rank(job, world, store, edges, result.listen(report), signals.stop, lambda: signals.begin(store)).run()
+    result.signal = signals.number
     return result
 
 
@@ -78,19 +129,12 @@ def ending_together(store: dist.Store, world: World, timeout: timedelta) -> Iter
         yield
     except Exception as error:
         if world.last:
-            store.set("end", str(error))
+            with suppress(RuntimeError):  # the store is gone, too
+                store.set("end", str(error))
         raise
     if world.last:
-        store.set("end", "")
+        set_key(store, "end", "", where=str(world))
         return
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_DFL)  # there is nothing left to stop early
-    where = f"rank {world.rank} of {world.size}"
-    try:
-        store.wait(["end"], timeout)
-        failure = store.get("end").decode()
-    except dist.DistError as error:
-        raise StageError("the last stage did not end", where=where, got=error,
-                         remedy="see its log in the run directory; go on with --resume") from error  # fmt: skip
+    failure = await_key(store, "end", timeout, failure="the last stage did not end", where=str(world)).decode()
     if failure:
-        raise StageError("the last stage could not end", where=where, got=failure)
+        raise StageError("the last stage could not end", where=world, got=failure)

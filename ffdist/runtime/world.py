@@ -34,6 +34,9 @@ class World:
             raise ConfigError("torchrun's environment is not whole", where="environment", got=error,
                               remedy="start with torchrun --nproc-per-node=N -m ffdist train") from error  # fmt: skip
 
+    def __str__(self) -> str:
+        return f"stage {self.rank} of {self.size}"
+
     @property
     def first(self) -> bool:
         return self.rank == 0
@@ -41,7 +44,3 @@ class World:
     @property
     def last(self) -> bool:
         return self.rank == self.size - 1
-
-
-def available_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

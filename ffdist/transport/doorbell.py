@@ -20,6 +20,9 @@ from ffdist.errors import TransportError
 from ffdist.transport.base import Edge
 from ffdist.transport.wire import HELLO_BYTES, check_hello, encode_hello
 
+STEP = timedelta(seconds=0.5)
+"""Of a wait for the other end: between two, a signal's handler has its turn."""
+
 
 class Store(Protocol):
     """Where two ends find one another: what is used of a `torch.distributed` store (any kind)."""
@@ -124,13 +127,17 @@ def _greet(doorbell: Doorbell, edge: Edge) -> Doorbell:
 
 
 def _address(edge: Edge, store: Store) -> str:
-    try:
-        store.wait([_key(edge)], edge.timeout)
-        return store.get(_key(edge)).decode()
-    except dist.DistNetworkError as error:
-        raise edge.lost("the store through which the ends meet is gone") from error
-    except RuntimeError as error:  # what every kind of store raises when a wait times out
-        raise edge.silent("address of the receiver") from error
+    deadline = time.monotonic() + edge.timeout.total_seconds()
+    while True:
+        left = timedelta(seconds=max(1e-3, deadline - time.monotonic()))
+        try:
+            store.wait([_key(edge)], min(STEP, left))
+            return store.get(_key(edge)).decode()
+        except dist.DistNetworkError as error:
+            raise edge.lost("the store through which the ends meet is gone") from error
+        except RuntimeError as error:  # what every kind of store raises when a wait times out
+            if time.monotonic() >= deadline:
+                raise edge.silent("address of the receiver") from error
 
 
 def _key(edge: Edge) -> str:

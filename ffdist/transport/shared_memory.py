@@ -35,16 +35,27 @@ GENERATIONS = 2**16
 """Of slots, counted round: a notice of smaller, earlier slots frees none of the present ones."""
 GROWN = b"="
 RING = wire.PRELUDE.size + 1
+BOOT, NETWORK = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/net")
 MAX_DEPTH = 64
 """So that the packets of a full edge (a prelude and a descriptor each) always fit the socket's default buffer."""
 
 
 def locality() -> str | None:
-    """Processes of equal locality can open such an edge; None where the platform cannot (it needs Linux)."""
+    """Processes of equal locality can open such an edge; None where this one cannot."""
+    return None if obstacle() else f"{BOOT.read_text().strip()}/{NETWORK.readlink()}/{os.geteuid()}"
+
+
+def obstacle() -> str | None:
+    """Why this process can open no such edge; None where it can."""
     if sys.platform != "linux":
-        return None
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return f"{boot}/{Path('/proc/self/ns/net').readlink()}/{os.geteuid()}"
+        return f"it needs Linux, and this is {sys.platform}"
+    try:
+        BOOT.read_text()
+        NETWORK.readlink()
+        os.close(os.memfd_create("ffdist"))
+    except OSError as error:  # a sandbox
+        return f"{error.filename or 'memory files'}: {error.strerror}"
+    return None
 
 
 def open_sender(edge: Edge, store: Store) -> SharedMemorySender:
@@ -100,15 +111,27 @@ class SharedMemorySender(Sender):
 
     def _grow(self, slot_bytes: int) -> Slots:
         """Larger slots from this frame on; those before it stay in the old ones until they are received."""
-        descriptor = os.memfd_create("ffdist")
         try:
-            slots = Slots(descriptor, self._edge.depth + 1, slot_bytes)
+            descriptor = os.memfd_create("ffdist")
+        except OSError as error:
+            raise self._no_room(slot_bytes, error) from error
+        try:
+            try:
+                slots = Slots(descriptor, self._edge.depth + 1, slot_bytes)
+            except OSError as error:
+                raise self._no_room(slot_bytes, error) from error
             self._ring(GROWN, descriptor)
             self._generation = (self._generation + 1) % GENERATIONS
             self._free = list(range(self._edge.depth + 1))
             return slots
         finally:
             os.close(descriptor)
+
+    def _no_room(self, slot_bytes: int, error: OSError) -> TransportError:
+        return TransportError("there is no shared memory for a frame", where=self._edge.at(self._sequence),
+                              expected=f"{self._edge.depth + 1} slots of {slot_bytes / 2**20:.0f} MiB",
+                              got=error.strerror or error, remedy="use a smaller --batch-size or --queue, or "
+                              "--transport gloo")  # fmt: skip
 
     def _ring(self, packet: bytes, *descriptors: int) -> None:
         while not self._doorbell.ring(packet, descriptors):
@@ -196,9 +219,8 @@ class SharedMemoryReceiver(Receiver):
 
 
 def _check(edge: Edge) -> None:
-    if locality() is None:
-        raise TransportError("shared memory needs Linux", where=edge.at(), expected="linux", got=sys.platform,
-                             remedy="use --transport gloo")  # fmt: skip
+    if why := obstacle():
+        raise TransportError("there is no shared memory here", where=edge.at(), got=why, remedy="use --transport gloo")
     if edge.depth > MAX_DEPTH:
         raise ConfigError("the queue is too deep for shared memory", where=edge.at(), expected=f"<= {MAX_DEPTH}",
                           got=edge.depth, remedy="use a smaller --queue")  # fmt: skip

@@ -112,15 +112,26 @@ def decode_header(data: bytes | memoryview, prelude: Prelude, edge: Edge) -> Hea
     """Check that `data` is a header that describes the prelude's payload. Raises TransportError otherwise."""
     try:
         content = json.loads(bytes(data))
-        specs = [TensorSpec(name, DTYPES[dtype], tuple(shape), tuple(strides), device)
-                 for name, dtype, shape, strides, device in content["tensors"]]  # fmt: skip
-        header = Header(content["kind"], content["fields"], specs)
-    except (ValueError, KeyError, TypeError) as error:
+        header = Header(content["kind"], content["fields"], [_spec(*parts) for parts in content["tensors"]])
+        if not isinstance(header.kind, str) or not isinstance(header.fields, dict):
+            raise TypeError("kind and fields")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise _unreadable(edge, prelude.sequence, "a JSON header", repr(error)) from error
+    specs = header.tensors
     described = payload_end(spec.nbytes for spec in specs)
     if described != prelude.payload_bytes or not all(is_dense(s.shape, s.strides) for s in specs):
         raise _unreadable(edge, prelude.sequence, f"dense tensors in {prelude.payload_bytes} bytes", f"{specs}")
     return header
+
+
+def _spec(name: Any, dtype: Any, shape: Any, strides: Any, device: Any) -> TensorSpec:
+    """Raises ValueError, KeyError or TypeError for what describes no tensor."""
+    numbers = [*shape, *strides]
+    if not all(type(number) is int and 0 <= number < 2**63 for number in numbers) or len(shape) != len(strides):
+        raise ValueError(f"a shape of {shape}, strides of {strides}")
+    if not isinstance(name, str) or device not in DEVICES:
+        raise ValueError(f"a tensor {name} on {device}")
+    return TensorSpec(name, DTYPES[dtype], tuple(shape), tuple(strides), device)
 
 
 def encode_hello(edge: Edge) -> bytes:

@@ -138,7 +138,7 @@ def test_resume_goes_on_with_the_runs_own_settings_and_refuses_others(
     assert "0.002" in text
 
 
-def test_a_folder_has_one_run_at_a_time_and_one_told_to_stop_ends_with_130(
+def test_a_folder_has_one_run_at_a_time_and_one_told_to_stop_ends_with_its_status(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
@@ -149,7 +149,7 @@ def test_a_folder_has_one_run_at_a_time_and_one_told_to_stop_ends_with_130(
         assert "another run is at work" in refused(capsys, "train", "--resume", "--out", out)
         assert "already holds a run" in refused(capsys, "train", *TINY, "--out", out)
         process.terminate()
-        assert process.wait(60) == 130
+        assert process.wait(60) == 143
     main(["train", "--resume", "--out", str(out), "--epochs", "2", "--launcher", "threads"])
     assert "try next" in capsys.readouterr().out
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from jobs import QUIET, DigitsJob, fingerprint, learned
+from stages import stages_of
 
 from ffdist.errors import DivergedError, FfdistError, StageError
 from ffdist.objectives import SFF, Hinton, Local, Site
@@ -75,15 +76,10 @@ def kill_stage_at(step: int, rank: int) -> Any:
 
     def report(event: dict[str, Any]) -> None:
         if event["event"] == "progress" and event["step"] >= step:
-            os.kill(child_named(f"stage-{rank}"), signal.SIGKILL)
+            for stage in stages_of(os.getpid(), rank):
+                os.kill(stage, signal.SIGKILL)
 
     return report
-
-
-def child_named(name: str) -> int:
-    import multiprocessing
-
-    return next(p.pid for p in multiprocessing.active_children() if p.name == name and p.pid)
 
 
 def test_a_killed_stage_ends_the_others_with_an_error_that_names_it_and_the_run_resumes(tmp_path: Path) -> None:

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import os
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
 from pickle import PicklingError
 from typing import Any
 
 import pytest
 from jobs import QUIET, DigitsJob
+from stages import children
 from torch import nn
 
 from ffdist import SFF, Pipeline, open_data
+from ffdist.errors import ConfigError, StageError
+from ffdist.runtime.job import Job
 from ffdist.runtime.processes import run_processes
 
 pytestmark = pytest.mark.distributed
@@ -21,12 +29,9 @@ pytestmark = pytest.mark.distributed
 
 @pytest.fixture(autouse=True)
 def no_child_is_left() -> Iterator[None]:
+    before = set(children(os.getpid()))
     yield
-    left = multiprocessing.active_children()
-    for child in left:
-        child.kill()
-        child.join()
-    assert not left
+    assert set(children(os.getpid())) <= before
 
 
 def test_a_pipeline_of_processes_is_fitted_in_any_thread() -> None:
@@ -40,25 +45,80 @@ def test_a_pipeline_of_processes_is_fitted_in_any_thread() -> None:
 def test_told_twice_to_stop_it_ends_at_once() -> None:
     def interrupt_twice(event: dict[str, Any]) -> None:
         signal.raise_signal(signal.SIGINT)
+        time.sleep(0.4)
         signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
         run_processes(DigitsJob(settings={"stages": 2}), 2, interrupt_twice)
 
 
-class SentOnce:
-    """A job that can be sent to one process, and to no second."""
-
-    def __init__(self) -> None:
-        self.sent = 0
-
-    def __reduce__(self) -> tuple[type, tuple[()]]:
-        self.sent += 1
-        if self.sent > 1:
-            raise PicklingError("sent before")
-        return DigitsJob, ()
+class Unsendable(DigitsJob):
+    def __reduce__(self) -> Any:
+        raise PicklingError("holds a lock")
 
 
-def test_a_stage_that_cannot_be_started_takes_the_others_with_it() -> None:
-    with pytest.raises(PicklingError, match="sent before"):
-        run_processes(SentOnce(), 2, QUIET)  # type: ignore[arg-type]
+def test_a_job_that_cannot_be_sent_is_refused_before_anything_starts() -> None:
+    with pytest.raises(ConfigError, match=r"cannot be sent(.|\n)*holds a lock"):
+        run_processes(Unsendable(), 2, QUIET)
+
+
+@dataclass(frozen=True)
+class Dying:
+    """A job whose making ends stage 1's process."""
+
+    how: str
+
+    def __call__(self) -> Job:
+        if any("stage-1" in word for word in Path("/proc/self/cmdline").read_text().split("\0")):
+            os.write(2, b"the last words\n")
+            if self.how == "killed":
+                os.kill(os.getpid(), signal.SIGKILL)
+            os._exit(7)
+        return DigitsJob(settings={"stages": 2})()
+
+
+@pytest.mark.parametrize(("how", "told"), [("killed", "SIGKILL"), ("left", "exit status 7")])
+def test_a_stage_that_dies_while_it_starts_is_told_with_what_it_said(how: str, told: str) -> None:
+    with pytest.raises(StageError, match=rf"stage 1 died(.|\n)*{told}(.|\n)*the last words"):
+        run_processes(Dying(how), 2, QUIET)
+
+
+SCRIPT = """
+import sys
+from torch import nn
+from ffdist import SFF, Pipeline
+class Own(SFF): pass
+network = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.Linear(16, 16))
+pipeline = Pipeline(network, {rule}(), stages=2, launcher="processes", threads=1)
+print(pipeline.fit("digits", epochs=1, progress=False).reason)
+"""
+
+
+def script(*words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, *words]
+    return subprocess.run(command, input=stdin, env=env, capture_output=True, text=True, timeout=240, check=False)
+
+
+def test_a_script_from_stdin_trains_where_what_it_passes_can_be_imported() -> None:
+    done = script("-", stdin=SCRIPT.format(rule="SFF"))
+    assert (done.returncode, done.stdout) == (0, "finished\n"), done.stderr
+
+
+def test_a_script_without_a_guard_is_refused_where_stages_must_load_it(tmp_path: Path) -> None:
+    (tmp_path / "s.py").write_text(SCRIPT.format(rule="Own"))
+    done = script(str(tmp_path / "s.py"))
+    assert done.returncode == 1
+    assert "ConfigError: the script starts the run again" in done.stderr
+    assert "if __name__ == '__main__':" in done.stderr
+    (tmp_path / "s.py").write_text(
+        SCRIPT.format(rule="Own").replace("print(", "if __name__ == '__main__':\n    print(")
+    )
+    done = script(str(tmp_path / "s.py"))
+    assert (done.returncode, done.stdout) == (0, "finished\n"), done.stderr
+
+
+def test_what_only_a_session_defines_is_refused() -> None:
+    done = script("-c", SCRIPT.format(rule="Own"))
+    assert done.returncode == 1
+    assert "Own is defined in an interactive session" in done.stderr

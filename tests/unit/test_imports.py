@@ -21,7 +21,8 @@ ROOMS = {
     "options": {"errors"},
     "models": {"errors", "options", "known"},
     "objectives": {"errors", "options", "known"},
-    "data": {"errors", "folders", "notes", "options", "plain"},
+    "cores": set(),
+    "data": {"cores", "errors", "folders", "notes", "options", "plain"},
     "transport": {"errors"},
     "pipeline": {"errors", "models", "objectives", "data", "transport"},
     "config": {"errors", "options"},
@@ -30,8 +31,8 @@ ROOMS = {
     "baselines": {"errors", "options", "known", "models", "objectives", "data", "pipeline"},
     "snapshot": {"errors", "pipeline"},
     "report": {"errors", "plain", "pipeline"},
-    "runtime": {"errors", "folders", "notes", "options", "models", "objectives", "data", "transport", "pipeline",
-                "config", "baselines", "snapshot", "report"},
+    "runtime": {"cores", "errors", "folders", "notes", "options", "models", "objectives", "data", "transport",
+                "pipeline", "config", "baselines", "snapshot", "report"},
     "sending": {"errors", "runtime"},
 }  # fmt: skip
 """What each room may import, besides itself. What stands above them all (api, bench, cli) may import anything."""

@@ -1,0 +1,54 @@
+"""Whether a tensor passes down a chain of processes of this host."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from ffdist.errors import StageError
+from ffdist.runtime.child import Line, Start
+from ffdist.runtime.edges import Kind, ProcessEdges
+from ffdist.runtime.processes import run_lives
+from ffdist.transport.base import Frame
+
+PATIENCE = timedelta(seconds=60)
+
+
+def passed_whole(kind: Kind, count: int) -> bool:
+    """Send 1 MiB by this transport through `count` new processes; whether the last has it as the first had.
+
+    Raises the FfdistError that explains where it does not get there.
+    """
+    heard = list[dict[str, Any]]()
+    run_lives(PassOn(kind), count, lambda event: heard.append(event))
+    if not heard:
+        raise StageError("nothing arrived at the last process")
+    return heard[0]["whole"]
+
+
+@dataclass(frozen=True)
+class PassOn:
+    """The life of one process of the chain."""
+
+    kind: Kind
+
+    def __call__(self, start: Start, line: Line) -> None:
+        world = start.world
+        store = dist.FileStore(start.store, world.size)
+        edges = ProcessEdges(world, store, torch.device("cpu"), transport=self.kind, timeout=PATIENCE)
+        expected = torch.arange(2**18, dtype=torch.float32)
+        upstream = None if world.first else edges.upstream()
+        downstream = None if world.last else edges.downstream()
+        frame = upstream.recv() if upstream else Frame("check", {}, {"x": expected})
+        if downstream:
+            downstream.send(frame)
+            downstream.close()
+        else:
+            line.report({"event": "passed", "whole": torch.equal(frame.tensors["x"], expected)})
+        if upstream:
+            upstream.close()
+        edges.close()

@@ -1,0 +1,100 @@
+"""The first lines of a stage's process: it can be told to stop, and ends with who started it, before torch is there.
+
+`START` is its program; this module imports nothing that takes long.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from multiprocessing.connection import Connection
+from typing import Any, NamedTuple
+
+from ffdist.runtime.interrupts import SIGNALS, hear_signals
+from ffdist.runtime.world import World
+
+START = (
+    "import sys; from multiprocessing.connection import Connection; line = Connection(int(sys.argv[1])); "
+    "sys.path[:] = line.recv(); from ffdist.runtime.child import main; main(line)"
+)
+PR_SET_PDEATHSIG = 1
+
+
+class Script(NamedTuple):
+    """The script that has started the run, where it defines what was passed: by module, or by file."""
+
+    module: str | None
+    path: str | None
+
+
+class Start(NamedTuple):
+    """What a stage's process is told before the job."""
+
+    world: World
+    store: str
+    """The file through which the stages meet."""
+    parent: int
+    argv: Sequence[str]
+    script: Script | None
+
+
+class Line:
+    """A stage's end of the line to the process that has started it: orders come in, events go out, in any thread."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection, self._sending = connection, threading.Lock()
+        self.stop = threading.Event()
+        """Set when the run is to end early."""
+
+    def report(self, event: dict[str, Any]) -> None:
+        with self._sending:
+            try:
+                self._connection.send_bytes(json.dumps(event).encode())
+            except OSError:  # nobody is there any more
+                os._exit(1)
+
+    def obey(self) -> None:
+        """From now on, in a thread: every order is to stop; and this process ends with the one that gives them."""
+        threading.Thread(target=self._obey, name="ffdist line", daemon=True).start()
+
+    def _obey(self) -> None:
+        try:
+            while True:
+                self._connection.recv_bytes()
+                self.stop.set()
+        except (EOFError, OSError):
+            os._exit(1)
+
+
+def main(connection: Connection) -> None:
+    """A stage's process, from here to its end."""
+    line = Line(connection)
+    hear_signals(lambda number: line.report({"event": "signal", "number": number}))
+    for number in SIGNALS:
+        signal.signal(number, lambda *_: None)  # whoever started the stages decides what they do
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal tells all of its processes
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    try:
+        start: Start = connection.recv()
+        end_with_parent(start.parent)
+        job = connection.recv_bytes()
+    except (EOFError, OSError):
+        sys.exit(1)
+    line.obey()
+    sys.argv[:] = start.argv
+    from ffdist.runtime.stage_process import live
+
+    live(start, job, line)
+
+
+def end_with_parent(parent: int) -> None:
+    """The kernel ends this process when the one that has started it dies, even where it is stopped (on Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it has died already
+            os._exit(1)
