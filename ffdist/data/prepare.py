@@ -32,7 +32,7 @@ from ffdist.data.images import Moments
 from ffdist.data.manifest import LeftOut, Manifest
 from ffdist.data.shards import ShardWriter
 from ffdist.data.sources import KNOWN, Item, Source, open_source
-from ffdist.data.sources.listing import SHOWN, shown
+from ffdist.data.sources.listing import SHOWN, shown, table_hint
 from ffdist.data.sources.splits import SPLITS, choice
 from ffdist.data.survey import Survey, constant_channels
 from ffdist.data.twice import Twice
@@ -99,7 +99,8 @@ def prepare(
     if len(opened.classes) < 2:
         raise DataError("there is one class only", where=source, expected="2 classes or more",
                         got=", ".join(opened.classes),
-                        remedy="give the folder that holds a folder of pictures for each class")  # fmt: skip
+                        remedy="give the folder that holds a folder of pictures for each class"
+                        + table_hint(Path(source)))  # fmt: skip
     with appearing(out) as folder, nullcontext(progress) if progress else bar(opened.name) as report, quiet_pillow():
         manifest = write(opened, folder, decoding, workers or available_cores(), report, skip_broken=skip_broken)
     for text in manifest.notes:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -412,3 +413,82 @@ def test_a_manifest_of_before_is_read_and_the_new_one_says_who_made_the_split(tm
     before = read_manifest(tmp_path / "out0")
     assert (before.held_out, before.left_out, before.notes) == (None, (), ())
     assert before.splits == manifest.splits
+
+
+def test_rows_are_in_the_split_that_a_column_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    column = ["train", "Test", "train", "val", "train"] * 4
+    table(tmp_path / "pets.parquet", 20, 0, split=column, caption=[f"picture {i}" for i in range(20)])
+    manifest = prepared(tmp_path / "pets.parquet")
+    assert counts(manifest) == {"train": 12, "validation": 4, "test": 4}
+    assert "by the column 'split'" in capsys.readouterr().err
+    images = open_data(tmp_path / "out0")
+    for name, split in (("train", images.train), ("val", images.validation), ("Test", images.test)):
+        rows = [i for i, said in enumerate(column) if said == name]
+        expected = np.stack([np.asarray(Image.open(io.BytesIO(png(i)))) for i in rows])
+        assert split is not None
+        assert np.array_equal(split.take(np.arange(len(rows))), expected)
+        assert split.labels.tolist() == [i % 2 for i in rows]
+    assert counts(prepared(tmp_path / "pets.parquet", splits="none")) == {"train": 16, "test": 4}
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"split": ["train", "test", "unlabeled"] * 2}, r"a row is in no split\n(.|\n)*got: unlabeled"),
+        (
+            {"split": ["train", "test"] * 3, "usage": ["training", "test"] * 3},
+            r"several columns(.|\n)*split, usage",
+        ),
+        ({"is_train": [True, False] * 3}, r"truth values is called like a split(.|\n)*got: is_train"),
+        ({"subset": ["train"] * 5 + ["test"], "label": ["ant"] * 3 + ["bee"] * 2 + ["cat"]}, r"in no training row"),
+    ],
+)
+def test_columns_of_splits_that_are_not_understood_are_refused(tmp_path: Path, columns: dict, message: str) -> None:
+    table(tmp_path / "pets.parquet", 6, 0, **columns)
+    with pytest.raises(DataError, match=message):
+        prepared(tmp_path / "pets.parquet")
+    prepared(tmp_path / "pets.parquet", splits="none")
+
+
+def test_ordinary_columns_say_nothing_of_splits(tmp_path: Path) -> None:
+    table(tmp_path / "pets.parquet", 10, 0, caption=["a test"] * 10, place=["valley", "train"] * 5)
+    assert prepared(tmp_path / "pets.parquet").held_out is not None
+
+
+def test_pictures_beside_a_table_of_their_names_are_told_how(tmp_path: Path) -> None:
+    (tmp_path / "pets" / "img").mkdir(parents=True)
+    (tmp_path / "pets" / "img" / "0.png").write_bytes(png(0))
+    (tmp_path / "pets" / "labels.csv").write_text("file,label\nimg/0.png,ant\n")
+    with pytest.raises(DataError, match=r"one class only(.|\n)*ffdist data prepare .*labels.csv --image-column"):
+        prepared(tmp_path / "pets")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_a_prepare_that_is_told_to_stop_leaves_nothing_and_a_killed_one_is_swept_up(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    tree(tmp_path / "pets", 3, 0)
+    os.mkfifo(tmp_path / "started")
+    code = f"""
+import sys
+from ffdist.data import prepare as module
+import ffdist.data.prepare, ffdist.cli
+write = sys.modules["ffdist.data.prepare"].write
+def slow(*args, **kept):
+    open({str(tmp_path / "started")!r}, "w").close()
+    import time; time.sleep(60)
+sys.modules["ffdist.data.prepare"].write = slow
+ffdist.cli.main(["data", "prepare", {str(tmp_path / "pets")!r}, "--out", {str(tmp_path / "new" / "out")!r}])
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) as running:
+        (tmp_path / "started").open().close()  # waits until it is written to
+        running.send_signal(number)
+        assert running.wait(60) in (128 + number, -number)
+        assert running.stderr is not None
+        assert "Traceback" not in running.stderr.read()
+    if number != signal.SIGKILL:
+        assert not (tmp_path / "new").exists()
+    else:
+        assert len(list((tmp_path / "new").glob(".out.*.partial"))) == 1
+        prepare(tmp_path / "pets", tmp_path / "new" / "out")
+        assert [path.name for path in (tmp_path / "new").iterdir()] == ["out"]

@@ -9,7 +9,7 @@ import shlex
 from pathlib import Path
 from typing import NamedTuple
 
-from ffdist.data.sources.listing import Listing, shown
+from ffdist.data.sources.listing import Listing, shown, table_hint
 from ffdist.data.sources.splits import FILLERS, SPLITS, TRAIN, VALIDATION, Mark, mark
 from ffdist.errors import DataError
 
@@ -177,14 +177,14 @@ def class_folders(listing: Listing, base: Path) -> list[Path]:
             where=base,
             expected="FOLDER/CLASS/picture",
             got=shown((file.name for file in files), limit=3),
-            remedy=f"{ignore}put each into a folder that is called like its class",
+            remedy=f"{ignore}put each into a folder that is called like its class{table_hint(listing.root)}",
         )
     raise DataError(
         "there is no class folder",
         where=base,
         expected="FOLDER/CLASS/picture",
         got=shown((file.name for file in files), limit=3) or "nothing",
-        remedy=f"{ignore}give the folder that holds one folder of pictures a class",
+        remedy=f"{ignore}give the folder that holds one folder of pictures a class{table_hint(listing.root)}",
     )
 
 

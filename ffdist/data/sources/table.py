@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from ffdist.data.arrays import is_picture
 from ffdist.data.classes import encoded
 from ffdist.data.columns import joined, samples
 from ffdist.data.sources.base import Item, Shares, Source
-from ffdist.data.sources.splits import TEST, TRAIN, Choice
+from ffdist.data.sources.row_splits import row_splits
+from ffdist.data.sources.splits import SPLITS, TEST, TRAIN, Choice
 from ffdist.data.sources.table_files import labels_in, read
 from ffdist.data.sources.table_splits import find_files
 from ffdist.errors import DataError
@@ -37,26 +39,40 @@ class Table(Source):
             for split, files in self.files.items()
         }
         self.classes, self.labels = encoded(labels, None, renumber=True)
+        by_name = len(self.files) == 1 and choice.splits is None and not choice.whole
+        self.rows = row_splits(self.files[first], (image, label)) if by_name and first == TRAIN else None
         self.counts = {split: len(labels) for split, labels in self.labels.items()}
-        self.shares = Shares.of(self.counts, self.labels[first], test_fraction, seed)
+        train, notes = self.labels[first], []
+        if self.rows is not None:
+            self.counts = self.rows.counts()
+            train = self.rows.train(train, self.classes)
+            notes = [f"rows are in splits by the column '{self.rows.column}'; to take all as one, --splits none"]
+        self.shares = Shares.of(self.counts, train, test_fraction, seed)
         self.counts = self.shares.counts
         self.held_out = self.shares.held_out
         self.left_out = found.listing.left_out
-        self.notes = [*found.notes, *self.shares.notes]
+        self.notes = [*found.notes, *notes, *self.shares.notes]
 
     def items(self) -> Iterator[Item]:
         for split, files in self.files.items():
-            labels = enumerate(self.labels[split].tolist())
+            labels = self.labels[split].tolist()
+            places = zip(labels, self.places(split, len(labels)), strict=True)
             for file in files:
                 first = 0
                 for column in read(file, self.image):
                     for place, data in enumerate(samples(column, file, first, file.parent)):
-                        row, label = next(labels)
-                        share = self.shares.split(row) if split == "train" else split
+                        label, share = next(places)
                         where = f"{file}, row {first + place}"
                         refuse_arrays(data, where)
                         yield Item(share, label, data, where)
                     first += len(column)
+
+    def places(self, split: str, rows: int) -> Iterator[str]:
+        """The split of each row of some files."""
+        trained = count()
+        for row in range(rows):
+            own = split if self.rows is None else SPLITS[self.rows.places[row]]
+            yield self.shares.split(next(trained)) if own == TRAIN else own
 
 
 def refuse_arrays(data: Any, where: str) -> None:

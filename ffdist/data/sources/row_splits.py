@@ -1,0 +1,109 @@
+"""A column of a table that says which split each row is in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from ffdist.data.sources.listing import shown
+from ffdist.data.sources.splits import SPLITS, TRAIN, VALIDATION, mark
+from ffdist.data.sources.table_files import read, schema
+from ffdist.errors import DataError
+
+NAMES = frozenset({"split", "splits", "subset", "partition", "usage", "set", "phase", "stage"})
+"""Of columns that can mean nothing else, in small letters."""
+MANY = 16
+"""More different texts than a column of splits has."""
+WHOLE = "to take all rows as one, --splits none"
+
+
+class RowSplits(NamedTuple):
+    """Of all rows of some files, in their order."""
+
+    column: str
+    places: np.ndarray
+    """int8 [N], in `SPLITS`."""
+
+    def counts(self) -> dict[str, int]:
+        rows = np.bincount(self.places, minlength=len(SPLITS)).tolist()
+        return {split: count for split, count in zip(SPLITS, rows, strict=True) if count}
+
+    def train(self, labels: np.ndarray, classes: Sequence[str]) -> np.ndarray:
+        """Of all labels, those of the training rows (of the test rows where there are none), int [N].
+
+        Raises DataError for a class that only other rows have.
+        """
+        trained = self.places == SPLITS.index(TRAIN)
+        if not trained.any():
+            return labels
+        only = np.setdiff1d(labels, labels[trained])
+        if len(only):
+            raise DataError("a class is in no training row", where=f"column {self.column}",
+                            got=shown(classes[label] for label in only), remedy="leave its rows out")  # fmt: skip
+        return labels[trained]
+
+
+def row_splits(files: Sequence[Path], others: Sequence[str]) -> RowSplits | None:
+    """The split of every row, where the files have a column that says it; others: the columns that hold something else.
+
+    Raises DataError for such a column with values that are no split, more than one such column, and a column of truth
+    values that is called like a split.
+    """
+    kinds = {field.name: field.type for field in schema(files[0]) if field.name not in others}
+    found = {name: texts for name, kind in kinds.items() if (texts := split_texts(files, name, kind))}
+    for name, kind in kinds.items():
+        speaks = mark(name)
+        if name not in found and pa.types.is_boolean(kind) and speaks and speaks.split:
+            raise DataError("a column of truth values is called like a split", where=files[0], got=name,
+                            expected="a column 'split' with train, validation and test",
+                            remedy=f"write one, or put the rows into files of their own; {WHOLE}")  # fmt: skip
+    if len(found) > 1:
+        raise DataError("several columns say which split a row is in", where=files[0], got=", ".join(found),
+                        remedy=f"keep one of them; {WHOLE}")  # fmt: skip
+    for name, texts in found.items():
+        return RowSplits(name, placed(files, name, texts))
+    return None
+
+
+def split_texts(files: Sequence[Path], name: str, kind: pa.DataType) -> Mapping[str, str] | None:
+    """The split that each text in a column stands for; None where it is no column of splits."""
+    if isinstance(kind, pa.DictionaryType):
+        kind = kind.value_type
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
+        return None
+    surely = name.casefold() in NAMES
+    texts: dict[str, str] = {}
+    strange: set[str | None] = set()
+    for file in files:
+        for column in read(file, name):
+            for text in set(column.to_pylist()) - set(texts) - strange:
+                said = mark(text) if text else None
+                if said is not None and said.split is not None:
+                    texts[text] = said.split
+                else:
+                    strange.add(text)
+            if len(texts) + len(strange) > MANY or (strange and not surely):
+                return None
+    if strange and texts:
+        raise DataError(
+            "a row is in no split",
+            where=f"column {name} of {files[0]}",
+            expected=", ".join(sorted(texts)),
+            got=", ".join(text or "nothing" for text in strange),
+            remedy=f"leave such rows out; {WHOLE}",
+        )
+    return texts if surely or len(set(texts.values())) > 1 else None
+
+
+def placed(files: Sequence[Path], name: str, texts: Mapping[str, str]) -> np.ndarray:
+    """int8 [N]. Raises DataError where rows are for validation and none for training."""
+    places = {text: SPLITS.index(split) for text, split in texts.items()}
+    rows = [places[text] for file in files for column in read(file, name) for text in column.to_pylist()]
+    if VALIDATION in texts.values() and TRAIN not in texts.values():
+        raise DataError("there is no training split", where=f"column {name}", expected="train",
+                        got=", ".join(sorted(texts)), remedy=WHOLE)  # fmt: skip
+    return np.array(rows, np.int8)
