@@ -90,8 +90,9 @@ def prepare(
     """
     source, out = str(source), Path(out)
     decoding = check_options(size, mode, background, value_range)
-    check_settings(source, from_dir, test_fraction)
+    check_settings(source, from_dir, test_fraction, workers)
     check_free(out)
+    check_outside(out, source)
     opened = open_source(source, root=known_root(source, from_dir, cache), download=download and from_dir is None,
                          image_column=image_column, label_column=label_column,
                          choice=choice(Path(source), splits, ignore), test_fraction=test_fraction,
@@ -108,14 +109,23 @@ def prepare(
     return out
 
 
-def check_settings(source: str, from_dir: Path | None, test_fraction: float | None) -> None:
+def check_settings(source: str, from_dir: Path | None, test_fraction: float | None, workers: int | None) -> None:
     """Raises ConfigError for those that are out of range, or not of such a source."""
+    if workers is not None and workers < 1:
+        raise ConfigError("no thread is left to decode", where="--workers", expected=">= 1", got=workers)
     if test_fraction is not None and not 0 <= test_fraction <= 1:
         raise ConfigError("the test split is a fraction", where="--test-fraction", expected="0 <= x <= 1",
                           got=test_fraction)  # fmt: skip
     if from_dir and source not in KNOWN:
         raise ConfigError("only data sets with a name are looked for in torchvision's root", where=f"--from {from_dir}",
                           expected=" or ".join(KNOWN), got=source, remedy="leave out --from")  # fmt: skip
+
+
+def check_outside(out: Path, source: str) -> None:
+    """Raises DataError for a new folder that would be one of the source's."""
+    if source not in KNOWN and os.path.realpath(out).startswith(os.path.realpath(source) + os.sep):
+        raise DataError("the new folder would lie in the source", where=out, expected="a place outside of it",
+                        remedy="name another with --out, e.g. --out ../prepared")  # fmt: skip
 
 
 def known_root(source: str, from_dir: Path | None, cache: Path | None) -> Path | None:

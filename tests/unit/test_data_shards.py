@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -210,3 +211,82 @@ def test_what_is_prepared_is_listed_with_what_can_be(tmp_path: Path) -> None:
     assert (made.state, made.shape, made.num_classes, made.folder) == ("prepared", (3, 6, 5), 4, folder)
     assert made.counts == {"train": 50, "test": 10}
     assert [entry.name for entry in entries.values() if entry.state == "damaged"] == ["old"]
+
+
+def changed(folder: Path, change: Callable[[dict], object]) -> Path:
+    """The folder, its manifest changed in place."""
+    fields = json.loads((folder / MANIFEST).read_text())
+    change(fields)
+    (folder / MANIFEST).write_text(json.dumps(fields))
+    return folder
+
+
+LONG_NUMBER = '{"format": "ffdist-data", "version": ' + "9" * 5000
+
+
+@pytest.mark.parametrize("text", ["null", "[]", '"x"', "[" * 10**5, '{"a":' * 5000, LONG_NUMBER + "}"])
+def test_json_that_is_no_manifest_is_one_error(tmp_path: Path, text: str) -> None:
+    (tmp_path / MANIFEST).write_text(text)
+    with pytest.raises(DataError, match=r"the manifest cannot be used\n  where: .*manifest.json"):
+        read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("shape", [3, 2147483648, 8]), ("shape", [3, 6.0, 5]), ("shape", [3, 0, 5]), ("std", [None, 1, 1]),
+        ("std", [0, 1, 1]), ("std", [float("nan"), 1, 1]), ("mean", [True, 0, 0]), ("classes", ["a", "a", "b", "c"]),
+        ("classes", [1, 2, 3, 4]), ("name", 5), ("superclass", [1]), ("decoding", [1]), ("notes", [1]),
+        ("left_out", [{"what": 1, "why": "x"}]), ("held_out", {"test_fraction": "x", "seed": 1}),
+        ("splits/train/files", [0]), ("splits/train/counts", ["a"]), ("splits/train/files/0/rows", -1),
+        ("splits/train/files/0/file", "../train-00000.arrow"),
+        ("splits/train/files/0/file", "/etc/passwd"), ("splits/train/files/0/file", ".."),
+        ("splits/train/files/0/file", "a\0b"), ("splits/train/files/0/file", None),
+        ("splits/train/files/0/file", "train-00001.arrow"), ("splits/train/files/0/file", "test-00000.arrow"),
+        ("splits/holdout", {}),
+    ],
+)  # fmt: skip
+def test_values_that_no_manifest_has_are_one_error(tmp_path: Path, path: str, value: object) -> None:
+    def change(fields: dict) -> None:
+        *parents, last = path.split("/")
+        for key in parents:
+            fields = fields[int(key) if key.isdigit() else key]  # pyright: ignore
+        fields[last] = value
+
+    folder = changed(prepared(tmp_path / "made"), change)
+    for check in (open_data, verify, read_manifest):
+        with pytest.raises(DataError, match=r"the manifest cannot be used\n  where: .*manifest.json"):
+            check(folder)
+    assert [entry.state for entry in list_data(tmp_path) if entry.folder] == ["damaged"]
+
+
+def test_what_the_manifest_says_of_labels_and_pixels_is_compared_with_them(tmp_path: Path) -> None:
+    folder = changed(prepared(tmp_path / "counts"), lambda fields: fields["splits"]["test"].update(counts=[4, 2, 2, 2]))
+    for check in (open_data, verify):
+        with pytest.raises(DataError, match=r"labels are not those(.|\n)*got: \[3, 3, 2, 2\]"):
+            check(folder)
+    folder = changed(prepared(tmp_path / "mean"), lambda fields: fields.update(mean=[0.5, 0.5, 0.5]))
+    with pytest.raises(DataError, match=r"mean in the manifest is not that of the train pixels"):
+        verify(folder)
+    folder = changed(prepared(tmp_path / "std"), lambda fields: fields.update(std=[0.5, 0.5, 0.5]))
+    with pytest.raises(DataError, match=r"std in the manifest is not that of the train pixels"):
+        verify(folder)
+
+
+def test_files_that_no_manifest_lists_are_told(tmp_path: Path) -> None:
+    folder = prepared(tmp_path / "made")
+    (folder / ".DS_Store").write_text("a system's own")
+    verify(folder)
+    (folder / "train-00009.arrow").write_text("left over")
+    with pytest.raises(DataError, match=r"does not list\n(.|\n)*got: train-00009.arrow"):
+        verify(folder)
+
+
+def test_a_manifest_that_may_not_be_read_is_one_error_and_no_end_of_a_list(tmp_path: Path) -> None:
+    (tmp_path / "closed" / MANIFEST).mkdir(parents=True)  # also for root unreadable as a file
+    prepared(tmp_path / "made")
+    for check in (open_data, verify):
+        with pytest.raises(DataError, match=r"the manifest cannot be read\n  where: .*closed"):
+            check(tmp_path / "closed")
+    states = {entry.name: entry.state for entry in list_data(tmp_path) if entry.folder}
+    assert states == {"closed": "damaged", "made": "prepared"}

@@ -126,6 +126,29 @@ def test_rows_of_split_files_never_mix(tmp_path: Path, train: str, test: str) ->
     assert not trained & {row.tobytes() for row in images.test.take(np.arange(8))}
 
 
+def test_shards_of_one_split_may_bear_numbers_and_checksums(tmp_path: Path) -> None:
+    for i, checksum in enumerate(("a09b74b3ef9c3b56", "0c1d2e3f4a5b6c7d")):
+        table(tmp_path / "hub" / "data" / f"train-0000{i}-of-00002-{checksum}.parquet", 5, 100 * i)
+    table(tmp_path / "hub" / "data" / "test-00000-of-00001-cc000000aabbccdd.parquet", 4, 1000)
+    assert counts(prepared(tmp_path / "hub")) == {"train": 10, "test": 4}
+
+
+def test_places_and_files_that_cannot_be_are_refused(tmp_path: Path) -> None:
+    tree(tmp_path / "pets", 2, 0)
+    with pytest.raises(DataError, match=r"would lie in the source(.|\n)*--out"):
+        prepare(tmp_path / "pets", tmp_path / "pets" / "prepared")
+    (tmp_path / "pets.zip").write_bytes(b"PK")
+    with pytest.raises(DataError, match="archives are not read"):
+        prepared(tmp_path / "pets.zip")
+    with pytest.raises(ConfigError, match="--workers"):
+        prepared(tmp_path / "pets", workers=0)
+    ready = prepare(tmp_path / "pets", tmp_path / "ready")
+    with pytest.raises(DataError, match=r"prepared already(.|\n)*ffdist train --data"):
+        prepared(ready)
+    with pytest.raises(DataError, match=r"nothing is overwritten(.|\n)*ffdist train --data .*--out"):
+        prepare(tmp_path / "pets", ready)
+
+
 @pytest.mark.parametrize("kind", ["tree", "table"])
 def test_a_users_own_validation_split_stays_one(tmp_path: Path, kind: str) -> None:
     for name, count, first in (("train", 6, 0), ("valid", 2, 1000), ("test", 3, 2000)):

@@ -14,6 +14,8 @@ from ffdist.data.sources.table_splits import holds_tables
 from ffdist.data.sources.tree import Tree
 from ffdist.errors import ConfigError, DataError
 
+ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar")
+
 __all__ = ["KNOWN", "Choice", "Item", "Source", "open_source"]
 
 
@@ -71,6 +73,9 @@ def check_source(path: Path, source: str) -> None:
     if not (path.is_file() or path.is_dir()):
         raise DataError("neither a file nor a folder", where=source, expected="a folder of pictures, or a table",
                         got="a device, pipe or socket")  # fmt: skip
+    if path.is_file() and path.suffix.lower() in ARCHIVES:
+        raise DataError("archives are not read", where=source, expected="a folder of pictures, or a table",
+                        remedy="unpack it, and give the folder")  # fmt: skip
     try:
         text = (path / MANIFEST).read_bytes()[:80] if path.is_dir() else b""
     except OSError:

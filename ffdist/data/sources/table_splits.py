@@ -15,6 +15,8 @@ from ffdist.data.sources.splits import SPLITS, TRAIN, VALIDATION, Choice, mark
 from ffdist.errors import DataError
 
 SUFFIXES = (".parquet", ".arrow", ".feather")
+NUMBERS = r"[0-9a-f]{8}-[0-9a-f-]{27}|(?<![a-z0-9])[0-9a-f]{8,}(?![a-z0-9])|\d+"
+"""Of shards: also a UUID (Spark), and a checksum (Hugging Face)."""
 WHOLE = "to take all rows as one, --splits none"
 
 
@@ -127,8 +129,8 @@ def named(listing: Listing, files: Sequence[Path]) -> dict[str, list[Path]]:
 
 
 def series(listing: Listing, path: Path) -> str:
-    """What the files of one split have in common: their name but for numbers."""
-    return re.sub(r"[0-9a-f]{8}-[0-9a-f-]{27}|\d+", "0", listing.name(path).casefold())
+    """What the files of one split have in common: their name but for numbers and checksums."""
+    return re.sub(NUMBERS, "0", listing.name(path).casefold())
 
 
 def refused(listing: Listing, what: str, files: Sequence[Path], remedy: str, beside: Sequence[Path] = ()) -> DataError:
