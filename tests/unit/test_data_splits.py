@@ -493,9 +493,9 @@ def test_a_prepare_that_is_told_to_stop_leaves_nothing_and_a_killed_one_is_swept
     tree(tmp_path / "pets", 3, 0)
     os.mkfifo(tmp_path / "started")
     code = f"""
-import sys
-from ffdist.data import prepare as module
+import signal, sys
 import ffdist.data.prepare, ffdist.cli
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever the tests run below
 write = sys.modules["ffdist.data.prepare"].write
 def slow(*args, **kept):
     open({str(tmp_path / "started")!r}, "w").close()
