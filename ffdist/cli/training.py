@@ -65,7 +65,8 @@ def train(settings: TrainSettings) -> None:
         handle_signals(unwind)
         with ExitStack() as start:
             out = start_folder(settings, images, start)
-            result = launch(job_of(settings, out, stages, resume=has_begun(settings)), out)
+            made = job_of(settings, out, stages, resume=has_begun(settings))
+            result = launch(replace(made, outputs=job.chain.outputs()), out)
         conclude(result, out)
         if result.reason == "interrupted":
             sys.exit(exit_status(result.signal))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -146,6 +147,23 @@ def kind_of(name: str, parameter: nn.Parameter, config: OptimConfig, *, small: b
     return "head" if beside and config.head_lr else "other"
 
 
+def uncompiled(kind: type[torch.optim.Optimizer]) -> type[Any]:
+    """torch's optimiser without what its methods do for torch.compile: at their first call they import torch._dynamo,
+    which takes each process a second and 150 MiB, and nothing here compiles a step."""
+    names = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
+    step = inspect.unwrap(kind.step)
+
+    def step_without_grad(self: torch.optim.Optimizer) -> None:
+        with torch.no_grad():
+            step(self)
+
+    methods = {name: inspect.unwrap(getattr(kind, name)) for name in names}
+    return type(kind.__name__, (kind,), {**methods, "step": step_without_grad})
+
+
+ADAMW, ADAM, SGD = map(uncompiled, (torch.optim.AdamW, torch.optim.Adam, torch.optim.SGD))
+
+
 def build_optimizer(config: OptimConfig, module: nn.Module) -> torch.optim.Optimizer | None:
     """The block's optimiser, fused; None for a block with nothing to learn."""
     learned = [{k: v for k, v in group.items() if k != "kind"} for group in in_groups(module, config)]
@@ -153,9 +171,9 @@ def build_optimizer(config: OptimConfig, module: nn.Module) -> torch.optim.Optim
         return None
     match config.optimizer:
         case "adamw":
-            return torch.optim.AdamW(learned, lr=config.lr, weight_decay=config.weight_decay, fused=True)
+            return ADAMW(learned, lr=config.lr, weight_decay=config.weight_decay, fused=True)
         case "adam":
-            return torch.optim.Adam(learned, lr=config.lr, weight_decay=config.weight_decay, fused=True)
+            return ADAM(learned, lr=config.lr, weight_decay=config.weight_decay, fused=True)
         case "sgd":
             return sgd(config, learned)
         case "muon":
@@ -163,7 +181,7 @@ def build_optimizer(config: OptimConfig, module: nn.Module) -> torch.optim.Optim
 
 
 def sgd(config: OptimConfig, learned: list[dict[str, Any]]) -> torch.optim.SGD:
-    return torch.optim.SGD(
+    return SGD(
         learned,
         lr=config.lr,
         momentum=config.momentum,

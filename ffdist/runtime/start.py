@@ -11,6 +11,7 @@ from ffdist.config import TrainSettings, parse_windows
 from ffdist.cores import available_cores
 from ffdist.data import Images, open_data
 from ffdist.errors import ConfigError
+from ffdist.models.chain import Output
 from ffdist.pipeline.optim import OptimConfig
 from ffdist.pipeline.source import Schedule
 from ffdist.runtime.data_facts import FACTS, check_same_data, read_facts
@@ -28,6 +29,8 @@ class SettingsJob:
     stages: int
     recorded: TrainSettings | None = None
     """What the run directory says from when a run that goes on is ready; None for a new one, which says it already."""
+    outputs: list[Output] | None = None
+    """Of the blocks, where they are known (`Chain.outputs`)."""
 
     def __call__(self) -> Job:
         """Raises DataError where the data are not those that the run has learned."""
@@ -35,6 +38,8 @@ class SettingsJob:
         if self.run and (self.run / FACTS).exists():
             check_same_data(read_facts(self.run), images, self.settings.data)
         job = make_job(self.settings, images, self.run, self.stages)
+        if self.outputs is not None:
+            job.chain.know_outputs(self.outputs)
         if self.run and self.recorded:
             return replace(job, ready=partial(write_settings, self.run, self.recorded))
         return job

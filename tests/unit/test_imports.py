@@ -134,3 +134,26 @@ def test_every_known_name_is_found_where_it_is_said_to_be() -> None:
     assert all(callable(MODELS[name]) for name in MODELS)
     assert all(callable(OBJECTIVES[name]) for name in OBJECTIVES)
     assert sorted(baseline_names()) == sorted({*BASELINES, *FAMILIES})
+
+
+def test_a_stage_that_is_told_the_blocks_outputs_learns_without_torchs_compiler(tmp_path: Path) -> None:
+    file = tmp_path / "outputs.pickle"
+    known = f"import pickle, pathlib; file = pathlib.Path({str(file)!r}); from ffdist import models"
+    made = "chain = models.cnnb((1, 8, 8), 10)"
+    imported_by(f"{known}; {made}; file.write_bytes(pickle.dumps(chain.outputs()))", "torch")
+    code = f"""
+{known}
+{made}
+chain.know_outputs(pickle.loads(file.read_bytes()))
+import torch
+from ffdist import SFF
+from ffdist.pipeline.block import BlockConfig
+from ffdist.pipeline.optim import OptimConfig
+from ffdist.pipeline.plan import build_block, sites
+for name in ("adamw", "adam", "sgd"):
+    block = build_block(chain, sites(chain)[0], SFF(), BlockConfig(OptimConfig(name), 2, 0))
+    y = torch.arange(4)
+    block.update(block.forward(torch.randn(4, 1, 8, 8), y, 0), y, 0)
+    block.load_state(*block.state())
+"""
+    assert imported_by(code, "torch._dynamo") == []
