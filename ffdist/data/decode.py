@@ -8,7 +8,18 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
 
-from ffdist.data.depth import Range, eight_bits_of, extremes, likely_range, own_range, values_of
+from ffdist.data.depth import (
+    FULL,
+    SIXTEEN,
+    Range,
+    eight_bits_of,
+    extremes,
+    likely_range,
+    own_range,
+    raw_mode,
+    sixteen_bit_colours,
+    values_of,
+)
 from ffdist.data.formats import Encoded, open_picture, orientation, several_frames
 from ffdist.errors import ConfigError, DataError
 
@@ -140,7 +151,7 @@ def read_picture(data: Encoded, where: object, decoding: Decoding = PLAIN) -> Pi
     """Raises DataError naming `where` for a picture that cannot be read, whatever is wrong with it."""
     try:
         with open_picture(data) as image:
-            return _read(image, decoding)
+            return _read(image, decoding, data)
     except MemoryError as error:
         raise _broken(where, "there is no memory for it") from error
     except Exception as error:  # of foreign bytes a decoder may raise anything
@@ -162,11 +173,12 @@ def reason(error: Exception) -> str:
     return says if known and says else f"{type(error).__name__}: {says}"
 
 
-def _read(image: Image.Image, decoding: Decoding) -> Picture:
+def _read(image: Image.Image, decoding: Decoding, data: Encoded) -> Picture:
     frames, own = several_frames(image), own_range(image)
     if decoding.size is not None:
         height, width = decoding.size if orientation(image) < 5 else decoding.size[::-1]
         image.draft(None, (2 * width, 2 * height))  # a JPEG can be read at a half, a quarter, an eighth
+    raw = raw_mode(image)
     image.load()
     turn = TURNED.get(orientation(image))  # after loading: Pillow turns a TIFF itself
     values = limits = None
@@ -178,6 +190,8 @@ def _read(image: Image.Image, decoding: Decoding) -> Picture:
         image = Image.fromarray(eight_bits_of(deep, limits or (0, 1)))
         if isinstance(holes, int):
             image.putalpha(Image.fromarray(np.where(deep == holes, 0, 255).astype(np.uint8)))
+    elif ";16" in raw and image.mode in ("RGB", "RGBA"):
+        image, values, limits = deep_colours(image, decoding, data, raw)
     else:
         limits = (0, 255)
     image = plain(image, decoding)
@@ -188,6 +202,27 @@ def _read(image: Image.Image, decoding: Decoding) -> Picture:
         image = ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
     pixels = np.atleast_3d(np.asarray(image))
     return Picture(pixels, None if own.fixed else values, limits, frames, transparent)
+
+
+def deep_colours(image: Image.Image, decoding: Decoding, data: Encoded, raw: str) -> tuple[Image.Image, Range, Range]:
+    """Of colours of 16 bits: the picture, its extremes, and what stood for black and white.
+
+    Raises ValueError where a range was given and their lower bits cannot be read.
+    """
+    upper, limits = np.asarray(image), decoding.value_range or SIXTEEN
+    low, high = extremes(upper[..., :3])
+    if decoding.value_range is None and high >= FULL >> 8:  # the usual case needs no lower bits
+        return image, (int(low) << 8, int(high) << 8 | 255), limits
+    with open_picture(data) as again:
+        values = sixteen_bit_colours(upper, again, raw)
+    if values is None:
+        if decoding.value_range is not None:
+            raise ValueError(f"its lower bits cannot be read (laid out as {raw}); save it with 8 bits")
+        return image, (int(low) << 8, int(high) << 8 | 255), limits
+    if decoding.value_range is not None:
+        colours = eight_bits_of(values[..., :3], limits)
+        image = Image.fromarray(np.concatenate([colours, upper[..., 3:]], 2))
+    return image, extremes(values[..., :3]), limits
 
 
 def has_transparency(image: Image.Image) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import sys
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -13,6 +14,8 @@ Range = tuple[float, float]
 SIXTEEN: Range = (0, 65535)
 SENSOR_BITS = (10, 12, 14)
 """What is written into files of 16 bits as well."""
+FULL = 2 ** max(SENSOR_BITS)
+"""A set that reaches this value has 16 bits; one that doesn't may have less."""
 CHUNK = 2**20
 """Pixels scaled at once: what bounds the memory of a large picture."""
 
@@ -39,6 +42,33 @@ def own_range(image: Image.Image) -> Depth:
     if image.format == "TIFF" and getattr(image, "tag_v2", {}).get(258) == (12,):
         return Depth(True, (0, 4095))
     return Depth(True, SIXTEEN if image.mode.startswith("I;16") or image.format in ("PNG", "PPM") else None)
+
+
+def raw_mode(image: Image.Image) -> str:
+    """How the file lays out its pixels, by Pillow's name, of an opened picture that isn't read yet; "" if not known."""
+    tiles = getattr(image, "tile", ())
+    args = tiles[0][3] if tiles else ""
+    raw = args[0] if isinstance(args, tuple) and args else args
+    return raw if isinstance(raw, str) else ""
+
+
+def sixteen_bit_colours(upper: np.ndarray, again: Image.Image, raw: str) -> np.ndarray | None:
+    """uint16 [H, W, C] of colours of which Pillow reads the upper 8 bits alone; None for a layout that has no twin.
+
+    upper: uint8 [H, W, C], as read; again: the same picture, opened and not read yet. It is read as if its bytes lay
+    the other way round, which gives the lower 8 bits.
+    """
+    native = {"N": "L" if sys.byteorder == "little" else "B"}
+    layout, _, order = raw.partition(";16")
+    if layout not in ("RGB", "RGBA"):
+        return None
+    twin = f"{layout};16{'B' if native.get(order, order) == 'L' else 'L'}"
+    file: Any = again
+    file.tile = [
+        (codec, extents, offset, (twin, *args[1:]) if isinstance(args, tuple) else twin)
+        for codec, extents, offset, args in file.tile
+    ]
+    return upper.astype(np.uint16) << 8 | np.asarray(again)
 
 
 def plain_sixteen(image: Image.Image) -> bool:

@@ -7,11 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ffdist.data.decode import Decoding, Picture, no_range
-from ffdist.data.depth import SENSOR_BITS, SIXTEEN, Range, likely_range
+from ffdist.data.depth import FULL, SIXTEEN, Range, likely_range
 from ffdist.errors import DataError
-
-FULL = 2 ** max(SENSOR_BITS)
-"""A set that reaches this value has 16 bits; one that doesn't may have less."""
 
 
 @dataclass

@@ -22,7 +22,7 @@ from ffdist.data.ahead import in_order
 from ffdist.data.decode import Decoding, Picture, read_picture
 from ffdist.data.formats import Encoded, is_picture, quiet_pillow
 from ffdist.data.loader import resized
-from ffdist.data.survey import FULL, Survey
+from ffdist.data.survey import Survey
 from ffdist.errors import DataError
 from ffdist.pipeline.classifier import Classifier
 from ffdist.runtime.data_facts import DataFacts, read_facts
@@ -163,11 +163,11 @@ class Predictions:
     def notes(self) -> list[str]:
         """A line for each thing that a user may not expect."""
         notes = self.survey.notes(self.decoding)
+        deep, high = self.survey.deep, self.survey.high
+        if deep.count and self.decoding.value_range is None and high < 2**12:
+            notes.append(f"{deep.count:,} pictures of 16 bits hold up to {high:g} only; white is 65535, as in training")
         if not self.recorded:
             notes.append(f"the run does not say how its pictures were read; assumed: {self.decoding}")
-        if self.survey.deep.count and self.decoding.value_range is None and self.survey.high < FULL:
-            notes.append(f"{self.survey.deep.count:,} pictures of 16 bits hold values up to {self.survey.high:g} only; "
-                         "65535 is white, as in training")  # fmt: skip
         return notes
 
 

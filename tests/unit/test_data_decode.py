@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageColor
 
-from ffdist.data.decode import Decoding, check_options, decode
+from ffdist.data.decode import Decoding, check_options, decode, read_picture
+from ffdist.data.formats import is_picture
 from ffdist.errors import ConfigError, DataError
 
 DRAWS = np.random.default_rng(0)
@@ -105,3 +108,75 @@ def test_unknown_modes_and_empty_sizes_are_refused() -> None:
         check_options(None, "sepia")
     with pytest.raises(ConfigError, match="size >= 1"):
         check_options(0, "rgb")
+
+
+def png_of_16_bits(values_hwc: np.ndarray) -> bytes:
+    """A PNG of colours of 16 bits, which Pillow does not write: uint16 [H, W, 3]."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    height, width, _ = values_hwc.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values_hwc)
+    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    parts = chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def test_colours_of_sixteen_bits_are_read_in_their_range() -> None:
+    values = COLOUR.astype(np.uint16)
+    assert np.array_equal(decode(png_of_16_bits(values * 257), "here"), COLOUR)
+    twelve = Decoding(value_range=(0, 4095))
+    assert np.array_equal(decode(png_of_16_bits(values * 16), "here", twelve), COLOUR)
+    assert np.array_equal(decode(png_of_16_bits(values), "here", Decoding(value_range=(0, 255))), COLOUR)
+    assert read_picture(png_of_16_bits(values), "here").values == (COLOUR.min(), COLOUR.max())
+
+
+@pytest.mark.parametrize("background", ["white", "black", "#204060"])
+def test_transparent_pictures_lie_on_the_background(background: str) -> None:
+    clear = np.zeros((4, 4, 4), np.uint8)
+    clear[:2] = (250, 10, 20, 255)
+    under = ImageColor.getrgb(background)
+    image = Image.fromarray(clear)
+    for data in (image, encoded(image), encoded(image.quantize(8)), image.convert("RGBa")):
+        x = decode(data, "here", Decoding(background=background))
+        assert np.abs(x[2:].astype(int) - under).max() <= 1
+        assert np.abs(x[:2].astype(int) - (250, 10, 20)).max() <= 6, "a palette is not exact"
+    x = decode(Image.fromarray(clear[..., [0, 3]]), "here", Decoding(background="white"))
+    assert x.shape == (4, 4, 1)
+    assert (x[2:] == 255).all()
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "png", "webp", "tiff", "mpo"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pictures_are_turned_upright(kind: str, orientation: int, tmp_path: Path) -> None:
+    upright = np.zeros((48, 96, 3), np.uint8)
+    upright[:24, :24] = 255
+    stored = Image.fromarray(upright)
+    undo = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}.get(orientation)
+    if undo is not None:
+        stored = stored.transpose(Image.Transpose(undo))
+    exif = Image.Exif()
+    exif[0x112] = orientation
+    stored.save(tmp_path / "a", kind, exif=exif)
+    for data in (tmp_path / "a", (tmp_path / "a").read_bytes(), Image.open(tmp_path / "a")):
+        for decoding in (Decoding(), Decoding((12, 24))):
+            x = decode(data, "here", decoding)
+            height, width = decoding.size or (48, 96)
+            assert x.shape == (height, width, 3)
+            assert x[: height // 2 - 2, : width // 4 - 2].min() > 200
+            assert x[height // 2 + 2 :].max() < 60
+
+
+def test_pictures_are_told_by_ending_or_by_content(tmp_path: Path) -> None:
+    image = Image.fromarray(COLOUR)
+    kinds = {"a.JPG": "jpeg", "b.jfif": "jpeg", "c": "png", "d.happy": "gif", "e.jp2": "jpeg2000", "f": "tiff"}
+    for name, kind in kinds.items():
+        image.save(tmp_path / name, kind)
+        assert is_picture(tmp_path / name)
+    image.save(tmp_path / "camera.nef", "tiff")
+    (tmp_path / "notes.txt").write_text("notes")
+    (tmp_path / "archive.h5").touch()
+    (tmp_path / "program.eps").touch()
+    for name in ("camera.nef", "notes.txt", "archive.h5", "program.eps", "none"):
+        assert not is_picture(tmp_path / name)
