@@ -13,7 +13,7 @@ from ffdist.errors import DataError
 
 FRACTIONS = (
     "only classes are learned, no regression; classes of targets: "
-    "numpy.digitize(y, numpy.quantile(y, [0.25, 0.5, 0.75]))"
+    "numpy.unique(numpy.digitize(y, numpy.quantile(y, [0.25, 0.5, 0.75])), return_inverse=True)[1]"
 )
 LEAVE_OUT = "leave unlabelled samples out: x[y >= 0], y[y >= 0]"
 
@@ -67,6 +67,8 @@ def labels_of(
 
     Floats that are whole numbers are taken as such. Raises DataError for anything else.
     """
+    if isinstance(values, (list, tuple)) and any(isinstance(value, str) for value in values):
+        values = np.array(values, object)  # NumPy would make texts of the numbers among them
     y = as_array(values, "labels", where)
     if y.ndim > 1 and y.size == len(y):
         y = y.reshape(len(y))

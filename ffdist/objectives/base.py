@@ -94,6 +94,11 @@ class Objective(ABC):
         return x
 
     @property
+    def signal(self) -> float | None:
+        """What size of the inputs (root of their mean square) the rule's own mark in them is made for; None: any."""
+        return None
+
+    @property
     def feedback(self) -> int:
         """How many batches late the source learns what the blocks say of training samples; 0: it never does."""
         return 0

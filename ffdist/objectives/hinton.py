@@ -32,6 +32,10 @@ class Hinton(LabelledInput):
     strength: float = 3.0
     """Of the pixel that is on, in standard deviations of the pictures; about white on MNIST."""
 
+    @property
+    def signal(self) -> float | None:
+        return abs(self.strength) / 3 or None
+
     def head(self, site: Site) -> nn.Module:
         if len(site.shape) == 3:
             raise NetworkError("a convolution cannot see a label in the corner of a picture", where=site,

@@ -60,6 +60,10 @@ class SELFourier(LabelledInput):
         super().__post_init__()
         _check(self.weight, "sel-fourier")
 
+    @property
+    def signal(self) -> float | None:
+        return 1.0
+
     def head(self, site: Site) -> nn.Module:
         is_picture = site.index == 0 and len(site.input_shape) == 3
         _check_picture(site, "sel-fourier", len(periods(*site.input_shape[1:])) if is_picture else 0)

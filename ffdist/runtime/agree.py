@@ -13,7 +13,8 @@ import torch
 import torch.distributed as dist
 
 from ffdist.data import Loader
-from ffdist.errors import ConfigError, NetworkError, SnapshotError, StageError
+from ffdist.errors import ConfigError, DataError, NetworkError, SnapshotError, StageError
+from ffdist.notes import note
 from ffdist.pipeline.fusion import FUSION
 from ffdist.pipeline.plan import BlockCost, check_objective, measure_blocks, partition
 from ffdist.pipeline.predictions import check_lag
@@ -102,11 +103,36 @@ def check_job(job: Job, stages: int) -> None:
     job.config.optim.check_windows(len(job.chain))
     loaders = job.loaders()
     check_validation(job, loaders)
+    check_scale(job)
     smallest = smallest_part(loaders.train.largest_batch, job.config.microbatches)
     check_size(job, loaders.train.largest_batch)
     check_objective(
         job.chain, job.objective, fusion=job.config.fusion, samples=job.first_samples(loaders.train), smallest=smallest
     )
+
+
+def check_scale(job: Job) -> None:
+    """Floats that are left as they are have the size for which the rule is made, where it writes something into them.
+
+    Raises DataError where they have not; other rules are told.
+    """
+    spread, signal = job.images.spread, job.objective.signal
+    if spread is None or job.images.normalised:
+        return
+    unusual = not 0.1 <= spread.size / (signal or 1.0) <= 10
+    if unusual and signal is not None:
+        raise DataError(
+            "the rule's own mark in a sample is lost in it, or covers it",
+            where=f"data set {job.images.name}",
+            expected=f"floats of a size of about {signal:g} (the root of their mean square)",
+            got=f"{spread.size:.3g}, of {spread.low:g}..{spread.high:g}",
+            remedy="normalize=True in ffdist.from_tensors, from_dataset or from_arrow",
+        )
+    if unusual:
+        note(
+            f"data set {job.images.name}: floats of {spread.low:g}..{spread.high:g} are trained on as they are; "
+            "from_tensors, from_dataset and from_arrow scale them with normalize=True"
+        )
 
 
 def smallest_part(batch: int, microbatches: int) -> Part:

@@ -1,0 +1,428 @@
+"""Data as people hold them: each form works, or is refused with a remedy that works when it is followed."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, SubsetRandomSampler, TensorDataset
+
+from ffdist import SFF, Pipeline, from_arrow, from_dataset, from_tensors, models, open_data
+from ffdist.data import prepare
+from ffdist.data.given import as_images
+from ffdist.errors import DataError
+from ffdist.objectives import Hinton
+
+DRAWS = np.random.default_rng(0)
+GREY = DRAWS.integers(0, 256, (12, 6, 7), np.uint8)
+FLOATS = DRAWS.normal(size=(12, 5)).astype(np.float32)
+LABELS = np.arange(12) % 3
+NAMES = np.array(["dog", "cat", "eel"])
+
+
+def png(picture: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "png")
+    return buffer.getvalue()
+
+
+PNGS = [png(picture) for picture in GREY]
+
+
+def named(images: Any, split: str = "train") -> list[str]:
+    return [images.classes[k] for k in getattr(images, split).labels]
+
+
+def features(names: list[str] | None) -> dict[str, str]:
+    return {"huggingface": json.dumps({"info": {"features": {"label": {"names": names, "_type": "ClassLabel"}}}})}
+
+
+def test_names_are_matched_to_names_whatever_the_order_of_the_classes() -> None:
+    words = NAMES[LABELS].tolist()
+    order = ["eel", "dog", "cat"]
+    table = pa.table({"image": PNGS, "label": words})
+    coded = pa.table({"image": PNGS, "label": LABELS}).replace_schema_metadata(features(NAMES.tolist()))
+    items = list(zip(GREY, words, strict=True))
+    for images in (
+        from_arrow(table, classes=order),
+        from_arrow(coded, classes=order),
+        from_tensors(GREY, words, classes=np.array(order)),
+        from_tensors(GREY, np.array(words, object), classes=pd.Index(order)),
+        from_dataset(items, classes=tuple(order)),  # pyright: ignore[reportArgumentType]
+    ):
+        assert images.classes == order
+        assert named(images) == words
+
+
+def test_a_split_whose_own_numbers_mean_other_names_is_matched_by_name() -> None:
+    train = pa.table({"image": PNGS, "label": LABELS}).replace_schema_metadata(features(NAMES.tolist()))
+    test = pa.table({"image": PNGS[:2], "label": [0, 1]}).replace_schema_metadata(features(["cat", "eel"]))
+    assert named(from_arrow(train, test=test), "test") == ["cat", "eel"]
+
+    class Items(TensorDataset):
+        classes = NAMES.tolist()
+
+    class Fewer(Items):
+        classes = ("eel", "cat")
+
+    x = torch.from_numpy(FLOATS)
+    images = from_dataset(Items(x, torch.from_numpy(LABELS)), test=Fewer(x[:2], torch.tensor([0, 1])))
+    assert named(images, "test") == ["eel", "cat"]
+    with pytest.raises(DataError, match=r"test, row 1\n  expected: dog, cat, eel\n  got: fox"):
+        from_arrow(train, test=test.replace_schema_metadata(features(["cat", "fox"])))
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        LABELS.astype(np.float64),
+        LABELS[:, None],
+        torch.from_numpy(LABELS).to(torch.int8),
+        pd.Series(LABELS, dtype="Int64"),
+        LABELS.astype(">i4")[::-1][::-1],
+        [np.int64(k) for k in LABELS],
+        [torch.tensor([k]) for k in LABELS],
+        pa.array(LABELS),
+    ],
+)
+def test_whole_numbers_of_any_type_are_the_same_labels(labels: Any) -> None:
+    assert from_tensors(GREY, labels).train.labels.tolist() == LABELS.tolist()
+    items = list(zip(GREY, labels, strict=True)) if not isinstance(labels, pa.Array) else []
+    if items:
+        assert from_dataset(items).train.labels.tolist() == LABELS.tolist()  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("labels", [LABELS % 2 == 0, torch.from_numpy(LABELS % 2 == 0), list(LABELS % 2 == 0)])
+def test_truths_are_two_classes(labels: Any) -> None:
+    images = from_tensors(GREY, labels)
+    assert images.num_classes == 2
+    assert images.train.labels.tolist() == (LABELS % 2 == 0).astype(int).tolist()
+
+
+def quartiles(y: np.ndarray) -> np.ndarray:
+    return np.unique(np.digitize(y, np.quantile(y, [0.25, 0.5, 0.75])), return_inverse=True)[1]
+
+
+def one_hot(y: np.ndarray) -> np.ndarray:
+    return np.eye(3)[y]
+
+
+@pytest.mark.parametrize(
+    ("labels", "told", "follow"),
+    [
+        (LABELS + 1, r"not numbered from 0(.|\n)*classes=\[1, 2, 3\]", None),
+        (one_hot(LABELS), r"one-hot labels(.|\n)*numpy\.argmax\(y, 1\)", lambda y: np.argmax(y, 1)),
+        (
+            LABELS / 7,
+            r"no regression(.|\n)*numpy\.digitize",
+            quartiles,
+        ),
+        (np.where(LABELS == 2, np.nan, LABELS), r"missing(.|\n)*row 2(.|\n)*NaN", None),
+        (["cat", None] * 6, r"missing(.|\n)*row 1", None),
+        (["cat", 1] * 6, r"unlike kinds(.|\n)*str\(label\)", lambda y: [str(label) for label in y]),
+        (np.arange(12).astype("M8[D]"), r"names(.|\n)*astype\(str\)", lambda y: y.astype(str)),
+        (np.ones((12, 3)), r"one class a sample(.|\n)*y\[:, 0\]", None),
+        (np.full(12, 2**63, np.uint64), r"less than 2\*\*63", None),
+        (LABELS[:0], r"one whole number a sample", None),
+        (np.zeros(12, int), r"one class only", None),
+    ],
+)
+def test_other_labels_are_refused_with_what_to_do(labels: Any, told: str, follow: Any) -> None:
+    with pytest.raises(DataError, match=told):
+        from_tensors(GREY, labels)
+    if follow:
+        assert from_tensors(GREY, follow(labels)).num_classes > 1
+
+
+def test_numbers_that_are_named_are_the_classes(capsys: pytest.CaptureFixture[str]) -> None:
+    images = from_tensors(GREY, LABELS + 1, test=(GREY, LABELS + 1), classes=[3, 1, 2])
+    assert (images.classes, named(images)) == (["3", "1", "2"], [str(k + 1) for k in LABELS])
+    assert named(from_arrow(pa.table({"image": PNGS, "label": LABELS + 1}))) == [str(k + 1) for k in LABELS]
+    assert "labels 1, 2, 3 become classes 0..2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("classes", [3, ["a", "b", "c"], {"a": 0, "b": 1, "c": 2}, {0: "a", 1: "b", 2: "c"}])
+def test_classes_may_be_a_number_names_or_a_mapping(classes: Any) -> None:
+    assert from_tensors(GREY, LABELS, classes=classes).num_classes == 3
+
+
+@pytest.mark.parametrize("classes", ["abc", len, ["a", "a", "b"], [1.5], True, ["1", "2", "0"], {"a": 5, "b": 6}])
+def test_classes_that_are_none_are_refused(classes: Any) -> None:
+    with pytest.raises(DataError, match="class"):
+        from_tensors(GREY, LABELS, classes=classes)
+
+
+def test_a_data_sets_own_classes_that_are_none_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    class Items(TensorDataset):
+        def classes(self) -> list[str]:
+            return []
+
+    assert from_dataset(Items(torch.from_numpy(FLOATS), torch.from_numpy(LABELS))).classes == ["0", "1", "2"]
+    assert "class names are not used" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("column", "names"),
+    [
+        (pa.array(NAMES[LABELS]).cast(pa.large_string()), ["cat", "dog", "eel"]),
+        (pa.array(NAMES[LABELS], pa.string_view()), ["cat", "dog", "eel"]),
+        (pa.array(NAMES[LABELS]).cast(pa.binary()), ["cat", "dog", "eel"]),
+        (pc.run_end_encode(pa.array(np.sort(LABELS))), ["0", "1", "2"]),  # pyright: ignore[reportAttributeAccessIssue]
+        (pa.array(LABELS, pa.int8()).dictionary_encode(), ["0", "1", "2"]),
+        (pa.array(LABELS, pa.uint64()), ["0", "1", "2"]),
+        (pa.array(LABELS.tolist(), pa.decimal128(4, 1)), ["0", "1", "2"]),
+        (pa.array(LABELS % 2 == 0), ["0", "1"]),
+    ],
+)
+def test_label_columns_of_any_type_are_read(column: pa.Array, names: list[str]) -> None:
+    assert from_arrow(pa.table({"image": PNGS, "label": column})).classes == names
+
+
+def test_an_int8_column_may_have_two_hundred_names() -> None:
+    table = pa.table({"image": PNGS, "label": pa.array(LABELS, pa.int8())})
+    assert from_arrow(table, classes=[f"c{k}" for k in range(200)]).num_classes == 200
+
+
+@pytest.mark.parametrize("metadata", ["not json", "null", '{"info": null}', '{"info": {"features": null}}', "[]"])
+def test_metadata_without_names_give_none(metadata: str) -> None:
+    table = pa.table({"image": PNGS, "label": LABELS}).replace_schema_metadata({"huggingface": metadata})
+    assert from_arrow(table).classes == ["0", "1", "2"]
+
+
+def write(folder: Path, **labels: pa.Array) -> Path:
+    folder.mkdir()
+    for stem, column in labels.items():
+        pq.write_table(pa.table({"image": PNGS, "label": column}), folder / f"{stem}.parquet")
+    return folder
+
+
+def test_label_columns_of_two_integer_types_are_one_and_of_unlike_kinds_refused(tmp_path: Path) -> None:
+    small, large = pa.array(LABELS, pa.int8()), pa.array(LABELS * 100, pa.int64())
+    images = open_data(prepare(str(write(tmp_path / "a", x1=small, x2=large)), tmp_path / "out", test_fraction=0))
+    assert images.classes == ["0", "1", "2", "100", "200"]
+    words = pa.array(NAMES[LABELS])
+    coded = words.dictionary_encode()
+    images = open_data(prepare(str(write(tmp_path / "c", train=words, test=coded)), tmp_path / "out2"))
+    assert named(images, "test") == NAMES[LABELS].tolist()
+    for k, labels in enumerate(({"x1": small, "x2": words}, {"train": words, "test": small})):
+        with pytest.raises(DataError, match=r"unlike kinds\n  where: .*parquet(.|\n)*remedy: write both as names"):
+            prepare(str(write(tmp_path / f"b{k}", **labels)), tmp_path / "out3")
+
+
+@pytest.mark.parametrize(
+    "picture",
+    [
+        pa.array([GREY[0].tolist(), [[None] * 7] * 6, *GREY[2:].tolist()]),
+        pa.array([[1.0, None], *[[1.0, 2.0]] * 11]),
+    ],
+)
+def test_a_null_in_a_sample_is_refused_with_its_row(picture: pa.Array) -> None:
+    with pytest.raises(DataError, match=r"holds a null\n  where: .*row [01]\n"):
+        from_arrow(pa.table({"image": picture, "label": LABELS}))
+
+
+def test_pictures_may_be_views_and_files(tmp_path: Path) -> None:
+    (tmp_path / "img").mkdir()
+    for row, data in enumerate(PNGS):
+        (tmp_path / "img" / f"{row}.png").write_bytes(data)
+    paths = [f"img/{row}.png" for row in range(12)]
+    structs = pa.array([{"bytes": None, "path": str(tmp_path / path)} for path in paths])
+    for column in (pa.array(PNGS, pa.binary_view()), pa.array(PNGS).dictionary_encode(), structs):
+        images = from_arrow(pa.table({"image": column, "label": LABELS}))
+        assert np.array_equal(images.train.take(np.arange(12))[..., 0], GREY)
+    frame = pd.DataFrame({"filename": paths, "label": NAMES[LABELS]})
+    frame.to_csv(tmp_path / "labels.csv", index=False)
+    frame.to_csv(tmp_path / "labels.tsv", index=False, sep="\t")
+    frame.to_csv(tmp_path / "semicolon.csv", index=False, sep=";", encoding="utf-8-sig")
+    frame.to_parquet(tmp_path / "labels.parquet")
+    for name in ("labels.csv", "labels.tsv", "semicolon.csv", "labels.parquet"):
+        out = prepare(str(tmp_path / name), tmp_path / "out" / name, image_column="filename", test_fraction=0)
+        images = open_data(out)
+        assert np.array_equal(images.train.take(np.arange(12))[..., 0], GREY)
+        assert named(images) == NAMES[LABELS].tolist()
+    (tmp_path / "img" / "3.png").unlink()
+    with pytest.raises(DataError, match=r"file is not there\n  where: .*labels.csv, row 3\n"):
+        prepare(str(tmp_path / "labels.csv"), tmp_path / "none", image_column="filename")
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float64, ">f4", np.longdouble])
+def test_floats_of_any_type_order_and_stride_are_the_same(kind: Any) -> None:
+    x = DRAWS.integers(0, 9, (12, 5)).astype(kind)
+    frozen = np.asfortranarray(x)
+    frozen.flags.writeable = False
+    for same in (frozen, x[::-1][::-1], x.tolist(), list(x), torch.from_numpy(x.astype("f4")).requires_grad_()):
+        assert np.array_equal(from_tensors(same, LABELS).train.take(np.arange(12)), x.astype(np.float32))
+    assert from_tensors(x[::-1], LABELS[::-1]).train.take(np.array([0]))[0, 0] == x[-1, 0]
+
+
+@pytest.mark.parametrize("kind", [np.int16, np.uint16, np.uint32, np.int64, ">u2"])
+def test_whole_numbers_up_to_255_are_pictures_and_beyond_refused(kind: Any) -> None:
+    x = GREY.astype(kind)
+    assert np.array_equal(from_tensors(x, LABELS).train.take(np.arange(12)), GREY[..., None])
+    with pytest.raises(DataError, match=r"out of range(.|\n)*numpy\.asarray\(x, \"float32\"\)(.|\n)*normalize=True"):
+        from_tensors(x * 100, LABELS)
+    assert from_tensors(np.asarray(x, "float32"), LABELS, normalize=True).mean[0] == pytest.approx(GREY.mean(), rel=0.2)
+
+
+@pytest.mark.parametrize(
+    ("x", "remedy"),
+    [
+        (FLOATS + 1j, r"numpy\.stack\(\[x\.real, x\.imag\], 1\)"),
+        (torch.from_numpy(FLOATS).to_sparse(), r"x\.to_dense\(\)"),
+        (np.ma.masked_less(FLOATS, 0), r"x\.filled"),
+        (np.where(FLOATS[3, 1] == FLOATS, np.nan, FLOATS), r"row 3(.|\n)*nan_to_num"),
+        (FLOATS[:, 0], r"x\.reshape\(-1, 1\)"),
+        ([[1.0, 2.0], [1.0]] * 6, "one shape"),
+        (torch.empty(12, 5, device="meta"), "without values"),
+    ],
+)
+def test_other_samples_are_refused_with_what_to_do(x: Any, remedy: str) -> None:
+    with pytest.raises(DataError, match=remedy):
+        from_tensors(x, LABELS)
+
+
+@pytest.mark.parametrize("shape", [(12, 8, 9, 3), (12, 28, 28, 1), (12, 16, 16, 13)])
+def test_floats_with_channels_last_are_asked_for(shape: tuple[int, ...]) -> None:
+    x = DRAWS.random(shape).astype(np.float32)
+    items: Any = list(zip(x, LABELS, strict=True))
+    table = pa.table({"image": x.tolist(), "label": LABELS})
+    for make, args in ((from_tensors, (x, LABELS)), (from_dataset, (items,)), (from_arrow, (table,))):
+        with pytest.raises(DataError, match=r"\[C, H, W\] or \[H, W, C\]\?(.|\n)*channels_last=True"):
+            make(*args)
+        last, first = make(*args, channels_last=True), make(*args, channels_last=False)
+        assert np.array_equal(last.train.take(np.arange(12)), np.moveaxis(x, -1, 1))
+        assert np.array_equal(first.train.take(np.arange(12)), x)
+
+
+def test_uint8_with_channels_last_are_taken_when_told() -> None:
+    x = DRAWS.integers(0, 256, (12, 8, 9, 3), np.uint8)
+    with pytest.raises(DataError, match="channels_last=True"):
+        from_tensors(x, LABELS)
+    assert from_tensors(x, LABELS, channels_last=True).shape == (3, 8, 9)
+
+
+class Drawn(Dataset):
+    def __len__(self) -> int:
+        return 12
+
+    def __getitem__(self, index: int) -> tuple:
+        return torch.from_numpy(FLOATS[index]) + torch.rand(1), int(LABELS[index])
+
+
+def test_transforms_that_draw_are_told_and_use_up_no_random_numbers(capsys: pytest.CaptureFixture[str]) -> None:
+    torch.manual_seed(0)
+    drawn = [Drawn()[row][0] for row in range(12)]
+    after = torch.rand(1)
+    torch.manual_seed(0)
+    images = from_dataset(Drawn())
+    assert torch.equal(torch.rand(1), after)
+    assert np.array_equal(images.train.take(np.arange(12)), torch.stack(drawn).numpy())
+    assert "8 of 8 items are others when read again" in capsys.readouterr().err
+    from_dataset(TensorDataset(torch.from_numpy(FLOATS), torch.from_numpy(LABELS)))
+    assert not capsys.readouterr().err
+
+
+def test_loaders_and_parts_of_data_sets_are_taken(capsys: pytest.CaptureFixture[str]) -> None:
+    whole = TensorDataset(torch.from_numpy(FLOATS), torch.from_numpy(LABELS))
+    for data in (DataLoader(whole, shuffle=True), Subset(whole, range(12)), ConcatDataset([whole]), [*whole]):
+        assert np.array_equal(as_images(data).train.take(np.arange(12)), FLOATS)
+    assert "its data set is taken" in capsys.readouterr().err
+    loader = DataLoader(whole, sampler=SubsetRandomSampler([0, 1, 2, 3]))
+    with pytest.raises(DataError, match=r"Subset\(loader\.dataset, list\(loader\.sampler\)\)"):
+        as_images(loader)
+    assert len(as_images(Subset(loader.dataset, list(loader.sampler))).train) == 4
+
+
+def test_items_may_be_mappings_and_of_more_values_are_refused() -> None:
+    items = [{"image": x, "label": y} for x, y in zip(FLOATS, LABELS, strict=True)]
+    assert np.array_equal(as_images(items).train.take(np.arange(12)), FLOATS)
+    with pytest.raises(DataError, match=r"got: image, label(.|\n)*image=\.\.\."):
+        from_dataset(items, image="img")  # pyright: ignore[reportArgumentType]
+    triples: Any = [(x, y, 0) for x, y in zip(FLOATS, LABELS, strict=True)]
+    with pytest.raises(DataError, match=r"from_dataset\(\[\(x, y\) for x, y, \*_ in dataset\]\)"):
+        from_dataset(triples)
+    assert len(from_dataset([(x, y) for x, y, *_ in triples]).train) == 12  # pyright: ignore[reportArgumentType]
+
+
+def test_splits_may_come_in_different_forms() -> None:
+    pair = (FLOATS, LABELS)
+    items = TensorDataset(torch.from_numpy(FLOATS), torch.from_numpy(LABELS))
+    table = pa.table({"image": FLOATS.tolist(), "label": LABELS})
+    frame = pd.DataFrame({"image": FLOATS.tolist(), "label": LABELS})
+    held = from_tensors(FLOATS, LABELS).train
+    for data in (pair, items, table, frame, from_tensors(*pair)):
+        for test in (pair, items, table, frame, held):
+            images = as_images(data, test, pair)
+            assert images.test is not None
+            assert images.validation is not None
+            assert images.test.labels.tolist() == images.validation.labels.tolist() == LABELS.tolist()
+    images = as_images({"train": pair, "Val": items, "test": table})
+    assert images.validation is not None
+    for data, told in (
+        ({"train": pair, "unsupervised": items}, "splits are not understood"),
+        (FLOATS, r"without labels(.|\n)*\(samples, labels\)"),
+        ((x for x in [pair]), r"list\(data\)"),
+        (7, "unknown kind of data"),
+    ):
+        with pytest.raises(DataError, match=told):
+            as_images(data)
+
+
+def test_a_validation_split_of_ones_own_is_validated_on() -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(5, 8), nn.Linear(8, 8))
+    pipeline = Pipeline(network, SFF())
+    pipeline.fit((FLOATS, LABELS), validation=(FLOATS[:6], LABELS[:6]), epochs=1, batch_size=4, progress=False)
+    with pytest.raises(DataError, match="validation samples are unlike"):
+        pipeline.fit((FLOATS, LABELS), validation=(FLOATS[:6, :3], LABELS[:6]), epochs=1, progress=False)
+
+
+def test_what_is_predicted_has_the_range_of_the_training(capsys: pytest.CaptureFixture[str]) -> None:
+    pictures = np.repeat(GREY[:, None], 3, 1)
+    pipeline = Pipeline(models.mlp((3, 6, 7), 3, widths=(8, 8)), SFF())
+    pipeline.fit((pictures, LABELS), epochs=1, batch_size=4, validation=0, progress=False)
+    expected = pipeline.predict(pictures)
+    assert torch.equal(pipeline.predict(pictures.transpose(0, 2, 3, 1)), expected)
+    for beyond in (pictures.astype("f4"), pictures.astype("f4") / 127.5 - 1):
+        with pytest.raises(DataError, match=r"beyond the range(.|\n)*x / 255"):
+            pipeline.predict(beyond)
+    pipeline.fit((pictures.astype("f4") / 255, LABELS), epochs=1, batch_size=4, validation=0, progress=False)
+    with pytest.raises(DataError, match=r"0\.\.1\n  got: uint8\n(.|\n)*x / 255"):
+        pipeline.predict(pictures)
+    frozen = pictures / np.float32(255)
+    frozen.flags.writeable = False
+    pipeline.predict(frozen)
+    assert "far from" not in capsys.readouterr().err
+    pipeline.predict(frozen * 255)
+    assert "far from those of the training" in capsys.readouterr().err
+
+
+def test_floats_of_another_size_are_scaled_refused_or_told(capsys: pytest.CaptureFixture[str]) -> None:
+    x = GREY.astype("f4")[:, None]
+    network = models.mlp((1, 6, 7), 3, widths=(8, 8))
+    fit: dict[str, Any] = {"epochs": 1, "batch_size": 4, "validation": 0, "progress": False}
+    for scale in (1.0, 1e-5):
+        with pytest.raises(DataError, match="normalize=True"):
+            Pipeline(network, Hinton()).fit((x * scale, LABELS), **fit)
+    Pipeline(network, Hinton(strength=255)).fit((x, LABELS), **fit)
+    assert not capsys.readouterr().err
+    Pipeline(network, SFF()).fit((x, LABELS), **fit)
+    assert "are trained on as they are" in capsys.readouterr().err
+    scaled = from_tensors(x, LABELS, normalize=True)
+    pipeline = Pipeline(network, Hinton())
+    pipeline.fit(scaled, **fit)
+    own = Pipeline(network, Hinton())
+    own.fit(((x - scaled.mean[0]) / scaled.std[0], LABELS), **fit)
+    mine, theirs = pipeline.classifier.blocks.state_dict(), own.classifier.blocks.state_dict()
+    assert all(torch.allclose(mine[name], theirs[name], atol=1e-4) for name in mine)
+    assert torch.equal(pipeline.predict(x), own.predict((x - scaled.mean[0]) / scaled.std[0]))
