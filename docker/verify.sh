@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
-# Build the images and run all that docker/ offers; print sizes and times, and leave a record. Minutes, and 15 GB of disk.
+# Build the images and run all that docker/ offers; print sizes and times, and leave a record. Minutes, and 20 GB of disk.
 #
 #   docker/verify.sh                 with a registry: the base image is the Dockerfile's own
 #   docker/verify.sh --stand-in      without one, as root on Debian: a base is made of the distribution's packages
-#   BASE_IMAGE=... docker/verify.sh  another base: one with python3 (>= 3.11) and its venv
+#   docker/verify.sh --newest        with the newest versions of all that ffdist needs, which constraints.txt then holds
+#   docker/verify.sh --remove        take the images and their layers away at the end, as docker/remove.sh does
+#   BASE_IMAGE=... docker/verify.sh  another base, of Debian: one with python3 (>= 3.11) and its venv
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -15,6 +17,24 @@ cd "$(dirname "$0")/.."
 export DOCKER_BUILDKIT=${DOCKER_BUILDKIT:-$(docker buildx version >/dev/null 2>&1 && echo 1 || echo 0)}
 work=$(mktemp -d)
 record=$RECORDS/docker-$(date +%F).md
+for ((number = 2; ; number++)); do # none is written over
+    [[ -e $record ]] || break
+    record=$RECORDS/docker-$(date +%F)-$number.md
+done
+commit=$(git rev-parse --short=12 HEAD 2>/dev/null || true)
+if [[ -n $commit && -n $(git status --porcelain --untracked-files=no ffdist) ]]; then commit+=+; fi
+newest='' stand_in='' remove=''
+for word; do
+    case $word in
+        --stand-in) stand_in=1 ;;
+        --newest) newest=1 ;;
+        --remove) remove=1 ;;
+        *)
+            sed -n '2,/^set/{/^#/s/^# \?//p}' "$0" >&2
+            exit 2
+            ;;
+    esac
+done
 lines=()
 
 compose() {
@@ -44,24 +64,22 @@ make_stand_in() {
     cp /etc/ssl/certs/ca-certificates.crt "$work/base/etc/ssl/certs/" # the authorities this machine trusts
     if [[ -f /etc/pip.conf ]]; then cp /etc/pip.conf "$work/base/etc/"; fi
     rm -rf "$work"/base/var/cache/apt/archives/*.deb "$work"/base/var/lib/apt/lists/*
-    tar -C "$work/base" -c . | docker import - ffdist-base:stand-in >/dev/null
+    tar -C "$work/base" -c . | docker import --change 'LABEL org.opencontainers.image.title=ffdist' - \
+        ffdist-base:stand-in >/dev/null
     rm -rf "$work/base"
     BASE_IMAGE=ffdist-base:stand-in
 }
 
 build() { # TARGET TORCH_INDEX
     docker build --quiet --network "$NETWORK" ${BASE_IMAGE:+--build-arg BASE_IMAGE="$BASE_IMAGE"} \
-        ${2:+--build-arg TORCH_INDEX="$2"} -f docker/Dockerfile --target "$1" -t "ffdist:$1" .
+        ${2:+--build-arg TORCH_INDEX="$2"} ${newest:+--build-arg PIP_CONSTRAINT=} --build-arg FFDIST_COMMIT="$commit" -f docker/Dockerfile --target "$1" -t "ffdist:$1" .
 }
 
-check_image() { # neither root nor a compiler in it, and Docker finds it healthy
-    local container
+check_image() { # neither root, nor a compiler, nor what needs one; and sends between its processes
     docker run --rm --entrypoint sh "$1" -c '[ "$(id -u)" != 0 ] && ! command -v cc gcc g++ clang' >/dev/null
-    docker run --rm "$1" --version
-    container=$(docker run --detach --health-interval 3s --entrypoint sleep "$1" 120)
-    grep --max-count 1 'health_status: healthy' \
-        < <(timeout 120 docker events --since 1m --filter "container=$container" --filter event=health_status)
-    docker rm --force "$container" >/dev/null
+    docker run --rm --entrypoint python "$1" -c 'import importlib.util; assert not importlib.util.find_spec("triton")'
+    docker run --rm --entrypoint bash "$1" -lc 'ffdist --version' # a login shell has its own PATH
+    docker run --rm "$1" doctor
 }
 
 in_container() { docker run --rm "$@"; }
@@ -86,7 +104,7 @@ ray_job() {
     grep -q '"accuracy"' "$work/ray.json"
 }
 
-if [[ ${1:-} == --stand-in ]]; then
+if [[ -n $stand_in ]]; then
     step "base image of the distribution's packages" make_stand_in
 fi
 step "build cpu" build cpu "$TORCH_INDEX"
@@ -96,6 +114,7 @@ for image in cpu cuda bench; do
     step "check $image" check_image "ffdist:$image"
 done
 step "torch of cuda is made for GPUs" can_use_gpus ffdist:cuda
+step "any user, any folder, stops" docker/usage.sh ffdist:cpu
 step "run train (digits, 2 stages)" in_container ffdist:cpu train --samples 512 --epochs 2 --stages 2 --threads 1
 step "run bench throughput" in_container ffdist:bench bench throughput --model mlp \
     --against ddp-static --rounds 1 --seconds 1 --json
@@ -118,5 +137,18 @@ mkdir -p "$RECORDS"
     printf "\nThe job on Ray: %s\n\n" "$(tail -n 1 "$work/ray.json")"
     sed 's/^#/##/' "$work/hosts.md"
 } >"$record"
-say "all is well; the record is $record"
+if [[ -n $newest ]]; then
+    {
+        sed -n 1p docker/constraints.txt
+        in_container --entrypoint pip ffdist:bench freeze | grep -v -E '^(cuda|nvidia|ffdist)'
+    } >"$work/constraints.txt"
+    cp "$work/constraints.txt" docker/constraints.txt
+fi
 cat "$record"
+say "all is well; the record is $record"
+if [[ -n $remove ]]; then
+    docker/remove.sh
+else
+    echo "the images and what building them left stay here; docker/remove.sh takes them away:"
+    docker system df
+fi

@@ -50,15 +50,12 @@ def command(*words: object) -> str:
     """A command of ffdist's as its user types it: where one that is in a container was itself the container's, its
     next is another container's."""
     told = shlex.join(map(str, words))
-    return f"docker run ... IMAGE {told}" if in_container() and b"ffdist" in first_process() else f"ffdist {told}"
+    return f"docker run ... IMAGE {told}" if ends_with_container() else f"ffdist {told}"
 
 
-def first_process() -> bytes:
-    """The words of this container's first process, each ended by a zero."""
-    try:
-        return Path("/proc/1/cmdline").read_bytes()
-    except OSError:  # Linux alone has it, and not for everybody
-        return b""
+def ends_with_container() -> bool:
+    """Whether this process's command is its container's own, and not typed in a shell there."""
+    return in_container() and b"ffdist" in Path("/proc/1/cmdline").read_bytes()
 
 
 def why_unwritable(folder: Path, error: OSError) -> str:

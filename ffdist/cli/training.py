@@ -15,7 +15,7 @@ from ffdist.cli.on_ray import launch_on_ray
 from ffdist.config import TrainSettings, write_toml
 from ffdist.data import Images, open_data
 from ffdist.errors import FfdistError, StageError, TransportError, exit_status
-from ffdist.folders import command, loss
+from ffdist.folders import command, ends_with_container, loss
 from ffdist.pipeline.plan import BlockCost, dealt
 from ffdist.plain import PlainConsole, table
 from ffdist.report.console import ConsoleReport, result_tables
@@ -159,6 +159,9 @@ def conclude(result: Result, out: Path) -> None:
     for each in result_tables(result.records, result.test):
         console.print(each)
     console.print(f"run directory: {out}", soft_wrap=True)
+    if ends_with_container() and (told := loss(out)):
+        console.print(told, soft_wrap=True)
+        return
     if result.reason == "interrupted":
         hints = [command("train", "--resume", "--out", out)]
     else:

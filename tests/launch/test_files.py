@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from commands import ROOT
+from packaging.requirements import Requirement
+
+from ffdist.cli import COMMANDS
 
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yaml"))
 COMPOSE = sorted((ROOT / "docker").glob("*.compose.yaml"))
@@ -94,3 +98,47 @@ def test_compose_files_run_on_cpus_or_on_gpus_by_profile(compose: Path) -> None:
     profiles = [set(service["profiles"]) for service in services(compose).values()]
     assert {"cpu"} <= set().union(*profiles)
     assert all(s["runtime"] == "nvidia" for s in services(compose).values() if s["profiles"] == ["gpu"])
+
+
+def test_no_documented_run_is_lost_with_its_container() -> None:
+    for document in ("README.md", "docker/README.md", "launch/README.md", "docker/Dockerfile"):
+        text = (ROOT / document).read_text().replace("\\\n", " ")
+        for line in re.findall(r"docker run .*\btrain\b.*", text):
+            assert re.search(r"-v \S+:/work", line), f"{document}: {line}"
+
+
+def test_documents_of_images_name_programs_arguments_and_files_that_exist() -> None:
+    text = (ROOT / "docker" / "README.md").read_text()
+    stages = {name for _, name in STAGES}
+    assert set(re.findall(r"--target (\S+)", text)) <= stages
+    assert set(re.findall(r"--build-arg \"?(\w+)=", text)) <= set(re.findall(r"^ARG (\w+)", DOCKERFILE, re.MULTILINE))
+    for name in re.findall(r"\]\(([\w./]+)\)|\b(docker/\w+\.sh)", text):
+        assert any((ROOT / folder / "".join(name)).exists() for folder in ("", "docker")), name
+    commands = re.findall(r"^    docker run .*?ffdist:\w+ (\w+)", text.replace("\\\n", " "), re.MULTILINE)
+    assert len(commands) > 8
+    assert set(commands) <= set(COMMANDS)
+
+
+def test_constraints_are_within_what_ffdist_asks_for() -> None:
+    lines = (ROOT / "docker" / "constraints.txt").read_text().splitlines()
+    pins = dict(line.split("==") for line in lines if not line.startswith("#"))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    for wanted in map(Requirement, [*project["dependencies"], *extras["bench"], *extras["ray"]]):
+        assert wanted.specifier.contains(pins[wanted.name]), wanted
+    assert "triton" not in pins
+
+
+def test_ray_containers_have_room_for_their_object_store() -> None:
+    nodes = services(ROOT / "docker" / "ray.compose.yaml").values()
+    starts = [node["command"] for node in nodes if node["command"].startswith("start")]
+    assert starts
+    stores = [int(re.findall(r"--object-store-memory=\$\{STORE:-(\d+)\}", start)[0]) for start in starts]
+    assert max(stores) <= 2**30 / 2, "half of shm_size: stages send through it, too"
+    assert {node["shm_size"] for node in nodes} == {"${SHM:-1gb}"}
+
+
+def test_the_shell_scripts_of_images_never_write_over_a_record() -> None:
+    assert "[[ -e $record ]] || break" in (ROOT / "docker" / "verify.sh").read_text()
+    ignored = (ROOT / ".gitignore").read_text().splitlines()
+    assert {"results/", "runs/"} <= set(ignored)
