@@ -233,6 +233,8 @@ def has_transparency(image: Image.Image) -> bool:
 def plain(image: Image.Image, decoding: Decoding) -> Image.Image:
     """A picture of 8 bits in mode L or RGB, on its background."""
     grey = decoding.mode == "grey" or (decoding.mode == "keep" and image.mode in ("1", "L", "LA", "La"))
+    if image.mode == "La":  # from which Pillow knows one way only
+        image = image.convert("LA")
     if has_transparency(image):
         under = Image.new("RGBA", image.size, decoding.background)
         image = Image.alpha_composite(under, image.convert("RGBA"))

@@ -142,9 +142,12 @@ def test_transparent_pictures_lie_on_the_background(background: str) -> None:
         x = decode(data, "here", Decoding(background=background))
         assert np.abs(x[2:].astype(int) - under).max() <= 1
         assert np.abs(x[:2].astype(int) - (250, 10, 20)).max() <= 6, "a palette is not exact"
-    x = decode(Image.fromarray(clear[..., [0, 3]]), "here", Decoding(background="white"))
-    assert x.shape == (4, 4, 1)
-    assert (x[2:] == 255).all()
+    grey = Image.fromarray(clear[..., [0, 3]])
+    for image in (grey, grey.convert("La")):
+        x = decode(image, "here", Decoding(background="white"))
+        assert x.shape == (4, 4, 1)
+        assert (x[2:] == 255).all()
+        assert (x[:2] == 250).all()
 
 
 @pytest.mark.parametrize("kind", ["jpeg", "png", "webp", "tiff", "mpo"])
