@@ -140,7 +140,8 @@ def plain(column: pa.Array) -> pa.Array:
         if isinstance(column, pa.ExtensionArray) and not isinstance(kind, pa.FixedShapeTensorType):
             column = column.storage
         elif isinstance(column, pa.DictionaryArray):
-            column = column.dictionary_decode()
+            values = plain(column.dictionary)  # of views, Arrow takes none by their places
+            column = pa.DictionaryArray.from_arrays(column.indices, values).dictionary_decode()
         elif pa.types.is_run_end_encoded(kind):
             column = pc.run_end_decode(column)  # pyright: ignore
         elif pa.types.is_string_view(kind):

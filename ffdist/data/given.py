@@ -128,7 +128,7 @@ def labelled(data: Any, where: str) -> Labelled:
     if is_pair(data):
         samples, labels = data
         return labelled_pair(samples, labels, where)
-    if isinstance(data, (Dataset, DataLoader)) or is_items(data):
+    if isinstance(data, (Dataset, DataLoader)) or is_items(data) or is_map_style(data):
         return labelled_items(data, where)
     raise refused(data, where)
 
@@ -138,8 +138,17 @@ def is_table(data: Any) -> bool:
     return (
         isinstance(data, (pa.Table, pa.RecordBatch))
         or (hasattr(data, "__arrow_c_stream__") and hasattr(data, "columns"))
-        or (type(data).__module__.startswith("datasets.") and hasattr(data, "__len__"))
+        or (
+            type(data).__module__.startswith("datasets.")
+            and hasattr(data, "__len__")
+            and data.format["type"] != "custom"  # whose items a user's function makes
+        )
     )
+
+
+def is_map_style(data: Any) -> bool:
+    """A `datasets.Dataset` whose items a user's function makes."""
+    return type(data).__module__.startswith("datasets.") and hasattr(data, "__len__")
 
 
 def is_pair(data: Any) -> bool:

@@ -82,7 +82,7 @@ def labelled_items(
         plain(labels),
         where,
         len(pictures),
-        own_names(classes_in(dataset), where),
+        own_names(classes_in(dataset, label), where),
         "leave such items out: torch.utils.data.Subset(dataset, rows)",
     )
     tell_draws(dataset, pictures, where, image, label, channels_last)
@@ -165,13 +165,15 @@ def loaded(loader: DataLoader, where: str) -> Any:
     return loader.dataset
 
 
-def classes_in(dataset: Any) -> Any:
+def classes_in(dataset: Any, label: str) -> Any:
     """The names that a data set has, or that the one has of which it is a part; None where there are none."""
     if getattr(dataset, "classes", None) is not None:
         return dataset.classes
+    if isinstance(features := getattr(dataset, "features", None), Mapping):  # of a datasets.Dataset
+        return getattr(features.get(label), "names", None)
     if hasattr(dataset, "dataset"):
-        return classes_in(dataset.dataset)
-    parts = [classes_in(part) for part in getattr(dataset, "datasets", None) or ()]
+        return classes_in(dataset.dataset, label)
+    parts = [classes_in(part, label) for part in getattr(dataset, "datasets", None) or ()]
     return parts[0] if parts and all(repr(part) == repr(parts[0]) for part in parts) else None
 
 

@@ -178,6 +178,7 @@ def test_a_data_sets_own_classes_that_are_none_are_told(capsys: pytest.CaptureFi
         (pa.array(NAMES[LABELS]).cast(pa.large_string()), ["cat", "dog", "eel"]),
         (pa.array(NAMES[LABELS], pa.string_view()), ["cat", "dog", "eel"]),
         (pa.array(NAMES[LABELS]).cast(pa.binary()), ["cat", "dog", "eel"]),
+        (pa.DictionaryArray.from_arrays(LABELS, pa.array(NAMES, pa.string_view())), ["cat", "dog", "eel"]),
         (pc.run_end_encode(pa.array(np.sort(LABELS))), ["0", "1", "2"]),  # pyright: ignore[reportAttributeAccessIssue]
         (pa.array(LABELS, pa.int8()).dictionary_encode(), ["0", "1", "2"]),
         (pa.array(LABELS, pa.uint64()), ["0", "1", "2"]),
