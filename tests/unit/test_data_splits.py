@@ -182,6 +182,7 @@ def test_a_validation_split_is_no_test_split(tmp_path: Path, capsys: pytest.Capt
         (("train", "bus"), r"got: bus\n.*if these are classes, --splits none", {"splits": "none"}),
         (("train", "Train2", "test"), r"several folders(.|\n)*Train2, train", {"ignore": "Train2"}),
         (("lernen", "pruefen"), r"are they splits\?(.|\n)*--splits train=lernen test=pruefen", {"splits": "none"}),
+        (("lernen", "pruefen", "bus"), r"got: bus, lernen, pruefen, each with ant, bee, cat", {"splits": "none"}),
         (("cats_train", "cats_test"), r"", {}),
     ],
 )
@@ -476,6 +477,21 @@ def test_columns_of_splits_that_are_not_understood_are_refused(tmp_path: Path, c
 def test_ordinary_columns_say_nothing_of_splits(tmp_path: Path) -> None:
     table(tmp_path / "pets.parquet", 10, 0, caption=["a test"] * 10, place=["valley", "train"] * 5)
     assert prepared(tmp_path / "pets.parquet").held_out is not None
+
+
+def test_a_class_folder_has_a_name_that_is_text(tmp_path: Path) -> None:
+    tree(tmp_path / "pets", 2, 0)
+    (tmp_path / "pets" / "ant").rename(os.fsdecode(os.fsencode(tmp_path / "pets") + b"/\xff\xfe"))
+    with pytest.raises(DataError, match=r"no text\n(.|\n)*got: b'.xff.xfe'"):
+        prepared(tmp_path / "pets")
+
+
+def test_one_file_may_be_said_to_be_a_split(tmp_path: Path) -> None:
+    table(tmp_path / "mnist_test.parquet", 10, 0)
+    assert counts(prepared(tmp_path / "mnist_test.parquet")) == {"train": 8, "test": 2}
+    assert counts(prepared(tmp_path / "mnist_test.parquet", splits={"test": "mnist_test.parquet"})) == {"test": 10}
+    with pytest.raises(ConfigError, match="called so"):
+        prepared(tmp_path / "mnist_test.parquet", ignore="other")
 
 
 def test_pictures_beside_a_table_of_their_names_are_told_how(tmp_path: Path) -> None:

@@ -28,8 +28,13 @@ def fetch(name: str, root: Path) -> None:
                 got=why_unwritable(root, error),
                 remedy=remedy_unwritable(root, error, ["--cache"]),
             ) from error
-        raise DataError(f"{name} cannot be downloaded", where=root, got=error,
-                        remedy="get it elsewhere, and give torchvision's root with --from") from error  # fmt: skip
+        raise DataError(
+            f"{name} cannot be downloaded",
+            where=root,
+            got=error,
+            remedy="get it elsewhere, and give torchvision's root with --from; "
+            "or give another place for downloads with --cache",
+        ) from error
 
 
 def idx(official: type[datasets.MNIST], root: Path) -> None:

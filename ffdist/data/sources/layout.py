@@ -6,6 +6,7 @@ Splits are known by their names (`splits.mark`). Once one folder is a split, all
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -197,19 +198,21 @@ def leave_files(listing: Listing, base: Path, files: list[Path]) -> int:
 
 
 def check_unlike_splits(listing: Listing, folders: list[Path]) -> None:
-    """Raises DataError where all folders hold folders of the very same names: classes in splits, or splits in classes,
+    """Raises DataError where folders hold folders of the very same names: classes in splits, or splits in classes,
     whatever their language."""
-    if len(folders) < 2 or not all(holds_classes(listing, folder) for folder in folders):
-        return
-    inner = [{path.name.casefold() for path in quietly(listing).listed(folder)[0]} for folder in folders]
-    in_classes = any(is_split(path) for path in quietly(listing).listed(folders[0])[0])  # told as what it is later
-    if len(inner[0]) > 1 and all(names == inner[0] for names in inner) and not in_classes:
+    inner = {folder: quietly(listing).listed(folder)[0] for folder in folders if holds_classes(listing, folder)}
+    if any(is_split(path) for of in inner.values() for path in of):
+        return  # told as what it is later
+    times = Counter(path.name.casefold() for of in inner.values() for path in of)
+    shared = sorted(name for name, count in times.items() if count > 1)
+    if len(shared) > 1:
+        alike = [folder for folder, of in inner.items() if any(path.name.casefold() in shared for path in of)]
         raise refused(
             listing,
-            "all folders hold folders of the same names: are they splits?",
-            folders,
-            f"if so, --splits train={quoted(listing, folders[:1])} test={quoted(listing, folders[1:2])}; {CLASSES}",
-            within=sorted(inner[0]),
+            "folders hold folders of the same names: are they splits?",
+            alike,
+            f"if so, --splits train={quoted(listing, alike[:1])} test={quoted(listing, alike[1:2])}; {CLASSES}",
+            within=shared,
         )
 
 
@@ -228,9 +231,10 @@ def check_no_splits_within(listing: Listing, splits: dict[str, list[Path]], clas
         for folder in of:
             inner = [path for path in quietly(listing).listed(folder)[0] if is_split(path)]
             if inner:
+                itself = f"ffdist data prepare {shlex.quote(str(folder))}"
                 raise refused(listing, "a class folder holds splits", inner,
-                              "put splits above classes: train/CLASS/..., test/CLASS/...; if they are no splits, "
-                              "--splits none")  # fmt: skip
+                              f"if they hold the classes, {itself}; else put splits above classes: train/CLASS/..., "
+                              "test/CLASS/...; if they are no splits, --splits none")  # fmt: skip
 
 
 def is_split(folder: Path) -> bool:

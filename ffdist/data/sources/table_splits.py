@@ -40,6 +40,10 @@ def find_files(path: Path, choice: Choice) -> TableFiles:
 
     A file by itself is one split, whatever it is called. Raises DataError for files whose part is not clear.
     """
+    if path.is_file() and (choice.splits is not None or choice.ignore):
+        split = choice.takes(path.name)
+        choice.check_used(path.parent)
+        return TableFiles({split or TRAIN: [path]}, Listing(path.parent, choice), [])
     if path.is_file():
         found = mark(path.stem)
         notes = [] if found is None or found.split in (None, TRAIN) else [

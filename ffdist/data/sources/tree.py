@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -80,6 +81,9 @@ def by_class(folders: Sequence[Path], class_name: Callable[[str], str]) -> Folde
     """One way of writing a letter (é is one or two code points) is as good as the other."""
     named: Folders = {}
     for folder in folders:
+        if any("\ud800" <= letter <= "\udfff" for letter in folder.name):  # how Python spells bytes that are no text
+            raise DataError("the name of a class folder is no text", where=folder.parent, expected="UTF-8",
+                            got=os.fsencode(folder.name), remedy="rename it")  # fmt: skip
         named.setdefault(class_name(unicodedata.normalize("NFC", folder.name)), []).append(folder)
     return named
 
