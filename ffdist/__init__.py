@@ -13,6 +13,8 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -38,6 +40,9 @@ _PLACES = {
 }
 """Looked up on first use, so that a part of ffdist needs only what that part imports."""
 
+_POSIX = ("fcntl", "resource")
+"""Modules that Linux and macOS alone have."""
+
 __all__ = [
     "SFF",
     "Chain",
@@ -59,9 +64,22 @@ __all__ = [
 ]
 
 
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]
+
+
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return importlib.metadata.version("ffdist")
     if name in ("models", "objectives"):
         return importlib.import_module(f"ffdist.{name}")
     if name not in _PLACES:
         raise AttributeError(f"module 'ffdist' has no attribute '{name}'")
-    return getattr(importlib.import_module(_PLACES[name]), name)
+    try:
+        return getattr(importlib.import_module(_PLACES[name]), name)
+    except ModuleNotFoundError as error:
+        if error.name not in _POSIX:
+            raise
+        raise ImportError(
+            f"ffdist runs on Linux and macOS only; this is {sys.platform}, without {error.name}"
+        ) from None

@@ -68,7 +68,7 @@ class TrainSettings:
     epochs: int = 12
     """Passes over the training samples."""
     samples: int | None = None
-    """Train on this many samples only, drawn by class and by --seed."""
+    """Take this many training samples only, drawn by class and by --seed; the share of --validation is part of them."""
     image_size: int | None = None
     """Resize pictures to this height and width."""
     batch_size: int = 128
@@ -117,7 +117,8 @@ class TrainSettings:
     factor: float = 0.1
     """plateau: what a block's learning rate is multiplied by."""
     windows: tuple[str, ...] = ()
-    """Epochs each block learns in, from:to for every block, e.g. 0:11 0:16 0:21; a block at rest only passes on."""
+    """Epochs each block learns in, from:to for every block in epochs done before: 0:11 are epochs 1 to 11, 11:16 are 12
+    to 16; a block at rest only passes on."""
     clip: float | None = None
     """Largest norm of a block's gradient."""
     no_decay: tuple[Literal["bias", "norm"], ...] = ()

@@ -46,6 +46,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         except FfdistError as error:
             tell(error)
             leave(1)
+        except ModuleNotFoundError as error:
+            if error.name not in ("fcntl", "resource"):
+                raise
+            sys.exit(f"ffdist: error: it runs on Linux and macOS only; this is {sys.platform}, without {error.name}")
         except Interrupted as told:
             leave(told.status)
         except KeyboardInterrupt:

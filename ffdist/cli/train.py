@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -75,6 +77,8 @@ def recorded_settings(run: Path | None) -> TrainSettings:
 
 def main(args: Sequence[str]) -> None:
     settings = parse(args)
+    if "RANK" not in os.environ or os.environ["RANK"] == "0":
+        print("ffdist: loading torch, then checking data, network and rule ...", file=sys.stderr, flush=True)
     from ffdist.cli.training import train
 
     train(settings)

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from ffdist.cli.on_ray import launch_on_ray
 from ffdist.config import TrainSettings, write_toml
+from ffdist.cores import available_cores
 from ffdist.data import Images, open_data
 from ffdist.errors import FfdistError, StageError, TransportError, exit_status
 from ffdist.folders import command, ends_with_container, loss
@@ -93,6 +94,7 @@ def job_of(settings: TrainSettings, out: Path, stages: int, *, resume: bool) -> 
 
 def launch(make: SettingsJob, out: Path) -> Result:
     settings, report = make.settings, ConsoleReport(PlainConsole(stderr=True))
+    warn(f"starting {make.stages} stage{'s' * (make.stages > 1)} by {settings.launcher} ...")
     try:
         if settings.launcher == "threads":
             return run_threads(make(), report)
@@ -138,7 +140,7 @@ def train_here(settings: TrainSettings, images: Images, world: World) -> None:
 
 def warn(note: str | None) -> None:
     if note:
-        print(f"ffdist: {note}", file=sys.stderr)
+        print(f"ffdist: {note}", file=sys.stderr, flush=True)
 
 
 def begin_or_go_on(settings: TrainSettings, images: Images, meeting: Meeting, start: ExitStack) -> tuple[str, bool]:
@@ -196,5 +198,8 @@ def stage_table(costs: list[BlockCost], cut: list[int], batch_size: int) -> Tabl
         sent = mine[-1].activation_bytes if stage < len(cut) - 1 else 0
         rows.add_row(str(stage), " ".join(cost.name for cost in mine), f"{sum(c.parameters for c in mine):,}",
                       f"{seconds * 1e3:.2f}", f"{sent / 1024:,.0f}")  # fmt: skip
-    rows.caption = f"at best {batch_size / slowest:,.0f} samples/s: the slowest stage's time, if each stage had a core"
+    rows.caption = (
+        f"by the slowest stage {batch_size / slowest:,.0f} samples/s, if each of {len(cut)} stages had a core or GPU "
+        f"of its own (cores here: {available_cores()}); reading the data, sending and validation are not in it"
+    )
     return rows

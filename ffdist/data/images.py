@@ -70,7 +70,7 @@ class Spread(NamedTuple):
         return cls(low, high, (squares / count) ** 0.5)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Images:
     """A data set as the trainer sees it."""
 
@@ -90,6 +90,10 @@ class Images:
     """The user's own validation split; None: a share of the training split is held out."""
     decoding: Decoding | None = None
     """How its pictures were read, so that others are read alike; None for a user's own tensors."""
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{name} {len(split):,}" for name, split in self.splits.items())
+        return f"<Images {self.name!r}: {counts}; samples {self.shape}, {self.num_classes} classes>"
 
     @property
     def num_classes(self) -> int:

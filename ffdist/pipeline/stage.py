@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,6 +14,7 @@ import torch
 from ffdist.errors import FfdistError, StageError, described
 from ffdist.pipeline.block import LearningBlock
 from ffdist.pipeline.fusion import passed_on
+from ffdist.pipeline.memory import Memory
 from ffdist.pipeline.message import EndOfEpoch, EndOfSplit, EvalBatch, Message, Snapshot, Stop, TrainBatch
 
 
@@ -46,6 +45,7 @@ class Stage:
         self.take_queued: Callable[[], float] = lambda: 0.0
         """Messages that lay in the queue before this stage, on average over the epoch; the first has none."""
         self.clock, self.lead = Clock(), Lead(self.device)
+        self.memory = Memory(self.device)
 
     def __str__(self) -> str:
         return f"stage {self.index} ({', '.join(block.site.name for block in self.blocks)})"
@@ -130,7 +130,7 @@ class Stage:
         names = [block.site.name for block in self.blocks]
         times = self.clock.lap(credit=outbox.waited)
         metrics = {"stage": self.index, "blocks": names, **times, "queued": self.take_queued(),
-                   "peak_bytes": peak_bytes(self.device)}  # fmt: skip
+                   **self.memory.peaks()}  # fmt: skip
         self.on_epoch(marker.epoch, metrics)
         marker.stages.append(metrics)
         return marker
@@ -190,11 +190,3 @@ class Lead:
 def is_out_of_memory(error: BaseException) -> bool:
     """What torch raises on a CPU is known by its words alone."""
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
-
-
-def peak_bytes(device: torch.device) -> int:
-    """The most memory this process has held: CUDA's allocated tensors on a GPU, resident memory on a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

@@ -17,14 +17,15 @@ MIB = 2**20
 
 
 class ConsoleReport:
-    """A reporter that draws on a terminal, and prints a line an epoch where there is none."""
+    """A reporter that prints a line an epoch, and draws a bar below them on a terminal."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
         self.progress = Progress(
             text_column("epoch {task.fields[epoch]}", "bold"), BarColumn(bar_width=16), MofNCompleteColumn(),
-            text_column("{task.fields[note]}"), TimeRemainingColumn(compact=True),
-            console=console, refresh_per_second=4, transient=True, disable=not console.is_terminal,
+            text_column("batches, left:"), TimeRemainingColumn(compact=True),
+            console=console, refresh_per_second=4, transient=True,
+            disable=not console.is_terminal or console.is_dumb_terminal,
         )  # fmt: skip
         self.task: TaskID | None = None
         self.epochs = 0
@@ -38,7 +39,7 @@ class ConsoleReport:
             case "epoch":
                 self._epoch(event["record"])
             case "restart":
-                self.console.print(f"restart {event['restart']} of {event['of']}: {event['reason']}", highlight=False)
+                self.console.print(f"restart {event['restart']} of {event['of']}: {event['reason']}", soft_wrap=True)
             case "stop":
                 self.close()
 
@@ -52,15 +53,13 @@ class ConsoleReport:
         if self.task is not None:  # a restart
             self.progress.remove_task(self.task)
         self.task = self.progress.add_task("", total=event["steps"] * event["epochs"], completed=event["step"],
-                                           epoch=f"{event['epoch'] + 1}/{self.epochs}", note="")  # fmt: skip
+                                           epoch=f"{event['epoch'] + 1}/{self.epochs}")  # fmt: skip
 
     def _epoch(self, record: dict[str, Any]) -> None:
         done = record["epoch"] + 1
-        if self.console.is_terminal and self.task is not None:
-            epoch = f"{min(done + 1, self.epochs)}/{self.epochs}"
-            self.progress.update(self.task, epoch=epoch, note=short_line(record))
-        else:
-            self.console.print(f"epoch {done}/{self.epochs}: {epoch_line(record)}", highlight=False)
+        if self.task is not None:
+            self.progress.update(self.task, epoch=f"{min(done + 1, self.epochs)}/{self.epochs}")
+        self.console.print(f"epoch {done}/{self.epochs}: {epoch_line(record)}", soft_wrap=True)
 
 
 def epoch_line(record: dict[str, Any]) -> str:
@@ -70,13 +69,6 @@ def epoch_line(record: dict[str, Any]) -> str:
         accuracy = record["validation"]["accuracy"]
         parts.insert(0, f"validation {accuracy['mean']:.2%} (last block {accuracy['last']:.2%})")
     return ", ".join(parts) or "trained"
-
-
-def short_line(record: dict[str, Any]) -> str:
-    """The same for a live display, which shares its line with a bar."""
-    accuracy = f"val {record['validation']['accuracy']['mean']:.1%}, " if "validation" in record else ""
-    speed = record["train"]["samples_per_second"]
-    return f"{accuracy}{speed:,.0f}/s" if speed else accuracy.rstrip(", ")
 
 
 def result_tables(records: list[dict[str, Any]], test: dict[str, Any] | None) -> list[Table]:
@@ -143,9 +135,21 @@ def _mistakes(confusion: dict[str, Any], title: str) -> Table:
 def _stages(records: list[dict[str, Any]]) -> Table:
     last = records[-1]
     speed = f", {speed:,.0f} samples/s" if (speed := last["train"]["samples_per_second"]) else ""
-    rows = table("stage", "blocks", "busy", "without data", "without credit", "peak memory",
+    rows = table("stage", "blocks", "busy", "waits for input", "waits for next", *memory_headers(last["stages"]),
                   title=f"Stages in the last epoch{speed}")  # fmt: skip
     for stage in last["stages"]:
         shares = [f"{stage[key] / stage['seconds']:.0%}" for key in ("busy", "no_data", "no_credit")]
-        rows.add_row(str(stage["stage"]), " ".join(stage["blocks"]), *shares, f"{stage['peak_bytes'] / MIB:,.0f} MiB")
+        rows.add_row(str(stage["stage"]), " ".join(stage["blocks"]), *shares, *memory_cells(stage))
+    if len({stage.get("process", stage["stage"]) for stage in last["stages"]}) < len(last["stages"]):
+        rows.caption = "stages of one process: each shows the memory of the whole process"
     return rows
+
+
+def memory_headers(stages: list[dict[str, Any]]) -> list[str]:
+    """Records of older runs have the one figure alone."""
+    return ["run memory", "process memory"] if "run_bytes" in stages[0] else ["process memory"]
+
+
+def memory_cells(stage: dict[str, Any]) -> list[str]:
+    sizes = [stage["run_bytes"], stage["process_bytes"]] if "run_bytes" in stage else [stage["peak_bytes"]]
+    return [f"{size / MIB:,.0f} MiB" for size in sizes]

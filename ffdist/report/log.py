@@ -114,5 +114,5 @@ class StageLog:
     def epoch(self, epoch: int, metrics: dict[str, Any]) -> None:
         times = ", ".join(f"{name} {metrics[name]:.3f}" for name in ("seconds", "busy", "no_data", "no_credit"))
         self.write(
-            f"epoch {epoch}: {times}, queued {metrics['queued']:.2f}, peak {metrics['peak_bytes'] / 2**20:.0f} MiB"
+            f"epoch {epoch + 1}: {times}, queued {metrics['queued']:.2f}, peak {metrics['peak_bytes'] / 2**20:.0f} MiB"
         )

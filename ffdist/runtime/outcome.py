@@ -10,7 +10,7 @@ from ffdist.errors import FfdistError, PeerTimeoutError, StageError, TransportEr
 from ffdist.pipeline.sink import Reporter
 
 
-@dataclass
+@dataclass(repr=False)
 class Result:
     """What a finished run learned about itself."""
 
@@ -22,6 +22,12 @@ class Result:
     """The number of the signal that told it to stop; 0 where none did."""
     test: dict[str, Any] | None = None
     """Metrics on the test split, by block and predictor; None without one."""
+
+    def __repr__(self) -> str:
+        """Short: the records of a long run are many pages."""
+        accuracies = {} if self.test is None else {name: round(x, 4) for name, x in self.test["accuracy"].items()}
+        test = f"test accuracy {accuracies}" if accuracies else "no test split"
+        return f"<Result: {self.reason or 'not ended'}, {len(self.records)} epochs, {test}>"
 
     def listen(self, report: Reporter) -> Reporter:
         """`report`, which also fills in this result."""

@@ -17,6 +17,7 @@ from ffdist.cores import available_cores
 from ffdist.errors import ConfigError, StageError
 from ffdist.pipeline.edge import FromEdge, ToEdge
 from ffdist.pipeline.initial import make_from_data
+from ffdist.pipeline.memory import Memory, resident_bytes
 from ffdist.pipeline.plan import build_block, dealt
 from ffdist.pipeline.predictions import KNOWN, RECENT, Feedback, Predictions
 from ffdist.pipeline.sink import Reporter, Sink
@@ -80,6 +81,7 @@ class Rank:
         config, world = self.job.config, self.world
         set_threads(config.threads, world)
         device = stage_device(config.device, world)
+        held = resident_bytes()
         if device.type == "cuda":
             torch.cuda.set_device(device)  # for what a user's rule or block leaves to torch
         loaders = self.job.loaders() if world.first else None
@@ -88,6 +90,7 @@ class Rank:
         forget_plan(device)
         snapshots = SnapshotStore(config.run, self.job.names, keep=config.keep)
         stage = self._stage(plan, device, snapshots)
+        stage.memory = Memory(device, held)
         if manifest:
             snapshots.load(stage.blocks, manifest)
         elif loaders:

@@ -157,3 +157,17 @@ for name in ("adamw", "adam", "sgd"):
     block.load_state(*block.state())
 """
     assert imported_by(code, "torch._dynamo") == []
+
+
+def test_where_the_system_lacks_what_ffdist_needs_one_line_says_which_systems_have_it() -> None:
+    for missing in ("fcntl", "resource"):
+        code = f"import sys; sys.modules[{missing!r}] = None; from ffdist import Pipeline"
+        done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+        if done.returncode or missing == "fcntl":
+            assert "Linux and macOS only" in done.stderr.splitlines()[-1]
+            assert "During handling" not in done.stderr
+
+
+def test_dir_shows_the_public_names_and_the_version_is_the_packages() -> None:
+    assert dir(ffdist) == sorted([*ffdist.__all__, "__version__"])
+    assert ffdist.__version__[0].isdigit()

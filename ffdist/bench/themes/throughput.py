@@ -148,7 +148,7 @@ def stage_grid(rounds: Rounds, ours: str) -> Grid:
             return median(1e3 * lap.details["stages"][index][key] / lap.details["batches"] for lap in laps)
 
         rows.append({"stage": index, "blocks": " ".join(stage["blocks"]), "busy": milliseconds("busy"),
-                     "without credit": milliseconds("no_credit")})  # fmt: skip
+                     "waits for next": milliseconds("no_credit")})  # fmt: skip
     return Grid("ffdist's stages, ms a batch", rows)
 
 
