@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ffdist.models import Chain
     from ffdist.objectives import SFF, Local, Objective, Site
     from ffdist.pipeline.classifier import Classifier
+    from ffdist.runtime.exported import load
     from ffdist.runtime.outcome import Result
     from ffdist.runtime.prediction import read_pictures
 
@@ -36,6 +37,7 @@ _PLACES = {
     **dict.fromkeys(("SFF", "Local", "Objective", "Site"), "ffdist.objectives"),
     "Classifier": "ffdist.pipeline.classifier",
     "Result": "ffdist.runtime.outcome",
+    "load": "ffdist.runtime.exported",
     "read_pictures": "ffdist.runtime.prediction",
 }
 """Looked up on first use, so that a part of ffdist needs only what that part imports."""
@@ -57,6 +59,7 @@ __all__ = [
     "from_arrow",
     "from_dataset",
     "from_tensors",
+    "load",
     "models",
     "objectives",
     "open_data",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +29,8 @@ class Export:
     """Run directory."""
     to: Path
     """FILE.pt2: takes pixels in [0, 1], float32 [B, C, H, W], gives scores [B, K], and needs torch alone.
-    FILE.safetensors: the state of one plain torch.nn.Module, `ffdist.Classifier`."""
+    FILE.safetensors: the state of one plain torch.nn.Module, `ffdist.Classifier`, with network, rule, classes,
+    predictor and normalisation in its metadata: `ffdist.load("FILE.safetensors")` gives it back."""
 
     predictor: str = "mean"
     """Whose scores the program gives: mean, last, weighted, fusion, or a block's name."""
@@ -44,26 +47,35 @@ def main(args: Sequence[str]) -> None:
         raise ConfigError("there is no such folder", where="--to", got=command.to.parent, remedy="make it first")
     import torch  # behind the parsing
 
+    from ffdist.runtime.exported import metadata, weights, write_whole
     from ffdist.runtime.run import load_classifier
 
     handle_signals(unwind)  # what is half written goes again
-    classifier, _, facts = load_classifier(command.run)
+    classifier, settings, facts = load_classifier(command.run)
     classifier.choose(command.predictor)
+    about = metadata(classifier, settings, facts)
     if command.to.suffix == ".pt2":
-        torch.export.save(program(classifier, facts), command.to)
+        made = io.BytesIO()  # torch's own writer ends the process where the disk is full
+        torch.export.save(program(classifier, facts), made, extra_files={"ffdist.json": json.dumps(about)})
+        data = made.getvalue()
     else:
-        write_weights(classifier, command.to)
-    print(f"{command.to}: {command.to.stat().st_size:,} bytes; pixels in [0, 1], float32 [B, "
-          f"{', '.join(map(str, facts.shape))}] -> scores [B, {len(facts.classes)}]")  # fmt: skip
+        data = weights(classifier, about)
+    write_whole(command.to, data)
+    print(f"{command.to}: {command.to.stat().st_size:,} bytes; {how_to_use(command.to, command.run, facts)}")
 
 
-def write_weights(classifier: Classifier, path: Path) -> None:
-    """The state of the classifier as one file; tied weights under each of their names."""
-    from safetensors.torch import save_file
-
-    from ffdist.snapshot.files import apart
-
-    save_file(apart(classifier.state_dict()), path)
+def how_to_use(to: Path, run: Path, facts: DataFacts) -> str:
+    """Lines for people: what it takes, and how to come to that."""
+    takes = "samples as in training"
+    lines = []
+    if facts.pixels:
+        takes = "pixels in [0, 1]"
+        if len(facts.shape) == 3:
+            lines.append(f"pictures as in training: ffdist.read_pictures(FILES, {str(run)!r})")
+    if to.suffix == ".safetensors":
+        lines.append(f"in Python: ffdist.load({str(to)!r}), a torch.nn.Module with .classes and .decoding")
+    shape = ", ".join(map(str, facts.shape))
+    return "\n".join([f"{takes}, float32 [B, {shape}] -> scores [B, {len(facts.classes)}]", *lines])
 
 
 def program(classifier: Classifier, facts: DataFacts) -> torch.export.ExportedProgram:

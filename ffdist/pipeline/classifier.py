@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from ffdist.data.decode import Decoding
 from ffdist.errors import ConfigError
 from ffdist.models import Chain, seeded
 from ffdist.objectives import Objective
@@ -32,6 +33,10 @@ class Classifier(nn.Module):
     ) -> None:  # fmt: skip
         super().__init__()
         self.objective, self.num_classes, self.input_shape = objective, chain.num_classes, chain.input_shape
+        self.classes: list[str] = [str(k) for k in range(chain.num_classes)]
+        """Their names, where they are known."""
+        self.decoding: Decoding | None = None
+        """How the pictures were read that it was trained on, where that is known."""
         self.predictor = "mean"
         """What `forward` gives: a key of `PREDICTORS`, or a block's name."""
         places = sites(chain)

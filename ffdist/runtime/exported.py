@@ -1,0 +1,144 @@
+"""A trained network as one file and back, and out of a run's directory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import nn
+
+from ffdist.config import TrainSettings
+from ffdist.data.decode import read_decoding
+from ffdist.errors import ConfigError, SnapshotError
+from ffdist.models import Chain
+from ffdist.objectives import Objective, load_objective
+from ffdist.pipeline.classifier import Classifier
+from ffdist.runtime.data_facts import DataFacts, read_facts
+from ffdist.runtime.own_code import GIVEN, KINDS, WORDS, check_code
+from ffdist.runtime.run import network as named_network
+from ffdist.runtime.run import read_settings, trained
+from ffdist.snapshot.files import apart, write_durably
+
+NETWORK = ("model", "model_args", "blocks", "objective", "objective_args", "label_smoothing", "fusion")
+"""The settings that say which network and rule it is."""
+
+
+def metadata(classifier: Classifier, settings: TrainSettings, facts: DataFacts) -> dict[str, str]:
+    """What an exported file says of its network: JSON texts by name."""
+    values = {
+        "ffdist": version("ffdist"),
+        "torch": version("torch"),
+        "predictor": classifier.predictor,
+        "network": {name: getattr(settings, name) for name in NETWORK},
+        "shape": facts.shape,
+        "classes": facts.classes,
+        "mean": facts.mean,
+        "std": facts.std,
+        "pixels": facts.pixels,
+        "decoding": facts.decoding and asdict(facts.decoding),
+    }
+    return {name: json.dumps(value) for name, value in values.items()}
+
+
+def weights(classifier: Classifier, about: Mapping[str, str]) -> bytes:
+    """A .safetensors file of the state of the classifier; tied weights under each of their names."""
+    return save(apart(classifier.state_dict()), metadata={"format": "pt", **about})
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """The whole file or none of it. Raises ConfigError where it cannot be written."""
+    try:
+        write_durably(path, data)
+    except OSError as error:
+        raise ConfigError(
+            "the file cannot be written",
+            where=path,
+            expected=f"{len(data):,} bytes written",
+            got=error.strerror or error,
+            remedy="make room there, or choose another --to",
+        ) from error
+
+
+def load(
+    place: str | Path, network: Chain | nn.Sequential | None = None, objective: Objective | str | None = None
+) -> Classifier:
+    """The trained network of a run's directory (its last whole snapshot), or of a file that `ffdist export` has written
+    (.safetensors), on the CPU in evaluation mode: pixels in [0, 1], float32 [B, *input_shape] -> scores [B, K].
+
+    `classifier.classes` names the classes, `classifier.decoding` says how pictures were read (`ffdist.read_pictures`).
+    network, objective: those of training, where they were given in Python; of an exported file also a user's own, whose
+        code is not imported because a file names it.
+
+    Raises SnapshotError for what is no run and no such file, ConfigError where network or objective are needed.
+    """
+    path = Path(place)
+    if path.is_file():
+        return _load_file(path, network, objective)
+    settings, facts = read_settings(path), read_facts(path)
+    check_code(path, settings, strict=False)
+    chain, rule = _made(settings, facts, network, objective)
+    return _named(trained(path, chain, rule, facts, fusion=settings.fusion), facts)
+
+
+def _named(classifier: Classifier, facts: DataFacts) -> Classifier:
+    classifier.classes, classifier.decoding = list(facts.classes), facts.decoding
+    return classifier
+
+
+def _made(
+    settings: TrainSettings, facts: DataFacts, network: Chain | nn.Sequential | None, rule: Objective | str | None
+) -> tuple[Chain, Objective]:
+    """What is given, and what the settings name for the rest."""
+    stand_in = settings
+    if network is not None:
+        stand_in = replace(stand_in, model="mlp", model_args=(), blocks=())
+    if rule is not None:
+        stand_in = replace(stand_in, objective="sff", objective_args=(), label_smoothing=0.0)
+    chain, objective = named_network(stand_in, facts.shape, len(facts.classes))
+    if isinstance(network, nn.Sequential):
+        network = Chain.from_sequential(network, input_shape=facts.shape, num_classes=len(facts.classes))
+    if network is not None:
+        chain = network.regroup(settings.blocks) if settings.blocks else network
+    if rule is not None:
+        objective = load_objective(rule) if isinstance(rule, str) else rule
+    return chain, objective
+
+
+def _load_file(path: Path, network: Chain | nn.Sequential | None, objective: Objective | str | None) -> Classifier:
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = {name: json.loads(text) for name, text in (file.metadata() or {}).items() if name != "format"}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        decoding = about["decoding"]
+        facts = DataFacts(
+            about["classes"], tuple(about["shape"]), tuple(about["mean"]), tuple(about["std"]), about["pixels"],
+            decoding=decoding and read_decoding(decoding),
+        )  # fmt: skip
+        values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in about["network"].items()}
+        settings, predictor = replace(TrainSettings(), **values), str(about["predictor"])
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError) as error:
+        raise SnapshotError(
+            "the file is no export of a network",
+            where=path,
+            expected="what `ffdist export RUN --to FILE.safetensors` writes",
+            got=error,
+            remedy="export it again; the tensors of other files are safetensors.torch.load_file's",
+        ) from error
+    for kind, given in (("model", network), ("objective", objective)):
+        name = getattr(settings, kind)
+        if given is None and (name == GIVEN or name not in KINDS[kind]):
+            raise ConfigError(f"the file's {WORDS[kind]} is a user's own", where=path, got=name,
+                              remedy="give it: ffdist.load(FILE, network, objective)")  # fmt: skip
+    chain, rule = _made(settings, facts, network, objective)
+    classifier = Classifier(chain, rule, mean=facts.mean, std=facts.std, fusion=settings.fusion)
+    try:
+        classifier.load_state_dict(state)
+    except RuntimeError as error:
+        raise SnapshotError("the file is of another network", where=path, got=error) from error
+    return _named(classifier, facts).choose(predictor)
