@@ -9,27 +9,26 @@ import torch.distributed as dist
 
 from ffdist.errors import StageError
 
-STEP = timedelta(seconds=0.5)
-"""Of a wait: between two, a signal's handler has its turn."""
+LOOK = 0.02
+"""Seconds between two looks; between them a signal's handler has its turn, which a wait within torch does not give."""
 
 
 def await_key(store: dist.Store, key: str, timeout: timedelta, *, failure: str, where: str) -> bytes:
     """The key's value, as soon as somebody has set it. Raises StageError where nobody does within `timeout`, or the
     store is gone; `failure` says what that means."""
     deadline = time.monotonic() + timeout.total_seconds()
-    while True:
-        left = timedelta(seconds=max(1e-3, deadline - time.monotonic()))
-        try:
-            store.wait([key], min(STEP, left))
-            return store.get(key)
-        except dist.DistNetworkError as error:
-            raise gone(error, where) from error
-        except RuntimeError as error:  # what every kind of store raises when the time is up
+    try:
+        while not store.check([key]):
             if time.monotonic() >= deadline:
-                expected = f"'{key}' within {timeout.total_seconds():g} s"
-                raise StageError(failure, where=where, expected=expected, got="nothing",
-                                 remedy="look for what it waits for, or raise the timeout if it is only slow"
-                                 ) from error  # fmt: skip
+                raise TimeoutError(f"no '{key}' within {timeout.total_seconds():g} s")
+            time.sleep(LOOK)
+        return store.get(key)
+    except TimeoutError as error:
+        raise StageError(failure, where=where, expected=f"'{key}' within {timeout.total_seconds():g} s", got="nothing",
+                         remedy="look for what it waits for, or raise the timeout if it is only slow"
+                         ) from error  # fmt: skip
+    except RuntimeError as error:
+        raise gone(error, where) from error
 
 
 def set_key(store: dist.Store, key: str, value: str, *, where: str) -> None:

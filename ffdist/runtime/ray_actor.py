@@ -137,7 +137,9 @@ def digest(path: Path) -> str | None:
 
 
 def interface_of(address: str) -> str | None:
-    """The network interface with this IPv4 address: gloo wants its name."""
+    """The network interface with this address: gloo wants its name."""
+    if ":" in address:
+        return interface_of_ipv6(address)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         for _, name in socket.if_nameindex():
             try:
@@ -147,3 +149,12 @@ def interface_of(address: str) -> str | None:
             if socket.inet_ntoa(reply[20:24]) == address:
                 return name
     return None
+
+
+def interface_of_ipv6(address: str) -> str | None:
+    wanted = socket.inet_pton(socket.AF_INET6, address.partition("%")[0]).hex()
+    try:
+        lines = Path("/proc/net/if_inet6").read_text().splitlines()
+    except OSError:  # not Linux, or no IPv6
+        return None
+    return next((line.split()[5] for line in lines if line.split()[0] == wanted), None)

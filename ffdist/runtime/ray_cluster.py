@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -56,7 +57,8 @@ def joined(options: RayOptions, stages: int) -> Iterator[None]:
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
     if address == "local":
         cpus = max(available_cores(), math.ceil(stages * options.cpus_per_stage))
-        ray.init("local", num_cpus=cpus, include_dashboard=False, **quiet)
+        with starting():
+            ray.init("local", num_cpus=cpus, include_dashboard=False, **quiet)
     else:
         check_health(address)
         ray.init(address, **quiet)
@@ -64,6 +66,19 @@ def joined(options: RayOptions, stages: int) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def starting() -> Iterator[None]:
+    """Raises ConfigError where a Ray of this host alone cannot start within."""
+    try:
+        yield
+    except Exception as error:  # whatever Ray meets with: it has no errors of its own for this
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        remedy = "a shorter TMPDIR" if "AF_UNIX" in said else "a /dev/shm that can be written, or --launcher processes"
+        ray.shutdown()
+        raise ConfigError("Ray cannot start on this host", where=f"TMPDIR {tempfile.gettempdir()}", got=said,
+                          remedy=remedy) from error  # fmt: skip
 
 
 def check_health(address: str) -> None:

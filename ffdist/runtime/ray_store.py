@@ -17,7 +17,8 @@ Address = tuple[str, int]
 
 def serve_store(host: str) -> TCPStore:
     """A store that listens on `host` alone, on any free port."""
-    listener = socket.create_server((host, 0))
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.create_server((host, 0), family=family)
     port = listener.getsockname()[1]
     return TCPStore(host, port, is_master=True, wait_for_workers=False, master_listen_fd=listener.detach())
 
@@ -48,6 +49,9 @@ class Board:
             await self._changed.wait_for(lambda: self._values.keys() >= set(keys))
             return [self._values[key] for key in keys]
 
+    async def has(self, keys: list[str]) -> bool:
+        return self._values.keys() >= set(keys)
+
 
 class BoardStore(Store):
     """What ffdist uses of a `torch.distributed` store, upon a Board."""
@@ -62,6 +66,13 @@ class BoardStore(Store):
     def get(self, key: str) -> bytes:
         """Raises DistStoreError when the key does not come in time."""
         return self._get([key], self._timeout)[0]
+
+    def check(self, keys: list[str]) -> bool:
+        """Whether all are there."""
+        try:
+            return ray.get(self._board.has.remote(keys))
+        except RayActorError as error:
+            raise dist.DistNetworkError("the board is gone") from error
 
     def wait(self, keys: list[str], timeout: timedelta | None = None) -> None:
         """Raises DistStoreError when the keys do not come in time."""

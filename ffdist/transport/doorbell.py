@@ -14,14 +14,12 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Protocol
 
-import torch.distributed as dist
-
 from ffdist.errors import TransportError
 from ffdist.transport.base import Edge
 from ffdist.transport.wire import HELLO_BYTES, check_hello, encode_hello
 
-STEP = timedelta(seconds=0.5)
-"""Of a wait for the other end: between two, a signal's handler has its turn."""
+LOOK = 0.02
+"""Seconds between two looks for the other end; between them a signal's handler has its turn."""
 
 
 class Store(Protocol):
@@ -29,6 +27,7 @@ class Store(Protocol):
 
     def set(self, key: str, value: str, /) -> None: ...
     def get(self, key: str, /) -> bytes: ...
+    def check(self, keys: list[str], /) -> bool: ...
     def wait(self, keys: list[str], timeout: timedelta, /) -> None: ...
 
 
@@ -128,16 +127,16 @@ def _greet(doorbell: Doorbell, edge: Edge) -> Doorbell:
 
 def _address(edge: Edge, store: Store) -> str:
     deadline = time.monotonic() + edge.timeout.total_seconds()
-    while True:
-        left = timedelta(seconds=max(1e-3, deadline - time.monotonic()))
-        try:
-            store.wait([_key(edge)], min(STEP, left))
-            return store.get(_key(edge)).decode()
-        except dist.DistNetworkError as error:
-            raise edge.lost("the store through which the ends meet is gone") from error
-        except RuntimeError as error:  # what every kind of store raises when a wait times out
+    try:
+        while not store.check([_key(edge)]):
             if time.monotonic() >= deadline:
-                raise edge.silent("address of the receiver") from error
+                raise edge.silent("address of the receiver")
+            time.sleep(LOOK)
+        return store.get(_key(edge)).decode()
+    except TransportError:
+        raise
+    except RuntimeError as error:
+        raise edge.lost("the store through which the ends meet is gone") from error
 
 
 def _key(edge: Edge) -> str:
