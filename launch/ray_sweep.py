@@ -19,7 +19,7 @@ from rich.table import Table
 
 from ffdist import plain
 from ffdist.cli import tell
-from ffdist.config import TrainSettings
+from ffdist.config import TrainSettings, without_strange_options
 from ffdist.data import open_data
 from ffdist.errors import ConfigError, FfdistError
 from ffdist.objectives import load_objective
@@ -36,12 +36,14 @@ class Sweep:
 
     lr: tuple[float, ...] = (1e-3, 2e-3, 4e-3)
     """Learning rates."""
-    objective: tuple[str, ...] = ("sff",)
-    """Learning rules."""
+    objective: tuple[str, ...] = ()
+    """Learning rules. Default: the preset's; of another rule the preset's options are left out."""
     kernel: tuple[int, ...] = ()
     """Kernel sizes of the head, for rules that have one (sff). Default: the rule's own."""
     preset: str = "digits"
     """Settings to start from."""
+    validation: float | None = None
+    """Share held out, by which the search goes. Default: the preset's, or 0.2 where it holds nothing out."""
     epochs: int | None = None
     """Default: the preset's."""
     samples: int | None = None
@@ -76,17 +78,27 @@ def train(trial: dict[str, Any], sweep: Sweep) -> None:
 
 
 def settings_of(choice: dict[str, Any], sweep: Sweep) -> TrainSettings:
-    given = {name: getattr(sweep, name) for name in ("epochs", "samples", "data") if getattr(sweep, name) is not None}
-    settings = replace(with_preset(TrainSettings(), sweep.preset), **given, lr=choice["lr"])
-    args = (f"kernel={choice['kernel']}",) if "kernel" in choice else ()
-    return replace(settings, objective=choice["objective"], objective_args=args, launcher="ray", threads=1)
+    """A choice laid over the preset. Raises ConfigError where nothing would be held out to search by."""
+    names = ("epochs", "samples", "data", "validation")
+    given = {name: getattr(sweep, name) for name in names if getattr(sweep, name) is not None}
+    preset = with_preset(TrainSettings(), sweep.preset)
+    settings = replace(preset, **given, lr=choice["lr"], objective=choice["objective"], launcher="ray", threads=1)
+    settings = without_strange_options(settings, preset, given)
+    if settings.validation == 0:
+        if sweep.validation == 0:
+            raise ConfigError("a search goes by the validation accuracy", where="--validation", expected="> 0", got=0)
+        settings = replace(settings, validation=0.2)
+    if "kernel" in choice:
+        kept = tuple(arg for arg in settings.objective_args if not arg.startswith("kernel="))
+        settings = replace(settings, objective_args=(*kept, f"kernel={choice['kernel']}"))
+    return settings
 
 
 def choices(sweep: Sweep) -> list[dict[str, Any]]:
     """Every combination; a kernel only for the rules whose head has one."""
     made: list[dict[str, Any]] = []
-    for objective in sweep.objective:
-        kernels = sweep.kernel if hasattr(load_objective(objective), "kernel") else ()
+    for objective in sweep.objective or (with_preset(TrainSettings(), sweep.preset).objective,):
+        kernels = sweep.kernel if objective != "backprop" and hasattr(load_objective(objective), "kernel") else ()
         for lr in sweep.lr:
             made += [{"lr": lr, "objective": objective, "kernel": k} for k in kernels] or [
                 {"lr": lr, "objective": objective}

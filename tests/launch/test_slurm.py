@@ -44,19 +44,14 @@ def test_nodes_meet_at_the_first_one_by_a_port_of_the_job(shims: Path, tmp_path:
     assert "/here/launch/torchrun.sh --out runs/slurm-1042 --epochs 2" in output
 
 
-def test_a_requeued_job_goes_on_from_its_snapshot(shims: Path, tmp_path: Path) -> None:
-    manifest = tmp_path / "runs" / "slurm-1042" / "snapshots" / "step-000000010" / "manifest.json"
-    manifest.parent.mkdir(parents=True)
-    manifest.touch()
+def test_a_requeued_job_goes_on_and_deletes_nothing(shims: Path, tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "slurm-1042"
+    run.mkdir(parents=True)
+    (run / "stage-0.log").touch()
+    assert "--resume" not in batch(shims, tmp_path, SLURM_RESTART_COUNT=1)  # it had not begun
+    (run / "config.toml").touch()
     assert "--out runs/slurm-1042 --resume --epochs 2" in batch(shims, tmp_path, SLURM_RESTART_COUNT=1)
-
-
-def test_a_job_requeued_before_its_first_snapshot_starts_anew_and_deletes_nothing(shims: Path, tmp_path: Path) -> None:
-    log = tmp_path / "runs" / "slurm-1042" / "stage-0.log"
-    log.parent.mkdir(parents=True)
-    log.touch()
-    assert "--resume" not in batch(shims, tmp_path, SLURM_RESTART_COUNT=1)
-    assert (tmp_path / "runs" / "slurm-1042-without-snapshot-1" / "stage-0.log").exists()
+    assert (run / "stage-0.log").exists()
 
 
 def test_a_job_on_two_slurm_nodes_trains(tmp_path: Path) -> None:

@@ -1,0 +1,48 @@
+"""A sweep's choices are laid over a preset, and leave of it what they do not say."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ffdist.config import TrainSettings
+from ffdist.errors import ConfigError
+from ffdist.presets import PRESETS, with_preset
+
+pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore::ResourceWarning")]
+SCRIPT = Path(__file__).parents[2] / "launch" / "ray_sweep.py"
+
+
+@pytest.fixture(scope="module")
+def script() -> dict[str, Any]:
+    return runpy.run_path(str(SCRIPT))
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_stays_what_it_is_but_for_the_choice_and_has_samples_to_search_by(
+    name: str, script: dict[str, Any]
+) -> None:
+    sweep, preset = script["Sweep"](preset=name, lr=(1e-3,)), with_preset(TrainSettings(), name)
+    for choice in script["choices"](sweep):
+        settings = script["settings_of"](choice, sweep)
+        for field in ("objective", "objective_args", "model", "model_args", "windows", "epochs"):
+            assert getattr(settings, field) == getattr(preset, field)
+        assert settings.lr == 1e-3
+        assert settings.validation is None or settings.validation > 0
+
+
+def test_a_kernel_takes_the_place_of_the_presets_and_another_rule_leaves_its_options_out(
+    script: dict[str, Any],
+) -> None:
+    sweep = script["Sweep"](preset="sff-cnnb-cifar10", lr=(1e-3,), kernel=(1, 3), objective=("sff", "local-ce"))
+    args = [script["settings_of"](choice, sweep).objective_args for choice in script["choices"](sweep)]
+    assert args == [("kernel=1",), ("kernel=3",), ()]
+
+
+def test_a_search_without_a_validation_split_is_refused(script: dict[str, Any]) -> None:
+    sweep = script["Sweep"](preset="digits", validation=0.0)
+    with pytest.raises(ConfigError, match="goes by the validation accuracy"):
+        script["settings_of"](script["choices"](sweep)[0], sweep)
