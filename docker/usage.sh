@@ -71,7 +71,7 @@ expect 1 "Read-only file system" "${hard[@]}" --tmpfs /tmp "$image" "${small[@]}
 expect 0 "goes with it" "${hard[@]}" --tmpfs /tmp --tmpfs /work/runs "$image" "${small[@]}"
 expect 0 "run directory" "${hard[@]}" --tmpfs /tmp --user 1234 --volume "$volume:/work" "$image" "${small[@]}" --out runs/two
 expect 1 "cifar10 cannot be downloaded" --network none --user 1234 "$image" data prepare cifar10
-expect 0 "1, OMP_NUM_THREADS" --cpus 1 "$image" doctor
+expect 0 "1 (control groups allow" --cpus 1 "$image" doctor
 for after in 0.5 2 4 8; do
     stopped "$after" --volume "$volume:/work" "$image" "${long[@]}" --out "runs/stopped-$after"
     if docker run --rm --volume "$volume:/work" --entrypoint sh "$image" -c "ls runs/stopped-$after/snapshots/*/*" >/dev/null 2>&1; then
