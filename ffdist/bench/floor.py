@@ -17,7 +17,7 @@ from ffdist.pipeline.block import BlockConfig
 
 SAMPLES = 4
 """Operations grow with the batch: a few samples tell."""
-OPTIMISER_BYTES = {"adamw": 28, "adam": 28, "sgd": 20}
+OPTIMISER_BYTES = {"adamw": 28, "adam": 28, "sgd": 20, "muon": 20}
 """Read and written for each parameter in a step: weight, gradient and moments, float32."""
 
 

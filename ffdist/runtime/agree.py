@@ -156,7 +156,8 @@ def check_size(job: Job, batch: int) -> None:
     them, and one part of a batch at its input and its largest layer, which is less than it will need."""
     there = memory(job.config.device)
     part = -(-batch // job.config.microbatches)
-    kept = {"adamw": 4, "adam": 4, "sgd": 3 if job.config.optim.momentum else 2}[job.config.optim.optimizer]
+    optim = job.config.optim
+    kept = {"adamw": 4, "adam": 4, "muon": 3, "sgd": 3 if optim.momentum else 2}[optim.optimizer]
     shapes = [job.chain.input_shape, *job.chain.shapes()]
     for index, (given, output) in enumerate(zip(shapes, job.chain.outputs(), strict=False)):
         weights = sum(p.numel() for p in job.chain.build_meta(index).parameters() if p.requires_grad)

@@ -14,6 +14,7 @@ from ffdist.errors import ConfigError
 from ffdist.objectives import DGL, AugLocal
 from ffdist.pipeline.muon import FilterMuon
 from ffdist.pipeline.optim import OptimConfig, build_optimizer, build_schedule, in_groups
+from ffdist.runtime.agree import check_job
 from ffdist.runtime.threads import run_threads
 
 MUON = OptimConfig(
@@ -95,6 +96,7 @@ def test_cuts_and_resumption_change_no_bit_of_what_muon_learns(objective: AugLoc
         settings={"optim": MUON, "augment": ("shift", "alternate", "cutout"), "precision": "bf16", "microbatches": 2},
         schedule={"snapshot_every": 7},
     )
+    check_job(make(), 1)
     found = {}
     for stages in (1, 3):
         run = tmp_path / str(stages)
