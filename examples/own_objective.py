@@ -19,7 +19,7 @@ class PrototypeHead(nn.Module):
     def __init__(self, site: Site) -> None:
         super().__init__()
         self.last = site.last
-        self.prototypes = nn.Parameter(torch.randn(site.num_classes, site.shape[0]))
+        self.prototypes = nn.Parameter(torch.randn(site.num_classes, site.channels))
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Prototypes(Objective):
 
     def local(self, head: nn.Module, out: Tensor, labels: Tensor | None) -> Local:
         assert isinstance(head, PrototypeHead)
-        features = out.flatten(2).mean(2) if out.dim() == 4 else out
+        features = out.mean({4: (2, 3), 3: (1,)}.get(out.dim(), ())) if out.dim() > 2 else out  # maps; tokens; vectors
         scores = self.scale * F.normalize(features.float()) @ F.normalize(head.prototypes).T
         loss = None if labels is None else F.cross_entropy(scores, labels)
-        return Local(loss, scores, None if head.last else F.normalize(out.detach(), dim=1))
+        return Local(loss, scores, None if head.last else F.normalize(out.detach(), dim=2 if out.dim() == 3 else 1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,12 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from ffdist.arguments import checked, spelled_as_arguments
+from ffdist.baselines.twin import Backprop, twin
 from ffdist.data import Images
 from ffdist.data.alike import as_trained
 from ffdist.data.given import Data, as_images
 from ffdist.data.images import Spread
 from ffdist.errors import ConfigError, DataError, NetworkError
 from ffdist.models import Chain
+from ffdist.models.chain import no_sequential
 from ffdist.objectives import Objective, load_objective
 from ffdist.pipeline.classifier import Classifier
 from ffdist.pipeline.optim import OptimConfig
@@ -36,13 +39,20 @@ from ffdist.runtime.threads import run_threads
 from ffdist.sending import GivenJob, check_sendable
 from ffdist.snapshot import SnapshotStore, latest
 
+BACKPROP = "backprop"
+"""The name of the twin: the same network, learning by one loss."""
+
 
 @dataclass
 class Pipeline:
     """A network whose blocks learn by a local rule, in stages that work at the same time.
 
-    network: a `Chain`, or any `nn.Sequential`, each child a block. blocks: how many of them in a row make one.
-    objective: the rule, e.g. `SFF(kernel=3)`, or its name on the command line, with its default options.
+    network: a `Chain`, or any `nn.Sequential`, each layer with weights a block together with the norms, activations and
+        pools behind it. blocks: how many children in a row make each one, if not so. Samples reach it as float32;
+        what its outputs' axes mean is told by its layers (`nn.Conv1d`: [N, C, L]; `nn.Linear`: tokens [N, T, C]), or
+        by an attribute `axes` of a block, "channels_first" or "channels_last".
+    objective: the rule, e.g. `SFF(kernel=3)`, or its name on the command line, with its default options; "backprop":
+        the same network with one loss.
     stages: how many; `cut` counts the blocks in each, by default they are dealt by measured time. The number of stages,
         the cut and the launcher change nothing about the result.
     fusion: whether a linear classifier on all blocks' features learns along, as one more block behind the last.
@@ -69,7 +79,10 @@ class Pipeline:
 
     @spelled_as_arguments()
     def __post_init__(self) -> None:
-        as_objective(self.objective)
+        if self.objective != BACKPROP:
+            as_objective(self.objective)
+        if not isinstance(self.network, (Chain, nn.Sequential)):
+            raise no_sequential(self.network)
         self._settings()
 
     @spelled_as_arguments()
@@ -117,12 +130,26 @@ class Pipeline:
                 **{name: told[name] for name in ("batch_size", "validation", "augment")},
                 **{name: own[name] for name in SETTINGS if name not in ("launcher", "blocks")},
             )  # fmt: skip
-            job = Job(self.chain(images), as_objective(self.objective), images, config)
+            job = self._job(images, config)
             check_job(job, config.stages)
+            if progress and job.chain.joined:
+                print(f"ffdist: {job.chain.joined}", file=sys.stderr)
             with held(run):
                 result = self._launch(job, progress)
             self._load(job, run)
         return result
+
+    def _job(self, images: Images, config: JobConfig) -> Job:
+        chain = self.chain(images)
+        if self.objective != BACKPROP:
+            return Job(chain, as_objective(self.objective), images, config)
+        if self.stages > 1 or self.fusion:
+            raise ConfigError("backpropagation's twin is one block: its one loss is behind the last layer",
+                              where="Pipeline", expected="stages=1, fusion=False",
+                              got=f"stages={self.stages}, fusion={self.fusion}")  # fmt: skip
+        whole = twin(chain)
+        whole.joined = chain.joined
+        return Job(whole, Backprop(), images, config)
 
     def chain(self, images: Images) -> Chain:
         """The network as a chain for these data. Raises NetworkError when it was made for other shapes or classes."""
@@ -186,7 +213,9 @@ class Pipeline:
         self._spread = job.images.spread
         if isinstance(self.network, nn.Sequential):
             trained = nn.Sequential(*self._classifier.blocks)
-            values = dict(zip(self.network.state_dict(), trained.state_dict().values(), strict=True))
+            own = self.network.state_dict()
+            found = list(trained.state_dict().values())[: len(own)]  # behind them is the twin's own classifier
+            values = dict(zip(own, found, strict=True))
             self.network.load_state_dict(values)
 
 

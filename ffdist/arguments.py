@@ -9,8 +9,8 @@ from dataclasses import fields, replace
 from typing import Any
 
 from ffdist.config import TrainSettings
-from ffdist.errors import ConfigError
-from ffdist.options import convert, describe, nearest
+from ffdist.errors import ConfigError, FfdistError
+from ffdist.options import describe, given_as, nearest
 
 
 def checked(values: Mapping[str, Any], hints: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -29,22 +29,11 @@ def converted(name: str, value: Any, hints: Mapping[str, Any], where: str) -> An
     if name not in hints:
         raise ConfigError(f"there is no '{name}'", where=where, expected=f"an argument of {where}",
                           got=f"{name}={value!r}", remedy=nearest(name, hints))  # fmt: skip
-    given = plain(value)
     try:
-        result = convert(given, hints[name])
-        if isinstance(given, str) and not isinstance(result, str):
-            raise TypeError(given)
+        return given_as(value, hints[name])
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{name} has a wrong value", where=where, expected=describe(hints[name]), got=repr(value),
                           remedy=f"see help({where})") from error  # fmt: skip
-    return result
-
-
-def plain(value: Any) -> Any:
-    """NumPy's and torch's numbers as Python's."""
-    if isinstance(value, (list, tuple)):
-        return [plain(part) for part in value]
-    return value.tolist() if hasattr(value, "tolist") else value
 
 
 @contextmanager
@@ -52,7 +41,7 @@ def spelled_as_arguments() -> Iterator[None]:
     """Inside, errors of settings name them as a Python call does: batch_size for --batch-size."""
     try:
         yield
-    except ConfigError as error:
+    except FfdistError as error:
         error.args = tuple(re.sub(r"--([a-z]+(?:-[a-z]+)*)", as_argument, text) for text in error.args)
         raise
 

@@ -8,8 +8,11 @@ import inspect
 import sys
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
+from enum import Enum
+from math import isfinite
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from ffdist.errors import ConfigError, users_code
@@ -74,28 +77,114 @@ def _import(place: str, kind: str) -> types.ModuleType:
 
 
 def typed(call: Callable[..., Any], options: Mapping[str, object], where: str, *, skip: int = 0) -> dict[str, Any]:
-    """Keyword arguments for `call`: each option converted to the type that `call` declares for it.
+    """Keyword arguments for `call`: each option converted to the type that `call` declares for it, or to that of its
+    default, or to what it looks like.
 
-    call: a dataclass or function with annotated parameters, of which the first `skip` are not options.
+    call: a dataclass or function, of whose parameters the first `skip` are not options.
     options: text as typed on a command line, or values as TOML has them.
 
     Raises ConfigError for an option that `call` does not take, or whose value is not of its type.
     """
     parameters = list(inspect.signature(call).parameters.values())[skip:]
     names = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    hints = get_type_hints(call.__init__ if isinstance(call, type) and not is_dataclass(call) else call)
+    any_name = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    kinds = kinds_of(call)
     values: dict[str, Any] = {}
     for name, value in options.items():
-        if name not in names:
+        if name not in names and not any_name:
             remedy = nearest(name, names) if names else "it has no options"
             raise ConfigError(f"unknown option '{name}'", where=where, remedy=remedy)
-        kind = hints.get(name, str)
+        kind = kinds.get(name, Any) if name in names else Any
         try:
             values[name] = convert(value, kind)
         except (TypeError, ValueError) as error:
             raise ConfigError(f"option '{name}' has a wrong value", where=where, expected=describe(kind),
                               got=repr(value)) from error  # fmt: skip
     return values
+
+
+def kinds_of(call: Callable[..., Any]) -> dict[str, Any]:
+    """The type of each parameter by name: as declared, else its default's, else `Any`."""
+    owner = call.__init__ if isinstance(call, type) and not is_dataclass(call) else call
+    try:
+        declared = get_type_hints(owner)
+    except Exception:  # an annotation that names nothing, which only matters for that parameter
+        declared = {name: _resolved(note, owner) for name, note in getattr(owner, "__annotations__", {}).items()}
+    parameters = inspect.signature(call).parameters
+    return {
+        name: kind if (kind := declared.get(name, Any)) is not Any else _kind_of_default(p.default)
+        for name, p in parameters.items()
+    }
+
+
+def _resolved(note: object, owner: object) -> Any:
+    """An annotation that may be text, by itself."""
+    try:
+        holder = SimpleNamespace(__annotations__={"it": note})
+        return get_type_hints(holder, getattr(owner, "__globals__", vars(sys.modules[owner.__module__])))["it"]
+    except Exception:
+        return Any
+
+
+def _kind_of_default(default: object) -> Any:
+    if isinstance(default, bool):
+        return bool
+    if isinstance(default, (int, float)):
+        return int | float if isinstance(default, int) else float
+    if isinstance(default, (tuple, list)):
+        inner = _kind_of_default(default[0]) if default else Any
+        return list[inner] if isinstance(default, list) else tuple[inner, ...]
+    return type(default) if isinstance(default, (str, Enum)) else Any
+
+
+def checked_value(name: str, value: object, kind: Any, where: str) -> Any:
+    """A value given in Python, as its type; unlike on a command line, text is no number. Types beyond numbers, texts,
+    choices, and rows of these are not looked into.
+
+    Raises ConfigError for a value of another type, and for a number that is not finite.
+    """
+    if not _is_plain(kind):
+        return value
+    try:
+        result = given_as(value, kind)
+        if isinstance(result, float) and not isfinite(result):
+            raise ValueError(result)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{name} has a wrong value", where=where, expected=describe(kind),
+                          got=repr(value)) from error  # fmt: skip
+    return result
+
+
+def given_as(value: object, kind: Any) -> Any:
+    """`convert`, but for text, which is not read as another type; NumPy's and torch's numbers are Python's."""
+    given = as_python(value)
+    result = convert(given, kind)
+    if isinstance(given, str) and not isinstance(result, str):
+        raise TypeError(given)
+    return result
+
+
+def as_python(value: Any) -> Any:
+    """NumPy's and torch's numbers as Python's."""
+    if isinstance(value, (list, tuple)):
+        return [as_python(part) for part in value]
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def check_fields(made: Any, where: str) -> None:
+    """The fields of a frozen dataclass that was made in Python, set to their types. Raises as `checked_value`."""
+    kinds = kinds_of(type(made))
+    for f in fields(made):
+        value = getattr(made, f.name)
+        if f.init and value is not f.default:
+            object.__setattr__(made, f.name, checked_value(f.name, value, kinds.get(f.name, Any), where))
+
+
+def _is_plain(kind: Any) -> bool:
+    origin, args = get_origin(kind), get_args(kind)
+    if origin in (Union, types.UnionType, tuple, list, Sequence):
+        return all(a in (Ellipsis, type(None)) or _is_plain(a) for a in args)
+    return origin is Literal or kind in (int, float, bool, str)
 
 
 _BOOLS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
@@ -111,8 +200,13 @@ def convert(value: object, kind: Any) -> Any:
         return _literal(value, args)
     if origin in (Union, types.UnionType):
         return _optional(value, args)
-    if origin in (tuple, list, Sequence):
-        return _tuple(value, args)
+    if origin in (tuple, list, Sequence) or kind in (tuple, list):
+        parts = _tuple(value, args or (Any, ...))
+        return list(parts) if list in (origin, kind) else parts
+    if kind is Any:
+        return _looks_like(value)
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return _member(value, kind)
     if kind is bool:
         return value if isinstance(value, bool) else _BOOLS[_text(value).lower()] if _is_bool(value) else _refuse(value)
     if isinstance(value, bool):
@@ -122,6 +216,29 @@ def convert(value: object, kind: Any) -> Any:
     if kind is float:
         return float(value) if isinstance(value, (int, float)) else float(_text(value))
     return _text(value)
+
+
+def _looks_like(value: object) -> Any:
+    """Text as what it looks like; all else as it is."""
+    if not isinstance(value, str):
+        return value
+    named = {"none": None, "true": True, "false": False}
+    if value.strip().lower() in named:
+        return named[value.strip().lower()]
+    for kind in (int, float):
+        try:
+            return kind(value)
+        except ValueError:
+            continue
+    return value
+
+
+def _member(value: object, kind: type[Enum]) -> Enum:
+    """Of an enumeration, by itself, its name or its value."""
+    for member in kind:
+        if value is member or value == member.name or value == member.value or value == str(member.value):
+            return member
+    return _refuse(value)
 
 
 def _refuse(value: object) -> Any:
@@ -176,4 +293,8 @@ def describe(kind: Any) -> str:
         repeated = len(args) == 1 or args[-1] is Ellipsis
         separator = ";" if get_origin(args[0]) in (tuple, list, Sequence) else ","
         return separator.join([describe(args[0]), "..."] if repeated else map(describe, args))
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return " or ".join(member.name for member in kind)
+    if kind in (tuple, list):
+        return "values,..."
     return {int: "a whole number", float: "a number", bool: "true or false", str: "text"}.get(kind, str(kind))

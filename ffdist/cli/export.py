@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from ffdist.errors import ConfigError
+from ffdist.errors import ConfigError, users_code
 from ffdist.runtime.interrupts import handle_signals, unwind
 
 if TYPE_CHECKING:
@@ -79,8 +79,16 @@ def how_to_use(to: Path, run: Path, facts: DataFacts) -> str:
 
 
 def program(classifier: Classifier, facts: DataFacts) -> torch.export.ExportedProgram:
-    """The classifier's forward pass, for any batch size."""
+    """The classifier's forward pass, for any batch size of float32; other types are refused when it is called. Its
+    scores have no graph. Raises ConfigError for a network that torch.export cannot follow."""
     import torch
 
+    from ffdist.pipeline.classifier import Float32
+
     example = torch.rand(2, *facts.shape)
-    return torch.export.export(classifier, (example,), dynamic_shapes={"pixels": {0: torch.export.Dim("batch", min=1)}})
+    network = Float32(classifier).eval().requires_grad_(False)
+    shapes = {"pixels": {0: torch.export.Dim("batch", min=1)}}
+    with users_code(ConfigError, "torch.export cannot follow this network", where="--to FILE.pt2",
+                    expected="blocks without branches on what tensors hold",
+                    remedy="export its weights: --to FILE.safetensors"):  # fmt: skip
+        return torch.export.export(network, (example,), dynamic_shapes=shapes)

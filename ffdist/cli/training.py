@@ -52,6 +52,8 @@ def train(settings: TrainSettings) -> None:
     check_job(job, stages)
     if world is None or world.first:
         warn(validation_note(job))
+    if world is None or world.first:
+        warn(job.chain.joined)
     if job.chain.origin and (world is None or world.first):
         print(f"weights to start from: {job.chain.origin}", file=sys.stderr)
     if settings.dry_run:

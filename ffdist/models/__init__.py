@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from ffdist.models.axes import Axes, Layout
 from ffdist.models.cfse import cfse_cnn
-from ffdist.models.chain import Chain, Shape, derive_seed, seeded
+from ffdist.models.chain import Chain, Shape
 from ffdist.models.cnn import cnn, cnnb
 from ffdist.models.load import MODELS, load_model
 from ffdist.models.mlp import mlp
@@ -15,6 +15,7 @@ from ffdist.models.mobilenet import mobilenet_v3_small
 from ffdist.models.of_torchvision import torchvision_chain
 from ffdist.models.pretrained import load_pretrained, with_weights
 from ffdist.models.resnet import resnet18
+from ffdist.models.seeds import derive_seed, seeded
 from ffdist.models.sel import sel_cnn
 from ffdist.models.speednet import speednet
 from ffdist.models.vgg import vgg8, vgg11

@@ -8,6 +8,7 @@ from functools import partial
 from torch import nn
 
 from ffdist.errors import NetworkError
+from ffdist.models.arguments import checked_arguments
 from ffdist.models.chain import Chain
 from ffdist.models.parts import check_picture, check_widths
 
@@ -17,6 +18,7 @@ def _conv_block(in_width: int, width: int, groups: int, *, pool: bool) -> nn.Mod
     return nn.Sequential(conv, nn.ReLU(), *([nn.MaxPool2d(2)] if pool else []), nn.BatchNorm2d(width, eps=1e-4))
 
 
+@checked_arguments
 def cfse_cnn(
     input_shape: Sequence[int],
     num_classes: int,

@@ -3,64 +3,25 @@
 from __future__ import annotations
 
 import copy
-import hashlib
-import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
 from itertools import pairwise
-from numbers import Integral
-from threading import RLock
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ffdist.errors import FfdistError, NetworkError, described, users_code
 from ffdist.models.apart import check_apart
+from ffdist.models.arguments import check_input
 from ffdist.models.axes import Axes, Layout, Trace, declared, layout_of
 from ffdist.models.joins import joined, told
 from ffdist.models.parts import SpatialMean
+from ffdist.models.seeds import derive_seed, seeded
 from ffdist.models.sound import check_given, check_sound
 
 Shape = tuple[int, ...]
 COPIED = "a module that is passed in is copied by copy.deepcopy; the old torch.nn.utils.weight_norm forbids that, \
 torch.nn.utils.parametrizations.weight_norm does not"
-_DEFAULT_GENERATORS = RLock()
-
-
-def derive_seed(seed: int, *path: int | str) -> int:
-    """A 63-bit seed for one purpose, the same on every machine: what draws the blocks' weights, and their dropout."""
-    digest = hashlib.blake2b(repr((seed, *path)).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1
-
-
-@contextmanager
-def seeded(seed: int, device: torch.device | None = None, *, all_kinds: bool = True) -> Iterator[None]:
-    """Torch's default generators start from `seed` inside, and are as they were behind; so are those of NumPy and of
-    Python's `random`, where `all_kinds`: for code of a user's own, which may draw from any of them.
-
-    The generators belong to the whole process, so stages that share one take turns here.
-    """
-    cuda = [device] if device is not None and device.type == "cuda" else []
-    with _DEFAULT_GENERATORS, torch.random.fork_rng(devices=cuda), _others(seed) if all_kinds else nullcontext():
-        torch.default_generator.manual_seed(seed)
-        if device is not None and cuda:
-            torch.cuda.default_generators[device.index or 0].manual_seed(seed)
-        yield
-
-
-@contextmanager
-def _others(seed: int) -> Iterator[None]:
-    """`seeded` for the default generators that are not torch's."""
-    of_python, of_numpy = random.getstate(), np.random.get_state()
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    try:
-        yield
-    finally:
-        random.setstate(of_python)
-        np.random.set_state(of_numpy)
 
 
 class Output(NamedTuple):
@@ -144,7 +105,8 @@ class Chain:
     def outputs(self) -> list[Output]:
         """What each block gives for one sample; raises as `shapes`."""
         if self._outputs is None:
-            self._outputs = list(self._traced())
+            with seeded(0):
+                self._outputs = list(self._traced())
         return self._outputs
 
     def know_outputs(self, outputs: list[Output]) -> None:
@@ -181,8 +143,7 @@ class Chain:
         except NetworkError as error:
             if "meta" not in str(error.__cause__).lower():
                 raise
-        with seeded(0):
-            return self._tried(self.build(index, seed=0), index, torch.zeros(x.shape), axis)
+        return self._tried(self.build(index, seed=0), index, torch.zeros(x.shape), axis)
 
     def _tried(self, block: nn.Module, index: int, x: Tensor, axis: int | None) -> tuple[object, int | None, int]:
         name, version = self.names[index], x._version
@@ -312,17 +273,6 @@ class Chain:
         chain.joined = told(parts, counts) if cut is None else ""
         chain.check_apart()
         return chain
-
-
-def check_input(input_shape: object, num_classes: object) -> None:
-    """Raises NetworkError for what is no shape of a sample, or no number of classes."""
-    sizes = input_shape if isinstance(input_shape, Sequence) and not isinstance(input_shape, str) else ()
-    if not sizes or not all(isinstance(size, Integral) and int(size) > 0 for size in sizes):
-        raise NetworkError("the input shape is none", where="input_shape", expected="(C, H, W) of a picture, or (N,)",
-                           got=repr(input_shape), remedy="give input_shape first, then num_classes")  # fmt: skip
-    if not isinstance(num_classes, Integral) or isinstance(num_classes, bool) or int(num_classes) < 2:
-        raise NetworkError("a classifier needs two classes", where="num_classes", expected="a whole number >= 2",
-                           got=repr(num_classes))  # fmt: skip
 
 
 def no_sequential(module: object) -> NetworkError:

@@ -8,6 +8,7 @@ from functools import partial
 from torch import nn
 
 from ffdist.errors import NetworkError
+from ffdist.models.arguments import checked_arguments
 from ffdist.models.chain import Chain, Shape
 from ffdist.models.parts import FlatMap, check_picture, check_widths
 
@@ -27,6 +28,7 @@ def _flat_classifier(shape: Shape, num_classes: int, *, dropout: float) -> nn.Mo
     return nn.Sequential(FlatMap(), nn.Dropout(dropout), nn.Linear(channels * height * width, num_classes))
 
 
+@checked_arguments
 def cnn(
     input_shape: Sequence[int],
     num_classes: int,
@@ -58,6 +60,7 @@ def cnn(
                  classifier=partial(_flat_classifier, dropout=dropout))  # fmt: skip
 
 
+@checked_arguments
 def cnnb(
     input_shape: Sequence[int], num_classes: int, widths: Sequence[int] = (32, 64, 128), dropout: float = 0.0
 ) -> Chain:

@@ -9,6 +9,7 @@ from typing import Literal
 
 from torch import nn
 
+from ffdist.models.arguments import checked_arguments
 from ffdist.models.chain import Chain
 from ffdist.models.parts import check_widths
 
@@ -22,6 +23,7 @@ def _layer(in_features: int, out_features: int, *, flatten: bool, init: str) -> 
     return nn.Sequential(*([nn.Flatten()] if flatten else []), linear, nn.ReLU())
 
 
+@checked_arguments
 def mlp(
     input_shape: Sequence[int],
     num_classes: int,

@@ -9,6 +9,7 @@ from typing import Literal
 from torch import nn
 
 from ffdist.errors import ConfigError
+from ffdist.models.arguments import checked_arguments
 from ffdist.models.chain import Chain, Shape
 from ffdist.models.parts import SpatialMean, check_picture, named_path
 
@@ -58,6 +59,7 @@ def _classifier(shape: Shape, num_classes: int) -> nn.Module:
     return nn.Sequential(*layers, nn.Linear(6 * shape[0], num_classes))
 
 
+@checked_arguments
 def mobilenet_v3_small(input_shape: Sequence[int], num_classes: int, stem_stride: Literal[1, 2] = 2) -> Chain:
     """MobileNetV3-small (arXiv 1905.02244): a stem and 11 inverted residual blocks, 12 blocks in all.
 

@@ -9,6 +9,7 @@ from typing import Literal
 from torch import nn
 
 from ffdist.errors import ConfigError
+from ffdist.models.arguments import checked_arguments
 from ffdist.models.chain import Chain
 from ffdist.models.parts import check_picture, check_widths, named_path
 
@@ -42,6 +43,7 @@ def _residual(group: int, place: int, in_width: int, width: int, stride: int) ->
     return _initialise(named_path((f"layer{group}.{place}", BasicBlock(in_width, width, stride, downsample))))
 
 
+@checked_arguments
 def resnet18(
     input_shape: Sequence[int],
     num_classes: int,

@@ -8,6 +8,7 @@ from functools import partial
 from torch import nn
 
 from ffdist.errors import ConfigError
+from ffdist.models.arguments import checked_arguments
 from ffdist.models.chain import Chain
 from ffdist.models.parts import check_picture
 
@@ -20,6 +21,7 @@ def _conv_block(in_width: int, width: int, kernel: int, *, pool: bool) -> nn.Mod
     return nn.Sequential(nn.GroupNorm(1, in_width), conv, nn.ReLU(), *([nn.MaxPool2d(2)] if pool else []))
 
 
+@checked_arguments
 def sel_cnn(
     input_shape: Sequence[int], num_classes: int, depth: int = 3, width: int = 128, kernel: int = 7, pool_every: int = 0
 ) -> Chain:

@@ -9,6 +9,7 @@ from typing import Literal
 from torch import nn
 
 from ffdist.errors import ConfigError
+from ffdist.models.arguments import checked_arguments
 from ffdist.models.chain import Chain
 from ffdist.models.parts import check_picture
 
@@ -31,6 +32,7 @@ def _pool(kind: str) -> list[nn.Module]:
     return {"": [], "max": [nn.MaxPool2d(2)], "avg": [nn.AvgPool2d(2)]}[kind]
 
 
+@checked_arguments
 def vgg8(
     input_shape: Sequence[int],
     num_classes: int,
@@ -64,6 +66,7 @@ def vgg8(
     return Chain(blocks, input_shape=input_shape, num_classes=num_classes)
 
 
+@checked_arguments
 def vgg11(
     input_shape: Sequence[int],
     num_classes: int,

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ffdist.errors import ConfigError, NetworkError
+from ffdist.models.arguments import checked_arguments
 from ffdist.models.chain import Chain, Shape
 from ffdist.models.parts import check_picture, named_path
 
@@ -52,6 +53,7 @@ def _classifier(shape: Shape, num_classes: int) -> nn.Module:
     return nn.Sequential(nn.LayerNorm(shape[-1], eps=1e-6), _ClassToken(), nn.Linear(shape[-1], num_classes))
 
 
+@checked_arguments
 def vit(
     input_shape: Sequence[int],
     num_classes: int,

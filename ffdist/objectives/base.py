@@ -10,6 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ffdist.options import check_fields
+
 
 def as_it_is(y: Tensor) -> Tensor:
     return y
@@ -37,7 +39,8 @@ class Site:
     input_shape: tuple[int, ...]
     """Of one sample as the block gets it, without the batch."""
     shape: tuple[int, ...]
-    """Of one sample as the block gives it: (C, H, W) for maps, (C,) for vectors, (T, C) for tokens."""
+    """Of one sample as the rule sees the block's output: (C, H, W) for maps, (C,) for vectors, (T, C) for tokens; a
+    signal [C, L] is seen as a map of one row, (C, 1, L), and maps with their channels last as any other."""
     following: tuple[Following, ...] = field(default=(), repr=False, compare=False)
     """The blocks behind this one, in order."""
     given: Callable[[Tensor], Tensor] = field(default=as_it_is, repr=False, compare=False)
@@ -46,6 +49,10 @@ class Site:
     @property
     def last(self) -> bool:
         return self.index == self.num_blocks - 1
+
+    @property
+    def channels(self) -> int:
+        return self.shape[-1] if len(self.shape) == 2 else self.shape[0]
 
     def __str__(self) -> str:
         return f"block {self.index} '{self.name}' with output {list(self.shape)}"
@@ -72,6 +79,10 @@ class Objective(ABC):
     parameters and to nothing before them. It backpropagates `loss` through the block and its head, and hands on
     `onward`. Before anything starts it does all this once with two made-up samples on the CPU, and evaluates them.
     """
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for a setting of another type than its field declares; for dataclasses alone."""
+        check_fields(self, f"objective {type(self).__name__}")
 
     @abstractmethod
     def head(self, site: Site) -> nn.Module:

@@ -19,6 +19,7 @@ class Competitive(Objective):
     """Share of the target that is spread evenly over all classes, when learning; [0, 1)."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 <= self.label_smoothing < 1:
             raise ConfigError("label smoothing is a share", where="objective, label_smoothing", expected="0 <= x < 1",
                               got=self.label_smoothing)  # fmt: skip

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ffdist.errors import NetworkError
+from ffdist.errors import ConfigError, NetworkError
 from ffdist.objectives.base import Site
 from ffdist.objectives.threshold import LabelledInput, ThresholdHead
 
@@ -32,20 +32,34 @@ class Hinton(LabelledInput):
     strength: float = 3.0
     """Of the pixel that is on, in standard deviations of the pictures; about white on MNIST."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.strength:
+            raise ConfigError("a label of no strength cannot be seen", where="objective hinton, strength",
+                              expected="another number than 0", got=self.strength)  # fmt: skip
+
     @property
     def signal(self) -> float | None:
-        return abs(self.strength) / 3 or None
+        return abs(self.strength) / 3
 
     def head(self, site: Site) -> nn.Module:
         if len(site.shape) == 3:
             raise NetworkError("a convolution cannot see a label in the corner of a picture", where=site,
                                expected="vectors [C] or tokens [T, C]", got=list(site.shape),
                                remedy="take --model mlp, or a rule for convolutions: sel-fourier, sff")  # fmt: skip
-        pixels = torch.Size(site.input_shape[-2:]).numel() if len(site.input_shape) == 3 else site.input_shape[0]
+        shape = site.input_shape
+        pixels = torch.Size(shape[1:] if len(shape) > 1 else shape).numel()
         if site.index == 0 and pixels < site.num_classes:
-            raise NetworkError("the picture is too small to write the label over its first pixels", where=site,
-                               expected=f"at least {site.num_classes} pixels", got=pixels,
-                               remedy="enlarge the pictures: --image-size")  # fmt: skip
+            picture = len(shape) == 3
+            raise NetworkError(
+                f"the {'picture' if picture else 'sample'} is too small to write the label over its first numbers",
+                where=site,
+                expected=f"at least {site.num_classes} {'pixels' if picture else 'numbers'}",
+                got=pixels,
+                remedy="enlarge the pictures: --image-size"
+                if picture
+                else "take a rule without labels in the input: sff",
+            )
         return ThresholdHead(site, "hinton", readout=self.predict == "linear")
 
     def stamp(self, x: Tensor, labels: Tensor, num_classes: int) -> Tensor:
@@ -61,7 +75,8 @@ class Hinton(LabelledInput):
 
     def _write(self, x: Tensor, values: Tensor) -> Tensor:
         """values [B, K] over the first K pixels of each channel, or the first K numbers of a vector."""
-        flat = x.flatten(2) if x.dim() == 4 else x
-        written = torch.cat([values[:, None].expand(-1, flat.shape[1], -1) if x.dim() == 4 else values,
-                             flat[..., values.shape[1] :]], -1)  # fmt: skip
-        return written.view(x.shape)
+        if x.dim() == 2:
+            return torch.cat([values, x[:, values.shape[1] :]], 1)
+        flat = x.flatten(2)
+        told = values[:, None].expand(-1, flat.shape[1], -1)
+        return torch.cat([told, flat[..., values.shape[1] :]], -1).view(x.shape)

@@ -34,6 +34,7 @@ class HintonUnsupervised(Objective):
     """Weight of peer normalisation, 0.03 in loweX/Forward-Forward."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.blurs < 0 or self.peer < 0:
             raise ConfigError("a number of blurs and a weight are not negative", where="objective hinton-unsupervised",
                               expected=">= 0", got=f"blurs {self.blurs}, peer {self.peer}")  # fmt: skip

@@ -90,6 +90,7 @@ class LabelledInput(Objective):
     is fixed, the number of stages changes nothing."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.hard and self.predict != "linear":
             raise ConfigError("hard negatives are drawn by the linear readouts", where="objective, hard",
                               expected="predict=linear", got=f"predict={self.predict}",

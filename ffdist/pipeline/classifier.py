@@ -103,3 +103,15 @@ class Classifier(nn.Module):
         if self.fusion is not None:
             scores[FUSION] = self.fusion(torch.cat([f for f in features if f is not None], 1)).float()
         return scores
+
+
+class Float32(nn.Module):
+    """A classifier that refuses other inputs than float32, also when it has become a torch.export program."""
+
+    def __init__(self, classifier: Classifier) -> None:
+        super().__init__()
+        self.classifier = classifier
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        torch.ops.aten._assert_tensor_metadata.default(pixels, dtype=torch.float32)
+        return self.classifier(pixels)

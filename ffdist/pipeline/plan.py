@@ -130,7 +130,8 @@ def measure_blocks(
     generator = torch.Generator().manual_seed(0)
     labels = torch.randint(chain.num_classes, (batch_size // microbatches,), generator=generator)
     x: Tensor | None = torch.randn(len(labels), *chain.input_shape, generator=generator)
-    x = objective.prepare(x, labels, chain.num_classes, generator)
+    with seeded(0):
+        x = objective.prepare(x, labels, chain.num_classes, generator)
     labels = labels.to(config.device)
     features: Tensor | None = None
     for site in sites(chain, objective if config.fusion else None):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from threading import Event
 
@@ -10,8 +11,9 @@ import torch
 from torch import Tensor
 
 from ffdist.data import Loader
-from ffdist.models import derive_seed
+from ffdist.models import derive_seed, seeded
 from ffdist.objectives import Objective
+from ffdist.pipeline.contract import own_code
 from ffdist.pipeline.message import EndOfEpoch, EndOfSplit, EvalBatch, Message, Snapshot, Stop, TrainBatch
 from ffdist.pipeline.predictions import Predictions
 
@@ -116,7 +118,9 @@ class Source:
             return
         for x, y in loader.epoch(0):
             for xs, ys in zip(x.chunk(self.microbatches), y.chunk(self.microbatches), strict=True):
-                yield EvalBatch(split, self.objective.prepare_eval(xs, self.num_classes), ys)
+                with self._seeded("evaluation"):
+                    prepared = self.objective.prepare_eval(xs, self.num_classes)
+                yield EvalBatch(split, prepared, ys)
         yield EndOfSplit(split, self.at.epoch)
 
     def _microbatches(self, x: Tensor, y: Tensor, step: int) -> Iterator[TrainBatch]:
@@ -124,7 +128,8 @@ class Source:
         parts = list(zip(x.chunk(self.microbatches), y.chunk(self.microbatches), strict=True))
         told = self.predictions.before(step).chunk(self.microbatches) if self.predictions else [None] * len(parts)
         for part, ((xs, ys), known) in enumerate(zip(parts, told, strict=True)):
-            prepared = self._prepare(xs, ys, known, generator)
+            with self._seeded("preparation", step, part):
+                prepared = self._prepare(xs, ys, known, generator)
             scores = None if known is None else torch.zeros_like(known)
             yield TrainBatch(
                 step, prepared, ys, self.at.epoch, part, len(ys) / len(y), part == len(parts) - 1, scores=scores
@@ -134,6 +139,12 @@ class Source:
         if known is None:
             return self.objective.prepare(x, y, self.num_classes, generator)
         return self.objective.prepare_told(x, y, known, generator)
+
+    def _seeded(self, purpose: str, *place: int) -> AbstractContextManager[None]:
+        """Around a user's own rule, which may draw from the process's generators rather than from the one it gets."""
+        if not own_code(self.objective, ()):
+            return nullcontext()
+        return seeded(derive_seed(self.seed, purpose, *place))
 
     def _snapshot(self) -> Snapshot:
         marker = Snapshot(self.at.step, self.at.epoch, self.at.batch)

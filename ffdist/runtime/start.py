@@ -85,6 +85,10 @@ def count_stages(settings: TrainSettings, blocks: int, ranks: int | None) -> int
         raise ConfigError("--stages and torchrun disagree", expected=f"{ranks} stages, one a rank", got=asked,
                           remedy="leave --stages out, or change --nproc-per-node")  # fmt: skip
     count = ranks or asked or min(blocks, local_devices(settings) or min(2, available_cores()))
+    if count > 1 and settings.objective == "backprop":
+        raise ConfigError("backpropagation's twin is one block: its one loss is behind the last layer",
+                          where="torchrun" if ranks else "--stages", expected="1 stage", got=count,
+                          remedy="--stages 1; `ffdist bench` runs it on several devices")  # fmt: skip
     if count > blocks:
         raise ConfigError("there are more stages than blocks", where="torchrun" if ranks else "--stages",
                           expected=f"1 to {blocks}, one block a stage at least", got=count,

@@ -133,7 +133,6 @@ UNFINISHED = {
         "@dataclass(frozen=True)\nclass Own(SFF):\n    def __post_init__(self): raise KeyError('x')",
         "KeyError",
     ),
-    "no_type": ("@dataclass(frozen=True)\nclass Own(SFF):\n    power: Floot = 1.0", "'Floot' is not defined"),
 }
 
 

@@ -1,0 +1,48 @@
+"""Random numbers that are a function of seed, block and batch."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from threading import RLock
+
+import numpy as np
+import torch
+
+_DEFAULT_GENERATORS = RLock()
+
+
+def derive_seed(seed: int, *path: int | str) -> int:
+    """A 63-bit seed for one purpose, the same on every machine: what draws the blocks' weights, and their dropout."""
+    digest = hashlib.blake2b(repr((seed, *path)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device | None = None, *, all_kinds: bool = True) -> Iterator[None]:
+    """Torch's default generators start from `seed` inside, and are as they were behind; so are those of NumPy and of
+    Python's `random`, where `all_kinds`: for code of a user's own, which may draw from any of them.
+
+    The generators belong to the whole process, so stages that share one take turns here.
+    """
+    cuda = [device] if device is not None and device.type == "cuda" else []
+    with _DEFAULT_GENERATORS, torch.random.fork_rng(devices=cuda), _others(seed) if all_kinds else nullcontext():
+        torch.default_generator.manual_seed(seed)
+        if device is not None and cuda:
+            torch.cuda.default_generators[device.index or 0].manual_seed(seed)
+        yield
+
+
+@contextmanager
+def _others(seed: int) -> Iterator[None]:
+    """`seeded` for the default generators that are not torch's."""
+    of_python, of_numpy = random.getstate(), np.random.get_state()
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    try:
+        yield
+    finally:
+        random.setstate(of_python)
+        np.random.set_state(of_numpy)
