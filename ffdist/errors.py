@@ -97,7 +97,8 @@ class Interrupted(KeyboardInterrupt):
 
 
 def exit_status(number: int) -> int:
-    """Of a process that a signal has told to stop, as shells have it: 130 for SIGINT, 143 for SIGTERM."""
+    """Of a process that a signal has told to stop, as shells have it: 129 for SIGHUP, 130 for SIGINT, 143
+    for SIGTERM."""
     return 128 + number
 
 

@@ -32,8 +32,8 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run one command; exits with 0, 1 for an error of the user's or of the machine's, 2 for a wrong command line, 130
-    or 143 where Ctrl-C or SIGTERM told it to stop: a run that made a snapshot and can go on, too."""
+    """Run one command; exits with 0, 1 for an error of the user's or of the machine's, 2 for a wrong command line, 129,
+    130 or 143 where SIGHUP, Ctrl-C or SIGTERM told it to stop: a run that made a snapshot and can go on, too."""
     with signals_restored():
         handle_signals(leave_at_once)
         let_any_text_pass()

@@ -37,7 +37,7 @@ from ffdist.snapshot import committed
 
 
 def train(settings: TrainSettings) -> None:
-    """Check everything, run the stages, print what came of them; exits with 130 or 143 where told to stop."""
+    """Check everything, run the stages, print what came of them; exits with 129, 130 or 143 where told to stop."""
     world = World.from_env()
     if settings.resume and not settings.dry_run and (end := nothing_left(settings)):
         warn(f"{end} ({settings.out})" if world is None or world.first else None)

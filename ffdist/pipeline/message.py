@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import Any, TypeAlias
+from types import UnionType
+from typing import Any, TypeAlias, get_args, get_origin, get_type_hints
 
 from torch import Tensor
 
+from ffdist.errors import TransportError
 from ffdist.transport.base import Frame
 
 
@@ -95,10 +97,20 @@ class Stop:
     reason: str = "finished"
 
 
+def types_of(hint: Any) -> tuple[type, ...]:
+    """The classes whose instances a field may hold; a whole number may stand for any."""
+    kinds = tuple(get_origin(kind) or kind for kind in (get_args(hint) if isinstance(hint, UnionType) else (hint,)))
+    return (*kinds, int) if float in kinds else kinds
+
+
 Message: TypeAlias = TrainBatch | EvalBatch | EndOfSplit | EndOfEpoch | Snapshot | Stop
 KINDS: dict[str, type[Message]] = {
     kind.__name__: kind for kind in (TrainBatch, EvalBatch, EndOfSplit, EndOfEpoch, Snapshot, Stop)
 }
+TYPES = {
+    kind: {name: types_of(hint) for name, hint in get_type_hints(message).items()} for kind, message in KINDS.items()
+}
+"""What each of a message's values may be."""
 
 
 def to_frame(message: Message) -> Frame:
@@ -112,6 +124,18 @@ def to_frame(message: Message) -> Frame:
 
 
 def from_frame(frame: Frame) -> Message:
-    """The inverse of `to_frame`."""
+    """The inverse of `to_frame`. Raises TransportError for a frame that is no message."""
     values: dict[str, Any] = {**frame.fields, **frame.tensors}
-    return KINDS[frame.kind](**values)
+    try:
+        message = KINDS[frame.kind](**values)
+    except (KeyError, TypeError) as error:
+        raise no_message(f"{frame.kind}: {error}") from error
+    for name, kinds in TYPES[frame.kind].items():
+        if not isinstance(value := getattr(message, name), kinds):
+            raise no_message(f"{frame.kind} with {name} of type {type(value).__name__}")
+    return message
+
+
+def no_message(got: str) -> TransportError:
+    return TransportError("a message is none that stages send", expected="a batch or a marker", got=got,
+                          remedy="run the same version of ffdist at every stage")  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -19,7 +20,6 @@ from ffdist.runtime.own_code import CODE, KINDS, check_code, has_moved, keep_cod
 from ffdist.runtime.run import SETTINGS, read_settings, write_settings, writing_to
 from ffdist.snapshot import Manifest, committed, read_manifest
 from ffdist.snapshot.files import make_folder, write_durably
-from ffdist.snapshot.manifest import discard
 
 LOCK = ".lock"
 REFUSALS = (ConfigError, DataError, NetworkError)
@@ -37,10 +37,12 @@ def new_folder(settings: TrainSettings) -> Path:
 
 
 def check_free(out: Path) -> None:
-    """Raises ConfigError for a folder with a run in it that has made a snapshot."""
-    if (out / SETTINGS).exists() and committed(out):
+    """Raises ConfigError for a folder with a run in it that has made a snapshot, also without its settings."""
+    if committed(out):
+        whole = (out / SETTINGS).exists()
         raise ConfigError("the run directory already holds a run", where=out, expected="a folder without a run",
-                          remedy="choose another --out, or go on with --resume")  # fmt: skip
+                          got=None if whole else f"snapshots without their {SETTINGS}",
+                          remedy=f"choose another --out{', or go on with --resume' if whole else ''}")  # fmt: skip
 
 
 def begin(out: Path, settings: TrainSettings, images: Images) -> None:
@@ -86,7 +88,7 @@ def clear(out: Path) -> None:
     with writing_to(out):
         (out / SETTINGS).unlink(missing_ok=True)  # so that no moment shows the old settings beside new facts
         for part in (out / "snapshots").glob("step-*"):
-            discard(part)
+            shutil.rmtree(part)
 
 
 @contextmanager

@@ -11,13 +11,17 @@ import struct
 import termios
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import timedelta
+from multiprocessing.connection import wait
 from typing import Protocol
 
 from ffdist.errors import TransportError
 from ffdist.transport.base import Edge
-from ffdist.transport.wire import HELLO_BYTES, check_hello, encode_hello
+from ffdist.transport.wire import HELLO_BYTES, MAGIC, check_hello, encode_hello
 
+GUESTS = 64
+"""Connections, at most, that an end has not heard yet."""
 LOOK = 0.02
 """Seconds between two looks for the other end; between them a signal's handler has its turn."""
 
@@ -74,22 +78,63 @@ class Doorbell:
 
 
 def accept(edge: Edge, store: Store) -> Doorbell:
-    """The receiver's end: publish an address in `store`, and take the first connection of this user."""
+    """The receiver's end: publish an address in `store`, and take the first connection of this user that greets as an
+    end does; others may connect, for the address can be seen, and are left alone."""
     deadline = time.monotonic() + edge.timeout.total_seconds()
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as server:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as server, Hall() as hall:
         name = f"ffdist-{secrets.token_hex(16)}"
         server.bind(f"\0{name}")
         server.listen()
+        server.setblocking(False)
         store.set(_key(edge), name)
         while True:
-            server.settimeout(max(1e-3, deadline - time.monotonic()))
-            try:
-                connection, _ = server.accept()
-            except TimeoutError:
-                raise edge.silent("connection from the sender") from None
-            if _peer_uid(connection) == os.geteuid():
-                return _greet(Doorbell(connection), edge)
-            connection.close()
+            heard = wait([server, *hall.guests], max(0.0, deadline - time.monotonic()))
+            if not heard:
+                raise edge.silent("connection from the sender")
+            if server in heard:
+                hall.admit(server, edge)
+            for guest in list(hall.guests):
+                if guest in heard and (hello := hall.greeting(guest)):
+                    check_hello(hello, edge)
+                    return Doorbell(hall.leave(guest))
+
+
+class Hall:
+    """Connections that have not greeted yet; those that are left behind are closed."""
+
+    def __init__(self) -> None:
+        self.guests: list[socket.socket] = []
+
+    def __enter__(self) -> Hall:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for guest in self.guests:
+            guest.close()
+
+    def admit(self, server: socket.socket, edge: Edge) -> None:
+        with suppress(OSError):  # gone again
+            guest, _ = server.accept()
+            if _peer_uid(guest) != os.geteuid() or len(self.guests) == GUESTS:
+                guest.close()
+                return
+            self.guests.append(guest)
+            guest.setblocking(False)
+            guest.send(encode_hello(edge))
+
+    def leave(self, guest: socket.socket) -> socket.socket:
+        self.guests.remove(guest)
+        return guest
+
+    def greeting(self, guest: socket.socket) -> bytes:
+        """What it said; nothing of one that is no end of any edge, which is turned away."""
+        hello = b""
+        with suppress(OSError):
+            hello = guest.recv(HELLO_BYTES)
+        if hello.startswith(MAGIC):
+            return hello
+        self.leave(guest).close()
+        return b""
 
 
 def connect(edge: Edge, store: Store) -> Doorbell:

@@ -199,14 +199,25 @@ class SharedMemoryReceiver(Receiver):
                 how = "closed the edge" if self._peer_closed else "died"
                 raise self._edge.lost(f"the sender {how}", self._sequence)
             if descriptors:
-                self._slots = Slots(descriptors[0], self._edge.depth + 1)
+                self._slots = self._mapped(descriptors[0])
                 self._generation = (self._generation + 1) % GENERATIONS
-                os.close(descriptors[0])
                 continue
             prelude = wire.decode_prelude(packet[: wire.PRELUDE.size], self._edge, self._sequence)
             if not prelude.is_end:
+                if self._slots is None or len(packet) != RING or packet[-1] > self._edge.depth:
+                    raise wire.unreadable(
+                        self._edge, self._sequence, "the number of a slot", packet[wire.PRELUDE.size :]
+                    )
                 return prelude, packet[-1]
             self._peer_closed = True
+
+    def _mapped(self, descriptor: int) -> Slots:
+        try:
+            return Slots(descriptor, self._edge.depth + 1)
+        except (OSError, ValueError) as error:  # no memory file, or an empty one
+            raise wire.unreadable(self._edge, self._sequence, "a memory file", error) from error
+        finally:
+            os.close(descriptor)
 
     def _hear(self) -> tuple[bytes, list[int]]:
         started = time.perf_counter()

@@ -26,6 +26,8 @@ MAGIC = b"FFDX"
 VERSION = 1
 ALIGNMENT = 64
 HELLO_BYTES = 1024
+MAX_HEADER_BYTES = 1 << 26
+"""Far more than any frame has; what says more is none, and memory is not taken for it."""
 PRELUDE = struct.Struct("<4sIIQIQ")
 DTYPES = {str(d).removeprefix("torch."): d for d in (
     torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex64, torch.complex128, torch.uint8,
@@ -93,10 +95,10 @@ def encode_end(edge: Edge, sequence: int) -> bytes:
 def decode_prelude(data: bytes | memoryview, edge: Edge, sequence: int) -> Prelude:
     """Check that `data` is the prelude of frame `sequence` of this attempt. Raises TransportError saying what it is."""
     if len(data) != PRELUDE.size:
-        raise _unreadable(edge, sequence, f"a prelude of {PRELUDE.size} bytes", f"{len(data)} bytes")
+        raise unreadable(edge, sequence, f"a prelude of {PRELUDE.size} bytes", f"{len(data)} bytes")
     magic, version, *numbers, header_bytes, payload_bytes = PRELUDE.unpack(data)
     if (magic, version) != (MAGIC, VERSION):
-        raise _unreadable(edge, sequence, f"{MAGIC!r}, version {VERSION}", f"{magic!r}, version {version}")
+        raise unreadable(edge, sequence, f"{MAGIC!r}, version {VERSION}", f"{magic!r}, version {version}")
     if numbers != [edge.attempt, sequence]:
         raise TransportError(
             "a frame is not the next one of this attempt",
@@ -105,6 +107,8 @@ def decode_prelude(data: bytes | memoryview, edge: Edge, sequence: int) -> Prelu
             got=f"attempt {numbers[0]}, frame {numbers[1]}",
             remedy="start all stages anew: one of them is left over from another attempt",
         )
+    if header_bytes > MAX_HEADER_BYTES:
+        raise unreadable(edge, sequence, f"a header of <= {MAX_HEADER_BYTES} bytes", f"{header_bytes} bytes")
     return Prelude(sequence, header_bytes, payload_bytes)
 
 
@@ -116,11 +120,11 @@ def decode_header(data: bytes | memoryview, prelude: Prelude, edge: Edge) -> Hea
         if not isinstance(header.kind, str) or not isinstance(header.fields, dict):
             raise TypeError("kind and fields")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise _unreadable(edge, prelude.sequence, "a JSON header", repr(error)) from error
+        raise unreadable(edge, prelude.sequence, "a JSON header", repr(error)) from error
     specs = header.tensors
     described = payload_end(spec.nbytes for spec in specs)
     if described != prelude.payload_bytes or not all(is_dense(s.shape, s.strides) for s in specs):
-        raise _unreadable(edge, prelude.sequence, f"dense tensors in {prelude.payload_bytes} bytes", f"{specs}")
+        raise unreadable(edge, prelude.sequence, f"dense tensors in {prelude.payload_bytes} bytes", f"{specs}")
     return header
 
 
@@ -212,6 +216,6 @@ def _prelude(edge: Edge, sequence: int, header_bytes: int, payload_bytes: int) -
     return PRELUDE.pack(MAGIC, VERSION, edge.attempt, sequence, header_bytes, payload_bytes)
 
 
-def _unreadable(edge: Edge, sequence: int, expected: str, got: str) -> TransportError:
+def unreadable(edge: Edge, sequence: int, expected: str, got: object) -> TransportError:
     return TransportError("a frame cannot be read", where=edge.at(sequence), expected=expected, got=got,
                           remedy="run the same version of ffdist at every stage")  # fmt: skip

@@ -46,10 +46,25 @@ def test_bad_settings_are_told_once_and_every_rank_fails(tmp_path: Path) -> None
     assert not (tmp_path / "run").exists()
 
 
+NETWORK = """
+from pathlib import Path
+from torch import nn
+
+class InTheWay(nn.Linear):
+    def forward(self, x):
+        if Path({run!r}, "config.toml").exists():  # the run has begun
+            Path({run!r}, "snapshots/step-000000001-epoch-00001/manifest.json/held").mkdir(parents=True, exist_ok=True)
+        return super().forward(x)
+
+def build(shape, num_classes):
+    return nn.Sequential(nn.Sequential(nn.Flatten(), nn.Linear(64, 8)), InTheWay(8, 8))
+"""
+
+
 def test_no_rank_ends_well_where_the_last_cannot_commit(tmp_path: Path) -> None:
-    in_the_way = tmp_path / "run/snapshots/step-000000001-epoch-00001/manifest.json"
-    (in_the_way / "held").mkdir(parents=True)
-    done = torchrun(2, *SETTINGS, "--batch-size", "1000", "--queue", "8", "--out", str(tmp_path / "run"))
+    (tmp_path / "net.py").write_text(NETWORK.format(run=str(tmp_path / "run")))
+    own = ["--model", f"{tmp_path}/net.py:build", "--epochs", "1", "--threads", "1"]
+    done = torchrun(2, *own, "--batch-size", "1000", "--queue", "8", "--out", str(tmp_path / "run"))
     assert done.returncode != 0
     assert "a snapshot file cannot be written" in done.stderr
     failures = done.stderr[done.stderr.index("Failures:") :]
