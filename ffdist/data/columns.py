@@ -23,17 +23,24 @@ Cells = Sequence[bytes | Path] | Sequence[np.ndarray] | np.ndarray
 """The samples of an image column: encoded pictures, files, or arrays [N, ...] (a list where shapes differ)."""
 
 
-def samples(column: pa.Array, where: object, first: int = 0, folder: Path | None = None) -> Cells:
+def samples(
+    column: pa.Array, where: object, first: int = 0, folder: Path | None = None, *, lenient: bool = False
+) -> Cells:
     """The samples of an image column.
 
     column: binary; a struct with a field `bytes` (as Hugging Face keeps pictures), or `path` where that is null; paths,
     relative to `folder`; lists of numbers, nested as [H][W] or [H][W][C]; or fixed-shape tensors. Whole numbers in
-    0..255 become uint8. first: row in `where` of the first.
+    0..255 become uint8. first: row in `where` of the first. lenient: a picture that is missing is no bytes, or the path
+    where no file is, so that whoever decodes them can name them all; but where the first files are all missing, the
+    paths are of another kind.
     Raises DataError for a missing sample or another type.
     """
     column = plain(column)
     if pa.types.is_struct(column.type) and column.type.get_field_index("bytes") >= 0:
-        return pictures_or_files(column, where, first, folder)
+        return pictures_or_files(column.to_pylist(), where, first, folder, lenient)
+    if is_binary(column.type) or is_text(column.type):
+        key = "bytes" if is_binary(column.type) else "path"
+        return pictures_or_files([{key: cell} for cell in column.to_pylist()], where, first, folder, lenient)
     if column.null_count:
         raise DataError(
             "a sample is missing",
@@ -41,10 +48,6 @@ def samples(column: pa.Array, where: object, first: int = 0, folder: Path | None
             got="null",
             remedy="leave such rows out",
         )
-    if is_binary(column.type):
-        return column.to_pylist()
-    if is_text(column.type):
-        return [file_at(path, f"{where}, row {first + row}", folder) for row, path in enumerate(column.to_pylist())]
     if isinstance(column.type, pa.FixedShapeTensorType):
         refuse_nulls(column.storage.flatten(), len(column), where, first)
         return as_bytes(column.to_numpy_ndarray(), f"{where}, row {first} and after", BEYOND)  # pyright: ignore
@@ -58,36 +61,47 @@ def samples(column: pa.Array, where: object, first: int = 0, folder: Path | None
     )
 
 
-def pictures_or_files(column: pa.Array, where: object, first: int, folder: Path | None) -> list[bytes | Path]:
+def pictures_or_files(
+    cells: list[dict | None], where: object, first: int, folder: Path | None, lenient: bool
+) -> list[bytes | Path]:
     """Of structs with `bytes`, or with `path` where those are null."""
     found: list[bytes | Path] = []
-    for row, cell in enumerate(column.to_pylist()):
+    for row, cell in enumerate(cells):
         data, path = (cell or {}).get("bytes"), (cell or {}).get("path")
-        if data is None and path is None:
+        if data is None and path is None and not lenient:
             raise DataError(
                 "a sample is missing", where=f"{where}, row {first + row}", got="null", remedy="leave such rows out"
             )
-        found.append(data if data is not None else file_at(str(path), f"{where}, row {first + row}", folder))
+        found.append(data if data is not None else file_named(str(path), folder) if path else b"")
+    files = [(row, cell) for row, cell in enumerate(found) if isinstance(cell, Path)]
+    lost = [(row, file) for row, file in files if not is_file(file)]
+    if lost and (not lenient or (first == 0 and len(lost) == len(files))):
+        raise no_file(lost[0][1], f"{where}, row {first + lost[0][0]}", folder)
     return found
 
 
-def file_at(path: str, where: str, folder: Path | None) -> Path:
-    """Raises DataError where there is no file."""
+def file_named(path: str, folder: Path | None) -> Path:
+    """As it is written, or as Windows writes it."""
     file = (folder or Path()) / path
+    turned = (folder or Path()) / path.replace("\\", "/")
+    return turned if turned != file and is_file(turned) and not is_file(file) else file
+
+
+def is_file(file: Path) -> bool:
     try:
-        found = file.is_file()
+        return file.is_file()
     except (OSError, ValueError):  # a text that can be no name, as it is too long
-        found = False
-    if not found:
-        shown = str(file.absolute())
-        raise DataError(
-            "a picture's file is not there",
-            where=where,
-            expected=f"the path of a file, from the folder {(folder or Path()).absolute()}, or absolute",
-            got=shown if len(shown) < 200 else shown[:200],
-            remedy="write the paths so, or name another column of pictures",
-        )
-    return file
+        return False
+
+
+def no_file(file: Path, where: str, folder: Path | None) -> DataError:
+    return DataError(
+        "a picture's file is not there",
+        where=where,
+        expected=f"the path of a file, from the folder {(folder or Path()).absolute()}, or absolute",
+        got=str(file.absolute())[:200],
+        remedy="write the paths so, or name another column of pictures",
+    )
 
 
 def nested(column: pa.Array, where: object, first: int) -> np.ndarray | list[np.ndarray]:

@@ -20,7 +20,7 @@ from ffdist.data.depth import (
     sixteen_bit_colours,
     values_of,
 )
-from ffdist.data.formats import Encoded, open_picture, orientation, several_frames
+from ffdist.data.formats import Encoded, channels_behind, open_picture, orientation, several_frames
 from ffdist.errors import ConfigError, DataError
 
 Mode = Literal["rgb", "grey", "keep"]
@@ -150,12 +150,20 @@ def no_range(where: object, low: float, high: float, count: int = 1) -> DataErro
 def read_picture(data: Encoded, where: object, decoding: Decoding = PLAIN) -> Picture:
     """Raises DataError naming `where` for a picture that cannot be read, whatever is wrong with it."""
     try:
+        if isinstance(data, np.ndarray) and is_as_wanted(array := channels_behind(data), decoding):
+            return Picture(array)
         with open_picture(data) as image:
             return _read(image, decoding, data)
     except MemoryError as error:
         raise _broken(where, "there is no memory for it") from error
     except Exception as error:  # of foreign bytes a decoder may raise anything
         raise _broken(where, reason(error)) from error
+
+
+def is_as_wanted(array: np.ndarray, decoding: Decoding) -> bool:
+    """Whether uint8 [H, W, C] are decoded pixels already."""
+    modes = {1: ("grey", "keep"), 3: ("rgb", "keep")}.get(array.shape[2], ())
+    return decoding.mode in modes and decoding.size in (None, array.shape[:2])
 
 
 def _broken(where: object, got: str) -> DataError:
@@ -174,6 +182,8 @@ def reason(error: Exception) -> str:
 
 
 def _read(image: Image.Image, decoding: Decoding, data: Encoded) -> Picture:
+    if not all(image.size):
+        raise ValueError("it has no pixels")
     frames, own = several_frames(image), own_range(image)
     if decoding.size is not None:
         height, width = decoding.size if orientation(image) < 5 else decoding.size[::-1]

@@ -35,7 +35,8 @@ def formats() -> tuple[str, ...]:
             module = importlib.import_module(package)
             if register:
                 getattr(module, register)()
-    return tuple(name for name in Image.OPEN if name not in NO_PICTURES)
+    known = [name for name in Image.OPEN if name not in NO_PICTURES]
+    return tuple(sorted(known, key=lambda name: name not in UNMISTAKABLE))  # the others try to read before they refuse
 
 
 @cache
@@ -74,10 +75,13 @@ def quiet_pillow() -> Iterator[None]:
 def open_picture(data: Encoded) -> Image.Image:
     """Raises OSError for a path that is no regular file, and whatever Pillow raises for what it cannot read."""
     if isinstance(data, np.ndarray):
-        return from_array(data)
+        array = channels_behind(data)
+        return Image.fromarray(array[..., 0] if array.shape[2] == 1 else np.ascontiguousarray(array))
     if isinstance(data, Image.Image):
         return data.copy()
     if isinstance(data, bytes):
+        if not data:
+            raise ValueError("it is missing: null, or no bytes")
         return Image.open(io.BytesIO(data), formats=formats())
     mode = os.stat(data).st_mode
     if not stat.S_ISREG(mode):  # reading from a pipe or a device would wait, or never end
@@ -85,14 +89,16 @@ def open_picture(data: Encoded) -> Image.Image:
     return Image.open(data, formats=formats())
 
 
-def from_array(array: np.ndarray) -> Image.Image:
-    """[H, W], [H, W, C] or [C, H, W]; where both ends could be channels, the last is."""
+def channels_behind(array: np.ndarray) -> np.ndarray:
+    """uint8 [H, W, C], C of 1, 3 or 4, of [H, W], [H, W, C] or [C, H, W]; where both ends could be channels, the last
+    is. Raises ValueError for what is no picture."""
     channels = (1, 3, 4)
     if array.ndim == 3 and array.shape[2] not in channels and array.shape[0] in channels:
         array = array.transpose(1, 2, 0)
-    if array.dtype != np.uint8 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in channels)):
+    fits = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in channels)
+    if array.dtype != np.uint8 or not array.size or not fits:
         raise ValueError(f"{array.dtype} {list(array.shape)} is not a picture, uint8 [H, W] or [H, W, 1|3|4] is")
-    return Image.fromarray(array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else np.ascontiguousarray(array))
+    return array if array.ndim == 3 else array[..., None]
 
 
 def orientation(image: Image.Image) -> int:

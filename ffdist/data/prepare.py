@@ -32,8 +32,9 @@ from ffdist.data.images import Moments
 from ffdist.data.manifest import LeftOut, Manifest
 from ffdist.data.shards import ShardWriter
 from ffdist.data.sources import KNOWN, Item, Source, open_source
-from ffdist.data.sources.listing import SHOWN, shown, table_hint
+from ffdist.data.sources.listing import SHOWN, shown
 from ffdist.data.sources.splits import SPLITS, choice
+from ffdist.data.sources.table_hint import table_hint
 from ffdist.data.survey import Survey, constant_channels
 from ffdist.data.twice import Twice
 from ffdist.errors import ConfigError, DataError

@@ -56,7 +56,7 @@ class Survey:
                 self.beyond.add(where)
         if picture.frames:
             self.frames.add(where)
-        if picture.limits is not None and (picture.pixels == picture.pixels[:1, :1]).all():
+        if picture.limits is not None and is_flat(picture.pixels):
             (self.vanished if picture.transparent else self.flat).add(where)
         return self
 
@@ -98,6 +98,11 @@ class Survey:
             for tally, what in told
             if tally.count
         ]
+
+
+def is_flat(x_hwc: np.ndarray) -> bool:
+    """Whether all pixels are one colour; most pictures are told by a corner."""
+    return bool(x_hwc[0, 0, 0] == x_hwc[-1, -1, 0] and (x_hwc == x_hwc[:1, :1]).all())
 
 
 def spelled(limits: Range | None) -> str:

@@ -253,8 +253,18 @@ def test_pictures_may_be_views_and_files(tmp_path: Path) -> None:
         assert np.array_equal(images.train.take(np.arange(12))[..., 0], GREY)
         assert named(images) == NAMES[LABELS].tolist()
     (tmp_path / "img" / "3.png").unlink()
-    with pytest.raises(DataError, match=r"file is not there\n  where: .*labels.csv, row 3\n"):
+    (tmp_path / "img" / "5.png").unlink()
+    with pytest.raises(DataError, match=r"2 pictures cannot be read\n  where: .*csv, row 3(.|\n)*row 5.*No such"):
         prepare(str(tmp_path / "labels.csv"), tmp_path / "none", image_column="filename")
+    columns = {"image_column": "filename", "test_fraction": 0}
+    images = open_data(prepare(str(tmp_path / "labels.csv"), tmp_path / "left", **columns, skip_broken=True))
+    assert np.array_equal(images.train.take(np.arange(10))[..., 0], np.delete(GREY, [3, 5], 0))
+    frame.assign(filename=frame.filename.str.replace("/", "\\")).drop([3, 5]).to_csv(tmp_path / "dos.csv", index=False)
+    dos = open_data(prepare(str(tmp_path / "dos.csv"), tmp_path / "dos", **columns))
+    assert dos.train.digest() == images.train.digest()
+    frame.assign(filename=[f"{i}" for i in range(12)]).to_csv(tmp_path / "ids.csv", index=False)
+    with pytest.raises(DataError, match=r"file is not there\n  where: .*ids.csv, row 0\n  expected: .*from the folder"):
+        prepare(str(tmp_path / "ids.csv"), tmp_path / "none", image_column="filename")
 
 
 @pytest.mark.parametrize("kind", [np.float16, np.float64, ">f4", np.longdouble])

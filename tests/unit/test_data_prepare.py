@@ -230,7 +230,10 @@ def test_class_names_in_the_metadata_are_used(tmp_path: Path) -> None:
     ("columns", "message"),
     [
         ({"image": [b"x"]}, r"lacks a column\n  where: .*a.parquet\n  expected: label\n  got: image\n  remedy"),
-        ({"image": [None, b"x"], "label": [0, 1]}, r"sample is missing\n  where: .*a.parquet, row 0"),
+        (
+            {"image": [None, b"x"], "label": [0, 1]},
+            r"2 pictures cannot be read\n  where: .*a.parquet, row 0: it is missing(.|\n)*row 1: no known format",
+        ),
         ({"image": [b"x", b"x"], "label": [0, None]}, r"label is missing\n  where: .*a.parquet, row 1"),
         ({"image": [b"x", b"x"], "label": [0, -1]}, r"out of range\n  where: .*a.parquet, row 1\n  .*\n  got: -1"),
         ({"image": [b"broken", b"x"], "label": [0, 1]}, r"cannot be read\n  where: .*a.parquet, row 0"),

@@ -179,8 +179,13 @@ def test_a_validation_split_is_no_test_split(tmp_path: Path, capsys: pytest.Capt
         (("train", "test", "unlabeled"), r"got: unlabeled\n  remedy: .*--ignore unlabeled", {"ignore": "unlabeled"}),
         (("train", "test", "images to predict"), r"--ignore 'images to predict'", {"ignore": "images*"}),
         (("train", "test", "more"), r"--splits train=train test=test", {"splits": {"train": "train", "test": "test"}}),
+        (("train", "later"), r"--splits train=train test=later;", {"splits": {"train": "train", "test": "later"}}),
         (("train", "bus"), r"got: bus\n.*if these are classes, --splits none", {"splits": "none"}),
-        (("train", "Train2", "test"), r"several folders(.|\n)*Train2, train", {"ignore": "Train2"}),
+        (
+            ("train", "Train2", "test"),
+            r"several folders(.|\n)*Train2, train\n.*train=Train2 test=test train=train",
+            {"ignore": "Train2"},
+        ),
         (("lernen", "pruefen"), r"are they splits\?(.|\n)*--splits train=lernen test=pruefen", {"splits": "none"}),
         (("lernen", "pruefen", "bus"), r"got: bus, lernen, pruefen, each with ant, bee, cat", {"splits": "none"}),
         (("cats_train", "cats_test"), r"", {}),
@@ -314,6 +319,43 @@ def test_classes_that_differ_between_splits_are_named(tmp_path: Path) -> None:
     tree(tmp_path / "lacking" / "train", 3, 0)
     tree(tmp_path / "lacking" / "test", 3, 1000, ("ant", "bee"))
     assert prepared(tmp_path / "lacking").notes == ("test has no picture of cat",)
+
+
+def test_a_split_without_pictures_or_with_strange_classes_says_how_to_leave_it_out(tmp_path: Path) -> None:
+    pets = tmp_path / "pets"
+    tree(pets / "train", 3, 0)
+    for name in CLASSES:
+        (pets / "val" / name).mkdir(parents=True)
+    tree(pets / "test", 3, 1000, ("unknown",))
+    with pytest.raises(DataError, match=r"only in the test split(.|\n)*leave it out: --ignore test$"):
+        prepared(pets)
+    with pytest.raises(DataError, match=r"validation split has no pictures(.|\n)*leave them out: --ignore val$"):
+        prepared(pets, ignore="test")
+    assert counts(prepared(pets, ignore=("test", "val"), test_fraction=0)) == {"train": 9}
+    tree(pets / "test", 3, 1000)
+    with pytest.raises(DataError, match=r"only in the test split(.|\n)*leave it out: --ignore test/unknown$"):
+        prepared(pets, ignore="val")
+    assert counts(prepared(pets, ignore=("val", "test/unknown"))) == {"train": 9, "test": 9}
+    with pytest.raises(ConfigError, match="there is no table in the source"):
+        prepared(pets, ignore=("val", "test/unknown"), label_column="breed")
+
+
+def test_files_without_rows_are_left_out_and_files_of_other_names_taken_together_are_told(tmp_path: Path) -> None:
+    table(tmp_path / "parts" / "part-0.parquet", 10, 0)
+    table(tmp_path / "parts" / "part-1.parquet", 0, 0)
+    manifest = prepared(tmp_path / "parts", test_fraction=0)
+    assert counts(manifest) == {"train": 10}
+    assert manifest.left_out == (LeftOut("part-1.parquet", "without rows"),)
+    assert manifest.notes == ()
+    table(tmp_path / "parts" / "more.parquet", 4, 100)
+    manifest = prepared(tmp_path / "parts", test_fraction=0)
+    assert counts(manifest) == {"train": 14}
+    assert "taken together: more.parquet, part-0.parquet, part-1.parquet" in manifest.notes
+    table(tmp_path / "split" / "train.parquet", 10, 0)
+    table(tmp_path / "split" / "test.parquet", 0, 0)
+    with pytest.raises(DataError, match=r"no rows\n  where: .*test.parquet(.|\n)*--ignore test.parquet$"):
+        prepared(tmp_path / "split")
+    assert counts(prepared(tmp_path / "split", ignore="test.parquet", test_fraction=0)) == {"train": 10}
 
 
 def test_links_are_followed_and_loops_are_refused(tmp_path: Path) -> None:

@@ -10,10 +10,13 @@ from ffdist.data.sources.base import Item, Source
 from ffdist.data.sources.known import KNOWN, open_known
 from ffdist.data.sources.splits import Choice
 from ffdist.data.sources.table import Table
+from ffdist.data.sources.table_hint import table_hint
 from ffdist.data.sources.table_splits import holds_tables
 from ffdist.data.sources.tree import Tree
 from ffdist.errors import ConfigError, DataError
 
+IMAGE, LABEL = "image", "label"
+"""The usual columns of a table."""
 ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 
 __all__ = ["KNOWN", "Choice", "Item", "Source", "open_source"]
@@ -37,6 +40,7 @@ def open_source(
     if source in KNOWN:
         assert root, "a known data set is looked for somewhere"
         check_known(source, choice, test_fraction)
+        check_no_columns(source, image_column, label_column)
         known = open_known(source, root, download)
         if Path(source).exists():
             known.notes = [*known.notes, f"this is the data set called {source}, not the folder; that is ./{source}"]
@@ -46,6 +50,7 @@ def open_source(
     if path.is_file() or holds_tables(path, choice):
         return Table(path, image=image_column, label=label_column, choice=choice, test_fraction=test_fraction,
                      seed=seed)  # fmt: skip
+    check_no_columns(source, image_column, label_column)
     return Tree(path, choice=choice, test_fraction=test_fraction, seed=seed)
 
 
@@ -55,6 +60,16 @@ def check_known(source: str, choice: Choice, test_fraction: float | None) -> Non
         flag = "--test-fraction" if test_fraction else "--splits and --ignore"
         raise ConfigError("a known data set has its own splits", where=f"{flag}, {source}", expected="a folder or file",
                           got=source, remedy="leave it out")  # fmt: skip
+
+
+def check_no_columns(source: str, image: str, label: str) -> None:
+    """Raises ConfigError for settings of tables."""
+    told = {"--image-column": (image, IMAGE), "--label-column": (label, LABEL)}
+    for flag, (name, usual) in told.items():
+        if name != usual:
+            raise ConfigError("there is no table in the source, so it has no columns", where=f"{flag}, {source}",
+                              expected="a Parquet, Arrow, Feather or CSV file", got=name,
+                              remedy=f"leave it out{table_hint(Path(source))}")  # fmt: skip
 
 
 def check_source(path: Path, source: str) -> None:

@@ -10,8 +10,9 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
-from ffdist.data.sources.listing import Listing, shown, table_hint
-from ffdist.data.sources.splits import FILLERS, SPLITS, TRAIN, VALIDATION, Mark, mark
+from ffdist.data.sources.listing import Listing, shown
+from ffdist.data.sources.splits import FILLERS, SPLITS, TEST, TRAIN, VALIDATION, Mark, mark
+from ffdist.data.sources.table_hint import table_hint
 from ffdist.errors import DataError
 
 CLASSES = "if these are classes, --splits none"
@@ -84,9 +85,9 @@ def named_splits(listing: Listing, root: Path, notes: list[str]) -> dict[str, li
     for split in SPLITS:
         mine = [folder for folder, found in marks.items() if found.split == split]
         if len(mine) > 1:
-            together = " ".join(f"{split}={quoted(listing, [folder])}" for folder in mine)
+            told = " ".join(f"{found.split}={quoted(listing, [folder])}" for folder, found in marks.items())
             raise refused(listing, f"several folders are called like the {split} split", mine,
-                          f"--ignore one of them, or name every split: --splits {together} ...")  # fmt: skip
+                          f"--ignore one of them, or take all: --splits {told}")  # fmt: skip
         if mine:
             splits[split] = [unwrapped(listing, mine[0], notes)]
     return splits
@@ -106,17 +107,24 @@ def check_all_splits(listing: Listing, folders: list[Path], marks: dict[Path, Ma
     """Raises DataError for folders beside splits that are none."""
     unknown = [folder for folder in folders if folder not in marks or marks[folder].split is None]
     if unknown:
-        by_split = {found.split: folder for folder, found in marks.items()}
-        told = {split: by_split[split] for split in SPLITS if split in by_split}
-        example = " ".join(f"{split}={quoted(listing, [folder])}" for split, folder in told.items())
         raise refused(
             listing,
             "beside splits lies what is none",
             unknown,
             f"leave out what is none: --ignore {quoted(listing, unknown)}; "
-            f"or say what is: --splits {example}; {CLASSES}",
+            f"or say what is: {example(listing, marks, unknown)}; {CLASSES}",
             beside=[folder for folder in folders if folder not in unknown],
         )
+
+
+def example(listing: Listing, marks: dict[Path, Mark], unknown: list[Path]) -> str:
+    """An option that names a folder for each split."""
+    told = {found.split: folder for folder, found in marks.items() if found.split}
+    rest = [folder for folder in unknown if holds_classes(listing, folder)]
+    for split in (TRAIN, TEST):
+        if split not in told and rest:
+            told[split] = rest.pop(0)
+    return "--splits " + " ".join(f"{split}={quoted(listing, [told[split]])}" for split in SPLITS if split in told)
 
 
 def wraps(listing: Listing, folder: Path) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -15,7 +14,6 @@ from ffdist.errors import DataError
 JUNK = frozenset({"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "lost+found",
                   "system volume information", "icon\r"})  # fmt: skip
 """What systems leave in people's folders, in small letters; besides everything whose name begins with a dot."""
-TEXTS = (".csv", ".tsv")
 SHOWN = 20
 """Of a list in an error."""
 
@@ -108,17 +106,6 @@ def is_junk(name: str) -> bool:
 def is_folder(entry: os.DirEntry[str]) -> bool:
     """Links followed; a link that leads nowhere, or round in a circle, is none."""
     return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
-
-
-def table_hint(root: Path) -> str:
-    """What else to do, where a table beside pictures may say their classes."""
-    tables = sorted(path for path in (root.iterdir() if root.is_dir() else ()) if path.suffix.lower() in TEXTS)
-    if not tables:
-        return ""
-    return (
-        f"; or prepare the table that has their names and classes: ffdist data prepare {shlex.quote(str(tables[0]))} "
-        "--image-column NAME --label-column NAME"
-    )
 
 
 def shown(names: Iterable[object], between: str = ", ", limit: int = SHOWN) -> str:

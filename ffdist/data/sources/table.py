@@ -12,11 +12,13 @@ import numpy as np
 from ffdist.data.arrays import is_picture
 from ffdist.data.classes import encoded
 from ffdist.data.columns import joined, samples
+from ffdist.data.labels import Labels
 from ffdist.data.sources.base import Item, Shares, Source
+from ffdist.data.sources.listing import Listing, shown
 from ffdist.data.sources.row_splits import row_splits
 from ffdist.data.sources.splits import SPLITS, TEST, TRAIN, Choice
 from ffdist.data.sources.table_files import labels_in, read
-from ffdist.data.sources.table_splits import find_files
+from ffdist.data.sources.table_splits import find_files, quoted
 from ffdist.errors import DataError
 
 
@@ -34,10 +36,7 @@ class Table(Source):
         found = find_files(path, choice)
         self.name, self.image, self.files = path.resolve().stem, image, found.splits
         first = TRAIN if TRAIN in self.files else TEST
-        labels = {
-            split: joined([labels_in(file, label) for file in files], str(files[0]) if len(files) == 1 else str(path))
-            for split, files in self.files.items()
-        }
+        labels = {split: self.labels_of(files, label, found.listing) for split, files in self.files.items()}
         self.classes, self.labels = encoded(labels, None, renumber=True)
         by_name = len(self.files) == 1 and choice.splits is None and not choice.whole
         self.rows = row_splits(self.files[first], (image, label)) if by_name and first == TRAIN else None
@@ -53,6 +52,19 @@ class Table(Source):
         self.left_out = found.listing.left_out
         self.notes = [*found.notes, *notes, *self.shares.notes]
 
+    def labels_of(self, files: list[Path], label: str, listing: Listing) -> Labels:
+        """Of the files of one split; those without rows, which a parallel writer leaves, are left out."""
+        filled = [file for file in files if any(map(len, read(file, label)))]
+        if not filled:
+            raise DataError("a table has no rows", where=shown(files), expected="one row or more", got="none",
+                            remedy=f"leave it out: --ignore {quoted(listing, files)}")  # fmt: skip
+        for file in files:
+            if file not in filled:
+                listing.leave(listing.name(file), "without rows")
+        where = files[0] if len(files) == 1 else listing.root
+        files[:] = filled
+        return joined([labels_in(file, label) for file in files], str(where))
+
     def items(self) -> Iterator[Item]:
         for split, files in self.files.items():
             labels = self.labels[split].tolist()
@@ -60,9 +72,10 @@ class Table(Source):
             for file in files:
                 first = 0
                 for column in read(file, self.image):
-                    for place, data in enumerate(samples(column, file, first, file.parent)):
+                    for place, data in enumerate(samples(column, file, first, file.parent, lenient=True)):
                         label, share = next(places)
-                        where = f"{file}, row {first + place}"
+                        named = f": {data}" if isinstance(data, Path) else ""
+                        where = f"{file}, row {first + place}{named}"
                         refuse_arrays(data, where)
                         yield Item(share, label, data, where)
                     first += len(column)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -121,8 +122,8 @@ def ipc(source: pa.MemoryMappedFile) -> pa.RecordBatchFileReader | pa.RecordBatc
 def header(path: Path) -> list[str]:
     """The names of a text file's columns, without blanks around them."""
     with path.open(encoding="utf-8-sig") as file:
-        line = file.readline()
-    return [name.strip().strip('"') for name in line.rstrip("\r\n").split(separator(line))]
+        line = file.readline().rstrip("\r\n")
+    return [name.strip() for name in next(csv.reader([line], delimiter=separator(line), skipinitialspace=True), [])]
 
 
 def separator(line: str) -> str:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from ffdist.data.formats import is_picture
 from ffdist.data.sources.listing import Listing, shown
-from ffdist.data.sources.splits import SPLITS, TRAIN, VALIDATION, Choice, mark
+from ffdist.data.sources.splits import SPLITS, TEST, TRAIN, VALIDATION, Choice, mark
 from ffdist.errors import DataError
 
 SUFFIXES = (".parquet", ".arrow", ".feather")
@@ -62,7 +62,13 @@ def find_files(path: Path, choice: Choice) -> TableFiles:
     if TRAIN not in splits and VALIDATION in splits:
         remedy = "name one with --splits train=NAME, or --splits test=NAME for a set to evaluate only"
         raise refused(listing, "there is no training split", splits[VALIDATION], remedy)
-    return TableFiles(splits, listing, [])
+    return TableFiles(splits, listing, [] if choice.splits is not None else taken_together(listing, splits))
+
+
+def taken_together(listing: Listing, splits: dict[str, list[Path]]) -> list[str]:
+    """A note where files of different names make one split, as nothing says that they belong together."""
+    several = [of for of in splits.values() if len({series(listing, path) for path in of}) > 1]
+    return [f"taken together: {shown((listing.name(path) for path in of), limit=6)}" for of in several]
 
 
 def tables(listing: Listing) -> list[Path]:
@@ -122,7 +128,7 @@ def named(listing: Listing, files: Sequence[Path]) -> dict[str, list[Path]]:
     if unknown:
         what = "beside files of splits lies what is of none" if known else "files of several folders, and of no split"
         raise refused(listing, what, unknown, f"leave out what is none: --ignore {quoted(listing, unknown)}; "
-                      f"or say what is: --splits train=NAME test=NAME; {WHOLE}", beside=known)  # fmt: skip
+                      f"or say what is: {example(listing, splits, unknown)}; {WHOLE}", beside=known)  # fmt: skip
     for split, of in splits.items():
         kinds = {series(listing, path): path for path in of}
         if len(kinds) > 1:
@@ -130,6 +136,17 @@ def named(listing: Listing, files: Sequence[Path]) -> dict[str, list[Path]]:
                           f"--ignore what is not it; or say what is: --splits {split}={quoted(listing, of[:1])} ...; "
                           f"{WHOLE}")  # fmt: skip
     return {split: of for split, of in splits.items() if of}
+
+
+def example(listing: Listing, splits: dict[str, list[Path]], unknown: Sequence[Path]) -> str:
+    """An option that names every split."""
+    told = {split: of for split, of in splits.items() if of}
+    rest = [[path] for path in unknown]
+    for split in (TRAIN, TEST):
+        if split not in told and rest:
+            told[split] = rest.pop(0)
+    names = (f"{split}={shlex.quote(listing.name(path))}" for split, of in told.items() for path in of)
+    return f"--splits {shown(names, ' ')}"
 
 
 def series(listing: Listing, path: Path) -> str:

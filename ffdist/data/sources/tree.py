@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ffdist.data.sources.base import Item, Shares, Source
-from ffdist.data.sources.layout import find_layout
+from ffdist.data.sources.layout import find_layout, quoted
 from ffdist.data.sources.listing import Listing, shown
 from ffdist.data.sources.splits import TEST, TRAIN, Choice
 from ffdist.errors import DataError
@@ -49,11 +49,12 @@ class Tree(Source):
         first = TRAIN if TRAIN in self.folders else TEST
         rank = {known: place for place, known in enumerate(order)}
         self.classes = sorted(self.folders[first], key=lambda known: (rank.get(known, len(rank)), known))
-        check_same_classes(self.folders, self.classes)
+        check_same_classes(listing, self.folders, self.classes)
         sizes = {split: [sum(len(listing.pictures(f)) for f in of.get(k, ())) for k in self.classes]
                  for split, of in self.folders.items()}  # fmt: skip
         listing.check()
         self.choice.check_used(root)
+        check_no_empty_split(listing, self.folders, sizes)
         empty = [self.folders[first][k] for k, size in zip(self.classes, sizes[first], strict=True) if not size]
         if empty:
             raise DataError("a class has no pictures" if len(empty) == 1 else f"{len(empty)} classes have no pictures",
@@ -88,7 +89,25 @@ def by_class(folders: Sequence[Path], class_name: Callable[[str], str]) -> Folde
     return named
 
 
-def check_same_classes(folders: dict[str, Folders], classes: Sequence[str]) -> None:
+def check_no_empty_split(listing: Listing, folders: dict[str, Folders], sizes: dict[str, list[int]]) -> None:
+    """Raises DataError for a split of empty class folders, beside one that has pictures."""
+    for split, of in sizes.items():
+        if not any(of) and any(map(any, sizes.values())):
+            empty = [folder for some in folders[split].values() for folder in some]
+            raise DataError(
+                f"the {split} split has no pictures",
+                where=shown(empty),
+                expected="pictures that can be read",
+                remedy=f"fill the folders, or leave them out: --ignore {quoted(listing, parents(empty))}",
+            )
+
+
+def parents(folders: Sequence[Path]) -> list[Path]:
+    """The folders that they lie in, each once."""
+    return list(dict.fromkeys(folder.parent for folder in folders))
+
+
+def check_same_classes(listing: Listing, folders: dict[str, Folders], classes: Sequence[str]) -> None:
     """Raises DataError for classes that only another split has, and two folders of one class in one folder."""
     for split, of in folders.items():
         for name, found in of.items():
@@ -98,13 +117,16 @@ def check_same_classes(folders: dict[str, Folders], classes: Sequence[str]) -> N
         unknown = sorted(set(of) - set(classes))
         if unknown:
             alike = {plain(name): name for name in classes}
+            paths = [folder for name in unknown for folder in of[name]]
+            left = paths if len(unknown) < len(of) else parents(paths)
             near = [f"{name} for {alike[plain(name)]}" for name in unknown if plain(name) in alike]
+            other = f"rename it, or leave it out: --ignore {quoted(listing, left)}"
             raise DataError(
                 f"a class is only in the {split} split",
-                where=shown(folder for name in unknown for folder in of[name]),
+                where=shown(paths),
                 expected=shown(classes),
                 got=shown(unknown),
-                remedy=f"rename {shown(near)}" if near else "rename it, or leave it out with --ignore",
+                remedy=f"rename {shown(near)}" if near else other,
             )
 
 
