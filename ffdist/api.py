@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -30,7 +31,7 @@ from ffdist.pipeline.source import Schedule
 from ffdist.plain import PlainConsole
 from ffdist.report.console import ConsoleReport
 from ffdist.runtime.agree import check_job
-from ffdist.runtime.folder import held
+from ffdist.runtime.given_run import kept, named_folder, settings_of
 from ffdist.runtime.job import Job, JobConfig
 from ffdist.runtime.outcome import Result
 from ffdist.runtime.payload import refuse_while_loading
@@ -97,12 +98,17 @@ class Pipeline:
         augment: Sequence[Literal["crop", "shift", "flip", "alternate", "cutout"]] = (),
         early_stop: int | None = None,
         out: str | Path | None = None,
+        resume: bool = False,
         progress: bool = True,
         **optim: Any,
     ) -> Result:
         """Train; the trained network is in `classifier`, and in the `nn.Sequential` that was passed in.
 
-        test: a test split for `data` that has none. out: keep snapshots and logs in this folder.
+        test: a test split for `data` that has none.
+        out: keep the run in this folder, as `ffdist train --out` does: for `ffdist.load`, and for the commands, which
+            make networks and rules again that ffdist or a module defines, and take `--data` for data that were given.
+        resume: go on from the last snapshot in `out`, with the same data, network, rule and settings; `epochs` may be
+            more.
         validation: the share of the training samples that is held out, and not learned from, drawn by class and by
             `seed`; 0 for none. None: the validation split that `data` brings, or a fifth. Or such a split, in any form
             of `data`.
@@ -116,26 +122,32 @@ class Pipeline:
         own = self._settings()
         share, held_out = (validation, None) if is_share(validation) else (None, validation)
         told = fit_settings({"epochs": epochs, "batch_size": batch_size, "validation": share, "augment": augment,
-                             "early_stop": early_stop, "progress": progress}, optim)  # fmt: skip
+                             "early_stop": early_stop, "resume": resume, "progress": progress}, optim)  # fmt: skip
         optim_config = OptimConfig(**{name: told[name] for name in optim})
         if not isinstance(out, (str, Path, type(None))):
             raise ConfigError("out has a wrong value", where="Pipeline.fit", expected="a folder", got=repr(out))
+        if told["resume"] and out is None:
+            raise ConfigError("which run is to go on?", where="Pipeline.fit", remedy="name its folder: out=...")
         images = as_images(data, test, held_out)
-        with tempfile.TemporaryDirectory(prefix="ffdist-") as scratch:
-            run = Path(out or scratch)
-            if (run / "snapshots").exists():
-                raise ConfigError("the folder already holds a run", where=run, remedy="choose another `out`")
+        with ExitStack() as stack:
+            run = Path(out or stack.enter_context(tempfile.TemporaryDirectory(prefix="ffdist-")))
             config = JobConfig(
                 Schedule(told["epochs"], early_stop=told["early_stop"]), optim_config, run=run, timeout=self.timeout,
-                **{name: told[name] for name in ("batch_size", "validation", "augment")},
+                **{name: told[name] for name in ("batch_size", "validation", "augment", "resume")},
                 **{name: own[name] for name in SETTINGS if name not in ("launcher", "blocks")},
             )  # fmt: skip
             job = self._job(images, config)
             check_job(job, config.stages)
             if progress and job.chain.joined:
                 print(f"ffdist: {job.chain.joined}", file=sys.stderr)
-            with held(run):
-                result = self._launch(job, progress)
+            if out is not None:
+                named = named_folder(data) if test is None and held_out is None else None
+                settings = settings_of(
+                    config, data=named, network=self.network, objective=self.objective, blocks=own["blocks"],
+                    launcher=own["launcher"],
+                )  # fmt: skip
+                job = stack.enter_context(kept(job, settings))
+            result = self._launch(job, progress)
             self._load(job, run)
         return result
 

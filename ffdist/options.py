@@ -282,6 +282,14 @@ def _tuple(value: object, kinds: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(convert(v, kinds[0] if repeated else kinds[i]) for i, v in enumerate(value))
 
 
+def text_of(value: Any) -> str:
+    """A value as `convert` reads it: of tuples "1,2,3", of tuples of tuples "0,11;0,16"."""
+    if isinstance(value, (list, tuple)):
+        nested = any(isinstance(part, (list, tuple)) for part in value)
+        return (";" if nested else ",").join(map(text_of, value))
+    return "none" if value is None else str(value)
+
+
 def describe(kind: Any) -> str:
     """A type in a user's words."""
     origin, args = get_origin(kind), get_args(kind)

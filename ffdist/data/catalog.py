@@ -28,12 +28,14 @@ def open_data(name_or_folder: str | Path, image_size: int | None = None) -> Imag
     Raises DataError for a name that is neither, and for a folder that is not whole.
     """
     if name_or_folder == "digits":
-        images = digits()
+        images = replace(digits(), source="digits")
     elif folder := folder_of(name_or_folder):
-        images = open_folder(folder)
+        images = replace(open_folder(folder), source=str(folder.absolute()))
     else:
         raise unknown(str(name_or_folder))
-    return images if image_size is None else replace(images, shape=(images.shape[0], image_size, image_size))
+    if image_size is None:
+        return images
+    return replace(images, shape=(images.shape[0], image_size, image_size), source=None)
 
 
 def folder_of(name_or_folder: str | Path) -> Path | None:

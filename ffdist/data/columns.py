@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -163,9 +164,16 @@ def plain(column: pa.Array) -> pa.Array:
         elif pa.types.is_binary_view(kind):
             column = column.cast(pa.large_binary())
         elif pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind):
-            column = column.cast(pa.large_list(kind.value_type))  # pyright: ignore
+            column = without_views(column)
         else:
             return column
+
+
+def without_views(column: Any) -> pa.LargeListArray:
+    """List views as lists: Arrow's own cast makes an array with an offset too few."""
+    lengths = column.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
+    offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    return pa.LargeListArray.from_arrays(pa.array(offsets), column.flatten(), mask=column.is_null())
 
 
 def is_binary(kind: pa.DataType) -> bool:

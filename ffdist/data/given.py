@@ -106,7 +106,7 @@ def with_splits(images: Images, given: Mapping[str, Any]) -> Images:
                 expected=like,
                 got=first,
             )
-        images = replace(images, **{split: made})
+        images = replace(images, **{split: made}, source=None)
     return images
 
 

@@ -90,6 +90,8 @@ class Images:
     """The user's own validation split; None: a share of the training split is held out."""
     decoding: Decoding | None = None
     """How its pictures were read, so that others are read alike; None for a user's own tensors."""
+    source: str | None = None
+    """By what `open_data` opens it again; None for what was given in memory, or is not as it was opened."""
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{name} {len(split):,}" for name, split in self.splits.items())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,9 @@ from ffdist.models.joins import joined, told
 from ffdist.models.parts import SpatialMean
 from ffdist.models.seeds import derive_seed, seeded
 from ffdist.models.sound import check_given, check_sound
+
+if TYPE_CHECKING:
+    from ffdist.models.spelled import Spelling
 
 Shape = tuple[int, ...]
 COPIED = "a module that is passed in is copied by copy.deepcopy; the old torch.nn.utils.weight_norm forbids that, \
@@ -66,6 +69,8 @@ class Chain:
         self.axes: Axes | None = axes
         self.joined = ""
         """How layers were joined to blocks, in words."""
+        self.spelling: Spelling | None = None
+        """By what name and options `load_model` makes the same; None where it has none."""
         self.names = [name for name, _ in pairs]
         self.builders = [builder for _, builder in pairs]
         self.input_shape: Shape = tuple(int(size) for size in input_shape)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ffdist.errors import ConfigError
 from ffdist.models.chain import Chain, Shape
 from ffdist.models.parts import check_picture, check_widths
+from ffdist.models.spelled import spelled
 
 PATCHES = 5000
 """Pictures whose patches are whitened."""
@@ -86,6 +87,7 @@ class MaxClassifier(nn.Module):
         return self.linear(x.flatten(2).amax(2)) / 9
 
 
+@spelled("speednet")
 def speednet(
     input_shape: Sequence[int], num_classes: int, widths: Sequence[int] = (64, 256, 256), depth: int = 2
 ) -> Chain:

@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
+from ffdist.baselines.twin import Backprop, twin
 from ffdist.config import TrainSettings
 from ffdist.data.decode import read_decoding
 from ffdist.errors import ConfigError, SnapshotError
@@ -101,13 +102,20 @@ def _made(
     if rule is not None:
         stand_in = replace(stand_in, objective="sff", objective_args=(), label_smoothing=0.0)
     chain, objective = named_network(stand_in, facts.shape, len(facts.classes))
-    if isinstance(network, nn.Sequential):
-        network = Chain.from_sequential(network, input_shape=facts.shape, num_classes=len(facts.classes))
     if network is not None:
-        chain = network.regroup(settings.blocks) if settings.blocks else network
+        chain = joined_as(network, settings, facts)
+        chain = twin(chain) if isinstance(objective, Backprop) else chain
     if rule is not None:
         objective = load_objective(rule) if isinstance(rule, str) else rule
     return chain, objective
+
+
+def joined_as(network: Chain | nn.Sequential, settings: TrainSettings, facts: DataFacts) -> Chain:
+    """The network in the blocks that it was trained in."""
+    cut = settings.blocks or None
+    if isinstance(network, Chain):
+        return network if cut is None else network.regroup(cut)
+    return Chain.from_sequential(network, input_shape=facts.shape, num_classes=len(facts.classes), cut=cut)
 
 
 def _load_file(path: Path, network: Chain | nn.Sequential | None, objective: Objective | str | None) -> Classifier:

@@ -141,7 +141,7 @@ def test_a_setting_that_a_pipeline_cannot_have_is_told_when_it_is_made(setting: 
         ({"batch_size": "16"}, "batch_size has a wrong value"),
         ({"batch_size": 0}, "^batch_size is too small"),
         ({"validation": float("nan")}, "^validation is not a finite number"),
-        ({"augment": ["rotate"]}, r"augment has a wrong value(.|\n)*crop or flip"),
+        ({"augment": ["rotate"]}, r"augment has a wrong value(.|\n)*crop or shift or flip"),
         ({"lr": "0.1"}, "lr has a wrong value"),
         ({"lr": None}, "lr has a wrong value"),
         ({"lr": float("nan")}, "^lr is not a finite number"),
@@ -199,7 +199,7 @@ def test_a_rule_that_no_process_can_import_is_told_before_one_is_started() -> No
         pass
 
     pipeline = Pipeline(perceptron(), Local(), blocks=[3, 2], launcher="processes")
-    with pytest.raises(ConfigError, match=r"objective cannot be sent(.|\n)*Local(.|\n)*launcher='threads'"):
+    with pytest.raises(ConfigError, match=r"objective cannot be sent(.|\n)*Local(.|\n)*take threads as the launcher"):
         pipeline.fit(pictures(), epochs=1, progress=False)
     network = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU())
     network[1].function = lambda: 3
