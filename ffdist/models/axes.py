@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any, Literal, TypeAlias, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -79,11 +80,12 @@ def _names(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-FIRST = _names("conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d unfold")
+FIRST = _names("conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d")
 """Functions whose result has its channels behind the batch."""
-LAST = _names("""linear bilinear embedding layer_norm rms_norm multi_head_attention_forward scaled_dot_product_attention
-                 lstm gru rnn_tanh rnn_relu""")
-"""Functions whose result has its channels last, unless they were given others elsewhere."""
+LAST = _names("""embedding multi_head_attention_forward scaled_dot_product_attention lstm gru rnn_tanh rnn_relu""")
+"""Functions whose result has its channels last."""
+OVER_LAST = _names("linear bilinear layer_norm rms_norm")
+"""The same, unless they were given their channels elsewhere: then they are at work on positions."""
 CHANNELWISE = _names("""max_pool1d max_pool2d avg_pool1d avg_pool2d lp_pool1d lp_pool2d adaptive_max_pool1d
                         adaptive_max_pool2d adaptive_avg_pool1d adaptive_avg_pool2d batch_norm instance_norm group_norm
                         interpolate upsample pixel_shuffle pixel_unshuffle local_response_norm channel_shuffle
@@ -92,11 +94,17 @@ CHANNELWISE = _names("""max_pool1d max_pool2d avg_pool1d avg_pool2d lp_pool1d lp
 MOVES = _names("""transpose permute movedim moveaxis swapaxes swapdims t adjoint __get__ squeeze unsqueeze __getitem__
                   select narrow expand expand_as unbind chunk split tensor_split""")
 """Functions whose result is a view, so that a tensor with strides of its own shows where an axis has gone."""
+TURNS = _names("transpose permute movedim moveaxis swapaxes swapdims adjoint __get__")
+"""Those among them that put an axis elsewhere."""
 RESHAPES = _names("reshape view flatten unflatten reshape_as view_as")
 PRODUCTS = _names("matmul __matmul__ bmm")
-REDUCTIONS = _names("mean sum amax amin logsumexp norm std var prod")
-LOST = _names("einsum baddbmm addbmm tensordot kron cdist as_strided rot90")
+REDUCTIONS = _names("mean sum amax amin max min median mode quantile logsumexp norm std var prod")
+LOST = _names("einsum baddbmm addbmm tensordot kron cdist as_strided rot90") | {
+    f"{name}_" for name in MOVES | RESHAPES | _names("as_strided resize set")
+}
 """Functions behind which nobody knows."""
+UNSURE = -1
+"""In place of an axis: turned from what was not known. A linear layer behind may mix channels or positions alike."""
 STRIDES = (1000003, 1000033, 1000037, 1000039, 1000081, 1000099, 1000117, 1000121)
 """Primes: no axis of a view has the stride of another by chance."""
 
@@ -136,13 +144,17 @@ class Trace(TorchFunctionMode):
 
     def axis(self, y: Tensor) -> int | None:
         """Of the channels of a tensor; None where that cannot be told."""
+        found = self._followed(y)
+        return None if found == UNSURE else found
+
+    def _followed(self, y: Tensor) -> int | None:
         return self.known.get(id(y), (y, None))[1]
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         named = kwargs or {}
-        given = [(t, self.axis(t)) for t in tensors((*args, *named.values()))]
+        given = [(t, self._followed(t)) for t in tensors((*args, *named.values()))]
         result = func(*args, **named)
         viewed = getattr(func, "__name__", "") in MOVES
         for place, y in enumerate(tensors((result,))):
@@ -163,17 +175,27 @@ def _axis_of(
     if not given or y.dim() < 2:
         return None
     x, axis = given[0]
-    if name in FIRST:
+    if name in FIRST or func is F.unfold:
         return 1
     if name in CHANNELWISE:
-        return 1 if axis in (None, 1) else None
+        return 1 if axis in (None, UNSURE, 1) else None
     if name in LAST:
-        over_positions = axis not in (None, x.dim() - 1)
+        return y.dim() - 1
+    if name in OVER_LAST:
+        over_positions = axis not in ((None, UNSURE) if name == "layer_norm" else (None,)) and axis != x.dim() - 1
         return axis if over_positions and y.dim() == x.dim() else y.dim() - 1
+    if name == "unfold":
+        return axis if axis is not None and kwargs.get("dimension", args[1]) % x.dim() != axis else None
+    if x.dim() == 2 < y.dim() and y.dim() < 4 and name in MOVES | RESHAPES:
+        return None  # a vector's numbers may become channels as well as positions
+    if name in TURNS and axis in (None, UNSURE) and x.dim() == 3:
+        return UNSURE
+    if axis == UNSURE and name in MOVES | RESHAPES | REDUCTIONS:
+        return UNSURE if y.dim() == x.dim() and name in MOVES else None
     if name in RESHAPES:
         return _same_place(x, y, axis)
-    if name in PRODUCTS:
-        return y.dim() - 1 if len(given) > 1 and given[1][1] == given[1][0].dim() - 1 else None
+    if name in PRODUCTS and len(given) == 2:
+        return _of_product(y, *given)
     if name in MOVES and axis is not None:
         return _moved_to(x, axis, place, func, args, kwargs)
     if name in REDUCTIONS and y.dim() < x.dim() and axis is not None:
@@ -182,6 +204,17 @@ def _axis_of(
         return None
     alike = {a for t, a in given if a is not None and t.dim() == y.dim()}
     return alike.pop() if len(alike) == 1 else None
+
+
+def _of_product(y: Tensor, left: tuple[Tensor, int | None], right: tuple[Tensor, int | None]) -> int | None:
+    """Of a matrix product; a matrix without a batch is weights, which mix the last axis, or the one before it."""
+    (a, of_a), (b, of_b) = left, right
+    last = y.dim() - 1
+    if b.dim() == 2 < a.dim() and of_b is None:
+        return of_a if of_a not in (None, last) else last
+    if a.dim() == 2 < b.dim() and of_a is None:
+        return of_b
+    return last if of_b == b.dim() - 1 else None
 
 
 def _moved_to(
@@ -224,9 +257,14 @@ def tensors(values: Iterable[Any]) -> list[Tensor]:
 
 
 def _same_place(x: Tensor, y: Tensor, axis: int | None) -> int | None:
-    """The axis of `y`, a reshaped `x`, that has the size of x's `axis` and as many numbers behind it."""
+    """The axis of `y`, a reshaped `x`, that has the size of x's `axis` and as many numbers behind it; or that is made
+    of it and its neighbours, as heads and what each gives make tokens' channels."""
     if axis is None:
         return None
-    size, behind = x.shape[axis], x.shape[axis + 1 :].numel()
-    places = [a for a in range(1, y.dim()) if y.shape[a] == size and y.shape[a + 1 :].numel() == behind]
+    begins, ends = x.shape[axis:].numel(), x.shape[axis + 1 :].numel()
+    bounds = {x.shape[a:].numel() for a in range(1, x.dim() + 1)}
+    spans = [(a, y.shape[a:].numel(), y.shape[a + 1 :].numel()) for a in range(1, y.dim())]
+    places = [a for a, first, last in spans if (first, last) == (begins, ends)]
+    if not places and 1 not in y.shape[1:]:
+        places = [a for a, first, last in spans if last <= ends < begins <= first and {first, last} <= bounds]
     return places[0] if len(places) == 1 else None

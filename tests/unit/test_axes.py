@@ -43,6 +43,11 @@ def attended(x: Tensor, qkv: nn.Module, out: nn.Module) -> Tensor:
     return out(((q @ k.mT).softmax(-1) @ v).transpose(1, 2).flatten(2))
 
 
+def heads_joined(x: Tensor, layer: nn.Module) -> Tensor:
+    q = layer(x).unflatten(2, (2, 4)).transpose(1, 2)
+    return nn.functional.scaled_dot_product_attention(q, q, q).transpose(1, 2).flatten(2)
+
+
 def turned(x: Tensor) -> Tensor:
     return x.transpose(1, 2)
 
@@ -55,6 +60,8 @@ ROWS: dict[str, nn.Module] = {
     "turned twice": nn.Sequential(CONV, Does(turned), nn.LayerNorm(7), Does(lambda x: x.swapaxes(1, 2))),
     "gated": nn.Sequential(nn.Conv1d(5, 8, 3), nn.GLU(1)),
     "linear over positions": nn.Sequential(CONV, nn.Linear(14, 9)),
+    "largest of a window": nn.Sequential(CONV, Does(lambda x: x.unfold(2, 2, 2).max(-1).values)),
+    "maps in rows": Does(lambda x, conv: conv(x.unsqueeze(1)).flatten(1, 2), nn.Conv2d(1, 2, 3)),
 }
 TOKENS: dict[str, nn.Module] = {
     "linear": nn.Sequential(nn.Linear(16, 8), nn.ReLU()),
@@ -62,6 +69,9 @@ TOKENS: dict[str, nn.Module] = {
     "recurrent": Does(lambda x, lstm: lstm(x)[0], nn.LSTM(16, 8, batch_first=True)),
     "mixer": Does(mixed, nn.LayerNorm(16), nn.Linear(5, 5), nn.Linear(16, 16)),
     "own attention": Does(attended, nn.Linear(16, 48), nn.Linear(16, 16)),
+    "own attention without an output layer": Does(heads_joined, nn.Linear(16, 8)),
+    "own weights": Does(lambda x, layer: x @ layer.weight.T, nn.Linear(16, 8)),
+    "own weights over positions": Does(lambda x, a, b: a.weight @ b(x), nn.Linear(5, 5), nn.Linear(16, 8)),
     "turned": nn.Sequential(CONV, Does(turned)),
     "embedded": nn.Sequential(Does(lambda x: x[..., 0].long()), nn.Embedding(3, 4)),
     "said": Says(lambda x, layer: torch.einsum("ntc,c->ntc", x, layer.weight[0]), nn.Linear(16, 1)),
@@ -70,7 +80,18 @@ TOKENS: dict[str, nn.Module] = {
 UNKNOWN: dict[str, nn.Module] = {
     "activation": nn.Sequential(nn.ReLU(), nn.Dropout()),
     "einsum": Does(lambda x, layer: torch.einsum("ntc,c->ntc", x, layer.weight[0]), nn.Linear(16, 1)),
+    "turned in place": nn.Sequential(nn.Conv1d(5, 16, 12), Does(lambda x: x.transpose_(1, 2))),
+    "linear over either axis": Does(lambda x, layer: x + layer(x.mT).mT, nn.Linear(5, 5)),
+    "own weights over either axis": Does(lambda x, layer: layer.weight @ x, nn.Linear(5, 5)),
     "batch norm of tokens": nn.Sequential(nn.Linear(16, 8), nn.BatchNorm1d(5)),
+}
+
+
+OF_VECTORS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
+    "a token each": (Does(lambda x, layer: layer(x.unsqueeze(-1)), nn.Linear(1, 4)), (12, 4)),
+    "steps": (Does(lambda x, lstm: lstm(x.unsqueeze(-1))[0], nn.LSTM(1, 4, batch_first=True)), (12, 4)),
+    "windows": (Does(lambda x, layer: layer(x.unfold(1, 4, 2)), nn.Linear(4, 6)), (5, 6)),
+    "signal": (nn.Sequential(nn.Unflatten(1, (1, 12)), nn.Conv1d(1, 4, 3)), (4, 1, 10)),
 }
 
 
@@ -86,6 +107,13 @@ def test_layers_with_channels_first_give_signals(name: str) -> None:
 @pytest.mark.parametrize("name", TOKENS)
 def test_layers_with_channels_last_give_tokens(name: str) -> None:
     assert chain_of(TOKENS[name]).layouts() == [Layout.AS_IS]
+
+
+@pytest.mark.parametrize("name", OF_VECTORS)
+def test_a_vectors_numbers_become_channels_or_positions_as_layers_take_them(name: str) -> None:
+    block, seen = OF_VECTORS[name]
+    chain = chain_of(block, (12,))
+    assert chain.layouts()[0].shape(chain.shapes()[0]) == seen
 
 
 @pytest.mark.parametrize("name", UNKNOWN)
