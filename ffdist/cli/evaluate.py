@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from ffdist.errors import ConfigError
+from ffdist.loading import loading
 from ffdist.plain import PlainConsole
 
 if TYPE_CHECKING:
@@ -45,11 +46,12 @@ def main(args: Sequence[str]) -> None:
 
 
 def evaluate(command: Eval) -> None:
-    from ffdist.report.console import accuracy_table, confusion_table  # behind the parsing: they import torch
-    from ffdist.runtime.data_facts import read_facts
-    from ffdist.runtime.evaluation import measure_run
-    from ffdist.runtime.own_code import check_code
-    from ffdist.runtime.run import read_settings
+    with loading():  # of torch, behind the parsing
+        from ffdist.report.console import accuracy_table, confusion_table
+        from ffdist.runtime.data_facts import read_facts
+        from ffdist.runtime.evaluation import measure_run
+        from ffdist.runtime.own_code import check_code
+        from ffdist.runtime.run import read_settings
 
     settings, facts = read_settings(command.run), read_facts(command.run)
     check_code(command.run, settings, strict=False)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from ffdist.errors import ConfigError, users_code
+from ffdist.loading import loading
 from ffdist.runtime.interrupts import handle_signals, unwind
 
 if TYPE_CHECKING:
@@ -45,10 +46,11 @@ def main(args: Sequence[str]) -> None:
         raise ConfigError("the file exists", where=command.to, remedy="choose another name, or remove it first")
     if not command.to.parent.is_dir():
         raise ConfigError("there is no such folder", where="--to", got=command.to.parent, remedy="make it first")
-    import torch  # behind the parsing
+    with loading():  # of torch, behind the parsing
+        import torch
 
-    from ffdist.runtime.exported import metadata, weights, write_whole
-    from ffdist.runtime.run import load_classifier
+        from ffdist.runtime.exported import metadata, weights, write_whole
+        from ffdist.runtime.run import load_classifier
 
     handle_signals(unwind)  # what is half written goes again
     classifier, settings, facts = load_classifier(command.run)

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from ffdist.errors import ConfigError, DataError
+from ffdist.loading import loading
+from ffdist.plain import PlainConsole, table
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,8 +44,9 @@ def main(args: Sequence[str]) -> None:
     for name, value in (("--top-k", command.top_k), ("--batch-size", command.batch_size)):
         if value is not None and value < 1:
             raise ConfigError(f"{name} is too small", expected=">= 1", got=value)
-    from ffdist.runtime.prediction import Predictions, pictures_at, unreadable  # torch, behind the parsing
-    from ffdist.runtime.run import load_classifier
+    with loading():  # of torch, behind the parsing
+        from ffdist.runtime.prediction import Predictions, pictures_at, unreadable
+        from ffdist.runtime.run import load_classifier
 
     classifier, _, facts = load_classifier(command.run)
     predictions = Predictions(classifier.choose(command.predictor), facts, command.batch_size)
@@ -80,9 +80,10 @@ def show(rows: list[dict], top_k: int) -> None:
 
     if not rows:
         return
-    table = Table("picture", "class", "share of the scores' softmax", *(["then"] if top_k > 1 else []))
+    headers = ["picture", "class", "confidence", *(["then"] if top_k > 1 else [])]
+    grid = table(*headers, caption="confidence: softmax of the scores")
     for one in rows:
         then = ", ".join(f"{other['class']} {other['share']:.1%}" for other in one["top"][1:])
         cells = [printable(Path(one["image"])), one["class"], f"{one['share']:.1%}", *([then] if top_k > 1 else [])]
-        table.add_row(*(Text(cell, overflow="fold") for cell in cells))
-    Console().print(table)
+        grid.add_row(*cells)
+    PlainConsole().print(grid)

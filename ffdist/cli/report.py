@@ -12,6 +12,7 @@ import tyro
 from ffdist.cli.evaluate import opened
 from ffdist.config import TrainSettings
 from ffdist.errors import DataError
+from ffdist.loading import loading
 from ffdist.plain import PlainConsole
 
 if TYPE_CHECKING:
@@ -40,9 +41,10 @@ class Report:
 
 def main(args: Sequence[str]) -> None:
     command = tyro.cli(Report, args=list(args), prog="ffdist report")
-    from ffdist.report.log import read_run_log  # behind the parsing: they import torch
-    from ffdist.report.summary import summary
-    from ffdist.runtime.run import read_settings
+    with loading():  # of torch, behind the parsing
+        from ffdist.report.log import read_run_log
+        from ffdist.report.summary import summary
+        from ffdist.runtime.run import read_settings
 
     settings, console = read_settings(command.run), PlainConsole()
     records, end = read_run_log(command.run)

@@ -14,6 +14,7 @@ import tyro
 from ffdist.config import TrainSettings, apply, read_toml, without_strange_options
 from ffdist.errors import ConfigError
 from ffdist.known import MODEL_PLACES, OBJECTIVE_PLACES
+from ffdist.loading import loading
 from ffdist.presets import listing, with_preset
 
 NAMES = f"""Presets:
@@ -79,6 +80,7 @@ def main(args: Sequence[str]) -> None:
     settings = parse(args)
     if "RANK" not in os.environ or os.environ["RANK"] == "0":
         print("ffdist: loading torch, then checking data, network and rule ...", file=sys.stderr, flush=True)
-    from ffdist.cli.training import train
+    with loading():
+        from ffdist.cli.training import train
 
     train(settings)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from ffdist.models.spelled import Spelling
 
 Shape = tuple[int, ...]
+SMALL = 2**24
+"""Parameters of a block that is built without a thought, 64 MiB."""
 COPIED = "a module that is passed in is copied by copy.deepcopy; the old torch.nn.utils.weight_norm forbids that, \
 torch.nn.utils.parametrizations.weight_norm does not"
 
@@ -94,7 +97,8 @@ class Chain:
             return self.builders[index]()
 
     def shapes(self) -> list[Shape]:
-        """The output shape of each block for one sample, found without computing anything (torch's meta device).
+        """The output shape of each block for one sample, found by passing zeros through small blocks, and without
+        computing anything through large ones (torch's meta device).
 
         Raises NetworkError naming the first block that does not take the shape before it, or writes into its input.
         """
@@ -115,7 +119,7 @@ class Chain:
         return self._outputs
 
     def know_outputs(self, outputs: list[Output]) -> None:
-        """Of this very network, found elsewhere: to find them imports half of torch's compiler, a second a process."""
+        """Of this very network, found elsewhere."""
         self._outputs = outputs
 
     def _traced(self) -> Iterator[Output]:
@@ -140,14 +144,23 @@ class Chain:
             x = y.to("meta")
 
     def _through(self, index: int, x: Tensor, axis: int | None) -> tuple[object, int | None, int]:
-        """A block's output, where its channels are, and the numbers in its largest tensor; on the CPU where the block
-        looks at numbers, which are zeros then."""
+        """A block's output, where its channels are, and the numbers in its largest tensor.
+
+        On the meta device, or on the CPU, where inputs are zeros: a small block, since torch's functions for meta
+        tensors import its compiler, which takes seconds; and one that looks at numbers, which meta tensors have not.
+        """
         block = self.build_meta(index)
+        if sum(p.numel() for p in block.parameters()) <= SMALL:
+            with suppress(NetworkError):  # zeros need not suit it: what is wrong with the block, the meta device tells
+                return self._computed(index, x, axis)
         try:
             return self._tried(block, index, x, axis)
         except NetworkError as error:
             if "meta" not in str(error.__cause__).lower():
                 raise
+        return self._computed(index, x, axis)
+
+    def _computed(self, index: int, x: Tensor, axis: int | None) -> tuple[object, int | None, int]:
         return self._tried(self.build(index, seed=0), index, torch.zeros(x.shape), axis)
 
     def _tried(self, block: nn.Module, index: int, x: Tensor, axis: int | None) -> tuple[object, int | None, int]:

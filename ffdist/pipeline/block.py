@@ -98,7 +98,8 @@ class LearningBlock:
         """
         if local.loss is None or self.optimizer is None or self.schedule is None:
             return
-        local.loss.backward(torch.full_like(local.loss, share))
+        loss = local.loss if share == 1 else local.loss * share
+        loss.backward()  # given a gradient, torch would import sympy to compare its shape: half a second a process
         self._count(local, y)
         if complete:
             self._step()

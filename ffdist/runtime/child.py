@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
+from ffdist.loading import loading
 from ffdist.runtime.interrupts import SIGNALS, hear_signals
 from ffdist.runtime.world import World
 
@@ -87,7 +88,8 @@ def main(connection: Connection) -> None:
         sys.exit(1)
     line.obey()
     sys.argv[:] = start.argv
-    from ffdist.runtime.stage_process import live
+    with loading():
+        from ffdist.runtime.stage_process import live
 
     live(start, job, line)
 

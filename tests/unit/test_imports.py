@@ -16,6 +16,7 @@ ROOMS = {
     "errors": set(),
     "folders": {"errors"},
     "known": set(),
+    "loading": set(),
     "notes": set(),
     "plain": set(),
     "options": {"errors"},
@@ -31,8 +32,8 @@ ROOMS = {
     "baselines": {"errors", "options", "known", "models", "objectives", "data", "pipeline"},
     "snapshot": {"errors", "pipeline"},
     "report": {"errors", "plain", "pipeline"},
-    "runtime": {"cores", "errors", "folders", "notes", "options", "models", "objectives", "data", "transport",
-                "pipeline", "config", "baselines", "snapshot", "report"},
+    "runtime": {"cores", "errors", "folders", "loading", "notes", "options", "models", "objectives", "data",
+                "transport", "pipeline", "config", "baselines", "snapshot", "report"},
     "sending": {"errors", "runtime"},
 }  # fmt: skip
 """What each room may import, besides itself. What stands above them all (api, bench, cli) may import anything."""
@@ -136,27 +137,33 @@ def test_every_known_name_is_found_where_it_is_said_to_be() -> None:
     assert sorted(baseline_names()) == sorted({*BASELINES, *FAMILIES})
 
 
-def test_a_stage_that_is_told_the_blocks_outputs_learns_without_torchs_compiler(tmp_path: Path) -> None:
-    file = tmp_path / "outputs.pickle"
-    known = f"import pickle, pathlib; file = pathlib.Path({str(file)!r}); from ffdist import models"
-    made = "chain = models.cnnb((1, 8, 8), 10)"
-    imported_by(f"{known}; {made}; file.write_bytes(pickle.dumps(chain.outputs()))", "torch")
-    code = f"""
-{known}
-{made}
-chain.know_outputs(pickle.loads(file.read_bytes()))
+def test_a_run_on_the_command_line_imports_neither_torchs_compiler_nor_sympy(tmp_path: Path) -> None:
+    words = ["train", "--epochs", "1", "--samples", "64", "--microbatches", "3", "--launcher", "threads",
+             "--out", str(tmp_path / "run")]  # fmt: skip
+    assert imported_by(f"from ffdist.cli import main; main({words})", "torch._dynamo", "sympy", *HEAVY) == []
+
+
+def test_an_optimisers_steps_and_state_import_no_compiler() -> None:
+    code = """
 import torch
-from ffdist import SFF
+from ffdist import SFF, models
 from ffdist.pipeline.block import BlockConfig
 from ffdist.pipeline.optim import OptimConfig
 from ffdist.pipeline.plan import build_block, sites
+chain = models.cnnb((1, 8, 8), 10)
 for name in ("adamw", "adam", "sgd"):
     block = build_block(chain, sites(chain)[0], SFF(), BlockConfig(OptimConfig(name), 2, 0))
     y = torch.arange(4)
     block.update(block.forward(torch.randn(4, 1, 8, 8), y, 0), y, 0)
     block.load_state(*block.state())
 """
-    assert imported_by(code, "torch._dynamo") == []
+    assert imported_by(code, "torch._dynamo", "sympy") == []
+
+
+def test_loading_leaves_the_collector_of_garbage_as_it_was() -> None:
+    for enabled in (True, False):
+        code = f"import gc; from ffdist.loading import loading; ({enabled} or gc.disable())\nwith loading(): pass"
+        assert imported_by(f"{code}\nassert gc.isenabled() is {enabled}", "gc") == ["gc"]
 
 
 def test_where_the_system_lacks_what_ffdist_needs_one_line_says_which_systems_have_it() -> None:

@@ -168,3 +168,23 @@ def test_a_block_that_writes_into_its_input_is_refused() -> None:
         Chain.from_sequential(layers, input_shape=(4,), num_classes=2, cut=[1, 1, 1]).shapes()
     joined = Chain.from_sequential(layers, input_shape=(4,), num_classes=2)
     assert joined.shapes() == [(4,), (4,)]
+
+
+@pytest.mark.parametrize("name", ["cnnb", "resnet18", "mobilenet-v3-small", "vit", "sel-cnn"])
+def test_what_blocks_give_is_the_same_by_zeros_and_on_the_meta_device(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by_zeros = MODELS[name]((3, 32, 32), 10).outputs()
+    monkeypatch.setattr("ffdist.models.chain.SMALL", -1)
+    assert MODELS[name]((3, 32, 32), 10).outputs() == by_zeros
+
+
+def test_a_block_that_zeros_do_not_suit_is_traced_without_numbers() -> None:
+    class Inverse(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.linalg.inv(x)  # of zeros there is none
+
+    chain = Chain.from_sequential(nn.Sequential(nn.Flatten(), nn.Linear(16, 16), nn.Unflatten(1, (1, 4, 4)), Inverse()),
+                                  input_shape=(1, 4, 4), num_classes=2, cut=[3, 1])  # fmt: skip
+    zeros = Chain([("inverse", Inverse)], input_shape=(1, 4, 4), num_classes=2)
+    assert chain.shapes()[-1] == zeros.shapes()[0] == (1, 4, 4)
