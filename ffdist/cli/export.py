@@ -74,6 +74,8 @@ def how_to_use(to: Path, run: Path, facts: DataFacts) -> str:
         takes = "pixels in [0, 1]"
         if len(facts.shape) == 3:
             lines.append(f"pictures as in training: ffdist.read_pictures(FILES, {str(run)!r})")
+            if facts.decoding is not None:
+                lines.append(f"they are {facts.decoding}")
     if to.suffix == ".safetensors":
         lines.append(f"in Python: ffdist.load({str(to)!r}), a torch.nn.Module with .classes and .decoding")
     shape = ", ".join(map(str, facts.shape))

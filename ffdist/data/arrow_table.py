@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,11 @@ import pyarrow as pa
 
 from ffdist.data.arrays import as_floats_checked, is_picture
 from ffdist.data.columns import column_labels, names_in, samples
-from ffdist.data.decode import decode
+from ffdist.data.decode import Decoding
+from ffdist.data.depth import Range
 from ffdist.data.images import Images
 from ffdist.data.memory import Labelled, assembled, stacked
+from ffdist.data.survey import Reader
 from ffdist.errors import DataError
 
 
@@ -26,6 +29,7 @@ def from_arrow(
     classes: Any = None,
     channels_last: bool | None = None,
     normalize: bool = False,
+    value_range: Range | None = None,
     name: str = "table",
 ) -> Images:
     """A table with a column of samples and a column of labels; a frame of pandas or Polars, or a `datasets.Dataset`.
@@ -34,24 +38,41 @@ def from_arrow(
         of any shape, left as they are unless `normalize`. label: whole numbers or names; those that occur become 0..K-1
         in sorted order.
     classes: K names; names among the labels are matched to them, whole numbers are their places.
-    channels_last, normalize: as in `from_tensors`. Raises DataError for anything else, naming the row.
+    channels_last, normalize: as in `from_tensors`. value_range: black and white in pictures of more than 8 bits; None:
+        0 and 65535 for 16 bits, which they must need. Raises DataError for anything else, naming the row.
     """
     tables = {"train": table, "test": test, "validation": validation}
     splits = {
-        split: labelled_rows(of, f"data set {name}, {split}", image, label, channels_last)
+        split: labelled_rows(of, f"data set {name}, {split}", image, label, channels_last, value_range)
         for split, of in tables.items()
         if of is not None
     }
-    return assembled(name, splits, classes, renumber=True, normalize=normalize)
+    return with_range(assembled(name, splits, classes, renumber=True, normalize=normalize), value_range)
+
+
+def with_range(images: Images, value_range: Range | None) -> Images:
+    """With the range that its pictures were read in, for those to come."""
+    if value_range is None or not images.pixels:
+        return images
+    channels, height, width = images.shape
+    return replace(images, decoding=Decoding((height, width), "grey" if channels == 1 else "rgb", "white", value_range))
 
 
 def labelled_rows(
-    data: Any, where: str, image: str = "image", label: str = "label", channels_last: bool | None = None
+    data: Any,
+    where: str,
+    image: str = "image",
+    label: str = "label",
+    channels_last: bool | None = None,
+    value_range: Range | None = None,
 ) -> Labelled:
     """Two columns of a table, and the names that it has for its classes."""
     table = as_table(data, where)
     labels = column_labels(column(table, label, where), where, names_in(table.schema, label))
-    return Labelled(stacked(pictures(table, image, where, channels_last), len(table), where), labels)
+    reader = Reader(Decoding(value_range=value_range))
+    found = stacked(pictures(table, image, where, channels_last, reader), len(table), where)
+    reader.finish(where)
+    return Labelled(found, labels)
 
 
 def as_table(data: Any, where: str) -> pa.Table:
@@ -86,7 +107,9 @@ def column(table: pa.Table, name: str, where: str) -> list[pa.Array]:
     return table[name].chunks
 
 
-def pictures(table: pa.Table, image: str, where: str, channels_last: bool | None) -> Iterator[np.ndarray]:
+def pictures(
+    table: pa.Table, image: str, where: str, channels_last: bool | None, reader: Reader
+) -> Iterator[np.ndarray]:
     """uint8 [H, W, C], or float32 of any shape."""
     row = 0
     for chunk in column(table, image, where):
@@ -103,5 +126,5 @@ def pictures(table: pa.Table, image: str, where: str, channels_last: bool | None
                     remedy="lists of floats: column.cast(pyarrow.list_(pyarrow.float32()))",
                 )
             else:
-                yield decode(data, at)
+                yield reader.read(data, at)
             row += 1

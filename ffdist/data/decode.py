@@ -127,7 +127,11 @@ def decode(data: Encoded, where: object, decoding: Decoding = PLAIN) -> np.ndarr
     Pillow opened before (whoever turned it by hand takes the mark away, as `ImageOps.exif_transpose` does).
     Raises DataError naming `where` for a picture that cannot be read, or whose values have no known range.
     """
-    picture = read_picture(data, where, decoding)
+    return pixels_of(read_picture(data, where, decoding), where)
+
+
+def pixels_of(picture: Picture, where: object) -> np.ndarray:
+    """Raises DataError where nobody says which values are black and white."""
     if picture.limits is None:
         assert picture.values
         raise no_range(where, *picture.values)

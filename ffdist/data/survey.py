@@ -6,9 +6,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ffdist.data.decode import Decoding, Picture, no_range
+from ffdist.data.decode import PLAIN, Decoding, Picture, decode, no_range, pixels_of, read_picture
 from ffdist.data.depth import FULL, SIXTEEN, Range, likely_range
+from ffdist.data.formats import Encoded
 from ffdist.errors import DataError
+from ffdist.notes import note
 
 
 @dataclass
@@ -98,6 +100,30 @@ class Survey:
             for tally, what in told
             if tally.count
         ]
+
+
+@dataclass
+class Reader:
+    """Decodes the pictures of a set that is held in memory, and holds them to what `prepare` holds files to."""
+
+    decoding: Decoding = PLAIN
+    survey: Survey = field(default_factory=Survey)
+
+    def read(self, data: Encoded, where: object) -> np.ndarray:
+        """uint8 [H, W, C], as `decode` does."""
+        if isinstance(data, np.ndarray):
+            return decode(data, where, self.decoding)
+        picture = read_picture(data, where, self.decoding)
+        pixels = pixels_of(picture, where)
+        self.survey.add(picture, where)
+        return pixels
+
+    def finish(self, where: str) -> None:
+        """Raises DataError for 16 bits that hold so few that pictures would be nearly black."""
+        self.survey.check(self.decoding)
+        if count := self.survey.beyond.count:
+            limits = spelled(self.decoding.value_range)
+            note(f"{where}: {count:,} pictures hold values beyond {limits}, which were cut off")
 
 
 def is_flat(x_hwc: np.ndarray) -> bool:

@@ -13,11 +13,14 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, SequentialSampler, default_collate
 
 from ffdist.data.arrays import as_array, as_bytes, as_floats_checked
+from ffdist.data.arrow_table import with_range
 from ffdist.data.classes import own_names
-from ffdist.data.decode import decode
+from ffdist.data.decode import Decoding
+from ffdist.data.depth import Range
 from ffdist.data.images import Images
 from ffdist.data.labels import labels_of
 from ffdist.data.memory import Labelled, assembled, stacked
+from ffdist.data.survey import Reader
 from ffdist.errors import DataError, users_code
 from ffdist.notes import listed, note
 
@@ -35,6 +38,7 @@ def from_dataset(
     classes: Any = None,
     channels_last: bool | None = None,
     normalize: bool = False,
+    value_range: Range | None = None,
     name: str | None = None,
 ) -> Images:
     """A data set whose items are (picture, label), or mappings that have them under `image` and `label`; a list of such
@@ -42,21 +46,26 @@ def from_dataset(
 
     Pictures: of Pillow, grey or RGB; uint8 tensors [H, W] or [C, H, W]; or floating-point tensors of any shape, left as
     they are unless `normalize`. Labels: whole numbers or names. classes: K names; default: the data set's own.
-    name: default: that of its class. channels_last, normalize: as in `from_tensors`.
+    name: default: that of its class. channels_last, normalize: as in `from_tensors`; value_range: as in `from_arrow`.
     Raises DataError for items that are not so, and for items that differ in shape.
     """
     name = name or type(dataset).__name__
     given = {"train": dataset, "test": test, "validation": validation}
     splits = {
-        split: labelled_items(of, f"data set {name}, {split}", image, label, channels_last)
+        split: labelled_items(of, f"data set {name}, {split}", image, label, channels_last, value_range)
         for split, of in given.items()
         if of is not None
     }
-    return assembled(name, splits, classes, normalize=normalize)
+    return with_range(assembled(name, splits, classes, normalize=normalize), value_range)
 
 
 def labelled_items(
-    dataset: Any, where: str, image: str = "image", label: str = "label", channels_last: bool | None = None
+    dataset: Any,
+    where: str,
+    image: str = "image",
+    label: str = "label",
+    channels_last: bool | None = None,
+    value_range: Range | None = None,
 ) -> Labelled:
     """All items of a data set, a loader's data set, or a list."""
     if isinstance(dataset, DataLoader):
@@ -70,14 +79,16 @@ def labelled_items(
             remedy="ffdist.from_dataset(list(dataset))",
         )
     labels: list[Any] = []
+    reader = Reader(Decoding(value_range=value_range))
 
     def samples() -> Iterator[np.ndarray]:
         for row in range(len(dataset)):
             picture, target = item(dataset, row, where, image, label)
             labels.append(target)
-            yield sample(picture, f"{where}, row {row}", channels_last)
+            yield sample(picture, f"{where}, row {row}", channels_last, reader)
 
     pictures = stacked(samples(), len(dataset), where)
+    reader.finish(where)
     found = labels_of(
         plain(labels),
         where,
@@ -85,7 +96,7 @@ def labelled_items(
         own_names(classes_in(dataset, label), where),
         "leave such items out: torch.utils.data.Subset(dataset, rows)",
     )
-    tell_draws(dataset, pictures, where, image, label, channels_last)
+    tell_draws(dataset, pictures, where, image, label, channels_last, reader)
     return Labelled(pictures, found)
 
 
@@ -128,10 +139,11 @@ def plain(labels: list[Any]) -> list[Any] | np.ndarray:
     return labels
 
 
-def sample(picture: Any, where: str, channels_last: bool | None = None) -> np.ndarray:
+def sample(picture: Any, where: str, channels_last: bool | None = None, reader: Reader | None = None) -> np.ndarray:
     """uint8 [H, W, C], or float32 of any shape."""
+    reader = reader or Reader()
     if isinstance(picture, Image.Image):
-        return decode(picture, where)
+        return reader.read(picture, where)
     if not hasattr(picture, "__array__"):
         raise DataError(
             "an item's picture is of no known kind",
@@ -143,7 +155,7 @@ def sample(picture: Any, where: str, channels_last: bool | None = None) -> np.nd
     x = as_array(picture, "an item's samples", where)
     if x.dtype.kind == "f":
         return as_floats_checked(x[None], where, channels_last)[0]
-    return decode(as_bytes(x, where, "float32, and from_dataset(dataset, normalize=True)"), where)
+    return reader.read(as_bytes(x, where, "float32, and from_dataset(dataset, normalize=True)"), where)
 
 
 def loaded(loader: DataLoader, where: str) -> Any:
@@ -178,13 +190,19 @@ def classes_in(dataset: Any, label: str) -> Any:
 
 
 def tell_draws(
-    dataset: Any, pictures: np.ndarray, where: str, image: str, label: str, channels_last: bool | None
+    dataset: Any,
+    pictures: np.ndarray,
+    where: str,
+    image: str,
+    label: str,
+    channels_last: bool | None,
+    reader: Reader,
 ) -> None:
     """Say so where an item is another one when it is read again; nobody's random numbers are used up by that."""
     rows = range(min(READ_TWICE, len(pictures)))
     with own_draws():
         try:
-            again = [sample(item(dataset, row, where, image, label)[0], where, channels_last) for row in rows]
+            again = [sample(item(dataset, row, where, image, label)[0], where, channels_last, reader) for row in rows]
         except Exception:  # what was read is there, and this is only a question
             return
     if drawn := sum(not np.array_equal(pictures[row], again[row]) for row in rows):

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
 
-from ffdist.data import open_data, prepare
+from ffdist import from_arrow, from_dataset
+from ffdist.data import Images, open_data, prepare
 from ffdist.data.decode import Decoding, read_picture
 from ffdist.data.survey import Survey
 from ffdist.errors import DataError
@@ -119,3 +123,26 @@ def test_the_manifest_says_how_pictures_were_read(tmp_path: Path) -> None:
     prepare(source, tmp_path / "out", size=(6, 8), background="#102030")
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert manifest["decoding"] == {"size": [6, 8], "mode": "grey", "background": "#102030", "value_range": None}
+
+
+@pytest.mark.parametrize("kind", ["dataset", "table"])
+def test_pictures_in_memory_are_held_to_the_same(kind: str) -> None:
+    values = np.random.default_rng(5).integers(0, 4096, (6, 8, 8)).astype(np.uint16)
+    opened, labels = [Image.fromarray(one) for one in values], [0, 1] * 3
+
+    def images(**settings: Any) -> Images:
+        if kind == "dataset":
+            return from_dataset(list(zip(opened, labels, strict=True)), **settings)  # pyright: ignore[reportArgumentType]
+        return from_arrow(pa.table({"image": [png(one) for one in opened], "label": labels}), **settings)
+
+    with pytest.raises(DataError, match=r"nearly black\n  where: data set .*, row 0(.|\n)*value_range=\(0, 4095\)"):
+        images()
+    read = images(value_range=(0, 4095))
+    assert np.array_equal(read.train.take(np.arange(6))[..., 0], values >> 4)
+    assert read.decoding == Decoding((8, 8), "grey", "white", (0, 4095))
+
+
+def png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "png")
+    return buffer.getvalue()
