@@ -12,15 +12,12 @@ from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from ffdist.arguments import checked, spelled_as_arguments
 from ffdist.baselines.twin import Backprop, twin
 from ffdist.data import Images
-from ffdist.data.alike import as_trained
 from ffdist.data.given import Data, as_images
-from ffdist.data.images import Spread
 from ffdist.errors import ConfigError, DataError, NetworkError
 from ffdist.models import Chain
 from ffdist.models.chain import no_sequential
@@ -76,7 +73,6 @@ class Pipeline:
     threads: int | None = None
     timeout: timedelta = timedelta(minutes=10)
     _classifier: Classifier | None = field(default=None, repr=False)
-    _spread: Spread | None = field(default=None, repr=False)
 
     @spelled_as_arguments()
     def __post_init__(self) -> None:
@@ -192,10 +188,7 @@ class Pipeline:
 
         Raises DataError for samples of another shape, type or range, ConfigError before `fit`.
         """
-        classifier = self.classifier
-        pixels = as_trained(samples, classifier.input_shape, self._spread)
-        with torch.no_grad():
-            return classifier(pixels).argmax(1)
+        return self.classifier.predict(samples)
 
     def _settings(self) -> dict[str, Any]:
         """The settings, of the types they should have. Raises ConfigError for those that are not."""
@@ -222,7 +215,8 @@ class Pipeline:
             job.chain, job.objective, mean=job.images.mean, std=job.images.std, fusion=self.fusion
         )
         SnapshotStore(run, job.names).load_weights(self._classifier, manifest)
-        self._spread = job.images.spread
+        self._classifier.pixels, self._classifier.spread = job.images.pixels, job.images.spread
+        self._classifier.classes, self._classifier.decoding = list(job.images.classes), job.images.decoding
         if isinstance(self.network, nn.Sequential):
             trained = nn.Sequential(*self._classifier.blocks)
             own = self.network.state_dict()

@@ -16,18 +16,21 @@ from ffdist.notes import note
 BEYOND = 1e-3
 """How far pixels may lie outside of 0..1: what resizing and rounding make."""
 
+SURELY_BYTES = 16
+"""What no pixel in 0..1 comes near to."""
 
-def as_trained(samples: Any, shape: tuple[int, ...], spread: Spread | None) -> Tensor:
+
+def as_trained(samples: Any, shape: tuple[int, ...], pixels: bool, spread: Spread | None) -> Tensor:
     """float32 [B, *shape]: pixels in 0..1 of a network that was trained on pictures, other floats as they are.
 
     samples: [B, *shape]; pictures also [B, H, W], and [B, H, W, C] where that can be nothing else. shape: of a sample
-    in training. spread: of the floats in training; None: it was on pictures of whole numbers.
+    in training. pixels: whether it was on pictures of whole numbers. spread: of the floats in training, where known.
     Raises DataError for other shapes, types and ranges; floats far from those of the training are told.
     """
     x = as_array(samples, "samples", "predict")
     found = shaped(x, shape)
     if found is None or x.dtype.kind not in "fbiu":
-        kinds = "uint8 or float" if spread is None else "float"
+        kinds = "uint8 or float" if pixels else "float"
         raise DataError(
             "samples are unlike those of the training",
             where="predict",
@@ -35,7 +38,7 @@ def as_trained(samples: Any, shape: tuple[int, ...], spread: Spread | None) -> T
             got=f"{x.dtype} {list(x.shape)}",
             remedy="x[None] for a single one",
         )
-    made = of_pictures(found) if spread is None else of_floats(found, spread)
+    made = of_pictures(found) if pixels else of_floats(found, spread)
     return torch.from_numpy(np.require(made, np.float32, ("C", "W")))
 
 
@@ -66,13 +69,12 @@ def of_pictures(x: np.ndarray) -> np.ndarray:
     return x
 
 
-def of_floats(x: np.ndarray, spread: Spread) -> np.ndarray:
+def of_floats(x: np.ndarray, spread: Spread | None) -> np.ndarray:
     """Floats as they are."""
-    known = f"floats as in training, {spread.low:g}..{spread.high:g}"
+    known = "floats as in training" + (f", {spread.low:g}..{spread.high:g}" if spread else "")
     if x.dtype.kind != "f":
-        remedy = (
-            "x / 255 where the training's were made so" if spread.high <= 1 else "x.astype('float32'), or x.float()"
-        )
+        unit = spread is not None and spread.high <= 1
+        remedy = "x / 255 where the training's were made so" if unit else "x.astype('float32'), or x.float()"
         raise DataError(
             "samples are of another type than those of the training",
             where="predict",
@@ -81,7 +83,7 @@ def of_floats(x: np.ndarray, spread: Spread) -> np.ndarray:
             remedy=f"make them as those of the training were made: {remedy}",
         )
     if x.size:
-        low, high, width = float(x.min()), float(x.max()), spread.high - spread.low
+        low, high = float(x.min()), float(x.max())
         if not np.isfinite([low, high]).all():
             raise DataError(
                 "a sample is not finite",
@@ -90,9 +92,30 @@ def of_floats(x: np.ndarray, spread: Spread) -> np.ndarray:
                 got=f"{low:g}..{high:g}",
                 remedy="numpy.nan_to_num(x)",
             )
-        if low < spread.low - width or high > spread.high + width:
+        if spread is None:
+            return x
+        width = spread.high - spread.low
+        if (remedy := rescaled(x, spread)) is not None:
+            raise DataError(
+                "samples are of another scale than those of the training",
+                where="predict",
+                expected=known,
+                got=f"{low:g}..{high:g}",
+                remedy=remedy,
+            )
+        if low < spread.low - width or high > spread.high + width or high < spread.peak - width / 2:
             note(
                 f"predict: samples of {low:g}..{high:g} are far from those of the training, "
                 f"{spread.low:g}..{spread.high:g}"
             )
     return x
+
+
+def rescaled(x: np.ndarray, spread: Spread) -> str | None:
+    """What makes samples like those of the training, where pixels in 0..1 and in 0..255 were taken for each other."""
+    low, high = float(x.min()), float(x.max())
+    if low < 0 or spread.low < 0:
+        return None
+    if spread.high <= 1 and SURELY_BYTES <= high <= 255 and (x == np.rint(x)).all():
+        return "x / 255"
+    return "x * 255" if spread.peak >= SURELY_BYTES and spread.high <= 255 and high <= 1 else None

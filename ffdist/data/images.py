@@ -58,16 +58,19 @@ class Spread(NamedTuple):
     high: float
     size: float
     """Root of the mean square."""
+    peak: float = 0.0
+    """The least of the samples' greatest values: none of them stays below it."""
 
     @classmethod
     def of(cls, split: Split, rows: int = 1024) -> Spread:
-        low, high, squares, count = np.inf, -np.inf, 0.0, 0
+        low, high, peak, squares, count = np.inf, -np.inf, np.inf, 0.0, 0
         for start in range(0, len(split), rows):
             x = split.take(np.arange(start, min(start + rows, len(split))))
             low, high = min(low, float(x.min())), max(high, float(x.max()))
+            peak = min(peak, float(x.reshape(len(x), -1).max(1).min()))
             squares += float(np.square(x, dtype=np.float64).sum())
             count += x.size
-        return cls(low, high, (squares / count) ** 0.5)
+        return cls(low, high, (squares / count) ** 0.5, peak)
 
 
 @dataclass(frozen=True, repr=False)

@@ -104,6 +104,7 @@ def labels_of(
 def whole(y: np.ndarray, where: str) -> np.ndarray:
     """int64 [N] of truths, whole numbers, or floats that are such."""
     if y.dtype.kind == "f":
+        y = y.astype(np.float64)  # 2**63 is beyond a float16
         if len(bad := np.flatnonzero(np.isnan(y))):
             raise missing(f"{where}, row {bad[0]}", "NaN")
         if len(bad := np.flatnonzero(y != np.floor(y))):

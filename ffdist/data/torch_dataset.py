@@ -24,7 +24,7 @@ from ffdist.data.survey import Reader
 from ffdist.errors import DataError, users_code
 from ffdist.notes import listed, note
 
-READ_TWICE = 8
+READ_TWICE = 32
 """Items that are read again, to see whether something in them is drawn."""
 
 
@@ -76,7 +76,9 @@ def labelled_items(
             where=where,
             expected="a map-style torch data set",
             got=type(dataset).__name__,
-            remedy="ffdist.from_dataset(list(dataset))",
+            remedy="datasets.Dataset.from_list(list(dataset), features=dataset.features)"
+            if type(dataset).__module__.startswith("datasets.")
+            else "ffdist.from_dataset(list(dataset))",
         )
     labels: list[Any] = []
     reader = Reader(Decoding(value_range=value_range))

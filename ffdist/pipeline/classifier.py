@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ffdist.data.alike import as_trained
 from ffdist.data.decode import Decoding
+from ffdist.data.images import Spread
 from ffdist.errors import ConfigError
 from ffdist.models import Chain, seeded
 from ffdist.objectives import Objective
@@ -37,6 +40,10 @@ class Classifier(nn.Module):
         """Their names, where they are known."""
         self.decoding: Decoding | None = None
         """How the pictures were read that it was trained on, where that is known."""
+        self.pixels = True
+        """Whether it was trained on pictures of whole numbers, and not on a user's floats."""
+        self.spread: Spread | None = None
+        """Of the floats that it was trained on, where that is known."""
         self.predictor = "mean"
         """What `forward` gives: a key of `PREDICTORS`, or a block's name."""
         places = sites(chain)
@@ -58,6 +65,12 @@ class Classifier(nn.Module):
         """Module and head of each block, as its snapshot file has them; the fusion head's last."""
         pairs = [*zip(self.blocks, self.heads, strict=True), *([(self.fusion, nn.Identity())] if self.fusion else [])]
         return [nn.ModuleDict({"module": module, "head": head}) for module, head in pairs]
+
+    def predict(self, samples: Any) -> Tensor:
+        """Classes, int64 [B], of samples as in training: see `Pipeline.predict`. Raises DataError for others."""
+        x = as_trained(samples, self.input_shape, self.pixels, self.spread)
+        with torch.no_grad():
+            return self(x.to(self.mean.device)).argmax(1)
 
     def weigh(self, weights: Mapping[str, float]) -> None:
         """Set the blocks' weights, by name; a block that is not among them weighs nothing."""

@@ -12,6 +12,7 @@ from typing import Any
 
 from ffdist.data import Images
 from ffdist.data.decode import Decoding, read_decoding
+from ffdist.data.images import Spread
 from ffdist.errors import DataError, SnapshotError
 from ffdist.snapshot.files import write_durably
 
@@ -36,6 +37,8 @@ class DataFacts:
     """How the pictures were read; None for a user's own tensors, and in runs that do not say so."""
     splits: dict[str, dict[str, Any]] = field(default_factory=dict)
     """The number of samples and the digest of each split; empty in runs that do not say so."""
+    spread: Spread | None = None
+    """Of a user's floats in training; None for pictures, and in runs that do not say so."""
 
     @classmethod
     def of(cls, images: Images) -> DataFacts:
@@ -50,6 +53,7 @@ class DataFacts:
             images.digest,
             images.decoding,
             splits,
+            images.spread,
         )
 
 
@@ -87,7 +91,7 @@ def _parsed(values: dict[str, Any]) -> DataFacts:
         raise ValueError("the shape is none")
     if not all(isinstance(x, (int, float)) and abs(x) < 1e300 and isfinite(x) for x in (*mean, *std)) or 0 in std:
         raise ValueError("mean and std are no numbers to normalise by")
-    decoding = values.get("decoding")
+    decoding, spread = values.get("decoding"), values.get("spread")
     return DataFacts(
         classes,
         tuple(shape),
@@ -97,6 +101,7 @@ def _parsed(values: dict[str, Any]) -> DataFacts:
         values.get("digest"),
         None if decoding is None else read_decoding(decoding),
         values.get("splits", {}),
+        None if spread is None else Spread(*map(float, spread)),
     )
 
 

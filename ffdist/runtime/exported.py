@@ -16,6 +16,7 @@ from torch import nn
 from ffdist.baselines.twin import Backprop, twin
 from ffdist.config import TrainSettings
 from ffdist.data.decode import read_decoding
+from ffdist.data.images import Spread
 from ffdist.errors import ConfigError, SnapshotError
 from ffdist.models import Chain
 from ffdist.objectives import Objective, load_objective
@@ -42,6 +43,7 @@ def metadata(classifier: Classifier, settings: TrainSettings, facts: DataFacts) 
         "mean": facts.mean,
         "std": facts.std,
         "pixels": facts.pixels,
+        "spread": facts.spread,
         "decoding": facts.decoding and asdict(facts.decoding),
     }
     return {name: json.dumps(value) for name, value in values.items()}
@@ -72,6 +74,7 @@ def load(
     """The trained network of a run's directory (its last whole snapshot), or of a file that `ffdist export` has written
     (.safetensors), on the CPU in evaluation mode: pixels in [0, 1], float32 [B, *input_shape] -> scores [B, K].
 
+    `classifier.predict` takes samples as in training, uint8 or float, and refuses those of another type or range;
     `classifier.classes` names the classes, `classifier.decoding` says how pictures were read (`ffdist.read_pictures`).
     network, objective: those of training, where they were given in Python; of an exported file also a user's own, whose
         code is not imported because a file names it.
@@ -89,6 +92,7 @@ def load(
 
 def _named(classifier: Classifier, facts: DataFacts) -> Classifier:
     classifier.classes, classifier.decoding = list(facts.classes), facts.decoding
+    classifier.pixels, classifier.spread = facts.pixels, facts.spread
     return classifier
 
 
@@ -127,6 +131,7 @@ def _load_file(path: Path, network: Chain | nn.Sequential | None, objective: Obj
         facts = DataFacts(
             about["classes"], tuple(about["shape"]), tuple(about["mean"]), tuple(about["std"]), about["pixels"],
             decoding=decoding and read_decoding(decoding),
+            spread=Spread(*spread) if (spread := about.get("spread")) else None,
         )  # fmt: skip
         values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in about["network"].items()}
         settings, predictor = replace(TrainSettings(), **values), str(about["predictor"])

@@ -339,7 +339,7 @@ def test_transforms_that_draw_are_told_and_use_up_no_random_numbers(capsys: pyte
     images = from_dataset(Drawn())
     assert torch.equal(torch.rand(1), after)
     assert np.array_equal(images.train.take(np.arange(12)), torch.stack(drawn).numpy())
-    assert "8 of 8 items are others when read again" in capsys.readouterr().err
+    assert "12 of 12 items are others when read again" in capsys.readouterr().err
     from_dataset(TensorDataset(torch.from_numpy(FLOATS), torch.from_numpy(LABELS)))
     assert not capsys.readouterr().err
 
@@ -414,7 +414,9 @@ def test_what_is_predicted_has_the_range_of_the_training(capsys: pytest.CaptureF
     frozen.flags.writeable = False
     pipeline.predict(frozen)
     assert "far from" not in capsys.readouterr().err
-    pipeline.predict(frozen * 255)
+    with pytest.raises(DataError, match=r"another scale(.|\n)*x / 255"):
+        pipeline.predict(pictures.astype("f4"))
+    pipeline.predict(frozen * 3)
     assert "far from those of the training" in capsys.readouterr().err
 
 

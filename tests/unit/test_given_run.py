@@ -127,3 +127,39 @@ def test_options_are_spelled_as_the_command_line_reads_them() -> None:
         pass
 
     assert spelled_rule(Inner()) == (GIVEN, ())
+
+
+def test_a_loaded_network_refuses_samples_of_another_type_or_scale(tmp_path: Path) -> None:
+    bytes_ = X.copy()
+    bytes_[:, 0, 0] = 255
+    floats = bytes_.astype(np.float32)[:, None]
+    forms = {"x": floats, "x / 255": floats / 255, "pixels": bytes_[:, None]}
+    taken = {"x": {"x"}, "x / 255": {"x / 255"}, "pixels": {"pixels", "x / 255"}}
+    for trained, own in taken.items():
+        out = tmp_path / str(len(trained))
+        pipeline = Pipeline(sequential(), SFF(), blocks=[3, 2])
+        pipeline.fit((forms[trained], Y), epochs=1, out=out, progress=False)
+        loaded = ffdist.load(out, sequential())
+        for name, samples in forms.items():
+            for predict in (pipeline.predict, loaded.predict):
+                if name in own:
+                    assert torch.equal(predict(samples), pipeline.predict(forms[trained]))
+                else:
+                    with pytest.raises(DataError, match=r"where: predict(.|\n)*remedy: "):
+                        predict(samples)
+
+
+def test_the_remedy_for_another_scale_is_the_scale() -> None:
+    x = X.astype(np.float32)[:, None]
+    for trained, given, remedy in ((x, x / 255, r"x \* 255"), (x / 255, x, "x / 255")):
+        pipeline = Pipeline(sequential(), SFF(), blocks=[3, 2])
+        pipeline.fit((trained, Y), epochs=1, progress=False)
+        with pytest.raises(DataError, match=rf"another scale(.|\n)*remedy: {remedy}$"):
+            pipeline.predict(given)
+
+
+def test_classes_without_an_order_are_refused() -> None:
+    for classes in ({"a", "b", "c"}, frozenset("abc")):
+        with pytest.raises(DataError, match=r"no order(.|\n)*remedy: sorted"):
+            ffdist.from_tensors(X, Y, classes=classes)
+    assert ffdist.from_tensors(X, Y.astype(np.float16), classes=list("abc")).classes == ["a", "b", "c"]
