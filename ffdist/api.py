@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ffdist.arguments import checked, spelled_as_arguments
 from ffdist.baselines.twin import Backprop, twin
+from ffdist.config import TrainSettings
 from ffdist.data import Images
 from ffdist.data.given import Data, as_images
 from ffdist.errors import ConfigError, DataError, NetworkError
@@ -24,21 +25,29 @@ from ffdist.models.chain import no_sequential
 from ffdist.objectives import Objective, load_objective
 from ffdist.pipeline.classifier import Classifier
 from ffdist.pipeline.optim import OptimConfig
-from ffdist.pipeline.source import Schedule
 from ffdist.plain import PlainConsole
 from ffdist.report.console import ConsoleReport
+from ffdist.report.log import read_run_log
 from ffdist.runtime.agree import check_job
-from ffdist.runtime.given_run import kept, named_folder, settings_of
+from ffdist.runtime.folder import beginning, check_resumable, going_on, held, nothing_left, read_recorded
+from ffdist.runtime.in_python import (
+    BACKPROP,
+    as_recorded,
+    check_given,
+    data_settings,
+    network_settings,
+    rule_settings,
+)
 from ffdist.runtime.job import Job, JobConfig
 from ffdist.runtime.outcome import Result
+from ffdist.runtime.own_code import settled
 from ffdist.runtime.payload import refuse_while_loading
 from ffdist.runtime.processes import run_processes
+from ffdist.runtime.run import write_settings
+from ffdist.runtime.start import job_config
 from ffdist.runtime.threads import run_threads
 from ffdist.sending import GivenJob, check_sendable
-from ffdist.snapshot import SnapshotStore, latest
-
-BACKPROP = "backprop"
-"""The name of the twin: the same network, learning by one loss."""
+from ffdist.snapshot import SnapshotStore, committed, latest
 
 
 @dataclass
@@ -68,6 +77,7 @@ class Pipeline:
     fusion: bool = False
     queue: int = 2
     precision: Literal["fp32", "bf16"] = "fp32"
+    transport: Literal["auto", "shared-memory", "gloo", "nccl"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     seed: int = 0
     threads: int | None = None
@@ -93,6 +103,11 @@ class Pipeline:
         validation: float | Data | None = None,
         augment: Sequence[Literal["crop", "shift", "flip", "alternate", "cutout"]] = (),
         early_stop: int | None = None,
+        samples: int | None = None,
+        image_size: int | None = None,
+        microbatches: int = 1,
+        snapshot_every: int | None = None,
+        keep: int = 2,
         out: str | Path | None = None,
         resume: bool = False,
         progress: bool = True,
@@ -100,52 +115,86 @@ class Pipeline:
     ) -> Result:
         """Train; the trained network is in `classifier`, and in the `nn.Sequential` that was passed in.
 
+        A second `fit` begins a `Chain` anew, of random weights by `seed` (or those of `models.with_weights`); an
+        `nn.Sequential` goes on from the weights that it has. Optimiser and schedule begin anew in either case.
+
         test: a test split for `data` that has none.
-        out: keep the run in this folder, as `ffdist train --out` does: for `ffdist.load`, and for the commands, which
-            make networks and rules again that ffdist or a module defines, and take `--data` for data that were given.
-        resume: go on from the last snapshot in `out`, with the same data, network, rule and settings; `epochs` may be
-            more.
         validation: the share of the training samples that is held out, and not learned from, drawn by class and by
             `seed`; 0 for none. None: the validation split that `data` brings, or a fifth. Or such a split, in any form
             of `data`.
+        early_stop, samples, image_size, microbatches, snapshot_every, keep: as `ffdist train --help` has them.
+        out: keep the run in this folder: settings, snapshots and logs, as `ffdist train --out` does. `ffdist eval`,
+            `predict`, `report`, `export` and `train --resume` take it where they can make the network and the rule
+            again: those of ffdist, rules that a module defines, and networks of `models.load_model("module:function",
+            ...)`. With any other network or rule, `ffdist.load(out, network, objective)` gives it back.
+        resume: go on from the last snapshot in `out`, to the same bits as a run that was never interrupted; all else
+            is told as it was, though `epochs` may be more, and stages and launcher others.
         optim: fields of `OptimConfig`: lr, optimizer, schedule, weight_decay, ...
         Ctrl-C, SIGTERM and SIGHUP end the training early, behind a snapshot; again, or before it has begun, they raise
         KeyboardInterrupt.
-        Raises ConfigError, DataError and NetworkError for what does not go together, DivergedError for a loss that is
-        not finite, StageError for a stage that fails or does not answer.
+        Raises ConfigError, DataError and NetworkError for what does not go together, or not with the run that is to go
+        on, DivergedError for a loss that is not finite, StageError for a stage that fails or does not answer.
         """
         refuse_while_loading()
-        own = self._settings()
         share, held_out = (validation, None) if is_share(validation) else (None, validation)
-        told = fit_settings({"epochs": epochs, "batch_size": batch_size, "validation": share, "augment": augment,
-                             "early_stop": early_stop, "resume": resume, "progress": progress}, optim)  # fmt: skip
-        optim_config = OptimConfig(**{name: told[name] for name in optim})
+        told = fit_settings(
+            {
+                "epochs": epochs, "batch_size": batch_size, "validation": share, "augment": augment,
+                "early_stop": early_stop, "samples": samples, "image_size": image_size, "microbatches": microbatches,
+                "snapshot_every": snapshot_every, "keep": keep, "progress": progress, "resume": resume,
+            },
+            optim,
+        )  # fmt: skip
         if not isinstance(out, (str, Path, type(None))):
             raise ConfigError("out has a wrong value", where="Pipeline.fit", expected="a folder", got=repr(out))
-        if told["resume"] and out is None:
-            raise ConfigError("which run is to go on?", where="Pipeline.fit", remedy="name its folder: out=...")
-        images = as_images(data, test, held_out)
-        with ExitStack() as stack:
-            run = Path(out or stack.enter_context(tempfile.TemporaryDirectory(prefix="ffdist-")))
-            config = JobConfig(
-                Schedule(told["epochs"], early_stop=told["early_stop"]), optim_config, run=run, timeout=self.timeout,
-                **{name: told[name] for name in ("batch_size", "validation", "augment", "resume")},
-                **{name: own[name] for name in SETTINGS if name not in ("launcher", "blocks")},
-            )  # fmt: skip
-            job = self._job(images, config)
-            check_job(job, config.stages)
-            if progress and job.chain.joined:
-                print(f"ffdist: {job.chain.joined}", file=sys.stderr)
-            if out is not None:
-                named = named_folder(data) if test is None and held_out is None else None
-                settings = settings_of(
-                    config, data=named, network=self.network, objective=self.objective, blocks=own["blocks"],
-                    launcher=own["launcher"],
-                )  # fmt: skip
-                job = stack.enter_context(kept(job, settings))
-            result = self._launch(job, progress)
-            self._load(job, run)
+        settings = replace(self._told(told), out=out if out is None else Path(out))
+        config = job_config(settings, None, settings.stages or 1)
+        images = sized(as_images(data, test, held_out), settings.image_size)
+        job = self._job(images, config)
+        check_job(job, config.stages)
+        if progress and job.chain.joined:
+            print(f"ffdist: {job.chain.joined}", file=sys.stderr)
+        if out is None and not resume:
+            with tempfile.TemporaryDirectory(prefix="ffdist-") as scratch, held(Path(scratch)):
+                return self._train(job, Path(scratch), progress)
+        return self._train_kept(job, settings, data, progress)
+
+    def _train(self, job: Job, run: Path, progress: bool) -> Result:
+        result = self._launch(replace(job, config=replace(job.config, run=run)), progress)
+        self._load(job, run)
         return result
+
+    def _train_kept(self, job: Job, settings: TrainSettings, data: Data, progress: bool) -> Result:
+        """In a folder of its own, that says all of itself; or on from where the run there has come to."""
+        chain = self.chain(job.images)
+        settings = replace(
+            settings,
+            **network_settings(chain, self.blocks),
+            **rule_settings(self.objective),
+            **data_settings(data, job.images),
+        )
+        if not settings.resume:
+            with beginning(settings, job.images) as run:
+                return self._train(job, run, progress)
+        recorded = read_recorded(settings.out)
+        settings = as_recorded(settings, recorded, chain, self.objective)
+        check_given(recorded, chain, job.objective)
+        check_resumable(recorded, settings, "give what is expected")
+        with going_on(settings, job.images) as run:
+            if told := nothing_left(settings):
+                print(f"ffdist: {told} ({run})", file=sys.stderr)
+                self._load(job, run)
+                return result_of(run)
+            ready = partial(write_settings, run, settled(settings))
+            job = replace(job, config=replace(job.config, resume=bool(committed(run))), ready=ready)
+            return self._train(job, run, progress)
+
+    def _told(self, given: dict[str, Any]) -> TrainSettings:
+        """What the arguments say, as settings of a run."""
+        values = {name: value for name, value in (self._settings() | given).items() if name in OF_A_RUN}
+        if windows := values.pop("windows", None):
+            values["windows"] = tuple(f"{start}:{end}" for start, end in windows)
+        return replace(TrainSettings(), timeout=self.timeout.total_seconds(), **values)
 
     def _job(self, images: Images, config: JobConfig) -> Job:
         chain = self.chain(images)
@@ -225,8 +274,22 @@ class Pipeline:
             self.network.load_state_dict(values)
 
 
-SETTINGS = ("stages", "launcher", "blocks", "cut", "fusion", "queue", "precision", "device", "seed", "threads")
+SETTINGS = (
+    "stages",
+    "launcher",
+    "blocks",
+    "cut",
+    "fusion",
+    "queue",
+    "precision",
+    "transport",
+    "device",
+    "seed",
+    "threads",
+)
 """Fields of a `Pipeline` that are checked by their types."""
+OF_A_RUN = {f.name for f in fields(TrainSettings)} - {"blocks", "data", "model", "objective", "out"}
+"""Settings of a run that are arguments of the same name here."""
 
 
 def fit_settings(given: dict[str, Any], optim: dict[str, Any]) -> dict[str, Any]:
@@ -234,6 +297,23 @@ def fit_settings(given: dict[str, Any], optim: dict[str, Any]) -> dict[str, Any]
     of_fit = get_type_hints(Pipeline.fit) | {"validation": float | None}
     hints = {name: of_fit[name] for name in given} | get_type_hints(OptimConfig)
     return checked(given | optim, hints, "Pipeline.fit")
+
+
+def sized(images: Images, size: int | None) -> Images:
+    """With pictures resized to this side. Raises ConfigError for other samples."""
+    if size is None:
+        return images
+    if len(images.shape) != 3 or not images.pixels:
+        raise ConfigError("only pictures are resized", where="image_size", expected="samples of shape (C, H, W)",
+                          got=f"samples {images.shape}", remedy="leave it out")  # fmt: skip
+    return replace(images, shape=(images.shape[0], size, size))
+
+
+def result_of(run: Path) -> Result:
+    """Of a run that has come to its end."""
+    records, end = read_run_log(run)
+    assert end, "checked by whoever says so"
+    return Result(end["reason"], records, test=end["test"])
 
 
 def is_share(validation: Any) -> bool:

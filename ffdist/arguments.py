@@ -49,4 +49,6 @@ def spelled_as_arguments() -> Iterator[None]:
 def as_argument(flag: re.Match[str]) -> str:
     """Options of a network or a rule are arguments of their own there, and have no such name."""
     name = flag[1].replace("-", "_")
-    return name if name in {f.name for f in fields(TrainSettings)} - {"model_args", "objective_args"} else flag[0]
+    if name not in {f.name for f in fields(TrainSettings)} - {"model_args", "objective_args"}:
+        return flag[0]
+    return f"{name}=True" if isinstance(getattr(TrainSettings(), name), bool) else name

@@ -282,12 +282,16 @@ def _tuple(value: object, kinds: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(convert(v, kinds[0] if repeated else kinds[i]) for i, v in enumerate(value))
 
 
-def text_of(value: Any) -> str:
-    """A value as `convert` reads it: of tuples "1,2,3", of tuples of tuples "0,11;0,16"."""
-    if isinstance(value, (list, tuple)):
-        nested = any(isinstance(part, (list, tuple)) for part in value)
+def text_of(value: object) -> str:
+    """A value as it is typed on a command line, the inverse of `convert`."""
+    if isinstance(value, (tuple, list)):
+        nested = any(isinstance(part, (tuple, list)) for part in value)
         return (";" if nested else ",").join(map(text_of, value))
-    return "none" if value is None else str(value)
+    if value is None or isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, Enum):
+        return value.name
+    return repr(value) if isinstance(value, (int, float)) else str(value)
 
 
 def describe(kind: Any) -> str:

@@ -51,9 +51,10 @@ def evaluate(command: Eval) -> None:
         from ffdist.runtime.data_facts import read_facts
         from ffdist.runtime.evaluation import measure_run
         from ffdist.runtime.own_code import check_code
-        from ffdist.runtime.run import read_settings
+        from ffdist.runtime.run import check_named, read_settings
 
     settings, facts = read_settings(command.run), read_facts(command.run)
+    check_named(settings)
     check_code(command.run, settings, strict=False)
     images = opened(command.run, command.data, settings, facts, "eval")
     result, confusions = measure_run(command.run, settings, images, batch_size=command.batch_size)

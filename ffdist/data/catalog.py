@@ -35,7 +35,7 @@ def open_data(name_or_folder: str | Path, image_size: int | None = None) -> Imag
         raise unknown(str(name_or_folder))
     if image_size is None:
         return images
-    return replace(images, shape=(images.shape[0], image_size, image_size), source=None)
+    return replace(images, shape=(images.shape[0], image_size, image_size))
 
 
 def folder_of(name_or_folder: str | Path) -> Path | None:

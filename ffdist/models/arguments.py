@@ -9,6 +9,7 @@ from numbers import Integral
 from typing import ParamSpec, TypeVar
 
 from ffdist.errors import ConfigError, NetworkError
+from ffdist.models.recipe import known_name, recipe_of
 from ffdist.options import checked_value, kinds_of, nearest
 
 P = ParamSpec("P")
@@ -27,18 +28,21 @@ def check_input(input_shape: object, num_classes: object) -> None:
 
 
 def checked_arguments(build: Callable[P, R]) -> Callable[P, R]:
-    """A builder (input_shape, num_classes, **options) that refuses values of another type than it declares.
+    """A builder (input_shape, num_classes, **options) that refuses values of another type than it declares, and whose
+    chains know their `recipe`.
 
     Raises NetworkError for what is no shape or no number of classes, ConfigError for an option that is not there, or is
     of another type.
     """
     signature, model = inspect.signature(build), f"model {build.__name__}"
     shape, classes, *options = signature.parameters
+    defaults = {option: signature.parameters[option].default for option in options}
+    name = known_name(build)
 
     @wraps(build)
     def checked(*args: P.args, **kwargs: P.kwargs) -> R:
-        for name in kwargs.keys() - signature.parameters.keys():
-            raise ConfigError(f"unknown option '{name}'", where=model, remedy=nearest(name, options))
+        for unknown in kwargs.keys() - signature.parameters.keys():
+            raise ConfigError(f"unknown option '{unknown}'", where=model, remedy=nearest(unknown, options))
         try:
             given = signature.bind(*args, **kwargs).arguments
         except TypeError as error:
@@ -46,7 +50,10 @@ def checked_arguments(build: Callable[P, R]) -> Callable[P, R]:
                               expected="(input_shape, num_classes, **options)") from error  # fmt: skip
         check_input(given[shape], given[classes])
         kinds = kinds_of(build)
-        told = {name: checked_value(name, given[name], kinds[name], model) for name in options if name in given}
-        return build(**(given | told))  # pyright: ignore[reportCallIssue]
+        told = {each: checked_value(each, given[each], kinds[each], model) for each in options if each in given}
+        made = build(**(given | told))  # pyright: ignore[reportCallIssue]
+        if name and hasattr(made, "recipe"):
+            made.recipe = recipe_of(name, build, told, defaults)  # pyright: ignore[reportAttributeAccessIssue]
+        return made
 
     return checked

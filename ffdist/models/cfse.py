@@ -11,7 +11,6 @@ from ffdist.errors import NetworkError
 from ffdist.models.arguments import checked_arguments
 from ffdist.models.chain import Chain
 from ffdist.models.parts import check_picture, check_widths
-from ffdist.models.spelled import spelled
 
 
 def _conv_block(in_width: int, width: int, groups: int, *, pool: bool) -> nn.Module:
@@ -20,7 +19,6 @@ def _conv_block(in_width: int, width: int, groups: int, *, pool: bool) -> nn.Mod
 
 
 @checked_arguments
-@spelled("cfse-cnn")
 def cfse_cnn(
     input_shape: Sequence[int],
     num_classes: int,

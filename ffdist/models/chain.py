@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import pairwise
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,11 +17,9 @@ from ffdist.models.arguments import check_input
 from ffdist.models.axes import Axes, Layout, Trace, declared, layout_of
 from ffdist.models.joins import joined, told
 from ffdist.models.parts import SpatialMean
+from ffdist.models.recipe import Recipe
 from ffdist.models.seeds import derive_seed, seeded
 from ffdist.models.sound import check_given, check_sound
-
-if TYPE_CHECKING:
-    from ffdist.models.spelled import Spelling
 
 Shape = tuple[int, ...]
 SMALL = 2**24
@@ -72,8 +70,8 @@ class Chain:
         self.axes: Axes | None = axes
         self.joined = ""
         """How layers were joined to blocks, in words."""
-        self.spelling: Spelling | None = None
-        """By what name and options `load_model` makes the same; None where it has none."""
+        self.recipe: Recipe | None = None
+        """How it can be made again, where a builder with a name has made it."""
         self.names = [name for name, _ in pairs]
         self.builders = [builder for _, builder in pairs]
         self.input_shape: Shape = tuple(int(size) for size in input_shape)
@@ -245,7 +243,7 @@ class Chain:
             )
         bounds = [sum(cut[:i]) for i in range(len(cut) + 1)]
         groups = [range(a, b) for a, b in pairwise(bounds)]
-        return Chain(
+        larger = Chain(
             [("+".join(self.names[i] for i in g), _joined([self.builders[i] for i in g])) for g in groups],
             input_shape=self.input_shape,
             num_classes=self.num_classes,
@@ -253,6 +251,8 @@ class Chain:
             origin=self.origin,
             axes=self.axes,
         )
+        larger.recipe = self.recipe and self.recipe.regrouped(cut)
+        return larger
 
     def classifier(self) -> nn.Module:
         """What backpropagation puts behind the last block, newly initialised: its output -> [B, K] logits."""

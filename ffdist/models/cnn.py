@@ -11,7 +11,6 @@ from ffdist.errors import NetworkError
 from ffdist.models.arguments import checked_arguments
 from ffdist.models.chain import Chain, Shape
 from ffdist.models.parts import FlatMap, check_picture, check_widths
-from ffdist.models.spelled import spelled
 
 
 def _conv_block(in_channels: int, out_channels: int, *, norm: bool, pool: bool) -> nn.Module:
@@ -30,7 +29,6 @@ def _flat_classifier(shape: Shape, num_classes: int, *, dropout: float) -> nn.Mo
 
 
 @checked_arguments
-@spelled("cnn")
 def cnn(
     input_shape: Sequence[int],
     num_classes: int,
@@ -63,7 +61,6 @@ def cnn(
 
 
 @checked_arguments
-@spelled("cnnb")
 def cnnb(
     input_shape: Sequence[int], num_classes: int, widths: Sequence[int] = (32, 64, 128), dropout: float = 0.0
 ) -> Chain:

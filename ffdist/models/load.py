@@ -13,6 +13,7 @@ from ffdist.models.apart import check_apart
 from ffdist.models.axes import declared
 from ffdist.models.chain import Chain, Group, Shape, children, no_sequential, seeded
 from ffdist.models.joins import joined, told
+from ffdist.models.recipe import recipe_of
 from ffdist.options import find, typed
 
 MODELS: Mapping[str, Callable[..., Chain]] = Known(MODEL_PLACES)
@@ -48,7 +49,10 @@ def load_model(
         remedy="mend the function, or set its options: --model-args NAME=VALUE",
     ):  # fmt: skip
         made = build(shape, num_classes, **given)
+    recipe = recipe_of(name, build, given, {})
     if isinstance(made, Chain):
+        if name not in MODELS:
+            made.recipe = recipe
         return made
     if not isinstance(made, nn.Sequential):
         raise ConfigError("a model's function returns a Chain or an nn.Sequential", where=where,
@@ -62,6 +66,7 @@ def load_model(
     check_apart([(name, picked(made, block.indices)) for name, block in blocks])
     chain = Chain(blocks, input_shape=shape, num_classes=num_classes, axes=declared(made, where))
     chain.joined = told(parts, counts)
+    chain.recipe = recipe
     return chain
 
 

@@ -12,7 +12,6 @@ from torch import nn
 from ffdist.models.arguments import checked_arguments
 from ffdist.models.chain import Chain
 from ffdist.models.parts import check_widths
-from ffdist.models.spelled import spelled
 
 
 def _layer(in_features: int, out_features: int, *, flatten: bool, init: str) -> nn.Module:
@@ -25,7 +24,6 @@ def _layer(in_features: int, out_features: int, *, flatten: bool, init: str) -> 
 
 
 @checked_arguments
-@spelled("mlp")
 def mlp(
     input_shape: Sequence[int],
     num_classes: int,

@@ -12,7 +12,6 @@ from ffdist.errors import ConfigError
 from ffdist.models.arguments import checked_arguments
 from ffdist.models.chain import Chain, Shape
 from ffdist.models.parts import SpatialMean, check_picture, named_path
-from ffdist.models.spelled import spelled
 
 # in, kernel, expanded, out, squeeze-and-excite, activation, stride: table 2 of arXiv 1905.02244
 SETTINGS = (
@@ -61,7 +60,6 @@ def _classifier(shape: Shape, num_classes: int) -> nn.Module:
 
 
 @checked_arguments
-@spelled("mobilenet-v3-small")
 def mobilenet_v3_small(input_shape: Sequence[int], num_classes: int, stem_stride: Literal[1, 2] = 2) -> Chain:
     """MobileNetV3-small (arXiv 1905.02244): a stem and 11 inverted residual blocks, 12 blocks in all.
 

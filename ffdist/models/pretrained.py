@@ -44,6 +44,7 @@ def with_weights(chain: Chain, path: Path) -> Chain:
         axes=chain.axes,
     )
     result.joined = chain.joined
+    result.recipe = chain.recipe and chain.recipe._replace(pretrained=str(path.absolute()))
     return result
 
 

@@ -12,7 +12,6 @@ from ffdist.errors import ConfigError
 from ffdist.models.arguments import checked_arguments
 from ffdist.models.chain import Chain
 from ffdist.models.parts import check_picture, check_widths, named_path
-from ffdist.models.spelled import spelled
 
 WIDTHS = (64, 128, 256, 512)
 CUTS = {"group": (3, 2, 2, 2), "block": (2, 1, 1, 1, 1, 1, 1, 1), "stem-group": (1, 2, 2, 2, 2)}
@@ -45,7 +44,6 @@ def _residual(group: int, place: int, in_width: int, width: int, stride: int) ->
 
 
 @checked_arguments
-@spelled("resnet18")
 def resnet18(
     input_shape: Sequence[int],
     num_classes: int,

@@ -11,7 +11,6 @@ from ffdist.errors import ConfigError
 from ffdist.models.arguments import checked_arguments
 from ffdist.models.chain import Chain
 from ffdist.models.parts import check_picture
-from ffdist.models.spelled import spelled
 
 
 def _conv_block(in_width: int, width: int, kernel: int, *, pool: bool) -> nn.Module:
@@ -23,7 +22,6 @@ def _conv_block(in_width: int, width: int, kernel: int, *, pool: bool) -> nn.Mod
 
 
 @checked_arguments
-@spelled("sel-cnn")
 def sel_cnn(
     input_shape: Sequence[int], num_classes: int, depth: int = 3, width: int = 128, kernel: int = 7, pool_every: int = 0
 ) -> Chain:

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ffdist.errors import ConfigError
+from ffdist.models.arguments import checked_arguments
 from ffdist.models.chain import Chain, Shape
 from ffdist.models.parts import check_picture, check_widths
-from ffdist.models.spelled import spelled
 
 PATCHES = 5000
 """Pictures whose patches are whitened."""
@@ -87,7 +87,7 @@ class MaxClassifier(nn.Module):
         return self.linear(x.flatten(2).amax(2)) / 9
 
 
-@spelled("speednet")
+@checked_arguments
 def speednet(
     input_shape: Sequence[int], num_classes: int, widths: Sequence[int] = (64, 256, 256), depth: int = 2
 ) -> Chain:

@@ -12,7 +12,6 @@ from ffdist.errors import ConfigError
 from ffdist.models.arguments import checked_arguments
 from ffdist.models.chain import Chain
 from ffdist.models.parts import check_picture
-from ffdist.models.spelled import spelled
 
 VGG8 = (128, -256, 256, -512, -512, -512, 512)
 VGG11 = (128, -256, 256, -512, 512, -512, 512, -512, 512, 512)
@@ -34,7 +33,6 @@ def _pool(kind: str) -> list[nn.Module]:
 
 
 @checked_arguments
-@spelled("vgg8")
 def vgg8(
     input_shape: Sequence[int],
     num_classes: int,
@@ -69,7 +67,6 @@ def vgg8(
 
 
 @checked_arguments
-@spelled("vgg11")
 def vgg11(
     input_shape: Sequence[int],
     num_classes: int,

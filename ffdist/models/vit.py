@@ -13,7 +13,6 @@ from ffdist.errors import ConfigError, NetworkError
 from ffdist.models.arguments import checked_arguments
 from ffdist.models.chain import Chain, Shape
 from ffdist.models.parts import check_picture, named_path
-from ffdist.models.spelled import spelled
 
 
 class Patches(nn.Module):
@@ -55,7 +54,6 @@ def _classifier(shape: Shape, num_classes: int) -> nn.Module:
 
 
 @checked_arguments
-@spelled("vit")
 def vit(
     input_shape: Sequence[int],
     num_classes: int,

@@ -12,6 +12,12 @@ from ffdist.options import find, typed
 OBJECTIVES: Mapping[str, type[Objective]] = Known(OBJECTIVE_PLACES)
 
 
+def known_objective(kind: type[Objective]) -> str | None:
+    """The name of one of ffdist's own rules."""
+    place = f"{kind.__module__}:{kind.__qualname__}"
+    return next((name for name, known in OBJECTIVE_PLACES.items() if known == place), None)
+
+
 def load_objective(name: str, options: Mapping[str, object] | None = None) -> Objective:
     """The objective called `name`, with its fields set from `options`.
 

@@ -13,7 +13,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
-from ffdist.baselines.twin import Backprop, twin
 from ffdist.config import TrainSettings
 from ffdist.data.decode import read_decoding
 from ffdist.data.images import Spread
@@ -22,6 +21,7 @@ from ffdist.models import Chain
 from ffdist.objectives import Objective, load_objective
 from ffdist.pipeline.classifier import Classifier
 from ffdist.runtime.data_facts import DataFacts, read_facts
+from ffdist.runtime.in_python import BACKPROP, given_network
 from ffdist.runtime.own_code import GIVEN, KINDS, WORDS, check_code
 from ffdist.runtime.run import network as named_network
 from ffdist.runtime.run import read_settings, trained
@@ -99,19 +99,18 @@ def _named(classifier: Classifier, facts: DataFacts) -> Classifier:
 def _made(
     settings: TrainSettings, facts: DataFacts, network: Chain | nn.Sequential | None, rule: Objective | str | None
 ) -> tuple[Chain, Objective]:
-    """What is given, and what the settings name for the rest."""
-    stand_in = settings
-    if network is not None:
-        stand_in = replace(stand_in, model="mlp", model_args=(), blocks=())
-    if rule is not None:
+    """What is given, and what the settings name for the rest; for "backprop" the twin."""
+    if network is None and rule is None:
+        return named_network(settings, facts.shape, len(facts.classes))
+    stand_in = replace(settings, model="mlp", model_args=(), blocks=()) if network is not None else settings
+    if rule is not None or settings.objective == BACKPROP:
         stand_in = replace(stand_in, objective="sff", objective_args=(), label_smoothing=0.0)
     chain, objective = named_network(stand_in, facts.shape, len(facts.classes))
     if network is not None:
         chain = joined_as(network, settings, facts)
-        chain = twin(chain) if isinstance(objective, Backprop) else chain
-    if rule is not None:
+    if rule is not None and rule != BACKPROP:
         objective = load_objective(rule) if isinstance(rule, str) else rule
-    return chain, objective
+    return given_network(settings, chain, objective)
 
 
 def joined_as(network: Chain | nn.Sequential, settings: TrainSettings, facts: DataFacts) -> Chain:

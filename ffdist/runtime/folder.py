@@ -165,7 +165,7 @@ def read_recorded(run: Path | None) -> TrainSettings:
     return replace(read_settings(run), out=run, resume=True)
 
 
-def check_resumable(before: TrainSettings, now: TrainSettings) -> None:
+def check_resumable(before: TrainSettings, now: TrainSettings, remedy: str = "leave it out") -> None:
     """Raises ConfigError naming the first setting that differs though it decides what the run learns. A network or rule
     of the user's own may have moved."""
     here = settled(now)
@@ -176,7 +176,7 @@ def check_resumable(before: TrainSettings, now: TrainSettings) -> None:
         if f.name in KINDS and now.out and has_moved(now.out, f.name, old, getattr(here, f.name)):
             continue
         raise ConfigError(f"--{f.name.replace('_', '-')} cannot change when a run is resumed", where=now.out,
-                          expected=old, got=new, remedy="leave it out, or start a new run")  # fmt: skip
+                          expected=old, got=new, remedy=f"{remedy}, or start a new run")  # fmt: skip
 
 
 def last_seen(run: Path) -> Manifest | None:

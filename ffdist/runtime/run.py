@@ -37,9 +37,7 @@ def network(
 
     start: whether a run starts with it, by --pretrained weights if told so; otherwise a snapshot's will be loaded.
     """
-    for kind in ("model", "objective"):
-        if getattr(settings, kind) == GIVEN:
-            raise not_here(kind)
+    check_named(settings)
     chain = load_model(settings.model, shape, num_classes, pairs(settings.model_args, "--model-args"))
     chain = chain.regroup(settings.blocks) if settings.blocks else chain
     if start and settings.pretrained:
@@ -48,6 +46,13 @@ def network(
         return twin(chain), smoothed(Backprop(), settings)
     objective = load_objective(settings.objective, pairs(settings.objective_args, "--objective-args"))
     return chain, smoothed(objective, settings)
+
+
+def check_named(settings: TrainSettings) -> None:
+    """Raises ConfigError for a network or a rule that has no name."""
+    for kind in ("model", "objective"):
+        if getattr(settings, kind) == GIVEN:
+            raise not_here(kind)
 
 
 def not_here(kind: str) -> ConfigError:

@@ -1,0 +1,165 @@
+"""What is given in Python, as settings by which the command line finds it again; and what has no such name, told apart
+from another by a digest."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import MISSING, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ffdist.baselines.twin import Backprop, twin
+from ffdist.config import TrainSettings
+from ffdist.data import Images, open_data
+from ffdist.errors import ConfigError, FfdistError
+from ffdist.models import Chain, load_model
+from ffdist.objectives import OBJECTIVES, Objective, load_objective
+from ffdist.objectives.load import known_objective
+from ffdist.options import text_of
+from ffdist.runtime.own_code import GIVEN, WORDS, settled_module
+from ffdist.runtime.run import pairs, smoothed
+
+BACKPROP = "backprop"
+"""The name of the twin: the same network, learning by one loss."""
+RULE = ("objective", "objective_args", "label_smoothing")
+NETWORK = ("model", "model_args", "blocks", "pretrained")
+
+
+def network_settings(chain: Chain, blocks: Sequence[int] | None) -> dict[str, Any]:
+    """blocks: how many layers or blocks were joined to one, of a network without a recipe."""
+    if chain.recipe is None:
+        return {"model": GIVEN, "model_args": (layers_digest(chain),), "blocks": tuple(blocks or ())}
+    recipe = chain.recipe
+    return {
+        "model": recipe.name,
+        "model_args": recipe.options,
+        "blocks": recipe.blocks,
+        "pretrained": recipe.pretrained,
+    }
+
+
+def rule_settings(rule: Objective | str) -> dict[str, Any]:
+    """By its name and fields, where it can be made again of these."""
+    if isinstance(rule, str):
+        return {"objective": rule}
+    name = rule_name(type(rule))
+    args = tuple(f"{key}={text_of(value)}" for key, value in told_fields(rule).items())
+    try:
+        if name and load_objective(name, pairs(args, "")) == rule:
+            return {"objective": name, "objective_args": args}
+    except FfdistError:  # it has fields that no text says
+        pass
+    return {"objective": GIVEN, "objective_args": (rule_digest(rule),)}
+
+
+def told_fields(rule: Objective) -> dict[str, Any]:
+    """The fields that are not at their default."""
+    if not is_dataclass(rule):
+        return {}
+    return {f.name: getattr(rule, f.name) for f in fields(rule)
+            if f.init and (f.default is MISSING or getattr(rule, f.name) != f.default)}  # fmt: skip
+
+
+def rule_name(kind: type[Objective]) -> str | None:
+    """A known name, or where a module defines it; None for what a script, a session or a function defines."""
+    known = known_objective(kind)
+    module = sys.modules.get(kind.__module__)
+    if known or module is None or kind.__module__ == "__main__" or getattr(module, kind.__qualname__, None) is not kind:
+        return known
+    return settled_module(kind.__module__, kind.__qualname__) or f"{kind.__module__}:{kind.__qualname__}"
+
+
+def data_settings(data: Any, images: Images) -> dict[str, Any]:
+    """The name or folder by which these very images can be opened again."""
+    for place in places(data, images):
+        try:
+            opened = open_data(place)
+            size = None if opened.shape == images.shape else images.shape[-1]
+            if open_data(place, size).digest == images.digest:
+                return {"data": place, "image_size": size}
+        except FfdistError:
+            continue
+    return {"data": GIVEN}
+
+
+def places(data: Any, images: Images) -> list[str]:
+    """Where these data may come from."""
+    if isinstance(data, (str, Path)):
+        return [str(data)]
+    return [images.source] if images.source else []
+
+
+def layers_digest(chain: Chain) -> str:
+    """Of the kinds and settings of all layers, by what they print; not of their weights."""
+    return digest("layers", [repr(chain.build_meta(index)) for index in range(len(chain))])
+
+
+def rule_digest(rule: Objective) -> str:
+    """Of the class's name and its fields, by what they print."""
+    return digest(type(rule).__qualname__, repr(rule))
+
+
+def digest(name: str, said: object) -> str:
+    text = re.sub(r" at 0x[0-9a-f]+", "", str(said))
+    return f"{name}={hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
+def as_recorded(settings: TrainSettings, recorded: TrainSettings, chain: Chain, rule: Objective | str) -> TrainSettings:
+    """`settings` with the network and the rule in the words of the run that goes on, where they are the same.
+
+    Raises ConfigError where they have other options.
+    """
+    if recorded.model != GIVEN:
+        made = load_model(
+            recorded.model, chain.input_shape, chain.num_classes, pairs(recorded.model_args, "--model-args")
+        )
+        made = made.regroup(recorded.blocks) if recorded.blocks else made
+        if made.recipe and chain.recipe and made.recipe == chain.recipe._replace(pretrained=None):
+            settings = replace(settings, **{name: getattr(recorded, name) for name in NETWORK})
+    if recorded.objective not in (GIVEN, BACKPROP) and not isinstance(rule, str):
+        named = load_objective(recorded.objective, pairs(recorded.objective_args, "--objective-args"))
+        if type(named) is type(rule) and smoothed(named, recorded) == rule:
+            settings = replace(settings, **{name: getattr(recorded, name) for name in RULE})
+    for kind in ("model", "objective"):
+        names = (kind, f"{kind}_args")
+        if settings_of(settings, names[:1]) == settings_of(recorded, names[:1]) != (GIVEN,) and (
+            settings_of(settings, names) != settings_of(recorded, names)
+        ):
+            raise another(kind)
+    return settings
+
+
+def settings_of(settings: TrainSettings, names: Sequence[str]) -> tuple[Any, ...]:
+    return tuple(getattr(settings, name) for name in names)
+
+
+def given_network(settings: TrainSettings, network: Chain, rule: Objective) -> tuple[Chain, Objective]:
+    """The chain and the rule of a run, of a network and rule that are given: for "backprop" the twin.
+
+    Raises ConfigError for a network or rule that is another than the run's.
+    """
+    check_given(settings, network, rule)
+    if settings.objective == BACKPROP:
+        return twin(network), smoothed(Backprop(), settings)
+    return network, rule
+
+
+def check_given(settings: TrainSettings, network: Chain, rule: Objective) -> None:
+    """Raises ConfigError for another network or rule than was given when the run began."""
+    for kind, told in (("model", layers_digest(network)), ("objective", rule_digest(rule))):
+        recorded = getattr(settings, f"{kind}_args")
+        if getattr(settings, kind) == GIVEN and recorded and recorded != (told,):
+            raise another(kind)
+    if settings.objective in OBJECTIVES:
+        named = load_objective(settings.objective, pairs(settings.objective_args, "--objective-args"))
+        if smoothed(named, settings) != rule:
+            raise another("objective")
+
+
+def another(kind: str) -> ConfigError:
+    return ConfigError(f"this is not the {WORDS[kind]} that the run has learned with", where="given in Python",
+                       expected="layers, options and fields as when the run began", got="others",
+                       remedy="give it as it was; or start a new run")  # fmt: skip
