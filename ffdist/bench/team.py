@@ -22,6 +22,8 @@ import torch.distributed as dist
 
 from ffdist.errors import StageError
 from ffdist.runtime.allocator import keep_freed_memory
+from ffdist.runtime.child import end_with_parent
+from ffdist.runtime.interrupts import SIGNALS, signals_blocked
 from ffdist.runtime.world import World
 from ffdist.transport.measure import take_cores
 
@@ -71,9 +73,10 @@ class Team:
             here, there = context.Pipe()
             seat = (World(rank, size, rank), str(Path(self.folder.name) / "store"), there)
             process = context.Process(
-                target=_member, args=(life, keep_memory, *seat), name=f"{name}-{rank}", daemon=True
+                target=_member, args=(os.getpid(), life, keep_memory, *seat), name=f"{name}-{rank}", daemon=True
             )
-            process.start()
+            with signals_blocked():
+                process.start()
             there.close()
             self.lines.append(here)
             self.processes.append(process)
@@ -155,9 +158,11 @@ class Team:
         raise StageError(f"side '{self.name}' failed", expected="a finished round", got=got)
 
 
-def _member(life: Life, keep_memory: bool, world: World, store_file: str, line: Connection) -> None:
+def _member(parent: int, life: Life, keep_memory: bool, world: World, store_file: str, line: Connection) -> None:
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    end_with_parent(parent)  # it asks for orders between two rounds only, and a round may take minutes
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     if keep_memory:
         keep_freed_memory()  # for every side alike, and so is its share of the cores
     take_cores(world.rank, world.size)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -19,7 +20,8 @@ import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
 from ffdist.cores import available_cores
-from ffdist.errors import ConfigError
+from ffdist.errors import ConfigError, Interrupted
+from ffdist.runtime.interrupts import signals_restored
 
 ANSWER = 30.0
 """Seconds in which a cluster must answer."""
@@ -57,15 +59,28 @@ def joined(options: RayOptions, stages: int) -> Iterator[None]:
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
     if address == "local":
         cpus = max(available_cores(), math.ceil(stages * options.cpus_per_stage))
-        with starting():
+        with starting(), signals_kept():
             ray.init("local", num_cpus=cpus, include_dashboard=False, **quiet)
     else:
         check_health(address)
-        ray.init(address, **quiet)
+        with signals_kept():
+            ray.init(address, **quiet)
     try:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def signals_kept() -> Iterator[None]:
+    """Raises Interrupted for SIGTERM, which Ray takes for itself when it starts, and would end this program with 15."""
+    try:
+        with signals_restored():
+            yield
+    except SystemExit as left:
+        if left.code != signal.SIGTERM:
+            raise
+        raise Interrupted(signal.SIGTERM) from left
 
 
 @contextmanager

@@ -5,9 +5,10 @@ from __future__ import annotations
 import multiprocessing
 import os
 import statistics
+import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from contextlib import closing
 from dataclasses import dataclass
 from importlib import import_module
@@ -74,10 +75,17 @@ def measure_transport(
     """
     plan = _Plan(sizes, ("memcpy", *transports), rounds, depth, volume)
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
-        sending, timing = [pool.submit(_run, rank, store.port, plan, cluster) for rank in range(2)]
-        seconds = timing.result()
-        sending.result()
+    context, others = multiprocessing.get_context("spawn"), set(multiprocessing.active_children())
+    with ProcessPoolExecutor(2, context) as pool:
+        try:
+            both = [pool.submit(_run, rank, store.port, plan, cluster) for rank in range(2)]
+            for future in as_completed(both):
+                future.result()
+            seconds = both[1].result()
+        except BaseException:  # an interrupt, too: they would measure on
+            for process in set(multiprocessing.active_children()) - others:
+                process.kill()
+            raise
     return [_rate(plan, seconds, transport, size) for size in sizes for transport in plan.transports]
 
 
@@ -100,9 +108,17 @@ def take_cores(rank: int, size: int) -> None:
         os.sched_setaffinity(0, cores[rank * share :][:share])
 
 
+def _end_with_parent() -> None:
+    """A worker of a pool holds the pool's own pipes, and would wait for ever."""
+    if parent := multiprocessing.parent_process():
+        parent.join()
+        os._exit(1)
+
+
 def _run(rank: int, port: int, plan: _Plan, cluster: str | None) -> dict[tuple[str, int], list[float]]:
     """The life of one of the two processes; rank 1 receives, and its seconds count."""
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     if cluster:
         import_module("ray").init(cluster, log_to_driver=False, logging_level="ERROR")

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
+from stages import command
 
 from ffdist.bench.baseline_side import join
 from ffdist.bench.hosts import TwoHosts, why_not
@@ -132,3 +135,50 @@ def fail_on_order(seat: Seat) -> None:
 def test_a_member_that_fails_ends_the_comparison_with_its_own_words() -> None:
     with Team("clumsy", fail_on_order, 2) as team, pytest.raises(StageError, match=r"(?s)clumsy.*ValueError: told 7"):
         team.ask(7)
+
+
+COMPARING = """
+import time
+from ffdist.bench.team import Team
+
+def life(seat):
+    seat.answer("here")
+    time.sleep(600)  # a long round
+
+if __name__ == "__main__":
+    with Team("stuck", life, 2) as team:
+        team.hear(), team.hear()
+        print(*(process.pid for process in team.processes), flush=True)
+        team.hear()
+"""
+MEASURING = """
+import multiprocessing, threading, time
+from ffdist.transport.measure import measure_transport
+
+def tell():
+    while len(multiprocessing.active_children()) < 2:
+        time.sleep(0.01)
+    print(*(process.pid for process in multiprocessing.active_children()), flush=True)
+
+if __name__ == "__main__":
+    threading.Thread(target=tell, daemon=True).start()
+    measure_transport(["local"], [1 << 20], rounds=100_000)
+"""
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("script", [COMPARING, MEASURING], ids=["comparing", "measuring"])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=lambda number: number.name)
+def test_what_measures_ends_with_who_wanted_to_know(script: str, number: signal.Signals, tmp_path: Path) -> None:
+    (tmp_path / "measure.py").write_text(script)
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    with subprocess.Popen([sys.executable, tmp_path / "measure.py"], stdout=subprocess.PIPE, text=True, env=env) as own:
+        assert own.stdout
+        members = [int(word) for word in own.stdout.readline().split()]
+        assert len(members) == 2
+        own.send_signal(number)
+        assert own.wait(60) in (-number, 130)
+    deadline = time.monotonic() + 60
+    while any(command(pid) for pid in members) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(command(pid) for pid in members)

@@ -90,6 +90,9 @@ def test_a_node_gets_a_process_for_each_gpu_that_torch_will_see(
 def test_a_restarted_attempt_never_goes_on_in_a_run_it_did_not_begin(tmp_path: Path) -> None:
     images = open_data("digits")
     begin(tmp_path, TrainSettings(), images)
+    snapshot = tmp_path / "snapshots/step-000000001-epoch-00001"
+    snapshot.mkdir(parents=True)
+    (snapshot / "manifest.json").write_text("{}")
     store = dist.HashStore()
     with ExitStack() as start, pytest.raises(ConfigError, match="already holds a run"):
         begin_or_go_on(TrainSettings(out=tmp_path), images, Meeting(World(attempt=1), store, store), start)

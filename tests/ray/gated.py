@@ -37,6 +37,9 @@ class GatedSplit(Split):
             self.gate.open("rb").close()
         return self.split.take(indices)
 
+    def digest(self) -> str:
+        return self.split.digest()
+
 
 @dataclass(frozen=True)
 class GatedJob:
