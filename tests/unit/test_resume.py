@@ -13,7 +13,7 @@ import pytest
 import torch.distributed as dist
 from jobs import QUIET, DigitsJob, cut_power_at, fingerprint, learned
 
-from ffdist.errors import SnapshotError
+from ffdist.errors import SnapshotError, StageError
 from ffdist.pipeline.optim import OptimConfig
 from ffdist.pipeline.sink import Reporter
 from ffdist.runtime.outcome import Result
@@ -83,7 +83,7 @@ def run_alone(make: DigitsJob, stop: Event, report: Reporter = QUIET) -> Result:
 
 
 class StopBefore(Event):
-    """A stop that comes just before the source looks for one the `look`-th time, from 1."""
+    """A stop that comes just before it is looked for the `look`-th time, from 1: once when the stages are ready."""
 
     def __init__(self, look: int) -> None:
         super().__init__()
@@ -103,7 +103,9 @@ def test_stopped_anywhere_it_goes_on_to_the_same_bits_and_leaves_every_snapshot_
     settings = {"optim": optim, "samples": 120, "batch_size": 32, "keep": 99}
     make = DigitsJob(epochs=4 if "early_stop" in schedule else 2, schedule=schedule, settings=settings)
     whole = run_threads(replace(make, run=tmp_path / "whole")(), QUIET)
-    result, look = Result("interrupted"), 0
+    with pytest.raises(StageError, match="before the stages were ready"):
+        run_alone(replace(make, run=tmp_path / "early"), StopBefore(1))
+    result, look = Result("interrupted"), 1
     while result.reason == "interrupted":
         look += 1
         cut = replace(make, run=tmp_path / f"cut-{look}")
