@@ -42,20 +42,22 @@ class Report:
 def main(args: Sequence[str]) -> None:
     command = tyro.cli(Report, args=list(args), prog="ffdist report")
     with loading():  # of torch, behind the parsing
-        from ffdist.report.log import read_run_log
+        from ffdist.report.log import as_written, read_run_log
         from ffdist.report.summary import summary
         from ffdist.runtime.run import read_settings
 
     settings, console = read_settings(command.run), PlainConsole()
     records, end = read_run_log(command.run)
-    for table in summary(asdict(settings), asdict(TrainSettings()), records, end):
-        console.print(table)
+    with as_written(command.run):
+        for table in summary(asdict(settings), asdict(TrainSettings()), records, end):
+            console.print(table)
     folder = command.to or command.run
     folder.mkdir(parents=True, exist_ok=True)
     if command.figures:
         from ffdist.report.figure import draw_curves
 
-        draw_curves(records, folder / "curves.png")
+        with as_written(command.run):
+            draw_curves(records, folder / "curves.png")
         console.print(f"curves: {folder / 'curves.png'}", soft_wrap=True)
     if command.cam:
         draw_cam(command.run, command.data, command.pictures, folder / "cam.png", console)

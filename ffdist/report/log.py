@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from ffdist.errors import DataError, SnapshotError
+from ffdist.errors import DataError, SnapshotError, described
 from ffdist.pipeline.sink import Reporter
 
 RUN_LOG = "metrics.jsonl"
@@ -62,9 +62,28 @@ def read_run_log(run: Path) -> tuple[list[dict[str, Any]], dict[str, Any] | None
         values = [json.loads(line) for line in lines if line.endswith("\n")]
     except FileNotFoundError:
         return [], None
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise DataError("a run log cannot be read", where=path, got=error) from error
-    return [v for v in values if "epoch" in v], next((v for v in values if "reason" in v), None)
+    except (ValueError, RecursionError) as error:
+        raise not_as_written(run, error) from error
+    with as_written(run):
+        end = next(({"test": v["test"], "reason": str(v["reason"])} for v in values if "reason" in v), None)
+        return [v for v in values if "epoch" in v], end
+
+
+@contextmanager
+def as_written(run: Path) -> Iterator[None]:
+    """Raises DataError where what is made of a run log shows that it is not as a run has written it."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
+        raise not_as_written(run, described(error)) from error
+
+
+def not_as_written(run: Path, got: object) -> DataError:
+    return DataError("a run log is not as it was written", where=run / RUN_LOG, got=got,
+                     expected="an epoch a line, and the test", remedy="restore it; what the last snapshot has learned "
+                     "is measured without it by `ffdist eval RUN`")  # fmt: skip
 
 
 def written_by_others(run: Path) -> bool:

@@ -322,3 +322,17 @@ def test_without_a_test_split_no_hint_leads_to_an_error(
     assert "ffdist report" in said
     assert "training accuracy" in said
     assert "the data have no test split" in refused("eval", run)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [('"mean": ', '"mean": null, "m": '), ('"blocks": ', '"blocks": 3, "b": '), ('{"epoch"', '7\n{"epoch"'),
+     ('"stages": ', '"s": '), ('{"test"', '{"t"'), ('"loss": ', '"loss": "x", "l": '), ('"epoch"', "{")],
+)  # fmt: skip
+def test_a_run_log_of_other_kinds_is_one_clear_error(before: str, after: str, tmp_path: Path, refused: Refused) -> None:
+    run = tmp_path / "r"
+    ffdist("train", *TINY, "--epochs", 1, "--out", run)
+    log = run / "metrics.jsonl"
+    log.write_text(log.read_text().replace(before, after))
+    assert "a run log is not as it was written" in refused("report", run)
+    ffdist("eval", run)
