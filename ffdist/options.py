@@ -20,10 +20,26 @@ from ffdist.errors import ConfigError, users_code
 T = TypeVar("T")
 
 
+ALIASES = {
+    "learning_rate": "lr",
+    "num_epochs": "epochs",
+    "max_epochs": "epochs",
+    "n_epochs": "epochs",
+    "bs": "batch_size",
+    "validation_split": "validation",
+    "val_fraction": "validation",
+    "grad_clip": "clip",
+    "max_norm": "clip",
+    "scheduler": "schedule",
+    "early_stopping": "early_stop",
+}
+"""What other libraries call some settings."""
+
+
 def nearest(name: str, names: Iterable[str]) -> str:
     """A remedy for a mistyped name: the nearest one, else all of them."""
     names = sorted(names)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    close = [ALIASES[name]] if ALIASES.get(name) in names else difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     return f"did you mean '{close[0]}'?" if close else f"choose one of: {', '.join(names)}"
 
 

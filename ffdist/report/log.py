@@ -52,7 +52,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def read_run_log(run: Path) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
-    """The epochs' records, and {"test", "reason"} where the run has come to its end.
+    """The epochs' records, whose "epoch" counts from 0, and {"test", "reason"} where the run has come to its end.
 
     A last line that a crash has cut off is left out. Raises DataError for a log that cannot be read otherwise.
     """
