@@ -13,7 +13,7 @@ from ffdist.objectives.auxiliary import FlatPixels, GlobalMax, PoolTo, TokenMean
 from ffdist.objectives.base import Following, Local, Site, as_it_is
 from ffdist.objectives.competitive import Competitive
 from ffdist.objectives.form import form
-from ffdist.objectives.narrow import narrow_copies
+from ffdist.objectives.narrow import as_wide, narrow_copies
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,8 @@ class AugLocal(Competitive):
     depth: int = 0
     """Blocks that are copied, at most; 0: all that follow."""
     width: float = 0.25
-    """Of the copies' layers: a share of the channels up to 1, a number of channels above."""
+    """Of the copies' layers: a share of the channels below 1, a number of channels above; 1: whole copies, of layers of
+    any kind."""
     side: int = 0
     """Largest height and width of the map that the copies read; larger ones are average-pooled. 0: as it is."""
     pool: Literal["mean", "max"] = "mean"
@@ -81,7 +82,8 @@ class AugLocalHead(nn.Module):
         shape = (site.shape[0], *pooled_size(site.shape[1:], pooled)) if pooled else site.shape
         self.given = site.given if blocks else as_it_is
         x = self.given(torch.zeros(2, *shape))
-        self.copies = narrow_copies(blocks, x, rule.narrowed, f"auglocal, {site}")
+        narrower = as_wide if rule.width == 1 else rule.narrowed
+        self.copies = narrow_copies(blocks, x, narrower, f"auglocal, {site}")
         with torch.no_grad():
             y = self.seen(self.copies.eval()(x))
         self.copies.train()

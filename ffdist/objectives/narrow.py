@@ -14,6 +14,13 @@ from ffdist.objectives.base import Following
 Build = Callable[[], nn.Module]
 Narrower = Callable[[int], int]
 """From a layer's number of channels to its copy's."""
+
+
+def as_wide(channels: int) -> int:
+    """Nothing becomes narrower: then blocks of any layers can be copied."""
+    return channels
+
+
 NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 
 
@@ -22,7 +29,8 @@ def narrow_copies(blocks: Sequence[Following], x: Tensor, narrower: Narrower, wh
 
     A copy starts from the values that the block starts from, cut to its size and scaled to the same spread. Where a
     block adds its input to its output, a 1x1 convolution (a linear layer) in front brings the input to the copy's
-    width. A pool passes on a map that is too small for it. where: whose head they become.
+    width. A pool passes on a map that is too small for it. With `as_wide`, copies are the whole blocks, of any layers.
+    where: whose head they become.
     Raises NetworkError, naming the block, for layers that cannot be copied so: attention, a module's own parameters.
     """
     copies = nn.Sequential()
@@ -38,11 +46,12 @@ def _copied(name: str, build: Build, x: Tensor, narrower: Narrower, where: objec
     layer = nn.Conv2d(channels, narrower(channels), 1, bias=False) if x.dim() == 4 else None
     neck = layer or nn.Linear(channels, narrower(channels), bias=False)
     reason: Exception | None = None
-    for in_front in ([], [neck]):
-        copy = nn.Sequential(*in_front, _supported(name, build(), where))
+    whole = narrower is as_wide
+    for in_front in ([],) if whole else ([], [neck]):
+        copy = nn.Sequential(*in_front, build() if whole else _supported(name, build(), where))
         hooks = [
             layer.register_forward_pre_hook(lambda layer, args: _fit(layer, args[0], narrower))
-            for layer in copy[-1].modules()
+            for layer in ([] if whole else copy[-1].modules())
         ]
         try:
             _outcome(copy, x)
@@ -58,7 +67,7 @@ def _copied(name: str, build: Build, x: Tensor, narrower: Narrower, where: objec
         where=where,
         expected="convolutions, linear layers, norms, and functions between them",
         got=str(reason).splitlines()[0],
-        remedy="another rule (--objective dgl), or all channels: width=1",
+        remedy="another rule (--objective dgl), or whole copies: width=1",
     ) from reason
 
 
@@ -75,13 +84,13 @@ def _supported(name: str, block: nn.Module, where: object) -> nn.Module:
     """Raises NetworkError for a layer with parameters that `_fit` does not know."""
     for path, layer in block.named_modules():
         own = [*layer.parameters(recurse=False)]
-        if own and not isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Linear, *NORMS)):
+        if own and not isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Linear, nn.PReLU, *NORMS)):
             raise NetworkError(
                 f"block '{name}' cannot be copied with fewer channels",
                 where=where,
                 expected="parameters of convolutions, linear layers and norms alone",
                 got=f"{path or 'the block itself'}: {type(layer).__name__}",
-                remedy="another rule: --objective dgl",
+                remedy="another rule (--objective dgl), or whole copies: width=1",
             )
     return block
 
@@ -95,6 +104,9 @@ def _fit(layer: nn.Module, x: Tensor, narrower: Narrower) -> None:
             layer.in_features, layer.out_features = x.shape[-1], narrower(layer.out_features)
             _cut(layer, "weight", (layer.out_features, layer.in_features))
             _cut(layer, "bias", (layer.out_features,))
+        case nn.PReLU() if layer.num_parameters > 1:
+            layer.num_parameters = x.shape[1]
+            _cut(layer, "weight", (layer.num_parameters,))
         case nn.modules.batchnorm._NormBase():
             layer.num_features = x.shape[1]
             for name in ("weight", "bias", "running_mean", "running_var"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from ffdist.data.images import Spread
 from ffdist.errors import ConfigError
 from ffdist.models import Chain, seeded
 from ffdist.objectives import Objective
+from ffdist.pipeline.contract import own_code
 from ffdist.pipeline.fusion import FUSION, fusion_layer, fusion_site
 from ffdist.pipeline.plan import sites
 from ffdist.pipeline.predictors import PREDICTORS, predictions
@@ -101,7 +103,12 @@ class Classifier(nn.Module):
 
     def scores(self, x: Tensor) -> dict[str, Tensor]:
         """Normalised inputs [B, *input_shape], as a Loader gives them -> scores [B, K] of each block that gives any and
-        of the fusion head, by name."""
+        of the fusion head, by name. A user's code that draws random numbers draws the same for each call."""
+        draws = own_code(self.objective, self.modules()) and not torch.compiler.is_exporting()
+        with seeded(0, x.device) if draws else nullcontext():
+            return self._scores(x)
+
+    def _scores(self, x: Tensor) -> dict[str, Tensor]:
         onward: Tensor | None = self.objective.prepare_eval(x, self.num_classes)
         scores, features = {}, []
         for name, block, head, layout in zip(self.names, self.blocks, self.heads, self.layouts, strict=False):

@@ -150,7 +150,10 @@ def _learn(block: LearningBlock, x: Tensor, y: Tensor) -> Local:
     """One batch forward and backward, as in training, without an update."""
     where = at(block.objective, block.site)
     with users_code(NetworkError, "the block cannot learn under this rule", where=where):
-        local = block.forward(x, y, step=0)
+        try:
+            local = block.forward(x, y, step=0)
+        except NetworkError as error:
+            raise _as_they_lie(error) from error.__cause__
         if local.loss is not None and block.learned:
             local.loss.backward()
     parameters = [p for p in block.module.parameters() if p.requires_grad]
@@ -161,6 +164,15 @@ def _learn(block: LearningBlock, x: Tensor, y: Tensor) -> Local:
                            remedy="compute it from `out` itself, not from out.detach(); freeze a block that is not to "
                            "learn: requires_grad_(False)")  # fmt: skip
     return local
+
+
+def _as_they_lie(error: NetworkError) -> NetworkError:
+    """With a remedy for `x.view`, which looks at how pictures lie in memory."""
+    if "view size is not compatible" not in str(error.__cause__):
+        return error
+    return NetworkError(error.what, where=error.where, got=error.got,
+                        expected="code for maps that lie channels last in memory, as torch's convolutions give them",
+                        remedy="x.flatten(1) or x.reshape(...) in place of x.view(...)")  # fmt: skip
 
 
 def _evaluate(block: LearningBlock, x: Tensor, y: Tensor) -> Tensor | None:

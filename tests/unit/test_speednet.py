@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -108,11 +109,22 @@ def test_depth_takes_blocks_evenly_and_the_last_has_none() -> None:
 
 
 def test_attention_has_no_narrow_copy_and_is_refused_with_a_remedy() -> None:
-    encoder = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
-    chain = Chain([("a", lambda: nn.Linear(16, 16)), ("b", lambda: encoder)], input_shape=(4, 16), num_classes=2)
+    encoder = partial(nn.TransformerEncoderLayer, 16, 2, 32, batch_first=True)
+    chain = Chain([("a", lambda: nn.Linear(16, 16)), ("b", encoder)], input_shape=(4, 16), num_classes=2)
     with pytest.raises(NetworkError, match="'b' cannot be copied") as caught:
         AugLocal().head(sites(chain)[0])
     assert "dgl" in (caught.value.remedy or "")
+    assert "width=1" in (caught.value.remedy or "")
+    head = AugLocal(width=1).head(sites(chain)[0])
+    assert head(torch.randn(2, 4, 16)).shape == (2, 2)
+    assert [p.shape for p in head.copies.parameters()] == [p.shape for p in encoder().parameters()]
+
+
+def test_prelus_are_copied_with_fewer_channels() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Sequential(nn.Conv2d(8, 12, 3), nn.PReLU(12), nn.PReLU()))
+    chain = Chain.from_sequential(net, input_shape=(3, 8, 8), num_classes=3)
+    head = AugLocal(width=0.5).head(sites(chain)[0])
+    assert [p.numel() for p in head.copies[0].parameters()][2:] == [6, 1]
 
 
 def test_signals_are_copied_as_the_blocks_take_them() -> None:

@@ -110,6 +110,25 @@ def test_what_a_buffer_holds_is_well() -> None:
     Pipeline(nn.Sequential(Forgets("buffer")), "sff").fit((X, Y), epochs=1, batch_size=8, progress=False)
 
 
+def test_a_classifier_says_the_same_twice() -> None:
+    classifier = Classifier(Chain([("drawn", Drawn)], input_shape=(6,), num_classes=3), DrawingRule())
+    before = random.getstate(), torch.get_rng_state()
+    assert torch.equal(classifier(X), classifier(X))
+    assert before[0] == random.getstate()
+    assert torch.equal(before[1], torch.get_rng_state())
+
+
+class Viewed(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.view(x.shape[0], -1))
+
+
+def test_view_of_pictures_is_refused_with_what_works() -> None:
+    network = nn.Sequential(nn.Conv2d(1, 6, 3), Viewed(6 * 36, 12))
+    with pytest.raises(NetworkError, match=r"x\.flatten\(1\) or x\.reshape"):
+        Pipeline(network, "sff").fit((torch.rand(24, 1, 8, 8), Y[:24]), epochs=1, batch_size=8, progress=False)
+
+
 class Extra(nn.Linear):
     def get_extra_state(self) -> Any:
         return {"a": 1}
