@@ -83,7 +83,7 @@ def count_stages(settings: TrainSettings, blocks: int, ranks: int | None) -> int
     asked = settings.stages or (len(settings.cut) or None)
     if ranks is not None and asked not in (None, ranks):
         raise ConfigError("--stages and torchrun disagree", expected=f"{ranks} stages, one a rank", got=asked,
-                          remedy="leave --stages out, or change --nproc-per-node")  # fmt: skip
+                          remedy=f"--stages {ranks}, or another --nproc-per-node")  # fmt: skip
     count = ranks or asked or min(blocks, local_devices(settings) or min(2, available_cores()))
     if count > 1 and settings.objective == "backprop":
         raise ConfigError("backpropagation's twin is one block: its one loss is behind the last layer",
