@@ -12,7 +12,6 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ffdist import SFF, Pipeline, open_data
-from ffdist.cli.export import write_weights
 from ffdist.errors import NetworkError
 from ffdist.models import Chain, load_model
 from ffdist.pipeline.average import RAMP
@@ -20,6 +19,7 @@ from ffdist.pipeline.block import BlockConfig, LearningBlock
 from ffdist.pipeline.classifier import Classifier
 from ffdist.pipeline.optim import OptimConfig
 from ffdist.pipeline.plan import build_block, check_objective, sites
+from ffdist.runtime.exported import weights
 from ffdist.runtime.job import Job
 from ffdist.runtime.threads import run_threads
 from ffdist.snapshot import SnapshotStore, latest
@@ -76,10 +76,10 @@ def test_tied_weights_are_tied_still_when_they_are_loaded_and_exported(tmp_path:
     assert isinstance(block, Twice)
     assert block.second.weight is block.first.weight
     assert torch.equal(block.first.weight, file["average.module.second.weight"])
-    write_weights(classifier, tmp_path / "weights.safetensors")
-    weights = load_file(tmp_path / "weights.safetensors")
-    assert torch.equal(weights["blocks.0.first.weight"], block.first.weight)
-    assert torch.equal(weights["blocks.0.second.weight"], block.first.weight)
+    (tmp_path / "weights.safetensors").write_bytes(weights(classifier, {}))
+    exported = load_file(tmp_path / "weights.safetensors")
+    assert torch.equal(exported["blocks.0.first.weight"], block.first.weight)
+    assert torch.equal(exported["blocks.0.second.weight"], block.first.weight)
 
 
 def test_the_average_of_tied_weights_takes_each_update_in_once() -> None:
