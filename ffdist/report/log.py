@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from ffdist.errors import DataError, SnapshotError, described
+from ffdist.errors import DataError, FfdistError, SnapshotError, described
 from ffdist.pipeline.sink import Reporter
 
 RUN_LOG = "metrics.jsonl"
@@ -76,6 +76,8 @@ def as_written(run: Path) -> Iterator[None]:
     """Raises DataError where what is made of a run log shows that it is not as a run has written it."""
     try:
         yield
+    except FfdistError:  # of something else, though some are ValueErrors
+        raise
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
         raise not_as_written(run, described(error)) from error
 

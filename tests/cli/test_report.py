@@ -111,7 +111,7 @@ def test_a_report_of_a_run_that_was_cut_off_tells_what_there_is(
     (tmp_path / "metrics.jsonl").write_text(lines[0] + lines[1][:50])
     assert "not at its end, 1 epochs" in printed(capsys, "report", tmp_path)
     (tmp_path / "metrics.jsonl").write_text("{]\n")
-    assert "run log cannot be read" in refused(capsys, "report", tmp_path)
+    assert "run log is not as it was written" in refused(capsys, "report", tmp_path)
 
 
 def test_figures_are_drawn_where_asked_for(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
