@@ -160,17 +160,25 @@ def check_channels(shape: tuple[int, ...], where: object, channels_last: bool | 
             got=[*shape],
             remedy="leave channels_last out",
         )
-    if channels_last is not None or len(shape) != 3:
-        return
-    a, b, c = shape
-    if (c <= 4 < a) or (a == b and c < a):
+    if channels_last is None and looks_channels_last(shape):
+        axes = "H, W" if len(shape) == 3 else "D, H, W"
         raise DataError(
-            "are these samples [C, H, W] or [H, W, C]?",
+            f"are these samples [C, {axes}] or [{axes}, C]?",
             where=where,
-            expected="channels first, (C, H, W)",
-            got=f"({a}, {b}, {c})",
+            expected=f"channels first, (C, {axes})",
+            got=shape,
             remedy=LAST,
         )
+
+
+def looks_channels_last(shape: tuple[int, ...]) -> bool:
+    """Whether (a, b, c), or (a, b, c, d), may be of a picture or volume with its channels behind: few of them, or fewer
+    than it is high and wide, or any number behind a square."""
+    if len(shape) not in (3, 4) or shape[0] <= 4:
+        return False
+    *sides, last = shape
+    square = len(sides) == 2 and sides[0] == sides[1] != last
+    return (last <= 4 and (len(sides) == 2 or min(sides) > last)) or last < min(sides) or square
 
 
 def chunks(x: np.ndarray) -> Iterator[np.ndarray]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from ffdist.data.columns import column_labels, names_in, samples
 from ffdist.data.decode import Decoding
 from ffdist.data.depth import Range
 from ffdist.data.images import Images
-from ffdist.data.memory import Labelled, assembled, stacked
+from ffdist.data.memory import Labelled, assembled, stacked, with_range
 from ffdist.data.survey import Reader
 from ffdist.errors import DataError
 
@@ -48,14 +47,6 @@ def from_arrow(
         if of is not None
     }
     return with_range(assembled(name, splits, classes, renumber=True, normalize=normalize), value_range)
-
-
-def with_range(images: Images, value_range: Range | None) -> Images:
-    """With the range that its pictures were read in, for those to come."""
-    if value_range is None or not images.pixels:
-        return images
-    channels, height, width = images.shape
-    return replace(images, decoding=Decoding((height, width), "grey" if channels == 1 else "rgb", "white", value_range))
 
 
 def labelled_rows(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -49,6 +50,8 @@ def unknown(name: str) -> DataError:
     near = difflib.get_close_matches(name, ["digits", *KNOWN], 1)
     source = near[0] if near else "SOURCE"
     remedy = f"ffdist data prepare {source} --out FOLDER, then --data FOLDER"
+    if os.sep in name:  # as runs name their data
+        remedy = f"where they lie now: --data FOLDER; or make them: {remedy}"
     return DataError("unknown data set", expected="digits, or a prepared folder", got=name,
                      remedy="did you mean digits?" if source == "digits" else remedy)  # fmt: skip
 

@@ -102,10 +102,25 @@ def encoded(
         names = classes.names
         check_order(train, classes)
         codes = {split: by_number(labels, classes, train) for split, labels in splits.items()}
+    if told := written_alike(names):
+        note(f"{train.where}: {told}")
     absent = np.flatnonzero(np.bincount(codes[first], minlength=len(names)) == 0)
     if len(absent) and len(names) > 1:
         note(f"{train.where}: no sample of class {listed([names[k] for k in absent])}")
     return names, codes
+
+
+def written_alike(names: Sequence[str]) -> str | None:
+    """A note on names that differ by blanks or capitals alone: they may be one class, written in several ways."""
+    written: dict[str, list[str]] = {}
+    for name in names:
+        written.setdefault(" ".join(name.split()).casefold(), []).append(name)
+    found = [" and ".join(map(repr, of)) for of in written.values() if len(of) > 1]
+    return (
+        f"classes that differ by blanks or capitals alone: {listed(found)}; write them alike if they are one"
+        if found
+        else None
+    )
 
 
 def by_name(labels: Labels, names: Sequence[str], train: Labels) -> np.ndarray:

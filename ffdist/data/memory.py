@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
+from PIL import Image
 from torch import Tensor
 
 from ffdist.data.arrays import as_samples, float_moments
 from ffdist.data.classes import as_classes, encoded
+from ffdist.data.decode import Decoding
+from ffdist.data.depth import Range
 from ffdist.data.images import ArraySplit, Images, Split, moments
 from ffdist.data.labels import Labels, labels_of
+from ffdist.data.survey import Reader
 from ffdist.errors import DataError
 
 Pair = tuple[Tensor | np.ndarray, Tensor | np.ndarray]
@@ -35,9 +39,10 @@ def from_tensors(
     classes: Any = None,
     channels_last: bool | None = None,
     normalize: bool = False,
+    value_range: Range | None = None,
     name: str = "tensors",
 ) -> Images:
-    """A data set of tensors, arrays, or lists of them.
+    """A data set of tensors, arrays, or lists of them, or of a list of Pillow's pictures.
 
     x: pictures [N, H, W] or [N, C, H, W] of whole numbers in 0..255, normalised by their own mean and std; or floating
         point [N, *shape], left as they are unless `normalize`.
@@ -47,21 +52,35 @@ def from_tensors(
     channels_last: whether x is [N, H, W, C]; None: it is not, and what looks so is refused.
     normalize: scale floats by the training split's mean and std: of each feature of [N, F], of each channel of
         [N, C, H, W], of all for other shapes. The network keeps them, so that what it predicts is scaled alike.
+    value_range: black and white in Pillow's pictures of more than 8 bits; None: those that their mode says.
     Raises DataError for anything else.
     """
     pairs = {"train": (x, y), "test": test, "validation": validation}
     splits = {
-        split: labelled_pair(pair[0], pair[1], f"data set {name}, {split}", channels_last)
+        split: labelled_pair(pair[0], pair[1], f"data set {name}, {split}", channels_last, value_range)
         for split, pair in pairs.items()
         if pair is not None
     }
-    return assembled(name, splits, classes, normalize=normalize)
+    return with_range(assembled(name, splits, classes, normalize=normalize), value_range)
 
 
-def labelled_pair(x: Any, y: Any, where: str, channels_last: bool | None = None) -> Labelled:
+def labelled_pair(
+    x: Any, y: Any, where: str, channels_last: bool | None = None, value_range: Range | None = None
+) -> Labelled:
     """x and y of `from_tensors`."""
-    samples = as_samples(x, where, channels_last)
+    pictures = isinstance(x, (list, tuple)) and any(isinstance(value, Image.Image) for value in x)
+    samples = of_pillow(x, where, value_range) if pictures else as_samples(x, where, channels_last)
     return Labelled(samples, labels_of(y, where, len(samples)))
+
+
+def of_pillow(pictures: Sequence[Any], where: str, value_range: Range | None = None) -> np.ndarray:
+    """uint8 [N, H, W, C] of Pillow's pictures, whose numbers alone may be those of a palette."""
+    reader = Reader(Decoding(value_range=value_range))
+    samples = stacked(
+        (reader.read(picture, f"{where}, row {row}") for row, picture in enumerate(pictures)), len(pictures), where
+    )
+    reader.finish(where)
+    return samples
 
 
 def assembled(
@@ -105,6 +124,14 @@ def assembled(
     samples = train.samples if isinstance(train, ArraySplit) else train.take(np.arange(len(train)))
     mean, std = moments(samples) if pixels else float_moments(samples)
     return replace(images, mean=mean, std=std)
+
+
+def with_range(images: Images, value_range: Range | None) -> Images:
+    """With the range that its pictures were read in, for those to come."""
+    if value_range is None or not images.pixels:
+        return images
+    channels, height, width = images.shape
+    return replace(images, decoding=Decoding((height, width), "grey" if channels == 1 else "rgb", "white", value_range))
 
 
 def as_split(of: Labelled, codes: np.ndarray) -> Split:

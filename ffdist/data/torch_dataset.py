@@ -13,13 +13,12 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, SequentialSampler, default_collate
 
 from ffdist.data.arrays import as_array, as_bytes, as_floats_checked
-from ffdist.data.arrow_table import with_range
 from ffdist.data.classes import own_names
 from ffdist.data.decode import Decoding
 from ffdist.data.depth import Range
 from ffdist.data.images import Images
 from ffdist.data.labels import labels_of
-from ffdist.data.memory import Labelled, assembled, stacked
+from ffdist.data.memory import Labelled, assembled, stacked, with_range
 from ffdist.data.survey import Reader
 from ffdist.errors import DataError, users_code
 from ffdist.notes import listed, note
@@ -188,7 +187,27 @@ def classes_in(dataset: Any, label: str) -> Any:
     if hasattr(dataset, "dataset"):
         return classes_in(dataset.dataset, label)
     parts = [classes_in(part, label) for part in getattr(dataset, "datasets", None) or ()]
-    return parts[0] if parts and all(repr(part) == repr(parts[0]) for part in parts) else None
+    return joined(parts, type(dataset).__name__) if parts and not any(part is None for part in parts) else None
+
+
+def joined(parts: list[Any], where: str) -> Any:
+    """The names of data sets that are one behind the other: the longest, where all count alike. Raises DataError where
+    a number is one class in one of them, and another class in another."""
+    if not all(isinstance(part, (list, tuple)) for part in parts):
+        return parts[0] if all(repr(part) == repr(parts[0]) for part in parts) else None
+    longest = max(parts, key=len)
+    for place, part in enumerate(parts):
+        other = next((k for k, (own, name) in enumerate(zip(part, longest, strict=False)) if own != name), None)
+        if other is not None:
+            raise DataError(
+                "the parts of the data set number their classes differently",
+                where=f"{where}, part {place}",
+                expected=f"{other} for {longest[other]}, as in part {parts.index(longest)}",
+                got=f"{other} for {part[other]}",
+                remedy="names as labels: [(x, part.classes[y]) for part in dataset.datasets "
+                "for x, y in map(part.__getitem__, range(len(part)))]",
+            )
+    return longest
 
 
 def tell_draws(

@@ -355,6 +355,64 @@ def test_loaders_and_parts_of_data_sets_are_taken(capsys: pytest.CaptureFixture[
     assert len(as_images(Subset(loader.dataset, list(loader.sampler))).train) == 4
 
 
+class Numbered(Dataset):
+    """Two samples, the second of class 1, whose name is the second of `classes`."""
+
+    def __init__(self, *classes: str) -> None:
+        self.classes = [*classes]
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, row: int) -> tuple[np.ndarray, int]:
+        return FLOATS[row], row
+
+
+def test_parts_that_number_their_classes_differently_are_refused_and_taken_by_name() -> None:
+    other: Any = ConcatDataset([Numbered("cat", "dog"), Numbered("dog", "cat", "eel")])
+    with pytest.raises(DataError, match=r"part 0\n  expected: 0 for dog, as in part 1\n  got: 0 for cat\n"):
+        as_images(other)
+    by_name: Any = [(x, part.classes[y]) for part in other.datasets for x, y in map(part.__getitem__, range(len(part)))]
+    assert named(as_images(by_name)) == ["cat", "dog", "dog", "cat"]
+    longer: Any = ConcatDataset([Numbered("cat", "dog"), Numbered("cat", "dog", "eel")])
+    assert as_images(longer).classes == ["cat", "dog", "eel"]
+
+
+def test_pictures_of_pillow_beside_their_labels_are_read_as_files_are() -> None:
+    grey = [Image.fromarray(picture) for picture in GREY]
+    palettes = [Image.merge("RGB", [picture] * 3).quantize(256) for picture in grey]
+    assert np.abs(as_images((palettes, LABELS)).train.take(np.arange(12))[..., 0].astype(int) - GREY).max() < 8
+    deep = [Image.fromarray(picture.astype(np.float32) / 255) for picture in GREY]
+    with pytest.raises(DataError, match=r"value_range=\(0, 1\)"):
+        from_tensors(deep, LABELS)  # pyright: ignore[reportArgumentType]
+    read = from_tensors(deep, LABELS, value_range=(0, 1))  # pyright: ignore[reportArgumentType]
+    assert np.abs(read.train.take(np.arange(12))[..., 0].astype(int) - GREY).max() < 2
+    assert read.decoding
+    assert read.decoding.value_range == (0, 1)
+
+
+def test_names_that_differ_by_blanks_or_capitals_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert as_images((FLOATS[:4], ["a", "a ", "A", "b"])).classes == ["A", "a", "a ", "b"]
+    assert "blanks or capitals alone: 'A' and 'a' and 'a '; write" in capsys.readouterr().err
+    as_images((FLOATS[:4], ["a", "b", "b", "a"]))
+    assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 12), (8, 7, 5), (9, 9, 3), (9, 8, 1), (6, 5, 4, 1), (7, 6, 5, 4)])
+def test_floats_with_channels_behind_are_asked_for(shape: tuple[int, ...]) -> None:
+    x = DRAWS.normal(size=(4, *shape)).astype(np.float32)
+    with pytest.raises(DataError, match=r"are these samples \[C, .*H, W\] or \[.*H, W, C\]\?(.|\n)*channels_last=True"):
+        as_images((x, LABELS[:4]))
+    assert from_tensors(x, LABELS[:4], channels_last=True).shape == (shape[-1], *shape[:-1])
+    assert from_tensors(x, LABELS[:4], channels_last=False).shape == shape
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 12), (3, 8, 9), (13, 8, 8), (8, 8, 8), (2, 9, 1), (5, 6, 7, 8), (1, 9, 9, 9)])
+def test_floats_with_channels_first_are_taken(shape: tuple[int, ...]) -> None:
+    x = DRAWS.normal(size=(4, *shape)).astype(np.float32)
+    assert as_images((x, LABELS[:4])).shape == shape
+
+
 def test_items_may_be_mappings_and_of_more_values_are_refused() -> None:
     items = [{"image": x, "label": y} for x, y in zip(FLOATS, LABELS, strict=True)]
     assert np.array_equal(as_images(items).train.take(np.arange(12)), FLOATS)

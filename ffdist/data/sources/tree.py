@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ffdist.data.classes import written_alike
 from ffdist.data.sources.base import Item, Shares, Source
 from ffdist.data.sources.layout import find_layout, quoted
 from ffdist.data.sources.listing import Listing, shown
@@ -66,6 +67,7 @@ class Tree(Source):
         self.counts = self.shares.counts
         self.held_out = self.shares.held_out
         self.notes = [*layout.notes, *self.shares.notes, *missing(sizes, self.classes, first)]
+        self.notes += [told for told in (written_alike(self.classes),) if told]
         self.left_out = listing.left_out
 
     def items(self) -> Iterator[Item]:
