@@ -158,12 +158,13 @@ def by_number(labels: Labels, classes: Classes, train: Labels) -> np.ndarray:
 
 def check_range(labels: Labels, count: int, names: Sequence[str]) -> None:
     if len(bad := np.flatnonzero(labels.numbers >= count)):
+        from_one = labels.numbers.min() > 0 and labels.numbers.max() == count
         raise DataError(
             "a label is out of range",
             where=f"{labels.where}, row {bad[0]}",
             expected=f"0..{count - 1}",
             got=labels.numbers[bad[0]],
-            remedy="name every class, in the order of the numbers",
+            remedy="count from 0: y - 1" if from_one else "name every class, in the order of the numbers",
         )
 
 

@@ -398,6 +398,11 @@ def test_names_that_differ_by_blanks_or_capitals_are_told(capsys: pytest.Capture
     assert not capsys.readouterr().err
 
 
+def test_names_for_labels_that_count_from_one_say_how_they_count_from_zero() -> None:
+    with pytest.raises(DataError, match=r"expected: 0\.\.2\n  got: 3\n  remedy: count from 0: y - 1"):
+        from_tensors(FLOATS, LABELS + 1, classes=["a", "b", "c"])
+
+
 @pytest.mark.parametrize("shape", [(8, 8, 12), (8, 7, 5), (9, 9, 3), (9, 8, 1), (6, 5, 4, 1), (7, 6, 5, 4)])
 def test_floats_with_channels_behind_are_asked_for(shape: tuple[int, ...]) -> None:
     x = DRAWS.normal(size=(4, *shape)).astype(np.float32)
