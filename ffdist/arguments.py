@@ -42,12 +42,17 @@ def spelled_as_arguments() -> Iterator[None]:
     try:
         yield
     except FfdistError as error:
-        error.args = tuple(re.sub(r"--([a-z]+(?:-[a-z]+)*)", as_argument, text) for text in error.args)
+        error.args = tuple(
+            re.sub(r"(?:ffdist [^,;]*)?--([a-z]+(?:-[a-z]+)*)", as_argument, text) for text in error.args
+        )
         raise
 
 
 def as_argument(flag: re.Match[str]) -> str:
-    """Options of a network or a rule are arguments of their own there, and have no such name."""
+    """Options of a network or a rule are arguments of their own there, and have no such name; what stands in a command
+    stays as it is."""
+    if flag[0].startswith("ffdist "):
+        return flag[0]
     name = flag[1].replace("-", "_")
     if name not in {f.name for f in fields(TrainSettings)} - {"model_args", "objective_args"}:
         return flag[0]

@@ -78,7 +78,9 @@ def as_samples(values: Any, where: object, channels_last: bool | None = None) ->
         )
     as_floats = "x.float()" if isinstance(values, Tensor) else 'numpy.asarray(x, "float32")'
     if x.dtype.kind not in "fbiu" or x.ndim < 2:
-        remedies = {"c": "numpy.stack([x.real, x.imag], 1)"} | dict.fromkeys("fbiu", "x.reshape(-1, 1)")
+        of_objects = "one type for all columns: x.astype('float32'), which makes True 1"
+        remedies = {"c": "numpy.stack([x.real, x.imag], 1)", "O": of_objects}
+        remedies |= dict.fromkeys("fbiu", "x.reshape(-1, 1)")
         raise unlike(x, where, remedies.get(x.dtype.kind))
     if x.dtype.kind == "f":
         return as_floats_checked(x, where, channels_last)
@@ -86,7 +88,9 @@ def as_samples(values: Any, where: object, channels_last: bool | None = None) ->
     if channels_last is None and x.ndim == 4 and shape[0] > 4 and shape[2] <= 4:
         raise unlike(x, where, LAST)
     if x.ndim not in (3, 4) or (x.ndim == 4 and shape[2 if last else 0] > 4):
-        raise unlike(x, where, f"floats: {as_floats}, and from_tensors(..., normalize=True)")
+        measured = f"measured values: {as_floats}, and from_tensors(..., normalize=True)"
+        tokens = f"; token ids: {as_floats}, without normalize, and x.long() in the block, before its nn.Embedding"
+        raise unlike(x, where, measured + (tokens if x.dtype.kind in "iu" and x.ndim == 2 else ""))
     if x.ndim == 4 and not last:
         x = x.transpose(0, 2, 3, 1)
     remedy = f"floats: {as_floats}, and from_tensors(..., normalize=True); or scale them to 0..255"

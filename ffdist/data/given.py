@@ -68,7 +68,7 @@ def of_splits(data: Mapping[str, Any], others: dict[str, Any]) -> tuple[Any, dic
             where="data",
             expected="train, and validation and test if there are any",
             got=listed([*data]) or "none",
-            remedy="{'train': data['...'], 'test': data['...']}",
+            remedy=pair_of(data) or "{'train': data['...'], 'test': data['...']}",
         )
     for split, of in others.items():
         if of is not None and split in found:
@@ -81,6 +81,14 @@ def of_splits(data: Mapping[str, Any], others: dict[str, Any]) -> tuple[Any, dic
             )
     own = {split: data[found[split]] if split in found else of for split, of in others.items()}
     return data[found["train"]], own
+
+
+def pair_of(data: Mapping[str, Any]) -> str | None:
+    """How a mapping of two, samples and labels, is given, where its keys say which is which."""
+    keys = {str(key).lower(): key for key in data}
+    pairs = [("x", "y"), *((x, y) for x in ("samples", "data", "images", "image") for y in ("labels", "label"))]
+    found = next(((keys[x], keys[y]) for x, y in pairs if {x, y} == {*keys}), None)
+    return found and f"(data[{found[0]!r}], data[{found[1]!r}])"
 
 
 def with_splits(images: Images, given: Mapping[str, Any]) -> Images:
@@ -127,6 +135,14 @@ def labelled(data: Any, where: str) -> Labelled:
         return labelled_rows(data, where)
     if is_pair(data):
         samples, labels = data
+        if all(isinstance(part, (tuple, list)) and len(part) == 2 and np.ndim(part[0]) > 1 for part in data):
+            raise DataError(
+                "two pairs are given as one",
+                where=where,
+                expected="(samples, labels)",
+                got="((samples, labels), (samples, labels))",
+                remedy="{'train': data[0], 'test': data[1]}",
+            )
         return labelled_pair(samples, labels, where)
     if isinstance(data, (Dataset, DataLoader)) or is_items(data) or is_map_style(data):
         return labelled_items(data, where)

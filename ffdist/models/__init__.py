@@ -15,7 +15,7 @@ from ffdist.models.mobilenet import mobilenet_v3_small
 from ffdist.models.of_torchvision import torchvision_chain
 from ffdist.models.pretrained import load_pretrained, with_weights
 from ffdist.models.resnet import resnet18
-from ffdist.models.seeds import derive_seed, seeded
+from ffdist.models.seeds import derive_seed, seeded, wait_at_most
 from ffdist.models.sel import sel_cnn
 from ffdist.models.speednet import speednet
 from ffdist.models.vgg import vgg8, vgg11
@@ -44,6 +44,7 @@ __all__ = [
     "vgg8",
     "vgg11",
     "vit",
+    "wait_at_most",
     "weights_file",
     "with_weights",
 ]

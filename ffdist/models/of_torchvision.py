@@ -31,9 +31,13 @@ def torchvision_chain(
     elif isinstance(features, nn.Sequential):
         entries = [(f"features.{name}", part) for name, part in features.named_children()]
     else:
-        raise NetworkError("cannot tell where to split this model", got=type(module).__name__,
-                           expected="a torchvision ResNet, or a model with `features` in an nn.Sequential",
-                           remedy="write its layers as an nn.Sequential and use Chain.from_sequential")  # fmt: skip
+        raise NetworkError(
+            "cannot tell where to split this model",
+            expected="a torchvision ResNet, or a model with `features` in an nn.Sequential",
+            got=type(module).__name__,
+            remedy="an nn.Sequential of its layers, without the classifier: nn.Sequential(*list(net.children())[:-1]) "
+            "where its forward calls them in turn, as those of MNASNet and RegNet do",
+        )
     blocks = nn.Sequential()
     for count in joined(entries):
         group, entries = entries[:count], entries[count:]

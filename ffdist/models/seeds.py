@@ -6,12 +6,17 @@ import hashlib
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 from threading import RLock
 
 import numpy as np
 import torch
 
+from ffdist.errors import PeerTimeoutError
+
 _DEFAULT_GENERATORS = RLock()
+_LONGEST_WAIT: ContextVar[float | None] = ContextVar("longest wait for the default generators", default=None)
+"""Seconds; None: without limit, as long as no thread is known to hang."""
 
 
 def derive_seed(seed: int, *path: int | str) -> int:
@@ -25,14 +30,37 @@ def seeded(seed: int, device: torch.device | None = None, *, all_kinds: bool = T
     """Torch's default generators start from `seed` inside, and are as they were behind; so are those of NumPy and of
     Python's `random`, where `all_kinds`: for code of a user's own, which may draw from any of them.
 
-    The generators belong to the whole process, so stages that share one take turns here.
+    The generators belong to the whole process, so stages that share one take turns here. Raises PeerTimeoutError where
+    no turn comes within `wait_at_most`'s time.
     """
     cuda = [device] if device is not None and device.type == "cuda" else []
-    with _DEFAULT_GENERATORS, torch.random.fork_rng(devices=cuda), _others(seed) if all_kinds else nullcontext():
+    with _turn(), torch.random.fork_rng(devices=cuda), _others(seed) if all_kinds else nullcontext():
         torch.default_generator.manual_seed(seed)
         if device is not None and cuda:
             torch.cuda.default_generators[device.index or 0].manual_seed(seed)
         yield
+
+
+def wait_at_most(seconds: float) -> None:
+    """How long `seeded` waits in this thread for another stage of this process, which may have hung in its turn."""
+    _LONGEST_WAIT.set(seconds)
+
+
+@contextmanager
+def _turn() -> Iterator[None]:
+    """The default generators are this thread's alone."""
+    limit = _LONGEST_WAIT.get()
+    if not _DEFAULT_GENERATORS.acquire(timeout=-1 if limit is None else limit):
+        raise PeerTimeoutError(
+            "another stage of this process kept the random generators",
+            expected=f"a turn within {limit:g} s",
+            got="silence: it computes still, or has hung",
+            remedy="raise the timeout if it is only slow; start Python anew where a hung one was left behind",
+        )
+    try:
+        yield
+    finally:
+        _DEFAULT_GENERATORS.release()
 
 
 @contextmanager

@@ -12,7 +12,8 @@ from threading import Event, Thread
 import torch
 import torch.distributed as dist
 
-from ffdist.errors import Interrupted
+from ffdist.errors import Interrupted, StageError
+from ffdist.models import wait_at_most
 from ffdist.pipeline.sink import Reporter
 from ffdist.runtime.interrupts import Told, interrupts
 from ffdist.runtime.job import Job
@@ -67,7 +68,7 @@ def run_threads(job: Job, report: Reporter) -> Result:
     explains the others when a stage fails, and Interrupted for a signal before the stages are ready, and for a second
     one. A thread that hangs is left behind; the interpreter ends without it.
     """
-    count = job.config.stages
+    count, limit = job.config.stages, job.config.timeout.total_seconds()
     edges = [open_local(Edge(f"{i}-{i + 1}", job.config.queue, job.config.timeout)) for i in range(count - 1)]
     receivers, senders = [None, *(r for _, r in edges)], [*(s for s, _ in edges), None]
     lag = job.objective.feedback
@@ -76,6 +77,7 @@ def run_threads(job: Job, report: Reporter) -> Result:
     hear = team.result.listen(report)
 
     def life(rank: int) -> None:
+        wait_at_most(limit)
         ends = ThreadEdges(receivers[rank], senders[rank], ["local"] * (count - 1), back)
         ready = team.ready.set if rank == 0 else lambda: None
         error = None
@@ -96,6 +98,10 @@ def run_threads(job: Job, report: Reporter) -> Result:
             thread.start()
         try:
             return team.until_all_ended(count)
+        except StageError:
+            if any(thread.is_alive() for thread in threads):
+                wait_at_most(limit)  # what comes next in this process, for what a thread left behind may hold
+            raise
         except Interrupted as told:
             told.begun = team.ready.is_set()
             raise

@@ -502,3 +502,35 @@ def test_floats_of_another_size_are_scaled_refused_or_told(capsys: pytest.Captur
     mine, theirs = pipeline.classifier.blocks.state_dict(), own.classifier.blocks.state_dict()
     assert all(torch.allclose(mine[name], theirs[name], atol=1e-4) for name in mine)
     assert torch.equal(pipeline.predict(x), own.predict((x - scaled.mean[0]) / scaled.std[0]))
+
+
+def test_what_is_nearly_right_is_refused_with_what_is_right() -> None:
+    pair = {"x": FLOATS, "y": LABELS}
+    with pytest.raises(DataError, match=r"remedy: \(data\['x'\], data\['y'\]\)"):
+        as_images(pair)
+    with pytest.raises(DataError, match=r"remedy: {'train': data\[0\], 'test': data\[1\]}"):
+        as_images(((FLOATS, LABELS), (FLOATS, LABELS)))
+    frame = pd.DataFrame({"a": FLOATS[:, 0], "b": LABELS > 0, "c": pd.array(LABELS, dtype="Int64")})
+    with pytest.raises(DataError, match=r"x\.astype\('float32'\)"):
+        from_tensors(frame, LABELS)
+    assert from_tensors(frame.astype("float32"), LABELS).shape == (3,)
+    assert as_images((list(GREY[:2]), [0, 1])).shape == (1, 6, 7)
+
+
+def test_token_ids_are_learned_from_as_floats() -> None:
+    ids = torch.randint(0, 500, (12, 5))
+    with pytest.raises(DataError, match=r"token ids: x\.float\(\), without normalize, and x\.long\(\) in the block"):
+        from_tensors(ids, LABELS)
+
+    class Words(nn.Embedding):
+        def forward(self, input: torch.Tensor) -> torch.Tensor:
+            return super().forward(input.long()).flatten(1)
+
+    pipeline = Pipeline(nn.Sequential(Words(500, 4), nn.Linear(20, 8)), SFF(), launcher="threads")
+    pipeline.fit((ids.float(), LABELS), epochs=1, batch_size=6, validation=0)
+    assert pipeline.predict(ids.float()).shape == (12,)
+
+
+def test_commands_in_errors_stay_commands_in_python() -> None:
+    with pytest.raises(DataError, match="ffdist data prepare SOURCE --out FOLDER"):
+        Pipeline(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)), SFF()).fit("unheard-of")
