@@ -10,6 +10,7 @@ from typing import Any
 
 from benchmarks.gpu.rows import Rows
 from benchmarks.gpu.suite import SIDES, Suite, learner, summary
+from ffdist.errors import NetworkError
 from ffdist.models import Chain
 
 SLOW = 2.0
@@ -51,10 +52,11 @@ def at_batch(suite: Suite, chain: Chain, side: str, size: int) -> dict[str, Any]
     here = replace(suite, batch=size, seconds=suite.seconds / 4)
     try:
         return measured(here, partial(learner, here, chain, side))
-    except RuntimeError as error:
-        if not BEYOND.search(str(error)):
+    except (RuntimeError, NetworkError) as error:
+        torchs = error.__cause__ if isinstance(error, NetworkError) else error
+        if not BEYOND.search(str(torchs)):
             raise
-        ends = str(error).splitlines()[0]
+        ends = str(torchs).splitlines()[0]
     suite.recover()
     return {"ends": ends}
 

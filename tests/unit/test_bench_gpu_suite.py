@@ -21,6 +21,7 @@ from benchmarks.gpu.rows import Rows, read
 from benchmarks.gpu.serial import BEYOND, batch_sweep
 from benchmarks.gpu.streams import Line
 from benchmarks.gpu.suite import Suite
+from ffdist.errors import NetworkError
 from ffdist.models import Chain
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -148,7 +149,7 @@ def test_stages_by_streams_end_with_the_error_of_one_of_them(broken: int) -> Non
     names = [(str(i), partial(Limited, "too many") if i == broken else partial(nn.Linear, 8, 8)) for i in range(3)]
     chain = Chain(names, input_shape=(8,), num_classes=2)
     line = Line(cpu, chain, [1, 1, 1], *cpu.batch_of(chain))
-    with pytest.raises(RuntimeError, match="too many"), line:
+    with pytest.raises(NetworkError, match="too many"), line:
         line.rate(50)
     assert not any(thread.is_alive() for thread in line.threads)
 
