@@ -88,15 +88,19 @@ def as_samples(values: Any, where: object, channels_last: bool | None = None) ->
     if channels_last is None and x.ndim == 4 and shape[0] > 4 and shape[2] <= 4:
         raise unlike(x, where, LAST)
     if x.ndim not in (3, 4) or (x.ndim == 4 and shape[2 if last else 0] > 4):
-        measured = f"measured values: {as_floats}, and from_tensors(..., normalize=True)"
-        tokens = f"; token ids: {as_floats}, without normalize, and x.long() in the block, before its nn.Embedding"
-        raise unlike(x, where, measured + (tokens if x.dtype.kind in "iu" and x.ndim == 2 else ""))
+        flat = x.dtype.kind in "iu" and x.ndim == 2
+        measured = f"floats: {as_floats}, and from_tensors(..., normalize=True)"
+        raise unlike(x, where, WHOLE_NUMBERS.format(as_floats) if flat else measured)
     if x.ndim == 4 and not last:
         x = x.transpose(0, 2, 3, 1)
     remedy = f"floats: {as_floats}, and from_tensors(..., normalize=True); or scale them to 0..255"
     return np.ascontiguousarray(as_bytes(x if x.ndim == 4 else x[..., None], where, remedy))
 
 
+WHOLE_NUMBERS = (
+    "measured values: {0}, and normalize=True; "
+    "token ids: {0}, without normalize, and x.long() in the block, before its nn.Embedding"
+)
 LAST = "from_tensors(x, y, channels_last=True), from_dataset and from_arrow likewise; False where they are not"
 
 

@@ -201,6 +201,8 @@ def refused(data: Any, where: str) -> DataError:
         kind, remedy = f"{kind} without labels", "(samples, labels)"
     elif kind.startswith("datasets."):
         remedy = "datasets.Dataset.from_list(list(data), features=data.features)"
+    elif kind.endswith("LazyFrame"):
+        remedy = "data.collect()"
     elif isinstance(data, tuple) and len(data) > 2:
         kind, remedy = f"{len(data)} values", "(samples, labels), and test=(samples, labels)"
     elif isinstance(data, Iterable):

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, SequentialSampler, default_collate
 
-from ffdist.data.arrays import as_array, as_bytes, as_floats_checked
+from ffdist.data.arrays import WHOLE_NUMBERS, as_array, as_bytes, as_floats_checked
 from ffdist.data.classes import own_names
 from ffdist.data.decode import Decoding
 from ffdist.data.depth import Range
@@ -156,6 +156,15 @@ def sample(picture: Any, where: str, channels_last: bool | None = None, reader: 
     x = as_array(picture, "an item's samples", where)
     if x.dtype.kind == "f":
         return as_floats_checked(x[None], where, channels_last)[0]
+    if x.ndim < 2 and x.dtype.kind in "iu":
+        raise DataError(
+            "an item's whole numbers are no picture",
+            where=where,
+            expected="floating-point numbers, or a picture",
+            got=f"{x.dtype} {list(x.shape)}",
+            remedy=WHOLE_NUMBERS.format("x.float()" if isinstance(picture, torch.Tensor) else 'x.astype("float32")')
+            + ("" if x.ndim else "; x.reshape(1) of a single number"),
+        )
     return reader.read(as_bytes(x, where, "float32, and from_dataset(dataset, normalize=True)"), where)
 
 

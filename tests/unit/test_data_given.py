@@ -521,6 +521,8 @@ def test_token_ids_are_learned_from_as_floats() -> None:
     ids = torch.randint(0, 500, (12, 5))
     with pytest.raises(DataError, match=r"token ids: x\.float\(\), without normalize, and x\.long\(\) in the block"):
         from_tensors(ids, LABELS)
+    with pytest.raises(DataError, match=r"row 0(.|\n)*token ids: x\.float\(\)"):
+        from_dataset(TensorDataset(ids, torch.from_numpy(LABELS)))
 
     class Words(nn.Embedding):
         def forward(self, input: torch.Tensor) -> torch.Tensor:
