@@ -88,6 +88,7 @@ class Forgets(nn.Module):
     def __init__(self, kind: str) -> None:
         super().__init__()
         self.kind, self.linear, self.count = kind, nn.Linear(6, 6), 0
+        nn.init.constant_(self.linear.weight, 0.1)  # no unit is dead: zeros would be the same, whatever they are times
         self.own = np.random.default_rng(0)
         self.register_buffer("steps", torch.zeros(()), persistent=kind == "buffer")
 
