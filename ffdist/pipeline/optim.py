@@ -69,8 +69,8 @@ class OptimConfig:
             raise ConfigError("a learning rate that follows a plateau has no warm-up", where="--warmup", expected=0,
                               got=self.warmup, remedy="take another --schedule, or leave --warmup out")  # fmt: skip
         if any(not 0 <= start < end for start, end in self.windows):
-            raise ConfigError("these are no windows of epochs", where="--windows", expected="0 <= start < end",
-                              got=self.windows)  # fmt: skip
+            raise ConfigError("these are no windows of epochs", where="--windows", got=self.windows,
+                              expected="0 <= start < end, in epochs done before: 0:11 are epochs 1 to 11")  # fmt: skip
 
     def learns(self, index: int, epoch: int) -> bool:
         """Whether block `index` learns in this epoch (from 0); what stands behind all the windows' blocks does."""

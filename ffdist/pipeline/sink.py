@@ -37,7 +37,7 @@ class Sink:
         self.commit, self.publish, self.report = commit, publish, report
         self.feedback = feedback
         self.records = list(records or [])
-        """One an epoch."""
+        """One an epoch; "epoch" counts from 1."""
         self.test: dict[str, Any] | None = None
         self.waited = 0.0
         self.tally = Tally()
@@ -100,7 +100,14 @@ class Sink:
         return samples / (time.perf_counter() - began) if began and samples else None
 
     def _end_epoch(self, marker: EndOfEpoch) -> None:
-        record = {"epoch": marker.epoch, **self.open, "stages": marker.stages}
+        record = {"epoch": marker.epoch + 1, **self.open, "stages": marker.stages}
         self.open = {}
         self.records.append(record)
         self.report({"event": "epoch", "record": record})
+
+
+def counted_from_one(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A run's records from its first epoch on, as they are written now; older versions counted epochs from 0."""
+    if not records or records[0]["epoch"] != 0:
+        return records
+    return [record | {"epoch": record["epoch"] + 1} for record in records]

@@ -53,10 +53,10 @@ class ConsoleReport:
         if self.task is not None:  # a restart
             self.progress.remove_task(self.task)
         self.task = self.progress.add_task("", total=event["steps"] * event["epochs"], completed=event["step"],
-                                           epoch=f"{event['epoch'] + 1}/{self.epochs}")  # fmt: skip
+                                           epoch=f"{event['epoch']}/{self.epochs}")  # fmt: skip
 
     def _epoch(self, record: dict[str, Any]) -> None:
-        done = record["epoch"] + 1
+        done = record["epoch"]
         if self.task is not None:
             self.progress.update(self.task, epoch=f"{min(done + 1, self.epochs)}/{self.epochs}")
         self.console.print(f"epoch {done}/{self.epochs}: {epoch_line(record)}", soft_wrap=True)

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from ffdist.errors import DataError, FfdistError, SnapshotError, described
-from ffdist.pipeline.sink import Reporter
+from ffdist.pipeline.sink import Reporter, counted_from_one
 
 RUN_LOG = "metrics.jsonl"
 
@@ -52,7 +52,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def read_run_log(run: Path) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
-    """The epochs' records, whose "epoch" counts from 0, and {"test", "reason"} where the run has come to its end.
+    """The epochs' records, whose "epoch" counts from 1, and {"test", "reason"} where the run has come to its end.
 
     A last line that a crash has cut off is left out. Raises DataError for a log that cannot be read otherwise.
     """
@@ -68,7 +68,7 @@ def read_run_log(run: Path) -> tuple[list[dict[str, Any]], dict[str, Any] | None
         raise not_as_written(run, error) from error
     with as_written(run):
         end = next(({"test": v["test"], "reason": str(v["reason"])} for v in values if "reason" in v), None)
-        return [v for v in values if "epoch" in v], end
+        return counted_from_one([v for v in values if "epoch" in v]), end
 
 
 @contextmanager

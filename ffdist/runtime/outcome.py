@@ -18,7 +18,7 @@ class Result:
     """"finished", or "interrupted" when it was told to stop early (a snapshot was made)."""
     records: list[dict[str, Any]] = field(default_factory=list)
     """One an epoch: train and validation metrics by block and predictor, stages' times and memory. "epoch" counts from
-    0, as in metrics.jsonl: epoch 1 of the screen is 0."""
+    1, as on the screen and in metrics.jsonl."""
     signal: int = 0
     """The number of the signal that told it to stop; 0 where none did."""
     test: dict[str, Any] | None = None

@@ -174,26 +174,32 @@ class Rank:
     def _validation_of(self, epoch: int) -> float:
         config, failure = self.job.config, "the last stage did not tell its validation accuracy"
         return float(
-            await_key(self.store, f"validation/{epoch}", config.timeout, failure=failure, where=str(self.world))
+            await_key(self.store, validation_key(epoch), config.timeout, failure=failure, where=str(self.world))
         )
 
     def _announce(self, plan: dict[str, Any], manifest: Manifest | None) -> None:
         if self.job.ready:
             self.job.ready()
-        step, epoch = (manifest.step, manifest.epoch) if manifest else (0, 0)
+        step, done = (manifest.step, manifest.epoch) if manifest else (0, 0)
         epochs = self.job.config.schedule.epochs
+        epoch = min(done + 1, epochs)
         self.report({"event": "start", "steps": plan["steps"], "epochs": epochs, "step": step, "epoch": epoch})
 
     def _sink(self, manifest: Manifest | None, snapshots: SnapshotStore, tell: Feedback | None) -> Sink:
         records, here = manifest.records if manifest else [], str(self.world)
         return Sink(
             commit=snapshots.commit,
-            publish=lambda epoch, accuracy: set_key(self.store, f"validation/{epoch}", repr(accuracy), where=here),
+            publish=lambda epoch, accuracy: set_key(self.store, validation_key(epoch), repr(accuracy), where=here),
             report=start_run_log(self.job.config.run, records, self.report),
             feedback=tell,
             records=records,
             report_every=self.job.config.report_every,
         )
+
+
+def validation_key(epoch: int) -> str:
+    """Where the ranks find the accuracy of an epoch (from 0); its name, which errors show, counts from 1."""
+    return f"validation of epoch {epoch + 1}"
 
 
 def _open(ends: ExitStack, end: Any) -> Any:

@@ -6,15 +6,16 @@ import hashlib
 import json
 import re
 import shutil
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeGuard
 
 from ffdist.errors import DamagedSnapshotError, SnapshotError
+from ffdist.pipeline.sink import counted_from_one
 from ffdist.snapshot.files import write_of_snapshot
 
-FORMAT = 2
-"""Since 2 a manifest has a digest of itself."""
+FORMAT = 3
+"""Since 2 a manifest has a digest of itself; since 3 its records count epochs from 1."""
 MANIFEST = "manifest.json"
 
 
@@ -24,7 +25,9 @@ class Manifest:
 
     step: int
     epoch: int
+    """Epochs that are over."""
     batch: int
+    """Batches learned since."""
     blocks: list[str]
     """Names of all blocks in order."""
     files: list[dict[str, Any]]
@@ -92,11 +95,12 @@ def _parsed(values: Any, folder: Path) -> Manifest:
     if found > FORMAT:
         raise SnapshotError("unknown snapshot format", where=folder / MANIFEST, expected=f"<= {FORMAT}", got=found,
                             remedy="use the version of ffdist that wrote it")  # fmt: skip
-    if found == FORMAT and values.pop("digest") != digest_of(values):
+    if found >= 2 and values.pop("digest") != digest_of(values):
         raise ValueError("its content does not have its digest")
     del values["format"]
     manifest = Manifest(**values, folder=folder)
     _check_types(manifest)
+    manifest = replace(manifest, records=counted_from_one(manifest.records))
     if (named := snapshot_folder(Path(), manifest.step, manifest.epoch).name) != folder.name:
         raise ValueError(f"it is {named}'s")
     return manifest

@@ -59,7 +59,7 @@ class Events:
 
     def __call__(self, event: dict[str, Any]) -> None:
         self.all.append(event)
-        if event["event"] == "epoch" and event["record"]["epoch"] == 1 and len(self.of("placed")) == 1:
+        if event["event"] == "epoch" and event["record"]["epoch"] == 2 and len(self.of("placed")) == 1:
             self.then(self)
 
     def of(self, kind: str) -> list[dict[str, Any]]:
@@ -99,11 +99,11 @@ def test_a_killed_actor_is_replaced_and_the_run_ends_with_the_same_bits(
     result = run_ray(GatedJob(run, gate), 2, events, run=run, options=SPREAD)
     os.close(held[0])
     assert fingerprint(run) == undisturbed
-    assert [record["epoch"] for record in result.records] == [0, 1, 2, 3]
+    assert [record["epoch"] for record in result.records] == [1, 2, 3, 4]
     before, after = events.pids(0), events.pids(1)
     assert before[stage] != after[stage]
     assert before[1 - stage] == after[1 - stage]  # the survivor kept its process
-    assert events.of("start")[1]["epoch"] >= 1  # not from the beginning
+    assert events.of("start")[1]["epoch"] >= 2  # not from the beginning
     (line,) = (run / "restarts.log").read_text().splitlines()
     assert f"attempt 0: stage {stage} on" in line
     assert str(before[stage]) in line
@@ -142,7 +142,7 @@ def test_a_run_whose_driver_was_killed_goes_on_by_resume(
     command = [sys.executable, gated.__file__, str(run), str(gate), cluster.address]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as driver:
         assert driver.stdout
-        assert "epoch 1\n" in iter(driver.stdout.readline, "")
+        assert "epoch 2\n" in iter(driver.stdout.readline, "")
         driver.kill()
     held = open_gate(gate)
     main(["train", "--resume", "--out", str(run), "--launcher", "ray", "--address", cluster.address])

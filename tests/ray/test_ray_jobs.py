@@ -98,7 +98,7 @@ def test_the_cluster_file_and_the_runtime_environment_are_what_ray_expects() -> 
 def test_metrics_reach_rays_own_exporter(driver: str) -> None:
     hear = metered(lambda event: None)
     stage = {"stage": 0, "seconds": 2.0, "busy": 1.0, "no_data": 0.5, "no_credit": 0.5, "queued": 1.5, "peak_bytes": 7}
-    record = {"epoch": 0, "train": {"samples_per_second": 123.0}, "stages": [stage]}
+    record = {"epoch": 1, "train": {"samples_per_second": 123.0}, "stages": [stage]}
     hear({"event": "progress", "step": 5})
     hear({"event": "epoch", "record": record})
     text = scrape(r"ray_ffdist_samples_per_second\{.*\} 123\.0")

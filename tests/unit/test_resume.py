@@ -16,11 +16,13 @@ from jobs import QUIET, DigitsJob, cut_power_at, fingerprint, learned
 from ffdist.errors import SnapshotError, StageError
 from ffdist.pipeline.optim import OptimConfig
 from ffdist.pipeline.sink import Reporter
+from ffdist.report.log import RUN_LOG, read_run_log
 from ffdist.runtime.outcome import Result
 from ffdist.runtime.rank import Rank
 from ffdist.runtime.threads import ThreadEdges, run_threads
 from ffdist.runtime.world import World
 from ffdist.snapshot import committed, latest
+from ffdist.snapshot.manifest import MANIFEST, digest_of
 
 EVERY = 5
 
@@ -129,8 +131,42 @@ def test_the_run_log_of_a_resumed_run_holds_every_epoch_once(tmp_path: Path) -> 
     cut_power_at(40, make)
     run_threads(replace(make, settings={"resume": True})(), QUIET)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert [line.get("epoch") for line in lines] == [0, 1, 2, None]
+    assert [line.get("epoch") for line in lines] == [1, 2, 3, None]
     assert lines[-1]["reason"] == "finished"
+
+
+def test_a_run_of_a_version_that_counted_epochs_from_0_is_read_and_resumed_as_it_was_meant(tmp_path: Path) -> None:
+    make = DigitsJob(epochs=4)
+    whole = run_threads(replace(make, run=tmp_path / "whole")(), QUIET)
+    old = replace(make, run=tmp_path / "old")
+    cut_power_at(40, old)
+    as_counted_from_0(tmp_path / "old")
+    logged = [json.loads(line)["epoch"] for line in (tmp_path / "old" / RUN_LOG).read_text().splitlines()]
+    records, end = read_run_log(tmp_path / "old")
+    assert end is None
+    assert logged == list(range(len(records)))
+    assert [record["epoch"] for record in records] == [epoch + 1 for epoch in logged]
+    resumed = run_threads(replace(old, settings={"resume": True})(), QUIET)
+    assert learned(resumed.records) == learned(whole.records)
+    assert fingerprint(tmp_path / "old") == fingerprint(tmp_path / "whole")
+    lines = [json.loads(line) for line in (tmp_path / "old" / RUN_LOG).read_text().splitlines()]
+    assert [line.get("epoch") for line in lines] == [1, 2, 3, 4, None]
+
+
+def as_counted_from_0(run: Path) -> None:
+    """What older versions left: the manifest's format 2, and 0 for the first epoch there and in the run log."""
+    for folder in committed(run):
+        values = json.loads((folder / MANIFEST).read_text())
+        del values["digest"]
+        values |= {"format": 2, "records": [before(record) for record in values["records"]]}
+        assert values["records"]
+        (folder / MANIFEST).write_text(json.dumps(values | {"digest": digest_of(values)}))
+    log = run / RUN_LOG
+    log.write_text("".join(json.dumps(before(json.loads(line))) + "\n" for line in log.read_text().splitlines()))
+
+
+def before(record: dict[str, Any]) -> dict[str, Any]:
+    return record | {"epoch": record["epoch"] - 1}
 
 
 def test_early_stop_looks_one_epoch_behind_whatever_the_cut(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def test_memory_is_of_this_process_and_grows_with_what_it_holds() -> None:
 
 
 def test_results_and_data_show_themselves_in_a_line() -> None:
-    result = Result("finished", records=[{"epoch": 0}] * 1000, test={"accuracy": {"mean": 0.98765}})
+    result = Result("finished", records=[{"epoch": 1}] * 1000, test={"accuracy": {"mean": 0.98765}})
     assert repr(result) == "<Result: finished, 1000 epochs, test accuracy {'mean': 0.9877}>"
     assert "no test split" in repr(Result("finished"))
     assert repr(open_data("digits")) == "<Images 'digits': train 1,437, test 360; samples (1, 8, 8), 10 classes>"
@@ -58,8 +58,8 @@ def test_each_epochs_line_stays_on_a_terminal_too(terminal: bool, monkeypatch: p
     console._force_terminal = terminal
     report = ConsoleReport(console)
     with console.capture() as shown:
-        report({"event": "start", "steps": 2, "epochs": 2, "step": 0, "epoch": 0})
-        for epoch in range(2):
+        report({"event": "start", "steps": 2, "epochs": 2, "step": 0, "epoch": 1})
+        for epoch in (1, 2):
             record = {"epoch": epoch, "train": {"samples_per_second": 5.0}}
             report({"event": "epoch", "record": record})
         report.close()
