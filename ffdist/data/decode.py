@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
+from threading import Lock
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
@@ -11,6 +13,7 @@ from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
 from ffdist.data.depth import (
     FULL,
     SIXTEEN,
+    Depth,
     Range,
     eight_bits_of,
     extremes,
@@ -21,11 +24,16 @@ from ffdist.data.depth import (
     values_of,
 )
 from ffdist.data.formats import Encoded, channels_behind, open_picture, orientation, several_frames
+from ffdist.data.tiff import Layout, layout_of, unread
+from ffdist.data.transparency import has_transparency, laid_over
 from ffdist.errors import ConfigError, DataError
 
 Mode = Literal["rgb", "grey", "keep"]
 Size = tuple[int, int]
 
+LARGE = 2**24
+"""Pixels; more than one picture of more than that is not decoded at a time, whatever the number of threads."""
+ONE = Lock()
 TURNED = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -118,6 +126,8 @@ class Picture(NamedTuple):
     frames: bool = False
     """Whether it has more than the first frame or page, which was taken."""
     transparent: bool = False
+    spare: int = 0
+    """Channels that were left out, as they are neither colour nor transparency."""
 
 
 def decode(data: Encoded, where: object, decoding: Decoding = PLAIN) -> np.ndarray:
@@ -156,12 +166,14 @@ def read_picture(data: Encoded, where: object, decoding: Decoding = PLAIN) -> Pi
     try:
         if isinstance(data, np.ndarray) and is_as_wanted(array := channels_behind(data), decoding):
             return Picture(array)
-        with open_picture(data) as image:
-            return _read(image, decoding, data)
+        held = Seen.of(data) if isinstance(data, Image.Image) else None  # a copy no longer has what its file says
+        with open_picture(data) as image, ONE if image.width * image.height > LARGE else nullcontext():
+            return _read(image, decoding, data, held or Seen.of(image))
     except MemoryError as error:
         raise _broken(where, "there is no memory for it") from error
     except Exception as error:  # of foreign bytes a decoder may raise anything
-        raise _broken(where, reason(error)) from error
+        unknown = unread(data) if isinstance(error, UnidentifiedImageError) else None
+        raise _broken(where, unknown or reason(error)) from error
 
 
 def is_as_wanted(array: np.ndarray, decoding: Decoding) -> bool:
@@ -185,73 +197,110 @@ def reason(error: Exception) -> str:
     return says if known and says else f"{type(error).__name__}: {says}"
 
 
-def _read(image: Image.Image, decoding: Decoding, data: Encoded) -> Picture:
+class Seen(NamedTuple):
+    """What an opened picture says of its pixels, before they are read."""
+
+    layout: Layout | None
+    raw: str
+    own: Depth
+    frames: bool
+
+    @classmethod
+    def of(cls, image: Image.Image) -> Seen:
+        layout = layout_of(image)
+        frames = several_frames(image) or bool(layout and layout.planes > 1)
+        return cls(layout, raw_mode(image), own_range(image, layout), frames)
+
+
+def _read(image: Image.Image, decoding: Decoding, data: Encoded, seen: Seen) -> Picture:
     if not all(image.size):
         raise ValueError("it has no pixels")
-    frames, own = several_frames(image), own_range(image)
+    layout, raw, own, frames = seen
+    spare = spare_channels(layout, decoding)
     if decoding.size is not None:
         height, width = decoding.size if orientation(image) < 5 else decoding.size[::-1]
         image.draft(None, (2 * width, 2 * height))  # a JPEG can be read at a half, a quarter, an eighth
-    raw = raw_mode(image)
     image.load()
     turn = TURNED.get(orientation(image))  # after loading: Pillow turns a TIFF itself
-    values = limits = None
-    transparent = has_transparency(image)
+    values, limits = None, (0, 255)
     if own.deep:
-        deep = values_of(image)
+        deep = values_of(image, own)
         values, limits = extremes(deep), own.fixed or decoding.value_range or own.usual
         holes = image.info.get("transparency")
-        image = Image.fromarray(eight_bits_of(deep, limits or (0, 1)))
+        image = Image.fromarray(eight_bits_of(deep, limits or (0, 1), inverted=own.inverted))
         if isinstance(holes, int):
-            image.putalpha(Image.fromarray(np.where(deep == holes, 0, 255).astype(np.uint8)))
-    elif ";16" in raw and image.mode in ("RGB", "RGBA"):
-        image, values, limits = deep_colours(image, decoding, data, raw)
-    else:
-        limits = (0, 255)
-    image = plain(image, decoding)
+            image.putalpha(Image.fromarray((deep != holes).astype(np.uint8) * np.uint8(255)))
+        del deep
+    elif ";16" in raw and image.mode in ("RGB", "RGBA", "CMYK"):
+        again = None if isinstance(data, Image.Image) or (layout and layout.apart) else data
+        image, values, limits = deep_colours(image, decoding, again, raw)
+    if raw.startswith("LA;16"):  # which Pillow reads as RGBA
+        image = image.convert("LA")
+    if spare and image.mode == "RGBA" and layout and not layout.clear:  # Pillow's guess
+        image = image.convert("RGB")
+    transparent, made = has_transparency(image), plain(image, decoding)
+    if made is not image:
+        image.close()  # so that a large picture is not held twice
     if turn is not None:
-        image = image.transpose(turn)
+        made = made.transpose(turn)
     if decoding.size is not None:
         height, width = decoding.size
-        image = ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
-    pixels = np.atleast_3d(np.asarray(image))
-    return Picture(pixels, None if own.fixed else values, limits, frames, transparent)
+        made = ImageOps.fit(made, (width, height), Image.Resampling.BILINEAR)
+    pixels = np.atleast_3d(np.asarray(made))
+    return Picture(pixels, None if own.fixed else values, limits, frames, transparent, spare)
 
 
-def deep_colours(image: Image.Image, decoding: Decoding, data: Encoded, raw: str) -> tuple[Image.Image, Range, Range]:
+def deep_colours(
+    image: Image.Image, decoding: Decoding, data: Encoded | None, raw: str
+) -> tuple[Image.Image, Range, Range]:
     """Of colours of 16 bits: the picture, its extremes, and what stood for black and white.
 
+    data: what their lower bits can be read from; None: nothing.
     Raises ValueError where a range was given and their lower bits cannot be read.
     """
     upper, limits = np.asarray(image), decoding.value_range or SIXTEEN
-    low, high = extremes(upper[..., :3])
+    colours = 4 if image.mode == "CMYK" else 3
+    low, high = extremes(upper[..., :colours])
     if decoding.value_range is None and high >= FULL >> 8:  # the usual case needs no lower bits
         return image, (int(low) << 8, int(high) << 8 | 255), limits
-    with open_picture(data) as again:
-        values = sixteen_bit_colours(upper, again, raw)
+    values = None
+    if data is not None:
+        with open_picture(data) as again:
+            values = sixteen_bit_colours(upper, again, raw)
     if values is None:
         if decoding.value_range is not None:
             raise ValueError(f"its lower bits cannot be read (laid out as {raw}); save it with 8 bits")
         return image, (int(low) << 8, int(high) << 8 | 255), limits
+    found = extremes(values[..., :colours])
     if decoding.value_range is not None:
-        colours = eight_bits_of(values[..., :3], limits)
-        image = Image.fromarray(np.concatenate([colours, upper[..., 3:]], 2))
-    return image, extremes(values[..., :3]), limits
+        scaled = np.concatenate([eight_bits_of(values[..., :colours], limits), upper[..., colours:]], 2)
+        image = Image.fromarray(scaled, "CMYK") if image.mode == "CMYK" else Image.fromarray(scaled)
+    return image, found, limits
 
 
-def has_transparency(image: Image.Image) -> bool:
-    palette = image.palette.mode if image.mode == "P" and image.palette else ""
-    return image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info or palette.endswith("A")
+def spare_channels(layout: Layout | None, decoding: Decoding) -> int:
+    """How many channels are neither colour nor transparency. Raises ValueError for some, unless `decoding` says which
+    channels are wanted."""
+    if layout and layout.misread:
+        raise ValueError(f"{layout.misread} in planes of their own cannot be read; save it with interleaved channels")
+    if layout is None or not layout.spare:
+        return 0
+    if decoding.mode != "keep":
+        return layout.spare
+    mode, kept = ("grey", "the first alone") if layout.channels - layout.spare < 3 else ("rgb", "the colours alone")
+    what = "is neither colour nor known to be transparency" if layout.spare == 1 else "are no colours"
+    raise ValueError(
+        f"{layout.spare} of its {layout.channels} channels {what}: --mode {mode} takes {kept}; "
+        "all of them go as an array, by ffdist.from_tensors"
+    )
 
 
 def plain(image: Image.Image, decoding: Decoding) -> Image.Image:
     """A picture of 8 bits in mode L or RGB, on its background."""
     grey = decoding.mode == "grey" or (decoding.mode == "keep" and image.mode in ("1", "L", "LA", "La"))
-    if image.mode == "La":  # from which Pillow knows one way only
-        image = image.convert("LA")
+    mode = "L" if grey else "RGB"
     if has_transparency(image):
-        under = Image.new("RGBA", image.size, decoding.background)
-        image = Image.alpha_composite(under, image.convert("RGBA"))
+        return laid_over(image, decoding.background, mode)
     if image.mode == "LAB":  # Pillow knows no direct way to grey
         image = image.convert("RGB")
-    return image.convert("L" if grey else "RGB")
+    return image if image.mode == mode else image.convert(mode)

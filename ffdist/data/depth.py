@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from ffdist.data.tiff import Layout
+
 Range = tuple[float, float]
 """The values that stand for black and white."""
 
@@ -29,19 +31,29 @@ class Depth(NamedTuple):
     """What its type can hold, where that is what it plainly means."""
     fixed: Range | None = None
     """What the file itself says they range over, whatever users say."""
+    inverted: bool = False
+    """Whether the least is white."""
+    held_as: str | None = None
+    """NumPy's type of the values, where Pillow has them as another one of the same size."""
 
 
-def own_range(image: Image.Image) -> Depth:
-    """Of an opened picture whose pixels are not read yet."""
+def own_range(image: Image.Image, layout: Layout | None = None) -> Depth:
+    """Of an opened picture; layout: of a TIFF."""
+    if layout and layout.kind == "i" and image.mode == "L":
+        return Depth(True, held_as="int8", inverted=layout.inverted)
+    inverted = layout is not None and layout.inverted
     if image.mode == "F":
-        return Depth(True)
+        return Depth(True, inverted=inverted)
     if not image.mode.startswith("I"):
         return Depth(False)
     if image.format == "PPM" and not plain_sixteen(image):
         return Depth(True, SIXTEEN, SIXTEEN)  # Pillow scales by the greatest value, which the file names
-    if image.format == "TIFF" and getattr(image, "tag_v2", {}).get(258) == (12,):
-        return Depth(True, (0, 4095))
-    return Depth(True, SIXTEEN if image.mode.startswith("I;16") or image.format in ("PNG", "PPM") else None)
+    if layout and layout.bits == 12:
+        return Depth(True, (0, 4095), inverted=inverted)
+    if layout and (layout.kind, layout.bits) == ("u", 32):
+        return Depth(True, held_as="uint32", inverted=inverted)
+    usual = SIXTEEN if image.mode.startswith("I;16") or image.format in ("PNG", "PPM") else None
+    return Depth(True, usual, inverted=inverted)
 
 
 def raw_mode(image: Image.Image) -> str:
@@ -60,15 +72,22 @@ def sixteen_bit_colours(upper: np.ndarray, again: Image.Image, raw: str) -> np.n
     """
     native = {"N": "L" if sys.byteorder == "little" else "B"}
     layout, _, order = raw.partition(";16")
-    if layout not in ("RGB", "RGBA"):
+    if layout not in ("RGB", "RGBA", "RGBX", "CMYK"):
         return None
     twin = f"{layout};16{'B' if native.get(order, order) == 'L' else 'L'}"
     file: Any = again
-    file.tile = [
-        (codec, extents, offset, (twin, *args[1:]) if isinstance(args, tuple) else twin)
-        for codec, extents, offset, args in file.tile
-    ]
-    return upper.astype(np.uint16) << 8 | np.asarray(again)
+    file.tile = [laid_out(tile, twin) for tile in file.tile]
+    file.load()
+    values = upper.astype(np.uint16)
+    values <<= 8
+    values |= np.asarray(again)
+    return values
+
+
+def laid_out(tile: Any, layout: str) -> Any:
+    """A tile of a picture's file that is read in another layout; Pillow before 11 has plain tuples for them."""
+    args = (layout, *tile[3][1:]) if isinstance(tile[3], tuple) else layout
+    return tile._replace(args=args) if hasattr(tile, "_replace") else (*tile[:3], args)
 
 
 def plain_sixteen(image: Image.Image) -> bool:
@@ -77,9 +96,11 @@ def plain_sixteen(image: Image.Image) -> bool:
     return not tiles or tiles[0][0] == "raw" or tiles[0][3][-1] == 65535
 
 
-def values_of(image: Image.Image) -> np.ndarray:
+def values_of(image: Image.Image, own: Depth) -> np.ndarray:
     """[H, W], whole numbers or floats. Raises ValueError for what is not a number."""
     values = np.asarray(image)
+    if own.held_as is not None:
+        values = values.view(own.held_as)
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         raise ValueError("it holds pixels that are no numbers (NaN or infinite)")
     return values
@@ -97,8 +118,8 @@ def likely_range(low: float, high: float) -> Range:
     return next((of for of in usual if of[0] <= low and high <= of[1]), (low, high))
 
 
-def eight_bits_of(values: np.ndarray, limits: Range) -> np.ndarray:
-    """uint8 of the same shape: `limits` become 0 and 255, what lies beyond them is cut off.
+def eight_bits_of(values: np.ndarray, limits: Range, *, inverted: bool = False) -> np.ndarray:
+    """uint8 of the same shape: `limits` become 0 and 255 (or 255 and 0), what lies beyond them is cut off.
 
     Whole numbers are dealt to 256 equal bins, so that 16 bits lose their lower 8; floats are rounded.
     """
@@ -110,5 +131,5 @@ def eight_bits_of(values: np.ndarray, limits: Range) -> np.ndarray:
             part = np.rint((part - low) * (255 / (high - low)))
         else:
             part = np.floor((part - low) * 256 / (high - low + 1))
-        out[start : start + CHUNK] = part.clip(0, 255)
+        out[start : start + CHUNK] = 255 - part.clip(0, 255) if inverted else part.clip(0, 255)
     return out.reshape(values.shape)

@@ -18,8 +18,9 @@ from PIL import ExifTags, Image
 Encoded = Path | bytes | np.ndarray | Image.Image
 """A file, its bytes, uint8 [H, W] or [H, W, C], or an opened picture."""
 
-NO_PICTURES = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")
-"""What Pillow knows by name but does not decode itself; EPS is a program, which another program would have to run."""
+NO_PICTURES = ("BUFR", "EPS", "FITS", "GRIB", "HDF5", "MPEG", "WMF")
+"""What Pillow knows by name but does not decode itself; EPS is a program, which another program would have to run; of
+FITS it takes signs, scales and further axes for nothing."""
 PLUGINS = {"pillow_heif": "register_heif_opener", "pillow_avif": None, "pillow_jxl": None}
 """Packages that teach Pillow more formats, used where they are installed."""
 UNMISTAKABLE = ("PNG", "JPEG", "MPO", "GIF", "BMP", "WEBP", "AVIF", "HEIF", "JPEG2000", "JXL", "PPM", "PSD", "QOI")

@@ -42,6 +42,8 @@ class Survey:
     """With values outside of the range."""
     frames: Tally = field(default_factory=Tally)
     """With more than the frame that was taken."""
+    spare: Tally = field(default_factory=Tally)
+    """With channels that were left out."""
     flat: Tally = field(default_factory=Tally)
     """Of one colour only."""
     vanished: Tally = field(default_factory=Tally)
@@ -58,6 +60,8 @@ class Survey:
                 self.beyond.add(where)
         if picture.frames:
             self.frames.add(where)
+        if picture.spare:
+            self.spare.add(where)
         if picture.limits is not None and is_flat(picture.pixels):
             (self.vanished if picture.transparent else self.flat).add(where)
         return self
@@ -66,7 +70,7 @@ class Survey:
         """Add what another saw of the pictures after these."""
         self.pictures += other.pictures
         self.low, self.high = min(self.low, other.low), max(self.high, other.high)
-        for name in ("deep", "no_range", "beyond", "frames", "flat", "vanished"):
+        for name in ("deep", "no_range", "beyond", "frames", "spare", "flat", "vanished"):
             theirs = getattr(other, name)
             getattr(self, name).add(theirs.first, theirs.count)
         return self
@@ -91,6 +95,7 @@ class Survey:
         """A line for each thing that a user may not expect."""
         told = [
             (self.frames, "hold several frames or pages; the first was taken"),
+            (self.spare, "have channels that are neither colour nor transparency; these were left out"),
             (self.beyond, f"hold values beyond {spelled(decoding.value_range)}, which were cut off"),
             (self.vanished, f"are of one colour only over {decoding.background} (--background takes another)"),
             (self.flat, "are of one colour only"),

@@ -1,0 +1,99 @@
+"""What a TIFF says of its pixels beyond Pillow's mode: channels left out, signs, and which end is white."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from PIL import Image, TiffImagePlugin
+
+BITS, COMPRESSION, PHOTOMETRIC, SAMPLES, PLANAR, EXTRA, FORMAT, DEPTH = 258, 259, 262, 277, 284, 338, 339, 32997
+"""Numbers of tags."""
+COLOURS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3, 8: 3}
+"""Channels of each photometric interpretation: grey, grey, RGB, palette, CMYK, YCbCr, LAB."""
+ALPHA = (1, 2, 999)
+"""Extra channels that are transparency: premultiplied, plain, and what Corel Draw writes."""
+KINDS = {1: "u", 2: "i", 3: "f"}
+MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+
+class Layout(NamedTuple):
+    """Of a TIFF's first page."""
+
+    channels: int
+    spare: int
+    """How many of them are neither colour nor transparency."""
+    clear: bool
+    """Whether one of them is transparency."""
+    bits: int
+    kind: str
+    """As in NumPy: "u", "i" or "f"."""
+    inverted: bool
+    """Whether its least value is white."""
+    planes: int
+    """Slices of a volume, which is one page."""
+    apart: bool
+    """Whether each channel has a plane of its own."""
+    misread: str | None
+    """What of it Pillow reads wrongly, without a word."""
+
+    def __str__(self) -> str:
+        kinds = {"u": "", "i": "signed ", "f": "floating-point "}
+        several = f"{self.channels} channels" if self.channels > 1 else "1 channel"
+        return f"{several} of {self.bits} {kinds[self.kind]}bits"
+
+
+def layout_of(image: Image.Image) -> Layout | None:
+    """Of an opened picture; None for other formats, and where its tags are damaged."""
+    return read_tags(getattr(image, "tag_v2", None)) if image.format == "TIFF" else None
+
+
+def read_tags(tags: Any) -> Layout | None:
+    try:
+        bits = tags.get(BITS, (1,))
+        channels = int(tags.get(SAMPLES, len(bits)))
+        photometric = int(tags.get(PHOTOMETRIC, 0))
+        colours = min(COLOURS.get(photometric, channels), channels)
+        extra = tags.get(EXTRA, ())
+        apart = channels > 1 and tags.get(PLANAR, 1) == 2
+        clear = bool(extra) and extra[0] in ALPHA and channels > colours
+        return Layout(
+            channels,
+            channels - colours - clear,
+            clear,
+            int(bits[0]),
+            KINDS.get(int(tags.get(FORMAT, (1,))[0]), "u"),
+            photometric == 0,
+            int(tags.get(DEPTH, 1)),
+            apart,
+            misread(tags, channels, int(bits[0])) if apart else None,
+        )
+    except Exception:  # of foreign bytes; what follows from them is said by whoever reads the pixels
+        return None
+
+
+def misread(tags: Any, channels: int, bits: int) -> str | None:
+    """Of channels in planes of their own."""
+    if channels == 2:
+        return "grey and transparency"
+    return "more than 8 bits, uncompressed," if bits > 8 and tags.get(COMPRESSION, 1) == 1 else None
+
+
+def unread(data: object) -> str | None:
+    """What the pixels of a TIFF are like that Pillow cannot read; None for other files."""
+    if not isinstance(data, (bytes, Path)):
+        return None
+    try:
+        with io.BytesIO(data) if isinstance(data, bytes) else data.open("rb") as file:
+            header = file.read(8)
+            if header[:4] not in MAGIC:
+                return None
+            header += file.read(8) if header[2] == 43 or header[3] == 43 else b""
+            tags = TiffImagePlugin.ImageFileDirectory_v2(header)
+            file.seek(tags.next)
+            tags.load(file)
+            found = read_tags(tags)
+    except Exception:  # of foreign bytes a decoder may raise anything
+        return None
+    return found and f"a TIFF of {found}, which Pillow does not read; as an array: ffdist.from_tensors"
