@@ -46,6 +46,7 @@ from benchmarks.gpu.serial import batch_sweep, serial
 from benchmarks.gpu.stages import depth_sweep, stages
 from benchmarks.gpu.streams import streams
 from benchmarks.gpu.suite import Suite
+from ffdist import device
 
 PARTS: dict[str, Callable[[Suite, Rows], None]] = {
     "serial": serial, "batch": batch_sweep, "depth": depth_sweep, "stages": stages, "streams": streams,
@@ -55,7 +56,7 @@ PARTS: dict[str, Callable[[Suite, Rows], None]] = {
 
 def main() -> None:
     args = arguments()
-    if args.device == "cuda" and not torch.cuda.is_available():
+    if args.device != "cpu" and device.seen().kind is None:
         sys.exit("gpu_suite: there is no GPU; --device cpu --quick rehearses")
     args.out.mkdir(parents=True, exist_ok=True)
     end = time.monotonic() + args.total
@@ -80,7 +81,7 @@ def run(name: str, args: argparse.Namespace, end: float) -> bool:
 
 def out_of_place(name: str, args: argparse.Namespace) -> str | None:
     """Why a part cannot run here."""
-    if name == "devices" and args.device == "cuda" and torch.cuda.device_count() < 2:
+    if name == "devices" and args.device != "cpu" and device.seen().number < 2:
         return "one GPU only"
     return "no --data" if name == "accuracy" and args.data is None else None
 
@@ -88,10 +89,10 @@ def out_of_place(name: str, args: argparse.Namespace) -> str | None:
 def measure(name: str, args: argparse.Namespace, file: Path, deadline: float) -> None:
     """The life of a part's process."""
     quick = {"batch": 32, "rounds": 1, "seconds": 0.05} if args.quick else {}
-    device = torch.device("cuda", 0) if args.device == "cuda" else torch.device("cpu")
-    suite = Suite(device, args.quick, data=args.data, **quick)
+    here = device.CPU if args.device == "cpu" else device.all_seen()[0]
+    suite = Suite(here, args.quick, data=args.data, **quick)
     suite.begin()
-    there = machine(device)
+    there = machine(here)
     settings = {"gpu": there["gpu"], "torch": there["torch"], "quick": args.quick, "batch": suite.batch}
     about = {"machine": there, "command": " ".join(sys.argv), "about": PARTS[name].__doc__}
     Rows(file, settings, about, deadline, suite.recover).fill(partial(PARTS[name], suite))
@@ -101,7 +102,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="directory of the results")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="default: all")
-    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--device", choices=("gpu", "cuda", "cpu"), default="gpu", help="gpu: what torch sees")
     parser.add_argument("--quick", action="store_true", help="tiny networks, short rounds")
     parser.add_argument("--data", help="an .npz file of pictures, for the accuracy rows")
     parser.add_argument("--budget", type=float, default=400.0, metavar="SECONDS",
@@ -110,12 +111,12 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def machine(device: torch.device) -> dict[str, Any]:
+def machine(here: torch.device) -> dict[str, Any]:
     """What the figures were measured on."""
-    gpu = torch.cuda.get_device_properties(device) if device.type == "cuda" else None
+    gpu = device.queues(here)
     return {
-        "gpu": gpu.name if gpu else None, "gpu_bytes": gpu.total_memory if gpu else None,
-        "num_gpus": torch.cuda.device_count(), "python": platform.python_version(), "torch": torch.__version__,
+        "gpu": device.name_of(here) if gpu else None, "gpu_bytes": device.total_bytes(here) if gpu else None,
+        "num_gpus": device.seen().number, "python": platform.python_version(), "torch": torch.__version__,
         "cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version(), "system": platform.platform(),
     }  # fmt: skip
 

@@ -77,8 +77,8 @@ class Pipeline:
     fusion: bool = False
     queue: int = 2
     precision: Literal["fp32", "bf16"] = "fp32"
-    transport: Literal["auto", "shared-memory", "gloo", "nccl"] = "auto"
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    transport: Literal["auto", "shared-memory", "gloo", "nccl", "xccl"] = "auto"
+    device: str = "auto"
     seed: int = 0
     threads: int | None = None
     timeout: timedelta = timedelta(minutes=10)

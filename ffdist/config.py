@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -40,9 +41,9 @@ class TrainSettings:
     """Blocks in each stage, e.g. 1 2. Default: dealt by measured time; the result is the same for every cut."""
     queue: int = 2
     """Batches an edge between two stages holds at most."""
-    transport: Literal["auto", "shared-memory", "gloo", "nccl", "object-store"] = "auto"
-    """How activations travel. auto: NCCL between GPUs, shared memory within a host, gloo across hosts. object-store:
-    Ray's, for clusters whose nodes reach one another by Ray's own ports alone."""
+    transport: Literal["auto", "shared-memory", "gloo", "nccl", "xccl", "object-store"] = "auto"
+    """How activations travel. auto: NCCL between GPUs (XCCL between Intel's), shared memory within a host, gloo across
+    hosts. object-store: Ray's, for clusters whose nodes reach one another by Ray's own ports alone."""
     launcher: Literal["processes", "threads", "ray"] = "processes"
     """What runs the stages when torchrun does not: a process each, a thread each in this one, or a Ray actor each."""
     address: str | None = None
@@ -137,8 +138,9 @@ class TrainSettings:
     """Seed of weights, order, augmentation, dropout and splits."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Arithmetic of the blocks: float32, or autocast to bfloat16 (activations then travel as bfloat16)."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where blocks live. auto: one GPU a stage where there are enough, else the CPU."""
+    device: str = "auto"
+    """Where blocks live: cpu, cuda, mps, xpu, or one of several, cuda:1. auto: one GPU a stage where there are enough,
+    else the CPU."""
     threads: int | None = None
     """Computing threads a stage. Default: OMP_NUM_THREADS, else the cores divided by the stages."""
     timeout: float = 600.0
@@ -152,6 +154,9 @@ class TrainSettings:
                               got=self.microbatches)  # fmt: skip
         if self.validation is not None and not 0 <= self.validation < 1:
             raise ConfigError("--validation is a share", expected="0 <= x < 1", got=self.validation)
+        if not DEVICE.fullmatch(self.device):
+            raise ConfigError("--device names no device", expected="auto, cpu, cuda, mps, xpu, or cuda:1",
+                              got=self.device)  # fmt: skip
         if self.transport == "object-store" and self.launcher != "ray":
             raise ConfigError("--transport object-store is Ray's", expected="--launcher ray", got=self.launcher)
         if self.fusion and self.objective == "backprop":
@@ -175,6 +180,7 @@ def check_bounds(settings: TrainSettings) -> None:
             raise ConfigError(f"{flag} is too large", expected=f"<= {MOST[f.name]}", got=value)
 
 
+DEVICE = re.compile(r"(?!cpu:|auto:|meta)[a-z][a-z0-9_]*(:\d{1,3})?")
 LEAST = {
     "epochs": 1, "timeout": 0.1, "gpus_per_stage": 0, "placement_timeout": 0, "max_restarts": 0, "cpus_per_stage": 0.01,
     "batch_size": 1, "microbatches": 1, "queue": 1, "keep": 1, "stages": 1, "samples": 1, "image_size": 1, "threads": 1,

@@ -22,6 +22,7 @@ from benchmarks.gpu.stages import QUEUE, block_seconds
 from benchmarks.gpu.suite import Suite, summary
 from ffdist.baselines.base import BaselineConfig, Place
 from ffdist.baselines.known import BASELINES
+from ffdist.device import forget_peak, group_backend, peak_bytes, queues, seen
 from ffdist.errors import FfdistError
 from ffdist.models import Chain
 from ffdist.pipeline.edge import FromEdge, ToEdge
@@ -36,7 +37,7 @@ DDP = ("ddp", "ddp-views", "ddp-bucket-25", "ddp-bucket-100", "ddp-bf16")
 
 def devices(suite: Suite, rows: Rows) -> None:
     """For 2, 4, ... devices: samples/s and peak memory of each side."""
-    there = 2 if suite.device.type == "cpu" else torch.cuda.device_count()
+    there = seen().number if queues(suite.device) else 2
     for name, chain in list(suite.networks().items())[: 1 if suite.quick else None]:
         if seconds := rows.row(partial(block_seconds, suite, chain), name, "block_seconds"):
             for count in (n for n in (2, 4, 8) if n <= min(there, len(chain))):
@@ -56,10 +57,10 @@ def life(rank: int, size: int, suite: Suite, chain: Chain, cut: list[int], store
     """One rank; the last one writes the results."""
     faulthandler.dump_traceback_later(2 * TIMEOUT.total_seconds(), exit=True)
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # all ranks are here
-    suite = replace(suite, device=torch.device("cuda", rank)) if suite.device.type == "cuda" else suite
+    suite = replace(suite, device=torch.device(suite.device.type, rank)) if queues(suite.device) else suite
     suite.begin()
     store = dist.FileStore(store_file, size)
-    dist.init_process_group(backend(suite.device), store=store, rank=rank, world_size=size, timeout=TIMEOUT)
+    dist.init_process_group(group_backend(suite.device), store=store, rank=rank, world_size=size, timeout=TIMEOUT)
     ours = pipeline_rounds(rank, size, suite, chain, cut)
     theirs = {name: ddp_rounds(name, rank, size, suite, chain) for name in (DDP[:2] if suite.quick else DDP)}
     if rank == size - 1:
@@ -85,21 +86,17 @@ def pipeline_rounds(rank: int, size: int, suite: Suite, chain: Chain, cut: list[
     for end in (sender, receiver):
         if end:
             end.close()
-    peaks = gathered(peak(suite.device), size)
+    peaks = gathered(peak_bytes(suite.device), size)
     return (summary(rates) if rates else {}) | {"peak_bytes": peaks}
 
 
 def open_ends(rank: int, size: int, device: torch.device) -> tuple[Receiver | None, Sender | None]:
     """Every rank makes every group, in order; then each edge opens."""
-    groups: list[Any] = [dist.new_group([i, i + 1], TIMEOUT, backend(device)) for i in range(size - 1)]
+    groups: list[Any] = [dist.new_group([i, i + 1], TIMEOUT, group_backend(device)) for i in range(size - 1)]
     edges = [Edge(f"{i}-{i + 1}", QUEUE, TIMEOUT) for i in range(size - 1)]
     receiver = process_group.open_receiver(edges[rank - 1], groups[rank - 1], device) if rank else None
     sender = process_group.open_sender(edges[rank], groups[rank], device) if rank < size - 1 else None
     return receiver, sender
-
-
-def backend(device: torch.device) -> str:
-    return "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
 
 
 def stream(suite: Suite, chain: Chain, batches: int) -> Iterator[Message]:
@@ -131,8 +128,7 @@ def ddp_rounds(name: str, rank: int, size: int, suite: Suite, chain: Chain) -> d
     """Each rank learns from its part of the batch."""
     config = BaselineConfig(suite.optim, 10**6, suite.batch, 0, "bf16", suite.device)
     suite.recover()  # from the learner before
-    if suite.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(suite.device)
+    forget_peak(suite.device)
     try:
         learner = BASELINES[name](chain, config, Place(rank, size))
     except FfdistError as error:
@@ -150,11 +146,7 @@ def ddp_rounds(name: str, rank: int, size: int, suite: Suite, chain: Chain) -> d
         suite.wait()
         dist.barrier()
         rates.append(batches * suite.batch / (time.perf_counter() - begun))
-    return summary(rates) | {"peak_bytes": gathered(peak(suite.device), size)}
-
-
-def peak(device: torch.device) -> int:
-    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
+    return summary(rates) | {"peak_bytes": gathered(peak_bytes(suite.device), size)}
 
 
 def gathered(value: int, size: int) -> list[int]:

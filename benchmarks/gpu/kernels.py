@@ -14,6 +14,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.gpu.rows import Rows
 from benchmarks.gpu.suite import SIDES, Suite, learner
+from ffdist.device import queues
 from ffdist.models import Chain
 
 STEPS = 10
@@ -37,19 +38,24 @@ def busy(suite: Suite, chain: Chain, side: str) -> dict[str, Any]:
     step = learner(suite, chain, side)
     suite.warm(step)
     seconds = suite.batch / suite.rate(step, suite.batch)
-    on_gpu = suite.device.type == "cuda"
-    with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]) as profiler:
+    on_gpu = queues(suite.device)
+    with profile(activities=activities(suite.device)) as profiler:
         for _ in range(STEPS):
             step()
         suite.wait()
-    where = DeviceType.CUDA if on_gpu else DeviceType.CPU
     times = [
         (event.self_device_time_total if on_gpu else event.self_cpu_time_total, event.count, event.key)
         for event in profiler.key_averages()
-        if event.device_type == where and not event.is_user_annotation
+        if (event.device_type != DeviceType.CPU) == on_gpu and not event.is_user_annotation
     ]
     longest = [[key[:120], count / STEPS, us / 1e6 / STEPS] for us, count, key in sorted(times, reverse=True)[:15]]
     return {"step_seconds": seconds, "busy_seconds": sum(us for us, _, _ in times) / 1e6 / STEPS, "longest": longest}
+
+
+def activities(device: torch.device) -> list[ProfilerActivity]:
+    """What a profile of work there looks at: the host, and the device."""
+    own = getattr(ProfilerActivity, device.type.upper(), ProfilerActivity.PrivateUse1)
+    return [ProfilerActivity.CPU, *([own] if queues(device) else [])]
 
 
 class ViewNorm(nn.GroupNorm):

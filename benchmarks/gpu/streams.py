@@ -10,12 +10,12 @@ from queue import Empty, Full, Queue
 from statistics import median
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from benchmarks.gpu.rows import Rows
 from benchmarks.gpu.stages import QUEUE, block_seconds
 from benchmarks.gpu.suite import Suite, ff_step, summary
+from ffdist.device import new_stream, on_stream
 from ffdist.models import Chain
 from ffdist.pipeline.block import LearningBlock
 from ffdist.pipeline.plan import dealt, partition
@@ -117,9 +117,8 @@ class Line:
     def _work(self, blocks: list[LearningBlock], inbox: Belt, outbox: Belt) -> None:
         """A batch is handed on with the event behind which it is there."""
         self.suite.begin()
-        on_gpu = self.suite.device.type == "cuda"
-        stream = torch.cuda.Stream(self.suite.device) if on_gpu else None
-        with torch.cuda.stream(stream):
+        stream = new_stream(self.suite.device)
+        with on_stream(stream):
             while True:
                 x, ready = inbox.get()
                 if stream and ready:

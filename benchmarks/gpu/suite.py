@@ -13,6 +13,17 @@ import torch
 from torch import Tensor
 
 from ffdist.baselines.base import BaselineConfig, Learner, Place, Replica, Whole
+from ffdist.device import (
+    allocated_bytes,
+    enter,
+    forget_peak,
+    free_cached,
+    peak_bytes,
+    queues,
+    recorded,
+    seconds_between,
+    synchronize,
+)
 from ffdist.models import Chain, cnnb, mlp, resnet18, vgg8
 from ffdist.objectives import SFF, Objective
 from ffdist.pipeline.block import BlockConfig, LearningBlock, learn
@@ -65,19 +76,16 @@ class Suite:
 
     def begin(self) -> None:
         """Of every process and thread: its current device is ours."""
-        if self.device.type == "cuda":
-            torch.cuda.set_device(self.device)
+        enter(self.device)
 
     def recover(self) -> None:
         """Let go of memory that nobody uses any more. Raises where the device is lost."""
         gc.collect()
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-            torch.cuda.empty_cache()
+        synchronize(self.device)
+        free_cached(self.device)
 
     def wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        synchronize(self.device)
 
     def rate(self, step: Callable[[], object], samples: int) -> float:
         """Samples/s of one round of about `seconds`; the device is waited for some ten times in it."""
@@ -94,18 +102,11 @@ class Suite:
 
     def mark(self) -> Any:
         """The end of what the device has been given so far; it is not waited for."""
-        if self.device.type != "cuda":
-            return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)
-        event.record()
-        return event
+        return recorded(self.device, timing=True) if queues(self.device) else time.perf_counter()
 
     def between(self, first: Any, last: Any) -> float:
         """Seconds from one mark to a later one."""
-        if self.device.type != "cuda":
-            return last - first
-        last.synchronize()
-        return first.elapsed_time(last) / 1000
+        return seconds_between(first, last) if queues(self.device) else last - first
 
     def warm(self, step: Callable[[], object]) -> None:
         """Until kernels are loaded, handles made and clocks up."""
@@ -120,15 +121,13 @@ class Suite:
         """
         build()()
         self.recover()
-        if self.device.type != "cuda":
-            return 0
-        before = torch.cuda.memory_allocated(self.device)
-        torch.cuda.reset_peak_memory_stats(self.device)
+        before = allocated_bytes(self.device)
+        forget_peak(self.device)
         step = build()
         for _ in range(3):
             step()
         self.wait()
-        return torch.cuda.max_memory_allocated(self.device) - before
+        return peak_bytes(self.device) - before
 
     def turns(self, sides: dict[str, Callable[[], object]], samples: int) -> dict[str, Any]:
         """Samples/s of each side, A B, B A, A B, ...; medians, spread, and the first side's ratios pair by pair."""

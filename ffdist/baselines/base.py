@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from ffdist.device import moved
 from ffdist.models import Chain, derive_seed, seeded
 from ffdist.pipeline.block import placed, put_on
 from ffdist.pipeline.optim import OptimConfig, build_optimizer, build_schedule
@@ -113,7 +114,7 @@ class Replica:
             self.schedule.step()
 
     def _backward(self, x: Tensor, y: Tensor) -> None:
-        x, y = placed(x, self.config.device), y.to(self.config.device, non_blocking=True)
+        x, y = placed(x, self.config.device), moved(y, self.config.device)
         with self.config.autocast():
             loss = F.cross_entropy(self.forward(x).float(), y) / self.accumulate
         loss.backward()

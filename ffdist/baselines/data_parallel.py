@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ffdist.baselines.base import BaselineConfig, Learner, Place, Replica, Whole
 from ffdist.baselines.checkpointed import Checkpointed
+from ffdist.device import queues
 from ffdist.models import Chain
 
 _PARAMETERS = inspect.signature(DistributedDataParallel).parameters
@@ -48,7 +49,7 @@ def data_parallel(
     sync: dict[str, Any] = {_SYNC_BUFFERS: sync_buffers}
     wrapped = DistributedDataParallel(
         Checkpointed(whole) if checkpoint else whole,
-        device_ids=[config.device] if config.device.type == "cuda" else None,
+        device_ids=[config.device] if queues(config.device) else None,
         bucket_cap_mb=bucket_mib, static_graph=static_graph, gradient_as_bucket_view=bucket_views,
         **sync,
     )  # fmt: skip

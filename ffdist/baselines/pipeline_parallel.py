@@ -15,6 +15,7 @@ from torch.distributed.pipelining import PipelineStage, schedules
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from ffdist.baselines.base import BaselineConfig, Learner, Place, Whole, optimised
+from ffdist.device import synchronize
 from ffdist.errors import NetworkError
 from ffdist.models import Chain
 from ffdist.pipeline.block import placed
@@ -152,8 +153,7 @@ def block_seconds(whole: Whole, shape: Sequence[int], config: BaselineConfig) ->
             with config.autocast():
                 out = block(x.requires_grad_(index > 0))  # pictures want no gradient
             out.float().sum().backward()
-            if config.device.type == "cuda":
-                torch.cuda.synchronize(config.device)
+            synchronize(config.device)
             times.append(time.perf_counter() - begun)
         result.append(min(times))
         x = out.detach()

@@ -17,8 +17,8 @@ from ffdist.baselines import BASELINES, BaselineConfig, Learner, Place
 from ffdist.bench.meter import MemoryUse, Meter
 from ffdist.bench.team import Seat
 from ffdist.bench.window import Lap, Window, endless
+from ffdist.device import enter, group_backend, queues, synchronize
 from ffdist.errors import FfdistError
-from ffdist.pipeline.plan import synchronize
 from ffdist.runtime.job import Job
 from ffdist.runtime.processes import MakeJob
 from ffdist.runtime.rank import stage_device
@@ -40,12 +40,10 @@ class Run(NamedTuple):
 def join(seat: Seat, device: torch.device, threads: int) -> None:
     """Form the default group of all ranks."""
     torch.set_num_threads(threads)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    on_gpu = device.type == "cuda"
-    dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", store=seat.store(), rank=seat.world.rank,
+    enter(device)
+    dist.init_process_group(group_backend(device), store=seat.store(), rank=seat.world.rank,
                             world_size=seat.world.size, timeout=timedelta(minutes=10),
-                            device_id=device if on_gpu else None)  # fmt: skip
+                            device_id=device if queues(device) else None)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
+from ffdist.device import forget_peak, peak_bytes, queues
+
 
 class MemoryUse(NamedTuple):
     """Bytes of one device (or process) at the moment when its tensors took the most."""
@@ -149,15 +151,14 @@ class Meter:
 
     def reset(self) -> None:
         self.counter.reset()
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
+        forget_peak(self.device)
 
     def use(self) -> MemoryUse:
         counter = self.counter
         split = counter.split()
-        if self.device.type != "cuda":
+        if not queues(self.device):
             return MemoryUse(counter.peak, **split, resident=max(0, peak_resident_bytes() - self.idle))
-        peak = torch.cuda.max_memory_allocated(self.device)
+        peak = peak_bytes(self.device)
         rest = peak - sum(split.values()) + split["activations"]  # with the kernels' own needs
         return MemoryUse(peak, **(split | {"activations": rest}), resident=0)
 

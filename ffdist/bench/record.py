@@ -21,6 +21,7 @@ from ffdist.bench.finding import Finding
 from ffdist.bench.plot import draw
 from ffdist.bench.settings import BenchSettings
 from ffdist.cores import available_cores
+from ffdist.device import all_seen, name_of
 
 
 def write_record(finding: Finding, settings: BenchSettings, command: Sequence[str]) -> list[Path]:
@@ -66,11 +67,12 @@ def free_stem(folder: Path, name: str) -> Path:
 def machine() -> dict[str, Any]:
     """What the figures were measured on; `name` is short enough for a file's name."""
     processor, cores = processor_name(), available_cores()
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+    gpus = all_seen()
+    gpu = name_of(gpus[0]) if gpus else ""
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
     name = re.sub(r"[^a-z0-9]+", "-", (gpu or f"{processor} {cores}c").lower()).strip("-")
     return {"name": name, "processor": processor, "cores": cores, "memory_gib": round(pages / 2**30, 1), "gpu": gpu,
-            "num_gpus": torch.cuda.device_count(), "system": platform.platform()}  # fmt: skip
+            "num_gpus": len(gpus), "system": platform.platform()}  # fmt: skip
 
 
 def processor_name() -> str:

@@ -46,7 +46,7 @@ class BenchSettings:
     """Blocks in each stage. Default: by measured time."""
     queue: int = 2
     """Batches an edge holds at most."""
-    transport: Literal["auto", "shared-memory", "gloo", "nccl"] = "auto"
+    transport: Literal["auto", "shared-memory", "gloo", "nccl", "xccl"] = "auto"
     """How activations travel."""
     against: tuple[str, ...] = ("ddp",)
     """Baselines: ddp or pipeline (variants tried, the fastest taken), bp, fsdp, ddp-accumulate, ..., a variant by name,
@@ -63,8 +63,8 @@ class BenchSettings:
     """Learning rate of both sides."""
     lrs: tuple[float, ...] = ()
     """accuracy: learning rates each side tries beforehand, to go on with its best. Default: --lr for both."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where both sides compute. auto: GPUs where there are enough, else the CPU."""
+    device: str = "auto"
+    """Where both sides compute: cpu, cuda, mps, xpu, ... auto: GPUs where there are enough, else the CPU."""
     threads: int = 1
     """Computing threads a process."""
     compiled: bool = False
@@ -134,13 +134,12 @@ class BenchSettings:
         )  # fmt: skip
 
     @property
-    def place(self) -> Literal["cpu", "cuda"]:
+    def place(self) -> str:
         """Of all sides alike, those of one process, too: GPUs where there are enough for all devices."""
-        import torch
+        from ffdist.device import seen  # it imports torch, which `ffdist bench --help` can do without
 
-        if self.device == "auto":
-            return "cuda" if torch.cuda.device_count() >= self.devices else "cpu"
-        return self.device
+        kind, count = seen()
+        return (kind if kind and count >= self.devices else "cpu") if self.device == "auto" else self.device
 
     @property
     def size(self) -> int | None:

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from ffdist.data import Loader
+from ffdist.device import queues, recorded, seconds_between
 
-Mark = float | torch.cuda.Event
+Mark = float | torch.Event
 """A moment: seconds; of a GPU the end of what it had been given."""
 
 
@@ -51,19 +52,14 @@ class Lap(NamedTuple):
 
 def mark(device: torch.device) -> Mark:
     """Now; a GPU, whose host is ahead of it, is not waited for."""
-    if device.type != "cuda":
-        return time.perf_counter()
-    event = torch.cuda.Event(enable_timing=True)
-    event.record(torch.cuda.current_stream(device))
-    return event
+    return recorded(device, timing=True) if queues(device) else time.perf_counter()
 
 
 def between(first: Mark, last: Mark) -> float:
     """Seconds from one mark to a later one of the same device."""
-    if isinstance(first, torch.cuda.Event):
-        assert isinstance(last, torch.cuda.Event)
-        last.synchronize()
-        return first.elapsed_time(last) / 1000
+    if isinstance(first, torch.Event):
+        assert isinstance(last, torch.Event)
+        return seconds_between(first, last)
     assert isinstance(last, float)
     return last - first
 

@@ -81,12 +81,10 @@ def cores() -> str:
 
 
 def devices() -> list[Finding]:
-    import torch  # behind the parsing
+    from ffdist import device  # behind the parsing: it imports torch
 
-    if not torch.cuda.is_available():
-        return [Finding("GPU", True, "none; stages run on the CPU")]
-    names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return [Finding(f"GPU {i}", True, name) for i, name in enumerate(names)]
+    found = [Finding(f"GPU {each}", True, device.name_of(each)) for each in device.all_seen()]
+    return found or [Finding("GPU", True, "none; stages run on the CPU")]
 
 
 def optional() -> list[Finding]:

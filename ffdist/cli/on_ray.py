@@ -18,8 +18,8 @@ ALONE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0
 statistics, and give the stages the priority of this process."""
 
 
-GPUS = {"auto": None, "cpu": 0.0, "cuda": 1.0}
-"""Reserved for a stage by --device, where --gpus-per-stage says nothing."""
+GPUS = {"auto": None, "cpu": 0.0}
+"""Reserved for a stage by --device, where --gpus-per-stage says nothing; else 1."""
 
 
 def launch_on_ray(make: SettingsJob, out: Path, report: Reporter) -> Result:
@@ -37,7 +37,7 @@ def launch_on_ray(make: SettingsJob, out: Path, report: Reporter) -> Result:
                           remedy="pip install 'ffdist[ray]'") from error  # fmt: skip
     if folder := folder_of(s.data):
         s = replace(s, data=str(folder.absolute()))
-    gpus = GPUS[s.device] if s.gpus_per_stage is None else s.gpus_per_stage
+    gpus = GPUS.get(s.device, 1.0) if s.gpus_per_stage is None else s.gpus_per_stage
     options = RayOptions(s.address, s.placement, s.cpus_per_stage, gpus, s.max_restarts,
                          timedelta(seconds=s.placement_timeout), direct=s.transport != "object-store")  # fmt: skip
     out = out.absolute()

@@ -12,6 +12,7 @@ from threading import RLock
 import numpy as np
 import torch
 
+from ffdist.device import forked_generators
 from ffdist.errors import PeerTimeoutError
 
 _DEFAULT_GENERATORS = RLock()
@@ -33,11 +34,7 @@ def seeded(seed: int, device: torch.device | None = None, *, all_kinds: bool = T
     The generators belong to the whole process, so stages that share one take turns here. Raises PeerTimeoutError where
     no turn comes within `wait_at_most`'s time.
     """
-    cuda = [device] if device is not None and device.type == "cuda" else []
-    with _turn(), torch.random.fork_rng(devices=cuda), _others(seed) if all_kinds else nullcontext():
-        torch.default_generator.manual_seed(seed)
-        if device is not None and cuda:
-            torch.cuda.default_generators[device.index or 0].manual_seed(seed)
+    with _turn(), forked_generators(device, seed), _others(seed) if all_kinds else nullcontext():
         yield
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from ffdist.device import copied, queues, wide
 from ffdist.errors import DivergedError
 from ffdist.models import Layout, derive_seed, seeded
 from ffdist.objectives import Local, Objective, Site
@@ -67,7 +68,7 @@ class LearningBlock:
         self.learned = [p for group in self.optimizer.param_groups for p in group["params"]] if self.optimizer else []
         self.average = Average(self.parts, config.optim.ema) if config.optim.ema is not None and self.learned else None
         self.schedule = self.optimizer and build_schedule(config.optim, self.optimizer, config.total_steps)
-        self.totals = torch.zeros(4, dtype=torch.float64, device=config.device)
+        self.totals = torch.zeros(4, dtype=wide(config.device), device=config.device)
         """Sums since the last marker: loss times samples, samples with a loss; correct, samples with scores."""
         self.validation_loss = float("nan")
         self.scored = 0
@@ -103,7 +104,7 @@ class LearningBlock:
         self._count(local, y)
         if complete:
             self._step()
-        if self.config.device.type == "cpu" or step % CHECK_EVERY == 0:
+        if step % CHECK_EVERY == 0 or not queues(self.config.device):
             self.check_finite(step)
 
     def _step(self) -> None:
@@ -265,14 +266,8 @@ def learn(blocks: Sequence[LearningBlock], x: Tensor, y: Tensor, step: int) -> T
 
 
 def placed(x: Tensor, device: torch.device) -> Tensor:
-    """On the device, pictures in channels-last strides.
-
-    To a GPU by pinned memory, which torch uses again when the copy is over: from any other, the host may have to wait
-    until the GPU has done all it was given.
-    """
-    if device.type == "cuda" and x.device.type == "cpu":
-        x = x.pin_memory()
-    x = x.to(device, non_blocking=True)
+    """On the device, pictures in channels-last strides."""
+    x = copied(x, device)
     return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
 
 

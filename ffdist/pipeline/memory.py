@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 
+from ffdist.device import peak_bytes, queues
+
 STATUS = Path("/proc/self/status")
 
 
@@ -19,13 +21,13 @@ class Memory:
         self.base = resident_bytes() if base is None else base
 
     def peaks(self) -> dict[str, int]:
-        """In bytes: of the process with its libraries, and of it what came since the beginning; "peak_bytes" is CUDA's
-        allocated tensors on a GPU, and the process's elsewhere. With the process's number: threads share theirs."""
+        """In bytes: of the process with its libraries, and of it what came since the beginning; "peak_bytes" is that of
+        the tensors on an accelerator, and the process's elsewhere. With the process's number: threads share theirs."""
         process = process_peak_bytes()
         run = max(0, process - self.base)
         peak = process
-        if self.device.type == "cuda":
-            run = peak = torch.cuda.max_memory_allocated(self.device)
+        if queues(self.device):
+            run = peak = peak_bytes(self.device)
         return {"peak_bytes": peak, "run_bytes": run, "process_bytes": process, "process": os.getpid()}
 
 

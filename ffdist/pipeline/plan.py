@@ -12,6 +12,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from ffdist.device import synchronize
 from ffdist.errors import ConfigError, NetworkError
 from ffdist.models import Chain, seeded
 from ffdist.objectives import Local, Objective, Site
@@ -188,9 +189,3 @@ def partition(costs: Sequence[float], stages: int) -> list[int]:
         return min(options)
 
     return list(best(0, stages)[1])
-
-
-def synchronize(device: torch.device) -> None:
-    """Wait until a GPU has done what it was given; a CPU has."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import torch
 
+from ffdist.device import moved, queues, recorded
 from ffdist.errors import FfdistError, StageError, described
 from ffdist.pipeline.block import LearningBlock
 from ffdist.pipeline.fusion import passed_on
@@ -77,7 +78,7 @@ class Stage:
     def train(self, batch: TrainBatch, outbox: Outbox) -> None:
         """Each block learns from what the one before computed before its update; the last one's output is on its way
         to the next stage while that block still learns."""
-        x, features, y, self.step = batch.x, batch.features, batch.y.to(self.device, non_blocking=True), batch.step
+        x, features, y, self.step = batch.x, batch.features, moved(batch.y, self.device), batch.step
         scores, scored = batch.scores, batch.scored
         for block in self.blocks:
             assert x is not None
@@ -106,7 +107,7 @@ class Stage:
 
     def evaluate(self, batch: EvalBatch) -> EvalBatch:
         """Add the blocks' scores to those of the blocks before."""
-        x, features, y = batch.x, batch.features, batch.y.to(self.device, non_blocking=True)
+        x, features, y = batch.x, batch.features, moved(batch.y, self.device)
         scores = [] if batch.scores is None else [batch.scores.to(self.device)]
         scored = list(batch.scored)
         for block in self.blocks:
@@ -174,15 +175,13 @@ class Lead:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.under_way: deque[torch.cuda.Event] = deque()
+        self.under_way: deque[torch.Event] = deque()
 
     def keep(self) -> None:
         """Behind each message: wait until the GPU has done what came before it. A CPU has."""
-        if self.device.type != "cuda":
+        if not queues(self.device):
             return
-        event = torch.cuda.Event(blocking=True)
-        event.record(torch.cuda.current_stream(self.device))
-        self.under_way.append(event)
+        self.under_way.append(recorded(self.device, blocking=True))
         if len(self.under_way) > 1:
             self.under_way.popleft().synchronize()
 

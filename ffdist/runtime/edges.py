@@ -9,17 +9,21 @@ import socket
 from datetime import timedelta
 from importlib import import_module
 from types import ModuleType
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
 
+from ffdist.device import CPU, collective, identity, joint_backend
 from ffdist.errors import ConfigError, StageError
 from ffdist.runtime.meeting import await_key, set_key
 from ffdist.runtime.world import World
 from ffdist.transport import Edge, Receiver, Sender, process_group, shared_memory
 
-Kind = Literal["shared-memory", "gloo", "nccl", "object-store"]
+Kind = str
+"""shared-memory, gloo, object-store, or what joins two accelerators of a kind: nccl, xccl, ..."""
+BY_HOST = ("shared-memory", "gloo", "object-store")
+"""Through the memory of hosts."""
 BY_STORE = ("shared-memory", "object-store")
 """Their ends need nothing but the store to find one another; the others need a process group."""
 
@@ -31,28 +35,31 @@ class Place(NamedTuple):
     """Equal for ranks that share a device."""
     locality: str | None
     """Equal for processes that can share memory; None for one that cannot share any."""
+    collective: str | None = None
+    """What joins its device with another of its kind; None for a CPU."""
 
 
-def choose(wanted: Literal["auto"] | Kind, places: list[Place]) -> list[Kind]:
+def choose(wanted: Kind, places: list[Place]) -> list[Kind]:
     """The transport of each edge, from every rank's place.
 
-    auto: NCCL where both ends have GPUs of their own, shared memory within a host, gloo across hosts.
+    auto: NCCL, or what joins their kind, where both ends have GPUs of their own, shared memory within a host, gloo
+    across hosts.
     Raises ConfigError when the transport asked for cannot join two of the ranks.
     """
     kinds: list[Kind] = []
     for i in range(len(places) - 1):
         up, down = places[i], places[i + 1]
-        on_gpus = up.device.startswith("cuda") and down.device.startswith("cuda") and up.device != down.device
+        direct = up.collective if up.collective == down.collective and up.device != down.device else None
         near = up.locality is not None and up.locality == down.locality
-        if (wanted == "nccl" and not on_gpus) or (wanted == "shared-memory" and not near):
+        if (wanted not in ("auto", direct, *BY_HOST)) or (wanted == "shared-memory" and not near):
             raise ConfigError(
                 f"{wanted} cannot join stages {i} and {i + 1}",
                 where="--transport",
-                expected="a GPU of its own at each end" if wanted == "nccl" else "both stages on one Linux host",
+                expected="both stages on one Linux host" if wanted in BY_HOST else "a GPU of its own at each end",
                 got=f"{tuple(up)} and {tuple(down)}",
                 remedy="use --transport auto",
             )
-        best: Kind = "nccl" if on_gpus else "shared-memory" if near else "gloo"
+        best = direct or ("shared-memory" if near else "gloo")
         kinds.append(best if wanted == "auto" else wanted)
     return kinds
 
@@ -74,13 +81,13 @@ class ProcessEdges:
         store: dist.Store,
         device: torch.device,
         *,
-        transport: Literal["auto"] | Kind = "auto",
+        transport: Kind = "auto",
         depth: int = 2,
         timeout: timedelta = timedelta(minutes=10),
     ) -> None:
         self.world, self.store, self.device = world, store, device
         self.depth, self.timeout = depth, timeout
-        here = json.dumps(Place(device_name(device), shared_memory.locality()))
+        here = json.dumps(Place(identity(device), shared_memory.locality(), collective(device)))
         set_key(store, f"place/{world.rank}", here, where=str(world))
         places = [self._place(rank) for rank in range(world.size)]
         self.kinds = choose(transport, places)
@@ -128,7 +135,7 @@ class ProcessEdges:
 
     def _carrier(self, index: int) -> torch.device:
         """Where the tensors of an edge by torch.distributed travel: gloo carries a GPU's through host memory."""
-        return self.device if self.kinds[index] == "nccl" else torch.device("cpu")
+        return CPU if self.kinds[index] in BY_HOST else self.device
 
     def _edge(self, index: int) -> Edge:
         return Edge(f"{index}-{index + 1}", self.depth, self.timeout, self.world.attempt)
@@ -137,11 +144,6 @@ class ProcessEdges:
 def by_store(kind: Kind) -> ModuleType:
     """The transport of a kind in BY_STORE; the object store needs Ray, which is imported only here."""
     return shared_memory if kind == "shared-memory" else import_module("ffdist.transport.object_store")
-
-
-def device_name(device: torch.device) -> str:
-    """Of a GPU, the same in every process: each may see the GPUs under numbers of its own."""
-    return f"cuda:{torch.cuda.get_device_properties(device).uuid}" if device.type == "cuda" else str(device)
 
 
 def form_groups(
@@ -160,9 +162,10 @@ def form_groups(
                                 timeout=timeout)  # fmt: skip
         for i, kind in enumerate(kinds):
             if kind not in BY_STORE:
-                ours = kind == "nccl" and world.rank in (i, i + 1)
-                group = dist.new_group([i, i + 1], timeout, "cpu:gloo,cuda:nccl" if kind == "nccl" else "gloo",
-                                       device_id=device if ours else None)  # fmt: skip
+                direct = kind not in BY_HOST
+                backend = joint_backend(kind) if direct else "gloo"
+                bound = device if direct and world.rank in (i, i + 1) else None
+                group = dist.new_group([i, i + 1], timeout, backend, device_id=bound)
                 if isinstance(group, dist.ProcessGroup):
                     groups[i] = group
     except RuntimeError as error:

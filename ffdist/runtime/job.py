@@ -47,8 +47,9 @@ class JobConfig:
     cut: Sequence[int] = ()
     """Blocks in each stage; empty: dealt by measured time."""
     queue: int = 2
-    transport: Literal["auto", "shared-memory", "gloo", "nccl", "object-store"] = "auto"
-    device: Literal["auto", "cpu", "cuda"] = "cpu"
+    transport: str = "auto"
+    device: str = "cpu"
+    """auto, cpu, or a kind of accelerator, with or without its number."""
     threads: int | None = None
     timeout: timedelta = timedelta(minutes=10)
     run: Path | None = None

@@ -14,6 +14,8 @@ import torch
 import torch.distributed as dist
 
 from ffdist.cores import available_cores
+from ffdist.device import CPU, Seen, enter, forget_peak, free_cached, parsed, queues
+from ffdist.device import seen as seen_here
 from ffdist.errors import ConfigError, StageError
 from ffdist.pipeline.edge import FromEdge, ToEdge
 from ffdist.pipeline.initial import make_from_data
@@ -82,8 +84,7 @@ class Rank:
         set_threads(config.threads, world)
         device = stage_device(config.device, world)
         held = resident_bytes()
-        if device.type == "cuda":
-            torch.cuda.set_device(device)  # for what a user's rule or block leaves to torch
+        enter(device)
         loaders = self.job.loaders() if world.first else None
         plan = agree(self.store, world, "plan", lambda: self._plan(loaders, device), config.timeout)
         manifest = read_manifest(Path(plan["snapshot"])) if plan["snapshot"] else None
@@ -229,34 +230,43 @@ def set_threads(wanted: int | None, world: World) -> None:
 
 def forget_plan(device: torch.device) -> None:
     """Give back what measuring the blocks has taken, which is no part of a stage's peak."""
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(device)
+    free_cached(device)
+    forget_peak(device)
 
 
-def stage_device(wanted: str, world: World, gpus: int | None = None) -> torch.device:
-    """A GPU of its own for each stage of this host, where there are enough for all; where told "cuda", some may share.
+def stage_device(wanted: str, world: World, seen: Seen | None = None) -> torch.device:
+    """A device of its own for each stage of this host, where there are enough for all; where a kind is told ("cuda"),
+    some may share; where one is told ("cuda:1"), all do.
 
-    gpus: how many this process sees; None: as torch says. Raises ConfigError when one is asked for and there is none.
+    seen: the accelerators of this process; None: as torch says. Raises ConfigError for one that is not there.
     """
-    count = seen_gpus() if gpus is None else gpus
-    if wanted == "cuda" and count == 0:
-        raise ConfigError("there is no GPU", where="--device cuda", expected="a CUDA device",
-                          got=f"torch {torch.__version__} sees none", remedy="use --device cpu")  # fmt: skip
-    if wanted == "cuda" or (wanted == "auto" and count >= (world.local_size or world.size)):
-        return torch.device("cuda", world.local_rank % count)
-    return torch.device("cpu")
+    kind, count = seen or seen_here()
+    if wanted == "cpu" or (wanted == "auto" and (kind is None or count < (world.local_size or world.size))):
+        return CPU
+    asked, number = (kind, None) if wanted == "auto" else parsed(wanted)
+    if kind is None or asked != kind or (number or 0) >= count:
+        raise no_device(wanted, Seen(kind, count))
+    return torch.device(kind, world.local_rank % count if number is None else number)
 
 
-def idle_gpus(wanted: str, world: World, gpus: int | None = None) -> str | None:
+def no_device(wanted: str, seen: Seen) -> ConfigError:
+    """What is told of a device that this process does not see."""
+    kind, count = seen
+    here = ["cpu", *([kind] if kind else []), *(f"{kind}:{index}" for index in range(count) if count > 1)]
+    what = "there is no GPU" if kind is None else f"there is no device {wanted}"
+    return ConfigError(
+        what,
+        where=f"--device {wanted}",
+        expected=" or ".join(here),
+        got=f"torch {torch.__version__} sees {kind or 'none'}",
+        remedy=f"use --device {here[-1]}",
+    )
+
+
+def idle_gpus(wanted: str, world: World, seen: Seen | None = None) -> str | None:
     """What to tell people whose stages go on the CPU although there are GPUs, which they did not ask for; else None."""
-    count = seen_gpus() if gpus is None else gpus
-    if wanted != "auto" or count == 0 or stage_device(wanted, world, count).type == "cuda":
+    kind, count = seen or seen_here()
+    if wanted != "auto" or count == 0 or queues(stage_device(wanted, world, Seen(kind, count))):
         return None
     return (f"stages of this host: {world.local_size or world.size}; GPUs that each sees: {count}; so they go on the "
-            "CPU (--device cuda would share out the GPUs)")  # fmt: skip
-
-
-def seen_gpus() -> int:
-    """GPUs that this process sees."""
-    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+            f"CPU (--device {kind} would share out the GPUs)")  # fmt: skip

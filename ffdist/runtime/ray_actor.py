@@ -20,7 +20,7 @@ import ray
 import torch.distributed as dist
 
 from ffdist.runtime.allocator import keep_freed_memory
-from ffdist.runtime.edges import ProcessEdges
+from ffdist.runtime.edges import BY_HOST, ProcessEdges
 from ffdist.runtime.job import Job
 from ffdist.runtime.rank import Rank, stage_device
 from ffdist.runtime.ray_store import Address, join_store, serve_store
@@ -112,8 +112,9 @@ class StageActor:
         self._stop.set()
 
     def reusable(self) -> bool:
-        """Whether a new attempt may begin in this process: NCCL cannot be trusted once a peer was lost."""
-        return "nccl" not in self._kinds
+        """Whether a new attempt may begin in this process: NCCL and its like cannot be trusted once a peer was
+        lost."""
+        return set(self._kinds) <= set(BY_HOST)
 
 
 def going_on(job: Job, world: World) -> Job:

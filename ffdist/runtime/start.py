@@ -10,13 +10,13 @@ from pathlib import Path
 from ffdist.config import TrainSettings, parse_windows
 from ffdist.cores import available_cores
 from ffdist.data import Images, open_data
+from ffdist.device import parsed, seen
 from ffdist.errors import ConfigError
 from ffdist.models.chain import Output
 from ffdist.pipeline.optim import OptimConfig
 from ffdist.pipeline.source import Schedule
 from ffdist.runtime.data_facts import FACTS, check_same_data, read_facts
 from ffdist.runtime.job import Job, JobConfig
-from ffdist.runtime.rank import seen_gpus
 from ffdist.runtime.run import network, write_settings
 
 
@@ -72,7 +72,9 @@ def job_config(settings: TrainSettings, run: Path | None, stages: int) -> JobCon
 
 def local_devices(settings: TrainSettings) -> int:
     """GPUs of this host that a run which begins here would use."""
-    return 0 if settings.device == "cpu" or settings.launcher == "ray" else seen_gpus()
+    if settings.device == "cpu" or settings.launcher == "ray":
+        return 0
+    return seen().number if parsed(settings.device)[1] is None else 1
 
 
 def count_stages(settings: TrainSettings, blocks: int, ranks: int | None) -> int:

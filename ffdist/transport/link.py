@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ffdist.device import synchronize
 from ffdist.errors import TransportError
 from ffdist.transport import wire
 from ffdist.transport.base import Edge
@@ -29,7 +30,7 @@ class Transfer:
 
     by_gloo: list[dist.Work]
     """The last one is the fence."""
-    by_nccl: list[dist.Work]
+    by_device: list[dist.Work]
 
 
 class Link:
@@ -71,7 +72,7 @@ class Link:
     def join(self, transfer: Transfer, sequence: int) -> None:
         """Make the current stream wait until NCCL's part is done; the calling thread goes on. Raises PeerLostError."""
         try:
-            for work in transfer.by_nccl:
+            for work in transfer.by_device:
                 work.wait()
         except RuntimeError as error:
             raise self._lost(sequence) from error
@@ -79,7 +80,7 @@ class Link:
     def finish(self, transfer: Transfer, awaited: str, sequence: int) -> None:
         """Until NCCL's part is done, too, so that nobody counts on what may never come. Raises PeerTimeoutError."""
         deadline = time.monotonic() + self._edge.timeout.total_seconds()
-        for work in transfer.by_nccl:
+        for work in transfer.by_device:
             while not work.is_completed():
                 if time.monotonic() > deadline:
                     raise self._edge.silent(awaited, sequence)
@@ -104,7 +105,7 @@ class Link:
         transfer = self.put(data, 0) if sends else self.get(data, 0)
         self.wait(transfer, "greeting", 0)
         self.join(transfer, 0)
-        torch.cuda.synchronize(device)
+        synchronize(device)
 
     def cut(self) -> None:
         """Close the connection: whatever waits for it, at either end, fails at once."""
@@ -116,7 +117,7 @@ class Link:
         transfer = Transfer([], [])
         try:
             for data in tensors:
-                (transfer.by_nccl if data.is_cuda else transfer.by_gloo).append(_posted(post(data)))
+                (transfer.by_gloo if data.device.type == "cpu" else transfer.by_device).append(_posted(post(data)))
             transfer.by_gloo.append(_posted(post(torch.empty(0, dtype=torch.uint8))))
         except RuntimeError as error:
             raise self._lost(sequence) from error

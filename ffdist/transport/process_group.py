@@ -1,4 +1,5 @@
-"""An edge by torch.distributed point to point, across hosts: gloo for CPU tensors, NCCL for tensors of a GPU.
+"""An edge by torch.distributed point to point, across hosts: gloo for CPU tensors, what torch has for tensors of an
+accelerator (NCCL between CUDA devices, XCCL between Intel's).
 
     sender     prelude, header, tensors ->     each frame's sends stay pending until the receiver takes them
     receiver                        <- credit  an empty message for each frame that `recv` returned
@@ -22,20 +23,19 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ffdist.device import CPU, enter, group_backend, new_stream, on_stream, queues, recorded, use_on_current_stream
 from ffdist.errors import TransportError
 from ffdist.transport import wire
 from ffdist.transport.base import Edge, Frame, Receiver, Sender
 from ffdist.transport.buffers import BufferPool
 from ffdist.transport.link import FOREVER, Link, Transfer, as_tensor
 
-CPU = torch.device("cpu")
-
 
 def new_edge_group(upstream: int, downstream: int, timeout: timedelta, device: torch.device = CPU) -> dist.ProcessGroup:
     """The group of one edge; its two ranks (of the default group) call this, for shared edges in the same order."""
-    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    group = dist.new_group([upstream, downstream], timeout, backend, use_local_synchronization=True,
-                           device_id=device if device.type == "cuda" else None)  # fmt: skip
+    bound = device if queues(device) else None
+    pair, backend = [upstream, downstream], group_backend(device)
+    group = dist.new_group(pair, timeout, backend, use_local_synchronization=True, device_id=bound)
     assert isinstance(group, dist.ProcessGroup), "only the edge's two ranks make its group"
     return group
 
@@ -43,13 +43,13 @@ def new_edge_group(upstream: int, downstream: int, timeout: timedelta, device: t
 def open_sender(edge: Edge, group: dist.ProcessGroup, device: torch.device = CPU) -> ProcessGroupSender:
     """The upstream end; blocks until the downstream one opens.
 
-    group: the two ranks of this edge, and of nothing else; its backend is gloo, or "cpu:gloo,cuda:nccl" for a GPU.
-    device: this end's GPU, whose tensors then go by NCCL to the other end's; CPU tensors may always travel.
+    group: the two ranks of this edge, and of nothing else; its backend is that of `new_edge_group`.
+    device: this end's accelerator, whose tensors then go straight to the other end's; CPU tensors may always travel.
     Raises PeerTimeoutError when the other end does not open in time, TransportError where the two disagree.
     """
     link = Link(edge, group, "the receiver")
     link.greet()
-    if device.type == "cuda":
+    if queues(device):
         link.warm_up(device, sends=True)
     return ProcessGroupSender(edge, link, device)
 
@@ -58,7 +58,7 @@ def open_receiver(edge: Edge, group: dist.ProcessGroup, device: torch.device = C
     """The downstream end; blocks until the upstream one opens. Parameters and errors as for `open_sender`."""
     link = Link(edge, group, "the sender")
     link.greet()
-    if device.type == "cuda":
+    if queues(device):
         link.warm_up(device, sends=False)
     return ProcessGroupReceiver(edge, link, device)
 
@@ -81,7 +81,7 @@ class ProcessGroupSender(Sender):
         self._closed = False
 
     def send(self, frame: Frame) -> None:
-        """Accept one frame. Its tensors are read while they travel; on a CPU edge, those of a GPU as a copy."""
+        """Accept one frame. Its tensors are read while they travel; on a CPU edge, those of a device as a copy."""
         edge, sequence = self._edge, self._sequence
         if self._closed:
             raise edge.lost("this end is closed", sequence)
@@ -125,7 +125,7 @@ class ProcessGroupSender(Sender):
 
 @dataclass(frozen=True, slots=True)
 class _Fetched:
-    """A frame that is here; a stream that uses it joins NCCL's part of its transfer."""
+    """A frame that is here; a stream that uses it joins the device's part of its transfer."""
 
     frame: Frame
     transfer: Transfer
@@ -142,13 +142,13 @@ class ProcessGroupReceiver(Receiver):
         self._credit_lock = threading.Lock()
         self._closed = self._peer_closed = False
         self._pool = BufferPool(keep=2 * edge.depth)
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-        self._handed_out: deque[torch.cuda.Event] = deque()
+        self._stream = new_stream(device)
+        self._handed_out: deque[torch.Event] = deque()
         self._thread = threading.Thread(target=self._fetch_all, name=f"ffdist edge {edge.name}", daemon=True)
         self._thread.start()
 
     def recv(self) -> Frame:
-        """The next frame. On a GPU the current stream waits for its tensors; the calling thread goes on."""
+        """The next frame. On an accelerator the current stream waits for its tensors; the calling thread goes on."""
         edge, sequence = self._edge, self._sequence
         if self._closed:
             raise edge.lost("this end is closed", sequence)
@@ -178,15 +178,11 @@ class ProcessGroupReceiver(Receiver):
         self._thread.join()
 
     def _hand_out(self, frame: Frame) -> None:
-        """Give CUDA tensors over from the thread's stream to the current one."""
-        stream = torch.cuda.current_stream(self._device)
+        """Give the device's tensors over from the thread's stream to the current one."""
         for tensor in frame.tensors.values():
-            if tensor.is_cuda:
-                tensor.record_stream(stream)
-        event = torch.cuda.Event()
-        event.record(stream)
-        self._handed_out.append(event)
-        if len(self._handed_out) > self._edge.depth:  # or the caller would run ahead of its GPU, and memory with it
+            use_on_current_stream(tensor)
+        self._handed_out.append(recorded(self._device))
+        if len(self._handed_out) > self._edge.depth:  # or the caller would run ahead of its device, and memory with it
             self._handed_out.popleft().synchronize()
 
     def _give_credit(self) -> None:
@@ -203,9 +199,8 @@ class ProcessGroupReceiver(Receiver):
     def _fetch_all(self) -> None:
         """The thread: fetch whatever the sender has credit for, up to its end or the first error."""
         try:
-            if self._stream is not None:
-                torch.cuda.set_device(self._device)  # threads begin on GPU 0: leaving the stream would use memory there
-            with torch.cuda.stream(self._stream):
+            enter(self._device)
+            with on_stream(self._stream):
                 while (fetched := self._fetch(self._num_fetched)) is not None:
                     self._num_fetched += 1
                     self._fetched.put(fetched)
@@ -215,7 +210,7 @@ class ProcessGroupReceiver(Receiver):
             self._fetched.put(error)
 
     def _fetch(self, sequence: int) -> _Fetched | None:
-        """The next frame, or None at the end. CUDA tensors are allocated on the thread's stream: it never computes."""
+        """The next frame, or None at the end. A device's tensors are made on the thread's stream: it never computes."""
         data = self._link.fetch(wire.PRELUDE.size, "frame", sequence, FOREVER)
         prelude = wire.decode_prelude(data, self._edge, sequence)
         if prelude.is_end:
@@ -235,7 +230,7 @@ class ProcessGroupReceiver(Receiver):
         if spec.device != self._device.type:
             raise TransportError("a tensor is on another device than this end", where=self._edge.at(sequence),
                                  expected=f"cpu or {self._device.type}", got=spec.device,
-                                 remedy="open both ends of an edge between GPUs with their devices")  # fmt: skip
+                                 remedy="open both ends of an edge between devices with them")  # fmt: skip
         return torch.empty(spec.nbytes, dtype=torch.uint8, device=self._device)
 
     def _return_credits(self) -> None:

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ffdist.device import holds_values
 from ffdist.errors import TransportError
 from ffdist.transport.base import Edge, Frame
 
@@ -34,7 +35,6 @@ DTYPES = {str(d).removeprefix("torch."): d for d in (
     torch.int8, torch.int16, torch.int32, torch.int64, torch.bool, torch.float8_e4m3fn, torch.float8_e5m2,
 )}  # fmt: skip
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
-DEVICES = ("cpu", "cuda")
 _to_json = json.JSONEncoder(separators=(",", ":")).encode
 
 
@@ -59,7 +59,7 @@ class TensorSpec(NamedTuple):
     shape: tuple[int, ...]
     strides: tuple[int, ...]
     device: str
-    """Where the sender had it: "cpu" or "cuda"."""
+    """The kind of device on which the sender had it: "cpu", "cuda", ..."""
 
     @property
     def nbytes(self) -> int:
@@ -133,7 +133,7 @@ def _spec(name: Any, dtype: Any, shape: Any, strides: Any, device: Any) -> Tenso
     numbers = [*shape, *strides]
     if not all(type(number) is int and 0 <= number < 2**63 for number in numbers) or len(shape) != len(strides):
         raise ValueError(f"a shape of {shape}, strides of {strides}")
-    if not isinstance(name, str) or device not in DEVICES:
+    if not isinstance(name, str) or not (isinstance(device, str) and holds_values(device)):
         raise ValueError(f"a tensor {name} on {device}")
     return TensorSpec(name, DTYPES[dtype], tuple(shape), tuple(strides), device)
 
@@ -200,12 +200,12 @@ def from_bytes(data: Tensor, spec: TensorSpec) -> Tensor:
 
 def _dense(name: str, tensor: Tensor, edge: Edge, sequence: int) -> Tensor:
     """The tensor with its own strides where they are dense (kernels differ by layout), else contiguous; no graph."""
-    travels = tensor.layout == torch.strided and tensor.dtype in NAMES and tensor.device.type in DEVICES
+    travels = tensor.layout == torch.strided and tensor.dtype in NAMES and holds_values(tensor.device.type)
     if not travels:
         raise TransportError(
             f"tensor '{name}' cannot travel",
             where=edge.at(sequence),
-            expected=f"a strided tensor on {' or '.join(DEVICES)}, of {', '.join(DTYPES)}",
+            expected=f"a strided tensor with values, of {', '.join(DTYPES)}",
             got=f"{tensor.layout}, {tensor.dtype} on {tensor.device.type}",
         )
     tensor = tensor.detach().resolve_conj().resolve_neg()

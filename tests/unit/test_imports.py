@@ -14,25 +14,26 @@ import ffdist
 ROOT = Path(ffdist.__file__).parent
 ROOMS = {
     "errors": set(),
+    "device": set(),
     "folders": {"errors"},
     "known": set(),
     "loading": set(),
     "notes": set(),
     "plain": set(),
     "options": {"errors"},
-    "models": {"errors", "options", "known"},
+    "models": {"device", "errors", "options", "known"},
     "objectives": {"errors", "options", "known"},
     "cores": set(),
     "data": {"cores", "errors", "folders", "notes", "options", "plain"},
-    "transport": {"errors"},
-    "pipeline": {"errors", "models", "objectives", "data", "transport"},
+    "transport": {"device", "errors"},
+    "pipeline": {"device", "errors", "models", "objectives", "data", "transport"},
     "config": {"errors", "options"},
     "arguments": {"errors", "options", "config"},
     "presets": {"errors", "options", "config"},
-    "baselines": {"errors", "options", "known", "models", "objectives", "data", "pipeline"},
+    "baselines": {"device", "errors", "options", "known", "models", "objectives", "data", "pipeline"},
     "snapshot": {"errors", "pipeline"},
     "report": {"errors", "plain", "pipeline"},
-    "runtime": {"cores", "errors", "folders", "loading", "notes", "options", "models", "objectives", "data",
+    "runtime": {"cores", "device", "errors", "folders", "loading", "notes", "options", "models", "objectives", "data",
                 "transport", "pipeline", "config", "baselines", "snapshot", "report"},
     "sending": {"errors", "runtime"},
 }  # fmt: skip
@@ -69,6 +70,26 @@ def test_a_room_imports_only_what_is_below_it(path: Path) -> None:
 def test_these_rooms_know_nothing_of_distribution(room: str) -> None:
     for path in (ROOT / room).rglob("*.py"):
         assert "torch.distributed" not in path.read_text(), path
+
+
+OF_A_KIND = {"is_cuda", "is_mps", "is_xpu"}
+KINDS = {"cuda", "mps", "xpu"}
+PLACES = ("ffdist", "benchmarks")
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_only_the_room_for_devices_calls_what_one_kind_alone_has(place: str) -> None:
+    for path in (ROOT.parent / place).rglob("*.py"):
+        if path == ROOT / "device.py":
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute):
+                assert node.attr not in OF_A_KIND, f"{path}:{node.lineno}"
+                of_torch = isinstance(node.value, ast.Name) and node.value.id == "torch"
+                assert not (of_torch and node.attr in KINDS), f"{path}:{node.lineno} names torch.{node.attr}"
+            if isinstance(node, ast.Compare):
+                named = {c.value for c in ast.walk(node) if isinstance(c, ast.Constant) and isinstance(c.value, str)}
+                assert not named & KINDS, f"{path}:{node.lineno} asks for a kind of device"
 
 
 def test_every_public_name_is_there() -> None:

@@ -6,14 +6,16 @@ from itertools import product
 
 import pytest
 
+from ffdist.device import Seen
 from ffdist.errors import ConfigError
 from ffdist.runtime.rank import idle_gpus, stage_device
 from ffdist.runtime.world import World
 
 
-def devices(wanted: str, stages: int, gpus: int, local_size: int = 0) -> list[str]:
+def devices(wanted: str, stages: int, gpus: int, local_size: int = 0, kind: str = "cuda") -> list[str]:
+    seen = Seen(kind if gpus else None, gpus)
     ranks = range(stages)
-    return [str(stage_device(wanted, World(r, stages, r % (local_size or stages), 0, local_size), gpus)) for r in ranks]
+    return [str(stage_device(wanted, World(r, stages, r % (local_size or stages), 0, local_size), seen)) for r in ranks]
 
 
 def test_by_default_stages_of_a_host_have_a_gpu_each_or_none_has() -> None:
@@ -34,9 +36,23 @@ def test_stages_that_are_told_to_share_gpus_do_so_evenly() -> None:
         devices("cuda", 1, 0)
 
 
+def test_other_kinds_go_the_same_way() -> None:
+    assert devices("auto", 2, 2, kind="xpu") == ["xpu:0", "xpu:1"]
+    assert devices("mps", 2, 1, kind="mps") == ["mps:0", "mps:0"]
+    for wanted in ("cuda", "mps:1", "npu"):
+        with pytest.raises(ConfigError, match=rf"(?s)there is no device {wanted}.*cpu or mps.*--device mps"):
+            devices(wanted, 1, 1, kind="mps")
+
+
+def test_one_of_several_is_told_by_its_number_and_all_stages_share_it() -> None:
+    assert devices("cuda:1", 3, 2) == ["cuda:1"] * 3
+    with pytest.raises(ConfigError, match=r"(?s)there is no device cuda:2.*cpu or cuda or cuda:0 or cuda:1"):
+        devices("cuda:2", 1, 2)
+
+
 def test_people_are_told_of_gpus_left_idle_unless_they_asked_for_it() -> None:
-    told = idle_gpus("auto", World(size=4), 1)
+    told = idle_gpus("auto", World(size=4), Seen("cuda", 1))
     assert told
     assert told.startswith("stages of this host: 4; GPUs that each sees: 1;")
     for wanted, stages, gpus in (("auto", 4, 4), ("auto", 4, 0), ("cpu", 4, 1), ("cuda", 4, 1)):
-        assert idle_gpus(wanted, World(size=stages), gpus) is None
+        assert idle_gpus(wanted, World(size=stages), Seen("cuda" if gpus else None, gpus)) is None

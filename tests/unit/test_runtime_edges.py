@@ -8,7 +8,8 @@ from ffdist.errors import ConfigError
 from ffdist.runtime.edges import Place, choose, choose_back
 
 CPU, OTHER_HOST = Place("cpu", "a"), Place("cpu", "b")
-FIRST, SECOND, FIRST_ELSEWHERE = Place("cuda:one", "a"), Place("cuda:two", "a"), Place("cuda:one", "container")
+FIRST, SECOND = Place("cuda:one", "a", "nccl"), Place("cuda:two", "a", "nccl")
+FIRST_ELSEWHERE = Place("cuda:one", "container", "nccl")
 
 
 @pytest.mark.parametrize(

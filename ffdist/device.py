@@ -1,0 +1,235 @@
+"""Devices: the one place that knows what kinds there are.
+
+CUDA, MPS, XPU, and whatever a package of its own brings to torch, go one way, that of `torch.accelerator`: a process
+has one kind of accelerator, or none. Where kinds differ for good, it is said here, and nowhere else. A CPU goes the
+same way: it has done what it was given when a call returns, so nothing waits for it, and its memory is the process's.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cache
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+CPU = torch.device("cpu")
+UNIFIED = ("mps",)
+"""Kinds whose memory is the host's: copies there wait for nothing, and pinned memory is no faster."""
+COLLECTIVES = {"cuda": "nccl", "xpu": "xccl"}
+"""What torch.distributed sends tensors by between two devices of a kind; other kinds register theirs with torch."""
+
+
+class Seen(NamedTuple):
+    """The accelerators that this process sees."""
+
+    kind: str | None
+    """ "cuda", "mps", "xpu", ..., None where there is none."""
+    number: int
+
+
+def seen() -> Seen:
+    """Those that this process sees. No device is set up for it."""
+    here = torch.accelerator.current_accelerator(check_available=True)
+    return Seen(here.type, torch.accelerator.device_count()) if here else Seen(None, 0)
+
+
+def parsed(name: str) -> tuple[str, int | None]:
+    """ "cuda:1" as ("cuda", 1), "cuda" as ("cuda", None)."""
+    kind, colon, number = name.partition(":")
+    return kind, int(number) if colon else None
+
+
+def holds_values(kind: str) -> bool:
+    """Whether tensors on this kind of device have any."""
+    return kind.isidentifier() and kind != "meta"
+
+
+def queues(device: torch.device) -> bool:
+    """Whether work is queued there, and the host runs ahead of it."""
+    return device.type != "cpu"
+
+
+def enter(device: torch.device) -> None:
+    """Makes it the current one of this process and thread, for what a user's rule or block leaves to torch; threads
+    begin on the first one, and would take memory there."""
+    if queues(device):
+        torch.accelerator.set_device_index(device)
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until it has done what it was given; a CPU has."""
+    if queues(device):
+        torch.accelerator.synchronize(device)
+
+
+def new_stream(device: torch.device) -> torch.Stream | None:
+    """A queue of work beside the current one; a CPU has none."""
+    return torch.Stream(device) if queues(device) else None
+
+
+def on_stream(stream: torch.Stream | None) -> AbstractContextManager[Any]:
+    """What is given to the device inside goes into this queue; None: into the current one."""
+    return nullcontext() if stream is None else stream
+
+
+def use_on_current_stream(tensor: Tensor) -> None:
+    """The memory of an accelerator's tensor, of another stream, is used again only behind what the current one does."""
+    if queues(tensor.device):
+        tensor.record_stream(torch.accelerator.current_stream(tensor.device))
+
+
+def recorded(device: torch.device, *, timing: bool = False, blocking: bool = False) -> torch.Event:
+    """The end of what the current queue of an accelerator has been given so far.
+
+    timing: for `elapsed_time`. blocking: who waits for it sleeps; where the kind cannot, he spins.
+    """
+    if blocking and device.type == "cuda":  # torch.Event knows of no such thing
+        event: Any = torch.cuda.Event(enable_timing=timing, blocking=True)
+    else:
+        event = torch.Event(device, enable_timing=timing)
+    event.record(torch.accelerator.current_stream(device))
+    return event
+
+
+def seconds_between(first: torch.Event, last: torch.Event) -> float:
+    """From one event to a later one of the same device, both recorded for timing; waits for the later one."""
+    last.synchronize()
+    return first.elapsed_time(last) / 1000
+
+
+def copied(tensor: Tensor, device: torch.device) -> Tensor:
+    """There; the host goes on where it can. To an accelerator by pinned memory, which torch uses again when the copy is
+    over: from any other, the host may have to wait until the device has done all it was given."""
+    if device.type in UNIFIED or not queues(device):
+        return tensor.to(device)
+    if tensor.device.type == "cpu" and _pins(device.type):
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
+def moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """There, and small: from memory as it is."""
+    return tensor.to(device, non_blocking=device.type not in UNIFIED)
+
+
+@cache
+def _pins(kind: str) -> bool:
+    """Whether host memory can be pinned for this kind; a package's kind need not."""
+    if kind in COLLECTIVES:
+        return True
+    try:
+        return torch.empty(1).pin_memory().is_pinned()
+    except RuntimeError:
+        return False
+
+
+def allocated_bytes(device: torch.device) -> int:
+    """Of tensors on an accelerator, now; 0 on a CPU, whose memory is the process's."""
+    if not queues(device):
+        return 0
+    if device.type == "mps":
+        return torch.mps.current_allocated_memory()
+    return torch.accelerator.memory_allocated(device)
+
+
+def peak_bytes(device: torch.device) -> int:
+    """The most that tensors on an accelerator took since `forget_peak`; 0 on a CPU. Metal tells no peak: there it is
+    what its driver holds for this process, which grows and does not shrink."""
+    if not queues(device):
+        return 0
+    if device.type == "mps":
+        return torch.mps.driver_allocated_memory()
+    return torch.accelerator.max_memory_allocated(device)
+
+
+def forget_peak(device: torch.device) -> None:
+    """The peak begins anew, at what is allocated now."""
+    if queues(device) and device.type != "mps":
+        torch.accelerator.reset_peak_memory_stats(device)
+
+
+def free_cached(device: torch.device) -> None:
+    """Give memory back that torch keeps for later tensors."""
+    if device.type == "mps":
+        torch.mps.empty_cache()
+    elif queues(device):
+        torch.accelerator.empty_cache()
+
+
+def total_bytes(device: torch.device) -> int:
+    """All the memory of an accelerator. 0 where its kind does not tell."""
+    if device.type == "mps":
+        return torch.mps.recommended_max_memory()
+    return getattr(_properties(device), "total_memory", 0)
+
+
+def wide(device: torch.device) -> torch.dtype:
+    """Of sums over an epoch: float64, where the device can; Metal and some of Intel's cannot."""
+    lacks = device.type == "mps" or (device.type == "xpu" and not getattr(_properties(device), "has_fp64", True))
+    return torch.float32 if lacks else torch.float64
+
+
+@contextmanager
+def forked_generators(device: torch.device | None, seed: int) -> Iterator[None]:
+    """Torch's default generators, the CPU's and the device's, start from `seed` inside, and are as they were behind."""
+    own = [device] if device is not None and queues(device) else []
+    with torch.random.fork_rng(own, device_type=own[0].type if own else None):
+        torch.default_generator.manual_seed(seed)
+        for each in own:
+            with torch.accelerator.device_index(each.index):
+                torch.get_device_module(each).manual_seed(seed)
+        yield
+
+
+def collective(device: torch.device) -> str | None:
+    """torch.distributed's backend that joins two devices of this kind ("nccl"); None: tensors go by host memory."""
+    if not queues(device):
+        return None
+    name = COLLECTIVES.get(device.type) or dist.Backend.default_device_backend_map.get(device.type, "gloo")
+    return name if name != "gloo" and dist.is_backend_available(name) else None
+
+
+def joint_backend(collective: str) -> str:
+    """Of a process group with tensors on CPUs and on the devices that it joins, such as "cpu:gloo,cuda:nccl": of a
+    group every rank says the same, those that are not in it and have no such device, too."""
+    told = dist.Backend.default_device_backend_map | COLLECTIVES
+    kinds = [kind for kind, name in told.items() if name == collective]
+    return ",".join(["cpu:gloo", *(f"{kind}:{collective}" for kind in kinds)])
+
+
+def group_backend(device: torch.device) -> str:
+    """Of a process group whose tensors are on a CPU or on such a device: "gloo", or "cpu:gloo,cuda:nccl"."""
+    own = collective(device)
+    return joint_backend(own) if own else "gloo"
+
+
+def name_of(device: torch.device) -> str:
+    """As its maker calls it."""
+    return getattr(_properties(device), "name", None) or str(device)
+
+
+def identity(device: torch.device) -> str:
+    """Of an accelerator, the same in every process that sees it: each may see them under numbers of its own."""
+    if not queues(device):
+        return str(device)
+    told = getattr(_properties(device), "uuid", None)
+    return f"{device.type}:{told or f'{platform.node()}/{device.index or 0}'}"
+
+
+def all_seen() -> list[torch.device]:
+    """Every accelerator that this process sees."""
+    kind, count = seen()
+    return [torch.device(kind, index) for index in range(count)] if kind else []
+
+
+def _properties(device: torch.device) -> Any:
+    """What the kind's module in torch says of it; None where it says nothing."""
+    if not queues(device):
+        return None
+    tell = getattr(torch.get_device_module(device), "get_device_properties", None)
+    return tell(device) if tell else None
