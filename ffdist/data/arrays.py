@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ffdist.errors import DataError
+from ffdist.notes import note
 
 CHUNK_BYTES = 2**24
 """What is looked at at once of an array that may lie in a file."""
@@ -68,7 +69,7 @@ def as_samples(values: Any, where: object, channels_last: bool | None = None) ->
     """Pictures uint8 [N, H, W, C], or float32 [N, *shape].
 
     values: pictures [N, H, W] or [N, C, H, W] of whole numbers in 0..255 (True is 255), or finite floats [N, ...].
-    channels_last: whether they are [N, H, W, C]; None: they are not, and what looks so is refused.
+    channels_last: whether they are [N, H, W, C]; None: nobody says, and what looks so is refused.
     Raises DataError for anything else.
     """
     x = as_array(values, "samples", where)
@@ -85,9 +86,9 @@ def as_samples(values: Any, where: object, channels_last: bool | None = None) ->
     if x.dtype.kind == "f":
         return as_floats_checked(x, where, channels_last)
     shape, last = x.shape[1:], bool(channels_last)
-    if channels_last is None and x.ndim == 4 and shape[0] > 4 and shape[2] <= 4:
+    if channels_last is None and x.ndim == 4 and shape[0] > FEW >= shape[2]:
         raise unlike(x, where, LAST)
-    if x.ndim not in (3, 4) or (x.ndim == 4 and shape[2 if last else 0] > 4):
+    if x.ndim not in (3, 4) or (x.ndim == 4 and shape[2 if last else 0] > FEW):
         flat = x.dtype.kind in "iu" and x.ndim == 2
         measured = f"floats: {as_floats}, and from_tensors(..., normalize=True)"
         raise unlike(x, where, WHOLE_NUMBERS.format(as_floats) if flat else measured)
@@ -101,6 +102,9 @@ WHOLE_NUMBERS = (
     "measured values: {0}, and normalize=True; "
     "token ids: {0}, without normalize, and x.long() in the block, before its nn.Embedding"
 )
+FEW = 4
+"""What has no more than so many parts may be channels."""
+FIRST = "from_tensors(x, y, channels_last=False), from_dataset and from_arrow likewise"
 LAST = "from_tensors(x, y, channels_last=True), from_dataset and from_arrow likewise; False where they are not"
 
 
@@ -132,9 +136,29 @@ def as_bytes(array: np.ndarray, where: object, remedy: str | None = None) -> np.
 
 
 def is_picture(array: np.ndarray) -> bool:
-    """Whether it can be read as one: uint8 [H, W], [H, W, C] or [C, H, W], of 1, 3 or 4 channels."""
-    channels = {1, 3, 4}
-    return array.dtype == np.uint8 and (array.ndim == 2 or (array.ndim == 3 and bool(channels & {*array.shape[::2]})))
+    """Whether it can be one: uint8 [H, W], [H, W, C] or [C, H, W], of 1 to 4 channels."""
+    return array.dtype == np.uint8 and (array.ndim == 2 or (array.ndim == 3 and min(array.shape[::2]) <= FEW))
+
+
+def as_picture(array: np.ndarray, where: object, channels_last: bool | None = None) -> np.ndarray:
+    """uint8 [H, W, C], of 1 to 4 channels that are taken as they are; channels_last: None: where there are so few.
+
+    Raises DataError for what is no picture, and where both ends could be channels.
+    """
+    if not is_picture(array) or not array.size:
+        raise DataError(
+            f"{array.dtype} {list(array.shape)} is not a picture",
+            where=where,
+            expected="uint8 [H, W], [H, W, C] or [C, H, W] of 1 to 4 channels",
+            got=f"{array.dtype} {list(array.shape)}",
+            remedy="other axes and numbers as floats: x.float(), x.astype('float32')",
+        )
+    if array.ndim == 2:
+        return array[..., None]
+    if channels_last is None and max(array.shape[::2]) <= FEW and array.shape[0] != 1:
+        raise asked(array.shape, where, "[C, H, W] or [H, W, C]", LAST)
+    last = array.shape[2] <= FEW < array.shape[0] if channels_last is None else channels_last
+    return array if last else array.transpose(1, 2, 0)
 
 
 def as_floats_checked(x: np.ndarray, where: object, channels_last: bool | None) -> np.ndarray:
@@ -168,15 +192,42 @@ def check_channels(shape: tuple[int, ...], where: object, channels_last: bool | 
             got=[*shape],
             remedy="leave channels_last out",
         )
-    if channels_last is None and looks_channels_last(shape):
+    if channels_last is not None:
+        return
+    if looks_channels_last(shape):
         axes = "H, W" if len(shape) == 3 else "D, H, W"
-        raise DataError(
-            f"are these samples [C, {axes}] or [{axes}, C]?",
-            where=where,
-            expected=f"channels first, (C, {axes})",
-            got=shape,
-            remedy=LAST,
-        )
+        raise asked(shape, where, f"[C, {axes}] or [{axes}, C]", LAST)
+    if len(shape) == 3 and {shape[0], shape[2]} <= {3, 4} and shape[1] > FEW:
+        raise asked(shape, where, "[C, H, W] or [H, W, C]", LAST)
+    if len(shape) == 4 and shape[3] <= FEW < min(shape[1:3]):
+        raise asked(shape, where, "[C, D, H, W] or [T, H, W, C]", LAST)
+    if len(shape) == 3 and len({*shape}) == 1 and shape[0] > FEW:
+        raise asked(shape, where, "[C, H, W] or volumes [D, H, W]", f"x[:, None] of volumes; of channels, {FIRST}")
+    if len(shape) == 4 and shape[1] <= FEW < min(shape[2:]):
+        raise asked(shape, where, "[C, D, H, W] or [T, C, H, W]",
+                    f"x.transpose(1, 2) of frames [N, T, C, H, W]; of channels first, {FIRST}")  # fmt: skip
+
+
+def asked(shape: tuple[int, ...], where: object, which: str, remedy: str) -> DataError:
+    """For samples whose axes nobody knows."""
+    expected = "an answer: channels_last=False where channels are first, True where they are last"
+    return DataError(f"are these samples {which}?", where=where, expected=expected, got=shape, remedy=remedy)
+
+
+def tell_axes(samples: np.ndarray, where: object, channels_last: bool | None) -> None:
+    """A line on what is taken for channels, where nobody said so and it could be something else.
+
+    samples: uint8 [N, H, W, C], or float32 [N, *shape].
+    """
+    if samples.dtype == np.uint8:
+        channels = samples.shape[-1]
+        if channels in (2, 4):
+            note(f"{where}: pictures of {channels} channels are taken as they are; none of these is transparency")
+        return
+    channels, *sides = samples.shape[1:]
+    if channels_last is None and len(sides) > 1 and channels > FEW:
+        each = " x ".join(map(str, sides))
+        note(f"{where}: samples {samples.shape[1:]} are taken for {channels} channels of {each}; say so by {FIRST}")
 
 
 def looks_channels_last(shape: tuple[int, ...]) -> bool:

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ffdist.data.arrays import as_floats_checked, is_picture
+from ffdist.data.arrays import as_floats_checked, as_picture
 from ffdist.data.columns import column_labels, names_in, samples
-from ffdist.data.decode import Decoding
 from ffdist.data.depth import Range
 from ffdist.data.images import Images
-from ffdist.data.memory import Labelled, assembled, stacked, with_range
+from ffdist.data.memory import Labelled, assembled, stacked
+from ffdist.data.reading import USUAL, Reading
 from ffdist.data.survey import Reader
 from ffdist.errors import DataError
 
@@ -40,30 +40,22 @@ def from_arrow(
     channels_last, normalize: as in `from_tensors`. value_range: black and white in pictures of more than 8 bits; None:
         0 and 65535 for 16 bits, which they must need. Raises DataError for anything else, naming the row.
     """
+    reading = Reading(image, label, channels_last, value_range)
     tables = {"train": table, "test": test, "validation": validation}
     splits = {
-        split: labelled_rows(of, f"data set {name}, {split}", image, label, channels_last, value_range)
-        for split, of in tables.items()
-        if of is not None
+        split: labelled_rows(of, f"data set {name}, {split}", reading) for split, of in tables.items() if of is not None
     }
-    return with_range(assembled(name, splits, classes, renumber=True, normalize=normalize), value_range)
+    return assembled(name, splits, classes, renumber=True, normalize=normalize, channels_last=channels_last)
 
 
-def labelled_rows(
-    data: Any,
-    where: str,
-    image: str = "image",
-    label: str = "label",
-    channels_last: bool | None = None,
-    value_range: Range | None = None,
-) -> Labelled:
+def labelled_rows(data: Any, where: str, reading: Reading = USUAL) -> Labelled:
     """Two columns of a table, and the names that it has for its classes."""
     table = as_table(data, where)
-    labels = column_labels(column(table, label, where), where, names_in(table.schema, label))
-    reader = Reader(Decoding(value_range=value_range))
-    found = stacked(pictures(table, image, where, channels_last, reader), len(table), where)
+    labels = column_labels(column(table, reading.label, where), where, names_in(table.schema, reading.label))
+    reader = reading.reader()
+    found = stacked(pictures(table, where, reading, reader), len(table), where)
     reader.finish(where)
-    return Labelled(found, labels)
+    return Labelled(found, labels, reader.decoding, reader.files == len(found))
 
 
 def as_table(data: Any, where: str) -> pa.Table:
@@ -98,24 +90,16 @@ def column(table: pa.Table, name: str, where: str) -> list[pa.Array]:
     return table[name].chunks
 
 
-def pictures(
-    table: pa.Table, image: str, where: str, channels_last: bool | None, reader: Reader
-) -> Iterator[np.ndarray]:
+def pictures(table: pa.Table, where: str, reading: Reading, reader: Reader) -> Iterator[np.ndarray]:
     """uint8 [H, W, C], or float32 of any shape."""
     row = 0
-    for chunk in column(table, image, where):
+    for chunk in column(table, reading.image, where):
         for data in samples(chunk, where, row):
             at = f"{where}, row {row}"
-            if isinstance(data, np.ndarray) and data.dtype.kind == "f":
-                yield as_floats_checked(data[None], at, channels_last)[0]
-            elif isinstance(data, np.ndarray) and not is_picture(data):
-                raise DataError(
-                    f"{data.dtype} {list(data.shape)} is not a picture",
-                    where=at,
-                    expected="whole numbers [H][W] or [H][W][1, 3 or 4], or floats of any shape",
-                    got=f"{data.dtype} {list(data.shape)}",
-                    remedy="lists of floats: column.cast(pyarrow.list_(pyarrow.float32()))",
-                )
-            else:
+            if not isinstance(data, np.ndarray):
                 yield reader.read(data, at)
+            elif data.dtype.kind == "f":
+                yield as_floats_checked(data[None], at, reading.channels_last)[0]
+            else:
+                yield as_picture(data, at, reading.channels_last)
             row += 1

@@ -128,6 +128,10 @@ class Picture(NamedTuple):
     transparent: bool = False
     spare: int = 0
     """Channels that were left out, as they are neither colour nor transparency."""
+    assumed: bool = False
+    """Whether nobody says that its fourth channel is transparency, for which it was taken."""
+    changed: bool = False
+    """Whether `pixels` are other than what the file holds: of another size, colour, depth or orientation."""
 
 
 def decode(data: Encoded, where: object, decoding: Decoding = PLAIN) -> np.ndarray:
@@ -239,6 +243,7 @@ def _read(image: Image.Image, decoding: Decoding, data: Encoded, seen: Seen) -> 
     if spare and image.mode == "RGBA" and layout and not layout.clear:  # Pillow's guess
         image = image.convert("RGB")
     transparent, made = has_transparency(image), plain(image, decoding)
+    before = image.mode, image.size, own.deep or ";16" in raw
     if made is not image:
         image.close()  # so that a large picture is not held twice
     if turn is not None:
@@ -247,7 +252,9 @@ def _read(image: Image.Image, decoding: Decoding, data: Encoded, seen: Seen) -> 
         height, width = decoding.size
         made = ImageOps.fit(made, (width, height), Image.Resampling.BILINEAR)
     pixels = np.atleast_3d(np.asarray(made))
-    return Picture(pixels, None if own.fixed else values, limits, frames, transparent, spare)
+    assumed = isinstance(data, np.ndarray) and transparent
+    changed = turn is not None or before != (made.mode, made.size, False) or transparent
+    return Picture(pixels, None if own.fixed else values, limits, frames, transparent, spare, assumed, changed)
 
 
 def deep_colours(

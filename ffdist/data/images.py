@@ -92,7 +92,9 @@ class Images:
     validation: Split | None = None
     """The user's own validation split; None: a share of the training split is held out."""
     decoding: Decoding | None = None
-    """How its pictures were read, so that others are read alike; None for a user's own tensors."""
+    """How its pictures were read, so that others are read alike; None for a user's floats."""
+    in_memory: bool = False
+    """Whether its pictures were given as such, and not as files: nobody knows what was done to them before."""
     source: str | None = None
     """By what `open_data` opens it again; None for what was given in memory, or is not as it was opened."""
 

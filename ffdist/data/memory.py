@@ -10,13 +10,13 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from ffdist.data.arrays import as_samples, float_moments
+from ffdist.data.arrays import as_samples, float_moments, tell_axes
 from ffdist.data.classes import as_classes, encoded
-from ffdist.data.decode import Decoding
+from ffdist.data.decode import PLAIN, Decoding
 from ffdist.data.depth import Range
 from ffdist.data.images import ArraySplit, Images, Split, moments
 from ffdist.data.labels import Labels, labels_of
-from ffdist.data.survey import Reader
+from ffdist.data.reading import USUAL, Reading
 from ffdist.errors import DataError
 
 Pair = tuple[Tensor | np.ndarray, Tensor | np.ndarray]
@@ -28,6 +28,10 @@ class Labelled(NamedTuple):
     samples: np.ndarray | Split
     """uint8 [N, H, W, C], float32 [N, *shape], or a split that gives such."""
     labels: Labels
+    decoding: Decoding = PLAIN
+    """How its pictures were read."""
+    from_files: bool = False
+    """Whether all of them were files, or the bytes of such, so that nothing else was done to them before."""
 
 
 def from_tensors(
@@ -49,33 +53,32 @@ def from_tensors(
     y: [N], whole numbers in 0..K-1, or names. test, validation: such pairs, of the same shape.
     classes: K names; default: the names that occur, sorted, or the numbers up to the largest label. K whole numbers
         are the labels themselves, in the order of the classes.
-    channels_last: whether x is [N, H, W, C]; None: it is not, and what looks so is refused.
+    channels_last: whether x is [N, H, W, C]. None: nobody says: what looks so, or like volumes or frames, is refused.
     normalize: scale floats by the training split's mean and std: of each feature of [N, F], of each channel of
         [N, C, H, W], of all for other shapes. The network keeps them, so that what it predicts is scaled alike.
     value_range: black and white in Pillow's pictures of more than 8 bits; None: those that their mode says.
     Raises DataError for anything else.
     """
+    reading = Reading(channels_last=channels_last, value_range=value_range)
     pairs = {"train": (x, y), "test": test, "validation": validation}
     splits = {
-        split: labelled_pair(pair[0], pair[1], f"data set {name}, {split}", channels_last, value_range)
+        split: labelled_pair(pair[0], pair[1], f"data set {name}, {split}", reading)
         for split, pair in pairs.items()
         if pair is not None
     }
-    return with_range(assembled(name, splits, classes, normalize=normalize), value_range)
+    return assembled(name, splits, classes, normalize=normalize, channels_last=channels_last)
 
 
-def labelled_pair(
-    x: Any, y: Any, where: str, channels_last: bool | None = None, value_range: Range | None = None
-) -> Labelled:
+def labelled_pair(x: Any, y: Any, where: str, reading: Reading = USUAL) -> Labelled:
     """x and y of `from_tensors`."""
     pictures = isinstance(x, (list, tuple)) and any(isinstance(value, Image.Image) for value in x)
-    samples = of_pillow(x, where, value_range) if pictures else as_samples(x, where, channels_last)
-    return Labelled(samples, labels_of(y, where, len(samples)))
+    samples = of_pillow(x, where, reading) if pictures else as_samples(x, where, reading.channels_last)
+    return Labelled(samples, labels_of(y, where, len(samples)), Decoding(value_range=reading.value_range))
 
 
-def of_pillow(pictures: Sequence[Any], where: str, value_range: Range | None = None) -> np.ndarray:
+def of_pillow(pictures: Sequence[Any], where: str, reading: Reading) -> np.ndarray:
     """uint8 [N, H, W, C] of Pillow's pictures, whose numbers alone may be those of a palette."""
-    reader = Reader(Decoding(value_range=value_range))
+    reader = reading.reader()
     samples = stacked(
         (reader.read(picture, f"{where}, row {row}") for row, picture in enumerate(pictures)), len(pictures), where
     )
@@ -84,10 +87,17 @@ def of_pillow(pictures: Sequence[Any], where: str, value_range: Range | None = N
 
 
 def assembled(
-    name: str, splits: Mapping[str, Labelled], classes: Any = None, *, renumber: bool = False, normalize: bool = False
+    name: str,
+    splits: Mapping[str, Labelled],
+    classes: Any = None,
+    *,
+    renumber: bool = False,
+    normalize: bool = False,
+    channels_last: bool | None = None,
 ) -> Images:
     """A data set of the splits train, and test and validation where there are any: their labels are numbered alike, and
-    their shapes the same. renumber: as in `encoded`. Raises DataError for what does not go together."""
+    their shapes the same. renumber: as in `encoded`; channels_last: what was said of their axes, if anything. Raises
+    DataError for what does not go together."""
     labels = {split: of.labels for split, of in splits.items()}
     names, codes = encoded(labels, as_classes(classes, f"data set {name}"), renumber=renumber)
     if len(names) < 2:
@@ -109,6 +119,7 @@ def assembled(
                 expected=form(like),
                 got=form(found),
             )
+    tell_axes(like, f"data set {name}", channels_last)
     shape = like.shape[1:]
     pixels = like.dtype == np.uint8
     images = Images(
@@ -123,15 +134,21 @@ def assembled(
         return images
     samples = train.samples if isinstance(train, ArraySplit) else train.take(np.arange(len(train)))
     mean, std = moments(samples) if pixels else float_moments(samples)
-    return replace(images, mean=mean, std=std)
+    return replace(
+        images,
+        mean=mean,
+        std=std,
+        decoding=resolved(splits["train"].decoding, images.shape) if pixels else None,
+        in_memory=not splits["train"].from_files,
+    )
 
 
-def with_range(images: Images, value_range: Range | None) -> Images:
-    """With the range that its pictures were read in, for those to come."""
-    if value_range is None or not images.pixels:
-        return images
-    channels, height, width = images.shape
-    return replace(images, decoding=Decoding((height, width), "grey" if channels == 1 else "rgb", "white", value_range))
+def resolved(decoding: Decoding, shape: tuple[int, ...]) -> Decoding | None:
+    """With the size and mode that samples turned out to have, so that others are read alike; None where they have
+    channels that no picture has."""
+    channels, height, width = shape
+    mode = {1: "grey", 3: "rgb"}.get(channels)
+    return mode and replace(decoding, size=(height, width), mode=mode)  # pyright: ignore[reportReturnType]
 
 
 def as_split(of: Labelled, codes: np.ndarray) -> Split:

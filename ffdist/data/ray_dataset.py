@@ -10,6 +10,7 @@ import numpy as np
 from ffdist.data.images import Images
 from ffdist.data.labels import labels_of
 from ffdist.data.memory import Labelled, assembled, stacked
+from ffdist.data.reading import USUAL
 from ffdist.data.torch_dataset import sample
 from ffdist.errors import DataError
 
@@ -51,12 +52,14 @@ def labelled_rows(dataset: Any, image: str, label: str, where: str) -> Labelled:
     try:
         rows = dataset.select_columns([image, label]).materialize()
         labels: list[np.ndarray] = []
+        reader = USUAL.reader()
 
         def samples() -> Iterator[np.ndarray]:
             for batch in rows.iter_batches(batch_size=ROWS, batch_format="numpy"):
                 labels.append(np.asarray(batch[label]))
                 for row, picture in enumerate(batch[image]):
-                    yield sample(np.asarray(picture), f"{where}, row {sum(map(len, labels[:-1])) + row}")
+                    at = f"{where}, row {sum(map(len, labels[:-1])) + row}"
+                    yield sample(np.asarray(picture), at, USUAL, reader)
 
         pictures = stacked(samples(), rows.count(), where)
     finally:

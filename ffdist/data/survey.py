@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
-from ffdist.data.decode import PLAIN, Decoding, Picture, decode, no_range, pixels_of, read_picture
+from ffdist.data.decode import PLAIN, Decoding, Picture, no_range, pixels_of, read_picture
 from ffdist.data.depth import FULL, SIXTEEN, Range, likely_range
 from ffdist.data.formats import Encoded
 from ffdist.errors import DataError
@@ -46,6 +47,10 @@ class Survey:
     """With channels that were left out."""
     flat: Tally = field(default_factory=Tally)
     """Of one colour only."""
+    changed: Tally = field(default_factory=Tally)
+    """Of another size or form than their samples."""
+    assumed: Tally = field(default_factory=Tally)
+    """Arrays of four channels, the last of which is taken for transparency."""
     vanished: Tally = field(default_factory=Tally)
     """Of one colour only, once they lay over the background."""
 
@@ -60,6 +65,10 @@ class Survey:
                 self.beyond.add(where)
         if picture.frames:
             self.frames.add(where)
+        if picture.changed:
+            self.changed.add(where)
+        if picture.assumed:
+            self.assumed.add(where)
         if picture.spare:
             self.spare.add(where)
         if picture.limits is not None and is_flat(picture.pixels):
@@ -70,7 +79,7 @@ class Survey:
         """Add what another saw of the pictures after these."""
         self.pictures += other.pictures
         self.low, self.high = min(self.low, other.low), max(self.high, other.high)
-        for name in ("deep", "no_range", "beyond", "frames", "spare", "flat", "vanished"):
+        for name in ("deep", "no_range", "beyond", "frames", "spare", "changed", "assumed", "flat", "vanished"):
             theirs = getattr(other, name)
             getattr(self, name).add(theirs.first, theirs.count)
         return self
@@ -96,6 +105,7 @@ class Survey:
         told = [
             (self.frames, "hold several frames or pages; the first was taken"),
             (self.spare, "have channels that are neither colour nor transparency; these were left out"),
+            (self.assumed, "are arrays of four channels, of which the last was taken for transparency"),
             (self.beyond, f"hold values beyond {spelled(decoding.value_range)}, which were cut off"),
             (self.vanished, f"are of one colour only over {decoding.background} (--background takes another)"),
             (self.flat, "are of one colour only"),
@@ -113,22 +123,23 @@ class Reader:
 
     decoding: Decoding = PLAIN
     survey: Survey = field(default_factory=Survey)
+    files: int = 0
+    """How many were files, or the bytes of such."""
 
     def read(self, data: Encoded, where: object) -> np.ndarray:
         """uint8 [H, W, C], as `decode` does."""
-        if isinstance(data, np.ndarray):
-            return decode(data, where, self.decoding)
         picture = read_picture(data, where, self.decoding)
         pixels = pixels_of(picture, where)
         self.survey.add(picture, where)
+        self.files += isinstance(data, (bytes, Path))
         return pixels
 
     def finish(self, where: str) -> None:
-        """Raises DataError for 16 bits that hold so few that pictures would be nearly black."""
+        """Tell what a user may not expect. Raises DataError for 16 bits that hold so few that pictures would be nearly
+        black."""
         self.survey.check(self.decoding)
-        if count := self.survey.beyond.count:
-            limits = spelled(self.decoding.value_range)
-            note(f"{where}: {count:,} pictures hold values beyond {limits}, which were cut off")
+        for text in self.survey.notes(self.decoding):
+            note(f"{where}: {text}")
 
 
 def is_flat(x_hwc: np.ndarray) -> bool:

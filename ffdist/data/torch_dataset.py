@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -12,13 +10,13 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, SequentialSampler, default_collate
 
-from ffdist.data.arrays import WHOLE_NUMBERS, as_array, as_bytes, as_floats_checked
+from ffdist.data.arrays import WHOLE_NUMBERS, as_array, as_bytes, as_floats_checked, as_picture
 from ffdist.data.classes import own_names
-from ffdist.data.decode import Decoding
 from ffdist.data.depth import Range
 from ffdist.data.images import Images
 from ffdist.data.labels import labels_of
-from ffdist.data.memory import Labelled, assembled, stacked, with_range
+from ffdist.data.memory import Labelled, assembled, stacked
+from ffdist.data.reading import USUAL, Reading, seeded_draws
 from ffdist.data.survey import Reader
 from ffdist.errors import DataError, users_code
 from ffdist.notes import listed, note
@@ -38,34 +36,29 @@ def from_dataset(
     channels_last: bool | None = None,
     normalize: bool = False,
     value_range: Range | None = None,
+    seed: int = 0,
     name: str | None = None,
 ) -> Images:
     """A data set whose items are (picture, label), or mappings that have them under `image` and `label`; a list of such
     items will do. Each item is read once, now, so its transforms are applied once: random ones, which is told, too.
+    What they draw from Python's, NumPy's and torch's own generators begins at `seed` in each split.
 
-    Pictures: of Pillow, grey or RGB; uint8 tensors [H, W] or [C, H, W]; or floating-point tensors of any shape, left as
-    they are unless `normalize`. Labels: whole numbers or names. classes: K names; default: the data set's own.
-    name: default: that of its class. channels_last, normalize: as in `from_tensors`; value_range: as in `from_arrow`.
+    Pictures: of Pillow, grey or RGB; uint8 tensors or arrays [H, W], [C, H, W] or [H, W, C], whose channels are taken
+    as they are; or floating-point tensors of any shape, left as they are unless `normalize`. Labels: whole numbers or
+    names. classes: K names; default: the data set's own. name: default: that of its class. channels_last, normalize: as
+    in `from_tensors`; value_range: as in `from_arrow`.
     Raises DataError for items that are not so, and for items that differ in shape.
     """
     name = name or type(dataset).__name__
+    reading = Reading(image, label, channels_last, value_range, seed)
     given = {"train": dataset, "test": test, "validation": validation}
     splits = {
-        split: labelled_items(of, f"data set {name}, {split}", image, label, channels_last, value_range)
-        for split, of in given.items()
-        if of is not None
+        split: labelled_items(of, f"data set {name}, {split}", reading) for split, of in given.items() if of is not None
     }
-    return with_range(assembled(name, splits, classes, normalize=normalize), value_range)
+    return assembled(name, splits, classes, normalize=normalize, channels_last=channels_last)
 
 
-def labelled_items(
-    dataset: Any,
-    where: str,
-    image: str = "image",
-    label: str = "label",
-    channels_last: bool | None = None,
-    value_range: Range | None = None,
-) -> Labelled:
+def labelled_items(dataset: Any, where: str, reading: Reading = USUAL) -> Labelled:
     """All items of a data set, a loader's data set, or a list."""
     if isinstance(dataset, DataLoader):
         dataset = loaded(dataset, where)
@@ -80,28 +73,29 @@ def labelled_items(
             else "ffdist.from_dataset(list(dataset))",
         )
     labels: list[Any] = []
-    reader = Reader(Decoding(value_range=value_range))
+    reader = reading.reader()
 
     def samples() -> Iterator[np.ndarray]:
         for row in range(len(dataset)):
-            picture, target = item(dataset, row, where, image, label)
+            picture, target = item(dataset, row, where, reading)
             labels.append(target)
-            yield sample(picture, f"{where}, row {row}", channels_last, reader)
+            yield sample(picture, f"{where}, row {row}", reading, reader)
 
-    pictures = stacked(samples(), len(dataset), where)
+    with seeded_draws(reading.seed):
+        pictures = stacked(samples(), len(dataset), where)
+        tell_draws(dataset, pictures, where, reading)
     reader.finish(where)
     found = labels_of(
         plain(labels),
         where,
         len(pictures),
-        own_names(classes_in(dataset, label), where),
+        own_names(classes_in(dataset, reading.label), where),
         "leave such items out: torch.utils.data.Subset(dataset, rows)",
     )
-    tell_draws(dataset, pictures, where, image, label, channels_last, reader)
-    return Labelled(pictures, found)
+    return Labelled(pictures, found, reader.decoding)
 
 
-def item(dataset: Any, row: int, where: str, image: str, label: str) -> tuple[Any, Any]:
+def item(dataset: Any, row: int, where: str, reading: Reading) -> tuple[Any, Any]:
     """A picture and its label. Raises DataError for an item that is not so."""
     with users_code(
         DataError,
@@ -110,6 +104,7 @@ def item(dataset: Any, row: int, where: str, image: str, label: str) -> tuple[An
         remedy="mend the data set's __getitem__, or leave the row out",
     ):
         found = dataset[row]
+    image, label = reading.image, reading.label
     if isinstance(found, Mapping):
         if image in found and label in found:
             return found[image], found[label]
@@ -140,9 +135,8 @@ def plain(labels: list[Any]) -> list[Any] | np.ndarray:
     return labels
 
 
-def sample(picture: Any, where: str, channels_last: bool | None = None, reader: Reader | None = None) -> np.ndarray:
+def sample(picture: Any, where: str, reading: Reading, reader: Reader) -> np.ndarray:
     """uint8 [H, W, C], or float32 of any shape."""
-    reader = reader or Reader()
     if isinstance(picture, Image.Image):
         return reader.read(picture, where)
     if not hasattr(picture, "__array__"):
@@ -155,7 +149,7 @@ def sample(picture: Any, where: str, channels_last: bool | None = None, reader: 
         )
     x = as_array(picture, "an item's samples", where)
     if x.dtype.kind == "f":
-        return as_floats_checked(x[None], where, channels_last)[0]
+        return as_floats_checked(x[None], where, reading.channels_last)[0]
     if x.ndim < 2 and x.dtype.kind in "iu":
         raise DataError(
             "an item's whole numbers are no picture",
@@ -165,7 +159,8 @@ def sample(picture: Any, where: str, channels_last: bool | None = None, reader: 
             remedy=WHOLE_NUMBERS.format("x.float()" if isinstance(picture, torch.Tensor) else 'x.astype("float32")')
             + ("" if x.ndim else "; x.reshape(1) of a single number"),
         )
-    return reader.read(as_bytes(x, where, "float32, and from_dataset(dataset, normalize=True)"), where)
+    whole = as_bytes(x, where, "float32, and from_dataset(dataset, normalize=True)")
+    return as_picture(whole, where, reading.channels_last)
 
 
 def loaded(loader: DataLoader, where: str) -> Any:
@@ -219,36 +214,16 @@ def joined(parts: list[Any], where: str) -> Any:
     return longest
 
 
-def tell_draws(
-    dataset: Any,
-    pictures: np.ndarray,
-    where: str,
-    image: str,
-    label: str,
-    channels_last: bool | None,
-    reader: Reader,
-) -> None:
-    """Say so where an item is another one when it is read again; nobody's random numbers are used up by that."""
+def tell_draws(dataset: Any, pictures: np.ndarray, where: str, reading: Reading) -> None:
+    """Say so where an item is another one when it is read again."""
     rows = range(min(READ_TWICE, len(pictures)))
-    with own_draws():
-        try:
-            again = [sample(item(dataset, row, where, image, label)[0], where, channels_last, reader) for row in rows]
-        except Exception:  # what was read is there, and this is only a question
-            return
+    reader = reading.reader()
+    try:
+        again = [sample(item(dataset, row, where, reading)[0], where, reading, reader) for row in rows]
+    except Exception:  # what was read is there, and this is only a question
+        return
     if drawn := sum(not np.array_equal(pictures[row], again[row]) for row in rows):
         note(
             f"{where}: {drawn} of {len(rows)} items are others when read again, so something is drawn at random; "
             "every item was read once, and stays so in all epochs (anew in each: fit(augment=...))"
         )
-
-
-@contextmanager
-def own_draws() -> Iterator[None]:
-    """Inside, draws from the generators that all share; afterwards these are as they were."""
-    state, of_numpy, of_torch = random.getstate(), np.random.get_state(), torch.random.get_rng_state()
-    try:
-        yield
-    finally:
-        random.setstate(state)
-        np.random.set_state(of_numpy)
-        torch.random.set_rng_state(of_torch)

@@ -34,11 +34,13 @@ class DataFacts:
     digest: str | None = None
     """`Images.digest`; None in runs that do not say so."""
     decoding: Decoding | None = None
-    """How the pictures were read; None for a user's own tensors, and in runs that do not say so."""
+    """How the pictures were read; None for a user's floats, and in runs that do not say so."""
     splits: dict[str, dict[str, Any]] = field(default_factory=dict)
     """The number of samples and the digest of each split; empty in runs that do not say so."""
     spread: Spread | None = None
     """Of a user's floats in training; None for pictures, and in runs that do not say so."""
+    in_memory: bool = False
+    """Whether the pictures were given in Python: nobody knows what was done to them before."""
 
     @classmethod
     def of(cls, images: Images) -> DataFacts:
@@ -54,6 +56,7 @@ class DataFacts:
             images.decoding,
             splits,
             images.spread,
+            images.in_memory,
         )
 
 
@@ -102,6 +105,7 @@ def _parsed(values: dict[str, Any]) -> DataFacts:
         None if decoding is None else read_decoding(decoding),
         values.get("splits", {}),
         None if spread is None else Spread(*map(float, spread)),
+        bool(values.get("in_memory", False)),
     )
 
 

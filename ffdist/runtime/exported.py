@@ -45,6 +45,7 @@ def metadata(classifier: Classifier, settings: TrainSettings, facts: DataFacts) 
         "pixels": facts.pixels,
         "spread": facts.spread,
         "decoding": facts.decoding and asdict(facts.decoding),
+        "in_memory": facts.in_memory,
     }
     return {name: json.dumps(value) for name, value in values.items()}
 
@@ -131,6 +132,7 @@ def _load_file(path: Path, network: Chain | nn.Sequential | None, objective: Obj
             about["classes"], tuple(about["shape"]), tuple(about["mean"]), tuple(about["std"]), about["pixels"],
             decoding=decoding and read_decoding(decoding),
             spread=Spread(*spread) if (spread := about.get("spread")) else None,
+            in_memory=about.get("in_memory", False),
         )  # fmt: skip
         values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in about["network"].items()}
         settings, predictor = replace(TrainSettings(), **values), str(about["predictor"])

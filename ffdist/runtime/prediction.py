@@ -32,7 +32,8 @@ Given = str | Encoded
 
 
 def decoding_of(data: Images | DataFacts) -> tuple[Decoding, bool]:
-    """How pictures for a network trained on these data are read, and whether that is recorded; otherwise it is assumed.
+    """How pictures for a network trained on these data are read, and whether that is how its own were read, which were
+    files then; otherwise it is assumed.
 
     Raises DataError where it was not trained on pictures, grey or RGB, of whole numbers.
     """
@@ -46,7 +47,7 @@ def decoding_of(data: Images | DataFacts) -> tuple[Decoding, bool]:
         )
     channels, height, width = data.shape
     assumed = Decoding((height, width), "grey" if channels == 1 else "rgb")
-    return data.decoding or assumed, data.decoding is not None
+    return data.decoding or assumed, data.decoding is not None and not data.in_memory
 
 
 def read_pictures(
@@ -166,7 +167,14 @@ class Predictions:
         deep, high = self.survey.deep, self.survey.high
         if deep.count and self.decoding.value_range is None and high < 2**12:
             notes.append(f"{deep.count:,} pictures of 16 bits hold up to {high:g} only; white is 65535, as in training")
-        if not self.recorded:
+        changed = self.survey.changed
+        if self.facts.in_memory and changed.count:
+            notes.append(
+                f"{changed.count:,} of {self.survey.pictures:,} pictures were made like those of the training, which "
+                f"were given in Python, and nobody knows how these were made: {self.decoding}; the first: "
+                f"{changed.first}; else make them as in training, and give them to ffdist.load(RUN).predict"
+            )
+        elif not (self.recorded or self.facts.in_memory):
             notes.append(f"the run does not say how its pictures were read; assumed: {self.decoding}")
         return notes
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, SubsetR
 
 from ffdist import SFF, Pipeline, from_arrow, from_dataset, from_tensors, models, open_data
 from ffdist.data import prepare
+from ffdist.data.decode import Decoding
 from ffdist.data.given import as_images
 from ffdist.errors import DataError
 from ffdist.objectives import Hinton
@@ -328,18 +330,31 @@ class Drawn(Dataset):
         return 12
 
     def __getitem__(self, index: int) -> tuple:
-        return torch.from_numpy(FLOATS[index]) + torch.rand(1), int(LABELS[index])
+        noise = torch.rand(1).numpy() + np.random.random() + random.random()
+        return FLOATS[index] + noise.astype(np.float32), int(LABELS[index])
 
 
-def test_transforms_that_draw_are_told_and_use_up_no_random_numbers(capsys: pytest.CaptureFixture[str]) -> None:
-    torch.manual_seed(0)
-    drawn = [Drawn()[row][0] for row in range(12)]
-    after = torch.rand(1)
-    torch.manual_seed(0)
+def seed_all() -> None:
+    torch.manual_seed(5)
+    np.random.seed(5)
+    random.seed(5)
+
+
+def draws() -> tuple[float, float, float]:
+    return torch.rand(1).item(), np.random.random(), random.random()
+
+
+def test_transforms_that_draw_are_told_and_draw_the_same_again(capsys: pytest.CaptureFixture[str]) -> None:
+    torch.manual_seed(5), np.random.seed(5), random.seed(5)
+    after = draws()
+    torch.manual_seed(5), np.random.seed(5), random.seed(5)
     images = from_dataset(Drawn())
-    assert torch.equal(torch.rand(1), after)
-    assert np.array_equal(images.train.take(np.arange(12)), torch.stack(drawn).numpy())
+    assert draws() == after, "nobody's random numbers are used up"
     assert "12 of 12 items are others when read again" in capsys.readouterr().err
+    assert len({tuple(row) for row in (images.train.take(np.arange(12)) - FLOATS)[:, :1].round(5)}) == 12
+    assert as_images(Drawn()).digest == images.digest
+    assert from_dataset(Drawn(), seed=1).digest != images.digest
+    capsys.readouterr()
     from_dataset(TensorDataset(torch.from_numpy(FLOATS), torch.from_numpy(LABELS)))
     assert not capsys.readouterr().err
 
@@ -412,7 +427,7 @@ def test_floats_with_channels_behind_are_asked_for(shape: tuple[int, ...]) -> No
     assert from_tensors(x, LABELS[:4], channels_last=False).shape == shape
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 12), (3, 8, 9), (13, 8, 8), (8, 8, 8), (2, 9, 1), (5, 6, 7, 8), (1, 9, 9, 9)])
+@pytest.mark.parametrize("shape", [(1, 1, 12), (3, 8, 9), (13, 8, 8), (2, 9, 1), (5, 6, 7, 8), (1, 9, 9, 9)])
 def test_floats_with_channels_first_are_taken(shape: tuple[int, ...]) -> None:
     x = DRAWS.normal(size=(4, *shape)).astype(np.float32)
     assert as_images((x, LABELS[:4])).shape == shape
@@ -536,3 +551,83 @@ def test_token_ids_are_learned_from_as_floats() -> None:
 def test_commands_in_errors_stay_commands_in_python() -> None:
     with pytest.raises(DataError, match="ffdist data prepare SOURCE --out FOLDER"):
         Pipeline(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)), SFF()).fit("unheard-of")
+
+
+@pytest.mark.parametrize(
+    ("shape", "remedy"),
+    [
+        ((8, 8, 8), lambda x: x[:, None]),
+        ((28, 28, 28), lambda x: x[:, None]),
+        ((16, 3, 9, 9), lambda x: x.swapaxes(1, 2)),
+        ((6, 1, 9, 9), lambda x: x.swapaxes(1, 2)),
+        ((4, 9, 9, 3), None),
+        ((3, 9, 3), None),
+    ],
+)
+def test_volumes_and_frames_are_asked_for(shape: tuple[int, ...], remedy: Any) -> None:
+    x = DRAWS.normal(size=(12, *shape)).astype(np.float32)
+    items: Any = list(zip(x, LABELS, strict=True))
+    table = pa.table({"image": x.tolist(), "label": LABELS})
+    makers: Any = ((as_images, ((x, LABELS),)), (from_dataset, (items,)), (from_arrow, (table,)))
+    for make, args in makers:
+        with pytest.raises(DataError, match=r"are these samples \[(.|\n)*channels_last"):
+            make(*args)
+    if remedy is not None:
+        assert as_images((remedy(x), LABELS)).shape == remedy(x).shape[1:]
+    else:
+        assert from_tensors(x, LABELS, channels_last=True).shape == (shape[-1], *shape[:-1])
+    assert from_tensors(x, LABELS, channels_last=False).shape == shape
+    assert from_dataset(items, channels_last=False).shape == shape
+
+
+@pytest.mark.parametrize("shape", [(13, 8, 8), (5, 6, 7, 8), (3, 8, 9), (1, 9, 9, 9), (16, 9, 12), (12, 5)])
+def test_what_is_taken_for_many_channels_is_told(shape: tuple[int, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    x = DRAWS.normal(size=(12, *shape)).astype(np.float32)
+    as_images((x, LABELS))
+    told = f"are taken for {shape[0]} channels of {' x '.join(map(str, shape[1:]))}; say so by from_tensors"
+    assert (told in capsys.readouterr().err) == (shape[0] > 4 and len(shape) > 2)
+    from_tensors(x, LABELS, channels_last=False)
+    assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_items_rows_and_tensors_of_as_many_channels_are_the_same_data(
+    channels: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    x = DRAWS.integers(0, 256, (12, channels, 8, 9), np.uint8)
+    expected = from_tensors(x, LABELS)
+    assert expected.shape == (channels, 8, 9)
+    behind = np.moveaxis(x, 1, -1)
+    for samples in (x, behind, torch.from_numpy(x)):
+        items: Any = list(zip(samples, LABELS, strict=True))
+        assert from_dataset(items).digest == expected.digest
+        assert from_arrow(pa.table({"image": samples.tolist(), "label": LABELS})).digest == expected.digest
+    assert ("none of these is transparency" in capsys.readouterr().err) == (channels in (2, 4))
+    small: Any = [(x[0, :, :, :3], 0), (x[1, :, :, :3], 1)]
+    if channels > 1:
+        with pytest.raises(DataError, match=r"\[C, H, W\] or \[H, W, C\]"):
+            from_dataset(small)
+        assert from_dataset(small, channels_last=False).shape == (channels, 8, 3)
+        behind = [(np.moveaxis(x, 0, -1), y) for x, y in small]
+        assert from_dataset(behind, channels_last=True).shape == (channels, 8, 3)  # pyright: ignore[reportArgumentType]
+
+
+def test_how_pictures_were_read_is_recorded_as_far_as_it_is_known(tmp_path: Path) -> None:
+    x = DRAWS.integers(0, 256, (12, 8, 9, 3), np.uint8)
+    pillow = [Image.fromarray(one) for one in x]
+    files = [tmp_path / f"{place}.png" for place in range(12)]
+    for image, file in zip(pillow, files, strict=True):
+        image.save(file)
+    paths = pa.table({"image": [str(file) for file in files], "label": LABELS})
+    held = [
+        from_tensors(x.transpose(0, 3, 1, 2), LABELS),
+        from_tensors(pillow, LABELS),  # pyright: ignore[reportArgumentType]
+        from_dataset(list(zip(pillow, LABELS, strict=True))),  # pyright: ignore[reportArgumentType]
+        from_arrow(pa.table({"image": x.tolist(), "label": LABELS})),
+    ]
+    assert all(images.in_memory for images in held)
+    assert not from_arrow(paths).in_memory
+    for images in (*held, from_arrow(paths)):
+        assert images.decoding == Decoding((8, 9), "rgb")
+    assert from_tensors(FLOATS, LABELS).decoding is None
+    assert from_tensors(DRAWS.integers(0, 256, (12, 4, 8, 9), np.uint8), LABELS).decoding is None

@@ -181,6 +181,27 @@ def test_a_run_that_does_not_say_how_pictures_were_read_says_what_is_assumed(run
     assert old.notes()[-1].startswith("the run does not say how its pictures were read; assumed: turned upright")
 
 
+def test_of_a_run_on_pictures_in_memory_what_had_to_be_changed_is_told(run: tuple[Path, Path], tmp_path: Path) -> None:
+    classifier, _, facts = load_classifier(run[0])
+    given = replace(facts, in_memory=True)
+    like = tmp_path / "like.png"
+    Image.fromarray(noise(8, 8)).save(like)
+    exact = Predictions(classifier, given)
+    assert len(list(exact.of([like]))) == 1
+    assert exact.notes() == [], "pixels of the very size and mode are what they are"
+    kinds = {
+        "wide.png": Image.fromarray(noise(8, 16)),
+        "colour.png": Image.fromarray(noise(8, 8, 3)),
+        "deep.png": Image.fromarray(noise(8, 8).astype(np.uint16) * 257),
+        "clear.png": Image.fromarray(noise(8, 8, 2)),
+    }
+    changed = Predictions(classifier, given)
+    for name, image in kinds.items():
+        image.save(tmp_path / name)
+    assert len(list(changed.of([like, *(tmp_path / name for name in kinds)]))) == 5
+    assert changed.notes()[-1].startswith("4 of 5 pictures were made like those of the training, which were given in P")
+
+
 def test_images_say_as_much_as_a_run() -> None:
     images = open_data("digits")
     assert isinstance(images, Images)

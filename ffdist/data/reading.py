@@ -1,0 +1,56 @@
+"""How a user's items and rows become samples: which part is the picture, where its channels are, what is drawn."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ffdist.data.decode import Decoding
+from ffdist.data.depth import Range
+from ffdist.data.survey import Reader
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a user says of items or rows; by default what is usual."""
+
+    image: str = "image"
+    """The column, or key, of samples."""
+    label: str = "label"
+    channels_last: bool | None = None
+    """Whether samples are [H, W, C]; None: nobody says, and what could be either is refused."""
+    value_range: Range | None = None
+    """Black and white in pictures of more than 8 bits; None: those that their type says."""
+    seed: int = 0
+    """Of what a user's transforms draw from the generators that all share."""
+
+    def reader(self) -> Reader:
+        return Reader(Decoding(value_range=self.value_range))
+
+
+USUAL = Reading()
+
+
+@contextmanager
+def seeded_draws(seed: int) -> Iterator[None]:
+    """Inside, Python's, NumPy's and torch's own generators begin at `seed`; afterwards they are as they were."""
+    state, of_numpy, of_torch = random.getstate(), np.random.get_state(), torch.random.get_rng_state()
+    of_cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    try:
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.default_generator.manual_seed(seed)
+        if of_cuda:
+            torch.cuda.manual_seed_all(seed)
+        yield
+    finally:
+        random.setstate(state)
+        np.random.set_state(of_numpy)
+        torch.random.set_rng_state(of_torch)
+        if of_cuda:
+            torch.cuda.set_rng_state_all(of_cuda)
