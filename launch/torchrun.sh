@@ -5,13 +5,14 @@
 #   NNODES=2 NODE_RANK=0 HEAD=10.0.0.1:29500 launch/torchrun.sh ...     node 0 of two, where the others find it
 #   NNODES=2 NODE_RANK=1 HEAD=10.0.0.1:29500 launch/torchrun.sh ...     the other one
 #
+# Told to stop, it ends with 130 (Ctrl-C), 143 (SIGTERM) or 129 (SIGHUP), the run behind a snapshot.
 # A rank that dies takes all ranks back to the last snapshot, up to RESTARTS times; nobody has to type --resume.
 # On several nodes --out must be a folder that all of them see under the same path: each stage writes its own blocks there.
 set -euo pipefail
 
 : "${NNODES:=1}"        # nodes; MIN:MAX lets nodes come and go: the stages are dealt anew, the snapshots fit any number
 : "${NPROC:=}"          # processes (stages) a node; empty: one a GPU, or 2 where there is none
-: "${HEAD:=}"           # host:port where the nodes meet, on node 0
+: "${HEAD:=}"           # host:port where the nodes meet, on node 0; an IPv6 address in brackets
 : "${NODE_RANK:=}"      # 0 on the node that HEAD names; may stay empty where host names tell (DNS, containers)
 : "${RUN_ID:=ffdist}"   # the run's name at the meeting place, equal on all nodes
 : "${RESTARTS:=3}"      # how often a failed run starts again
@@ -36,6 +37,10 @@ fi
 meeting=(--standalone)
 if [[ $NNODES != 1 ]]; then
     : "${HEAD:?names node 0 as host:port when there are several nodes}"
+    if ! [[ $HEAD =~ ^([^]:[/]+(:[0-9]+)?|\[[^]/[]+\]:[0-9]+)$ ]]; then
+        echo "torchrun.sh: HEAD is host:port, with an IPv6 address in brackets ([fd00::1]:29500), not $HEAD" >&2
+        exit 1
+    fi
     meeting=(--nnodes="$NNODES" --rdzv-backend=c10d --rdzv-endpoint="$HEAD" --rdzv-id="$RUN_ID")
     if [[ -n $NODE_RANK ]]; then
         meeting+=(--rdzv-conf="is_host=$((NODE_RANK == 0))")
@@ -52,4 +57,5 @@ if [[ $NNODES != 1 ]]; then
     fi
 fi
 
-exec torchrun "${meeting[@]}" --nproc-per-node="$NPROC" --max-restarts="$RESTARTS" -m ffdist train "$@"
+here=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
+exec python3 "$here/torchrun.py" "${meeting[@]}" --nproc-per-node="$NPROC" --max-restarts="$RESTARTS" -m ffdist train "$@"

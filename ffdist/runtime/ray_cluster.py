@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Literal
 
 import ray
@@ -59,6 +61,7 @@ def joined(options: RayOptions, stages: int) -> Iterator[None]:
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
     if address == "local":
         cpus = max(available_cores(), math.ceil(stages * options.cpus_per_stage))
+        take_own_token()
         with starting(), signals_kept():
             ray.init("local", num_cpus=cpus, include_dashboard=False, **quiet)
     else:
@@ -69,6 +72,21 @@ def joined(options: RayOptions, stages: int) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def take_own_token() -> None:
+    """For a Ray of this host alone: Ray would keep one in the home folder, where it may not write, perhaps, and for
+    which every cluster that is started later would ask."""
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+
+
+def with_token(address: str) -> dict[str, str]:
+    """This process's environment, for Ray's health check: of a cluster that it finds on this host Ray takes the token
+    that lies there, but its health check does so only where told."""
+    found = address == "auto" and "RAY_ADDRESS" not in os.environ
+    kept = Path(os.path.expanduser("~/.ray/auth_token")).is_file()
+    given = {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys()
+    return {**({"RAY_AUTH_MODE": "token"} if found and (kept or given) else {}), **os.environ}
 
 
 @contextmanager
@@ -105,13 +123,22 @@ def check_health(address: str) -> None:
         raise no_answer(address, "nothing listens there")
     command = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", address]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER, check=False)
+        env = with_token(address)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER, check=False, env=env)
     except subprocess.TimeoutExpired:
         said, status = f"no answer in {ANSWER:g} s", 1
     else:
         said, status = (done.stderr or done.stdout).strip(), done.returncode
     if status == 0:
         return
+    if "AuthenticationError" in said:
+        raise ConfigError(
+            "the Ray cluster asks for its token",
+            where=f"--address {address}",
+            expected="RAY_AUTH_MODE=token, and the cluster's token in ~/.ray/auth_token or RAY_AUTH_TOKEN",
+            got="another token, or none",
+            remedy="set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to what `ray get-auth-token` prints on the head",
+        )
     if "mismatch" not in said:
         raise no_answer(address, (said.splitlines() or ["nothing"])[-1])
     raise ConfigError(

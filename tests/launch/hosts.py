@@ -19,8 +19,8 @@ def ip(*words: str) -> None:
 
 
 @contextlib.contextmanager
-def two_hosts() -> Iterator[list[str]]:
-    """Names of two namespaces, at 10.77.0.1 and 10.77.0.2; skips the test where there can be none."""
+def two_hosts(network: str = "10.77.0.{}/24") -> Iterator[list[str]]:
+    """Names of two namespaces, at 1 and 2 in the network; skips the test where there can be none."""
     if os.name != "posix" or os.geteuid() != 0 or shutil.which("ip") is None:
         pytest.skip("two hosts need root and iproute2")
     names = [f"ffdist-{os.getpid()}-{i}" for i in range(2)]
@@ -32,7 +32,8 @@ def two_hosts() -> Iterator[list[str]]:
         ip("netns", "add", names[1])
         ip("-n", names[0], "link", "add", INTERFACE, "type", "veth", "peer", "name", INTERFACE, "netns", names[1])
         for i, name in enumerate(names):
-            ip("-n", name, "address", "add", f"10.77.0.{i + 1}/24", "dev", INTERFACE)
+            at_once = ["nodad"] if ":" in network else []  # not after a second of asking whether another one has it
+            ip("-n", name, "address", "add", network.format(i + 1), "dev", INTERFACE, *at_once)
             ip("-n", name, "link", "set", "lo", "up")
             ip("-n", name, "link", "set", INTERFACE, "up")
         yield names

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch.distributed as dist
-from commands import LAUNCH, Command, run
+from commands import LAUNCH, Command, environment, run
 from hosts import HEAD, INTERFACE, two_hosts
 
 from ffdist.cli import main
@@ -20,7 +23,7 @@ from ffdist.errors import ConfigError
 from ffdist.runtime.folder import begin
 from ffdist.runtime.torchrun import Meeting
 from ffdist.runtime.world import World
-from ffdist.snapshot import latest
+from ffdist.snapshot import committed, latest
 
 pytestmark = pytest.mark.distributed
 FATAL = f"{Path(__file__).with_name('fatal.py')}:Fatal"
@@ -70,6 +73,61 @@ def test_two_nodes_restart_together_after_one_lost_a_rank(undisturbed: list[dict
     assert files_of(tmp_path / "run") == undisturbed
 
 
+def test_two_nodes_of_an_ipv6_network_train(tmp_path: Path) -> None:
+    common = {"NNODES": 2, "NPROC": 1, "HEAD": "[fd00:77::1]:29500", "IFACE": INTERFACE, "RESTARTS": 0}
+    command = [LAUNCH / "torchrun.sh", "--samples", "256", "--epochs", "1", "--threads", "1", "--timeout", "60"]
+    with two_hosts("fd00:77::{}/64") as hosts:
+        run(*(
+            Command(["ip", "netns", "exec", host, *command, "--out", tmp_path / "run"], {**common, "NODE_RANK": node})
+            for node, host in enumerate(hosts)
+        ))  # fmt: skip
+    assert latest(tmp_path / "run")
+    assert "gloo" in (tmp_path / "run" / "stage-0.log").read_text()
+
+
+@pytest.mark.parametrize("head", ["fd00::1", "fd00::1:29500", "[fd00::1]", "10.0.0.1:", "http://head:29500"])
+def test_a_head_that_torchrun_would_not_understand_is_refused(head: str) -> None:
+    told = subprocess.run(
+        [LAUNCH / "torchrun.sh"], env=environment(NNODES=2, HEAD=head), capture_output=True, text=True
+    )
+    assert told.returncode == 1
+    assert told.stderr == (
+        "torchrun.sh: HEAD is host:port, with an IPv6 address in brackets ([fd00::1]:29500), not " + head + "\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("number", "begun"),
+    [(signal.SIGHUP, False), (signal.SIGINT, False), (signal.SIGTERM, True)],
+    ids=["SIGHUP at once", "SIGINT as ranks start", "SIGTERM while it trains"],
+)
+def test_told_to_stop_it_ends_quietly_with_the_signals_status(
+    number: signal.Signals, begun: bool, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    command = [LAUNCH / "torchrun.sh", "--epochs", "1000", "--samples", "256", "--threads", "1", "--out", out]
+    with (tmp_path / "said").open("w") as said:
+        process = subprocess.Popen(command, env=environment(NPROC=2), stdout=said, stderr=said, start_new_session=True)
+    signs = {
+        signal.SIGHUP: lambda: Path(f"/proc/{process.pid}/cmdline").read_bytes().startswith(b"python3"),
+        signal.SIGINT: lambda: "loading" in (tmp_path / "said").read_text(),
+        signal.SIGTERM: lambda: bool(committed(out)),
+    }
+    try:
+        while not signs[number]():
+            assert process.poll() is None, (tmp_path / "said").read_text()
+            time.sleep(0.05)
+        time.sleep(0.3)  # Python's own start, which no program can answer for
+        process.send_signal(number)
+        assert process.wait(30) == 128 + number
+    finally:
+        process.kill()
+    text = (tmp_path / "said").read_text()
+    assert "Traceback" not in text
+    assert ("--resume" in text) == begun
+    assert out.exists() == begun
+
+
 @pytest.mark.parametrize(
     ("visible", "stages"), [(None, 3), ("0,2", 2), ("GPU-1a2b,GPU-3c4d", 2), ("1", 1), ("", 2), ("-1", 2)]
 )
@@ -77,7 +135,7 @@ def test_a_node_gets_a_process_for_each_gpu_that_torch_will_see(
     visible: str | None, stages: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     listed = "GPU 0: H100 (UUID: GPU-1)\n  MIG 1g.10gb Device 0: (UUID: MIG-1)\nGPU 1: H100\nGPU 2: H100"
-    for name, body in (("nvidia-smi", f"echo '{listed}'"), ("torchrun", 'echo "$@"')):
+    for name, body in (("nvidia-smi", f"echo '{listed}'"), ("python3", 'echo "$@"')):
         (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
         (tmp_path / name).chmod(0o755)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)

@@ -7,8 +7,10 @@ import json
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -25,6 +27,7 @@ from ffdist.cli import main
 from ffdist.errors import ConfigError, DataError, StageError
 from ffdist.runtime.ray import RayOptions, run_ray
 from ffdist.runtime.ray_actor import Site, site
+from ffdist.runtime.ray_cluster import check_health, listens, with_token
 from ffdist.runtime.ray_team import check_sites
 from ffdist.runtime.threads import run_threads
 from ffdist.snapshot import latest
@@ -226,6 +229,53 @@ def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path, *args: str) -> s
 def test_an_address_where_nothing_answers_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert "no Ray cluster answers" in refused(capsys, tmp_path / "a", "--address", "127.0.0.1:1")
     assert "ray job submit" in refused(capsys, tmp_path / "b", "--address", "ray://127.0.0.1:10001")
+
+
+def test_a_cluster_that_asks_for_another_token_is_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "1" * 64)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    start = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus=0"]
+    start += ["--include-dashboard=false", "--node-ip-address=127.0.0.1", f"--port={port}"]
+    with (tmp_path / "said").open("w") as said:
+        head = subprocess.Popen(start, stdout=said, stderr=said, start_new_session=True)
+    try:
+        while not listens(f"127.0.0.1:{port}"):
+            assert head.poll() is None, (tmp_path / "said").read_text()
+            time.sleep(0.2)
+        check_health(f"127.0.0.1:{port}")
+        monkeypatch.setenv("RAY_AUTH_TOKEN", "2" * 64)
+        with pytest.raises(ConfigError, match="asks for its token"):
+            check_health(f"127.0.0.1:{port}")
+    finally:
+        head.terminate()
+        head.wait()
+
+
+def test_a_token_that_lies_there_is_for_a_cluster_that_is_found_on_this_host(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+    assert "RAY_AUTH_MODE" not in with_token("auto")
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text("1" * 64)
+    assert with_token("auto")["RAY_AUTH_MODE"] == "token"
+    assert "RAY_AUTH_MODE" not in with_token("10.0.0.1:6379")
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    assert with_token("auto")["RAY_AUTH_MODE"] == "disabled"
+
+
+def test_a_ray_of_this_host_alone_needs_no_home_folder_and_leaves_nothing_there(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    command = [sys.executable, "-m", "ffdist", "train", "--launcher", "ray", "--stages", "1", "--samples", "64"]
+    given = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_AUTH", "RAY_ADDRESS"))}
+    command += ["--epochs", "1", "--threads", "1", "--out", str(tmp_path / "run")]
+    done = subprocess.run(command, env={**given, "HOME": str(home)}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert not home.exists()
 
 
 def test_a_cluster_of_another_version_is_refused(
