@@ -54,7 +54,7 @@ def evaluate(command: Eval) -> None:
         from ffdist.runtime.run import check_named, read_settings
 
     settings, facts = read_settings(command.run), read_facts(command.run)
-    check_named(settings)
+    check_named(settings, command.run)
     check_code(command.run, settings, strict=False)
     images = opened(command.run, command.data, settings, facts, "eval")
     result, confusions = measure_run(command.run, settings, images, batch_size=command.batch_size)
@@ -79,9 +79,9 @@ def opened(run: Path, data: str | None, settings: TrainSettings, facts: DataFact
     from ffdist.data import open_data
     from ffdist.runtime.data_facts import as_trained
     from ffdist.runtime.own_code import GIVEN
-    from ffdist.runtime.run import given_data
+    from ffdist.runtime.run import no_data_to_measure
 
     if data is None and settings.data == GIVEN:
-        raise given_data(f"{command} {run} --data DATA")
+        raise no_data_to_measure(run, facts, command)
     name = data or settings.data
     return as_trained(open_data(name, settings.image_size), facts, name)

@@ -71,7 +71,7 @@ def draw_cam(run: Path, data: str | None, pictures: int, path: Path, console: Pl
     from ffdist.runtime.run import load_classifier
 
     classifier, settings, facts = load_classifier(run)
-    images = opened(run, data, settings, facts, "report")
+    images = opened(run, data, settings, facts, "report --cam")
     chosen = of_each_class(images, pictures)
     assert images.test is not None
     loader = Loader(images, images.test, chosen, batch_size=len(chosen), seed=0, train=False,

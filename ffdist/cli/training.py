@@ -28,7 +28,7 @@ from ffdist.runtime.outcome import Result, with_remedy
 from ffdist.runtime.own_code import GIVEN, check_code, settled
 from ffdist.runtime.processes import run_processes
 from ffdist.runtime.rank import idle_gpus, set_threads, stage_device
-from ffdist.runtime.run import SETTINGS, check_named, given_data
+from ffdist.runtime.run import SETTINGS, check_named, no_data_to_learn
 from ffdist.runtime.start import SettingsJob, count_stages, make_job
 from ffdist.runtime.threads import run_threads
 from ffdist.runtime.torchrun import Meeting, Signals, meet, run_rank
@@ -44,9 +44,9 @@ def train(settings: TrainSettings) -> None:
         return
     if settings.resume and settings.out:
         check_code(settings.out, settled(settings), strict=True)
-    check_named(settings)
+    check_named(settings, settings.out)
     if settings.data == GIVEN:
-        raise given_data("train --resume --out RUN --data DATA")
+        raise no_data_to_learn(settings.out)
     images = open_data(settings.data, settings.image_size)
     job = make_job(replace(settings, resume=has_begun(settings)), images, None, 1)
     stages = count_stages(settings, len(job.names), world.size if world else None)

@@ -130,21 +130,28 @@ def as_trained(images: Images, facts: DataFacts, where: object) -> Images:
 
     Raises DataError for samples of another shape or kind, and for other classes.
     """
-    if tuple(images.shape) != facts.shape:
-        raise misfit(where, f"samples of {facts.shape}", f"samples of {tuple(images.shape)}")
-    if list(images.classes) != facts.classes:
-        raise misfit(
-            where, f"classes {', '.join(facts.classes[:5])}, ...", classes_differ(facts.classes, images.classes)
-        )
     if images.pixels != facts.pixels:
         kinds = ("pictures in whole numbers", "floats")
-        raise misfit(where, *(kinds if facts.pixels else reversed(kinds)))
+        expected, got = kinds if facts.pixels else reversed(kinds)
+        raise misfit(where, expected, got, "give such samples in Python: ffdist.load(RUN).predict(samples)")
+    if tuple(images.shape) != facts.shape:
+        remedy = f"prepare them so: ffdist data prepare SOURCE --out FOLDER {preparation(facts)}"
+        raise misfit(where, f"samples of {facts.shape}", f"samples of {tuple(images.shape)}", remedy)
+    if list(images.classes) != facts.classes:
+        expected, got = f"classes {', '.join(facts.classes[:5])}, ...", classes_differ(facts.classes, images.classes)
+        raise misfit(where, expected, got, "prepare them with the names of classes that the run's own data have")
     return replace(images, mean=facts.mean, std=facts.std)
 
 
-def misfit(where: object, expected: str, got: str) -> DataError:
-    return DataError("the data do not fit the network", where=where, expected=expected, got=got,
-                     remedy="prepare them as the run's own data were, with the same names of classes")  # fmt: skip
+def misfit(where: object, expected: str, got: str, remedy: str) -> DataError:
+    return DataError("the data do not fit the network", where=where, expected=expected, got=got, remedy=remedy)
+
+
+def preparation(facts: DataFacts) -> str:
+    """The flags of `data prepare` that make pictures of the shape that a network takes."""
+    channels, height, width = facts.shape if len(facts.shape) == 3 else (0, 0, 0)
+    mode = {1: " --mode grey", 3: " --mode rgb"}.get(channels, "")
+    return f"--size {height}x{width}{mode}"
 
 
 def differences(before: DataFacts, now: DataFacts) -> list[str]:

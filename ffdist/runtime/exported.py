@@ -87,7 +87,7 @@ def load(
         return _load_file(path, network, objective)
     settings, facts = read_settings(path), read_facts(path)
     check_code(path, settings, strict=False)
-    chain, rule = _made(settings, facts, network, objective)
+    chain, rule = _made(settings, facts, network, objective, path)
     return _named(trained(path, chain, rule, facts, fusion=settings.fusion), facts)
 
 
@@ -98,15 +98,19 @@ def _named(classifier: Classifier, facts: DataFacts) -> Classifier:
 
 
 def _made(
-    settings: TrainSettings, facts: DataFacts, network: Chain | nn.Sequential | None, rule: Objective | str | None
+    settings: TrainSettings,
+    facts: DataFacts,
+    network: Chain | nn.Sequential | None,
+    rule: Objective | str | None,
+    run: Path | None = None,
 ) -> tuple[Chain, Objective]:
     """What is given, and what the settings name for the rest; for "backprop" the twin."""
     if network is None and rule is None:
-        return named_network(settings, facts.shape, len(facts.classes))
+        return named_network(settings, facts.shape, len(facts.classes), run=run)
     stand_in = replace(settings, model="mlp", model_args=(), blocks=()) if network is not None else settings
     if rule is not None or settings.objective == BACKPROP:
         stand_in = replace(stand_in, objective="sff", objective_args=(), label_smoothing=0.0)
-    chain, objective = named_network(stand_in, facts.shape, len(facts.classes))
+    chain, objective = named_network(stand_in, facts.shape, len(facts.classes), run=run)
     if network is not None:
         chain = joined_as(network, settings, facts)
     if rule is not None and rule != BACKPROP:

@@ -43,7 +43,7 @@ def decoding_of(data: Images | DataFacts) -> tuple[Decoding, bool]:
             "the network was not trained on pictures that can be read from files",
             expected="samples (1|3, H, W) of whole numbers in 0..255",
             got=f"{kind} {data.shape}",
-            remedy="make its input as in training, and give that to ffdist.Classifier or Pipeline.predict",
+            remedy="make its input as in training, and in Python: ffdist.load(RUN).predict(samples)",
         )
     channels, height, width = data.shape
     assumed = Decoding((height, width), "grey" if channels == 1 else "rgb")

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from ffdist.baselines.twin import Backprop, twin
 from ffdist.config import TrainSettings, apply, read_toml, write_toml
 from ffdist.errors import ConfigError, SnapshotError
-from ffdist.folders import remedy_unwritable, why_unwritable
+from ffdist.folders import command, remedy_unwritable, why_unwritable
 from ffdist.models import Chain, load_model, weights_file, with_weights
 from ffdist.objectives import Objective, load_objective
 from ffdist.pipeline.classifier import Classifier
@@ -31,13 +31,14 @@ LAST = "timeout"
 
 
 def network(
-    settings: TrainSettings, shape: tuple[int, ...], num_classes: int, *, start: bool = False
+    settings: TrainSettings, shape: tuple[int, ...], num_classes: int, *, start: bool = False, run: Path | None = None
 ) -> tuple[Chain, Objective]:
     """The chain and the rule the settings name; for "backprop", the twin of one block and a global loss.
 
     start: whether a run starts with it, by --pretrained weights if told so; otherwise a snapshot's will be loaded.
+    run: the directory of the run whose they are, for errors.
     """
-    check_named(settings)
+    check_named(settings, run)
     chain = load_model(settings.model, shape, num_classes, pairs(settings.model_args, "--model-args"))
     chain = chain.regroup(settings.blocks) if settings.blocks else chain
     if start and settings.pretrained:
@@ -48,29 +49,50 @@ def network(
     return chain, smoothed(objective, settings)
 
 
-def check_named(settings: TrainSettings) -> None:
-    """Raises ConfigError for a network or a rule that has no name."""
+def check_named(settings: TrainSettings, run: Path | None = None) -> None:
+    """Raises ConfigError for a network or a rule that has no name; run: the directory of theirs, which it then says."""
     for kind in ("model", "objective"):
         if getattr(settings, kind) == GIVEN:
-            raise not_here(kind)
+            raise not_here(kind, run)
 
 
-def not_here(kind: str) -> ConfigError:
+def not_here(kind: str, run: Path | None) -> ConfigError:
     """For a run that was begun in Python with what has no name."""
+    place = shown(run)
     return ConfigError(
         f"the run's {WORDS[kind]} was given in Python, and cannot be made again here",
+        where=run,
         expected="one of ffdist's, or one that a module defines",
-        remedy="in Python, with the same network and rule: ffdist.load(RUN, network, rule) is the trained network, and "
-        "Pipeline(network, rule).fit(data, out=RUN, resume=True) goes on",
+        remedy=f"in Python, with the same network and rule: ffdist.load({place}, network, rule) is the trained network "
+        f"(.predict(samples), torch.export), and Pipeline(network, rule).fit(data, out={place}, resume=True) goes on",
     )
 
 
-def given_data(command: str) -> ConfigError:
-    """For a run whose data were given in Python, where a command needs them."""
+def shown(run: Path | None) -> str:
+    """A run's directory as an argument in Python."""
+    return "RUN" if run is None else repr(str(run))
+
+
+def no_data_to_measure(run: Path, facts: DataFacts, words: str) -> ConfigError:
+    """For a command, `words`, that needs data where the run's own were given in Python."""
+    here = f"in Python: ffdist.load({shown(run)}).predict(samples)"
+    folder = f"name a prepared data set: {command(*words.split(), run, '--data')} DATA; or {here}"
     return ConfigError(
         "the run's data were given in Python, and cannot be opened here",
-        expected="a data set's folder",
-        remedy=f"name a prepared data set: ffdist {command}; or go on in Python, with the data at hand",
+        where=run,
+        expected="a prepared data set" if facts.pixels else "floats, which no prepared data set holds",
+        remedy=folder if facts.pixels else here,
+    )
+
+
+def no_data_to_learn(run: Path | None) -> ConfigError:
+    """For a run that is to go on where its data were given in Python."""
+    return ConfigError(
+        "the run's data were given in Python, and cannot be opened here",
+        where=run,
+        expected="the same data, given again",
+        remedy="in Python, with the same network, rule and data: "
+        f"Pipeline(network, rule).fit(data, out={shown(run)}, resume=True)",
     )
 
 
@@ -151,7 +173,7 @@ def load_classifier(run: Path) -> tuple[Classifier, TrainSettings, DataFacts]:
     """The network of a run's last whole snapshot, on the CPU in evaluation mode."""
     settings, facts = read_settings(run), read_facts(run)
     check_code(run, settings, strict=False)
-    chain, objective = network(settings, facts.shape, len(facts.classes))
+    chain, objective = network(settings, facts.shape, len(facts.classes), run=run)
     return trained(run, chain, objective, facts, fusion=settings.fusion), settings, facts
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from jobs import fingerprint
+from PIL import Image
 from torch import Tensor, nn
 
 import ffdist
@@ -120,7 +121,7 @@ def test_a_network_without_a_name_goes_on_and_is_loaded_in_python(
                  ("train", "--resume", "--epochs", 9, "--out", run)):  # fmt: skip
         text = refused(capsys, *args)
         assert "the run's network was given in Python" in text
-        assert "ffdist.load(RUN, network, rule)" in text
+        assert f"ffdist.load({str(run)!r}, network, rule)" in text
     ffdist_("report", run)
 
 
@@ -167,6 +168,40 @@ def test_data_given_in_python_are_named_by_a_folder_on_the_command_line(
     assert "not the data" in refused(
         capsys, "train", "--resume", "--epochs", 2, "--out", tmp_path / "r", "--data", "digits"
     )
+
+
+def test_a_run_of_given_data_goes_on_and_is_asked_in_python_as_its_errors_say(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    x, y = samples()
+    for name, given in (("floats", x), ("pictures", (x * 255).to(torch.uint8))):
+        run = tmp_path / name
+        pipeline = Pipeline(models.mlp((1, 8, 8), 4, widths=(12, 12)), SFF())
+        pipeline.fit((given, y), epochs=1, out=run, progress=False)
+        text = refused(capsys, "train", "--resume", "--epochs", 2, "--out", run)
+        assert f"Pipeline(network, rule).fit(data, out={str(run)!r}, resume=True)" in text
+        assert f"ffdist.load({str(run)!r}).predict(samples)" in refused(capsys, "eval", run)
+        assert torch.equal(ffdist.load(run).predict(given), pipeline.predict(given))
+        assert len(pipeline.fit((given, y), epochs=2, out=run, resume=True, progress=False).records) == 2
+    assert "which no prepared data set holds" in refused(capsys, "eval", tmp_path / "floats")
+    assert "ffdist.load(RUN).predict(samples)" in refused(capsys, "eval", tmp_path / "floats", "--data", "digits")
+
+
+def test_pictures_of_another_shape_are_told_how_to_be_prepared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    named().fit("digits", epochs=1, out=tmp_path / "r", **FIT)
+    for label in range(10):
+        folder = tmp_path / "pictures" / str(label)
+        folder.mkdir(parents=True)
+        for index in range(2):
+            Image.new("RGB", (20, 12), (label, 9 * index, 0)).save(folder / f"{index}.png")
+    prepare = ["data", "prepare", tmp_path / "pictures"]
+    ffdist_(*prepare, "--out", tmp_path / "wide")
+    text = refused(capsys, "eval", tmp_path / "r", "--data", tmp_path / "wide")
+    flags = text.split("--out FOLDER ")[1].split()
+    ffdist_(*prepare, "--out", tmp_path / "fits", *flags)
+    ffdist_("eval", tmp_path / "r", "--data", tmp_path / "fits")
 
 
 def test_rules_are_named_with_their_fields_and_found_in_their_module(tmp_path: Path) -> None:
