@@ -38,19 +38,15 @@ USUAL = Reading()
 
 @contextmanager
 def seeded_draws(seed: int) -> Iterator[None]:
-    """Inside, Python's, NumPy's and torch's own generators begin at `seed`; afterwards they are as they were."""
-    state, of_numpy, of_torch = random.getstate(), np.random.get_state(), torch.random.get_rng_state()
-    of_cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    """Inside, Python's, NumPy's and torch's generators begin at `seed`; afterwards they are as they were. Those of
+    accelerators are left alone: transforms run on the CPU."""
+    state, of_numpy = random.getstate(), np.random.get_state()
     try:
-        random.seed(seed)
-        np.random.seed(seed)
-        torch.default_generator.manual_seed(seed)
-        if of_cuda:
-            torch.cuda.manual_seed_all(seed)
-        yield
+        with torch.random.fork_rng(devices=[]):
+            random.seed(seed)
+            np.random.seed(seed)
+            torch.default_generator.manual_seed(seed)
+            yield
     finally:
         random.setstate(state)
         np.random.set_state(of_numpy)
-        torch.random.set_rng_state(of_torch)
-        if of_cuda:
-            torch.cuda.set_rng_state_all(of_cuda)
