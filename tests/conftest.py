@@ -1,18 +1,40 @@
 """Makes `harness` importable from every folder of tests, hides GPUs, heeds interrupts also where the tests run below a
-shell that ignores them (in its background), and keeps hypothesis free of time limits."""
+shell that ignores them (in its background), keeps hypothesis free of time limits, and leaves no weight to chance."""
 
 from __future__ import annotations
 
 import os
+import random
 import signal
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: many processes share few cores here
 
+import numpy as np
+import pytest
+import torch
 from harness import hide_gpus
 from hypothesis import settings
 
 settings.register_profile("ffdist", deadline=None, derandomize=True)
 settings.load_profile("ffdist")
 hide_gpus()
+os.environ.pop("COLUMNS", None)  # how wide tables are is no matter of the tester's terminal
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def seed() -> None:
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Every test draws the same numbers each time, alone or among others; its fixtures, too."""
+    seed()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call() -> None:
+    seed()

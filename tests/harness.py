@@ -199,6 +199,7 @@ def _serve(rank: int, size: int, threads: int, port: int, pipe: Connection) -> N
 
 
 def _perform(task: _Task, place: Place) -> Outcome:
+    torch.manual_seed(place.rank)
     try:
         if task.gloo:
             store = dist.PrefixStore("gloo", place.store)
