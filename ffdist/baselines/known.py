@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
-from ffdist.baselines.base import Baseline
+from ffdist.baselines.base import Baseline, Learner
 from ffdist.baselines.checkpointed import checkpointed
 from ffdist.baselines.data_parallel import data_parallel
-from ffdist.baselines.fully_sharded import fully_sharded
-from ffdist.baselines.pipeline_parallel import pipeline_parallel
 from ffdist.baselines.single import single
 from ffdist.errors import ConfigError
 from ffdist.known import FAMILIES
 from ffdist.options import nearest
+
+
+def fully_sharded(*args: Any, **tuning: Any) -> Learner:
+    """FSDP, and with it half of torch's compiler, is imported by whoever builds one."""
+    from ffdist.baselines.fully_sharded import fully_sharded
+
+    return fully_sharded(*args, **tuning)
+
+
+def pipeline_parallel(*args: Any, **tuning: Any) -> Learner:
+    """torch.distributed.pipelining, likewise."""
+    from ffdist.baselines.pipeline_parallel import pipeline_parallel
+
+    return pipeline_parallel(*args, **tuning)
+
 
 _tuned = partial(data_parallel, static_graph=True, bucket_views=True, sync_buffers=False)
 

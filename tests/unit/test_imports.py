@@ -120,7 +120,9 @@ HEAVY = ("torchvision", "sklearn", "scipy", "pandas", "torch.distributed.fsdp", 
 
 def test_what_trains_a_network_of_ours_imports_no_library_that_only_others_need() -> None:
     code = """
+import benchmarks.gpu_suite
 from ffdist import SFF, models, open_data
+from ffdist.bench import sides
 from ffdist.runtime.start import SettingsJob
 from ffdist.config import TrainSettings
 SettingsJob(TrainSettings(), None, 1)()
