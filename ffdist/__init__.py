@@ -42,7 +42,7 @@ _PLACES = {
 }
 """Looked up on first use, so that a part of ffdist needs only what that part imports."""
 
-_POSIX = ("fcntl", "resource")
+_POSIX = ("fcntl", "resource", "termios")
 """Modules that Linux and macOS alone have."""
 
 __all__ = [

@@ -1,6 +1,14 @@
 """`python -m ffdist`, and the program `ffdist`."""
 
 import signal
+import sys
+
+try:  # before what takes this system's signals and files for granted
+    import fcntl  # noqa: F401
+    import resource  # noqa: F401
+    import termios  # noqa: F401
+except ModuleNotFoundError as error:
+    sys.exit(f"ffdist: error: it runs on Linux and macOS only; this is {sys.platform}, without {error.name}")
 
 if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # so that Ctrl-C is quiet until `main` has its own handler

@@ -97,6 +97,16 @@ def test_other_data_in_the_same_place_are_refused(
     assert state(tmp_path / "r") == before
 
 
+def test_other_data_are_refused_by_every_launcher_before_it_starts(tmp_path: Path, refused: Refused) -> None:
+    run, other = tmp_path / "r", prepared(tmp_path / "other", light=180)
+    ffdist("train", "--data", prepared(tmp_path / "own"), "--epochs", 1, *TINY, "--out", run)
+    before = state(run)
+    for launcher in ("threads", "processes", "ray"):
+        args = ("train", "--resume", "--out", run, "--epochs", 2, "--data", other, "--launcher", launcher)
+        assert "not the data that the run has learned" in refused(*args)
+        assert state(run) == before
+
+
 @pytest.mark.parametrize("name", ["mean", "classes"])
 def test_a_changed_manifest_of_the_data_is_refused(name: str, tmp_path: Path, refused: Refused) -> None:
     data, run = prepared(tmp_path / "p"), tmp_path / "r"

@@ -7,10 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from jobs import fingerprint
+from PIL import Image
 
 from ffdist.cli import main
+from ffdist.runtime.run import read_settings
 
 pytestmark = pytest.mark.distributed
 SETTINGS = ["--epochs", "1", "--threads", "1", "--model-args", "widths=8,12,16"]
@@ -44,6 +47,40 @@ def test_bad_settings_are_told_once_and_every_rank_fails(tmp_path: Path) -> None
     assert done.returncode != 0
     assert done.stderr.count("--stages and torchrun disagree") == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_goes_on_with_its_own_data_alone_wherever_they_lie(tmp_path: Path) -> None:
+    own, other, run = (tmp_path / name for name in ("own", "other", "run"))
+    for seed, folder in enumerate((own, other)):
+        pictures(tmp_path / f"{seed}", seed)
+        main(["data", "prepare", str(tmp_path / f"{seed}"), "--out", str(folder)])
+    main(["train", "--data", str(own), "--launcher", "threads", *PICTURES, "--epochs", "1", "--out", str(run)])
+    moved = own.rename(tmp_path / "moved")
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    go_on = ("--resume", "--out", str(run), "--epochs", "2", "--data")
+    done = torchrun(2, *go_on, str(other))
+    assert done.returncode != 0
+    for rank in (0, 1):
+        assert done.stderr.count(f"ffdist: error (rank {rank})") == 1
+    assert "error (rank 0): these are not the data that the run has learned" in done.stderr
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    done = torchrun(1, *go_on, str(moved))
+    assert done.returncode == 0, done.stderr
+    assert read_settings(run).data == str(moved)
+
+
+PICTURES = ["--model", "mlp", "--model-args", "widths=8,8", "--batch-size", "16", "--threads", "1"]
+
+
+def pictures(folder: Path, seed: int) -> None:
+    """Of 6x6 in two classes, drawn by `seed`."""
+    draw = np.random.default_rng(seed)
+    for split, count in (("train", 20), ("test", 4)):
+        for name in ("a", "b"):
+            (folder / split / name).mkdir(parents=True)
+            for i in range(count):
+                drawn = draw.integers(0, 256, (6, 6), np.uint8)
+                Image.fromarray(drawn).save(folder / split / name / f"{i}.png")
 
 
 NETWORK = """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -196,6 +197,22 @@ def test_where_the_system_lacks_what_ffdist_needs_one_line_says_which_systems_ha
         if done.returncode or missing == "fcntl":
             assert "Linux and macOS only" in done.stderr.splitlines()[-1]
             assert "During handling" not in done.stderr
+
+
+@pytest.mark.parametrize("command", [["train"], ["doctor"], ["--help"]], ids=" ".join)
+def test_the_command_says_so_in_that_line_alone(command: list[str], tmp_path: Path) -> None:
+    """Without what Windows lacks: modules, signals and functions."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, signal, sys\n"
+        "for name in ('fcntl', 'resource', 'termios', 'pwd', 'grp'): sys.modules[name] = None\n"
+        "for name in ('SIGHUP', 'SIGKILL', 'SIGCHLD'): delattr(signal, name)\n"
+        "for name in ('geteuid', 'getuid', 'killpg', 'setsid'): delattr(os, name)\n"
+    )
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT.parent)])}
+    done = subprocess.run([sys.executable, "-m", "ffdist", *command], check=False, capture_output=True, text=True,
+                          env=env)  # fmt: skip
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"ffdist: error: it runs on Linux and macOS only; this is {sys.platform}, without fcntl\n"
 
 
 def test_dir_shows_the_public_names_and_the_version_is_the_packages() -> None:
