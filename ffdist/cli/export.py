@@ -29,7 +29,7 @@ class Export:
     run: Annotated[Path, tyro.conf.Positional]
     """Run directory."""
     to: Path
-    """FILE.pt2: takes pixels in [0, 1], float32 [B, C, H, W], gives scores [B, K], and needs torch alone.
+    """FILE.pt2: takes pixels in [0, 1], float32 [B, C, H, W], and refuses others; gives scores [B, K]; torch is enough.
     FILE.safetensors: the state of one plain torch.nn.Module, `ffdist.Classifier`, with network, rule, classes,
     predictor and normalisation in its metadata: `ffdist.load("FILE.safetensors")` gives it back."""
 
@@ -68,29 +68,29 @@ def main(args: Sequence[str]) -> None:
 
 def how_to_use(to: Path, run: Path, facts: DataFacts) -> str:
     """Lines for people: what it takes, and how to come to that."""
-    takes = "samples as in training"
+    from ffdist.runtime.exported import input_of
+
     lines = []
-    if facts.pixels:
-        takes = "pixels in [0, 1]"
-        if len(facts.shape) == 3:
-            lines.append(f"pictures as in training: ffdist.read_pictures(FILES, {str(run)!r})")
-            if facts.decoding is not None:
-                lines.append(f"they are {facts.decoding}")
+    if facts.pixels and len(facts.shape) == 3:
+        lines.append(f"pictures as in training: ffdist.read_pictures(FILES, {str(run)!r})")
+        if facts.decoding is not None:
+            lines.append(f"they are {facts.decoding}")
     if to.suffix == ".safetensors":
         lines.append(f"in Python: ffdist.load({str(to)!r}), a torch.nn.Module with .classes and .decoding")
     shape = ", ".join(map(str, facts.shape))
-    return "\n".join([f"{takes}, float32 [B, {shape}] -> scores [B, {len(facts.classes)}]", *lines])
+    return "\n".join([f"{input_of(facts)}, float32 [B, {shape}] -> scores [B, {len(facts.classes)}]", *lines])
 
 
 def program(classifier: Classifier, facts: DataFacts) -> torch.export.ExportedProgram:
-    """The classifier's forward pass, for any batch size of float32; other types are refused when it is called. Its
-    scores have no graph. Raises ConfigError for a network that torch.export cannot follow."""
+    """The classifier's forward pass, for any batch size of float32; other types, and pixels beyond 0..1, are refused
+    when it is called. Its scores have no graph. Raises ConfigError for a network that torch.export cannot follow."""
     import torch
 
-    from ffdist.pipeline.classifier import Float32
+    from ffdist.pipeline.classifier import Checked
 
     example = torch.rand(2, *facts.shape)
-    network = Float32(classifier).eval().requires_grad_(False)
+    classifier.pixels = facts.pixels
+    network = Checked(classifier).eval().requires_grad_(False)
     shapes = {"pixels": {0: torch.export.Dim("batch", min=1)}}
     with users_code(ConfigError, "torch.export cannot follow this network", where="--to FILE.pt2",
                     expected="blocks without branches on what tensors hold",

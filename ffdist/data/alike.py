@@ -69,6 +69,23 @@ def of_pictures(x: np.ndarray) -> np.ndarray:
     return x
 
 
+def refuse_bytes(x: Tensor, pixels: bool) -> None:
+    """Raises DataError for whole numbers, which no network takes as they are, and for pixels in 0..255.
+
+    pixels: whether it takes pixels in [0, 1].
+    """
+    whole = not x.is_floating_point()
+    if not (whole or (pixels and x.numel() and x.max() >= SURELY_BYTES)):
+        return
+    raise DataError(
+        "a network's input is not what it was trained on",
+        where="Classifier",
+        expected="pixels in [0, 1], not normalised" if pixels else "floats as in training",
+        got=str(x.dtype).removeprefix("torch.") if whole else f"numbers up to {x.max():g}",
+        remedy="classifier.predict(x) takes uint8; x / 255 of numbers in 0..255" if pixels else "x.float()",
+    )
+
+
 def of_floats(x: np.ndarray, spread: Spread | None) -> np.ndarray:
     """Floats as they are."""
     known = "floats as in training" + (f", {spread.low:g}..{spread.high:g}" if spread else "")

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ffdist.data.alike import as_trained
+from ffdist.data.alike import BEYOND, as_trained, refuse_bytes
 from ffdist.data.decode import Decoding
 from ffdist.data.images import Spread
 from ffdist.errors import ConfigError
@@ -91,7 +91,12 @@ class Classifier(nn.Module):
         return self
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Pixels in [0, 1], float32 [B, *input_shape] -> the predictor's scores [B, K]; argmax is the class."""
+        """Pixels in [0, 1], float32 [B, *input_shape] -> the predictor's scores [B, K]; argmax is the class.
+
+        Raises DataError for whole numbers, and for pixels that are surely in 0..255: `predict` takes such.
+        """
+        if not torch.compiler.is_compiling():  # which can follow no branch on values
+            refuse_bytes(pixels, self.pixels)
         return self.chosen(self.scores((pixels - self.mean) / self.std))
 
     def chosen(self, scores: dict[str, Tensor]) -> Tensor:
@@ -125,8 +130,9 @@ class Classifier(nn.Module):
         return scores
 
 
-class Float32(nn.Module):
-    """A classifier that refuses other inputs than float32, also when it has become a torch.export program."""
+class Checked(nn.Module):
+    """A classifier that refuses what it was not trained on, also when it has become a torch.export program: other types
+    than float32, and, where it takes pixels in [0, 1], numbers beyond them."""
 
     def __init__(self, classifier: Classifier) -> None:
         super().__init__()
@@ -134,4 +140,8 @@ class Float32(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         torch.ops.aten._assert_tensor_metadata.default(pixels, dtype=torch.float32)
+        if self.classifier.pixels:
+            low, high = torch.aminmax(pixels)
+            inside = (low >= -BEYOND) & (high <= 1 + BEYOND)  # of which NaN is not
+            torch.ops.aten._assert_async.msg(inside, "pixels are beyond 0..1: x / 255 of 0..255, and not normalised")
         return self.classifier(pixels)

@@ -38,6 +38,7 @@ def metadata(classifier: Classifier, settings: TrainSettings, facts: DataFacts) 
         "torch": version("torch"),
         "predictor": classifier.predictor,
         "network": {name: getattr(settings, name) for name in NETWORK},
+        "input": f"{input_of(facts)}, float32 [B, {', '.join(map(str, facts.shape))}]",
         "shape": facts.shape,
         "classes": facts.classes,
         "mean": facts.mean,
@@ -48,6 +49,14 @@ def metadata(classifier: Classifier, settings: TrainSettings, facts: DataFacts) 
         "in_memory": facts.in_memory,
     }
     return {name: json.dumps(value) for name, value in values.items()}
+
+
+def input_of(facts: DataFacts) -> str:
+    """What the network takes, in words."""
+    if facts.pixels:
+        return "pixels in [0, 1], not normalised"
+    spread = facts.spread
+    return "floats as in training" + (f", {spread.low:g}..{spread.high:g}" if spread else "")
 
 
 def weights(classifier: Classifier, about: Mapping[str, str]) -> bytes:

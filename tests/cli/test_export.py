@@ -13,7 +13,7 @@ from torch import nn
 
 import ffdist
 from ffdist.cli import main
-from ffdist.errors import ConfigError, SnapshotError
+from ffdist.errors import ConfigError, DataError, SnapshotError
 from ffdist.runtime.exported import write_whole
 
 TINY = ["--launcher", "threads", "--stages", "1", "--threads", "1", "--epochs", "2", "--fusion"]
@@ -61,6 +61,45 @@ def test_a_program_says_of_itself_what_the_weights_do(run: Path, tmp_path: Path)
     extra = {"ffdist.json": ""}
     torch.export.load(tmp_path / "m.pt2", extra_files=extra)
     assert json.loads(json.loads(extra["ffdist.json"])["predictor"]) == "last"
+
+
+def test_a_program_refuses_what_it_was_not_trained_on(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["export", str(run), "--to", str(tmp_path / "m.pt2")])
+    assert "pixels in [0, 1], not normalised, float32 [B, 1, 8, 8]" in capsys.readouterr().out
+    extra = {"ffdist.json": ""}
+    program = torch.export.load(tmp_path / "m.pt2", extra_files=extra)
+    assert json.loads(json.loads(extra["ffdist.json"])["input"]).startswith("pixels in [0, 1]")
+    x = torch.rand(5, 1, 8, 8)
+    loaded = ffdist.load(run)
+    for module in (program.module(), program.run_decompositions().module()):
+        with torch.no_grad():
+            torch.testing.assert_close(module(x), loaded(x))
+            assert module(x.round()[:1]).shape == (1, 10)
+        for other in (x * 255, x - 0.5, x * 2, torch.full_like(x, torch.nan)):
+            with pytest.raises(RuntimeError, match=r"pixels are beyond 0\.\.1: x / 255"):
+                module(other)
+        with pytest.raises(RuntimeError, match="dtype mismatch"):
+            module((x * 255).to(torch.uint8))
+
+
+def test_a_loaded_network_refuses_bytes(run: Path) -> None:
+    loaded, x = ffdist.load(run), torch.rand(5, 1, 8, 8)
+    for other in ((x * 255).to(torch.uint8), (x * 255).to(torch.uint8).float(), x > 0.5):
+        with pytest.raises(DataError, match=r"expected: pixels in \[0, 1\](.|\n)*classifier\.predict"):
+            loaded(other)
+    assert torch.equal(loaded.predict((x * 255).to(torch.uint8)), loaded((x * 255).to(torch.uint8) / 255).argmax(1))
+
+
+def test_a_program_of_floats_takes_any_range_and_says_which_it_was(tmp_path: Path) -> None:
+    x, y = torch.rand(40, 6) * 500 - 100, torch.arange(40) % 2
+    network = nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 8))
+    ffdist.Pipeline(network, "local-ce").fit((x, y), epochs=1, batch_size=8, out=tmp_path / "run", progress=False)
+    about = ffdist.load(tmp_path / "run", network, "local-ce")
+    assert about(x).shape == (40, 2)
+    with pytest.raises(DataError, match=r"expected: floats as in training"):
+        about(x.long())
 
 
 def test_where_it_cannot_be_written_nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
