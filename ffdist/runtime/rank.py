@@ -59,6 +59,10 @@ class Edges(Protocol):
         ...
 
 
+class ToldTooEarlyError(StageError):
+    """A stage was told to stop before it had begun."""
+
+
 @dataclass(frozen=True)
 class Rank:
     """One stage of a job, in its place."""
@@ -110,7 +114,7 @@ class Rank:
             told, tell = self._feedback(ends, loaders, manifest, snapshots)
             inbox = upstream or self._source(loaders, manifest, told)
             if self.stop.is_set():
-                raise StageError("told to stop before the stages were ready")
+                raise ToldTooEarlyError("told to stop before the stages were ready")
             self.ready()
             stage.run(inbox, downstream or self._sink(manifest, snapshots, tell))
             if told:

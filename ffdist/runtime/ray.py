@@ -47,7 +47,7 @@ def run_ray(
     with joined(options, stages), room(options, stages) as group:
         hear = metered(noted(run, report))
         team = Team(make_job, run and run.absolute(), data, options, group, [None] * stages)
-        with closing(team), interrupts(lambda _: team.stop()) as told:
+        with closing(team), interrupts(team.stop) as told:
             for number in itertools.count():
                 try:
                     result = team.attempt(number, hear)

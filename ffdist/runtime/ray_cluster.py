@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import math
 import os
@@ -11,6 +12,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +29,8 @@ from ffdist.runtime.interrupts import signals_restored
 
 ANSWER = 30.0
 """Seconds in which a cluster must answer."""
+LOOK = 0.005
+"""Seconds between two looks at a signal's handler."""
 
 
 @dataclass(frozen=True)
@@ -91,14 +95,37 @@ def with_token(address: str) -> dict[str, str]:
 
 @contextmanager
 def signals_kept() -> Iterator[None]:
-    """Raises Interrupted for SIGTERM, which Ray takes for itself when it starts, and would end this program with 15."""
+    """Raises Interrupted for SIGTERM, which Ray takes for itself when it starts: in Python it would end this program
+    with 15, and in C++ abort it."""
     try:
-        with signals_restored():
+        with signals_restored(), put_back(signal.SIGTERM):
             yield
     except SystemExit as left:
         if left.code != signal.SIGTERM:
             raise
         raise Interrupted(signal.SIGTERM) from left
+
+
+@contextmanager
+def put_back(number: int) -> Iterator[None]:
+    """Within, the kernel calls for a signal what it called before: what C++ puts in its place goes again at once."""
+    sigaction, before, now = ctypes.CDLL(None).sigaction, *(ctypes.create_string_buffer(512) for _ in range(2))
+    sigaction(number, None, before)
+    done = threading.Event()
+
+    def look() -> None:
+        while not done.wait(LOOK):
+            sigaction(number, None, now)
+            if now.raw != before.raw:
+                sigaction(number, before, None)
+
+    thread = threading.Thread(target=look, name="ffdist handlers", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 @contextmanager

@@ -15,10 +15,11 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskErro
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from ffdist.errors import ConfigError, FfdistError, StageError, TransportError
+from ffdist.errors import ConfigError, FfdistError, Interrupted, StageError, TransportError
 from ffdist.pipeline.sink import Reporter
 from ffdist.runtime.job import Job
 from ffdist.runtime.outcome import Result, root_cause
+from ffdist.runtime.rank import ToldTooEarlyError
 from ffdist.runtime.ray_actor import CONCURRENCY, Site, StageActor
 from ffdist.runtime.ray_cluster import RayOptions, needs, no_room
 from ffdist.runtime.ray_store import Address, Board
@@ -48,25 +49,33 @@ class Team:
     actors: list[Any]
     sites: list[Site] = field(default_factory=list)
     meeting: Address | Any = None
-    stopping: bool = False
+    stopping: int = 0
+    """The signal that told it to stop; 0 where none did."""
+    placed: bool = False
+    """Whether every stage has had its place, and was told to run."""
 
     def attempt(self, number: int, report: Reporter) -> Result:
         """One life of the pipeline. Raises AttemptLost where another may help, else what stopped it."""
         self._gather(number)
         report({"event": "placed", "attempt": number, "stages": [site._asdict() for site in self.sites]})
+        self.placed = True
         runs = {actor.run.remote(self.make_job, self.meeting): rank for rank, actor in enumerate(self.actors)}
         if self.stopping:
-            self.stop()
+            self.stop(self.stopping)
         result = Result()
         errors = self._watch(runs, result.listen(report))
         if errors:
             self._dismiss_unfit(set(errors))
+            if any(isinstance(error, ToldTooEarlyError) for error in errors.values()):
+                raise Interrupted(self.stopping, begun=number > 0)
             raise verdict(errors, self.sites)
         return result
 
-    def stop(self) -> None:
-        """End the run early, with a snapshot."""
-        self.stopping = True
+    def stop(self, number: int) -> None:
+        """End the run early, with a snapshot, as a signal tells. Raises Interrupted where no stage runs yet."""
+        self.stopping = number
+        if not self.placed:
+            raise Interrupted(number)
         if self.actors[0] is not None:
             self.actors[0].stop.remote()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import sys
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,19 @@ class GatedJob:
         if self.gate:
             images = replace(images, train=GatedSplit(images.train, self.gate))
         return make_job(self.settings, images, self.run, 2)
+
+
+@dataclass(frozen=True)
+class WaitingJob:
+    """One that is made only when a file is there."""
+
+    run: Path
+    file: Path
+
+    def __call__(self) -> Job:
+        while not self.file.exists():
+            time.sleep(0.05)
+        return GatedJob(self.run)()
 
 
 class Broken:

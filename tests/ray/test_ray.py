@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import os
@@ -10,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,14 +22,14 @@ from typing import Any
 import gated
 import pytest
 import ray
-from gated import GatedJob, begun, new_gate, open_gate
+from gated import GatedJob, WaitingJob, begun, new_gate, open_gate
 from ray.cluster_utils import Cluster
 
 from ffdist.cli import main
-from ffdist.errors import ConfigError, DataError, StageError
+from ffdist.errors import ConfigError, DataError, Interrupted, StageError
 from ffdist.runtime.ray import RayOptions, run_ray
 from ffdist.runtime.ray_actor import Site, site
-from ffdist.runtime.ray_cluster import check_health, listens, with_token
+from ffdist.runtime.ray_cluster import check_health, listens, put_back, with_token
 from ffdist.runtime.ray_team import check_sites
 from ffdist.runtime.threads import run_threads
 from ffdist.snapshot import latest
@@ -159,6 +161,38 @@ def test_restarts_are_bounded_and_the_last_reason_is_raised(driver: str, tmp_pat
     with pytest.raises(StageError, match=r"(?s)a stage died.*stage 1 on 127.0.0.1"):
         run_ray(GatedJob(run, gate), 2, events, run=run, options=replace(SPREAD, max_restarts=0))
     assert len((run / "restarts.log").read_text().splitlines()) == 1
+
+
+@pytest.mark.parametrize("wait", [0.0, 0.5], ids=["in its place", "as the stages start"])
+def test_told_to_stop_before_the_stages_are_ready_it_was_interrupted_and_nothing_else(
+    driver: str, tmp_path: Path, wait: float
+) -> None:
+    run, file = begun(tmp_path / "run"), tmp_path / "go"
+
+    def hear(event: dict[str, Any]) -> None:
+        if event["event"] != "placed":
+            return
+        if not wait:
+            signal.raise_signal(signal.SIGHUP)
+        threading.Timer(wait, lambda: os.kill(os.getpid(), signal.SIGHUP)).start()
+        threading.Timer(2 * wait, file.touch).start()
+
+    with pytest.raises(Interrupted) as told:
+        run_ray(WaitingJob(run, file), 2, hear, run=run, options=SPREAD)
+    assert (told.value.status, told.value.begun) == (129, False)
+
+
+def test_a_signals_handler_that_c_puts_in_the_place_of_pythons_goes_again() -> None:
+    heard = list[int]()
+    before = signal.signal(signal.SIGUSR2, lambda number, frame: heard.append(number))
+    try:
+        with put_back(signal.SIGUSR2):
+            ctypes.CDLL(None).signal(signal.SIGUSR2, signal.SIG_IGN)
+            time.sleep(0.2)
+            signal.raise_signal(signal.SIGUSR2)
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    assert heard == [signal.SIGUSR2]
 
 
 def test_an_error_of_the_jobs_own_is_raised_as_it_is_and_not_tried_again(driver: str, tmp_path: Path) -> None:
