@@ -1,4 +1,5 @@
-"""Training, measuring and the suite on real GPUs, in processes of their own."""
+"""Training, measuring and the suite on real GPUs, in processes of their own: what the stand-in of `tests/accelerator`
+cannot show. Kernels and what they round, autocast's lists, NCCL, work that overlaps, the allocator's figures, speed."""
 
 from __future__ import annotations
 
