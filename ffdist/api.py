@@ -304,8 +304,9 @@ def sized(images: Images, size: int | None) -> Images:
     if size is None:
         return images
     if len(images.shape) != 3 or not images.pixels:
-        raise ConfigError("only pictures are resized", where="image_size", expected="samples of shape (C, H, W)",
-                          got=f"samples {images.shape}", remedy="leave it out")  # fmt: skip
+        kind = "whole numbers" if images.pixels else "floats"
+        raise ConfigError("only pictures are resized", where="image_size", expected="whole numbers (C, H, W)",
+                          got=f"{kind} {images.shape}", remedy="leave it out, and resize them before")  # fmt: skip
     return replace(images, shape=(images.shape[0], size, size))
 
 

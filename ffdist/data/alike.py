@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -36,10 +37,19 @@ def as_trained(samples: Any, shape: tuple[int, ...], pixels: bool, spread: Sprea
             where="predict",
             expected=f"{kinds} [B, {', '.join(map(str, shape))}]",
             got=f"{x.dtype} {list(x.shape)}",
-            remedy="x[None] for a single one",
+            remedy=reshaping(x, shape),
         )
     made = of_pictures(found) if pixels else of_floats(found, spread)
     return torch.from_numpy(np.require(made, np.float32, ("C", "W")))
+
+
+def reshaping(x: np.ndarray, shape: tuple[int, ...]) -> str:
+    """What makes samples of other numbers of axes or sizes such as in training."""
+    if x.shape == shape:
+        return "x[None] for a single one"
+    if x.ndim and x.size == len(x) * math.prod(shape):
+        return f"x.reshape({', '.join(map(str, (-1, *shape)))}), where the numbers stand in that order"
+    return "give samples of the training's shape: resized, or of as many features"
 
 
 def shaped(x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:

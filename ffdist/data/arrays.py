@@ -94,7 +94,8 @@ def as_samples(values: Any, where: object, channels_last: bool | None = None) ->
         raise unlike(x, where, WHOLE_NUMBERS.format(as_floats) if flat else measured)
     if x.ndim == 4 and not last:
         x = x.transpose(0, 2, 3, 1)
-    remedy = f"floats: {as_floats}, and from_tensors(..., normalize=True); or scale them to 0..255"
+    pictures = f"{as_floats}[:, None]" if x.ndim == 3 else as_floats
+    remedy = f"floats: {pictures}, and from_tensors(..., normalize=True); or scale them to 0..255"
     return np.ascontiguousarray(as_bytes(x if x.ndim == 4 else x[..., None], where, remedy))
 
 

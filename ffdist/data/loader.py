@@ -55,7 +55,8 @@ class Loader:
         self.pictures = len(images.shape) == 3
         if not self.pictures and (augment or image_size):
             raise ConfigError("only pictures are resized, cropped or flipped", where=f"data set {images.name}",
-                              expected="samples of shape (C, H, W)", got=images.shape)  # fmt: skip
+                              expected="samples of shape (C, H, W)", got=images.shape,
+                              remedy="leave --augment and --image-size out")  # fmt: skip
         if train and not len(indices):
             raise DataError("there is no sample to train on", where=f"data set {images.name}",
                             remedy="a larger --samples or a smaller validation share")  # fmt: skip

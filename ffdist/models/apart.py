@@ -30,7 +30,7 @@ def check_apart(blocks: Sequence[tuple[str, nn.Module]]) -> None:
                     f"blocks '{owner}' and '{block}' share a parameter",
                     where=f"'{known}' of the one, '{name}' of the other",
                     expected="blocks with parameters of their own, as each may learn in a process of its own",
-                    remedy="join what shares it in one block (cut), or give each block its own",
+                    remedy="join what shares it in one block (--blocks), or give each block its own",
                 )
             if first is not parameter:
                 raise NetworkError(

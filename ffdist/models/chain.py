@@ -181,7 +181,7 @@ class Chain:
                 f"block '{name}' changes its input in place",
                 where=self._place(index),
                 expected="an input left as it is, since the block before still learns from it",
-                remedy="build the layer with inplace=False, or join it to the block before (cut)",
+                remedy="build the layer with inplace=False, or join it to the block before (--blocks)",
             )
         if not isinstance(y, Tensor):
             return y, None, 0
@@ -237,7 +237,8 @@ class Chain:
         """The same network in larger blocks: `cut` counts the old blocks in each new one, and sums to their number."""
         if any(n < 1 for n in cut) or sum(cut) != len(self):
             raise NetworkError(
-                "the cut does not cover the network",
+                "the blocks do not cover the network",
+                where="--blocks",
                 expected=f"positive counts that sum to {len(self)} ({', '.join(self.names)})",
                 got=list(cut),
             )

@@ -59,9 +59,16 @@ def check_groups(site: Site, rule: str, num_classes: int) -> Form:
             where=site,
             expected=f"a multiple of {num_classes} channels",
             got=at.channels,
-            remedy="choose such widths (--model-args widths=...) or a rule with an auxiliary layer (--objective sff)",
+            remedy=f"a network of such widths ({_widths(site, num_classes)}) or a rule with an auxiliary layer "
+            "(--objective sff)",
         )
     return at
+
+
+def _widths(site: Site, num_classes: int) -> str:
+    """A network whose channels go into the classes evenly, by its name and options."""
+    model = "cnnb" if len(site.shape) == 3 else "mlp"
+    return f"--model {model} --model-args widths=" + ",".join(str(num_classes * n) for n in (4, 8, 12))
 
 
 def channel_norm(at: Form, *, learned: bool = True) -> nn.Module:

@@ -168,8 +168,7 @@ def check_size(job: Job, batch: int) -> None:
                 where=f"block {index} '{job.chain.names[index]}', {weights:,} weights, output {list(output.shape)}",
                 expected=f"less than the {there / 2**30:,.1f} GiB there are",
                 got=f"at least {needs / 2**30:,.1f} GiB for {part} samples at once",
-                remedy="smaller pictures (--image-size), narrower blocks (--model-args widths=...), or a smaller "
-                "--batch-size",
+                remedy="smaller pictures (--image-size), narrower blocks (--model-args), or a smaller --batch-size",
             )
 
 

@@ -13,24 +13,27 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
+from torch import nn
 
 import ffdist
+from ffdist import SFF, Pipeline, from_tensors, models
 from ffdist.cli import COMMANDS, main
+from ffdist.errors import DataError, DivergedError, NetworkError
 from ffdist.models import MODELS
-from ffdist.objectives import OBJECTIVES
+from ffdist.objectives import OBJECTIVES, CwC
 from ffdist.pipeline.optim import OptimConfig
+from ffdist.pipeline.plan import check_objective
 
 ROOT = Path(ffdist.__file__).parent
 DATA = ("list", "prepare", "check")
-PROSE = {"against", "and", "as", "at", "can", "did", "does", "edge", "import", "in", "is", "itself", "line", "needs",
-         "pass", "raises", "runs", "signals", "stop", "that", "uses", "what", "with"}  # fmt: skip
-"""Words behind "ffdist" where the program is spoken of, and not called."""
+PROSE = {"and", "at", "that"}
+"""Words behind "ffdist" in advice that speaks of the program, and calls none of its commands."""
 OF_OTHERS = {
     "torchrun": {"--nproc-per-node"},
     "ray": {"--head", "--object-store-memory", "--working-dir"},
     "docker": {"--tmpfs", "--user"},
-    "git": {"--error-unmatch", "--porcelain", "--short", "--untracked-files"},
     "tyro": {"--tyro-print-completion"},
     "every command": {"--help", "--version"},
 }
@@ -82,14 +85,16 @@ def all_flags() -> frozenset[str]:
 
 def test_every_flag_that_a_text_names_is_one() -> None:
     known = all_flags()
-    unknown = {(file, flag) for file, text in said() for flag in re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", text)
-               if flag not in known}  # fmt: skip
-    assert not unknown
+    prose = [(file, text) for file, text in said() if " " in text.strip()]
+    named = [(file, flag) for file, text in prose for flag in re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", text)]
+    assert len(named) > 200
+    assert not {(file, flag) for file, flag in named if flag not in known}
 
 
 def test_every_command_that_a_text_names_is_one_and_has_the_flags_behind_it() -> None:
     called = 0
-    for file, text in said():
+    in_ticks = [(file, call) for file, text in said() for call in re.findall(r"`(ffdist [a-z][^`]*)`", text)]
+    for file, text in [*advice(), *in_ticks]:
         for name, rest in re.findall(r"\bffdist ([a-z][\w-]*)((?: [^;`|\n]*)?)", text):
             if name in PROSE:
                 continue
@@ -138,3 +143,69 @@ def arguments() -> set[str]:
     found |= {name for build in MODELS.values() for name in inspect.signature(build).parameters}
     of_others = {"batch_first", "return_inverse", "inplace", "seconds"}  # torch's, numpy's, timedelta's
     return found | of_others | {"train", "test"}  # --splits train=...
+
+
+X, Y = torch.rand(64, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(64) % 4
+FIT: dict[str, Any] = {"epochs": 1, "progress": False}
+
+
+def remedy(error: BaseException) -> str:
+    return str(error).partition("remedy: ")[2]
+
+
+def test_samples_that_a_network_does_not_take_are_reshaped_as_told() -> None:
+    pipeline = Pipeline(models.mlp((1, 8, 8), 4, widths=(8,)), SFF())
+    pipeline.fit((X, Y), **FIT)
+    x = X.flatten(1)
+    with pytest.raises(DataError, match="unlike those") as refused:
+        pipeline.predict(x)
+    x = eval(remedy(refused.value).partition(", where")[0])
+    assert torch.equal(pipeline.predict(x), pipeline.predict(X))
+    with pytest.raises(DataError, match="resized"):
+        pipeline.predict(torch.rand(3, 1, 9, 9))
+    vectors = Pipeline(models.mlp((64,), 4, widths=(8,)), SFF())
+    vectors.fit((X.flatten(1), Y), **FIT)
+    with pytest.raises(DataError, match=r"x\[None\]"):
+        vectors.predict(X[0].flatten())
+
+
+def test_widths_that_go_into_the_classes_are_named_with_a_network_that_has_them() -> None:
+    for shape in ((3, 8, 8), (64,)):
+        network = MODELS["sel-cnn"](shape, 10, depth=2) if len(shape) == 3 else models.mlp(shape, 10, widths=(13,))
+        with pytest.raises(NetworkError, match="evenly") as refused:
+            check_objective(network, CwC())
+        found = re.search(r"--model (\w+) --model-args widths=([\d,]+)", str(refused.value))
+        assert found
+        made = MODELS[found[1]](shape, 10, widths=tuple(map(int, found[2].split(","))))
+        check_objective(made, CwC())
+
+
+def test_layers_that_share_a_weight_are_joined_by_blocks() -> None:
+    tied = nn.Linear(64, 64)
+    network = nn.Sequential(nn.Flatten(), tied, nn.ReLU(), tied)
+    with pytest.raises(NetworkError, match=r"in one block \(blocks\)"):
+        Pipeline(network, SFF()).fit((X, Y), **FIT)
+    with pytest.raises(NetworkError, match=r"the blocks do not cover(.|\n)*where: blocks"):
+        Pipeline(network, SFF(), blocks=[3]).fit((X, Y), **FIT)
+    Pipeline(network, SFF(), blocks=[4]).fit((X, Y), **FIT)
+
+
+def test_whole_numbers_beyond_pictures_keep_their_channel_as_floats() -> None:
+    x = (X[:, 0] * 4000).to(torch.int32)
+    with pytest.raises(DataError, match="out of range") as refused:
+        from_tensors(x, Y)
+    told = re.search(r"floats: (.*), and from_tensors\(\.\.\., normalize=True\)", str(refused.value))
+    assert told
+    images = from_tensors(eval(told[1]), Y, normalize=True)
+    assert images.shape == (1, 8, 8)
+
+
+def test_floats_so_large_that_outputs_are_not_finite_are_told_as_such() -> None:
+    with pytest.raises(DivergedError, match="not a finite number"):
+        Pipeline(models.mlp((1, 8, 8), 4, widths=(8, 8)), SFF()).fit((X * 1e38, Y), **FIT)
+
+
+def test_the_embedded_digits_need_no_preparation(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["data", "prepare", "digits"])
+    assert "remedy: ffdist train --data digits" in capsys.readouterr().err

@@ -83,6 +83,9 @@ def check_source(path: Path, source: str) -> None:
         is_there = False
     if not is_there:
         near = difflib.get_close_matches(source, KNOWN, 1)
+        if source == "digits":
+            raise DataError("digits are embedded, and need no preparation", where=source,
+                            remedy="ffdist train --data digits")  # fmt: skip
         raise DataError("unknown source of data", expected=f"{', '.join(KNOWN)}, a folder of pictures, or a table",
                         got=source, remedy=f"did you mean {near[0]}?" if near else None)  # fmt: skip
     if not (path.is_file() or path.is_dir()):
