@@ -47,6 +47,14 @@ class Part:
     label: str
 
 
+class _Here(threading.local):
+    counter: TensorBytes | None = None
+    """The one at work in this thread."""
+
+
+_here = _Here()
+
+
 class TensorBytes(TorchDispatchMode):
     """Counts the storages that this thread's operations have made or used, as long as anything holds them.
 
@@ -63,16 +71,17 @@ class TensorBytes(TorchDispatchMode):
         self.optimizers: weakref.WeakSet[Optimizer] = weakref.WeakSet()
         self.peak = 0
         self.at_peak: list[Part] = []
-        self.thread = threading.get_ident()
+        self.outer: TensorBytes | None = None
 
     def __enter__(self) -> Self:
-        self.hook = register_optimizer_step_pre_hook(self._meet)
+        self.outer = _here.counter
+        _here.counter = self
         return super().__enter__()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.hook.remove()
+        _here.counter = self.outer
         super().__exit__(kind, error, trace)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -129,10 +138,19 @@ class TensorBytes(TorchDispatchMode):
             if storage is not None:
                 part.label = owners.get(storage.data_ptr(), part.label)
 
-    def _meet(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        if threading.get_ident() == self.thread:
-            self.optimizers.add(optimizer)
-            self._name_owners()
+    def meet(self, optimizer: Optimizer) -> None:
+        """Before each step of this thread's."""
+        self.optimizers.add(optimizer)
+        self._name_owners()
+
+
+def _before_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    if _here.counter is not None:
+        _here.counter.meet(optimizer)
+
+
+# Once for all threads: while one of them walks through torch's hooks, before a step, no other may add or remove any.
+register_optimizer_step_pre_hook(_before_step)
 
 
 class Meter:

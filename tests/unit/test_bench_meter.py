@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gc
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from ffdist.bench.meter import TensorBytes
 
@@ -111,3 +113,20 @@ def test_storage_that_is_resized_counts_as_large_as_it_is() -> None:
         y = floats(32)
     assert counter.peak == 64 * KIB
     assert now(counter) == y.nbytes
+
+
+def test_a_counter_comes_and_goes_while_an_optimiser_of_another_thread_takes_a_step() -> None:
+    def count() -> None:
+        with TensorBytes():
+            floats(1)
+
+    def count_meanwhile(*_: object) -> None:
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(count).result()
+
+    hooks = [register_optimizer_step_pre_hook(hook) for hook in (count_meanwhile, count_meanwhile)]
+    try:
+        torch.optim.SGD(nn.Linear(2, 2).parameters()).step()
+    finally:
+        for hook in hooks:
+            hook.remove()
