@@ -10,7 +10,7 @@ import pytest
 
 pytestmark = pytest.mark.distributed
 PYTHON = [sys.executable, "-m"]
-TORCHRUN = [*PYTHON, "torch.distributed.run", "--nproc-per-node=2", "-m"]
+TORCHRUN = [*PYTHON, "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"]
 
 
 @pytest.mark.parametrize("start", [PYTHON, TORCHRUN], ids=["processes", "torchrun"])

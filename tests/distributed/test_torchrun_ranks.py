@@ -24,6 +24,7 @@ def torchrun(ranks: int, *args: str) -> subprocess.CompletedProcess[str]:
         sys.executable,
         "-m",
         "torch.distributed.run",
+        "--standalone",
         f"--nproc-per-node={ranks}",
         "-m",
         "ffdist",

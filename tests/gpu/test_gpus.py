@@ -165,7 +165,16 @@ def test_tensors_go_from_gpu_to_gpu_by_nccl() -> None:
 def test_torchrun_puts_each_rank_on_a_gpu_of_its_own(cpu_run: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     ended_well(
-        "-m", "torch.distributed.run", "--nproc-per-node=2", "-m", "ffdist", "train", *TRAINED, "--out", str(out)
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+        "-m",
+        "ffdist",
+        "train",
+        *TRAINED,
+        "--out",
+        str(out),
     )
     assert accuracy(out) == pytest.approx(accuracy(cpu_run), abs=0.03)
     assert [f"on cuda:{i}" in (out / f"stage-{i}.log").read_text() for i in range(2)] == [True, True]

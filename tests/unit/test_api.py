@@ -113,7 +113,8 @@ def test_a_run_is_kept_where_told_and_never_overwritten(tmp_path: Path) -> None:
     [
         ({"launcher": "thread"}, r"launcher has a wrong value(.|\n)*expected: threads or processes\n  got: 'thread'"),
         ({"launcher": "ray"}, "launcher has a wrong value"),
-        ({"device": "tpu"}, "device has a wrong value"),
+        ({"device": 3}, "device has a wrong value"),
+        ({"device": "cuda:one"}, "^device names no device"),
         ({"precision": "fp16"}, "precision has a wrong value"),
         ({"stages": 0}, "^stages is too small"),
         ({"stages": 1.5}, "stages has a wrong value"),
