@@ -202,11 +202,75 @@ def test_what_is_not_understood_beside_splits_is_refused_with_a_remedy_that_work
     prepared(tmp_path / "pets", **settings)
 
 
-def test_splits_below_classes_and_flat_class_names_that_speak_of_splits_are_refused(tmp_path: Path) -> None:
-    for name in ("ant", "bee"):
-        tree(tmp_path / "below" / name, 3, 0, ("train", "test"))
-    with pytest.raises(DataError, match=r"a class folder holds splits\n(.|\n)*put splits above classes"):
+@pytest.mark.parametrize(
+    ("names", "within"),
+    [
+        (("train", "test"), "{0}/{1}"),
+        (("Training", "Testing"), "data/{0}/{1}"),
+        (("train", "val", "test"), "{0}/{1}"),
+        (("train_images", "test_images"), "{0}/{1}"),
+    ],
+)
+def test_each_class_may_have_the_splits_in_it(names: tuple[str, ...], within: str, tmp_path: Path) -> None:
+    for place, name in enumerate(("ant", "bee")):
+        for split, folder in enumerate(names):
+            path = tmp_path / "below" / within.format(name, folder)
+            tree(path.parent, 2 + split, 1000 * place + 100 * split, (path.name,))
+    manifest = prepared(tmp_path / "below")
+    assert manifest.classes == ["ant", "bee"]
+    splits = ["train", "test"] if len(names) == 2 else ["train", "validation", "test"]
+    assert {split: of.counts for split, of in manifest.splits.items()} == {
+        split: [2 + place] * 2 for place, split in enumerate(splits)
+    }
+    assert any("each class has the splits in it" in note for note in manifest.notes)
+    assert prepared(tmp_path / "below", splits="none").splits.keys() == {"train", "test"}, "drawn from all"
+
+
+def test_a_class_may_lack_a_test_folder_which_is_told(tmp_path: Path) -> None:
+    tree(tmp_path / "below" / "ant", 3, 0, ("train", "test"))
+    tree(tmp_path / "below" / "bee", 3, 500, ("train",))
+    manifest = prepared(tmp_path / "below")
+    assert manifest.splits["test"].counts == [3, 0]
+    assert "test has no picture of bee" in manifest.notes
+
+
+def test_folders_of_the_same_names_are_asked_for_and_each_answer_works(tmp_path: Path) -> None:
+    for place, name in enumerate(("ant", "bee")):
+        tree(tmp_path / "years" / name, 4, 1000 * place, ("2019", "2020", "2021"))
+    with pytest.raises(DataError, match="are they splits") as refused:
+        prepared(tmp_path / "years")
+    for answer in ("train=ant test=bee;", "--splits none;", "splits in it, --splits train=2019 test=2020"):
+        assert answer in str(refused.value)
+    as_splits = prepared(tmp_path / "years", splits={"train": "ant", "test": "bee"})
+    assert (as_splits.classes, counts(as_splits)) == (["2019", "2020", "2021"], {"train": 12, "test": 12})
+    as_classes = prepared(tmp_path / "years", splits="none", test_fraction=0.25)
+    assert (as_classes.classes, counts(as_classes)) == (["ant", "bee"], {"train": 18, "test": 6})
+    by_year = prepared(tmp_path / "years", splits={"train": "2019", "test": "2021"})
+    assert (by_year.classes, counts(by_year)) == (["ant", "bee"], {"train": 8, "test": 8})
+    assert {left.what for left in by_year.left_out} == {"ant/2020", "bee/2020"}
+    together = prepared(tmp_path / "years", splits={"train": ["2019", "2020"], "test": "2021"})
+    assert {split: of.counts for split, of in together.splits.items()} == {"train": [8, 8], "test": [4, 4]}
+
+
+def test_splits_in_some_classes_alone_are_refused_with_a_remedy_that_works(tmp_path: Path) -> None:
+    tree(tmp_path / "below" / "ant", 3, 0, ("train", "test"))
+    tree(tmp_path / "below" / "bee", 3, 500, ("train", "test"))
+    (tmp_path / "below" / "ant" / "loose.png").write_bytes(png(999))
+    told = r"a class folder holds splits\n(.|\n)*if each class has its own, --splits test=test train=train"
+    with pytest.raises(DataError, match=told):
         prepared(tmp_path / "below")
+    manifest = prepared(tmp_path / "below", splits=read_splits(["test=test", "train=train"]))
+    assert counts(manifest) == {"train": 6, "test": 6}
+    assert manifest.left_out == (LeftOut("pictures in ant", "in no class folder", 1),)
+    for split in ("train", "test"):
+        tree(tmp_path / "categories" / "bottle" / split, 2, 0, ("good", "broken"))
+        tree(tmp_path / "categories" / "cable" / split, 2, 0, ("good", "broken"))
+    with pytest.raises(DataError, match=r"if they hold the classes, ffdist data prepare .*bottle"):
+        prepared(tmp_path / "categories")
+    assert prepared(tmp_path / "categories" / "bottle").classes == ["broken", "good"]
+
+
+def test_flat_class_names_that_speak_of_splits_are_refused(tmp_path: Path) -> None:
     tree(tmp_path / "names", 3, 0, ("cats_train", "cats_test", "dogs_train"))
     with pytest.raises(DataError, match=r"names of class folders speak of splits(.|\n)*--splits none"):
         prepared(tmp_path / "names")

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ffdist.data.sources.listing import Listing, shown
-from ffdist.data.sources.splits import FILLERS, SPLITS, TEST, TRAIN, VALIDATION, Mark, mark
+from ffdist.data.sources.split_folders import Found, in_each, splits_within, told_splits
+from ffdist.data.sources.splits import FILLERS, SPLITS, TEST, TRAIN, VALIDATION, Mark, is_split, mark
 from ffdist.data.sources.table_hint import table_hint
 from ffdist.errors import DataError
 
@@ -21,18 +22,23 @@ CLASSES = "if these are classes, --splits none"
 class Layout(NamedTuple):
     """Of a tree."""
 
-    splits: dict[str, list[Path]]
-    """The folders that hold a split's class folders; the root itself as "train" where it has no splits."""
     classes: dict[str, list[Path]]
     """The class folders of each split."""
+    within: bool
+    """Whether each class has the splits in it, CLASS/train/picture: then these are what `classes` has."""
     notes: list[str]
     """What a reader of names cannot be sure of."""
+
+    def class_of(self, folder: Path) -> str:
+        """The name of the class whose folder it is."""
+        return folder.parent.name if self.within else folder.name
 
 
 def find_layout(listing: Listing) -> Layout:
     """Raises DataError for folders whose part is not clear, naming them, and for pictures in no class folder."""
     notes: list[str] = []
-    splits = told_splits(listing) if listing.choice.splits is not None else named_splits(listing, listing.root, notes)
+    told = listing.choice.splits is not None
+    splits, within = told_splits(listing) if told else named_splits(listing, listing.root, notes)
     if TRAIN not in splits and VALIDATION in splits:
         raise DataError(
             "there is no training split",
@@ -41,45 +47,30 @@ def find_layout(listing: Listing) -> Layout:
             got=shown(folder.name for of in splits.values() for folder in of),
             remedy="name one with --splits train=NAME test=NAME, or --splits test=NAME for a set to evaluate only",
         )
+    if within:
+        return Layout(splits, within, notes)
     classes = {split: [c for base in of for c in class_folders(listing, base)] for split, of in splits.items()}
-    if listing.choice.splits is None and not listing.choice.whole:
+    if not told and not listing.choice.whole:
         check_no_splits_within(listing, splits, classes)
-    return Layout(splits, classes, notes)
+    return Layout(classes, within, notes)
 
 
-def told_splits(listing: Listing) -> dict[str, list[Path]]:
-    """As the user says; all else is left out, and counted."""
-    splits: dict[str, list[Path]] = {split: [] for split in SPLITS}
-    names = [name for of in (listing.choice.splits or {}).values() for name in of]
-    todo = [listing.root]
-    for folder in todo:
-        folders, files = listing.listed(folder)
-        leave_files(listing, folder, files)
-        for path in folders:
-            name = listing.name(path)
-            split = listing.choice.takes(name)
-            if split is not None:
-                splits[split].append(path)
-            elif len(folders) == 1 or any(told.startswith(f"{name}/") for told in names):
-                todo.append(path)
-            else:
-                listing.leave(name, "in no split, as told")
-    listing.choice.check_used(listing.root)
-    return {split: of for split, of in splits.items() if of}
-
-
-def named_splits(listing: Listing, root: Path, notes: list[str]) -> dict[str, list[Path]]:
+def named_splits(listing: Listing, root: Path, notes: list[str]) -> Found:
     """As their names say, below folders that hold nothing but one folder."""
     folders, files = listing.listed(root)
     if len(folders) == 1 and wraps(listing, folders[0]):
         notes.append(f"read from the folder {listing.name(folders[0])}")
-        leave_files(listing, root, files)
+        listing.leave_loose(root, files)
         return named_splits(listing, folders[0], notes)
     marks = {} if listing.choice.whole else {folder: found for folder in folders if (found := mark(folder.name))}
     if not any(found.alone or holds_classes(listing, folder) for folder, found in marks.items()):
+        within = None if listing.choice.whole else splits_within(listing, folders, notes)
+        if within is not None:
+            listing.leave_loose(root, files)
+            return Found(within, within=True)
         check_classes(listing, folders, marks, notes)
-        return {TRAIN: [root]}
-    leave_files(listing, root, files)
+        return Found({TRAIN: [root]})
+    listing.leave_loose(root, files)
     check_all_splits(listing, folders, marks)
     splits: dict[str, list[Path]] = {}
     for split in SPLITS:
@@ -90,7 +81,7 @@ def named_splits(listing: Listing, root: Path, notes: list[str]) -> dict[str, li
                           f"--ignore one of them, or take all: --splits {told}")  # fmt: skip
         if mine:
             splits[split] = [unwrapped(listing, mine[0], notes)]
-    return splits
+    return Found(splits)
 
 
 def check_classes(listing: Listing, folders: list[Path], marks: dict[Path, Mark], notes: list[str]) -> None:
@@ -134,8 +125,8 @@ def wraps(listing: Listing, folder: Path) -> bool:
         return False
     if listing.choice.whole or mark(folder.name) is None:
         return True
-    inner = quietly(listing).listed(folder)[0]
-    return any(is_split(path) for path in inner) and not same(folder, inner)
+    inner = listing.quiet().listed(folder)[0]
+    return any(is_split(path.name) for path in inner) and not same(folder, inner)
 
 
 def same(folder: Path, inner: list[Path]) -> bool:
@@ -148,11 +139,11 @@ def same(folder: Path, inner: list[Path]) -> bool:
 
 def unwrapped(listing: Listing, folder: Path, notes: list[str]) -> Path:
     """A split's folder, or the only one in it, where that is called like the same split or like no class: images."""
-    inner = quietly(listing).listed(folder)[0]
+    inner = listing.quiet().listed(folder)[0]
     if not (same(folder, inner) or is_filler(inner)) or not all(holds_classes(listing, f) for f in (folder, *inner)):
         return folder
     notes.append(f"read from the folder {listing.name(inner[0])}")
-    leave_files(listing, folder, listing.listed(folder)[1])
+    listing.leave_loose(folder, listing.listed(folder)[1])
     return unwrapped(listing, inner[0], notes)
 
 
@@ -162,20 +153,15 @@ def is_filler(inner: list[Path]) -> bool:
 
 def holds_classes(listing: Listing, folder: Path) -> bool:
     """Whether it has folders in it, and no pictures beside them."""
-    quiet = quietly(listing)
+    quiet = listing.quiet()
     folders, files = quiet.listed(folder)
     return bool(folders) and not any(quiet.taken(path) for path in files)
-
-
-def quietly(listing: Listing) -> Listing:
-    """Another one for the same source, whose account nobody reads."""
-    return Listing(listing.root, listing.choice)
 
 
 def class_folders(listing: Listing, base: Path) -> list[Path]:
     """Raises DataError where there are none, be it that the pictures lie beside one another."""
     folders, files = listing.listed(base)
-    loose = leave_files(listing, base, files)
+    loose = listing.leave_loose(base, files)
     if folders:
         return folders
     listing.check()
@@ -197,19 +183,11 @@ def class_folders(listing: Listing, base: Path) -> list[Path]:
     )
 
 
-def leave_files(listing: Listing, base: Path, files: list[Path]) -> int:
-    """Account for files that lie beside folders. Returns how many of them are pictures."""
-    loose = sum(listing.taken(path) for path in files)
-    if loose:
-        listing.leave(f"pictures in {base.name}", "in no class folder", loose)
-    return loose
-
-
 def check_unlike_splits(listing: Listing, folders: list[Path]) -> None:
     """Raises DataError where folders hold folders of the very same names: classes in splits, or splits in classes,
     whatever their language."""
-    inner = {folder: quietly(listing).listed(folder)[0] for folder in folders if holds_classes(listing, folder)}
-    if any(is_split(path) for of in inner.values() for path in of):
+    inner = {folder: listing.quiet().listed(folder)[0] for folder in folders if holds_classes(listing, folder)}
+    if any(is_split(path.name) for of in inner.values() for path in of):
         return  # told as what it is later
     times = Counter(path.name.casefold() for of in inner.values() for path in of)
     shared = sorted(name for name, count in times.items() if count > 1)
@@ -219,7 +197,8 @@ def check_unlike_splits(listing: Listing, folders: list[Path]) -> None:
             listing,
             "folders hold folders of the same names: are they splits?",
             alike,
-            f"if so, --splits train={quoted(listing, alike[:1])} test={quoted(listing, alike[1:2])}; {CLASSES}",
+            f"if so, --splits train={quoted(listing, alike[:1])} test={quoted(listing, alike[1:2])}; {CLASSES}; "
+            f"if each is a class and has splits in it, --splits {in_each(shared[:2], (TRAIN, TEST))}",
             within=shared,
         )
 
@@ -227,9 +206,9 @@ def check_unlike_splits(listing: Listing, folders: list[Path]) -> None:
 def check_no_splits_within(listing: Listing, splits: dict[str, list[Path]], classes: dict[str, list[Path]]) -> None:
     """Raises DataError for class folders called like splits, unless every split has them, and for class folders that
     hold folders called like splits."""
-    called = {split: {path.name for path in of if is_split(path)} for split, of in classes.items()}
+    called = {split: {path.name for path in of if is_split(path.name)} for split, of in classes.items()}
     everywhere = set.intersection(*called.values()) if len(called) > 1 else set()
-    odd = [path for of in classes.values() for path in of if is_split(path) and path.name not in everywhere]
+    odd = [path for of in classes.values() for path in of if is_split(path.name) and path.name not in everywhere]
     if odd:
         example = " ".join(f"{split}={quoted(listing, of)}" for split, of in splits.items() if of != [listing.root])
         raise refused(listing, "a class folder is called like a split", odd,
@@ -237,18 +216,14 @@ def check_no_splits_within(listing: Listing, splits: dict[str, list[Path]], clas
                       f"if these are classes, --splits {example or 'none'}")  # fmt: skip
     for of in classes.values():
         for folder in of:
-            inner = [path for path in quietly(listing).listed(folder)[0] if is_split(path)]
+            inner = [path for path in listing.quiet().listed(folder)[0] if is_split(path.name)]
             if inner:
                 itself = f"ffdist data prepare {shlex.quote(str(folder))}"
+                names = [path.name for path in inner]
+                each = in_each(names, [found.split or "" for name in names if (found := mark(name))])
                 raise refused(listing, "a class folder holds splits", inner,
-                              f"if they hold the classes, {itself}; else put splits above classes: train/CLASS/..., "
-                              "test/CLASS/...; if they are no splits, --splits none")  # fmt: skip
-
-
-def is_split(folder: Path) -> bool:
-    """Whether a folder's name is a split's, and nothing more."""
-    found = mark(folder.name)
-    return found is not None and found.alone and found.split is not None
+                              f"if they hold the classes, {itself}; if each class has its own, --splits {each}; "
+                              "if they are no splits, --splits none")  # fmt: skip
 
 
 def refused(

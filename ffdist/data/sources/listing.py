@@ -36,6 +36,16 @@ class Listing:
         if count:
             self.counts[what, why] = self.counts.get((what, why), 0) + count
 
+    def leave_loose(self, base: Path, files: list[Path]) -> int:
+        """Account for files that lie beside folders. Returns how many of them are pictures."""
+        loose = sum(self.taken(path) for path in files)
+        self.leave(f"pictures in {base.name}", "in no class folder", loose)
+        return loose
+
+    def quiet(self) -> Listing:
+        """Another one for the same source, whose account nobody reads."""
+        return Listing(self.root, self.choice)
+
     def name(self, path: Path) -> str:
         """Relative to the source, for an error, an account, or an option."""
         return path.relative_to(self.root).as_posix()

@@ -58,6 +58,12 @@ def mark(name: str) -> Mark | None:
     return Mark(frozenset({TEST}), alone=False) if "t10k" in name.casefold() else None  # MNIST's own name for it
 
 
+def is_split(name: str) -> bool:
+    """Whether a name is a split's, and says nothing more."""
+    found = mark(name)
+    return found is not None and found.alone and found.split is not None
+
+
 def split_of(word: str) -> str | None:
     """The split that a word in small letters names."""
     if word in WORDS:

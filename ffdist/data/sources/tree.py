@@ -46,11 +46,14 @@ class Tree(Source):
         self.choice = choice or Choice()
         listing = Listing(root, self.choice)
         layout = find_layout(listing)
-        self.folders = {split: by_class(of, class_name) for split, of in layout.classes.items()}
+        self.folders = {
+            split: by_class(of, lambda folder: class_name(layout.class_of(folder)))
+            for split, of in layout.classes.items()
+        }
         first = TRAIN if TRAIN in self.folders else TEST
         rank = {known: place for place, known in enumerate(order)}
         self.classes = sorted(self.folders[first], key=lambda known: (rank.get(known, len(rank)), known))
-        check_same_classes(listing, self.folders, self.classes)
+        check_same_classes(listing, self.folders, self.classes, within=layout.within)
         sizes = {split: [sum(len(listing.pictures(f)) for f in of.get(k, ())) for k in self.classes]
                  for split, of in self.folders.items()}  # fmt: skip
         listing.check()
@@ -80,14 +83,15 @@ class Tree(Source):
                     row += 1
 
 
-def by_class(folders: Sequence[Path], class_name: Callable[[str], str]) -> Folders:
+def by_class(folders: Sequence[Path], class_of: Callable[[Path], str]) -> Folders:
     """One way of writing a letter (é is one or two code points) is as good as the other."""
     named: Folders = {}
     for folder in folders:
-        if any("\ud800" <= letter <= "\udfff" for letter in folder.name):  # how Python spells bytes that are no text
+        name = class_of(folder)
+        if any("\ud800" <= letter <= "\udfff" for letter in name):  # how Python spells bytes that are no text
             raise DataError("the name of a class folder is no text", where=folder.parent, expected="UTF-8",
-                            got=os.fsencode(folder.name), remedy="rename it")  # fmt: skip
-        named.setdefault(class_name(unicodedata.normalize("NFC", folder.name)), []).append(folder)
+                            got=os.fsencode(name), remedy="rename it")  # fmt: skip
+        named.setdefault(unicodedata.normalize("NFC", name), []).append(folder)
     return named
 
 
@@ -109,11 +113,14 @@ def parents(folders: Sequence[Path]) -> list[Path]:
     return list(dict.fromkeys(folder.parent for folder in folders))
 
 
-def check_same_classes(listing: Listing, folders: dict[str, Folders], classes: Sequence[str]) -> None:
-    """Raises DataError for classes that only another split has, and two folders of one class in one folder."""
+def check_same_classes(
+    listing: Listing, folders: dict[str, Folders], classes: Sequence[str], *, within: bool = False
+) -> None:
+    """Raises DataError for classes that only another split has, and two folders of one class in one folder, unless the
+    splits lie within the classes."""
     for split, of in folders.items():
         for name, found in of.items():
-            if len({folder.parent for folder in found}) < len(found):
+            if not within and len({folder.parent for folder in found}) < len(found):
                 raise DataError("two folders are called like one class", where=shown(found), got=name,
                                 remedy="put them together, or rename one")  # fmt: skip
         unknown = sorted(set(of) - set(classes))
