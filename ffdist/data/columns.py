@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -96,13 +97,23 @@ def is_file(file: Path) -> bool:
 
 
 def no_file(file: Path, where: str, folder: Path | None) -> DataError:
+    root = (folder or Path()).absolute()
+    found = near(file.name, root)
     return DataError(
         "a picture's file is not there",
         where=where,
-        expected=f"the path of a file, from the folder {(folder or Path()).absolute()}, or absolute",
+        expected=f"the path of a file, from the folder {root}, or absolute",
         got=str(file.absolute())[:200],
-        remedy="write the paths so, or name another column of pictures",
+        remedy=f"write the paths as {found}" if found else "write the paths so, or name another column of pictures",
     )
+
+
+def near(name: str, root: Path) -> str | None:
+    """Where in a folder or the folders there such a file lies, perhaps with an ending; None where it does not."""
+    places = [root, *(path for path in sorted(root.iterdir()) if path.is_dir())] if root.is_dir() else []
+    pattern = glob.escape(name)
+    found = (path for place in places for ending in ("", ".*") for path in sorted(place.glob(pattern + ending)))
+    return next((path.relative_to(root).as_posix() for path in found if path.is_file()), None)
 
 
 def nested(column: pa.Array, where: object, first: int) -> np.ndarray | list[np.ndarray]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from threading import Lock
 from typing import Literal, NamedTuple, get_args
 
@@ -23,7 +24,7 @@ from ffdist.data.depth import (
     sixteen_bit_colours,
     values_of,
 )
-from ffdist.data.formats import Encoded, channels_behind, open_picture, orientation, several_frames
+from ffdist.data.formats import Encoded, channels_behind, lacking, open_picture, orientation, several_frames
 from ffdist.data.tiff import Layout, layout_of, unread
 from ffdist.data.transparency import has_transparency, laid_over
 from ffdist.errors import ConfigError, DataError
@@ -176,7 +177,8 @@ def read_picture(data: Encoded, where: object, decoding: Decoding = PLAIN) -> Pi
     except MemoryError as error:
         raise _broken(where, "there is no memory for it") from error
     except Exception as error:  # of foreign bytes a decoder may raise anything
-        unknown = unread(data) if isinstance(error, UnidentifiedImageError) else None
+        strange = isinstance(error, UnidentifiedImageError)
+        unknown = unread(data) or (lacking(data) if isinstance(data, Path) else None) if strange else None
         raise _broken(where, unknown or reason(error)) from error
 
 

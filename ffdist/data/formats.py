@@ -23,6 +23,12 @@ NO_PICTURES = ("BUFR", "EPS", "FITS", "GRIB", "HDF5", "MPEG", "WMF")
 FITS it takes signs, scales and further axes for nothing."""
 PLUGINS = {"pillow_heif": "register_heif_opener", "pillow_avif": None, "pillow_jxl": None}
 """Packages that teach Pillow more formats, used where they are installed."""
+TEACHERS = {
+    "HEIC": ("pillow-heif", (".heic", ".heics", ".heif", ".heifs", ".hif"), (b"ftypheic", b"ftypheix", b"ftypmif1")),
+    "AVIF": ("pillow-avif-plugin", (".avif", ".avifs"), (b"ftypavif", b"ftypavis")),
+    "JPEG XL": ("pillow-jxl-plugin", (".jxl",), (b"JXL \r\n\x87\n",)),
+}
+"""The package on PyPI for each such format, its endings, and what stands at byte 4 of its files."""
 UNMISTAKABLE = ("PNG", "JPEG", "MPO", "GIF", "BMP", "WEBP", "AVIF", "HEIF", "JPEG2000", "JXL", "PPM", "PSD", "QOI")
 """Formats that are told by their first bytes, whatever a file is called."""
 
@@ -62,6 +68,19 @@ def is_picture(path: Path) -> bool:
             return True
     except Exception:  # of foreign bytes a decoder may raise anything
         return False
+
+
+def lacking(path: Path) -> str | None:
+    """What would make a file readable that is none here, by its ending or its first bytes; None where nothing is known
+    of it."""
+    ending = path.suffix.lower()
+    try:
+        with path.open("rb") as file:
+            start = file.read(16) if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else b""
+    except OSError:
+        start = b""
+    return next((f"{name} needs a package: pip install {package}" for name, (package, known, starts) in TEACHERS.items()
+                 if ending in known or start[4:].startswith(starts)), None)  # fmt: skip
 
 
 @contextmanager

@@ -3,19 +3,25 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+import ffdist
 from ffdist.data import open_data, prepare
+from ffdist.data.decode import decode
+from ffdist.data.formats import formats
 from ffdist.data.manifest import HeldOut, LeftOut, Manifest, read_manifest
 from ffdist.data.sources.splits import mark, read_splits
 from ffdist.errors import ConfigError, DataError
@@ -637,3 +643,77 @@ ffdist.cli.main(["data", "prepare", {str(tmp_path / "pets")!r}, "--out", {str(tm
         assert len(list((tmp_path / "new").glob(".out.*.partial"))) == 1
         prepare(tmp_path / "pets", tmp_path / "new" / "out")
         assert [path.name for path in (tmp_path / "new").iterdir()] == ["out"]
+
+
+def texts(folder: Path, **rows: list[str]) -> None:
+    """Files of text by name, and pictures beside them in img."""
+    (folder / "img").mkdir(parents=True)
+    for i in range(12):
+        (folder / "img" / f"{i}.png").write_bytes(png(i))
+    for name, lines in rows.items():
+        (folder / f"{name}.csv").write_text("\n".join(lines) + "\n")
+
+
+def test_files_of_text_say_splits_and_classes_of_the_pictures_beside_them(tmp_path: Path) -> None:
+    train = ["image,label", *(f"img/{i}.png,{'cat' if i % 2 else 'ant'}" for i in range(8))]
+    test = ["image,label", *(f"img/{i}.png,{'cat' if i % 2 else 'ant'}" for i in range(8, 12))]
+    texts(tmp_path / "a", train=train, test=test, notes=["what,why", "x,y"])
+    manifest = prepared(tmp_path / "a")
+    assert {split: of.counts for split, of in manifest.splits.items()} == {"train": [4, 4], "test": [2, 2]}
+    assert manifest.classes == ["ant", "cat"]
+    assert "pictures and classes are those of train.csv, test.csv" in manifest.notes
+    assert manifest.left_out == (LeftOut("notes.csv", "no column image, label", 1),)
+    told = prepared(tmp_path / "a", splits={"train": "test.csv", "test": "train.csv"})
+    assert counts(told) == {"train": 4, "test": 8}
+    texts(tmp_path / "one", labels=train)
+    assert sum(counts(prepared(tmp_path / "one")).values()) == 8
+    tree(tmp_path / "classes", 3, 0)
+    (tmp_path / "classes" / "labels.csv").write_text("\n".join(train))
+    assert prepared(tmp_path / "classes").classes == ["ant", "bee", "cat"], "folders of classes come first"
+
+
+def test_files_of_text_in_other_ways_are_refused_with_what_to_do(tmp_path: Path) -> None:
+    train = ["id,label", *(f"{i}.png,{'cat' if i % 2 else 'ant'}" for i in range(8))]
+    texts(tmp_path / "a", train=train, test=["id", "8.png"], sample_submission=["id,label", "8.png,ant"])
+    with pytest.raises(DataError, match=r"ffdist data prepare \S*train.csv --image-column id --label-column label"):
+        prepared(tmp_path / "a")
+    with pytest.raises(DataError, match=r"--ignore sample_submission.csv"):
+        prepared(tmp_path / "a", image_column="id")
+    with pytest.raises(DataError, match=r"file is not there(.|\n)*remedy: write the paths as img/0.png"):
+        prepared(tmp_path / "a", image_column="id", ignore="sample_submission.csv")
+
+
+def test_files_of_numbers_are_refused_with_lines_of_python_that_work(tmp_path: Path) -> None:
+    numbers = ["label," + ",".join(f"pixel{i}" for i in range(16)), *(f"{i % 2}," + "7," * 15 + "9" for i in range(6))]
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "train.csv").write_text("\n".join(numbers))
+    for source in (tmp_path / "b", tmp_path / "b" / "train.csv"):
+        with pytest.raises(DataError, match="numbers go by Python") as refused:
+            prepared(source)
+        told = re.search(r"numbers go by Python: (t = .*); (ffdist\.from_tensors\(.*\))", str(refused.value))
+        assert told
+        names: dict[str, Any] = {"pandas": pandas, "ffdist": ffdist}
+        exec(told[1], names)
+        assert eval(told[2], names).shape == (16,)
+
+
+def test_formats_that_a_package_teaches_are_named(tmp_path: Path) -> None:
+    assert "JXL" not in formats(), "the test needs a format that nobody reads here"
+    tree(tmp_path / "tree", 2, 0, ("ant", "bee"))
+    for name in ("ant", "bee"):
+        for file in ("x.jxl", "y"):
+            (tmp_path / "tree" / name / file).write_bytes(b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(40))
+    need = "JPEG XL needs a package: pip install pillow-jxl-plugin"
+    assert {left.why for left in prepared(tmp_path / "tree").left_out} == {need}
+    with pytest.raises(DataError, match=need):
+        decode(tmp_path / "tree" / "ant" / "x.jxl", "here")
+    for path in (tmp_path / "tree").rglob("*.png"):
+        path.unlink()
+    with pytest.raises(DataError, match=rf"have no pictures\n(.|\n)*got: 2 \*\.jxl: {need}"):
+        prepared(tmp_path / "tree")
+
+
+def test_feather_of_the_first_version_is_refused_with_what_rewrites_it(tmp_path: Path) -> None:
+    (tmp_path / "old.feather").write_bytes(b"FEA1" + bytes(60))
+    with pytest.raises(DataError, match=r"Feather of version 1.*\n  remedy: pandas.read_feather\('.*old.feather'\)"):
+        prepared(tmp_path / "old.feather")

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
+from typing import Any
 
 from ffdist.data.manifest import FORMAT, MANIFEST
 from ffdist.data.sources.base import Item, Source
 from ffdist.data.sources.known import KNOWN, open_known
+from ffdist.data.sources.listing import Listing
 from ffdist.data.sources.splits import Choice
 from ffdist.data.sources.table import Table
+from ffdist.data.sources.table_files import TEXTS, schema
 from ffdist.data.sources.table_hint import table_hint
 from ffdist.data.sources.table_splits import holds_tables
 from ffdist.data.sources.tree import Tree
@@ -47,11 +50,38 @@ def open_source(
         return known
     path = Path(source)
     check_source(path, source)
+    told: dict[str, Any] = {"choice": choice, "test_fraction": test_fraction, "seed": seed}
     if path.is_file() or holds_tables(path, choice):
-        return Table(path, image=image_column, label=label_column, choice=choice, test_fraction=test_fraction,
-                     seed=seed)  # fmt: skip
+        return Table(path, image=image_column, label=label_column, **told)
+    texts = texts_in(path, choice, image_column, label_column)
+    usable = not all(texts.values())
+    named = [pattern for of in (choice.splits or {}).values() for pattern in of]
+    by_name = any(Choice().like(text.name, pattern) for text in texts for pattern in named)
+    if usable and (by_name or (image_column, label_column) != (IMAGE, LABEL)):
+        return Table(path, image=image_column, label=label_column, texts=texts, **told)
     check_no_columns(source, image_column, label_column)
-    return Tree(path, choice=choice, test_fraction=test_fraction, seed=seed)
+    try:
+        tree = Tree(path, **told)
+    except DataError:
+        if not usable:
+            raise
+        return Table(path, image=image_column, label=label_column, texts=texts, **told)
+    if usable and len(tree.classes) < 2:
+        return Table(path, image=image_column, label=label_column, texts=texts, **told)
+    return tree
+
+
+def texts_in(folder: Path, choice: Choice, image: str, label: str) -> dict[Path, str]:
+    """The files of text in a folder, and of each why it says no classes of pictures, or ""."""
+    found: dict[Path, str] = {}
+    for path in Listing(folder, choice).listed(folder)[1]:
+        if path.suffix.lower() in TEXTS:
+            try:
+                lacking = [name for name in (image, label) if name not in schema(path).names]
+                found[path] = f"no column {', '.join(lacking)}" if lacking else ""
+            except DataError as error:
+                found[path] = str(error.got)
+    return found
 
 
 def check_known(source: str, choice: Choice, test_fraction: float | None) -> None:

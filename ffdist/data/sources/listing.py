@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from ffdist.data.formats import is_picture
+from ffdist.data.formats import is_picture, lacking
 from ffdist.data.manifest import LeftOut
 from ffdist.data.sources.splits import Choice
 from ffdist.errors import DataError
@@ -96,7 +96,8 @@ class Listing:
         ending = path.suffix.lower()
         if is_picture(path) or not (ending or os.access(path, os.R_OK)):
             return True
-        self.leave(f"*{ending}" if ending else "files without an ending", "no pictures that can be read")
+        why = lacking(path) or "no pictures that can be read"
+        self.leave(f"*{ending}" if ending else "files without an ending", why)
         return False
 
     def check(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -27,13 +27,22 @@ class Table(Source):
 
     Pictures are encoded, or files that a column of paths names, from the table's folder. Labels are texts or whole
     numbers; those that occur become 0..K-1 in sorted order, unless metadata name K classes.
-    Raises DataError for a file that cannot be read, a column that is not there, and what `columns` refuses.
+    texts: as in `find_files`. Raises DataError for a file that cannot be read, a column that is not there, and what
+    `columns` refuses.
     """
 
     def __init__(
-        self, path: Path, *, image: str, label: str, choice: Choice, test_fraction: float | None, seed: int
+        self,
+        path: Path,
+        *,
+        image: str,
+        label: str,
+        choice: Choice,
+        test_fraction: float | None,
+        seed: int,
+        texts: Mapping[Path, str] | None = None,
     ) -> None:
-        found = find_files(path, choice)
+        found = find_files(path, choice, texts)
         self.name, self.image, self.files = path.resolve().stem, image, found.splits
         first = TRAIN if TRAIN in self.files else TEST
         labels = {split: self.labels_of(files, label, found.listing) for split, files in self.files.items()}
@@ -50,6 +59,9 @@ class Table(Source):
         self.counts = self.shares.counts
         self.held_out = self.shares.held_out
         self.left_out = found.listing.left_out
+        if texts is not None:
+            names = shown(found.listing.name(file) for files in self.files.values() for file in files)
+            notes.append(f"pictures and classes are those of {names}")
         self.notes = [*found.notes, *notes, *self.shares.notes]
 
     def labels_of(self, files: list[Path], label: str, listing: Listing) -> Labels:

@@ -21,6 +21,11 @@ from ffdist.notes import listed
 TEXTS = (".csv", ".tsv")
 """Files of text: the image column holds paths, from the file's folder."""
 KNOWN = " or ".join((*SUFFIXES, *TEXTS))
+FIRST_FEATHER = "Feather of version 1"
+LABELS = ("label", "labels", "class", "classes", "target", "y")
+"""What the column of labels is usually called, in small letters."""
+MANY = 8
+"""Columns of a table that holds a sample's numbers, and not the path of its picture."""
 ROWS = 64
 """Read at once; what bounds the memory."""
 
@@ -69,7 +74,7 @@ def read(path: Path, column: str) -> Iterator[pa.Array]:
             where=path,
             expected=column,
             got=listed(names, 12),
-            remedy="name it with --image-column or --label-column",
+            remedy=of_numbers(path) or "name it with --image-column or --label-column",
         )
     if names.count(column) > 1:
         raise DataError(
@@ -91,9 +96,11 @@ def readable(path: Path) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            "a table cannot be read", where=path, expected=KNOWN, got=error, remedy="save it anew, text in UTF-8"
-        ) from error
+        old = str(error).startswith(FIRST_FEATHER)
+        remedy = (
+            f"pandas.read_feather({str(path)!r}).to_feather('NEW.feather')" if old else "save it anew, text in UTF-8"
+        )
+        raise DataError("a table cannot be read", where=path, expected=KNOWN, got=error, remedy=remedy) from error
 
 
 def batches(path: Path, column: str) -> Iterator[pa.RecordBatch]:
@@ -115,7 +122,7 @@ def ipc(source: pa.MemoryMappedFile) -> pa.RecordBatchFileReader | pa.RecordBatc
     start = source.read(6)
     source.seek(0)
     if start[:4] == b"FEA1":
-        raise pa.ArrowInvalid("Feather of version 1; pandas.read_feather(...).to_feather(...) writes version 2")
+        raise pa.ArrowInvalid(f"{FIRST_FEATHER}, of which version 2 is Arrow's own")
     return pa.ipc.open_file(source) if start == b"ARROW1" else pa.ipc.open_stream(source)
 
 
@@ -124,6 +131,23 @@ def header(path: Path) -> list[str]:
     with path.open(encoding="utf-8-sig") as file:
         line = file.readline().rstrip("\r\n")
     return [name.strip() for name in next(csv.reader([line], delimiter=separator(line), skipinitialspace=True), [])]
+
+
+def of_numbers(path: Path) -> str | None:
+    """What else to do with a text file that holds a picture's numbers in columns, and no paths; None for others."""
+    if path.suffix.lower() not in TEXTS:
+        return None
+    names = header(path)
+    with path.open(encoding="utf-8-sig") as file:
+        line = file.readline()
+        cells = next(csv.reader([file.readline()], delimiter=separator(line)), [])
+    if len(cells) < MANY or not all(cell.strip().lstrip("-").replace(".", "", 1).isdigit() for cell in cells[1:-1]):
+        return None
+    label = next((name for name in names if name.casefold() in LABELS), names[0])
+    return (
+        f"numbers go by Python: t = pandas.read_csv({str(path)!r}); ffdist.from_tensors("
+        f"t.drop(columns={label!r}).to_numpy('float32'), t[{label!r}], normalize=True)"
+    )
 
 
 def separator(line: str) -> str:

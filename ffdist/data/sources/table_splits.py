@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,9 +35,10 @@ def holds_tables(folder: Path, choice: Choice) -> bool:
     return any(is_table(path) for path in Listing(folder, choice).files(folder))
 
 
-def find_files(path: Path, choice: Choice) -> TableFiles:
+def find_files(path: Path, choice: Choice, texts: Mapping[Path, str] | None = None) -> TableFiles:
     """The files of each split, sorted by name: as the user says, else as the names of files and their folders say.
 
+    texts: files of text in the folder, which are taken for tables then; of each, why it is none after all, or "".
     A file by itself is one split, whatever it is called. Raises DataError for files whose part is not clear.
     """
     if path.is_file() and (choice.splits is not None or choice.ignore):
@@ -51,7 +52,7 @@ def find_files(path: Path, choice: Choice) -> TableFiles:
             "--test-fraction 1 makes all of it the test split"]  # fmt: skip
         return TableFiles({TRAIN: [path]}, Listing(path.parent, Choice()), notes)
     listing = Listing(path, choice)
-    files = tables(listing)
+    files = tables(listing) if texts is None else text_tables(listing, texts)
     if choice.splits is not None:
         splits = told(listing, files)
     elif choice.whole:
@@ -90,6 +91,13 @@ def tables(listing: Listing) -> list[Path]:
         elif path not in kept:
             listing.leave(listing.name(path), "not listed in state.json beside it")
     return kept
+
+
+def text_tables(listing: Listing, texts: Mapping[Path, str]) -> list[Path]:
+    for path, why in texts.items():
+        if why:
+            listing.leave(listing.name(path), why)
+    return sorted(path for path, why in texts.items() if not why)
 
 
 def is_listed(path: Path) -> bool:

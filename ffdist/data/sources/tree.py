@@ -63,6 +63,7 @@ class Tree(Source):
         if empty:
             raise DataError("a class has no pictures" if len(empty) == 1 else f"{len(empty)} classes have no pictures",
                             where=shown(folder for of in empty for folder in of), expected="pictures that can be read",
+                            got=shown(f"{left.count:,} {left.what}: {left.why}" for left in listing.left_out) or None,
                             remedy="fill the folder, remove it, or leave it out with --ignore NAME")  # fmt: skip
         counts = {split: sum(of) for split, of in sizes.items()}
         labels = np.repeat(np.arange(len(self.classes)), sizes[first])
