@@ -545,7 +545,7 @@ socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET).connect(chr(0) + sys.argv[1
 """
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can start another user's process")
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to start another user's process")
 def test_a_stranger_who_connects_is_turned_away() -> None:
     store = dist.HashStore()
     with ThreadPoolExecutor(1) as pool:

@@ -46,7 +46,7 @@ def accuracy(run: Path) -> float:
 def cpu_run(num_gpus: int, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that no GPU has touched."""
     if not num_gpus:
-        pytest.skip("there is no GPU to compare with")
+        pytest.skip("needs a GPU, and there is none")
     out = tmp_path_factory.mktemp("cpu") / "run"
     ffdist("train", "--device", "cpu", "--stages", "1", *TRAINED, "--out", out)
     return out

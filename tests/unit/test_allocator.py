@@ -28,6 +28,6 @@ def faults(mode: str) -> int:
     return int(done.stdout)
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="tells glibc, which is Linux's")
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux, whose glibc is told")
 def test_kept_memory_is_used_again_without_page_faults() -> None:
     assert faults("keep") < faults("default") / 10

@@ -92,7 +92,7 @@ def test_another_process_opens_the_files_itself(tmp_path: Path) -> None:
 def test_opening_a_folder_holds_no_file_open(tmp_path: Path) -> None:
     descriptors = Path("/proc/self/fd")
     if not descriptors.exists():
-        pytest.skip("counts open files through /proc")
+        pytest.skip("needs /proc, to count open files")
     before = len(list(descriptors.iterdir()))
     images = open_data(str(prepared(tmp_path / "made")))
     assert len(list(descriptors.iterdir())) == before
