@@ -31,9 +31,9 @@ from ffdist.bench.team import Seat, Team
 from ffdist.models import load_model
 from ffdist.objectives import SFF
 from ffdist.pipeline.block import BlockConfig, LearningBlock, learn
-from ffdist.pipeline.optim import OptimConfig
 from ffdist.pipeline.plan import build_block, sites
 from ffdist.plain import PlainConsole
+from ffdist.settings import Settings
 
 BATCH = 128
 
@@ -105,7 +105,7 @@ class Life:
         torch.set_num_threads(1)
         shape = input_shape(self.model)
         chain = load_model(self.model, shape, 10, {})
-        config = BlockConfig(OptimConfig(), 10**6, 0, "bf16")
+        config = BlockConfig(Settings().changed(precision="bf16"), 10**6)
         blocks = [build_block(chain, site, SFF(), config) for site in sites(chain)]
         if self.without and (undo := CHANGES[self.without].undo):
             undo(blocks)
@@ -149,7 +149,7 @@ def main(models: tuple[str, ...] = ("cnnb", "vgg8", "mlp"), rounds: int = 5, rec
     finding = Finding("changes", {"changes": rows}, [grid], ["all are for both sides of every comparison with DDP, but "
                       "the norm, which is SFF's own"])  # fmt: skip
     if record:
-        write_record(finding, BenchSettings(record=record), ["python", *sys.argv])
+        write_record(finding, BenchSettings().changed(record=record), ["python", *sys.argv])
 
 
 if __name__ == "__main__":

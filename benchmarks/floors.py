@@ -20,11 +20,11 @@ from ffdist.bench.settings import BenchSettings
 from ffdist.plain import PlainConsole
 
 NETWORKS = (
-    BenchSettings(data="data/mnist", model="mlp"),
-    BenchSettings(data="data/cifar10", model="cnnb"),
-    BenchSettings(data="data/cifar10", model="vgg8"),
-    BenchSettings(data="data/cifar10", model="resnet18", split="block"),
-    BenchSettings(data="data/cifar10", model="resnet18", split="group"),
+    BenchSettings().changed(data="data/mnist", model="mlp"),
+    BenchSettings().changed(data="data/cifar10", model="cnnb"),
+    BenchSettings().changed(data="data/cifar10", model="vgg8"),
+    BenchSettings().changed(data="data/cifar10", model="resnet18", split="block"),
+    BenchSettings().changed(data="data/cifar10", model="resnet18", split="group"),
 )
 
 
@@ -68,7 +68,7 @@ def main(rounds: int = 11, record: Path | None = None) -> None:
     ]
     if record:
         finding = Finding("floors", {"floors": [grid.rows for grid in grids]}, grids, notes)
-        write_record(finding, BenchSettings(record=record), ["python", *sys.argv])
+        write_record(finding, BenchSettings().changed(record=record), ["python", *sys.argv])
 
 
 if __name__ == "__main__":

@@ -50,7 +50,8 @@ def main() -> None:
     finding = found(rates, lowest)
     PlainConsole().print(finding.grids[0].rich(), *finding.notes)
     if compare.record:
-        write_record(finding, BenchSettings(rounds=compare.rounds, record=compare.record), ["python", *sys.argv])
+        settings = BenchSettings().changed(rounds=compare.rounds, record=compare.record)
+        write_record(finding, settings, ["python", *sys.argv])
 
 
 def found(rates: list[TransportRate], probe: float) -> Finding:

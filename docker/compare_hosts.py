@@ -88,17 +88,17 @@ def main() -> None:
     compare, world = tyro.cli(Compare), World.from_env()
     assert world, "torchrun starts this"
     settings, turns = compare.settings, Turns(meet(world, PATIENCE))
-    window = Window(settings.warmup, compare.batches, settings.queue + 1)
+    window = Window(settings.compare.warmup_batches, compare.batches, settings.train.plan.queue + 1)
     trial = window._replace(batches=max(3, compare.batches // 4))
     theirs = BaselineLife(settings.job(1))
     ours = PipelineLife(settings.job(world.size))
 
-    names = family(settings.against[0])
+    names = family(settings.compare.against[0])
     laps = turns.take(theirs, Keep(names), *(Run(name, trial) for name in names), told_by=0)
     variants = {name: lap.rate for name, lap in zip(names, laps, strict=True)}
     best = max(variants, key=lambda name: variants[name])
     rates: dict[str, list[float]] = {"ours": [], best: []}
-    for _ in range(settings.rounds):
+    for _ in range(settings.compare.rounds):
         rates["ours"] += [lap.rate for lap in turns.take(ours, window, told_by=world.size - 1)]
         rates[best] += [lap.rate for lap in turns.take(theirs, Keep((best,)), Run(best, window), told_by=0)]
     agree(turns.meeting.store, world, "end", lambda: report(settings, world, variants, rates), PATIENCE)
@@ -120,7 +120,7 @@ def report(settings: BenchSettings, world: World, variants: dict[str, float], ra
     note = f"ours / DDP {ratio}, pair by pair; no probe of the machine: hosts that share one also share its noise"
     finding = Finding("hosts", summary, [grid], [note])
     Console().print(grid.rich(), note)
-    if settings.record:
+    if settings.compare.record:
         write_record(finding, settings, [Path(sys.argv[0]).name, *sys.argv[1:]])
 
 

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import sys
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
-from datetime import timedelta
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Any, get_origin
 
 import numpy as np
 from torch import Tensor, nn
 
-from ffdist.arguments import checked, spelled_as_arguments
 from ffdist.baselines.twin import Backprop, twin
-from ffdist.config import TrainSettings
 from ffdist.data import Images
 from ffdist.data.given import Data, as_images
-from ffdist.errors import ConfigError, DataError, NetworkError
-from ffdist.models import Chain
+from ffdist.errors import ConfigError, DataError, NetworkError, setting, spelled
+from ffdist.models import Chain, load_model, weights_file, with_weights
 from ffdist.models.chain import no_sequential
+from ffdist.notes import note
 from ffdist.objectives import Objective, load_objective
+from ffdist.options import nearest
 from ffdist.pipeline.classifier import Classifier
-from ffdist.pipeline.optim import OptimConfig
 from ffdist.plain import PlainConsole
 from ffdist.report.console import ConsoleReport
 from ffdist.report.log import read_run_log
@@ -38,80 +34,103 @@ from ffdist.runtime.in_python import (
     network_settings,
     rule_settings,
 )
-from ffdist.runtime.job import Job, JobConfig
+from ffdist.runtime.job import Job
+from ffdist.runtime.on_ray import launch_on_ray
 from ffdist.runtime.outcome import Result
-from ffdist.runtime.own_code import settled
+from ffdist.runtime.own_code import GIVEN, settled
 from ffdist.runtime.payload import refuse_while_loading
 from ffdist.runtime.processes import run_processes
-from ffdist.runtime.run import write_settings
-from ffdist.runtime.start import job_config
+from ffdist.runtime.run import not_here, pairs, smoothed, write_settings
 from ffdist.runtime.threads import run_threads
 from ffdist.sending import GivenJob, check_sendable
+from ffdist.settings import GROUP_OF, NetworkSettings, Settings, kind_of
 from ffdist.snapshot import SnapshotStore, committed, latest
 
 
-@dataclass
 class Pipeline:
     """A network whose blocks learn by a local rule, in stages that work at the same time.
 
-    network: a `Chain`, or any `nn.Sequential`, each layer with weights a block together with the norms, activations and
-        pools behind it. blocks: how many children in a row make each one, if not so. Samples reach it as float32;
-        what its outputs' axes mean is told by its layers (`nn.Conv1d`: [N, C, L]; `nn.Linear`: tokens [N, T, C]), or
-        by an attribute `axes` of a block, "channels_first" or "channels_last".
-    objective: the rule, e.g. `SFF(kernel=3)`, or its name on the command line, with its default options; "backprop":
-        the same network with one loss.
-    stages: how many; `cut` counts the blocks in each, by default they are dealt by measured time. The number of stages,
-        the cut and the launcher change nothing about the result.
-    fusion: whether a linear classifier on all blocks' features learns along, as one more block behind the last.
-    launcher: "threads" of this process, or "processes" of this host: then what is passed in must be importable there,
-        from a module, or from a script whose `fit` stands under `if __name__ == "__main__":`.
+    network: a `Chain`; or any `nn.Sequential`, each layer with weights a block together with the norms, activations and
+        pools behind it (`blocks=`: how many children in a row make each one, if not so); or a network's name, with
+        `model_args=["widths=8,16"]`. Samples reach it as float32; what its outputs' axes mean is told by its layers
+        (`nn.Conv1d`: [N, C, L]; `nn.Linear`: tokens [N, T, C]), or by an attribute `axes` of a block, "channels_first"
+        or "channels_last".
+    objective: the rule, e.g. `SFF(kernel=3)`, or its name, with `objective_args=["kernel=3"]`; "backprop": the same
+        network with one loss.
+    settings: all that a run can be told; default: that of the command line, but for one stage, in threads of this
+        process.
+    told: fields of the settings by their own names, laid over them: `stages=2, lr=1e-3, epochs=30`. `ffdist settings`
+        lists them; they may as well be told to `fit`.
+
+    The number of stages, the cut and the launcher change nothing about the result. With launcher="processes" or "ray"
+    what is passed in must be importable there, from a module, or from a script whose `fit` stands under
+    `if __name__ == "__main__":`.
     Raises ConfigError for a value that is not of its type, or out of range.
     """
 
-    network: Chain | nn.Sequential
-    objective: Objective | str
-    stages: int = 1
-    launcher: Literal["threads", "processes"] = "threads"
-    blocks: Sequence[int] | None = None
-    cut: Sequence[int] = ()
-    fusion: bool = False
-    queue: int = 2
-    precision: Literal["fp32", "bf16"] = "fp32"
-    transport: Literal["auto", "shared-memory", "gloo", "nccl", "xccl"] = "auto"
-    device: str = "auto"
-    seed: int = 0
-    threads: int | None = None
-    timeout: timedelta = timedelta(minutes=10)
-    _classifier: Classifier | None = field(default=None, repr=False)
+    def __init__(
+        self,
+        network: Chain | nn.Sequential | str,
+        objective: Objective | str,
+        *,
+        settings: Settings | None = None,
+        **told: Any,
+    ) -> None:
+        if not isinstance(network, (Chain, nn.Sequential, str)):
+            raise no_sequential(network)
+        self.network = network
+        self.settings = (settings or HERE).changed(**as_fields(told, "Pipeline"))
+        self.objective = objective
+        self.result: Result | None = None
+        """Of the last `fit`."""
+        self._classifier: Classifier | None = None
+        if objective != BACKPROP:
+            self._rule(self.settings)
 
-    @spelled_as_arguments()
-    def __post_init__(self) -> None:
-        if self.objective != BACKPROP:
-            as_objective(self.objective)
-        if not isinstance(self.network, (Chain, nn.Sequential)):
-            raise no_sequential(self.network)
-        self._settings()
+    @classmethod
+    def resume(
+        cls,
+        run: str | Path,
+        data: Data | None = None,
+        *,
+        network: Chain | nn.Sequential | None = None,
+        objective: Objective | None = None,
+        progress: bool = True,
+        **told: Any,
+    ) -> Pipeline:
+        """Go on with the run in this folder, begun here or on the command line, from its last snapshot to its end.
 
-    @spelled_as_arguments()
+        data: default: where the run has them from. network, objective: those of its beginning, where they were given in
+            Python. told: what may change: epochs, early_stop, stages, launcher, device, ...
+        Returns the pipeline, with `result` and `classifier`. Raises ConfigError for what may not change, or is missing.
+        """
+        recorded = read_recorded(Path(run))
+        for name, given in (("model", network), ("objective", objective)):
+            if given is None and recorded.value(name) == GIVEN:
+                raise not_here(name, Path(run))
+        if data is None and recorded.dataset.data == GIVEN:
+            raise ConfigError(
+                "the run's data were given in Python, and cannot be opened here",
+                where="Pipeline.resume",
+                expected="the data, as when the run began",
+                remedy="Pipeline.resume(run, data)",
+            )
+        here = recorded.changed(launcher=HERE.plan.launcher, stages=HERE.plan.stages, cut=())
+        rule = objective if objective is not None else recorded.rule.objective
+        pipeline = cls(recorded.network.model if network is None else network, rule, settings=here)
+        pipeline.fit(recorded.dataset.data if data is None else data, out=run, resume=True, progress=progress, **told)
+        return pipeline
+
     def fit(
         self,
         data: Data,
         *,
         test: Data | None = None,
-        epochs: int = 10,
-        batch_size: int = 128,
         validation: float | Data | None = None,
-        augment: Sequence[Literal["crop", "shift", "flip", "alternate", "cutout"]] = (),
-        early_stop: int | None = None,
-        samples: int | None = None,
-        image_size: int | None = None,
-        microbatches: int = 1,
-        snapshot_every: int | None = None,
-        keep: int = 2,
         out: str | Path | None = None,
         resume: bool = False,
         progress: bool = True,
-        **optim: Any,
+        **told: Any,
     ) -> Result:
         """Train; the trained network is in `classifier`, and in the `nn.Sequential` that was passed in.
 
@@ -122,94 +141,111 @@ class Pipeline:
         validation: the share of the training samples that is held out, and not learned from, drawn by class and by
             `seed`; 0 for none. None: the validation split that `data` brings, or a fifth. Or such a split, in any form
             of `data`.
-        early_stop, samples, image_size, microbatches, snapshot_every, keep: as `ffdist train --help` has them.
         out: keep the run in this folder: settings, snapshots and logs, as `ffdist train --out` does. `ffdist eval`,
             `predict`, `report`, `export` and `train --resume` take it where they can make the network and the rule
             again: those of ffdist, rules that a module defines, and networks of `models.load_model("module:function",
             ...)`. With any other network or rule, `ffdist.load(out, network, objective)` gives it back.
         resume: go on from the last snapshot in `out`, to the same bits as a run that was never interrupted; all else
             is told as it was, though `epochs` may be more, and stages and launcher others.
-        optim: fields of `OptimConfig`: lr, optimizer, schedule, weight_decay, ...
+        told: fields of the settings by their own names, for this run: epochs, batch_size, augment, lr, schedule, ...
         Ctrl-C, SIGTERM and SIGHUP end the training early, behind a snapshot; again, or before it has begun, they raise
         KeyboardInterrupt.
         Raises ConfigError, DataError and NetworkError for what does not go together, or not with the run that is to go
         on, DivergedError for a loss that is not finite, StageError for a stage that fails or does not answer.
         """
         refuse_while_loading()
+        for name, value in (("resume", resume), ("progress", progress)):
+            if not isinstance(value, bool):
+                raise ConfigError(f"{name} has a wrong value", where="Pipeline.fit", expected="True or False",
+                                  got=repr(value))  # fmt: skip
         share, held_out = (validation, None) if is_share(validation) else (None, validation)
-        told = fit_settings(
-            {
-                "epochs": epochs, "batch_size": batch_size, "validation": share, "augment": augment,
-                "early_stop": early_stop, "samples": samples, "image_size": image_size, "microbatches": microbatches,
-                "snapshot_every": snapshot_every, "keep": keep, "progress": progress, "resume": resume,
-            },
-            optim,
-        )  # fmt: skip
-        if not isinstance(out, (str, Path, type(None))):
-            raise ConfigError("out has a wrong value", where="Pipeline.fit", expected="a folder", got=repr(out))
-        settings = replace(self._told(told), out=out if out is None else Path(out))
-        config = job_config(settings, None, settings.stages or 1)
-        images = sized(as_images(data, test, held_out), settings.image_size)
-        job = self._job(images, config)
-        check_job(job, config.stages)
+        if share is not None:
+            told["validation"] = share
+        settings = self.settings.changed(**as_fields(told, "Pipeline.fit"), **({} if out is None else {"out": out}))
+        images = sized(as_images(data, test, held_out), settings.dataset.image_size)
+        job = self._job(images, settings)
+        check_job(job)
         if progress and job.chain.joined:
-            print(f"ffdist: {job.chain.joined}", file=sys.stderr)
-        if out is None and not resume:
+            note(job.chain.joined)
+        if settings.run.out is None and not resume:
             with tempfile.TemporaryDirectory(prefix="ffdist-") as scratch, held(Path(scratch)):
-                return self._train(job, Path(scratch), progress)
-        return self._train_kept(job, settings, data, progress)
+                self.result = self._train(job, Path(scratch), progress)
+        else:
+            self.result = self._train_kept(job, data, progress, resume=resume)
+        return self.result
 
     def _train(self, job: Job, run: Path, progress: bool) -> Result:
-        result = self._launch(replace(job, config=replace(job.config, run=run)), progress)
+        result = self._launch(replace(job, run=run), progress)
         self._load(job, run)
         return result
 
-    def _train_kept(self, job: Job, settings: TrainSettings, data: Data, progress: bool) -> Result:
+    def _train_kept(self, job: Job, data: Data, progress: bool, *, resume: bool) -> Result:
         """In a folder of its own, that says all of itself; or on from where the run there has come to."""
-        chain = self.chain(job.images)
-        settings = replace(
-            settings,
-            **network_settings(chain, self.blocks),
-            **rule_settings(self.objective),
+        chain, rule = self.chain(job.images, job.settings), self._recorded_rule(job.settings)
+        named = rule_settings(rule)
+        if named["objective"] == GIVEN:
+            named = rule_settings(job.objective)
+        settings = job.settings.changed(
+            **network_settings(chain, job.settings.network.blocks or None),
+            **named,
             **data_settings(data, job.images),
         )
-        if not settings.resume:
+        if not resume:
             with beginning(settings, job.images) as run:
                 return self._train(job, run, progress)
-        recorded = read_recorded(settings.out)
-        settings = as_recorded(settings, recorded, chain, self.objective)
+        recorded = read_recorded(settings.run.out)
+        settings = as_recorded(settings, recorded, chain, rule if rule == BACKPROP else job.objective)
         check_given(recorded, chain, job.objective)
         check_resumable(recorded, settings, "give what is expected")
         with going_on(settings, job.images) as run:
             if told := nothing_left(settings):
-                print(f"ffdist: {told} ({run})", file=sys.stderr)
+                note(f"{spelled(told)} ({run})")
                 self._load(job, run)
                 return result_of(run)
             ready = partial(write_settings, run, settled(settings))
-            job = replace(job, config=replace(job.config, resume=bool(committed(run))), ready=ready)
-            return self._train(job, run, progress)
+            return self._train(replace(job, resume=bool(committed(run)), ready=ready), run, progress)
 
-    def _told(self, given: dict[str, Any]) -> TrainSettings:
-        """What the arguments say, as settings of a run."""
-        values = {name: value for name, value in (self._settings() | given).items() if name in OF_A_RUN}
-        if windows := values.pop("windows", None):
-            values["windows"] = tuple(f"{start}:{end}" for start, end in windows)
-        return replace(TrainSettings(), timeout=self.timeout.total_seconds(), **values)
+    def _rule(self, settings: Settings) -> Objective:
+        """The rule; with the options of its name, where it is given by one."""
+        if not isinstance(self.objective, str):
+            return smoothed(as_objective(self.objective), settings)
+        options = pairs(settings.rule.objective_args, setting("rule.objective_args"))
+        return smoothed(load_objective(self.objective, options), settings)
 
-    def _job(self, images: Images, config: JobConfig) -> Job:
-        chain = self.chain(images)
+    def _recorded_rule(self, settings: Settings) -> Objective | str:
+        """As the run's settings name it: label smoothing is a setting of its own."""
+        if self.objective == BACKPROP:
+            return BACKPROP
+        if not isinstance(self.objective, str):
+            return self.objective
+        return load_objective(self.objective, pairs(settings.rule.objective_args, setting("rule.objective_args")))
+
+    def _job(self, images: Images, settings: Settings) -> Job:
+        chain, stages = self.chain(images, settings), settings.plan.stages or len(settings.plan.cut) or 1
         if self.objective != BACKPROP:
-            return Job(chain, as_objective(self.objective), images, config)
-        if self.stages > 1 or self.fusion:
+            return Job(chain, self._rule(settings), images, settings, stages)
+        if stages > 1 or settings.rule.fusion:
             raise ConfigError("backpropagation's twin is one block: its one loss is behind the last layer",
                               where="Pipeline", expected="stages=1, fusion=False",
-                              got=f"stages={self.stages}, fusion={self.fusion}")  # fmt: skip
+                              got=f"stages={stages}, fusion={settings.rule.fusion}")  # fmt: skip
         whole = twin(chain)
         whole.joined = chain.joined
-        return Job(whole, Backprop(), images, config)
+        return Job(whole, smoothed(Backprop(), settings), images, settings)
 
-    def chain(self, images: Images) -> Chain:
+    def chain(self, images: Images, settings: Settings | None = None) -> Chain:
         """The network as a chain for these data. Raises NetworkError when it was made for other shapes or classes."""
+        told = (settings or self.settings).network
+        chain = self._chain(images, told)
+        if told.pretrained is None or (chain.recipe and chain.recipe.pretrained):
+            return chain
+        return with_weights(chain, weights_file(told.pretrained, chain.recipe.name if chain.recipe else told.model))
+
+    def _chain(self, images: Images, told: NetworkSettings) -> Chain:
+        blocks = told.blocks or None
+        if isinstance(self.network, str):
+            options = pairs(told.model_args, setting("network.model_args"))
+            made = load_model(self.network, images.shape, images.num_classes, options)
+            return made if blocks is None else made.regroup(blocks)
         if isinstance(self.network, Chain):
             made, needed = (self.network.input_shape, self.network.num_classes), (images.shape, images.num_classes)
             if made != needed:
@@ -217,10 +253,8 @@ class Pipeline:
                                    expected="samples {}, {} classes".format(*made),
                                    got="samples {}, {} classes".format(*needed),
                                    remedy="make it of images.shape and images.num_classes")  # fmt: skip
-            return self.network if self.blocks is None else self.network.regroup(self.blocks)
-        return Chain.from_sequential(
-            self.network, input_shape=images.shape, num_classes=images.num_classes, cut=self.blocks
-        )
+            return self.network if blocks is None else self.network.regroup(blocks)
+        return Chain.from_sequential(self.network, input_shape=images.shape, num_classes=images.num_classes, cut=blocks)
 
     @property
     def classifier(self) -> Classifier:
@@ -239,20 +273,10 @@ class Pipeline:
         """
         return self.classifier.predict(samples)
 
-    def _settings(self) -> dict[str, Any]:
-        """The settings, of the types they should have. Raises ConfigError for those that are not."""
-        if not isinstance(self.timeout, timedelta):
-            raise ConfigError("timeout has a wrong value", where="Pipeline", expected="a datetime.timedelta",
-                              got=repr(self.timeout), remedy="timeout=timedelta(seconds=...)")  # fmt: skip
-        return checked({name: getattr(self, name) for name in SETTINGS}, get_type_hints(Pipeline), "Pipeline")
-
     def _launch(self, job: Job, progress: bool) -> Result:
         report = ConsoleReport(PlainConsole(stderr=True, quiet=not progress))
         try:
-            if self.launcher == "processes":
-                check_sendable(job)
-                return run_processes(GivenJob(job), job.config.stages, report)
-            return run_threads(job, report)
+            return launched(job, report)
         finally:
             report.close()
 
@@ -261,7 +285,7 @@ class Pipeline:
         if manifest is None:
             raise DataError("no epoch was finished", where="fit", remedy="train for one epoch at least")
         self._classifier = Classifier(
-            job.chain, job.objective, mean=job.images.mean, std=job.images.std, fusion=self.fusion
+            job.chain, job.objective, mean=job.images.mean, std=job.images.std, fusion=job.settings.rule.fusion
         )
         SnapshotStore(run, job.names).load_weights(self._classifier, manifest)
         self._classifier.pixels, self._classifier.spread = job.images.pixels, job.images.spread
@@ -274,29 +298,35 @@ class Pipeline:
             self.network.load_state_dict(values)
 
 
-SETTINGS = (
-    "stages",
-    "launcher",
-    "blocks",
-    "cut",
-    "fusion",
-    "queue",
-    "precision",
-    "transport",
-    "device",
-    "seed",
-    "threads",
-)
-"""Fields of a `Pipeline` that are checked by their types."""
-OF_A_RUN = {f.name for f in fields(TrainSettings)} - {"blocks", "data", "model", "objective", "out"}
-"""Settings of a run that are arguments of the same name here."""
+HERE = Settings().changed(stages=1, launcher="threads")
+"""What a pipeline made in Python is told where nothing else is."""
+OWN = {"data": "the first argument of fit", "model": "the network itself", "objective": "the rule itself"}
+"""Fields of the settings that are arguments of another kind here."""
 
 
-def fit_settings(given: dict[str, Any], optim: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of `fit`, of the types they should have. Raises ConfigError for those that are not."""
-    of_fit = get_type_hints(Pipeline.fit) | {"validation": float | None}
-    hints = {name: of_fit[name] for name in given} | get_type_hints(OptimConfig)
-    return checked(given | optim, hints, "Pipeline.fit")
+def as_fields(told: dict[str, Any], where: str) -> dict[str, Any]:
+    """Arguments as fields of the settings. Raises ConfigError for one that is none, with the nearest."""
+    for name, value in told.items():
+        if name in OWN:
+            raise ConfigError(f"'{name}' is not told like this", where=where, expected=OWN[name], got=repr(value))
+        if name not in GROUP_OF:
+            raise ConfigError(f"there is no '{name}'", where=where, expected=f"an argument of {where}",
+                              got=f"{name}={value!r}", remedy=nearest(name, GROUP_OF))  # fmt: skip
+    return {name: () if value is None and get_origin(kind_of(name)) is tuple else value for name, value in told.items()}
+
+
+def launched(job: Job, report: ConsoleReport) -> Result:
+    """Run the job by its launcher."""
+    match job.settings.plan.launcher:
+        case "threads":
+            return run_threads(job, report)
+        case "processes":
+            check_sendable(job)
+            return run_processes(GivenJob(job), job.stages, report)
+        case "ray":
+            check_sendable(job)
+            assert job.run, "a scratch folder at least"
+            return launch_on_ray(GivenJob(job), job.settings, job.stages, job.run, report)
 
 
 def sized(images: Images, size: int | None) -> Images:

@@ -20,13 +20,44 @@ from __future__ import annotations
 
 import signal
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+BEGIN, EQUALS, END = "\x02", "\x1f", "\x03"
+"""Around the name of a setting in a text, and between it and its value: no text of a user's has them."""
+
+
+def setting(name: str, value: object = None) -> str:
+    """A setting, or an argument, in the text of an error, for each front door to spell: "optim.lr" is `optim.lr` in
+    Python, `--lr` on the command line.
+
+    value: what it is, or should be, set to.
+    """
+    said = "" if value is None else f"{EQUALS}{value}"
+    return f"{BEGIN}{name}{said}{END}"
+
+
+def as_field(name: str, value: str | None) -> str:
+    """`optim.lr`, `plan.stages=2`."""
+    return name if value is None else f"{name}={value}"
+
+
+def spelled(text: str, spell: Callable[[str, str | None], str] = as_field) -> str:
+    """A text with its settings as `spell` has them."""
+    before, *rest = text.split(BEGIN)
+    for part in rest:
+        inside, _, behind = part.partition(END)
+        name, told, value = inside.partition(EQUALS)
+        before += spell(name, value if told else None) + behind
+    return before
+
 
 class FfdistError(Exception):
-    """What went wrong, and where given: where, what was expected, what was got, and how to mend it."""
+    """What went wrong, and where given: where, what was expected, what was got, and how to mend it.
+
+    As text it names settings by their fields, `optim.lr`; `told` spells them otherwise.
+    """
 
     def __init__(
         self,
@@ -40,6 +71,13 @@ class FfdistError(Exception):
         self.what, self.where, self.expected, self.got, self.remedy = what, where, expected, got, remedy
         details = {"where": where, "expected": expected, "got": got, "remedy": remedy}
         super().__init__("\n".join([what, *(f"  {k}: {v}" for k, v in details.items() if v is not None)]))
+
+    def __str__(self) -> str:
+        return self.told(as_field)
+
+    def told(self, spell: Callable[[str, str | None], str]) -> str:
+        """The whole text, its settings as `spell` has them."""
+        return spelled(str(self.args[0]) if self.args else "", spell)
 
 
 class ConfigError(FfdistError, ValueError):

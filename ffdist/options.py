@@ -175,7 +175,7 @@ def given_as(value: object, kind: Any) -> Any:
     """`convert`, but for text, which is not read as another type; NumPy's and torch's numbers are Python's."""
     given = as_python(value)
     result = convert(given, kind)
-    if isinstance(given, str) and not isinstance(result, str):
+    if isinstance(given, str) and not isinstance(result, (str, Path)):
         raise TypeError(given)
     return result
 
@@ -231,6 +231,8 @@ def convert(value: object, kind: Any) -> Any:
         return value if isinstance(value, int) else int(_text(value))
     if kind is float:
         return float(value) if isinstance(value, (int, float)) else float(_text(value))
+    if kind is Path:
+        return Path(value) if isinstance(value, (str, Path)) else _refuse(value)
     return _text(value)
 
 
@@ -325,4 +327,5 @@ def describe(kind: Any) -> str:
         return " or ".join(member.name for member in kind)
     if kind in (tuple, list):
         return "values,..."
-    return {int: "a whole number", float: "a number", bool: "true or false", str: "text"}.get(kind, str(kind))
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path"}
+    return words.get(kind, str(kind))

@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ffdist.config import TrainSettings, apply
 from ffdist.errors import ConfigError
 from ffdist.options import nearest
+from ffdist.settings import Settings, apply
 
-Settings = dict[str, Any]
+Values = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Preset:
     """Named settings, with a line that says what they are for."""
 
     summary: str
-    settings: Settings = field(default_factory=dict)
+    settings: Values = field(default_factory=dict)
 
 
 NAMES = {"mnist": "MNIST", "fashion-mnist": "Fashion-MNIST", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100",
@@ -32,48 +32,48 @@ AUGMENT: Mapping[str, list[str]] = {"mnist": ["crop"], "fashion-mnist": ["flip"]
 """Ours: the papers that augment name crops and flips of CIFAR alone."""
 
 
-def on(data: str, summary: str, *layers: Settings) -> Preset:
+def on(data: str, summary: str, *layers: Values) -> Preset:
     """A preset of one data set; later layers over earlier ones."""
-    merged: Settings = {"data": data}
+    merged: Values = {"data": data}
     for layer in layers:
         merged |= layer
     return Preset(f"{summary}, {NAMES[data]}", merged)
 
 
-def ours(data: str) -> Settings:
+def ours(data: str) -> Values:
     """What we choose where nothing is published."""
     return {"augment": AUGMENT[data], "precision": "bf16"}
 
 
 # The rules' own settings
 
-HINTON: Settings = {"model": "mlp", "batch_size": 100, "epochs": 100, "optimizer": "sgd", "lr": 1e-3,
+HINTON: Values = {"model": "mlp", "batch_size": 100, "epochs": 100, "optimizer": "sgd", "lr": 1e-3,
                     "weight_decay": 3e-4, "schedule": "linear-late", "validation": 0.0,
                     "precision": "bf16"}  # fmt: skip
-LOEWEX: Settings = {"model_args": ["widths=1000,1000,1000", "init=fan-out"]}
-SEL: Settings = {"model": "sel-cnn", "batch_size": 50, "epochs": 200, "optimizer": "adam", "lr": 5e-5,
+LOEWEX: Values = {"model_args": ["widths=1000,1000,1000", "init=fan-out"]}
+SEL: Values = {"model": "sel-cnn", "batch_size": 50, "epochs": 200, "optimizer": "adam", "lr": 5e-5,
                  "weight_decay": 0.0, "schedule": "constant", "validation": 0.0}  # fmt: skip
-CWC: Settings = {"model": "cfse-cnn", "objective": "cwc", "optimizer": "adam", "lr": 1e-2, "weight_decay": 0.0,
+CWC: Values = {"model": "cfse-cnn", "objective": "cwc", "optimizer": "adam", "lr": 1e-2, "weight_decay": 0.0,
                  "schedule": "constant", "validation": 0.0}  # fmt: skip
-CWC_WINDOWS: Mapping[str, Settings] = {
+CWC_WINDOWS: Mapping[str, Values] = {
     "mnist": {"epochs": 5, "windows": ["0:2", "0:3", "0:4", "0:5"]},
     "fashion-mnist": {"epochs": 23, "windows": ["0:10", "0:15", "0:19", "0:23"]},
     "cifar10": {"epochs": 25, "windows": ["0:11", "0:16", "0:21", "0:25"]},
     "cifar100": {"epochs": 85, "windows": ["0:30", "0:30", "30:60", "30:60", "60:85", "60:85"]},
 }
-CWC_100: Settings = {"model_args": ["widths=60,120,240,400,800,1600", "groups=20,20,100"],
+CWC_100: Values = {"model_args": ["widths=60,120,240,400,800,1600", "groups=20,20,100"],
                      "objective_args": ["superclass_blocks=4"]}  # fmt: skip
-CWC_MOD: Settings = {"objective": "cwc-mod", "epochs": 100, "schedule": "plateau", "early_stop": 30, "lr": 3e-3}
-SFF: Settings = {"epochs": 60, "lr": 3e-3}
-SHORTER: Mapping[str, Settings] = {"mnist": {"epochs": 12, "lr": 2e-3}, "fashion-mnist": {"epochs": 20, "lr": 2e-3},
+CWC_MOD: Values = {"objective": "cwc-mod", "epochs": 100, "schedule": "plateau", "early_stop": 30, "lr": 3e-3}
+SFF: Values = {"epochs": 60, "lr": 3e-3}
+SHORTER: Mapping[str, Values] = {"mnist": {"epochs": 12, "lr": 2e-3}, "fashion-mnist": {"epochs": 20, "lr": 2e-3},
                                    "cifar100": {"epochs": 30}}  # fmt: skip
 KERNEL = {"mnist": 3, "fashion-mnist": 3, "cifar10": 5, "cifar100": 3}
-DEEP: Settings = {"batch_size": 64, "objective_args": ["kernel=1"]}
-ASGE: Settings = {"objective": "asge", "model_args": ["norm=false", "pool=avg", "pool_first=true"], "epochs": 100,
+DEEP: Values = {"batch_size": 64, "objective_args": ["kernel=1"]}
+ASGE: Values = {"objective": "asge", "model_args": ["norm=false", "pool=avg", "pool_first=true"], "epochs": 100,
                   "lr": 2e-4, "weight_decay": 1e-3, "validation": 0.0, "fusion": True}  # fmt: skip
-PREDSIM: Settings = {"objective": "predsim", "optimizer": "adam", "lr": 5e-4, "weight_decay": 0.0, "epochs": 400,
+PREDSIM: Values = {"objective": "predsim", "optimizer": "adam", "lr": 5e-4, "weight_decay": 0.0, "epochs": 400,
                      "validation": 0.0}  # fmt: skip
-FAST: Settings = {"model": "speednet", "batch_size": 512, "epochs": 6, "optimizer": "muon", "lr": 0.12, "head_lr": 0.7,
+FAST: Values = {"model": "speednet", "batch_size": 512, "epochs": 6, "optimizer": "muon", "lr": 0.12, "head_lr": 0.7,
                   "bias_lr": 27.0, "weight_decay": 0.0, "momentum": 0.85, "muon_momentum": 0.6, "nesterov": True,
                   "ns_steps": 3, "unit_filters": True, "schedule": "linear", "warmup": 0.23, "start": 0.2, "end": 0.07,
                   "label_smoothing": 0.2, "validation": 0.0, "augment": ["shift", "alternate"],
@@ -174,7 +174,7 @@ GROUPS: dict[str, dict[str, Preset]] = {
 PRESETS: dict[str, Preset] = {name: preset for group in GROUPS.values() for name, preset in group.items()}
 
 
-def with_preset(settings: TrainSettings, name: str) -> TrainSettings:
+def with_preset(settings: Settings, name: str) -> Settings:
     """`settings` with a preset laid over them. Raises ConfigError, with the nearest name, when there is none such."""
     if name not in PRESETS:
         raise ConfigError(f"there is no preset '{name}'", where="ffdist train PRESET", remedy=nearest(name, PRESETS))

@@ -19,7 +19,6 @@ from rich.table import Table
 
 from ffdist import plain
 from ffdist.cli import tell
-from ffdist.config import TrainSettings, without_strange_options
 from ffdist.data import open_data
 from ffdist.errors import ConfigError, FfdistError
 from ffdist.objectives import load_objective
@@ -28,6 +27,7 @@ from ffdist.runtime.agree import check_job
 from ffdist.runtime.folder import beginning
 from ffdist.runtime.ray import RayOptions, joined, run_ray
 from ffdist.runtime.start import SettingsJob, make_job
+from ffdist.settings import Settings, without_strange_options
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def train(trial: dict[str, Any], sweep: Sweep) -> None:
     """One trial: the driver of a pipeline of its own."""
     choice = trial["choice"]
     run = sweep.out / "runs" / "-".join(f"{name}={value}" for name, value in choice.items())
-    settings = replace(settings_of(choice, sweep), out=run)
+    settings = settings_of(choice, sweep).changed(out=run)
 
     def report(event: dict[str, Any]) -> None:
         if event["event"] == "epoch":
@@ -72,32 +72,32 @@ def train(trial: dict[str, Any], sweep: Sweep) -> None:
             tune.report({"accuracy": validation["accuracy"]["mean"], "samples_per_second": train["samples_per_second"]})
 
     options = RayOptions(patience=timedelta(minutes=10))
-    with beginning(settings, open_data(settings.data)):
+    with beginning(settings, open_data(settings.dataset.data)):
         job = SettingsJob(settings, run, sweep.stages)
-        run_ray(job, sweep.stages, report, run=run, data=settings.data, options=options)
+        run_ray(job, sweep.stages, report, run=run, data=settings.dataset.data, options=options)
 
 
-def settings_of(choice: dict[str, Any], sweep: Sweep) -> TrainSettings:
+def settings_of(choice: dict[str, Any], sweep: Sweep) -> Settings:
     """A choice laid over the preset. Raises ConfigError where nothing would be held out to search by."""
     names = ("epochs", "samples", "data", "validation")
     given = {name: getattr(sweep, name) for name in names if getattr(sweep, name) is not None}
-    preset = with_preset(TrainSettings(), sweep.preset)
-    settings = replace(preset, **given, lr=choice["lr"], objective=choice["objective"], launcher="ray", threads=1)
+    preset = with_preset(Settings(), sweep.preset)
+    settings = preset.changed(**given, lr=choice["lr"], objective=choice["objective"], launcher="ray", threads=1)
     settings = without_strange_options(settings, preset, given)
-    if settings.validation == 0:
+    if settings.dataset.validation == 0:
         if sweep.validation == 0:
             raise ConfigError("a search goes by the validation accuracy", where="--validation", expected="> 0", got=0)
-        settings = replace(settings, validation=0.2)
+        settings = settings.changed(validation=0.2)
     if "kernel" in choice:
-        kept = tuple(arg for arg in settings.objective_args if not arg.startswith("kernel="))
-        settings = replace(settings, objective_args=(*kept, f"kernel={choice['kernel']}"))
+        kept = tuple(arg for arg in settings.rule.objective_args if not arg.startswith("kernel="))
+        settings = settings.changed(objective_args=(*kept, f"kernel={choice['kernel']}"))
     return settings
 
 
 def choices(sweep: Sweep) -> list[dict[str, Any]]:
     """Every combination; a kernel only for the rules whose head has one."""
     made: list[dict[str, Any]] = []
-    for objective in sweep.objective or (with_preset(TrainSettings(), sweep.preset).objective,):
+    for objective in sweep.objective or (with_preset(Settings(), sweep.preset).rule.objective,):
         kernels = sweep.kernel if objective != "backprop" and hasattr(load_objective(objective), "kernel") else ()
         for lr in sweep.lr:
             made += [{"lr": lr, "objective": objective, "kernel": k} for k in kernels] or [
@@ -112,7 +112,7 @@ def check(sweep: Sweep) -> None:
         raise ConfigError("the folder already holds a sweep", where=sweep.out, remedy="choose another --out")
     for choice in choices(sweep):
         settings = settings_of(choice, sweep)
-        check_job(make_job(settings, open_data(settings.data), None, sweep.stages), sweep.stages)
+        check_job(make_job(settings, open_data(settings.dataset.data), stages=sweep.stages))
 
 
 def search(sweep: Sweep) -> list[tune.Result]:

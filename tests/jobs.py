@@ -14,9 +14,9 @@ from torch import nn
 from ffdist.data import open_data
 from ffdist.models import Chain, cnnb
 from ffdist.objectives import SFF, Objective
-from ffdist.pipeline.source import Schedule
-from ffdist.runtime.job import Job, JobConfig
+from ffdist.runtime.job import Job
 from ffdist.runtime.threads import run_threads
+from ffdist.settings import Settings
 from ffdist.snapshot import latest
 
 QUIET = lambda event: None  # noqa: E731 - a reporter that tells nobody
@@ -48,7 +48,6 @@ class DigitsJob:
     epochs: int = 2
     objective: Objective = field(default_factory=SFF)
     settings: dict[str, Any] = field(default_factory=dict)
-    schedule: dict[str, Any] = field(default_factory=dict)
     noisy: bool = False
     """Dropout in every block; the small convolutional network otherwise."""
 
@@ -56,10 +55,11 @@ class DigitsJob:
         images = open_data("digits")
         if self.run is not None:
             self.run.mkdir(parents=True, exist_ok=True)
-        settings = {"batch_size": 64, "threads": 1, "augment": ("crop",), "run": self.run} | self.settings
-        config = JobConfig(Schedule(self.epochs, **self.schedule), **settings)
+        told = {"batch_size": 64, "threads": 1, "augment": ("crop",), "device": "cpu"} | self.settings
+        own = {name: told.pop(name) for name in ("stages", "resume", "report_every") if name in told}
+        settings = Settings().changed(epochs=self.epochs, **told)
         chain = noisy_chain() if self.noisy else cnnb(images.shape, images.num_classes, (8, 12, 16))
-        return Job(chain, self.objective, images, config)
+        return Job(chain, self.objective, images, settings, run=self.run, **own)
 
 
 class PowerCutError(Exception):

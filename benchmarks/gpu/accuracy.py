@@ -17,7 +17,7 @@ from benchmarks.gpu.suite import Suite
 from ffdist.baselines.base import Replica
 from ffdist.models import cnnb
 from ffdist.pipeline.block import LearningBlock, learn
-from ffdist.pipeline.optim import OptimConfig
+from ffdist.settings import Settings
 
 
 def accuracy(suite: Suite, rows: Rows) -> None:
@@ -29,7 +29,7 @@ def accuracy(suite: Suite, rows: Rows) -> None:
 def learning(suite: Suite, side: str, rows: Rows) -> list[dict[str, float]]:
     """Of one side, up to twelve epochs, as far as the time goes."""
     assert suite.data
-    here = replace(suite, batch=128, optim=OptimConfig(lr=1e-3, schedule="constant"))
+    here = replace(suite, batch=128, settings=Settings().changed(lr=1e-3, schedule="constant", precision="bf16"))
     with np.load(suite.data, allow_pickle=False) as arrays:
         pictures = {split: (arrays[f"x_{split}"], arrays[f"y_{split}"]) for split in ("train", "test")}
     scale = pictures["train"][0].mean((0, 1, 2)), pictures["train"][0].std((0, 1, 2))

@@ -126,7 +126,7 @@ class Arrivals:
 
 def ddp_rounds(name: str, rank: int, size: int, suite: Suite, chain: Chain) -> dict[str, Any]:
     """Each rank learns from its part of the batch."""
-    config = BaselineConfig(suite.optim, 10**6, suite.batch, 0, "bf16", suite.device)
+    config = BaselineConfig(suite.told, 10**6, suite.device)
     suite.recover()  # from the learner before
     forget_peak(suite.device)
     try:

@@ -27,10 +27,10 @@ from ffdist.device import (
 from ffdist.models import Chain, cnnb, mlp, resnet18, vgg8
 from ffdist.objectives import SFF, Objective
 from ffdist.pipeline.block import BlockConfig, LearningBlock, learn
-from ffdist.pipeline.optim import OptimConfig
 from ffdist.pipeline.plan import build_block, sites
+from ffdist.settings import Settings
 
-TIMED = OptimConfig(lr=1e-8, schedule="constant")
+TIMED = Settings().changed(lr=1e-8, schedule="constant", precision="bf16")
 """One batch is learned from again and again: it must stay unlearned, as products of vanishing gradients take less."""
 SIDES = ("ff", "bp")
 
@@ -45,7 +45,12 @@ class Suite:
     rounds: int = 7
     seconds: float = 2.0
     data: str | None = None
-    optim: OptimConfig = TIMED
+    settings: Settings = TIMED
+
+    @property
+    def told(self) -> Settings:
+        """What both kinds of learners are told."""
+        return self.settings.changed(batch_size=self.batch)
 
     def networks(self) -> dict[str, Chain]:
         """Name -> chain, for 32x32 colour pictures and 10 classes."""
@@ -66,12 +71,12 @@ class Suite:
 
     def forward_forward(self, chain: Chain, only: Sequence[int] | None = None) -> list[LearningBlock]:
         """The blocks with their heads and optimisers, all or some."""
-        config = BlockConfig(self.optim, 10**6, 0, "bf16", self.device)
+        config = BlockConfig(self.told, 10**6, self.device)
         wanted = range(len(chain)) if only is None else only
         return [build_block(chain, site, RULE, config) for site in sites(chain) if site.index in wanted]
 
     def backpropagation(self, chain: Chain, place: Place = Place(0, 1)) -> Learner:  # noqa: B008
-        config = BaselineConfig(self.optim, 10**6, self.batch, 0, "bf16", self.device)
+        config = BaselineConfig(self.told, 10**6, self.device)
         return Replica(Whole(chain, config), config, place)
 
     def begin(self) -> None:

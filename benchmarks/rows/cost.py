@@ -8,20 +8,21 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from itertools import cycle, islice
 from statistics import median
 from typing import NamedTuple, TypeVar
 
-from ffdist.config import TrainSettings
 from ffdist.data import open_data
 from ffdist.pipeline.message import EvalBatch, Message, TrainBatch
 from ffdist.pipeline.plan import build_block
-from ffdist.pipeline.source import Loaders, Schedule, Source
+from ffdist.pipeline.source import Loaders, Source
 from ffdist.pipeline.stage import Stage
 from ffdist.runtime.job import Job
 from ffdist.runtime.rank import set_threads, stage_device
 from ffdist.runtime.start import make_job
 from ffdist.runtime.world import World
+from ffdist.settings import Settings
 
 M = TypeVar("M", TrainBatch, EvalBatch)
 
@@ -39,18 +40,18 @@ class Cost(NamedTuple):
         return f"about {minutes // 60} h {minutes % 60:02} min {seconds:02} s of CPU, {self.peak_mib:,} MiB"
 
 
-def estimate(settings: TrainSettings) -> Cost:
+def estimate(settings: Settings) -> Cost:
     """Trains and evaluates a few batches in a process of its own. Raises DataError where the data is not prepared."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(measure, settings).result()
 
 
-def measure(settings: TrainSettings, batches: int = 5) -> Cost:
+def measure(settings: Settings, batches: int = 5) -> Cost:
     """In this process. Rules that let blocks rest cost less than this says, and so do runs that stop early."""
-    set_threads(settings.threads, World())
-    job = make_job(settings, open_data(settings.data, settings.image_size), None, 1)
+    set_threads(settings.compute.threads, World())
+    job = make_job(settings, open_data(settings.dataset.data, settings.dataset.image_size))
     loaders = job.loaders()
-    stage, epochs = whole_network(job), settings.epochs
+    stage, epochs = whole_network(job), settings.training.epochs
     out = Nowhere()
     learn = seconds(lambda m: stage.train(m, out), training(job, loaders), batches)
     score = seconds(stage.evaluate, scoring(job, loaders), batches)
@@ -60,14 +61,18 @@ def measure(settings: TrainSettings, batches: int = 5) -> Cost:
 
 
 def whole_network(job: Job) -> Stage:
-    config = job.block_config(stage_device(job.config.device, World()), 1000)
+    config = job.block_config(stage_device(job.settings.compute.device, World()), 1000)
     return Stage(0, [build_block(job.chain, site, job.objective, config) for site in job.sites()],
                  lambda blocks, marker: [])  # fmt: skip
 
 
 def training(job: Job, loaders: Loaders) -> Iterator[TrainBatch]:
-    source = Source(loaders, job.objective, Schedule(sys.maxsize), num_classes=job.chain.num_classes,
-                    seed=job.config.seed)  # fmt: skip
+    source = Source(
+        loaders,
+        job.objective,
+        replace(job.settings.training, epochs=sys.maxsize),
+        num_classes=job.chain.num_classes,
+    )
     return (message for message in source if isinstance(message, TrainBatch))
 
 

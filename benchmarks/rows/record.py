@@ -13,9 +13,9 @@ from typing import Any
 from benchmarks.rows.row import Row
 from benchmarks.rows.train import cost_of, read_lines
 from ffdist.bench.record import machine, versions
-from ffdist.config import TrainSettings
 from ffdist.pipeline.predictors import PREDICTORS
 from ffdist.runtime.run import load_classifier, read_settings
+from ffdist.settings import Settings
 
 Record = dict[str, Any]
 
@@ -25,7 +25,7 @@ def measured(out: Path) -> Record:
     *epochs, last = read_lines(out / "metrics.jsonl")
     test = last["test"]
     return {
-        "seed": read_settings(out).seed,
+        "seed": read_settings(out).training.seed,
         "accuracy": {name: round(100 * share, 2) for name, share in test["accuracy"].items()},
         "blocks": {b["block"]: None if b["accuracy"] is None else round(100 * b["accuracy"], 2)
                    for b in test["blocks"]},
@@ -59,9 +59,9 @@ def summed_up(row: Row, outs: Sequence[Path], note: str) -> Record:
     }  # fmt: skip
 
 
-def what_decides(settings: TrainSettings) -> Record:
+def what_decides(settings: Settings) -> Record:
     """The settings but for where things lie."""
-    return {k: v for k, v in vars(settings).items() if isinstance(v, (int, float, str, tuple)) and k != "data"}
+    return {k: v for k, v in settings.items() if isinstance(v, (int, float, str, tuple)) and k != "data"}
 
 
 def write(record: Record, folder: Path) -> Path:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ffdist.cli.train import parse
-from ffdist.config import TrainSettings
 from ffdist.errors import ConfigError
+from ffdist.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,8 @@ class Row:
         data = self.data if self.data == "digits" else str(root / self.data)
         return [*self.args, "--stages", "1", "--data", data, "--seed", str(seed)]
 
-    def settings(self, root: Path, seed: int = 0) -> TrainSettings:
-        return parse(self.flags(root, seed))
+    def settings(self, root: Path, seed: int = 0) -> Settings:
+        return parse(self.flags(root, seed)).settings
 
 
 def read_rows(file: Path) -> dict[str, Row]:

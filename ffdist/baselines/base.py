@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -15,25 +15,22 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from ffdist.device import moved
 from ffdist.models import Chain, derive_seed, seeded
 from ffdist.pipeline.block import placed, put_on
-from ffdist.pipeline.optim import OptimConfig, build_optimizer, build_schedule
+from ffdist.pipeline.optim import build_optimizer, build_schedule
+from ffdist.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
 class BaselineConfig:
     """The same for both sides of a comparison."""
 
-    optim: OptimConfig
+    settings: Settings
     total_steps: int
-    batch_size: int
-    """Samples of a whole batch, over all ranks."""
-    seed: int = 0
-    precision: Literal["fp32", "bf16"] = "fp32"
     device: torch.device = field(default_factory=partial(torch.device, "cpu"))
     compiled: bool = False
     """Let torch.compile rewrite the blocks."""
 
     def autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.compute.precision == "bf16")
 
 
 class Place(NamedTuple):
@@ -71,8 +68,8 @@ class Whole(nn.Module):
 
     def __init__(self, chain: Chain, config: BaselineConfig) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(chain.build(index, config.seed) for index in range(len(chain)))
-        with seeded(derive_seed(config.seed, "weights", len(chain))):  # the same on every rank
+        self.blocks = nn.ModuleList(chain.build(index, config.settings.training.seed) for index in range(len(chain)))
+        with seeded(derive_seed(config.settings.training.seed, "weights", len(chain))):  # the same on every rank
             self.blocks.append(chain.classifier())
         put_on(self, config.device)
         if config.compiled:
@@ -124,6 +121,6 @@ def optimised(
     module: nn.Module, config: BaselineConfig
 ) -> tuple[torch.optim.Optimizer, LRScheduler | ReduceLROnPlateau]:
     """The fused optimiser and the schedule that ffdist's blocks have, over all parameters."""
-    optimizer = build_optimizer(config.optim, module)
+    optimizer = build_optimizer(config.settings.optim, module)
     assert optimizer, "a network has parameters"
-    return optimizer, build_schedule(config.optim, optimizer, config.total_steps)
+    return optimizer, build_schedule(config.settings.scheduler, optimizer, config.total_steps)

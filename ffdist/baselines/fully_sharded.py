@@ -8,7 +8,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from ffdist.baselines.base import BaselineConfig, Learner, Place, Replica, Whole
-from ffdist.errors import ConfigError
+from ffdist.errors import ConfigError, setting
 from ffdist.models import Chain
 from ffdist.pipeline.optim import NORMS
 
@@ -23,11 +23,15 @@ def fully_sharded(
 
     Raises ConfigError for SGD, whose fused form torch cannot shard, and for bf16 in a run of float32.
     """
-    if config.optim.optimizer == "sgd":
+    if config.settings.optim.optimizer == "sgd":
         raise ConfigError("torch's fused SGD cannot be sharded", where="fsdp", expected="adamw or adam", got="sgd")
-    if bf16 and config.precision != "bf16":
-        raise ConfigError("a run of float32 gathers float32", where="fsdp-bf16", expected="--precision bf16",
-                          got=config.precision)  # fmt: skip
+    if bf16 and config.settings.compute.precision != "bf16":
+        raise ConfigError(
+            "a run of float32 gathers float32",
+            where="fsdp-bf16",
+            expected=setting("compute.precision", "bf16"),
+            got=config.settings.compute.precision,
+        )
     policy = MixedPrecisionPolicy(torch.bfloat16, cast_forward_inputs=False) if bf16 else MixedPrecisionPolicy()
     whole = Whole(chain, config).to(memory_format=torch.contiguous_format)  # it shards nothing else
     mesh = init_device_mesh(config.device.type, (place.size,))

@@ -43,12 +43,15 @@ def pipeline_parallel(
     Raises NetworkError where there are fewer blocks than stages, or microbatches that do not divide the batch.
     """
     stages = place.size * PARTS[style]
-    if stages > len(chain) or config.batch_size % microbatches:
-        raise NetworkError(f"{style} does not fit", where=f"{place.size} ranks, batches of {config.batch_size}",
-                           expected=f"{stages} blocks, and microbatches that divide the batch",
-                           got=f"{len(chain)} blocks, {microbatches} microbatches")  # fmt: skip
+    if stages > len(chain) or config.settings.training.batch_size % microbatches:
+        raise NetworkError(
+            f"{style} does not fit",
+            where=f"{place.size} ranks, batches of {config.settings.training.batch_size}",
+            expected=f"{stages} blocks, and microbatches that divide the batch",
+            got=f"{len(chain)} blocks, {microbatches} microbatches",
+        )
     whole = Whole(chain, config)
-    shape = (config.batch_size // microbatches, *chain.input_shape)
+    shape = (config.settings.training.batch_size // microbatches, *chain.input_shape)
     cut = agreed_cut(whole, shape, stages, config, place)
     return Pipelined(
         whole, cut, shape, style, microbatches, config, place, config.autocast if cast_once else nullcontext
@@ -78,7 +81,7 @@ class Pipelined:
         self.steps = STYLES[style](stages[0] if single else stages, microbatches, loss_fn=cross_entropy)
 
     def learn(self, x: Tensor | None, y: Tensor | None) -> None:
-        labels = y if y is not None else torch.empty(self.config.batch_size, dtype=torch.int64)
+        labels = y if y is not None else torch.empty(self.config.settings.training.batch_size, dtype=torch.int64)
         labels = labels.to(self.config.device)
         dist.broadcast(labels, 0)
         given = () if x is None else (placed(x, self.config.device),)

@@ -151,7 +151,7 @@ class AloneLife:
         s = self.settings
         torch.set_num_threads(s.threads)
         job = s.job(1)()
-        config = job.block_config(stage_device(job.config.device, seat.world), 10**6)
+        config = job.block_config(stage_device(job.settings.compute.device, seat.world), 10**6)
         return {name: [calls.replay(config.device, self.repeats)
                        for calls in heavy_calls(chain, objective, config, s.batch_size)]
                 for name, (chain, objective) in both_sides(job).items()}  # fmt: skip

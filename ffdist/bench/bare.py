@@ -40,7 +40,7 @@ class BareBlocks:
 
     def output(self, index: int) -> Tensor:
         config = self.blocks[index].config
-        with torch.autocast(config.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+        with torch.autocast(config.device.type, torch.bfloat16, enabled=config.settings.compute.precision == "bf16"):
             return self.blocks[index].module(self.inputs[index])
 
     def __call__(self) -> list[float]:
@@ -79,7 +79,7 @@ class StepsLife:
         s = self.settings
         torch.set_num_threads(s.threads)
         job = s.job(1)()
-        config = job.block_config(stage_device(job.config.device, seat.world), 10**6)
+        config = job.block_config(stage_device(job.settings.compute.device, seat.world), 10**6)
         step = OneStep(*both_sides(job)["bp" if self.side == "bp" else "ff"], config, s.batch_size)
         bare = BareBlocks(step) if self.side == "bare" else None
         while (count := seat.order()) is not None:

@@ -57,9 +57,9 @@ class BaselineLife:
 
     def __call__(self, seat: Seat) -> MemoryUse | None:
         job = self.make_job()
-        device = stage_device(job.config.device, seat.world)
+        device = stage_device(job.settings.compute.device, seat.world)
         place = Place(seat.world.rank, seat.world.size)
-        join(seat, device, job.config.threads or 1)
+        join(seat, device, job.settings.compute.threads or 1)
         bench = Bench(job, place, self._config(job, device))
         with Meter(device) if self.weigh else nullcontext() as meter:
             while (order := seat.order()) is not None:
@@ -70,8 +70,7 @@ class BaselineLife:
         return meter and meter.use()
 
     def _config(self, job: Job, device: torch.device) -> BaselineConfig:
-        c = job.config
-        return BaselineConfig(c.optim, 10**6, c.batch_size, c.seed, c.precision, device, self.compiled)
+        return BaselineConfig(job.settings, 10**6, device, self.compiled)
 
 
 class Bench:
@@ -105,7 +104,7 @@ class Bench:
         begun = time.perf_counter()
         self._learn(learner, window.batches)
         self._meet()
-        return Lap(window.batches * self.config.batch_size, time.perf_counter() - begun, {})
+        return Lap(window.batches * self.config.settings.training.batch_size, time.perf_counter() - begun, {})
 
     def _learn(self, learner: Learner, batches: int) -> None:
         for _ in range(batches):

@@ -24,9 +24,16 @@ class CostsLife:
         s = self.settings
         torch.set_num_threads(s.threads)
         job = s.job(1)()
-        config = job.block_config(stage_device(job.config.device, seat.world), 10**6)
-        return measure_blocks(job.chain, job.objective, config, s.batch_size, microbatches=s.microbatches,
-                              repeats=self.repeats, of=median)  # fmt: skip
+        config = job.block_config(stage_device(job.settings.compute.device, seat.world), 10**6)
+        return measure_blocks(
+            job.chain,
+            job.objective,
+            config,
+            s.batch_size,
+            microbatches=s.train.training.microbatches,
+            repeats=self.repeats,
+            of=median,
+        )
 
 
 def block_costs(settings: BenchSettings, repeats: int = 10) -> list[BlockCost]:

@@ -33,7 +33,7 @@ def floors(settings: BenchSettings) -> dict[str, Floor]:
     """Of ffdist ("ff") and of the same network with one loss ("bp")."""
     job = settings.job(1)()
     config = job.block_config(torch.device("cpu"), 10**6)
-    bytes_each = OPTIMISER_BYTES[settings.optimizer]
+    bytes_each = OPTIMISER_BYTES[settings.train.optim.optimizer]
     found = {}
     for name, (chain, objective) in both_sides(job).items():
         operations, parameters = count(chain, objective, config)

@@ -8,17 +8,17 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from ffdist.config import TrainSettings
 from ffdist.models import Chain
 from ffdist.runtime.job import Job
 from ffdist.runtime.start import SettingsJob
+from ffdist.settings import Settings
 
 
 @dataclass(frozen=True)
 class BenchJob:
     """Makes the job that `ffdist train` would make of the settings, with its blocks compiled where told."""
 
-    settings: TrainSettings
+    settings: Settings
     stages: int
     compiled: bool = False
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from itertools import islice
 from threading import Event
 from typing import Any
@@ -39,11 +39,11 @@ class PipelineLife:
     def __call__(self, seat: Seat) -> MemoryUse | None:
         pace = Pace(seat)
         job = paced(self.make_job(), pace)
-        config, world, store = job.config, seat.world, seat.store()
-        device = stage_device(config.device, world)
-        edges = ProcessEdges(world, store, device, transport=config.transport, depth=config.queue,
-                             timeout=config.timeout)  # fmt: skip
-        rank = Rank(job, world, store, edges, Stopwatch(pace, config.batch_size, device), pace.stop)
+        plan, world, store = job.settings.plan, seat.world, seat.store()
+        device = stage_device(job.settings.compute.device, world)
+        edges = ProcessEdges(world, store, device, transport=plan.transport, depth=plan.queue,
+                             timeout=job.timeout)  # fmt: skip
+        rank = Rank(job, world, store, edges, Stopwatch(pace, job.settings.training.batch_size, device), pace.stop)
         if not self.weigh:
             return rank.run()
         with Meter(device) as meter:
@@ -72,16 +72,15 @@ class Pace:
 class PacedJob(Job):
     """A job whose epochs begin when an order comes, with as many batches as it says."""
 
-    pace: Pace
+    pace: Pace = field(kw_only=True)
 
     def loaders(self) -> Loaders:
         return Loaders(PacedLoader(self.pace, super().loaders().train))  # pyright: ignore[reportArgumentType]
 
 
 def paced(job: Job, pace: Pace) -> PacedJob:
-    schedule = replace(job.config.schedule, epochs=ENDLESS)
-    config = replace(job.config, report_every=0.0, schedule=schedule)
-    return PacedJob(job.chain, job.objective, job.images, config, pace)
+    settings = job.settings.changed(epochs=ENDLESS)
+    return PacedJob(job.chain, job.objective, job.images, settings, job.stages, report_every=0.0, pace=pace)
 
 
 class PacedLoader:

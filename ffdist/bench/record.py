@@ -25,12 +25,13 @@ from ffdist.device import all_seen, name_of
 
 
 def write_record(finding: Finding, settings: BenchSettings, command: Sequence[str]) -> list[Path]:
-    """`<theme>-<hardware>-<date>.{json,md,svg}` below `settings.record`; a number is added to a name that is taken."""
-    assert settings.record
-    settings.record.mkdir(parents=True, exist_ok=True)
+    """`<theme>-<hardware>-<date>.{json,md,svg}` in the folder for records; a number is added to a
+    name that is taken."""
+    assert settings.compare.record
+    settings.compare.record.mkdir(parents=True, exist_ok=True)
     facts = {"command": shlex.join(command), "date": date.today().isoformat(), "machine": machine(),
              "versions": versions()}  # fmt: skip
-    stem = free_stem(settings.record, f"{finding.theme}-{facts['machine']['name']}-{facts['date']}")
+    stem = free_stem(settings.compare.record, f"{finding.theme}-{facts['machine']['name']}-{facts['date']}")
     content = {"theme": finding.theme, **facts, "settings": asdict(settings), "notes": finding.notes,
                "summary": finding.summary, "tables": {g.title: g.rows for g in finding.grids}}  # fmt: skip
     paths = [stem.with_suffix(".json"), stem.with_suffix(".md")]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from ffdist.baselines import family
@@ -80,8 +80,10 @@ def open_pipeline(
     team = ends.enter_context(Team(name, place(PipelineLife(settings.job(stages, compiled=compiled))), stages))
     assert team.hear() == "ready"
     # what the edges hold may not drain within a window
-    tail = (settings.queue + 1) * (stages - 1)
-    return calibrated(PipelineSide(name, team, Window(max(settings.warmup, tail), 3, tail)), settings.seconds)
+    tail = (settings.train.plan.queue + 1) * (stages - 1)
+    return calibrated(
+        PipelineSide(name, team, Window(max(settings.compare.warmup_batches, tail), 3, tail)), settings.compare.seconds
+    )
 
 
 @dataclass
@@ -101,7 +103,7 @@ def open_baseline(ends: ExitStack, settings: BenchSettings, name: str, *, compil
     """
     sides, refused = open_variants(ends, settings, family(name), compiled=compiled)
     if len(sides) == 1:
-        calibrated(sides[0], settings.seconds)
+        calibrated(sides[0], settings.compare.seconds)
         return Family(sides[0], {}, refused)
     return qualify(sides, refused, settings)
 
@@ -111,12 +113,12 @@ def open_variants(
     place: Placing = here,
 ) -> tuple[list[BaselineSide], dict[str, str]]:  # fmt: skip
     """A side a variant, all in the same processes; and why some do not fit the network. ConfigError when none does."""
-    size = 1 if is_serial(variants[0]) else settings.devices
-    threads = settings.threads * (settings.devices if variants == ("bp-threads",) else 1)
-    job = replace(settings, threads=threads).job(1)
+    size = 1 if is_serial(variants[0]) else settings.compare.devices
+    threads = settings.threads * (settings.compare.devices if variants == ("bp-threads",) else 1)
+    job = settings.changed(threads=threads).job(1)
     team = ends.enter_context(Team(variants[0], place(BaselineLife(job, compiled)), size))
     refused = team.ask(Keep(variants))
-    sides = [BaselineSide(v, team, v, Window(settings.warmup, 3)) for v in variants if v not in refused]
+    sides = [BaselineSide(v, team, v, Window(settings.compare.warmup_batches, 3)) for v in variants if v not in refused]
     if not sides:
         raise ConfigError("no such baseline fits this network", where="--against", got="\n".join(refused.values()))
     return sides, refused
@@ -127,14 +129,14 @@ def qualify(
 ) -> Family:
     """Short rounds in turns; the best median is taken, the others are let go unless told to `keep` them."""
     for side in sides:
-        calibrated(side, settings.seconds / 2)
+        calibrated(side, settings.compare.seconds / 2)
     rates: dict[str, list[float]] = {side.name: [] for side in sides}
-    for _ in range(settings.qualifying):
+    for _ in range(settings.compare.qualifying):
         for side in sides:
             rates[side.name].append(side.lap().rate)
     results = {name: Summary.of(values) for name, values in rates.items()}
     best = max(sides, key=lambda side: results[side.name].median)
     if not keep:
         best.team.ask(Keep((best.variant,)))
-    calibrated(best, settings.seconds)
+    calibrated(best, settings.compare.seconds)
     return Family(best, results, refused)

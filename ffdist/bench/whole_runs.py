@@ -15,7 +15,7 @@ from ffdist.baselines import BASELINES, BaselineConfig, Place
 from ffdist.baselines.base import Replica
 from ffdist.bench.baseline_side import join
 from ffdist.bench.team import Seat
-from ffdist.errors import ConfigError
+from ffdist.errors import ConfigError, setting
 from ffdist.pipeline.block import placed
 from ffdist.runtime.edges import ProcessEdges
 from ffdist.runtime.processes import MakeJob
@@ -42,9 +42,9 @@ class PipelineRun:
     def __call__(self, seat: Seat) -> None:
         job = self.make_job()
         job = replace(job, images=replace(job.images, test=None))
-        config, world, store = job.config, seat.world, seat.store()
-        edges = ProcessEdges(world, store, stage_device(config.device, world), transport=config.transport,
-                             depth=config.queue, timeout=config.timeout)  # fmt: skip
+        plan, world, store = job.settings.plan, seat.world, seat.store()
+        edges = ProcessEdges(world, store, stage_device(job.settings.compute.device, world), transport=plan.transport,
+                             depth=plan.queue, timeout=job.timeout)  # fmt: skip
         began = 0.0
 
         def report(event: dict[str, Any]) -> None:
@@ -67,20 +67,20 @@ class BaselineRun:
 
     def __call__(self, seat: Seat) -> None:
         job = self.make_job()
-        c, place = job.config, Place(seat.world.rank, seat.world.size)
-        device = stage_device(c.device, seat.world)
-        join(seat, device, c.threads or 1)
+        settings, place = job.settings, Place(seat.world.rank, seat.world.size)
+        device = stage_device(settings.compute.device, seat.world)
+        join(seat, device, settings.compute.threads or 1)
         loaders = job.loaders()
         assert loaders.validation
         loaders.train.shard = loaders.validation.shard = (place.rank, place.size)
-        steps = len(loaders.train) * c.schedule.epochs
-        config = BaselineConfig(c.optim, steps, c.batch_size, c.seed, c.precision, device)
+        steps = len(loaders.train) * settings.training.epochs
+        config = BaselineConfig(settings, steps, device)
         learner = BASELINES[self.variant](job.chain, config, place)
         if not isinstance(learner, Replica):
             raise ConfigError("only baselines that hold the whole network on each device are evaluated",
-                              where="--against", got=self.variant)  # fmt: skip
+                              where=setting("compare.against"), got=self.variant)  # fmt: skip
         began = time.perf_counter()
-        for epoch in range(c.schedule.epochs):
+        for epoch in range(settings.training.epochs):
             for x, y in loaders.train.epoch(epoch):
                 learner.learn(x, y)
             found = evaluate(learner, loaders.validation.epoch(0))

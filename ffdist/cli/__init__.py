@@ -8,26 +8,35 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Sequence
 from importlib.metadata import version
 from typing import NoReturn
 
+from ffdist.cli.spelling import as_flags
 from ffdist.errors import ConfigError, FfdistError, Interrupted, exit_status
 from ffdist.folders import check_temporary
+from ffdist.notes import QUIET
 from ffdist.options import nearest
 from ffdist.plain import let_any_text_pass
 from ffdist.runtime.interrupts import handle_signals, leave_at_once, signals_restored
 from ffdist.runtime.world import World
 
 COMMANDS = {
-    "train": ("ffdist.cli.train", "train a network through a pipeline of stages"),
-    "eval": ("ffdist.cli.evaluate", "accuracy of a trained network"),
-    "predict": ("ffdist.cli.predict", "classes of pictures"),
-    "report": ("ffdist.cli.report", "what a run did: settings, curves, accuracies; class activation maps"),
-    "export": ("ffdist.cli.export", "a trained network as one file, for torch alone"),
-    "data": ("ffdist.cli.data", "list and prepare data sets"),
-    "bench": ("ffdist.cli.bench", "measure against backpropagation"),
-    "doctor": ("ffdist.cli.doctor", "check this machine: versions, devices, sends between processes"),
+    "train": ("ffdist.cli.train:main", "train a network through a pipeline of stages"),
+    "eval": ("ffdist.cli.evaluate:main", "accuracy of a trained network"),
+    "predict": ("ffdist.cli.predict:main", "classes of pictures"),
+    "report": ("ffdist.cli.report:main", "what a run did: settings, curves, accuracies; class activation maps"),
+    "export": ("ffdist.cli.export:main", "a trained network as one file, for torch alone"),
+    "data": ("ffdist.cli.data:main", "list and prepare data sets"),
+    "bench": ("ffdist.cli.bench:main", "measure against backpropagation"),
+    "rules": ("ffdist.cli.catalog:rules", "local learning rules, and their options"),
+    "models": ("ffdist.cli.catalog:models", "networks, and their options"),
+    "presets": ("ffdist.cli.catalog:presets", "named settings"),
+    "datasets": ("ffdist.cli.catalog:datasets", "data sets: by name, and prepared ones"),
+    "settings": ("ffdist.cli.catalog:settings", "all settings of a training run"),
+    "completion": ("ffdist.cli.completion:main", "completion of commands and options in a shell"),
+    "doctor": ("ffdist.cli.doctor:main", "check this machine: versions, devices, sends between processes"),
 }
 
 
@@ -38,12 +47,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         handle_signals(leave_at_once)
         let_any_text_pass()
         command, args = read(argv)
-        module, _ = COMMANDS[command]
+        verbose, args = without(VERBOSE, args)
+        quiet, args = without(SILENT, args)
+        module, _, function = COMMANDS[command][0].partition(":")
         try:
+            if quiet:
+                os.environ[QUIET] = "1"
             check_temporary()
-            importlib.import_module(module).main(args)
+            getattr(importlib.import_module(module), function)(args)
             sys.stdout.flush()  # here, where a pipe that nobody reads any more is still an error of ours
         except FfdistError as error:
+            if verbose:
+                traceback.print_exception(error)
             tell(error)
             leave(1)
         except ModuleNotFoundError as error:
@@ -57,6 +72,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what is flushed at the interpreter's end
             sys.exit(141)
+
+
+VERBOSE, SILENT = ("-v", "--verbose"), ("-q", "--quiet")
+"""Of every command: errors with their tracebacks; nothing but results and errors."""
+
+
+def without(flags: Sequence[str], args: Sequence[str]) -> tuple[bool, list[str]]:
+    """Whether one of the flags is among the arguments, and the others; behind "--" they are names."""
+    end = list(args).index("--") if "--" in args else len(args)
+    rest = [arg for arg in args[:end] if arg not in flags] + list(args[end:])
+    return len(rest) < len(args), rest
 
 
 def leave(status: int) -> NoReturn:
@@ -87,14 +113,15 @@ def tell(error: FfdistError) -> None:
     if world and world.rank > 0 and isinstance(error, ConfigError):
         return
     rank = f" (rank {world.rank})" if world else ""
-    print(f"ffdist: error{rank}: {error}", file=sys.stderr, flush=True)
+    print(f"ffdist: error{rank}: {error.told(as_flags)}", file=sys.stderr, flush=True)
 
 
 def parser() -> argparse.ArgumentParser:
     summary = "Pipeline-parallel training of Forward-Forward and other locally learning networks."
-    lines = "\n".join(f"  {name:<9}{text}" for name, (_, text) in COMMANDS.items())
+    lines = "\n".join(f"  {name:<11}{text}" for name, (_, text) in COMMANDS.items())
     more = (
-        "`ffdist COMMAND --help` explains each; `ffdist COMMAND --tyro-print-completion bash` completes it in a shell."
+        "of every command: --help; --quiet, nothing but results and errors; --verbose, errors with their tracebacks.\n"
+        'completion: eval "$(ffdist completion bash)" in ~/.bashrc; zsh and fish likewise.'
     )
     result = argparse.ArgumentParser(
         "ffdist", description=summary, epilog=f"commands:\n{lines}\n\n{more}",

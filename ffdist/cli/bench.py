@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, get_args
 
 import tyro
 
-from ffdist.bench.settings import BenchSettings, Theme
-from ffdist.errors import ConfigError
-from ffdist.known import MODEL_PLACES, Known, baseline_names
+from ffdist.bench.settings import OURS_ALONE, BenchSettings, Theme
+from ffdist.cli.parsing import help_of, parsed, wants_help
+from ffdist.errors import ConfigError, setting
+from ffdist.known import Known, baseline_names
 from ffdist.plain import PlainConsole
 from ffdist.runtime.interrupts import handle_signals, unwind
 
@@ -22,9 +24,10 @@ if TYPE_CHECKING:
 THEMES: Known[Callable[[BenchSettings, Progress], Finding]] = Known(
     {name: f"ffdist.bench.themes.{name}:{name}" for name in get_args(Theme) if name != "all"}
 )
-NAMES = f"""Models: {", ".join(MODEL_PLACES)}.
-Baselines: {", ".join(baseline_names())}, ff.
-"""
+MORE = f"""\
+what to measure: {", ".join(get_args(Theme))}
+baselines: {", ".join(baseline_names())}, ff
+`ffdist settings NAME` says all about a setting."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +37,14 @@ class Bench:
     theme: Annotated[Theme, tyro.conf.Positional]
     """What to measure."""
     settings: Annotated[BenchSettings, tyro.conf.arg(name="")] = field(default_factory=BenchSettings)
+    """Both sides' settings."""
 
 
 def main(args: Sequence[str]) -> None:
-    bench = tyro.cli(Bench, args=list(args), prog="ffdist bench", description=f"{Bench.__doc__}\n\n{NAMES}")
+    if wants_help(args):
+        print(help_of(Bench, "ffdist bench", made=Bench("all"), more=MORE, hidden=OURS_ALONE))
+        sys.exit(0)
+    bench = parsed(Bench, args, "ffdist bench")
     settings = bench.settings
     check(bench.theme, settings)
     handle_signals(unwind)  # its processes end with it
@@ -50,7 +57,7 @@ def run(theme: Theme, settings: BenchSettings, args: Sequence[str]) -> None:
     from ffdist.bench.record import write_record
 
     # read when the processes load their libraries, before any of our code can say it
-    os.environ["OMP_NUM_THREADS"] = str(settings.threads)
+    os.environ["OMP_NUM_THREADS"] = str(settings.train.compute.threads)
     console = PlainConsole(stderr=True)
     themes = list(THEMES) if theme == "all" else [theme]
     if theme == "all" and (reason := why_not()):
@@ -59,7 +66,7 @@ def run(theme: Theme, settings: BenchSettings, args: Sequence[str]) -> None:
     for name in themes:
         finding = THEMES[name](settings, lambda line: console.print(line, style="dim"))
         show(finding, settings)
-        if settings.record:
+        if settings.compare.record:
             paths = write_record(finding, settings, ["ffdist", "bench", *args])
             console.print("record: " + ", ".join(map(str, paths)), soft_wrap=True)
 
@@ -70,19 +77,23 @@ def check(theme: Theme, settings: BenchSettings) -> None:
     from ffdist.bench.themes.throughput import SERIAL
     from ffdist.data import open_data
 
-    if theme not in ("accuracy", "all") and (settings.lrs or settings.lengths):
-        raise ConfigError("only accuracy tries recipes beforehand", where="--lrs" if settings.lrs else "--lengths",
-                          expected="ffdist bench accuracy", got=f"ffdist bench {theme}",
-                          remedy="one rate for both sides: --lr")  # fmt: skip
-    for name in settings.against:
+    if theme not in ("accuracy", "all") and (settings.compare.lrs or settings.compare.lengths):
+        raise ConfigError(
+            "only accuracy tries recipes beforehand",
+            where=setting("compare.lrs" if settings.compare.lrs else "compare.lengths"),
+            expected="ffdist bench accuracy",
+            got=f"ffdist bench {theme}",
+            remedy=f"one rate for both sides: {setting('optim.lr')}",
+        )
+    for name in settings.compare.against:
         if name != SERIAL:
             family(name)
-    open_data(settings.data, settings.size)
+    open_data(settings.train.dataset.data, settings.size)
 
 
 def show(finding: Finding, settings: BenchSettings) -> None:
     """The result on the standard output."""
-    if settings.json:
+    if settings.compare.json:
         print(json.dumps(finding.summary))
         return
     console = PlainConsole()

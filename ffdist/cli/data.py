@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,8 +10,10 @@ from typing import Annotated, Literal
 
 import tyro
 
+from ffdist.cli.parsing import parsed_of
 from ffdist.errors import ConfigError
 from ffdist.folders import command, loss
+from ffdist.notes import note
 from ffdist.plain import PlainConsole, table
 from ffdist.runtime.interrupts import handle_signals, unwind
 
@@ -94,7 +95,7 @@ class Prepare:
 
         out = self.out or Path("data") / default_name(self.source)
         if told := loss(out):
-            print(f"ffdist: {told}", file=sys.stderr)
+            note(told)
         handle_signals(unwind)  # what is half written goes again
         prepare(
             self.source, out, from_dir=self.from_, cache=self.cache, size=sides(self.size), mode=self.mode,
@@ -153,6 +154,8 @@ class Check:
             print(f"told when it was prepared: {text}")
 
 
+COMMANDS = {"list": List, "prepare": Prepare, "check": Check}
+
+
 def main(args: Sequence[str]) -> None:
-    commands = {"list": List, "prepare": Prepare, "check": Check}
-    tyro.extras.subcommand_cli_from_dict(commands, args=list(args), prog="ffdist data").run()
+    parsed_of(COMMANDS, args, "ffdist data").run()

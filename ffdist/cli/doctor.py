@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ffdist import plain
+from ffdist.cli.parsing import parsed
 from ffdist.cores import available_cores, cpu_quota
 from ffdist.errors import ConfigError, FfdistError
 from ffdist.runtime.interrupts import handle_signals, unwind
@@ -49,7 +50,7 @@ class Finding:
 
 
 def main(args: Sequence[str]) -> None:
-    command = tyro.cli(Doctor, args=list(args), prog="ffdist doctor")
+    command = parsed(Doctor, args, "ffdist doctor")
     if command.processes < 2:
         raise ConfigError("a chain has two processes at least", where="--processes", expected=">= 2",
                           got=command.processes)  # fmt: skip

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from ffdist.cli.parsing import parsed
 from ffdist.errors import ConfigError
 from ffdist.loading import loading
 from ffdist.plain import PlainConsole
 
 if TYPE_CHECKING:
-    from ffdist.config import TrainSettings
     from ffdist.data import Images
     from ffdist.runtime.data_facts import DataFacts
+    from ffdist.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Eval:
 
 
 def main(args: Sequence[str]) -> None:
-    command = tyro.cli(Eval, args=list(args), prog="ffdist eval")
+    command = parsed(Eval, args, "ffdist eval")
     if command.batch_size is not None and command.batch_size < 1:
         raise ConfigError("--batch-size is too small", expected=">= 1", got=command.batch_size)
     evaluate(command)
@@ -73,7 +74,7 @@ def evaluate(command: Eval) -> None:
         console.print(confusion_table(result["confusion"]))
 
 
-def opened(run: Path, data: str | None, settings: TrainSettings, facts: DataFacts, command: str) -> Images:
+def opened(run: Path, data: str | None, settings: Settings, facts: DataFacts, command: str) -> Images:
     """The run's own data, or others, as its network takes them. Raises DataError for those that do not fit, ConfigError
     where its own were given in Python."""
     from ffdist.data import open_data
@@ -81,7 +82,7 @@ def opened(run: Path, data: str | None, settings: TrainSettings, facts: DataFact
     from ffdist.runtime.own_code import GIVEN
     from ffdist.runtime.run import no_data_to_measure
 
-    if data is None and settings.data == GIVEN:
+    if data is None and settings.dataset.data == GIVEN:
         raise no_data_to_measure(run, facts, command)
-    name = data or settings.data
-    return as_trained(open_data(name, settings.image_size), facts, name)
+    name = data or settings.dataset.data
+    return as_trained(open_data(name, settings.dataset.image_size), facts, name)

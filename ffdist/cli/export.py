@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from ffdist.cli.parsing import parsed
 from ffdist.errors import ConfigError, users_code
 from ffdist.loading import loading
 from ffdist.runtime.interrupts import handle_signals, unwind
@@ -38,7 +39,7 @@ class Export:
 
 
 def main(args: Sequence[str]) -> None:
-    command = tyro.cli(Export, args=list(args), prog="ffdist export")
+    command = parsed(Export, args, "ffdist export")
     if command.to.suffix not in (".pt2", ".safetensors"):
         raise ConfigError("unknown form of export", where="--to", expected="a name ending in .pt2 or .safetensors",
                           got=command.to.name)  # fmt: skip

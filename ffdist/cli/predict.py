@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from ffdist.cli.parsing import parsed
 from ffdist.errors import ConfigError, DataError
 from ffdist.loading import loading
+from ffdist.notes import note
 from ffdist.plain import PlainConsole, table
 
 if TYPE_CHECKING:
@@ -38,7 +40,7 @@ class Predict:
 
 
 def main(args: Sequence[str]) -> None:
-    command = tyro.cli(Predict, args=list(args), prog="ffdist predict")
+    command = parsed(Predict, args, "ffdist predict")
     if not command.images:
         raise ConfigError("there are no pictures to predict", expected="ffdist predict RUN PICTURE ...")
     for name, value in (("--top-k", command.top_k), ("--batch-size", command.batch_size)):
@@ -61,8 +63,8 @@ def main(args: Sequence[str]) -> None:
     else:
         show(list(rows), command.top_k or 1)
     sys.stdout.flush()
-    for note in predictions.notes():
-        print(f"ffdist: note: {note}", file=sys.stderr)
+    for told in predictions.notes():
+        note(f"note: {told}")
     if predictions.bad:
         raise unreadable(predictions.bad, max(len(paths), len(predictions.bad)))
 

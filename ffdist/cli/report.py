@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from ffdist.cli.evaluate import opened
-from ffdist.config import TrainSettings
+from ffdist.cli.parsing import parsed
 from ffdist.errors import DataError
 from ffdist.loading import loading
 from ffdist.plain import PlainConsole
+from ffdist.settings import Settings
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,7 +41,7 @@ class Report:
 
 
 def main(args: Sequence[str]) -> None:
-    command = tyro.cli(Report, args=list(args), prog="ffdist report")
+    command = parsed(Report, args, "ffdist report")
     with loading():  # of torch, behind the parsing
         from ffdist.report.log import as_written, read_run_log
         from ffdist.report.summary import summary
@@ -49,7 +50,7 @@ def main(args: Sequence[str]) -> None:
     settings, console = read_settings(command.run), PlainConsole()
     records, end = read_run_log(command.run)
     with as_written(command.run):
-        for table in summary(asdict(settings), asdict(TrainSettings()), records, end):
+        for table in summary(dict(settings.items()), dict(Settings().items()), records, end):
             console.print(table)
     folder = command.to or command.run
     folder.mkdir(parents=True, exist_ok=True)
@@ -75,7 +76,7 @@ def draw_cam(run: Path, data: str | None, pictures: int, path: Path, console: Pl
     chosen = of_each_class(images, pictures)
     assert images.test is not None
     loader = Loader(images, images.test, chosen, batch_size=len(chosen), seed=0, train=False,
-                    image_size=settings.image_size)  # fmt: skip
+                    image_size=settings.dataset.image_size)  # fmt: skip
     x, y = next(iter(loader.epoch(0)))
     blocks = activation_maps(classifier, x, y)
     draw_maps(x * classifier.std + classifier.mean, y, blocks, facts.classes, path)

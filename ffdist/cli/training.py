@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from ffdist.cli.on_ray import launch_on_ray
-from ffdist.config import TrainSettings, write_toml
+from ffdist.cli.spelling import as_flags
 from ffdist.cores import available_cores
 from ffdist.data import Images, open_data
-from ffdist.errors import FfdistError, StageError, TransportError, exit_status
-from ffdist.folders import command, ends_with_container, loss
+from ffdist.errors import FfdistError, StageError, TransportError, exit_status, spelled
+from ffdist.folders import command as shell_command
+from ffdist.folders import ends_with_container, loss
+from ffdist.notes import note
 from ffdist.pipeline.plan import BlockCost, dealt
 from ffdist.plain import PlainConsole, table
 from ffdist.report.console import ConsoleReport, result_tables
@@ -24,6 +27,8 @@ from ffdist.runtime.agree import agree, check_job, costs_of, cut_by, validation_
 from ffdist.runtime.child import end_with_parent
 from ffdist.runtime.folder import beginning, going_on, held, nothing_left
 from ffdist.runtime.interrupts import handle_signals, unwind
+from ffdist.runtime.job import Job
+from ffdist.runtime.on_ray import settings_on_ray
 from ffdist.runtime.outcome import Result, with_remedy
 from ffdist.runtime.own_code import GIVEN, check_code, settled
 from ffdist.runtime.processes import run_processes
@@ -33,76 +38,87 @@ from ffdist.runtime.start import SettingsJob, count_stages, make_job
 from ffdist.runtime.threads import run_threads
 from ffdist.runtime.torchrun import Meeting, Signals, meet, run_rank
 from ffdist.runtime.world import World
+from ffdist.settings.toml import write_toml
 from ffdist.snapshot import committed
 
+if TYPE_CHECKING:
+    from ffdist.cli.train import Train
 
-def train(settings: TrainSettings) -> None:
+
+def train(command: Train) -> None:
     """Check everything, run the stages, print what came of them; exits with 129, 130 or 143 where told to stop."""
-    world = World.from_env()
-    if settings.resume and not settings.dry_run and (end := nothing_left(settings)):
-        warn(f"{end} ({settings.out})" if world is None or world.first else None)
+    world, settings = World.from_env(), command.settings
+    told = world is None or world.first
+    if command.resume and not command.dry_run and (end := nothing_left(settings)):
+        warn(f"{end} ({settings.run.out})" if told else None)
         return
-    if settings.resume and settings.out:
-        check_code(settings.out, settled(settings), strict=True)
-    check_named(settings, settings.out)
-    if settings.data == GIVEN:
-        raise no_data_to_learn(settings.out)
-    images = open_data(settings.data, settings.image_size)
-    job = make_job(replace(settings, resume=has_begun(settings)), images, None, 1)
+    if command.resume:
+        check_code(command.resume, settled(settings), strict=True)
+    check_named(settings, command.resume)
+    if settings.dataset.data == GIVEN:
+        raise no_data_to_learn(command.resume)
+    images = open_data(settings.dataset.data, settings.dataset.image_size)
+    job = make_job(settings, images, resume=has_begun(command))
     stages = count_stages(settings, len(job.names), world.size if world else None)
-    check_job(job, stages)
-    if world is None or world.first:
+    job = replace(job, stages=stages)
+    check_job(job)
+    if told:
         warn(validation_note(job))
-    if world is None or world.first:
         warn(job.chain.joined)
-    if job.chain.origin and (world is None or world.first):
-        print(f"weights to start from: {job.chain.origin}", file=sys.stderr)
-    if settings.dry_run:
-        if world is None or world.first:
-            dry_run(settings, images, stages)
+        warn(f"weights to start from: {job.chain.origin}" if job.chain.origin else None)
+    if command.dry_run:
+        if told:
+            dry_run(job)
     elif world:
-        train_here(settings, images, world)
+        train_here(command, images, world)
     else:
-        if settings.launcher != "ray":
-            stage_device(settings.device, World())
-            warn(idle_gpus(settings.device, World(size=stages)))
-        handle_signals(unwind)
-        with ExitStack() as start:
-            out = start_folder(settings, images, start)
-            made = job_of(settings, out, stages, resume=has_begun(settings))
-            result = launch(replace(made, outputs=job.chain.outputs()), out)
-        conclude(result, out)
-        if result.reason == "interrupted":
-            sys.exit(exit_status(result.signal))
+        train_local(command, job)
 
 
-def start_folder(settings: TrainSettings, images: Images, start: ExitStack) -> Path:
+def train_local(command: Train, job: Job) -> None:
+    """By processes, threads or Ray actors that this process starts."""
+    settings, stages = command.settings, job.stages
+    if settings.plan.launcher != "ray":
+        stage_device(settings.compute.device, World())
+        warn(idle_gpus(settings.compute.device, World(size=stages)))
+    handle_signals(unwind)
+    with ExitStack() as start:
+        out = start_folder(command, job.images, start)
+        made = job_of(command, out, stages, resume=has_begun(command))
+        result = launch(replace(made, outputs=job.chain.outputs()), out)
+    conclude(result, out, as_json=command.json)
+    if result.reason == "interrupted":
+        sys.exit(exit_status(result.signal))
+
+
+def start_folder(command: Train, images: Images, start: ExitStack) -> Path:
     """The run's directory, held until `start` is left; a new one goes again where that is by an error before the stages
     are ready."""
-    out = start.enter_context(going_on(settings, images) if settings.resume else beginning(settings, images))
+    settings = command.settings
+    out = start.enter_context(going_on(settings, images) if command.resume else beginning(settings, images))
     warn(loss(out))
     return out
 
 
-def has_begun(settings: TrainSettings) -> bool:
+def has_begun(command: Train) -> bool:
     """Whether a run that is to go on has a snapshot to go on from; without one it starts from its beginning."""
-    return settings.resume and settings.out is not None and bool(committed(settings.out))
+    return command.resume is not None and bool(committed(command.resume))
 
 
-def job_of(settings: TrainSettings, out: Path, stages: int, *, resume: bool) -> SettingsJob:
+def job_of(command: Train, out: Path, stages: int, *, resume: bool) -> SettingsJob:
     """resume: whether there is a snapshot to go on from."""
-    recorded = settled(settings) if settings.resume else None
-    return SettingsJob(replace(settings, out=out, resume=resume), out, stages, recorded)
+    recorded = settled(command.settings) if command.resume else None
+    return SettingsJob(command.settings.changed(out=out), out, stages, resume, recorded)
 
 
 def launch(make: SettingsJob, out: Path) -> Result:
     settings, report = make.settings, ConsoleReport(PlainConsole(stderr=True))
-    warn(f"starting {make.stages} stage{'s' * (make.stages > 1)} by {settings.launcher} ...")
+    warn(f"starting {make.stages} stage{'s' * (make.stages > 1)} by {settings.plan.launcher} ...")
     try:
-        if settings.launcher == "threads":
+        if settings.plan.launcher == "threads":
             return run_threads(make(), report)
-        if settings.launcher == "ray":
-            return launch_on_ray(make, out, report)
+        if settings.plan.launcher == "ray":
+            return settings_on_ray(make, out, report)
         return run_processes(make, make.stages, report)
     except (StageError, TransportError) as error:
         raise going_on_told(error, out) from error
@@ -114,52 +130,57 @@ def going_on_told(error: FfdistError, out: Path) -> FfdistError:
     """The error, with how the run goes on from its last snapshot, where it has one."""
     if not any(out.glob("snapshots/*/manifest.json")):
         return error
-    hint = f"the run goes on from its last snapshot by: {command('train', '--resume', '--out', out)}"
+    hint = f"the run goes on from its last snapshot by: {shell_command('train', '--resume', out)}"
     return with_remedy(error, f"{error.remedy}; {hint}" if error.remedy else hint)
 
 
-def train_here(settings: TrainSettings, images: Images, world: World) -> None:
+def train_here(command: Train, images: Images, world: World) -> None:
     """As one rank of torchrun's: the last one reports. It ends with torchrun's agent, which nobody could restart."""
-    signals = Signals(world.first)
+    settings, signals = command.settings, Signals(world.first)
     signals.handle()
     end_with_parent(os.getppid())
     if world.local_rank == 0:
-        warn(idle_gpus(settings.device, world))
-    timeout = timedelta(seconds=settings.timeout)
+        warn(idle_gpus(settings.compute.device, world))
+    timeout = timedelta(seconds=settings.run.timeout)
     meeting = meet(world, timeout)
     with ExitStack() as start:
-        decide = lambda: begin_or_go_on(settings, images, meeting, start)  # noqa: E731 - on rank 0 alone
+        decide = lambda: begin_or_go_on(command, images, meeting, start)  # noqa: E731 - on rank 0 alone
         folder, resume = agree(meeting.store, world, "run", decide, timeout)
         out = Path(folder)
-        job = job_of(settings, out, world.size, resume=resume)
+        job = job_of(command, out, world.size, resume=resume)
         report = ConsoleReport(PlainConsole(stderr=True))
         start.callback(report.close)
         result = run_rank(job, meeting.world, meeting.store, report, signals)
     if world.last:
-        conclude(result, out)
+        conclude(result, out, as_json=command.json)
     if result.signal:
         sys.exit(exit_status(result.signal))
 
 
-def warn(note: str | None) -> None:
-    if note:
-        print(f"ffdist: {note}", file=sys.stderr, flush=True)
+def warn(text: str | None) -> None:
+    """A line on stderr, its settings as flags."""
+    if text:
+        note(spelled(text, as_flags))
 
 
-def begin_or_go_on(settings: TrainSettings, images: Images, meeting: Meeting, start: ExitStack) -> tuple[str, bool]:
+def begin_or_go_on(command: Train, images: Images, meeting: Meeting, start: ExitStack) -> tuple[str, bool]:
     """The run's directory, and whether to go on from a snapshot there, as a restarted attempt does where one exists."""
     if meeting.lasting.check(["run"]):
         out = meeting.lasting.get("run").decode()
         if (Path(out) / SETTINGS).exists():  # else the former attempt was refused, and left nothing
             start.enter_context(held(Path(out)))
             return out, bool(committed(Path(out)))
-    out = start_folder(settings, images, start)
+    out = start_folder(command, images, start)
     meeting.lasting.set("run", str(out))
-    return str(out), settings.resume and bool(committed(out))
+    return str(out), command.resume is not None and bool(committed(out))
 
 
-def conclude(result: Result, out: Path) -> None:
-    """The tables, where the run is, what to try next."""
+def conclude(result: Result, out: Path, *, as_json: bool = False) -> None:
+    """The tables, where the run is, what to try next; or all of it as one JSON object."""
+    if as_json:
+        told = {"run": str(out), "reason": result.reason, "epochs": result.records, "test": result.test}
+        print(json.dumps(told))
+        return
     console = PlainConsole()
     for each in result_tables(result.records, result.test):
         console.print(each)
@@ -168,27 +189,27 @@ def conclude(result: Result, out: Path) -> None:
         console.print(told, soft_wrap=True)
         return
     if result.reason == "interrupted":
-        hints = [command("train", "--resume", "--out", out)]
+        hints = [shell_command("train", "--resume", out)]
     else:
         hints = [
-            *([command("eval", out)] if result.test else []),
-            command("report", out),
-            command("export", out, "--to", "model.pt2"),
+            *([shell_command("eval", out)] if result.test else []),
+            shell_command("report", out),
+            shell_command("export", out, "--to", "model.pt2"),
         ]
     console.print("try next: " + "\n          ".join(hints), soft_wrap=True)
 
 
-def dry_run(settings: TrainSettings, images: Images, stages: int) -> None:
+def dry_run(job: Job) -> None:
     """Print the resolved settings, and the stages with what each would hold and cost; start nothing."""
-    job = make_job(settings, images, None, stages)
+    settings, stages = job.settings, job.stages
     place = World(size=stages)
-    set_threads(settings.threads, place)
-    device = stage_device(settings.device, place)
+    set_threads(settings.compute.threads, place)
+    device = stage_device(settings.compute.device, place)
     train = job.loaders().train
     costs = costs_of(job, device, train)
-    cut = list(settings.cut) or cut_by(costs, stages)
+    cut = list(settings.plan.cut) or cut_by(costs, stages)
     console = PlainConsole()
-    console.print(write_toml(replace(settings, stages=stages)), soft_wrap=True, end="")
+    console.print(write_toml(settings.changed(stages=stages)), soft_wrap=True, end="")
     console.print(stage_table(costs, cut, train.largest_batch))
 
 

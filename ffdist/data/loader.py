@@ -18,7 +18,7 @@ from ffdist.data.ahead import in_order
 from ffdist.data.augment import augment, check_augmentations, draw
 from ffdist.data.images import Images, Split
 from ffdist.data.sampler import generator, shuffled
-from ffdist.errors import ConfigError, DataError
+from ffdist.errors import ConfigError, DataError, setting
 
 
 class Loader:
@@ -54,12 +54,16 @@ class Loader:
             raise ConfigError("a batch holds at least one sample", expected="batch_size >= 1", got=batch_size)
         self.pictures = len(images.shape) == 3
         if not self.pictures and (augment or image_size):
-            raise ConfigError("only pictures are resized, cropped or flipped", where=f"data set {images.name}",
-                              expected="samples of shape (C, H, W)", got=images.shape,
-                              remedy="leave --augment and --image-size out")  # fmt: skip
+            raise ConfigError(
+                "only pictures are resized, cropped or flipped",
+                where=f"data set {images.name}",
+                expected="samples of shape (C, H, W)",
+                got=images.shape,
+                remedy=f"leave {setting('dataset.augment')} and {setting('dataset.image_size')} out",
+            )
         if train and not len(indices):
             raise DataError("there is no sample to train on", where=f"data set {images.name}",
-                            remedy="a larger --samples or a smaller validation share")  # fmt: skip
+                            remedy=f"a larger {setting('dataset.samples')} or a smaller validation share")  # fmt: skip
         self.images, self.image_size = images, image_size
         self.split, self.indices, self.batch_size, self.seed, self.training = split, indices, batch_size, seed, train
         self.augment, self.shard, self.prefetch = tuple(augment) if train else (), shard, prefetch

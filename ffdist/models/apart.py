@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from ffdist.errors import NetworkError
+from ffdist.errors import NetworkError, setting
 from ffdist.models.sound import check_sound
 
 
@@ -30,7 +30,8 @@ def check_apart(blocks: Sequence[tuple[str, nn.Module]]) -> None:
                     f"blocks '{owner}' and '{block}' share a parameter",
                     where=f"'{known}' of the one, '{name}' of the other",
                     expected="blocks with parameters of their own, as each may learn in a process of its own",
-                    remedy="join what shares it in one block (--blocks), or give each block its own",
+                    remedy=f"join what shares it in one block ({setting('network.blocks')}), or give each block "
+                    "its own",
                 )
             if first is not parameter:
                 raise NetworkError(

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ffdist.errors import FfdistError, NetworkError, described, users_code
+from ffdist.errors import FfdistError, NetworkError, described, setting, users_code
 from ffdist.models.apart import check_apart
 from ffdist.models.arguments import check_input
 from ffdist.models.axes import Axes, Layout, Trace, declared, layout_of
@@ -181,7 +181,8 @@ class Chain:
                 f"block '{name}' changes its input in place",
                 where=self._place(index),
                 expected="an input left as it is, since the block before still learns from it",
-                remedy="build the layer with inplace=False, or join it to the block before (--blocks)",
+                remedy="build the layer with inplace=False, or join it to the block before "
+                f"({setting('network.blocks')})",
             )
         if not isinstance(y, Tensor):
             return y, None, 0
@@ -194,7 +195,7 @@ class Chain:
         if "indices" in says and "Long" in says:
             return ("samples come as float32, token ids too: call x.long() before the nn.Embedding, in a module of "
                     "your own")  # fmt: skip
-        size = " (--image-size)" if len(self.input_shape) == 3 else f" {self.input_shape}"
+        size = f" ({setting('dataset.image_size')})" if len(self.input_shape) == 3 else f" {self.input_shape}"
         return f"check the input shape{size} and the order of the blocks"
 
     def _place(self, index: int) -> str:
@@ -238,7 +239,7 @@ class Chain:
         if any(n < 1 for n in cut) or sum(cut) != len(self):
             raise NetworkError(
                 "the blocks do not cover the network",
-                where="--blocks",
+                where=setting("network.blocks"),
                 expected=f"positive counts that sum to {len(self)} ({', '.join(self.names)})",
                 got=list(cut),
             )

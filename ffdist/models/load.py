@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from ffdist.errors import ConfigError, users_code
+from ffdist.errors import ConfigError, setting, users_code
 from ffdist.known import MODEL_PLACES, Known
 from ffdist.models.apart import check_apart
 from ffdist.models.axes import declared
@@ -46,7 +46,7 @@ def load_model(
     with seeded(0), users_code(
         ConfigError, "the model's function fails", where=where,
         expected=f"a function (input_shape, num_classes, **options), called with ({shape}, {num_classes})",
-        remedy="mend the function, or set its options: --model-args NAME=VALUE",
+        remedy=f"mend the function, or set its options: {setting('network.model_args', 'NAME=VALUE')}",
     ):  # fmt: skip
         made = build(shape, num_classes, **given)
     recipe = recipe_of(name, build, given, {})

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from ffdist.errors import ConfigError, NetworkError
+from ffdist.errors import ConfigError, NetworkError, setting
 
 
 def check_picture(model: str, input_shape: Sequence[int], smallest: int) -> tuple[int, int, int]:
@@ -18,7 +18,7 @@ def check_picture(model: str, input_shape: Sequence[int], smallest: int) -> tupl
     if min(height, width) < smallest:
         raise NetworkError(f"the pictures are too small for {model}", where=f"model {model}",
                            expected=f"sides of at least {smallest} pixels", got=f"{height} x {width}",
-                           remedy=f"enlarge them: --image-size {max(smallest, 32)}")  # fmt: skip
+                           remedy=f"enlarge them: {setting('dataset.image_size', max(smallest, 32))}")  # fmt: skip
     return channels, height, width
 
 

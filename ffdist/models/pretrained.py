@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ffdist.errors import NetworkError
+from ffdist.errors import NetworkError, setting
 from ffdist.models.chain import Chain, Group
 from ffdist.models.weights import read_state
 
@@ -29,7 +29,7 @@ def with_weights(chain: Chain, path: Path) -> Chain:
     blocks = [chain.build_meta(index) for index in range(len(chain))]
     keys = max(_ways(chain, blocks), key=lambda way: _found(way, state))
     for name, block, names in zip(chain.names, blocks, keys, strict=True):
-        _check(block, names, state, f"--pretrained {path}, block '{name}'")
+        _check(block, names, state, f"{setting('network.pretrained', path)}, block '{name}'")
     taken = {key for names in keys for key in names.values() if key in state}
     left = sorted(state.keys() - taken)
     some = ", ".join(left[:6]) + (", ..." if len(left) > 6 else "")

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from ffdist.errors import NetworkError
+from ffdist.errors import NetworkError, setting
 
 WRAPPERS = {"DataParallel": "module", "DistributedDataParallel": "module", "OptimizedModule": "_orig_mod"}
 """Modules that hold the user's own, and where: they place or compile it themselves."""
@@ -34,9 +34,15 @@ def check_sound(name: str, module: nn.Module) -> None:
                                got="a lazy one, as nn.LazyLinear is",
                                remedy="give it its size: nn.Linear(in_features, out_features)")  # fmt: skip
         if parameter.dtype != torch.float32:
-            raise NetworkError("blocks learn in float32", where=at, expected="torch.float32", got=parameter.dtype,
-                               remedy="net.float(); for bfloat16 arithmetic: --precision bf16, which keeps the weights "
-                               "in float32")  # fmt: skip
+            raise NetworkError(
+                "blocks learn in float32",
+                where=at,
+                expected="torch.float32",
+                got=parameter.dtype,
+                remedy=f"net.float(); for bfloat16 arithmetic: {setting('compute.precision', 'bf16')}, which "
+                "keeps the weights "
+                "in float32",
+            )
     for path, buffer in module.named_buffers():
         if is_lazy(buffer):
             raise NetworkError("a layer has no size yet", where=f"{where}, buffer '{path}'",

@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from ffdist.errors import ConfigError, NetworkError
+from ffdist.errors import ConfigError, NetworkError, setting
 from ffdist.models.arguments import checked_arguments
 from ffdist.models.chain import Chain, Shape
 from ffdist.models.parts import check_picture, named_path
@@ -77,7 +77,7 @@ def vit(
     if height % patch or width % patch:
         raise NetworkError("the pictures cannot be cut into patches", where="model vit",
                            expected=f"sides that are multiples of {patch}", got=f"{height} x {width}",
-                           remedy="choose the option patch, or --image-size")  # fmt: skip
+                           remedy=f"choose the option patch, or {setting('dataset.image_size')}")  # fmt: skip
     if dim % heads or depth < 1:
         raise ConfigError("these are no encoder blocks", where="model vit",
                           expected="dim a multiple of heads, depth >= 1",

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ffdist.errors import ConfigError, NetworkError, described
+from ffdist.errors import ConfigError, NetworkError, described, setting
 
 IMAGENET = {"resnet18": "resnet18", "mobilenet-v3-small": "mobilenet_v3_small", "vit": "vit_b_16"}
 """The torchvision model whose ImageNet weights fit each network, given its options."""
@@ -24,7 +24,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
             return _read_safetensors(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise ConfigError("the weights to start from cannot be read", where=f"--pretrained {path}",
+        raise ConfigError("the weights to start from cannot be read", where=setting("network.pretrained", path),
                           got=error.strerror or error) from error  # fmt: skip
     except Exception as error:  # over other bytes torch's unpickler fails in many ways
         raise _no_state(path, _reason(error)) from error
@@ -42,9 +42,13 @@ def weights_file(source: str, model: str) -> Path:
     if source != "imagenet":
         return Path(source)
     if model not in IMAGENET:
-        raise ConfigError("there are no ImageNet weights for this network", where="--pretrained imagenet",
-                          expected=f"--model {', '.join(IMAGENET)}", got=model,
-                          remedy="name a state file: --pretrained FILE")  # fmt: skip
+        raise ConfigError(
+            "there are no ImageNet weights for this network",
+            where=setting("network.pretrained", "imagenet"),
+            expected=setting("network.model", ", ".join(IMAGENET)),
+            got=model,
+            remedy=f"name a state file: {setting('network.pretrained', 'FILE')}",
+        )
     from torchvision.models import get_model_weights  # two seconds, which files of weights need not pay
 
     weights = get_model_weights(IMAGENET[model])["DEFAULT"].value
@@ -53,9 +57,13 @@ def weights_file(source: str, model: str) -> Path:
         try:
             torch.hub.load_state_dict_from_url(weights.url, progress=False, check_hash=True, weights_only=True)
         except (OSError, RuntimeError) as error:
-            raise ConfigError("torchvision's ImageNet weights are not here and cannot be fetched",
-                              where=weights.url, expected=path, got=error,
-                              remedy="put the file there, or name one: --pretrained FILE") from error  # fmt: skip
+            raise ConfigError(
+                "torchvision's ImageNet weights are not here and cannot be fetched",
+                where=weights.url,
+                expected=path,
+                got=error,
+                remedy=f"put the file there, or name one: {setting('network.pretrained', 'FILE')}",
+            ) from error
     return path
 
 
@@ -72,6 +80,6 @@ def _reason(error: Exception) -> str:
 
 
 def _no_state(path: Path, found: str) -> NetworkError:
-    return NetworkError("this is no file of weights", where=f"--pretrained {path}", got=found,
+    return NetworkError("this is no file of weights", where=setting("network.pretrained", path), got=found,
                         expected="names and tensors: .safetensors, or torch.save(model.state_dict(), path)",
                         remedy="save the model's state_dict alone")  # fmt: skip

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ffdist.errors import NetworkError
+from ffdist.errors import NetworkError, setting
 from ffdist.objectives.base import Site
 
 
@@ -60,7 +60,7 @@ def check_groups(site: Site, rule: str, num_classes: int) -> Form:
             expected=f"a multiple of {num_classes} channels",
             got=at.channels,
             remedy=f"a network of such widths ({_widths(site, num_classes)}) or a rule with an auxiliary layer "
-            "(--objective sff)",
+            f"({setting('rule.objective', 'sff')})",
         )
     return at
 
@@ -68,7 +68,8 @@ def check_groups(site: Site, rule: str, num_classes: int) -> Form:
 def _widths(site: Site, num_classes: int) -> str:
     """A network whose channels go into the classes evenly, by its name and options."""
     model = "cnnb" if len(site.shape) == 3 else "mlp"
-    return f"--model {model} --model-args widths=" + ",".join(str(num_classes * n) for n in (4, 8, 12))
+    widths = ",".join(str(num_classes * n) for n in (4, 8, 12))
+    return f"{setting('network.model', model)} {setting('network.model_args', f'widths={widths}')}"
 
 
 def channel_norm(at: Form, *, learned: bool = True) -> nn.Module:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ffdist.errors import ConfigError, NetworkError
+from ffdist.errors import ConfigError, NetworkError, setting
 from ffdist.objectives.base import Site
 from ffdist.objectives.threshold import LabelledInput, ThresholdHead
 
@@ -44,9 +44,13 @@ class Hinton(LabelledInput):
 
     def head(self, site: Site) -> nn.Module:
         if len(site.shape) == 3:
-            raise NetworkError("a convolution cannot see a label in the corner of a picture", where=site,
-                               expected="vectors [C] or tokens [T, C]", got=list(site.shape),
-                               remedy="take --model mlp, or a rule for convolutions: sel-fourier, sff")  # fmt: skip
+            raise NetworkError(
+                "a convolution cannot see a label in the corner of a picture",
+                where=site,
+                expected="vectors [C] or tokens [T, C]",
+                got=list(site.shape),
+                remedy=f"take {setting('network.model', 'mlp')}, or a rule for convolutions: sel-fourier, sff",
+            )
         shape = site.input_shape
         pixels = torch.Size(shape[1:] if len(shape) > 1 else shape).numel()
         if site.index == 0 and pixels < site.num_classes:
@@ -56,7 +60,7 @@ class Hinton(LabelledInput):
                 where=site,
                 expected=f"at least {site.num_classes} {'pixels' if picture else 'numbers'}",
                 got=pixels,
-                remedy="enlarge the pictures: --image-size"
+                remedy=f"enlarge the pictures: {setting('dataset.image_size')}"
                 if picture
                 else "take a rule without labels in the input: sff",
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ffdist.errors import ConfigError, users_code
+from ffdist.errors import ConfigError, setting, users_code
 from ffdist.known import OBJECTIVE_PLACES, Known
 from ffdist.objectives.base import Objective
 from ffdist.options import find, typed
@@ -33,5 +33,6 @@ def load_objective(name: str, options: Mapping[str, object] | None = None) -> Ob
         )
     with users_code(ConfigError, "the objective cannot be made", where=f"objective {name}",
                     expected="a dataclass with the methods `head` and `local`, whose fields have defaults",
-                    remedy="define what is missing, or set the field: --objective-args NAME=VALUE"):  # fmt: skip
+                    remedy="define what is missing, or set the field: "
+                           f"{setting('rule.objective_args', 'NAME=VALUE')}"):  # fmt: skip
         return cls(**typed(cls, options or {}, f"objective {name}"))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from ffdist.errors import NetworkError
+from ffdist.errors import NetworkError, setting
 from ffdist.objectives.base import Following
 
 Build = Callable[[], nn.Module]
@@ -67,7 +67,7 @@ def _copied(name: str, build: Build, x: Tensor, narrower: Narrower, where: objec
         where=where,
         expected="convolutions, linear layers, norms, and functions between them",
         got=str(reason).splitlines()[0],
-        remedy="another rule (--objective dgl), or whole copies: width=1",
+        remedy=f"another rule ({setting('rule.objective', 'dgl')}), or whole copies: width=1",
     ) from reason
 
 
@@ -90,7 +90,7 @@ def _supported(name: str, block: nn.Module, where: object) -> nn.Module:
                 where=where,
                 expected="parameters of convolutions, linear layers and norms alone",
                 got=f"{path or 'the block itself'}: {type(layer).__name__}",
-                remedy="another rule (--objective dgl), or whole copies: width=1",
+                remedy=f"another rule ({setting('rule.objective', 'dgl')}), or whole copies: width=1",
             )
     return block
 

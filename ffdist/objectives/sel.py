@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ffdist.errors import ConfigError, NetworkError
+from ffdist.errors import ConfigError, NetworkError, setting
 from ffdist.objectives.base import Site
 from ffdist.objectives.threshold import LabelledInput, ThresholdHead
 
@@ -37,7 +37,7 @@ def _check_picture(site: Site, rule: str, most: int) -> None:
     if site.num_classes > most:
         raise NetworkError(f"{rule} has not as many distinct labels for pictures of this size", where=site,
                            expected=f"at most {most} classes", got=site.num_classes,
-                           remedy="enlarge the pictures: --image-size")  # fmt: skip
+                           remedy=f"enlarge the pictures: {setting('dataset.image_size')}")  # fmt: skip
 
 
 @dataclass(frozen=True)

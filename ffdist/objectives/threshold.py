@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ffdist.errors import ConfigError
+from ffdist.errors import ConfigError, setting
 from ffdist.objectives.base import Local, Objective, Site
 from ffdist.objectives.form import Flat, Form, form, rms_normalised
 
@@ -94,7 +94,7 @@ class LabelledInput(Objective):
         if self.hard and self.predict != "linear":
             raise ConfigError("hard negatives are drawn by the linear readouts", where="objective, hard",
                               expected="predict=linear", got=f"predict={self.predict}",
-                              remedy="--objective-args predict=linear hard=yes")  # fmt: skip
+                              remedy=setting("rule.objective_args", "predict=linear hard=yes"))  # fmt: skip
         if not 1 <= self.lag <= MOST_LAG:
             raise ConfigError("the lag of predictions is out of range", where="objective, lag",
                               expected=f"1 to {MOST_LAG} batches", got=self.lag)  # fmt: skip

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,12 +14,13 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from ffdist.device import copied, queues, wide
-from ffdist.errors import DivergedError
+from ffdist.errors import DivergedError, setting
 from ffdist.models import Layout, derive_seed, seeded
 from ffdist.objectives import Local, Objective, Site
 from ffdist.pipeline.average import Average
 from ffdist.pipeline.contract import at, check_detached, check_graph, check_local, computing, own_code, running
-from ffdist.pipeline.optim import OptimConfig, build_optimizer, build_schedule
+from ffdist.pipeline.optim import build_optimizer, build_schedule
+from ffdist.settings import Settings
 
 CHECK_EVERY = 50
 """Batches between two looks at the loss on a GPU, where a look waits for the device; on a CPU every loss is checked."""
@@ -29,18 +30,15 @@ CHECK_EVERY = 50
 class BlockConfig:
     """What all blocks of a run share."""
 
-    optim: OptimConfig
+    settings: Settings
     total_steps: int
-    seed: int
-    precision: Literal["fp32", "bf16"] = "fp32"
+    """Batches of the whole run."""
     device: torch.device = field(default_factory=partial(torch.device, "cpu"))
-    fusion: bool = False
-    """Whether a fusion head behind the last block wants the blocks' features."""
 
     @property
     def dtype(self) -> torch.dtype:
         """Of activations on their way to the next block."""
-        return torch.bfloat16 if self.precision == "bf16" else torch.float32
+        return torch.bfloat16 if self.settings.compute.precision == "bf16" else torch.float32
 
 
 class LearningBlock:
@@ -57,17 +55,21 @@ class LearningBlock:
         self.site, self.objective, self.config = site, objective, config
         self.layout = layout
         """How the module's output lies; the rule sees it as `site.shape`."""
-        with seeded(derive_seed(config.seed, "head", site.index)):
+        with seeded(derive_seed(config.settings.training.seed, "head", site.index)):
             head = objective.head(site)
         self.parts = nn.ModuleDict({"module": module, "head": head})
         put_on(self.parts, config.device)
         self.module, self.head = module, head
         self.own_code = own_code(objective, self.parts.modules())
         """Whether some of it is a user's; then all of the process's generators are seeded for it."""
-        self.optimizer = build_optimizer(config.optim, self.parts)
+        self.optimizer = build_optimizer(config.settings.optim, self.parts)
         self.learned = [p for group in self.optimizer.param_groups for p in group["params"]] if self.optimizer else []
-        self.average = Average(self.parts, config.optim.ema) if config.optim.ema is not None and self.learned else None
-        self.schedule = self.optimizer and build_schedule(config.optim, self.optimizer, config.total_steps)
+        self.average = (
+            Average(self.parts, config.settings.optim.ema)
+            if config.settings.optim.ema is not None and self.learned
+            else None
+        )
+        self.schedule = self.optimizer and build_schedule(config.settings.scheduler, self.optimizer, config.total_steps)
         self.totals = torch.zeros(4, dtype=wide(config.device), device=config.device)
         """Sums since the last marker: loss times samples, samples with a loss; correct, samples with scores."""
         self.validation_loss = float("nan")
@@ -80,11 +82,11 @@ class LearningBlock:
         Without a loss where the block rests in this epoch: then it only passes on, as in evaluation.
         """
         assert not x.requires_grad
-        if not self.config.optim.learns(self.site.index, epoch):
+        if not self.config.settings.scheduler.learns(self.site.index, epoch):
             with self._seeded("rest", step, part):
                 return self._rest(x, len(y))
         self._mode(training=True)
-        draws = derive_seed(self.config.seed, "draws", self.site.index, step, part)
+        draws = derive_seed(self.config.settings.training.seed, "draws", self.site.index, step, part)
         x = self._placed(x)  # a copy to a GPU may wait; meanwhile other stages of this process may draw
         with seeded(draws, self.config.device, all_kinds=self.own_code), self._autocast():
             local = self._locally(self.parts, x, y)
@@ -110,8 +112,8 @@ class LearningBlock:
     def _step(self) -> None:
         assert self.optimizer is not None
         assert self.schedule is not None
-        if self.config.optim.clip is not None:
-            clip_grad_norm_(self.learned, self.config.optim.clip)
+        if self.config.settings.optim.clip is not None:
+            clip_grad_norm_(self.learned, self.config.settings.optim.clip)
         self.optimizer.step()
         self.optimizer.zero_grad()
         if self.average:
@@ -158,7 +160,8 @@ class LearningBlock:
                 where=f"{self.site}, batch {step}",
                 expected="a finite loss",
                 got=float(self.totals[0]),
-                remedy="lower --lr, use --precision fp32, or look for broken pictures in the data",
+                remedy=f"lower {setting('optim.lr')}, use {setting('compute.precision', 'fp32')}, or look for "
+                "broken pictures in the data",
             )
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -217,7 +220,7 @@ class LearningBlock:
 
     def _leaving(self, local: Local, head: nn.Module, out: Tensor, samples: int) -> Local:
         """As `Objective.local` has it, with the features where a fusion head wants them, and without a graph."""
-        if self.config.fusion and isinstance(local, Local):
+        if self.config.settings.rule.fusion and isinstance(local, Local):
             with running(self.objective, at(self.objective, self.site)):
                 local = local._replace(features=self.objective.features(head, out, samples))
         local = check_local(local, self.objective, self.site, samples)
@@ -230,7 +233,9 @@ class LearningBlock:
         """Around what draws no random numbers where all of the code is known, for code that may."""
         if not self.own_code:
             return nullcontext()
-        return seeded(derive_seed(self.config.seed, purpose, self.site.index, *place), self.config.device)
+        return seeded(
+            derive_seed(self.config.settings.training.seed, purpose, self.site.index, *place), self.config.device
+        )
 
     def _count(self, local: Local, y: Tensor) -> None:
         with torch.no_grad():
@@ -250,7 +255,7 @@ class LearningBlock:
         return self.parts
 
     def _autocast(self) -> torch.autocast:
-        bf16 = self.config.precision == "bf16"
+        bf16 = self.config.settings.compute.precision == "bf16"
         return torch.autocast(self.config.device.type, torch.bfloat16, enabled=bf16)
 
 

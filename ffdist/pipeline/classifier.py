@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ffdist.data.alike import BEYOND, as_trained, refuse_bytes
 from ffdist.data.decode import Decoding
 from ffdist.data.images import Spread
-from ffdist.errors import ConfigError
+from ffdist.errors import ConfigError, setting
 from ffdist.models import Chain, seeded
 from ffdist.objectives import Objective
 from ffdist.pipeline.contract import own_code
@@ -85,7 +85,7 @@ class Classifier(nn.Module):
             given = self.scores(torch.zeros(1, *self.input_shape))
         known = [name for name in PREDICTORS if name != FUSION] + list(given)
         if predictor not in known:
-            remedy = "train with --fusion" if predictor == FUSION else None
+            remedy = f"train with {setting('rule.fusion')}" if predictor == FUSION else None
             raise ConfigError(f"there is no predictor '{predictor}'", expected=", ".join(known), remedy=remedy)
         self.predictor = predictor
         return self

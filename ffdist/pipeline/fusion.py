@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ffdist.errors import NetworkError
+from ffdist.errors import NetworkError, setting
 from ffdist.models import derive_seed, seeded
 from ffdist.objectives import Local, Objective, Site
 from ffdist.pipeline.contract import at, check_features, running
@@ -59,10 +59,11 @@ def fusion_site(sites: Sequence[Site], objective: Objective) -> Site:
     if not width:
         raise NetworkError(
             "the rule offers no features for a fusion head",
-            where=f"--fusion, objective {type(objective).__name__}",
+            where=f"{setting('rule.fusion')}, objective {type(objective).__name__}",
             expected="features of one block at least",
             got="None of all blocks",
-            remedy="for rules that write labels into pictures: --objective-args predict=both, or predict=linear",
+            remedy="for rules that write labels into pictures: "
+            f"{setting('rule.objective_args', 'predict=both')}, or predict=linear",
         )
     return Site(len(sites), FUSION, len(sites) + 1, first.num_classes, (width,), (first.num_classes,))
 

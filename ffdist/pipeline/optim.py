@@ -4,103 +4,16 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Collection
+from typing import Any
 
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
-from ffdist.errors import ConfigError
 from ffdist.pipeline.muon import FilterMuon, Together
+from ffdist.settings import OptimSettings, SchedulerSettings
 
-
-@dataclass(frozen=True, slots=True)
-class OptimConfig:
-    """Settings of every block's optimiser and schedule."""
-
-    optimizer: Literal["adamw", "adam", "sgd", "muon"] = "adamw"
-    """muon: for filters, and for matrices outside of heads and classifiers; sgd for the rest."""
-    lr: float = 2e-3
-    weight_decay: float = 1e-5
-    momentum: float = 0.9
-    muon_momentum: float = 0.95
-    """Momentum of muon; `momentum` is that of sgd, beside it too."""
-    nesterov: bool = False
-    """Nesterov's form of momentum, for sgd and muon."""
-    bias_lr: float | None = None
-    """Rate of biases, and of scales and shifts of norms. None: `lr`."""
-    head_lr: float | None = None
-    """Rate of what a rule adds beside the block, and of a twin's classifier; with muon, of their linear layers. None:
-    `lr`."""
-    unit_filters: bool = False
-    """muon: before each step, scale each filter and matrix to the norm sqrt(outputs); for layers with a norm behind."""
-    ns_steps: int = 5
-    """muon: steps of Newton and Schulz's iteration."""
-    schedule: Literal["constant", "cosine", "linear", "linear-late", "plateau"] = "cosine"
-    warmup: float = 0.0
-    """Share of all steps over which the learning rate rises linearly from `start`."""
-    start: float = 0.0
-    """Where a warm-up begins, as a share of the learning rate."""
-    end: float = 0.0
-    """Where cosine and linear schedules end, as a share of the learning rate."""
-    patience: int = 10
-    """plateau: epochs without a lower validation loss of this block before its learning rate falls."""
-    factor: float = 0.1
-    """plateau: what the learning rate is multiplied by then."""
-    clip: float | None = None
-    """The largest norm of a block's gradient; a larger one is scaled down to it."""
-    no_decay: tuple[Literal["bias", "norm"], ...] = ()
-    """What weight decay spares; by default nothing, as in the papers and their authors' code."""
-    ema: float | None = None
-    """Decay of a moving average of the weights (see `Average`), which then evaluates in their place."""
-    windows: tuple[tuple[int, int], ...] = ()
-    """Each block's first epoch of learning, and the one it no longer learns in; empty: all learn in all."""
-
-    def __post_init__(self) -> None:
-        if not self.lr > 0 or not math.isfinite(self.lr):
-            raise ConfigError("the learning rate is not positive", where="--lr", expected="> 0", got=self.lr)
-        for name, (fits, expected) in LIMITS.items():
-            value = getattr(self, name)
-            if value is not None and not fits(value):
-                raise ConfigError(f"--{name.replace('_', '-')} is out of range", expected=expected, got=value)
-        if self.schedule == "plateau" and self.warmup:
-            raise ConfigError("a learning rate that follows a plateau has no warm-up", where="--warmup", expected=0,
-                              got=self.warmup, remedy="take another --schedule, or leave --warmup out")  # fmt: skip
-        if any(not 0 <= start < end for start, end in self.windows):
-            raise ConfigError("these are no windows of epochs", where="--windows", got=self.windows,
-                              expected="0 <= start < end, in epochs done before: 0:11 are epochs 1 to 11")  # fmt: skip
-
-    def learns(self, index: int, epoch: int) -> bool:
-        """Whether block `index` learns in this epoch (from 0); what stands behind all the windows' blocks does."""
-        if index >= len(self.windows):
-            return True
-        start, end = self.windows[index]
-        return start <= epoch < end
-
-    def check_windows(self, blocks: int) -> None:
-        """Raises ConfigError unless there is a window for each of the network's blocks, or none at all."""
-        if self.windows and len(self.windows) != blocks:
-            raise ConfigError("each block has a window of epochs", where="--windows", expected=f"{blocks} windows",
-                              got=len(self.windows))  # fmt: skip
-
-
-LIMITS: dict[str, tuple[Callable[[float], bool], str]] = {
-    "weight_decay": (lambda x: 0 <= x < math.inf, ">= 0"),
-    "momentum": (lambda x: 0 <= x < 1, "0 <= x < 1"),
-    "muon_momentum": (lambda x: 0 <= x < 1, "0 <= x < 1"),
-    "warmup": (lambda x: 0 <= x < 1, "a share of the run, 0 <= x < 1"),
-    "patience": (lambda x: x >= 0, ">= 0 epochs"),
-    "factor": (lambda x: 0 < x < 1, "0 < x < 1"),
-    "ns_steps": (lambda x: 1 <= x < 100, "1 to 99 steps"),
-    "start": (lambda x: 0 <= x <= 1, "a share of the learning rate, 0 <= x <= 1"),
-    "end": (lambda x: 0 <= x <= 1, "a share of the learning rate, 0 <= x <= 1"),
-    "bias_lr": (lambda x: 0 < x < math.inf, "> 0"),
-    "head_lr": (lambda x: 0 < x < math.inf, "> 0"),
-    "clip": (lambda x: 0 < x < math.inf, "> 0"),
-    "ema": (lambda x: 0 <= x < 1, "0 <= x < 1"),
-}
 NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 
 
@@ -109,10 +22,10 @@ def decay_groups(module: nn.Module, no_decay: Collection[str]) -> list[dict[str,
 
     "bias": whatever is called so, of norms too; "norm": scale and shift of norms.
     """
-    return in_groups(module, OptimConfig(no_decay=tuple(no_decay)))  # pyright: ignore[reportArgumentType]
+    return in_groups(module, OptimSettings(no_decay=tuple(no_decay)))  # pyright: ignore[reportArgumentType]
 
 
-def in_groups(module: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
+def in_groups(module: nn.Module, config: OptimSettings) -> list[dict[str, Any]]:
     """The learned parameters in groups of one rate and one decay; "kind" says of what kind they are.
 
     The kinds: "filter" (only with muon), "head", "bias" (norms', too) and "other"; each kind's that decay come first.
@@ -137,7 +50,7 @@ def in_groups(module: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
     ]
 
 
-def kind_of(name: str, parameter: nn.Parameter, config: OptimConfig, *, small: bool) -> str:
+def kind_of(name: str, parameter: nn.Parameter, config: OptimSettings, *, small: bool) -> str:
     """The kind of a parameter, where it has a rate or an optimiser of its own; else "other"."""
     beside = not {"head", "classifier"}.isdisjoint(name.split(".")[:2])
     if config.optimizer == "muon" and (parameter.dim() == 4 or (parameter.dim() == 2 and not beside)):
@@ -164,7 +77,7 @@ def uncompiled(kind: type[torch.optim.Optimizer]) -> type[Any]:
 ADAMW, ADAM, SGD = map(uncompiled, (torch.optim.AdamW, torch.optim.Adam, torch.optim.SGD))
 
 
-def build_optimizer(config: OptimConfig, module: nn.Module) -> torch.optim.Optimizer | None:
+def build_optimizer(config: OptimSettings, module: nn.Module) -> torch.optim.Optimizer | None:
     """The block's optimiser, fused; None for a block with nothing to learn."""
     learned = [{k: v for k, v in group.items() if k != "kind"} for group in in_groups(module, config)]
     if not learned:
@@ -180,7 +93,7 @@ def build_optimizer(config: OptimConfig, module: nn.Module) -> torch.optim.Optim
             return muon(config, in_groups(module, config))
 
 
-def sgd(config: OptimConfig, learned: list[dict[str, Any]]) -> torch.optim.SGD:
+def sgd(config: OptimSettings, learned: list[dict[str, Any]]) -> torch.optim.SGD:
     return SGD(
         learned,
         lr=config.lr,
@@ -191,7 +104,7 @@ def sgd(config: OptimConfig, learned: list[dict[str, Any]]) -> torch.optim.SGD:
     )
 
 
-def muon(config: OptimConfig, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+def muon(config: OptimSettings, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
     """Muon for filters and matrices, SGD beside it for the rest."""
     kinds = [group.pop("kind") for group in groups]
     filters = [group for group, kind in zip(groups, kinds, strict=True) if kind == "filter"]
@@ -215,7 +128,7 @@ def muon(config: OptimConfig, groups: list[dict[str, Any]]) -> torch.optim.Optim
 
 
 def build_schedule(
-    config: OptimConfig, optimizer: torch.optim.Optimizer, total_steps: int
+    config: SchedulerSettings, optimizer: torch.optim.Optimizer, total_steps: int
 ) -> LRScheduler | ReduceLROnPlateau:
     """Cosine and the linear ones fall over `total_steps` batches; plateau follows the block's own validation loss."""
     if config.schedule == "plateau":

@@ -13,15 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from ffdist.device import synchronize
-from ffdist.errors import ConfigError, NetworkError
+from ffdist.errors import ConfigError, NetworkError, setting
 from ffdist.models import Chain, seeded
 from ffdist.objectives import Local, Objective, Site
 from ffdist.objectives.base import Following
 from ffdist.pipeline.block import BlockConfig, LearningBlock
 from ffdist.pipeline.contract import at, running
 from ffdist.pipeline.fusion import FUSION, Fusion, fusion_layer, fusion_site, passed_on
-from ffdist.pipeline.optim import OptimConfig
 from ffdist.pipeline.rehearsal import TWO, Part, rehearse
+from ffdist.settings import Settings
 
 T = TypeVar("T")
 
@@ -56,8 +56,10 @@ def sites(chain: Chain, fused: Objective | None = None) -> list[Site]:
 def build_block(chain: Chain, site: Site, objective: Objective, config: BlockConfig) -> LearningBlock:
     """The same block whichever stage builds it: its weights come from (seed, index)."""
     if site.index == len(chain):
-        return LearningBlock(site, fusion_layer(site, config.seed), Fusion(), config)
-    return LearningBlock(site, chain.build(site.index, config.seed), objective, config, chain.layouts()[site.index])
+        return LearningBlock(site, fusion_layer(site, config.settings.training.seed), Fusion(), config)
+    return LearningBlock(
+        site, chain.build(site.index, config.settings.training.seed), objective, config, chain.layouts()[site.index]
+    )
 
 
 def check_objective(
@@ -83,7 +85,7 @@ def check_objective(
             head_of(objective, site)
     if fusion:
         places = sites(chain, objective)
-    config = BlockConfig(OptimConfig(), total_steps=1, seed=0, fusion=fusion)
+    config = BlockConfig(Settings().changed(fusion=fusion), total_steps=1)
     x, y = samples or (torch.randn(2, *chain.input_shape, generator=torch.Generator().manual_seed(0)), torch.arange(2))
     rehearse(places, lambda site: build_block(chain, site, objective, config), chain, objective, x, y, smallest)
 
@@ -126,7 +128,7 @@ def measure_blocks(
     batch_size: samples a batch, which the blocks get in so many microbatches.
     of: which of the repeats' times a block is said to take; other work on the machine disturbs the least of them least.
     """
-    config = replace(config, optim=replace(config.optim, windows=()))  # every block at work
+    config = replace(config, settings=config.settings.changed(windows=()))  # every block at work
     costs = []
     generator = torch.Generator().manual_seed(0)
     labels = torch.randint(chain.num_classes, (batch_size // microbatches,), generator=generator)
@@ -135,7 +137,7 @@ def measure_blocks(
         x = objective.prepare(x, labels, chain.num_classes, generator)
     labels = labels.to(config.device)
     features: Tensor | None = None
-    for site in sites(chain, objective if config.fusion else None):
+    for site in sites(chain, objective if config.settings.rule.fusion else None):
         assert x is not None
         block = build_block(chain, site, objective, config)
         times = []
@@ -168,7 +170,7 @@ def partition(costs: Sequence[float], stages: int) -> list[int]:
     if not 1 <= stages <= len(costs):
         raise ConfigError(
             "the network cannot be cut into that many stages",
-            where="--stages",
+            where=setting("plan.stages"),
             expected=f"1 to {len(costs)}, one block a stage at least",
             got=stages,
             remedy="use fewer stages, or a model with more blocks",

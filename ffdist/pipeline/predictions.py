@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ffdist.data import Loader
-from ffdist.errors import ConfigError
+from ffdist.errors import ConfigError, setting
 from ffdist.pipeline.message import Snapshot, TrainBatch
 from ffdist.transport.base import Frame, Receiver, Sender
 
@@ -105,8 +105,8 @@ def check_lag(lag: int, stages: int, queue: int) -> None:
     if lag and lag < most:
         raise ConfigError(
             "predictions would come back too late for hard negatives",
-            where=f"{stages} stages, --queue {queue}",
+            where=f"{stages} stages, {setting('plan.queue', queue)}",
             expected=f"a lag of at least {most} batches, which is what the pipeline can hold",
             got=lag,
-            remedy=f"--objective-args lag={most}, or fewer stages, or a shorter queue",
+            remedy=f"{setting('rule.objective_args', f'lag={most}')}, or fewer stages, or a shorter queue",
         )

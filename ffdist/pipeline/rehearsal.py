@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
-from ffdist.errors import NetworkError, described, users_code
+from ffdist.errors import NetworkError, described, setting, users_code
 from ffdist.models import Chain, seeded
 from ffdist.objectives import Local, Objective, Site
 from ffdist.pipeline.block import LearningBlock
@@ -27,7 +27,7 @@ class Part(NamedTuple):
     """The fewest samples that a block will learn from at once."""
 
     samples: int
-    remedy: str = "a larger --batch-size"
+    remedy: str = f"a larger {setting('training.batch_size')}"
     """How there would be more."""
 
 

@@ -16,6 +16,7 @@ from ffdist.objectives import Objective
 from ffdist.pipeline.contract import own_code
 from ffdist.pipeline.message import EndOfEpoch, EndOfSplit, EvalBatch, Message, Snapshot, Stop, TrainBatch
 from ffdist.pipeline.predictions import Predictions
+from ffdist.settings import TrainingSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,17 +37,6 @@ class Loaders:
     test: Loader | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Schedule:
-    """What the source sends besides batches, and when it ends."""
-
-    epochs: int
-    snapshot_every: int | None = None
-    """Batches between snapshots within an epoch; the end of each epoch makes one in any case."""
-    early_stop: int | None = None
-    """Epochs without a better validation accuracy after which the run ends."""
-
-
 ValidationOf = Callable[[int], float]
 """Waits for the validation accuracy of an epoch that has left the source before."""
 
@@ -61,20 +51,19 @@ class Source:
         self,
         loaders: Loaders,
         objective: Objective,
-        schedule: Schedule,
+        training: TrainingSettings,
         *,
+        snapshot_every: int | None = None,
         num_classes: int,
-        seed: int,
-        microbatches: int = 1,
         start: Position = Position(),
         history: list[float] | None = None,
         validation_of: ValidationOf | None = None,
         predictions: Predictions | None = None,
         stop: Event | None = None,
     ) -> None:
-        self.loaders, self.objective, self.schedule = loaders, objective, schedule
-        self.num_classes, self.seed, self.at = num_classes, seed, start
-        self.microbatches = microbatches
+        self.loaders, self.objective, self.training = loaders, objective, training
+        self.num_classes, self.at = num_classes, start
+        self.snapshot_every = snapshot_every
         self.history = list(history or [])
         """Validation accuracy of the epochs whose results the source has seen."""
         self.validation_of = validation_of
@@ -83,7 +72,7 @@ class Source:
         self.stop = stop or Event()
 
     def __iter__(self) -> Iterator[Message]:
-        while self.at.epoch < self.schedule.epochs and not self._stale():
+        while self.at.epoch < self.training.epochs and not self._stale():
             if (yield from self._train()):
                 yield from self._end_epoch()
             yield self._snapshot()
@@ -95,7 +84,7 @@ class Source:
 
     def _train(self) -> Generator[Message, None, bool]:
         """The rest of the epoch's batches, or those up to a stop; whether they were all."""
-        every = self.schedule.snapshot_every
+        every = self.snapshot_every
         batches = self.loaders.train.epoch(self.at.epoch, self.at.batch)
         for x, y in batches:
             step = self.at.step + 1
@@ -117,16 +106,18 @@ class Source:
         if loader is None:
             return
         for x, y in loader.epoch(0):
-            for xs, ys in zip(x.chunk(self.microbatches), y.chunk(self.microbatches), strict=True):
+            for xs, ys in zip(x.chunk(self.training.microbatches), y.chunk(self.training.microbatches), strict=True):
                 with self._seeded("evaluation"):
                     prepared = self.objective.prepare_eval(xs, self.num_classes)
                 yield EvalBatch(split, prepared, ys)
         yield EndOfSplit(split, self.at.epoch)
 
     def _microbatches(self, x: Tensor, y: Tensor, step: int) -> Iterator[TrainBatch]:
-        generator = torch.Generator().manual_seed(derive_seed(self.seed, "source", step))
-        parts = list(zip(x.chunk(self.microbatches), y.chunk(self.microbatches), strict=True))
-        told = self.predictions.before(step).chunk(self.microbatches) if self.predictions else [None] * len(parts)
+        generator = torch.Generator().manual_seed(derive_seed(self.training.seed, "source", step))
+        parts = list(zip(x.chunk(self.training.microbatches), y.chunk(self.training.microbatches), strict=True))
+        told = (
+            self.predictions.before(step).chunk(self.training.microbatches) if self.predictions else [None] * len(parts)
+        )
         for part, ((xs, ys), known) in enumerate(zip(parts, told, strict=True)):
             with self._seeded("preparation", step, part):
                 prepared = self._prepare(xs, ys, known, generator)
@@ -144,7 +135,7 @@ class Source:
         """Around a user's own rule, which may draw from the process's generators rather than from the one it gets."""
         if not own_code(self.objective, ()):
             return nullcontext()
-        return seeded(derive_seed(self.seed, purpose, *place))
+        return seeded(derive_seed(self.training.seed, purpose, *place))
 
     def _snapshot(self) -> Snapshot:
         marker = Snapshot(self.at.step, self.at.epoch, self.at.batch)
@@ -154,7 +145,7 @@ class Source:
 
     def _stale(self) -> bool:
         """Looks at the results one epoch behind: deterministic, and long arrived."""
-        patience, last = self.schedule.early_stop, self.at.epoch - 2
+        patience, last = self.training.early_stop, self.at.epoch - 2
         if patience is None or self.validation_of is None or self.loaders.validation is None or last < 0:
             return False
         while len(self.history) <= last:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from rich.table import Table
 from torch import Tensor
 
-from ffdist.errors import NetworkError
+from ffdist.errors import NetworkError, setting
 from ffdist.pipeline.classifier import Classifier
 from ffdist.plain import table
 
@@ -60,8 +60,12 @@ def activation_maps(classifier: Classifier, x: Tensor, labels: Tensor) -> list[B
         maps = F.interpolate(evidence[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
         found.append(BlockMaps(name, (out.shape[2], out.shape[3]), maps, local.scores.argmax(1)))
     if not found:
-        raise NetworkError("no block has class activation maps", expected="maps [C, H, W] that scores are read from",
-                           got="; ".join(lacking), remedy="train a convolutional network: --model cnnb")  # fmt: skip
+        raise NetworkError(
+            "no block has class activation maps",
+            expected="maps [C, H, W] that scores are read from",
+            got="; ".join(lacking),
+            remedy=f"train a convolutional network: {setting('network.model', 'cnnb')}",
+        )
     return found
 
 

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 from ffdist.data import Loader
-from ffdist.errors import ConfigError, DataError, NetworkError, SnapshotError, StageError
+from ffdist.errors import ConfigError, DataError, NetworkError, SnapshotError, StageError, setting
 from ffdist.notes import note
 from ffdist.pipeline.fusion import FUSION
 from ffdist.pipeline.plan import BlockCost, check_objective, measure_blocks, partition
@@ -50,15 +50,17 @@ def agree(store: dist.Store, world: World, key: str, decide: Callable[[], Any], 
 
 def make_plan(job: Job, world: World, loaders: Loaders, device: torch.device) -> dict[str, Any]:
     """The cut, the number of batches an epoch has, and the snapshot to start from. Only rank 0 makes it."""
-    config = job.config
     steps = len(loaders.train)
-    manifest = latest(config.run) if config.run and config.resume else None
-    if config.resume and manifest is None:
-        raise SnapshotError("there is no snapshot to resume from", where=config.run,
-                            remedy="leave --resume out to start a new run, with another --out")  # fmt: skip
-    if config.run and manifest:
-        check_epochs(manifest, config.schedule.epochs)
-        set_aside(config.run, manifest)
+    manifest = latest(job.run) if job.run and job.resume else None
+    if job.resume and manifest is None:
+        raise SnapshotError(
+            "there is no snapshot to resume from",
+            where=job.run,
+            remedy=f"leave {setting('resume')} out to start a new run, with another {setting('run.out')}",
+        )
+    if job.run and manifest:
+        check_epochs(manifest, job.settings.training.epochs)
+        set_aside(job.run, manifest)
     return {
         "cut": cut_of(job, world.size, device, loaders.train),
         "steps": steps,
@@ -68,7 +70,7 @@ def make_plan(job: Job, world: World, loaders: Loaders, device: torch.device) ->
 
 def cut_of(job: Job, stages: int, device: torch.device, train: Loader) -> list[int]:
     """Blocks in each stage: as told, or by measured time where there is a choice."""
-    cut, blocks = list(job.config.cut), len(job.names)
+    cut, blocks = list(job.settings.plan.cut), len(job.names)
     check_cut(job, stages)
     if cut or stages in (1, blocks):
         return cut or partition([1.0] * blocks, stages)
@@ -77,8 +79,8 @@ def cut_of(job: Job, stages: int, device: torch.device, train: Loader) -> list[i
 
 def costs_of(job: Job, device: torch.device, train: Loader) -> list[BlockCost]:
     """Of a batch as the run will have them."""
-    config = job.block_config(device, max(1, len(train) * job.config.schedule.epochs))
-    parts = job.config.microbatches
+    config = job.block_config(device, max(1, len(train) * job.settings.training.epochs))
+    parts = job.settings.training.microbatches
     return measure_blocks(job.chain, job.objective, config, max(parts, train.largest_batch), microbatches=parts)
 
 
@@ -92,22 +94,26 @@ def cut_by(costs: Sequence[BlockCost], stages: int) -> list[int]:
     return [*cut, last + 1]
 
 
-def check_job(job: Job, stages: int) -> None:
+def check_job(job: Job) -> None:
     """Everything that can be found wrong before anything is started or written.
 
     Raises NetworkError for blocks that do not fit together or that the objective cannot use, ConfigError for a cut,
     windows or a schedule that do not fit, DataError for samples that are not there.
     """
-    check_cut(job, stages)
-    check_lag(job.objective.feedback, stages, job.config.queue)
-    job.config.optim.check_windows(len(job.chain))
+    check_cut(job, job.stages)
+    check_lag(job.objective.feedback, job.stages, job.settings.plan.queue)
+    job.settings.scheduler.check_windows(len(job.chain))
     loaders = job.loaders()
     check_validation(job, loaders)
     check_scale(job)
-    smallest = smallest_part(loaders.train.largest_batch, job.config.microbatches)
+    smallest = smallest_part(loaders.train.largest_batch, job.settings.training.microbatches)
     check_size(job, loaders.train.largest_batch)
     check_objective(
-        job.chain, job.objective, fusion=job.config.fusion, samples=job.first_samples(loaders.train), smallest=smallest
+        job.chain,
+        job.objective,
+        fusion=job.settings.rule.fusion,
+        samples=job.first_samples(loaders.train),
+        smallest=smallest,
     )
 
 
@@ -144,19 +150,19 @@ def smallest_part(batch: int, microbatches: int) -> Part:
 
     fewer = next((parts for parts in range(microbatches - 1, 0, -1) if last(batch, parts) > 1), None)
     if batch == 1:
-        remedy = "train on two samples or more, with --batch-size 2 or more"
+        remedy = f"train on two samples or more, with {setting('training.batch_size', '2')} or more"
     else:
         whole = microbatches * max(2, -(-batch // microbatches))
-        remedy = f"--microbatches {fewer}, or --batch-size {whole}"
+        remedy = f"{setting('training.microbatches', fewer)}, or {setting('training.batch_size', whole)}"
     return Part(last(batch, microbatches), remedy)
 
 
 def check_size(job: Job, batch: int) -> None:
     """Raises NetworkError for a block that no memory of this machine holds: by its weights, what the optimiser keeps of
     them, and one part of a batch at its input and its largest layer, which is less than it will need."""
-    there = memory(job.config.device)
-    part = -(-batch // job.config.microbatches)
-    optim = job.config.optim
+    there = memory(job.settings.compute.device)
+    part = -(-batch // job.settings.training.microbatches)
+    optim = job.settings.optim
     kept = {"adamw": 4, "adam": 4, "muon": 3, "sgd": 3 if optim.momentum else 2}[optim.optimizer]
     shapes = [job.chain.input_shape, *job.chain.shapes()]
     for index, (given, output) in enumerate(zip(shapes, job.chain.outputs(), strict=False)):
@@ -168,37 +174,44 @@ def check_size(job: Job, batch: int) -> None:
                 where=f"block {index} '{job.chain.names[index]}', {weights:,} weights, output {list(output.shape)}",
                 expected=f"less than the {there / 2**30:,.1f} GiB there are",
                 got=f"at least {needs / 2**30:,.1f} GiB for {part} samples at once",
-                remedy="smaller pictures (--image-size), narrower blocks (--model-args), or a smaller --batch-size",
+                remedy=f"smaller pictures ({setting('dataset.image_size')}), narrower blocks "
+                f"({setting('network.model_args')}), or a smaller {setting('training.batch_size')}",
             )
 
 
 def check_validation(job: Job, loaders: Loaders) -> None:
     """A share must hold some sample out, and only where the data have no split for it; what follows the validation
     results must have some."""
-    share, picked = job.config.validation, len(loaders.train.indices)
+    share, picked = job.settings.dataset.validation, len(loaders.train.indices)
     if share and job.images.validation is not None:
         raise ConfigError(
             "the data have a validation split of their own",
-            where=f"--validation {share:g}, data set {job.images.name}",
+            where=f"{setting('dataset.validation', f'{share:g}')}, data set {job.images.name}",
             expected="no share of the training samples beside it",
             got=f"{len(job.images.validation):,} validation samples",
-            remedy="leave --validation out, or --validation 0 to train without; the split itself is left out by "
+            remedy=f"leave {setting('dataset.validation')} out, or {setting('dataset.validation', 0)} to train "
+            "without; "
+            "the split itself is left out by "
             "`ffdist data prepare ... --ignore NAME`",
         )
     if job.validation_share and loaders.validation is None:
         raise ConfigError(
-            "--validation holds no sample out",
+            f"{setting('dataset.validation')} holds no sample out",
             expected="a share that rounds to one or more",
             got=f"{job.validation_share:g} of {picked:,} samples",
-            remedy="--validation 0, or a larger share",
+            remedy=f"{setting('dataset.validation', '0')}, or a larger share",
         )
-    followers = {"--schedule plateau": job.config.optim.schedule == "plateau",
-                 "--early-stop": job.config.schedule.early_stop is not None}  # fmt: skip
-    remedy = "leave --validation out" if job.images.validation else "hold some samples out: --validation 0.1"
+    followers = {setting("scheduler.schedule", "plateau"): job.settings.scheduler.schedule == "plateau",
+                 setting("training.early_stop"): job.settings.training.early_stop is not None}  # fmt: skip
+    remedy = (
+        f"leave {setting('dataset.validation')} out"
+        if job.images.validation
+        else f"hold some samples out: {setting('dataset.validation', '0.1')}"
+    )
     for flag, follows in followers.items():
         if follows and loaders.validation is None:
             raise ConfigError(f"{flag} follows the validation results, and there are none", expected="a validation set",
-                              got=f"--validation {share or 0:g}", remedy=remedy)  # fmt: skip
+                              got=setting("dataset.validation", f"{share or 0:g}"), remedy=remedy)  # fmt: skip
 
 
 def validation_note(job: Job) -> str | None:
@@ -208,11 +221,12 @@ def validation_note(job: Job) -> str | None:
         return None
     if job.validation_share is None:
         return f"validation on the data's own validation split, {len(own):,} samples; none is held out of train"
-    return f"the data's own validation split, {len(own):,} samples, is not used: --validation {job.validation_share:g}"
+    told = setting("dataset.validation", f"{job.validation_share:g}")
+    return f"the data's own validation split, {len(own):,} samples, is not used: {told}"
 
 
 def check_cut(job: Job, stages: int) -> None:
-    cut, blocks = list(job.config.cut), len(job.names)
+    cut, blocks = list(job.settings.plan.cut), len(job.names)
     if cut and (len(cut) != stages or sum(cut) != blocks or min(cut) < 1):
-        raise ConfigError("--cut does not fit", where=f"{stages} stages of {', '.join(job.names)}",
+        raise ConfigError(f"{setting('plan.cut')} does not fit", where=f"{stages} stages of {', '.join(job.names)}",
                           expected=f"{stages} positive counts that sum to {blocks}", got=cut)  # fmt: skip

@@ -13,7 +13,7 @@ from typing import Any
 from ffdist.data import Images
 from ffdist.data.decode import Decoding, read_decoding
 from ffdist.data.images import Spread
-from ffdist.errors import DataError, SnapshotError
+from ffdist.errors import DataError, SnapshotError, setting
 from ffdist.snapshot.files import write_durably
 
 FACTS = "data.json"
@@ -118,9 +118,13 @@ def check_same_data(facts: DataFacts, images: Images, where: object) -> None:
         return
     found = differences(facts, DataFacts.of(images))
     if found:
-        raise DataError("these are not the data that the run has learned", where=where, got="; ".join(found),
-                        expected="the same samples, labels, classes, mean and deviation",
-                        remedy="name the same data, wherever they lie now: --data; or start a new run")  # fmt: skip
+        raise DataError(
+            "these are not the data that the run has learned",
+            where=where,
+            got="; ".join(found),
+            expected="the same samples, labels, classes, mean and deviation",
+            remedy=f"name the same data, wherever they lie now: {setting('dataset.data')}; or start a new run",
+        )
     print("ffdist: the run does not say which samples it has learned: classes, shape, mean and deviation are the same",
           file=sys.stderr)  # fmt: skip
 

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 
 from ffdist.device import CPU, collective, identity, joint_backend
-from ffdist.errors import ConfigError, StageError
+from ffdist.errors import ConfigError, StageError, setting
 from ffdist.runtime.meeting import await_key, set_key
 from ffdist.runtime.world import World
 from ffdist.transport import Edge, Receiver, Sender, process_group, shared_memory
@@ -54,10 +54,10 @@ def choose(wanted: Kind, places: list[Place]) -> list[Kind]:
         if (wanted not in ("auto", direct, *BY_HOST)) or (wanted == "shared-memory" and not near):
             raise ConfigError(
                 f"{wanted} cannot join stages {i} and {i + 1}",
-                where="--transport",
+                where=setting("plan.transport"),
                 expected="both stages on one Linux host" if wanted in BY_HOST else "a GPU of its own at each end",
                 got=f"{tuple(up)} and {tuple(down)}",
-                remedy="use --transport auto",
+                remedy=f"use {setting('plan.transport', 'auto')}",
             )
         best = direct or ("shared-memory" if near else "gloo")
         kinds.append(best if wanted == "auto" else wanted)

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ffdist.config import TrainSettings
 from ffdist.data import Images
-from ffdist.errors import DataError
+from ffdist.errors import DataError, setting
 from ffdist.pipeline.message import EndOfSplit, EvalBatch
 from ffdist.pipeline.plan import build_block
 from ffdist.pipeline.predictors import Tally, last_weights
 from ffdist.pipeline.stage import Stage
 from ffdist.runtime.run import with_snapshot
 from ffdist.runtime.start import make_job
+from ffdist.settings import Settings
 from ffdist.snapshot import Manifest, SnapshotStore
 
 
@@ -34,18 +33,21 @@ class Confusion:
 
 
 def measure_run(
-    run: Path, settings: TrainSettings, images: Images, *, batch_size: int | None = None
+    run: Path, settings: Settings, images: Images, *, batch_size: int | None = None
 ) -> tuple[dict[str, Any], dict[str, Confusion]]:
     """The last snapshot on the test split of `images`: a record as training makes of it, each predictor's confusion.
 
     batch_size: default the run's own. Raises DataError without a test split, SnapshotError as `SnapshotStore.load`.
     """
-    job = make_job(replace(settings, batch_size=batch_size or settings.batch_size), images, run, 1)
+    size = batch_size or settings.training.batch_size
+    parts = min(settings.training.microbatches, size)
+    job = make_job(settings.changed(batch_size=size, microbatches=parts), images, run, resume=True)
     loader = job.test_loader()
     if loader is None:
         raise DataError("the data have no test split", where=images.name, expected="a test split",
                         got=f"splits {', '.join(images.splits)}",
-                        remedy="name data that have one: --data, or prepare these with --test-fraction")  # fmt: skip
+                        remedy=f"name data that have one: {setting('dataset.data')}, or prepare these with "
+                        f"{setting('test_fraction')}")  # fmt: skip
     config = job.block_config(torch.device("cpu"), 1)
     store = SnapshotStore(run, job.names)
     stage = Stage(0, [build_block(job.chain, site, job.objective, config) for site in job.sites()], store.save)

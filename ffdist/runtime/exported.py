@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
-from ffdist.config import TrainSettings
 from ffdist.data.decode import read_decoding
 from ffdist.data.images import Spread
 from ffdist.errors import ConfigError, SnapshotError
@@ -25,19 +24,20 @@ from ffdist.runtime.in_python import BACKPROP, given_network
 from ffdist.runtime.own_code import GIVEN, KINDS, WORDS, check_code
 from ffdist.runtime.run import network as named_network
 from ffdist.runtime.run import read_settings, trained
+from ffdist.settings import Settings
 from ffdist.snapshot.files import apart, write_durably
 
 NETWORK = ("model", "model_args", "blocks", "objective", "objective_args", "label_smoothing", "fusion")
 """The settings that say which network and rule it is."""
 
 
-def metadata(classifier: Classifier, settings: TrainSettings, facts: DataFacts) -> dict[str, str]:
+def metadata(classifier: Classifier, settings: Settings, facts: DataFacts) -> dict[str, str]:
     """What an exported file says of its network: JSON texts by name."""
     values = {
         "ffdist": version("ffdist"),
         "torch": version("torch"),
         "predictor": classifier.predictor,
-        "network": {name: getattr(settings, name) for name in NETWORK},
+        "network": {name: settings.value(name) for name in NETWORK},
         "input": f"{input_of(facts)}, float32 [B, {', '.join(map(str, facts.shape))}]",
         "shape": facts.shape,
         "classes": facts.classes,
@@ -97,7 +97,7 @@ def load(
     settings, facts = read_settings(path), read_facts(path)
     check_code(path, settings, strict=False)
     chain, rule = _made(settings, facts, network, objective, path)
-    return _named(trained(path, chain, rule, facts, fusion=settings.fusion), facts)
+    return _named(trained(path, chain, rule, facts, fusion=settings.rule.fusion), facts)
 
 
 def _named(classifier: Classifier, facts: DataFacts) -> Classifier:
@@ -107,7 +107,7 @@ def _named(classifier: Classifier, facts: DataFacts) -> Classifier:
 
 
 def _made(
-    settings: TrainSettings,
+    settings: Settings,
     facts: DataFacts,
     network: Chain | nn.Sequential | None,
     rule: Objective | str | None,
@@ -116,9 +116,9 @@ def _made(
     """What is given, and what the settings name for the rest; for "backprop" the twin."""
     if network is None and rule is None:
         return named_network(settings, facts.shape, len(facts.classes), run=run)
-    stand_in = replace(settings, model="mlp", model_args=(), blocks=()) if network is not None else settings
-    if rule is not None or settings.objective == BACKPROP:
-        stand_in = replace(stand_in, objective="sff", objective_args=(), label_smoothing=0.0)
+    stand_in = settings.changed(model="mlp", model_args=(), blocks=()) if network is not None else settings
+    if rule is not None or settings.rule.objective == BACKPROP:
+        stand_in = stand_in.changed(objective="sff", objective_args=(), label_smoothing=0.0)
     chain, objective = named_network(stand_in, facts.shape, len(facts.classes), run=run)
     if network is not None:
         chain = joined_as(network, settings, facts)
@@ -127,9 +127,9 @@ def _made(
     return given_network(settings, chain, objective)
 
 
-def joined_as(network: Chain | nn.Sequential, settings: TrainSettings, facts: DataFacts) -> Chain:
+def joined_as(network: Chain | nn.Sequential, settings: Settings, facts: DataFacts) -> Chain:
     """The network in the blocks that it was trained in."""
-    cut = settings.blocks or None
+    cut = settings.network.blocks or None
     if isinstance(network, Chain):
         return network if cut is None else network.regroup(cut)
     return Chain.from_sequential(network, input_shape=facts.shape, num_classes=len(facts.classes), cut=cut)
@@ -148,7 +148,7 @@ def _load_file(path: Path, network: Chain | nn.Sequential | None, objective: Obj
             in_memory=about.get("in_memory", False),
         )  # fmt: skip
         values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in about["network"].items()}
-        settings, predictor = replace(TrainSettings(), **values), str(about["predictor"])
+        settings, predictor = Settings().changed(**values), str(about["predictor"])
     except (SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError) as error:
         raise SnapshotError(
             "the file is no export of a network",
@@ -158,12 +158,12 @@ def _load_file(path: Path, network: Chain | nn.Sequential | None, objective: Obj
             remedy="export it again; the tensors of other files are safetensors.torch.load_file's",
         ) from error
     for kind, given in (("model", network), ("objective", objective)):
-        name = getattr(settings, kind)
+        name = settings.value(kind)
         if given is None and (name == GIVEN or name not in KINDS[kind]):
             raise ConfigError(f"the file's {WORDS[kind]} is a user's own", where=path, got=name,
                               remedy="give it: ffdist.load(FILE, network, objective)")  # fmt: skip
     chain, rule = _made(settings, facts, network, objective)
-    classifier = Classifier(chain, rule, mean=facts.mean, std=facts.std, fusion=settings.fusion)
+    classifier = Classifier(chain, rule, mean=facts.mean, std=facts.std, fusion=settings.rule.fusion)
     try:
         classifier.load_state_dict(state)
     except RuntimeError as error:

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import fcntl
 import shutil
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import fields, replace
 from datetime import datetime
 from pathlib import Path
 
-from ffdist.config import FREE_ON_RESUME, TrainSettings
 from ffdist.data import Images
-from ffdist.errors import ConfigError, DataError, Interrupted, NetworkError, SnapshotError
+from ffdist.errors import ConfigError, DataError, Interrupted, NetworkError, SnapshotError, setting
+from ffdist.notes import note
 from ffdist.report.log import read_run_log, written_by_others
 from ffdist.runtime.data_facts import FACTS, DataFacts, check_same_data, read_facts, write_facts
 from ffdist.runtime.own_code import CODE, KINDS, check_code, has_moved, keep_code, settled
 from ffdist.runtime.run import SETTINGS, read_settings, write_settings, writing_to
+from ffdist.settings import GROUP_OF, Settings, is_free
 from ffdist.snapshot import Manifest, committed, read_manifest
 from ffdist.snapshot.files import make_folder, write_durably
 
@@ -28,10 +27,11 @@ LOGS = ("ray.log", "restarts.log", "metrics.jsonl")
 """What is written beside the stages' own logs; a stage opens its own when all stages are ready."""
 
 
-def new_folder(settings: TrainSettings) -> Path:
+def new_folder(settings: Settings) -> Path:
     """Where a new run goes. Raises ConfigError when --out already holds a run."""
-    names = (text.rpartition("/")[2] for text in (settings.data, settings.model, settings.objective))
-    out = settings.out or Path("runs") / f"{'-'.join(names).replace(':', '-')}-{datetime.now():%Y%m%d-%H%M%S}"
+    s = settings
+    names = (text.rpartition("/")[2] for text in (s.dataset.data, s.network.model, s.rule.objective))
+    out = s.run.out or Path("runs") / f"{'-'.join(names).replace(':', '-')}-{datetime.now():%Y%m%d-%H%M%S}"
     check_free(out)
     return out
 
@@ -39,13 +39,13 @@ def new_folder(settings: TrainSettings) -> Path:
 def check_free(out: Path) -> None:
     """Raises ConfigError for a folder with a run in it that has made a snapshot, also without its settings."""
     if committed(out):
-        whole = (out / SETTINGS).exists()
+        whole, go_on = (out / SETTINGS).exists(), f", or go on with {setting('resume', out)}"
         raise ConfigError("the run directory already holds a run", where=out, expected="a folder without a run",
                           got=None if whole else f"snapshots without their {SETTINGS}",
-                          remedy=f"choose another --out{', or go on with --resume' if whole else ''}")  # fmt: skip
+                          remedy=f"choose another {setting('run.out')}" + go_on * whole)  # fmt: skip
 
 
-def begin(out: Path, settings: TrainSettings, images: Images) -> None:
+def begin(out: Path, settings: Settings, images: Images) -> None:
     """Write what makes a folder a run: the facts of the data, the user's own code, then the resolved settings; on disk
     when this returns.
 
@@ -59,7 +59,7 @@ def begin(out: Path, settings: TrainSettings, images: Images) -> None:
 
 
 @contextmanager
-def beginning(settings: TrainSettings, images: Images) -> Iterator[Path]:
+def beginning(settings: Settings, images: Images) -> Iterator[Path]:
     """A new run's folder, begun, and held while it runs. What is refused, or fails before any stage was ready, leaves
     nothing of it behind.
 
@@ -84,7 +84,7 @@ def beginning(settings: TrainSettings, images: Images) -> Iterator[Path]:
 def clear(out: Path) -> None:
     """Of a run that ended before its first snapshot: its parts of one. Nothing of it is learned."""
     if (out / SETTINGS).exists():
-        print(f"ffdist: the run in {out} ended before its first snapshot; it is begun anew", file=sys.stderr)
+        note(f"the run in {out} ended before its first snapshot; it is begun anew")
     with writing_to(out):
         (out / SETTINGS).unlink(missing_ok=True)  # so that no moment shows the old settings beside new facts
         for part in (out / "snapshots").glob("step-*"):
@@ -120,19 +120,19 @@ def _forget(out: Path, before: dict[Path, bytes]) -> None:
 
 
 @contextmanager
-def going_on(settings: TrainSettings, images: Images) -> Iterator[Path]:
+def going_on(settings: Settings, images: Images) -> Iterator[Path]:
     """The folder of a run that goes on, held meanwhile: from its last snapshot, or from its beginning where there is
     none yet. What it says of its settings stays until the stages are ready: `Job.ready`.
 
     Raises DataError for other data than the run has learned, ConfigError where the user's own code has changed.
     """
-    out = settings.out
+    out = settings.run.out
     assert out, "checked when the settings were read"
     with held(out):
-        check_same_data(read_facts(out), images, settings.data)
+        check_same_data(read_facts(out), images, settings.dataset.data)
         check_code(out, settled(settings), strict=True)
         if not committed(out):
-            print(f"ffdist: the run in {out} has no snapshot yet: it starts from its beginning", file=sys.stderr)
+            note(f"the run in {out} has no snapshot yet: it starts from its beginning")
         yield out
 
 
@@ -147,8 +147,12 @@ def held(out: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise ConfigError("another run is at work in this folder", where=out, expected="a folder of one's own",
-                              remedy="wait until it has ended, or choose another --out") from error  # fmt: skip
+            raise ConfigError(
+                "another run is at work in this folder",
+                where=out,
+                expected="a folder of one's own",
+                remedy=f"wait until it has ended, or choose another {setting('run.out')}",
+            ) from error
         except OSError:  # a file system without locks
             pass
         if written_by_others(out):
@@ -158,24 +162,26 @@ def held(out: Path) -> Iterator[None]:
         yield
 
 
-def read_recorded(run: Path | None) -> TrainSettings:
+def read_recorded(run: Path | None) -> Settings:
     """The settings of the run that is to go on."""
     if run is None:
-        raise ConfigError("which run is to go on?", where="--resume", remedy="name its directory with --out")
-    return replace(read_settings(run), out=run, resume=True)
+        raise ConfigError(
+            "which run is to go on?", where=setting("resume"), remedy=f"name its directory with {setting('run.out')}"
+        )
+    return read_settings(run).changed(out=run)
 
 
-def check_resumable(before: TrainSettings, now: TrainSettings, remedy: str = "leave it out") -> None:
+def check_resumable(before: Settings, now: Settings, remedy: str = "leave it out") -> None:
     """Raises ConfigError naming the first setting that differs though it decides what the run learns. A network or rule
     of the user's own may have moved."""
     here = settled(now)
-    for f in fields(TrainSettings):
-        old, new = getattr(before, f.name), getattr(now, f.name)
-        if f.name in FREE_ON_RESUME or old in (new, getattr(here, f.name)):
+    for name, group in GROUP_OF.items():
+        old, new = before.value(name), now.value(name)
+        if is_free(name) or old in (new, here.value(name)):
             continue
-        if f.name in KINDS and now.out and has_moved(now.out, f.name, old, getattr(here, f.name)):
+        if name in KINDS and now.run.out and has_moved(now.run.out, name, old, here.value(name)):
             continue
-        raise ConfigError(f"--{f.name.replace('_', '-')} cannot change when a run is resumed", where=now.out,
+        raise ConfigError(f"{setting(f'{group}.{name}')} cannot change when a run is resumed", where=now.run.out,
                           expected=old, got=new, remedy=f"{remedy}, or start a new run")  # fmt: skip
 
 
@@ -187,22 +193,25 @@ def last_seen(run: Path) -> Manifest | None:
         return None
 
 
-def nothing_left(now: TrainSettings) -> str | None:
+def nothing_left(now: Settings) -> str | None:
     """What to tell people whose run is at its end, and has been told nothing that would let it go on; else None.
 
     Raises ConfigError for fewer epochs than it has begun.
     """
-    assert now.out, "checked when the settings were read"
-    if (manifest := last_seen(now.out)) is None:
+    assert now.run.out, "checked when the settings were read"
+    if (manifest := last_seen(now.run.out)) is None:
         return None
-    check_epochs(manifest, now.epochs)
-    recorded = read_settings(now.out)
-    if not has_ended(now.out) or (now.epochs, now.early_stop) != (recorded.epochs, recorded.early_stop):
+    check_epochs(manifest, now.training.epochs)
+    recorded = read_settings(now.run.out)
+    told, before = ((s.training.epochs, s.training.early_stop) for s in (now, recorded))
+    if not has_ended(now.run.out) or told != before:
         return None
-    if manifest.epoch < now.epochs:
-        stopped = f"the run stopped early after {manifest.epoch} of {now.epochs} epochs"
-        return f"nothing left to do: {stopped}; give another --early-stop"
-    return f"nothing left to do: the run has done its {now.epochs} epochs; give more --epochs"
+    if manifest.epoch < now.training.epochs:
+        stopped = f"the run stopped early after {manifest.epoch} of {now.training.epochs} epochs"
+        return f"nothing left to do: {stopped}; give another {setting('training.early_stop')}"
+    return (
+        f"nothing left to do: the run has done its {now.training.epochs} epochs; give more {setting('training.epochs')}"
+    )
 
 
 def has_ended(run: Path) -> bool:
@@ -217,6 +226,10 @@ def has_ended(run: Path) -> bool:
 def check_epochs(manifest: Manifest, epochs: int) -> None:
     """Raises ConfigError for fewer epochs than a run has begun."""
     if epochs < manifest.epochs_begun:
-        raise ConfigError("--epochs is less than the run has begun", where=manifest.folder,
-                          expected=f">= {manifest.epochs_begun}", got=epochs,
-                          remedy=f"--epochs {manifest.epochs_begun} or more; or start a new run")  # fmt: skip
+        raise ConfigError(
+            f"{setting('training.epochs')} is less than the run has begun",
+            where=manifest.folder,
+            expected=f">= {manifest.epochs_begun}",
+            got=epochs,
+            remedy=f"{setting('training.epochs', manifest.epochs_begun)} or more; or start a new run",
+        )

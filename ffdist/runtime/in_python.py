@@ -7,20 +7,20 @@ import hashlib
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import MISSING, fields, is_dataclass, replace
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 from ffdist.baselines.twin import Backprop, twin
-from ffdist.config import TrainSettings
 from ffdist.data import Images, open_data
-from ffdist.errors import ConfigError, FfdistError
+from ffdist.errors import ConfigError, FfdistError, setting
 from ffdist.models import Chain, load_model
 from ffdist.objectives import OBJECTIVES, Objective, load_objective
 from ffdist.objectives.load import known_objective
 from ffdist.options import text_of
 from ffdist.runtime.own_code import GIVEN, WORDS, settled_module
 from ffdist.runtime.run import pairs, smoothed
+from ffdist.settings import Settings
 
 BACKPROP = "backprop"
 """The name of the twin: the same network, learning by one loss."""
@@ -107,22 +107,27 @@ def digest(name: str, said: object) -> str:
     return f"{name}={hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
-def as_recorded(settings: TrainSettings, recorded: TrainSettings, chain: Chain, rule: Objective | str) -> TrainSettings:
+def as_recorded(settings: Settings, recorded: Settings, chain: Chain, rule: Objective | str) -> Settings:
     """`settings` with the network and the rule in the words of the run that goes on, where they are the same.
 
     Raises ConfigError where they have other options.
     """
-    if recorded.model != GIVEN:
+    if recorded.network.model != GIVEN:
         made = load_model(
-            recorded.model, chain.input_shape, chain.num_classes, pairs(recorded.model_args, "--model-args")
+            recorded.network.model,
+            chain.input_shape,
+            chain.num_classes,
+            pairs(recorded.network.model_args, setting("network.model_args")),
         )
-        made = made.regroup(recorded.blocks) if recorded.blocks else made
+        made = made.regroup(recorded.network.blocks) if recorded.network.blocks else made
         if made.recipe and chain.recipe and made.recipe == chain.recipe._replace(pretrained=None):
-            settings = replace(settings, **{name: getattr(recorded, name) for name in NETWORK})
-    if recorded.objective not in (GIVEN, BACKPROP) and not isinstance(rule, str):
-        named = load_objective(recorded.objective, pairs(recorded.objective_args, "--objective-args"))
+            settings = settings.changed(**{name: recorded.value(name) for name in NETWORK})
+    if recorded.rule.objective not in (GIVEN, BACKPROP) and not isinstance(rule, str):
+        named = load_objective(
+            recorded.rule.objective, pairs(recorded.rule.objective_args, setting("rule.objective_args"))
+        )
         if type(named) is type(rule) and smoothed(named, recorded) == rule:
-            settings = replace(settings, **{name: getattr(recorded, name) for name in RULE})
+            settings = settings.changed(**{name: recorded.value(name) for name in RULE})
     for kind in ("model", "objective"):
         names = (kind, f"{kind}_args")
         if settings_of(settings, names[:1]) == settings_of(recorded, names[:1]) != (GIVEN,) and (
@@ -132,29 +137,31 @@ def as_recorded(settings: TrainSettings, recorded: TrainSettings, chain: Chain, 
     return settings
 
 
-def settings_of(settings: TrainSettings, names: Sequence[str]) -> tuple[Any, ...]:
-    return tuple(getattr(settings, name) for name in names)
+def settings_of(settings: Settings, names: Sequence[str]) -> tuple[Any, ...]:
+    return tuple(settings.value(name) for name in names)
 
 
-def given_network(settings: TrainSettings, network: Chain, rule: Objective) -> tuple[Chain, Objective]:
+def given_network(settings: Settings, network: Chain, rule: Objective) -> tuple[Chain, Objective]:
     """The chain and the rule of a run, of a network and rule that are given: for "backprop" the twin.
 
     Raises ConfigError for a network or rule that is another than the run's.
     """
     check_given(settings, network, rule)
-    if settings.objective == BACKPROP:
+    if settings.rule.objective == BACKPROP:
         return twin(network), smoothed(Backprop(), settings)
     return network, rule
 
 
-def check_given(settings: TrainSettings, network: Chain, rule: Objective) -> None:
+def check_given(settings: Settings, network: Chain, rule: Objective) -> None:
     """Raises ConfigError for another network or rule than was given when the run began."""
     for kind, told in (("model", layers_digest(network)), ("objective", rule_digest(rule))):
-        recorded = getattr(settings, f"{kind}_args")
-        if getattr(settings, kind) == GIVEN and recorded and recorded != (told,):
+        recorded = settings.value(f"{kind}_args")
+        if settings.value(kind) == GIVEN and recorded and recorded != (told,):
             raise another(kind)
-    if settings.objective in OBJECTIVES:
-        named = load_objective(settings.objective, pairs(settings.objective_args, "--objective-args"))
+    if settings.rule.objective in OBJECTIVES:
+        named = load_objective(
+            settings.rule.objective, pairs(settings.rule.objective_args, setting("rule.objective_args"))
+        )
         if smoothed(named, settings) != rule:
             raise another("objective")
 

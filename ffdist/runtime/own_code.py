@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import sys
 import sysconfig
-from dataclasses import replace
 from pathlib import Path
 
-from ffdist.config import TrainSettings
 from ffdist.data.catalog import folder_of
 from ffdist.errors import ConfigError
 from ffdist.models import MODELS
 from ffdist.objectives import OBJECTIVES
 from ffdist.options import find
+from ffdist.settings import Settings
 from ffdist.snapshot.files import write_durably
 
 GIVEN = "(given in Python)"
@@ -24,14 +23,13 @@ KINDS = {"model": {*MODELS, GIVEN}, "objective": {*OBJECTIVES, "backprop", GIVEN
 WORDS = {"model": "network", "objective": "rule"}
 
 
-def settled(settings: TrainSettings) -> TrainSettings:
+def settled(settings: Settings) -> Settings:
     """The same settings with the paths of data, network and rule absolute, so that they hold in any folder."""
-    folder = folder_of(settings.data)
-    return replace(
-        settings,
-        data=str(folder.absolute()) if folder else settings.data,
-        model=settled_name("model", settings.model),
-        objective=settled_name("objective", settings.objective),
+    folder = folder_of(settings.dataset.data)
+    return settings.changed(
+        data=str(folder.absolute()) if folder else settings.dataset.data,
+        model=settled_name("model", settings.network.model),
+        objective=settled_name("objective", settings.rule.objective),
     )
 
 
@@ -80,19 +78,19 @@ def file_of(name: str) -> Path | None:
     return package / "__init__.py" if package.is_dir() else package.with_suffix(".py")
 
 
-def keep_code(run: Path, settings: TrainSettings) -> None:
+def keep_code(run: Path, settings: Settings) -> None:
     """Copy the files of a user's own network and rule into the run directory. Raises OSError."""
     for kind, file in own_files(settings).items():
         write_durably(run / CODE / f"{kind}.py", file.read_bytes())
 
 
-def own_files(settings: TrainSettings) -> dict[str, Path]:
+def own_files(settings: Settings) -> dict[str, Path]:
     """The files of a user's own network and rule, by kind, of settled settings."""
-    files = {kind: file_of(getattr(settings, kind)) for kind in KINDS if getattr(settings, kind) not in KINDS[kind]}
+    files = {kind: file_of(settings.value(kind)) for kind in KINDS if settings.value(kind) not in KINDS[kind]}
     return {kind: file for kind, file in files.items() if file}
 
 
-def check_code(run: Path, settings: TrainSettings, *, strict: bool) -> None:
+def check_code(run: Path, settings: Settings, *, strict: bool) -> None:
     """A user's own network and rule must be there, and be what they were when the run began.
 
     strict: raise ConfigError for one that has changed; otherwise stderr says so. Raises ConfigError for one that is

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from ffdist.cores import available_cores
 from ffdist.device import CPU, Seen, enter, forget_peak, free_cached, parsed, queues
 from ffdist.device import seen as seen_here
-from ffdist.errors import ConfigError, StageError
+from ffdist.errors import ConfigError, StageError, setting
 from ffdist.pipeline.edge import FromEdge, ToEdge
 from ffdist.pipeline.initial import make_from_data
 from ffdist.pipeline.memory import Memory, resident_bytes
@@ -84,16 +84,16 @@ class Rank:
             self._run()
 
     def _run(self) -> None:
-        config, world = self.job.config, self.world
-        set_threads(config.threads, world)
-        device = stage_device(config.device, world)
+        job, settings, world = self.job, self.job.settings, self.world
+        set_threads(settings.compute.threads, world)
+        device = stage_device(settings.compute.device, world)
         held = resident_bytes()
         enter(device)
         loaders = self.job.loaders() if world.first else None
-        plan = agree(self.store, world, "plan", lambda: self._plan(loaders, device), config.timeout)
+        plan = agree(self.store, world, "plan", lambda: self._plan(loaders, device), job.timeout)
         manifest = read_manifest(Path(plan["snapshot"])) if plan["snapshot"] else None
         forget_plan(device)
-        snapshots = SnapshotStore(config.run, self.job.names, keep=config.keep)
+        snapshots = SnapshotStore(job.run, job.names, keep=settings.run.keep)
         stage = self._stage(plan, device, snapshots)
         stage.memory = Memory(device, held)
         if manifest:
@@ -101,7 +101,7 @@ class Rank:
         elif loaders:
             make_from_data(stage.blocks[0].module, loaders.train)
         with ExitStack() as ends:
-            log = ends.enter_context(StageLog(config.run, world.rank))
+            log = ends.enter_context(StageLog(job.run, world.rank))
             log.write(f"{stage} of {world.size} on {device}, {torch.get_num_threads()} threads")
             stage.on_epoch = log.epoch
             log.write(f"edges of the run: {', '.join(self.edges.kinds) or 'none'}")
@@ -127,7 +127,7 @@ class Rank:
 
     def _stage(self, plan: dict[str, Any], device: torch.device, snapshots: SnapshotStore) -> Stage:
         cut, job = plan["cut"], self.job
-        config = job.block_config(device, max(1, plan["steps"] * job.config.schedule.epochs))
+        config = job.block_config(device, max(1, plan["steps"] * job.settings.training.epochs))
         mine = dealt(job.sites(), cut)[self.world.rank]
         blocks = [build_block(job.chain, site, job.objective, config) for site in mine]
         return Stage(self.world.rank, blocks, snapshots.save)
@@ -152,7 +152,7 @@ class Rank:
     def _back(self, depth: int) -> tuple[Receiver | None, Sender | None]:
         """The ends themselves; a stage alone has both."""
         if self.world.size == 1:
-            sender, receiver = open_local(Edge("back", depth, self.job.config.timeout))
+            sender, receiver = open_local(Edge("back", depth, self.job.timeout))
             return receiver, sender
         return (self.edges.from_last(depth), None) if self.world.first else (None, self.edges.to_first(depth))
 
@@ -165,10 +165,9 @@ class Rank:
         return Source(
             loaders,
             self.job.objective,
-            self.job.config.schedule,
+            self.job.settings.training,
+            snapshot_every=self.job.settings.run.snapshot_every,
             num_classes=self.job.chain.num_classes,
-            seed=self.job.config.seed,
-            microbatches=self.job.config.microbatches,
             start=start,
             history=history,
             validation_of=self._validation_of,
@@ -177,16 +176,16 @@ class Rank:
         )
 
     def _validation_of(self, epoch: int) -> float:
-        config, failure = self.job.config, "the last stage did not tell its validation accuracy"
+        failure = "the last stage did not tell its validation accuracy"
         return float(
-            await_key(self.store, validation_key(epoch), config.timeout, failure=failure, where=str(self.world))
+            await_key(self.store, validation_key(epoch), self.job.timeout, failure=failure, where=str(self.world))
         )
 
     def _announce(self, plan: dict[str, Any], manifest: Manifest | None) -> None:
         if self.job.ready:
             self.job.ready()
         step, done = (manifest.step, manifest.epoch) if manifest else (0, 0)
-        epochs = self.job.config.schedule.epochs
+        epochs = self.job.settings.training.epochs
         epoch = min(done + 1, epochs)
         self.report({"event": "start", "steps": plan["steps"], "epochs": epochs, "step": step, "epoch": epoch})
 
@@ -195,10 +194,10 @@ class Rank:
         return Sink(
             commit=snapshots.commit,
             publish=lambda epoch, accuracy: set_key(self.store, validation_key(epoch), repr(accuracy), where=here),
-            report=start_run_log(self.job.config.run, records, self.report),
+            report=start_run_log(self.job.run, records, self.report),
             feedback=tell,
             records=records,
-            report_every=self.job.config.report_every,
+            report_every=self.job.report_every,
         )
 
 
@@ -221,9 +220,13 @@ def enough_memory(world: World) -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        raise StageError("there is not enough memory", where=world, got=error,
-                         remedy="use a smaller --batch-size or --image-size, more --microbatches, or more "
-                         "--stages") from error  # fmt: skip
+        raise StageError(
+            "there is not enough memory",
+            where=world,
+            got=error,
+            remedy=f"use a smaller {setting('training.batch_size')} or {setting('dataset.image_size')}, "
+            f"more {setting('training.microbatches')}, or more {setting('plan.stages')}",
+        ) from error
 
 
 def set_threads(wanted: int | None, world: World) -> None:
@@ -260,10 +263,10 @@ def no_device(wanted: str, seen: Seen) -> ConfigError:
     what = "there is no GPU" if kind is None else f"there is no device {wanted}"
     return ConfigError(
         what,
-        where=f"--device {wanted}",
+        where=setting("compute.device", wanted),
         expected=" or ".join(here),
         got=f"torch {torch.__version__} sees {kind or 'none'}",
-        remedy=f"use --device {here[-1]}",
+        remedy=f"use {setting('compute.device', here[-1])}",
     )
 
 
@@ -273,4 +276,4 @@ def idle_gpus(wanted: str, world: World, seen: Seen | None = None) -> str | None
     if wanted != "auto" or count == 0 or queues(stage_device(wanted, world, Seen(kind, count))):
         return None
     return (f"stages of this host: {world.local_size or world.size}; GPUs that each sees: {count}; so they go on the "
-            f"CPU (--device {kind} would share out the GPUs)")  # fmt: skip
+            f"CPU ({setting('compute.device', kind)} would share out the GPUs)")  # fmt: skip

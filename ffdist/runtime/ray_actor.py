@@ -89,10 +89,10 @@ class StageActor:
         keep_freed_memory()
         world = self._world
         job = going_on(make_job(), world)
-        config = job.config
-        store = join_store(meeting, config.timeout)
-        edges = ProcessEdges(world, store, stage_device(config.device, world), transport=config.transport,
-                             depth=config.queue, timeout=config.timeout)  # fmt: skip
+        plan = job.settings.plan
+        store = join_store(meeting, job.timeout)
+        edges = ProcessEdges(world, store, stage_device(job.settings.compute.device, world), transport=plan.transport,
+                             depth=plan.queue, timeout=job.timeout)  # fmt: skip
         self._kinds = list(edges.kinds)
         self._report({"event": "edges", "transports": self._kinds})
         Rank(job, world, store, edges, self._report, self._stop).run()
@@ -119,10 +119,10 @@ class StageActor:
 
 def going_on(job: Job, world: World) -> Job:
     """The job of a later attempt goes on from the last snapshot, where there is one."""
-    run = job.config.run
+    run = job.run
     if world.attempt == 0 or run is None or not committed(run):
         return job
-    return replace(job, config=replace(job.config, resume=True))
+    return replace(job, resume=True)
 
 
 def site(address: str, run: Path | None, data: str) -> Site:

@@ -24,7 +24,7 @@ import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
 from ffdist.cores import available_cores
-from ffdist.errors import ConfigError, Interrupted
+from ffdist.errors import ConfigError, Interrupted, setting
 from ffdist.runtime.interrupts import signals_restored
 
 ANSWER = 30.0
@@ -135,7 +135,11 @@ def starting() -> Iterator[None]:
         yield
     except Exception as error:  # whatever Ray meets with: it has no errors of its own for this
         said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        remedy = "a shorter TMPDIR" if "AF_UNIX" in said else "a /dev/shm that can be written, or --launcher processes"
+        remedy = (
+            "a shorter TMPDIR"
+            if "AF_UNIX" in said
+            else f"a /dev/shm that can be written, or {setting('plan.launcher', 'processes')}"
+        )
         ray.shutdown()
         raise ConfigError("Ray cannot start on this host", where=f"TMPDIR {tempfile.gettempdir()}", got=said,
                           remedy=remedy) from error  # fmt: skip
@@ -144,8 +148,13 @@ def starting() -> Iterator[None]:
 def check_health(address: str) -> None:
     """Raises ConfigError unless a cluster of this version of Ray answers. Ray itself would try for many minutes."""
     if "://" in address:
-        raise ConfigError("a driver must be a process of the cluster", where="--address", expected="auto or host:port",
-                          got=address, remedy="ray job submit -- ffdist train --launcher ray")  # fmt: skip
+        raise ConfigError(
+            "a driver must be a process of the cluster",
+            where=setting("ray.address"),
+            expected="auto or host:port",
+            got=address,
+            remedy="ray job submit -- ffdist train --launcher ray",
+        )
     if not listens(address):
         raise no_answer(address, "nothing listens there")
     command = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", address]
@@ -161,7 +170,7 @@ def check_health(address: str) -> None:
     if "AuthenticationError" in said:
         raise ConfigError(
             "the Ray cluster asks for its token",
-            where=f"--address {address}",
+            where=setting("ray.address", address),
             expected="RAY_AUTH_MODE=token, and the cluster's token in ~/.ray/auth_token or RAY_AUTH_TOKEN",
             got="another token, or none",
             remedy="set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to what `ray get-auth-token` prints on the head",
@@ -170,7 +179,7 @@ def check_health(address: str) -> None:
         raise no_answer(address, (said.splitlines() or ["nothing"])[-1])
     raise ConfigError(
         "the Ray cluster has another version",
-        where=f"--address {address}",
+        where=setting("ray.address", address),
         expected=versions(),
         got=said[said.find("Version mismatch") :],
         remedy="install the same Ray and Python everywhere",
@@ -190,8 +199,8 @@ def listens(address: str) -> bool:
 
 
 def no_answer(address: str, got: str) -> ConfigError:
-    return ConfigError("no Ray cluster answers", where=f"--address {address}", expected=versions(), got=got,
-                       remedy="ray start --head, then --address auto on that host")  # fmt: skip
+    return ConfigError("no Ray cluster answers", where=setting("ray.address", address), expected=versions(), got=got,
+                       remedy=f"ray start --head, then {setting('ray.address', 'auto')} on that host")  # fmt: skip
 
 
 def versions() -> str:
@@ -230,5 +239,6 @@ def no_room(options: RayOptions, stages: int) -> ConfigError:
         where=f"Ray cluster of {nodes} nodes",
         expected=f"{stages} stages, each with " + ", ".join(f"{name} {amount:g}" for name, amount in need.items()),
         got=f"{have}, after {options.patience.total_seconds():g} s",
-        remedy="add nodes, wait for other jobs, or use fewer --stages or less --cpus-per-stage and --gpus-per-stage",
+        remedy=f"add nodes, wait for other jobs, or use fewer {setting('plan.stages')} or less "
+        f"{setting('ray.cpus_per_stage')} and {setting('ray.gpus_per_stage')}",
     )

@@ -15,7 +15,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskErro
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from ffdist.errors import ConfigError, FfdistError, Interrupted, StageError, TransportError
+from ffdist.errors import ConfigError, FfdistError, Interrupted, StageError, TransportError, setting
 from ffdist.pipeline.sink import Reporter
 from ffdist.runtime.job import Job
 from ffdist.runtime.outcome import Result, root_cause
@@ -216,4 +216,4 @@ def check_sites(sites: list[Site], run: Path | None) -> None:
         if run and (here.run is None or here.run != first.run):
             raise ConfigError("the nodes do not share the run directory", where=f"{where}, {run}",
                               expected="the settings that the driver wrote", got=(here.run and "others") or "none",
-                              remedy="name an --out on a disk that every node mounts")  # fmt: skip
+                              remedy=f"name an {setting('run.out')} on a disk that every node mounts")  # fmt: skip

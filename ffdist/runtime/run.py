@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ffdist.baselines.twin import Backprop, twin
-from ffdist.config import TrainSettings, apply, read_toml, write_toml
-from ffdist.errors import ConfigError, SnapshotError
+from ffdist.errors import ConfigError, SnapshotError, setting
 from ffdist.folders import command, remedy_unwritable, why_unwritable
 from ffdist.models import Chain, load_model, weights_file, with_weights
 from ffdist.objectives import Objective, load_objective
 from ffdist.pipeline.classifier import Classifier
 from ffdist.runtime.data_facts import DataFacts, read_facts
 from ffdist.runtime.own_code import GIVEN, WORDS, check_code
+from ffdist.settings import Settings, apply, flat
+from ffdist.settings.toml import read_toml, write_toml
 from ffdist.snapshot import Manifest, SnapshotStore, committed, newest
 from ffdist.snapshot.files import write_durably
 
@@ -26,12 +27,14 @@ T = TypeVar("T")
 SETTINGS = "config.toml"
 HEAD = "# settings of a run of ffdist; digest "
 """Begins the file: a file that was cut short still has it."""
+ACTIONS = ("resume", "dry_run")
+"""In files of older versions, and no settings."""
 LAST = "timeout"
 """The last of the settings in files without a digest: those that lack it were cut short."""
 
 
 def network(
-    settings: TrainSettings, shape: tuple[int, ...], num_classes: int, *, start: bool = False, run: Path | None = None
+    settings: Settings, shape: tuple[int, ...], num_classes: int, *, start: bool = False, run: Path | None = None
 ) -> tuple[Chain, Objective]:
     """The chain and the rule the settings name; for "backprop", the twin of one block and a global loss.
 
@@ -39,20 +42,24 @@ def network(
     run: the directory of the run whose they are, for errors.
     """
     check_named(settings, run)
-    chain = load_model(settings.model, shape, num_classes, pairs(settings.model_args, "--model-args"))
-    chain = chain.regroup(settings.blocks) if settings.blocks else chain
-    if start and settings.pretrained:
-        chain = with_weights(chain, weights_file(settings.pretrained, settings.model))
-    if settings.objective == "backprop":
+    chain = load_model(
+        settings.network.model, shape, num_classes, pairs(settings.network.model_args, setting("network.model_args"))
+    )
+    chain = chain.regroup(settings.network.blocks) if settings.network.blocks else chain
+    if start and settings.network.pretrained:
+        chain = with_weights(chain, weights_file(settings.network.pretrained, settings.network.model))
+    if settings.rule.objective == "backprop":
         return twin(chain), smoothed(Backprop(), settings)
-    objective = load_objective(settings.objective, pairs(settings.objective_args, "--objective-args"))
+    objective = load_objective(
+        settings.rule.objective, pairs(settings.rule.objective_args, setting("rule.objective_args"))
+    )
     return chain, smoothed(objective, settings)
 
 
-def check_named(settings: TrainSettings, run: Path | None = None) -> None:
+def check_named(settings: Settings, run: Path | None = None) -> None:
     """Raises ConfigError for a network or a rule that has no name; run: the directory of theirs, which it then says."""
     for kind in ("model", "objective"):
-        if getattr(settings, kind) == GIVEN:
+        if settings.value(kind) == GIVEN:
             raise not_here(kind, run)
 
 
@@ -96,15 +103,15 @@ def no_data_to_learn(run: Path | None) -> ConfigError:
     )
 
 
-def smoothed(objective: Objective, settings: TrainSettings) -> Objective:
+def smoothed(objective: Objective, settings: Settings) -> Objective:
     """The rule with --label-smoothing. Raises ConfigError for one that has no such setting."""
-    if not settings.label_smoothing:
+    if not settings.rule.label_smoothing:
         return objective
     if not (is_dataclass(objective) and any(f.name == "label_smoothing" for f in fields(objective))):
         raise ConfigError("label smoothing is for rules with a cross-entropy over their scores",
-                          where="--label-smoothing", expected="such a rule: sff, cwc, local-ce, ...",
-                          got=f"--objective {settings.objective}", remedy="leave it out")  # fmt: skip
-    return replace(objective, label_smoothing=settings.label_smoothing)
+                          where=setting("rule.label_smoothing"), expected="such a rule: sff, cwc, local-ce, ...",
+                          got=setting("rule.objective", settings.rule.objective), remedy="leave it out")  # fmt: skip
+    return replace(objective, label_smoothing=settings.rule.label_smoothing)
 
 
 def pairs(args: tuple[str, ...], where: str) -> dict[str, str]:
@@ -115,12 +122,12 @@ def pairs(args: tuple[str, ...], where: str) -> dict[str, str]:
     return dict(arg.split("=", 1) for arg in args)
 
 
-def write_settings(run: Path, settings: TrainSettings) -> None:
+def write_settings(run: Path, settings: Settings) -> None:
     """With what makes them a run's own left out, and a digest before them.
 
     Raises ConfigError where the folder cannot be written.
     """
-    text = write_toml(replace(settings, out=None, resume=False, dry_run=False))
+    text = write_toml(settings.changed(out=None))
     with writing_to(run):
         write_durably(run / SETTINGS, f"{HEAD}{digest_of(tomllib.loads(text))}\n{text}".encode())
 
@@ -135,16 +142,16 @@ def writing_to(out: Path) -> Iterator[None]:
             "the run directory cannot be written",
             where=out,
             got=why_unwritable(out, error),
-            remedy=remedy_unwritable(out, error, ["--out"]),
+            remedy=remedy_unwritable(out, error, [setting("run.out")]),
         ) from error
 
 
 def digest_of(values: Mapping[str, Any]) -> str:
     """Of settings, in whatever order, spacing or comments."""
-    return hashlib.sha256(repr(sorted(values.items())).encode()).hexdigest()[:32]
+    return hashlib.sha256(repr(sorted(flat(values).items())).encode()).hexdigest()[:32]
 
 
-def read_settings(run: Path) -> TrainSettings:
+def read_settings(run: Path) -> Settings:
     """Raises SnapshotError where there is no run, or where its settings are not as they were written."""
     path = run / SETTINGS
     if not path.is_file():
@@ -152,12 +159,13 @@ def read_settings(run: Path) -> TrainSettings:
                             remedy="name the run directory that `ffdist train` printed")  # fmt: skip
     values = read_toml(path)
     head = path.read_text().partition("\n")[0]
-    whole = head == f"{HEAD}{digest_of(values)}" if head.startswith(HEAD) else LAST in values
+    whole = head == f"{HEAD}{digest_of(values)}" if head.startswith(HEAD) else LAST in flat(values)
     if not whole:
         raise SnapshotError("the settings of the run are not as they were written", where=path,
                             expected="a file that is whole", got="one that was cut short, or changed",
                             remedy="restore it; what may change is told to `ffdist train --resume`")  # fmt: skip
-    return apply(TrainSettings(), values, str(path))
+    told = {name: value for name, value in flat(values).items() if name not in ACTIONS}
+    return apply(Settings(), told, str(path))
 
 
 def with_snapshot(run: Path, use: Callable[[Manifest], T]) -> T:
@@ -169,12 +177,12 @@ def with_snapshot(run: Path, use: Callable[[Manifest], T]) -> T:
     return made[0]
 
 
-def load_classifier(run: Path) -> tuple[Classifier, TrainSettings, DataFacts]:
+def load_classifier(run: Path) -> tuple[Classifier, Settings, DataFacts]:
     """The network of a run's last whole snapshot, on the CPU in evaluation mode."""
     settings, facts = read_settings(run), read_facts(run)
     check_code(run, settings, strict=False)
     chain, objective = network(settings, facts.shape, len(facts.classes), run=run)
-    return trained(run, chain, objective, facts, fusion=settings.fusion), settings, facts
+    return trained(run, chain, objective, facts, fusion=settings.rule.fusion), settings, facts
 
 
 def trained(run: Path, chain: Chain, objective: Objective, facts: DataFacts, *, fusion: bool) -> Classifier:

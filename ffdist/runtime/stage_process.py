@@ -51,11 +51,11 @@ class Training:
 
     def __call__(self, start: Start, line: Line) -> None:
         job, world = self.make_job(), start.world
-        config = job.config
+        plan = job.settings.plan
         store = dist.FileStore(start.store, world.size)
-        store.set_timeout(config.timeout)
-        edges = ProcessEdges(world, store, stage_device(config.device, world), transport=config.transport,
-                             depth=config.queue, timeout=config.timeout)  # fmt: skip
+        store.set_timeout(job.timeout)
+        edges = ProcessEdges(world, store, stage_device(job.settings.compute.device, world), transport=plan.transport,
+                             depth=plan.queue, timeout=job.timeout)  # fmt: skip
         ready = lambda: line.report({"event": "ready"})  # noqa: E731
         Rank(job, world, store, edges, line.report, line.stop, ready).run()
 

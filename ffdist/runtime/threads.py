@@ -68,11 +68,11 @@ def run_threads(job: Job, report: Reporter) -> Result:
     explains the others when a stage fails, and Interrupted for a signal before the stages are ready, and for a second
     one. A thread that hangs is left behind; the interpreter ends without it.
     """
-    count, limit = job.config.stages, job.config.timeout.total_seconds()
-    edges = [open_local(Edge(f"{i}-{i + 1}", job.config.queue, job.config.timeout)) for i in range(count - 1)]
+    count, limit = job.stages, job.timeout.total_seconds()
+    edges = [open_local(Edge(f"{i}-{i + 1}", job.settings.plan.queue, job.timeout)) for i in range(count - 1)]
     receivers, senders = [None, *(r for _, r in edges)], [*(s for s, _ in edges), None]
     lag = job.objective.feedback
-    back = open_local(Edge("back", lag, job.config.timeout)) if lag else None
+    back = open_local(Edge("back", lag, job.timeout)) if lag else None
     store, team = dist.HashStore(), Team()
     hear = team.result.listen(report)
 

@@ -110,10 +110,10 @@ def run_rank(
     """
     keep_freed_memory()
     job = make_job()
-    config, result = job.config, Result()
-    edges = ProcessEdges(world, store, stage_device(config.device, world), transport=config.transport,
-                         depth=config.queue, timeout=config.timeout)  # fmt: skip
-    with ending_together(store, world, config.timeout):
+    plan, result = job.settings.plan, Result()
+    edges = ProcessEdges(world, store, stage_device(job.settings.compute.device, world), transport=plan.transport,
+                         depth=plan.queue, timeout=job.timeout)  # fmt: skip
+    with ending_together(store, world, job.timeout):
         Rank(job, world, store, edges, result.listen(report), signals.stop, lambda: signals.begin(store)).run()
     result.signal = signals.number
     return result

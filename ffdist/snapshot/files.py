@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from ffdist.errors import DamagedSnapshotError, SnapshotError
+from ffdist.errors import DamagedSnapshotError, SnapshotError, setting
 
 FIELDS = "ffdist"
 """The one key of the files' metadata: with several, safetensors would write them in any order."""
@@ -56,7 +56,8 @@ def write_of_snapshot(path: Path, data: bytes) -> None:
             where=path,
             expected=f"{len(data)} bytes written",
             got=error.strerror or error,
-            remedy="make room there, then go on with --resume: the snapshot before, where there was one, is whole",
+            remedy=f"make room there, then go on with {setting('resume')}: the snapshot before, where there was "
+            "one, is whole",
         ) from error
 
 

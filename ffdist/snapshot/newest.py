@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from ffdist.errors import DamagedSnapshotError, SnapshotError
+from ffdist.errors import DamagedSnapshotError, SnapshotError, setting
 from ffdist.snapshot.files import check_file
 from ffdist.snapshot.manifest import Manifest, committed, read_manifest
 
@@ -37,10 +37,17 @@ def newest(run: Path, use: Callable[[Manifest], T]) -> T | None:
         else:
             if not damaged:
                 return None
-            raise SnapshotError("no snapshot of the run is whole", where=run, got="; ".join(map(_brief, damaged)),
-                                remedy="restore the files, or start a new run with another --out")  # fmt: skip
-    raise SnapshotError("the run makes new snapshots faster than one can be read", where=run,
-                        remedy="wait until it has ended, or let it keep more: --keep 10")  # fmt: skip
+            raise SnapshotError(
+                "no snapshot of the run is whole",
+                where=run,
+                got="; ".join(map(_brief, damaged)),
+                remedy=f"restore the files, or start a new run with another {setting('run.out')}",
+            )
+    raise SnapshotError(
+        "the run makes new snapshots faster than one can be read",
+        where=run,
+        remedy=f"wait until it has ended, or let it keep more: {setting('run.keep', '10')}",
+    )
 
 
 def latest(run: Path) -> Manifest | None:

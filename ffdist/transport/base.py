@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ffdist.errors import PeerLostError, PeerTimeoutError, TransportError
+from ffdist.errors import PeerLostError, PeerTimeoutError, TransportError, setting
 
 
 @dataclass(slots=True)
@@ -42,7 +42,7 @@ class Edge:
     def __post_init__(self) -> None:
         if self.depth < 1:
             raise TransportError("an edge needs room for one frame", where=f"edge {self.name}", expected="depth >= 1",
-                                 got=self.depth, remedy="set --queue to 1 or more")  # fmt: skip
+                                 got=self.depth, remedy=f"set {setting('plan.queue')} to 1 or more")  # fmt: skip
 
     def at(self, sequence: int | None = None) -> str:
         """Where an error happened: the edge, the attempt, and the frame's number from 0."""
@@ -59,7 +59,7 @@ class Edge:
             where=self.at(sequence),
             expected=f"{awaited} within {self.timeout.total_seconds():g} s",
             got="silence",
-            remedy="look for a hung stage at the other end, or raise --timeout if it is only slow",
+            remedy=f"look for a hung stage at the other end, or raise {setting('run.timeout')} if it is only slow",
         )
 
 

@@ -21,7 +21,7 @@ import ray
 import torch
 from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError
 
-from ffdist.errors import TransportError
+from ffdist.errors import TransportError, setting
 from ffdist.transport import wire
 from ffdist.transport.base import Edge, Frame, Receiver, Sender
 from ffdist.transport.buffers import BufferPool
@@ -131,10 +131,14 @@ class ObjectStoreSender(Sender):
     def _check_room(self, nbytes: int) -> None:
         needed = nbytes * (self._edge.depth + 1)
         if needed > self._capacity:
-            raise TransportError("the object store is too small", where=self._edge.at(self._sequence),
-                                 expected=f"room for {self._edge.depth + 1} frames, {needed:,} bytes",
-                                 got=f"{self._capacity:,} bytes", remedy="a smaller --batch-size or --queue, or "
-                                 "ray start --object-store-memory")  # fmt: skip
+            raise TransportError(
+                "the object store is too small",
+                where=self._edge.at(self._sequence),
+                expected=f"room for {self._edge.depth + 1} frames, {needed:,} bytes",
+                got=f"{self._capacity:,} bytes",
+                remedy=f"a smaller {setting('training.batch_size')} or {setting('plan.queue')}, or "
+                "ray start --object-store-memory",
+            )
 
 
 class ObjectStoreReceiver(Receiver):

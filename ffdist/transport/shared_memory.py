@@ -20,7 +20,7 @@ import time
 from functools import partial
 from pathlib import Path
 
-from ffdist.errors import ConfigError, TransportError
+from ffdist.errors import ConfigError, TransportError, setting
 from ffdist.transport import wire
 from ffdist.transport.base import Edge, Frame, Receiver, Sender
 from ffdist.transport.buffers import BufferPool
@@ -128,10 +128,14 @@ class SharedMemorySender(Sender):
             os.close(descriptor)
 
     def _no_room(self, slot_bytes: int, error: OSError) -> TransportError:
-        return TransportError("there is no shared memory for a frame", where=self._edge.at(self._sequence),
-                              expected=f"{self._edge.depth + 1} slots of {slot_bytes / 2**20:.0f} MiB",
-                              got=error.strerror or error, remedy="use a smaller --batch-size or --queue, or "
-                              "--transport gloo")  # fmt: skip
+        return TransportError(
+            "there is no shared memory for a frame",
+            where=self._edge.at(self._sequence),
+            expected=f"{self._edge.depth + 1} slots of {slot_bytes / 2**20:.0f} MiB",
+            got=error.strerror or error,
+            remedy=f"use a smaller {setting('training.batch_size')} or {setting('plan.queue')}, or "
+            f"{setting('plan.transport', 'gloo')}",
+        )
 
     def _ring(self, packet: bytes, *descriptors: int) -> None:
         while not self._doorbell.ring(packet, descriptors):
@@ -231,7 +235,12 @@ class SharedMemoryReceiver(Receiver):
 
 def _check(edge: Edge) -> None:
     if why := obstacle():
-        raise TransportError("there is no shared memory here", where=edge.at(), got=why, remedy="use --transport gloo")
+        raise TransportError(
+            "there is no shared memory here",
+            where=edge.at(),
+            got=why,
+            remedy=f"use {setting('plan.transport', 'gloo')}",
+        )
     if edge.depth > MAX_DEPTH:
         raise ConfigError("the queue is too deep for shared memory", where=edge.at(), expected=f"<= {MAX_DEPTH}",
-                          got=edge.depth, remedy="use a smaller --queue")  # fmt: skip
+                          got=edge.depth, remedy=f"use a smaller {setting('plan.queue')}")  # fmt: skip

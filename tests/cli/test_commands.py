@@ -162,7 +162,7 @@ def test_the_report_of_a_resumed_run_has_its_last_settings(tmp_path: Path, capsy
     main(["train", *TINY, "--epochs", "1", "--out", str(out)])
     main(["train", "--resume", "--out", str(out), "--epochs", "2", "--stages", "3"])
     settings = tomllib.loads((out / "config.toml").read_text())
-    assert (settings["epochs"], settings["stages"], settings["resume"]) == (2, 3, False)
+    assert (settings["training"]["epochs"], settings["plan"]["stages"]) == (2, 3)
     refused(capsys, "train", "--resume", "--out", out, "--launcher", "processes", "--queue", "65", "--epochs", "3")
     assert tomllib.loads((out / "config.toml").read_text()) == settings
     capsys.readouterr()
@@ -195,7 +195,7 @@ def test_a_run_is_never_overwritten(run: Path, capsys: pytest.CaptureFixture[str
         (["--launcher", "processes", "--queue", "65"], "too deep for shared memory"),
         (["--address", "auto"], "--address is a Ray cluster's"),
         (["--device", "cuda"], "there is no GPU"),
-        (["--lr", "-1"], "learning rate is not positive"),
+        (["--lr", "-1"], "--lr is too small"),
         (["--cut", "1", "1"], "--cut does not fit"),
         (["--epochs", "2", "--lr", "1e30"], "the loss is not a finite number"),
     ],

@@ -132,7 +132,9 @@ def test_data_that_moved_are_the_same_wherever_they_lie(
     assert "remedy: where they lie now: --data FOLDER; or" in refused("eval", "../r")
     assert "unknown data set" in refused("train", "--resume", "--out", "../r", "--epochs", 2)
     ffdist("train", "--resume", "--out", "../r", "--epochs", 2, "--data", "../moved")
-    assert Path(tomllib.loads((tmp_path / "r/config.toml").read_text())["data"]).resolve() == tmp_path / "moved"
+    assert (
+        Path(tomllib.loads((tmp_path / "r/config.toml").read_text())["dataset"]["data"]).resolve() == tmp_path / "moved"
+    )
     ffdist("eval", "../r")
     assert fingerprint(tmp_path / "r") == fingerprint(tmp_path / "whole")
 
@@ -220,7 +222,7 @@ def test_fewer_epochs_are_refused_and_at_its_end_nothing_is_left_to_do(
     assert state(run) == before
     (tmp_path / "more.toml").write_text(f"epochs = 4\nresume = true\nout = '{run}'")
     ffdist("train", "--config", tmp_path / "more.toml")
-    assert tomllib.loads((run / "config.toml").read_text())["epochs"] == 4
+    assert tomllib.loads((run / "config.toml").read_text())["training"]["epochs"] == 4
 
 
 def test_settings_stay_as_they_were_where_training_does_not_go_on(tmp_path: Path, refused: Refused) -> None:
@@ -239,7 +241,7 @@ def test_a_run_that_ended_before_its_first_snapshot_goes_on_from_its_beginning(
     flags = [*TINY, "--epochs", "2", "--seed", "3"]
     ffdist("train", *flags, "--out", tmp_path / "whole")
     cut = tmp_path / "cut"
-    begin(cut, parse([*flags, "--out", str(cut)]), open_data("digits"))  # and then it was killed
+    begin(cut, parse([*flags, "--out", str(cut)]).settings, open_data("digits"))  # and then it was killed
     (cut / "stage-0.log").write_text("began\n")
     ffdist("train", "--resume", "--out", cut)
     assert "has no snapshot yet: it starts from its beginning" in capsys.readouterr().err
@@ -283,7 +285,7 @@ def test_settings_that_were_cut_short_or_changed_are_no_settings(
 @pytest.mark.parametrize("text", ["null", "[" * 100_000, "[]", '{"classes": 1}', '{"mean": [null]}', ""])
 def test_facts_of_another_kind_are_one_clear_error(text: str, tmp_path: Path, refused: Refused) -> None:
     run = tmp_path / "r"
-    begin(run, parse([*TINY, "--out", str(run)]), open_data("digits"))
+    begin(run, parse([*TINY, "--out", str(run)]).settings, open_data("digits"))
     values = json.loads((run / "data.json").read_text())
     changed = values | {"std": [0.5]}
     for damage in (text, json.dumps(changed), json.dumps({**values, "shape": [1, 2**31, 8], "splits": None})):

@@ -15,14 +15,14 @@ from ffdist.bench.baseline_side import join
 from ffdist.bench.team import Seat, Team
 from ffdist.errors import ConfigError, NetworkError
 from ffdist.models import cnnb, mlp
-from ffdist.pipeline.optim import OptimConfig
+from ffdist.settings import Settings
 
 PICTURES = cnnb((3, 8, 8), 4, (4, 4))
 CHAIN = mlp((64,), 10, (24, 24, 24, 24))
 STEPS, BATCH = 3, 16
-CONFIG = BaselineConfig(OptimConfig(optimizer="sgd", lr=0.1, schedule="constant"), 10**6, BATCH)
+CONFIG = BaselineConfig(Settings().changed(optimizer="sgd", lr=0.1, schedule="constant", batch_size=BATCH), 10**6)
 
-ADAMW = replace(CONFIG, optim=OptimConfig(lr=1e-2, schedule="constant"))
+ADAMW = replace(CONFIG, settings=Settings().changed(lr=1e-2, schedule="constant", batch_size=BATCH))
 """For FSDP, which cannot shard a fused SGD."""
 
 
@@ -53,7 +53,7 @@ def learn(seat: Seat) -> None:
 def config_for(name: str) -> BaselineConfig:
     if not name.startswith("fsdp"):
         return CONFIG
-    return replace(ADAMW, precision="bf16") if "bf16" in name else ADAMW
+    return replace(ADAMW, settings=ADAMW.settings.changed(precision="bf16")) if "bf16" in name else ADAMW
 
 
 def learned(name: str, place: Place) -> Learned:
@@ -143,7 +143,7 @@ def learn_pictures(seat: Seat) -> list[bool]:
     join(seat, torch.device("cpu"), 1)
     place, moved = Place(seat.world.rank, seat.world.size), []
     for name in family("fsdp"):
-        learner = BASELINES[name](PICTURES, replace(ADAMW, precision="bf16"), place)
+        learner = BASELINES[name](PICTURES, replace(ADAMW, settings=ADAMW.settings.changed(precision="bf16")), place)
         before = [p.detach().clone() for p in learner.modules.parameters()]
         learner.learn(torch.rand(8, 3, 8, 8), torch.arange(8) % 4)
         after = [p.detach() for p in learner.modules.parameters()]
@@ -160,7 +160,7 @@ def test_fully_sharded_takes_batch_norm_in_bfloat16() -> None:
 
 @pytest.mark.distributed
 def test_what_a_baseline_does_not_fit_is_refused() -> None:
-    config = BaselineConfig(CONFIG.optim, 1, BATCH)
+    config = replace(CONFIG, total_steps=1)
     with pytest.raises(ConfigError, match="a run of float32 gathers float32"):
         BASELINES["fsdp-bf16"](CHAIN, ADAMW, Place(0, 2))
     with pytest.raises(NetworkError, match="interleaved does not fit"):

@@ -76,7 +76,7 @@ def test_time_to_accuracy_goes_by_the_recipe_that_was_fastest_for_each_side(
 
 
 def test_memory_of_a_stage_does_not_grow_with_the_number_of_stages() -> None:
-    settings = BenchSettings(model="mlp", batch_size=32, precision="fp32", data="digits")
+    settings = BenchSettings().changed(model="mlp", batch_size=32, precision="fp32", data="digits")
     few, many = (threads_memory(deepened(settings, n), n) for n in (3, 9))
     assert max(use.peak for use in many) <= 1.05 * max(use.peak for use in few)
     frame = 32 * 512 * 4

@@ -83,7 +83,7 @@ def kill_stage_at(step: int, rank: int) -> Any:
 
 
 def test_a_killed_stage_ends_the_others_with_an_error_that_names_it_and_the_run_resumes(tmp_path: Path) -> None:
-    make = DigitsJob(noisy=True, schedule={"snapshot_every": 5}, settings={"report_every": 0.0})
+    make = DigitsJob(noisy=True, settings={"report_every": 0.0, "snapshot_every": 5})
     run_threads(replace(make, run=tmp_path / "whole")(), QUIET)
     cut = replace(make, run=tmp_path / "cut", settings=make.settings | {"stages": 3})
     with pytest.raises(StageError, match=r"stage 1 died(.|\n)*SIGKILL"):

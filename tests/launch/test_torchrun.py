@@ -16,13 +16,14 @@ from commands import LAUNCH, Command, environment, run
 from hosts import HEAD, INTERFACE, two_hosts
 
 from ffdist.cli import main
+from ffdist.cli.train import Train
 from ffdist.cli.training import begin_or_go_on
-from ffdist.config import TrainSettings
 from ffdist.data import open_data
 from ffdist.errors import ConfigError
 from ffdist.runtime.folder import begin
 from ffdist.runtime.torchrun import Meeting
 from ffdist.runtime.world import World
+from ffdist.settings import Settings
 from ffdist.snapshot import committed, latest
 
 pytestmark = pytest.mark.distributed
@@ -147,10 +148,12 @@ def test_a_node_gets_a_process_for_each_gpu_that_torch_will_see(
 
 def test_a_restarted_attempt_never_goes_on_in_a_run_it_did_not_begin(tmp_path: Path) -> None:
     images = open_data("digits")
-    begin(tmp_path, TrainSettings(), images)
+    begin(tmp_path, Settings(), images)
     snapshot = tmp_path / "snapshots/step-000000001-epoch-00001"
     snapshot.mkdir(parents=True)
     (snapshot / "manifest.json").write_text("{}")
     store = dist.HashStore()
     with ExitStack() as start, pytest.raises(ConfigError, match="already holds a run"):
-        begin_or_go_on(TrainSettings(out=tmp_path), images, Meeting(World(attempt=1), store, store), start)
+        begin_or_go_on(
+            Train(settings=Settings().changed(out=tmp_path)), images, Meeting(World(attempt=1), store, store), start
+        )

@@ -12,16 +12,23 @@ from typing import Any
 
 import numpy as np
 
-from ffdist.config import TrainSettings
 from ffdist.data import Split, open_data
 from ffdist.errors import DataError
 from ffdist.presets import with_preset
 from ffdist.runtime.folder import begin
 from ffdist.runtime.job import Job
 from ffdist.runtime.start import make_job
+from ffdist.settings import Settings
 
-SETTINGS = replace(with_preset(TrainSettings(), "digits"), samples=400, batch_size=40, epochs=4, threads=1,
-                   device="cpu", model_args=("widths=8,12,16",), cut=(1, 2))  # fmt: skip
+SETTINGS = with_preset(Settings(), "digits").changed(
+    samples=400,
+    batch_size=40,
+    epochs=4,
+    threads=1,
+    device="cpu",
+    model_args=("widths=8,12,16",),
+    cut=(1, 2),
+)
 TAKES = 2 * (8 + 2) + 2
 """Into the third epoch: the first two (of 8 batches and 2 of validation) are learned, the first has its snapshot."""
 
@@ -48,7 +55,7 @@ class GatedJob:
 
     run: Path
     gate: Path | None = None
-    settings: TrainSettings = SETTINGS
+    settings: Settings = SETTINGS
 
     def __call__(self) -> Job:
         images = open_data("digits")
@@ -77,7 +84,7 @@ class Broken:
         raise DataError("the data are nowhere")
 
 
-def begun(run: Path, settings: TrainSettings = SETTINGS) -> Path:
+def begun(run: Path, settings: Settings = SETTINGS) -> Path:
     begin(run, settings, open_data("digits"))
     return run
 

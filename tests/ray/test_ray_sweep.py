@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from ffdist.config import TrainSettings
 from ffdist.errors import ConfigError
 from ffdist.presets import PRESETS, with_preset
+from ffdist.settings import Settings
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore::ResourceWarning")]
 SCRIPT = Path(__file__).parents[2] / "launch" / "ray_sweep.py"
@@ -25,13 +25,13 @@ def script() -> dict[str, Any]:
 def test_a_preset_stays_what_it_is_but_for_the_choice_and_has_samples_to_search_by(
     name: str, script: dict[str, Any]
 ) -> None:
-    sweep, preset = script["Sweep"](preset=name, lr=(1e-3,)), with_preset(TrainSettings(), name)
+    sweep, preset = script["Sweep"](preset=name, lr=(1e-3,)), with_preset(Settings(), name)
     for choice in script["choices"](sweep):
         settings = script["settings_of"](choice, sweep)
         for field in ("objective", "objective_args", "model", "model_args", "windows", "epochs"):
             assert getattr(settings, field) == getattr(preset, field)
-        assert settings.lr == 1e-3
-        assert settings.validation is None or settings.validation > 0
+        assert settings.optim.lr == 1e-3
+        assert settings.dataset.validation is None or settings.dataset.validation > 0
 
 
 def test_a_kernel_takes_the_place_of_the_presets_and_another_rule_leaves_its_options_out(

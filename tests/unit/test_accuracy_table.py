@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,11 +13,11 @@ from benchmarks.rows.cost import measure
 from benchmarks.rows.row import Row, find_row, read_rows
 from benchmarks.rows.table import BEGIN, END, draw, newest, redraw
 from benchmarks.rows.train import finished, train
-from ffdist.config import TrainSettings
 from ffdist.errors import ConfigError
 from ffdist.pipeline.plan import check_objective
 from ffdist.presets import GROUPS, PRESETS, listing, with_preset
 from ffdist.runtime.run import network
+from ffdist.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = read_rows(ROOT / "benchmarks/accuracy.toml")
@@ -29,19 +28,20 @@ TRIED: set[object] = set()
 """Networks with rules, on data of one kind: a row, its preset, and rows of other data share one, which learns once."""
 
 
-def check(settings: TrainSettings, data: str) -> None:
+def check(settings: Settings, data: str) -> None:
     chain, objective = network(settings, *DATA[data])
-    tried = (repr(objective), settings.model, settings.model_args, settings.blocks, settings.fusion, DATA[data])
+    network_, rule = settings.network, settings.rule
+    tried = (repr(objective), network_.model, network_.model_args, network_.blocks, rule.fusion, DATA[data])
     if tried not in TRIED:
-        check_objective(chain, objective, fusion=settings.fusion)
+        check_objective(chain, objective, fusion=rule.fusion)
         TRIED.add(tried)
-    assert len(settings.windows) in (0, 1 if settings.objective == "backprop" else len(chain))
+    assert len(settings.scheduler.windows) in (0, 1 if rule.objective == "backprop" else len(chain))
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_each_preset_is_a_network_and_a_rule_that_go_together_on_its_data(name: str) -> None:
-    settings = with_preset(TrainSettings(), name)
-    check(settings, settings.data)
+    settings = with_preset(Settings(), name)
+    check(settings, settings.dataset.data)
 
 
 @pytest.mark.parametrize("name", ROWS)
@@ -49,9 +49,9 @@ def test_each_row_can_be_trained_and_its_twin_is_a_row_of_the_same_data(name: st
     row = ROWS[name]
     settings = row.settings(Path("data"), seed=3)
     check(settings, row.data)
-    assert settings.data == f"data/{row.data}"
-    assert (settings.seed, settings.stages) == (3, 1)
-    assert (settings.objective == "backprop") == row.is_twin
+    assert settings.dataset.data == f"data/{row.data}"
+    assert (settings.training.seed, settings.plan.stages) == (3, 1)
+    assert (settings.rule.objective == "backprop") == row.is_twin
     if row.twin:
         assert ROWS[row.twin].data == row.data
         assert ROWS[row.twin].is_twin
@@ -117,5 +117,5 @@ def test_a_run_cut_off_before_its_first_snapshot_begins_anew(trained: tuple[Path
 
 def test_the_forecast_grows_with_the_epochs() -> None:
     settings = Row("quick", "digits", ("digits",)).settings(Path())
-    once, often = (measure(replace(settings, epochs=epochs)).cpu_seconds for epochs in (1, 40))
+    once, often = (measure(settings.changed(epochs=epochs)).cpu_seconds for epochs in (1, 40))
     assert 0 < once < often

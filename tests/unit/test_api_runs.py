@@ -19,6 +19,8 @@ from ffdist import SFF, Images, Pipeline, models, open_data
 from ffdist.cli import main
 from ffdist.errors import ConfigError, DataError, FfdistError, SnapshotError
 from ffdist.objectives import CwC, MonoForward
+from ffdist.runtime.run import read_settings
+from ffdist.settings import flat
 
 FIT: dict[str, Any] = {"batch_size": 32, "augment": ["crop"], "schedule": "constant", "progress": False}
 
@@ -63,7 +65,7 @@ def test_a_kept_run_is_one_of_the_command_lines(tmp_path: Path, capsys: pytest.C
     run, images = tmp_path / "r", open_data("digits")
     pipeline = named()
     result = pipeline.fit(images, epochs=1, samples=400, keep=1, out=run, **FIT)
-    said = tomllib.loads((run / "config.toml").read_text())
+    said = flat(tomllib.loads((run / "config.toml").read_text()))
     assert {name: said[name] for name in ("data", "model", "model_args", "blocks", "objective", "objective_args")} == {
         "data": "digits", "model": "mlp", "model_args": ["widths=12,12,12"], "blocks": [2, 1], "objective": "sff",
         "objective_args": ["kernel=3"],
@@ -135,8 +137,14 @@ def test_another_network_rule_setting_or_data_do_not_go_on(tmp_path: Path) -> No
         (models.mlp((1, 8, 8), 4, widths=(16, 16)), SFF(), (x, y), {}, "not the network"),
         (layers(), SFF(kernel=5), (x, y), {}, "not the rule"),
         (layers(), "sff", (x + 1, y), {}, "not the data"),
-        (layers(), SFF(), (x, y), {"batch_size": 8}, "^batch_size cannot change(.|\n)*expected: 128(.|\n)*give what"),
-        (layers(), SFF(), (x, y), {"epochs": 1}, "^epochs is less than"),
+        (
+            layers(),
+            SFF(),
+            (x, y),
+            {"batch_size": 8},
+            "^training.batch_size cannot change(.|\n)*expected: 128(.|\n)*give what",
+        ),
+        (layers(), SFF(), (x, y), {"epochs": 1}, "^training.epochs is less than"),
         (layers(), SFF(), (x, y), {"resume": False}, r"already holds a run(.|\n)*resume=True"),
     ):
         with pytest.raises(FfdistError, match=said):
@@ -214,7 +222,7 @@ def test_rules_are_named_with_their_fields_and_found_in_their_module(tmp_path: P
         run = tmp_path / str(number)
         pipeline = Pipeline(network, rule)
         pipeline.fit("digits", epochs=1, batch_size=256, out=run, progress=False)
-        said = tomllib.loads((run / "config.toml").read_text())
+        said = flat(tomllib.loads((run / "config.toml").read_text()))
         assert (said["objective"], said["objective_args"]) == (name, args)
         x = torch.rand(2, 1, 8, 8)
         assert torch.equal(ffdist.load(run)(x), pipeline.classifier(x))
@@ -226,7 +234,7 @@ def test_pictures_are_resized_as_on_the_command_line(tmp_path: Path) -> None:
     pipeline.fit("digits", out=tmp_path / "size", **fit)
     pipeline.fit(open_data("digits", 4), out=tmp_path / "opened", **(fit | {"image_size": None}))
     assert fingerprint(tmp_path / "size") == fingerprint(tmp_path / "opened")
-    assert tomllib.loads((tmp_path / "opened/config.toml").read_text())["image_size"] == 4
+    assert read_settings(tmp_path / "opened").dataset.image_size == 4
     ffdist_("eval", tmp_path / "opened")
     with pytest.raises(ConfigError, match="only pictures are resized"):
         Pipeline(layers(), SFF()).fit(samples(), image_size=4, progress=False)

@@ -8,7 +8,6 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from math import isnan
 from pathlib import Path
 
@@ -32,6 +31,7 @@ from ffdist.bench.themes.accuracy import Race, at_level, reached_after
 from ffdist.bench.whole_runs import Epoch
 from ffdist.bench.window import Lap, Window
 from ffdist.errors import ConfigError
+from ffdist.pipeline.block import BlockConfig
 
 
 class Machine:
@@ -98,8 +98,8 @@ def test_a_record_holds_machine_versions_command_and_figures(tmp_path: Path) -> 
     plot = Plot("lines", "t", "x", "y", {"ours": [(1, 2.0, 1.0, 3.0), (2, 3.0, 2.0, 4.0)]}, log_x=True)
     grid = Grid("a table", [{"side": "ours", "samples/s": 1234.5}])
     finding = Finding("throughput", {"ratio": 1.5}, [grid], ["a note"], plot)
-    first = write_record(finding, BenchSettings(record=tmp_path), ["ffdist", "bench", "throughput"])
-    second = write_record(finding, BenchSettings(record=tmp_path), ["ffdist", "bench", "throughput"])
+    first = write_record(finding, BenchSettings().changed(record=tmp_path), ["ffdist", "bench", "throughput"])
+    second = write_record(finding, BenchSettings().changed(record=tmp_path), ["ffdist", "bench", "throughput"])
     assert set(first).isdisjoint(second), "no record is overwritten"
     content = json.loads(first[0].read_text())
     assert content["summary"] == {"ratio": 1.5}
@@ -120,15 +120,15 @@ def test_ddp_stands_for_its_tunings_and_a_wrong_name_is_told_the_nearest() -> No
 
 
 def test_the_operations_of_a_batch_are_those_of_its_matrix_products() -> None:
-    found = floors(BenchSettings(model="mlp", model_args=("widths=16,16",), batch_size=8))
+    found = floors(BenchSettings().changed(model="mlp", model_args=("widths=16,16",), batch_size=8))
     first, second, head = 784 * 16, 16 * 16, 16 * 10
     assert found["ff"].operations == 2 * 8 * (2 * first + 3 * head + 2 * second + 3 * head)  # no gradient goes back
     assert found["bp"].operations == 2 * 8 * (2 * first + 3 * second + 3 * head)
 
 
 def test_the_heavy_operations_of_a_step_are_its_products_its_casts_and_its_optimisers() -> None:
-    job = BenchSettings(model="mlp", model_args=("widths=16,16",)).job(1)()
-    plain, cast = (replace(job.block_config(torch.device("cpu"), 10), precision=p) for p in ("fp32", "bf16"))
+    job = BenchSettings().changed(model="mlp", model_args=("widths=16,16",)).job(1)()
+    plain, cast = (BlockConfig(job.settings.changed(precision=p), 10) for p in ("fp32", "bf16"))
     ff = heavy_calls(job.chain, job.objective, plain, batch_size=8)
     bp = heavy_calls(twin(job.chain), Backprop(), plain, batch_size=8)
     # a layer has no product for its input, a head has
@@ -140,11 +140,20 @@ def test_the_heavy_operations_of_a_step_are_its_products_its_casts_and_its_optim
         assert calls.replay(torch.device("cpu"), repeats=1).casts > 0
 
 
-@pytest.mark.parametrize(("told", "names"), [({"lrs": (1e-3, 0.0)}, "--lrs"), ({"lengths": (0, 4)}, "--lengths"),
-                                             ({"epochs": 0}, "--epochs")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("told", "names"),
+    [
+        ({"lrs": (1e-3, 0.0)}, "compare.lrs"),
+        ({"lengths": (0, 4)}, "compare.lengths"),
+        ({"epochs": 0}, "training.epochs"),
+        ({"ema": 0.9}, "optim.ema is nothing that both sides"),
+        ({"launcher": "threads"}, "plan.launcher is nothing that both sides"),
+        ({"optimizer": "muon"}, "optim.optimizer=muon is not compared"),
+    ],
+)
 def test_settings_without_sense_are_refused_by_name(told: dict, names: str) -> None:
     with pytest.raises(ConfigError, match=names):
-        BenchSettings(**told)
+        BenchSettings().changed(**told)
 
 
 def test_an_accuracy_is_reached_where_the_line_through_the_ends_of_epochs_is() -> None:
@@ -168,8 +177,8 @@ def test_the_slowest_stage_is_that_of_the_cut_that_makes_it_shortest() -> None:
 
 
 def test_bare_blocks_do_all_that_a_step_does_but_heads_and_the_norms_before_them() -> None:
-    job = BenchSettings(model="mlp", model_args=("widths=16,16",)).job(1)()
-    config = replace(job.block_config(torch.device("cpu"), 10), precision="fp32")
+    job = BenchSettings().changed(model="mlp", model_args=("widths=16,16",)).job(1)()
+    config = BlockConfig(job.settings.changed(precision="fp32"), 10)
     step = OneStep(job.chain, job.objective, config, batch_size=8)
     bare = BareBlocks(step)
     heads = [copy.deepcopy(block.head.state_dict()) for block in step.blocks]

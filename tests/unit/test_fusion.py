@@ -17,7 +17,6 @@ from ffdist.models import Chain, load_model
 from ffdist.objectives import SFF, Hinton, Objective, load_objective
 from ffdist.pipeline.classifier import Classifier
 from ffdist.pipeline.fusion import FUSION
-from ffdist.pipeline.optim import OptimConfig
 from ffdist.pipeline.plan import sites
 from ffdist.runtime.agree import check_job
 from ffdist.runtime.job import Job
@@ -44,7 +43,7 @@ def rule(name: str) -> Objective:
 
 
 def job(run: Path, objective: Objective, chain: Chain = CNN, epochs: int = 1, **settings: Any) -> Job:
-    made = DigitsJob(run, epochs, objective, settings={"fusion": True, **settings}, schedule={"snapshot_every": 5})()
+    made = DigitsJob(run, epochs, objective, settings={"fusion": True, "snapshot_every": 5, **settings})()
     return replace(made, chain=chain)
 
 
@@ -69,11 +68,11 @@ def test_the_blocks_learn_the_same_with_and_without_a_fusion_head(tmp_path: Path
 
 
 def test_blocks_at_rest_still_offer_their_features(tmp_path: Path) -> None:
-    optim = OptimConfig(windows=((0, 1), (1, 2), (0, 2)))
+    windows = ((0, 1), (1, 2), (0, 2))
     ends = []
     for stages in (1, 3):
         run = tmp_path / str(stages)
-        ends.append(ended(run, run_threads(job(run, rule("hinton"), MLP, 2, optim=optim, stages=stages), QUIET)))
+        ends.append(ended(run, run_threads(job(run, rule("hinton"), MLP, 2, windows=windows, stages=stages), QUIET)))
     assert ends[0] == ends[1]
 
 
@@ -123,7 +122,7 @@ def test_the_head_reads_the_features_of_all_blocks_and_nothing_else(tmp_path: Pa
 
 def test_one_network_predicts_by_goodness_and_by_a_head_on_neutral_pictures(tmp_path: Path) -> None:
     wide = load_model("mlp", (1, 8, 8), 10, {"widths": "128,128", "init": "he"})
-    trained = job(tmp_path, rule("hinton both"), wide, epochs=15, batch_size=32, optim=OptimConfig(lr=3e-3), augment=())
+    trained = job(tmp_path, rule("hinton both"), wide, epochs=15, batch_size=32, lr=3e-3, augment=())
     result, manifest = run_threads(trained, QUIET), latest(tmp_path)
     assert manifest is not None
     assert result.test is not None
@@ -150,9 +149,9 @@ def test_features_that_would_let_a_gradient_back_are_refused(tmp_path: Path) -> 
 
 def test_what_a_fusion_head_cannot_read_is_refused_before_training(tmp_path: Path) -> None:
     with pytest.raises(NetworkError, match="predict=both"):
-        check_job(job(tmp_path, Hinton(), MLP), 1)
+        check_job(job(tmp_path, Hinton(), MLP))
     named = Chain([(FUSION, MLP.builders[0])], input_shape=(1, 8, 8), num_classes=10)
     with pytest.raises(NetworkError, match="no block may be called 'fusion'"):
-        check_job(job(tmp_path, SFF(), named), 1)
-    with pytest.raises(ConfigError, match="--cut does not fit"):
-        check_job(job(tmp_path, SFF(), cut=[1, 2]), 2)
+        check_job(job(tmp_path, SFF(), named))
+    with pytest.raises(ConfigError, match=r"plan\.cut does not fit"):
+        check_job(replace(job(tmp_path, SFF(), cut=[1, 2]), stages=2))

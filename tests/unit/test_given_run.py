@@ -38,9 +38,18 @@ def test_a_run_of_named_parts_is_made_again_from_its_folder_alone(tmp_path: Path
     pipeline = Pipeline(models.mlp(images.shape, 10, widths=[12, 8]), SFF(kernel=3), blocks=[1, 1], seed=3)
     pipeline.fit(images, epochs=1, batch_size=256, lr=0.01, out=out, progress=False)
     settings = read_settings(out)
-    assert (settings.data, settings.model, settings.model_args) == ("digits", "mlp", ("widths=12,8",))
-    assert (settings.objective, settings.objective_args) == ("sff", ("kernel=3",))
-    assert (settings.lr, settings.seed, settings.batch_size, settings.blocks) == (0.01, 3, 256, (1, 1))
+    assert (settings.dataset.data, settings.network.model, settings.network.model_args) == (
+        "digits",
+        "mlp",
+        ("widths=12,8",),
+    )
+    assert (settings.rule.objective, settings.rule.objective_args) == ("sff", ("kernel=3",))
+    assert (settings.optim.lr, settings.training.seed, settings.training.batch_size, settings.network.blocks) == (
+        0.01,
+        3,
+        256,
+        (1, 1),
+    )
     again, _, facts = load_classifier(out)
     assert facts.digest == images.digest
     assert images.test
@@ -52,7 +61,7 @@ def test_a_run_of_given_parts_is_loaded_with_them(tmp_path: Path) -> None:
     for name, rule in (("local", Hinton()), ("global", "backprop")):
         pipeline = Pipeline(sequential(), rule, blocks=[3, 2])
         pipeline.fit((X, Y), epochs=1, out=tmp_path / name, progress=False)
-        assert read_settings(tmp_path / name).model == GIVEN
+        assert read_settings(tmp_path / name).network.model == GIVEN
         again = ffdist.load(tmp_path / name, sequential())
         assert torch.equal(again(inputs()), pipeline.classifier(inputs()))
         with pytest.raises(ConfigError, match=r"was given in Python(.|\n)*ffdist.load\(.*, network, rule\)"):
@@ -69,7 +78,7 @@ def test_going_on_in_python_equals_an_uninterrupted_run(tmp_path: Path) -> None:
     parts.fit((X, Y), epochs=1, out=tmp_path / "run", **told)
     result = parts.fit((X, Y), epochs=3, out=tmp_path / "run", resume=True, **told)
     assert len(result.records) == 3
-    assert read_settings(tmp_path / "run").epochs == 3
+    assert read_settings(tmp_path / "run").training.epochs == 3
     for value, expected in zip(parts.classifier.parameters(), whole.classifier.parameters(), strict=True):
         assert torch.equal(value, expected)
 
@@ -97,14 +106,14 @@ def test_data_that_got_another_split_are_given_data(tmp_path: Path) -> None:
     x, y = images.train.take(np.arange(60))[..., 0], images.train.labels[:60]
     pipeline = Pipeline(models.mlp(images.shape, 10, widths=(8,)), SFF())
     pipeline.fit("digits", validation=(x, y), epochs=1, batch_size=512, out=tmp_path / "run", progress=False)
-    assert read_settings(tmp_path / "run").data == GIVEN
+    assert read_settings(tmp_path / "run").dataset.data == GIVEN
 
 
 def test_a_run_in_python_is_evaluated_as_one_of_the_command_line(tmp_path: Path) -> None:
     pipeline = Pipeline(models.mlp((1, 8, 8), 10, widths=(8,)), SFF())
     result = pipeline.fit("digits", epochs=1, batch_size=512, out=tmp_path / "run", progress=False)
     settings = read_settings(tmp_path / "run")
-    measured, _ = measure_run(tmp_path / "run", settings, open_data(settings.data))
+    measured, _ = measure_run(tmp_path / "run", settings, open_data(settings.dataset.data))
     assert result.test
     assert measured["accuracy"] == result.test["accuracy"]
 

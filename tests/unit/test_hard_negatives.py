@@ -12,7 +12,6 @@ from jobs import QUIET, DigitsJob, cut_power_at, fingerprint, learned
 from ffdist.errors import ConfigError, SnapshotError
 from ffdist.objectives import Hinton, Objective, SELFourier
 from ffdist.pipeline.message import TrainBatch
-from ffdist.pipeline.optim import OptimConfig
 from ffdist.pipeline.predictions import Feedback, Predictions
 from ffdist.runtime.agree import check_job
 from ffdist.runtime.threads import run_threads
@@ -41,8 +40,8 @@ def test_one_two_and_three_stages_learn_the_same_bits(microbatches: int, tmp_pat
 def test_a_run_cut_off_goes_on_with_what_was_known_and_what_was_on_its_way(
     before: int, after: int, step: int, tmp_path: Path
 ) -> None:
-    also = {"fusion": True, "microbatches": 2, "optim": OptimConfig(ema=0.9, windows=((0, 1), (0, 3), (1, 3)))}
-    make = replace(MAKE, schedule={"snapshot_every": 3}, settings=MAKE.settings | also)
+    also = {"fusion": True, "microbatches": 2, "ema": 0.9, "windows": ((0, 1), (0, 3), (1, 3))}
+    make = replace(MAKE, settings=MAKE.settings | also | {"snapshot_every": 3})
     run_threads(replace(make, run=tmp_path / "whole")(), QUIET)
     cut = replace(make, run=tmp_path / "cut")
     cut_power_at(step, replace(cut, settings=make.settings | {"stages": before}))
@@ -96,8 +95,8 @@ def test_the_source_knows_of_each_sample_what_was_said_of_it_so_many_batches_ago
 
 def test_a_pipeline_that_holds_more_batches_than_the_lag_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"at least 11 batches(.|\n)*lag=11"):
-        check_job(replace(MAKE, settings=MAKE.settings | {"queue": 4})(), 3)
-    check_job(MAKE(), 3)
+        check_job(replace(replace(MAKE, settings=MAKE.settings | {"queue": 4})(), stages=3))
+    check_job(replace(MAKE(), stages=3))
 
 
 def test_hard_negatives_need_readouts_and_a_lag_that_an_edge_can_hold() -> None:

@@ -27,15 +27,15 @@ ROOMS = {
     "cores": set(),
     "data": {"cores", "errors", "folders", "notes", "options", "plain"},
     "transport": {"device", "errors"},
-    "pipeline": {"device", "errors", "models", "objectives", "data", "transport"},
-    "config": {"errors", "options"},
-    "arguments": {"errors", "options", "config"},
-    "presets": {"errors", "options", "config"},
-    "baselines": {"device", "errors", "options", "known", "models", "objectives", "data", "pipeline"},
+    "pipeline": {"device", "errors", "models", "objectives", "data", "settings", "transport"},
+    "settings": {"errors", "options"},
+    "presets": {"errors", "options", "settings"},
+    "baselines": {"device", "errors", "options", "known", "models", "objectives", "data", "pipeline",
+                  "settings"},
     "snapshot": {"errors", "pipeline"},
     "report": {"errors", "plain", "pipeline"},
     "runtime": {"cores", "device", "errors", "folders", "loading", "notes", "options", "models", "objectives", "data",
-                "transport", "pipeline", "config", "baselines", "snapshot", "report"},
+                "transport", "pipeline", "settings", "baselines", "snapshot", "report"},
     "sending": {"errors", "runtime"},
 }  # fmt: skip
 """What each room may import, besides itself. What stands above them all (api, bench, cli) may import anything."""
@@ -125,8 +125,8 @@ import benchmarks.gpu_suite
 from ffdist import SFF, models, open_data
 from ffdist.bench import sides
 from ffdist.runtime.start import SettingsJob
-from ffdist.config import TrainSettings
-SettingsJob(TrainSettings(), None, 1)()
+from ffdist.settings import Settings
+SettingsJob(Settings(), None, 1)()
 """
     assert imported_by(code, *HEAVY) == []
 
@@ -172,11 +172,11 @@ def test_an_optimisers_steps_and_state_import_no_compiler() -> None:
 import torch
 from ffdist import SFF, models
 from ffdist.pipeline.block import BlockConfig
-from ffdist.pipeline.optim import OptimConfig
+from ffdist.settings import Settings
 from ffdist.pipeline.plan import build_block, sites
 chain = models.cnnb((1, 8, 8), 10)
 for name in ("adamw", "adam", "sgd"):
-    block = build_block(chain, sites(chain)[0], SFF(), BlockConfig(OptimConfig(name), 2, 0))
+    block = build_block(chain, sites(chain)[0], SFF(), BlockConfig(Settings().changed(optimizer=name), 2))
     y = torch.arange(4)
     block.update(block.forward(torch.randn(4, 1, 8, 8), y, 0), y, 0)
     block.load_state(*block.state())

@@ -18,20 +18,20 @@ from ffdist.models import Chain
 from ffdist.objectives import SFF, Hinton, Local, Site
 from ffdist.pipeline.block import BlockConfig
 from ffdist.pipeline.message import Message, Stop, TrainBatch
-from ffdist.pipeline.optim import OptimConfig
 from ffdist.pipeline.plan import build_block, sites
 from ffdist.pipeline.stage import Stage
 from ffdist.runtime.threads import run_threads
+from ffdist.settings import Settings
 from ffdist.snapshot import latest
 
 SETTINGS = {
     "plain": DigitsJob(),
     "noisy": DigitsJob(noisy=True),
     "bf16": DigitsJob(settings={"precision": "bf16"}),
-    "plateau": DigitsJob(settings={"optim": OptimConfig(schedule="plateau", patience=0)}, epochs=3),
-    "sgd": DigitsJob(settings={"optim": OptimConfig("sgd", lr=0.05, warmup=0.2)}),
-    "averaged": DigitsJob(settings={"optim": OptimConfig(ema=0.9, clip=0.1, no_decay=("bias", "norm"))}),
-    "windows": DigitsJob(settings={"optim": OptimConfig(windows=((0, 1), (0, 2), (1, 2)))}),
+    "plateau": DigitsJob(settings={"schedule": "plateau", "patience": 0}, epochs=3),
+    "sgd": DigitsJob(settings={"optimizer": "sgd", "lr": 0.05, "warmup": 0.2}),
+    "averaged": DigitsJob(settings={"ema": 0.9, "clip": 0.1, "no_decay": ("bias", "norm")}),
+    "windows": DigitsJob(settings={"windows": ((0, 1), (0, 2), (1, 2))}),
     "microbatches": DigitsJob(noisy=True, settings={"microbatches": 3}),
     "all at once": DigitsJob(
         objective=Hinton(predict="linear", peer=0.03, hard=True, lag=12),
@@ -40,7 +40,10 @@ SETTINGS = {
             "fusion": True,
             "microbatches": 2,
             "precision": "bf16",
-            "optim": OptimConfig(ema=0.9, clip=0.1, no_decay=("bias",), windows=((0, 1), (0, 2), (1, 2))),
+            "ema": 0.9,
+            "clip": 0.1,
+            "no_decay": ("bias",),
+            "windows": ((0, 1), (0, 2), (1, 2)),
         },
     ),
     "queue of one": DigitsJob(settings={"queue": 1}),
@@ -143,7 +146,7 @@ class Outbox:
 def last_stage(num_blocks: int) -> Stage:
     """A stage that holds the last of `num_blocks` equal blocks."""
     chain = Chain([(f"b{i}", Square()) for i in range(num_blocks)], input_shape=(32,), num_classes=4)
-    config = BlockConfig(OptimConfig(), total_steps=1000, seed=0)
+    config = BlockConfig(Settings(), total_steps=1000)
     return Stage(0, [build_block(chain, sites(chain)[-1], SFF(), config)], lambda *_: [])
 
 

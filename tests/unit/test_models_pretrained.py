@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,6 @@ from jobs import QUIET, fingerprint
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ffdist.config import TrainSettings
 from ffdist.data import open_data
 from ffdist.errors import ConfigError, NetworkError
 from ffdist.models import (
@@ -34,6 +32,7 @@ from ffdist.runtime.folder import begin
 from ffdist.runtime.run import load_classifier, read_settings
 from ffdist.runtime.start import make_job
 from ffdist.runtime.threads import run_threads
+from ffdist.settings import Settings
 
 
 def through(chain: Chain, state: dict[str, Tensor] | None, x: Tensor) -> Tensor:
@@ -253,7 +252,7 @@ def test_a_run_from_a_file_is_the_same_in_any_number_of_stages_and_resumes_witho
     chain = cnnb(images.shape, images.num_classes, (8, 12, 16))
     model = nn.Sequential(OrderedDict((name, chain.build(i, seed=9)) for i, name in enumerate(chain.names)))
     save(model, path := tmp_path / "state.safetensors")
-    settings = TrainSettings(model_args=("widths=8,12,16",), samples=300, epochs=1, pretrained=str(path), lr=1e-9,
+    settings = Settings().changed(model_args=("widths=8,12,16",), samples=300, epochs=1, pretrained=str(path), lr=1e-9,
                              objective=objective, out=tmp_path)  # fmt: skip
     prints = []
     for stages in (1, 1 if objective == "backprop" else 3):
@@ -262,13 +261,13 @@ def test_a_run_from_a_file_is_the_same_in_any_number_of_stages_and_resumes_witho
         run_threads(make_job(settings, images, run, stages), QUIET)
         prints.append(fingerprint(run))
     assert prints[0] == prints[1]
-    assert read_settings(run).pretrained == str(path)
+    assert read_settings(run).network.pretrained == str(path)
     classifier, _, _ = load_classifier(run)
     trained, given = classifier.state_dict(), model.state_dict()["conv1.0.weight"]
     torch.testing.assert_close(next(v for k, v in trained.items() if k.endswith("0.weight")), given, atol=1e-5, rtol=0)
     path.unlink()
-    again = replace(settings, resume=True, epochs=2)
-    assert run_threads(make_job(again, images, run, 1), QUIET).reason == "finished"
+    again = settings.changed(epochs=2)
+    assert run_threads(make_job(again, images, run, resume=True), QUIET).reason == "finished"
 
 
 def test_a_cut_joins_its_blocks() -> None:

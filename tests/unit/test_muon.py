@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,14 +14,16 @@ from torch import nn
 from ffdist.errors import ConfigError
 from ffdist.objectives import DGL, AugLocal
 from ffdist.pipeline.muon import FilterMuon
-from ffdist.pipeline.optim import OptimConfig, build_optimizer, build_schedule, in_groups
+from ffdist.pipeline.optim import build_optimizer, build_schedule, in_groups
 from ffdist.runtime.agree import check_job
 from ffdist.runtime.threads import run_threads
+from ffdist.settings import Settings
 
-MUON = OptimConfig(
-    "muon", lr=0.1, weight_decay=0.01, momentum=0.85, nesterov=True, bias_lr=3.0, head_lr=0.5, unit_filters=True,
-    ns_steps=3, schedule="linear", warmup=0.2, start=0.2, end=0.07,
-)  # fmt: skip
+LEARNED: dict[str, Any] = {
+    "optimizer": "muon", "lr": 0.1, "weight_decay": 0.01, "momentum": 0.85, "nesterov": True, "bias_lr": 3.0,
+    "head_lr": 0.5, "unit_filters": True, "ns_steps": 3, "schedule": "linear", "warmup": 0.2, "start": 0.2, "end": 0.07,
+}  # fmt: skip
+MUON = Settings().changed(**LEARNED)
 
 
 def parts() -> nn.ModuleDict:
@@ -59,7 +62,7 @@ def test_each_parameter_has_the_rate_and_the_optimiser_of_its_kind() -> None:
     kinds = {}
     module = parts()
     names = {id(p): name for name, p in module.named_parameters()}
-    for group in in_groups(module, MUON):
+    for group in in_groups(module, MUON.optim):
         kinds |= {names[id(p)]: (group["kind"], group.get("lr")) for p in group["params"]}
     assert kinds == {
         "module.0.weight": ("filter", None),
@@ -74,9 +77,9 @@ def test_each_parameter_has_the_rate_and_the_optimiser_of_its_kind() -> None:
 
 
 def test_one_schedule_moves_all_rates_between_its_ends() -> None:
-    optimizer = build_optimizer(MUON, parts())
+    optimizer = build_optimizer(MUON.optim, parts())
     assert optimizer is not None
-    schedule = build_schedule(MUON, optimizer, 100)
+    schedule = build_schedule(MUON.scheduler, optimizer, 100)
     base = [0.1, 3.0, 0.5]
     rates = []
     for _ in range(100):
@@ -93,10 +96,15 @@ def test_one_schedule_moves_all_rates_between_its_ends() -> None:
 def test_cuts_and_resumption_change_no_bit_of_what_muon_learns(objective: AugLocal | DGL, tmp_path: Path) -> None:
     make = DigitsJob(
         objective=objective,
-        settings={"optim": MUON, "augment": ("shift", "alternate", "cutout"), "precision": "bf16", "microbatches": 2},
-        schedule={"snapshot_every": 7},
+        settings={
+            **LEARNED,
+            "augment": ("shift", "alternate", "cutout"),
+            "precision": "bf16",
+            "microbatches": 2,
+            "snapshot_every": 7,
+        },
     )
-    check_job(make(), 1)
+    check_job(make())
     found = {}
     for stages in (1, 3):
         run = tmp_path / str(stages)
@@ -114,4 +122,4 @@ def test_cuts_and_resumption_change_no_bit_of_what_muon_learns(objective: AugLoc
 )  # fmt: skip
 def test_settings_out_of_range_are_refused_by_name(wrong: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=next(iter(wrong)).replace("_", "[-_]")):
-        OptimConfig(**wrong)  # pyright: ignore[reportArgumentType]
+        Settings().changed(**wrong)

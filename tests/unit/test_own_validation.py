@@ -29,7 +29,7 @@ def test_it_is_validated_on_whole_and_nothing_is_held_out() -> None:
     assert len(loaders.train.indices) == len(own.images.train)
     assert len(loaders.validation.indices) == len(own.images.validation or ())
     assert "the data's own validation split" in (validation_note(own) or "")
-    check_job(own, 1)
+    check_job(own)
 
 
 def test_without_one_a_fifth_is_held_out() -> None:
@@ -39,8 +39,8 @@ def test_without_one_a_fifth_is_held_out() -> None:
 
 
 def test_a_share_beside_it_is_refused_and_none_means_none() -> None:
-    with pytest.raises(ConfigError, match=r"a validation split of their own\n  where: --validation 0\.1"):
-        check_job(job(validation=0.1), 1)
+    with pytest.raises(ConfigError, match=r"a validation split of their own\n  where: dataset.validation=0\.1"):
+        check_job(job(validation=0.1))
     without = job(validation=0.0)
     assert without.loaders().validation is None
     assert "is not used" in (validation_note(without) or "")

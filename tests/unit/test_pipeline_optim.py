@@ -12,28 +12,28 @@ from jobs import QUIET, DigitsJob
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ffdist.config import TrainSettings
 from ffdist.errors import ConfigError
 from ffdist.models import cnnb, load_model
 from ffdist.objectives import OBJECTIVES, SFF, load_objective
 from ffdist.pipeline.average import RAMP
 from ffdist.pipeline.block import BlockConfig, LearningBlock
 from ffdist.pipeline.classifier import Classifier
-from ffdist.pipeline.optim import OptimConfig, decay_groups
+from ffdist.pipeline.optim import decay_groups
 from ffdist.pipeline.plan import build_block, sites
 from ffdist.pipeline.predictors import predictions
 from ffdist.runtime.agree import check_job
 from ffdist.runtime.run import network
 from ffdist.runtime.threads import run_threads
+from ffdist.settings import Settings
 from ffdist.snapshot import SnapshotStore, latest
 
 X, Y = torch.randn(16, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(16) % 10
-PLAIN = OptimConfig("sgd", lr=1.0, momentum=0.0, weight_decay=0.0, schedule="constant")
+PLAIN = Settings().changed(optimizer="sgd", lr=1.0, momentum=0.0, weight_decay=0.0, schedule="constant")
 
 
-def first_block(optim: OptimConfig, total_steps: int = 100) -> LearningBlock:
+def first_block(settings: Settings, total_steps: int = 100) -> LearningBlock:
     chain = cnnb((1, 8, 8), 10, (8, 12, 16))
-    return build_block(chain, sites(chain)[0], SFF(), BlockConfig(optim, total_steps, seed=0))
+    return build_block(chain, sites(chain)[0], SFF(), BlockConfig(settings, total_steps))
 
 
 def learn(block: LearningBlock, steps: int = 1) -> list[dict[str, Tensor]]:
@@ -47,7 +47,7 @@ def learn(block: LearningBlock, steps: int = 1) -> list[dict[str, Tensor]]:
 
 @pytest.mark.parametrize("clip", [0.1, 1e-3])
 def test_a_clipped_blocks_whole_gradient_is_no_longer_than_told(clip: float) -> None:
-    block = first_block(replace(PLAIN, clip=clip))
+    block = first_block(PLAIN.changed(clip=clip))
     before = torch.nn.utils.parameters_to_vector(block.parts.parameters()).detach().clone()
     learn(block)
     moved = (torch.nn.utils.parameters_to_vector(block.parts.parameters()) - before).norm().item()
@@ -70,7 +70,9 @@ def test_weight_decay_spares_what_it_is_told_to_and_nothing_else() -> None:
 
 def test_what_is_spared_stays_and_the_rest_decays() -> None:
     block = first_block(
-        OptimConfig("sgd", lr=0.1, momentum=0.0, weight_decay=1.0, no_decay=("bias", "norm"), clip=1e-9)
+        Settings().changed(
+            optimizer="sgd", lr=0.1, momentum=0.0, weight_decay=1.0, no_decay=("bias", "norm"), clip=1e-9
+        )
     )
     before = {name: value.clone() for name, value in block.parts.state_dict().items()}
     after = learn(block)[0]
@@ -80,7 +82,7 @@ def test_what_is_spared_stays_and_the_rest_decays() -> None:
 
 
 def test_the_average_is_the_moving_average_of_weights_and_running_means() -> None:
-    block = first_block(OptimConfig(ema=0.8))
+    block = first_block(Settings().changed(ema=0.8))
     states = learn(block, 60)
     for name in ("module.0.weight", "module.1.running_mean", "head.aux.weight"):
         expected = states[0][name]
@@ -93,7 +95,7 @@ def test_the_average_is_the_moving_average_of_weights_and_running_means() -> Non
 
 
 def test_evaluation_goes_by_the_average_and_training_does_not() -> None:
-    averaged, plain = first_block(OptimConfig(ema=0.99)), first_block(OptimConfig())
+    averaged, plain = first_block(Settings().changed(ema=0.99)), first_block(Settings().changed())
     assert all(
         torch.equal(a, b) for a, b in zip(learn(averaged, 9)[-1].values(), learn(plain, 9)[-1].values(), strict=True)
     )
@@ -103,7 +105,7 @@ def test_evaluation_goes_by_the_average_and_training_does_not() -> None:
 
 
 def test_a_runs_test_is_of_the_averaged_weights_and_so_is_its_classifier(tmp_path: Path) -> None:
-    job = DigitsJob(tmp_path, objective=SFF(kernel=3), settings={"optim": OptimConfig(lr=0.02, ema=0.95)})()
+    job = DigitsJob(tmp_path, objective=SFF(kernel=3), settings={"lr": 0.02, "ema": 0.95})()
     result = run_threads(job, QUIET)
     manifest = latest(tmp_path)
     assert manifest
@@ -129,7 +131,7 @@ def test_windows_of_epochs_let_the_blocks_of_any_rule_rest(name: str, tmp_path: 
     weights = []
     for epochs, windows in ((1, ()), (2, ((0, 1), (0, 2)))):
         run = tmp_path / str(epochs)
-        settings = {"optim": OptimConfig(schedule="constant", windows=windows), "samples": 200}
+        settings = {"schedule": "constant", "windows": windows, "samples": 200}
         job = DigitsJob(run, epochs, load_objective(name), settings)()
         run_threads(replace(job, chain=load_model(model, (1, 8, 8), 10, options)), QUIET)
         manifest = latest(run)
@@ -150,7 +152,7 @@ def test_windows_of_epochs_let_the_blocks_of_any_rule_rest(name: str, tmp_path: 
     ],
 )
 def test_the_learning_rate_at_each_quarter_of_a_run(schedule: Any, expected: list[float]) -> None:
-    block = first_block(replace(PLAIN, schedule=schedule, clip=1e-3), total_steps=40)
+    block = first_block(PLAIN.changed(schedule=schedule, clip=1e-3), total_steps=40)
     rates = [block.lr]
     for _ in range(4):
         learn(block, 10)
@@ -159,7 +161,7 @@ def test_the_learning_rate_at_each_quarter_of_a_run(schedule: Any, expected: lis
 
 
 def test_the_learning_rate_rises_to_its_full_height_in_the_warm_up() -> None:
-    block = first_block(replace(PLAIN, warmup=0.25, clip=1e-3), total_steps=20)
+    block = first_block(PLAIN.changed(warmup=0.25, clip=1e-3), total_steps=20)
     rates = [block.lr]
     for _ in range(5):
         learn(block)
@@ -168,7 +170,7 @@ def test_the_learning_rate_rises_to_its_full_height_in_the_warm_up() -> None:
 
 
 def test_each_block_follows_its_own_plateau() -> None:
-    block = first_block(replace(PLAIN, schedule="plateau", patience=1, factor=0.5))
+    block = first_block(PLAIN.changed(schedule="plateau", patience=1, factor=0.5))
     rates = []
     for loss in (1.0, 0.9, 0.95, 0.95, 0.95):
         block.validation_loss = loss
@@ -181,9 +183,9 @@ def test_each_block_follows_its_own_plateau() -> None:
 def test_label_smoothing_changes_what_is_learned_and_not_how_it_is_judged(objective: str) -> None:
     losses = {}
     for smoothing in (0.0, 0.2):
-        settings = TrainSettings(objective=objective, label_smoothing=smoothing, model_args=("widths=10,10,20",))
+        settings = Settings().changed(objective=objective, label_smoothing=smoothing, model_args=("widths=10,10,20",))
         chain, rule = network(settings, (1, 8, 8), 10)
-        block = build_block(chain, sites(chain)[0], rule, BlockConfig(PLAIN, 10, seed=0))
+        block = build_block(chain, sites(chain)[0], rule, BlockConfig(PLAIN, 10))
         learning, judged = block.forward(X, Y, 1).loss, block.evaluate(X, Y).loss
         assert learning is not None
         assert judged is not None
@@ -195,46 +197,46 @@ def test_label_smoothing_changes_what_is_learned_and_not_how_it_is_judged(object
 @pytest.mark.parametrize("objective", ["hinton", "hinton-unsupervised", "sel-fourier", "sel-morphological"])
 def test_label_smoothing_is_refused_where_there_is_no_such_loss(objective: str) -> None:
     with pytest.raises(ConfigError, match="cross-entropy over their scores"):
-        network(TrainSettings(objective=objective, label_smoothing=0.1, model="mlp"), (1, 8, 8), 10)
+        network(Settings().changed(objective=objective, label_smoothing=0.1, model="mlp"), (1, 8, 8), 10)
 
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"clip": 0.0}, "--clip is out of range"),
-        ({"ema": 1.0}, "--ema is out of range"),
-        ({"factor": 1.5}, "--factor is out of range"),
-        ({"weight_decay": -1.0}, "--weight-decay is out of range"),
-        ({"warmup": float("nan")}, "--warmup is out of range"),
+        ({"clip": 0.0}, "optim.clip is too (small|large)"),
+        ({"ema": 1.0}, "optim.ema is too (small|large)"),
+        ({"factor": 1.5}, "scheduler.factor is too (small|large)"),
+        ({"weight_decay": -1.0}, "optim.weight_decay is too (small|large)"),
+        ({"warmup": float("nan")}, "scheduler.warmup is not a finite number"),
         ({"warmup": 0.1, "schedule": "plateau"}, "no warm-up"),
         ({"windows": ((3, 2),)}, "no windows of epochs"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        OptimConfig(**wrong)
+        Settings().changed(**wrong)
 
 
 @pytest.mark.parametrize(
-    ("optim", "schedule", "message"),
+    ("told", "message"),
     [
-        (OptimConfig(windows=((0, 1),)), {}, "3 windows"),
-        (OptimConfig(schedule="plateau"), {}, "--schedule plateau follows the validation results"),
-        (OptimConfig(), {"early_stop": 2}, "--early-stop follows the validation results"),
+        ({"windows": ((0, 1),)}, "3 windows"),
+        ({"schedule": "plateau"}, "scheduler.schedule=plateau follows the validation results"),
+        ({"early_stop": 2}, "training.early_stop follows the validation results"),
     ],
 )
 def test_what_does_not_go_with_the_network_or_the_data_is_refused_before_anything_is_started(
-    optim: OptimConfig, schedule: dict[str, Any], message: str
+    told: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        check_job(DigitsJob(schedule=schedule, settings={"optim": optim, "validation": 0.0})(), 1)
+        check_job(DigitsJob(settings={**told, "validation": 0.0})())
 
 
 def test_a_share_that_holds_no_sample_out_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"(?s)--validation holds no sample out.*0\.0001 of [\d,]+ samples"):
-        check_job(DigitsJob(settings={"validation": 1e-4})(), 1)
+    with pytest.raises(ConfigError, match=r"(?s)dataset.validation holds no sample out.*0\.0001 of [\d,]+ samples"):
+        check_job(DigitsJob(settings={"validation": 1e-4})())
 
 
 def test_windows_are_given_as_from_and_to() -> None:
     with pytest.raises(ConfigError, match="from:to"):
-        TrainSettings(windows=("0-11",))
+        Settings().changed(windows=("0-11",))

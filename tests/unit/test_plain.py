@@ -17,13 +17,13 @@ from rich.table import Table
 from ffdist.bench.finding import Grid
 from ffdist.cli import doctor
 from ffdist.cli.training import stage_table
-from ffdist.config import TrainSettings
 from ffdist.pipeline.plan import BlockCost
 from ffdist.plain import PlainConsole, levels
 from ffdist.report.cam import BlockMaps, focus_table
 from ffdist.report.console import ConsoleReport, accuracy_table, confusion_table, result_tables
 from ffdist.report.summary import curve_table, settings_table
 from ffdist.runtime.run import write_settings
+from ffdist.settings import Settings
 
 NAMES = st.one_of(
     st.sampled_from(
@@ -113,7 +113,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run whose name no narrow encoding has, that was cut off before its end."""
     run = tmp_path_factory.mktemp("runs") / "läuf-漢"
     run.mkdir()
-    write_settings(run, TrainSettings(data="läuf-漢[/b]"))
+    write_settings(run, Settings().changed(data="läuf-漢[/b]"))
     (run / "metrics.jsonl").write_text("")
     return run
 

@@ -12,8 +12,8 @@ from ffdist.errors import ConfigError, NetworkError
 from ffdist.models import Chain, cnnb
 from ffdist.objectives import SFF
 from ffdist.pipeline.block import BlockConfig
-from ffdist.pipeline.optim import OptimConfig
 from ffdist.pipeline.plan import measure_blocks, partition, sites
+from ffdist.settings import Settings
 
 
 def slowest(costs: list[float], cut: list[int]) -> float:
@@ -44,7 +44,7 @@ def test_more_stages_than_blocks_and_none_are_refused(stages: int) -> None:
 
 def test_measuring_gives_every_block_a_time_and_the_bytes_it_sends() -> None:
     chain = cnnb((1, 8, 8), 10, (4, 6, 8))
-    costs = measure_blocks(chain, SFF(), BlockConfig(OptimConfig(), 1, seed=0), batch_size=16)
+    costs = measure_blocks(chain, SFF(), BlockConfig(Settings(), 1), batch_size=16)
     assert [cost.name for cost in costs] == chain.names
     assert all(cost.seconds > 0 for cost in costs)
     assert [cost.activation_bytes for cost in costs] == [16 * 4 * 4 * 4 * 4, 16 * 6 * 2 * 2 * 4, 0]

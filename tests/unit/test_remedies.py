@@ -20,11 +20,12 @@ from torch import nn
 import ffdist
 from ffdist import SFF, Pipeline, from_tensors, models
 from ffdist.cli import COMMANDS, main
+from ffdist.cli.spelling import as_flags
 from ffdist.errors import DataError, DivergedError, NetworkError
 from ffdist.models import MODELS
 from ffdist.objectives import OBJECTIVES, CwC
-from ffdist.pipeline.optim import OptimConfig
 from ffdist.pipeline.plan import check_objective
+from ffdist.settings import GROUP_OF
 
 ROOT = Path(ffdist.__file__).parent
 DATA = ("list", "prepare", "check")
@@ -34,8 +35,8 @@ OF_OTHERS = {
     "torchrun": {"--nproc-per-node"},
     "ray": {"--head", "--object-store-memory", "--working-dir"},
     "docker": {"--tmpfs", "--user"},
-    "tyro": {"--tyro-print-completion"},
-    "every command": {"--help", "--version"},
+    "every command": {"--help", "--version", "--quiet", "--verbose"},
+    "switches turned off": {"--no-fusion", "--no-resume"},
 }
 
 
@@ -87,8 +88,21 @@ def test_every_flag_that_a_text_names_is_one() -> None:
     known = all_flags()
     prose = [(file, text) for file, text in said() if " " in text.strip()]
     named = [(file, flag) for file, text in prose for flag in re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", text)]
-    assert len(named) > 200
+    assert len(named) > 120
     assert not {(file, flag) for file, flag in named if flag not in known}
+
+
+def test_every_setting_that_an_error_names_is_one_in_its_group() -> None:
+    found = 0
+    for path in sorted(ROOT.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "setting" and node.args:
+                name = node.args[0]
+                if isinstance(name, ast.Constant) and "." in name.value:
+                    group, _, field = name.value.partition(".")
+                    assert GROUP_OF.get(field, "compare") == group, f"{path}: {name.value}"
+                    found += 1
+    assert found > 100
 
 
 def test_every_command_that_a_text_names_is_one_and_has_the_flags_behind_it() -> None:
@@ -138,7 +152,7 @@ def arguments() -> set[str]:
     callables = [getattr(ffdist, name) for name in ffdist.__all__ if callable(getattr(ffdist, name))]
     callables += [ffdist.Pipeline.fit, ffdist.Chain.from_sequential, ffdist.Chain.regroup, ffdist.models.with_weights]
     found = {name for each in callables for name in inspect.signature(each).parameters}
-    found |= {f.name for f in fields(OptimConfig)}
+    found |= set(GROUP_OF)
     found |= {f.name for rule in OBJECTIVES.values() for f in fields(rule)}  # pyright: ignore[reportArgumentType]
     found |= {name for build in MODELS.values() for name in inspect.signature(build).parameters}
     of_others = {"batch_first", "return_inverse", "inplace", "seconds"}  # torch's, numpy's, timedelta's
@@ -174,7 +188,7 @@ def test_widths_that_go_into_the_classes_are_named_with_a_network_that_has_them(
         network = MODELS["sel-cnn"](shape, 10, depth=2) if len(shape) == 3 else models.mlp(shape, 10, widths=(13,))
         with pytest.raises(NetworkError, match="evenly") as refused:
             check_objective(network, CwC())
-        found = re.search(r"--model (\w+) --model-args widths=([\d,]+)", str(refused.value))
+        found = re.search(r"--model (\w+) --model-args widths=([\d,]+)", refused.value.told(as_flags))
         assert found
         made = MODELS[found[1]](shape, 10, widths=tuple(map(int, found[2].split(","))))
         check_objective(made, CwC())
@@ -183,9 +197,9 @@ def test_widths_that_go_into_the_classes_are_named_with_a_network_that_has_them(
 def test_layers_that_share_a_weight_are_joined_by_blocks() -> None:
     tied = nn.Linear(64, 64)
     network = nn.Sequential(nn.Flatten(), tied, nn.ReLU(), tied)
-    with pytest.raises(NetworkError, match=r"in one block \(blocks\)"):
+    with pytest.raises(NetworkError, match=r"in one block \(network.blocks\)"):
         Pipeline(network, SFF()).fit((X, Y), **FIT)
-    with pytest.raises(NetworkError, match=r"the blocks do not cover(.|\n)*where: blocks"):
+    with pytest.raises(NetworkError, match=r"the blocks do not cover(.|\n)*where: network.blocks"):
         Pipeline(network, SFF(), blocks=[3]).fit((X, Y), **FIT)
     Pipeline(network, SFF(), blocks=[4]).fit((X, Y), **FIT)
 

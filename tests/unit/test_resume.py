@@ -14,7 +14,6 @@ import torch.distributed as dist
 from jobs import QUIET, DigitsJob, cut_power_at, fingerprint, learned
 
 from ffdist.errors import SnapshotError, StageError
-from ffdist.pipeline.optim import OptimConfig
 from ffdist.pipeline.sink import Reporter
 from ffdist.report.log import RUN_LOG, read_run_log
 from ffdist.runtime.outcome import Result
@@ -27,11 +26,12 @@ from ffdist.snapshot.manifest import MANIFEST, digest_of
 EVERY = 5
 
 
-PLATEAU = OptimConfig(schedule="plateau", patience=0)
-AVERAGED = OptimConfig(
-    "sgd", lr=0.05, warmup=0.2, ema=0.9, clip=0.1, no_decay=("bias",), windows=((0, 1),) + ((0, 2),) * 2
-)
-STUCK = OptimConfig(lr=1e-12, schedule="constant")
+PLATEAU = {"schedule": "plateau", "patience": 0}
+AVERAGED = {
+    "optimizer": "sgd", "lr": 0.05, "warmup": 0.2, "ema": 0.9, "clip": 0.1, "no_decay": ("bias",),
+    "windows": ((0, 1),) + ((0, 2),) * 2,
+}  # fmt: skip
+STUCK = {"lr": 1e-12, "schedule": "constant"}
 
 
 @pytest.mark.parametrize(
@@ -39,9 +39,9 @@ STUCK = OptimConfig(lr=1e-12, schedule="constant")
     [(1, 1, PLATEAU), (2, 3, PLATEAU), (3, 1, PLATEAU), (1, 2, PLATEAU), (3, 1, AVERAGED), (1, 2, AVERAGED)],
 )
 def test_stop_in_mid_epoch_and_resume_with_any_number_of_stages(
-    before: int, after: int, optim: OptimConfig, tmp_path: Path
+    before: int, after: int, optim: dict[str, Any], tmp_path: Path
 ) -> None:
-    make = DigitsJob(schedule={"snapshot_every": EVERY}, settings={"optim": optim})
+    make = DigitsJob(settings={**optim, "snapshot_every": EVERY})
     whole = run_threads(replace(make, run=tmp_path / "whole")(), QUIET)
     cut = replace(make, run=tmp_path / "cut")
     cut_power_at(12, replace(cut, settings=make.settings | {"stages": before}))
@@ -100,10 +100,10 @@ class StopBefore(Event):
     ("schedule", "optim"), [({}, AVERAGED), ({"snapshot_every": 1}, PLATEAU), ({"early_stop": 1}, STUCK)]
 )
 def test_stopped_anywhere_it_goes_on_to_the_same_bits_and_leaves_every_snapshot_as_it_was(
-    schedule: dict[str, Any], optim: OptimConfig, tmp_path: Path
+    schedule: dict[str, Any], optim: dict[str, Any], tmp_path: Path
 ) -> None:
-    settings = {"optim": optim, "samples": 120, "batch_size": 32, "keep": 99}
-    make = DigitsJob(epochs=4 if "early_stop" in schedule else 2, schedule=schedule, settings=settings)
+    settings = {**optim, **schedule, "samples": 120, "batch_size": 32, "keep": 99}
+    make = DigitsJob(epochs=4 if "early_stop" in schedule else 2, settings=settings)
     whole = run_threads(replace(make, run=tmp_path / "whole")(), QUIET)
     with pytest.raises(StageError, match="before the stages were ready"):
         run_alone(replace(make, run=tmp_path / "early"), StopBefore(1))
@@ -172,8 +172,8 @@ def before(record: dict[str, Any]) -> dict[str, Any]:
 def test_early_stop_looks_one_epoch_behind_whatever_the_cut(tmp_path: Path) -> None:
     lengths = set()
     for stages in (1, 3):
-        settings = {"stages": stages, "optim": STUCK}
-        result = run_threads(DigitsJob(epochs=30, schedule={"early_stop": 2}, settings=settings)(), QUIET)
+        settings = {"stages": stages, "early_stop": 2, **STUCK}
+        result = run_threads(DigitsJob(epochs=30, settings=settings)(), QUIET)
         lengths.add(len(result.records))
     assert lengths == {4}
 
@@ -186,7 +186,7 @@ def test_resuming_where_there_is_no_snapshot_says_so(tmp_path: Path) -> None:
 def test_with_a_damaged_last_snapshot_a_run_goes_on_from_the_one_before_to_the_same_bits(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    make = DigitsJob(schedule={"snapshot_every": EVERY})
+    make = DigitsJob(settings={"snapshot_every": EVERY})
     run_threads(replace(make, run=tmp_path / "whole")(), QUIET)
     cut = replace(make, run=tmp_path / "cut")
     cut_power_at(25, cut)

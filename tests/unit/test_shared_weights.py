@@ -17,14 +17,14 @@ from ffdist.models import Chain, load_model
 from ffdist.pipeline.average import RAMP
 from ffdist.pipeline.block import BlockConfig, LearningBlock
 from ffdist.pipeline.classifier import Classifier
-from ffdist.pipeline.optim import OptimConfig
 from ffdist.pipeline.plan import build_block, check_objective, sites
 from ffdist.runtime.exported import weights
 from ffdist.runtime.job import Job
 from ffdist.runtime.threads import run_threads
+from ffdist.settings import Settings
 from ffdist.snapshot import SnapshotStore, latest
 
-AVERAGED = OptimConfig(ema=0.9)
+AVERAGED = {"ema": 0.9}
 
 
 class Twice(nn.Module):
@@ -53,13 +53,13 @@ class TiedJob(DigitsJob):
         return replace(super().__call__(), chain=tied_chain())
 
 
-def tied_block(optim: OptimConfig = AVERAGED) -> LearningBlock:
+def tied_block(**told: float) -> LearningBlock:
     chain = tied_chain()
-    return build_block(chain, sites(chain)[0], SFF(), BlockConfig(optim, 100, seed=0))
+    return build_block(chain, sites(chain)[0], SFF(), BlockConfig(Settings().changed(**(told or AVERAGED)), 100))
 
 
 def test_a_run_with_tied_weights_resumes_to_the_same_bits(tmp_path: Path) -> None:
-    make = TiedJob(schedule={"snapshot_every": 5}, settings={"optim": AVERAGED, "stages": 2})
+    make = TiedJob(settings={**AVERAGED, "snapshot_every": 5, "stages": 2})
     run_threads(replace(make, run=tmp_path / "whole")(), QUIET)
     cut_power_at(12, replace(make, run=tmp_path / "cut"))
     run_threads(replace(make, run=tmp_path / "cut", settings=make.settings | {"resume": True})(), QUIET)
@@ -67,7 +67,7 @@ def test_a_run_with_tied_weights_resumes_to_the_same_bits(tmp_path: Path) -> Non
 
 
 def test_tied_weights_are_tied_still_when_they_are_loaded_and_exported(tmp_path: Path) -> None:
-    job = TiedJob(tmp_path, epochs=1, settings={"optim": AVERAGED})()
+    job = TiedJob(tmp_path, epochs=1, settings=AVERAGED)()
     run_threads(job, QUIET)
     classifier, manifest = Classifier(job.chain, job.objective), latest(tmp_path)
     assert manifest

@@ -19,9 +19,9 @@ from ffdist.objectives.auglocal import chosen
 from ffdist.objectives.narrow import narrow_copies
 from ffdist.pipeline.classifier import Classifier
 from ffdist.pipeline.plan import sites
-from ffdist.pipeline.source import Schedule
-from ffdist.runtime.job import Job, JobConfig
+from ffdist.runtime.job import Job
 from ffdist.runtime.threads import run_threads
+from ffdist.settings import Settings
 from ffdist.snapshot import SnapshotStore, latest
 
 
@@ -40,8 +40,8 @@ def test_a_run_whitens_by_its_first_training_pictures_and_keeps_it(tmp_path: Pat
     x = torch.randint(0, 256, (60, 3, 9, 9), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     images = from_tensors(x, torch.arange(60) % 3)
     chain = speednet(images.shape, 3, (8, 8))
-    config = JobConfig(Schedule(1), batch_size=20, threads=1, run=tmp_path, stages=2, augment=("flip",))
-    job = Job(chain, AugLocal(width=0.5), images, config)
+    settings = Settings().changed(epochs=1, batch_size=20, threads=1, augment=("flip",))
+    job = Job(chain, AugLocal(width=0.5), images, settings, stages=2, run=tmp_path)
     run_threads(job, QUIET)
     manifest = latest(tmp_path)
     assert manifest is not None

@@ -81,19 +81,19 @@ def accuracy(settings: BenchSettings, progress: Progress) -> Finding:
     side, validation does on both. Each side goes by the recipe that was fastest for it on other seeds.
     """
     with ExitStack() as ends:
-        progress(f"qualifying {settings.against[0]}")
-        variant = open_baseline(ends, settings, settings.against[0]).side.variant
+        progress(f"qualifying {settings.compare.against[0]}")
+        variant = open_baseline(ends, settings, settings.compare.against[0]).side.variant
     chance = 1 / settings.job(1)().chain.num_classes
     contenders = [
         Contender("ours", settings.num_stages, PipelineRun),
-        Contender(variant, settings.devices, lambda job: BaselineRun(replace(job, stages=1), variant)),
+        Contender(variant, settings.compare.devices, lambda job: BaselineRun(replace(job, stages=1), variant)),
     ]
     tried = {side.name: try_recipes(side, settings, chance, progress) for side in contenders}
     recipes = chosen(tried)
     runs: dict[str, list[list[Epoch]]] = {"ours": [], variant: []}
     failed: list[dict[str, list[Epoch]]] = []
-    with Probe(settings.devices) as probe:
-        for number in range(PATIENCE * settings.rounds):
+    with Probe(settings.compare.devices) as probe:
+        for number in range(PATIENCE * settings.compare.rounds):
             before = probe.measure()
             order = contenders if number % 2 == 0 else reversed(contenders)
             found = {side.name: run(side, settings, recipes[side.name], number, progress) for side in order}
@@ -102,7 +102,7 @@ def accuracy(settings: BenchSettings, progress: Progress) -> Finding:
                     runs[name].append(epochs)
             else:
                 failed.append(found)
-            if len(runs["ours"]) == settings.rounds:
+            if len(runs["ours"]) == settings.compare.rounds:
                 break
     trusted = bool(runs["ours"])
     if not trusted:
@@ -112,18 +112,23 @@ def accuracy(settings: BenchSettings, progress: Progress) -> Finding:
 
 def try_recipes(side: Contender, settings: BenchSettings, chance: float, progress: Progress) -> list[Trial]:
     """Each recipe on as many seeds as --qualifying says, none of which is measured later; a single one is not run."""
-    recipes = [Recipe(lr, epochs) for lr, epochs in product(settings.lrs or (settings.lr,),
-                                                            settings.lengths or (settings.epochs,))]  # fmt: skip
+    recipes = [
+        Recipe(lr, epochs)
+        for lr, epochs in product(
+            settings.compare.lrs or (settings.train.optim.lr,),
+            settings.compare.lengths or (settings.train.training.epochs,),
+        )
+    ]
     if len(recipes) == 1:
         return [Trial(recipes[0], nan, nan)]
     trials = []
     for recipe in recipes:
         progress(f"{side.name} with {recipe}")
         runs = [
-            run(side, settings, recipe, PATIENCE * settings.rounds + number, progress)
-            for number in range(settings.qualifying)
+            run(side, settings, recipe, PATIENCE * settings.compare.rounds + number, progress)
+            for number in range(settings.compare.qualifying)
         ]
-        seconds = [reached_after(epochs, settings.target, chance) for epochs in runs]
+        seconds = [reached_after(epochs, settings.compare.target, chance) for epochs in runs]
         trials.append(Trial(recipe, median(inf if isnan(s) else s for s in seconds),
                             median(epochs[-1].accuracy for epochs in runs)))  # fmt: skip
     return trials
@@ -137,16 +142,19 @@ def chosen(tried: dict[str, list[Trial]]) -> dict[str, Recipe]:
 
 
 def whole_job(settings: BenchSettings, recipe: Recipe, seed: int) -> BenchJob:
-    told = replace(settings.train_settings(settings.num_stages), validation=VALIDATION, schedule="cosine",
-                   lr=recipe.lr, epochs=recipe.epochs, seed=seed)  # fmt: skip
+    told = settings.train_settings(settings.num_stages).changed(
+        validation=VALIDATION, schedule="cosine", lr=recipe.lr, epochs=recipe.epochs, seed=seed
+    )
     return BenchJob(told, settings.num_stages)
 
 
 def run(side: Contender, settings: BenchSettings, recipe: Recipe, number: int, progress: Progress) -> list[Epoch]:
     """Epoch by epoch, until the target or the last; run `number` has seed + number."""
     epochs: list[Epoch] = []
-    with Team(side.name, side.life(whole_job(settings, recipe, settings.seed + number)), side.size) as team:
-        while len(epochs) < recipe.epochs and not (epochs and epochs[-1].accuracy >= settings.target):
+    with Team(
+        side.name, side.life(whole_job(settings, recipe, settings.train.training.seed + number)), side.size
+    ) as team:
+        while len(epochs) < recipe.epochs and not (epochs and epochs[-1].accuracy >= settings.compare.target):
             epochs.append(team.hear())
             progress(f"{side.name}, epoch {len(epochs)}: {epochs[-1].accuracy:.2%} after {epochs[-1].seconds:,.1f} s")
     return epochs
@@ -165,9 +173,9 @@ def reached_after(run: Sequence[Epoch], level: float, chance: float) -> float:
 
 def told(settings: BenchSettings, race: Race) -> Finding:
     variant, runs, recipes = race.variant, race.runs, chosen(race.tried)
-    reached = {name: all(run[-1].accuracy >= settings.target for run in of) for name, of in runs.items()}
-    levels = level_rows(race, settings.target)
-    ours, theirs, ratio = at_level(race, settings.target)
+    reached = {name: all(run[-1].accuracy >= settings.compare.target for run in of) for name, of in runs.items()}
+    levels = level_rows(race, settings.compare.target)
+    ours, theirs, ratio = at_level(race, settings.compare.target)
     rows: list[dict[str, Cell]] = []
     for name, of in runs.items():
         mean = Summary.of([run[-1].mean for run in of])
@@ -183,20 +191,31 @@ def told(settings: BenchSettings, race: Race) -> Finding:
     ]
     if not race.trusted:
         notes.append("NOT RELIABLE: the cores were never free together; the figures are of discarded runs")
-    title = f"{settings.subject}, {settings.devices} devices, batch {settings.batch_size}"
+    title = f"{settings.subject}, {settings.compare.devices} devices, batch {settings.batch_size}"
     summary: dict[str, Any] = {
-        "model": settings.network, "devices": settings.devices, "precision": settings.precision,
-        "batch": settings.batch_size, "target": settings.target, "variant": variant, "reached": reached,
-        "ours": ours.median, "theirs": theirs.median,
-        "ratio": ratio.median, "ratio_min": ratio.least, "ratio_max": ratio.most, "n": ratio.n, "trusted": race.trusted,
-        "recipes": {name: recipe._asdict() for name, recipe in recipes.items()}, "levels": levels,
+        "model": settings.network,
+        "devices": settings.compare.devices,
+        "precision": settings.precision,
+        "batch": settings.batch_size,
+        "target": settings.compare.target,
+        "variant": variant,
+        "reached": reached,
+        "ours": ours.median,
+        "theirs": theirs.median,
+        "ratio": ratio.median,
+        "ratio_min": ratio.least,
+        "ratio_max": ratio.most,
+        "n": ratio.n,
+        "trusted": race.trusted,
+        "recipes": {name: recipe._asdict() for name, recipe in recipes.items()},
+        "levels": levels,
         "runs": {name: [[epoch._asdict() for epoch in run] for run in of] for name, of in runs.items()},
-    }  # fmt: skip
+    }
     series: dict[str, list[tuple[Any, float, float, float]]] = {
         name: [(round(e.seconds, 1), e.accuracy, e.accuracy, e.accuracy) for e in of[0]] for name, of in runs.items()
     }
     plot = Plot("lines", title, "seconds", "validation accuracy", series)
-    beforehand = f"tried beforehand on other seeds, medians of {settings.qualifying}"
+    beforehand = f"tried beforehand on other seeds, medians of {settings.compare.qualifying}"
     grids = [
         Grid(title, rows),
         Grid("seconds to a validation accuracy", levels),

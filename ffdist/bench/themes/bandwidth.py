@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import replace
 from typing import Any
 
 from ffdist.bench.finding import Cell, Finding, Grid, Plot, Progress
@@ -21,7 +20,7 @@ LOSSY = "ddp-powersgd"
 
 def bandwidth(settings: BenchSettings, progress: Progress) -> Finding:
     """A stage on each of two hosts against a DDP rank on each; the hosts are namespaces, the link is rate-limited."""
-    here = replace(settings, devices=2, stages=2, transport="gloo", warmup=2)
+    here = settings.changed(devices=2, stages=2, transport="gloo", warmup_batches=2)
     rows: list[dict[str, Cell]] = []
     notes: list[str] = [
         "hosts are network namespaces of one machine, their link limited by tc tbf in both directions",
@@ -35,13 +34,13 @@ def bandwidth(settings: BenchSettings, progress: Progress) -> Finding:
         variants, _ = open_variants(ends, here, (*VARIANTS, LOSSY), place=hosts.place)
         *exact, lossy = variants
         assert lossy.name == LOSSY, "DDP fits every network"
-        for rate in settings.rates:
+        for rate in settings.compare.rates:
             hosts.limit(rate)
             progress(f"link: {rate}")
-            calibrated(ours, here.seconds)
-            calibrated(lossy, here.seconds)
+            calibrated(ours, here.compare.seconds)
+            calibrated(lossy, here.compare.seconds)
             family = qualify(exact, {}, here, keep=True)
-            rounds = take_turns([ours, family.side, lossy], probe, here.rounds, progress)
+            rounds = take_turns([ours, family.side, lossy], probe, here.compare.rounds, progress)
             mine, theirs = rounds.rate("ours"), rounds.rate(family.side.name)
             ratio = rounds.ratio("ours", family.side.name)
             rows.append({"link": rate, "ours samples/s": mine.median, "DDP": family.side.name,

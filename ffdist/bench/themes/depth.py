@@ -40,44 +40,61 @@ def depth(settings: BenchSettings, progress: Progress) -> Finding:
     if settings.model not in WIDTHS:
         raise ConfigError("depth grows by equal blocks", where="--model", expected=" or ".join(WIDTHS),
                           got=settings.model)  # fmt: skip
-    if settings.against != ("ddp",):
+    if settings.compare.against != ("ddp",):
         raise ConfigError("depth is compared with data parallelism", where="--against", expected="ddp",
-                          got=" ".join(settings.against))  # fmt: skip
+                          got=" ".join(settings.compare.against))  # fmt: skip
     against, variant = "ddp", "ddp-bucket-25"
     rows: list[dict[str, Cell]] = []
     notes: list[str] = []
-    for blocks in settings.depths:
+    for blocks in settings.compare.depths:
         progress(f"{blocks} blocks")
         deep = deepened(settings, blocks)
         ours = worst(threads_memory(deep, blocks))
         theirs = worst(baseline_memory(deep, variant))
-        sliver = replace(deep, devices=1, batch_size=ceil(deep.batch_size / blocks))
+        sliver = replace(deep, devices=1, batch_size=ceil(deep.train.training.batch_size / blocks))
         as_many = worst(baseline_memory(sliver, variant))
         rounds = speed(deep, against, progress)
         other = next(name for name in rounds.laps if name != "ours")
         ratio = rounds.ratio("ours", other)
-        rows.append({"blocks": blocks, "ours MiB": ours.peak / MIB, "of it edges": ours.queue / MIB,
-                     f"{against} of {settings.devices}, MiB": theirs.peak / MIB, "ours / it": ours.peak / theirs.peak,
-                     f"{against} of as many, MiB": as_many.peak / MIB, "ours / that": ours.peak / as_many.peak,
-                     f"{settings.num_stages} stages samples/s": rounds.rate("ours").median,
-                     f"{against} of {settings.devices} samples/s": rounds.rate(other).median,
-                     "ratio": ratio.median, "least": ratio.least, "most": ratio.most, "n": ratio.n})  # fmt: skip
+        rows.append(
+            {
+                "blocks": blocks,
+                "ours MiB": ours.peak / MIB,
+                "of it edges": ours.queue / MIB,
+                f"{against} of {settings.compare.devices}, MiB": theirs.peak / MIB,
+                "ours / it": ours.peak / theirs.peak,
+                f"{against} of as many, MiB": as_many.peak / MIB,
+                "ours / that": ours.peak / as_many.peak,
+                f"{settings.num_stages} stages samples/s": rounds.rate("ours").median,
+                f"{against} of {settings.compare.devices} samples/s": rounds.rate(other).median,
+                "ratio": ratio.median,
+                "least": ratio.least,
+                "most": ratio.most,
+                "n": ratio.n,
+            }
+        )
         notes += [f"{blocks} blocks: {note}" for note in rounds.notes()]
     peaks = [float(row["ours MiB"] or 0) for row in rows]
     spread = max(peaks) / min(peaks) - 1
-    notes += [f"ours, from {settings.depths[0]} to {settings.depths[-1]} blocks: within {spread:.1%}",
+    notes += [f"ours, from {settings.compare.depths[0]} to {settings.compare.depths[-1]} blocks: within {spread:.1%}",
               "ours MiB: the fullest of as many stages as blocks, with its edges' slots; of as many: a rank's tensors "
               "with its share of the batch, where there are as many ranks as blocks; speed is another run, of "
-              f"{settings.num_stages} stages against {settings.devices} ranks"]  # fmt: skip
+              f"{settings.num_stages} stages against {settings.compare.devices} ranks"]  # fmt: skip
     title = f"{settings.model} of equal blocks ({WIDTHS[settings.model]} wide), batch {settings.batch_size}"
-    summary: dict[str, Any] = {"model": settings.model, "precision": settings.precision, "batch": settings.batch_size,
-                               "against": against, "spread": spread, "depths": rows}  # fmt: skip
+    summary: dict[str, Any] = {
+        "model": settings.model,
+        "precision": settings.precision,
+        "batch": settings.batch_size,
+        "against": against,
+        "spread": spread,
+        "depths": rows,
+    }
     return Finding("depth", summary, [Grid(title, rows)], notes, lines(title, rows))
 
 
 def deepened(settings: BenchSettings, blocks: int) -> BenchSettings:
     widths = ",".join([str(WIDTHS[settings.model])] * blocks)
-    return replace(settings, model_args=(f"widths={widths}",), split=None, cut=())
+    return settings.changed(model_args=(f"widths={widths}",), split=None, cut=())
 
 
 def threads_memory(settings: BenchSettings, stages: int) -> list[MemoryUse]:
@@ -85,13 +102,13 @@ def threads_memory(settings: BenchSettings, stages: int) -> list[MemoryUse]:
     make = settings.job(stages)
     job = make()
     samples = min(len(job.images.train), BATCHES * settings.batch_size)
-    config = replace(job.config, stages=stages, samples=samples, schedule=replace(job.config.schedule, epochs=1))
-    return run_weighed(replace(job, config=config, images=replace(job.images, test=None)))
+    told = job.settings.changed(samples=samples, epochs=1)
+    return run_weighed(replace(job, settings=told, images=replace(job.images, test=None)))
 
 
 def run_weighed(job: Job) -> list[MemoryUse]:
     """Joined by the edges that processes of one host have."""
-    count, store = job.config.stages, dist.HashStore()
+    count, store = job.stages, dist.HashStore()
     used: dict[int, MemoryUse] = {}
     errors: list[BaseException] = []
 
@@ -99,8 +116,8 @@ def run_weighed(job: Job) -> list[MemoryUse]:
         try:
             with Meter(torch.device("cpu")) as meter:
                 world = World(rank, count, rank)
-                edges = ProcessEdges(world, store, torch.device("cpu"), depth=job.config.queue,
-                                     timeout=job.config.timeout)  # fmt: skip
+                edges = ProcessEdges(world, store, torch.device("cpu"), depth=job.settings.plan.queue,
+                                     timeout=job.timeout)  # fmt: skip
                 Rank(job, world, store, edges, lambda event: None).run()
                 used[rank] = meter.use()
         except BaseException as error:
@@ -121,10 +138,10 @@ def join_all(threads: Sequence[Thread]) -> None:
 
 def speed(settings: BenchSettings, against: str, progress: Progress) -> Rounds:
     with ExitStack() as ends:
-        probe = ends.enter_context(Probe(settings.devices))
+        probe = ends.enter_context(Probe(settings.compare.devices))
         ours = open_pipeline(ends, settings, settings.num_stages)
         theirs = open_baseline(ends, settings, against).side
-        return take_turns([ours, theirs], probe, settings.rounds, progress)
+        return take_turns([ours, theirs], probe, settings.compare.rounds, progress)
 
 
 def lines(title: str, rows: list[dict[str, Cell]]) -> Plot:

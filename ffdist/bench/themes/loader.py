@@ -31,7 +31,7 @@ class LoaderLife:
             begun = time.perf_counter()
             for _ in range(window.batches):
                 next(batches)
-            seat.answer(Lap(window.batches * job.config.batch_size, time.perf_counter() - begun, {}))
+            seat.answer(Lap(window.batches * job.settings.training.batch_size, time.perf_counter() - begun, {}))
         batches.close()
 
 
@@ -50,21 +50,31 @@ class LoaderSide:
 def loader(settings: BenchSettings, progress: Progress) -> Finding:
     """Samples/s of the loader alone, and of the pipeline that it feeds."""
     with ExitStack() as ends:
-        probe = ends.enter_context(Probe(settings.devices))
+        probe = ends.enter_context(Probe(settings.compare.devices))
         team = ends.enter_context(Team("loader", LoaderLife(settings.job(1)), 1))
-        alone = calibrated(LoaderSide("loader", team, Window(settings.warmup, 3)), settings.seconds)
+        alone = calibrated(
+            LoaderSide("loader", team, Window(settings.compare.warmup_batches, 3)), settings.compare.seconds
+        )
         trained = open_pipeline(ends, settings, settings.num_stages)
-        rounds = take_turns([alone, trained], probe, settings.rounds, progress)
+        rounds = take_turns([alone, trained], probe, settings.compare.rounds, progress)
     ratio = rounds.ratio("loader", "ours")
     rows: list[dict[str, Cell]] = [
         {"what": what, "samples/s": rate.median, "least": rate.least, "most": rate.most, "n": rate.n}
         for what, rate in (("loader alone", rounds.rate("loader")), ("training", rounds.rate("ours")))
     ]
-    changes = " ".join(settings.augment) or "none"
-    title = f"{settings.data.rsplit('/', 1)[-1]}, augment {changes}; {settings.subject}"
-    summary = {"data": settings.data, "augment": settings.augment, "model": settings.network,
-               "loader": rows[0]["samples/s"], "training": rows[1]["samples/s"], "ratio": ratio.median,
-               "ratio_min": ratio.least, "ratio_max": ratio.most, "n": ratio.n}  # fmt: skip
+    changes = " ".join(settings.train.dataset.augment) or "none"
+    title = f"{settings.train.dataset.data.rsplit('/', 1)[-1]}, augment {changes}; {settings.subject}"
+    summary = {
+        "data": settings.train.dataset.data,
+        "augment": settings.train.dataset.augment,
+        "model": settings.network,
+        "loader": rows[0]["samples/s"],
+        "training": rows[1]["samples/s"],
+        "ratio": ratio.median,
+        "ratio_min": ratio.least,
+        "ratio_max": ratio.most,
+        "n": ratio.n,
+    }
     notes = [f"the loader is {ratio.median:,.1f} times as fast as the training that it feeds", *rounds.notes()]
     series = {str(r["what"]): [("", *rounds.rate(n)[:3])] for r, n in zip(rows, ("loader", "ours"), strict=True)}
     return Finding("loader", summary, [Grid(title, rows)], notes, Plot("bars", title, "", "samples/s", series))

@@ -26,7 +26,7 @@ def memory(settings: BenchSettings, progress: Progress) -> Finding:
     ours = pipeline_memory(settings, settings.num_stages)
     used: dict[str, list[MemoryUse]] = {"ours": ours}
     refused: dict[str, str] = {}
-    for name in settings.against:
+    for name in settings.compare.against:
         for variant in () if name == SERIAL else family(name):
             progress(f"weighing {variant}")
             try:
@@ -40,7 +40,7 @@ def memory(settings: BenchSettings, progress: Progress) -> Finding:
     if floor := one_f_one_b_floor(used, settings):
         notes.append(floor)
     grids = [Grid(f"{settings.subject}, batch {settings.batch_size}: MiB on each device", rows(used))]
-    summary = [summarise(settings, used, name) for name in settings.against if members(used, name)]
+    summary = [summarise(settings, used, name) for name in settings.compare.against if members(used, name)]
     return Finding("memory", summary[0] if len(summary) == 1 else summary, grids, notes, bars(settings, used))
 
 
@@ -48,13 +48,13 @@ def pipeline_memory(settings: BenchSettings, stages: int) -> list[MemoryUse]:
     """Of each stage."""
     with Team("ours", PipelineLife(settings.job(stages), weigh=True), stages) as team:
         assert team.hear() == "ready"
-        team.ask(Window(1, BATCHES + (settings.queue + 1) * (stages - 1)))
+        team.ask(Window(1, BATCHES + (settings.train.plan.queue + 1) * (stages - 1)))
         return team.finish()
 
 
 def baseline_memory(settings: BenchSettings, variant: str) -> list[MemoryUse]:
     """Of each rank. Raises ConfigError where the variant does not fit the network."""
-    size = 1 if is_serial(variant) else settings.devices
+    size = 1 if is_serial(variant) else settings.compare.devices
     with Team(variant, BaselineLife(settings.job(1), weigh=True), size) as team:
         if refused := team.ask(Keep((variant,))):
             raise ConfigError(refused[variant])
@@ -75,10 +75,21 @@ def summarise(settings: BenchSettings, used: dict[str, list[MemoryUse]], name: s
     """Against the variant that takes the least."""
     best = min(members(used, name), key=lambda variant: worst(used[variant]).peak)
     ours, theirs = worst(used["ours"]), worst(used[best])
-    return {"model": settings.network, "devices": settings.devices, "stages": settings.num_stages,
-            "precision": settings.precision, "batch": settings.batch_size, "against": name, "variant": best,
-            "ours": ours.peak, "theirs": theirs.peak, "ratio": ours.peak / theirs.peak, "unit": "bytes a device",
-            "ours_split": ours._asdict(), "theirs_split": theirs._asdict()}  # fmt: skip
+    return {
+        "model": settings.network,
+        "devices": settings.compare.devices,
+        "stages": settings.num_stages,
+        "precision": settings.precision,
+        "batch": settings.batch_size,
+        "against": name,
+        "variant": best,
+        "ours": ours.peak,
+        "theirs": theirs.peak,
+        "ratio": ours.peak / theirs.peak,
+        "unit": "bytes a device",
+        "ours_split": ours._asdict(),
+        "theirs_split": theirs._asdict(),
+    }
 
 
 def rows(used: dict[str, list[MemoryUse]]) -> list[dict[str, Cell]]:
@@ -109,6 +120,6 @@ def one_f_one_b_floor(used: dict[str, list[MemoryUse]], settings: BenchSettings)
 
 def bars(settings: BenchSettings, used: dict[str, list[MemoryUse]]) -> Plot:
     peaks = {name: worst(devices).peak / MIB for name, devices in used.items()}
-    title = f"{settings.subject}, {settings.devices} devices"
+    title = f"{settings.subject}, {settings.compare.devices} devices"
     series = {name: [("", peak, peak, peak)] for name, peak in peaks.items()}
     return Plot("bars", title, "", "MiB of tensors on the fullest device", series)

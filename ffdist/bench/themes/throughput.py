@@ -21,20 +21,20 @@ SERIAL = "ff"
 def throughput(settings: BenchSettings, progress: Progress) -> Finding:
     """Every side's samples/s, and ffdist's ratio to each baseline, pair by pair."""
     with ExitStack() as ends:
-        probe = ends.enter_context(Probe(settings.devices))
+        probe = ends.enter_context(Probe(settings.compare.devices))
         ours, notes = best_of_ours(ends, settings, progress)
         families: dict[str, Family] = {}
-        serial = [open_pipeline(ends, settings, 1, SERIAL)] if SERIAL in settings.against else []
-        for name in (n for n in settings.against if n != SERIAL):
+        serial = [open_pipeline(ends, settings, 1, SERIAL)] if SERIAL in settings.compare.against else []
+        for name in (n for n in settings.compare.against if n != SERIAL):
             progress(f"qualifying {name}")
             families[name] = fastest(ends, settings, name)
         sides = [ours, *serial, *(family.side for family in families.values())]
-        rounds = take_turns(sides, probe, settings.rounds, progress)
+        rounds = take_turns(sides, probe, settings.compare.rounds, progress)
         ours.team.finish()
     notes += rounds.notes()
     found, timed = floors(settings), alone(settings)
     notes += [limit_note(found, timed)]
-    summary = [summarise(settings, rounds, ours.name, name, families.get(name)) for name in settings.against]
+    summary = [summarise(settings, rounds, ours.name, name, families.get(name)) for name in settings.compare.against]
     notes += [bound_note(result) for result in summary if "bound" in result]
     floor_rate = settings.batch_size / slowest_stage(timed["ff"], settings.num_stages).seconds
     notes += [ceiling_note(result, floor_rate) for result in summary if "bound" not in result]
@@ -49,10 +49,10 @@ def best_of_ours(ends: ExitStack, settings: BenchSettings, progress: Progress) -
     """ffdist as it is, or compiled where that was asked for and is faster in short rounds."""
     progress(f"starting {settings.num_stages} stages")
     plain = open_pipeline(ends, settings, settings.num_stages)
-    if not settings.compiled:
+    if not settings.compare.compiled:
         return plain, []
     compiled = open_pipeline(ends, settings, settings.num_stages, "ours, compiled", compiled=True)
-    turns = [(plain.lap().rate, compiled.lap().rate) for _ in range(settings.qualifying)]
+    turns = [(plain.lap().rate, compiled.lap().rate) for _ in range(settings.compare.qualifying)]
     rates = [median(values) for values in zip(*turns, strict=True)]
     best, other = (plain, compiled) if rates[0] >= rates[1] else (compiled, plain)
     other.team.finish()
@@ -62,10 +62,10 @@ def best_of_ours(ends: ExitStack, settings: BenchSettings, progress: Progress) -
 def fastest(ends: ExitStack, settings: BenchSettings, name: str) -> Family:
     """A baseline at its best, compiled or not."""
     plain = open_baseline(ends, settings, name)
-    if not settings.compiled:
+    if not settings.compare.compiled:
         return plain
     compiled = open_baseline(ends, settings, name, compiled=True)
-    turns = [(plain.side.lap().rate, compiled.side.lap().rate) for _ in range(settings.qualifying)]
+    turns = [(plain.side.lap().rate, compiled.side.lap().rate) for _ in range(settings.compare.qualifying)]
     rates = [median(values) for values in zip(*turns, strict=True)]
     best, other = (plain, compiled) if rates[0] >= rates[1] else (compiled, plain)
     other.side.team.finish()
@@ -80,15 +80,25 @@ def summarise(
     theirs = family.side.name if family else against
     ratio = rounds.ratio(ours, theirs)
     result = {
-        "model": settings.network, "devices": settings.devices, "stages": settings.num_stages,
-        "precision": settings.precision, "batch": settings.batch_size, "against": against, "variant": theirs,
-        "ours": rounds.rate(ours).median, "theirs": rounds.rate(theirs).median, "ratio": ratio.median,
-        "ratio_min": ratio.least, "ratio_max": ratio.most, "n": ratio.n, "discarded": rounds.discarded,
+        "model": settings.network,
+        "devices": settings.compare.devices,
+        "stages": settings.num_stages,
+        "precision": settings.precision,
+        "batch": settings.batch_size,
+        "against": against,
+        "variant": theirs,
+        "ours": rounds.rate(ours).median,
+        "theirs": rounds.rate(theirs).median,
+        "ratio": ratio.median,
+        "ratio_min": ratio.least,
+        "ratio_max": ratio.most,
+        "n": ratio.n,
+        "discarded": rounds.discarded,
         "trusted": rounds.trusted,
         "qualifying": {k: v.median for k, v in family.qualifying.items()} if family else {},
         "refused": family.refused if family else {},
         "pairs": [[a, b] for a, b in zip(rounds.rates(ours), rounds.rates(theirs), strict=True)],
-    }  # fmt: skip
+    }
     if family is None:
         bound, cut = best_speedup(settings)
         result |= {"bound": bound, "of_bound": ratio.median / bound, "best_cut": cut}
@@ -121,7 +131,7 @@ def compared(settings: BenchSettings, rounds: Rounds, ours: str) -> Grid:
         rate, ratio = rounds.rate(name), rounds.ratio(ours, name)
         rows.append({"side": name, "samples/s": rate.median, "least": rate.least, "most": rate.most, "n": rate.n,
                      "ours / it": ratio.median, "least ratio": ratio.least, "most ratio": ratio.most})  # fmt: skip
-    title = f"{settings.subject}, {settings.devices} devices, {settings.precision}, batch {settings.batch_size}"
+    title = f"{settings.subject}, {settings.compare.devices} devices, {settings.precision}, batch {settings.batch_size}"
     return Grid(title, rows)
 
 
@@ -154,4 +164,4 @@ def stage_grid(rounds: Rounds, ours: str) -> Grid:
 
 def bars(settings: BenchSettings, rounds: Rounds) -> Plot:
     bars = {name: [("", *rounds.rate(name)[:3])] for name in rounds.laps}
-    return Plot("bars", f"{settings.subject}, {settings.devices} devices", "", "samples/s", bars)
+    return Plot("bars", f"{settings.subject}, {settings.compare.devices} devices", "", "samples/s", bars)

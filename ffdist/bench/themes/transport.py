@@ -19,7 +19,7 @@ def transport(settings: BenchSettings, progress: Progress) -> Finding:
             attempt += 1
             progress(f"attempt {attempt}")
             before = probe.measure()
-            rates = measure_transport(rounds=settings.rounds, depth=settings.queue)
+            rates = measure_transport(rounds=settings.compare.rounds, depth=settings.train.plan.queue)
             lowest = min(before, probe.measure())
     trusted = lowest >= probe.least
     notes = [f"attempt {attempt}; the probe gave {lowest:.2f} around it ({probe.least:.2f} wanted)"]

@@ -1,0 +1,285 @@
+"""`ffdist rules`, `models`, `presets`, `datasets` and `settings`: what there is, and all about one by its name."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import json
+import re
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+import ffdist
+from ffdist.cli.help import choices_of, heading, shown, width
+from ffdist.cli.parsing import parsed
+from ffdist.errors import ConfigError
+from ffdist.known import MODEL_PLACES, OBJECTIVE_PLACES
+from ffdist.loading import loading
+from ffdist.options import describe, nearest
+from ffdist.plain import PlainConsole, table
+from ffdist.presets import GROUPS as PRESET_GROUPS
+from ffdist.presets import NAMES as DATA_SETS
+from ffdist.presets import PRESETS, with_preset
+from ffdist.settings import GROUP_OF, GROUPS, Settings, as_flag, explained, is_free, kind_of
+
+Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
+NO_OPTIONS = "it has no options"
+
+
+@dataclass(frozen=True)
+class Rules:
+    """The local learning rules; with a name, what one does and all of its options."""
+
+    name: Annotated[str | None, tyro.conf.Positional] = None
+    """A rule's name, module:Class or file.py:Class."""
+    json: Flag = False
+    """Print JSON."""
+
+
+@dataclass(frozen=True)
+class Models:
+    """The networks; with a name, what one is and all of its options."""
+
+    name: Annotated[str | None, tyro.conf.Positional] = None
+    """A network's name, module:function or file.py:function."""
+    json: Flag = False
+    """Print JSON."""
+
+
+@dataclass(frozen=True)
+class Presets:
+    """Named settings, by where they come from; with a name, what it sets."""
+
+    name: Annotated[str | None, tyro.conf.Positional] = None
+    """A preset's name."""
+    json: Flag = False
+    """Print JSON."""
+
+
+@dataclass(frozen=True)
+class Datasets:
+    """The data sets: embedded, by name, and what is prepared; with a name or a folder, what is in it."""
+
+    name: Annotated[str | None, tyro.conf.Positional] = None
+    """A data set's name, or a prepared folder."""
+    root: Path = Path("data")
+    """Folder to look in, two levels deep."""
+    json: Flag = False
+    """Print JSON."""
+
+
+@dataclass(frozen=True)
+class AllSettings:
+    """All settings of `ffdist train`; with a name, all about one."""
+
+    name: Annotated[str | None, tyro.conf.Positional] = None
+    """A setting's name or flag, e.g. lr, or a group's."""
+    json: Flag = False
+    """Print JSON."""
+
+
+def rules(args: Sequence[str]) -> None:
+    command = parsed(Rules, args, "ffdist rules")
+    if command.name is None:
+        backprop = {"backprop": "The twin: the same network with one global loss, by backpropagation."}
+        tell_list("rule", summaries(OBJECTIVE_PLACES) | backprop, "ffdist rules NAME", as_json=command.json)
+        return
+    with loading():
+        from ffdist.baselines.twin import Backprop
+        from ffdist.objectives import OBJECTIVES
+        from ffdist.options import find
+    made = Backprop if command.name == "backprop" else find(command.name, OBJECTIVES, "objective")
+    tell_thing(command.name, made, 0, "--objective-args", as_json=command.json)
+
+
+def models(args: Sequence[str]) -> None:
+    command = parsed(Models, args, "ffdist models")
+    if command.name is None:
+        tell_list("network", summaries(MODEL_PLACES), "ffdist models NAME", as_json=command.json)
+        return
+    with loading():
+        from ffdist.models import MODELS
+        from ffdist.options import find
+    tell_thing(command.name, find(command.name, MODELS, "model"), 2, "--model-args", as_json=command.json)
+
+
+def presets(args: Sequence[str]) -> None:
+    command = parsed(Presets, args, "ffdist presets")
+    if command.name is not None:
+        tell_preset(command.name, as_json=command.json)
+    elif command.json:
+        print(json.dumps({name: preset.summary for name, preset in PRESETS.items()}))
+    else:
+        for group, members in PRESET_GROUPS.items():
+            print("\n".join(textwrap.wrap(f"{group}:", width())))
+            print("\n".join(f"  {name:<32} {preset.summary}" for name, preset in members.items()))
+        print("\n`ffdist presets NAME` has what one sets; `ffdist train NAME --help` all values.")
+
+
+def datasets(args: Sequence[str]) -> None:
+    command = parsed(Datasets, args, "ffdist datasets")
+    from ffdist.cli.data import Check, List
+
+    if command.name is None:
+        List(command.root, command.json).run()
+    elif command.name in DATA_SETS and not (command.root / command.name).is_dir():
+        where = command.root / command.name
+        raise ConfigError(f"{DATA_SETS[command.name]} is not prepared", where=where, expected="a prepared folder",
+                          remedy=f"ffdist data prepare {command.name} --out {where}")  # fmt: skip
+    else:
+        here = Path(command.name)
+        Check(here if here.is_dir() else command.root / command.name, command.json).run()
+
+
+def settings(args: Sequence[str]) -> None:
+    command = parsed(AllSettings, args, "ffdist settings")
+    names = named(command.name)
+    told = {name: about(name) for name in names}
+    if command.json:
+        print(json.dumps(told))
+        return
+    group = None
+    for name, each in told.items():
+        if each["group"] != group:
+            group = each["group"]
+            print(f"{'' if name == names[0] else chr(10)}[{group}] {heading(GROUPS[group]())}")
+        facts = [f"{each['type']}", f"default {each['default'] or 'none'}", *([each["range"]] if each["range"] else []),
+                 *(["may differ when a run is resumed"] if each["free_on_resume"] else [])]  # fmt: skip
+        print(f"  {each['flag']}  ({'; '.join(facts)})")
+        print(textwrap.fill(each["text"], width(), initial_indent="      ", subsequent_indent="      "))
+
+
+def named(name: str | None) -> list[str]:
+    """The fields that a name means: one, a group's, or all. Raises ConfigError for none."""
+    if name is None:
+        return list(GROUP_OF)
+    own = name.lstrip("-").replace("-", "_").rpartition(".")[2]
+    if own in GROUP_OF:
+        return [own]
+    if own in GROUPS:
+        return [field for field, group in GROUP_OF.items() if group == own]
+    raise ConfigError(f"there is no setting '{name}'", where="ffdist settings", remedy=nearest(own, GROUP_OF))
+
+
+def about(name: str) -> dict[str, Any]:
+    """All about a field, as JSON has it."""
+    group = GROUP_OF[name]
+    (field,) = (f for f in dataclasses.fields(GROUPS[group]) if f.name == name)
+    bounds = field.metadata.get("range")
+    return {
+        "name": f"{group}.{name}",
+        "group": group,
+        "flag": as_flag(name),
+        "type": describe(kind_of(name)),
+        "default": shown(field.default) if field.default not in (None, ()) else "",
+        "range": str(bounds) if bounds else "",
+        "free_on_resume": is_free(name),
+        "text": explained(GROUPS[group]).get(name, ""),
+    }
+
+
+def tell_preset(name: str, *, as_json: bool) -> None:
+    with_preset(Settings(), name)  # a name that is none is told
+    preset = PRESETS[name]
+    if as_json:
+        print(json.dumps({"name": name, "summary": preset.summary, "settings": preset.settings}))
+        return
+    print(f"{name}: {preset.summary}")
+    rows = table("setting", "value", "default")
+    for key, value in preset.settings.items():
+        rows.add_row(as_flag(key), shown(value), about(key)["default"])
+    PlainConsole().print(rows)
+    print(f"ffdist train {name}")
+
+
+def tell_list(what: str, told: Mapping[str, str], more: str, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(dict(told)))
+        return
+    left = max(map(len, told)) + 2
+    for name, text in told.items():
+        print(textwrap.fill(text, width(), initial_indent=f"{name:<{left}}", subsequent_indent=" " * left))
+    print(f"\n`{more}` explains a {what}, with all of its options.")
+
+
+def summaries(places: Mapping[str, str]) -> dict[str, str]:
+    """The first sentence about each, read from the sources: to import them would take torch."""
+    root = Path(ffdist.__file__).parent
+    return {name: first_line(root, place) for name, place in places.items()}
+
+
+def first_line(root: Path, place: str) -> str:
+    module, _, name = place.partition(":")
+    tree = ast.parse(root.joinpath(*module.split(".")[1:]).with_suffix(".py").read_text(encoding="utf-8"))
+    for node in tree.body:
+        if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and node.name == name:
+            return paragraph(ast.get_docstring(node) or ast.get_docstring(tree) or "")
+    return paragraph(ast.get_docstring(tree) or "")
+
+
+def paragraph(text: str) -> str:
+    """The first one, in one line."""
+    return " ".join(inspect.cleandoc(text).split("\n\n")[0].split())
+
+
+def tell_thing(name: str, made: Any, skip: int, flag: str, *, as_json: bool) -> None:
+    """A rule or a network: what it says of itself, and its options."""
+    options = list(options_of(made, skip))
+    text = inspect.getdoc(made) or ""
+    if as_json:
+        print(json.dumps({"name": name, "text": text, "options": options}))
+        return
+    print(f"{name}\n")
+    print(text)
+    print()
+    if not options:
+        print(NO_OPTIONS)
+        return
+    print(f"options, as {flag} NAME=VALUE ...:")
+    for each in options:
+        print(f"  {each['name']}  ({each['type']}; default {each['default'] or 'none'})")
+        if each["text"]:
+            print(textwrap.fill(each["text"], width(), initial_indent="      ", subsequent_indent="      "))
+
+
+def options_of(made: Any, skip: int) -> Iterable[dict[str, str]]:
+    """Name, type, default and text of each option, of a rule's fields or a function's parameters behind the first
+    `skip`."""
+    from ffdist.options import kinds_of, text_of
+
+    kinds, texts = kinds_of(made), texts_of(made)
+    for parameter in list(inspect.signature(made).parameters.values())[skip:]:
+        if parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
+            continue
+        default = "" if parameter.default is parameter.empty else text_of(parameter.default)
+        yield {
+            "name": parameter.name,
+            "type": describe(kinds.get(parameter.name, Any)),
+            "default": default,
+            "choices": " ".join(map(str, choices_of(kinds.get(parameter.name)))),
+            "text": texts.get(parameter.name, ""),
+        }
+
+
+def texts_of(made: Any) -> dict[str, str]:
+    """What stands below the fields of a class and of those that it extends; of a function, what its docstring says
+    behind a parameter's name."""
+    texts: dict[str, str] = {}
+    if not inspect.isclass(made):
+        for name in inspect.signature(made).parameters:
+            said = re.search(rf"^{name}: (.*(?:\n +\S.*)*)", inspect.getdoc(made) or "", re.MULTILINE)
+            texts |= {name: " ".join(said[1].split())} if said else {}
+        return texts
+    for kind in reversed(inspect.getmro(made)):
+        if dataclasses.is_dataclass(kind):
+            try:
+                texts |= explained(kind)
+            except (OSError, TypeError):  # it was made where no source is kept
+                continue
+    return texts

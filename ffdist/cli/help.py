@@ -1,0 +1,167 @@
+"""`--help`: a command's arguments in groups, an option a line where it fits, with defaults as they are."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import shutil
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import tyro
+
+from ffdist.options import text_of
+from ffdist.settings.base import Group, explained
+
+LEFT = 26
+"""Columns of a flag and its value."""
+LEAST, MOST = 60, 110
+"""Columns of the whole."""
+SHORT = 44
+"""Characters of what is said of a default."""
+SENTENCE = re.compile(r"(?<!e\.g)\. ")
+"""Between two sentences; "e.g. widths=4" is one."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Argument:
+    """One argument of a command, as help tells of it."""
+
+    name: str
+    """The field's."""
+    kind: Any
+    default: Any
+    text: str
+    positional: bool = False
+    flag: str = ""
+    required: bool = False
+
+    @property
+    def spelled(self) -> str:
+        """`--lr FLOAT`; `RUN`."""
+        value = placeholder(self.kind)
+        if self.positional:
+            return self.name.upper() + (" ..." if is_many(self.kind) else "")
+        return f"{self.flag} {value}" if value else self.flag
+
+
+def arguments_of(kind: type, made: Any = None, *, deep: bool = False) -> Iterator[Argument]:
+    """The arguments that a command's dataclass has, but for its groups of settings, where not `deep`.
+
+    made: one of that class, whose values are the defaults; None: the fields' own.
+    """
+    hints, told = get_type_hints(kind, include_extras=True), explained(kind)
+    for field in dataclasses.fields(kind):
+        hint, marks = hints[field.name], ()
+        if get_origin(hint) is Annotated:
+            hint, *marks = get_args(hint)
+        if dataclasses.is_dataclass(hint):
+            continue
+        default = getattr(made, field.name) if made is not None else field.default
+        names = [mark.name for mark in marks if hasattr(mark, "name") and mark.name]
+        flag = "--" + (names[0] if names else field.name.replace("_", "-"))
+        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        positional = tyro.conf.Positional in marks or any("ositional" in repr(mark) for mark in marks)
+        yield Argument(field.name, hint, default, told.get(field.name, ""), positional, flag, required)
+
+
+def groups_of(made: Any) -> Iterator[tuple[str, Group]]:
+    """The groups of settings inside, by their headings."""
+    for field in dataclasses.fields(made):
+        value = getattr(made, field.name)
+        if isinstance(value, Group):
+            yield heading(value), value
+        elif dataclasses.is_dataclass(value):
+            yield from groups_of(value)
+
+
+def heading(group: Group) -> str:
+    """The first line of its docstring."""
+    return (type(group).__doc__ or group.group).partition("\n")[0].rstrip(".")
+
+
+def width() -> int:
+    return min(MOST, max(LEAST, shutil.get_terminal_size().columns))
+
+
+def page(usage: str, summary: str, groups: list[tuple[str, list[Argument]]], more: str = "") -> str:
+    """The whole text. groups: headings with their arguments."""
+    lines = [f"usage: {usage}", "", *textwrap.wrap(summary, width())]
+    for title, arguments in groups:
+        if arguments:
+            lines += ["", f"{title}:", *(line for each in arguments for line in entry(each))]
+    return "\n".join([*lines, "", more] if more else lines)
+
+
+def entry(argument: Argument) -> list[str]:
+    """An argument's lines: how it is spelled, the first sentence about it, its default."""
+    text = first_sentence(argument.text) + said_choices(argument) + said_default(argument)
+    body = textwrap.wrap(text, width() - LEFT - 3) or [""]
+    left = f"  {argument.spelled}"
+    if len(left) > LEFT + 1:
+        return [left, *(" " * (LEFT + 3) + line for line in body)]
+    return [f"{left:<{LEFT + 3}}{body[0]}", *(" " * (LEFT + 3) + line for line in body[1:])]
+
+
+def first_sentence(text: str) -> str:
+    return SENTENCE.split(text, maxsplit=1)[0].rstrip(".")
+
+
+def said_choices(argument: Argument) -> str:
+    """Where what stands for the value does not name them."""
+    names = choices_of(argument.kind)
+    return f": {', '.join(map(str, names))}" if names and "NAME" in argument.spelled else ""
+
+
+def said_default(argument: Argument) -> str:
+    """Of what has none, what its text says of that, where it is short."""
+    value = argument.default
+    if value is None or value == ():
+        _, told, rest = argument.text.partition("Default: ")
+        words = first_sentence(rest)
+        return f" [{words}]" if told and len(words) <= SHORT else ""
+    if value is dataclasses.MISSING or argument.positional or value is False:
+        return ""
+    return f" [{'on' if value is True else shown(value)}]"
+
+
+def shown(value: Any) -> str:
+    """As it is typed."""
+    return " ".join(map(text_of, value)) if isinstance(value, (tuple, list)) else text_of(value)
+
+
+def is_many(kind: Any) -> bool:
+    return get_origin(kind) is tuple and get_args(kind)[-1] is Ellipsis
+
+
+def placeholder(kind: Any) -> str:
+    """What stands for a value: N, X, NAME, a|b; nothing for a switch."""
+    origin, args = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType):
+        kinds = [each for each in args if each is not type(None)]
+        return placeholder(kinds[0])
+    if origin is tuple:
+        inner = [placeholder(each) for each in args if each is not Ellipsis]
+        return f"{inner[0]} ..." if is_many(kind) else " ".join(inner)
+    if origin is Literal:
+        choices = "|".join(map(str, args))
+        return choices if len(choices) <= LEFT - 14 else "NAME"
+    return {bool: "", int: "N", float: "X", Path: "PATH"}.get(kind, "TEXT")
+
+
+def whole_text(argument: Argument) -> str:
+    """All that is said about it, with its choices."""
+    choices = choices_of(argument.kind)
+    return argument.text + (f" One of: {', '.join(map(str, choices))}." if choices else "")
+
+
+def choices_of(kind: Any) -> tuple[Any, ...]:
+    if get_origin(kind) is Literal:
+        return get_args(kind)
+    for inner in get_args(kind):
+        if found := choices_of(inner):
+            return found
+    return ()

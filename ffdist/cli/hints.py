@@ -1,0 +1,34 @@
+"""What a word seems to be that stands where a preset could."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ffdist.errors import ConfigError
+from ffdist.known import MODEL_PLACES, OBJECTIVE_PLACES
+from ffdist.options import nearest
+from ffdist.presets import NAMES, PRESETS
+
+
+def stray(word: str) -> ConfigError:
+    """An error for a word that is no preset, whose remedy is the argument that it seems to be meant for."""
+    return ConfigError(f"there is no preset '{word}'", where="ffdist train", remedy=remedy_for(word))
+
+
+def remedy_for(word: str) -> str:
+    path = Path(word)
+    if (path / "config.toml").is_file():
+        return f"it is a run: to go on with it, ffdist train --resume {word}"
+    if (path / "manifest.json").is_file():
+        return f"it is a data set: ffdist train --data {word}"
+    if word in NAMES:
+        return f"it is a data set: ffdist data prepare {word}, then ffdist train --data {word}"
+    if word in MODEL_PLACES:
+        return f"it is a network: ffdist train --model {word}"
+    if word in OBJECTIVE_PLACES or word == "backprop":
+        return f"it is a rule: ffdist train --objective {word}"
+    if path.suffix == ".toml":
+        return f"it is a settings file: ffdist train --config {word}"
+    if path.is_dir():
+        return f"it is a folder: ffdist data prepare {word}, if it holds pictures"
+    return f"{nearest(word, PRESETS)}{'' if 'did you mean' in nearest(word, PRESETS) else '; see ffdist presets'}"

@@ -1,0 +1,191 @@
+"""All that a training run can be told, in groups of a file each; nothing here imports torch.
+
+    settings = Settings(optim=OptimSettings(lr=1e-3), training=TrainingSettings(epochs=30))
+    settings = Settings().changed(lr=1e-3, epochs=30)  # the same; no two groups have a field of one name
+    settings.optim.lr, settings.training.epochs
+
+Where settings come from: defaults < preset < TOML file < command line, or the arguments of a Python call.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, get_type_hints
+
+from ffdist.errors import ConfigError, setting
+from ffdist.options import convert, describe, nearest
+from ffdist.settings.base import Group, explained, kinds_of_fields, verified
+from ffdist.settings.compute import ComputeSettings
+from ffdist.settings.dataset import DatasetSettings
+from ffdist.settings.network import NetworkSettings
+from ffdist.settings.optim import OptimSettings
+from ffdist.settings.plan import PlanSettings
+from ffdist.settings.ray import RaySettings
+from ffdist.settings.rule import RuleSettings
+from ffdist.settings.run import RunSettings
+from ffdist.settings.scheduler import SchedulerSettings
+from ffdist.settings.training import TrainingSettings
+
+__all__ = [
+    "GROUPS",
+    "GROUP_OF",
+    "ComputeSettings",
+    "DatasetSettings",
+    "Group",
+    "NetworkSettings",
+    "OptimSettings",
+    "PlanSettings",
+    "RaySettings",
+    "RuleSettings",
+    "RunSettings",
+    "SchedulerSettings",
+    "Settings",
+    "TrainingSettings",
+    "apply",
+    "as_flag",
+    "explained",
+    "flat",
+    "is_free",
+    "kind_of",
+    "without_strange_options",
+]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything a training run can be told."""
+
+    network: NetworkSettings = field(default_factory=NetworkSettings)
+    rule: RuleSettings = field(default_factory=RuleSettings)
+    dataset: DatasetSettings = field(default_factory=DatasetSettings)
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    optim: OptimSettings = field(default_factory=OptimSettings)
+    scheduler: SchedulerSettings = field(default_factory=SchedulerSettings)
+    plan: PlanSettings = field(default_factory=PlanSettings)
+    compute: ComputeSettings = field(default_factory=ComputeSettings)
+    run: RunSettings = field(default_factory=RunSettings)
+    ray: RaySettings = field(default_factory=RaySettings)
+
+    def __post_init__(self) -> None:
+        verified(self.check)
+
+    def check(self) -> None:
+        """Raises ConfigError for settings that do not go together."""
+        for name, kind in GROUPS.items():
+            if not isinstance(getattr(self, name), kind):
+                raise ConfigError(f"'{name}' is no group of settings", where="Settings", expected=kind.__name__,
+                                  got=repr(getattr(self, name)))  # fmt: skip
+        if self.rule.fusion and self.rule.objective == "backprop":
+            raise ConfigError(
+                f"{setting('rule.fusion', True)} reads the blocks' features", expected="a local rule", got="backprop"
+            )
+
+    def changed(self, **values: Any) -> Settings:
+        """The same settings with other values of some fields, by the fields' own names.
+
+        Raises ConfigError for a name that is no field's, with the nearest, for a wrong type, and for what is out of
+        range.
+        """
+        told: dict[str, dict[str, Any]] = {}
+        for name, value in values.items():
+            if name not in GROUP_OF:
+                raise unknown(name, GROUP_OF)
+            told.setdefault(GROUP_OF[name], {})[name] = value
+        groups = {group: dataclasses.replace(getattr(self, group), **of) for group, of in told.items()}
+        return dataclasses.replace(self, **groups)
+
+    def items(self) -> Iterator[tuple[str, Any]]:
+        """Each field's own name and value."""
+        for name, group in GROUP_OF.items():
+            yield name, getattr(getattr(self, group), name)
+
+    def value(self, name: str) -> Any:
+        """Of the field of this name."""
+        return getattr(getattr(self, GROUP_OF[name]), name)
+
+
+GROUPS: dict[str, type[Group]] = {f.name: get_type_hints(Settings)[f.name] for f in dataclasses.fields(Settings)}
+"""The groups by name."""
+GROUP_OF: dict[str, str] = {field_.name: name for name, group in GROUPS.items() for field_ in dataclasses.fields(group)}
+"""The group of each field, by the field's own name: no two groups have one of the same name."""
+
+
+def kind_of(name: str) -> Any:
+    """The type of a field."""
+    return kinds_of_fields(GROUPS[GROUP_OF[name]])[name]
+
+
+def is_free(name: str) -> bool:
+    """Whether a field may differ when a run is resumed: where it runs, and what is kept; all else decides what it
+    learns."""
+    (found,) = (f for f in dataclasses.fields(GROUPS[GROUP_OF[name]]) if f.name == name)
+    return found.metadata.get("free", False)
+
+
+def as_flag(name: str) -> str:
+    """A field, or another name of an argument, as the command line spells it."""
+    return f"--{name.rpartition('.')[2].replace('_', '-')}"
+
+
+def unknown(name: str, names: Collection[str], where: object = None) -> ConfigError:
+    return ConfigError(f"unknown setting '{name}'", where=where, remedy=nearest(name, names))
+
+
+def flat(values: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+    """The keys of a TOML file by the fields' own names: those in the tables of groups, and those outside of any, as
+    older files have them. Dashes are underscores.
+
+    Raises ConfigError for a key that stands in another group's table.
+    """
+    result: dict[str, Any] = {}
+    for key, value in values.items():
+        name = key.replace("-", "_")
+        if name not in GROUPS or not isinstance(value, Mapping):
+            result[name] = value
+            continue
+        for inner, told in value.items():
+            leaf = inner.replace("-", "_")
+            if leaf in GROUP_OF and GROUP_OF[leaf] != name:
+                raise ConfigError(f"'{inner}' is no setting of [{key}]", where=where or None,
+                                  remedy=f"it belongs to [{GROUP_OF[leaf]}]")  # fmt: skip
+            if leaf not in GROUP_OF:
+                raise unknown(inner, [f.name for f in dataclasses.fields(GROUPS[name])], f"{where}, [{key}]")
+            result[leaf] = told
+    return result
+
+
+def apply(settings: Settings, values: Mapping[str, Any], where: str) -> Settings:
+    """`settings` with a file's or a preset's values laid over them.
+
+    Raises ConfigError for an unknown key or a value of the wrong type.
+    """
+    changes = {}
+    for name, value in flat(values, where).items():
+        if name not in GROUP_OF:
+            raise unknown(name, [*GROUP_OF, *GROUPS], where)
+        try:
+            changes[name] = convert(as_options(value), kind_of(name))
+        except (TypeError, ValueError, OverflowError) as error:
+            raise ConfigError(f"'{name}' has a wrong value", where=where, expected=describe(kind_of(name)),
+                              got=repr(value)) from error  # fmt: skip
+    return without_strange_options(settings.changed(**changes), settings, changes)
+
+
+def as_options(value: Any) -> Any:
+    """A TOML table of options as key=value texts."""
+    if not isinstance(value, Mapping):
+        return value
+    return [f"{k}={','.join(map(str, v)) if isinstance(v, list) else v}" for k, v in value.items()]
+
+
+def without_strange_options(settings: Settings, before: Settings, told: Collection[str]) -> Settings:
+    """`settings` without the options, windows and joined blocks that were `before`'s network's or rule's, where these
+    are others now.
+
+    told: names of the settings that are said anew, and so stay.
+    """
+    changed = [name for name in ("model", "objective") if settings.value(name) != before.value(name)]
+    strange = [f"{name}_args" for name in changed] + ["windows"] * bool(changed) + ["blocks"] * ("model" in changed)
+    return settings.changed(**{name: () for name in strange if name not in told})

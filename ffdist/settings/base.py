@@ -1,0 +1,146 @@
+"""What every group of settings is made of: fields with a type, a default, a range and an explanation, checked when a
+group is made."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import textwrap
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import cache
+from math import isfinite
+from typing import Any, ClassVar, get_type_hints
+
+from ffdist.errors import ConfigError, setting
+from ffdist.options import describe, given_as
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Bounds of a number, each of which may be missing."""
+
+    least: float | None = None
+    most: float | None = None
+    above: float | None = None
+    below: float | None = None
+
+    def __str__(self) -> str:
+        low = (
+            f"{self.least:g} <= " if self.least is not None else f"{self.above:g} < " if self.above is not None else ""
+        )
+        high = f" <= {self.most:g}" if self.most is not None else f" < {self.below:g}" if self.below is not None else ""
+        if low and high:
+            return f"{low}x{high}"
+        return f">= {self.least:g}" if self.least is not None else f"> {self.above:g}" if low else high.strip()
+
+    def too_small(self, value: float) -> bool:
+        return (self.least is not None and value < self.least) or (self.above is not None and value <= self.above)
+
+    def too_large(self, value: float) -> bool:
+        return (self.most is not None and value > self.most) or (self.below is not None and value >= self.below)
+
+
+def option(
+    default: Any,
+    *,
+    least: float | None = None,
+    most: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+    free: bool = False,
+) -> Any:
+    """A field of a group; what it means stands below it.
+
+    least, most, above, below: its range. free: whether it decides nothing that a run learns, so that it may differ when
+    a run is resumed.
+    """
+    return dataclasses.field(default=default, metadata={"range": Range(least, most, above, below), "free": free})
+
+
+_found: ContextVar[list[ConfigError] | None] = ContextVar("found", default=None)
+
+
+@contextmanager
+def errors_collected() -> Iterator[list[ConfigError]]:
+    """What is wrong with settings that are made inside, in place of an error: for a parser of arguments, which would
+    put words of its own around it."""
+    found: list[ConfigError] = []
+    token = _found.set(found)
+    try:
+        yield found
+    finally:
+        _found.reset(token)
+
+
+def verified(check: Callable[[], None]) -> None:
+    """Run a check of settings."""
+    try:
+        check()
+    except ConfigError as error:
+        found = _found.get()
+        if found is None:
+            raise
+        found.append(error)
+
+
+@dataclass(frozen=True)
+class Group:
+    """A frozen dataclass of `option`s with a name among the settings."""
+
+    group: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        verified(self.check)
+
+    def check(self) -> None:
+        """Each value as its type. Raises ConfigError, naming the field, for another type and for what is out of its
+        range."""
+        kinds = kinds_of_fields(type(self))
+        for f in dataclasses.fields(self):
+            name, value = setting(f"{self.group}.{f.name}"), getattr(self, f.name)
+            if value is f.default:
+                continue
+            try:
+                value = given_as(value, kinds[f.name])
+            except (TypeError, ValueError, OverflowError) as error:
+                raise ConfigError(
+                    f"{name} has a wrong value", expected=describe(kinds[f.name]), got=repr(value)
+                ) from error
+            check_number(name, value, f.metadata.get("range", Range()))
+            object.__setattr__(self, f.name, value)
+
+
+def check_number(name: str, value: Any, bounds: Range) -> None:
+    """Raises ConfigError for a number that is none, too small or too large."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return
+    if isinstance(value, float) and not isfinite(value):
+        raise ConfigError(f"{name} is not a finite number", got=value)
+    if isinstance(value, int) and abs(value) >= 2**63:
+        raise ConfigError(f"{name} is too large", expected="less than 2^63", got=f"{len(str(abs(value)))} digits")
+    if bounds.too_small(value):
+        raise ConfigError(f"{name} is too small", expected=bounds, got=value)
+    if bounds.too_large(value):
+        raise ConfigError(f"{name} is too large", expected=bounds, got=value)
+
+
+@cache
+def kinds_of_fields(group: type) -> dict[str, Any]:
+    """The type of each field by name."""
+    return get_type_hints(group)
+
+
+@cache
+def explained(group: type) -> dict[str, str]:
+    """What stands below each field of a dataclass in its source, by name."""
+    body = ast.parse(textwrap.dedent(inspect.getsource(group))).body[0]
+    assert isinstance(body, ast.ClassDef)
+    told = {}
+    for named, text in zip(body.body, body.body[1:], strict=False):
+        if isinstance(named, ast.AnnAssign) and isinstance(named.target, ast.Name) and isinstance(text, ast.Expr):
+            told[named.target.id] = " ".join(ast.literal_eval(text.value).split())
+    return told

@@ -1,0 +1,32 @@
+"""What is learned from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from ffdist.settings.base import Group, option
+
+Change = Literal["crop", "shift", "flip", "alternate", "cutout"]
+
+
+@dataclass(frozen=True)
+class DatasetSettings(Group):
+    """The data."""
+
+    group: ClassVar[str] = "dataset"
+
+    data: str = option("digits", free=True)
+    """"digits" (embedded), or a prepared folder. See `ffdist datasets`; `ffdist data prepare` makes one."""
+    samples: int | None = option(None, least=1)
+    """Take this many training samples only. They are drawn by class and by the seed; the share held out for validation
+    is part of them."""
+    image_size: int | None = option(None, least=1, most=4096)
+    """Resize pictures to this height and width."""
+    validation: float | None = option(None, least=0, below=1)
+    """Share of the training samples held out, 0 for none. It is drawn by class and by the seed. Default: the data's own
+    validation split, else 0.2."""
+    augment: tuple[Change, ...] = ()
+    """Random changes of training pictures. crop: out of a black margin of an eighth of the side; shift: by up to 2
+    pixels, with a reflected margin; flip: left-right; alternate: flip each in every other epoch; cutout: a black square
+    of a quarter of the side."""

@@ -1,0 +1,45 @@
+"""Which process computes which block, and what carries activations between them; nothing here changes a result."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from ffdist.errors import ConfigError, setting
+from ffdist.settings.base import Group, option
+
+Transport = Literal["auto", "shared-memory", "gloo", "nccl", "xccl", "object-store"]
+
+
+@dataclass(frozen=True)
+class PlanSettings(Group):
+    """Stages and what joins them."""
+
+    group: ClassVar[str] = "plan"
+
+    stages: int | None = option(None, least=1, free=True)
+    """Pipeline stages, a process each. Default: torchrun's ranks; else one a GPU; else 2, or 1 with 1 block or core."""
+    cut: tuple[int, ...] = option((), free=True)
+    """Blocks in each stage, e.g. 1 2. Default: dealt by measured time."""
+    queue: int = option(2, least=1, free=True)
+    """Batches an edge between two stages holds at most."""
+    transport: Transport = option("auto", free=True)
+    """How activations travel. auto: NCCL between GPUs (XCCL between Intel's), shared memory within a host, gloo across
+    hosts. object-store: Ray's, for clusters whose nodes reach one another by Ray's own ports alone."""
+    launcher: Literal["processes", "threads", "ray"] = option("processes", free=True)
+    """What runs the stages, where torchrun does not. A process each, a thread each in this one, or a Ray actor each."""
+
+    def check(self) -> None:
+        super().check()
+        if self.cut and self.stages not in (None, len(self.cut)):
+            raise ConfigError(
+                f"{setting('plan.cut')} and {setting('plan.stages')} disagree",
+                expected=f"{len(self.cut)} stages as in {setting('plan.cut')}",
+                got=setting("plan.stages", self.stages),
+            )
+        if self.transport == "object-store" and self.launcher != "ray":
+            raise ConfigError(
+                f"{setting('plan.transport', 'object-store')} is Ray's",
+                expected=setting("plan.launcher", "ray"),
+                got=self.launcher,
+            )

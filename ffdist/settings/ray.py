@@ -1,0 +1,29 @@
+"""How Ray places the stages, and how often it starts them again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from ffdist.settings.base import Group, option
+
+
+@dataclass(frozen=True)
+class RaySettings(Group):
+    """With --launcher ray."""
+
+    group: ClassVar[str] = "ray"
+
+    address: str | None = option(None, free=True)
+    """The cluster, "auto" or host:port. Default: RAY_ADDRESS, else a Ray of this host alone, for this run."""
+    placement: Literal["pack", "spread"] = option("pack", free=True)
+    """Stages on as few nodes as will hold them, or on many."""
+    cpus_per_stage: float = option(1.0, least=0.01, free=True)
+    """CPUs reserved for a stage."""
+    gpus_per_stage: float | None = option(None, least=0, free=True)
+    """GPUs reserved for a stage, a fraction to share one. Default: 1 on GPUs, and with auto where there are enough;
+    else 0."""
+    placement_timeout: float = option(120.0, least=0, most=10**6, free=True)
+    """Seconds that the cluster may take to make room."""
+    max_restarts: int = option(3, least=0, free=True)
+    """How often a run that lost a stage goes on. From its last snapshot."""

@@ -1,0 +1,25 @@
+"""By which rule the blocks learn."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ffdist.settings.base import Group, option
+
+
+@dataclass(frozen=True)
+class RuleSettings(Group):
+    """The local learning rule."""
+
+    group: ClassVar[str] = "rule"
+
+    objective: str = "sff"
+    """A name (see `ffdist rules`), module:Class or file.py:Class. "backprop" is the twin with one global loss."""
+    objective_args: tuple[str, ...] = ()
+    """Its options as key=value, e.g. kernel=5."""
+    label_smoothing: float = option(0.0, least=0, below=1)
+    """Share of the target spread over the classes. For rules with a cross-entropy over their scores."""
+    fusion: bool = False
+    """Train a linear classifier on all blocks' features. It learns as one more block behind the last; a cut counts
+    it."""

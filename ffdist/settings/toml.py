@@ -1,0 +1,42 @@
+"""Settings as a TOML file, and back."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from ffdist.errors import ConfigError
+from ffdist.settings import GROUPS, Settings
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The keys of a TOML file. Raises ConfigError for one that cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return tomllib.load(file)
+    except OSError as error:
+        raise ConfigError("a settings file cannot be read", where=path, got=error.strerror) from error
+    except (ValueError, RecursionError) as error:  # not UTF-8, not TOML, or a number of thousands of digits
+        raise ConfigError("a settings file is not TOML", where=path, got=error) from error
+
+
+def write_toml(settings: Settings) -> str:
+    """A table for each group; `read_toml` and `apply` turn it back into the settings."""
+    return "\n".join(_table(name, vars(getattr(settings, name))) for name in GROUPS)
+
+
+def _table(name: str, values: dict[str, Any]) -> str:
+    lines = [f"{key} = {_toml(value)}" for key, value in values.items() if value is not None]
+    return "\n".join([f"[{name}]", *lines, ""])
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (tuple, list)):
+        return f"[{', '.join(map(_toml, value))}]"
+    if isinstance(value, (int, float)):
+        return repr(value)
+    escaped = str(value).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
