@@ -61,6 +61,17 @@ def enter(device: torch.device) -> None:
         torch.accelerator.set_device_index(device)
 
 
+def allow_tf32(device: torch.device) -> bool:
+    """From here on float32 products of this process's accelerators may be TF32's; False where the kind has none."""
+    if device.type == "cuda":
+        torch.backends.cuda.matmul.fp32_precision = "tf32"
+        torch.backends.cudnn.conv.fp32_precision = "tf32"  # pyright: ignore[reportAttributeAccessIssue]
+    elif device.type == "xpu":
+        torch.backends.mkldnn.matmul.fp32_precision = "tf32"  # pyright: ignore[reportAttributeAccessIssue]
+        torch.backends.mkldnn.conv.fp32_precision = "tf32"  # pyright: ignore[reportAttributeAccessIssue]
+    return device.type in ("cuda", "xpu")
+
+
 def synchronize(device: torch.device) -> None:
     """Wait until it has done what it was given; a CPU has."""
     if queues(device):

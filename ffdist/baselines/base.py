@@ -15,7 +15,9 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from ffdist.device import moved
 from ffdist.models import Chain, derive_seed, seeded
 from ffdist.pipeline.block import placed, put_on
+from ffdist.pipeline.compiled import compile_block
 from ffdist.pipeline.optim import build_optimizer, build_schedule
+from ffdist.pipeline.precision import autocast
 from ffdist.settings import Settings
 
 
@@ -30,7 +32,7 @@ class BaselineConfig:
     """Let torch.compile rewrite the blocks."""
 
     def autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.compute.precision == "bf16")
+        return autocast(self.device, self.settings.compute.precision)
 
 
 class Place(NamedTuple):
@@ -74,7 +76,7 @@ class Whole(nn.Module):
         put_on(self, config.device)
         if config.compiled:
             for block in self.blocks:
-                block.compile()
+                compile_block(block)
 
     def forward(self, x: Tensor) -> Tensor:
         for block in self.blocks:

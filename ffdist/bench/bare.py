@@ -17,6 +17,7 @@ from ffdist.bench.settings import BenchSettings
 from ffdist.bench.step import OneStep, both_sides
 from ffdist.bench.team import Seat, Team
 from ffdist.pipeline.plan import dealt, partition
+from ffdist.pipeline.precision import autocast
 from ffdist.runtime.rank import stage_device
 
 
@@ -40,7 +41,7 @@ class BareBlocks:
 
     def output(self, index: int) -> Tensor:
         config = self.blocks[index].config
-        with torch.autocast(config.device.type, torch.bfloat16, enabled=config.settings.compute.precision == "bf16"):
+        with autocast(config.device, config.settings.compute.precision):
             return self.blocks[index].module(self.inputs[index])
 
     def __call__(self) -> list[float]:

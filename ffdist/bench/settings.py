@@ -70,6 +70,7 @@ BASE = Settings().changed(lr=1e-3, precision="bf16", threads=1, schedule="consta
 OURS_ALONE = frozenset(
     {
         "pretrained", "label_smoothing", "fusion", "early_stop", "windows", "ema", "clip", "samples", "launcher",
+        "compile", "tf32",
         *(name for name, group in GROUP_OF.items() if group in ("run", "ray")),
     }
 )  # fmt: skip
@@ -97,6 +98,13 @@ class BenchSettings:
                     got=value,
                     remedy="leave it out",
                 )
+        if self.precision == "fp16":
+            raise ConfigError(
+                f"{setting('compute.precision', 'fp16')} is not compared: the baselines do not scale their losses",
+                where="ffdist bench",
+                expected="fp32 or bf16",
+                got="fp16",
+            )
         if self.train.optim.optimizer == "muon":
             raise ConfigError(
                 f"{setting('optim.optimizer', 'muon')} is not compared",

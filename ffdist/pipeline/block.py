@@ -18,8 +18,10 @@ from ffdist.errors import DivergedError, setting
 from ffdist.models import Layout, derive_seed, seeded
 from ffdist.objectives import Local, Objective, Site
 from ffdist.pipeline.average import Average
+from ffdist.pipeline.compiled import compile_block, compiling
 from ffdist.pipeline.contract import at, check_detached, check_graph, check_local, computing, own_code, running
 from ffdist.pipeline.optim import build_optimizer, build_schedule
+from ffdist.pipeline.precision import LEAST, LossScale, autocast, dtype_of
 from ffdist.settings import Settings
 
 CHECK_EVERY = 50
@@ -38,7 +40,7 @@ class BlockConfig:
     @property
     def dtype(self) -> torch.dtype:
         """Of activations on their way to the next block."""
-        return torch.bfloat16 if self.settings.compute.precision == "bf16" else torch.float32
+        return dtype_of(self.settings.compute.precision)
 
 
 class LearningBlock:
@@ -59,11 +61,15 @@ class LearningBlock:
             head = objective.head(site)
         self.parts = nn.ModuleDict({"module": module, "head": head})
         put_on(self.parts, config.device)
+        if config.settings.compute.compile:
+            compile_block(module)
         self.module, self.head = module, head
         self.own_code = own_code(objective, self.parts.modules())
         """Whether some of it is a user's; then all of the process's generators are seeded for it."""
         self.optimizer = build_optimizer(config.settings.optim, self.parts)
         self.learned = [p for group in self.optimizer.param_groups for p in group["params"]] if self.optimizer else []
+        scaled = config.settings.compute.precision == "fp16" and self.optimizer is not None
+        self.scale = LossScale(config.device, self.optimizer) if scaled and self.optimizer else None
         self.average = (
             Average(self.parts, config.settings.optim.ema)
             if config.settings.optim.ema is not None and self.learned
@@ -88,6 +94,8 @@ class LearningBlock:
         self._mode(training=True)
         draws = derive_seed(self.config.settings.training.seed, "draws", self.site.index, step, part)
         x = self._placed(x)  # a copy to a GPU may wait; meanwhile other stages of this process may draw
+        if self.scale:
+            self.scale.remember(self.parts)
         with seeded(draws, self.config.device, all_kinds=self.own_code), self._autocast():
             local = self._locally(self.parts, x, y)
         if self.learned:
@@ -102,7 +110,11 @@ class LearningBlock:
         if local.loss is None or self.optimizer is None or self.schedule is None:
             return
         loss = local.loss if share == 1 else local.loss * share
-        loss.backward()  # given a gradient, torch would import sympy to compare its shape: half a second a process
+        with compiling(self.site, self.config):
+            # given a gradient, torch would import sympy to compare its shape: half a second a process
+            (self.scale.applied(loss) if self.scale else loss).backward()
+        if self.scale:
+            self.scale.mend()
         self._count(local, y)
         if complete:
             self._step()
@@ -112,9 +124,11 @@ class LearningBlock:
     def _step(self) -> None:
         assert self.optimizer is not None
         assert self.schedule is not None
+        if self.scale:
+            self.scale.unscale()
         if self.config.settings.optim.clip is not None:
             clip_grad_norm_(self.learned, self.config.settings.optim.clip)
-        self.optimizer.step()
+        self.scale.step() if self.scale else self.optimizer.step()
         self.optimizer.zero_grad()
         if self.average:
             self.average.update(self.parts)
@@ -138,12 +152,13 @@ class LearningBlock:
         self.scored = 0
         if split == "validation" and learned:
             self.validation_loss = loss / learned
-        return {
+        metrics: dict[str, Any] = {
             "block": self.site.name,
             "loss": loss / learned if learned else None,
             "accuracy": correct / scored if scored else None,
             "lr": self.lr,
         }
+        return metrics | ({"loss_scale": self.scale.value} if self.scale else {})
 
     def end_epoch(self) -> None:
         if isinstance(self.schedule, ReduceLROnPlateau) and self.validation_loss == self.validation_loss:
@@ -154,6 +169,17 @@ class LearningBlock:
         return self.optimizer.param_groups[0]["lr"] if self.optimizer else 0.0
 
     def check_finite(self, step: int) -> None:
+        """Raises DivergedError for a loss that is not; in float16, where single batches may have one, for a scale of
+        gradients that has fallen and fallen."""
+        if self.scale and self.scale.value < LEAST:
+            raise DivergedError(
+                "gradients are not finite, batch after batch",
+                where=f"{self.site}, batch {step}",
+                expected=f"a loss scale of float16 that stays above {LEAST:g}",
+                got=self.scale.value,
+                remedy=f"lower {setting('optim.lr')}, use {setting('compute.precision', 'bf16')} or fp32, or look for "
+                "broken pictures in the data",
+            )
         if not torch.isfinite(self.totals[0]):
             raise DivergedError(
                 "the loss is not a finite number",
@@ -177,6 +203,8 @@ class LearningBlock:
             for index, slots in saved["state"].items():
                 tensors |= {f"optimizer.{index}.{k}": torch.as_tensor(v) for k, v in slots.items() if v is not None}
             fields["param_groups"] = saved["param_groups"]
+            if self.scale:
+                fields["loss_scale"] = self.scale.state()
             fields["schedule"] = {k: v for k, v in self.schedule.state_dict().items() if k != "lr_lambdas"}
         if self.average:
             tensors |= {f"average.{name}": value for name, value in self.average.state().items()}
@@ -198,6 +226,8 @@ class LearningBlock:
                 slots.setdefault(int(index), {})[key] = laid_out_like(self.learned[int(index)], value)
         self.optimizer.load_state_dict({"state": slots, "param_groups": fields["param_groups"]})
         self.schedule.load_state_dict(self.schedule.state_dict() | fields["schedule"])
+        if self.scale:
+            self.scale.load_state(fields["loss_scale"])
         if self.average:
             self.average.load_state(averaged(tensors), fields["averaged"])
 
@@ -206,14 +236,16 @@ class LearningBlock:
         parts = self._mode(training=False)
         with torch.no_grad(), self._autocast():
             with computing(self.objective, self.site, learning=False):
-                out = self.layout.seen(parts["module"](self._placed(x)))
+                with compiling(self.site, self.config):
+                    out = self.layout.seen(parts["module"](self._placed(x)))
             with running(self.objective, at(self.objective, self.site)):
                 onward = self.objective.rest(parts["head"], out)
             return self._leaving(Local(None, None, onward), parts["head"], out, samples)
 
     def _locally(self, parts: nn.ModuleDict, x: Tensor, y: Tensor) -> Local:
         with computing(self.objective, self.site, learning=parts.training):
-            out = self.layout.seen(parts["module"](x))
+            with compiling(self.site, self.config):
+                out = self.layout.seen(parts["module"](x))
         with running(self.objective, at(self.objective, self.site)):
             local = self.objective.local(parts["head"], out, y)
         return self._leaving(local, parts["head"], out, len(y))
@@ -240,8 +272,12 @@ class LearningBlock:
     def _count(self, local: Local, y: Tensor) -> None:
         with torch.no_grad():
             if local.loss is not None:
-                self.totals[0] += local.loss.detach() * len(y)
-                self.totals[1] += len(y)
+                loss, count = local.loss.detach(), len(y)
+                if self.scale and self.parts.training:  # a batch that float16 could not hold took no step
+                    finite = loss.isfinite()
+                    loss, count = loss.where(finite, 0), count * finite
+                self.totals[0] += loss * len(y)
+                self.totals[1] += count
             if local.scores is not None:
                 self.totals[2] += (local.scores.detach().argmax(1) == y).sum()
                 self.totals[3] += len(y)
@@ -255,8 +291,7 @@ class LearningBlock:
         return self.parts
 
     def _autocast(self) -> torch.autocast:
-        bf16 = self.config.settings.compute.precision == "bf16"
-        return torch.autocast(self.config.device.type, torch.bfloat16, enabled=bf16)
+        return autocast(self.config.device, self.config.settings.compute.precision)
 
 
 def learn(blocks: Sequence[LearningBlock], x: Tensor, y: Tensor, step: int) -> Tensor | None:

@@ -14,9 +14,10 @@ import torch
 import torch.distributed as dist
 
 from ffdist.cores import available_cores
-from ffdist.device import CPU, Seen, enter, forget_peak, free_cached, parsed, queues
+from ffdist.device import CPU, Seen, allow_tf32, enter, forget_peak, free_cached, parsed, queues
 from ffdist.device import seen as seen_here
 from ffdist.errors import ConfigError, StageError, setting
+from ffdist.notes import note
 from ffdist.pipeline.edge import FromEdge, ToEdge
 from ffdist.pipeline.initial import make_from_data
 from ffdist.pipeline.memory import Memory, resident_bytes
@@ -89,6 +90,8 @@ class Rank:
         device = stage_device(settings.compute.device, world)
         held = resident_bytes()
         enter(device)
+        if settings.compute.tf32 and not allow_tf32(device) and world.first:
+            note(f"TF32 is for CUDA devices and Intel's; float32 stays what it is on {device}")
         loaders = self.job.loaders() if world.first else None
         plan = agree(self.store, world, "plan", lambda: self._plan(loaders, device), job.timeout)
         manifest = read_manifest(Path(plan["snapshot"])) if plan["snapshot"] else None

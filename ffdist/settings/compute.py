@@ -19,12 +19,18 @@ class ComputeSettings(Group):
     group: ClassVar[str] = "compute"
 
     device: str = option("auto", free=True)
-    """Where blocks live: auto, cpu, cuda, mps, xpu, or cuda:1. auto: one GPU a stage where there are enough, else the
-    CPU."""
+    """Where blocks live: cpu, cuda, mps, cuda:1. xpu and other kinds likewise. auto: one GPU a stage
+    where there are enough, else the CPU."""
     threads: int | None = option(None, least=1, most=1024, free=True)
     """Computing threads a stage. Default: OMP_NUM_THREADS, else the cores divided by the stages."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """float32, or autocast to bfloat16. Activations then travel as bfloat16."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Arithmetic. fp32, or autocast to bf16 or fp16; activations then travel so. fp16: each block scales its loss, and
+    leaves out the step of a batch whose gradients are not finite."""
+    tf32: bool = False
+    """Float32 products by TF32, where a GPU has it. Faster, with fewer digits. Default: convolutions alone, as torch
+    has it."""
+    compile: bool = False
+    """torch.compile rewrites each block. Other bits than without, the same for every cut. On a CPU it needs g++."""
 
     def check(self) -> None:
         super().check()

@@ -36,9 +36,9 @@ class OptimSettings(Group):
     ns_steps: int = option(5, least=1, most=99)
     """muon: steps of Newton and Schulz's iteration."""
     clip: float | None = option(None, above=0)
-    """Largest norm of a block's gradient; a larger one is scaled down."""
+    """Largest norm of a block's gradient. A larger one is scaled down."""
     no_decay: tuple[Literal["bias", "norm"], ...] = ()
     """What weight decay spares: biases, norms' parameters. By default nothing, as in the papers and their authors'
     code."""
     ema: float | None = option(None, least=0, below=1)
-    """Decay of a moving average of the weights, e.g. 0.999. Validation, test, eval and export then go by it."""
+    """Decay of a moving average of weights, e.g. 0.999. Validation, test, eval and export then go by it."""

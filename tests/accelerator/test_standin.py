@@ -22,9 +22,9 @@ from ffdist.models import Chain, cnnb
 from ffdist.objectives import OBJECTIVES, SFF
 from ffdist.pipeline.block import BlockConfig, LearningBlock, learn
 from ffdist.pipeline.memory import Memory
-from ffdist.pipeline.optim import OptimConfig
 from ffdist.pipeline.plan import build_block, sites
 from ffdist.pipeline.stage import Stage
+from ffdist.settings import Settings
 from ffdist.transport import Edge, Frame, process_group
 
 EDGE = Edge("0-1", depth=2, timeout=timedelta(seconds=60))
@@ -168,10 +168,10 @@ def chain_for(rule: str) -> Chain:
     return Chain.from_sequential(nn.Sequential(*blocks), input_shape=(3, 8, 8), num_classes=10, cut=[1, 1])
 
 
-def learned(rule: str, device: torch.device, optim: OptimConfig, precision: Any = "fp32") -> dict[str, Tensor]:
+def learned(rule: str, device: torch.device, **settings: Any) -> dict[str, Tensor]:
     """The state of two blocks after two batches and an evaluation, on the host."""
     chain, objective = chain_for(rule), OBJECTIVES[rule]()
-    config = BlockConfig(optim, 10, 0, precision, device)
+    config = BlockConfig(Settings().changed(**settings), 10, device)
     blocks = [build_block(chain, site, objective, config) for site in sites(chain)]
     generator = torch.Generator().manual_seed(0)
     for step in range(2):
@@ -187,15 +187,26 @@ def learned(rule: str, device: torch.device, optim: OptimConfig, precision: Any 
 
 
 def rules_that_differ(place: Place) -> list[str]:
-    return [rule for rule in OBJECTIVES if differ(rule, OptimConfig(ema=0.9, clip=1.0))]
+    return [rule for rule in OBJECTIVES if differ(rule, ema=0.9, clip=1.0)]
 
 
 def optimizers_that_differ(place: Place) -> list[str]:
-    return [name for name in ("adamw", "adam", "sgd", "muon") if differ("sff", OptimConfig(name))]  # pyright: ignore
+    return [name for name in ("adamw", "adam", "sgd", "muon") if differ("sff", optimizer=name)]
 
 
-def differ(rule: str, optim: OptimConfig) -> bool:
-    here, there = learned(rule, devices.CPU, optim), learned(rule, first(), optim)
+def half(place: Place) -> tuple[list[float], bool]:
+    """Scales of the blocks' losses behind an overflow, and whether all weights are finite."""
+    chain, device = chain_for("sff"), first()
+    config = BlockConfig(Settings().changed(optimizer="sgd", clip=1.0, precision="fp16"), 10, device)
+    blocks = [build_block(chain, site, SFF(), config) for site in sites(chain)]
+    for step, size in enumerate((1.0, 1e6, 1.0)):
+        learn(blocks, size * torch.rand(8, 3, 8, 8), devices.moved(torch.arange(8), device), step)
+    states = [value for block in blocks for value in block.state()[0].values() if value.is_floating_point()]
+    return [block.scale.value for block in blocks if block.scale], all(bool(v.isfinite().all()) for v in states)
+
+
+def differ(rule: str, **settings: Any) -> bool:
+    here, there = learned(rule, devices.CPU, **settings), learned(rule, first(), **settings)
     return here.keys() != there.keys() or not all(torch.equal(here[name], there[name]) for name in here)
 
 
@@ -207,12 +218,17 @@ def test_every_optimiser_steps_on_an_accelerator_as_on_a_cpu(crew: Crew) -> None
     assert alone(crew, optimizers_that_differ) == []
 
 
+def test_in_float16_an_overflow_takes_no_step_on_an_accelerator_either(crew: Crew) -> None:
+    scales, finite = alone(crew, half)
+    assert scales == [2**15, 2**15]
+    assert finite
+
+
 def kept_apart(place: Place) -> dict[str, Any]:
     chain = cnnb((3, 32, 32), 10, (20, 20))
     device = devices.all_seen()[1]
-    blocks = [
-        build_block(chain, site, SFF(), BlockConfig(OptimConfig(), 10, 0, "bf16", device)) for site in sites(chain)
-    ]
+    config = BlockConfig(Settings().changed(precision="bf16"), 10, device)
+    blocks = [build_block(chain, site, SFF(), config) for site in sites(chain)]
     stage = Stage(0, blocks, lambda blocks, marker: [])
     y = devices.moved(torch.arange(4), device)
     for step in range(3):
@@ -231,7 +247,7 @@ def test_a_stage_counts_the_memory_of_its_device_and_keeps_its_host_one_batch_ah
 
 def failing(place: Place) -> str:
     chain = cnnb((3, 8, 8), 10, (20,))
-    block: LearningBlock = build_block(chain, sites(chain)[0], SFF(), BlockConfig(OptimConfig(), 10, 0, device=first()))
+    block: LearningBlock = build_block(chain, sites(chain)[0], SFF(), BlockConfig(Settings(), 10, first()))
     block.module.register_buffer("forgotten", torch.ones(1, 20, 4, 4))  # on the host
     block.module.register_forward_hook(lambda module, args, out: out + module.forgotten)
     stage = Stage(0, [block], lambda blocks, marker: [])

@@ -28,6 +28,7 @@ SETTINGS = {
     "plain": DigitsJob(),
     "noisy": DigitsJob(noisy=True),
     "bf16": DigitsJob(settings={"precision": "bf16"}),
+    "fp16": DigitsJob(noisy=True, settings={"precision": "fp16"}),
     "plateau": DigitsJob(settings={"schedule": "plateau", "patience": 0}, epochs=3),
     "sgd": DigitsJob(settings={"optimizer": "sgd", "lr": 0.05, "warmup": 0.2}),
     "averaged": DigitsJob(settings={"ema": 0.9, "clip": 0.1, "no_decay": ("bias", "norm")}),

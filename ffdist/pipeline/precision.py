@@ -1,0 +1,81 @@
+"""The arithmetic of a block: float32, or autocast to a shorter type; in float16 each block scales its gradients."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+Precision = Literal["fp32", "bf16", "fp16"]
+SHORT: dict[str, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
+LEAST = 2.0**-10
+"""A scale to which only a block comes that overflows batch after batch, some 26 of them: it learns no more."""
+
+
+def dtype_of(precision: Precision) -> torch.dtype:
+    """Of activations on their way to the next block."""
+    return SHORT.get(precision, torch.float32)
+
+
+def autocast(device: torch.device, precision: Precision) -> torch.autocast:
+    """Products in the shorter type, what loses by it in float32; with fp32 nothing changes."""
+    short = SHORT.get(precision)
+    return torch.autocast(device.type, short or torch.bfloat16, enabled=short is not None)
+
+
+class LossScale:
+    """What keeps one block's gradients above float16's least numbers: its loss is multiplied by a scale, and they are
+    divided by it before the step.
+
+    A batch whose gradients are not finite takes no step, and halves the scale; 2000 good ones in a row double it. Where
+    it was the forward pass that overflowed, running statistics of norms stay as they were.
+    """
+
+    def __init__(self, device: torch.device, optimizer: torch.optim.Optimizer) -> None:
+        self.scaler = torch.amp.GradScaler(device.type)
+        self.optimizer = optimizer
+        self.before: list[tuple[Tensor, Tensor]] = []
+        """Running statistics, and what they were before the batch."""
+        if isinstance(optimizer, torch.optim.SGD):
+            # its fused step would begin its momentum with whatever lies in memory, where the first one is left out
+            optimizer._step_supports_amp_scaling = False  # pyright: ignore[reportAttributeAccessIssue]
+
+    def remember(self, module: nn.Module) -> None:
+        """Before a forward pass of it."""
+        self.before = [(buffer, buffer.clone()) for buffer in module.buffers() if buffer.is_floating_point()]
+
+    @torch.no_grad()
+    def mend(self) -> None:
+        """Behind the backward pass, which may read them: what is not finite is again what it was."""
+        for buffer, before in self.before:
+            buffer.copy_(torch.where(buffer.isfinite(), buffer, before))
+        self.before = []
+
+    def applied(self, loss: Tensor) -> Tensor:
+        """The loss as it is to be backpropagated."""
+        return self.scaler.scale(loss)
+
+    def unscale(self) -> None:
+        """The gradients are the loss's own from here on: before they are clipped."""
+        self.scaler.unscale_(self.optimizer)
+
+    def step(self) -> None:
+        """The optimiser's, unless a gradient is not finite; the scale follows."""
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        # schedules count batches here; torch's warn of one without a step before it
+        self.optimizer._opt_called = True  # pyright: ignore[reportAttributeAccessIssue]
+
+    @property
+    def value(self) -> float:
+        """The scale now; a GPU is waited for."""
+        return self.scaler.get_scale()
+
+    def state(self) -> dict[str, Any]:
+        """What a resumed run needs of it, JSON-able."""
+        return self.scaler.state_dict()
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """The inverse of `state`."""
+        self.scaler.load_state_dict(state)
