@@ -30,7 +30,8 @@ class ComputeSettings(Group):
     """Float32 products by TF32, where a GPU has it. Faster, with fewer digits. Default: convolutions alone, as torch
     has it."""
     compile: bool = False
-    """torch.compile rewrites each block. Other bits than without, the same for every cut. On a CPU it needs g++."""
+    """torch.compile rewrites each block. Other bits than without, the same for every cut. It is for GPUs: a CPU needs
+    g++ for it, and convolutions there were slower by it."""
 
     def check(self) -> None:
         super().check()
