@@ -40,7 +40,8 @@ from ffdist.runtime.outcome import Result
 from ffdist.runtime.own_code import GIVEN, settled
 from ffdist.runtime.payload import refuse_while_loading
 from ffdist.runtime.processes import run_processes
-from ffdist.runtime.run import not_here, pairs, smoothed, write_settings
+from ffdist.runtime.record import facts, note_start
+from ffdist.runtime.run import not_here, pairs, smoothed
 from ffdist.runtime.threads import run_threads
 from ffdist.sending import GivenJob, check_sendable
 from ffdist.settings import GROUP_OF, NetworkSettings, Settings, kind_of
@@ -190,9 +191,10 @@ class Pipeline:
             **named,
             **data_settings(data, job.images),
         )
+        made_with = facts(settings.plan.launcher, job.stages)
         if not resume:
             with beginning(settings, job.images) as run:
-                return self._train(job, run, progress)
+                return self._train(replace(job, ready=partial(note_start, run, made_with)), run, progress)
         recorded = read_recorded(settings.run.out)
         settings = as_recorded(settings, recorded, chain, rule if rule == BACKPROP else job.objective)
         check_given(recorded, chain, job.objective)
@@ -202,7 +204,7 @@ class Pipeline:
                 note(f"{spelled(told)} ({run})")
                 self._load(job, run)
                 return result_of(run)
-            ready = partial(write_settings, run, settled(settings))
+            ready = partial(note_start, run, made_with, settled(settings))
             return self._train(replace(job, resume=bool(committed(run)), ready=ready), run, progress)
 
     def _rule(self, settings: Settings) -> Objective:

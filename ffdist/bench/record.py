@@ -7,11 +7,9 @@ import os
 import platform
 import re
 import shlex
-import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ from ffdist.bench.plot import draw
 from ffdist.bench.settings import BenchSettings
 from ffdist.cores import available_cores
 from ffdist.device import all_seen, name_of
+from ffdist.environment import commit, processor_name, version_of
 
 
 def write_record(finding: Finding, settings: BenchSettings, command: Sequence[str]) -> list[Path]:
@@ -76,34 +75,6 @@ def machine() -> dict[str, Any]:
             "num_gpus": len(gpus), "system": platform.platform()}  # fmt: skip
 
 
-def processor_name() -> str:
-    """As the system knows it, without trade marks."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.split(":", 1)[1] for line in lines if line.startswith("model name")]
-    return re.sub(r"\((R|TM)\)|CPU|@.*|Processor", "", names[0] if names else platform.machine()).strip()
-
-
 def versions() -> dict[str, str]:
-    return {"python": platform.python_version(), "torch": torch.__version__, "ffdist": version("ffdist"),
+    return {"python": platform.python_version(), "torch": torch.__version__, "ffdist": version_of("ffdist"),
             "commit": commit()}  # fmt: skip
-
-
-def commit() -> str:
-    """Of the source that runs, marked where it was changed since. Outside a checkout of ffdist what FFDIST_COMMIT says,
-    as an image has it, or "unknown"."""
-    here = Path(__file__)
-
-    def git(*args: str) -> str:
-        return subprocess.run(
-            ["git", *args], cwd=here.parent, capture_output=True, text=True, check=True
-        ).stdout.strip()
-
-    try:
-        git("ls-files", "--error-unmatch", here.name)  # an installed ffdist may lie in somebody else's checkout
-        changed = "+" if git("status", "--porcelain", "--untracked-files=no", ".") else ""
-        return git("rev-parse", "--short=12", "HEAD") + changed
-    except (OSError, subprocess.CalledProcessError):
-        return os.environ.get("FFDIST_COMMIT") or "unknown"

@@ -44,11 +44,14 @@ def main(args: Sequence[str]) -> None:
     command = parsed(Report, args, "ffdist report")
     with loading():  # of torch, behind the parsing
         from ffdist.report.log import as_written, read_run_log
-        from ffdist.report.summary import summary
+        from ffdist.report.summary import starts_table, summary
+        from ffdist.runtime.record import read_starts
         from ffdist.runtime.run import read_settings
 
     settings, console = read_settings(command.run), PlainConsole()
     records, end = read_run_log(command.run)
+    if starts := read_starts(command.run):
+        console.print(starts_table(starts))
     with as_written(command.run):
         for table in summary(dict(settings.items()), dict(Settings().items()), records, end):
             console.print(table)

@@ -199,4 +199,4 @@ def main(args: Sequence[str]) -> None:
     with loading():
         from ffdist.cli.training import train
 
-    train(command)
+    train(command, ["ffdist", "train", *args])

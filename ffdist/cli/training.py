@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
@@ -33,6 +34,7 @@ from ffdist.runtime.outcome import Result, with_remedy
 from ffdist.runtime.own_code import GIVEN, check_code, settled
 from ffdist.runtime.processes import run_processes
 from ffdist.runtime.rank import idle_gpus, set_threads, stage_device
+from ffdist.runtime.record import facts
 from ffdist.runtime.run import SETTINGS, check_named, no_data_to_learn
 from ffdist.runtime.start import SettingsJob, count_stages, make_job
 from ffdist.runtime.threads import run_threads
@@ -45,8 +47,10 @@ if TYPE_CHECKING:
     from ffdist.cli.train import Train
 
 
-def train(command: Train) -> None:
-    """Check everything, run the stages, print what came of them; exits with 129, 130 or 143 where told to stop."""
+def train(command: Train, words: Sequence[str]) -> None:
+    """Check everything, run the stages, print what came of them; exits with 129, 130 or 143 where told to stop.
+
+    words: the command as it was typed."""
     world, settings = World.from_env(), command.settings
     told = world is None or world.first
     if command.resume and not command.dry_run and (end := nothing_left(settings)):
@@ -70,12 +74,12 @@ def train(command: Train) -> None:
         if told:
             dry_run(job)
     elif world:
-        train_here(command, images, world)
+        train_here(command, images, world, words)
     else:
-        train_local(command, job)
+        train_local(command, job, words)
 
 
-def train_local(command: Train, job: Job) -> None:
+def train_local(command: Train, job: Job, words: Sequence[str]) -> None:
     """By processes, threads or Ray actors that this process starts."""
     settings, stages = command.settings, job.stages
     if settings.plan.launcher != "ray":
@@ -84,7 +88,8 @@ def train_local(command: Train, job: Job) -> None:
     handle_signals(unwind)
     with ExitStack() as start:
         out = start_folder(command, job.images, start)
-        made = job_of(command, out, stages, resume=has_begun(command))
+        told = facts(settings.plan.launcher, stages, words)
+        made = job_of(command, out, told, resume=has_begun(command))
         result = launch(replace(made, outputs=job.chain.outputs()), out)
     conclude(result, out, as_json=command.json)
     if result.reason == "interrupted":
@@ -105,10 +110,10 @@ def has_begun(command: Train) -> bool:
     return command.resume is not None and bool(committed(command.resume))
 
 
-def job_of(command: Train, out: Path, stages: int, *, resume: bool) -> SettingsJob:
-    """resume: whether there is a snapshot to go on from."""
+def job_of(command: Train, out: Path, told: dict[str, Any], *, resume: bool) -> SettingsJob:
+    """told: `facts` of this start. resume: whether there is a snapshot to go on from."""
     recorded = settled(command.settings) if command.resume else None
-    return SettingsJob(command.settings.changed(out=out), out, stages, resume, recorded)
+    return SettingsJob(command.settings.changed(out=out), out, told["stages"], resume, recorded, told)
 
 
 def launch(make: SettingsJob, out: Path) -> Result:
@@ -134,7 +139,7 @@ def going_on_told(error: FfdistError, out: Path) -> FfdistError:
     return with_remedy(error, f"{error.remedy}; {hint}" if error.remedy else hint)
 
 
-def train_here(command: Train, images: Images, world: World) -> None:
+def train_here(command: Train, images: Images, world: World, words: Sequence[str]) -> None:
     """As one rank of torchrun's: the last one reports. It ends with torchrun's agent, which nobody could restart."""
     settings, signals = command.settings, Signals(world.first)
     signals.handle()
@@ -147,7 +152,7 @@ def train_here(command: Train, images: Images, world: World) -> None:
         decide = lambda: begin_or_go_on(command, images, meeting, start)  # noqa: E731 - on rank 0 alone
         folder, resume = agree(meeting.store, world, "run", decide, timeout)
         out = Path(folder)
-        job = job_of(command, out, world.size, resume=resume)
+        job = job_of(command, out, facts("torchrun", world.size, words), resume=resume)
         report = ConsoleReport(PlainConsole(stderr=True))
         start.callback(report.close)
         result = run_rank(job, meeting.world, meeting.store, report, signals)

@@ -44,6 +44,18 @@ def settings_table(settings: Mapping[str, Any], defaults: Mapping[str, Any], sta
     return rows
 
 
+def starts_table(starts: Sequence[Mapping[str, Any]]) -> Table:
+    """Each time that the run began or went on: when, where, by what command, and with what."""
+    rows = table("began", "command", "made with", "host")
+    for start in starts:
+        commit = start.get("commit", "unknown")
+        source = f" at {commit}" if commit != "unknown" else ""
+        made = [f"ffdist {start.get('ffdist')}{source}", *(f"{name} {start.get(name)}" for name in ("torch", "python"))]
+        host = f"{start.get('host')}, {start.get('accelerators') or 'cpu'}"
+        rows.add_row(str(start.get("began")), str(start.get("command")), ", ".join(made), host)
+    return rows
+
+
 def curve_table(records: Sequence[dict[str, Any]]) -> Table:
     """A row a block: its training loss, and its accuracy on the validation split, or on the training split."""
     split = "validation" if "validation" in records[-1] else "train"

@@ -41,7 +41,7 @@ class Job:
     report_every: float = 0.25
     """Seconds between two reports of progress; 0 reports every batch as it arrives."""
     ready: Callable[[], None] | None = field(default=None, kw_only=True)
-    """Called by the last stage when all is ready for the first batch: a run that goes on says so from then on."""
+    """Called by the last stage when all is ready for the first batch: the run's folder says so from then on."""
 
     @property
     def timeout(self) -> timedelta:

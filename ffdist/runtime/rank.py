@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ import torch
 import torch.distributed as dist
 
 from ffdist.cores import available_cores
-from ffdist.device import CPU, Seen, allow_tf32, enter, forget_peak, free_cached, parsed, queues
+from ffdist.device import CPU, Seen, allow_tf32, enter, forget_peak, free_cached, name_of, parsed, queues
 from ffdist.device import seen as seen_here
 from ffdist.errors import ConfigError, StageError, setting
 from ffdist.notes import note
@@ -105,7 +106,8 @@ class Rank:
             make_from_data(stage.blocks[0].module, loaders.train)
         with ExitStack() as ends:
             log = ends.enter_context(StageLog(job.run, world.rank))
-            log.write(f"{stage} of {world.size} on {device}, {torch.get_num_threads()} threads")
+            place = f"{device} ({name_of(device)})" if queues(device) else device
+            log.write(f"{stage} of {world.size} on {place}, {torch.get_num_threads()} threads, host {platform.node()}")
             stage.on_epoch = log.epoch
             log.write(f"edges of the run: {', '.join(self.edges.kinds) or 'none'}")
             upstream = None if world.first else FromEdge(_open(ends, self.edges.upstream()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from ffdist.cores import available_cores
 from ffdist.data import Images, open_data
@@ -13,7 +14,8 @@ from ffdist.errors import ConfigError, setting
 from ffdist.models.chain import Output
 from ffdist.runtime.data_facts import FACTS, check_same_data, read_facts
 from ffdist.runtime.job import Job
-from ffdist.runtime.run import network, write_settings
+from ffdist.runtime.record import note_start
+from ffdist.runtime.run import network
 from ffdist.settings import Settings
 
 
@@ -28,6 +30,8 @@ class SettingsJob:
     """Whether there is a snapshot in the run directory to go on from."""
     recorded: Settings | None = None
     """What the run directory says from when a run that goes on is ready; None for a new one, which says it already."""
+    environment: dict[str, Any] | None = None
+    """What the run directory says of this start (`runtime.record.facts`) from when the stages are ready."""
     outputs: list[Output] | None = None
     """Of the blocks, where they are known (`Chain.outputs`)."""
 
@@ -39,8 +43,8 @@ class SettingsJob:
         job = make_job(self.settings, images, self.run, self.stages, resume=self.resume)
         if self.outputs is not None:
             job.chain.know_outputs(self.outputs)
-        if self.run and self.recorded:
-            return replace(job, ready=partial(write_settings, self.run, self.recorded))
+        if self.run and self.environment:
+            return replace(job, ready=partial(note_start, self.run, self.environment, self.recorded))
         return job
 
 

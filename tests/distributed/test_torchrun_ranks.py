@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from jobs import fingerprint
 from PIL import Image
 
 from ffdist.cli import main
+from ffdist.runtime.record import read_starts
 from ffdist.runtime.run import read_settings
 
 pytestmark = pytest.mark.distributed
@@ -41,6 +43,9 @@ def test_each_rank_of_torchrun_is_a_stage_and_learns_the_same(tmp_path: Path) ->
     assert done.stdout.count("Accuracy on 360 test samples") == 1
     main(["train", "--launcher", "threads", "--stages", "1", *SETTINGS, "--out", str(tmp_path / "alone")])
     assert fingerprint(tmp_path / "torchrun") == fingerprint(tmp_path / "alone")
+    (start,) = read_starts(tmp_path / "torchrun")
+    assert (start["launcher"], start["stages"]) == ("torchrun", 3)
+    assert start["command"] == shlex.join(["ffdist", "train", *SETTINGS, "--out", str(tmp_path / "torchrun")])
 
 
 def test_bad_settings_are_told_once_and_every_rank_fails(tmp_path: Path) -> None:

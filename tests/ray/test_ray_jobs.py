@@ -20,6 +20,7 @@ from ffdist.data import from_tensors, open_data
 from ffdist.data.ray_dataset import from_ray
 from ffdist.errors import DataError
 from ffdist.runtime.ray_metrics import metered
+from ffdist.runtime.record import read_starts
 from ffdist.snapshot import latest
 
 pytestmark = [
@@ -41,6 +42,7 @@ def test_a_submitted_job_trains_as_the_same_command_does_here(cluster: Cluster, 
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"run directory: {run}" in done.stdout
     main(["train", "--launcher", "threads", "--stages", "1", "--out", str(here), *TINY])
+    assert [start["launcher"] for start in read_starts(run)] == ["ray"]
     made, wanted = latest(run), latest(here)
     assert made
     assert wanted

@@ -203,7 +203,7 @@ def test_an_installed_ffdist_is_not_at_the_commit_of_the_checkout_around_it(tmp_
     subprocess.run([*git, "init", "--quiet"], check=True)
     subprocess.run([*git, "commit", "--quiet", "--allow-empty", "--message", "theirs"], check=True)
     code = (
-        "import os; from ffdist.bench.record import commit; print(commit(), os.environ.pop('FFDIST_COMMIT'), commit())"
+        "import os; from ffdist.environment import commit; print(commit(), os.environ.pop('FFDIST_COMMIT'), commit())"
     )
     environment = {**os.environ, "PYTHONPATH": str(packages), "FFDIST_COMMIT": "0123abc"}
     said = subprocess.run(

@@ -16,6 +16,7 @@ ROOT = Path(ffdist.__file__).parent
 ROOMS = {
     "errors": set(),
     "device": set(),
+    "environment": {"cores"},
     "folders": {"errors"},
     "known": set(),
     "loading": set(),
@@ -34,8 +35,8 @@ ROOMS = {
                   "settings"},
     "snapshot": {"errors", "pipeline"},
     "report": {"errors", "plain", "pipeline"},
-    "runtime": {"cores", "device", "errors", "folders", "loading", "notes", "options", "models", "objectives", "data",
-                "transport", "pipeline", "settings", "baselines", "snapshot", "report"},
+    "runtime": {"cores", "device", "environment", "errors", "folders", "loading", "notes", "options", "models",
+                "objectives", "data", "transport", "pipeline", "settings", "baselines", "snapshot", "report"},
     "sending": {"errors", "runtime"},
 }  # fmt: skip
 """What each room may import, besides itself. What stands above them all (api, bench, cli) may import anything."""

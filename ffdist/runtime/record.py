@@ -1,0 +1,74 @@
+"""With what a run was made, in its folder: a line each time that it begins or goes on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ffdist import environment
+from ffdist.device import seen
+from ffdist.errors import DataError, described
+from ffdist.report.log import writing
+from ffdist.runtime.run import write_settings
+from ffdist.settings import Settings
+
+ENVIRONMENT = "environment.jsonl"
+
+
+def facts(launcher: str, stages: int, words: Sequence[str] | None = None) -> dict[str, Any]:
+    """Of the process that starts the run; words: the command, where it is not what has started this process.
+
+    Of all settings in the environment nothing is told.
+    """
+    kind, number = seen()
+    return {
+        "command": environment.command_line(words),
+        "folder": str(Path.cwd()),
+        "folder_commit": environment.commit_of(Path.cwd()),
+        "launcher": launcher,
+        "stages": stages,
+        "commit": environment.commit(),
+        "accelerators": f"{number} {kind}" if kind else None,
+        **environment.versions(),
+        "torch": torch.__version__,  # with what it was built for
+        **environment.host(),
+    }
+
+
+def note_start(run: Path, told: dict[str, Any], recorded: Settings | None = None) -> None:
+    """The stages are ready: add what `facts` told to the folder, and the settings with which it goes on.
+
+    Raises SnapshotError where it cannot be written, ConfigError where the settings cannot.
+    """
+    if recorded:
+        write_settings(run, recorded)
+    began = {"began": datetime.now().astimezone().isoformat(timespec="seconds")}
+    with writing(run / ENVIRONMENT), (run / ENVIRONMENT).open("a") as file:
+        file.write(json.dumps(began | told) + "\n")
+
+
+def read_starts(run: Path) -> list[dict[str, Any]]:
+    """What `note_start` has written, oldest first; empty for a run of a version that wrote none.
+
+    A last line that a crash has cut off is left out. Raises DataError for a file that cannot be read otherwise.
+    """
+    path = run / ENVIRONMENT
+    try:
+        lines = path.read_text().splitlines(keepends=True)
+        starts = [json.loads(line) for line in lines if line.endswith("\n")]
+        return [dict(start.items()) for start in starts]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        raise DataError(
+            "what a run was made with cannot be read",
+            where=path,
+            expected="a JSON object a line",
+            got=described(error),
+            remedy="remove the file: nothing else needs it",
+        ) from error
