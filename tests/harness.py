@@ -206,7 +206,8 @@ def _perform(task: _Task, place: Place) -> Outcome:
             dist.init_process_group("gloo", store=store, rank=place.rank, world_size=place.size, timeout=PATIENCE)
         return Outcome(value=task.function(place, *task.args))
     except Exception as error:
-        error.add_note(f"in rank {place.rank}:\n{traceback.format_exc()}")
+        if hasattr(error, "add_note"):  # from Python 3.11 on
+            error.add_note(f"in rank {place.rank}:\n{traceback.format_exc()}")
         return Outcome(error=error)
     finally:
         if task.gloo and dist.is_initialized():

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import difflib
 import shlex
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
 from ffdist.cli.train import parse
 from ffdist.errors import ConfigError
 from ffdist.settings import Settings
+from ffdist.settings.toml import read_toml
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Row:
 
 def read_rows(file: Path) -> dict[str, Row]:
     """The rows by name, in the file's order."""
-    return {name: Row(name, **fields) for name, fields in tomllib.loads(file.read_text()).items()}
+    return {name: Row(name, **fields) for name, fields in read_toml(file).items()}
 
 
 def find_row(name: str, rows: dict[str, Row]) -> Row:

@@ -10,10 +10,13 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any
 
 from ffdist.bench.team import Life, Seat
 from ffdist.errors import ConfigError, FfdistError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 CLONE_NEWNET = 0x40000000
 

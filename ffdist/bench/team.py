@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any
 
 import torch.distributed as dist
 
@@ -26,6 +26,9 @@ from ffdist.runtime.child import end_with_parent
 from ffdist.runtime.interrupts import SIGNALS, signals_blocked
 from ffdist.runtime.world import World
 from ffdist.transport.measure import take_cores
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 GRACE = 5.0
 """Seconds in which the others may tell their own errors, once one has failed."""

@@ -68,7 +68,7 @@ def environment() -> list[Finding]:
     versions = {name: importlib.metadata.version(name) for name in ("ffdist", "torch", "torchvision", "pyarrow")}
     room = shutil.disk_usage(".").free
     return [
-        Finding("python", sys.version_info >= (3, 11), platform.python_version(), "install Python 3.11 or newer"),
+        Finding("python", sys.version_info >= (3, 10), platform.python_version(), "install Python 3.10 or newer"),
         *(Finding(name, True, found) for name, found in versions.items()),
         Finding("cores", True, cores()),
         Finding("room on this disk", room > 2**30, f"{room / 2**30:.0f} GiB", "free 1 GiB at least for runs"),

@@ -80,8 +80,7 @@ def remove(partial_folder: Path, made: list[Path]) -> None:
 
 def remove_leftovers(out: Path, own: Path) -> None:
     """Folders of processes that were killed: nobody holds their locks."""
-    for name in glob.glob(f".{glob.escape(out.name)}.*.partial", root_dir=out.parent, include_hidden=True):
-        path = out.parent / name
+    for path in out.parent.glob(f".{glob.escape(out.name)}.*.partial"):
         if path != own:
             with suppress(OSError):
                 descriptor = os.open(path, os.O_RDONLY)

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from ffdist import digests
 from ffdist.data.images import ArraySplit, Images, Split, check_labels
 from ffdist.data.manifest import Manifest, ShardFile, SplitFiles, read_manifest
 from ffdist.errors import DataError
@@ -168,4 +169,4 @@ def open_folder(folder: Path) -> Images:
 
 def sha256(path: Path) -> str:
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return digests.sha256(file)

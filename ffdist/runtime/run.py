@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass, replace
@@ -19,7 +18,7 @@ from ffdist.pipeline.classifier import Classifier
 from ffdist.runtime.data_facts import DataFacts, read_facts
 from ffdist.runtime.own_code import GIVEN, WORDS, check_code
 from ffdist.settings import Settings, apply, flat
-from ffdist.settings.toml import read_toml, write_toml
+from ffdist.settings.toml import parsed, read_toml, write_toml
 from ffdist.snapshot import Manifest, SnapshotStore, committed, newest
 from ffdist.snapshot.files import write_durably
 
@@ -129,7 +128,7 @@ def write_settings(run: Path, settings: Settings) -> None:
     """
     text = write_toml(settings.changed(out=None))
     with writing_to(run):
-        write_durably(run / SETTINGS, f"{HEAD}{digest_of(tomllib.loads(text))}\n{text}".encode())
+        write_durably(run / SETTINGS, f"{HEAD}{digest_of(parsed(text))}\n{text}".encode())
 
 
 @contextmanager

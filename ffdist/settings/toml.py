@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-import tomllib
+import sys
 from pathlib import Path
 from typing import Any
 
 from ffdist.errors import ConfigError
 from ffdist.settings import GROUPS, Settings
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -19,6 +24,11 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError("a settings file cannot be read", where=path, got=error.strerror) from error
     except (ValueError, RecursionError) as error:  # not UTF-8, not TOML, or a number of thousands of digits
         raise ConfigError("a settings file is not TOML", where=path, got=error) from error
+
+
+def parsed(text: str) -> dict[str, Any]:
+    """The keys of a TOML text. Raises ValueError for what is none."""
+    return tomllib.loads(text)
 
 
 def write_toml(settings: Settings) -> str:

@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from ffdist.digests import sha256
 from ffdist.errors import DamagedSnapshotError, SnapshotError, setting
 
 FIELDS = "ffdist"
@@ -100,7 +101,7 @@ def check_file(path: Path, entry: dict[str, Any]) -> None:
     """Raises DamagedSnapshotError unless the file's size and sha256 are those of the manifest's `entry`."""
     try:
         with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            digest = sha256(file)
             size = file.tell()
     except OSError as error:
         missing = isinstance(error, FileNotFoundError)

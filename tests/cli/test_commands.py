@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from sklearn.datasets import load_digits
 
 from ffdist.cli import main
 from ffdist.runtime.folder import last_seen
+from ffdist.settings.toml import tomllib
 
 TINY = ["--launcher", "threads", "--stages", "2", "--threads", "1", "--epochs", "8", "--model-args", "widths=8,12,16"]
 

@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tomllib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from ffdist.cli import main
 from ffdist.cli.train import parse
 from ffdist.data import open_data
 from ffdist.runtime.folder import begin
+from ffdist.settings.toml import tomllib
 from ffdist.snapshot import committed
 
 TINY = ["--launcher", "threads", "--stages", "1", "--threads", "1", "--model", "mlp", "--model-args", "widths=8,8",

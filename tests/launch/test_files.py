@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from commands import ROOT
 from packaging.requirements import Requirement
 
 from ffdist.cli import COMMANDS
+from ffdist.settings.toml import tomllib
 
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yaml"))
 COMPOSE = sorted((ROOT / "docker").glob("*.compose.yaml"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from ffdist.errors import ConfigError, DataError, FfdistError, SnapshotError
 from ffdist.objectives import CwC, MonoForward
 from ffdist.runtime.run import read_settings
 from ffdist.settings import flat
+from ffdist.settings.toml import tomllib
 
 FIT: dict[str, Any] = {"batch_size": 32, "augment": ["crop"], "schedule": "constant", "progress": False}
 

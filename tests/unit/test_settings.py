@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
-import tomllib
 from datetime import timedelta
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from ffdist.presets import PRESETS, with_preset
 from ffdist.runtime.run import SETTINGS, read_settings, write_settings
 from ffdist.runtime.start import count_stages
 from ffdist.settings import GROUP_OF, GROUPS, OptimSettings, Settings, TrainingSettings, apply, explained, flat
-from ffdist.settings.toml import read_toml, write_toml
+from ffdist.settings.toml import read_toml, tomllib, write_toml
 
 
 def test_each_layer_covers_the_one_below(tmp_path: Path) -> None:
