@@ -8,7 +8,7 @@ same way: it has done what it was given when a call returns, so nothing waits fo
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from typing import Any, NamedTuple
@@ -34,7 +34,7 @@ class Seen(NamedTuple):
 
 def seen() -> Seen:
     """Those that this process sees. No device is set up for it."""
-    here = torch.accelerator.current_accelerator(check_available=True)
+    here = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     return Seen(here.type, torch.accelerator.device_count()) if here else Seen(None, 0)
 
 
@@ -145,7 +145,7 @@ def allocated_bytes(device: torch.device) -> int:
         return 0
     if device.type == "mps":
         return torch.mps.current_allocated_memory()
-    return torch.accelerator.memory_allocated(device)
+    return _memory("memory_allocated", device)(device)
 
 
 def peak_bytes(device: torch.device) -> int:
@@ -155,13 +155,13 @@ def peak_bytes(device: torch.device) -> int:
         return 0
     if device.type == "mps":
         return torch.mps.driver_allocated_memory()
-    return torch.accelerator.max_memory_allocated(device)
+    return _memory("max_memory_allocated", device)(device)
 
 
 def forget_peak(device: torch.device) -> None:
     """The peak begins anew, at what is allocated now."""
     if queues(device) and device.type != "mps":
-        torch.accelerator.reset_peak_memory_stats(device)
+        _memory("reset_peak_memory_stats", device)(device)
 
 
 def free_cached(device: torch.device) -> None:
@@ -169,7 +169,12 @@ def free_cached(device: torch.device) -> None:
     if device.type == "mps":
         torch.mps.empty_cache()
     elif queues(device):
-        torch.accelerator.empty_cache()
+        _memory("empty_cache", device)()
+
+
+def _memory(name: str, device: torch.device) -> Callable[..., Any]:
+    """What `torch.accelerator` has of that name from torch 2.9 on; the kind's own, of the same name, before."""
+    return getattr(torch.accelerator, name, None) or getattr(torch.get_device_module(device), name)
 
 
 def total_bytes(device: torch.device) -> int:
@@ -189,12 +194,23 @@ def wide(device: torch.device) -> torch.dtype:
 def forked_generators(device: torch.device | None, seed: int) -> Iterator[None]:
     """Torch's default generators, the CPU's and the device's, start from `seed` inside, and are as they were behind."""
     own = [device] if device is not None and queues(device) else []
-    with torch.random.fork_rng(own, device_type=own[0].type if own else None):
+    with torch.random.fork_rng(own, device_type=own[0].type if own else "cuda"):
         torch.default_generator.manual_seed(seed)
         for each in own:
-            with torch.accelerator.device_index(each.index):
+            with _current(each):
                 torch.get_device_module(each).manual_seed(seed)
         yield
+
+
+@contextmanager
+def _current(device: torch.device) -> Iterator[None]:
+    """An accelerator is the current one inside; behind it the one before."""
+    before = torch.accelerator.current_device_index()
+    torch.accelerator.set_device_index(device)
+    try:
+        yield
+    finally:
+        torch.accelerator.set_device_index(before)
 
 
 def collective(device: torch.device) -> str | None:

@@ -8,12 +8,13 @@ from uuid import uuid4
 
 import torch.distributed as dist
 
+from ffdist.errors import StageError
 from ffdist.runtime.meeting import await_key
 from ffdist.runtime.world import World
 
 LOOK = 0.05
 """Seconds between two looks."""
-QUEUE, NUMBERS = "greetings", "attempts"
+GREETINGS, NUMBERS = "greetings", "attempts"
 
 
 def share_attempt(store: dist.Store, world: World, timeout: timedelta) -> int:
@@ -21,8 +22,8 @@ def share_attempt(store: dist.Store, world: World, timeout: timedelta) -> int:
 
     The store outlives killed ranks, and with it what they wrote, so no key can be trusted to be of now. Each rank
     greets rank 0 under a name never used before; rank 0 answers every greeting it finds with the number, until all
-    ranks have come back with that number. Raises StageError or torch's DistError when a rank stays away
-    for so long.
+    ranks have come back with that number. Raises StageError when a rank stays away for so long, torch's DistError where
+    the store is lost.
     """
     return _gather(store, world, timeout) if world.first else _greet(store, timeout)
 
@@ -30,9 +31,9 @@ def share_attempt(store: dist.Store, world: World, timeout: timedelta) -> int:
 def _gather(store: dist.Store, world: World, timeout: timedelta) -> int:
     taken = store.add(NUMBERS, 1)
     attempt = store.add(NUMBERS, max(0, world.attempt + 1 - taken)) - 1
-    missing = world.size - 1
+    missing, unread = world.size - 1, Unread(store)
     while missing:
-        word = _pop(store, timeout)
+        word = unread.next(timeout)
         if word.startswith("hello "):
             store.set(word, str(attempt))
         elif word == f"joined {attempt}":
@@ -42,19 +43,48 @@ def _gather(store: dist.Store, world: World, timeout: timedelta) -> int:
 
 def _greet(store: dist.Store, timeout: timedelta) -> int:
     name = f"hello {uuid4().hex}"
-    store.queue_push(QUEUE, name)
+    post(store, name)
     attempt = int(await_key(store, name, timeout, failure="stage 0 stays away", where="the ranks' meeting"))
-    store.queue_push(QUEUE, f"joined {attempt}")
+    post(store, f"joined {attempt}")
     return attempt
 
 
-def _pop(store: dist.Store, timeout: timedelta) -> str:
-    """The next greeting. Looked for again and again, so that a signal's handler has its turn."""
-    deadline = time.monotonic() + timeout.total_seconds()
-    while True:
-        try:
-            return store.queue_pop(QUEUE, block=False).decode()
-        except dist.QueueEmptyError:
+def post(store: dist.Store, word: str) -> None:
+    """A word for rank 0, numbered among all that were ever posted."""
+    store.set(f"{GREETINGS} {store.add(GREETINGS, 1)}", word)
+
+
+class Unread:
+    """Posted words that rank 0 has not read yet, those of killed attempts among them. One whose number was taken and
+    whose rank died before it wrote anything keeps nobody from the later ones."""
+
+    def __init__(self, store: dist.Store) -> None:
+        self._store = store
+        self._known = 0
+        self._numbers: list[int] = []
+
+    def next(self, timeout: timedelta) -> str:
+        """Looked for again and again, so that a signal's handler has its turn. Raises StageError for no word at all
+        within `timeout`."""
+        deadline = time.monotonic() + timeout.total_seconds()
+        while (word := self._read()) is None:
             if time.monotonic() > deadline:
-                raise
-        time.sleep(LOOK)
+                raise StageError(
+                    "the ranks did not meet",
+                    where="rank 0",
+                    expected="all ranks",
+                    got=f"no other one within {timeout.total_seconds():g} s",
+                    remedy="check torchrun's rendezvous options, and the network between the hosts",
+                )
+            time.sleep(LOOK)
+        return word
+
+    def _read(self) -> str | None:
+        count = self._store.add(GREETINGS, 0)
+        self._numbers += range(self._known + 1, count + 1)
+        self._known = count
+        for number in self._numbers:
+            if self._store.check([f"{GREETINGS} {number}"]):
+                self._numbers.remove(number)
+                return self._store.get(f"{GREETINGS} {number}").decode()
+        return None
