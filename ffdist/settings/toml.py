@@ -12,7 +12,7 @@ from ffdist.settings import GROUPS, Settings
 if sys.version_info >= (3, 11):
     import tomllib
 else:
-    import tomli as tomllib
+    import tomli as tomllib  # pyright: ignore[reportMissingImports]
 
 
 def read_toml(path: Path) -> dict[str, Any]:
