@@ -15,10 +15,9 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from statistics import median
-from typing import Annotated, Any
+from typing import Any
 
 import torch.distributed as dist
-import tyro
 from rich.console import Console
 
 from ffdist.baselines.known import family
@@ -30,6 +29,7 @@ from ffdist.bench.settings import BenchSettings
 from ffdist.bench.summary import Summary, ratios
 from ffdist.bench.team import Life, Seat
 from ffdist.bench.window import Lap, Window
+from ffdist.cli.parsing import parsed
 from ffdist.runtime.agree import agree
 from ffdist.runtime.torchrun import Meeting, meet
 from ffdist.runtime.world import World
@@ -43,7 +43,7 @@ class Compare:
 
     batches: int = 20
     """Batches that are timed in a turn."""
-    settings: Annotated[BenchSettings, tyro.conf.arg(name="")] = field(default_factory=BenchSettings)
+    settings: BenchSettings = field(default_factory=BenchSettings)
 
 
 class HostSeat(Seat):
@@ -85,7 +85,7 @@ class Turns:
 
 
 def main() -> None:
-    compare, world = tyro.cli(Compare), World.from_env()
+    compare, world = parsed(Compare, sys.argv[1:], "compare_hosts.py", made=Compare()), World.from_env()
     assert world, "torchrun starts this"
     settings, turns = compare.settings, Turns(meet(world, PATIENCE))
     window = Window(settings.compare.warmup_batches, compare.batches, settings.train.plan.queue + 1)

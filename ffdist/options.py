@@ -32,6 +32,19 @@ ALIASES = {
     "max_norm": "clip",
     "scheduler": "schedule",
     "early_stopping": "early_stop",
+    "batchsize": "batch_size",
+    "batch": "batch_size",
+    "dataset": "data",
+    "network": "model",
+    "arch": "model",
+    "rule": "objective",
+    "output": "out",
+    "output_dir": "out",
+    "gpus": "stages",
+    "wd": "weight_decay",
+    "lr_scheduler": "schedule",
+    "num_workers": "workers",
+    "img_size": "image_size",
 }
 """What other libraries call some settings."""
 

@@ -13,12 +13,12 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import tyro
 from ray import tune
 from rich.table import Table
 
 from ffdist import plain
 from ffdist.cli import tell
+from ffdist.cli.parsing import parsed
 from ffdist.data import open_data
 from ffdist.errors import ConfigError, FfdistError
 from ffdist.objectives import load_objective
@@ -141,9 +141,9 @@ def table(results: list[tune.Result]) -> Table:
 
 
 def main() -> None:
-    sweep = tyro.cli(Sweep, description=__doc__)
-    sweep = replace(sweep, out=sweep.out.absolute())
     try:
+        sweep = parsed(Sweep, sys.argv[1:], "ray_sweep.py")
+        sweep = replace(sweep, out=sweep.out.absolute())
         check(sweep)
         with joined(RayOptions(sweep.address), sweep.stages * sweep.at_once):
             results = search(sweep)

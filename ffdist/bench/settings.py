@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 from ffdist.errors import ConfigError, setting
 from ffdist.settings import GROUP_OF, Settings
-from ffdist.settings.base import Group, option, verified
+from ffdist.settings.base import Group, option
 
 if TYPE_CHECKING:
     from ffdist.bench.jobs import BenchJob
@@ -86,7 +86,7 @@ class BenchSettings:
     compare: CompareSettings = field(default_factory=CompareSettings)
 
     def __post_init__(self) -> None:
-        verified(self.check)
+        self.check()
 
     def check(self) -> None:
         """Raises ConfigError for what both sides of a comparison cannot have."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import os
 import signal
@@ -13,12 +12,14 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import NoReturn
 
+from ffdist.cli.parsing import UsageError
 from ffdist.cli.spelling import as_flags
 from ffdist.errors import ConfigError, FfdistError, Interrupted, exit_status
 from ffdist.folders import check_temporary
 from ffdist.notes import QUIET
 from ffdist.options import nearest
 from ffdist.plain import let_any_text_pass
+from ffdist.presets import PRESETS
 from ffdist.runtime.interrupts import handle_signals, leave_at_once, signals_restored
 from ffdist.runtime.world import World
 
@@ -46,11 +47,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     with signals_restored():
         handle_signals(leave_at_once)
         let_any_text_pass()
-        command, args = read(argv)
-        verbose, args = without(VERBOSE, args)
+        verbose, args = without(VERBOSE, sys.argv[1:] if argv is None else argv)
         quiet, args = without(SILENT, args)
-        module, _, function = COMMANDS[command][0].partition(":")
         try:
+            command, args = read(args)
+            module, _, function = COMMANDS[command][0].partition(":")
             if quiet:
                 os.environ[QUIET] = "1"
             check_temporary()
@@ -60,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             if verbose:
                 traceback.print_exception(error)
             tell(error)
-            leave(1)
+            leave(2 if isinstance(error, UsageError) else 1)
         except ModuleNotFoundError as error:
             if error.name not in ("fcntl", "resource"):
                 raise
@@ -94,17 +95,30 @@ def leave(status: int) -> NoReturn:
     sys.exit(status)
 
 
-def read(argv: Sequence[str] | None) -> tuple[str, list[str]]:
-    """The command and its arguments. Exits where help is all that was wanted, and with 2 for no known command."""
-    told = parser().parse_args(argv)
-    if told.command is None or (told.command == "help" and not told.args):
-        parser().print_help()
+def read(args: Sequence[str]) -> tuple[str, list[str]]:
+    """The command and its arguments. Exits where help or the version is all that was wanted. Raises UsageError for no
+    known command."""
+    name, *rest = [*args] or ["--help"]
+    if name in ("-h", "--help") or (name == "help" and not rest):
+        print(overview())
         sys.exit()
-    if told.command == "help":
-        return read([*told.args[:1], "--help"])
-    if told.command not in COMMANDS:
-        parser().error(f"there is no command '{told.command}'; {nearest(told.command, COMMANDS)}")
-    return told.command, told.args
+    if name == "--version":
+        print(f"ffdist {version('ffdist')}")
+        sys.exit()
+    if name == "help":
+        return read([*rest, "--help"])
+    if name not in COMMANDS:
+        what = "option" if name.startswith("-") else "command"
+        remedy = nearest(name, COMMANDS)
+        raise UsageError(f"there is no {what} '{name}'", remedy=hint_for(name) or remedy)
+    return name, rest
+
+
+def hint_for(word: str) -> str | None:
+    """What is meant where a preset, or another word of `ffdist train`'s, stands for a command."""
+    if word in PRESETS:
+        return f"it is a preset: ffdist train {word}"
+    return f"`ffdist COMMAND {word}`; the commands are in ffdist --help" if word.startswith("-") else None
 
 
 def tell(error: FfdistError) -> None:
@@ -116,18 +130,25 @@ def tell(error: FfdistError) -> None:
     print(f"ffdist: error{rank}: {error.told(as_flags)}", file=sys.stderr, flush=True)
 
 
-def parser() -> argparse.ArgumentParser:
-    summary = "Pipeline-parallel training of Forward-Forward and other locally learning networks."
-    lines = "\n".join(f"  {name:<11}{text}" for name, (_, text) in COMMANDS.items())
-    more = (
-        "of every command: --help; --quiet, nothing but results and errors; --verbose, errors with their tracebacks.\n"
-        'completion: eval "$(ffdist completion bash)" in ~/.bashrc; zsh and fish likewise.'
-    )
-    result = argparse.ArgumentParser(
-        "ffdist", description=summary, epilog=f"commands:\n{lines}\n\n{more}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    result.add_argument("--version", action="version", version=f"ffdist {version('ffdist')}")
-    result.add_argument("command", nargs="?", metavar="COMMAND", help="what to do")
-    result.add_argument("args", nargs=argparse.REMAINDER, metavar="...", help="its settings")
-    return result
+def overview() -> str:
+    """What `ffdist --help` prints."""
+    lines = [f"  {name:<11}{text}" for name, (_, text) in COMMANDS.items()]
+    return "\n".join([USAGE, *lines, "", OF_ALL])
+
+
+USAGE = """\
+usage: ffdist COMMAND [ARGUMENT ...]
+
+Pipeline-parallel training of Forward-Forward and other locally learning networks.
+To begin with: ffdist train
+
+commands:"""
+OF_ALL = """\
+options of every command:
+  -h, --help     what it does, and its options
+  -q, --quiet    nothing but results and errors
+  -v, --verbose  errors with their tracebacks
+  --version      of ffdist alone
+
+`ffdist help COMMAND` is `ffdist COMMAND --help`. Completion: eval "$(ffdist completion bash)" in ~/.bashrc; for zsh
+and fish see ffdist completion --help."""

@@ -9,9 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, get_args
 
-import tyro
-
 from ffdist.bench.settings import OURS_ALONE, BenchSettings, Theme
+from ffdist.cli.help import Positional
 from ffdist.cli.parsing import help_of, parsed, wants_help
 from ffdist.errors import ConfigError, setting
 from ffdist.known import Known, baseline_names
@@ -34,9 +33,9 @@ baselines: {", ".join(baseline_names())}, ff
 class Bench:
     """Measure ffdist against backpropagation, side by side on this machine."""
 
-    theme: Annotated[Theme, tyro.conf.Positional]
+    theme: Annotated[Theme, Positional]
     """What to measure."""
-    settings: Annotated[BenchSettings, tyro.conf.arg(name="")] = field(default_factory=BenchSettings)
+    settings: BenchSettings = field(default_factory=BenchSettings)
     """Both sides' settings."""
 
 
@@ -44,7 +43,7 @@ def main(args: Sequence[str]) -> None:
     if wants_help(args):
         print(help_of(Bench, "ffdist bench", made=Bench("all"), more=MORE, hidden=OURS_ALONE))
         sys.exit(0)
-    bench = parsed(Bench, args, "ffdist bench")
+    bench = parsed(Bench, args, "ffdist bench", made=Bench("all"))
     settings = bench.settings
     check(bench.theme, settings)
     handle_signals(unwind)  # its processes end with it

@@ -13,10 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import tyro
-
 import ffdist
-from ffdist.cli.help import choices_of, heading, shown, width
+from ffdist.cli.help import Flag, Positional, choices_of, heading, shown, width
 from ffdist.cli.parsing import parsed
 from ffdist.errors import ConfigError
 from ffdist.known import MODEL_PLACES, OBJECTIVE_PLACES
@@ -28,7 +26,6 @@ from ffdist.presets import NAMES as DATA_SETS
 from ffdist.presets import PRESETS, with_preset
 from ffdist.settings import GROUP_OF, GROUPS, Settings, as_flag, explained, is_free, kind_of
 
-Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 NO_OPTIONS = "it has no options"
 
 
@@ -36,7 +33,7 @@ NO_OPTIONS = "it has no options"
 class Rules:
     """The local learning rules; with a name, what one does and all of its options."""
 
-    name: Annotated[str | None, tyro.conf.Positional] = None
+    name: Annotated[str | None, Positional] = None
     """A rule's name, module:Class or file.py:Class."""
     json: Flag = False
     """Print JSON."""
@@ -46,7 +43,7 @@ class Rules:
 class Models:
     """The networks; with a name, what one is and all of its options."""
 
-    name: Annotated[str | None, tyro.conf.Positional] = None
+    name: Annotated[str | None, Positional] = None
     """A network's name, module:function or file.py:function."""
     json: Flag = False
     """Print JSON."""
@@ -56,7 +53,7 @@ class Models:
 class Presets:
     """Named settings, by where they come from; with a name, what it sets."""
 
-    name: Annotated[str | None, tyro.conf.Positional] = None
+    name: Annotated[str | None, Positional] = None
     """A preset's name."""
     json: Flag = False
     """Print JSON."""
@@ -66,7 +63,7 @@ class Presets:
 class Datasets:
     """The data sets: embedded, by name, and what is prepared; with a name or a folder, what is in it."""
 
-    name: Annotated[str | None, tyro.conf.Positional] = None
+    name: Annotated[str | None, Positional] = None
     """A data set's name, or a prepared folder."""
     root: Path = Path("data")
     """Folder to look in, two levels deep."""
@@ -78,7 +75,7 @@ class Datasets:
 class AllSettings:
     """All settings of `ffdist train`; with a name, all about one."""
 
-    name: Annotated[str | None, tyro.conf.Positional] = None
+    name: Annotated[str | None, Positional] = None
     """A setting's name or flag, e.g. lr, or a group's."""
     json: Flag = False
     """Print JSON."""

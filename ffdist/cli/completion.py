@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-import tyro
-
+from ffdist.cli.help import Positional
 from ffdist.cli.parsing import parsed
 
 BASH = """\
@@ -31,7 +30,7 @@ SCRIPTS = {"bash": BASH, "zsh": ZSH, "fish": FISH}
 class Completion:
     """What a shell runs to complete ffdist's commands: eval "$(ffdist completion bash)"; for fish, into source."""
 
-    shell: Annotated[Literal["bash", "zsh", "fish"], tyro.conf.Positional]
+    shell: Annotated[Literal["bash", "zsh", "fish"], Positional]
     """bash, zsh or fish."""
 
 

@@ -8,16 +8,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-import tyro
-
+from ffdist.cli.help import Flag, Positional
 from ffdist.cli.parsing import parsed_of
 from ffdist.errors import ConfigError
 from ffdist.folders import command, loss
 from ffdist.notes import note
 from ffdist.plain import PlainConsole, table
 from ffdist.runtime.interrupts import handle_signals, unwind
-
-Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
 
 @dataclass(frozen=True)
@@ -48,12 +45,12 @@ class List:
 class Prepare:
     """Turn a data set into Arrow shards with a manifest, for `ffdist train --data FOLDER`."""
 
-    source: Annotated[str, tyro.conf.Positional]
+    source: Annotated[str, Positional]
     """mnist, fashion-mnist, cifar10, cifar100 or imagenette; or a folder with a folder of pictures for each class; or a
     Parquet, Arrow or Feather file, or a folder of them, with a column of pictures and one of labels."""
     out: Path | None = None
     """New folder for the shards. Default: data/<name>."""
-    from_: Annotated[Path | None, tyro.conf.arg(name="from")] = None
+    from_: Path | None = None
     """Folder that holds a data set known by name as torchvision keeps it. Default: download it."""
     cache: Path | None = None
     """Where downloads are kept. Default: ffdist in $XDG_CACHE_HOME, else in ~/.cache."""
@@ -134,7 +131,7 @@ def sides(text: str | None) -> int | tuple[int, int] | None:
 class Check:
     """Verify a prepared folder down to the checksum of every shard."""
 
-    folder: Annotated[Path, tyro.conf.Positional]
+    folder: Annotated[Path, Positional]
     """Prepared folder."""
     json: Flag = False
     """Print one JSON object."""

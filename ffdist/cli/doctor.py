@@ -11,13 +11,13 @@ import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Literal
 
-import tyro
 from rich.table import Table
 from rich.text import Text
 
 from ffdist import plain
+from ffdist.cli.help import Flag
 from ffdist.cli.parsing import parsed
 from ffdist.cores import available_cores, cpu_quota
 from ffdist.errors import ConfigError, FfdistError
@@ -35,7 +35,7 @@ class Doctor:
 
     processes: int = 3
     """Processes in the chain that sends."""
-    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    json: Flag = False
     """Print one JSON object."""
 
 

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import tyro
-
+from ffdist.cli.help import Flag, Positional
 from ffdist.cli.parsing import parsed
 from ffdist.errors import ConfigError
 from ffdist.loading import loading
@@ -25,17 +24,17 @@ if TYPE_CHECKING:
 class Eval:
     """Top-1 and top-5 accuracy of a run's last snapshot on the test split, by predictor and block."""
 
-    run: Annotated[Path, tyro.conf.Positional]
+    run: Annotated[Path, Positional]
     """Run directory."""
     data: str | None = None
     """Another data set of the same shape and classes. Default: the run's own."""
     batch_size: int | None = None
     """Samples a batch. Default: the run's own, which gives training's numbers bit for bit."""
-    confusion: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    confusion: Flag = False
     """Print the confusion matrix too: true classes down, predicted ones across."""
     predictor: Literal["mean", "last", "weighted", "fusion"] = "mean"
     """Whose confusion it is."""
-    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    json: Flag = False
     """Print one JSON object, accuracies as fractions; with --confusion, its counts in it."""
 
 

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import tyro
-
+from ffdist.cli.help import Positional
 from ffdist.cli.parsing import parsed
 from ffdist.errors import ConfigError, users_code
 from ffdist.loading import loading
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 class Export:
     """Write a run's last snapshot as one file: a torch.export program (.pt2) or the weights (.safetensors)."""
 
-    run: Annotated[Path, tyro.conf.Positional]
+    run: Annotated[Path, Positional]
     """Run directory."""
     to: Path
     """FILE.pt2: takes pixels in [0, 1], float32 [B, C, H, W], and refuses others; gives scores [B, K]; torch is enough.

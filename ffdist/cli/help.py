@@ -11,13 +11,15 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-import tyro
-
 from ffdist.options import text_of
 from ffdist.settings.base import Group, explained
 
+Positional = "positional"
+"""Marks a field that is told by its place, without an option."""
+Flag = Annotated[bool, "flag"]
+"""A switch that cannot be turned off again: what a command does."""
 LEFT = 26
-"""Columns of a flag and its value."""
+"""Columns of a flag and its value, where there are 80 at least in all."""
 LEAST, MOST = 60, 110
 """Columns of the whole."""
 SHORT = 44
@@ -38,6 +40,14 @@ class Argument:
     positional: bool = False
     flag: str = ""
     required: bool = False
+    both: bool = False
+    """Whether it is a switch that can be turned off, too."""
+
+    @property
+    def kind_if_given(self) -> Any:
+        """Of `int | None`: int."""
+        kinds = [each for each in get_args(self.kind) if each is not type(None)]
+        return kinds[0] if get_origin(self.kind) in (Union, UnionType) and len(kinds) == 1 else self.kind
 
     @property
     def spelled(self) -> str:
@@ -48,24 +58,23 @@ class Argument:
         return f"{self.flag} {value}" if value else self.flag
 
 
-def arguments_of(kind: type, made: Any = None, *, deep: bool = False) -> Iterator[Argument]:
-    """The arguments that a command's dataclass has, but for its groups of settings, where not `deep`.
+def arguments_of(kind: type, made: Any = None) -> Iterator[Argument]:
+    """The arguments that a command's dataclass has, but for its groups of settings.
 
     made: one of that class, whose values are the defaults; None: the fields' own.
     """
     hints, told = get_type_hints(kind, include_extras=True), explained(kind)
     for field in dataclasses.fields(kind):
-        hint, marks = hints[field.name], ()
+        hint, marks = hints[field.name], []
         if get_origin(hint) is Annotated:
             hint, *marks = get_args(hint)
         if dataclasses.is_dataclass(hint):
             continue
         default = getattr(made, field.name) if made is not None else field.default
-        names = [mark.name for mark in marks if hasattr(mark, "name") and mark.name]
-        flag = "--" + (names[0] if names else field.name.replace("_", "-"))
+        flag = f"--{field.name.rstrip('_').replace('_', '-')}"
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-        positional = tyro.conf.Positional in marks or any("ositional" in repr(mark) for mark in marks)
-        yield Argument(field.name, hint, default, told.get(field.name, ""), positional, flag, required)
+        yield Argument(field.name, hint, default, told.get(field.name, ""), Positional in marks, flag, required,
+                       both=not marks)  # fmt: skip
 
 
 def groups_of(made: Any) -> Iterator[tuple[str, Group]]:
@@ -89,21 +98,31 @@ def width() -> int:
 
 def page(usage: str, summary: str, groups: list[tuple[str, list[Argument]]], more: str = "") -> str:
     """The whole text. groups: headings with their arguments."""
-    lines = [f"usage: {usage}", "", *textwrap.wrap(summary, width())]
+    lines = [*textwrap.wrap(f"usage: {usage}", width(), subsequent_indent=" " * 7, break_on_hyphens=False), ""]
+    lines += textwrap.wrap(summary, width())
     for title, arguments in groups:
         if arguments:
-            lines += ["", f"{title}:", *(line for each in arguments for line in entry(each))]
-    return "\n".join([*lines, "", more] if more else lines)
+            lines += [
+                *([""] if width() >= 70 else []),
+                f"{title}:",
+                *(line for each in arguments for line in entry(each)),
+            ]
+    lines += ["", *(line for part in more.splitlines() for line in textwrap.wrap(part, width()))] if more else []
+    return "\n".join(lines)
 
 
 def entry(argument: Argument) -> list[str]:
     """An argument's lines: how it is spelled, the first sentence about it, its default."""
     text = first_sentence(argument.text) + said_choices(argument) + said_default(argument)
-    body = textwrap.wrap(text, width() - LEFT - 3) or [""]
-    left = f"  {argument.spelled}"
-    if len(left) > LEFT + 1:
-        return [left, *(" " * (LEFT + 3) + line for line in body)]
-    return [f"{left:<{LEFT + 3}}{body[0]}", *(" " * (LEFT + 3) + line for line in body[1:])]
+    left, columns = f"  {argument.spelled}", LEFT + 3
+    if width() < 80:
+        return textwrap.wrap(f"{left}  {text}", width(), subsequent_indent=" " * 6, break_on_hyphens=False)
+    body = textwrap.wrap(text, width() - columns, break_on_hyphens=False) or [""]
+    if len(left) >= columns and len(left) + 2 + len(text) <= width():
+        return [f"{left}  {text}"]
+    if len(left) >= columns - 1:
+        return [left, *(" " * columns + line for line in body)]
+    return [f"{left:<{columns}}{body[0]}", *(" " * columns + line for line in body[1:])]
 
 
 def first_sentence(text: str) -> str:

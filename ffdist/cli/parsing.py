@@ -1,64 +1,210 @@
-"""How each command reads its arguments: help by `ffdist.cli.help`, all else by tyro."""
+"""How each command reads its arguments: by its dataclass, whose fields `ffdist.cli.help` tells of, too."""
 
 from __future__ import annotations
 
+import argparse
 import sys
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import fields
+from typing import Any, TypeVar, get_args, get_origin
 
-import tyro
-
-from ffdist.cli.help import Argument, arguments_of, first_sentence, groups_of, page
-from ffdist.options import nearest
-from ffdist.settings.base import errors_collected
+from ffdist.cli.help import Argument, arguments_of, choices_of, first_sentence, groups_of, is_many, page
+from ffdist.errors import ConfigError
+from ffdist.options import convert, describe, nearest
+from ffdist.settings import as_flag
 
 T = TypeVar("T")
-FLATTENED = (tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes)
-"""A field of a group is spelled by its own name: `--lr`, without those of the groups around it."""
+WORDS = "words"
+"""What stands without an option, until it is dealt to the positional arguments."""
+
+
+class UsageError(ConfigError):
+    """A command line that cannot be read."""
 
 
 def parsed(kind: type[T], args: Sequence[str], prog: str, *, made: Any = None, more: str = "") -> T:
-    """A command's arguments. Exits with 0 where help is all that was wanted, and with 2 for what cannot be read.
+    """A command's arguments. Exits with 0 where help is all that was wanted.
 
-    made: the defaults, where they are not the class's own; more: what help says at its end.
+    made: the defaults, where the command has groups of settings; more: what help says at its end.
+
+    Raises UsageError for what cannot be read.
     """
     if wants_help(args):
         print(help_of(kind, prog, made=made, more=more))
         sys.exit(0)
-    with errors_collected() as found:
-        made = tyro.cli(kind, args=list(args), prog=prog, default=made, config=FLATTENED)
-    if found:
-        raise found[0]
-    return made
+    told = told_by(kind, args, prog, made=made)
+    for argument in arguments_of(kind):
+        if argument.required and argument.name not in told:
+            raise UsageError(f"{argument.spelled} is missing", where=prog, expected=usage(kind, prog),
+                             remedy=f"{prog} --help")  # fmt: skip
+    return laid(kind, told, made)
+
+
+def laid(kind: type[T], told: Mapping[str, Any], made: Any = None) -> T:
+    """A command with what it was told, of itself and of its groups of settings."""
+    own = {f.name for f in fields(kind) if f.name in told}  # pyright: ignore[reportArgumentType]
+    others = {name: value for name, value in told.items() if name not in own}
+    values = {name: told[name] for name in own}
+    return kind(**values, **({"settings": made.settings.changed(**others)} if made else {}))
+
+
+def told_by(kind: type, args: Sequence[str], prog: str, *, made: Any = None) -> dict[str, Any]:
+    """What the words say, by the fields' names, each value of its type. Raises UsageError for what cannot be read."""
+    known = known_arguments(kind, made)
+    own, tail = split_at_dashes(args)
+    options = {each.flag: each for each in known if not each.positional}
+    try:
+        found, rest = parser_of(known, prog).parse_known_intermixed_args(normal(own, options))
+    except argparse.ArgumentError as error:
+        raise wrong_number(error, options, prog) from None
+    for word in rest:
+        if word.startswith("-"):
+            raise unknown_option(word, options, prog)
+    told = vars(found)
+    words = [*(told.pop(WORDS, None) or []), *tail]
+    told |= dealt([each for each in known if each.positional], words, prog)
+    return {each.name: value_of(each, told[each.name], prog) for each in known if each.name in told}
+
+
+def known_arguments(kind: type, made: Any) -> list[Argument]:
+    """Its own, and those of its groups of settings."""
+    groups = (each for _, group in (groups_of(made) if made else ()) for each in arguments_of(type(group)))
+    return [*arguments_of(kind), *groups]
+
+
+def parser_of(known: Iterable[Argument], prog: str) -> argparse.ArgumentParser:
+    """It takes texts; `value_of` makes values of them."""
+    parser = argparse.ArgumentParser(
+        prog, add_help=False, allow_abbrev=False, exit_on_error=False, argument_default=argparse.SUPPRESS
+    )
+    for each in known:
+        if each.positional:
+            continue
+        if each.kind is bool:
+            action = argparse.BooleanOptionalAction if each.both else "store_true"
+            parser.add_argument(each.flag, dest=each.name, action=action)
+        elif is_many(each.kind):
+            parser.add_argument(each.flag, dest=each.name, nargs="*")
+        elif get_origin(each.kind_if_given) is tuple:
+            parser.add_argument(each.flag, dest=each.name, nargs=len(get_args(each.kind_if_given)))
+        else:
+            parser.add_argument(each.flag, dest=each.name)
+    parser.add_argument(WORDS, nargs="*")
+    return parser
+
+
+def split_at_dashes(args: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The words before "--", and those behind it, which are no options."""
+    at = list(args).index("--") if "--" in args else len(args)
+    return list(args[:at]), list(args[at + 1 :])
+
+
+def normal(args: Sequence[str], options: Mapping[str, Argument]) -> list[str]:
+    """Options with dashes for underscores; a negative number joined to its option, since it looks like one itself."""
+    words: list[str] = []
+    for arg in args:
+        name, equals, value = arg.partition("=")
+        before = options.get(words[-1]) if words else None
+        if arg.startswith("--"):
+            words.append(name.replace("_", "-") + equals + value)
+        elif arg.startswith("-") and before and is_number(arg) and not is_many(before.kind) and before.kind is not bool:
+            words[-1] += f"={arg}"
+        else:
+            words.append(arg)
+    return words
+
+
+def is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def wrong_number(error: argparse.ArgumentError, options: Mapping[str, Argument], prog: str) -> UsageError:
+    """An option with no value, or with one that it does not take."""
+    argument = options[(error.argument_name or "").partition("/")[0]]
+    if argument.kind is bool:
+        return UsageError(f"{argument.flag} takes no value", where=prog, remedy=f"{argument.flag} alone")
+    return UsageError(f"{argument.flag} has no value", where=prog, expected=argument.spelled,
+                      remedy=f"one that begins with - stands behind =: {argument.flag}=-1")  # fmt: skip
+
+
+def unknown_option(word: str, options: Mapping[str, Argument], prog: str) -> UsageError:
+    """With the nearest that there is."""
+    name = word.partition("=")[0]
+    switches = [f"no-{flag[2:]}" for flag, each in options.items() if each.both and each.kind is bool]
+    names = [*(flag[2:] for flag in options), *switches, "help", "quiet", "verbose"]
+    plain = name.lstrip("-")
+    begun = [each for each in names if plain and each.startswith(plain)] if name.startswith("--") else []
+    near = nearest(plain.replace("-", "_"), [each.replace("-", "_") for each in names])
+    if begun:
+        remedy = f"write it out: {' or '.join(f'--{each}' for each in begun[:4])}"
+    elif "did you mean" in near:
+        remedy = f"did you mean {as_flag(near.split(chr(39))[1])}?"
+    else:
+        remedy = f"{prog} --help"
+    return UsageError(f"there is no option {name}", where=prog, remedy=remedy)
+
+
+def dealt(positional: Sequence[Argument], words: list[str], prog: str) -> dict[str, Any]:
+    """The words to the arguments in a row. Raises UsageError for one too many."""
+    told: dict[str, Any] = {}
+    for each in positional:
+        if words:
+            told[each.name] = words if is_many(each.kind) else words[0]
+            words = [] if is_many(each.kind) else words[1:]
+    if words:
+        raise UsageError(f"a word too many: {words[0]}", where=prog, remedy=f"{prog} --help")
+    return told
+
+
+def value_of(argument: Argument, told: Any, prog: str) -> Any:
+    """Texts as the argument's type. Raises UsageError."""
+    if argument.kind is bool:
+        return told
+    kind = argument.kind_if_given
+    if is_many(kind):
+        return tuple(one_value(argument, get_args(kind)[0], text, prog) for text in told)
+    if isinstance(told, list):
+        return tuple(one_value(argument, each, text, prog) for each, text in zip(get_args(kind), told, strict=True))
+    optional = kind is not argument.kind
+    return None if optional and told in ("none", "None") else one_value(argument, kind, told, prog)
+
+
+def one_value(argument: Argument, kind: Any, text: str, prog: str) -> Any:
+    if kind is str:
+        return text
+    try:
+        return convert(text, kind)
+    except (TypeError, ValueError, OverflowError) as error:
+        choices = list(map(str, choices_of(kind)))
+        several = is_many(argument.kind) and "," in text
+        remedy = f"several are told apart by spaces: {text.replace(',', ' ')}" if several else None
+        remedy = remedy or (nearest(text, choices) if choices else None)
+        name = argument.name.upper() if argument.positional else argument.flag
+        raise UsageError(f"{name} has a wrong value", where=prog, expected=describe(kind), got=text,
+                         remedy=remedy if remedy and "choose" not in remedy else None) from error  # fmt: skip
 
 
 def parsed_of(commands: Mapping[str, type[Any]], args: Sequence[str], prog: str) -> Any:
-    """Of the one of several commands that comes first. Exits with 2 for none such."""
+    """Of the one of several commands that comes first. Raises UsageError for none such."""
     name = args[0] if args else "--help"
     if name in commands:
         return parsed(commands[name], args[1:], f"{prog} {name}")
-    if name in ("-h", "--help"):
-        lines = [
-            f"  {each:<9}{first_sentence(' '.join((kind.__doc__ or '').split()))}" for each, kind in commands.items()
-        ]
-        print(
-            f"usage: {prog} COMMAND [OPTION ...]",
-            "",
-            "commands:",
-            *lines,
-            "",
-            f"`{prog} COMMAND --help` explains each.",
-            sep="\n",
-        )
+    if name in ("-h", "--help", "help"):
+        summaries = {each: first_sentence(" ".join((kind.__doc__ or "").split())) for each, kind in commands.items()}
+        lines = [f"  {each:<9}{summary}" for each, summary in summaries.items()]
+        print(f"usage: {prog} COMMAND [OPTION ...]", "", "commands:", *lines, "", sep="\n")
+        print(f"`{prog} COMMAND --help` explains each.")
         sys.exit(0)
-    print(f"{prog}: there is no command '{name}'; {nearest(name, commands)}", file=sys.stderr)
-    sys.exit(2)
+    raise UsageError(f"there is no command '{name}'", where=prog, remedy=nearest(name, commands))
 
 
 def wants_help(args: Sequence[str]) -> bool:
     """Whether -h or --help is among them; behind "--" they are names."""
-    own = args[: args.index("--")] if "--" in args else args
-    return not {"-h", "--help"}.isdisjoint(own)
+    return not {"-h", "--help"}.isdisjoint(split_at_dashes(args)[0])
 
 
 def help_of(kind: type, prog: str, *, made: Any = None, more: str = "", hidden: Collection[str] = ()) -> str:
@@ -73,9 +219,15 @@ def help_of(kind: type, prog: str, *, made: Any = None, more: str = "", hidden: 
         (title, [each for each in arguments_of(type(group), group) if each.name not in hidden])
         for title, group in (groups_of(made) if made else ())
     ]
-    usage = " ".join([prog, *map(in_usage, positional), "[OPTION ...]"])
     summary = " ".join((kind.__doc__ or "").split())
-    return page(usage, summary, [("arguments", positional), ("options", named), *groups], more)
+    return page(usage(kind, prog), summary, [("arguments", positional), ("options", named), *groups], more)
+
+
+def usage(kind: type, prog: str) -> str:
+    """What must stand, and what may."""
+    own = list(arguments_of(kind))
+    must = [each.spelled for each in own if each.required and not each.positional]
+    return " ".join([prog, *(in_usage(each) for each in own if each.positional), *must, "[OPTION ...]"])
 
 
 def in_usage(argument: Argument) -> str:

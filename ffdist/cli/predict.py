@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import tyro
-
+from ffdist.cli.help import Flag, Positional
 from ffdist.cli.parsing import parsed
 from ffdist.errors import ConfigError, DataError
 from ffdist.loading import loading
@@ -25,9 +24,9 @@ if TYPE_CHECKING:
 class Predict:
     """The class of each picture, by a run's last snapshot."""
 
-    run: Annotated[Path, tyro.conf.Positional]
+    run: Annotated[Path, Positional]
     """Run directory."""
-    images: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    images: Annotated[tuple[Path, ...], Positional]
     """Pictures of any format, size and mode, and folders of them; they are read as the run's data were."""
     predictor: str = "mean"
     """Whose scores decide: mean, last, weighted, fusion, or a block's name."""
@@ -35,7 +34,7 @@ class Predict:
     """The most likely classes to show. Default: 1; all with --json."""
     batch_size: int = 64
     """Pictures at once."""
-    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    json: Flag = False
     """Print one JSON object for each picture, with the scores of all classes."""
 
 

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import tyro
-
 from ffdist.cli.evaluate import opened
+from ffdist.cli.help import Flag, Positional
 from ffdist.cli.parsing import parsed
 from ffdist.errors import DataError
 from ffdist.loading import loading
@@ -26,15 +25,15 @@ if TYPE_CHECKING:
 class Report:
     """What a run was told, how its blocks learned, what came out; figures where asked for."""
 
-    run: Annotated[Path, tyro.conf.Positional]
+    run: Annotated[Path, Positional]
     """Run directory."""
-    cam: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    cam: Flag = False
     """Draw class activation maps (cam.png): where in some test pictures each block sees the evidence for the class."""
     data: str | None = None
     """Another data set for --cam, of the same shape and classes. Default: the run's own."""
     pictures: int = 10
     """Test pictures in cam.png, of each class in turn."""
-    figures: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    figures: Flag = False
     """Draw each block's loss and accuracy over the epochs (curves.png)."""
     to: Path | None = None
     """Folder for the figures. Default: the run directory."""

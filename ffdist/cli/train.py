@@ -4,80 +4,67 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-import tyro
-
+from ffdist.cli.help import Flag, Positional, arguments_of, is_many
 from ffdist.cli.hints import stray
-from ffdist.cli.parsing import help_of, parsed, wants_help
+from ffdist.cli.parsing import help_of, split_at_dashes, told_by, wants_help
 from ffdist.errors import ConfigError, setting
+from ffdist.folders import command
 from ffdist.loading import loading
 from ffdist.notes import note
 from ffdist.presets import PRESETS, with_preset
-from ffdist.settings import Settings, apply, flat, without_strange_options
+from ffdist.settings import GROUP_OF, Settings, apply, flat, kind_of, without_strange_options
 from ffdist.settings.toml import read_toml, write_toml
 
-Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 BARE = "digits"
 """The preset of a bare `ffdist train`."""
-ACTIONS = ("resume", "dry_run")
-"""Keys of a settings file that say what to do: the command's own, and no settings."""
+PROG = "ffdist train"
 MORE = """\
-`ffdist settings NAME` says all about a setting; `ffdist presets`, `rules`, `models` and `datasets` list what there is;
-`ffdist train PRESET --help` has the preset's values, and `--print-config` what would run.
-Settings: defaults < preset < file < command line. A bare `ffdist train` is `ffdist train digits`, whose values stand
-here."""
+`ffdist settings NAME` says all about one. Defaults < preset < file < command line.
+A bare `ffdist train` is `ffdist train digits`, whose values stand here."""
 
 
 @dataclass(frozen=True)
 class Train:
     """Train a network through a pipeline of stages."""
 
-    preset: Annotated[str | None, tyro.conf.Positional] = None
+    preset: Annotated[str | None, Positional] = None
     """Named settings to start from (see `ffdist presets`)."""
     config: Path | None = None
     """TOML file of settings, laid over the preset."""
     resume: Path | None = None
-    """Go on from the last snapshot of the run in this folder. With its settings; stages and other ways of running may
-    differ. More epochs than before go on at the learning rate that the longer schedule has there."""
+    """Go on from a run's last snapshot. The run is in this folder. With its settings; stages and other ways of running
+    may differ. More epochs than before go on at the learning rate that the longer schedule has there."""
     print_config: Flag = False
     """Print what would run, as a TOML file, and stop. Needs no data."""
     dry_run: Flag = False
     """Measure the blocks, print the stages, and stop."""
     json: Flag = False
-    """Print one JSON object at the end: what came of it."""
-    settings: Annotated[Settings, tyro.conf.arg(name="")] = field(default_factory=Settings)
+    """Print what came of it as one JSON object."""
+    settings: Settings = field(default_factory=Settings)
 
 
 def parse(args: Sequence[str]) -> Train:
     """The command with its resolved settings. Raises ConfigError for an unknown preset, key or value, and for what may
-    not change when a run goes on."""
+    not change when a run goes on; UsageError for a command line that cannot be read."""
     args, preset = preset_of(as_told(args))
-    told = {arg.split("=")[0].lstrip("-").replace("-", "_") for arg in args if arg.startswith("--")}
-    first = parsed(Train, args, "ffdist train", made=Train())
-    if first.preset is not None:
-        raise stray(first.preset)
-    from_file = dict(flat(read_toml(first.config), str(first.config))) if first.config else {}
-    actions: dict[str, Any] = {name: from_file.pop(name) for name in ACTIONS if name in from_file}
-    resume = first.resume or resumed_by_file(actions, from_file, first)
+    told = told_by(Train, args, PROG, made=Train())
+    if "preset" in told:
+        raise stray(told["preset"])
+    file = told.pop("config", None)
+    from_file = flat(read_toml(file), str(file)) if file else {}
+    actions = actions_of(from_file, file)
+    said = {name: told.pop(name) for name in ("print_config", "dry_run", "json") if name in told}
+    resume = told.pop("resume", None) or resumed_by_file(actions, told.get("out") or from_file.get("out"), file)
     base = recorded = recorded_settings(resume) if resume else Settings()
-    base = laid_over(base, preset or bare(first, resume), from_file, first.config)
-    command = parsed(Train, args, "ffdist train", made=Train(preset, settings=base))
-    settings = command.settings
-    if resume:
-        if told & {"out"} and settings.run.out != resume:
-            raise ConfigError(
-                f"{setting('resume')} and {setting('run.out')} name two runs",
-                expected=f"{resume} alone",
-                got=settings.run.out,
-                remedy=f"leave {setting('run.out')} out: a run goes on in its own folder",
-            )
-        settings = settings.changed(out=resume)
-    else:
-        settings = without_strange_options(settings, base, told)
+    bare = BARE if not file and not resume and told.get("data", BARE) == BARE else None
+    base = laid_over(base, preset or bare, from_file, file)
+    settings = base.changed(**told)
+    settings = in_its_folder(settings, resume, told) if resume else without_strange_options(settings, base, told)
     if "address" in told and settings.plan.launcher != "ray":
         raise ConfigError(
             f"{setting('ray.address')} is a Ray cluster's",
@@ -88,21 +75,49 @@ def parse(args: Sequence[str]) -> Train:
         from ffdist.runtime.folder import check_resumable
 
         check_resumable(recorded, settings)
-    dry_run = command.dry_run or actions.get("dry_run") is True
-    return Train(preset, command.config, resume, command.print_config, dry_run, command.json, settings)
+    dry_run = said.get("dry_run", False) or actions.get("dry_run", False)
+    return Train(preset, file, resume, said.get("print_config", False), dry_run, said.get("json", False), settings)
 
 
-def resumed_by_file(actions: dict[str, Any], from_file: dict[str, Any], first: Train) -> Path | None:
-    """The run that `resume = true` in a settings file means."""
-    if actions.get("resume") is not True:
-        return None
-    out = first.settings.run.out or from_file.get("out")
-    return Path(out) if out else None
+def in_its_folder(settings: Settings, run: Path, told: Mapping[str, Any]) -> Settings:
+    """Of a run that goes on. Raises ConfigError where another folder is told."""
+    if "out" in told and settings.run.out != run:
+        raise ConfigError(
+            f"{setting('resume')} and {setting('run.out')} name two runs",
+            expected=f"{run} alone",
+            got=settings.run.out,
+            remedy=f"leave {setting('run.out')} out: a run goes on in its own folder",
+        )
+    return settings.changed(out=run)
 
 
-def bare(first: Train, resume: Path | None) -> str | None:
-    """The preset where nothing says what to train."""
-    return BARE if first.config is None and not resume and first.settings.dataset.data == "digits" else None
+def actions_of(from_file: dict[str, Any], file: Path | None) -> dict[str, Any]:
+    """What a settings file says to do, taken out of it. Raises ConfigError for what a file cannot say."""
+    actions = {name: from_file.pop(name) for name in ("resume", "dry_run") if name in from_file}
+    for name in ("preset", "config", "print_config", "json", "quiet", "verbose"):
+        if name in from_file:
+            raise ConfigError(f"'{name}' is no setting of a file", where=file,
+                              remedy=on_command_line(name, from_file[name], file))  # fmt: skip
+    for name, kinds in (("resume", (bool, str)), ("dry_run", bool)):
+        if not isinstance(actions.get(name, False), kinds):
+            raise ConfigError(f"'{name}' has a wrong value", where=file, expected="true or false", got=actions[name])
+    return actions
+
+
+def on_command_line(name: str, value: object, file: Path | None) -> str:
+    """How an action of a file's is told instead."""
+    if name == "preset":
+        return command("train", value, "--config", file or "FILE")
+    return f"leave it out, and say {setting(name)} on the command line, where you want it"
+
+
+def resumed_by_file(actions: Mapping[str, Any], out: object, file: Path | None) -> Path | None:
+    """The run that `resume` in a settings file means: that of `out` where it is `true`, as older files have it."""
+    told = actions.get("resume", False)
+    if told is True and out is None:
+        raise ConfigError("which run is to go on?", where=file, got="resume = true, without out",
+                          remedy="ffdist train --resume RUN")  # fmt: skip
+    return Path(str(out)) if told is True else Path(told) if told else None
 
 
 def laid_over(base: Settings, preset: str | None, from_file: dict[str, Any], file: Path | None) -> Settings:
@@ -113,33 +128,34 @@ def laid_over(base: Settings, preset: str | None, from_file: dict[str, Any], fil
 
 def as_told(args: Sequence[str]) -> list[str]:
     """`--resume` without a folder means the one of `--out`, as it has been told in older versions."""
-    args = list(args)
-    if "--no-resume" in args:
-        args.remove("--no-resume")
+    args = [arg for arg in args if arg != "--no-resume"]
     if "--resume" not in args:
         return args
     at = args.index("--resume")
     if at + 1 < len(args) and not args[at + 1].startswith("-"):
         return args
-    out = next((arg.partition("=")[2] or following for arg, following in zip(args, [*args[1:], ""], strict=True)
-                if arg == "--out" or arg.startswith("--out=")), "")  # fmt: skip
-    if not out:
+    pairs = zip(args, [*args[1:], ""], strict=True)
+    outs = [arg.partition("=")[2] or following for arg, following in pairs if arg.partition("=")[0] == "--out"]
+    if not outs:
         raise ConfigError("which run is to go on?", where=setting("resume"), remedy="ffdist train --resume RUN")
-    return [*args[:at], f"--resume={out}", *args[at + 1 :]]
+    return [*args[:at], f"--resume={outs[-1]}", *args[at + 1 :]]
 
 
 def preset_of(args: Sequence[str]) -> tuple[list[str], str | None]:
     """The arguments without the preset, wherever it stands, and the preset. Raises ConfigError for a second one, and
     for what is none, with what it seems to be."""
+    args, tail = split_at_dashes(args)
     named = [index for index, arg in enumerate(args) if arg in PRESETS and not is_value(args, index)]
     for index, arg in enumerate(args):
         if index not in named and not arg.startswith("-") and (index == 0 or takes_nothing(args[index - 1])):
             raise stray(arg)
-    if len(named) > 1:
-        raise ConfigError("one preset at a time", where="ffdist train", expected="one",
-                          got=", ".join(args[i] for i in named))  # fmt: skip
-    rest = [arg for index, arg in enumerate(args) if index not in named]
-    return rest, args[named[0]] if named else None
+    found = [*(args[index] for index in named), *tail]
+    for word in found:
+        if word not in PRESETS:
+            raise stray(word)
+    if len(found) > 1:
+        raise ConfigError("one preset at a time", where=PROG, expected="one", got=", ".join(found))
+    return [arg for index, arg in enumerate(args) if index not in named], found[0] if found else None
 
 
 def is_value(args: Sequence[str], index: int) -> bool:
@@ -149,23 +165,21 @@ def is_value(args: Sequence[str], index: int) -> bool:
 
 
 def takes_nothing(word: str) -> bool:
-    """Whether it is a switch, or an option with its value in it."""
-    return word in ("-h", "--help") or (word.startswith("--") and ("=" in word or option_kind(word) is bool))
+    """Whether it is a switch, an option with its value in it, or a preset."""
+    if word in ("-h", "--help") or word in PRESETS:
+        return True
+    return word.startswith("--") and ("=" in word or option_kind(word) is bool)
 
 
 def takes_many(flag: str) -> bool:
-    from ffdist.cli.help import is_many
-
     return is_many(option_kind(flag))
 
 
 def option_kind(flag: str) -> Any:
     """The type of an option's value; None for an unknown one."""
-    from ffdist.cli.help import arguments_of
-    from ffdist.settings import GROUP_OF, kind_of
-
-    name = flag.lstrip("-").removeprefix("no-").replace("-", "_")
     own = {each.name: each.kind for each in arguments_of(Train)}
+    names = [flag[2:].replace("-", "_"), flag.removeprefix("--no-").replace("-", "_")]
+    name = next((each for each in names if each in GROUP_OF or each in own), "")
     return kind_of(name) if name in GROUP_OF else own.get(name)
 
 
@@ -178,20 +192,20 @@ def recorded_settings(run: Path) -> Settings:
 
 def help_page(args: Sequence[str]) -> str:
     """With the values of a preset where one is named, else of a bare `ffdist train`."""
-    preset = next((arg for arg in args if arg in PRESETS), BARE)
+    _, named = preset_of([arg for arg in args if arg not in ("-h", "--help")])
+    preset = named or BARE
     made = Train(preset, settings=with_preset(Settings(), preset))
-    named = preset in args
     summary = f"The values are those of the preset {preset}: {PRESETS[preset].summary}." if named else MORE
-    return help_of(Train, "ffdist train", made=made, more=summary)
+    return help_of(Train, PROG, made=made, more=summary)
 
 
 def main(args: Sequence[str]) -> None:
     if wants_help(args):
         print(help_page(args))
         sys.exit(0)
-    command = parse(args)
-    if command.print_config:
-        print(write_toml(command.settings), end="")
+    made = parse(args)
+    if made.print_config:
+        print(write_toml(made.settings), end="")
         return
     if "RANK" not in os.environ or os.environ["RANK"] == "0":
         note("loading torch, then checking data, network and rule ...")
@@ -199,4 +213,4 @@ def main(args: Sequence[str]) -> None:
     with loading():
         from ffdist.cli.training import train
 
-    train(command, ["ffdist", "train", *args])
+    train(made, ["ffdist", "train", *args])

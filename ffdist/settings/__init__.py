@@ -16,7 +16,7 @@ from typing import Any, get_type_hints
 
 from ffdist.errors import ConfigError, setting
 from ffdist.options import convert, describe, nearest
-from ffdist.settings.base import Group, explained, kinds_of_fields, verified
+from ffdist.settings.base import Group, explained, kinds_of_fields
 from ffdist.settings.compute import ComputeSettings
 from ffdist.settings.dataset import DatasetSettings
 from ffdist.settings.network import NetworkSettings
@@ -25,7 +25,7 @@ from ffdist.settings.plan import PlanSettings
 from ffdist.settings.ray import RaySettings
 from ffdist.settings.rule import RuleSettings
 from ffdist.settings.run import RunSettings
-from ffdist.settings.scheduler import SchedulerSettings
+from ffdist.settings.scheduler import SchedulerSettings, as_texts
 from ffdist.settings.training import TrainingSettings
 
 __all__ = [
@@ -69,7 +69,7 @@ class Settings:
     ray: RaySettings = field(default_factory=RaySettings)
 
     def __post_init__(self) -> None:
-        verified(self.check)
+        self.check()
 
     def check(self) -> None:
         """Raises ConfigError for settings that do not go together."""
@@ -130,30 +130,45 @@ def as_flag(name: str) -> str:
 
 
 def unknown(name: str, names: Collection[str], where: object = None) -> ConfigError:
-    return ConfigError(f"unknown setting '{name}'", where=where, remedy=nearest(name, names))
+    near = nearest(name, names)
+    return ConfigError(f"unknown setting '{name}'", where=where,
+                       remedy=near if len(near) < 200 else "`ffdist settings` lists all")  # fmt: skip
 
 
 def flat(values: Mapping[str, Any], where: str = "") -> dict[str, Any]:
     """The keys of a TOML file by the fields' own names: those in the tables of groups, and those outside of any, as
     older files have them. Dashes are underscores.
 
-    Raises ConfigError for a key that stands in another group's table.
+    Raises ConfigError for a key that stands in another group's table, or is told twice.
     """
     result: dict[str, Any] = {}
+    told: dict[str, str] = {}
     for key, value in values.items():
-        name = key.replace("-", "_")
-        if name not in GROUPS or not isinstance(value, Mapping):
-            result[name] = value
-            continue
-        for inner, told in value.items():
-            leaf = inner.replace("-", "_")
-            if leaf in GROUP_OF and GROUP_OF[leaf] != name:
-                raise ConfigError(f"'{inner}' is no setting of [{key}]", where=where or None,
-                                  remedy=f"it belongs to [{GROUP_OF[leaf]}]")  # fmt: skip
-            if leaf not in GROUP_OF:
-                raise unknown(inner, [f.name for f in dataclasses.fields(GROUPS[name])], f"{where}, [{key}]")
-            result[leaf] = told
+        for name, spelled, inner in _leaves(key, value, where):
+            if name in result:
+                raise ConfigError(f"'{name}' is told twice", where=where or None, got=f"{told[name]} and {spelled}",
+                                  remedy="leave one of them out")  # fmt: skip
+            result[name], told[name] = inner, spelled
     return result
+
+
+def _leaves(key: str, value: Any, where: str) -> Iterator[tuple[str, str, Any]]:
+    """A key of a file, or those in the table of a group: the field's name, how it is written, its value."""
+    name = key.replace("-", "_")
+    if name not in GROUPS:
+        yield name, key, value
+        return
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"'{key}' is a group of settings", where=where or None, expected=f"a table: [{key}]",
+                          got=repr(value))  # fmt: skip
+    for inner, told in value.items():
+        leaf = inner.replace("-", "_")
+        if leaf in GROUP_OF and GROUP_OF[leaf] != name:
+            raise ConfigError(f"'{inner}' is no setting of [{key}]", where=where or None,
+                              remedy=f"it belongs to [{GROUP_OF[leaf]}]")  # fmt: skip
+        if leaf not in GROUP_OF:
+            raise unknown(inner, [f.name for f in dataclasses.fields(GROUPS[name])], f"{where}, [{key}]")
+        yield leaf, f"[{key}] {inner}", told
 
 
 def apply(settings: Settings, values: Mapping[str, Any], where: str) -> Settings:
@@ -166,7 +181,7 @@ def apply(settings: Settings, values: Mapping[str, Any], where: str) -> Settings
         if name not in GROUP_OF:
             raise unknown(name, [*GROUP_OF, *GROUPS], where)
         try:
-            changes[name] = convert(as_options(value), kind_of(name))
+            changes[name] = convert(as_texts(value) if name == "windows" else as_options(value), kind_of(name))
         except (TypeError, ValueError, OverflowError) as error:
             raise ConfigError(f"'{name}' has a wrong value", where=where, expected=describe(kind_of(name)),
                               got=repr(value)) from error  # fmt: skip

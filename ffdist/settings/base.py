@@ -7,9 +7,6 @@ import ast
 import dataclasses
 import inspect
 import textwrap
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
 from math import isfinite
@@ -61,32 +58,6 @@ def option(
     return dataclasses.field(default=default, metadata={"range": Range(least, most, above, below), "free": free})
 
 
-_found: ContextVar[list[ConfigError] | None] = ContextVar("found", default=None)
-
-
-@contextmanager
-def errors_collected() -> Iterator[list[ConfigError]]:
-    """What is wrong with settings that are made inside, in place of an error: for a parser of arguments, which would
-    put words of its own around it."""
-    found: list[ConfigError] = []
-    token = _found.set(found)
-    try:
-        yield found
-    finally:
-        _found.reset(token)
-
-
-def verified(check: Callable[[], None]) -> None:
-    """Run a check of settings."""
-    try:
-        check()
-    except ConfigError as error:
-        found = _found.get()
-        if found is None:
-            raise
-        found.append(error)
-
-
 @dataclass(frozen=True)
 class Group:
     """A frozen dataclass of `option`s with a name among the settings."""
@@ -94,7 +65,7 @@ class Group:
     group: ClassVar[str]
 
     def __post_init__(self) -> None:
-        verified(self.check)
+        self.check()
 
     def check(self) -> None:
         """Each value as its type. Raises ConfigError, naming the field, for another type and for what is out of its

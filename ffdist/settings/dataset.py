@@ -24,9 +24,9 @@ class DatasetSettings(Group):
     image_size: int | None = option(None, least=1, most=4096)
     """Resize pictures to this height and width."""
     validation: float | None = option(None, least=0, below=1)
-    """Share of the training samples held out, 0 for none. It is drawn by class and by the seed. Default: the data's own
-    validation split, else 0.2."""
+    """Share of the samples held out, 0 for none. It is drawn from the training samples, by class and by the seed.
+    Default: own split, else 0.2. The own is the data's validation split."""
     augment: tuple[Change, ...] = ()
-    """Random changes of training pictures. crop: out of a black margin of an eighth of the side; shift: by up to 2
-    pixels, with a reflected margin; flip: left-right; alternate: flip each in every other epoch; cutout: a black square
-    of a quarter of the side."""
+    """Random changes. They are drawn anew each time a training picture is learned from. crop: out of a black margin of
+    an eighth of the side; shift: by up to 2 pixels, with a reflected margin; flip: left-right; alternate: flip each in
+    every other epoch; cutout: a black square of a quarter of the side."""

@@ -15,11 +15,11 @@ class NetworkSettings(Group):
     group: ClassVar[str] = "network"
 
     model: str = "cnnb"
-    """A name (see `ffdist models`), module:function or file.py:function. It returns a Chain or an nn.Sequential."""
+    """A name of `ffdist models`, or file.py:function. Or module:function; it returns a Chain or an nn.Sequential."""
     model_args: tuple[str, ...] = ()
-    """Its options as key=value, e.g. widths=32,64,128."""
+    """Its options, e.g. widths=32,64,128. Several are told apart by spaces; `ffdist models NAME` lists them."""
     pretrained: str | None = None
     """Weights to start from: a state file, or "imagenet". The latter are torchvision's for resnet18, mobilenet-v3-small
     and vit with the options they have there; classifiers are left out. Files are .safetensors or .pth."""
     blocks: tuple[int, ...] = option(())
-    """Children in a row that make a block, e.g. 2 1. Each block has one loss. Default: each child is a block."""
+    """Children that make each block, e.g. 2 1. They follow in a row; each block has one loss. Default: one each."""

@@ -25,14 +25,14 @@ class OptimSettings(Group):
     nesterov: bool = False
     """Nesterov's form of momentum, for sgd and muon."""
     bias_lr: float | None = option(None, above=0)
-    """Rate of biases and of norms' parameters. Default: that of all."""
+    """Rate of biases and norms' parameters. Default: lr."""
     head_lr: float | None = option(None, above=0)
-    """Rate of what the rule adds beside a block. Of a twin's classifier, too; with muon, of their linear layers.
-    Default: that of all."""
+    """Rate of what the rule adds to a block. Of a twin's classifier, too; with muon, of their linear layers.
+    Default: lr."""
     muon_momentum: float = option(0.95, least=0, below=1)
     """Momentum of muon."""
     unit_filters: bool = False
-    """muon: scale filters to the norm sqrt(outputs) before a step. Matrices, too; for layers with a norm behind."""
+    """muon: scale filters to norm sqrt(outputs). Before each step; matrices, too; for layers with a norm behind."""
     ns_steps: int = option(5, least=1, most=99)
     """muon: steps of Newton and Schulz's iteration."""
     clip: float | None = option(None, above=0)

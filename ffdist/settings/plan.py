@@ -18,16 +18,19 @@ class PlanSettings(Group):
     group: ClassVar[str] = "plan"
 
     stages: int | None = option(None, least=1, free=True)
-    """Pipeline stages, a process each. Default: torchrun's ranks; else one a GPU; else 2, or 1 with 1 block or core."""
+    """Pipeline stages. A process each, or what the launcher makes of them. Default: torchrun's ranks; else one a GPU;
+    else 2, or 1 with 1 block or core."""
     cut: tuple[int, ...] = option((), free=True)
-    """Blocks in each stage, e.g. 1 2. Default: dealt by measured time."""
+    """Blocks in each stage, e.g. 1 2. Default: by time. It is measured before the run."""
     queue: int = option(2, least=1, free=True)
-    """Batches an edge between two stages holds at most."""
+    """Batches between two stages, at most."""
     transport: Transport = option("auto", free=True)
-    """How activations travel. auto: NCCL between GPUs (XCCL between Intel's), shared memory within a host, gloo across
-    hosts. object-store: Ray's, for clusters whose nodes reach one another by Ray's own ports alone."""
+    """Between stages. How activations travel. auto: NCCL between GPUs (XCCL between Intel's), shared memory within a
+    host, gloo across hosts. object-store: Ray's, for clusters whose nodes reach one another by Ray's own ports
+    alone."""
     launcher: Literal["processes", "threads", "ray"] = option("processes", free=True)
-    """What runs the stages, where torchrun does not. A process each, a thread each in this one, or a Ray actor each."""
+    """What runs the stages. Under torchrun its ranks do. A process each, a thread each in this one, or a Ray actor
+    each."""
 
     def check(self) -> None:
         super().check()

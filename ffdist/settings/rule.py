@@ -15,11 +15,11 @@ class RuleSettings(Group):
     group: ClassVar[str] = "rule"
 
     objective: str = "sff"
-    """A name (see `ffdist rules`), module:Class or file.py:Class. "backprop" is the twin with one global loss."""
+    """A name of `ffdist rules`, or file.py:Class. Or module:Class; "backprop" is the twin with one global loss."""
     objective_args: tuple[str, ...] = ()
-    """Its options as key=value, e.g. kernel=5."""
+    """Its options, e.g. kernel=5. Several are told apart by spaces; `ffdist rules NAME` lists them."""
     label_smoothing: float = option(0.0, least=0, below=1)
-    """Share of the target spread over the classes. For rules with a cross-entropy over their scores."""
+    """Share of the target spread over all classes. For rules with a cross-entropy over their scores."""
     fusion: bool = False
-    """Train a linear classifier on all blocks' features. It learns as one more block behind the last; a cut counts
+    """A linear classifier on all blocks' features, too. It learns as one more block behind the last; a cut counts
     it."""

@@ -23,7 +23,7 @@ class RunSettings(Group):
     snapshot_every: int | None = option(None, least=1, free=True)
     """Batches between snapshots within an epoch. Each epoch's end makes one in any case."""
     timeout: float = option(600.0, least=0.1, most=10**6, free=True)
-    """Seconds after which a silent neighbour counts as hung."""
+    """Seconds until a silent neighbour is hung."""
 
     def check(self) -> None:
         if isinstance(self.timeout, timedelta):  # as Python has it

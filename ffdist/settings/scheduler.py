@@ -17,21 +17,21 @@ class SchedulerSettings(Group):
     group: ClassVar[str] = "scheduler"
 
     schedule: Literal["constant", "cosine", "linear", "linear-late", "plateau"] = "cosine"
-    """Course of the learning rate. cosine or linear to `end`, linear to 0 over the second half (linear-late), or
+    """Its course. cosine or linear to `end`, linear to 0 over the second half (linear-late), or
     lowered per block where its validation loss stays (plateau)."""
     warmup: float = option(0.0, least=0, below=1)
-    """Share of the run over which the rate rises from the start."""
+    """Share of the run over which it rises. It begins at `start`, a share of the rate."""
     start: float = option(0.0, least=0, most=1)
-    """Where a warm-up begins, as a share of the rate."""
+    """Where warm-up begins, as a share of lr."""
     end: float = option(0.0, least=0, most=1)
-    """Where cosine and linear end, as a share of the rate."""
+    """Where cosine and linear end, as a share of lr."""
     patience: int = option(10, least=0)
-    """plateau: epochs without a lower loss before the rate falls. It is the block's own validation loss."""
+    """plateau: epochs without a lower loss. Then the rate falls. It is the block's own validation loss."""
     factor: float = option(0.1, above=0, below=1)
-    """plateau: what a block's rate is multiplied by."""
+    """plateau: what a rate is multiplied by. It is the block's whose loss stays."""
     windows: tuple[str, ...] = ()
-    """Epochs each block learns in, from:to, e.g. 0:11 11:16. In epochs done before: 0:11 are epochs 1 to 11, 11:16 are
-    12 to 16; a block at rest only passes on. One for every block."""
+    """Epochs each block learns in, e.g. 0:11 11:16. From and to, in epochs done before: 0:11 are epochs 1 to 11, 11:16
+    are 12 to 16; a block at rest only passes on. One for every block."""
 
     def check(self) -> None:
         object.__setattr__(self, "windows", as_texts(self.windows))

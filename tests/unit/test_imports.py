@@ -149,7 +149,7 @@ for words in ([], ["data", "prepare"], *([name] for name in COMMANDS)):
         with suppress(SystemExit), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
             main([*words, last])
 """
-    assert imported_by(code, "tyro", "torch", "numpy", "pyarrow", "ray") == ["tyro"]
+    assert imported_by(code, "argparse", "tyro", "torch", "numpy", "pyarrow", "ray") == ["argparse"]
 
 
 def test_every_known_name_is_found_where_it_is_said_to_be() -> None:
