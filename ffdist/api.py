@@ -41,7 +41,7 @@ from ffdist.runtime.own_code import GIVEN, settled
 from ffdist.runtime.payload import refuse_while_loading
 from ffdist.runtime.processes import run_processes
 from ffdist.runtime.record import facts, note_start
-from ffdist.runtime.run import not_here, pairs, smoothed
+from ffdist.runtime.run import classifier_of, not_here, pairs, smoothed
 from ffdist.runtime.threads import run_threads
 from ffdist.sending import GivenJob, check_sendable
 from ffdist.settings import GROUP_OF, NetworkSettings, Settings, kind_of
@@ -286,12 +286,8 @@ class Pipeline:
         manifest = latest(run)
         if manifest is None:
             raise DataError("no epoch was finished", where="fit", remedy="train for one epoch at least")
-        self._classifier = Classifier(
-            job.chain, job.objective, mean=job.images.mean, std=job.images.std, fusion=job.settings.rule.fusion
-        )
+        self._classifier = classifier_of(job.chain, job.objective, job.images, job.settings)
         SnapshotStore(run, job.names).load_weights(self._classifier, manifest)
-        self._classifier.pixels, self._classifier.spread = job.images.pixels, job.images.spread
-        self._classifier.classes, self._classifier.decoding = list(job.images.classes), job.images.decoding
         if isinstance(self.network, nn.Sequential):
             trained = nn.Sequential(*self._classifier.blocks)
             own = self.network.state_dict()

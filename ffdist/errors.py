@@ -39,7 +39,9 @@ def setting(name: str, value: object = None) -> str:
 
 
 def as_field(name: str, value: str | None) -> str:
-    """`optim.lr`, `plan.stages=2`."""
+    """`optim.lr`, `plan.stages=2`; `resume` is a switch of `Pipeline.fit`, beside the run's folder."""
+    if name == "resume":
+        return "resume=True"
     return name if value is None else f"{name}={value}"
 
 

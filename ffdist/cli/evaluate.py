@@ -77,7 +77,7 @@ def opened(run: Path, data: str | None, settings: Settings, facts: DataFacts, co
     """The run's own data, or others, as its network takes them. Raises DataError for those that do not fit, ConfigError
     where its own were given in Python."""
     from ffdist.data import open_data
-    from ffdist.runtime.data_facts import as_trained
+    from ffdist.data.fitting import as_trained
     from ffdist.runtime.own_code import GIVEN
     from ffdist.runtime.run import no_data_to_measure
 

@@ -53,12 +53,15 @@ class LearningBlock:
         objective: Objective,
         config: BlockConfig,
         layout: Layout = Layout.AS_IS,
+        head: nn.Module | None = None,
     ) -> None:
+        """head: what the rule adds, where it is there already."""
         self.site, self.objective, self.config = site, objective, config
         self.layout = layout
         """How the module's output lies; the rule sees it as `site.shape`."""
-        with seeded(derive_seed(config.settings.training.seed, "head", site.index)):
-            head = objective.head(site)
+        if head is None:
+            with seeded(derive_seed(config.settings.training.seed, "head", site.index)):
+                head = objective.head(site)
         self.parts = nn.ModuleDict({"module": module, "head": head})
         put_on(self.parts, config.device)
         if config.settings.compute.compile:

@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ffdist.data.alike import BEYOND, as_trained, refuse_bytes
 from ffdist.data.decode import Decoding
+from ffdist.data.fitting import to_measure, without_test
+from ffdist.data.given import Data
 from ffdist.data.images import Spread
 from ffdist.errors import ConfigError, setting
-from ffdist.models import Chain, seeded
-from ffdist.objectives import Objective
+from ffdist.models import Chain, Layout, seeded
+from ffdist.objectives import Local, Objective
 from ffdist.pipeline.contract import own_code
 from ffdist.pipeline.fusion import FUSION, fusion_layer, fusion_site
+from ffdist.pipeline.measure import measure
 from ffdist.pipeline.plan import sites
 from ffdist.pipeline.predictors import PREDICTORS, predictions
+from ffdist.settings import Settings
+
+
+class Normalised(NamedTuple):
+    """What a network has learned of its data: `ffdist.data.fitting.Learned`."""
+
+    classes: list[str]
+    shape: tuple[int, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    pixels: bool
 
 
 class Classifier(nn.Module):
@@ -48,12 +63,21 @@ class Classifier(nn.Module):
         """Of the floats that it was trained on, where that is known."""
         self.predictor = "mean"
         """What `forward` gives: a key of `PREDICTORS`, or a block's name."""
+        self.settings = Settings()
+        """Those of its training, where they are known: `evaluate` computes as they say."""
+        self.rates: dict[str, float] = {}
+        """Each block's learning rate where its training ended, by name, where it is known."""
+        self.block_weights: dict[str, float] | None = None
+        """What each block weighs in the predictor "weighted"; None without a validation split."""
+        self.moments = tuple(map(float, mean)), tuple(map(float, std))
         places = sites(chain)
-        self.layouts = chain.layouts()
+        self.layouts = [*chain.layouts(), *([Layout.AS_IS] if fusion else [])]
         self.blocks = nn.ModuleList(chain.build(site.index, seed=0) for site in places)
         with seeded(0):
             self.heads = nn.ModuleList(objective.head(site) for site in places)
-        self.fusion = fusion_layer(fusion_site(places, objective), seed=0) if fusion else None
+        behind = [fusion_site(places, objective)] if fusion else []
+        self.fusion = fusion_layer(behind[0], seed=0) if behind else None
+        self.sites = [replace(site, following=()) for site in (*places, *behind)]  # whose heads are made
         self.names = [*chain.names, FUSION] if fusion else list(chain.names)
         """Of the blocks, and of the fusion head."""
         per_channel = (1, -1) + (1,) * (len(chain.input_shape) - 1) if len(mean) > 1 else (1,)
@@ -74,8 +98,57 @@ class Classifier(nn.Module):
         with torch.no_grad():
             return self(x.to(self.mean.device)).argmax(1)
 
+    def evaluate(self, data: Data, *, batch_size: int | None = None, confusion: bool = False) -> dict[str, Any]:
+        """Loss and accuracies, as fractions, by predictor and by block, as `ffdist eval RUN --json` gives them.
+
+        They are computed as in training (`settings`: batches, precision), so of the run's own test split they are its
+        numbers, bit for bit. Nothing of the network is changed.
+
+        data: a data set, of which the test split is measured; or samples with their labels, which all are: pictures as
+            in training, or, of a network that has learned from pictures, floats in 0..1.
+        batch_size: default: that of the training, or 128 where it is not known.
+        confusion: with how often a sample of one class was taken for another by `predictor`: counts [K][K], true
+            classes down.
+        Raises DataError for data that do not fit, or have no test split; ConfigError for a batch size below 1, and for
+        the confusion of a block.
+        """
+        if batch_size is not None:
+            batch_size = self.settings.changed(batch_size=batch_size, microbatches=1).training.batch_size
+        learned = Normalised(list(self.classes), tuple(self.input_shape), *self.moments, self.pixels)
+        images = to_measure(data, learned, self.settings.dataset.image_size)
+        if images.test is None:
+            raise without_test(images)
+        record, confusions = measure(self, images, images.test, batch_size=batch_size)
+        if not confusion:
+            return record
+        if self.predictor not in confusions:
+            raise ConfigError(f"there is no confusion of '{self.predictor}'", expected=", ".join(confusions),
+                              remedy="classifier.choose('mean')")  # fmt: skip
+        counts = confusions[self.predictor].counts.tolist()
+        return record | {"confusion": {"predictor": self.predictor, "classes": list(self.classes), "counts": counts}}
+
+    def features(self, samples: Any, *, pooled: bool = True) -> dict[str, Tensor]:
+        """What the blocks have made of samples such as `predict` takes, by block: float32, without a graph.
+
+        pooled: True: [B, F], what a linear classifier may read of each block: the mean over space or tokens of its
+            output, or what its rule offers in place of that; a block of which the rule offers nothing is left out.
+            False: the outputs as the rule sees them: maps [N, C, H, W], tokens [N, T, C] or vectors [N, C]. N is B;
+            P * B under a rule that shows a sample P times, each label written into it: row p * B + b is sample b with
+            label p.
+        Raises DataError for other samples.
+        """
+        x = as_trained(samples, self.input_shape, self.pixels, self.spread).to(self.mean.device)
+        found: dict[str, Tensor] = {}
+        with torch.no_grad(), self._drawing(x):
+            for name, head, out, _ in self._passed((x - self.mean) / self.std):
+                made = self.objective.features(head, out, x.shape[0]) if pooled else out
+                if made is not None:
+                    found[name] = made.detach().float()
+        return found
+
     def weigh(self, weights: Mapping[str, float]) -> None:
         """Set the blocks' weights, by name; a block that is not among them weighs nothing."""
+        self.block_weights = dict(weights)
         own = [weights.get(name, 0.0) for name in self.names if name != FUSION]
         self.weights.copy_(torch.tensor(own))
 
@@ -109,18 +182,16 @@ class Classifier(nn.Module):
     def scores(self, x: Tensor) -> dict[str, Tensor]:
         """Normalised inputs [B, *input_shape], as a Loader gives them -> scores [B, K] of each block that gives any and
         of the fusion head, by name. A user's code that draws random numbers draws the same for each call."""
-        draws = own_code(self.objective, self.modules()) and not torch.compiler.is_exporting()
-        with seeded(0, x.device) if draws else nullcontext():
+        with self._drawing(x):
             return self._scores(x)
 
+    def _drawing(self, x: Tensor) -> AbstractContextManager[None]:
+        draws = own_code(self.objective, self.modules()) and not torch.compiler.is_exporting()
+        return seeded(0, x.device) if draws else nullcontext()
+
     def _scores(self, x: Tensor) -> dict[str, Tensor]:
-        onward: Tensor | None = self.objective.prepare_eval(x, self.num_classes)
         scores, features = {}, []
-        for name, block, head, layout in zip(self.names, self.blocks, self.heads, self.layouts, strict=False):
-            assert onward is not None
-            out = layout.seen(block(onward))
-            local = self.objective.local(head, out, None)
-            onward = None if local.onward is None else layout.given(local.onward)
+        for name, head, out, local in self._passed(x):
             if local.scores is not None:
                 scores[name] = local.scores
             if self.fusion is not None:
@@ -128,6 +199,16 @@ class Classifier(nn.Module):
         if self.fusion is not None:
             scores[FUSION] = self.fusion(torch.cat([f for f in features if f is not None], 1)).float()
         return scores
+
+    def _passed(self, x: Tensor) -> Iterator[tuple[str, nn.Module, Tensor, Local]]:
+        """Each block's name and head, its output as the rule sees it, and what the rule makes of it."""
+        onward: Tensor | None = self.objective.prepare_eval(x, self.num_classes)
+        for name, block, head, layout in zip(self.names, self.blocks, self.heads, self.layouts, strict=False):
+            assert onward is not None
+            out = layout.seen(block(onward))
+            local = self.objective.local(head, out, None)
+            onward = None if local.onward is None else layout.given(local.onward)
+            yield name, head, out, local
 
 
 class Checked(nn.Module):

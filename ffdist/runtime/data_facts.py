@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from ffdist.data import Images
 from ffdist.data.decode import Decoding, read_decoding
+from ffdist.data.fitting import classes_differ
 from ffdist.data.images import Spread
 from ffdist.errors import DataError, SnapshotError, setting
 from ffdist.snapshot.files import write_durably
@@ -129,35 +130,6 @@ def check_same_data(facts: DataFacts, images: Images, where: object) -> None:
           file=sys.stderr)  # fmt: skip
 
 
-def as_trained(images: Images, facts: DataFacts, where: object) -> Images:
-    """Other data for a trained network: normalised as those that it has learned.
-
-    Raises DataError for samples of another shape or kind, and for other classes.
-    """
-    if images.pixels != facts.pixels:
-        kinds = ("pictures in whole numbers", "floats")
-        expected, got = kinds if facts.pixels else reversed(kinds)
-        raise misfit(where, expected, got, "give such samples in Python: ffdist.load(RUN).predict(samples)")
-    if tuple(images.shape) != facts.shape:
-        remedy = f"prepare them so: ffdist data prepare SOURCE --out FOLDER {preparation(facts)}"
-        raise misfit(where, f"samples of {facts.shape}", f"samples of {tuple(images.shape)}", remedy)
-    if list(images.classes) != facts.classes:
-        expected, got = f"classes {', '.join(facts.classes[:5])}, ...", classes_differ(facts.classes, images.classes)
-        raise misfit(where, expected, got, "prepare them with the names of classes that the run's own data have")
-    return replace(images, mean=facts.mean, std=facts.std)
-
-
-def misfit(where: object, expected: str, got: str, remedy: str) -> DataError:
-    return DataError("the data do not fit the network", where=where, expected=expected, got=got, remedy=remedy)
-
-
-def preparation(facts: DataFacts) -> str:
-    """The flags of `data prepare` that make pictures of the shape that a network takes."""
-    channels, height, width = facts.shape if len(facts.shape) == 3 else (0, 0, 0)
-    mode = {1: " --mode grey", 3: " --mode rgb"}.get(channels, "")
-    return f"--size {height}x{width}{mode}"
-
-
 def differences(before: DataFacts, now: DataFacts) -> list[str]:
     """In words; empty where nothing is known to differ."""
     found = []
@@ -182,13 +154,3 @@ def differences(before: DataFacts, now: DataFacts) -> list[str]:
 
 def _shown(values: tuple[float, ...]) -> str:
     return "(" + ", ".join(f"{value:.6g}" for value in values) + ")"
-
-
-def classes_differ(before: list[str], now: list[str]) -> str:
-    """How, in words."""
-    if len(before) != len(now):
-        return f"{len(before)} classes were, {len(now)} are"
-    if sorted(before) == sorted(now):
-        return f"the same classes in another order: {', '.join(before[:5])}, ... were, {', '.join(now[:5])}, ... are"
-    index = next(i for i, (old, new) in enumerate(zip(before, now, strict=True)) if old != new)
-    return f"class {index} was '{before[index]}', and is '{now[index]}'"

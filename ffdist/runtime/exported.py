@@ -22,13 +22,15 @@ from ffdist.pipeline.classifier import Classifier
 from ffdist.runtime.data_facts import DataFacts, read_facts
 from ffdist.runtime.in_python import BACKPROP, given_network
 from ffdist.runtime.own_code import GIVEN, KINDS, WORDS, check_code
+from ffdist.runtime.run import classifier_of, read_settings, trained
 from ffdist.runtime.run import network as named_network
-from ffdist.runtime.run import read_settings, trained
 from ffdist.settings import Settings
 from ffdist.snapshot.files import apart, write_durably
 
 NETWORK = ("model", "model_args", "blocks", "objective", "objective_args", "label_smoothing", "fusion")
 """The settings that say which network and rule it is."""
+MEASURED = ("image_size", "batch_size", "microbatches", "precision", "seed")
+"""Those by which it is measured as in training."""
 
 
 def metadata(classifier: Classifier, settings: Settings, facts: DataFacts) -> dict[str, str]:
@@ -37,7 +39,9 @@ def metadata(classifier: Classifier, settings: Settings, facts: DataFacts) -> di
         "ffdist": version("ffdist"),
         "torch": version("torch"),
         "predictor": classifier.predictor,
+        "weights": classifier.block_weights,
         "network": {name: settings.value(name) for name in NETWORK},
+        "measured": {name: settings.value(name) for name in MEASURED},
         "input": f"{input_of(facts)}, float32 [B, {', '.join(map(str, facts.shape))}]",
         "shape": facts.shape,
         "classes": facts.classes,
@@ -85,6 +89,8 @@ def load(
     (.safetensors), on the CPU in evaluation mode: pixels in [0, 1], float32 [B, *input_shape] -> scores [B, K].
 
     `classifier.predict` takes samples as in training, uint8 or float, and refuses those of another type or range;
+    `classifier.evaluate(data)` gives what `ffdist eval` does, `classifier.features(samples)` what each block makes of
+    them;
     `classifier.classes` names the classes, `classifier.decoding` says how pictures were read (`ffdist.read_pictures`).
     network, objective: those of training, where they were given in Python; of an exported file also a user's own, whose
         code is not imported because a file names it.
@@ -97,13 +103,7 @@ def load(
     settings, facts = read_settings(path), read_facts(path)
     check_code(path, settings, strict=False)
     chain, rule = _made(settings, facts, network, objective, path)
-    return _named(trained(path, chain, rule, facts, fusion=settings.rule.fusion), facts)
-
-
-def _named(classifier: Classifier, facts: DataFacts) -> Classifier:
-    classifier.classes, classifier.decoding = list(facts.classes), facts.decoding
-    classifier.pixels, classifier.spread = facts.pixels, facts.spread
-    return classifier
+    return trained(path, chain, rule, facts, settings)
 
 
 def _made(
@@ -148,6 +148,7 @@ def _load_file(path: Path, network: Chain | nn.Sequential | None, objective: Obj
             in_memory=about.get("in_memory", False),
         )  # fmt: skip
         values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in about["network"].items()}
+        values |= about.get("measured", {})
         settings, predictor = Settings().changed(**values), str(about["predictor"])
     except (SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError) as error:
         raise SnapshotError(
@@ -163,9 +164,10 @@ def _load_file(path: Path, network: Chain | nn.Sequential | None, objective: Obj
             raise ConfigError(f"the file's {WORDS[kind]} is a user's own", where=path, got=name,
                               remedy="give it: ffdist.load(FILE, network, objective)")  # fmt: skip
     chain, rule = _made(settings, facts, network, objective)
-    classifier = Classifier(chain, rule, mean=facts.mean, std=facts.std, fusion=settings.rule.fusion)
+    classifier = classifier_of(chain, rule, facts, settings)
     try:
         classifier.load_state_dict(state)
     except RuntimeError as error:
         raise SnapshotError("the file is of another network", where=path, got=error) from error
-    return _named(classifier, facts).choose(predictor)
+    classifier.block_weights = about.get("weights")
+    return classifier.choose(predictor)

@@ -146,6 +146,7 @@ def given_network(settings: Settings, network: Chain, rule: Objective) -> tuple[
 
     Raises ConfigError for a network or rule that is another than the run's.
     """
+    rule = smoothed(rule, settings)
     check_given(settings, network, rule)
     if settings.rule.objective == BACKPROP:
         return twin(network), smoothed(Backprop(), settings)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ffdist.baselines.twin import Backprop, twin
+from ffdist.data import Images
 from ffdist.errors import ConfigError, SnapshotError, setting
 from ffdist.folders import command, remedy_unwritable, why_unwritable
 from ffdist.models import Chain, load_model, weights_file, with_weights
@@ -181,12 +182,20 @@ def load_classifier(run: Path) -> tuple[Classifier, Settings, DataFacts]:
     settings, facts = read_settings(run), read_facts(run)
     check_code(run, settings, strict=False)
     chain, objective = network(settings, facts.shape, len(facts.classes), run=run)
-    return trained(run, chain, objective, facts, fusion=settings.rule.fusion), settings, facts
+    return trained(run, chain, objective, facts, settings), settings, facts
 
 
-def trained(run: Path, chain: Chain, objective: Objective, facts: DataFacts, *, fusion: bool) -> Classifier:
+def classifier_of(chain: Chain, objective: Objective, data: DataFacts | Images, settings: Settings) -> Classifier:
+    """A network that has learned from these data by these settings, its weights still to be loaded."""
+    made = Classifier(chain, objective, mean=data.mean, std=data.std, fusion=settings.rule.fusion)
+    made.classes, made.decoding = list(data.classes), data.decoding
+    made.pixels, made.spread, made.settings = data.pixels, data.spread, settings
+    return made
+
+
+def trained(run: Path, chain: Chain, objective: Objective, data: DataFacts | Images, settings: Settings) -> Classifier:
     """The last whole snapshot's weights in a network that is there already."""
-    classifier = Classifier(chain, objective, mean=facts.mean, std=facts.std, fusion=fusion)
+    classifier = classifier_of(chain, objective, data, settings)
     store = SnapshotStore(run, classifier.names)
     with_snapshot(run, lambda manifest: store.load_weights(classifier, manifest))
     return classifier

@@ -66,11 +66,13 @@ class SnapshotStore:
 
     def load_weights(self, classifier: Classifier, manifest: Manifest) -> None:
         """Blocks and heads alone, averaged where an average was kept, into a whole network, and the blocks' weights in
-        its predictor. Raises as `load` does."""
+        its predictor and their learning rates. Raises as `load` does."""
         for index, parts in enumerate(classifier.parts):
-            tensors, _ = self._read(manifest, index, parts.state_dict())
+            tensors, fields = self._read(manifest, index, parts.state_dict())
             chosen = averaged(tensors) or tensors
             parts.load_state_dict({name: chosen[name] for name in parts.state_dict()})
+            if groups := fields.get("param_groups"):
+                classifier.rates[classifier.names[index]] = groups[0]["lr"]
         if weights := last_weights(manifest.records):
             classifier.weigh(weights)
 

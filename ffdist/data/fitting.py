@@ -1,0 +1,133 @@
+"""Data for a network that is trained already: other samples, of the same kind, classes and scale."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from ffdist.data.alike import BEYOND
+from ffdist.data.classes import as_classes, by_number
+from ffdist.data.given import as_images, labelled, name_of
+from ffdist.data.images import Images, Split, Spread
+from ffdist.data.labels import numbered
+from ffdist.data.memory import as_split
+from ffdist.errors import DataError, setting
+
+
+class Learned(Protocol):
+    """What is known of the data that a network was trained on."""
+
+    @property
+    def classes(self) -> list[str]: ...
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def mean(self) -> tuple[float, ...]: ...
+
+    @property
+    def std(self) -> tuple[float, ...]: ...
+
+    @property
+    def pixels(self) -> bool: ...
+
+
+def to_measure(data: Any, learned: Learned, image_size: int | None) -> Images:
+    """Any data a user has, whose split "test" is what is measured: of samples without splits, all of them.
+
+    image_size: the side that pictures were resized to in training, if they were. Raises DataError for what does not fit
+    the network, and for a data set without a test split.
+    """
+    whole = isinstance(data, (Images, str, Path, Mapping))
+    images = as_images(data) if whole else one_split(data, learned)
+    if image_size is not None and images.pixels and len(images.shape) == 3:
+        images = replace(images, shape=(images.shape[0], image_size, image_size))
+    if learned.pixels and not images.pixels and images.test is not None:
+        check_unit(images.test, images.name)
+        images = replace(images, mean=learned.mean, std=learned.std)
+        return as_trained(images, learned, f"data set {images.name}", floats=True)
+    return as_trained(images, learned, f"data set {images.name}")
+
+
+def one_split(data: Any, learned: Learned) -> Images:
+    """Samples with labels, and no splits: labels are the classes' names, or their numbers."""
+    name = name_of(data)
+    where = f"data set {name}"
+    found = labelled(data, where)
+    numbers = all(text.lstrip("-").isdecimal() for text in learned.classes)
+    classes = as_classes([int(text) for text in learned.classes] if numbers else learned.classes, where)
+    assert classes
+    made = as_split(found, by_number(found.labels, classes, numbered(np.zeros(1, int), where)))
+    shape = made.take(np.arange(1)).shape[1:]
+    shape = (shape[2], *shape[:2]) if made.dtype == np.uint8 else shape
+    return Images(name, made, made, list(learned.classes), shape)
+
+
+def check_unit(split: Split, name: str) -> None:
+    """Floats for a network that has learned from pictures are such in 0..1."""
+    spread = Spread.of(split)
+    if not (spread.low >= -BEYOND and spread.high <= 1 + BEYOND):
+        raise DataError(
+            "samples are beyond the range of the training",
+            where=f"data set {name}",
+            expected="pictures as in training: uint8 in 0..255, or floats in 0..1",
+            got=f"{spread.low:g}..{spread.high:g}",
+            remedy="x / 255 for floats in 0..255; no normalisation: the network does it",
+        )
+
+
+def without_test(images: Images) -> DataError:
+    """For data of which nothing can be measured."""
+    return DataError(
+        "the data have no test split",
+        where=images.name,
+        expected="a test split",
+        got=f"splits {', '.join(images.splits)}",
+        remedy=f"name data that have one: {setting('dataset.data')}, or prepare these with {setting('test_fraction')}",
+    )
+
+
+def as_trained(images: Images, learned: Learned, where: object, *, floats: bool = False) -> Images:
+    """Other data for a trained network: normalised as those that it has learned. floats: whether they may be floats
+    where it has learned from pictures.
+
+    Raises DataError for samples of another shape or kind, and for other classes.
+    """
+    if images.pixels != learned.pixels and not floats:
+        kinds = ("pictures in whole numbers", "floats")
+        expected, got = kinds if learned.pixels else reversed(kinds)
+        raise misfit(where, expected, got, "give such samples in Python: ffdist.load(RUN).predict(samples)")
+    if tuple(images.shape) != learned.shape:
+        remedy = f"prepare them so: ffdist data prepare SOURCE --out FOLDER {preparation(learned)}"
+        raise misfit(where, f"samples of {learned.shape}", f"samples of {tuple(images.shape)}", remedy)
+    if list(images.classes) != learned.classes:
+        expected = f"classes {', '.join(learned.classes[:5])}, ..."
+        got = classes_differ(learned.classes, images.classes)
+        raise misfit(where, expected, got, "prepare them with the names of classes that the run's own data have")
+    return replace(images, mean=learned.mean, std=learned.std)
+
+
+def misfit(where: object, expected: str, got: str, remedy: str) -> DataError:
+    return DataError("the data do not fit the network", where=where, expected=expected, got=got, remedy=remedy)
+
+
+def preparation(learned: Learned) -> str:
+    """The flags of `data prepare` that make pictures of the shape that a network takes."""
+    channels, height, width = learned.shape if len(learned.shape) == 3 else (0, 0, 0)
+    mode = {1: " --mode grey", 3: " --mode rgb"}.get(channels, "")
+    return f"--size {height}x{width}{mode}"
+
+
+def classes_differ(before: list[str], now: list[str]) -> str:
+    """How, in words."""
+    if len(before) != len(now):
+        return f"{len(before)} classes were, {len(now)} are"
+    if sorted(before) == sorted(now):
+        return f"the same classes in another order: {', '.join(before[:5])}, ... were, {', '.join(now[:5])}, ... are"
+    index = next(i for i, (old, new) in enumerate(zip(before, now, strict=True)) if old != new)
+    return f"class {index} was '{before[index]}', and is '{now[index]}'"

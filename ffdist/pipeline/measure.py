@@ -1,0 +1,92 @@
+"""A trained network on a test split: by the stage that trained it, so that the numbers are those of training, bit for
+bit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from copy import deepcopy
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ffdist.data import Images, Loader, Split
+from ffdist.models import derive_seed, seeded
+from ffdist.pipeline.block import BlockConfig, LearningBlock
+from ffdist.pipeline.contract import own_code
+from ffdist.pipeline.fusion import Fusion
+from ffdist.pipeline.message import EndOfSplit, EvalBatch
+from ffdist.pipeline.predictors import Tally
+from ffdist.pipeline.stage import Stage
+
+if TYPE_CHECKING:
+    from ffdist.pipeline.classifier import Classifier
+
+
+class Confusion:
+    """How often a sample of one class was taken for another: counts int64 [K, K], true classes down."""
+
+    def __init__(self, num_classes: int) -> None:
+        self.counts = torch.zeros(num_classes, num_classes, dtype=torch.int64)
+
+    def add(self, scores: Tensor, y: Tensor) -> None:
+        """scores: [B, K]; y: int64 [B]."""
+        size = len(self.counts)
+        self.counts += torch.bincount(y * size + scores.argmax(1).to(y.device), minlength=size**2).view(size, size)
+
+
+class Measured(NamedTuple):
+    """What a split says of a network."""
+
+    record: dict[str, Any]
+    """As training makes of a test split."""
+    confusions: dict[str, Confusion]
+    """Each predictor's."""
+
+
+def measure(classifier: Classifier, images: Images, split: Split, *, batch_size: int | None = None) -> Measured:
+    """In the arithmetic of its training, on the device that it is on, in batches of `batch_size`; default: those of its
+    training. Nothing of the network itself is changed."""
+    settings = classifier.settings
+    size = batch_size or settings.training.batch_size
+    loader = Loader(images, split, np.arange(len(split)), batch_size=size, seed=settings.training.seed, train=False)
+    stage = stage_of(classifier)
+    weights = classifier.block_weights
+    tally = Tally()
+    confusions: dict[str, Confusion] = {}
+    for x, y in in_parts(loader, settings.training.microbatches):
+        with drawing(classifier):
+            prepared = classifier.objective.prepare_eval(x, images.num_classes)
+        batch = stage.evaluate(EvalBatch("test", prepared, y))
+        for name, scores in tally.add(batch, weights).items():
+            confusions.setdefault(name, Confusion(images.num_classes)).add(scores, y)
+    blocks = stage.end_split(EndOfSplit("test", 0)).blocks
+    told = [block | {"lr": classifier.rates.get(block["block"], 0.0)} for block in blocks]
+    return Measured(tally.result(told), confusions)
+
+
+def drawing(classifier: Classifier) -> AbstractContextManager[None]:
+    """Around a user's own rule at the source, which may draw random numbers: the same for each batch, as in training."""
+    if not own_code(classifier.objective, ()):
+        return nullcontext()
+    return seeded(derive_seed(classifier.settings.training.seed, "evaluation"))
+
+
+def in_parts(loader: Loader, microbatches: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches in the parts in which they went down the pipeline: sums differ by their order."""
+    for x, y in loader.epoch(0):
+        yield from zip(x.chunk(microbatches), y.chunk(microbatches), strict=True)
+
+
+def stage_of(classifier: Classifier) -> Stage:
+    """All of its blocks, in copies: training lays weights out in its own way."""
+    settings = classifier.settings.changed(ema=None, fusion=classifier.fusion is not None)
+    config = BlockConfig(settings, 1, classifier.mean.device)
+    blocks = []
+    for site, layout, parts in zip(classifier.sites, classifier.layouts, classifier.parts, strict=True):
+        own = deepcopy(parts)
+        rule = Fusion() if site.index == len(classifier.blocks) else classifier.objective
+        blocks.append(LearningBlock(site, own["module"], rule, config, layout, own["head"]))
+    return Stage(0, blocks, lambda blocks, marker: [])
