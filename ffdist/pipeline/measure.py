@@ -68,7 +68,7 @@ def measure(classifier: Classifier, images: Images, split: Split, *, batch_size:
 
 
 def drawing(classifier: Classifier) -> AbstractContextManager[None]:
-    """Around a user's own rule at the source, which may draw random numbers: the same for each batch, as in training."""
+    """Around a user's own rule at the source, which may draw random numbers: the same for each batch."""
     if not own_code(classifier.objective, ()):
         return nullcontext()
     return seeded(derive_seed(classifier.settings.training.seed, "evaluation"))

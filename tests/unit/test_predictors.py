@@ -96,7 +96,7 @@ def test_the_weights_of_the_test_split_are_the_last_validations_and_travel_with_
 
 def test_a_predictor_that_is_not_there_is_refused() -> None:
     job = DigitsJob()()
-    with pytest.raises(ConfigError, match="train with rule.fusion"):
+    with pytest.raises(ConfigError, match=r"train with rule\.fusion"):
         Classifier(job.chain, job.objective).choose("fusion")
     with pytest.raises(ConfigError, match="mean, last, weighted, conv1, conv2, conv3"):
         Classifier(job.chain, job.objective).choose("best")
