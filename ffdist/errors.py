@@ -23,6 +23,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, Self
 
 BEGIN, EQUALS, END = "\x02", "\x1f", "\x03"
 """Around the name of a setting in a text, and between it and its value: no text of a user's has them."""
@@ -70,16 +71,50 @@ class FfdistError(Exception):
         got: object = None,
         remedy: str | None = None,
     ) -> None:
-        self.what, self.where, self.expected, self.got, self.remedy = what, where, expected, got, remedy
-        details = {"where": where, "expected": expected, "got": got, "remedy": remedy}
-        super().__init__("\n".join([what, *(f"  {k}: {v}" for k, v in details.items() if v is not None)]))
-
-    def __str__(self) -> str:
-        return self.told(as_field)
+        self.details: dict[str, Any] = {
+            "what": what,
+            "where": where,
+            "expected": expected,
+            "got": got,
+            "remedy": remedy,
+        }
+        """As they were given, with the settings in them still to be spelled."""
+        super().__init__(self.told(as_field))
 
     def told(self, spell: Callable[[str, str | None], str]) -> str:
         """The whole text, its settings as `spell` has them."""
-        return spelled(str(self.args[0]) if self.args else "", spell)
+        what, *rest = self.details.items()
+        lines = [str(what[1]), *(f"  {name}: {value}" for name, value in rest if value is not None)]
+        return spelled("\n".join(lines), spell)
+
+    def again(self, **changes: Any) -> Self:
+        """The same error with some of its details changed, by the names they have when it is made."""
+        return type(self)(**(self.details | changes))
+
+    @property
+    def what(self) -> str:
+        return spelled(self.details["what"])
+
+    @property
+    def where(self) -> Any:
+        return self._plain("where")
+
+    @property
+    def expected(self) -> Any:
+        return self._plain("expected")
+
+    @property
+    def got(self) -> Any:
+        return self._plain("got")
+
+    @property
+    def remedy(self) -> str | None:
+        return self._plain("remedy")
+
+    def _plain(self, name: str) -> Any:
+        """A text with its settings named by their fields; all else as it is."""
+        value = self.details[name]
+        return spelled(value) if isinstance(value, str) else value
 
 
 class ConfigError(FfdistError, ValueError):

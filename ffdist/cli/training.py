@@ -136,7 +136,8 @@ def going_on_told(error: FfdistError, out: Path) -> FfdistError:
     if not any(out.glob("snapshots/*/manifest.json")):
         return error
     hint = f"the run goes on from its last snapshot by: {shell_command('train', '--resume', out)}"
-    return with_remedy(error, f"{error.remedy}; {hint}" if error.remedy else hint)
+    remedy = error.details["remedy"]
+    return with_remedy(error, f"{remedy}; {hint}" if remedy else hint)
 
 
 def train_here(command: Train, images: Images, world: World, words: Sequence[str]) -> None:

@@ -142,7 +142,7 @@ def _one_sample(block: LearningBlock, trial: Trial, smallest: Part) -> None:
         cause = error.__cause__
         raise NetworkError("the block cannot learn from one sample, and the run will give it such a part", where=where,
                            expected="two samples at once", got=described(cause) if isinstance(cause, Exception)
-                           else error.what, remedy=smallest.remedy) from error  # fmt: skip
+                           else error.details["what"], remedy=smallest.remedy) from error  # fmt: skip
     trial.learned, trial.features = passed_on(local, trial.features)
 
 
@@ -170,9 +170,10 @@ def _as_they_lie(error: NetworkError) -> NetworkError:
     """With a remedy for `x.view`, which looks at how pictures lie in memory."""
     if "view size is not compatible" not in str(error.__cause__):
         return error
-    return NetworkError(error.what, where=error.where, got=error.got,
-                        expected="code for maps that lie channels last in memory, as torch's convolutions give them",
-                        remedy="x.flatten(1) or x.reshape(...) in place of x.view(...)")  # fmt: skip
+    return error.again(
+        expected="code for maps that lie channels last in memory, as torch's convolutions give them",
+        remedy="x.flatten(1) or x.reshape(...) in place of x.view(...)",
+    )
 
 
 def _evaluate(block: LearningBlock, x: Tensor, y: Tensor) -> Tensor | None:

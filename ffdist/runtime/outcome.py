@@ -64,18 +64,18 @@ def explained(errors: Sequence[BaseException], hung: Sequence[str]) -> BaseExcep
         return cause
     return StageError(
         f"{' and '.join(hung)} did not answer",
-        where=cause.where,
-        expected=cause.expected,
-        got=cause.what,
+        where=cause.details["where"],
+        expected=cause.details["expected"],
+        got=cause.details["what"],
         remedy="look for what it waits for, or raise the timeout if it is only slow",
     )
 
 
 def with_remedy(error: FfdistError, remedy: str) -> FfdistError:
-    return type(error)(error.what, where=error.where, expected=error.expected, got=error.got, remedy=remedy)
+    return error.again(remedy=remedy)
 
 
 def in_stage(error: FfdistError, stage: str) -> FfdistError:
     """The same error, told with the stage that had it."""
-    where = f"{stage}, {error.where}" if error.where else stage
-    return type(error)(error.what, where=where, expected=error.expected, got=error.got, remedy=error.remedy)
+    where = error.details["where"]
+    return error.again(where=f"{stage}, {where}" if where else stage)

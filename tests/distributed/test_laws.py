@@ -114,5 +114,5 @@ def test_the_error_of_the_stage_that_failed_is_told_not_what_its_neighbours_saw(
 
 
 def test_an_error_before_the_stream_begins_reaches_every_stage(tmp_path: Path) -> None:
-    with pytest.raises(FfdistError, match="--cut does not fit"):
+    with pytest.raises(FfdistError, match=r"plan\.cut does not fit"):
         run_stages(DigitsJob(), tmp_path, 2, cut=[1, 1])

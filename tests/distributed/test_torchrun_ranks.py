@@ -72,7 +72,7 @@ def test_a_run_goes_on_with_its_own_data_alone_wherever_they_lie(tmp_path: Path)
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
     done = torchrun(1, *go_on, str(moved))
     assert done.returncode == 0, done.stderr
-    assert read_settings(run).data == str(moved)
+    assert read_settings(run).dataset.data == str(moved)
 
 
 PICTURES = ["--model", "mlp", "--model-args", "widths=8,8", "--batch-size", "16", "--threads", "1"]

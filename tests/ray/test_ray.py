@@ -79,7 +79,7 @@ def test_actors_on_several_nodes_learn_the_same_bits_as_one_process(
     driver: str, tmp_path: Path, undisturbed: list[Any], transport: Any
 ) -> None:
     run, events = begun(tmp_path / "run"), Events()
-    job = GatedJob(run, settings=replace(gated.SETTINGS, transport=transport, launcher="ray"))
+    job = GatedJob(run, settings=gated.SETTINGS.changed(transport=transport, launcher="ray"))
     options = replace(SPREAD, direct=transport != "object-store")
     result = run_ray(job, 2, events, run=run, options=options)
     assert fingerprint(run) == undisturbed
@@ -217,7 +217,7 @@ def test_a_cluster_without_room_says_what_is_missing(driver: str, tmp_path: Path
     options = replace(SPREAD, cpus_per_stage=2, patience=timedelta(seconds=0.5))
     with pytest.raises(ConfigError, match=r"(?s)no room.*2 stages, each with CPU 2.*CPU 3 free of 3") as caught:
         run_ray(GatedJob(tmp_path), 2, Events(), options=options)
-    assert "--stages" in (caught.value.remedy or "")
+    assert "plan.stages" in (caught.value.remedy or "")
 
 
 def test_a_run_directory_that_the_nodes_do_not_see_is_refused(driver: str, tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ def test_a_preset_stays_what_it_is_but_for_the_choice_and_has_samples_to_search_
     for choice in script["choices"](sweep):
         settings = script["settings_of"](choice, sweep)
         for field in ("objective", "objective_args", "model", "model_args", "windows", "epochs"):
-            assert getattr(settings, field) == getattr(preset, field)
+            assert settings.value(field) == preset.value(field)
         assert settings.optim.lr == 1e-3
         assert settings.dataset.validation is None or settings.dataset.validation > 0
 
@@ -38,7 +38,7 @@ def test_a_kernel_takes_the_place_of_the_presets_and_another_rule_leaves_its_opt
     script: dict[str, Any],
 ) -> None:
     sweep = script["Sweep"](preset="sff-cnnb-cifar10", lr=(1e-3,), kernel=(1, 3), objective=("sff", "local-ce"))
-    args = [script["settings_of"](choice, sweep).objective_args for choice in script["choices"](sweep)]
+    args = [script["settings_of"](choice, sweep).rule.objective_args for choice in script["choices"](sweep)]
     assert args == [("kernel=1",), ("kernel=3",), ()]
 
 
