@@ -23,7 +23,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, TypeVar
 
 BEGIN, EQUALS, END = "\x02", "\x1f", "\x03"
 """Around the name of a setting in a text, and between it and its value: no text of a user's has them."""
@@ -54,6 +54,9 @@ def spelled(text: str, spell: Callable[[str, str | None], str] = as_field) -> st
         name, told, value = inside.partition(EQUALS)
         before += spell(name, value if told else None) + behind
     return before
+
+
+E = TypeVar("E", bound="FfdistError")
 
 
 class FfdistError(Exception):
@@ -87,7 +90,7 @@ class FfdistError(Exception):
         lines = [str(what[1]), *(f"  {name}: {value}" for name, value in rest if value is not None)]
         return spelled("\n".join(lines), spell)
 
-    def again(self, **changes: Any) -> Self:
+    def again(self: E, **changes: Any) -> E:
         """The same error with some of its details changed, by the names they have when it is made."""
         return type(self)(**(self.details | changes))
 
