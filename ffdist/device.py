@@ -63,13 +63,16 @@ def enter(device: torch.device) -> None:
 
 def allow_tf32(device: torch.device) -> bool:
     """From here on float32 products of this process's accelerators may be TF32's; False where the kind has none."""
-    if device.type == "cuda":
+    told = hasattr(torch.backends, "fp32_precision")  # from torch 2.9 on
+    if device.type == "cuda" and told:
         torch.backends.cuda.matmul.fp32_precision = "tf32"
         torch.backends.cudnn.conv.fp32_precision = "tf32"  # pyright: ignore[reportAttributeAccessIssue]
-    elif device.type == "xpu":
+    elif device.type == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    elif device.type == "xpu" and told:
         torch.backends.mkldnn.matmul.fp32_precision = "tf32"  # pyright: ignore[reportAttributeAccessIssue]
         torch.backends.mkldnn.conv.fp32_precision = "tf32"  # pyright: ignore[reportAttributeAccessIssue]
-    return device.type in ("cuda", "xpu")
+    return device.type == "cuda" or (device.type == "xpu" and told)
 
 
 def synchronize(device: torch.device) -> None:

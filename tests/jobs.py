@@ -19,6 +19,7 @@ from ffdist.runtime.threads import run_threads
 from ffdist.settings import Settings
 from ffdist.snapshot import latest
 
+NEEDS_MUON = pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="needs torch.optim.Muon, of torch 2.9")
 QUIET = lambda event: None  # noqa: E731 - a reporter that tells nobody
 
 

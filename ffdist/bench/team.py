@@ -26,6 +26,7 @@ from ffdist.runtime.child import end_with_parent
 from ffdist.runtime.interrupts import SIGNALS, signals_blocked
 from ffdist.runtime.world import World
 from ffdist.transport.measure import take_cores
+from ffdist.transport.process_group import LOOPBACK
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -162,7 +163,7 @@ class Team:
 
 
 def _member(parent: int, life: Life, keep_memory: bool, world: World, store_file: str, line: Connection) -> None:
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK)
     end_with_parent(parent)  # it asks for orders between two rounds only, and a round may take minutes
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)

@@ -103,6 +103,7 @@ def check_job(job: Job) -> None:
     check_cut(job, job.stages)
     check_lag(job.objective.feedback, job.stages, job.settings.plan.queue)
     job.settings.scheduler.check_windows(len(job.chain))
+    check_optimizer(job.settings.optim.optimizer)
     loaders = job.loaders()
     check_validation(job, loaders)
     check_scale(job)
@@ -115,6 +116,18 @@ def check_job(job: Job) -> None:
         samples=job.first_samples(loaders.train),
         smallest=smallest,
     )
+
+
+def check_optimizer(name: str) -> None:
+    """Raises ConfigError for one that this torch does not have."""
+    if name == "muon" and not hasattr(torch.optim, "Muon"):
+        raise ConfigError(
+            "this torch has no Muon",
+            where=setting("optim.optimizer", name),
+            expected="torch 2.9 or newer",
+            got=f"torch {torch.__version__}",
+            remedy="a newer torch, with the torchvision that goes with it; or another optimiser",
+        )
 
 
 def check_scale(job: Job) -> None:

@@ -18,6 +18,7 @@ from ffdist.runtime.edges import ProcessEdges
 from ffdist.runtime.job import Job
 from ffdist.runtime.payload import Payload, unpack
 from ffdist.runtime.rank import Rank, stage_device
+from ffdist.transport.process_group import LOOPBACK
 
 MakeJob = Callable[[], Job]
 """Picklable; called in each process, so that no data travels to it."""
@@ -29,7 +30,7 @@ TOLD = ("what", "where", "expected", "got", "remedy")
 
 def live(start: Start, data: bytes, line: Line) -> None:
     """Until the stream stops. What stops it otherwise is told, and the process ends with status 1."""
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK)
     keep_freed_memory()
     try:
         unpack(Payload(data, start.script))(start, line)

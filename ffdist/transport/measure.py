@@ -21,6 +21,7 @@ from torch import Tensor
 from ffdist.transport import process_group
 from ffdist.transport.base import Edge, Frame, Receiver, Sender
 from ffdist.transport.local import open_local
+from ffdist.transport.process_group import LOOPBACK
 
 KIB, MIB = 1 << 10, 1 << 20
 SIZES = (64 * KIB, MIB, 4 * MIB, 16 * MIB)
@@ -117,7 +118,7 @@ def _end_with_parent() -> None:
 
 def _run(rank: int, port: int, plan: _Plan, cluster: str | None) -> dict[tuple[str, int], list[float]]:
     """The life of one of the two processes; rank 1 receives, and its seconds count."""
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     if cluster:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import queue
+import sys
 import threading
 import time
 from collections import deque
@@ -29,6 +30,9 @@ from ffdist.transport import wire
 from ffdist.transport.base import Edge, Frame, Receiver, Sender
 from ffdist.transport.buffers import BufferPool
 from ffdist.transport.link import FOREVER, Link, Transfer, as_tensor
+
+LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
+"""The interface by which gloo joins processes of one host."""
 
 
 def new_edge_group(upstream: int, downstream: int, timeout: timedelta, device: torch.device = CPU) -> dist.ProcessGroup:

@@ -125,6 +125,8 @@ def test_constraints_are_within_what_ffdist_asks_for() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     for wanted in map(Requirement, [*project["dependencies"], *extras["bench"], *extras["ray"]]):
+        if wanted.marker and not wanted.marker.evaluate({"python_version": "3.12"}):  # that of the images
+            continue
         assert wanted.specifier.contains(pins[wanted.name]), wanted
     assert "triton" not in pins
 

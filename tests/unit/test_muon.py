@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from jobs import QUIET, DigitsJob, cut_power_at, fingerprint
+from jobs import NEEDS_MUON, QUIET, DigitsJob, cut_power_at, fingerprint
 from torch import nn
 
 from ffdist.errors import ConfigError
@@ -19,6 +19,7 @@ from ffdist.runtime.agree import check_job
 from ffdist.runtime.threads import run_threads
 from ffdist.settings import Settings
 
+pytestmark = NEEDS_MUON
 LEARNED: dict[str, Any] = {
     "optimizer": "muon", "lr": 0.1, "weight_decay": 0.01, "momentum": 0.85, "nesterov": True, "bias_lr": 3.0,
     "head_lr": 0.5, "unit_filters": True, "ns_steps": 3, "schedule": "linear", "warmup": 0.2, "start": 0.2, "end": 0.07,

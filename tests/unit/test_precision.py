@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from jobs import QUIET, DigitsJob, cut_power_at, fingerprint, learned
+from jobs import NEEDS_MUON, QUIET, DigitsJob, cut_power_at, fingerprint, learned
 from torch import Tensor, nn
 
 from ffdist.errors import DivergedError
@@ -51,7 +51,7 @@ def equal(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
     return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
 
 
-@pytest.mark.parametrize("name", ["adamw", "adam", "sgd", "muon"])
+@pytest.mark.parametrize("name", ["adamw", "adam", "sgd", pytest.param("muon", marks=NEEDS_MUON)])
 def test_a_batch_that_overflows_takes_no_step_and_halves_the_scale_of_its_block_alone(name: str) -> None:
     one, other = block(optimizer=name, clip=1.0), block(optimizer=name, clip=1.0)
     for step in range(4):
@@ -66,7 +66,7 @@ def test_a_batch_that_overflows_takes_no_step_and_halves_the_scale_of_its_block_
     assert all(value.isfinite().all() for value in weights(one).values() if value.is_floating_point())
 
 
-@pytest.mark.parametrize("name", ["adamw", "sgd", "muon"])
+@pytest.mark.parametrize("name", ["adamw", "sgd", pytest.param("muon", marks=NEEDS_MUON)])
 def test_a_first_batch_that_overflows_leaves_no_trace(name: str) -> None:
     """A fused SGD would begin its momentum with what lies in memory."""
     late, plain = block(optimizer=name, lr=0.01), block(optimizer=name, lr=0.01)
