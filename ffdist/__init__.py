@@ -7,7 +7,8 @@
     result = pipeline.fit(images, epochs=30, batch_size=32, augment=["crop"])
     print(result.test["accuracy"])
 
-`ffdist.api.Pipeline` says more; `ffdist --help` is the command line.
+`Pipeline` takes whatever a run can be told, as `ffdist.settings` has it. `load("RUN")` is the trained network of any
+run, `Pipeline.resume("RUN")` goes on with one. `ffdist.api.Pipeline` says more; `ffdist --help` is the command line.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ffdist import models, objectives
+    from ffdist import models, objectives, presets, settings
     from ffdist.api import Pipeline
     from ffdist.data import Images, from_arrow, from_dataset, from_tensors, open_data
     from ffdist.errors import FfdistError
@@ -28,6 +29,19 @@ if TYPE_CHECKING:
     from ffdist.runtime.exported import load
     from ffdist.runtime.outcome import Result
     from ffdist.runtime.prediction import read_pictures
+    from ffdist.settings import (
+        ComputeSettings,
+        DatasetSettings,
+        NetworkSettings,
+        OptimSettings,
+        PlanSettings,
+        RaySettings,
+        RuleSettings,
+        RunSettings,
+        SchedulerSettings,
+        Settings,
+        TrainingSettings,
+    )
 
 _PLACES = {
     "Pipeline": "ffdist.api",
@@ -39,6 +53,22 @@ _PLACES = {
     "Result": "ffdist.runtime.outcome",
     "load": "ffdist.runtime.exported",
     "read_pictures": "ffdist.runtime.prediction",
+    **dict.fromkeys(
+        (
+            "ComputeSettings",
+            "DatasetSettings",
+            "NetworkSettings",
+            "OptimSettings",
+            "PlanSettings",
+            "RaySettings",
+            "RuleSettings",
+            "RunSettings",
+            "SchedulerSettings",
+            "Settings",
+            "TrainingSettings",
+        ),
+        "ffdist.settings",
+    ),
 }
 """Looked up on first use, so that a part of ffdist needs only what that part imports."""
 
@@ -49,13 +79,24 @@ __all__ = [
     "SFF",
     "Chain",
     "Classifier",
+    "ComputeSettings",
+    "DatasetSettings",
     "FfdistError",
     "Images",
     "Local",
+    "NetworkSettings",
     "Objective",
+    "OptimSettings",
     "Pipeline",
+    "PlanSettings",
+    "RaySettings",
     "Result",
+    "RuleSettings",
+    "RunSettings",
+    "SchedulerSettings",
+    "Settings",
     "Site",
+    "TrainingSettings",
     "from_arrow",
     "from_dataset",
     "from_tensors",
@@ -63,7 +104,9 @@ __all__ = [
     "models",
     "objectives",
     "open_data",
+    "presets",
     "read_pictures",
+    "settings",
 ]
 
 
@@ -74,7 +117,7 @@ def __dir__() -> list[str]:
 def __getattr__(name: str) -> Any:
     if name == "__version__":
         return importlib.metadata.version("ffdist")
-    if name in ("models", "objectives"):
+    if name in ("models", "objectives", "presets", "settings"):
         return importlib.import_module(f"ffdist.{name}")
     if name not in _PLACES:
         raise AttributeError(f"module 'ffdist' has no attribute '{name}'")

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, get_origin
+from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
 
+from ffdist.arguments import as_fields, as_objective, as_settings, check_options, is_share, sized
 from ffdist.baselines.twin import Backprop, twin
 from ffdist.data import Images
 from ffdist.data.given import Data, as_images
@@ -19,12 +21,11 @@ from ffdist.models import Chain, load_model, weights_file, with_weights
 from ffdist.models.chain import no_sequential
 from ffdist.notes import note
 from ffdist.objectives import Objective, load_objective
-from ffdist.options import nearest
 from ffdist.pipeline.classifier import Classifier
 from ffdist.plain import PlainConsole
 from ffdist.report.console import ConsoleReport
 from ffdist.report.log import read_run_log
-from ffdist.runtime.agree import check_job
+from ffdist.runtime.agree import check_job, validation_note
 from ffdist.runtime.folder import beginning, check_resumable, going_on, held, nothing_left, read_recorded
 from ffdist.runtime.in_python import (
     BACKPROP,
@@ -35,6 +36,7 @@ from ffdist.runtime.in_python import (
     rule_settings,
 )
 from ffdist.runtime.job import Job
+from ffdist.runtime.join import Joined
 from ffdist.runtime.on_ray import launch_on_ray
 from ffdist.runtime.outcome import Result
 from ffdist.runtime.own_code import GIVEN, settled
@@ -42,9 +44,11 @@ from ffdist.runtime.payload import refuse_while_loading
 from ffdist.runtime.processes import run_processes
 from ffdist.runtime.record import facts, note_start
 from ffdist.runtime.run import classifier_of, not_here, pairs, smoothed
+from ffdist.runtime.start import count_stages
 from ffdist.runtime.threads import run_threads
+from ffdist.runtime.world import World
 from ffdist.sending import GivenJob, check_sendable
-from ffdist.settings import GROUP_OF, NetworkSettings, Settings, kind_of
+from ffdist.settings import NetworkSettings, Settings
 from ffdist.snapshot import SnapshotStore, committed, latest
 
 
@@ -58,14 +62,16 @@ class Pipeline:
         or "channels_last".
     objective: the rule, e.g. `SFF(kernel=3)`, or its name, with `objective_args=["kernel=3"]`; "backprop": the same
         network with one loss.
-    settings: all that a run can be told; default: that of the command line, but for one stage, in threads of this
-        process.
+    settings: all that a run can be told, but for what is an argument here; default: `ffdist.Settings()`, with threads
+        of this process as the launcher. Those of a preset: `ffdist.presets.with_preset(ffdist.Settings(), "digits")`;
+        of a file: `ffdist.settings.toml.settings_in("my.toml")`.
     told: fields of the settings by their own names, laid over them: `stages=2, lr=1e-3, epochs=30`. `ffdist settings`
-        lists them; they may as well be told to `fit`.
+        lists them; they may as well be told to `fit`. Without `stages` and `cut` there is one stage.
 
     The number of stages, the cut and the launcher change nothing about the result. With launcher="processes" or "ray"
     what is passed in must be importable there, from a module, or from a script whose `fit` stands under
-    `if __name__ == "__main__":`.
+    `if __name__ == "__main__":`. In a script that torchrun has started each process is a stage of the run, whatever the
+    launcher; all of them must come to the same `fit`, and have its result and the trained network.
     Raises ConfigError for a value that is not of its type, or out of range.
     """
 
@@ -79,9 +85,12 @@ class Pipeline:
     ) -> None:
         if not isinstance(network, (Chain, nn.Sequential, str)):
             raise no_sequential(network)
+        given = {"model": network, "objective": objective}
+        named = {name: of if isinstance(of, str) else GIVEN for name, of in given.items()}
         self.network = network
-        self.settings = (settings or HERE).changed(**as_fields(told, "Pipeline"))
+        self.settings = as_settings(settings, HERE).changed(**as_fields(told, "Pipeline"), **named)
         self.objective = objective
+        check_options(network, objective, self.settings)
         self.result: Result | None = None
         """Of the last `fit`."""
         self._classifier: Classifier | None = None
@@ -116,7 +125,9 @@ class Pipeline:
                 expected="the data, as when the run began",
                 remedy="Pipeline.resume(run, data)",
             )
-        here = recorded.changed(launcher=HERE.plan.launcher, stages=HERE.plan.stages, cut=())
+        named = {"model_args": network, "objective_args": objective}
+        options = {name: () for name, of in named.items() if of is not None}
+        here = recorded.changed(launcher=HERE.plan.launcher, stages=None, cut=(), **options)
         rule = objective if objective is not None else recorded.rule.objective
         pipeline = cls(recorded.network.model if network is None else network, rule, settings=here)
         pipeline.fit(recorded.dataset.data if data is None else data, out=run, resume=True, progress=progress, **told)
@@ -163,25 +174,63 @@ class Pipeline:
         if share is not None:
             told["validation"] = share
         settings = self.settings.changed(**as_fields(told, "Pipeline.fit"), **({} if out is None else {"out": out}))
-        images = sized(as_images(data, test, held_out), settings.dataset.image_size)
-        job = self._job(images, settings)
+        check_options(self.network, self.objective, settings)
+        images, world = sized(as_images(data, test, held_out), settings.dataset.image_size), World.from_env()
+        job = self._job(images, settings, world)
         check_job(job)
-        if progress and job.chain.joined:
-            note(job.chain.joined)
+        if progress and (world is None or world.first):
+            tell(job)
         if settings.run.out is None and not resume:
-            with tempfile.TemporaryDirectory(prefix="ffdist-") as scratch, held(Path(scratch)):
-                self.result = self._train(job, Path(scratch), progress)
+            self.result = self._train_unkept(job, progress, world)
         else:
-            self.result = self._train_kept(job, data, progress, resume=resume)
+            self.result = self._train_kept(job, data, progress, world, resume=resume)
         return self.result
+
+    def _train_unkept(self, job: Job, progress: bool, world: World | None) -> Result:
+        if world:
+            return self._join(Joined(world, job, None, False, lambda: False, lambda run: None), progress)
+        with tempfile.TemporaryDirectory(prefix="ffdist-") as scratch, held(Path(scratch)):
+            return self._train(job, Path(scratch), progress)
 
     def _train(self, job: Job, run: Path, progress: bool) -> Result:
         result = self._launch(replace(job, run=run), progress)
         self._load(job, run)
         return result
 
-    def _train_kept(self, job: Job, data: Data, progress: bool, *, resume: bool) -> Result:
+    def _join(self, joined: Joined, progress: bool) -> Result:
+        def use(run: Path, result: Result | None) -> Result:
+            self._load(joined.job, run)
+            return result or result_of(run)
+
+        report = ConsoleReport(PlainConsole(stderr=True, quiet=not progress))
+        try:
+            return joined.train(report, use)
+        finally:
+            report.close()
+
+    def _train_kept(self, job: Job, data: Data, progress: bool, world: World | None, *, resume: bool) -> Result:
         """In a folder of its own, that says all of itself; or on from where the run there has come to."""
+        settings = self._recorded(job, data, resume=resume)
+        made_with = facts("torchrun" if world else settings.plan.launcher, job.stages)
+        begin = partial(going_on if resume else beginning, settings, job.images)
+
+        def ready(run: Path) -> Callable[[], None]:
+            return partial(note_start, run, made_with, settled(settings) if resume else None)
+
+        if world:
+            finished = lambda: nothing_left(settings) is not None  # noqa: E731
+            return self._join(Joined(world, job, begin, resume, finished, ready), progress)
+        with begin() as run:
+            if resume and (told := nothing_left(settings)):
+                note(f"{spelled(told)} ({run})")
+                self._load(job, run)
+                return result_of(run)
+            go_on = resume and bool(committed(run))
+            return self._train(replace(job, resume=go_on, ready=ready(run)), run, progress)
+
+    def _recorded(self, job: Job, data: Data, *, resume: bool) -> Settings:
+        """The settings by which the run is found again, or those of the run that goes on. Raises ConfigError where it
+        cannot go on so."""
         chain, rule = self.chain(job.images, job.settings), self._recorded_rule(job.settings)
         named = rule_settings(rule)
         if named["objective"] == GIVEN:
@@ -191,21 +240,13 @@ class Pipeline:
             **named,
             **data_settings(data, job.images),
         )
-        made_with = facts(settings.plan.launcher, job.stages)
         if not resume:
-            with beginning(settings, job.images) as run:
-                return self._train(replace(job, ready=partial(note_start, run, made_with)), run, progress)
+            return settings
         recorded = read_recorded(settings.run.out)
         settings = as_recorded(settings, recorded, chain, rule if rule == BACKPROP else job.objective)
         check_given(recorded, chain, job.objective)
         check_resumable(recorded, settings, "give what is expected")
-        with going_on(settings, job.images) as run:
-            if told := nothing_left(settings):
-                note(f"{spelled(told)} ({run})")
-                self._load(job, run)
-                return result_of(run)
-            ready = partial(note_start, run, made_with, settled(settings))
-            return self._train(replace(job, resume=bool(committed(run)), ready=ready), run, progress)
+        return settings
 
     def _rule(self, settings: Settings) -> Objective:
         """The rule; with the options of its name, where it is given by one."""
@@ -222,17 +263,18 @@ class Pipeline:
             return self.objective
         return load_objective(self.objective, pairs(settings.rule.objective_args, setting("rule.objective_args")))
 
-    def _job(self, images: Images, settings: Settings) -> Job:
-        chain, stages = self.chain(images, settings), settings.plan.stages or len(settings.plan.cut) or 1
-        if self.objective != BACKPROP:
-            return Job(chain, self._rule(settings), images, settings, stages)
-        if stages > 1 or settings.rule.fusion:
-            raise ConfigError("backpropagation's twin is one block: its one loss is behind the last layer",
-                              where="Pipeline", expected="stages=1, fusion=False",
-                              got=f"stages={stages}, fusion={settings.rule.fusion}")  # fmt: skip
-        whole = twin(chain)
-        whole.joined = chain.joined
-        return Job(whole, smoothed(Backprop(), settings), images, settings)
+    def _job(self, images: Images, settings: Settings, world: World | None) -> Job:
+        chain = self.chain(images, settings)
+        if self.objective == BACKPROP:
+            whole = twin(chain)
+            whole.joined = chain.joined
+            job = Job(whole, smoothed(Backprop(), settings), images, settings)
+        else:
+            job = Job(chain, self._rule(settings), images, settings)
+        ranks = world.size if world else None
+        if ranks is None and settings.plan.stages is None and not settings.plan.cut:
+            return job
+        return replace(job, stages=count_stages(settings, len(job.names), ranks))
 
     def chain(self, images: Images, settings: Settings | None = None) -> Chain:
         """The network as a chain for these data. Raises NetworkError when it was made for other shapes or classes."""
@@ -296,21 +338,16 @@ class Pipeline:
             self.network.load_state_dict(values)
 
 
-HERE = Settings().changed(stages=1, launcher="threads")
+HERE = Settings().changed(launcher="threads")
 """What a pipeline made in Python is told where nothing else is."""
-OWN = {"data": "the first argument of fit", "model": "the network itself", "objective": "the rule itself"}
-"""Fields of the settings that are arguments of another kind here."""
 
 
-def as_fields(told: dict[str, Any], where: str) -> dict[str, Any]:
-    """Arguments as fields of the settings. Raises ConfigError for one that is none, with the nearest."""
-    for name, value in told.items():
-        if name in OWN:
-            raise ConfigError(f"'{name}' is not told like this", where=where, expected=OWN[name], got=repr(value))
-        if name not in GROUP_OF:
-            raise ConfigError(f"there is no '{name}'", where=where, expected=f"an argument of {where}",
-                              got=f"{name}={value!r}", remedy=nearest(name, GROUP_OF))  # fmt: skip
-    return {name: () if value is None and get_origin(kind_of(name)) is tuple else value for name, value in told.items()}
+def tell(job: Job) -> None:
+    """What a user should know of the run that begins."""
+    origin = f"weights to start from: {job.chain.origin}" if job.chain.origin else None
+    for text in (validation_note(job), job.chain.joined, origin):
+        if text:
+            note(spelled(text))
 
 
 def launched(job: Job, report: ConsoleReport) -> Result:
@@ -327,35 +364,8 @@ def launched(job: Job, report: ConsoleReport) -> Result:
             return launch_on_ray(GivenJob(job), job.settings, job.stages, job.run, report)
 
 
-def sized(images: Images, size: int | None) -> Images:
-    """With pictures resized to this side. Raises ConfigError for other samples."""
-    if size is None:
-        return images
-    if len(images.shape) != 3 or not images.pixels:
-        kind = "whole numbers" if images.pixels else "floats"
-        raise ConfigError("only pictures are resized", where="image_size", expected="whole numbers (C, H, W)",
-                          got=f"{kind} {images.shape}", remedy="leave it out, and resize them before")  # fmt: skip
-    return replace(images, shape=(images.shape[0], size, size))
-
-
 def result_of(run: Path) -> Result:
     """Of a run that has come to its end."""
     records, end = read_run_log(run)
     assert end, "checked by whoever says so"
     return Result(end["reason"], records, test=end["test"])
-
-
-def is_share(validation: Any) -> bool:
-    """Whether it is a number, and no data: None and what is mistyped are told as a number is."""
-    return validation is None or isinstance(validation, (int, float, str)) or getattr(validation, "ndim", None) == 0
-
-
-def as_objective(rule: Objective | str) -> Objective:
-    """The rule, or the one of that name. Raises ConfigError for what is neither."""
-    if isinstance(rule, str):
-        return load_objective(rule)
-    if not isinstance(rule, Objective):
-        name = getattr(rule, "__name__", "SFF")
-        raise ConfigError("the objective is not a rule", where="Pipeline", expected="an Objective, or the name of one",
-                          got=repr(rule), remedy=f"make one: {name}()")  # fmt: skip
-    return rule

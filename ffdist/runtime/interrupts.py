@@ -99,17 +99,20 @@ def interrupts(ask: Callable[[int], None]) -> Iterator[Told]:
             signal.signal(number, handler)
 
 
-def hear_signals(tell: Callable[[int], None], numbers: tuple[int, ...] = SIGNALS) -> None:
+def hear_signals(tell: Callable[[int], None], numbers: tuple[int, ...] = SIGNALS) -> int:
     """`tell` is called with each signal's number in a thread of its own, at once, whatever the main thread waits for:
-    a handler of Python's would have to wait for the end of a call into C++."""
+    a handler of Python's would have to wait for the end of a call into C++.
+
+    Returns the descriptor that was woken before; -1 for none.
+    """
     reader, writer = socket.socketpair()
     writer.setblocking(False)
 
     def listen() -> None:
-        while True:
-            for number in reader.recv(16):
+        while numbers_heard := reader.recv(16):  # nothing, when it is no longer listened to
+            for number in numbers_heard:
                 if number in numbers:
                     tell(number)
 
     threading.Thread(target=listen, name="ffdist signals", daemon=True).start()
-    signal.set_wakeup_fd(writer.detach(), warn_on_full_buffer=False)
+    return signal.set_wakeup_fd(writer.detach(), warn_on_full_buffer=False)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from threading import Event, Thread
+from threading import Event, Thread, current_thread, main_thread
 from types import FrameType
 
 import torch.distributed as dist
@@ -18,7 +19,7 @@ from ffdist.pipeline.sink import Reporter
 from ffdist.runtime.allocator import keep_freed_memory
 from ffdist.runtime.attempt import share_attempt
 from ffdist.runtime.edges import ProcessEdges
-from ffdist.runtime.interrupts import handle_signals, hear_signals
+from ffdist.runtime.interrupts import handle_signals, hear_signals, signals_restored
 from ffdist.runtime.job import Job
 from ffdist.runtime.meeting import await_key, set_key
 from ffdist.runtime.outcome import Result
@@ -70,6 +71,20 @@ class Signals:
     def handle(self) -> None:
         handle_signals(self._unwind)
         hear_signals(self._heard)
+
+    @contextmanager
+    def handled(self) -> Iterator[None]:
+        """Within alone: behind it signals do what they did before. Of no effect outside the main thread."""
+        if current_thread() is not main_thread():
+            yield
+            return
+        with signals_restored():
+            handle_signals(self._unwind)
+            before = hear_signals(self._heard)
+            try:
+                yield
+            finally:
+                os.close(signal.set_wakeup_fd(before))
 
     def begin(self, store: dist.Store) -> None:
         """The stages are ready. From now on a rank that is told to stop tells the first one, by the store."""

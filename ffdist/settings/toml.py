@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ffdist.errors import ConfigError
-from ffdist.settings import GROUPS, Settings
+from ffdist.settings import GROUPS, Settings, apply
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -24,6 +24,12 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError("a settings file cannot be read", where=path, got=error.strerror) from error
     except (ValueError, RecursionError) as error:  # not UTF-8, not TOML, or a number of thousands of digits
         raise ConfigError("a settings file is not TOML", where=path, got=error) from error
+
+
+def settings_in(path: str | Path, base: Settings | None = None) -> Settings:
+    """A settings file, such as `ffdist train --print-config` prints, laid over others; default: those of a run that is
+    told nothing. Raises ConfigError for what is no such file."""
+    return apply(base or Settings(), read_toml(Path(path)), str(path))
 
 
 def parsed(text: str) -> dict[str, Any]:

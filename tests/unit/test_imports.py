@@ -38,6 +38,7 @@ ROOMS = {
     "report": {"errors", "plain", "pipeline"},
     "runtime": {"cores", "device", "environment", "errors", "folders", "loading", "notes", "options", "models",
                 "objectives", "data", "transport", "pipeline", "settings", "baselines", "snapshot", "report"},
+    "arguments": {"errors", "options", "settings", "objectives", "data"},
     "sending": {"errors", "runtime"},
 }  # fmt: skip
 """What each room may import, besides itself. What stands above them all (api, bench, cli) may import anything."""

@@ -1,0 +1,118 @@
+"""What is told in Python: arguments as settings, a rule by its name, pictures in another size."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, get_origin
+
+import torch
+
+from ffdist.data import Images
+from ffdist.errors import ConfigError
+from ffdist.objectives import Objective, load_objective
+from ffdist.options import nearest, text_of
+from ffdist.settings import GROUP_OF, GROUPS, Settings, kind_of
+
+OWN = {
+    "data": "the first argument of fit",
+    "model": "the first argument of Pipeline",
+    "network": "the first argument of Pipeline",
+    "objective": "the second argument of Pipeline",
+}
+"""What is told as an argument of its own."""
+OTHERS = {
+    "preset": "settings=ffdist.presets.with_preset(ffdist.Settings(), NAME)",
+    "config": "settings=ffdist.settings.toml.settings_in(FILE)",
+    "resume": "fit(data, out=RUN, resume=True), or Pipeline.resume(RUN)",
+    "test": "fit(data, test=...)",
+    "progress": "fit(data, progress=...)",
+    **{name: f"settings=ffdist.Settings({name}=...), or its fields by their own names" for name in GROUPS},
+}
+"""What people try, and how it is told."""
+
+
+def as_settings(given: Settings | None, default: Settings) -> Settings:
+    """Raises ConfigError for what is none."""
+    if given is not None and not isinstance(given, Settings):
+        raise ConfigError("settings are no settings", where="Pipeline", expected="ffdist.Settings(...)",
+                          got=f"a {type(given).__name__}",
+                          remedy="ffdist.Settings().changed(epochs=30, ...), or tell them by their names")  # fmt: skip
+    return given or default
+
+
+def as_fields(told: dict[str, Any], where: str) -> dict[str, Any]:
+    """Arguments as fields of the settings. Raises ConfigError for one that is none, with the nearest."""
+    for name, value in told.items():
+        if name in OWN or (name in OTHERS and name not in GROUP_OF):
+            raise ConfigError(f"'{name}' is not told like this", where=where, got=short(value),
+                              remedy=OTHERS.get(name), expected=OWN.get(name))  # fmt: skip
+        if name not in GROUP_OF:
+            raise ConfigError(f"there is no '{name}'", where=where, expected=f"an argument of {where}",
+                              got=f"{name}={short(value)}", remedy=nearest(name, GROUP_OF.keys() - OWN))  # fmt: skip
+    if not is_share(told.get("validation")):
+        raise ConfigError("a validation set is told to fit", where=where, expected="a share of the training samples",
+                          got=f"a {type(told['validation']).__name__}",
+                          remedy="fit(data, validation=...)")  # fmt: skip
+    return {name: as_field(name, value) for name, value in told.items()}
+
+
+def as_field(name: str, value: Any) -> Any:
+    """None for an empty list, options by their names, a device of torch's: as the settings have them.
+
+    Raises ConfigError for one text where several are told.
+    """
+    many = get_origin(kind_of(name)) is tuple
+    if value is None and many:
+        return ()
+    if name.endswith("_args") and isinstance(value, Mapping):
+        return tuple(f"{key}={text_of(of)}" for key, of in value.items())
+    if many and isinstance(value, str):
+        raise ConfigError(f"{name} has a wrong value", expected="a list", got=repr(value),
+                          remedy=f"{name}=[{value!r}]")  # fmt: skip
+    return str(value) if isinstance(value, torch.device) else value
+
+
+def short(value: object) -> str:
+    """For an error's line."""
+    text = repr(value)
+    return text if len(text) < 60 and "\n" not in text else f"a {type(value).__name__}"
+
+
+def check_options(network: object, objective: object, settings: Settings) -> None:
+    """Raises ConfigError for options of a name, where no name is given."""
+    for name, given, told, kind in (
+        ("model_args", network, settings.network.model_args, "network"),
+        ("objective_args", objective, settings.rule.objective_args, "rule"),
+    ):
+        if told and not isinstance(given, str):
+            raise ConfigError(f"{name} are the options of a {kind} that is given by its name", where="Pipeline",
+                              expected=f"{name}=None", got=f"{kind} {type(given).__name__}, {name}={list(told)}",
+                              remedy=f"give the {kind} by its name, or made with its options")  # fmt: skip
+
+
+def sized(images: Images, size: int | None) -> Images:
+    """With pictures resized to this side. Raises ConfigError for other samples."""
+    if size is None:
+        return images
+    if len(images.shape) != 3 or not images.pixels:
+        kind = "whole numbers" if images.pixels else "floats"
+        raise ConfigError("only pictures are resized", where="image_size", expected="whole numbers (C, H, W)",
+                          got=f"{kind} {images.shape}", remedy="leave it out, and resize them before")  # fmt: skip
+    return replace(images, shape=(images.shape[0], size, size))
+
+
+def is_share(validation: Any) -> bool:
+    """Whether it is a number, and no data: None and what is mistyped are told as a number is."""
+    return validation is None or isinstance(validation, (int, float, str)) or getattr(validation, "ndim", None) == 0
+
+
+def as_objective(rule: Objective | str) -> Objective:
+    """The rule, or the one of that name. Raises ConfigError for what is neither."""
+    if isinstance(rule, str):
+        return load_objective(rule)
+    if not isinstance(rule, Objective):
+        name = getattr(rule, "__name__", "SFF")
+        raise ConfigError("the objective is not a rule", where="Pipeline", expected="an Objective, or the name of one",
+                          got=repr(rule), remedy=f"make one: {name}()")  # fmt: skip
+    return rule

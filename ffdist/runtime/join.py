@@ -1,0 +1,132 @@
+"""A script that torchrun has started, and that trains in Python: its processes join as the stages of one run."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, field
+from datetime import timedelta
+from itertools import count
+from pathlib import Path
+from shutil import rmtree
+from typing import NamedTuple
+
+from ffdist.errors import ConfigError, setting
+from ffdist.notes import note
+from ffdist.pipeline.sink import Reporter
+from ffdist.runtime.agree import agree
+from ffdist.runtime.child import end_with_parent
+from ffdist.runtime.folder import has_ended, held
+from ffdist.runtime.job import Job
+from ffdist.runtime.meeting import await_key, set_key
+from ffdist.runtime.outcome import Result
+from ffdist.runtime.rank import idle_gpus
+from ffdist.runtime.run import SETTINGS
+from ffdist.runtime.threads import computing_threads_kept
+from ffdist.runtime.torchrun import Meeting, Signals, meet, run_rank
+from ffdist.runtime.world import World
+from ffdist.snapshot import committed
+
+RUNS = count()
+"""Of this process, in order: a script that is started again, and trains several times, comes by the same ones."""
+
+
+class Place(NamedTuple):
+    """Where the run is kept, as rank 0 tells the others."""
+
+    run: str
+    resume: bool
+    """Whether there is a snapshot to go on from."""
+    ended: bool
+    """Whether nothing is left to do: an earlier attempt of the script has done it."""
+
+
+Begin = Callable[[], AbstractContextManager[Path]]
+
+
+@dataclass(frozen=True)
+class Joined:
+    """This process as one stage of the run that a script of torchrun's comes to."""
+
+    world: World
+    job: Job
+    begin: Begin | None
+    """Begins the run's folder, or goes on in it, on rank 0; None for a folder that nobody keeps."""
+    resume: bool
+    finished: Callable[[], bool]
+    """Whether the run that is to go on has come to its end."""
+    ready: Callable[[Path], Callable[[], None] | None]
+    """For the last stage: `Job.ready` in that folder."""
+    number: int = field(default_factory=lambda: next(RUNS))
+
+    def train(self, report: Reporter, use: Callable[[Path, Result | None], Result]) -> Result:
+        """Train with the others. `use` gets the run's folder on each rank, and what came of it, or None where it had
+        ended before; all ranks wait for one another then, and have the same result.
+
+        Raises StageError where a rank stays away, or has failed; ConfigError where nobody keeps a run of several hosts.
+        """
+        job, world = self.job, self.world
+        if self.begin is None and world.local_size not in (0, world.size):
+            raise ConfigError(
+                "a run on several hosts needs a folder that all of them have",
+                where=setting("run.out"),
+                expected="a folder on a shared file system",
+                got="none",
+                remedy="fit(data, out=FOLDER)",
+            )
+        signals = Signals(world.first)
+        end_with_parent(os.getppid())
+        if world.local_rank == 0 and (told := idle_gpus(job.settings.compute.device, world)):
+            note(told)
+        with signals.handled(), computing_threads_kept(), ExitStack() as start:
+            meeting = meet(world, job.timeout)
+            store, key = meeting.store, f"run {self.number}"
+            place = Place(*agree(store, world, key, lambda: self._place(meeting, key, start), job.timeout))
+            run = Path(place.run)
+            made = Job(job.chain, job.objective, job.images, job.settings, world.size, run, place.resume,
+                       ready=self.ready(run))  # fmt: skip
+            result = None
+            if not place.ended:
+                result = run_rank(lambda: made, meeting.world, store, report, signals)
+                result = shared(meeting, result, job.timeout)
+            found = use(run, result)
+            wait_for_all(meeting, job.timeout)
+        return found
+
+    def _place(self, meeting: Meeting, key: str, start: ExitStack) -> Place:
+        """On rank 0 alone. A restarted attempt goes on where the one before has come to."""
+        if self.begin is None:
+            scratch = Path(tempfile.mkdtemp(prefix="ffdist-"))
+            start.callback(rmtree, scratch, ignore_errors=True)
+            return Place(str(scratch), False, False)
+        if meeting.lasting.check([key]):
+            run = Path(meeting.lasting.get(key).decode())
+            if (run / SETTINGS).exists():  # else the former attempt was refused, and left nothing
+                start.enter_context(held(run))
+                return Place(str(run), bool(committed(run)), has_ended(run))
+        run = start.enter_context(self.begin())
+        meeting.lasting.set(key, str(run))
+        return Place(str(run), self.resume and bool(committed(run)), self.resume and self.finished())
+
+
+def shared(meeting: Meeting, result: Result, timeout: timedelta) -> Result:
+    """What the last rank alone knows, on every rank."""
+    where, key = str(meeting.world), "result"
+    if meeting.world.last:
+        said = {"reason": result.reason, "records": result.records, "signal": result.signal, "test": result.test}
+        set_key(meeting.store, key, json.dumps(said), where=where)
+        return result
+    failure = "the last stage did not tell the result"
+    return Result(**json.loads(await_key(meeting.store, key, timeout, failure=failure, where=where)))
+
+
+def wait_for_all(meeting: Meeting, timeout: timedelta) -> None:
+    """Until every rank has come here: the folder, and the store, may go with rank 0."""
+    where, failure = str(meeting.world), "a rank did not load the trained network"
+    set_key(meeting.store, f"loaded {meeting.world.rank}", "", where=where)
+    others = range(meeting.world.size) if meeting.world.first else ()
+    for rank in others:
+        await_key(meeting.store, f"loaded {rank}", timeout, failure=failure, where=where)
