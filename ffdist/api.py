@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from ffdist.arguments import as_fields, as_objective, as_settings, check_options, is_share, sized
+from ffdist.arguments import OTHERS, as_fields, as_objective, as_settings, check_options, is_share, short, sized
 from ffdist.baselines.twin import Backprop, twin
 from ffdist.data import Images
 from ffdist.data.given import Data, as_images
@@ -169,7 +169,7 @@ class Pipeline:
         for name, value in (("resume", resume), ("progress", progress)):
             if not isinstance(value, bool):
                 raise ConfigError(f"{name} has a wrong value", where="Pipeline.fit", expected="True or False",
-                                  got=repr(value))  # fmt: skip
+                                  got=short(value), remedy=OTHERS[name] if name == "resume" else None)  # fmt: skip
         share, held_out = (validation, None) if is_share(validation) else (None, validation)
         if share is not None:
             told["validation"] = share

@@ -27,7 +27,7 @@ OTHERS = {
     "resume": "fit(data, out=RUN, resume=True), or Pipeline.resume(RUN)",
     "test": "fit(data, test=...)",
     "progress": "fit(data, progress=...)",
-    **{name: f"settings=ffdist.Settings({name}=...), or its fields by their own names" for name in GROUPS},
+    **{name: f"settings=ffdist.Settings({name}=...), or its fields by their own names" for name in GROUPS.keys() - OWN},
 }
 """What people try, and how it is told."""
 

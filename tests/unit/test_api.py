@@ -118,7 +118,7 @@ def test_a_run_is_kept_where_told_and_never_overwritten(tmp_path: Path) -> None:
         ),
         ({"device": 3}, "device has a wrong value"),
         ({"device": "cuda:one"}, "compute.device names no device"),
-        ({"precision": "fp16"}, "precision has a wrong value"),
+        ({"precision": "fp8"}, "precision has a wrong value"),
         ({"stages": 0}, "^plan.stages is too small"),
         ({"stages": 1.5}, "stages has a wrong value"),
         ({"cut": "1,1"}, "cut has a wrong value"),
