@@ -37,11 +37,14 @@ class Predictor(nn.Module):
     [(name, "mlp", {"widths": "20,20"}) for name in OBJECTIVES]
     + [("sff", "vit", {"dim": "12", "depth": "2"}), ("deeperforward", "cnn", {"widths": "20,20"})],
 )
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # torch's own, while it traces
+@pytest.mark.filterwarnings(  # torch's own, while it traces
+    "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore:Attempted to insert a get_attr Node:UserWarning"
+)
 def test_every_rules_prediction_is_exported_for_any_batch_size(name: str, model: str, options: dict[str, str]) -> None:
     predictor = Predictor(load_objective(name), load_model(model, (1, 8, 8), 10, options))
     batch = torch.export.Dim("batch", min=2, max=64)
-    program = torch.export.export(predictor, (torch.randn(3, 1, 8, 8),), dynamic_shapes=({0: batch},)).module()
+    told = ({0: batch},)
+    program = torch.export.export(predictor, (torch.randn(3, 1, 8, 8),), dynamic_shapes=told, strict=False).module()
     for size in (2, 7):
         x = torch.randn(size, 1, 8, 8)
         torch.testing.assert_close(program(x), predictor(x))
