@@ -8,7 +8,7 @@ import inspect
 import json
 import re
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -91,6 +91,7 @@ def rules(args: Sequence[str]) -> None:
         from ffdist.baselines.twin import Backprop
         from ffdist.objectives import OBJECTIVES
         from ffdist.options import find
+    check_kind(command.name, "rule", OBJECTIVE_PLACES)
     made = Backprop if command.name == "backprop" else find(command.name, OBJECTIVES, "objective")
     tell_thing(command.name, made, 0, "--objective-args", as_json=command.json)
 
@@ -103,12 +104,30 @@ def models(args: Sequence[str]) -> None:
     with loading():
         from ffdist.models import MODELS
         from ffdist.options import find
+    check_kind(command.name, "network", MODEL_PLACES)
     tell_thing(command.name, find(command.name, MODELS, "model"), 2, "--model-args", as_json=command.json)
+
+
+def check_kind(name: str, what: str, names: Collection[str]) -> None:
+    """Raises ConfigError for the name of a thing of another kind, with the command that explains it."""
+    kinds = {
+        "rules": [*OBJECTIVE_PLACES, "backprop"],
+        "models": MODEL_PLACES,
+        "presets": PRESETS,
+        "datasets": [*DATA_SETS, "digits"],
+        "settings": GROUP_OF,
+    }
+    if name in names or name == "backprop":
+        return
+    for command, members in kinds.items():
+        if name in members:
+            raise ConfigError(f"'{name}' is no {what}", remedy=f"ffdist {command} {name}")
 
 
 def presets(args: Sequence[str]) -> None:
     command = parsed(Presets, args, "ffdist presets")
     if command.name is not None:
+        check_kind(command.name, "preset", PRESETS)
         tell_preset(command.name, as_json=command.json)
     elif command.json:
         print(json.dumps({name: preset.summary for name, preset in PRESETS.items()}))
@@ -125,6 +144,8 @@ def datasets(args: Sequence[str]) -> None:
 
     if command.name is None:
         List(command.root, command.json).run()
+    elif command.name == "digits":
+        tell_digits(command)
     elif command.name in DATA_SETS and not (command.root / command.name).is_dir():
         where = command.root / command.name
         raise ConfigError(f"{DATA_SETS[command.name]} is not prepared", where=where, expected="a prepared folder",
@@ -132,6 +153,21 @@ def datasets(args: Sequence[str]) -> None:
     else:
         here = Path(command.name)
         Check(here if here.is_dir() else command.root / command.name, command.json).run()
+
+
+def tell_digits(command: Datasets) -> None:
+    """The embedded data set, which has no folder."""
+    from ffdist.data import list_data
+
+    (entry,) = (each for each in list_data(command.root) if each.name == "digits")
+    if command.json:
+        print(json.dumps(dataclasses.asdict(entry), default=str))
+        return
+    shape = " x ".join(map(str, entry.shape or ()))
+    counts = ", ".join(f"{split} {count:,}" for split, count in entry.counts.items())
+    print(
+        f"digits: {entry.state}, samples of {shape}, {entry.num_classes} classes, {counts}\nffdist train --data digits"
+    )
 
 
 def settings(args: Sequence[str]) -> None:
@@ -233,7 +269,7 @@ def tell_thing(name: str, made: Any, skip: int, flag: str, *, as_json: bool) -> 
         print(json.dumps({"name": name, "text": text, "options": options}))
         return
     print(f"{name}\n")
-    print(text)
+    print(without_options(text, options))
     print()
     if not options:
         print(NO_OPTIONS)
@@ -243,6 +279,17 @@ def tell_thing(name: str, made: Any, skip: int, flag: str, *, as_json: bool) -> 
         print(f"  {each['name']}  ({each['type']}; default {each['default'] or 'none'})")
         if each["text"]:
             print(textwrap.fill(each["text"], width(), initial_indent="      ", subsequent_indent="      "))
+
+
+def without_options(text: str, options: Sequence[Mapping[str, str]]) -> str:
+    """What is said of it as a whole: its options are told below."""
+    for each in options:
+        text = re.sub(OF_ONE.format(each["name"]), "", text, flags=re.MULTILINE)
+    return re.sub(r"\n{3,}", "\n\n", text).strip()
+
+
+OF_ONE = r"^{}: (.*(?:\n +\S.*)*)\n?"
+"""What a function's docstring says of a parameter."""
 
 
 def options_of(made: Any, skip: int) -> Iterable[dict[str, str]]:
@@ -270,7 +317,7 @@ def texts_of(made: Any) -> dict[str, str]:
     texts: dict[str, str] = {}
     if not inspect.isclass(made):
         for name in inspect.signature(made).parameters:
-            said = re.search(rf"^{name}: (.*(?:\n +\S.*)*)", inspect.getdoc(made) or "", re.MULTILINE)
+            said = re.search(OF_ONE.format(name), inspect.getdoc(made) or "", re.MULTILINE)
             texts |= {name: " ".join(said[1].split())} if said else {}
         return texts
     for kind in reversed(inspect.getmro(made)):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal
 
-from ffdist.cli.help import Positional
-from ffdist.cli.parsing import parsed
+from ffdist.cli.help import Argument, Positional, choices_of, is_many
+from ffdist.cli.parsing import known_arguments, parsed
 
 BASH = """\
 _ffdist() {
@@ -36,46 +38,82 @@ class Completion:
 
 def main(args: Sequence[str]) -> None:
     if list(args[:2]) == ["words", "--"]:  # asked by the scripts
-        print("\n".join(completions(list(args[2:]))))
+        for found in completions(list(args[2:])):
+            print(found)
         return
     print(SCRIPTS[parsed(Completion, args, "ffdist completion").shell], end="")
 
 
 def completions(words: list[str]) -> list[str]:
-    """What the last of the words, behind `ffdist`, may become."""
+    """What the last of the words, behind `ffdist`, may become; none where files are wanted."""
     from ffdist.cli import COMMANDS
 
-    *before, last = words or [""]
-    if not before:
-        return begun(last, list(COMMANDS))
+    *before, last = without_equals(words or [""])
+    before = [word for word in before if word not in GLOBAL]
+    flag, equals, value = last.partition("=")
+    if last.startswith("--") and equals:
+        return [f"{flag}={each}" for each in begun(value, options_of(before).get(flag, []))]
+    if not before or before == ["help"]:
+        return begun(last, GLOBAL if last.startswith("-") else [*COMMANDS, *(["help"] if not before else [])])
     options = options_of(before)
-    flag = next((word for word in reversed(before) if word.startswith("-")), None)
-    values = options.get(before[-1]) or (options.get(flag) if flag else None)
     if last.startswith("-"):
-        return begun(last, [*options, "--help", "--quiet", "--verbose"])
-    if values:
-        return begun(last, values)
-    return begun(last, places(before)) if before[-1] == flag or len(before) > 0 else []
+        switches = [f"--no-{flag[2:]}" for flag in turned_off(before)] if last.startswith("--n") else []
+        return begun(last, [*options, *switches, *GLOBAL])
+    if before[-1] in options and before[-1] not in switches_of(before):
+        return begun(last, options[before[-1]])
+    many = next((word for word in reversed(before) if word.startswith("-")), "")
+    if many in several_of(before) and (found := begun(last, options[many])):
+        return found
+    return begun(last, places(before))
+
+
+GLOBAL = ["--help", "--quiet", "--verbose", "-h", "-q", "-v"]
+
+
+def without_equals(words: list[str]) -> list[str]:
+    """bash gives --lr=3 as three words."""
+    return [*(word for word in words[:-1] if word != "="), "" if words[-1] == "=" else words[-1]]
 
 
 def begun(word: str, choices: list[str]) -> list[str]:
     return [choice for choice in choices if choice.startswith(word)]
 
 
+def arguments_behind(words: list[str]) -> list[Argument]:
+    """All of the command's, in its groups, too."""
+    kind, made = command_of(words)
+    return known_arguments(kind, made) if kind is not None else []
+
+
 def options_of(words: list[str]) -> dict[str, list[str]]:
     """The options of the command, with their values where they are known."""
-    from ffdist.cli.help import arguments_of, choices_of, groups_of
-    from ffdist.known import MODEL_PLACES, OBJECTIVE_PLACES
+    from ffdist.known import MODEL_PLACES, OBJECTIVE_PLACES, baseline_names
 
-    names = {"--model": list(MODEL_PLACES), "--objective": [*OBJECTIVE_PLACES, "backprop"]}
-    kind, made = command_of(words)
-    if kind is None:
-        return {}
-    found = list(arguments_of(kind))
-    for _, group in groups_of(made) if made is not None else ():
-        found += arguments_of(type(group))
-    return {each.flag: names.get(each.flag) or list(map(str, choices_of(each.kind)))
-            for each in found if not each.positional}  # fmt: skip
+    names = {
+        "--model": list(MODEL_PLACES),
+        "--objective": [*OBJECTIVE_PLACES, "backprop"],
+        "--against": [*baseline_names(), "ff"],
+        "--data": ["digits", *(str(path.parent) for place in (".", "data") for path in Path(place).glob(PREPARED))],
+    }
+    found = [each for each in arguments_behind(words) if not each.positional]
+    return {each.flag: names.get(each.flag) or list(map(str, choices_of(each.kind))) for each in found}
+
+
+PREPARED = "*/manifest.json"
+
+
+def switches_of(words: list[str]) -> set[str]:
+    return {each.flag for each in arguments_behind(words) if each.kind is bool}
+
+
+def turned_off(words: list[str]) -> list[str]:
+    """Switches that have a form that turns them off."""
+    return [each.flag for each in arguments_behind(words) if each.kind is bool and each.both]
+
+
+def several_of(words: list[str]) -> set[str]:
+    """Options of several values."""
+    return {each.flag for each in arguments_behind(words) if is_many(each.kind)}
 
 
 def command_of(words: list[str]) -> tuple[type | None, object]:
@@ -93,24 +131,26 @@ def command_of(words: list[str]) -> tuple[type | None, object]:
             from ffdist.cli.data import COMMANDS as OF_DATA
 
             return OF_DATA.get(name), None
-        case ["eval" | "predict" | "export" | "report" | "doctor", *_]:
-            return plain_command(words[0]), None
+        case [name, *_] if name in PLAIN:
+            module, _, kind = PLAIN[name].partition(":")
+            return getattr(importlib.import_module(f"ffdist.cli.{module}"), kind), None
         case _:
             return None, None
 
 
-def plain_command(name: str) -> type:
-    if name == "eval":
-        from ffdist.cli.evaluate import Eval as Found
-    elif name == "predict":
-        from ffdist.cli.predict import Predict as Found
-    elif name == "export":
-        from ffdist.cli.export import Export as Found
-    elif name == "report":
-        from ffdist.cli.report import Report as Found
-    else:
-        from ffdist.cli.doctor import Doctor as Found
-    return Found
+PLAIN = {
+    "eval": "evaluate:Eval",
+    "predict": "predict:Predict",
+    "report": "report:Report",
+    "export": "export:Export",
+    "doctor": "doctor:Doctor",
+    "rules": "catalog:Rules",
+    "models": "catalog:Models",
+    "presets": "catalog:Presets",
+    "datasets": "catalog:Datasets",
+    "settings": "catalog:AllSettings",
+}
+"""Commands that have no groups of settings."""
 
 
 def places(words: list[str]) -> list[str]:
@@ -119,8 +159,6 @@ def places(words: list[str]) -> list[str]:
     from ffdist.presets import NAMES, PRESETS
     from ffdist.settings import GROUP_OF
 
-    if words[-1].startswith("-"):
-        return []
     match words[0]:
         case "train":
             return [] if set(words) & set(PRESETS) else list(PRESETS)
@@ -139,7 +177,8 @@ def places(words: list[str]) -> list[str]:
 
             return list(THEME_NAMES)
         case "data":
-            return ["list", "prepare", "check"] if len(words) == 1 else list(NAMES)
+            of_prepare = list(NAMES) if words[1:2] == ["prepare"] else []
+            return ["list", "prepare", "check"] if len(words) == 1 else of_prepare
         case "completion":
             return list(SCRIPTS)
         case _:

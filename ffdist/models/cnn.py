@@ -43,8 +43,11 @@ def cnn(
     choice: a pool belongs to the block before it, so that a local loss reads the pooled map (the paper's CNN, unlike
     its CNNB, is "not grouped into blocks").
 
+    widths: output channels of each block.
     dropout: of the classifier that backpropagation puts behind the last block. The paper has one, of a rate it does not
         give; none here, since a CPU draws its random numbers slowly, and FF has none to draw.
+    norm: batch normalisation behind each convolution.
+
     Raises NetworkError for no such share.
     """
     if not 0 <= dropout < 1:
@@ -64,5 +67,9 @@ def cnn(
 def cnnb(
     input_shape: Sequence[int], num_classes: int, widths: Sequence[int] = (32, 64, 128), dropout: float = 0.0
 ) -> Chain:
-    """`cnn` with batch normalisation between each convolution and its ReLU."""
+    """`cnn` with batch normalisation between each convolution and its ReLU.
+
+    widths: output channels of each block.
+    dropout: of the classifier that backpropagation puts behind the last block.
+    """
     return cnn(input_shape, num_classes, widths, dropout, norm=True)

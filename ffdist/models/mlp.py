@@ -32,6 +32,7 @@ def mlp(
 ) -> Chain:
     """A block a layer, linear and ReLU; pictures are flattened first. The default is Hinton's 4 x 2000.
 
+    widths: features of each layer.
     init: of weights, with zero biases: torch's own (biases too); "he", N(0, 2 / fan_in), with which Hinton's goodness
         starts at its threshold; "fan-out", N(0, 1 / fan_out), as in loweX/Forward-Forward.
     """

@@ -94,8 +94,10 @@ def speednet(
     """Three (or `len(widths)`) groups of convolutions behind a whitened input, after airbench (Jordan, 2024, arXiv
     2404.00498): a block each, the whitening in the first.
 
-    input_shape: (C, H, W), sides of at least 2 ** len(widths) + 1. depth: convolutions a group, 2 or 3; of three, the
-        last adds the first's output. airbench96 is widths 128, 384, 512 with depth 3.
+    input_shape: (C, H, W), sides of at least 2 ** len(widths) + 1.
+    widths: channels of each group; of airbench96 128, 384, 512.
+    depth: convolutions a group, 2 or 3; of three, the last adds the first's output, as in airbench96.
+
     The whitening is made of the first training pictures when a run starts, and kept in its snapshots.
     """
     channels, _, _ = check_picture("speednet", input_shape, 2 ** len(widths) + 1)

@@ -48,6 +48,7 @@ def vgg8(
         (ASGE, 2025), has 4 pools, so pictures of 16 pixels become one; for 10 classes, multiples of 10 suit the
         channel-wise rules.
     norm: batch normalisation in each block; the ASGE network has none.
+    pool: of 2x2, the largest value or the mean.
     pool_first: the pool opens the next block in place of closing its own, as in ASGE, which reads its goodness before
         pooling; what goes from block to block is then four times as large where a pool is.
     dropout: of whole channels, closing each block.
@@ -76,5 +77,12 @@ def vgg11(
     pool_first: bool = False,
     dropout: float = 0.0,
 ) -> Chain:
-    """`vgg8` of 10 convolutions: 128, 256P, 256, 512P, 512, 512P, 512, 512P, 512, 512 (ASGE, 2025)."""
+    """`vgg8` of 10 convolutions: 128, 256P, 256, 512P, 512, 512P, 512, 512P, 512, 512 (ASGE, 2025).
+
+    widths: channels a block, negative where a 2x2 pool follows.
+    norm: batch normalisation in each block; the ASGE network has none.
+    pool: of 2x2, the largest value or the mean.
+    pool_first: the pool opens the next block in place of closing its own.
+    dropout: of whole channels, closing each block.
+    """
     return vgg8(input_shape, num_classes, widths, norm, pool, pool_first, dropout)
