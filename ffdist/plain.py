@@ -14,14 +14,17 @@ from rich.console import Console
 from rich.progress import TextColumn
 from rich.table import Column, Table
 
+from ffdist.notes import QUIET
+
 UNBOUND = 10_000
 """Columns where there is no terminal to fill: a file or a pipe gets whole lines."""
 
 
 class PlainConsole(Console):
-    """Prints text as it is, on the standard output or the standard error."""
+    """Prints text as it is: results on the standard output, progress on the standard error unless --quiet is told."""
 
     def __init__(self, *, stderr: bool = False, quiet: bool = False) -> None:
+        quiet = quiet or (stderr and QUIET in os.environ)
         super().__init__(stderr=stderr, quiet=quiet, markup=False, emoji=False, highlight=False)
         if not self.is_terminal and "COLUMNS" not in os.environ:
             self.width = UNBOUND

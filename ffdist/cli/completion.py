@@ -13,11 +13,13 @@ from ffdist.cli.parsing import known_arguments, parsed
 
 BASH = """\
 _ffdist() {
-    local word=${COMP_WORDS[COMP_CWORD]}
+    local line word=${COMP_WORDS[COMP_CWORD]}
     COMPREPLY=()
     while IFS= read -r line; do COMPREPLY+=("$line"); done < <(
         ffdist completion words -- "${COMP_WORDS[@]:1:COMP_CWORD}" 2>/dev/null)
-    if [[ ${#COMPREPLY[@]} -eq 0 ]]; then COMPREPLY=($(compgen -f -- "$word")); fi
+    if [[ ${#COMPREPLY[@]} -eq 0 ]]; then
+        while IFS= read -r line; do COMPREPLY+=("$line"); done < <(compgen -f -- "$word")
+    fi
 }
 complete -o filenames -F _ffdist ffdist
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from ffdist.cli.help import Flag, Positional
 from ffdist.cli.parsing import parsed_of
 from ffdist.errors import ConfigError
 from ffdist.folders import command, loss
-from ffdist.notes import note
+from ffdist.notes import QUIET, note
 from ffdist.plain import PlainConsole, table
 from ffdist.runtime.interrupts import handle_signals, unwind
 
@@ -106,6 +107,8 @@ class Prepare:
             print(json.dumps(as_json(manifest, out)))
             return
         tell(manifest, PlainConsole())
+        if QUIET in os.environ:
+            return
         hint = command("train", "--data", out) if "train" in manifest.splits else command("eval", "RUN", "--data", out)
         print(f"prepared {out}; next: {hint}")
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from ffdist.cli.help import Positional
+from ffdist.cli.help import Flag, Positional
 from ffdist.cli.parsing import parsed
 from ffdist.errors import ConfigError, users_code
 from ffdist.loading import loading
@@ -35,6 +35,8 @@ class Export:
 
     predictor: str = "mean"
     """Whose scores the program gives: mean, last, weighted, fusion, or a block's name."""
+    json: Flag = False
+    """Print one JSON object: the file, and what it says of itself."""
 
 
 def main(args: Sequence[str]) -> None:
@@ -63,6 +65,10 @@ def main(args: Sequence[str]) -> None:
     else:
         data = weights(classifier, about)
     write_whole(command.to, data)
+    if command.json:
+        told = {name: json.loads(text) for name, text in about.items()}
+        print(json.dumps({"file": str(command.to), "bytes": command.to.stat().st_size} | told))
+        return
     print(f"{command.to}: {command.to.stat().st_size:,} bytes; {how_to_use(command.to, command.run, facts)}")
 
 

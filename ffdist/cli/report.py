@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from ffdist.cli.evaluate import opened
 from ffdist.cli.help import Flag, Positional
@@ -37,6 +38,8 @@ class Report:
     """Draw each block's loss and accuracy over the epochs (curves.png)."""
     to: Path | None = None
     """Folder for the figures. Default: the run directory."""
+    json: Flag = False
+    """Print one JSON object: settings, starts, epochs, test, figures."""
 
 
 def main(args: Sequence[str]) -> None:
@@ -47,23 +50,37 @@ def main(args: Sequence[str]) -> None:
         from ffdist.runtime.record import read_starts
         from ffdist.runtime.run import read_settings
 
-    settings, console = read_settings(command.run), PlainConsole()
+    settings, console = read_settings(command.run), PlainConsole(quiet=command.json)
     records, end = read_run_log(command.run)
-    if starts := read_starts(command.run):
+    starts = read_starts(command.run)
+    if starts:
         console.print(starts_table(starts))
     with as_written(command.run):
         for table in summary(dict(settings.items()), dict(Settings().items()), records, end):
             console.print(table)
-    folder = command.to or command.run
+    figures = drawn(command, records, console)
+    if command.json:
+        told = {"run": command.run, "settings": dict(settings.items()), "starts": starts, "epochs": records,
+                "reason": end and end["reason"], "test": end and end["test"], "figures": figures}  # fmt: skip
+        print(json.dumps(told, default=str))
+
+
+def drawn(command: Report, records: list[dict[str, Any]], console: PlainConsole) -> list[Path]:
+    """The figures that are asked for."""
+    folder, paths = command.to or command.run, list[Path]()
     folder.mkdir(parents=True, exist_ok=True)
     if command.figures:
         from ffdist.report.figure import draw_curves
+        from ffdist.report.log import as_written
 
         with as_written(command.run):
             draw_curves(records, folder / "curves.png")
         console.print(f"curves: {folder / 'curves.png'}", soft_wrap=True)
+        paths.append(folder / "curves.png")
     if command.cam:
         draw_cam(command.run, command.data, command.pictures, folder / "cam.png", console)
+        paths.append(folder / "cam.png")
+    return paths
 
 
 def draw_cam(run: Path, data: str | None, pictures: int, path: Path, console: PlainConsole) -> None:

@@ -20,10 +20,11 @@ from ffdist.data import Images, open_data
 from ffdist.errors import FfdistError, StageError, TransportError, exit_status, spelled
 from ffdist.folders import command as shell_command
 from ffdist.folders import ends_with_container, loss
-from ffdist.notes import note
+from ffdist.notes import QUIET, note
 from ffdist.pipeline.plan import BlockCost, dealt
 from ffdist.plain import PlainConsole, table
 from ffdist.report.console import ConsoleReport, result_tables
+from ffdist.report.log import read_run_log
 from ffdist.runtime.agree import agree, check_job, costs_of, cut_by, validation_note
 from ffdist.runtime.child import end_with_parent
 from ffdist.runtime.folder import beginning, going_on, held, nothing_left
@@ -54,7 +55,9 @@ def train(command: Train, words: Sequence[str]) -> None:
     world, settings = World.from_env(), command.settings
     told = world is None or world.first
     if command.resume and not command.dry_run and (end := nothing_left(settings)):
-        warn(f"{end} ({settings.run.out})" if told else None)
+        if told:
+            warn(f"{end} ({settings.run.out})")
+            tell_end(command.resume, as_json=command.json)
         return
     if command.resume:
         check_code(command.resume, settled(settings), strict=True)
@@ -72,7 +75,7 @@ def train(command: Train, words: Sequence[str]) -> None:
         warn(f"weights to start from: {job.chain.origin}" if job.chain.origin else None)
     if command.dry_run:
         if told:
-            dry_run(job)
+            dry_run(job, as_json=command.json)
     elif world:
         train_here(command, images, world, words)
     else:
@@ -194,6 +197,8 @@ def conclude(result: Result, out: Path, *, as_json: bool = False) -> None:
     if ends_with_container() and (told := loss(out)):
         console.print(told, soft_wrap=True)
         return
+    if QUIET in os.environ:
+        return
     if result.reason == "interrupted":
         hints = [shell_command("train", "--resume", out)]
     else:
@@ -205,7 +210,15 @@ def conclude(result: Result, out: Path, *, as_json: bool = False) -> None:
     console.print("try next: " + "\n          ".join(hints), soft_wrap=True)
 
 
-def dry_run(job: Job) -> None:
+def tell_end(run: Path, *, as_json: bool) -> None:
+    """Of a run that has come to its end before: what `conclude` printed of it as JSON."""
+    if as_json:
+        records, end = read_run_log(run)
+        told = {"run": str(run), "reason": "finished", "epochs": records, "test": end and end["test"]}
+        print(json.dumps(told))
+
+
+def dry_run(job: Job, *, as_json: bool = False) -> None:
     """Print the resolved settings, and the stages with what each would hold and cost; start nothing."""
     settings, stages = job.settings, job.stages
     place = World(size=stages)
@@ -214,9 +227,26 @@ def dry_run(job: Job) -> None:
     train = job.loaders().train
     costs = costs_of(job, device, train)
     cut = list(settings.plan.cut) or cut_by(costs, stages)
+    if as_json:
+        told = {"settings": dict(settings.changed(stages=stages).items()), "stages": stages_told(costs, cut)}
+        print(json.dumps(told, default=str))
+        return
     console = PlainConsole()
     console.print(write_toml(settings.changed(stages=stages)), soft_wrap=True, end="")
     console.print(stage_table(costs, cut, train.largest_batch))
+
+
+def stages_told(costs: list[BlockCost], cut: list[int]) -> list[dict[str, Any]]:
+    """Each stage's blocks, parameters, seconds a batch, and bytes that it sends on."""
+    return [
+        {
+            "blocks": [cost.name for cost in mine],
+            "parameters": sum(cost.parameters for cost in mine),
+            "seconds": sum(cost.seconds for cost in mine),
+            "bytes_sent": mine[-1].activation_bytes if stage < len(cut) - 1 else 0,
+        }
+        for stage, mine in enumerate(dealt(costs, cut))
+    ]
 
 
 def stage_table(costs: list[BlockCost], cut: list[int], batch_size: int) -> Table:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import replace
@@ -38,6 +37,7 @@ from ffdist.data.sources.table_hint import table_hint
 from ffdist.data.survey import Survey, constant_channels
 from ffdist.data.twice import Twice
 from ffdist.errors import ConfigError, DataError
+from ffdist.notes import note
 from ffdist.plain import PlainConsole, text_column
 
 Progress = Callable[[int, int], None]
@@ -106,7 +106,7 @@ def prepare(
     with appearing(out) as folder, nullcontext(progress) if progress else bar(opened.name) as report, quiet_pillow():
         manifest = write(opened, folder, decoding, workers or available_cores(), report, skip_broken=skip_broken)
     for text in manifest.notes:
-        print(f"ffdist: note: {text}", file=sys.stderr)
+        note(f"note: {text}")
     return out
 
 

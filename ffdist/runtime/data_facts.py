@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from dataclasses import asdict, dataclass, field
 from math import isfinite
 from pathlib import Path
@@ -15,6 +14,7 @@ from ffdist.data.decode import Decoding, read_decoding
 from ffdist.data.fitting import classes_differ
 from ffdist.data.images import Spread
 from ffdist.errors import DataError, SnapshotError, setting
+from ffdist.notes import note
 from ffdist.snapshot.files import write_durably
 
 FACTS = "data.json"
@@ -126,8 +126,7 @@ def check_same_data(facts: DataFacts, images: Images, where: object) -> None:
             expected="the same samples, labels, classes, mean and deviation",
             remedy=f"name the same data, wherever they lie now: {setting('dataset.data')}; or start a new run",
         )
-    print("ffdist: the run does not say which samples it has learned: classes, shape, mean and deviation are the same",
-          file=sys.stderr)  # fmt: skip
+    note("the run does not say which samples it has learned: classes, shape, mean and deviation are the same")
 
 
 def differences(before: DataFacts, now: DataFacts) -> list[str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from ffdist.data.catalog import folder_of
 from ffdist.errors import ConfigError
 from ffdist.models import MODELS
+from ffdist.notes import note
 from ffdist.objectives import OBJECTIVES
 from ffdist.options import find
 from ffdist.settings import Settings
@@ -110,8 +111,7 @@ def check_code(run: Path, settings: Settings, *, strict: bool) -> None:
             raise ConfigError(f"the run's {WORDS[kind]} has changed since the run began", where=file,
                               expected=f"what {kept} keeps", got="another text",
                               remedy=f"{back}; or start a new run")  # fmt: skip
-        print(f"ffdist: the run's {WORDS[kind]} has changed since the run began: {file}; it was {kept}",
-              file=sys.stderr)  # fmt: skip
+        note(f"the run's {WORDS[kind]} has changed since the run began: {file}; it was {kept}")
 
 
 def has_moved(run: Path, kind: str, before: str, now: str) -> bool:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
 from ffdist.errors import DamagedSnapshotError, SnapshotError, setting
+from ffdist.notes import note
 from ffdist.snapshot.files import check_file
 from ffdist.snapshot.manifest import Manifest, committed, read_manifest
 
@@ -79,8 +79,8 @@ def set_aside(run: Path, taken: Manifest) -> None:
 
 def _tell(damaged: list[DamagedSnapshotError], taken: Manifest) -> None:
     for error in damaged:
-        print(f"ffdist: a snapshot is not whole, the one before is taken, of step {taken.step} (epochs done: "
-              f"{taken.epoch}): {_brief(error)}", file=sys.stderr)  # fmt: skip
+        before = f"the one before is taken, of step {taken.step} (epochs done: {taken.epoch})"
+        note(f"a snapshot is not whole, {before}: {_brief(error)}")
 
 
 def _brief(error: DamagedSnapshotError) -> str:

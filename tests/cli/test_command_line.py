@@ -1,0 +1,217 @@
+"""Reading a command line: help that fits, one paragraph for each mistake, completion, quiet and JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ffdist.cli import COMMANDS, main
+from ffdist.cli.completion import completions
+from ffdist.cli.train import parse
+from ffdist.errors import ConfigError
+from ffdist.settings.toml import write_toml
+
+TINY = ["--launcher", "threads", "--stages", "1", "--epochs", "1", "--model-args", "widths=4,4,4", "--samples", "200"]
+
+
+def told(capsys: pytest.CaptureFixture[str], *args: str) -> tuple[int, str, str]:
+    """The exit status of a command, and what it prints."""
+    capsys.readouterr()
+    status = 0
+    try:
+        main(args)
+    except SystemExit as stop:
+        status = int(stop.code or 0)
+    out, err = capsys.readouterr()
+    return status, out, err
+
+
+@pytest.mark.parametrize("columns", [60, 70, 80, 100, 120, 200])
+def test_the_help_of_train_is_short_and_fits(
+    columns: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    for args in ("train --help", "train -h", "help train", "train --help sff-resnet18-imagenette"):
+        status, out, _ = told(capsys, *args.split())
+        assert status == 0
+        lines = out.splitlines()
+        assert len(lines) < 120
+        assert max(map(len, lines)) <= columns
+
+
+def test_help_has_the_values_of_a_preset_and_no_value_is_taken_for_one(capsys: pytest.CaptureFixture[str]) -> None:
+    _, bare, _ = told(capsys, "train", "--help")
+    assert "[30]" in bare
+    assert "[kernel=3]" in bare
+    _, out, _ = told(capsys, "train", "--lr", "1", "--help", "cwc-cifar10")
+    assert "cwc-cifar10" in out
+    assert "[0:11" in out
+    _, out, _ = told(capsys, "train", "--out", "cwc-cifar10", "--help")
+    assert out == bare
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ("trian", "did you mean 'train'?"),
+        ("digits", "it is a preset: ffdist train digits"),
+        ("train --lrr 3", "there is no option --lrr\n  where: ffdist train\n  remedy: did you mean --lr?"),
+        ("train --learning_rate 3", "did you mean --lr?"),
+        ("train --stag 2", "write it out: --stages"),
+        ("train --lr", "--lr has no value"),
+        ("train --out -x", "stands behind =: --out="),
+        ("train --lr x", "--lr has a wrong value\n  where: ffdist train\n  expected: a number\n  got: x"),
+        ("train --optimizer adm", "did you mean 'adam'?"),
+        ("train --cut 1,2", "told apart by spaces: 1 2"),
+        ("train --fusion=true", "--fusion takes no value"),
+        ("train --dry-run=1 digits", "--dry-run takes no value"),
+        ("eval", "RUN is missing"),
+        ("export r", "--to PATH is missing"),
+        ("rules a b", "a word too many: b"),
+        ("bench thruput", "did you mean 'throughput'?"),
+        ("data prep", "did you mean 'prepare'?"),
+    ],
+)
+def test_a_command_line_that_cannot_be_read_is_one_paragraph(
+    args: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, out, err = told(capsys, *args.split())
+    assert (status, out) == (2, "")
+    assert err.startswith("ffdist: error: ")
+    assert err.count("error") == 1
+    assert message in err
+
+
+def test_words_are_dealt_as_they_are_meant() -> None:
+    assert parse(["--lr=1", "--", "digits"]).preset == "digits"
+    assert parse(["--out=-x"]).settings.run.out == Path("-x")
+    assert parse(["--out", "digits", "--data", "digits"]).settings.run.out == Path("digits")
+    assert parse(["--batch_size", "3", "--no-fusion"]).settings.training.batch_size == 3
+    assert parse(["--clip", "none", "--augment", "digits"]).settings.dataset.augment == ()
+    with pytest.raises(ConfigError, match=r"too small(.|\n)*got: -0.001"):
+        parse(["--lr", "-1e-3"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("lr = 1\n[optim]\nlr = 2", r"'lr' is told twice(.|\n)*lr and \[optim\] lr"),
+        ("batch-size = 1\nbatch_size = 2", "'batch_size' is told twice"),
+        ("optim = 3", r"'optim' is a group of settings(.|\n)*\[optim\]"),
+        ("resume = true", "which run is to go on"),
+        ("resume = 3", "'resume' has a wrong value"),
+        ("dry_run = 'x'", "'dry_run' has a wrong value"),
+        ("preset = 'digits'", "ffdist train digits --config"),
+        ("json = true", "on the command line"),
+        ("[nope]\nx = 1", "unknown setting 'nope'"),
+    ],
+)
+def test_a_file_that_says_what_cannot_be_meant_is_refused(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "x.toml").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        parse(["--config", str(tmp_path / "x.toml")])
+
+
+@pytest.mark.parametrize("preset", ["digits", "cwc-cifar10", "hinton-mlp-mnist", "sff-resnet18-imagenette"])
+def test_a_printed_configuration_read_back_is_the_same(preset: str, tmp_path: Path) -> None:
+    settings = parse([preset, "--lr", "0.25"]).settings
+    (tmp_path / "x.toml").write_text(write_toml(settings))
+    assert parse(["--config", str(tmp_path / "x.toml")]).settings == settings
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        (["tr"], ["train"]),
+        (["help", "tr"], ["train"]),
+        (["-q", "tr"], ["train"]),
+        (["train", "sff-cnn-m"], ["sff-cnn-mnist"]),
+        (["train", "--lr", "1", "digi"], ["digits"]),
+        (["train", "--warm"], ["--warmup"]),
+        (["train", "--no-f"], ["--no-fusion"]),
+        (["train", "--optimizer", "ad"], ["adamw", "adam"]),
+        (["train", "--optimizer", "=", "s"], ["sgd"]),
+        (["train", "--optimizer=s"], ["--optimizer=sgd"]),
+        (["train", "--augment", "crop", "f"], ["flip"]),
+        (["train", "--model", "vgg"], ["vgg8", "vgg11"]),
+        (["train", "--config", ""], []),
+        (["bench", "throughput", "--against", "dd"], ["ddp"]),
+        (["rules", "hinton-"], ["hinton-unsupervised"]),
+        (["rules", "--j"], ["--json"]),
+        (["settings", "warm"], ["warmup"]),
+        (["data", "prepare", "cifar10"], ["cifar10", "cifar100"]),
+        (["eval", "r", "--predictor", "l"], ["last"]),
+    ],
+)
+def test_words_are_completed(words: list[str], wanted: list[str]) -> None:
+    found = completions(words)
+    assert (found[: len(wanted)] if wanted else found) == wanted
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+def test_bash_completes_commands_options_values_and_files(tmp_path: Path) -> None:
+    (tmp_path / "my run.toml").touch()
+    (tmp_path / "ffdist").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m ffdist "$@"\n')
+    (tmp_path / "ffdist").chmod(0o755)
+    script = """
+eval "$(ffdist completion bash)"
+complete_words() { COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _ffdist; printf '%s|' "${COMPREPLY[@]}"; echo; }
+complete_words ffdist tr
+complete_words ffdist train --optimizer ad
+complete_words ffdist train --config my
+"""
+    env = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, env=env, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["train|", "adamw|adam|", "my run.toml|"]
+
+
+def test_every_network_and_rule_explains_each_of_its_options(capsys: pytest.CaptureFixture[str]) -> None:
+    from ffdist.known import MODEL_PLACES, OBJECTIVE_PLACES
+
+    for command, names in (("models", MODEL_PLACES), ("rules", [*OBJECTIVE_PLACES, "backprop"])):
+        for name in names:
+            _, out, _ = told(capsys, command, name, "--json")
+            for option in json.loads(out)["options"]:
+                assert all((option["text"], option["type"])), f"{name}: {option['name']}"
+
+
+def test_the_name_of_a_thing_of_another_kind_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    for args, remedy in (("rules mlp", "ffdist models mlp"), ("models sff", "ffdist rules sff"),
+                         ("presets cifar10", "ffdist datasets cifar10")):  # fmt: skip
+        status, _, err = told(capsys, *args.split())
+        assert status == 1
+        assert remedy in err
+
+
+def test_quiet_says_results_alone_and_json_is_one_object(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = str(tmp_path / "run")
+    try:
+        status, out, err = told(capsys, "-q", "train", "--out", run, "--json", *TINY)
+    finally:
+        os.environ.pop("FFDIST_QUIET", None)
+    assert (status, err) == (0, "")
+    assert json.loads(out)["run"] == run
+    for args in (
+        ["train", "--resume", run, "--json"],
+        ["train", "--resume", run, "--epochs", "2", "--dry-run", "--json"],
+        ["report", run, "--json"],
+        ["eval", run, "--json"],
+        ["export", run, "--to", str(tmp_path / "x.safetensors"), "--json"],
+    ):
+        status, out, _ = told(capsys, *args)
+        assert status == 0
+        assert isinstance(json.loads(out), dict), args
+
+
+def test_every_command_is_listed_and_helped(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = told(capsys)
+    assert status == 0
+    for name in COMMANDS:
+        assert f"\n  {name} " in out
+        assert told(capsys, "help", name)[1] == told(capsys, name, "--help")[1] != ""
