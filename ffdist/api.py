@@ -43,7 +43,7 @@ from ffdist.runtime.own_code import GIVEN, settled
 from ffdist.runtime.payload import refuse_while_loading
 from ffdist.runtime.processes import run_processes
 from ffdist.runtime.record import facts, note_start
-from ffdist.runtime.run import classifier_of, not_here, pairs, smoothed
+from ffdist.runtime.run import classifier_of, not_here, pairs, smoothed, write_settings
 from ffdist.runtime.start import count_stages
 from ffdist.runtime.threads import run_threads
 from ffdist.runtime.world import World
@@ -190,6 +190,8 @@ class Pipeline:
         if world:
             return self._join(Joined(world, job, None, False, lambda: False, lambda run: None), progress)
         with tempfile.TemporaryDirectory(prefix="ffdist-") as scratch, held(Path(scratch)):
+            if job.settings.plan.launcher == "ray":
+                write_settings(Path(scratch), job.settings)  # by which an actor knows that it sees this folder
             return self._train(job, Path(scratch), progress)
 
     def _train(self, job: Job, run: Path, progress: bool) -> Result:

@@ -1,0 +1,132 @@
+"""The same settings, told on the command line and in Python, are the same run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from jobs import fingerprint, learned
+
+import ffdist
+from ffdist import SFF, OptimSettings, Pipeline, Settings, TrainingSettings, models, open_data
+from ffdist.cli import main
+from ffdist.cli.train import parse
+from ffdist.errors import ConfigError
+from ffdist.presets import with_preset
+from ffdist.report.log import read_run_log
+from ffdist.runtime.run import read_settings
+from ffdist.settings.toml import settings_in
+
+SMALL: dict[str, Any] = {"model_args": ["widths=4,6,8"], "batch_size": 128, "epochs": 1}
+SAME: dict[str, dict[str, Any]] = {
+    "bf16, parts": {"precision": "bf16", "microbatches": 2, "validation": 0.1},
+    "fusion, average": {"fusion": True, "ema": 0.9, "label_smoothing": 0.1, "clip": 0.5},
+    "windows": {"windows": ["0:1", "0:2", "1:2"], "epochs": 2, "augment": ["crop", "flip"], "samples": 600},
+    "optimiser": {"optimizer": "muon", "schedule": "linear", "warmup": 0.2, "no_decay": ["bias"], "seed": 5},
+    "pictures": {"image_size": 6, "snapshot_every": 3, "keep": 3, "early_stop": 1, "objective_args": ["kernel=3"]},
+    "twin": {"objective": "backprop", "label_smoothing": 0.1},
+}
+TWO: dict[str, Any] = {"cut": [1, 2]}
+
+
+def flags(told: dict[str, Any]) -> list[str]:
+    words = []
+    for name, value in told.items():
+        values = [] if value is True else value if isinstance(value, list) else [value]
+        words += [f"--{name.replace('_', '-')}", *map(str, values)]
+    return words
+
+
+def line(folder: Path) -> list[str]:
+    """A file of no settings stands in place of the preset of a bare `ffdist train`."""
+    (folder / "none.toml").touch()
+    return ["train", "--config", str(folder / "none.toml"), "--launcher", "threads", "--stages", "1"]
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_a_run_told_in_python_is_the_command_lines(name: str, tmp_path: Path) -> None:
+    told = SMALL | SAME[name]
+    main([*line(tmp_path), *flags(told), "--out", str(tmp_path / "line")])
+    rule = told.pop("objective", "sff")
+    cut = {} if rule == "backprop" or told.get("fusion") else TWO
+    pipeline = Pipeline("cnnb", rule, **told, **cut)
+    result = pipeline.fit("digits", out=tmp_path / "python", progress=False)
+    assert fingerprint(tmp_path / "python") == fingerprint(tmp_path / "line")
+    records, end = read_run_log(tmp_path / "line")
+    assert end
+    assert result.test == end["test"] == pipeline.classifier.evaluate("digits")
+    assert learned(result.records) == learned(records)
+    of_line, of_python = (read_settings(tmp_path / of).changed(cut=(), stages=1) for of in ("line", "python"))
+    assert of_line == of_python
+
+
+def test_settings_are_told_whole_by_a_preset_or_a_file_or_by_their_names(tmp_path: Path) -> None:
+    groups = Settings(optim=OptimSettings(lr=1e-3), training=TrainingSettings(epochs=3))
+    assert groups == Settings().changed(lr=1e-3, epochs=3)
+    assert Pipeline("mlp", "cwc", settings=groups).settings == groups.changed(model="mlp", objective="cwc")
+    preset = with_preset(Settings(), "digits")
+    assert parse(["digits"]).settings == preset
+    (tmp_path / "my.toml").write_text("[optim]\nlr = 0.5\n[training]\nepochs = 7\n")
+    assert settings_in(tmp_path / "my.toml") == Settings().changed(lr=0.5, epochs=7)
+    assert ffdist.settings.Settings is ffdist.Settings
+
+
+@pytest.mark.parametrize("began", ["line", "python"])
+def test_a_run_goes_on_to_the_same_bits_by_either_door(began: str, tmp_path: Path) -> None:
+    told = SMALL | {"augment": ["crop"], "schedule": "constant", "ema": 0.9}
+    words = [*line(tmp_path), *flags(told)]
+    main([*words, "--epochs", "2", "--out", str(tmp_path / "whole")])
+    if began == "line":
+        main([*words, "--out", str(tmp_path / "run")])
+        pipeline = Pipeline.resume(tmp_path / "run", epochs=2, cut=[2, 1], progress=False)
+        assert pipeline.result
+        assert len(pipeline.result.records) == 2
+    else:
+        Pipeline("cnnb", "sff", **told).fit("digits", out=tmp_path / "run", progress=False)
+        main(["train", "--resume", str(tmp_path / "run"), "--epochs", "2"])
+    assert fingerprint(tmp_path / "run") == fingerprint(tmp_path / "whole")
+    again = Pipeline.resume(tmp_path / "run", progress=False)
+    _, end = read_run_log(tmp_path / "whole")
+    assert end
+    assert again.result
+    assert again.result.test == end["test"]
+
+
+def test_an_own_validation_set_is_told_to_fit(tmp_path: Path) -> None:
+    images = open_data("digits")
+    x, y = images.train.take(np.arange(200))[..., 0], images.train.labels[:200]
+    pipeline = Pipeline("mlp", "sff", model_args={"widths": (12, 12)}, batch_size=256, epochs=1)
+    result = pipeline.fit("digits", validation=(x, y), out=tmp_path / "own", progress=False)
+    assert result.records[-1]["validation"]["samples"] == 200
+
+
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        ({"settings": {"epochs": 3}}, r"settings are no settings(.|\n)*got: a dict"),
+        ({"preset": "digits"}, r"remedy: settings=ffdist\.presets\.with_preset"),
+        ({"optim": {"lr": 1}}, r"remedy: settings=ffdist\.Settings\(optim="),
+        ({"data": "digits"}, "expected: the first argument of fit"),
+        ({"model": "mlp"}, "expected: the first argument of Pipeline"),
+        ({"augment": "crop"}, r"remedy: augment=\['crop'\]"),
+        ({"validation": (np.zeros((2, 8, 8), np.uint8), [0, 1])}, r"remedy: fit\(data, validation="),
+        ({"label_smoothing": 0.1, "objective": "hinton"}, r"got: rule\.objective=hinton"),
+        ({"network": models.mlp((1, 8, 8), 10), "model_args": ["widths=4"]}, "options of a network that is given by"),
+        ({"objective": SFF(), "objective_args": ["kernel=3"]}, "options of a rule that is given by its name"),
+        ({"objective": "backprop", "fusion": True}, "expected: a local rule"),
+    ],
+)
+def test_what_is_told_in_a_wrong_place_says_the_right_one(told: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        Pipeline(**{"network": "mlp", "objective": "sff"} | told)
+
+
+def test_devices_and_options_are_told_as_torch_and_python_have_them() -> None:
+    pipeline = Pipeline("mlp", "sff", model_args={"widths": [8, 8]}, device=torch.device("cpu"), objective_args=None)
+    assert pipeline.settings.network.model_args == ("widths=8,8",)
+    assert pipeline.settings.compute.device == "cpu"
+    with pytest.raises(ConfigError, match=r"there are more stages than blocks(.|\n)*expected: 1 to 2"):
+        pipeline.fit("digits", stages=9, progress=False)
