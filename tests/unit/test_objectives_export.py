@@ -38,7 +38,10 @@ class Predictor(nn.Module):
     + [("sff", "vit", {"dim": "12", "depth": "2"}), ("deeperforward", "cnn", {"widths": "20,20"})],
 )
 @pytest.mark.filterwarnings(  # torch's own, while it traces
-    "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore:Attempted to insert a get_attr Node:UserWarning"
+    "ignore::DeprecationWarning",
+    "ignore::FutureWarning",
+    "ignore:Attempted to insert a get_attr Node:UserWarning",  # torch 2.6's, as the next
+    "ignore:Node lifted_tensor_0:UserWarning",
 )
 def test_every_rules_prediction_is_exported_for_any_batch_size(name: str, model: str, options: dict[str, str]) -> None:
     predictor = Predictor(load_objective(name), load_model(model, (1, 8, 8), 10, options))
