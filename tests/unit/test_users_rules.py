@@ -193,7 +193,8 @@ def test_the_smallest_part_of_a_batch(batch: int, parts: int, last: int) -> None
 
 def test_batch_norm_over_one_sample_is_refused_before_anything_starts() -> None:
     normed = nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6))
-    with pytest.raises(NetworkError, match=r"from one sample(.|\n)*more than 1 value(.|\n)*training.batch_size=2 or more"):
+    told = r"from one sample(.|\n)*more than 1 value(.|\n)*training\.batch_size=2 or more"
+    with pytest.raises(NetworkError, match=told):
         Pipeline(normed, "sff").fit((X, Y), epochs=1, batch_size=1, progress=False)
     Pipeline(nn.Sequential(nn.Linear(6, 6)), "sff").fit((X, Y), epochs=1, batch_size=1, progress=False)
     Pipeline(normed, "sff").fit((X, Y), epochs=1, batch_size=2, progress=False)
