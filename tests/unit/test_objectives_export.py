@@ -42,6 +42,7 @@ class Predictor(nn.Module):
     "ignore::FutureWarning",
     "ignore:Attempted to insert a get_attr Node:UserWarning",  # torch 2.6's, as the next
     "ignore:Node lifted_tensor_:UserWarning",
+    "ignore:Additional .* warnings suppressed about get_attr:UserWarning",
 )
 def test_every_rules_prediction_is_exported_for_any_batch_size(name: str, model: str, options: dict[str, str]) -> None:
     predictor = Predictor(load_objective(name), load_model(model, (1, 8, 8), 10, options))
