@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
-import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -72,9 +71,6 @@ _PLACES = {
 }
 """Looked up on first use, so that a part of ffdist needs only what that part imports."""
 
-_POSIX = ("fcntl", "resource", "termios")
-"""Modules that Linux and macOS alone have."""
-
 __all__ = [
     "SFF",
     "Chain",
@@ -121,11 +117,4 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module(f"ffdist.{name}")
     if name not in _PLACES:
         raise AttributeError(f"module 'ffdist' has no attribute '{name}'")
-    try:
-        return getattr(importlib.import_module(_PLACES[name]), name)
-    except ModuleNotFoundError as error:
-        if error.name not in _POSIX:
-            raise
-        raise ImportError(
-            f"ffdist runs on Linux and macOS only; this is {sys.platform}, without {error.name}"
-        ) from None
+    return getattr(importlib.import_module(_PLACES[name]), name)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
+from ffdist import posix  # noqa: F401 - first: it says which systems have what the others import
 from ffdist.arguments import OTHERS, as_fields, as_objective, as_settings, check_options, is_share, short, sized
 from ffdist.baselines.twin import Backprop, twin
 from ffdist.data import Images

@@ -152,7 +152,8 @@ def datasets(args: Sequence[str]) -> None:
                           remedy=f"ffdist data prepare {command.name} --out {where}")  # fmt: skip
     else:
         here = Path(command.name)
-        Check(here if here.is_dir() else command.root / command.name, command.json).run()
+        there = command.root / command.name
+        Check(there if there.is_dir() and not here.is_dir() else here, command.json).run()
 
 
 def tell_digits(command: Datasets) -> None:

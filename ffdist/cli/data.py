@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from ffdist.cli.help import Flag, Positional
 from ffdist.cli.parsing import parsed_of
@@ -16,6 +16,9 @@ from ffdist.folders import command, loss
 from ffdist.notes import QUIET, note
 from ffdist.plain import PlainConsole, table
 from ffdist.runtime.interrupts import handle_signals, unwind
+
+if TYPE_CHECKING:
+    from ffdist.data.catalog import Entry
 
 
 @dataclass(frozen=True)
@@ -135,23 +138,39 @@ class Check:
     """Verify a prepared folder down to the checksum of every shard."""
 
     folder: Annotated[Path, Positional]
-    """Prepared folder."""
+    """Prepared folder, or its name in data/."""
     json: Flag = False
     """Print one JSON object."""
 
     def run(self) -> None:
         from ffdist.cli.described import as_json, tell
         from ffdist.data import verify
+        from ffdist.data.catalog import embedded, folder_of
 
-        manifest = verify(self.folder)
+        if str(self.folder) == "digits" and not self.folder.exists():
+            tell_embedded(embedded(), as_json=self.json)
+            return
+        folder = folder_of(self.folder) or self.folder
+        manifest = verify(folder)
         if self.json:
-            print(json.dumps(as_json(manifest, self.folder)))
+            print(json.dumps(as_json(manifest, folder)))
             return
         rows = sum(split.rows for split in manifest.splits.values())
-        print(f"{self.folder} is whole: {manifest.name}, {rows:,} samples, {len(manifest.classes)} classes")
+        print(f"{folder} is whole: {manifest.name}, {rows:,} samples, {len(manifest.classes)} classes")
         tell(manifest, PlainConsole())
         for text in manifest.notes:
             print(f"told when it was prepared: {text}")
+
+
+def tell_embedded(entry: Entry, *, as_json: bool) -> None:
+    """What there is to say of a data set without a folder."""
+    if as_json:
+        print(json.dumps(asdict(entry), default=str))
+        return
+    counts = ", ".join(f"{split} {count:,}" for split, count in entry.counts.items())
+    shape = " x ".join(map(str, entry.shape or ()))
+    print(f"{entry.name} is embedded, without files to check: {shape}, {entry.num_classes} classes, {counts}")
+    print(f"next: {command('train', '--data', entry.name)}")
 
 
 COMMANDS = {"list": List, "prepare": Prepare, "check": Check}

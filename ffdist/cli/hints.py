@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ffdist.errors import ConfigError
+from ffdist.folders import command
 from ffdist.known import MODEL_PLACES, OBJECTIVE_PLACES
 from ffdist.options import nearest
 from ffdist.presets import NAMES, PRESETS
@@ -18,9 +19,9 @@ def stray(word: str) -> ConfigError:
 def remedy_for(word: str) -> str:
     path = Path(word)
     if (path / "config.toml").is_file():
-        return f"it is a run: to go on with it, ffdist train --resume {word}"
+        return f"it is a run: to go on with it, {command('train', '--resume', word)}"
     if (path / "manifest.json").is_file():
-        return f"it is a data set: ffdist train --data {word}"
+        return f"it is a data set: {command('train', '--data', word)}"
     if word in NAMES:
         return f"it is a data set: ffdist data prepare {word}, then ffdist train --data {word}"
     if word in MODEL_PLACES:
@@ -28,7 +29,7 @@ def remedy_for(word: str) -> str:
     if word in OBJECTIVE_PLACES or word == "backprop":
         return f"it is a rule: ffdist train --objective {word}"
     if path.suffix == ".toml":
-        return f"it is a settings file: ffdist train --config {word}"
+        return f"it is a settings file: {command('train', '--config', word)}"
     if path.is_dir():
-        return f"it is a folder: ffdist data prepare {word}, if it holds pictures"
+        return f"it is a folder: {command('data', 'prepare', word)}, if it holds pictures"
     return f"{nearest(word, PRESETS)}{'' if 'did you mean' in nearest(word, PRESETS) else '; see ffdist presets'}"

@@ -27,6 +27,7 @@ from ffdist.report.console import ConsoleReport, result_tables
 from ffdist.report.log import read_run_log
 from ffdist.runtime.agree import agree, check_job, costs_of, cut_by, validation_note
 from ffdist.runtime.child import end_with_parent
+from ffdist.runtime.data_facts import check_same_data, read_facts
 from ffdist.runtime.folder import beginning, going_on, held, nothing_left
 from ffdist.runtime.interrupts import handle_signals, unwind
 from ffdist.runtime.job import Job
@@ -36,11 +37,12 @@ from ffdist.runtime.own_code import GIVEN, check_code, settled
 from ffdist.runtime.processes import run_processes
 from ffdist.runtime.rank import idle_gpus, set_threads, stage_device
 from ffdist.runtime.record import facts
-from ffdist.runtime.run import SETTINGS, check_named, no_data_to_learn
+from ffdist.runtime.run import SETTINGS, check_named, no_data_to_learn, read_settings
 from ffdist.runtime.start import SettingsJob, count_stages, make_job
 from ffdist.runtime.threads import run_threads
 from ffdist.runtime.torchrun import Meeting, Signals, meet, run_rank
 from ffdist.runtime.world import World
+from ffdist.settings import Settings
 from ffdist.settings.toml import write_toml
 from ffdist.snapshot import committed
 
@@ -55,6 +57,7 @@ def train(command: Train, words: Sequence[str]) -> None:
     world, settings = World.from_env(), command.settings
     told = world is None or world.first
     if command.resume and not command.dry_run and (end := nothing_left(settings)):
+        check_named_data(settings, command.resume)
         if told:
             warn(f"{end} ({settings.run.out})")
             tell_end(command.resume, as_json=command.json)
@@ -80,6 +83,13 @@ def train(command: Train, words: Sequence[str]) -> None:
         train_here(command, images, world, words)
     else:
         train_local(command, job, words)
+
+
+def check_named_data(settings: Settings, run: Path) -> None:
+    """Of a run at its end, which needs no data any more. Raises DataError where others than its own are named."""
+    if settings.dataset.data != read_settings(run).dataset.data:
+        images = open_data(settings.dataset.data, settings.dataset.image_size)
+        check_same_data(read_facts(run), images, settings.dataset.data)
 
 
 def train_local(command: Train, job: Job, words: Sequence[str]) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ffdist.data.arrays import as_array, as_bytes
+from ffdist.data.depth import Range
 from ffdist.data.images import Spread
 from ffdist.errors import DataError
 from ffdist.notes import note
@@ -21,11 +22,14 @@ SURELY_BYTES = 16
 """What no pixel in 0..1 comes near to."""
 
 
-def as_trained(samples: Any, shape: tuple[int, ...], pixels: bool, spread: Spread | None) -> Tensor:
+def as_trained(
+    samples: Any, shape: tuple[int, ...], pixels: bool, spread: Spread | None, value_range: Range | None = None
+) -> Tensor:
     """float32 [B, *shape]: pixels in 0..1 of a network that was trained on pictures, other floats as they are.
 
     samples: [B, *shape]; pictures also [B, H, W], and [B, H, W, C] where that can be nothing else. shape: of a sample
     in training. pixels: whether it was on pictures of whole numbers. spread: of the floats in training, where known.
+    value_range: black and white of whole numbers of more than 8 bits in training, where they were named.
     Raises DataError for other shapes, types and ranges; floats far from those of the training are told.
     """
     x = as_array(samples, "samples", "predict")
@@ -39,7 +43,7 @@ def as_trained(samples: Any, shape: tuple[int, ...], pixels: bool, spread: Sprea
             got=f"{x.dtype} {list(x.shape)}",
             remedy=reshaping(x, shape),
         )
-    made = of_pictures(found) if pixels else of_floats(found, spread)
+    made = of_pictures(found, value_range) if pixels else of_floats(found, spread)
     return torch.from_numpy(np.require(made, np.float32, ("C", "W")))
 
 
@@ -63,10 +67,11 @@ def shaped(x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
     return None
 
 
-def of_pictures(x: np.ndarray) -> np.ndarray:
-    """float32 in 0..1 of whole numbers in 0..255, or of floats that are so."""
+def of_pictures(x: np.ndarray, value_range: Range | None = None) -> np.ndarray:
+    """float32 in 0..1 of whole numbers in 0..255 or in `value_range`, or of floats that are so."""
     if x.dtype.kind != "f":
-        return as_bytes(x, "predict", "pictures as in training").astype(np.float32) / np.float32(255)
+        pixels = as_bytes(x, "predict", "pictures as in training", value_range)
+        return pixels.astype(np.float32) / np.float32(255)
     low, high = (float(x.min()), float(x.max())) if x.size else (0.0, 0.0)
     if not (low >= -BEYOND and high <= 1 + BEYOND):
         raise DataError(

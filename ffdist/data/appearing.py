@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ffdist.data.manifest import MANIFEST
 from ffdist.errors import DataError
-from ffdist.folders import remedy_unwritable, why_unwritable
+from ffdist.folders import command, remedy_unwritable, why_unwritable
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -22,7 +22,9 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 def check_free(out: Path) -> None:
     """Raises DataError where something is there already."""
     if os.path.lexists(out):  # Path.exists raises where it cannot look
-        again = "" if not os.path.exists(out / MANIFEST) else f"take it as it is: ffdist train --data {out}; or "
+        again = (
+            "" if not os.path.exists(out / MANIFEST) else f"take it as it is: {command('train', '--data', out)}; or "
+        )
         raise DataError("the folder exists, and nothing is overwritten", where=out,
                         remedy=f"{again}remove it, or name another with --out")  # fmt: skip
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ffdist.data.depth import Range, eight_bits_of, extremes, likely_range
 from ffdist.errors import DataError
 from ffdist.notes import note
 
@@ -65,11 +66,14 @@ def of_tensor(x: Tensor, what: str, where: object) -> np.ndarray:
     return (x if plain else x.float()).numpy()
 
 
-def as_samples(values: Any, where: object, channels_last: bool | None = None) -> np.ndarray:
+def as_samples(
+    values: Any, where: object, channels_last: bool | None = None, value_range: Range | None = None
+) -> np.ndarray:
     """Pictures uint8 [N, H, W, C], or float32 [N, *shape].
 
     values: pictures [N, H, W] or [N, C, H, W] of whole numbers in 0..255 (True is 255), or finite floats [N, ...].
-    channels_last: whether they are [N, H, W, C]; None: nobody says, and what looks so is refused.
+    channels_last: whether they are [N, H, W, C]; None: nobody says, and what looks so is refused. value_range: as in
+    `as_bytes`.
     Raises DataError for anything else.
     """
     x = as_array(values, "samples", where)
@@ -95,14 +99,16 @@ def as_samples(values: Any, where: object, channels_last: bool | None = None) ->
     if x.ndim == 4 and not last:
         x = x.transpose(0, 2, 3, 1)
     pictures = f"{as_floats}[:, None]" if x.ndim == 3 else as_floats
-    remedy = f"floats: {pictures}, and from_tensors(..., normalize=True); or scale them to 0..255"
-    return np.ascontiguousarray(as_bytes(x if x.ndim == 4 else x[..., None], where, remedy))
+    remedy = f"floats: {pictures}, and from_tensors(..., normalize=True); or {LIMITS}"
+    return np.ascontiguousarray(as_bytes(x if x.ndim == 4 else x[..., None], where, remedy, value_range))
 
 
 WHOLE_NUMBERS = (
     "measured values: {0}, and normalize=True; "
     "token ids: {0}, without normalize, and x.long() in the block, before its nn.Embedding"
 )
+LIMITS = "name black and white: value_range=({black:g}, {white:g})"
+"""A remedy for whole numbers beyond 0..255, with the range that they seem to have."""
 FEW = 4
 """What has no more than so many parts may be channels."""
 FIRST = "from_tensors(x, y, channels_last=False), from_dataset and from_arrow likewise"
@@ -119,21 +125,31 @@ def unlike(x: np.ndarray, where: object, remedy: str | None) -> DataError:
     )
 
 
-def as_bytes(array: np.ndarray, where: object, remedy: str | None = None) -> np.ndarray:
-    """Whole numbers in 0..255 as uint8, truth as 0 and 255, and others as they are. Raises DataError for others."""
+def as_bytes(
+    array: np.ndarray, where: object, remedy: str | None = None, value_range: Range | None = None
+) -> np.ndarray:
+    """Whole numbers in 0..255 as uint8, truth as 0 and 255, and floats as they are.
+
+    remedy: may have {black} and {white}, of a range that holds them. value_range: black and white of whole numbers of
+    more than 8 bits; None: 0 and 255.
+    Raises DataError for numbers beyond the range.
+    """
     if array.dtype.kind == "b":
         return array * np.uint8(255)
-    if array.dtype == np.uint8 or array.dtype.kind not in "iu":
-        return array
-    if array.size and (array.min() < 0 or array.max() > 255):
+    if array.dtype == np.uint8 or array.dtype.kind not in "iu" or not array.size:
+        return array.astype(np.uint8) if array.dtype.kind in "iu" else array
+    black, white = value_range or (0, 255)
+    low, high = extremes(array)
+    if low < black or high > white:
+        likely = likely_range(low, high)
         raise DataError(
             "a pixel is out of range",
             where=where,
-            expected="0..255",
-            got=f"{array.min()}..{array.max()}",
-            remedy=remedy,
+            expected=f"{black:g}..{white:g}",
+            got=f"{low}..{high}",
+            remedy=remedy and remedy.format(black=likely[0], white=likely[1]),
         )
-    return array.astype(np.uint8)
+    return array.astype(np.uint8) if value_range is None else eight_bits_of(array, value_range)
 
 
 def is_picture(array: np.ndarray) -> bool:

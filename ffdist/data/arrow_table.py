@@ -94,7 +94,7 @@ def pictures(table: pa.Table, where: str, reading: Reading, reader: Reader) -> I
     """uint8 [H, W, C], or float32 of any shape."""
     row = 0
     for chunk in column(table, reading.image, where):
-        for data in samples(chunk, where, row):
+        for data in samples(chunk, where, row, value_range=reading.value_range):
             at = f"{where}, row {row}"
             if not isinstance(data, np.ndarray):
                 yield reader.read(data, at)

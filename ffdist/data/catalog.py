@@ -16,7 +16,7 @@ from ffdist.data.manifest import FORMAT, MANIFEST, Manifest, ShardFile, read_man
 from ffdist.data.shards import AGAIN, ShardSplit, open_folder, sha256
 from ffdist.data.sources import KNOWN
 from ffdist.data.sources.listing import is_junk, shown
-from ffdist.errors import DataError
+from ffdist.errors import DataError, setting
 
 CHUNK = 1024
 """Pictures that are measured at once."""
@@ -49,9 +49,9 @@ def folder_of(name_or_folder: str | Path) -> Path | None:
 def unknown(name: str) -> DataError:
     near = difflib.get_close_matches(name, ["digits", *KNOWN], 1)
     source = near[0] if near else "SOURCE"
-    remedy = f"ffdist data prepare {source} --out FOLDER, then --data FOLDER"
+    remedy = f"ffdist data prepare {source} --out FOLDER, then {setting('dataset.data', 'FOLDER')}"
     if os.sep in name:  # as runs name their data
-        remedy = f"where they lie now: --data FOLDER; or make them: {remedy}"
+        remedy = f"where they lie now: {setting('dataset.data', 'FOLDER')}; or make them: {remedy}"
     return DataError("unknown data set", expected="digits, or a prepared folder", got=name,
                      remedy="did you mean digits?" if source == "digits" else remedy)  # fmt: skip
 
@@ -113,11 +113,16 @@ class Entry:
     folder: Path | None = None
 
 
-def list_data(root: Path) -> list[Entry]:
-    """What is embedded, what can be prepared by name, and what is prepared in `root` or up to two levels below it."""
+def embedded() -> Entry:
+    """The digits."""
     images = digits()
     counts = {"train": len(images.train), "test": len(images.test or ())}
-    entries = [Entry("digits", "embedded", images.shape, images.num_classes, counts)]
+    return Entry("digits", "embedded", images.shape, images.num_classes, counts)
+
+
+def list_data(root: Path) -> list[Entry]:
+    """What is embedded, what can be prepared by name, and what is prepared in `root` or up to two levels below it."""
+    entries = [embedded()]
     entries += [Entry(name, "preparable", k.shape, k.num_classes, k.counts) for name, k in KNOWN.items()]
     manifests = sorted(path for depth in ("", "*/", "*/*/") for path in root.glob(depth + MANIFEST))
     return entries + [prepared(path.parent) for path in manifests if is_ours(path)]

@@ -12,13 +12,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ffdist.data.arrays import as_bytes
+from ffdist.data.arrays import LIMITS, as_bytes
 from ffdist.data.classes import own_names
+from ffdist.data.depth import Range
 from ffdist.data.labels import Labels, missing, numbered, texts, unlike_kinds, whole
 from ffdist.errors import DataError
 from ffdist.notes import note
 
-BEYOND = "scale them to 0..255; or as floats by ffdist.from_arrow(..., normalize=True)"
+BEYOND = f"{LIMITS} (--value-range {{black:g}} {{white:g}}); or as floats by ffdist.from_arrow(..., normalize=True)"
 ROWS_OUT = 'leave unlabelled rows out: table.filter(pyarrow.compute.field("label") >= 0)'
 
 Cells = Sequence[bytes | Path] | Sequence[np.ndarray] | np.ndarray
@@ -26,7 +27,13 @@ Cells = Sequence[bytes | Path] | Sequence[np.ndarray] | np.ndarray
 
 
 def samples(
-    column: pa.Array, where: object, first: int = 0, folder: Path | None = None, *, lenient: bool = False
+    column: pa.Array,
+    where: object,
+    first: int = 0,
+    folder: Path | None = None,
+    *,
+    lenient: bool = False,
+    value_range: Range | None = None,
 ) -> Cells:
     """The samples of an image column.
 
@@ -34,7 +41,7 @@ def samples(
     relative to `folder`; lists of numbers, nested as [H][W] or [H][W][C]; or fixed-shape tensors. Whole numbers in
     0..255 become uint8. first: row in `where` of the first. lenient: a picture that is missing is no bytes, or the path
     where no file is, so that whoever decodes them can name them all; but where the first files are all missing, the
-    paths are of another kind.
+    paths are of another kind. value_range: as in `as_bytes`.
     Raises DataError for a missing sample or another type.
     """
     column = plain(column)
@@ -52,9 +59,10 @@ def samples(
         )
     if isinstance(column.type, pa.FixedShapeTensorType):
         refuse_nulls(column.storage.flatten(), len(column), where, first)
-        return as_bytes(column.to_numpy_ndarray(), f"{where}, row {first} and after", BEYOND)  # pyright: ignore
+        array = column.to_numpy_ndarray()  # pyright: ignore
+        return as_bytes(array, f"{where}, row {first} and after", BEYOND, value_range)
     if is_list(column.type):
-        return nested(column, where, first)
+        return nested(column, where, first, value_range)
     raise DataError(
         "an image column holds encoded pictures or arrays",
         where=where,
@@ -116,7 +124,9 @@ def near(name: str, root: Path) -> str | None:
     return next((path.relative_to(root).as_posix() for path in found if path.is_file()), None)
 
 
-def nested(column: pa.Array, where: object, first: int) -> np.ndarray | list[np.ndarray]:
+def nested(
+    column: pa.Array, where: object, first: int, value_range: Range | None = None
+) -> np.ndarray | list[np.ndarray]:
     """Lists of lists as an array [N, ...]; as one array a row where the rows differ in shape."""
     shape, values = [len(column)], column
     while is_list(values.type):
@@ -129,7 +139,8 @@ def nested(column: pa.Array, where: object, first: int) -> np.ndarray | list[np.
                     expected="one length",
                     got=lengths,
                 )
-            return [nested(column.slice(row, 1), where, first + row)[0] for row in range(len(column))]
+            rows = range(len(column))
+            return [nested(column.slice(row, 1), where, first + row, value_range)[0] for row in rows]
         shape.append(lengths[0])
         values = plain(values.flatten())
     refuse_nulls(values, len(column), where, first)
@@ -143,7 +154,7 @@ def nested(column: pa.Array, where: object, first: int) -> np.ndarray | list[np.
             expected="lists of numbers",
         )
     array = values.to_numpy(zero_copy_only=False).reshape(shape)
-    return as_bytes(array, f"{where}, row {first} and after", BEYOND)
+    return as_bytes(array, f"{where}, row {first} and after", BEYOND, value_range)
 
 
 def refuse_nulls(values: pa.Array, rows: int, where: object, first: int) -> None:

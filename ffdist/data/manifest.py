@@ -11,6 +11,7 @@ from typing import Any
 
 from ffdist.data.decode import Decoding, read_decoding
 from ffdist.errors import DataError, FfdistError
+from ffdist.folders import command
 
 MANIFEST = "manifest.json"
 FORMAT = "ffdist-data"
@@ -105,7 +106,7 @@ def read_manifest(folder: Path) -> Manifest:
         return parsed(**fields)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise DataError("not a prepared data set", where=folder, expected=MANIFEST, got="no such file",
-                        remedy="ffdist data prepare SOURCE --out FOLDER") from error  # fmt: skip
+                        remedy=how_prepared(folder)) from error  # fmt: skip
     except OSError as error:
         raise DataError("the manifest cannot be read", where=path, got=error.strerror or error,
                         remedy="make it readable for this user") from error  # fmt: skip
@@ -113,6 +114,14 @@ def read_manifest(folder: Path) -> Manifest:
         got = "JSON that is nested too deeply" if isinstance(error, RecursionError) else error
         raise DataError("the manifest cannot be used", where=path, expected=f"{FORMAT} version {VERSION}", got=got,
                         remedy="prepare the data set again") from error  # fmt: skip
+
+
+def how_prepared(folder: Path) -> str:
+    """What makes a prepared folder where there is none."""
+    if str(folder) == "digits" and not folder.exists():
+        return f"digits are embedded, without a folder: {command('train', '--data', folder)}"
+    source = folder if folder.exists() else "SOURCE"
+    return f"{command('data', 'prepare', source)} --out FOLDER"
 
 
 def parsed(

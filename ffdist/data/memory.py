@@ -56,7 +56,8 @@ def from_tensors(
     channels_last: whether x is [N, H, W, C]. None: nobody says: what looks so, or like volumes or frames, is refused.
     normalize: scale floats by the training split's mean and std: of each feature of [N, F], of each channel of
         [N, C, H, W], of all for other shapes. The network keeps them, so that what it predicts is scaled alike.
-    value_range: black and white in Pillow's pictures of more than 8 bits; None: those that their mode says.
+    value_range: black and white in pictures of more than 8 bits, of whole numbers (uint16, int64) or Pillow's; None: 0
+        and 255, or what Pillow's mode says. Floats have none.
     Raises DataError for anything else.
     """
     reading = Reading(channels_last=channels_last, value_range=value_range)
@@ -72,7 +73,9 @@ def from_tensors(
 def labelled_pair(x: Any, y: Any, where: str, reading: Reading = USUAL) -> Labelled:
     """x and y of `from_tensors`."""
     pictures = isinstance(x, (list, tuple)) and any(isinstance(value, Image.Image) for value in x)
-    samples = of_pillow(x, where, reading) if pictures else as_samples(x, where, reading.channels_last)
+    samples = (
+        of_pillow(x, where, reading) if pictures else as_samples(x, where, reading.channels_last, reading.value_range)
+    )
     return Labelled(samples, labels_of(y, where, len(samples)), Decoding(value_range=reading.value_range))
 
 
@@ -122,6 +125,14 @@ def assembled(
     tell_axes(like, f"data set {name}", channels_last)
     shape = like.shape[1:]
     pixels = like.dtype == np.uint8
+    if not pixels and splits["train"].decoding.value_range is not None:
+        raise DataError(
+            "floats have no black and white",
+            where=f"data set {name}",
+            expected="pictures of whole numbers, or no value_range",
+            got=form(like),
+            remedy="leave value_range out, and normalize=True; or pictures of whole numbers: x.astype('int32')",
+        )
     images = Images(
         name,
         train,

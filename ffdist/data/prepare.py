@@ -97,7 +97,7 @@ def prepare(
     opened = open_source(source, root=known_root(source, from_dir, cache), download=download and from_dir is None,
                          image_column=image_column, label_column=label_column,
                          choice=choice(Path(source), splits, ignore), test_fraction=test_fraction,
-                         seed=seed)  # fmt: skip
+                         seed=seed, value_range=decoding.value_range)  # fmt: skip
     if len(opened.classes) < 2:
         raise DataError("there is one class only", where=source, expected="2 classes or more",
                         got=", ".join(opened.classes),

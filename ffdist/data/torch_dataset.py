@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, SequentialSampler, default_collate
 
-from ffdist.data.arrays import WHOLE_NUMBERS, as_array, as_bytes, as_floats_checked, as_picture
+from ffdist.data.arrays import LIMITS, WHOLE_NUMBERS, as_array, as_bytes, as_floats_checked, as_picture
 from ffdist.data.classes import own_names
 from ffdist.data.depth import Range
 from ffdist.data.images import Images
@@ -159,7 +159,7 @@ def sample(picture: Any, where: str, reading: Reading, reader: Reader) -> np.nda
             remedy=WHOLE_NUMBERS.format("x.float()" if isinstance(picture, torch.Tensor) else 'x.astype("float32")')
             + ("" if x.ndim else "; x.reshape(1) of a single number"),
         )
-    whole = as_bytes(x, where, "float32, and from_dataset(dataset, normalize=True)")
+    whole = as_bytes(x, where, f"float32, and from_dataset(dataset, normalize=True); or {LIMITS}", reading.value_range)
     return as_picture(whole, where, reading.channels_last)
 
 

@@ -94,9 +94,14 @@ class Classifier(nn.Module):
 
     def predict(self, samples: Any) -> Tensor:
         """Classes, int64 [B], of samples as in training: see `Pipeline.predict`. Raises DataError for others."""
-        x = as_trained(samples, self.input_shape, self.pixels, self.spread)
+        x = self.as_trained(samples)
         with torch.no_grad():
             return self(x.to(self.mean.device)).argmax(1)
+
+    def as_trained(self, samples: Any) -> Tensor:
+        """float32 [B, *input_shape] of samples such as `predict` takes, on the CPU."""
+        limits = self.decoding.value_range if self.decoding else None
+        return as_trained(samples, self.input_shape, self.pixels, self.spread, limits)
 
     def evaluate(self, data: Data, *, batch_size: int | None = None, confusion: bool = False) -> dict[str, Any]:
         """Loss and accuracies, as fractions, by predictor and by block, as `ffdist eval RUN --json` gives them.
@@ -137,7 +142,7 @@ class Classifier(nn.Module):
             label p.
         Raises DataError for other samples.
         """
-        x = as_trained(samples, self.input_shape, self.pixels, self.spread).to(self.mean.device)
+        x = self.as_trained(samples).to(self.mean.device)
         found: dict[str, Tensor] = {}
         with torch.no_grad(), self._drawing(x):
             for name, head, out, _ in self._passed((x - self.mean) / self.std):

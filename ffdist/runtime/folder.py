@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import shlex
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -40,7 +41,7 @@ def new_folder(settings: Settings) -> Path:
 def check_free(out: Path) -> None:
     """Raises ConfigError for a folder with a run in it that has made a snapshot, also without its settings."""
     if committed(out):
-        whole, go_on = (out / SETTINGS).exists(), f", or go on with {setting('resume', out)}"
+        whole, go_on = (out / SETTINGS).exists(), f", or go on with {setting('resume', shlex.quote(str(out)))}"
         raise ConfigError("the run directory already holds a run", where=out, expected="a folder without a run",
                           got=None if whole else f"snapshots without their {SETTINGS}",
                           remedy=f"choose another {setting('run.out')}" + go_on * whole)  # fmt: skip

@@ -205,6 +205,28 @@ def test_own_code_is_found_from_any_folder_and_what_becomes_of_it_is_told(
     ffdist("eval", "../home/r")
 
 
+def test_commands_in_remedies_work_as_they_are_typed(
+    tmp_path: Path, refused: Refused, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Names that a shell would take apart are quoted."""
+    run, data = tmp_path / "läuf [lr=1e-3]", prepared(tmp_path / "dat en")
+    ffdist("train", *TINY, "--epochs", 1, "--out", run)
+    remedies = [
+        (("train", *TINY, "--out", run), f"--resume '{run}'"),
+        (("train", run), f"ffdist train --resume '{run}'"),
+        (("train", data), f"ffdist train --data '{data}'"),
+        (("data", "prepare", data, "--out", tmp_path / "x"), f"ffdist train --data '{data}'"),
+        (("data", "prepare", tmp_path, "--out", data), f"ffdist train --data '{data}'"),
+        (("train", "--data", run), f"ffdist data prepare '{run}' --out FOLDER"),
+    ]
+    for command, remedy in remedies:
+        assert remedy in refused(*command), command
+    capsys.readouterr()
+    for command in ("data", "check"), ("datasets",):
+        ffdist(*command, "digits")
+        assert "train 1,437, test 360\nnext: ffdist train --data digits\n" in capsys.readouterr().out
+
+
 def test_fewer_epochs_are_refused_and_at_its_end_nothing_is_left_to_do(
     tmp_path: Path, refused: Refused, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -212,7 +234,10 @@ def test_fewer_epochs_are_refused_and_at_its_end_nothing_is_left_to_do(
     ffdist("train", *TINY, "--epochs", 3, "--out", run)
     before = state(run)
     assert "--epochs is less than the run has begun" in refused("train", "--resume", "--out", run, "--epochs", 2)
-    for more in ([], ["--epochs", 3], ["--keep", 5], ["--data", "nowhere"]):
+    assert "unknown data set" in refused("train", "--resume", run, "--data", "nowhere")
+    other = prepared(tmp_path / "other")
+    assert "not the data that the run has learned" in refused("train", "--resume", run, "--data", other)
+    for more in ([], ["--epochs", 3], ["--keep", 5]):
         capsys.readouterr()
         ffdist("train", "--resume", "--out", run, *more)
         assert "nothing left to do: the run has done its 3 epochs; give more --epochs" in capsys.readouterr().err

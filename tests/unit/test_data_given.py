@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from torch import nn
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, SubsetRandomSampler, TensorDataset
 
 from ffdist import SFF, Pipeline, from_arrow, from_dataset, from_tensors, models, open_data
-from ffdist.data import prepare
+from ffdist.data import Images, prepare
 from ffdist.data.decode import Decoding
 from ffdist.data.given import as_images
 from ffdist.errors import DataError
@@ -631,3 +632,45 @@ def test_how_pictures_were_read_is_recorded_as_far_as_it_is_known(tmp_path: Path
         assert images.decoding == Decoding((8, 9), "rgb")
     assert from_tensors(FLOATS, LABELS).decoding is None
     assert from_tensors(DRAWS.integers(0, 256, (12, 4, 8, 9), np.uint8), LABELS).decoding is None
+
+
+def test_whole_numbers_of_more_than_8_bits_are_scaled_by_the_range_that_is_named(tmp_path: Path) -> None:
+    """Each way in gives the pixels that a file of these values gives."""
+    twelve = GREY.astype(np.uint16) << 4 | 7
+    columns = {"image": pa.array(twelve.tolist()), "label": pa.array(LABELS)}
+    table, items = pa.table(columns), [*zip(twelve, LABELS.tolist(), strict=True)]
+    ways: dict[str, Callable[..., Images]] = {
+        "tensors": lambda **said: from_tensors(twelve, LABELS, **said),
+        "one channel": lambda **said: from_tensors(torch.tensor(twelve.astype(np.int64))[:, None], LABELS, **said),
+        "items": lambda **said: from_dataset(items, **said),  # pyright: ignore[reportArgumentType]
+        "table": lambda **said: from_arrow(table, **said),
+    }
+    for name, way in ways.items():
+        read = way(value_range=(0, 4095))
+        assert np.array_equal(read.train.take(np.arange(12))[..., 0], GREY), name
+        assert read.decoding
+        assert read.decoding.value_range == (0, 4095)
+        with pytest.raises(DataError, match=r"value_range=\(0, 4095\)"):
+            way()
+        with pytest.raises(DataError, match=r"expected: 0\.\.1023\n"):
+            way(value_range=(0, 1023))
+    pq.write_table(table, tmp_path / "t.parquet")
+    with pytest.raises(DataError, match=r"--value-range 0 4095\)"):
+        prepare(tmp_path / "t.parquet", tmp_path / "none")
+    out = prepare(tmp_path / "t.parquet", tmp_path / "out", value_range=(0, 4095), test_fraction=0)
+    pixels = open_data(out).train.take(np.arange(12))[..., 0]
+    assert sorted(map(bytes, pixels)) == sorted(map(bytes, GREY))
+
+
+def test_floats_and_a_range_of_pictures_are_refused() -> None:
+    with pytest.raises(DataError, match="floats have no black and white"):
+        from_tensors(FLOATS, LABELS, value_range=(0, 1))
+
+
+def test_what_was_trained_on_12_bits_predicts_12_bits() -> None:
+    twelve = GREY.astype(np.uint16) << 4
+    pipeline = Pipeline(nn.Sequential(nn.Flatten(), nn.Linear(42, 8)), SFF(), launcher="threads")
+    pipeline.fit(from_tensors(twelve, LABELS, value_range=(0, 4095)), epochs=1, batch_size=4, progress=False)
+    assert torch.equal(pipeline.predict(twelve), pipeline.predict(GREY))
+    with pytest.raises(DataError, match=r"expected: 0\.\.4095\n  got: \d+\.\.\d{5}\n"):
+        pipeline.predict(GREY.astype(np.uint16) << 8)

@@ -23,6 +23,7 @@ ROOMS = {
     "loading": set(),
     "notes": set(),
     "plain": {"notes"},
+    "posix": set(),
     "options": {"errors"},
     "models": {"device", "errors", "options", "known"},
     "objectives": {"errors", "options", "known"},
@@ -37,7 +38,8 @@ ROOMS = {
     "snapshot": {"digests", "errors", "notes", "pipeline"},
     "report": {"errors", "plain", "pipeline"},
     "runtime": {"cores", "device", "environment", "errors", "folders", "loading", "notes", "options", "models",
-                "objectives", "data", "transport", "pipeline", "settings", "baselines", "snapshot", "report"},
+                "objectives", "data", "transport", "pipeline", "settings", "baselines", "snapshot", "report",
+                "posix"},
     "arguments": {"errors", "options", "settings", "objectives", "data"},
     "sending": {"errors", "runtime"},
 }  # fmt: skip
@@ -194,12 +196,18 @@ def test_loading_leaves_the_collector_of_garbage_as_it_was() -> None:
 
 
 def test_where_the_system_lacks_what_ffdist_needs_one_line_says_which_systems_have_it() -> None:
-    for missing in ("fcntl", "resource"):
-        code = f"import sys; sys.modules[{missing!r}] = None; from ffdist import Pipeline"
+    for missing, door in [
+        ("fcntl", "from ffdist import Pipeline"),
+        ("fcntl", "from ffdist.api import Pipeline"),
+        ("fcntl", "import ffdist; ffdist.load"),
+        ("fcntl", "from ffdist.runtime.outcome import Result"),
+        ("resource", "from ffdist import Pipeline"),
+    ]:
+        code = f"import sys; sys.modules[{missing!r}] = None; {door}"
         done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
-        if done.returncode or missing == "fcntl":
-            assert "Linux and macOS only" in done.stderr.splitlines()[-1]
-            assert "During handling" not in done.stderr
+        said = f"ImportError: ffdist runs on Linux and macOS only; this is {sys.platform}, without {missing}"
+        assert done.stderr.splitlines()[-1] == said
+        assert "During handling" not in done.stderr
 
 
 @pytest.mark.parametrize("command", [["train"], ["doctor"], ["--help"]], ids=" ".join)

@@ -6,6 +6,7 @@ import difflib
 from pathlib import Path
 from typing import Any
 
+from ffdist.data.depth import Range
 from ffdist.data.manifest import FORMAT, MANIFEST
 from ffdist.data.sources.base import Item, Source
 from ffdist.data.sources.known import KNOWN, open_known
@@ -17,6 +18,7 @@ from ffdist.data.sources.table_hint import table_hint
 from ffdist.data.sources.table_splits import holds_tables
 from ffdist.data.sources.tree import Tree
 from ffdist.errors import ConfigError, DataError
+from ffdist.folders import command
 
 IMAGE, LABEL = "image", "label"
 """The usual columns of a table."""
@@ -35,6 +37,7 @@ def open_source(
     choice: Choice,
     test_fraction: float | None,
     seed: int,
+    value_range: Range | None = None,
 ) -> Source:
     """A known name, looked for in torchvision's `root`; or the path of a table, a folder of tables, or a tree.
 
@@ -51,23 +54,24 @@ def open_source(
     path = Path(source)
     check_source(path, source)
     told: dict[str, Any] = {"choice": choice, "test_fraction": test_fraction, "seed": seed}
+    columns: dict[str, Any] = {"image": image_column, "label": label_column, "value_range": value_range}
     if path.is_file() or holds_tables(path, choice):
-        return Table(path, image=image_column, label=label_column, **told)
+        return Table(path, **columns, **told)
     texts = texts_in(path, choice, image_column, label_column)
     usable = not all(texts.values())
     named = [pattern for of in (choice.splits or {}).values() for pattern in of]
     by_name = any(Choice().like(text.name, pattern) for text in texts for pattern in named)
     if usable and (by_name or (image_column, label_column) != (IMAGE, LABEL)):
-        return Table(path, image=image_column, label=label_column, texts=texts, **told)
+        return Table(path, texts=texts, **columns, **told)
     check_no_columns(source, image_column, label_column)
     try:
         tree = Tree(path, **told)
     except DataError:
         if not usable:
             raise
-        return Table(path, image=image_column, label=label_column, texts=texts, **told)
+        return Table(path, texts=texts, **columns, **told)
     if usable and len(tree.classes) < 2:
-        return Table(path, image=image_column, label=label_column, texts=texts, **told)
+        return Table(path, texts=texts, **columns, **told)
     return tree
 
 
@@ -129,4 +133,4 @@ def check_source(path: Path, source: str) -> None:
     except OSError:
         text = b""
     if FORMAT.encode() in text:
-        raise DataError("the folder is prepared already", where=source, remedy=f"ffdist train --data {source}")
+        raise DataError("the folder is prepared already", where=source, remedy=command("train", "--data", source))

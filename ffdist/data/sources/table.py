@@ -12,6 +12,7 @@ import numpy as np
 from ffdist.data.arrays import is_picture
 from ffdist.data.classes import encoded
 from ffdist.data.columns import joined, samples
+from ffdist.data.depth import Range
 from ffdist.data.labels import Labels
 from ffdist.data.sources.base import Item, Shares, Source
 from ffdist.data.sources.listing import Listing, shown
@@ -27,8 +28,8 @@ class Table(Source):
 
     Pictures are encoded, or files that a column of paths names, from the table's folder. Labels are texts or whole
     numbers; those that occur become 0..K-1 in sorted order, unless metadata name K classes.
-    texts: as in `find_files`. Raises DataError for a file that cannot be read, a column that is not there, and what
-    `columns` refuses.
+    texts: as in `find_files`. value_range: black and white of arrays of more than 8 bits.
+    Raises DataError for a file that cannot be read, a column that is not there, and what `columns` refuses.
     """
 
     def __init__(
@@ -41,9 +42,11 @@ class Table(Source):
         test_fraction: float | None,
         seed: int,
         texts: Mapping[Path, str] | None = None,
+        value_range: Range | None = None,
     ) -> None:
         found = find_files(path, choice, texts)
         self.name, self.image, self.files = path.resolve().stem, image, found.splits
+        self.value_range = value_range
         first = TRAIN if TRAIN in self.files else TEST
         labels = {split: self.labels_of(files, label, found.listing) for split, files in self.files.items()}
         self.classes, self.labels = encoded(labels, None, renumber=True)
@@ -84,7 +87,8 @@ class Table(Source):
             for file in files:
                 first = 0
                 for column in read(file, self.image):
-                    for place, data in enumerate(samples(column, file, first, file.parent, lenient=True)):
+                    cells = samples(column, file, first, file.parent, lenient=True, value_range=self.value_range)
+                    for place, data in enumerate(cells):
                         label, share = next(places)
                         named = f": {data}" if isinstance(data, Path) else ""
                         where = f"{file}, row {first + place}{named}"
