@@ -25,6 +25,7 @@ import ray
 from gated import GatedJob, WaitingJob, begun, new_gate, open_gate
 from ray.cluster_utils import Cluster
 
+from ffdist import Pipeline
 from ffdist.cli import main
 from ffdist.errors import ConfigError, DataError, Interrupted, StageError
 from ffdist.runtime.ray import RayOptions, run_ray
@@ -332,3 +333,10 @@ def test_without_ray_the_launcher_says_how_to_install_it(tmp_path: Path) -> None
     assert done.returncode == 1
     assert "pip install 'ffdist[ray]'" in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_pipeline_in_python_needs_no_folder_and_learns_the_same_by_ray(driver: str) -> None:
+    pipeline = Pipeline("cnnb", "sff", model_args=["widths=4,6,8"], batch_size=256, epochs=1)
+    alone = pipeline.fit("digits", progress=False)
+    by_ray = pipeline.fit("digits", launcher="ray", address=driver, cut=[2, 1], progress=False)
+    assert by_ray.test == alone.test
