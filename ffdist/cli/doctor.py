@@ -25,7 +25,7 @@ from ffdist.runtime.interrupts import handle_signals, unwind
 
 OPTIONAL = {
     "matplotlib": "plots of `ffdist bench`: pip install 'ffdist[bench]'",
-    "ray": "Ray clusters: pip install ray",
+    "ray": "Ray clusters: pip install 'ffdist[ray]'",
 }
 
 

@@ -45,6 +45,19 @@ def test_the_wheel_holds_every_module_and_nothing_else(dist: Path) -> None:
     assert packed == {str(path.relative_to(ROOT)) for path in (ROOT / "ffdist").rglob("*.py")} | DATA
 
 
+def test_the_wheel_names_its_command_extras_and_no_test_library_at_run_time(dist: Path) -> None:
+    (wheel,) = dist.glob("*.whl")
+    packed = zipfile.ZipFile(wheel)
+    said = {name.rpartition("/")[2]: packed.read(name).decode() for name in packed.namelist() if ".dist-info/" in name}
+    needed = [
+        line for line in said["METADATA"].splitlines() if line.startswith("Requires-Dist:") and "extra" not in line
+    ]
+    assert "Requires-Python: >=3.10" in said["METADATA"]
+    assert {f"Provides-Extra: {name}" for name in ("bench", "ray", "dev")} <= set(said["METADATA"].splitlines())
+    assert "ffdist = ffdist.__main__:main" in said["entry_points.txt"]
+    assert not any(name in line for line in needed for name in ("scikit-learn", "matplotlib", "ray[", "pytest"))
+
+
 def test_an_installed_wheel_trains_evaluates_and_exports_without_the_source_tree(dist: Path, tmp_path: Path) -> None:
     """The wheel alone is installed; a .pth line lends it this environment's torch and other dependencies."""
     (wheel,) = dist.glob("*.whl")
