@@ -140,12 +140,13 @@ def presets(args: Sequence[str]) -> None:
 
 def datasets(args: Sequence[str]) -> None:
     command = parsed(Datasets, args, "ffdist datasets")
-    from ffdist.cli.data import Check, List
+    from ffdist.cli.data import Check, List, tell_embedded
+    from ffdist.data.catalog import embedded
 
     if command.name is None:
         List(command.root, command.json).run()
     elif command.name == "digits":
-        tell_digits(command)
+        tell_embedded(embedded(), as_json=command.json)
     elif command.name in DATA_SETS and not (command.root / command.name).is_dir():
         where = command.root / command.name
         raise ConfigError(f"{DATA_SETS[command.name]} is not prepared", where=where, expected="a prepared folder",
@@ -154,21 +155,6 @@ def datasets(args: Sequence[str]) -> None:
         here = Path(command.name)
         there = command.root / command.name
         Check(there if there.is_dir() and not here.is_dir() else here, command.json).run()
-
-
-def tell_digits(command: Datasets) -> None:
-    """The embedded data set, which has no folder."""
-    from ffdist.data import list_data
-
-    (entry,) = (each for each in list_data(command.root) if each.name == "digits")
-    if command.json:
-        print(json.dumps(dataclasses.asdict(entry), default=str))
-        return
-    shape = " x ".join(map(str, entry.shape or ()))
-    counts = ", ".join(f"{split} {count:,}" for split, count in entry.counts.items())
-    print(
-        f"digits: {entry.state}, samples of {shape}, {entry.num_classes} classes, {counts}\nffdist train --data digits"
-    )
 
 
 def settings(args: Sequence[str]) -> None:

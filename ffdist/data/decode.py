@@ -27,7 +27,7 @@ from ffdist.data.depth import (
 from ffdist.data.formats import Encoded, channels_behind, lacking, open_picture, orientation, several_frames
 from ffdist.data.tiff import Layout, layout_of, unread
 from ffdist.data.transparency import has_transparency, laid_over
-from ffdist.errors import ConfigError, DataError
+from ffdist.errors import ConfigError, DataError, setting
 
 Mode = Literal["rgb", "grey", "keep"]
 Size = tuple[int, int]
@@ -74,10 +74,11 @@ class Decoding:
             opaque = False
         if not opaque:
             expected = "a colour without transparency: a name, or #rrggbb"
-            raise ConfigError("unknown background", where="--background", expected=expected, got=self.background)
-        if self.value_range is not None and not -np.inf < self.value_range[0] < self.value_range[1] < np.inf:
+            raise ConfigError("unknown background", where=setting("background"), expected=expected, got=self.background)
+        limits = (0, 1) if self.value_range is None else tuple(self.value_range)
+        if len(limits) != 2 or not -np.inf < limits[0] < limits[1] < np.inf:
             expected = "two numbers, the smaller first"
-            raise ConfigError("unusable range of values", where="--value-range", expected=expected,
+            raise ConfigError("unusable range of values", where=setting("value_range"), expected=expected,
                               got=self.value_range)  # fmt: skip
 
     def __str__(self) -> str:

@@ -29,6 +29,10 @@ class Reading:
     seed: int = 0
     """Of what a user's transforms draw from the generators that all share."""
 
+    def __post_init__(self) -> None:
+        """Raises ConfigError for a range that is none."""
+        self.reader()
+
     def reader(self) -> Reader:
         return Reader(Decoding(value_range=self.value_range))
 

@@ -24,7 +24,7 @@ from ffdist import SFF, Pipeline, from_arrow, from_dataset, from_tensors, models
 from ffdist.data import Images, prepare
 from ffdist.data.decode import Decoding
 from ffdist.data.given import as_images
-from ffdist.errors import DataError
+from ffdist.errors import ConfigError, DataError
 from ffdist.objectives import Hinton
 
 DRAWS = np.random.default_rng(0)
@@ -665,6 +665,9 @@ def test_whole_numbers_of_more_than_8_bits_are_scaled_by_the_range_that_is_named
 def test_floats_and_a_range_of_pictures_are_refused() -> None:
     with pytest.raises(DataError, match="floats have no black and white"):
         from_tensors(FLOATS, LABELS, value_range=(0, 1))
+    for limits in ((4095, 0), (0, 1, 2), (0, float("inf"))):
+        with pytest.raises(ConfigError, match=r"unusable range of values\n  where: value_range\n"):
+            from_tensors(GREY, LABELS, value_range=limits)  # pyright: ignore[reportArgumentType]
 
 
 def test_what_was_trained_on_12_bits_predicts_12_bits() -> None:
