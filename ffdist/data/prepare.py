@@ -36,7 +36,7 @@ from ffdist.data.sources.splits import SPLITS, choice
 from ffdist.data.sources.table_hint import table_hint
 from ffdist.data.survey import Survey, constant_channels
 from ffdist.data.twice import Twice
-from ffdist.errors import ConfigError, DataError
+from ffdist.errors import ConfigError, DataError, setting
 from ffdist.notes import note
 from ffdist.plain import PlainConsole, text_column
 
@@ -113,9 +113,9 @@ def prepare(
 def check_settings(source: str, from_dir: Path | None, test_fraction: float | None, workers: int | None) -> None:
     """Raises ConfigError for those that are out of range, or not of such a source."""
     if workers is not None and workers < 1:
-        raise ConfigError("no thread is left to decode", where="--workers", expected=">= 1", got=workers)
+        raise ConfigError("no thread is left to decode", where=setting("workers"), expected=">= 1", got=workers)
     if test_fraction is not None and not 0 <= test_fraction <= 1:
-        raise ConfigError("the test split is a fraction", where="--test-fraction", expected="0 <= x <= 1",
+        raise ConfigError("the test split is a fraction", where=setting("test_fraction"), expected="0 <= x <= 1",
                           got=test_fraction)  # fmt: skip
     if from_dir and source not in KNOWN:
         raise ConfigError("only data sets with a name are looked for in torchvision's root", where=f"--from {from_dir}",

@@ -308,7 +308,7 @@ def test_a_file_in_the_way_of_the_new_folder_is_told(tmp_path: Path) -> None:
 def test_settings_out_of_range_are_refused(tmp_path: Path) -> None:
     source = str(tree(tmp_path / "pets", per_class=2))
     for fraction in (1.5, -0.1, float("nan")):
-        with pytest.raises(ConfigError, match=r"--test-fraction\n  expected: 0 <= x <= 1"):
+        with pytest.raises(ConfigError, match=r"where: test_fraction\n  expected: 0 <= x <= 1"):
             prepare(source, tmp_path / "out", test_fraction=fraction)
     with pytest.raises(ConfigError, match="leave out --from"):
         prepare(source, tmp_path / "out", from_dir=tmp_path)
