@@ -35,7 +35,7 @@ def standin(request: pytest.FixtureRequest) -> Path:
     return folder
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def on_path(standin: Path) -> Iterator[Path]:
     """Processes that the tests of this folder start have the accelerator."""
     before = os.environ.get("PYTHONPATH")
