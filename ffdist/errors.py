@@ -18,15 +18,17 @@ ffdist and keeps its traceback.
 
 from __future__ import annotations
 
+import shlex
 import signal
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-BEGIN, EQUALS, END = "\x02", "\x1f", "\x03"
-"""Around the name of a setting in a text, and between it and its value: no text of a user's has them."""
+BEGIN, EQUALS, END = "\x02", "\x05", "\x03"
+"""Around the name of a setting in a text, and between it and its value: no text of a user's has them, and none is white
+space, at which texts are split."""
 
 
 def setting(name: str, value: object = None) -> str:
@@ -40,10 +42,26 @@ def setting(name: str, value: object = None) -> str:
 
 
 def as_field(name: str, value: str | None) -> str:
-    """`optim.lr`, `plan.stages=2`; `resume` is a switch of `Pipeline.fit`, beside the run's folder."""
-    if name == "resume":
+    """`optim.lr`, `plan.stages=2`, `plan.cut=[1, 2]`; `resume` is a switch of `Pipeline.fit`, beside the folder."""
+    own = name.rpartition(".")[2]
+    if own == "resume":
         return "resume=True"
-    return name if value is None else f"{name}={value}"
+    if value is None:
+        return name
+    if own in LISTS and value != "none":
+        with suppress(ValueError):  # quotes that do not end
+            return f"{name}=[{', '.join(map(in_python, shlex.split(value)))}]"
+    return f"{name}=({', '.join(value.split())})" if own in PAIRS else f"{name}={value}"
+
+
+LISTS = {"model_args", "objective_args", "cut", "blocks", "augment", "windows", "splits", "ignore"}
+PAIRS = {"value_range"}
+"""Arguments that are several words on a command line."""
+
+
+def in_python(word: str) -> str:
+    """A word of a command line as a value in Python's own code."""
+    return word if word.isdecimal() else repr(word)
 
 
 def spelled(text: str, spell: Callable[[str, str | None], str] = as_field) -> str:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import sys
 
+from ffdist.errors import spelled
+
 QUIET = "FFDIST_QUIET"
 """In the environment: a user wants to hear of errors alone; for processes that are started, too."""
 
 
 def note(text: str) -> None:
-    """A line on stderr, but where a user wants none."""
+    """A line on stderr, with settings by their fields, but where a user wants none."""
     if QUIET not in os.environ:
-        print(f"ffdist: {text}", file=sys.stderr, flush=True)
+        print(f"ffdist: {spelled(text)}", file=sys.stderr, flush=True)
 
 
 def listed(values: list, most: int = 8) -> str:

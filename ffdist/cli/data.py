@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from ffdist.cli.help import Flag, Positional
 from ffdist.cli.parsing import parsed_of
-from ffdist.errors import ConfigError
+from ffdist.cli.spelling import as_flags
+from ffdist.errors import ConfigError, spelled
 from ffdist.folders import command, loss
 from ffdist.notes import QUIET, note
 from ffdist.plain import PlainConsole, table
@@ -103,7 +104,7 @@ class Prepare:
             background=self.background, value_range=self.value_range,
             image_column=self.image_column, label_column=self.label_column, splits=read_splits(self.splits),
             ignore=self.ignore, skip_broken=self.skip_broken, test_fraction=self.test_fraction, seed=self.seed,
-            workers=self.workers,
+            workers=self.workers, tell=lambda text: note(spelled(text, as_flags)),
         )  # fmt: skip
         manifest = read_manifest(out)
         if self.json:

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ffdist.data.manifest import MANIFEST
-from ffdist.errors import DataError
+from ffdist.errors import DataError, setting
 from ffdist.folders import command, remedy_unwritable, why_unwritable
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -26,15 +26,20 @@ def check_free(out: Path) -> None:
             "" if not os.path.exists(out / MANIFEST) else f"take it as it is: {command('train', '--data', out)}; or "
         )
         raise DataError("the folder exists, and nothing is overwritten", where=out,
-                        remedy=f"{again}remove it, or name another with --out")  # fmt: skip
+                        remedy=f"{again}remove it, or name another with {setting('out')}")  # fmt: skip
 
 
 def check_room(folder: Path, needed: int) -> None:
     """needed: in bytes. Raises DataError for less."""
     free = shutil.disk_usage(folder).free
     if free < needed:
-        raise DataError("no room on the disk", where=folder.parent, expected=f"{needed / 2**20:.0f} MiB",
-                        got=f"{free / 2**20:.0f} MiB free", remedy="make room, or a smaller --size")  # fmt: skip
+        raise DataError(
+            "no room on the disk",
+            where=folder.parent,
+            expected=f"{needed / 2**20:.0f} MiB",
+            got=f"{free / 2**20:.0f} MiB free",
+            remedy=f"make room, or a smaller {setting('size')}",
+        )
 
 
 @contextmanager
@@ -56,7 +61,7 @@ def appearing(out: Path) -> Iterator[Path]:
             where=out,
             expected="a place for a new folder",
             got=why_unwritable(out, error),
-            remedy=remedy_unwritable(out, error, ["--out"]),
+            remedy=remedy_unwritable(out, error, [setting("out")]),
         ) from error
     try:
         locked(held)
@@ -66,7 +71,7 @@ def appearing(out: Path) -> Iterator[Path]:
     except OSError as error:
         full = error.errno in FULL or "No space left" in str(error)
         raise DataError("no room on the disk" if full else "the folder cannot be written", where=out.parent, got=error,
-                        remedy="make room" if full else "name another with --out") from error  # fmt: skip
+                        remedy="make room" if full else f"name another with {setting('out')}") from error  # fmt: skip
     finally:
         os.close(held)
         remove(partial_folder, made)

@@ -16,10 +16,13 @@ from ffdist.data.arrays import LIMITS, as_bytes
 from ffdist.data.classes import own_names
 from ffdist.data.depth import Range
 from ffdist.data.labels import Labels, missing, numbered, texts, unlike_kinds, whole
-from ffdist.errors import DataError
+from ffdist.errors import DataError, setting
 from ffdist.notes import note
 
-BEYOND = f"{LIMITS} (--value-range {{black:g}} {{white:g}}); or as floats by ffdist.from_arrow(..., normalize=True)"
+BEYOND = (
+    f"{LIMITS} ({setting('value_range', '{black:g} {white:g}')}); or as floats by "
+    "ffdist.from_arrow(..., normalize=True)"
+)
 ROWS_OUT = 'leave unlabelled rows out: table.filter(pyarrow.compute.field("label") >= 0)'
 
 Cells = Sequence[bytes | Path] | Sequence[np.ndarray] | np.ndarray

@@ -163,7 +163,7 @@ def no_range(where: object, low: float, high: float, count: int = 1) -> DataErro
         where=where,
         expected="8 or 16 bits a channel, or a range",
         got=f"32-bit, signed or floating-point values: {held}",
-        remedy=f"name black and white, e.g. --value-range {black:g} {white:g} (value_range=({black:g}, {white:g}))",
+        remedy=f"name black and white, e.g. {setting('value_range', f'{black:g} {white:g}')}",
     )
 
 
@@ -300,7 +300,7 @@ def spare_channels(layout: Layout | None, decoding: Decoding) -> int:
     mode, kept = ("grey", "the first alone") if layout.channels - layout.spare < 3 else ("rgb", "the colours alone")
     what = "is neither colour nor known to be transparency" if layout.spare == 1 else "are no colours"
     raise ValueError(
-        f"{layout.spare} of its {layout.channels} channels {what}: --mode {mode} takes {kept}; "
+        f"{layout.spare} of its {layout.channels} channels {what}: {setting('mode', mode)} takes {kept}; "
         "all of them go as an array, by ffdist.from_tensors"
     )
 

@@ -15,7 +15,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
@@ -36,7 +36,7 @@ from ffdist.data.sources.splits import SPLITS, choice
 from ffdist.data.sources.table_hint import table_hint
 from ffdist.data.survey import Survey, constant_channels
 from ffdist.data.twice import Twice
-from ffdist.errors import ConfigError, DataError, setting
+from ffdist.errors import ConfigError, DataError, setting, spelled
 from ffdist.notes import note
 from ffdist.plain import PlainConsole, text_column
 
@@ -60,13 +60,14 @@ def prepare(
     value_range: Range | None = None,
     image_column: str = "image",
     label_column: str = "label",
-    splits: Mapping[str, str | Sequence[str]] | Literal["none"] | None = None,
+    splits: Mapping[str, str | Sequence[str]] | Sequence[str] | None = None,
     ignore: str | Sequence[str] = (),
     skip_broken: bool = False,
     test_fraction: float | None = None,
     seed: int = 0,
     workers: int | None = None,
     progress: Progress | None = None,
+    tell: Callable[[str], None] = note,
 ) -> Path:
     """Write the shards and the manifest of a data set into the new folder `out`, and return it.
 
@@ -77,13 +78,16 @@ def prepare(
         that transparent pictures are laid over. value_range: the values of black and white in pictures of more than 8
         bits; None: 0 and 65535 for 16 bits, which they must need.
     splits: the folders or files, by name or pattern, that make "train", "validation" and "test", and nothing else then;
-        "none": no name means a split; None: as their names say. ignore: names or patterns that are left out.
+        or texts, ["train=a", "test=b"]; "none": no name means a split; None: as their names say. ignore: names or
+        patterns that are left out.
     skip_broken: leave out pictures that cannot be read, and list them in the manifest.
     test_fraction, seed: the share of each class that is held out where the source has no test split; None: a fifth. 1:
         all is the test split, for a set to evaluate only.
     workers: decoding threads; default: a core each. progress: default: a bar, where stderr is a terminal.
 
-    What a user should know beside (`Manifest.notes`) is a line each on stderr. All or nothing: `out` appears when
+    tell: gets what a user should know beside (`Manifest.notes`), a line each; default: onto stderr.
+
+    All or nothing: `out` appears when
     everything is written; before that, an error or interrupt leaves nothing behind.
     Raises DataError for an `out` that exists or cannot be made, no room on the disk, a source that is not what it
     should be or has one class, folders and files whose split is not clear, pictures that cannot be read (all are
@@ -106,7 +110,7 @@ def prepare(
     with appearing(out) as folder, nullcontext(progress) if progress else bar(opened.name) as report, quiet_pillow():
         manifest = write(opened, folder, decoding, workers or available_cores(), report, skip_broken=skip_broken)
     for text in manifest.notes:
-        note(f"note: {text}")
+        tell(f"note: {text}")
     return out
 
 
@@ -118,15 +122,20 @@ def check_settings(source: str, from_dir: Path | None, test_fraction: float | No
         raise ConfigError("the test split is a fraction", where=setting("test_fraction"), expected="0 <= x <= 1",
                           got=test_fraction)  # fmt: skip
     if from_dir and source not in KNOWN:
-        raise ConfigError("only data sets with a name are looked for in torchvision's root", where=f"--from {from_dir}",
-                          expected=" or ".join(KNOWN), got=source, remedy="leave out --from")  # fmt: skip
+        raise ConfigError(
+            "only data sets with a name are looked for in torchvision's root",
+            where=setting("from_dir", from_dir),
+            expected=" or ".join(KNOWN),
+            got=source,
+            remedy=f"leave out {setting('from_dir')}",
+        )
 
 
 def check_outside(out: Path, source: str) -> None:
     """Raises DataError for a new folder that would be one of the source's."""
     if source not in KNOWN and os.path.realpath(out).startswith(os.path.realpath(source) + os.sep):
         raise DataError("the new folder would lie in the source", where=out, expected="a place outside of it",
-                        remedy="name another with --out, e.g. --out ../prepared")  # fmt: skip
+                        remedy=f"name another with {setting('out')}, e.g. {setting('out', '../prepared')}")  # fmt: skip
 
 
 def known_root(source: str, from_dir: Path | None, cache: Path | None) -> Path | None:
@@ -146,7 +155,7 @@ def default_cache() -> Path:
         return Path(caches, "ffdist").expanduser()
     except RuntimeError as error:
         raise ConfigError("there is no home to keep downloads in", where=caches, got=error,
-                          remedy="name a folder with --cache") from error  # fmt: skip
+                          remedy=f"name a folder with {setting('cache')}") from error  # fmt: skip
 
 
 def write(
@@ -199,7 +208,7 @@ def write(
         (*source.left_out, *(LeftOut(one.where, one.why) for one in broken)),
         (*source.notes, *twice.notes(), *survey.notes(decoding), *constant_channels(moments.counts)),
     )
-    manifest.write(folder)
+    replace(manifest, notes=tuple(map(spelled, manifest.notes))).write(folder)
     return manifest
 
 
@@ -248,7 +257,7 @@ def first_readable(items: Iterator[Item], decoding: Decoding) -> tuple[Item, Ref
 
 def cannot_be_read(broken: Sequence[Broken]) -> DataError:
     """All that are broken, as one error."""
-    remedy = "replace or remove {}, or leave {} out with --skip-broken (skip_broken=True)"
+    remedy = "replace or remove {}, or leave {} out with " + setting("skip_broken", True)
     if len(broken) == 1:
         return DataError("a picture cannot be read", where=broken[0].where, got=broken[0].why,
                          remedy=remedy.format("it", "it"))  # fmt: skip
@@ -266,7 +275,7 @@ def check_left(broken: Sequence[Broken], counts: Mapping[str, list[int]], classe
             "no picture of a class can be read",
             where=shown(f"{classes[label]} in {split}" for split, label in lost),
             got=shown((f"{one.where}: {one.why}" for one in broken), "\n         ", 3),
-            remedy="replace them, or leave the class out with --ignore",
+            remedy=f"replace them, or leave the class out with {setting('ignore')}",
         )
 
 
@@ -310,8 +319,8 @@ def decode_chunk(items: list[Item], *, like: Reference, decoding: Decoding) -> C
 
 def unlike(like: Reference, other: Reference) -> DataError:
     """Two pictures of different shapes, and what makes all alike."""
-    remedies = ["a size (--size 64)"] * (like.shape[:2] != other.shape[:2])
-    remedies += ["a mode (--mode rgb, or --mode grey)"] * (like.shape[2] != other.shape[2])
+    remedies = [f"a size ({setting('size', '64')})"] * (like.shape[:2] != other.shape[:2])
+    remedies += [f"a mode ({setting('mode', 'rgb')}, or {setting('mode', 'grey')})"] * (like.shape[2] != other.shape[2])
     return DataError("two pictures differ in height, width or channels", where=f"{like.where} and {other.where}",
                      expected=like.shape, got=other.shape, remedy=f"give {' and '.join(remedies)}")  # fmt: skip
 

@@ -10,7 +10,7 @@ import numpy as np
 from ffdist.data.decode import PLAIN, Decoding, Picture, no_range, pixels_of, read_picture
 from ffdist.data.depth import FULL, SIXTEEN, Range, likely_range
 from ffdist.data.formats import Encoded
-from ffdist.errors import DataError
+from ffdist.errors import DataError, setting
 from ffdist.notes import note
 
 
@@ -96,8 +96,8 @@ class Survey:
                 where=self.deep.first,
                 expected=f"values up to {SIXTEEN[1]}, or a range",
                 got=f"{self.low:g} to {self.high:g} in {self.deep.count:,} such pictures",
-                remedy=f"--value-range 0 {white} (value_range=(0, {white})) where they hold {white.bit_length()} bits; "
-                f"--value-range 0 {SIXTEEN[1]} takes them as they are",
+                remedy=f"{setting('value_range', f'0 {white}')} where they hold {white.bit_length()} bits; "
+                f"{setting('value_range', f'0 {SIXTEEN[1]}')} takes them as they are",
             )
 
     def notes(self, decoding: Decoding) -> list[str]:
@@ -107,7 +107,10 @@ class Survey:
             (self.spare, "have channels that are neither colour nor transparency; these were left out"),
             (self.assumed, "are arrays of four channels, of which the last was taken for transparency"),
             (self.beyond, f"hold values beyond {spelled(decoding.value_range)}, which were cut off"),
-            (self.vanished, f"are of one colour only over {decoding.background} (--background takes another)"),
+            (
+                self.vanished,
+                f"are of one colour only over {decoding.background} ({setting('background')} takes another)",
+            ),
             (self.flat, "are of one colour only"),
         ]
         return [

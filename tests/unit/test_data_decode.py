@@ -96,7 +96,7 @@ def test_an_array_that_is_no_picture_is_an_error_that_says_why(array: np.ndarray
 def test_values_without_a_known_range_are_refused_unless_it_is_given(dtype: type) -> None:
     deep = Image.fromarray(GREY.astype(dtype))
     for data in (deep, encoded(deep, "tiff")):
-        with pytest.raises(DataError, match=r"black and white.*\n(.|\n)*--value-range 0 255"):
+        with pytest.raises(DataError, match=r"black and white.*\n(.|\n)*value_range=\(0, 255\)"):
             decode(data, "here")
         assert np.array_equal(decode(data, "here", Decoding(value_range=(0, 255)))[..., 0], GREY)
 

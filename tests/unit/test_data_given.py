@@ -655,7 +655,7 @@ def test_whole_numbers_of_more_than_8_bits_are_scaled_by_the_range_that_is_named
         with pytest.raises(DataError, match=r"expected: 0\.\.1023\n"):
             way(value_range=(0, 1023))
     pq.write_table(table, tmp_path / "t.parquet")
-    with pytest.raises(DataError, match=r"--value-range 0 4095\)"):
+    with pytest.raises(DataError, match=r"value_range=\(0, 4095\)\)"):
         prepare(tmp_path / "t.parquet", tmp_path / "none")
     out = prepare(tmp_path / "t.parquet", tmp_path / "out", value_range=(0, 4095), test_fraction=0)
     pixels = open_data(out).train.take(np.arange(12))[..., 0]

@@ -300,7 +300,7 @@ def test_a_file_in_the_way_of_the_new_folder_is_told(tmp_path: Path) -> None:
     (tmp_path / "afile").write_text("")
     source = str(tree(tmp_path / "pets", per_class=2))
     for out in ("afile/x", "afile/x/y", "a" * 300):
-        with pytest.raises(DataError, match=r"cannot be made\n  where: .*\n(.|\n)*--out"):
+        with pytest.raises(DataError, match=r"cannot be made\n  where: .*\n(.|\n)*another folder with out"):
             prepare(source, tmp_path / out)
     assert left_behind(tmp_path) == ["afile", "pets"]
 
@@ -310,7 +310,7 @@ def test_settings_out_of_range_are_refused(tmp_path: Path) -> None:
     for fraction in (1.5, -0.1, float("nan")):
         with pytest.raises(ConfigError, match=r"where: test_fraction\n  expected: 0 <= x <= 1"):
             prepare(source, tmp_path / "out", test_fraction=fraction)
-    with pytest.raises(ConfigError, match="leave out --from"):
+    with pytest.raises(ConfigError, match="leave out from_dir"):
         prepare(source, tmp_path / "out", from_dir=tmp_path)
     with pytest.raises(ConfigError, match="picture mode"):
         prepare(source, tmp_path / "out", mode="blue")

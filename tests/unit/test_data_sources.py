@@ -227,5 +227,5 @@ def test_a_download_that_fails_says_what_else_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: str
 ) -> None:
     monkeypatch.setattr(datasets.CIFAR10, "url", f"{server}cifar-10-python.tar.gz")
-    with pytest.raises(DataError, match=r"cifar10 cannot be downloaded\n(.*\n)*  remedy: .* --from"):
+    with pytest.raises(DataError, match=r"cifar10 cannot be downloaded\n(.*\n)*  remedy: .* from_dir"):
         prepare("cifar10", tmp_path / "out", cache=tmp_path / "cache")

@@ -53,9 +53,9 @@ NARROW = {
 def test_a_set_of_unknown_range_is_refused_and_read_right_when_it_is_given(kind: str, tmp_path: Path) -> None:
     make, limits = NARROW[kind]
     source = tree(tmp_path / "tree", make)
-    with pytest.raises(DataError, match=r"in 16 such pictures\n  remedy: .*--value-range") as refused:
+    with pytest.raises(DataError, match=r"in 16 such pictures\n  remedy: .*value_range=") as refused:
         prepare(source, tmp_path / "out")
-    assert kind == "signed" or f"--value-range {limits[0]} {limits[1]} " in str(refused.value), "the remedy is right"
+    assert kind == "signed" or f"value_range=({limits[0]}, {limits[1]})" in str(refused.value), "the remedy is right"
     assert not (tmp_path / "out").exists()
     images = open_data(prepare(source, tmp_path / "out", value_range=limits, test_fraction=0))
     x = images.train.take(np.arange(16))[..., 0]

@@ -21,7 +21,7 @@ ROOMS = {
     "folders": {"errors"},
     "known": set(),
     "loading": set(),
-    "notes": set(),
+    "notes": {"errors"},
     "plain": {"notes"},
     "posix": set(),
     "options": {"errors"},

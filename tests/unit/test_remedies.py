@@ -88,7 +88,7 @@ def test_every_flag_that_a_text_names_is_one() -> None:
     known = all_flags()
     prose = [(file, text) for file, text in said() if " " in text.strip()]
     named = [(file, flag) for file, text in prose for flag in re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", text)]
-    assert len(named) > 120
+    assert len(named) > 80
     assert not {(file, flag) for file, flag in named if flag not in known}
 
 

@@ -17,7 +17,7 @@ from ffdist.data.sources.table_files import TEXTS, schema
 from ffdist.data.sources.table_hint import table_hint
 from ffdist.data.sources.table_splits import holds_tables
 from ffdist.data.sources.tree import Tree
-from ffdist.errors import ConfigError, DataError
+from ffdist.errors import ConfigError, DataError, setting
 from ffdist.folders import command
 
 IMAGE, LABEL = "image", "label"
@@ -91,14 +91,14 @@ def texts_in(folder: Path, choice: Choice, image: str, label: str) -> dict[Path,
 def check_known(source: str, choice: Choice, test_fraction: float | None) -> None:
     """Raises ConfigError for settings of folders."""
     if test_fraction or choice != Choice():
-        flag = "--test-fraction" if test_fraction else "--splits and --ignore"
+        flag = setting("test_fraction") if test_fraction else f"{setting('splits')} and {setting('ignore')}"
         raise ConfigError("a known data set has its own splits", where=f"{flag}, {source}", expected="a folder or file",
                           got=source, remedy="leave it out")  # fmt: skip
 
 
 def check_no_columns(source: str, image: str, label: str) -> None:
     """Raises ConfigError for settings of tables."""
-    told = {"--image-column": (image, IMAGE), "--label-column": (label, LABEL)}
+    told = {setting("image_column"): (image, IMAGE), setting("label_column"): (label, LABEL)}
     for flag, (name, usual) in told.items():
         if name != usual:
             raise ConfigError("there is no table in the source, so it has no columns", where=f"{flag}, {source}",
@@ -133,4 +133,6 @@ def check_source(path: Path, source: str) -> None:
     except OSError:
         text = b""
     if FORMAT.encode() in text:
-        raise DataError("the folder is prepared already", where=source, remedy=command("train", "--data", source))
+        raise DataError(
+            "the folder is prepared already", where=source, remedy=command("train", "--data", source)
+        )

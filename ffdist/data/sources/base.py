@@ -12,7 +12,7 @@ from ffdist.data.formats import Encoded
 from ffdist.data.manifest import HeldOut, LeftOut
 from ffdist.data.sampler import split_indices
 from ffdist.data.sources.splits import TEST, TRAIN, VALIDATION
-from ffdist.errors import ConfigError
+from ffdist.errors import ConfigError, setting
 
 TEST_FRACTION = 0.2
 """Held out where a source has no test split, and nobody says otherwise."""
@@ -73,10 +73,14 @@ class Shares:
         """
         if TEST in counts:
             if test_fraction:
-                raise ConfigError("the source has a test split of its own", where="--test-fraction", got=test_fraction,
-                                  expected="a source without one",
-                                  remedy="leave it out; or say which folders or files make which split: "
-                                  "--splits train=NAME ...")  # fmt: skip
+                raise ConfigError(
+                    "the source has a test split of its own",
+                    where=setting("test_fraction"),
+                    got=test_fraction,
+                    expected="a source without one",
+                    remedy="leave it out; or say which folders or files make which split: "
+                    f"{setting('splits', 'train=NAME')} ...",
+                )
             shares = cls(labels, 0, seed)
             shares.counts, shares.notes = dict(counts), []
             if TRAIN not in counts:
@@ -87,7 +91,7 @@ class Shares:
         if TRAIN not in shares.counts and share < 1:
             raise ConfigError(
                 "no sample is left to train on",
-                where="--test-fraction",
+                where=setting("test_fraction"),
                 expected=f"a smaller share of {len(labels)} samples, or 1 for a test split alone",
                 got=share,
             )
@@ -95,13 +99,14 @@ class Shares:
             return shares
         if TRAIN not in shares.counts:
             raise ConfigError("no sample is left to train on, though there is a validation split",
-                              where="--test-fraction", got=test_fraction, expected="less than 1",
-                              remedy="a smaller share, or --ignore the validation split")  # fmt: skip
+                              where=setting("test_fraction"), got=test_fraction, expected="less than 1",
+                              remedy=f"a smaller share, or {setting('ignore')} the validation split")  # fmt: skip
         shares.counts[VALIDATION] = counts[VALIDATION]
         if TEST in shares.counts:
             shares.notes.append(
                 "the source has a validation split and no test split: the test split is drawn from train; to take the "
-                "validation split for it, --splits train=NAME test=NAME; --test-fraction 0 for none"
+                f"validation split for it, {setting('splits', 'train=NAME test=NAME')}; "
+                f"{setting('test_fraction', '0')} for none"
             )
         return shares
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from torchvision import datasets
 from torchvision.datasets.utils import download_and_extract_archive
 
-from ffdist.errors import DataError
+from ffdist.errors import DataError, setting
 from ffdist.folders import UNWRITABLE, remedy_unwritable, why_unwritable
 
 ERRORS = (OSError, RuntimeError)
@@ -26,14 +26,14 @@ def fetch(name: str, root: Path) -> None:
                 f"there is no place to download {name} to",
                 where=root,
                 got=why_unwritable(root, error),
-                remedy=remedy_unwritable(root, error, ["--cache"]),
+                remedy=remedy_unwritable(root, error, [setting("cache")]),
             ) from error
         raise DataError(
             f"{name} cannot be downloaded",
             where=root,
             got=error,
-            remedy="get it elsewhere, and give torchvision's root with --from; "
-            "or give another place for downloads with --cache",
+            remedy=f"get it elsewhere, and give torchvision's root with {setting('from_dir')}; "
+            f"or give another place for downloads with {setting('cache')}",
         ) from error
 
 

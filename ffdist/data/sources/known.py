@@ -10,7 +10,7 @@ from pathlib import Path
 from ffdist.data.sources.base import Source
 from ffdist.data.sources.idx import Idx
 from ffdist.data.sources.imagenette import imagenette
-from ffdist.errors import DataError
+from ffdist.errors import DataError, setting
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,10 @@ def open_known(name: str, root: Path, download: bool) -> Source:
         fetch(name, root)
     folder = known.find(root)
     if folder is None:
-        raise DataError(f"{name} is not there", where=root, expected=" or ".join(known.folders),
-                        remedy="give torchvision's root with --from, or let it be downloaded")  # fmt: skip
+        raise DataError(
+            f"{name} is not there",
+            where=root,
+            expected=" or ".join(known.folders),
+            remedy=f"give torchvision's root with {setting('from_dir')}, or let it be downloaded",
+        )
     return known.open(folder)

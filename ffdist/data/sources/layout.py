@@ -14,9 +14,9 @@ from ffdist.data.sources.listing import Listing, shown
 from ffdist.data.sources.split_folders import Found, in_each, splits_within, told_splits
 from ffdist.data.sources.splits import FILLERS, SPLITS, TEST, TRAIN, VALIDATION, Mark, is_split, mark
 from ffdist.data.sources.table_hint import table_hint
-from ffdist.errors import DataError
+from ffdist.errors import DataError, setting
 
-CLASSES = "if these are classes, --splits none"
+CLASSES = f"if these are classes, {setting('splits', 'none')}"
 
 
 class Layout(NamedTuple):
@@ -45,7 +45,8 @@ def find_layout(listing: Listing) -> Layout:
             where=listing.root,
             expected="train",
             got=shown(folder.name for of in splits.values() for folder in of),
-            remedy="name one with --splits train=NAME test=NAME, or --splits test=NAME for a set to evaluate only",
+            remedy=f"name one with {setting('splits', 'train=NAME test=NAME')}, or "
+            f"{setting('splits', 'test=NAME')} for a set to evaluate only",
         )
     if within:
         return Layout(splits, within, notes)
@@ -78,7 +79,7 @@ def named_splits(listing: Listing, root: Path, notes: list[str]) -> Found:
         if len(mine) > 1:
             told = " ".join(f"{found.split}={quoted(listing, [folder])}" for folder, found in marks.items())
             raise refused(listing, f"several folders are called like the {split} split", mine,
-                          f"--ignore one of them, or take all: --splits {told}")  # fmt: skip
+                          f"{setting('ignore')} one of them, or take all: {setting('splits', told)}")  # fmt: skip
         if mine:
             splits[split] = [unwrapped(listing, mine[0], notes)]
     return Found(splits)
@@ -102,7 +103,7 @@ def check_all_splits(listing: Listing, folders: list[Path], marks: dict[Path, Ma
             listing,
             "beside splits lies what is none",
             unknown,
-            f"leave out what is none: --ignore {quoted(listing, unknown)}; "
+            f"leave out what is none: {setting('ignore', quoted(listing, unknown))}; "
             f"or say what is: {example(listing, marks, unknown)}; {CLASSES}",
             beside=[folder for folder in folders if folder not in unknown],
         )
@@ -115,7 +116,8 @@ def example(listing: Listing, marks: dict[Path, Mark], unknown: list[Path]) -> s
     for split in (TRAIN, TEST):
         if split not in told and rest:
             told[split] = rest.pop(0)
-    return "--splits " + " ".join(f"{split}={quoted(listing, [told[split]])}" for split in SPLITS if split in told)
+    said = " ".join(f"{split}={quoted(listing, [told[split]])}" for split in SPLITS if split in told)
+    return setting("splits", said)
 
 
 def wraps(listing: Listing, folder: Path) -> bool:
@@ -165,7 +167,7 @@ def class_folders(listing: Listing, base: Path) -> list[Path]:
     if folders:
         return folders
     listing.check()
-    ignore = "" if base == listing.root else f"leave it out with --ignore {quoted(listing, [base])}; or "
+    ignore = "" if base == listing.root else f"leave it out with {setting('ignore', quoted(listing, [base]))}; or "
     if loose:
         raise DataError(
             f"{loose:,} picture{'s lie' if loose > 1 else ' lies'} in no class folder",
@@ -197,8 +199,10 @@ def check_unlike_splits(listing: Listing, folders: list[Path]) -> None:
             listing,
             "folders hold folders of the same names: are they splits?",
             alike,
-            f"if so, --splits train={quoted(listing, alike[:1])} test={quoted(listing, alike[1:2])}; {CLASSES}; "
-            f"if each is a class and has splits in it, --splits {in_each(shared[:2], (TRAIN, TEST))}",
+            "if so, "
+            f"{setting('splits', f'train={quoted(listing, alike[:1])} test={quoted(listing, alike[1:2])}')}; "
+            f"{CLASSES}; "
+            f"if each is a class and has splits in it, {setting('splits', in_each(shared[:2], (TRAIN, TEST)))}",
             within=shared,
         )
 
@@ -212,8 +216,8 @@ def check_no_splits_within(listing: Listing, splits: dict[str, list[Path]], clas
     if odd:
         example = " ".join(f"{split}={quoted(listing, of)}" for split, of in splits.items() if of != [listing.root])
         raise refused(listing, "a class folder is called like a split", odd,
-                      f"--ignore {quoted(listing, odd)}; "
-                      f"if these are classes, --splits {example or 'none'}")  # fmt: skip
+                      f"{setting('ignore', quoted(listing, odd))}; "
+                      f"if these are classes, {setting('splits', example or 'none')}")  # fmt: skip
     for of in classes.values():
         for folder in of:
             inner = [path for path in listing.quiet().listed(folder)[0] if is_split(path.name)]
@@ -221,9 +225,13 @@ def check_no_splits_within(listing: Listing, splits: dict[str, list[Path]], clas
                 itself = f"ffdist data prepare {shlex.quote(str(folder))}"
                 names = [path.name for path in inner]
                 each = in_each(names, [found.split or "" for name in names if (found := mark(name))])
-                raise refused(listing, "a class folder holds splits", inner,
-                              f"if they hold the classes, {itself}; if each class has its own, --splits {each}; "
-                              "if they are no splits, --splits none")  # fmt: skip
+                raise refused(
+                    listing,
+                    "a class folder holds splits",
+                    inner,
+                    f"if they hold the classes, {itself}; if each class has its own, {setting('splits', each)}; "
+                    f"if they are no splits, {setting('splits', 'none')}",
+                )
 
 
 def refused(

@@ -9,7 +9,7 @@ from pathlib import Path
 from ffdist.data.formats import is_picture, lacking
 from ffdist.data.manifest import LeftOut
 from ffdist.data.sources.splits import Choice
-from ffdist.errors import DataError
+from ffdist.errors import DataError, setting
 
 JUNK = frozenset({"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "lost+found",
                   "system volume information", "icon\r"})  # fmt: skip
@@ -106,7 +106,7 @@ class Listing:
             raise DataError(
                 "a folder cannot be looked into" if len(self.problems) == 1 else "folders cannot be looked into",
                 where=shown(self.problems, "\n         "),
-                remedy="make them readable, remove them, or leave them out with --ignore NAME",
+                remedy=f"make them readable, remove them, or leave them out with {setting('ignore', 'NAME')}",
             )
 
 

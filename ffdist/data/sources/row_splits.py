@@ -12,13 +12,13 @@ import pyarrow as pa
 from ffdist.data.sources.listing import shown
 from ffdist.data.sources.splits import SPLITS, TRAIN, VALIDATION, mark
 from ffdist.data.sources.table_files import read, schema
-from ffdist.errors import DataError
+from ffdist.errors import DataError, setting
 
 NAMES = frozenset({"split", "splits", "subset", "partition", "usage", "set", "phase", "stage"})
 """Of columns that can mean nothing else, in small letters."""
 MANY = 16
 """More different texts than a column of splits has."""
-WHOLE = "to take all rows as one, --splits none"
+WHOLE = f"to take all rows as one, {setting('splits', 'none')}"
 
 
 class RowSplits(NamedTuple):

@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
 
-from ffdist.errors import ConfigError
+from ffdist.errors import ConfigError, setting
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 SPLITS = (TRAIN, VALIDATION, TEST)
@@ -107,7 +107,10 @@ class Choice:
 
     def check_used(self, root: Path) -> None:
         """Raises ConfigError for a pattern that nothing is called like."""
-        told = {"--ignore": self.ignore, "--splits": [p for of in (self.splits or {}).values() for p in of]}
+        told = {
+            setting("ignore"): self.ignore,
+            setting("splits"): [p for of in (self.splits or {}).values() for p in of],
+        }
         for flag, patterns in told.items():
             for pattern in patterns:
                 if pattern not in self.used:
@@ -121,20 +124,22 @@ class Choice:
 
 def choice(
     root: Path,
-    splits: Mapping[str, str | Sequence[str]] | Literal["none"] | None = None,
+    splits: Mapping[str, str | Sequence[str]] | Sequence[str] | None = None,
     ignore: str | Sequence[str] = (),
 ) -> Choice:
     """Raises ConfigError for a split of another name."""
     ignored = tuple(relative(root, name) for name in ([ignore] if isinstance(ignore, str) else ignore))
+    if splits is not None and not isinstance(splits, (str, Mapping)):
+        splits = read_splits(splits)
     if splits is None or isinstance(splits, str):
         if splits not in (None, "none"):
-            raise ConfigError("not a choice of splits", where="--splits", expected=WANTED, got=splits)
+            raise ConfigError("not a choice of splits", where=setting("splits"), expected=WANTED, got=splits)
         return Choice(whole=splits == "none", ignore=ignored)
     told: dict[str, list[str]] = {}
     for key, names in splits.items():
         split = WORDS.get(key.casefold())
         if split is None:
-            raise ConfigError("not a split", where="--splits", expected=", ".join(SPLITS), got=key)
+            raise ConfigError("not a split", where=setting("splits"), expected=", ".join(SPLITS), got=key)
         told.setdefault(split, []).extend(relative(root, n) for n in ([names] if isinstance(names, str) else names))
     return Choice(told, ignore=ignored)
 
@@ -157,6 +162,6 @@ def read_splits(texts: Sequence[str]) -> dict[str, list[str]] | Literal["none"] 
     for text in texts:
         key, equals, name = text.partition("=")
         if not (equals and name):
-            raise ConfigError("not a choice of splits", where="--splits", expected=WANTED, got=text)
+            raise ConfigError("not a choice of splits", where=setting("splits"), expected=WANTED, got=text)
         told.setdefault(key, []).append(name)
     return told

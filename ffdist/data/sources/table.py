@@ -20,7 +20,7 @@ from ffdist.data.sources.row_splits import row_splits
 from ffdist.data.sources.splits import SPLITS, TEST, TRAIN, Choice
 from ffdist.data.sources.table_files import labels_in, read
 from ffdist.data.sources.table_splits import find_files, quoted
-from ffdist.errors import DataError
+from ffdist.errors import DataError, setting
 
 
 class Table(Source):
@@ -57,7 +57,10 @@ class Table(Source):
         if self.rows is not None:
             self.counts = self.rows.counts()
             train = self.rows.train(train, self.classes)
-            notes = [f"rows are in splits by the column '{self.rows.column}'; to take all as one, --splits none"]
+            notes = [
+                f"rows are in splits by the column '{self.rows.column}'; to take all as one, "
+                f"{setting('splits', 'none')}"
+            ]
         self.shares = Shares.of(self.counts, train, test_fraction, seed)
         self.counts = self.shares.counts
         self.held_out = self.shares.held_out
@@ -72,7 +75,7 @@ class Table(Source):
         filled = [file for file in files if any(map(len, read(file, label)))]
         if not filled:
             raise DataError("a table has no rows", where=shown(files), expected="one row or more", got="none",
-                            remedy=f"leave it out: --ignore {quoted(listing, files)}")  # fmt: skip
+                            remedy=f"leave it out: {setting('ignore', quoted(listing, files))}")  # fmt: skip
         for file in files:
             if file not in filled:
                 listing.leave(listing.name(file), "without rows")

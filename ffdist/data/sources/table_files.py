@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from ffdist.data.columns import column_labels, names_in
 from ffdist.data.labels import Labels
 from ffdist.data.sources.table_splits import SUFFIXES
-from ffdist.errors import DataError
+from ffdist.errors import DataError, setting
 from ffdist.notes import listed
 
 TEXTS = (".csv", ".tsv")
@@ -74,7 +74,7 @@ def read(path: Path, column: str) -> Iterator[pa.Array]:
             where=path,
             expected=column,
             got=listed(names, 12),
-            remedy=of_numbers(path) or "name it with --image-column or --label-column",
+            remedy=of_numbers(path) or f"name it with {setting('image_column')} or {setting('label_column')}",
         )
     if names.count(column) > 1:
         raise DataError(

@@ -12,12 +12,12 @@ from typing import NamedTuple
 from ffdist.data.formats import is_picture
 from ffdist.data.sources.listing import Listing, shown
 from ffdist.data.sources.splits import SPLITS, TEST, TRAIN, VALIDATION, Choice, mark
-from ffdist.errors import DataError
+from ffdist.errors import DataError, setting
 
 SUFFIXES = (".parquet", ".arrow", ".feather")
 NUMBERS = r"[0-9a-f]{8}-[0-9a-f-]{27}|(?<![a-z0-9])[0-9a-f]{8,}(?![a-z0-9])|\d+"
 """Of shards: also a UUID (Spark), and a checksum (Hugging Face)."""
-WHOLE = "to take all rows as one, --splits none"
+WHOLE = f"to take all rows as one, {setting('splits', 'none')}"
 
 
 class TableFiles(NamedTuple):
@@ -49,7 +49,7 @@ def find_files(path: Path, choice: Choice, texts: Mapping[Path, str] | None = No
         found = mark(path.stem)
         notes = [] if found is None or found.split in (None, TRAIN) else [
             f"{path.name} is taken for a data set of its own, though its name speaks of {found.split}; "
-            "--test-fraction 1 makes all of it the test split"]  # fmt: skip
+            f"{setting('test_fraction', '1')} makes all of it the test split"]  # fmt: skip
         return TableFiles({TRAIN: [path]}, Listing(path.parent, Choice()), notes)
     listing = Listing(path, choice)
     files = tables(listing) if texts is None else text_tables(listing, texts)
@@ -61,7 +61,8 @@ def find_files(path: Path, choice: Choice, texts: Mapping[Path, str] | None = No
         splits = named(listing, files)
     choice.check_used(path)
     if TRAIN not in splits and VALIDATION in splits:
-        remedy = "name one with --splits train=NAME, or --splits test=NAME for a set to evaluate only"
+        only = setting("splits", "test=NAME")
+        remedy = f"name one with {setting('splits', 'train=NAME')}, or {only} for a set to evaluate only"
         raise refused(listing, "there is no training split", splits[VALIDATION], remedy)
     return TableFiles(splits, listing, [] if choice.splits is not None else taken_together(listing, splits))
 
@@ -82,7 +83,9 @@ def tables(listing: Listing) -> list[Path]:
             listing,
             "a folder holds tables and pictures",
             pictures,
-            "leave one kind out, e.g. --ignore '*.parquet' '*.arrow' '*.feather', or --ignore the pictures' folder",
+            "leave one kind out, e.g. "
+            + setting("ignore", "'*.parquet' '*.arrow' '*.feather'")
+            + f", or {setting('ignore')} the pictures' folder",
         )
     kept = [path for path in found if is_table(path) and is_listed(path)]
     for path in found:
@@ -135,14 +138,19 @@ def named(listing: Listing, files: Sequence[Path]) -> dict[str, list[Path]]:
         return {TRAIN: list(files)}
     if unknown:
         what = "beside files of splits lies what is of none" if known else "files of several folders, and of no split"
-        raise refused(listing, what, unknown, f"leave out what is none: --ignore {quoted(listing, unknown)}; "
+        raise refused(listing, what, unknown, f"leave out what is none: {setting('ignore', quoted(listing, unknown))}; "
                       f"or say what is: {example(listing, splits, unknown)}; {WHOLE}", beside=known)  # fmt: skip
     for split, of in splits.items():
         kinds = {series(listing, path): path for path in of}
         if len(kinds) > 1:
-            raise refused(listing, f"files of different names are called like the {split} split", list(kinds.values()),
-                          f"--ignore what is not it; or say what is: --splits {split}={quoted(listing, of[:1])} ...; "
-                          f"{WHOLE}")  # fmt: skip
+            raise refused(
+                listing,
+                f"files of different names are called like the {split} split",
+                list(kinds.values()),
+                f"{setting('ignore')} what is not it; or say what is: "
+                f"{setting('splits', f'{split}={quoted(listing, of[:1])}')} ...; "
+                f"{WHOLE}",
+            )
     return {split: of for split, of in splits.items() if of}
 
 
@@ -154,7 +162,7 @@ def example(listing: Listing, splits: dict[str, list[Path]], unknown: Sequence[P
         if split not in told and rest:
             told[split] = rest.pop(0)
     names = (f"{split}={shlex.quote(listing.name(path))}" for split, of in told.items() for path in of)
-    return f"--splits {shown(names, ' ')}"
+    return setting("splits", shown(names, " "))
 
 
 def series(listing: Listing, path: Path) -> str:

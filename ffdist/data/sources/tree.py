@@ -14,7 +14,7 @@ from ffdist.data.sources.base import Item, Shares, Source
 from ffdist.data.sources.layout import find_layout, quoted
 from ffdist.data.sources.listing import Listing, shown
 from ffdist.data.sources.splits import TEST, TRAIN, Choice
-from ffdist.errors import DataError
+from ffdist.errors import DataError, setting
 
 Folders = dict[str, list[Path]]
 """The folders of each class; more than one where several make a split."""
@@ -61,10 +61,13 @@ class Tree(Source):
         check_no_empty_split(listing, self.folders, sizes)
         empty = [self.folders[first][k] for k, size in zip(self.classes, sizes[first], strict=True) if not size]
         if empty:
-            raise DataError("a class has no pictures" if len(empty) == 1 else f"{len(empty)} classes have no pictures",
-                            where=shown(folder for of in empty for folder in of), expected="pictures that can be read",
-                            got=shown(f"{left.count:,} {left.what}: {left.why}" for left in listing.left_out) or None,
-                            remedy="fill the folder, remove it, or leave it out with --ignore NAME")  # fmt: skip
+            raise DataError(
+                "a class has no pictures" if len(empty) == 1 else f"{len(empty)} classes have no pictures",
+                where=shown(folder for of in empty for folder in of),
+                expected="pictures that can be read",
+                got=shown(f"{left.count:,} {left.what}: {left.why}" for left in listing.left_out) or None,
+                remedy=f"fill the folder, remove it, or leave it out with {setting('ignore', 'NAME')}",
+            )
         counts = {split: sum(of) for split, of in sizes.items()}
         labels = np.repeat(np.arange(len(self.classes)), sizes[first])
         self.shares = Shares.of(counts, labels, test_fraction, seed)
@@ -105,7 +108,7 @@ def check_no_empty_split(listing: Listing, folders: dict[str, Folders], sizes: d
                 f"the {split} split has no pictures",
                 where=shown(empty),
                 expected="pictures that can be read",
-                remedy=f"fill the folders, or leave them out: --ignore {quoted(listing, parents(empty))}",
+                remedy=f"fill the folders, or leave them out: {setting('ignore', quoted(listing, parents(empty)))}",
             )
 
 
@@ -130,7 +133,7 @@ def check_same_classes(
             paths = [folder for name in unknown for folder in of[name]]
             left = paths if len(unknown) < len(of) else parents(paths)
             near = [f"{name} for {alike[plain(name)]}" for name in unknown if plain(name) in alike]
-            other = f"rename it, or leave it out: --ignore {quoted(listing, left)}"
+            other = f"rename it, or leave it out: {setting('ignore', quoted(listing, left))}"
             raise DataError(
                 f"a class is only in the {split} split",
                 where=shown(paths),
