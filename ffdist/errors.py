@@ -138,6 +138,11 @@ class FfdistError(Exception):
         return spelled(value) if isinstance(value, str) else value
 
 
+def unspelled(error: BaseException) -> str:
+    """An error's text, with the settings in it still to be spelled: for another process, which says it to a user."""
+    return error.told(setting) if isinstance(error, FfdistError) else str(error)
+
+
 class ConfigError(FfdistError, ValueError):
     """A setting is unknown, out of range, or does not go with another."""
 

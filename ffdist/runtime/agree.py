@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 from ffdist.data import Loader
-from ffdist.errors import ConfigError, DataError, NetworkError, SnapshotError, StageError, setting
+from ffdist.errors import ConfigError, DataError, NetworkError, SnapshotError, StageError, setting, unspelled
 from ffdist.notes import note
 from ffdist.pipeline.fusion import FUSION
 from ffdist.pipeline.plan import BlockCost, check_objective, measure_blocks, partition
@@ -38,7 +38,7 @@ def agree(store: dist.Store, world: World, key: str, decide: Callable[[], Any], 
             value = decide()
         except Exception as error:
             with suppress(StageError):
-                set_key(store, key, json.dumps({"error": str(error)}), where=str(world))
+                set_key(store, key, json.dumps({"error": unspelled(error)}), where=str(world))
             raise
         set_key(store, key, json.dumps({"value": value}), where=str(world))
         return value

@@ -62,6 +62,6 @@ class Training:
 
 
 def error_event(error: FfdistError) -> dict[str, Any]:
-    values = {name: getattr(error, name) for name in TOLD}
+    values = {name: error.details[name] for name in TOLD}  # with the settings still to be spelled
     return {"event": "error", "type": type(error).__name__,
             **{name: None if value is None else str(value) for name, value in values.items()}}  # fmt: skip

@@ -14,7 +14,7 @@ from types import FrameType
 
 import torch.distributed as dist
 
-from ffdist.errors import Interrupted, StageError, exit_status
+from ffdist.errors import Interrupted, StageError, exit_status, unspelled
 from ffdist.pipeline.sink import Reporter
 from ffdist.runtime.allocator import keep_freed_memory
 from ffdist.runtime.attempt import share_attempt
@@ -145,7 +145,7 @@ def ending_together(store: dist.Store, world: World, timeout: timedelta) -> Iter
     except Exception as error:
         if world.last:
             with suppress(RuntimeError):  # the store is gone, too
-                store.set("end", str(error))
+                store.set("end", unspelled(error))
         raise
     if world.last:
         set_key(store, "end", "", where=str(world))

@@ -309,7 +309,7 @@ def test_backpropagation_goes_by_its_name_in_one_stage() -> None:
     scores = whole(X)
     assert scores.shape == (48, 3)
     assert F.cross_entropy(scores, Y).isfinite()
-    with pytest.raises(ConfigError, match=r"twin is one block(.|\n)*stages=2"):
+    with pytest.raises(ConfigError, match=r"twin is one block(.|\n)*plan\.stages(.|\n)*got: 2"):
         Pipeline(network, "backprop", stages=2).fit((X, Y), epochs=1, progress=False)
 
 

@@ -133,6 +133,4 @@ def check_source(path: Path, source: str) -> None:
     except OSError:
         text = b""
     if FORMAT.encode() in text:
-        raise DataError(
-            "the folder is prepared already", where=source, remedy=command("train", "--data", source)
-        )
+        raise DataError("the folder is prepared already", where=source, remedy=command("train", "--data", source))
