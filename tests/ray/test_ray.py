@@ -28,6 +28,7 @@ from ray.cluster_utils import Cluster
 from ffdist import Pipeline
 from ffdist.cli import main
 from ffdist.errors import ConfigError, DataError, Interrupted, StageError
+from ffdist.report.log import written_by_others
 from ffdist.runtime.ray import RayOptions, run_ray
 from ffdist.runtime.ray_actor import Site, site
 from ffdist.runtime.ray_cluster import check_health, listens, put_back, with_token
@@ -151,6 +152,8 @@ def test_a_run_whose_driver_was_killed_goes_on_by_resume(
         assert "epoch 2\n" in iter(driver.stdout.readline, "")
         driver.kill()
     held = open_gate(gate)
+    while written_by_others(run):  # until Ray has noticed, and ended the actors
+        time.sleep(0.1)
     main(["train", "--resume", "--out", str(run), "--launcher", "ray", "--address", cluster.address])
     os.close(held)
     assert fingerprint(run) == undisturbed
