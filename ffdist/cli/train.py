@@ -62,6 +62,14 @@ def parse(args: Sequence[str]) -> Train:
     resume = told.pop("resume", None) or resumed_by_file(actions, told.get("out") or from_file.get("out"), file)
     base = recorded = recorded_settings(resume) if resume else Settings()
     bare = BARE if not file and not resume and told.get("data", BARE) == BARE else None
+    if resume and preset:
+        raise ConfigError(
+            "a run goes on with its own settings, not a preset's",
+            where=PROG,
+            expected=f"{setting('resume', resume)}, and what may change by its own name",
+            got=preset,
+            remedy="leave the preset out",
+        )
     base = laid_over(base, preset or bare, from_file, file)
     settings = base.changed(**told)
     settings = in_its_folder(settings, resume, told) if resume else without_strange_options(settings, base, told)
