@@ -62,14 +62,6 @@ def parse(args: Sequence[str]) -> Train:
     resume = told.pop("resume", None) or resumed_by_file(actions, told.get("out") or from_file.get("out"), file)
     base = recorded = recorded_settings(resume) if resume else Settings()
     bare = BARE if not file and not resume and told.get("data", BARE) == BARE else None
-    if resume and preset:
-        raise ConfigError(
-            "a run goes on with its own settings, not a preset's",
-            where=PROG,
-            expected=f"{setting('resume', resume)}, and what may change by its own name",
-            got=preset,
-            remedy="leave the preset out",
-        )
     base = laid_over(base, preset or bare, from_file, file)
     settings = base.changed(**told)
     settings = in_its_folder(settings, resume, told) if resume else without_strange_options(settings, base, told)
@@ -140,10 +132,11 @@ def as_told(args: Sequence[str]) -> list[str]:
     if "--resume" not in args:
         return args
     at = args.index("--resume")
-    if at + 1 < len(args) and not args[at + 1].startswith("-"):
-        return args
     pairs = zip(args, [*args[1:], ""], strict=True)
     outs = [arg.partition("=")[2] or following for arg, following in pairs if arg.partition("=")[0] == "--out"]
+    behind = args[at + 1] if at + 1 < len(args) else "-"
+    if not behind.startswith("-") and not (outs and behind in PRESETS):  # scripts put `--out RUN --resume` first
+        return args
     if not outs:
         raise ConfigError("which run is to go on?", where=setting("resume"), remedy="ffdist train --resume RUN")
     return [*args[:at], f"--resume={outs[-1]}", *args[at + 1 :]]

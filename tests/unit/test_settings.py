@@ -74,11 +74,9 @@ def test_a_run_where_a_preset_could_stand_is_told_as_one(tmp_path: Path) -> None
         parse([str(tmp_path)])
 
 
-def test_a_run_that_goes_on_takes_no_presets_settings(tmp_path: Path) -> None:
-    write_settings(tmp_path, Settings().changed(epochs=1))
-    assert parse(["--resume", str(tmp_path)]).settings.training.epochs == 1
-    with pytest.raises(ConfigError, match=r"goes on with its own settings(.|\n)*leave the preset out"):
-        parse(["--resume", str(tmp_path), "digits"])
+def test_a_resubmitted_job_may_name_its_preset_behind_resume(tmp_path: Path) -> None:
+    write_settings(tmp_path, with_preset(Settings(), "digits"))
+    assert parse(["--out", str(tmp_path), "--resume", "digits", "--stages", "1"]).resume == tmp_path
 
 
 def test_options_stay_with_the_network_and_the_rule_that_they_are_of(tmp_path: Path) -> None:
