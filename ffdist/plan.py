@@ -1,0 +1,322 @@
+"""Who computes which block for which part of each batch: a value that is made once, saved, and read again.
+
+A batch is cut into lanes. A stage is some consecutive blocks, and the workers that compute them, each for a range of
+lanes. Pipeline, data parallelism and anything between are plans, and no plan changes a bit of what is learned:
+
+    conv1 @ 0 | conv2 conv3 @ 1                        a pipeline of two workers
+    conv1..conv3 @ 0:0-1, 1:2-3                        two replicas, each with two of four lanes
+    conv1 @ 0 | conv2 @ 0:0, 1:1-3 | conv3 @ 1         a heavy block shared by two workers
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from pathlib import Path
+from typing import Any
+
+from ffdist.errors import ConfigError, described, setting
+
+FORMAT = 1
+WORKERS = re.compile(r"(\d+)(?:-(\d+))?")
+SHARE = re.compile(r"(\d+)\s*:\s*(\d+)(?:-(\d+))?")
+MOST = 4096
+"""Workers or lanes, at most: more is a slip of the pen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """One worker's part of a stage: consecutive lanes."""
+
+    worker: int
+    lanes: range
+
+    def __str__(self) -> str:
+        first, last = self.lanes[0], self.lanes[-1]
+        return f"{self.worker}:{first}" + (f"-{last}" if last > first else "")
+
+
+@dataclass(frozen=True, slots=True)
+class PlanStage:
+    """Consecutive blocks, and who computes them."""
+
+    blocks: tuple[str, ...]
+    shares: tuple[Share, ...]
+    """In the order of their lanes; together they have every lane once."""
+
+    @property
+    def workers(self) -> list[int]:
+        return [share.worker for share in self.shares]
+
+    def worker_of(self, lane: int) -> int:
+        return next(share.worker for share in self.shares if lane in share.lanes)
+
+    def lanes_of(self, worker: int) -> range:
+        return next(share.lanes for share in self.shares if share.worker == worker)
+
+    def __str__(self) -> str:
+        alone = len(self.shares) == 1
+        workers = str(self.shares[0].worker) if alone else ", ".join(map(str, self.shares))
+        return f"{' '.join(self.blocks)} @ {workers}"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Stages in order. As text it is what `Plan.parse` reads."""
+
+    lanes: int
+    stages: tuple[PlanStage, ...]
+
+    def __str__(self) -> str:
+        return " | ".join(map(str, self.stages))
+
+    @property
+    def workers(self) -> int:
+        """How many there are; they are numbered from 0."""
+        return 1 + max(share.worker for stage in self.stages for share in stage.shares)
+
+    @property
+    def blocks(self) -> list[str]:
+        return [name for stage in self.stages for name in stage.blocks]
+
+    @property
+    def cut(self) -> list[int]:
+        """Blocks in each stage."""
+        return [len(stage.blocks) for stage in self.stages]
+
+    @property
+    def is_pipeline(self) -> bool:
+        """Whether worker i is stage i, alone."""
+        return [stage.workers for stage in self.stages] == [[i] for i in range(len(self.stages))]
+
+    @property
+    def is_replicated(self) -> bool:
+        """Whether every worker computes all blocks."""
+        return len(self.stages) == 1
+
+    def stages_of(self, worker: int) -> list[int]:
+        """Where a worker serves."""
+        return [i for i, stage in enumerate(self.stages) if worker in stage.workers]
+
+    def routes(self, stage: int) -> list[tuple[int, int]]:
+        """(from, to) for each two workers between which microbatches go from `stage` to the next, in order of lanes."""
+        here, there = self.stages[stage], self.stages[stage + 1]
+        pairs = ((here.worker_of(lane), there.worker_of(lane)) for lane in range(self.lanes))
+        return list(dict.fromkeys(pairs))
+
+    @classmethod
+    def pipeline(cls, names: Sequence[str], cut: Sequence[int], lanes: int = 1) -> Plan:
+        """Stage i by worker i alone. cut: blocks in each stage."""
+        ends = list(accumulate(cut))
+        groups = [tuple(names[end - size : end]) for size, end in zip(cut, ends, strict=True)]
+        return cls(lanes, tuple(PlanStage(group, (Share(i, range(lanes)),)) for i, group in enumerate(groups)))
+
+    @classmethod
+    def replicated(cls, names: Sequence[str], replicas: int, lanes: int) -> Plan:
+        """Data parallelism: every worker has all blocks, and its part of each batch."""
+        return cls(lanes, (PlanStage(tuple(names), spread(range(replicas), lanes)),))
+
+    @classmethod
+    def parse(cls, text: str, names: Sequence[str], lanes: int | None = None) -> Plan:
+        """names: of all blocks in order. lanes: None for as many as the text speaks of.
+
+        Raises ConfigError for what is no plan of these blocks and lanes.
+        """
+        parts = [part.strip() for part in text.split("|")]
+        if not all(part.count("@") == 1 for part in parts):
+            raise refused(text, "is none", "BLOCKS @ WORKERS | BLOCKS @ WORKERS | ...", text.strip() or "nothing")
+        halves = [tuple(half.strip() for half in part.split("@")) for part in parts]
+        found = lanes or max([last + 1 for _, workers in halves for last in lanes_in(workers)] or [0])
+        found = found or max(len(workers_in(workers, text)) for _, workers in halves)
+        stages = tuple(
+            PlanStage(blocks_in(blocks, names, text), shares_in(workers, found, text)) for blocks, workers in halves
+        )
+        plan = cls(found, stages)
+        plan.check(names, text)
+        return plan
+
+    def check(self, names: Sequence[str], text: str | None = None) -> None:
+        """Raises ConfigError unless every block is computed once, in order, for every lane once, by workers that are
+        numbered without a gap."""
+        text = text or str(self)
+        told = self.blocks
+        places = {name: index for index, name in enumerate(names)}
+        for name in told:
+            if name not in places:
+                raise refused(text, "names an unknown block", ", ".join(names), name)
+            if told.count(name) > 1:
+                raise refused(text, "has a block twice", "each block once", name)
+        if missing := [name for name in names if name not in told]:
+            raise refused(text, "leaves blocks out", ", ".join(names), f"none of {', '.join(missing)}")
+        for before, after in pairwise(told):
+            if places[before] > places[after]:
+                raise refused(text, "goes backwards", ", ".join(names), f"{before} before {after}")
+        for stage in self.stages:
+            self._check_shares(stage, text)
+        used = {share.worker for stage in self.stages for share in stage.shares}
+        if idle := sorted(set(range(self.workers)) - used):
+            raise refused(
+                text, "leaves workers out", f"work for each of 0 to {self.workers - 1}", f"none for {idle[0]}"
+            )
+
+    def _check_shares(self, stage: PlanStage, text: str) -> None:
+        where = " ".join(stage.blocks)
+        if len(set(stage.workers)) < len(stage.workers):
+            raise refused(text, "has a worker twice in a stage", f"each worker once at {where}", sorted(stage.workers))
+        had = [lane for share in stage.shares for lane in share.lanes]
+        if out := [lane for lane in range(self.lanes) if lane not in had]:
+            raise refused(
+                text, "leaves lanes out", f"each of lanes 0 to {self.lanes - 1} at {where}", f"no lane {out[0]}"
+            )
+        if len(had) > self.lanes:
+            more = next((lane for lane in had if lane >= self.lanes), None)
+            twice = next((lane for lane in had if had.count(lane) > 1), None)
+            got = f"lane {more} of {self.lanes} lanes" if more is not None else f"lane {twice} twice"
+            raise refused(
+                text, "has lanes that there are not, or twice", f"lanes 0 to {self.lanes - 1}, each once", got
+            )
+
+    def check_ranks(self, ranks: int, where: str) -> None:
+        """Raises ConfigError unless there are as many processes as workers."""
+        if self.workers != ranks:
+            raise refused(str(self), "is for another number of workers", f"{ranks} workers, one a rank ({where})",
+                          f"{self.workers}")  # fmt: skip
+
+    def as_json(self) -> dict[str, Any]:
+        """What `from_json` reads."""
+        return {
+            "format": FORMAT,
+            "lanes": self.lanes,
+            "stages": [
+                {
+                    "blocks": list(stage.blocks),
+                    "workers": [
+                        {"worker": share.worker, "lanes": [share.lanes[0], share.lanes[-1]]} for share in stage.shares
+                    ],
+                }
+                for stage in self.stages
+            ],
+        }
+
+    @classmethod
+    def from_json(cls, value: Any, where: object = None) -> Plan:
+        """Raises ConfigError for what `as_json` does not make."""
+        try:
+            if value["format"] != FORMAT:
+                raise ValueError(f"format {value['format']}")
+            stages = [
+                PlanStage(
+                    tuple(str(name) for name in stage["blocks"]),
+                    tuple(
+                        Share(whole(share["worker"]), range(whole(share["lanes"][0]), whole(share["lanes"][1]) + 1))
+                        for share in stage["workers"]
+                    ),
+                )
+                for stage in value["stages"]
+            ]
+            plan = cls(whole(value["lanes"]), tuple(stages))
+            if not stages or not all(
+                s.blocks and s.shares and all(map(len, (x.lanes for x in s.shares))) for s in stages
+            ):
+                raise ValueError("a stage without blocks, workers or lanes")
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+            raise ConfigError(
+                "a file is no plan",
+                where=where,
+                expected=f"what `ffdist plan --json` prints, of format {FORMAT}",
+                got=described(error),
+                remedy="make it anew with `ffdist plan ... --json > FILE`",
+            ) from error
+        return plan
+
+
+def read_plan(path: Path) -> Plan:
+    """A plan's file; it has still to be checked against a network. Raises ConfigError where it is none."""
+    try:
+        value = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError("a plan cannot be read", where=path, expected="a JSON file", got=described(error),
+                          remedy="make it anew with `ffdist plan ... --json > FILE`") from error  # fmt: skip
+    return Plan.from_json(value.get("plan", value) if isinstance(value, dict) else value, path)
+
+
+def spread(workers: Iterable[int], lanes: int) -> tuple[Share, ...]:
+    """The lanes shared out evenly, in order."""
+    many = list(workers)
+    return tuple(
+        Share(worker, range(lanes * i // len(many), lanes * (i + 1) // len(many))) for i, worker in enumerate(many)
+    )
+
+
+def whole(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MOST:
+        raise ValueError(f"{value!r} is no number of a worker or lane")
+    return value
+
+
+def refused(text: str, what: str, expected: object, got: object) -> ConfigError:
+    return ConfigError(
+        f"the plan {what}",
+        where=setting("plan.plan", repr(text.strip())),
+        expected=expected,
+        got=got,
+        remedy="`ffdist plan` prints plans of a network; e.g. 'conv1 @ 0 | conv2 @ 0:0, 1:1-3 | conv3 @ 1'",
+    )
+
+
+def blocks_in(text: str, names: Sequence[str], whole_text: str) -> tuple[str, ...]:
+    """Names between spaces or commas; `first..last` for all from one to another, `*` for all there are."""
+    words = re.split(r"[\s,]+", text.strip())
+    found: list[str] = []
+    for word in words:
+        first, dots, last = word.partition("..")
+        if word == "*":
+            found += names
+        elif dots and word not in names and first in names and last in names:
+            begin, end = names.index(first), names.index(last)
+            if begin > end:
+                raise refused(whole_text, "goes backwards", ", ".join(names), word)
+            found += names[begin : end + 1]
+        elif word:
+            found.append(word)
+    if not found:
+        raise refused(whole_text, "has a stage without blocks", "BLOCKS @ WORKERS", f"@ {text}")
+    return tuple(found)
+
+
+def lanes_in(text: str) -> Iterator[int]:
+    """The numbers of the last lanes that are named."""
+    for match in SHARE.finditer(text):
+        yield int(match[3] or match[2])
+
+
+def workers_in(text: str, whole_text: str) -> list[int]:
+    """Workers that are named without lanes."""
+    workers: list[int] = []
+    for word in filter(None, (word.strip() for word in text.split(","))):
+        match = WORKERS.fullmatch(word)
+        if not match or not int(match[1]) <= int(match[2] or match[1]) <= MOST:
+            raise refused(whole_text, "names no workers", "0, or 0,1 or 0-3; with lanes 0:0,1:1-3", word)
+        workers += range(int(match[1]), int(match[2] or match[1]) + 1)
+    return workers
+
+
+def shares_in(text: str, lanes: int, whole_text: str) -> tuple[Share, ...]:
+    if ":" not in text:
+        workers = workers_in(text, whole_text)
+        if not workers:
+            raise refused(whole_text, "has a stage without workers", "BLOCKS @ WORKERS", f"@ {text}")
+        if len(workers) > lanes:
+            raise refused(whole_text, "has more workers at a stage than lanes", f"at most {lanes}, a lane each",
+                          f"{len(workers)} workers")  # fmt: skip
+        return spread(workers, lanes)
+    shares: list[Share] = []
+    for word in filter(None, (word.strip() for word in text.split(","))):
+        match = SHARE.fullmatch(word)
+        if not match or not int(match[2]) <= int(match[3] or match[2]) <= MOST or int(match[1]) > MOST:
+            raise refused(whole_text, "names no worker with its lanes", "WORKER:LANE or WORKER:FIRST-LAST", word)
+        shares.append(Share(int(match[1]), range(int(match[2]), int(match[3] or match[2]) + 1)))
+    return tuple(sorted(shares, key=lambda share: share.lanes[0]))

@@ -1,0 +1,127 @@
+"""A plan as text and file, and what is none."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ffdist.errors import ConfigError
+from ffdist.plan import Plan, PlanStage, Share, read_plan, spread
+
+NAMES = ["conv1", "conv2", "conv3"]
+
+
+def test_a_heavy_block_is_shared() -> None:
+    plan = Plan.parse("conv1@0 | conv2@0:0,1:1-3 | conv3@1", NAMES)
+    assert plan.lanes == 4
+    assert plan.workers == 2
+    assert plan.stages[1] == PlanStage(("conv2",), (Share(0, range(1)), Share(1, range(1, 4))))
+    assert plan.routes(0) == [(0, 0), (0, 1)]
+    assert plan.routes(1) == [(0, 1), (1, 1)]
+    assert plan.stages_of(0) == [0, 1]
+    assert not plan.is_pipeline
+
+
+@pytest.mark.parametrize(
+    ("short", "whole"),
+    [
+        ("* @ 0-1", "conv1 conv2 conv3 @ 0:0, 1:1"),
+        ("conv1..conv2@0 | conv3@1", "conv1 conv2 @ 0 | conv3 @ 1"),
+        ("conv1,conv2@0|conv3@1", "conv1 conv2 @ 0 | conv3 @ 1"),
+        ("*@1:1,0:0", "conv1 conv2 conv3 @ 0:0, 1:1"),
+    ],
+)
+def test_short_forms(short: str, whole: str) -> None:
+    assert str(Plan.parse(short, NAMES)) == whole
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("conv1", "is none"),
+        ("", "is none"),
+        ("conv1 @ 0 @ 1 | conv2 conv3 @ 1", "is none"),
+        ("@ 0 | * @ 1", "without blocks"),
+        ("conv1 @ | conv2 conv3 @ 0", "without workers"),
+        ("conv1 @ 0 | conv2 @ 1", "leaves blocks out"),
+        ("conv1 conv1 @ 0 | conv2 conv3 @ 1", "a block twice"),
+        ("conv1 convX @ 0 | conv2 conv3 @ 1", "unknown block"),
+        ("conv2 @ 0 | conv1 conv3 @ 1", "goes backwards"),
+        ("conv3..conv1 @ 0", "goes backwards"),
+        ("* @ 0:0, 1:2", "leaves lanes out"),
+        ("* @ 0:0-1, 1:1-2", "twice"),
+        ("* @ 0:0, 0:1", "a worker twice"),
+        ("* @ one", "names no workers"),
+        ("* @ 1-0", "names no workers"),
+        ("* @ 0:0, 1", "names no worker with its lanes"),
+        ("* @ 0:1-0", "names no worker with its lanes"),
+        ("conv1 @ 0 | conv2 conv3 @ 2", "leaves workers out"),
+    ],
+)
+def test_what_is_no_plan_is_refused(text: str, what: str) -> None:
+    with pytest.raises(ConfigError, match=what):
+        Plan.parse(text, NAMES)
+
+
+def test_lanes_that_are_told() -> None:
+    assert Plan.parse("* @ 0", NAMES, lanes=4).lanes == 4
+    with pytest.raises(ConfigError, match="more workers at a stage than lanes"):
+        Plan.parse("* @ 0,1,2", NAMES, lanes=2)
+    with pytest.raises(ConfigError, match="leaves lanes out"):
+        Plan.parse("* @ 0:0, 1:1", NAMES, lanes=3)
+    with pytest.raises(ConfigError, match="lanes that there are not"):
+        Plan.parse("* @ 0:0, 1:1-2", NAMES, lanes=2)
+
+
+@st.composite
+def plans(draw: st.DrawFn) -> Plan:
+    lanes = draw(st.integers(1, 6))
+    cut = draw(st.sampled_from([[3], [1, 2], [2, 1], [1, 1, 1]]))
+    stages, first, workers = [], 0, 0
+    for size in cut:
+        count = draw(st.integers(1, lanes))
+        ends = sorted(
+            draw(st.sets(st.integers(1, lanes - 1), min_size=count - 1, max_size=count - 1)) if lanes > 1 else []
+        )
+        parts = [range(a, b) for a, b in zip([0, *ends], [*ends, lanes], strict=True)]
+        chosen: list[int] = []
+        for _ in parts:
+            worker = draw(st.integers(0, workers).filter(lambda w, had=tuple(chosen): w not in had))
+            workers = max(workers, worker + 1)
+            chosen.append(worker)
+        stages.append(PlanStage(tuple(NAMES[first : first + size]), tuple(map(Share, chosen, parts))))
+        first += size
+    return Plan(lanes, tuple(stages))
+
+
+@given(plans())
+def test_a_plan_is_the_same_behind_its_text_and_its_file(plan: Plan) -> None:
+    plan.check(NAMES)
+    assert Plan.parse(str(plan), NAMES, plan.lanes) == plan
+    assert Plan.from_json(json.loads(json.dumps(plan.as_json()))) == plan
+
+
+@given(st.integers(1, 9), st.integers(0, 40))
+def test_lanes_are_spread_evenly(workers: int, more: int) -> None:
+    shares = spread(range(workers), workers + more)
+    assert [lane for share in shares for lane in share.lanes] == list(range(workers + more))
+    assert {len(share.lanes) for share in shares} <= {(workers + more) // workers, -(-(workers + more) // workers)}
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 2}', '{"format": 1, "lanes": 1, "stages": [{}]}', "null"])
+def test_a_file_that_is_no_plan_is_refused(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "plan.json"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match="plan"):
+        read_plan(path)
+
+
+def test_a_file_is_read(tmp_path: Path) -> None:
+    plan = Plan.pipeline(NAMES, [1, 2], lanes=2)
+    path = tmp_path / "plan.json"
+    path.write_text(json.dumps({"plan": plan.as_json(), "beside": 1}))
+    assert read_plan(path) == plan
