@@ -1,5 +1,5 @@
-"""What goes by a name: networks, rules, baselines. The names cost nothing; what one stands for is imported when it is
-asked for, so that `--help` needs no torch, and a network without torchvision's layers no torchvision."""
+"""What goes by a name: networks, rules, transforms, baselines. The names cost nothing; what one stands for is imported
+when it is asked for, so that `--help` needs no torch, and a network without torchvision's layers no torchvision."""
 
 from __future__ import annotations
 
@@ -58,6 +58,12 @@ OBJECTIVE_PLACES = {
     "local-ce": "ffdist.objectives.local_ce:LocalCE",
     "dgl": "ffdist.objectives.dgl:DGL",
     "auglocal": "ffdist.objectives.auglocal:AugLocal",
+}
+TRANSFORM_PLACES = {
+    "resize": "ffdist.data.transforms.sizes:Resize",
+    "center-crop": "ffdist.data.transforms.sizes:CenterCrop",
+    "random-crop": "ffdist.data.transforms.sizes:RandomCrop",
+    "resized-crop": "ffdist.data.transforms.sizes:ResizedCrop",
 }
 FAMILIES: dict[str, tuple[str, ...]] = {
     "ddp": ("ddp", "ddp-static", "ddp-views", "ddp-bucket-5", "ddp-bucket-25", "ddp-bucket-100", "ddp-bf16",

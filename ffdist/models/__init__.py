@@ -15,12 +15,12 @@ from ffdist.models.mobilenet import mobilenet_v3_small
 from ffdist.models.of_torchvision import torchvision_chain
 from ffdist.models.pretrained import load_pretrained, with_weights
 from ffdist.models.resnet import resnet18
-from ffdist.models.seeds import derive_seed, seeded, wait_at_most
 from ffdist.models.sel import sel_cnn
 from ffdist.models.speednet import speednet
 from ffdist.models.vgg import vgg8, vgg11
 from ffdist.models.vit import vit
 from ffdist.models.weights import weights_file
+from ffdist.seeds import derive_seed, seeded, wait_at_most
 
 __all__ = [
     "MODELS",

@@ -18,8 +18,8 @@ from ffdist.models.axes import Axes, Layout, Trace, declared, layout_of
 from ffdist.models.joins import joined, told
 from ffdist.models.parts import SpatialMean
 from ffdist.models.recipe import Recipe
-from ffdist.models.seeds import derive_seed, seeded
 from ffdist.models.sound import check_given, check_sound
+from ffdist.seeds import derive_seed, seeded
 
 Shape = tuple[int, ...]
 SMALL = 2**24

@@ -14,6 +14,7 @@ import ffdist
 
 ROOT = Path(ffdist.__file__).parent
 ROOMS = {
+    "calls": {"errors", "options"},
     "errors": set(),
     "device": set(),
     "digests": set(),
@@ -28,14 +29,16 @@ ROOMS = {
                 "transport"},
     "posix": set(),
     "options": {"errors"},
-    "models": {"device", "errors", "options", "known"},
+    "seeds": {"device", "errors"},
+    "models": {"device", "errors", "options", "known", "seeds"},
     "objectives": {"errors", "options", "known"},
     "cores": set(),
-    "data": {"cores", "digests", "errors", "folders", "notes", "options", "plain"},
+    "data": {"calls", "cores", "digests", "errors", "folders", "known", "notes", "options", "plain",
+             "seeds"},
     "transport": {"device", "errors"},
     "pipeline": {"device", "errors", "models", "objectives", "data", "plan", "settings",
                  "transport"},
-    "settings": {"errors", "options"},
+    "settings": {"calls", "errors", "known", "options"},
     "presets": {"errors", "options", "settings"},
     "baselines": {"device", "errors", "options", "known", "models", "objectives", "data", "pipeline",
                   "settings"},

@@ -1,0 +1,124 @@
+"""Things that are called by a name with options, in one text: crop(padding=4,mode=reflect)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+from ffdist.errors import ConfigError
+from ffdist.options import text_of
+
+OPENING, CLOSING, QUOTES = "([", ")]", "'\""
+
+
+class Call(NamedTuple):
+    """A name, and options as texts."""
+
+    name: str
+    options: dict[str, str]
+
+    def __str__(self) -> str:
+        """In the one form that settings keep."""
+        told = ",".join(f"{key}={value}" for key, value in self.options.items())
+        return f"{self.name}({told})" if told else self.name
+
+
+def calls_of(words: Iterable[object], where: str) -> tuple[Call, ...]:
+    """Each word is a name, a name with its options in brackets, or an option of the name before it: `crop padding=4`,
+    as a command line has them; tables of a TOML file have the name under "name".
+
+    Raises ConfigError for what is none of these.
+    """
+    found: list[Call] = []
+    for word in words:
+        if isinstance(word, Mapping):
+            found.append(of_table(word, where))
+            continue
+        if not isinstance(word, str):
+            raise wrong(where, word)
+        for part in split(word, " \t\n") if "=" in outside(word) else [word.strip()]:
+            if "=" not in outside(part):
+                found.append(one_call(part, where))
+            elif not found:
+                raise ConfigError("an option stands before any name", where=where, expected="NAME OPTION=VALUE",
+                                  got=part)  # fmt: skip
+            else:
+                found[-1].options.update(options_in(part, where))
+    return tuple(found)
+
+
+def of_table(table: Mapping[object, object], where: str) -> Call:
+    """{"name": "crop", "padding": 4}."""
+    name = table.get("name")
+    if not isinstance(name, str):
+        raise wrong(where, dict(table))
+    call = one_call(name, where)
+    call.options.update({str(key): text_of(value) for key, value in table.items() if key != "name"})
+    return call
+
+
+def one_call(text: str, where: str) -> Call:
+    """A name, or one with its options in brackets."""
+    name, bracket, inside = text.strip().partition("(")
+    if not name or bool(bracket) != text.strip().endswith(")"):
+        raise wrong(where, text)
+    return Call(name.strip(), options_in(inside[:-1], where) if bracket else {})
+
+
+def options_in(text: str, where: str) -> dict[str, str]:
+    """a=1,b=2,3: what has no = belongs to the value before it."""
+    options: dict[str, str] = {}
+    last = None
+    for part in split(text, ","):
+        name, equals, value = part.partition("=")
+        if equals and name.strip().isidentifier():
+            last = name.strip()
+            if last in options:
+                raise ConfigError(f"option '{last}' is told twice", where=where, got=text)
+            options[last] = bare(value)
+        elif last is None:
+            raise ConfigError("an option has no name", where=where, expected="OPTION=VALUE", got=part.strip())
+        else:
+            options[last] += f",{bare(part)}"
+    return options
+
+
+def bare(value: str) -> str:
+    """Without the brackets of a Python's tuple, or quotes, around it, and the spaces in between."""
+    value = value.strip()
+    while len(value) > 1 and (value[0] + value[-1] in ("()", "[]") or (value[0] in QUOTES and value[-1] == value[0])):
+        value = value[1:-1].strip()
+    return ",".join(part.strip() for part in value.rstrip(",").split(","))
+
+
+def outside(text: str) -> str:
+    """What of it stands in no brackets."""
+    return "".join(part.partition("(")[0] for part in split(text, ""))
+
+
+def split(text: str, at: str) -> list[str]:
+    """The parts between these characters, where they stand in no brackets or quotes; empty ones are left out."""
+    parts, depth, quote = [""], 0, ""
+    for character in text:
+        if not depth and not quote and character in at:
+            parts.append("")
+            continue
+        parts[-1] += character
+        if quote:
+            quote = "" if character == quote else quote
+        elif character in QUOTES:
+            quote = character
+        else:
+            depth += (character in OPENING) - (character in CLOSING)
+    return [part for part in parts if part.strip()]
+
+
+def spelled_calls(words: Iterable[object], where: str) -> Iterator[str]:
+    """Each in the one form that settings keep."""
+    for call in calls_of(words, where):
+        yield str(call)
+
+
+def wrong(where: str, got: object) -> ConfigError:
+    return ConfigError("this is no name with options", where=where, expected="NAME or NAME(OPTION=VALUE,...)",
+                       got=got if isinstance(got, str) else repr(got))  # fmt: skip

@@ -1,0 +1,100 @@
+"""Classes of callables, such as torchvision's, as transforms: a picture at a time, from seeded generators."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ffdist.data.transforms.base import BatchTransform
+from ffdist.errors import ConfigError, DataError, users_code
+from ffdist.options import convert, kinds_of, nearest
+from ffdist.seeds import seeded
+
+
+@dataclass(frozen=True)
+class Called(BatchTransform):
+    """A callable that takes a picture as a tensor [C, H, W] and returns such of the same shape and type. What it draws
+    from torch's, NumPy's and Python's own generators begins at a seed of each sample's own in each epoch."""
+
+    name: str
+    """As it is told, with its options."""
+    call: Callable[[Tensor], Any] = field(compare=False)
+
+    @property
+    def purpose(self) -> str:
+        return self.name
+
+    @property
+    def numbers(self) -> int:
+        return 2
+
+    def batch(self, x: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+        seeds = (drawn * 2.0**32).astype(np.uint64)
+        for picture, (high, low) in zip(x, seeds.tolist(), strict=True):
+            given = torch.from_numpy(picture).permute(2, 0, 1)
+            takes = f"a callable that takes a tensor {list(given.shape)}"
+            fails = users_code(DataError, "a transform fails", where=f"transform {self.name}", expected=takes)
+            with fails, seeded(high << 31 | low >> 1):
+                made = self.call(given)
+            self.check_made(given, made)
+            picture[:] = made.permute(1, 2, 0).numpy()
+        return x
+
+    def check_made(self, given: Tensor, made: Any) -> None:
+        """Raises DataError for anything but a picture of the same kind."""
+        if isinstance(made, Tensor) and made.shape == given.shape and made.dtype == given.dtype:
+            return
+        got = f"{made.dtype} {list(made.shape)}" if isinstance(made, Tensor) else type(made).__name__
+        sizes = isinstance(made, Tensor) and made.shape[:1] == given.shape[:1] and made.dtype == given.dtype
+        raise DataError(
+            "a transform returns another kind of picture",
+            where=f"transform {self.name}",
+            expected=f"{given.dtype} {list(given.shape)}, as it was given",
+            got=got,
+            remedy="sizes are changed by resize, center-crop, random-crop and resized-crop, or by a PictureTransform"
+            if sizes
+            else "a callable that returns a tensor of the type and shape that it gets",
+        )
+
+
+def called(name: str, made: Any, options: Mapping[str, object]) -> Called:
+    """An instance of the class `made` with these options. Raises ConfigError for what makes no callable."""
+    where = f"transform {name}"
+    if not callable(made):
+        raise ConfigError(f"'{name}' is no transform", expected="a class of callables", got=repr(made))
+    if not inspect.isclass(made) and options == {} and not inspect.signature(made).parameters:
+        made = made()
+    call = made(**guessed(made, options, where)) if inspect.isclass(made) else made
+    if not callable(call):
+        raise ConfigError(f"'{name}' makes no callable", expected="a class with __call__ or forward", got=repr(call))
+    told = ",".join(f"{key}={value}" for key, value in options.items())
+    return Called(f"{name}({told})" if told else name, call)
+
+
+def guessed(made: Any, options: Mapping[str, object], where: str) -> dict[str, Any]:
+    """Texts as what they look like, as members of an enumeration where one is declared. Raises ConfigError for an
+    option that there is not."""
+    parameters = inspect.signature(made).parameters
+    any_name = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    kinds = kinds_of(made)
+    for name in options:
+        if name not in parameters and not any_name:
+            raise ConfigError(f"unknown option '{name}'", where=where, remedy=nearest(name, parameters))
+    return {name: value_of(value, kinds.get(name)) for name, value in options.items()}
+
+
+def value_of(value: object, kind: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    for each in (kind, *get_args(kind)):
+        if isinstance(each, type) and issubclass(each, Enum):
+            return convert(value, each)
+    parts = [convert(part, Any) for part in value.split(",")]
+    return parts if len(parts) > 1 else parts[0]
