@@ -19,7 +19,7 @@ train: setup
 	$(BIN)/ffdist train --stages 2 $(ARGS)
 
 test: setup lint types
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .

@@ -1,5 +1,6 @@
 """Makes `harness` importable from every folder of tests, hides GPUs, heeds interrupts also where the tests run below a
-shell that ignores them (in its background), keeps hypothesis free of time limits, and leaves no weight to chance."""
+shell that ignores them (in its background), keeps hypothesis free of time limits, shares the tests out among workers,
+and leaves no weight to chance."""
 
 from __future__ import annotations
 
@@ -14,6 +15,7 @@ import pytest
 import torch
 from harness import hide_gpus
 from hypothesis import settings
+from workers import Scheduling
 
 settings.register_profile("ffdist", deadline=None, derandomize=True)
 settings.load_profile("ffdist")
@@ -21,6 +23,11 @@ hide_gpus()
 os.environ.pop("COLUMNS", None)  # how wide tables are is no matter of the tester's terminal
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.pluginmanager.hasplugin("xdist"):
+        config.pluginmanager.register(Scheduling())
 
 
 def seed() -> None:

@@ -24,6 +24,7 @@ from ffdist.bench.themes.depth import deepened, threads_memory
 from ffdist.cli import main
 from ffdist.errors import StageError
 
+pytestmark = [pytest.mark.distributed, pytest.mark.measures]
 SMALL = ("--model", "mlp", "--model-args", "widths=16,16,16", "--rounds", "1", "--seconds", "0.05", "--qualifying", "1",
          "--batch-size", "32", "--precision", "fp32", "--json")  # fmt: skip
 
@@ -35,7 +36,6 @@ def bench(*args: str) -> dict:
     return json.loads(done.stdout)
 
 
-@pytest.mark.distributed
 def test_throughput_prints_the_promised_keys_and_all_of_ddp_tunings(tmp_path: Path) -> None:
     found = bench("throughput", *SMALL, "--against", "ddp", "--record", str(tmp_path))
     promised = {"model", "devices", "precision", "batch", "ours", "theirs", "ratio", "ratio_min", "ratio_max", "n"}
@@ -47,7 +47,6 @@ def test_throughput_prints_the_promised_keys_and_all_of_ddp_tunings(tmp_path: Pa
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".json", ".md", ".svg"]
 
 
-@pytest.mark.distributed
 def test_two_stages_hold_less_than_two_ranks_of_ddp() -> None:
     """In a network whose weights are all its memory, a stage has half of them."""
     found = bench("memory", *SMALL, "--model-args", "widths=512,512,512,512", "--against", "ddp-bucket-25")
@@ -57,7 +56,6 @@ def test_two_stages_hold_less_than_two_ranks_of_ddp() -> None:
     assert ours["optimiser"] > 1.9 * ours["weights"] > 0
 
 
-@pytest.mark.distributed
 def test_time_to_accuracy_goes_by_the_recipe_that_was_fastest_for_each_side(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -92,7 +90,6 @@ def meet_elsewhere(seat: Seat) -> tuple[str, float]:
     return os.readlink("/proc/self/ns/net"), float(total)
 
 
-@pytest.mark.distributed
 @pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 def test_two_hosts_are_networks_apart_that_reach_each_other_and_leave_nothing() -> None:
     with TwoHosts() as hosts:
@@ -117,7 +114,6 @@ def test_each_member_of_a_side_has_cores_of_its_own() -> None:
     assert len(one) == len(other)
 
 
-@pytest.mark.distributed
 def test_the_probe_notices_other_work_that_was_there_all_along() -> None:
     cores = sorted(os.sched_getaffinity(0))
     taken = cores[len(cores) // 2 :]
@@ -136,7 +132,6 @@ def fail_on_order(seat: Seat) -> None:
     raise ValueError(f"told {seat.order()}")
 
 
-@pytest.mark.distributed
 def test_a_member_that_fails_ends_the_comparison_with_its_own_words() -> None:
     with Team("clumsy", fail_on_order, 2) as team, pytest.raises(StageError, match=r"(?s)clumsy.*ValueError: told 7"):
         team.ask(7)
@@ -171,7 +166,6 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.distributed
 @pytest.mark.parametrize("script", [COMPARING, MEASURING], ids=["comparing", "measuring"])
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=lambda number: number.name)
 def test_what_measures_ends_with_who_wanted_to_know(script: str, number: signal.Signals, tmp_path: Path) -> None:

@@ -6,8 +6,9 @@ import pytest
 
 from ffdist.transport.measure import MIB, TRANSPORTS, measure_transport
 
+pytestmark = [pytest.mark.distributed, pytest.mark.measures]
 
-@pytest.mark.distributed
+
 def test_each_transport_and_size_gets_a_rate_against_the_copy_of_its_round() -> None:
     sizes = (4096, MIB)
     rates = measure_transport(sizes=sizes, rounds=2, volume=MIB)
