@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, get_origin
 
 import torch
@@ -99,7 +98,7 @@ def sized(images: Images, size: int | None) -> Images:
         kind = "whole numbers" if images.pixels else "floats"
         raise ConfigError("only pictures are resized", where="image_size", expected="whole numbers (C, H, W)",
                           got=f"{kind} {images.shape}", remedy="leave it out, and resize them before")  # fmt: skip
-    return replace(images, shape=(images.shape[0], size, size))
+    return images.at((size, size))
 
 
 def is_share(validation: Any) -> bool:

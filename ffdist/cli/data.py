@@ -79,6 +79,9 @@ class Prepare:
     """Folders and files that are left out, by name or pattern."""
     skip_broken: Flag = False
     """Leave out pictures that cannot be read. They are listed, here and in manifest.json."""
+    store: Literal["auto", "pixels", "encoded"] = "auto"
+    """How pictures are kept. pixels: decoded, all of one size; encoded: JPEG, PNG and others byte for byte, of any
+    sizes, decoded while a network trains. auto: encoded where pixels take more than 8 GiB and more than they do."""
     test_fraction: float | None = None
     """Share of each class held out for testing, where the source has no test split. 1: all of it is, for a set that is
     only evaluated. Default: 0.2."""
@@ -103,8 +106,9 @@ class Prepare:
             self.source, out, from_dir=self.from_, cache=self.cache, size=sides(self.size), mode=self.mode,
             background=self.background, value_range=self.value_range,
             image_column=self.image_column, label_column=self.label_column, splits=read_splits(self.splits),
-            ignore=self.ignore, skip_broken=self.skip_broken, test_fraction=self.test_fraction, seed=self.seed,
-            workers=self.workers, tell=lambda text: note(spelled(text, as_flags)),
+            ignore=self.ignore, skip_broken=self.skip_broken, store=self.store,
+            test_fraction=self.test_fraction, seed=self.seed, workers=self.workers,
+            tell=lambda text: note(spelled(text, as_flags)),
         )  # fmt: skip
         manifest = read_manifest(out)
         if self.json:

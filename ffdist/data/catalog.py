@@ -5,20 +5,25 @@ from __future__ import annotations
 import difflib
 import os
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
+from ffdist.cores import available_cores
+from ffdist.data.ahead import in_order
 from ffdist.data.digits import digits
-from ffdist.data.images import Images, Moments
+from ffdist.data.encoded import EncodedSplit, check_shards
+from ffdist.data.images import Images, Moments, Split
 from ffdist.data.manifest import FORMAT, MANIFEST, Manifest, ShardFile, read_manifest
-from ffdist.data.shards import AGAIN, ShardSplit, open_folder, sha256
+from ffdist.data.shards import open_folder, open_split, sha256
 from ffdist.data.sources import KNOWN
 from ffdist.data.sources.listing import is_junk, shown
+from ffdist.data.watch import AGAIN
 from ffdist.errors import DataError, setting
 
-CHUNK = 1024
+CHUNK = 256
 """Pictures that are measured at once."""
 
 
@@ -34,9 +39,7 @@ def open_data(name_or_folder: str | Path, image_size: int | None = None) -> Imag
         images = replace(open_folder(folder), source=str(folder.absolute()))
     else:
         raise unknown(str(name_or_folder))
-    if image_size is None:
-        return images
-    return replace(images, shape=(images.shape[0], image_size, image_size))
+    return images if image_size is None else images.at((image_size, image_size))
 
 
 def folder_of(name_or_folder: str | Path) -> Path | None:
@@ -63,12 +66,14 @@ def verify(folder: Path) -> Manifest:
     """
     manifest = read_manifest(folder)
     for name, split in manifest.splits.items():
-        for shard in split.files:  # first, as it says more than what follows from it
+        for shard in split.listed:  # first, as it says more than what follows from it
             check_sum(folder / shard.file, shard)
-        opened = ShardSplit(folder, manifest, name)
-        if name == manifest.measured:
-            check_moments(folder, manifest, opened)
-    known = {MANIFEST} | {shard.file for split in manifest.splits.values() for shard in split.files}
+        opened = open_split(folder, manifest, name)
+        if isinstance(opened, EncodedSplit):
+            check_shards(opened)
+        if name == manifest.measured or isinstance(opened, EncodedSplit):
+            check_pixels(folder, manifest, name, opened)
+    known = {MANIFEST} | {shard.file for split in manifest.splits.values() for shard in split.listed}
     extra = sorted(path.name for path in folder.iterdir() if path.name not in known and not is_junk(path.name))
     if extra:
         raise DataError("the folder holds what the manifest does not list", where=folder, got=shown(extra),
@@ -87,15 +92,30 @@ def check_sum(path: Path, shard: ShardFile) -> None:
                         remedy=AGAIN)  # fmt: skip
 
 
-def check_moments(folder: Path, manifest: Manifest, split: ShardSplit) -> None:
-    """Raises DataError where mean or std are not those of the pixels."""
+def check_pixels(folder: Path, manifest: Manifest, name: str, split: Split) -> None:
+    """Raises DataError for a picture that cannot be decoded, and where mean or std are not those of the pixels."""
     seen = Moments(manifest.shape[0])
-    for start in range(0, len(split), CHUNK):
-        seen.add(split.take(np.arange(start, min(start + CHUNK, len(split)))))
+    parts = (np.arange(start, min(start + CHUNK, len(split))) for start in range(0, len(split), CHUNK))
+    cores = available_cores() if isinstance(split, EncodedSplit) else 1
+    for counts in in_order(partial(levels, split), parts, threads=cores, ahead=cores, name="ffdist-check"):
+        seen.counts += counts
+    if name != manifest.measured:
+        return
     for what, told, found in zip(("mean", "std"), (manifest.mean, manifest.std), seen.result(), strict=True):
         if not np.allclose(told, found, rtol=1e-6, atol=1e-9):
             raise DataError(f"{what} in the manifest is not that of the {manifest.measured} pixels",
                             where=folder / MANIFEST, expected=found, got=told, remedy=AGAIN)  # fmt: skip
+
+
+def levels(split: Split, rows: np.ndarray) -> np.ndarray:
+    """Pixels of each level, int [C, 256]; encoded pictures in the size in which they were prepared."""
+    if not isinstance(split, EncodedSplit):
+        pictures = split.take(rows)
+        return Moments(pictures.shape[-1]).add(pictures).counts
+    seen = Moments(split.channels)
+    for row in rows:
+        seen.add(split.whole(row)[None])
+    return seen.counts
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ def to_measure(data: Any, learned: Learned, image_size: int | None) -> Images:
     whole = isinstance(data, (Images, str, Path, Mapping))
     images = as_images(data) if whole else one_split(data, learned)
     if image_size is not None and images.pixels and len(images.shape) == 3:
-        images = replace(images, shape=(images.shape[0], image_size, image_size))
+        images = images.at((image_size, image_size))
     if learned.pixels and not images.pixels and images.test is not None:
         check_unit(images.test, images.name)
         images = replace(images, mean=learned.mean, std=learned.std)

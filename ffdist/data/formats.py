@@ -103,10 +103,15 @@ def open_picture(data: Encoded) -> Image.Image:
         if not data:
             raise ValueError("it is missing: null, or no bytes")
         return Image.open(io.BytesIO(data), formats=formats())
-    mode = os.stat(data).st_mode
-    if not stat.S_ISREG(mode):  # reading from a pipe or a device would wait, or never end
-        raise OSError(f"it is {'a folder' if stat.S_ISDIR(mode) else 'a device or a pipe'}, not a file")
+    regular(data)
     return Image.open(data, formats=formats())
+
+
+def regular(path: Path) -> None:
+    """Raises OSError for what is no regular file: reading from a pipe or a device would wait, or never end."""
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode):
+        raise OSError(f"it is {'a folder' if stat.S_ISDIR(mode) else 'a device or a pipe'}, not a file")
 
 
 def channels_behind(array: np.ndarray) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -22,8 +22,20 @@ class Split(ABC):
     dtype: np.dtype = np.dtype(np.uint8)
     """Of the samples that `take` gives: uint8 for pictures, float32 for a user's own tensors."""
 
+    window: int = 0
+    """Shards whose samples are mixed at a time, where nobody says otherwise; 0: all are mixed."""
+
     def __len__(self) -> int:
         return len(self.labels)
+
+    def shard_of(self, indices: np.ndarray) -> np.ndarray | None:
+        """int [B]: the file that each sample is read from; None for what is in memory."""
+        return None
+
+    def at(self, size: tuple[int, int]) -> Split:
+        """The same, whose pictures are decoded straight to (height, width), where they are decoded when they are taken;
+        others stay, and are resized by who takes them."""
+        return self
 
     @abstractmethod
     def take(self, indices: np.ndarray) -> np.ndarray:
@@ -115,6 +127,13 @@ class Images:
     def normalised(self) -> bool:
         """Whether samples are scaled by `mean` and `std`; a user's floats may be left as they are."""
         return self.pixels or any(self.mean) or set(self.std) != {1.0}
+
+    def at(self, size: tuple[int, int]) -> Images:
+        """The same with pictures of (height, width)."""
+        splits = {name: split.at(size) for name, split in self.splits.items()}
+        straight = any(split is not getattr(self, name) for name, split in splits.items())
+        decoding = replace(self.decoding, size=size) if self.decoding and straight else self.decoding
+        return replace(self, shape=(self.shape[0], *size), decoding=decoding, **splits)
 
     @cached_property
     def spread(self) -> Spread | None:

@@ -1,7 +1,7 @@
-"""Batches of one split, made ahead by one background thread.
+"""Batches of one split, made ahead by background threads, each batch by one of them.
 
-Its arithmetic is NumPy's (but for resizing), which stays on that one thread: PyTorch's would start a second team of
-threads beside the one that trains.
+Their arithmetic is NumPy's (but for resizing), which stays on the thread: PyTorch's would start a second team of
+threads beside the one that trains. Decoding pictures lets go of the interpreter's lock.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 from ffdist.data.ahead import in_order
 from ffdist.data.augment import augment, check_augmentations, draw
 from ffdist.data.images import Images, Split
-from ffdist.data.sampler import generator, shuffled
+from ffdist.data.sampler import generator, shuffled, shuffled_by_shard
 from ffdist.errors import ConfigError, DataError, setting
 
 
@@ -31,7 +31,9 @@ class Loader:
         reflected margin), "flip" (horizontal, one sample in two), "alternate" (each sample in every other epoch),
         "cutout" (a black square of a quarter of the side).
     image_size: the side that pictures are resized to; None: the one that `images.shape` names.
-    prefetch: how many batches are made ahead, at most.
+    prefetch: how many batches are made ahead, at most; one for each worker at least.
+    workers: threads that make batches; 0 and 1 are one. No number of them changes a bit.
+    shuffle_shards: shards whose samples are mixed at a time, 0 for all; None: as the split says (`Split.window`).
     Raises ConfigError and DataError for settings that do not go with the data.
     """
 
@@ -48,6 +50,8 @@ class Loader:
         image_size: int | None = None,
         shard: tuple[int, int] = (0, 1),
         prefetch: int = 2,
+        workers: int = 0,
+        shuffle_shards: int | None = None,
     ) -> None:
         check_augmentations(augment)
         if batch_size < 1:
@@ -65,9 +69,21 @@ class Loader:
             raise DataError("there is no sample to train on", where=f"data set {images.name}",
                             remedy=f"a larger {setting('dataset.samples')} or a smaller validation share")  # fmt: skip
         self.images, self.image_size = images, image_size
-        self.split, self.indices, self.batch_size, self.seed, self.training = split, indices, batch_size, seed, train
-        self.augment, self.shard, self.prefetch = tuple(augment) if train else (), shard, prefetch
+        self.indices, self.batch_size, self.seed, self.training = indices, batch_size, seed, train
+        self.augment, self.shard = tuple(augment) if train else (), shard
+        self.workers = max(1, workers)
+        self.prefetch = max(prefetch, workers)
         self.size: tuple[int, int] = (image_size, image_size) if image_size else images.shape[-2:]  # pyright: ignore
+        self.split = split.at(self.size) if self.pictures else split
+        self.window = split.window if shuffle_shards is None else shuffle_shards
+        if self.window and split.shard_of(indices[:1]) is None:
+            raise ConfigError(
+                "only shards are read a few at a time",
+                where=setting("dataset.shuffle_shards", self.window),
+                expected="a prepared folder",
+                got=f"data set {images.name}, in memory",
+                remedy="leave it out",
+            )
         self.as_given = not images.normalised
         self.scale = (1 / ((255 if images.pixels else 1) * np.array(images.std))).astype(np.float32)
         self.shift = (-np.array(images.mean) / images.std).astype(np.float32)
@@ -89,7 +105,11 @@ class Loader:
         """
         batches = range(start, len(self))
         return in_order(
-            partial(self.batch, self.order(epoch), epoch), batches, ahead=self.prefetch, name="ffdist-loader"
+            partial(self.batch, self.order(epoch), epoch),
+            batches,
+            threads=self.workers,
+            ahead=self.prefetch,
+            name="ffdist-loader",
         )
 
     def first(self, count: int) -> Tensor:
@@ -100,8 +120,14 @@ class Loader:
         return whole.batch(rows, 0, 0)[0]
 
     def order(self, epoch: int) -> np.ndarray:
-        """The rows of the split in the order of an epoch's batches."""
-        return shuffled(self.indices, self.seed, epoch) if self.training else self.indices
+        """The rows of the split in the order of an epoch's batches. What is read a few shards at a time is evaluated
+        shard by shard."""
+        shards = self.split.shard_of(self.indices) if self.window else None
+        if shards is None:
+            return shuffled(self.indices, self.seed, epoch) if self.training else self.indices
+        if self.training:
+            return shuffled_by_shard(self.indices, shards, self.seed, epoch, window=self.window)
+        return self.indices[np.argsort(shards, kind="stable")]
 
     def batch(self, order: np.ndarray, epoch: int, batch: int) -> tuple[Tensor, Tensor]:
         """Batch `batch` of an epoch in that order."""

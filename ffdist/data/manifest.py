@@ -36,10 +36,17 @@ class SplitFiles:
 
     files: list[ShardFile]
     counts: list[int]
+    index: ShardFile | None = None
+    """Where each picture lies in the shards, if they hold pictures as they are encoded; None: they hold pixels."""
 
     @property
     def rows(self) -> int:
         return sum(shard.rows for shard in self.files)
+
+    @property
+    def listed(self) -> list[ShardFile]:
+        """All files of the split."""
+        return self.files if self.index is None else [*self.files, self.index]
 
 
 @dataclass(frozen=True)
@@ -152,7 +159,7 @@ def parsed(
     check("train" in splits or "test" in splits, "no training split and no test split")
     check(set(splits) <= set(SPLITS), f"splits {', '.join(splits)}, not {', '.join(SPLITS)}")
     files = {split: parsed_split(split, of) for split, of in splits.items()}
-    names = [shard.file for of in files.values() for shard in of.files]
+    names = [shard.file for of in files.values() for shard in of.listed]
     check(len(set(names)) == len(names), "a shard is listed twice")
     check(superclass is None or (is_list(superclass, int) and len(superclass) == len(classes)),
           "the superclasses are not one number a class")  # fmt: skip
@@ -175,13 +182,15 @@ def parsed(
 def parsed_split(name: str, fields: dict) -> SplitFiles:
     files = [ShardFile(**file) for file in fields["files"]]
     counts = fields["counts"]
+    index = None if fields.get("index") is None else ShardFile(**fields["index"])
     check(len(files) > 0, f"{name} has no files")
-    for shard in files:
+    for shard in (*files, *([index] if index else [])):
         check(is_name(shard.file), f"a shard elsewhere: {shard.file!r}")
         check(is_count(shard.rows) and shard.rows > 0 and is_count(shard.bytes), f"sizes of {shard.file} are no counts")
         check(isinstance(shard.sha256, str), f"the checksum of {shard.file} is no text")
     check(is_list(counts, int), f"the counts of {name} are no counts")
-    return SplitFiles(files, counts)
+    check(index is None or index.rows == sum(shard.rows for shard in files), f"the index of {name} has other rows")
+    return SplitFiles(files, counts, index)
 
 
 def parsed_left_out(fields: dict) -> LeftOut:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,11 +29,21 @@ from ffdist.data.depth import Range
 from ffdist.data.formats import quiet_pillow
 from ffdist.data.images import Moments
 from ffdist.data.manifest import LeftOut, Manifest
-from ffdist.data.shards import ShardWriter
 from ffdist.data.sources import KNOWN, Item, Source, open_source
 from ffdist.data.sources.listing import SHOWN, shown
 from ffdist.data.sources.splits import SPLITS, choice
 from ffdist.data.sources.table_hint import table_hint
+from ffdist.data.storing import (
+    SEEN,
+    USUAL,
+    Store,
+    check_store,
+    mean_bytes,
+    planned,
+    read_and_kept,
+    sizes_note,
+    writer_of,
+)
 from ffdist.data.survey import Survey, constant_channels
 from ffdist.data.twice import Twice
 from ffdist.errors import ConfigError, DataError, setting, spelled
@@ -63,6 +73,7 @@ def prepare(
     splits: Mapping[str, str | Sequence[str]] | Sequence[str] | None = None,
     ignore: str | Sequence[str] = (),
     skip_broken: bool = False,
+    store: Store = "auto",
     test_fraction: float | None = None,
     seed: int = 0,
     workers: int | None = None,
@@ -81,6 +92,10 @@ def prepare(
         or texts, ["train=a", "test=b"]; "none": no name means a split; None: as their names say. ignore: names or
         patterns that are left out.
     skip_broken: leave out pictures that cannot be read, and list them in the manifest.
+    store: "pixels": decoded, all of one size; "encoded": JPEG, PNG and others byte for byte, of any sizes, decoded
+        while a network trains, to the very same pixels; "auto": encoded where pixels take more than 8 GiB and more than
+        the encoded pictures, which is told. Of encoded pictures `size` is what a network gets where nobody says
+        otherwise; without, their own, or 224 where they differ.
     test_fraction, seed: the share of each class that is held out where the source has no test split; None: a fifth. 1:
         all is the test split, for a set to evaluate only.
     workers: decoding threads; default: a core each. progress: default: a bar, where stderr is a terminal.
@@ -96,6 +111,7 @@ def prepare(
     source, out = str(source), Path(out)
     decoding = check_options(size, mode, background, value_range)
     check_settings(source, from_dir, test_fraction, workers)
+    check_store(store)
     check_free(out)
     check_outside(out, source)
     opened = open_source(source, root=known_root(source, from_dir, cache), download=download and from_dir is None,
@@ -108,7 +124,8 @@ def prepare(
                         remedy="give the folder that holds a folder of pictures for each class"
                         + table_hint(Path(source)))  # fmt: skip
     with appearing(out) as folder, nullcontext(progress) if progress else bar(opened.name) as report, quiet_pillow():
-        manifest = write(opened, folder, decoding, workers or available_cores(), report, skip_broken=skip_broken)
+        manifest = write(opened, folder, decoding, workers or available_cores(), report, skip_broken=skip_broken,
+                         store=store)  # fmt: skip
     for text in manifest.notes:
         tell(f"note: {text}")
     return out
@@ -159,27 +176,36 @@ def default_cache() -> Path:
 
 
 def write(
-    source: Source, folder: Path, decoding: Decoding, workers: int, report: Progress, *, skip_broken: bool = False
+    source: Source,
+    folder: Path,
+    decoding: Decoding,
+    workers: int,
+    report: Progress,
+    *,
+    skip_broken: bool = False,
+    store: Store = "pixels",
 ) -> Manifest:
-    """Decode every item of a source into shards, and write the manifest last."""
+    """Decode every item of a source, write the shards, and the manifest last."""
     items = source.items()
     first, like, broken = first_readable(items, decoding)
     h, w, c = like.shape
     total = sum(source.counts.values())
-    check_room(folder, total * (h * w * c + 8))
+    seen = [first, *islice(items, SEEN - 1)]
+    plan = planned(store, pixels=total * (h * w * c + 8), encoded=round(total * mean_bytes(seen)))
+    check_room(folder, plan.bytes)
     counts = {split: source.counts[split] for split in SPLITS if split in source.counts}
-    shards = {split: ShardWriter(folder, split, (c, h, w), len(source.classes), source.superclass)
-              for split in counts}  # fmt: skip
+    shards = {split: writer_of(source, split, folder, like.shape, plan) for split in counts}
     measured = next(iter(counts))
-    moments, survey, twice, done = Moments(c), Survey(), Twice(), len(broken)
-    decode_one = partial(decode_chunk, like=like, decoding=decoding)
-    jobs = chunks(chain([first], items), max(1, min(256, CHUNK_BYTES // (h * w * c))))
+    moments, survey, twice, done, shapes = Moments(c), Survey(), Twice(), len(broken), {like.shape}
+    decode_one = partial(decode_chunk, like=like, decoding=decoding, encoded=plan.encoded)
+    jobs = chunks(chain(seen, items), max(1, min(256, CHUNK_BYTES // (h * w * c))))
     with closing(in_order(decode_one, jobs, threads=workers, ahead=2 * workers, name="ffdist-decode")) as decoded:
         for chunk in decoded:
             broken += chunk.broken
             if skip_broken or not broken:  # else nothing will come of it; the rest is read to name all that is broken
                 shards[chunk.split].add(chunk.pictures, chunk.labels)
                 twice.add(chunk.split, chunk.labels, chunk.digests)
+                shapes |= chunk.shapes
                 if chunk.split == measured:
                     moments.counts += chunk.moments.counts
             survey.merge(chunk.survey)
@@ -194,11 +220,13 @@ def write(
     splits = {split: writer.finish() for split, writer in shards.items()}
     check_left(broken, {split: files.counts for split, files in splits.items()}, source.classes)
     mean, std = moments.result()
-    resolved = replace(decoding, size=(h, w), mode="grey" if c == 1 else "rgb")  # so that others are read alike
+    mode = "grey" if c == 1 else "rgb"
+    resolved = replace(decoding, size=(h, w) if len(shapes) == 1 else None, mode=mode)  # so that others are read alike
+    size = resolved.size or (USUAL, USUAL)
     manifest = Manifest(
         source.name,
         source.classes,
-        (c, h, w),
+        (c, size[0], size[1]),
         mean,
         std,
         splits,
@@ -206,7 +234,14 @@ def write(
         resolved,
         source.held_out,
         (*source.left_out, *(LeftOut(one.where, one.why) for one in broken)),
-        (*source.notes, *twice.notes(), *survey.notes(decoding), *constant_channels(moments.counts)),
+        (
+            *source.notes,
+            *plan.notes,
+            *sizes_note(shapes),
+            *twice.notes(),
+            *survey.notes(decoding),
+            *constant_channels(moments.counts),
+        ),
     )
     replace(manifest, notes=tuple(map(spelled, manifest.notes))).write(folder)
     return manifest
@@ -216,7 +251,7 @@ class Reference(NamedTuple):
     """The picture that all others must be like."""
 
     where: str
-    shape: tuple[int, ...]
+    shape: tuple[int, int, int]
     """(H, W, C)."""
 
 
@@ -234,8 +269,10 @@ class Chunk(NamedTuple):
 
     split: str
     labels: np.ndarray
-    pictures: np.ndarray
-    """uint8 [N, H, W, C]."""
+    pictures: np.ndarray | list[bytes]
+    """uint8 [N, H, W, C]; or as they are encoded."""
+    shapes: set[tuple[int, ...]]
+    """(H, W, C) of those."""
     moments: Moments
     survey: Survey
     digests: np.ndarray
@@ -289,40 +326,59 @@ def chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
     yield from held.values()
 
 
-def decode_chunk(items: list[Item], *, like: Reference, decoding: Decoding) -> Chunk:
-    """Raises DataError for a picture of another shape."""
-    pictures, survey = np.empty((len(items), *like.shape), np.uint8), Survey()
-    labels, broken = [], []
+def decode_chunk(items: list[Item], *, like: Reference, decoding: Decoding, encoded: bool = False) -> Chunk:
+    """encoded: whether pictures are kept so, and may differ in height and width. Raises DataError for a picture of
+    another shape."""
+    pixels, kept = np.empty((0 if encoded else len(items), *like.shape), np.uint8), list[bytes]()
+    moments, survey, shapes = Moments(like.shape[-1]), Survey(), set[tuple[int, ...]]()
+    labels, broken, digests = [], [], []
     for item in items:
         try:
-            picture = read_picture(item.data, item.where, decoding)
+            picture, data = (
+                read_and_kept(item, decoding) if encoded else (read_picture(item.data, item.where, decoding), b"")
+            )
         except DataError as error:
             broken.append(Broken(item.where, str(error.got), item.split, item.label))
             continue
-        if picture.pixels.shape != like.shape:
-            raise unlike(like, Reference(item.where, picture.pixels.shape))
+        shape = picture.pixels.shape
+        if shape[2:] != like.shape[2:] or (shape != like.shape and not encoded):
+            raise unlike(like, Reference(item.where, shape), encoded=encoded)
         survey.add(picture, item.where)
-        pictures[len(labels)] = picture.pixels
+        shapes.add(shape)
+        digests.append(hashlib.blake2b(np.ascontiguousarray(picture.pixels).data, digest_size=8).digest())
+        if encoded:
+            moments.add(picture.pixels[None])
+            kept.append(data)
+        else:
+            pixels[len(labels)] = picture.pixels
         labels.append(item.label)
-    pictures = pictures[: len(labels)]
-    digests = [hashlib.blake2b(picture.data, digest_size=8).digest() for picture in pictures]
+    if not encoded:
+        pixels = pixels[: len(labels)]
+        moments.add(pixels)
     return Chunk(
         items[0].split,
         np.array(labels, np.int32),
-        pictures,
-        Moments(like.shape[-1]).add(pictures),
+        kept if encoded else pixels,
+        shapes,
+        moments,
         survey,
         np.frombuffer(b"".join(digests), np.int64),
         broken,
     )
 
 
-def unlike(like: Reference, other: Reference) -> DataError:
+def unlike(like: Reference, other: Reference, *, encoded: bool = False) -> DataError:
     """Two pictures of different shapes, and what makes all alike."""
-    remedies = [f"a size ({setting('size', '64')})"] * (like.shape[:2] != other.shape[:2])
+    sizes = like.shape[:2] != other.shape[:2] and not encoded
+    remedies = [f"a size ({setting('size', '64')}), or keep them as they are ({setting('store', 'encoded')})"] * sizes
     remedies += [f"a mode ({setting('mode', 'rgb')}, or {setting('mode', 'grey')})"] * (like.shape[2] != other.shape[2])
-    return DataError("two pictures differ in height, width or channels", where=f"{like.where} and {other.where}",
-                     expected=like.shape, got=other.shape, remedy=f"give {' and '.join(remedies)}")  # fmt: skip
+    return DataError(
+        f"two pictures differ in {'channels' if encoded else 'height, width or channels'}",
+        where=f"{like.where} and {other.where}",
+        expected=like.shape,
+        got=other.shape,
+        remedy=f"give {'; and '.join(remedies)}",
+    )
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import numpy as np
 
 from ffdist.errors import ConfigError, DataError
 
-PURPOSES = ("split", "order", "augment", "mirrored")
+PURPOSES = ("split", "order", "augment", "mirrored", "deal")
 
 
 def generator(seed: int, purpose: str, epoch: int = 0, batch: int = 0) -> np.random.Generator:
@@ -18,6 +18,17 @@ def generator(seed: int, purpose: str, epoch: int = 0, batch: int = 0) -> np.ran
 def shuffled(indices: np.ndarray, seed: int, epoch: int) -> np.ndarray:
     """The order of an epoch, from (seed, epoch) alone."""
     return generator(seed, "order", epoch).permutation(indices)
+
+
+def shuffled_by_shard(indices: np.ndarray, shards: np.ndarray, seed: int, epoch: int, *, window: int) -> np.ndarray:
+    """The order of an epoch of what is read a few shards at a time, from (seed, epoch) alone: shards in a drawn order,
+    and the samples of each `window` of them in a row mixed.
+
+    indices: int [N]; shards: int [N], the shard of each.
+    """
+    draws = generator(seed, "order", epoch)
+    place = np.argsort(draws.permutation(int(shards.max(initial=-1)) + 1))  # of each shard
+    return indices[np.lexsort((draws.permutation(len(indices)), place[shards] // window))]
 
 
 def split_indices(

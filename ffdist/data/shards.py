@@ -7,18 +7,20 @@ A shard is an Arrow IPC file with one record batch: `image`, fixed-size binary o
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
 from ffdist import digests
+from ffdist.data.encoded import EncodedSplit
 from ffdist.data.images import ArraySplit, Images, Split, check_labels
 from ffdist.data.manifest import Manifest, ShardFile, SplitFiles, read_manifest
+from ffdist.data.watch import AGAIN, Watch
 from ffdist.errors import DataError
 
 SHARD_BYTES = 64 * 2**20
-AGAIN = "prepare the data set again"
 
 
 def shard_schema(shape: tuple[int, int, int], coarse: bool) -> pa.Schema:
@@ -82,7 +84,9 @@ class ShardSplit(Split):
     def __init__(self, folder: Path, manifest: Manifest, name: str) -> None:
         self.source = (folder, manifest, name)
         self.shape_hwc = (*manifest.shape[1:], manifest.shape[0])
-        opened = [open_shard(folder / shard.file, shard, manifest) for shard in manifest.splits[name].files]
+        files = manifest.splits[name].files
+        self.watched = [Watch(folder / shard.file, shard) for shard in files]
+        opened = [open_shard(folder / shard.file, shard, manifest) for shard in files]
         self.shards = [pixels for pixels, _ in opened]
         self.labels = np.concatenate([labels for _, labels in opened]).astype(np.int64)
         self.starts = np.cumsum([0, *(len(pixels) for pixels in self.shards)])
@@ -93,11 +97,16 @@ class ShardSplit(Split):
 
     def take(self, indices: np.ndarray) -> np.ndarray:
         out = np.empty((len(indices), self.shards[0].shape[1]), np.uint8)
-        owner = np.searchsorted(self.starts, indices, side="right") - 1
+        owner = self.shard_of(indices)
         for shard in np.unique(owner):
+            self.watched[shard].check()  # before: a page behind the end of a file that was cut off ends the process
             mine = np.flatnonzero(owner == shard)
             out[mine] = self.shards[shard][indices[mine] - self.starts[shard]]
+            self.watched[shard].check()  # and behind: what was read is what was opened
         return out.reshape(len(indices), *self.shape_hwc)
+
+    def shard_of(self, indices: np.ndarray) -> np.ndarray:
+        return np.searchsorted(self.starts, indices, side="right") - 1
 
     def digest(self) -> str:
         """Of the shards' checksums: no pixel is read."""
@@ -112,14 +121,8 @@ class ShardSplit(Split):
 def open_shard(path: Path, shard: ShardFile, manifest: Manifest) -> tuple[np.ndarray, np.ndarray]:
     """Pixels uint8 [N, H * W * C] and labels int32 [N], both in the memory map.
 
-    Raises DataError for a shard that is missing, of another size or schema, or that has a label out of range.
+    Raises DataError for a shard of another schema, or that has a label out of range.
     """
-    if not path.is_file():
-        raise DataError("a shard is missing", where=path, expected=f"{shard.bytes} bytes", got="no such file",
-                        remedy=AGAIN)  # fmt: skip
-    if path.stat().st_size != shard.bytes:
-        raise DataError("a shard has another size", where=path, expected=f"{shard.bytes} bytes",
-                        got=f"{path.stat().st_size} bytes", remedy=AGAIN)  # fmt: skip
     schema = shard_schema(manifest.shape, manifest.superclass is not None)
     try:
         pixels, labels = columns(path, schema, shard.rows)
@@ -145,14 +148,20 @@ def columns(path: Path, schema: pa.Schema, rows: int) -> tuple[np.ndarray, np.nd
     return pixels.reshape(rows, width), batch.column("label").to_numpy()
 
 
+def open_split(folder: Path, manifest: Manifest, name: str) -> Split:
+    kind = EncodedSplit if manifest.splits[name].index else ShardSplit
+    return kind(folder, manifest, name)
+
+
 def open_folder(folder: Path) -> Images:
     """A prepared folder, memory-mapped; where it has no training split, that has no samples.
 
     Raises DataError for what cheap checks can find; `verify` finds the rest.
     """
     manifest = read_manifest(folder)
-    splits = {name: ShardSplit(folder, manifest, name) for name in manifest.splits}
+    splits = {name: open_split(folder, manifest, name) for name in manifest.splits}
     channels, height, width = manifest.shape
+    decoding = manifest.decoding and replace(manifest.decoding, size=(height, width))
     return Images(
         manifest.name,
         splits.get("train") or ArraySplit(np.empty((0, height, width, channels), np.uint8), np.empty(0, np.int64)),
@@ -163,7 +172,7 @@ def open_folder(folder: Path) -> Images:
         manifest.std,
         manifest.superclass,
         validation=splits.get("validation"),
-        decoding=manifest.decoding,
+        decoding=decoding,
     )
 
 

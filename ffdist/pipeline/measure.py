@@ -51,7 +51,15 @@ def measure(classifier: Classifier, images: Images, split: Split, *, batch_size:
     training. Nothing of the network itself is changed."""
     settings = classifier.settings
     size = batch_size or settings.training.batch_size
-    loader = Loader(images, split, np.arange(len(split)), batch_size=size, seed=settings.training.seed, train=False)
+    loader = Loader(
+        images,
+        split,
+        np.arange(len(split)),
+        batch_size=size,
+        seed=settings.training.seed,
+        train=False,
+        workers=settings.dataset.loader_workers,
+    )
     stage = stage_of(classifier)
     weights = classifier.block_weights
     tally = Tally()

@@ -115,6 +115,8 @@ class Job:
             train=training,
             augment=data.augment if training else (),
             image_size=data.image_size,
+            workers=data.loader_workers,
+            shuffle_shards=data.shuffle_shards,
         )
 
     def block_config(self, device: torch.device, total_steps: int) -> BlockConfig:

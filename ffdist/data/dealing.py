@@ -1,0 +1,134 @@
+"""Writing shards of encoded pictures: JPEG, PNG and whatever else Pillow reads, byte for byte as they were.
+
+A source is often in the order of its classes, and shards are read a few at a time. So the samples are dealt to the
+shards by a draw, and each shard is a fair sample of all; the index keeps the order of the source.
+
+    SPLIT-00000.arrow   Arrow IPC, one record batch: `image`, binary; `label`, int32; `coarse`, int32, where the classes
+                        have superclasses; `sample`, int64: its place in the source's order
+    SPLIT-index.arrow   Arrow IPC, a row for each sample in the source's order: `shard`, int32; `start` and `length`,
+                        int64: the picture's bytes in that file; `label`, int32
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from ffdist import digests
+from ffdist.data.manifest import ShardFile, SplitFiles
+from ffdist.data.sampler import generator
+
+SHARD_BYTES = 64 * 2**20
+INDEX = pa.schema([("shard", pa.int32()), ("start", pa.int64()), ("length", pa.int64()), ("label", pa.int32())])
+
+
+def encoded_schema(coarse: bool) -> pa.Schema:
+    columns = [("image", pa.binary()), ("label", pa.int32()), *([("coarse", pa.int32())] if coarse else [])]
+    return pa.schema([*columns, ("sample", pa.int64())], metadata={"encoded": "as they were"})
+
+
+class EncodedWriter:
+    """Writes the encoded shards of one split. In memory are two numbers a sample, and at the end one shard.
+
+    samples: how many will come, at most; bytes: about how large they are in all, by which the shards are counted.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        split: str,
+        num_classes: int,
+        superclass: tuple[int, ...] | None = None,
+        *,
+        samples: int,
+        bytes: int,
+    ) -> None:
+        self.folder, self.split, self.superclass = folder, split, superclass
+        self.num_classes = num_classes
+        self.schema = encoded_schema(superclass is not None)
+        self.shards = max(1, min(samples, -(-bytes // SHARD_BYTES)))
+        places = generator(0, "deal").permutation(samples) if self.shards > 1 else np.arange(samples)
+        self.owner = (places * self.shards // max(1, samples)).astype(np.int32)
+        """int [samples]: the spool that each goes to."""
+        self.labels = np.empty(samples, np.int32)
+        self.lengths = np.empty(samples, np.int64)
+        self.rows = 0
+        self.files: list[ShardFile] = []
+
+    def spool(self, shard: int) -> Path:
+        """What comes for a shard, end to end, until all have come."""
+        return self.folder / f".{self.split}-{shard:05d}.spool"
+
+    def add(self, pictures: list[bytes], labels: np.ndarray) -> None:
+        """pictures: as they are encoded; labels: int [N]."""
+        rows = slice(self.rows, self.rows + len(pictures))
+        self.labels[rows] = labels
+        self.lengths[rows] = [len(picture) for picture in pictures]
+        owner = self.owner[rows]
+        for shard in np.unique(owner):
+            with self.spool(shard).open("ab") as file:
+                file.writelines(pictures[place] for place in np.flatnonzero(owner == shard))
+        self.rows += len(pictures)
+
+    def finish(self) -> SplitFiles:
+        rows = np.argsort(self.owner[: self.rows], kind="stable")
+        ends = np.searchsorted(self.owner[rows], np.arange(self.shards), side="right")
+        index = np.zeros((2, self.rows), np.int64)  # shard, start
+        for shard, part in enumerate(np.split(rows, ends[:-1])):
+            start = 0
+            for some in self.parts(part):
+                index[:, some] = self.flush(shard, start, some)
+                start += int(self.lengths[some].sum())
+            self.spool(shard).unlink(missing_ok=True)
+        counts = np.bincount(self.labels[: self.rows], minlength=self.num_classes).tolist()
+        return SplitFiles(self.files, counts, self.write_index(*index))
+
+    def parts(self, rows: np.ndarray) -> list[np.ndarray]:
+        """The rows of a spool in shards of twice the usual size at most, where its pictures are larger than thought."""
+        if not len(rows):
+            return []
+        ends = np.cumsum(self.lengths[rows])
+        return np.split(rows, np.searchsorted(ends, np.arange(2 * SHARD_BYTES, ends[-1], 2 * SHARD_BYTES)))
+
+    def flush(self, shard: int, offset: int, rows: np.ndarray) -> np.ndarray:
+        """Write a shard of the spool's bytes from `offset` on: int [2, rows], its number and where each picture is."""
+        if not len(rows):
+            return np.empty((2, 0), np.int64)
+        lengths = self.lengths[rows]
+        with self.spool(shard).open("rb") as file:
+            file.seek(offset)
+            data = file.read(int(lengths.sum()))
+        starts = np.concatenate([[0], np.cumsum(lengths)])
+        labels = self.labels[rows]
+        image = pa.Array.from_buffers(
+            pa.binary(), len(rows), [None, pa.py_buffer(starts.astype(np.int32)), pa.py_buffer(data)]
+        )
+        columns = [image, pa.array(labels), pa.array(rows.astype(np.int64))]
+        if self.superclass is not None:
+            columns.insert(2, pa.array(np.array(self.superclass, np.int32)[labels]))
+        path = self.folder / f"{self.split}-{len(self.files):05d}.arrow"
+        self.files.append(written(path, pa.record_batch(columns, schema=self.schema)))
+        return np.stack([np.full(len(rows), len(self.files) - 1), starts[:-1] + first_byte(path)])
+
+    def write_index(self, shard: np.ndarray, start: np.ndarray) -> ShardFile:
+        columns = [pa.array(shard.astype(np.int32)), pa.array(start), pa.array(self.lengths[: self.rows])]
+        batch = pa.record_batch([*columns, pa.array(self.labels[: self.rows])], schema=INDEX)
+        return written(self.folder / f"{self.split}-index.arrow", batch)
+
+
+def written(path: Path, batch: pa.RecordBatch) -> ShardFile:
+    """A file of one record batch, as the manifest lists it."""
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as file:
+        file.write_batch(batch)
+    with path.open("rb") as file:
+        return ShardFile(path.name, len(batch), path.stat().st_size, digests.sha256(file))
+
+
+def first_byte(path: Path) -> int:
+    """Where the pictures of a shard begin in its file."""
+    with pa.memory_map(str(path)) as source:
+        whole = source.read_buffer()
+        pictures = pa.ipc.open_file(pa.BufferReader(whole)).get_batch(0).column("image").buffers()[2]
+        return pictures.address - whole.address

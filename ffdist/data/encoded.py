@@ -1,0 +1,159 @@
+"""Pictures that are decoded when they are taken, out of shards that keep them as they were encoded."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from ffdist.data.dealing import INDEX
+from ffdist.data.decode import PLAIN, decode
+from ffdist.data.images import Split, check_labels
+from ffdist.data.manifest import Manifest
+from ffdist.data.parts import Part, opened_parts
+from ffdist.data.watch import AGAIN
+from ffdist.errors import DataError
+
+WINDOW = 8
+"""Shards that are mixed at a time in what is larger than `STREAMED`."""
+STREAMED = 4 * 2**30
+"""Bytes of encoded pictures; more than that may not stay in memory, and is read a few shards at a time."""
+
+
+class EncodedSplit(Split):
+    """A split of a folder with encoded pictures. Opening it reads the index alone; what is in memory is three numbers a
+    sample.
+
+    size: (height, width) that pictures are decoded to; default: what the folder says. Samples are in the order of the
+    source, wherever they lie.
+    """
+
+    def __init__(self, folder: Path | str, manifest: Manifest, name: str, size: tuple[int, int] | None = None) -> None:
+        self.source = (folder, manifest, name)
+        self.channels, *shape = manifest.shape
+        self.size = size or (shape[0], shape[1])
+        self.decoding = replace(
+            manifest.decoding or PLAIN, size=self.size, mode="grey" if self.channels == 1 else "rgb"
+        )
+        of = manifest.splits[name]
+        assert of.index, "a split of encoded pictures"
+        self.files = opened_parts(folder, [*of.files, of.index])
+        self.shards, self.starts, self.lengths, labels = read_index(
+            self.files.whole(of.index.file), f"{folder}, {name}"
+        )
+        check_index(self, of.index.rows, [shard.bytes for shard in of.files], f"{folder}, {of.index.file}")
+        check_labels(labels, len(manifest.classes), f"{folder}, {of.index.file}")
+        self.labels = labels.astype(np.int64)
+        counts = np.bincount(self.labels, minlength=len(manifest.classes)).tolist()
+        if counts != of.counts:
+            raise DataError("labels are not those that the manifest counts", where=f"{folder}, split {name}",
+                            expected=of.counts, got=counts, remedy=AGAIN)  # fmt: skip
+        self.window = WINDOW if sum(shard.bytes for shard in of.files) > STREAMED else 0
+
+    def at(self, size: tuple[int, int]) -> EncodedSplit:
+        return self if size == self.size else EncodedSplit(*self.source, size)
+
+    def shard_of(self, indices: np.ndarray) -> np.ndarray:
+        return self.shards[indices]
+
+    def encoded(self, indices: np.ndarray) -> list[bytes]:
+        """The very bytes of these pictures. Raises DataError for a shard that is gone or has changed."""
+        files = self.source[1].splits[self.source[2]].files
+        parts = [Part(files[self.shards[i]].file, int(self.starts[i]), int(self.lengths[i])) for i in indices]
+        return self.files.read(parts)
+
+    def where(self, index: int) -> str:
+        """The file and row of a sample."""
+        folder, manifest, name = self.source
+        shard = self.shards[index]
+        row = np.count_nonzero((self.shards == shard) & (self.starts < self.starts[index]))
+        return f"{folder}/{manifest.splits[name].files[shard].file}, row {row}"
+
+    def take(self, indices: np.ndarray) -> np.ndarray:
+        """Raises DataError naming file and row of a picture that cannot be decoded."""
+        out = np.empty((len(indices), *self.size, self.channels), np.uint8)
+        for place, (index, data) in enumerate(zip(indices, self.encoded(indices), strict=True)):
+            out[place] = decode(data, Where(self, index), self.decoding)
+        return out
+
+    def whole(self, index: int) -> np.ndarray:
+        """uint8 [H, W, C] of a picture as it was prepared: in its own size, unless it was told one."""
+        (data,) = self.encoded(np.array([index]))
+        size = (self.source[1].decoding or PLAIN).size
+        return decode(data, Where(self, index), replace(self.decoding, size=size))
+
+    def digest(self) -> str:
+        """Of the checksums of shards and index, and of how they are decoded: no picture is read."""
+        _, manifest, name = self.source
+        files = [(shard.rows, shard.sha256) for shard in manifest.splits[name].listed]
+        content = repr((files, str(self.decoding)))
+        return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
+
+    def __reduce__(self) -> tuple:
+        return EncodedSplit, (*self.source, self.size)  # another process opens the files itself
+
+
+class Where:
+    """Names a sample where an error asks for it: finding its row takes a look at all."""
+
+    def __init__(self, split: EncodedSplit, index: int) -> None:
+        self.split, self.index = split, index
+
+    def __str__(self) -> str:
+        return self.split.where(self.index)
+
+
+def read_index(data: bytes, where: object) -> list[np.ndarray]:
+    """Shard int32, start and length int64, label int32, of each sample."""
+    try:
+        reader = pa.ipc.open_file(pa.BufferReader(data))
+        if not reader.schema.equals(INDEX) or reader.num_record_batches != 1:
+            raise ValueError(f"{reader.num_record_batches} record batches of {reader.schema.to_string()}")
+        batch = reader.get_batch(0)
+        batch.validate(full=True)
+        return [column.to_numpy() for column in batch.columns]  # zero-copy, and so without nulls
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise DataError("the index of a split cannot be read", where=where, expected="an Arrow IPC file", got=error,
+                        remedy=AGAIN) from error  # fmt: skip
+
+
+def check_index(split: EncodedSplit, rows: int, sizes: Sequence[int], where: str) -> None:
+    """Raises DataError naming the first row that points to where no picture can be."""
+    if len(split.shards) != rows:
+        raise DataError("the index of a split has other rows", where=where, expected=rows, got=len(split.shards),
+                        remedy=AGAIN)  # fmt: skip
+    known = (split.shards >= 0) & (split.shards < len(sizes))
+    room = np.array(sizes)[np.where(known, split.shards, 0)]
+    inside = (
+        (split.starts >= 0) & (split.lengths > 0) & (split.lengths <= room) & (split.starts <= room - split.lengths)
+    )
+    bad = np.flatnonzero(~(known & inside))
+    if len(bad):
+        row = bad[0]
+        got = f"shard {split.shards[row]}, bytes {split.starts[row]} to {split.starts[row]} + {split.lengths[row]}"
+        raise DataError("the index of a split points to where no picture is", where=f"{where}, row {row}",
+                        expected=f"one of {len(sizes)} shards, and bytes inside it", got=got, remedy=AGAIN)  # fmt: skip
+
+
+def check_shards(split: EncodedSplit) -> None:
+    """Raises DataError where shards, which others may read, do not hold what the index says."""
+    folder, manifest, name = split.source
+    for shard, file in enumerate(manifest.splits[name].files):
+        data = split.files.whole(file.file)
+        try:
+            batch = pa.ipc.open_file(pa.BufferReader(data)).get_batch(0)
+            batch.validate(full=True)
+            samples, labels = batch.column("sample").to_numpy(), batch.column("label").to_numpy()
+            lengths = np.diff(np.frombuffer(batch.column("image").buffers()[1], np.int32, len(batch) + 1))
+        except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+            raise DataError("a shard cannot be read", where=f"{folder}/{file.file}", expected="an Arrow IPC file",
+                            got=error, remedy=AGAIN) from error  # fmt: skip
+        mine = np.flatnonzero(split.shards == shard)
+        told = (np.sort(samples), labels[np.argsort(samples)], lengths[np.argsort(samples)])
+        index = (mine, split.labels[mine], split.lengths[mine])
+        if not all(map(np.array_equal, told, index)):
+            raise DataError("a shard does not hold what the index says", where=f"{folder}/{file.file}", remedy=AGAIN)
