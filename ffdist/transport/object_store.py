@@ -22,11 +22,11 @@ import torch
 from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError
 
 from ffdist.errors import TransportError, setting
+from ffdist.mailbox import Poster, Side, find_mailbox, new_mailbox
 from ffdist.transport import wire
 from ffdist.transport.base import Edge, Frame, Receiver, Sender
 from ffdist.transport.buffers import BufferPool
 from ffdist.transport.doorbell import Store
-from ffdist.transport.mailbox import Poster, Side, find_mailbox, new_mailbox
 
 CREDIT, END = b"+", b"."
 START = timedelta(seconds=10)

@@ -25,8 +25,9 @@ STORE = 80 << 20
 def cluster() -> Iterator[Cluster]:
     """A head without CPUs, and three nodes of one CPU each."""
     cluster = Cluster()
+    elsewhere = {"dashboard_port": 0, "dashboard_agent_listen_port": 0}  # than another cluster of this host
     try:
-        cluster.add_node(num_cpus=0, object_store_memory=STORE, include_dashboard=True, dashboard_port=0)
+        cluster.add_node(num_cpus=0, object_store_memory=STORE, include_dashboard=True, **elsewhere)
         for _ in range(3):
             cluster.add_node(num_cpus=1, object_store_memory=STORE)
         yield cluster

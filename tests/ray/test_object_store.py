@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
@@ -37,8 +38,8 @@ from test_transport_contract import (
 )
 
 from ffdist.errors import TransportError
+from ffdist.mailbox import new_mailbox
 from ffdist.transport import Frame, Receiver, Sender
-from ffdist.transport.mailbox import new_mailbox
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore::ResourceWarning")]
 
@@ -112,6 +113,12 @@ def test_a_mailbox_counts_what_lay_there_for_a_side(driver: str) -> None:
     ray.get([mailbox.post.remote("guest", number, "letter") for number in range(3)])
     ray.get(mailbox.post.remote("owner", 0, "of no concern"))
     assert [ray.get(mailbox.take.remote("guest", number))[1] for number in range(3)] == [3, 2, 1]
+
+
+def test_a_mailbox_is_a_process_without_torch(driver: str) -> None:
+    """There are two of an edge, and torch is seconds and some 200 MB of each."""
+    mailbox = new_mailbox("light")
+    assert not ray.get(mailbox.__ray_call__.remote(lambda self: "torch" in sys.modules))
 
 
 def send_too_much(place: Place, sender: Sender) -> None:
