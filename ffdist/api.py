@@ -39,6 +39,7 @@ from ffdist.runtime.in_python import (
 from ffdist.runtime.job import Job
 from ffdist.runtime.join import Joined
 from ffdist.runtime.on_ray import launch_on_ray
+from ffdist.runtime.opened import open_told
 from ffdist.runtime.outcome import Result
 from ffdist.runtime.own_code import GIVEN, settled
 from ffdist.runtime.payload import refuse_while_loading
@@ -176,6 +177,9 @@ class Pipeline:
             told["validation"] = share
         settings = self.settings.changed(**as_fields(told, "Pipeline.fit"), **({} if out is None else {"out": out}))
         check_options(self.network, self.objective, settings)
+        if named := isinstance(data, (str, Path)):
+            settings = settings.changed(data=str(data))
+            data = open_told(settings.dataset)
         images, world = sized(as_images(data, test, held_out), settings.dataset.image_size), World.from_env()
         job = self._job(images, settings, world)
         check_job(job)
@@ -184,7 +188,7 @@ class Pipeline:
         if settings.run.out is None and not resume:
             self.result = self._train_unkept(job, progress, world)
         else:
-            self.result = self._train_kept(job, data, progress, world, resume=resume)
+            self.result = self._train_kept(job, named, progress, world, resume=resume)
         return self.result
 
     def _train_unkept(self, job: Job, progress: bool, world: World | None) -> Result:
@@ -211,9 +215,9 @@ class Pipeline:
         finally:
             report.close()
 
-    def _train_kept(self, job: Job, data: Data, progress: bool, world: World | None, *, resume: bool) -> Result:
+    def _train_kept(self, job: Job, named: bool, progress: bool, world: World | None, *, resume: bool) -> Result:
         """In a folder of its own, that says all of itself; or on from where the run there has come to."""
-        settings = self._recorded(job, data, resume=resume)
+        settings = self._recorded(job, named, resume=resume)
         made_with = facts("torchrun" if world else settings.plan.launcher, job.stages)
         begin = partial(going_on if resume else beginning, settings, job.images)
 
@@ -231,17 +235,19 @@ class Pipeline:
             go_on = resume and bool(committed(run))
             return self._train(replace(job, resume=go_on, ready=ready(run)), run, progress)
 
-    def _recorded(self, job: Job, data: Data, *, resume: bool) -> Settings:
+    def _recorded(self, job: Job, named: bool, *, resume: bool) -> Settings:
         """The settings by which the run is found again, or those of the run that goes on. Raises ConfigError where it
-        cannot go on so."""
+        cannot go on so.
+
+        named: whether the data were given by the settings."""
         chain, rule = self.chain(job.images, job.settings), self._recorded_rule(job.settings)
-        named = rule_settings(rule)
-        if named["objective"] == GIVEN:
-            named = rule_settings(job.objective)
+        told = rule_settings(rule)
+        if told["objective"] == GIVEN:
+            told = rule_settings(job.objective)
         settings = job.settings.changed(
             **network_settings(chain, job.settings.network.blocks or None),
-            **named,
-            **data_settings(data, job.images),
+            **told,
+            **({} if named and job.images.source else data_settings(job.images)),
         )
         if not resume:
             return settings

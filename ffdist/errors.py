@@ -54,7 +54,7 @@ def as_field(name: str, value: str | None) -> str:
     return f"{name}=({', '.join(value.split())})" if own in PAIRS else f"{name}={value}"
 
 
-LISTS = {"model_args", "objective_args", "cut", "blocks", "augment", "windows", "splits", "ignore"}
+LISTS = {"model_args", "objective_args", "data_args", "cut", "blocks", "augment", "windows", "splits", "ignore"}
 PAIRS = {"value_range"}
 """Arguments that are several words on a command line."""
 

@@ -19,12 +19,12 @@ from rich.table import Table
 from ffdist import plain
 from ffdist.cli import tell
 from ffdist.cli.parsing import parsed
-from ffdist.data import open_data
 from ffdist.errors import ConfigError, FfdistError
 from ffdist.objectives import load_objective
 from ffdist.presets import with_preset
 from ffdist.runtime.agree import check_job
 from ffdist.runtime.folder import beginning
+from ffdist.runtime.opened import open_told
 from ffdist.runtime.ray import RayOptions, joined, run_ray
 from ffdist.runtime.start import SettingsJob, make_job
 from ffdist.settings import Settings, without_strange_options
@@ -72,7 +72,7 @@ def train(trial: dict[str, Any], sweep: Sweep) -> None:
             tune.report({"accuracy": validation["accuracy"]["mean"], "samples_per_second": train["samples_per_second"]})
 
     options = RayOptions(patience=timedelta(minutes=10))
-    with beginning(settings, open_data(settings.dataset.data)):
+    with beginning(settings, open_told(settings.dataset)):
         job = SettingsJob(settings, run, sweep.stages)
         run_ray(job, sweep.stages, report, run=run, data=settings.dataset.data, options=options)
 
@@ -112,7 +112,7 @@ def check(sweep: Sweep) -> None:
         raise ConfigError("the folder already holds a sweep", where=sweep.out, remedy="choose another --out")
     for choice in choices(sweep):
         settings = settings_of(choice, sweep)
-        check_job(make_job(settings, open_data(settings.dataset.data), stages=sweep.stages))
+        check_job(make_job(settings, open_told(settings.dataset), stages=sweep.stages))
 
 
 def search(sweep: Sweep) -> list[tune.Result]:

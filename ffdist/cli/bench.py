@@ -74,7 +74,7 @@ def check(theme: Theme, settings: BenchSettings) -> None:
     """What would else be found wrong in every side's processes, or not at all. Raises ConfigError and DataError."""
     from ffdist.baselines.known import family
     from ffdist.bench.themes.throughput import SERIAL
-    from ffdist.data import open_data
+    from ffdist.runtime.opened import open_told
 
     if theme not in ("accuracy", "all") and (settings.compare.lrs or settings.compare.lengths):
         raise ConfigError(
@@ -87,7 +87,7 @@ def check(theme: Theme, settings: BenchSettings) -> None:
     for name in settings.compare.against:
         if name != SERIAL:
             family(name)
-    open_data(settings.train.dataset.data, settings.size)
+    open_told(settings.train.changed(image_size=settings.size).dataset)
 
 
 def show(finding: Finding, settings: BenchSettings) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from ffdist.cli.help import Flag, Positional
 from ffdist.cli.parsing import parsed_of
 from ffdist.cli.spelling import as_flags
-from ffdist.errors import ConfigError, spelled
+from ffdist.errors import spelled
 from ffdist.folders import command, loss
 from ffdist.notes import QUIET, note
 from ffdist.plain import PlainConsole, table
@@ -51,14 +51,16 @@ class Prepare:
     """Turn a data set into Arrow shards with a manifest, for `ffdist train --data FOLDER`."""
 
     source: Annotated[str, Positional]
-    """mnist, fashion-mnist, cifar10, cifar100 or imagenette; or a folder with a folder of pictures for each class; or a
-    Parquet, Arrow or Feather file, or a folder of them, with a column of pictures and one of labels."""
+    """A name of `ffdist datasets`; or a folder with a folder of pictures for each class; or a Parquet, Arrow, Feather
+    or CSV file, or a folder of them, with a column of pictures and one of labels."""
     out: Path | None = None
     """New folder for the shards. Default: data/<name>."""
     from_: Path | None = None
     """Folder that holds a data set known by name as torchvision keeps it. Default: download it."""
     cache: Path | None = None
-    """Where downloads are kept. Default: ffdist in $XDG_CACHE_HOME, else in ~/.cache."""
+    """Where downloads are kept. Default: $FFDIST_CACHE, else ffdist in $XDG_CACHE_HOME, else in ~/.cache."""
+    download: bool = True
+    """Fetch a data set known by name that is not there."""
     size: str | None = None
     """Side to which pictures are scaled and cut, or HEIGHTxWIDTH. Needed where they differ."""
     mode: Literal["keep", "rgb", "grey"] = "keep"
@@ -72,6 +74,8 @@ class Prepare:
     """Column of pictures in a table: encoded bytes, or arrays."""
     label_column: str = "label"
     """Column of labels in a table: whole numbers from 0, or names."""
+    group_column: str | None = None
+    """Column of groups in a table: patients, speakers, scenes. No group is in two splits that are held out of one."""
     splits: tuple[str, ...] = ()
     """What makes train, validation and test, and nothing else then: names or patterns of folders or files, e.g.
     train=a test=b test=c; or none: no name means a split. Default: as names say: train, Training, seg_test, val."""
@@ -85,6 +89,9 @@ class Prepare:
     test_fraction: float | None = None
     """Share of each class held out for testing, where the source has no test split. 1: all of it is, for a set that is
     only evaluated. Default: 0.2."""
+    validation_fraction: float | None = None
+    """Share of each class for a validation split of its own, where the source has none. Default: 0: training holds out
+    its own."""
     seed: int = 0
     """Seed of that choice."""
     workers: int | None = None
@@ -96,6 +103,7 @@ class Prepare:
         from ffdist.cli.described import as_json, tell
         from ffdist.data import prepare
         from ffdist.data.manifest import read_manifest
+        from ffdist.data.preparation import sides
         from ffdist.data.sources.splits import read_splits
 
         out = self.out or Path("data") / default_name(self.source)
@@ -103,13 +111,28 @@ class Prepare:
             note(told)
         handle_signals(unwind)  # what is half written goes again
         prepare(
-            self.source, out, from_dir=self.from_, cache=self.cache, size=sides(self.size), mode=self.mode,
-            background=self.background, value_range=self.value_range,
-            image_column=self.image_column, label_column=self.label_column, splits=read_splits(self.splits),
-            ignore=self.ignore, skip_broken=self.skip_broken, store=self.store,
-            test_fraction=self.test_fraction, seed=self.seed, workers=self.workers,
+            self.source,
+            out,
+            from_dir=self.from_,
+            cache=self.cache,
+            download=self.download,
+            size=sides(self.size),
+            mode=self.mode,
+            background=self.background,
+            value_range=self.value_range,
+            image_column=self.image_column,
+            label_column=self.label_column,
+            group_column=self.group_column,
+            splits=read_splits(self.splits),
+            ignore=self.ignore,
+            skip_broken=self.skip_broken,
+            store=self.store,
+            test_fraction=self.test_fraction,
+            validation_fraction=self.validation_fraction,
+            seed=self.seed,
+            workers=self.workers,
             tell=lambda text: note(spelled(text, as_flags)),
-        )  # fmt: skip
+        )
         manifest = read_manifest(out)
         if self.json:
             print(json.dumps(as_json(manifest, out)))
@@ -125,17 +148,6 @@ def default_name(source: str) -> str:
     """Of the folder below data/."""
     path = Path(source).resolve()
     return path.stem if path.is_file() else path.name or "root"
-
-
-def sides(text: str | None) -> int | tuple[int, int] | None:
-    """What --size says. Raises ConfigError for anything but SIDE or HEIGHTxWIDTH."""
-    try:
-        numbers = [int(part) for part in (text or "").lower().split("x") if text]
-    except ValueError:
-        numbers = [0]
-    if len(numbers) > 2 or min(numbers, default=1) < 1:
-        raise ConfigError("a size is one or two whole numbers", where="--size", expected="e.g. 64, or 48x64", got=text)
-    return None if not numbers else numbers[0] if len(numbers) == 1 else (numbers[0], numbers[1])
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ffdist.data.manifest import LeftOut, Manifest
+from ffdist.data.manifest import HeldOut, LeftOut, Manifest
 
 ROWS = 20
 """Classes with a row each; of more, the smallest and the largest are named."""
@@ -26,11 +26,23 @@ def tell(manifest: Manifest, console: Console) -> None:
     if manifest.decoding is not None:
         console.print(Text(f"pictures: {manifest.decoding}"), soft_wrap=True)
     if manifest.held_out is not None:
-        drawn = manifest.held_out
-        share = "all of it" if drawn.test_fraction == 1 else f"{drawn.test_fraction:g} of each class, seed {drawn.seed}"
-        console.print(Text(f"test split: {share} (--test-fraction)"), soft_wrap=True)
+        for line in drawn_lines(manifest.held_out):
+            console.print(Text(line), soft_wrap=True)
     for line in left_out_lines(manifest.left_out):
         console.print(Text(line), soft_wrap=True)
+
+
+def drawn_lines(drawn: HeldOut) -> list[str]:
+    """How splits were drawn."""
+    if drawn.test_fraction == 1:
+        return ["test split: all of it (--test-fraction)"]
+    of = "each class" if drawn.groups is None else f"the samples, in whole groups of {drawn.groups}"
+    shares = {"test": drawn.test_fraction, "validation": drawn.validation_fraction}
+    return [
+        f"{split} split: {share:g} of {of}, seed {drawn.seed} (--{split}-fraction)"
+        for split, share in shares.items()
+        if share
+    ]
 
 
 def counts_table(manifest: Manifest) -> Table:

@@ -76,12 +76,13 @@ def evaluate(command: Eval) -> None:
 def opened(run: Path, data: str | None, settings: Settings, facts: DataFacts, command: str) -> Images:
     """The run's own data, or others, as its network takes them. Raises DataError for those that do not fit, ConfigError
     where its own were given in Python."""
-    from ffdist.data import open_data
-    from ffdist.data.fitting import as_trained
+    from ffdist.data.fitting import as_trained, opened_to_measure
+    from ffdist.runtime.opened import open_told
     from ffdist.runtime.own_code import GIVEN
     from ffdist.runtime.run import no_data_to_measure
 
     if data is None and settings.dataset.data == GIVEN:
         raise no_data_to_measure(run, facts, command)
-    name = data or settings.dataset.data
-    return as_trained(open_data(name, settings.dataset.image_size), facts, name)
+    if data is None:
+        return as_trained(open_told(settings.dataset), facts, settings.dataset.data)
+    return as_trained(opened_to_measure(data, facts, settings.dataset.image_size), facts, data)

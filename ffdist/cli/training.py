@@ -16,7 +16,7 @@ from rich.table import Table
 
 from ffdist.cli.spelling import as_flags
 from ffdist.cores import available_cores
-from ffdist.data import Images, open_data
+from ffdist.data import Images
 from ffdist.errors import FfdistError, StageError, TransportError, exit_status, spelled
 from ffdist.folders import command as shell_command
 from ffdist.folders import ends_with_container, loss
@@ -32,6 +32,7 @@ from ffdist.runtime.folder import beginning, going_on, held, nothing_left
 from ffdist.runtime.interrupts import handle_signals, unwind
 from ffdist.runtime.job import Job
 from ffdist.runtime.on_ray import settings_on_ray
+from ffdist.runtime.opened import open_told
 from ffdist.runtime.outcome import Result, with_remedy
 from ffdist.runtime.own_code import GIVEN, check_code, settled
 from ffdist.runtime.processes import run_processes
@@ -67,7 +68,7 @@ def train(command: Train, words: Sequence[str]) -> None:
     check_named(settings, command.resume)
     if settings.dataset.data == GIVEN:
         raise no_data_to_learn(command.resume)
-    images = open_data(settings.dataset.data, settings.dataset.image_size)
+    images = open_told(settings.dataset)
     job = make_job(settings, images, resume=has_begun(command))
     stages = count_stages(settings, len(job.names), world.size if world else None)
     job = replace(job, stages=stages)
@@ -88,7 +89,7 @@ def train(command: Train, words: Sequence[str]) -> None:
 def check_named_data(settings: Settings, run: Path) -> None:
     """Of a run at its end, which needs no data any more. Raises DataError where others than its own are named."""
     if settings.dataset.data != read_settings(run).dataset.data:
-        images = open_data(settings.dataset.data, settings.dataset.image_size)
+        images = open_told(settings.dataset)
         check_same_data(read_facts(run), images, settings.dataset.data)
 
 
@@ -102,7 +103,7 @@ def train_local(command: Train, job: Job, words: Sequence[str]) -> None:
     with ExitStack() as start:
         out = start_folder(command, job.images, start)
         told = facts(settings.plan.launcher, stages, words)
-        made = job_of(command, out, told, resume=has_begun(command))
+        made = job_of(command, job.images, out, told, resume=has_begun(command))
         result = launch(replace(made, outputs=job.chain.outputs()), out)
     conclude(result, out, as_json=command.json)
     if result.reason == "interrupted":
@@ -123,10 +124,12 @@ def has_begun(command: Train) -> bool:
     return command.resume is not None and bool(committed(command.resume))
 
 
-def job_of(command: Train, out: Path, told: dict[str, Any], *, resume: bool) -> SettingsJob:
+def job_of(command: Train, images: Images, out: Path, told: dict[str, Any], *, resume: bool) -> SettingsJob:
     """told: `facts` of this start. resume: whether there is a snapshot to go on from."""
     recorded = settled(command.settings) if command.resume else None
-    return SettingsJob(command.settings.changed(out=out), out, told["stages"], resume, recorded, told)
+    folder = images.prepared and images.prepared.folder
+    settings = command.settings.changed(out=out)
+    return SettingsJob(settings, out, told["stages"], resume, recorded, told, folder=folder)
 
 
 def launch(make: SettingsJob, out: Path) -> Result:
@@ -166,7 +169,7 @@ def train_here(command: Train, images: Images, world: World, words: Sequence[str
         decide = lambda: begin_or_go_on(command, images, meeting, start)  # noqa: E731 - on rank 0 alone
         folder, resume = agree(meeting.store, world, "run", decide, timeout)
         out = Path(folder)
-        job = job_of(command, out, facts("torchrun", world.size, words), resume=resume)
+        job = job_of(command, images, out, facts("torchrun", world.size, words), resume=resume)
         report = ConsoleReport(PlainConsole(stderr=True))
         start.callback(report.close)
         result = run_rank(job, meeting.world, meeting.store, report, signals)

@@ -7,56 +7,117 @@ import os
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from ffdist.cores import available_cores
 from ffdist.data.ahead import in_order
+from ffdist.data.cached import prepared_in_cache
 from ffdist.data.digits import digits
 from ffdist.data.encoded import EncodedSplit, check_shards
-from ffdist.data.images import Images, Moments, Split
+from ffdist.data.images import Images, Moments, PreparedAs, Split
 from ffdist.data.manifest import FORMAT, MANIFEST, Manifest, ShardFile, read_manifest
+from ffdist.data.preparation import Preparation, from_values
 from ffdist.data.shards import open_folder, open_split, sha256
 from ffdist.data.sources import KNOWN
+from ffdist.data.sources.known import known_name
 from ffdist.data.sources.listing import is_junk, shown
 from ffdist.data.watch import AGAIN
-from ffdist.errors import DataError, setting
+from ffdist.errors import ConfigError, DataError, setting
 
 CHUNK = 256
 """Pictures that are measured at once."""
 
 
-def open_data(name_or_folder: str | Path, image_size: int | None = None) -> Images:
-    """The embedded "digits", or a prepared folder; its pictures resized to image_size x image_size where given.
+def open_data(
+    name_or_source: str | Path,
+    image_size: int | None = None,
+    *,
+    data_root: str | Path | None = None,
+    download: bool = True,
+    told: Preparation | None = None,
+    **preparation: Any,
+) -> Images:
+    """The embedded "digits"; a prepared folder; a data set that is known by name, which is fetched and prepared on
+    first use; or a source that is prepared into the cache on the way: a folder of pictures, a table, whatever `prepare`
+    takes. Pictures are resized to image_size x image_size where given.
 
-    A name that is no folder is looked for in data/, where `ffdist data prepare NAME` puts it.
-    Raises DataError for a name that is neither, and for a folder that is not whole.
+    A name that is no folder is looked for in data/, too, where `ffdist data prepare NAME` puts it. The cache is
+    $FFDIST_CACHE, else ffdist in $XDG_CACHE_HOME, else in ~/.cache; what is prepared there is used again while the
+    source is unchanged.
+    data_root: where known data sets lie as torchvision keeps them, or are fetched to; default: the cache. download:
+        whether they may be fetched. told, or preparation: how a source is prepared, by the arguments of `prepare`:
+        mode="rgb", size=64, label_column="class", ...
+    Raises DataError for a name that is neither, for a folder that is not whole, and for a source that cannot be
+    prepared; ConfigError for settings out of range.
     """
-    if name_or_folder == "digits":
-        images = replace(digits(), source="digits")
-    elif folder := folder_of(name_or_folder):
-        images = replace(open_folder(folder), source=str(folder.absolute()))
-    else:
-        raise unknown(str(name_or_folder))
-    return images if image_size is None else images.at((image_size, image_size))
+    name = str(name_or_source)
+    told = told or from_values(preparation)
+    folder = folder_of(name)
+    if name == "digits" or folder:
+        if told.texts():
+            raise ConfigError("what is prepared already is not prepared otherwise", where=name,
+                              expected="a source", got=" ".join(told.texts()),
+                              remedy=f"leave {setting('dataset.data_args')} out")  # fmt: skip
+        images = digits() if folder is None else open_folder(folder)
+        return resized(replace(images, source=settled_source(name)), image_size)
+    source = source_of(name)
+    if source not in KNOWN or KNOWN[source].shape is None:
+        told = told if told.size or image_size is None else replace(told, size=str(image_size))
+    root = None if data_root is None else Path(data_root).absolute()
+    made = PreparedAs(prepared_in_cache(source, told, root=root, download=download), told.texts(), root)
+    return resized(replace(open_folder(made.folder), source=settled_source(name), prepared=made), image_size)
+
+
+def resized(images: Images, size: int | None) -> Images:
+    return images if size is None else images.at((size, size))
 
 
 def folder_of(name_or_folder: str | Path) -> Path | None:
-    """The folder of a data set, as told or in data/; None for what is embedded, or not there."""
-    if name_or_folder == "digits":
+    """The prepared folder of a data set, as told or in data/; None for what is embedded, not prepared, or not there."""
+    if str(name_or_folder) == "digits":
         return None
-    return next((path for path in (Path(name_or_folder), Path("data", name_or_folder)) if path.is_dir()), None)
+    places = (Path(name_or_folder), Path("data", name_or_folder))
+    return next((path for path in places if os.path.lexists(path / MANIFEST)), None)
+
+
+def is_prepared(name: str) -> bool:
+    """Whether it opens as it is, or has a name and splits of its own: nothing need be told of how to prepare it."""
+    return name == "digits" or folder_of(name) is not None or not os.path.exists(name)
+
+
+def source_of(name: str) -> str:
+    """A known data set's name, or the path of a source. Raises DataError for what is neither."""
+    if name in KNOWN or os.path.exists(name):
+        return name
+    if (known := known_name(name)) is not None:
+        return known
+    if name.casefold() == "emnist":
+        raise DataError("EMNIST has several sets", got=name, expected=", ".join(k for k in KNOWN if k.startswith(name)))
+    raise unknown(name)
+
+
+def settled_source(name: str) -> str:
+    """By which it is found in any folder: of what is there, the absolute path."""
+    if folder := folder_of(name):
+        return str(folder.absolute())
+    if name != "digits" and name not in KNOWN and os.path.exists(name):
+        return os.path.abspath(name)
+    return known_name(name) or name
 
 
 def unknown(name: str) -> DataError:
-    near = difflib.get_close_matches(name, ["digits", *KNOWN], 1)
-    source = near[0] if near else "SOURCE"
-    remedy = f"ffdist data prepare {source} --out FOLDER, then {setting('dataset.data', 'FOLDER')}"
+    near = difflib.get_close_matches(name.casefold(), ["digits", *KNOWN], 1)
+    remedy = f"ffdist data prepare SOURCE --out FOLDER, then {setting('dataset.data', 'FOLDER')}"
     if os.sep in name:  # as runs name their data
         remedy = f"where they lie now: {setting('dataset.data', 'FOLDER')}; or make them: {remedy}"
-    return DataError("unknown data set", expected="digits, or a prepared folder", got=name,
-                     remedy="did you mean digits?" if source == "digits" else remedy)  # fmt: skip
+    return DataError(
+        "unknown data set",
+        expected="a name of `ffdist datasets`, a prepared folder, a folder of pictures, or a table",
+        got=name,
+        remedy=f"did you mean {near[0]}?" if near else remedy,
+    )
 
 
 def verify(folder: Path) -> Manifest:

@@ -10,11 +10,14 @@ from typing import Any, Protocol
 import numpy as np
 
 from ffdist.data.alike import BEYOND
+from ffdist.data.cached import whole_where_undivided
+from ffdist.data.catalog import is_prepared, open_data
 from ffdist.data.classes import as_classes, by_number
 from ffdist.data.given import as_images, labelled, name_of
 from ffdist.data.images import Images, Split, Spread
 from ffdist.data.labels import numbered
 from ffdist.data.memory import as_split
+from ffdist.data.preparation import Preparation
 from ffdist.errors import DataError, setting
 
 
@@ -43,8 +46,9 @@ def to_measure(data: Any, learned: Learned, image_size: int | None) -> Images:
     image_size: the side that pictures were resized to in training, if they were. Raises DataError for what does not fit
     the network, and for a data set without a test split.
     """
-    whole = isinstance(data, (Images, str, Path, Mapping))
-    images = as_images(data) if whole else one_split(data, learned)
+    if isinstance(data, (str, Path)):
+        data = opened_to_measure(str(data), learned, image_size)
+    images = as_images(data) if isinstance(data, (Images, Mapping)) else one_split(data, learned)
     if image_size is not None and images.pixels and len(images.shape) == 3:
         images = images.at((image_size, image_size))
     if learned.pixels and not images.pixels and images.test is not None:
@@ -52,6 +56,22 @@ def to_measure(data: Any, learned: Learned, image_size: int | None) -> Images:
         images = replace(images, mean=learned.mean, std=learned.std)
         return as_trained(images, learned, f"data set {images.name}", floats=True)
     return as_trained(images, learned, f"data set {images.name}")
+
+
+def opened_to_measure(name: str, learned: Learned, image_size: int | None) -> Images:
+    """A data set by name, or a source, whose pictures are prepared as those of the training were; of one without
+    splits, all is the test split."""
+    decoding = getattr(learned, "decoding", None)
+    if is_prepared(name) or decoding is None:
+        return open_data(name, image_size)
+    height, width = learned.shape[1:]
+    told = Preparation(
+        size=f"{height}x{width}",
+        mode={1: "grey", 3: "rgb"}.get(learned.shape[0], "keep"),  # pyright: ignore[reportArgumentType]
+        background=decoding.background,
+        value_range=decoding.value_range,
+    )
+    return open_data(name, told=whole_where_undivided(name, told))
 
 
 def one_split(data: Any, learned: Learned) -> Images:

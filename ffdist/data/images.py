@@ -6,6 +6,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -85,6 +86,17 @@ class Spread(NamedTuple):
         return cls(low, high, (squares / count) ** 0.5, peak)
 
 
+class PreparedAs(NamedTuple):
+    """What was made of a source on the way to a run."""
+
+    folder: Path
+    """In the cache."""
+    args: tuple[str, ...] = ()
+    """How it was told to be prepared, as `name=value`."""
+    root: Path | None = None
+    """Where a known data set was looked for, as torchvision keeps it; None: in the cache."""
+
+
 @dataclass(frozen=True, repr=False)
 class Images:
     """A data set as the trainer sees it."""
@@ -109,6 +121,8 @@ class Images:
     """Whether its pictures were given as such, and not as files: nobody knows what was done to them before."""
     source: str | None = None
     """By what `open_data` opens it again; None for what was given in memory, or is not as it was opened."""
+    prepared: PreparedAs | None = None
+    """How it was prepared on the way, where `source` is no prepared folder itself."""
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{name} {len(split):,}" for name, split in self.splits.items())

@@ -51,11 +51,14 @@ class SplitFiles:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """How a test split was drawn from a source that has none."""
+    """How splits were drawn from a source that has none of them."""
 
     test_fraction: float
-    """Of each class."""
+    """Of each class; 0 where the test split is the source's own, or there is none."""
     seed: int
+    validation_fraction: float = 0
+    groups: str | None = None
+    """What was drawn in whole groups: a column's name."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ class Manifest:
     decoding: Decoding | None = None
     """How its pictures were read; None in folders that do not say so."""
     held_out: HeldOut | None = None
-    """How the test split was drawn; None where it is the source's own, there is none, or the folder does not say so."""
+    """How splits were drawn; None where all are the source's own, or the folder does not say so."""
     left_out: tuple[LeftOut, ...] = ()
     """What of the source was not taken."""
     notes: tuple[str, ...] = ()
@@ -201,7 +204,9 @@ def parsed_left_out(fields: dict) -> LeftOut:
 
 def parsed_held_out(fields: dict) -> HeldOut:
     drawn = HeldOut(**fields)
-    check(is_number(drawn.test_fraction) and type(drawn.seed) is int, "how the test split was drawn")
+    shares = (drawn.test_fraction, drawn.validation_fraction)
+    known = drawn.groups is None or isinstance(drawn.groups, str)
+    check(all(map(is_number, shares)) and type(drawn.seed) is int and known, "how splits were drawn")
     return drawn
 
 

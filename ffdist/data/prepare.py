@@ -24,15 +24,17 @@ from rich.progress import Progress as RichProgress
 from ffdist.cores import available_cores
 from ffdist.data.ahead import in_order
 from ffdist.data.appearing import appearing, check_free, check_room
+from ffdist.data.column_names import IMAGE, LABEL, Columns
 from ffdist.data.decode import Decoding, Size, check_options, read_picture
 from ffdist.data.depth import Range
 from ffdist.data.formats import quiet_pillow
 from ffdist.data.images import Moments
 from ffdist.data.manifest import LeftOut, Manifest
+from ffdist.data.places import cache_folder
 from ffdist.data.sources import KNOWN, Item, Source, open_source
 from ffdist.data.sources.listing import SHOWN, shown
+from ffdist.data.sources.shares import Holding
 from ffdist.data.sources.splits import SPLITS, choice
-from ffdist.data.sources.table_hint import table_hint
 from ffdist.data.storing import (
     SEEN,
     USUAL,
@@ -68,13 +70,15 @@ def prepare(
     mode: str = "keep",
     background: str = "white",
     value_range: Range | None = None,
-    image_column: str = "image",
-    label_column: str = "label",
+    image_column: str = IMAGE,
+    label_column: str = LABEL,
+    group_column: str | None = None,
     splits: Mapping[str, str | Sequence[str]] | Sequence[str] | None = None,
     ignore: str | Sequence[str] = (),
     skip_broken: bool = False,
     store: Store = "auto",
     test_fraction: float | None = None,
+    validation_fraction: float | None = None,
     seed: int = 0,
     workers: int | None = None,
     progress: Progress | None = None,
@@ -82,12 +86,14 @@ def prepare(
 ) -> Path:
     """Write the shards and the manifest of a data set into the new folder `out`, and return it.
 
-    source: one of `KNOWN`, a tree with a folder of pictures for each class, or Parquet, Arrow or Feather files.
+    source: one of `KNOWN`, a tree with a folder of pictures for each class, or Parquet, Arrow, Feather or CSV files.
     from_dir: torchvision's root, with the known data set in it; None: `cache`, into which it
-        is downloaded unless `download` is false; default: ffdist in $XDG_CACHE_HOME, else in ~/.cache.
+        is downloaded unless `download` is false; default: $FFDIST_CACHE, else ffdist in $XDG_CACHE_HOME, else in
+        ~/.cache.
     size: side, or (height, width), that pictures are scaled and cut to. mode: rgb, grey or keep. background: the colour
         that transparent pictures are laid over. value_range: the values of black and white in pictures of more than 8
         bits; None: 0 and 65535 for 16 bits, which they must need.
+    image_column, label_column: of a table. group_column: one whose equal values stay in one split.
     splits: the folders or files, by name or pattern, that make "train", "validation" and "test", and nothing else then;
         or texts, ["train=a", "test=b"]; "none": no name means a split; None: as their names say. ignore: names or
         patterns that are left out.
@@ -97,7 +103,7 @@ def prepare(
         the encoded pictures, which is told. Of encoded pictures `size` is what a network gets where nobody says
         otherwise; without, their own, or 224 where they differ.
     test_fraction, seed: the share of each class that is held out where the source has no test split; None: a fifth. 1:
-        all is the test split, for a set to evaluate only.
+        all is the test split, for a set to evaluate only. validation_fraction: likewise; None: none.
     workers: decoding threads; default: a core each. progress: default: a bar, where stderr is a terminal.
 
     tell: gets what a user should know beside (`Manifest.notes`), a line each; default: onto stderr.
@@ -110,19 +116,20 @@ def prepare(
     """
     source, out = str(source), Path(out)
     decoding = check_options(size, mode, background, value_range)
-    check_settings(source, from_dir, test_fraction, workers)
+    holding = Holding(test_fraction, validation_fraction, seed)
+    check_settings(source, from_dir, workers)
     check_store(store)
     check_free(out)
     check_outside(out, source)
-    opened = open_source(source, root=known_root(source, from_dir, cache), download=download and from_dir is None,
-                         image_column=image_column, label_column=label_column,
-                         choice=choice(Path(source), splits, ignore), test_fraction=test_fraction,
-                         seed=seed, value_range=decoding.value_range)  # fmt: skip
-    if len(opened.classes) < 2:
-        raise DataError("there is one class only", where=source, expected="2 classes or more",
-                        got=", ".join(opened.classes),
-                        remedy="give the folder that holds a folder of pictures for each class"
-                        + table_hint(Path(source)))  # fmt: skip
+    opened = open_source(
+        source,
+        root=known_root(source, from_dir, cache),
+        download=download and from_dir is None,
+        columns=Columns(image_column, label_column, group_column),
+        choice=choice(Path(source), splits, ignore),
+        holding=holding,
+        value_range=decoding.value_range,
+    )
     with appearing(out) as folder, nullcontext(progress) if progress else bar(opened.name) as report, quiet_pillow():
         manifest = write(opened, folder, decoding, workers or available_cores(), report, skip_broken=skip_broken,
                          store=store)  # fmt: skip
@@ -131,13 +138,10 @@ def prepare(
     return out
 
 
-def check_settings(source: str, from_dir: Path | None, test_fraction: float | None, workers: int | None) -> None:
+def check_settings(source: str, from_dir: Path | None, workers: int | None) -> None:
     """Raises ConfigError for those that are out of range, or not of such a source."""
     if workers is not None and workers < 1:
         raise ConfigError("no thread is left to decode", where=setting("workers"), expected=">= 1", got=workers)
-    if test_fraction is not None and not 0 <= test_fraction <= 1:
-        raise ConfigError("the test split is a fraction", where=setting("test_fraction"), expected="0 <= x <= 1",
-                          got=test_fraction)  # fmt: skip
     if from_dir and source not in KNOWN:
         raise ConfigError(
             "only data sets with a name are looked for in torchvision's root",
@@ -162,17 +166,7 @@ def known_root(source: str, from_dir: Path | None, cache: Path | None) -> Path |
     """
     if source not in KNOWN:
         return None
-    return from_dir or (cache.expanduser() if cache else default_cache())
-
-
-def default_cache() -> Path:
-    """Where downloads are kept. Raises ConfigError for a user whose home nobody knows."""
-    caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    try:
-        return Path(caches, "ffdist").expanduser()
-    except RuntimeError as error:
-        raise ConfigError("there is no home to keep downloads in", where=caches, got=error,
-                          remedy=f"name a folder with {setting('cache')}") from error  # fmt: skip
+    return from_dir or (cache.expanduser() if cache else cache_folder())
 
 
 def write(

@@ -8,7 +8,6 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import MISSING, fields, is_dataclass
-from pathlib import Path
 from typing import Any
 
 from ffdist.baselines.twin import Backprop, twin
@@ -72,24 +71,19 @@ def rule_name(kind: type[Objective]) -> str | None:
     return settled_module(kind.__module__, kind.__qualname__) or f"{kind.__module__}:{kind.__qualname__}"
 
 
-def data_settings(data: Any, images: Images) -> dict[str, Any]:
+def data_settings(images: Images) -> dict[str, Any]:
     """The name or folder by which these very images can be opened again."""
-    for place in places(data, images):
-        try:
-            opened = open_data(place)
-            size = None if opened.shape == images.shape else images.shape[-1]
+    made = images.prepared
+    try:
+        if images.source is not None:
+            place = made.folder if made else images.source
+            size = None if open_data(place).shape == images.shape else images.shape[-1]
             if open_data(place, size).digest == images.digest:
-                return {"data": place, "image_size": size}
-        except FfdistError:
-            continue
-    return {"data": GIVEN}
-
-
-def places(data: Any, images: Images) -> list[str]:
-    """Where these data may come from."""
-    if isinstance(data, (str, Path)):
-        return [str(data)]
-    return [images.source] if images.source else []
+                args, root = (made.args, made.root) if made else ((), None)
+                return {"data": images.source, "image_size": size, "data_args": args, "data_root": root}
+    except FfdistError:
+        pass
+    return {"data": GIVEN, "data_args": (), "data_root": None}
 
 
 def layers_digest(chain: Chain) -> str:

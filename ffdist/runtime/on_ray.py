@@ -28,8 +28,8 @@ GPUS = {"auto": None, "cpu": 0.0}
 def settings_on_ray(make: SettingsJob, out: Path, report: Reporter) -> Result:
     """The job that the settings describe, made anew in each actor, of data that its node can open."""
     settings = make.settings
-    if folder := folder_of(settings.dataset.data):
-        settings = settings.changed(data=str(folder.absolute()))
+    if folder := make.folder or folder_of(settings.dataset.data):
+        settings = settings.changed(data=str(folder.absolute()), data_args=())
     made = replace(make, settings=settings, run=out.absolute())
     return launch_on_ray(made, settings, make.stages, out, report, data=settings.dataset.data)
 

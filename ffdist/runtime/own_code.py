@@ -6,7 +6,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
-from ffdist.data.catalog import folder_of
+from ffdist.data.catalog import settled_source
 from ffdist.errors import ConfigError
 from ffdist.models import MODELS
 from ffdist.notes import note
@@ -26,9 +26,10 @@ WORDS = {"model": "network", "objective": "rule"}
 
 def settled(settings: Settings) -> Settings:
     """The same settings with the paths of data, network and rule absolute, so that they hold in any folder."""
-    folder = folder_of(settings.dataset.data)
+    root = settings.dataset.data_root
     return settings.changed(
-        data=str(folder.absolute()) if folder else settings.dataset.data,
+        data=settings.dataset.data if settings.dataset.data == GIVEN else settled_source(settings.dataset.data),
+        data_root=root and root.absolute(),
         model=settled_name("model", settings.network.model),
         objective=settled_name("objective", settings.rule.objective),
     )

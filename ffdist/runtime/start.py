@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from ffdist.cores import available_cores
-from ffdist.data import Images, open_data
+from ffdist.data import Images
 from ffdist.device import parsed, seen
 from ffdist.errors import ConfigError, setting
 from ffdist.models.chain import Output
 from ffdist.runtime.data_facts import FACTS, check_same_data, read_facts
 from ffdist.runtime.job import Job
+from ffdist.runtime.opened import open_told
 from ffdist.runtime.record import note_start
 from ffdist.runtime.run import network
 from ffdist.settings import Settings
@@ -34,10 +35,13 @@ class SettingsJob:
     """What the run directory says of this start (`runtime.record.facts`) from when the stages are ready."""
     outputs: list[Output] | None = None
     """Of the blocks, where they are known (`Chain.outputs`)."""
+    folder: Path | None = None
+    """The prepared folder of the data, where they were prepared on the way: nobody looks at their source again."""
 
     def __call__(self) -> Job:
         """Raises DataError where the data are not those that the run has learned."""
-        images = open_data(self.settings.dataset.data, self.settings.dataset.image_size)
+        told = self.settings.dataset
+        images = open_told(told if self.folder is None else replace(told, data=str(self.folder), data_args=()))
         if self.run and (self.run / FACTS).exists():
             check_same_data(read_facts(self.run), images, self.settings.dataset.data)
         job = make_job(self.settings, images, self.run, self.stages, resume=self.resume)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, Literal
 
 from ffdist.settings.base import Group, option
@@ -17,7 +18,16 @@ class DatasetSettings(Group):
     group: ClassVar[str] = "dataset"
 
     data: str = option("digits", free=True)
-    """"digits" (embedded), or a prepared folder. See `ffdist datasets`; `ffdist data prepare` makes one."""
+    """"digits", a known name, or where the data lie. A name of `ffdist datasets` is fetched on first use. A folder of
+    pictures, a table, or what else `ffdist data prepare` takes, is prepared on the way, and again when it has changed.
+    The cache is $FFDIST_CACHE, else ffdist in $XDG_CACHE_HOME, else in ~/.cache."""
+    data_args: tuple[str, ...] = option((), free=True)
+    """How a source is prepared on the way, e.g. mode=rgb. The options of `ffdist data prepare`, several told apart by
+    spaces: label_column=class test_fraction=0.1 ignore=a,b."""
+    data_root: Path | None = option(None, free=True)
+    """Where known data sets lie as torchvision keeps them. What is not there is fetched to it. Default: the cache."""
+    download: bool = option(True, free=True)
+    """Fetch a known data set that is not there."""
     samples: int | None = option(None, least=1)
     """Take this many training samples only. They are drawn by class and by the seed; the share held out for validation
     is part of them."""

@@ -6,11 +6,13 @@ import difflib
 from pathlib import Path
 from typing import Any
 
+from ffdist.data.column_names import Columns, found_columns
 from ffdist.data.depth import Range
 from ffdist.data.manifest import FORMAT, MANIFEST
 from ffdist.data.sources.base import Item, Source
 from ffdist.data.sources.known import KNOWN, open_known
 from ffdist.data.sources.listing import Listing
+from ffdist.data.sources.shares import Holding
 from ffdist.data.sources.splits import Choice
 from ffdist.data.sources.table import Table
 from ffdist.data.sources.table_files import TEXTS, schema
@@ -20,8 +22,6 @@ from ffdist.data.sources.tree import Tree
 from ffdist.errors import ConfigError, DataError, setting
 from ffdist.folders import command
 
-IMAGE, LABEL = "image", "label"
-"""The usual columns of a table."""
 ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 
 __all__ = ["KNOWN", "Choice", "Item", "Source", "open_source"]
@@ -32,77 +32,89 @@ def open_source(
     *,
     root: Path | None,
     download: bool,
-    image_column: str,
-    label_column: str,
+    columns: Columns,
     choice: Choice,
-    test_fraction: float | None,
-    seed: int,
+    holding: Holding,
     value_range: Range | None = None,
 ) -> Source:
     """A known name, looked for in torchvision's `root`; or the path of a table, a folder of tables, or a tree.
 
-    Raises DataError for anything else, with the nearest known name.
+    Raises DataError for anything else, with the nearest known name, and for a source of one class.
     """
     if source in KNOWN:
         assert root, "a known data set is looked for somewhere"
-        check_known(source, choice, test_fraction)
-        check_no_columns(source, image_column, label_column)
+        check_known(source, choice, holding)
+        check_no_columns(source, columns)
         known = open_known(source, root, download)
         if Path(source).exists():
             known.notes = [*known.notes, f"this is the data set called {source}, not the folder; that is ./{source}"]
         return known
     path = Path(source)
     check_source(path, source)
-    told: dict[str, Any] = {"choice": choice, "test_fraction": test_fraction, "seed": seed}
-    columns: dict[str, Any] = {"image": image_column, "label": label_column, "value_range": value_range}
+    opened = of_files(path, columns, choice, holding, value_range)
+    if len(opened.classes) < 2:
+        raise DataError(
+            "there is one class only",
+            where=source,
+            expected="2 classes or more",
+            got=", ".join(opened.classes),
+            remedy=f"give the folder that holds a folder of pictures for each class{table_hint(path)}",
+        )
+    return opened
+
+
+def of_files(path: Path, columns: Columns, choice: Choice, holding: Holding, value_range: Range | None) -> Source:
+    """A table, a folder of tables, or a tree."""
+    of_table: dict[str, Any] = {"choice": choice, "holding": holding, "columns": columns, "value_range": value_range}
     if path.is_file() or holds_tables(path, choice):
-        return Table(path, **columns, **told)
-    texts = texts_in(path, choice, image_column, label_column)
+        return Table(path, **of_table)
+    texts = texts_in(path, choice, columns)
     usable = not all(texts.values())
     named = [pattern for of in (choice.splits or {}).values() for pattern in of]
     by_name = any(Choice().like(text.name, pattern) for text in texts for pattern in named)
-    if usable and (by_name or (image_column, label_column) != (IMAGE, LABEL)):
-        return Table(path, texts=texts, **columns, **told)
-    check_no_columns(source, image_column, label_column)
+    if usable and (by_name or columns != Columns()):
+        return Table(path, texts=texts, **of_table)
+    check_no_columns(str(path), columns)
     try:
-        tree = Tree(path, **told)
+        tree = Tree(path, choice=choice, holding=holding)
     except DataError:
         if not usable:
             raise
-        return Table(path, texts=texts, **columns, **told)
+        return Table(path, texts=texts, **of_table)
     if usable and len(tree.classes) < 2:
-        return Table(path, texts=texts, **columns, **told)
+        return Table(path, texts=texts, **of_table)
     return tree
 
 
-def texts_in(folder: Path, choice: Choice, image: str, label: str) -> dict[Path, str]:
+def texts_in(folder: Path, choice: Choice, columns: Columns) -> dict[Path, str]:
     """The files of text in a folder, and of each why it says no classes of pictures, or ""."""
     found: dict[Path, str] = {}
     for path in Listing(folder, choice).listed(folder)[1]:
         if path.suffix.lower() in TEXTS:
             try:
-                lacking = [name for name in (image, label) if name not in schema(path).names]
+                names = schema(path).names
+                lacking = [name for name in found_columns(names, columns) if name and name not in names]
                 found[path] = f"no column {', '.join(lacking)}" if lacking else ""
             except DataError as error:
                 found[path] = str(error.got)
     return found
 
 
-def check_known(source: str, choice: Choice, test_fraction: float | None) -> None:
+def check_known(source: str, choice: Choice, holding: Holding) -> None:
     """Raises ConfigError for settings of folders."""
-    if test_fraction or choice != Choice():
-        flag = setting("test_fraction") if test_fraction else f"{setting('splits')} and {setting('ignore')}"
+    if holding.told or choice != Choice():
+        flag = setting(holding.told) if holding.told else f"{setting('splits')} and {setting('ignore')}"
         raise ConfigError("a known data set has its own splits", where=f"{flag}, {source}", expected="a folder or file",
                           got=source, remedy="leave it out")  # fmt: skip
 
 
-def check_no_columns(source: str, image: str, label: str) -> None:
+def check_no_columns(source: str, columns: Columns) -> None:
     """Raises ConfigError for settings of tables."""
-    told = {setting("image_column"): (image, IMAGE), setting("label_column"): (label, LABEL)}
-    for flag, (name, usual) in told.items():
-        if name != usual:
+    for name, told, usual in zip(Columns._fields, columns, Columns(), strict=True):
+        if told != usual:
+            flag = setting(f"{name}_column")
             raise ConfigError("there is no table in the source, so it has no columns", where=f"{flag}, {source}",
-                              expected="a Parquet, Arrow, Feather or CSV file", got=name,
+                              expected="a Parquet, Arrow, Feather or CSV file", got=told,
                               remedy=f"leave it out{table_hint(Path(source))}")  # fmt: skip
 
 

@@ -2,69 +2,161 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from http.client import HTTPException
 from pathlib import Path
+from typing import NamedTuple
 
 from torchvision import datasets
-from torchvision.datasets.utils import download_and_extract_archive
+from torchvision.datasets.utils import check_integrity, download_url, extract_archive
 
+from ffdist.data.places import MIRROR, locked
+from ffdist.data.sources.known import KNOWN
 from ffdist.errors import DataError, setting
 from ffdist.folders import UNWRITABLE, remedy_unwritable, why_unwritable
+from ffdist.notes import note
 
-ERRORS = (OSError, RuntimeError)
+ERRORS = (OSError, RuntimeError, ValueError, HTTPException)
 """What urllib and torchvision raise."""
+PATIENCE = 30.0
+"""Seconds without a byte until a server is given up."""
+
+
+class Remote(NamedTuple):
+    """A file of a known data set."""
+
+    urls: Sequence[str]
+    """The same file, at each."""
+    file: str
+    md5: str
+    into: str = ""
+    """The folder below torchvision's root that it is unpacked in."""
 
 
 def fetch(name: str, root: Path) -> None:
-    """Raises DataError where it cannot be had."""
+    """Its folder appears when it is whole; what a user has put into `root` by hand is not fetched again.
+
+    Raises DataError where it cannot be had.
+    """
     try:
-        FETCH[name](root)
-    except ERRORS as error:
-        if isinstance(error, OSError) and error.errno in UNWRITABLE:
-            raise DataError(
-                f"there is no place to download {name} to",
-                where=root,
-                got=why_unwritable(root, error),
-                remedy=remedy_unwritable(root, error, [setting("cache")]),
-            ) from error
+        with locked(root / f".ffdist-{name}.lock", f"fetching {name} into {root}"):
+            if KNOWN[name].find(root) is not None:  # another process was faster
+                return
+            with scratch(root, name) as new:
+                for remote in remotes(name):
+                    unpack(have(name, remote, root, new), new / remote.into)
+                move(new / KNOWN[name].folders[0], root / KNOWN[name].folders[0])
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
         raise DataError(
-            f"{name} cannot be downloaded",
+            f"there is no place to download {name} to",
             where=root,
-            got=error,
-            remedy=f"get it elsewhere, and give torchvision's root with {setting('from_dir')}; "
-            f"or give another place for downloads with {setting('cache')}",
+            got=why_unwritable(root, error),
+            remedy=f"{remedy_unwritable(root, error, [setting('cache')])}",
         ) from error
 
 
-def idx(official: type[datasets.MNIST], root: Path) -> None:
-    for file, md5 in official.resources:
-        from_any(official.mirrors, file, md5, root / official.__name__ / "raw")
+@contextmanager
+def scratch(root: Path, name: str) -> Iterator[Path]:
+    """A new folder in `root`, and none when this is left; nor those of processes that were killed."""
+    for old in root.glob(f".ffdist-{name}-*"):
+        shutil.rmtree(old, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=root, prefix=f".ffdist-{name}-") as folder:
+        yield Path(folder)
 
 
-def from_any(mirrors: Sequence[str], file: str, md5: str, folder: Path) -> None:
-    """From the first mirror that has it whole."""
-    mirror, *others = mirrors
+def have(name: str, remote: Remote, root: Path, new: Path) -> Path:
+    """The file as it was published: one that lies in `root` already, or else from the first address that has it whole.
+
+    Raises DataError where no address has.
+    """
+    for place in (root, root / remote.into):
+        if check_integrity(str(place / remote.file), remote.md5):
+            return place / remote.file
+    tried = []
+    for url in addresses(name, remote):
+        note(f"fetching {url} into {root}")
+        try:
+            with patience():
+                download_url(url, str(new), remote.file, remote.md5)
+            return new / remote.file
+        except ERRORS as error:
+            if isinstance(error, OSError) and error.errno in UNWRITABLE:
+                raise
+            tried.append(f"{url}: {getattr(error, 'reason', None) or error}")
+    raise DataError(
+        f"{name} cannot be downloaded",
+        where=root,
+        got="; ".join(tried),
+        remedy=f"put {remote.file} (md5 {remote.md5}) from elsewhere into {root / remote.into}, which is found there "
+        f"then; or give torchvision's root that has {KNOWN[name].folders[0]} with {setting('from_dir')}; or set "
+        f"{MIRROR} to an address that has {name}/{remote.file}",
+    )
+
+
+@contextmanager
+def patience() -> Iterator[None]:
+    """Inside, a connection that says nothing is given up; torchvision would wait for ever."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(PATIENCE)
     try:
-        download_and_extract_archive(f"{mirror}{file}", str(folder), filename=file, md5=md5)
-    except ERRORS:
-        if not others:
-            raise
-        from_any(others, file, md5, folder)
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
 
 
-def cifar(official: type[datasets.CIFAR10], root: Path) -> None:
-    download_and_extract_archive(official.url, str(root), filename=official.filename, md5=official.tgz_md5)
+def addresses(name: str, remote: Remote) -> list[str]:
+    """Where a file is looked for: at a user's own mirrors alone, where there are any."""
+    mirrors = os.environ.get(MIRROR, "").split()
+    mirrors = [mirror if "://" in mirror else Path(mirror).absolute().as_uri() for mirror in mirrors]
+    return [f"{mirror.rstrip('/')}/{name}/{remote.file}" for mirror in mirrors] or [*remote.urls]
 
 
-def imagenette(root: Path) -> None:
-    datasets.Imagenette(root, size="320px", download=True)
+def unpack(file: Path, folder: Path) -> None:
+    """What a file holds, in a folder; a file that is no archive is moved or copied there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if file.suffix in (".gz", ".tgz", ".zip"):
+        extract_archive(str(file), str(folder))
+    elif file.parent != folder:
+        shutil.copyfile(file, folder / file.name)
 
 
-FETCH: dict[str, Callable[[Path], None]] = {
-    "mnist": partial(idx, datasets.MNIST),
-    "fashion-mnist": partial(idx, datasets.FashionMNIST),
-    "cifar10": partial(cifar, datasets.CIFAR10),
-    "cifar100": partial(cifar, datasets.CIFAR100),
-    "imagenette": imagenette,
-}
+def move(made: Path, place: Path) -> None:
+    """In one step; file by file into a folder that is there already."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if not place.exists():
+        made.rename(place)
+        return
+    for path in made.iterdir():
+        path.replace(place / path.name)
+
+
+def remotes(name: str) -> list[Remote]:
+    """The files of a known data set, as torchvision lists them."""
+    if name.startswith("emnist-"):
+        return [Remote([datasets.EMNIST.url], "gzip.zip", datasets.EMNIST.md5, "EMNIST/raw")]
+    if name in LIKE_MNIST:
+        official = LIKE_MNIST[name]
+        folder = f"{official.__name__}/raw"
+        return [Remote([f"{mirror}{file}" for mirror in official.mirrors], file, md5, folder)
+                for file, md5 in official.resources]  # fmt: skip
+    if name in CIFAR:
+        official = CIFAR[name]
+        return [Remote([official.url], official.filename, official.tgz_md5)]
+    if name == "svhn":
+        files = datasets.SVHN.split_list
+        return [Remote([url], file, md5, "SVHN") for url, file, md5 in (files["train"], files["test"])]
+    if name == "stl10":
+        return [Remote([datasets.STL10.url], datasets.STL10.filename, datasets.STL10.tgz_md5)]
+    url, md5 = datasets.Imagenette._ARCHIVES["320px"]
+    return [Remote([url], url.rpartition("/")[2], md5)]
+
+
+LIKE_MNIST = {"mnist": datasets.MNIST, "fashion-mnist": datasets.FashionMNIST, "kmnist": datasets.KMNIST}
+CIFAR = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}

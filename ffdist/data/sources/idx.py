@@ -1,9 +1,11 @@
-"""MNIST and Fashion-MNIST in the IDX files that torchvision keeps."""
+"""MNIST and its kin in the IDX files that torchvision keeps."""
 
 from __future__ import annotations
 
 import gzip
-from collections.abc import Iterator
+import string
+import zlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -16,19 +18,44 @@ FILES = {"train": "train", "test": "t10k"}
 
 
 class Idx(Source):
-    """folder: with train-images-idx3-ubyte and its three fellows, or these with .gz. Raises DataError otherwise."""
+    """folder: with train-images-idx3-ubyte and its three fellows, or these with .gz.
 
-    def __init__(self, name: str, folder: Path, classes: list[str]) -> None:
-        self.name, self.folder, self.classes = name, folder, classes
-        self.labels = {split: self.read(f"{stem}-labels-idx1-ubyte", 1) for split, stem in FILES.items()}
+    files: what the names of each split's files begin with. first_label: the number of the first class in the files.
+    turned: whether the files hold pictures with rows and columns exchanged.
+    Raises DataError for other files.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        folder: Path,
+        classes: list[str],
+        files: Mapping[str, str] = FILES,
+        *,
+        first_label: int = 0,
+        turned: bool = False,
+    ) -> None:
+        self.name = name
+        self.folder = folder
+        self.classes = classes
+        self.files = files
+        self.turned = turned
+        self.labels: dict[str, np.ndarray] = {}
+        for split, stem in files.items():
+            labels = self.read(f"{stem}-labels-idx1-ubyte", 1).astype(np.int64) - first_label
+            check_labels(labels, len(classes), f"{folder}, {split} labels")
+            self.labels[split] = labels
         self.counts = {split: len(labels) for split, labels in self.labels.items()}
-        for split, labels in self.labels.items():
-            check_labels(labels.astype(np.int64), len(classes), f"{folder}, {split} labels")
+        self.notes = []
+        if turned:
+            self.notes = [f"{name}: pictures are turned upright; the files hold them with rows and columns exchanged"]
 
     def items(self) -> Iterator[Item]:
         for split, labels in self.labels.items():
-            file = f"{FILES[split]}-images-idx3-ubyte"
+            file = f"{self.files[split]}-images-idx3-ubyte"
             pictures = self.read(file, 3)
+            if self.turned:
+                pictures = pictures.transpose(0, 2, 1)
             if len(pictures) != len(labels):
                 raise DataError("there is not a label for every picture", where=self.folder / file,
                                 expected=f"{len(labels)} pictures", got=len(pictures))  # fmt: skip
@@ -44,6 +71,27 @@ class Idx(Source):
             if magic != 0x800 + ndim:
                 raise ValueError(f"magic number {magic:#x}, not {0x800 + ndim:#x}")
             return np.frombuffer(data, np.uint8, offset=4 * (ndim + 1)).reshape(shape)
-        except (OSError, EOFError, ValueError) as error:
+        except (OSError, EOFError, ValueError, zlib.error) as error:
             raise DataError("an IDX file cannot be read", where=plain, got=error,
                             remedy="download it again") from error  # fmt: skip
+
+
+MERGED = "cijklmopsuvwxyz"
+"""Letters of which EMNIST's merged splits do not tell small from capital."""
+ALL = [*string.digits, *string.ascii_uppercase, *string.ascii_lowercase]
+EMNIST = {
+    "byclass": ALL,
+    "bymerge": [letter for letter in ALL if letter not in MERGED],
+    "balanced": [letter for letter in ALL if letter not in MERGED],
+    "letters": [*string.ascii_lowercase],
+    "digits": [*string.digits],
+    "mnist": [*string.digits],
+}
+"""The classes of each of its splits, in the order of the labels."""
+
+
+def emnist(split: str, folder: Path) -> Idx:
+    """folder: with emnist-SPLIT-train-images-idx3-ubyte and its fellows, or these with .gz."""
+    files = {part: f"emnist-{split}-{part}" for part in ("train", "test")}
+    first = 1 if split == "letters" else 0
+    return Idx(f"emnist-{split}", folder, EMNIST[split], files, first_label=first, turned=True)

@@ -32,12 +32,20 @@ class RowSplits(NamedTuple):
         rows = np.bincount(self.places, minlength=len(SPLITS)).tolist()
         return {split: count for split, count in zip(SPLITS, rows, strict=True) if count}
 
+    @property
+    def trained(self) -> np.ndarray:
+        return self.places == SPLITS.index(TRAIN)
+
+    def of_train(self, groups: np.ndarray) -> np.ndarray:
+        """Of all groups, those of the rows whose labels `train` gives."""
+        return groups[self.trained] if self.trained.any() else groups
+
     def train(self, labels: np.ndarray, classes: Sequence[str]) -> np.ndarray:
         """Of all labels, those of the training rows (of the test rows where there are none), int [N].
 
         Raises DataError for a class that only other rows have.
         """
-        trained = self.places == SPLITS.index(TRAIN)
+        trained = self.trained
         if not trained.any():
             return labels
         only = np.setdiff1d(labels, labels[trained])

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from ffdist.data.arrays import is_picture
 from ffdist.data.classes import encoded
-from ffdist.data.columns import joined, samples
+from ffdist.data.column_names import Columns, found_columns, taken
+from ffdist.data.columns import is_text, joined, plain, samples
 from ffdist.data.depth import Range
 from ffdist.data.labels import Labels
-from ffdist.data.sources.base import Item, Shares, Source
+from ffdist.data.sources.base import Item, Source
 from ffdist.data.sources.listing import Listing, shown
 from ffdist.data.sources.row_splits import row_splits
+from ffdist.data.sources.shares import Holding, Shares
 from ffdist.data.sources.splits import SPLITS, TEST, TRAIN, Choice
-from ffdist.data.sources.table_files import labels_in, read
+from ffdist.data.sources.table_files import labels_in, read, schema
 from ffdist.data.sources.table_splits import find_files, quoted
 from ffdist.errors import DataError, setting
 
@@ -28,7 +31,8 @@ class Table(Source):
 
     Pictures are encoded, or files that a column of paths names, from the table's folder. Labels are texts or whole
     numbers; those that occur become 0..K-1 in sorted order, unless metadata name K classes.
-    texts: as in `find_files`. value_range: black and white of arrays of more than 8 bits.
+    columns: those of samples and labels, and of groups that stay in one split. texts: as in `find_files`. value_range:
+    black and white of arrays of more than 8 bits.
     Raises DataError for a file that cannot be read, a column that is not there, and what `columns` refuses.
     """
 
@@ -36,42 +40,47 @@ class Table(Source):
         self,
         path: Path,
         *,
-        image: str,
-        label: str,
+        columns: Columns,
         choice: Choice,
-        test_fraction: float | None,
-        seed: int,
+        holding: Holding,
         texts: Mapping[Path, str] | None = None,
         value_range: Range | None = None,
     ) -> None:
         found = find_files(path, choice, texts)
-        self.name, self.image, self.files = path.resolve().stem, image, found.splits
+        self.name = path.resolve().stem
+        self.files = found.splits
         self.value_range = value_range
         first = TRAIN if TRAIN in self.files else TEST
-        labels = {split: self.labels_of(files, label, found.listing) for split, files in self.files.items()}
+        self.columns = found_columns(schema(self.files[first][0]).names, columns)
+        labels = {split: self.labels_of(files, found.listing) for split, files in self.files.items()}
         self.classes, self.labels = encoded(labels, None, renumber=True)
         by_name = len(self.files) == 1 and choice.splits is None and not choice.whole
-        self.rows = row_splits(self.files[first], (image, label)) if by_name and first == TRAIN else None
-        self.counts = {split: len(labels) for split, labels in self.labels.items()}
+        others = [name for name in self.columns if name]
+        self.rows = row_splits(self.files[first], others) if by_name and first == TRAIN else None
+        counts = {split: len(labels) for split, labels in self.labels.items()}
+        groups = groups_in(self.files[first], columns.group) if columns.group else None
         train, notes = self.labels[first], []
         if self.rows is not None:
-            self.counts = self.rows.counts()
-            train = self.rows.train(train, self.classes)
+            counts = self.rows.counts()
+            train, groups = self.rows.train(train, self.classes), None if groups is None else self.rows.of_train(groups)
             notes = [
                 f"rows are in splits by the column '{self.rows.column}'; to take all as one, "
                 f"{setting('splits', 'none')}"
             ]
-        self.shares = Shares.of(self.counts, train, test_fraction, seed)
+        self.shares = Shares(counts, train, holding, groups, f"column '{columns.group}'" if columns.group else None)
         self.counts = self.shares.counts
         self.held_out = self.shares.held_out
         self.left_out = found.listing.left_out
         if texts is not None:
             names = shown(found.listing.name(file) for files in self.files.values() for file in files)
             notes.append(f"pictures and classes are those of {names}")
+        if told := taken(self.columns, columns, (setting("image_column"), setting("label_column"))):
+            notes.append(told)
         self.notes = [*found.notes, *notes, *self.shares.notes]
 
-    def labels_of(self, files: list[Path], label: str, listing: Listing) -> Labels:
+    def labels_of(self, files: list[Path], listing: Listing) -> Labels:
         """Of the files of one split; those without rows, which a parallel writer leaves, are left out."""
+        label = self.columns.label
         filled = [file for file in files if any(map(len, read(file, label)))]
         if not filled:
             raise DataError("a table has no rows", where=shown(files), expected="one row or more", got="none",
@@ -89,7 +98,7 @@ class Table(Source):
             places = zip(labels, self.places(split, len(labels)), strict=True)
             for file in files:
                 first = 0
-                for column in read(file, self.image):
+                for column in read(file, self.columns.image):
                     cells = samples(column, file, first, file.parent, lenient=True, value_range=self.value_range)
                     for place, data in enumerate(cells):
                         label, share = next(places)
@@ -99,12 +108,51 @@ class Table(Source):
                         yield Item(share, label, data, where)
                     first += len(column)
 
+    def beside(self) -> list[Path]:
+        """The files that a column of paths names."""
+        found: list[Path] = []
+        for file in (file for files in self.files.values() for file in files):
+            if of_paths(schema(file).field(self.columns.image).type):
+                first = 0
+                for column in read(file, self.columns.image):
+                    cells = samples(column, file, first, file.parent, lenient=True)
+                    found += [cell for cell in cells if isinstance(cell, Path)]
+                    first += len(column)
+        return found
+
     def places(self, split: str, rows: int) -> Iterator[str]:
         """The split of each row of some files."""
         trained = count()
         for row in range(rows):
             own = split if self.rows is None else SPLITS[self.rows.places[row]]
             yield self.shares.split(next(trained)) if own == TRAIN else own
+
+
+def groups_in(files: Sequence[Path], name: str) -> np.ndarray:
+    """Of all rows of some files, int64 [N]. Raises DataError for a row without one."""
+    found: dict[object, int] = {}
+    numbers = []
+    for file in files:
+        row = 0
+        for column in read(file, name):
+            for value in plain(column).to_pylist():
+                if value is None or value == "" or value != value:
+                    raise DataError("a group is missing", where=f"{file}, row {row}, column {name}", got=repr(value),
+                                    expected="what tells whose sample it is",
+                                    remedy="leave such rows out")  # fmt: skip
+                numbers.append(found.setdefault(value, len(found)))
+                row += 1
+    if len(found) < 2:
+        raise DataError("there is one group only", where=f"{shown(files)}, column {name}", expected="2 groups or more",
+                        got=shown(found), remedy=f"leave out {setting('group_column')}")  # fmt: skip
+    return np.array(numbers, np.int64)
+
+
+def of_paths(kind: pa.DataType) -> bool:
+    """Whether a column may name files."""
+    if isinstance(kind, pa.DictionaryType):
+        kind = kind.value_type
+    return is_text(kind) or pa.types.is_string_view(kind) or pa.types.is_struct(kind)
 
 
 def refuse_arrays(data: Any, where: str) -> None:

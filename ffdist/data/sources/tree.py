@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from ffdist.data.classes import written_alike
-from ffdist.data.sources.base import Item, Shares, Source
+from ffdist.data.sources.base import Item, Source
 from ffdist.data.sources.layout import find_layout, quoted
 from ffdist.data.sources.listing import Listing, shown
+from ffdist.data.sources.shares import Holding, Shares
 from ffdist.data.sources.splits import TEST, TRAIN, Choice
 from ffdist.errors import DataError, setting
 
@@ -23,7 +24,7 @@ Folders = dict[str, list[Path]]
 class Tree(Source):
     """root/CLASS/**/picture, or the same below root/train, root/validation and root/test, whatever they are called.
 
-    test_fraction: the share of each class that becomes the test split where the tree has none; None: the usual one.
+    holding: what is held out where the tree has no such splits.
     choice: what a user says of the folders. class_name: from the name of a class's folder. order: class names that come
     first, in this order.
     Raises DataError for what `find_layout` refuses, folders that cannot be looked into, an empty class, and a class
@@ -35,8 +36,7 @@ class Tree(Source):
         root: Path,
         *,
         name: str = "",
-        test_fraction: float | None = None,
-        seed: int = 0,
+        holding: Holding | None = None,
         choice: Choice | None = None,
         class_name: Callable[[str], str] = str,
         order: Sequence[str] = (),
@@ -70,7 +70,7 @@ class Tree(Source):
             )
         counts = {split: sum(of) for split, of in sizes.items()}
         labels = np.repeat(np.arange(len(self.classes)), sizes[first])
-        self.shares = Shares.of(counts, labels, test_fraction, seed)
+        self.shares = Shares(counts, labels, holding or Holding())
         self.counts = self.shares.counts
         self.held_out = self.shares.held_out
         self.notes = [*layout.notes, *self.shares.notes, *missing(sizes, self.classes, first)]

@@ -1,0 +1,102 @@
+"""Whether the files of a source are what they were: quickly by what the system says of them, truly by their bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from ffdist import digests
+from ffdist.cores import available_cores
+from ffdist.data.ahead import in_order
+from ffdist.data.sources.listing import is_junk
+
+SETTLED = 2 * 10**9
+"""Nanoseconds after which a file that changes again gets another time, on any file system."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What the system says of all files of a source at one moment."""
+
+    digest: str
+    """Of names, sizes, places and times; a change of bytes changes the time, which nobody can set."""
+    settled: bool
+    """Whether all times are long enough ago that a change from now on must show."""
+    files: int
+    bytes: int
+
+
+def look(source: Path, beside: Iterable[Path] = ()) -> Look:
+    """beside: files that lie elsewhere, and belong to it."""
+    now, newest, size, count = time.time_ns(), 0, 0, 0
+    seen = hashlib.blake2b(digest_size=16)
+    for path in (*walked(source), *beside):
+        count += 1
+        try:
+            found = os.stat(path)
+        except OSError as error:
+            seen.update(f"{os.fspath(path)!r} {error.errno}\n".encode())
+            continue
+        # the time of the last change of anything, which copying tools cannot set back as they do the other
+        told = (os.fspath(path), found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
+        seen.update(f"{told!r}\n".encode())
+        newest, size = max(newest, found.st_ctime_ns), size + found.st_size
+    return Look(seen.hexdigest(), newest + SETTLED < now, count, size)
+
+
+def content(source: Path, beside: Iterable[Path] = ()) -> str:
+    """Digest of the names below the source, and of every byte."""
+    seen = hashlib.blake2b(digest_size=16)
+    paths, threads = (*walked(source), *beside), available_cores()
+    with closing(in_order(digest_of, iter(paths), threads=threads, ahead=4 * threads, name="ffdist-digest")) as found:
+        for path, digest in zip(paths, found, strict=True):
+            # a file by itself may have been renamed or moved, and what it names with it
+            name = os.path.relpath(path, source) if path.is_relative_to(source) else ""
+            seen.update(f"{name!r} {digest}\n".encode())
+    return seen.hexdigest()
+
+
+def walked(source: Path) -> Iterator[Path]:
+    """Every file at any depth, links followed, in a fixed order; without what systems leave."""
+    if source.is_dir():
+        yield from below(source, frozenset([identity(source)]))
+    else:
+        yield source
+
+
+def below(folder: Path, above: frozenset[tuple[int, int]]) -> Iterator[Path]:
+    """A folder that cannot be looked into counts as a file that cannot be read: whoever prepares it says more."""
+    try:
+        with os.scandir(folder) as entries:
+            found = sorted((entry for entry in entries if not is_junk(entry.name)), key=lambda entry: entry.name)
+    except OSError:
+        yield folder
+        return
+    for entry in found:
+        path = Path(entry.path)
+        if not path.is_dir():
+            yield path
+        elif (place := identity(path)) not in above:  # else a link back to a folder that it lies in
+            yield from below(path, above | {place})
+
+
+def identity(folder: Path) -> tuple[int, int]:
+    found = os.stat(folder)
+    return found.st_dev, found.st_ino
+
+
+def digest_of(path: Path) -> str:
+    """Of a file's bytes; what is wrong with one that has none: a link to nothing, a pipe, somebody else's."""
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            return "no file"
+        with path.open("rb") as file:
+            return digests.sha256(file)
+    except OSError as error:
+        return f"errno {error.errno}"

@@ -1,0 +1,65 @@
+"""Where downloads and prepared data are kept, and who may write there meanwhile."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ffdist.errors import ConfigError, DataError, setting
+from ffdist.folders import why_unwritable
+from ffdist.notes import note
+
+CACHE = "FFDIST_CACHE"
+"""In the environment: the folder for downloads, and for what is prepared on the way to a run."""
+MIRROR = "FFDIST_MIRROR"
+"""In the environment: addresses that have the files of known data sets, in place of their own; told apart by blanks."""
+PREPARED = "prepared"
+"""The folder in the cache."""
+
+
+def cache_folder() -> Path:
+    """$FFDIST_CACHE, else ffdist in $XDG_CACHE_HOME, else in ~/.cache.
+
+    Raises ConfigError for a user whose home nobody knows.
+    """
+    own, caches = os.environ.get(CACHE), os.environ.get("XDG_CACHE_HOME", "")
+    if not caches.startswith(("/", "~")):  # the XDG base directory specification takes no relative ones
+        caches = "~/.cache"
+    try:
+        return Path(own).expanduser().absolute() if own else Path(caches, "ffdist").expanduser()
+    except RuntimeError as error:
+        raise ConfigError("there is no home to keep downloads in", where=own or caches, got=error,
+                          remedy=f"name a folder with {setting('cache')}") from error  # fmt: skip
+
+
+@contextmanager
+def locked(path: Path, doing: str) -> Iterator[None]:
+    """Alone of all processes that ask for it; who has to wait says so once. The lock goes with its process.
+
+    doing: what another process may be at. Raises OSError where the folder cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            note(f"another process is {doing}; waiting for it")
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError:  # a file system without locks
+            pass
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def no_place(folder: Path, error: OSError) -> DataError:
+    return DataError(
+        "the cache for data cannot be written",
+        where=folder,
+        got=why_unwritable(folder, error),
+        remedy=f"set {CACHE} to a folder that can be written, e.g. {CACHE}=/tmp/ffdist",
+    )
