@@ -1,0 +1,126 @@
+"""What a plan runs on: how many devices, how fast, joined by what, with how much memory each."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+
+from ffdist.errors import ConfigError, setting
+
+MOST_DEVICES = 4096
+
+
+@dataclass(frozen=True)
+class Link:
+    """What joins two workers; each has one of its own, which carries both directions at once."""
+
+    rate: float
+    """Bytes a second."""
+    latency: float = 0.0
+    """Seconds that a message takes beside its bytes."""
+    sender: float = 0.0
+    """Seconds of computing that the sender loses with a byte; of a CPU alone."""
+    receiver: float = 0.0
+    """The receiver's."""
+    wired: bool = True
+    """Whether it carries one message at a time; in a host's memory copies go on side by side."""
+
+    def seconds(self, num_bytes: float) -> float:
+        return num_bytes / self.rate
+
+    def carrying(self, num_bytes: float) -> float:
+        """Seconds in which it can carry nothing else."""
+        return num_bytes / self.rate if self.wired else 0.0
+
+    def __str__(self) -> str:
+        unit, scale = next((u, s) for u, s in (("gbit", 1e9), ("mbit", 1e6), ("kbit", 0)) if self.rate * 8 >= s)
+        told = f"{self.rate * 8 / (scale or 1e3):g}{unit}"
+        return f"{told},{self.latency * 1e6:g}us" if self.latency else told
+
+
+LOCAL = Link(rate=5e9, latency=20e-6, sender=1 / 5e9, wired=False)
+"""Processes of one host, where nobody has measured them."""
+NETWORK_CPU = 1 / 2.4e9
+"""Seconds of a CPU's computing that a byte takes at either end of a network, where nobody has measured it."""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Workers and what joins them."""
+
+    devices: int
+    link: Link = LOCAL
+    speeds: tuple[float, ...] = ()
+    """Of each device, against that of the profile; none for all alike. Worker i is on device i."""
+    memory_limit: float | None = None
+    """Bytes that a worker may hold."""
+    queue: int = 2
+    """Messages on an edge, at most."""
+    cores: float | None = None
+    """How many of the workers compute at once, where they share a host's cores; None: all of them."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.devices <= MOST_DEVICES:
+            raise ConfigError("a plan needs devices", where=setting("devices"), expected=f"1 to {MOST_DEVICES}",
+                              got=self.devices)  # fmt: skip
+        if self.speeds and len(self.speeds) != self.devices:
+            raise ConfigError(
+                "there is not one speed a device",
+                where=setting("speeds"),
+                expected=f"{self.devices} numbers, of {setting('devices')}",
+                got=f"{len(self.speeds)}: {', '.join(f'{speed:g}' for speed in self.speeds)}",
+            )
+        if not all(0 < speed < float("inf") for speed in self.speeds):
+            raise ConfigError(
+                "a device has no speed",
+                where=setting("speeds"),
+                expected="> 0, 1 for the measured one's",
+                got=", ".join(f"{speed:g}" for speed in self.speeds),
+            )
+
+    def speed(self, worker: int) -> float:
+        return self.speeds[worker] if self.speeds else 1.0
+
+    def with_devices(self, devices: int) -> Cluster:
+        """As many of the same kind; speeds, where they are told, are of the first ones."""
+        return replace(self, devices=devices, speeds=self.speeds[:devices])
+
+
+RATES = {"kbit": 1e3 / 8, "mbit": 1e6 / 8, "gbit": 1e9 / 8, "kb/s": 1e3, "mb/s": 1e6, "gb/s": 1e9, "kib/s": 2**10,
+         "mib/s": 2**20, "gib/s": 2**30}  # fmt: skip
+RATES |= {f"{unit}/s": rate for unit, rate in RATES.items() if unit.endswith("bit")}
+RATES |= {f"{unit[0]}bps": rate for unit, rate in RATES.items() if unit.endswith("bit")}
+TIMES = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0}
+NUMBER = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*([a-zµ/]+)")
+
+
+def parse_link(text: str, *, on_cpu: bool = False) -> Link:
+    """ "1gbit", "25gbit,50us", "3GB/s": a rate, and what a message takes beside it, 50 us where nothing is said.
+
+    on_cpu: whether the ends' computing suffers. Raises ConfigError for what is none.
+    """
+    rate, comma, latency = (part.strip().lower() for part in text.partition(","))
+    found = quantity(rate, RATES)
+    delay = quantity(latency, TIMES) if comma else 50e-6
+    if not found or delay is None:
+        raise ConfigError("that is no link", where=setting("link"), expected="a rate, and a latency where it is known: "
+                          "1gbit, 25gbit,50us, 3GB/s", got=text)  # fmt: skip
+    cpu = NETWORK_CPU if on_cpu else 0.0
+    return Link(found, delay, cpu, cpu)
+
+
+SIZES = {"b": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
+
+
+def parse_bytes(text: str) -> float:
+    """ "8GiB", "500MB". Raises ConfigError for what is no size."""
+    found = quantity(text.strip().lower(), SIZES)
+    if not found:
+        raise ConfigError("that is no size", where=setting("memory_limit"), expected="8GiB, 500MB", got=text)
+    return found
+
+
+def quantity(text: str, units: dict[str, float]) -> float | None:
+    """A number with its unit; None for what is none."""
+    found = NUMBER.fullmatch(text)
+    return float(found[1]) * units[found[2]] if found and found[2] in units else None

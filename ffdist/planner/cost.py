@@ -1,0 +1,122 @@
+"""What blocks i..j cost a worker that computes so many lanes of them beside so many others: search and price alike.
+
+A batch is cut into L lanes of m messages. With c_b the seconds of block b for one lane (forward and backward), a worker
+that has A of the L lanes of a stage of W workers takes, in each batch,
+
+    busy    A sum c_b + (A - 1) sum add_b + step / W, and where W > 1 its part in adding and sending gradients
+    out     A lanes' output that go to another worker, and 2 G (W - 1) / W bytes of gradients, over the link's rate
+    in      the same of what comes
+    cycle   from a block's first lane to its last one, and then the exchange of its gradients: they are needed when the
+            next batch comes to the block. max over b of  (A - 1) sum c + c_b + exchange_b; 0 where W = 1
+
+and no batch can take less than the largest of these, of any worker: that is the price of a plan. What else the stages'
+order and full queues bring is for the simulator.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from itertools import accumulate
+from math import ceil, log2
+
+from ffdist.planner.cluster import Cluster
+from ffdist.planner.profile import Profile
+
+
+class Costs:
+    """Of a profile on a cluster, with so many lanes; i..j are the blocks from i on to before j."""
+
+    def __init__(self, profile: Profile, cluster: Cluster, lanes: int) -> None:
+        self.profile, self.cluster, self.lanes = profile, cluster, lanes
+        self.size = len(profile.blocks)
+        samples, parts = profile.message(lanes), profile.microbatches
+        blocks = profile.blocks
+        self.lane = [parts * (block.forward.at(samples) + block.backward.at(samples)) for block in blocks]
+        """Seconds of one lane, by block; with reading and preparing it at the first one, where a CPU does both."""
+        if profile.on_cpu:
+            self.lane[0] += parts * profile.source.at(samples)
+        self.step = [block.step for block in blocks]
+        self.gradients = [float(block.gradient_bytes) for block in blocks]
+        self.message = [0.0, *(samples * block.sent for block in blocks[:-1]), 0.0]
+        """Bytes of a message before each block, and behind the last one."""
+        self.crossing = [parts * size for size in self.message]
+        """Bytes of a lane there."""
+        self.graph = [block.graph.at(samples) for block in blocks]
+        self.weights = [float(block.weight_bytes) for block in blocks]
+        self.moments = [float(block.moment_bytes) for block in blocks]
+        self._sums = {
+            name: [0.0, *accumulate(values)]
+            for name, values in {
+                "lane": self.lane,
+                "step": self.step,
+                "add": [block.add for block in blocks],
+                "gradients": self.gradients,
+                "weights": self.weights,
+                "moments": self.moments,
+            }.items()
+        }
+        self._longest: dict[tuple[int, int, int, float], float] = {}
+
+    def total(self, name: str, i: int, j: int) -> float:
+        sums = self._sums[name]
+        return sums[j] - sums[i]
+
+    @cached_property
+    def largest_graph(self) -> list[list[float]]:
+        """Of blocks i..j, the most bytes that one of them needs at work, at [i][j - i - 1]."""
+        return [list(accumulate(self.graph[i:], max)) for i in range(self.size)]
+
+    def slices(self, workers: int) -> int:
+        """Into how many the optimiser's work and moments are cut."""
+        return workers if self.profile.sliced else 1
+
+    def exchanged(self, i: int, j: int, workers: int) -> float:
+        """Bytes of gradients and weights that each of the workers sends, and gets."""
+        return 2 * self.total("gradients", i, j) * (workers - 1) / workers
+
+    def fixed(self, i: int, j: int, workers: int, speed: float) -> float:
+        """Of `busy`, what does not go with the lanes."""
+        own = self.total("step", i, j) / self.slices(workers) - self.total("add", i, j) / workers
+        link = self.cluster.link
+        return own / speed + self.exchanged(i, j, workers) * (link.sender + link.receiver)
+
+    def per_lane(self, i: int, j: int, speed: float) -> float:
+        return (self.total("lane", i, j) + self.total("add", i, j)) / speed
+
+    def busy(self, i: int, j: int, lanes: int, workers: int, speed: float) -> float:
+        """Seconds of computing a batch; sending and receiving lanes left out."""
+        return lanes * self.per_lane(i, j, speed) + self.fixed(i, j, workers, speed)
+
+    def longest(self, i: int, j: int, workers: int, speed: float) -> float:
+        """Seconds from a block's start in its only lane to the end of its exchange, of the block with the most."""
+        key = (i, j, workers, speed)
+        if key not in self._longest:
+            own = self.lane[j - 1] / speed + self.exchange(j - 1, workers, speed)
+            self._longest[key] = max(own, self.longest(i, j - 1, workers, speed)) if j - 1 > i else own
+        return self._longest[key]
+
+    def exchange(self, block: int, workers: int, speed: float) -> float:
+        """Seconds from a block's last gradient to its new weights."""
+        link = self.cluster.link
+        rounds = 2 * ceil(log2(workers))
+        return (
+            link.seconds(self.exchanged(block, block + 1, workers))
+            + rounds * link.latency
+            + self.step[block] / self.slices(workers) / speed
+        )
+
+    def cycle(self, i: int, j: int, lanes: int, workers: int, speed: float) -> float:
+        if workers == 1:
+            return 0.0
+        return (lanes - 1) * self.total("lane", i, j) / speed + self.longest(i, j, workers, speed)
+
+    def memory(self, i: int, j: int, lanes: int, workers: int) -> float:
+        """Bytes of weights, gradients with a buffer a level of the lanes' tree, moments, and full queues on both sides;
+        the graph of the block at work comes to it, once a worker."""
+        buffers = 1 + ceil(log2(lanes)) + (workers > 1)
+        return (
+            self.total("weights", i, j)
+            + buffers * self.total("gradients", i, j)
+            + self.total("moments", i, j) / self.slices(workers)
+            + self.cluster.queue * (self.message[i] + self.message[j])
+        )

@@ -1,0 +1,329 @@
+"""The fastest plan of a network on a cluster.
+
+The plans searched: stages of consecutive blocks, and workers in order along them. Lay the parts of all stages (a part:
+one lane of one stage) in a row, stage behind stage; each worker takes the next run of parts. So a worker has some lanes
+at the end of one stage, whole stages, and some lanes at the beginning of the next. Pipelines are among these plans
+(every stage one run), data parallelism (one stage), replicas of any part of the network, and a heavy block shared by
+those who have lighter ones beside it.
+
+Of all cuts, numbers of workers and shares, the plan is found whose `price` is the least: the largest of what a worker
+is busy, its link carries, and a shared block's cycle takes (`planner/cost.py`), under the memory limit. The search asks
+which plans keep to a time T, by blocks from the first to the last: of a stage, the one before takes as many lanes as T
+leaves him, each next worker as many as he can, the last the rest; what reached the same block with no fewer workers, no
+less time, traffic and memory used is dropped. T is halved towards the least, then to the found plan's own price until
+there is none below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from math import ceil, inf, isfinite
+from typing import NamedTuple
+
+from ffdist.plan import Plan, PlanStage, Share
+from ffdist.planner.cluster import Cluster
+from ffdist.planner.cost import Costs
+from ffdist.planner.price import Price, price
+from ffdist.planner.profile import Profile
+
+CLOSE = 1e-9
+"""Two prices nearer than this are one."""
+TINY = 1e-12
+"""What rounding may come to."""
+COARSE = 1e-3
+"""How near the halving comes to the least time, before each found plan's own price is undercut."""
+FEW = 8
+"""Up to so many lanes, each number that the worker before may take of a stage is tried; of more, the most."""
+
+
+class Run(NamedTuple):
+    """Blocks up to some border dealt out, and what the last worker has taken on so far."""
+
+    worker: int
+    """The last one that has something; -1 for none yet."""
+    busy: float
+    out: float
+    back: float
+    memory: float
+    """Without the graph."""
+    graph: float
+    lanes: int
+    """Of the last stage, by this worker; its output is sent when it is known who takes it on."""
+    before: Run | None = None
+    stage: tuple[int, int] = (0, 0)
+    counts: tuple[int, ...] = ()
+    """Lanes of the stage's workers in order; the last is `worker`."""
+
+
+FIRST = Run(-1, inf, 0.0, 0.0, 0.0, 0.0, 0)
+
+
+class Search:
+    """For one number of lanes.
+
+    shared: whether stages may have several workers, and workers several stages.
+    """
+
+    def __init__(self, profile: Profile, cluster: Cluster, lanes: int, *, shared: bool = True) -> None:
+        self.profile, self.cluster, self.lanes, self.shared = profile, cluster, lanes, shared
+        self.costs = Costs(profile, cluster, lanes)
+        self.limit = inf if cluster.memory_limit is None else cluster.memory_limit
+        self.fastest = max(cluster.speeds, default=1.0)
+        speeds = [cluster.speed(worker) for worker in range(cluster.devices)]
+        self.capacity = [sum(speeds[worker:]) for worker in range(cluster.devices + 1)]
+        """Of the workers from one on, together."""
+        costs = self.costs
+        self.most_traffic = lanes * sum(costs.crossing) + 2 * sum(costs.gradients)
+
+    def least(self, below: float = inf) -> Price | None:
+        """The best plan of a price of at most `below`; None where there is none within the memory limit."""
+        found = self.within(below)
+        if found is None:
+            return None
+        assert found.seconds <= below * (1 + 1e-6), "the search and the price count alike"
+        work = self.lanes * self.costs.total("lane", 0, self.costs.size)
+        low = work / self.capacity[0]
+        if self.cluster.cores is not None:
+            low = max(low, work / self.cluster.cores)
+        while found.seconds > low * (1 + COARSE):
+            middle = (low + found.seconds) / 2
+            better = self.within(middle)
+            if better is None or better.seconds >= found.seconds:
+                low = middle
+            else:
+                found = better
+        while better := self.within(found.seconds * (1 - CLOSE)):
+            if better.seconds >= found.seconds:
+                break
+            found = better
+        return found
+
+    def within(self, seconds: float) -> Price | None:
+        """A plan whose price is no more than that; None where there is none."""
+        size = self.costs.size
+        runs: list[list[Run]] = [[FIRST], *([] for _ in range(size))]
+        for i in range(size):
+            for run in runs[i]:
+                for j in range(i + 1, size + 1):
+                    if self.least_workers(i, j, seconds) > min(self.lanes, self.cluster.devices - run.worker):
+                        break
+                    for new in self.dealt(run, i, j, seconds):
+                        if self.can_end(new, j, seconds):
+                            self.add(runs[j], new, j, seconds)
+        if not runs[size]:
+            return None
+        return min((price(self.profile, self.cluster, self.plan(run)) for run in runs[size]), key=lambda p: p.seconds)
+
+    def add(self, runs: list[Run], new: Run, j: int, seconds: float) -> None:
+        """Keep the new one unless another is no worse in everything, and drop those that it is no worse than."""
+        if any(self.no_worse(old, new, j, seconds) for old in runs):
+            return
+        runs[:] = [old for old in runs if not self.no_worse(new, old, j, seconds)]
+        runs.append(new)
+
+    def no_worse(self, a: Run, b: Run, j: int, seconds: float) -> bool:
+        """Whether whatever can follow b can follow a, in no more time."""
+        if a.worker > b.worker:
+            return False
+        link, size = self.cluster.link, self.costs.crossing[j]
+        if a.worker < b.worker:  # then a next worker, without anything to do yet, may stand for b's last one
+            spared = b.lanes * size
+            roomy = self.is_loose(seconds) or spared <= b.back
+            return roomy and spared * link.receiver <= b.busy and self.can_leave(a, j, seconds)
+        here, there = a.lanes * size, b.lanes * size
+        if a.busy > b.busy or a.busy + here * link.sender > b.busy + there * link.sender:
+            return False
+        if isfinite(self.limit) and (a.memory > b.memory or a.graph > b.graph):
+            return False
+        if self.is_loose(seconds):
+            return not link.receiver or here >= there
+        return a.out <= b.out and a.out + here <= b.out + there and a.back <= b.back and here >= there
+
+    def is_loose(self, seconds: float) -> bool:
+        """Whether the link carries in that time whatever a worker could have to send."""
+        return self.cluster.link.carrying(self.most_traffic) <= seconds
+
+    def can_leave(self, run: Run, j: int, seconds: float) -> bool:
+        return self.sent(run, run.lanes, j, seconds) is not None
+
+    def can_end(self, run: Run, j: int, seconds: float) -> bool:
+        """Whether the blocks from j on could still be computed in time, if nothing else were to do."""
+        left = self.lanes * self.costs.total("lane", j, self.costs.size)
+        room = max(0.0, seconds - run.busy) * self.cluster.speed(run.worker)
+        room = room if self.shared else 0.0
+        return left <= (room + self.capacity[run.worker + 1] * seconds) * (1 + CLOSE) or not isfinite(seconds)
+
+    def dealt(self, run: Run, i: int, j: int, seconds: float) -> Iterator[Run]:
+        """Blocks i..j as one stage behind `run`: by new workers, and with some lanes by the last one."""
+        if gone := self.sent(run, run.lanes, i, seconds):
+            yield from self.dealt_to(gone, 0, i, j, seconds)
+        if run.worker >= 0 and self.shared:
+            one_way = self.is_loose(seconds) and not self.cluster.link.receiver
+            for lanes in (None,) if one_way or self.lanes > FEW else range(1, self.lanes + 1):
+                yield from self.with_head(run, lanes, i, j, seconds)
+
+    def with_head(self, run: Run, lanes: int | None, i: int, j: int, seconds: float) -> Iterator[Run]:
+        """lanes: how many the last worker takes; None: as many as it can."""
+        least = self.least_workers(i, j, seconds)
+        for workers in range(max(1, least - 1), min(self.lanes, self.cluster.devices - run.worker) + 1):
+            most = self.lanes - (workers - 1)
+            own = min(most, lanes or most)
+            while own:
+                head = self.taken_on(run, own, workers, i, j, seconds)
+                if head or lanes:
+                    break
+                own = self.fewer(run, own, workers, i, j, seconds)
+            else:
+                head = None
+            if head is None or (workers == 1) != (own == self.lanes):
+                continue
+            if workers == 1:
+                yield head
+                return
+            if self.sent(head, own, j, seconds) and (new := self.shared_out(head, (own,), workers, i, j, seconds)):
+                yield new
+                return
+
+    def fewer(self, run: Run, lanes: int, workers: int, i: int, j: int, seconds: float) -> int:
+        """A number of lanes under `lanes` that the last worker may have room for, by the time alone."""
+        speed = self.cluster.speed(run.worker)
+        room = seconds - run.busy - self.costs.fixed(i, j, workers, speed)
+        return at_most(lanes - 1, room, self.costs.per_lane(i, j, speed))
+
+    def dealt_to(self, run: Run, own: int, i: int, j: int, seconds: float) -> Iterator[Run]:
+        """By new workers alone."""
+        most = min(self.lanes, self.cluster.devices - run.worker - 1) if self.shared else 1
+        for workers in range(self.least_workers(i, j, seconds), most + 1):
+            if new := self.shared_out(run, (), workers, i, j, seconds):
+                yield new
+                return
+
+    def least_workers(self, i: int, j: int, seconds: float) -> int:
+        work = self.lanes * self.costs.total("lane", i, j) / self.fastest
+        return max(1, ceil(work / seconds * (1 - CLOSE))) if isfinite(seconds) else 1
+
+    def shared_out(
+        self, run: Run, counts: tuple[int, ...], workers: int, i: int, j: int, seconds: float
+    ) -> Run | None:  # fmt: skip
+        """The rest of a stage's lanes to the next workers, each as many as it can take; None where that is not all.
+
+        counts: of those who have some already.
+        """
+        rest, worker = self.lanes - sum(counts), run.worker
+        for place in range(len(counts), workers):
+            worker += 1
+            if worker >= self.cluster.devices:
+                return None
+            last = place == workers - 1
+            most = rest - (workers - 1 - place)
+            lanes = self.most(worker, rest if last else most, workers, i, j, seconds, last=last)
+            if lanes < (rest if last else 1):
+                return None
+            counts, rest = (*counts, lanes), rest - lanes
+        return self.opened(worker, counts, workers, i, j, run)
+
+    def most(self, worker: int, upto: int, workers: int, i: int, j: int, seconds: float, *, last: bool) -> int:
+        """Lanes that a worker without any can take; last: what becomes of its output is not known yet."""
+        costs, link, speed = self.costs, self.cluster.link, self.cluster.speed(worker)
+        back, out = costs.crossing[i], 0.0 if last else costs.crossing[j]
+        lane = costs.per_lane(i, j, speed) + back * link.receiver + out * link.sender
+        upto = at_most(upto, seconds - costs.fixed(i, j, workers, speed), lane)
+        traffic = seconds - link.carrying(costs.exchanged(i, j, workers))
+        upto = at_most(upto, traffic, link.carrying(max(back, out)))
+        if workers > 1:
+            slack = seconds - costs.longest(i, j, workers, speed)
+            upto = at_most(upto, slack, costs.total("lane", i, j) / speed, first=1)
+        graph = costs.largest_graph[i][j - i - 1]
+        while upto and costs.memory(i, j, upto, workers) + graph > self.limit:
+            upto //= 2
+        return upto
+
+    def opened(self, worker: int, counts: tuple[int, ...], workers: int, i: int, j: int, before: Run) -> Run:
+        """A worker that begins with its lanes of this stage."""
+        lanes, costs, link = counts[-1], self.costs, self.cluster.link
+        busy = costs.busy(i, j, lanes, workers, self.cluster.speed(worker)) + lanes * costs.crossing[i] * link.receiver
+        traffic = costs.exchanged(i, j, workers)
+        return Run(
+            worker, busy, traffic, traffic + lanes * costs.crossing[i], costs.memory(i, j, lanes, workers),
+            costs.largest_graph[i][j - i - 1], lanes, before, (i, j), counts,
+        )  # fmt: skip
+
+    def taken_on(self, run: Run, lanes: int, workers: int, i: int, j: int, seconds: float) -> Run | None:
+        """The last worker with so many lanes of the next stage, too; None where it has no room for them."""
+        costs, link, speed = self.costs, self.cluster.link, self.cluster.speed(run.worker)
+        gone = self.sent(run, run.lanes - min(run.lanes, lanes), i, seconds)
+        if gone is None or costs.cycle(i, j, lanes, workers, speed) > seconds:
+            return None
+        came = (lanes - min(run.lanes, lanes)) * costs.crossing[i]
+        traffic = costs.exchanged(i, j, workers)
+        head = gone._replace(
+            busy=gone.busy + costs.busy(i, j, lanes, workers, speed) + came * link.receiver,
+            out=gone.out + traffic,
+            back=gone.back + traffic + came,
+            memory=gone.memory + costs.memory(i, j, lanes, workers),
+            graph=max(gone.graph, costs.largest_graph[i][j - i - 1]),
+            lanes=lanes, before=run, stage=(i, j), counts=(lanes,),
+        )  # fmt: skip
+        return head if self.keeps_to(head, seconds) else None
+
+    def sent(self, run: Run, lanes: int, border: int, seconds: float) -> Run | None:
+        """The run when so many of its lanes have gone to another worker; None where that takes too long."""
+        if run.worker < 0 or border == self.costs.size:
+            return run
+        num_bytes = lanes * self.costs.crossing[border]
+        gone = run._replace(busy=run.busy + num_bytes * self.cluster.link.sender, out=run.out + num_bytes)
+        return gone if self.keeps_to(gone, seconds) else None
+
+    def keeps_to(self, run: Run, seconds: float) -> bool:
+        link = self.cluster.link
+        most = max(run.busy, link.carrying(max(run.out, run.back)))
+        return most <= seconds and run.memory + run.graph <= self.limit
+
+    def plan(self, run: Run) -> Plan:
+        """Of a run through all blocks. Who has lanes of two stages has the same ones of both, as far as it goes."""
+        found: list[tuple[tuple[int, int], list[Share]]] = []
+        each: Run | None = run
+        while each is not None and each.before is not None:
+            if each.counts:
+                found.append((each.stage, dealt_lanes(each, self.lanes)))
+            each = start_of(each)
+        stages: list[PlanStage] = []
+        for place, ((i, j), shares) in enumerate(reversed(found)):
+            turned = shares if place % 2 == 0 else mirrored(shares, self.lanes)
+            names = tuple(self.profile.names[i:j])
+            ordered = tuple(sorted(turned, key=lambda share: share.lanes[0]))
+            if stages and stages[-1].shares == ordered:
+                stages[-1] = PlanStage(stages[-1].blocks + names, ordered)
+            else:
+                stages.append(PlanStage(names, ordered))
+        return Plan(self.lanes, tuple(stages))
+
+
+def start_of(run: Run) -> Run | None:
+    """The run before the stage that ends this one."""
+    before = run.before
+    if before is not None and before.stage == run.stage and before.counts:
+        return before.before  # the head of the same stage
+    return before
+
+
+def dealt_lanes(run: Run, lanes: int) -> list[Share]:
+    """The lanes of a stage in the order of its workers."""
+    first, shares = 0, list[Share]()
+    for place, count in enumerate(run.counts):
+        shares.append(Share(run.worker - len(run.counts) + 1 + place, range(first, first + count)))
+        first += count
+    assert first == lanes
+    return shares
+
+
+def mirrored(shares: Sequence[Share], lanes: int) -> list[Share]:
+    """Lanes counted from the other end: who has the last ones of one stage has the first ones of the next."""
+    return [Share(share.worker, range(lanes - share.lanes.stop, lanes - share.lanes.start)) for share in shares]
+
+
+def at_most(upto: int, room: float, each: float, first: int = 0) -> int:
+    """How many fit into `room`, of `each`, of which `first` take none."""
+    if room < 0:
+        return 0
+    return upto if not isfinite(room) or each <= 0 else min(upto, first + int(room / each * (1 + TINY)))

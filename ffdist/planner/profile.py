@@ -1,0 +1,149 @@
+"""What a network's blocks cost, as it was measured: values, and their JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from itertools import pairwise
+from statistics import median
+from typing import Any
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Seconds (or bytes) of something by the number of samples that it is done with, each measured several times."""
+
+    samples: tuple[int, ...]
+    """Growing."""
+    repeats: tuple[tuple[float, ...], ...]
+    """Of each number of samples, all that was measured."""
+
+    @classmethod
+    def proportional(cls, samples: int, value: float) -> Curve:
+        """One that is known at one size, and goes with it."""
+        return cls((samples,), ((value,),))
+
+    @cached_property
+    def medians(self) -> tuple[float, ...]:
+        return tuple(map(median, self.repeats))
+
+    @cached_property
+    def spread(self) -> tuple[float, ...]:
+        """Every measurement against the median of its size."""
+        pairs = zip(self.repeats, self.medians, strict=True)
+        return tuple(value / middle for values, middle in pairs if middle > 0 for value in values) or (1.0,)
+
+    def at(self, samples: float) -> float:
+        """The median: between two sizes on a straight line; below the smallest along the line of the two smallest, and
+        beyond the largest in proportion."""
+        sizes, values = self.samples, self.medians
+        if samples >= sizes[-1]:
+            return values[-1] * samples / sizes[-1]
+        if samples <= 0:
+            return 0.0
+        for (a, low), (b, high) in pairwise(zip(sizes, values, strict=True)):
+            if samples <= b:
+                along = low + (high - low) * (samples - a) / (b - a)
+                return max(along, low * samples / a) if samples < a else along
+        return values[0] * samples / sizes[0]
+
+
+@dataclass(frozen=True)
+class BlockProfile:
+    """One block."""
+
+    name: str
+    forward: Curve
+    """Seconds of a message, with what backward needs."""
+    backward: Curve
+    """Seconds of a message: the local loss and gradient, the step left out."""
+    step: float
+    """Seconds of the optimiser's step, for all parameters; median."""
+    add: float
+    """Seconds of adding one lane's gradients to another's; median."""
+    parameters: int
+    weight_bytes: int
+    gradient_bytes: int
+    moment_bytes: int
+    """Of the optimiser's state, averaged weights included."""
+    sent: float
+    """Bytes a sample on the way to the next block."""
+    graph: Curve
+    """Peak bytes of a message at work, beside weights, gradients and moments."""
+
+
+@dataclass(frozen=True)
+class BackpropProfile:
+    """The same network by backpropagation, its classifier as the last of the blocks."""
+
+    blocks: tuple[BlockProfile, ...]
+    """`sent`: activations; gradients of the same size come back."""
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A network by a rule on one device, measured."""
+
+    network: str
+    rule: str
+    batch: int
+    """Samples of a whole batch, as the run has them."""
+    microbatches: int
+    """Of a lane."""
+    precision: str
+    device: str
+    """As its maker calls it."""
+    on_cpu: bool
+    """Whether sending and reading take the computing's own time."""
+    threads: int
+    versions: dict[str, str]
+    blocks: tuple[BlockProfile, ...]
+    source: Curve
+    """Seconds of reading so many samples and preparing them for the first block."""
+    sliced: bool
+    """Whether workers that share a block may each update a slice of it: an element-wise optimiser without clipping."""
+    backprop: BackpropProfile | None = None
+
+    @property
+    def names(self) -> list[str]:
+        return [block.name for block in self.blocks]
+
+    def message(self, lanes: int) -> float:
+        """Samples of one message, on average."""
+        return self.batch / lanes / self.microbatches
+
+    def as_json(self) -> dict[str, Any]:
+        return {"format": FORMAT, **asdict(self)}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Profile:
+        """Raises KeyError, TypeError or ValueError for what `as_json` does not make."""
+        told = dict(value)
+        if told.pop("format") != FORMAT:
+            raise ValueError("a profile of another format")
+        backprop = told.pop("backprop")
+        return cls(
+            **(
+                told
+                | {
+                    "blocks": blocks_from(told["blocks"]),
+                    "source": curve_from(told["source"]),
+                    "backprop": backprop and BackpropProfile(blocks_from(backprop["blocks"])),
+                }
+            )
+        )
+
+
+CURVES = ("forward", "backward", "graph")
+
+
+def blocks_from(values: Sequence[dict[str, Any]]) -> tuple[BlockProfile, ...]:
+    told: list[dict[str, Any]] = [each | {name: curve_from(each[name]) for name in CURVES} for each in values]
+    return tuple(BlockProfile(**each) for each in told)
+
+
+def curve_from(value: dict[str, Any]) -> Curve:
+    return Curve(tuple(map(int, value["samples"])), tuple(tuple(map(float, each)) for each in value["repeats"]))

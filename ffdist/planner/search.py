@@ -1,0 +1,138 @@
+"""The fastest plan of a network on a cluster, of all numbers of lanes; and the plain ones beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from math import ceil, inf
+
+from ffdist.errors import ConfigError, setting
+from ffdist.plan import Plan, PlanStage, Share
+from ffdist.planner.cluster import Cluster
+from ffdist.planner.dealing import CLOSE, Search
+from ffdist.planner.price import Price, price
+from ffdist.planner.profile import Profile
+
+
+def best_plan(
+    profile: Profile,
+    cluster: Cluster,
+    *,
+    lanes: int | None = None,
+    exactly: bool = False,
+) -> Plan:
+    """The plan with the least `price`, of at most `cluster.devices` workers.
+
+    lanes: of each batch; None: as many as are best (of `lane_counts`), which is a part of what is learned. exactly:
+    whether every device must have work, as where each is a rank already.
+    Raises ConfigError where no plan keeps to the memory limit, with the least that would, and where there are more
+    ranks than parts.
+    """
+    return best_price(profile, cluster, lanes=lanes, exactly=exactly).plan
+
+
+def best_price(profile: Profile, cluster: Cluster, *, lanes: int | None = None, exactly: bool = False) -> Price:
+    """As `best_plan`, with what it costs."""
+    best: Price | None = None
+    counts = [lanes] if lanes else lane_counts(profile, cluster.devices)
+    for count in counts:
+        check_lanes(profile, count)
+        search = Search(profile, cluster, count)
+        if exactly and cluster.devices > count * search.costs.size:
+            continue
+        found = search.least(below=best.seconds * (1 - CLOSE) if best else inf)
+        if found and exactly and found.plan.workers < cluster.devices:
+            found = price(profile, cluster, with_all(found.plan, cluster.devices))
+        if found and (best is None or found.seconds < best.seconds):
+            best = found
+    if best is None:
+        raise nothing_fits(profile, cluster, counts, exactly=exactly)
+    return best
+
+
+def best_pipeline(profile: Profile, cluster: Cluster, *, lanes: int = 1) -> Price | None:
+    """The best plan of stages with a worker each, of as many devices as help; None where none keeps to the limit."""
+    search = Search(profile, cluster, lanes, shared=False)
+    return search.least()
+
+
+def data_parallel(profile: Profile, cluster: Cluster, *, lanes: int | None = None) -> Price | None:
+    """All blocks by each of the devices, of which there may be no more than lanes; None where they do not fit."""
+    many = min(cluster.devices, lanes or cluster.devices, profile.batch)
+    found = price(profile, cluster, Plan.replicated(profile.names, many, lanes or many))
+    return found if cluster.memory_limit is None or found.memory <= cluster.memory_limit else None
+
+
+def lane_counts(profile: Profile, devices: int) -> list[int]:
+    """Those that are tried where none is told: one, a few for each device, and powers of two between."""
+    wanted = {1, 2, devices, 2 * devices, *(2**n for n in range((2 * devices).bit_length()))}
+    return sorted(count for count in wanted if count <= most_lanes(profile))
+
+
+def most_lanes(profile: Profile) -> int:
+    """A lane has a sample a microbatch at least, and batch norm wants two."""
+    return max(1, profile.batch // (2 * profile.microbatches))
+
+
+def check_lanes(profile: Profile, lanes: int) -> None:
+    if not 1 <= lanes <= profile.batch:
+        raise ConfigError("a lane holds at least one sample", where=setting("training.lanes"),
+                          expected=f"1 to {profile.batch}", got=lanes)  # fmt: skip
+
+
+def with_all(plan: Plan, devices: int) -> Plan:
+    """The same with work for every device: the largest parts are parted until there are as many."""
+    while plan.workers < devices:
+        plan = parted(plan)
+    return plan
+
+
+def parted(plan: Plan) -> Plan:
+    """With one worker more, who takes half of the lanes of the worker that has the most blocks times lanes in a stage;
+    or half of the blocks, of a stage with one lane."""
+    parts = [
+        (len(s.blocks) * len(share.lanes), n, k) for n, s in enumerate(plan.stages) for k, share in enumerate(s.shares)
+    ]
+    _, n, k = max(part for part in parts if part[0] > 1)
+    stage, new = plan.stages[n], plan.workers
+    share, half = stage.shares[k], len(stage.blocks) // 2
+    if len(share.lanes) > 1:
+        middle = share.lanes[len(share.lanes) // 2]
+        halves = (Share(share.worker, range(share.lanes.start, middle)), Share(new, range(middle, share.lanes.stop)))
+        changed = [replace(stage, shares=(*stage.shares[:k], *halves, *stage.shares[k + 1 :]))]
+    else:
+        others = tuple(replace(each, worker=new) if place == k else each for place, each in enumerate(stage.shares))
+        changed = [replace(stage, blocks=stage.blocks[:half]), PlanStage(stage.blocks[half:], others)]
+    return replace(plan, stages=(*plan.stages[:n], *changed, *plan.stages[n + 1 :]))
+
+
+def nothing_fits(profile: Profile, cluster: Cluster, counts: Sequence[int], *, exactly: bool) -> ConfigError:
+    parts = max(counts) * len(profile.blocks)
+    if exactly and cluster.devices > parts:
+        return ConfigError(
+            "there are more workers than parts of a batch",
+            where=setting("devices"),
+            expected=f"at most {parts}: {max(counts)} lanes of {len(profile.blocks)} blocks",
+            got=cluster.devices,
+            remedy=f"fewer workers, or more {setting('training.lanes')}",
+        )
+    least = min(least_memory(profile, cluster, count) for count in counts)
+    return ConfigError("no plan keeps to the memory limit", where=setting("memory_limit"),
+                       expected=f"{in_mib(least)} at least, on {cluster.devices} devices",
+                       got=in_mib(cluster.memory_limit or 0.0),
+                       remedy=f"{setting('memory_limit', in_mib(least))}; or more {setting('devices')}, a smaller "
+                       f"{setting('training.batch_size')}, or more {setting('training.microbatches')}")  # fmt: skip
+
+
+def least_memory(profile: Profile, cluster: Cluster, lanes: int) -> float:
+    """Bytes of the worker with the most, in the plan where that is the least."""
+    found = Search(profile, replace(cluster, memory_limit=None), lanes).within(inf)
+    assert found, "without a limit there is always one"
+    while better := Search(profile, replace(cluster, memory_limit=found.memory * (1 - 1e-6)), lanes).within(inf):
+        found = better
+    return found.memory
+
+
+def in_mib(num_bytes: float) -> str:
+    """Rounded up, as `parse_bytes` reads it."""
+    return f"{ceil(num_bytes / 2**20)}MiB"

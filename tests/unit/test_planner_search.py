@@ -1,0 +1,193 @@
+"""The planner's search: against all plans there are, pure pipelines and data parallelism; within memory and time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from itertools import combinations, pairwise
+from math import inf
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ffdist.errors import ConfigError
+from ffdist.plan import Plan, PlanStage, Share
+from ffdist.planner import BlockProfile, Cluster, Curve, Link, Profile, best_plan, parse_bytes, parse_link, price
+from ffdist.planner.dealing import Search
+from ffdist.planner.search import best_pipeline, best_price, data_parallel
+
+BATCH = 64
+
+
+def block(index: int, seconds: float, megabytes: float = 1.0, sent: float = 1e4, step: float = 1e-4) -> BlockProfile:
+    """Smaller messages cost more a sample, as measured ones do."""
+    size = int(megabytes * 1e6)
+    return BlockProfile(
+        f"block{index}",
+        Curve((BATCH // 4, BATCH), ((0.3 * seconds / 3,), (seconds / 3,))),
+        Curve((BATCH // 4, BATCH), ((0.3 * seconds * 2 / 3,), (seconds * 2 / 3,))),
+        step,
+        step / 2,
+        size // 4,
+        size,
+        size,
+        2 * size,
+        sent,
+        Curve.proportional(BATCH, 1e7 * seconds + 1),
+    )
+
+
+def network(*blocks: BlockProfile, sliced: bool = True) -> Profile:
+    return Profile(
+        "net", "rule", BATCH, 1, "fp32", "a CPU", True, 1, {}, blocks, Curve.proportional(BATCH, 1e-4), sliced
+    )
+
+
+networks = st.builds(
+    lambda rows, sliced: network(*(block(n, *row) for n, row in enumerate(rows)), sliced=sliced),
+    st.lists(
+        st.tuples(
+            st.floats(0.01, 0.2), st.sampled_from([0.1, 4.0, 40.0]), st.sampled_from([1e3, 1e5]), st.floats(0, 0.01)
+        ),
+        min_size=1,
+        max_size=4,
+    ),
+    st.booleans(),
+)
+free = st.sampled_from([Link(inf, wired=False), Link(5e9, 2e-5, 1 / 5e9, wired=False)])
+links = st.sampled_from([Link(inf), Link(5e9, 1e-5, 2e-10), Link(1e9, 5e-5), Link(1e8, 5e-5, 4e-10, 4e-10)])
+
+
+def cuts(blocks: int) -> Iterator[list[tuple[int, int]]]:
+    for stages in range(1, blocks + 1):
+        for chosen in combinations(range(1, blocks), stages - 1):
+            yield list(pairwise([0, *chosen, blocks]))
+
+
+def all_plans(profile: Profile, lanes: int, devices: int) -> Iterator[Plan]:
+    """Every cut; the stages' lanes in a row, every other stage from its last lane on; every way to part the row."""
+    for cut in cuts(len(profile.names)):
+        row = [
+            (stage, lane if stage % 2 == 0 else lanes - 1 - lane) for stage in range(len(cut)) for lane in range(lanes)
+        ]
+        for workers in range(1, min(devices, len(row)) + 1):
+            for chosen in combinations(range(1, len(row)), workers - 1):
+                had: dict[tuple[int, int], list[int]] = {}
+                for worker, (first, behind) in enumerate(pairwise([0, *chosen, len(row)])):
+                    for stage, lane in row[first:behind]:
+                        had.setdefault((stage, worker), []).append(lane)
+                yield Plan(lanes, tuple(made(profile, cut, stage, had) for stage in range(len(cut))))
+
+
+def made(profile: Profile, cut: list[tuple[int, int]], stage: int, had: dict[tuple[int, int], list[int]]) -> PlanStage:
+    shares = [Share(w, range(min(own), max(own) + 1)) for (s, w), own in had.items() if s == stage]
+    first, behind = cut[stage]
+    return PlanStage(tuple(profile.names[first:behind]), tuple(sorted(shares, key=lambda share: share.lanes[0])))
+
+
+def least(profile: Profile, cluster: Cluster, lanes: int) -> float:
+    limit = inf if cluster.memory_limit is None else cluster.memory_limit
+    found = (price(profile, cluster, plan) for plan in all_plans(profile, lanes, cluster.devices))
+    return min((each.seconds for each in found if each.memory <= limit), default=inf)
+
+
+@settings(deadline=None, max_examples=60)
+@given(networks, st.integers(1, 4), st.integers(1, 3), free, st.data())
+def test_no_plan_on_one_host_has_a_lower_price(
+    profile: Profile, devices: int, lanes: int, link: Link, data: st.DataObject
+) -> None:
+    speeds = data.draw(st.sampled_from([(), tuple([1.0, 0.5, 0.7, 1.0][:devices])]))
+    cluster = Cluster(devices, link, speeds)
+    found = Search(profile, cluster, lanes).least()
+    assert found is not None
+    assert found.seconds == pytest.approx(least(profile, cluster, lanes), rel=1e-6)
+
+
+@settings(deadline=None, max_examples=60)
+@given(networks, st.integers(1, 4), st.integers(1, 3), links)
+def test_no_plan_across_hosts_has_a_lower_price(profile: Profile, devices: int, lanes: int, link: Link) -> None:
+    cluster = Cluster(devices, link)
+    found = Search(profile, cluster, lanes).least()
+    assert found is not None
+    assert found.seconds == pytest.approx(least(profile, cluster, lanes), rel=1e-6)
+
+
+@settings(deadline=None, max_examples=40)
+@given(networks, st.integers(1, 3), st.integers(1, 3), st.floats(0.2, 1.5))
+def test_under_a_memory_limit_the_best_of_what_fits_is_found(
+    profile: Profile, devices: int, lanes: int, share: float
+) -> None:
+    whole = price(profile, Cluster(1), Plan.pipeline(profile.names, [len(profile.names)])).memory
+    cluster = Cluster(devices, memory_limit=share * whole)
+    found, wanted = Search(profile, cluster, lanes).least(), least(profile, cluster, lanes)
+    assert (found is None) == (wanted == inf)
+    if found:
+        assert found.memory <= share * whole
+        assert found.seconds == pytest.approx(wanted, rel=1e-6)
+
+
+@settings(deadline=None, max_examples=40)
+@given(networks, st.integers(1, 6), links)
+def test_the_best_plan_loses_to_no_pipeline_and_to_no_data_parallelism(
+    profile: Profile, devices: int, link: Link
+) -> None:
+    cluster = Cluster(devices, link)
+    best = best_price(profile, cluster)
+    for other in (best_pipeline(profile, cluster), data_parallel(profile, cluster)):
+        assert other is not None
+        assert best.seconds <= other.seconds * (1 + 1e-6)
+
+
+@settings(deadline=None, max_examples=40)
+@given(networks, st.integers(1, 6), st.integers(1, 6))
+def test_where_every_rank_must_have_work_it_has(profile: Profile, devices: int, lanes: int) -> None:
+    if devices > lanes * len(profile.names):
+        with pytest.raises(ConfigError, match="more workers than parts"):
+            best_plan(profile, Cluster(devices), lanes=lanes, exactly=True)
+        return
+    plan = best_plan(profile, Cluster(devices), lanes=lanes, exactly=True)
+    plan.check(profile.names)
+    assert (plan.workers, plan.lanes) == (devices, lanes)
+
+
+def test_a_heavy_block_is_shared_and_a_pipeline_of_even_ones_is_left_alone() -> None:
+    heavy = network(block(0, 0.08, 0.1), block(1, 0.01, 0.1), block(2, 0.01, 0.1))
+    assert best_price(heavy, Cluster(2), lanes=4).rate > 1.3 * best_price(heavy, Cluster(2), lanes=1).rate
+    even = network(*(block(n, 0.05, 40.0, step=0.02) for n in range(2)))
+    assert best_plan(even, Cluster(2)).is_pipeline
+
+
+def test_what_does_not_fit_is_told_with_the_least_that_would() -> None:
+    profile = network(block(0, 0.1, 100.0), block(1, 0.1, 100.0))
+    with pytest.raises(ConfigError, match="no plan keeps to the memory limit") as error:
+        best_plan(profile, Cluster(2, memory_limit=parse_bytes("1MiB")))
+    least_of_all = error.value.expected.split()[0]
+    assert best_plan(profile, Cluster(2, memory_limit=parse_bytes(least_of_all))).workers == 2
+    with pytest.raises(ConfigError, match="no plan keeps"):
+        best_plan(profile, Cluster(2, memory_limit=parse_bytes(least_of_all) - 2 * 2**20))
+
+
+def test_sixty_four_blocks_on_sixty_four_devices_take_less_than_a_second() -> None:
+    profile = network(*(block(n, 0.02 + 0.013 * (n * 37 % 11), 1.0 + n % 5, 2e4 / (1 + n // 8)) for n in range(64)))
+    begun = time.process_time()
+    found = Search(profile, Cluster(64), 4).least()
+    assert time.process_time() - begun < 1.0
+    assert found is not None
+    pipeline = best_pipeline(profile, Cluster(64))
+    assert pipeline is not None
+    assert found.rate > pipeline.rate
+
+
+def test_links_and_sizes_are_read_as_people_write_them() -> None:
+    assert parse_link("1gbit").rate == 125e6
+    assert parse_link("25 Gbit/s, 2ms") == Link(25e9 / 8, 2e-3)
+    assert parse_link("3GB/s,1ms") == Link(3e9, 1e-3)
+    assert parse_bytes("8GiB") == 8 * 2**30
+    assert parse_bytes("1.5 GB") == 1.5e9
+    for text in ("", "fast", "1", "-1gbit", "0gbit", "1gbit,", "1gbit,fast", "gbit"):
+        with pytest.raises(ConfigError, match="no link"):
+            parse_link(text)
+    for text in ("", "8", "0GiB", "GiB", "-1GB", "8 apples"):
+        with pytest.raises(ConfigError, match="no size"):
+            parse_bytes(text)
