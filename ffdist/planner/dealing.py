@@ -127,6 +127,8 @@ class Search:
             return False
         link, size = self.cluster.link, self.costs.crossing[j]
         if a.worker < b.worker:  # then a next worker, without anything to do yet, may stand for b's last one
+            if len(set(self.cluster.speeds)) > 1:
+                return False
             spared = b.lanes * size
             roomy = self.is_loose(seconds) or spared <= b.back
             return roomy and spared * link.receiver <= b.busy and self.can_leave(a, j, seconds)

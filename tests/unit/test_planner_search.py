@@ -92,7 +92,7 @@ def least(profile: Profile, cluster: Cluster, lanes: int) -> float:
     return min((each.seconds for each in found if each.memory <= limit), default=inf)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=80)
 @given(networks, st.integers(1, 4), st.integers(1, 3), free, st.data())
 def test_no_plan_on_one_host_has_a_lower_price(
     profile: Profile, devices: int, lanes: int, link: Link, data: st.DataObject
