@@ -16,6 +16,7 @@ from ffdist.errors import spelled
 from ffdist.folders import command, loss
 from ffdist.notes import QUIET, note
 from ffdist.plain import PlainConsole, table
+from ffdist.remote import Remote, url_of
 from ffdist.runtime.interrupts import handle_signals, unwind
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class Prepare:
     """A name of `ffdist datasets`; or a folder with a folder of pictures for each class; or a Parquet, Arrow, Feather
     or CSV file, or a folder of them, with a column of pictures and one of labels."""
     out: Path | None = None
-    """New folder for the shards. Default: data/<name>."""
+    """New folder for the shards; s3://, gs:// and other addresses, too. Default: data/<name>."""
     from_: Path | None = None
     """Folder that holds a data set known by name as torchvision keeps it. Default: download it."""
     cache: Path | None = None
@@ -106,8 +107,8 @@ class Prepare:
         from ffdist.data.preparation import sides
         from ffdist.data.sources.splits import read_splits
 
-        out = self.out or Path("data") / default_name(self.source)
-        if told := loss(out):
+        out = url_of(self.out) or self.out or Path("data") / default_name(self.source)
+        if isinstance(out, Path) and (told := loss(out)):
             note(told)
         handle_signals(unwind)  # what is half written goes again
         prepare(
@@ -133,7 +134,7 @@ class Prepare:
             workers=self.workers,
             tell=lambda text: note(spelled(text, as_flags)),
         )
-        manifest = read_manifest(out)
+        manifest = read_manifest(Remote.of(out) or Path(out))
         if self.json:
             print(json.dumps(as_json(manifest, out)))
             return
@@ -167,7 +168,7 @@ class Check:
         if str(self.folder) == "digits" and not self.folder.exists():
             tell_embedded(embedded(), as_json=self.json)
             return
-        folder = folder_of(self.folder) or self.folder
+        folder = Remote.of(self.folder) or folder_of(self.folder) or self.folder
         manifest = verify(folder)
         if self.json:
             print(json.dumps(as_json(manifest, folder)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -25,6 +24,9 @@ def tell(manifest: Manifest, console: Console) -> None:
     console.print(counts_table(manifest))
     if manifest.decoding is not None:
         console.print(Text(f"pictures: {manifest.decoding}"), soft_wrap=True)
+    if manifest.encoded:
+        size = sum(shard.bytes for of in manifest.splits.values() for shard in of.files)
+        console.print(Text(f"kept as they were encoded, {size / 2**20:,.0f} MiB; decoded while a network trains"))
     if manifest.held_out is not None:
         for line in drawn_lines(manifest.held_out):
             console.print(Text(line), soft_wrap=True)
@@ -74,7 +76,7 @@ def left_out_lines(entries: tuple[LeftOut, ...]) -> list[str]:
     return lines if more <= 0 else [*lines[:LINES], f"left out: {more:,} more, listed in manifest.json"]
 
 
-def as_json(manifest: Manifest, folder: Path) -> dict[str, Any]:
+def as_json(manifest: Manifest, folder: object) -> dict[str, Any]:
     """What can be told of it, for a program."""
     drawn, decoding = manifest.held_out, manifest.decoding
     return {
@@ -85,6 +87,7 @@ def as_json(manifest: Manifest, folder: Path) -> dict[str, Any]:
         "mean": manifest.mean,
         "std": manifest.std,
         "splits": {name: {"samples": split.rows, "by_class": split.counts} for name, split in manifest.splits.items()},
+        "store": "encoded" if manifest.encoded else "pixels",
         "decoding": None if decoding is None else vars(decoding),
         "held_out": None if drawn is None else vars(drawn),
         "left_out": [vars(entry) for entry in manifest.left_out],

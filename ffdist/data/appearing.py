@@ -7,20 +7,27 @@ import fcntl
 import glob
 import os
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ffdist.data.manifest import MANIFEST
+from ffdist.data.parts import remote_errors
 from ffdist.errors import DataError, setting
 from ffdist.folders import command, remedy_unwritable, why_unwritable
+from ffdist.notes import listed
+from ffdist.remote import Remote
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
-def check_free(out: Path) -> None:
+def check_free(out: Path | Remote) -> None:
     """Raises DataError where something is there already."""
+    if isinstance(out, Remote):
+        check_free_remote(out)
+        return
     if os.path.lexists(out):  # Path.exists raises where it cannot look
         again = (
             "" if not os.path.exists(out / MANIFEST) else f"take it as it is: {command('train', '--data', out)}; or "
@@ -42,12 +49,49 @@ def check_room(folder: Path, needed: int) -> None:
         )
 
 
+def check_free_remote(out: Remote) -> None:
+    """What an upload that was killed has left, shards without a manifest, is no data set, and makes room. Raises
+    DataError."""
+    with remote_errors(out, "a remote folder cannot be looked into"):
+        strange = [name for name in out.found() if not name.endswith(".arrow")]
+    if strange:
+        raise DataError("the folder exists, and nothing is overwritten", where=out, got=listed(strange),
+                        remedy=f"remove it, or name another with {setting('out')}")  # fmt: skip
+
+
 @contextmanager
-def appearing(out: Path) -> Iterator[Path]:
+def uploaded(out: Remote) -> Iterator[Path]:
+    """A new folder of this machine, whose files are put into `out` at the end, the manifest last: that makes it a data
+    set. When anything goes wrong nothing stays. Raises DataError for what cannot be put."""
+    put: list[str] = []
+    with tempfile.TemporaryDirectory(prefix="ffdist-") as made:
+        yield (folder := Path(made))
+        try:
+            with remote_errors(out, "the folder cannot be written"):
+                check_free(out)
+                for name in out.found():
+                    out.remove(name)
+                for path in sorted(folder.iterdir(), key=lambda path: (path.name == MANIFEST, path.name)):
+                    put.append(path.name)
+                    out.put(path.name, path)
+                    path.unlink()
+        except BaseException:  # an interrupt, too; raised again
+            with suppress(OSError):
+                for name in reversed(put):
+                    out.remove(name)
+            raise
+
+
+@contextmanager
+def appearing(out: Path | Remote) -> Iterator[Path]:
     """A new folder beside `out`, which gets its name at the end, or is removed when anything goes wrong.
 
     What a killed process left of one is removed first. Raises DataError where it cannot be made or written.
     """
+    if isinstance(out, Remote):
+        with uploaded(out) as folder:
+            yield folder
+        return
     made = [folder for folder in out.parents if not os.path.lexists(folder)]
     partial_folder = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}.partial")
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import io
 import os
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ffdist import digests
 from ffdist.cores import available_cores
 from ffdist.data.ahead import in_order
 from ffdist.data.cached import prepared_in_cache
@@ -25,6 +27,7 @@ from ffdist.data.sources.known import known_name
 from ffdist.data.sources.listing import is_junk, shown
 from ffdist.data.watch import AGAIN
 from ffdist.errors import ConfigError, DataError, setting
+from ffdist.remote import Remote
 
 CHUNK = 256
 """Pictures that are measured at once."""
@@ -39,9 +42,9 @@ def open_data(
     told: Preparation | None = None,
     **preparation: Any,
 ) -> Images:
-    """The embedded "digits"; a prepared folder; a data set that is known by name, which is fetched and prepared on
-    first use; or a source that is prepared into the cache on the way: a folder of pictures, a table, whatever `prepare`
-    takes. Pictures are resized to image_size x image_size where given.
+    """The embedded "digits"; a prepared folder, here or remote (s3://, gs://, ...); a data set that is known by name,
+    which is fetched and prepared on first use; or a source that is prepared into the cache on the way: a folder of
+    pictures, a table, whatever `prepare` takes. Pictures are resized to image_size x image_size where given.
 
     A name that is no folder is looked for in data/, too, where `ffdist data prepare NAME` puts it. The cache is
     $FFDIST_CACHE, else ffdist in $XDG_CACHE_HOME, else in ~/.cache; what is prepared there is used again while the
@@ -52,9 +55,10 @@ def open_data(
     Raises DataError for a name that is neither, for a folder that is not whole, and for a source that cannot be
     prepared; ConfigError for settings out of range.
     """
-    name = str(name_or_source)
+    remote = Remote.of(name_or_source)
+    name = remote.url if remote else str(name_or_source)
     told = told or from_values(preparation)
-    folder = folder_of(name)
+    folder = remote or folder_of(name)
     if name == "digits" or folder:
         if told.texts():
             raise ConfigError("what is prepared already is not prepared otherwise", where=name,
@@ -120,7 +124,7 @@ def unknown(name: str) -> DataError:
     )
 
 
-def verify(folder: Path) -> Manifest:
+def verify(folder: Path | Remote) -> Manifest:
     """Every check there is, down to the checksum of every byte and the mean of every pixel.
 
     Raises DataError for the first that fails.
@@ -128,32 +132,37 @@ def verify(folder: Path) -> Manifest:
     manifest = read_manifest(folder)
     for name, split in manifest.splits.items():
         for shard in split.listed:  # first, as it says more than what follows from it
-            check_sum(folder / shard.file, shard)
+            check_sum(folder, shard)
         opened = open_split(folder, manifest, name)
         if isinstance(opened, EncodedSplit):
             check_shards(opened)
         if name == manifest.measured or isinstance(opened, EncodedSplit):
             check_pixels(folder, manifest, name, opened)
     known = {MANIFEST} | {shard.file for split in manifest.splits.values() for shard in split.listed}
-    extra = sorted(path.name for path in folder.iterdir() if path.name not in known and not is_junk(path.name))
+    names = folder.found() if isinstance(folder, Remote) else [path.name for path in folder.iterdir()]
+    extra = sorted(name for name in names if name not in known and not is_junk(name))
     if extra:
         raise DataError("the folder holds what the manifest does not list", where=folder, got=shown(extra),
                         remedy="remove it: nothing reads it")  # fmt: skip
     return manifest
 
 
-def check_sum(path: Path, shard: ShardFile) -> None:
+def check_sum(folder: Path | Remote, shard: ShardFile) -> None:
     """Raises DataError for a shard of the right size with other bytes; opening it tells whatever else is wrong."""
     try:
-        found = sha256(path) if path.stat().st_size == shard.bytes else shard.sha256
+        if isinstance(folder, Remote):
+            data = folder.read(shard.file)
+            size, found = len(data), digests.sha256(io.BytesIO(data))
+        else:
+            size, found = (folder / shard.file).stat().st_size, sha256(folder / shard.file)
     except OSError:
         return
-    if found != shard.sha256:
-        raise DataError("a shard is corrupt", where=path, expected=f"sha256 {shard.sha256}", got=f"sha256 {found}",
-                        remedy=AGAIN)  # fmt: skip
+    if size == shard.bytes and found != shard.sha256:
+        raise DataError("a shard is corrupt", where=folder / shard.file, expected=f"sha256 {shard.sha256}",
+                        got=f"sha256 {found}", remedy=AGAIN)  # fmt: skip
 
 
-def check_pixels(folder: Path, manifest: Manifest, name: str, split: Split) -> None:
+def check_pixels(folder: Path | Remote, manifest: Manifest, name: str, split: Split) -> None:
     """Raises DataError for a picture that cannot be decoded, and where mean or std are not those of the pixels."""
     seen = Moments(manifest.shape[0])
     parts = (np.arange(start, min(start + CHUNK, len(split))) for start in range(0, len(split), CHUNK))
@@ -175,7 +184,7 @@ def levels(split: Split, rows: np.ndarray) -> np.ndarray:
         return Moments(pictures.shape[-1]).add(pictures).counts
     seen = Moments(split.channels)
     for row in rows:
-        seen.add(split.whole(row)[None])
+        seen.add(split.prepared(row)[None])
     return seen.counts
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from ffdist.data.manifest import Manifest
 from ffdist.data.parts import Part, opened_parts
 from ffdist.data.watch import AGAIN
 from ffdist.errors import DataError
+from ffdist.remote import Remote
 
 WINDOW = 8
 """Shards that are mixed at a time in what is larger than `STREAMED`."""
@@ -32,7 +32,9 @@ class EncodedSplit(Split):
     source, wherever they lie.
     """
 
-    def __init__(self, folder: Path | str, manifest: Manifest, name: str, size: tuple[int, int] | None = None) -> None:
+    def __init__(
+        self, folder: Path | Remote, manifest: Manifest, name: str, size: tuple[int, int] | None = None
+    ) -> None:
         self.source = (folder, manifest, name)
         self.channels, *shape = manifest.shape
         self.size = size or (shape[0], shape[1])
@@ -48,10 +50,7 @@ class EncodedSplit(Split):
         check_index(self, of.index.rows, [shard.bytes for shard in of.files], f"{folder}, {of.index.file}")
         check_labels(labels, len(manifest.classes), f"{folder}, {of.index.file}")
         self.labels = labels.astype(np.int64)
-        counts = np.bincount(self.labels, minlength=len(manifest.classes)).tolist()
-        if counts != of.counts:
-            raise DataError("labels are not those that the manifest counts", where=f"{folder}, split {name}",
-                            expected=of.counts, got=counts, remedy=AGAIN)  # fmt: skip
+        of.check_counts(self.labels, f"{folder}, split {name}")
         self.window = WINDOW if sum(shard.bytes for shard in of.files) > STREAMED else 0
 
     def at(self, size: tuple[int, int]) -> EncodedSplit:
@@ -80,7 +79,13 @@ class EncodedSplit(Split):
             out[place] = decode(data, Where(self, index), self.decoding)
         return out
 
-    def whole(self, index: int) -> np.ndarray:
+    def pictures(self, indices: np.ndarray) -> Iterator[np.ndarray]:
+        """Raises DataError naming file and row of a picture that cannot be decoded."""
+        whole = replace(self.decoding, size=None)
+        for index, data in zip(indices, self.encoded(indices), strict=True):
+            yield decode(data, Where(self, index), whole)
+
+    def prepared(self, index: int) -> np.ndarray:
         """uint8 [H, W, C] of a picture as it was prepared: in its own size, unless it was told one."""
         (data,) = self.encoded(np.array([index]))
         size = (self.source[1].decoding or PLAIN).size
@@ -89,9 +94,7 @@ class EncodedSplit(Split):
     def digest(self) -> str:
         """Of the checksums of shards and index, and of how they are decoded: no picture is read."""
         _, manifest, name = self.source
-        files = [(shard.rows, shard.sha256) for shard in manifest.splits[name].listed]
-        content = repr((files, str(self.decoding)))
-        return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
+        return manifest.splits[name].digest(str(self.decoding))
 
     def __reduce__(self) -> tuple:
         return EncodedSplit, (*self.source, self.size)  # another process opens the files itself

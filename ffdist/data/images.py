@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +26,8 @@ class Split(ABC):
 
     window: int = 0
     """Shards whose samples are mixed at a time, where nobody says otherwise; 0: all are mixed."""
+    fits: bool = True
+    """Whether all of it can be mixed: each sample is read alone, or all shards stay in memory."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -41,6 +44,11 @@ class Split(ABC):
     @abstractmethod
     def take(self, indices: np.ndarray) -> np.ndarray:
         """Pictures as uint8 [B, H, W, C], or a user's own tensors as float32 [B, *shape]; a copy."""
+
+    def pictures(self, indices: np.ndarray) -> Iterator[np.ndarray]:
+        """Each picture in its own size, uint8 [H, W, C], or float32: what is kept encoded is decoded when its turn
+        comes."""
+        yield from self.take(indices)
 
     @abstractmethod
     def digest(self) -> str:

@@ -76,14 +76,7 @@ class Loader:
         self.size: tuple[int, int] = (image_size, image_size) if image_size else images.shape[-2:]  # pyright: ignore
         self.split = split.at(self.size) if self.pictures else split
         self.window = split.window if shuffle_shards is None else shuffle_shards
-        if self.window and split.shard_of(indices[:1]) is None:
-            raise ConfigError(
-                "only shards are read a few at a time",
-                where=setting("dataset.shuffle_shards", self.window),
-                expected="a prepared folder",
-                got=f"data set {images.name}, in memory",
-                remedy="leave it out",
-            )
+        self.check_window(split)
         self.as_given = not images.normalised
         self.scale = (1 / ((255 if images.pixels else 1) * np.array(images.std))).astype(np.float32)
         self.shift = (-np.array(images.mean) / images.std).astype(np.float32)
@@ -91,6 +84,24 @@ class Loader:
     def __len__(self) -> int:
         full, rest = divmod(len(self.indices), self.batch_size)
         return full if self.training and full else full + bool(rest)
+
+    def check_window(self, split: Split) -> None:
+        """Raises ConfigError where shards are read a few at a time and there are none, and where they must be."""
+        if self.window and split.shard_of(self.indices[:1]) is None:
+            raise ConfigError(
+                "only shards are read a few at a time",
+                where=setting("dataset.shuffle_shards", self.window),
+                expected="a prepared folder",
+                got=f"data set {self.images.name}, in memory",
+                remedy="leave it out",
+            )
+        if self.training and not self.window and not split.fits:
+            raise ConfigError(
+                "remote shards that do not fit into memory cannot be mixed all at once",
+                where=f"data set {self.images.name}",
+                expected="few shards at a time",
+                remedy=f"{setting('dataset.shuffle_shards', 8)}; or prepare them with {setting('store', 'encoded')}",
+            )
 
     @property
     def largest_batch(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -9,9 +10,12 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ffdist.data.decode import Decoding, read_decoding
 from ffdist.errors import DataError, FfdistError
 from ffdist.folders import command
+from ffdist.remote import Remote
 
 MANIFEST = "manifest.json"
 FORMAT = "ffdist-data"
@@ -42,6 +46,18 @@ class SplitFiles:
     @property
     def rows(self) -> int:
         return sum(shard.rows for shard in self.files)
+
+    def check_counts(self, labels: np.ndarray, where: object) -> None:
+        """labels: int [N]. Raises DataError where they are others than were counted."""
+        counts = np.bincount(labels, minlength=len(self.counts)).tolist()
+        if counts != self.counts:
+            raise DataError("labels are not those that the manifest counts", where=where, expected=self.counts,
+                            got=counts, remedy="prepare the data set again")  # fmt: skip
+
+    def digest(self, beside: str = "") -> str:
+        """Of the checksums of all files."""
+        files = [(shard.rows, shard.sha256) for shard in self.listed]
+        return hashlib.blake2b((repr(files) + beside).encode(), digest_size=16).hexdigest()
 
     @property
     def listed(self) -> list[ShardFile]:
@@ -95,6 +111,11 @@ class Manifest:
     """What else was told when it was prepared."""
 
     @property
+    def encoded(self) -> bool:
+        """Whether its shards hold pictures as they were encoded, and not pixels."""
+        return any(split.index for split in self.splits.values())
+
+    @property
     def measured(self) -> str:
         """The split whose pixels `mean` and `std` are of."""
         return "train" if "train" in self.splits else "test"
@@ -104,12 +125,14 @@ class Manifest:
         (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
 
 
-def read_manifest(folder: Path) -> Manifest:
+def read_manifest(folder: Path | Remote) -> Manifest:
     """Raises DataError where there is none, where it cannot be read or holds what it should not, or where it is of
     another version."""
     path = folder / MANIFEST
+    read = folder.check().read if isinstance(folder, Remote) else lambda name: (folder / name).read_bytes()
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
+        data = read(MANIFEST)
+        fields = json.loads(data.decode("utf-8"))
         check(isinstance(fields, dict), "no JSON object")
         if (fields.pop("format"), fields.pop("version")) != (FORMAT, VERSION):
             raise ValueError(f"not {FORMAT} version {VERSION}")
@@ -126,8 +149,10 @@ def read_manifest(folder: Path) -> Manifest:
                         remedy="prepare the data set again") from error  # fmt: skip
 
 
-def how_prepared(folder: Path) -> str:
+def how_prepared(folder: Path | Remote) -> str:
     """What makes a prepared folder where there is none."""
+    if isinstance(folder, Remote):
+        return command("data", "prepare", "SOURCE", "--out", folder)
     if str(folder) == "digits" and not folder.exists():
         return f"digits are embedded, without a folder: {command('train', '--data', folder)}"
     source = folder if folder.exists() else "SOURCE"

@@ -1,16 +1,24 @@
-"""Parts of a prepared folder's files, read when they are needed."""
+"""Parts of a prepared folder's files, here or remote, read when they are needed."""
 
 from __future__ import annotations
 
+import io
 import os
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from ffdist import digests
 from ffdist.data.manifest import ShardFile
-from ffdist.data.watch import Watch
+from ffdist.data.watch import AGAIN, Watch
 from ffdist.errors import DataError
+from ffdist.remote import Remote
+
+CHECK_SECONDS = 10.0
+"""Between two looks at whether remote files are as they were."""
 
 
 class Part(NamedTuple):
@@ -63,6 +71,80 @@ class LocalParts(Parts):
         return data
 
 
-def opened_parts(folder: Path | str, files: Sequence[ShardFile]) -> Parts:
-    """Those of a folder here. Raises DataError for files that are missing, or of another size."""
-    return LocalParts(Path(folder), files)
+class RemoteParts(Parts):
+    """By requests for ranges of bytes, those of a batch at once. Raises DataError for files that are missing, or of
+    another size."""
+
+    def __init__(self, folder: Remote, files: Sequence[ShardFile]) -> None:
+        self.folder = folder
+        self.files = {file.file: file for file in files}
+        with remote_errors(folder, "a remote folder cannot be looked into"):
+            self.seen = folder.found()
+        self.checked = time.monotonic()
+        for file in files:
+            if (found := self.seen.get(file.file)) is None or found.size != file.bytes:
+                raise DataError(
+                    "a shard is missing" if found is None else "a shard has another size",
+                    where=folder / file.file,
+                    expected=f"{file.bytes} bytes",
+                    got="no such file" if found is None else f"{found.size} bytes",
+                    remedy=AGAIN,
+                )
+
+    def whole(self, file: str) -> bytes:
+        with remote_errors(self.folder / file, "a shard cannot be read any more"):
+            data = self.folder.read(file)
+        if digests.sha256(io.BytesIO(data)) != self.files[file].sha256:
+            raise DataError(
+                "a shard changed while it was read",
+                where=self.folder / file,
+                expected=f"{self.files[file].bytes} bytes, sha256 {self.files[file].sha256[:12]}...",
+                got=f"{len(data)} bytes, with other content",
+                remedy=AGAIN,
+            )
+        return data
+
+    def read(self, parts: Sequence[Part]) -> list[bytes]:
+        with remote_errors(self.folder, "a shard cannot be read any more"):
+            data = self.folder.ranges(parts)
+        self.check()
+        for part, found in zip(parts, data, strict=True):
+            if len(found) != part.length:
+                raise DataError("a shard changed while it was read", where=self.folder / part.file, remedy=AGAIN,
+                                expected=f"{part.length} bytes at {part.start}", got=len(found))  # fmt: skip
+        return data
+
+    def check(self) -> None:
+        """Whether all are as they were when they were opened: now and then, as each time is a request."""
+        if time.monotonic() - self.checked < CHECK_SECONDS:
+            return
+        with remote_errors(self.folder, "a remote folder cannot be looked into"):
+            now = self.folder.found()
+        for name in self.files:
+            if now.get(name) != self.seen[name]:
+                raise DataError(
+                    "a shard changed while it was read" if name in now else "a shard cannot be read any more",
+                    where=self.folder / name,
+                    expected=f"{self.seen[name].size} bytes, {self.seen[name].mark}",
+                    got=f"{now[name].size} bytes, {now[name].mark}" if name in now else "no such file",
+                    remedy="restore it; then go on from the last snapshot",
+                )
+        self.checked = time.monotonic()
+
+
+@contextmanager
+def remote_errors(where: Remote, what: str) -> Iterator[None]:
+    """Raises DataError for what a store refuses, or does not have."""
+    try:
+        yield
+    except OSError as error:
+        got = "no such file" if isinstance(error, FileNotFoundError) else error.strerror or error
+        remedy = (
+            "look whether the address, the network and the credentials are right, then go on from the last snapshot"
+        )
+        raise DataError(what, where=where, got=got, remedy=remedy) from error
+
+
+def opened_parts(folder: Path | Remote, files: Sequence[ShardFile]) -> Parts:
+    """Those of a folder. Raises DataError for files that are missing, or of another size."""
+    return RemoteParts(folder, files) if isinstance(folder, Remote) else LocalParts(folder, files)

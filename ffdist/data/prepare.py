@@ -51,6 +51,7 @@ from ffdist.data.twice import Twice
 from ffdist.errors import ConfigError, DataError, setting, spelled
 from ffdist.notes import note
 from ffdist.plain import PlainConsole, text_column
+from ffdist.remote import Remote, url_of
 
 Progress = Callable[[int, int], None]
 """Called with the samples done and the samples in all."""
@@ -83,9 +84,10 @@ def prepare(
     workers: int | None = None,
     progress: Progress | None = None,
     tell: Callable[[str], None] = note,
-) -> Path:
+) -> Path | str:
     """Write the shards and the manifest of a data set into the new folder `out`, and return it.
 
+    out: of this machine, or an address (s3://, gs://, ...), into which all is put when it is made here.
     source: one of `KNOWN`, a tree with a folder of pictures for each class, or Parquet, Arrow, Feather or CSV files.
     from_dir: torchvision's root, with the known data set in it; None: `cache`, into which it
         is downloaded unless `download` is false; default: $FFDIST_CACHE, else ffdist in $XDG_CACHE_HOME, else in
@@ -114,13 +116,17 @@ def prepare(
     should be or has one class, folders and files whose split is not clear, pictures that cannot be read (all are
     named), pictures of different shapes, and values whose range is not known; ConfigError for settings out of range.
     """
-    source, out = str(source), Path(out)
+    source = str(source)
+    target = Remote.of(out) or Path(out)
+    if url := url_of(source):
+        raise DataError("pictures are prepared from folders and files of this machine", where=url, got="an address",
+                        remedy="copy them here, or mount them; the prepared folder may be remote")  # fmt: skip
     decoding = check_options(size, mode, background, value_range)
     holding = Holding(test_fraction, validation_fraction, seed)
     check_settings(source, from_dir, workers)
     check_store(store)
-    check_free(out)
-    check_outside(out, source)
+    check_free(target)
+    check_outside(target, source)
     opened = open_source(
         source,
         root=known_root(source, from_dir, cache),
@@ -130,12 +136,12 @@ def prepare(
         holding=holding,
         value_range=decoding.value_range,
     )
-    with appearing(out) as folder, nullcontext(progress) if progress else bar(opened.name) as report, quiet_pillow():
+    with appearing(target) as folder, nullcontext(progress) if progress else bar(opened.name) as report, quiet_pillow():
         manifest = write(opened, folder, decoding, workers or available_cores(), report, skip_broken=skip_broken,
                          store=store)  # fmt: skip
     for text in manifest.notes:
         tell(f"note: {text}")
-    return out
+    return target if isinstance(target, Path) else target.url
 
 
 def check_settings(source: str, from_dir: Path | None, workers: int | None) -> None:
@@ -152,9 +158,13 @@ def check_settings(source: str, from_dir: Path | None, workers: int | None) -> N
         )
 
 
-def check_outside(out: Path, source: str) -> None:
+def check_outside(out: Path | Remote, source: str) -> None:
     """Raises DataError for a new folder that would be one of the source's."""
-    if source not in KNOWN and os.path.realpath(out).startswith(os.path.realpath(source) + os.sep):
+    if (
+        isinstance(out, Path)
+        and source not in KNOWN
+        and os.path.realpath(out).startswith(os.path.realpath(source) + os.sep)
+    ):
         raise DataError("the new folder would lie in the source", where=out, expected="a place outside of it",
                         remedy=f"name another with {setting('out')}, e.g. {setting('out', '../prepared')}")  # fmt: skip
 

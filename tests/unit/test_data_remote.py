@@ -1,0 +1,155 @@
+"""Prepared folders behind fsspec: the same data as here, put whole or not at all."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ffdist.data import Loader, open_data, parts, prepare, shards, verify
+from ffdist.errors import ConfigError, DataError
+from ffdist.remote import Remote, url_of
+
+STORES = ("pixels", "encoded")
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("tree")
+    draws = np.random.default_rng(0)
+    for place in range(48):
+        folder = root / ("test" if place % 4 == 0 else "train") / f"class-{place % 3}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(draws.integers(0, 256, (12, 12, 3), np.uint8)).save(folder / f"{place}.png")
+    return root
+
+
+@pytest.fixture(params=["memory", "file"])
+def remote(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Remote]:
+    """A folder that is not there yet, in each file system of fsspec's that needs no other package."""
+    name = uuid.uuid4().hex
+    made = Remote(f"memory://{name}/data" if request.param == "memory" else f"file://{tmp_path}/remote/data")
+    yield made
+    made.remove_all()
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_a_remote_folder_holds_the_data_of_one_here(tree: Path, tmp_path: Path, remote: Remote, store) -> None:
+    here = open_data(prepare(tree, tmp_path / "here", mode="rgb", store=store))
+    assert prepare(tree, remote.url, mode="rgb", store=store) == remote.url
+    there = open_data(remote.url)
+    assert there.digest == here.digest
+    batches = [
+        [*Loader(of, of.train, np.arange(len(of.train)), batch_size=8, seed=1, train=True, workers=2).epoch(0)]
+        for of in (here, there)
+    ]
+    assert all(torch.equal(x, u) and torch.equal(y, v) for (x, y), (u, v) in zip(*batches, strict=True))
+    assert verify(remote) == verify(tmp_path / "here")
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_opening_a_remote_folder_fetches_no_picture(tree: Path, remote: Remote, store, monkeypatch) -> None:
+    prepare(tree, remote.url, mode="rgb", store=store)
+    asked: list[int] = []
+    monkeypatch.setattr(Remote, "ranges", lambda *_: asked.append(1))
+    monkeypatch.setattr(shards.RemoteSplit, "pixels", lambda *_: asked.append(1))
+    assert len(open_data(remote.url).train) == 36
+    assert not asked
+
+
+def test_nothing_remote_is_overwritten_and_a_killed_upload_makes_room(tree: Path, remote: Remote) -> None:
+    remote.write("train-00000.arrow", b"of an upload that was killed")
+    prepare(tree, remote.url)
+    before = {name: remote.read(name) for name in remote.found()}
+    with pytest.raises(DataError, match="the folder exists, and nothing is overwritten"):
+        prepare(tree, remote.url)
+    assert {name: remote.read(name) for name in remote.found()} == before
+
+
+def test_an_upload_that_fails_leaves_nothing_behind(tree: Path, remote: Remote, monkeypatch, tmp_path: Path) -> None:
+    put = Remote.put
+
+    def failing(self: Remote, name: str, file: Path) -> None:
+        if name == "train-00000.arrow":
+            raise OSError("the network is down")
+        put(self, name, file)
+
+    monkeypatch.setattr(Remote, "put", failing)
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "t"))
+    (tmp_path / "t").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", None)
+    with pytest.raises(DataError, match=r"the folder cannot be written\n  where: .*\n  got: the network is down"):
+        prepare(tree, remote.url)
+    assert not remote.found()
+    assert not [*(tmp_path / "t").iterdir()]
+
+
+@pytest.mark.parametrize("store", STORES)
+@pytest.mark.parametrize("harm", ["cut", "written", "gone"])
+def test_a_remote_shard_that_changes_while_it_is_read_is_one_error(
+    tree: Path, remote: Remote, store, harm: str, monkeypatch
+) -> None:
+    monkeypatch.setattr(parts, "CHECK_SECONDS", 0)
+    prepare(tree, remote.url, mode="rgb", store=store)
+    split = open_data(remote.url).train
+    name = "train-00000.arrow"
+    data = remote.read(name)
+    if harm == "gone":
+        remote.remove(name)
+    else:
+        remote.write(name, data[:700] if harm == "cut" else bytes(len(data)))
+    with pytest.raises(DataError, match=r"changed while it was read|cannot be read any more") as raised:
+        split.take(np.arange(20))
+    assert "data" in str(raised.value)
+
+
+def test_what_is_not_there_is_told_with_its_address(remote: Remote) -> None:
+    with pytest.raises(DataError, match=f"not a prepared data set\n  where: {remote.url}"):
+        open_data(remote.url)
+    with pytest.raises(ConfigError, match="addresses of nosuch:// cannot be opened"):
+        open_data("nosuch://bucket/data")
+    with pytest.raises(DataError, match="from folders and files of this machine"):
+        prepare(remote.url, "out")
+
+
+def test_pixels_that_do_not_fit_into_memory_are_mixed_few_shards_at_a_time(
+    tree: Path, remote: Remote, monkeypatch
+) -> None:
+    writer = shards.ShardWriter.__init__
+    monkeypatch.setattr(
+        shards.ShardWriter, "__init__", lambda self, *told, **more: writer(self, *told, **more, shard_bytes=3000)
+    )
+    prepare(tree, remote.url, mode="rgb")
+    monkeypatch.setattr(shards, "HELD", 9000)
+    images = open_data(remote.url)
+    rows = np.arange(len(images.train))
+    with pytest.raises(ConfigError, match="cannot be mixed all at once"):
+        Loader(images, images.train, rows, batch_size=4, seed=0, train=True)
+    made = Loader(images, images.train, rows, batch_size=4, seed=0, train=True, shuffle_shards=2)
+    held = []
+    for _ in made.epoch(0):
+        assert isinstance(made.split, shards.RemoteSplit)
+        held.append(sum(of.nbytes for of in made.split.held.values()))
+    assert max(held) <= 9000
+
+
+@pytest.mark.parametrize(
+    ("place", "url"),
+    [
+        ("s3://bucket/data", "s3://bucket/data"),
+        (Path("s3://bucket/data"), "s3://bucket/data"),
+        (Path("file:///tmp/x"), "file:///tmp/x"),
+        ("memory://a/b/", "memory://a/b"),
+        ("data/cifar10", None),
+        ("package.module:Class", None),
+        ("c:/data", None),
+        (3, None),
+    ],
+)
+def test_an_address_is_told_from_a_folder(place: object, url: str | None) -> None:
+    assert url_of(place) == url
