@@ -8,10 +8,11 @@ from typing import Any, get_origin
 import torch
 
 from ffdist.data import Images
-from ffdist.errors import ConfigError
+from ffdist.errors import ConfigError, in_call, setting
 from ffdist.objectives import Objective, load_objective
 from ffdist.options import nearest, text_of
 from ffdist.settings import GROUP_OF, GROUPS, Settings, kind_of
+from ffdist.settings.base import as_words
 
 OWN = {
     "data": "the first argument of fit",
@@ -67,8 +68,8 @@ def as_field(name: str, value: Any) -> Any:
     if name.endswith("_args") and isinstance(value, Mapping):
         return tuple(f"{key}={text_of(of)}" for key, of in value.items())
     if many and isinstance(value, str):
-        raise ConfigError(f"{name} has a wrong value", expected="a list", got=repr(value),
-                          remedy=f"{name}=[{value!r}]")  # fmt: skip
+        told = setting(name, as_words(value, kind_of(name))) if value.strip() else None
+        raise ConfigError(f"{name} has a wrong value", expected="a list", got=repr(value), remedy=told)
     return str(value) if isinstance(value, torch.device) else value
 
 
@@ -85,9 +86,14 @@ def check_options(network: object, objective: object, settings: Settings) -> Non
         ("objective_args", objective, settings.rule.objective_args, "rule"),
     ):
         if told and not isinstance(given, str):
-            raise ConfigError(f"{name} are the options of a {kind} that is given by its name", where="Pipeline",
-                              expected=f"{name}=None", got=f"{kind} {type(given).__name__}, {name}={list(told)}",
-                              remedy=f"give the {kind} by its name, or made with its options")  # fmt: skip
+            made = f"{type(given).__name__}({in_call(told)})" if kind == "rule" else "made with them"
+            raise ConfigError(
+                f"{name} are the options of a {kind} that is given by its name",
+                where="Pipeline",
+                expected=f"{name}=None",
+                got=f"{kind} {type(given).__name__}, {name}={list(told)}",
+                remedy=f"give the {kind} by its name, or {made}",
+            )
 
 
 def sized(images: Images, size: int | None) -> Images:

@@ -45,7 +45,7 @@ def weights_file(source: str, model: str) -> Path:
         raise ConfigError(
             "there are no ImageNet weights for this network",
             where=setting("network.pretrained", "imagenet"),
-            expected=setting("network.model", ", ".join(IMAGENET)),
+            expected=" or ".join(setting("network.model", name) for name in IMAGENET),
             got=model,
             remedy=f"name a state file: {setting('network.pretrained', 'FILE')}",
         )

@@ -6,11 +6,12 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
+import shlex
 import textwrap
 from dataclasses import dataclass
 from functools import cache
 from math import isfinite
-from typing import Any, ClassVar, get_type_hints
+from typing import Any, ClassVar, get_args, get_origin, get_type_hints
 
 from ffdist.errors import ConfigError, setting
 from ffdist.options import describe, given_as
@@ -78,11 +79,24 @@ class Group:
             try:
                 value = given_as(value, kinds[f.name])
             except (TypeError, ValueError, OverflowError) as error:
-                raise ConfigError(
-                    f"{name} has a wrong value", expected=describe(kinds[f.name]), got=repr(value)
-                ) from error
+                raise wrong_value(f"{self.group}.{f.name}", kinds[f.name], value) from error
             check_number(name, value, f.metadata.get("range", Range()))
             object.__setattr__(self, f.name, value)
+
+
+def wrong_value(name: str, kind: Any, value: object) -> ConfigError:
+    """Of a setting, by its full name: of another type than its own."""
+    expected, remedy = describe(kind), None
+    if get_origin(kind) is tuple:
+        expected = f"a list of: {describe(get_args(kind)[0])}"
+        if isinstance(value, str) and value.strip():
+            remedy = setting(name, as_words(value, kind))
+    return ConfigError(f"{setting(name)} has a wrong value", expected=expected, got=repr(value), remedy=remedy)
+
+
+def as_words(text: str, kind: Any) -> str:
+    """One text where a list is wanted, as the words of a command line: options may have commas in them."""
+    return " ".join(map(shlex.quote, (text if get_args(kind)[0] is str else text.replace(",", " ")).split()))
 
 
 def check_number(name: str, value: Any, bounds: Range) -> None:

@@ -233,7 +233,7 @@ def test_what_does_not_go_together_is_told() -> None:
     with pytest.raises(NetworkError, match="does not take the input"):
         Pipeline(nn.Sequential(nn.Flatten(), nn.Linear(63, 10)), SFF()).fit((x, y), epochs=1, progress=False)
     with pytest.raises(
-        ConfigError, match=r"^scheduler.schedule=plateau follows(.|\n)*remedy: [^-]*: dataset.validation=0\.1"
+        ConfigError, match=r'^scheduler.schedule="plateau" follows(.|\n)*remedy: [^-]*: dataset.validation=0\.1'
     ):
         Pipeline(perceptron(), SFF()).fit((x, y), schedule="plateau", validation=0, progress=False)
     with pytest.raises(ConfigError, match="not trained"):

@@ -184,29 +184,29 @@ def test_a_validation_split_is_no_test_split(tmp_path: Path, capsys: pytest.Capt
     [
         (
             ("train", "test", "unlabeled"),
-            r"got: unlabeled\n  remedy: .*ignore=\['unlabeled'\]",
+            r"got: unlabeled\n  remedy: .*ignore=\[\"unlabeled\"\]",
             {"ignore": "unlabeled"},
         ),
-        (("train", "test", "images to predict"), r"ignore=\['images to predict'\]", {"ignore": "images*"}),
+        (("train", "test", "images to predict"), r"ignore=\[\"images to predict\"\]", {"ignore": "images*"}),
         (
             ("train", "test", "more"),
-            r"splits=\['train=train', 'test=test'\]",
+            r"splits=\[\"train=train\", \"test=test\"\]",
             {"splits": {"train": "train", "test": "test"}},
         ),
         (
             ("train", "later"),
-            r"splits=\['train=train', 'test=later'\];",
+            r"splits=\[\"train=train\", \"test=later\"\];",
             {"splits": {"train": "train", "test": "later"}},
         ),
-        (("train", "bus"), r"got: bus\n.*if these are classes, splits=none", {"splits": "none"}),
+        (("train", "bus"), r"got: bus\n.*if these are classes, splits=\"none\"", {"splits": "none"}),
         (
             ("train", "Train2", "test"),
-            r"several folders(.|\n)*Train2, train\n.*splits=\['train=Train2', 'test=test', 'train=train'\]",
+            r"several folders(.|\n)*Train2, train\n.*splits=\[\"train=Train2\", \"test=test\", \"train=train\"\]",
             {"ignore": "Train2"},
         ),
         (
             ("lernen", "pruefen"),
-            r"are they splits\?(.|\n)*splits=\['train=lernen', 'test=pruefen'\]",
+            r"are they splits\?(.|\n)*splits=\[\"train=lernen\", \"test=pruefen\"\]",
             {"splits": "none"},
         ),
         (("lernen", "pruefen", "bus"), r"got: bus, lernen, pruefen, each with ant, bee, cat", {"splits": "none"}),
@@ -261,7 +261,7 @@ def test_folders_of_the_same_names_are_asked_for_and_each_answer_works(tmp_path:
         tree(tmp_path / "years" / name, 4, 1000 * place, ("2019", "2020", "2021"))
     with pytest.raises(DataError, match="are they splits") as refused:
         prepared(tmp_path / "years")
-    for answer in ("['train=ant', 'test=bee'];", "splits=none;", "splits in it, splits=['train=2019', 'test=2020']"):
+    for answer in ('["train=ant", "test=bee"];', 'splits="none";', 'splits in it, splits=["train=2019", "test=2020"]'):
         assert answer in str(refused.value)
     as_splits = prepared(tmp_path / "years", splits={"train": "ant", "test": "bee"})
     assert (as_splits.classes, counts(as_splits)) == (["2019", "2020", "2021"], {"train": 12, "test": 12})
@@ -278,7 +278,7 @@ def test_splits_in_some_classes_alone_are_refused_with_a_remedy_that_works(tmp_p
     tree(tmp_path / "below" / "ant", 3, 0, ("train", "test"))
     tree(tmp_path / "below" / "bee", 3, 500, ("train", "test"))
     (tmp_path / "below" / "ant" / "loose.png").write_bytes(png(999))
-    told = r"a class folder holds splits\n(.|\n)*if each class has its own, splits=\['test=test', 'train=train'\]"
+    told = r"a class folder holds splits\n(.|\n)*if each class has its own, splits=\[\"test=test\", \"train=train\"\]"
     with pytest.raises(DataError, match=told):
         prepared(tmp_path / "below")
     manifest = prepared(tmp_path / "below", splits=read_splits(["test=test", "train=train"]))
@@ -294,7 +294,7 @@ def test_splits_in_some_classes_alone_are_refused_with_a_remedy_that_works(tmp_p
 
 def test_flat_class_names_that_speak_of_splits_are_refused(tmp_path: Path) -> None:
     tree(tmp_path / "names", 3, 0, ("cats_train", "cats_test", "dogs_train"))
-    with pytest.raises(DataError, match=r"names of class folders speak of splits(.|\n)*splits=none"):
+    with pytest.raises(DataError, match=r"names of class folders speak of splits(.|\n)*splits=\"none\""):
         prepared(tmp_path / "names")
 
 
@@ -312,7 +312,9 @@ def test_pictures_in_no_class_folder_are_refused_or_left_out_as_told(tmp_path: P
     (tmp_path / "kaggle" / "test").mkdir()
     for i in range(4):
         (tmp_path / "kaggle" / "test" / f"{i}.png").write_bytes(png(1000 + i))
-    with pytest.raises(DataError, match=r"4 pictures lie in no class folder\n  where: .*test(.|\n)*ignore=\['test'\]"):
+    with pytest.raises(
+        DataError, match=r"4 pictures lie in no class folder\n  where: .*test(.|\n)*ignore=\[\"test\"\]"
+    ):
         prepared(tmp_path / "kaggle")
     manifest = prepared(tmp_path / "kaggle", ignore="test")
     assert counts(manifest) == {"train": 12, "test": 3}
@@ -326,13 +328,13 @@ def test_pictures_in_no_class_folder_are_refused_or_left_out_as_told(tmp_path: P
     [
         (
             ("train", "test", "extra"),
-            r"got: extra.parquet\n(.|\n)*ignore=\['extra.parquet'\]",
+            r"got: extra.parquet\n(.|\n)*ignore=\[\"extra.parquet\"\]",
             {"ignore": "extra.parquet"},
         ),
         (("train", "test", "eval"), r"different names are called like the test split", {"ignore": "eval*"}),
         (
             ("a/train", "b/train"),
-            r"different names(.|\n)*splits=\['train=a/train.parquet'\]",
+            r"different names(.|\n)*splits=\[\"train=a/train.parquet\"\]",
             {"splits": {"train": "a"}},
         ),
         (("dev", "test"), r"there is no training split", {"splits": {"train": "dev*", "test": "test*"}}),
@@ -421,13 +423,13 @@ def test_a_split_without_pictures_or_with_strange_classes_says_how_to_leave_it_o
     for name in CLASSES:
         (pets / "val" / name).mkdir(parents=True)
     tree(pets / "test", 3, 1000, ("unknown",))
-    with pytest.raises(DataError, match=r"only in the test split(.|\n)*leave it out: ignore=\['test'\]$"):
+    with pytest.raises(DataError, match=r"only in the test split(.|\n)*leave it out: ignore=\[\"test\"\]$"):
         prepared(pets)
-    with pytest.raises(DataError, match=r"validation split has no pictures(.|\n)*leave them out: ignore=\['val'\]$"):
+    with pytest.raises(DataError, match=r"validation split has no pictures(.|\n)*leave them out: ignore=\[\"val\"\]$"):
         prepared(pets, ignore="test")
     assert counts(prepared(pets, ignore=("test", "val"), test_fraction=0)) == {"train": 9}
     tree(pets / "test", 3, 1000)
-    with pytest.raises(DataError, match=r"only in the test split(.|\n)*leave it out: ignore=\['test/unknown'\]$"):
+    with pytest.raises(DataError, match=r"only in the test split(.|\n)*leave it out: ignore=\[\"test/unknown\"\]$"):
         prepared(pets, ignore="val")
     assert counts(prepared(pets, ignore=("val", "test/unknown"))) == {"train": 9, "test": 9}
     with pytest.raises(ConfigError, match="there is no table in the source"):
@@ -447,7 +449,7 @@ def test_files_without_rows_are_left_out_and_files_of_other_names_taken_together
     assert "taken together: more.parquet, part-0.parquet, part-1.parquet" in manifest.notes
     table(tmp_path / "split" / "train.parquet", 10, 0)
     table(tmp_path / "split" / "test.parquet", 0, 0)
-    with pytest.raises(DataError, match=r"no rows\n  where: .*test.parquet(.|\n)*ignore=\['test.parquet'\]$"):
+    with pytest.raises(DataError, match=r"no rows\n  where: .*test.parquet(.|\n)*ignore=\[\"test.parquet\"\]$"):
         prepared(tmp_path / "split")
     assert counts(prepared(tmp_path / "split", ignore="test.parquet", test_fraction=0)) == {"train": 10}
 
@@ -701,7 +703,7 @@ def test_files_of_text_in_other_ways_are_refused_with_what_to_do(tmp_path: Path)
     texts(tmp_path / "a", train=train, test=["id", "8.png"], sample_submission=["id,label", "8.png,ant"])
     with pytest.raises(DataError, match=r"ffdist data prepare \S*train.csv --image-column id --label-column label"):
         prepared(tmp_path / "a")
-    with pytest.raises(DataError, match=r"ignore=\['sample_submission.csv'\]"):
+    with pytest.raises(DataError, match=r"ignore=\[\"sample_submission.csv\"\]"):
         prepared(tmp_path / "a", image_column="id")
     with pytest.raises(DataError, match=r"file is not there(.|\n)*remedy: write the paths as img/0.png"):
         prepared(tmp_path / "a", image_column="id", ignore="sample_submission.csv")

@@ -75,7 +75,7 @@ def test_channels_that_are_no_colour_are_left_out_only_where_this_was_told(
 ) -> None:
     data = tiff(x, colour, *extra)
     for given in (data, opened(data)):
-        with pytest.raises(DataError, match=rf"of its {x.shape[2]} channels .*mode={mode} takes"):
+        with pytest.raises(DataError, match=rf"of its {x.shape[2]} channels .*mode=.{mode}. takes"):
             decode(given, "here")
     picture = read_picture(data, "here", Decoding(mode=mode))  # pyright: ignore[reportArgumentType]
     colours = {GREY: 1, RGB: 3, CMYK: 4}[colour]
@@ -158,7 +158,7 @@ def test_a_set_with_a_second_band_is_refused_and_prepared_as_told(
         (tmp_path / "tree" / name).mkdir(parents=True)
         for place in range(2):
             (tmp_path / "tree" / name / f"{place}.tif").write_bytes(tiff(drawn(2), GREY, NEITHER))
-    with pytest.raises(DataError, match=r"4 pictures cannot be read\n(.|\n)*mode=grey takes the first alone"):
+    with pytest.raises(DataError, match=r"4 pictures cannot be read\n(.|\n)*mode=.grey. takes the first alone"):
         prepare(tmp_path / "tree", tmp_path / "out")
     images = open_data(prepare(tmp_path / "tree", tmp_path / "out", mode="grey", test_fraction=0))
     assert images.shape == (1, 9, 8)

@@ -100,7 +100,7 @@ def test_a_pipeline_that_holds_more_batches_than_the_lag_is_refused() -> None:
 
 
 def test_hard_negatives_need_readouts_and_a_lag_that_an_edge_can_hold() -> None:
-    with pytest.raises(ConfigError, match="'predict=linear', 'hard=yes'"):
+    with pytest.raises(ConfigError, match=r'objective_args=dict\(predict="linear", hard=True\)$'):
         Hinton(hard=True)
     for lag in (0, 65):
         with pytest.raises(ConfigError, match="1 to 64 batches"):

@@ -221,7 +221,7 @@ def test_settings_that_make_no_sense_are_refused(wrong: dict[str, Any], message:
     ("told", "message"),
     [
         ({"windows": ((0, 1),)}, "3 windows"),
-        ({"schedule": "plateau"}, "scheduler.schedule=plateau follows the validation results"),
+        ({"schedule": "plateau"}, "scheduler.schedule=.plateau. follows the validation results"),
         ({"early_stop": 2}, "training.early_stop follows the validation results"),
     ],
 )

@@ -21,7 +21,7 @@ import ffdist
 from ffdist import SFF, Pipeline, from_tensors, models
 from ffdist.cli import COMMANDS, main
 from ffdist.cli.spelling import as_flags
-from ffdist.errors import DataError, DivergedError, NetworkError
+from ffdist.errors import DataError, DivergedError, NetworkError, setting, spelled
 from ffdist.models import MODELS
 from ffdist.objectives import OBJECTIVES, CwC
 from ffdist.pipeline.plan import check_objective
@@ -157,6 +157,34 @@ def arguments() -> set[str]:
     found |= {name for build in MODELS.values() for name in inspect.signature(build).parameters}
     of_others = {"batch_first", "return_inverse", "inplace", "seconds"}  # torch's, numpy's, timedelta's
     return found | of_others | {"train", "test"}  # --splits train=...
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("compute.precision", "bf16", 'compute.precision="bf16"'),
+        ("training.batch_size", "2", "training.batch_size=2"),
+        ("dataset.validation", 0.1, "dataset.validation=0.1"),
+        ("rule.fusion", True, "rule.fusion=True"),
+        ("plan.stages", None, "plan.stages"),
+        ("plan.cut", "1 2", "plan.cut=[1, 2]"),
+        ("dataset.augment", "crop", 'dataset.augment=["crop"]'),
+        ("optim.no_decay", "bias norm", 'optim.no_decay=["bias", "norm"]'),
+        ("rule.objective_args", "kernel=3 hard=yes", "rule.objective_args=dict(kernel=3, hard=True)"),
+        ("network.model_args", "widths=4,8 split=block", 'network.model_args=dict(widths=(4, 8), split="block")'),
+        ("rule.objective", "sff", 'objective="sff"'),
+        ("network.model", "mlp", 'network="mlp"'),
+        ("network.pretrained", "5", 'network.pretrained="5"'),
+        ("dataset.data", "FOLDER", 'data="FOLDER"'),
+        ("splits", "none", 'splits="none"'),
+        ("splits", "train=a 'test=b c'", 'splits=["train=a", "test=b c"]'),
+        ("ignore", "1 'a b'", 'ignore=["1", "a b"]'),
+        ("value_range", "0 4095", "value_range=(0, 4095)"),
+        ("out", 'a "b"', r'out="a \"b\""'),
+    ],
+)
+def test_a_value_is_python_where_errors_are_told_in_python(name: str, value: object, told: str) -> None:
+    assert spelled(setting(name, value)) == told
 
 
 X, Y = torch.rand(64, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(64) % 4

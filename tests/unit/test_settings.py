@@ -156,7 +156,7 @@ def test_every_preset_is_made_of_settings_there_are() -> None:
         ({"validation": 1.0}, r"dataset.validation is too large(.|\n)*0 <= x < 1"),
         ({"stages": 2, "cut": [1, 1, 1]}, "plan.cut and plan.stages disagree"),
         ({"microbatches": 129}, "training.microbatches is more than a batch holds"),
-        ({"transport": "object-store"}, r"plan.transport=object-store is Ray's(.|\n)*plan.launcher=ray"),
+        ({"transport": "object-store"}, r"plan.transport=.object-store. is Ray's(.|\n)*plan.launcher=.ray."),
         ({"fusion": True, "objective": "backprop"}, "rule.fusion=True reads the blocks' features"),
     ],
 )
