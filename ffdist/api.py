@@ -68,7 +68,7 @@ class Pipeline:
         of this process as the launcher. Those of a preset: `ffdist.presets.with_preset(ffdist.Settings(), "digits")`;
         of a file: `ffdist.settings.toml.settings_in("my.toml")`.
     told: fields of the settings by their own names, laid over them: `stages=2, lr=1e-3, epochs=30`. `ffdist settings`
-        lists them; they may as well be told to `fit`. Without `stages` and `cut` there is one stage.
+        lists them, with their defaults; they may as well be told to `fit`.
 
     The number of stages, the cut and the launcher change nothing about the result. With launcher="processes" or "ray"
     what is passed in must be importable there, from a module, or from a script whose `fit` stands under
@@ -280,10 +280,7 @@ class Pipeline:
             job = Job(whole, smoothed(Backprop(), settings), images, settings)
         else:
             job = Job(chain, self._rule(settings), images, settings)
-        ranks = world.size if world else None
-        if ranks is None and settings.plan.stages is None and not settings.plan.cut:
-            return job
-        return replace(job, stages=count_stages(settings, len(job.names), ranks))
+        return replace(job, stages=count_stages(settings, len(job.names), world.size if world else None))
 
     def chain(self, images: Images, settings: Settings | None = None) -> Chain:
         """The network as a chain for these data. Raises NetworkError when it was made for other shapes or classes."""

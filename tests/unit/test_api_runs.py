@@ -86,8 +86,7 @@ def test_what_began_in_python_goes_on_anywhere_to_the_same_bits(tmp_path: Path) 
     for name, epochs in (("whole", 3), ("python", 1), ("line", 1)):
         named().fit("digits", epochs=epochs, out=tmp_path / name, **FIT)
     pipeline = named()
-    pipeline.stages = 2
-    result = pipeline.fit(open_data("digits"), epochs=3, out=tmp_path / "python", resume=True, **FIT)
+    result = pipeline.fit(open_data("digits"), epochs=3, stages=2, out=tmp_path / "python", resume=True, **FIT)
     assert len(result.records) == 3
     ffdist_("train", "--resume", "--out", tmp_path / "line", "--epochs", 3)
     assert fingerprint(tmp_path / "python") == fingerprint(tmp_path / "line") == fingerprint(tmp_path / "whole")

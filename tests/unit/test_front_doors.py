@@ -14,9 +14,11 @@ import ffdist
 from ffdist import SFF, OptimSettings, Pipeline, Settings, TrainingSettings, models, open_data
 from ffdist.cli import main
 from ffdist.cli.train import parse
+from ffdist.cores import available_cores
 from ffdist.errors import ConfigError
 from ffdist.presets import with_preset
 from ffdist.report.log import read_run_log
+from ffdist.runtime.record import read_starts
 from ffdist.runtime.run import read_settings
 from ffdist.settings.toml import settings_in
 
@@ -61,6 +63,16 @@ def test_a_run_told_in_python_is_the_command_lines(name: str, tmp_path: Path) ->
     assert learned(result.records) == learned(records)
     of_line, of_python = (read_settings(tmp_path / of).changed(cut=(), stages=1) for of in ("line", "python"))
     assert of_line == of_python
+
+
+def test_a_run_that_is_told_nothing_has_the_same_stages_by_either_door(tmp_path: Path) -> None:
+    (tmp_path / "none.toml").touch()
+    words = ["train", "--config", str(tmp_path / "none.toml"), "--launcher", "threads", *flags(SMALL)]
+    main([*words, "--out", str(tmp_path / "line")])
+    Pipeline("cnnb", "sff", **SMALL).fit("digits", out=tmp_path / "python", progress=False)
+    started = [read_starts(tmp_path / of)[0]["stages"] for of in ("line", "python")]
+    assert started == [min(2, available_cores())] * 2
+    assert fingerprint(tmp_path / "python") == fingerprint(tmp_path / "line")
 
 
 def test_settings_are_told_whole_by_a_preset_or_a_file_or_by_their_names(tmp_path: Path) -> None:
@@ -111,11 +123,13 @@ def test_an_own_validation_set_is_told_to_fit(tmp_path: Path) -> None:
         ({"optim": {"lr": 1}}, r"remedy: settings=ffdist\.Settings\(optim="),
         ({"data": "digits"}, "expected: the first argument of fit"),
         ({"model": "mlp"}, "expected: the first argument of Pipeline"),
-        ({"augment": "crop"}, r"remedy: augment=\['crop'\]"),
+        ({"augment": "crop"}, r'remedy: augment=\["crop"\]'),
+        ({"augment": "crop, flip"}, r'remedy: augment=\["crop", "flip"\]'),
+        ({"cut": "1 2"}, r"remedy: cut=\[1, 2\]"),
         ({"validation": (np.zeros((2, 8, 8), np.uint8), [0, 1])}, r"remedy: fit\(data, validation="),
-        ({"label_smoothing": 0.1, "objective": "hinton"}, r"got: rule\.objective=hinton"),
+        ({"label_smoothing": 0.1, "objective": "hinton"}, 'got: objective="hinton"'),
         ({"network": models.mlp((1, 8, 8), 10), "model_args": ["widths=4"]}, "options of a network that is given by"),
-        ({"objective": SFF(), "objective_args": ["kernel=3"]}, "options of a rule that is given by its name"),
+        ({"objective": SFF(), "objective_args": ["kernel=3"]}, r"options of a rule that (.|\n)*, or SFF\(kernel=3\)$"),
         ({"objective": "backprop", "fusion": True}, "expected: a local rule"),
     ],
 )
