@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import NoReturn
 
+from ffdist.cli.help import wrapped
 from ffdist.cli.parsing import UsageError
 from ffdist.cli.spelling import as_flags
 from ffdist.errors import ConfigError, FfdistError, Interrupted, exit_status
@@ -132,8 +133,8 @@ def tell(error: FfdistError) -> None:
 
 def overview() -> str:
     """What `ffdist --help` prints."""
-    lines = [f"  {name:<11}{text}" for name, (_, text) in COMMANDS.items()]
-    return "\n".join([USAGE, *lines, "", OF_ALL])
+    lines = [f"  {name:<12}{text}" for name, (_, text) in COMMANDS.items()]
+    return "\n".join([wrapped(USAGE), *(wrapped(line, " " * 14) for line in lines), "", wrapped(OF_ALL, " " * 4)])
 
 
 USAGE = """\
@@ -150,5 +151,5 @@ options of every command:
   -v, --verbose  errors with their tracebacks
   --version      of ffdist alone
 
-`ffdist help COMMAND` is `ffdist COMMAND --help`. Completion: eval "$(ffdist completion bash)" in ~/.bashrc; for zsh
-and fish see ffdist completion --help."""
+`ffdist help COMMAND` is `ffdist COMMAND --help`.
+Completion: eval "$(ffdist completion bash)" in ~/.bashrc; zsh and fish: ffdist completion --help."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import ffdist
-from ffdist.cli.help import Flag, Positional, choices_of, heading, shown, width
+from ffdist.cli.help import Flag, Positional, choices_of, heading, refilled, shown, width, wrapped
 from ffdist.cli.parsing import parsed
 from ffdist.errors import ConfigError
 from ffdist.known import MODEL_PLACES, OBJECTIVE_PLACES
@@ -133,24 +133,23 @@ def presets(args: Sequence[str]) -> None:
         print(json.dumps({name: preset.summary for name, preset in PRESETS.items()}))
     else:
         for group, members in PRESET_GROUPS.items():
-            print("\n".join(textwrap.wrap(f"{group}:", width())))
-            print("\n".join(f"  {name:<32} {preset.summary}" for name, preset in members.items()))
-        print("\n`ffdist presets NAME` has what one sets; `ffdist train NAME --help` all values.")
+            print(wrapped(f"{group}:"))
+            for name, preset in members.items():
+                print(beside(f"  {name}", preset.summary, 35))
+        print()
+        print(wrapped("`ffdist presets NAME` has what one sets; `ffdist train NAME --help` all values."))
 
 
 def datasets(args: Sequence[str]) -> None:
     command = parsed(Datasets, args, "ffdist datasets")
-    from ffdist.cli.data import Check, List, tell_embedded
-    from ffdist.data.catalog import embedded
+    from ffdist.cli.data import Check, List, tell_named
+    from ffdist.data import list_data
 
     if command.name is None:
         List(command.root, command.json).run()
-    elif command.name == "digits":
-        tell_embedded(embedded(), as_json=command.json)
-    elif command.name in DATA_SETS and not (command.root / command.name).is_dir():
-        where = command.root / command.name
-        raise ConfigError(f"{DATA_SETS[command.name]} is not prepared", where=where, expected="a prepared folder",
-                          remedy=f"ffdist data prepare {command.name} --out {where}")  # fmt: skip
+    elif command.name == "digits" or (command.name in DATA_SETS and not (command.root / command.name).is_dir()):
+        entry = next(each for each in list_data(command.root) if each.name == command.name)
+        tell_named(entry, command.root, as_json=command.json)
     else:
         here = Path(command.name)
         there = command.root / command.name
@@ -168,10 +167,11 @@ def settings(args: Sequence[str]) -> None:
     for name, each in told.items():
         if each["group"] != group:
             group = each["group"]
-            print(f"{'' if name == names[0] else chr(10)}[{group}] {heading(GROUPS[group]())}")
+            print("" if name == names[0] else "\n", end="")
+            print(wrapped(f"[{group}] {heading(GROUPS[group]())}"))
         facts = [f"{each['type']}", f"default {each['default'] or 'none'}", *([each["range"]] if each["range"] else []),
                  *(["may differ when a run is resumed"] if each["free_on_resume"] else [])]  # fmt: skip
-        print(f"  {each['flag']}  ({'; '.join(facts)})")
+        print(wrapped(f"  {each['flag']}  ({'; '.join(facts)})", " " * 6))
         print(textwrap.fill(each["text"], width(), initial_indent="      ", subsequent_indent="      "))
 
 
@@ -210,7 +210,7 @@ def tell_preset(name: str, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"name": name, "summary": preset.summary, "settings": preset.settings}))
         return
-    print(f"{name}: {preset.summary}")
+    print(wrapped(f"{name}: {preset.summary}"))
     rows = table("setting", "value", "default")
     for key, value in preset.settings.items():
         rows.add_row(as_flag(key), shown(value), about(key)["default"])
@@ -224,8 +224,16 @@ def tell_list(what: str, told: Mapping[str, str], more: str, *, as_json: bool) -
         return
     left = max(map(len, told)) + 2
     for name, text in told.items():
-        print(textwrap.fill(text, width(), initial_indent=f"{name:<{left}}", subsequent_indent=" " * left))
-    print(f"\n`{more}` explains a {what}, with all of its options.")
+        print(beside(name, text, left))
+    print()
+    print(wrapped(f"`{more}` explains a {what}, with all of its options."))
+
+
+def beside(name: str, text: str, left: int) -> str:
+    """A name, and what is said of it, in a column of its own where there is room for one."""
+    if width() < left + 30:
+        return wrapped(f"{name}  {text}", " " * 6)
+    return textwrap.fill(text, width(), initial_indent=f"{name:<{left}}", subsequent_indent=" " * left)
 
 
 def summaries(places: Mapping[str, str]) -> dict[str, str]:
@@ -256,14 +264,14 @@ def tell_thing(name: str, made: Any, skip: int, flag: str, *, as_json: bool) -> 
         print(json.dumps({"name": name, "text": text, "options": options}))
         return
     print(f"{name}\n")
-    print(without_options(text, options))
+    print(refilled(without_options(text, options)))
     print()
     if not options:
         print(NO_OPTIONS)
         return
-    print(f"options, as {flag} NAME=VALUE ...:")
+    print(wrapped(f"options, as {flag} NAME=VALUE ...:"))
     for each in options:
-        print(f"  {each['name']}  ({each['type']}; default {each['default'] or 'none'})")
+        print(wrapped(f"  {each['name']}  ({each['type']}; default {each['default'] or 'none'})", " " * 6))
         if each["text"]:
             print(textwrap.fill(each["text"], width(), initial_indent="      ", subsequent_indent="      "))
 

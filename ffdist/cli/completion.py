@@ -13,7 +13,7 @@ from ffdist.cli.parsing import known_arguments, parsed
 
 BASH = """\
 _ffdist() {
-    local line word=${COMP_WORDS[COMP_CWORD]}
+    local line word=${COMP_WORDS[COMP_CWORD]#=}
     COMPREPLY=()
     while IFS= read -r line; do COMPREPLY+=("$line"); done < <(
         ffdist completion words -- "${COMP_WORDS[@]:1:COMP_CWORD}" 2>/dev/null)
@@ -23,19 +23,51 @@ _ffdist() {
 }
 complete -o filenames -F _ffdist ffdist
 """
-ZSH = "autoload -U +X bashcompinit && bashcompinit\n" + BASH
+ZSH = """\
+(( $+functions[compdef] )) || { autoload -Uz compinit && compinit -i }
+_ffdist() {
+    local -a before found
+    before=(${(Q)words[2,CURRENT-1]})
+    found=(${(f)"$(ffdist completion words -- $before "${(Q)PREFIX}" 2>/dev/null)"})
+    if (( $#found )); then
+        compadd -- $found
+    else
+        compset -P '--*='
+        _files
+    fi
+}
+compdef _ffdist ffdist
+"""
 FISH = """\
-complete -c ffdist -a '(ffdist completion words -- (commandline -opc)[2..-1] (commandline -ct) 2>/dev/null)'
+function __ffdist_words
+    set -l word (commandline -ct)
+    set -l found (ffdist completion words -- (commandline -opc)[2..-1] $word 2>/dev/null)
+    if test (count $found) -gt 0
+        printf '%s\\n' $found
+    else if string match -qr -- '^--.*=' $word
+        set -l parts (string split -m 1 = -- $word)
+        printf "$parts[1]=%s\\n" (__fish_complete_path $parts[2])
+    else
+        __fish_complete_path $word
+    end
+end
+complete -c ffdist -f -a '(__ffdist_words)'
 """
 SCRIPTS = {"bash": BASH, "zsh": ZSH, "fish": FISH}
 
 
 @dataclass(frozen=True)
 class Completion:
-    """What a shell runs to complete ffdist's commands: eval "$(ffdist completion bash)"; for fish, into source."""
+    """What a shell runs to complete ffdist's commands."""
 
     shell: Annotated[Literal["bash", "zsh", "fish"], Positional]
     """bash, zsh or fish."""
+
+
+MORE = """\
+bash: eval "$(ffdist completion bash)" in ~/.bashrc
+zsh: eval "$(ffdist completion zsh)" in ~/.zshrc
+fish: ffdist completion fish | source, in ~/.config/fish/config.fish"""
 
 
 def main(args: Sequence[str]) -> None:
@@ -43,7 +75,7 @@ def main(args: Sequence[str]) -> None:
         for found in completions(list(args[2:])):
             print(found)
         return
-    print(SCRIPTS[parsed(Completion, args, "ffdist completion").shell], end="")
+    print(SCRIPTS[parsed(Completion, args, "ffdist completion", more=MORE).shell], end="")
 
 
 def completions(words: list[str]) -> list[str]:

@@ -166,7 +166,7 @@ class Check:
         from ffdist.data.catalog import embedded, folder_of
 
         if str(self.folder) == "digits" and not self.folder.exists():
-            tell_embedded(embedded(), as_json=self.json)
+            tell_named(embedded(), Path("data"), as_json=self.json)
             return
         folder = Remote.of(self.folder) or folder_of(self.folder) or self.folder
         manifest = verify(folder)
@@ -180,15 +180,19 @@ class Check:
             print(f"told when it was prepared: {text}")
 
 
-def tell_embedded(entry: Entry, *, as_json: bool) -> None:
-    """What there is to say of a data set without a folder."""
+def tell_named(entry: Entry, root: Path, *, as_json: bool) -> None:
+    """What there is to say of a data set without a folder: one that is embedded, or not prepared yet."""
     if as_json:
         print(json.dumps(asdict(entry), default=str))
         return
     counts = ", ".join(f"{split} {count:,}" for split, count in entry.counts.items())
-    shape = " x ".join(map(str, entry.shape or ()))
-    print(f"{entry.name} is embedded, without files to check: {shape}, {entry.num_classes} classes, {counts}")
-    print(f"next: {command('train', '--data', entry.name)}")
+    shape = " x ".join(map(str, entry.shape)) if entry.shape else "pictures of any size"
+    here = entry.state == "embedded"
+    state = "is embedded, without files to check" if here else f"can be prepared, and is not in {root}"
+    print(f"{entry.name} {state}: {shape}, {entry.num_classes} classes, {counts}")
+    size = [] if entry.shape else ["--size", 96]
+    prepare = command("data", "prepare", entry.name, *size, "--out", root / entry.name)
+    print(f"next: {command('train', '--data', entry.name) if here else prepare}")
 
 
 COMMANDS = {"list": List, "prepare": Prepare, "check": Check}

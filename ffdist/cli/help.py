@@ -20,7 +20,7 @@ Flag = Annotated[bool, "flag"]
 """A switch that cannot be turned off again: what a command does."""
 LEFT = 26
 """Columns of a flag and its value, where there are 80 at least in all."""
-LEAST, MOST = 60, 110
+LEAST, MOST = 32, 110
 """Columns of the whole."""
 SHORT = 44
 """Characters of what is said of a default."""
@@ -42,6 +42,8 @@ class Argument:
     required: bool = False
     both: bool = False
     """Whether it is a switch that can be turned off, too."""
+    setting: bool = False
+    """Whether it is a setting of a run, whose several values `none` takes away."""
 
     @property
     def kind_if_given(self) -> Any:
@@ -74,7 +76,7 @@ def arguments_of(kind: type, made: Any = None) -> Iterator[Argument]:
         flag = f"--{field.name.rstrip('_').replace('_', '-')}"
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         yield Argument(field.name, hint, default, told.get(field.name, ""), Positional in marks, flag, required,
-                       both=not marks)  # fmt: skip
+                       both=not marks, setting=issubclass(kind, Group))  # fmt: skip
 
 
 def groups_of(made: Any) -> Iterator[tuple[str, Group]]:
@@ -94,6 +96,21 @@ def heading(group: Group) -> str:
 
 def width() -> int:
     return min(MOST, max(LEAST, shutil.get_terminal_size().columns))
+
+
+def wrapped(text: str, indent: str = "") -> str:
+    """A paragraph, or several lines of which each is one, as wide as the terminal; further lines are indented."""
+    lines = [
+        textwrap.wrap(line, width(), subsequent_indent=indent, break_on_hyphens=False) or [""]
+        for line in text.splitlines()
+    ]
+    return "\n".join(line for each in lines for line in each)
+
+
+def refilled(text: str) -> str:
+    """Paragraphs, without the line breaks that they have in a source; those with indented lines stay as they are."""
+    paragraphs = text.split("\n\n")
+    return "\n\n".join(each if "\n " in each else wrapped(" ".join(each.split())) for each in paragraphs)
 
 
 def page(usage: str, summary: str, groups: list[tuple[str, list[Argument]]], more: str = "") -> str:

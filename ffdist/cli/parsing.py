@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, TypeVar, get_args, get_origin
 
-from ffdist.cli.help import Argument, arguments_of, choices_of, first_sentence, groups_of, is_many, page
+from ffdist.cli.help import Argument, arguments_of, choices_of, first_sentence, groups_of, is_many, page, wrapped
 from ffdist.errors import ConfigError
 from ffdist.options import convert, describe, nearest
 from ffdist.settings import as_flag
@@ -166,6 +166,11 @@ def value_of(argument: Argument, told: Any, prog: str) -> Any:
         return told
     kind = argument.kind_if_given
     if is_many(kind):
+        if not told:
+            raise UsageError(f"{argument.flag} has no value", where=prog, expected=argument.spelled,
+                             remedy=f"{argument.flag} none" if argument.setting else None)  # fmt: skip
+        if argument.setting and told == ["none"]:
+            return ()
         return tuple(one_value(argument, get_args(kind)[0], text, prog) for text in told)
     if isinstance(told, list):
         return tuple(one_value(argument, each, text, prog) for each, text in zip(get_args(kind), told, strict=True))
@@ -195,7 +200,7 @@ def parsed_of(commands: Mapping[str, type[Any]], args: Sequence[str], prog: str)
         return parsed(commands[name], args[1:], f"{prog} {name}")
     if name in ("-h", "--help", "help"):
         summaries = {each: first_sentence(" ".join((kind.__doc__ or "").split())) for each, kind in commands.items()}
-        lines = [f"  {each:<9}{summary}" for each, summary in summaries.items()]
+        lines = [wrapped(f"  {each:<9}{summary}", " " * 11) for each, summary in summaries.items()]
         print(f"usage: {prog} COMMAND [OPTION ...]", "", "commands:", *lines, "", sep="\n")
         print(f"`{prog} COMMAND --help` explains each.")
         sys.exit(0)

@@ -32,7 +32,7 @@ def told(capsys: pytest.CaptureFixture[str], *args: str) -> tuple[int, str, str]
     return status, out, err
 
 
-@pytest.mark.parametrize("columns", [60, 70, 80, 100, 120, 200])
+@pytest.mark.parametrize("columns", [40, 60, 70, 80, 100, 120, 200])
 def test_the_help_of_train_is_short_and_fits(
     columns: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -41,8 +41,21 @@ def test_the_help_of_train_is_short_and_fits(
         status, out, _ = told(capsys, *args.split())
         assert status == 0
         lines = out.splitlines()
-        assert len(lines) < 120
+        assert len(lines) < 120 or columns < 60
         assert max(map(len, lines)) <= columns
+    for args in (
+        "--help",
+        "data --help",
+        "completion --help",
+        "rules",
+        "rules sff",
+        "models vit",
+        "presets",
+        "settings",
+    ):
+        status, out, _ = told(capsys, *args.split())
+        assert status == 0
+        assert max(map(len, out.splitlines())) <= max(columns, 44), args
 
 
 def test_help_has_the_values_of_a_preset_and_no_value_is_taken_for_one(capsys: pytest.CaptureFixture[str]) -> None:
@@ -69,6 +82,12 @@ def test_help_has_the_values_of_a_preset_and_no_value_is_taken_for_one(capsys: p
         ("train --lr x", "--lr has a wrong value\n  where: ffdist train\n  expected: a number\n  got: x"),
         ("train --optimizer adm", "did you mean 'adam'?"),
         ("train --cut 1,2", "told apart by spaces: 1 2"),
+        ("train --cut", "--cut has no value\n  where: ffdist train\n  expected: --cut N ...\n  remedy: --cut none"),
+        ("train --augment --lr 1", "--augment has no value"),
+        ("train --augment none crop", "--augment has a wrong value"),
+        ("train --model-args digits", "--model-args has no value"),
+        ("bench throughput --against", "--against has no value"),
+        ("data prepare x --ignore", "--ignore has no value"),
         ("train --fusion=true", "--fusion takes no value"),
         ("train --dry-run=1 digits", "--dry-run takes no value"),
         ("eval", "RUN is missing"),
@@ -93,7 +112,8 @@ def test_words_are_dealt_as_they_are_meant() -> None:
     assert parse(["--out=-x"]).settings.run.out == Path("-x")
     assert parse(["--out", "digits", "--data", "digits"]).settings.run.out == Path("digits")
     assert parse(["--batch_size", "3", "--no-fusion"]).settings.training.batch_size == 3
-    assert parse(["--clip", "none", "--augment", "digits"]).settings.dataset.augment == ()
+    assert parse(["--clip", "none", "--augment", "none", "digits"]).settings.dataset.augment == ()
+    assert parse(["cwc-cifar10", "--windows", "none"]).settings.scheduler.windows == ()
     with pytest.raises(ConfigError, match=r"too small(.|\n)*got: -0.001"):
         parse(["--lr", "-1e-3"])
 
@@ -156,9 +176,6 @@ def test_words_are_completed(words: list[str], wanted: list[str]) -> None:
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
 def test_bash_completes_commands_options_values_and_files(tmp_path: Path) -> None:
-    (tmp_path / "my run.toml").touch()
-    (tmp_path / "ffdist").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m ffdist "$@"\n')
-    (tmp_path / "ffdist").chmod(0o755)
     script = """
 eval "$(ffdist completion bash)"
 complete_words() { COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _ffdist; printf '%s|' "${COMPREPLY[@]}"; echo; }
@@ -166,9 +183,66 @@ complete_words ffdist tr
 complete_words ffdist train --optimizer ad
 complete_words ffdist train --config my
 """
-    env = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": str(Path(__file__).parents[2])}
+    env = with_ffdist(tmp_path)
     done = subprocess.run(["bash", "-c", script], cwd=tmp_path, env=env, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == ["train|", "adamw|adam|", "my run.toml|"]
+
+
+@pytest.mark.skipif(shutil.which("fish") is None, reason="needs fish")
+def test_fish_completes_commands_options_values_and_files(tmp_path: Path) -> None:
+    script = """
+ffdist completion fish | source
+for words in "ffdist tr" "ffdist train --optimizer ad" "ffdist train --optimizer=s" "ffdist train --config my"
+    complete -C $words | string join "|"
+end
+complete -C "ffdist train --config=my"
+"""
+    done = subprocess.run(
+        ["fish", "-c", script], cwd=tmp_path, env=with_ffdist(tmp_path), capture_output=True, text=True
+    )
+    files = ["my run.toml", "--config=my run.toml"]
+    assert done.stdout.splitlines() == ["train", "adam|adamw", "--optimizer=sgd", *files], done.stderr
+
+
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="needs zsh")
+def test_zsh_completes_commands_options_values_and_files_in_a_shell_that_has_loaded_nothing(tmp_path: Path) -> None:
+    """In a terminal of its own: zsh completes nowhere else."""
+    startup = """
+eval "$(ffdist completion zsh)"
+show() { zle complete-word; print -r -- "<$BUFFER>"; BUFFER=; }
+zle -N show
+bindkey '^T' show
+"""
+    script = """
+zmodload zsh/zpty
+zpty shell zsh -i
+for words in "ffdist tr" "ffdist train --optimizer m" "ffdist train --optimizer=s" "ffdist train --config=my"; do
+    zpty -w -n shell "$words"$'\\x14'
+    zpty -r -m shell line '*<*>*'
+    print -r -- ${${line##*<}%%>*}
+done
+"""
+    env = with_ffdist(tmp_path)
+    (tmp_path / ".zshrc").write_text(startup)
+    done = subprocess.run(
+        ["zsh", "-f", "-c", script], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout.splitlines() == [
+        "ffdist train ",
+        "ffdist train --optimizer muon ",
+        "ffdist train --optimizer=sgd ",
+        r"ffdist train --config=my\ run.toml ",
+    ], done.stderr
+
+
+def with_ffdist(folder: Path) -> dict[str, str]:
+    """An environment where the command is found; and in the folder a file, whose name has a space."""
+    (folder / "my run.toml").touch()
+    (folder / "bin").mkdir()
+    (folder / "bin" / "ffdist").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m ffdist "$@"\n')
+    (folder / "bin" / "ffdist").chmod(0o755)
+    here = {"PATH": f"{folder / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": str(Path(__file__).parents[2])}
+    return os.environ | here | {"HOME": str(folder), "ZDOTDIR": str(folder), "XDG_CONFIG_HOME": str(folder)}
 
 
 def test_every_network_and_rule_explains_each_of_its_options(capsys: pytest.CaptureFixture[str]) -> None:
@@ -179,6 +253,18 @@ def test_every_network_and_rule_explains_each_of_its_options(capsys: pytest.Capt
             _, out, _ = told(capsys, command, name, "--json")
             for option in json.loads(out)["options"]:
                 assert all((option["text"], option["type"])), f"{name}: {option['name']}"
+
+
+def test_a_data_set_that_is_not_prepared_is_explained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    status, out, _ = told(capsys, "datasets", "cifar10")
+    assert status == 0
+    assert "3 x 32 x 32, 10 classes, train 50,000, test 10,000" in out
+    assert "next: ffdist data prepare cifar10 --out data/cifar10" in out
+    _, out, _ = told(capsys, "datasets", "imagenette", "--json")
+    assert json.loads(out)["state"] == "preparable"
 
 
 def test_the_name_of_a_thing_of_another_kind_is_told(capsys: pytest.CaptureFixture[str]) -> None:

@@ -235,9 +235,7 @@ def test_a_dry_run_prints_settings_and_stages_and_writes_nothing(
 
 
 def test_the_twin_of_backpropagation_trains_by_the_same_command(tmp_path: Path) -> None:
-    main(["train", "--objective", "backprop", "--objective-args", "--out", str(tmp_path / "bp"), "--launcher",
-          "threads",
-          "--epochs", "6"])  # fmt: skip
+    main(["train", "--objective", "backprop", "--out", str(tmp_path / "bp"), "--launcher", "threads", "--epochs", "6"])
     logged = json.loads((tmp_path / "bp" / "metrics.jsonl").read_text().splitlines()[-1])
     assert logged["test"]["accuracy"]["mean"] > 0.9
 
