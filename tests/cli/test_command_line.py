@@ -41,7 +41,7 @@ def test_the_help_of_train_is_short_and_fits(
         status, out, _ = told(capsys, *args.split())
         assert status == 0
         lines = out.splitlines()
-        assert len(lines) < 120 or columns < 60
+        assert len(lines) < 120 or columns < 70
         assert max(map(len, lines)) <= columns
     for args in (
         "--help",
