@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import pairwise
-from statistics import median
 from typing import Any
 
 FORMAT = 1
@@ -27,19 +26,20 @@ class Curve:
         return cls((samples,), ((value,),))
 
     @cached_property
-    def medians(self) -> tuple[float, ...]:
-        return tuple(map(median, self.repeats))
+    def values(self) -> tuple[float, ...]:
+        """Of each size the lower quartile: a neighbour's work on the machine only ever adds to a time."""
+        return tuple(sorted(values)[(len(values) - 1) // 4] for values in self.repeats)
 
     @cached_property
     def spread(self) -> tuple[float, ...]:
-        """Every measurement against the median of its size."""
-        pairs = zip(self.repeats, self.medians, strict=True)
-        return tuple(value / middle for values, middle in pairs if middle > 0 for value in values) or (1.0,)
+        """Every measurement against the value of its size."""
+        pairs = zip(self.repeats, self.values, strict=True)
+        return tuple(each / value for values, value in pairs if value > 0 for each in values) or (1.0,)
 
     def at(self, samples: float) -> float:
-        """The median: between two sizes on a straight line; below the smallest along the line of the two smallest, and
+        """The value: between two sizes on a straight line; below the smallest along the line of the two smallest, and
         beyond the largest in proportion."""
-        sizes, values = self.samples, self.medians
+        sizes, values = self.samples, self.values
         if samples >= sizes[-1]:
             return values[-1] * samples / sizes[-1]
         if samples <= 0:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from ffdist.bench.meter import TensorBytes
+from ffdist.pipeline.tensor_bytes import TensorBytes
 
 KIB = 1024
 

@@ -1,0 +1,81 @@
+"""The same network by backpropagation, measured block by block, for what data parallelism and 1F1B would take."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from functools import partial
+from statistics import median
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ffdist.baselines.base import BaselineConfig, Whole, optimised
+from ffdist.models import Chain
+from ffdist.pipeline.block import placed
+from ffdist.planner.measure import LEAST, MOST, PATIENCE, bytes_of, timed
+from ffdist.planner.profile import BackpropProfile, BlockProfile, Curve
+
+
+def measure_backprop(
+    chain: Chain, config: BaselineConfig, sizes: Sequence[int], x: Tensor, y: Tensor
+) -> BackpropProfile:  # fmt: skip
+    """Forward and backward of every block and of the classifier, the gradient of a block's input with it.
+
+    x, y: a batch as the loader has it, of the largest size at least.
+    """
+    whole = Whole(chain, config)
+    optimizer, _ = optimised(whole, config)
+    messages = [placed(x[:size], config.device) for size in sizes]
+    labels = [y[:size].to(config.device) for size in sizes]
+    found: list[tuple[Curve, Curve, int]] = []
+    for index in range(len(whole.blocks)):
+        forward, backward, messages = measure_one(whole, index, messages, labels, config)
+        sent = messages[-1].nbytes // sizes[-1]
+        found.append((Curve(tuple(sizes), forward), Curve(tuple(sizes), backward), sent))
+    optimizer.step()
+    step = median(timed(optimizer.step, config.device)[1] for _ in range(LEAST))
+    parameters = [sum(p.numel() for p in block.parameters()) for block in whole.blocks]
+    names = [*chain.names, "classifier"]
+    return BackpropProfile(
+        tuple(
+            BlockProfile(
+                names[n], forward, backward, step * parameters[n] / max(1, sum(parameters)), 0.0, parameters[n],
+                bytes_of(block.state_dict().values()), bytes_of(block.parameters()),
+                2 * bytes_of(block.parameters()), float(sent), Curve.proportional(sizes[-1], 0.0),
+            )
+            for n, (block, (forward, backward, sent)) in enumerate(zip(whole.blocks, found, strict=True))
+        )
+    )  # fmt: skip
+
+
+def measure_one(
+    whole: Whole, index: int, messages: Sequence[Tensor], labels: Sequence[Tensor], config: BaselineConfig
+) -> tuple[tuple[tuple[float, ...], ...], tuple[tuple[float, ...], ...], list[Tensor]]:
+    """Seconds forward and backward of each message, all repeats; and what comes out."""
+    block, is_last = whole.blocks[index], index == len(whole.blocks) - 1
+    forward: list[list[float]] = [[] for _ in messages]
+    backward: list[list[float]] = [[] for _ in messages]
+    outs = list(messages)
+    begun = time.perf_counter()
+    for turn in range(1 + MOST):
+        for place, (x, y) in enumerate(zip(messages, labels, strict=True)):
+            x = x.detach().requires_grad_(index > 0)  # pictures want no gradient
+
+            def compute(x: Tensor = x, y: Tensor = y) -> tuple[Tensor, Tensor]:
+                with config.autocast():
+                    out = block(x)
+                    return out, F.cross_entropy(out.float(), y) if is_last else out
+
+            (out, end), seconds = timed(compute, config.device)
+            back = timed(partial(end.backward, None if is_last else torch.ones_like(end)), config.device)[1]
+            outs[place] = out.detach()
+            if turn:
+                forward[place].append(seconds)
+                backward[place].append(back)
+            for parameter in block.parameters():
+                parameter.grad = None if turn < LEAST else parameter.grad
+        if turn >= LEAST and time.perf_counter() - begun > PATIENCE:
+            break
+    return tuple(map(tuple, forward)), tuple(map(tuple, backward)), outs

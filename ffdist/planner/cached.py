@@ -1,0 +1,211 @@
+"""Profiles and links, measured once: kept in the user's cache, as JSON, under a name of all that they depend on."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from ffdist.data import Loader
+from ffdist.data.places import cache_folder
+from ffdist.device import CPU, name_of, queues
+from ffdist.environment import processor_name, versions
+from ffdist.errors import StageError, setting
+from ffdist.models import Chain
+from ffdist.notes import note
+from ffdist.objectives import Objective
+from ffdist.pipeline.block import BlockConfig
+from ffdist.planner.cluster import Link
+from ffdist.planner.measure import measure_chain, measure_source, sizes_of
+from ffdist.planner.profile import FORMAT, Profile
+from ffdist.settings import Settings
+from ffdist.transport import shared_memory
+from ffdist.transport.measure import KIB, MIB, measure_transport
+
+SMALL, LARGE = 64 * KIB, 4 * MIB
+"""Bytes of the messages that links are measured with."""
+FOLDER = "profiles"
+"""In the cache."""
+T = TypeVar("T")
+
+
+def profile_of(
+    chain: Chain,
+    objective: Objective,
+    settings: Settings,
+    train: Loader,
+    *,
+    device: torch.device = CPU,
+    backprop: bool = False,
+    fresh: bool = False,
+) -> Profile:
+    """What each block costs on this device by these settings, with messages of all sizes that lanes may have.
+
+    train: the training loader; of its first batch all is measured. backprop: the same network by backpropagation, too.
+    fresh: measured anew, whatever the cache has. It takes some seconds a block; read from the cache, none. The number
+    of torch's threads is the caller's: as the run will have them.
+    Raises what the network and the rule raise; a cache that cannot be written is told, and no error.
+    """
+    batch = train.largest_batch
+    threads = torch.get_num_threads()
+    facts = {
+        "what": "profile",
+        "format": FORMAT,
+        "network": described(chain),
+        "rule": of_rule(objective),
+        "batch": batch,
+        "settings": {
+            name: repr(getattr(settings, name)) for name in ("optim", "compute")
+        } | {"microbatches": settings.training.microbatches, "fusion": settings.rule.fusion},
+        "data": [train.images.name, train.images.shape, train.augment and repr(train.augment), train.size],
+        "device": device_name(device),
+        "threads": threads,
+        "versions": versions(),
+        "backprop": backprop,
+    }  # fmt: skip
+
+    def measure() -> dict[str, Any]:
+        sizes = sizes_of(batch)
+        source, x, y = measure_source(train, objective, chain.num_classes, sizes)
+        config = BlockConfig(settings, 10**6, device)
+        made = Profile(
+            network=settings.network.model,
+            rule=settings.rule.objective,
+            batch=batch,
+            microbatches=settings.training.microbatches,
+            precision=settings.compute.precision,
+            device=device_name(device),
+            on_cpu=not queues(device),
+            threads=threads,
+            versions=versions(),
+            blocks=tuple(measure_chain(chain, objective, config, sizes, x, y)),
+            source=source,
+            sliced=settings.optim.optimizer != "muon" and settings.optim.clip is None,
+            backprop=None,
+        )
+        told = made.as_json()
+        if backprop:
+            from ffdist.baselines.base import BaselineConfig
+            from ffdist.planner.backprop import measure_backprop
+
+            told["backprop"] = asdict(measure_backprop(chain, BaselineConfig(settings, 10**6, device), sizes, x, y))
+        return told
+
+    return cached(facts, measure, Profile.from_json, fresh=fresh)
+
+
+def links_here(*, on_cpu: bool, fresh: bool = False) -> tuple[Link, Link]:
+    """What joins two processes of this host: as it is, by shared memory where there is such; and a network of no limit
+    whose ends are here, by gloo, for what its sending and receiving takes of a CPU."""
+    facts = {"what": "links", "format": FORMAT, "processor": processor_name(), "versions": versions()}
+    rates = cached(facts, measure_links, dict, fresh=fresh)
+    memory, network = (link_of(rates, name) for name in (rates["within"], "gloo"))
+    cpu = 1.0 if on_cpu else 0.0
+    here = Link(memory.rate, memory.latency, cpu / memory.rate, wired=False)
+    each = cpu / (rates[f"gloo {LARGE}"] * LARGE)
+    return here, Link(network.rate, network.latency, each, each)
+
+
+def measure_links() -> dict[str, Any]:
+    """Messages a second by transport and size. By a process of its own, whose own ones import no script of a user's.
+
+    Raises StageError where it fails.
+    """
+    code = "from ffdist.planner.cached import print_links; print_links()"
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=False)
+    if done.returncode:
+        raise StageError("what joins two processes cannot be measured", got=done.stderr.strip()[-2000:],
+                         remedy=f"say it: {setting('link', '25gbit,50us')}")  # fmt: skip
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def print_links() -> None:
+    within = "gloo" if shared_memory.obstacle() else "shared_memory"
+    found = measure_transport(sorted({within, "gloo"}), (SMALL, LARGE), rounds=3, volume=16 * LARGE)
+    told = {f"{rate.transport} {rate.message_bytes}": rate.messages_per_s for rate in found}
+    print(json.dumps(told | {"within": within}))
+
+
+def link_of(rates: dict[str, Any], transport: str) -> Link:
+    """From the messages a second of two sizes."""
+    small, large = (1 / rates[f"{transport} {size}"] for size in (SMALL, LARGE))
+    rate = (LARGE - SMALL) / max(1e-9, large - small)
+    return Link(rate, max(0.0, small - SMALL / rate))
+
+
+def cached(
+    facts: dict[str, Any], measure: Callable[[], dict[str, Any]], read: Callable[[dict[str, Any]], T], *, fresh: bool
+) -> T:
+    """What `read` makes of a file of these facts; measured, and written, where there is none that it takes."""
+    key = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:24]
+    path = cache_folder() / FOLDER / f"{facts['what']}-{key}.json"
+    if not fresh:
+        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+            value = json.loads(path.read_text())
+            return read(value["measured"])
+    note(f"measuring {'the blocks' if facts['what'] == 'profile' else 'what joins two processes'} ...")
+    measured = measure()
+    try:
+        write(path, {"facts": facts, "measured": measured})
+    except OSError as error:
+        note(f"what was measured is not kept: {path}: {error.strerror or error}")
+    return read(json.loads(json.dumps(measured)))
+
+
+def write(path: Path, value: dict[str, Any]) -> None:
+    """Whole or not at all: others may read it, or write the same."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            json.dump(value, file, default=str)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def device_name(device: torch.device) -> str:
+    return name_of(device) if queues(device) else processor_name()
+
+
+def described(chain: Chain) -> list[Any]:
+    """All about a network but its weights: its blocks' layers and the shapes of their parameters."""
+    blocks = [(name, *block_text(build)) for name, build in zip(chain.names, chain.builders, strict=True)]
+    return [chain.input_shape, chain.num_classes, blocks]
+
+
+def block_text(build: Callable[[], nn.Module]) -> tuple[str, list[str]]:
+    try:
+        with torch.device("meta"):
+            module = build()
+    except Exception:  # a user's block may need values as it is made
+        module = build()
+    return f"{module} {source_of(type(module))}", [f"{tuple(p.shape)} {p.requires_grad}" for p in module.parameters()]
+
+
+def of_rule(objective: Objective) -> str:
+    return f"{objective!r} {source_of(type(objective))}"
+
+
+def source_of(kind: type) -> str:
+    """A digest of the code of a user's class; torch's and ours change with their versions alone."""
+    if kind.__module__.split(".")[0] in ("torch", "torchvision", "ffdist"):
+        return ""
+    try:
+        return hashlib.sha256(inspect.getsource(kind).encode()).hexdigest()[:16]
+    except (OSError, TypeError):
+        return kind.__qualname__

@@ -1,0 +1,185 @@
+"""Blocks measured: each alone, with messages of several sizes in turns, one block in memory at a time."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from functools import partial
+from statistics import median
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from ffdist.data import Loader
+from ffdist.device import CPU, forget_peak, peak_bytes, queues, synchronize
+from ffdist.models import Chain, seeded
+from ffdist.objectives import Objective
+from ffdist.pipeline.block import BlockConfig, LearningBlock
+from ffdist.pipeline.fusion import passed_on
+from ffdist.pipeline.plan import build_block, sites
+from ffdist.pipeline.tensor_bytes import TensorBytes
+from ffdist.planner.profile import BlockProfile, Curve
+
+LEAST, MOST = 5, 25
+"""How often each size is measured."""
+PATIENCE = 0.3
+"""Seconds that a block may take beyond the least."""
+SMALLEST = 2
+"""Samples, as batch norm wants them."""
+
+Message = tuple[Tensor | None, Tensor, Tensor | None]
+"""What comes to a block (None behind the last one), the labels, and the features on the way to a fusion head."""
+R = TypeVar("R")
+
+
+def sizes_of(batch: int) -> list[int]:
+    """A message's sizes that are measured: the batch, its half, its quarter, ... down to the 16th, growing."""
+    wanted = {max(SMALLEST, batch // 2**power) for power in range(5)}
+    return sorted(size for size in wanted if size <= batch) or [batch]
+
+
+def measure_chain(
+    chain: Chain, objective: Objective, config: BlockConfig, sizes: Sequence[int], x: Tensor, y: Tensor
+) -> list[BlockProfile]:
+    """Every block, the fusion head too. x, y: a batch as the loader has it, of the largest size at least."""
+    config = replace(config, settings=config.settings.changed(windows=()))  # every block at work
+    generator = torch.Generator().manual_seed(0)
+    messages: list[Message] = []
+    for size in sizes:
+        with seeded(0):
+            prepared = objective.prepare(x[:size], y[:size], chain.num_classes, generator)
+        messages.append((prepared, y[:size].to(config.device), None))
+    found = []
+    for site in sites(chain, objective if config.settings.rule.fusion else None):
+        block = build_block(chain, site, objective, config)
+        profile, messages = measure_block(block, sizes, messages)
+        found.append(profile)
+    return found
+
+
+def measure_block(
+    block: LearningBlock, sizes: Sequence[int], messages: Sequence[Message]
+) -> tuple[BlockProfile, list[Message]]:
+    """The block's profile, and what it passes on of each message."""
+    device = block.config.device
+    forward: list[list[float]] = [[] for _ in sizes]
+    backward: list[list[float]] = [[] for _ in sizes]
+    steps: list[float] = []
+    begun = time.perf_counter()
+    passed = list(messages)
+    for turn in range(1 + MOST):
+        for place, (x, y, features) in enumerate(messages):
+            assert x is not None
+            local, seconds = timed(partial(block.forward, x, y, turn), device)
+            onward, offered = passed_on(local, features)
+            passed[place] = (onward, y, offered)
+            back = timed(partial(block.update, local, y, turn, complete=False), device)[1]
+            step = timed(partial(take_step, block), device)[1]
+            if turn:  # the first one warms up
+                forward[place].append(seconds)
+                backward[place].append(back)
+                steps.append(step)
+        if turn >= LEAST and time.perf_counter() - begun > PATIENCE:
+            break
+    ends = {size: x_y for size, x_y in zip(sizes, messages, strict=True) if size in (sizes[0], sizes[-1])}
+    graph = Curve(tuple(ends), tuple((peak_of(block, x, y),) for x, y, _ in ends.values() if x is not None))
+    last, (out, _, features) = sizes[-1], passed[-1]
+    sent = sum(tensor.nbytes for tensor in (out, features) if tensor is not None)
+    profile = BlockProfile(
+        block.site.name,
+        Curve(tuple(sizes), tuple(map(tuple, forward))),
+        Curve(tuple(sizes), tuple(map(tuple, backward))),
+        median(steps),
+        adding(block),
+        sum(p.numel() for p in block.parts.parameters()),
+        bytes_of(block.parts.state_dict().values()),
+        bytes_of(block.learned),
+        moments(block),
+        sent / last,
+        graph,
+    )
+    return profile, passed
+
+
+def timed(act: Callable[[], R], device: torch.device) -> tuple[R, float]:
+    """What it returns, and the seconds until the device has done it."""
+    synchronize(device)
+    begun = time.perf_counter()
+    result = act()
+    synchronize(device)
+    return result, time.perf_counter() - begun
+
+
+def take_step(block: LearningBlock) -> None:
+    """What comes with a batch's last message, beside its gradients."""
+    if block.optimizer is None:
+        return
+    block.optimizer.step()
+    block.optimizer.zero_grad()
+    if block.average:
+        block.average.update(block.parts)
+
+
+def peak_of(block: LearningBlock, x: Tensor, y: Tensor) -> float:
+    """Bytes that a message takes at work beyond what the block holds before it, gradients apart."""
+    device = block.config.device
+
+    def learn() -> None:
+        block.update(block.forward(x, y, 1), y, 1, complete=False)
+
+    if queues(device):
+        synchronize(device)
+        forget_peak(device)
+        before = peak_bytes(device)
+        learn()
+        synchronize(device)
+        most = float(peak_bytes(device) - before)
+    else:
+        with TensorBytes(device.type) as counter:
+            learn()
+        most = float(counter.peak - bytes_of(block.parts.state_dict().values()))
+    if block.optimizer:
+        block.optimizer.zero_grad()
+    return max(float(x.nbytes), most - bytes_of(block.learned))
+
+
+def adding(block: LearningBlock) -> float:
+    """Seconds of adding as many gradients as the block has to others; median."""
+    if not block.learned:
+        return 0.0
+    sums, more = ([torch.zeros_like(p) for p in block.learned] for _ in range(2))
+    times = [timed(lambda: torch._foreach_add_(sums, more), block.config.device)[1] for _ in range(LEAST)]
+    return median(times)
+
+
+def moments(block: LearningBlock) -> int:
+    """Bytes of the optimiser's state and of averaged weights."""
+    state = block.optimizer.state.values() if block.optimizer else ()
+    kept = [value for each in state for value in each.values() if isinstance(value, Tensor)]
+    return bytes_of(kept) + (bytes_of(block.average.state().values()) if block.average else 0)
+
+
+def bytes_of(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.nbytes for tensor in tensors)
+
+
+def measure_source(
+    train: Loader, objective: Objective, num_classes: int, sizes: Sequence[int]
+) -> tuple[Curve, Tensor, Tensor]:  # fmt: skip
+    """Seconds of reading, augmenting and preparing so many samples; and the largest of these batches, as it is read."""
+    order, generator = train.order(0), torch.Generator().manual_seed(0)
+    x, y = train.batch(order, 0, 0)
+    repeats = []
+    for size in sizes:
+        reader = copy.copy(train)
+        reader.batch_size, reader.shard = size, (0, 1)
+
+        def read(reader: Loader = reader) -> None:
+            objective.prepare(*reader.batch(order, 0, 0), num_classes, generator)
+
+        with seeded(0):
+            repeats.append(tuple(timed(read, CPU)[1] for _ in range(1 + LEAST))[1:])
+    return Curve(tuple(sizes), tuple(repeats)), x, y
