@@ -191,7 +191,8 @@ def rules_that_differ(place: Place) -> list[str]:
 
 
 def optimizers_that_differ(place: Place) -> list[str]:
-    return [name for name in ("adamw", "adam", "sgd", "muon") if differ("sff", optimizer=name)]
+    newest = ["muon"] if hasattr(torch.optim, "Muon") else []
+    return [name for name in ("adamw", "adam", "sgd", *newest) if differ("sff", optimizer=name)]
 
 
 def half(place: Place) -> tuple[list[float], bool]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from jobs import fingerprint, learned
+from jobs import NEEDS_MUON, fingerprint, learned
 
 import ffdist
 from ffdist import SFF, OptimSettings, Pipeline, Settings, TrainingSettings, models, open_data
@@ -27,7 +27,8 @@ SAME: dict[str, dict[str, Any]] = {
     "bf16, parts": {"precision": "bf16", "microbatches": 2, "validation": 0.1},
     "fusion, average": {"fusion": True, "ema": 0.9, "label_smoothing": 0.1, "clip": 0.5},
     "windows": {"windows": ["0:1", "0:2", "1:2"], "epochs": 2, "augment": ["crop", "flip"], "samples": 600},
-    "optimiser": {"optimizer": "muon", "schedule": "linear", "warmup": 0.2, "no_decay": ["bias"], "seed": 5},
+    "optimiser": {"optimizer": "sgd", "schedule": "linear", "warmup": 0.2, "no_decay": ["bias"], "seed": 5},
+    "muon": {"optimizer": "muon", "muon_momentum": 0.9, "head_lr": 0.01, "bias_lr": 0.02},
     "pictures": {"image_size": 6, "snapshot_every": 3, "keep": 3, "early_stop": 1, "objective_args": ["kernel=3"]},
     "twin": {"objective": "backprop", "label_smoothing": 0.1},
 }
@@ -48,7 +49,7 @@ def line(folder: Path) -> list[str]:
     return ["train", "--config", str(folder / "none.toml"), "--launcher", "threads", "--stages", "1"]
 
 
-@pytest.mark.parametrize("name", SAME)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=NEEDS_MUON if name == "muon" else ()) for name in SAME])
 def test_a_run_told_in_python_is_the_command_lines(name: str, tmp_path: Path) -> None:
     told = SMALL | SAME[name]
     main([*line(tmp_path), *flags(told), "--out", str(tmp_path / "line")])
