@@ -25,6 +25,8 @@ ENTRY = "[torch.backends]\nstandin = standin:load\n"
 @pytest.fixture(scope="session")
 def standin(request: pytest.FixtureRequest) -> Path:
     """The folder to be put on a path; compiled once for each version of torch."""
+    if not hasattr(torch.accelerator, "memory_allocated"):
+        pytest.skip("a maker's accelerator counts its memory from torch 2.9 on: the stand-in cannot be built before")
     if shutil.which("g++") is None:
         pytest.skip("the stand-in accelerator needs g++")
     sources = b"".join(path.read_bytes() for path in sorted(SOURCES.iterdir()))
