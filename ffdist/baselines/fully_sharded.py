@@ -12,6 +12,9 @@ from ffdist.errors import ConfigError, setting
 from ffdist.models import Chain
 from ffdist.pipeline.optim import NORMS
 
+SHARDS_ON_CPUS = hasattr(torch.cpu.Stream, "record_event")
+"""torch 2.6 does not: its FSDP2 asks the streams that stand in for a GPU's for an event, and they have none."""
+
 
 def fully_sharded(
     chain: Chain, config: BaselineConfig, place: Place, *, bf16: bool = False, reshard: bool = True
@@ -21,7 +24,8 @@ def fully_sharded(
     bf16: weights are gathered, and gradients reduced, as bfloat16; but for the norms'.
     reshard: what was gathered for a block's forward pass is freed, and gathered anew for its backward pass.
 
-    Raises ConfigError for SGD, whose fused form torch cannot shard, and for bf16 in a run of float32.
+    Raises ConfigError for SGD, whose fused form torch cannot shard, for bf16 in a run of float32, and on a CPU for a
+    torch that can shard on GPUs alone.
     """
     if config.settings.optim.optimizer == "sgd":
         raise ConfigError("torch's fused SGD cannot be sharded", where="fsdp", expected="adamw or adam", got="sgd")
@@ -31,6 +35,14 @@ def fully_sharded(
             where="fsdp-bf16",
             expected=setting("compute.precision", "bf16"),
             got=config.settings.compute.precision,
+        )
+    if config.device.type == "cpu" and not SHARDS_ON_CPUS:
+        raise ConfigError(
+            "this torch shards on GPUs alone",
+            where="fsdp",
+            expected="a newer torch, or GPUs",
+            got=f"torch {torch.__version__} on a CPU",
+            remedy="a newer torch, with the torchvision that goes with it; or another side: --against ddp",
         )
     policy = MixedPrecisionPolicy(torch.bfloat16, cast_forward_inputs=False) if bf16 else MixedPrecisionPolicy()
     whole = Whole(chain, config).to(memory_format=torch.contiguous_format)  # it shards nothing else

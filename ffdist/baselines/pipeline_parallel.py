@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -30,6 +31,8 @@ STYLES: dict[Style, type] = {
 }
 PARTS = {"gpipe": 1, "1f1b": 1, "interleaved": 2, "zero-bubble": 2}
 """Stages a rank."""
+SUMS = "scale_grads" not in inspect.signature(schedules.ScheduleGPipe).parameters
+"""torch 2.6 leaves the sum of the microbatches' gradients, and not their mean."""
 
 
 def pipeline_parallel(
@@ -65,7 +68,7 @@ class Pipelined:
         self, whole: Whole, cut: list[int], shape: Sequence[int], style: Style, microbatches: int,
         config: BaselineConfig, place: Place, around: Callable[[], AbstractContextManager[Any]],
     ) -> None:  # fmt: skip
-        self.config, self.place, self.around = config, place, around
+        self.config, self.place, self.around, self.microbatches = config, place, around, microbatches
         self.shard: tuple[int, int] | None = (0, 1) if place.rank == 0 else None
         parts = [Part(whole.blocks[sum(cut[:i]) :][:n], config) for i, n in enumerate(cut)]
         borders = border_tensors(parts, shape, config)
@@ -87,6 +90,8 @@ class Pipelined:
         given = () if x is None else (placed(x, self.config.device),)
         with self.around():
             self.steps.step(*given, **({"target": labels} if self.last else {}))
+        if SUMS:
+            torch._foreach_div_([p.grad for p in self.modules.parameters() if p.grad is not None], self.microbatches)
         self.optimizer.step()
         self.optimizer.zero_grad()
         if not isinstance(self.scheduler, ReduceLROnPlateau):

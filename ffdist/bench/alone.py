@@ -73,7 +73,7 @@ class Call:
 
     operation: Callable[..., Any]
     leaves: tuple[Any, ...]
-    tree: TreeSpec
+    tree: TreeSpec = field(hash=False)  # torch 2.6 cannot
 
     def seconds(self, device: torch.device, repeats: int) -> float:
         """Median over `repeats`, on tensors of its own."""

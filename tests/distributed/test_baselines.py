@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from ffdist.baselines import BASELINES, BaselineConfig, Place, family
 from ffdist.baselines.base import Whole
+from ffdist.baselines.fully_sharded import SHARDS_ON_CPUS
 from ffdist.bench.baseline_side import join
 from ffdist.bench.team import Seat, Team
 from ffdist.errors import ConfigError, NetworkError
@@ -127,6 +128,7 @@ def test_powersgd_learns_alike_on_all_ranks_and_not_what_one_device_learns(expec
 
 
 @pytest.mark.distributed
+@pytest.mark.skipif(not SHARDS_ON_CPUS, reason="this torch shards on GPUs alone")
 def test_fully_sharded_learns_what_one_device_learns() -> None:
     whole = Whole(CHAIN, ADAMW)
     expected = bare_loop(whole, torch.optim.AdamW(whole.parameters(), lr=1e-2, weight_decay=1e-5))
@@ -153,9 +155,16 @@ def learn_pictures(seat: Seat) -> list[bool]:
 
 
 @pytest.mark.distributed
+@pytest.mark.skipif(not SHARDS_ON_CPUS, reason="this torch shards on GPUs alone")
 def test_fully_sharded_takes_batch_norm_in_bfloat16() -> None:
     with Team("fsdp", learn_pictures, 2) as team:
         assert team.finish() == [[True] * len(family("fsdp"))] * 2
+
+
+@pytest.mark.skipif(SHARDS_ON_CPUS, reason="this torch shards on CPUs, too")
+def test_a_torch_that_shards_on_gpus_alone_says_so_on_a_cpu() -> None:
+    with pytest.raises(ConfigError, match=r"shards on GPUs alone(.|\n)*a newer torch, or GPUs"):
+        BASELINES["fsdp"](CHAIN, ADAMW, Place(0, 2))
 
 
 @pytest.mark.distributed
