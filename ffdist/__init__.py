@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ffdist import models, objectives, presets, settings
     from ffdist.api import Pipeline
-    from ffdist.data import Images, from_arrow, from_dataset, from_tensors, open_data
+    from ffdist.data import Images, from_arrow, from_dataset, from_ray, from_tensors, open_data
     from ffdist.errors import FfdistError
     from ffdist.models import Chain
     from ffdist.objectives import SFF, Local, Objective, Site
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 _PLACES = {
     "Pipeline": "ffdist.api",
-    **dict.fromkeys(("Images", "from_arrow", "from_dataset", "from_tensors", "open_data"), "ffdist.data"),
+    **dict.fromkeys(("Images", "from_arrow", "from_dataset", "from_ray", "from_tensors", "open_data"), "ffdist.data"),
     "FfdistError": "ffdist.errors",
     "Chain": "ffdist.models",
     **dict.fromkeys(("SFF", "Local", "Objective", "Site"), "ffdist.objectives"),
@@ -95,6 +95,7 @@ __all__ = [
     "TrainingSettings",
     "from_arrow",
     "from_dataset",
+    "from_ray",
     "from_tensors",
     "load",
     "models",

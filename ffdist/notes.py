@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 from ffdist.errors import spelled
 
@@ -11,9 +14,22 @@ QUIET = "FFDIST_QUIET"
 """In the environment: a user wants to hear of errors alone; for processes that are started, too."""
 
 
+_silent: ContextVar[bool] = ContextVar("silent", default=False)
+
+
+@contextmanager
+def silenced() -> Iterator[None]:
+    """Inside, nothing is told: another process has told it."""
+    before = _silent.set(True)
+    try:
+        yield
+    finally:
+        _silent.reset(before)
+
+
 def note(text: str) -> None:
     """A line on stderr, with settings by their fields, but where a user wants none."""
-    if QUIET not in os.environ:
+    if QUIET not in os.environ and not _silent.get():
         print(f"ffdist: {spelled(text)}", file=sys.stderr, flush=True)
 
 

@@ -101,8 +101,8 @@ class Prepare:
     """Print one JSON object."""
 
     def run(self) -> None:
-        from ffdist.cli.described import as_json, tell
-        from ffdist.data import prepare
+        from ffdist.cli.described import tell
+        from ffdist.data import describe, prepare
         from ffdist.data.manifest import read_manifest
         from ffdist.data.preparation import sides
         from ffdist.data.sources.splits import read_splits
@@ -136,7 +136,7 @@ class Prepare:
         )
         manifest = read_manifest(Remote.of(out) or Path(out))
         if self.json:
-            print(json.dumps(as_json(manifest, out)))
+            print(json.dumps(describe(out, manifest)))
             return
         tell(manifest, PlainConsole())
         if QUIET in os.environ:
@@ -161,8 +161,8 @@ class Check:
     """Print one JSON object."""
 
     def run(self) -> None:
-        from ffdist.cli.described import as_json, tell
-        from ffdist.data import verify
+        from ffdist.cli.described import tell
+        from ffdist.data import describe, verify
         from ffdist.data.catalog import embedded, folder_of
 
         if str(self.folder) == "digits" and not self.folder.exists():
@@ -171,7 +171,7 @@ class Check:
         folder = Remote.of(self.folder) or folder_of(self.folder) or self.folder
         manifest = verify(folder)
         if self.json:
-            print(json.dumps(as_json(manifest, folder)))
+            print(json.dumps(describe(folder, manifest)))
             return
         rows = sum(split.rows for split in manifest.splits.values())
         print(f"{folder} is whole: {manifest.name}, {rows:,} samples, {len(manifest.classes)} classes")

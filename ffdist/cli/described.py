@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -30,6 +28,10 @@ def tell(manifest: Manifest, console: Console) -> None:
     if manifest.held_out is not None:
         for line in drawn_lines(manifest.held_out):
             console.print(Text(line), soft_wrap=True)
+    for pair, count in (manifest.duplicates or {}).items():
+        console.print(Text(f"duplicates: {count:,} samples of {pair}"), soft_wrap=True)
+    if manifest.duplicates == {} and len(manifest.splits) > 1:
+        console.print(Text("duplicates between splits: none"))
     for line in left_out_lines(manifest.left_out):
         console.print(Text(line), soft_wrap=True)
 
@@ -74,22 +76,3 @@ def left_out_lines(entries: tuple[LeftOut, ...]) -> list[str]:
              else f"left out: {entry.what}: {entry.why}" for entry in entries]  # fmt: skip
     more = len(lines) - LINES
     return lines if more <= 0 else [*lines[:LINES], f"left out: {more:,} more, listed in manifest.json"]
-
-
-def as_json(manifest: Manifest, folder: object) -> dict[str, Any]:
-    """What can be told of it, for a program."""
-    drawn, decoding = manifest.held_out, manifest.decoding
-    return {
-        "folder": str(folder),
-        "name": manifest.name,
-        "classes": manifest.classes,
-        "shape": manifest.shape,
-        "mean": manifest.mean,
-        "std": manifest.std,
-        "splits": {name: {"samples": split.rows, "by_class": split.counts} for name, split in manifest.splits.items()},
-        "store": "encoded" if manifest.encoded else "pixels",
-        "decoding": None if decoding is None else vars(decoding),
-        "held_out": None if drawn is None else vars(drawn),
-        "left_out": [vars(entry) for entry in manifest.left_out],
-        "notes": manifest.notes,
-    }

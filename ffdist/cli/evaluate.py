@@ -77,6 +77,7 @@ def opened(run: Path, data: str | None, settings: Settings, facts: DataFacts, co
     """The run's own data, or others, as its network takes them. Raises DataError for those that do not fit, ConfigError
     where its own were given in Python."""
     from ffdist.data.fitting import as_trained, opened_to_measure
+    from ffdist.data.preparation import from_texts
     from ffdist.runtime.opened import open_told
     from ffdist.runtime.own_code import GIVEN
     from ffdist.runtime.run import no_data_to_measure
@@ -85,4 +86,5 @@ def opened(run: Path, data: str | None, settings: Settings, facts: DataFacts, co
         raise no_data_to_measure(run, facts, command)
     if data is None:
         return as_trained(open_told(settings.dataset), facts, settings.dataset.data)
-    return as_trained(opened_to_measure(data, facts, settings.dataset.image_size), facts, data)
+    told = from_texts(settings.dataset.data_args, "")
+    return as_trained(opened_to_measure(data, facts, settings.dataset.image_size, told), facts, data)

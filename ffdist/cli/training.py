@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -20,7 +20,7 @@ from ffdist.data import Images
 from ffdist.errors import FfdistError, StageError, TransportError, exit_status, spelled
 from ffdist.folders import command as shell_command
 from ffdist.folders import ends_with_container, loss
-from ffdist.notes import QUIET, note
+from ffdist.notes import QUIET, note, silenced
 from ffdist.pipeline.plan import BlockCost, dealt
 from ffdist.plain import PlainConsole, table
 from ffdist.report.console import ConsoleReport, result_tables
@@ -68,7 +68,8 @@ def train(command: Train, words: Sequence[str]) -> None:
     check_named(settings, command.resume)
     if settings.dataset.data == GIVEN:
         raise no_data_to_learn(command.resume)
-    images = open_told(settings.dataset)
+    with nullcontext() if told else silenced():
+        images = open_told(settings.dataset)
     job = make_job(settings, images, resume=has_begun(command))
     stages = count_stages(settings, len(job.names), world.size if world else None)
     job = replace(job, stages=stages)

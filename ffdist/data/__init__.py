@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from ffdist.data.arrow_table import from_arrow
 from ffdist.data.catalog import Entry, list_data, open_data, verify
+from ffdist.data.describe import describe
 from ffdist.data.images import ArraySplit, Images, Split
 from ffdist.data.loader import Loader
 from ffdist.data.memory import from_tensors
 from ffdist.data.prepare import prepare
+from ffdist.data.ray_dataset import from_ray
 from ffdist.data.sampler import split_indices
 from ffdist.data.torch_dataset import from_dataset
 
@@ -17,8 +19,10 @@ __all__ = [
     "Images",
     "Loader",
     "Split",
+    "describe",
     "from_arrow",
     "from_dataset",
+    "from_ray",
     "from_tensors",
     "list_data",
     "open_data",

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from ffdist.data.arrays import as_floats_checked, as_picture
-from ffdist.data.columns import column_labels, names_in, samples
+from ffdist.data.column_names import IMAGE, Columns, found_columns, taken
+from ffdist.data.columns import column_labels, names_in, plain, samples
 from ffdist.data.depth import Range
+from ffdist.data.held_out import grouped, is_share, with_shares
 from ffdist.data.images import Images
-from ffdist.data.memory import Labelled, assembled, stacked
+from ffdist.data.labelled import Labelled
+from ffdist.data.labels import Labels
+from ffdist.data.memory import assembled, stacked
+from ffdist.data.numbers import feature_names, features
+from ffdist.data.numbers import told as summary
 from ffdist.data.reading import USUAL, Reading
 from ffdist.data.survey import Reader
 from ffdist.errors import DataError
+from ffdist.notes import note
 
 
 def from_arrow(
@@ -23,8 +31,10 @@ def from_arrow(
     *,
     image: str = "image",
     label: str = "label",
-    test: pa.Table | None = None,
-    validation: pa.Table | None = None,
+    group: str | None = None,
+    test: pa.Table | float | None = None,
+    validation: pa.Table | float | None = None,
+    seed: int = 0,
     classes: Any = None,
     channels_last: bool | None = None,
     normalize: bool = False,
@@ -35,23 +45,56 @@ def from_arrow(
 
     image: encoded pictures, or paths of their files; arrays [H, W] or [H, W, C] of whole numbers in 0..255; or floats
         of any shape, left as they are unless `normalize`. label: whole numbers or names; those that occur become 0..K-1
-        in sorted order.
+        in sorted order. Where nothing is called so, the only column that is called alike is taken, which is told; and
+        where none can hold the samples, all columns of numbers are these, scaled by mean and deviation.
+    test, validation: tables with the same columns; or a share of the rows, 0.2, drawn by class and by `seed`. group: a
+        column whose equal values stay on one side.
     classes: K names; names among the labels are matched to them, whole numbers are their places.
     channels_last, normalize: as in `from_tensors`. value_range: black and white in pictures of more than 8 bits; None:
         0 and 65535 for 16 bits, which they must need. Raises DataError for anything else, naming the row.
     """
-    reading = Reading(image, label, channels_last, value_range)
+    reading = Reading(image, label, channels_last, value_range, group=group)
     tables = {"train": table, "test": test, "validation": validation}
     splits = {
-        split: labelled_rows(of, f"data set {name}, {split}", reading) for split, of in tables.items() if of is not None
+        split: labelled_rows(of, f"data set {name}, {split}", reading)
+        for split, of in tables.items()
+        if of is not None and not is_share(of)
     }
+    splits = with_shares(splits, test, validation, seed)
     return assembled(name, splits, classes, renumber=True, normalize=normalize, channels_last=channels_last)
 
 
 def labelled_rows(data: Any, where: str, reading: Reading = USUAL) -> Labelled:
     """Two columns of a table, and the names that it has for its classes."""
     table = as_table(data, where)
+    told = Columns(reading.image, reading.label, reading.group)
+    found = found_columns(table.column_names, told)
+    reading = replace(reading, image=found.image, label=found.label)
+    if text := taken(found, told, ("image=", "label=")):
+        note(f"{where}: {text}")
     labels = column_labels(column(table, reading.label, where), where, names_in(table.schema, reading.label))
+    if found.image == IMAGE and IMAGE not in table.column_names:
+        of = numbers_in(table, found, labels, where)
+    else:
+        of = pictures_in(table, labels, where, reading)
+    groups = None if found.group is None else table_column(table, found.group, where)
+    return grouped(of, groups, where)
+
+
+def numbers_in(table: pa.Table, columns: Columns, labels: Labels, where: str) -> Labelled:
+    """All columns but those of labels and groups. Raises DataError for what is no number."""
+    names = feature_names(table.schema, columns)
+    x = features(table, names, where)
+    note(f"{where}: {summary(names, x, columns.label)}; each is scaled by mean and deviation of the training split")
+    return Labelled(x, labels, numbers=True)
+
+
+def table_column(table: pa.Table, name: str, where: str) -> list:
+    return [value for chunk in column(table, name, where) for value in plain(chunk).to_pylist()]
+
+
+def pictures_in(table: pa.Table, labels: Labels, where: str, reading: Reading) -> Labelled:
+    """Of one column of samples."""
     reader = reading.reader()
     found = stacked(pictures(table, where, reading, reader), len(table), where)
     reader.finish(where)

@@ -13,7 +13,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ffdist.data.content import Look, content, look
@@ -24,9 +24,9 @@ from ffdist.data.prepare import prepare
 from ffdist.data.sources import KNOWN, Source, open_source
 from ffdist.data.sources.known import have_known
 from ffdist.data.sources.splits import choice, read_splits
-from ffdist.errors import DataError
+from ffdist.errors import ConfigError, DataError, setting
 from ffdist.folders import UNWRITABLE, loss
-from ffdist.notes import note
+from ffdist.notes import note, silenced
 
 MAKING = 1
 """Of what `prepare` makes of a source; another number where that changes."""
@@ -61,11 +61,19 @@ def prepared_in_cache(source: str, told: Preparation, *, root: Path | None = Non
         whole = former is not None and is_whole(former)
         if known and former and whole and KNOWN[source].find(Path(place)) is None:  # its download is gone
             return used(former, f"{source} as it was prepared before")
-        files = have_known(source, Path(place), download) if known else Path(place)
-        if entry and former and whole and entry.settled and look(files, map(Path, entry.beside)).digest == entry.look:
+        files, *more = KNOWN[source].parts(have_known(source, Path(place), download)) if known else [Path(place)]
+        if (
+            entry
+            and former
+            and whole
+            and entry.settled
+            and look(files, [*more, *map(Path, entry.beside)]).digest == entry.look
+        ):
             return used(former, f"{source}, unchanged since it was prepared")
-        opened = open_files(source, Path(place), told)
-        beside = [path for path in opened.beside() if not path.absolute().is_relative_to(files)]
+        with silenced():  # what is told of it is told when it is prepared
+            opened = open_files(source, Path(place), told)
+        named = [path.absolute() for path in opened.beside() if not path.absolute().is_relative_to(files)]
+        beside = [*more, *named]
         before = look(files, beside)
         made_of = f"{MAKING} {told!r} {content(files, beside)}"
         digest = hashlib.blake2b(made_of.encode(), digest_size=8).hexdigest()
@@ -81,14 +89,8 @@ def prepared_in_cache(source: str, told: Preparation, *, root: Path | None = Non
                                 expected="files that stay as they are",
                                 remedy="start again when it is complete")  # fmt: skip
         now = look(files, beside)
-        write_entry(index, Entry(folder.name, now.digest, now.settled, [str(path.absolute()) for path in beside]))
+        write_entry(index, Entry(folder.name, now.digest, now.settled, [str(path) for path in named]))
         return folder
-
-
-def whole_where_undivided(source: str, told: Preparation) -> Preparation:
-    """`told`, and where a source has no test split, that all of it is one."""
-    opened = open_files(source, Path(source), told)
-    return replace(told, test_fraction=1.0) if opened.held_out else told
 
 
 def open_files(source: str, place: Path, told: Preparation) -> Source:
@@ -112,15 +114,18 @@ def make(source: str, folder: Path, told: Preparation, root: Path | None, seen: 
     note(f"preparing {source} ({size}) into {folder}, which is used again while the source is unchanged")
     if former not in (None, folder):
         note(f"{source} has changed since it was prepared before; that stays in {former}")
+    if told.drop_columns:
+        raise ConfigError("only tables of plain numbers have columns to drop", where=source,
+                          remedy=f"leave {setting('drop_columns')} out")  # fmt: skip
     values = asdict(told) | {"size": told.decoding.size, "splits": read_splits(told.splits)}
+    values.pop("drop_columns")
     prepare(source, folder, from_dir=root, **values)
     if text := loss(folder):
         note(text)
 
 
 def used(folder: Path, what: str) -> Path:
-    if os.environ.get("RANK", "0") == "0":
-        note(f"data: {what}, in {folder}")
+    note(f"data: {what}, in {folder}")
     return folder
 
 

@@ -20,6 +20,7 @@ from ffdist.data.digits import digits
 from ffdist.data.encoded import EncodedSplit, check_shards
 from ffdist.data.images import Images, Moments, PreparedAs, Split
 from ffdist.data.manifest import FORMAT, MANIFEST, Manifest, ShardFile, read_manifest
+from ffdist.data.number_tables import open_numbers
 from ffdist.data.preparation import Preparation, from_values
 from ffdist.data.shards import open_folder, open_split, sha256
 from ffdist.data.sources import KNOWN
@@ -67,10 +68,19 @@ def open_data(
         images = digits() if folder is None else open_folder(folder)
         return resized(replace(images, source=settled_source(name)), image_size)
     source = source_of(name)
+    sized = told
     if source not in KNOWN or KNOWN[source].shape is None:
-        told = told if told.size or image_size is None else replace(told, size=str(image_size))
+        sized = told if told.size or image_size is None else replace(told, size=str(image_size))
+    if source not in KNOWN:
+        numbers = open_numbers(Path(source), told)
+        if numbers is not None and image_size is not None:
+            raise ConfigError("only pictures are resized", where=setting("dataset.image_size"), expected="pictures",
+                              got=f"numbers {numbers.shape}", remedy="leave it out")  # fmt: skip
+        if numbers is not None:
+            return replace(numbers, source=settled_source(name), prepared=PreparedAs(None, told.texts()))
     root = None if data_root is None else Path(data_root).absolute()
-    made = PreparedAs(prepared_in_cache(source, told, root=root, download=download), told.texts(), root)
+    made = PreparedAs(prepared_in_cache(source, sized, root=root, download=download), sized.texts(), root)
+    assert made.folder
     return resized(replace(open_folder(made.folder), source=settled_source(name), prepared=made), image_size)
 
 

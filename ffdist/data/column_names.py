@@ -49,4 +49,4 @@ def taken(found: Columns, columns: Columns, flags: Sequence[str]) -> str | None:
     ]
     if not told:
         return None
-    return f"{' and '.join(text for text, _ in told)}; {', '.join(flag for _, flag in told)} say otherwise"
+    return f"{' and '.join(text for text, _ in told)}; to say otherwise: {', '.join(flag for _, flag in told)}"

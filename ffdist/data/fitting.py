@@ -10,7 +10,6 @@ from typing import Any, Protocol
 import numpy as np
 
 from ffdist.data.alike import BEYOND
-from ffdist.data.cached import whole_where_undivided
 from ffdist.data.catalog import is_prepared, open_data
 from ffdist.data.classes import as_classes, by_number
 from ffdist.data.given import as_images, labelled, name_of
@@ -18,7 +17,7 @@ from ffdist.data.images import Images, Split, Spread
 from ffdist.data.labels import numbered
 from ffdist.data.memory import as_split
 from ffdist.data.preparation import Preparation
-from ffdist.errors import DataError, setting
+from ffdist.errors import ConfigError, DataError, setting
 
 
 class Learned(Protocol):
@@ -58,20 +57,28 @@ def to_measure(data: Any, learned: Learned, image_size: int | None) -> Images:
     return as_trained(images, learned, f"data set {images.name}")
 
 
-def opened_to_measure(name: str, learned: Learned, image_size: int | None) -> Images:
-    """A data set by name, or a source, whose pictures are prepared as those of the training were; of one without
-    splits, all is the test split."""
-    decoding = getattr(learned, "decoding", None)
-    if is_prepared(name) or decoding is None:
+def opened_to_measure(name: str, learned: Learned, image_size: int | None, told: Preparation | None = None) -> Images:
+    """A data set by name, or a source, whose pictures are prepared as those of the training were; of one without a test
+    split, all is that.
+
+    told: how the training's own source was prepared, whose columns count.
+    """
+    if is_prepared(name):
         return open_data(name, image_size)
-    height, width = learned.shape[1:]
-    told = Preparation(
-        size=f"{height}x{width}",
-        mode={1: "grey", 3: "rgb"}.get(learned.shape[0], "keep"),  # pyright: ignore[reportArgumentType]
-        background=decoding.background,
-        value_range=decoding.value_range,
-    )
-    return open_data(name, told=whole_where_undivided(name, told))
+    told = replace(told or Preparation(), splits=(), ignore=(), group_column=None, validation_fraction=None)
+    if (decoding := getattr(learned, "decoding", None)) is not None:
+        height, width = learned.shape[1:]
+        told = replace(
+            told,
+            size=f"{height}x{width}",
+            mode={1: "grey", 3: "rgb"}.get(learned.shape[0], "keep"),  # pyright: ignore[reportArgumentType]
+            background=decoding.background,
+            value_range=decoding.value_range,
+        )
+    try:
+        return open_data(name, told=replace(told, test_fraction=1.0))
+    except ConfigError:  # it has a test split of its own; what else it may be is told again
+        return open_data(name, told=replace(told, test_fraction=None))
 
 
 def one_split(data: Any, learned: Learned) -> Images:

@@ -16,8 +16,10 @@ from ffdist.data.arrow_table import labelled_rows
 from ffdist.data.catalog import open_data
 from ffdist.data.classes import as_classes, by_number
 from ffdist.data.images import Images, Split
+from ffdist.data.labelled import Labelled
 from ffdist.data.labels import numbered
-from ffdist.data.memory import Labelled, as_split, assembled, form, labelled_pair
+from ffdist.data.memory import as_split, assembled, form, labelled_pair
+from ffdist.data.ray_dataset import labelled_rows as of_ray
 from ffdist.data.torch_dataset import labelled_items
 from ffdist.errors import DataError
 from ffdist.notes import listed
@@ -25,9 +27,9 @@ from ffdist.notes import listed
 Data: TypeAlias = Images | str | tuple[Tensor, Tensor] | Dataset | DataLoader | pa.Table | Mapping[str, Any] | Split
 """An opened data set, or the name or folder of one; (samples, labels) as tensors or arrays; a torch Dataset of (sample,
 label), or a list of such pairs; an Arrow table, a frame or a `datasets.Dataset` with the columns "image" and "label";
-or a mapping of "train", "validation" and "test" to such."""
+a `ray.data.Dataset` of such columns; or a mapping of "train", "validation" and "test" to such."""
 
-ACCEPTED = "(samples, labels), a torch Dataset, an Arrow table, a frame, a dict of splits, or the name of a data set"
+ACCEPTED = "(samples, labels), a torch Dataset, an Arrow table, a frame, a dict of splits, or a name or place"
 SPLITS = {
     "train": "train",
     "training": "train",
@@ -131,6 +133,8 @@ def labelled(data: Any, where: str) -> Labelled:
             got=f"a data set, by {held}",
             remedy="name the split: open_data(...).test, or data['test']",
         )
+    if is_ray(data):
+        return of_ray(data, "image", "label", where)
     if is_table(data):
         return labelled_rows(data, where)
     if is_pair(data):
@@ -160,6 +164,11 @@ def is_table(data: Any) -> bool:
             and data.format["type"] != "custom"  # whose items a user's function makes
         )
     )
+
+
+def is_ray(data: Any) -> bool:
+    """A `ray.data.Dataset`."""
+    return type(data).__module__.startswith("ray.data") and hasattr(data, "iter_batches")
 
 
 def is_map_style(data: Any) -> bool:

@@ -10,8 +10,8 @@ from ffdist.data.sampler import generator
 def group_share(labels: np.ndarray, groups: np.ndarray, share: float, seed: int) -> np.ndarray:
     """Which samples are held out: whole groups, so that each class comes near to its share, bool [N].
 
-    labels, groups: int [N]. Large groups are placed first, equal ones in an order drawn by `seed`; a group is held out
-    where that brings the classes' counts nearer to their shares, and some are on either side, if there are two.
+    labels, groups: int [N]. Groups are looked at in an order drawn by `seed`; one is held out where that brings the
+    classes' counts nearer to their shares. Some are on either side, if there are two.
     """
     _, groups = np.unique(groups, return_inverse=True)
     count, classes = int(groups.max(initial=-1)) + 1, int(labels.max(initial=-1)) + 1
@@ -19,8 +19,7 @@ def group_share(labels: np.ndarray, groups: np.ndarray, share: float, seed: int)
         return np.zeros(len(labels), bool)
     sizes_gk = np.zeros((count, classes), np.int64)
     np.add.at(sizes_gk, (groups, labels), 1)
-    drawn = generator(seed, "split").permutation(count)
-    order = drawn[np.argsort(-sizes_gk.sum(1)[drawn], kind="stable")]
+    order = generator(seed, "split").permutation(count)
     wanted, held = sizes_gk.sum(0) * share, np.zeros(classes)
     out = np.zeros(count, bool)
     for group in order:
@@ -28,7 +27,7 @@ def group_share(labels: np.ndarray, groups: np.ndarray, share: float, seed: int)
         if np.square(with_it - wanted).sum() < np.square(held - wanted).sum():
             held, out[group] = with_it, True
     if not out.any():
-        out[order[-1]] = True  # the smallest
+        out[order[sizes_gk.sum(1)[order].argmin()]] = True  # the smallest: each alone is more than the share
     elif out.all():
         out[order[0]] = False
     return out[groups]

@@ -97,8 +97,8 @@ class Spread(NamedTuple):
 class PreparedAs(NamedTuple):
     """What was made of a source on the way to a run."""
 
-    folder: Path
-    """In the cache."""
+    folder: Path | None
+    """In the cache; None for numbers, which are read as they are."""
     args: tuple[str, ...] = ()
     """How it was told to be prepared, as `name=value`."""
     root: Path | None = None
@@ -159,8 +159,8 @@ class Images:
 
     @cached_property
     def spread(self) -> Spread | None:
-        """Of a user's floats in the training split; None for pictures."""
-        return None if self.pixels else Spread.of(self.train)
+        """Of a user's floats in the training split; None for pictures, and where there is none."""
+        return None if self.pixels or not len(self.train) else Spread.of(self.train)
 
     @property
     def splits(self) -> dict[str, Split]:

@@ -109,6 +109,8 @@ class Manifest:
     """What of the source was not taken."""
     notes: tuple[str, ...] = ()
     """What else was told when it was prepared."""
+    duplicates: dict[str, int] | None = None
+    """Samples of one split that are also in another: {"test in train": 3}; None in folders that do not say so."""
 
     @property
     def encoded(self) -> bool:
@@ -172,6 +174,7 @@ def parsed(
     held_out: dict | None = None,
     left_out: Sequence[dict] = (),
     notes: Sequence[str] = (),
+    duplicates: dict | None = None,
 ) -> Manifest:
     """Raises ValueError, TypeError or KeyError for what no manifest holds."""
     check(isinstance(name, str), "the name is no text")
@@ -192,6 +195,8 @@ def parsed(
     check(superclass is None or (is_list(superclass, int) and len(superclass) == len(classes)),
           "the superclasses are not one number a class")  # fmt: skip
     check(isinstance(notes, (list, tuple)) and all(isinstance(note, str) for note in notes), "the notes are no texts")
+    check(duplicates is None or (isinstance(duplicates, dict) and all(map(is_count, duplicates.values()))),
+          "the duplicates are no counts")  # fmt: skip
     return Manifest(
         name=name,
         classes=classes,
@@ -204,6 +209,7 @@ def parsed(
         held_out=None if held_out is None else parsed_held_out(held_out),
         left_out=tuple(parsed_left_out(entry) for entry in left_out),
         notes=tuple(notes),
+        duplicates=duplicates,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -12,34 +12,31 @@ from torch import Tensor
 
 from ffdist.data.arrays import as_samples, float_moments, tell_axes
 from ffdist.data.classes import as_classes, encoded
-from ffdist.data.decode import PLAIN, Decoding
+from ffdist.data.decode import Decoding
 from ffdist.data.depth import Range
+from ffdist.data.duplicates import tell_duplicates
+from ffdist.data.held_out import grouped, is_share, with_shares
 from ffdist.data.images import ArraySplit, Images, Split, moments
-from ffdist.data.labels import Labels, labels_of
+from ffdist.data.labelled import Labelled
+from ffdist.data.labels import labels_of
 from ffdist.data.reading import USUAL, Reading
 from ffdist.errors import DataError
 
 Pair = tuple[Tensor | np.ndarray, Tensor | np.ndarray]
 
 
-class Labelled(NamedTuple):
-    """One split as it was read, before its labels are numbered."""
-
-    samples: np.ndarray | Split
-    """uint8 [N, H, W, C], float32 [N, *shape], or a split that gives such."""
-    labels: Labels
-    decoding: Decoding = PLAIN
-    """How its pictures were read."""
-    from_files: bool = False
-    """Whether all of them were files, or the bytes of such, so that nothing else was done to them before."""
+Shared = Pair | float | None
+"""A split of its own, or the share of the training samples that becomes one."""
 
 
 def from_tensors(
     x: Tensor | np.ndarray,
     y: Tensor | np.ndarray,
     *,
-    test: Pair | None = None,
-    validation: Pair | None = None,
+    test: Shared = None,
+    validation: Shared = None,
+    groups: Any = None,
+    seed: int = 0,
     classes: Any = None,
     channels_last: bool | None = None,
     normalize: bool = False,
@@ -50,7 +47,8 @@ def from_tensors(
 
     x: pictures [N, H, W] or [N, C, H, W] of whole numbers in 0..255, normalised by their own mean and std; or floating
         point [N, *shape], left as they are unless `normalize`.
-    y: [N], whole numbers in 0..K-1, or names. test, validation: such pairs, of the same shape.
+    y: [N], whole numbers in 0..K-1, or names. test, validation: such pairs, of the same shape; or a share of the
+        samples, 0.2, drawn by class and by `seed`. groups: [N], whose sample each is: no group is on two sides then.
     classes: K names; default: the names that occur, sorted, or the numbers up to the largest label. K whole numbers
         are the labels themselves, in the order of the classes.
     channels_last: whether x is [N, H, W, C]. None: nobody says: what looks so, or like volumes or frames, is refused.
@@ -65,8 +63,10 @@ def from_tensors(
     splits = {
         split: labelled_pair(pair[0], pair[1], f"data set {name}, {split}", reading)
         for split, pair in pairs.items()
-        if pair is not None
+        if pair is not None and not is_share(pair)
     }
+    splits["train"] = grouped(splits["train"], groups, f"data set {name}")
+    splits = with_shares(splits, test, validation, seed)
     return assembled(name, splits, classes, normalize=normalize, channels_last=channels_last)
 
 
@@ -141,7 +141,8 @@ def assembled(
         (shape[2], *shape[:2]) if pixels else shape,
         validation=made.get("validation"),
     )
-    if not (pixels or normalize):
+    tell_repeated(made, f"data set {name}")
+    if not (pixels or normalize or splits["train"].numbers):
         return images
     samples = train.samples if isinstance(train, ArraySplit) else train.take(np.arange(len(train)))
     mean, std = moments(samples) if pixels else float_moments(samples)
@@ -152,6 +153,17 @@ def assembled(
         decoding=resolved(splits["train"].decoding, images.shape) if pixels else None,
         in_memory=not splits["train"].from_files,
     )
+
+
+REPEATED_BYTES = 2**31
+"""Of samples, up to which those that are there twice are looked for."""
+
+
+def tell_repeated(made: Mapping[str, Split], where: str) -> None:
+    """Of splits in memory."""
+    held = {split: of.samples for split, of in made.items() if isinstance(of, ArraySplit)}
+    if len(held) == len(made) and sum(x.nbytes for x in held.values()) <= REPEATED_BYTES:
+        tell_duplicates(held, where)
 
 
 def resolved(decoding: Decoding, shape: tuple[int, ...]) -> Decoding | None:

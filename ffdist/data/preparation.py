@@ -28,6 +28,7 @@ class Preparation:
     image_column: str = IMAGE
     label_column: str = LABEL
     group_column: str | None = None
+    drop_columns: tuple[str, ...] = ()
     splits: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
     skip_broken: bool = False

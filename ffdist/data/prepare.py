@@ -246,6 +246,7 @@ def write(
             *survey.notes(decoding),
             *constant_channels(moments.counts),
         ),
+        twice.between(),
     )
     replace(manifest, notes=tuple(map(spelled, manifest.notes))).write(folder)
     return manifest

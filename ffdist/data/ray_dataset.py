@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from ffdist.data.images import Images
+from ffdist.data.labelled import Labelled
 from ffdist.data.labels import labels_of
-from ffdist.data.memory import Labelled, assembled, stacked
+from ffdist.data.memory import assembled, stacked
 from ffdist.data.reading import USUAL
 from ffdist.data.torch_dataset import sample
 from ffdist.errors import DataError
@@ -22,6 +23,7 @@ def from_ray(
     dataset: Any,
     *,
     test: Any = None,
+    validation: Any = None,
     image: str = "image",
     label: str = "label",
     classes: Sequence[str] | None = None,
@@ -33,7 +35,7 @@ def from_ray(
     classes: K names; default: the names that occur, or the numbers up to the largest label.
     Raises DataError for columns that are missing or not so.
     """
-    given = {"train": dataset, "test": test}
+    given = {"train": dataset, "test": test, "validation": validation}
     splits = {
         split: labelled_rows(of, image, label, f"data set {name}, {split}")
         for split, of in given.items()

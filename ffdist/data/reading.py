@@ -29,6 +29,9 @@ class Reading:
     seed: int = 0
     """Of what a user's transforms draw from the generators that all share."""
 
+    group: str | None = None
+    """The column of groups, whose equal values stay in one split."""
+
     def __post_init__(self) -> None:
         """Raises ConfigError for a range that is none."""
         self.reader()

@@ -12,14 +12,17 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler
 
 from ffdist.data.arrays import LIMITS, WHOLE_NUMBERS, as_array, as_bytes, as_floats_checked, as_picture
 from ffdist.data.classes import own_names
+from ffdist.data.column_names import Columns, found_columns, taken
 from ffdist.data.depth import Range
+from ffdist.data.held_out import grouped, is_share, with_shares
 from ffdist.data.images import Images
+from ffdist.data.labelled import Labelled
 from ffdist.data.labels import labels_of
-from ffdist.data.memory import Labelled, assembled, stacked
+from ffdist.data.memory import assembled, stacked
 from ffdist.data.reading import USUAL, Reading, seeded_draws
 from ffdist.data.survey import Reader
 from ffdist.errors import DataError, users_code
-from ffdist.notes import listed, note
+from ffdist.notes import listed, note, silenced
 
 READ_TWICE = 32
 """Items that are read again, to see whether something in them is drawn."""
@@ -28,8 +31,9 @@ READ_TWICE = 32
 def from_dataset(
     dataset: Dataset,
     *,
-    test: Dataset | None = None,
-    validation: Dataset | None = None,
+    test: Dataset | float | None = None,
+    validation: Dataset | float | None = None,
+    groups: Any = None,
     image: str = "image",
     label: str = "label",
     classes: Any = None,
@@ -47,14 +51,20 @@ def from_dataset(
     as they are; or floating-point tensors of any shape, left as they are unless `normalize`. Labels: whole numbers or
     names. classes: K names; default: the data set's own. name: default: that of its class. channels_last, normalize: as
     in `from_tensors`; value_range: as in `from_arrow`.
+    test, validation: other data sets; or a share of the items, 0.2, drawn by class and by `seed`. groups: [N], whose
+    item each is: no group is on two sides then.
     Raises DataError for items that are not so, and for items that differ in shape.
     """
     name = name or type(dataset).__name__
     reading = Reading(image, label, channels_last, value_range, seed)
     given = {"train": dataset, "test": test, "validation": validation}
     splits = {
-        split: labelled_items(of, f"data set {name}, {split}", reading) for split, of in given.items() if of is not None
+        split: labelled_items(of, f"data set {name}, {split}", reading)
+        for split, of in given.items()
+        if of is not None and not is_share(of)
     }
+    splits["train"] = grouped(splits["train"], groups, f"data set {name}")
+    splits = with_shares(splits, test, validation, seed)
     return assembled(name, splits, classes, normalize=normalize, channels_last=channels_last)
 
 
@@ -106,6 +116,11 @@ def item(dataset: Any, row: int, where: str, reading: Reading) -> tuple[Any, Any
         found = dataset[row]
     image, label = reading.image, reading.label
     if isinstance(found, Mapping):
+        told = Columns(image, label)
+        columns = found_columns([*map(str, found)], told)
+        if row == 0 and (text := taken(columns, told, ("image=", "label="))):
+            note(f"{where}: {text}")
+        image, label = columns.image, columns.label
         if image in found and label in found:
             return found[image], found[label]
         raise DataError(
@@ -219,7 +234,8 @@ def tell_draws(dataset: Any, pictures: np.ndarray, where: str, reading: Reading)
     rows = range(min(READ_TWICE, len(pictures)))
     reader = reading.reader()
     try:
-        again = [sample(item(dataset, row, where, reading)[0], where, reading, reader) for row in rows]
+        with silenced():
+            again = [sample(item(dataset, row, where, reading)[0], where, reading, reader) for row in rows]
     except Exception:  # what was read is there, and this is only a question
         return
     if drawn := sum(not np.array_equal(pictures[row], again[row]) for row in rows):

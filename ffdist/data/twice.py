@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from ffdist.data.duplicates import between
+
 
 class Twice:
     """Counts them by digests of their pixels, twelve bytes a picture."""
@@ -15,17 +17,19 @@ class Twice:
         """labels: int32 [N]; digests: int64 [N]."""
         self.parts.setdefault(split, []).append((labels, digests))
 
+    def between(self) -> dict[str, int]:
+        """How many pictures of a split are also in an earlier one, by both names: "test in train"."""
+        splits = {split: np.concatenate([digests for _, digests in of]) for split, of in self.parts.items()}
+        return {f"{later} in {earlier}": count for (later, earlier), count in between(splits).items()}
+
     def notes(self) -> list[str]:
         """A line for each kind of repetition."""
-        splits = {split: np.concatenate([digests for _, digests in of]) for split, of in self.parts.items()}
+        rows = {split: sum(len(labels) for labels, _ in of) for split, of in self.parts.items()}
         told = []
-        names = [name for name in ("train", "validation", "test") if name in splits]
-        for place, later in enumerate(names):
-            for earlier in names[:place]:
-                same = int(np.isin(splits[later], splits[earlier]).sum())
-                if same:
-                    told.append(f"{same:,} of {len(splits[later]):,} pictures of {later} are also in {earlier}, pixel "
-                                "for pixel: accuracies on them are too high")  # fmt: skip
+        for pair, count in self.between().items():
+            later, _, earlier = pair.partition(" in ")
+            told.append(f"{count:,} of {rows[later]:,} pictures of {later} are also in {earlier}, pixel for pixel: "
+                        "accuracies on them are too high")  # fmt: skip
         labels = np.concatenate([labels for of in self.parts.values() for labels, _ in of])
         pairs = np.unique(
             np.stack([np.concatenate([d for of in self.parts.values() for _, d in of]), labels], 1), axis=0

@@ -12,6 +12,7 @@ from typing import Any
 
 from ffdist.baselines.twin import Backprop, twin
 from ffdist.data import Images, open_data
+from ffdist.data.preparation import from_texts
 from ffdist.errors import ConfigError, FfdistError, setting
 from ffdist.models import Chain, load_model
 from ffdist.objectives import OBJECTIVES, Objective, load_objective
@@ -76,10 +77,11 @@ def data_settings(images: Images) -> dict[str, Any]:
     made = images.prepared
     try:
         if images.source is not None:
-            place = made.folder if made else images.source
-            size = None if open_data(place).shape == images.shape else images.shape[-1]
-            if open_data(place, size).digest == images.digest:
-                args, root = (made.args, made.root) if made else ((), None)
+            args, root = (made.args, made.root) if made else ((), None)
+            place = (made and made.folder) or images.source
+            told = from_texts(args if place == images.source else (), "")
+            size = None if open_data(place, told=told).shape == images.shape else images.shape[-1]
+            if open_data(place, size, told=told).digest == images.digest:
                 return {"data": images.source, "image_size": size, "data_args": args, "data_root": root}
     except FfdistError:
         pass

@@ -12,6 +12,7 @@ from ffdist.data import Images
 from ffdist.device import parsed, seen
 from ffdist.errors import ConfigError, setting
 from ffdist.models.chain import Output
+from ffdist.notes import silenced
 from ffdist.runtime.data_facts import FACTS, check_same_data, read_facts
 from ffdist.runtime.job import Job
 from ffdist.runtime.opened import open_told
@@ -41,7 +42,8 @@ class SettingsJob:
     def __call__(self) -> Job:
         """Raises DataError where the data are not those that the run has learned."""
         told = self.settings.dataset
-        images = open_told(told if self.folder is None else replace(told, data=str(self.folder), data_args=()))
+        with silenced():  # who made this has opened and told it before
+            images = open_told(told if self.folder is None else replace(told, data=str(self.folder), data_args=()))
         if self.run and (self.run / FACTS).exists():
             check_same_data(read_facts(self.run), images, self.settings.dataset.data)
         job = make_job(self.settings, images, self.run, self.stages, resume=self.resume)

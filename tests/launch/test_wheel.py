@@ -53,7 +53,7 @@ def test_the_wheel_names_its_command_extras_and_no_test_library_at_run_time(dist
         line for line in said["METADATA"].splitlines() if line.startswith("Requires-Dist:") and "extra" not in line
     ]
     assert "Requires-Python: >=3.10" in said["METADATA"]
-    assert {f"Provides-Extra: {name}" for name in ("bench", "ray", "dev")} <= set(said["METADATA"].splitlines())
+    assert {f"Provides-Extra: {name}" for name in ("bench", "data", "ray", "dev")} <= set(said["METADATA"].splitlines())
     assert "ffdist = ffdist.__main__:main" in said["entry_points.txt"]
     assert not any(name in line for line in needed for name in ("scikit-learn", "matplotlib", "ray[", "pytest"))
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ffdist.data.column_names import Columns, found_columns
 from ffdist.data.depth import Range
 from ffdist.data.manifest import FORMAT, MANIFEST
+from ffdist.data.sources.array_files import ArrayFiles, holds_arrays
 from ffdist.data.sources.base import Item, Source
 from ffdist.data.sources.known import KNOWN, open_known
 from ffdist.data.sources.listing import Listing
@@ -18,11 +19,12 @@ from ffdist.data.sources.table import Table
 from ffdist.data.sources.table_files import TEXTS, schema
 from ffdist.data.sources.table_hint import table_hint
 from ffdist.data.sources.table_splits import holds_tables
+from ffdist.data.sources.tars import Tars, holds_tars, is_tar
 from ffdist.data.sources.tree import Tree
 from ffdist.errors import ConfigError, DataError, setting
 from ffdist.folders import command
 
-ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar")
+ARCHIVES = (".zip", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 
 __all__ = ["KNOWN", "Choice", "Item", "Source", "open_source"]
 
@@ -64,7 +66,12 @@ def open_source(
 
 
 def of_files(path: Path, columns: Columns, choice: Choice, holding: Holding, value_range: Range | None) -> Source:
-    """A table, a folder of tables, or a tree."""
+    """A table, a folder of tables, NumPy's files, tars, or a tree."""
+    if holds_arrays(path):
+        arrays = ArrayFiles(path, columns=columns, holding=holding, value_range=value_range)
+        return arrays if arrays.pictures else refuse_numbers(path)
+    if holds_tars(path, choice):
+        return Tars(path, columns=columns, choice=choice, holding=holding)
     of_table: dict[str, Any] = {"choice": choice, "holding": holding, "columns": columns, "value_range": value_range}
     if path.is_file() or holds_tables(path, choice):
         return Table(path, **of_table)
@@ -84,6 +91,17 @@ def of_files(path: Path, columns: Columns, choice: Choice, holding: Holding, val
     if usable and len(tree.classes) < 2:
         return Table(path, texts=texts, **of_table)
     return tree
+
+
+def refuse_numbers(path: Path) -> NoReturn:
+    """Raises DataError for samples that are no pictures."""
+    raise DataError(
+        "plain numbers are not prepared: they are read as they are",
+        where=path,
+        expected="pictures of whole numbers, [N, H, W] or [N, H, W, C]",
+        got="numbers",
+        remedy=command("train", "--data", path, "--model", "mlp"),
+    )
 
 
 def texts_in(folder: Path, choice: Choice, columns: Columns) -> dict[Path, str]:
@@ -137,7 +155,7 @@ def check_source(path: Path, source: str) -> None:
     if not (path.is_file() or path.is_dir()):
         raise DataError("neither a file nor a folder", where=source, expected="a folder of pictures, or a table",
                         got="a device, pipe or socket")  # fmt: skip
-    if path.is_file() and path.suffix.lower() in ARCHIVES:
+    if path.is_file() and path.suffix.lower() in ARCHIVES and not is_tar(path):
         raise DataError("archives are not read", where=source, expected="a folder of pictures, or a table",
                         remedy="unpack it, and give the folder")  # fmt: skip
     try:

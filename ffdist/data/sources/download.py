@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path
 from typing import NamedTuple
+from urllib.error import HTTPError
 
 from torchvision import datasets
 from torchvision.datasets.utils import check_integrity, download_url, extract_archive
@@ -89,7 +90,9 @@ def have(name: str, remote: Remote, root: Path, new: Path) -> Path:
         except ERRORS as error:
             if isinstance(error, OSError) and error.errno in UNWRITABLE:
                 raise
-            tried.append(f"{url}: {getattr(error, 'reason', None) or error}")
+            if isinstance(error, HTTPError):  # it holds the connection
+                error.close()
+            tried.append(f"{url}: {error if isinstance(error, HTTPError) else getattr(error, 'reason', error)}")
     raise DataError(
         f"{name} cannot be downloaded",
         where=root,

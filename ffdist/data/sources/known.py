@@ -28,9 +28,15 @@ class Known:
     open: Callable[[Path], Source]
     has: str = ""
     """A file in the folder, perhaps with .gz, where the folder alone says nothing."""
+    files: str = ""
+    """Its files in a folder that may hold others, as a pattern; empty: the whole folder."""
 
     def find(self, root: Path) -> Path | None:
         return next((root / folder for folder in self.folders if self.is_in(root / folder)), None)
+
+    def parts(self, folder: Path) -> list[Path]:
+        """What in the folder it is made of."""
+        return sorted(folder.glob(self.files)) if self.files else [folder]
 
     def is_in(self, folder: Path) -> bool:
         if not self.has:
@@ -72,6 +78,7 @@ def of_emnist(split: str) -> Known:
         places,
         partial(emnist, split),
         has=f"emnist-{split}-train-images-idx3-ubyte",
+        files=f"emnist-{split}-*",
     )
 
 
@@ -86,7 +93,15 @@ KNOWN = {
     "cifar100": Known(
         COLOUR, 100, {"train": 50_000, "test": 10_000}, ("cifar-100-python",), partial(cifar, "CIFAR100")
     ),
-    "svhn": Known(COLOUR, 10, {"train": 73_257, "test": 26_032}, ("SVHN", "svhn", ""), Svhn, has="train_32x32.mat"),
+    "svhn": Known(
+        COLOUR,
+        10,
+        {"train": 73_257, "test": 26_032},
+        ("SVHN", "svhn", ""),
+        Svhn,
+        has="train_32x32.mat",
+        files="*_32x32.mat",
+    ),
     "stl10": Known((3, 96, 96), 10, {"train": 5_000, "test": 8_000}, ("stl10_binary",), Stl10),
     "imagenette": Known(
         None,

@@ -159,10 +159,10 @@ def refuse_arrays(data: Any, where: str) -> None:
     """Raises DataError for numbers that are no picture."""
     if isinstance(data, np.ndarray) and not is_picture(data):
         raise DataError(
-            f"{data.dtype} {list(data.shape)} is not a picture, and the command line takes pictures alone",
+            f"{data.dtype} {list(data.shape)} is not a picture",
             where=where,
             expected="encoded pictures, paths, or whole numbers 0..255 as [H][W] or [H][W][3]",
             got=f"{data.dtype} {list(data.shape)}",
-            remedy="train on arrays from Python: Pipeline.fit(pyarrow.parquet.read_table(FILE)), or "
+            remedy="arrays of floats need no preparation: `ffdist train --data FILE`, or from Python: "
             "ffdist.from_arrow(table, image=..., label=..., normalize=True)",
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,15 +11,20 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
+import pyarrow.json
 import pyarrow.parquet as pq
 
+from ffdist.data.column_names import LABEL
 from ffdist.data.columns import column_labels, names_in
 from ffdist.data.labels import Labels
 from ffdist.data.sources.table_splits import SUFFIXES
 from ffdist.errors import DataError, setting
+from ffdist.folders import command
 from ffdist.notes import listed
 
-TEXTS = (".csv", ".tsv")
+LINES = (".jsonl", ".ndjson")
+"""Files with a JSON object a line."""
+TEXTS = (".csv", ".tsv", *LINES)
 """Files of text: the image column holds paths, from the file's folder."""
 KNOWN = " or ".join((*SUFFIXES, *TEXTS))
 FIRST_FEATHER = "Feather of version 1"
@@ -42,6 +48,8 @@ def schema(path: Path) -> pa.Schema:
             remedy="save it as one of these, e.g. by pandas' to_parquet or to_csv; arrays go by ffdist.from_tensors",
         )
     with readable(path):
+        if suffix in LINES:
+            return pyarrow.json.read_json(path).schema
         if suffix in TEXTS:
             return pa.schema([(name, pa.string()) for name in header(path)])
         if suffix == ".parquet":
@@ -59,10 +67,15 @@ def labels_in(path: Path, column: str) -> Labels:
 def numerals(labels: Labels) -> Labels:
     """Texts as whole numbers, where all of them are such, written in one way."""
     names = labels.names or []
-    if not all(name.isascii() and name.isdigit() and str(int(name)) == name and len(name) < 19 for name in names):
+    if not labels.text or not all(map(is_numeral, names)):
         return labels
     values = pc.cast(pa.array(names), pa.int64()).to_numpy()
     return Labels(values[labels.numbers], None, False, labels.where)
+
+
+def is_numeral(text: str) -> bool:
+    """Whether it is a whole number, written as Python writes it."""
+    return text.isascii() and text.isdigit() and str(int(text)) == text and len(text) < 19
 
 
 def read(path: Path, column: str) -> Iterator[pa.Array]:
@@ -96,6 +109,13 @@ def readable(path: Path) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        if is_pointer(path):
+            raise DataError(
+                "this is a pointer of Git LFS, and not the file",
+                where=path,
+                got="the text that stands for it",
+                remedy="git lfs pull, in that repository",
+            ) from error
         old = str(error).startswith(FIRST_FEATHER)
         remedy = (
             f"pandas.read_feather({str(path)!r}).to_feather('NEW.feather')" if old else "save it anew, text in UTF-8"
@@ -103,9 +123,20 @@ def readable(path: Path) -> Iterator[None]:
         raise DataError("a table cannot be read", where=path, expected=KNOWN, got=error, remedy=remedy) from error
 
 
+def is_pointer(path: Path) -> bool:
+    """Whether a repository was cloned without its large files."""
+    try:
+        with path.open("rb") as file:
+            return file.read(40).startswith(b"version https://git-lfs")
+    except OSError:
+        return False
+
+
 def batches(path: Path, column: str) -> Iterator[pa.RecordBatch]:
     suffix = path.suffix.lower()
-    if suffix in TEXTS:
+    if suffix in LINES:
+        yield from pyarrow.json.read_json(path).select([column]).to_batches()
+    elif suffix in TEXTS:
         yield from text_batches(path, column)
     elif suffix == ".parquet":
         with pq.ParquetFile(path, pre_buffer=False, buffer_size=2**20) as file:  # never a whole row group
@@ -135,7 +166,7 @@ def header(path: Path) -> list[str]:
 
 def of_numbers(path: Path) -> str | None:
     """What else to do with a text file that holds a picture's numbers in columns, and no paths; None for others."""
-    if path.suffix.lower() not in TEXTS:
+    if path.suffix.lower() not in TEXTS or path.suffix.lower() in LINES:
         return None
     names = header(path)
     with path.open(encoding="utf-8-sig") as file:
@@ -144,10 +175,8 @@ def of_numbers(path: Path) -> str | None:
     if len(cells) < MANY or not all(cell.strip().lstrip("-").replace(".", "", 1).isdigit() for cell in cells[1:-1]):
         return None
     label = next((name for name in names if name.casefold() in LABELS), names[0])
-    return (
-        f"numbers go by Python: t = pandas.read_csv({str(path)!r}); ffdist.from_tensors("
-        f"t.drop(columns={label!r}).to_numpy('float32'), t[{label!r}], normalize=True)"
-    )
+    told = "" if label == LABEL else f" --data-args {shlex.quote(f'label_column={label}')}"
+    return f"plain numbers are read as they are: {command('train', '--data', path, '--model', 'mlp')}{told}"
 
 
 def separator(line: str) -> str:

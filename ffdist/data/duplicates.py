@@ -1,0 +1,38 @@
+"""Samples that are there more than once: a test on what was trained on says nothing."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+import numpy as np
+
+from ffdist.notes import note
+
+ORDER = ("train", "validation", "test")
+
+
+def digests(samples: np.ndarray) -> np.ndarray:
+    """int64 [N], of the bytes of each of [N, ...]."""
+    found = [hashlib.blake2b(np.ascontiguousarray(one).data, digest_size=8).digest() for one in samples]
+    return np.frombuffer(b"".join(found), np.int64)
+
+
+def between(splits: Mapping[str, np.ndarray]) -> dict[tuple[str, str], int]:
+    """How many samples of a split are also in an earlier one, where there are any.
+
+    splits: digests int64 [N] of each.
+    """
+    names = [name for name in ORDER if name in splits]
+    pairs = [(later, earlier) for place, later in enumerate(names) for earlier in names[:place]]
+    counts = {(later, earlier): int(np.isin(splits[later], splits[earlier]).sum()) for later, earlier in pairs}
+    return {pair: count for pair, count in counts.items() if count}
+
+
+def tell_duplicates(splits: Mapping[str, np.ndarray], where: str) -> None:
+    """A line for each two splits that share samples. splits: samples [N, ...] in memory."""
+    if len(splits) < 2:
+        return
+    for (later, earlier), count in between({name: digests(of) for name, of in splits.items()}).items():
+        note(f"{where}: {count:,} of {len(splits[later]):,} samples of {later} are also in {earlier}, bit for bit: "
+             "accuracies on them are too high")  # fmt: skip

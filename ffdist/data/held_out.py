@@ -1,0 +1,71 @@
+"""Shares of samples in memory that become splits: by class, or by group."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ffdist.data.arrays import as_array
+from ffdist.data.groups import group_share
+from ffdist.data.labelled import Labelled
+from ffdist.data.labels import Labels
+from ffdist.data.sampler import split_indices
+from ffdist.errors import ConfigError, DataError
+from ffdist.notes import note
+
+
+def is_share(value: Any) -> bool:
+    """Whether it is a number, and no data."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def grouped(of: Labelled, groups: Any, where: str) -> Labelled:
+    """With the group of each sample: numbers or texts [N]. Raises DataError for others, and for a missing one."""
+    if groups is None:
+        return of
+    found = as_array(groups, "groups", where)
+    if found.shape != (len(of.labels),):
+        raise DataError("there is not a group for every sample", where=where, expected=f"[{len(of.labels)}]",
+                        got=list(found.shape))  # fmt: skip
+    lacking = [row for row, value in enumerate(found.tolist()) if value is None or value == "" or value != value]
+    if lacking:
+        raise DataError("a group is missing", where=f"{where}, row {lacking[0]}", got=found[lacking[0]],
+                        remedy="leave such rows out")  # fmt: skip
+    names, numbers = np.unique(found.astype(str) if found.dtype.kind == "O" else found, return_inverse=True)
+    if len(names) < 2:
+        raise DataError("there is one group only", where=where, expected="2 groups or more", got=names[0])
+    return of._replace(groups=numbers)
+
+
+def with_shares(splits: Mapping[str, Labelled], test: Any, validation: Any, seed: int) -> dict[str, Labelled]:
+    """The splits, and those that are shares of the training samples. Raises ConfigError for shares out of range."""
+    shares = {name: float(share) for name, share in (("test", test), ("validation", validation)) if is_share(share)}
+    if any(not 0 <= share < 1 for share in shares.values()) or sum(shares.values()) >= 1:
+        raise ConfigError("no sample is left to train on" if sum(shares.values()) >= 1 else "a share is a fraction",
+                          where=" and ".join(shares), expected="0 <= x < 1, and less than 1 together",
+                          got=", ".join(f"{share:g}" for share in shares.values()))  # fmt: skip
+    made, left = dict(splits), 1.0
+    for name, share in shares.items():
+        if not share:
+            continue
+        of = made["train"]
+        if of.groups is None:
+            rows, held = split_indices(of.labels.numbers, validation=share / left, seed=seed)
+        else:
+            out = group_share(of.labels.numbers, of.groups, share / left, seed)
+            rows, held = np.flatnonzero(~out), np.flatnonzero(out)
+            note(f"{of.labels.where}: the {name} split has {len(held):,} of {len(out):,} samples, in whole groups")
+        if not len(held):
+            note(f"{of.labels.where}: there is no {name} split: {share:g} of {len(of.labels)} samples is none")
+            continue
+        made["train"], made[name], left = part(of, rows), part(of, held), left - share
+    return made
+
+
+def part(of: Labelled, rows: np.ndarray) -> Labelled:
+    """Some rows, in their order."""
+    samples = of.samples[rows] if isinstance(of.samples, np.ndarray) else of.samples.take(rows)
+    labels = Labels(of.labels.numbers[rows], of.labels.names, of.labels.text, of.labels.where)
+    return of._replace(samples=samples, labels=labels, groups=None if of.groups is None else of.groups[rows])

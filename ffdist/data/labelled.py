@@ -1,0 +1,27 @@
+"""One split of samples with their labels, as it was read."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from ffdist.data.decode import PLAIN, Decoding
+from ffdist.data.images import Split
+from ffdist.data.labels import Labels
+
+
+class Labelled(NamedTuple):
+    """One split as it was read, before its labels are numbered."""
+
+    samples: np.ndarray | Split
+    """uint8 [N, H, W, C], float32 [N, *shape], or a split that gives such."""
+    labels: Labels
+    decoding: Decoding = PLAIN
+    """How its pictures were read."""
+    from_files: bool = False
+    """Whether all of them were files, or the bytes of such, so that nothing else was done to them before."""
+    numbers: bool = False
+    """Whether its samples are a table's columns of plain numbers, each in a unit of its own."""
+    groups: np.ndarray | None = None
+    """int [N]: samples of one group stay together where a share is held out."""

@@ -1,0 +1,182 @@
+"""Files of plain numbers, as a data set in memory: tables whose columns are features, and NumPy's arrays of floats."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.json
+import pyarrow.parquet as pq
+
+from ffdist.data.arrays import float_moments
+from ffdist.data.classes import encoded
+from ffdist.data.column_names import found_columns, taken
+from ffdist.data.columns import column_labels, is_list, joined, names_in
+from ffdist.data.duplicates import tell_duplicates
+from ffdist.data.images import ArraySplit, Images
+from ffdist.data.labels import Labels
+from ffdist.data.numbers import feature_names, features, told
+from ffdist.data.preparation import Preparation
+from ffdist.data.sources.array_files import ArrayFiles, holds_arrays
+from ffdist.data.sources.listing import Listing
+from ffdist.data.sources.row_splits import row_splits
+from ffdist.data.sources.shares import Shares
+from ffdist.data.sources.splits import SPLITS, TEST, TRAIN, choice, read_splits
+from ffdist.data.sources.table import groups_in
+from ffdist.data.sources.table_files import LINES, TEXTS, header, ipc, numerals, readable, schema, separator
+from ffdist.data.sources.table_splits import SUFFIXES, find_files
+from ffdist.errors import DataError, setting
+from ffdist.notes import listed, note
+
+
+def open_numbers(path: Path, said: Preparation) -> Images | None:
+    """Scaled by the training split's mean and deviation, which is told; None for a source of something else.
+
+    Raises DataError for a table without the labels, and for what is no number, naming file, column and row.
+    """
+    if holds_arrays(path):
+        arrays = ArrayFiles(path, columns=said.columns, holding=said.holding, value_range=said.value_range)
+        return None if arrays.pictures else of_arrays(arrays, said)
+    if not holds_table(path):
+        return None
+    own = choice(path, read_splits(said.splits), said.ignore)
+    texts = {} if path.is_file() else {file: "" for file in Listing(path, own).listed(path)[1] if is_text(file)}
+    found = find_files(path, own, texts or None)
+    first = TRAIN if TRAIN in found.splits else TEST
+    known = schema(found.splits[first][0])
+    columns = found_columns(known.names, said.columns)
+    if columns.image in known.names and not of_floats(known.field(columns.image).type):
+        return None
+    if columns.label not in known.names:
+        raise DataError("a table lacks a column", where=path, expected=columns.label, got=listed(known.names, 12),
+                        remedy=f"name it with {setting('label_column')}")  # fmt: skip
+    tables = {split: [whole(file, columns.label) for file in files] for split, files in found.splits.items()}
+    head = tables[first][0].schema
+    names = [columns.image] if columns.image in known.names else feature_names(head, columns, said.drop_columns)
+    for name in said.drop_columns:
+        if name not in known.names:
+            raise DataError("there is no such column to drop", where=path, expected=listed(known.names, 12), got=name)
+    samples, labels = {}, {}
+    for split, files in found.splits.items():
+        parts = [features(table, names, file, DROP) for table, file in zip(tables[split], files, strict=True)]
+        samples[split] = np.concatenate(parts)
+        labels[split] = labels_of(tables[split], files, columns.label)
+    note(f"{path}: {told(names, samples[first], columns.label)}; each is scaled by mean and deviation of the training "
+         "split")  # fmt: skip
+    flags = setting("image_column"), setting("label_column")
+    if text := taken(columns, said.columns._replace(image=columns.image), flags):
+        note(f"{path}: {text}")
+    whole_rows = len(found.splits) == 1 and first == TRAIN and own.splits is None and not own.whole
+    rows = row_splits(found.splits[first], (columns.label, *names)) if whole_rows else None
+    groups = groups_in(found.splits[first], columns.group) if columns.group else None
+    return divided(path, said, samples, labels, groups, rows.places if rows else None)
+
+
+def of_arrays(arrays: ArrayFiles, said: Preparation) -> Images:
+    samples = {split: arrays.floats(split) for split in arrays.labels}
+    shape = list(next(iter(samples.values())).shape[1:])
+    note(f"{arrays.path}: samples of numbers {shape}, scaled by mean and deviation of the training split")
+    return divided(arrays.path, said, samples, arrays.found, arrays.groups, None)
+
+
+def divided(
+    path: Path,
+    said: Preparation,
+    samples: Mapping[str, np.ndarray],
+    labels: Mapping[str, Labels],
+    groups: np.ndarray | None,
+    places: np.ndarray | None,
+) -> Images:
+    """With what is held out. places: of each row of the only split, in `SPLITS`, where a column says it."""
+    classes, codes = encoded(labels, None, renumber=True)
+    if len(classes) < 2:
+        raise DataError("there is one class only", where=path, expected="2 classes or more", got=classes[0])
+    if places is not None:
+        rows = {split: places == SPLITS.index(split) for split in SPLITS if (places == SPLITS.index(split)).any()}
+        samples = {split: samples[TRAIN][row] for split, row in rows.items()}
+        groups = groups[rows[TRAIN]] if groups is not None and TRAIN in rows else groups
+        codes = {split: codes[TRAIN][row] for split, row in rows.items()}
+    first = TRAIN if TRAIN in samples else TEST
+    counts = {split: len(of) for split, of in samples.items()}
+    named = f"column '{said.group_column}'" if said.group_column else None
+    shares = Shares(counts, codes[first], said.holding, groups, named)
+    for text in shares.notes:
+        note(f"{path}: {text}")
+    splits = {split: (samples[split], codes[split]) for split in samples if split != TRAIN}
+    if TRAIN in samples:
+        for place, split in enumerate(SPLITS):
+            rows = shares.places == place
+            if rows.any():
+                splits[split] = samples[TRAIN][rows], codes[TRAIN][rows]
+    measured = splits[TRAIN][0] if TRAIN in splits else splits[TEST][0]
+    mean, std = float_moments(measured)
+    made = {split: ArraySplit(x, y) for split, (x, y) in splits.items()}
+    empty = ArraySplit(np.empty((0, *measured.shape[1:]), np.float32), np.empty(0, np.int64))
+    tell_duplicates({split: of.samples for split, of in made.items()}, str(path))
+    return Images(
+        path.resolve().stem,
+        made.get(TRAIN, empty),
+        made.get(TEST),
+        classes,
+        measured.shape[1:],
+        mean,
+        std,
+        validation=made.get("validation"),
+    )
+
+
+DROP = f"leave the column out: {setting('drop_columns', '{name}')}"
+
+
+def holds_table(path: Path) -> bool:
+    """Whether it is a table, or a folder of such and of nothing else that could be meant."""
+    if path.is_file():
+        return path.suffix.lower() in (*SUFFIXES, *TEXTS)
+    folders, files = Listing(path, choice(path)).listed(path) if path.is_dir() else ([], [])
+    return not folders and any(file.suffix.lower() in (*SUFFIXES, *TEXTS) for file in files)
+
+
+def is_text(file: Path) -> bool:
+    return file.suffix.lower() in TEXTS
+
+
+def of_floats(kind: pa.DataType) -> bool:
+    """Whether a column holds lists of floating-point numbers, at any depth."""
+    if isinstance(kind, pa.FixedShapeTensorType):
+        kind = kind.value_type
+    while is_list(kind):
+        kind = kind.value_type
+    return pa.types.is_floating(kind)
+
+
+def whole(file: Path, label: str) -> pa.Table:
+    """All columns of a file, with the types that its values have; labels of text as they are written."""
+    suffix = file.suffix.lower()
+    with readable(file):
+        if suffix in LINES:
+            return pyarrow.json.read_json(file)
+        if suffix in TEXTS:
+            with file.open(encoding="utf-8-sig") as text:
+                parse = pyarrow.csv.ParseOptions(delimiter=separator(text.readline()), newlines_in_values=True)
+            return pyarrow.csv.read_csv(
+                file,
+                read_options=pyarrow.csv.ReadOptions(column_names=header(file), skip_rows=1),
+                parse_options=parse,
+                convert_options=pyarrow.csv.ConvertOptions(column_types={label: pa.string()}),
+            )
+        if suffix == ".parquet":
+            return pq.read_table(file)
+        with pa.memory_map(str(file)) as source:
+            return ipc(source).read_all()
+
+
+def labels_of(tables: list[pa.Table], files: list[Path], label: str) -> Labels:
+    """Of one split."""
+    found = []
+    for table, file in zip(tables, files, strict=True):
+        of = column_labels(table[label].chunks, str(file), names_in(table.schema, label))
+        found.append(numerals(of) if file.suffix.lower() in TEXTS and of.text else of)
+    return joined(found, str(files[0]))

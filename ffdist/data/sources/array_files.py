@@ -1,0 +1,203 @@
+"""NumPy's files: one .npz with samples and labels, or a folder with a .npy of each."""
+
+from __future__ import annotations
+
+import re
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from ffdist.data.arrays import FEW, LIMITS, as_bytes, as_samples
+from ffdist.data.classes import as_classes, encoded
+from ffdist.data.column_names import Columns
+from ffdist.data.depth import Range
+from ffdist.data.labels import Labels, labels_of
+from ffdist.data.manifest import LeftOut
+from ffdist.data.sources.base import Item, Source
+from ffdist.data.sources.listing import is_junk
+from ffdist.data.sources.shares import Holding, Shares
+from ffdist.data.sources.splits import SPLITS, TEST, TRAIN, split_of
+from ffdist.errors import DataError, setting
+from ffdist.notes import listed
+
+SAMPLES = ("x", "image", "images", "img", "imgs", "data", "sample", "samples", "feature", "features", "inputs", "arr_0")
+LABELS = ("y", "label", "labels", "target", "targets", "class", "arr_1")
+NAMES = ("classes", "class_names", "label_names", "names")
+EXPECTED = "x and y, or x_train, y_train, x_test and y_test; images and labels do as well"
+ERRORS = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, MemoryError, OverflowError)
+"""What a damaged file makes its reader raise."""
+CHUNK = 1024
+BEYOND = f"{LIMITS} ({setting('value_range', '{black:g} {white:g}')}); or save floats: x.astype('float32')"
+
+
+def holds_arrays(path: Path) -> bool:
+    """Whether it is one of NumPy's files, or a folder that has .npy files and no folders in it."""
+    if path.is_file():
+        return path.suffix.lower() in (".npz", ".npy")
+    if not path.is_dir():
+        return False
+    entries = [entry for entry in path.iterdir() if not is_junk(entry.name)]
+    return any(entry.suffix.lower() == ".npy" for entry in entries) and not any(entry.is_dir() for entry in entries)
+
+
+class ArrayFiles(Source):
+    """Samples [N, ...] and labels [N] of each split, by the arrays' names.
+
+    columns: names that a user has told, in place of the usual ones; of groups, too. Raises DataError for files that
+    cannot be read, arrays whose part is not clear, and samples without labels.
+    """
+
+    def __init__(self, path: Path, *, columns: Columns, holding: Holding, value_range: Range | None = None) -> None:
+        self.path = path
+        self.name = path.resolve().stem
+        self.value_range = value_range
+        arrays = opened(path)
+        parts = sorted_out([*arrays], columns, path)
+        self.samples = {split: arrays[of["samples"]] for split, of in parts.items()}
+        self.where = {split: f"{path}, {of['samples']}" for split, of in parts.items()}
+        names = next((arrays[name] for name in arrays if name.casefold() in NAMES), None)
+        own = None if names is None else as_classes(names, path)
+        self.found = {
+            split: self.labels_in(arrays[of["labels"]], split, f"{path}, {of['labels']}", own and own.names)
+            for split, of in parts.items()
+        }
+        self.classes, self.labels = encoded(self.found, None, renumber=True)
+        first = TRAIN if TRAIN in self.labels else TEST
+        self.groups = groups_of(arrays, columns.group, self.labels[first], path) if columns.group else None
+        counts = {split: len(labels) for split, labels in self.labels.items()}
+        self.shares = Shares(counts, self.labels[first], holding, self.groups, columns.group and f"'{columns.group}'")
+        self.counts = self.shares.counts
+        self.held_out = self.shares.held_out
+        self.notes = self.shares.notes
+        used = {name for of in parts.values() for name in of.values()}
+        self.left_out = [
+            LeftOut(name, "neither samples nor labels, by its name")
+            for name in arrays
+            if name not in used and name.casefold() not in NAMES and name != columns.group
+        ]
+
+    def labels_in(self, array: np.ndarray, split: str, where: str, names: list[str] | None) -> Labels:
+        return labels_of(array, where, len(self.samples[split]), names)
+
+    @property
+    def pictures(self) -> bool:
+        """Whether samples are pictures of whole numbers, and not plain numbers."""
+        first = next(iter(self.samples.values()))
+        return first.dtype.kind in "biu" and first.ndim in (3, 4)
+
+    def floats(self, split: str) -> np.ndarray:
+        """float32 [N, *shape], in the memory map where the file has them so."""
+        x = self.samples[split]
+        whole = x.dtype.kind in "biu" and x.ndim == 2
+        return as_samples(x.astype(np.float32) if whole else x, self.where[split])
+
+    def items(self) -> Iterator[Item]:
+        for split, labels in self.labels.items():
+            x, where = self.samples[split], self.where[split]
+            if x.ndim == 4 and x.shape[1] > FEW < x.shape[3]:
+                raise DataError(
+                    "samples are no pictures",
+                    where=where,
+                    expected="[N, H, W], [N, H, W, C] or [N, C, H, W]",
+                    got=f"{x.dtype} {list(x.shape)}",
+                    remedy="save them as floats: x.astype('float32')",
+                )
+            for start in range(0, len(x), CHUNK):
+                part = as_bytes(np.asarray(x[start : start + CHUNK]), where, BEYOND, self.value_range)
+                mine = labels[start : start + CHUNK].tolist()
+                for row, (picture, label) in enumerate(zip(part, mine, strict=True), start):
+                    share = self.shares.split(row) if split == TRAIN else split
+                    yield Item(share, label, picture, f"{where}, row {row}")
+
+
+def opened(path: Path) -> Mapping[str, np.ndarray]:
+    """Arrays by name; those of a folder in the memory map."""
+    if path.is_file() and path.suffix.lower() == ".npy":
+        raise DataError(
+            "one array alone has no labels",
+            where=path,
+            expected="a folder with samples and labels",
+            got=path.name,
+            remedy=f"give the folder that has both, x.npy and y.npy: {path.parent}",
+        )
+    files = [path] if path.is_file() else sorted(file for file in path.iterdir() if file.suffix.lower() == ".npy")
+    found: dict[str, np.ndarray] = {}
+    for file in files:
+        try:
+            loaded = np.load(file, mmap_mode="r", allow_pickle=False)
+            if isinstance(loaded, np.ndarray):
+                found[file.stem] = loaded
+                continue
+            with loaded:
+                found |= {name: loaded[name] for name in loaded.files}
+        except ERRORS as error:
+            pickled = "Object arrays" in str(error)
+            raise DataError(
+                "a NumPy file cannot be read",
+                where=file,
+                expected="arrays of numbers or texts",
+                got="arrays of Python's objects, which would have to be unpickled" if pickled else why(error),
+                remedy="save numbers: numpy.stack(list(x)), y.astype(str)" if pickled else "save it anew",
+            ) from error
+    return found
+
+
+def why(error: BaseException) -> object:
+    """What is wrong with a file: NumPy takes whatever is none of its own for a pickle."""
+    return "no file of NumPy's" if "pickled data" in str(error) else error
+
+
+def sorted_out(names: list[str], columns: Columns, path: Path) -> dict[str, dict[str, str]]:
+    """The names of samples and labels of each split."""
+    usual = Columns()
+    roles = {
+        "samples": SAMPLES if columns.image == usual.image else (columns.image.casefold(),),
+        "labels": LABELS if columns.label == usual.label else (columns.label.casefold(),),
+    }
+    parts: dict[str, dict[str, str]] = {}
+    for name in names:
+        if name == columns.group or name.casefold() in NAMES:
+            continue
+        split, rest = divided(name)
+        role = next((role for role, known in roles.items() if rest in known or name.casefold() in known), None)
+        if role is None:
+            continue
+        if role in parts.setdefault(split, {}):
+            raise DataError(f"two arrays may be the {role} of {split}", where=path, expected=EXPECTED,
+                            got=f"{parts[split][role]} and {name}",
+                            remedy=f"name them: {setting('image_column')}, {setting('label_column')}")  # fmt: skip
+        parts[split][role] = name
+    whole = {split: of for split, of in parts.items() if len(of) == 2}
+    if whole != parts or not whole or (TRAIN not in whole and TEST not in whole):
+        raise DataError(
+            "samples and labels are not found",
+            where=path,
+            expected=EXPECTED,
+            got=listed(names, 12) or "none",
+            remedy=f"name them: {setting('image_column')}, {setting('label_column')}",
+        )
+    return {split: whole[split] for split in SPLITS if split in whole}
+
+
+def divided(name: str) -> tuple[str, str]:
+    """The split that a name speaks of, train where it speaks of none, and the rest of it, in small letters."""
+    if name.casefold() in ("arr_0", "arr_1"):
+        return TRAIN, name.casefold()
+    words = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", name)
+    splits = [split for word in words if (split := split_of(word.casefold())) and word.casefold() not in SAMPLES]
+    rest = [word.casefold() for word in words if not split_of(word.casefold())]
+    return (splits[0] if splits else TRAIN), "_".join(rest)
+
+
+def groups_of(arrays: Mapping[str, np.ndarray], name: str, labels: np.ndarray, path: Path) -> np.ndarray:
+    """int64 [N] of an array of groups, of any type."""
+    if name not in arrays:
+        raise DataError("there is no array of groups", where=path, expected=name, got=listed([*arrays], 12))
+    _, groups = np.unique(arrays[name], return_inverse=True)
+    if groups.shape != labels.shape:
+        raise DataError("there is not a group for every sample", where=f"{path}, {name}", expected=f"[{len(labels)}]",
+                        got=list(arrays[name].shape))  # fmt: skip
+    return groups
