@@ -51,6 +51,8 @@ class CompareSettings(Group):
     """depth: blocks of the networks compared."""
     rates: tuple[str, ...] = ("100mbit", "1gbit", "10gbit", "unlimited")
     """bandwidth: rates of the link between two hosts, as tc writes them."""
+    workers: tuple[int, ...] = (1, 2)
+    """loader: numbers of loader workers that are compared, for data kept encoded."""
     json: bool = False
     """Print the result as JSON, and no table."""
     record: Path | None = None
@@ -58,7 +60,7 @@ class CompareSettings(Group):
 
     def check(self) -> None:
         super().check()
-        for name, values in (("lengths", self.lengths), ("lrs", self.lrs)):
+        for name, values in (("lengths", self.lengths), ("lrs", self.lrs), ("workers", self.workers)):
             if not min(values, default=1) > 0:
                 raise ConfigError(
                     f"{setting(f'compare.{name}')} has a value that is too small", expected="> 0", got=min(values)

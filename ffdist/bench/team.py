@@ -62,10 +62,11 @@ Life = Callable[[Seat], Any]
 class Team:
     """`size` processes with one life. An order goes to all of them, and those who should answer do.
 
-    keep_memory: as training has it; without, only to see what that brings.
+    keep_memory: as training has it; without, only to see what that brings. parents: whether members start processes of
+    their own.
     """
 
-    def __init__(self, name: str, life: Life, size: int, *, keep_memory: bool = True) -> None:
+    def __init__(self, name: str, life: Life, size: int, *, keep_memory: bool = True, parents: bool = False) -> None:
         context = multiprocessing.get_context("spawn")
         self.name, self.size = name, size
         self.folder = tempfile.TemporaryDirectory(prefix="ffdist-bench-")
@@ -77,7 +78,7 @@ class Team:
             here, there = context.Pipe()
             seat = (World(rank, size, rank), str(Path(self.folder.name) / "store"), there)
             process = context.Process(
-                target=_member, args=(os.getpid(), life, keep_memory, *seat), name=f"{name}-{rank}", daemon=True
+                target=_member, args=(os.getpid(), life, keep_memory, *seat), name=f"{name}-{rank}", daemon=not parents
             )
             with signals_blocked():
                 process.start()

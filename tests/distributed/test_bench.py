@@ -10,11 +10,14 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from PIL import Image
 from stages import command
 
+from ffdist.bench import loaders
 from ffdist.bench.baseline_side import join
 from ffdist.bench.hosts import TwoHosts, why_not
 from ffdist.bench.probe import Probe
@@ -22,6 +25,7 @@ from ffdist.bench.settings import BenchSettings
 from ffdist.bench.team import Seat, Team
 from ffdist.bench.themes.depth import deepened, threads_memory
 from ffdist.cli import main
+from ffdist.data import Loader, from_tensors, prepare
 from ffdist.errors import StageError
 
 pytestmark = [pytest.mark.distributed, pytest.mark.measures]
@@ -181,3 +185,36 @@ def test_what_measures_ends_with_who_wanted_to_know(script: str, number: signal.
     while any(command(pid) for pid in members) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not any(command(pid) for pid in members)
+
+
+def test_loaders_are_compared_with_what_else_makes_the_same_batches(tmp_path: Path) -> None:
+    """Encoded pictures with ImageFolder and DataLoader, of each decoder; pixels with torch's whole batches."""
+    for place in range(48):
+        folder = tmp_path / "tree" / f"class-{place % 2}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 30), (5 * place, 0, 0)).save(folder / f"{place}.jpg")
+    prepare(tmp_path / "tree", tmp_path / "data", size=28, store="encoded")
+    told = (*SMALL, "--batch-size", "8", "--devices", "1", "--augment", "flip")
+    encoded = bench("loader", *told, "--data", str(tmp_path / "data"), "--workers", "1")
+    others = ["ImageFolder by Pillow, 1 worker", "ImageFolder by decode_image, 1 worker"]
+    assert list(encoded["loaders"]) == ["loader, 1 worker", *others]
+    assert encoded["against"]["loader, 1 worker"]["fastest"] in others
+    pixels = bench("loader", *told, "--data", "digits")
+    assert list(pixels["loaders"]) == ["loader", "torch, gather", "torch, masks"]
+    for found in (encoded, pixels):
+        assert min(found["loaders"].values()) > 0 < found["training"]
+        assert 0 <= found["waiting"] <= 1
+
+
+@pytest.mark.parametrize("way", ["gathered", "masked"])
+def test_torch_batches_crop_and_flip_as_ours_do(way: str) -> None:
+    """Every picture is one that our own crop and flip can make."""
+    x = torch.arange(6 * 8 * 8, dtype=torch.uint8).view(6, 1, 8, 8)
+    images = from_tensors(x, torch.arange(6))
+    loader = Loader(images, images.train, np.arange(6), batch_size=6, seed=0, train=True)
+    made, labels = next(getattr(loaders, way)(loader, {"crop", "flip"}))
+    pixels = (made * images.std[0] + images.mean[0]).mul(255).round().to(torch.uint8)
+    padded = torch.nn.functional.pad(x, (1, 1, 1, 1))
+    for picture, label in zip(pixels, labels, strict=True):
+        crops = [padded[label, :, top : top + 8, left : left + 8] for top in range(3) for left in range(3)]
+        assert any(torch.equal(picture, of) for crop in crops for of in (crop, crop.flip(-1)))

@@ -1,43 +1,34 @@
-"""Is the loader ever the bottleneck? Batches made with nobody learning from them, beside the fastest training."""
+"""Is the loader ever the bottleneck, and is another faster? Batches made with nobody learning from them, beside the
+training that they feed, and beside what else makes the same batches:
+
+    pictures kept encoded    torchvision's ImageFolder in torch's DataLoader, with as many workers
+    pixels                   crop and flip of whole batches in torch, gathered, or by masks as airbench does
+"""
 
 from __future__ import annotations
 
-import time
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
 
 from ffdist.bench.finding import Cell, Finding, Grid, Plot, Progress
+from ffdist.bench.loaders import SIMPLE, WAYS, BatchPathLife, FolderLife, LoaderLife
 from ffdist.bench.probe import Probe
-from ffdist.bench.rounds import take_turns
+from ffdist.bench.rounds import Rounds, take_turns
 from ffdist.bench.settings import BenchSettings
-from ffdist.bench.sides import calibrated, open_pipeline
-from ffdist.bench.team import Seat, Team
-from ffdist.bench.window import Lap, Window, endless
-from ffdist.runtime.processes import MakeJob
+from ffdist.bench.sides import Side, calibrated, open_pipeline
+from ffdist.bench.team import Life, Team
+from ffdist.bench.window import Lap, Window
+from ffdist.data.encoded import EncodedSplit
 
-
-@dataclass(frozen=True)
-class LoaderLife:
-    """Makes the batches of a window and lets them go."""
-
-    make_job: MakeJob
-
-    def __call__(self, seat: Seat) -> None:
-        job = self.make_job()
-        batches = endless(job.loaders().train)
-        while (window := seat.order()) is not None:
-            for _ in range(window.warmup):
-                next(batches)
-            begun = time.perf_counter()
-            for _ in range(window.batches):
-                next(batches)
-            seat.answer(Lap(window.batches * job.settings.training.batch_size, time.perf_counter() - begun, {}))
-        batches.close()
+ALONE, TRAINING = "loader", "ours"
 
 
 @dataclass
 class LoaderSide:
-    """The loader alone."""
+    """A loader alone."""
 
     name: str
     team: Team
@@ -47,34 +38,106 @@ class LoaderSide:
         return self.team.ask(self.window)
 
 
+def lives(settings: BenchSettings, folder: Path) -> dict[str, Life]:
+    """Every loader that makes these batches, by its name; ours first. folder: for pictures in files."""
+    job = settings.job(1)
+    split = job().images.train
+    told = settings.train.dataset
+    alike = {*told.augment} <= SIMPLE
+    if not isinstance(split, EncodedSplit):
+        ways = WAYS if alike and split.dtype == "uint8" and "resized-crop" not in told.augment else {}
+        return {ALONE: LoaderLife(job), **{f"torch, {way}": BatchPathLife(job, way) for way in ways}}
+    found: dict[str, Life] = {}
+    for workers in settings.compare.workers:
+        named = f"{workers} worker{'s' * (workers != 1)}"
+        found[f"{ALONE}, {named}"] = LoaderLife(settings.changed(loader_workers=workers).job(1))
+        for tensors in (False, True) if alike else ():
+            decoder = "decode_image" if tensors else "Pillow"
+            found[f"ImageFolder by {decoder}, {named}"] = FolderLife(job, folder, workers, tensors)
+    return found
+
+
 def loader(settings: BenchSettings, progress: Progress) -> Finding:
-    """Samples/s of the loader alone, and of the pipeline that it feeds."""
+    """Samples/s of loaders alone, and of the pipeline that ours feeds."""
     with ExitStack() as ends:
         probe = ends.enter_context(Probe(settings.compare.devices))
-        team = ends.enter_context(Team("loader", LoaderLife(settings.job(1)), 1))
-        alone = calibrated(
-            LoaderSide("loader", team, Window(settings.compare.warmup_batches, 3)), settings.compare.seconds
-        )
-        trained = open_pipeline(ends, settings, settings.num_stages)
-        rounds = take_turns([alone, trained], probe, settings.compare.rounds, progress)
-    ratio = rounds.ratio("loader", "ours")
-    rows: list[dict[str, Cell]] = [
-        {"what": what, "samples/s": rate.median, "least": rate.least, "most": rate.most, "n": rate.n}
-        for what, rate in (("loader alone", rounds.rate("loader")), ("training", rounds.rate("ours")))
-    ]
+        sides: list[Side] = []
+        folder = Path(ends.enter_context(TemporaryDirectory(prefix="ffdist-bench-")))
+        for name, life in lives(settings, folder).items():
+            progress(f"starting {name}")
+            team = ends.enter_context(Team(name, life, 1, parents=isinstance(life, FolderLife)))
+            sides.append(
+                calibrated(LoaderSide(name, team, Window(settings.compare.warmup_batches, 3)), settings.compare.seconds)
+            )
+        sides.append(open_pipeline(ends, settings, settings.num_stages, TRAINING))
+        rounds = take_turns(sides, probe, settings.compare.rounds, progress)
+    return found_out(settings, [side.name for side in sides if side.name != TRAINING], rounds)
+
+
+def found_out(settings: BenchSettings, names: list[str], rounds: Rounds) -> Finding:
+    """names: of the loaders."""
+    waits = waiting(rounds)
+    rows = [{"what": name.replace(ALONE, "loader alone", 1), **figures(rounds, name)} for name in names]
+    rows.append({"what": "training", **figures(rounds, TRAINING)})
+    ours = [name for name in names if name.startswith(ALONE)]
+    best = max(ours, key=lambda name: rounds.rate(name).median)
+    ratio = rounds.ratio(best, TRAINING)
     changes = " ".join(settings.train.dataset.augment) or "none"
     title = f"{settings.train.dataset.data.rsplit('/', 1)[-1]}, augment {changes}; {settings.subject}"
+    against = {name: fastest(rounds, name, names) for name in ours}
     summary = {
         "data": settings.train.dataset.data,
         "augment": settings.train.dataset.augment,
         "model": settings.network,
-        "loader": rows[0]["samples/s"],
-        "training": rows[1]["samples/s"],
+        "loader": rounds.rate(best).median,
+        "training": rounds.rate(TRAINING).median,
+        "waiting": waits,
+        "loaders": {name: rounds.rate(name).median for name in names},
         "ratio": ratio.median,
         "ratio_min": ratio.least,
         "ratio_max": ratio.most,
         "n": ratio.n,
+        "against": {name: {"fastest": other, "ratio": of} for name, (other, of) in against.items() if other},
     }
-    notes = [f"the loader is {ratio.median:,.1f} times as fast as the training that it feeds", *rounds.notes()]
-    series = {str(r["what"]): [("", *rounds.rate(n)[:3])] for r, n in zip(rows, ("loader", "ours"), strict=True)}
+    notes = [
+        f"the loader is {ratio.median:,.1f} times as fast as the training that it feeds",
+        f"the first stage of the training waits for data {waits:.1%} of its time",
+        *(f"{name}: {of:.2f} of {other}, the fastest of the others" for name, (other, of) in against.items() if other),
+        "a core: samples by the seconds of computing of the loader and of its worker processes",
+        *rounds.notes(),
+    ]
+    series = {
+        str(row["what"]): [("", *rounds.rate(name)[:3])] for row, name in zip(rows, [*names, TRAINING], strict=True)
+    }
     return Finding("loader", summary, [Grid(title, rows)], notes, Plot("bars", title, "", "samples/s", series))
+
+
+def figures(rounds: Rounds, name: str) -> dict[str, Cell]:
+    rate = rounds.rate(name)
+    cores = [lap.samples / lap.details["computing"] for lap in rounds.laps[name] if lap.details.get("computing")]
+    return {
+        "samples/s": rate.median,
+        "least": rate.least,
+        "most": rate.most,
+        "samples/s a core": median(cores) if cores else None,
+        "n": rate.n,
+    }
+
+
+def fastest(rounds: Rounds, ours: str, names: list[str]) -> tuple[str | None, float]:
+    """The best of the others with as many workers, and our rate by its."""
+    workers = ours.partition(", ")[2]
+    others = [name for name in names if not name.startswith(ALONE) and name.endswith(workers)]
+    if not others:
+        return None, 0.0
+    other = max(others, key=lambda name: rounds.rate(name).median)
+    return other, rounds.ratio(ours, other).median
+
+
+def waiting(rounds: Rounds) -> float:
+    """The share of its time that the first stage of the training waits for the loader."""
+    shares = []
+    for lap in rounds.laps[TRAINING]:
+        stage = lap.details["stages"][0]
+        shares.append(stage["no_data"] / stage["seconds"])
+    return median(shares)
