@@ -20,6 +20,7 @@ from ffdist.objectives import Local, Objective, Site
 from ffdist.pipeline.average import Average
 from ffdist.pipeline.compiled import compile_block, compiling
 from ffdist.pipeline.contract import at, check_detached, check_graph, check_local, computing, own_code, running
+from ffdist.pipeline.group_norm import ask_for_gradients
 from ffdist.pipeline.optim import build_optimizer, build_schedule
 from ffdist.pipeline.precision import LEAST, LossScale, autocast, dtype_of
 from ffdist.settings import Settings
@@ -317,6 +318,7 @@ def placed(x: Tensor, device: torch.device) -> Tensor:
 def put_on(module: nn.Module, device: torch.device) -> None:
     """To the device; what has four dimensions in channels-last strides, which `nn.Module.to` wants of five, too."""
     module._apply(lambda t: t.to(device, memory_format=torch.channels_last) if t.dim() == 4 else t.to(device))
+    ask_for_gradients(module)
 
 
 def averaged(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

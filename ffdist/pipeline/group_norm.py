@@ -1,0 +1,29 @@
+"""Around a fault of older torches in group normalisation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+SOUND = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 13)
+"""torch 2.6 ends the process on a CPU where the input of a group norm lies in channels-last and wants no gradient, as
+the first of a block does not; 2.13 does not. Those between get the same help, which changes no gradient of a weight."""
+
+
+def ask_for_gradients(module: nn.Module) -> None:
+    """From now on, what comes into the module's group norms wants a gradient, where their weights want one anyway."""
+    if SOUND:
+        return
+    for part in module.modules():
+        if isinstance(part, nn.GroupNorm):
+            part.register_forward_pre_hook(_wanting)
+
+
+def _wanting(norm: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    x, *others = args
+    learns = torch.is_grad_enabled() and any(p.requires_grad for p in norm.parameters())
+    if learns and isinstance(x, Tensor) and not x.requires_grad:
+        x = x.detach().requires_grad_()
+    return (x, *others)
