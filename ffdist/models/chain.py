@@ -16,6 +16,7 @@ from ffdist.models.apart import check_apart
 from ffdist.models.arguments import check_input
 from ffdist.models.axes import Axes, Layout, Trace, declared, layout_of
 from ffdist.models.joins import joined, told
+from ffdist.models.meta import on_meta
 from ffdist.models.parts import SpatialMean
 from ffdist.models.recipe import Recipe
 from ffdist.models.sound import check_given, check_sound
@@ -216,7 +217,7 @@ class Chain:
     def build_meta(self, index: int) -> nn.Module:
         """Block `index` with shapes and no memory, in training mode."""
         with (
-            torch.device("meta"),
+            on_meta(),
             users_code(
                 NetworkError,
                 f"block '{self.names[index]}' cannot be built",
@@ -230,7 +231,7 @@ class Chain:
 
     def check_apart(self) -> None:
         """Raises NetworkError where two blocks share a parameter, or two parameters of a block their memory."""
-        with torch.device("meta"):
+        with on_meta():
             blocks = [build.module if isinstance(build, _Given) else build() for build in self.builders]
         check_apart(list(zip(self.names, blocks, strict=True)))
 
