@@ -191,7 +191,7 @@ class Classifier(nn.Module):
             return self._scores(x)
 
     def _drawing(self, x: Tensor) -> AbstractContextManager[None]:
-        draws = own_code(self.objective, self.modules()) and not torch.compiler.is_exporting()
+        draws = own_code(self.objective, self.modules()) and not exporting()
         return seeded(0, x.device) if draws else nullcontext()
 
     def _scores(self, x: Tensor) -> dict[str, Tensor]:
@@ -231,3 +231,8 @@ class Checked(nn.Module):
             inside = (low >= -BEYOND) & (high <= 1 + BEYOND)  # of which NaN is not
             torch.ops.aten._assert_async.msg(inside, "pixels are beyond 0..1: x / 255 of 0..255, and not normalised")
         return self.classifier(pixels)
+
+
+def exporting() -> bool:
+    """Whether this is torch.export at work; torch 2.6 says no more than that its compiler is, of which that is one."""
+    return getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)()
