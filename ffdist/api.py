@@ -77,6 +77,8 @@ class Pipeline:
     Raises ConfigError for a value that is not of its type, or out of range.
     """
 
+    __slots__ = ("_classifier", "network", "objective", "result", "settings")  # a mistyped setting is no attribute
+
     def __init__(
         self,
         network: Chain | nn.Sequential | str,

@@ -8,7 +8,7 @@ from typing import Any, get_origin
 import torch
 
 from ffdist.data import Images
-from ffdist.errors import ConfigError, in_call, setting
+from ffdist.errors import ConfigError, in_call, is_plain, setting
 from ffdist.objectives import Objective, load_objective
 from ffdist.options import nearest, text_of
 from ffdist.settings import GROUP_OF, GROUPS, Settings, kind_of
@@ -108,8 +108,10 @@ def sized(images: Images, size: int | None) -> Images:
 
 
 def is_share(validation: Any) -> bool:
-    """Whether it is a number, and no data: None and what is mistyped are told as a number is."""
-    return validation is None or isinstance(validation, (int, float, str)) or getattr(validation, "ndim", None) == 0
+    """Whether it is a number, and no data: None, and a number that is a text, are told as a number is."""
+    if isinstance(validation, str):
+        return is_plain(validation)
+    return validation is None or isinstance(validation, (int, float)) or getattr(validation, "ndim", None) == 0
 
 
 def as_objective(rule: Objective | str) -> Objective:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from ffdist.cli.help import Flag, Positional, arguments_of, is_many
+from ffdist.cli.help import Flag, Positional, arguments_of, is_many, shown
 from ffdist.cli.hints import stray
 from ffdist.cli.parsing import help_of, split_at_dashes, told_by, wants_help
 from ffdist.errors import ConfigError, setting
@@ -17,7 +17,7 @@ from ffdist.folders import command
 from ffdist.loading import loading
 from ffdist.notes import note
 from ffdist.presets import PRESETS, with_preset
-from ffdist.settings import GROUP_OF, Settings, apply, flat, kind_of, without_strange_options
+from ffdist.settings import GROUP_OF, Settings, apply, as_flag, flat, is_free, kind_of, without_strange_options
 from ffdist.settings.toml import read_toml, write_toml
 
 BARE = "digits"
@@ -62,7 +62,11 @@ def parse(args: Sequence[str]) -> Train:
     resume = told.pop("resume", None) or resumed_by_file(actions, told.get("out") or from_file.get("out"), file)
     base = recorded = recorded_settings(resume) if resume else Settings()
     bare = BARE if not file and not resume and told.get("data", BARE) == BARE else None
-    base = laid_over(base, preset or bare, from_file, file)
+    if resume and preset:
+        base = beside_preset(base, preset, told)
+    elif preset or bare:
+        base = with_preset(base, preset or BARE)
+    base = apply(base, from_file, str(file)) if from_file else base
     settings = base.changed(**told)
     settings = in_its_folder(settings, resume, told) if resume else without_strange_options(settings, base, told)
     if "address" in told and settings.plan.launcher != "ray":
@@ -120,10 +124,18 @@ def resumed_by_file(actions: Mapping[str, Any], out: object, file: Path | None) 
     return Path(str(out)) if told is True else Path(told) if told else None
 
 
-def laid_over(base: Settings, preset: str | None, from_file: dict[str, Any], file: Path | None) -> Settings:
-    if preset is not None:
-        base = with_preset(base, preset)
-    return apply(base, from_file, str(file)) if from_file else base
+def beside_preset(recorded: Settings, preset: str, told: Collection[str]) -> Settings:
+    """Those of a run that goes on, though a preset is named, as where a job is submitted again: what decides what it
+    learns is the preset's, to be compared; all that may differ stays the run's, which may have been told more.
+
+    told: what the command line says, which is the user's last word.
+    """
+    named = with_preset(recorded, preset)
+    kept = {name: value for name, value in recorded.items() if is_free(name) and value != named.value(name)}
+    said = [f"{as_flag(name)} {shown(value)}" for name, value in kept.items() if name not in told and name != "data"]
+    if said and os.environ.get("RANK", "0") == "0":
+        note(f"the run goes on with its own settings where the preset {preset} has others: {', '.join(said)}")
+    return named.changed(**kept)
 
 
 def as_told(args: Sequence[str]) -> list[str]:

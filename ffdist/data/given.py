@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -24,7 +24,34 @@ from ffdist.data.torch_dataset import labelled_items
 from ffdist.errors import DataError
 from ffdist.notes import listed
 
-Data: TypeAlias = Images | str | tuple[Tensor, Tensor] | Dataset | DataLoader | pa.Table | Mapping[str, Any] | Split
+
+class Table(Protocol):
+    """Arrow's, or a frame."""
+
+    @property
+    def columns(self) -> Any: ...
+
+
+class NamedColumns(Protocol):
+    """A `datasets.Dataset`."""
+
+    @property
+    def column_names(self) -> Any: ...
+
+
+Data: TypeAlias = (
+    Images
+    | str
+    | Path
+    | tuple[Any, Any]
+    | Sequence[tuple[Any, Any]]
+    | Dataset[Any]
+    | DataLoader[Any]
+    | Table
+    | NamedColumns
+    | Mapping[str, Any]
+    | Split
+)
 """An opened data set, or the name or folder of one; (samples, labels) as tensors or arrays; a torch Dataset of (sample,
 label), or a list of such pairs; an Arrow table, a frame or a `datasets.Dataset` with the columns "image" and "label";
 a `ray.data.Dataset` of such columns; or a mapping of "train", "validation" and "test" to such."""

@@ -25,12 +25,17 @@ def read_state(path: Path) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise ConfigError("the weights to start from cannot be read", where=setting("network.pretrained", path),
-                          got=error.strerror or error) from error  # fmt: skip
+                          got=error.strerror or error, remedy=of_run(path)) from error  # fmt: skip
     except Exception as error:  # over other bytes torch's unpickler fails in many ways
         raise _no_state(path, _reason(error)) from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise _no_state(path, f"a {type(state).__name__} of other things")
     return state
+
+
+def of_run(path: Path) -> str | None:
+    """How the weights in a run's folder become a file."""
+    return f"ffdist export {path} --to FILE.safetensors, and name that" if (path / "config.toml").is_file() else None
 
 
 def weights_file(source: str, model: str) -> Path:

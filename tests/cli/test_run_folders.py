@@ -250,6 +250,22 @@ def test_fewer_epochs_are_refused_and_at_its_end_nothing_is_left_to_do(
     assert tomllib.loads((run / "config.toml").read_text())["training"]["epochs"] == 4
 
 
+def test_a_preset_beside_a_run_that_goes_on_leaves_what_the_run_was_told(
+    tmp_path: Path, refused: Refused, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The preset has 30 epochs; the run was told 2."""
+    run, words = tmp_path / "r", ["--launcher", "threads", "--stages", 1, "--samples", 200]
+    ffdist("train", "digits", *words, "--epochs", 2, "--out", run)
+    before = state(run)
+    capsys.readouterr()
+    ffdist("train", "--resume", run, "digits", "--samples", 200)
+    err = capsys.readouterr().err
+    assert "goes on with its own settings where the preset digits has others: --epochs 2\n" in err
+    assert "nothing left to do" in err
+    assert state(run) == before
+    assert "--samples cannot change" in refused("train", "--resume", run, "digits", "--samples", 300)
+
+
 def test_settings_stay_as_they_were_where_training_does_not_go_on(tmp_path: Path, refused: Refused) -> None:
     run = tmp_path / "r"
     ffdist("train", *TINY, "--epochs", 1, "--out", run)

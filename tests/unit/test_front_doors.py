@@ -128,6 +128,8 @@ def test_an_own_validation_set_is_told_to_fit(tmp_path: Path) -> None:
         ({"augment": "crop, flip"}, r'remedy: augment=\["crop", "flip"\]'),
         ({"cut": "1 2"}, r"remedy: cut=\[1, 2\]"),
         ({"validation": (np.zeros((2, 8, 8), np.uint8), [0, 1])}, r"remedy: fit\(data, validation="),
+        ({"validation": "digits"}, r"remedy: fit\(data, validation="),
+        ({"validation": "0.1"}, "dataset.validation has a wrong value"),
         ({"label_smoothing": 0.1, "objective": "hinton"}, 'got: objective="hinton"'),
         ({"network": models.mlp((1, 8, 8), 10), "model_args": ["widths=4"]}, "options of a network that is given by"),
         ({"objective": SFF(), "objective_args": ["kernel=3"]}, r"options of a rule that (.|\n)*, or SFF\(kernel=3\)$"),
@@ -145,3 +147,15 @@ def test_devices_and_options_are_told_as_torch_and_python_have_them() -> None:
     assert pipeline.settings.compute.device == "cpu"
     with pytest.raises(ConfigError, match=r"there are more stages than blocks(.|\n)*expected: 1 to 2"):
         pipeline.fit("digits", stages=9, progress=False)
+
+
+def test_a_setting_that_is_set_behind_a_pipeline_is_an_error() -> None:
+    pipeline = Pipeline("mlp", "sff")
+    with pytest.raises(AttributeError, match="epochs"):
+        pipeline.epochs = 30  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_weights_in_a_runs_folder_are_exported_first(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").touch()
+    with pytest.raises(ConfigError, match=r"remedy: ffdist export .* --to FILE.safetensors"):
+        Pipeline("mlp", "sff", pretrained=str(tmp_path)).fit("digits", progress=False)
