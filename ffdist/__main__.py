@@ -13,7 +13,14 @@ except ModuleNotFoundError as error:
 if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # so that Ctrl-C is quiet until `main` has its own handler
 
-from ffdist.cli import main
+from ffdist.loading import missing
+
+try:
+    from ffdist.cli import main
+except ModuleNotFoundError as error:
+    if told := missing(error):
+        sys.exit(told)
+    raise
 
 if __name__ == "__main__":
     main()

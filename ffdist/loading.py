@@ -1,10 +1,25 @@
-"""How torch, and what needs it, is imported in a process of ffdist's own."""
+"""How torch, and what needs it, is imported in a process of ffdist's own; and what is told where it is missing."""
 
 from __future__ import annotations
 
 import gc
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+NEEDED = {"PIL", "fsspec", "numpy", "pyarrow", "rich", "safetensors", "tomli", "torch", "torchvision"}
+"""Modules of the packages that ffdist is installed with."""
+
+
+def missing(error: ModuleNotFoundError) -> str | None:
+    """What a user is told of an installation that is not whole; None for a module of other kinds."""
+    name = (error.name or "").partition(".")[0]
+    if name not in NEEDED:
+        return None
+    return (
+        f"ffdist: error: a package that it needs is not installed\n  got: no module {name}\n"
+        f"  remedy: {sys.executable} -m pip install ffdist, without --no-deps"
+    )
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from ffdist.cli.parsing import UsageError
 from ffdist.cli.spelling import as_flags
 from ffdist.errors import ConfigError, FfdistError, Interrupted, exit_status
 from ffdist.folders import check_temporary
+from ffdist.loading import missing
 from ffdist.notes import QUIET
 from ffdist.options import nearest
 from ffdist.plain import let_any_text_pass
@@ -64,6 +65,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             tell(error)
             leave(2 if isinstance(error, UsageError) else 1)
         except ModuleNotFoundError as error:
+            if told := missing(error):
+                sys.exit(told)
             if error.name not in ("fcntl", "resource"):
                 raise
             sys.exit(f"ffdist: error: it runs on Linux and macOS only; this is {sys.platform}, without {error.name}")

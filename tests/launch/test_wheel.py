@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import site
+import subprocess
 import sys
 import venv
 import zipfile
@@ -66,6 +68,10 @@ def test_an_installed_wheel_trains_evaluates_and_exports_without_the_source_tree
     packages = next(home.glob("lib/python*/site-packages"))
     install = ["-m", "pip", "--python", home, "install", "--no-deps", "--no-index", wheel]
     run(Command([sys.executable, *install], ALONE, cwd=tmp_path))
+    for words in (["--version"], ["train"]):
+        alone = subprocess.run([home / "bin" / "ffdist", *words], env={}, capture_output=True, text=True)
+        assert (alone.returncode, alone.stdout) == (1, "")
+        assert re.fullmatch("ffdist: error: .*not installed\n  got: .*\n  remedy: .* -m pip install .*\n", alone.stderr)
     (packages / "lent.pth").write_text(f"{site.getsitepackages()[0]}\n")
 
     def ffdist(*words: object) -> str:
