@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from ffdist import posix  # noqa: F401 - first: it says which systems have what the others import
-from ffdist.arguments import OTHERS, as_fields, as_objective, as_settings, check_options, is_share, short, sized
+from ffdist.arguments import OTHERS, as_fields, as_objective, as_settings, check_options, is_share, short
 from ffdist.baselines.twin import Backprop, twin
 from ffdist.data import Images
 from ffdist.data.given import Data, as_images
@@ -39,7 +39,7 @@ from ffdist.runtime.in_python import (
 from ffdist.runtime.job import Job
 from ffdist.runtime.join import Joined
 from ffdist.runtime.on_ray import launch_on_ray
-from ffdist.runtime.opened import open_told
+from ffdist.runtime.opened import as_told, open_told
 from ffdist.runtime.outcome import Result
 from ffdist.runtime.own_code import GIVEN, settled
 from ffdist.runtime.payload import refuse_while_loading
@@ -182,7 +182,7 @@ class Pipeline:
         if named := isinstance(data, (str, Path)):
             settings = settings.changed(data=str(data))
             data = open_told(settings.dataset)
-        images, world = sized(as_images(data, test, held_out), settings.dataset.image_size), World.from_env()
+        images, world = as_told(as_images(data, test, held_out), settings.dataset), World.from_env()
         job = self._job(images, settings, world)
         check_job(job)
         if progress and (world is None or world.first):
@@ -249,7 +249,7 @@ class Pipeline:
         settings = job.settings.changed(
             **network_settings(chain, job.settings.network.blocks or None),
             **told,
-            **({} if named and job.images.source else data_settings(job.images)),
+            **({} if named and job.images.source else data_settings(job.images, job.settings.dataset)),
         )
         if not resume:
             return settings

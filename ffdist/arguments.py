@@ -1,4 +1,4 @@
-"""What is told in Python: arguments as settings, a rule by its name, pictures in another size."""
+"""What is told in Python: arguments as settings, a rule by its name."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Any, get_origin
 
 import torch
 
-from ffdist.data import Images
 from ffdist.errors import ConfigError, in_call, is_plain, setting
 from ffdist.objectives import Objective, load_objective
 from ffdist.options import nearest, text_of
@@ -94,17 +93,6 @@ def check_options(network: object, objective: object, settings: Settings) -> Non
                 got=f"{kind} {type(given).__name__}, {name}={list(told)}",
                 remedy=f"give the {kind} by its name, or {made}",
             )
-
-
-def sized(images: Images, size: int | None) -> Images:
-    """With pictures resized to this side. Raises ConfigError for other samples."""
-    if size is None:
-        return images
-    if len(images.shape) != 3 or not images.pixels:
-        kind = "whole numbers" if images.pixels else "floats"
-        raise ConfigError("only pictures are resized", where="image_size", expected="whole numbers (C, H, W)",
-                          got=f"{kind} {images.shape}", remedy="leave it out, and resize them before")  # fmt: skip
-    return images.at((size, size))
 
 
 def is_share(validation: Any) -> bool:

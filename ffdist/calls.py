@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import NamedTuple
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 from ffdist.errors import ConfigError
-from ffdist.options import text_of
+from ffdist.known import TRANSFORM_ALIASES, TRANSFORM_PLACES
+from ffdist.options import nearest, text_of
 
 OPENING, CLOSING, QUOTES = "([", ")]", "'\""
+
+
+FIRST = ""
+"""The name of an option that is told without one: the first."""
 
 
 class Call(NamedTuple):
@@ -19,24 +25,27 @@ class Call(NamedTuple):
 
     def __str__(self) -> str:
         """In the one form that settings keep."""
-        told = ",".join(f"{key}={value}" for key, value in self.options.items())
+        told = ",".join(f"{key}={value}" if key else value for key, value in self.options.items())
         return f"{self.name}({told})" if told else self.name
 
 
 def calls_of(words: Iterable[object], where: str) -> tuple[Call, ...]:
     """Each word is a name, a name with its options in brackets, or an option of the name before it: `crop padding=4`,
-    as a command line has them; tables of a TOML file have the name under "name".
+    as a command line has them; or, of a TOML file, a table of options with the name under "name", or by the name.
 
     Raises ConfigError for what is none of these.
     """
     found: list[Call] = []
     for word in words:
+        if hasattr(word, "as_call"):  # a transform that was made in Python
+            found.append(word.as_call())  # pyright: ignore[reportAttributeAccessIssue]
+            continue
         if isinstance(word, Mapping):
-            found.append(of_table(word, where))
+            found += of_table(word, where)
             continue
         if not isinstance(word, str):
             raise wrong(where, word)
-        for part in split(word, " \t\n") if "=" in outside(word) else [word.strip()]:
+        for part in parts_of(word):
             if "=" not in outside(part):
                 found.append(one_call(part, where))
             elif not found:
@@ -47,14 +56,28 @@ def calls_of(words: Iterable[object], where: str) -> tuple[Call, ...]:
     return tuple(found)
 
 
-def of_table(table: Mapping[object, object], where: str) -> Call:
-    """{"name": "crop", "padding": 4}."""
-    name = table.get("name")
-    if not isinstance(name, str):
+def parts_of(word: str) -> list[str]:
+    """A text of several names and options as one each; a path may have spaces."""
+    bare_word = outside(word)
+    if "=" in bare_word:
+        return split(word, " \t\n")
+    return [word.strip()] if ":" in bare_word else split(word, ", \t\n") or [word]
+
+
+def of_table(table: Mapping[Any, Any], where: str) -> list[Call]:
+    """{"name": "crop", "padding": 4}, or {"crop": {"padding": 4}, "flip": True}."""
+    if isinstance(table.get("name"), str):
+        by_name = {table["name"]: {key: value for key, value in table.items() if key != "name"}}
+    else:
+        by_name = {name: {} if options is True else options for name, options in table.items()}
+    if not all(isinstance(name, str) and isinstance(options, Mapping) for name, options in by_name.items()):
         raise wrong(where, dict(table))
-    call = one_call(name, where)
-    call.options.update({str(key): text_of(value) for key, value in table.items() if key != "name"})
-    return call
+    found = []
+    for name, options in by_name.items():
+        call = one_call(name, where)
+        call.options.update({str(key): text_of(value) for key, value in options.items()})
+        found.append(call)
+    return found
 
 
 def one_call(text: str, where: str) -> Call:
@@ -66,7 +89,7 @@ def one_call(text: str, where: str) -> Call:
 
 
 def options_in(text: str, where: str) -> dict[str, str]:
-    """a=1,b=2,3: what has no = belongs to the value before it."""
+    """a=1,b=2,3: what has no = belongs to the value before it; at the beginning, to the first option that there is."""
     options: dict[str, str] = {}
     last = None
     for part in split(text, ","):
@@ -77,7 +100,8 @@ def options_in(text: str, where: str) -> dict[str, str]:
                 raise ConfigError(f"option '{last}' is told twice", where=where, got=text)
             options[last] = bare(value)
         elif last is None:
-            raise ConfigError("an option has no name", where=where, expected="OPTION=VALUE", got=part.strip())
+            last = FIRST
+            options[last] = bare(part)
         else:
             options[last] += f",{bare(part)}"
     return options
@@ -113,10 +137,19 @@ def split(text: str, at: str) -> list[str]:
     return [part for part in parts if part.strip()]
 
 
-def spelled_calls(words: Iterable[object], where: str) -> Iterator[str]:
-    """Each in the one form that settings keep."""
-    for call in calls_of(words, where):
-        yield str(call)
+def check_transforms(calls: Iterable[Call], where: str) -> None:
+    """Raises ConfigError for the name of a transform that is neither known nor module:Class."""
+    for name, _ in calls:
+        if name in TRANSFORM_PLACES or ":" in name:
+            continue
+        plain = re.sub(r"(?<=[a-z])(?=[A-Z])", "-", name).replace("_", "-").lower()
+        meant = plain if plain in TRANSFORM_PLACES else TRANSFORM_ALIASES.get(plain)
+        raise ConfigError(
+            f"there is no transform '{name}'",
+            where=where,
+            expected="a name of `ffdist transforms`, module:Class or file.py:Class",
+            remedy=f"did you mean {meant}?" if meant else nearest(name, TRANSFORM_PLACES),
+        )
 
 
 def wrong(where: str, got: object) -> ConfigError:

@@ -64,8 +64,8 @@ def as_field(name: str, value: str | None) -> str:
     return f"{name}={value if own not in TEXTS and is_plain(value) else quoted(value)}"
 
 
-NUMBERS = {"cut", "blocks"}
-LISTS = NUMBERS | {"augment", "windows", "no_decay", "splits", "ignore"}
+NUMBERS = {"cut", "blocks", "mean", "std"}
+LISTS = NUMBERS | {"augment", "preprocess", "windows", "no_decay", "splits", "ignore"}
 PAIRS = {"value_range"}
 """Arguments that are several words on a command line."""
 OPTIONS = {"model_args", "objective_args", "data_args"}

@@ -35,6 +35,7 @@ COMMANDS = {
     "bench": ("ffdist.cli.bench:main", "measure against backpropagation"),
     "rules": ("ffdist.cli.catalog:rules", "local learning rules, and their options"),
     "models": ("ffdist.cli.catalog:models", "networks, and their options"),
+    "transforms": ("ffdist.cli.catalog:transforms", "changes of training pictures, and their options"),
     "presets": ("ffdist.cli.catalog:presets", "named settings"),
     "datasets": ("ffdist.cli.catalog:datasets", "data sets: by name, and prepared ones"),
     "settings": ("ffdist.cli.catalog:settings", "all settings of a training run"),

@@ -1,4 +1,4 @@
-"""`ffdist rules`, `models`, `presets`, `datasets` and `settings`: what there is, and all about one by its name."""
+"""`ffdist rules`, `models`, `transforms`, `presets`, `datasets`, `settings`: what there is, and all about one."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import ffdist
+from ffdist.calls import calls_of, check_transforms
 from ffdist.cli.help import Flag, Positional, choices_of, heading, refilled, shown, width, wrapped
 from ffdist.cli.parsing import parsed
 from ffdist.errors import ConfigError
-from ffdist.known import MODEL_PLACES, OBJECTIVE_PLACES
+from ffdist.known import MODEL_PLACES, OBJECTIVE_PLACES, TRANSFORM_PLACES
 from ffdist.loading import loading
 from ffdist.options import describe, nearest
 from ffdist.plain import PlainConsole, table
@@ -45,6 +46,16 @@ class Models:
 
     name: Annotated[str | None, Positional] = None
     """A network's name, module:function or file.py:function."""
+    json: Flag = False
+    """Print JSON."""
+
+
+@dataclass(frozen=True)
+class Transforms:
+    """What is done to pictures before they are learned from; with a name, what one does and all of its options."""
+
+    name: Annotated[str | None, Positional] = None
+    """A transform's name, module:Class or file.py:Class."""
     json: Flag = False
     """Print JSON."""
 
@@ -108,11 +119,36 @@ def models(args: Sequence[str]) -> None:
     tell_thing(command.name, find(command.name, MODELS, "model"), 2, "--model-args", as_json=command.json)
 
 
+def transforms(args: Sequence[str]) -> None:
+    command = parsed(Transforms, args, "ffdist transforms")
+    if command.name is None:
+        tell_list("transform", summaries(TRANSFORM_PLACES), "ffdist transforms NAME", as_json=command.json)
+        if not command.json:
+            print(OF_TRANSFORMS)
+        return
+    check_kind(command.name, "transform", TRANSFORM_PLACES)
+    (call,) = calls_of([command.name], "ffdist transforms")
+    check_transforms([call], "ffdist transforms")
+    with loading():
+        from ffdist.data.transforms import TRANSFORMS
+        from ffdist.options import find
+    flag = "--preprocess" if call.name in SIZES else "--augment"
+    tell_thing(call.name, find(call.name, TRANSFORMS, "transform"), 0, f"{flag} {call.name}", as_json=command.json)
+
+
+SIZES = ("resize", "center-crop")
+"""Transforms that draw nothing, and so are for every picture."""
+OF_TRANSFORMS = """\
+In order, options behind a name: --augment crop padding=4 mode=reflect flip randaugment n=2 m=9
+torchvision's are used as they are: --augment torchvision.transforms.v2:GaussianBlur kernel_size=3"""
+
+
 def check_kind(name: str, what: str, names: Collection[str]) -> None:
     """Raises ConfigError for the name of a thing of another kind, with the command that explains it."""
     kinds = {
         "rules": [*OBJECTIVE_PLACES, "backprop"],
         "models": MODEL_PLACES,
+        "transforms": TRANSFORM_PLACES,
         "presets": PRESETS,
         "datasets": [*DATA_SETS, "digits"],
         "settings": GROUP_OF,

@@ -121,11 +121,13 @@ def arguments_behind(words: list[str]) -> list[Argument]:
 
 def options_of(words: list[str]) -> dict[str, list[str]]:
     """The options of the command, with their values where they are known."""
-    from ffdist.known import MODEL_PLACES, OBJECTIVE_PLACES, baseline_names
+    from ffdist.known import MODEL_PLACES, OBJECTIVE_PLACES, TRANSFORM_PLACES, baseline_names
 
     names = {
         "--model": list(MODEL_PLACES),
         "--objective": [*OBJECTIVE_PLACES, "backprop"],
+        "--augment": list(TRANSFORM_PLACES),
+        "--preprocess": ["resize", "center-crop"],
         "--against": [*baseline_names(), "ff"],
         "--data": ["digits", *(str(path.parent) for place in (".", "data") for path in Path(place).glob(PREPARED))],
     }
@@ -180,6 +182,7 @@ PLAIN = {
     "doctor": "doctor:Doctor",
     "rules": "catalog:Rules",
     "models": "catalog:Models",
+    "transforms": "catalog:Transforms",
     "presets": "catalog:Presets",
     "datasets": "catalog:Datasets",
     "settings": "catalog:AllSettings",
@@ -189,7 +192,7 @@ PLAIN = {
 
 def places(words: list[str]) -> list[str]:
     """What stands without an option: a preset, a name, a theme; nothing where it is a path."""
-    from ffdist.known import MODEL_PLACES, OBJECTIVE_PLACES
+    from ffdist.known import MODEL_PLACES, OBJECTIVE_PLACES, TRANSFORM_PLACES
     from ffdist.presets import NAMES, PRESETS
     from ffdist.settings import GROUP_OF
 
@@ -202,6 +205,8 @@ def places(words: list[str]) -> list[str]:
             return [*OBJECTIVE_PLACES, "backprop"]
         case "models":
             return list(MODEL_PLACES)
+        case "transforms":
+            return list(TRANSFORM_PLACES)
         case "datasets":
             return list(NAMES)
         case "settings":

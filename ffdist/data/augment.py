@@ -6,15 +6,12 @@ augmented exactly as the whole one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from ffdist.errors import ConfigError
-
-AUGMENTATIONS = ("crop", "shift", "flip", "alternate", "cutout")
 SHIFT = 2
 """Pixels of a shift, at most."""
 
@@ -34,19 +31,22 @@ class Draws:
     shift: bool = False
     """Whether the margin of the crop is a reflection of two pixels, and not black."""
 
-    def __getitem__(self, part: slice) -> Draws:
+    def __getitem__(self, part: slice | np.ndarray) -> Draws:
         drawn = (self.top, self.left, self.flip, self.hole_top, self.hole_left)
         return Draws(*(None if d is None else d[part] for d in drawn), shift=self.shift)
 
-
-def check_augmentations(names: Sequence[str]) -> None:
-    """Raises ConfigError for a name that is not known, and for two that exclude each other."""
-    for name in names:
-        if name not in AUGMENTATIONS:
-            raise ConfigError("unknown augmentation", expected=" or ".join(AUGMENTATIONS), got=name)
-    for one, other in (("crop", "shift"), ("flip", "alternate")):
-        if one in names and other in names:
-            raise ConfigError("two augmentations exclude each other", expected=f"{one} or {other}", got=" ".join(names))
+    def only(self, names: Collection[str]) -> Draws:
+        """What was drawn for these alone."""
+        crops, flips = {"crop", "shift"}.intersection(names), {"flip", "alternate"}.intersection(names)
+        holes = "cutout" in names
+        return Draws(
+            self.top if crops else None,
+            self.left if crops else None,
+            self.flip if flips else None,
+            self.hole_top if holes else None,
+            self.hole_left if holes else None,
+            shift=self.shift,
+        )
 
 
 def margin(side: int) -> int:

@@ -79,6 +79,10 @@ class EncodedSplit(Split):
             out[place] = decode(data, Where(self, index), self.decoding)
         return out
 
+    @property
+    def one_size(self) -> bool:
+        return False
+
     def pictures(self, indices: np.ndarray) -> Iterator[np.ndarray]:
         """Raises DataError naming file and row of a picture that cannot be decoded."""
         whole = replace(self.decoding, size=None)

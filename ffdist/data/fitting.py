@@ -17,6 +17,7 @@ from ffdist.data.images import Images, Split, Spread
 from ffdist.data.labels import numbered
 from ffdist.data.memory import as_split
 from ffdist.data.preparation import Preparation
+from ffdist.data.presenting import presented
 from ffdist.errors import ConfigError, DataError, setting
 
 
@@ -38,6 +39,9 @@ class Learned(Protocol):
     @property
     def pixels(self) -> bool: ...
 
+    @property
+    def preprocess(self) -> tuple[str, ...]: ...
+
 
 def to_measure(data: Any, learned: Learned, image_size: int | None) -> Images:
     """Any data a user has, whose split "test" is what is measured: of samples without splits, all of them.
@@ -48,8 +52,8 @@ def to_measure(data: Any, learned: Learned, image_size: int | None) -> Images:
     if isinstance(data, (str, Path)):
         data = opened_to_measure(str(data), learned, image_size)
     images = as_images(data) if isinstance(data, (Images, Mapping)) else one_split(data, learned)
-    if image_size is not None and images.pixels and len(images.shape) == 3:
-        images = images.at((image_size, image_size))
+    if images.pixels and len(images.shape) == 3:
+        images = presented(images, image_size=image_size, preprocess=learned.preprocess)
     if learned.pixels and not images.pixels and images.test is not None:
         check_unit(images.test, images.name)
         images = replace(images, mean=learned.mean, std=learned.std)
@@ -63,22 +67,24 @@ def opened_to_measure(name: str, learned: Learned, image_size: int | None, told:
 
     told: how the training's own source was prepared, whose columns count.
     """
+    preprocess = learned.preprocess
     if is_prepared(name):
-        return open_data(name, image_size)
+        return presented(open_data(name), image_size=image_size, preprocess=preprocess)
     told = replace(told or Preparation(), splits=(), ignore=(), group_column=None, validation_fraction=None)
     if (decoding := getattr(learned, "decoding", None)) is not None:
-        height, width = learned.shape[1:]
+        size = decoding.size if preprocess else learned.shape[1:]
         told = replace(
             told,
-            size=f"{height}x{width}",
+            size="{}x{}".format(*size) if size else None,
             mode={1: "grey", 3: "rgb"}.get(learned.shape[0], "keep"),  # pyright: ignore[reportArgumentType]
             background=decoding.background,
             value_range=decoding.value_range,
         )
     try:
-        return open_data(name, told=replace(told, test_fraction=1.0))
+        images = open_data(name, told=replace(told, test_fraction=1.0))
     except ConfigError:  # it has a test split of its own; what else it may be is told again
-        return open_data(name, told=replace(told, test_fraction=None))
+        images = open_data(name, told=replace(told, test_fraction=None))
+    return presented(images, image_size=image_size, preprocess=preprocess) if preprocess else images
 
 
 def one_split(data: Any, learned: Learned) -> Images:

@@ -41,6 +41,11 @@ class Split(ABC):
         others stay, and are resized by who takes them."""
         return self
 
+    @property
+    def one_size(self) -> bool:
+        """Whether all that `pictures` gives is of the size that `take` gives."""
+        return True
+
     @abstractmethod
     def take(self, indices: np.ndarray) -> np.ndarray:
         """Pictures as uint8 [B, H, W, C], or a user's own tensors as float32 [B, *shape]; a copy."""
@@ -125,6 +130,8 @@ class Images:
     """The user's own validation split; None: a share of the training split is held out."""
     decoding: Decoding | None = None
     """How its pictures were read, so that others are read alike; None for a user's floats."""
+    preprocess: tuple[str, ...] = ()
+    """Transforms that give every picture its size, also in evaluation; empty: it is scaled to `shape`."""
     in_memory: bool = False
     """Whether its pictures were given as such, and not as files: nobody knows what was done to them before."""
     source: str | None = None

@@ -7,7 +7,7 @@ threads beside the one that trains. Decoding pictures lets go of the interpreter
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from functools import cached_property, partial
+from functools import partial
 
 import numpy as np
 import torch
@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ffdist.data.ahead import in_order
-from ffdist.data.augment import augment, check_augmentations, draw
 from ffdist.data.images import Images, Split
-from ffdist.data.sampler import generator, shuffled, shuffled_by_shard
+from ffdist.data.sampler import shuffled, shuffled_by_shard
+from ffdist.data.transforms import Drawn, PictureTransform, Steps, Transform, load_transforms
 from ffdist.errors import ConfigError, DataError, setting
 
 
@@ -25,11 +25,10 @@ class Loader:
     """Batches of `split` at `indices`, ready for the first block.
 
     batch_size: samples of a whole batch, of which rank r of `shard=(r, world)` gets the r-th slice.
-    train: in an order drawn from (seed, epoch), augmented by draws from (seed, epoch, batch), and without the last
-        incomplete batch unless it is the only one. Otherwise: every sample, in the order of `indices`, as it is.
-    augment: of "crop" (random, out of a black margin of an eighth of the side), "shift" (by up to 2 pixels, with a
-        reflected margin), "flip" (horizontal, one sample in two), "alternate" (each sample in every other epoch),
-        "cutout" (a black square of a quarter of the side).
+    train: in an order drawn from (seed, epoch), augmented, and without the last incomplete batch unless it is the only
+        one. Otherwise: every sample, in the order of `indices`, prepared alone.
+    augment: transforms, or texts such as "crop(padding=4)" (`ffdist.data.transforms`). Those that give pictures their
+        size take the place of `images.preprocess`.
     image_size: the side that pictures are resized to; None: the one that `images.shape` names.
     prefetch: how many batches are made ahead, at most; one for each worker at least.
     workers: threads that make batches; 0 and 1 are one. No number of them changes a bit.
@@ -46,18 +45,17 @@ class Loader:
         batch_size: int,
         seed: int,
         train: bool,
-        augment: Sequence[str] = (),
+        augment: Sequence[str | Transform] = (),
         image_size: int | None = None,
         shard: tuple[int, int] = (0, 1),
         prefetch: int = 2,
         workers: int = 0,
         shuffle_shards: int | None = None,
     ) -> None:
-        check_augmentations(augment)
         if batch_size < 1:
             raise ConfigError("a batch holds at least one sample", expected="batch_size >= 1", got=batch_size)
         self.pictures = len(images.shape) == 3
-        if not self.pictures and (augment or image_size):
+        if not self.pictures and (augment or image_size or images.preprocess):
             raise ConfigError(
                 "only pictures are resized, cropped or flipped",
                 where=f"data set {images.name}",
@@ -70,14 +68,16 @@ class Loader:
                             remedy=f"a larger {setting('dataset.samples')} or a smaller validation share")  # fmt: skip
         self.images, self.image_size = images, image_size
         self.indices, self.batch_size, self.seed, self.training = indices, batch_size, seed, train
-        self.augment, self.shard = tuple(augment) if train else (), shard
+        self.shard = shard
         self.workers = max(1, workers)
         self.prefetch = max(prefetch, workers)
         self.size: tuple[int, int] = (image_size, image_size) if image_size else images.shape[-2:]  # pyright: ignore
         self.split = split.at(self.size) if self.pictures else split
         self.window = split.window if shuffle_shards is None else shuffle_shards
         self.check_window(split)
-        self.as_given = not images.normalised
+        self.steps = Steps(transforms_of(images, augment if train else ()), seed=seed, wanted=self.size)
+        self.steps.check_pictures(f"data set {images.name}", images.shape[0], pixels=images.pixels)
+        self.num_classes, self.as_given = images.num_classes, not images.normalised
         self.scale = (1 / ((255 if images.pixels else 1) * np.array(images.std))).astype(np.float32)
         self.shift = (-np.array(images.mean) / images.std).astype(np.float32)
 
@@ -145,28 +145,57 @@ class Loader:
         rows = order[batch * self.batch_size : (batch + 1) * self.batch_size]
         rank, world = self.shard
         part = slice(len(rows) * rank // world, len(rows) * (rank + 1) // world)
-        x = self.split.take(rows[part])
-        if self.pictures:
-            x = x if x.dtype == np.uint8 else np.ascontiguousarray(x.transpose(0, 2, 3, 1))
-            x = resized(x, self.size)
-        if self.augment:
-            drawn = generator(self.seed, "augment", epoch, batch)
-            draws = draw(self.augment, len(rows), self.size, drawn, self.mirrored(epoch, rows))
-            x = augment(x, draws[part])
+        if not self.mixing:
+            x, _ = self.samples(rows, part, epoch, batch)
+            return self.tensor(x), torch.from_numpy(self.split.labels[rows[part]])
+        return self.mixed(rows, part, epoch, batch)
+
+    @property
+    def augment(self) -> list[str]:
+        """What is done to its samples, in the form that settings keep."""
+        return [str(transform.as_call()) for transform in self.steps.all]
+
+    @property
+    def mixing(self) -> bool:
+        """Whether labels are shares of all classes, float32 [B, K]: some transform mixes samples."""
+        return bool(self.steps.mixes)
+
+    def samples(self, rows: np.ndarray, part: slice | np.ndarray, epoch: int, batch: int) -> tuple[np.ndarray, Drawn]:
+        """Those at rows[part] of a batch, [B, H, W, C] or [B, *shape], ready but for mixing, and what was drawn for
+        them."""
+        if not self.pictures:
+            x = self.split.take(rows[part])
+            return (x if self.as_given else self.normalised(x)), NOTHING
+        drawn = self.steps.draw(epoch, batch, rows, part)
+        x = self.steps.batch(self.at_size(rows[part], drawn), drawn)
         if not self.as_given:
             x = self.normalised(x)
+        return self.steps.behind(x, drawn), drawn
+
+    def at_size(self, rows: np.ndarray, drawn: Drawn) -> np.ndarray:
+        """Pictures in the network's size, [B, h, w, C]: by the transforms for that, else scaled to it."""
+        if not self.steps.pictures:
+            return resized(channels_last(self.split.take(rows)), self.size)
+        pictures = map(channels_last, self.split.pictures(rows))
+        return np.stack([self.steps.picture(one, drawn, sample) for sample, one in enumerate(pictures)])
+
+    def mixed(self, rows: np.ndarray, part: slice, epoch: int, batch: int) -> tuple[Tensor, Tensor]:
+        """Each sample of the part mixed with the one before it in the batch, and the shares of its classes."""
+        own = np.arange(len(rows))[part]
+        before = (own - 1) % len(rows)
+        needed, places = np.unique(np.concatenate([own, before]), return_inverse=True)
+        found, _ = self.samples(rows, needed, epoch, batch)
+        x, others = found[places[: len(own)]], found[places[len(own) :]]
+        share = self.steps.mix(x, others, self.steps.draw(epoch, batch, rows, own))
+        labels = self.split.labels[rows]
+        y = np.zeros((len(own), self.num_classes))
+        np.add.at(y, (np.arange(len(own)), labels[own]), share)
+        np.add.at(y, (np.arange(len(own)), labels[before]), 1 - share)
+        return self.tensor(x), torch.from_numpy(y.astype(np.float32))
+
+    def tensor(self, x: np.ndarray) -> Tensor:
         out = torch.from_numpy(x)
-        return out.permute(0, 3, 1, 2) if self.pictures else out, torch.from_numpy(self.split.labels[rows[part]])
-
-    def mirrored(self, epoch: int, rows: np.ndarray) -> np.ndarray | None:
-        """bool [B] for "alternate": whether a row is mirrored in this epoch; half of them are, and the others in the
-        next, as in airbench."""
-        return self.first_mirrored[rows] ^ bool(epoch % 2) if "alternate" in self.augment else None
-
-    @cached_property
-    def first_mirrored(self) -> np.ndarray:
-        """bool [N]: which samples of the split are mirrored in even epochs."""
-        return generator(self.seed, "mirrored").random(len(self.split)) < 0.5
+        return out.permute(0, 3, 1, 2) if self.pictures else out
 
     def normalised(self, x: np.ndarray) -> np.ndarray:
         """Pictures [B, H, W, C], or other samples: (x / 255 - mean) / std of uint8, (x - mean) / std of floats, as
@@ -176,6 +205,22 @@ class Loader:
         flat = np.multiply(x.reshape(len(x), numbers), scale)
         flat += shift
         return flat.reshape(x.shape)
+
+
+NOTHING = Drawn({})
+
+
+def channels_last(x: np.ndarray) -> np.ndarray:
+    """Pictures of uint8 are so; a user's floats [..., C, H, W] become [..., H, W, C]."""
+    return x if x.dtype == np.uint8 else np.ascontiguousarray(np.moveaxis(x, -3, -1))
+
+
+def transforms_of(images: Images, augment: Sequence[str | Transform]) -> list[Transform]:
+    """Those of the data, before those for training; where these give pictures their size, they stand alone."""
+    made = load_transforms(augment)
+    if any(isinstance(each, PictureTransform) for each in made):
+        return made
+    return [*load_transforms(images.preprocess, "dataset.preprocess"), *made]
 
 
 def resized(x_bhwc: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -34,6 +34,7 @@ class Normalised(NamedTuple):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     pixels: bool
+    preprocess: tuple[str, ...] = ()
 
 
 class Classifier(nn.Module):
@@ -119,8 +120,9 @@ class Classifier(nn.Module):
         """
         if batch_size is not None:
             batch_size = self.settings.changed(batch_size=batch_size, microbatches=1).training.batch_size
-        learned = Normalised(list(self.classes), tuple(self.input_shape), *self.moments, self.pixels)
-        images = to_measure(data, learned, self.settings.dataset.image_size)
+        told = self.settings.dataset
+        learned = Normalised(list(self.classes), tuple(self.input_shape), *self.moments, self.pixels, told.preprocess)
+        images = to_measure(data, learned, told.image_size)
         if images.test is None:
             raise without_test(images)
         record, confusions = measure(self, images, images.test, batch_size=batch_size)

@@ -42,6 +42,8 @@ class DataFacts:
     """Of a user's floats in training; None for pictures, and in runs that do not say so."""
     in_memory: bool = False
     """Whether the pictures were given in Python: nobody knows what was done to them before."""
+    preprocess: tuple[str, ...] = ()
+    """Transforms that give every picture its size; empty: it is scaled to `shape`."""
 
     @classmethod
     def of(cls, images: Images) -> DataFacts:
@@ -58,6 +60,7 @@ class DataFacts:
             splits,
             images.spread,
             images.in_memory,
+            images.preprocess,
         )
 
 
@@ -107,6 +110,7 @@ def _parsed(values: dict[str, Any]) -> DataFacts:
         values.get("splits", {}),
         None if spread is None else Spread(*map(float, spread)),
         bool(values.get("in_memory", False)),
+        tuple(map(str, values.get("preprocess", ()))),
     )
 
 

@@ -29,7 +29,7 @@ from ffdist.snapshot.files import apart, write_durably
 
 NETWORK = ("model", "model_args", "blocks", "objective", "objective_args", "label_smoothing", "fusion")
 """The settings that say which network and rule it is."""
-MEASURED = ("image_size", "batch_size", "microbatches", "precision", "seed")
+MEASURED = ("image_size", "preprocess", "batch_size", "microbatches", "precision", "seed")
 """Those by which it is measured as in training."""
 
 
@@ -51,6 +51,7 @@ def metadata(classifier: Classifier, settings: Settings, facts: DataFacts) -> di
         "spread": facts.spread,
         "decoding": facts.decoding and asdict(facts.decoding),
         "in_memory": facts.in_memory,
+        "preprocess": facts.preprocess,
     }
     return {name: json.dumps(value) for name, value in values.items()}
 
@@ -146,9 +147,10 @@ def _load_file(path: Path, network: Chain | nn.Sequential | None, objective: Obj
             decoding=decoding and read_decoding(decoding),
             spread=Spread(*spread) if (spread := about.get("spread")) else None,
             in_memory=about.get("in_memory", False),
+            preprocess=tuple(about.get("preprocess", ())),
         )  # fmt: skip
         values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in about["network"].items()}
-        values |= about.get("measured", {})
+        values |= {name: tuple(v) if isinstance(v, list) else v for name, v in about.get("measured", {}).items()}
         settings, predictor = Settings().changed(**values), str(about["predictor"])
     except (SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError) as error:
         raise SnapshotError(

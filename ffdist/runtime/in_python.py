@@ -7,7 +7,7 @@ import hashlib
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass, replace
 from typing import Any
 
 from ffdist.baselines.twin import Backprop, twin
@@ -18,9 +18,10 @@ from ffdist.models import Chain, load_model
 from ffdist.objectives import OBJECTIVES, Objective, load_objective
 from ffdist.objectives.load import known_objective
 from ffdist.options import text_of
+from ffdist.runtime.opened import as_told
 from ffdist.runtime.own_code import GIVEN, WORDS, settled_module
 from ffdist.runtime.run import pairs, smoothed
-from ffdist.settings import Settings
+from ffdist.settings import DatasetSettings, Settings
 
 BACKPROP = "backprop"
 """The name of the twin: the same network, learning by one loss."""
@@ -72,16 +73,17 @@ def rule_name(kind: type[Objective]) -> str | None:
     return settled_module(kind.__module__, kind.__qualname__) or f"{kind.__module__}:{kind.__qualname__}"
 
 
-def data_settings(images: Images) -> dict[str, Any]:
-    """The name or folder by which these very images can be opened again."""
+def data_settings(images: Images, told: DatasetSettings) -> dict[str, Any]:
+    """The name or folder by which these very images can be opened again, presented as `told`."""
     made = images.prepared
     try:
         if images.source is not None:
             args, root = (made.args, made.root) if made else ((), None)
             place = (made and made.folder) or images.source
-            told = from_texts(args if place == images.source else (), "")
-            size = None if open_data(place, told=told).shape == images.shape else images.shape[-1]
-            if open_data(place, size, told=told).digest == images.digest:
+            opened = open_data(place, told=from_texts(args if place == images.source else (), ""))
+            size = None if opened.shape == images.shape else images.shape[-1]
+            size = told.image_size if told.preprocess else size
+            if as_told(opened, replace(told, image_size=size)).digest == images.digest:
                 return {"data": images.source, "image_size": size, "data_args": args, "data_root": root}
     except FfdistError:
         pass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ffdist.data import Images, open_data
 from ffdist.data.preparation import as_data_args, from_texts
+from ffdist.data.presenting import presented
 from ffdist.errors import FfdistError, setting
 from ffdist.settings import DatasetSettings
 
@@ -14,7 +15,14 @@ def open_told(told: DatasetSettings) -> Images:
     Raises DataError and ConfigError as `open_data` does, with remedies in words of the settings.
     """
     preparation = from_texts(told.data_args, setting("dataset.data_args"))
+    size = None if told.preprocess else told.image_size
     try:
-        return open_data(told.data, told.image_size, data_root=told.data_root, download=told.download, told=preparation)
+        images = open_data(told.data, size, data_root=told.data_root, download=told.download, told=preparation)
     except FfdistError as error:
         raise as_data_args(error) from error
+    return as_told(images, told)
+
+
+def as_told(images: Images, told: DatasetSettings) -> Images:
+    """Samples in the size and on the scale that these settings say. Raises ConfigError as `presented` does."""
+    return presented(images, image_size=told.image_size, preprocess=told.preprocess, mean=told.mean, std=told.std)

@@ -23,6 +23,7 @@ from ffdist.data.decode import Decoding, Picture, read_picture
 from ffdist.data.formats import Encoded, is_picture, quiet_pillow
 from ffdist.data.loader import resized
 from ffdist.data.survey import Survey
+from ffdist.data.transforms import Steps, load_transforms
 from ffdist.errors import DataError
 from ffdist.pipeline.classifier import Classifier
 from ffdist.runtime.data_facts import DataFacts, read_facts
@@ -67,9 +68,8 @@ def read_pictures(
     bad = [(one.name, one.problem) for one in read if one.problem is not None]
     if bad:
         raise unreadable(bad, len(many))
-    x_bhwc = np.stack([one.picture.pixels for one in read if one.picture])
-    height, width = facts.shape[1:]
-    return torch.from_numpy(resized(x_bhwc, (height, width))).permute(0, 3, 1, 2).float() / 255
+    x_bhwc = in_size([one.picture.pixels for one in read if one.picture], facts)
+    return torch.from_numpy(x_bhwc).permute(0, 3, 1, 2).float() / 255
 
 
 _ENCODED = (Path, bytes, np.ndarray, Image.Image)
@@ -153,13 +153,13 @@ class Predictions:
                 for name, picture in good:
                     self.survey.add(picture, name)
                 if good:
-                    scores = self.scores(np.stack([picture.pixels for _, picture in good]))
+                    scores = self.scores([picture.pixels for _, picture in good])
                     yield from zip((name for name, _ in good), scores, strict=True)  # pyright: ignore[reportReturnType]
 
-    def scores(self, x_bhwc: np.ndarray) -> Tensor:
-        """[B, K] of decoded pictures, uint8 [B, H, W, C], by the very steps of a test split's batch."""
+    def scores(self, pictures: Sequence[np.ndarray]) -> Tensor:
+        """[B, K] of decoded pictures, uint8 [H, W, C], by the very steps of a test split's batch."""
         with torch.no_grad():
-            return self.classifier.chosen(self.classifier.scores(network_input(x_bhwc, self.facts)))
+            return self.classifier.chosen(self.classifier.scores(network_input(pictures, self.facts)))
 
     def notes(self) -> list[str]:
         """A line for each thing that a user may not expect."""
@@ -179,9 +179,18 @@ class Predictions:
         return notes
 
 
-def network_input(x_bhwc: np.ndarray, facts: DataFacts) -> Tensor:
+def in_size(pictures: Sequence[np.ndarray], facts: Images | DataFacts) -> np.ndarray:
+    """Decoded pictures, uint8 [H, W, C], as `Loader` gives a test split the network's size: [B, h, w, C]."""
+    height, width = facts.shape[1:]
+    steps = Steps(load_transforms(facts.preprocess), seed=0, wanted=(height, width))
+    if steps.pictures:
+        return np.stack([steps.picture(picture) for picture in pictures])
+    return np.concatenate([resized(np.stack([picture]), (height, width)) for picture in pictures])
+
+
+def network_input(pictures: Sequence[np.ndarray], facts: DataFacts) -> Tensor:
     """Decoded pictures as `Loader` gives a test split to the first block: float32 [B, C, H, W], resized, normalised."""
-    rows = np.arange(len(x_bhwc))
+    x_bhwc, rows = in_size(pictures, facts), np.arange(len(pictures))
     split = ArraySplit(x_bhwc, np.zeros(len(rows), np.int64))
     images = Images("pictures", split, None, facts.classes, facts.shape, facts.mean, facts.std)
     return Loader(images, split, rows, batch_size=len(rows), seed=0, train=False).batch(rows, 0, 0)[0]

@@ -18,7 +18,7 @@ from ffdist.errors import ConfigError, setting
 from ffdist.options import convert, describe, nearest
 from ffdist.settings.base import Group, explained, kinds_of_fields
 from ffdist.settings.compute import ComputeSettings
-from ffdist.settings.dataset import DatasetSettings
+from ffdist.settings.dataset import TRANSFORMS, DatasetSettings
 from ffdist.settings.network import NetworkSettings
 from ffdist.settings.optim import OptimSettings
 from ffdist.settings.plan import PlanSettings
@@ -180,6 +180,9 @@ def apply(settings: Settings, values: Mapping[str, Any], where: str) -> Settings
     for name, value in flat(values, where).items():
         if name not in GROUP_OF:
             raise unknown(name, [*GROUP_OF, *GROUPS], where)
+        if name in TRANSFORMS:
+            changes[name] = value
+            continue
         try:
             changes[name] = convert(as_texts(value) if name == "windows" else as_options(value), kind_of(name))
         except (TypeError, ValueError, OverflowError) as error:

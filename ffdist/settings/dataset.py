@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar
 
+from ffdist.calls import calls_of, check_transforms
+from ffdist.errors import setting
 from ffdist.settings.base import Group, option
 
-Change = Literal["crop", "shift", "flip", "alternate", "cutout"]
+TRANSFORMS = ("augment", "preprocess")
+"""The settings that name transforms, in one of the forms that `ffdist.calls` reads."""
 
 
 @dataclass(frozen=True)
@@ -36,13 +40,29 @@ class DatasetSettings(Group):
     validation: float | None = option(None, least=0, below=1)
     """Share of the samples held out, 0 for none. It is drawn from the training samples, by class and by the seed.
     Default: own split, else 0.2. The own is the data's validation split."""
-    augment: tuple[Change, ...] = ()
-    """Random changes. They are drawn anew each time a training picture is learned from. crop: out of a black margin of
-    an eighth of the side; shift: by up to 2 pixels, with a reflected margin; flip: left-right; alternate: flip each in
-    every other epoch; cutout: a black square of a quarter of the side."""
+    augment: tuple[str, ...] = ()
+    """Random changes; see `ffdist transforms`. They are done in order, drawn anew for each visit to a training picture.
+    Options stand behind a name: crop padding=4 mode=reflect flip, or as "crop(padding=4,mode=reflect)" flip; a
+    user's own are file.py:Class or module:Class, as torchvision.transforms.v2:GaussianBlur kernel_size=3 is."""
+    preprocess: tuple[str, ...] = ()
+    """What gives every picture its size. E.g. resize side=40 center-crop; in evaluation and prediction, too. While
+    learning, resized-crop and random-crop of augment take its place. Without it, pictures are scaled to image_size."""
+    mean: tuple[float, ...] = ()
+    """What is subtracted from pixels in 0..1. One, or one a channel; with std. Without it, the data's own mean."""
+    std: tuple[float, ...] = ()
+    """What they are divided by then. One, or one a channel; with mean. Without it, the data's own deviation."""
+
     loader_workers: int = option(0, least=0, most=1024, free=True)
     """Threads that read, decode and change pictures. Of the first stage; no number of them changes a bit. 0: one, as
     1 is; more pay for data that are kept encoded."""
     shuffle_shards: int | None = option(None, least=0)
     """Shards whose samples are mixed at a time. Shards come in an order drawn from seed and epoch, so that only so many
     are read at once. 0: all. Default: all, but 8 of encoded data of more than 4 GiB."""
+
+    def check(self) -> None:
+        for name in TRANSFORMS:
+            told, where = getattr(self, name), setting(f"dataset.{name}")
+            calls = calls_of([told] if isinstance(told, (str, Mapping)) else told or (), where)
+            check_transforms(calls, where)
+            object.__setattr__(self, name, tuple(map(str, calls)))
+        super().check()

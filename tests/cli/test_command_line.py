@@ -84,7 +84,7 @@ def test_help_has_the_values_of_a_preset_and_no_value_is_taken_for_one(capsys: p
         ("train --cut 1,2", "told apart by spaces: 1 2"),
         ("train --cut", "--cut has no value\n  where: ffdist train\n  expected: --cut N ...\n  remedy: --cut none"),
         ("train --augment --lr 1", "--augment has no value"),
-        ("train --augment none crop", "--augment has a wrong value"),
+        ("train --cut none 1", "--cut has a wrong value"),
         ("train --model-args digits", "--model-args has no value"),
         ("bench throughput --against", "--against has no value"),
         ("data prepare x --ignore", "--ignore has no value"),
@@ -185,7 +185,7 @@ complete_words ffdist train --config my
 """
     env = with_ffdist(tmp_path)
     done = subprocess.run(["bash", "-c", script], cwd=tmp_path, env=env, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == ["train|", "adamw|adam|", "my run.toml|"]
+    assert done.stdout.splitlines() == ["train|transforms|", "adamw|adam|", "my run.toml|"]
 
 
 @pytest.mark.skipif(shutil.which("fish") is None, reason="needs fish")

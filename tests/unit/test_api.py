@@ -146,7 +146,7 @@ def test_a_setting_that_a_pipeline_cannot_have_is_told_when_it_is_made(setting: 
         ({"batch_size": "16"}, "batch_size has a wrong value"),
         ({"batch_size": 0}, "^training.batch_size is too small"),
         ({"validation": float("nan")}, "^dataset.validation is not a finite number"),
-        ({"augment": ["rotate"]}, r"augment has a wrong value(.|\n)*crop or shift or flip"),
+        ({"augment": ["rotate"]}, r"no transform .rotate.(.|\n)*RandomRotation"),
         ({"lr": "0.1"}, "lr has a wrong value"),
         ({"lr": None}, "lr has a wrong value"),
         ({"lr": float("nan")}, "^optim.lr is not a finite number"),

@@ -14,7 +14,7 @@ import ffdist
 
 ROOT = Path(ffdist.__file__).parent
 ROOMS = {
-    "calls": {"errors", "options"},
+    "calls": {"errors", "known", "options"},
     "errors": set(),
     "device": set(),
     "digests": set(),
@@ -40,7 +40,7 @@ ROOMS = {
     "transport": {"device", "errors", "mailbox"},
     "pipeline": {"device", "errors", "models", "objectives", "data", "plan", "settings",
                  "transport"},
-    "settings": {"calls", "errors", "known", "options"},
+    "settings": {"calls", "errors", "options"},
     "presets": {"errors", "options", "settings"},
     "baselines": {"device", "errors", "options", "known", "models", "objectives", "data", "pipeline",
                   "settings"},

@@ -18,12 +18,14 @@ sample is changed alike by whoever makes it, in whatever batch. A transform draw
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, fields, is_dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, fields
+from typing import ClassVar
 
 import numpy as np
 
+from ffdist.calls import Call
 from ffdist.errors import ConfigError
+from ffdist.known import TRANSFORM_PLACES
 from ffdist.options import check_fields, text_of
 
 Size = tuple[int, int]
@@ -52,11 +54,19 @@ class Transform:
         return ConfigError(f"option '{option}' is out of its range", where=f"transform {type(self).__name__}",
                            expected=expected, got=text_of(getattr(self, option)), remedy=remedy)  # fmt: skip
 
-    def told(self) -> dict[str, Any]:
-        """The options that are not at their default, by name."""
-        if not is_dataclass(self):
-            return {}
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.init and getattr(self, f.name) != f.default}
+    def as_call(self) -> Call:
+        """Its name and the options that are not at their default: of which it can be made again.
+
+        Raises ConfigError where it has no name: a class that a function defines.
+        """
+        kind = type(self)
+        place = f"{kind.__module__}:{kind.__qualname__}"
+        name = next((name for name, known in TRANSFORM_PLACES.items() if known == place), place)
+        if "<locals>" in place:
+            raise ConfigError(f"the transform {kind.__name__} has no name by which runs keep it", got=place,
+                              remedy="define its class in a module, outside of any function")  # fmt: skip
+        told = {f.name: getattr(self, f.name) for f in fields(self) if f.init and getattr(self, f.name) != f.default}
+        return Call(name, {key: text_of(value) for key, value in told.items()})
 
 
 class PictureTransform(Transform, ABC):

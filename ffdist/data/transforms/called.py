@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ffdist.calls import Call, calls_of
 from ffdist.data.transforms.base import BatchTransform
 from ffdist.errors import ConfigError, DataError, users_code
 from ffdist.options import convert, kinds_of, nearest
@@ -26,6 +27,10 @@ class Called(BatchTransform):
     name: str
     """As it is told, with its options."""
     call: Callable[[Tensor], Any] = field(compare=False)
+
+    def as_call(self) -> Call:
+        (call,) = calls_of([self.name], "transform")
+        return call
 
     @property
     def purpose(self) -> str:

@@ -39,12 +39,23 @@ class Resize(PictureTransform):
 
 @dataclass(frozen=True)
 class CenterCrop(PictureTransform):
-    """Cuts the middle out of pictures, of the network's size; smaller ones get a black margin. As torchvision's."""
+    """Cuts the middle out of pictures; smaller ones get a black margin. As torchvision's CenterCrop."""
+
+    side: int | None = None
+    """Of the part. None: the network's height and width."""
+
+    def check(self) -> None:
+        if self.side is not None and self.side < 1:
+            raise self.refuse("side", ">= 1")
 
     def picture(self, picture: np.ndarray, drawn: np.ndarray, wanted: Size) -> np.ndarray:
-        picture = padded(picture, wanted)
-        top, left = (round((have - want) / 2) for have, want in zip(picture.shape, wanted, strict=False))
-        return picture[top : top + wanted[0], left : left + wanted[1]]
+        height, width = size = self.size(None, wanted)
+        picture = padded(picture, size)
+        top, left = (round((have - want) / 2) for have, want in zip(picture.shape, size, strict=False))
+        return picture[top : top + height, left : left + width]
+
+    def size(self, given: Size | None, wanted: Size) -> Size:
+        return wanted if self.side is None else (self.side, self.side)
 
 
 @dataclass(frozen=True)
@@ -131,6 +142,6 @@ def resized(picture: np.ndarray, size: Size | None) -> np.ndarray:
     whole numbers, which keeps to one thread."""
     if size is None or picture.shape[:2] == size:
         return picture
-    x = torch.from_numpy(np.ascontiguousarray(picture)[None]).permute(0, 3, 1, 2)
+    x = torch.from_numpy(np.require(picture[None], requirements=("C", "W"))).permute(0, 3, 1, 2)
     y = F.interpolate(x, size=size, mode="bilinear", antialias=True)
     return y.permute(0, 2, 3, 1)[0].contiguous().numpy()

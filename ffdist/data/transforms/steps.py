@@ -3,74 +3,164 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
 
+from ffdist.data import augment
+from ffdist.data.sampler import generator
 from ffdist.data.transforms.base import BatchTransform, MixTransform, PictureTransform, Size, Transform
-from ffdist.data.transforms.draws import Draws
+from ffdist.data.transforms.draws import Draws, whole
+from ffdist.data.transforms.usual import Alternate, Crop, Flip, Shift, by_batch
+from ffdist.errors import ConfigError, setting
+
+NONE = np.zeros(0)
+EXCLUSIVE: tuple[tuple[type[Transform], type[Transform]], ...] = ((Crop, Shift), (Flip, Alternate))
 
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """What was drawn for the samples of a batch, or of a part of it."""
+    """What was drawn for samples of a batch."""
 
-    pictures: list[np.ndarray]
-    """For each picture transform float64 [B, numbers]."""
-    batches: list[np.ndarray]
-    mixes: list[np.ndarray]
+    numbers: dict[int, np.ndarray]
+    """For each transform, by its `id`, float64 [B, numbers]."""
+    usual: augment.Draws | None = None
+    """For those that are drawn for a batch at once."""
+    chosen: np.ndarray | None = None
+    """int [B]: which of several mixes each gets."""
 
-    def of(self, sample: int) -> list[np.ndarray]:
-        """For one sample's picture: float64 [numbers] of each picture transform."""
-        return [drawn[sample] for drawn in self.pictures]
+
+@dataclass(frozen=True)
+class Usual:
+    """Neighbours among what is drawn for a batch at once, done together."""
+
+    names: tuple[str, ...]
 
 
 class Steps:
     """The transforms of a split for pictures of one network.
 
     steps = Steps(transforms, seed=0, wanted=(224, 224))
-    drawn = steps.draw(epoch, rows)                         # once a batch, for its samples
-    pictures = [steps.picture(p, drawn.of(i)) for i, p in enumerate(decoded)]   # by any worker, in any order
+    drawn = steps.draw(epoch, batch, rows)                  # once a batch
+    pictures = [steps.picture(p, drawn, i) for i, p in enumerate(decoded)]   # by any worker, in any order
     x = steps.batch(np.stack(pictures), drawn)              # [B, H, W, C] of one size
     x = steps.behind(normalised(x), drawn)                  # float32
     """
 
     def __init__(self, transforms: Sequence[Transform], *, seed: int, wanted: Size) -> None:
-        """wanted: height and width of what the network takes."""
-        self.wanted = wanted
-        self.pictures = [t for t in transforms if isinstance(t, PictureTransform)]
-        self.batches = [t for t in transforms if isinstance(t, BatchTransform) and not t.normalised]
-        self.normalised = [t for t in transforms if isinstance(t, BatchTransform) and t.normalised]
-        self.mixes = [t for t in transforms if isinstance(t, MixTransform)]
-        self.all: list[Transform] = [*self.pictures, *self.batches, *self.normalised, *self.mixes]
-        self.draws = Draws(seed, [*purposes(self.all), *([("mix", 1)] if len(self.mixes) > 1 else [])])
+        """wanted: height and width of what the network takes.
 
-    def draw(self, epoch: int, rows: np.ndarray) -> Drawn:
-        """rows: int [B], the samples' places in the split."""
-        drawn = self.draws.uniform(epoch, rows)
-        first, second = len(self.pictures), len(self.pictures) + len(self.batches) + len(self.normalised)
-        return Drawn(drawn[:first], drawn[first:second], drawn[second:])
+        Raises ConfigError for transforms that exclude each other."""
+        self.seed, self.wanted = seed, wanted
+        self.all = [copy(t) for t in transforms]  # of which one may stand twice
+        check_together(self.all)
+        self.pictures = [t for t in self.all if isinstance(t, PictureTransform)]
+        self.normalised = [t for t in self.all if isinstance(t, BatchTransform) and t.normalised]
+        self.mixes = [t for t in self.all if isinstance(t, MixTransform)]
+        before = [t for t in self.all if isinstance(t, BatchTransform) and not t.normalised]
+        self.usual = [name for t in before if (name := by_batch(t))]
+        self.batches = grouped(before)
+        self.drawing = [t for t in self.all if not by_batch(t) and t.numbers]
+        several = [("which mix", 1)] if len(self.mixes) > 1 else []
+        self.draws = Draws(seed, [*purposes(self.drawing), *several])
+        self._first_mirrored = np.zeros(0, bool)
 
-    def picture(self, picture: np.ndarray, drawn: Sequence[np.ndarray] = ()) -> np.ndarray:
-        """One decoded picture [H, W, C] of any size -> [h, w, C]. drawn: `Drawn.of` its sample."""
-        for transform, numbers in zip(self.pictures, drawn or [NONE] * len(self.pictures), strict=True):
+    def draw(self, epoch: int, batch: int, rows: np.ndarray, part: slice | np.ndarray = slice(None)) -> Drawn:
+        """For the samples `rows[part]` of a batch of an epoch. rows: int [B], the places in the split of all of it."""
+        numbers = self.draws.uniform(epoch, rows[part])
+        usual = chosen = None
+        if self.usual:
+            drawn = generator(self.seed, "augment", epoch, batch)
+            mirrored = self.mirrored(epoch, rows) if "alternate" in self.usual else None
+            usual = augment.draw(self.usual, len(rows), self.wanted, drawn, mirrored)[part]
+        if len(self.mixes) > 1:
+            chosen = whole(numbers[-1][:, 0], len(self.mixes))
+        return Drawn({id(t): own for t, own in zip(self.drawing, numbers, strict=False)}, usual, chosen)
+
+    def mirrored(self, epoch: int, rows: np.ndarray) -> np.ndarray:
+        """bool [B] for "alternate": whether a row is mirrored in this epoch; half of them are, and the others in the
+        next, as in airbench."""
+        first, needed = self._first_mirrored, int(rows.max(initial=-1)) + 1
+        if len(first) < needed:  # others may do so meanwhile: what they draw is the same
+            self._first_mirrored = first = generator(self.seed, "mirrored").random(2 * needed) < 0.5
+        return first[rows] ^ bool(epoch % 2)
+
+    def picture(self, picture: np.ndarray, drawn: Drawn | None = None, sample: int = 0) -> np.ndarray:
+        """One decoded picture [H, W, C] of any size -> [h, w, C]. drawn, sample: of a batch, and its place in that."""
+        for transform in self.pictures:
+            numbers = drawn.numbers[id(transform)][sample] if drawn and transform.numbers else NONE
             picture = transform.picture(picture, numbers, self.wanted)
         return picture
 
     def batch(self, x: np.ndarray, drawn: Drawn) -> np.ndarray:
         """Contiguous [B, H, W, C] before the normalisation; its memory may be used again."""
-        for transform, numbers in zip(self.batches, drawn.batches, strict=False):
-            x = transform.batch(np.ascontiguousarray(x), numbers)
+        for step in self.batches:
+            x = np.ascontiguousarray(x)
+            if isinstance(step, Usual):
+                assert drawn.usual
+                x = augment.augment(x, drawn.usual.only(step.names))
+            else:
+                x = step.batch(x, drawn.numbers.get(id(step), NONE))
         return x
 
     def behind(self, x: np.ndarray, drawn: Drawn) -> np.ndarray:
         """float32 [B, H, W, C] behind the normalisation; its memory may be used again."""
-        for transform, numbers in zip(self.normalised, drawn.batches[len(self.batches) :], strict=True):
-            x = transform.batch(x, numbers)
+        for transform in self.normalised:
+            x = transform.batch(x, drawn.numbers.get(id(transform), NONE))
         return x
 
+    def mix(self, x: np.ndarray, others: np.ndarray, drawn: Drawn) -> np.ndarray:
+        """In place; what each sample's own share in its label is, float64 [B]."""
+        share = np.ones(len(x))
+        for place, transform in enumerate(self.mixes):
+            at = np.arange(len(x)) if drawn.chosen is None else np.flatnonzero(drawn.chosen == place)
+            if len(at):
+                mixed = x[at]
+                share[at] = transform.mix(mixed, others[at], drawn.numbers[id(transform)][at])
+                x[at] = mixed
+        return share
 
-NONE = np.zeros(0)
+    def check_pictures(self, where: str, channels: int, *, pixels: bool) -> None:
+        """Raises ConfigError for transforms that such pictures do not go through. pixels: whether they are uint8."""
+        for transform in self.all:
+            if isinstance(transform, BatchTransform) and transform.of_bytes and not (pixels and channels in (1, 3)):
+                raise ConfigError(
+                    f"{type(transform).__name__} takes pictures of whole numbers in 0..255, grey or RGB",
+                    where=where,
+                    expected="uint8, 1 or 3 channels",
+                    got=f"{'uint8' if pixels else 'floats'}, {channels} channels",
+                    remedy=f"leave it out of {setting('dataset.augment')}"
+                    + ("" if pixels else ", or give pictures as whole numbers"),
+                )
+
+
+def check_together(transforms: Sequence[Transform]) -> None:
+    kinds = [type(t) for t in transforms]
+    for one, other in EXCLUSIVE:
+        if one in kinds and other in kinds:
+            names = [each.__name__.lower() for each in (one, other)]
+            raise ConfigError("two transforms exclude each other", where=setting("dataset.augment"),
+                              expected=" or ".join(names), got=" ".join(names))  # fmt: skip
+    usual = [name for t in transforms if (name := by_batch(t))]
+    for name in usual:
+        if usual.count(name) > 1:
+            raise ConfigError(f"the transform '{name}' stands twice", where=setting("dataset.augment"),
+                              remedy="leave one of them out")  # fmt: skip
+
+
+def grouped(transforms: Iterable[BatchTransform]) -> list[BatchTransform | Usual]:
+    """With the neighbours joined that are drawn for a batch at once."""
+    found: list[BatchTransform | Usual] = []
+    for transform in transforms:
+        name = by_batch(transform)
+        if name is None:
+            found.append(transform)
+        elif found and isinstance(found[-1], Usual):
+            found[-1] = Usual((*found[-1].names, name))
+        else:
+            found.append(Usual((name,)))
+    return found
 
 
 def purposes(transforms: Iterable[Transform]) -> list[tuple[str, int]]:
