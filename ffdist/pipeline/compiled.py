@@ -24,8 +24,9 @@ def compile_block(module: nn.Module) -> None:
     would depend on those that it has seen of other blocks in this process."""
     import torch._dynamo.config as limits  # the compiler takes seconds to import
 
-    limits.recompile_limit = max(limits.recompile_limit, FORMS)
-    limits.accumulated_recompile_limit = max(limits.accumulated_recompile_limit, FORMS)
+    limit = "recompile_limit" if hasattr(limits, "recompile_limit") else "cache_size_limit"  # as torch 2.6 has it
+    for name in (limit, f"accumulated_{limit}"):
+        setattr(limits, name, max(getattr(limits, name), FORMS))
     module.compile(dynamic=False)
 
 
