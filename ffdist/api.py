@@ -51,6 +51,7 @@ from ffdist.runtime.threads import run_threads
 from ffdist.runtime.world import World
 from ffdist.sending import GivenJob, check_sendable
 from ffdist.settings import NetworkSettings, Settings
+from ffdist.settings.unread import unread
 from ffdist.snapshot import SnapshotStore, committed, latest
 
 
@@ -353,7 +354,7 @@ HERE = Settings().changed(launcher="threads")
 def tell(job: Job) -> None:
     """What a user should know of the run that begins."""
     origin = f"weights to start from: {job.chain.origin}" if job.chain.origin else None
-    for text in (validation_note(job), job.chain.joined, origin):
+    for text in (validation_note(job), job.chain.joined, origin, *unread(job.settings)):
         if text:
             note(spelled(text))
 

@@ -45,6 +45,7 @@ from ffdist.runtime.torchrun import Meeting, Signals, meet, run_rank
 from ffdist.runtime.world import World
 from ffdist.settings import Settings
 from ffdist.settings.toml import write_toml
+from ffdist.settings.unread import unread
 from ffdist.snapshot import committed
 
 if TYPE_CHECKING:
@@ -78,6 +79,8 @@ def train(command: Train, words: Sequence[str]) -> None:
         warn(validation_note(job))
         warn(job.chain.joined)
         warn(f"weights to start from: {job.chain.origin}" if job.chain.origin else None)
+        for text in unread(settings):
+            warn(text)
     if command.dry_run:
         if told:
             dry_run(job, as_json=command.json)

@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 
 from ffdist.cli.spelling import as_flags
 from ffdist.cli.train import parse
-from ffdist.errors import ConfigError
+from ffdist.errors import ConfigError, spelled
 from ffdist.presets import PRESETS, with_preset
 from ffdist.runtime.run import SETTINGS, read_settings, write_settings
 from ffdist.runtime.start import count_stages
 from ffdist.settings import GROUP_OF, GROUPS, OptimSettings, Settings, TrainingSettings, apply, explained, flat
 from ffdist.settings.toml import read_toml, tomllib, write_toml
+from ffdist.settings.unread import unread
 
 
 def test_each_layer_covers_the_one_below(tmp_path: Path) -> None:
@@ -226,3 +227,30 @@ def test_groups_and_names_say_the_same() -> None:
         Settings().changed(learning_rate=1)
     with pytest.raises(ConfigError, match="'optim' is no group of settings"):
         Settings(optim=0.1)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize(
+    ("told", "lines"),
+    [
+        ({}, []),
+        ({"nesterov": True}, ['nothing reads optim.nesterov, .* here it is optim.optimizer="adamw"']),
+        ({"nesterov": True, "optimizer": "sgd"}, []),
+        ({"momentum": 0.5, "optimizer": "muon"}, []),
+        ({"ns_steps": 3, "optimizer": "sgd"}, ["nothing reads optim.ns_steps"]),
+        ({"patience": 3}, ["nothing reads scheduler.patience"]),
+        ({"patience": 3, "schedule": "plateau"}, []),
+        ({"end": 0.1, "schedule": "constant"}, ["nothing reads scheduler.end"]),
+        ({"start": 0.1}, ["nothing reads scheduler.start, .* scheduler.warmup=0.0"]),
+        ({"start": 0.1, "warmup": 0.1}, []),
+        ({"max_restarts": 5}, ["nothing reads ray.max_restarts"]),
+        ({"max_restarts": 5, "launcher": "ray"}, []),
+    ],
+)
+def test_a_setting_that_nothing_reads_is_told(told: dict[str, object], lines: list[str]) -> None:
+    found = list(map(spelled, unread(Settings().changed(**told))))
+    assert len(found) == len(lines)
+    assert all(re.match(line, text) for line, text in zip(lines, found, strict=True))
+
+
+def test_no_preset_has_a_setting_that_nothing_reads() -> None:
+    assert not [text for name in PRESETS for text in unread(with_preset(Settings(), name))]
