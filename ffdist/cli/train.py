@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -40,7 +41,7 @@ class Train:
     """Go on from a run's last snapshot. The run is in this folder. With its settings; stages and other ways of running
     may differ. More epochs than before go on at the learning rate that the longer schedule has there."""
     print_config: Flag = False
-    """Print what would run, as a TOML file, and stop. Needs no data."""
+    """Print what would run, as a TOML file, and stop. Needs no data. With --json as one JSON object."""
     dry_run: Flag = False
     """Measure the blocks, print the stages, and stop."""
     json: Flag = False
@@ -218,7 +219,7 @@ def main(args: Sequence[str]) -> None:
         sys.exit(0)
     made = parse(args)
     if made.print_config:
-        print(write_toml(made.settings), end="")
+        print(json.dumps(asdict(made.settings), default=str) + "\n" if made.json else write_toml(made.settings), end="")
         return
     if "RANK" not in os.environ or os.environ["RANK"] == "0":
         note("loading torch, then checking data, network and rule ...")

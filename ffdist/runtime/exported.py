@@ -158,7 +158,9 @@ def _load_file(path: Path, network: Chain | nn.Sequential | None, objective: Obj
             where=path,
             expected="what `ffdist export RUN --to FILE.safetensors` writes",
             got=error,
-            remedy="export it again; the tensors of other files are safetensors.torch.load_file's",
+            remedy=f"torch.export.load({str(path)!r}).module() is what a .pt2 file holds"
+            if path.suffix == ".pt2"
+            else "export it again; the tensors of other files are safetensors.torch.load_file's",
         ) from error
     for kind, given in (("model", network), ("objective", objective)):
         name = settings.value(kind)

@@ -145,6 +145,14 @@ def test_a_printed_configuration_read_back_is_the_same(preset: str, tmp_path: Pa
     assert parse(["--config", str(tmp_path / "x.toml")]).settings == settings
 
 
+def test_a_configuration_is_printed_in_json_too(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = told(capsys, "train", "digits", "--print-config", "--json", "--out", "x")
+    assert status == 0
+    settings = json.loads(out)
+    assert (settings["training"]["epochs"], settings["dataset"]["augment"]) == (30, ["crop"])
+    assert settings["run"]["out"] == "x"
+
+
 @pytest.mark.parametrize(
     ("words", "wanted"),
     [
