@@ -32,4 +32,5 @@ def remedy_for(word: str) -> str:
         return f"it is a settings file: {command('train', '--config', word)}"
     if path.is_dir():
         return f"it is a folder: {command('data', 'prepare', word)}, if it holds pictures"
-    return f"{nearest(word, PRESETS)}{'' if 'did you mean' in nearest(word, PRESETS) else '; see ffdist presets'}"
+    near = nearest(word, PRESETS)
+    return near if "did you mean" in near else "ffdist presets lists them"
