@@ -60,7 +60,7 @@ def test_a_preset_may_stand_anywhere_and_several_may_not() -> None:
         ("cnnb", "a network: ffdist train --model cnnb"),
         ("sff", "a rule: ffdist train --objective sff"),
         ("own.toml", "a settings file: ffdist train --config own.toml"),
-        ("qqqqq", "see ffdist presets"),
+        ("qqqqq", "ffdist presets lists them"),
     ],
 )
 @pytest.mark.parametrize("before", [[], ["--epochs", "3"], ["--fusion"], ["--epochs=3"]])
