@@ -43,10 +43,10 @@ from ffdist.runtime.opened import as_told, open_told
 from ffdist.runtime.outcome import Result
 from ffdist.runtime.own_code import GIVEN, settled
 from ffdist.runtime.payload import refuse_while_loading
+from ffdist.runtime.planning import count_workers
 from ffdist.runtime.processes import run_processes
 from ffdist.runtime.record import facts, note_start
 from ffdist.runtime.run import classifier_of, not_here, pairs, smoothed, write_settings
-from ffdist.runtime.start import count_stages
 from ffdist.runtime.threads import run_threads
 from ffdist.runtime.world import World
 from ffdist.sending import GivenJob, check_sendable
@@ -221,7 +221,7 @@ class Pipeline:
     def _train_kept(self, job: Job, named: bool, progress: bool, world: World | None, *, resume: bool) -> Result:
         """In a folder of its own, that says all of itself; or on from where the run there has come to."""
         settings = self._recorded(job, named, resume=resume)
-        made_with = facts("torchrun" if world else settings.plan.launcher, job.stages)
+        made_with = facts("torchrun" if world else settings.plan.launcher, job.workers)
         begin = partial(going_on if resume else beginning, settings, job.images)
 
         def ready(run: Path) -> Callable[[], None]:
@@ -283,7 +283,7 @@ class Pipeline:
             job = Job(whole, smoothed(Backprop(), settings), images, settings)
         else:
             job = Job(chain, self._rule(settings), images, settings)
-        return replace(job, stages=count_stages(settings, len(job.names), world.size if world else None))
+        return replace(job, workers=count_workers(settings, job.names, world.size if world else None))
 
     def chain(self, images: Images, settings: Settings | None = None) -> Chain:
         """The network as a chain for these data. Raises NetworkError when it was made for other shapes or classes."""
@@ -366,11 +366,11 @@ def launched(job: Job, report: ConsoleReport) -> Result:
             return run_threads(job, report)
         case "processes":
             check_sendable(job)
-            return run_processes(GivenJob(job), job.stages, report)
+            return run_processes(GivenJob(job), job.workers, report)
         case "ray":
             check_sendable(job)
             assert job.run, "a scratch folder at least"
-            return launch_on_ray(GivenJob(job), job.settings, job.stages, job.run, report)
+            return launch_on_ray(GivenJob(job), job.settings, job.workers, job.run, report)
 
 
 def result_of(run: Path) -> Result:

@@ -112,7 +112,7 @@ def check(sweep: Sweep) -> None:
         raise ConfigError("the folder already holds a sweep", where=sweep.out, remedy="choose another --out")
     for choice in choices(sweep):
         settings = settings_of(choice, sweep)
-        check_job(make_job(settings, open_told(settings.dataset), stages=sweep.stages))
+        check_job(make_job(settings, open_told(settings.dataset), workers=sweep.stages))
 
 
 def search(sweep: Sweep) -> list[tune.Result]:

@@ -15,6 +15,7 @@ from ffdist.data import open_data
 from ffdist.models import Chain, cnnb
 from ffdist.objectives import SFF, Objective
 from ffdist.runtime.job import Job
+from ffdist.runtime.planning import count_workers
 from ffdist.runtime.threads import run_threads
 from ffdist.settings import Settings
 from ffdist.snapshot import latest
@@ -57,10 +58,13 @@ class DigitsJob:
         if self.run is not None:
             self.run.mkdir(parents=True, exist_ok=True)
         told = {"batch_size": 64, "threads": 1, "augment": ("crop",), "device": "cpu"} | self.settings
-        own = {name: told.pop(name) for name in ("stages", "resume", "report_every") if name in told}
+        own = {name: told.pop(name) for name in ("resume", "report_every") if name in told}
+        if not {"stages", "cut", "plan", "replicas", "devices"} & told.keys():
+            told["stages"] = 1
         settings = Settings().changed(epochs=self.epochs, **told)
         chain = noisy_chain() if self.noisy else cnnb(images.shape, images.num_classes, (8, 12, 16))
-        return Job(chain, self.objective, images, settings, run=self.run, **own)
+        job = Job(chain, self.objective, images, settings, run=self.run, **own)
+        return replace(job, workers=count_workers(settings, job.names, None))
 
 
 class PowerCutError(Exception):

@@ -28,6 +28,7 @@ from ffdist.models import Chain
 from ffdist.pipeline.edge import FromEdge, ToEdge
 from ffdist.pipeline.message import Message, Stop, TrainBatch
 from ffdist.pipeline.plan import dealt, partition
+from ffdist.pipeline.route import FanIn
 from ffdist.pipeline.stage import Stage
 from ffdist.transport import Edge, Receiver, Sender, process_group
 
@@ -78,7 +79,7 @@ def pipeline_rounds(rank: int, size: int, suite: Suite, chain: Chain, cut: list[
     receiver, sender = open_ends(rank, size, suite.device)
     rates, batches = [], 12 if suite.quick else 150
     for _ in range(suite.rounds):
-        inbox = FromEdge(receiver) if receiver else stream(suite, chain, batches)
+        inbox = FanIn({0: FromEdge(receiver)}) if receiver else stream(suite, chain, batches)
         outbox = Arrivals(suite) if sender is None else ToEdge(sender)
         stage.run(inbox, outbox)
         if isinstance(outbox, Arrivals):

@@ -41,7 +41,7 @@ class PipelineLife:
         job = paced(self.make_job(), pace)
         plan, world, store = job.settings.plan, seat.world, seat.store()
         device = stage_device(job.settings.compute.device, world)
-        edges = ProcessEdges(world, store, device, transport=plan.transport, depth=plan.queue,
+        edges = ProcessEdges(world, store, device, transport=plan.transport,
                              timeout=job.timeout)  # fmt: skip
         rank = Rank(job, world, store, edges, Stopwatch(pace, job.settings.training.batch_size, device), pace.stop)
         if not self.weigh:
@@ -80,7 +80,7 @@ class PacedJob(Job):
 
 def paced(job: Job, pace: Pace) -> PacedJob:
     settings = job.settings.changed(epochs=ENDLESS)
-    return PacedJob(job.chain, job.objective, job.images, settings, job.stages, report_every=0.0, pace=pace)
+    return PacedJob(job.chain, job.objective, job.images, settings, job.workers, report_every=0.0, pace=pace)
 
 
 class PacedLoader:

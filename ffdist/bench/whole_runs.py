@@ -43,8 +43,8 @@ class PipelineRun:
         job = self.make_job()
         job = replace(job, images=replace(job.images, test=None))
         plan, world, store = job.settings.plan, seat.world, seat.store()
-        edges = ProcessEdges(world, store, stage_device(job.settings.compute.device, world), transport=plan.transport,
-                             depth=plan.queue, timeout=job.timeout)  # fmt: skip
+        device = stage_device(job.settings.compute.device, world)
+        edges = ProcessEdges(world, store, device, transport=plan.transport, timeout=job.timeout)
         began = 0.0
 
         def report(event: dict[str, Any]) -> None:

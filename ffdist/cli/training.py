@@ -25,7 +25,7 @@ from ffdist.pipeline.plan import BlockCost, dealt
 from ffdist.plain import PlainConsole, table
 from ffdist.report.console import ConsoleReport, result_tables
 from ffdist.report.log import read_run_log
-from ffdist.runtime.agree import agree, check_job, costs_of, cut_by, validation_note
+from ffdist.runtime.agree import agree, check_job, validation_note
 from ffdist.runtime.child import end_with_parent
 from ffdist.runtime.data_facts import check_same_data, read_facts
 from ffdist.runtime.folder import beginning, going_on, held, nothing_left
@@ -35,11 +35,12 @@ from ffdist.runtime.on_ray import settings_on_ray
 from ffdist.runtime.opened import open_told
 from ffdist.runtime.outcome import Result, with_remedy
 from ffdist.runtime.own_code import GIVEN, check_code, settled
+from ffdist.runtime.planning import costs_of, count_workers, cut_by
 from ffdist.runtime.processes import run_processes
 from ffdist.runtime.rank import idle_gpus, set_threads, stage_device
 from ffdist.runtime.record import facts
 from ffdist.runtime.run import SETTINGS, check_named, no_data_to_learn, read_settings
-from ffdist.runtime.start import SettingsJob, count_stages, make_job
+from ffdist.runtime.start import SettingsJob, make_job
 from ffdist.runtime.threads import run_threads
 from ffdist.runtime.torchrun import Meeting, Signals, meet, run_rank
 from ffdist.runtime.world import World
@@ -72,8 +73,8 @@ def train(command: Train, words: Sequence[str]) -> None:
     with nullcontext() if told else silenced():
         images = open_told(settings.dataset)
     job = make_job(settings, images, resume=has_begun(command))
-    stages = count_stages(settings, len(job.names), world.size if world else None)
-    job = replace(job, stages=stages)
+    workers = count_workers(settings, job.names, world.size if world else None)
+    job = replace(job, workers=workers)
     check_job(job)
     if told:
         warn(validation_note(job))
@@ -99,7 +100,7 @@ def check_named_data(settings: Settings, run: Path) -> None:
 
 def train_local(command: Train, job: Job, words: Sequence[str]) -> None:
     """By processes, threads or Ray actors that this process starts."""
-    settings, stages = command.settings, job.stages
+    settings, stages = command.settings, job.workers
     if settings.plan.launcher != "ray":
         stage_device(settings.compute.device, World())
         warn(idle_gpus(settings.compute.device, World(size=stages)))
@@ -138,13 +139,13 @@ def job_of(command: Train, images: Images, out: Path, told: dict[str, Any], *, r
 
 def launch(make: SettingsJob, out: Path) -> Result:
     settings, report = make.settings, ConsoleReport(PlainConsole(stderr=True))
-    warn(f"starting {make.stages} stage{'s' * (make.stages > 1)} by {settings.plan.launcher} ...")
+    warn(f"starting {make.workers} stage{'s' * (make.workers > 1)} by {settings.plan.launcher} ...")
     try:
         if settings.plan.launcher == "threads":
             return run_threads(make(), report)
         if settings.plan.launcher == "ray":
             return settings_on_ray(make, out, report)
-        return run_processes(make, make.stages, report)
+        return run_processes(make, make.workers, report)
     except (StageError, TransportError) as error:
         raise going_on_told(error, out) from error
     finally:
@@ -237,7 +238,7 @@ def tell_end(run: Path, *, as_json: bool) -> None:
 
 def dry_run(job: Job, *, as_json: bool = False) -> None:
     """Print the resolved settings, and the stages with what each would hold and cost; start nothing."""
-    settings, stages = job.settings, job.stages
+    settings, stages = job.settings, job.workers
     place = World(size=stages)
     set_threads(settings.compute.threads, place)
     device = stage_device(settings.compute.device, place)

@@ -24,7 +24,8 @@ from ffdist.errors import ConfigError, DataError, setting
 class Loader:
     """Batches of `split` at `indices`, ready for the first block.
 
-    batch_size: samples of a whole batch, of which rank r of `shard=(r, world)` gets the r-th slice.
+    batch_size: samples of a whole batch, of which rank r of `shard=(r, world)` gets the r-th slice, and
+        `shard=(first, behind, world)` the slices from `first` to before `behind`.
     train: in an order drawn from (seed, epoch), augmented, and without the last incomplete batch unless it is the only
         one. Otherwise: every sample, in the order of `indices`, prepared alone.
     augment: transforms, or texts such as "crop(padding=4)" (`ffdist.data.transforms`). Those that give pictures their
@@ -47,7 +48,7 @@ class Loader:
         train: bool,
         augment: Sequence[str | Transform] = (),
         image_size: int | None = None,
-        shard: tuple[int, int] = (0, 1),
+        shard: tuple[int, ...] = (0, 1),
         prefetch: int = 2,
         workers: int = 0,
         shuffle_shards: int | None = None,
@@ -143,8 +144,7 @@ class Loader:
     def batch(self, order: np.ndarray, epoch: int, batch: int) -> tuple[Tensor, Tensor]:
         """Batch `batch` of an epoch in that order."""
         rows = order[batch * self.batch_size : (batch + 1) * self.batch_size]
-        rank, world = self.shard
-        part = slice(len(rows) * rank // world, len(rows) * (rank + 1) // world)
+        part = self.part(len(rows))
         if not self.mixing:
             x, _ = self.samples(rows, part, epoch, batch)
             return self.tensor(x), torch.from_numpy(self.split.labels[rows[part]])

@@ -23,6 +23,7 @@ from ffdist.pipeline.contract import at, check_detached, check_graph, check_loca
 from ffdist.pipeline.group_norm import ask_for_gradients
 from ffdist.pipeline.optim import build_optimizer, build_schedule
 from ffdist.pipeline.precision import LEAST, LossScale, autocast, dtype_of
+from ffdist.pipeline.tree import added_up
 from ffdist.settings import Settings
 
 CHECK_EVERY = 50
@@ -80,11 +81,13 @@ class LearningBlock:
             else None
         )
         self.schedule = self.optimizer and build_schedule(config.settings.scheduler, self.optimizer, config.total_steps)
-        self.totals = torch.zeros(4, dtype=wide(config.device), device=config.device)
-        """Sums since the last marker: loss times samples, samples with a loss; correct, samples with scores."""
+        lanes = config.settings.training.lanes or 1
+        self.totals = torch.zeros(lanes, 4, dtype=wide(config.device), device=config.device)
+        """Of each lane, sums since the last marker: loss times samples, samples with a loss; correct, samples with
+        scores."""
+        self.lane = 0
+        """Of the batch that is computed now."""
         self.validation_loss = float("nan")
-        self.scored = 0
-        """Batches evaluated since the last marker."""
 
     def forward(self, x: Tensor, y: Tensor, step: int, epoch: int = 0, part: int = 0) -> Local:
         """Pass over x [N, *site.input_shape]; `onward` of the result is what the next block gets.
@@ -107,12 +110,19 @@ class LearningBlock:
         return local
 
     def update(self, local: Local, y: Tensor, step: int, *, share: float = 1.0, complete: bool = True) -> None:
-        """Backpropagate the block's own loss within the block; take one optimiser step when the batch is complete.
+        """`backward`; and one optimiser step when the batch is complete."""
+        if self.backward(local, y, share=share):
+            if complete:
+                self.step()
+            self.check_often(step)
+
+    def backward(self, local: Local, y: Tensor, *, share: float = 1.0) -> bool:
+        """Backpropagate the block's own loss within the block; whether there was something to learn.
 
         share: of the batch's samples, which its loss is the mean of; gradients add up until the batch is complete.
         """
         if local.loss is None or self.optimizer is None or self.schedule is None:
-            return
+            return False
         loss = local.loss if share == 1 else local.loss * share
         with compiling(self.site, self.config):
             # given a gradient, torch would import sympy to compare its shape: half a second a process
@@ -120,12 +130,15 @@ class LearningBlock:
         if self.scale:
             self.scale.mend()
         self._count(local, y)
-        if complete:
-            self._step()
+        return True
+
+    def check_often(self, step: int) -> None:
+        """`check_finite`, as often as it costs nothing to look."""
         if step % CHECK_EVERY == 0 or not queues(self.config.device):
             self.check_finite(step)
 
-    def _step(self) -> None:
+    def step(self) -> None:
+        """Update the weights by the gradients of a whole batch."""
         assert self.optimizer is not None
         assert self.schedule is not None
         if self.scale:
@@ -139,21 +152,19 @@ class LearningBlock:
         if not isinstance(self.schedule, ReduceLROnPlateau):
             self.schedule.step()
 
-    def evaluate(self, x: Tensor, y: Tensor) -> Local:
-        """Score a batch without learning, by the averaged weights where there are any."""
+    def evaluate(self, x: Tensor, y: Tensor, number: int = 0) -> Local:
+        """Score message `number` of a split without learning, by the averaged weights where there are any."""
         parts = self.average.parts if self.average else self._mode(training=False)
         x = self._placed(x)
-        with self._seeded("evaluation", self.scored), torch.no_grad(), self._autocast():
+        with self._seeded("evaluation", number), torch.no_grad(), self._autocast():
             local = self._locally(parts, x, y)
-        self.scored += 1
         self._count(local, y)
         return local
 
     def take_metrics(self, split: str) -> dict[str, Any]:
         """Mean loss and accuracy over the split that has just passed; None where the block gave none."""
-        loss, learned, correct, scored = self.totals.tolist()
+        loss, learned, correct, scored = added_up(list(self.totals)).tolist()
         self.totals.zero_()
-        self.scored = 0
         if split == "validation" and learned:
             self.validation_loss = loss / learned
         metrics: dict[str, Any] = {
@@ -184,12 +195,12 @@ class LearningBlock:
                 remedy=f"lower {setting('optim.lr')}, use {setting('compute.precision', 'bf16')} or fp32, or look for "
                 "broken pictures in the data",
             )
-        if not torch.isfinite(self.totals[0]):
+        if not torch.isfinite(self.totals[:, 0]).all():
             raise DivergedError(
                 "the loss is not a finite number",
                 where=f"{self.site}, batch {step}",
                 expected="a finite loss",
-                got=float(self.totals[0]),
+                got=float(self.totals[:, 0].sum()),
                 remedy=f"lower {setting('optim.lr')}, use {setting('compute.precision', 'fp32')}, or look for "
                 "broken pictures in the data",
             )
@@ -200,7 +211,7 @@ class LearningBlock:
         Random numbers need none: they are drawn from (seed, block, batch number).
         """
         tensors = {name: value.detach() for name, value in self.parts.state_dict().items()}
-        tensors["metrics.totals"] = self.totals
+        tensors["metrics.totals"] = self.totals[0] if len(self.totals) == 1 else self.totals
         fields: dict[str, Any] = {"block": self.site.name, "validation_loss": repr(self.validation_loss)}
         if self.optimizer is not None and self.schedule is not None:
             saved = self.optimizer.state_dict()
@@ -219,7 +230,7 @@ class LearningBlock:
         """The inverse of `state`; the file has been checked against this block's names and shapes."""
         own = self.parts.state_dict()
         self.parts.load_state_dict({name: tensors[name] for name in own})
-        self.totals.copy_(tensors["metrics.totals"])
+        self.totals.copy_(tensors["metrics.totals"].view(-1, 4))
         self.validation_loss = float(fields["validation_loss"])
         if self.optimizer is None or self.schedule is None:
             return
@@ -280,11 +291,11 @@ class LearningBlock:
                 if self.scale and self.parts.training:  # a batch that float16 could not hold took no step
                     finite = loss.isfinite()
                     loss, count = loss.where(finite, 0), count * finite
-                self.totals[0] += loss * len(y)
-                self.totals[1] += count
+                self.totals[self.lane, 0] += loss * len(y)
+                self.totals[self.lane, 1] += count
             if local.scores is not None:
-                self.totals[2] += (local.scores.detach().argmax(1) == y).sum()
-                self.totals[3] += len(y)
+                self.totals[self.lane, 2] += (local.scores.detach().argmax(1) == y).sum()
+                self.totals[self.lane, 3] += len(y)
 
     def _placed(self, x: Tensor) -> Tensor:
         return placed(x, self.config.device)

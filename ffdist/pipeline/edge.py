@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from ffdist.pipeline.message import Message, from_frame, to_frame
-from ffdist.transport.base import Frame, Receiver, Sender
+from ffdist.transport.base import Receiver, Sender
 
 
 class FromEdge:
-    """A receiving end as an inbox; it ends when the stage stops asking."""
+    """A receiving end, for messages."""
 
     def __init__(self, receiver: Receiver) -> None:
         self.receiver = receiver
         self._received = self._queued = 0
 
-    def __iter__(self) -> Iterator[Message]:
-        while True:
-            message = from_frame(self._receive())
-            yield message
-            del message  # the memory it lies in goes back before the next is asked for
-
-    def _receive(self) -> Frame:
+    def receive(self) -> Message:
+        """The next one; the memory it lies in goes back when it is gone."""
         frame = self.receiver.recv()
         self._received += 1
         self._queued += self.receiver.queued
-        return frame
+        return from_frame(frame)
 
     def take_queued(self) -> float:
         """How many messages lay in the queue when one was asked for, on average since this was last called."""

@@ -29,7 +29,11 @@ class TrainBatch:
     share: float = 1.0
     """Its part of the batch's samples."""
     complete: bool = True
-    """Whether the batch is complete with it: then the blocks take their step."""
+    """Whether the batch is complete with it."""
+    lane: int = 0
+    """Of the batch, which it is of, from 0."""
+    last: bool = True
+    """Whether its lane is complete with it."""
     features: Tensor | None = None
     """What the blocks passed so far offer a fusion head, float32 [B, F]; None where there is none."""
     scores: Tensor | None = None
@@ -46,6 +50,12 @@ class EvalBatch:
     """"validation" or "test"."""
     x: Tensor | None
     y: Tensor
+    number: int = 0
+    """Which message of its split, from 0."""
+    lane: int = 0
+    """As in `TrainBatch`."""
+    last: bool = True
+    """As in `TrainBatch`."""
     features: Tensor | None = None
     """As in `TrainBatch`."""
     scores: Tensor | None = None

@@ -10,7 +10,7 @@ their way (`check_lag`), so that nobody waits: the scores asked for are there, a
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -82,8 +82,8 @@ class Predictions:
 class Feedback:
     """The sink's end: sends back the mean of the blocks' scores, and keeps the last `lag` batches' for a snapshot."""
 
-    def __init__(self, sender: Sender, lag: int, write: Write, recent: Iterable[Tensor] = ()) -> None:
-        self.sender, self.write, self.recent = sender, write, deque(recent, maxlen=lag)
+    def __init__(self, senders: Sequence[Sender], lag: int, write: Write, recent: Iterable[Tensor] = ()) -> None:
+        self.senders, self.write, self.recent = list(senders), write, deque(recent, maxlen=lag)
         self.parts: list[Tensor] = []
 
     def send(self, batch: TrainBatch) -> None:
@@ -93,19 +93,19 @@ class Feedback:
         if batch.complete:
             scores, self.parts = torch.cat(self.parts), []
             self.recent.append(scores)
-            self.sender.send(Frame("Feedback", {"step": batch.step}, {"scores": scores}))
+            for sender in self.senders:
+                sender.send(Frame("Feedback", {"step": batch.step}, {"scores": scores}))
 
     def save(self, marker: Snapshot) -> list[dict[str, Any]]:
         return self.write(marker, RECENT, {"scores": torch.stack(list(self.recent))} if self.recent else {}, {})
 
 
-def check_lag(lag: int, stages: int, queue: int) -> None:
+def check_lag(lag: int, most: int, where: str) -> None:
     """Raises ConfigError where more batches can be on their way than the rule's lag: the source would wait for them."""
-    most = stages + (stages - 1) * queue
     if lag and lag < most:
         raise ConfigError(
             "predictions would come back too late for hard negatives",
-            where=f"{stages} stages, {setting('plan.queue', queue)}",
+            where=where,
             expected=f"a lag of at least {most} batches, which is what the pipeline can hold",
             got=lag,
             remedy=f"{setting('rule.objective_args', f'lag={most}')}, or fewer stages, or a shorter queue",

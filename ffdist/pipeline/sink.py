@@ -55,7 +55,7 @@ class Sink:
                 if self.feedback:
                     self.feedback.send(message)
                 self._progress(message)
-            case EvalBatch():
+            case EvalBatch() if len(message.y):  # of lanes, some may be empty
                 self.tally.add(message, self.weights)
             case EndOfSplit():
                 self._end_split(message)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from threading import Event
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from ffdist.data import Loader
 from ffdist.models import derive_seed, seeded
 from ffdist.objectives import Objective
 from ffdist.pipeline.contract import own_code
+from ffdist.pipeline.lanes import Part, parts
 from ffdist.pipeline.message import EndOfEpoch, EndOfSplit, EvalBatch, Message, Snapshot, Stop, TrainBatch
 from ffdist.pipeline.predictions import Predictions
 from ffdist.settings import TrainingSettings
@@ -41,6 +43,24 @@ ValidationOf = Callable[[int], float]
 """Waits for the validation accuracy of an epoch that has left the source before."""
 
 
+class Stopping(Protocol):
+    """Whether the run is to end early: the same for all who make a part of the batches."""
+
+    def is_told(self, step: int, *, waiting: bool = True) -> bool:
+        """Behind batch `step`; waiting: there is still something under way."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class StopAtOnce:
+    """For a source that makes whole batches."""
+
+    event: Event
+
+    def is_told(self, step: int, *, waiting: bool = True) -> bool:
+        return self.event.is_set()
+
+
 class Source:
     """Iterates over the messages of a whole run, from `start` on; setting `stop` ends it early, with a snapshot.
 
@@ -59,8 +79,11 @@ class Source:
         history: list[float] | None = None,
         validation_of: ValidationOf | None = None,
         predictions: Predictions | None = None,
-        stop: Event | None = None,
+        stop: Stopping | None = None,
+        lanes: range | None = None,
+        leads: bool = True,
     ) -> None:
+        """lanes: those of each batch that this source makes; None: all. leads: whether it writes what sources keep."""
         self.loaders, self.objective, self.training = loaders, objective, training
         self.num_classes, self.at = num_classes, start
         self.snapshot_every = snapshot_every
@@ -69,14 +92,20 @@ class Source:
         self.validation_of = validation_of
         self.predictions = predictions
         """Where the objective wants to know what the blocks say of training samples."""
-        self.stop = stop or Event()
+        self.stop = stop or StopAtOnce(Event())
+        self.of = training.lanes or 1
+        """Lanes of a batch."""
+        self.lanes, self.leads = lanes if lanes is not None else range(self.of), leads
+        if len(self.lanes) < self.of:
+            for loader in filter(None, (loaders.train, loaders.validation, loaders.test)):
+                loader.shard = (self.lanes.start, self.lanes.stop, self.of)
 
     def __iter__(self) -> Iterator[Message]:
         while self.at.epoch < self.training.epochs and not self._stale():
             if (yield from self._train()):
                 yield from self._end_epoch()
             yield self._snapshot()
-            if self.stop.is_set():
+            if self.stop.is_told(self.at.step, waiting=False):
                 yield Stop("interrupted")
                 return
         yield from self._evaluate("test", self.loaders.test)
@@ -90,7 +119,7 @@ class Source:
             step = self.at.step + 1
             yield from self._microbatches(x, y, step)
             self.at = Position(step, self.at.epoch, self.at.batch + 1)
-            if self.stop.is_set() and self.at.batch < len(self.loaders.train):
+            if self.at.batch < len(self.loaders.train) and self.stop.is_told(step):
                 return False
             if every and step % every == 0 and self.at.batch < len(self.loaders.train):
                 yield self._snapshot()
@@ -105,26 +134,69 @@ class Source:
     def _evaluate(self, split: str, loader: Loader | None) -> Iterator[Message]:
         if loader is None:
             return
-        for x, y in loader.epoch(0):
-            for xs, ys in zip(x.chunk(self.training.microbatches), y.chunk(self.training.microbatches), strict=True):
-                with self._seeded("evaluation"):
-                    prepared = self.objective.prepare_eval(xs, self.num_classes)
-                yield EvalBatch(split, prepared, ys)
+        number = 0
+        for batch, (x, y) in enumerate(loader.epoch(0)):
+            cut = parts(loader.samples(batch), self.of, self.training.microbatches)
+            for part in (part for part in cut if part.lane in self.lanes):
+                rows = self._own(part, cut)
+                yield self._evaluated(split, x[rows], y[rows], number + cut.index(part), part)
+            number += len(cut)
         yield EndOfSplit(split, self.at.epoch)
 
+    def _evaluated(self, split: str, x: Tensor, y: Tensor, number: int, part: Part) -> EvalBatch:
+        if not len(y):
+            return EvalBatch(split, None, y, number, part.lane, part.last)
+        with self._seeded("evaluation"):
+            prepared = self.objective.prepare_eval(x, self.num_classes)
+        return EvalBatch(split, prepared, y, number, part.lane, part.last)
+
+    def _own(self, part: Part, cut: list[Part]) -> slice:
+        """Where a part lies in what the loader makes here, which begins with the first of this source's lanes."""
+        first = next(each.rows.start for each in cut if each.lane == self.lanes.start)
+        return slice(part.rows.start - first, part.rows.stop - first)
+
     def _microbatches(self, x: Tensor, y: Tensor, step: int) -> Iterator[TrainBatch]:
-        generator = torch.Generator().manual_seed(derive_seed(self.training.seed, "source", step))
-        parts = list(zip(x.chunk(self.training.microbatches), y.chunk(self.training.microbatches), strict=True))
-        told = (
-            self.predictions.before(step).chunk(self.training.microbatches) if self.predictions else [None] * len(parts)
+        """x, y: of this source's lanes."""
+        samples = self.loaders.train.samples(self.at.batch)
+        cut = parts(samples, self.of, self.training.microbatches)
+        known = self.predictions.before(step) if self.predictions else None
+        generator = torch.Generator()
+        for part in (part for part in cut if part.lane in self.lanes):
+            rows = self._own(part, cut)
+            if part.number % self.training.microbatches == 0:  # a lane begins; it draws what it draws anywhere
+                place = () if self.of == 1 else (part.lane,)
+                generator.manual_seed(derive_seed(self.training.seed, "source", step, *place))
+            told = None if known is None else known[part.rows]
+            yield self._learned(x[rows], y[rows], told, part, samples, step, generator, complete=part is cut[-1])
+
+    def _learned(
+        self,
+        x: Tensor,
+        y: Tensor,
+        known: Tensor | None,
+        part: Part,
+        samples: int,
+        step: int,
+        generator: torch.Generator,
+        *,
+        complete: bool,
+    ) -> TrainBatch:
+        prepared = None
+        if len(y):
+            with self._seeded("preparation", step, part.number):
+                prepared = self._prepare(x, y, known, generator)
+        return TrainBatch(
+            step,
+            prepared,
+            y,
+            self.at.epoch,
+            part.number,
+            len(y) / samples,
+            complete,
+            part.lane,
+            part.last,
+            scores=None if known is None else torch.zeros_like(known),
         )
-        for part, ((xs, ys), known) in enumerate(zip(parts, told, strict=True)):
-            with self._seeded("preparation", step, part):
-                prepared = self._prepare(xs, ys, known, generator)
-            scores = None if known is None else torch.zeros_like(known)
-            yield TrainBatch(
-                step, prepared, ys, self.at.epoch, part, len(ys) / len(y), part == len(parts) - 1, scores=scores
-            )
 
     def _prepare(self, x: Tensor, y: Tensor, known: Tensor | None, generator: torch.Generator) -> Tensor:
         if known is None:
@@ -139,7 +211,7 @@ class Source:
 
     def _snapshot(self) -> Snapshot:
         marker = Snapshot(self.at.step, self.at.epoch, self.at.batch)
-        if self.predictions:
+        if self.predictions and self.leads:
             marker.beside += self.predictions.save(marker)
         return marker
 

@@ -5,18 +5,22 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
+from threading import Lock
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
 from ffdist.device import moved, queues, recorded
 from ffdist.errors import FfdistError, StageError, described
+from ffdist.objectives import Local
 from ffdist.pipeline.block import LearningBlock
 from ffdist.pipeline.fusion import passed_on
 from ffdist.pipeline.memory import Memory
 from ffdist.pipeline.message import EndOfEpoch, EndOfSplit, EvalBatch, Message, Snapshot, Stop, TrainBatch
+from ffdist.pipeline.reduce import Bucket, Reduction, Team, digest_of, in_buckets
 
 
 class Outbox(Protocol):
@@ -35,12 +39,35 @@ SaveBlocks = Callable[[Sequence[LearningBlock], Snapshot], list[dict[str, Any]]]
 
 
 class Stage:
-    """Consecutive blocks of the chain, learning batch by batch; it never waits for a later one but for room."""
+    """Consecutive blocks of the chain, learning batch by batch; it never waits for a later one but for room, and for
+    workers that share its blocks but for their gradients."""
 
-    def __init__(self, index: int, blocks: Sequence[LearningBlock], save: SaveBlocks) -> None:
+    def __init__(
+        self,
+        index: int,
+        blocks: Sequence[LearningBlock],
+        save: SaveBlocks,
+        *,
+        lanes: range | None = None,
+        team: Team | None = None,
+        turn: Turn | None = None,
+    ) -> None:
+        """lanes: those of each batch that are computed here; None: all. team: the stage's workers, where there are
+        several. turn: where this worker serves in other stages, too."""
         self.index, self.blocks, self.write = index, list(blocks), save
         self.device = blocks[0].config.device
+        self.team, self.turn = team, turn
+        training = blocks[0].config.settings.training
+        of = training.lanes or 1
+        self.lanes = range(of) if lanes is None else lanes
+        exchanged = torch.bfloat16 if training.exchange_dtype == "bf16" else torch.float32
+        self.reductions = [Reduction(block, self.lanes, of, team, exchanged) for block in self.blocks if of > 1]
+        """Of each block, where a batch has several lanes."""
+        self.buckets = in_buckets(self.reductions, team)
+        self.bucket_of = [bucket for bucket in self.buckets for _ in bucket.reductions]
+        """By the blocks' numbers here."""
         self.step = 0
+        self.worker = team.worker if team else index
         self.on_epoch: Callable[[int, dict[str, Any]], None] = lambda epoch, metrics: None
         """Told at each end of an epoch what this stage reports of itself."""
         self.take_queued: Callable[[], float] = lambda: 0.0
@@ -49,21 +76,33 @@ class Stage:
         self.memory = Memory(self.device)
 
     def __str__(self) -> str:
-        return f"stage {self.index} ({', '.join(block.site.name for block in self.blocks)})"
+        lanes = f", lanes {self.lanes.start}-{self.lanes.stop - 1}" if self.team else ""
+        return f"stage {self.index} ({', '.join(block.site.name for block in self.blocks)}{lanes})"
 
     def run(self, inbox: Iterable[Message], outbox: Outbox) -> None:
         """Work until `Stop`. The stage's whole life."""
+        outbox = self.turn.lent_while_sending(outbox) if self.turn else outbox
         for message in self.clock.timed(inbox):
-            self.handle(message, outbox)
-            self.lead.keep()
+            with self.turn or nullcontext():
+                self.handle(message, outbox)
+                self.lead.keep()
             if isinstance(message, Stop):
                 return
             del message  # the memory it lies in goes back before the next is asked for
 
     def handle(self, message: Message, outbox: Outbox) -> None:
         match message:
+            case TrainBatch() if self.reductions:
+                self.train_lanes(message, outbox)
             case TrainBatch():
                 self.train(message, outbox)
+            case _:
+                self.settle()
+                self.handle_others(message, outbox)
+
+    def handle_others(self, message: Message, outbox: Outbox) -> None:
+        """What finds all blocks updated."""
+        match message:
             case EvalBatch():
                 outbox.send(self.evaluate(message))
             case EndOfSplit():
@@ -72,16 +111,58 @@ class Stage:
                 outbox.send(self.end_epoch(message, outbox))
             case Snapshot():
                 outbox.send(self.save(message))
-            case Stop():
+            case _:
                 outbox.send(message)
 
     def train(self, batch: TrainBatch, outbox: Outbox) -> None:
         """Each block learns from what the one before computed before its update; the last one's output is on its way
         to the next stage while that block still learns."""
-        x, features, y, self.step = batch.x, batch.features, moved(batch.y, self.device), batch.step
+        y, self.step = moved(batch.y, self.device), batch.step
+        for block, local in self.computed(batch, y, outbox):
+            with self.at(block, f"batch {batch.step}"):
+                block.update(local, y, batch.step, share=batch.share, complete=batch.complete)
+
+    def train_lanes(self, batch: TrainBatch, outbox: Outbox) -> None:
+        """The same where a batch has several lanes: a block takes its step when all of them have been computed, here or
+        elsewhere, and before it is needed again."""
+        y, self.step = moved(batch.y, self.device), batch.step
+        if not len(y):  # fewer samples than lanes
+            self.settle()
+            outbox.send(batch)
+            for number in range(len(self.blocks)):
+                self.end_part(number, batch)
+            return
+        for number, (block, local) in enumerate(self.computed(batch, y, outbox)):
+            with self.at(block, f"batch {batch.step}"):
+                if block.backward(local, y, share=batch.share):
+                    block.check_often(batch.step)
+            self.end_part(number, batch)
+
+    def end_part(self, number: int, batch: TrainBatch) -> None:
+        """Behind a block's microbatch: what it adds to its lane, and the lane to the batch."""
+        reduction = self.reductions[number]
+        if len(batch.y):
+            reduction.end_part(batch.part)
+        if not batch.last:
+            return
+        reduction.end_lane(batch.lane)
+        bucket = self.bucket_of[number]
+        if batch.lane == self.lanes[-1] and reduction is bucket.reductions[-1]:
+            with self.waiting():
+                bucket.post(batch.step)
+            if self.team is None:
+                bucket.finish()
+
+    def computed(self, batch: TrainBatch, y: Tensor, outbox: Outbox) -> Iterator[tuple[LearningBlock, Local]]:
+        """Each block with what it makes of the one before; it learns while the iterator stands, and then the next
+        begins."""
+        x, features = batch.x, batch.features
         scores, scored = batch.scores, batch.scored
-        for block in self.blocks:
+        for number, block in enumerate(self.blocks):
             assert x is not None
+            if self.reductions:
+                self.finish(self.bucket_of[number])
+                self.reductions[number].begin(batch.lane)
             with self.at(block, f"batch {batch.step}"):
                 local = block.forward(x, y, batch.step, batch.epoch, batch.part)
             x, features = passed_on(local, features)
@@ -89,8 +170,22 @@ class Stage:
                 scores, scored = scores.to(self.device) + local.scores.detach(), scored + 1
             if block is self.blocks[-1]:
                 outbox.send(replace(batch, x=x, features=features, scores=scores, scored=scored))
-            with self.at(block, f"batch {batch.step}"):
-                block.update(local, y, batch.step, share=batch.share, complete=batch.complete)
+            yield block, local
+
+    def finish(self, bucket: Bucket) -> None:
+        """Update the blocks by what was posted of them."""
+        if bucket.pending:
+            with self.waiting(), self.at(bucket.reductions[0].block, f"batch {bucket.step}, update"):
+                bucket.finish()
+
+    def settle(self) -> None:
+        """Every block is updated."""
+        for bucket in self.buckets:
+            self.finish(bucket)
+
+    def waiting(self) -> AbstractContextManager[None]:
+        """Within, others of this worker's stages may compute."""
+        return self.turn.lent() if self.turn and self.team else nullcontext()
 
     @contextmanager
     def at(self, block: LearningBlock, when: str) -> Iterator[None]:
@@ -107,20 +202,24 @@ class Stage:
 
     def evaluate(self, batch: EvalBatch) -> EvalBatch:
         """Add the blocks' scores to those of the blocks before."""
+        if not len(batch.y):  # fewer samples than lanes
+            return batch
         x, features, y = batch.x, batch.features, moved(batch.y, self.device)
         scores = [] if batch.scores is None else [batch.scores.to(self.device)]
         scored = list(batch.scored)
         for block in self.blocks:
             assert x is not None
+            block.lane = batch.lane
             with self.at(block, f"{batch.split} split"):
-                local = block.evaluate(x, y)
+                local = block.evaluate(x, y, batch.number)
             x, features = passed_on(local, features)
             if local.scores is not None:
                 scores.append(local.scores[None])
                 scored.append(block.site.name)
-        return EvalBatch(batch.split, x, batch.y, features, torch.cat(scores) if scores else None, scored)
+        return replace(batch, x=x, features=features, scores=torch.cat(scores) if scores else None, scored=scored)
 
     def end_split(self, marker: EndOfSplit) -> EndOfSplit:
+        self.share_totals()
         marker.blocks += [block.take_metrics(marker.split) for block in self.blocks]
         return marker
 
@@ -129,9 +228,16 @@ class Stage:
         for block in self.blocks:
             block.end_epoch()
         names = [block.site.name for block in self.blocks]
-        times = self.clock.lap(credit=outbox.waited)
-        metrics = {"stage": self.index, "blocks": names, **times, "queued": self.take_queued(),
-                   **self.memory.peaks()}  # fmt: skip
+        team = self.team
+        times = self.clock.lap(outbox.waited, *((team.exchanging, team.waited) if team else ()))
+        metrics = {
+            "stage": self.index,
+            "worker": self.worker,
+            "blocks": names,
+            **times,
+            "queued": self.take_queued(),
+            **self.memory.peaks(),
+        }
         self.on_epoch(marker.epoch, metrics)
         marker.stages.append(metrics)
         return marker
@@ -140,16 +246,87 @@ class Stage:
         """The files are on disk before the marker goes on: what reaches the end is complete."""
         for block in self.blocks:
             block.check_finite(self.step)
-        marker.files += self.write(self.blocks, marker)
+        self.share_totals()
+        if self.team:
+            self.check_replicas(self.team)
+        if self.team is None or self.team.shares[0].worker == self.team.worker:
+            marker.files += self.write(self.blocks, marker)
         return marker
+
+    def share_totals(self) -> None:
+        """Of every lane, from the worker that has it: what is counted is the same on all."""
+        if self.team is None:
+            return
+        tensors = {block.site.name: block.totals.clone() for block in self.blocks}  # what was sent may not change
+        frames = self.team.gather("Totals", {}, tensors)
+        for share in self.team.shares:
+            rows = slice(share.lanes.start, share.lanes.stop)
+            for block in self.blocks:
+                block.totals[rows] = frames[share.worker].tensors[block.site.name][rows].to(self.device)
+
+    def check_replicas(self, team: Team) -> None:
+        """Raises StageError where the workers do not hold the same."""
+        mine = {block.site.name: digest_of(block) for block in self.blocks}
+        for worker, frame in team.gather("Digests", mine, {}).items():
+            if differ := [name for name in mine if frame.fields[name] != mine[name]]:
+                raise StageError(
+                    "two workers hold different weights of a block",
+                    where=f"block {differ[0]}, batch {self.step}, workers {team.worker} and {worker}",
+                    expected=mine[differ[0]],
+                    got=frame.fields[differ[0]],
+                    remedy="the same software and kind of machine for all workers of a stage, and memory that is "
+                    "sound; the last snapshot is whole",
+                )
+
+
+class Turn:
+    """The stages in which one worker serves take turns: it computes one thing at a time."""
+
+    def __init__(self) -> None:
+        self.lock = Lock()
+
+    def __enter__(self) -> None:
+        self.lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.lock.release()
+
+    @contextmanager
+    def lent(self) -> Iterator[None]:
+        """The others' turn, while this one waits: it may be for one of them."""
+        self.lock.release()
+        try:
+            yield
+        finally:
+            self.lock.acquire()
+
+    def lent_while_sending(self, outbox: Outbox) -> Outbox:
+        return Lending(outbox, self)
+
+
+class Lending:
+    """An outbox of a stage that takes turns with others."""
+
+    def __init__(self, outbox: Outbox, turn: Turn) -> None:
+        self.outbox, self.turn = outbox, turn
+
+    @property
+    def waited(self) -> float:
+        return self.outbox.waited
+
+    def send(self, message: Message) -> None:
+        with self.turn.lent():
+            self.outbox.send(message)
 
 
 class Clock:
-    """Where a stage's time goes between two ends of an epoch: waiting for data, waiting for credit, the rest busy."""
+    """Where a stage's time goes between two ends of an epoch: waiting for data, for credit, for the gradients of others
+    that share its blocks, sending and adding up gradients; the rest busy."""
 
     def __init__(self) -> None:
         self.started = time.perf_counter()
-        self.data = self.credit = 0.0
+        self.data = 0.0
+        self.before = (0.0, 0.0, 0.0)
 
     def timed(self, inbox: Iterable[Message]) -> Iterator[Message]:
         """The same messages; the time each was waited for is counted."""
@@ -160,12 +337,17 @@ class Clock:
             del message
             asked = time.perf_counter()
 
-    def lap(self, credit: float) -> dict[str, float]:
-        """Seconds since the last lap: in all, busy, without data, without credit (`credit`: waited in all, so far)."""
-        now = time.perf_counter()
-        seconds, waited = now - self.started, credit - self.credit
-        lap = {"seconds": seconds, "busy": seconds - self.data - waited, "no_data": self.data, "no_credit": waited}
-        self.started, self.data, self.credit = now, 0.0, credit
+    def lap(self, credit: float, exchange: float = 0.0, gradients: float = 0.0) -> dict[str, float]:
+        """Seconds since the last lap. credit, exchange, gradients: in all, so far: waited for room; of exchanging
+        gradients, and waited for them."""
+        now, so_far = time.perf_counter(), (credit, exchange, gradients)
+        seconds = now - self.started
+        waited, exchanged, missed = (a - b for a, b in zip(so_far, self.before, strict=True))
+        lap = {"seconds": seconds, "busy": seconds - self.data - waited - exchanged - missed, "no_data": self.data,
+               "no_credit": waited}  # fmt: skip
+        if exchange:
+            lap |= {"exchange": exchanged, "no_gradients": missed}
+        self.started, self.data, self.before = now, 0.0, so_far
         return lap
 
 

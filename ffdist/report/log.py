@@ -100,13 +100,15 @@ def written_by_others(run: Path) -> bool:
 
 
 class StageLog:
-    """`stage-<index>.log` in the run directory: when, and what; nothing where there is no run directory.
+    """`stage-<index>.log` in the run directory, or `stage-<index>-worker-<number>.log` of one of several workers: when,
+    and what; nothing where there is no run directory.
 
     It is locked while it is open, so that a stage that has lost its launcher still keeps others out of the folder.
     """
 
-    def __init__(self, run: Path | None, stage: int) -> None:
-        self.path, self.file = (run or Path()) / f"stage-{stage}.log", None
+    def __init__(self, run: Path | None, stage: int, worker: int | None = None) -> None:
+        beside = "" if worker is None else f"-worker-{worker}"
+        self.path, self.file = (run or Path()) / f"stage-{stage}{beside}.log", None
         if run is not None:
             with writing(self.path):
                 self.file = self.path.open("a", buffering=1)
@@ -133,7 +135,8 @@ class StageLog:
                 self.file.write(f"{datetime.now().isoformat(timespec='milliseconds')} {text}\n")
 
     def epoch(self, epoch: int, metrics: dict[str, Any]) -> None:
-        times = ", ".join(f"{name} {metrics[name]:.3f}" for name in ("seconds", "busy", "no_data", "no_credit"))
+        names = ("seconds", "busy", "no_data", "no_credit", "exchange", "no_gradients")
+        times = ", ".join(f"{name} {metrics[name]:.3f}" for name in names if name in metrics)
         self.write(
             f"epoch {epoch + 1}: {times}, queued {metrics['queued']:.2f}, peak {metrics['peak_bytes'] / 2**20:.0f} MiB"
         )

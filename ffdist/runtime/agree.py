@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
 from math import prod
@@ -12,11 +12,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from ffdist.data import Loader
 from ffdist.errors import ConfigError, DataError, NetworkError, SnapshotError, StageError, setting, unspelled
 from ffdist.notes import note
-from ffdist.pipeline.fusion import FUSION
-from ffdist.pipeline.plan import BlockCost, check_objective, measure_blocks, partition
+from ffdist.pipeline.lanes import parts
+from ffdist.pipeline.plan import check_objective
 from ffdist.pipeline.predictions import check_lag
 from ffdist.pipeline.rehearsal import Part
 from ffdist.pipeline.source import Loaders
@@ -24,6 +23,8 @@ from ffdist.runtime.folder import check_epochs
 from ffdist.runtime.job import Job
 from ffdist.runtime.meeting import await_key, set_key
 from ffdist.runtime.memory import memory
+from ffdist.runtime.planning import check_cut, most_stages, plan_of
+from ffdist.runtime.routes import most_under_way
 from ffdist.runtime.world import World
 from ffdist.snapshot import latest, set_aside
 
@@ -49,7 +50,7 @@ def agree(store: dist.Store, world: World, key: str, decide: Callable[[], Any], 
 
 
 def make_plan(job: Job, world: World, loaders: Loaders, device: torch.device) -> dict[str, Any]:
-    """The cut, the number of batches an epoch has, and the snapshot to start from. Only rank 0 makes it."""
+    """The plan, the number of batches an epoch has, and the snapshot to start from. Only rank 0 makes it."""
     steps = len(loaders.train)
     manifest = latest(job.run) if job.run and job.resume else None
     if job.resume and manifest is None:
@@ -61,37 +62,16 @@ def make_plan(job: Job, world: World, loaders: Loaders, device: torch.device) ->
     if job.run and manifest:
         check_epochs(manifest, job.settings.training.epochs)
         set_aside(job.run, manifest)
+    plan = plan_of(job, world.size, device, loaders.train)
+    most = most_under_way(plan, job.settings.plan.queue)
+    check_lag(
+        job.objective.feedback, most, f"{len(plan.stages)} stages, {setting('plan.queue', job.settings.plan.queue)}"
+    )
     return {
-        "cut": cut_of(job, world.size, device, loaders.train),
+        "plan": plan.as_json(),
         "steps": steps,
         "snapshot": str(manifest.folder) if manifest else None,
     }
-
-
-def cut_of(job: Job, stages: int, device: torch.device, train: Loader) -> list[int]:
-    """Blocks in each stage: as told, or by measured time where there is a choice."""
-    cut, blocks = list(job.settings.plan.cut), len(job.names)
-    check_cut(job, stages)
-    if cut or stages in (1, blocks):
-        return cut or partition([1.0] * blocks, stages)
-    return cut_by(costs_of(job, device, train), stages)
-
-
-def costs_of(job: Job, device: torch.device, train: Loader) -> list[BlockCost]:
-    """Of a batch as the run will have them."""
-    config = job.block_config(device, max(1, len(train) * job.settings.training.epochs))
-    parts = job.settings.training.microbatches
-    return measure_blocks(job.chain, job.objective, config, max(parts, train.largest_batch), microbatches=parts)
-
-
-def cut_by(costs: Sequence[BlockCost], stages: int) -> list[int]:
-    """Blocks in each stage, so that the slowest is as fast as can be; a fusion head joins the last block, unless it is
-    what the last of as many stages is for."""
-    seconds = [cost.seconds for cost in costs]
-    if costs[-1].name != FUSION or stages == len(costs):
-        return partition(seconds, stages)
-    *cut, last = partition([*seconds[:-2], sum(seconds[-2:])], stages)
-    return [*cut, last + 1]
 
 
 def check_job(job: Job) -> None:
@@ -100,14 +80,16 @@ def check_job(job: Job) -> None:
     Raises NetworkError for blocks that do not fit together or that the objective cannot use, ConfigError for a cut,
     windows or a schedule that do not fit, DataError for samples that are not there.
     """
-    check_cut(job, job.stages)
-    check_lag(job.objective.feedback, job.stages, job.settings.plan.queue)
+    queue, stages = job.settings.plan.queue, most_stages(job.settings, job.workers)
+    check_cut(job, job.workers)
+    most = stages + (stages - 1) * queue
+    check_lag(job.objective.feedback, most, f"{stages} stages, {setting('plan.queue', queue)}")
     job.settings.scheduler.check_windows(len(job.chain))
     check_optimizer(job.settings.optim.optimizer)
     loaders = job.loaders()
     check_validation(job, loaders)
     check_scale(job)
-    smallest = smallest_part(loaders.train.largest_batch, job.settings.training.microbatches)
+    smallest = smallest_part(loaders.train.largest_batch, job.settings.training.microbatches, job.lanes)
     check_size(job, loaders.train.largest_batch)
     check_objective(
         job.chain,
@@ -154,20 +136,22 @@ def check_scale(job: Job) -> None:
         )
 
 
-def smallest_part(batch: int, microbatches: int) -> Part:
-    """What a block learns from at once: the last part of a batch of so many samples, which others may exceed."""
+def smallest_part(batch: int, microbatches: int, lanes: int = 1) -> Part:
+    """What a block learns from at once: the smallest part of a batch of so many samples, which others may exceed."""
 
-    def last(samples: int, parts: int) -> int:
-        size = -(-samples // parts)
-        return samples % size or size
+    def least(samples: int, each: int, of: int) -> int:
+        return min(part.samples for part in parts(samples, of, each) if part.samples)
 
-    fewer = next((parts for parts in range(microbatches - 1, 0, -1) if last(batch, parts) > 1), None)
+    fewer = next((m for m in range(microbatches - 1, 0, -1) if least(batch, m, lanes) > 1), None)
+    fewer_lanes = next((n for n in range(lanes - 1, 0, -1) if least(batch, microbatches, n) > 1), None)
     if batch == 1:
         remedy = f"train on two samples or more, with {setting('training.batch_size', '2')} or more"
     else:
-        whole = microbatches * max(2, -(-batch // microbatches))
-        remedy = f"{setting('training.microbatches', fewer)}, or {setting('training.batch_size', whole)}"
-    return Part(last(batch, microbatches), remedy)
+        whole = microbatches * lanes * max(2, -(-batch // (microbatches * lanes)))
+        told = [setting(f"training.{name}", value) for name, value in (("microbatches", fewer), ("lanes", fewer_lanes))
+                if value]  # fmt: skip
+        remedy = ", or ".join([*told, setting("training.batch_size", whole)])
+    return Part(least(batch, microbatches, lanes), remedy)
 
 
 def check_size(job: Job, batch: int) -> None:
@@ -236,10 +220,3 @@ def validation_note(job: Job) -> str | None:
         return f"validation on the data's own validation split, {len(own):,} samples; none is held out of train"
     told = setting("dataset.validation", f"{job.validation_share:g}")
     return f"the data's own validation split, {len(own):,} samples, is not used: {told}"
-
-
-def check_cut(job: Job, stages: int) -> None:
-    cut, blocks = list(job.settings.plan.cut), len(job.names)
-    if cut and (len(cut) != stages or sum(cut) != blocks or min(cut) < 1):
-        raise ConfigError(f"{setting('plan.cut')} does not fit", where=f"{stages} stages of {', '.join(job.names)}",
-                          expected=f"{stages} positive counts that sum to {blocks}", got=cut)  # fmt: skip

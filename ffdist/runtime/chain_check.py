@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -13,6 +14,7 @@ from ffdist.errors import StageError
 from ffdist.runtime.child import Line, Start
 from ffdist.runtime.edges import Kind, ProcessEdges
 from ffdist.runtime.processes import run_lives
+from ffdist.runtime.routes import Route
 from ffdist.transport.base import Frame
 
 PATIENCE = timedelta(seconds=60)
@@ -41,14 +43,14 @@ class PassOn:
         store = dist.FileStore(start.store, world.size)
         edges = ProcessEdges(world, store, torch.device("cpu"), transport=self.kind, timeout=PATIENCE)
         expected = torch.arange(2**18, dtype=torch.float32)
-        upstream = None if world.first else edges.upstream()
-        downstream = None if world.last else edges.downstream()
-        frame = upstream.recv() if upstream else Frame("check", {}, {"x": expected})
-        if downstream:
-            downstream.send(frame)
-            downstream.close()
-        else:
-            line.report({"event": "passed", "whole": torch.equal(frame.tensors["x"], expected)})
-        if upstream:
-            upstream.close()
+        routes = [Route(f"{i}-{i + 1}", i, i + 1, 2, "stages", i) for i in range(world.size - 1)]
+        with ExitStack() as closed:
+            ends = edges.open(routes, closed)
+            frame = Frame("check", {}, {"x": expected})
+            for receiver in ends.receivers.values():
+                frame = receiver.recv()
+            for sender in ends.senders.values():
+                sender.send(frame)
+            if world.last:
+                line.report({"event": "passed", "whole": torch.equal(frame.tensors["x"], expected)})
         edges.close()

@@ -6,6 +6,8 @@ import json
 import os
 import re
 import socket
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, closing
 from datetime import timedelta
 from importlib import import_module
 from types import ModuleType
@@ -17,6 +19,7 @@ import torch.distributed as dist
 from ffdist.device import CPU, collective, identity, joint_backend
 from ffdist.errors import ConfigError, StageError, setting
 from ffdist.runtime.meeting import await_key, set_key
+from ffdist.runtime.routes import Route
 from ffdist.runtime.world import World
 from ffdist.transport import Edge, Receiver, Sender, process_group, shared_memory
 
@@ -39,41 +42,47 @@ class Place(NamedTuple):
     """What joins its device with another of its kind; None for a CPU."""
 
 
-def choose(wanted: Kind, places: list[Place]) -> list[Kind]:
-    """The transport of each edge, from every rank's place.
+class Ends(NamedTuple):
+    """One worker's ends of the edges of a run, by their names."""
+
+    senders: dict[str, Sender]
+    receivers: dict[str, Receiver]
+
+
+def kind_of(wanted: Kind, up: Place, down: Place, joined: str) -> Kind:
+    """The transport of an edge between two workers; joined: who they are, for the error.
 
     auto: NCCL, or what joins their kind, where both ends have GPUs of their own, shared memory within a host, gloo
     across hosts.
-    Raises ConfigError when the transport asked for cannot join two of the ranks.
+    Raises ConfigError when the transport asked for cannot join the two.
     """
-    kinds: list[Kind] = []
-    for i in range(len(places) - 1):
-        up, down = places[i], places[i + 1]
-        direct = up.collective if up.collective == down.collective and up.device != down.device else None
-        near = up.locality is not None and up.locality == down.locality
-        if (wanted not in ("auto", direct, *BY_HOST)) or (wanted == "shared-memory" and not near):
-            raise ConfigError(
-                f"{wanted} cannot join stages {i} and {i + 1}",
-                where=setting("plan.transport"),
-                expected="both stages on one Linux host" if wanted in BY_HOST else "a GPU of its own at each end",
-                got=f"{tuple(up)} and {tuple(down)}",
-                remedy=f"use {setting('plan.transport', 'auto')}",
-            )
-        best = direct or ("shared-memory" if near else "gloo")
-        kinds.append(best if wanted == "auto" else wanted)
-    return kinds
+    direct = up.collective if up.collective == down.collective and up.device != down.device else None
+    near = is_near(up, down)
+    if (wanted not in ("auto", direct, *BY_HOST)) or (wanted == "shared-memory" and not near):
+        raise ConfigError(
+            f"{wanted} cannot join {joined}",
+            where=setting("plan.transport"),
+            expected="both on one Linux host" if wanted in BY_HOST else "a GPU of its own at each end",
+            got=f"{tuple(up)} and {tuple(down)}",
+            remedy=f"use {setting('plan.transport', 'auto')}",
+        )
+    best = direct or ("shared-memory" if near else "gloo")
+    return best if wanted == "auto" else wanted
 
 
-def choose_back(kinds: list[Kind], places: list[Place]) -> Kind:
-    """The transport of the edge from the last stage back to the first, whose few numbers travel from CPU to CPU."""
-    if "object-store" in kinds:
-        return "object-store"
-    near = places[0].locality is not None and places[0].locality == places[-1].locality
-    return "shared-memory" if near and "gloo" not in kinds else "gloo"
+def host_kind(wanted: Kind, up: Place, down: Place) -> Kind:
+    """The same for few numbers, which travel from CPU to CPU."""
+    if wanted == "object-store":
+        return wanted
+    return "shared-memory" if is_near(up, down) and wanted != "gloo" else "gloo"
+
+
+def is_near(up: Place, down: Place) -> bool:
+    return up.locality is not None and up.locality == down.locality
 
 
 class ProcessEdges:
-    """One rank's ends. Every rank makes its own at the same time: process groups are formed by all together."""
+    """One worker's ends. Every worker makes its own at the same time: process groups are formed by all together."""
 
     def __init__(
         self,
@@ -82,63 +91,62 @@ class ProcessEdges:
         device: torch.device,
         *,
         transport: Kind = "auto",
-        depth: int = 2,
         timeout: timedelta = timedelta(minutes=10),
     ) -> None:
         self.world, self.store, self.device = world, store, device
-        self.depth, self.timeout = depth, timeout
+        self.transport, self.timeout = transport, timeout
+        self.grouped = False
+        """Whether this process is in groups of torch.distributed."""
         here = json.dumps(Place(identity(device), shared_memory.locality(), collective(device)))
         set_key(store, f"place/{world.rank}", here, where=str(world))
-        places = [self._place(rank) for rank in range(world.size)]
-        self.kinds = choose(transport, places)
-        self.back_kind = choose_back(self.kinds, places)
-        self.groups = form_groups(world, store, self.kinds, timeout, device)
+        self.places = [self._place(rank) for rank in range(world.size)]
 
     def _place(self, rank: int) -> Place:
         failure, where = f"stage {rank} did not get ready", str(self.world)
         return Place(*json.loads(await_key(self.store, f"place/{rank}", self.timeout, failure=failure, where=where)))
 
-    def upstream(self) -> Receiver:
-        index = self.world.rank - 1
-        edge = self._edge(index)
-        if self.kinds[index] in BY_STORE:
-            return by_store(self.kinds[index]).open_receiver(edge, self.store)
-        return process_group.open_receiver(edge, self.groups[index], self._carrier(index))
+    def kind(self, route: Route) -> Kind:
+        """What a route travels by. Raises as `kind_of` does."""
+        up, down = self.places[route.source], self.places[route.target]
+        if route.purpose in ("back", "sink"):
+            return host_kind(self.transport, up, down)
+        return kind_of(self.transport, up, down, joined_by(route))
 
-    def downstream(self) -> Sender:
-        index = self.world.rank
-        edge = self._edge(index)
-        if self.kinds[index] in BY_STORE:
-            return by_store(self.kinds[index]).open_sender(edge, self.store)
-        return process_group.open_sender(edge, self.groups[index], self._carrier(index))
-
-    def from_last(self, depth: int) -> Receiver:
-        edge = Edge("back", depth, self.timeout, self.world.attempt)
-        if self.back_kind in BY_STORE:
-            return by_store(self.back_kind).open_receiver(edge, self.store)
-        return process_group.open_receiver(edge, self._back_group())
-
-    def to_first(self, depth: int) -> Sender:
-        edge = Edge("back", depth, self.timeout, self.world.attempt)
-        if self.back_kind in BY_STORE:
-            return by_store(self.back_kind).open_sender(edge, self.store)
-        return process_group.open_sender(edge, self._back_group())
+    def open(self, routes: Sequence[Route], ends: ExitStack) -> Ends:
+        """This worker's ends of all routes of a run, closed when `ends` is; all open them in the same order."""
+        kinds = {route.name: self.kind(route) for route in routes}
+        groups = form_groups(self.world, self.store, routes, kinds, self.timeout, self.device)
+        self.grouped = bool(groups)
+        found = Ends({}, {})
+        for route in routes:
+            edge = Edge(route.name, route.depth, self.timeout, self.world.attempt)
+            kind, carrier = kinds[route.name], CPU if kinds[route.name] in BY_HOST else self.device
+            if route.source == self.world.rank:
+                if kind in BY_STORE:
+                    sender = by_store(kind).open_sender(edge, self.store)
+                else:
+                    sender = process_group.open_sender(edge, groups[route.name], carrier)
+                found.senders[route.name] = ends.enter_context(closing(sender))
+            if route.target == self.world.rank:
+                if kind in BY_STORE:
+                    receiver = by_store(kind).open_receiver(edge, self.store)
+                else:
+                    receiver = process_group.open_receiver(edge, groups[route.name], carrier)
+                found.receivers[route.name] = ends.enter_context(closing(receiver))
+        return found
 
     def close(self) -> None:
         """Leave the process groups; what was sent has arrived. (NCCL's end abruptly with the process otherwise.)"""
-        if self.groups:
+        if self.grouped:
             dist.destroy_process_group()
-            self.groups = {}
+            self.grouped = False
 
-    def _back_group(self) -> dist.ProcessGroup:
-        return process_group.new_edge_group(self.world.size - 1, 0, self.timeout)
 
-    def _carrier(self, index: int) -> torch.device:
-        """Where the tensors of an edge by torch.distributed travel: gloo carries a GPU's through host memory."""
-        return CPU if self.kinds[index] in BY_HOST else self.device
-
-    def _edge(self, index: int) -> Edge:
-        return Edge(f"{index}-{index + 1}", self.depth, self.timeout, self.world.attempt)
+def joined_by(route: Route) -> str:
+    """Who is at the ends of a route."""
+    if route.purpose == "stages" and "," not in route.name:
+        return f"stages {route.stage} and {route.stage + 1}"
+    return f"workers {route.source} and {route.target}"
 
 
 def by_store(kind: Kind) -> ModuleType:
@@ -147,27 +155,32 @@ def by_store(kind: Kind) -> ModuleType:
 
 
 def form_groups(
-    world: World, store: dist.Store, kinds: list[Kind], timeout: timedelta, device: torch.device
-) -> dict[int, dist.ProcessGroup]:
-    """A group of two ranks for each edge that needs one; all ranks form all groups, in order.
+    world: World,
+    store: dist.Store,
+    routes: Sequence[Route],
+    kinds: Mapping[str, Kind],
+    timeout: timedelta,
+    device: torch.device,
+) -> dict[str, dist.ProcessGroup]:
+    """A group of two workers for each edge that needs one; all workers form all groups, in order.
 
-    The group of all is gloo's: ranks that share a GPU, or have none, can be in no NCCL group.
+    The group of all is gloo's: workers that share a GPU, or have none, can be in no NCCL group.
     """
-    if set(BY_STORE) >= set(kinds):
+    if set(BY_STORE) >= set(kinds.values()):
         return {}
     check_gloo()
-    groups: dict[int, dist.ProcessGroup] = {}
+    groups: dict[str, dist.ProcessGroup] = {}
     try:
         dist.init_process_group("gloo", store=dist.PrefixStore("group", store), rank=world.rank, world_size=world.size,
                                 timeout=timeout)  # fmt: skip
-        for i, kind in enumerate(kinds):
-            if kind not in BY_STORE:
-                direct = kind not in BY_HOST
-                backend = joint_backend(kind) if direct else "gloo"
-                bound = device if direct and world.rank in (i, i + 1) else None
-                group = dist.new_group([i, i + 1], timeout, backend, device_id=bound)
-                if isinstance(group, dist.ProcessGroup):
-                    groups[i] = group
+        for route in (route for route in routes if kinds[route.name] not in BY_STORE):
+            pair = sorted((route.source, route.target))
+            direct = kinds[route.name] not in BY_HOST
+            backend = joint_backend(kinds[route.name]) if direct else "gloo"
+            bound = device if direct and world.rank in pair else None
+            group = dist.new_group(pair, timeout, backend, device_id=bound)
+            if isinstance(group, dist.ProcessGroup):
+                groups[route.name] = group
     except RuntimeError as error:
         raise StageError("the stages could not connect", where=world, expected="a connection of each two",
                          got=brief(error), remedy="see that every host reaches the others by the interfaces that "

@@ -33,7 +33,8 @@ class Job:
     objective: Objective
     images: Images
     settings: Settings
-    stages: int = 1
+    workers: int = 1
+    """Who share the work out, by a plan that is made when they meet."""
     run: Path | None = None
     """Run directory for logs and snapshots; None keeps nothing on disk."""
     resume: bool = False
@@ -47,6 +48,12 @@ class Job:
     def timeout(self) -> timedelta:
         """After which a silent neighbour counts as hung."""
         return timedelta(seconds=self.settings.run.timeout)
+
+    @property
+    def lanes(self) -> int:
+        """Of a batch, as far as they are known before there is a plan."""
+        told = self.settings
+        return told.training.lanes or told.plan.replicas or 1
 
     @property
     def names(self) -> list[str]:

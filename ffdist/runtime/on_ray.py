@@ -31,7 +31,7 @@ def settings_on_ray(make: SettingsJob, out: Path, report: Reporter) -> Result:
     if folder := make.folder or folder_of(settings.dataset.data):
         settings = settings.changed(data=str(folder.absolute()), data_args=())
     made = replace(make, settings=settings, run=out.absolute())
-    return launch_on_ray(made, settings, make.stages, out, report, data=settings.dataset.data)
+    return launch_on_ray(made, settings, make.workers, out, report, data=settings.dataset.data)
 
 
 def launch_on_ray(

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import platform
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from pathlib import Path
 from threading import Event
 from typing import Any, Protocol
@@ -15,45 +15,35 @@ import torch
 import torch.distributed as dist
 
 from ffdist.cores import available_cores
-from ffdist.device import CPU, Seen, allow_tf32, enter, forget_peak, free_cached, name_of, parsed, queues
+from ffdist.device import CPU, Seen, allow_tf32, enter, forget_peak, free_cached, parsed, queues
 from ffdist.device import seen as seen_here
 from ffdist.errors import ConfigError, StageError, setting
 from ffdist.notes import note
-from ffdist.pipeline.edge import FromEdge, ToEdge
-from ffdist.pipeline.initial import make_from_data
-from ffdist.pipeline.memory import Memory, resident_bytes
-from ffdist.pipeline.plan import build_block, dealt
-from ffdist.pipeline.predictions import KNOWN, RECENT, Feedback, Predictions
-from ffdist.pipeline.sink import Reporter, Sink
-from ffdist.pipeline.source import Loaders, Position, Source
-from ffdist.pipeline.stage import Stage, is_out_of_memory
-from ffdist.report.log import StageLog, start_run_log
+from ffdist.pipeline.memory import resident_bytes
+from ffdist.pipeline.sink import Reporter
+from ffdist.pipeline.stage import is_out_of_memory
+from ffdist.plan import Plan
 from ffdist.runtime.agree import agree, make_plan
+from ffdist.runtime.edges import Ends
 from ffdist.runtime.job import Job
-from ffdist.runtime.meeting import await_key, set_key
+from ffdist.runtime.routes import Route, routes_of
+from ffdist.runtime.worker import ToldTooEarlyError, Worker
 from ffdist.runtime.world import World
-from ffdist.snapshot import Manifest, SnapshotStore, read_manifest
-from ffdist.transport import Edge, Receiver, Sender, open_local
+from ffdist.snapshot import Manifest, read_manifest
+from ffdist.transport import Edge, open_local
+
+__all__ = ["Rank", "ToldTooEarlyError", "enough_memory", "idle_gpus", "set_threads", "stage_device"]
 
 
 class Edges(Protocol):
-    """Opens this stage's ends of the edges beside it."""
+    """Opens a worker's ends of the edges of a run."""
 
-    @property
-    def kinds(self) -> Sequence[str]:
-        """What each edge of the run travels by, in order."""
+    def kind(self, route: Route) -> str:
+        """What a route travels by."""
         ...
 
-    def upstream(self) -> Receiver: ...
-
-    def downstream(self) -> Sender: ...
-
-    def from_last(self, depth: int) -> Receiver:
-        """The first stage's end of the edge back to it, where the objective wants feedback."""
-        ...
-
-    def to_first(self, depth: int) -> Sender:
-        """The last stage's end of it."""
+    def open(self, routes: Sequence[Route], ends: ExitStack) -> Ends:
+        """This worker's ends, closed when `ends` is."""
         ...
 
     def close(self) -> None:
@@ -61,24 +51,33 @@ class Edges(Protocol):
         ...
 
 
-class ToldTooEarlyError(StageError):
-    """A stage was told to stop before it had begun."""
+@dataclass(frozen=True)
+class Start:
+    """What the workers have agreed on."""
+
+    plan: Plan
+    steps: int
+    """Batches an epoch has."""
+    manifest: Manifest | None
+    """Of the snapshot to go on from."""
 
 
 @dataclass(frozen=True)
 class Rank:
-    """One stage of a job, in its place."""
+    """One worker of a job, in its place: it serves in one stage of the plan, or in several."""
 
     job: Job
     world: World
     store: dist.Store
-    """Where the ranks meet, for small agreements only: the plan at the start, validation results an epoch behind."""
+    """Where the workers meet, for small agreements only: the plan at the start, validation results an epoch behind."""
     edges: Edges
     report: Reporter
     stop: Event = field(default_factory=Event)
     """Set on rank 0 (by a signal, say) to end the run early, with a snapshot."""
     ready: Callable[[], None] = lambda: None
-    """Called when this stage's edges are open, and it begins."""
+    """Called when this worker's edges are open, and it begins."""
+    opened: Callable[[Sequence[str]], None] = lambda kinds: None
+    """Told by what the edges of the run travel."""
 
     def run(self) -> None:
         """Until the stream stops. Raises what stopped it otherwise; StageError where memory did not suffice."""
@@ -93,128 +92,40 @@ class Rank:
         enter(device)
         if settings.compute.tf32 and not allow_tf32(device) and world.first:
             note(f"TF32 is for CUDA devices and Intel's; float32 stays what it is on {device}")
-        loaders = self.job.loaders() if world.first else None
-        plan = agree(self.store, world, "plan", lambda: self._plan(loaders, device), job.timeout)
-        manifest = read_manifest(Path(plan["snapshot"])) if plan["snapshot"] else None
+        start = self._agree(device)
+        if start.plan.lanes != (settings.training.lanes or 1):
+            job = replace(job, settings=settings.changed(lanes=start.plan.lanes))
         forget_plan(device)
-        snapshots = SnapshotStore(job.run, job.names, keep=settings.run.keep)
-        stage = self._stage(plan, device, snapshots)
-        stage.memory = Memory(device, held)
-        if manifest:
-            snapshots.load(stage.blocks, manifest)
-        elif loaders:
-            make_from_data(stage.blocks[0].module, loaders.train)
+        routes = routes_of(start.plan, settings.plan.queue, job.objective.feedback)
         with ExitStack() as ends:
-            log = ends.enter_context(StageLog(job.run, world.rank))
-            place = f"{device} ({name_of(device)})" if queues(device) else device
-            log.write(f"{stage} of {world.size} on {place}, {torch.get_num_threads()} threads, host {platform.node()}")
-            stage.on_epoch = log.epoch
-            log.write(f"edges of the run: {', '.join(self.edges.kinds) or 'none'}")
-            upstream = None if world.first else FromEdge(_open(ends, self.edges.upstream()))
-            if upstream:
-                stage.take_queued = upstream.take_queued
-            if world.last:
-                self._announce(plan, manifest)
-            downstream = None if world.last else ToEdge(_open(ends, self.edges.downstream()))
-            told, tell = self._feedback(ends, loaders, manifest, snapshots)
-            inbox = upstream or self._source(loaders, manifest, told)
-            if self.stop.is_set():
-                raise ToldTooEarlyError("told to stop before the stages were ready")
-            self.ready()
-            stage.run(inbox, downstream or self._sink(manifest, snapshots, tell))
-            if told:
-                told.drain(stage.step)
+            ways = within(routes, world.rank, job.timeout, ends)
+            outside = [route for route in routes if not route.within]
+            opened = self.edges.open(outside, ends)
+            ways.senders.update(opened.senders)
+            ways.receivers.update(opened.receivers)
+            kinds = [self.edges.kind(route) for route in outside if route.purpose != "back"]
+            self.opened(kinds)
+            Worker(replace(self, job=job), start, routes, ways, device, held, kinds).run()
         self.edges.close()
 
-    def _plan(self, loaders: Loaders | None, device: torch.device) -> dict[str, Any]:
-        assert loaders, "rank 0 makes the plan, and has the data"
-        return make_plan(self.job, self.world, loaders, device)
+    def _agree(self, device: torch.device) -> Start:
+        def decide() -> dict[str, Any]:
+            return make_plan(self.job, self.world, self.job.loaders(), device)
 
-    def _stage(self, plan: dict[str, Any], device: torch.device, snapshots: SnapshotStore) -> Stage:
-        cut, job = plan["cut"], self.job
-        config = job.block_config(device, max(1, plan["steps"] * job.settings.training.epochs))
-        mine = dealt(job.sites(), cut)[self.world.rank]
-        blocks = [build_block(job.chain, site, job.objective, config) for site in mine]
-        return Stage(self.world.rank, blocks, snapshots.save)
-
-    def _feedback(
-        self, ends: ExitStack, loaders: Loaders | None, manifest: Manifest | None, snapshots: SnapshotStore
-    ) -> tuple[Predictions | None, Feedback | None]:
-        """What stands at this stage's ends of the edge from the last stage back to the source."""
-        lag, write = self.job.objective.feedback, snapshots.save_beside
-        if not lag or not (self.world.first or self.world.last):
-            return None, None
-        receiver, sender = (_open(ends, end) for end in self._back(lag))
-        recent = snapshots.load_beside(manifest, RECENT)[0].get("scores", ()) if manifest else ()
-        tell = Feedback(sender, lag, write, recent) if sender else None
-        if not receiver or not loaders:
-            return None, tell
-        told = Predictions(loaders.train, self.job.chain.num_classes, lag, receiver, write, recent)
-        if manifest:
-            told.load_state(*snapshots.load_beside(manifest, KNOWN))
-        return told, tell
-
-    def _back(self, depth: int) -> tuple[Receiver | None, Sender | None]:
-        """The ends themselves; a stage alone has both."""
-        if self.world.size == 1:
-            sender, receiver = open_local(Edge("back", depth, self.job.timeout))
-            return receiver, sender
-        return (self.edges.from_last(depth), None) if self.world.first else (None, self.edges.to_first(depth))
-
-    def _source(self, loaders: Loaders | None, manifest: Manifest | None, told: Predictions | None) -> Source:
-        assert loaders, "rank 0 has the data"
-        start, history = Position(), []
-        if manifest:
-            start = Position(manifest.step, manifest.epoch, manifest.batch)
-            history = [r["validation"]["accuracy"]["mean"] for r in manifest.records if "validation" in r]
-        return Source(
-            loaders,
-            self.job.objective,
-            self.job.settings.training,
-            snapshot_every=self.job.settings.run.snapshot_every,
-            num_classes=self.job.chain.num_classes,
-            start=start,
-            history=history,
-            validation_of=self._validation_of,
-            predictions=told,
-            stop=self.stop,
-        )
-
-    def _validation_of(self, epoch: int) -> float:
-        failure = "the last stage did not tell its validation accuracy"
-        return float(
-            await_key(self.store, validation_key(epoch), self.job.timeout, failure=failure, where=str(self.world))
-        )
-
-    def _announce(self, plan: dict[str, Any], manifest: Manifest | None) -> None:
-        if self.job.ready:
-            self.job.ready()
-        step, done = (manifest.step, manifest.epoch) if manifest else (0, 0)
-        epochs = self.job.settings.training.epochs
-        epoch = min(done + 1, epochs)
-        self.report({"event": "start", "steps": plan["steps"], "epochs": epochs, "step": step, "epoch": epoch})
-
-    def _sink(self, manifest: Manifest | None, snapshots: SnapshotStore, tell: Feedback | None) -> Sink:
-        records, here = manifest.records if manifest else [], str(self.world)
-        return Sink(
-            commit=snapshots.commit,
-            publish=lambda epoch, accuracy: set_key(self.store, validation_key(epoch), repr(accuracy), where=here),
-            report=start_run_log(self.job.run, records, self.report),
-            feedback=tell,
-            records=records,
-            report_every=self.job.report_every,
-        )
+        told = agree(self.store, self.world, "plan", decide, self.job.timeout)
+        manifest = read_manifest(Path(told["snapshot"])) if told["snapshot"] else None
+        return Start(Plan.from_json(told["plan"]), told["steps"], manifest)
 
 
-def validation_key(epoch: int) -> str:
-    """Where the ranks find the accuracy of an epoch (from 0); its name, which errors show, counts from 1."""
-    return f"validation of epoch {epoch + 1}"
-
-
-def _open(ends: ExitStack, end: Any) -> Any:
-    if end is not None:
-        ends.enter_context(closing(end))
-    return end
+def within(routes: Sequence[Route], rank: int, timeout: timedelta, ends: ExitStack) -> Ends:
+    """Both ends of the edges from this worker to itself, where it serves in two stages that follow each other."""
+    found = Ends({}, {})
+    for route in routes:
+        if route.within and route.source == rank:
+            sender, receiver = open_local(Edge(route.name, route.depth, timeout))
+            found.senders[route.name] = ends.enter_context(closing(sender))
+            found.receivers[route.name] = ends.enter_context(closing(receiver))
+    return found
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import platform
 import queue
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -91,11 +91,13 @@ class StageActor:
         job = going_on(make_job(), world)
         plan = job.settings.plan
         store = join_store(meeting, job.timeout)
-        edges = ProcessEdges(world, store, stage_device(job.settings.compute.device, world), transport=plan.transport,
-                             depth=plan.queue, timeout=job.timeout)  # fmt: skip
-        self._kinds = list(edges.kinds)
+        device = stage_device(job.settings.compute.device, world)
+        edges = ProcessEdges(world, store, device, transport=plan.transport, timeout=job.timeout)
+        Rank(job, world, store, edges, self._report, self._stop, opened=self._opened).run()
+
+    def _opened(self, kinds: Sequence[str]) -> None:
+        self._kinds = list(kinds)
         self._report({"event": "edges", "transports": self._kinds})
-        Rank(job, world, store, edges, self._report, self._stop).run()
 
     def events(self) -> list[dict[str, Any] | None]:
         """What the run has reported since the last call, at least one event; None is the last."""

@@ -19,10 +19,10 @@ from ffdist.errors import ConfigError, FfdistError, Interrupted, StageError, Tra
 from ffdist.pipeline.sink import Reporter
 from ffdist.runtime.job import Job
 from ffdist.runtime.outcome import Result, root_cause
-from ffdist.runtime.rank import ToldTooEarlyError
 from ffdist.runtime.ray_actor import CONCURRENCY, Site, StageActor
 from ffdist.runtime.ray_cluster import RayOptions, needs, no_room
 from ffdist.runtime.ray_store import Address, Board
+from ffdist.runtime.worker import ToldTooEarlyError
 from ffdist.runtime.world import World
 
 GRACE = 10.0

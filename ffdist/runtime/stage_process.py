@@ -55,8 +55,8 @@ class Training:
         plan = job.settings.plan
         store = dist.FileStore(start.store, world.size)
         store.set_timeout(job.timeout)
-        edges = ProcessEdges(world, store, stage_device(job.settings.compute.device, world), transport=plan.transport,
-                             depth=plan.queue, timeout=job.timeout)  # fmt: skip
+        device = stage_device(job.settings.compute.device, world)
+        edges = ProcessEdges(world, store, device, transport=plan.transport, timeout=job.timeout)
         ready = lambda: line.report({"event": "ready"})  # noqa: E731
         Rank(job, world, store, edges, line.report, line.stop, ready).run()
 

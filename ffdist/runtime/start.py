@@ -7,10 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ffdist.cores import available_cores
 from ffdist.data import Images
-from ffdist.device import parsed, seen
-from ffdist.errors import ConfigError, setting
 from ffdist.models.chain import Output
 from ffdist.notes import silenced
 from ffdist.runtime.data_facts import FACTS, check_same_data, read_facts
@@ -27,7 +24,7 @@ class SettingsJob:
 
     settings: Settings
     run: Path | None
-    stages: int
+    workers: int
     resume: bool = False
     """Whether there is a snapshot in the run directory to go on from."""
     recorded: Settings | None = None
@@ -46,7 +43,7 @@ class SettingsJob:
             images = open_told(told if self.folder is None else replace(told, data=str(self.folder), data_args=()))
         if self.run and (self.run / FACTS).exists():
             check_same_data(read_facts(self.run), images, self.settings.dataset.data)
-        job = make_job(self.settings, images, self.run, self.stages, resume=self.resume)
+        job = make_job(self.settings, images, self.run, self.workers, resume=self.resume)
         if self.outputs is not None:
             job.chain.know_outputs(self.outputs)
         if self.run and self.environment:
@@ -55,46 +52,10 @@ class SettingsJob:
 
 
 def make_job(
-    settings: Settings, images: Images, run: Path | None = None, stages: int = 1, *, resume: bool = False
+    settings: Settings, images: Images, run: Path | None = None, workers: int = 1, *, resume: bool = False
 ) -> Job:
     """resume: whether it goes on from a snapshot in `run`.
 
     Raises ConfigError, DataError or NetworkError for settings that do not go together."""
     chain, objective = network(settings, images.shape, images.num_classes, start=not resume)
-    return Job(chain, objective, images, settings, stages, run, resume)
-
-
-def local_devices(settings: Settings) -> int:
-    """GPUs of this host that a run which begins here would use."""
-    if settings.compute.device == "cpu" or settings.plan.launcher == "ray":
-        return 0
-    return seen().number if parsed(settings.compute.device)[1] is None else 1
-
-
-def count_stages(settings: Settings, blocks: int, ranks: int | None) -> int:
-    """How many stages a run has; `ranks` is torchrun's world size, None without torchrun.
-
-    Raises ConfigError when --stages contradicts torchrun, or exceeds the number of blocks.
-    """
-    asked = settings.plan.stages or (len(settings.plan.cut) or None)
-    if ranks is not None and asked not in (None, ranks):
-        raise ConfigError(
-            f"{setting('plan.stages')} and torchrun disagree",
-            expected=f"{ranks} stages, one a rank",
-            got=asked,
-            remedy=f"{setting('plan.stages', ranks)}, or another --nproc-per-node",
-        )
-    count = ranks or asked or min(blocks, local_devices(settings) or min(2, available_cores()))
-    if count > 1 and settings.rule.objective == "backprop":
-        raise ConfigError(
-            "backpropagation's twin is one block: its one loss is behind the last layer",
-            where="torchrun" if ranks else setting("plan.stages"),
-            expected="1 stage",
-            got=count,
-            remedy=f"{setting('plan.stages', '1')}; `ffdist bench` runs it on several devices",
-        )
-    if count > blocks:
-        raise ConfigError("there are more stages than blocks", where="torchrun" if ranks else setting("plan.stages"),
-                          expected=f"1 to {blocks}, one block a stage at least", got=count,
-                          remedy="use fewer stages, or a model with more blocks")  # fmt: skip
-    return count
+    return Job(chain, objective, images, settings, workers, run, resume)

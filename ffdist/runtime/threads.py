@@ -5,9 +5,10 @@ from __future__ import annotations
 import queue
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from threading import Event, Thread
+from datetime import timedelta
+from threading import Event, Lock, Thread
 
 import torch
 import torch.distributed as dist
@@ -15,44 +16,72 @@ import torch.distributed as dist
 from ffdist.errors import Interrupted, StageError
 from ffdist.models import wait_at_most
 from ffdist.pipeline.sink import Reporter
+from ffdist.runtime.edges import Ends
 from ffdist.runtime.interrupts import Told, interrupts
 from ffdist.runtime.job import Job
 from ffdist.runtime.outcome import Result, explained
 from ffdist.runtime.rank import Rank
+from ffdist.runtime.routes import Route
 from ffdist.runtime.world import World
 from ffdist.transport import Edge, Receiver, Sender, open_local
 
 
+class Exchange:
+    """Both ends of every edge between the threads of a run, made when one of them asks."""
+
+    def __init__(self, timeout: timedelta) -> None:
+        self.timeout, self.lock = timeout, Lock()
+        self.edges: dict[str, tuple[Sender, Receiver]] = {}
+        self.gone: set[int] = set()
+        """Workers that have ended."""
+        self.routes: dict[str, Route] = {}
+
+    def ends(self, route: Route) -> tuple[Sender, Receiver]:
+        with self.lock:
+            if route.name not in self.edges:
+                self.edges[route.name] = open_local(Edge(route.name, route.depth, self.timeout))
+                self.routes[route.name] = route
+                self._close(route)
+            return self.edges[route.name]
+
+    def leave(self, rank: int) -> None:
+        """A worker has ended: its ends close, those too that it has never asked for."""
+        with self.lock:
+            self.gone.add(rank)
+            for route in self.routes.values():
+                self._close(route)
+
+    def _close(self, route: Route) -> None:
+        sender, receiver = self.edges[route.name]
+        if route.source in self.gone:
+            sender.close()
+        if route.target in self.gone:
+            receiver.close()
+
+
 class ThreadEdges:
-    """One stage's ends of edges that were opened together."""
+    """One worker's ends of edges between threads of one process."""
 
-    def __init__(
-        self,
-        receiver: Receiver | None,
-        sender: Sender | None,
-        kinds: Sequence[str] = (),
-        back: tuple[Sender, Receiver] | None = None,
-    ) -> None:
-        self.receiver, self.sender, self.kinds, self.back = receiver, sender, kinds, back
+    def __init__(self, rank: int = 0, exchange: Exchange | None = None) -> None:
+        self.rank, self.exchange = rank, exchange or Exchange(timedelta(minutes=10))
 
-    def upstream(self) -> Receiver:
-        assert self.receiver
-        return self.receiver
+    def kind(self, route: Route) -> str:
+        return "local"
 
-    def downstream(self) -> Sender:
-        assert self.sender
-        return self.sender
+    def open(self, routes: Sequence[Route], ends: ExitStack) -> Ends:
+        found = Ends({}, {})
+        for route in routes:
+            if self.rank in (route.source, route.target):
+                sender, receiver = self.exchange.ends(route)
+                if route.source == self.rank:
+                    found.senders[route.name] = sender
+                if route.target == self.rank:
+                    found.receivers[route.name] = receiver
+        ends.callback(self.exchange.leave, self.rank)
+        return found
 
     def close(self) -> None:
         pass  # there is nothing beside the ends
-
-    def from_last(self, depth: int) -> Receiver:
-        assert self.back
-        return self.back[1]
-
-    def to_first(self, depth: int) -> Sender:
-        assert self.back
-        return self.back[0]
 
 
 GRACE = 10.0
@@ -68,28 +97,21 @@ def run_threads(job: Job, report: Reporter) -> Result:
     explains the others when a stage fails, and Interrupted for a signal before the stages are ready, and for a second
     one. A thread that hangs is left behind; the interpreter ends without it.
     """
-    count, limit = job.stages, job.timeout.total_seconds()
-    edges = [open_local(Edge(f"{i}-{i + 1}", job.settings.plan.queue, job.timeout)) for i in range(count - 1)]
-    receivers, senders = [None, *(r for _, r in edges)], [*(s for s, _ in edges), None]
-    lag = job.objective.feedback
-    back = open_local(Edge("back", lag, job.timeout)) if lag else None
+    count, limit = job.workers, job.timeout.total_seconds()
+    exchange = Exchange(job.timeout)
     store, team = dist.HashStore(), Team()
     hear = team.result.listen(report)
 
     def life(rank: int) -> None:
         wait_at_most(limit)
-        ends = ThreadEdges(receivers[rank], senders[rank], ["local"] * (count - 1), back)
         ready = team.ready.set if rank == 0 else lambda: None
         error = None
         try:
-            Rank(job, World(rank, count, rank), store, ends, hear, team.stop, ready).run()
+            Rank(job, World(rank, count, rank), store, ThreadEdges(rank, exchange), hear, team.stop, ready).run()
         except BaseException as failure:
             error = failure
         finally:
-            back_end = back and (back[0] if rank == count - 1 else back[1] if rank == 0 else None)
-            for end in (ends.receiver, ends.sender, back_end):
-                if end:
-                    end.close()
+            exchange.leave(rank)
             team.ended.put((rank, error))
 
     threads = [Thread(target=life, args=(rank,), name=f"stage-{rank}", daemon=True) for rank in range(count)]

@@ -126,8 +126,8 @@ def run_rank(
     keep_freed_memory()
     job = make_job()
     plan, result = job.settings.plan, Result()
-    edges = ProcessEdges(world, store, stage_device(job.settings.compute.device, world), transport=plan.transport,
-                         depth=plan.queue, timeout=job.timeout)  # fmt: skip
+    device = stage_device(job.settings.compute.device, world)
+    edges = ProcessEdges(world, store, device, transport=plan.transport, timeout=job.timeout)
     with ending_together(store, world, job.timeout):
         Rank(job, world, store, edges, result.listen(report), signals.stop, lambda: signals.begin(store)).run()
     result.signal = signals.number

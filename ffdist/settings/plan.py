@@ -20,6 +20,13 @@ class PlanSettings(Group):
     stages: int | None = option(None, least=1, free=True)
     """Pipeline stages. A process each, or what the launcher makes of them. Default: torchrun's ranks; else one a GPU;
     else 2, or 1 with 1 block or core."""
+    plan: str | None = option(None, free=True)
+    """Which worker computes which blocks, for which lanes of a batch: a text such as 'conv1 @ 0 | conv2 @ 0:0, 1:1-3 |
+    conv3 @ 1', a file, or auto for the fastest that `ffdist plan` finds. Default: a pipeline of stages."""
+    replicas: int | None = option(None, least=1, free=True)
+    """Workers that have the whole network each, and a part of each batch: data parallelism. In place of stages."""
+    devices: int | None = option(None, least=1, free=True)
+    """Workers for which the fastest plan is searched. In place of stages."""
     cut: tuple[int, ...] = option((), free=True)
     """Blocks in each stage, e.g. 1 2. Default: by time. It is measured before the run."""
     queue: int = option(2, least=1, free=True)
@@ -40,6 +47,17 @@ class PlanSettings(Group):
                 expected=f"{len(self.cut)} stages as in {setting('plan.cut')}",
                 got=setting("plan.stages", self.stages),
             )
+        ways = {
+            "stages": self.stages or self.cut,
+            "plan": self.plan and self.plan != "auto",
+            "replicas": self.replicas,
+            "devices": self.devices,
+        }
+        told = [setting(f"plan.{name}") for name, value in ways.items() if value]
+        if len(told) > 1:
+            raise ConfigError(f"{' and '.join(told)} say who computes what in several ways", expected="one of them")
+        if self.plan is not None and not self.plan.strip():
+            raise ConfigError(f"{setting('plan.plan')} is empty", expected="a plan, a file, or auto")
         if self.transport == "object-store" and self.launcher != "ray":
             raise ConfigError(
                 f"{setting('plan.transport', 'object-store')} is Ray's",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from ffdist.errors import ConfigError, setting
 from ffdist.settings.base import Group, option
@@ -22,6 +22,12 @@ class TrainingSettings(Group):
     microbatches: int = option(1, least=1)
     """Parts in which a batch goes down the pipeline. Less memory a stage; gradients add up over them, and batch norm
     sees a part (as each rank's does under data parallelism)."""
+    lanes: int | None = option(None, least=1)
+    """Parts of a batch that different workers may compute. Each goes down in as many microbatches; their gradients add
+    up in a fixed tree, so that no plan changes a bit. Default: 1, or what the plan needs."""
+    exchange_dtype: Literal["fp32", "bf16"] = option("fp32")
+    """To what the lanes' gradients are rounded. bf16 halves what workers of a stage exchange. It is rounded wherever
+    they are added up, so that no plan changes a bit; one lane is not."""
     early_stop: int | None = option(None, least=1, free=True)
     """End after so many epochs without a better one. By the validation accuracy, looked at one epoch behind."""
     seed: int = 0
@@ -29,6 +35,12 @@ class TrainingSettings(Group):
 
     def check(self) -> None:
         super().check()
+        if (self.lanes or 1) * self.microbatches > self.batch_size and (self.lanes or 1) > 1:
+            raise ConfigError(
+                f"{setting('training.lanes')} times {setting('training.microbatches')} is more than a batch holds",
+                expected=f"<= {self.batch_size}",
+                got=f"{self.lanes} * {self.microbatches}",
+            )
         if self.microbatches > self.batch_size:
             raise ConfigError(
                 f"{setting('training.microbatches')} is more than a batch holds",

@@ -80,7 +80,7 @@ def stopped_at(step: int, make: DigitsJob) -> Result:
 def run_alone(make: DigitsJob, stop: Event, report: Reporter = QUIET) -> Result:
     """One stage, told to stop by `stop`."""
     result = Result()
-    Rank(make(), World(), dist.HashStore(), ThreadEdges(None, None), result.listen(report), stop).run()
+    Rank(make(), World(), dist.HashStore(), ThreadEdges(), result.listen(report), stop).run()
     return result
 
 

@@ -108,7 +108,7 @@ def threads_memory(settings: BenchSettings, stages: int) -> list[MemoryUse]:
 
 def run_weighed(job: Job) -> list[MemoryUse]:
     """Joined by the edges that processes of one host have."""
-    count, store = job.stages, dist.HashStore()
+    count, store = job.workers, dist.HashStore()
     used: dict[int, MemoryUse] = {}
     errors: list[BaseException] = []
 
@@ -116,7 +116,7 @@ def run_weighed(job: Job) -> list[MemoryUse]:
         try:
             with Meter(torch.device("cpu")) as meter:
                 world = World(rank, count, rank)
-                edges = ProcessEdges(world, store, torch.device("cpu"), depth=job.settings.plan.queue,
+                edges = ProcessEdges(world, store, torch.device("cpu"),
                                      timeout=job.timeout)  # fmt: skip
                 Rank(job, world, store, edges, lambda event: None).run()
                 used[rank] = meter.use()

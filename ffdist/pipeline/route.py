@@ -1,0 +1,99 @@
+"""Fan out and fan in: microbatches go to whoever has their lane, markers go everywhere, and both arrive in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from ffdist.errors import TransportError
+from ffdist.pipeline.edge import FromEdge, ToEdge
+from ffdist.pipeline.message import EndOfEpoch, EvalBatch, Message, Snapshot, TrainBatch
+
+
+class FanOut:
+    """An outbox with a way for each lane."""
+
+    def __init__(self, ways: Mapping[int, ToEdge]) -> None:
+        self.ways = ways
+        self.all = list({id(way): way for way in ways.values()}.values())
+
+    @property
+    def waited(self) -> float:
+        return sum(way.waited for way in self.all)
+
+    def send(self, message: Message) -> None:
+        if isinstance(message, (TrainBatch, EvalBatch)):
+            self.ways[message.lane].send(message)
+            return
+        for way in self.all:
+            way.send(message)
+
+
+class FanIn:
+    """An inbox that reads each lane from whoever sends it: batch by batch, lane by lane, in order.
+
+    A marker is handed on once, when it has come by every way; it bears what any of its copies bore.
+    """
+
+    def __init__(self, ways: Mapping[int, FromEdge]) -> None:
+        """ways: of each lane that is to be read, in order."""
+        self.ways = ways
+        self.all = list({id(way): way for way in ways.values()}.values())
+
+    def __iter__(self) -> Iterator[Message]:
+        lanes = list(self.ways)
+        place = 0
+        while True:
+            message = self.ways[lanes[place]].receive()
+            if isinstance(message, (TrainBatch, EvalBatch)):
+                if message.lane != lanes[place]:
+                    raise out_of_order(f"lane {lanes[place]}", f"lane {message.lane}")
+                place = (place + message.last) % len(lanes)
+            elif place:
+                raise out_of_order(f"lane {lanes[place]}", type(message).__name__)
+            else:
+                message = self._merged(message)
+            yield message
+            del message  # the memory it lies in goes back before the next is asked for
+
+    def _merged(self, marker: Message) -> Message:
+        for way in self.all[1:]:
+            other = way.receive()
+            if type(other) is not type(marker):
+                raise out_of_order(type(marker).__name__, type(other).__name__)
+            merge(marker, other)
+        return marker
+
+    def take_queued(self) -> float:
+        """How many messages lay in the queue when one was asked for, on average since this was last called."""
+        return sum(way.take_queued() for way in self.all) / len(self.all)
+
+
+def merge(marker: Message, other: Message) -> None:
+    """Into the first what the other has beside."""
+    match marker, other:
+        case EndOfEpoch(), EndOfEpoch():
+            marker.stages = united(marker.stages, other.stages, lambda entry: (entry["stage"], entry["worker"]))
+        case Snapshot(), Snapshot():
+            marker.files = united(marker.files, other.files, lambda entry: block_of(entry["file"]))
+            marker.beside = united(marker.beside, other.beside, lambda entry: entry["file"])
+        case _:
+            pass  # the workers of a stage agree on what they say of its blocks
+
+
+def united(
+    one: Sequence[dict[str, Any]], other: Sequence[dict[str, Any]], key: Callable[[dict[str, Any]], Any]
+) -> list[dict[str, Any]]:
+    """Each entry once, in order."""
+    entries = {key(entry): entry for entry in (*one, *other)}
+    return [entries[place] for place in sorted(entries)]
+
+
+def block_of(file: str) -> int:
+    """The place of the block whose file this is, as `snapshot.files.block_file` names it."""
+    return int(file.split("-")[1])
+
+
+def out_of_order(expected: str, got: str) -> TransportError:
+    return TransportError("a message does not follow from the one before", expected=expected, got=got,
+                          remedy="run the same version of ffdist at every stage")  # fmt: skip

@@ -1,0 +1,97 @@
+"""Running statistics of a block over the lanes of a batch.
+
+Each microbatch finds the buffers as they were when the batch began, wherever it is computed; behind the batch they take
+in what all microbatches made of them, in order. So a running mean is the same under every plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase as NormBase
+
+
+class Key(NamedTuple):
+    """A buffer behind a microbatch."""
+
+    part: int
+    name: str
+
+
+class RunningStatistics:
+    """The buffers of a block that change while it learns."""
+
+    def __init__(self, parts: nn.Module) -> None:
+        self.parts = parts
+        self.momentum = of_norms(parts)
+        self.unseen = self.momentum.keys()
+        """Buffers to which torch writes without counting it."""
+        self.begun: dict[str, Tensor] = {}
+        """As they were when the batch began."""
+        self.seen: dict[str, tuple[Tensor, int]] = {}
+        """Each buffer, and how often it had been written to when it was last looked at."""
+        self.taken: dict[Key, Tensor] = {}
+
+    @torch.no_grad()
+    def begin(self) -> None:
+        """Before the first microbatch that is computed here."""
+        if not self.begun:
+            for name, buffer in self.parts.named_buffers():
+                self.begun[name] = buffer.clone()
+                self.seen[name] = (buffer, buffer._version)
+
+    @torch.no_grad()
+    def take(self, part: int) -> None:
+        """Behind a microbatch: keep what it made of the buffers, and put them back."""
+        for name, buffer in self.parts.named_buffers():
+            before, version = self.seen.get(name, (None, -1))
+            if before is buffer and version == buffer._version and name not in self.unseen:
+                continue
+            self.taken[Key(part, name)] = buffer.clone()
+            buffer.copy_(self.begun[name])
+            self.seen[name] = (buffer, buffer._version)
+
+    @torch.no_grad()
+    def end(self, others: Iterable[Mapping[Key, Tensor]] = ()) -> None:
+        """Behind the batch: take in what all microbatches made; others: of those that were computed elsewhere."""
+        made = dict(self.taken)
+        for other in others:
+            made |= other
+        by_name: dict[str, list[Tensor]] = {}
+        for key in sorted(made):
+            by_name.setdefault(key.name, []).append(made[key])
+        buffers = dict(self.parts.named_buffers())
+        for name, values in by_name.items():
+            buffer = buffers[name]
+            start = self.begun.get(name, buffer)  # a worker without samples has not begun
+            buffer.copy_(in_order(start, [v.to(buffer.device) for v in values], self.momentum.get(name)))
+        self.begun, self.seen, self.taken = {}, {}, {}
+
+
+def in_order(start: Tensor, values: list[Tensor], momentum: float | None) -> Tensor:
+    """What a buffer is behind microbatches that each made one of `values` of `start`.
+
+    With a momentum m, each is (1 - m) * start + m * s, and s is taken in one after the other. Counts grow by all their
+    growth. Of other floats it is the mean, of anything else the last.
+    """
+    if not start.is_floating_point() and start.dtype != torch.bool:
+        return start + sum((value - start for value in values), torch.zeros_like(start))
+    if start.dtype == torch.bool:
+        return values[-1]
+    now = values[0]
+    for value in values[1:]:
+        now = now + value if momentum is None else value + (1 - momentum) * (now - start)
+    return now / len(values) if momentum is None and len(values) > 1 else now
+
+
+def of_norms(parts: nn.Module) -> dict[str, float | None]:
+    """The running means and variances of batch and instance norms by name, with their momentum."""
+    return {
+        f"{prefix}.{kind}" if prefix else kind: module.momentum
+        for prefix, module in parts.named_modules()
+        if isinstance(module, NormBase)
+        for kind in ("running_mean", "running_var")
+    }

@@ -1,0 +1,240 @@
+"""Who computes what in a run: from what is told to a plan, which is made once and kept in the run's directory."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from ffdist.cores import available_cores
+from ffdist.data import Loader
+from ffdist.device import parsed, seen
+from ffdist.errors import ConfigError, setting
+from ffdist.pipeline.fusion import FUSION
+from ffdist.pipeline.plan import BlockCost, measure_blocks, partition
+from ffdist.plan import Plan, read_plan
+from ffdist.runtime.job import Job
+from ffdist.settings import Settings
+from ffdist.snapshot.files import write_durably
+
+PLAN = "plan.json"
+AUTO = "auto"
+
+
+def count_workers(settings: Settings, names: Sequence[str], ranks: int | None) -> int:
+    """How many workers a run has; names: of its blocks; ranks: torchrun's world size, None without torchrun.
+
+    Raises ConfigError for a plan that does not fit the blocks, the lanes or torchrun's ranks.
+    """
+    told = settings.plan
+    if told.plan and told.plan != AUTO:
+        plan = given_plan(told.plan, names, settings.training.lanes)
+        if ranks is not None:
+            plan.check_ranks(ranks, "torchrun")
+        check_backprop(settings, len(plan.stages), setting("plan.plan"))
+        return plan.workers
+    if told.replicas:
+        check_count(told.replicas, ranks, "plan.replicas")
+        check_lanes(settings, told.replicas)
+        return told.replicas
+    if told.devices or told.plan == AUTO:
+        if told.devices:
+            check_count(told.devices, ranks, "plan.devices")
+        return ranks or told.devices or local_devices(settings) or min(2, available_cores())
+    return count_stages(settings, len(names), ranks)
+
+
+def check_count(asked: int, ranks: int | None, name: str) -> None:
+    if ranks not in (None, asked):
+        raise ConfigError(
+            f"{setting(name)} and torchrun disagree",
+            expected=f"{ranks}, one a rank",
+            got=asked,
+            remedy=f"{setting(name, ranks)}, or another --nproc-per-node",
+        )
+
+
+def check_lanes(settings: Settings, replicas: int) -> None:
+    lanes = settings.training.lanes
+    if lanes is not None and lanes < replicas:
+        raise ConfigError(
+            "there are more replicas than lanes of a batch",
+            where=setting("plan.replicas", replicas),
+            expected=f"at most {lanes}",
+            got=replicas,
+            remedy=f"{setting('training.lanes', replicas)} or more",
+        )
+    if replicas > settings.training.batch_size:
+        raise ConfigError("there are more replicas than samples in a batch", where=setting("plan.replicas"),
+                          expected=f"<= {settings.training.batch_size}", got=replicas)  # fmt: skip
+
+
+def local_devices(settings: Settings) -> int:
+    """GPUs of this host that a run which begins here would use."""
+    if settings.compute.device == "cpu" or settings.plan.launcher == "ray":
+        return 0
+    return seen().number if parsed(settings.compute.device)[1] is None else 1
+
+
+def count_stages(settings: Settings, blocks: int, ranks: int | None) -> int:
+    """How many stages a pure pipeline has; `ranks` is torchrun's world size, None without torchrun.
+
+    Raises ConfigError when --stages contradicts torchrun, or exceeds the number of blocks.
+    """
+    asked = settings.plan.stages or (len(settings.plan.cut) or None)
+    if ranks is not None and asked not in (None, ranks):
+        raise ConfigError(
+            f"{setting('plan.stages')} and torchrun disagree",
+            expected=f"{ranks} stages, one a rank",
+            got=asked,
+            remedy=f"{setting('plan.stages', ranks)}, or another --nproc-per-node",
+        )
+    count = ranks or asked or min(blocks, local_devices(settings) or min(2, available_cores()))
+    where = "torchrun" if ranks else setting("plan.stages")
+    check_backprop(settings, count, where)
+    if count > blocks:
+        raise ConfigError(
+            "there are more stages than blocks",
+            where=where,
+            expected=f"1 to {blocks}, one block a stage at least",
+            got=count,
+            remedy="use fewer stages, or a model with more blocks; or share the blocks out: "
+            f"{setting('plan.plan', AUTO)}",
+        )
+    return count
+
+
+def check_backprop(settings: Settings, stages: int, where: str) -> None:
+    if stages > 1 and settings.rule.objective == "backprop":
+        raise ConfigError(
+            "backpropagation's twin is one block: its one loss is behind the last layer",
+            where=where,
+            expected="1 stage",
+            got=stages,
+            remedy=f"{setting('plan.stages', '1')}, or {setting('plan.replicas')} for several devices",
+        )
+
+
+def given_plan(text: str, names: Sequence[str], lanes: int | None) -> Plan:
+    """The plan of a text, or of a file. Raises ConfigError for what is none, or does not fit blocks and lanes."""
+    if not ("@" in text and not Path(text).is_file()):
+        path = Path(text)
+        if not path.is_file():
+            raise ConfigError("there is no such plan", where=setting("plan.plan", repr(text)),
+                              expected="BLOCKS @ WORKERS | ..., a file, or auto", got="neither",
+                              remedy="`ffdist plan` prints plans of a network")  # fmt: skip
+        plan = read_plan(path)
+        plan.check(names)
+        if lanes not in (None, plan.lanes):
+            raise ConfigError(f"{setting('training.lanes')} and the plan disagree", where=path,
+                              expected=f"{plan.lanes} lanes", got=lanes, remedy="leave one of them out")  # fmt: skip
+        return plan
+    return Plan.parse(text, names, lanes)
+
+
+def settled_plan(settings: Settings) -> Settings:
+    """The same, with the plan of a file as a text: the file may be another one, or gone, when the run goes on."""
+    text = settings.plan.plan
+    if not text or text == AUTO or not Path(text).is_file():
+        return settings
+    plan = read_plan(Path(text))
+    return settings.changed(plan=str(plan), lanes=settings.training.lanes or plan.lanes)
+
+
+def saved_plan(run: Path | None) -> Plan | None:
+    """The plan by which a run was last started; None where there is none."""
+    path = run and run / PLAN
+    return read_plan(path) if path and path.is_file() else None
+
+
+def plan_of(job: Job, workers: int, device: torch.device, train: Loader) -> Plan:
+    """The run's own where it still is what is told; else a new one, which is kept there. Only rank 0 makes it."""
+    saved = saved_plan(job.run)
+    plan = saved if saved and still_told(saved, job, workers) else new_plan(job, workers, device, train)
+    plan.check(job.names)
+    plan.check_ranks(workers, "processes of the run")
+    if saved and saved.lanes != plan.lanes and job.resume:
+        raise ConfigError(
+            f"{setting('training.lanes')} cannot change when a run is resumed",
+            where=job.run,
+            expected=saved.lanes,
+            got=plan.lanes,
+            remedy="a plan of as many lanes, or a new run",
+        )
+    if job.run and plan != saved:
+        write_durably(job.run / PLAN, (json.dumps(plan.as_json(), indent=1) + os.linesep).encode())
+    return plan
+
+
+def still_told(plan: Plan, job: Job, workers: int) -> bool:
+    """Whether a plan of an earlier start is one of those that are told now."""
+    told, lanes = job.settings.plan, job.settings.training.lanes
+    if plan.workers != workers or plan.blocks != job.names or lanes not in (None, plan.lanes):
+        return False
+    if told.plan and told.plan != AUTO:
+        return plan == given_plan(told.plan, job.names, lanes)
+    if told.replicas:
+        return plan == Plan.replicated(job.names, told.replicas, plan.lanes)
+    if told.devices or told.plan == AUTO:
+        return True
+    return plan.is_pipeline and (not told.cut or plan.cut == list(told.cut))
+
+
+def new_plan(job: Job, workers: int, device: torch.device, train: Loader) -> Plan:
+    told, lanes = job.settings.plan, job.settings.training.lanes
+    if told.plan and told.plan != AUTO:
+        return given_plan(told.plan, job.names, lanes)
+    if told.replicas:
+        return Plan.replicated(job.names, told.replicas, lanes or told.replicas)
+    if told.devices or told.plan == AUTO:
+        return searched(job, workers, device, train)
+    return Plan.pipeline(job.names, cut_of(job, workers, device, train), lanes or 1)
+
+
+def searched(job: Job, workers: int, device: torch.device, train: Loader) -> Plan:
+    """The fastest, by measured blocks."""
+    raise NotImplementedError
+
+
+def cut_of(job: Job, stages: int, device: torch.device, train: Loader) -> list[int]:
+    """Blocks in each stage of a pipeline: as told, or by measured time where there is a choice."""
+    cut, blocks = list(job.settings.plan.cut), len(job.names)
+    check_cut(job, stages)
+    if cut or stages in (1, blocks):
+        return cut or partition([1.0] * blocks, stages)
+    return cut_by(costs_of(job, device, train), stages)
+
+
+def costs_of(job: Job, device: torch.device, train: Loader) -> list[BlockCost]:
+    """Of a batch as the run will have them."""
+    config = job.block_config(device, max(1, len(train) * job.settings.training.epochs))
+    parts = job.settings.training.microbatches * (job.settings.training.lanes or 1)
+    return measure_blocks(job.chain, job.objective, config, max(parts, train.largest_batch), microbatches=parts)
+
+
+def cut_by(costs: Sequence[BlockCost], stages: int) -> list[int]:
+    """Blocks in each stage, so that the slowest is as fast as can be; a fusion head joins the last block, unless it is
+    what the last of as many stages is for."""
+    seconds = [cost.seconds for cost in costs]
+    if costs[-1].name != FUSION or stages == len(costs):
+        return partition(seconds, stages)
+    *cut, last = partition([*seconds[:-2], sum(seconds[-2:])], stages)
+    return [*cut, last + 1]
+
+
+def check_cut(job: Job, stages: int) -> None:
+    cut, blocks = list(job.settings.plan.cut), len(job.names)
+    if cut and (len(cut) != stages or sum(cut) != blocks or min(cut) < 1):
+        raise ConfigError(f"{setting('plan.cut')} does not fit", where=f"{stages} stages of {', '.join(job.names)}",
+                          expected=f"{stages} positive counts that sum to {blocks}", got=cut)  # fmt: skip
+
+
+def most_stages(settings: Settings, workers: int) -> int:
+    """Of any plan that is told."""
+    told = settings.plan
+    if told.replicas:
+        return 1
+    return told.plan.count("|") + 1 if told.plan and told.plan != AUTO else workers

@@ -1,0 +1,75 @@
+"""Every edge that a plan needs, in one order that all workers know: so they open without waiting crosswise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ffdist.pipeline.reduce import MOST_BUCKETS
+from ffdist.plan import Plan
+
+Purpose = Literal["stages", "gradients", "sink", "back"]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One edge of a run."""
+
+    name: str
+    """Unique in the run; appears in every error."""
+    source: int
+    """The worker that sends."""
+    target: int
+    """The worker that receives."""
+    depth: int
+    purpose: Purpose
+    stage: int
+    """The stage that sends on it; of the edge back to the source, the last."""
+
+    @property
+    def within(self) -> bool:
+        """Whether both ends are one worker's."""
+        return self.source == self.target
+
+
+def routes_of(plan: Plan, queue: int, lag: int = 0) -> list[Route]:
+    """queue: depth of edges between stages. lag: batches on the edge back from the sink to the source, 0 for none."""
+    routes = [route for stage in range(len(plan.stages)) for route in routes_of_stage(plan, stage, queue)]
+    last, sink = len(plan.stages) - 1, plan.workers - 1
+    if not sink_is_beside(plan):
+        routes += [
+            Route(f"sink {worker}", worker, sink, queue, "sink", last) for worker in sorted(plan.stages[-1].workers)
+        ]
+    if lag:
+        first = plan.stages[0].workers
+        routes += [
+            Route("back" if len(first) == 1 else f"back {worker}", sink, worker, lag, "back", last) for worker in first
+        ]
+    return routes
+
+
+def routes_of_stage(plan: Plan, stage: int, queue: int) -> list[Route]:
+    workers = plan.stages[stage].workers
+    routes: list[Route] = []
+    for one in workers:
+        for other in (other for other in workers if other != one):
+            name = f"gradients of stage {stage}, {one} to {other}"
+            depth = min(MOST_BUCKETS, len(plan.stages[stage].blocks)) + 1
+            routes.append(Route(name, one, other, depth, "gradients", stage))
+    if stage + 1 < len(plan.stages):
+        alone = len(workers) == len(plan.stages[stage + 1].workers) == 1
+        for one, other in plan.routes(stage):
+            name = f"{stage}-{stage + 1}" + ("" if alone else f", {one} to {other}")
+            routes.append(Route(name, one, other, queue, "stages", stage))
+    return routes
+
+
+def sink_is_beside(plan: Plan) -> bool:
+    """Whether the last worker, where the stream ends, is the only one of the last stage."""
+    return plan.stages[-1].workers == [plan.workers - 1]
+
+
+def most_under_way(plan: Plan, queue: int) -> int:
+    """Batches, at most, that have left the source and have not come back from the sink."""
+    hops = len(plan.stages) - 1 + (not sink_is_beside(plan))
+    return len(plan.stages) + hops * queue

@@ -1,0 +1,318 @@
+"""A worker's part of a run: its stages, and where the stream begins and ends."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack, suppress
+from contextvars import copy_context
+from dataclasses import dataclass
+from threading import Event, Thread
+from typing import TYPE_CHECKING
+
+import torch
+
+from ffdist.device import enter, name_of, queues
+from ffdist.errors import StageError
+from ffdist.pipeline.edge import FromEdge, ToEdge
+from ffdist.pipeline.initial import make_from_data
+from ffdist.pipeline.memory import Memory
+from ffdist.pipeline.message import Message, Stop
+from ffdist.pipeline.plan import build_block, dealt
+from ffdist.pipeline.predictions import KNOWN, RECENT, Feedback, Predictions
+from ffdist.pipeline.reduce import Team
+from ffdist.pipeline.route import FanIn, FanOut
+from ffdist.pipeline.sink import Sink
+from ffdist.pipeline.source import Position, Source, StopAtOnce
+from ffdist.pipeline.stage import Outbox, Stage, Turn
+from ffdist.report.log import StageLog, start_run_log
+from ffdist.runtime.meeting import await_key, set_key
+from ffdist.runtime.outcome import root_cause
+from ffdist.runtime.routes import Route, sink_is_beside
+from ffdist.snapshot import SnapshotStore
+from ffdist.transport import Receiver, Sender
+
+if TYPE_CHECKING:
+    from ffdist.pipeline.source import Loaders
+    from ffdist.runtime.edges import Ends
+    from ffdist.runtime.rank import Rank, Start
+
+LOOK = 1.0
+"""Seconds between two looks whether the first worker was told to stop."""
+
+
+class ToldTooEarlyError(StageError):
+    """A worker was told to stop before it had begun."""
+
+
+@dataclass
+class Worker:
+    """One rank's stages, joined to the others' by edges that are open."""
+
+    rank: Rank
+    start: Start
+    routes: Sequence[Route]
+    ways: Ends
+    device: torch.device
+    held: int
+    """Bytes that the process held before."""
+    kinds: Sequence[str]
+    """What the edges of the run travel by."""
+
+    def __post_init__(self) -> None:
+        self.job, self.world, self.plan = self.rank.job, self.rank.world, self.start.plan
+        self.me = self.world.rank
+        self.snapshots = SnapshotStore(self.job.run, self.job.names, keep=self.job.settings.run.keep)
+        self.stages = self.plan.stages_of(self.me)
+        self.turn = Turn() if len(self.stages) > 1 else None
+        self.ends_stream = self.me == self.plan.workers - 1
+        self.leader = self.plan.stages[0].workers[0]
+        """The worker whose source decides when to stop early."""
+
+    def run(self) -> None:
+        """Until the stream stops. Raises the error that explains the others where one of its parts fails."""
+        self._hear_stop()
+        with ExitStack() as ends:
+            parts = [self._stage(index, ends) for index in self.stages]
+            if self.ends_stream and not sink_is_beside(self.plan):
+                parts.append(self._collector())
+            if self.ends_stream:
+                self._announce()
+            if self.rank.stop.is_set():
+                raise ToldTooEarlyError("told to stop before the stages were ready")
+            self.rank.ready()
+            beside(parts, lambda: enter(self.device))
+
+    def _stage(self, index: int, ends: ExitStack) -> Callable[[], None]:
+        """A stage's life, ready to begin."""
+        job, world, manifest = self.job, self.world, self.start.manifest
+        mine = self.plan.stages[index]
+        lanes, team = mine.lanes_of(self.me), self._team(index)
+        config = job.block_config(self.device, max(1, self.start.steps * job.settings.training.epochs))
+        sites = dealt(job.sites(), self.plan.cut)[index]
+        blocks = [build_block(job.chain, site, job.objective, config) for site in sites]
+        stage = Stage(index, blocks, self.snapshots.save, lanes=lanes, team=team, turn=self.turn)
+        stage.worker = self.me
+        stage.memory = Memory(self.device, self.held)
+        loaders = job.loaders() if index == 0 else None
+        if manifest:
+            self.snapshots.load(stage.blocks, manifest)
+        elif loaders:
+            make_from_data(stage.blocks[0].module, loaders.train)
+        log = ends.enter_context(StageLog(job.run, index, self.me if team else None))
+        place = f"{self.device} ({name_of(self.device)})" if queues(self.device) else self.device
+        threads = torch.get_num_threads()
+        log.write(f"{stage} of {len(self.plan.stages)} on {place}, {threads} threads, host {platform.node()}")
+        if not self.plan.is_pipeline:
+            log.write(f"worker {self.me} of {world.size}; plan: {self.plan}")
+        log.write(f"edges of the run: {', '.join(self.kinds) or 'none'}")
+        stage.on_epoch = log.epoch
+        outbox = self._outbox(index, lanes)
+        if loaders:
+            told = self._predictions(loaders)
+            source = self._source(loaders, lanes, team, told)
+            return lambda: self._begin(stage, source, outbox, told)
+        inbox = FanIn({lane: self._way(index, lane) for lane in lanes})
+        stage.take_queued = inbox.take_queued
+        return lambda: stage.run(inbox, outbox)
+
+    def _begin(self, stage: Stage, source: Iterable[Message], outbox: Outbox, told: Predictions | None) -> None:
+        stage.run(source, outbox)
+        if told:
+            told.drain(stage.step)
+
+    def _collector(self) -> Callable[[], None]:
+        """The sink's life, where it takes what several workers send."""
+        last = self.plan.stages[-1]
+        froms = {route.source: FromEdge(self.ways.receivers[route.name]) for route in self._mine("sink")}
+        inbox = FanIn({lane: froms[last.worker_of(lane)] for lane in range(self.plan.lanes)})
+        sink = self._sink()
+
+        def collect() -> None:
+            for message in inbox:
+                sink.send(message)
+                if isinstance(message, Stop):
+                    return
+                del message
+
+        return collect
+
+    def _mine(self, purpose: str, stage: int | None = None) -> list[Route]:
+        """The routes of a purpose that begin or end here."""
+        return [
+            route
+            for route in self.routes
+            if route.purpose == purpose and stage in (None, route.stage) and self.me in (route.source, route.target)
+        ]
+
+    def _team(self, index: int) -> Team | None:
+        stage = self.plan.stages[index]
+        if len(stage.shares) == 1:
+            return None
+        senders: dict[int, Sender] = {}
+        receivers: dict[int, Receiver] = {}
+        for route in self._mine("gradients", index):
+            if route.source == self.me:
+                senders[route.target] = self.ways.senders[route.name]
+            else:
+                receivers[route.source] = self.ways.receivers[route.name]
+        leads = index == 0 and self.me == self.leader
+        return Team(self.me, stage.shares, senders, receivers, self.rank.stop if leads else None)
+
+    def _way(self, index: int, lane: int) -> FromEdge:
+        """Where a lane comes from."""
+        source = self.plan.stages[index - 1].worker_of(lane)
+        for route in self._mine("stages", index - 1):
+            if (route.source, route.target) == (source, self.me):
+                return self.froms.setdefault(route.name, FromEdge(self.ways.receivers[route.name]))
+        raise AssertionError("every lane has a way")
+
+    @property
+    def froms(self) -> dict[str, FromEdge]:
+        """Inboxes, by route."""
+        return self.__dict__.setdefault("_froms", {})
+
+    def _outbox(self, index: int, lanes: range) -> Outbox:
+        """Where a stage's messages go: to the next, or to the sink."""
+        if index == len(self.plan.stages) - 1:
+            if sink_is_beside(self.plan):
+                return self._sink()
+            (route,) = (route for route in self._mine("sink") if route.source == self.me)
+            return ToEdge(self.ways.senders[route.name])
+        behind = self.plan.stages[index + 1]
+        out = {route.target: ToEdge(self.ways.senders[route.name]) for route in self._mine("stages", index)
+               if route.source == self.me}  # fmt: skip
+        return FanOut({lane: out[behind.worker_of(lane)] for lane in lanes})
+
+    def _predictions(self, loaders: Loaders) -> Predictions | None:
+        """The source's end of the edge back from the sink."""
+        routes = [route for route in self._mine("back") if route.target == self.me]
+        if not routes:
+            return None
+        job, manifest, store = self.job, self.start.manifest, self.snapshots
+        recent = store.load_beside(manifest, RECENT)[0].get("scores", ()) if manifest else ()
+        told = Predictions(
+            loaders.train,
+            job.chain.num_classes,
+            job.objective.feedback,
+            self.ways.receivers[routes[0].name],
+            store.save_beside,
+            recent,
+        )
+        if manifest:
+            told.load_state(*store.load_beside(manifest, KNOWN))
+        return told
+
+    def _source(self, loaders: Loaders, lanes: range, team: Team | None, told: Predictions | None) -> Source:
+        start, history, manifest = Position(), [], self.start.manifest
+        if manifest:
+            start = Position(manifest.step, manifest.epoch, manifest.batch)
+            history = [r["validation"]["accuracy"]["mean"] for r in manifest.records if "validation" in r]
+        return Source(
+            loaders,
+            self.job.objective,
+            self.job.settings.training,
+            snapshot_every=self.job.settings.run.snapshot_every,
+            num_classes=self.job.chain.num_classes,
+            start=start,
+            history=history,
+            validation_of=self._validation_of,
+            predictions=told,
+            stop=team or StopAtOnce(self.rank.stop),
+            lanes=lanes,
+            leads=self.me == self.leader,
+        )
+
+    def _validation_of(self, epoch: int) -> float:
+        failure = "the last stage did not tell its validation accuracy"
+        key = validation_key(epoch)
+        return float(await_key(self.rank.store, key, self.job.timeout, failure=failure, where=str(self.world)))
+
+    def _announce(self) -> None:
+        if self.job.ready:
+            self.job.ready()
+        manifest = self.start.manifest
+        step, done = (manifest.step, manifest.epoch) if manifest else (0, 0)
+        epochs = self.job.settings.training.epochs
+        epoch = min(done + 1, epochs)
+        self.rank.report({"event": "start", "steps": self.start.steps, "epochs": epochs, "step": step, "epoch": epoch})
+
+    def _sink(self) -> Sink:
+        manifest = self.start.manifest
+        records, here = manifest.records if manifest else [], str(self.world)
+        store = self.rank.store
+        return Sink(
+            commit=self.snapshots.commit,
+            publish=lambda epoch, accuracy: set_key(store, validation_key(epoch), repr(accuracy), where=here),
+            report=start_run_log(self.job.run, records, self.rank.report),
+            feedback=self._feedback(),
+            records=records,
+            report_every=self.job.report_every,
+        )
+
+    def _feedback(self) -> Feedback | None:
+        """The sink's ends of the edges back to the source."""
+        senders = [self.ways.senders[route.name] for route in self._mine("back") if route.source == self.me]
+        if not senders:
+            return None
+        manifest, store = self.start.manifest, self.snapshots
+        recent = store.load_beside(manifest, RECENT)[0].get("scores", ()) if manifest else ()
+        return Feedback(senders, self.job.objective.feedback, store.save_beside, recent)
+
+    def _hear_stop(self) -> None:
+        """Launchers tell rank 0; where another worker's source leads, it hears of it by the store."""
+        if self.leader == 0 or self.me not in (0, self.leader):
+            return
+        Thread(target=self._pass_stop_on if self.me == 0 else self._await_stop, daemon=True, name="ffdist stop").start()
+
+    def _pass_stop_on(self) -> None:
+        self.rank.stop.wait()
+        with suppress(RuntimeError):  # the run is at its end
+            self.rank.store.set("end early", "")
+
+    def _await_stop(self) -> None:
+        with suppress(RuntimeError):
+            while not self.rank.store.check(["end early"]):
+                Event().wait(LOOK)
+            self.rank.stop.set()
+
+
+def validation_key(epoch: int) -> str:
+    """Where the workers find the accuracy of an epoch (from 0); its name, which errors show, counts from 1."""
+    return f"validation of epoch {epoch + 1}"
+
+
+def beside(parts: Sequence[Callable[[], None]], enter_device: Callable[[], None]) -> None:
+    """Run all parts, in threads where there are several. Raises the error that explains the others.
+
+    One that fails closes nothing by itself: its neighbours find their edges closed when this worker ends, so the first
+    error closes them at once, by ending the wait here.
+    """
+    if len(parts) == 1:
+        parts[0]()
+        return
+    threads = torch.get_num_threads()
+    errors: list[BaseException] = []
+    failed, left = Event(), len(parts)
+
+    def life(part: Callable[[], None]) -> None:
+        nonlocal left
+        torch.set_num_threads(threads)  # each thread has a number of its own
+        enter_device()
+        try:
+            part()
+        except BaseException as error:
+            errors.append(error)
+        finally:
+            left -= 1
+            if errors or not left:
+                failed.set()
+
+    running = [Thread(target=copy_context().run, args=(life, part), daemon=True) for part in parts]
+    for thread in running:
+        thread.start()
+    failed.wait()
+    if errors:
+        raise root_cause(errors)
+    for thread in running:
+        thread.join()
