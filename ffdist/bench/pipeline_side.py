@@ -59,6 +59,8 @@ class Pace:
         self.seat = seat
         self.window: Window | None = None
         self.stop = Event()
+        self.feeds = False
+        """Whether this rank makes batches, and so takes the orders for them."""
         self.meter: Meter | None = None
 
     def next(self) -> Window | None:
@@ -93,10 +95,22 @@ class PacedLoader:
         return len(self.loader)
 
     @property
+    def shard(self) -> tuple[int, ...]:
+        return self.loader.shard
+
+    @shard.setter
+    def shard(self, shard: tuple[int, ...]) -> None:
+        self.loader.shard = shard
+
+    def batch_samples(self, batch: int) -> int:
+        return self.loader.batch_samples(batch)
+
+    @property
     def largest_batch(self) -> int:
         return self.loader.largest_batch
 
     def epoch(self, epoch: int, start: int = 0) -> Generator[tuple[Tensor, Tensor]]:
+        self.pace.feeds = True
         if window := self.pace.next():
             if self.pace.meter:
                 self.pace.meter.reset()  # the blocks are built, and were measured to be dealt
@@ -119,7 +133,7 @@ class Stopwatch:
             case "progress":
                 self.arrivals.append(mark(self.device))
             case "epoch" if self.arrivals:
-                window = self.pace.window if self.pace.seat.world.first else self.pace.next()
+                window = self.pace.window if self.pace.feeds else self.pace.next()
                 assert window
                 seconds, samples = window.seconds(self.arrivals), window.batches * self.batch_size
                 details = {"stages": event["record"]["stages"], "batches": window.total}

@@ -12,17 +12,19 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from rich.table import Table
 
 from ffdist.cli.spelling import as_flags
 from ffdist.cores import available_cores
-from ffdist.data import Images
+from ffdist.data import Images, Loader
 from ffdist.errors import FfdistError, StageError, TransportError, exit_status, spelled
 from ffdist.folders import command as shell_command
 from ffdist.folders import ends_with_container, loss
 from ffdist.notes import QUIET, note, silenced
 from ffdist.pipeline.plan import BlockCost, dealt
 from ffdist.plain import PlainConsole, table
+from ffdist.plan import Plan
 from ffdist.report.console import ConsoleReport, result_tables
 from ffdist.report.log import read_run_log
 from ffdist.runtime.agree import agree, check_job, validation_note
@@ -35,7 +37,7 @@ from ffdist.runtime.on_ray import settings_on_ray
 from ffdist.runtime.opened import open_told
 from ffdist.runtime.outcome import Result, with_remedy
 from ffdist.runtime.own_code import GIVEN, check_code, settled
-from ffdist.runtime.planning import costs_of, count_workers, cut_by
+from ffdist.runtime.planning import costs_of, count_workers, cut_by, new_plan, settled_plan
 from ffdist.runtime.processes import run_processes
 from ffdist.runtime.rank import idle_gpus, set_threads, stage_device
 from ffdist.runtime.record import facts
@@ -57,6 +59,7 @@ def train(command: Train, words: Sequence[str]) -> None:
     """Check everything, run the stages, print what came of them; exits with 129, 130 or 143 where told to stop.
 
     words: the command as it was typed."""
+    command = replace(command, settings=settled_plan(command.settings))
     world, settings = World.from_env(), command.settings
     told = world is None or world.first
     if command.resume and not command.dry_run and (end := nothing_left(settings)):
@@ -139,7 +142,8 @@ def job_of(command: Train, images: Images, out: Path, told: dict[str, Any], *, r
 
 def launch(make: SettingsJob, out: Path) -> Result:
     settings, report = make.settings, ConsoleReport(PlainConsole(stderr=True))
-    warn(f"starting {make.workers} stage{'s' * (make.workers > 1)} by {settings.plan.launcher} ...")
+    what = "worker" if settings.plan.is_shared else "stage"
+    warn(f"starting {make.workers} {what}{'s' * (make.workers > 1)} by {settings.plan.launcher} ...")
     try:
         if settings.plan.launcher == "threads":
             return run_threads(make(), report)
@@ -238,46 +242,61 @@ def tell_end(run: Path, *, as_json: bool) -> None:
 
 def dry_run(job: Job, *, as_json: bool = False) -> None:
     """Print the resolved settings, and the stages with what each would hold and cost; start nothing."""
-    settings, stages = job.settings, job.workers
-    place = World(size=stages)
+    settings, workers = job.settings, job.workers
+    place = World(size=workers)
     set_threads(settings.compute.threads, place)
     device = stage_device(settings.compute.device, place)
     train = job.loaders().train
     costs = costs_of(job, device, train)
-    cut = list(settings.plan.cut) or cut_by(costs, stages)
+    plan = planned(job, costs, device, train)
+    if plan.is_pipeline and settings.plan.plan is None:
+        settings = settings.changed(stages=workers)
     if as_json:
-        told = {"settings": dict(settings.changed(stages=stages).items()), "stages": stages_told(costs, cut)}
+        told = {"settings": dict(settings.items()), "plan": plan.as_json(), "stages": stages_told(costs, plan)}
         print(json.dumps(told, default=str))
         return
     console = PlainConsole()
-    console.print(write_toml(settings.changed(stages=stages)), soft_wrap=True, end="")
-    console.print(stage_table(costs, cut, train.largest_batch))
+    console.print(write_toml(settings), soft_wrap=True, end="")
+    console.print(stage_table(costs, plan, train.largest_batch))
 
 
-def stages_told(costs: list[BlockCost], cut: list[int]) -> list[dict[str, Any]]:
-    """Each stage's blocks, parameters, seconds a batch, and bytes that it sends on."""
+def planned(job: Job, costs: list[BlockCost], device: torch.device, train: Loader) -> Plan:
+    """The plan that the run would have; a pipeline's by the costs that are known already."""
+    told = job.settings.plan
+    if told.plan or told.replicas or told.devices:
+        return new_plan(job, job.workers, device, train)
+    return Plan.pipeline(job.names, list(told.cut) or cut_by(costs, job.workers), job.lanes)
+
+
+def stages_told(costs: list[BlockCost], plan: Plan) -> list[dict[str, Any]]:
+    """Each stage's blocks, workers, parameters, seconds a batch, and bytes that it sends on; of all its workers."""
     return [
         {
             "blocks": [cost.name for cost in mine],
+            "workers": [str(share) for share in stage.shares],
             "parameters": sum(cost.parameters for cost in mine),
             "seconds": sum(cost.seconds for cost in mine),
-            "bytes_sent": mine[-1].activation_bytes if stage < len(cut) - 1 else 0,
+            "bytes_sent": mine[-1].activation_bytes * plan.lanes if stage is not plan.stages[-1] else 0,
         }
-        for stage, mine in enumerate(dealt(costs, cut))
+        for stage, mine in zip(plan.stages, dealt(costs, plan.cut), strict=True)
     ]
 
 
-def stage_table(costs: list[BlockCost], cut: list[int], batch_size: int) -> Table:
-    rows = table("stage", "blocks", "parameters", "ms a batch", "KiB sent a batch", title="Stages, measured here")
-    slowest = 0.0
-    for stage, mine in enumerate(dealt(costs, cut)):
-        seconds = sum(cost.seconds for cost in mine)
-        slowest = max(slowest, seconds)
-        sent = mine[-1].activation_bytes if stage < len(cut) - 1 else 0
-        rows.add_row(str(stage), " ".join(cost.name for cost in mine), f"{sum(c.parameters for c in mine):,}",
-                      f"{seconds * 1e3:.2f}", f"{sent / 1024:,.0f}")  # fmt: skip
+def stage_table(costs: list[BlockCost], plan: Plan, batch_size: int) -> Table:
+    whole = not plan.is_pipeline
+    rows = table("stage", "blocks", *(["workers"] if whole else []), "parameters", "ms a batch", "KiB sent a batch",
+                 title="Stages, measured here")  # fmt: skip
+    busy = dict.fromkeys(range(plan.workers), 0.0)
+    for index, (stage, told) in enumerate(zip(plan.stages, stages_told(costs, plan), strict=True)):
+        for share in stage.shares:
+            busy[share.worker] += told["seconds"] * len(share.lanes) / plan.lanes
+        workers = [" ".join(told["workers"])] if whole else []
+        rows.add_row(str(index), " ".join(told["blocks"]), *workers, f"{told['parameters']:,}",
+                      f"{told['seconds'] * 1e3:.2f}", f"{told['bytes_sent'] / 1024:,.0f}")  # fmt: skip
+    who = f"{plan.workers} workers" if whole else f"{len(plan.stages)} stages"
     rows.caption = (
-        f"by the slowest stage {batch_size / slowest:,.0f} samples/s, if each of {len(cut)} stages had a core or GPU "
-        f"of its own (cores here: {available_cores()}); reading the data, sending and validation are not in it"
+        f"by the slowest {'worker' if whole else 'stage'} {batch_size / max(busy.values()):,.0f} samples/s, if each of "
+        f"{who} had a core or GPU of its own (cores here: {available_cores()}); reading the data, sending and "
+        "validation are not in it"
     )
     return rows

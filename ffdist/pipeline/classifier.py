@@ -119,7 +119,7 @@ class Classifier(nn.Module):
         the confusion of a block.
         """
         if batch_size is not None:
-            batch_size = self.settings.changed(batch_size=batch_size, microbatches=1).training.batch_size
+            batch_size = self.settings.changed(batch_size=batch_size, microbatches=1, lanes=None).training.batch_size
         told = self.settings.dataset
         learned = Normalised(list(self.classes), tuple(self.input_shape), *self.moments, self.pixels, told.preprocess)
         images = to_measure(data, learned, told.image_size)

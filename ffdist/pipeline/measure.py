@@ -17,9 +17,11 @@ from ffdist.models import derive_seed, seeded
 from ffdist.pipeline.block import BlockConfig, LearningBlock
 from ffdist.pipeline.contract import own_code
 from ffdist.pipeline.fusion import Fusion
+from ffdist.pipeline.lanes import Part, parts
 from ffdist.pipeline.message import EndOfSplit, EvalBatch
 from ffdist.pipeline.predictors import Tally
 from ffdist.pipeline.stage import Stage
+from ffdist.settings import TrainingSettings
 
 if TYPE_CHECKING:
     from ffdist.pipeline.classifier import Classifier
@@ -64,10 +66,12 @@ def measure(classifier: Classifier, images: Images, split: Split, *, batch_size:
     weights = classifier.block_weights
     tally = Tally()
     confusions: dict[str, Confusion] = {}
-    for x, y in in_parts(loader, settings.training.microbatches):
+    for number, (part, x, y) in enumerate(in_parts(loader, settings.training)):
+        if not len(y):  # of lanes, some may be empty
+            continue
         with drawing(classifier):
             prepared = classifier.objective.prepare_eval(x, images.num_classes)
-        batch = stage.evaluate(EvalBatch("test", prepared, y))
+        batch = stage.evaluate(EvalBatch("test", prepared, y, number, part.lane, part.last))
         for name, scores in tally.add(batch, weights).items():
             confusions.setdefault(name, Confusion(images.num_classes)).add(scores, y)
     blocks = stage.end_split(EndOfSplit("test", 0)).blocks
@@ -82,10 +86,11 @@ def drawing(classifier: Classifier) -> AbstractContextManager[None]:
     return seeded(derive_seed(classifier.settings.training.seed, "evaluation"))
 
 
-def in_parts(loader: Loader, microbatches: int) -> Iterator[tuple[Tensor, Tensor]]:
+def in_parts(loader: Loader, training: TrainingSettings) -> Iterator[tuple[Part, Tensor, Tensor]]:
     """Batches in the parts in which they went down the pipeline: sums differ by their order."""
     for x, y in loader.epoch(0):
-        yield from zip(x.chunk(microbatches), y.chunk(microbatches), strict=True)
+        for part in parts(len(y), training.lanes or 1, training.microbatches):
+            yield part, x[part.rows], y[part.rows]
 
 
 def stage_of(classifier: Classifier) -> Stage:
@@ -93,8 +98,8 @@ def stage_of(classifier: Classifier) -> Stage:
     settings = classifier.settings.changed(ema=None, fusion=classifier.fusion is not None)
     config = BlockConfig(settings, 1, classifier.mean.device)
     blocks = []
-    for site, layout, parts in zip(classifier.sites, classifier.layouts, classifier.parts, strict=True):
-        own = deepcopy(parts)
+    for site, layout, given in zip(classifier.sites, classifier.layouts, classifier.parts, strict=True):
+        own = deepcopy(given)
         rule = Fusion() if site.index == len(classifier.blocks) else classifier.objective
         blocks.append(LearningBlock(site, own["module"], rule, config, layout, own["head"]))
     return Stage(0, blocks, lambda blocks, marker: [])

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from threading import Event
 from typing import Any
 
@@ -84,6 +84,12 @@ class Team:
         if self.stop.is_set() and self.told is None:
             self.told = step
         return self.told
+
+    def hear(self, frames: Iterable[Frame]) -> None:
+        """What the others tell of it."""
+        for frame in frames:
+            if self.told is None:
+                self.told = frame.fields["told"]
 
     def is_told(self, step: int, *, waiting: bool = True) -> bool:
         """Whether the run is to end behind batch `step`, the same on every worker: what came with an exchange is known
@@ -259,11 +265,10 @@ class Bucket:
                     name.partition(" ")[2]: value for name, value in frame.tensors.items() if name.startswith(f"{i} ")
                 }
                 reduction.receive(fields, own)
-            if self.team and self.team.told is None:
-                self.team.told = frame.fields["told"]
         for reduction in self.reductions:
             reduction.apply()
         if self.team:
+            self.team.hear(frames.values())
             self.team.exchanging += time.perf_counter() - began
 
 

@@ -136,7 +136,7 @@ class Source:
             return
         number = 0
         for batch, (x, y) in enumerate(loader.epoch(0)):
-            cut = parts(loader.samples(batch), self.of, self.training.microbatches)
+            cut = parts(loader.batch_samples(batch), self.of, self.training.microbatches)
             for part in (part for part in cut if part.lane in self.lanes):
                 rows = self._own(part, cut)
                 yield self._evaluated(split, x[rows], y[rows], number + cut.index(part), part)
@@ -157,7 +157,7 @@ class Source:
 
     def _microbatches(self, x: Tensor, y: Tensor, step: int) -> Iterator[TrainBatch]:
         """x, y: of this source's lanes."""
-        samples = self.loaders.train.samples(self.at.batch)
+        samples = self.loaders.train.batch_samples(self.at.batch)
         cut = parts(samples, self.of, self.training.microbatches)
         known = self.predictions.before(step) if self.predictions else None
         generator = torch.Generator()

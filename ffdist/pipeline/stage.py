@@ -258,7 +258,9 @@ class Stage:
         if self.team is None:
             return
         tensors = {block.site.name: block.totals.clone() for block in self.blocks}  # what was sent may not change
-        frames = self.team.gather("Totals", {}, tensors)
+        with self.waiting():
+            frames = self.team.gather("Totals", {"told": self.team.tell(self.step)}, tensors)
+        self.team.hear(frames.values())
         for share in self.team.shares:
             rows = slice(share.lanes.start, share.lanes.stop)
             for block in self.blocks:
@@ -267,7 +269,9 @@ class Stage:
     def check_replicas(self, team: Team) -> None:
         """Raises StageError where the workers do not hold the same."""
         mine = {block.site.name: digest_of(block) for block in self.blocks}
-        for worker, frame in team.gather("Digests", mine, {}).items():
+        with self.waiting():
+            frames = team.gather("Digests", mine, {})
+        for worker, frame in frames.items():
             if differ := [name for name in mine if frame.fields[name] != mine[name]]:
                 raise StageError(
                     "two workers hold different weights of a block",

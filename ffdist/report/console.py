@@ -135,11 +135,16 @@ def _mistakes(confusion: dict[str, Any], title: str) -> Table:
 def _stages(records: list[dict[str, Any]]) -> Table:
     last = records[-1]
     speed = f", {speed:,.0f} samples/s" if (speed := last["train"]["samples_per_second"]) else ""
-    rows = table("stage", "blocks", "busy", "waits for input", "waits for next", *memory_headers(last["stages"]),
-                  title=f"Stages in the last epoch{speed}")  # fmt: skip
+    shares = {"busy": "busy", "no_data": "waits for input", "no_credit": "waits for next"}
+    if any("exchange" in stage for stage in last["stages"]):
+        shares |= {"exchange": "adds gradients", "no_gradients": "waits for gradients"}
+    rows = table("stage", "blocks", *shares.values(), *memory_headers(last["stages"]),
+                 title=f"Stages in the last epoch{speed}")  # fmt: skip
+    places = [stage["stage"] for stage in last["stages"]]
     for stage in last["stages"]:
-        shares = [f"{stage[key] / stage['seconds']:.0%}" for key in ("busy", "no_data", "no_credit")]
-        rows.add_row(str(stage["stage"]), " ".join(stage["blocks"]), *shares, *memory_cells(stage))
+        told = [f"{stage.get(key, 0.0) / stage['seconds']:.0%}" for key in shares]
+        worker = f", worker {stage['worker']}" if places.count(stage["stage"]) > 1 else ""
+        rows.add_row(f"{stage['stage']}{worker}", " ".join(stage["blocks"]), *told, *memory_cells(stage))
     if len({stage.get("process", stage["stage"]) for stage in last["stages"]}) < len(last["stages"]):
         rows.caption = "stages of one process: each shows the memory of the whole process"
     return rows

@@ -29,7 +29,7 @@ from ffdist.snapshot.files import apart, write_durably
 
 NETWORK = ("model", "model_args", "blocks", "objective", "objective_args", "label_smoothing", "fusion")
 """The settings that say which network and rule it is."""
-MEASURED = ("image_size", "preprocess", "batch_size", "microbatches", "precision", "seed")
+MEASURED = ("image_size", "preprocess", "batch_size", "microbatches", "lanes", "precision", "seed")
 """Those by which it is measured as in training."""
 
 

@@ -17,10 +17,10 @@ from ffdist.pipeline.fusion import FUSION
 from ffdist.pipeline.plan import BlockCost, measure_blocks, partition
 from ffdist.plan import Plan, read_plan
 from ffdist.runtime.job import Job
+from ffdist.runtime.run import PLAN, saved_plan
 from ffdist.settings import Settings
 from ffdist.snapshot.files import write_durably
 
-PLAN = "plan.json"
 AUTO = "auto"
 
 
@@ -144,12 +144,6 @@ def settled_plan(settings: Settings) -> Settings:
     return settings.changed(plan=str(plan), lanes=settings.training.lanes or plan.lanes)
 
 
-def saved_plan(run: Path | None) -> Plan | None:
-    """The plan by which a run was last started; None where there is none."""
-    path = run and run / PLAN
-    return read_plan(path) if path and path.is_file() else None
-
-
 def plan_of(job: Job, workers: int, device: torch.device, train: Loader) -> Plan:
     """The run's own where it still is what is told; else a new one, which is kept there. Only rank 0 makes it."""
     saved = saved_plan(job.run)
@@ -196,7 +190,10 @@ def new_plan(job: Job, workers: int, device: torch.device, train: Loader) -> Pla
 
 def searched(job: Job, workers: int, device: torch.device, train: Loader) -> Plan:
     """The fastest, by measured blocks."""
-    raise NotImplementedError
+    lanes = job.settings.training.lanes
+    if workers <= len(job.names):
+        return Plan.pipeline(job.names, cut_of(job, workers, device, train), lanes or 1)
+    return Plan.replicated(job.names, workers, lanes or workers)
 
 
 def cut_of(job: Job, stages: int, device: torch.device, train: Loader) -> list[int]:

@@ -16,6 +16,7 @@ from ffdist.folders import command, remedy_unwritable, why_unwritable
 from ffdist.models import Chain, load_model, weights_file, with_weights
 from ffdist.objectives import Objective, load_objective
 from ffdist.pipeline.classifier import Classifier
+from ffdist.plan import Plan, read_plan
 from ffdist.runtime.data_facts import DataFacts, read_facts
 from ffdist.runtime.own_code import GIVEN, WORDS, check_code
 from ffdist.settings import Settings, apply, flat
@@ -25,6 +26,7 @@ from ffdist.snapshot.files import write_durably
 
 T = TypeVar("T")
 SETTINGS = "config.toml"
+PLAN = "plan.json"
 HEAD = "# settings of a run of ffdist; digest "
 """Begins the file: a file that was cut short still has it."""
 ACTIONS = ("resume", "dry_run")
@@ -151,6 +153,12 @@ def digest_of(values: Mapping[str, Any]) -> str:
     return hashlib.sha256(repr(sorted(flat(values).items())).encode()).hexdigest()[:32]
 
 
+def saved_plan(run: Path | None) -> Plan | None:
+    """The plan by which a run was last started; None where there is none."""
+    path = run and run / PLAN
+    return read_plan(path) if path and path.is_file() else None
+
+
 def read_settings(run: Path) -> Settings:
     """Raises SnapshotError where there is no run, or where its settings are not as they were written."""
     path = run / SETTINGS
@@ -165,7 +173,9 @@ def read_settings(run: Path) -> Settings:
                             expected="a file that is whole", got="one that was cut short, or changed",
                             remedy="restore it; what may change is told to `ffdist train --resume`")  # fmt: skip
     told = {name: value for name, value in flat(values).items() if name not in ACTIONS}
-    return apply(Settings(), told, str(path))
+    settings = apply(Settings(), told, str(path))
+    plan = saved_plan(run)
+    return settings if plan is None or plan.lanes == 1 else settings.changed(lanes=plan.lanes)
 
 
 def with_snapshot(run: Path, use: Callable[[Manifest], T]) -> T:

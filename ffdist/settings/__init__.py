@@ -21,7 +21,7 @@ from ffdist.settings.compute import ComputeSettings
 from ffdist.settings.dataset import TRANSFORMS, DatasetSettings
 from ffdist.settings.network import NetworkSettings
 from ffdist.settings.optim import OptimSettings
-from ffdist.settings.plan import PlanSettings
+from ffdist.settings.plan import WAYS, PlanSettings
 from ffdist.settings.ray import RaySettings
 from ffdist.settings.rule import RuleSettings
 from ffdist.settings.run import RunSettings
@@ -89,7 +89,7 @@ class Settings:
         range.
         """
         told: dict[str, dict[str, Any]] = {}
-        for name, value in values.items():
+        for name, value in (values | in_place_of(values)).items():
             if name not in GROUP_OF:
                 raise unknown(name, GROUP_OF)
             told.setdefault(GROUP_OF[name], {})[name] = value
@@ -127,6 +127,16 @@ def is_free(name: str) -> bool:
 def as_flag(name: str) -> str:
     """A field, or another name of an argument, as the command line spells it."""
     return f"--{name.rpartition('.')[2].replace('_', '-')}"
+
+
+def in_place_of(told: Mapping[str, Any]) -> dict[str, Any]:
+    """Who computes what is told anew: what was told of it in another way before goes."""
+    ways = [way for way in WAYS if any(told.get(name) for name in way)]
+    if len(ways) != 1:
+        return {}
+    stays = ways[0] + (("devices",) if told.get("plan") == "auto" else ("plan",) if told.get("devices") else ())
+    default = PlanSettings()
+    return {name: getattr(default, name) for way in WAYS for name in way if name not in told and name not in stays}
 
 
 def unknown(name: str, names: Collection[str], where: object = None) -> ConfigError:

@@ -8,6 +8,8 @@ from typing import ClassVar, Literal
 from ffdist.errors import ConfigError, setting
 from ffdist.settings.base import Group, option
 
+WAYS = (("stages", "cut"), ("plan",), ("replicas",), ("devices",))
+"""To say who computes what: one of them is told."""
 Transport = Literal["auto", "shared-memory", "gloo", "nccl", "xccl", "object-store"]
 
 
@@ -38,6 +40,11 @@ class PlanSettings(Group):
     launcher: Literal["processes", "threads", "ray"] = option("processes", free=True)
     """What runs the stages. Under torchrun its ranks do. A process each, a thread each in this one, or a Ray actor
     each."""
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether something else than a pipeline of stages is told."""
+        return bool(self.plan or self.replicas or self.devices)
 
     def check(self) -> None:
         super().check()

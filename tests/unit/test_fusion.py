@@ -154,4 +154,4 @@ def test_what_a_fusion_head_cannot_read_is_refused_before_training(tmp_path: Pat
     with pytest.raises(NetworkError, match="no block may be called 'fusion'"):
         check_job(job(tmp_path, SFF(), named))
     with pytest.raises(ConfigError, match=r"plan\.cut does not fit"):
-        check_job(replace(job(tmp_path, SFF(), cut=[1, 2]), stages=2))
+        check_job(replace(job(tmp_path, SFF(), cut=[1, 2]), workers=2))

@@ -95,8 +95,8 @@ def test_the_source_knows_of_each_sample_what_was_said_of_it_so_many_batches_ago
 
 def test_a_pipeline_that_holds_more_batches_than_the_lag_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"at least 11 batches(.|\n)*lag=11"):
-        check_job(replace(replace(MAKE, settings=MAKE.settings | {"queue": 4})(), stages=3))
-    check_job(replace(MAKE(), stages=3))
+        check_job(replace(replace(MAKE, settings=MAKE.settings | {"queue": 4})(), workers=3))
+    check_job(replace(MAKE(), workers=3))
 
 
 def test_hard_negatives_need_readouts_and_a_lag_that_an_edge_can_hold() -> None:

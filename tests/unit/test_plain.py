@@ -19,6 +19,7 @@ from ffdist.cli import doctor
 from ffdist.cli.training import stage_table
 from ffdist.pipeline.plan import BlockCost
 from ffdist.plain import PlainConsole, levels
+from ffdist.plan import Plan
 from ffdist.report.cam import BlockMaps, focus_table
 from ffdist.report.console import ConsoleReport, accuracy_table, confusion_table, result_tables
 from ffdist.report.summary import curve_table, settings_table
@@ -67,7 +68,7 @@ TABLES = {
     "stages": lambda name: result_tables([record(name)], None)[-1],
     "settings": lambda name: settings_table({"data": name}, {"data": "digits"}, "finished"),
     "curves": lambda name: curve_table([record(name)]),
-    "dry run": lambda name: stage_table([BlockCost(name, 1.0, 1, 1)], [1], 1),
+    "dry run": lambda name: stage_table([BlockCost(name, 1.0, 1, 1)], Plan.pipeline([name], [1]), 1),
     "maps": maps,
     "doctor": lambda name: doctor.table([doctor.Finding(name, False, name, name)]),
     "bench": lambda name: Grid(name, [{name: name}]).rich(),

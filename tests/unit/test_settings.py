@@ -16,8 +16,8 @@ from ffdist.cli.spelling import as_flags
 from ffdist.cli.train import parse
 from ffdist.errors import ConfigError, spelled
 from ffdist.presets import PRESETS, with_preset
+from ffdist.runtime.planning import count_stages
 from ffdist.runtime.run import SETTINGS, read_settings, write_settings
-from ffdist.runtime.start import count_stages
 from ffdist.settings import GROUP_OF, GROUPS, OptimSettings, Settings, TrainingSettings, apply, explained, flat
 from ffdist.settings.toml import read_toml, tomllib, write_toml
 from ffdist.settings.unread import unread

@@ -1,0 +1,208 @@
+"""The plan changes nothing: workers as threads, by plans drawn at random, against one worker with the same lanes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jobs import QUIET, DigitsJob, cut_power_at, fingerprint, learned
+
+from ffdist.errors import ConfigError, NetworkError, StageError
+from ffdist.objectives import Hinton
+from ffdist.pipeline.reduce import Flat
+from ffdist.pipeline.running import in_order
+from ffdist.pipeline.tree import Partial, added_up, halves, nodes_of, total
+from ffdist.plan import Plan, PlanStage, Share
+from ffdist.runtime.planning import saved_plan
+from ffdist.runtime.run import read_settings, write_settings
+from ffdist.runtime.threads import run_threads
+from ffdist.snapshot import latest
+
+LANES = 4
+SMALL: dict[str, Any] = {"samples": 100, "batch_size": 16, "lanes": LANES}
+JOBS = {
+    "batch norm": DigitsJob(settings=SMALL),
+    "dropout in microbatches": DigitsJob(noisy=True, settings=SMALL | {"microbatches": 2}),
+    "all at once": DigitsJob(
+        objective=Hinton(predict="linear", peer=0.03, hard=True, lag=24),
+        noisy=True,
+        settings=SMALL
+        | {
+            "fusion": True,
+            "microbatches": 2,
+            "precision": "bf16",
+            "ema": 0.9,
+            "clip": 0.1,
+            "no_decay": ("bias",),
+            "windows": ((0, 1), (0, 2), (1, 2)),
+        },
+    ),
+    "plateau": DigitsJob(settings=SMALL | {"schedule": "plateau", "patience": 0}, epochs=3),
+    "fp16": DigitsJob(noisy=True, settings=SMALL | {"precision": "fp16"}),
+    "gradients in bf16": DigitsJob(settings=SMALL | {"exchange_dtype": "bf16"}),
+    "uneven": DigitsJob(settings=SMALL | {"batch_size": 7}),
+    "fewer samples than lanes": DigitsJob(settings=SMALL | {"samples": 4}),
+    "stops early": DigitsJob(epochs=6, settings=SMALL | {"early_stop": 1, "lr": 1e-9}),
+    "sgd": DigitsJob(settings=SMALL | {"optimizer": "sgd", "lr": 0.05, "momentum": 0.9, "warmup": 0.2}),
+}
+FEW = settings(max_examples=3, deadline=None, derandomize=True)
+
+
+@st.composite
+def plans(draw: st.DrawFn, names: list[str]) -> Plan:
+    """Any stages, with any workers, who may serve in several."""
+    ends = sorted(draw(st.sets(st.integers(1, len(names) - 1))))
+    stages, workers = [], 0
+    for first, behind in zip([0, *ends], [*ends, len(names)], strict=True):
+        parts = sorted(draw(st.sets(st.integers(1, LANES - 1), max_size=3)))
+        shares: list[Share] = []
+        for a, b in zip([0, *parts], [*parts, LANES], strict=True):
+            had = {share.worker for share in shares}
+            worker = draw(st.sampled_from([w for w in range(workers + 1) if w not in had]))
+            workers = max(workers, worker + 1)
+            shares.append(Share(worker, range(a, b)))
+        stages.append(PlanStage(tuple(names[first:behind]), tuple(shares)))
+    return Plan(LANES, tuple(stages))
+
+
+def run(make: DigitsJob, plan: Plan | str, folder: Path, **more: Any) -> tuple[Any, ...]:
+    """What a run has learned and said."""
+    job = replace(make, run=folder, settings=make.settings | {"plan": str(plan), **more})()
+    result = run_threads(job, QUIET)
+    return fingerprint(folder), learned(result.records), result.test
+
+
+ALONE: dict[str, tuple[Any, ...]] = {}
+
+
+def alone(name: str) -> tuple[Any, ...]:
+    """By one worker."""
+    if name not in ALONE:
+        with TemporaryDirectory() as folder:
+            ALONE[name] = run(JOBS[name], "* @ 0", Path(folder))
+    return ALONE[name]
+
+
+@pytest.mark.parametrize("name", JOBS)
+@FEW
+@given(data=st.data())
+def test_any_plan_learns_the_bits_of_one_worker(name: str, data: st.DataObject) -> None:
+    plan = data.draw(plans(JOBS[name]().names))
+    with TemporaryDirectory() as folder:
+        assert run(JOBS[name], plan, Path(folder)) == alone(name)
+        assert saved_plan(Path(folder)) == plan
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("* @ 0:0-1, 1:2-3", "noisy1 @ 0 | noisy2 @ 0:0, 1:1-3 | noisy3 @ 1"),
+        ("noisy1 @ 0 | noisy2 noisy3 @ 1", "* @ 0-3"),
+        ("noisy1 noisy2 @ 0:0-2, 1:3 | noisy3 @ 2", "* @ 0"),
+    ],
+)
+def test_a_run_goes_on_by_another_plan(before: str, after: str, tmp_path: Path) -> None:
+    name = "dropout in microbatches"
+    cut = replace(JOBS[name], run=tmp_path, settings=JOBS[name].settings | {"plan": before, "snapshot_every": 2})
+    cut_power_at(5, cut)
+    manifest = latest(tmp_path)
+    assert manifest
+    assert manifest.batch, "in the middle of an epoch"
+    assert run(JOBS[name], after, tmp_path, resume=True, snapshot_every=2) == alone(name)
+
+
+def test_one_lane_is_what_a_batch_was_before() -> None:
+    with TemporaryDirectory() as one, TemporaryDirectory() as other:
+        make = DigitsJob(noisy=True, settings=SMALL | {"lanes": 1, "microbatches": 2})
+        none = replace(make, settings={k: v for k, v in make.settings.items() if k != "lanes"})
+        by_stages = replace(none, run=Path(other), settings=none.settings | {"stages": 2})
+        result = run_threads(by_stages(), QUIET)
+        assert run(make, "* @ 0", Path(one)) == (fingerprint(Path(other)), learned(result.records), result.test)
+
+
+def test_lanes_are_part_of_what_is_learned_and_stay(tmp_path: Path) -> None:
+    make = DigitsJob(tmp_path, epochs=1, settings={"samples": 100, "batch_size": 16, "replicas": 2})
+    job = make()
+    write_settings(tmp_path, job.settings)
+    run_threads(job, QUIET)
+    assert read_settings(tmp_path).training.lanes == 2
+    four = replace(make, epochs=2, settings=make.settings | {"replicas": 4, "resume": True})
+    with pytest.raises(ConfigError, match=r"training\.lanes cannot change"):
+        run_threads(four(), QUIET)
+
+
+@pytest.mark.parametrize(
+    ("told", "match"),
+    [
+        ({"replicas": 4, "lanes": 2}, "more replicas than lanes"),
+        ({"replicas": 2, "stages": 2}, "in several ways"),
+        ({"plan": "conv1 @ 0", "lanes": 1}, "leaves blocks out"),
+        ({"plan": "nowhere.json"}, "there is no such plan"),
+        ({"plan": " "}, "is empty"),
+        ({"lanes": 5, "microbatches": 4, "batch_size": 16}, "more than a batch holds"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(told: dict[str, Any], match: str) -> None:
+    with pytest.raises(ConfigError, match=match):
+        DigitsJob(settings=told)()
+
+
+def test_workers_that_come_to_hold_other_weights_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a machine with bad memory would: one worker's weights change behind its back."""
+    put = Flat.put
+
+    def flawed(self: Flat, flat: torch.Tensor, present: list[int]) -> None:
+        flat[0] += torch.rand(()) * (torch.rand(()) > 0.5)
+        put(self, flat, present)
+
+    monkeypatch.setattr(Flat, "put", flawed)
+    with pytest.raises(StageError, match=r"(?s)two workers hold different weights.*block conv1.*workers [01] and [01]"):
+        run(JOBS["batch norm"], "* @ 0-1", tmp_path)
+
+
+def test_weights_of_two_types_in_a_block_need_one_lane() -> None:
+    class Mixed(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2).double()
+
+    with pytest.raises(NetworkError, match="weights of one type"):
+        Flat(list(Mixed().parameters()), "a block")
+
+
+@given(st.integers(1, 9), st.data())
+def test_a_tree_is_the_same_whoever_adds_it_up(lanes: int, data: st.DataObject) -> None:
+    there = data.draw(st.lists(st.booleans(), min_size=lanes, max_size=lanes))
+    values = [torch.randn(3) if here else None for here in there]
+    middle = data.draw(st.integers(0, lanes))
+    parts = [Partial(range(middle), lanes), Partial(range(middle, lanes), lanes)]
+    for lane, value in enumerate(values):
+        parts[lane >= middle].put(lane, value)
+    found = total({**parts[0].take(), **parts[1].take()}, (0, lanes), torch.add)
+    whole = total({(i, i + 1): v for i, v in enumerate(values) if v is not None}, (0, lanes), torch.add)
+    assert (found is None) == (whole is None)
+    assert found is None or whole is None or torch.equal(found, whole)
+
+
+def test_the_tree_pairs_neighbours() -> None:
+    assert halves((0, 4)) == ((0, 2), (2, 4))
+    assert halves((0, 3)) == ((0, 2), (2, 3))
+    assert nodes_of(range(1, 4), 4) == [(1, 2), (2, 4)]
+    a, b, c, d = (torch.tensor(x) for x in (1e8, -1e8, 1.0, 1e-9))
+    assert torch.equal(added_up([a, b, c, d]), (a + b) + (c + d))
+
+
+def test_running_means_take_microbatches_in_order() -> None:
+    start, means, momentum = torch.tensor([0.5]), [torch.tensor([1.0]), torch.tensor([3.0])], 0.1
+    made = [(1 - momentum) * start + momentum * mean for mean in means]
+    now = start
+    for mean in means:
+        now = (1 - momentum) * now + momentum * mean
+    assert torch.allclose(in_order(start, made, momentum), now)
+    assert in_order(torch.tensor(3), [torch.tensor(4), torch.tensor(4)], None) == 5
