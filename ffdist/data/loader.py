@@ -141,6 +141,15 @@ class Loader:
             return shuffled_by_shard(self.indices, shards, self.seed, epoch, window=self.window)
         return self.indices[np.argsort(shards, kind="stable")]
 
+    def batch_samples(self, batch: int) -> int:
+        """How many a whole batch has, whatever part of it is made here."""
+        return min(self.batch_size, len(self.indices) - batch * self.batch_size)
+
+    def part(self, samples: int) -> slice:
+        """Of a whole batch of so many samples, those that are made here."""
+        first, *behind, world = self.shard
+        return slice(samples * first // world, samples * (behind[0] if behind else first + 1) // world)
+
     def batch(self, order: np.ndarray, epoch: int, batch: int) -> tuple[Tensor, Tensor]:
         """Batch `batch` of an epoch in that order."""
         rows = order[batch * self.batch_size : (batch + 1) * self.batch_size]
