@@ -157,3 +157,17 @@ def baseline_names() -> list[str]:
     """All that --against may say, each once: families, then their members, then the others."""
     members = [name for family in FAMILIES.values() for name in family]
     return list(dict.fromkeys([*FAMILIES, *members, *LONE_BASELINES]))
+
+
+DATA_SETS = (
+    "mnist",
+    "fashion-mnist",
+    "kmnist",
+    *(f"emnist-{split}" for split in ("byclass", "bymerge", "balanced", "letters", "digits", "mnist")),
+    "cifar10",
+    "cifar100",
+    "svhn",
+    "stl10",
+    "imagenette",
+)
+"""What is fetched and prepared by its name."""

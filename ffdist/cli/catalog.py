@@ -18,12 +18,11 @@ from ffdist.calls import calls_of, check_transforms
 from ffdist.cli.help import Flag, Positional, choices_of, heading, refilled, shown, width, wrapped
 from ffdist.cli.parsing import parsed
 from ffdist.errors import ConfigError
-from ffdist.known import MODEL_PLACES, OBJECTIVE_PLACES, TRANSFORM_PLACES
+from ffdist.known import DATA_SETS, MODEL_PLACES, OBJECTIVE_PLACES, TRANSFORM_PLACES
 from ffdist.loading import loading
 from ffdist.options import describe, nearest
 from ffdist.plain import PlainConsole, table
 from ffdist.presets import GROUPS as PRESET_GROUPS
-from ffdist.presets import NAMES as DATA_SETS
 from ffdist.presets import PRESETS, with_preset
 from ffdist.settings import GROUP_OF, GROUPS, Settings, as_flag, explained, is_free, kind_of
 

@@ -188,11 +188,10 @@ def tell_named(entry: Entry, root: Path, *, as_json: bool) -> None:
     counts = ", ".join(f"{split} {count:,}" for split, count in entry.counts.items())
     shape = " x ".join(map(str, entry.shape)) if entry.shape else "pictures of any size"
     here = entry.state == "embedded"
-    state = "is embedded, without files to check" if here else f"can be prepared, and is not in {root}"
+    state = "is embedded, without files to check" if here else f"is fetched on first use, and is not in {root}"
     print(f"{entry.name} {state}: {shape}, {entry.num_classes} classes, {counts}")
-    size = [] if entry.shape else ["--size", 96]
-    prepare = command("data", "prepare", entry.name, *size, "--out", root / entry.name)
-    print(f"next: {command('train', '--data', entry.name) if here else prepare}")
+    size = [] if entry.shape else ["--image-size", 96]
+    print(f"next: {command('train', '--data', entry.name, *size)}")
 
 
 COMMANDS = {"list": List, "prepare": Prepare, "check": Check}

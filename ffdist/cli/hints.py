@@ -6,9 +6,9 @@ from pathlib import Path
 
 from ffdist.errors import ConfigError
 from ffdist.folders import command
-from ffdist.known import MODEL_PLACES, OBJECTIVE_PLACES
+from ffdist.known import DATA_SETS, MODEL_PLACES, OBJECTIVE_PLACES
 from ffdist.options import nearest
-from ffdist.presets import NAMES, PRESETS
+from ffdist.presets import PRESETS
 
 
 def stray(word: str) -> ConfigError:
@@ -22,8 +22,8 @@ def remedy_for(word: str) -> str:
         return f"it is a run: to go on with it, {command('train', '--resume', word)}"
     if (path / "manifest.json").is_file():
         return f"it is a data set: {command('train', '--data', word)}"
-    if word in NAMES:
-        return f"it is a data set: ffdist data prepare {word}, then ffdist train --data {word}"
+    if word in DATA_SETS:
+        return f"it is a data set: ffdist train --data {word}"
     if word in MODEL_PLACES:
         return f"it is a network: ffdist train --model {word}"
     if word in OBJECTIVE_PLACES or word == "backprop":
@@ -31,6 +31,6 @@ def remedy_for(word: str) -> str:
     if path.suffix == ".toml":
         return f"it is a settings file: {command('train', '--config', word)}"
     if path.is_dir():
-        return f"it is a folder: {command('data', 'prepare', word)}, if it holds pictures"
+        return f"it is a folder: {command('train', '--data', word)}, if it holds pictures or tables"
     near = nearest(word, PRESETS)
     return near if "did you mean" in near else "ffdist presets lists them"

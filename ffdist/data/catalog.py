@@ -123,9 +123,9 @@ def settled_source(name: str) -> str:
 
 def unknown(name: str) -> DataError:
     near = difflib.get_close_matches(name.casefold(), ["digits", *KNOWN], 1)
-    remedy = f"ffdist data prepare SOURCE --out FOLDER, then {setting('dataset.data', 'FOLDER')}"
+    remedy = "give the path of what is there: a folder of pictures, a table, a prepared folder"
     if os.sep in name:  # as runs name their data
-        remedy = f"where they lie now: {setting('dataset.data', 'FOLDER')}; or make them: {remedy}"
+        remedy = f"where they lie now: {setting('dataset.data', 'PATH')}"
     return DataError(
         "unknown data set",
         expected="a name of `ffdist datasets`, a prepared folder, a folder of pictures, or a table",

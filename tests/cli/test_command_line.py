@@ -270,7 +270,7 @@ def test_a_data_set_that_is_not_prepared_is_explained(
     status, out, _ = told(capsys, "datasets", "cifar10")
     assert status == 0
     assert "3 x 32 x 32, 10 classes, train 50,000, test 10,000" in out
-    assert "next: ffdist data prepare cifar10 --out data/cifar10" in out
+    assert "next: ffdist train --data cifar10" in out
     _, out, _ = told(capsys, "datasets", "imagenette", "--json")
     assert json.loads(out)["state"] == "preparable"
 

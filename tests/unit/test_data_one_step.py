@@ -27,7 +27,9 @@ from torchvision import datasets
 
 from ffdist.data import Images, open_data
 from ffdist.data.places import CACHE, MIRROR
+from ffdist.data.sources import KNOWN
 from ffdist.errors import ConfigError, DataError
+from ffdist.known import DATA_SETS
 from ffdist.runtime.opened import open_told
 from ffdist.settings import DatasetSettings
 
@@ -141,7 +143,7 @@ def test_how_a_source_is_prepared_is_told_and_remedies_say_how(tmp_path: Path) -
     with pytest.raises(DataError) as refused:
         open_told(told)
     assert "dataset.image_size=64" in str(refused.value)
-    assert "dataset.data_args=['mode=rgb']" in str(refused.value)
+    assert 'dataset.data_args=dict(mode="rgb")' in str(refused.value)
     images = open_told(DatasetSettings(data="pets", image_size=6, data_args=("mode=rgb", "test_fraction=0.5")))
     assert images.shape == (3, 6, 6)
     assert images.test is not None
@@ -321,3 +323,7 @@ def test_what_is_prepared_says_its_counts_shares_and_duplicates(tmp_path: Path, 
     assert sum(told["splits"]["train"]["by_class"]) == 7
     assert sum(told["duplicates"].values()) == 1
     assert json.dumps(told)
+
+
+def test_the_names_that_the_command_line_knows_are_those_that_there_are() -> None:
+    assert set(DATA_SETS) == set(KNOWN)
