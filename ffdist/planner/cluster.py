@@ -56,6 +56,8 @@ class Cluster:
     """Bytes that a worker may hold."""
     queue: int = 2
     """Messages on an edge, at most."""
+    collective: Link | None = None
+    """What backpropagation's all-reduce goes by, where that is another: gloo's, say, beside shared memory."""
     cores: float | None = None
     """How many of the workers compute at once, where they share a host's cores; None: all of them."""
 

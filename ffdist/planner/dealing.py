@@ -73,6 +73,8 @@ class Search:
         self.capacity = [sum(speeds[worker:]) for worker in range(cluster.devices + 1)]
         """Of the workers from one on, together."""
         costs = self.costs
+        self._most: dict[tuple[float, int, int, int, bool], int] = {}
+        self._most_for = inf
         self.most_traffic = lanes * sum(costs.crossing) + 2 * sum(costs.gradients)
 
     def least(self, below: float = inf) -> Price | None:
@@ -158,7 +160,7 @@ class Search:
     def dealt(self, run: Run, i: int, j: int, seconds: float) -> Iterator[Run]:
         """Blocks i..j as one stage behind `run`: by new workers, and with some lanes by the last one."""
         if gone := self.sent(run, run.lanes, i, seconds):
-            yield from self.dealt_to(gone, 0, i, j, seconds)
+            yield from self.dealt_to(gone, i, j, seconds)
         if run.worker >= 0 and self.shared:
             one_way = self.is_loose(seconds) and not self.cluster.link.receiver
             for lanes in (None,) if one_way or self.lanes > FEW else range(1, self.lanes + 1):
@@ -166,43 +168,52 @@ class Search:
 
     def with_head(self, run: Run, lanes: int | None, i: int, j: int, seconds: float) -> Iterator[Run]:
         """lanes: how many the last worker takes; None: as many as it can."""
-        least = self.least_workers(i, j, seconds)
-        for workers in range(max(1, least - 1), min(self.lanes, self.cluster.devices - run.worker) + 1):
-            most = self.lanes - (workers - 1)
-            own = min(most, lanes or most)
-            while own:
-                head = self.taken_on(run, own, workers, i, j, seconds)
-                if head or lanes:
-                    break
-                own = self.fewer(run, own, workers, i, j, seconds)
-            else:
-                head = None
-            if head is None or (workers == 1) != (own == self.lanes):
-                continue
-            if workers == 1:
+        workers, upto = max(1, self.least_workers(i, j, seconds) - 1), self.cluster.devices - run.worker
+        while workers <= min(self.lanes, upto):
+            head = self.head(run, lanes, workers, i, j, seconds)
+            if head and workers == 1 and head.lanes == self.lanes:
                 yield head
                 return
-            if self.sent(head, own, j, seconds) and (new := self.shared_out(head, (own,), workers, i, j, seconds)):
+            parted = head and workers > 1 and head.lanes < self.lanes and self.sent(head, head.lanes, j, seconds)
+            if head and parted and (new := self.shared_out(head, (head.lanes,), workers, i, j, seconds)):
                 yield new
                 return
+            workers = self.more(workers, head.lanes if head else 0, 1, i, j, seconds)
 
-    def fewer(self, run: Run, lanes: int, workers: int, i: int, j: int, seconds: float) -> int:
-        """A number of lanes under `lanes` that the last worker may have room for, by the time alone."""
-        speed = self.cluster.speed(run.worker)
-        room = seconds - run.busy - self.costs.fixed(i, j, workers, speed)
-        return at_most(lanes - 1, room, self.costs.per_lane(i, j, speed))
+    def head(self, run: Run, lanes: int | None, workers: int, i: int, j: int, seconds: float) -> Run | None:
+        """The last worker with so many lanes of the next stage; None: with as many as it can take."""
+        most = self.lanes - (workers - 1)
+        own = min(most, lanes or most)
+        while own > 0:
+            head = self.taken_on(run, own, workers, i, j, seconds)
+            if head or lanes:
+                return head
+            speed = self.cluster.speed(run.worker)
+            room = seconds - run.busy - self.costs.fixed(i, j, workers, speed)
+            own = at_most(own - 1, room, self.costs.per_lane(i, j, speed))
+        return None
 
-    def dealt_to(self, run: Run, own: int, i: int, j: int, seconds: float) -> Iterator[Run]:
+    def dealt_to(self, run: Run, i: int, j: int, seconds: float) -> Iterator[Run]:
         """By new workers alone."""
         most = min(self.lanes, self.cluster.devices - run.worker - 1) if self.shared else 1
-        for workers in range(self.least_workers(i, j, seconds), most + 1):
+        workers = self.least_workers(i, j, seconds)
+        while workers <= most:
             if new := self.shared_out(run, (), workers, i, j, seconds):
                 yield new
                 return
+            workers = self.more(workers, 0, 0, i, j, seconds)
 
     def least_workers(self, i: int, j: int, seconds: float) -> int:
         work = self.lanes * self.costs.total("lane", i, j) / self.fastest
         return max(1, ceil(work / seconds * (1 - CLOSE))) if isfinite(seconds) else 1
+
+    def more(self, workers: int, had: int, heads: int, i: int, j: int, seconds: float) -> int:
+        """The next number of workers to try where so many were too few. Of many one more changes each one's part of
+        the rest so little that it is as many as the lanes need at once."""
+        if workers < FEW:
+            return workers + 1
+        each = self.most(self.fastest, workers, i, j, seconds, last=True)
+        return max(workers + 1, heads + ceil((self.lanes - had) / each)) if each else self.lanes + 1
 
     def shared_out(
         self, run: Run, counts: tuple[int, ...], workers: int, i: int, j: int, seconds: float
@@ -211,25 +222,34 @@ class Search:
 
         counts: of those who have some already.
         """
-        rest, worker = self.lanes - sum(counts), run.worker
-        for place in range(len(counts), workers):
-            worker += 1
-            if worker >= self.cluster.devices:
-                return None
-            last = place == workers - 1
-            most = rest - (workers - 1 - place)
-            lanes = self.most(worker, rest if last else most, workers, i, j, seconds, last=last)
-            if lanes < (rest if last else 1):
-                return None
-            counts, rest = (*counts, lanes), rest - lanes
-        return self.opened(worker, counts, workers, i, j, run)
+        rest, first, more = self.lanes - sum(counts), run.worker + 1, workers - len(counts)
+        if first + more > self.cluster.devices or rest < more:
+            return None
+        speeds = [self.cluster.speed(worker) for worker in range(first, first + more)]
+        room = [self.most(speed, workers, i, j, seconds, last=False) for speed in speeds[:-1]]
+        room.append(self.most(speeds[-1], workers, i, j, seconds, last=True))
+        if min(room) < 1 or sum(room) < rest:
+            return None
+        dealt = list(counts)
+        for place, each in enumerate(room):
+            dealt.append(min(each, rest - (more - 1 - place)))  # one at least is left for each of the others
+            rest -= dealt[-1]
+        return self.opened(first + more - 1, tuple(dealt), workers, i, j, run)
 
-    def most(self, worker: int, upto: int, workers: int, i: int, j: int, seconds: float, *, last: bool) -> int:
+    def most(self, speed: float, workers: int, i: int, j: int, seconds: float, *, last: bool) -> int:
         """Lanes that a worker without any can take; last: what becomes of its output is not known yet."""
-        costs, link, speed = self.costs, self.cluster.link, self.cluster.speed(worker)
+        key = (speed, workers, i, j, last)
+        if self._most_for != seconds:
+            self._most, self._most_for = {}, seconds
+        if key not in self._most:
+            self._most[key] = self._most_of(speed, workers, i, j, seconds, last)
+        return self._most[key]
+
+    def _most_of(self, speed: float, workers: int, i: int, j: int, seconds: float, last: bool) -> int:
+        costs, link = self.costs, self.cluster.link
         back, out = costs.crossing[i], 0.0 if last else costs.crossing[j]
         lane = costs.per_lane(i, j, speed) + back * link.receiver + out * link.sender
-        upto = at_most(upto, seconds - costs.fixed(i, j, workers, speed), lane)
+        upto = at_most(self.lanes, seconds - costs.fixed(i, j, workers, speed), lane)
         traffic = seconds - link.carrying(costs.exchanged(i, j, workers))
         upto = at_most(upto, traffic, link.carrying(max(back, out)))
         if workers > 1:
@@ -237,7 +257,7 @@ class Search:
             upto = at_most(upto, slack, costs.total("lane", i, j) / speed, first=1)
         graph = costs.largest_graph[i][j - i - 1]
         while upto and costs.memory(i, j, upto, workers) + graph > self.limit:
-            upto //= 2
+            upto = 2 ** (upto - 1).bit_length() // 2  # with a buffer less
         return upto
 
     def opened(self, worker: int, counts: tuple[int, ...], workers: int, i: int, j: int, before: Run) -> Run:

@@ -1,0 +1,102 @@
+"""Discrete events: processes are generators that yield seconds to wait, or a signal to wait for."""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Generator
+from itertools import count
+
+
+class Signal:
+    """Fires once; who waits for it goes on, and who comes later does not wait."""
+
+    def __init__(self) -> None:
+        self.fired = False
+        self.waiting: list[Process] = []
+
+
+Process = Generator["float | Signal", None, None]
+
+
+class Events:
+    """What is to happen, in the order of time; at one time in the order in which it was said."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self._numbers = count()
+        self._due: list[tuple[float, int, Process | Signal]] = []
+
+    def start(self, process: Process) -> None:
+        self._at(self.now, process)
+
+    def fire(self, signal: Signal, delay: float = 0.0) -> None:
+        """Now, or so many seconds from now."""
+        self._at(self.now + delay, signal)
+
+    def run(self) -> None:
+        """Until nothing is left to happen."""
+        while self._due:
+            self.now, _, due = heapq.heappop(self._due)
+            if isinstance(due, Signal):
+                due.fired = True
+                for process in due.waiting:
+                    self._at(self.now, process)
+                due.waiting = []
+            else:
+                self._go_on(due)
+
+    def _go_on(self, process: Process) -> None:
+        for wanted in process:
+            if isinstance(wanted, Signal):
+                if wanted.fired:
+                    continue
+                wanted.waiting.append(process)
+            else:
+                self._at(self.now + wanted, process)
+            return
+
+    def _at(self, time: float, due: Process | Signal) -> None:
+        heapq.heappush(self._due, (time, next(self._numbers), due))
+
+
+class Cores:
+    """So many compute at once; who comes later waits for one of them. None: all may."""
+
+    def __init__(self, events: Events, number: float | None) -> None:
+        self.events, self.free = events, number
+        self.queue: deque[Signal] = deque()
+
+    def compute(self, seconds: float) -> Process:
+        """On a core of one's own for so long."""
+        if self.free is None:
+            yield seconds
+            return
+        if self.free >= 1:
+            self.free -= 1
+        else:
+            turn = Signal()
+            self.queue.append(turn)
+            yield turn
+        yield seconds
+        if self.queue:
+            self.events.fire(self.queue.popleft())
+        else:
+            self.free += 1
+
+
+class Wires:
+    """Each worker's link: one message at a time in each direction, in order."""
+
+    def __init__(self, events: Events, workers: int) -> None:
+        self.events = events
+        self.out, self.back = [0.0] * workers, [0.0] * workers
+
+    def carry(self, senders: list[int], receivers: list[int], seconds: float) -> float:
+        """Seconds from now until all have sent and received at once for so long."""
+        begin = max(self.events.now, *(self.out[w] for w in senders), *(self.back[w] for w in receivers))
+        for worker in senders:
+            self.out[worker] = begin + seconds
+        for worker in receivers:
+            self.back[worker] = begin + seconds
+        return begin + seconds - self.events.now

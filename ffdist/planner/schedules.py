@@ -1,0 +1,169 @@
+"""Backpropagation on the same cluster, by the same measurements: data parallelism with a ring, and a 1F1B pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ffdist.pipeline.plan import dealt, partition
+from ffdist.planner.cluster import Cluster, Link
+from ffdist.planner.profile import BackpropProfile, BlockProfile, Profile
+from ffdist.planner.simulate import BATCHES, Draw
+
+BUCKET = 25 * 2**20
+"""Bytes of gradients that travel together, as DistributedDataParallel has it."""
+
+
+@dataclass(frozen=True)
+class Backprop:
+    """A batch by backpropagation."""
+
+    seconds: float
+    batch: int
+    microbatches: int = 1
+
+    @property
+    def rate(self) -> float:
+        """Samples a second."""
+        return self.batch / self.seconds
+
+
+def ddp(profile: Profile, cluster: Cluster, *, batches: int = BATCHES, seed: int | None = None) -> Backprop:
+    """DistributedDataParallel on all devices: buckets of gradients are reduced around a ring, one behind the other,
+    from when backward has made them on every rank; the optimiser waits for the last."""
+    blocks, draw = of(profile).blocks, Draw(seed)
+    ranks, link = cluster.devices, cluster.collective or cluster.link
+    samples = profile.batch / ranks
+    total = 0.0
+    for _ in range(batches):
+        ready = [[0.0] * len(blocks) for _ in range(ranks)]
+        """When each rank has each block's gradients."""
+        for rank in range(ranks):
+            now = (draw(profile.source, samples) if profile.on_cpu else 0.0) / cluster.speed(rank)
+            now += sum(draw(block.forward, samples) for block in blocks) / cluster.speed(rank)
+            for index in reversed(range(len(blocks))):
+                now += draw(blocks[index].backward, samples) / cluster.speed(rank)
+                ready[rank][index] = now
+        crowded = max(1.0, ranks / cluster.cores) if cluster.cores else 1.0
+        end = max(times[0] for times in ready) * crowded
+        if ranks > 1:
+            end = max(end, reduced(blocks, [max(column) for column in zip(*ready, strict=True)], ranks, link) * crowded)
+            end += 2 * gradients(blocks) * (ranks - 1) / ranks * (link.sender + link.receiver)
+        total += end + sum(block.step for block in blocks) * crowded
+    return Backprop(total / batches, profile.batch)
+
+
+def reduced(blocks: Sequence[BlockProfile], ready: Sequence[float], ranks: int, link: Link) -> float:
+    """When the last bucket has been around the ring; ready: when every rank has each block's gradients."""
+    end = size = 0.0
+    for index in reversed(range(len(blocks))):
+        size += blocks[index].gradient_bytes
+        if size >= BUCKET or index == 0:
+            around = 2 * link.seconds(size) * (ranks - 1) / ranks + 2 * (ranks - 1) * link.latency
+            end, size = max(end, ready[index]) + around, 0.0
+    return end
+
+
+def one_f_one_b(
+    profile: Profile, cluster: Cluster, *, batches: int = BATCHES, seed: int | None = None
+) -> Backprop:  # fmt: skip
+    """The best of a few numbers of microbatches. Stages by measured time, one a device; where there are more devices
+    than blocks, replicas of the pipeline, whose gradients are reduced around a ring behind the last microbatch."""
+    counts = [count for count in (1, 4, 8, 16, 32) if count <= profile.batch]
+    found = [piped(profile, cluster, count, min(batches, 8), seed) for count in counts]
+    return min(found, key=lambda each: each.seconds)
+
+
+def piped(profile: Profile, cluster: Cluster, microbatches: int, batches: int, seed: int | None) -> Backprop:
+    blocks, draw, link = of(profile).blocks, Draw(seed), cluster.link
+    size = min(cluster.devices, len(blocks) - 1)
+    replicas = cluster.devices // size
+    samples = profile.batch / replicas / microbatches
+    seconds = [block.forward.at(samples) + block.backward.at(samples) for block in blocks]
+    cut = partition([*seconds[:-2], sum(seconds[-2:])], size)
+    cut[-1] += 1
+    stages = dealt(blocks, cut)
+    clocks, first = [0.0] * size, 0.0
+    for batch in range(batches):
+        clocks = one_batch(profile, cluster, stages, microbatches, samples, clocks, draw)
+        if replicas > 1:
+            for place, stage in enumerate(stages):
+                clocks[place] += reduced(stage, [0.0] * len(stage), replicas, link)
+        clocks = [
+            clock + sum(block.step for block in stage) / cluster.speed(place)
+            for place, (clock, stage) in enumerate(zip(clocks, stages, strict=True))
+        ]
+        if batch == 0:
+            first = max(clocks)
+    each = (max(clocks) - first) / max(1, batches - 1) if batches > 1 else first
+    if cluster.cores and size * replicas > cluster.cores:
+        each = max(each, replicas * microbatches * sum(seconds) / cluster.cores)
+    return Backprop(each, profile.batch, microbatches)
+
+
+def one_batch(
+    profile: Profile,
+    cluster: Cluster,
+    stages: Sequence[Sequence[BlockProfile]],
+    microbatches: int,
+    samples: float,
+    clocks: Sequence[float],
+    draw: Draw,
+) -> list[float]:
+    """When each stage has done its last part of a batch; clocks: when each can begin.
+
+    Stage s of S goes forward with S - s microbatches, then backward and forward in turn, then backward with the rest.
+    """
+    size, link, now = len(stages), cluster.link, list(clocks)
+    done: dict[tuple[str, int, int], float] = {}
+    plans = [order_of(size - place, microbatches) for place in range(size)]
+    while any(plans):
+        for place, plan in enumerate(plans):
+            while plan:
+                kind, part = plan[0]
+                source = before(kind, place, part, size)
+                if source and source not in done:
+                    break
+                border = place - 1 if kind == "F" else place  # a gradient is as large as what came forward there
+                num_bytes = samples * stages[border][-1].sent
+                moved = bool(source) and source[1] != place
+                came = done[source] + (link.latency + link.seconds(num_bytes) if moved else 0.0) if source else 0.0
+                own = sum(draw(b.forward if kind == "F" else b.backward, samples) for b in stages[place])
+                if kind == "F" and place == 0 and profile.on_cpu:
+                    own += draw(profile.source, samples)
+                own /= cluster.speed(place)
+                own += num_bytes * (link.sender + link.receiver) if moved else 0.0
+                now[place] = max(now[place], came) + own
+                done[kind, place, part] = now[place]
+                plan.pop(0)
+    return now
+
+
+def before(kind: str, place: int, part: int, size: int) -> tuple[str, int, int] | None:
+    """What a stage's part of the schedule waits for: kind "F" or "B", stage, microbatch."""
+    if kind == "F":
+        return ("F", place - 1, part) if place else None
+    return ("B", place + 1, part) if place < size - 1 else ("F", place, part)
+
+
+def order_of(warmup: int, microbatches: int) -> list[tuple[str, int]]:
+    """One stage's forwards and backwards in order: warmup forwards, then one of each, then the backwards left.
+
+    warmup 2, 4 microbatches:  F0 F1 B0 F2 B1 F3 B2 B3
+    """
+    ahead = min(warmup, microbatches)
+    order = [("F", part) for part in range(ahead)]
+    for part in range(microbatches):
+        order.append(("B", part))
+        if ahead + part < microbatches:
+            order.append(("F", ahead + part))
+    return order
+
+
+def gradients(blocks: Sequence[BlockProfile]) -> float:
+    return float(sum(block.gradient_bytes for block in blocks))
+
+
+def of(profile: Profile) -> BackpropProfile:
+    assert profile.backprop, "profile_of(..., backprop=True)"
+    return profile.backprop

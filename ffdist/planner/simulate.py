@@ -1,0 +1,288 @@
+"""A plan at work, event by event: measured times with their spread, links, bounded queues, hidden exchanges.
+
+A worker computes one message at a time, of the latest stage that has one and room for its output; a block's gradients
+go to the others of its stage when it has learned from the last message of a batch, and the next batch waits for its new
+weights. What is simulated is labelled so wherever it is shown.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from math import ceil, log2
+
+from ffdist.plan import Plan
+from ffdist.planner.cluster import Cluster
+from ffdist.planner.events import Cores, Events, Process, Signal, Wires
+from ffdist.planner.price import bounds
+from ffdist.planner.profile import Curve, Profile
+
+BATCHES = 24
+"""That are simulated, of which the first third fills the queues, and the last sixth empties them."""
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """What came of it."""
+
+    seconds: float
+    """Of a batch, in the steady state."""
+    batch: int
+    idle: tuple[float, ...]
+    """Each worker's share of the time without computing."""
+    hidden: float
+    """Of the exchanges' seconds, the share in which nobody waited for them; 1 where there are none."""
+
+    @property
+    def rate(self) -> float:
+        """Samples a second."""
+        return self.batch / self.seconds
+
+
+@dataclass(frozen=True)
+class Message:
+    """One microbatch in front of a stage."""
+
+    batch: int
+    samples: int
+    lane: int
+    number: int
+    """Of the lane's microbatches."""
+    last: bool
+    """Of its lane's."""
+
+
+class Draw:
+    """Times as they were measured: their value, or by a seed one of all that were measured."""
+
+    def __init__(self, seed: int | None) -> None:
+        self.random = None if seed is None else random.Random(seed)
+
+    def __call__(self, curve: Curve, samples: float) -> float:
+        value = curve.at(samples)
+        return value if self.random is None else value * self.random.choice(curve.spread)
+
+
+def simulate(
+    profile: Profile, cluster: Cluster, plan: Plan, *, batches: int = BATCHES, seed: int | None = None
+) -> Simulated:
+    """So many batches through the plan, six at least; seed: of the draws, None for none, every time at its value."""
+    assert batches >= 6
+    run = Run(profile, cluster, plan, batches, seed)
+    run.events.run()
+    assert len(run.ends) == batches, "every batch comes to the end"
+    first, last = batches // 3, batches - 1 - batches // 6
+    seconds = (run.ends[last] - run.ends[first]) / (last - first)
+    idle = tuple(max(0.0, 1 - busy / run.ends[-1]) for busy in run.busy)
+    hidden = max(0.0, 1 - run.waited / run.exchanging) if run.exchanging else 1.0
+    return Simulated(seconds, profile.batch, idle, hidden)
+
+
+class Run:
+    """The state of a simulation."""
+
+    def __init__(self, profile: Profile, cluster: Cluster, plan: Plan, batches: int, seed: int | None) -> None:
+        self.profile, self.cluster, self.plan, self.batches = profile, cluster, plan, batches
+        self.events, self.draw = Events(), Draw(seed)
+        self.cores = Cores(self.events, cluster.cores)
+        self.wires = Wires(self.events, plan.workers)
+        self.bounds = bounds(plan)
+        places = [(s, w) for s, stage in enumerate(plan.stages) for w in stage.workers]
+        self.expected = {place: deque(self.messages(*place)) for place in places}
+        """What each worker will learn from in each of its stages, in the order in which it does."""
+        self.inbox = {place: set[Message]() for place in places}
+        self.room = {
+            (s, *route): cluster.queue for s in range(len(plan.stages) - 1) for route in plan.routes(s)
+        }  # fmt: skip
+        """Credits of each edge, by the stage before it and its ends."""
+        self.wake = [Signal() for _ in range(plan.workers)]
+        self.exchanges: dict[tuple[int, int, int], Exchange] = {}
+        """By stage, block and batch."""
+        self.left = [plan.lanes for _ in range(batches)]
+        self.ends: list[float] = []
+        """When each batch had gone through all blocks."""
+        self.busy = [0.0] * plan.workers
+        self.waited = self.exchanging = 0.0
+        for worker in range(plan.workers):
+            if worker in plan.stages[0].workers:  # each of them has a loader of its own
+                self.inbox[0, worker].update(self.expected[0, worker])
+            self.events.start(self.work(worker))
+
+    def messages(self, stage: int, worker: int) -> list[Message]:
+        cut = messages_of(self.profile, self.plan.lanes, self.plan.stages[stage].lanes_of(worker))
+        return [replace(each, batch=batch) for batch in range(self.batches) for each in cut]
+
+    def work(self, worker: int) -> Process:
+        """A worker's life."""
+        serving = list(reversed(self.plan.stages_of(worker)))
+        while any(self.expected[stage, worker] for stage in serving):
+            stage = next((s for s in serving if self.is_ready(s, worker)), None)
+            if stage is None:
+                self.wake[worker] = Signal()
+                yield self.wake[worker]
+                continue
+            message = self.expected[stage, worker].popleft()
+            self.inbox[stage, worker].remove(message)
+            yield from self.learn(stage, worker, message)
+
+    def is_ready(self, stage: int, worker: int) -> bool:
+        """Whether there is a message, room for what comes of it, and its first block's new weights on their way."""
+        message = next(iter(self.expected[stage, worker]), None)
+        if message not in self.inbox[stage, worker]:
+            return False
+        assert message
+        target = self.target(stage, worker, message)
+        if target is not None and target != worker and not self.room[stage, worker, target]:
+            return False
+        before = self.exchanges.get((stage, self.bounds[stage][0], message.batch - 1))
+        shared = len(self.plan.stages[stage].shares) > 1
+        return not shared or message.batch == 0 or (before is not None and before.begun)
+
+    def target(self, stage: int, worker: int, message: Message) -> int | None:
+        """Who gets what comes of it; None behind the last stage."""
+        return None if stage + 1 == len(self.plan.stages) else self.plan.stages[stage + 1].worker_of(message.lane)
+
+    def learn(self, stage: int, worker: int, message: Message) -> Process:
+        """A message through all blocks of a stage, as `pipeline.stage` has it."""
+        (i, j), blocks = self.bounds[stage], self.profile.blocks
+        share = self.plan.stages[stage].lanes_of(worker)
+        is_first = message.lane == share[0] and message.number == 0
+        is_last = message.lane == share[-1] and message.last
+        if stage and self.plan.stages[stage - 1].worker_of(message.lane) != worker:
+            yield from self.spend(worker, message.samples * blocks[i - 1].sent * self.cluster.link.receiver)
+        if stage == 0 and self.profile.on_cpu:
+            yield from self.compute(worker, self.draw(self.profile.source, message.samples))
+        if (target := self.target(stage, worker, message)) not in (None, worker):
+            self.room[stage, worker, target] -= 1
+        for index in range(i, j):
+            block = blocks[index]
+            if is_first and message.batch:
+                yield from self.updated(stage, worker, index, message.batch - 1)
+            yield from self.compute(worker, self.draw(block.forward, message.samples))
+            if index == j - 1:
+                yield from self.send(stage, worker, message, message.samples * block.sent)
+            yield from self.compute(worker, self.draw(block.backward, message.samples))
+            if index == i:
+                self.take(stage, worker, message)
+            if message.lane != share[0] and message.last:
+                yield from self.compute(worker, block.add)
+            if is_last:
+                yield from self.post(stage, worker, index, message.batch)
+        if stage + 1 == len(self.plan.stages) and message.last:
+            self.left[message.batch] -= 1
+            if not self.left[message.batch]:
+                self.ends.append(self.events.now)
+
+    def compute(self, worker: int, seconds: float) -> Process:
+        seconds /= self.cluster.speed(worker)
+        self.busy[worker] += seconds
+        yield from self.cores.compute(seconds)
+
+    def spend(self, worker: int, seconds: float) -> Process:
+        """Of a CPU, for sending and receiving."""
+        if seconds:
+            self.busy[worker] += seconds
+            yield from self.cores.compute(seconds)
+
+    def send(self, stage: int, worker: int, message: Message, num_bytes: float) -> Process:
+        target, link = self.target(stage, worker, message), self.cluster.link
+        if target is None:
+            return
+        delay = 0.0
+        if target != worker:
+            yield from self.spend(worker, num_bytes * link.sender)
+            delay = link.latency + self.carried([worker], [target], num_bytes)
+        self.later(delay, lambda: self.arrive(stage + 1, target, message))
+
+    def carried(self, senders: list[int], receivers: list[int], num_bytes: float) -> float:
+        """Seconds until a link has carried them; a copy within a host is the sender's own work, where that is a CPU."""
+        link = self.cluster.link
+        if link.wired:
+            return self.wires.carry(senders, receivers, link.seconds(num_bytes))
+        return 0.0 if link.sender else link.seconds(num_bytes)
+
+    def arrive(self, stage: int, worker: int, message: Message) -> None:
+        self.inbox[stage, worker].add(message)
+        self.rouse(worker)
+
+    def take(self, stage: int, worker: int, message: Message) -> None:
+        """The first block has done with its input: its slot is free again."""
+        if not stage:
+            return
+        sender = self.plan.stages[stage - 1].worker_of(message.lane)
+        if sender != worker:
+            self.room[stage - 1, sender, worker] += 1
+            self.rouse(sender)
+
+    def post(self, stage: int, worker: int, index: int, batch: int) -> Process:
+        """A batch's gradients of a block are complete here: the step, where nobody else has a part; or they go out."""
+        block, workers = self.profile.blocks[index], self.plan.stages[stage].workers
+        if len(workers) == 1:
+            yield from self.compute(worker, block.step)
+            return
+        exchange = self.exchanges.setdefault((stage, index, batch), Exchange(len(workers)))
+        exchange.missing -= 1
+        if exchange.missing:
+            return
+        exchange.begun = True
+        many, link = len(workers), self.cluster.link
+        num_bytes = 2 * block.gradient_bytes * (many - 1) / many
+        exchange.seconds = (
+            self.carried(workers, workers, num_bytes)
+            + 2 * ceil(log2(many)) * link.latency
+            + block.step / (many if self.profile.sliced else 1)
+        )
+        self.exchanging += exchange.seconds * many
+        self.events.fire(exchange.done, exchange.seconds)
+        for each in workers:
+            self.rouse(each)
+
+    def updated(self, stage: int, worker: int, index: int, batch: int) -> Process:
+        """Until a shared block has the weights of the batch before; what the exchange took of a CPU comes now."""
+        workers = self.plan.stages[stage].workers
+        if len(workers) == 1:
+            return
+        many, block, link = len(workers), self.profile.blocks[index], self.cluster.link
+        exchange = self.exchanges.setdefault((stage, index, batch), Exchange(many))
+        begun = self.events.now
+        yield exchange.done
+        self.waited += self.events.now - begun
+        num_bytes = 2 * block.gradient_bytes * (many - 1) / many
+        yield from self.spend(worker, num_bytes * (link.sender + link.receiver))
+        own = block.step / (many if self.profile.sliced else 1) + block.add * (many - 1) / many
+        yield from self.compute(worker, own if self.profile.on_cpu else 0.0)
+
+    def later(self, delay: float, act: Callable[[], None]) -> None:
+        def process() -> Process:
+            yield delay
+            act()
+
+        self.events.start(process())
+
+    def rouse(self, worker: int) -> None:
+        if not self.wake[worker].fired:
+            self.events.fire(self.wake[worker])
+
+
+class Exchange:
+    """Of one block's gradients of one batch."""
+
+    def __init__(self, workers: int) -> None:
+        self.missing = workers
+        self.begun = False
+        self.seconds = 0.0
+        self.done = Signal()
+
+
+def messages_of(profile: Profile, lanes: int, own: range) -> list[Message]:
+    """Of the first batch, those of some lanes, in order: lanes as data parallelism cuts them, microbatches as
+    `Tensor.chunk` does."""
+    found = []
+    for lane in own:
+        samples = profile.batch * (lane + 1) // lanes - profile.batch * lane // lanes
+        size = max(1, -(-samples // profile.microbatches))
+        sizes = [min(size, samples - begun) for begun in range(0, samples, size)] or [0]
+        found += [Message(0, each, lane, n, n == len(sizes) - 1) for n, each in enumerate(sizes)]
+    return found

@@ -1,0 +1,172 @@
+"""The simulator: what its plans may not beat, what they reach, and the schedules of backpropagation beside them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import inf
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ffdist.plan import Plan, PlanStage, Share
+from ffdist.planner import Cluster, Link, Profile, price
+from ffdist.planner.events import Cores, Events, Process
+from ffdist.planner.profile import BackpropProfile, BlockProfile, Curve
+from ffdist.planner.schedules import ddp, one_batch, one_f_one_b, order_of
+from ffdist.planner.simulate import Draw, messages_of, simulate
+
+BATCH = 60
+"""It has whole lanes and microbatches of whole samples."""
+FREE = Link(inf, wired=False)
+
+
+def block(index: int, seconds: float, megabytes: float = 0.0, sent: float = 0.0, step: float = 0.0) -> BlockProfile:
+    """A third of the time forward, as measured without any spread."""
+    size = int(megabytes * 1e6)
+    return BlockProfile(
+        f"block{index}",
+        Curve.proportional(BATCH, seconds / 3),
+        Curve.proportional(BATCH, seconds * 2 / 3),
+        step,
+        0.0,
+        size // 4,
+        size,
+        size,
+        2 * size,
+        sent,
+        Curve.proportional(BATCH, 1e6),
+    )
+
+
+def network(*blocks: BlockProfile, microbatches: int = 1) -> Profile:
+    nothing = Curve.proportional(BATCH, 0.0)
+    profile = Profile("net", "rule", BATCH, microbatches, "fp32", "a CPU", True, 1, {}, blocks, nothing, True)
+    return replace(profile, backprop=BackpropProfile((*blocks, block(len(blocks), 0.0))))
+
+
+networks = st.builds(
+    lambda rows, parts: network(*(block(n, *row) for n, row in enumerate(rows)), microbatches=parts),
+    st.lists(
+        st.tuples(st.floats(0.01, 0.2), st.sampled_from([0.1, 40.0]), st.sampled_from([1e3, 1e5]), st.floats(0, 0.01)),
+        min_size=3,
+        max_size=3,
+    ),
+    st.integers(1, 3),
+)
+links = st.sampled_from([FREE, Link(5e9, 2e-5, 2e-10, wired=False), Link(1e9, 5e-5), Link(1e8, 5e-5, 4e-10, 4e-10)])
+
+
+@st.composite
+def plans(draw: st.DrawFn) -> Plan:
+    """Any: workers in whatever order, serving in several stages, forwards and backwards."""
+    names = ["block0", "block1", "block2"]
+    lanes = draw(st.integers(1, 4))
+    stages, first, workers = [], 0, 0
+    for size in draw(st.sampled_from([[3], [1, 2], [2, 1], [1, 1, 1]])):
+        count = draw(st.integers(1, lanes))
+        ends = sorted(draw(st.permutations(range(1, lanes)))[: count - 1])
+        chosen: list[int] = []
+        for _ in range(count):
+            worker = draw(st.sampled_from([w for w in range(workers + 1) if w not in chosen]))
+            chosen.append(worker)
+            workers = max(workers, worker + 1)
+        parts = [range(a, b) for a, b in zip([0, *ends], [*ends, lanes], strict=True)]
+        shares = tuple(Share(w, part) for w, part in zip(chosen, parts, strict=True))
+        stages.append(PlanStage(tuple(names[first : first + size]), shares))
+        first += size
+    return Plan(lanes, tuple(stages))
+
+
+@settings(deadline=None, max_examples=50)
+@given(networks, plans(), links, st.integers(1, 3))
+def test_every_plan_comes_to_its_end_and_none_beats_its_price(
+    profile: Profile, plan: Plan, link: Link, queue: int
+) -> None:
+    cluster = Cluster(plan.workers, link, queue=queue)
+    simulated = simulate(profile, cluster, plan, batches=30)
+    assert simulated.seconds >= price(profile, cluster, plan).seconds * 0.96  # of the last batches more are in flight
+
+
+@settings(deadline=None, max_examples=30)
+@given(networks, plans(), st.integers(0, 5))
+def test_a_seed_gives_the_same_again(profile: Profile, plan: Plan, seed: int) -> None:
+    blocks = tuple(
+        replace(b, forward=replace(b.forward, repeats=((1e-2, 2e-2, 5e-2),))) for b in profile.blocks
+    )  # fmt: skip
+    noisy, cluster = replace(profile, blocks=blocks), Cluster(plan.workers, FREE)
+    again = [simulate(noisy, cluster, plan, seed=seed) for _ in range(2)]
+    assert again[0] == again[1]
+    assert again[0].seconds >= simulate(noisy, cluster, plan).seconds  # a value is the lower quartile
+
+
+def test_pipelines_and_replicas_reach_their_price() -> None:
+    profile = network(block(0, 0.05, 1.0, 1e4), block(1, 0.03, 1.0, 1e4), block(2, 0.04, 1.0))
+    for text, workers in (("* @ 0", 1), ("block0 @ 0 | block1 block2 @ 1", 2), ("* @ 0:0-1, 1:2-3", 2)):
+        plan = Plan.parse(text, profile.names)
+        cluster = Cluster(workers, Link(5e9, 2e-5, 2e-10, wired=False))
+        assert simulate(profile, cluster, plan).rate == pytest.approx(price(profile, cluster, plan).rate, rel=0.02)
+
+
+def test_the_exchange_of_gradients_hides_behind_other_blocks_until_the_link_is_too_slow() -> None:
+    profile = network(*(block(n, 0.05, 4.0) for n in range(4)))
+    plan = Plan.replicated(profile.names, 2, 2)
+    fast, slow = (simulate(profile, Cluster(2, Link(rate)), plan) for rate in (1e9, 1e8))
+    assert fast.seconds == pytest.approx(0.1, rel=1e-6)
+    assert fast.hidden > 0.99
+    assert slow.seconds == pytest.approx(4 * 4e6 / 1e8, rel=1e-6)  # 16 MB each way
+    assert slow.hidden < 0.9
+
+
+def test_workers_that_share_cores_wait_for_them() -> None:
+    profile = network(*(block(n, 0.05, sent=1.0) for n in range(4)))
+    plan = Plan.pipeline(profile.names, [1, 1, 1, 1])
+    assert simulate(profile, Cluster(4, FREE), plan).seconds == pytest.approx(0.05, rel=1e-6)
+    assert simulate(profile, Cluster(4, FREE, cores=2), plan).seconds == pytest.approx(0.1, rel=0.04)
+
+
+def test_a_slower_device_takes_longer() -> None:
+    profile = network(block(0, 0.05), block(1, 0.05))
+    plan = Plan.pipeline(profile.names, [1, 1])
+    assert simulate(profile, Cluster(2, FREE, (1.0, 0.5)), plan).seconds == pytest.approx(0.1, rel=1e-6)
+
+
+def test_one_forward_one_backward_by_hand() -> None:
+    shown = [f"{kind}{part}" for kind, part in order_of(2, 4)]
+    assert " ".join(shown) == "F0 F1 B0 F2 B1 F3 B2 B3"
+    profile = network(*(block(n, 0.03) for n in range(4)))
+    stages = [[each] for each in profile.blocks]
+    ends = one_batch(profile, Cluster(4, FREE), stages, 4, BATCH, [0.0] * 4, Draw(None))
+    assert max(ends) == pytest.approx((4 + 3) * 0.03)  # microbatches and the stages' fill, each forward and back
+
+
+def test_data_parallelism_by_a_ring_by_hand() -> None:
+    profile = network(block(0, 0.04, 8.0, step=0.001), block(1, 0.04, 8.0, step=0.001))
+    computing = 0.08 / 2 + 0.002
+    assert ddp(profile, Cluster(2, FREE)).seconds == pytest.approx(computing)
+    assert ddp(profile, Cluster(2, Link(1e8))).seconds == pytest.approx(computing + 16e6 / 1e8)  # one bucket, the last
+    assert ddp(profile, Cluster(1, FREE)).seconds == pytest.approx(0.08 + 0.002)
+    assert ddp(profile, Cluster(2, FREE, collective=Link(1e8))).seconds > 0.2
+    assert one_f_one_b(profile, Cluster(2, FREE)).seconds < 0.06
+
+
+def test_messages_are_cut_as_lanes_and_microbatches_are() -> None:
+    profile = replace(network(block(0, 1.0), microbatches=2), batch=10)
+    cut = messages_of(profile, 3, range(3))
+    assert [(each.lane, each.samples) for each in cut] == [(0, 2), (0, 1), (1, 2), (1, 1), (2, 2), (2, 2)]
+    assert [each.last for each in cut] == [False, True] * 3
+    assert len(messages_of(replace(profile, batch=1), 2, range(2))) == 2  # a lane without samples has its message
+
+
+def test_cores_are_given_in_the_order_in_which_they_are_asked_for() -> None:
+    events, done = Events(), list[tuple[int, float]]()
+    cores = Cores(events, 2)
+
+    def work(name: int) -> Process:
+        yield from cores.compute(1.0)
+        done.append((name, events.now))
+
+    for name in range(5):
+        events.start(work(name))
+    events.run()
+    assert done == [(0, 1.0), (1, 1.0), (2, 2.0), (3, 2.0), (4, 3.0)]
