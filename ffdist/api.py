@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from ffdist.notes import note
 from ffdist.objectives import Objective, load_objective
 from ffdist.pipeline.classifier import Classifier
 from ffdist.plain import PlainConsole
+from ffdist.planner.forecast import Forecast, Request
 from ffdist.report.console import ConsoleReport
 from ffdist.report.log import read_run_log
 from ffdist.runtime.agree import check_job, validation_note
@@ -43,6 +44,7 @@ from ffdist.runtime.opened import as_told, open_told
 from ffdist.runtime.outcome import Result
 from ffdist.runtime.own_code import GIVEN, settled
 from ffdist.runtime.payload import refuse_while_loading
+from ffdist.runtime.planned import planned
 from ffdist.runtime.planning import count_workers
 from ffdist.runtime.processes import run_processes
 from ffdist.runtime.record import facts, note_start
@@ -315,6 +317,39 @@ class Pipeline:
         if self._classifier is None:
             raise ConfigError("the pipeline is not trained", remedy="call fit first")
         return self._classifier
+
+    def plan(
+        self,
+        data: Data,
+        *,
+        devices: int,
+        link: str | None = None,
+        memory_limit: str | float | None = None,
+        speeds: Sequence[float] = (),
+        lanes: int | None = None,
+        plan: str | None = None,
+        fresh: bool = False,
+        **told: Any,
+    ) -> Forecast:
+        """Which worker should compute which block, and what to expect of it, before anything is trained, as `ffdist
+        plan` has it: blocks and links are measured, once; plans are searched and simulated.
+
+        devices: how many there are, a worker each. link: what joins them, "1gbit" or "25gbit,50us"; None: within this
+            host, measured. memory_limit: bytes that a worker may hold, or "8GiB". speeds: of the devices, against the
+            one here. lanes: of a batch; None: as many as are fastest. plan: one to price, as text or file, in place of
+            the best. fresh: measured anew. told: fields of the settings.
+        Returns the best plan (`.plan`), its stages (`.best`), and simulated samples a second (`.speeds`), beside a pure
+        pipeline, data parallelism, and backpropagation by DDP and 1F1B; `.scaled([8, 32])` for other devices.
+        Raises ConfigError where nothing keeps to the memory limit, and for what does not go together.
+        """
+        settings = self.settings.changed(**as_fields(told, "Pipeline.plan"))
+        check_options(self.network, self.objective, settings)
+        if isinstance(data, (str, Path)):
+            settings = settings.changed(data=str(data))
+            data = open_told(settings.dataset)
+        job = self._job(as_told(as_images(data), settings.dataset), settings, None)
+        check_job(job)
+        return planned(job, Request(devices, link, memory_limit, tuple(speeds), lanes, plan, fresh))
 
     def predict(self, samples: Tensor | np.ndarray) -> Tensor:
         """Classes, int64 [B], of samples as in training.

@@ -27,6 +27,7 @@ from ffdist.runtime.world import World
 
 COMMANDS = {
     "train": ("ffdist.cli.train:main", "train a network through a pipeline of stages"),
+    "plan": ("ffdist.cli.plan:main", "the fastest plan of a network on so many devices, and what to expect"),
     "eval": ("ffdist.cli.evaluate:main", "accuracy of a trained network"),
     "predict": ("ffdist.cli.predict:main", "classes of pictures"),
     "report": ("ffdist.cli.report:main", "what a run did: settings, curves, accuracies; class activation maps"),

@@ -159,6 +159,10 @@ def command_of(words: list[str]) -> tuple[type | None, object]:
             from ffdist.cli.train import Train
 
             return Train, Train()
+        case ["plan", *_]:
+            from ffdist.cli.plan import PlanCommand
+
+            return PlanCommand, PlanCommand()
         case ["bench", *_]:
             from ffdist.cli.bench import Bench
 
@@ -197,7 +201,7 @@ def places(words: list[str]) -> list[str]:
     from ffdist.settings import GROUP_OF
 
     match words[0]:
-        case "train":
+        case "train" | "plan":
             return [] if set(words) & set(PRESETS) else list(PRESETS)
         case "presets":
             return list(PRESETS)

@@ -67,9 +67,11 @@ def told_by(kind: type, args: Sequence[str], prog: str, *, made: Any = None) -> 
 
 
 def known_arguments(kind: type, made: Any) -> list[Argument]:
-    """Its own, and those of its groups of settings."""
+    """Its own, and those of its groups of settings that it has none of the same name for."""
+    own = list(arguments_of(kind))
+    names = {each.name for each in own}
     groups = (each for _, group in (groups_of(made) if made else ()) for each in arguments_of(type(group)))
-    return [*arguments_of(kind), *groups]
+    return [*own, *(each for each in groups if each.name not in names)]
 
 
 def parser_of(known: Iterable[Argument], prog: str) -> argparse.ArgumentParser:
@@ -221,7 +223,14 @@ def help_of(kind: type, prog: str, *, made: Any = None, more: str = "", hidden: 
     named = [each for each in own if not each.positional]
     positional = [each for each in own if each.positional]
     groups = [
-        (title, [each for each in arguments_of(type(group), group) if each.name not in hidden])
+        (
+            title,
+            [
+                each
+                for each in arguments_of(type(group), group)
+                if each.name not in {*hidden, *(one.name for one in own)}
+            ],
+        )
         for title, group in (groups_of(made) if made else ())
     ]
     summary = " ".join((kind.__doc__ or "").split())

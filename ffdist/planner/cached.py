@@ -134,7 +134,7 @@ def measure_links() -> dict[str, Any]:
 
 def print_links() -> None:
     within = "gloo" if shared_memory.obstacle() else "shared_memory"
-    found = measure_transport(sorted({within, "gloo"}), (SMALL, LARGE), rounds=3, volume=16 * LARGE)
+    found = measure_transport(sorted({within, "gloo"}), (SMALL, LARGE), rounds=3, volume=6 * LARGE)
     told = {f"{rate.transport} {rate.message_bytes}": rate.messages_per_s for rate in found}
     print(json.dumps(told | {"within": within}))
 

@@ -34,8 +34,8 @@ class Link:
 
     def __str__(self) -> str:
         unit, scale = next((u, s) for u, s in (("gbit", 1e9), ("mbit", 1e6), ("kbit", 0)) if self.rate * 8 >= s)
-        told = f"{self.rate * 8 / (scale or 1e3):g}{unit}"
-        return f"{told},{self.latency * 1e6:g}us" if self.latency else told
+        told = f"{self.rate * 8 / (scale or 1e3):.4g}{unit}"
+        return f"{told},{self.latency * 1e6:.3g}us" if self.latency else told
 
 
 LOCAL = Link(rate=5e9, latency=20e-6, sender=1 / 5e9, wired=False)

@@ -75,7 +75,7 @@ def price(profile: Profile, cluster: Cluster, plan: Plan) -> Price:
     """Raises ConfigError for a plan of other blocks, or of more workers than the cluster has."""
     plan.check(profile.names)
     if plan.workers > cluster.devices:
-        raise ConfigError("the plan has more workers than there are devices", where=setting("plan.plan", f"'{plan}'"),
+        raise ConfigError("the plan has more workers than there are devices", where=setting("plan", f"'{plan}'"),
                           expected=f"at most {cluster.devices}", got=plan.workers)  # fmt: skip
     costs, edges = Costs(profile, cluster, plan.lanes), bounds(plan)
     sums = [_Sum() for _ in range(plan.workers)]

@@ -76,7 +76,7 @@ def most_lanes(profile: Profile) -> int:
 
 def check_lanes(profile: Profile, lanes: int) -> None:
     if not 1 <= lanes <= profile.batch:
-        raise ConfigError("a lane holds at least one sample", where=setting("training.lanes"),
+        raise ConfigError("a lane holds at least one sample", where=setting("lanes"),
                           expected=f"1 to {profile.batch}", got=lanes)  # fmt: skip
 
 
@@ -114,7 +114,7 @@ def nothing_fits(profile: Profile, cluster: Cluster, counts: Sequence[int], *, e
             where=setting("devices"),
             expected=f"at most {parts}: {max(counts)} lanes of {len(profile.blocks)} blocks",
             got=cluster.devices,
-            remedy=f"fewer workers, or more {setting('training.lanes')}",
+            remedy=f"fewer workers, or more {setting('lanes')}",
         )
     least = min(least_memory(profile, cluster, count) for count in counts)
     return ConfigError("no plan keeps to the memory limit", where=setting("memory_limit"),

@@ -1,0 +1,119 @@
+"""`ffdist plan`: the fastest plan of a network, and what to expect of it. The planning is in `ffdist.cli.planning`,
+which imports torch."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+from ffdist.cli.help import Flag, Positional
+from ffdist.cli.parsing import help_of, told_by, wants_help
+from ffdist.cli.train import BARE
+from ffdist.errors import ConfigError, setting
+from ffdist.loading import loading
+from ffdist.notes import note
+from ffdist.options import convert
+from ffdist.presets import with_preset
+from ffdist.settings import GROUP_OF, Settings, apply, flat, without_strange_options
+from ffdist.settings.toml import read_toml
+
+PROG = "ffdist plan"
+MORE = """\
+`ffdist settings NAME` says all about a setting. A bare `ffdist plan` is `ffdist plan digits`.
+What was measured is kept in the cache: $FFDIST_CACHE, else ffdist in $XDG_CACHE_HOME, else in ~/.cache."""
+STRANGE = frozenset(name for name, group in GROUP_OF.items() if group in ("plan", "run", "ray") and name != "queue")
+"""Settings of a run that a plan does not depend on, or that it replaces."""
+HIDDEN = STRANGE | {name for name, group in GROUP_OF.items() if group == "scheduler"} | {"epochs", "early_stop"}
+"""Those, and what of a run changes no block's time."""
+
+
+@dataclass(frozen=True)
+class PlanCommand:
+    """Which worker should compute which block, for which lanes of a batch: blocks and links are measured, plans
+    searched and simulated."""
+
+    preset: Annotated[str | None, Positional] = None
+    """Named settings to start from (see `ffdist presets`)."""
+    config: Path | None = None
+    """TOML file of settings, laid over the preset."""
+    devices: int | None = None
+    """How many there are, a worker each. Default: this host's GPUs, else cores."""
+    link: str | None = None
+    """What joins them, e.g. 1gbit or 25gbit,50us. A rate, and a latency where it is known. Default: this host's own,
+    measured."""
+    memory_limit: str | None = None
+    """The most that a worker may hold, e.g. 8GiB. Weights, gradients, moments, one block's graph, and queues."""
+    speeds: str | None = None
+    """The devices' speeds against the one here, e.g. 1,1,0.5."""
+    lanes: str = "auto"
+    """Lanes of a batch, or auto. They are a part of what is learned: a stage has a worker a lane at most. auto: as many
+    as are fastest."""
+    plan: str | None = None
+    """A plan to price, as text or file, e.g. 'conv1 @ 0 | conv2 @ 0:0,1:1-3 | conv3 @ 1'."""
+    simulate: str | None = None
+    """Numbers of devices to simulate, e.g. 8,32,128,512. Each with a batch's worth of samples; beside DDP by a ring and
+    1F1B, with a plot."""
+    plot: Path | None = Path("simulated.svg")
+    """Where the plot goes; none for none. A number is added to a name that is taken."""
+    fresh: Flag = False
+    """Measure anew what was measured before."""
+    json: Flag = False
+    """Print JSON. A run takes it as its plan."""
+    settings: Settings = field(default_factory=Settings)
+
+
+def parse(args: Sequence[str]) -> PlanCommand:
+    """The command with its resolved settings. Raises ConfigError and UsageError."""
+    told = told_by(PlanCommand, args, PROG, made=PlanCommand())
+    own = {name: told.pop(name) for name in list(told) if name in PlanCommand.__dataclass_fields__}
+    for name in told:
+        if name in STRANGE:
+            raise ConfigError(f"{setting(f'{GROUP_OF[name]}.{name}')} is nothing that a plan is made by", where=PROG,
+                              remedy=f"leave it out; {PROG} --help lists what is")  # fmt: skip
+    file, preset = own.get("config"), own.get("preset")
+    from_file = flat(read_toml(file), str(file)) if file else {}
+    bare = BARE if not file and told.get("data", BARE) == BARE and not {"model", "objective"} & set(told) else None
+    base = with_preset(Settings(), preset or BARE) if preset or bare else Settings()
+    base = apply(base, from_file, str(file)) if from_file else base
+    command = PlanCommand(**own, settings=without_strange_options(base.changed(**told), base, told))
+    counts_of(command)
+    lanes_of(command)
+    return command
+
+
+def lanes_of(command: PlanCommand) -> int | None:
+    """None for as many as are best. Raises ConfigError for what is no number of lanes."""
+    if command.lanes == "auto":
+        return None
+    (count,) = whole_numbers(command.lanes, "lanes", "a number, or auto", most=1)
+    return count
+
+
+def counts_of(command: PlanCommand) -> list[int]:
+    """Numbers of devices to simulate. Raises ConfigError for what are none."""
+    return whole_numbers(command.simulate, "simulate", "8,32,128,512") if command.simulate is not None else []
+
+
+def whole_numbers(text: str, name: str, expected: str, most: int = 32) -> list[int]:
+    try:
+        numbers = [convert(word, int) for word in text.replace(",", " ").split()]
+    except ValueError:
+        numbers = []
+    if not numbers or len(numbers) > most or min(numbers) < 1:
+        raise ConfigError(f"{setting(name)} has a wrong value", where=PROG, expected=expected, got=text or "nothing")
+    return numbers
+
+
+def main(args: Sequence[str]) -> None:
+    if wants_help(args):
+        print(help_of(PlanCommand, PROG, made=PlanCommand(), more=MORE, hidden=HIDDEN))
+        sys.exit(0)
+    command = parse(args)
+    note("loading torch, then checking data, network and rule ...")
+    with loading():
+        from ffdist.cli.planning import plan
+
+    plan(command)

@@ -1,0 +1,157 @@
+"""What `ffdist plan` does with its settings."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from ffdist.bench.finding import Plot
+from ffdist.bench.plot import draw
+from ffdist.cli.plan import PlanCommand, counts_of, lanes_of
+from ffdist.cores import available_cores
+from ffdist.errors import ConfigError, setting
+from ffdist.plain import PlainConsole, table
+from ffdist.planner.cluster import Cluster
+from ffdist.planner.forecast import Forecast, Request, Scaled, parse_speeds, scaled
+from ffdist.planner.profile import Profile
+from ffdist.runtime.agree import check_job
+from ffdist.runtime.opened import open_told
+from ffdist.runtime.planned import planned
+from ffdist.runtime.planning import local_devices
+from ffdist.runtime.run import check_named
+from ffdist.runtime.start import make_job
+
+SIMULATED = "simulated, by what was measured of each block"
+
+
+def plan(command: PlanCommand) -> None:
+    """Measure what has not been measured before, search, simulate, and tell."""
+    settings = command.settings
+    check_plot(command)
+    check_named(settings)
+    job = make_job(settings, open_told(settings.dataset))
+    check_job(job)
+    devices = command.devices if command.devices is not None else local_devices(settings) or available_cores()
+    speeds = parse_speeds(command.speeds) if command.speeds is not None else ()
+    request = Request(
+        devices, command.link, command.memory_limit, speeds, lanes_of(command), command.plan, command.fresh
+    )  # fmt: skip
+    found = planned(job, request)
+    profile, cluster = found.profile, found.cluster
+    grown = scaled(profile, cluster, counts_of(command))
+    plot = draw_scaled(profile, cluster, grown, command.plot) if grown and command.plot else None
+    if command.json:
+        told = found.as_json() | ({"scaled": [as_json(each) for each in grown]} if grown else {})
+        print(json.dumps(told))
+        return
+    tell(found, grown, plot)
+
+
+def check_plot(command: PlanCommand) -> None:
+    """Raises ConfigError, before anything is measured, where there will be no plot."""
+    if counts_of(command) and command.plot and importlib.util.find_spec("matplotlib") is None:
+        raise ConfigError("a simulation has a plot, and matplotlib is missing", where=setting("simulate"),
+                          remedy=f"pip install 'ffdist[bench]', or {setting('plot', 'none')}")  # fmt: skip
+
+
+def tell(found: Forecast, grown: Sequence[Scaled], plot: Path | None) -> None:
+    console = PlainConsole()
+    profile, cluster = found.profile, found.cluster
+    lanes = "1 lane" if found.plan.lanes == 1 else f"{found.plan.lanes} lanes"
+    own = "" if cluster.link.wired else " (this host's, measured)"
+    console.print(
+        f"{profile.network}, {profile.rule}: {profile.device}, threads a worker: {profile.threads}, "
+        f"{profile.precision}, batches of {profile.batch} in {lanes}; devices: {cluster.devices}, "
+        f"link {cluster.link}{own}",
+        soft_wrap=True,
+    )
+    console.print(stage_table(found))
+    console.print(speed_table(found))
+    if grown:
+        console.print(scaled_table(profile, grown))
+    if plot:
+        console.print(f"plot: {plot}", soft_wrap=True)
+    console.print(f"the plan: {found.plan}", soft_wrap=True)
+
+
+def stage_table(found: Forecast) -> Table:
+    rows = table("stage", "blocks", "workers", "ms a batch", "idle", "MiB", "KiB sent", "KiB exchanged",
+                 title="Stages")  # fmt: skip
+    for index, each in enumerate(found.best.stages):
+        rows.add_row(
+            str(index),
+            " ".join(each.stage.blocks),
+            str(each.stage).partition(" @ ")[2],
+            f"{each.busy * 1e3:.2f}",
+            f"{max(0.0, each.idle):.0%}",
+            f"{each.memory / 2**20:,.1f}",
+            f"{each.sent / 1024:,.0f}",
+            f"{each.exchanged / 1024:,.0f}",
+        )
+    rows.caption = "a batch, by the worker with the most; sent by all workers to the next stage, exchanged by each"
+    return rows
+
+
+def speed_table(found: Forecast) -> Table:
+    best = next(iter(found.speeds.values())).rate
+    rows = table("", "samples/s", "least", "most", "of the plan's", title="Speed, simulated")
+    for name, each in found.speeds.items():
+        rows.add_row(name, *map(shown, each), f"{each.rate / best:.2f}")
+    for name, each in (("pipeline", found.pipeline), ("data parallel", found.parallel)):
+        if each is None:
+            limit = found.cluster.memory_limit is not None
+            rows.add_row(name, "-", "-", "-", "too large" if limit else "too few lanes")
+    rows.caption = SIMULATED
+    return rows
+
+
+def scaled_table(profile: Profile, grown: Sequence[Scaled]) -> Table:
+    rows = table("devices", "batch", "FF, best plan", "DDP, ring", "1F1B", "stages x workers",
+                 title="Samples/s, simulated")  # fmt: skip
+    for each in grown:
+        shape = " ".join(f"{len(s.blocks)}x{len(s.shares)}" for s in each.plan.stages)
+        rates = (each.best, each.ddp, each.pipelined)
+        rows.add_row(str(each.devices), f"{each.batch:,}", *(shown(e.rate) for e in rates), shape)
+    rows.caption = (
+        f"simulated, {profile.batch} samples of a batch for each device, a lane each; blocks x workers a stage"
+    )
+    return rows
+
+
+def draw_scaled(profile: Profile, cluster: Cluster, grown: Sequence[Scaled], path: Path) -> Path:
+    """All three beside one another, each figure labelled. Gives the path that was free."""
+
+    def points(name: str) -> list[tuple[Any, float, float, float]]:
+        return [(each.devices, *getattr(each, name)) for each in grown]
+
+    series = {"FF, best plan (simulated)": points("best"), "DDP, ring (simulated)": points("ddp"),
+              "1F1B (simulated)": points("pipelined")}  # fmt: skip
+    title = f"{profile.network}, {profile.rule}: {profile.batch} samples a device, link {cluster.link} (simulated)"
+    made = Plot("lines", title, "devices", "samples/s (simulated)", series, log_x=True)
+    free, number = path, 1
+    while free.exists():
+        number += 1
+        free = path.with_stem(f"{path.stem}-{number}")
+    free.parent.mkdir(parents=True, exist_ok=True)
+    draw(made, free)
+    return free
+
+
+def as_json(each: Scaled) -> dict[str, Any]:
+    """`simulated` says it once more."""
+    rates = {"best plan": each.best, "backprop, DDP": each.ddp, "backprop, 1F1B": each.pipelined}
+    return {
+        "devices": each.devices,
+        "batch": each.batch,
+        "plan": each.plan.as_json(),
+        "simulated": {name: rate._asdict() for name, rate in rates.items()},
+    }
+
+
+def shown(rate: float) -> str:
+    return f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"

@@ -1,0 +1,211 @@
+"""What to expect of a network on a cluster: the best plan, plain ones, and backpropagation beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import ceil
+from statistics import median
+from typing import Any, NamedTuple
+
+import torch
+
+from ffdist.cores import available_cores
+from ffdist.data import Loader
+from ffdist.device import CPU, queues
+from ffdist.errors import ConfigError, setting
+from ffdist.models import Chain
+from ffdist.objectives import Objective
+from ffdist.plan import Plan
+from ffdist.planner.cached import links_here, profile_of
+from ffdist.planner.cluster import Cluster, parse_bytes, parse_link
+from ffdist.planner.price import Price, price
+from ffdist.planner.profile import Profile
+from ffdist.planner.schedules import ddp, one_f_one_b
+from ffdist.planner.search import best_pipeline, best_price, data_parallel
+from ffdist.planner.simulate import simulate
+from ffdist.settings import Settings
+
+SEEDS = (0, 1, 2)
+"""Of the draws that are simulated; the median is told."""
+
+
+class Expected(NamedTuple):
+    """Simulated samples a second, over the draws."""
+
+    rate: float
+    least: float
+    most: float
+
+    @classmethod
+    def of(cls, rates: Sequence[float]) -> Expected:
+        return cls(median(rates), min(rates), max(rates))
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Plans and their speeds, all simulated from what was measured."""
+
+    profile: Profile
+    cluster: Cluster
+    best: Price
+    """The best plan; or the one that was given."""
+    pipeline: Price | None
+    """The best with a worker a stage; None where none keeps to the memory limit."""
+    parallel: Price | None
+    """Every worker with all blocks, and its lanes; None likewise."""
+    speeds: dict[str, Expected]
+    """By what it is: "best plan" or "given plan", "pipeline", "data parallel", "backprop, DDP", "backprop, 1F1B"."""
+
+    @property
+    def plan(self) -> Plan:
+        return self.best.plan
+
+    def scaled(self, counts: Sequence[int]) -> list[Scaled]:
+        """On other numbers of devices; see `scaled`."""
+        return scaled(self.profile, self.cluster, counts)
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it; `ffdist.plan.read_plan` takes the plan out of it."""
+        stages = [
+            {
+                "blocks": list(each.stage.blocks),
+                "workers": [str(share) for share in each.stage.shares],
+                "seconds": each.busy,
+                "idle": each.idle,
+                "memory_bytes": each.memory,
+                "sent_bytes": each.sent,
+                "exchanged_bytes": each.exchanged,
+            }
+            for each in self.best.stages
+        ]
+        return {
+            "plan": self.plan.as_json(),
+            "text": str(self.plan),
+            "devices": self.cluster.devices,
+            "lanes": self.plan.lanes,
+            "batch": self.profile.batch,
+            "device": self.profile.device,
+            "precision": self.profile.precision,
+            "seconds": self.best.seconds,
+            "memory_bytes": self.best.memory,
+            "stages": stages,
+            "simulated": {name: each._asdict() for name, each in self.speeds.items()},
+        }
+
+
+def forecast(
+    profile: Profile, cluster: Cluster, *, lanes: int | None = None, plan: Plan | None = None
+) -> Forecast:  # fmt: skip
+    """lanes: None for as many as are best. plan: to price in place of the best one.
+
+    Raises ConfigError where nothing keeps to the memory limit, and for a plan that does not fit.
+    """
+    pipeline = best_pipeline(profile, cluster, lanes=lanes or 1)
+    parallel = data_parallel(profile, cluster, lanes=lanes) if lanes in (None, 1) or cluster.devices <= lanes else None
+    rates: dict[str, Expected] = {}
+    if plan is None:
+        found = [each for each in (best_price(profile, cluster, lanes=lanes), pipeline, parallel) if each]
+        allowed = [each for each in found if lanes is None or each.plan.lanes == lanes]
+        expected = {each.plan: simulated(profile, cluster, each.plan) for each in allowed}
+        best = max(allowed, key=lambda each: expected[each.plan].rate)
+        rates["best plan"] = expected[best.plan]
+    else:
+        best = price(profile, cluster, plan)
+        rates["given plan"] = simulated(profile, cluster, plan)
+    for name, each in {"pipeline": pipeline, "data parallel": parallel}.items():
+        if each:
+            rates[name] = simulated(profile, cluster, each.plan)
+    if profile.backprop:
+        rates["backprop, DDP"] = Expected.of([ddp(profile, cluster, seed=seed).rate for seed in SEEDS])
+        rates["backprop, 1F1B"] = Expected.of([one_f_one_b(profile, cluster, seed=seed).rate for seed in SEEDS])
+    return Forecast(profile, cluster, best, pipeline, parallel, rates)
+
+
+def simulated(profile: Profile, cluster: Cluster, plan: Plan) -> Expected:
+    return Expected.of([simulate(profile, cluster, plan, seed=seed).rate for seed in SEEDS])
+
+
+class Scaled(NamedTuple):
+    """One number of devices, each with as many samples of a batch as were measured. All simulated."""
+
+    devices: int
+    batch: int
+    plan: Plan
+    best: Expected
+    ddp: Expected
+    pipelined: Expected
+    """1F1B, with replicas where there are more devices than blocks."""
+
+
+def scaled(profile: Profile, cluster: Cluster, counts: Sequence[int]) -> list[Scaled]:
+    """FF by its best plan, DDP by a ring, and 1F1B on each number of devices. The batch grows with them: a lane of it
+    for each, of as many samples as the measured batch."""
+    found = []
+    for count in counts:
+        batch, there = profile.batch * count, replace(cluster.with_devices(count), cores=None)
+        grown = replace(profile, batch=batch)
+        best = best_price(grown, there, lanes=count)
+        seeds = SEEDS if count <= 128 else SEEDS[:1]
+        batches = max(6, min(24, ceil(3000 / (count * len(best.plan.stages)))))
+        runs = [simulate(grown, there, best.plan, batches=batches, seed=seed).rate for seed in seeds]
+        rings = [ddp(grown, there, batches=batches, seed=seed).rate for seed in seeds]
+        pipes = [one_f_one_b(grown, there, batches=6, seed=seed).rate for seed in seeds]
+        found.append(Scaled(count, batch, best.plan, *map(Expected.of, (runs, rings, pipes))))
+    return found
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a plan is wanted for, as it is told."""
+
+    devices: int
+    link: str | None = None
+    """None: within this host, measured."""
+    memory_limit: str | float | None = None
+    speeds: tuple[float, ...] = ()
+    lanes: int | None = None
+    """None: as many as are best."""
+    plan: str | None = None
+    """A text, or a file, to price."""
+    fresh: bool = False
+
+
+def profiled(
+    chain: Chain,
+    objective: Objective,
+    settings: Settings,
+    train: Loader,
+    request: Request,
+    device: torch.device = CPU,
+) -> tuple[Profile, Cluster]:
+    """What was measured, here and now or before, for a request."""
+    cluster = cluster_of(request, device, settings)
+    return profile_of(chain, objective, settings, train, device=device, backprop=True, fresh=request.fresh), cluster
+
+
+def cluster_of(request: Request, device: torch.device, settings: Settings) -> Cluster:
+    """Raises ConfigError for what is no link, size or speed; StageError where links cannot be measured."""
+    on_cpu, limit = not queues(device), request.memory_limit
+    told = parse_link(request.link) if request.link else None
+    cluster = Cluster(
+        request.devices,
+        speeds=request.speeds,
+        memory_limit=parse_bytes(limit) if isinstance(limit, str) else limit,
+        queue=settings.plan.queue,
+    )  # checked before anything is measured
+    here, network = links_here(on_cpu=on_cpu, fresh=request.fresh)
+    if told:
+        return replace(cluster, link=replace(told, sender=network.sender, receiver=network.receiver))
+    cores = available_cores() / torch.get_num_threads()
+    crowded = on_cpu and request.devices > cores
+    return replace(cluster, link=here, collective=network if on_cpu else None, cores=cores if crowded else None)
+
+
+def parse_speeds(text: str) -> tuple[float, ...]:
+    """ "1,1,0.5". Raises ConfigError for what are no numbers."""
+    try:
+        return tuple(float(word) for word in text.replace(",", " ").split())
+    except ValueError as error:
+        raise ConfigError("these are no speeds", where=setting("speeds"), expected="a number a device: 1,1,0.5",
+                          got=text) from error  # fmt: skip
