@@ -54,7 +54,7 @@ from ffdist.runtime.world import World
 from ffdist.sending import GivenJob, check_sendable
 from ffdist.settings import NetworkSettings, Settings
 from ffdist.settings.unread import unread
-from ffdist.snapshot import SnapshotStore, committed, latest
+from ffdist.snapshot import SnapshotStore, committed, latest, pulled
 
 
 class Pipeline:
@@ -121,7 +121,8 @@ class Pipeline:
             Python. told: what may change: epochs, early_stop, stages, launcher, device, ...
         Returns the pipeline, with `result` and `classifier`. Raises ConfigError for what may not change, or is missing.
         """
-        recorded = read_recorded(Path(run))
+        run = pulled(run)
+        recorded = read_recorded(run)
         for name, given in (("model", network), ("objective", objective)):
             if given is None and recorded.value(name) == GIVEN:
                 raise not_here(name, Path(run))
@@ -180,7 +181,9 @@ class Pipeline:
         share, held_out = (validation, None) if is_share(validation) else (None, validation)
         if share is not None:
             told["validation"] = share
-        settings = self.settings.changed(**as_fields(told, "Pipeline.fit"), **({} if out is None else {"out": out}))
+        settings = self.settings.changed(
+            **as_fields(told, "Pipeline.fit"), **({} if out is None else {"out": pulled(out) if resume else out})
+        )
         check_options(self.network, self.objective, settings)
         if named := isinstance(data, (str, Path)):
             settings = settings.changed(data=str(data))

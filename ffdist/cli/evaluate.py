@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from ffdist.cli.help import Flag, Positional
 from ffdist.cli.parsing import parsed
+from ffdist.cli.train import here
 from ffdist.errors import ConfigError
 from ffdist.loading import loading
 from ffdist.plain import PlainConsole
@@ -40,6 +41,7 @@ class Eval:
 
 def main(args: Sequence[str]) -> None:
     command = parsed(Eval, args, "ffdist eval")
+    command = replace(command, run=here(command.run))
     if command.batch_size is not None and command.batch_size < 1:
         raise ConfigError("--batch-size is too small", expected=">= 1", got=command.batch_size)
     evaluate(command)

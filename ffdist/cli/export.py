@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from ffdist.cli.help import Flag, Positional
 from ffdist.cli.parsing import parsed
+from ffdist.cli.train import here
 from ffdist.errors import ConfigError, users_code
 from ffdist.loading import loading
 from ffdist.runtime.interrupts import handle_signals, unwind
@@ -41,6 +42,7 @@ class Export:
 
 def main(args: Sequence[str]) -> None:
     command = parsed(Export, args, "ffdist export")
+    command = replace(command, run=here(command.run))
     if command.to.suffix not in (".pt2", ".safetensors"):
         raise ConfigError("unknown form of export", where="--to", expected="a name ending in .pt2 or .safetensors",
                           got=command.to.name)  # fmt: skip

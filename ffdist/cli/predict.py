@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from ffdist.cli.help import Flag, Positional
 from ffdist.cli.parsing import parsed
+from ffdist.cli.train import here
 from ffdist.errors import ConfigError, DataError
 from ffdist.loading import loading
 from ffdist.notes import note
@@ -40,6 +41,7 @@ class Predict:
 
 def main(args: Sequence[str]) -> None:
     command = parsed(Predict, args, "ffdist predict")
+    command = replace(command, run=here(command.run))
     if not command.images:
         raise ConfigError("there are no pictures to predict", expected="ffdist predict RUN PICTURE ...")
     for name, value in (("--top-k", command.top_k), ("--batch-size", command.batch_size)):

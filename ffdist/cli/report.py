@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from ffdist.cli.evaluate import opened
 from ffdist.cli.help import Flag, Positional
 from ffdist.cli.parsing import parsed
+from ffdist.cli.train import here
 from ffdist.errors import DataError
 from ffdist.loading import loading
 from ffdist.plain import PlainConsole
@@ -44,6 +45,7 @@ class Report:
 
 def main(args: Sequence[str]) -> None:
     command = parsed(Report, args, "ffdist report")
+    command = replace(command, run=here(command.run))
     with loading():  # of torch, behind the parsing
         from ffdist.report.log import as_written, read_run_log
         from ffdist.report.summary import starts_table, summary

@@ -18,6 +18,7 @@ from ffdist.folders import command
 from ffdist.loading import loading
 from ffdist.notes import note
 from ffdist.presets import PRESETS, with_preset
+from ffdist.remote import url_of
 from ffdist.settings import GROUP_OF, Settings, apply, as_flag, flat, is_free, kind_of, without_strange_options
 from ffdist.settings.toml import read_toml, write_toml
 
@@ -62,6 +63,7 @@ def parse(args: Sequence[str]) -> Train:
     actions = actions_of(from_file, file)
     said = {name: told.pop(name) for name in ("print_config", "dry_run", "json") if name in told}
     resume = told.pop("resume", None) or resumed_by_file(actions, told.get("out") or from_file.get("out"), file)
+    named, resume = resume, resume and here(resume)
     base = recorded = recorded_settings(resume) if resume else Settings()
     bare = BARE if not file and not resume and told.get("data", BARE) == BARE else None
     if resume and preset:
@@ -70,7 +72,7 @@ def parse(args: Sequence[str]) -> Train:
         base = with_preset(base, preset or BARE)
     base = apply(base, from_file, str(file)) if from_file else base
     settings = base.changed(**told)
-    settings = in_its_folder(settings, resume, told) if resume else without_strange_options(settings, base, told)
+    settings = in_its_folder(settings, resume, told, named) if resume else without_strange_options(settings, base, told)
     if "address" in told and settings.plan.launcher != "ray":
         raise ConfigError(
             f"{setting('ray.address')} is a Ray cluster's",
@@ -85,9 +87,9 @@ def parse(args: Sequence[str]) -> Train:
     return Train(preset, file, resume, said.get("print_config", False), dry_run, said.get("json", False), settings)
 
 
-def in_its_folder(settings: Settings, run: Path, told: Mapping[str, Any]) -> Settings:
-    """Of a run that goes on. Raises ConfigError where another folder is told."""
-    if "out" in told and settings.run.out != run:
+def in_its_folder(settings: Settings, run: Path, told: Mapping[str, Any], named: Path | None = None) -> Settings:
+    """Of a run that goes on; named: as its user told it. Raises ConfigError where another folder is told."""
+    if "out" in told and settings.run.out not in (run, named):
         raise ConfigError(
             f"{setting('resume')} and {setting('run.out')} name two runs",
             expected=f"{run} alone",
@@ -196,6 +198,15 @@ def option_kind(flag: str) -> Any:
     names = [flag[2:].replace("-", "_"), flag.removeprefix("--no-").replace("-", "_")]
     name = next((each for each in names if each in GROUP_OF or each in own), "")
     return kind_of(name) if name in GROUP_OF else own.get(name)
+
+
+def here(run: Path) -> Path:
+    """The run's folder; of one behind an address, what is there, fetched."""
+    if url_of(run) is None:
+        return run
+    from ffdist.snapshot.mirror import pulled
+
+    return pulled(run)
 
 
 def recorded_settings(run: Path) -> Settings:

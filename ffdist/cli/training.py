@@ -50,6 +50,7 @@ from ffdist.settings import Settings
 from ffdist.settings.toml import write_toml
 from ffdist.settings.unread import unread
 from ffdist.snapshot import committed
+from ffdist.snapshot.mirror import shown
 
 if TYPE_CHECKING:
     from ffdist.cli.train import Train
@@ -160,7 +161,7 @@ def going_on_told(error: FfdistError, out: Path) -> FfdistError:
     """The error, with how the run goes on from its last snapshot, where it has one."""
     if not any(out.glob("snapshots/*/manifest.json")):
         return error
-    hint = f"the run goes on from its last snapshot by: {shell_command('train', '--resume', out)}"
+    hint = f"the run goes on from its last snapshot by: {shell_command('train', '--resume', shown(out))}"
     remedy = error.details["remedy"]
     return with_remedy(error, f"{remedy}; {hint}" if remedy else hint)
 
@@ -208,26 +209,27 @@ def begin_or_go_on(command: Train, images: Images, meeting: Meeting, start: Exit
 
 def conclude(result: Result, out: Path, *, as_json: bool = False) -> None:
     """The tables, where the run is, what to try next; or all of it as one JSON object."""
+    place = shown(out)
     if as_json:
-        told = {"run": str(out), "reason": result.reason, "epochs": result.records, "test": result.test}
+        told = {"run": str(place), "reason": result.reason, "epochs": result.records, "test": result.test}
         print(json.dumps(told))
         return
     console = PlainConsole()
     for each in result_tables(result.records, result.test):
         console.print(each)
-    console.print(f"run directory: {out}", soft_wrap=True)
+    console.print(f"run directory: {place}", soft_wrap=True)
     if ends_with_container() and (told := loss(out)):
         console.print(told, soft_wrap=True)
         return
     if QUIET in os.environ:
         return
     if result.reason == "interrupted":
-        hints = [shell_command("train", "--resume", out)]
+        hints = [shell_command("train", "--resume", place)]
     else:
         hints = [
-            *([shell_command("eval", out)] if result.test else []),
-            shell_command("report", out),
-            shell_command("export", out, "--to", "model.pt2"),
+            *([shell_command("eval", place)] if result.test else []),
+            shell_command("report", place),
+            shell_command("export", place, "--to", "model.pt2"),
         ]
     console.print("try next: " + "\n          ".join(hints), soft_wrap=True)
 

@@ -25,6 +25,7 @@ from ffdist.runtime.own_code import GIVEN, KINDS, WORDS, check_code
 from ffdist.runtime.run import classifier_of, read_settings, trained
 from ffdist.runtime.run import network as named_network
 from ffdist.settings import Settings
+from ffdist.snapshot import pulled
 from ffdist.snapshot.files import apart, write_durably
 
 NETWORK = ("model", "model_args", "blocks", "objective", "objective_args", "label_smoothing", "fusion")
@@ -98,7 +99,7 @@ def load(
 
     Raises SnapshotError for what is no run and no such file, ConfigError where network or objective are needed.
     """
-    path = Path(place)
+    path = pulled(place)
     if path.is_file():
         return _load_file(path, network, objective)
     settings, facts = read_settings(path), read_facts(path)

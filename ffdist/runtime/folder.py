@@ -21,6 +21,7 @@ from ffdist.runtime.run import SETTINGS, read_settings, write_settings, writing_
 from ffdist.settings import GROUP_OF, Settings, is_free
 from ffdist.snapshot import Manifest, committed, read_manifest
 from ffdist.snapshot.files import make_folder, write_durably
+from ffdist.snapshot.mirror import check_free_at, forget_own_files, held_at, mirror_of, push_own_files, shown
 
 LOCK = ".lock"
 REFUSALS = (ConfigError, DataError, NetworkError)
@@ -34,12 +35,14 @@ def new_folder(settings: Settings) -> Path:
     s = settings
     names = (text.rpartition("/")[2] for text in (s.dataset.data, s.network.model, s.rule.objective))
     out = s.run.out or Path("runs") / f"{'-'.join(names).replace(':', '-')}-{datetime.now():%Y%m%d-%H%M%S}"
+    out = mirror_of(out)
     check_free(out)
     return out
 
 
 def check_free(out: Path) -> None:
     """Raises ConfigError for a folder with a run in it that has made a snapshot, also without its settings."""
+    check_free_at(out)
     if committed(out):
         whole, go_on = (out / SETTINGS).exists(), f", or go on with {setting('resume', shlex.quote(str(out)))}"
         raise ConfigError("the run directory already holds a run", where=out, expected="a folder without a run",
@@ -75,7 +78,9 @@ def beginning(settings: Settings, images: Images) -> Iterator[Path]:
             with forgotten_if_refused(out):
                 clear(out)
                 begin(out, settings, images)
-                yield out
+                with held_at(out):
+                    push_own_files(out)
+                    yield out
     except BaseException:  # an interrupt, too; raised again
         with suppress(OSError):  # somebody else's files are there, or no folder could be made
             for folder in made:
@@ -106,6 +111,7 @@ def forgotten_if_refused(out: Path) -> Iterator[None]:
         refused = isinstance(error, REFUSALS) or (isinstance(error, Interrupted) and not error.begun)
         if not any(out.glob("snapshots/*/*")) and (refused or not ready):
             _forget(out, before)
+            forget_own_files(out)
         raise
 
 
@@ -134,8 +140,9 @@ def going_on(settings: Settings, images: Images) -> Iterator[Path]:
         check_same_data(read_facts(out), images, settings.dataset.data)
         check_code(out, settled(settings), strict=True)
         if not committed(out):
-            note(f"the run in {out} has no snapshot yet: it starts from its beginning")
-        yield out
+            note(f"the run in {shown(out)} has no snapshot yet: it starts from its beginning")
+        with held_at(out):
+            yield out
 
 
 @contextmanager

@@ -27,6 +27,7 @@ from ffdist.data.transforms import Steps, load_transforms
 from ffdist.errors import DataError
 from ffdist.pipeline.classifier import Classifier
 from ffdist.runtime.data_facts import DataFacts, read_facts
+from ffdist.snapshot import pulled
 
 Given = str | Encoded
 """A picture: the path of a file, its bytes, an opened one, or an array."""
@@ -61,7 +62,7 @@ def read_pictures(
     trained on; they say how pictures are read. workers: decoding threads; default: a core each.
     Raises DataError naming all that cannot be read.
     """
-    facts = read_facts(Path(data)) if isinstance(data, (str, Path)) else data
+    facts = read_facts(pulled(data)) if isinstance(data, (str, Path)) else data
     decoding, _ = decoding_of(facts)
     many = [pictures] if isinstance(pictures, (str, *_ENCODED)) else list(pictures)
     read = [*decoded(((picture, named(picture, i)) for i, picture in enumerate(many)), decoding, workers)]

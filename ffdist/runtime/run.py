@@ -23,6 +23,7 @@ from ffdist.settings import Settings, apply, flat
 from ffdist.settings.toml import parsed, read_toml, write_toml
 from ffdist.snapshot import Manifest, SnapshotStore, committed, newest
 from ffdist.snapshot.files import write_durably
+from ffdist.snapshot.mirror import shown as named
 
 T = TypeVar("T")
 SETTINGS = "config.toml"
@@ -163,7 +164,7 @@ def read_settings(run: Path) -> Settings:
     """Raises SnapshotError where there is no run, or where its settings are not as they were written."""
     path = run / SETTINGS
     if not path.is_file():
-        raise SnapshotError("there is no run here", where=run, expected=f"a directory with {SETTINGS}",
+        raise SnapshotError("there is no run here", where=named(run), expected=f"a directory with {SETTINGS}",
                             remedy="name the run directory that `ffdist train` printed")  # fmt: skip
     values = read_toml(path)
     head = path.read_text().partition("\n")[0]

@@ -1,7 +1,8 @@
 """Snapshots: a file per block, committed by a manifest."""
 
 from ffdist.snapshot.manifest import Manifest, committed, read_manifest
+from ffdist.snapshot.mirror import pulled
 from ffdist.snapshot.newest import latest, newest, set_aside
 from ffdist.snapshot.store import SnapshotStore
 
-__all__ = ["Manifest", "SnapshotStore", "committed", "latest", "newest", "read_manifest", "set_aside"]
+__all__ = ["Manifest", "SnapshotStore", "committed", "latest", "newest", "pulled", "read_manifest", "set_aside"]

@@ -13,6 +13,7 @@ from typing import Any, TypeGuard
 from ffdist.errors import DamagedSnapshotError, SnapshotError
 from ffdist.pipeline.sink import counted_from_one
 from ffdist.snapshot.files import write_of_snapshot
+from ffdist.snapshot.mirror import fetch_manifest
 
 FORMAT = 3
 """Since 2 a manifest has a digest of itself; since 3 its records count epochs from 1."""
@@ -78,6 +79,7 @@ def read_manifest(folder: Path) -> Manifest:
     """Raises DamagedSnapshotError when the manifest is not as it was written, SnapshotError when it is of a format this
     version does not know."""
     path = folder / MANIFEST
+    fetch_manifest(folder)
     try:
         return _parsed(json.loads(path.read_text()), folder)
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:

@@ -10,6 +10,7 @@ from ffdist.errors import DamagedSnapshotError, SnapshotError, setting
 from ffdist.notes import note
 from ffdist.snapshot.files import check_file
 from ffdist.snapshot.manifest import Manifest, committed, read_manifest
+from ffdist.snapshot.mirror import uncommit
 
 T = TypeVar("T")
 ATTEMPTS = 100
@@ -75,6 +76,7 @@ def set_aside(run: Path, taken: Manifest) -> None:
                 count += 1
                 target = folder.with_name(f"damaged-{count}-{folder.name}")
             folder.rename(target)
+            uncommit(folder)
 
 
 def _tell(damaged: list[DamagedSnapshotError], taken: Manifest) -> None:

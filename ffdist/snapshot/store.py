@@ -14,7 +14,8 @@ from ffdist.pipeline.classifier import Classifier
 from ffdist.pipeline.message import Snapshot
 from ffdist.pipeline.predictors import last_weights
 from ffdist.snapshot.files import block_file, check_same_tensors, read_block, write_block
-from ffdist.snapshot.manifest import Manifest, commit, snapshot_folder
+from ffdist.snapshot.manifest import Manifest, commit, committed, snapshot_folder
+from ffdist.snapshot.mirror import Mirrored
 
 
 class SnapshotStore:
@@ -22,13 +23,19 @@ class SnapshotStore:
 
     def __init__(self, run: Path | None, blocks: Sequence[str], *, keep: int = 2) -> None:
         self.run, self.blocks, self.keep = run, list(blocks), keep
+        self.mirrored = Mirrored(run)
 
     def save(self, blocks: Sequence[LearningBlock], marker: Snapshot) -> list[dict[str, Any]]:
         """One stage's part: its blocks' files, on disk when this returns."""
         if self.run is None:
             return []
         folder = snapshot_folder(self.run, marker.step, marker.epoch)
-        return [write_block(folder / block_file(b.site.index, b.site.name), *b.state()) for b in blocks]
+        return [self._write(folder / block_file(b.site.index, b.site.name), *b.state()) for b in blocks]
+
+    def _write(self, path: Path, tensors: dict[str, Tensor], fields: dict[str, Any]) -> dict[str, Any]:
+        entry = write_block(path, tensors, fields)
+        self.mirrored.put(path)
+        return entry
 
     def save_beside(
         self, marker: Snapshot, name: str, tensors: dict[str, Tensor], fields: dict[str, Any]
@@ -37,13 +44,14 @@ class SnapshotStore:
         if self.run is None:
             return []
         folder = snapshot_folder(self.run, marker.step, marker.epoch)
-        return [write_block(folder / f"{name}.safetensors", tensors, fields)]
+        return [self._write(folder / f"{name}.safetensors", tensors, fields)]
 
     def load_beside(self, manifest: Manifest, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The inverse of `save_beside`. Raises SnapshotError for a missing or corrupt file."""
         path = manifest.folder / f"{name}.safetensors"
         for entry in manifest.beside:
             if entry["file"] == path.name:
+                self.mirrored.fetch(path, entry)
                 return read_block(path, entry)
         raise SnapshotError("the snapshot lacks a file", where=path,
                             remedy="resume with the objective that the run was started with")  # fmt: skip
@@ -55,6 +63,7 @@ class SnapshotStore:
         assert len(marker.files) == len(self.blocks), "a stage passed the marker on without its files"
         manifest = Manifest(marker.step, marker.epoch, marker.batch, self.blocks, marker.files, records, marker.beside)
         commit(self.run, manifest, keep=self.keep)
+        self.mirrored.commit(snapshot_folder(self.run, marker.step, marker.epoch), committed(self.run))
 
     def load(self, blocks: Sequence[LearningBlock], manifest: Manifest) -> None:
         """Each block from its own file, whatever stage wrote it.
@@ -88,6 +97,7 @@ class SnapshotStore:
                 remedy="resume with the model the run was started with",
             )
         path = manifest.folder / manifest.files[index]["file"]
+        self.mirrored.fetch(path, manifest.files[index])
         tensors, fields = read_block(path, manifest.files[index])
         check_same_tensors(path, tensors, expected)
         return tensors, fields

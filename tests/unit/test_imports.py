@@ -44,7 +44,7 @@ ROOMS = {
     "presets": {"errors", "options", "settings"},
     "baselines": {"device", "errors", "options", "known", "models", "objectives", "data", "pipeline",
                   "settings"},
-    "snapshot": {"digests", "errors", "notes", "pipeline"},
+    "snapshot": {"data", "remote", "digests", "errors", "notes", "pipeline"},
     "report": {"errors", "plain", "pipeline"},
     "runtime": {"cores", "device", "environment", "errors", "folders", "loading", "notes", "options", "models",
                 "objectives", "data", "transport", "pipeline", "plan", "planner", "settings", "baselines", "snapshot",
