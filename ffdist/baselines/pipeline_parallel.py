@@ -56,9 +56,8 @@ def pipeline_parallel(
     whole = Whole(chain, config)
     shape = (config.settings.training.batch_size // microbatches, *chain.input_shape)
     cut = agreed_cut(whole, shape, stages, config, place)
-    return Pipelined(
-        whole, cut, shape, style, microbatches, config, place, config.autocast if cast_once else nullcontext
-    )
+    around = config.autocast if cast_once else nullcontext
+    return Pipelined(whole, cut, shape, style, microbatches, config, place, around, chain.num_classes)
 
 
 class Pipelined:
@@ -67,7 +66,9 @@ class Pipelined:
     def __init__(
         self, whole: Whole, cut: list[int], shape: Sequence[int], style: Style, microbatches: int,
         config: BaselineConfig, place: Place, around: Callable[[], AbstractContextManager[Any]],
+        num_classes: int,
     ) -> None:  # fmt: skip
+        self.num_classes = num_classes
         self.config, self.place, self.around, self.microbatches = config, place, around, microbatches
         self.shard: tuple[int, int] | None = (0, 1) if place.rank == 0 else None
         parts = [Part(whole.blocks[sum(cut[:i]) :][:n], config) for i, n in enumerate(cut)]
@@ -83,8 +84,15 @@ class Pipelined:
         single = PARTS[style] == 1
         self.steps = STYLES[style](stages[0] if single else stages, microbatches, loss_fn=cross_entropy)
 
+    def labels(self) -> Tensor:
+        """Room for those of a batch: a class each, or shares of all where samples are mixed."""
+        samples, mixes = self.config.settings.training.batch_size, ("mixup", "cutmix")
+        if any(text.startswith(mixes) for text in self.config.settings.dataset.augment):
+            return torch.empty(samples, self.num_classes)
+        return torch.empty(samples, dtype=torch.int64)
+
     def learn(self, x: Tensor | None, y: Tensor | None) -> None:
-        labels = y if y is not None else torch.empty(self.config.settings.training.batch_size, dtype=torch.int64)
+        labels = y if y is not None else self.labels()
         labels = labels.to(self.config.device)
         dist.broadcast(labels, 0)
         given = () if x is None else (placed(x, self.config.device),)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ffdist.options import check_fields
@@ -15,6 +16,16 @@ from ffdist.options import check_fields
 
 def as_it_is(y: Tensor) -> Tensor:
     return y
+
+
+def main_labels(labels: Tensor) -> Tensor:
+    """int64 [B]: of labels that are shares of the classes, float [B, K], the class with the greatest."""
+    return labels.argmax(1) if labels.is_floating_point() else labels
+
+
+def label_shares(labels: Tensor, num_classes: int) -> Tensor:
+    """float32 [B, K]: shares of the classes, also of labels that are one class each, int64 [B]."""
+    return labels.float() if labels.is_floating_point() else F.one_hot(labels, num_classes).float()
 
 
 class Following(NamedTuple):
@@ -108,6 +119,12 @@ class Objective(ABC):
     def signal(self) -> float | None:
         """What size of the inputs (root of their mean square) the rule's own mark in them is made for; None: any."""
         return None
+
+    @property
+    def soft_labels(self) -> bool:
+        """Whether `local` also takes labels that are shares of the classes, float32 [B, K], as mixup and cutmix make
+        them while learning; they are float32 in `prepare`, too."""
+        return False
 
     @property
     def feedback(self) -> int:

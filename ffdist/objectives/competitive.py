@@ -24,8 +24,12 @@ class Competitive(Objective):
             raise ConfigError("label smoothing is a share", where="objective, label_smoothing", expected="0 <= x < 1",
                               got=self.label_smoothing)  # fmt: skip
 
+    @property
+    def soft_labels(self) -> bool:
+        return True
+
     def compete(self, scores: Tensor, labels: Tensor | None, *, learning: bool) -> Tensor | None:
-        """scores: float32 [B, K]; labels: int64 [B], or None when only predicting."""
+        """scores: float32 [B, K]; labels: int64 [B], or shares [B, K]; None when only predicting."""
         if labels is None:
             return None
         return F.cross_entropy(scores, labels, label_smoothing=self.label_smoothing if learning else 0.0)

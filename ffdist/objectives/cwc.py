@@ -58,8 +58,15 @@ class CwC(Competitive):
         scores = head.form.class_means(out.square(), head.num_groups)
         if head.coarse is None:
             return Local(self.compete(scores, labels, learning=head.training), scores, onward)
-        coarse = None if labels is None else head.coarse[labels]
+        coarse = None if labels is None else coarse_labels(labels, head.coarse, head.num_groups)
         return Local(self.compete(scores, coarse, learning=head.training), None, onward)
+
+
+def coarse_labels(labels: Tensor, table: Tensor, num_groups: int) -> Tensor:
+    """The super-classes of labels int64 [B]; of shares [B, K] the shares of the super-classes, [B, groups]."""
+    if not labels.is_floating_point():
+        return table[labels]
+    return labels.new_zeros(len(labels), num_groups).index_add_(1, table, labels)
 
 
 class CwCHead(nn.Module):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ffdist.errors import ConfigError
 from ffdist.objectives.auxiliary import FlatPixels, PoolTo, TokenMean, convolutions, linears, pooled_size
-from ffdist.objectives.base import Local, Site
+from ffdist.objectives.base import Local, Site, label_shares
 from ffdist.objectives.competitive import Competitive
 from ffdist.objectives.form import form
 from ffdist.objectives.predsim import similarity
@@ -64,7 +64,7 @@ class DGL(Competitive):
         scores = head.network(out).float()
         loss = self.compete(scores, labels, learning=head.training)
         if loss is not None and labels is not None and self.similarity:
-            target = similarity(F.one_hot(labels, scores.shape[1]).float())
+            target = similarity(label_shares(labels, scores.shape[1]))
             mismatch = F.mse_loss(similarity(head.form.position_mean(out)), target)
             loss = (1 - self.similarity) * loss + self.similarity * mismatch
         return Local(loss, scores, None if head.last else out.detach())

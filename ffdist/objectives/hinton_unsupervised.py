@@ -45,6 +45,10 @@ class HintonUnsupervised(Objective):
                                got=list(site.input_shape), remedy="take another rule for vectors: sff")  # fmt: skip
         return ThresholdHead(site, "hinton-unsupervised", readout=True)
 
+    @property
+    def soft_labels(self) -> bool:
+        return True
+
     def prepare(self, x: Tensor, labels: Tensor, num_classes: int, generator: torch.Generator) -> Tensor:
         batch, _, height, width = x.shape
         shift = int(torch.randint(1, max(batch, 2), (), generator=generator))

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ffdist.errors import ConfigError
-from ffdist.objectives.base import Local, Site
+from ffdist.objectives.base import Local, Site, label_shares
 from ffdist.objectives.competitive import Competitive
 from ffdist.objectives.form import Flat, form, pointwise
 
@@ -45,7 +45,7 @@ class PredSim(Competitive):
         scores = head.decoder(head.flat(out)).float()
         loss = self.compete(scores, labels, learning=head.training)
         if loss is not None and labels is not None:
-            target = similarity(F.one_hot(labels, scores.shape[1]).float())
+            target = similarity(label_shares(labels, scores.shape[1]))
             mismatch = F.mse_loss(similarity(head.spread(out)), target)
             loss = (1 - self.beta) * loss + self.beta * mismatch
         return Local(loss, scores, None if head.last else out.detach())

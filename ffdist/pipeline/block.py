@@ -17,6 +17,7 @@ from ffdist.device import copied, queues, wide
 from ffdist.errors import DivergedError, setting
 from ffdist.models import Layout, derive_seed, seeded
 from ffdist.objectives import Local, Objective, Site
+from ffdist.objectives.base import main_labels
 from ffdist.pipeline.average import Average
 from ffdist.pipeline.compiled import compile_block, compiling
 from ffdist.pipeline.contract import at, check_detached, check_graph, check_local, computing, own_code, running
@@ -294,7 +295,7 @@ class LearningBlock:
                 self.totals[self.lane, 0] += loss * len(y)
                 self.totals[self.lane, 1] += count
             if local.scores is not None:
-                self.totals[self.lane, 2] += (local.scores.detach().argmax(1) == y).sum()
+                self.totals[self.lane, 2] += (local.scores.detach().argmax(1) == main_labels(y)).sum()
                 self.totals[self.lane, 3] += len(y)
 
     def _placed(self, x: Tensor) -> Tensor:

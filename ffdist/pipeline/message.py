@@ -21,7 +21,7 @@ class TrainBatch:
     x: Tensor | None
     """Activations [N, *shape]; behind the last block the features for a fusion head, or None."""
     y: Tensor
-    """Labels, int64 [B]."""
+    """Labels, int64 [B]; or the shares of the classes, float32 [B, K], where transforms mix samples."""
     epoch: int = 0
     """The epoch it belongs to, from 0."""
     part: int = 0

@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 from ffdist.errors import NetworkError, described, setting, users_code
 from ffdist.models import Chain, seeded
 from ffdist.objectives import Local, Objective, Site
+from ffdist.objectives.base import main_labels
 from ffdist.pipeline.block import LearningBlock
 from ffdist.pipeline.contract import at, check_local, running, shown
 from ffdist.pipeline.fusion import Fusion, passed_on
@@ -125,7 +126,7 @@ def _through(block: LearningBlock, trial: Trial) -> Local:
     local = _learn(block, trial.learned, trial.y)
     trial.learned, trial.features = passed_on(local, trial.features)
     if trial.evaluated is not None:
-        trial.evaluated = _evaluate(block, trial.evaluated, trial.y)
+        trial.evaluated = _evaluate(block, trial.evaluated, main_labels(trial.y))
     return local
 
 
@@ -133,7 +134,7 @@ def _one_sample(block: LearningBlock, trial: Trial, smallest: Part) -> None:
     """As `_through`, of a single sample, which a run always has to score, and sometimes to learn from."""
     where = at(block.objective, block.site)
     if trial.evaluated is not None:
-        trial.evaluated = _evaluate(block, trial.evaluated, trial.y)
+        trial.evaluated = _evaluate(block, trial.evaluated, main_labels(trial.y))
     if trial.learned is None:
         return
     try:

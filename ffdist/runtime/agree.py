@@ -14,6 +14,7 @@ import torch.distributed as dist
 
 from ffdist.errors import ConfigError, DataError, NetworkError, SnapshotError, StageError, setting, unspelled
 from ffdist.notes import note
+from ffdist.objectives.load import known_objective
 from ffdist.pipeline.lanes import parts
 from ffdist.pipeline.plan import check_objective
 from ffdist.pipeline.predictions import check_lag
@@ -88,6 +89,7 @@ def check_job(job: Job) -> None:
     check_optimizer(job.settings.optim.optimizer)
     loaders = job.loaders()
     check_validation(job, loaders)
+    check_labels(job, loaders.train)
     check_scale(job)
     smallest = smallest_part(loaders.train.largest_batch, job.settings.training.microbatches, job.lanes)
     check_size(job, loaders.train.largest_batch)
@@ -97,6 +99,24 @@ def check_job(job: Job) -> None:
         fusion=job.settings.rule.fusion,
         samples=job.first_samples(loaders.train),
         smallest=smallest,
+    )
+
+
+def check_labels(job: Job, train: Loader) -> None:
+    """Raises ConfigError where samples are mixed, for a rule that takes no shares of classes as labels."""
+    rule = job.objective
+    if not train.mixing or rule.soft_labels:
+        return
+    own = known_objective(type(rule)) is None
+    others = f"{setting('rule.objective', 'sff')}, or another rule whose classes compete"
+    raise ConfigError(
+        "the rule takes no mixed labels",
+        where=f"objective {type(rule).__name__}",
+        expected="one class a sample",
+        got=f"{setting('dataset.augment')}: {' '.join(type(mix).__name__.lower() for mix in train.steps.mixes)}",
+        remedy="leave that out; or "
+        + ("soft_labels = True in the rule, where `local` takes float32 [B, K]; or " if own else "")
+        + others,
     )
 
 

@@ -15,6 +15,7 @@ from ffdist.data import Images, Loader, Split, split_indices
 from ffdist.errors import DataError, setting
 from ffdist.models import Chain
 from ffdist.objectives import Objective, Site
+from ffdist.objectives.base import label_shares
 from ffdist.pipeline.block import BlockConfig
 from ffdist.pipeline.fusion import FUSION
 from ffdist.pipeline.plan import sites
@@ -96,13 +97,14 @@ class Job:
 
     def first_samples(self, train: Loader) -> tuple[Tensor, Tensor]:
         """The first training sample and the first of another class (else the next one, or itself again), as a network
-        gets them: float32 [2, *shape], labels int64 [2]."""
+        gets them: float32 [2, *shape], labels int64 [2]; shares float32 [2, K] where samples are mixed."""
         rows = train.indices
         others = np.flatnonzero(train.split.labels[rows] != train.split.labels[rows[0]])
         pair = rows[[0, others[0] if len(others) else min(1, len(rows) - 1)]]
         loader = Loader(self.images, train.split, pair, batch_size=2, seed=self.settings.training.seed, train=False,
                         image_size=self.settings.dataset.image_size)  # fmt: skip
-        return loader.batch(pair, 0, 0)
+        x, y = loader.batch(pair, 0, 0)
+        return x, label_shares(y, self.images.num_classes) if train.mixing else y
 
     def test_loader(self) -> Loader | None:
         """Of the test split alone: it needs no other."""
