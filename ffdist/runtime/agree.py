@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from ffdist.data import Loader
 from ffdist.errors import ConfigError, DataError, NetworkError, SnapshotError, StageError, setting, unspelled
 from ffdist.notes import note
 from ffdist.objectives.load import known_objective
