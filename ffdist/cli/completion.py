@@ -221,7 +221,7 @@ def places(words: list[str]) -> list[str]:
             return list(THEME_NAMES)
         case "data":
             of_prepare = list(NAMES) if words[1:2] == ["prepare"] else []
-            return ["list", "prepare", "check"] if len(words) == 1 else of_prepare
+            return ["list", "prepare", "check", "show"] if len(words) == 1 else of_prepare
         case "completion":
             return list(SCRIPTS)
         case _:

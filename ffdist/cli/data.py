@@ -194,7 +194,52 @@ def tell_named(entry: Entry, root: Path, *, as_json: bool) -> None:
     print(f"next: {command('train', '--data', entry.name, *size)}")
 
 
-COMMANDS = {"list": List, "prepare": Prepare, "check": Check}
+@dataclass(frozen=True)
+class Show:
+    """Write a contact sheet of training pictures as a network gets them: plain, then several draws of each."""
+
+    data: Annotated[str, Positional]
+    """As `ffdist train --data` takes it."""
+    augment: tuple[str, ...] = ()
+    """Transforms, as `ffdist train --augment` takes them."""
+    preprocess: tuple[str, ...] = ()
+    """As `ffdist train --preprocess` takes them."""
+    image_size: int | None = None
+    """Resize pictures to this height and width."""
+    out: Path = Path("sheet.png")
+    """New picture file."""
+    pictures: int = 8
+    """Rows: pictures, of as many classes as may be."""
+    draws: int = 4
+    """Columns: draws of each."""
+    seed: int = 0
+    """Of the draws: those of a run with this seed."""
+
+    def run(self) -> None:
+        from ffdist.data.sheet import sheet
+        from ffdist.runtime.opened import open_told
+        from ffdist.settings import Settings
+
+        for name, value in (("--pictures", self.pictures), ("--draws", self.draws)):
+            if value < 1:
+                raise ConfigError(f"{name} is too small", expected=">= 1", got=value)
+        if self.out.exists():
+            raise ConfigError("the file exists", where=self.out, remedy="choose another name with --out")
+        told = Settings().changed(
+            data=self.data, augment=self.augment, preprocess=self.preprocess, image_size=self.image_size
+        )
+        made = sheet(
+            open_told(told.dataset), told.dataset.augment, pictures=self.pictures, draws=self.draws, seed=self.seed
+        )
+        try:
+            made.save(self.out)
+        except (OSError, ValueError) as error:
+            remedy = "a name that ends in .png or .jpg, in a folder that can be written"
+            raise ConfigError("the sheet cannot be written", where=self.out, got=error, remedy=remedy) from error
+        print(f"{self.out}: {self.pictures} training pictures, each plain and in {self.draws} draws")
+
+
+COMMANDS = {"list": List, "prepare": Prepare, "check": Check, "show": Show}
 
 
 def main(args: Sequence[str]) -> None:

@@ -12,6 +12,7 @@ import torchvision.transforms.v2 as transforms
 import torchvision.transforms.v2.functional as functional
 
 from ffdist.data import ArraySplit, Images, Loader
+from ffdist.data.sheet import sheet
 from ffdist.data.transforms import auto, load_transform, pixels
 from ffdist.data.transforms.erasing import Erasing
 from ffdist.data.transforms.mixing import Cutmix, Mixup, beta
@@ -199,3 +200,12 @@ def test_mixed_labels_are_shares_and_pictures_are_those_of_the_shares() -> None:
 def test_options_out_of_their_range_are_told_by_name(name: str, options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=f"option '{next(iter(options))}'"):
         load_transform(name, options)
+
+
+def test_a_contact_sheet_has_a_row_for_each_picture_and_shows_what_is_drawn() -> None:
+    data = images()
+    plain = np.asarray(sheet(data, pictures=3, draws=2))
+    drawn = np.asarray(sheet(data, ["cutout(side=8)", "mixup"], pictures=3, draws=2))
+    assert plain.shape == drawn.shape == (3 * (96 + 14 + 4), 3 * 100, 3)
+    assert np.array_equal(plain[:, :100], drawn[:, :100])
+    assert not np.array_equal(drawn[:, 100:200], drawn[:, 200:])

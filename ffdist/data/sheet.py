@@ -1,0 +1,71 @@
+"""A contact sheet: pictures as a network gets them, several draws of each, with the names of their classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from ffdist.data.images import Images
+from ffdist.data.loader import Loader
+from ffdist.errors import DataError
+
+SIDE = 96
+"""Small pictures are enlarged to about so many pixels."""
+LINE = 14
+"""Pixels for a line of text."""
+
+
+def sheet(
+    images: Images, augment: Sequence[object] = (), *, pictures: int = 8, draws: int = 4, seed: int = 0
+) -> Image.Image:
+    """Training pictures of as many classes as may be, a row each: as it is in evaluation, then `draws` of what epochs
+    0, 1, ... make of it, mixed with the others of the sheet where transforms mix.
+
+    Raises DataError for samples that are no pictures, grey or RGB.
+    """
+    if len(images.shape) != 3 or images.shape[0] not in (1, 3):
+        raise DataError("these samples are no pictures to look at", where=f"data set {images.name}",
+                        expected="samples (1|3, H, W)", got=images.shape)  # fmt: skip
+    rows = of_each_class(images.train.labels, pictures)
+    loaders = [Loader(images, images.train, rows, batch_size=len(rows), seed=seed, train=train,
+                      augment=augment if train else ()) for train in (False, True)]  # pyright: ignore  # fmt: skip
+    columns = [loaders[0].batch(rows, 0, 0)] + [loaders[1].batch(rows, epoch, 0) for epoch in range(draws)]
+    _, height, width = images.shape
+    scale = max(1, SIDE // max(height, width))
+    cell = max(width * scale, SIDE), height * scale + LINE
+    page = Image.new("RGB", (len(columns) * (cell[0] + 4), len(rows) * (cell[1] + 4)), "white")
+    text = ImageDraw.Draw(page)
+    for column, (x, y) in enumerate(columns):
+        for row, picture in enumerate(as_bytes(x.permute(0, 2, 3, 1).numpy(), images)):
+            place = column * (cell[0] + 4), row * (cell[1] + 4)
+            one = Image.fromarray(picture).resize((width * scale, height * scale), Image.Resampling.NEAREST)
+            page.paste(one, (place[0], place[1] + LINE))
+            text.text((place[0] + 1, place[1]), label(y[row].tolist(), images.classes), fill="black")
+    return page
+
+
+def as_bytes(x_bhwc: np.ndarray, images: Images) -> np.ndarray:
+    """RGB of what was normalised; a user's floats from their least to their greatest."""
+    x = x_bhwc * np.array(images.std) + np.array(images.mean)
+    if not images.pixels:
+        x = (x - x.min()) / max(float(x.max() - x.min()), 1e-9)
+    rgb = np.broadcast_to(x, (*x.shape[:3], 3))
+    return np.ascontiguousarray((rgb * 255).round().clip(0, 255).astype(np.uint8))
+
+
+def label(y: int | list[float], classes: Sequence[str]) -> str:
+    """A class's name; of mixed labels the shares, greatest first."""
+    if isinstance(y, int):
+        return classes[y]
+    shares = sorted(((share, name) for share, name in zip(y, classes, strict=True) if share > 0.005), reverse=True)
+    return " + ".join(f"{share:.0%} {name}" for share, name in shares) if len(shares) > 1 else shares[0][1]
+
+
+def of_each_class(labels: np.ndarray, count: int) -> np.ndarray:
+    """Rows: the first of each class, then the second, ..."""
+    order = np.argsort(labels, kind="stable")
+    starts = np.concatenate([[0], np.flatnonzero(np.diff(labels[order])) + 1])
+    rank = np.arange(len(labels)) - np.repeat(starts, np.diff([*starts, len(labels)]))
+    return order[np.lexsort((labels[order], rank))][:count]
