@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from ffdist.cli.help import Flag, Positional
 from ffdist.cli.parsing import parsed_of
 from ffdist.cli.spelling import as_flags
-from ffdist.errors import spelled
+from ffdist.errors import ConfigError, spelled
 from ffdist.folders import command, loss
 from ffdist.notes import QUIET, note
 from ffdist.plain import PlainConsole, table

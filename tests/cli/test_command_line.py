@@ -309,3 +309,14 @@ def test_every_command_is_listed_and_helped(capsys: pytest.CaptureFixture[str]) 
     for name in COMMANDS:
         assert f"\n  {name} " in out
         assert told(capsys, "help", name)[1] == told(capsys, name, "--help")[1] != ""
+
+
+def test_a_contact_sheet_is_written_and_nothing_is_overwritten(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = str(tmp_path / "sheet.png")
+    words = ["data", "show", "digits", "--augment", "crop", "padding=2", "flip", "--pictures", "2", "--out", out]
+    assert told(capsys, *words)[0] == 0
+    status, _, err = told(capsys, *words)
+    assert status == 1
+    assert "the file exists" in err
