@@ -18,7 +18,7 @@ from pathlib import Path
 
 from ffdist.data.content import Look, content, look
 from ffdist.data.manifest import read_manifest
-from ffdist.data.places import PREPARED, cache_folder, locked, no_place
+from ffdist.data.places import CACHE, PREPARED, cache_folder, locked, no_place
 from ffdist.data.preparation import Preparation
 from ffdist.data.prepare import prepare
 from ffdist.data.sources import KNOWN, Source, open_source
@@ -52,45 +52,62 @@ def prepared_in_cache(source: str, told: Preparation, *, root: Path | None = Non
     prepares, and the others wait. Raises what `prepare` raises, and DataError for a cache that cannot be written.
     """
     cache = cache_folder()
-    known, place = source in KNOWN, os.path.abspath(root or cache if source in KNOWN else source)
+    known = source in KNOWN
+    place = Path(os.path.abspath(root or cache if known else source))
+    if not known and cache.resolve().is_relative_to(place.resolve()):
+        raise ConfigError("the cache for data would lie in the source", where=cache, expected="a place outside of it",
+                          got=f"a folder in {place}", remedy=f"set {CACHE} to another folder")  # fmt: skip
     key = hashlib.blake2b(repr((source if known else "", place, told, MAKING)).encode(), digest_size=16).hexdigest()
     index = cache / PREPARED / "index" / f"{key}.json"
+    if folder := unchanged(source, place, index):  # needs no right to write, as where others have filled the cache
+        return folder
     with writable(cache), locked(index.with_suffix(".lock"), f"preparing {source}"):
-        entry = read_entry(index)
-        former = cache / PREPARED / entry.folder if entry else None
-        whole = former is not None and is_whole(former)
-        if known and former and whole and KNOWN[source].find(Path(place)) is None:  # its download is gone
-            return used(former, f"{source} as it was prepared before")
-        files, *more = KNOWN[source].parts(have_known(source, Path(place), download)) if known else [Path(place)]
-        if (
-            entry
-            and former
-            and whole
-            and entry.settled
-            and look(files, [*more, *map(Path, entry.beside)]).digest == entry.look
-        ):
-            return used(former, f"{source}, unchanged since it was prepared")
-        with silenced():  # what is told of it is told when it is prepared
-            opened = open_files(source, Path(place), told)
-        named = [path.absolute() for path in opened.beside() if not path.absolute().is_relative_to(files)]
-        beside = [*more, *named]
-        before = look(files, beside)
-        made_of = f"{MAKING} {told!r} {content(files, beside)}"
-        digest = hashlib.blake2b(made_of.encode(), digest_size=8).hexdigest()
-        folder = cache / PREPARED / f"{opened.name[:80]}-{digest}"
-        with locked(index.parent / f"{folder.name}.lock", f"preparing {source}"):
-            if is_whole(folder):
-                used(folder, f"{source}, of which the same files were prepared before")
-            else:
-                make(source, folder, told, Path(place) if known else None, before, former)
+        if folder := unchanged(source, place, index):  # another process was faster
+            return folder
+        return anew(source, place, index, told, root=place if known else None, download=download)
+
+
+def unchanged(source: str, place: Path, index: Path) -> Path | None:
+    """What has been prepared of a source that is as it was then; None where nothing is known to be."""
+    entry = read_entry(index)
+    if entry is None or not is_whole(folder := index.parents[1] / entry.folder):
+        return None
+    files = [place]
+    if source in KNOWN:
+        found = KNOWN[source].find(place)
+        if found is None:  # its download is gone, and is not needed
+            return used(folder, f"{source} as it was prepared before")
+        files = KNOWN[source].parts(found)
+    if not entry.settled or look(files[0], [*files[1:], *map(Path, entry.beside)]).digest != entry.look:
+        return None
+    return used(folder, f"{source}, unchanged since it was prepared")
+
+
+def anew(source: str, place: Path, index: Path, told: Preparation, *, root: Path | None, download: bool) -> Path:
+    """Look at every byte of a source, and prepare it unless that has been done of these very bytes."""
+    files, *more = KNOWN[source].parts(have_known(source, place, download)) if root else [place]
+    with silenced():  # what is told of it is told when it is prepared
+        opened = open_files(source, place, told)
+    named = [path.absolute() for path in opened.beside() if not path.absolute().is_relative_to(files)]
+    beside = [*more, *named]
+    before = look(files, beside)
+    made_of = f"{MAKING} {told!r} {content(files, beside)}"
+    digest = hashlib.blake2b(made_of.encode(), digest_size=8).hexdigest()
+    folder = index.parents[1] / f"{opened.name[:80]}-{digest}"
+    with locked(index.parent / f"{folder.name}.lock", f"preparing {source}"):
+        if is_whole(folder):
+            used(folder, f"{source}, of which the same files were prepared before")
+        else:
+            make(source, folder, told, root, before, read_entry(index))
             if look(files, beside).digest != before.digest:
                 shutil.rmtree(folder)
                 raise DataError("the source changed while it was read", where=files,
                                 expected="files that stay as they are",
                                 remedy="start again when it is complete")  # fmt: skip
-        now = look(files, beside)
-        write_entry(index, Entry(folder.name, now.digest, now.settled, [str(path) for path in named]))
-        return folder
+    now = look(files, beside)
+    settled = now.settled and now.digest == before.digest
+    write_entry(index, Entry(folder.name, now.digest, settled, [str(path) for path in named]))
+    return folder
 
 
 def open_files(source: str, place: Path, told: Preparation) -> Source:
@@ -105,15 +122,15 @@ def open_files(source: str, place: Path, told: Preparation) -> Source:
     )
 
 
-def make(source: str, folder: Path, told: Preparation, root: Path | None, seen: Look, former: Path | None) -> None:
+def make(source: str, folder: Path, told: Preparation, root: Path | None, seen: Look, former: Entry | None) -> None:
     """former: what was prepared of the source before it changed."""
     if os.path.lexists(folder):
         note(f"{folder} is damaged, and is prepared anew")
         shutil.rmtree(folder)
     size = f"{seen.files:,} file{'s' * (seen.files > 1)}, {seen.bytes / 2**20:,.1f} MiB"
     note(f"preparing {source} ({size}) into {folder}, which is used again while the source is unchanged")
-    if former not in (None, folder):
-        note(f"{source} has changed since it was prepared before; that stays in {former}")
+    if former and former.folder != folder.name:
+        note(f"{source} has changed since it was prepared before; that stays in {folder.with_name(former.folder)}")
     if told.drop_columns:
         raise ConfigError("only tables of plain numbers have columns to drop", where=source,
                           remedy=f"leave {setting('drop_columns')} out")  # fmt: skip

@@ -54,6 +54,8 @@ def open_numbers(path: Path, said: Preparation) -> Images | None:
         raise DataError("a table lacks a column", where=path, expected=columns.label, got=listed(known.names, 12),
                         remedy=f"name it with {setting('label_column')}")  # fmt: skip
     tables = {split: [whole(file, columns.label) for file in files] for split, files in found.splits.items()}
+    if not any(len(table) for table in tables[first]):
+        raise DataError("a table has no rows", where=path, expected="one row or more", got="none")
     head = tables[first][0].schema
     names = [columns.image] if columns.image in known.names else feature_names(head, columns, said.drop_columns)
     for name in said.drop_columns:

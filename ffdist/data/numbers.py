@@ -97,4 +97,6 @@ def told(names: Sequence[str], x: np.ndarray, label: str) -> str:
     """A note on what is learned from what."""
     if x.ndim > 2:
         return f"samples {list(x.shape[1:])} of column '{names[0]}', labels of column '{label}'"
+    if len(names) == 1:
+        return f"the numbers of column '{names[0]}' are the samples, column '{label}' has the labels"
     return f"{len(names)} columns of numbers are the samples ({listed([*names], 6)}), column '{label}' has the labels"

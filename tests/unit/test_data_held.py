@@ -225,6 +225,21 @@ def test_what_is_no_number_is_named_by_file_row_and_column() -> None:
         open_data("wine.csv")
 
 
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (["1,0.25", "2,1.5"], "labels are one whole number a sample"),
+        ([], "a table has no rows"),
+        (["1,u", "2,u"], "there is one class only"),
+        (["1,u", "inf,v"], "a number is not finite"),
+    ],
+)
+def test_numbers_that_cannot_be_learned_are_refused(rows: list[str], message: str) -> None:
+    Path("t.csv").write_text("\n".join(["a,y", *rows]) + "\n")
+    with pytest.raises(DataError, match=message):
+        open_data("t.csv")
+
+
 def test_a_run_on_numbers_goes_from_the_command_line_to_eval(capsys: pytest.CaptureFixture[str]) -> None:
     pyarrow.csv.write_csv(wine("target"), "wine.csv")
     main(["train", "--data", "wine.csv", "--model", "mlp", "--model-args", "widths=8,8", "--epochs", "1", "--out", "r",

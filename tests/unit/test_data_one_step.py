@@ -163,6 +163,24 @@ def test_a_cache_that_cannot_be_written_is_told(tmp_path: Path, monkeypatch: pyt
         open_data("pets")
 
 
+def test_a_cache_within_the_source_is_refused_and_not_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = tree(tmp_path / "pets")
+    monkeypatch.setenv(CACHE, str(source / "cache"))
+    with pytest.raises(ConfigError, match="the cache for data would lie in the source"):
+        open_data("pets")
+    assert not (source / "cache").exists()
+
+
+def test_a_filled_cache_needs_no_right_to_write(tmp_path: Path, cache: Path) -> None:
+    source = tree(tmp_path / "pets")
+    long_ago(source)
+    digest = open_data("pets").digest
+    for lock in cache.rglob("*.lock"):
+        lock.unlink()
+        lock.mkdir()  # what not even root opens for writing
+    assert open_data("pets").digest == digest
+
+
 # Known data sets, fetched from a server that has made files.
 
 

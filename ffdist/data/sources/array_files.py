@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ffdist.data.arrays import FEW, LIMITS, as_bytes, as_samples
+from ffdist.data.arrays import FEW, as_bytes, as_samples
 from ffdist.data.classes import as_classes, encoded
 from ffdist.data.column_names import Columns
 from ffdist.data.depth import Range
@@ -21,7 +21,7 @@ from ffdist.data.sources.listing import is_junk
 from ffdist.data.sources.shares import Holding, Shares
 from ffdist.data.sources.splits import SPLITS, TEST, TRAIN, split_of
 from ffdist.errors import DataError, setting
-from ffdist.notes import listed
+from ffdist.notes import listed, note
 
 SAMPLES = ("x", "image", "images", "img", "imgs", "data", "sample", "samples", "feature", "features", "inputs", "arr_0")
 LABELS = ("y", "label", "labels", "target", "targets", "class", "arr_1")
@@ -30,7 +30,7 @@ EXPECTED = "x and y, or x_train, y_train, x_test and y_test; images and labels d
 ERRORS = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, MemoryError, OverflowError)
 """What a damaged file makes its reader raise."""
 CHUNK = 1024
-BEYOND = f"{LIMITS} ({setting('value_range', '{black:g} {white:g}')}); or save floats: x.astype('float32')"
+BEYOND = f"name black and white: {setting('value_range', '{black:g} {white:g}')}; or save floats: x.astype('float32')"
 
 
 def holds_arrays(path: Path) -> bool:
@@ -92,7 +92,10 @@ class ArrayFiles(Source):
         """float32 [N, *shape], in the memory map where the file has them so."""
         x = self.samples[split]
         whole = x.dtype.kind in "biu" and x.ndim == 2
-        return as_samples(x.astype(np.float32) if whole else x, self.where[split])
+        last = x.ndim == 4 and x.shape[3] <= FEW < x.shape[1]  # as Keras has pictures
+        if last:
+            note(f"{self.where[split]}: samples {list(x.shape[1:])} are taken for pictures with their channels last")
+        return as_samples(x.astype(np.float32) if whole else x, self.where[split], channels_last=last or None)
 
     def items(self) -> Iterator[Item]:
         for split, labels in self.labels.items():

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import re
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
@@ -16,7 +18,7 @@ import pyarrow.parquet as pq
 
 from ffdist.data.column_names import LABEL
 from ffdist.data.columns import column_labels, names_in
-from ffdist.data.labels import Labels
+from ffdist.data.labels import Labels, numbered, whole
 from ffdist.data.sources.table_splits import SUFFIXES
 from ffdist.errors import DataError, setting
 from ffdist.folders import command
@@ -65,8 +67,10 @@ def labels_in(path: Path, column: str) -> Labels:
 
 
 def numerals(labels: Labels) -> Labels:
-    """Texts as whole numbers, where all of them are such, written in one way."""
+    """Texts as whole numbers, where all of them are such, written in one way. Raises DataError for fractions."""
     names = labels.names or []
+    if labels.text and all(re.fullmatch(r"-?\d*\.\d+|-?\d+\.", name) for name in names):
+        return numbered(whole(np.array(names, np.float64), labels.where)[labels.numbers], labels.where)
     if not labels.text or not all(map(is_numeral, names)):
         return labels
     values = pc.cast(pa.array(names), pa.int64()).to_numpy()
