@@ -24,7 +24,16 @@ from ffdist.data.depth import (
     sixteen_bit_colours,
     values_of,
 )
-from ffdist.data.formats import Encoded, channels_behind, lacking, open_picture, orientation, several_frames
+from ffdist.data.formats import (
+    Encoded,
+    channels_behind,
+    check_bytes,
+    lacking,
+    open_picture,
+    orientation,
+    several_frames,
+)
+from ffdist.data.png import check_rows
 from ffdist.data.tiff import Layout, layout_of, unread
 from ffdist.data.transparency import has_transparency, laid_over
 from ffdist.errors import ConfigError, DataError, setting
@@ -174,6 +183,7 @@ def read_picture(data: Encoded, where: object, decoding: Decoding = PLAIN) -> Pi
             return Picture(array)
         held = Seen.of(data) if isinstance(data, Image.Image) else None  # a copy no longer has what its file says
         with open_picture(data) as image, ONE if image.width * image.height > LARGE else nullcontext():
+            check_bytes(image, data)
             return _read(image, decoding, data, held or Seen.of(image))
     except MemoryError as error:
         raise _broken(where, "there is no memory for it") from error
@@ -228,6 +238,7 @@ def _read(image: Image.Image, decoding: Decoding, data: Encoded, seen: Seen) -> 
         height, width = decoding.size if orientation(image) < 5 else decoding.size[::-1]
         image.draft(None, (2 * width, 2 * height))  # a JPEG can be read at a half, a quarter, an eighth
     image.load()
+    check_rows(image, data)
     turn = TURNED.get(orientation(image))  # after loading: Pillow turns a TIFF itself
     values, limits = None, (0, 255)
     if own.deep:

@@ -107,6 +107,16 @@ def open_picture(data: Encoded) -> Image.Image:
     return Image.open(data, formats=formats())
 
 
+def check_bytes(image: Image.Image, data: Encoded) -> None:
+    """Raises ValueError for a JPEG that is far too short for the size in its header, the rest of which would be grey:
+    each block of 8 x 8 pixels takes a bit at least."""
+    if image.format not in ("JPEG", "MPO") or not isinstance(data, (bytes, Path)):
+        return
+    size = len(data) if isinstance(data, bytes) else os.stat(data).st_size
+    if 8 * size < -(-image.width // 8) * -(-image.height // 8):
+        raise ValueError(f"{size:,} bytes cannot hold the {image.width} x {image.height} pixels that its header claims")
+
+
 def regular(path: Path) -> None:
     """Raises OSError for what is no regular file: reading from a pipe or a device would wait, or never end."""
     mode = os.stat(path).st_mode

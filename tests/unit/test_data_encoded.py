@@ -303,6 +303,29 @@ def test_a_header_that_claims_a_thousand_million_pixels_is_refused_before_they_a
     assert sorted(path.name for path in tmp_path.iterdir()) == ["tree"]
 
 
+@pytest.mark.parametrize(("kind", "side"), [("PNG", 24), ("PNG", 5000), ("JPEG", 10_000)])
+@pytest.mark.parametrize("store", ["pixels", "encoded"])
+def test_a_header_that_claims_more_pixels_than_there_are_is_refused(
+    tmp_path: Path, kind: str, side: int, store
+) -> None:
+    for name in ("a", "b"):
+        (tmp_path / "tree" / name).mkdir(parents=True)
+        drawn(1, 20, 20).save(tmp_path / "tree" / name / "one.png")
+    file = io.BytesIO()
+    drawn(1, 20, 20).save(file, kind)
+    data = bytearray(file.getvalue())
+    if kind == "PNG":
+        data[16:24] = side.to_bytes(4, "big") * 2
+        data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
+    else:
+        place = data.index(b"\xff\xc0") + 5
+        data[place : place + 4] = side.to_bytes(2, "big") * 2
+    (tmp_path / "tree" / "a" / f"lies.{kind.lower()}").write_bytes(data)
+    with pytest.raises(DataError, match=rf"a picture cannot be read\n  where: .*lies\.{kind.lower()}\n"):
+        prepare(tmp_path / "tree", tmp_path / "out", size=16, mode="rgb", store=store)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["tree"]
+
+
 def test_pixels_that_take_more_room_than_the_pictures_are_kept_encoded(
     tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
