@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import io
 import os
+import shlex
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -102,7 +103,11 @@ def is_prepared(name: str) -> bool:
 
 
 def source_of(name: str) -> str:
-    """A known data set's name, or the path of a source. Raises DataError for what is neither."""
+    """A known data set's name, or the path of a source. Raises DataError for what is neither, and for a run."""
+    if Path(name, "config.toml").is_file() and Path(name, "metrics.jsonl").is_file():
+        raise DataError("the folder is a run's, and no data set", where=name, expected="the data that it learned",
+                        remedy=f"as `data` in {Path(name, 'config.toml')}; "
+                        f"to go on with the run, ffdist train --resume {shlex.quote(name)}")  # fmt: skip
     if name in KNOWN or os.path.exists(name):
         return name
     if (known := known_name(name)) is not None:

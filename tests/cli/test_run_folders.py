@@ -217,7 +217,7 @@ def test_commands_in_remedies_work_as_they_are_typed(
         (("train", data), f"ffdist train --data '{data}'"),
         (("data", "prepare", data, "--out", tmp_path / "x"), f"ffdist train --data '{data}'"),
         (("data", "prepare", tmp_path, "--out", data), f"ffdist train --data '{data}'"),
-        (("train", "--data", run), f"ffdist data prepare '{run}' --out FOLDER"),
+        (("train", "--data", run), f"ffdist train --resume '{run}'"),
     ]
     for command, remedy in remedies:
         assert remedy in refused(*command), command
