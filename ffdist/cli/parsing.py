@@ -67,11 +67,10 @@ def told_by(kind: type, args: Sequence[str], prog: str, *, made: Any = None) -> 
 
 
 def known_arguments(kind: type, made: Any) -> list[Argument]:
-    """Its own, and those of its groups of settings that it has none of the same name for."""
-    own = list(arguments_of(kind))
-    names = {each.name for each in own}
+    """Its own, and those of its groups of settings. Of two of one name its own holds, else the later group's, which is
+    the command's."""
     groups = (each for _, group in (groups_of(made) if made else ()) for each in arguments_of(type(group)))
-    return [*own, *(each for each in groups if each.name not in names)]
+    return list({each.name: each for each in (*groups, *arguments_of(kind))}.values())
 
 
 def parser_of(known: Iterable[Argument], prog: str) -> argparse.ArgumentParser:
@@ -222,17 +221,11 @@ def help_of(kind: type, prog: str, *, made: Any = None, more: str = "", hidden: 
     own = list(arguments_of(kind, made))
     named = [each for each in own if not each.positional]
     positional = [each for each in own if each.positional]
-    groups = [
-        (
-            title,
-            [
-                each
-                for each in arguments_of(type(group), group)
-                if each.name not in {*hidden, *(one.name for one in own)}
-            ],
-        )
-        for title, group in (groups_of(made) if made else ())
-    ]
+    shown = {*hidden, *(one.name for one in own)}
+    groups: list[tuple[str, list[Argument]]] = []
+    for title, group in reversed(list(groups_of(made) if made else ())):  # of two of one name the later holds
+        groups.insert(0, (title, [each for each in arguments_of(type(group), group) if each.name not in shown]))
+        shown |= {each.name for each in groups[0][1]}
     summary = " ".join((kind.__doc__ or "").split())
     return page(usage(kind, prog), summary, [("arguments", positional), ("options", named), *groups], more)
 

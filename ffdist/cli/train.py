@@ -26,7 +26,7 @@ BARE = "digits"
 """The preset of a bare `ffdist train`."""
 PROG = "ffdist train"
 MORE = """\
-`ffdist settings NAME` says all about one. Defaults < preset < file < command line.
+`ffdist settings NAME`: all about one. Defaults < preset < file < command line.
 `none` takes away what a preset or a file has: --augment none, --clip none.
 A bare `ffdist train` is `ffdist train digits`, whose values stand here."""
 

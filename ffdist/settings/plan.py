@@ -23,10 +23,11 @@ class PlanSettings(Group):
     """Pipeline stages. A process each, or what the launcher makes of them. Default: torchrun's ranks; else one a GPU;
     else 2, or 1 with 1 block or core."""
     plan: str | None = option(None, free=True)
-    """Which worker computes which blocks, for which lanes of a batch: a text such as 'conv1 @ 0 | conv2 @ 0:0, 1:1-3 |
-    conv3 @ 1', a file, or auto for the fastest that `ffdist plan` finds. Default: a pipeline of stages."""
+    """Which worker computes what: a text, a file, or auto. A text such as 'conv1 @ 0 | conv2 @ 0:0, 1:1-3 | conv3 @ 1'
+    has blocks, workers, and their lanes of a batch; auto: the fastest that `ffdist plan` finds. Default: a pipeline of
+    stages."""
     replicas: int | None = option(None, least=1, free=True)
-    """Workers that have the whole network each, and a part of each batch: data parallelism. In place of stages."""
+    """Workers that have the whole network each. And a part of each batch: data parallelism. In place of stages."""
     devices: int | None = option(None, least=1, free=True)
     """Workers for which the fastest plan is searched. In place of stages."""
     cut: tuple[int, ...] = option((), free=True)

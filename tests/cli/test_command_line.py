@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from ffdist.cli import COMMANDS, main
+from ffdist.cli.bench import Bench
 from ffdist.cli.completion import completions
+from ffdist.cli.parsing import parsed
 from ffdist.cli.train import parse
 from ffdist.errors import ConfigError
 from ffdist.settings.toml import write_toml
@@ -41,7 +43,7 @@ def test_the_help_of_train_is_short_and_fits(
         status, out, _ = told(capsys, *args.split())
         assert status == 0
         lines = out.splitlines()
-        assert len(lines) < 120 or columns < 70
+        assert len(lines) < 120 or columns < 80
         assert max(map(len, lines)) <= columns
     for args in (
         "--help",
@@ -56,6 +58,18 @@ def test_the_help_of_train_is_short_and_fits(
         status, out, _ = told(capsys, *args.split())
         assert status == 0
         assert max(map(len, out.splitlines())) <= max(columns, 44), args
+
+
+def test_a_benchmarks_own_setting_stands_in_place_of_a_runs_of_the_same_name(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    _, out, _ = told(capsys, "bench", "--help")
+    assert [line for line in out.splitlines() if "--devices" in line] == [
+        "  --devices N                Devices each side has [2]"
+    ]
+    command = parsed(Bench, ["throughput", "--devices", "3"], "ffdist bench", made=Bench("all"))
+    assert command.settings.compare.devices == 3
+    assert command.settings.train.plan.devices is None
 
 
 def test_help_has_the_values_of_a_preset_and_no_value_is_taken_for_one(capsys: pytest.CaptureFixture[str]) -> None:

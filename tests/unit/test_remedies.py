@@ -33,6 +33,7 @@ PROSE = {"and", "at", "help", "that"}
 """Words behind "ffdist" in advice that speaks of the program, and name none of its commands."""
 OF_OTHERS = {
     "torchrun": {"--nproc-per-node"},
+    "pip": {"--no-deps"},
     "ray": {"--head", "--object-store-memory", "--working-dir"},
     "docker": {"--tmpfs", "--user"},
     "every command": {"--help", "--version", "--quiet", "--verbose"},
