@@ -56,7 +56,7 @@ def test_a_preset_may_stand_anywhere_and_several_may_not() -> None:
     ("word", "remedy"),
     [
         ("sff-cnnb-minst", r"did you mean 'sff-cnnb-mnist'\?"),
-        ("cifar10", "a data set: ffdist data prepare cifar10"),
+        ("cifar10", "a data set: ffdist train --data cifar10"),
         ("cnnb", "a network: ffdist train --model cnnb"),
         ("sff", "a rule: ffdist train --objective sff"),
         ("own.toml", "a settings file: ffdist train --config own.toml"),
