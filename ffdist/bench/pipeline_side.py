@@ -103,7 +103,7 @@ class PacedLoader:
         self.loader.shard = shard
 
     def batch_samples(self, batch: int) -> int:
-        return self.loader.batch_samples(batch)
+        return self.loader.batch_samples(batch % len(self.loader))  # a round may be of several epochs' batches
 
     @property
     def largest_batch(self) -> int:

@@ -1,0 +1,180 @@
+"""The simulator against this machine: plans by processes and by threads, and by two hosts with a paced link between.
+
+python benchmarks/simulation.py --data data/cifar10 --record benchmarks/records
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from math import inf
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+import tyro
+
+from ffdist.bench.finding import Cell, Finding, Grid
+from ffdist.bench.hosts import TwoHosts, why_not
+from ffdist.bench.jobs import BenchJob
+from ffdist.bench.pipeline_side import PipelineLife
+from ffdist.bench.record import write_record
+from ffdist.bench.settings import BenchSettings
+from ffdist.bench.sides import PipelineSide, calibrated, here
+from ffdist.bench.team import Team
+from ffdist.bench.window import Window
+from ffdist.cores import available_cores
+from ffdist.plain import PlainConsole
+from ffdist.plan import Plan
+from ffdist.planner.cached import links_here, profile_of
+from ffdist.planner.cluster import Cluster, Link, parse_link
+from ffdist.planner.forecast import simulated
+from ffdist.planner.profile import Profile
+from ffdist.runtime.threads import run_threads
+
+SHAPES = {
+    "serial": lambda names: [f"{names[0]}..{names[-1]} @ 0"],
+    "pipeline": lambda names: [f"{names[0]} @ 0 | {names[1]}..{names[-1]} @ 1",
+                               f"{names[0]}..{names[-2]} @ 0 | {names[-1]} @ 1"],
+    "shared": lambda names: [f"{names[0]}..{names[-1]} @ 0:0, 1:1",
+                             f"{names[0]} @ 0 | {names[1]} @ 0:0, 1:1-3 | {names[2]}..{names[-1]} @ 1"],
+}  # fmt: skip
+"""Plans of two workers, by their kind."""
+RATES = ("100mbit", "1gbit")
+BETWEEN = ("pipeline", "shared")
+"""What is tried between two hosts."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One plan on one kind of workers."""
+
+    by: str
+    """processes, threads, or the rate of the link between two hosts."""
+    plan: Plan
+
+
+def cases(names: list[str]) -> list[Case]:
+    texts = [text for of in SHAPES.values() for text in of(names)]
+    between = [text for kind in BETWEEN for text in SHAPES[kind](names)]
+    wanted = {"processes": texts, "threads": texts} | dict.fromkeys(RATES if why_not() is None else (), between)
+    return [Case(by, Plan.parse(text, names)) for by, of in wanted.items() for text in of]
+
+
+def cluster_of(case: Case) -> Cluster:
+    """What the simulator is told of this machine."""
+    memory, network = links_here(on_cpu=True)
+    cores = available_cores() if case.plan.workers > available_cores() else None
+    if case.by == "threads":
+        return Cluster(case.plan.workers, Link(inf, wired=False), cores=cores)
+    if case.by == "processes":
+        return Cluster(case.plan.workers, memory, cores=cores)
+    paced = replace(parse_link(case.by), sender=network.sender, receiver=network.receiver)
+    return Cluster(case.plan.workers, paced, cores=cores)
+
+
+def measured(case: Case, settings: BenchSettings, rounds: int) -> list[float]:
+    """Samples a second, a figure a round."""
+    told = settings.train.changed(plan=str(case.plan), lanes=case.plan.lanes)
+    if case.by == "threads":
+        return [by_threads(BenchJob(told, case.plan.workers), settings) for _ in range(rounds)]
+    with ExitStack() as ends:
+        place = here
+        if case.by != "processes":
+            hosts = ends.enter_context(TwoHosts())
+            hosts.limit(case.by)
+            told, place = told.changed(transport="gloo"), hosts.place
+        life = PipelineLife(BenchJob(told, case.plan.workers))
+        team = ends.enter_context(Team("ours", place(life), case.plan.workers))
+        assert team.hear() == "ready"
+        tail = (told.plan.queue + 1) * (len(case.plan.stages) - 1)
+        warmup = max(settings.compare.warmup_batches, tail)
+        side = calibrated(PipelineSide("ours", team, Window(warmup, 3, tail)), settings.compare.seconds)
+        rates = [side.lap().rate for _ in range(rounds)]
+        team.finish()
+        return rates
+
+
+def by_threads(make: BenchJob, settings: BenchSettings) -> float:
+    """Of an epoch, the last two thirds of its batches, which arrive at the end one by one."""
+    arrivals: list[float] = []
+
+    def note(event: dict[str, Any]) -> None:
+        if event["event"] == "progress":
+            arrivals.append(time.perf_counter())
+
+    before = torch.get_num_threads()
+    job = make()
+    run_threads(replace(job, settings=job.settings.changed(epochs=1, launcher="threads"), report_every=0.0), note)
+    torch.set_num_threads(before)
+    behind = arrivals[len(arrivals) // 3 :]
+    return settings.batch_size / (median(b - a for a, b in pairwise(behind)) if len(behind) < 9 else
+                                  (behind[-1] - behind[0]) / (len(behind) - 1))  # fmt: skip
+
+
+def profile(settings: BenchSettings) -> Profile:
+    """Measured anew, alone, as a worker of one thread."""
+    torch.set_num_threads(settings.threads)
+    job = BenchJob(settings.train, 1)()
+    return profile_of(job.chain, job.objective, job.settings, job.loaders().train, fresh=True)
+
+
+def row(case: Case, settings: BenchSettings, known: Profile, rounds: int) -> dict[str, Cell]:
+    rates, expected = measured(case, settings, rounds), simulated(known, cluster_of(case), case.plan)
+    rate = median(rates)
+    return {"by": case.by, "plan": str(case.plan), "lanes": case.plan.lanes, "measured samples/s": rate,
+            "least": min(rates), "most": max(rates), "n": rounds, "simulated samples/s": expected.rate,
+            "error": abs(expected.rate - rate) / rate}  # fmt: skip
+
+
+def main(
+    data: str = "data/cifar10",
+    model: str = "cnnb",
+    batch_size: int = 128,
+    samples: int | None = None,
+    rounds: int = 5,
+    seconds: float = 5.0,
+    record: Path | None = None,
+) -> None:
+    """Measure every plan and simulate it, print, record.
+
+    Args:
+        data: A prepared data set, or digits.
+        model: A network of three blocks or more.
+        batch_size: Samples a batch.
+        samples: As many training samples only, which is how long an epoch of the threads takes.
+        rounds: Windows of each plan.
+        seconds: Length of a window, about.
+        record: Folder for the record.
+    """
+    os.environ["OMP_NUM_THREADS"] = "1"
+    settings = BenchSettings().changed(data=data, model=model, batch_size=batch_size, seconds=seconds, samples=samples)
+    known = profile(settings)
+    console, rows = PlainConsole(), list[dict[str, Cell]]()
+    for case in cases(known.names):
+        rows.append(row(case, settings, known, rounds))
+        console.print(f"{case.by}, {case.plan}: measured {rows[-1]['measured samples/s']:,.0f}, simulated "
+                      f"{rows[-1]['simulated samples/s']:,.0f}", soft_wrap=True)  # fmt: skip
+    errors = [float(each["error"] or 0.0) for each in rows]
+    grid = Grid(f"{settings.subject}, {settings.precision}, batch {batch_size}", rows)
+    console.print(grid.rich())
+    notes = [
+        f"median error {median(errors):.1%}, largest {max(errors):.1%}, over {len(rows)} plans",
+        "simulated from each block's times alone in one process, with their spread; links as measured, or as paced",
+        *([f"no paced links: {why_not()}"] if why_not() else []),
+    ]
+    for each in notes:
+        console.print(f"- {each}", soft_wrap=True)
+    if record:
+        summary = {"median_error": median(errors), "largest_error": max(errors), "runs": rows}
+        write_record(Finding("simulation", summary, [grid], notes), settings.changed(record=record),
+                     ["python", *sys.argv])  # fmt: skip
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
