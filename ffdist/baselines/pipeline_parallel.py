@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from ffdist.baselines.base import BaselineConfig, Learner, Place, Whole, optimised
 from ffdist.device import synchronize
-from ffdist.errors import NetworkError
+from ffdist.errors import ConfigError, NetworkError
 from ffdist.models import Chain
 from ffdist.pipeline.block import placed
 from ffdist.pipeline.plan import partition
@@ -35,6 +35,11 @@ SUMS = "scale_grads" not in inspect.signature(schedules.ScheduleGPipe).parameter
 """torch 2.6 leaves the sum of the microbatches' gradients, and not their mean."""
 
 
+WAITS_FOR_ALL = inspect.signature(schedules._batch_p2p).return_annotation is not inspect.Signature.empty
+"""torch 2.6 sends and receives at once, and waits for the last of both alone: on GPUs, where NCCL makes one of them,
+that is all; on CPUs Gloo drops the others, and the ranks wait forever."""
+
+
 def pipeline_parallel(
     chain: Chain, config: BaselineConfig, place: Place, *, style: Style = "1f1b", microbatches: int = 8,
     cast_once: bool = False,
@@ -43,7 +48,8 @@ def pipeline_parallel(
 
     cast_once: weights are cast to bfloat16 once for all microbatches, and kept so until the last: faster, and larger.
 
-    Raises NetworkError where there are fewer blocks than stages, or microbatches that do not divide the batch.
+    Raises NetworkError where there are fewer blocks than stages, or microbatches that do not divide the batch, and
+    ConfigError on a CPU for a torch whose schedules, but GPipe's, run on GPUs alone.
     """
     stages = place.size * PARTS[style]
     if stages > len(chain) or config.settings.training.batch_size % microbatches:
@@ -52,6 +58,14 @@ def pipeline_parallel(
             where=f"{place.size} ranks, batches of {config.settings.training.batch_size}",
             expected=f"{stages} blocks, and microbatches that divide the batch",
             got=f"{len(chain)} blocks, {microbatches} microbatches",
+        )
+    if config.device.type == "cpu" and style != "gpipe" and not WAITS_FOR_ALL:
+        raise ConfigError(
+            "this torch runs this schedule on GPUs alone",
+            where=style,
+            expected="a newer torch, or GPUs",
+            got=f"torch {torch.__version__} on a CPU",
+            remedy="a newer torch, with the torchvision that goes with it; or another side: --against gpipe-4",
         )
     whole = Whole(chain, config)
     shape = (config.settings.training.batch_size // microbatches, *chain.input_shape)

@@ -12,12 +12,15 @@ import torch.nn.functional as F
 from ffdist.baselines import BASELINES, BaselineConfig, Place, family
 from ffdist.baselines.base import Whole
 from ffdist.baselines.fully_sharded import SHARDS_ON_CPUS
+from ffdist.baselines.pipeline_parallel import WAITS_FOR_ALL
 from ffdist.bench.baseline_side import join
 from ffdist.bench.team import Seat, Team
 from ffdist.errors import ConfigError, NetworkError
 from ffdist.models import cnnb, mlp
 from ffdist.settings import Settings
 
+ON_GPUS = ("1f1b", "interleaved", "zero-bubble")
+"""What an old torch runs there alone."""
 PICTURES = cnnb((3, 8, 8), 4, (4, 4))
 CHAIN = mlp((64,), 10, (24, 24, 24, 24))
 STEPS, BATCH = 3, 16
@@ -105,7 +108,8 @@ def test_one_device_equals_the_bare_loop(expected: list[torch.Tensor]) -> None:
 
 @pytest.mark.distributed
 def test_every_baseline_of_two_ranks_learns_what_one_device_learns(expected: list[torch.Tensor]) -> None:
-    names = [name for name in BASELINES if not name.startswith(("bp", "fsdp")) and name != "ddp-powersgd"]
+    elsewhere = ("bp", "fsdp") if WAITS_FOR_ALL else ("bp", "fsdp", *ON_GPUS)
+    names = [name for name in BASELINES if not name.startswith(elsewhere) and name != "ddp-powersgd"]
     with Team("baselines", learn, 2) as team:
         for name in names:
             team.tell(name)
@@ -164,7 +168,15 @@ def test_fully_sharded_takes_batch_norm_in_bfloat16() -> None:
 @pytest.mark.skipif(SHARDS_ON_CPUS, reason="this torch shards on CPUs, too")
 def test_a_torch_that_shards_on_gpus_alone_says_so_on_a_cpu() -> None:
     with pytest.raises(ConfigError, match=r"shards on GPUs alone(.|\n)*a newer torch, or GPUs"):
-        BASELINES["fsdp"](CHAIN, ADAMW, Place(0, 2))
+        BASELINES[family("fsdp")[0]](CHAIN, ADAMW, Place(0, 2))
+
+
+@pytest.mark.skipif(WAITS_FOR_ALL, reason="this torch runs them on CPUs, too")
+@pytest.mark.parametrize("style", ON_GPUS)
+def test_a_torch_whose_schedules_need_gpus_says_so_on_a_cpu(style: str) -> None:
+    for name in (name for name in BASELINES if name.startswith(style)):
+        with pytest.raises(ConfigError, match=r"runs this schedule on GPUs alone(.|\n)*--against gpipe-4"):
+            BASELINES[name](CHAIN, CONFIG, Place(0, 2))
 
 
 @pytest.mark.distributed
