@@ -23,7 +23,7 @@ from ffdist.bench.settings import BenchSettings
 from ffdist.plain import PlainConsole
 from ffdist.transport.measure import MIB, TransportRate, measure_transport
 
-TRANSPORTS = ("shared_memory", "gloo", "object_store")
+TRANSPORTS = ("shared-memory", "gloo", "object-store")
 STORE = 512 * MIB
 """Bytes of the object store."""
 

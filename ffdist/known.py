@@ -1,5 +1,6 @@
-"""What goes by a name: networks, rules, transforms, baselines. The names cost nothing; what one stands for is imported
-when it is asked for, so that `--help` needs no torch, and a network without torchvision's layers no torchvision."""
+"""What goes by a name: networks, rules, transforms, transports, baselines. The names cost nothing; what one stands for
+is imported when it is asked for, so that `--help` needs no torch, and a network without torchvision's layers no
+torchvision."""
 
 from __future__ import annotations
 
@@ -59,6 +60,15 @@ OBJECTIVE_PLACES = {
     "dgl": "ffdist.objectives.dgl:DGL",
     "auglocal": "ffdist.objectives.auglocal:AugLocal",
 }
+TRANSPORT_PLACES = {
+    "shared-memory": "ffdist.transport.shared_memory:TRANSPORT",
+    "gloo": "ffdist.transport.process_group:GLOO",
+    "nccl": "ffdist.transport.process_group:NCCL",
+    "xccl": "ffdist.transport.process_group:XCCL",
+    "object-store": "ffdist.transport.object_store:TRANSPORT",
+}
+TRANSPORTS_OF_RAY = ("object-store",)
+"""Those that need Ray, and no port but Ray's own."""
 TRANSFORM_PLACES = {
     "resize": "ffdist.data.transforms.sizes:Resize",
     "center-crop": "ffdist.data.transforms.sizes:CenterCrop",

@@ -22,7 +22,7 @@ from benchmarks.gpu.stages import QUEUE, block_seconds
 from benchmarks.gpu.suite import Suite, summary
 from ffdist.baselines.base import BaselineConfig, Place
 from ffdist.baselines.known import BASELINES
-from ffdist.device import forget_peak, group_backend, peak_bytes, queues, seen
+from ffdist.device import collective, forget_peak, group_backend, peak_bytes, queues, seen
 from ffdist.errors import FfdistError
 from ffdist.models import Chain
 from ffdist.pipeline.edge import FromEdge, ToEdge
@@ -30,7 +30,7 @@ from ffdist.pipeline.message import Message, Stop, TrainBatch
 from ffdist.pipeline.plan import dealt, partition
 from ffdist.pipeline.route import FanIn
 from ffdist.pipeline.stage import Stage
-from ffdist.transport import Edge, Receiver, Sender, process_group
+from ffdist.transport import Edge, Meeting, Receiver, Sender, transport_of
 
 TIMEOUT = timedelta(minutes=2)
 DDP = ("ddp", "ddp-views", "ddp-bucket-25", "ddp-bucket-100", "ddp-bf16")
@@ -62,7 +62,7 @@ def life(rank: int, size: int, suite: Suite, chain: Chain, cut: list[int], store
     suite.begin()
     store = dist.FileStore(store_file, size)
     dist.init_process_group(group_backend(suite.device), store=store, rank=rank, world_size=size, timeout=TIMEOUT)
-    ours = pipeline_rounds(rank, size, suite, chain, cut)
+    ours = pipeline_rounds(rank, size, suite, chain, cut, store)
     theirs = {name: ddp_rounds(name, rank, size, suite, chain) for name in (DDP[:2] if suite.quick else DDP)}
     if rank == size - 1:
         best = max((rate["samples_per_second"] for rate in theirs.values()), default=float("nan"))
@@ -72,11 +72,13 @@ def life(rank: int, size: int, suite: Suite, chain: Chain, cut: list[int], store
     dist.destroy_process_group()
 
 
-def pipeline_rounds(rank: int, size: int, suite: Suite, chain: Chain, cut: list[int]) -> dict[str, Any]:
+def pipeline_rounds(
+    rank: int, size: int, suite: Suite, chain: Chain, cut: list[int], store: dist.Store
+) -> dict[str, Any]:
     """Each round is a stream of its own: samples/s between the first third of its arrivals and the last."""
     mine = dealt(range(len(chain)), cut)[rank]
     stage = Stage(rank, suite.forward_forward(chain, mine), lambda blocks, marker: [])
-    receiver, sender = open_ends(rank, size, suite.device)
+    receiver, sender = open_ends(rank, size, suite.device, store)
     rates, batches = [], 12 if suite.quick else 150
     for _ in range(suite.rounds):
         inbox = FanIn({0: FromEdge(receiver)}) if receiver else stream(suite, chain, batches)
@@ -91,12 +93,14 @@ def pipeline_rounds(rank: int, size: int, suite: Suite, chain: Chain, cut: list[
     return (summary(rates) if rates else {}) | {"peak_bytes": peaks}
 
 
-def open_ends(rank: int, size: int, device: torch.device) -> tuple[Receiver | None, Sender | None]:
+def open_ends(rank: int, size: int, device: torch.device, store: dist.Store) -> tuple[Receiver | None, Sender | None]:
     """Every rank makes every group, in order; then each edge opens."""
     groups: list[Any] = [dist.new_group([i, i + 1], TIMEOUT, group_backend(device)) for i in range(size - 1)]
     edges = [Edge(f"{i}-{i + 1}", QUEUE, TIMEOUT) for i in range(size - 1)]
-    receiver = process_group.open_receiver(edges[rank - 1], groups[rank - 1], device) if rank else None
-    sender = process_group.open_sender(edges[rank], groups[rank], device) if rank < size - 1 else None
+    meet = [Meeting(store, device, group) for group in groups]
+    by = transport_of(collective(device) or "gloo")
+    receiver = by.open_receiver(edges[rank - 1], meet[rank - 1]) if rank else None
+    sender = by.open_sender(edges[rank], meet[rank]) if rank < size - 1 else None
     return receiver, sender
 
 

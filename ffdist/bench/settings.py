@@ -73,7 +73,6 @@ OURS_ALONE = frozenset(
     {
         "pretrained", "label_smoothing", "fusion", "early_stop", "windows", "ema", "clip", "samples", "launcher",
         "compile", "tf32", "plan", "replicas",
-        "devices",
         *(name for name, group in GROUP_OF.items() if group in ("run", "ray")),
     }
 )  # fmt: skip
@@ -162,18 +161,16 @@ class BenchSettings:
 
         return BenchJob(self.train_settings(stages), stages, compiled)
 
-    @property
-    def by_plan(self) -> bool:
-        """Whether ffdist's side is told a plan in place of stages."""
-        return self.train.plan.is_shared
-
     def train_settings(self, stages: int) -> Settings:
         """What `ffdist train` would be told."""
         told, split = self.train, () if self.compare.split is None else (f"split={self.compare.split}",)
-        told = told.changed(model_args=(*told.network.model_args, *split), image_size=self.size, device=self.place)
-        if self.by_plan and stages > 1:
-            return told
-        return told.changed(cut=told.plan.cut if len(told.plan.cut) == stages else (), stages=stages)
+        return told.changed(
+            model_args=(*told.network.model_args, *split),
+            image_size=self.size,
+            cut=told.plan.cut if len(told.plan.cut) == stages else (),
+            stages=stages,
+            device=self.place,
+        )
 
     @property
     def place(self) -> str:

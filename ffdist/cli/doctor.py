@@ -11,7 +11,6 @@ import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from rich.table import Table
 from rich.text import Text
@@ -94,16 +93,22 @@ def optional() -> list[Finding]:
 
 
 def sends(count: int) -> list[Finding]:
-    """A tensor passed down a chain of processes, by every transport this machine has."""
-    from ffdist.transport import shared_memory  # behind the parsing: it imports torch
+    """A tensor passed down a chain of processes, by every transport that joins them; why the others do not."""
+    from ffdist.transport import registry  # behind the parsing: it imports torch
 
-    if why := shared_memory.obstacle():
-        told = Finding("shared memory between processes", True, f"not here, so stages use gloo ({why})")
-        return [_send("gloo", count), told]
-    return [_send("gloo", count), _send("shared-memory", count)]
+    place = registry.here()
+    best = registry.fastest(place, place).name
+    found: list[Finding] = []
+    for name, transport in registry.TRANSPORTS.items():
+        if transport.joins(place, place):
+            found.append(_send(name, count))
+        else:
+            why = transport.obstacle() or f"it needs {transport.needs}"
+            found.append(Finding(f"processes by {name}", True, f"not here, so stages use {best} ({why})"))
+    return found
 
 
-def _send(kind: Literal["gloo", "shared-memory"], count: int) -> Finding:
+def _send(kind: str, count: int) -> Finding:
     from ffdist.runtime.chain_check import passed_whole
 
     what = f"{count} processes by {kind}"

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import torch
 from torch import nn
 
 from ffdist.errors import ConfigError, setting
@@ -23,22 +22,12 @@ of a network's blocks seem to be, and beyond it would leave some as they are, by
 def compile_block(module: nn.Module) -> None:
     """Let torch rewrite it at its first call, for each shape of its input anew: what it makes for shapes that vary
     would depend on those that it has seen of other blocks in this process."""
-    from torch._dynamo import config as limits  # the compiler takes seconds to import
+    import torch._dynamo.config as limits  # the compiler takes seconds to import
 
     limit = "recompile_limit" if hasattr(limits, "recompile_limit") else "cache_size_limit"  # as torch 2.6 has it
     for name in (limit, f"accumulated_{limit}"):
         setattr(limits, name, max(getattr(limits, name), FORMS))
-    module._compiled_call_impl = torch.compile(called(module), dynamic=False)
-
-
-def called(module: nn.Module) -> Callable[..., Any]:
-    """What `module.compile` compiles, in a frame of ours: torch 2.6 steps over frames of its own, and would leave an
-    `nn.Sequential` of its layers as it is, without a word."""
-
-    def call(*args: Any, **kwargs: Any) -> Any:
-        return module._call_impl(*args, **kwargs)
-
-    return call
+    module.compile(dynamic=False)
 
 
 @contextmanager

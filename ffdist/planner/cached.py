@@ -31,8 +31,8 @@ from ffdist.planner.cluster import Link
 from ffdist.planner.measure import measure_chain, measure_source, sizes_of
 from ffdist.planner.profile import FORMAT, Profile
 from ffdist.settings import Settings
-from ffdist.transport import shared_memory
 from ffdist.transport.measure import KIB, MIB, measure_transport
+from ffdist.transport.registry import fastest, here
 
 SMALL, LARGE = 64 * KIB, 4 * MIB
 """Bytes of the messages that links are measured with."""
@@ -133,7 +133,7 @@ def measure_links() -> dict[str, Any]:
 
 
 def print_links() -> None:
-    within = "gloo" if shared_memory.obstacle() else "shared_memory"
+    within = fastest(here(), here()).name
     found = measure_transport(sorted({within, "gloo"}), (SMALL, LARGE), rounds=3, volume=6 * LARGE)
     told = {f"{rate.transport} {rate.message_bytes}": rate.messages_per_s for rate in found}
     print(json.dumps(told | {"within": within}))

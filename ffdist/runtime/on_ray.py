@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ffdist.data.catalog import folder_of
 from ffdist.errors import ConfigError, setting
+from ffdist.known import TRANSPORTS_OF_RAY
 from ffdist.pipeline.sink import Reporter
 from ffdist.runtime.job import Job
 from ffdist.runtime.outcome import Result
@@ -60,6 +61,6 @@ def launch_on_ray(
         gpus,
         s.ray.max_restarts,
         timedelta(seconds=s.ray.placement_timeout),
-        direct=s.plan.transport != "object-store",
+        direct=s.plan.transport not in TRANSPORTS_OF_RAY,
     )
     return run_ray(make, stages, report, run=out.absolute(), data=data, options=options)

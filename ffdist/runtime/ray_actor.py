@@ -20,13 +20,14 @@ import ray
 import torch.distributed as dist
 
 from ffdist.runtime.allocator import keep_freed_memory
-from ffdist.runtime.edges import BY_HOST, ProcessEdges
+from ffdist.runtime.edges import ProcessEdges
 from ffdist.runtime.job import Job
 from ffdist.runtime.rank import Rank, stage_device
 from ffdist.runtime.ray_store import Address, join_store, serve_store
 from ffdist.runtime.run import SETTINGS
 from ffdist.runtime.world import World
 from ffdist.snapshot import committed
+from ffdist.transport import transport_of
 
 BACKLOG = 1000
 """Events that the last stage holds for the driver, at most; then it waits."""
@@ -116,7 +117,7 @@ class StageActor:
     def reusable(self) -> bool:
         """Whether a new attempt may begin in this process: NCCL and its like cannot be trusted once a peer was
         lost."""
-        return set(self._kinds) <= set(BY_HOST)
+        return not any(transport_of(kind).on_device for kind in self._kinds)
 
 
 def going_on(job: Job, world: World) -> Job:

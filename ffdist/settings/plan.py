@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ffdist.errors import ConfigError, setting
+from ffdist.known import TRANSPORT_PLACES, TRANSPORTS_OF_RAY
 from ffdist.settings.base import Group, option
 
 WAYS = (("stages", "cut"), ("plan",), ("replicas",), ("devices",))
 """To say who computes what: one of them is told."""
-Transport = Literal["auto", "shared-memory", "gloo", "nccl", "xccl", "object-store"]
+if TYPE_CHECKING:
+    Transport = str
+else:
+    Transport = Literal[("auto", *TRANSPORT_PLACES)]
 
 
 @dataclass(frozen=True)
@@ -66,9 +70,9 @@ class PlanSettings(Group):
             raise ConfigError(f"{' and '.join(told)} say who computes what in several ways", expected="one of them")
         if self.plan is not None and not self.plan.strip():
             raise ConfigError(f"{setting('plan.plan')} is empty", expected="a plan, a file, or auto")
-        if self.transport == "object-store" and self.launcher != "ray":
+        if self.transport in TRANSPORTS_OF_RAY and self.launcher != "ray":
             raise ConfigError(
-                f"{setting('plan.transport', 'object-store')} is Ray's",
+                f"{setting('plan.transport', self.transport)} is Ray's",
                 expected=setting("plan.launcher", "ray"),
                 got=self.launcher,
             )

@@ -18,14 +18,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ffdist.transport import process_group
+from ffdist.device import CPU
 from ffdist.transport.base import Edge, Frame, Receiver, Sender
 from ffdist.transport.local import open_local
 from ffdist.transport.process_group import LOOPBACK
+from ffdist.transport.registry import between_processes, here, transport_of
+from ffdist.transport.transport import Meeting
 
 KIB, MIB = 1 << 10, 1 << 20
 SIZES = (64 * KIB, MIB, 4 * MIB, 16 * MIB)
-TRANSPORTS = ("memcpy", "local", "shared_memory", "gloo")
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class _Plan(NamedTuple):
 
 
 def measure_transport(
-    transports: Sequence[str] = TRANSPORTS[1:],
+    transports: Sequence[str] | None = None,
     sizes: Sequence[int] = SIZES,
     *,
     rounds: int = 7,
@@ -71,10 +72,12 @@ def measure_transport(
 ) -> list[TransportRate]:
     """Send messages of each size from one new process to another, one thread each, the transports in turn.
 
+    transports: "local", between threads, and those of the registry; default: all that join two processes of this host.
     volume: bytes that are timed in a sample; between 20 and 2000 messages. cluster: the address of a Ray cluster, which
-    "object_store" needs.
+    both join.
     """
-    plan = _Plan(sizes, ("memcpy", *transports), rounds, depth, volume)
+    names = ("local", *between_processes()) if transports is None else transports
+    plan = _Plan(sizes, ("memcpy", *names), rounds, depth, volume)
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     context, others = multiprocessing.get_context("spawn"), set(multiprocessing.active_children())
     with ProcessPoolExecutor(2, context) as pool:
@@ -145,15 +148,15 @@ def _sample(rank: int, transport: str, edge: Edge, size: int, plan: _Plan, store
         return _time(lambda: target.copy_(message), num, plan) if rank == 1 else 0.0
     if transport == "local":
         return _between_threads(edge, message, num, plan) if rank == 1 else 0.0
-    if transport in ("shared_memory", "object_store"):
-        ends = import_module(f"ffdist.transport.{transport}")  # the object store's needs Ray
-        return _use((ends.open_sender, ends.open_receiver)[rank](edge, store), message, num, plan)
-    group = dist.new_group([0, 1], edge.timeout, "gloo")  # of a new name each time, also in torch 2.11
-    assert isinstance(group, dist.ProcessGroup)
+    kind, place = transport_of(transport), here()
+    backend = kind.backend(place, place)
+    group = dist.new_group([0, 1], edge.timeout, backend) if backend else None  # of a new name, also in torch 2.11
+    assert not isinstance(group, int)
     try:
-        return _use((process_group.open_sender, process_group.open_receiver)[rank](edge, group), message, num, plan)
+        return _use((kind.open_sender, kind.open_receiver)[rank](edge, Meeting(store, CPU, group)), message, num, plan)
     finally:
-        dist.destroy_process_group(group)
+        if group is not None:
+            dist.destroy_process_group(group)
 
 
 def _between_threads(edge: Edge, message: Tensor, num: int, plan: _Plan) -> float:

@@ -1,205 +1,39 @@
-"""An edge through Ray's object store: for clusters whose nodes reach one another by Ray's own ports alone.
-
-    sender     puts frame n into the object store, and posts its header and reference in a mailbox of its own
-    receiver   takes them there, copies the frame out, then posts a credit in a mailbox of its own
-
-Each end waits at the other's mailbox, and Ray ends a mailbox with the process that owns it: so a peer's death is known
-at once. An object is freed when the last reference to it is gone, which is before its credit is posted; the store holds
-`depth` frames of an edge, and the one that is being received. Tensors of a GPU arrive on the host.
-"""
+"""Ray's object store as a transport: `object_store_ends` has its ends, and needs Ray, which is imported only there."""
 
 from __future__ import annotations
 
-import itertools
-import secrets
-import time
-from datetime import timedelta
-from typing import Any
+import sys
 
-import numpy as np
-import ray
-import torch
-from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError
-
-from ffdist.errors import TransportError, setting
-from ffdist.mailbox import Poster, Side, find_mailbox, new_mailbox
-from ffdist.transport import wire
-from ffdist.transport.base import Edge, Frame, Receiver, Sender
-from ffdist.transport.buffers import BufferPool
-from ffdist.transport.doorbell import Store
-
-CREDIT, END = b"+", b"."
-START = timedelta(seconds=10)
-"""What a mailbox, a process of its own, may take to start, beyond the edge's timeout."""
+from ffdist.transport.base import Edge, Receiver, Sender
+from ffdist.transport.transport import Meeting, Place, Transport
 
 
-def open_sender(edge: Edge, store: Store) -> ObjectStoreSender:
-    """The upstream end; blocks until the downstream one opens. This process must have joined the cluster.
+class ObjectStore(Transport):
+    """Between processes of one Ray cluster."""
 
-    Raises PeerTimeoutError when the other end does not open in time, TransportError where the two disagree.
-    """
-    mine = new_mailbox(f"{edge.name}-{secrets.token_hex(8)}")
-    try:
-        store.wait([_key(edge)], edge.timeout + START)
-        theirs = find_mailbox(store.get(_key(edge)).decode())
-    except RuntimeError as error:  # what every kind of store raises when a wait times out
-        raise edge.silent("receiver") from error
-    except ValueError as error:  # Ray knows no such actor
-        raise edge.lost("the receiver died") from error
-    visit = Visit(edge, theirs, "guest", "the receiver")
-    # Taken before ours is there, since a receiver that disagrees with ours takes its mailbox away; and ours is there
-    # before this end may disagree, since a receiver that heard nothing would wait until the timeout.
-    greeting = visit.take("greeting", 0, START)
-    posted = Poster(theirs, "owner").post((wire.encode_hello(edge), mine))
-    ray.wait([posted], timeout=edge.timeout.total_seconds())
-    wire.check_hello(greeting, edge)
-    return ObjectStoreSender(edge, Poster(mine, "guest"), visit)
+    name = "object-store"
+    speed = 0
+    needs = "both stages on one Ray cluster"
 
+    def obstacle(self) -> str | None:
+        return None if self.mark() else "this process has joined no Ray cluster"
 
-def open_receiver(edge: Edge, store: Store) -> ObjectStoreReceiver:
-    """The downstream end; blocks until the upstream one opens. Raises as `open_sender` does."""
-    name = f"{edge.name}-{secrets.token_hex(8)}"
-    mine = new_mailbox(name)
-    poster = Poster(mine, "guest")
-    poster.post(wire.encode_hello(edge))
-    store.set(_key(edge), name)
-    hello, theirs = Visit(edge, mine, "owner", "the sender").take("sender", 0, START)
-    wire.check_hello(hello, edge)
-    return ObjectStoreReceiver(edge, poster, Visit(edge, theirs, "guest", "the sender"))
+    def mark(self) -> str | None:
+        ray = sys.modules.get("ray")
+        return "joined" if ray is not None and ray.is_initialized() else None
+
+    def joins(self, up: Place, down: Place) -> bool:
+        return self.same_mark(up, down)
+
+    def open_sender(self, edge: Edge, meeting: Meeting) -> Sender:
+        from ffdist.transport.object_store_ends import open_sender
+
+        return open_sender(edge, meeting.store)
+
+    def open_receiver(self, edge: Edge, meeting: Meeting) -> Receiver:
+        from ffdist.transport.object_store_ends import open_receiver
+
+        return open_receiver(edge, meeting.store)
 
 
-class Visit:
-    """Waiting at a mailbox, whose owner's death and silence are errors; counts the seconds waited."""
-
-    def __init__(self, edge: Edge, mailbox: Any, side: Side, peer: str) -> None:
-        self._edge, self._mailbox, self._side, self._peer = edge, mailbox, side, peer
-        self._numbers = itertools.count()
-        self.waited = 0.0
-        self.lay = 0
-        """Letters that lay there when one was last taken."""
-        self.peer_closed = False
-
-    def take(self, awaited: str, sequence: int, more: timedelta = timedelta()) -> Any:
-        """The next letter. Raises PeerLostError, or PeerTimeoutError after the edge's timeout (and `more`)."""
-        if self.peer_closed:
-            raise self._edge.lost(f"{self._peer} closed the edge", sequence)
-        started = time.perf_counter()
-        try:
-            taken = self._mailbox.take.remote(self._side, next(self._numbers))
-            letter, self.lay = ray.get(taken, timeout=(self._edge.timeout + more).total_seconds())
-            return letter
-        except GetTimeoutError:
-            raise self._edge.silent(awaited, sequence) from None
-        except RayActorError as error:
-            raise self._edge.lost(f"{self._peer} died", sequence) from error
-        finally:
-            self.waited += time.perf_counter() - started
-
-
-class ObjectStoreSender(Sender):
-    """The upstream end of an edge through the object store."""
-
-    def __init__(self, edge: Edge, mine: Poster, visit: Visit) -> None:
-        self._edge, self._mine, self._visit = edge, mine, visit
-        self._sequence = self._credited = 0
-        self._capacity = store_capacity()
-        self._closed = False
-
-    def send(self, frame: Frame) -> None:
-        if self._closed:
-            raise self._edge.lost("this end is closed", self._sequence)
-        prelude, header, tensors = wire.encode(frame, self._edge, self._sequence)
-        self._check_room(sum(tensor.nbytes for tensor in tensors))
-        while self._sequence - self._credited == self._edge.depth:
-            self._take_credit()
-        payload = ray.put([wire.as_bytes(tensor).cpu().numpy() for tensor in tensors])
-        self._mine.post((prelude, header, [payload]))
-        self._sequence += 1
-
-    def close(self) -> None:
-        """The frames accepted stay in the store, and their references in the mailbox, until they are received."""
-        if not self._closed:
-            self._closed = True
-            self._mine.post((wire.encode_end(self._edge, self._sequence), b"", []))
-
-    def _take_credit(self) -> None:
-        letter = self._visit.take("credit", self._sequence)
-        self.waited = self._visit.waited
-        self._visit.peer_closed = letter == END
-        self._credited += letter == CREDIT
-
-    def _check_room(self, nbytes: int) -> None:
-        needed = nbytes * (self._edge.depth + 1)
-        if needed > self._capacity:
-            raise TransportError(
-                "the object store is too small",
-                where=self._edge.at(self._sequence),
-                expected=f"room for {self._edge.depth + 1} frames, {needed:,} bytes",
-                got=f"{self._capacity:,} bytes",
-                remedy=f"a smaller {setting('training.batch_size')} or {setting('plan.queue')}, or "
-                "ray start --object-store-memory",
-            )
-
-
-class ObjectStoreReceiver(Receiver):
-    """The downstream end of an edge through the object store."""
-
-    def __init__(self, edge: Edge, mine: Poster, visit: Visit) -> None:
-        self._edge, self._mine, self._visit = edge, mine, visit
-        self._sequence = 0
-        self._pool = BufferPool(keep=2 * edge.depth)
-        self._closed = False
-
-    def recv(self) -> Frame:
-        if self._closed:
-            raise self._edge.lost("this end is closed", self._sequence)
-        prelude, header, payload = self._take_frame()
-        content = wire.decode_header(header, prelude, self._edge)
-        arrays = self._fetch(payload[0])
-        tensors = [wire.from_bytes(self._own(array), spec) for array, spec in zip(arrays, content.tensors, strict=True)]
-        del arrays, payload  # the object is free before its credit is posted
-        self._mine.post(CREDIT)
-        self._sequence += 1
-        return content.frame(tensors)
-
-    def close(self) -> None:
-        if not self._closed:
-            self._closed = True
-            self._mine.post(END)
-
-    def _take_frame(self) -> tuple[wire.Prelude, bytes, list[Any]]:
-        data, header, payload = self._visit.take("frame", self._sequence)
-        self.waited, self.queued = self._visit.waited, min(self._edge.depth, self._visit.lay)
-        prelude = wire.decode_prelude(data, self._edge, self._sequence)
-        if prelude.is_end:
-            self._visit.peer_closed = True
-            return self._take_frame()
-        return prelude, header, payload
-
-    def _fetch(self, reference: Any) -> list[np.ndarray]:
-        started = time.perf_counter()
-        try:
-            return ray.get(reference, timeout=self._edge.timeout.total_seconds())
-        except GetTimeoutError:
-            raise self._edge.silent("frame", self._sequence) from None
-        except ObjectLostError as error:
-            raise self._edge.lost("the sender died", self._sequence) from error
-        finally:
-            self._visit.waited += time.perf_counter() - started
-            self.waited = self._visit.waited
-
-    def _own(self, array: np.ndarray) -> torch.Tensor:
-        """A copy that outlives the object; `array` is read-only memory of the store's."""
-        own = self._pool.take(array.nbytes)
-        own.numpy()[:] = array
-        return own
-
-
-def store_capacity() -> int:
-    """Bytes of the object store on this node."""
-    here = ray.get_runtime_context().get_node_id()
-    return int(next(node["Resources"].get("object_store_memory", 0) for node in ray.nodes() if node["NodeID"] == here))
-
-
-def _key(edge: Edge) -> str:
-    return f"ffdist/{edge.name}/{edge.attempt}/mailbox"
+TRANSPORT = ObjectStore()

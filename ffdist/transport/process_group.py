@@ -24,12 +24,23 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ffdist.device import CPU, enter, group_backend, new_stream, on_stream, queues, recorded, use_on_current_stream
+from ffdist.device import (
+    CPU,
+    enter,
+    group_backend,
+    joint_backend,
+    new_stream,
+    on_stream,
+    queues,
+    recorded,
+    use_on_current_stream,
+)
 from ffdist.errors import TransportError
 from ffdist.transport import wire
 from ffdist.transport.base import Edge, Frame, Receiver, Sender
 from ffdist.transport.buffers import BufferPool
 from ffdist.transport.link import FOREVER, Link, Transfer, as_tensor
+from ffdist.transport.transport import Meeting, Place, Transport
 
 LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
 """The interface by which gloo joins processes of one host."""
@@ -44,27 +55,57 @@ def new_edge_group(upstream: int, downstream: int, timeout: timedelta, device: t
     return group
 
 
-def open_sender(edge: Edge, group: dist.ProcessGroup, device: torch.device = CPU) -> ProcessGroupSender:
-    """The upstream end; blocks until the downstream one opens.
+class OverGroup(Transport):
+    """By a process group of the two ends, and of nothing else; its backend is that of `new_edge_group`."""
 
-    group: the two ranks of this edge, and of nothing else; its backend is that of `new_edge_group`.
-    device: this end's accelerator, whose tensors then go straight to the other end's; CPU tensors may always travel.
-    Raises PeerTimeoutError when the other end does not open in time, TransportError where the two disagree.
-    """
-    link = Link(edge, group, "the receiver")
-    link.greet()
-    if queues(device):
-        link.warm_up(device, sends=True)
-    return ProcessGroupSender(edge, link, device)
+    def open_sender(self, edge: Edge, meeting: Meeting) -> ProcessGroupSender:
+        link = Link(edge, meeting.pair(edge), "the receiver")
+        link.greet()
+        if queues(meeting.device):
+            link.warm_up(meeting.device, sends=True)
+        return ProcessGroupSender(edge, link, meeting.device)
+
+    def open_receiver(self, edge: Edge, meeting: Meeting) -> ProcessGroupReceiver:
+        link = Link(edge, meeting.pair(edge), "the sender")
+        link.greet()
+        if queues(meeting.device):
+            link.warm_up(meeting.device, sends=False)
+        return ProcessGroupReceiver(edge, link, meeting.device)
 
 
-def open_receiver(edge: Edge, group: dist.ProcessGroup, device: torch.device = CPU) -> ProcessGroupReceiver:
-    """The downstream end; blocks until the upstream one opens. Parameters and errors as for `open_sender`."""
-    link = Link(edge, group, "the sender")
-    link.greet()
-    if queues(device):
-        link.warm_up(device, sends=False)
-    return ProcessGroupReceiver(edge, link, device)
+class Gloo(OverGroup):
+    """Between any two processes that reach one another by a network."""
+
+    name = "gloo"
+    speed = 1
+    needs = "a network between the two"
+
+    def joins(self, up: Place, down: Place) -> bool:
+        return True
+
+    def backend(self, up: Place, down: Place) -> str | None:
+        return self.name
+
+
+class OverDevices(OverGroup):
+    """Between accelerators of one kind, whose tensors go straight from one to the other; CPU tensors go by gloo."""
+
+    speed = 3
+    needs = "a GPU of its own at each end"
+    on_device = True
+
+    def __init__(self, collective: str) -> None:
+        self.name = collective
+        """What torch.distributed joins them by."""
+
+    def joins(self, up: Place, down: Place) -> bool:
+        return up.collective == down.collective == self.name and up.device != down.device
+
+    def backend(self, up: Place, down: Place) -> str | None:
+        return joint_backend(self.name)
+
+
+GLOO, NCCL, XCCL = Gloo(), OverDevices("nccl"), OverDevices("xccl")
 
 
 @dataclass(frozen=True, slots=True)

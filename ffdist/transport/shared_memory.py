@@ -24,8 +24,9 @@ from ffdist.errors import ConfigError, TransportError, setting
 from ffdist.transport import wire
 from ffdist.transport.base import Edge, Frame, Receiver, Sender
 from ffdist.transport.buffers import BufferPool
-from ffdist.transport.doorbell import Doorbell, Store, accept, connect
+from ffdist.transport.doorbell import Doorbell, accept, connect
 from ffdist.transport.slots import Lease, Slots
+from ffdist.transport.transport import Meeting, Place, Transport
 
 TAKEN, COPIED, FREED, END = b"tcf."
 """What a receiver says of a slot: its frame was taken, taken and copied out, let go; or that it has closed."""
@@ -38,11 +39,6 @@ RING = wire.PRELUDE.size + 1
 BOOT, NETWORK = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/net")
 MAX_DEPTH = 64
 """So that the packets of a full edge (a prelude and a descriptor each) always fit the socket's default buffer."""
-
-
-def locality() -> str | None:
-    """Processes of equal locality can open such an edge; None where this one cannot."""
-    return None if obstacle() else f"{BOOT.read_text().strip()}/{NETWORK.readlink()}/{os.geteuid()}"
 
 
 def obstacle() -> str | None:
@@ -58,19 +54,32 @@ def obstacle() -> str | None:
     return None
 
 
-def open_sender(edge: Edge, store: Store) -> SharedMemorySender:
-    """The upstream end; blocks until the downstream one opens. The ends meet through `store`.
+class SharedMemory(Transport):
+    """Between processes of one host, network namespace and user."""
 
-    Raises PeerTimeoutError when the other end does not open in time, TransportError where the two disagree.
-    """
-    _check(edge)
-    return SharedMemorySender(edge, connect(edge, store))
+    name = "shared-memory"
+    speed = 2
+    needs = "both stages on one Linux host"
+
+    def obstacle(self) -> str | None:
+        return obstacle()
+
+    def mark(self) -> str | None:
+        return None if obstacle() else f"{BOOT.read_text().strip()}/{NETWORK.readlink()}/{os.geteuid()}"
+
+    def joins(self, up: Place, down: Place) -> bool:
+        return self.same_mark(up, down)
+
+    def open_sender(self, edge: Edge, meeting: Meeting) -> SharedMemorySender:
+        _check(edge)
+        return SharedMemorySender(edge, connect(edge, meeting.store))
+
+    def open_receiver(self, edge: Edge, meeting: Meeting) -> SharedMemoryReceiver:
+        _check(edge)
+        return SharedMemoryReceiver(edge, accept(edge, meeting.store))
 
 
-def open_receiver(edge: Edge, store: Store) -> SharedMemoryReceiver:
-    """The downstream end; blocks until the upstream one opens. Raises as `open_sender` does."""
-    _check(edge)
-    return SharedMemoryReceiver(edge, accept(edge, store))
+TRANSPORT = SharedMemory()
 
 
 class SharedMemorySender(Sender):

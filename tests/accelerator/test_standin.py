@@ -25,7 +25,8 @@ from ffdist.pipeline.memory import Memory
 from ffdist.pipeline.plan import build_block, sites
 from ffdist.pipeline.stage import Stage
 from ffdist.settings import Settings
-from ffdist.transport import Edge, Frame, process_group
+from ffdist.transport import Edge, Frame, Meeting, transport_of
+from ffdist.transport.process_group import new_edge_group
 
 EDGE = Edge("0-1", depth=2, timeout=timedelta(seconds=60))
 TRAINED = tuple("--samples 256 --batch-size 32 --threads 1 --snapshot-every 3 --seed 3 --schedule constant".split())  # noqa: SIM905
@@ -269,10 +270,14 @@ def test_what_a_users_block_left_on_the_host_is_told_with_its_block(crew: Crew) 
 # ---- An edge, and whole runs
 
 
+def meeting(place: Place, device: torch.device) -> Meeting:
+    return Meeting(place.store, device, new_edge_group(0, 1, EDGE.timeout, device))
+
+
 def send(place: Place, num_frames: int) -> None:
     device = devices.all_seen()[place.rank]
     devices.enter(device)
-    sender = process_group.open_sender(EDGE, process_group.new_edge_group(0, 1, EDGE.timeout, device), device)
+    sender = transport_of("standincc").open_sender(EDGE, meeting(place, device))
     for i in range(num_frames):
         x = torch.full((1 << 10,), float(i), device=device).bfloat16()
         sender.send(Frame("x", {"i": i}, {"x": x, "y": torch.tensor([i]), "none": torch.empty(0, device=device)}))
@@ -282,7 +287,7 @@ def send(place: Place, num_frames: int) -> None:
 def recv(place: Place, num_frames: int) -> list[tuple[int, float, str, int]]:
     device = devices.all_seen()[place.rank]
     devices.enter(device)
-    receiver = process_group.open_receiver(EDGE, process_group.new_edge_group(0, 1, EDGE.timeout, device), device)
+    receiver = transport_of("standincc").open_receiver(EDGE, meeting(place, device))
     got = []
     for _ in range(num_frames):
         frame = receiver.recv()

@@ -14,7 +14,8 @@ import pytest
 import torch
 from harness import Crew, Place
 
-from ffdist.transport import Edge, Frame, process_group
+from ffdist.transport import Edge, Frame, Meeting
+from ffdist.transport.process_group import NCCL, new_edge_group
 
 ROOT = Path(__file__).resolve().parents[2]
 ON_GPU = "cuda"
@@ -130,8 +131,8 @@ def test_the_suite_runs_whole(tmp_path: Path) -> None:
 def send_from_gpu(place: Place, num_frames: int) -> None:
     device = torch.device("cuda", place.rank)
     torch.cuda.set_device(device)
-    group = process_group.new_edge_group(0, 1, EDGE.timeout, device)
-    sender = process_group.open_sender(EDGE, group, device)
+    group = new_edge_group(0, 1, EDGE.timeout, device)
+    sender = NCCL.open_sender(EDGE, Meeting(place.store, device, group))
     for i in range(num_frames):
         x = torch.full((1 << 20,), float(i), device=device).bfloat16()
         sender.send(Frame("x", {"i": i}, {"x": x, "y": torch.tensor([i]), "none": torch.empty(0, device=device)}))
@@ -141,8 +142,8 @@ def send_from_gpu(place: Place, num_frames: int) -> None:
 def recv_on_gpu(place: Place, num_frames: int) -> list[tuple[int, float, str, int]]:
     device = torch.device("cuda", place.rank)
     torch.cuda.set_device(device)
-    group = process_group.new_edge_group(0, 1, EDGE.timeout, device)
-    receiver = process_group.open_receiver(EDGE, group, device)
+    group = new_edge_group(0, 1, EDGE.timeout, device)
+    receiver = NCCL.open_receiver(EDGE, Meeting(place.store, device, group))
     got = []
     for _ in range(num_frames):
         frame = receiver.recv()

@@ -1,45 +1,25 @@
-"""The laws of every transport, kept by the object store, between processes that are drivers on one cluster."""
+"""The object store keeps the whole contract of an edge, between processes that are drivers on one cluster."""
 
 from __future__ import annotations
 
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 import ray
 import torch
-from harness import Crew, Outcome, Place
 from ray._private.internal_api import get_memory_info_reply, get_state_from_address
 from ray.cluster_utils import Cluster
-from test_transport_contract import (
-    EDGE,
-    Pair,
-    Side,
-    _outcome,
-    keep_silent,
-    test_a_killed_receiver_is_an_error_at_a_sender_that_waits,  # noqa: F401 - collected here, with the pair below
-    test_a_killed_sender_is_an_error_at_a_receiver_that_waits,  # noqa: F401
-    test_a_receiver_counts_the_seconds_it_waited_for_data,  # noqa: F401
-    test_a_sender_learns_that_the_receiver_has_closed,  # noqa: F401
-    test_a_silent_peer_is_a_timeout_that_says_what_was_waited_for,  # noqa: F401
-    test_a_tensor_that_cannot_travel_is_refused_and_the_edge_goes_on,  # noqa: F401
-    test_an_edge_that_was_never_used_closes,  # noqa: F401
-    test_any_dtype_shape_and_layout_arrives_with_its_bits_and_strides,  # noqa: F401
-    test_close_waits_for_no_recv_and_delivers_what_was_accepted,  # noqa: F401
-    test_ends_of_different_attempts_never_meet,  # noqa: F401
-    test_ends_of_different_depth_are_refused,  # noqa: F401
-    test_exactly_depth_sends_return_before_a_recv_and_one_more_with_each,  # noqa: F401
-    test_frames_of_any_size_arrive_in_order_and_never_change_afterwards,  # noqa: F401
-    test_of_a_killed_sender_only_whole_frames_arrive_then_an_error,  # noqa: F401
-    test_received_tensors_are_aligned_as_those_that_torch_allocates,  # noqa: F401
-)
 
 from ffdist.errors import TransportError
 from ffdist.mailbox import new_mailbox
-from ffdist.transport import Frame, Receiver, Sender
+from ffdist.transport import Frame, Receiver, Sender, transport_of
+from ffdist.transport.contract import Crew, Pair, Place, ProcessPair, TransportContract
+from ffdist.transport.contract.sides import EDGE, keep_silent
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore::ResourceWarning")]
 
@@ -47,26 +27,22 @@ MIB = 1 << 20
 FRAMES = 40
 
 
-class RayPair(Pair):
-    """Runs the two sides of a law over the object store."""
+@dataclass(frozen=True)
+class Join:
+    """Makes a process a driver on the cluster, once."""
 
-    def __init__(self, address: str, crew: Crew) -> None:
-        super().__init__("object_store", crew)
-        self.address = address
+    address: str
 
-    def run(self, upstream: Side, downstream: Side, *args: Any, edge: Any = EDGE, edges: Any = None) -> list[Outcome]:
-        edges, sides = edges or (edge, edge), (upstream, downstream)
-        return self.crew.run(_on_cluster, self.address, edges, sides, args)
+    def __call__(self) -> None:
+        warnings.simplefilter("default")  # Ray's own
+        if not ray.is_initialized():
+            ray.init(self.address, log_to_driver=False, logging_level="ERROR")
 
 
-def _on_cluster(place: Place, address: str, edges: Any, sides: Any, args: tuple[Any, ...]) -> Any:
-    warnings.simplefilter("default")  # Ray's own
-    if not ray.is_initialized():
-        ray.init(address, log_to_driver=False, logging_level="ERROR")
-    from ffdist.transport import object_store
-
-    end = (object_store.open_sender, object_store.open_receiver)[place.rank](edges[place.rank], place.store)
-    return _outcome(place, end, sides[place.rank], args).unwrap()
+def threads() -> set[Any]:
+    """Of a driver's descriptors some are Ray's connections to its nodes and to processes that have ended; it closes
+    them later."""
+    return set(threading.enumerate())
 
 
 @pytest.fixture(scope="module")
@@ -76,13 +52,14 @@ def crew() -> Iterator[Crew]:
 
 
 @pytest.fixture
-def pair(cluster: Cluster, crew: Crew) -> RayPair:
-    return RayPair(cluster.address, crew)
+def pair(cluster: Cluster, crew: Crew) -> Pair:
+    return ProcessPair(transport_of("object-store"), crew, enter=Join(cluster.address), held=threads)
 
 
-@pytest.fixture
-def processes(pair: RayPair) -> RayPair:
-    return pair
+class TestObjectStore(TransportContract):
+    @pytest.fixture
+    def pair(self, pair: Pair) -> Pair:
+        return pair
 
 
 def send_many(place: Place, sender: Sender) -> None:
@@ -101,7 +78,7 @@ def recv_many(place: Place, receiver: Receiver) -> list[tuple[int, int]]:
     return used
 
 
-def test_the_store_never_holds_more_than_the_edges_depth(pair: RayPair) -> None:
+def test_the_store_never_holds_more_than_the_edges_depth(pair: Pair) -> None:
     """Four times as much travels as the store can hold; what is freed stays there until its room is needed."""
     _, used = pair.values(send_many, recv_many, edge=replace(EDGE, depth=2))
     assert max(held for held, _ in used) <= 3 * 8.1 * MIB
@@ -128,6 +105,6 @@ def send_too_much(place: Place, sender: Sender) -> None:
         place.tell("done")
 
 
-def test_a_frame_that_the_store_has_no_room_for_is_refused(pair: RayPair) -> None:
+def test_a_frame_that_the_store_has_no_room_for_is_refused(pair: Pair) -> None:
     with pytest.raises(TransportError, match=r"(?s)object store is too small.*188,743,680 bytes"):
         pair.run(send_too_much, keep_silent)[0].unwrap()

@@ -7,11 +7,19 @@ from itertools import pairwise
 import pytest
 
 from ffdist.errors import ConfigError
-from ffdist.runtime.edges import Place, host_kind, kind_of
+from ffdist.runtime.edges import host_kind, kind_of
+from ffdist.transport import Place
 
-CPU, OTHER_HOST = Place("cpu", "a"), Place("cpu", "b")
-FIRST, SECOND = Place("cuda:one", "a", "nccl"), Place("cuda:two", "a", "nccl")
-FIRST_ELSEWHERE = Place("cuda:one", "container", "nccl")
+
+def place(device: str, host: str | None, collective: str | None = None) -> Place:
+    return Place(device, collective, {} if host is None else {"shared-memory": host})
+
+
+CPU, OTHER_HOST = place("cpu", "a"), place("cpu", "b")
+FIRST, SECOND = place("cuda:one", "a", "nccl"), place("cuda:two", "a", "nccl")
+FIRST_ELSEWHERE = place("cuda:one", "container", "nccl")
+ON_RAY = Place("cpu", None, {"shared-memory": "a", "object-store": "joined"})
+ON_RAY_ELSEWHERE = Place("cpu", None, {"shared-memory": "b", "object-store": "joined"})
 
 
 @pytest.mark.parametrize(
@@ -23,7 +31,10 @@ FIRST_ELSEWHERE = Place("cuda:one", "container", "nccl")
         ([FIRST, FIRST], ["shared-memory"]),
         ([FIRST, FIRST_ELSEWHERE], ["gloo"]),  # NCCL takes a GPU once, whatever containers its ranks are in
         ([FIRST, SECOND, CPU, OTHER_HOST], ["nccl", "shared-memory", "gloo"]),
-        ([Place("cpu", None), Place("cpu", None)], ["gloo"]),
+        ([place("cpu", None), place("cpu", None)], ["gloo"]),
+        ([ON_RAY, ON_RAY, ON_RAY_ELSEWHERE], ["shared-memory", "gloo"]),
+        ([place("npu:one", "a", "hccl"), place("npu:two", "a", "hccl")], ["hccl"]),  # of a maker that torch knows
+        ([place("xpu:one", "a", "xccl"), FIRST], ["shared-memory"]),
     ],
 )
 def test_auto_takes_the_fastest_that_joins_the_two(places: list[Place], kinds: list[str]) -> None:
@@ -35,11 +46,14 @@ def test_a_transport_that_cannot_join_two_stages_is_refused() -> None:
         kind_of("nccl", FIRST, FIRST_ELSEWHERE, "stages 0 and 1")
     with pytest.raises(ConfigError, match="shared-memory cannot join workers 1 and 2"):
         kind_of("shared-memory", CPU, OTHER_HOST, "workers 1 and 2")
+    with pytest.raises(ConfigError, match=r"(?s)object-store cannot join two.*both stages on one Ray cluster"):
+        kind_of("object-store", CPU, CPU, "two")
     assert kind_of("gloo", CPU, CPU, "two") == "gloo"
+    assert kind_of("object-store", ON_RAY, ON_RAY_ELSEWHERE, "two") == "object-store"
 
 
 def test_the_edge_back_goes_from_cpu_to_cpu() -> None:
     assert host_kind("nccl", FIRST, SECOND) == "shared-memory"
     assert host_kind("auto", CPU, OTHER_HOST) == "gloo"
     assert host_kind("gloo", CPU, CPU) == "gloo"
-    assert host_kind("object-store", CPU, OTHER_HOST) == "object-store"
+    assert host_kind("object-store", ON_RAY, ON_RAY_ELSEWHERE) == "object-store"

@@ -30,7 +30,7 @@ def transport(settings: BenchSettings, progress: Progress) -> Finding:
          "of memcpy": r.ratio, "least": r.ratio_min, "most": r.ratio_max, "n": r.num_rounds}
         for r in rates
     ]  # fmt: skip
-    notes.append("shared_memory hands large tensors over where they lie: the sender's copy is the only one")
+    notes.append("shared-memory hands large tensors over where they lie: the sender's copy is the only one")
     notes.append("local passes references within one process: its MB/s is no copy's")
     summary = {"transport": rows, "trusted": trusted}
     return Finding("transport", summary, [Grid("one producer, one consumer", rows)], notes, shares(rates))

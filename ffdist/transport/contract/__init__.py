@@ -1,0 +1,26 @@
+"""The contract of an edge as tests, for any implementation of `Transport`. It needs pytest.
+
+    from ffdist.transport.contract import Crew, ProcessPair, TransportContract
+
+    class TestMine(TransportContract):
+        @pytest.fixture(scope="class")
+        def pair(self):
+            with Crew(2) as crew:
+                yield ProcessPair(MyTransport(), crew)
+
+Every law is then a test of the class: frames of any dtype and layout, order, the bound on what is under way, memory,
+closing, silence, killed peers, peers of another attempt; and behind each, that no descriptor or thread is left.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.register_assert_rewrite("ffdist.transport.contract.laws", "ffdist.transport.contract.sides")
+
+from ffdist.transport.contract.laws import EdgeContract, TransportContract  # noqa: E402
+from ffdist.transport.contract.pair import Pair, ProcessPair, ThreadPair  # noqa: E402
+from ffdist.transport.contract.processes import Crew, Outcome, Place, run_processes  # noqa: E402
+
+__all__ = ["Crew", "EdgeContract", "Outcome", "Pair", "Place", "ProcessPair", "ThreadPair", "TransportContract",
+           "run_processes"]  # fmt: skip

@@ -1,0 +1,45 @@
+"""Every transport by its name, and which one joins two places.
+
+A transport is added by a file with an instance of `Transport`, and one line in `ffdist.known.TRANSPORT_PLACES`; the
+settings, their help, `ffdist doctor`, `ffdist bench transport`, and the tests of the contract read it there.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from ffdist.device import CPU, collective, identity
+from ffdist.known import TRANSPORT_PLACES, Known
+from ffdist.transport.process_group import OverDevices
+from ffdist.transport.transport import Place, Transport
+
+TRANSPORTS: Known[Transport] = Known(TRANSPORT_PLACES)
+
+
+def transport_of(name: str) -> Transport:
+    """By its name, or by that of what torch.distributed joins another maker's accelerators by."""
+    return TRANSPORTS[name] if name in TRANSPORTS else OverDevices(name)
+
+
+def here(device: torch.device = CPU) -> Place:
+    """This process with this device."""
+    marks = {name: mark for name in TRANSPORTS if (mark := TRANSPORTS[name].mark()) is not None}
+    return Place(identity(device), collective(device), marks)
+
+
+def joining(up: Place, down: Place) -> list[Transport]:
+    """All that can carry frames from one place to the other, the fastest first."""
+    others = [up.collective] if up.collective and up.collective not in TRANSPORTS else []
+    found = [transport for name in (*TRANSPORTS, *others) if (transport := transport_of(name)).joins(up, down)]
+    return sorted(found, key=lambda transport: -transport.speed)
+
+
+def fastest(up: Place, down: Place, *, by_host: bool = False) -> Transport:
+    """What auto takes; by_host: among those that go through the hosts' memory."""
+    return next(transport for transport in joining(up, down) if not (by_host and transport.on_device))
+
+
+def between_processes() -> list[str]:
+    """The names of those that join two processes of this host, as they are, without devices."""
+    place = here()
+    return [name for name in TRANSPORTS if TRANSPORTS[name].joins(place, place)]

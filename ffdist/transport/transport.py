@@ -1,0 +1,94 @@
+"""A way for edges to travel, as the rest knows it: what it joins, and how its ends open."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import torch
+import torch.distributed as dist
+
+from ffdist.device import CPU
+from ffdist.errors import TransportError
+from ffdist.transport.base import Edge, Receiver, Sender
+from ffdist.transport.doorbell import Store
+
+
+class Place(NamedTuple):
+    """Where a worker lives."""
+
+    device: str
+    """Equal for workers that share a device."""
+    collective: str | None = None
+    """What torch.distributed joins its device by with another of its kind; None for a CPU."""
+    marks: Mapping[str, str] = {}
+    """What each transport says of this process, by the transport's name (`Transport.mark`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Meeting:
+    """What the two ends of an edge open it with."""
+
+    store: Store
+    """Both ends' own: one sets a key, the other gets it. Keys hold the edge's name and attempt."""
+    device: torch.device = CPU
+    """Where this end's tensors are to arrive, or come from."""
+    group: dist.ProcessGroup | None = None
+    """Of the two ends alone, where the transport has a `backend` for them."""
+
+    def pair(self, edge: Edge) -> dist.ProcessGroup:
+        """The group. Raises TransportError where there is none."""
+        if self.group is None:
+            raise TransportError("an edge has no process group", where=edge.at(), expected="one of its two ends",
+                                 remedy="make one with new_edge_group")  # fmt: skip
+        return self.group
+
+
+class Transport(ABC):
+    """One way to travel. Made once, in the file that implements it, and named in `known.TRANSPORT_PLACES`."""
+
+    name: str
+    """As in the registry."""
+    speed: ClassVar[int]
+    """auto takes the fastest that joins two places; what has 0 is taken where it is asked for only."""
+    needs: str
+    """What two places must have in common, for the error: "both stages on one Linux host"."""
+    on_device: ClassVar[bool] = False
+    """Whether tensors stay on devices all the way; else they go through the hosts' memory, and arrive there."""
+
+    def obstacle(self) -> str | None:
+        """Why this process can open no such edge at all; None where it can."""
+        return None
+
+    def mark(self) -> str | None:
+        """What this process says of itself, for `joins` of the others; None: nothing."""
+        return None
+
+    @abstractmethod
+    def joins(self, up: Place, down: Place) -> bool:
+        """Whether it can carry frames from one place to the other."""
+
+    def backend(self, up: Place, down: Place) -> str | None:
+        """Of the process group that the two ends need, for torch.distributed; None where they need none.
+
+        Groups are formed by all workers together, so it must say the same in every process.
+        """
+        return None
+
+    @abstractmethod
+    def open_sender(self, edge: Edge, meeting: Meeting) -> Sender:
+        """The upstream end; blocks until the downstream one opens.
+
+        Raises PeerTimeoutError when the other end does not open in time, TransportError where the two disagree.
+        """
+
+    @abstractmethod
+    def open_receiver(self, edge: Edge, meeting: Meeting) -> Receiver:
+        """The downstream end; blocks until the upstream one opens. Raises as `open_sender` does."""
+
+    def same_mark(self, up: Place, down: Place) -> bool:
+        """Whether both places have made the same mark of this transport."""
+        mark = up.marks.get(self.name)
+        return mark is not None and mark == down.marks.get(self.name)

@@ -1,0 +1,65 @@
+"""A transport is added by a file and a line of the registry, here to a copy of ffdist; nothing else is touched."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from jobs import fingerprint
+
+import ffdist
+from ffdist.transport.contract import EdgeContract, TransportContract
+
+pytestmark = pytest.mark.distributed
+PACKAGE, HERE = Path(ffdist.__file__).parent, Path(__file__).parent
+OWN = HERE / "own" / "files.py"
+LINE = '    "files": "ffdist.transport.files:TRANSPORT",\n'
+TRAIN = ["train", "--stages", "2", "--epochs", "1", "--samples", "64", "--model", "mlp", "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Of processes that import the copy."""
+    folder = tmp_path_factory.mktemp("copy")
+    shutil.copytree(PACKAGE, folder / "ffdist", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(OWN, folder / "ffdist" / "transport")
+    registry = folder / "ffdist" / "known.py"
+    before, start, after = registry.read_text().partition("TRANSPORT_PLACES = {\n")
+    registry.write_text(before + start + LINE + after)
+    return os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (folder, HERE, HERE.parent)))}
+
+
+def command(environment: dict[str, str], *words: str | Path) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", *words], env=environment, capture_output=True, text=True, timeout=250, cwd="/"
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_stages_train_through_it_to_the_same_bits(environment: dict[str, str], tmp_path: Path) -> None:
+    command(environment, "ffdist", *TRAIN, "--transport", "files", "--out", tmp_path / "own")
+    assert "edges of the run: files" in (tmp_path / "own/stage-0.log").read_text()
+    command(environment, "ffdist", *TRAIN, "--launcher", "threads", "--out", tmp_path / "threads")
+    assert fingerprint(tmp_path / "own") == fingerprint(tmp_path / "threads")
+
+
+def test_help_and_doctor_know_it(environment: dict[str, str]) -> None:
+    assert "files" in command(environment, "ffdist", "train", "--help", "--transport")
+    findings = json.loads(command(environment, "ffdist", "doctor", "--processes", "2", "--json"))
+    assert "sent and received" in [f["found"] for f in findings if f["what"] == "2 processes by files"]
+
+
+def test_the_tests_of_the_contract_take_it_from_the_registry(environment: dict[str, str]) -> None:
+    tests = HERE / "test_transport_contract.py"
+    said = command(environment, "pytest", str(tests), "-k", "files", "-p", "no:cacheprovider", "-o", "addopts=-q")
+    laws = [name for name in vars(TransportContract) | vars(EdgeContract) if name.startswith("test_")]
+    passed = re.search(r"(\d+) passed, \d+ deselected", said)
+    assert passed is not None, said
+    assert int(passed[1]) >= len(laws)
