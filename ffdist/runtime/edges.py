@@ -99,15 +99,17 @@ class ProcessEdges:
         transports = {route.name: transport_of(self.kind(route)) for route in routes}
         groups = self._form_groups(routes, transports)
         found = Ends({}, {})
+        # senders close before receivers: the others' end by the word of this one, not by a connection that is cut
+        receiving, sending = ends.enter_context(ExitStack()), ends.enter_context(ExitStack())
         for route in routes:
             edge = Edge(route.name, route.depth, self.timeout, self.world.attempt)
             transport = transports[route.name]
             carrier = self.device if transport.on_device else CPU
             meeting = Meeting(self.store, carrier, groups.get(route.name))
             if route.source == self.world.rank:
-                found.senders[route.name] = ends.enter_context(closing(transport.open_sender(edge, meeting)))
+                found.senders[route.name] = sending.enter_context(closing(transport.open_sender(edge, meeting)))
             if route.target == self.world.rank:
-                found.receivers[route.name] = ends.enter_context(closing(transport.open_receiver(edge, meeting)))
+                found.receivers[route.name] = receiving.enter_context(closing(transport.open_receiver(edge, meeting)))
         return found
 
     def _form_groups(

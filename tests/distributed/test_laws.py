@@ -71,6 +71,53 @@ def test_predictions_that_travel_back_between_processes_change_nothing(
     assert fingerprint(tmp_path / "more") == fingerprint(tmp_path / "one")
 
 
+@pytest.fixture(scope="module")
+def alone_in_lanes(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], list[dict[str, Any]], Any]:
+    """What one worker in this process learns of batches of four lanes."""
+    run = tmp_path_factory.mktemp("lanes")
+    result = run_threads(DigitsJob(run, epochs=1, noisy=True, settings={"stages": 1, "lanes": 4})(), QUIET)
+    return fingerprint(run), learned(result.records), result.test
+
+
+@pytest.mark.parametrize(
+    ("plan", "workers", "transport"),
+    [
+        ("* @ 0:0-1, 1:2-3", 2, "shared-memory"),
+        ("* @ 0:0-2, 1:3", 2, "gloo"),
+        ("noisy1 @ 0 | noisy2 @ 0:0, 1:1-3 | noisy3 @ 1", 2, "shared-memory"),
+        ("noisy1 @ 2 | noisy2 @ 0:0-1, 1:2-3 | noisy3 @ 0", 3, "gloo"),
+    ],
+)
+def test_workers_that_share_blocks_equal_one_bit_for_bit(
+    plan: str,
+    workers: int,
+    transport: str,
+    alone_in_lanes: tuple[list[str], list[dict[str, Any]], Any],
+    tmp_path: Path,
+) -> None:
+    told = {"plan": plan, "lanes": 4, "transport": transport}
+    result = run_processes(DigitsJob(tmp_path, epochs=1, noisy=True, settings=told), workers, QUIET)
+    assert (fingerprint(tmp_path), learned(result.records), result.test) == alone_in_lanes
+
+
+def test_replicas_told_to_stop_end_behind_one_snapshot_and_go_on(
+    alone_in_lanes: tuple[list[str], list[dict[str, Any]], Any], tmp_path: Path
+) -> None:
+    told = {"plan": "* @ 0:0-1, 1:2-3", "lanes": 4, "report_every": 0.0}
+
+    def interrupt(event: dict[str, Any]) -> None:
+        if event["event"] == "progress" and event["step"] == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    make = DigitsJob(tmp_path, epochs=1, noisy=True, settings=told)
+    assert run_processes(make, 2, interrupt).reason == "interrupted"
+    manifest = latest(tmp_path)
+    assert manifest
+    assert manifest.batch
+    result = run_processes(replace(make, settings=told | {"resume": True}), 2, QUIET)
+    assert (fingerprint(tmp_path), learned(result.records), result.test) == alone_in_lanes
+
+
 def kill_stage_at(step: int, rank: int) -> Any:
     """A reporter that kills a stage's process (a child of this one) when a batch is reported."""
 

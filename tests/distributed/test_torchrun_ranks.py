@@ -48,6 +48,14 @@ def test_each_rank_of_torchrun_is_a_stage_and_learns_the_same(tmp_path: Path) ->
     assert start["command"] == shlex.join(["ffdist", "train", *SETTINGS, "--out", str(tmp_path / "torchrun")])
 
 
+def test_ranks_of_torchrun_share_a_block(tmp_path: Path) -> None:
+    plan = ["--plan", "conv1 @ 0 | conv2 @ 0:0, 1:1 | conv3 @ 1"]
+    done = torchrun(2, *SETTINGS, *plan, "--out", str(tmp_path / "torchrun"))
+    assert done.returncode == 0, done.stderr
+    main(["train", "--launcher", "threads", "--stages", "1", "--lanes", "2", *SETTINGS, "--out", str(tmp_path / "one")])
+    assert fingerprint(tmp_path / "torchrun") == fingerprint(tmp_path / "one")
+
+
 def test_bad_settings_are_told_once_and_every_rank_fails(tmp_path: Path) -> None:
     done = torchrun(2, *SETTINGS, "--out", str(tmp_path / "run"), "--stages", "3")
     assert done.returncode != 0
