@@ -72,7 +72,7 @@ BASE = Settings().changed(lr=1e-3, precision="bf16", threads=1, schedule="consta
 OURS_ALONE = frozenset(
     {
         "pretrained", "label_smoothing", "fusion", "early_stop", "windows", "ema", "clip", "samples", "launcher",
-        "compile", "tf32", "devices",
+        "compile", "tf32",
         *(name for name, group in GROUP_OF.items() if group in ("run", "ray")),
     }
 )  # fmt: skip

@@ -17,7 +17,7 @@ from ffdist.report.log import read_run_log, written_by_others
 from ffdist.runtime.data_facts import FACTS, DataFacts, check_same_data, read_facts, write_facts
 from ffdist.runtime.own_code import CODE, KINDS, check_code, has_moved, keep_code, settled
 from ffdist.runtime.record import ENVIRONMENT
-from ffdist.runtime.run import SETTINGS, read_settings, write_settings, writing_to
+from ffdist.runtime.run import PLAN, SETTINGS, read_settings, write_settings, writing_to
 from ffdist.settings import GROUP_OF, Settings, is_free
 from ffdist.snapshot import Manifest, committed, read_manifest
 from ffdist.snapshot.files import make_folder, write_durably
@@ -26,7 +26,7 @@ from ffdist.snapshot.mirror import check_free_at, forget_own_files, held_at, mir
 LOCK = ".lock"
 REFUSALS = (ConfigError, DataError, NetworkError)
 """Errors for what the user has told, and not for what has happened."""
-LOGS = ("ray.log", "restarts.log", "metrics.jsonl", ENVIRONMENT)
+LOGS = ("ray.log", "restarts.log", "metrics.jsonl", ENVIRONMENT, PLAN)
 """What is written beside the stages' own logs; a stage opens its own when all stages are ready."""
 
 

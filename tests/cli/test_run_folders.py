@@ -129,7 +129,7 @@ def test_data_that_moved_are_the_same_wherever_they_lie(
     monkeypatch.chdir(tmp_path / "elsewhere")
     ffdist("eval", "../r")  # found from here: it keeps whole paths
     (tmp_path / "data/p").rename(tmp_path / "moved")
-    assert "remedy: where they lie now: --data FOLDER; or" in refused("eval", "../r")
+    assert "remedy: where they lie now: --data PATH" in refused("eval", "../r")
     assert "unknown data set" in refused("train", "--resume", "--out", "../r", "--epochs", 2)
     ffdist("train", "--resume", "--out", "../r", "--epochs", 2, "--data", "../moved")
     assert (
