@@ -70,8 +70,8 @@ def open_receiver(edge: Edge, store: Store) -> ObjectStoreReceiver:
         ray.get(theirs.__ray_ready__.remote(), timeout=(edge.timeout + START).total_seconds())
     except GetTimeoutError:
         raise edge.silent("sender") from None
-    except RayActorError as error:
-        raise edge.lost("the sender died") from error
+    except RayActorError:
+        pass  # that the sender died is told by `recv`, as after any opening
     return ObjectStoreReceiver(edge, poster, Visit(edge, theirs, "guest", "the sender"))
 
 

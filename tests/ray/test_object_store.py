@@ -53,7 +53,8 @@ def crew() -> Iterator[Crew]:
 
 @pytest.fixture
 def pair(cluster: Cluster, crew: Crew) -> Pair:
-    return ProcessPair(transport_of("object-store"), crew, enter=Join(cluster.address), held=threads)
+    """Memory settles when all of the store's has been seen, and Ray's own buffers are as many as it uses."""
+    return ProcessPair(transport_of("object-store"), crew, enter=Join(cluster.address), held=threads, warm=500)
 
 
 class TestObjectStore(TransportContract):

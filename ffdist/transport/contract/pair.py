@@ -27,6 +27,9 @@ Side = Callable[..., Any]
 class Pair(ABC):
     """Runs the two sides of a law over one kind of edge."""
 
+    warm: int = 20
+    """Frames of 1 MiB until the memory of a process has settled."""
+
     @abstractmethod
     def run(
         self, upstream: Side, downstream: Side, *args: Any, edge: Edge = EDGE, edges: Sequence[Edge] | None = None
@@ -67,8 +70,9 @@ class ProcessPair(Pair):
         *,
         enter: Callable[[], object] | None = None,
         held: Callable[[], set[Any]] | None = None,
+        warm: int = 20,
     ) -> None:
-        self.transport, self.crew = transport, crew
+        self.transport, self.crew, self.warm = transport, crew, warm
         self.enter, self.held = enter or int, held or open_here
 
     def run(

@@ -174,21 +174,20 @@ def recv_what_lies_there(place: Place, receiver: Receiver, depth: int) -> int:
     return receiver.queued
 
 
-MANY, WARM = 200, 100
-"""Through a store of some 80 MiB once, before it is looked at."""
+MANY = 200
 
 
-def send_many(place: Place, sender: Sender) -> int:
-    return _growth(lambda: sender.send(Frame("x", {}, {"x": torch.ones(1 << 20, dtype=torch.uint8)})))
+def send_many(place: Place, sender: Sender, warm: int) -> int:
+    return _growth(warm, lambda: sender.send(Frame("x", {}, {"x": torch.ones(1 << 20, dtype=torch.uint8)})))
 
 
-def recv_many(place: Place, receiver: Receiver) -> int:
-    return _growth(receiver.recv)
+def recv_many(place: Place, receiver: Receiver, warm: int) -> int:
+    return _growth(warm, receiver.recv)
 
 
-def _growth(act: Callable[[], object]) -> int:
-    """Resident bytes that came with MANY acts after the first WARM."""
-    for _ in range(WARM):
+def _growth(warm: int, act: Callable[[], object]) -> int:
+    """Resident bytes that came with MANY acts after the first `warm`."""
+    for _ in range(warm):
         act()
     before = _resident_bytes()
     for _ in range(MANY):
