@@ -86,7 +86,7 @@ def accuracy(settings: BenchSettings, progress: Progress) -> Finding:
     chance = 1 / settings.job(1)().chain.num_classes
     contenders = [
         Contender("ours", settings.num_stages, PipelineRun),
-        Contender(variant, settings.compare.devices, lambda job: BaselineRun(replace(job, workers=1), variant)),
+        Contender(variant, settings.compare.devices, lambda job: BaselineRun(replace(job, stages=1), variant)),
     ]
     tried = {side.name: try_recipes(side, settings, chance, progress) for side in contenders}
     recipes = chosen(tried)
