@@ -96,7 +96,8 @@ def wrong_value(name: str, kind: Any, value: object) -> ConfigError:
 
 def as_words(text: str, kind: Any) -> str:
     """One text where a list is wanted, as the words of a command line: options may have commas in them."""
-    return " ".join(map(shlex.quote, (text if get_args(kind)[0] is str else text.replace(",", " ")).split()))
+    words = (text if get_args(kind)[0] is str else text.replace(",", " ")).split()
+    return " ".join(shlex.quote(word.strip(",")) for word in words if word.strip(","))
 
 
 def check_number(name: str, value: Any, bounds: Range) -> None:

@@ -550,7 +550,7 @@ def test_token_ids_are_learned_from_as_floats() -> None:
 
 
 def test_commands_in_errors_stay_commands_in_python() -> None:
-    with pytest.raises(DataError, match="ffdist data prepare SOURCE --out FOLDER"):
+    with pytest.raises(DataError, match="a name of `ffdist datasets`"):
         Pipeline(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)), SFF()).fit("unheard-of")
 
 
