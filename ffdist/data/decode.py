@@ -254,8 +254,8 @@ def _read(image: Image.Image, decoding: Decoding, data: Encoded, seen: Seen) -> 
         image, values, limits = deep_colours(image, decoding, again, raw)
     if raw.startswith("LA;16"):  # which Pillow reads as RGBA
         image = image.convert("LA")
-    if spare and image.mode == "RGBA" and layout and not layout.clear:  # Pillow's guess
-        image = image.convert("RGB")
+    if spare and image.mode in ("LA", "RGBA") and layout and not layout.clear:  # Pillow's guess, or ours
+        image = image.convert(image.mode[:-1])
     transparent, made = has_transparency(image), plain(image, decoding)
     before = image.mode, image.size, own.deep or ";16" in raw
     if made is not image:

@@ -15,6 +15,8 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image
 
+from ffdist.data.tiff import teach_grey_with_another
+
 Encoded = Path | bytes | np.ndarray | Image.Image
 """A file, its bytes, uint8 [H, W] or [H, W, C], or an opened picture."""
 
@@ -37,6 +39,7 @@ UNMISTAKABLE = ("PNG", "JPEG", "MPO", "GIF", "BMP", "WEBP", "AVIF", "HEIF", "JPE
 def formats() -> tuple[str, ...]:
     """What can be read here, by Pillow's names."""
     Image.init()
+    teach_grey_with_another()
     for package, register in PLUGINS.items():
         with suppress(ImportError):
             module = importlib.import_module(package)

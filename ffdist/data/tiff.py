@@ -44,6 +44,14 @@ class Layout(NamedTuple):
         return f"{several} of {self.bits} {kinds[self.kind]}bits"
 
 
+def teach_grey_with_another() -> None:
+    """Let Pillow before 13, the last for Python 3.10, read grey with a further channel, as 13 does. One that is no
+    transparency, which 13 leaves out itself, looks like it there: see `Layout.spare`."""
+    for order in (TiffImagePlugin.II, TiffImagePlugin.MM):
+        for extra, mode in ((0, "LA"), (1, "La")):
+            TiffImagePlugin.OPEN_INFO.setdefault((order, 1, (1,), 1, (8, 8), (extra,)), (mode, mode))
+
+
 def layout_of(image: Image.Image) -> Layout | None:
     """Of an opened picture; None for other formats, and where its tags are damaged."""
     return read_tags(getattr(image, "tag_v2", None)) if image.format == "TIFF" else None

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
 from ffdist.errors import ConfigError, setting
@@ -22,12 +23,22 @@ of a network's blocks seem to be, and beyond it would leave some as they are, by
 def compile_block(module: nn.Module) -> None:
     """Let torch rewrite it at its first call, for each shape of its input anew: what it makes for shapes that vary
     would depend on those that it has seen of other blocks in this process."""
-    import torch._dynamo.config as limits  # the compiler takes seconds to import
+    from torch._dynamo import config as limits  # the compiler takes seconds to import
 
     limit = "recompile_limit" if hasattr(limits, "recompile_limit") else "cache_size_limit"  # as torch 2.6 has it
     for name in (limit, f"accumulated_{limit}"):
         setattr(limits, name, max(getattr(limits, name), FORMS))
-    module.compile(dynamic=False)
+    module._compiled_call_impl = torch.compile(called(module), dynamic=False)
+
+
+def called(module: nn.Module) -> Callable[..., Any]:
+    """What `module.compile` compiles, in a frame of ours: torch 2.6 steps over frames of its own, and would leave an
+    `nn.Sequential` of its layers as it is, without a word."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return module._call_impl(*args, **kwargs)
+
+    return call
 
 
 @contextmanager

@@ -63,7 +63,7 @@ def fusion_site(sites: Sequence[Site], objective: Objective) -> Site:
             expected="features of one block at least",
             got="None of all blocks",
             remedy="for rules that write labels into pictures: "
-            f"{setting('rule.objective_args', 'predict=both')}, or predict=linear",
+            f"{setting('rule.objective_args', 'predict=both')}, or {setting('rule.objective_args', 'predict=linear')}",
         )
     return Site(len(sites), FUSION, len(sites) + 1, first.num_classes, (width,), (first.num_classes,))
 

@@ -74,9 +74,9 @@ def test_channels_that_are_no_colour_are_left_out_only_where_this_was_told(
     x: np.ndarray, colour: int, extra: tuple[int, ...], mode: str
 ) -> None:
     data = tiff(x, colour, *extra)
-    for given in (data, opened(data)):
+    for given in (bytes, opened):  # Pillow before 13 opens some only as those who read the bytes have taught it
         with pytest.raises(DataError, match=rf"of its {x.shape[2]} channels .*mode=.{mode}. takes"):
-            decode(given, "here")
+            decode(given(data), "here")
     picture = read_picture(data, "here", Decoding(mode=mode))  # pyright: ignore[reportArgumentType]
     colours = {GREY: 1, RGB: 3, CMYK: 4}[colour]
     assert picture.spare == x.shape[2] - colours - (CLEAR in extra)

@@ -148,7 +148,10 @@ def test_features_that_would_let_a_gradient_back_are_refused(tmp_path: Path) -> 
 
 
 def test_what_a_fusion_head_cannot_read_is_refused_before_training(tmp_path: Path) -> None:
-    with pytest.raises(NetworkError, match="predict=both"):
+    with pytest.raises(
+        NetworkError,
+        match=r'rule\.objective_args=dict\(predict="both"\), or rule\.objective_args=dict\(predict="linear"\)',
+    ):
         check_job(job(tmp_path, Hinton(), MLP))
     named = Chain([(FUSION, MLP.builders[0])], input_shape=(1, 8, 8), num_classes=10)
     with pytest.raises(NetworkError, match="no block may be called 'fusion'"):
