@@ -161,16 +161,18 @@ class BenchSettings:
 
         return BenchJob(self.train_settings(stages), stages, compiled)
 
+    @property
+    def by_plan(self) -> bool:
+        """Whether ffdist's side is told a plan in place of stages."""
+        return self.train.plan.is_shared
+
     def train_settings(self, stages: int) -> Settings:
         """What `ffdist train` would be told."""
         told, split = self.train, () if self.compare.split is None else (f"split={self.compare.split}",)
-        return told.changed(
-            model_args=(*told.network.model_args, *split),
-            image_size=self.size,
-            cut=told.plan.cut if len(told.plan.cut) == stages else (),
-            stages=stages,
-            device=self.place,
-        )
+        told = told.changed(model_args=(*told.network.model_args, *split), image_size=self.size, device=self.place)
+        if self.by_plan and stages > 1:
+            return told
+        return told.changed(cut=told.plan.cut if len(told.plan.cut) == stages else (), stages=stages)
 
     @property
     def place(self) -> str:

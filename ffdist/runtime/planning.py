@@ -13,9 +13,13 @@ from ffdist.cores import available_cores
 from ffdist.data import Loader
 from ffdist.device import parsed, seen
 from ffdist.errors import ConfigError, setting
+from ffdist.notes import note
 from ffdist.pipeline.fusion import FUSION
 from ffdist.pipeline.plan import BlockCost, measure_blocks, partition
 from ffdist.plan import Plan, read_plan
+from ffdist.planner.cached import profile_of
+from ffdist.planner.forecast import Request, cluster_of
+from ffdist.planner.search import best_plan
 from ffdist.runtime.job import Job
 from ffdist.runtime.run import PLAN, saved_plan
 from ffdist.settings import Settings
@@ -189,11 +193,16 @@ def new_plan(job: Job, workers: int, device: torch.device, train: Loader) -> Pla
 
 
 def searched(job: Job, workers: int, device: torch.device, train: Loader) -> Plan:
-    """The fastest, by measured blocks."""
-    lanes = job.settings.training.lanes
-    if workers <= len(job.names):
-        return Plan.pipeline(job.names, cut_of(job, workers, device, train), lanes or 1)
-    return Plan.replicated(job.names, workers, lanes or workers)
+    """The fastest for so many workers on devices like this one, by measured blocks and links. What it is, and that a
+    batch has so many lanes for its sake, is said."""
+    settings = job.settings
+    profile = profile_of(job.chain, job.objective, settings, train, device=device)
+    cluster = cluster_of(Request(workers), device, settings)
+    lanes = 1 if settings.rule.objective == "backprop" and workers == 1 else settings.training.lanes
+    plan = best_plan(profile, cluster, lanes=lanes, exactly=True)
+    told = "" if plan.lanes == (settings.training.lanes or 1) else f", {plan.lanes} lanes a batch"
+    note(f"the plan: {plan}{told}")
+    return plan
 
 
 def cut_of(job: Job, stages: int, device: torch.device, train: Loader) -> list[int]:

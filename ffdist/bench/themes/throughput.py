@@ -157,8 +157,11 @@ def stage_grid(rounds: Rounds, ours: str) -> Grid:
         def milliseconds(key: str, index: int = index) -> float:
             return median(1e3 * lap.details["stages"][index][key] / lap.details["batches"] for lap in laps)
 
-        rows.append({"stage": index, "blocks": " ".join(stage["blocks"]), "busy": milliseconds("busy"),
-                     "waits for next": milliseconds("no_credit")})  # fmt: skip
+        row: dict[str, Cell] = {"stage": stage["stage"], "worker": stage["worker"], "blocks": " ".join(stage["blocks"])}
+        row |= {"busy": milliseconds("busy"), "waits for next": milliseconds("no_credit")}
+        if "exchange" in stage:
+            row |= {"adds gradients": milliseconds("exchange"), "waits for gradients": milliseconds("no_gradients")}
+        rows.append(row)
     return Grid("ffdist's stages, ms a batch", rows)
 
 
