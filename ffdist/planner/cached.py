@@ -173,7 +173,7 @@ def write(path: Path, value: dict[str, Any]) -> None:
         with os.fdopen(descriptor, "w") as file:
             json.dump(value, file, default=str)
         os.replace(name, path)
-    except BaseException:
+    except BaseException:  # an interrupt, too; raised again
         Path(name).unlink(missing_ok=True)
         raise
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, suppress
 from contextvars import copy_context
 from dataclasses import dataclass
+from queue import SimpleQueue
 from threading import Event, Thread
 from typing import TYPE_CHECKING
 
@@ -27,7 +28,6 @@ from ffdist.pipeline.source import Position, Source, StopAtOnce
 from ffdist.pipeline.stage import Outbox, Stage, Turn
 from ffdist.report.log import StageLog, start_run_log
 from ffdist.runtime.meeting import await_key, set_key
-from ffdist.runtime.outcome import root_cause
 from ffdist.runtime.routes import Route, sink_is_beside
 from ffdist.snapshot import SnapshotStore
 from ffdist.transport import Receiver, Sender
@@ -68,6 +68,8 @@ class Worker:
         self.ends_stream = self.me == self.plan.workers - 1
         self.leader = self.plan.stages[0].workers[0]
         """The worker whose source decides when to stop early."""
+        self.froms: dict[str, FromEdge] = {}
+        """What comes by each route, for all lanes on it."""
 
     def run(self) -> None:
         """Until the stream stops. Raises the error that explains the others where one of its parts fails."""
@@ -166,11 +168,6 @@ class Worker:
             if (route.source, route.target) == (source, self.me):
                 return self.froms.setdefault(route.name, FromEdge(self.ways.receivers[route.name]))
         raise AssertionError("every lane has a way")
-
-    @property
-    def froms(self) -> dict[str, FromEdge]:
-        """Inboxes, by route."""
-        return self.__dict__.setdefault("_froms", {})
 
     def _outbox(self, index: int, lanes: range) -> Outbox:
         """Where a stage's messages go: to the next, or to the sink."""
@@ -283,36 +280,26 @@ def validation_key(epoch: int) -> str:
 
 
 def beside(parts: Sequence[Callable[[], None]], enter_device: Callable[[], None]) -> None:
-    """Run all parts, in threads where there are several. Raises the error that explains the others.
-
-    One that fails closes nothing by itself: its neighbours find their edges closed when this worker ends, so the first
-    error closes them at once, by ending the wait here.
-    """
+    """Run all parts, in threads where there are several. Raises the first error, at once: whoever called then closes
+    this worker's edges, by which the other parts end, too."""
     if len(parts) == 1:
         parts[0]()
         return
     threads = torch.get_num_threads()
-    errors: list[BaseException] = []
-    failed, left = Event(), len(parts)
+    ended: SimpleQueue[BaseException | None] = SimpleQueue()
 
     def life(part: Callable[[], None]) -> None:
-        nonlocal left
-        torch.set_num_threads(threads)  # each thread has a number of its own
-        enter_device()
         try:
+            torch.set_num_threads(threads)  # each thread has a number of its own
+            enter_device()
             part()
-        except BaseException as error:
-            errors.append(error)
-        finally:
-            left -= 1
-            if errors or not left:
-                failed.set()
+        except BaseException as error:  # raised again by the one that waits
+            ended.put(error)
+        else:
+            ended.put(None)
 
-    running = [Thread(target=copy_context().run, args=(life, part), daemon=True) for part in parts]
-    for thread in running:
-        thread.start()
-    failed.wait()
-    if errors:
-        raise root_cause(errors)
-    for thread in running:
-        thread.join()
+    for part in parts:
+        Thread(target=copy_context().run, args=(life, part), daemon=True).start()
+    for _ in parts:
+        if (error := ended.get()) is not None:
+            raise error

@@ -1,4 +1,4 @@
-"""Who this process is among the stages; read once, then passed."""
+"""Who this process is among the workers; read once, then passed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ffdist.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """One stage's place: rank i is stage i."""
+    """One worker's place; in which stages it serves says the plan."""
 
     rank: int = 0
     size: int = 1
