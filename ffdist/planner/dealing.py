@@ -76,6 +76,9 @@ class Search:
         self._most: dict[tuple[float, int, int, int, bool], int] = {}
         self._most_for = inf
         self.most_traffic = lanes * sum(costs.crossing) + 2 * sum(costs.gradients)
+        self.all_shares = lanes <= FEW and (len(set(cluster.speeds)) > 1 or isfinite(self.limit))
+        """Whether fewer lanes or more workers than a stage needs may serve those behind it: the next device is a faster
+        one, or has the memory that this one lacks."""
 
     def least(self, below: float = inf) -> Price | None:
         """The best plan of a price of at most `below`; None where there is none within the memory limit."""
@@ -150,6 +153,10 @@ class Search:
     def can_leave(self, run: Run, j: int, seconds: float) -> bool:
         return self.sent(run, run.lanes, j, seconds) is not None
 
+    def is_enough(self, run: Run, j: int, seconds: float) -> bool:
+        """Whether a stage that ends so needs no more workers: the next one, free yet, could begin with what follows."""
+        return not self.all_shares and self.can_leave(run, j, seconds)
+
     def can_end(self, run: Run, j: int, seconds: float) -> bool:
         """Whether the blocks from j on could still be computed in time, if nothing else were to do."""
         left = self.lanes * self.costs.total("lane", j, self.costs.size)
@@ -162,7 +169,7 @@ class Search:
         if gone := self.sent(run, run.lanes, i, seconds):
             yield from self.dealt_to(gone, i, j, seconds)
         if run.worker >= 0 and self.shared:
-            one_way = self.is_loose(seconds) and not self.cluster.link.receiver
+            one_way = self.is_loose(seconds) and not self.cluster.link.receiver and not self.all_shares
             for lanes in (None,) if one_way or self.lanes > FEW else range(1, self.lanes + 1):
                 yield from self.with_head(run, lanes, i, j, seconds)
 
@@ -173,19 +180,25 @@ class Search:
             head = self.head(run, lanes, workers, i, j, seconds)
             if head and workers == 1 and head.lanes == self.lanes:
                 yield head
-                return
-            parted = head and workers > 1 and head.lanes < self.lanes and self.sent(head, head.lanes, j, seconds)
-            if head and parted and (new := self.shared_out(head, (head.lanes,), workers, i, j, seconds)):
+                if self.is_enough(head, j, seconds):
+                    return
+            if head and workers > 1 and (new := self.shared_out(head, (head.lanes,), workers, i, j, seconds)):
                 yield new
-                return
+                if self.is_enough(new, j, seconds):
+                    return
             workers = self.more(workers, head.lanes if head else 0, 1, i, j, seconds)
 
     def head(self, run: Run, lanes: int | None, workers: int, i: int, j: int, seconds: float) -> Run | None:
-        """The last worker with so many lanes of the next stage; None: with as many as it can take."""
+        """The last worker with so many lanes of the next stage; None: with as many as it can take.
+
+        Where others have the rest, it must be able to send its output: who takes that on comes behind them.
+        """
         most = self.lanes - (workers - 1)
         own = min(most, lanes or most)
         while own > 0:
             head = self.taken_on(run, own, workers, i, j, seconds)
+            if head and workers > 1 and not self.can_leave(head, j, seconds):
+                head = None
             if head or lanes:
                 return head
             speed = self.cluster.speed(run.worker)
@@ -200,7 +213,8 @@ class Search:
         while workers <= most:
             if new := self.shared_out(run, (), workers, i, j, seconds):
                 yield new
-                return
+                if self.is_enough(new, j, seconds):
+                    return
             workers = self.more(workers, 0, 0, i, j, seconds)
 
     def least_workers(self, i: int, j: int, seconds: float) -> int:

@@ -41,7 +41,7 @@ def test_a_run_whitens_by_its_first_training_pictures_and_keeps_it(tmp_path: Pat
     images = from_tensors(x, torch.arange(60) % 3)
     chain = speednet(images.shape, 3, (8, 8))
     settings = Settings().changed(epochs=1, batch_size=20, threads=1, augment=("flip",))
-    job = Job(chain, AugLocal(width=0.5), images, settings, stages=2, run=tmp_path)
+    job = Job(chain, AugLocal(width=0.5), images, settings, workers=2, run=tmp_path)
     run_threads(job, QUIET)
     manifest = latest(tmp_path)
     assert manifest is not None
