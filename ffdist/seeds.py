@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from threading import RLock
@@ -36,6 +36,25 @@ def seeded(seed: int, device: torch.device | None = None, *, all_kinds: bool = T
     """
     with _turn(), forked_generators(device, seed), _others(seed) if all_kinds else nullcontext():
         yield
+
+
+@contextmanager
+def restarting() -> Iterator[Callable[[int], None]]:
+    """As `seeded` of the CPU and of all kinds, for many beginnings in one turn: what it gives begins the generators at
+    a seed."""
+
+    def begin(seed: int) -> None:
+        torch.default_generator.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+
+    of_python, of_numpy = random.getstate(), np.random.get_state()
+    with _turn(), torch.random.fork_rng(devices=[]):
+        try:
+            yield begin
+        finally:
+            random.setstate(of_python)
+            np.random.set_state(of_numpy)
 
 
 def wait_at_most(seconds: float) -> None:

@@ -16,9 +16,10 @@ from ffdist.data.arrow_table import labelled_rows
 from ffdist.data.catalog import open_data
 from ffdist.data.classes import as_classes, by_number
 from ffdist.data.images import Images, Split
+from ffdist.data.items import form
 from ffdist.data.labelled import Labelled
 from ffdist.data.labels import numbered
-from ffdist.data.memory import as_split, assembled, form, labelled_pair
+from ffdist.data.memory import as_split, assembled, labelled_pair
 from ffdist.data.ray_dataset import labelled_rows as of_ray
 from ffdist.data.torch_dataset import labelled_items
 from ffdist.errors import DataError
@@ -82,7 +83,10 @@ def as_images(data: Any, test: Any = None, validation: Any = None) -> Images:
     if isinstance(data, Images):
         return with_splits(data, given)
     name = name_of(data)
-    splits = {split: labelled(of, f"data set {name}, {split}") for split, of in {"train": data, **given}.items()}
+    splits = {
+        split: labelled(of, f"data set {name}, {split}", anew=split == "train")
+        for split, of in {"train": data, **given}.items()
+    }
     return assembled(name, splits, renumber=is_table(data))
 
 
@@ -147,8 +151,8 @@ def with_splits(images: Images, given: Mapping[str, Any]) -> Images:
     return images
 
 
-def labelled(data: Any, where: str) -> Labelled:
-    """One split, as it is."""
+def labelled(data: Any, where: str, *, anew: bool = False) -> Labelled:
+    """One split, as it is. anew: whether what its items draw at random is drawn anew in each epoch."""
     if isinstance(data, Split):
         return Labelled(data, numbered(data.labels, where))
     if isinstance(data, (Images, str, Path, Mapping)):
@@ -176,7 +180,7 @@ def labelled(data: Any, where: str) -> Labelled:
             )
         return labelled_pair(samples, labels, where)
     if isinstance(data, (Dataset, DataLoader)) or is_items(data) or is_map_style(data):
-        return labelled_items(data, where)
+        return labelled_items(data, where, anew=anew)
     raise refused(data, where)
 
 

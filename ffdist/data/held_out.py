@@ -66,6 +66,6 @@ def with_shares(splits: Mapping[str, Labelled], test: Any, validation: Any, seed
 
 def part(of: Labelled, rows: np.ndarray) -> Labelled:
     """Some rows, in their order."""
-    samples = of.samples[rows] if isinstance(of.samples, np.ndarray) else of.samples.take(rows)
+    samples = of.samples[rows] if isinstance(of.samples, np.ndarray) else of.samples.part(rows)
     labels = Labels(of.labels.numbers[rows], of.labels.names, of.labels.text, of.labels.where)
     return of._replace(samples=samples, labels=labels, groups=None if of.groups is None else of.groups[rows])

@@ -41,6 +41,18 @@ class Split(ABC):
         others stay, and are resized by who takes them."""
         return self
 
+    def in_epoch(self, seed: int, epoch: int) -> Split:
+        """The same as it is read in an epoch of a run by this seed, where reading it draws something at random."""
+        return self
+
+    def part(self, rows: np.ndarray) -> Split:
+        """Some of the samples, in this order."""
+        return ArraySplit(self.take(rows), self.labels[rows])
+
+    def spread(self) -> Spread:
+        """Of its numbers."""
+        return Spread.of(self)
+
     @property
     def one_size(self) -> bool:
         """Whether all that `pictures` gives is of the size that `take` gives."""
@@ -167,7 +179,7 @@ class Images:
     @cached_property
     def spread(self) -> Spread | None:
         """Of a user's floats in the training split; None for pictures, and where there is none."""
-        return None if self.pixels or not len(self.train) else Spread.of(self.train)
+        return None if self.pixels or not len(self.train) else self.train.spread()
 
     @property
     def splits(self) -> dict[str, Split]:

@@ -172,20 +172,21 @@ class Loader:
     def samples(self, rows: np.ndarray, part: slice | np.ndarray, epoch: int, batch: int) -> tuple[np.ndarray, Drawn]:
         """Those at rows[part] of a batch, [B, H, W, C] or [B, *shape], ready but for mixing, and what was drawn for
         them."""
+        split = self.split.in_epoch(self.seed, epoch if self.training else 0)
         if not self.pictures:
-            x = self.split.take(rows[part])
+            x = split.take(rows[part])
             return (x if self.as_given else self.normalised(x)), NOTHING
         drawn = self.steps.draw(epoch, batch, rows, part)
-        x = self.steps.batch(self.at_size(rows[part], drawn), drawn)
+        x = self.steps.batch(self.at_size(split, rows[part], drawn), drawn)
         if not self.as_given:
             x = self.normalised(x)
         return self.steps.behind(x, drawn), drawn
 
-    def at_size(self, rows: np.ndarray, drawn: Drawn) -> np.ndarray:
+    def at_size(self, split: Split, rows: np.ndarray, drawn: Drawn) -> np.ndarray:
         """Pictures in the network's size, [B, h, w, C]: by the transforms for that, else scaled to it."""
         if not self.steps.pictures:
-            return resized(channels_last(self.split.take(rows)), self.size)
-        pictures = map(channels_last, self.split.pictures(rows))
+            return resized(channels_last(split.take(rows)), self.size)
+        pictures = map(channels_last, split.pictures(rows))
         return np.stack([self.steps.picture(one, drawn, sample) for sample, one in enumerate(pictures)])
 
     def mixed(self, rows: np.ndarray, part: slice, epoch: int, batch: int) -> tuple[Tensor, Tensor]:

@@ -17,6 +17,8 @@ from ffdist.data.depth import Range
 from ffdist.data.duplicates import tell_duplicates
 from ffdist.data.held_out import grouped, is_share, with_shares
 from ffdist.data.images import ArraySplit, Images, Split, moments
+from ffdist.data.items import form, unlike
+from ffdist.data.items_split import ItemsSplit
 from ffdist.data.labelled import Labelled
 from ffdist.data.labels import labels_of
 from ffdist.data.reading import USUAL, Reading
@@ -144,8 +146,7 @@ def assembled(
     tell_repeated(made, f"data set {name}")
     if not (pixels or normalize or splits["train"].numbers):
         return images
-    samples = train.samples if isinstance(train, ArraySplit) else train.take(np.arange(len(train)))
-    mean, std = moments(samples) if pixels else float_moments(samples)
+    mean, std = moments_of(train)
     return replace(
         images,
         mean=mean,
@@ -153,6 +154,14 @@ def assembled(
         decoding=resolved(splits["train"].decoding, images.shape) if pixels else None,
         in_memory=not splits["train"].from_files,
     )
+
+
+def moments_of(split: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation, of pixels in [0, 1] or of floats."""
+    if isinstance(split, ItemsSplit) and (found := split.moments()):
+        return found
+    samples = split.samples if isinstance(split, ArraySplit) else split.take(np.arange(len(split)))
+    return moments(samples) if split.dtype == np.uint8 else float_moments(samples)
 
 
 REPEATED_BYTES = 2**31
@@ -180,6 +189,8 @@ def as_split(of: Labelled, codes: np.ndarray) -> Split:
         return ArraySplit(of.samples, codes)
     if np.array_equal(of.samples.labels, codes):
         return of.samples
+    if isinstance(of.samples, ItemsSplit):
+        return of.samples.labelled(codes)
     return ArraySplit(of.samples.take(np.arange(len(codes))), codes)
 
 
@@ -190,19 +201,8 @@ def stacked(samples: Iterable[np.ndarray], count: int, where: str) -> np.ndarray
         if out is None:
             out = np.empty((count, *sample.shape), sample.dtype)
         if form(sample[None]) != form(out):
-            raise DataError(
-                "a sample is unlike the first",
-                where=f"{where}, row {row}",
-                expected=form(out),
-                got=form(sample[None]),
-                remedy="bring all to one size and mode",
-            )
+            raise unlike(f"{where}, row {row}", form(out), form(sample[None]))
         out[row] = sample
     if out is None:
         raise DataError("there is no sample", where=where)
     return out
-
-
-def form(samples: np.ndarray) -> str:
-    """Type and shape of one of them, for comparing and for errors."""
-    return f"{samples.dtype} {list(samples.shape[1:])}"

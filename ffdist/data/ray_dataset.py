@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from ffdist.data.images import Images
+from ffdist.data.items import sample
 from ffdist.data.labelled import Labelled
 from ffdist.data.labels import labels_of
 from ffdist.data.memory import assembled, stacked
 from ffdist.data.reading import USUAL
-from ffdist.data.torch_dataset import sample
 from ffdist.errors import DataError
 
 ROWS = 1024

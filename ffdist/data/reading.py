@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-
-import numpy as np
-import torch
 
 from ffdist.data.decode import Decoding
 from ffdist.data.depth import Range
@@ -41,19 +35,3 @@ class Reading:
 
 
 USUAL = Reading()
-
-
-@contextmanager
-def seeded_draws(seed: int) -> Iterator[None]:
-    """Inside, Python's, NumPy's and torch's generators begin at `seed`; afterwards they are as they were. Those of
-    accelerators are left alone: transforms run on the CPU."""
-    state, of_numpy = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng(devices=[]):
-            random.seed(seed)
-            np.random.seed(seed)
-            torch.default_generator.manual_seed(seed)
-            yield
-    finally:
-        random.setstate(state)
-        np.random.set_state(of_numpy)

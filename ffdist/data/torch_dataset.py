@@ -1,31 +1,30 @@
-"""A `torch.utils.data.Dataset` as a data set in memory."""
+"""A `torch.utils.data.Dataset` as a data set: in memory, or read anew in each epoch where it draws at random."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import torch
-from PIL import Image
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, SequentialSampler, default_collate
 
-from ffdist.data.arrays import LIMITS, WHOLE_NUMBERS, as_array, as_bytes, as_floats_checked, as_picture
 from ffdist.data.classes import own_names
-from ffdist.data.column_names import Columns, found_columns, taken
 from ffdist.data.depth import Range
 from ffdist.data.held_out import grouped, is_share, with_shares
 from ffdist.data.images import Images
+from ffdist.data.items import Items, plain
+from ffdist.data.items_split import Facts, ItemsSplit
 from ffdist.data.labelled import Labelled
 from ffdist.data.labels import labels_of
-from ffdist.data.memory import assembled, stacked
-from ffdist.data.reading import USUAL, Reading, seeded_draws
-from ffdist.data.survey import Reader
-from ffdist.errors import DataError, users_code
-from ffdist.notes import listed, note, silenced
+from ffdist.data.memory import assembled
+from ffdist.data.reading import USUAL, Reading
+from ffdist.errors import DataError
+from ffdist.notes import listed, note
 
 READ_TWICE = 32
-"""Items that are read again, to see whether something in them is drawn."""
+"""Items that are read again, to see whether they are the same."""
+HELD = 2 * 2**30
+"""Bytes of samples that stay in memory; of more, items are read when they are taken."""
 
 
 def from_dataset(
@@ -44,8 +43,12 @@ def from_dataset(
     name: str | None = None,
 ) -> Images:
     """A data set whose items are (picture, label), or mappings that have them under `image` and `label`; a list of such
-    items will do. Each item is read once, now, so its transforms are applied once: random ones, which is told, too.
-    What they draw from Python's, NumPy's and torch's own generators begins at `seed` in each split.
+    items will do. All are read once, now, and stay in memory. Where the items of `dataset` draw at random, as
+    transforms do, they are read anew in each epoch of a training: torch's, NumPy's and Python's generators, the shared
+    ones and those that the data set holds, begin at a seed of (seed of the run, epoch, item), so that no number of
+    stages and no resumption changes a bit. Those of `test` and `validation` are drawn once, from `seed`. Items that
+    draw from anything else are read once, which is told. Of more than 2 GiB none stay in memory: they are read when
+    they are needed.
 
     Pictures: of Pillow, grey or RGB; uint8 tensors or arrays [H, W], [C, H, W] or [H, W, C], whose channels are taken
     as they are; or floating-point tensors of any shape, left as they are unless `normalize`. Labels: whole numbers or
@@ -59,123 +62,13 @@ def from_dataset(
     reading = Reading(image, label, channels_last, value_range, seed)
     given = {"train": dataset, "test": test, "validation": validation}
     splits = {
-        split: labelled_items(of, f"data set {name}, {split}", reading)
+        split: labelled_items(of, f"data set {name}, {split}", reading, anew=split == "train")
         for split, of in given.items()
         if of is not None and not is_share(of)
     }
     splits["train"] = grouped(splits["train"], groups, f"data set {name}")
     splits = with_shares(splits, test, validation, seed)
     return assembled(name, splits, classes, normalize=normalize, channels_last=channels_last)
-
-
-def labelled_items(dataset: Any, where: str, reading: Reading = USUAL) -> Labelled:
-    """All items of a data set, a loader's data set, or a list."""
-    if isinstance(dataset, DataLoader):
-        dataset = loaded(dataset, where)
-    if isinstance(dataset, IterableDataset) or not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
-        raise DataError(
-            "the data set has no length",
-            where=where,
-            expected="a map-style torch data set",
-            got=type(dataset).__name__,
-            remedy="datasets.Dataset.from_list(list(dataset), features=dataset.features)"
-            if type(dataset).__module__.startswith("datasets.")
-            else "ffdist.from_dataset(list(dataset))",
-        )
-    labels: list[Any] = []
-    reader = reading.reader()
-
-    def samples() -> Iterator[np.ndarray]:
-        for row in range(len(dataset)):
-            picture, target = item(dataset, row, where, reading)
-            labels.append(target)
-            yield sample(picture, f"{where}, row {row}", reading, reader)
-
-    with seeded_draws(reading.seed):
-        pictures = stacked(samples(), len(dataset), where)
-        tell_draws(dataset, pictures, where, reading)
-    reader.finish(where)
-    found = labels_of(
-        plain(labels),
-        where,
-        len(pictures),
-        own_names(classes_in(dataset, reading.label), where),
-        "leave such items out: torch.utils.data.Subset(dataset, rows)",
-    )
-    return Labelled(pictures, found, reader.decoding)
-
-
-def item(dataset: Any, row: int, where: str, reading: Reading) -> tuple[Any, Any]:
-    """A picture and its label. Raises DataError for an item that is not so."""
-    with users_code(
-        DataError,
-        "an item cannot be read",
-        where=f"{where}, row {row}",
-        remedy="mend the data set's __getitem__, or leave the row out",
-    ):
-        found = dataset[row]
-    image, label = reading.image, reading.label
-    if isinstance(found, Mapping):
-        told = Columns(image, label)
-        columns = found_columns([*map(str, found)], told)
-        if row == 0 and (text := taken(columns, told, ("image=", "label="))):
-            note(f"{where}: {text}")
-        image, label = columns.image, columns.label
-        if image in found and label in found:
-            return found[image], found[label]
-        raise DataError(
-            "an item lacks a picture or a label",
-            where=f"{where}, row {row}",
-            expected=f"'{image}' and '{label}'",
-            got=listed([*found], 12),
-            remedy="name them: ffdist.from_dataset(dataset, image=..., label=...)",
-        )
-    if isinstance(found, (tuple, list)) and len(found) == 2:
-        return found[0], found[1]
-    many = isinstance(found, (tuple, list)) and len(found) > 2
-    raise DataError(
-        "an item is not (picture, label)",
-        where=f"{where}, row {row}",
-        expected="two values, the second a whole number or a name",
-        got=f"{len(found)} values" if isinstance(found, (tuple, list)) else type(found).__name__,
-        remedy="ffdist.from_dataset([(x, y) for x, y, *_ in dataset])" if many else None,
-    )
-
-
-def plain(labels: list[Any]) -> list[Any] | np.ndarray:
-    """Labels of items, each a number, a text, or an array of one, as one array's."""
-    values = [np.asarray(y.detach().cpu() if isinstance(y, torch.Tensor) else y, None) for y in labels]
-    if all(value.ndim == 0 or value.shape == (1,) for value in values):
-        return np.array([value.item() for value in values], object)
-    return labels
-
-
-def sample(picture: Any, where: str, reading: Reading, reader: Reader) -> np.ndarray:
-    """uint8 [H, W, C], or float32 of any shape."""
-    if isinstance(picture, Image.Image):
-        return reader.read(picture, where)
-    if not hasattr(picture, "__array__"):
-        raise DataError(
-            "an item's picture is of no known kind",
-            where=where,
-            expected="Pillow, tensor or array",
-            got=type(picture).__name__,
-            remedy="a transform, e.g. torchvision's PILToTensor",
-        )
-    x = as_array(picture, "an item's samples", where)
-    if x.dtype.kind == "f":
-        return as_floats_checked(x[None], where, reading.channels_last)[0]
-    if x.ndim < 2 and x.dtype.kind in "iu":
-        raise DataError(
-            "an item's whole numbers are no picture",
-            where=where,
-            expected="floating-point numbers, or a picture",
-            got=f"{x.dtype} {list(x.shape)}",
-            remedy=WHOLE_NUMBERS.format("x.float()" if isinstance(picture, torch.Tensor) else 'x.astype("float32")')
-            + ("" if x.ndim else "; x.reshape(1) of a single number"),
-        )
-    whole = as_bytes(x, where, f"float32, and from_dataset(dataset, normalize=True); or {LIMITS}", reading.value_range)
-    return as_picture(whole, where, reading.channels_last)
 
 
 def loaded(loader: DataLoader, where: str) -> Any:
@@ -229,17 +122,101 @@ def joined(parts: list[Any], where: str) -> Any:
     return longest
 
 
-def tell_draws(dataset: Any, pictures: np.ndarray, where: str, reading: Reading) -> None:
-    """Say so where an item is another one when it is read again."""
-    rows = range(min(READ_TWICE, len(pictures)))
-    reader = reading.reader()
-    try:
-        with silenced():
-            again = [sample(item(dataset, row, where, reading)[0], where, reading, reader) for row in rows]
-    except Exception:  # what was read is there, and this is only a question
-        return
-    if drawn := sum(not np.array_equal(pictures[row], again[row]) for row in rows):
-        note(
-            f"{where}: {drawn} of {len(rows)} items are others when read again, so something is drawn at random; "
-            "every item was read once, and stays so in all epochs (anew in each: fit(augment=...))"
+def labelled_items(dataset: Any, where: str, reading: Reading = USUAL, *, anew: bool = False) -> Labelled:
+    """All items of a data set, a loader's data set, or a list. anew: whether what they draw at random is drawn anew in
+    each epoch."""
+    if isinstance(dataset, DataLoader):
+        dataset = loaded(dataset, where)
+    if isinstance(dataset, IterableDataset) or not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
+        raise DataError(
+            "the data set has no length",
+            where=where,
+            expected="a map-style torch data set",
+            got=type(dataset).__name__,
+            remedy="datasets.Dataset.from_list(list(dataset), features=dataset.features)"
+            if type(dataset).__module__.startswith("datasets.")
+            else "ffdist.from_dataset(list(dataset))",
         )
+    items = Items(dataset, where, reading)
+    with items.generators.restarting() as begin:
+        begin(reading.seed)
+        before = items.generators.states()
+        held, facts = read(items)
+        drawn = [name for name, state in items.generators.states().items() if state != before[name]]
+    items.reader.finish(where)
+    labels = labels_of(
+        plain(items.labels),
+        where,
+        len(items.labels),
+        own_names(classes_in(dataset, reading.label), where),
+        "leave such items out: torch.utils.data.Subset(dataset, rows)",
+    )
+    split = ItemsSplit(items, np.arange(len(labels)), labels.numbers, facts, drawn=bool(drawn))
+    if kept(split, held, drawn, anew=anew) and held is not None:
+        return Labelled(held, labels, items.reader.decoding)
+    for row, x in enumerate(held if held is not None else ()):
+        facts.add(row, x)
+    return Labelled(split, labels, items.reader.decoding)
+
+
+def read(items: Items) -> tuple[np.ndarray | None, Facts]:
+    """All samples, where they fit into memory; else what is to be known of each."""
+    held = facts = None
+    for row, x in enumerate(items.first()):
+        if facts is None:
+            facts = Facts.like(x, len(items))
+            held = np.empty((len(items), *x.shape), x.dtype) if x.nbytes * len(items) <= HELD else None
+        if held is None:
+            facts.add(row, x)
+        else:
+            held[row] = x
+    if facts is None:
+        raise DataError("there is no sample", where=items.where)
+    return held, facts
+
+
+def kept(split: ItemsSplit, held: np.ndarray | None, drawn: list[str], *, anew: bool) -> bool:
+    """Whether samples stay as they were read first; what was found is told. drawn: whose generators were used.
+
+    Raises DataError for items that are others whenever they are read, where there is no memory for all."""
+    where = split.items.where
+    whose = f"{listed([*drawn])} generators".replace(", ", " and ").replace(" and ", ", ", max(len(drawn) - 2, 0))
+    if why := unsteady(split, None if drawn else held):
+        if held is None:
+            raise DataError(
+                "items must be read again and again, and are others each time",
+                where=where,
+                expected=f"no more than {HELD / 2**30:g} GiB, or the same from the same seed",
+                got=why,
+                remedy="draw from torch's, NumPy's or Python's generators: numpy.random.random()",
+            )
+        note(
+            f"{where}: {why}; every item was read once, and stays so in all epochs (anew in each: draw from torch's, "
+            "NumPy's or Python's generators; or fit(augment=...))"
+        )
+        return True
+    if drawn and anew:
+        note(f"{where}: items draw from {whose}, and are read anew in each epoch")
+        return False
+    if drawn:
+        note(f"{where}: items draw from {whose}: they were drawn once, and stay so")
+    if held is None:
+        size = len(split) * split.facts.numbers * split.dtype.itemsize / 2**30
+        note(f"{where}: {size:.1f} GiB do not stay in memory; items are read when they are needed")
+    return held is not None
+
+
+def unsteady(split: ItemsSplit, held: np.ndarray | None) -> str | None:
+    """How items differ that are read again, and from the same seeds; None where they don't. held: all, if what was read
+    first is to be the same."""
+    rows = np.unique(np.linspace(0, len(split) - 1, min(READ_TWICE, len(split))).astype(np.int64))
+    try:
+        first = split.take(rows) if held is None else held[rows]
+        again = split.take(rows)
+    except Exception as error:  # what was read is there, and this is only a question
+        said = f"{error.what}, {error.where}" if isinstance(error, DataError) else str(error)
+        return f"items cannot be read again ({said})"
+    others = sum(
+        not np.array_equal(one, other, equal_nan=one.dtype.kind == "f") for one, other in zip(first, again, strict=True)
+    )
+    return f"{others} of {len(rows)} items are others when read again, whatever the seed" if others else None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -324,40 +323,6 @@ def test_uint8_with_channels_last_are_taken_when_told() -> None:
     with pytest.raises(DataError, match="channels_last=True"):
         from_tensors(x, LABELS)
     assert from_tensors(x, LABELS, channels_last=True).shape == (3, 8, 9)
-
-
-class Drawn(Dataset):
-    def __len__(self) -> int:
-        return 12
-
-    def __getitem__(self, index: int) -> tuple:
-        noise = torch.rand(1).numpy() + np.random.random() + random.random()
-        return FLOATS[index] + noise.astype(np.float32), int(LABELS[index])
-
-
-def seed_all() -> None:
-    torch.manual_seed(5)
-    np.random.seed(5)
-    random.seed(5)
-
-
-def draws() -> tuple[float, float, float]:
-    return torch.rand(1).item(), np.random.random(), random.random()
-
-
-def test_transforms_that_draw_are_told_and_draw_the_same_again(capsys: pytest.CaptureFixture[str]) -> None:
-    torch.manual_seed(5), np.random.seed(5), random.seed(5)
-    after = draws()
-    torch.manual_seed(5), np.random.seed(5), random.seed(5)
-    images = from_dataset(Drawn())
-    assert draws() == after, "nobody's random numbers are used up"
-    assert "12 of 12 items are others when read again" in capsys.readouterr().err
-    assert len({tuple(row) for row in (images.train.take(np.arange(12)) - FLOATS)[:, :1].round(5)}) == 12
-    assert as_images(Drawn()).digest == images.digest
-    assert from_dataset(Drawn(), seed=1).digest != images.digest
-    capsys.readouterr()
-    from_dataset(TensorDataset(torch.from_numpy(FLOATS), torch.from_numpy(LABELS)))
-    assert not capsys.readouterr().err
 
 
 def test_loaders_and_parts_of_data_sets_are_taken(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,171 @@
+"""The random generators that a data set's items draw from: those that all share, and those that it holds itself."""
+
+from __future__ import annotations
+
+import functools
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import islice
+from types import CodeType, FunctionType, MethodType, ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+
+from ffdist.seeds import restarting
+
+Kind = random.Random | np.random.Generator | np.random.RandomState | torch.Generator
+KINDS = (random.Random, np.random.Generator, np.random.RandomState, torch.Generator)
+MOST = 20_000
+"""Things that are looked at, at most."""
+FEW = 64
+"""Members of a container that are looked at: lists of transforms are short, those of samples long."""
+OPAQUE = (type(None), str, bytes, int, float, complex, np.ndarray, torch.Tensor, ModuleType, CodeType)
+SHARED = (random._inst, np.random.mtrand._rand, torch.default_generator)  # type: ignore[attr-defined]
+
+
+def held_by(thing: Any) -> list[Kind]:
+    """The generators that an object draws from beside the shared ones: in its attributes, and in theirs; and of the
+    modules that define its methods, those that these name."""
+    found: list[Kind] = []
+    seen: dict[int, Any] = {id(one): one for one in SHARED}
+    left = [thing]
+    while left and len(seen) < MOST:
+        one = left.pop()
+        if id(one) in seen or isinstance(one, OPAQUE):
+            continue
+        seen[id(one)] = one
+        if isinstance(one, KINDS):
+            found.append(one)
+        else:
+            left.extend(reversed([*parts(one)]))
+    return found
+
+
+def parts(one: Any) -> Iterator[Any]:
+    """What an object's behaviour is made of."""
+    match one:
+        case dict():
+            yield from islice(one.values(), FEW)
+        case list() | tuple() | set() | frozenset():
+            yield from islice(one, FEW)
+        case FunctionType():
+            yield from (cell.cell_contents for cell in one.__closure__ or () if filled(cell))
+            yield from one.__defaults__ or ()
+            yield from (one.__kwdefaults__ or {}).values()
+            for name in names_in(one.__code__):
+                if isinstance(of := one.__globals__.get(name), (*KINDS, FunctionType, type)):
+                    yield of
+        case MethodType():
+            yield one.__func__
+        case functools.partial():
+            yield from (one.func, one.args, one.keywords)
+        case type():
+            if is_users(one):
+                yield from (of for base in one.__mro__ if is_users(base) for of in [*vars(base).values()])
+        case classmethod() | staticmethod():
+            yield one.__func__
+        case property():
+            yield one.fget
+    if not isinstance(one, type):
+        yield getattr(one, "__self__", None)  # of a method of a type written in C
+        yield from [*getattr(one, "__dict__", {}).values()]
+        yield from (getattr(one, name, None) for name in getattr(type(one), "__slots__", ()) if isinstance(name, str))
+        yield type(one)
+
+
+def is_users(kind: type) -> bool:
+    """Whether a class may name generators of its module: not one of the libraries that draw from the shared ones."""
+    libraries = ("builtins", "torch", "torchvision", "numpy", "PIL", "pyarrow", "pandas", "collections", "functools")
+    return kind.__module__.partition(".")[0] not in libraries
+
+
+def filled(cell: Any) -> bool:
+    try:
+        return cell.cell_contents is not None
+    except ValueError:  # of a name that nothing is bound to yet
+        return False
+
+
+def names_in(code: CodeType) -> Iterator[str]:
+    """The globals that code may read, and the code inside of it."""
+    yield from code.co_names
+    for one in code.co_consts:
+        if isinstance(one, CodeType):
+            yield from names_in(one)
+
+
+def state_of(generator: Kind) -> Any:
+    match generator:
+        case random.Random():
+            return generator.getstate()
+        case np.random.Generator():
+            return generator.bit_generator.state
+        case np.random.RandomState():
+            return generator.get_state()
+        case torch.Generator():
+            return generator.get_state()
+
+
+def restore(generator: Kind, state: Any) -> None:
+    match generator:
+        case random.Random():
+            generator.setstate(state)
+        case np.random.Generator():
+            generator.bit_generator.state = state
+        case np.random.RandomState():
+            generator.set_state(state)
+        case torch.Generator():
+            generator.set_state(state)
+
+
+def begin_at(generator: Kind, seed: int) -> None:
+    match generator:
+        case random.Random():
+            generator.seed(seed)
+        case np.random.Generator():
+            generator.bit_generator.state = type(generator.bit_generator)(seed).state  # type: ignore[call-arg]
+        case np.random.RandomState():
+            generator.seed(seed % 2**32)
+        case torch.Generator():
+            generator.manual_seed(seed)
+
+
+class Generators:
+    """Those that are shared, and those that a data set holds."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.own = [one for one in held_by(dataset) if not isinstance(one, random.SystemRandom)]
+
+    @contextmanager
+    def restarting(self) -> Iterator[Callable[[int], None]]:
+        """Inside, what it gives begins all of them at a seed; behind, they are as they were."""
+        with restarting() as begin_shared:
+            before = [state_of(one) for one in self.own]
+
+            def begin(seed: int) -> None:
+                begin_shared(seed)
+                for place, one in enumerate(self.own):
+                    begin_at(one, seed + place + 1)
+
+            try:
+                yield begin
+            finally:
+                for one, state in zip(self.own, before, strict=True):
+                    restore(one, state)
+
+    def states(self) -> dict[str, str]:
+        """Of each, by the name of its kind, what is another once anything was drawn of it."""
+        shared = {
+            "torch's": [torch.default_generator.get_state()],
+            "NumPy's": [np.random.get_state()],
+            "Python's": [random.getstate()],
+        }
+        own = {"its own": [state_of(one) for one in self.own]}
+        return {name: text_of(state) for name, state in (shared | own).items()}
+
+
+def text_of(state: list[Any]) -> str:
+    with np.printoptions(threshold=2**20):
+        return repr([of.tolist() if isinstance(of, torch.Tensor) else of for of in state])

@@ -1,0 +1,181 @@
+"""The items of a user's data set: each a picture, or any samples, and a label."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from threading import Lock
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ffdist.data.arrays import LIMITS, WHOLE_NUMBERS, as_array, as_bytes, as_floats_checked, as_picture
+from ffdist.data.column_names import Columns, found_columns, taken
+from ffdist.data.generators import Generators
+from ffdist.data.reading import Reading
+from ffdist.data.survey import Reader
+from ffdist.errors import DataError, users_code
+from ffdist.notes import listed, note
+
+
+def item(dataset: Any, row: int, where: str, reading: Reading, *, tell: bool = False) -> tuple[Any, Any]:
+    """A picture and its label. tell: what was guessed. Raises DataError for an item that is not so."""
+    with users_code(
+        DataError,
+        "an item cannot be read",
+        where=f"{where}, row {row}",
+        remedy="mend the data set's __getitem__, or leave the row out",
+    ):
+        found = dataset[row]
+    image, label = reading.image, reading.label
+    if isinstance(found, Mapping):
+        told = Columns(image, label)
+        columns = found_columns([*map(str, found)], told)
+        if tell and (text := taken(columns, told, ("image=", "label="))):
+            note(f"{where}: {text}")
+        image, label = columns.image, columns.label
+        if image in found and label in found:
+            return found[image], found[label]
+        raise DataError(
+            "an item lacks a picture or a label",
+            where=f"{where}, row {row}",
+            expected=f"'{image}' and '{label}'",
+            got=listed([*found], 12),
+            remedy="name them: ffdist.from_dataset(dataset, image=..., label=...)",
+        )
+    if isinstance(found, (tuple, list)) and len(found) == 2:
+        return found[0], found[1]
+    many = isinstance(found, (tuple, list)) and len(found) > 2
+    raise DataError(
+        "an item is not (picture, label)",
+        where=f"{where}, row {row}",
+        expected="two values, the second a whole number or a name",
+        got=f"{len(found)} values" if isinstance(found, (tuple, list)) else type(found).__name__,
+        remedy="ffdist.from_dataset([(x, y) for x, y, *_ in dataset])" if many else None,
+    )
+
+
+def sample(picture: Any, where: str, reading: Reading, reader: Reader) -> np.ndarray:
+    """uint8 [H, W, C], or float32 of any shape."""
+    if isinstance(picture, Image.Image):
+        return reader.read(picture, where)
+    if not hasattr(picture, "__array__"):
+        raise DataError(
+            "an item's picture is of no known kind",
+            where=where,
+            expected="Pillow, tensor or array",
+            got=type(picture).__name__,
+            remedy="a transform, e.g. torchvision's PILToTensor",
+        )
+    x = as_array(picture, "an item's samples", where)
+    if x.dtype.kind == "f":
+        return as_floats_checked(x[None], where, reading.channels_last)[0]
+    if x.ndim < 2 and x.dtype.kind in "iu":
+        raise DataError(
+            "an item's whole numbers are no picture",
+            where=where,
+            expected="floating-point numbers, or a picture",
+            got=f"{x.dtype} {list(x.shape)}",
+            remedy=WHOLE_NUMBERS.format("x.float()" if isinstance(picture, torch.Tensor) else 'x.astype("float32")')
+            + ("" if x.ndim else "; x.reshape(1) of a single number"),
+        )
+    whole = as_bytes(x, where, f"float32, and from_dataset(dataset, normalize=True); or {LIMITS}", reading.value_range)
+    return as_picture(whole, where, reading.channels_last)
+
+
+def form(samples: np.ndarray) -> str:
+    """Type and shape of one of them, for comparing and for errors."""
+    return f"{samples.dtype} {list(samples.shape[1:])}"
+
+
+def unlike(where: str, expected: str, got: str) -> DataError:
+    return DataError(
+        "a sample is unlike the first",
+        where=where,
+        expected=expected,
+        got=got,
+        remedy="bring all to one size and mode",
+    )
+
+
+class Items:
+    """A map-style data set whose items are read again and again, one at a time."""
+
+    def __init__(self, dataset: Any, where: str, reading: Reading) -> None:
+        self.dataset, self.where, self.reading = dataset, where, reading
+        self.reader = reading.reader()
+        """Of the first time that all were read."""
+        self.labels: list[Any] = []
+        """As the items had them then."""
+        self.form: str | None = None
+        self._alone = Lock()
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: of for name, of in vars(self).items() if name not in ("_alone", "generators")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _alone=Lock())
+
+    @cached_property
+    def generators(self) -> Generators:
+        return Generators(self.dataset)
+
+    def first(self) -> Iterator[np.ndarray]:
+        """All samples in their order, for the first time, whose labels and kind the others are compared with."""
+        for row in range(len(self)):
+            picture, label = item(self.dataset, row, self.where, self.reading, tell=row == 0)
+            x = sample(picture, f"{self.where}, row {row}", self.reading, self.reader)
+            self.labels.append(label)
+            self.form = self.form or form(x[None])
+            if form(x[None]) != self.form:
+                raise unlike(f"{self.where}, row {row}", self.form, form(x[None]))
+            yield x
+
+    def again(self, row: int) -> np.ndarray:
+        """A sample. Raises DataError for another kind of sample than at first, and for another label."""
+        picture, label = item(self.dataset, row, self.where, self.reading)
+        x = sample(picture, f"{self.where}, row {row}", self.reading, self.reading.reader())
+        if form(x[None]) != self.form:
+            raise unlike(f"{self.where}, row {row}, read again", str(self.form), form(x[None]))
+        if not same(label, self.labels[row]):
+            raise DataError(
+                "an item has another label when it is read again",
+                where=f"{self.where}, row {row}",
+                expected=self.labels[row],
+                got=label,
+                remedy="draw pictures at random, and let labels stay; or read all once: ffdist.from_dataset("
+                "[dataset[row] for row in range(len(dataset))])",
+            )
+        return x
+
+    @contextmanager
+    def turn(self, *, drawn: bool) -> Iterator[Callable[[int], None]]:
+        """Inside, nobody else reads here; where something is drawn, what it gives begins all generators at a seed."""
+        if drawn:
+            with self.generators.restarting() as begin:
+                yield begin
+        else:
+            with self._alone:
+                yield lambda seed: None
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two labels are."""
+    try:
+        return bool(np.array_equal(np.asarray(one), np.asarray(other)))
+    except (TypeError, ValueError):
+        return one is other
+
+
+def plain(labels: Sequence[Any]) -> Sequence[Any] | np.ndarray:
+    """Labels of items, each a number, a text, or an array of one, as one array's."""
+    values = [np.asarray(y.detach().cpu() if isinstance(y, torch.Tensor) else y, None) for y in labels]
+    if all(value.ndim == 0 or value.shape == (1,) for value in values):
+        return np.array([value.item() for value in values], object)
+    return labels

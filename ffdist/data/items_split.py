@@ -1,0 +1,118 @@
+"""A split whose items are read when they are taken: those of a data set that draws something at random, in each epoch
+from seeds of (seed, epoch, item); and those that would not stay in memory."""
+
+from __future__ import annotations
+
+import hashlib
+from copy import copy
+from typing import NamedTuple
+
+import numpy as np
+
+from ffdist.data.images import Split, Spread
+from ffdist.data.items import Items
+from ffdist.seeds import derive_seed
+
+
+class ItemsSplit(Split):
+    """Some items of a data set. drawn: whether they are read under seeds."""
+
+    def __init__(self, items: Items, rows: np.ndarray, labels: np.ndarray, facts: Facts, *, drawn: bool) -> None:
+        """rows: int [N], of the items; labels: int [N]; facts: of all items, as they were read first."""
+        self.items, self.rows, self.labels, self.facts = items, rows, labels.astype(np.int64), facts
+        self.dtype = facts.dtype
+        self.random = drawn
+        self.place = (items.reading.seed, 0)
+        """Seed and epoch."""
+
+    def in_epoch(self, seed: int, epoch: int) -> ItemsSplit:
+        made = copy(self)
+        made.place = (seed, epoch)
+        return made
+
+    def part(self, rows: np.ndarray) -> ItemsSplit:
+        return ItemsSplit(self.items, self.rows[rows], self.labels[rows], self.facts, drawn=self.random)
+
+    def labelled(self, labels: np.ndarray) -> ItemsSplit:
+        """The same with other labels, int [N]."""
+        return ItemsSplit(self.items, self.rows, labels, self.facts, drawn=self.random)
+
+    def take(self, indices: np.ndarray) -> np.ndarray:
+        """Raises DataError for an item that cannot be read any more, or is of another kind than it was at first."""
+        out = np.empty((len(indices), *self.facts.shape), self.dtype)
+        with self.items.turn(drawn=self.random) as begin:
+            for place, row in enumerate(self.rows[indices].tolist()):
+                begin(derive_seed(*self.place, "item", row))
+                out[place] = self.items.again(row)
+        return out
+
+    def digest(self) -> str:
+        content = hashlib.blake2b(f"{self.dtype} {self.facts.shape}".encode(), digest_size=16)
+        content.update(self.facts.digests[self.rows].data)
+        content.update(self.labels.data)
+        return content.hexdigest()
+
+    def spread(self) -> Spread:
+        return self.facts.spread(self.rows)
+
+    def moments(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+        """Mean and deviation of each channel, of pixels in [0, 1] or of floats; None for samples that have none."""
+        return self.facts.moments(self.rows)
+
+
+class Facts(NamedTuple):
+    """Of each item, as it was read first."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    digests: np.ndarray
+    """int64 [N]."""
+    bounds: np.ndarray
+    """float64 [2, N]: least and greatest number."""
+    sums: np.ndarray
+    """float64 [2, N, C]: of numbers, and of their squares, in each channel."""
+
+    @classmethod
+    def like(cls, sample: np.ndarray, count: int) -> Facts:
+        """None yet, of so many."""
+        return cls(
+            sample.shape,
+            sample.dtype,
+            np.zeros(count, np.int64),
+            np.zeros((2, count)),
+            np.zeros((2, count, by_channel(sample).shape[1])),
+        )
+
+    def add(self, row: int, x: np.ndarray) -> None:
+        values = by_channel(x).astype(np.float64)
+        digest = hashlib.blake2b(np.ascontiguousarray(x).data, digest_size=8).digest()
+        self.digests[row] = int.from_bytes(digest, "little", signed=True)
+        self.bounds[:, row] = x.min(), x.max()
+        self.sums[:, row] = values.sum(0), np.square(values).sum(0)
+
+    @property
+    def numbers(self) -> int:
+        """In a sample."""
+        return int(np.prod(self.shape))
+
+    def spread(self, rows: np.ndarray) -> Spread:
+        low, high = self.bounds[:, rows]
+        squares = self.sums[1, rows].sum() / (len(rows) * self.numbers)
+        return Spread(float(low.min()), float(high.max()), float(squares**0.5), float(high.min()))
+
+    def moments(self, rows: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+        if len(self.shape) == 1:
+            return None
+        count = len(rows) * self.numbers / self.sums.shape[2]
+        scale = 255 if self.dtype == np.uint8 else 1
+        mean, squares = self.sums[:, rows].sum(1) / count
+        std = np.sqrt(np.maximum(squares - mean**2, 0))
+        std = np.where(std > 1e-6 * np.abs(mean), std / scale, 1.0)
+        return tuple((mean / scale).tolist()), tuple(std.tolist())
+
+
+def by_channel(x: np.ndarray) -> np.ndarray:
+    """[numbers, C]: pictures [H, W, C] of whole numbers, floats [C, H, W]; all others have one channel."""
+    if x.ndim != 3:
+        return x.reshape(-1, 1)
+    return x.reshape(-1, x.shape[2]) if x.dtype == np.uint8 else x.reshape(x.shape[0], -1).T
