@@ -18,9 +18,23 @@ from __future__ import annotations
 from functools import cached_property
 from itertools import accumulate
 from math import ceil, log2
+from typing import NamedTuple
 
 from ffdist.planner.cluster import Cluster
 from ffdist.planner.profile import Profile
+
+
+class Load(NamedTuple):
+    """What a worker of a stage has to do in each batch, by its number of lanes A."""
+
+    lane: float
+    """Seconds busy: A lane + fixed; sending and receiving lanes left out."""
+    fixed: float
+    exchanged: float
+    """Bytes of gradients and weights that it sends, and gets."""
+    alone: float
+    """Seconds of its cycle, where it is not the only worker: (A - 1) alone + longest."""
+    longest: float
 
 
 class Costs:
@@ -56,6 +70,7 @@ class Costs:
             }.items()
         }
         self._longest: dict[tuple[int, int, int, float], float] = {}
+        self._loads: dict[tuple[int, int, int, float], Load] = {}
 
     def total(self, name: str, i: int, j: int) -> float:
         sums = self._sums[name]
@@ -104,6 +119,20 @@ class Costs:
             + rounds * link.latency
             + self.step[block] / self.slices(workers) / speed
         )
+
+    def load(self, i: int, j: int, workers: int, speed: float) -> Load:
+        """Made once of each: the search asks for the same ones time and again."""
+        key = (i, j, workers, speed)
+        if key not in self._loads:
+            shared = workers > 1
+            self._loads[key] = Load(
+                self.per_lane(i, j, speed),
+                self.fixed(i, j, workers, speed),
+                self.exchanged(i, j, workers),
+                self.total("lane", i, j) / speed if shared else 0.0,
+                self.longest(i, j, workers, speed) if shared else 0.0,
+            )
+        return self._loads[key]
 
     def cycle(self, i: int, j: int, lanes: int, workers: int, speed: float) -> float:
         if workers == 1:

@@ -32,6 +32,8 @@ TINY = 1e-12
 """What rounding may come to."""
 COARSE = 1e-3
 """How near the halving comes to the least time, before each found plan's own price is undercut."""
+GROWING = (1.01, 1.02, 1.04, 1.08, 1.2, 1.5, *(2.0,) * 12, inf)
+"""What the first bound is multiplied by until there is a plan."""
 FEW = 8
 """Up to so many lanes, each number that the worker before may take of a stage is tried; of more, the most."""
 
@@ -70,6 +72,7 @@ class Search:
         self.limit = inf if cluster.memory_limit is None else cluster.memory_limit
         self.fastest = max(cluster.speeds, default=1.0)
         speeds = [cluster.speed(worker) for worker in range(cluster.devices)]
+        self.rate = cluster.link.rate if cluster.link.wired else inf
         self.capacity = [sum(speeds[worker:]) for worker in range(cluster.devices + 1)]
         """Of the workers from one on, together."""
         costs = self.costs
@@ -82,14 +85,20 @@ class Search:
 
     def least(self, below: float = inf) -> Price | None:
         """The best plan of a price of at most `below`; None where there is none within the memory limit."""
-        found = self.within(below)
+        size = self.costs.size
+        alone = self.lanes * self.costs.total("lane", 0, size)
+        low = alone / self.capacity[0]
+        if self.cluster.cores is not None:
+            low = max(low, alone / self.cluster.cores)
+        found = None
+        for times in GROWING:  # a time too short is soon found to be so: few runs keep to it
+            found = self.within(min(low * times, below))
+            if found or low * times >= below:
+                break
+            low *= times
         if found is None:
             return None
         assert found.seconds <= below * (1 + 1e-6), "the search and the price count alike"
-        work = self.lanes * self.costs.total("lane", 0, self.costs.size)
-        low = work / self.capacity[0]
-        if self.cluster.cores is not None:
-            low = max(low, work / self.cluster.cores)
         while found.seconds > low * (1 + COARSE):
             middle = (low + found.seconds) / 2
             better = self.within(middle)
@@ -109,10 +118,11 @@ class Search:
         runs: list[list[Run]] = [[FIRST], *([] for _ in range(size))]
         for i in range(size):
             for run in runs[i]:
+                gone = [self.sent(run, lanes, i, seconds) for lanes in range(run.lanes + 1)]
                 for j in range(i + 1, size + 1):
                     if self.least_workers(i, j, seconds) > min(self.lanes, self.cluster.devices - run.worker):
                         break
-                    for new in self.dealt(run, i, j, seconds):
+                    for new in self.dealt(run, gone, i, j, seconds):
                         if self.can_end(new, j, seconds):
                             self.add(runs[j], new, j, seconds)
         if not runs[size]:
@@ -164,20 +174,28 @@ class Search:
         room = room if self.shared else 0.0
         return left <= (room + self.capacity[run.worker + 1] * seconds) * (1 + CLOSE) or not isfinite(seconds)
 
-    def dealt(self, run: Run, i: int, j: int, seconds: float) -> Iterator[Run]:
-        """Blocks i..j as one stage behind `run`: by new workers, and with some lanes by the last one."""
-        if gone := self.sent(run, run.lanes, i, seconds):
-            yield from self.dealt_to(gone, i, j, seconds)
+    def dealt(self, run: Run, gone: Sequence[Run | None], i: int, j: int, seconds: float) -> Iterator[Run]:
+        """Blocks i..j as one stage behind `run`: by new workers, and with some lanes by the last one.
+
+        gone: the run when so many of its lanes have gone to other workers, by their number.
+        """
+        if left := gone[-1]:
+            yield from self.dealt_to(left, i, j, seconds)
         if run.worker >= 0 and self.shared:
+            lane = self.costs.total("lane", i, j) / self.cluster.speed(run.worker)
+            if run.busy + lane > seconds:
+                return
             one_way = self.is_loose(seconds) and not self.cluster.link.receiver and not self.all_shares
             for lanes in (None,) if one_way or self.lanes > FEW else range(1, self.lanes + 1):
-                yield from self.with_head(run, lanes, i, j, seconds)
+                yield from self.with_head(run, gone, lanes, i, j, seconds)
 
-    def with_head(self, run: Run, lanes: int | None, i: int, j: int, seconds: float) -> Iterator[Run]:
+    def with_head(
+        self, run: Run, gone: Sequence[Run | None], lanes: int | None, i: int, j: int, seconds: float
+    ) -> Iterator[Run]:
         """lanes: how many the last worker takes; None: as many as it can."""
         workers, upto = max(1, self.least_workers(i, j, seconds) - 1), self.cluster.devices - run.worker
         while workers <= min(self.lanes, upto):
-            head = self.head(run, lanes, workers, i, j, seconds)
+            head = self.head(run, gone, lanes, workers, i, j, seconds)
             if head and workers == 1 and head.lanes == self.lanes:
                 yield head
                 if self.is_enough(head, j, seconds):
@@ -188,7 +206,9 @@ class Search:
                     return
             workers = self.more(workers, head.lanes if head else 0, 1, i, j, seconds)
 
-    def head(self, run: Run, lanes: int | None, workers: int, i: int, j: int, seconds: float) -> Run | None:
+    def head(
+        self, run: Run, gone: Sequence[Run | None], lanes: int | None, workers: int, i: int, j: int, seconds: float
+    ) -> Run | None:
         """The last worker with so many lanes of the next stage; None: with as many as it can take.
 
         Where others have the rest, it must be able to send its output: who takes that on comes behind them.
@@ -196,7 +216,8 @@ class Search:
         most = self.lanes - (workers - 1)
         own = min(most, lanes or most)
         while own > 0:
-            head = self.taken_on(run, own, workers, i, j, seconds)
+            left = gone[max(run.lanes - own, 0)]
+            head = self.taken_on(left, run, own, workers, i, j, seconds) if left else None
             if head and workers > 1 and not self.can_leave(head, j, seconds):
                 head = None
             if head or lanes:
@@ -276,31 +297,52 @@ class Search:
 
     def opened(self, worker: int, counts: tuple[int, ...], workers: int, i: int, j: int, before: Run) -> Run:
         """A worker that begins with its lanes of this stage."""
-        lanes, costs, link = counts[-1], self.costs, self.cluster.link
-        busy = costs.busy(i, j, lanes, workers, self.cluster.speed(worker)) + lanes * costs.crossing[i] * link.receiver
-        traffic = costs.exchanged(i, j, workers)
+        lanes, costs = counts[-1], self.costs
+        load = costs.load(i, j, workers, self.cluster.speed(worker))
+        came = lanes * costs.crossing[i]
         return Run(
-            worker, busy, traffic, traffic + lanes * costs.crossing[i], costs.memory(i, j, lanes, workers),
-            costs.largest_graph[i][j - i - 1], lanes, before, (i, j), counts,
-        )  # fmt: skip
+            worker,
+            lanes * load.lane + load.fixed + came * self.cluster.link.receiver,
+            load.exchanged,
+            load.exchanged + came,
+            self.memory(i, j, lanes, workers),
+            costs.largest_graph[i][j - i - 1],
+            lanes,
+            before,
+            (i, j),
+            counts,
+        )
 
-    def taken_on(self, run: Run, lanes: int, workers: int, i: int, j: int, seconds: float) -> Run | None:
-        """The last worker with so many lanes of the next stage, too; None where it has no room for them."""
-        costs, link, speed = self.costs, self.cluster.link, self.cluster.speed(run.worker)
-        gone = self.sent(run, run.lanes - min(run.lanes, lanes), i, seconds)
-        if gone is None or costs.cycle(i, j, lanes, workers, speed) > seconds:
+    def taken_on(self, gone: Run, run: Run, lanes: int, workers: int, i: int, j: int, seconds: float) -> Run | None:
+        """The last worker with so many lanes of the next stage, too; None where it has no room for them.
+
+        gone: the run when those lanes have gone that it does not take on.
+        """
+        costs = self.costs
+        load = costs.load(i, j, workers, self.cluster.speed(run.worker))
+        if (lanes - 1) * load.alone + load.longest > seconds:
             return None
-        came = (lanes - min(run.lanes, lanes)) * costs.crossing[i]
-        traffic = costs.exchanged(i, j, workers)
-        head = gone._replace(
-            busy=gone.busy + costs.busy(i, j, lanes, workers, speed) + came * link.receiver,
-            out=gone.out + traffic,
-            back=gone.back + traffic + came,
-            memory=gone.memory + costs.memory(i, j, lanes, workers),
-            graph=max(gone.graph, costs.largest_graph[i][j - i - 1]),
-            lanes=lanes, before=run, stage=(i, j), counts=(lanes,),
-        )  # fmt: skip
+        came = (lanes - run.lanes) * costs.crossing[i] if lanes > run.lanes else 0.0
+        busy = gone.busy + lanes * load.lane + load.fixed + came * self.cluster.link.receiver
+        if busy > seconds:
+            return None
+        head = Run(
+            run.worker,
+            busy,
+            gone.out + load.exchanged,
+            gone.back + load.exchanged + came,
+            gone.memory + self.memory(i, j, lanes, workers),
+            max(gone.graph, costs.largest_graph[i][j - i - 1]),
+            lanes,
+            run,
+            (i, j),
+            (lanes,),
+        )
         return head if self.keeps_to(head, seconds) else None
+
+    def memory(self, i: int, j: int, lanes: int, workers: int) -> float:
+        """0 where there is no limit to it."""
+        return self.costs.memory(i, j, lanes, workers) if isfinite(self.limit) else 0.0
 
     def sent(self, run: Run, lanes: int, border: int, seconds: float) -> Run | None:
         """The run when so many of its lanes have gone to another worker; None where that takes too long."""
@@ -311,9 +353,9 @@ class Search:
         return gone if self.keeps_to(gone, seconds) else None
 
     def keeps_to(self, run: Run, seconds: float) -> bool:
-        link = self.cluster.link
-        most = max(run.busy, link.carrying(max(run.out, run.back)))
-        return most <= seconds and run.memory + run.graph <= self.limit
+        if run.busy > seconds or run.memory + run.graph > self.limit:
+            return False
+        return run.out / self.rate <= seconds and run.back / self.rate <= seconds
 
     def plan(self, run: Run) -> Plan:
         """Of a run through all blocks. Who has lanes of two stages has the same ones of both, as far as it goes."""
