@@ -19,9 +19,12 @@ from ffdist.data import Images
 from ffdist.data.given import Data, as_images
 from ffdist.errors import ConfigError, DataError, NetworkError, setting, spelled
 from ffdist.models import Chain, load_model, weights_file, with_weights
-from ffdist.models.chain import no_sequential
+from ffdist.models.chain import children, no_sequential
+from ffdist.models.dirac import with_dirac
+from ffdist.models.joins import joined
 from ffdist.notes import note
 from ffdist.objectives import Objective, load_objective
+from ffdist.options import pairs
 from ffdist.pipeline.classifier import Classifier
 from ffdist.plain import PlainConsole
 from ffdist.planner.forecast import Forecast, Request
@@ -39,6 +42,7 @@ from ffdist.runtime.in_python import (
 )
 from ffdist.runtime.job import Job
 from ffdist.runtime.join import Joined
+from ffdist.runtime.modules import joined_in_modules
 from ffdist.runtime.on_ray import launch_on_ray
 from ffdist.runtime.opened import as_told, open_told
 from ffdist.runtime.outcome import Result
@@ -48,7 +52,7 @@ from ffdist.runtime.planned import planned
 from ffdist.runtime.planning import count_workers
 from ffdist.runtime.processes import run_processes
 from ffdist.runtime.record import facts, note_start
-from ffdist.runtime.run import classifier_of, not_here, pairs, smoothed, write_settings
+from ffdist.runtime.run import classifier_of, not_here, smoothed, write_settings
 from ffdist.runtime.threads import run_threads
 from ffdist.runtime.world import World
 from ffdist.sending import GivenJob, check_sendable
@@ -281,6 +285,10 @@ class Pipeline:
         return load_objective(self.objective, pairs(settings.rule.objective_args, setting("rule.objective_args")))
 
     def _job(self, images: Images, settings: Settings, world: World | None) -> Job:
+        if settings.network.modules:
+            rule = Backprop() if self.objective == BACKPROP else self._rule(settings)
+            chain = self.chain(images, settings)
+            settings = joined_in_modules(settings, chain, rule, self._units(chain, settings.network))
         chain = self.chain(images, settings)
         if self.objective == BACKPROP:
             whole = twin(chain)
@@ -294,9 +302,16 @@ class Pipeline:
         """The network as a chain for these data. Raises NetworkError when it was made for other shapes or classes."""
         told = (settings or self.settings).network
         chain = self._chain(images, told)
+        chain = with_dirac(chain) if told.dirac else chain
         if told.pretrained is None or (chain.recipe and chain.recipe.pretrained):
             return chain
         return with_weights(chain, weights_file(told.pretrained, chain.recipe.name if chain.recipe else told.model))
+
+    def _units(self, chain: Chain, told: NetworkSettings) -> Sequence[int]:
+        """How many of what `blocks` counts make each block of the chain."""
+        if told.blocks:
+            return told.blocks
+        return joined(children(self.network)) if isinstance(self.network, nn.Sequential) else (1,) * len(chain)
 
     def _chain(self, images: Images, told: NetworkSettings) -> Chain:
         blocks = told.blocks or None

@@ -64,11 +64,11 @@ def as_field(name: str, value: str | None) -> str:
     return f"{name}={value if own not in TEXTS and is_plain(value) else quoted(value)}"
 
 
-NUMBERS = {"cut", "blocks", "mean", "std"}
+NUMBERS = {"cut", "blocks", "mean", "std", "modules", "betas", "block_rates", "milestones"}
 LISTS = NUMBERS | {"augment", "preprocess", "windows", "no_decay", "splits", "ignore"}
 PAIRS = {"value_range"}
 """Arguments that are several words on a command line."""
-OPTIONS = {"model_args", "objective_args", "data_args"}
+OPTIONS = {"model_args", "objective_args", "optimizer_args", "data_args"}
 """Arguments that are options by their names."""
 TEXTS = {"pretrained", "device", "out", "address", "from_dir"}
 """Arguments that are texts, even where they look like numbers."""

@@ -166,6 +166,14 @@ def _kind_of_default(default: object) -> Any:
     return type(default) if isinstance(default, (str, Enum)) else Any
 
 
+def pairs(args: tuple[str, ...], where: str) -> dict[str, str]:
+    """key=value texts as a mapping."""
+    for arg in args:
+        if "=" not in arg:
+            raise ConfigError("an option is key=value", where=where, got=arg)
+    return dict(arg.split("=", 1) for arg in args)
+
+
 def checked_value(name: str, value: object, kind: Any, where: str) -> Any:
     """A value given in Python, as its type; unlike on a command line, text is no number. Types beyond numbers, texts,
     choices, and rows of these are not looked into.

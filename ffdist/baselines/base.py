@@ -16,8 +16,9 @@ from ffdist.device import moved
 from ffdist.models import Chain, derive_seed, seeded
 from ffdist.pipeline.block import placed, put_on
 from ffdist.pipeline.compiled import compile_block
-from ffdist.pipeline.optim import build_optimizer, build_schedule
+from ffdist.pipeline.optim import build_optimizer
 from ffdist.pipeline.precision import autocast
+from ffdist.pipeline.schedule import build_schedule
 from ffdist.settings import Settings
 
 
@@ -125,4 +126,5 @@ def optimised(
     """The fused optimiser and the schedule that ffdist's blocks have, over all parameters."""
     optimizer = build_optimizer(config.settings.optim, module)
     assert optimizer, "a network has parameters"
-    return optimizer, build_schedule(config.settings.scheduler, optimizer, config.total_steps)
+    settings = config.settings
+    return optimizer, build_schedule(settings.scheduler, optimizer, config.total_steps, settings.training.epochs)

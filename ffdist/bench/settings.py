@@ -72,11 +72,13 @@ BASE = Settings().changed(lr=1e-3, precision="bf16", threads=1, schedule="consta
 OURS_ALONE = frozenset(
     {
         "pretrained", "label_smoothing", "fusion", "early_stop", "windows", "ema", "clip", "samples", "launcher",
-        "compile", "tf32",
+        "compile", "tf32", "block_rates",
         *(name for name, group in GROUP_OF.items() if group in ("run", "ray")),
     }
 )  # fmt: skip
 """Settings of a training run that a comparison has no use for, or that the baselines have not."""
+COMPARED = ("adamw", "adam", "sgd")
+"""Optimisers that the baselines have, too."""
 
 
 @dataclass(frozen=True)
@@ -107,9 +109,17 @@ class BenchSettings:
                 expected="fp32 or bf16",
                 got="fp16",
             )
-        if self.train.optim.optimizer == "muon":
+        if len(self.train.network.modules) == 1:
             raise ConfigError(
-                f"{setting('optim.optimizer', 'muon')} is not compared",
+                "each process of a benchmark would measure its own modules",
+                where=setting("network.modules"),
+                expected="blocks in each module",
+                got=self.train.network.modules[0],
+                remedy="`ffdist train --dry-run` with the same prints the counts, as blocks",
+            )
+        if self.train.optim.optimizer not in COMPARED:
+            raise ConfigError(
+                f"{setting('optim.optimizer', self.train.optim.optimizer)} is not compared",
                 where="ffdist bench",
                 expected="adamw, adam or sgd",
                 remedy="`ffdist train` of a twin (objective backprop) learns by it, too",

@@ -122,10 +122,12 @@ def arguments_behind(words: list[str]) -> list[Argument]:
 def options_of(words: list[str]) -> dict[str, list[str]]:
     """The options of the command, with their values where they are known."""
     from ffdist.known import MODEL_PLACES, OBJECTIVE_PLACES, TRANSFORM_PLACES, baseline_names
+    from ffdist.settings.optim import OPTIMIZERS
 
     names = {
         "--model": list(MODEL_PLACES),
         "--objective": [*OBJECTIVE_PLACES, "backprop"],
+        "--optimizer": list(OPTIMIZERS),
         "--augment": list(TRANSFORM_PLACES),
         "--preprocess": ["resize", "center-crop"],
         "--against": [*baseline_names(), "ff"],

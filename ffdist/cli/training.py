@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from datetime import timedelta
@@ -22,6 +22,7 @@ from ffdist.errors import FfdistError, StageError, TransportError, exit_status, 
 from ffdist.folders import command as shell_command
 from ffdist.folders import ends_with_container, loss
 from ffdist.notes import QUIET, note, silenced
+from ffdist.pipeline.crossed import layers_crossed
 from ffdist.pipeline.plan import BlockCost, dealt
 from ffdist.plain import PlainConsole, table
 from ffdist.plan import Plan
@@ -77,6 +78,8 @@ def train(command: Train, words: Sequence[str]) -> None:
     with nullcontext() if told else silenced():
         images = open_told(settings.dataset)
     job = make_job(settings, images, resume=has_begun(command))
+    settings = job.settings
+    command = replace(command, settings=settings)
     workers = count_workers(settings, job.names, world.size if world else None)
     job = replace(job, workers=workers)
     check_job(job)
@@ -254,12 +257,18 @@ def dry_run(job: Job, *, as_json: bool = False) -> None:
     if plan.is_pipeline and settings.plan.plan is None:
         settings = settings.changed(stages=workers)
     if as_json:
-        told = {"settings": dict(settings.items()), "plan": plan.as_json(), "stages": stages_told(costs, plan)}
+        told = {
+            "settings": dict(settings.items()),
+            "plan": plan.as_json(),
+            "stages": stages_told(costs, plan),
+            "layers_crossed": layers_crossed(job.chain, job.objective),
+        }
         print(json.dumps(told, default=str))
         return
     console = PlainConsole()
     console.print(write_toml(settings), soft_wrap=True, end="")
-    console.print(stage_table(costs, plan, train.largest_batch))
+    crossed = layers_crossed(job.chain, job.objective)
+    console.print(stage_table(costs, plan, train.largest_batch, crossed))
 
 
 def planned(job: Job, costs: list[BlockCost], device: torch.device, train: Loader) -> Plan:
@@ -284,21 +293,23 @@ def stages_told(costs: list[BlockCost], plan: Plan) -> list[dict[str, Any]]:
     ]
 
 
-def stage_table(costs: list[BlockCost], plan: Plan, batch_size: int) -> Table:
+def stage_table(costs: list[BlockCost], plan: Plan, batch_size: int, crossed: Mapping[str, int]) -> Table:
+    """crossed: layers that a gradient crosses, by block."""
     whole = not plan.is_pipeline
-    rows = table("stage", "blocks", *(["workers"] if whole else []), "parameters", "ms a batch", "KiB sent a batch",
-                 title="Stages, measured here")  # fmt: skip
+    rows = table("stage", "blocks", *(["workers"] if whole else []), "parameters", "layers crossed", "ms a batch",
+                 "KiB sent a batch", title="Stages, measured here")  # fmt: skip
     busy = dict.fromkeys(range(plan.workers), 0.0)
     for index, (stage, told) in enumerate(zip(plan.stages, stages_told(costs, plan), strict=True)):
         for share in stage.shares:
             busy[share.worker] += told["seconds"] * len(share.lanes) / plan.lanes
         workers = [" ".join(told["workers"])] if whole else []
-        rows.add_row(str(index), " ".join(told["blocks"]), *workers, f"{told['parameters']:,}",
+        layers = " ".join(str(crossed.get(name, 1)) for name in told["blocks"])
+        rows.add_row(str(index), " ".join(told["blocks"]), *workers, f"{told['parameters']:,}", layers,
                       f"{told['seconds'] * 1e3:.2f}", f"{told['bytes_sent'] / 1024:,.0f}")  # fmt: skip
     who = f"{plan.workers} workers" if whole else f"{len(plan.stages)} stages"
     rows.caption = (
         f"by the slowest {'worker' if whole else 'stage'} {batch_size / max(busy.values()):,.0f} samples/s, if each of "
         f"{who} had a core or GPU of its own (cores here: {available_cores()}); reading the data, sending and "
-        "validation are not in it"
+        "validation are not in it; layers crossed: by a gradient, of each block and its head"
     )
     return rows

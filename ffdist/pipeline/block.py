@@ -22,8 +22,9 @@ from ffdist.pipeline.average import Average
 from ffdist.pipeline.compiled import compile_block, compiling
 from ffdist.pipeline.contract import at, check_detached, check_graph, check_local, computing, own_code, running
 from ffdist.pipeline.group_norm import ask_for_gradients
-from ffdist.pipeline.optim import build_optimizer, build_schedule
+from ffdist.pipeline.optim import build_optimizer
 from ffdist.pipeline.precision import LEAST, LossScale, autocast, dtype_of
+from ffdist.pipeline.schedule import build_schedule
 from ffdist.pipeline.tree import added_up
 from ffdist.settings import Settings
 
@@ -72,7 +73,7 @@ class LearningBlock:
         self.module, self.head = module, head
         self.own_code = own_code(objective, self.parts.modules())
         """Whether some of it is a user's; then all of the process's generators are seeded for it."""
-        self.optimizer = build_optimizer(config.settings.optim, self.parts)
+        self.optimizer = build_optimizer(config.settings.optim.of_block(site.index), self.parts)
         self.learned = [p for group in self.optimizer.param_groups for p in group["params"]] if self.optimizer else []
         scaled = config.settings.compute.precision == "fp16" and self.optimizer is not None
         self.scale = LossScale(config.device, self.optimizer) if scaled and self.optimizer else None
@@ -81,7 +82,9 @@ class LearningBlock:
             if config.settings.optim.ema is not None and self.learned
             else None
         )
-        self.schedule = self.optimizer and build_schedule(config.settings.scheduler, self.optimizer, config.total_steps)
+        self.schedule = self.optimizer and build_schedule(
+            config.settings.scheduler, self.optimizer, config.total_steps, config.settings.training.epochs
+        )
         lanes = config.settings.training.lanes or 1
         self.totals = torch.zeros(lanes, 4, dtype=wide(config.device), device=config.device)
         """Of each lane, sums since the last marker: loss times samples, samples with a loss; correct, samples with

@@ -1,18 +1,17 @@
-"""How one block is optimised: its own optimiser, its own schedule."""
+"""How one block is optimised: its own optimiser."""
 
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Collection
 from typing import Any
 
 import torch
 from torch import nn
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
 from ffdist.pipeline.muon import FilterMuon, Together
-from ffdist.settings import OptimSettings, SchedulerSettings
+from ffdist.pipeline.own_optimizer import own_optimizer
+from ffdist.settings import OptimSettings
 
 NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 
@@ -84,13 +83,26 @@ def build_optimizer(config: OptimSettings, module: nn.Module) -> torch.optim.Opt
         return None
     match config.optimizer:
         case "adamw":
-            return ADAMW(learned, lr=config.lr, weight_decay=config.weight_decay, fused=True)
+            return ADAMW(learned, **of_adam(config))
         case "adam":
-            return ADAM(learned, lr=config.lr, weight_decay=config.weight_decay, fused=True)
+            return ADAM(learned, **of_adam(config))
         case "sgd":
             return sgd(config, learned)
         case "muon":
             return muon(config, in_groups(module, config))
+        case _:
+            return own_optimizer(config, learned)
+
+
+def of_adam(config: OptimSettings) -> dict[str, Any]:
+    """What both forms of Adam are told."""
+    return {
+        "lr": config.lr,
+        "betas": config.betas,
+        "eps": config.eps,
+        "weight_decay": config.weight_decay,
+        "fused": True,
+    }
 
 
 def sgd(config: OptimSettings, learned: list[dict[str, Any]]) -> torch.optim.SGD:
@@ -125,28 +137,3 @@ def muon(config: OptimSettings, groups: list[dict[str, Any]]) -> torch.optim.Opt
     if rest:
         parts.append(sgd(config, rest))
     return Together(parts)
-
-
-def build_schedule(
-    config: SchedulerSettings, optimizer: torch.optim.Optimizer, total_steps: int
-) -> LRScheduler | ReduceLROnPlateau:
-    """Cosine and the linear ones fall over `total_steps` batches; plateau follows the block's own validation loss."""
-    if config.schedule == "plateau":
-        return ReduceLROnPlateau(optimizer, factor=config.factor, patience=config.patience)
-    warmup_steps = round(config.warmup * total_steps)
-
-    def scale(step: int) -> float:
-        if step < warmup_steps:
-            return config.start + (1 - config.start) * (step + 1) / warmup_steps
-        done = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
-        match config.schedule:
-            case "cosine":
-                return config.end + (1 - config.end) * 0.5 * (1 + math.cos(math.pi * done))
-            case "linear":
-                return config.end + (1 - config.end) * (1 - done)
-            case "linear-late":
-                return min(1.0, 2 * (1 - done))
-            case _:
-                return 1.0
-
-    return LambdaLR(optimizer, scale)

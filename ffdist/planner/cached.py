@@ -92,7 +92,7 @@ def profile_of(
             versions=versions(),
             blocks=tuple(measure_chain(chain, objective, config, sizes, x, y)),
             source=source,
-            sliced=settings.optim.optimizer != "muon" and settings.optim.clip is None,
+            sliced=settings.optim.optimizer in ("adamw", "adam", "sgd") and settings.optim.clip is None,
             backprop=None,
         )
         told = made.as_json()

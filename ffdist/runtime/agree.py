@@ -17,9 +17,11 @@ from ffdist.errors import ConfigError, DataError, NetworkError, SnapshotError, S
 from ffdist.notes import note
 from ffdist.objectives.load import known_objective
 from ffdist.pipeline.lanes import parts
+from ffdist.pipeline.own_optimizer import check_own_optimizer
 from ffdist.pipeline.plan import check_objective
 from ffdist.pipeline.predictions import check_lag
 from ffdist.pipeline.rehearsal import Part
+from ffdist.pipeline.schedule import check_rise
 from ffdist.pipeline.source import Loaders
 from ffdist.runtime.folder import check_epochs
 from ffdist.runtime.job import Job
@@ -28,6 +30,8 @@ from ffdist.runtime.memory import memory
 from ffdist.runtime.planning import check_cut, most_stages, plan_of
 from ffdist.runtime.routes import most_under_way
 from ffdist.runtime.world import World
+from ffdist.settings import OptimSettings
+from ffdist.settings.optim import OPTIMIZERS
 from ffdist.snapshot import latest, set_aside
 
 
@@ -87,8 +91,11 @@ def check_job(job: Job) -> None:
     most = stages + (stages - 1) * queue
     check_lag(job.objective.feedback, most, f"{stages} stages, {setting('plan.queue', queue)}")
     job.settings.scheduler.check_windows(len(job.chain))
-    check_optimizer(job.settings.optim.optimizer)
+    job.settings.optim.check_blocks(len(job.chain))
+    check_optimizer(job.settings.optim)
     loaders = job.loaders()
+    epochs = job.settings.training.epochs
+    check_rise(job.settings.scheduler, epochs * len(loaders.train), epochs)
     check_validation(job, loaders)
     check_labels(job, loaders.train)
     check_scale(job)
@@ -121,8 +128,11 @@ def check_labels(job: Job, train: Loader) -> None:
     )
 
 
-def check_optimizer(name: str) -> None:
-    """Raises ConfigError for one that this torch does not have."""
+def check_optimizer(config: OptimSettings) -> None:
+    """Raises ConfigError for one that this torch does not have, and for a user's that does not do."""
+    name = config.optimizer
+    if name not in OPTIMIZERS:
+        check_own_optimizer(config)
     if name == "muon" and not hasattr(torch.optim, "Muon"):
         raise ConfigError(
             "this torch has no Muon",
@@ -181,7 +191,7 @@ def check_size(job: Job, batch: int) -> None:
     there = memory(job.settings.compute.device)
     part = -(-batch // job.settings.training.microbatches)
     optim = job.settings.optim
-    kept = {"adamw": 4, "adam": 4, "muon": 3, "sgd": 3 if optim.momentum else 2}[optim.optimizer]
+    kept = {"adamw": 4, "adam": 4, "muon": 3, "sgd": 3 if optim.momentum else 2}.get(optim.optimizer, 2)
     shapes = [job.chain.input_shape, *job.chain.shapes()]
     for index, (given, output) in enumerate(zip(shapes, job.chain.outputs(), strict=False)):
         weights = sum(p.numel() for p in job.chain.build_meta(index).parameters() if p.requires_grad)

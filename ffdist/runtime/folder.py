@@ -186,12 +186,18 @@ def check_resumable(before: Settings, now: Settings, remedy: str = "leave it out
     here = settled(now)
     for name, group in GROUP_OF.items():
         old, new = before.value(name), now.value(name)
-        if is_free(name) or old in (new, here.value(name)):
+        if is_free(name) or old in (new, here.value(name)) or (name == "modules" and are_joined(before, now)):
             continue
         if name in KINDS and now.run.out and has_moved(now.run.out, name, old, here.value(name)):
             continue
         raise ConfigError(f"{setting(f'{group}.{name}')} cannot change when a run is resumed", where=now.run.out,
                           expected=old, got=new, remedy=f"{remedy}, or start a new run")  # fmt: skip
+
+
+def are_joined(before: Settings, now: Settings) -> bool:
+    """Whether the modules that are told are those that the run's blocks make."""
+    blocks, told = before.network.blocks, now.network.modules
+    return told in (blocks, (len(blocks),))
 
 
 def last_seen(run: Path) -> Manifest | None:

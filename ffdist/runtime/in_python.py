@@ -17,10 +17,10 @@ from ffdist.errors import ConfigError, FfdistError, setting
 from ffdist.models import Chain, load_model
 from ffdist.objectives import OBJECTIVES, Objective, load_objective
 from ffdist.objectives.load import known_objective
-from ffdist.options import text_of
+from ffdist.options import pairs, text_of
 from ffdist.runtime.opened import as_told
 from ffdist.runtime.own_code import GIVEN, WORDS, settled_module
-from ffdist.runtime.run import pairs, smoothed
+from ffdist.runtime.run import smoothed
 from ffdist.settings import DatasetSettings, Settings
 
 BACKPROP = "backprop"

@@ -13,6 +13,7 @@ from ffdist.notes import note
 from ffdist.objectives import OBJECTIVES
 from ffdist.options import find
 from ffdist.settings import Settings
+from ffdist.settings.optim import OPTIMIZERS
 from ffdist.snapshot.files import write_durably
 
 GIVEN = "(given in Python)"
@@ -20,8 +21,8 @@ GIVEN = "(given in Python)"
 CODE = "code"
 """Folder in a run directory with the texts of a user's own network and rule, as they were when the run began: to look
 at and to restore from, never imported."""
-KINDS = {"model": {*MODELS, GIVEN}, "objective": {*OBJECTIVES, "backprop", GIVEN}}
-WORDS = {"model": "network", "objective": "rule"}
+KINDS = {"model": {*MODELS, GIVEN}, "objective": {*OBJECTIVES, "backprop", GIVEN}, "optimizer": {*OPTIMIZERS}}
+WORDS = {"model": "network", "objective": "rule", "optimizer": "optimiser"}
 
 
 def settled(settings: Settings) -> Settings:
@@ -32,6 +33,7 @@ def settled(settings: Settings) -> Settings:
         data_root=root and root.absolute(),
         model=settled_name("model", settings.network.model),
         objective=settled_name("objective", settings.rule.objective),
+        optimizer=settled_name("optimizer", settings.optim.optimizer),
     )
 
 

@@ -14,7 +14,9 @@ from ffdist.data import Images
 from ffdist.errors import ConfigError, SnapshotError, setting
 from ffdist.folders import command, remedy_unwritable, why_unwritable
 from ffdist.models import Chain, load_model, weights_file, with_weights
+from ffdist.models.dirac import with_dirac
 from ffdist.objectives import Objective, load_objective
+from ffdist.options import pairs
 from ffdist.pipeline.classifier import Classifier
 from ffdist.plan import Plan, read_plan
 from ffdist.runtime.data_facts import DataFacts, read_facts
@@ -49,6 +51,7 @@ def network(
         settings.network.model, shape, num_classes, pairs(settings.network.model_args, setting("network.model_args"))
     )
     chain = chain.regroup(settings.network.blocks) if settings.network.blocks else chain
+    chain = with_dirac(chain) if settings.network.dirac else chain
     if start and settings.network.pretrained:
         chain = with_weights(chain, weights_file(settings.network.pretrained, settings.network.model))
     if settings.rule.objective == "backprop":
@@ -115,14 +118,6 @@ def smoothed(objective: Objective, settings: Settings) -> Objective:
                           where=setting("rule.label_smoothing"), expected="such a rule: sff, cwc, local-ce, ...",
                           got=setting("rule.objective", settings.rule.objective), remedy="leave it out")  # fmt: skip
     return replace(objective, label_smoothing=settings.rule.label_smoothing)
-
-
-def pairs(args: tuple[str, ...], where: str) -> dict[str, str]:
-    """key=value texts as a mapping."""
-    for arg in args:
-        if "=" not in arg:
-            raise ConfigError("an option is key=value", where=where, got=arg)
-    return dict(arg.split("=", 1) for arg in args)
 
 
 def write_settings(run: Path, settings: Settings) -> None:

@@ -12,6 +12,7 @@ from ffdist.models.chain import Output
 from ffdist.notes import silenced
 from ffdist.runtime.data_facts import FACTS, check_same_data, read_facts
 from ffdist.runtime.job import Job
+from ffdist.runtime.modules import joined_in_modules
 from ffdist.runtime.opened import open_told
 from ffdist.runtime.record import note_start
 from ffdist.runtime.run import network
@@ -54,8 +55,11 @@ class SettingsJob:
 def make_job(
     settings: Settings, images: Images, run: Path | None = None, workers: int = 1, *, resume: bool = False
 ) -> Job:
-    """resume: whether it goes on from a snapshot in `run`.
+    """resume: whether it goes on from a snapshot in `run`. The job's settings know the blocks of each module.
 
     Raises ConfigError, DataError or NetworkError for settings that do not go together."""
+    if settings.network.modules:
+        chain, objective = network(settings, images.shape, images.num_classes)
+        settings = joined_in_modules(settings, chain, objective, settings.network.blocks or (1,) * len(chain))
     chain, objective = network(settings, images.shape, images.num_classes, start=not resume)
     return Job(chain, objective, images, settings, workers, run, resume)

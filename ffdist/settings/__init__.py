@@ -209,11 +209,14 @@ def as_options(value: Any) -> Any:
 
 
 def without_strange_options(settings: Settings, before: Settings, told: Collection[str]) -> Settings:
-    """`settings` without the options, windows and joined blocks that were `before`'s network's or rule's, where these
-    are others now.
+    """`settings` without what was for `before`'s network, rule or optimiser, where these are others now: their options,
+    the windows and factors of blocks, and joined blocks.
 
     told: names of the settings that are said anew, and so stay.
     """
     changed = [name for name in ("model", "objective") if settings.value(name) != before.value(name)]
-    strange = [f"{name}_args" for name in changed] + ["windows"] * bool(changed) + ["blocks"] * ("model" in changed)
+    strange = [f"{name}_args" for name in changed] + ["windows", "block_rates"] * bool(changed)
+    strange += ["blocks", "modules"] * ("model" in changed)
+    if settings.optim.optimizer != before.optim.optimizer:
+        strange.append("optimizer_args")
     return settings.changed(**{name: () for name in strange if name not in told})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from ffdist.errors import ConfigError, setting
 from ffdist.settings.base import Group, option
 
 
@@ -23,3 +24,21 @@ class NetworkSettings(Group):
     and vit with the options they have there; classifiers are left out. Files are .safetensors or .pth."""
     blocks: tuple[int, ...] = option(())
     """Children that make each block, e.g. 2 1. They follow in a row; each block has one loss. Default: one each."""
+    modules: tuple[int, ...] = option(())
+    """Modules that learn separately: one number K, or blocks in each, e.g. 2 3. Consecutive blocks are joined to K, so
+    that the slowest is as fast as can be by measured time; the run keeps the counts. A gradient crosses all layers of
+    its module and of the head there (--dry-run counts them); 1 is backpropagation."""
+    dirac: bool = False
+    """Convolutions begin by passing their inputs on, as far as there are outputs. (Dirac's initialisation.)"""
+
+    def check(self) -> None:
+        super().check()
+        if any(count < 1 for count in self.modules):
+            raise ConfigError(
+                f"{setting('network.modules')} has a count that is too small", expected=">= 1", got=list(self.modules)
+            )
+        if self.dirac and self.pretrained:
+            raise ConfigError(
+                f"{setting('network.dirac')} and {setting('network.pretrained')} both say what weights begin with",
+                expected="one of them",
+            )

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
+from ffdist.errors import ConfigError, setting
+from ffdist.options import nearest
 from ffdist.settings.base import Group, option
+
+OPTIMIZERS = ("adamw", "adam", "sgd", "muon")
 
 
 @dataclass(frozen=True)
@@ -14,12 +18,22 @@ class OptimSettings(Group):
 
     group: ClassVar[str] = "optim"
 
-    optimizer: Literal["adamw", "adam", "sgd", "muon"] = "adamw"
-    """Each block's own. muon: for filters, and for matrices outside of heads and classifiers; sgd for the rest."""
+    optimizer: str = "adamw"
+    """Each block's own: adamw, adam, sgd, muon, or module:Class. muon: for filters, and for matrices outside of heads
+    and classifiers; sgd for the rest. A class, as torch.optim:NAdam or file.py:Class, is a torch.optim.Optimizer and
+    gets lr and, where it takes one, weight_decay."""
+    optimizer_args: tuple[str, ...] = ()
+    """Further options of an optimiser's class, e.g. betas=0.9,0.99. Several are told apart by spaces."""
     lr: float = option(2e-3, above=0)
     """Learning rate of every block."""
     weight_decay: float = option(1e-5, least=0)
     """Weight decay of every block."""
+    block_rates: tuple[float, ...] = ()
+    """Factor of each block's rates, e.g. 1 1 0.5. One for every block; it multiplies lr, bias_lr and head_lr."""
+    betas: tuple[float, ...] = (0.9, 0.999)
+    """adam, adamw: decay of the averages of gradients and of their squares."""
+    eps: float = option(1e-8, above=0)
+    """adam, adamw: what is added to the root of the squares' average."""
     momentum: float = option(0.9, least=0, below=1)
     """Momentum of sgd, beside muon too."""
     nesterov: bool = False
@@ -42,3 +56,50 @@ class OptimSettings(Group):
     code."""
     ema: float | None = option(None, least=0, below=1)
     """Decay of a moving average of weights, e.g. 0.999. Validation, test, eval and export then go by it."""
+
+    def check(self) -> None:
+        super().check()
+        if self.optimizer not in OPTIMIZERS and ":" not in self.optimizer:
+            raise ConfigError(
+                f"there is no optimiser '{self.optimizer}'",
+                where=setting("optim.optimizer"),
+                expected=f"{', '.join(OPTIMIZERS)}, module:Class or file.py:Class",
+                got=self.optimizer,
+                remedy=nearest(self.optimizer, OPTIMIZERS),
+            )
+        if self.optimizer_args and self.optimizer in OPTIMIZERS:
+            raise ConfigError(
+                f"{setting('optim.optimizer_args')} is for a class of an optimiser",
+                expected=setting("optim.optimizer", "module:Class"),
+                got=self.optimizer,
+                remedy=f"its options are settings of their own: {setting('optim.betas')}, {setting('optim.momentum')}",
+            )
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ConfigError(
+                f"{setting('optim.betas')} are two decays", expected="0 <= x < 1, twice", got=list(self.betas)
+            )
+        if not all(rate > 0 for rate in self.block_rates):
+            raise ConfigError(
+                f"{setting('optim.block_rates')} has a factor that is too small",
+                expected="> 0",
+                got=list(self.block_rates),
+                remedy=f"a block that is not to learn rests: {setting('scheduler.windows')}",
+            )
+
+    def check_blocks(self, blocks: int) -> None:
+        """Raises ConfigError unless there is a factor for each of the network's blocks, or none at all."""
+        if self.block_rates and len(self.block_rates) != blocks:
+            raise ConfigError(
+                "each block has a factor of its rates",
+                where=setting("optim.block_rates"),
+                expected=f"{blocks} factors",
+                got=len(self.block_rates),
+            )
+
+    def of_block(self, index: int) -> OptimSettings:
+        """Those of block `index`; what stands behind all of them learns by the rates as they are."""
+        if index >= len(self.block_rates):
+            return self
+        factor = self.block_rates[index]
+        rates = {name: getattr(self, name) for name in ("lr", "bias_lr", "head_lr")}
+        return replace(self, **{name: factor * rate for name, rate in rates.items() if rate is not None})

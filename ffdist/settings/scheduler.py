@@ -16,19 +16,29 @@ class SchedulerSettings(Group):
 
     group: ClassVar[str] = "scheduler"
 
-    schedule: Literal["constant", "cosine", "linear", "linear-late", "plateau"] = "cosine"
-    """Its course. cosine or linear to `end`, linear to 0 over the second half (linear-late), or
-    lowered per block where its validation loss stays (plateau)."""
+    schedule: Literal[
+        "constant", "cosine", "linear", "linear-late", "one-cycle", "triangular", "milestones", "plateau"
+    ] = "cosine"
+    """Its course. cosine or linear to `end`, linear to 0 over the second half (linear-late), up
+    and down again by cosines (one-cycle) or straight (triangular), multiplied by `factor` at each of `milestones`, or
+    per block where its validation loss stays (plateau). one-cycle and triangular rise over 0.3 of the run unless a
+    warm-up is told."""
     warmup: float = option(0.0, least=0, below=1)
     """Share of the run over which it rises. It begins at `start`, a share of the rate."""
+    warmup_epochs: float | None = option(None, above=0)
+    """The same in epochs, in place of warmup."""
+    warmup_steps: int | None = option(None, least=1)
+    """The same in batches, in place of warmup."""
+    milestones: tuple[float, ...] = ()
+    """milestones: epochs behind which it falls, e.g. 30 60. Each time by `factor`."""
     start: float = option(0.0, least=0, most=1)
     """Where warm-up begins, as a share of lr."""
     end: float = option(0.0, least=0, most=1)
-    """Where cosine and linear end, as a share of lr."""
+    """Where cosine, linear, one-cycle and triangular end, as a share of lr."""
     patience: int = option(10, least=0)
     """plateau: epochs without a lower loss. Then the rate falls. It is the block's own validation loss."""
     factor: float = option(0.1, above=0, below=1)
-    """plateau: what a rate is multiplied by. It is the block's whose loss stays."""
+    """plateau and milestones: what a rate is multiplied by. Under plateau it is the block's whose loss stays."""
     windows: tuple[str, ...] = ()
     """Epochs each block learns in, e.g. 0:11 11:16. From and to, in epochs done before: 0:11 are epochs 1 to 11, 11:16
     are 12 to 16; a block at rest only passes on. One for every block."""
@@ -36,20 +46,52 @@ class SchedulerSettings(Group):
     def check(self) -> None:
         object.__setattr__(self, "windows", as_texts(self.windows))
         super().check()
-        if self.schedule == "plateau" and self.warmup:
-            raise ConfigError(
-                "a learning rate that follows a plateau has no warm-up",
-                where=setting("scheduler.warmup"),
-                expected=0,
-                got=self.warmup,
-                remedy=f"take another {setting('scheduler.schedule')}, or leave {setting('scheduler.warmup')} out",
-            )
+        self.check_warmup()
+        self.check_milestones()
         if any(not 0 <= start < end for start, end in self.pairs):
             raise ConfigError(
                 "these are no windows of epochs",
                 where=setting("scheduler.windows"),
                 expected="0 <= from < to, in epochs done before: 0:11 are epochs 1 to 11",
                 got=" ".join(self.windows),
+            )
+
+    @property
+    def warmups(self) -> dict[str, float]:
+        """The warm-ups that are told, by name."""
+        told = {"warmup": self.warmup, "warmup_epochs": self.warmup_epochs, "warmup_steps": self.warmup_steps}
+        return {name: value for name, value in told.items() if value}
+
+    def check_warmup(self) -> None:
+        """Raises ConfigError for one where there is none, and for several."""
+        names = [setting(f"scheduler.{name}") for name in self.warmups]
+        if self.schedule == "plateau" and names:
+            raise ConfigError(
+                "a learning rate that follows a plateau has no warm-up",
+                where=names[0],
+                expected="none",
+                got=next(iter(self.warmups.values())),
+                remedy=f"take another {setting('scheduler.schedule')}, or leave {names[0]} out",
+            )
+        if len(names) > 1:
+            raise ConfigError(f"{' and '.join(names)} say how long it rises in several ways", expected="one of them")
+
+    def check_milestones(self) -> None:
+        """Raises ConfigError for those that do not rise, and for none where there must be some."""
+        steps = self.milestones
+        if any(not step > 0 for step in steps) or list(steps) != sorted(set(steps)):
+            raise ConfigError(
+                "these are no milestones",
+                where=setting("scheduler.milestones"),
+                expected="growing numbers of epochs, each above 0",
+                got=list(steps),
+            )
+        if self.schedule == "milestones" and not steps:
+            raise ConfigError(
+                "there are no milestones",
+                where=setting("scheduler.schedule", "milestones"),
+                expected="the epochs behind which the rate falls",
+                remedy=setting("scheduler.milestones", "30 60"),
             )
 
     @property

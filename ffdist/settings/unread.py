@@ -9,19 +9,25 @@ from ffdist.settings import GROUP_OF, Settings
 
 OF_SGD = ("momentum", "nesterov")
 OF_MUON = ("muon_momentum", "unit_filters", "ns_steps")
-OF_PLATEAU = ("patience", "factor")
+OF_ADAM = ("betas", "eps")
+RISING = ("one-cycle", "triangular")
+ENDING = ("cosine", "linear", *RISING)
 OF_RAY = tuple(name for name, group in GROUP_OF.items() if group == "ray")
 
 
 def unread(settings: Settings) -> Iterator[str]:
     """A line for each that is not at its default, and has no effect in such a run."""
     optimizer, schedule = settings.optim.optimizer, settings.scheduler.schedule
+    rises = bool(settings.scheduler.warmups) or schedule in RISING
     readers = (
         (OF_SGD, optimizer in ("sgd", "muon"), "sgd and muon", "optim.optimizer", optimizer),
         (OF_MUON, optimizer == "muon", "muon", "optim.optimizer", optimizer),
-        (OF_PLATEAU, schedule == "plateau", "plateau", "scheduler.schedule", schedule),
-        (("end",), schedule in ("cosine", "linear"), "cosine and linear", "scheduler.schedule", schedule),
-        (("start",), settings.scheduler.warmup > 0, "a warm-up", "scheduler.warmup", settings.scheduler.warmup),
+        (OF_ADAM, optimizer in ("adam", "adamw"), "adam and adamw", "optim.optimizer", optimizer),
+        (("patience",), schedule == "plateau", "plateau", "scheduler.schedule", schedule),
+        (("factor",), schedule in ("plateau", "milestones"), "plateau and milestones", "scheduler.schedule", schedule),
+        (("milestones",), schedule == "milestones", "milestones", "scheduler.schedule", schedule),
+        (("end",), schedule in ENDING, ", ".join(ENDING), "scheduler.schedule", schedule),
+        (("start",), rises, "a warm-up", "scheduler.warmup", settings.scheduler.warmup),
         (OF_RAY, settings.plan.launcher == "ray", "ray", "plan.launcher", settings.plan.launcher),
     )
     for names, is_read, reader, why, value in readers:

@@ -1,0 +1,100 @@
+"""An optimiser of a class that a user names: torch's, a library's, or their own."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from typing import Any
+
+import torch
+
+from ffdist.errors import ConfigError, setting, users_code
+from ffdist.options import find, pairs, typed
+from ffdist.settings import OptimSettings
+
+GIVEN = ("lr", "weight_decay")
+"""Options that are settings of their own."""
+
+
+def own_optimizer(config: OptimSettings, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    """groups: of parameters, as optimisers take them.
+
+    Raises ConfigError for what is no `torch.optim.Optimizer`, and for options that it does not take.
+    """
+    where = f"optimiser {config.optimizer}"
+    kind = find(config.optimizer, {}, "optimiser")
+    if not (isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)):
+        raise ConfigError(
+            f"'{config.optimizer}' is no optimiser",
+            where=where,
+            expected="a subclass of torch.optim.Optimizer",
+            got=kind,
+        )
+    options = pairs(config.optimizer_args, setting("optim.optimizer_args"))
+    for name in GIVEN:
+        if name in options:
+            raise ConfigError(
+                f"'{name}' is a setting of its own", where=setting("optim.optimizer_args"),
+                remedy=setting(f"optim.{name}", options[name]),
+            )  # fmt: skip
+    made = typed(kind, options, where, skip=1)
+    made |= {name: getattr(config, name) for name in GIVEN if name in inspect.signature(kind).parameters}
+    with users_code(
+        ConfigError, "the optimiser cannot be made", where=where, expected=f"{kind.__name__}(parameters, lr=...)",
+        remedy=f"set its options: {setting('optim.optimizer_args', 'NAME=VALUE')}",
+    ):  # fmt: skip
+        return kind(groups, **made)
+
+
+def check_own_optimizer(config: OptimSettings) -> None:
+    """Take three steps on numbers of our own, saved and loaded as in a snapshot after two of them.
+
+    Raises ConfigError for an optimiser that cannot be made, that fails, or that does not go on as if never interrupted:
+    one that draws random numbers, say.
+    """
+    where = f"optimiser {config.optimizer}"
+    with users_code(ConfigError, "the optimiser fails", where=where,
+                    expected="a step by the gradients alone, and a state of tensors and numbers"):  # fmt: skip
+        first, weights = trial(config)
+        for step in range(2):
+            advance(first, weights, step)
+        again, others = trial(config)
+        with torch.no_grad():
+            for mine, other in zip(weights, others, strict=True):
+                other.copy_(mine)
+        again.load_state_dict(as_kept(first))
+        advance(first, weights, 2)
+        torch.rand(1)  # what it draws would be others now
+        advance(again, others, 2)
+    if not all(map(torch.equal, weights, others)):
+        raise ConfigError(
+            "the optimiser does not go on from a snapshot as it would have gone on",
+            where=where,
+            expected="the same step from the same state and gradients",
+            got="another: it has a state that it does not save, or draws random numbers",
+            remedy="keep what it needs in self.state or its groups",
+        )
+
+
+def trial(config: OptimSettings) -> tuple[torch.optim.Optimizer, list[torch.Tensor]]:
+    numbers = torch.Generator().manual_seed(0)
+    weights = [torch.nn.Parameter(torch.randn(shape, generator=numbers)) for shape in ((4, 3), (4, 3, 3, 3), (4,))]
+    return own_optimizer(config, [{"params": weights}]), [*weights]
+
+
+def advance(optimizer: torch.optim.Optimizer, weights: list[torch.Tensor], step: int) -> None:
+    numbers = torch.Generator().manual_seed(1 + step)
+    for weight in weights:
+        weight.grad = torch.randn(weight.shape, generator=numbers)
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def as_kept(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Its state as a snapshot gives it back: tensors, and what JSON holds."""
+    saved = optimizer.state_dict()
+    state = {
+        index: {name: torch.as_tensor(value).clone() for name, value in slots.items() if value is not None}
+        for index, slots in saved["state"].items()
+    }
+    return {"state": state, "param_groups": json.loads(json.dumps(saved["param_groups"]))}

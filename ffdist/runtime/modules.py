@@ -1,0 +1,210 @@
+"""Which blocks learn together: consecutive ones joined into modules, each with one loss at its end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import cache
+from itertools import accumulate, count
+from math import inf
+from time import perf_counter
+
+import torch
+from torch import Tensor, nn
+
+from ffdist.device import synchronize
+from ffdist.errors import ConfigError, NetworkError, setting
+from ffdist.models import Chain, seeded
+from ffdist.notes import note
+from ffdist.objectives import Local, Objective, Site
+from ffdist.pipeline.block import BlockConfig, LearningBlock
+from ffdist.pipeline.plan import build_block, sites
+from ffdist.runtime.agree import agree
+from ffdist.runtime.rank import set_threads, stage_device
+from ffdist.runtime.threads import computing_threads_kept
+from ffdist.runtime.torchrun import meet
+from ffdist.runtime.world import World
+from ffdist.settings import Settings
+
+REPEATS = 4
+"""How often a block is measured; the least counts."""
+TOLD = count()
+"""Of this process, in order: all ranks come by the same ones."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Seconds of a batch, forward and backward: of each block alone, and of the head that the rule puts behind it."""
+
+    blocks: tuple[float, ...]
+    heads: tuple[float, ...]
+    """Infinite where the rule cannot use the block's output."""
+
+
+def joined_in_modules(settings: Settings, chain: Chain, rule: Objective, units: Sequence[int]) -> Settings:
+    """Settings in which `modules` has become `blocks`: a run knows its counts, and never measures them again.
+
+    chain: in its blocks so far. units: how many of the layers or blocks that `blocks` counts make each of these.
+    Raises ConfigError for modules that do not cover the blocks, and for several of backpropagation.
+    """
+    told = settings.network.modules
+    if not told:
+        return settings
+    if told == settings.network.blocks:  # those of a run that goes on
+        return settings.changed(modules=())
+    if settings.rule.objective == "backprop":
+        check_one(told)
+        return settings.changed(modules=())
+    counts = counts_of(settings, chain, rule)
+    ends = list(accumulate(counts))
+    blocks = tuple(sum(units[end - size : end]) for size, end in zip(counts, ends, strict=True))
+    if len(counts) < len(chain) or len(chain) == 1:
+        tell(chain, counts, blocks)
+    return settings.changed(modules=(), blocks=blocks)
+
+
+def check_one(told: tuple[int, ...]) -> None:
+    if told != (1,):
+        raise ConfigError(
+            "backpropagation's twin is one module",
+            where=setting("network.modules"),
+            expected="1",
+            got=" ".join(map(str, told)),
+            remedy=f"leave it out; or a local rule: {setting('rule.objective', 'dgl')}",
+        )
+
+
+def tell(chain: Chain, counts: Sequence[int], blocks: Sequence[int]) -> None:
+    """Which blocks make each module; and that one alone is no local learning. blocks: as the settings keep them."""
+    starts = [0, *accumulate(counts)]
+    names = ["+".join(chain.names[start : start + size]) for start, size in zip(starts, counts, strict=False)]
+    if len(counts) == 1:
+        note(f"1 module of all {len(chain)} blocks: its gradient crosses the whole network, which is backpropagation")
+    else:
+        note(f"{len(counts)} modules: {' | '.join(names)}; kept as blocks {' '.join(map(str, blocks))}")
+
+
+def counts_of(settings: Settings, chain: Chain, rule: Objective) -> tuple[int, ...]:
+    """Blocks in each module, as told, or balanced by measured time. Raises ConfigError for what does not fit."""
+    told, blocks = settings.network.modules, len(chain)
+    if len(told) != 1:
+        if sum(told) != blocks:
+            raise ConfigError(
+                "the modules do not cover the network",
+                where=setting("network.modules"),
+                expected=f"counts that sum to {blocks} ({', '.join(chain.names)})",
+                got=" ".join(map(str, told)),
+            )
+        return told
+    modules = told[0]
+    if modules > blocks:
+        raise ConfigError(
+            "there are more modules than blocks",
+            where=setting("network.modules"),
+            expected=f"1 to {blocks} ({', '.join(chain.names)})",
+            got=modules,
+            remedy="fewer, or a network of more blocks",
+        )
+    if modules in (1, blocks):
+        return (blocks,) if modules == 1 else (1,) * blocks
+    world = World.from_env()
+    measure = lambda: list(balanced(measured(settings, chain, rule, world or World()), modules))  # noqa: E731
+    found = measure() if world is None else by_rank_0(settings, world, f"modules {next(TOLD)}", measure)
+    return tuple(found)
+
+
+def by_rank_0(settings: Settings, world: World, key: str, measure: Callable[[], list[int]]) -> list[int]:
+    """What it measures, on every rank; a restarted attempt has the first one's."""
+    timeout = timedelta(seconds=settings.run.timeout)
+    meeting = meet(world, timeout)
+
+    def decide() -> list[int]:
+        if meeting.lasting.check([key]):
+            return json.loads(meeting.lasting.get(key))
+        found = measure()
+        meeting.lasting.set(key, json.dumps(found))
+        return found
+
+    return agree(meeting.store, world, key, decide, timeout)
+
+
+def balanced(parts: Parts, modules: int) -> tuple[int, ...]:
+    """Blocks in each module, so that the slowest, with the one head at its end, is as fast as can be.
+
+    Raises ConfigError where the rule has too few places for a head.
+    """
+    total = [0.0, *accumulate(parts.blocks)]
+
+    @cache
+    def best(first: int, left: int) -> tuple[float, tuple[int, ...]]:
+        """The least possible time of the slowest of `left` modules from block `first` on, and their counts."""
+        options = []
+        sizes = [len(parts.blocks) - first] if left == 1 else range(1, len(parts.blocks) - first - left + 2)
+        for size in sizes:
+            end = first + size
+            own = total[end] - total[first] + parts.heads[end - 1]
+            rest, counts = best(end, left - 1) if left > 1 else (0.0, ())
+            options.append((max(own, rest), (size, *counts)))
+        return min(options)
+
+    seconds, counts = best(0, modules)
+    if seconds == inf:
+        raise ConfigError(
+            "the rule has no place for so many heads",
+            where=setting("network.modules"),
+            expected="ends of modules whose outputs the rule can use",
+            got=modules,
+            remedy=f"fewer modules, or another rule: {setting('rule.objective', 'dgl')}",
+        )
+    return counts
+
+
+class Bare(Objective):
+    """A loss that costs nothing, to measure a block alone."""
+
+    def head(self, site: Site) -> nn.Module:
+        return nn.Identity()
+
+    def local(self, head: nn.Module, out: Tensor, labels: Tensor | None) -> Local:
+        return Local(out.mean(dtype=torch.float32), None, out.detach())
+
+
+def measured(settings: Settings, chain: Chain, rule: Objective, world: World) -> Parts:
+    """One block in memory at a time, on random inputs of a batch's shape."""
+    device = stage_device(settings.compute.device, world)
+    config = BlockConfig(settings.changed(windows=(), block_rates=(), fusion=False), 10**6, device)
+    batch = max(2, settings.training.batch_size // (settings.training.microbatches * (settings.training.lanes or 1)))
+    numbers = torch.Generator().manual_seed(0)
+    y = torch.randint(chain.num_classes, (batch,), generator=numbers)
+    x = torch.randn(batch, *chain.input_shape, generator=numbers)
+    blocks, heads = [], []
+    with seeded(0), computing_threads_kept():
+        set_threads(settings.compute.threads, world)
+        x = rule.prepare(x, y, chain.num_classes, numbers)
+        y = y.to(device)
+        for site in sites(chain):
+            alone, onward = seconds_of(lambda site=site: build_block(chain, site, Bare(), config), x, y)
+            try:
+                whole, _ = seconds_of(lambda site=site: build_block(chain, site, rule, config), x, y)
+            except NetworkError:
+                whole = inf
+            blocks.append(alone)
+            heads.append(max(0.0, whole - alone))
+            x = onward
+    return Parts(tuple(blocks), tuple(heads))
+
+
+def seconds_of(build: Callable[[], LearningBlock], x: Tensor, y: Tensor) -> tuple[float, Tensor]:
+    """Of a batch; and what goes on of it."""
+    block, times = build(), []
+    local = Local(None, None, None)
+    for step in range(REPEATS + 1):
+        synchronize(block.config.device)
+        begun = perf_counter()
+        local = block.forward(x, y, step)
+        block.update(local, y, step)
+        synchronize(block.config.device)
+        times.append(perf_counter() - begun)
+    return min(times[1:]), x if local.onward is None else local.onward
