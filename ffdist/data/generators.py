@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import random
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -17,7 +18,8 @@ from ffdist.seeds import restarting
 
 Kind = random.Random | np.random.Generator | np.random.RandomState | torch.Generator
 KINDS = (random.Random, np.random.Generator, np.random.RandomState, torch.Generator)
-MOST = 20_000
+CODE = (type, FunctionType, MethodType, classmethod, staticmethod, property)
+MOST = 10_000
 """Things that are looked at, at most."""
 FEW = 64
 """Members of a container that are looked at: lists of transforms are short, those of samples long."""
@@ -27,19 +29,20 @@ SHARED = (random._inst, np.random.mtrand._rand, torch.default_generator)  # type
 
 def held_by(thing: Any) -> list[Kind]:
     """The generators that an object draws from beside the shared ones: in its attributes, and in theirs; and of the
-    modules that define its methods, those that these name."""
+    modules that define its methods, those that these name. The nearest are looked at first, and things before code."""
     found: list[Kind] = []
     seen: dict[int, Any] = {id(one): one for one in SHARED}
-    left = [thing]
-    while left and len(seen) < MOST:
-        one = left.pop()
+    things, code = deque([thing]), deque[Any]()
+    while (things or code) and len(seen) < MOST:
+        one = things.popleft() if things else code.popleft()
         if id(one) in seen or isinstance(one, OPAQUE):
             continue
         seen[id(one)] = one
         if isinstance(one, KINDS):
             found.append(one)
-        else:
-            left.extend(reversed([*parts(one)]))
+            continue
+        for part in parts(one):
+            (code if isinstance(part, CODE) else things).append(part)
     return found
 
 
@@ -54,9 +57,7 @@ def parts(one: Any) -> Iterator[Any]:
             yield from (cell.cell_contents for cell in one.__closure__ or () if filled(cell))
             yield from one.__defaults__ or ()
             yield from (one.__kwdefaults__ or {}).values()
-            for name in names_in(one.__code__):
-                if isinstance(of := one.__globals__.get(name), (*KINDS, FunctionType, type)):
-                    yield of
+            yield from (one.__globals__.get(name) for name in names_in(one.__code__))
         case MethodType():
             yield one.__func__
         case functools.partial():
@@ -69,10 +70,18 @@ def parts(one: Any) -> Iterator[Any]:
         case property():
             yield one.fget
     if not isinstance(one, type):
-        yield getattr(one, "__self__", None)  # of a method of a type written in C
-        yield from [*getattr(one, "__dict__", {}).values()]
-        yield from (getattr(one, name, None) for name in getattr(type(one), "__slots__", ()) if isinstance(name, str))
+        yield attribute(one, "__self__")  # of a method of a type written in C
+        yield from [*(attribute(one, "__dict__") or {}).values()]
+        yield from (attribute(one, name) for name in getattr(type(one), "__slots__", ()) if isinstance(name, str))
         yield type(one)
+
+
+def attribute(one: Any, name: str) -> Any:
+    """One that is there; none that an object makes when it is asked, which may do anything."""
+    try:
+        return object.__getattribute__(one, name)
+    except Exception:  # an attribute that is a property raises what it likes
+        return None
 
 
 def is_users(kind: type) -> bool:

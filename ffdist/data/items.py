@@ -110,14 +110,15 @@ class Items:
         """Of the first time that all were read."""
         self.labels: list[Any] = []
         """As the items had them then."""
-        self.form: str | None = None
+        self.kind: tuple[np.dtype, tuple[int, ...]] | None = None
+        """Type and shape of each sample."""
         self._alone = Lock()
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: of for name, of in vars(self).items() if name not in ("_alone", "generators")}
+        return {name: of for name, of in vars(self).items() if name not in ("_alone", "generators", "later")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state, _alone=Lock())
@@ -126,23 +127,31 @@ class Items:
     def generators(self) -> Generators:
         return Generators(self.dataset)
 
+    @cached_property
+    def later(self) -> Reader:
+        """Of all times but the first, which tell nothing."""
+        return self.reading.reader()
+
     def first(self) -> Iterator[np.ndarray]:
         """All samples in their order, for the first time, whose labels and kind the others are compared with."""
         for row in range(len(self)):
             picture, label = item(self.dataset, row, self.where, self.reading, tell=row == 0)
             x = sample(picture, f"{self.where}, row {row}", self.reading, self.reader)
             self.labels.append(label)
-            self.form = self.form or form(x[None])
-            if form(x[None]) != self.form:
-                raise unlike(f"{self.where}, row {row}", self.form, form(x[None]))
+            self.check(x, f"{self.where}, row {row}")
             yield x
+
+    def check(self, x: np.ndarray, where: str) -> None:
+        """Raises DataError for another kind of sample than the first was."""
+        self.kind = self.kind or (x.dtype, x.shape)
+        if self.kind != (x.dtype, x.shape):
+            raise unlike(where, form(np.empty((1, *self.kind[1]), self.kind[0])), form(x[None]))
 
     def again(self, row: int) -> np.ndarray:
         """A sample. Raises DataError for another kind of sample than at first, and for another label."""
         picture, label = item(self.dataset, row, self.where, self.reading)
-        x = sample(picture, f"{self.where}, row {row}", self.reading, self.reading.reader())
-        if form(x[None]) != self.form:
-            raise unlike(f"{self.where}, row {row}, read again", str(self.form), form(x[None]))
+        x = sample(picture, f"{self.where}, row {row}", self.reading, self.later)
+        self.check(x, f"{self.where}, row {row}, read again")
         if not same(label, self.labels[row]):
             raise DataError(
                 "an item has another label when it is read again",
@@ -167,6 +176,8 @@ class Items:
 
 def same(one: Any, other: Any) -> bool:
     """Whether two labels are."""
+    if type(one) is type(other) and isinstance(one, (int, str)):
+        return one == other
     try:
         return bool(np.array_equal(np.asarray(one), np.asarray(other)))
     except (TypeError, ValueError):
