@@ -59,6 +59,9 @@ OBJECTIVE_PLACES = {
     "local-ce": "ffdist.objectives.local_ce:LocalCE",
     "dgl": "ffdist.objectives.dgl:DGL",
     "auglocal": "ffdist.objectives.auglocal:AugLocal",
+    "symba": "ffdist.objectives.symba:SymBa",
+    "scff": "ffdist.objectives.scff:SCFF",
+    "cafo": "ffdist.objectives.cafo:CaFo",
 }
 TRANSPORT_PLACES = {
     "shared-memory": "ffdist.transport.shared_memory:TRANSPORT",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ffdist.objectives.asge import ASGE
 from ffdist.objectives.auglocal import AugLocal
 from ffdist.objectives.base import Local, Objective, Site
+from ffdist.objectives.cafo import CaFo
 from ffdist.objectives.cwc import CwC, CwCMod
 from ffdist.objectives.deeperforward import DeeperForward
 from ffdist.objectives.dgl import DGL
@@ -14,15 +15,19 @@ from ffdist.objectives.load import OBJECTIVES, load_objective
 from ffdist.objectives.local_ce import LocalCE
 from ffdist.objectives.mono_forward import MonoForward
 from ffdist.objectives.predsim import PredSim
+from ffdist.objectives.scff import SCFF
 from ffdist.objectives.sel import SELFourier, SELMorphological
 from ffdist.objectives.sff import SFF
+from ffdist.objectives.symba import SymBa
 
 __all__ = [
     "ASGE",
     "DGL",
     "OBJECTIVES",
+    "SCFF",
     "SFF",
     "AugLocal",
+    "CaFo",
     "CwC",
     "CwCMod",
     "DeeperForward",
@@ -36,5 +41,6 @@ __all__ = [
     "SELFourier",
     "SELMorphological",
     "Site",
+    "SymBa",
     "load_objective",
 ]

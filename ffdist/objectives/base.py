@@ -127,6 +127,11 @@ class Objective(ABC):
         return False
 
     @property
+    def fixed_blocks(self) -> bool:
+        """Whether the blocks stay as they begin, and only the heads learn."""
+        return False
+
+    @property
     def feedback(self) -> int:
         """How many batches late the source learns what the blocks say of training samples; 0: it never does."""
         return 0

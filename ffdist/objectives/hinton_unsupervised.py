@@ -9,13 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ffdist.errors import ConfigError, NetworkError
-from ffdist.objectives.base import Local, Objective, Site
-from ffdist.objectives.form import looked_at, rms_normalised
-from ffdist.objectives.threshold import ThresholdHead, threshold_loss
+from ffdist.objectives.base import Site
+from ffdist.objectives.form import rms_normalised
+from ffdist.objectives.threshold import ThresholdHead, UnlabelledInput
 
 
 @dataclass(frozen=True)
-class HintonUnsupervised(Objective):
+class HintonUnsupervised(UnlabelledInput):
     """Forward-Forward on pictures against hybrids of two (Hinton, arXiv 2212.13345, section 3.2).
 
     Negative = m * x1 + (1 - m) * x2 with a mask m of large regions of ones and zeros: a random bit picture, blurred
@@ -30,8 +30,6 @@ class HintonUnsupervised(Objective):
 
     blurs: int = 6
     """How often the bits are blurred: the more, the larger the regions."""
-    peer: float = 0.0
-    """Weight of peer normalisation, 0.03 in loweX/Forward-Forward."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -45,10 +43,6 @@ class HintonUnsupervised(Objective):
                                got=list(site.input_shape), remedy="take another rule for vectors: sff")  # fmt: skip
         return ThresholdHead(site, "hinton-unsupervised", readout=True)
 
-    @property
-    def soft_labels(self) -> bool:
-        return True
-
     def prepare(self, x: Tensor, labels: Tensor, num_classes: int, generator: torch.Generator) -> Tensor:
         batch, _, height, width = x.shape
         shift = int(torch.randint(1, max(batch, 2), (), generator=generator))
@@ -57,24 +51,6 @@ class HintonUnsupervised(Objective):
 
     def prepare_eval(self, x: Tensor, num_classes: int) -> Tensor:
         return rms_normalised(x)
-
-    def local(self, head: nn.Module, out: Tensor, labels: Tensor | None) -> Local:
-        assert isinstance(head, ThresholdHead)
-        onward = rms_normalised(out.detach())
-        batch = out.shape[0] // 2 if head.training else out.shape[0]
-        scores = head.read(rms_normalised(looked_at(out, head)[:batch]))
-        loss = F.cross_entropy(scores, labels) if scores is not None and labels is not None else None
-        if head.training:
-            positive, negative = head.excess(out).split(batch)
-            contrast = threshold_loss(positive, negative)
-            if self.peer:
-                contrast = contrast + self.peer * head.peer_loss(out[:batch])
-            loss = contrast if loss is None else contrast + loss
-        return Local(loss, scores, None if head.last else onward)
-
-    def features(self, head: nn.Module, out: Tensor, samples: int) -> Tensor | None:
-        assert isinstance(head, ThresholdHead)
-        return head.flat(rms_normalised(out.detach()[:samples])).float() if head.counts else None
 
 
 def masks(batch: int, height: int, width: int, blurs: int, generator: torch.Generator) -> Tensor:

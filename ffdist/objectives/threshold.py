@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ffdist.errors import ConfigError, setting
 from ffdist.objectives.base import Local, Objective, Site
-from ffdist.objectives.form import Flat, Form, form, rms_normalised
+from ffdist.objectives.form import Flat, Form, form, looked_at, rms_normalised
 
 MOST_LAG = 64
 """What an edge of shared memory can hold."""
@@ -115,6 +115,15 @@ class LabelledInput(Objective):
     def neutral(self, x: Tensor, num_classes: int) -> Tensor:
         """Pictures with no label told, [B, *shape] -> [B, *shape]."""
 
+    def contrast(self, head: ThresholdHead, positive: Tensor, negative: Tensor) -> Tensor:
+        """The loss of samples' goodness less the threshold, float32 [B] each: with the true label, with a wrong one."""
+        return threshold_loss(positive, negative)
+
+    def contrast_all(self, head: ThresholdHead, excess: Tensor, true: Tensor) -> Tensor:
+        """The same, on average over all wrong labels: of each label, float32 [B, K]; of the true one, [B]."""
+        wrong = (F.softplus(excess).sum(1) - F.softplus(true)) / (head.num_classes - 1)
+        return (F.softplus(-true).mean() + wrong.mean()) / 2
+
     def prepare(self, x: Tensor, labels: Tensor, num_classes: int, generator: torch.Generator) -> Tensor:
         return self._passes(x, labels, wrong_labels(labels, num_classes, generator), num_classes)
 
@@ -151,7 +160,7 @@ class LabelledInput(Objective):
         else:
             passes = head.num_classes + (self.predict == "both")
             told = out[: out.shape[0] // passes * head.num_classes]
-            loss, scores = _each_label(head, told, labels)
+            loss, scores = self._each_label(head, told, labels)
         return Local(loss, scores, None if head.last else onward)
 
     def rest(self, head: nn.Module, out: Tensor) -> Tensor | None:
@@ -169,19 +178,54 @@ class LabelledInput(Objective):
         batch = len(labels)
         told = out[: 2 * batch]
         positive, negative = head.excess(told).split(batch)
-        loss = threshold_loss(positive, negative)
+        loss = self.contrast(head, positive, negative)
         if self.peer:
             loss = loss + self.peer * head.peer_loss(out[:batch])
         scores = head.read(onward[2 * batch :]) if self.predict == "linear" else None
         return loss if scores is None else loss + F.cross_entropy(scores, labels), scores
 
+    def _each_label(
+        self, head: ThresholdHead, out: Tensor, labels: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Of K passes: what the loss would be on average over the wrong labels; the goodness of each label as
+        scores."""
+        excess = head.excess(out).view(head.num_classes, -1).T
+        loss = None
+        if labels is not None:
+            loss = self.contrast_all(head, excess, excess.gather(1, labels[:, None])[:, 0])
+        return loss, excess if head.counts else None
 
-def _each_label(head: ThresholdHead, out: Tensor, labels: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-    """Of K passes: what the loss would be on average over the wrong labels; the goodness of each label as scores."""
-    excess = head.excess(out).view(head.num_classes, -1).T
-    loss = None
-    if labels is not None:
-        true = excess.gather(1, labels[:, None])[:, 0]
-        wrong = (F.softplus(excess).sum(1) - F.softplus(true)) / (head.num_classes - 1)
-        loss = (F.softplus(-true).mean() + wrong.mean()) / 2
-    return loss, excess if head.counts else None
+
+@dataclass(frozen=True)
+class UnlabelledInput(Objective):
+    """Rules that make a negative of pictures alone: training batches are [positives, negatives].
+
+    Goodness, threshold and normalisation as in `LabelledInput`. The labels reach only a linear layer a block, which
+    learns from the normalised activities of the positives without touching them and gives the block's scores; the first
+    of several blocks has none.
+    """
+
+    peer: float = field(default=0.0, kw_only=True)
+    """Weight of peer normalisation, 0.03 in loweX/Forward-Forward."""
+
+    @property
+    def soft_labels(self) -> bool:
+        return True
+
+    def local(self, head: nn.Module, out: Tensor, labels: Tensor | None) -> Local:
+        assert isinstance(head, ThresholdHead)
+        onward = rms_normalised(out.detach())
+        batch = out.shape[0] // 2 if head.training else out.shape[0]
+        scores = head.read(rms_normalised(looked_at(out, head)[:batch]))
+        loss = F.cross_entropy(scores, labels) if scores is not None and labels is not None else None
+        if head.training:
+            positive, negative = head.excess(out).split(batch)
+            contrast = threshold_loss(positive, negative)
+            if self.peer:
+                contrast = contrast + self.peer * head.peer_loss(out[:batch])
+            loss = contrast if loss is None else contrast + loss
+        return Local(loss, scores, None if head.last else onward)
+
+    def features(self, head: nn.Module, out: Tensor, samples: int) -> Tensor | None:
+        assert isinstance(head, ThresholdHead)
+        return head.flat(rms_normalised(out.detach()[:samples])).float() if head.counts else None

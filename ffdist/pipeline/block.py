@@ -66,6 +66,8 @@ class LearningBlock:
         if head is None:
             with seeded(derive_seed(config.settings.training.seed, "head", site.index)):
                 head = objective.head(site)
+        if objective.fixed_blocks:
+            module.requires_grad_(False)
         self.parts = nn.ModuleDict({"module": module, "head": head})
         put_on(self.parts, config.device)
         if config.settings.compute.compile:

@@ -65,6 +65,7 @@ def test_every_sensible_pair_takes_a_step_and_keeps_its_gradients_within_the_blo
     assert all(p.is_meta for head in heads_on_meta(rule, places) for p in head.parameters())
     for site in places:
         block = nn.ModuleList([chain.build(site.index, seed=0), rule.head(site)])
+        block[0].requires_grad_(not rule.fixed_blocks)
         given = x.clone().requires_grad_()
         local = rule.local(block[1], block[0](given), labels)
         assert torch.equal(given, x), "the rule or the block changed its input"
