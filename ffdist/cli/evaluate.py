@@ -35,6 +35,9 @@ class Eval:
     """Print the confusion matrix too: true classes down, predicted ones across."""
     predictor: Literal["mean", "last", "weighted", "fusion"] = "mean"
     """Whose confusion it is."""
+    views: tuple[Literal["flip", "shift"], ...] = ()
+    """Measure by averaged scores of several views, too. flip: mirrored; shift: by a pixel, both ways along the
+    diagonal. What comes of it stands apart."""
     json: Flag = False
     """Print one JSON object, accuracies as fractions; with --confusion, its counts in it."""
 
@@ -59,7 +62,7 @@ def evaluate(command: Eval) -> None:
     check_named(settings, command.run)
     check_code(command.run, settings, strict=False)
     images = opened(command.run, command.data, settings, facts, "eval")
-    result, confusions = measure_run(command.run, settings, images, batch_size=command.batch_size)
+    result, confusions = measure_run(command.run, settings, images, batch_size=command.batch_size, views=command.views)
     if command.confusion:
         if command.predictor not in confusions:
             raise ConfigError(f"the run has no predictor '{command.predictor}'", where="--predictor",
@@ -71,6 +74,10 @@ def evaluate(command: Eval) -> None:
         return
     console = PlainConsole()
     console.print(accuracy_table(result, "test"))
+    if seen := result.get("views"):
+        console.print(
+            accuracy_table(seen, "test", f", each seen {seen['passes']} times: {' and '.join(seen['views'])}")
+        )
     if command.confusion:
         console.print(confusion_table(result["confusion"]))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,7 +26,7 @@ class SymBa(LabelledInput):
     A gradient crosses the block's own layers, and nothing before.
 
     Our own choices: the pattern, of +-1, is added to every channel `strength` times (there it is a channel of its own,
-    which a network made for the pictures has no place for); it is drawn once and for all, from the shape alone; what
+    which a network made for the pictures has no place for); it is drawn once and for all, from the place alone; what
     goes on is divided by its root mean square.
     """
 
@@ -71,5 +73,13 @@ class SymBa(LabelledInput):
     def patterns(self, x: Tensor, num_classes: int) -> Tensor:
         """One a class, the same in every channel of a picture: [K, 1, H, W], or [K, N] for vectors."""
         shape = x.shape[1:] if x.dim() == 2 else (1, *x.shape[2:])
-        bits = torch.randint(0, 2, (num_classes, *shape), generator=torch.Generator().manual_seed(0))
-        return self.strength * (2 * bits - 1).to(x)
+        return self.strength * signs(num_classes, shape).to(x)
+
+
+def signs(num_classes: int, shape: Sequence[int]) -> Tensor:
+    """+-1 at random and always alike, float32 [K, *shape]: by a hash of the place, which is computed in an exported
+    network, too."""
+    numbers = torch.arange(num_classes * math.prod(shape)) * 0x9E3779B1 + 0x85EBCA77
+    for shift, factor in ((15, 0x2C1B3C6D), (12, 0x297A2D39)):
+        numbers = ((numbers ^ (numbers >> shift)) & 0xFFFFFFFF) * factor
+    return (2 * ((numbers >> 17) & 1) - 1).view(num_classes, *shape).float()

@@ -104,7 +104,9 @@ class Classifier(nn.Module):
         limits = self.decoding.value_range if self.decoding else None
         return as_trained(samples, self.input_shape, self.pixels, self.spread, limits)
 
-    def evaluate(self, data: Data, *, batch_size: int | None = None, confusion: bool = False) -> dict[str, Any]:
+    def evaluate(
+        self, data: Data, *, batch_size: int | None = None, confusion: bool = False, views: Sequence[str] = ()
+    ) -> dict[str, Any]:
         """Loss and accuracies, as fractions, by predictor and by block, as `ffdist eval RUN --json` gives them.
 
         They are computed as in training (`settings`: batches, precision), so of the run's own test split they are its
@@ -115,6 +117,8 @@ class Classifier(nn.Module):
         batch_size: default: that of the training, or 128 where it is not known.
         confusion: with how often a sample of one class was taken for another by `predictor`: counts [K][K], true
             classes down.
+        views: "flip" (mirrored, too), "shift" (by a pixel, both ways along the diagonal): what comes of their averaged
+            scores stands apart, as "views"; all else stays as it is.
         Raises DataError for data that do not fit, or have no test split; ConfigError for a batch size below 1, and for
         the confusion of a block.
         """
@@ -125,7 +129,8 @@ class Classifier(nn.Module):
         images = to_measure(data, learned, told.image_size)
         if images.test is None:
             raise without_test(images)
-        record, confusions = measure(self, images, images.test, batch_size=batch_size)
+        seen = (views,) if isinstance(views, str) else tuple(views)
+        record, confusions = measure(self, images, images.test, batch_size=batch_size, views=seen)
         if not confusion:
             return record
         if self.predictor not in confusions:

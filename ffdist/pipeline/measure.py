@@ -3,9 +3,10 @@ bit."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -21,6 +22,7 @@ from ffdist.pipeline.lanes import Part, parts
 from ffdist.pipeline.message import EndOfSplit, EvalBatch
 from ffdist.pipeline.predictors import Tally
 from ffdist.pipeline.stage import Stage
+from ffdist.pipeline.views import Viewed
 from ffdist.settings import TrainingSettings
 
 if TYPE_CHECKING:
@@ -48,9 +50,19 @@ class Measured(NamedTuple):
     """Each predictor's."""
 
 
-def measure(classifier: Classifier, images: Images, split: Split, *, batch_size: int | None = None) -> Measured:
+def measure(
+    classifier: Classifier,
+    images: Images,
+    split: Split,
+    *,
+    batch_size: int | None = None,
+    views: Sequence[str] = (),
+) -> Measured:
     """In the arithmetic of its training, on the device that it is on, in batches of `batch_size`; default: those of its
-    training. Nothing of the network itself is changed."""
+    training. Nothing of the network itself is changed.
+
+    views: of `VIEWS`: what comes of their averaged scores stands apart in the record, as "views".
+    """
     settings = classifier.settings
     size = batch_size or settings.training.batch_size
     loader = Loader(
@@ -66,6 +78,7 @@ def measure(classifier: Classifier, images: Images, split: Split, *, batch_size:
     weights = classifier.block_weights
     tally = Tally()
     confusions: dict[str, Confusion] = {}
+    viewed = Viewed(views, images.shape, stage_of(classifier)) if views else None
     for number, (part, x, y) in enumerate(in_parts(loader, settings.training)):
         if not len(y):  # of lanes, some may be empty
             continue
@@ -74,9 +87,19 @@ def measure(classifier: Classifier, images: Images, split: Split, *, batch_size:
         batch = stage.evaluate(EvalBatch("test", prepared, y, number, part.lane, part.last))
         for name, scores in tally.add(batch, weights).items():
             confusions.setdefault(name, Confusion(images.num_classes)).add(scores, y)
+        if viewed:
+            viewed.add((replace(batch, x=seen, scores=None, scored=[], features=None)
+                        for seen in each_view(classifier, viewed, x)), weights)  # fmt: skip
     blocks = stage.end_split(EndOfSplit("test", 0)).blocks
     told = [block | {"lr": classifier.rates.get(block["block"], 0.0)} for block in blocks]
-    return Measured(tally.result(told), confusions)
+    return Measured(tally.result(told) | ({"views": viewed.result()} if viewed else {}), confusions)
+
+
+def each_view(classifier: Classifier, viewed: Viewed, x: Tensor) -> Iterator[Tensor]:
+    """What the network gets of the samples in each view."""
+    for view in viewed.views:
+        with drawing(classifier):
+            yield classifier.objective.prepare_eval(view.of(x), classifier.num_classes)
 
 
 def drawing(classifier: Classifier) -> AbstractContextManager[None]:

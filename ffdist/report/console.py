@@ -95,11 +95,11 @@ def _learned(train: dict[str, Any]) -> Table:
     return rows
 
 
-def accuracy_table(split: dict[str, Any], name: str) -> Table:
-    """Top-1 and, with more than 5 classes, top-5 accuracy of each predictor and block."""
+def accuracy_table(split: dict[str, Any], name: str, how: str = "") -> Table:
+    """Top-1 and, with more than 5 classes, top-5 accuracy of each predictor and block. how: of the title's end."""
     top5 = split.get("top5")
     headers = ["predictor", f"{name} accuracy", *(["top-5"] if top5 else [])]
-    rows = table(*headers, title=f"Accuracy on {split['samples']:,} {name} samples")
+    rows = table(*headers, title=f"Accuracy on {split['samples']:,} {name} samples{how}")
     for key, label in PREDICTORS.items():
         if key in split["accuracy"]:
             shares = [split["accuracy"][key], *([top5[key]] if top5 else [])]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from ffdist.data import Images
@@ -11,12 +12,16 @@ from ffdist.runtime.run import network, trained
 from ffdist.settings import Settings
 
 
-def measure_run(run: Path, settings: Settings, images: Images, *, batch_size: int | None = None) -> Measured:
+def measure_run(
+    run: Path, settings: Settings, images: Images, *, batch_size: int | None = None, views: Sequence[str] = ()
+) -> Measured:
     """The last snapshot on the test split of `images`, normalised as the run's own data.
 
-    batch_size: default the run's own. Raises DataError without a test split, SnapshotError as `SnapshotStore.load`.
+    batch_size: default the run's own. views: as `measure` has them. Raises DataError without a test split,
+    SnapshotError as `SnapshotStore.load`.
     """
     chain, objective = network(settings, images.shape, images.num_classes, run=run)
     if images.test is None:
         raise without_test(images)
-    return measure(trained(run, chain, objective, images, settings), images, images.test, batch_size=batch_size)
+    network_ = trained(run, chain, objective, images, settings)
+    return measure(network_, images, images.test, batch_size=batch_size, views=views)

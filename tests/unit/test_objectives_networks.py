@@ -143,7 +143,7 @@ def test_in_bf16_the_scores_and_losses_are_float32_and_finite(name: str) -> None
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_features_for_a_fusion_head_are_one_float32_row_a_sample(name: str) -> None:
     model = "mlp" if name == "hinton" else "cnnb"
-    options = {"predict": "linear"} if name.startswith("sel") or name == "hinton" else {}
+    options = {"predict": "linear"} if name.startswith("sel") or name in ("hinton", "symba") else {}
     rule, chain = load_objective(name, options), load_model(model, (1, 8, 8), 10, NARROW[model])
     x, labels = torch.randn(4, 1, 8, 8), torch.tensor([1, 0, 9, 1])
     for training in (True, False):
