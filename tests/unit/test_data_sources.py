@@ -55,7 +55,13 @@ def test_idx_files_become_the_same_pictures(tmp_path: Path, name: str, kind: str
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("train-images-idx3-ubyte", idx(GREY)[:-1], r"cannot be read\n  where: .*train-images-idx3-ubyte"),
+        ("train-images-idx3-ubyte", idx(GREY)[:-1], r"ubyte, row 11\n  expected: 9,408 bytes.*\n  got: 9,407 bytes"),
+        ("train-images-idx3-ubyte", idx(GREY) + b"0", r"expected: 9,408 bytes, of 12 x 28 x 28\n  got: more"),
+        (
+            "t10k-labels-idx1-ubyte",
+            b"\0\0\x08\x01\xee\x6b\x28\0" + bytes(9),
+            r"ubyte, row 9\n  expected: 4,000,000,000",
+        ),
         ("train-images-idx3-ubyte", idx(GREY[:5]), r"expected: 12 pictures\n  got: 5"),
         ("t10k-labels-idx1-ubyte", idx(GREY), "magic number 0x803, not 0x801"),
         ("t10k-labels-idx1-ubyte", b"", r"cannot be read\n  where: .*t10k-labels-idx1-ubyte"),

@@ -5,8 +5,10 @@ from __future__ import annotations
 import gzip
 import string
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from math import prod
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -14,6 +16,8 @@ from ffdist.data.images import check_labels
 from ffdist.data.sources.base import Item, Source
 from ffdist.errors import DataError
 
+READ = 2**24
+"""Bytes that are read at once."""
 FILES = {"train": "train", "test": "t10k"}
 
 
@@ -64,16 +68,40 @@ class Idx(Source):
 
     def read(self, file: str, ndim: int) -> np.ndarray:
         """An IDX file of unsigned bytes: magic number 0x0000080N, N big-endian sizes, the bytes."""
-        plain, packed = self.folder / file, self.folder / f"{file}.gz"
+        plain = self.folder / file
+        packed = plain.with_name(f"{file}.gz")
         try:
-            data = plain.read_bytes() if plain.exists() else gzip.decompress(packed.read_bytes())
-            magic, *shape = np.frombuffer(data, ">i4", ndim + 1).tolist()
-            if magic != 0x800 + ndim:
-                raise ValueError(f"magic number {magic:#x}, not {0x800 + ndim:#x}")
-            return np.frombuffer(data, np.uint8, offset=4 * (ndim + 1)).reshape(shape)
+            with plain.open("rb") if plain.exists() else gzip.open(packed) as stream:
+                magic, *shape = np.frombuffer(stream.read(4 * (ndim + 1)), ">u4", ndim + 1).tolist()
+                if magic != 0x800 + ndim:
+                    raise ValueError(f"magic number {magic:#x}, not {0x800 + ndim:#x}")
+                data = exactly(stream, shape, plain if plain.exists() else packed)
+            return np.frombuffer(data, np.uint8).reshape(shape)
+        except DataError:
+            raise
         except (OSError, EOFError, ValueError, zlib.error) as error:
             raise DataError("an IDX file cannot be read", where=plain, got=error,
                             remedy="download it again") from error  # fmt: skip
+
+
+def exactly(stream: IO[bytes] | gzip.GzipFile, shape: Sequence[int], where: Path) -> bytes:
+    """The bytes behind a header that tells of so many, a few MiB at a time: what it says may be false.
+
+    Raises DataError for fewer, and for more."""
+    told, parts, left = prod(shape), [], prod(shape)
+    while left and (part := stream.read(min(left, READ))):
+        parts.append(part)
+        left -= len(part)
+    if left or stream.read(1):
+        row = (told - left) // max(1, prod(shape[1:]))
+        raise DataError(
+            "an IDX file does not hold what its header says",
+            where=f"{where}, row {row}" if left else where,
+            expected=f"{told:,} bytes, of {' x '.join(map(str, shape))}",
+            got=f"{told - left:,} bytes" if left else "more",
+            remedy="download it again",
+        )
+    return b"".join(parts)
 
 
 MERGED = "cijklmopsuvwxyz"

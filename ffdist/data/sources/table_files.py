@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -67,14 +68,43 @@ def labels_in(path: Path, column: str) -> Labels:
 
 
 def numerals(labels: Labels) -> Labels:
-    """Texts as whole numbers, where all of them are such, written in one way. Raises DataError for fractions."""
+    """Texts as whole numbers, where all of them are such, written in one way. Raises DataError for fractions, for a
+    number below 0 beside others than 1, and where numbers and texts are mixed."""
     names = labels.names or []
-    if labels.text and all(re.fullmatch(r"-?\d*\.\d+|-?\d+\.", name) for name in names):
-        return numbered(whole(np.array(names, np.float64), labels.where)[labels.numbers], labels.where)
-    if not labels.text or not all(map(is_numeral, names)):
+    numbers = [name for name in names if NUMBER.fullmatch(name)]
+    if not labels.text or not numbers or {*names} == {"-1", "1"}:
+        return labels
+    if len(numbers) < len(names):
+        check_one_kind(labels, numbers)
+        return labels
+    if any(re.search(r"[.eE]", name) for name in names):
+        return numbered(whole(np.array(names, np.float64)[labels.numbers], labels.where), labels.where)
+    if not all(is_numeral(name.removeprefix("-")) for name in names):
         return labels
     values = pc.cast(pa.array(names), pa.int64()).to_numpy()
-    return Labels(values[labels.numbers], None, False, labels.where)
+    return numbered(values[labels.numbers], labels.where)
+
+
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+
+
+def check_one_kind(labels: Labels, numbers: list[str]) -> None:
+    """Raises DataError for numbers beside longer texts, as where a column changes in the middle. Digits beside letters,
+    "0" to "9" and "A" to "Z", are names."""
+    names = labels.names or []
+    others = [name for name in names if name not in numbers]
+    if max(map(len, others)) <= max(map(len, numbers)):
+        return
+    of_number = np.isin(labels.numbers, [names.index(name) for name in numbers])
+    rows = np.flatnonzero(of_number != of_number[0])
+    first, other = (names[labels.numbers[row]] for row in (0, rows[0]))
+    raise DataError(
+        "labels are of unlike kinds",
+        where=f"{labels.where}, row {rows[0]}",
+        expected=f"a {'number' if of_number[0] else 'name'}, as {first} in row 0",
+        got=other,
+        remedy="write all as numbers, or all as names, e.g. class-0 for 0; or leave such rows out",
+    )
 
 
 def is_numeral(text: str) -> bool:
@@ -101,15 +131,17 @@ def read(path: Path, column: str) -> Iterator[pa.Array]:
             got=listed(names, 12),
             remedy="rename one of them",
         )
-    with readable(path):
+    rows = 0
+    with readable(path, lambda: rows):
         for batch in batches(path, column):
             for first in range(0, len(batch), ROWS):
                 yield batch.column(column).slice(first, ROWS)
+            rows += len(batch)
 
 
 @contextmanager
-def readable(path: Path) -> Iterator[None]:
-    """Raises DataError where Arrow cannot read a file inside."""
+def readable(path: Path, rows: Callable[[], int] = lambda: 0) -> Iterator[None]:
+    """Raises DataError where Arrow cannot read a file inside. rows: how many have been read."""
     try:
         yield
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
@@ -120,11 +152,47 @@ def readable(path: Path) -> Iterator[None]:
                 got="the text that stands for it",
                 remedy="git lfs pull, in that repository",
             ) from error
-        old = str(error).startswith(FIRST_FEATHER)
-        remedy = (
-            f"pandas.read_feather({str(path)!r}).to_feather('NEW.feather')" if old else "save it anew, text in UTF-8"
-        )
-        raise DataError("a table cannot be read", where=path, expected=KNOWN, got=error, remedy=remedy) from error
+        raise unreadable(path, rows(), error) from error
+
+
+PLACE = re.compile(r"CSV parse error: Row #(\d+):")
+
+
+def unreadable(path: Path, rows: int, error: Exception) -> DataError:
+    """For what Arrow says of a file of which so many rows were read."""
+    said, suffix = str(error), path.suffix.lower()
+    where = f"{path}, row {rows} or behind it" if rows else str(path)
+    if place := PLACE.search(said):
+        where = f"{path}, line {place[1]}"
+    elif suffix in LINES and (row := unlike_row(path)) is not None:
+        where = f"{path}, row {row}"
+        error = ValueError(re.sub(r" in row \d+$", "", said))  # it counts from the beginning of a part of the file
+    if said.startswith(FIRST_FEATHER):
+        expected, remedy = KNOWN, f"pandas.read_feather({str(path)!r}).to_feather('NEW.feather')"
+    elif "changed from" in said:
+        expected, remedy = "one type in a column", "write the column as one type in all rows"
+    elif suffix in TEXTS:
+        expected = "as many values in a line as its header has names" if suffix not in LINES else "an object a line"
+        remedy = "mend that line; or save the file anew, text in UTF-8"
+    else:
+        expected = f"a whole {'Parquet' if suffix == '.parquet' else 'Arrow'} file"
+        remedy = "it is damaged or cut off: fetch or write it again"
+    return DataError("a table cannot be read", where=where, expected=expected, got=error, remedy=remedy)
+
+
+def unlike_row(path: Path) -> int | None:
+    """The first line that is no JSON object, or has a value of another type than the lines before it."""
+    kinds: dict[str, type] = {}
+    with path.open("rb") as file:
+        for row, line in enumerate(line for line in file if line.strip()):
+            try:
+                for name, value in json.loads(line).items():
+                    kind = float if isinstance(value, int) and not isinstance(value, bool) else type(value)
+                    if value is not None and kinds.setdefault(name, kind) is not kind:
+                        return row
+            except (ValueError, AttributeError):
+                return row
+    return None
 
 
 def is_pointer(path: Path) -> bool:

@@ -1,0 +1,121 @@
+"""Files that say what is not so, or change in the middle: one error with file and row, and nothing left behind."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from ffdist.data import prepare
+from ffdist.errors import DataError
+
+ROWS = 60
+
+
+def png(shade: int) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (4, 4), (shade, 0, 255 - shade)).save(file, "PNG")
+    return file.getvalue()
+
+
+PNGS = [png(row) for row in range(ROWS)]
+
+
+def csv(path: Path, cell: Callable[[int], object]) -> Path:
+    for row, data in enumerate(PNGS):
+        path.with_name(f"{row}.png").write_bytes(data)
+    path.write_text("image,label\n" + "".join(f"{row}.png,{cell(row)}\n" for row in range(ROWS)))
+    return path
+
+
+def refused(path: Path, message: str) -> None:
+    before = sorted(path.parent.iterdir())
+    with pytest.raises(DataError) as caught:
+        prepare(path, path.parent / "out")
+    assert re.search(message, str(caught.value)), caught.value
+    assert sorted(path.parent.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        (
+            lambda row: row % 2 if row < 40 else "cat",
+            "unlike kinds\n.*, row 40\n  expected: a number, as 0.*\n  got: cat",
+        ),
+        (
+            lambda row: "cat" if row < 40 else row % 2,
+            "unlike kinds\n.*, row 40\n  expected: a name, as cat.*\n  got: 0",
+        ),
+        (lambda row: row % 2 if row != 9 else 0.5, "row 9\n  expected: whole numbers.*\n  got: 0.5"),
+        (lambda row: row % 2 if row != 9 else -1, "out of range\n.*, row 9\n  expected: 0 or more"),
+        (lambda row: row % 2 if row != 9 else "NaN", "unlike kinds\n.*, row 9"),
+        (lambda row: row % 2 if row != 9 else "", "missing\n.*, row 9"),
+        (lambda row: row % 2 if row != 9 else "1,2", "line 11\n"),
+    ],
+)
+def test_a_label_of_another_kind_in_a_text_file_is_named_by_its_row(
+    cell: Callable[[int], object], message: str, tmp_path: Path
+) -> None:
+    refused(csv(tmp_path / "labels.csv", cell), message)
+
+
+@pytest.mark.parametrize(
+    ("cell", "classes"),
+    [
+        (lambda row: "0123456789ABCDEF"[row % 16], [*"0123456789ABCDEF"]),
+        (lambda row: row % 2 * 2 - 1, ["-1", "1"]),
+        (lambda row: f"{row % 2}.0", ["0", "1"]),
+        (lambda row: f"v{row % 2}", ["v0", "v1"]),
+    ],
+)
+def test_digits_beside_letters_and_two_signs_are_classes(
+    cell: Callable[[int], object], classes: list[str], tmp_path: Path
+) -> None:
+    out = Path(prepare(csv(tmp_path / "labels.csv", cell), tmp_path / "out", tell=lambda text: None))
+    assert json.loads((out / "manifest.json").read_text())["classes"] == classes
+
+
+def test_a_type_that_changes_behind_the_first_mebibyte_of_lines_is_named_by_its_row(tmp_path: Path) -> None:
+    lines = [json.dumps({"image": "0.png", "label": row % 2, "note": "." * 200}) for row in range(9000)]
+    lines[8000] = json.dumps({"image": "0.png", "label": "cat"})
+    (tmp_path / "0.png").write_bytes(PNGS[0])
+    path = tmp_path / "labels.jsonl"
+    path.write_text("\n".join(lines))
+    refused(path, r"labels.jsonl, row 8000\n  expected: one type in a column\n.*from number to string\n")
+    path.write_text("\n".join([*lines[:7000], '{"image": "0.pn']))
+    refused(path, r"labels.jsonl, row 7000\n")
+
+
+def test_a_file_that_is_cut_off_or_lies_is_told_to_be_fetched_again(tmp_path: Path) -> None:
+    table = pa.table({"image": PNGS, "label": [row % 2 for row in range(ROWS)]})
+    for name, compression in (("a.parquet", "NONE"), ("b.arrow", None)):
+        (folder := tmp_path / name[0]).mkdir()
+        path = folder / name
+        if compression:
+            pq.write_table(table, path, row_group_size=20, compression=compression)
+        else:
+            with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as file:
+                file.write_table(table, 20)
+        whole = path.read_bytes()
+        path.write_bytes(whole[: len(whole) // 2])
+        refused(path, "expected: a whole (Parquet|Arrow) file\n(.*\n)*  remedy: it is damaged or cut off: fetch or")
+        lie = whole.replace((20).to_bytes(8, "little"), (10**12).to_bytes(8, "little"))
+        path.write_bytes(lie if name == "b.arrow" else whole.replace(whole[900:1500], bytes(600)))
+        refused(path, "cannot be read")
+
+
+def test_numpy_headers_that_claim_too_much_are_refused_in_bounded_memory(tmp_path: Path) -> None:
+    header = b"{'descr': '|u1', 'fortran_order': False, 'shape': (1000000000000, 28, 28), }"
+    header += b" " * (117 - len(header)) + b"\n"
+    (tmp_path / "x.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(1000))
+    np.save(tmp_path / "y.npy", np.arange(ROWS) % 2)
+    refused(tmp_path, "x.npy")
