@@ -23,12 +23,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Eval:
-    """Top-1 and top-5 accuracy of a run's last snapshot on the test split, by predictor and block."""
+    """Top-1 and top-5 accuracy of a run's snapshot on the test split, by predictor and block."""
 
     run: Annotated[Path, Positional]
     """Run directory."""
     data: str | None = None
     """Another data set of the same shape and classes. Default: the run's own."""
+    snapshot: str = "last"
+    """Which snapshot: last, best (where the run has marked one), or the step of one that is kept."""
     batch_size: int | None = None
     """Samples a batch. Default: the run's own, which gives training's numbers bit for bit."""
     confusion: Flag = False
@@ -62,7 +64,14 @@ def evaluate(command: Eval) -> None:
     check_named(settings, command.run)
     check_code(command.run, settings, strict=False)
     images = opened(command.run, command.data, settings, facts, "eval")
-    result, confusions = measure_run(command.run, settings, images, batch_size=command.batch_size, views=command.views)
+    result, confusions = measure_run(
+        command.run,
+        settings,
+        images,
+        batch_size=command.batch_size,
+        views=command.views,
+        snapshot=command.snapshot,
+    )
     if command.confusion:
         if command.predictor not in confusions:
             raise ConfigError(f"the run has no predictor '{command.predictor}'", where="--predictor",

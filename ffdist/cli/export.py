@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Export:
-    """Write a run's last snapshot as one file: a torch.export program (.pt2) or the weights (.safetensors)."""
+    """Write a run's snapshot as one file: a torch.export program (.pt2) or the weights (.safetensors)."""
 
     run: Annotated[Path, Positional]
     """Run directory."""
@@ -34,6 +34,8 @@ class Export:
     FILE.safetensors: the state of one plain torch.nn.Module, `ffdist.Classifier`, with network, rule, classes,
     predictor and normalisation in its metadata: `ffdist.load("FILE.safetensors")` gives it back."""
 
+    snapshot: str = "last"
+    """Which snapshot: last, best (where the run has marked one), or the step of one that is kept."""
     predictor: str = "mean"
     """Whose scores the program gives: mean, last, weighted, fusion, or a block's name."""
     json: Flag = False
@@ -57,7 +59,7 @@ def main(args: Sequence[str]) -> None:
         from ffdist.runtime.run import load_classifier
 
     handle_signals(unwind)  # what is half written goes again
-    classifier, settings, facts = load_classifier(command.run)
+    classifier, settings, facts = load_classifier(command.run, command.snapshot)
     classifier.choose(command.predictor)
     about = metadata(classifier, settings, facts)
     if command.to.suffix == ".pt2":

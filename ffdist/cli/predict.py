@@ -23,12 +23,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Predict:
-    """The class of each picture, by a run's last snapshot."""
+    """The class of each picture, by a run's snapshot."""
 
     run: Annotated[Path, Positional]
     """Run directory."""
     images: Annotated[tuple[Path, ...], Positional]
     """Pictures of any format, size and mode, and folders of them; they are read as the run's data were."""
+    snapshot: str = "last"
+    """Which snapshot: last, best (where the run has marked one), or the step of one that is kept."""
     predictor: str = "mean"
     """Whose scores decide: mean, last, weighted, fusion, or a block's name."""
     top_k: int | None = None
@@ -51,7 +53,7 @@ def main(args: Sequence[str]) -> None:
         from ffdist.runtime.prediction import Predictions, pictures_at, unreadable
         from ffdist.runtime.run import load_classifier
 
-    classifier, _, facts = load_classifier(command.run)
+    classifier, _, facts = load_classifier(command.run, command.snapshot)
     predictions = Predictions(classifier.choose(command.predictor), facts, command.batch_size)
     paths = [path for given in command.images for path in pictures_at(given, predictions.bad)]
     if not paths and not predictions.bad:

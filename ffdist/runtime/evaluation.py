@@ -13,15 +13,21 @@ from ffdist.settings import Settings
 
 
 def measure_run(
-    run: Path, settings: Settings, images: Images, *, batch_size: int | None = None, views: Sequence[str] = ()
+    run: Path,
+    settings: Settings,
+    images: Images,
+    *,
+    batch_size: int | None = None,
+    views: Sequence[str] = (),
+    snapshot: str | int = "last",
 ) -> Measured:
-    """The last snapshot on the test split of `images`, normalised as the run's own data.
+    """A snapshot on the test split of `images`, normalised as the run's own data.
 
-    batch_size: default the run's own. views: as `measure` has them. Raises DataError without a test split,
-    SnapshotError as `SnapshotStore.load`.
+    batch_size: default the run's own. views: as `measure` has them. snapshot: "last", "best", or a step.
+    Raises DataError without a test split, SnapshotError as `SnapshotStore.load`.
     """
     chain, objective = network(settings, images.shape, images.num_classes, run=run)
     if images.test is None:
         raise without_test(images)
-    network_ = trained(run, chain, objective, images, settings)
-    return measure(network_, images, images.test, batch_size=batch_size, views=views)
+    classifier = trained(run, chain, objective, images, settings, snapshot)
+    return measure(classifier, images, images.test, batch_size=batch_size, views=views)

@@ -25,7 +25,7 @@ from ffdist.runtime.own_code import GIVEN, KINDS, WORDS, check_code
 from ffdist.runtime.run import classifier_of, read_settings, trained
 from ffdist.runtime.run import network as named_network
 from ffdist.settings import Settings
-from ffdist.snapshot import pulled
+from ffdist.snapshot import as_snapshot, pulled
 from ffdist.snapshot.files import apart, write_durably
 
 NETWORK = ("model", "model_args", "blocks", "objective", "objective_args", "label_smoothing", "fusion")
@@ -85,7 +85,11 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 def load(
-    place: str | Path, network: Chain | nn.Sequential | None = None, objective: Objective | str | None = None
+    place: str | Path,
+    network: Chain | nn.Sequential | None = None,
+    objective: Objective | str | None = None,
+    *,
+    snapshot: str | int = "last",
 ) -> Classifier:
     """The trained network of a run's directory (its last whole snapshot), or of a file that `ffdist export` has written
     (.safetensors), on the CPU in evaluation mode: pixels in [0, 1], float32 [B, *input_shape] -> scores [B, K].
@@ -96,16 +100,21 @@ def load(
     `classifier.classes` names the classes, `classifier.decoding` says how pictures were read (`ffdist.read_pictures`).
     network, objective: those of training, where they were given in Python; of an exported file also a user's own, whose
         code is not imported because a file names it.
+    snapshot: which one of a run's: "last"; the step of one that is kept; "best", where the run has marked one.
 
-    Raises SnapshotError for what is no run and no such file, ConfigError where network or objective are needed.
+    Raises SnapshotError for what is no run and no such file, and for a snapshot that is not there; ConfigError where
+    network or objective are needed.
     """
-    path = pulled(place)
+    path, told = pulled(place), as_snapshot(snapshot)
     if path.is_file():
+        if told != "last":
+            raise ConfigError("a file has one network alone", where=path, got=f"snapshot={told!r}",
+                              remedy="name the run's directory, or leave the snapshot out")  # fmt: skip
         return _load_file(path, network, objective)
     settings, facts = read_settings(path), read_facts(path)
     check_code(path, settings, strict=False)
     chain, rule = _made(settings, facts, network, objective, path)
-    return trained(path, chain, rule, facts, settings)
+    return trained(path, chain, rule, facts, settings, told)
 
 
 def _made(

@@ -23,7 +23,7 @@ from ffdist.runtime.data_facts import DataFacts, read_facts
 from ffdist.runtime.own_code import GIVEN, WORDS, check_code
 from ffdist.settings import Settings, apply, flat
 from ffdist.settings.toml import parsed, read_toml, write_toml
-from ffdist.snapshot import Manifest, SnapshotStore, committed, newest
+from ffdist.snapshot import Manifest, SnapshotStore, as_snapshot, chosen, committed
 from ffdist.snapshot.files import write_durably
 from ffdist.snapshot.mirror import shown as named
 
@@ -174,21 +174,23 @@ def read_settings(run: Path) -> Settings:
     return settings if plan is None or plan.lanes == 1 else settings.changed(lanes=plan.lanes)
 
 
-def with_snapshot(run: Path, use: Callable[[Manifest], T]) -> T:
-    """What `use` makes of the run's last whole snapshot, as `newest`. Raises SnapshotError where there is none yet."""
+def with_snapshot(run: Path, use: Callable[[Manifest], T], snapshot: str | int = "last") -> T:
+    """What `use` makes of the run's last whole snapshot, or of another, as `chosen` has it. Raises SnapshotError where
+    there is none yet."""
+    told = as_snapshot(snapshot)
     if not committed(run):
         raise SnapshotError("the run has no snapshot yet", where=run, remedy="wait for the first epoch to end")
-    made = newest(run, lambda manifest: (use(manifest),))
+    made = chosen(run, told, lambda manifest: (use(manifest),))
     assert made, "a snapshot stays until another is committed"
     return made[0]
 
 
-def load_classifier(run: Path) -> tuple[Classifier, Settings, DataFacts]:
-    """The network of a run's last whole snapshot, on the CPU in evaluation mode."""
+def load_classifier(run: Path, snapshot: str | int = "last") -> tuple[Classifier, Settings, DataFacts]:
+    """The network of a run's last whole snapshot, or of another, on the CPU in evaluation mode."""
     settings, facts = read_settings(run), read_facts(run)
     check_code(run, settings, strict=False)
     chain, objective = network(settings, facts.shape, len(facts.classes), run=run)
-    return trained(run, chain, objective, facts, settings), settings, facts
+    return trained(run, chain, objective, facts, settings, snapshot), settings, facts
 
 
 def classifier_of(chain: Chain, objective: Objective, data: DataFacts | Images, settings: Settings) -> Classifier:
@@ -199,9 +201,16 @@ def classifier_of(chain: Chain, objective: Objective, data: DataFacts | Images, 
     return made
 
 
-def trained(run: Path, chain: Chain, objective: Objective, data: DataFacts | Images, settings: Settings) -> Classifier:
-    """The last whole snapshot's weights in a network that is there already."""
+def trained(
+    run: Path,
+    chain: Chain,
+    objective: Objective,
+    data: DataFacts | Images,
+    settings: Settings,
+    snapshot: str | int = "last",
+) -> Classifier:
+    """The last whole snapshot's weights, or another's, in a network that is there already."""
     classifier = classifier_of(chain, objective, data, settings)
     store = SnapshotStore(run, classifier.names)
-    with_snapshot(run, lambda manifest: store.load_weights(classifier, manifest))
+    with_snapshot(run, lambda manifest: store.load_weights(classifier, manifest), snapshot)
     return classifier

@@ -1,8 +1,20 @@
 """Snapshots: a file per block, committed by a manifest."""
 
+from ffdist.snapshot.chosen import as_snapshot, chosen
 from ffdist.snapshot.manifest import Manifest, committed, read_manifest
 from ffdist.snapshot.mirror import pulled
 from ffdist.snapshot.newest import latest, newest, set_aside
 from ffdist.snapshot.store import SnapshotStore
 
-__all__ = ["Manifest", "SnapshotStore", "committed", "latest", "newest", "pulled", "read_manifest", "set_aside"]
+__all__ = [
+    "Manifest",
+    "SnapshotStore",
+    "as_snapshot",
+    "chosen",
+    "committed",
+    "latest",
+    "newest",
+    "pulled",
+    "read_manifest",
+    "set_aside",
+]

@@ -1,0 +1,109 @@
+"""Which snapshot of a run is read: the last that is whole, the best, or that of one step."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from ffdist.errors import ConfigError, DamagedSnapshotError, SnapshotError, setting
+from ffdist.snapshot.files import RESTORE
+from ffdist.snapshot.manifest import Manifest, committed, read_manifest
+from ffdist.snapshot.newest import newest
+
+T = TypeVar("T")
+LAST, BEST = "last", "best"
+MARK = "best.json"
+"""In a run's folder, where the best snapshot is kept beside the newest: {"snapshot": NAME, ...}, the name of its folder
+in `snapshots`."""
+MOST = 2**63 - 1
+
+
+def as_snapshot(told: object) -> str | int:
+    """ "last", "best", or a step, of a text or a number. Raises ConfigError for anything else."""
+    if isinstance(told, str) and told in (LAST, BEST):
+        return told
+    if isinstance(told, int) and not isinstance(told, bool) and 0 <= told <= MOST:
+        return told
+    if isinstance(told, str) and told.isascii() and told.isdigit() and len(told) < 20 and int(told) <= MOST:
+        return int(told)
+    raise ConfigError(
+        "there is no such choice of a snapshot",
+        where=setting("snapshot"),
+        expected=f"{LAST}, {BEST}, or the step of one that is kept",
+        got=repr(told),
+    )
+
+
+def chosen(run: Path, told: str | int, use: Callable[[Manifest], T]) -> T | None:
+    """What `use` makes of the snapshot; None where the run has none yet.
+
+    told: as `as_snapshot` gives it. Where the last is not whole, the one before is taken, as by `newest`; one that is
+    named is taken or refused. Raises SnapshotError for a step that is not kept, and for the best where none is marked.
+    """
+    if told == LAST:
+        return newest(run, use)
+    if not (kept := committed(run)):
+        return None
+    return use(read_manifest(marked_best(run, kept) if told == BEST else of_step(run, kept, int(told))))
+
+
+def steps(kept: list[Path]) -> list[int]:
+    """Of snapshots' folders, in order, each once."""
+    return list(dict.fromkeys(int(folder.name.split("-")[1]) for folder in kept))
+
+
+def of_step(run: Path, kept: list[Path], step: int) -> Path:
+    """At the end of an epoch there may be two of one step: the later one says that the epoch is over."""
+    found = [folder for folder in kept if steps([folder]) == [step]]
+    if found:
+        return found[-1]
+    raise SnapshotError(
+        "the run keeps no snapshot of that step",
+        where=run,
+        expected=f"one of the steps {', '.join(map(str, steps(kept)))}",
+        got=step,
+        remedy=f"{setting('snapshot', steps(kept)[-1])}; a run keeps more with {setting('run.keep', 10)}",
+    )
+
+
+def marked_best(run: Path, kept: list[Path]) -> Path:
+    """The folder that the run's own mark names."""
+    path = run / MARK
+    try:
+        name = json.loads(path.read_text())["snapshot"]
+        return next(folder for folder in kept if folder.name == name)
+    except FileNotFoundError:
+        raise SnapshotError(
+            "the run keeps no best snapshot",
+            where=run,
+            expected=f"{MARK}, which says which one it is",
+            got=f"snapshots of the steps {', '.join(map(str, steps(kept)))}",
+            remedy=f"name one of these: {setting('snapshot', best_of(kept))}"
+            " (the most accurate of them on the validation split)"
+            if best_of(kept) is not None
+            else f"take the last: {setting('snapshot', LAST)}",
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, StopIteration) as error:
+        raise DamagedSnapshotError(
+            "what says which snapshot is the best does not name one that is kept",
+            where=path,
+            expected="the name of one in snapshots, as it was written",
+            got=repr(error),
+            remedy=f"{RESTORE}: {setting('snapshot', LAST)}",
+        ) from error
+
+
+def best_of(kept: list[Path]) -> int | None:
+    """The step of the one whose last epoch was the most accurate on the validation split; None where none says."""
+    found: list[tuple[float, int]] = []
+    for folder in kept:
+        try:
+            manifest = read_manifest(folder)
+        except SnapshotError:
+            continue
+        last = manifest.records[-1:] if not manifest.batch else []  # it has learned since
+        accuracies = [r["validation"]["accuracy"]["mean"] for r in last if r.get("validation")]
+        found += [(accuracy, manifest.step) for accuracy in accuracies]
+    return max(found)[1] if found else None
