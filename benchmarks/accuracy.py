@@ -3,7 +3,7 @@
     python benchmarks/accuracy.py sff-cnnb-cifar10                  # says what it will cost, trains, records
     python benchmarks/accuracy.py sff-cnnb-cifar10 --seeds 0 1 2    # mean and spread over three
     python benchmarks/accuracy.py --estimate                        # what each row would cost here; trains nothing
-    python benchmarks/accuracy.py table                             # draws the README's table from the records
+    python benchmarks/accuracy.py table                             # draws README's and docs/ACCURACY.md's
 
 A run that was cut off goes on where its last snapshot is; one that is finished is only recorded.
 """
@@ -24,7 +24,7 @@ from benchmarks.rows.cost import estimate
 from benchmarks.rows.record import summed_up, write
 from benchmarks.rows.row import Row, find_row, read_rows
 from benchmarks.rows.table import redraw
-from benchmarks.rows.train import finished, train
+from benchmarks.rows.train import exported, finished, train
 from ffdist.cli import tell
 from ffdist.errors import DataError, FfdistError
 
@@ -36,7 +36,7 @@ class Accuracy:
     """Train a row of the accuracy table and record it."""
 
     row: Annotated[str | None, tyro.conf.Positional] = None
-    """A row of accuracy.toml; "table" draws the README's table; none, with --estimate, means all rows."""
+    """A row of accuracy.toml; "table" draws the documents' tables; none, with --estimate, means all rows."""
     seeds: tuple[int, ...] = (0,)
     """A run each; several give mean and spread."""
     estimate: bool = False
@@ -58,14 +58,14 @@ def main() -> None:
     try:
         rows = read_rows(told.rows)
         if told.row == "table":
-            redraw(HERE.parent / "README.md", rows, told.records)
+            redraw(HERE.parent, rows, told.records)
         elif told.estimate:
             for row in [find_row(told.row, rows)] if told.row else rows.values():
                 print(forecast(row, told), flush=True)
         elif told.row is None:
             sys.exit("accuracy: name a row of accuracy.toml, or --estimate for what each costs")
         else:
-            measure(find_row(told.row, rows), told)
+            measure(find_row(told.row, rows), rows, told)
     except FfdistError as error:
         tell(error)
         sys.exit(1)
@@ -81,14 +81,22 @@ def forecast(row: Row, told: Accuracy) -> str:
     return f"{row.name}: {cost} a seed"
 
 
-def measure(row: Row, told: Accuracy) -> None:
+def measure(row: Row, rows: dict[str, Row], told: Accuracy) -> None:
     """All seeds, then the record."""
     outs = [told.runs / row.name / f"seed-{seed}" for seed in told.seeds]
     if not all(map(finished, outs)):
         print(forecast(row, told), file=sys.stderr, flush=True)
+    weights = None if row.begins_with is None else weights_of(find_row(row.begins_with, rows), told)
     for seed, out in zip(told.seeds, outs, strict=True):
-        train(row.flags(told.data_root, seed), out)
+        train(row.flags(told.data_root, seed, weights), out)
     print(write(summed_up(row, outs, told.note), told.records).read_text())
+
+
+def weights_of(row: Row, told: Accuracy) -> Path:
+    """The file of a row's trained weights, of seed 0; it is trained where it has not been."""
+    out = told.runs / row.name / "seed-0"
+    train(row.flags(told.data_root, 0), out)
+    return exported(out)
 
 
 if __name__ == "__main__":

@@ -78,6 +78,13 @@ FAST: Values = {"model": "speednet", "batch_size": 512, "epochs": 6, "optimizer"
                   "ns_steps": 3, "unit_filters": True, "schedule": "linear", "warmup": 0.23, "start": 0.2, "end": 0.07,
                   "label_smoothing": 0.2, "validation": 0.0, "augment": ["shift", "alternate"],
                   "precision": "bf16"}  # fmt: skip
+MOVED: Mapping[str, Values] = {"mnist": {"augment": ["shift"]}, "fashion-mnist": {"augment": ["shift", "alternate"]}}
+BY_K: Values = {"objective": "dgl", "objective_args": ["auxiliary=conv", "depth=1", "width=128"], "epochs": 20,
+                "validation": 0.0, "schedule": "one-cycle", "end": 0.01, "label_smoothing": 0.1}  # fmt: skip
+NARROW: Mapping[str, Values] = {
+    "vgg8": {"model": "vgg8", "model_args": ["widths=64,-128,128,-256,-256,-256,256"]},
+    "resnet18": {"model": "resnet18", "model_args": ["widths=32,64,128,256", "split=block"]},
+}
 SMALL_PICTURES = ("mnist", "fashion-mnist", "cifar10", "cifar100")
 
 GROUPS: dict[str, dict[str, Preset]] = {
@@ -144,14 +151,16 @@ GROUPS: dict[str, dict[str, Preset]] = {
     "layers": {
         **{f"auglocal-speednet-{data}": on(data, "3 modules, narrow copies of what follows as heads (arXiv 2402.17318)",
                                            FAST, {"objective": "auglocal",
-                                                  "objective_args": ["width=96", "pool=max", "scale=0.1111"]})
-           for data in ("cifar10", "cifar100")},
+                                                  "objective_args": ["width=96", "pool=max", "scale=0.1111"]},
+                                           MOVED.get(data, {}))
+           for data in SMALL_PICTURES},
         **{f"dgl-speednet-{data}": on(data, "3 modules, a convolution as head (arXiv 1901.08164)", FAST,
                                       {"objective": "dgl",
                                        "objective_args": ["auxiliary=conv", "depth=1", "width=128"]})
            for data in ("cifar10", "cifar100")},
-        **{f"backprop-speednet-{data}": on(data, "the same network by backpropagation", FAST, {"objective": "backprop"})
-           for data in ("cifar10", "cifar100")},
+        **{f"backprop-speednet-{data}": on(data, "the same network by backpropagation", FAST, {"objective": "backprop"},
+                                           MOVED.get(data, {}))
+           for data in SMALL_PICTURES},
     },
     "beyond; ours: schedules, augmentation, and what is not VGG11": {
         **{f"predsim-vgg11-{data}": on(data, "VGG11, similarity matching (arXiv 1901.06656)", PREDSIM, ours(data),
@@ -165,6 +174,8 @@ GROUPS: dict[str, dict[str, Preset]] = {
                                         {"model": "cnn", "model_args": ["widths=40,80,160"], "lr": 0.08,
                                          "objective": "deeperforward", "objective_args": ["dropout=0.2"],
                                          "weight_decay": 5e-4, "epochs": 60}),
+        **{f"dgl-{net}-cifar10": on("cifar10", f"{net.upper()} of half the filters, a convolution as head; --modules K",
+                                    ours("cifar10"), NARROW[net], BY_K) for net in NARROW},
         "local-ce-cnnb-cifar10": on("cifar10", "CNNB, a linear classifier a block", ours("cifar10"),
                                     {"model": "cnnb", "objective": "local-ce", "epochs": 60}),
     },

@@ -13,8 +13,10 @@ from typing import Any
 from benchmarks.rows.row import Row
 from benchmarks.rows.train import cost_of, read_lines
 from ffdist.bench.record import machine, versions
+from ffdist.pipeline.crossed import layers_crossed
 from ffdist.pipeline.predictors import PREDICTORS
-from ffdist.runtime.run import load_classifier, read_settings
+from ffdist.runtime.data_facts import read_facts
+from ffdist.runtime.run import load_classifier, network, read_settings
 from ffdist.settings import Settings
 
 Record = dict[str, Any]
@@ -40,6 +42,7 @@ def summed_up(row: Row, outs: Sequence[Path], note: str) -> Record:
     """The record of a row's finished runs, one a seed."""
     runs = [measured(out) for out in outs]
     settings = read_settings(outs[0])
+    trained = load_classifier(outs[0])[0]
     found = {name: [run["accuracy"][name] for run in runs] for name in runs[0]["accuracy"]}
     over: Record = {"accuracy": {name: round(mean(of), 2) for name, of in found.items()}}
     if len(runs) > 1:
@@ -52,11 +55,17 @@ def summed_up(row: Row, outs: Sequence[Path], note: str) -> Record:
         "paper": row.paper, "source": row.source, "target": row.target, "note": note,
         "epochs": max(run["epochs"] for run in runs), "samples": runs[0]["samples"],
         "seeds": [run["seed"] for run in runs], "n": len(runs), "runs": runs,
-        "parameters": sum(p.numel() for p in load_classifier(outs[0])[0].parameters()),
+        "parameters": sum(p.numel() for p in trained.parameters()), "crossed": crossed(outs[0]),
         "settings": what_decides(settings), "threads": os.environ.get("OMP_NUM_THREADS", "default"),
         "machine": machine(),
         "versions": versions() | {"commit": runs[-1].get("commit", "unknown")}, "date": date.today().isoformat(),
     }  # fmt: skip
+
+
+def crossed(out: Path) -> dict[str, int]:
+    """Layers that a gradient crosses in each block and its head."""
+    facts = read_facts(out)
+    return layers_crossed(*network(read_settings(out), facts.shape, len(facts.classes), run=out))
 
 
 def what_decides(settings: Settings) -> Record:
@@ -75,7 +84,8 @@ def write(record: Record, folder: Path) -> Path:
 def as_markdown(r: Record) -> str:
     """The record as people read it."""
     m, v = r["machine"], r["versions"]
-    about = [r["form"], r["note"], f"The paper's: {r['paper']:.2f} ({r['source']})." if r["paper"] else ""]
+    layers = f"Layers that a gradient crosses in a block and its head: {', '.join(map(str, r['crossed'].values()))}."
+    about = [r["form"], layers, r["note"], f"The paper's: {r['paper']:.2f} ({r['source']})." if r["paper"] else ""]
     cost = f"{r['seconds']:,} s" + (
         f", {r['cpu_seconds']:,} s of CPU, {r['peak_mib']:,} MiB" if "peak_mib" in r else ""
     )

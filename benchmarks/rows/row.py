@@ -32,6 +32,8 @@ class Row:
     """What ffdist sets itself."""
     twin: str | None = None
     """The row of the same network and data by backpropagation."""
+    begins_with: str | None = None
+    """The row whose trained weights, of seed 0, this one begins with."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "args", tuple(self.args))
@@ -44,10 +46,14 @@ class Row:
     def command(self) -> str:
         return shlex.join(["ffdist", "train", *self.args])
 
-    def flags(self, root: Path, seed: int) -> list[str]:
-        """Of `ffdist train`, for data sets below `root`. One process, which another number of stages would equal."""
+    def flags(self, root: Path, seed: int, weights: Path | None = None) -> list[str]:
+        """Of `ffdist train`, for data sets below `root`. One process, which another number of stages would equal.
+
+        weights: file to begin with.
+        """
         data = self.data if self.data == "digits" else str(root / self.data)
-        return [*self.args, "--stages", "1", "--data", data, "--seed", str(seed)]
+        begun = [] if weights is None else ["--pretrained", str(weights)]
+        return [*self.args, *begun, "--stages", "1", "--data", data, "--seed", str(seed)]
 
     def settings(self, root: Path, seed: int = 0) -> Settings:
         return parse(self.flags(root, seed)).settings

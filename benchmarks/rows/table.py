@@ -1,4 +1,4 @@
-"""The README's accuracy table, drawn from the records alone."""
+"""The accuracy tables, drawn from the records alone."""
 
 from __future__ import annotations
 
@@ -11,15 +11,24 @@ from benchmarks.rows.record import Record
 from benchmarks.rows.row import Row
 
 BEGIN, END = "<!-- accuracy: drawn by `python benchmarks/accuracy.py table` -->", "<!-- /accuracy -->"
-COLUMNS = ("row", "mean of blocks", "last block", "fusion head", "paper", "backpropagation: ours", "paper's", "n",
-           "epochs", "CPU s", "machine")  # fmt: skip
+COLUMNS = ("row", "mean of blocks", "last block", "fusion head", "paper", "backpropagation: ours", "paper's", "K",
+           "layers", "n", "epochs", "CPU s", "machine")  # fmt: skip
+SHORT = 5
+"""Epochs of a run that is no more than a try, and so stands in the whole table alone."""
+WHOLE = Path("docs/ACCURACY.md")
+"""The document with every row, below the project's root."""
 
 
-def redraw(readme: Path, rows: Mapping[str, Row], folder: Path) -> str:
-    """Puts the table between its marks in `readme`; returns it."""
-    drawn = draw(rows, newest(folder))
-    put(readme, BEGIN, drawn, END)
-    return drawn
+def redraw(root: Path, rows: Mapping[str, Row], folder: Path) -> None:
+    """Puts the tables between their marks: in README what has been trained at length, in `WHOLE` every row."""
+    records = newest(folder)
+    put(root / "README.md", BEGIN, draw(rows, at_length(records)), END)
+    put(root / WHOLE, BEGIN, draw_whole(rows, records), END)
+
+
+def at_length(records: Mapping[str, Record]) -> dict[str, Record]:
+    """Without those of a few epochs."""
+    return {name: r for name, r in records.items() if r["epochs"] > SHORT or name.startswith("backprop-")}
 
 
 def newest(folder: Path) -> dict[str, Record]:
@@ -33,14 +42,17 @@ def newest(folder: Path) -> dict[str, Record]:
 
 
 def draw(rows: Mapping[str, Row], records: Mapping[str, Record]) -> str:
-    """What has a record; folded away, what has none. A twin stands in the rows of its network and data."""
-    ours = [row for row in rows.values() if not row.is_twin]
-    told = [line(row, rows, records) for row in ours if row.name in records]
-    unrun = [line(row, rows, records) for row in ours if row.name not in records]
-    return "\n".join([
-        *grid(told), "",
-        f"<details><summary>{len(unrun)} more rows, not yet run</summary>", "", *grid(unrun), "", "</details>", "",
-    ])  # fmt: skip
+    """What has a record. A twin stands in the rows of its network and data."""
+    ours = [row for row in rows.values() if not row.is_twin and row.name in records]
+    return "\n".join([*grid([line(row, rows, records) for row in ours]), ""])
+
+
+def draw_whole(rows: Mapping[str, Row], records: Mapping[str, Record]) -> str:
+    """The same of every record, and what has none."""
+    unrun = [row for row in rows.values() if not row.is_twin and row.name not in records]
+    table = [*grid([line(row, rows, records) for row in unrun])]
+    parts = [draw(rows, records), f"{len(unrun)} rows, not yet run:", "", *table, ""]
+    return "\n".join(parts).replace("](benchmarks/", "](../benchmarks/")
 
 
 def grid(lines: list[list[str]]) -> list[str]:
@@ -55,12 +67,18 @@ def line(row: Row, rows: Mapping[str, Row], records: Mapping[str, Record]) -> li
     behind = [linked(twin, records), paper(twin)] if twin else ["-", "-"]
     r = records.get(row.name)
     if r is None:
-        return [f"`{row.name}`{form}", "not yet run", "", "", paper(row), *behind, "", "", "", ""]
+        return [f"`{row.name}`{form}", "not yet run", "", "", paper(row), *behind, *[""] * 6]
     name = f"[`{row.name}`](benchmarks/records/{r['file']}){form}"
     cpu = f"{r['cpu_seconds']:,}" if "cpu_seconds" in r else "-"
     ours = [found(r, predictor) for predictor in ("mean", "last", "fusion")]
     counts = [str(len(r["seeds"])), str(r["epochs"]), cpu]
-    return [name, *ours, paper(row), *behind, *counts, r["machine"]["name"]]
+    return [name, *ours, paper(row), *behind, *crossed(r), *counts, r["machine"]["name"]]
+
+
+def crossed(r: Record) -> list[str]:
+    """How many modules learn, and the most layers that a gradient crosses in one of them and its head."""
+    layers = [count for count in r.get("crossed", {}).values() if count]
+    return [str(len(layers)), str(max(layers))] if layers else ["-", "-"]
 
 
 def found(r: Record, predictor: str) -> str:

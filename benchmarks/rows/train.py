@@ -38,6 +38,14 @@ def train(flags: list[str], out: Path) -> None:
         note_cost(out, time.monotonic() - started, cpu, after.ru_maxrss)
 
 
+def exported(out: Path) -> Path:
+    """The weights of a finished run as a file, which is written where there is none."""
+    file = out / "weights.safetensors"
+    if not file.exists():
+        subprocess.run([sys.executable, "-m", "ffdist", "export", str(out), "--to", str(file)], check=True)
+    return file
+
+
 def note_cost(out: Path, seconds: float, cpu_seconds: float, peak: int) -> None:
     """A line for each attempt at the run. peak: as getrusage tells it, of the largest process so far."""
     if not out.exists():

@@ -75,15 +75,17 @@ class _Started:
 
 
 def _ways(chain: Chain, blocks: Sequence[nn.Module]) -> list[list[dict[str, str]]]:
-    """What a file may call the tensors of each block: as torchvision, an `nn.Sequential` of the blocks, our export."""
-    plain, sequential, export = [], [], []
+    """What a file may call the tensors of each block: as torchvision, an `nn.Sequential` of the blocks, our export, or
+    that of the twin by backpropagation."""
+    plain, sequential, export, of_twin = [], [], [], []
     for index, (name, block) in enumerate(zip(chain.names, blocks, strict=True)):
         parts = name.split("+") if isinstance(block, Group) else [name]
         within = {own: _within_group(block, own) for own in block.state_dict()}
         plain.append({own: inner for own, (_, inner) in within.items()})
         sequential.append({own: f"{parts[place]}.{inner}" for own, (place, inner) in within.items()})
         export.append({own: f"blocks.{index}.{own}" for own in within})
-    return [plain, sequential, export]
+        of_twin.append({own: f"blocks.0.{name.replace('.', '_')}.{own}" for own in within})
+    return [plain, sequential, export, of_twin]
 
 
 def _found(way: Sequence[Mapping[str, str]], state: Mapping[str, Tensor]) -> int:

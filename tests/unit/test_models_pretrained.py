@@ -10,6 +10,7 @@ from jobs import QUIET, fingerprint
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ffdist.baselines.twin import Backprop, twin
 from ffdist.data import open_data
 from ffdist.errors import ConfigError, NetworkError
 from ffdist.models import (
@@ -294,3 +295,16 @@ def test_a_file_of_something_else_is_refused_as_no_file_of_weights(suffix: str, 
         read_state(path)
     assert caught.value.got
     assert "weights_only" not in str(caught.value)
+
+
+def test_the_weights_of_a_twin_by_backpropagation_begin_a_local_run(tmp_path: Path) -> None:
+    chain = resnet18((1, 16, 16), 3, widths=(4, 4, 6, 6), split="stem-group")
+    learned = Classifier(twin(chain), Backprop())
+    save_file(learned.state_dict(), tmp_path / "twin.safetensors")
+    other = resnet18((1, 16, 16), 7, widths=(4, 4, 6, 6), split="stem-group")
+    started = with_weights(other, tmp_path / "twin.safetensors")
+    whole = learned.blocks[0]
+    assert isinstance(whole, nn.Sequential)
+    for index, block in enumerate(whole[:-1]):
+        built = started.build(index, seed=0).state_dict()
+        assert all(torch.equal(value, built[name]) for name, value in block.state_dict().items())
