@@ -145,14 +145,22 @@ class LearningBlock:
 
     def step(self) -> None:
         """Update the weights by the gradients of a whole batch."""
+        self.descend()
+        self.rest_of_step()
+
+    def descend(self) -> None:
+        """Of `step`, what the optimiser does."""
         assert self.optimizer is not None
-        assert self.schedule is not None
         if self.scale:
             self.scale.unscale()
         if self.config.settings.optim.clip is not None:
             clip_grad_norm_(self.learned, self.config.settings.optim.clip)
         self.scale.step() if self.scale else self.optimizer.step()
         self.optimizer.zero_grad()
+
+    def rest_of_step(self) -> None:
+        """Of `step`, what finds all weights updated."""
+        assert self.schedule is not None
         if self.average:
             self.average.update(self.parts)
         if not isinstance(self.schedule, ReduceLROnPlateau):

@@ -11,7 +11,7 @@ from torch import nn
 
 from ffdist.pipeline.muon import FilterMuon, Together
 from ffdist.pipeline.own_optimizer import own_optimizer
-from ffdist.settings import OptimSettings
+from ffdist.settings import OptimSettings, Settings
 
 NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 
@@ -57,6 +57,13 @@ def kind_of(name: str, parameter: nn.Parameter, config: OptimSettings, *, small:
     if small and config.bias_lr:
         return "bias"
     return "head" if beside and config.head_lr else "other"
+
+
+def is_elementwise(settings: Settings) -> bool:
+    """Whether an update takes each number for itself: then a slice of a block can be updated alone."""
+    optim = settings.optim
+    known = optim.optimizer in ("adamw", "adam", "sgd")
+    return known and optim.clip is None and settings.compute.precision != "fp16"
 
 
 def uncompiled(kind: type[torch.optim.Optimizer]) -> type[Any]:

@@ -1,8 +1,15 @@
 """The gradients of a block over the lanes of a batch, which one worker computes or several.
 
-A worker adds up its lanes as far as the tree allows (`tree.py`), posts the sums to the others of its stage while it
-computes the next block, and takes theirs before the block is needed again. So all but the last block's exchange hides
-behind computing.
+A worker adds up its lanes as far as the tree allows (`tree.py`), and posts the sums to the others of its stage while it
+computes the next block. What then happens of a block's vector of gradients, or weights, is one of these:
+
+    whole     each worker has sent all of its sums, takes all of the others', before the block is needed again, and
+              updates the block as the others do
+    slices    each has sent each of the others that one's slice of its sums. Behind the batch it adds up its own slice,
+              updates it (`slices.py`), and hands the new weights on; before the block is needed again, it takes theirs.
+              Where an update is not element by element, the summed gradients are handed on, and all update alike.
+
+Either way all but the last block's exchange hides behind computing, and not a bit differs.
 """
 
 from __future__ import annotations
@@ -10,155 +17,70 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from threading import Event
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ffdist.errors import NetworkError, StageError
 from ffdist.pipeline.block import LearningBlock
+from ffdist.pipeline.flat import Flat
+from ffdist.pipeline.optim import is_elementwise
 from ffdist.pipeline.running import Key, RunningStatistics
+from ffdist.pipeline.slices import OwnSlice
+from ffdist.pipeline.team import GRADIENTS, SLICES, Team
 from ffdist.pipeline.tree import Node, Partial, total
-from ffdist.plan import Share
-from ffdist.transport.base import Frame, Receiver, Sender
+from ffdist.transport.base import Frame
 
 MOST_BUCKETS = 4
 """Of a stage: an edge holds the frames of a whole batch, so that nobody waits for room in the middle of one."""
-ALIGNMENT = 64
-"""Numbers: where each parameter begins in a flat vector."""
 
 
-class Team:
-    """The workers of one stage, as one of them sees the others."""
-
-    def __init__(
-        self,
-        worker: int,
-        shares: Sequence[Share],
-        senders: Mapping[int, Sender],
-        receivers: Mapping[int, Receiver],
-        stop: Event | None = None,
-    ) -> None:
-        """senders, receivers: to and from each of the others. stop: on the worker that is told to end the run early."""
-        self.worker, self.shares = worker, list(shares)
-        self.senders, self.receivers = senders, receivers
-        self.stop = stop or Event()
-        self.told: int | None = None
-        """The batch with which the others were told that the run is to end early."""
-        self.exchanging = self.waited = 0.0
-        """Seconds so far of sending and adding up; of waiting for the others."""
-
-    @property
-    def others(self) -> list[int]:
-        return [share.worker for share in self.shares if share.worker != self.worker]
-
-    def post(self, frame: Frame) -> None:
-        """To each of the others; returns when it is on its way."""
-        began = time.perf_counter()
-        for worker in self.others:
-            self.senders[worker].send(frame)
-        self.exchanging += time.perf_counter() - began
-
-    def take(self, kind: str) -> dict[int, Frame]:
-        """The next frame of each of the others. Raises StageError where one is at another point."""
-        began = time.perf_counter()
-        frames = {worker: self.receivers[worker].recv() for worker in self.others}
-        self.waited += time.perf_counter() - began
-        for worker, frame in frames.items():
-            if frame.kind != kind:
-                raise StageError("the workers of a stage are not at the same point", where=f"worker {self.worker}",
-                                 expected=kind, got=f"{frame.kind} of worker {worker}",
-                                 remedy="run the same version of ffdist at every stage")  # fmt: skip
-        return frames
-
-    def gather(self, kind: str, fields: dict[str, Any], tensors: dict[str, Tensor]) -> dict[int, Frame]:
-        """What each worker has, this one's too."""
-        mine = Frame(kind, fields, tensors)
-        self.post(mine)
-        return {self.worker: mine, **self.take(kind)}
-
-    def tell(self, step: int) -> int | None:
-        """With which batch the others are told that the run is to end early; None: it goes on."""
-        if self.stop.is_set() and self.told is None:
-            self.told = step
-        return self.told
-
-    def hear(self, frames: Iterable[Frame]) -> None:
-        """What the others tell of it."""
-        for frame in frames:
-            if self.told is None:
-                self.told = frame.fields["told"]
-
-    def is_told(self, step: int, *, waiting: bool = True) -> bool:
-        """Whether the run is to end behind batch `step`, the same on every worker: what came with an exchange is known
-        to all when the next batch's first block has been computed; and at once where nothing is under way."""
-        return self.told is not None and self.told <= step - waiting
-
-
-class Flat:
-    """A block's parameters as one vector."""
-
-    def __init__(self, parameters: Sequence[nn.Parameter], where: str) -> None:
-        self.parameters = list(parameters)
-        if len({p.dtype for p in self.parameters}) > 1:
-            raise NetworkError("lanes need weights of one type in a block", where=where, expected="one dtype",
-                               got=sorted(str(p.dtype) for p in self.parameters), remedy="one lane")  # fmt: skip
-        self.places: list[int] = []
-        size = 0
-        for parameter in self.parameters:
-            self.places.append(size)
-            size += -(-parameter.numel() // ALIGNMENT) * ALIGNMENT
-        self.size = size
-
-    def views(self, flat: Tensor) -> list[Tensor]:
-        """Each parameter's part of the vector, laid out as it is."""
-        return [
-            flat.as_strided(p.size(), p.stride(), flat.storage_offset() + place)
-            if is_dense(p)
-            else flat[place : place + p.numel()].view(p.size())
-            for p, place in zip(self.parameters, self.places, strict=True)
-        ]
-
-    @torch.no_grad()
-    def gradients(self) -> tuple[Tensor, list[int]] | None:
-        """A copy of all gradients, zero where there is none, and the numbers of those that there are; they are gone
-        from the parameters then."""
-        present = [i for i, p in enumerate(self.parameters) if p.grad is not None]
-        if not present:
-            return None
-        first = self.parameters[0]
-        flat = torch.zeros(self.size, dtype=first.dtype, device=first.device)
-        views = self.views(flat)
-        for index in present:
-            grad = self.parameters[index].grad
-            assert grad is not None
-            views[index].copy_(grad)
-            self.parameters[index].grad = None
-        return flat, present
-
-    def put(self, flat: Tensor, present: Sequence[int]) -> None:
-        """The vector's parts as the gradients of those parameters."""
-        views = self.views(flat)
-        for index in present:
-            self.parameters[index].grad = views[index]
+def slices_pay(workers: int, told: str = "auto") -> bool:
+    """Whether slices are the faster exchange: a worker sends 2 (W - 1) / W of the block, and not W - 1, in two rounds,
+    and not one. told: as `plan.exchange`."""
+    return workers > 2 if told == "auto" else told == "slices"
 
 
 class Reduction:
     """One block's batch: from its lanes to its update."""
 
     def __init__(
-        self, block: LearningBlock, lanes: range, of: int, team: Team | None, dtype: torch.dtype = torch.float32
+        self,
+        block: LearningBlock,
+        lanes: range,
+        of: int,
+        team: Team | None,
+        *,
+        dtype: torch.dtype | None = None,
+        sliced: bool = False,
     ) -> None:
-        """lanes: those that are computed here, of so many. dtype: to what sums are rounded, if less than float32."""
-        self.block, self.lanes, self.of, self.team, self.dtype = block, lanes, of, team, dtype
+        """lanes: those that are computed here, of so many. dtype: to what sums are rounded; None: not. sliced: whether
+        each worker adds up a slice alone."""
+        self.block, self.lanes, self.of, self.team = block, lanes, of, team
         self.flat = Flat(block.learned, str(block.site))
+        self.dtype = dtype
+        many = len(team.shares) if team and sliced else 1
+        self.slices = self.flat.slices(many)
+        """Of the vector, each worker's; the whole where each adds up all."""
+        self.place = team.place if team and sliced else 0
+        """Of this worker's slice."""
+        whole_only = not (many > 1 and self.flat.is_dense and block.learned and is_elementwise(block.config.settings))
+        self.own = None if whole_only else OwnSlice(block, self.flat, self.slices, self.place)
+        """Where each worker updates its slice alone."""
         self.partial = Partial(lanes, of, self._add)
         self.present: set[int] = set()
         self.running = RunningStatistics(block.parts)
         self.values: dict[Node, Tensor] = {}
         self.others: list[dict[Key, Tensor]] = []
+        self.summed: Tensor | None = None
+        """This worker's slice of the gradients, added up over all lanes."""
+
+    def begin_run(self) -> None:
+        """When the block holds what the run begins with."""
+        if self.own:
+            self.own.adopt()
 
     def begin(self, lane: int) -> None:
         """Before a microbatch."""
@@ -175,15 +97,18 @@ class Reduction:
         self.partial.put(lane, None if found is None else self._rounded(found[0]))
         self.present |= set(found[1]) if found else set()
 
-    def collect(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Behind the last lane that is computed here: what the others need of it."""
-        self.values = self.partial.take()
-        tensors = {f"{first}-{behind}": value.to(self.dtype) for (first, behind), value in self.values.items()}
+    def collect(self) -> tuple[dict[str, Any], list[dict[str, Tensor]]]:
+        """Behind the last lane that is computed here: what the others need of it; tensors for each slice."""
+        values = self.partial.take()
+        self.values = {node: value[self.slices[self.place]] for node, value in values.items()}
+        travelling = {f"{first}-{behind}": self._short(value) for (first, behind), value in values.items()}
+        running: dict[str, Tensor] = {}
         by_type: dict[str, list[Key]] = {}
         for key in sorted(self.running.taken):
             by_type.setdefault(str(self.running.taken[key].dtype), []).append(key)
         for kind, keys in by_type.items():
-            tensors[f"running {kind}"] = torch.cat([self.running.taken[key].flatten() for key in keys])
+            running[f"running {kind}"] = torch.cat([self.running.taken[key].flatten() for key in keys])
+        tensors = [{name: value[part] for name, value in travelling.items()} | running for part in self.slices]
         return {"present": sorted(self.present), "running": by_type}, tensors
 
     def receive(self, fields: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
@@ -192,30 +117,65 @@ class Reduction:
         self.others.append(self._running(fields["running"], tensors))
         self.present |= set(fields["present"])
 
-    def apply(self) -> None:
-        """Update the block by all lanes of the batch."""
-        flat = total(self.values, (0, self.of), self._add)
+    def add_up(self) -> None:
+        """All lanes of the batch are here."""
+        self.summed = total(self.values, (0, self.of), self._add)
+        if any(self.summed is value for value in self.values.values()):
+            # what was sent, or lies in another's memory, may not change: clipping scales it
+            self.summed = None if self.summed is None else self.summed.clone()
         self.running.end(self.others)
-        if flat is not None:
-            if any(flat is value for value in self.values.values()):
-                flat = flat.clone()  # what was sent, or lies in another's memory, may not change: clipping scales it
+        self.values, self.others = {}, []
+
+    def update_own(self) -> dict[str, Tensor]:
+        """Behind `add_up`, where it was of a slice: what the others need of it."""
+        if self.summed is None:
+            return {}
+        if self.own is None:
+            return {"summed": self._short(self.summed)}
+        self.own.put(self.summed, sorted(self.present))
+        self.block.descend()
+        return {"weights": self.own.weights()}
+
+    def apply(self, slices: Mapping[int, Mapping[str, Tensor]] | None = None) -> None:
+        """Complete the block's update. slices: by their places, what `update_own` gave elsewhere."""
+        if self.summed is not None and self.own:
+            for place, tensors in (slices or {}).items():
+                self.own.take(place, tensors["weights"])
+            self.block.rest_of_step()
+        elif self.summed is not None:
+            others = {place: self._long(tensors["summed"]) for place, tensors in (slices or {}).items()}
+            flat = (
+                self.summed
+                if slices is None
+                else torch.cat([v for _, v in sorted({**others, self.place: self.summed}.items())])
+            )
             self.flat.put(flat, sorted(self.present))
             self.block.step()
-        self.values, self.others, self.present = {}, [], set()
+        self.summed, self.present = None, set()
+
+    def whole(self, moments: Sequence[Mapping[str, Tensor]]) -> AbstractContextManager[None]:
+        """Within, the block's optimiser has all that it would have on one worker. moments: of each worker's slice."""
+        return self.own.whole(moments) if self.own else nullcontext()
 
     def _add(self, one: Tensor, other: Tensor) -> Tensor:
         return self._rounded(one + other)
 
     def _rounded(self, value: Tensor) -> Tensor:
         """As it travels, wherever it is added up."""
-        return value if self.dtype == value.dtype else value.to(self.dtype).to(value.dtype)
+        return self._long(self._short(value)) if self.dtype else value
+
+    def _short(self, value: Tensor) -> Tensor:
+        return value.to(self.dtype or value.dtype)
+
+    def _long(self, value: Tensor) -> Tensor:
+        return value.to(self.block.config.device, self.flat.parameters[0].dtype)
 
     def _received(self, tensors: Mapping[str, Tensor]) -> dict[Node, Tensor]:
         found: dict[Node, Tensor] = {}
         for name, tensor in tensors.items():
             if not name.startswith("running "):
                 first, behind = map(int, name.split("-"))
-                found[first, behind] = tensor.to(self.block.config.device, self.flat.parameters[0].dtype)
+                found[first, behind] = self._long(tensor)
         return found
 
     def _running(self, keys_by_type: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[Key, Tensor]:
@@ -232,50 +192,95 @@ class Reduction:
 class Bucket:
     """Consecutive blocks of a stage whose gradients travel together."""
 
-    def __init__(self, reductions: Sequence[Reduction], team: Team | None) -> None:
-        self.reductions, self.team = list(reductions), team
+    def __init__(self, reductions: Sequence[Reduction], team: Team | None, number: int = 0) -> None:
+        self.reductions, self.team, self.number = list(reductions), team, number
+        self.sliced = any(len(reduction.slices) > 1 for reduction in reductions)
         self.step = 0
+        self.posted = False
+        """Whether this worker's sums of the batch are on their way, and the others' still to be taken."""
         self.pending = False
         """Whether the batch's updates are still to come."""
 
     def post(self, step: int) -> None:
         """Behind the last lane that is computed here, of the last block."""
-        self.step, self.pending = step, True
+        self.step, self.posted, self.pending = step, True, True
         found = [reduction.collect() for reduction in self.reductions]
         if self.team is None:
             return
-        fields: dict[str, Any] = {"step": step, "told": self.team.tell(step), "blocks": [of for of, _ in found]}
-        tensors = {f"{i} {name}": value for i, (_, of) in enumerate(found) for name, value in of.items()}
-        self.team.post(Frame("Gradients", fields, tensors))
+        fields = {"step": step, "bucket": self.number, "told": self.team.tell(step), "blocks": [of for of, _ in found]}
+        frames = [
+            Frame(
+                GRADIENTS,
+                fields,
+                {f"{i} {name}": value for i, (_, of) in enumerate(found) for name, value in of[place].items()},
+            )
+            for place in range(len(found[0][1]))
+        ]
+        self._post(frames)
 
-    def finish(self) -> None:
-        """Take what the others have posted, and update the blocks.
+    def advance(self) -> None:
+        """Take what the others have posted, and add it up.
 
         Only behind the batch, when all that is computed here of it is on its way: another worker may wait until what
         follows has taken it.
         """
-        if not self.pending:
+        if not self.posted:
             return
-        self.pending = False
-        frames = self.team.take("Gradients") if self.team else {}
+        self.posted = False
+        frames = self.team.take(GRADIENTS, self.number) if self.team else {}
         began = time.perf_counter()
         for frame in frames.values():
             for i, (reduction, fields) in enumerate(zip(self.reductions, frame.fields["blocks"], strict=True)):
-                own = {
-                    name.partition(" ")[2]: value for name, value in frame.tensors.items() if name.startswith(f"{i} ")
-                }
-                reduction.receive(fields, own)
+                reduction.receive(fields, of_block(i, frame))
         for reduction in self.reductions:
-            reduction.apply()
+            reduction.add_up()
         if self.team:
             self.team.hear(frames.values())
             self.team.exchanging += time.perf_counter() - began
+        if self.sliced:
+            self._hand_on()
+
+    def _hand_on(self) -> None:
+        tensors = {
+            f"{i} {name}": value
+            for i, reduction in enumerate(self.reductions)
+            for name, value in reduction.update_own().items()
+        }
+        self._post([Frame(SLICES, {"bucket": self.number}, tensors)])
+
+    def _post(self, frames: Sequence[Frame]) -> None:
+        """A frame for all, or one for each of the stage's workers."""
+        assert self.team
+        by_worker = {share.worker: frames[place % len(frames)] for place, share in enumerate(self.team.shares)}
+        del by_worker[self.team.worker]
+        self.team.post(by_worker)
+
+    def finish(self) -> None:
+        """Update the blocks by what was posted of them; when it is as `advance` wants it."""
+        if not self.pending:
+            return
+        self.advance()
+        self.pending = False
+        frames = self.team.take(SLICES, self.number) if self.team and self.sliced else None
+        began = time.perf_counter()
+        places = {share.worker: place for place, share in enumerate(self.team.shares)} if self.team else {}
+        for i, reduction in enumerate(self.reductions):
+            others = {places[worker]: of_block(i, frame) for worker, frame in frames.items()} if frames else None
+            reduction.apply(others)
+        if self.team:
+            self.team.exchanging += time.perf_counter() - began
+
+
+def of_block(number: int, frame: Frame) -> dict[str, Tensor]:
+    """What a bucket's frame has of one of its blocks."""
+    prefix = f"{number} "
+    return {name.removeprefix(prefix): value for name, value in frame.tensors.items() if name.startswith(prefix)}
 
 
 def in_buckets(reductions: Sequence[Reduction], team: Team | None) -> list[Bucket]:
     """Few enough that an edge holds a batch's, and of like size; a block each where nothing is exchanged."""
     if team is None or len(reductions) <= MOST_BUCKETS:
-        return [Bucket([reduction], team) for reduction in reductions]
+        return [Bucket([reduction], team, number) for number, reduction in enumerate(reductions)]
     whole = sum(reduction.flat.size for reduction in reductions) or 1
     groups: list[list[Reduction]] = [[]]
     so_far = 0
@@ -284,19 +289,16 @@ def in_buckets(reductions: Sequence[Reduction], team: Team | None) -> list[Bucke
             groups.append([])
         groups[-1].append(reduction)
         so_far += reduction.flat.size
-    return [Bucket(group, team) for group in groups]
+    return [Bucket(group, team, number) for number, group in enumerate(groups)]
 
 
-def digest_of(block: LearningBlock) -> str:
-    """Of all that a snapshot would hold of the block."""
-    tensors, fields = block.state()
+def digest_of(reduction: Reduction) -> str:
+    """Of all that a snapshot would hold of the block, and all of its workers have: moments in slices, they have not."""
+    tensors, fields = reduction.block.state()
     digest = hashlib.sha256(json.dumps(fields, sort_keys=True, default=str).encode())
     for name in sorted(tensors):
+        if reduction.own and name.startswith("optimizer."):
+            continue
         digest.update(name.encode())
         digest.update(tensors[name].detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def is_dense(tensor: Tensor) -> bool:
-    """Whether its numbers lie side by side, in whatever order."""
-    return tensor.is_contiguous() or (tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last))

@@ -2,37 +2,26 @@
 
 from __future__ import annotations
 
-import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from threading import Lock
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ffdist.device import moved, queues, recorded
+from ffdist.device import moved
 from ffdist.errors import FfdistError, StageError, described
 from ffdist.objectives import Local
 from ffdist.pipeline.block import LearningBlock
+from ffdist.pipeline.clock import Clock, Lead
 from ffdist.pipeline.fusion import passed_on
 from ffdist.pipeline.memory import Memory
 from ffdist.pipeline.message import EndOfEpoch, EndOfSplit, EvalBatch, Message, Snapshot, Stop, TrainBatch
-from ffdist.pipeline.reduce import Bucket, Reduction, Team, digest_of, in_buckets
-
-
-class Outbox(Protocol):
-    """Where a stage's messages go: an edge to the next stage, or the sink."""
-
-    @property
-    def waited(self) -> float:
-        """Seconds spent so far waiting for room."""
-        ...
-
-    def send(self, message: Message) -> None: ...
-
+from ffdist.pipeline.reduce import Bucket, Reduction, digest_of, in_buckets, slices_pay
+from ffdist.pipeline.team import Team
+from ffdist.pipeline.turn import Outbox, Turn
+from ffdist.transport.base import Frame
 
 SaveBlocks = Callable[[Sequence[LearningBlock], Snapshot], list[dict[str, Any]]]
 """Writes blocks durably for a snapshot; returns what the manifest says of each file."""
@@ -60,12 +49,17 @@ class Stage:
         training = blocks[0].config.settings.training
         of = training.lanes or 1
         self.lanes = range(of) if lanes is None else lanes
-        exchanged = torch.bfloat16 if training.exchange_dtype == "bf16" else torch.float32
-        self.reductions = [Reduction(block, self.lanes, of, team, exchanged) for block in self.blocks if of > 1]
+        dtype = torch.bfloat16 if training.exchange_dtype == "bf16" else None
+        sliced = team is not None and slices_pay(len(team.shares), blocks[0].config.settings.plan.exchange)
+        self.reductions = [
+            Reduction(block, self.lanes, of, team, dtype=dtype, sliced=sliced) for block in self.blocks if of > 1
+        ]
         """Of each block, where a batch has several lanes."""
         self.buckets = in_buckets(self.reductions, team)
         self.bucket_of = [bucket for bucket in self.buckets for _ in bucket.reductions]
         """By the blocks' numbers here."""
+        if team and turn:
+            team.lent = turn.lent
         self.step = 0
         self.worker = team.worker if team else index
         self.on_epoch: Callable[[int, dict[str, Any]], None] = lambda epoch, metrics: None
@@ -82,6 +76,8 @@ class Stage:
     def run(self, inbox: Iterable[Message], outbox: Outbox) -> None:
         """Work until `Stop`. The stage's whole life."""
         outbox = self.turn.lent_while_sending(outbox) if self.turn else outbox
+        for reduction in self.reductions:
+            reduction.begin_run()
         for message in self.clock.timed(inbox):
             with self.turn or nullcontext():
                 self.handle(message, outbox)
@@ -131,12 +127,27 @@ class Stage:
             outbox.send(batch)
             for number in range(len(self.blocks)):
                 self.end_part(number, batch)
+            self.advance(batch, self.buckets)
             return
         for number, (block, local) in enumerate(self.computed(batch, y, outbox)):
+            if block is self.blocks[-1]:  # all that is computed here of the batch is on its way
+                self.advance(batch, self.buckets[:-1])
             with self.at(block, f"batch {batch.step}"):
                 if block.backward(local, y, share=batch.share):
                     block.check_often(batch.step)
             self.end_part(number, batch)
+        self.advance(batch, self.buckets)
+
+    def advance(self, batch: TrainBatch, buckets: Sequence[Bucket]) -> None:
+        """Where workers hand on slices of their updates, and the batch is complete here: do so."""
+        for bucket in buckets if self.ends_batch(batch) else ():
+            if bucket.sliced:
+                with self.at(bucket.reductions[0].block, f"batch {batch.step}, update"):
+                    bucket.advance()
+
+    def ends_batch(self, batch: TrainBatch) -> bool:
+        """Whether it is the last microbatch of the last lane that is computed here."""
+        return batch.last and batch.lane == self.lanes[-1]
 
     def end_part(self, number: int, batch: TrainBatch) -> None:
         """Behind a block's microbatch: what it adds to its lane, and the lane to the batch."""
@@ -147,9 +158,8 @@ class Stage:
             return
         reduction.end_lane(batch.lane)
         bucket = self.bucket_of[number]
-        if batch.lane == self.lanes[-1] and reduction is bucket.reductions[-1]:
-            with self.waiting():
-                bucket.post(batch.step)
+        if self.ends_batch(batch) and reduction is bucket.reductions[-1]:
+            bucket.post(batch.step)
             if self.team is None:
                 bucket.finish()
 
@@ -175,17 +185,13 @@ class Stage:
     def finish(self, bucket: Bucket) -> None:
         """Update the blocks by what was posted of them."""
         if bucket.pending:
-            with self.waiting(), self.at(bucket.reductions[0].block, f"batch {bucket.step}, update"):
+            with self.at(bucket.reductions[0].block, f"batch {bucket.step}, update"):
                 bucket.finish()
 
     def settle(self) -> None:
         """Every block is updated."""
         for bucket in self.buckets:
             self.finish(bucket)
-
-    def waiting(self) -> AbstractContextManager[None]:
-        """Within, others of this worker's stages may compute."""
-        return self.turn.lent() if self.turn and self.team else nullcontext()
 
     @contextmanager
     def at(self, block: LearningBlock, when: str) -> Iterator[None]:
@@ -229,7 +235,9 @@ class Stage:
             block.end_epoch()
         names = [block.site.name for block in self.blocks]
         team = self.team
-        times = self.clock.lap(outbox.waited, *((team.exchanging, team.waited) if team else ()))
+        times = self.clock.lap(
+            outbox.waited, *((team.exchanging, team.waited, team.overlapped, team.missed) if team else ())
+        )
         metrics = {
             "stage": self.index,
             "worker": self.worker,
@@ -247,19 +255,34 @@ class Stage:
         for block in self.blocks:
             block.check_finite(self.step)
         self.share_totals()
-        if self.team:
-            self.check_replicas(self.team)
-        if self.team is None or self.team.shares[0].worker == self.team.worker:
+        if self.team is None:
             marker.files += self.write(self.blocks, marker)
+            return marker
+        self.check_replicas(self.team)
+        for reduction in self.reductions:
+            self.save_shared(reduction, self.team, marker)
         return marker
+
+    def save_shared(self, reduction: Reduction, team: Team, marker: Snapshot) -> None:
+        """One block, by the worker that leads the others; what each of them has of the optimiser goes there."""
+        own = reduction.own
+        if not team.leads:
+            if own:
+                team.post({team.shares[0].worker: Frame("Moments", {}, own.moments())})
+            return
+        moments = [own.moments()] if own else []
+        if own:
+            frames = team.take("Moments")
+            moments += [frames[share.worker].tensors for share in team.shares[1:]]
+        with reduction.whole(moments):
+            marker.files += self.write([reduction.block], marker)
 
     def share_totals(self) -> None:
         """Of every lane, from the worker that has it: what is counted is the same on all."""
         if self.team is None:
             return
         tensors = {block.site.name: block.totals.clone() for block in self.blocks}  # what was sent may not change
-        with self.waiting():
-            frames = self.team.gather("Totals", {"told": self.team.tell(self.step)}, tensors)
+        frames = self.team.gather("Totals", {"told": self.team.tell(self.step)}, tensors)
         self.team.hear(frames.values())
         for share in self.team.shares:
             rows = slice(share.lanes.start, share.lanes.stop)
@@ -268,108 +291,19 @@ class Stage:
 
     def check_replicas(self, team: Team) -> None:
         """Raises StageError where the workers do not hold the same."""
-        mine = {block.site.name: digest_of(block) for block in self.blocks}
-        with self.waiting():
-            frames = team.gather("Digests", mine, {})
+        mine = {reduction.block.site.name: digest_of(reduction) for reduction in self.reductions}
+        frames = team.gather("Digests", {"of": mine}, {})
         for worker, frame in frames.items():
-            if differ := [name for name in mine if frame.fields[name] != mine[name]]:
+            theirs = frame.fields["of"]
+            if differ := [name for name in mine if theirs[name] != mine[name]]:
                 raise StageError(
                     "two workers hold different weights of a block",
                     where=f"block {differ[0]}, batch {self.step}, workers {team.worker} and {worker}",
                     expected=mine[differ[0]],
-                    got=frame.fields[differ[0]],
+                    got=theirs[differ[0]],
                     remedy="the same software and kind of machine for all workers of a stage, and memory that is "
                     "sound; the last snapshot is whole",
                 )
-
-
-class Turn:
-    """The stages in which one worker serves take turns: it computes one thing at a time."""
-
-    def __init__(self) -> None:
-        self.lock = Lock()
-
-    def __enter__(self) -> None:
-        self.lock.acquire()
-
-    def __exit__(self, *_: object) -> None:
-        self.lock.release()
-
-    @contextmanager
-    def lent(self) -> Iterator[None]:
-        """The others' turn, while this one waits: it may be for one of them."""
-        self.lock.release()
-        try:
-            yield
-        finally:
-            self.lock.acquire()
-
-    def lent_while_sending(self, outbox: Outbox) -> Outbox:
-        return Lending(outbox, self)
-
-
-class Lending:
-    """An outbox of a stage that takes turns with others."""
-
-    def __init__(self, outbox: Outbox, turn: Turn) -> None:
-        self.outbox, self.turn = outbox, turn
-
-    @property
-    def waited(self) -> float:
-        return self.outbox.waited
-
-    def send(self, message: Message) -> None:
-        with self.turn.lent():
-            self.outbox.send(message)
-
-
-class Clock:
-    """Where a stage's time goes between two ends of an epoch: waiting for data, for credit, for the gradients of others
-    that share its blocks, sending and adding up gradients; the rest busy."""
-
-    def __init__(self) -> None:
-        self.started = time.perf_counter()
-        self.data = 0.0
-        self.before = (0.0, 0.0, 0.0)
-
-    def timed(self, inbox: Iterable[Message]) -> Iterator[Message]:
-        """The same messages; the time each was waited for is counted."""
-        asked = time.perf_counter()
-        for message in inbox:
-            self.data += time.perf_counter() - asked
-            yield message
-            del message
-            asked = time.perf_counter()
-
-    def lap(self, credit: float, exchange: float = 0.0, gradients: float = 0.0) -> dict[str, float]:
-        """Seconds since the last lap. credit, exchange, gradients: in all, so far: waited for room; of exchanging
-        gradients, and waited for them."""
-        now, so_far = time.perf_counter(), (credit, exchange, gradients)
-        seconds = now - self.started
-        waited, exchanged, missed = (a - b for a, b in zip(so_far, self.before, strict=True))
-        lap = {"seconds": seconds, "busy": seconds - self.data - waited - exchanged - missed, "no_data": self.data,
-               "no_credit": waited}  # fmt: skip
-        if exchange:
-            lap |= {"exchange": exchanged, "no_gradients": missed}
-        self.started, self.data, self.before = now, 0.0, so_far
-        return lap
-
-
-class Lead:
-    """Keeps the host one message ahead of its GPU: else it would run on until something made it wait, and that would be
-    counted as waiting for data or for credit."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.under_way: deque[torch.Event] = deque()
-
-    def keep(self) -> None:
-        """Behind each message: wait until the GPU has done what came before it. A CPU has."""
-        if not queues(self.device):
-            return
-        self.under_way.append(recorded(self.device, blocking=True))
-        if len(self.under_way) > 1:
-            self.under_way.popleft().synchronize()
 
 
 def is_out_of_memory(error: BaseException) -> bool:

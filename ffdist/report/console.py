@@ -138,11 +138,13 @@ def _stages(records: list[dict[str, Any]]) -> Table:
     shares = {"busy": "busy", "no_data": "waits for input", "no_credit": "waits for next"}
     if any("exchange" in stage for stage in last["stages"]):
         shares |= {"exchange": "adds gradients", "no_gradients": "waits for gradients"}
-    rows = table("stage", "blocks", *shares.values(), *memory_headers(last["stages"]),
+    hides = ["exchange hidden"] if any("hidden" in stage for stage in last["stages"]) else []
+    rows = table("stage", "blocks", *shares.values(), *hides, *memory_headers(last["stages"]),
                  title=f"Stages in the last epoch{speed}")  # fmt: skip
     places = [stage["stage"] for stage in last["stages"]]
     for stage in last["stages"]:
         told = [f"{stage.get(key, 0.0) / stage['seconds']:.0%}" for key in shares]
+        told += [f"{stage['hidden']:.0%}" if "hidden" in stage else ""] * len(hides)
         worker = f", worker {stage['worker']}" if places.count(stage["stage"]) > 1 else ""
         rows.add_row(f"{stage['stage']}{worker}", " ".join(stage["blocks"]), *told, *memory_cells(stage))
     if len({stage.get("process", stage["stage"]) for stage in last["stages"]}) < len(last["stages"]):

@@ -137,6 +137,8 @@ class StageLog:
     def epoch(self, epoch: int, metrics: dict[str, Any]) -> None:
         names = ("seconds", "busy", "no_data", "no_credit", "exchange", "no_gradients")
         times = ", ".join(f"{name} {metrics[name]:.3f}" for name in names if name in metrics)
+        if "hidden" in metrics:
+            times += f", hidden {metrics['hidden']:.0%}"
         self.write(
             f"epoch {epoch + 1}: {times}, queued {metrics['queued']:.2f}, peak {metrics['peak_bytes'] / 2**20:.0f} MiB"
         )

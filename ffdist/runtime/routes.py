@@ -54,7 +54,8 @@ def routes_of_stage(plan: Plan, stage: int, queue: int) -> list[Route]:
     for one in workers:
         for other in (other for other in workers if other != one):
             name = f"gradients of stage {stage}, {one} to {other}"
-            depth = min(MOST_BUCKETS, len(plan.stages[stage].blocks)) + 1
+            # a batch's sums, and the slices of the one before that are handed on beside them
+            depth = min(MOST_BUCKETS, len(plan.stages[stage].blocks)) + 3
             routes.append(Route(name, one, other, depth, "gradients", stage))
     if stage + 1 < len(plan.stages):
         alone = len(workers) == len(plan.stages[stage + 1].workers) == 1

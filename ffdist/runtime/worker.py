@@ -21,11 +21,12 @@ from ffdist.pipeline.memory import Memory
 from ffdist.pipeline.message import Message, Stop
 from ffdist.pipeline.plan import build_block, dealt
 from ffdist.pipeline.predictions import KNOWN, RECENT, Feedback, Predictions
-from ffdist.pipeline.reduce import Team
 from ffdist.pipeline.route import FanIn, FanOut
 from ffdist.pipeline.sink import Sink
 from ffdist.pipeline.source import Position, Source, StopAtOnce
-from ffdist.pipeline.stage import Outbox, Stage, Turn
+from ffdist.pipeline.stage import Stage
+from ffdist.pipeline.team import Team
+from ffdist.pipeline.turn import Outbox, Turn
 from ffdist.report.log import StageLog, start_run_log
 from ffdist.runtime.meeting import await_key, set_key
 from ffdist.runtime.routes import Route, sink_is_beside

@@ -15,10 +15,15 @@ from jobs import QUIET, DigitsJob, cut_power_at, fingerprint, learned
 
 from ffdist.errors import ConfigError, NetworkError, StageError
 from ffdist.objectives import Hinton
-from ffdist.pipeline.reduce import Flat
+from ffdist.pipeline.block import LearningBlock, learn
+from ffdist.pipeline.flat import ALIGNMENT, Flat, in_memory
+from ffdist.pipeline.plan import build_block
+from ffdist.pipeline.reduce import Reduction, slices_pay
 from ffdist.pipeline.running import in_order
+from ffdist.pipeline.slices import OwnSlice
+from ffdist.pipeline.team import Team
 from ffdist.pipeline.tree import Partial, added_up, halves, nodes_of, total
-from ffdist.plan import Plan, PlanStage, Share
+from ffdist.plan import Plan, PlanStage, Share, spread
 from ffdist.runtime.planning import saved_plan
 from ffdist.runtime.run import read_settings, write_settings
 from ffdist.runtime.threads import run_threads
@@ -95,7 +100,8 @@ def alone(name: str) -> tuple[Any, ...]:
 def test_any_plan_learns_the_bits_of_one_worker(name: str, data: st.DataObject) -> None:
     plan = data.draw(plans(JOBS[name]().names))
     with TemporaryDirectory() as folder:
-        assert run(JOBS[name], plan, Path(folder)) == alone(name)
+        exchange = data.draw(st.sampled_from(["slices", "whole"]))
+        assert run(JOBS[name], plan, Path(folder), exchange=exchange) == alone(name)
         assert saved_plan(Path(folder)) == plan
 
 
@@ -109,12 +115,55 @@ def test_any_plan_learns_the_bits_of_one_worker(name: str, data: st.DataObject) 
 )
 def test_a_run_goes_on_by_another_plan(before: str, after: str, tmp_path: Path) -> None:
     name = "dropout in microbatches"
-    cut = replace(JOBS[name], run=tmp_path, settings=JOBS[name].settings | {"plan": before, "snapshot_every": 2})
+    told = {"plan": before, "snapshot_every": 2, "exchange": "slices"}
+    cut = replace(JOBS[name], run=tmp_path, settings=JOBS[name].settings | told)
     cut_power_at(5, cut)
     manifest = latest(tmp_path)
     assert manifest
     assert manifest.batch, "in the middle of an epoch"
-    assert run(JOBS[name], after, tmp_path, resume=True, snapshot_every=2) == alone(name)
+    assert run(JOBS[name], after, tmp_path, resume=True, snapshot_every=2, exchange="slices") == alone(name)
+
+
+def digits_block(**told: Any) -> LearningBlock:
+    """The second of the small network, as a worker has it."""
+    job = DigitsJob(settings=SMALL | {"plan": "* @ 0-2"} | told)()
+    return build_block(job.chain, job.sites()[1], job.objective, job.block_config(torch.device("cpu"), 10))
+
+
+@pytest.mark.parametrize(("workers", "told", "sliced"), [(3, {}, True), (3, {"clip": 1.0}, False), (2, {}, False)])
+def test_a_worker_keeps_the_moments_of_its_slice_alone(workers: int, told: dict[str, Any], *, sliced: bool) -> None:
+    block = digits_block(**told)
+    team = Team(1, spread(range(workers), LANES), {}, {})
+    reduction = Reduction(block, range(1, 2), LANES, team, sliced=slices_pay(workers))
+    assert (reduction.own is not None) == sliced
+    if reduction.own is None:
+        return
+    learn([block], torch.rand(6, *block.site.input_shape), torch.arange(6), 1)
+    before, _ = block.state()
+    reduction.begin_run()
+    held = sum(value.numel() for value in reduction.own.moments().values() if value.dim())
+    assert held <= 2 * reduction.flat.size / workers + 2 * ALIGNMENT
+    others = [OwnSlice(digits_block(**told), reduction.flat, reduction.slices, place) for place in range(workers)]
+    assert {piece for other in others for piece in other.own} == {piece for part in others[0].pieces for piece in part}
+    slices = [
+        of_moments(before, other) if place != 1 else reduction.own.moments() for place, other in enumerate(others)
+    ]
+    with reduction.whole(slices):
+        after, _ = block.state()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def of_moments(tensors: dict[str, torch.Tensor], own: OwnSlice) -> dict[str, torch.Tensor]:
+    """What a worker with that slice would have of a block's state."""
+    found = {}
+    for name, value in tensors.items():
+        if name.startswith("optimizer."):
+            _, number, slot = name.split(".")
+            for piece in (piece for piece in own.own if piece.number == int(number)):
+                part = value if slot == "step" else in_memory(value)[piece.first : piece.behind]
+                found[f"{number} {slot}"] = part
+    return found
 
 
 def test_one_lane_is_what_a_batch_was_before() -> None:

@@ -161,6 +161,8 @@ def stage_grid(rounds: Rounds, ours: str) -> Grid:
         row |= {"busy": milliseconds("busy"), "waits for next": milliseconds("no_credit")}
         if "exchange" in stage:
             row |= {"adds gradients": milliseconds("exchange"), "waits for gradients": milliseconds("no_gradients")}
+        if hidden := [each for lap in laps if (each := lap.details["stages"][index].get("hidden")) is not None]:
+            row["exchange hidden"] = f"{median(hidden):.0%}"
         rows.append(row)
     return Grid("ffdist's stages, ms a batch", rows)
 

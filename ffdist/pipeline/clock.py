@@ -1,0 +1,74 @@
+"""Where a stage's time goes, and how far a host runs ahead of its GPU."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+
+import torch
+
+from ffdist.device import queues, recorded
+from ffdist.pipeline.message import Message
+
+
+class Clock:
+    """Where a stage's time goes between two ends of an epoch: waiting for data, for credit, for the gradients of others
+    that share its blocks, sending and adding up gradients; the rest busy."""
+
+    def __init__(self) -> None:
+        self.started = time.perf_counter()
+        self.data = 0.0
+        self.before = (0.0,) * 5
+
+    def timed(self, inbox: Iterable[Message]) -> Iterator[Message]:
+        """The same messages; the time each was waited for is counted."""
+        asked = time.perf_counter()
+        for message in inbox:
+            self.data += time.perf_counter() - asked
+            yield message
+            del message
+            asked = time.perf_counter()
+
+    def lap(
+        self,
+        credit: float,
+        exchange: float = 0.0,
+        gradients: float = 0.0,
+        overlapped: float = 0.0,
+        missed: float = 0.0,
+    ) -> dict[str, float]:
+        """Seconds since the last lap, and "hidden": of the time that gradients were under way, the share in which this
+        worker had other things to do.
+
+        credit, exchange, gradients: in all, so far: waited for room; of exchanging gradients, and waited for them.
+        overlapped, missed: of exchanges within batches, not waited for and waited for.
+        """
+        now, so_far = time.perf_counter(), (credit, exchange, gradients, overlapped, missed)
+        seconds = now - self.started
+        waited, exchanged, awaited, behind, before = (a - b for a, b in zip(so_far, self.before, strict=True))
+        lap = {"seconds": seconds, "busy": seconds - self.data - waited - exchanged - awaited, "no_data": self.data,
+               "no_credit": waited}  # fmt: skip
+        if exchange:
+            lap |= {"exchange": exchanged, "no_gradients": awaited}
+        if behind + before > 0:
+            lap["hidden"] = behind / (behind + before)
+        self.started, self.data, self.before = now, 0.0, so_far
+        return lap
+
+
+class Lead:
+    """Keeps the host one message ahead of its GPU: else it would run on until something made it wait, and that would be
+    counted as waiting for data or for credit."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.under_way: deque[torch.Event] = deque()
+
+    def keep(self) -> None:
+        """Behind each message: wait until the GPU has done what came before it. A CPU has."""
+        if not queues(self.device):
+            return
+        self.under_way.append(recorded(self.device, blocking=True))
+        if len(self.under_way) > 1:
+            self.under_way.popleft().synchronize()

@@ -1,0 +1,105 @@
+"""A block's parameters as one vector, and as slices of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ffdist.errors import NetworkError
+
+ALIGNMENT = 64
+"""Numbers: where each parameter, and each slice, begins in a flat vector. So a slice ends where vector instructions do,
+and an element-wise update takes the same ones for each number, whoever makes it."""
+
+
+class Piece(NamedTuple):
+    """What a slice has of one parameter."""
+
+    number: int
+    """Of the parameter."""
+    first: int
+    """Of its numbers as they lie in memory, ..."""
+    behind: int
+    """... and the first one that is not the slice's."""
+
+
+class Flat:
+    """The vector's layout."""
+
+    def __init__(self, parameters: Sequence[nn.Parameter], where: str) -> None:
+        self.parameters = list(parameters)
+        if len({p.dtype for p in self.parameters}) > 1:
+            raise NetworkError("lanes need weights of one type in a block", where=where, expected="one dtype",
+                               got=sorted(str(p.dtype) for p in self.parameters), remedy="one lane")  # fmt: skip
+        self.places: list[int] = []
+        size = 0
+        for parameter in self.parameters:
+            self.places.append(size)
+            size += -(-parameter.numel() // ALIGNMENT) * ALIGNMENT
+        self.size = size
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether the numbers of each parameter lie side by side in memory as they do in the vector."""
+        return all(map(is_dense, self.parameters))
+
+    def slices(self, many: int) -> list[slice]:
+        """The vector in so many parts, as equal as its alignment allows."""
+        units = self.size // ALIGNMENT
+        ends = [units * n // many * ALIGNMENT for n in range(many + 1)]
+        return [slice(first, behind) for first, behind in pairwise(ends)]
+
+    def pieces(self, part: slice) -> list[Piece]:
+        """What lies in a part of the vector."""
+        found = []
+        for index, (parameter, place) in enumerate(zip(self.parameters, self.places, strict=True)):
+            first, behind = max(0, part.start - place), min(parameter.numel(), part.stop - place)
+            if first < behind:
+                found.append(Piece(index, first, behind))
+        return found
+
+    def views(self, flat: Tensor) -> list[Tensor]:
+        """Each parameter's part of the vector, laid out as it is."""
+        return [
+            flat.as_strided(p.size(), p.stride(), flat.storage_offset() + place)
+            if is_dense(p)
+            else flat[place : place + p.numel()].view(p.size())
+            for p, place in zip(self.parameters, self.places, strict=True)
+        ]
+
+    @torch.no_grad()
+    def gradients(self) -> tuple[Tensor, list[int]] | None:
+        """A copy of all gradients, zero where there is none, and the numbers of those that there are; they are gone
+        from the parameters then."""
+        present = [i for i, p in enumerate(self.parameters) if p.grad is not None]
+        if not present:
+            return None
+        first = self.parameters[0]
+        flat = torch.zeros(self.size, dtype=first.dtype, device=first.device)
+        views = self.views(flat)
+        for index in present:
+            grad = self.parameters[index].grad
+            assert grad is not None
+            views[index].copy_(grad)
+            self.parameters[index].grad = None
+        return flat, present
+
+    def put(self, flat: Tensor, present: Sequence[int]) -> None:
+        """The vector's parts as the gradients of those parameters."""
+        views = self.views(flat)
+        for index in present:
+            self.parameters[index].grad = views[index]
+
+
+def is_dense(tensor: Tensor) -> bool:
+    """Whether its numbers lie side by side, in whatever order."""
+    return tensor.is_contiguous() or (tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last))
+
+
+def in_memory(tensor: Tensor) -> Tensor:
+    """[N] over the same memory, in its order, of a tensor that is dense."""
+    return tensor.detach().as_strided((tensor.numel(),), (1,), tensor.storage_offset())

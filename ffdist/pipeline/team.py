@@ -1,0 +1,124 @@
+"""The workers of one stage, as one of them sees the others."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from threading import Event
+from typing import Any
+
+from torch import Tensor
+
+from ffdist.errors import StageError
+from ffdist.plan import Share
+from ffdist.transport.base import Frame, Receiver, Sender
+
+GRADIENTS, SLICES = "Gradients", "Slices"
+"""What travels within a batch: sums of gradients; and what became of a worker's slice of them."""
+
+
+class Team:
+    """Sends to the others of a stage, and takes what they send."""
+
+    def __init__(
+        self,
+        worker: int,
+        shares: Sequence[Share],
+        senders: Mapping[int, Sender],
+        receivers: Mapping[int, Receiver],
+        stop: Event | None = None,
+    ) -> None:
+        """senders, receivers: to and from each of the others. stop: on the worker that is told to end the run early."""
+        self.worker, self.shares = worker, list(shares)
+        self.senders, self.receivers = senders, receivers
+        self.stop = stop or Event()
+        self.told: int | None = None
+        """The batch with which the others were told that the run is to end early."""
+        self.lent: Callable[[], AbstractContextManager[None]] = nullcontext
+        """Within, this worker waits, and its other stages may compute."""
+        self.exchanging = self.waited = 0.0
+        """Seconds so far of sending and adding up; of waiting for the others."""
+        self.posted: dict[tuple[str, int], float] = {}
+        """When this worker's frame of a kind and bucket was on its way."""
+        self.overlapped = self.missed = 0.0
+        """Of exchanges within batches, seconds so far that this worker went on with other things; that it waited."""
+        self.early: dict[int, dict[tuple[str, int], Frame]] = {worker: {} for worker in receivers}
+        """What came before it was asked for."""
+
+    @property
+    def others(self) -> list[int]:
+        return [share.worker for share in self.shares if share.worker != self.worker]
+
+    @property
+    def place(self) -> int:
+        """Of this worker among them all, in the order of their lanes."""
+        return [share.worker for share in self.shares].index(self.worker)
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the one that writes what all of them have."""
+        return self.place == 0
+
+    def post(self, frames: Mapping[int, Frame]) -> None:
+        """To each of the others what is for it; returns when it is on its way."""
+        began = time.perf_counter()
+        with self.lent():
+            for worker, frame in frames.items():
+                self.senders[worker].send(frame)
+        now = time.perf_counter()
+        self.exchanging += now - began
+        for frame in frames.values():
+            self.posted[frame.kind, frame.fields.get("bucket", 0)] = now
+
+    def post_all(self, frame: Frame) -> None:
+        """The same to each of the others."""
+        self.post(dict.fromkeys(self.others, frame))
+
+    def take(self, kind: str, bucket: int = 0, workers: Iterable[int] | None = None) -> dict[int, Frame]:
+        """The next frame of each of the others, or of these. Raises StageError where one is at another point."""
+        began = time.perf_counter()
+        with self.lent():
+            frames = {worker: self._next(worker, (kind, bucket)) for worker in workers or self.others}
+        waited = time.perf_counter() - began
+        self.waited += waited
+        posted = self.posted.pop((kind, bucket), began)
+        if kind in (GRADIENTS, SLICES):
+            self.overlapped += max(0.0, began - posted)
+            self.missed += waited
+        return frames
+
+    def _next(self, worker: int, wanted: tuple[str, int]) -> Frame:
+        early = self.early[worker]
+        while wanted not in early:
+            frame = self.receivers[worker].recv()
+            key = (frame.kind, frame.fields.get("bucket", 0))
+            if key != wanted and (frame.kind not in (GRADIENTS, SLICES) or key in early):
+                raise StageError("the workers of a stage are not at the same point", where=f"worker {self.worker}",
+                                 expected=wanted[0], got=f"{frame.kind} of worker {worker}",
+                                 remedy="run the same version of ffdist at every stage")  # fmt: skip
+            early[key] = frame
+        return early.pop(wanted)
+
+    def gather(self, kind: str, fields: dict[str, Any], tensors: dict[str, Tensor]) -> dict[int, Frame]:
+        """What each worker has, this one's too."""
+        mine = Frame(kind, fields, tensors)
+        self.post_all(mine)
+        return {self.worker: mine, **self.take(kind)}
+
+    def tell(self, step: int) -> int | None:
+        """With which batch the others are told that the run is to end early; None: it goes on."""
+        if self.stop.is_set() and self.told is None:
+            self.told = step
+        return self.told
+
+    def hear(self, frames: Iterable[Frame]) -> None:
+        """What the others tell of it."""
+        for frame in frames:
+            if self.told is None:
+                self.told = frame.fields["told"]
+
+    def is_told(self, step: int, *, waiting: bool = True) -> bool:
+        """Whether the run is to end behind batch `step`, the same on every worker: what came with an exchange is known
+        to all when the next batch's first block has been computed; and at once where nothing is under way."""
+        return self.told is not None and self.told <= step - waiting
