@@ -27,6 +27,7 @@ from ffdist.models import Chain
 from ffdist.notes import note
 from ffdist.objectives import Objective
 from ffdist.pipeline.block import BlockConfig
+from ffdist.pipeline.optim import is_elementwise
 from ffdist.planner.cluster import Link
 from ffdist.planner.measure import measure_chain, measure_source, sizes_of
 from ffdist.planner.profile import FORMAT, Profile
@@ -92,7 +93,7 @@ def profile_of(
             versions=versions(),
             blocks=tuple(measure_chain(chain, objective, config, sizes, x, y)),
             source=source,
-            sliced=settings.optim.optimizer in ("adamw", "adam", "sgd") and settings.optim.clip is None,
+            sliced=is_elementwise(settings),
             backprop=None,
         )
         told = made.as_json()

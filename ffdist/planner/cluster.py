@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, replace
 
 from ffdist.errors import ConfigError, setting
+from ffdist.pipeline.reduce import slices_pay
 
 MOST_DEVICES = 4096
 
@@ -45,6 +46,37 @@ NETWORK_CPU = 1 / 2.4e9
 
 
 @dataclass(frozen=True)
+class Exchange:
+    """How workers that share a block exchange its gradients, as `pipeline/reduce.py` has it."""
+
+    told: str = "auto"
+    """As `plan.exchange`."""
+    short: float = 1.0
+    """Of the gradients' bytes, the part that travels."""
+
+    def is_sliced(self, workers: int) -> bool:
+        """Whether each adds up a slice of its own."""
+        return workers > 1 and slices_pay(workers, self.told)
+
+    def sent(self, num_bytes: float, workers: int, *, weights: bool) -> float:
+        """Bytes that each worker sends of a block's gradients, and gets.
+
+        weights: whether new weights are handed on, and not sums of gradients.
+        """
+        if not self.is_sliced(workers):
+            return self.short * num_bytes * (workers - 1)
+        return num_bytes * (self.short + (1.0 if weights else self.short)) * (workers - 1) / workers
+
+    def added(self, workers: int) -> float:
+        """How many times a block's gradients a worker adds what others have sent."""
+        return (workers - 1) / workers if self.is_sliced(workers) else workers - 1
+
+    def rounds(self, workers: int) -> int:
+        """How often a worker waits for what all others send."""
+        return 2 if self.is_sliced(workers) else 1
+
+
+@dataclass(frozen=True)
 class Cluster:
     """Workers and what joins them."""
 
@@ -58,6 +90,7 @@ class Cluster:
     """Messages on an edge, at most."""
     collective: Link | None = None
     """What backpropagation's all-reduce goes by, where that is another: gloo's, say, beside shared memory."""
+    exchange: Exchange = Exchange()
     cores: float | None = None
     """How many of the workers compute at once, where they share a host's cores; None: all of them."""
 

@@ -3,7 +3,8 @@
 A batch is cut into L lanes of m messages. With c_b the seconds of block b for one lane (forward and backward), a worker
 that has A of the L lanes of a stage of W workers takes, in each batch,
 
-    busy    A sum c_b + (A - 1) sum add_b + step / W, and where W > 1 its part in adding and sending gradients
+    busy    A sum c_b + (A - 1) sum add_b + step, and where W > 1 its part in adding and sending gradients; where each
+            worker updates a slice (`cluster.Exchange`), step / W
     out     A lanes' output that go to another worker, and 2 G (W - 1) / W bytes of gradients, over the link's rate
     in      the same of what comes
     cycle   from a block's first lane to its last one, and then the exchange of its gradients: they are needed when the
@@ -83,15 +84,16 @@ class Costs:
 
     def slices(self, workers: int) -> int:
         """Into how many the optimiser's work and moments are cut."""
-        return workers if self.profile.sliced else 1
+        return workers if self.profile.sliced and self.cluster.exchange.is_sliced(workers) else 1
 
     def exchanged(self, i: int, j: int, workers: int) -> float:
         """Bytes of gradients and weights that each of the workers sends, and gets."""
-        return 2 * self.total("gradients", i, j) * (workers - 1) / workers
+        return self.cluster.exchange.sent(self.total("gradients", i, j), workers, weights=self.profile.sliced)
 
     def fixed(self, i: int, j: int, workers: int, speed: float) -> float:
         """Of `busy`, what does not go with the lanes."""
-        own = self.total("step", i, j) / self.slices(workers) - self.total("add", i, j) / workers
+        added = self.total("add", i, j) * (self.cluster.exchange.added(workers) - 1)
+        own = self.total("step", i, j) / self.slices(workers) + added
         link = self.cluster.link
         return own / speed + self.exchanged(i, j, workers) * (link.sender + link.receiver)
 
@@ -113,10 +115,9 @@ class Costs:
     def exchange(self, block: int, workers: int, speed: float) -> float:
         """Seconds from a block's last gradient to its new weights."""
         link = self.cluster.link
-        rounds = 2 * ceil(log2(workers))
         return (
             link.seconds(self.exchanged(block, block + 1, workers))
-            + rounds * link.latency
+            + self.cluster.exchange.rounds(workers) * link.latency
             + self.step[block] / self.slices(workers) / speed
         )
 

@@ -95,7 +95,7 @@ def measure_block(
         median(steps),
         adding(block),
         sum(p.numel() for p in block.parts.parameters()),
-        bytes_of(block.parts.state_dict().values()),
+        bytes_of(block.parts.state_dict().values()) + averages(block),
         bytes_of(block.learned),
         moments(block),
         sent / last,
@@ -156,10 +156,14 @@ def adding(block: LearningBlock) -> float:
 
 
 def moments(block: LearningBlock) -> int:
-    """Bytes of the optimiser's state and of averaged weights."""
+    """Bytes of the optimiser's state."""
     state = block.optimizer.state.values() if block.optimizer else ()
-    kept = [value for each in state for value in each.values() if isinstance(value, Tensor)]
-    return bytes_of(kept) + (bytes_of(block.average.state().values()) if block.average else 0)
+    return bytes_of([value for each in state for value in each.values() if isinstance(value, Tensor)])
+
+
+def averages(block: LearningBlock) -> int:
+    """Bytes of averaged weights, which all workers of a stage have."""
+    return bytes_of(block.average.state().values()) if block.average else 0
 
 
 def bytes_of(tensors: Iterable[Tensor]) -> int:

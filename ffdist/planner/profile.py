@@ -8,7 +8,7 @@ from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,10 @@ class BlockProfile:
     """Seconds of adding one lane's gradients to another's; median."""
     parameters: int
     weight_bytes: int
+    """Averaged weights included."""
     gradient_bytes: int
     moment_bytes: int
-    """Of the optimiser's state, averaged weights included."""
+    """Of the optimiser's state."""
     sent: float
     """Bytes a sample on the way to the next block."""
     graph: Curve

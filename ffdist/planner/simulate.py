@@ -11,7 +11,6 @@ import random
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from math import ceil, log2
 
 from ffdist.plan import Plan
 from ffdist.planner.cluster import Cluster
@@ -228,11 +227,10 @@ class Run:
             return
         exchange.begun = True
         many, link = len(workers), self.cluster.link
-        num_bytes = 2 * block.gradient_bytes * (many - 1) / many
         exchange.seconds = (
-            self.carried(workers, workers, num_bytes)
-            + 2 * ceil(log2(many)) * link.latency
-            + block.step / (many if self.profile.sliced else 1)
+            self.carried(workers, workers, self.exchanged(index, many))
+            + self.cluster.exchange.rounds(many) * link.latency
+            + block.step / self.slices(many)
         )
         self.exchanging += exchange.seconds * many
         self.events.fire(exchange.done, exchange.seconds)
@@ -249,10 +247,18 @@ class Run:
         begun = self.events.now
         yield exchange.done
         self.waited += self.events.now - begun
-        num_bytes = 2 * block.gradient_bytes * (many - 1) / many
-        yield from self.spend(worker, num_bytes * (link.sender + link.receiver))
-        own = block.step / (many if self.profile.sliced else 1) + block.add * (many - 1) / many
+        yield from self.spend(worker, self.exchanged(index, many) * (link.sender + link.receiver))
+        own = block.step / self.slices(many) + block.add * self.cluster.exchange.added(many)
         yield from self.compute(worker, own if self.profile.on_cpu else 0.0)
+
+    def exchanged(self, index: int, workers: int) -> float:
+        """Bytes of a block's gradients and weights that each of its workers sends."""
+        num_bytes = float(self.profile.blocks[index].gradient_bytes)
+        return self.cluster.exchange.sent(num_bytes, workers, weights=self.profile.sliced)
+
+    def slices(self, workers: int) -> int:
+        """Into how many an update is cut."""
+        return workers if self.profile.sliced and self.cluster.exchange.is_sliced(workers) else 1
 
     def later(self, delay: float, act: Callable[[], None]) -> None:
         def process() -> Process:
