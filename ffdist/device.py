@@ -205,6 +205,21 @@ def forked_generators(device: torch.device | None, seed: int) -> Iterator[None]:
         yield
 
 
+def generator_states(device: torch.device | None) -> list[Tensor]:
+    """Of torch's default generators, the CPU's and the device's."""
+    states = [torch.get_rng_state()]
+    if device is not None and queues(device):
+        states.append(torch.get_device_module(device).get_rng_state(device))
+    return states
+
+
+def set_generator_states(states: list[Tensor], device: torch.device | None) -> None:
+    """The inverse of `generator_states`."""
+    torch.set_rng_state(states[0])
+    if device is not None and queues(device):
+        torch.get_device_module(device).set_rng_state(states[1], device)
+
+
 @contextmanager
 def _current(device: torch.device) -> Iterator[None]:
     """An accelerator is the current one inside; behind it the one before."""

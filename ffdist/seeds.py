@@ -8,11 +8,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from threading import RLock
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from ffdist.device import forked_generators
+from ffdist.device import forked_generators, generator_states, set_generator_states
 from ffdist.errors import PeerTimeoutError
 
 _DEFAULT_GENERATORS = RLock()
@@ -34,8 +36,56 @@ def seeded(seed: int, device: torch.device | None = None, *, all_kinds: bool = T
     The generators belong to the whole process, so stages that share one take turns here. Raises PeerTimeoutError where
     no turn comes within `wait_at_most`'s time.
     """
-    with _turn(), forked_generators(device, seed), _others(seed) if all_kinds else nullcontext():
+    with _turn():
+        before = _States.now(device)
+        token = _WITHIN.set((*_WITHIN.get(), before))
+        try:
+            with forked_generators(device, seed), _others(seed) if all_kinds else nullcontext():
+                yield
+        finally:
+            _WITHIN.reset(token)
+
+
+class _States(NamedTuple):
+    """All default generators' states."""
+
+    device: torch.device | None
+    of_torch: list[Tensor]
+    of_python: Any
+    of_numpy: Any
+
+    @classmethod
+    def now(cls, device: torch.device | None) -> _States:
+        return cls(device, generator_states(device), random.getstate(), np.random.get_state())
+
+    def restore(self) -> None:
+        set_generator_states(self.of_torch, self.device)
+        random.setstate(self.of_python)
+        np.random.set_state(self.of_numpy)
+
+
+_WITHIN: ContextVar[tuple[_States, ...]] = ContextVar("the generators outside of `seeded`", default=())
+"""As this thread has found them; of each `seeded` that it is in."""
+
+
+@contextmanager
+def generators_lent() -> Iterator[None]:
+    """Others' turn within, where this thread is inside of `seeded`: it waits for some of them. They find the generators
+    as they were outside, and this thread finds its own again."""
+    within = _WITHIN.get()
+    if not within:
         yield
+        return
+    own = _States.now(within[0].device)
+    within[0].restore()
+    for _ in within:
+        _DEFAULT_GENERATORS.release()
+    try:
+        yield
+    finally:
+        for _ in within:
+            _DEFAULT_GENERATORS.acquire()
+        own.restore()
 
 
 @contextmanager

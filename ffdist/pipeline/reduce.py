@@ -29,6 +29,7 @@ from ffdist.pipeline.flat import Flat
 from ffdist.pipeline.optim import is_elementwise
 from ffdist.pipeline.running import Key, RunningStatistics
 from ffdist.pipeline.slices import OwnSlice
+from ffdist.pipeline.synced_norm import synchronise
 from ffdist.pipeline.team import GRADIENTS, SLICES, Team
 from ffdist.pipeline.tree import Node, Partial, total
 from ffdist.transport.base import Frame
@@ -71,7 +72,8 @@ class Reduction:
         """Where each worker updates its slice alone."""
         self.partial = Partial(lanes, of, self._add)
         self.present: set[int] = set()
-        self.running = RunningStatistics(block.parts)
+        synced = synchronise(block.parts) if block.config.settings.training.sync_norms else ()
+        self.running = RunningStatistics(block.parts, synced)
         self.values: dict[Node, Tensor] = {}
         self.others: list[dict[Key, Tensor]] = []
         self.summed: Tensor | None = None

@@ -6,7 +6,7 @@ in what all microbatches made of them, in order. So a running mean is the same u
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -24,10 +24,11 @@ class Key(NamedTuple):
 class RunningStatistics:
     """The buffers of a block that change while it learns."""
 
-    def __init__(self, parts: nn.Module) -> None:
-        self.parts = parts
+    def __init__(self, parts: nn.Module, synced: Collection[str] = ()) -> None:
+        """synced: buffers that are written to once a batch, by one microbatch for all."""
+        self.parts, self.synced = parts, set(synced)
         self.momentum = of_norms(parts)
-        self.unseen = self.momentum.keys()
+        self.unseen = self.momentum.keys() - self.synced
         """Buffers to which torch writes without counting it."""
         self.begun: dict[str, Tensor] = {}
         """As they were when the batch began."""

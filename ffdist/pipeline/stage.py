@@ -19,6 +19,7 @@ from ffdist.pipeline.fusion import passed_on
 from ffdist.pipeline.memory import Memory
 from ffdist.pipeline.message import EndOfEpoch, EndOfSplit, EvalBatch, Message, Snapshot, Stop, TrainBatch
 from ffdist.pipeline.reduce import Bucket, Reduction, digest_of, in_buckets, slices_pay
+from ffdist.pipeline.synced import SideBySide
 from ffdist.pipeline.team import Team
 from ffdist.pipeline.turn import Outbox, Turn
 from ffdist.transport.base import Frame
@@ -56,6 +57,7 @@ class Stage:
         ]
         """Of each block, where a batch has several lanes."""
         self.buckets = in_buckets(self.reductions, team)
+        self.side_by_side = SideBySide(self.lanes, of, team, self.device) if training.sync_norms and of > 1 else None
         self.bucket_of = [bucket for bucket in self.buckets for _ in bucket.reductions]
         """By the blocks' numbers here."""
         if team and turn:
@@ -88,6 +90,9 @@ class Stage:
 
     def handle(self, message: Message, outbox: Outbox) -> None:
         match message:
+            case TrainBatch() if self.side_by_side:
+                if batches := self.side_by_side.keep(message):
+                    self.train_side_by_side(batches, self.side_by_side, outbox)
             case TrainBatch() if self.reductions:
                 self.train_lanes(message, outbox)
             case TrainBatch():
@@ -138,6 +143,28 @@ class Stage:
             self.end_part(number, batch)
         self.advance(batch, self.buckets)
 
+    def train_side_by_side(self, batches: Sequence[TrainBatch], side_by_side: SideBySide, outbox: Outbox) -> None:
+        """All lanes at once, as norms want the statistics of them all."""
+        last = batches[-1]
+        self.step = last.step
+        if not any(len(batch.y) for batch in batches):
+            for batch in batches:
+                self.train_lanes(batch, outbox)
+            return
+        side_by_side.begin(batches)
+        for number, reduction in enumerate(self.reductions):
+            self.finish(self.bucket_of[number])
+            with self.at(reduction.block, f"batch {last.step}"):
+                side_by_side.forward(reduction)
+            if reduction.block is self.blocks[-1]:
+                for message in side_by_side.passing:
+                    outbox.send(message)
+                self.advance(last, self.buckets[:-1])
+            with self.at(reduction.block, f"batch {last.step}"):
+                side_by_side.backward(reduction)
+            self.post(number, last)
+        self.advance(last, self.buckets)
+
     def advance(self, batch: TrainBatch, buckets: Sequence[Bucket]) -> None:
         """Where workers hand on slices of their updates, and the batch is complete here: do so."""
         for bucket in buckets if self.ends_batch(batch) else ():
@@ -157,8 +184,13 @@ class Stage:
         if not batch.last:
             return
         reduction.end_lane(batch.lane)
+        if self.ends_batch(batch):
+            self.post(number, batch)
+
+    def post(self, number: int, batch: TrainBatch) -> None:
+        """Behind a block's batch: its gradients to the others, with those of the blocks that travel with it."""
         bucket = self.bucket_of[number]
-        if self.ends_batch(batch) and reduction is bucket.reductions[-1]:
+        if self.reductions[number] is bucket.reductions[-1]:
             bucket.post(batch.step)
             if self.team is None:
                 bucket.finish()

@@ -77,9 +77,10 @@ class Team:
 
     def take(self, kind: str, bucket: int = 0, workers: Iterable[int] | None = None) -> dict[int, Frame]:
         """The next frame of each of the others, or of these. Raises StageError where one is at another point."""
+        asked = self.others if workers is None else workers
         began = time.perf_counter()
         with self.lent():
-            frames = {worker: self._next(worker, (kind, bucket)) for worker in workers or self.others}
+            frames = {worker: self._next(worker, (kind, bucket)) for worker in asked}
         waited = time.perf_counter() - began
         self.waited += waited
         posted = self.posted.pop((kind, bucket), began)

@@ -99,7 +99,11 @@ def check_job(job: Job) -> None:
     check_validation(job, loaders)
     check_labels(job, loaders.train)
     check_scale(job)
-    smallest = smallest_part(loaders.train.largest_batch, job.settings.training.microbatches, job.lanes)
+    training = job.settings.training
+    # norms that are synchronised see the samples of all lanes
+    smallest = smallest_part(
+        loaders.train.largest_batch, training.microbatches, 1 if training.sync_norms else job.lanes
+    )
     check_size(job, loaders.train.largest_batch)
     check_objective(
         job.chain,

@@ -82,6 +82,14 @@ class Settings:
                 f"{setting('rule.fusion', True)} reads the blocks' features", expected="a local rule", got="backprop"
             )
 
+        if self.training.sync_norms and (self.compute.compile or self.compute.precision == "fp16"):
+            got = "compute.compile" if self.compute.compile else "compute.precision"
+            raise ConfigError(
+                f"{setting('training.sync_norms', True)} has blocks wait for one another in the middle",
+                expected="uncompiled blocks in fp32 or bf16",
+                got=setting(got, self.value(got.split(".")[1])),
+            )
+
     def changed(self, **values: Any) -> Settings:
         """The same settings with other values of some fields, by the fields' own names.
 

@@ -28,6 +28,9 @@ class TrainingSettings(Group):
     exchange_dtype: Literal["fp32", "bf16"] = option("fp32")
     """To what the lanes' gradients are rounded. bf16 halves what workers of a stage exchange. It is rounded wherever
     they are added up, so that no plan changes a bit; one lane is not."""
+    sync_norms: bool = False
+    """Batch norm by the statistics of all lanes. Else each microbatch has its own. Workers that share a block wait for
+    one another at each of its norms. With 1 microbatch a lane."""
     early_stop: int | None = option(None, least=1, free=True)
     """End after so many epochs without a better one. By the validation accuracy, looked at one epoch behind."""
     seed: int = 0
@@ -40,6 +43,12 @@ class TrainingSettings(Group):
                 f"{setting('training.lanes')} times {setting('training.microbatches')} is more than a batch holds",
                 expected=f"<= {self.batch_size}",
                 got=f"{self.lanes} * {self.microbatches}",
+            )
+        if self.sync_norms and self.microbatches > 1:
+            raise ConfigError(
+                f"{setting('training.sync_norms', True)} needs all of a batch at once",
+                expected=setting("training.microbatches", 1),
+                got=self.microbatches,
             )
         if self.microbatches > self.batch_size:
             raise ConfigError(

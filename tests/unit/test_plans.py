@@ -51,6 +51,8 @@ JOBS = {
     "plateau": DigitsJob(settings=SMALL | {"schedule": "plateau", "patience": 0}, epochs=3),
     "fp16": DigitsJob(noisy=True, settings=SMALL | {"precision": "fp16"}),
     "gradients in bf16": DigitsJob(settings=SMALL | {"exchange_dtype": "bf16"}),
+    "synchronised norms": DigitsJob(settings=SMALL | {"sync_norms": True, "ema": 0.9}),
+    "synchronised norms, uneven": DigitsJob(settings=SMALL | {"sync_norms": True, "batch_size": 7, "optimizer": "sgd"}),
     "uneven": DigitsJob(settings=SMALL | {"batch_size": 7}),
     "fewer samples than lanes": DigitsJob(settings=SMALL | {"samples": 4}),
     "stops early": DigitsJob(epochs=6, settings=SMALL | {"early_stop": 1, "lr": 1e-9}),
