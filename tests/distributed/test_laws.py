@@ -95,7 +95,7 @@ def test_workers_that_share_blocks_equal_one_bit_for_bit(
     alone_in_lanes: tuple[list[str], list[dict[str, Any]], Any],
     tmp_path: Path,
 ) -> None:
-    told = {"plan": plan, "lanes": 4, "transport": transport}
+    told = {"plan": plan, "lanes": 4, "transport": transport, "exchange": "slices"}
     result = run_processes(DigitsJob(tmp_path, epochs=1, noisy=True, settings=told), workers, QUIET)
     assert (fingerprint(tmp_path), learned(result.records), result.test) == alone_in_lanes
 

@@ -49,7 +49,7 @@ def test_each_rank_of_torchrun_is_a_stage_and_learns_the_same(tmp_path: Path) ->
 
 
 def test_ranks_of_torchrun_share_a_block(tmp_path: Path) -> None:
-    plan = ["--plan", "conv1 @ 0 | conv2 @ 0:0, 1:1 | conv3 @ 1"]
+    plan = ["--plan", "conv1 @ 0 | conv2 @ 0:0, 1:1 | conv3 @ 1", "--exchange", "slices"]
     done = torchrun(2, *SETTINGS, *plan, "--out", str(tmp_path / "torchrun"))
     assert done.returncode == 0, done.stderr
     main(["train", "--launcher", "threads", "--stages", "1", "--lanes", "2", *SETTINGS, "--out", str(tmp_path / "one")])

@@ -39,7 +39,7 @@ ROOMS = {
     "data": {"remote", "calls", "cores", "digests", "errors", "folders", "known", "notes", "options", "plain",
              "seeds"},
     "transport": {"device", "errors", "known", "mailbox"},
-    "pipeline": {"options", "device", "errors", "models", "objectives", "data", "plan", "settings",
+    "pipeline": {"options", "device", "errors", "models", "objectives", "data", "plan", "seeds", "settings",
                  "transport"},
     "settings": {"calls", "errors", "known", "options"},
     "presets": {"errors", "options", "settings"},
