@@ -56,12 +56,13 @@ class GatedJob:
     run: Path
     gate: Path | None = None
     settings: Settings = SETTINGS
+    workers: int = 2
 
     def __call__(self) -> Job:
         images = open_data("digits")
         if self.gate:
             images = replace(images, train=GatedSplit(images.train, self.gate))
-        return make_job(self.settings, images, self.run, 2)
+        return make_job(self.settings, images, self.run, self.workers)
 
 
 @dataclass(frozen=True)

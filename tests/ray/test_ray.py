@@ -91,6 +91,17 @@ def test_actors_on_several_nodes_learn_the_same_bits_as_one_process(
     assert f"edges: {travelled}" in (run / "ray.log").read_text()
 
 
+def test_actors_that_share_blocks_learn_the_same_bits_as_one_process(driver: str, tmp_path: Path) -> None:
+    """Slices of every block but the first, by three actors."""
+    lanes = gated.SETTINGS.changed(lanes=3, epochs=1)
+    one, run = begun(tmp_path / "one"), begun(tmp_path / "run")
+    run_threads(GatedJob(one, settings=lanes.changed(plan="* @ 0"), workers=1)(), lambda event: None)
+    first, *rest = GatedJob(one)().names
+    shared = lanes.changed(plan=f"{first} @ 0 | {' '.join(rest)} @ 0-2", launcher="ray")
+    run_ray(GatedJob(run, settings=shared, workers=3), 3, Events(), run=run, options=SPREAD)
+    assert fingerprint(run) == fingerprint(one)
+
+
 @pytest.mark.parametrize("stage", [0, 1])
 def test_a_killed_actor_is_replaced_and_the_run_ends_with_the_same_bits(
     driver: str, tmp_path: Path, undisturbed: list[Any], stage: int
