@@ -20,7 +20,7 @@ import torch
 import tyro
 
 from ffdist.bench.finding import Cell, Finding, Grid
-from ffdist.bench.hosts import TwoHosts, why_not
+from ffdist.bench.hosts import Hosts, why_not
 from ffdist.bench.jobs import BenchJob
 from ffdist.bench.pipeline_side import PipelineLife
 from ffdist.bench.record import write_record
@@ -86,7 +86,7 @@ def measured(case: Case, settings: BenchSettings, rounds: int) -> list[float]:
     with ExitStack() as ends:
         place = here
         if case.by != "processes":
-            hosts = ends.enter_context(TwoHosts())
+            hosts = ends.enter_context(Hosts())
             hosts.limit(case.by)
             told, place = told.changed(transport="gloo"), hosts.place
         life = PipelineLife(BenchJob(told, case.plan.workers))

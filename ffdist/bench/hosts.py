@@ -1,4 +1,4 @@
-"""Two hosts on one machine: network namespaces, joined by a link whose rate is set."""
+"""Several hosts on one machine: network namespaces, joined by links whose rate is set."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from string import ascii_lowercase
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from ffdist.bench.team import Life, Seat
+from ffdist.bench.team import Seat
 from ffdist.errors import ConfigError, FfdistError
+from ffdist.runtime.child import Start
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -31,22 +34,26 @@ def why_not() -> str | None:
     return None if os.geteuid() == 0 else "network namespaces need root"
 
 
-class TwoHosts:
-    """Namespaces with an address each; gone when it is left. Raises ConfigError where `why_not` has a reason."""
+class Hosts:
+    """Namespaces with an address each; gone when it is left. Two are joined directly, more by a switch.
 
-    def __init__(self) -> None:
+    Raises ConfigError where `why_not` has a reason.
+    """
+
+    def __init__(self, many: int = 2) -> None:
         if reason := why_not():
-            raise ConfigError("two hosts cannot be set up here", where="bandwidth", got=reason,
+            raise ConfigError("several hosts cannot be set up here", where="bandwidth", got=reason,
                               remedy="run it as root on Linux with iproute2 installed")  # fmt: skip
-        self.names = [f"ffdist-{os.getpid()}-{side}" for side in "ab"]
-        self.links = [f"ff{os.getpid() % 10**7}{side}" for side in "ab"]
+        sides = ascii_lowercase[:many]
+        self.names = [f"ffdist-{os.getpid()}-{side}" for side in sides]
+        self.links = [f"ff{os.getpid() % 10**7}{side}" for side in sides]
+        self.switch = f"ffdist-{os.getpid()}-switch"
 
     def __enter__(self) -> Self:
         try:
             for name in self.names:
                 command("ip", "netns", "add", name)
-            command("ip", "link", "add", self.links[0], "netns", self.names[0], "type", "veth",
-                    "peer", "name", self.links[1], "netns", self.names[1])  # fmt: skip
+            self._join()
             for i, (name, link) in enumerate(zip(self.names, self.links, strict=True)):
                 command("ip", "-n", name, "address", "add", f"10.203.117.{i + 1}/24", "dev", link)
                 for device in ("lo", link):
@@ -56,8 +63,19 @@ class TwoHosts:
             raise
         return self
 
+    def _join(self) -> None:
+        if len(self.names) == 2:
+            veth(self.names[0], self.links[0], self.names[1], self.links[1])
+            return
+        command("ip", "netns", "add", self.switch)
+        command("ip", "-n", self.switch, "link", "add", "bridge", "type", "bridge")
+        command("ip", "-n", self.switch, "link", "set", "bridge", "up")
+        for i, (name, link) in enumerate(zip(self.names, self.links, strict=True)):
+            veth(name, link, self.switch, f"port{i}")
+            command("ip", "-n", self.switch, "link", "set", f"port{i}", "master", "bridge", "up")
+
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        for name in self.names:
+        for name in (*self.names, self.switch):
             if Path("/run/netns", name).exists():
                 command("ip", "netns", "delete", name)  # its end of the link goes with it
 
@@ -70,8 +88,8 @@ class TwoHosts:
                 command("tc", "-n", name, "qdisc", "add", "dev", link, "root", "tbf", "rate", rate,
                         "burst", "4mb" if rate.endswith("gbit") else "256kb", "latency", "50ms")  # fmt: skip
 
-    def place(self, life: Life) -> Life:
-        """The same life, with ranks on the two hosts in turn."""
+    def place(self, life: Callable[..., Any]) -> Callable[..., Any]:
+        """The same life, with ranks on the hosts in turn."""
         return Placed(life, tuple(self.names), tuple(self.links))
 
 
@@ -79,18 +97,24 @@ class TwoHosts:
 class Placed:
     """A life that first moves its process to its host's namespace."""
 
-    life: Life
+    life: Callable[..., Any]
+    """A member of a `bench.team.Team`, or a stage's process."""
     names: tuple[str, ...]
     links: tuple[str, ...]
 
-    def __call__(self, seat: Seat) -> Any:
+    def __call__(self, seat: Seat | Start, *more: Any) -> Any:
         host = seat.world.rank % len(self.names)
         with open(Path("/run/netns", self.names[host])) as namespace:
             libc = ctypes.CDLL(None, use_errno=True)
             if libc.setns(namespace.fileno(), CLONE_NEWNET) != 0:
                 raise OSError(ctypes.get_errno(), "setns")
         os.environ["GLOO_SOCKET_IFNAME"] = self.links[host]
-        return self.life(seat)
+        return self.life(seat, *more)
+
+
+def veth(one: str, link: str, other: str, end: str) -> None:
+    """A cable between two namespaces."""
+    command("ip", "link", "add", link, "netns", one, "type", "veth", "peer", "name", end, "netns", other)
 
 
 def command(*words: str) -> None:

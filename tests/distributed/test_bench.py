@@ -19,7 +19,7 @@ from stages import command
 
 from ffdist.bench import loaders
 from ffdist.bench.baseline_side import join
-from ffdist.bench.hosts import TwoHosts, why_not
+from ffdist.bench.hosts import Hosts, why_not
 from ffdist.bench.probe import Probe
 from ffdist.bench.settings import BenchSettings
 from ffdist.bench.team import Seat, Team
@@ -96,7 +96,7 @@ def meet_elsewhere(seat: Seat) -> tuple[str, float]:
 
 @pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 def test_two_hosts_are_networks_apart_that_reach_each_other_and_leave_nothing() -> None:
-    with TwoHosts() as hosts:
+    with Hosts() as hosts:
         hosts.limit("1gbit")
         with Team("hosts", hosts.place(meet_elsewhere), 2) as team:
             (here, total), (there, _) = team.finish()

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from ffdist.bench.finding import Cell, Finding, Grid, Plot, Progress
-from ffdist.bench.hosts import TwoHosts
+from ffdist.bench.hosts import Hosts
 from ffdist.bench.probe import Probe
 from ffdist.bench.rounds import take_turns
 from ffdist.bench.settings import BenchSettings
@@ -28,7 +28,7 @@ def bandwidth(settings: BenchSettings, progress: Progress) -> Finding:
     ]
     series: dict[str, list[tuple[Any, float, float, float]]] = {"ours": [], "ddp": [], "ddp, PowerSGD": []}
     with ExitStack() as ends:
-        hosts = ends.enter_context(TwoHosts())
+        hosts = ends.enter_context(Hosts())
         probe = ends.enter_context(Probe(2))
         ours = open_pipeline(ends, here, 2, place=hosts.place)
         variants, _ = open_variants(ends, here, (*VARIANTS, LOSSY), place=hosts.place)

@@ -1,0 +1,164 @@
+"""Many workers of one run: 64 threads, 16 processes, 4 hosts. Start, train, snapshot, stop, resume by another plan; the
+bits are one worker's.
+
+python benchmarks/workers.py --record benchmarks/records
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+import tyro
+
+from ffdist.bench.finding import Cell, Finding, Grid
+from ffdist.bench.hosts import Hosts, why_not
+from ffdist.bench.record import write_record
+from ffdist.bench.settings import BenchSettings
+from ffdist.data import open_data
+from ffdist.pipeline.sink import Reporter
+from ffdist.plain import PlainConsole
+from ffdist.plan import Plan
+from ffdist.presets import with_preset
+from ffdist.runtime.job import Job
+from ffdist.runtime.outcome import Result
+from ffdist.runtime.planning import count_workers
+from ffdist.runtime.processes import run_lives
+from ffdist.runtime.stage_process import Training
+from ffdist.runtime.start import make_job
+from ffdist.runtime.threads import run_threads
+from ffdist.settings import Settings
+from ffdist.snapshot import latest
+
+NAMES = ("conv1", "conv2", "conv3")
+Run = Callable[["DigitsJob", Reporter], Result]
+
+
+def mixed(workers: int) -> str:
+    """Three stages, each of half the workers: a quarter of them alone, the others with a neighbour stage, too."""
+    half, quarter = workers // 2, workers // 4
+    firsts = (0, quarter, half)
+    return " | ".join(f"{name} @ {first}-{first + half - 1}" for name, first in zip(NAMES, firsts, strict=True))
+
+
+def replicas(workers: int) -> str:
+    """A run's second half: every worker has all blocks, where there are lanes enough; else pairs of stages."""
+    half = workers // 2
+    return f"conv1 conv2 @ 0-{half - 1} | conv3 @ {half}-{workers - 1}"
+
+
+@dataclass(frozen=True)
+class DigitsJob:
+    """Picklable: each process makes it."""
+
+    run: Path
+    plan: str
+    lanes: int
+    samples: int
+    resume: bool = False
+
+    def __call__(self) -> Job:
+        told = {"plan": self.plan, "lanes": self.lanes, "batch_size": 4 * self.lanes, "samples": self.samples}
+        settings = with_preset(Settings(), "digits").changed(
+            **told, epochs=1, threads=1, device="cpu", model_args=("widths=8,12,16",), augment=()
+        )
+        self.run.mkdir(parents=True, exist_ok=True)
+        job = make_job(settings, open_data("digits"), self.run, count_workers(settings, NAMES, None))
+        return replace(job, report_every=0.0, resume=self.resume)
+
+
+def fingerprint(run: Path) -> list[str]:
+    manifest = latest(run)
+    assert manifest
+    return [entry["sha256"] for entry in manifest.files]
+
+
+def by_processes(make: DigitsJob, report: Reporter) -> Result:
+    return run_lives(Training(make), Plan.parse(make.plan, NAMES, make.lanes).workers, report)
+
+
+def by_hosts(make: DigitsJob, report: Reporter) -> Result:
+    workers = Plan.parse(make.plan, NAMES, make.lanes).workers
+    with ExitStack() as ends:
+        hosts = ends.enter_context(Hosts(workers))
+        return run_lives(hosts.place(Training(make)), workers, report)
+
+
+def by_threads(make: DigitsJob, report: Reporter) -> Result:
+    return run_threads(make(), report)
+
+
+WAYS: dict[str, tuple[int, Run]] = {
+    "threads": (64, by_threads),
+    "processes": (16, by_processes),
+    "hosts": (4, by_hosts),
+}
+
+
+def tried(by: str, workers: int, run: Run, folder: Path, samples: int) -> dict[str, Cell]:
+    """One way: half of an epoch, a signal that stops it, and the rest by another plan."""
+    lanes = workers // 2
+    one = DigitsJob(folder / "one", "* @ 0", lanes, samples)
+    run_threads(one(), lambda event: None)
+    make = replace(one, run=folder / by, plan=mixed(workers))
+    begun, started = time.perf_counter(), list[float]()
+
+    def watch(event: dict[str, Any]) -> None:
+        if event["event"] == "start":
+            started.append(time.perf_counter() - begun)
+        if event["event"] == "progress" and event["step"] == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    assert run(make, watch).reason == "interrupted"
+    stopped = latest(make.run)
+    assert stopped
+    assert stopped.batch, "in the middle of the epoch"
+    assert run(replace(make, plan=replicas(workers), resume=True), lambda event: None).reason == "finished"
+    same = fingerprint(make.run) == fingerprint(one.run)
+    return {"by": by, "workers": workers, "plan": make.plan, "resumed by": replicas(workers), "lanes": lanes,
+            "start s": started[0], "start ms a worker": 1e3 * started[0] / workers,
+            "stopped behind batch": stopped.step, "same bits as one worker": "yes" if same else "NO"}  # fmt: skip
+
+
+def main(
+    ways: tuple[str, ...] = tuple(WAYS), workers: int | None = None, samples: int = 640, record: Path | None = None
+) -> None:
+    """Try each way, print, record.
+
+    Args:
+        ways: Of threads, processes, hosts.
+        workers: So many, a multiple of 4, in place of the way's own number.
+        samples: Of the digits, to train on.
+        record: Folder for the record.
+    """
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
+    console, rows, notes = PlainConsole(), list[dict[str, Cell]](), list[str]()
+    for by in ways:
+        if by == "hosts" and (reason := why_not()):
+            notes.append(f"no hosts: {reason}")
+            continue
+        many, run = WAYS[by]
+        with TemporaryDirectory() as folder:
+            rows.append(tried(by, workers or many, run, Path(folder), samples))
+    grid = Grid("start, stop in an epoch, and resume by another plan, on the digits", rows)
+    console.print(grid.rich())
+    notes.append("start: from the call to the first batch, with imports, data and edges; hosts are network namespaces")
+    if record:
+        write_record(Finding("workers", rows, [grid], notes), BenchSettings().changed(record=record),
+                     ["python", *sys.argv])  # fmt: skip
+    if any(row["same bits as one worker"] != "yes" for row in rows):
+        sys.exit("a plan has changed bits")
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
