@@ -44,14 +44,14 @@ Run = Callable[["DigitsJob", Reporter], Result]
 
 
 def mixed(workers: int) -> str:
-    """Three stages, each of half the workers: a quarter of them alone, the others with a neighbour stage, too."""
+    """Three stages, each of half the workers, of whom half serve in a neighbour stage, too."""
     half, quarter = workers // 2, workers // 4
     firsts = (0, quarter, half)
     return " | ".join(f"{name} @ {first}-{first + half - 1}" for name, first in zip(NAMES, firsts, strict=True))
 
 
 def replicas(workers: int) -> str:
-    """A run's second half: every worker has all blocks, where there are lanes enough; else pairs of stages."""
+    """Of a run's second half: two stages, each of half the workers."""
     half = workers // 2
     return f"conv1 conv2 @ 0-{half - 1} | conv3 @ {half}-{workers - 1}"
 
@@ -67,7 +67,7 @@ class DigitsJob:
     resume: bool = False
 
     def __call__(self) -> Job:
-        told = {"plan": self.plan, "lanes": self.lanes, "batch_size": 4 * self.lanes, "samples": self.samples}
+        told = {"plan": self.plan, "lanes": self.lanes, "batch_size": max(16, 2 * self.lanes), "samples": self.samples}
         settings = with_preset(Settings(), "digits").changed(
             **told, epochs=1, threads=1, device="cpu", model_args=("widths=8,12,16",), augment=()
         )
@@ -130,7 +130,7 @@ def tried(by: str, workers: int, run: Run, folder: Path, samples: int) -> dict[s
 
 
 def main(
-    ways: tuple[str, ...] = tuple(WAYS), workers: int | None = None, samples: int = 640, record: Path | None = None
+    ways: tuple[str, ...] = tuple(WAYS), workers: int | None = None, samples: int = 1000, record: Path | None = None
 ) -> None:
     """Try each way, print, record.
 
