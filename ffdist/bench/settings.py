@@ -14,7 +14,9 @@ from ffdist.settings.base import Group, option
 if TYPE_CHECKING:
     from ffdist.bench.jobs import BenchJob
 
-Theme = Literal["throughput", "memory", "depth", "scaling", "bandwidth", "transport", "loader", "accuracy", "all"]
+Theme = Literal[
+    "throughput", "memory", "depth", "scaling", "bandwidth", "transport", "loader", "step", "accuracy", "all"
+]
 THEME_NAMES: tuple[str, ...] = get_args(Theme)
 
 

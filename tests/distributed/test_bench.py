@@ -51,6 +51,24 @@ def test_throughput_prints_the_promised_keys_and_all_of_ddp_tunings(tmp_path: Pa
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".json", ".md", ".svg"]
 
 
+def test_a_step_is_told_by_operation_on_both_sides_beside_the_machines_peak(tmp_path: Path) -> None:
+    small = ("--model", "cnnb", "--model-args", "widths=4,8,8", "--batch-size", "16", "--rounds", "2", "--json")
+    found = bench("step", *small, "--record", str(tmp_path))
+    assert found["peak_gflops"] > 0
+    for side in found["sides"].values():
+        assert len(side["all_seconds"]) == 2
+        by_operation = sum(operation["seconds"] for operation in side["operations"].values())
+        assert by_operation == pytest.approx(sum(side["kinds"].values()))
+        assert side["kinds"]["products"] > 0
+        assert side["kinds"]["norms"] > 0
+        assert side["outside_of_products"] == pytest.approx(1 - side["kinds"]["products"] / by_operation)
+        calls = {name: operation["calls"] for name, operation in side["operations"].items()}
+        assert calls["aten::max_pool2d_with_indices"] == 2, "of one step, whatever was profiled"
+    assert found["sides"]["ff"]["gflop"] != found["sides"]["bp"]["gflop"]
+    (table,) = tmp_path.glob("*.md")
+    assert "by operation" in table.read_text()
+
+
 def test_two_stages_hold_less_than_two_ranks_of_ddp() -> None:
     """In a network whose weights are all its memory, a stage has half of them."""
     found = bench("memory", *SMALL, "--model-args", "widths=512,512,512,512", "--against", "ddp-bucket-25")

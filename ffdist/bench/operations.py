@@ -1,0 +1,151 @@
+"""Where a step's time goes, operation by operation, and what the machine does at most."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+from typing import NamedTuple
+
+import torch
+from torch.autograd.profiler_util import FunctionEventAvg
+from torch.profiler import profile, supported_activities
+
+from ffdist.bench.floor import SAMPLES, count
+from ffdist.bench.settings import BenchSettings
+from ffdist.bench.step import OneStep, both_sides
+from ffdist.bench.team import Seat, Team
+from ffdist.device import queues, synchronize
+from ffdist.pipeline.precision import dtype_of
+from ffdist.runtime.rank import stage_device
+
+KINDS = {
+    "products": r"conv|addmm|::b?mm$|bmm|matmul|linear|einsum|gemm",
+    "optimiser": r"_fused_|_foreach_|Optimizer",
+    "norms": r"_norm",
+    "pools": r"pool",
+    "casts, copies, fills": r"::to$|_to_copy|copy_|clone|contiguous|fill_|zero|ones|empty|::cat|stack|resize_|set_",
+}
+"""By the operation's name, the first that fits; the rest is "elementwise and other"."""
+OTHER = "elementwise and other"
+SIZES = (512, 1024, 2048)
+"""Of square matrices whose product is the machine's peak."""
+PROFILED = 5
+"""Steps."""
+
+
+class Operation(NamedTuple):
+    """In each step."""
+
+    seconds: float
+    """Of its own, without what it calls."""
+    calls: float
+
+
+@dataclass(frozen=True)
+class Side:
+    """FF or backpropagation."""
+
+    seconds: list[float]
+    """Of whole steps, unprofiled."""
+    operations: dict[str, Operation]
+    flops: float
+    """Multiplications and additions of products in a step."""
+
+    @property
+    def step(self) -> float:
+        return median(self.seconds)
+
+    def by_kind(self) -> dict[str, float]:
+        """Seconds a step."""
+        found = dict.fromkeys((*KINDS, OTHER), 0.0)
+        for name, operation in self.operations.items():
+            found[kind_of(name)] += operation.seconds
+        return found
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Both sides, and the peak."""
+
+    sides: dict[str, Side]
+    peak: float
+    """Multiplications and additions a second of the best square product, in the run's precision."""
+
+
+def kind_of(operation: str) -> str:
+    return next((kind for kind, pattern in KINDS.items() if re.search(pattern, operation)), OTHER)
+
+
+@dataclass(frozen=True)
+class StepLife:
+    """A process that takes steps of either side in turns."""
+
+    settings: BenchSettings
+
+    def __call__(self, seat: Seat) -> Steps:
+        told = self.settings
+        torch.set_num_threads(told.threads)
+        job = told.job(1, compiled=told.compare.compiled)()
+        config = job.block_config(stage_device(job.settings.compute.device, seat.world), 10**6)
+        sides = both_sides(job)
+        steps = {name: OneStep(*side, config, told.batch_size) for name, side in sides.items()}
+        times: dict[str, list[float]] = {name: [] for name in steps}
+        for step in steps.values():
+            for _ in range(told.compare.warmup_batches):
+                step()
+        for _ in range(told.compare.rounds):
+            for name, step in steps.items():
+                times[name].append(seconds(step, config.device))
+        flops = {name: count(*side, config)[0] * told.batch_size / SAMPLES for name, side in sides.items()}
+        found = {name: Side(times[name], operations(step, config.device), flops[name]) for name, step in steps.items()}
+        return Steps(found, peak(config.device, dtype_of(told.train.compute.precision)))
+
+
+def steps_of(settings: BenchSettings) -> Steps:
+    """In a process of its own, of as many threads as are told."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else the profiler writes of its own life
+    with Team("steps", StepLife(settings), 1) as team:
+        return team.finish()[0]
+
+
+def seconds(act: Callable[[], object], device: torch.device) -> float:
+    """Until the device has done it."""
+    synchronize(device)
+    begun = time.perf_counter()
+    act()
+    synchronize(device)
+    return time.perf_counter() - begun
+
+
+def operations(step: OneStep, device: torch.device) -> dict[str, Operation]:
+    """By torch's profiler: of a GPU the time of its kernels, by the operation that starts them."""
+    with profile(activities=supported_activities()) as profiler:
+        for _ in range(PROFILED):
+            step()
+        synchronize(device)
+    found: dict[str, Operation] = {}
+    for event in profiler.key_averages():
+        own = own_time(event, device)
+        if own > 0 and not event.key.startswith(("ProfilerStep", "autograd::", "Optimizer.")):
+            found[event.key] = Operation(own / 1e6 / PROFILED, event.count / PROFILED)
+    return found
+
+
+def own_time(event: FunctionEventAvg, device: torch.device) -> float:
+    """Microseconds."""
+    return float(event.self_device_time_total if queues(device) else event.self_cpu_time_total)
+
+
+def peak(device: torch.device, dtype: torch.dtype) -> float:
+    """The best of a few square products."""
+    best = 0.0
+    for size in SIZES:
+        one, other = (torch.full((size, size), 0.01, dtype=dtype, device=device) for _ in range(2))
+        product = lambda one=one, other=other: one @ other  # noqa: E731
+        product()
+        best = max(best, 2 * size**3 / min(seconds(product, device) for _ in range(3)))
+    return best
