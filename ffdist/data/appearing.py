@@ -92,6 +92,22 @@ def appearing(out: Path | Remote) -> Iterator[Path]:
         with uploaded(out) as folder:
             yield folder
         return
+    with scratch(out) as partial_folder:
+        yield partial_folder
+        check_free(out)  # somebody else may have been faster
+        partial_folder.rename(out)
+
+
+@contextmanager
+def scratch(out: Path | Remote) -> Iterator[Path]:
+    """A new folder beside `out`, or anywhere if that is remote; what is still there in the end is removed.
+
+    What a killed process left of one is removed first. Raises DataError where it cannot be made or written.
+    """
+    if isinstance(out, Remote):
+        with tempfile.TemporaryDirectory(prefix="ffdist-") as folder:
+            yield Path(folder)
+        return
     made = [folder for folder in out.parents if not os.path.lexists(folder)]
     partial_folder = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
@@ -110,8 +126,6 @@ def appearing(out: Path | Remote) -> Iterator[Path]:
     try:
         locked(held)
         yield partial_folder
-        check_free(out)  # somebody else may have been faster
-        partial_folder.rename(out)
     except OSError as error:
         full = error.errno in FULL or "No space left" in str(error)
         raise DataError("no room on the disk" if full else "the folder cannot be written", where=out.parent, got=error,

@@ -22,6 +22,7 @@ from ffdist.data.places import CACHE, PREPARED, cache_folder, locked, no_place
 from ffdist.data.preparation import Preparation
 from ffdist.data.prepare import prepare
 from ffdist.data.sources import KNOWN, Source, open_source
+from ffdist.data.sources.archive import is_archive
 from ffdist.data.sources.known import have_known
 from ffdist.data.sources.splits import choice, read_splits
 from ffdist.errors import ConfigError, DataError, setting
@@ -86,14 +87,17 @@ def unchanged(source: str, place: Path, index: Path) -> Path | None:
 def anew(source: str, place: Path, index: Path, told: Preparation, *, root: Path | None, download: bool) -> Path:
     """Look at every byte of a source, and prepare it unless that has been done of these very bytes."""
     files, *more = KNOWN[source].parts(have_known(source, place, download)) if root else [place]
-    with silenced():  # what is told of it is told when it is prepared
-        opened = open_files(source, place, told)
-    named = [path.absolute() for path in opened.beside() if not path.absolute().is_relative_to(files)]
+    name, apart = place.name.partition(".")[0], []
+    if root or not is_archive(place):  # which is unpacked when it is prepared
+        with silenced():  # what is told of it is told when it is prepared
+            opened = open_files(source, place, told)
+            name, apart = opened.name, opened.beside()
+    named = [path.absolute() for path in apart if not path.absolute().is_relative_to(files)]
     beside = [*more, *named]
     before = look(files, beside)
     made_of = f"{MAKING} {told!r} {content(files, beside)}"
     digest = hashlib.blake2b(made_of.encode(), digest_size=8).hexdigest()
-    folder = index.parents[1] / f"{opened.name[:80]}-{digest}"
+    folder = index.parents[1] / f"{name[:80]}-{digest}"
     with locked(index.parent / f"{folder.name}.lock", f"preparing {source}"):
         if is_whole(folder):
             used(folder, f"{source}, of which the same files were prepared before")

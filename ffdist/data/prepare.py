@@ -15,7 +15,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
@@ -32,6 +32,7 @@ from ffdist.data.images import Moments
 from ffdist.data.manifest import LeftOut, Manifest
 from ffdist.data.places import cache_folder
 from ffdist.data.sources import KNOWN, Item, Source, open_source
+from ffdist.data.sources.archive import Archived, called, is_archive, unpacked
 from ffdist.data.sources.listing import SHOWN, shown
 from ffdist.data.sources.shares import Holding
 from ffdist.data.sources.splits import SPLITS, choice
@@ -88,7 +89,8 @@ def prepare(
     """Write the shards and the manifest of a data set into the new folder `out`, and return it.
 
     out: of this machine, or an address (s3://, gs://, ...), into which all is put when it is made here.
-    source: one of `KNOWN`, a tree with a folder of pictures for each class, or Parquet, Arrow, Feather or CSV files.
+    source: one of `KNOWN`, a tree with a folder of pictures for each class, or Parquet, Arrow, Feather or CSV files;
+        or a zip or tar of these.
     from_dir: torchvision's root, with the known data set in it; None: `cache`, into which it
         is downloaded unless `download` is false; default: $FFDIST_CACHE, else ffdist in $XDG_CACHE_HOME, else in
         ~/.cache.
@@ -127,21 +129,35 @@ def prepare(
     check_store(store)
     check_free(target)
     check_outside(target, source)
-    opened = open_source(
-        source,
-        root=known_root(source, from_dir, cache),
-        download=download and from_dir is None,
-        columns=Columns(image_column, label_column, group_column),
-        choice=choice(Path(source), splits, ignore),
-        holding=holding,
-        value_range=decoding.value_range,
-    )
-    with appearing(target) as folder, nullcontext(progress) if progress else bar(opened.name) as report, quiet_pillow():
-        manifest = write(opened, folder, decoding, workers or available_cores(), report, skip_broken=skip_broken,
-                         store=store)  # fmt: skip
+    reading = {
+        "root": known_root(source, from_dir, cache),
+        "download": download and from_dir is None,
+        "columns": Columns(image_column, label_column, group_column),
+        "holding": holding,
+        "value_range": decoding.value_range,
+    }
+    with opening(source, target, splits, ignore, reading) as opened:
+        reporting = nullcontext(progress) if progress else bar(opened.name)
+        with appearing(target) as folder, reporting as report, quiet_pillow():
+            manifest = write(opened, folder, decoding, workers or available_cores(), report, skip_broken=skip_broken,
+                             store=store)  # fmt: skip
     for text in manifest.notes:
         tell(f"note: {text}")
     return target if isinstance(target, Path) else target.url
+
+
+@contextmanager
+def opening(
+    source: str, target: Path | Remote, splits: Any, ignore: str | Sequence[str], reading: Mapping[str, Any]
+) -> Iterator[Source]:
+    """A source, opened; an archive unpacked beside the target. reading: of `open_source`."""
+    path = Path(source)
+    if source in KNOWN or not is_archive(path):
+        yield open_source(source, choice=choice(path, splits, ignore), **reading)
+        return
+    with unpacked(path, target) as place, called(place, path):
+        opened = open_source(str(place), choice=choice(place, splits, ignore), **reading)
+        yield Archived(opened, place, path)
 
 
 def check_settings(source: str, from_dir: Path | None, workers: int | None) -> None:

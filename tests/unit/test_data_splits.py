@@ -140,9 +140,9 @@ def test_places_and_files_that_cannot_be_are_refused(tmp_path: Path) -> None:
     tree(tmp_path / "pets", 2, 0)
     with pytest.raises(DataError, match=r"would lie in the source(.|\n)*name another with out, e.g. out="):
         prepare(tmp_path / "pets", tmp_path / "pets" / "prepared")
-    (tmp_path / "pets.zip").write_bytes(b"PK")
-    with pytest.raises(DataError, match="archives are not read"):
-        prepared(tmp_path / "pets.zip")
+    (tmp_path / "pets.7z").write_bytes(b"7z")
+    with pytest.raises(DataError, match="such archives are not read"):
+        prepared(tmp_path / "pets.7z")
     with pytest.raises(ConfigError, match="where: workers"):
         prepared(tmp_path / "pets", workers=0)
     ready = prepare(tmp_path / "pets", tmp_path / "ready")

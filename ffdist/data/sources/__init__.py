@@ -24,7 +24,7 @@ from ffdist.data.sources.tree import Tree
 from ffdist.errors import ConfigError, DataError, setting
 from ffdist.folders import command
 
-ARCHIVES = (".zip", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar")
+ARCHIVES = (".gz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 
 __all__ = ["KNOWN", "Choice", "Item", "Source", "open_source"]
 
@@ -156,7 +156,7 @@ def check_source(path: Path, source: str) -> None:
         raise DataError("neither a file nor a folder", where=source, expected="a folder of pictures, or a table",
                         got="a device, pipe or socket")  # fmt: skip
     if path.is_file() and path.suffix.lower() in ARCHIVES and not is_tar(path):
-        raise DataError("archives are not read", where=source, expected="a folder of pictures, or a table",
+        raise DataError("such archives are not read", where=source, expected="a folder, a table, a zip or a tar",
                         remedy="unpack it, and give the folder")  # fmt: skip
     try:
         text = (path / MANIFEST).read_bytes()[:80] if path.is_dir() else b""
