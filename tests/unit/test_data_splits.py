@@ -738,3 +738,55 @@ def test_feather_of_the_first_version_is_refused_with_what_rewrites_it(tmp_path:
     (tmp_path / "old.feather").write_bytes(b"FEA1" + bytes(60))
     with pytest.raises(DataError, match=r"Feather of version 1.*\n  remedy: pandas.read_feather\('.*old.feather'\)"):
         prepared(tmp_path / "old.feather")
+
+
+CARD = """---
+license: mit
+configs:
+- config_name: default
+  data_files:
+  - split: train
+    path: ["files/first/*", "./files/**/second.parquet"]
+  - split: test
+    path: files/last
+  - split: unsupervised
+    path: files/others/*
+---
+# About
+"""
+
+
+def test_a_repository_s_card_says_its_splits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    hub = tmp_path / "hub"
+    for name, rows in (("first/a", 6), ("first/b", 4), ("x/second", 3), ("last/c", 5), ("others/d", 7)):
+        table(hub / "files" / f"{name}.parquet", rows, 100 * rows)
+    with pytest.raises(DataError, match="files of several folders"):
+        prepared(hub)
+    (hub / "README.md").write_text(CARD)
+    assert counts(prepared(hub)) == {"train": 13, "test": 5}
+    told = capsys.readouterr().err
+    assert "train=files/first 'train=files/*second.parquet'" in told or "train='files/*second.parquet'" in told
+    assert "left out: unsupervised" in told
+    assert counts(prepared(hub, splits={"train": "files/first", "test": "files/others"})) == {"train": 10, "test": 7}
+    (hub / "README.md").write_text(CARD.replace("files/last", "files/lost"))
+    with pytest.raises(DataError, match=r"test split are not there(.|\n)*fetch all of the repository"):
+        prepared(hub)
+    (hub / "README.md").write_text(
+        CARD.replace("default\n", "small\n").replace("---\n#", "- config_name: large\n  data_dir: x\n---\n#")
+    )
+    with pytest.raises(DataError, match=r"several configurations(.|\n)*got: small, large\n.*train=files/first"):
+        prepared(hub)
+    (hub / "README.md").write_text("---\nconfigs: [\nconfigs:\n---\n")
+    with pytest.raises(DataError, match="a repository's card cannot be read"):
+        prepared(hub)
+
+
+def test_a_card_may_name_folders_of_pictures(tmp_path: Path) -> None:
+    tree(tmp_path / "hub" / "one", 4, 0)
+    tree(tmp_path / "hub" / "two", 2, 50)
+    (tmp_path / "hub" / "README.md").write_text(
+        "---\nconfigs:\n- data_files:\n  - {split: train, path: one/**}\n  - {split: validation, path: two/**}\n---\n"
+    )
+    made = prepared(tmp_path / "hub")
+    assert counts(made)["validation"] == 6
+    assert "train" in counts(made)

@@ -11,6 +11,7 @@ from ffdist.data.depth import Range
 from ffdist.data.manifest import FORMAT, MANIFEST
 from ffdist.data.sources.array_files import ArrayFiles, holds_arrays
 from ffdist.data.sources.base import Item, Source
+from ffdist.data.sources.hub import of_card
 from ffdist.data.sources.known import KNOWN, open_known
 from ffdist.data.sources.listing import Listing
 from ffdist.data.sources.shares import Holding
@@ -53,7 +54,7 @@ def open_source(
         return known
     path = Path(source)
     check_source(path, source)
-    opened = of_files(path, columns, choice, holding, value_range)
+    opened = of_files(path, columns, of_card(path, choice), holding, value_range)
     if len(opened.classes) < 2:
         raise DataError(
             "there is one class only",
