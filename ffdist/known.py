@@ -59,6 +59,7 @@ OBJECTIVE_PLACES = {
     "local-ce": "ffdist.objectives.local_ce:LocalCE",
     "dgl": "ffdist.objectives.dgl:DGL",
     "auglocal": "ffdist.objectives.auglocal:AugLocal",
+    "infopro": "ffdist.objectives.infopro:InfoPro",
     "symba": "ffdist.objectives.symba:SymBa",
     "scff": "ffdist.objectives.scff:SCFF",
     "cafo": "ffdist.objectives.cafo:CaFo",

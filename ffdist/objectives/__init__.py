@@ -11,6 +11,7 @@ from ffdist.objectives.deeperforward import DeeperForward
 from ffdist.objectives.dgl import DGL
 from ffdist.objectives.hinton import Hinton
 from ffdist.objectives.hinton_unsupervised import HintonUnsupervised
+from ffdist.objectives.infopro import InfoPro
 from ffdist.objectives.load import OBJECTIVES, load_objective
 from ffdist.objectives.local_ce import LocalCE
 from ffdist.objectives.mono_forward import MonoForward
@@ -33,6 +34,7 @@ __all__ = [
     "DeeperForward",
     "Hinton",
     "HintonUnsupervised",
+    "InfoPro",
     "Local",
     "LocalCE",
     "MonoForward",

@@ -52,6 +52,8 @@ class Site:
     shape: tuple[int, ...]
     """Of one sample as the rule sees the block's output: (C, H, W) for maps, (C,) for vectors, (T, C) for tokens; a
     signal [C, L] is seen as a map of one row, (C, 1, L), and maps with their channels last as any other."""
+    sample: tuple[int, ...] = ()
+    """Shape of one sample as the network gets it."""
     following: tuple[Following, ...] = field(default=(), repr=False, compare=False)
     """The blocks behind this one, in order."""
     given: Callable[[Tensor], Tensor] = field(default=as_it_is, repr=False, compare=False)
@@ -110,6 +112,15 @@ class Objective(ABC):
         sample b in pass p (positive before negative halves, class 0 for all before class 1). The head knows by
         `head.training` whether this is learning; when it is, a rule of several passes may give no scores.
         """
+
+    def companion(self, x: Tensor) -> Tensor | None:
+        """What travels with the activations of a training batch to every block, of samples as the network gets them,
+        [B, *shape] -> [B, ...] without a graph; None: nothing does."""
+        return None
+
+    def local_beside(self, head: nn.Module, out: Tensor, labels: Tensor, companion: Tensor) -> Local:
+        """As `local`, and called in its place while a block learns, where there is a `companion`."""
+        return self.local(head, out, labels)
 
     def prepare(self, x: Tensor, labels: Tensor, num_classes: int, generator: torch.Generator) -> Tensor:
         """Training inputs at the source, [B, *shape] -> [N, *shape]: overlays, waves, positive and negative halves."""

@@ -95,8 +95,11 @@ class LearningBlock:
         """Of the batch that is computed now."""
         self.validation_loss = float("nan")
 
-    def forward(self, x: Tensor, y: Tensor, step: int, epoch: int = 0, part: int = 0) -> Local:
-        """Pass over x [N, *site.input_shape]; `onward` of the result is what the next block gets.
+    def forward(
+        self, x: Tensor, y: Tensor, step: int, epoch: int = 0, part: int = 0, companion: Tensor | None = None
+    ) -> Local:
+        """Pass over x [N, *site.input_shape]; `onward` of the result is what the next block gets. companion: what the
+        rule wants beside x, on the block's device.
 
         Without a loss where the block rests in this epoch: then it only passes on, as in evaluation.
         """
@@ -110,7 +113,7 @@ class LearningBlock:
         if self.scale:
             self.scale.remember(self.parts)
         with seeded(draws, self.config.device, all_kinds=self.own_code), self._autocast():
-            local = self._locally(self.parts, x, y)
+            local = self._locally(self.parts, x, y, companion)
         if self.learned:
             check_graph(local, self.objective, self.site)
         return local
@@ -271,12 +274,15 @@ class LearningBlock:
                 onward = self.objective.rest(parts["head"], out)
             return self._leaving(Local(None, None, onward), parts["head"], out, samples)
 
-    def _locally(self, parts: nn.ModuleDict, x: Tensor, y: Tensor) -> Local:
+    def _locally(self, parts: nn.ModuleDict, x: Tensor, y: Tensor, companion: Tensor | None = None) -> Local:
         with computing(self.objective, self.site, learning=parts.training):
             with compiling(self.site, self.config):
                 out = self.layout.seen(parts["module"](x))
         with running(self.objective, at(self.objective, self.site)):
-            local = self.objective.local(parts["head"], out, y)
+            if companion is None:
+                local = self.objective.local(parts["head"], out, y)
+            else:
+                local = self.objective.local_beside(parts["head"], out, y, companion)
         return self._leaving(local, parts["head"], out, len(y))
 
     def _leaving(self, local: Local, head: nn.Module, out: Tensor, samples: int) -> Local:

@@ -26,10 +26,11 @@ def layers_crossed(chain: Chain, rule: Objective) -> dict[str, int]:
     x = torch.randn(2, *chain.input_shape, generator=numbers)
     y = torch.arange(2) % chain.num_classes
     found = {}
+    beside = rule.companion(x)
     with seeded(0):
         x = rule.prepare(x, y, chain.num_classes, numbers)
         for site in sites(chain):
-            local = build_block(chain, site, rule, config).forward(x, y, 0)
+            local = build_block(chain, site, rule, config).forward(x, y, 0, companion=beside)
             found[site.name] = 0 if local.loss is None else longest(local.loss)
             x = x if local.onward is None else local.onward
     return found

@@ -40,6 +40,8 @@ class TrainBatch:
     """Sum of the scores of the blocks passed so far, float32 [B, K], where the source wants to hear of them."""
     scored: int = 0
     """How many blocks `scores` sums."""
+    companion: Tensor | None = None
+    """What the rule wants beside the activations, [B, ...]; None behind the last block, and where it wants nothing."""
 
 
 @dataclass(slots=True)

@@ -124,7 +124,7 @@ def sgd(config: OptimSettings, learned: list[dict[str, Any]]) -> torch.optim.SGD
 
 
 def muon(config: OptimSettings, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-    """Muon for filters and matrices, SGD beside it for the rest."""
+    """Muon for filters and matrices, SGD or AdamW beside it for the rest."""
     kinds = [group.pop("kind") for group in groups]
     filters = [group for group, kind in zip(groups, kinds, strict=True) if kind == "filter"]
     rest = [group for group, kind in zip(groups, kinds, strict=True) if kind != "filter"]
@@ -142,5 +142,5 @@ def muon(config: OptimSettings, groups: list[dict[str, Any]]) -> torch.optim.Opt
             )
         )
     if rest:
-        parts.append(sgd(config, rest))
+        parts.append(ADAMW(rest, **of_adam(config)) if config.muon_rest == "adamw" else sgd(config, rest))
     return Together(parts)

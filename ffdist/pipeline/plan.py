@@ -45,6 +45,7 @@ def sites(chain: Chain, fused: Objective | None = None) -> list[Site]:
             chain.num_classes,
             inputs[i],
             layout.shape(inputs[i + 1]),
+            chain.input_shape,
             tuple(behind[i + 1 :]),
             layout.given,
         )
@@ -133,6 +134,8 @@ def measure_blocks(
     generator = torch.Generator().manual_seed(0)
     labels = torch.randint(chain.num_classes, (batch_size // microbatches,), generator=generator)
     x: Tensor | None = torch.randn(len(labels), *chain.input_shape, generator=generator)
+    beside = objective.companion(x)
+    beside = None if beside is None else beside.to(config.device)
     with seeded(0):
         x = objective.prepare(x, labels, chain.num_classes, generator)
     labels = labels.to(config.device)
@@ -146,13 +149,14 @@ def measure_blocks(
             synchronize(config.device)
             begun = time.perf_counter()
             for part in range(microbatches):
-                local = block.forward(x, labels, step, part=part)
+                local = block.forward(x, labels, step, part=part, companion=beside)
                 block.update(local, labels, step, share=1 / microbatches, complete=part == microbatches - 1)
             synchronize(config.device)
             times.append(time.perf_counter() - begun)
         parameters = sum(p.numel() for p in block.parts.parameters())
         x, features = passed_on(local, features)
-        sent = sum(tensor.nbytes for tensor in (x, features) if tensor is not None)
+        beside = None if site.last else beside
+        sent = sum(tensor.nbytes for tensor in (x, features, beside) if tensor is not None)
         costs.append(BlockCost(site.name, of(times[1:]), parameters, sent))
     return costs
 

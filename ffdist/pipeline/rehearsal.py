@@ -45,6 +45,8 @@ class Trial:
     evaluated: Tensor | None
     """The same of what is scored."""
     features: Tensor | None = None
+    companion: Tensor | None = None
+    """What the rule wants beside what is learned."""
 
 
 def rehearse(
@@ -62,8 +64,8 @@ def rehearse(
     saved, that cannot learn from one sample and must, and where no block has a loss.
     """
     with seeded(0):
-        two = Trial(y, *prepared(chain, rule, x, y))
-        one = Trial(y[:1], *prepared(chain, rule, x[:1], y[:1]))
+        two = Trial(y, *prepared(chain, rule, x, y), companion=companion_of(rule, x))
+        one = Trial(y[:1], *prepared(chain, rule, x[:1], y[:1]), companion=companion_of(rule, x[:1]))
         if smallest.samples > 1:
             one.learned = None
         learns = False
@@ -103,6 +105,21 @@ def prepared(chain: Chain, rule: Objective, x: Tensor, y: Tensor) -> tuple[Tenso
     return learned, evaluated if len(evaluated) <= MOST_ROWS else None
 
 
+def companion_of(rule: Objective, x: Tensor) -> Tensor | None:
+    """Raises NetworkError for what cannot travel with the samples x."""
+    where = f"{type(rule).__name__}, `companion`"
+    with running(rule, where):
+        found = rule.companion(x)
+    if found is not None and (not isinstance(found, Tensor) or len(found) != len(x) or found.requires_grad):
+        raise NetworkError(
+            "what the rule wants beside the activations cannot travel with them",
+            where=where,
+            expected=f"a tensor [{len(x)}, ...] without a graph, a row a sample, or None",
+            got=shown(found),
+        )
+    return found
+
+
 def check_state(block: LearningBlock) -> None:
     """Raises NetworkError where a block's state holds more than snapshots do, which is numbers by name."""
     where = at(block.objective, block.site)
@@ -123,7 +140,7 @@ def check_state(block: LearningBlock) -> None:
 def _through(block: LearningBlock, trial: Trial) -> Local:
     """The samples learn, and are scored; what goes on of them is left in the trial."""
     assert trial.learned is not None
-    local = _learn(block, trial.learned, trial.y)
+    local = _learn(block, trial.learned, trial.y, trial.companion)
     trial.learned, trial.features = passed_on(local, trial.features)
     if trial.evaluated is not None:
         trial.evaluated = _evaluate(block, trial.evaluated, main_labels(trial.y))
@@ -138,7 +155,7 @@ def _one_sample(block: LearningBlock, trial: Trial, smallest: Part) -> None:
     if trial.learned is None:
         return
     try:
-        local = _learn(block, trial.learned, trial.y)
+        local = _learn(block, trial.learned, trial.y, trial.companion)
     except NetworkError as error:
         cause = error.__cause__
         raise NetworkError("the block cannot learn from one sample, and the run will give it such a part", where=where,
@@ -147,12 +164,12 @@ def _one_sample(block: LearningBlock, trial: Trial, smallest: Part) -> None:
     trial.learned, trial.features = passed_on(local, trial.features)
 
 
-def _learn(block: LearningBlock, x: Tensor, y: Tensor) -> Local:
+def _learn(block: LearningBlock, x: Tensor, y: Tensor, companion: Tensor | None) -> Local:
     """One batch forward and backward, as in training, without an update."""
     where = at(block.objective, block.site)
     with users_code(NetworkError, "the block cannot learn under this rule", where=where):
         try:
-            local = block.forward(x, y, step=0)
+            local = block.forward(x, y, step=0, companion=companion)
         except NetworkError as error:
             raise _as_they_lie(error) from error.__cause__
         if local.loss is not None and block.learned:

@@ -181,10 +181,10 @@ class Source:
         *,
         complete: bool,
     ) -> TrainBatch:
-        prepared = None
+        prepared = companion = None
         if len(y):
             with self._seeded("preparation", step, part.number):
-                prepared = self._prepare(x, y, known, generator)
+                prepared, companion = self._prepare(x, y, known, generator), self.objective.companion(x)
         return TrainBatch(
             step,
             prepared,
@@ -196,6 +196,7 @@ class Source:
             part.lane,
             part.last,
             scores=None if known is None else torch.zeros_like(known),
+            companion=companion,
         )
 
     def _prepare(self, x: Tensor, y: Tensor, known: Tensor | None, generator: torch.Generator) -> Tensor:

@@ -200,18 +200,20 @@ class Stage:
         begins."""
         x, features = batch.x, batch.features
         scores, scored = batch.scores, batch.scored
+        beside = None if batch.companion is None else moved(batch.companion, self.device)
         for number, block in enumerate(self.blocks):
             assert x is not None
             if self.reductions:
                 self.finish(self.bucket_of[number])
                 self.reductions[number].begin(batch.lane)
             with self.at(block, f"batch {batch.step}"):
-                local = block.forward(x, y, batch.step, batch.epoch, batch.part)
+                local = block.forward(x, y, batch.step, batch.epoch, batch.part, beside)
             x, features = passed_on(local, features)
+            beside = None if block.site.last else beside
             if scores is not None and local.scores is not None:
                 scores, scored = scores.to(self.device) + local.scores.detach(), scored + 1
             if block is self.blocks[-1]:
-                outbox.send(replace(batch, x=x, features=features, scores=scores, scored=scored))
+                outbox.send(replace(batch, x=x, features=features, scores=scores, scored=scored, companion=beside))
             yield block, local
 
     def finish(self, bucket: Bucket) -> None:

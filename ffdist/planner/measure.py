@@ -30,8 +30,9 @@ PATIENCE = 0.3
 SMALLEST = 2
 """Samples, as batch norm wants them."""
 
-Message = tuple[Tensor | None, Tensor, Tensor | None]
-"""What comes to a block (None behind the last one), the labels, and the features on the way to a fusion head."""
+Message = tuple[Tensor | None, Tensor, Tensor | None, Tensor | None]
+"""What comes to a block (None behind the last one), the labels, the features on the way to a fusion head, and what the
+rule wants beside."""
 R = TypeVar("R")
 
 
@@ -51,7 +52,9 @@ def measure_chain(
     for size in sizes:
         with seeded(0):
             prepared = objective.prepare(x[:size], y[:size], chain.num_classes, generator)
-        messages.append((prepared, y[:size].to(config.device), None))
+        beside = objective.companion(x[:size])
+        beside = None if beside is None else beside.to(config.device)
+        messages.append((prepared, y[:size].to(config.device), None, beside))
     found = []
     for site in sites(chain, objective if config.settings.rule.fusion else None):
         block = build_block(chain, site, objective, config)
@@ -71,11 +74,11 @@ def measure_block(
     begun = time.perf_counter()
     passed = list(messages)
     for turn in range(1 + MOST):
-        for place, (x, y, features) in enumerate(messages):
+        for place, (x, y, features, beside) in enumerate(messages):
             assert x is not None
-            local, seconds = timed(partial(block.forward, x, y, turn), device)
+            local, seconds = timed(partial(block.forward, x, y, turn, companion=beside), device)
             onward, offered = passed_on(local, features)
-            passed[place] = (onward, y, offered)
+            passed[place] = (onward, y, offered, None if block.site.last else beside)
             back = timed(partial(block.update, local, y, turn, complete=False), device)[1]
             step = timed(partial(take_step, block), device)[1]
             if turn:  # the first one warms up
@@ -85,9 +88,9 @@ def measure_block(
         if turn >= LEAST and time.perf_counter() - begun > PATIENCE:
             break
     ends = {size: x_y for size, x_y in zip(sizes, messages, strict=True) if size in (sizes[0], sizes[-1])}
-    graph = Curve(tuple(ends), tuple((peak_of(block, x, y),) for x, y, _ in ends.values() if x is not None))
-    last, (out, _, features) = sizes[-1], passed[-1]
-    sent = sum(tensor.nbytes for tensor in (out, features) if tensor is not None)
+    graph = Curve(tuple(ends), tuple((peak_of(block, m),) for m in ends.values()))
+    last, (out, _, features, beside) = sizes[-1], passed[-1]
+    sent = sum(tensor.nbytes for tensor in (out, features, beside) if tensor is not None)
     profile = BlockProfile(
         block.site.name,
         Curve(tuple(sizes), tuple(map(tuple, forward))),
@@ -123,12 +126,14 @@ def take_step(block: LearningBlock) -> None:
         block.average.update(block.parts)
 
 
-def peak_of(block: LearningBlock, x: Tensor, y: Tensor) -> float:
+def peak_of(block: LearningBlock, message: Message) -> float:
     """Bytes that a message takes at work beyond what the block holds before it, gradients apart."""
     device = block.config.device
+    x, y, _, beside = message
+    assert x is not None
 
     def learn() -> None:
-        block.update(block.forward(x, y, 1), y, 1, complete=False)
+        block.update(block.forward(x, y, 1, companion=beside), y, 1, complete=False)
 
     if queues(device):
         synchronize(device)

@@ -182,12 +182,14 @@ def measured(settings: Settings, chain: Chain, rule: Objective, world: World) ->
     blocks, heads = [], []
     with seeded(0), computing_threads_kept():
         set_threads(settings.compute.threads, world)
+        beside = rule.companion(x)
+        beside = None if beside is None else beside.to(device)
         x = rule.prepare(x, y, chain.num_classes, numbers)
         y = y.to(device)
         for site in sites(chain):
             alone, onward = seconds_of(lambda site=site: build_block(chain, site, Bare(), config), x, y)
             try:
-                whole, _ = seconds_of(lambda site=site: build_block(chain, site, rule, config), x, y)
+                whole, _ = seconds_of(lambda site=site: build_block(chain, site, rule, config), x, y, beside)
             except NetworkError:
                 whole = inf
             blocks.append(alone)
@@ -196,14 +198,16 @@ def measured(settings: Settings, chain: Chain, rule: Objective, world: World) ->
     return Parts(tuple(blocks), tuple(heads))
 
 
-def seconds_of(build: Callable[[], LearningBlock], x: Tensor, y: Tensor) -> tuple[float, Tensor]:
+def seconds_of(
+    build: Callable[[], LearningBlock], x: Tensor, y: Tensor, companion: Tensor | None = None
+) -> tuple[float, Tensor]:
     """Of a batch; and what goes on of it."""
     block, times = build(), []
     local = Local(None, None, None)
     for step in range(REPEATS + 1):
         synchronize(block.config.device)
         begun = perf_counter()
-        local = block.forward(x, y, step)
+        local = block.forward(x, y, step, companion=companion)
         block.update(local, y, step)
         synchronize(block.config.device)
         times.append(perf_counter() - begun)

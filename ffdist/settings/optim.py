@@ -43,6 +43,8 @@ class OptimSettings(Group):
     head_lr: float | None = option(None, above=0)
     """Rate of what the rule adds to a block. Of a twin's classifier, too; with muon, of their linear layers.
     Default: lr."""
+    muon_rest: Literal["sgd", "adamw"] = "sgd"
+    """muon: the optimiser of all but filters and matrices. Its rates are head_lr and bias_lr, lr for what is left."""
     muon_momentum: float = option(0.95, least=0, below=1)
     """Momentum of muon."""
     unit_filters: bool = False

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from ffdist.errors import setting
 from ffdist.settings import GROUP_OF, Settings
 
-OF_SGD = ("momentum", "nesterov")
-OF_MUON = ("muon_momentum", "unit_filters", "ns_steps")
+OF_MUON = ("muon_rest", "muon_momentum", "unit_filters", "ns_steps")
 OF_ADAM = ("betas", "eps")
 RISING = ("one-cycle", "triangular")
 ENDING = ("cosine", "linear", *RISING)
@@ -18,11 +17,13 @@ OF_RAY = tuple(name for name, group in GROUP_OF.items() if group == "ray")
 def unread(settings: Settings) -> Iterator[str]:
     """A line for each that is not at its default, and has no effect in such a run."""
     optimizer, schedule = settings.optim.optimizer, settings.scheduler.schedule
+    rest = settings.optim.muon_rest if optimizer == "muon" else optimizer
     rises = bool(settings.scheduler.warmups) or schedule in RISING
     readers = (
-        (OF_SGD, optimizer in ("sgd", "muon"), "sgd and muon", "optim.optimizer", optimizer),
+        (("momentum",), rest == "sgd", "sgd", "optim.optimizer", optimizer),
+        (("nesterov",), optimizer in ("sgd", "muon"), "sgd and muon", "optim.optimizer", optimizer),
         (OF_MUON, optimizer == "muon", "muon", "optim.optimizer", optimizer),
-        (OF_ADAM, optimizer in ("adam", "adamw"), "adam and adamw", "optim.optimizer", optimizer),
+        (OF_ADAM, rest in ("adam", "adamw"), "adam and adamw", "optim.optimizer", optimizer),
         (("patience",), schedule == "plateau", "plateau", "scheduler.schedule", schedule),
         (("factor",), schedule in ("plateau", "milestones"), "plateau and milestones", "scheduler.schedule", schedule),
         (("milestones",), schedule == "milestones", "milestones", "scheduler.schedule", schedule),

@@ -94,8 +94,33 @@ def test_one_schedule_moves_all_rates_between_its_ends() -> None:
     assert by_kind[99] == pytest.approx(sorted(lr * (0.07 + 0.93 / 80) for lr in base))
 
 
-@pytest.mark.parametrize("objective", [AugLocal(width=0.5, pool="max", scale=0.2), DGL("conv", depth=1)])
-def test_cuts_and_resumption_change_no_bit_of_what_muon_learns(objective: AugLocal | DGL, tmp_path: Path) -> None:
+def test_the_rest_may_be_adamws() -> None:
+    module, alone = parts(), parts()
+    alone.load_state_dict(module.state_dict())
+    config = MUON.changed(muon_rest="adamw", bias_lr=0.01, head_lr=0.02, betas=(0.8, 0.9)).optim
+    optimizer = build_optimizer(config, module)
+    other = build_optimizer(replace(config, optimizer="adamw"), alone)
+    assert optimizer is not None
+    assert other is not None
+    for name, parameter in module.named_parameters():
+        parameter.grad = torch.full_like(parameter, 0.1)
+        alone.get_parameter(name).grad = torch.full_like(parameter, 0.1)
+    optimizer.step()
+    other.step()
+    for name, parameter in module.named_parameters():
+        same = torch.equal(parameter, alone.get_parameter(name))
+        assert same == (name not in ("module.0.weight", "module.3.weight")), name
+
+
+REST: dict[str, Any] = {"muon_rest": "adamw", "bias_lr": 0.01, "head_lr": 0.01}
+
+
+@pytest.mark.parametrize(
+    ("objective", "told"), [(AugLocal(width=0.5, pool="max", scale=0.2), {}), (DGL("conv", depth=1), REST)]
+)
+def test_cuts_and_resumption_change_no_bit_of_what_muon_learns(
+    objective: AugLocal | DGL, told: dict[str, Any], tmp_path: Path
+) -> None:
     make = DigitsJob(
         objective=objective,
         settings={
@@ -104,6 +129,7 @@ def test_cuts_and_resumption_change_no_bit_of_what_muon_learns(objective: AugLoc
             "precision": "bf16",
             "microbatches": 2,
             "snapshot_every": 7,
+            **told,
         },
     )
     check_job(make())

@@ -34,11 +34,11 @@ CHANNEL_WISE = {"cwc", "cwc-mod", "deeperforward"}
 
 def senseless(objective: str, model: str) -> bool:
     """Labels in a corner that filters cannot see; channels (16, 24, ...) that 10 classes cannot share; attention, of
-    which there is no narrow copy."""
+    which there is no narrow copy; pictures that are made of maps alone."""
     return (
         (objective == "hinton" and model in CONVOLUTIONAL)
         or (objective in CHANNEL_WISE and model == "mobilenet-v3-small")
-        or (objective, model) == ("auglocal", "vit")
+        or (objective, model) in {("auglocal", "vit"), ("infopro", "vit"), ("infopro", "mlp")}
     )
 
 
