@@ -44,6 +44,8 @@ class Argument:
     """Whether it is a switch that can be turned off, too."""
     setting: bool = False
     """Whether it is a setting of a run, whose several values `none` takes away."""
+    rare: bool = False
+    """Whether help only names it."""
 
     @property
     def kind_if_given(self) -> Any:
@@ -75,8 +77,9 @@ def arguments_of(kind: type, made: Any = None) -> Iterator[Argument]:
         default = getattr(made, field.name) if made is not None else field.default
         flag = f"--{field.name.rstrip('_').replace('_', '-')}"
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        rare = field.metadata.get("rare", False) and default == field.default
         yield Argument(field.name, hint, default, told.get(field.name, ""), Positional in marks, flag, required,
-                       both=not marks, setting=issubclass(kind, Group))  # fmt: skip
+                       both=not marks, setting=issubclass(kind, Group), rare=rare)  # fmt: skip
 
 
 def groups_of(made: Any) -> Iterator[tuple[str, Group]]:
@@ -122,10 +125,17 @@ def page(usage: str, summary: str, groups: list[tuple[str, list[Argument]]], mor
             lines += [
                 *([""] if width() >= 70 else []),
                 f"{title}:",
-                *(line for each in arguments for line in entry(each)),
+                *(line for each in arguments if not each.rare for line in entry(each)),
+                *further([each.flag for each in arguments if each.rare]),
             ]
     lines += ["", *(line for part in more.splitlines() for line in textwrap.wrap(part, width()))] if more else []
     return "\n".join(lines)
+
+
+def further(flags: list[str]) -> list[str]:
+    """The rare ones' names alone."""
+    return textwrap.wrap(f"  further: {' '.join(flags)}", width(), subsequent_indent=" " * 11,
+                         break_on_hyphens=False) if flags else []  # fmt: skip
 
 
 def entry(argument: Argument) -> list[str]:

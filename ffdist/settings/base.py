@@ -50,13 +50,15 @@ def option(
     above: float | None = None,
     below: float | None = None,
     free: bool = False,
+    rare: bool = False,
 ) -> Any:
     """A field of a group; what it means stands below it.
 
     least, most, above, below: its range. free: whether it decides nothing that a run learns, so that it may differ when
-    a run is resumed.
+    a run is resumed. rare: whether help only names it, where it is at its default.
     """
-    return dataclasses.field(default=default, metadata={"range": Range(least, most, above, below), "free": free})
+    bounds = Range(least, most, above, below)
+    return dataclasses.field(default=default, metadata={"range": bounds, "free": free, "rare": rare})
 
 
 @dataclass(frozen=True)

@@ -47,9 +47,9 @@ class DatasetSettings(Group):
     preprocess: tuple[str, ...] = ()
     """What gives every picture its size. E.g. resize side=40 center-crop; in evaluation and prediction, too. While
     learning, resized-crop and random-crop of augment take its place. Without it, pictures are scaled to image_size."""
-    mean: tuple[float, ...] = ()
+    mean: tuple[float, ...] = option((), rare=True)
     """What is subtracted from pixels in 0..1. One, or one a channel; with std. Without it, the data's own mean."""
-    std: tuple[float, ...] = ()
+    std: tuple[float, ...] = option((), rare=True)
     """What they are divided by then. One, or one a channel; with mean. Without it, the data's own deviation."""
 
     loader_workers: int = option(0, least=0, most=1024, free=True)

@@ -25,10 +25,10 @@ class NetworkSettings(Group):
     blocks: tuple[int, ...] = option(())
     """Children that make each block, e.g. 2 1. They follow in a row; each block has one loss. Default: one each."""
     modules: tuple[int, ...] = option(())
-    """Modules that learn separately: one number K, or blocks in each, e.g. 2 3. Consecutive blocks are joined to K, so
-    that the slowest is as fast as can be by measured time; the run keeps the counts. A gradient crosses all layers of
-    its module and of the head there (--dry-run counts them); 1 is backpropagation."""
-    dirac: bool = False
+    """Modules that learn apart: K, or blocks in each. Of one number, consecutive blocks are joined to K, so that the
+    slowest is as fast as can be by measured time, and the run keeps the counts; of several, e.g. 2 3, these. A gradient
+    crosses all layers of its module and of the head there (--dry-run counts them); 1 is backpropagation."""
+    dirac: bool = option(False, rare=True)
     """Convolutions begin by passing their inputs on, as far as there are outputs. (Dirac's initialisation.)"""
 
     def check(self) -> None:

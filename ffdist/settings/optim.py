@@ -19,20 +19,20 @@ class OptimSettings(Group):
     group: ClassVar[str] = "optim"
 
     optimizer: str = "adamw"
-    """Each block's own: adamw, adam, sgd, muon, or module:Class. muon: for filters, and for matrices outside of heads
-    and classifiers; sgd for the rest. A class, as torch.optim:NAdam or file.py:Class, is a torch.optim.Optimizer and
-    gets lr and, where it takes one, weight_decay."""
+    """adamw, adam, sgd, muon or module:Class. Each block has its own. muon: for filters, and for matrices outside of
+    heads and classifiers; `muon_rest` for all else. A class, as torch.optim:NAdam or file.py:Class, is a
+    torch.optim.Optimizer, and gets lr and, where it takes one, weight_decay."""
     optimizer_args: tuple[str, ...] = ()
-    """Further options of an optimiser's class, e.g. betas=0.9,0.99. Several are told apart by spaces."""
+    """A class's options, e.g. betas=0.9,0.99. Several are told apart by spaces."""
     lr: float = option(2e-3, above=0)
     """Learning rate of every block."""
     weight_decay: float = option(1e-5, least=0)
     """Weight decay of every block."""
-    block_rates: tuple[float, ...] = ()
+    block_rates: tuple[float, ...] = option((), rare=True)
     """Factor of each block's rates, e.g. 1 1 0.5. One for every block; it multiplies lr, bias_lr and head_lr."""
-    betas: tuple[float, ...] = (0.9, 0.999)
+    betas: tuple[float, ...] = option((0.9, 0.999), rare=True)
     """adam, adamw: decay of the averages of gradients and of their squares."""
-    eps: float = option(1e-8, above=0)
+    eps: float = option(1e-8, above=0, rare=True)
     """adam, adamw: what is added to the root of the squares' average."""
     momentum: float = option(0.9, least=0, below=1)
     """Momentum of sgd, beside muon too."""
@@ -43,13 +43,13 @@ class OptimSettings(Group):
     head_lr: float | None = option(None, above=0)
     """Rate of what the rule adds to a block. Of a twin's classifier, too; with muon, of their linear layers.
     Default: lr."""
-    muon_rest: Literal["sgd", "adamw"] = "sgd"
+    muon_rest: Literal["sgd", "adamw"] = option("sgd", rare=True)
     """muon: the optimiser of all but filters and matrices. Its rates are head_lr and bias_lr, lr for what is left."""
-    muon_momentum: float = option(0.95, least=0, below=1)
+    muon_momentum: float = option(0.95, least=0, below=1, rare=True)
     """Momentum of muon."""
-    unit_filters: bool = False
+    unit_filters: bool = option(False, rare=True)
     """muon: scale filters to norm sqrt(outputs). Before each step; matrices, too; for layers with a norm behind."""
-    ns_steps: int = option(5, least=1, most=99)
+    ns_steps: int = option(5, least=1, most=99, rare=True)
     """muon: steps of Newton and Schulz's iteration."""
     clip: float | None = option(None, above=0)
     """Largest norm of a block's gradient. A larger one is scaled down."""

@@ -25,19 +25,19 @@ class SchedulerSettings(Group):
     warm-up is told."""
     warmup: float = option(0.0, least=0, below=1)
     """Share of the run over which it rises. It begins at `start`, a share of the rate."""
-    warmup_epochs: float | None = option(None, above=0)
-    """The same in epochs, in place of warmup."""
-    warmup_steps: int | None = option(None, least=1)
-    """The same in batches, in place of warmup."""
-    milestones: tuple[float, ...] = ()
+    warmup_epochs: float | None = option(None, above=0, rare=True)
+    """The warm-up in epochs. In place of warmup."""
+    warmup_steps: int | None = option(None, least=1, rare=True)
+    """The warm-up in batches. In place of warmup."""
+    milestones: tuple[float, ...] = option((), rare=True)
     """milestones: epochs behind which it falls, e.g. 30 60. Each time by `factor`."""
     start: float = option(0.0, least=0, most=1)
     """Where warm-up begins, as a share of lr."""
     end: float = option(0.0, least=0, most=1)
-    """Where cosine, linear, one-cycle and triangular end, as a share of lr."""
-    patience: int = option(10, least=0)
+    """Where it ends, as a share of lr. For cosine, linear, one-cycle and triangular."""
+    patience: int = option(10, least=0, rare=True)
     """plateau: epochs without a lower loss. Then the rate falls. It is the block's own validation loss."""
-    factor: float = option(0.1, above=0, below=1)
+    factor: float = option(0.1, above=0, below=1, rare=True)
     """plateau and milestones: what a rate is multiplied by. Under plateau it is the block's whose loss stays."""
     windows: tuple[str, ...] = ()
     """Epochs each block learns in, e.g. 0:11 11:16. From and to, in epochs done before: 0:11 are epochs 1 to 11, 11:16

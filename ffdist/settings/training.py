@@ -25,7 +25,7 @@ class TrainingSettings(Group):
     lanes: int | None = option(None, least=1)
     """Parts of a batch that different workers may compute. Each goes down in as many microbatches; their gradients add
     up in a fixed tree, so that no plan changes a bit. Default: 1, or what the plan needs."""
-    exchange_dtype: Literal["fp32", "bf16"] = option("fp32")
+    exchange_dtype: Literal["fp32", "bf16"] = option("fp32", rare=True)
     """To what the lanes' gradients are rounded. bf16 halves what workers of a stage exchange. It is rounded wherever
     they are added up, so that no plan changes a bit; one lane is not."""
     sync_norms: bool = False

@@ -94,7 +94,7 @@ def test_help_has_the_values_of_a_preset_and_no_value_is_taken_for_one(capsys: p
         ("train --lr", "--lr has no value"),
         ("train --out -x", "stands behind =: --out="),
         ("train --lr x", "--lr has a wrong value\n  where: ffdist train\n  expected: a number\n  got: x"),
-        ("train --optimizer adm", "did you mean 'adam'?"),
+        ("train --schedule cosin", "did you mean 'cosine'?"),
         ("train --cut 1,2", "told apart by spaces: 1 2"),
         ("train --cut", "--cut has no value\n  where: ffdist train\n  expected: --cut N ...\n  remedy: --cut none"),
         ("train --augment --lr 1", "--augment has no value"),
