@@ -12,12 +12,11 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from rich.table import Table
 
 from ffdist.cli.spelling import as_flags
 from ffdist.cores import available_cores
-from ffdist.data import Images, Loader
+from ffdist.data import Images
 from ffdist.errors import FfdistError, StageError, TransportError, exit_status, spelled
 from ffdist.folders import command as shell_command
 from ffdist.folders import ends_with_container, loss
@@ -38,7 +37,7 @@ from ffdist.runtime.on_ray import settings_on_ray
 from ffdist.runtime.opened import open_told
 from ffdist.runtime.outcome import Result, with_remedy
 from ffdist.runtime.own_code import GIVEN, check_code, settled
-from ffdist.runtime.planning import costs_of, count_workers, cut_by, new_plan, settled_plan
+from ffdist.runtime.planning import costs_of, count_workers, new_plan, settled_plan
 from ffdist.runtime.processes import run_processes
 from ffdist.runtime.rank import idle_gpus, set_threads, stage_device
 from ffdist.runtime.record import facts
@@ -253,7 +252,7 @@ def dry_run(job: Job, *, as_json: bool = False) -> None:
     device = stage_device(settings.compute.device, place)
     train = job.loaders().train
     costs = costs_of(job, device, train)
-    plan = planned(job, costs, device, train)
+    plan = new_plan(job, workers, device, train, costs=costs)
     if plan.is_pipeline and settings.plan.plan is None:
         settings = settings.changed(stages=workers)
     if as_json:
@@ -269,14 +268,6 @@ def dry_run(job: Job, *, as_json: bool = False) -> None:
     console.print(write_toml(settings), soft_wrap=True, end="")
     crossed = layers_crossed(job.chain, job.objective)
     console.print(stage_table(costs, plan, train.largest_batch, crossed))
-
-
-def planned(job: Job, costs: list[BlockCost], device: torch.device, train: Loader) -> Plan:
-    """The plan that the run would have; a pipeline's by the costs that are known already."""
-    told = job.settings.plan
-    if told.plan or told.replicas or told.devices:
-        return new_plan(job, job.workers, device, train)
-    return Plan.pipeline(job.names, list(told.cut) or cut_by(costs, job.workers), job.lanes)
 
 
 def stages_told(costs: list[BlockCost], plan: Plan) -> list[dict[str, Any]]:

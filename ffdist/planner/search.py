@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from math import ceil, inf
 
@@ -42,7 +42,7 @@ def best_price(profile: Profile, cluster: Cluster, *, lanes: int | None = None, 
             continue
         found = search.least(below=best.seconds * (1 - CLOSE) if best else inf)
         if found and exactly and found.plan.workers < cluster.devices:
-            found = price(profile, cluster, with_all(found.plan, cluster.devices))
+            found = with_all(profile, cluster, found)
         if found and (best is None or found.seconds < best.seconds):
             best = found
     if best is None:
@@ -80,30 +80,42 @@ def check_lanes(profile: Profile, lanes: int) -> None:
                           expected=f"1 to {profile.batch}", got=lanes)  # fmt: skip
 
 
-def with_all(plan: Plan, devices: int) -> Plan:
-    """The same with work for every device: the largest parts are parted until there are as many."""
-    while plan.workers < devices:
-        plan = parted(plan)
-    return plan
+def with_all(profile: Profile, cluster: Cluster, found: Price) -> Price:
+    """The same with work for every device: parts are parted, where it costs the least, until there are as many."""
+    while found.plan.workers < cluster.devices:
+        found = min((price(profile, cluster, each) for each in parted(found.plan)), key=lambda each: each.seconds)
+    return found
 
 
-def parted(plan: Plan) -> Plan:
-    """With one worker more, who takes half of the lanes of the worker that has the most blocks times lanes in a stage;
-    or half of the blocks, of a stage with one lane."""
-    parts = [
-        (len(s.blocks) * len(share.lanes), n, k) for n, s in enumerate(plan.stages) for k, share in enumerate(s.shares)
-    ]
-    _, n, k = max(part for part in parts if part[0] > 1)
-    stage, new = plan.stages[n], plan.workers
-    share, half = stage.shares[k], len(stage.blocks) // 2
-    if len(share.lanes) > 1:
-        middle = share.lanes[len(share.lanes) // 2]
-        halves = (Share(share.worker, range(share.lanes.start, middle)), Share(new, range(middle, share.lanes.stop)))
-        changed = [replace(stage, shares=(*stage.shares[:k], *halves, *stage.shares[k + 1 :]))]
-    else:
-        others = tuple(replace(each, worker=new) if place == k else each for place, each in enumerate(stage.shares))
-        changed = [replace(stage, blocks=stage.blocks[:half]), PlanStage(stage.blocks[half:], others)]
-    return replace(plan, stages=(*plan.stages[:n], *changed, *plan.stages[n + 1 :]))
+def parted(plan: Plan) -> Iterator[Plan]:
+    """Each plan with one worker more, who takes some of the lanes, or of the blocks, that one worker has in a stage."""
+    new = plan.workers
+    for n, stage in enumerate(plan.stages):
+        for k, share in enumerate(stage.shares):
+            for workers in ((share.worker, new), (new, share.worker)):
+                for changed in (*by_lanes(stage, k, workers), *by_blocks(stage, k, workers)):
+                    yield replace(plan, stages=(*plan.stages[:n], *changed, *plan.stages[n + 1 :]))
+
+
+def by_lanes(stage: PlanStage, k: int, workers: tuple[int, int]) -> Iterator[list[PlanStage]]:
+    """The k-th share between two workers: cut near its ends, or in the middle."""
+    lanes = stage.shares[k].lanes
+    for middle in sorted({lanes.start + 1, lanes[len(lanes) // 2], lanes.stop - 1}):
+        if lanes.start < middle < lanes.stop:
+            ranges = (range(lanes.start, middle), range(middle, lanes.stop))
+            halves = (Share(worker, each) for worker, each in zip(workers, ranges, strict=True))
+            yield [replace(stage, shares=(*stage.shares[:k], *halves, *stage.shares[k + 1 :]))]
+
+
+def by_blocks(stage: PlanStage, k: int, workers: tuple[int, int]) -> Iterator[list[PlanStage]]:
+    """The stage as two, in which the k-th share is one worker's, and then another's."""
+    for middle in range(1, len(stage.blocks)):
+        parts = (stage.blocks[:middle], stage.blocks[middle:])
+        yield [
+            PlanStage(blocks, tuple(replace(share, worker=worker) if place == k else share
+                                    for place, share in enumerate(stage.shares)))
+            for blocks, worker in zip(parts, workers, strict=True)
+        ]  # fmt: skip
 
 
 def nothing_fits(profile: Profile, cluster: Cluster, counts: Sequence[int], *, exactly: bool) -> ConfigError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from math import prod
@@ -27,7 +27,7 @@ from ffdist.runtime.folder import check_epochs
 from ffdist.runtime.job import Job
 from ffdist.runtime.meeting import await_key, set_key
 from ffdist.runtime.memory import memory
-from ffdist.runtime.planning import check_cut, most_stages, plan_of
+from ffdist.runtime.planning import check_cut, is_searched, most_stages, plan_of
 from ffdist.runtime.routes import most_under_way
 from ffdist.runtime.world import World
 from ffdist.settings import OptimSettings
@@ -55,8 +55,13 @@ def agree(store: dist.Store, world: World, key: str, decide: Callable[[], Any], 
     return answer["value"]
 
 
-def make_plan(job: Job, world: World, loaders: Loaders, device: torch.device) -> dict[str, Any]:
-    """The plan, the number of batches an epoch has, and the snapshot to start from. Only rank 0 makes it."""
+def make_plan(
+    job: Job, world: World, loaders: Loaders, device: torch.device, speeds: Sequence[float] = ()
+) -> dict[str, Any]:
+    """The plan, the number of batches an epoch has, and the snapshot to start from. Only rank 0 makes it.
+
+    speeds: of the workers' devices, where they are unlike.
+    """
     steps = len(loaders.train)
     manifest = latest(job.run) if job.run and job.resume else None
     if job.resume and manifest is None:
@@ -68,7 +73,7 @@ def make_plan(job: Job, world: World, loaders: Loaders, device: torch.device) ->
     if job.run and manifest:
         check_epochs(manifest, job.settings.training.epochs)
         set_aside(job.run, manifest)
-    plan = plan_of(job, world.size, device, loaders.train)
+    plan = plan_of(job, world.size, device, loaders.train, speeds)
     most = most_under_way(plan, job.settings.plan.queue)
     check_lag(
         job.objective.feedback, most, f"{len(plan.stages)} stages, {setting('plan.queue', job.settings.plan.queue)}"
@@ -86,10 +91,11 @@ def check_job(job: Job) -> None:
     Raises NetworkError for blocks that do not fit together or that the objective cannot use, ConfigError for a cut,
     windows or a schedule that do not fit, DataError for samples that are not there.
     """
-    queue, stages = job.settings.plan.queue, most_stages(job.settings, job.workers)
     check_cut(job, job.workers)
-    most = stages + (stages - 1) * queue
-    check_lag(job.objective.feedback, most, f"{stages} stages, {setting('plan.queue', queue)}")
+    if not is_searched(job.settings):  # else the plan that is found has to do
+        queue, stages = job.settings.plan.queue, most_stages(job.settings, job.workers)
+        most = stages + (stages - 1) * queue
+        check_lag(job.objective.feedback, most, f"{stages} stages, {setting('plan.queue', queue)}")
     job.settings.scheduler.check_windows(len(job.chain))
     job.settings.optim.check_blocks(len(job.chain))
     check_optimizer(job.settings.optim)

@@ -148,10 +148,18 @@ def settled_plan(settings: Settings) -> Settings:
     return settings.changed(plan=str(plan), lanes=settings.training.lanes or plan.lanes)
 
 
-def plan_of(job: Job, workers: int, device: torch.device, train: Loader) -> Plan:
-    """The run's own where it still is what is told; else a new one, which is kept there. Only rank 0 makes it."""
+def is_searched(settings: Settings) -> bool:
+    """Whether the planner finds the plan."""
+    return bool(settings.plan.devices) or settings.plan.plan == AUTO
+
+
+def plan_of(job: Job, workers: int, device: torch.device, train: Loader, speeds: Sequence[float] = ()) -> Plan:
+    """The run's own where it still is what is told; else a new one, which is kept there. Only rank 0 makes it.
+
+    speeds: of the workers' devices against this one, where they are unlike.
+    """
     saved = saved_plan(job.run)
-    plan = saved if saved and still_told(saved, job, workers) else new_plan(job, workers, device, train)
+    plan = saved if saved and still_told(saved, job, workers) else new_plan(job, workers, device, train, speeds=speeds)
     plan.check(job.names)
     plan.check_ranks(workers, "processes of the run")
     if saved and saved.lanes != plan.lanes and job.resume:
@@ -181,37 +189,49 @@ def still_told(plan: Plan, job: Job, workers: int) -> bool:
     return plan.is_pipeline and (not told.cut or plan.cut == list(told.cut))
 
 
-def new_plan(job: Job, workers: int, device: torch.device, train: Loader) -> Plan:
+def new_plan(
+    job: Job,
+    workers: int,
+    device: torch.device,
+    train: Loader,
+    *,
+    speeds: Sequence[float] = (),
+    costs: Sequence[BlockCost] | None = None,
+) -> Plan:
+    """As told, or found. costs: of the blocks, where they are measured already."""
     told, lanes = job.settings.plan, job.settings.training.lanes
     if told.plan and told.plan != AUTO:
         return given_plan(told.plan, job.names, lanes)
     if told.replicas:
         return Plan.replicated(job.names, told.replicas, lanes or told.replicas)
-    if told.devices or told.plan == AUTO:
-        return searched(job, workers, device, train)
-    return Plan.pipeline(job.names, cut_of(job, workers, device, train), lanes or 1)
+    if is_searched(job.settings):
+        return searched(job, workers, device, train, speeds)
+    return Plan.pipeline(job.names, cut_of(job, workers, device, train, costs), lanes or 1)
 
 
-def searched(job: Job, workers: int, device: torch.device, train: Loader) -> Plan:
+def searched(job: Job, workers: int, device: torch.device, train: Loader, speeds: Sequence[float] = ()) -> Plan:
     """The fastest for so many workers on devices like this one, by measured blocks and links. What it is, and that a
     batch has so many lanes for its sake, is said."""
     settings = job.settings
     profile = profile_of(job.chain, job.objective, settings, train, device=device)
-    cluster = cluster_of(Request(workers), device, settings)
+    cluster = cluster_of(Request(workers, speeds=tuple(speeds)), device, settings)
     lanes = 1 if settings.rule.objective == "backprop" and workers == 1 else settings.training.lanes
     plan = best_plan(profile, cluster, lanes=lanes, exactly=True)
     told = "" if plan.lanes == (settings.training.lanes or 1) else f", {plan.lanes} lanes a batch"
-    note(f"the plan: {plan}{told}")
+    unlike = f"; the devices' speeds, measured: {', '.join(f'{speed:.2g}' for speed in speeds)}" if speeds else ""
+    note(f"the plan: {plan}{told}{unlike}")
     return plan
 
 
-def cut_of(job: Job, stages: int, device: torch.device, train: Loader) -> list[int]:
+def cut_of(
+    job: Job, stages: int, device: torch.device, train: Loader, costs: Sequence[BlockCost] | None = None
+) -> list[int]:
     """Blocks in each stage of a pipeline: as told, or by measured time where there is a choice."""
     cut, blocks = list(job.settings.plan.cut), len(job.names)
     check_cut(job, stages)
     if cut or stages in (1, blocks):
         return cut or partition([1.0] * blocks, stages)
-    return cut_by(costs_of(job, device, train), stages)
+    return cut_by(costs if costs is not None else costs_of(job, device, train), stages)
 
 
 def costs_of(job: Job, device: torch.device, train: Loader) -> list[BlockCost]:

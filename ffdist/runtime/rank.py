@@ -26,7 +26,9 @@ from ffdist.plan import Plan
 from ffdist.runtime.agree import agree, make_plan
 from ffdist.runtime.edges import Ends
 from ffdist.runtime.job import Job
+from ffdist.runtime.planning import is_searched
 from ffdist.runtime.routes import Route, routes_of
+from ffdist.runtime.speeds import kind_of, seconds_of, speeds_of
 from ffdist.runtime.worker import ToldTooEarlyError, Worker
 from ffdist.runtime.world import World
 from ffdist.snapshot import Manifest, read_manifest
@@ -109,10 +111,15 @@ class Rank:
         self.edges.close()
 
     def _agree(self, device: torch.device) -> Start:
-        def decide() -> dict[str, Any]:
-            return make_plan(self.job, self.world, self.job.loaders(), device)
+        job = self.job
+        speeds: tuple[float, ...] = ()
+        if is_searched(job.settings):
+            speeds = speeds_of(self.store, self.world, kind_of(device), lambda: seconds_of(job, device), job.timeout)
 
-        told = agree(self.store, self.world, "plan", decide, self.job.timeout)
+        def decide() -> dict[str, Any]:
+            return make_plan(job, self.world, job.loaders(), device, speeds)
+
+        told = agree(self.store, self.world, "plan", decide, job.timeout)
         manifest = read_manifest(Path(told["snapshot"])) if told["snapshot"] else None
         return Start(Plan.from_json(told["plan"]), told["steps"], manifest)
 
