@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from jobs import QUIET, DigitsJob, cut_power_at, fingerprint, learned
 
 from ffdist.errors import ConfigError, NetworkError, StageError
-from ffdist.objectives import Hinton
+from ffdist.objectives import SFF, Hinton, Local
 from ffdist.pipeline.block import LearningBlock, learn
 from ffdist.pipeline.flat import ALIGNMENT, Flat, in_memory
 from ffdist.pipeline.plan import build_block
@@ -204,17 +205,22 @@ def test_what_does_not_go_together_is_refused(told: dict[str, Any], match: str) 
         DigitsJob(settings=told)()
 
 
-def test_workers_that_come_to_hold_other_weights_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a machine with bad memory would: one worker's weights change behind its back."""
-    put = Flat.put
+class Unruly(SFF):
+    """A user's rule that writes to weights by itself, and not by the seeds it gets."""
 
-    def flawed(self: Flat, flat: torch.Tensor, present: list[int]) -> None:
-        flat[0] += torch.rand(()) * (torch.rand(()) > 0.5)
-        put(self, flat, present)
+    def local(self, head: torch.nn.Module, out: torch.Tensor, labels: torch.Tensor) -> Local:
+        if head.training:
+            with torch.no_grad():
+                for parameter in head.parameters():
+                    parameter.flatten()[0] += random.SystemRandom().random()
+        return super().local(head, out, labels)
 
-    monkeypatch.setattr(Flat, "put", flawed)
+
+def test_workers_that_come_to_hold_other_weights_are_told(tmp_path: Path) -> None:
+    """Where each updates all; of slices, each number is written by one worker alone."""
+    job = DigitsJob(objective=Unruly(), settings=SMALL)
     with pytest.raises(StageError, match=r"(?s)two workers hold different weights.*block conv1.*workers [01] and [01]"):
-        run(JOBS["batch norm"], "* @ 0-1", tmp_path)
+        run(job, "* @ 0-1", tmp_path, exchange="whole")
 
 
 def test_weights_of_two_types_in_a_block_need_one_lane() -> None:
