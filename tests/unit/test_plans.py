@@ -208,7 +208,7 @@ def test_what_does_not_go_together_is_refused(told: dict[str, Any], match: str) 
 class Unruly(SFF):
     """A user's rule that writes to weights by itself, and not by the seeds it gets."""
 
-    def local(self, head: torch.nn.Module, out: torch.Tensor, labels: torch.Tensor) -> Local:
+    def local(self, head: torch.nn.Module, out: torch.Tensor, labels: torch.Tensor | None) -> Local:
         if head.training:
             with torch.no_grad():
                 for parameter in head.parameters():
