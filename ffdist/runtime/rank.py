@@ -99,7 +99,7 @@ class Rank:
             job = replace(job, settings=settings.changed(lanes=start.plan.lanes))
         forget_plan(device)
         routes = routes_of(start.plan, settings.plan.queue, job.objective.feedback)
-        with ExitStack() as ends:
+        with ExitStack() as behind, ExitStack() as ends:
             ways = within(routes, world.rank, job.timeout, ends)
             outside = [route for route in routes if not route.within]
             opened = self.edges.open(outside, ends)
@@ -107,7 +107,9 @@ class Rank:
             ways.receivers.update(opened.receivers)
             kinds = [self.edges.kind(route) for route in outside if route.purpose != "back"]
             self.opened(kinds)
-            Worker(replace(self, job=job), start, routes, ways, device, held, kinds).run()
+            worker = Worker(replace(self, job=job), start, routes, ways, device, held, kinds)
+            behind.callback(worker.join)  # when the edges are closed
+            worker.run()
         self.edges.close()
 
     def _agree(self, device: torch.device) -> Start:

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from ffdist.runtime.edges import Ends
     from ffdist.runtime.rank import Rank, Start
 
+GRACE = 5.0
+"""Seconds in which a worker's other parts end once its edges are closed."""
 LOOK = 1.0
 """Seconds between two looks whether the first worker was told to stop."""
 
@@ -69,6 +71,8 @@ class Worker:
         self.ends_stream = self.me == self.plan.workers - 1
         self.leader = self.plan.stages[0].workers[0]
         """The worker whose source decides when to stop early."""
+        self.threads: list[Thread] = []
+        """Of its parts, where there are several."""
         self.froms: dict[str, FromEdge] = {}
         """What comes by each route, for all lanes on it."""
 
@@ -84,7 +88,12 @@ class Worker:
             if self.rank.stop.is_set():
                 raise ToldTooEarlyError("told to stop before the stages were ready")
             self.rank.ready()
-            beside(parts, lambda: enter(self.device))
+            beside(parts, lambda: enter(self.device), self.threads)
+
+    def join(self) -> None:
+        """Its parts have ended; behind an error they do so when its edges are closed, unless one hangs."""
+        for thread in self.threads:
+            thread.join(GRACE)
 
     def _stage(self, index: int, ends: ExitStack) -> Callable[[], None]:
         """A stage's life, ready to begin."""
@@ -280,9 +289,9 @@ def validation_key(epoch: int) -> str:
     return f"validation of epoch {epoch + 1}"
 
 
-def beside(parts: Sequence[Callable[[], None]], enter_device: Callable[[], None]) -> None:
+def beside(parts: Sequence[Callable[[], None]], enter_device: Callable[[], None], begun: list[Thread]) -> None:
     """Run all parts, in threads where there are several. Raises the first error, at once: whoever called then closes
-    this worker's edges, by which the other parts end, too."""
+    this worker's edges, by which the other parts end, too. begun: the threads go there."""
     if len(parts) == 1:
         parts[0]()
         return
@@ -300,7 +309,8 @@ def beside(parts: Sequence[Callable[[], None]], enter_device: Callable[[], None]
             ended.put(None)
 
     for part in parts:
-        Thread(target=copy_context().run, args=(life, part), daemon=True).start()
+        begun.append(Thread(target=copy_context().run, args=(life, part), daemon=True, name="ffdist part"))
+        begun[-1].start()
     for _ in parts:
         if (error := ended.get()) is not None:
             raise error

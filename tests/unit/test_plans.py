@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import random
+import threading
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jobs import QUIET, DigitsJob, cut_power_at, fingerprint, learned
 
-from ffdist.errors import ConfigError, NetworkError, StageError
+from ffdist.errors import ConfigError, FfdistError, NetworkError, StageError
 from ffdist.objectives import SFF, Hinton, Local
 from ffdist.pipeline.block import LearningBlock, learn
 from ffdist.pipeline.flat import ALIGNMENT, Flat, in_memory
@@ -221,6 +223,24 @@ def test_workers_that_come_to_hold_other_weights_are_told(tmp_path: Path) -> Non
     job = DigitsJob(objective=Unruly(), settings=SMALL)
     with pytest.raises(StageError, match=r"(?s)two workers hold different weights.*block conv1.*workers [01] and [01]"):
         run(job, "* @ 0-1", tmp_path, exchange="whole")
+
+
+class Failing(SFF):
+    """A rule that does not do in its third batch."""
+
+    def local(self, head: torch.nn.Module, out: torch.Tensor, labels: torch.Tensor | None) -> Local:
+        if head.training and next(COUNT) > 8:
+            raise ValueError("of its own")
+        return super().local(head, out, labels)
+
+
+COUNT = itertools.count()
+
+
+def test_a_worker_that_fails_in_one_of_its_stages_leaves_no_thread_behind(tmp_path: Path) -> None:
+    with pytest.raises(FfdistError, match="of its own"):
+        run(DigitsJob(objective=Failing(), settings=SMALL), "conv1 @ 0:0-1, 1:2-3 | conv2 conv3 @ 1:0, 0:1-3", tmp_path)
+    assert not [thread.name for thread in threading.enumerate() if thread.name == "ffdist part"]
 
 
 def test_weights_of_two_types_in_a_block_need_one_lane() -> None:
