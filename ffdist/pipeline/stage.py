@@ -14,15 +14,16 @@ from ffdist.device import moved
 from ffdist.errors import FfdistError, StageError, described
 from ffdist.objectives import Local
 from ffdist.pipeline.block import LearningBlock
+from ffdist.pipeline.bucket import Bucket, in_buckets
 from ffdist.pipeline.clock import Clock, Lead
 from ffdist.pipeline.fusion import passed_on
 from ffdist.pipeline.memory import Memory
 from ffdist.pipeline.message import EndOfEpoch, EndOfSplit, EvalBatch, Message, Snapshot, Stop, TrainBatch
-from ffdist.pipeline.reduce import Bucket, Reduction, digest_of, in_buckets, slices_pay
+from ffdist.pipeline.reduce import Reduction, slices_pay
+from ffdist.pipeline.sharing import check_replicas, gathered, share_totals
 from ffdist.pipeline.synced import SideBySide
 from ffdist.pipeline.team import Team
 from ffdist.pipeline.turn import Outbox, Turn
-from ffdist.transport.base import Frame
 
 SaveBlocks = Callable[[Sequence[LearningBlock], Snapshot], list[dict[str, Any]]]
 """Writes blocks durably for a snapshot; returns what the manifest says of each file."""
@@ -292,52 +293,15 @@ class Stage:
         if self.team is None:
             marker.files += self.write(self.blocks, marker)
             return marker
-        self.check_replicas(self.team)
+        check_replicas(self.team, self.reductions, self.step)
         for reduction in self.reductions:
-            self.save_shared(reduction, self.team, marker)
+            with gathered(self.team, reduction) as whole:
+                marker.files += self.write([reduction.block], marker) if whole else []
         return marker
 
-    def save_shared(self, reduction: Reduction, team: Team, marker: Snapshot) -> None:
-        """One block, by the worker that leads the others; what each of them has of the optimiser goes there."""
-        own = reduction.own
-        if not team.leads:
-            if own:
-                team.post({team.shares[0].worker: Frame("Moments", {}, own.moments())})
-            return
-        moments = [own.moments()] if own else []
-        if own:
-            frames = team.take("Moments")
-            moments += [frames[share.worker].tensors for share in team.shares[1:]]
-        with reduction.whole(moments):
-            marker.files += self.write([reduction.block], marker)
-
     def share_totals(self) -> None:
-        """Of every lane, from the worker that has it: what is counted is the same on all."""
-        if self.team is None:
-            return
-        tensors = {block.site.name: block.totals.clone() for block in self.blocks}  # what was sent may not change
-        frames = self.team.gather("Totals", {"told": self.team.tell(self.step)}, tensors)
-        self.team.hear(frames.values())
-        for share in self.team.shares:
-            rows = slice(share.lanes.start, share.lanes.stop)
-            for block in self.blocks:
-                block.totals[rows] = frames[share.worker].tensors[block.site.name][rows].to(self.device)
-
-    def check_replicas(self, team: Team) -> None:
-        """Raises StageError where the workers do not hold the same."""
-        mine = {reduction.block.site.name: digest_of(reduction) for reduction in self.reductions}
-        frames = team.gather("Digests", {"of": mine}, {})
-        for worker, frame in frames.items():
-            theirs = frame.fields["of"]
-            if differ := [name for name in mine if theirs[name] != mine[name]]:
-                raise StageError(
-                    "two workers hold different weights of a block",
-                    where=f"block {differ[0]}, batch {self.step}, workers {team.worker} and {worker}",
-                    expected=mine[differ[0]],
-                    got=theirs[differ[0]],
-                    remedy="the same software and kind of machine for all workers of a stage, and memory that is "
-                    "sound; the last snapshot is whole",
-                )
+        if self.team:
+            share_totals(self.team, self.blocks, self.step)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ffdist.pipeline.reduce import MOST_BUCKETS
+from ffdist.pipeline.bucket import MOST_BUCKETS
 from ffdist.plan import Plan
 
 Purpose = Literal["stages", "gradients", "sink", "back"]

@@ -1,0 +1,118 @@
+"""Blocks whose gradients travel together: few enough frames a batch that nobody waits for room in the middle of one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from ffdist.pipeline.reduce import Reduction
+from ffdist.pipeline.team import GRADIENTS, SLICES, Team
+from ffdist.transport.base import Frame
+
+MOST_BUCKETS = 4
+"""Of a stage: an edge holds the frames of a whole batch, so that nobody waits for room in the middle of one."""
+
+
+class Bucket:
+    """Consecutive blocks of a stage whose gradients travel together."""
+
+    def __init__(self, reductions: Sequence[Reduction], team: Team | None, number: int = 0) -> None:
+        self.reductions, self.team, self.number = list(reductions), team, number
+        self.sliced = any(len(reduction.slices) > 1 for reduction in reductions)
+        self.step = 0
+        self.posted = False
+        """Whether this worker's sums of the batch are on their way, and the others' still to be taken."""
+        self.pending = False
+        """Whether the batch's updates are still to come."""
+
+    def post(self, step: int) -> None:
+        """Behind the last lane that is computed here, of the last block."""
+        self.step, self.posted, self.pending = step, True, True
+        found = [reduction.collect() for reduction in self.reductions]
+        if self.team is None:
+            return
+        fields = {"step": step, "bucket": self.number, "told": self.team.tell(step), "blocks": [of for of, _ in found]}
+        frames = [
+            Frame(
+                GRADIENTS,
+                fields,
+                {f"{i} {name}": value for i, (_, of) in enumerate(found) for name, value in of[place].items()},
+            )
+            for place in range(len(found[0][1]))
+        ]
+        self._post(frames)
+
+    def advance(self) -> None:
+        """Take what the others have posted, and add it up.
+
+        Only behind the batch, when all that is computed here of it is on its way: another worker may wait until what
+        follows has taken it.
+        """
+        if not self.posted:
+            return
+        self.posted = False
+        frames = self.team.take(GRADIENTS, self.number) if self.team else {}
+        began = time.perf_counter()
+        for frame in frames.values():
+            for i, (reduction, fields) in enumerate(zip(self.reductions, frame.fields["blocks"], strict=True)):
+                reduction.receive(fields, of_block(i, frame))
+        for reduction in self.reductions:
+            reduction.add_up()
+        if self.team:
+            self.team.hear(frames.values())
+            self.team.exchanging += time.perf_counter() - began
+        if self.sliced:
+            self._hand_on()
+
+    def _hand_on(self) -> None:
+        tensors = {
+            f"{i} {name}": value
+            for i, reduction in enumerate(self.reductions)
+            for name, value in reduction.update_own().items()
+        }
+        self._post([Frame(SLICES, {"bucket": self.number}, tensors)])
+
+    def _post(self, frames: Sequence[Frame]) -> None:
+        """A frame for all, or one for each of the stage's workers."""
+        assert self.team
+        by_worker = {share.worker: frames[place % len(frames)] for place, share in enumerate(self.team.shares)}
+        del by_worker[self.team.worker]
+        self.team.post(by_worker)
+
+    def finish(self) -> None:
+        """Update the blocks by what was posted of them; when it is as `advance` wants it."""
+        if not self.pending:
+            return
+        self.advance()
+        self.pending = False
+        frames = self.team.take(SLICES, self.number) if self.team and self.sliced else None
+        began = time.perf_counter()
+        places = {share.worker: place for place, share in enumerate(self.team.shares)} if self.team else {}
+        for i, reduction in enumerate(self.reductions):
+            others = {places[worker]: of_block(i, frame) for worker, frame in frames.items()} if frames else None
+            reduction.apply(others)
+        if self.team:
+            self.team.exchanging += time.perf_counter() - began
+
+
+def of_block(number: int, frame: Frame) -> dict[str, Tensor]:
+    """What a bucket's frame has of one of its blocks."""
+    prefix = f"{number} "
+    return {name.removeprefix(prefix): value for name, value in frame.tensors.items() if name.startswith(prefix)}
+
+
+def in_buckets(reductions: Sequence[Reduction], team: Team | None) -> list[Bucket]:
+    """Few enough that an edge holds a batch's, and of like size; a block each where nothing is exchanged."""
+    if team is None or len(reductions) <= MOST_BUCKETS:
+        return [Bucket([reduction], team, number) for number, reduction in enumerate(reductions)]
+    whole = sum(reduction.flat.size for reduction in reductions) or 1
+    groups: list[list[Reduction]] = [[]]
+    so_far = 0
+    for reduction in reductions:
+        if groups[-1] and so_far * MOST_BUCKETS >= whole * len(groups) and len(groups) < MOST_BUCKETS:
+            groups.append([])
+        groups[-1].append(reduction)
+        so_far += reduction.flat.size
+    return [Bucket(group, team, number) for number, group in enumerate(groups)]

@@ -1,0 +1,72 @@
+"""What workers of a stage tell one another at markers: counts, digests, and their parts of the optimiser's state."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+
+from ffdist.errors import StageError
+from ffdist.pipeline.block import LearningBlock
+from ffdist.pipeline.reduce import Reduction
+from ffdist.pipeline.team import Team
+from ffdist.transport.base import Frame
+
+
+def share_totals(team: Team, blocks: Sequence[LearningBlock], step: int) -> None:
+    """Of every lane, from the worker that has it: what is counted is the same on all."""
+    tensors = {block.site.name: block.totals.clone() for block in blocks}  # what was sent may not change
+    frames = team.gather("Totals", {"told": team.tell(step)}, tensors)
+    team.hear(frames.values())
+    for share in team.shares:
+        rows = slice(share.lanes.start, share.lanes.stop)
+        for block in blocks:
+            block.totals[rows] = frames[share.worker].tensors[block.site.name][rows].to(block.totals.device)
+
+
+def check_replicas(team: Team, reductions: Sequence[Reduction], step: int) -> None:
+    """Raises StageError where the workers do not hold the same."""
+    mine = {reduction.block.site.name: digest_of(reduction) for reduction in reductions}
+    frames = team.gather("Digests", {"of": mine}, {})
+    for worker, frame in frames.items():
+        theirs = frame.fields["of"]
+        if differ := [name for name in mine if theirs[name] != mine[name]]:
+            raise StageError(
+                "two workers hold different weights of a block",
+                where=f"block {differ[0]}, batch {step}, workers {team.worker} and {worker}",
+                expected=mine[differ[0]],
+                got=theirs[differ[0]],
+                remedy="the same software and kind of machine for all workers of a stage, and memory that is sound; "
+                "the last snapshot is whole",
+            )
+
+
+def digest_of(reduction: Reduction) -> str:
+    """Of all that a snapshot would hold of the block, and all of its workers have: moments in slices, they have not."""
+    tensors, fields = reduction.block.state()
+    digest = hashlib.sha256(json.dumps(fields, sort_keys=True, default=str).encode())
+    for name in sorted(tensors):
+        if reduction.own and name.startswith("optimizer."):
+            continue
+        digest.update(name.encode())
+        digest.update(tensors[name].detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+@contextmanager
+def gathered(team: Team, reduction: Reduction) -> Iterator[bool]:
+    """Within, the worker that leads the others has all of the block, the optimiser's state too; whether this is it."""
+    own, moments = reduction.own, []
+    if own and not team.leads:
+        team.post({team.shares[0].worker: Frame("Moments", {}, own.moments())})
+    if own and team.leads:
+        frames = team.take("Moments")
+        moments = [own.moments(), *(frames[share.worker].tensors for share in team.shares[1:])]
+    if not team.leads:
+        yield False
+        return
+    with reduction.whole(moments):
+        yield True
