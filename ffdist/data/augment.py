@@ -35,6 +35,15 @@ class Draws:
         drawn = (self.top, self.left, self.flip, self.hole_top, self.hole_left)
         return Draws(*(None if d is None else d[part] for d in drawn), shift=self.shift)
 
+    @classmethod
+    def joined(cls, draws: Sequence[Draws]) -> Draws:
+        """Of several batches, one behind the other."""
+        if len(draws) == 1:
+            return draws[0]
+        columns = zip(*((d.top, d.left, d.flip, d.hole_top, d.hole_left) for d in draws), strict=True)
+        made = [None if column[0] is None else np.concatenate(column) for column in columns]  # pyright: ignore
+        return cls(*made, shift=draws[0].shift)
+
     def only(self, names: Collection[str]) -> Draws:
         """What was drawn for these alone."""
         crops, flips = {"crop", "shift"}.intersection(names), {"flip", "alternate"}.intersection(names)

@@ -32,6 +32,8 @@ class EncodedSplit(Split):
     source, wherever they lie.
     """
 
+    ready = False
+
     def __init__(
         self, folder: Path | Remote, manifest: Manifest, name: str, size: tuple[int, int] | None = None
     ) -> None:

@@ -26,6 +26,8 @@ class Split(ABC):
 
     window: int = 0
     """Shards whose samples are mixed at a time, where nobody says otherwise; 0: all are mixed."""
+    ready: bool = True
+    """Whether samples are there as they are, and need neither be decoded nor fetched nor made."""
     fits: bool = True
     """Whether all of it can be mixed: each sample is read alone, or all shards stay in memory."""
 

@@ -17,6 +17,8 @@ from ffdist.seeds import derive_seed
 class ItemsSplit(Split):
     """Some items of a data set. drawn: whether they are read under seeds."""
 
+    ready = False
+
     def __init__(self, items: Items, rows: np.ndarray, labels: np.ndarray, facts: Facts, *, drawn: bool) -> None:
         """rows: int [N], of the items; labels: int [N]; facts: of all items, as they were read first."""
         self.items, self.rows, self.labels, self.facts = items, rows, labels.astype(np.int64), facts

@@ -1,4 +1,4 @@
-"""Batches of one split, made ahead by background threads, each batch by one of them.
+"""Batches of one split, made ahead by background threads, each batch by one of them; small ones several at a time.
 
 Their arithmetic is NumPy's (but for resizing), which stays on the thread: PyTorch's would start a second team of
 threads beside the one that trains. Decoding pictures lets go of the interpreter's lock.
@@ -7,7 +7,8 @@ threads beside the one that trains. Decoding pictures lets go of the interpreter
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from functools import partial
+from contextlib import closing
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -31,7 +32,8 @@ class Loader:
     augment: transforms, or texts such as "crop(padding=4)" (`ffdist.data.transforms`). Those that give pictures their
         size take the place of `images.preprocess`.
     image_size: the side that pictures are resized to; None: the one that `images.shape` names.
-    prefetch: how many batches are made ahead, at most; one for each worker at least.
+    prefetch: how many batches are made ahead, at most; one for each worker at least. Of small ones as many as have 256
+        KiB.
     workers: threads that make batches; 0 and 1 are one. No number of them changes a bit.
     shuffle_shards: shards whose samples are mixed at a time, 0 for all; None: as the split says (`Split.window`).
     Raises ConfigError and DataError for settings that do not go with the data.
@@ -81,6 +83,7 @@ class Loader:
         self.num_classes, self.as_given = images.num_classes, not images.normalised
         self.scale = (1 / ((255 if images.pixels else 1) * np.array(images.std))).astype(np.float32)
         self.shift = (-np.array(images.mean) / images.std).astype(np.float32)
+        self.tiled = (self.scale, self.shift)
 
     def __len__(self) -> int:
         full, rest = divmod(len(self.indices), self.batch_size)
@@ -115,14 +118,43 @@ class Loader:
         Yields x, float32 [B, C, H, W] normalised and with channels-last strides (or [B, *shape] for other samples),
         and the labels, int64 [B]. What goes wrong in the thread is raised here; closing the iterator ends the thread.
         """
-        batches = range(start, len(self))
-        return in_order(
-            partial(self.batch, self.order(epoch), epoch),
-            batches,
-            threads=self.workers,
-            ahead=self.prefetch,
-            name="ffdist-loader",
-        )
+        at_once = self.at_once
+        order = self.order(epoch)
+        jobs = (range(first, min(first + at_once, len(self))) for first in range(start, len(self), at_once))
+        work = partial(self.together, order, epoch) if at_once > 1 else lambda job: [self.batch(order, epoch, job[0])]
+        made = in_order(work, jobs, threads=self.workers, ahead=-(-self.prefetch // at_once), name="ffdist-loader")
+        with closing(made):
+            for batches in made:
+                yield from batches
+
+    @cached_property
+    def at_once(self) -> int:
+        """How many batches are made at a time: several where each is so small that what is done once a batch would take
+        longer than what is done to its samples."""
+        own = {*map(type, self.steps.all)}
+        if (
+            not len(self.indices)
+            or not self.split.ready
+            or self.mixing
+            or self.steps.pictures
+            or not all(map(is_ours, own))
+        ):
+            return 1
+        like = self.split.take(self.indices[:1])
+        size = self.batch_size * like[0].size * 4
+        if size % ALIGNED or (self.pictures and channels_last(like).shape[1:3] != self.size):
+            return 1
+        return max(1, min(MOST_AT_ONCE, SMALL // size))
+
+    def together(self, order: np.ndarray, epoch: int, batches: range) -> list[tuple[Tensor, Tensor]]:
+        """These batches, as `batch` makes each."""
+        rows = [order[batch * self.batch_size : (batch + 1) * self.batch_size] for batch in batches]
+        parts = [self.part(len(of)) for of in rows]
+        own = [of[part] for of, part in zip(rows, parts, strict=True)]
+        taken, ends = np.concatenate(own), np.cumsum([len(of) for of in own]).tolist()
+        x = self.tensor(self.made(self.split, taken, self.steps.draw_all(epoch, batches[0], rows, parts)))
+        y = torch.from_numpy(self.split.labels[taken])
+        return [(x[start:end], y[start:end]) for start, end in zip([0, *ends], ends, strict=False)]
 
     def first(self, count: int) -> Tensor:
         """Up to so many of its samples, by their place in the split, not augmented: as `epoch` gives them."""
@@ -173,14 +205,16 @@ class Loader:
         """Those at rows[part] of a batch, [B, H, W, C] or [B, *shape], ready but for mixing, and what was drawn for
         them."""
         split = self.split.in_epoch(self.seed, epoch if self.training else 0)
+        drawn = self.steps.draw(epoch, batch, rows, part) if self.pictures else NOTHING
+        return self.made(split, rows[part], drawn), drawn
+
+    def made(self, split: Split, rows: np.ndarray, drawn: Drawn) -> np.ndarray:
+        """The samples at these rows, ready but for mixing."""
         if not self.pictures:
-            x = split.take(rows[part])
-            return (x if self.as_given else self.normalised(x)), NOTHING
-        drawn = self.steps.draw(epoch, batch, rows, part)
-        x = self.steps.batch(self.at_size(split, rows[part], drawn), drawn)
-        if not self.as_given:
-            x = self.normalised(x)
-        return self.steps.behind(x, drawn), drawn
+            x = split.take(rows)
+            return x if self.as_given else self.normalised(x)
+        x = self.steps.batch(self.at_size(split, rows, drawn), drawn)
+        return self.steps.behind(x if self.as_given else self.normalised(x), drawn)
 
     def at_size(self, split: Split, rows: np.ndarray, drawn: Drawn) -> np.ndarray:
         """Pictures in the network's size, [B, h, w, C]: by the transforms for that, else scaled to it."""
@@ -211,13 +245,32 @@ class Loader:
         """Pictures [B, H, W, C], or other samples: (x / 255 - mean) / std of uint8, (x - mean) / std of floats, as
         float32 and in two passes."""
         numbers = x[:1].size
-        scale, shift = (np.tile(v, numbers // len(v)) for v in (self.scale, self.shift))
+        scale, shift = self.scales(numbers)
         flat = np.multiply(x.reshape(len(x), numbers), scale)
         flat += shift
         return flat.reshape(x.shape)
 
+    def scales(self, numbers: int) -> tuple[np.ndarray, np.ndarray]:
+        """What a sample of so many numbers is multiplied by, and what is added."""
+        if len(self.tiled[0]) != numbers:
+            self.tiled = (
+                np.tile(self.scale, numbers // len(self.scale)),
+                np.tile(self.shift, numbers // len(self.shift)),
+            )
+        return self.tiled
+
 
 NOTHING = Drawn({})
+SMALL = 2**18
+"""Bytes of batches that are made at a time, at most."""
+MOST_AT_ONCE = 32
+ALIGNED = 64
+"""Bytes: a batch begins at such a place, so that none is computed otherwise than if it were made alone."""
+
+
+def is_ours(kind: type) -> bool:
+    """Whether a transform is known to change each sample by itself."""
+    return kind.__module__.startswith("ffdist.")
 
 
 def channels_last(x: np.ndarray) -> np.ndarray:

@@ -122,6 +122,8 @@ class RemoteSplit(Split):
     """A split of a remote folder with pixels. Opening it reads labels and no pixels; then shards are fetched when a
     sample of theirs is taken, each compared with its checksum, and the last `HELD` bytes of them stay."""
 
+    ready = False
+
     def __init__(self, folder: Remote, manifest: Manifest, name: str) -> None:
         self.source = (folder, manifest, name)
         self.shape_hwc = (*manifest.shape[1:], manifest.shape[0])

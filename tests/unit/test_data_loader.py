@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -146,6 +147,8 @@ def test_vectors_pass_as_they_are() -> None:
 class Counted(ArraySplit):
     """Counts the batches taken from it, and fails on the one asked for."""
 
+    ready = False
+
     def __init__(self, fails_at: int = -1) -> None:
         super().__init__(np.zeros((100, 4, 4, 1), np.uint8), np.zeros(100, np.int64))
         self.taken, self.fails_at = 0, fails_at
@@ -167,6 +170,35 @@ def test_no_more_than_prefetch_batches_are_made_ahead(prefetch: int) -> None:
     split = Counted()
     for asked, _ in enumerate(counted(split, prefetch), 1):
         assert asked <= split.taken <= asked + prefetch
+
+
+SMALL_KINDS = [("crop",), ("flip",), ("shift", "alternate"), ("flip(p=0.3)", "cutout"), ("crop", "randaugment"), ()]
+
+
+@pytest.mark.parametrize("augment", SMALL_KINDS)
+@pytest.mark.parametrize("told", [{}, {"shard": (1, 3)}, {"shard": (0, 2, 4)}, {"train": False}])
+def test_batches_that_are_made_several_at_a_time_are_those_made_alone(
+    augment: tuple[str, ...], told: dict[str, Any]
+) -> None:
+    split = colours().train
+    one = Loader(
+        colours(), split, np.arange(len(split)), batch_size=4, seed=3, **{"train": True, **told}, augment=augment
+    )
+    assert one.at_once > 1
+    order = one.order(2)
+    alone = [one.batch(order, 2, batch) for batch in range(len(one))]
+    for start in (0, 1, len(one) - 1):
+        for made, expected in zip(one.epoch(2, start), alone[start:], strict=True):
+            assert all(map(torch.equal, made, expected))
+            assert made[0].stride() == expected[0].stride()
+
+
+def test_large_batches_and_those_that_would_begin_elsewhere_are_made_alone() -> None:
+    def at_once(side: int, batch_size: int) -> int:
+        images = from_tensors(np.zeros((512, side, side), np.uint8), np.arange(512) % 2)
+        return Loader(images, images.train, np.arange(512), batch_size=batch_size, seed=0, train=True).at_once
+
+    assert [at_once(8, 8), at_once(28, 16), at_once(28, 128), at_once(7, 9)] == [32, 5, 1, 1]
 
 
 def loader_threads() -> list[str]:

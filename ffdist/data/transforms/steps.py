@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ffdist.data import augment
-from ffdist.data.sampler import generator
+from ffdist.data.sampler import generator, restarted
 from ffdist.data.transforms.base import BatchTransform, MixTransform, PictureTransform, Size, Transform
 from ffdist.data.transforms.draws import Draws, whole
 from ffdist.data.transforms.usual import Alternate, Crop, Flip, Shift, by_batch
@@ -68,15 +68,31 @@ class Steps:
 
     def draw(self, epoch: int, batch: int, rows: np.ndarray, part: slice | np.ndarray = slice(None)) -> Drawn:
         """For the samples `rows[part]` of a batch of an epoch. rows: int [B], the places in the split of all of it."""
-        numbers = self.draws.uniform(epoch, rows[part])
+        return self.draw_all(epoch, batch, [rows], [part])
+
+    def draw_all(
+        self, epoch: int, first: int, rows: Sequence[np.ndarray], parts: Sequence[slice | np.ndarray]
+    ) -> Drawn:
+        """Likewise for the batches `first`, `first` + 1, ..., one behind the other."""
+        own = [of[part] for of, part in zip(rows, parts, strict=True)]
+        numbers = self.draws.uniform(epoch, own[0] if len(own) == 1 else np.concatenate(own))
         usual = chosen = None
         if self.usual:
-            drawn = generator(self.seed, "augment", epoch, batch)
-            mirrored = self.mirrored(epoch, rows) if "alternate" in self.usual else None
-            usual = augment.draw(self.usual, len(rows), self.wanted, drawn, mirrored)[part]
+            drawn = [
+                self.draw_usual(epoch, batch, of)[part]
+                for batch, (of, part) in enumerate(zip(rows, parts, strict=True), first)
+            ]
+            usual = augment.Draws.joined(drawn)
         if len(self.mixes) > 1:
             chosen = whole(numbers[-1][:, 0], len(self.mixes))
         return Drawn({id(t): own for t, own in zip(self.drawing, numbers, strict=False)}, usual, chosen)
+
+    def draw_usual(self, epoch: int, batch: int, rows: np.ndarray) -> augment.Draws:
+        """Of those that are drawn for a batch at once."""
+        mirrored = self.mirrored(epoch, rows) if "alternate" in self.usual else None
+        return augment.draw(
+            self.usual, len(rows), self.wanted, restarted.at(self.seed, "augment", epoch, batch), mirrored
+        )
 
     def mirrored(self, epoch: int, rows: np.ndarray) -> np.ndarray:
         """bool [B] for "alternate": whether a row is mirrored in this epoch; half of them are, and the others in the
