@@ -206,6 +206,14 @@ class Show:
     """As `ffdist train --preprocess` takes them."""
     image_size: int | None = None
     """Resize pictures to this height and width."""
+    mean: tuple[float, ...] = ()
+    """As `ffdist train --mean` takes it."""
+    std: tuple[float, ...] = ()
+    """As `ffdist train --std` takes it."""
+    data_args: tuple[str, ...] = ()
+    """How data are prepared on the way, as `ffdist train --data-args` takes it."""
+    data_root: Path | None = None
+    """As `ffdist train --data-root` takes it."""
     out: Path = Path("sheet.png")
     """New picture file."""
     pictures: int = 8
@@ -226,7 +234,14 @@ class Show:
         if self.out.exists():
             raise ConfigError("the file exists", where=self.out, remedy="choose another name with --out")
         told = Settings().changed(
-            data=self.data, augment=self.augment, preprocess=self.preprocess, image_size=self.image_size
+            data=self.data,
+            augment=self.augment,
+            preprocess=self.preprocess,
+            image_size=self.image_size,
+            mean=self.mean,
+            std=self.std,
+            data_args=self.data_args,
+            data_root=self.data_root,
         )
         made = sheet(
             open_told(told.dataset), told.dataset.augment, pictures=self.pictures, draws=self.draws, seed=self.seed
@@ -239,7 +254,39 @@ class Show:
         print(f"{self.out}: {self.pictures} training pictures, each plain and in {self.draws} draws")
 
 
-COMMANDS = {"list": List, "prepare": Prepare, "check": Check, "show": Show}
+@dataclass(frozen=True)
+class Cache:
+    """What the cache for data holds: data sets prepared on the way to a run, and downloads; or remove some."""
+
+    remove: tuple[str, ...] = ()
+    """Names of what is to go; it is prepared or fetched again when it is needed."""
+    unused_days: float | None = None
+    """Remove the prepared data sets that were not used for so many days; 0: all of them."""
+    json: Flag = False
+    """Print a JSON list."""
+
+    def run(self) -> None:
+        from datetime import datetime
+
+        from ffdist.data.kept import list_cache, prune_cache
+        from ffdist.data.places import cache_folder
+
+        removing = bool(self.remove) or self.unused_days is not None
+        found = prune_cache(self.remove, unused_days=self.unused_days) if removing else list_cache()
+        if self.json:
+            print(json.dumps([asdict(each) for each in found], default=str))
+            return
+        rows = table("name", "kind", "MiB", "used last")
+        for each in found:
+            rows.add_row(
+                each.name, each.kind, f"{each.bytes / 2**20:,.1f}", f"{datetime.fromtimestamp(each.used):%F %H:%M}"
+            )
+        PlainConsole().print(rows)
+        total = sum(each.bytes for each in found) / 2**20
+        print(f"{'removed from' if removing else 'in'} {cache_folder()}: {len(found)}, {total:,.1f} MiB")
+
+
+COMMANDS = {"list": List, "prepare": Prepare, "check": Check, "show": Show, "cache": Cache}
 
 
 def main(args: Sequence[str]) -> None:

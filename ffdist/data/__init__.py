@@ -6,6 +6,7 @@ from ffdist.data.arrow_table import from_arrow
 from ffdist.data.catalog import Entry, list_data, open_data, verify
 from ffdist.data.describe import describe
 from ffdist.data.images import ArraySplit, Images, Split
+from ffdist.data.kept import list_cache, prune_cache
 from ffdist.data.loader import Loader
 from ffdist.data.memory import from_tensors
 from ffdist.data.prepare import prepare
@@ -24,9 +25,11 @@ __all__ = [
     "from_dataset",
     "from_ray",
     "from_tensors",
+    "list_cache",
     "list_data",
     "open_data",
     "prepare",
+    "prune_cache",
     "split_indices",
     "verify",
 ]

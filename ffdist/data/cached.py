@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ffdist.data.content import Look, content, look
+from ffdist.data.kept import mark_used, told_size
 from ffdist.data.manifest import read_manifest
 from ffdist.data.places import CACHE, PREPARED, cache_folder, locked, no_place
 from ffdist.data.preparation import Preparation
@@ -141,11 +142,13 @@ def make(source: str, folder: Path, told: Preparation, root: Path | None, seen: 
     values = asdict(told) | {"size": told.decoding.size, "splits": read_splits(told.splits)}
     values.pop("drop_columns")
     prepare(source, folder, from_dir=root, **values)
+    note(told_size())
     if text := loss(folder):
         note(text)
 
 
 def used(folder: Path, what: str) -> Path:
+    mark_used(folder)
     note(f"data: {what}, in {folder}")
     return folder
 

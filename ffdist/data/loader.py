@@ -32,8 +32,8 @@ class Loader:
     augment: transforms, or texts such as "crop(padding=4)" (`ffdist.data.transforms`). Those that give pictures their
         size take the place of `images.preprocess`.
     image_size: the side that pictures are resized to; None: the one that `images.shape` names.
-    prefetch: how many batches are made ahead, at most; one for each worker at least. Of small ones as many as have 256
-        KiB.
+    prefetch: how many batches are made ahead, at most; one for each worker at least. Of small ones as many as have 1
+        MiB.
     workers: threads that make batches; 0 and 1 are one. No number of them changes a bit.
     shuffle_shards: shards whose samples are mixed at a time, 0 for all; None: as the split says (`Split.window`).
     Raises ConfigError and DataError for settings that do not go with the data.
@@ -261,7 +261,7 @@ class Loader:
 
 
 NOTHING = Drawn({})
-SMALL = 2**18
+SMALL = 2**20
 """Bytes of batches that are made at a time, at most."""
 MOST_AT_ONCE = 32
 ALIGNED = 64

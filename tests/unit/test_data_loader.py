@@ -198,7 +198,7 @@ def test_large_batches_and_those_that_would_begin_elsewhere_are_made_alone() -> 
         images = from_tensors(np.zeros((512, side, side), np.uint8), np.arange(512) % 2)
         return Loader(images, images.train, np.arange(512), batch_size=batch_size, seed=0, train=True).at_once
 
-    assert [at_once(8, 8), at_once(28, 16), at_once(28, 128), at_once(7, 9)] == [32, 5, 1, 1]
+    assert [at_once(8, 8), at_once(28, 16), at_once(28, 128), at_once(28, 400), at_once(7, 9)] == [32, 20, 2, 1, 1]
 
 
 def loader_threads() -> list[str]:

@@ -25,7 +25,7 @@ from PIL import Image
 from scipy.io import savemat
 from torchvision import datasets
 
-from ffdist.data import Images, open_data
+from ffdist.data import Images, list_cache, open_data, prune_cache
 from ffdist.data.places import CACHE, MIRROR
 from ffdist.data.sources import KNOWN
 from ffdist.errors import ConfigError, DataError
@@ -345,3 +345,25 @@ def test_what_is_prepared_says_its_counts_shares_and_duplicates(tmp_path: Path, 
 
 def test_the_names_that_the_command_line_knows_are_those_that_there_are() -> None:
     assert set(DATA_SETS) == set(KNOWN)
+
+
+def test_the_cache_is_listed_and_what_is_removed_is_made_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tree(tmp_path / "pets")
+    digest = open_data(source).digest
+    assert "the cache holds 1 prepared data set," in capsys.readouterr().err
+    (tmp_path / "cache" / "mine").mkdir()
+    prepared, own = list_cache()
+    assert (prepared.kind, own.kind, own.name) == ("prepared", "download", "mine")
+    assert prepared.bytes == sum(file.stat().st_size for file in prepared.folder.iterdir()) > 0
+    assert not prune_cache(unused_days=1)
+    with pytest.raises(ConfigError, match="nothing of that name"):
+        prune_cache(["pets"])
+    os.utime(prepared.folder, (0, 0))
+    open_data(source)
+    assert not prune_cache(unused_days=1), "it was used just now"
+    assert [each.name for each in prune_cache(unused_days=0)] == [prepared.name]
+    assert [each.name for each in list_cache()] == ["mine"]
+    assert open_data(source).digest == digest
+    assert {each.name for each in prune_cache(["mine", prepared.name])} == {"mine", prepared.name}
