@@ -57,7 +57,8 @@ def as_fields(told: dict[str, Any], where: str) -> dict[str, Any]:
 
 
 def as_field(name: str, value: Any) -> Any:
-    """None for an empty list, options by their names, a device of torch's: as the settings have them.
+    """None for an empty list, options by their names, a device of torch's, an optimiser's class: as the settings have
+    them.
 
     Raises ConfigError for one text where several are told.
     """
@@ -69,6 +70,8 @@ def as_field(name: str, value: Any) -> Any:
     if many and isinstance(value, str):
         told = setting(name, as_words(value, kind_of(name))) if value.strip() else None
         raise ConfigError(f"{name} has a wrong value", expected="a list", got=repr(value), remedy=told)
+    if isinstance(value, type) and name == "optimizer":
+        return f"{value.__module__}:{value.__qualname__}"
     return str(value) if isinstance(value, torch.device) else value
 
 

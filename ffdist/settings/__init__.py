@@ -19,7 +19,7 @@ from ffdist.options import convert, describe, nearest
 from ffdist.settings.base import Group, explained, kinds_of_fields
 from ffdist.settings.compute import ComputeSettings
 from ffdist.settings.dataset import TRANSFORMS, DatasetSettings
-from ffdist.settings.network import NetworkSettings
+from ffdist.settings.network import NetworkSettings, as_counts
 from ffdist.settings.optim import OptimSettings
 from ffdist.settings.plan import WAYS, PlanSettings
 from ffdist.settings.ray import RaySettings
@@ -202,11 +202,15 @@ def apply(settings: Settings, values: Mapping[str, Any], where: str) -> Settings
             changes[name] = value
             continue
         try:
-            changes[name] = convert(as_texts(value) if name == "windows" else as_options(value), kind_of(name))
+            changes[name] = convert(AS_TOLD.get(name, as_options)(value), kind_of(name))
         except (TypeError, ValueError, OverflowError) as error:
             raise ConfigError(f"'{name}' has a wrong value", where=where, expected=describe(kind_of(name)),
                               got=repr(value)) from error  # fmt: skip
     return without_strange_options(settings.changed(**changes), settings, changes)
+
+
+AS_TOLD = {"windows": as_texts, "modules": as_counts}
+"""How values of some fields may be written in a file."""
 
 
 def as_options(value: Any) -> Any:

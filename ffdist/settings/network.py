@@ -32,6 +32,7 @@ class NetworkSettings(Group):
     """Convolutions begin by passing their inputs on, as far as there are outputs. (Dirac's initialisation.)"""
 
     def check(self) -> None:
+        object.__setattr__(self, "modules", as_counts(self.modules))
         super().check()
         if any(count < 1 for count in self.modules):
             raise ConfigError(
@@ -42,3 +43,8 @@ class NetworkSettings(Group):
                 f"{setting('network.dirac')} and {setting('network.pretrained')} both say what weights begin with",
                 expected="one of them",
             )
+
+
+def as_counts(modules: object) -> object:
+    """One whole number as a list of one; all else as it is."""
+    return (modules,) if isinstance(modules, int) and not isinstance(modules, bool) else modules

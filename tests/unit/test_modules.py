@@ -25,6 +25,7 @@ from ffdist.runtime.modules import Parts, balanced, joined_in_modules, measured
 from ffdist.runtime.run import read_settings
 from ffdist.runtime.world import World
 from ffdist.settings import Settings
+from ffdist.settings.toml import settings_in
 from ffdist.snapshot import latest
 
 SMALL = "widths=8,12,16"
@@ -80,6 +81,13 @@ def test_layers_that_were_joined_before_are_counted_in_layers() -> None:
     chain = Chain([(n, lambda: nn.Linear(4, 4)) for n in "abc"], input_shape=(4,), num_classes=2)
     settings = Settings().changed(modules=(2, 1))
     assert joined_in_modules(settings, chain, LocalCE(), (2, 1, 4)).network.blocks == (3, 4)
+
+
+def test_one_number_needs_no_list(tmp_path: Path) -> None:
+    (tmp_path / "my.toml").write_text("modules = 2\n")
+    assert settings_in(tmp_path / "my.toml").network.modules == (2,)
+    assert Settings().changed(modules=2).network.modules == (2,)
+    assert Pipeline("cnnb", SFF(), modules=2).settings.network.modules == (2,)
 
 
 @pytest.mark.parametrize(

@@ -105,6 +105,12 @@ def test_an_optimiser_that_does_not_do_is_refused_before_anything_starts(
         check_own_optimizer(OptimSettings(optimizer=name.replace("FILE", str(own)), optimizer_args=args))
 
 
+def test_in_python_a_class_may_be_given_itself() -> None:
+    told = Pipeline("cnnb", "sff", optimizer=torch.optim.NAdam).settings.optim
+    assert told.optimizer == "torch.optim.nadam:NAdam"
+    check_own_optimizer(told)
+
+
 def test_a_class_that_takes_no_weight_decay_is_given_none(own: Path) -> None:
     check_own_optimizer(OptimSettings(optimizer=f"{own}:SignDescent", weight_decay=0.1))
     check_own_optimizer(OptimSettings(optimizer="torch.optim:Adadelta", optimizer_args=("rho=0.5",)))
