@@ -155,7 +155,7 @@ GROUPS: dict[str, dict[str, Preset]] = {
                                            MOVED.get(data, {}))
            for data in SMALL_PICTURES},
         **{f"dgl-speednet-{data}": on(data, "3 modules, a convolution as head (arXiv 1901.08164)", FAST,
-                                      {"objective": "dgl",
+                                      {"objective": "dgl", "bias_lr": 0.5,
                                        "objective_args": ["auxiliary=conv", "depth=1", "width=128"]})
            for data in ("cifar10", "cifar100")},
         **{f"backprop-speednet-{data}": on(data, "the same network by backpropagation", FAST, {"objective": "backprop"},
