@@ -8,7 +8,8 @@
     print(result.test["accuracy"])
 
 `Pipeline` takes whatever a run can be told, as `ffdist.settings` has it. `load("RUN")` is the trained network of any
-run, `Pipeline.resume("RUN")` goes on with one. `ffdist.api.Pipeline` says more; `ffdist --help` is the command line.
+run, `Pipeline.resume("RUN")` goes on with one, `write_report("RUN")` tells what it did. `ffdist.api.Pipeline` says
+more; `ffdist --help` is the command line.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from ffdist.errors import FfdistError
     from ffdist.models import Chain
     from ffdist.objectives import SFF, Local, Objective, Site
+    from ffdist.page.server import Watch
+    from ffdist.page.write import write_report
     from ffdist.pipeline.classifier import Classifier
     from ffdist.runtime.exported import load
     from ffdist.runtime.outcome import Result
@@ -48,6 +51,8 @@ _PLACES = {
     "FfdistError": "ffdist.errors",
     "Chain": "ffdist.models",
     **dict.fromkeys(("SFF", "Local", "Objective", "Site"), "ffdist.objectives"),
+    "Watch": "ffdist.page.server",
+    "write_report": "ffdist.page.write",
     "Classifier": "ffdist.pipeline.classifier",
     "Result": "ffdist.runtime.outcome",
     "load": "ffdist.runtime.exported",
@@ -93,6 +98,7 @@ __all__ = [
     "Settings",
     "Site",
     "TrainingSettings",
+    "Watch",
     "from_arrow",
     "from_dataset",
     "from_ray",
@@ -104,6 +110,7 @@ __all__ = [
     "presets",
     "read_pictures",
     "settings",
+    "write_report",
 ]
 
 

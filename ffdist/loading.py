@@ -7,7 +7,19 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-NEEDED = {"PIL", "fsspec", "numpy", "pyarrow", "rich", "safetensors", "tomli", "torch", "torchvision"}
+NEEDED = {
+    "PIL",
+    "fsspec",
+    "jinja2",
+    "markupsafe",
+    "numpy",
+    "pyarrow",
+    "rich",
+    "safetensors",
+    "tomli",
+    "torch",
+    "torchvision",
+}
 """Modules of the packages that ffdist is installed with."""
 
 

@@ -185,6 +185,7 @@ PLAIN = {
     "eval": "evaluate:Eval",
     "predict": "predict:Predict",
     "report": "report:Report",
+    "watch": "watch:WatchCommand",
     "export": "export:Export",
     "doctor": "doctor:Doctor",
     "rules": "catalog:Rules",

@@ -12,109 +12,148 @@ from ffdist.cli.evaluate import opened
 from ffdist.cli.help import Flag, Positional
 from ffdist.cli.parsing import parsed
 from ffdist.cli.train import here
-from ffdist.errors import DataError
+from ffdist.errors import ConfigError
 from ffdist.loading import loading
+from ffdist.notes import note
 from ffdist.plain import PlainConsole
 from ffdist.settings import Settings
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from ffdist.data import Images
+    from rich.table import Table
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a run was told, how its blocks learned, what came out; figures where asked for."""
+    """What runs were told, how their blocks learned, what came out: as a page of HTML, several runs compared; with
+    --text, --json, --figures or --cam in the terminal."""
 
-    run: Annotated[Path, Positional]
-    """Run directory."""
+    run: Annotated[tuple[Path, ...], Positional]
+    """Run directories."""
+    out: Path | None = None
+    """File of the page. Default: report.html in the run directory. Of several runs in this folder."""
+    open: Flag = False
+    """Show the page in a browser."""
+    text: Flag = False
+    """Print tables in place of the page."""
+    snapshot: str = "last"
+    """Which snapshot is measured: last, best (where the run has marked one), or the step of one that is kept."""
+    data: str | None = None
+    """Another data set to measure on, of the same shape and classes. Default: the run's own."""
+    pictures: int = 10
+    """Test pictures with class activation maps, of each class in turn; and mistakes."""
+    no_pictures: Flag = False
+    """Measure nothing on the data: a page without confusion matrix, mistakes and maps."""
     cam: Flag = False
     """Draw class activation maps (cam.png): where in some test pictures each block sees the evidence for the class."""
-    data: str | None = None
-    """Another data set for --cam, of the same shape and classes. Default: the run's own."""
-    pictures: int = 10
-    """Test pictures in cam.png, of each class in turn."""
     figures: Flag = False
     """Draw each block's loss and accuracy over the epochs (curves.png)."""
     to: Path | None = None
     """Folder for the figures. Default: the run directory."""
     json: Flag = False
-    """Print one JSON object: settings, starts, epochs, test, figures."""
+    """Print one JSON object a run: settings, starts, epochs, test, figures."""
 
 
 def main(args: Sequence[str]) -> None:
     command = parsed(Report, args, "ffdist report")
-    command = replace(command, run=here(command.run))
+    in_terminal = command.text or command.json or command.cam or command.figures
+    check(command, in_terminal)
+    command = replace(command, run=tuple(here(run) for run in command.run))
+    if in_terminal:
+        for run in command.run:
+            told(command, run)
+    if not in_terminal or command.out:
+        paged(command)
+
+
+def check(command: Report, in_terminal: bool) -> None:
+    """Raises ConfigError for what does not go together."""
+    if not command.run:
+        raise ConfigError("there is no run to tell of", expected="ffdist report RUN ...")
+    if command.pictures < 1:
+        raise ConfigError("--pictures is too small", expected=">= 1", got=command.pictures, remedy="--no-pictures")
+    if len(command.run) > 1 and command.to and (command.cam or command.figures):
+        raise ConfigError("the figures of several runs would take each other's place", where="--to",
+                          remedy="leave it out: each run's go into its own directory")  # fmt: skip
+    if command.open and in_terminal and not command.out:
+        raise ConfigError("there is no page to open", expected="--open without --text, --json, --figures and --cam",
+                          remedy="leave one of them out, or name the page: --out FILE")  # fmt: skip
+
+
+def paged(command: Report) -> None:
+    """Write the page and say where it is."""
     with loading():  # of torch, behind the parsing
+        from ffdist.page.write import write_report
+
+    path = write_report(
+        *command.run,
+        out=command.out,
+        snapshot=command.snapshot,
+        data=command.data,
+        pictures=None if command.no_pictures else command.pictures,
+    )
+    PlainConsole(stderr=command.json).print(f"page: {path}", soft_wrap=True)
+    if command.open:
+        import webbrowser
+
+        if not webbrowser.open(path.resolve().as_uri()):
+            note("there is no browser to open the page with")
+
+
+def told(command: Report, run: Path) -> None:
+    """Tables of one run in the terminal, and its figures."""
+    with loading():
         from ffdist.report.log import as_written, read_run_log
         from ffdist.report.summary import starts_table, summary
         from ffdist.runtime.record import read_starts
         from ffdist.runtime.run import read_settings
 
-    settings, console = read_settings(command.run), PlainConsole(quiet=command.json)
-    records, end = read_run_log(command.run)
-    starts = read_starts(command.run)
-    if starts:
-        console.print(starts_table(starts))
-    with as_written(command.run):
-        for table in summary(dict(settings.items()), dict(Settings().items()), records, end):
-            console.print(table)
-    figures = drawn(command, records, console)
+    settings, console = read_settings(run), PlainConsole(quiet=command.json)
+    records, end = read_run_log(run)
+    starts = read_starts(run)
+    if len(command.run) > 1:
+        console.print(f"{run}", soft_wrap=True)
+    with as_written(run):
+        tables: list[Table] = summary(dict(settings.items()), dict(Settings().items()), records, end)
+    for table in [*([starts_table(starts)] if starts else []), *tables]:
+        console.print(table)
+    figures = drawn(command, run, records, console)
     if command.json:
-        told = {"run": command.run, "settings": dict(settings.items()), "starts": starts, "epochs": records,
-                "reason": end and end["reason"], "test": end and end["test"], "figures": figures}  # fmt: skip
-        print(json.dumps(told, default=str))
+        values = {"run": run, "settings": dict(settings.items()), "starts": starts, "epochs": records,
+                  "reason": end and end["reason"], "test": end and end["test"], "figures": figures}  # fmt: skip
+        print(json.dumps(values, default=str))
 
 
-def drawn(command: Report, records: list[dict[str, Any]], console: PlainConsole) -> list[Path]:
+def drawn(command: Report, run: Path, records: list[dict[str, Any]], console: PlainConsole) -> list[Path]:
     """The figures that are asked for."""
-    folder, paths = command.to or command.run, list[Path]()
+    folder, paths = command.to or run, list[Path]()
     folder.mkdir(parents=True, exist_ok=True)
     if command.figures:
         from ffdist.report.figure import draw_curves
         from ffdist.report.log import as_written
 
-        with as_written(command.run):
+        with as_written(run):
             draw_curves(records, folder / "curves.png")
         console.print(f"curves: {folder / 'curves.png'}", soft_wrap=True)
         paths.append(folder / "curves.png")
     if command.cam:
-        draw_cam(command.run, command.data, command.pictures, folder / "cam.png", console)
+        draw_cam(command, run, folder / "cam.png", console)
         paths.append(folder / "cam.png")
     return paths
 
 
-def draw_cam(run: Path, data: str | None, pictures: int, path: Path, console: PlainConsole) -> None:
+def draw_cam(command: Report, run: Path, path: Path, console: PlainConsole) -> None:
     """Raises DataError without test pictures, NetworkError for a network without maps."""
-    from ffdist.data import Loader
+    from ffdist.page.measured import of_each_class, samples
     from ffdist.report.cam import activation_maps, focus_table
     from ffdist.report.figure import draw_maps
     from ffdist.runtime.run import load_classifier
 
-    classifier, settings, facts = load_classifier(run)
-    images = opened(run, data, settings, facts, "report --cam")
-    chosen = of_each_class(images, pictures)
+    classifier, settings, facts = load_classifier(run, command.snapshot)
+    images = opened(run, command.data, settings, facts, "report --cam")
+    chosen = of_each_class(images, command.pictures)
     assert images.test is not None
-    loader = Loader(images, images.test, chosen, batch_size=len(chosen), seed=0, train=False,
-                    image_size=settings.dataset.image_size)  # fmt: skip
-    x, y = next(iter(loader.epoch(0)))
+    x, y = samples(images, images.test, chosen, settings)
     blocks = activation_maps(classifier, x, y)
     draw_maps(x * classifier.std + classifier.mean, y, blocks, facts.classes, path)
     console.print(focus_table(blocks, y))
     console.print(f"maps: {path}", soft_wrap=True)
-
-
-def of_each_class(images: Images, count: int) -> np.ndarray:
-    """Indices of test samples: the first of each class, then the second, ... Raises DataError where there are none."""
-    import numpy as np
-    import torch
-
-    if images.test is None or len(images.shape) != 3:
-        raise DataError("there are no test pictures", where=images.name, expected="a test split of (C, H, W)",
-                        got=f"samples of {images.shape}")  # fmt: skip
-    labels = torch.from_numpy(images.test.labels)
-    rank = torch.zeros_like(labels)
-    for label in labels.unique():
-        rank[labels == label] = torch.arange(int((labels == label).sum()))
-    return np.lexsort((labels.numpy(), rank.numpy()))[: max(1, count)]

@@ -3,7 +3,7 @@ bit."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import replace
@@ -57,11 +57,13 @@ def measure(
     *,
     batch_size: int | None = None,
     views: Sequence[str] = (),
+    tell: Callable[[Mapping[str, Tensor], Tensor], None] | None = None,
 ) -> Measured:
     """In the arithmetic of its training, on the device that it is on, in batches of `batch_size`; default: those of its
     training. Nothing of the network itself is changed.
 
     views: of `VIEWS`: what comes of their averaged scores stands apart in the record, as "views".
+    tell: is given the scores [B, K] of each predictor and the labels, int64 [B], of all samples in their order.
     """
     settings = classifier.settings
     size = batch_size or settings.training.batch_size
@@ -85,7 +87,10 @@ def measure(
         with drawing(classifier):
             prepared = classifier.objective.prepare_eval(x, images.num_classes)
         batch = stage.evaluate(EvalBatch("test", prepared, y, number, part.lane, part.last))
-        for name, scores in tally.add(batch, weights).items():
+        answers = tally.add(batch, weights)
+        if tell:
+            tell(answers, y)
+        for name, scores in answers.items():
             confusions.setdefault(name, Confusion(images.num_classes)).add(scores, y)
         if viewed:
             viewed.add((replace(batch, x=seen, scores=None, scored=[], features=None)

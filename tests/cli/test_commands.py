@@ -166,7 +166,7 @@ def test_the_report_of_a_resumed_run_has_its_last_settings(tmp_path: Path, capsy
     refused(capsys, "train", "--resume", "--out", out, "--launcher", "processes", "--queue", "65", "--epochs", "3")
     assert tomllib.loads((out / "config.toml").read_text()) == settings
     capsys.readouterr()
-    main(["report", str(out)])
+    main(["report", str(out), "--text"])
     shown = [line.strip("│ ").split("│") for line in capsys.readouterr().out.splitlines()]
     assert {"stages": "3", "epochs": "2"}.items() <= {row[0].strip(): row[-1].strip() for row in shown}.items()
 

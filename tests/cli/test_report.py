@@ -95,10 +95,11 @@ def test_predict_and_export_follow_the_predictor(
 
 
 def test_a_report_tells_settings_curves_accuracies_and_stages(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    text = printed(capsys, "report", run)
+    text = printed(capsys, "report", run, "--text")
     for word in ("finished, 3 epochs", "kernel=3", "->", "in 3", "fusion head", "waits for next"):
         assert word in text
     assert not list(run.glob("*.png"))
+    assert not list(run.glob("*.html"))
 
 
 def test_a_report_of_a_run_that_was_cut_off_tells_what_there_is(
@@ -106,9 +107,9 @@ def test_a_report_of_a_run_that_was_cut_off_tells_what_there_is(
 ) -> None:
     lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "config.toml").write_text((run / "config.toml").read_text())
-    assert "not at its end, 0 epochs" in printed(capsys, "report", tmp_path)
+    assert "not at its end, 0 epochs" in printed(capsys, "report", tmp_path, "--text")
     (tmp_path / "metrics.jsonl").write_text(lines[0] + lines[1][:50])
-    assert "not at its end, 1 epochs" in printed(capsys, "report", tmp_path)
+    assert "not at its end, 1 epochs" in printed(capsys, "report", tmp_path, "--text")
     (tmp_path / "metrics.jsonl").write_text("{]\n")
     assert "run log is not as it was written" in refused(capsys, "report", tmp_path)
 

@@ -16,7 +16,8 @@ from commands import ROOT, Command, run
 
 pytestmark = pytest.mark.distributed
 SOURCES = ("ffdist", "launch", "docker", "examples", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE")
-DATA = {"ffdist/py.typed", "ffdist/data/digits.npz"}
+PAGE = {f"ffdist/page/templates/{path.name}" for path in (ROOT / "ffdist/page/templates").iterdir()}
+DATA = {"ffdist/py.typed", "ffdist/data/digits.npz", *PAGE}
 ALONE = {"PYTHONPATH": ""}
 """Without the source tree."""
 

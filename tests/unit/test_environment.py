@@ -51,7 +51,7 @@ def test_each_start_of_a_run_is_kept_and_decides_nothing(
     assert first["began"] <= second["began"]
     assert fingerprint(tmp_path / "it's mine") == fingerprint(tmp_path / "whole")
     capsys.readouterr()
-    main(["report", "it's mine"])
+    main(["report", "it's mine", "--text"])
     told = capsys.readouterr().out
     for word in (first["command"], second["command"], first["began"], f"torch {torch.__version__}", platform.node()):
         assert word in told

@@ -47,6 +47,7 @@ ROOMS = {
                   "settings"},
     "snapshot": {"data", "remote", "digests", "errors", "notes", "pipeline"},
     "report": {"errors", "plain", "pipeline"},
+    "page": {"data", "errors", "notes", "options", "pipeline", "plan", "report", "runtime", "settings", "snapshot"},
     "runtime": {"cores", "device", "environment", "errors", "folders", "known", "loading", "notes", "options", "models",
                 "objectives", "data", "transport", "pipeline", "plan", "planner", "settings", "baselines", "snapshot",
                 "report", "posix"},

@@ -1,0 +1,1 @@
+"""A run as a page of HTML: written once by `ffdist report`, served live by `ffdist watch`."""

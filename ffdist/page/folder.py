@@ -1,0 +1,98 @@
+"""The runs of a folder, as they come and go."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+from ffdist.errors import ConfigError
+from ffdist.page.charts import total_time
+from ffdist.page.run import RunView, Watched, is_run
+from ffdist.page.tables import best_epoch
+from ffdist.page.text import NONE, count, moment, percent
+
+DEPTH, MOST = 3, 200
+"""How far below the folder a run may be, and how many are shown, the newest."""
+
+
+class WatchedFolder:
+    """A run's folder, or one of runs.
+
+    What lies elsewhere is not read, also where a link leads there. Raises ConfigError for a folder that is not there.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        if not folder.is_dir():
+            raise ConfigError("there is no such folder", where=folder,
+                              expected="a run's directory, or a folder of runs",
+                              remedy="name the run directory that `ffdist train` printed")  # fmt: skip
+        self.folder = folder.resolve()
+        self.shown = str(folder)
+        self.alone = Watched(self.folder, self.folder.name) if is_run(self.folder) else None
+        """Where it is one run's."""
+        self.known: dict[str, Watched] = {}
+        self.lock = threading.Lock()
+
+    def run(self, name: str) -> Watched | None:
+        """One of those that are there, or were there when it was looked at before."""
+        found = self.found()
+        with self.lock:
+            if name not in found and name not in self.known:
+                return None
+            return self.known.setdefault(name, Watched(self.folder / name, name))
+
+    def found(self) -> list[str]:
+        """The names of the runs that are there: their places below the folder."""
+        names, level = list[str](), [self.folder]
+        for _ in range(DEPTH):
+            below = [path for folder in level for path in folders_in(folder) if self.is_inside(path)]
+            names += [str(path.relative_to(self.folder)) for path in below if is_run(path)]
+            level = [path for path in below if not is_run(path)]
+        return names
+
+    def is_inside(self, path: Path) -> bool:
+        try:
+            return path.resolve().is_relative_to(self.folder)
+        except (OSError, RuntimeError):  # a link that leads around
+            return False
+
+    def lines(self) -> tuple[list[tuple[str, list[str]]], int]:
+        """Name and cells of each run, the newest first, and how many older ones are left out."""
+        names = sorted(self.found(), key=lambda name: -newest_in(self.folder / name))
+        runs = [(name, self.run(name)) for name in names[:MOST]]
+        return [(name, cells(run.view())) for name, run in runs if run], max(0, len(names) - MOST)
+
+
+def folders_in(folder: Path) -> list[Path]:
+    try:
+        with os.scandir(folder) as entries:
+            return [Path(entry.path) for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
+    except OSError:
+        return []
+
+
+def newest_in(run: Path) -> float:
+    """When it was written to last; 0 for one that has gone."""
+    times = [0.0]
+    for name in ("config.toml", "metrics.jsonl"):
+        try:
+            times.append((run / name).stat().st_mtime)
+        except OSError:
+            continue
+    return max(times)
+
+
+def cells(view: RunView) -> list[str]:
+    """What `INDEX` names."""
+    best, test = best_epoch(view.records), view.test
+    last = view.records[-1] if view.records else None
+    return [
+        view.state,
+        f"{len(view.records)} of {view.settings.get('epochs', NONE)}",
+        percent(best[0]) if best else NONE,
+        percent(test["accuracy"].get("mean")) if test and isinstance(test.get("accuracy"), dict) else NONE,
+        count(last["train"].get("samples_per_second")) if last else NONE,
+        total_time(view) if last else NONE,
+        moment(view.written),
+    ]

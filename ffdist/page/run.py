@@ -1,0 +1,199 @@
+"""What a run's folder says of it, as far as it can be read: the value of which its page is made."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ffdist.errors import FfdistError, SnapshotError
+from ffdist.page.log import GrowingLog
+from ffdist.plan import Plan
+from ffdist.report.log import read_run_log
+from ffdist.runtime.data_facts import FACTS, DataFacts, read_facts
+from ffdist.runtime.folder import LOCK
+from ffdist.runtime.record import ENVIRONMENT, read_starts
+from ffdist.runtime.run import PLAN, SETTINGS, read_settings, saved_plan
+from ffdist.settings import Settings
+from ffdist.snapshot import committed
+from ffdist.snapshot.chosen import steps
+from ffdist.snapshot.mirror import shown
+
+if TYPE_CHECKING:
+    from ffdist.page.measured import Measured
+    from ffdist.page.timeline import Span
+
+LOCKS = Path("/proc/locks")
+
+
+@dataclass(frozen=True)
+class RunView:
+    """All that a page tells of one run."""
+
+    name: str
+    """As it is told apart from the others on the page."""
+    folder: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    plan: Plan | None = None
+    starts: list[dict[str, Any]] = field(default_factory=list)
+    facts: DataFacts | None = None
+    records: list[dict[str, Any]] = field(default_factory=list)
+    end: dict[str, Any] | None = None
+    at_work: bool = False
+    written: float | None = None
+    """When its run log was written to last, in seconds of the clock."""
+    snapshots: list[int] = field(default_factory=list)
+    """Steps of those that are kept."""
+    troubles: list[str] = field(default_factory=list)
+    """What could not be read, in words."""
+    trace: Sequence[Span] = ()
+    """Of the run's trace, where it was told to keep one."""
+    measured: Measured | None = None
+    unmeasured: str | None = None
+    """Why nothing was measured on the run's data; None where nothing was to be."""
+
+    @property
+    def state(self) -> str:
+        """In a word or two."""
+        if self.at_work:
+            return "at work"
+        return str(self.end["reason"]) if self.end else "not at its end"
+
+    @property
+    def test(self) -> dict[str, Any] | None:
+        return self.end.get("test") if self.end and not self.at_work else None
+
+
+def view_run(run: Path, name: str | None = None) -> RunView:
+    """What the folder says. Raises SnapshotError where there is no run, or where what it says of itself is not as it
+    was written; DataError for such a run log."""
+    settings = read_settings(run)
+    records, end = read_run_log(run)
+    path = run / "metrics.jsonl"
+    return RunView(
+        name or run.resolve().name or str(run),
+        str(shown(run)),
+        dict(settings.items()),
+        dict(Settings().items()),
+        saved_plan(run),
+        read_starts(run),
+        read_facts(run) if (run / FACTS).exists() else None,
+        records,
+        end,
+        is_at_work(run),
+        path.stat().st_mtime if path.exists() else None,
+        steps(committed(run)),
+    )
+
+
+class Watched:
+    """One run's folder, looked at again and again, by any thread; it may vanish, be half written, and come back."""
+
+    def __init__(self, run: Path, name: str) -> None:
+        self.run, self.name = run, name
+        self.log = GrowingLog(run)
+        self.lock = threading.Lock()
+
+    def view(self) -> RunView:
+        """What can be read now, and what cannot, in words; it raises nothing."""
+        with self.lock:
+            return self._view()
+
+    def _view(self) -> RunView:
+        troubles: list[str] = []
+
+        def read(what: Any, otherwise: Any = None) -> Any:
+            try:
+                return what()
+            except (FfdistError, OSError, ValueError) as error:
+                troubles.append(str(error) or repr(error))
+                return otherwise
+
+        if not self.run.is_dir():
+            return RunView(self.name, str(self.run), troubles=["The run's folder is not there any more."])
+        if strange := [name for name in (SETTINGS, FACTS, PLAN, ENVIRONMENT) if is_no_file(self.run / name)]:
+            return RunView(self.name, str(self.run), troubles=[f"{name} is no file" for name in strange])
+        read(self.log.read)
+        settings = read(lambda: read_settings(self.run)) if (self.run / SETTINGS).exists() else None
+        facts = read(lambda: read_facts(self.run)) if (self.run / FACTS).exists() else None
+        if self.log.strange:
+            troubles.append(
+                f"{self.log.strange} lines of metrics.jsonl are not as a run writes them, and are left out."
+            )
+        return RunView(
+            self.name,
+            str(shown(self.run)),
+            dict(settings.items()) if settings else {},
+            dict(Settings().items()),
+            read(lambda: saved_plan(self.run)),
+            read(lambda: read_starts(self.run), []),
+            facts,
+            list(self.log.epochs),
+            self.log.end,
+            is_at_work(self.run),
+            self.log.written,
+            read(lambda: steps(committed(self.run)), []),
+            troubles,
+        )
+
+
+def is_no_file(path: Path) -> bool:
+    """What is there and is none: to open a pipe would wait for its writer."""
+    return path.exists() and not path.is_file()
+
+
+def is_at_work(run: Path) -> bool:
+    """Whether a process of this host holds the run's folder or one of its stages' logs. It is looked up, since a lock
+    taken here, for however short, could refuse a run that begins; where the system has no list of locks, a log that was
+    written within the last minute says so."""
+    files = [run / LOCK, *run.glob("stage-*.log")]
+    try:
+        lines = [line.replace("-> ", "").split() for line in LOCKS.read_text().splitlines()]
+        held = {words[5] for words in lines if len(words) > 5}
+    except OSError:
+        return any(recently(path) for path in files[1:])
+    return any(name in held for name in named_in_locks(files))
+
+
+def named_in_locks(files: Iterable[Path]) -> Iterable[str]:
+    for path in files:
+        try:
+            found = path.stat()
+        except OSError:
+            continue
+        yield f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
+
+
+def recently(path: Path) -> bool:
+    try:
+        return time.time() - path.stat().st_mtime < 60
+    except OSError:
+        return False
+
+
+def is_run(folder: Path) -> bool:
+    return (folder / SETTINGS).is_file()
+
+
+def names_of(runs: list[Path]) -> list[str]:
+    """The folders' own names, or as much of their paths as tells them apart."""
+    texts = [str(shown(run)).rstrip("/") for run in runs]
+    last = [text.rpartition("/")[2] or text for text in texts]
+    return last if len(set(last)) == len(last) else texts
+
+
+def check_runs(runs: list[Path]) -> None:
+    """Raises SnapshotError for a folder without a run."""
+    for run in runs:
+        if not is_run(run):
+            raise SnapshotError(
+                "there is no run here",
+                where=shown(run),
+                expected=f"a directory with {SETTINGS}",
+                remedy="name the run directory that `ffdist train` printed",
+            )
