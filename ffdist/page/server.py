@@ -196,8 +196,8 @@ def is_own_name(host: str, listens: str) -> bool:
 
 def page_at(watch: Watch, path: str) -> str | None:
     """`/`, `/run/NAME/`, and `part` behind each: what is inside the page, to be put in its place."""
-    *places, last = path.split("/")[1:]
-    if last not in ("", "part"):
+    *places, last = path.removeprefix("/").split("/")
+    if last not in ("", "part") or not path.startswith("/"):
         return None
     if not places:
         title, content, alone = front(watch)
