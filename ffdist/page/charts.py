@@ -202,7 +202,7 @@ def memory_chart(key: str, stages: Sequence[Record]) -> Chart | None:
         rest = max(0.0, (process or 0.0) - (run or 0.0))
         parts = [Part(KINDS["run_bytes"][0], run or 0.0, mebibytes(run), "run"),
                  Part("the rest of the process", rest, mebibytes(rest), "process")]  # fmt: skip
-        rows.append((name, parts))
+        rows.append((f"{name} ({mebibytes(run)} of {mebibytes(process)})", parts))
         table.append([name, mebibytes(run), mebibytes(process)])
     if not rows:
         return None

@@ -189,8 +189,8 @@ def bar(key: str, row: str, part: Part, place: tuple[float, float, float]) -> st
     told = f"<title>{escaped(f'{row}: {part.name} {part.text}')}</title>"
     drawn = f'{told}<rect class="fill" {box}/><rect fill="url(#{key}-{part.style})" {box}/>'
     letters = len(part.text)
-    if width >= 7.5 * letters + 6:
-        plate = f'x="{x + 2:.1f}" y="{y + 3:.1f}" width="{6.6 * letters + 6:.1f}" height="16" rx="2"'
+    if width >= 7.2 * letters + 9:
+        plate = f'x="{x + 2:.1f}" y="{y + 3:.1f}" width="{7.2 * letters + 5:.1f}" height="16" rx="2"'
         drawn += f'<rect class="plate" {plate}/><text x="{x + 5:.1f}" y="{y + 15:.1f}">{escaped(part.text)}</text>'
     return f'<g class="part {part.style}">{drawn}</g>'
 

@@ -285,3 +285,25 @@ def test_ticks_are_round_numbers_within_their_bounds() -> None:
 def test_of_many_values_the_first_and_the_last_are_kept() -> None:
     assert evenly(range(5), 9) == [0, 1, 2, 3, 4]
     assert evenly(range(1000), 4) == [0, 333, 666, 999]
+
+
+def test_a_window_of_a_trace_is_drawn_where_there_is_one(runs: Path, tmp_path: Path) -> None:
+    shutil.copytree(runs / "a", tmp_path / "run")
+    workers, kinds = (0, 1), ("conv1", "wait for data", "exchange")
+    names = [{"ph": "M", "name": "process_name", "pid": w, "tid": 0, "args": {"name": f"<stage {w}>"}} for w in workers]
+    spans = [
+        {"ph": "X", "name": kind, "cat": "stage", "pid": w, "tid": 0, "ts": 1000 * step + 300 * at, "dur": 300}
+        for w in workers
+        for step in range(2000)
+        for at, kind in enumerate(kinds)
+    ]
+    strange = [{}, 7, {"ph": "X", "ts": "x", "dur": 1}, {"ph": "X", "ts": float("nan"), "dur": 1, "name": "n"}]
+    (tmp_path / "run" / "trace.json").write_text(json.dumps({"traceEvents": [*names, *spans, *strange]}))
+    page = read(ffdist.write_report(tmp_path / "run", pictures=None))
+    assert "Timeline of a window" in page.text
+    assert "<stage 0>" in page.text
+    assert re.search(r"computing 3[01]%", page.text)
+    assert (tmp_path / "run" / "report.html").stat().st_size < 1_000_000
+    for text in ("{]", "[]", '{"traceEvents": 3}', '{"traceEvents": []}'):
+        (tmp_path / "run" / "trace.json").write_text(text)
+        assert "Timeline" not in read(ffdist.write_report(tmp_path / "run", pictures=None)).text
