@@ -36,10 +36,13 @@ class WatchedFolder:
 
     def run(self, name: str) -> Watched | None:
         """One of those that are there, or were there when it was looked at before."""
-        found = self.found()
+        known = self.known.get(name)
+        if known and self.is_inside(known.run):
+            return known
+        return self._known(name) if name in self.found() else None
+
+    def _known(self, name: str) -> Watched:
         with self.lock:
-            if name not in found and name not in self.known:
-                return None
             return self.known.setdefault(name, Watched(self.folder / name, name))
 
     def found(self) -> list[str]:
@@ -60,8 +63,7 @@ class WatchedFolder:
     def lines(self) -> tuple[list[tuple[str, list[str]]], int]:
         """Name and cells of each run, the newest first, and how many older ones are left out."""
         names = sorted(self.found(), key=lambda name: -newest_in(self.folder / name))
-        runs = [(name, self.run(name)) for name in names[:MOST]]
-        return [(name, cells(run.view())) for name, run in runs if run], max(0, len(names) - MOST)
+        return [(name, cells(self._known(name).view())) for name in names[:MOST]], max(0, len(names) - MOST)
 
 
 def folders_in(folder: Path) -> list[Path]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ffdist.errors import FfdistError, SnapshotError
 from ffdist.page.log import GrowingLog
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from ffdist.page.timeline import Span
 
 LOCKS = Path("/proc/locks")
+TOLD = (SETTINGS, FACTS, PLAN, ENVIRONMENT)
+"""Files that are written once, and when a run goes on."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,9 @@ class Watched:
         self.run, self.name = run, name
         self.log = GrowingLog(run)
         self.lock = threading.Lock()
+        self.told = RunView(name, str(run))
+        """What changes seldom, as it was read when the files were as in `stamps`."""
+        self.stamps: list[tuple[int, int, int] | None] = []
 
     def view(self) -> RunView:
         """What can be read now, and what cannot, in words; it raises nothing."""
@@ -105,41 +111,61 @@ class Watched:
             return self._view()
 
     def _view(self) -> RunView:
-        troubles: list[str] = []
-
-        def read(what: Any, otherwise: Any = None) -> Any:
-            try:
-                return what()
-            except (FfdistError, OSError, ValueError) as error:
-                troubles.append(str(error) or repr(error))
-                return otherwise
-
         if not self.run.is_dir():
             return RunView(self.name, str(self.run), troubles=["The run's folder is not there any more."])
-        if strange := [name for name in (SETTINGS, FACTS, PLAN, ENVIRONMENT) if is_no_file(self.run / name)]:
+        if strange := [name for name in TOLD if is_no_file(self.run / name)]:
             return RunView(self.name, str(self.run), troubles=[f"{name} is no file" for name in strange])
-        read(self.log.read)
-        settings = read(lambda: read_settings(self.run)) if (self.run / SETTINGS).exists() else None
-        facts = read(lambda: read_facts(self.run)) if (self.run / FACTS).exists() else None
+        if (now := [stamp(self.run / name) for name in TOLD]) != self.stamps:
+            self.told, self.stamps = self._read(), now
+        troubles = list(self.told.troubles)
+        kept = attempted(lambda: steps(committed(self.run)), [], troubles)
+        attempted(self.log.read, None, troubles)
         if self.log.strange:
             troubles.append(
                 f"{self.log.strange} lines of metrics.jsonl are not as a run writes them, and are left out."
             )
+        return replace(
+            self.told,
+            records=list(self.log.epochs),
+            end=self.log.end,
+            at_work=is_at_work(self.run),
+            written=self.log.written,
+            snapshots=kept,
+            troubles=troubles,
+        )
+
+    def _read(self) -> RunView:
+        """What is written once, and when the run goes on."""
+        run, troubles = self.run, list[str]()
+        settings = attempted(lambda: read_settings(run), None, troubles) if (run / SETTINGS).exists() else None
         return RunView(
             self.name,
-            str(shown(self.run)),
+            str(shown(run)),
             dict(settings.items()) if settings else {},
             dict(Settings().items()),
-            read(lambda: saved_plan(self.run)),
-            read(lambda: read_starts(self.run), []),
-            facts,
-            list(self.log.epochs),
-            self.log.end,
-            is_at_work(self.run),
-            self.log.written,
-            read(lambda: steps(committed(self.run)), []),
-            troubles,
+            attempted(lambda: saved_plan(run), None, troubles),
+            attempted(lambda: read_starts(run), [], troubles),
+            attempted(lambda: read_facts(run), None, troubles) if (run / FACTS).exists() else None,
+            troubles=troubles,
         )
+
+
+def attempted(what: Callable[[], T], otherwise: T, troubles: list[str]) -> T:
+    """What comes of it; where it cannot be read, `otherwise`, and why among the troubles."""
+    try:
+        return what()
+    except (FfdistError, OSError, ValueError) as error:
+        troubles.append(str(error) or repr(error))
+        return otherwise
+
+
+def stamp(path: Path) -> tuple[int, int, int] | None:
+    """Which file it is, and when it was written to; None for none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def is_no_file(path: Path) -> bool:

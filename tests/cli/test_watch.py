@@ -181,6 +181,10 @@ def test_other_paths_are_refused_and_links_that_lead_out_are_not_followed(
     answer, text = ask(watch, path)
     assert answer.status == 404
     assert "Accuracy" not in text
+    assert ask(watch, "/run/one/")[0].status == 200
+    shutil.rmtree(run)
+    run.symlink_to(whole)
+    assert ask(watch, "/run/one/")[0].status == 404
     assert "link" not in ask(watch)[1].replace('rel="stylesheet"', "").replace("<link ", "")
 
 
