@@ -120,7 +120,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_what_a_narrow_stream_cannot_encode_is_written_as_escapes(folder: Path) -> None:
-    done = ffdist(f"report '{folder}'", "latin-1")
+    done = ffdist(f"report '{folder}' --text", "latin-1")
     assert done.returncode == 0, done.stderr
     assert "läuf-\\u6f22[/b]" in done.stdout.decode("latin-1")
     refused = ffdist(f"eval '{folder}/none'", "ascii")
@@ -129,9 +129,9 @@ def test_what_a_narrow_stream_cannot_encode_is_written_as_escapes(folder: Path) 
 
 
 def test_a_pipe_that_nobody_reads_ends_a_command_quietly_and_a_closed_one_is_no_error(folder: Path) -> None:
-    done = ffdist(f"report '{folder}' | true; exit ${{PIPESTATUS[0]}}")
+    done = ffdist(f"report '{folder}' --text | true; exit ${{PIPESTATUS[0]}}")
     assert (done.returncode, done.stderr) == (141, b"")
-    done = ffdist(f"report '{folder}' >&- 2>&- <&-")
+    done = ffdist(f"report '{folder}' --text >&- 2>&- <&-")
     assert (done.returncode, done.stdout + done.stderr) == (0, b"")
 
 
