@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from jobs import QUIET
+from jobs import NEEDS_MUON, QUIET
 from torch import nn
 
+from ffdist import Pipeline
 from ffdist.data import from_tensors
 from ffdist.errors import ConfigError, NetworkError
 from ffdist.models import Chain, resnet18, speednet
@@ -19,6 +20,7 @@ from ffdist.objectives.auglocal import chosen
 from ffdist.objectives.narrow import narrow_copies
 from ffdist.pipeline.classifier import Classifier
 from ffdist.pipeline.plan import sites
+from ffdist.presets import with_preset
 from ffdist.runtime.job import Job
 from ffdist.runtime.threads import run_threads
 from ffdist.settings import Settings
@@ -136,3 +138,17 @@ def test_signals_are_copied_as_the_blocks_take_them() -> None:
     head = AugLocal(width=0.5).head(place)
     assert head(torch.randn(2, *place.shape)).shape == (2, 3)
     assert tuple(next(head.copies.parameters()).shape) == (6, 8, 3)
+
+
+@NEEDS_MUON
+@pytest.mark.parametrize("objective", ["auglocal", "dgl", "backprop"])
+def test_each_presets_rates_suit_its_heads(objective: str) -> None:
+    numbers = torch.Generator().manual_seed(0)
+    y = torch.arange(400) % 10
+    x = torch.rand(10, 3, 16, 16, generator=numbers)[y] * 160 + 95 * torch.rand(400, 3, 16, 16, generator=numbers)
+    told = {"data": "digits", "model_args": ("widths=8,16,16",), "batch_size": 40, "epochs": 3, "stages": 1}
+    preset = with_preset(Settings(), f"{objective}-speednet-cifar10").changed(**told, launcher="threads", threads=1)
+    pipeline = Pipeline("speednet", objective, settings=preset)
+    result = pipeline.fit(from_tensors(x.to(torch.uint8), y), test=(x[:100].to(torch.uint8), y[:100]), progress=False)
+    assert result.test is not None
+    assert result.test["accuracy"]["mean"] > 0.4
