@@ -29,10 +29,16 @@ class WatchedFolder:
                               remedy="name the run directory that `ffdist train` printed")  # fmt: skip
         self.folder = folder.resolve()
         self.shown = str(folder)
-        self.alone = Watched(self.folder, self.folder.name) if is_run(self.folder) else None
-        """Where it is one run's."""
+        self.one = Watched(self.folder, self.folder.name)
+        self.was_one = False
         self.known: dict[str, Watched] = {}
         self.lock = threading.Lock()
+
+    @property
+    def alone(self) -> Watched | None:
+        """The run whose folder it is, or was before it vanished; it may become one's while it is watched."""
+        self.was_one = self.was_one or is_run(self.folder)
+        return self.one if self.was_one else None
 
     def run(self, name: str) -> Watched | None:
         """One of those that are there, or were there when it was looked at before."""

@@ -243,6 +243,14 @@ def test_one_runs_folder_is_its_page(run: Path) -> None:
         assert "not there any more" in ask(watch)[1]
 
 
+def test_a_folder_in_which_a_run_begins_later_is_its_page_then(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "new").mkdir()
+    with ffdist.Watch(tmp_path / "new", port=0) as watch:
+        assert "no run yet" in ask(watch)[1]
+        shutil.copytree(run, tmp_path / "new", dirs_exist_ok=True)
+        assert "Accuracy" in ask(watch)[1]
+
+
 def test_where_the_usual_port_is_taken_another_is_found_and_one_that_is_told_is_taken_or_refused(run: Path) -> None:
     with ffdist.Watch(run) as first, ffdist.Watch(run) as second:
         assert first.port != second.port
