@@ -42,7 +42,7 @@ class PlanSettings(Group):
     """Between stages. How activations travel. auto: NCCL between GPUs (XCCL between Intel's), shared memory within a
     host, gloo across hosts. object-store: Ray's, for clusters whose nodes reach one another by Ray's own ports
     alone."""
-    exchange: Literal["auto", "slices", "whole"] = option("auto", free=True)
+    exchange: Literal["auto", "slices", "whole"] = option("auto", free=True, rare=True)
     """How workers of a stage share its update. slices: each adds up and updates a part of the weights, keeps the
     optimiser's state of that part alone, and hands it on; whole: each takes all gradients and updates all. auto: slices
     for more than 2 workers."""

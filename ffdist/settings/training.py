@@ -28,7 +28,7 @@ class TrainingSettings(Group):
     exchange_dtype: Literal["fp32", "bf16"] = option("fp32", rare=True)
     """To what the lanes' gradients are rounded. bf16 halves what workers of a stage exchange. It is rounded wherever
     they are added up, so that no plan changes a bit; one lane is not."""
-    sync_norms: bool = False
+    sync_norms: bool = option(False, rare=True)
     """Batch norm by the statistics of all lanes. Else each microbatch has its own. Workers that share a block wait for
     one another at each of its norms. With 1 microbatch a lane."""
     early_stop: int | None = option(None, least=1, free=True)
