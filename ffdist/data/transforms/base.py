@@ -54,6 +54,11 @@ class Transform:
         return ConfigError(f"option '{option}' is out of its range", where=f"transform {type(self).__name__}",
                            expected=expected, got=text_of(getattr(self, option)), remedy=remedy)  # fmt: skip
 
+    def check_share(self, option: str) -> None:
+        """Raises ConfigError for an option that is no share."""
+        if not 0 <= getattr(self, option) <= 1:
+            raise self.refuse(option, "0..1")
+
     def as_call(self) -> Call:
         """Its name and the options that are not at their default: of which it can be made again.
 

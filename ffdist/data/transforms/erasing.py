@@ -36,8 +36,7 @@ class Erasing(BatchTransform):
         return 2 * ATTEMPTS + 5
 
     def check(self) -> None:
-        if not 0 <= self.p <= 1:
-            raise self.refuse("p", "0..1")
+        self.check_share("p")
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
             raise self.refuse("scale", "0 < least <= greatest <= 1")
         if not 0 < self.ratio[0] <= self.ratio[1]:

@@ -79,8 +79,7 @@ def rectangles(share: np.ndarray, size: tuple[int, int], drawn: np.ndarray) -> l
 def check(mix: Mixup | Cutmix) -> None:
     if mix.alpha <= 0:
         raise mix.refuse("alpha", "> 0", "leave the transform out for no mixing")
-    if not 0 <= mix.p <= 1:
-        raise mix.refuse("p", "0..1")
+    mix.check_share("p")
 
 
 def shares(mix: Mixup | Cutmix, drawn: np.ndarray) -> np.ndarray:

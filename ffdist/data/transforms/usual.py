@@ -93,8 +93,7 @@ class Flip(BatchTransform):
         return 1
 
     def check(self) -> None:
-        if not 0 <= self.p <= 1:
-            raise self.refuse("p", "0..1")
+        self.check_share("p")
 
     def batch(self, x: np.ndarray, drawn: np.ndarray) -> np.ndarray:
         return flip(x, drawn[:, 0] < self.p)
