@@ -23,6 +23,7 @@ from ffdist.bench.window import Lap, endless
 from ffdist.data import Images, Loader
 from ffdist.data.augment import margin
 from ffdist.data.encoded import EncodedSplit
+from ffdist.data.loader import resized
 from ffdist.runtime.processes import MakeJob
 
 FILES = 4096
@@ -157,8 +158,10 @@ def orders(loader: Loader) -> Iterator[Tensor]:
 
 
 def held(loader: Loader) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """All samples, uint8 [N, C, H, W], labels, and mean and deviation [C, 1, 1] of pixels in 0..255."""
-    x = torch.from_numpy(loader.split.take(np.arange(len(loader.split)))).permute(0, 3, 1, 2).contiguous()
+    """All samples in the network's size, uint8 [N, C, H, W], labels, and mean and deviation [C, 1, 1] of pixels in
+    0..255."""
+    pictures = resized(loader.split.take(np.arange(len(loader.split))), loader.size)
+    x = torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous()
     mean, std = (torch.tensor(values).view(-1, 1, 1) * 255 for values in (loader.images.mean, loader.images.std))
     return x, torch.from_numpy(loader.split.labels), mean, std
 

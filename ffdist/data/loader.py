@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from contextlib import closing
 from functools import cached_property, partial
+from math import prod
 
 import numpy as np
 import torch
@@ -75,6 +76,7 @@ class Loader:
         self.workers = max(1, workers)
         self.prefetch = max(prefetch, workers)
         self.size: tuple[int, int] = (image_size, image_size) if image_size else images.shape[-2:]  # pyright: ignore
+        self.channels = images.shape[0]
         self.split = split.at(self.size) if self.pictures else split
         self.window = split.window if shuffle_shards is None else shuffle_shards
         self.check_window(split)
@@ -140,9 +142,9 @@ class Loader:
             or not all(map(is_ours, own))
         ):
             return 1
-        like = self.split.take(self.indices[:1])
-        size = self.batch_size * like[0].size * 4
-        if size % ALIGNED or (self.pictures and channels_last(like).shape[1:3] != self.size):
+        numbers = prod((self.channels, *self.size)) if self.pictures else self.split.take(self.indices[:1]).size
+        size = self.batch_size * numbers * 4
+        if size % ALIGNED:
             return 1
         return max(1, min(MOST_AT_ONCE, SMALL // size))
 

@@ -176,7 +176,9 @@ SMALL_KINDS = [("crop",), ("flip",), ("shift", "alternate"), ("flip(p=0.3)", "cu
 
 
 @pytest.mark.parametrize("augment", SMALL_KINDS)
-@pytest.mark.parametrize("told", [{}, {"shard": (1, 3)}, {"shard": (0, 2, 4)}, {"train": False}])
+@pytest.mark.parametrize(
+    "told", [{}, {"shard": (1, 3)}, {"shard": (0, 2, 4)}, {"train": False}, {"image_size": 12}, {"image_size": 24}]
+)
 def test_batches_that_are_made_several_at_a_time_are_those_made_alone(
     augment: tuple[str, ...], told: dict[str, Any]
 ) -> None:
