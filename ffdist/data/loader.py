@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ffdist.data.ahead import in_order
-from ffdist.data.images import Images, Split
+from ffdist.data.images import ArraySplit, Images, Split
 from ffdist.data.sampler import shuffled, shuffled_by_shard
 from ffdist.data.transforms import Drawn, PictureTransform, Steps, Transform, load_transforms
 from ffdist.errors import ConfigError, DataError, setting
@@ -220,10 +220,23 @@ class Loader:
 
     def at_size(self, split: Split, rows: np.ndarray, drawn: Drawn) -> np.ndarray:
         """Pictures in the network's size, [B, h, w, C]: by the transforms for that, else scaled to it."""
+        if split is self.split and self.sized is not None:
+            return np.take(self.sized, rows, axis=0)
         if not self.steps.pictures:
             return resized(channels_last(split.take(rows)), self.size)
         pictures = map(channels_last, split.pictures(rows))
         return np.stack([self.steps.picture(one, drawn, sample) for sample, one in enumerate(pictures)])
+
+    @cached_property
+    def sized(self) -> np.ndarray | None:
+        """All pictures of a small split in memory, scaled to the network's size once; None where that is not so."""
+        split, pixels = self.split, prod((self.channels, *self.size))
+        if not isinstance(split, ArraySplit) or split.dtype != np.uint8 or self.steps.pictures:
+            return None
+        few = 4 * len(self.indices) < len(split)
+        if few or split.samples.shape[1:3] == self.size or len(split) * pixels > SIZED:
+            return None
+        return resized(split.samples, self.size)
 
     def mixed(self, rows: np.ndarray, part: slice, epoch: int, batch: int) -> tuple[Tensor, Tensor]:
         """Each sample of the part mixed with the one before it in the batch, and the shares of its classes."""
@@ -266,6 +279,8 @@ NOTHING = Drawn({})
 SMALL = 2**20
 """Bytes of batches that are made at a time, at most."""
 MOST_AT_ONCE = 32
+SIZED = 2**26
+"""Bytes of pictures in memory that are scaled once, and not in each epoch anew, at most."""
 ALIGNED = 64
 """Bytes: a batch begins at such a place, so that none is computed otherwise than if it were made alone."""
 

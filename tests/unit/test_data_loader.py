@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ffdist.data import ArraySplit, Images, Loader, Split, from_tensors, open_data
+from ffdist.data import loader as of_loader
 from ffdist.errors import ConfigError, DataError
 
 Batch = tuple[Tensor, Tensor]
@@ -193,6 +194,19 @@ def test_batches_that_are_made_several_at_a_time_are_those_made_alone(
         for made, expected in zip(one.epoch(2, start), alone[start:], strict=True):
             assert all(map(torch.equal, made, expected))
             assert made[0].stride() == expected[0].stride()
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (3, 16, 16), (1, 9, 13)])
+@pytest.mark.parametrize("side", [7, 32])
+def test_pictures_that_are_scaled_once_have_the_bits_of_those_scaled_by_batch(
+    shape: tuple[int, ...], side: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = from_tensors(np.random.default_rng(1).integers(0, 256, (60, *shape), np.uint8), np.arange(60) % 2)
+    once = [*loader(images, image_size=side, batch_size=7, augment=("crop", "flip")).epoch(1)]
+    monkeypatch.setattr(of_loader, "SIZED", 0)
+    anew = loader(images, image_size=side, batch_size=7, augment=("crop", "flip"))
+    assert anew.sized is None
+    assert same(once, [*anew.epoch(1)])
 
 
 def test_large_batches_and_those_that_would_begin_elsewhere_are_made_alone() -> None:
