@@ -14,7 +14,6 @@ from itertools import pairwise
 from math import inf
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import torch
 import tyro
@@ -29,6 +28,7 @@ from ffdist.bench.sides import PipelineSide, calibrated, here
 from ffdist.bench.team import Team
 from ffdist.bench.window import Window
 from ffdist.cores import available_cores
+from ffdist.events import ProgressMade, RunEvent
 from ffdist.plain import PlainConsole
 from ffdist.plan import Plan
 from ffdist.planner.cached import links_here, profile_of
@@ -104,8 +104,8 @@ def by_threads(make: BenchJob, settings: BenchSettings) -> float:
     """Of an epoch, the last two thirds of its batches, which arrive at the end one by one."""
     arrivals: list[float] = []
 
-    def note(event: dict[str, Any]) -> None:
-        if event["event"] == "progress":
+    def note(event: RunEvent) -> None:
+        if isinstance(event, ProgressMade):
             arrivals.append(time.perf_counter())
 
     before = torch.get_num_threads()

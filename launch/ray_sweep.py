@@ -20,6 +20,7 @@ from ffdist import plain
 from ffdist.cli import tell
 from ffdist.cli.parsing import parsed
 from ffdist.errors import ConfigError, FfdistError
+from ffdist.events import EpochEnded, RunEvent
 from ffdist.objectives import load_objective
 from ffdist.presets import with_preset
 from ffdist.runtime.agree import check_job
@@ -66,9 +67,9 @@ def train(trial: dict[str, Any], sweep: Sweep) -> None:
     run = sweep.out / "runs" / "-".join(f"{name}={value}" for name, value in choice.items())
     settings = settings_of(choice, sweep).changed(out=run)
 
-    def report(event: dict[str, Any]) -> None:
-        if event["event"] == "epoch":
-            train, validation = event["record"]["train"], event["record"]["validation"]
+    def report(event: RunEvent) -> None:
+        if isinstance(event, EpochEnded):
+            train, validation = event.record["train"], event.record["validation"]
             tune.report({"accuracy": validation["accuracy"]["mean"], "samples_per_second": train["samples_per_second"]})
 
     options = RayOptions(patience=timedelta(minutes=10))

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from ffdist.data import open_data
+from ffdist.events import ProgressMade, RunEvent
 from ffdist.models import Chain, cnnb
 from ffdist.objectives import SFF, Objective
 from ffdist.runtime.job import Job
@@ -74,8 +75,8 @@ class PowerCutError(Exception):
 def cut_power_at(step: int, make: DigitsJob) -> None:
     """Run until a batch has been reported, then fail; threads that work ahead may get further."""
 
-    def report(event: dict[str, Any]) -> None:
-        if event["event"] == "progress" and event["step"] >= step:
+    def report(event: RunEvent) -> None:
+        if isinstance(event, ProgressMade) and event.step >= step:
             raise PowerCutError
 
     with pytest.raises(PowerCutError):

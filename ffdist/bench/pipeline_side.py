@@ -6,7 +6,6 @@ from collections.abc import Generator
 from dataclasses import dataclass, field
 from itertools import islice
 from threading import Event
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +14,7 @@ from ffdist.bench.meter import MemoryUse, Meter
 from ffdist.bench.team import Seat
 from ffdist.bench.window import Lap, Mark, Window, endless, mark
 from ffdist.data import Loader
+from ffdist.events import EpochEnded, ProgressMade, RunEvent, RunStarted
 from ffdist.pipeline.source import Loaders
 from ffdist.runtime.edges import ProcessEdges
 from ffdist.runtime.job import Job
@@ -126,16 +126,16 @@ class Stopwatch:
         self.pace, self.batch_size, self.device = pace, batch_size, device
         self.arrivals: list[Mark] = []
 
-    def __call__(self, event: dict[str, Any]) -> None:
-        match event["event"]:
-            case "start":
+    def __call__(self, event: RunEvent) -> None:
+        match event:
+            case RunStarted():
                 self.pace.seat.answer("ready")
-            case "progress":
+            case ProgressMade():
                 self.arrivals.append(mark(self.device))
-            case "epoch" if self.arrivals:
+            case EpochEnded(record) if self.arrivals:
                 window = self.pace.window if self.pace.feeds else self.pace.next()
                 assert window
                 seconds, samples = window.seconds(self.arrivals), window.batches * self.batch_size
-                details = {"stages": event["record"]["stages"], "batches": window.total}
+                details = {"stages": record["stages"], "batches": window.total}
                 self.arrivals = []
                 self.pace.seat.answer(Lap(samples, seconds, details))

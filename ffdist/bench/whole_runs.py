@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -16,6 +16,7 @@ from ffdist.baselines.base import Replica
 from ffdist.bench.baseline_side import join
 from ffdist.bench.team import Seat
 from ffdist.errors import ConfigError, setting
+from ffdist.events import EpochEnded, RunEvent, RunStarted
 from ffdist.pipeline.block import placed
 from ffdist.runtime.edges import ProcessEdges
 from ffdist.runtime.processes import MakeJob
@@ -47,12 +48,12 @@ class PipelineRun:
         edges = ProcessEdges(world, store, device, transport=plan.transport, timeout=job.timeout)
         began = 0.0
 
-        def report(event: dict[str, Any]) -> None:
+        def report(event: RunEvent) -> None:
             nonlocal began
-            if event["event"] == "start":
+            if isinstance(event, RunStarted):
                 began = time.perf_counter()
-            if event["event"] == "epoch":
-                found = event["record"]["validation"]["accuracy"]
+            if isinstance(event, EpochEnded):
+                found = event.record["validation"]["accuracy"]
                 seat.answer(Epoch(time.perf_counter() - began, found["last"], found["mean"]))
 
         Rank(job, world, store, edges, report).run()

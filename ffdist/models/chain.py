@@ -193,7 +193,7 @@ class Chain:
         return y, at, trace.largest
 
     def _remedy(self, index: int, says: str) -> str:
-        if "indices" in says and "Long" in says:
+        if "indices" in says and "long" in says.lower():
             return ("samples come as float32, token ids too: call x.long() before the nn.Embedding, in a module of "
                     "your own")  # fmt: skip
         size = f" ({setting('dataset.image_size')})" if len(self.input_shape) == 3 else f" {self.input_shape}"

@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
+from ffdist.events import EpochEnded, Observer, ProgressMade, RunStopped, SnapshotCommitted, now
 from ffdist.pipeline.message import EndOfEpoch, EndOfSplit, EvalBatch, Message, Snapshot, Stop, TrainBatch
 from ffdist.pipeline.predictions import Feedback
 from ffdist.pipeline.predictors import Tally, last_weights
-
-
-class Reporter(Protocol):
-    """Who is told how the run goes: a console, the process that started the stages, a log."""
-
-    def __call__(self, event: dict[str, Any]) -> None: ...
-
 
 Commit = Callable[[Snapshot, list[dict[str, Any]]], None]
 """Makes a snapshot whose files are all on disk the latest; gets the records of the epochs so far with it."""
@@ -29,7 +23,7 @@ class Sink:
         *,
         commit: Commit,
         publish: Callable[[int, float], None],
-        report: Reporter,
+        report: Observer,
         feedback: Feedback | None = None,
         records: list[dict[str, Any]] | None = None,
         report_every: float = 0.25,
@@ -48,6 +42,8 @@ class Sink:
         self.began: float | None = None
         """When the epoch's first batch arrived here; the fill of the pipeline is before it."""
         self.epoch_samples = 0
+        self.step = 0
+        """Of the last training batch."""
 
     def send(self, message: Message) -> None:
         match message:
@@ -65,18 +61,19 @@ class Sink:
                 if self.feedback:
                     message.beside += self.feedback.save(message)
                 self.commit(message, self.records)
+                self.report(SnapshotCommitted(message.step, message.epoch))
             case Stop():
-                self.report({"event": "stop", "reason": message.reason, "test": self.test, "records": self.records})
+                self.report(RunStopped(message.reason, self.test, self.records))
 
     def _progress(self, batch: TrainBatch) -> None:
-        now = time.perf_counter()
+        at, self.step = time.perf_counter(), batch.step
         if self.began is None:
-            self.began = now
+            self.began = at
         else:
             self.epoch_samples += len(batch.y)
-        if batch.complete and now - self.reported >= self.report_every:
-            self.reported = now
-            self.report({"event": "progress", "step": batch.step})
+        if batch.complete and at - self.reported >= self.report_every:
+            self.reported = at
+            self.report(ProgressMade(batch.step))
 
     def _end_split(self, marker: EndOfSplit) -> None:
         match marker.split:
@@ -100,10 +97,10 @@ class Sink:
         return samples / (time.perf_counter() - began) if began and samples else None
 
     def _end_epoch(self, marker: EndOfEpoch) -> None:
-        record = {"epoch": marker.epoch + 1, **self.open, "stages": marker.stages}
+        record = {"epoch": marker.epoch + 1, "step": self.step, "time": now(), **self.open, "stages": marker.stages}
         self.open = {}
         self.records.append(record)
-        self.report({"event": "epoch", "record": record})
+        self.report(EpochEnded(record))
 
 
 def counted_from_one(records: list[dict[str, Any]]) -> list[dict[str, Any]]:

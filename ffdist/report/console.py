@@ -9,6 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TimeR
 from rich.table import Table
 from rich.text import Text
 
+from ffdist.events import EpochEnded, ProgressMade, RunEvent, RunRestarted, RunStarted, RunStopped
 from ffdist.pipeline.fusion import FUSION
 from ffdist.pipeline.predictors import PREDICTORS
 from ffdist.plain import table, text_column
@@ -17,7 +18,7 @@ MIB = 2**20
 
 
 class ConsoleReport:
-    """A reporter that prints a line an epoch, and draws a bar below them on a terminal."""
+    """An observer that prints a line an epoch, and draws a bar below them on a terminal."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -30,30 +31,32 @@ class ConsoleReport:
         self.task: TaskID | None = None
         self.epochs = 0
 
-    def __call__(self, event: dict[str, Any]) -> None:
-        match event["event"]:
-            case "start":
+    def __call__(self, event: RunEvent) -> None:
+        match event:
+            case RunStarted():
                 self._start(event)
-            case "progress" if self.task is not None:
-                self.progress.update(self.task, completed=event["step"])
-            case "epoch":
-                self._epoch(event["record"])
-            case "restart":
-                self.console.print(f"restart {event['restart']} of {event['of']}: {event['reason']}", soft_wrap=True)
-            case "stop":
+            case ProgressMade(step) if self.task is not None:
+                self.progress.update(self.task, completed=step)
+            case EpochEnded(record):
+                self._epoch(record)
+            case RunRestarted(restart, of, reason):
+                self.console.print(f"restart {restart} of {of}: {reason}", soft_wrap=True)
+            case RunStopped():
                 self.close()
+            case _:
+                pass
 
     def close(self) -> None:
         """Leave the terminal as it was."""
         self.progress.stop()
 
-    def _start(self, event: dict[str, Any]) -> None:
-        self.epochs = event["epochs"]
+    def _start(self, event: RunStarted) -> None:
+        self.epochs = event.epochs
         self.progress.start()
         if self.task is not None:  # a restart
             self.progress.remove_task(self.task)
-        self.task = self.progress.add_task("", total=event["steps"] * event["epochs"], completed=event["step"],
-                                           epoch=f"{event['epoch']}/{self.epochs}")  # fmt: skip
+        self.task = self.progress.add_task("", total=event.steps * event.epochs, completed=event.step,
+                                           epoch=f"{event.epoch}/{self.epochs}")  # fmt: skip
 
     def _epoch(self, record: dict[str, Any]) -> None:
         done = record["epoch"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
@@ -12,13 +12,14 @@ from types import TracebackType
 from typing import Any
 
 from ffdist.errors import DataError, FfdistError, SnapshotError, described
-from ffdist.pipeline.sink import Reporter, counted_from_one
+from ffdist.events import SCHEMA, EpochEnded, Observer, RunEvent, RunStopped, now
+from ffdist.pipeline.sink import counted_from_one
 
 RUN_LOG = "metrics.jsonl"
 
 
-def start_run_log(run: Path | None, records: list[dict[str, Any]], report: Reporter) -> Reporter:
-    """`report`, and beside it the run log: one JSON object an epoch, then one of the test.
+def start_run_log(run: Path | None, records: list[dict[str, Any]], report: Observer) -> Callable[[RunEvent], object]:
+    """`report`, and before it the run log: one JSON object an epoch, then one of the test.
 
     It begins with the `records` of a resumed run's snapshot: what came after it is learned, and written, again.
     """
@@ -26,18 +27,25 @@ def start_run_log(run: Path | None, records: list[dict[str, Any]], report: Repor
         return report
     path = run / RUN_LOG
     with writing(path):
-        path.write_text("".join(json.dumps(record) + "\n" for record in records))
+        path.write_text("".join(line_of(record) for record in records))
 
-    def log(event: dict[str, Any]) -> None:
-        line = event.get("record") if event["event"] == "epoch" else None
-        if event["event"] == "stop":
-            line = {"test": event["test"], "reason": event["reason"]}
+    def log(event: RunEvent) -> None:
+        line = None
+        if isinstance(event, EpochEnded):
+            line = line_of(event.record)
+        if isinstance(event, RunStopped):
+            line = line_of({"time": now(), "reason": event.reason, "test": event.test})
         if line is not None:
             with writing(path), path.open("a") as file:
-                file.write(json.dumps(line) + "\n")
+                file.write(line)
         report(event)
 
     return log
+
+
+def line_of(record: dict[str, Any]) -> str:
+    """Of the run log."""
+    return json.dumps({"schema": SCHEMA} | record) + "\n"
 
 
 @contextmanager

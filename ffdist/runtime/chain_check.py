@@ -5,18 +5,19 @@ from __future__ import annotations
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from ffdist.errors import StageError
+from ffdist.events import RunStopped
 from ffdist.runtime.child import Line, Start
 from ffdist.runtime.edges import Kind, ProcessEdges
 from ffdist.runtime.processes import run_lives
 from ffdist.runtime.routes import Route
 from ffdist.transport.base import Frame
 
+WHOLE = "whole"
 PATIENCE = timedelta(seconds=60)
 
 
@@ -25,11 +26,10 @@ def passed_whole(kind: Kind, count: int) -> bool:
 
     Raises the FfdistError that explains where it does not get there.
     """
-    heard = list[dict[str, Any]]()
-    run_lives(PassOn(kind), count, lambda event: heard.append(event))
-    if not heard:
+    result = run_lives(PassOn(kind), count, lambda event: None)
+    if not result.reason:
         raise StageError("nothing arrived at the last process")
-    return heard[0]["whole"]
+    return result.reason == WHOLE
 
 
 @dataclass(frozen=True)
@@ -52,5 +52,6 @@ class PassOn:
             for sender in ends.senders.values():
                 sender.send(frame)
             if world.last:
-                line.report({"event": "passed", "whole": torch.equal(frame.tensors["x"], expected)})
+                reason = WHOLE if torch.equal(frame.tensors["x"], expected) else "changed on its way"
+                line.report(RunStopped(reason, None).to_json())
         edges.close()

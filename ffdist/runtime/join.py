@@ -15,8 +15,8 @@ from shutil import rmtree
 from typing import NamedTuple
 
 from ffdist.errors import ConfigError, setting
+from ffdist.events import Observer
 from ffdist.notes import note
-from ffdist.pipeline.sink import Reporter
 from ffdist.runtime.agree import agree
 from ffdist.runtime.child import end_with_parent
 from ffdist.runtime.folder import has_ended, held
@@ -62,7 +62,7 @@ class Joined:
     """For the last stage: `Job.ready` in that folder."""
     number: int = field(default_factory=lambda: next(RUNS))
 
-    def train(self, report: Reporter, use: Callable[[Path, Result | None], Result]) -> Result:
+    def train(self, report: Observer, use: Callable[[Path, Result | None], Result]) -> Result:
         """Train with the others. `use` gets the run's folder on each rank, and what came of it, or None where it had
         ended before; all ranks wait for one another then, and have the same result.
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from ffdist.data.catalog import folder_of
 from ffdist.errors import ConfigError, setting
+from ffdist.events import Observer
 from ffdist.known import TRANSPORTS_OF_RAY
-from ffdist.pipeline.sink import Reporter
 from ffdist.runtime.job import Job
 from ffdist.runtime.outcome import Result
 from ffdist.runtime.start import SettingsJob
@@ -26,7 +26,7 @@ GPUS = {"auto": None, "cpu": 0.0}
 """Reserved for a stage by --device, where --gpus-per-stage says nothing; else 1."""
 
 
-def settings_on_ray(make: SettingsJob, out: Path, report: Reporter) -> Result:
+def settings_on_ray(make: SettingsJob, out: Path, report: Observer) -> Result:
     """The job that the settings describe, made anew in each actor, of data that its node can open."""
     settings = make.settings
     if folder := make.folder or folder_of(settings.dataset.data):
@@ -36,7 +36,7 @@ def settings_on_ray(make: SettingsJob, out: Path, report: Reporter) -> Result:
 
 
 def launch_on_ray(
-    make: Callable[[], Job], settings: Settings, stages: int, out: Path, report: Reporter, *, data: str = ""
+    make: Callable[[], Job], settings: Settings, stages: int, out: Path, report: Observer, *, data: str = ""
 ) -> Result:
     """An actor a stage. Raises ConfigError where Ray is not installed, and as `run_ray` does.
 

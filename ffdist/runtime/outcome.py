@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ffdist.errors import FfdistError, PeerTimeoutError, StageError, TransportError
-from ffdist.pipeline.sink import Reporter
+from ffdist.events import Observer, RunEvent, RunStopped
 
 
 @dataclass(repr=False)
@@ -30,12 +30,12 @@ class Result:
         test = f"test accuracy {accuracies}" if accuracies else "no test split"
         return f"<Result: {self.reason or 'not ended'}, {len(self.records)} epochs, {test}>"
 
-    def listen(self, report: Reporter) -> Reporter:
+    def listen(self, report: Observer) -> Callable[[RunEvent], None]:
         """`report`, which also fills in this result."""
 
-        def hear(event: dict[str, Any]) -> None:
-            if event["event"] == "stop":
-                self.reason, self.records, self.test = event["reason"], event["records"], event["test"]
+        def hear(event: RunEvent) -> None:
+            if isinstance(event, RunStopped):
+                self.reason, self.records, self.test = event.reason, event.records, event.test
             report(event)
 
         return hear

@@ -25,7 +25,7 @@ from typing import Any
 
 from ffdist import errors
 from ffdist.errors import ConfigError, FfdistError, Interrupted, StageError
-from ffdist.pipeline.sink import Reporter
+from ffdist.events import Observer, from_json, stopping
 from ffdist.runtime.child import START, Start
 from ffdist.runtime.interrupts import Told, interrupts, signals_blocked
 from ffdist.runtime.outcome import Result, explained
@@ -39,12 +39,12 @@ TAIL = 2000
 """Characters of what a process wrote last that are told when it has died."""
 
 
-def run_processes(make_job: MakeJob, stages: int, report: Reporter) -> Result:
+def run_processes(make_job: MakeJob, stages: int, report: Observer) -> Result:
     """Train with a process a stage; `report` hears what the last one reports. Raises as `run_lives` does."""
     return run_lives(Training(make_job), stages, report)
 
 
-def run_lives(life: Life, stages: int, report: Reporter) -> Result:
+def run_lives(life: Life, stages: int, report: Observer) -> Result:
     """Start a process for each stage, pass their events to `report`, and wait for all.
 
     SIGINT, SIGTERM or SIGHUP ends the run early, with a snapshot, where this is the main thread. Raises the error that
@@ -147,7 +147,7 @@ class StageProcess:
 class Watch:
     """Looks after the stages' processes."""
 
-    report: Reporter
+    report: Observer
     stages: list[StageProcess] = field(default_factory=list)
     result: Result = field(default_factory=Result)
     told: Told = field(default_factory=Told)
@@ -157,7 +157,7 @@ class Watch:
     """Whether the first stage has begun: from then on it makes a snapshot when it is told to stop."""
 
     def until_all_ended(self) -> Result:
-        hear = self.result.listen(self.report)
+        hear = stopping(self.result.listen(self.report), self.stages[0].order_stop)
         deadline: float | None = None
         writing = {stage.stderr: stage for stage in self.stages}
         while lines := {stage.line: stage for stage in self.stages if stage.open}:
@@ -178,7 +178,7 @@ class Watch:
         self.result.signal = self.told.number
         return self.result
 
-    def _listen(self, stage: StageProcess, hear: Reporter) -> None:
+    def _listen(self, stage: StageProcess, hear: Observer) -> None:
         """One event, or the end of the process: the kernel closes its end of the line."""
         try:
             event = json.loads(stage.line.recv_bytes())
@@ -203,7 +203,7 @@ class Watch:
                     self.told.number, self.told.at = event["number"], time.monotonic()
                     self.interrupt(event["number"])
             case _:
-                hear(event)
+                hear(from_json(event))
 
     def interrupt(self, number: int) -> None:
         """Ask the source to stop behind a snapshot. Raises Interrupted where it has not begun."""

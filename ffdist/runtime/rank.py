@@ -18,9 +18,9 @@ from ffdist.cores import available_cores
 from ffdist.device import CPU, Seen, allow_tf32, enter, forget_peak, free_cached, parsed, queues
 from ffdist.device import seen as seen_here
 from ffdist.errors import ConfigError, StageError, setting
+from ffdist.events import Observer
 from ffdist.notes import note
 from ffdist.pipeline.memory import resident_bytes
-from ffdist.pipeline.sink import Reporter
 from ffdist.pipeline.stage import is_out_of_memory
 from ffdist.plan import Plan
 from ffdist.runtime.agree import agree, make_plan
@@ -73,7 +73,7 @@ class Rank:
     store: dist.Store
     """Where the workers meet, for small agreements only: the plan at the start, validation results an epoch behind."""
     edges: Edges
-    report: Reporter
+    report: Observer
     stop: Event = field(default_factory=Event)
     """Set on rank 0 (by a signal, say) to end the run early, with a snapshot."""
     ready: Callable[[], None] = lambda: None

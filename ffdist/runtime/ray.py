@@ -13,9 +13,8 @@ from collections.abc import Callable
 from contextlib import closing
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
-from ffdist.pipeline.sink import Reporter
+from ffdist.events import EdgesOpened, Observer, RunEvent, RunRestarted, StagesPlaced, stopping
 from ffdist.runtime.interrupts import interrupts
 from ffdist.runtime.job import Job
 from ffdist.runtime.outcome import Result
@@ -30,7 +29,7 @@ DEFAULT = RayOptions()
 def run_ray(
     make_job: Callable[[], Job],
     stages: int,
-    report: Reporter,
+    report: Observer,
     *,
     run: Path | None = None,
     data: str = "",
@@ -45,8 +44,8 @@ def run_ray(
     not answer or has no room.
     """
     with joined(options, stages), room(options, stages) as group:
-        hear = metered(noted(run, report))
         team = Team(make_job, run and run.absolute(), data, options, group, [None] * stages)
+        hear = stopping(metered(noted(run, report)), team.end_early)
         with closing(team), interrupts(team.stop) as told:
             for number in itertools.count():
                 try:
@@ -55,23 +54,25 @@ def run_ray(
                     return result
                 except AttemptLost as lost:
                     note(run, RESTARTS, f"attempt {number}: {lost}")
-                    if number == options.max_restarts or team.stopping:
+                    if number == options.max_restarts or team.stopping or team.ending:
                         raise lost.cause from lost
-                    restart = {"restart": number + 1, "of": options.max_restarts, "reason": str(lost)}
-                    hear({"event": "restart", **restart})
+                    hear(RunRestarted(number + 1, options.max_restarts, str(lost)))
     raise AssertionError("an attempt returns or raises")
 
 
-def noted(run: Path | None, report: Reporter) -> Reporter:
+def noted(run: Path | None, report: Observer) -> Callable[[RunEvent], None]:
     """`report`, and beside it RUN/ray.log: where each attempt's stages are, and what their edges travel by."""
 
-    def hear(event: dict[str, Any]) -> None:
-        if event["event"] == "placed":
-            for rank, site in enumerate(event["stages"]):
-                note(run, LOG, "attempt {}: stage {} on {}, node {}, process {}".format(
-                    event["attempt"], rank, site["address"], site["node"], site["pid"]))  # fmt: skip
-        elif event["event"] == "edges":
-            note(run, LOG, f"edges: {', '.join(event['transports']) or 'none'}")
+    def hear(event: RunEvent) -> None:
+        match event:
+            case StagesPlaced():
+                for rank, site in enumerate(event.stages):
+                    place = f"{site['address']}, node {site['node']}, process {site['pid']}"
+                    note(run, LOG, f"attempt {event.attempt}: stage {rank} on {place}")
+            case EdgesOpened():
+                note(run, LOG, f"edges: {', '.join(event.transports) or 'none'}")
+            case _:
+                pass
         report(event)
 
     return hear

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import ray
 import torch.distributed as dist
 
+from ffdist.events import EdgesOpened, RunEvent
 from ffdist.runtime.allocator import keep_freed_memory
 from ffdist.runtime.edges import ProcessEdges
 from ffdist.runtime.job import Job
@@ -98,17 +99,17 @@ class StageActor:
 
     def _opened(self, kinds: Sequence[str]) -> None:
         self._kinds = list(kinds)
-        self._report({"event": "edges", "transports": self._kinds})
+        self._report(EdgesOpened(self._kinds))
 
     def events(self) -> list[dict[str, Any] | None]:
-        """What the run has reported since the last call, at least one event; None is the last."""
+        """What the run has reported since the last call, at least one event, in JSON's form; None is the last."""
         heard = [self._events.get()]
         while heard[-1] is not None and not self._events.empty():
             heard.append(self._events.get())
         return heard
 
-    def _report(self, event: dict[str, Any]) -> None:
-        self._events.put(event)
+    def _report(self, event: RunEvent) -> None:
+        self._events.put(event.to_json())
 
     def stop(self) -> None:
         """End the run early, with a snapshot: rank 0 is told."""

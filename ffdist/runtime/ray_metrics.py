@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 from ray.util.metrics import Gauge
 
-from ffdist.pipeline.sink import Reporter
+from ffdist.events import EpochEnded, Observer, ProgressMade, RunEvent
 
 SHARES = {"busy": "computing", "no_data": "waiting for data", "no_credit": "waiting for room in the next queue"}
 
 
-def metered(report: Reporter) -> Reporter:
+def metered(report: Observer) -> Callable[[RunEvent], None]:
     """`report`, and beside it gauges: ffdist_step, ffdist_samples_per_second, ffdist_validation_accuracy, and each
     stage's ffdist_<busy|no_data|no_credit>_share and ffdist_queue_depth (of the last epoch) and ffdist_peak_bytes."""
     step = Gauge("ffdist_step", "Batches learned so far.")
@@ -22,11 +22,11 @@ def metered(report: Reporter) -> Reporter:
     shares = {key: Gauge(f"ffdist_{key}_share", f"Share of a stage's time spent {what}.", tag_keys=("stage",))
               for key, what in SHARES.items()}  # fmt: skip
 
-    def hear(event: dict[str, Any]) -> None:
-        if event["event"] == "progress":
-            step.set(event["step"])
-        elif event["event"] == "epoch":
-            record = event["record"]
+    def hear(event: RunEvent) -> None:
+        if isinstance(event, ProgressMade):
+            step.set(event.step)
+        elif isinstance(event, EpochEnded):
+            record = event.record
             if (rate := record["train"]["samples_per_second"]) is not None:
                 speed.set(rate)
             if "validation" in record:

@@ -16,7 +16,7 @@ from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from ffdist.errors import ConfigError, FfdistError, Interrupted, StageError, TransportError, setting
-from ffdist.pipeline.sink import Reporter
+from ffdist.events import Observer, StagesPlaced, from_json
 from ffdist.runtime.job import Job
 from ffdist.runtime.outcome import Result, root_cause
 from ffdist.runtime.ray_actor import CONCURRENCY, Site, StageActor
@@ -51,17 +51,21 @@ class Team:
     meeting: Address | Any = None
     stopping: int = 0
     """The signal that told it to stop; 0 where none did."""
+    ending: bool = False
+    """Whether an observer wants the run to end."""
     placed: bool = False
     """Whether every stage has had its place, and was told to run."""
 
-    def attempt(self, number: int, report: Reporter) -> Result:
+    def attempt(self, number: int, report: Observer) -> Result:
         """One life of the pipeline. Raises AttemptLost where another may help, else what stopped it."""
         self._gather(number)
-        report({"event": "placed", "attempt": number, "stages": [site._asdict() for site in self.sites]})
+        report(StagesPlaced(number, [site._asdict() for site in self.sites]))
         self.placed = True
         runs = {actor.run.remote(self.make_job, self.meeting): rank for rank, actor in enumerate(self.actors)}
         if self.stopping:
             self.stop(self.stopping)
+        if self.ending:
+            self.end_early()
         result = Result()
         errors = self._watch(runs, result.listen(report))
         if errors:
@@ -77,6 +81,12 @@ class Team:
         if not self.placed:
             raise Interrupted(number)
         if self.actors[0] is not None:
+            self.actors[0].stop.remote()
+
+    def end_early(self) -> None:
+        """As an observer wishes: with a snapshot, as soon as there is somebody to be told."""
+        self.ending = True
+        if self.placed and self.actors[0] is not None:
             self.actors[0].stop.remote()
 
     def close(self) -> None:
@@ -114,7 +124,7 @@ class Team:
                    "scheduling_strategy": place}  # fmt: skip
         return ray.remote(StageActor).options(**options).remote(rank, os.getcwd())
 
-    def _watch(self, runs: dict[Any, int], hear: Reporter) -> dict[int, BaseException]:
+    def _watch(self, runs: dict[Any, int], hear: Observer) -> dict[int, BaseException]:
         """Until every stage has ended, or GRACE seconds after the first failed; the errors by stage."""
         errors: dict[int, BaseException] = {}
         deadline: float | None = None
@@ -138,7 +148,7 @@ class Team:
             self._dismiss(rank)
         return errors | dict.fromkeys(runs.values(), hung)
 
-    def _listen(self, events: Any, hear: Reporter) -> Any:
+    def _listen(self, events: Any, hear: Observer) -> Any:
         """Pass events on, and ask for more; None when there are no more."""
         try:
             heard = ray.get(events)
@@ -146,7 +156,7 @@ class Team:
             return None
         for event in heard:
             if event is not None:
-                hear(event)
+                hear(from_json(event))
         return None if heard[-1] is None else self.actors[-1].events.remote()
 
     def _dismiss_unfit(self, ranks: set[int]) -> None:

@@ -58,7 +58,7 @@ class Training:
         device = stage_device(job.settings.compute.device, world)
         edges = ProcessEdges(world, store, device, transport=plan.transport, timeout=job.timeout)
         ready = lambda: line.report({"event": "ready"})  # noqa: E731
-        Rank(job, world, store, edges, line.report, line.stop, ready).run()
+        Rank(job, world, store, edges, lambda event: line.report(event.to_json()), line.stop, ready).run()
 
 
 def error_event(error: FfdistError) -> dict[str, Any]:

@@ -14,8 +14,8 @@ import torch
 import torch.distributed as dist
 
 from ffdist.errors import Interrupted, StageError
+from ffdist.events import Observer, stopping
 from ffdist.models import wait_at_most
-from ffdist.pipeline.sink import Reporter
 from ffdist.runtime.edges import Ends
 from ffdist.runtime.interrupts import Told, interrupts
 from ffdist.runtime.job import Job
@@ -90,7 +90,7 @@ LOOK = 0.25
 """Seconds between two looks at what has happened meanwhile."""
 
 
-def run_threads(job: Job, report: Reporter) -> Result:
+def run_threads(job: Job, report: Observer) -> Result:
     """Run all stages of a job here.
 
     SIGINT, SIGTERM or SIGHUP ends the run early, with a snapshot, where this is the main thread. Raises the error that
@@ -100,7 +100,7 @@ def run_threads(job: Job, report: Reporter) -> Result:
     count, limit = job.workers, job.timeout.total_seconds()
     exchange = Exchange(job.timeout)
     store, team = dist.HashStore(), Team()
-    hear = team.result.listen(report)
+    hear = stopping(team.result.listen(report), team.stop.set)
 
     def life(rank: int) -> None:
         wait_at_most(limit)

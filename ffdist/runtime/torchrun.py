@@ -15,7 +15,7 @@ from types import FrameType
 import torch.distributed as dist
 
 from ffdist.errors import Interrupted, StageError, exit_status, unspelled
-from ffdist.pipeline.sink import Reporter
+from ffdist.events import Observer, stopping
 from ffdist.runtime.allocator import keep_freed_memory
 from ffdist.runtime.attempt import share_attempt
 from ffdist.runtime.edges import ProcessEdges
@@ -103,11 +103,15 @@ class Signals:
             time.sleep(PATIENCE)
             os._exit(exit_status(number))
         self.number = number
+        self.stop_all()
+
+    def stop_all(self) -> None:
+        """End the run early, with a snapshot: the first rank is told."""
         if self.first:
             self.stop.set()
         elif self._store is not None:
             with suppress(RuntimeError):  # the run is at its end
-                self._store.set("stop", str(number))
+                self._store.set("stop", str(self.number))
 
     def _hear_others(self, store: dist.Store) -> None:
         with suppress(RuntimeError):
@@ -117,7 +121,7 @@ class Signals:
 
 
 def run_rank(
-    make_job: Callable[[], Job], world: World, store: dist.Store, report: Reporter, signals: Signals
+    make_job: Callable[[], Job], world: World, store: dist.Store, report: Observer, signals: Signals
 ) -> Result:
     """This rank's stage until the stream stops; SIGTERM, SIGINT and SIGHUP end the run early, with a snapshot.
 
@@ -128,8 +132,9 @@ def run_rank(
     plan, result = job.settings.plan, Result()
     device = stage_device(job.settings.compute.device, world)
     edges = ProcessEdges(world, store, device, transport=plan.transport, timeout=job.timeout)
+    hear = stopping(result.listen(report), signals.stop_all)
     with ending_together(store, world, job.timeout):
-        Rank(job, world, store, edges, result.listen(report), signals.stop, lambda: signals.begin(store)).run()
+        Rank(job, world, store, edges, hear, signals.stop, lambda: signals.begin(store)).run()
     result.signal = signals.number
     return result
 

@@ -15,6 +15,7 @@ import torch
 
 from ffdist.device import enter, name_of, queues
 from ffdist.errors import StageError
+from ffdist.events import RunStarted
 from ffdist.pipeline.edge import FromEdge, ToEdge
 from ffdist.pipeline.initial import make_from_data
 from ffdist.pipeline.memory import Memory
@@ -242,7 +243,7 @@ class Worker:
         step, done = (manifest.step, manifest.epoch) if manifest else (0, 0)
         epochs = self.job.settings.training.epochs
         epoch = min(done + 1, epochs)
-        self.rank.report({"event": "start", "steps": self.start.steps, "epochs": epochs, "step": step, "epoch": epoch})
+        self.rank.report(RunStarted(self.start.steps, epochs, step, epoch))
 
     def _sink(self) -> Sink:
         manifest = self.start.manifest

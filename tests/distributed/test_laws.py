@@ -13,6 +13,7 @@ from jobs import QUIET, DigitsJob, fingerprint, learned
 from stages import stages_of
 
 from ffdist.errors import DivergedError, FfdistError, StageError
+from ffdist.events import ProgressMade, RunEvent
 from ffdist.objectives import SFF, Hinton, Local, Site
 from ffdist.runtime.outcome import Result
 from ffdist.runtime.processes import run_processes
@@ -105,8 +106,8 @@ def test_replicas_told_to_stop_end_behind_one_snapshot_and_go_on(
 ) -> None:
     told = {"plan": "* @ 0:0-1, 1:2-3", "lanes": 4, "report_every": 0.0}
 
-    def interrupt(event: dict[str, Any]) -> None:
-        if event["event"] == "progress" and event["step"] == 4:
+    def interrupt(event: RunEvent) -> None:
+        if isinstance(event, ProgressMade) and event.step == 4:
             os.kill(os.getpid(), signal.SIGINT)
 
     make = DigitsJob(tmp_path, epochs=1, noisy=True, settings=told)
@@ -121,8 +122,8 @@ def test_replicas_told_to_stop_end_behind_one_snapshot_and_go_on(
 def kill_stage_at(step: int, rank: int) -> Any:
     """A reporter that kills a stage's process (a child of this one) when a batch is reported."""
 
-    def report(event: dict[str, Any]) -> None:
-        if event["event"] == "progress" and event["step"] >= step:
+    def report(event: RunEvent) -> None:
+        if isinstance(event, ProgressMade) and event.step >= step:
             for stage in stages_of(os.getpid(), rank):
                 os.kill(stage, signal.SIGKILL)
 

@@ -13,8 +13,10 @@ from jobs import fingerprint
 pytestmark = pytest.mark.distributed
 TRAIN = ["train", "--samples", "128", "--epochs", "1", "--stages", "2", "--threads", "1"]
 HIDING = """
-import builtins, ctypes, io, os, sys
+import builtins, ctypes, io, os, sys, sysconfig
 import torch
+
+sysconfig.get_config_vars()  # those of the system that is here: Python 3.10 reads them from a file of its name
 
 for name in ("memfd_create", "sched_getaffinity", "sched_setaffinity", "pidfd_open", "pipe2", "eventfd", "fdatasync",
              "posix_fallocate", "posix_fadvise"):

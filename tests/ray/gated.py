@@ -8,12 +8,12 @@ import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ffdist.data import Split, open_data
 from ffdist.errors import DataError
+from ffdist.events import EpochEnded, RunEvent
 from ffdist.presets import with_preset
 from ffdist.runtime.folder import begin
 from ffdist.runtime.job import Job
@@ -104,8 +104,8 @@ def drive(run: Path, gate: Path, address: str) -> None:
     """A driver of its own process, that says how far it is."""
     from ffdist.runtime.ray import RayOptions, run_ray
 
-    def say(event: dict[str, Any]) -> None:
-        print(event["event"], event.get("record", {}).get("epoch", ""), flush=True)
+    def say(event: RunEvent) -> None:
+        print(event.name, event.record["epoch"] if isinstance(event, EpochEnded) else "", flush=True)
 
     run_ray(GatedJob(run, gate), 2, say, run=run, options=RayOptions(address))
 

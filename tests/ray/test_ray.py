@@ -28,6 +28,7 @@ from ray.cluster_utils import Cluster
 from ffdist import Pipeline
 from ffdist.cli import main
 from ffdist.errors import ConfigError, DataError, Interrupted, StageError
+from ffdist.events import EpochEnded, RunEvent, StagesPlaced
 from ffdist.report.log import written_by_others
 from ffdist.runtime.ray import RayOptions, run_ray
 from ffdist.runtime.ray_actor import Site, site
@@ -62,11 +63,12 @@ class Events:
 
     def __init__(self, then: Callable[[Events], None] = lambda events: None) -> None:
         self.all: list[dict[str, Any]] = []
+        """In their JSON form."""
         self.then = then
 
-    def __call__(self, event: dict[str, Any]) -> None:
-        self.all.append(event)
-        if event["event"] == "epoch" and event["record"]["epoch"] == 2 and len(self.of("placed")) == 1:
+    def __call__(self, event: RunEvent) -> None:
+        self.all.append(event.to_json())
+        if isinstance(event, EpochEnded) and event.record["epoch"] == 2 and len(self.of("placed")) == 1:
             self.then(self)
 
     def of(self, kind: str) -> list[dict[str, Any]]:
@@ -184,8 +186,8 @@ def test_told_to_stop_before_the_stages_are_ready_it_was_interrupted_and_nothing
 ) -> None:
     run, file = begun(tmp_path / "run"), tmp_path / "go"
 
-    def hear(event: dict[str, Any]) -> None:
-        if event["event"] != "placed":
+    def hear(event: RunEvent) -> None:
+        if not isinstance(event, StagesPlaced):
             return
         if not wait:
             signal.raise_signal(signal.SIGHUP)

@@ -19,6 +19,7 @@ from ffdist.cli import main
 from ffdist.data import from_tensors, open_data
 from ffdist.data.ray_dataset import from_ray
 from ffdist.errors import DataError
+from ffdist.events import EpochEnded, ProgressMade
 from ffdist.runtime.ray_metrics import metered
 from ffdist.runtime.record import read_starts
 from ffdist.snapshot import latest
@@ -101,8 +102,8 @@ def test_metrics_reach_rays_own_exporter(driver: str) -> None:
     hear = metered(lambda event: None)
     stage = {"stage": 0, "seconds": 2.0, "busy": 1.0, "no_data": 0.5, "no_credit": 0.5, "queued": 1.5, "peak_bytes": 7}
     record = {"epoch": 1, "train": {"samples_per_second": 123.0}, "stages": [stage]}
-    hear({"event": "progress", "step": 5})
-    hear({"event": "epoch", "record": record})
+    hear(ProgressMade(5))
+    hear(EpochEnded(record))
     text = scrape(r"ray_ffdist_samples_per_second\{.*\} 123\.0")
     assert re.search(r"ray_ffdist_step\{.*\} 5\.0", text)
     assert re.search(r'ray_ffdist_queue_depth\{.*stage="0".*\} 1\.5', text)

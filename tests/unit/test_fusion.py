@@ -13,6 +13,7 @@ from jobs import QUIET, DigitsJob, fingerprint, learned
 from safetensors.torch import load_file
 
 from ffdist.errors import ConfigError, NetworkError
+from ffdist.events import ProgressMade, RunEvent
 from ffdist.models import Chain, load_model
 from ffdist.objectives import SFF, Hinton, Objective, load_objective
 from ffdist.pipeline.classifier import Classifier
@@ -85,8 +86,8 @@ def test_a_fusion_run_cut_off_and_resumed_with_another_cut_ends_with_the_same_bi
     class PowerCutError(Exception):
         pass
 
-    def cut_power(event: dict[str, Any]) -> None:
-        if event["event"] == "progress" and event["step"] >= 12:
+    def cut_power(event: RunEvent) -> None:
+        if isinstance(event, ProgressMade) and event.step >= 12:
             raise PowerCutError
 
     first = job(tmp_path / "cut", SFF(), epochs=2, stages=len(before), cut=before, report_every=0.0)

@@ -17,6 +17,7 @@ from rich.table import Table
 from ffdist.bench.finding import Grid
 from ffdist.cli import doctor
 from ffdist.cli.training import stage_table
+from ffdist.events import RunRestarted
 from ffdist.pipeline.plan import BlockCost
 from ffdist.plain import PlainConsole, levels
 from ffdist.plan import Plan
@@ -85,7 +86,7 @@ def test_a_name_stands_in_every_table_as_it_is(kind: str, name: str) -> None:
 def test_a_line_of_the_live_report_holds_its_words_as_they_are(name: str) -> None:
     console = PlainConsole()
     with console.capture() as shown:
-        ConsoleReport(console)({"event": "restart", "restart": 1, "of": 3, "reason": name})
+        ConsoleReport(console)(RunRestarted(1, 3, name))
     assert name in shown.get()
 
 

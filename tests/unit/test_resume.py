@@ -14,7 +14,7 @@ import torch.distributed as dist
 from jobs import QUIET, DigitsJob, cut_power_at, fingerprint, learned
 
 from ffdist.errors import SnapshotError, StageError
-from ffdist.pipeline.sink import Reporter
+from ffdist.events import Observer, ProgressMade, RunEvent
 from ffdist.report.log import RUN_LOG, read_run_log
 from ffdist.runtime.outcome import Result
 from ffdist.runtime.rank import Rank
@@ -70,14 +70,14 @@ def stopped_at(step: int, make: DigitsJob) -> Result:
     """One stage, told to stop while it works on a batch."""
     stop = Event()
 
-    def report(event: dict[str, Any]) -> None:
-        if event["event"] == "progress" and event["step"] == step:
+    def report(event: RunEvent) -> None:
+        if isinstance(event, ProgressMade) and event.step == step:
             stop.set()
 
     return run_alone(make, stop, report)
 
 
-def run_alone(make: DigitsJob, stop: Event, report: Reporter = QUIET) -> Result:
+def run_alone(make: DigitsJob, stop: Event, report: Observer = QUIET) -> Result:
     """One stage, told to stop by `stop`."""
     result = Result()
     Rank(make(), World(), dist.HashStore(), ThreadEdges(), result.listen(report), stop).run()

@@ -321,7 +321,7 @@ def test_an_exported_program_refuses_what_is_no_float32_and_gives_no_graph() -> 
     assert not exported(x).requires_grad
     assert torch.equal(exported(x), classifier(x).detach())
     for dtype in (torch.uint8, torch.int64, torch.float64):
-        with pytest.raises(RuntimeError, match="dtype mismatch! Expected: Float"):
+        with pytest.raises(RuntimeError, match="dtype mismatch!"):
             exported((x * 255).to(dtype))
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from ffdist import Result, open_data
+from ffdist.events import EpochEnded, RunStarted
 from ffdist.pipeline.memory import process_peak_bytes, resident_bytes
 from ffdist.plain import PlainConsole
 from ffdist.report.console import ConsoleReport, result_tables
@@ -58,10 +59,10 @@ def test_each_epochs_line_stays_on_a_terminal_too(terminal: bool, monkeypatch: p
     console._force_terminal = terminal
     report = ConsoleReport(console)
     with console.capture() as shown:
-        report({"event": "start", "steps": 2, "epochs": 2, "step": 0, "epoch": 1})
+        report(RunStarted(2, 2, 0, 1))
         for epoch in (1, 2):
             record = {"epoch": epoch, "train": {"samples_per_second": 5.0}}
-            report({"event": "epoch", "record": record})
+            report(EpochEnded(record))
         report.close()
     assert "epoch 1/2: 5 samples/s" in shown.get()
     assert "epoch 2/2: 5 samples/s" in shown.get()
