@@ -1,0 +1,122 @@
+"""Events of a run: their order, their JSON form, and who listens."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from jobs import DigitsJob
+
+from ffdist import events
+from ffdist.errors import DataError
+from ffdist.events import (
+    KINDS,
+    EpochEnded,
+    Observers,
+    ProgressMade,
+    RunEvent,
+    RunStarted,
+    RunStopped,
+    SnapshotCommitted,
+    StopRun,
+    from_json,
+)
+from ffdist.report.log import RUN_LOG
+from ffdist.runtime.threads import run_threads
+
+VALUES = {
+    "int": st.integers(0, 10**9),
+    "str": st.text(),
+    "list[str]": st.lists(st.text()),
+    "dict[str, Any]": st.dictionaries(st.text(), st.floats(0, 1)),
+    "list[dict[str, Any]]": st.lists(st.dictionaries(st.text(), st.integers())),
+    "dict[str, Any] | None": st.none() | st.dictionaries(st.text(), st.text()),
+}
+any_event = st.one_of(
+    [st.builds(kind, **{f.name: VALUES[str(f.type)] for f in fields(kind)}) for kind in KINDS.values()]
+)
+
+
+@given(any_event)
+def test_each_event_comes_back_from_its_json_form(event: RunEvent) -> None:
+    told = json.loads(json.dumps(event.to_json()))
+    assert told["event"] == event.name
+    assert told["schema"] == events.SCHEMA
+    assert from_json(told) == event
+    assert from_json(told | {"of a later version": 1}) == event
+
+
+@pytest.mark.parametrize(
+    "told",
+    [{}, {"event": "progress", "schema": 1}, {"event": "??", "schema": 1}, {"event": "progress", "step": 1},
+     {"event": "progress", "step": 1, "schema": "1"}, {"event": [], "schema": 1},
+     {"event": "progress", "step": 1, "schema": events.SCHEMA + 1}],
+)  # fmt: skip
+def test_what_is_no_event_is_refused(told: dict[str, Any]) -> None:
+    with pytest.raises(DataError, match="event"):
+        from_json(told)
+
+
+def test_a_run_tells_its_events_in_order_and_its_log_has_each_epoch(tmp_path: Path) -> None:
+    heard = list[RunEvent]()
+    job = DigitsJob(tmp_path, epochs=2, settings={"stages": 2, "report_every": 0.0, "validation": 0.2})()
+    run_threads(job, heard.append)
+    kinds = [type(event) for event in heard]
+    assert kinds[0] is RunStarted
+    assert kinds[-1] is RunStopped
+    assert [kind for kind in kinds if kind in (EpochEnded, SnapshotCommitted)] == [EpochEnded, SnapshotCommitted] * 2
+    steps = [event.step for event in heard if isinstance(event, ProgressMade)]
+    assert steps == list(range(1, len(steps) + 1))
+    epochs = [event.record for event in heard if isinstance(event, EpochEnded)]
+    assert [record["step"] for record in epochs] == [steps[-1] // 2, steps[-1]]
+    lines = [json.loads(line) for line in (tmp_path / RUN_LOG).read_text().splitlines()]
+    assert [line["schema"] for line in lines] == [events.SCHEMA] * 3
+    assert [line["epoch"] for line in lines[:2]] == [1, 2]
+    assert lines[0]["time"] <= lines[1]["time"] <= lines[2]["time"]
+
+
+def test_an_observer_that_fails_is_reported_and_left_out_and_the_run_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told, closed = list[str](), list[str]()
+
+    class Listener:
+        def __init__(self, name: str, fails: bool = False) -> None:
+            self.name, self.fails = name, fails
+
+        def __call__(self, event: RunEvent) -> None:
+            told.append(self.name)
+            if self.fails:
+                raise ValueError("too much")
+
+        def close(self) -> None:
+            closed.append(self.name)
+
+    observers = Observers([Listener("first"), Listener("broken", fails=True), Listener("last")])
+    result = run_threads(DigitsJob(tmp_path, epochs=1)(), observers)
+    observers.close()
+    assert result.reason == "finished"
+    assert told[:5] == ["first", "broken", "last", "first", "last"]
+    assert told.count("broken") == 1
+    assert closed == ["broken", "last", "first"]
+    assert capsys.readouterr().err.count("an observer has failed and is told nothing more: ") == 1
+
+
+def test_an_observer_can_end_the_run_behind_a_snapshot(tmp_path: Path) -> None:
+    def enough(event: RunEvent) -> None:
+        if isinstance(event, ProgressMade) and event.step >= 3:
+            raise StopRun
+
+    after = list[RunEvent]()
+    job = DigitsJob(tmp_path, epochs=3, settings={"report_every": 0.0, "queue": 1})()
+    result = run_threads(job, Observers([enough, after.append]))
+    assert result.reason == "interrupted"
+    assert isinstance(after[-1], RunStopped)
+    committed = [event.step for event in after if isinstance(event, SnapshotCommitted)]
+    assert len(committed) == 1
+    assert 3 <= committed[0] < 20
