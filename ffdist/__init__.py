@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ffdist.api import Pipeline
     from ffdist.data import Images, from_arrow, from_dataset, from_ray, from_tensors, open_data
     from ffdist.errors import FfdistError
+    from ffdist.events import Observer, RunEvent, StopRun
     from ffdist.models import Chain
     from ffdist.objectives import SFF, Local, Objective, Site
     from ffdist.page.server import Watch
@@ -43,12 +44,14 @@ if TYPE_CHECKING:
         SchedulerSettings,
         Settings,
         TrainingSettings,
+        WatchSettings,
     )
 
 _PLACES = {
     "Pipeline": "ffdist.api",
     **dict.fromkeys(("Images", "from_arrow", "from_dataset", "from_ray", "from_tensors", "open_data"), "ffdist.data"),
     "FfdistError": "ffdist.errors",
+    **dict.fromkeys(("Observer", "RunEvent", "StopRun"), "ffdist.events"),
     "Chain": "ffdist.models",
     **dict.fromkeys(("SFF", "Local", "Objective", "Site"), "ffdist.objectives"),
     "Watch": "ffdist.page.server",
@@ -70,6 +73,7 @@ _PLACES = {
             "SchedulerSettings",
             "Settings",
             "TrainingSettings",
+            "WatchSettings",
         ),
         "ffdist.settings",
     ),
@@ -87,18 +91,22 @@ __all__ = [
     "Local",
     "NetworkSettings",
     "Objective",
+    "Observer",
     "OptimSettings",
     "Pipeline",
     "PlanSettings",
     "RaySettings",
     "Result",
     "RuleSettings",
+    "RunEvent",
     "RunSettings",
     "SchedulerSettings",
     "Settings",
     "Site",
+    "StopRun",
     "TrainingSettings",
     "Watch",
+    "WatchSettings",
     "from_arrow",
     "from_dataset",
     "from_ray",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ from ffdist.baselines.twin import Backprop, twin
 from ffdist.data import Images
 from ffdist.data.given import Data, as_images
 from ffdist.errors import ConfigError, DataError, NetworkError, setting, spelled
+from ffdist.events import Observer, Observers
 from ffdist.models import Chain, load_model, weights_file, with_weights
 from ffdist.models.chain import children, no_sequential
 from ffdist.models.dirac import with_dirac
@@ -43,6 +45,7 @@ from ffdist.runtime.in_python import (
 from ffdist.runtime.job import Job
 from ffdist.runtime.join import Joined
 from ffdist.runtime.modules import joined_in_modules
+from ffdist.runtime.observing import observers
 from ffdist.runtime.on_ray import launch_on_ray
 from ffdist.runtime.opened import as_told, open_told
 from ffdist.runtime.outcome import Result
@@ -117,12 +120,13 @@ class Pipeline:
         network: Chain | nn.Sequential | None = None,
         objective: Objective | None = None,
         progress: bool = True,
+        callbacks: Sequence[Observer] = (),
         **told: Any,
     ) -> Pipeline:
         """Go on with the run in this folder, begun here or on the command line, from its last snapshot to its end.
 
         data: default: where the run has them from. network, objective: those of its beginning, where they were given in
-            Python. told: what may change: epochs, early_stop, stages, launcher, device, ...
+            Python. callbacks: as in `fit`. told: what may change: epochs, early_stop, stages, launcher, device, ...
         Returns the pipeline, with `result` and `classifier`. Raises ConfigError for what may not change, or is missing.
         """
         run = pulled(run)
@@ -142,7 +146,8 @@ class Pipeline:
         here = recorded.changed(launcher=HERE.plan.launcher, stages=None, cut=(), **options)
         rule = objective if objective is not None else recorded.rule.objective
         pipeline = cls(recorded.network.model if network is None else network, rule, settings=here)
-        pipeline.fit(recorded.dataset.data if data is None else data, out=run, resume=True, progress=progress, **told)
+        data = recorded.dataset.data if data is None else data
+        pipeline.fit(data, out=run, resume=True, progress=progress, callbacks=callbacks, **told)
         return pipeline
 
     def fit(
@@ -154,6 +159,7 @@ class Pipeline:
         out: str | Path | None = None,
         resume: bool = False,
         progress: bool = True,
+        callbacks: Sequence[Observer] = (),
         **told: Any,
     ) -> Result:
         """Train; the trained network is in `classifier`, and in the `nn.Sequential` that was passed in.
@@ -171,6 +177,9 @@ class Pipeline:
             ...)`. With any other network or rule, `ffdist.load(out, network, objective)` gives it back.
         resume: go on from the last snapshot in `out`, to the same bits as a run that was never interrupted; all else
             is told as it was, though `epochs` may be more, and stages and launcher others.
+        callbacks: each is called with every event of the run (`ffdist.events`), in this process, whatever the launcher
+            (of torchrun's, in the last rank); one that fails is reported and left out; one that raises `StopRun` ends
+            the run behind a snapshot. If it has a `close`, that is called at the end.
         told: fields of the settings by their own names, for this run: epochs, batch_size, augment, lr, schedule, ...
         Ctrl-C, SIGTERM and SIGHUP end the training early, behind a snapshot; again, or before it has begun, they raise
         KeyboardInterrupt.
@@ -197,37 +206,37 @@ class Pipeline:
         check_job(job)
         if progress and (world is None or world.first):
             tell(job)
+        watching = partial(watched, settings, callbacks, progress=progress)
         if settings.run.out is None and not resume:
-            self.result = self._train_unkept(job, progress, world)
+            self.result = self._train_unkept(job, watching, world)
         else:
-            self.result = self._train_kept(job, named, progress, world, resume=resume)
+            self.result = self._train_kept(job, named, watching, world, resume=resume)
         return self.result
 
-    def _train_unkept(self, job: Job, progress: bool, world: World | None) -> Result:
+    def _train_unkept(self, job: Job, watching: Watching, world: World | None) -> Result:
         if world:
-            return self._join(Joined(world, job, None, False, lambda: False, lambda run: None), progress)
+            return self._join(
+                Joined(world, job, None, False, lambda: False, lambda run: None), lambda run: watching(None)
+            )
         with tempfile.TemporaryDirectory(prefix="ffdist-") as scratch, held(Path(scratch)):
             if job.settings.plan.launcher == "ray":
                 write_settings(Path(scratch), job.settings)  # by which an actor knows that it sees this folder
-            return self._train(job, Path(scratch), progress)
+            return self._train(job, Path(scratch), watching(None))
 
-    def _train(self, job: Job, run: Path, progress: bool) -> Result:
-        result = self._launch(replace(job, run=run), progress)
+    def _train(self, job: Job, run: Path, report: Observers) -> Result:
+        with closing(report):
+            result = launched(replace(job, run=run), report)
         self._load(job, run)
         return result
 
-    def _join(self, joined: Joined, progress: bool) -> Result:
+    def _join(self, joined: Joined, watching: Watching) -> Result:
         def use(run: Path, result: Result | None) -> Result:
             self._load(joined.job, run)
             return result or result_of(run)
 
-        report = ConsoleReport(PlainConsole(stderr=True, quiet=not progress))
-        try:
-            return joined.train(report, use)
-        finally:
-            report.close()
+        return joined.train(watching, use)
 
-    def _train_kept(self, job: Job, named: bool, progress: bool, world: World | None, *, resume: bool) -> Result:
+    def _train_kept(self, job: Job, named: bool, watching: Watching, world: World | None, *, resume: bool) -> Result:
         """In a folder of its own, that says all of itself; or on from where the run there has come to."""
         settings = self._recorded(job, named, resume=resume)
         made_with = facts("torchrun" if world else settings.plan.launcher, job.workers)
@@ -238,14 +247,14 @@ class Pipeline:
 
         if world:
             finished = lambda: nothing_left(settings) is not None  # noqa: E731
-            return self._join(Joined(world, job, begin, resume, finished, ready), progress)
+            return self._join(Joined(world, job, begin, resume, finished, ready), watching)
         with begin() as run:
             if resume and (told := nothing_left(settings)):
                 note(f"{spelled(told)} ({run})")
                 self._load(job, run)
                 return result_of(run)
             go_on = resume and bool(committed(run))
-            return self._train(replace(job, resume=go_on, ready=ready(run)), run, progress)
+            return self._train(replace(job, resume=go_on, ready=ready(run)), run, watching(run))
 
     def _recorded(self, job: Job, named: bool, *, resume: bool) -> Settings:
         """The settings by which the run is found again, or those of the run that goes on. Raises ConfigError where it
@@ -379,19 +388,13 @@ class Pipeline:
         """
         return self.classifier.predict(samples)
 
-    def _launch(self, job: Job, progress: bool) -> Result:
-        report = ConsoleReport(PlainConsole(stderr=True, quiet=not progress))
-        try:
-            return launched(job, report)
-        finally:
-            report.close()
-
     def _load(self, job: Job, run: Path) -> None:
         manifest = latest(run)
         if manifest is None:
             raise DataError("no epoch was finished", where="fit", remedy="train for one epoch at least")
         self._classifier = classifier_of(job.chain, job.objective, job.images, job.settings)
         SnapshotStore(run, job.names).load_weights(self._classifier, manifest)
+        self._classifier.records = manifest.records
         if isinstance(self.network, nn.Sequential):
             trained = nn.Sequential(*self._classifier.blocks)
             own = self.network.state_dict()
@@ -404,6 +407,19 @@ HERE = Settings().changed(launcher="threads")
 """What a pipeline made in Python is told where nothing else is."""
 
 
+Watching = Callable[[Path | None], Observers]
+"""Makes those who are told of the run in this directory; None: of one that nobody keeps."""
+
+
+def watched(settings: Settings, callbacks: Sequence[Observer], run: Path | None, *, progress: bool) -> Observers:
+    """The console, then the callbacks, then whom the settings name. Raises ConfigError for what cannot be called."""
+    for each in callbacks:
+        if not callable(each):
+            raise ConfigError("a callback is called with each event", where="Pipeline.fit(callbacks=...)",
+                              expected="a function, or an object with __call__(event)", got=short(each))  # fmt: skip
+    return observers(settings, run, [ConsoleReport(PlainConsole(stderr=True, quiet=not progress)), *callbacks])
+
+
 def tell(job: Job) -> None:
     """What a user should know of the run that begins."""
     origin = f"weights to start from: {job.chain.origin}" if job.chain.origin else None
@@ -412,7 +428,7 @@ def tell(job: Job) -> None:
             note(spelled(text))
 
 
-def launched(job: Job, report: ConsoleReport) -> Result:
+def launched(job: Job, report: Observer) -> Result:
     """Run the job by its launcher."""
     match job.settings.plan.launcher:
         case "threads":

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -185,3 +185,10 @@ DATA_SETS = (
     "imagenette",
 )
 """What is fetched and prepared by its name."""
+TRACKER_PLACES = {
+    "tensorboard": "ffdist.trackers.tensorboard:TensorBoard",
+    "wandb": "ffdist.trackers.wandb:WandB",
+    "mlflow": "ffdist.trackers.mlflow:MLflow",
+}
+TRACKERS: Known[Any] = Known(TRACKER_PLACES)
+"""Made with a run's directory, its settings by name, and the step that it begins at."""

@@ -152,7 +152,7 @@ def turned_off(words: list[str]) -> list[str]:
 
 def several_of(words: list[str]) -> set[str]:
     """Options of several values."""
-    return {each.flag for each in arguments_behind(words) if is_many(each.kind)}
+    return {each.flag for each in arguments_behind(words) if is_many(each.kind_if_given)}
 
 
 def command_of(words: list[str]) -> tuple[type | None, object]:

@@ -58,7 +58,7 @@ class Argument:
         """`--lr FLOAT`; `RUN`."""
         value = placeholder(self.kind)
         if self.positional:
-            return self.name.upper() + (" ..." if is_many(self.kind) else "")
+            return self.name.upper() + (" ..." if is_many(self.kind_if_given) else "")
         return f"{self.flag} {value}" if value else self.flag
 
 

@@ -84,7 +84,7 @@ def parser_of(known: Iterable[Argument], prog: str) -> argparse.ArgumentParser:
         if each.kind is bool:
             action = argparse.BooleanOptionalAction if each.both else "store_true"
             parser.add_argument(each.flag, dest=each.name, action=action)
-        elif is_many(each.kind):
+        elif is_many(each.kind_if_given):
             parser.add_argument(each.flag, dest=each.name, nargs="*")
         elif get_origin(each.kind_if_given) is tuple:
             parser.add_argument(each.flag, dest=each.name, nargs=len(get_args(each.kind_if_given)))
@@ -108,11 +108,15 @@ def normal(args: Sequence[str], options: Mapping[str, Argument]) -> list[str]:
         before = options.get(words[-1]) if words else None
         if arg.startswith("--"):
             words.append(name.replace("_", "-") + equals + value)
-        elif arg.startswith("-") and before and is_number(arg) and not is_many(before.kind) and before.kind is not bool:
+        elif arg.startswith("-") and before and is_number(arg) and takes_one(before):
             words[-1] += f"={arg}"
         else:
             words.append(arg)
     return words
+
+
+def takes_one(argument: Argument) -> bool:
+    return not is_many(argument.kind_if_given) and argument.kind is not bool
 
 
 def is_number(text: str) -> bool:
@@ -154,8 +158,8 @@ def dealt(positional: Sequence[Argument], words: list[str], prog: str) -> dict[s
     told: dict[str, Any] = {}
     for each in positional:
         if words:
-            told[each.name] = words if is_many(each.kind) else words[0]
-            words = [] if is_many(each.kind) else words[1:]
+            told[each.name] = words if is_many(each.kind_if_given) else words[0]
+            words = [] if is_many(each.kind_if_given) else words[1:]
     if words:
         raise UsageError(f"a word too many: {words[0]}", where=prog, remedy=f"{prog} --help")
     return told
@@ -186,7 +190,7 @@ def one_value(argument: Argument, kind: Any, text: str, prog: str) -> Any:
         return convert(text, kind)
     except (TypeError, ValueError, OverflowError) as error:
         choices = list(map(str, choices_of(kind)))
-        several = is_many(argument.kind) and "," in text
+        several = is_many(argument.kind_if_given) and "," in text
         remedy = f"several are told apart by spaces: {text.replace(',', ' ')}" if several else None
         remedy = remedy or (nearest(text, choices) if choices else None)
         name = argument.name.upper() if argument.positional else argument.flag

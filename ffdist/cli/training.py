@@ -18,6 +18,7 @@ from ffdist.cli.spelling import as_flags
 from ffdist.cores import available_cores
 from ffdist.data import Images
 from ffdist.errors import FfdistError, StageError, TransportError, exit_status, spelled
+from ffdist.events import Observers
 from ffdist.folders import command as shell_command
 from ffdist.folders import ends_with_container, loss
 from ffdist.notes import QUIET, note, silenced
@@ -33,6 +34,7 @@ from ffdist.runtime.data_facts import check_same_data, read_facts
 from ffdist.runtime.folder import beginning, going_on, held, nothing_left
 from ffdist.runtime.interrupts import handle_signals, unwind
 from ffdist.runtime.job import Job
+from ffdist.runtime.observing import observers
 from ffdist.runtime.on_ray import settings_on_ray
 from ffdist.runtime.opened import open_told
 from ffdist.runtime.outcome import Result, with_remedy
@@ -144,7 +146,8 @@ def job_of(command: Train, images: Images, out: Path, told: dict[str, Any], *, r
 
 
 def launch(make: SettingsJob, out: Path) -> Result:
-    settings, report = make.settings, ConsoleReport(PlainConsole(stderr=True))
+    settings = make.settings
+    report = observers(settings, out, [ConsoleReport(PlainConsole(stderr=True))])
     what = "worker" if settings.plan.is_shared else "stage"
     warn(f"starting {make.workers} {what}{'s' * (make.workers > 1)} by {settings.plan.launcher} ...")
     try:
@@ -182,7 +185,7 @@ def train_here(command: Train, images: Images, world: World, words: Sequence[str
         folder, resume = agree(meeting.store, world, "run", decide, timeout)
         out = Path(folder)
         job = job_of(command, images, out, facts("torchrun", world.size, words), resume=resume)
-        report = ConsoleReport(PlainConsole(stderr=True))
+        report = observers(settings, out, [ConsoleReport(PlainConsole(stderr=True))]) if world.last else Observers([])
         start.callback(report.close)
         result = run_rank(job, meeting.world, meeting.store, report, signals)
     if world.last:

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
@@ -23,6 +24,7 @@ from ffdist.pipeline.fusion import FUSION, fusion_layer, fusion_site
 from ffdist.pipeline.measure import measure
 from ffdist.pipeline.plan import sites
 from ffdist.pipeline.predictors import PREDICTORS, predictions
+from ffdist.pipeline.scalars import history
 from ffdist.settings import Settings
 
 
@@ -66,6 +68,8 @@ class Classifier(nn.Module):
         """What `forward` gives: a key of `PREDICTORS`, or a block's name."""
         self.settings = Settings()
         """Those of its training, where they are known: `evaluate` computes as they say."""
+        self.records: list[dict[str, Any]] = []
+        """Of the epochs of its training, where they are known: see `history`."""
         self.rates: dict[str, float] = {}
         """Each block's learning rate where its training ended, by name, where it is known."""
         self.block_weights: dict[str, float] | None = None
@@ -92,6 +96,12 @@ class Classifier(nn.Module):
         """Module and head of each block, as its snapshot file has them; the fusion head's last."""
         pairs = [*zip(self.blocks, self.heads, strict=True), *([(self.fusion, nn.Identity())] if self.fusion else [])]
         return [nn.ModuleDict({"module": module, "head": head}) for module, head in pairs]
+
+    def history(self) -> pa.Table:
+        """How it was trained, a row an epoch: "epoch" (from 1), "step", "time", and a column for each number, e.g.
+        "validation/accuracy/mean", "train/loss/<block>" or "stage/0/busy"; `.to_pandas()` makes a frame of it. Of a
+        network from a file it has no rows."""
+        return history(self.records)
 
     def predict(self, samples: Any) -> Tensor:
         """Classes, int64 [B], of samples as in training: see `Pipeline.predict`. Raises DataError for others."""

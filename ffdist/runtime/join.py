@@ -6,7 +6,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import count
@@ -15,7 +15,7 @@ from shutil import rmtree
 from typing import NamedTuple
 
 from ffdist.errors import ConfigError, setting
-from ffdist.events import Observer
+from ffdist.events import Observers
 from ffdist.notes import note
 from ffdist.runtime.agree import agree
 from ffdist.runtime.child import end_with_parent
@@ -62,9 +62,10 @@ class Joined:
     """For the last stage: `Job.ready` in that folder."""
     number: int = field(default_factory=lambda: next(RUNS))
 
-    def train(self, report: Observer, use: Callable[[Path, Result | None], Result]) -> Result:
-        """Train with the others. `use` gets the run's folder on each rank, and what came of it, or None where it had
-        ended before; all ranks wait for one another then, and have the same result.
+    def train(self, watching: Callable[[Path], Observers], use: Callable[[Path, Result | None], Result]) -> Result:
+        """Train with the others. `watching` makes those who are told of it, on the last rank. `use` gets the run's
+        folder on each rank, and what came of it, or None where it had ended before; all ranks wait for one another
+        then, and have the same result.
 
         Raises StageError where a rank stays away, or has failed; ConfigError where nobody keeps a run of several hosts.
         """
@@ -90,7 +91,9 @@ class Joined:
                        ready=self.ready(run))  # fmt: skip
             result = None
             if not place.ended:
-                result = run_rank(lambda: made, meeting.world, store, report, signals)
+                report = watching(run) if world.last else Observers([])
+                with closing(report):
+                    result = run_rank(lambda: made, meeting.world, store, report, signals)
                 result = shared(meeting, result, job.timeout)
             found = use(run, result)
             wait_for_all(meeting, job.timeout)

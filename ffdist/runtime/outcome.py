@@ -6,8 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import pyarrow as pa
+
 from ffdist.errors import FfdistError, PeerTimeoutError, StageError, TransportError
 from ffdist.events import Observer, RunEvent, RunStopped
+from ffdist.pipeline.scalars import history
 
 
 @dataclass(repr=False)
@@ -23,6 +26,11 @@ class Result:
     """The number of the signal that told it to stop; 0 where none did."""
     test: dict[str, Any] | None = None
     """Metrics on the test split, by block and predictor; None without one."""
+
+    def history(self) -> pa.Table:
+        """A row an epoch: "epoch", "step", "time", and a column for each number, e.g. "validation/accuracy/mean" or
+        "train/loss/<block>"; `.to_pandas()` makes a frame of it."""
+        return history(self.records)
 
     def __repr__(self) -> str:
         """Short: the records of a long run are many pages."""

@@ -18,6 +18,7 @@ from ffdist.models.dirac import with_dirac
 from ffdist.objectives import Objective, load_objective
 from ffdist.options import pairs
 from ffdist.pipeline.classifier import Classifier
+from ffdist.pipeline.sink import counted_from_one
 from ffdist.plan import Plan, read_plan
 from ffdist.runtime.data_facts import DataFacts, read_facts
 from ffdist.runtime.own_code import GIVEN, WORDS, check_code
@@ -212,5 +213,10 @@ def trained(
     """The last whole snapshot's weights, or another's, in a network that is there already."""
     classifier = classifier_of(chain, objective, data, settings)
     store = SnapshotStore(run, classifier.names)
-    with_snapshot(run, lambda manifest: store.load_weights(classifier, manifest), snapshot)
+
+    def load(manifest: Manifest) -> None:
+        store.load_weights(classifier, manifest)
+        classifier.records = counted_from_one(manifest.records)
+
+    with_snapshot(run, load, snapshot)
     return classifier

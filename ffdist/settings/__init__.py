@@ -27,6 +27,7 @@ from ffdist.settings.rule import RuleSettings
 from ffdist.settings.run import RunSettings
 from ffdist.settings.scheduler import SchedulerSettings, as_texts
 from ffdist.settings.training import TrainingSettings
+from ffdist.settings.watch import WatchSettings
 
 __all__ = [
     "GROUPS",
@@ -43,6 +44,7 @@ __all__ = [
     "SchedulerSettings",
     "Settings",
     "TrainingSettings",
+    "WatchSettings",
     "apply",
     "as_flag",
     "explained",
@@ -66,6 +68,7 @@ class Settings:
     plan: PlanSettings = field(default_factory=PlanSettings)
     compute: ComputeSettings = field(default_factory=ComputeSettings)
     run: RunSettings = field(default_factory=RunSettings)
+    watch: WatchSettings = field(default_factory=WatchSettings)
     ray: RaySettings = field(default_factory=RaySettings)
 
     def __post_init__(self) -> None:

@@ -40,6 +40,7 @@ ROOMS = {
     "data": {"remote", "calls", "cores", "digests", "errors", "folders", "known", "notes", "options", "plain",
              "seeds"},
     "transport": {"device", "errors", "known", "mailbox"},
+    "trackers": {"errors", "events", "pipeline"},
     "pipeline": {"options", "device", "errors", "events", "models", "objectives", "data", "plan", "seeds",
                  "settings", "transport"},
     "settings": {"calls", "errors", "known", "options"},

@@ -1,0 +1,50 @@
+"""Who is told how a run goes: those that a user names, and the trackers."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+from collections.abc import Iterable
+from pathlib import Path
+
+from ffdist.errors import ConfigError, setting, users_code
+from ffdist.events import Observer, Observers
+from ffdist.known import TRACKERS
+from ffdist.options import find
+from ffdist.settings import Settings
+
+USUAL = "tensorboard"
+"""The tracker of a run of which nothing is told, where it is installed."""
+
+
+def observers(settings: Settings, run: Path | None, own: Iterable[Observer] = ()) -> Observers:
+    """The run's own observers, then those of the settings, then the trackers.
+
+    run: its directory; None where none is kept, and then there are no trackers.
+    Raises ConfigError for an observer that there is not, or a tracker that is not installed.
+    """
+    named = [named_observer(name) for name in settings.watch.callback]
+    return Observers([*own, *named, *(trackers(settings, run) if run else [])])
+
+
+def named_observer(name: str) -> Observer:
+    """A class is made without arguments. Raises ConfigError for what cannot be made, or cannot be called."""
+    found = find(name, {}, "callback")
+    if inspect.isclass(found):
+        with users_code(ConfigError, "the callback cannot be made", where=setting("watch.callback", name)):
+            found = found()
+    if not callable(found):
+        raise ConfigError(
+            "a callback is called with each event",
+            where=setting("watch.callback", name),
+            expected="a function, or a class with __call__(self, event)",
+            got=type(found).__name__,
+        )
+    return found
+
+
+def trackers(settings: Settings, run: Path) -> list[Observer]:
+    names = settings.watch.track
+    if names is None:
+        names = (USUAL,) if importlib.util.find_spec(USUAL) else ()
+    return [TRACKERS[name](run, dict(settings.items())) for name in dict.fromkeys(names)]

@@ -1,0 +1,37 @@
+"""Who is told how a run goes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ffdist.errors import ConfigError, setting
+from ffdist.known import TRACKERS
+from ffdist.options import nearest
+from ffdist.settings.base import Group, option
+
+
+@dataclass(frozen=True)
+class WatchSettings(Group):
+    """Watching a run."""
+
+    group: ClassVar[str] = "watch"
+
+    track: tuple[str, ...] | None = option(None, free=True)
+    """Trackers that get the metrics: tensorboard, wandb, mlflow. none: no tracker. Default: tensorboard, if installed.
+    Each keeps its run when this one is resumed."""
+    callback: tuple[str, ...] = option((), free=True)
+    """Observers of your own, file.py:Name. A class or a function, as module:Name too; each is called with every event
+    of the run (`ffdist.events`)."""
+
+    def check(self) -> None:
+        super().check()
+        for name in self.track or ():
+            if name not in TRACKERS:
+                raise ConfigError(
+                    f"there is no tracker '{name}'",
+                    where=setting("watch.track"),
+                    expected=", ".join(TRACKERS),
+                    got=name,
+                    remedy=nearest(name, TRACKERS),
+                )

@@ -1,0 +1,88 @@
+"""What all trackers do."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ffdist.errors import ConfigError, setting
+from ffdist.events import EpochEnded, RunEvent, RunStarted, RunStopped
+from ffdist.pipeline.scalars import of_test, scalars
+
+NAMES = "trackers.json"
+"""In the run directory: the name that each tracker has given the run, by which it goes on."""
+
+
+class Tracker(ABC):
+    """An observer that writes an epoch's numbers to somewhere else.
+
+    run: the run's directory. told: its settings, by their own names.
+    """
+
+    name: str
+
+    def __init__(self, run: Path, told: Mapping[str, Any]) -> None:
+        self.run, self.told = run, {name: plain(value) for name, value in told.items()}
+        self.step = 0
+
+    def __call__(self, event: RunEvent) -> None:
+        match event:
+            case RunStarted(step=step):
+                self.step = step
+                self.begin(step)
+            case EpochEnded(record):
+                self.step = record.get("step") or self.step
+                self.write(scalars(record) | {"epoch": record["epoch"]}, self.step)
+            case RunStopped(reason, test):
+                self.write(of_test(test), self.step)
+                self.end(reason)
+            case _:
+                pass
+
+    @abstractmethod
+    def begin(self, step: int) -> None:
+        """Before the first batch, or where a run goes on: what was written behind `step` comes again."""
+
+    @abstractmethod
+    def write(self, numbers: Mapping[str, float], step: int) -> None: ...
+
+    @abstractmethod
+    def end(self, reason: str) -> None:
+        """Nothing follows; reason: "finished", or "interrupted"."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Whatever has happened; more than once."""
+
+    def recall(self) -> str | None:
+        """The run's name there; None where this tracker has not begun it yet."""
+        try:
+            return json.loads((self.run / NAMES).read_text()).get(self.name)
+        except (OSError, ValueError, AttributeError):
+            return None
+
+    def remember(self, name: str) -> None:
+        try:
+            names = dict(json.loads((self.run / NAMES).read_text()))
+        except (OSError, ValueError, TypeError):
+            names = {}
+        (self.run / NAMES).write_text(json.dumps(names | {self.name: name}) + "\n")
+
+
+def plain(value: Any) -> Any:
+    """A number, a text, or a truth value."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    return " ".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
+
+
+def missing(name: str, package: str, error: ImportError) -> ConfigError:
+    return ConfigError(
+        f"the tracker needs {package}, which is missing",
+        where=setting("watch.track", name),
+        got=str(error),
+        remedy=f"pip install {package}; or leave it out of {setting('watch.track')}",
+    )

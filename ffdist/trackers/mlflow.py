@@ -1,0 +1,54 @@
+"""MLflow; where MLFLOW_TRACKING_URI says, else in a file of RUN."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ffdist.trackers.base import Tracker, missing
+
+STORE = "mlflow.db"
+
+
+class MLflow(Tracker):
+    """The experiment is told by its own environment: MLFLOW_TRACKING_URI, MLFLOW_EXPERIMENT_NAME."""
+
+    name = "mlflow"
+
+    def __init__(self, run: Path, told: Mapping[str, Any]) -> None:
+        super().__init__(run, told)
+        try:
+            from mlflow.tracking import MlflowClient
+        except ImportError as error:
+            raise missing(self.name, "mlflow", error) from error
+        place = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(run / STORE).absolute()}"
+        self.client, self.id = MlflowClient(tracking_uri=place), None
+
+    def begin(self, step: int) -> None:
+        self.id = self.recall()
+        if self.id:
+            self.client.update_run(self.id, status="RUNNING")
+            return
+        name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "ffdist")
+        found = self.client.get_experiment_by_name(name)
+        experiment = found.experiment_id if found else self.client.create_experiment(name)
+        self.id = self.client.create_run(experiment, run_name=self.run.name).info.run_id
+        self.remember(self.id)
+        for key, value in self.told.items():
+            self.client.log_param(self.id, key, value)
+
+    def write(self, numbers: Mapping[str, float], step: int) -> None:
+        for name, value in numbers.items() if self.id else ():
+            self.client.log_metric(self.id, name, value, step=step)
+
+    def end(self, reason: str) -> None:
+        if self.id:
+            self.client.set_terminated(self.id, status="FINISHED" if reason == "finished" else "KILLED")
+            self.id = None
+
+    def close(self) -> None:
+        if self.id:
+            self.client.set_terminated(self.id, status="FAILED")
+            self.id = None

@@ -1,0 +1,45 @@
+"""TensorBoard's event files, in RUN/tensorboard."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ffdist.trackers.base import Tracker, missing
+
+FOLDER = "tensorboard"
+
+
+class TensorBoard(Tracker):
+    """`tensorboard --logdir RUN`. A run that goes on hides what it had written behind its snapshot."""
+
+    name = "tensorboard"
+
+    def __init__(self, run: Path, told: Mapping[str, Any]) -> None:
+        super().__init__(run, told)
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise missing(self.name, "tensorboard", error) from error
+        self.make, self.writer = SummaryWriter, None
+
+    def begin(self, step: int) -> None:
+        self.close()
+        self.writer = self.make(str(self.run / FOLDER), purge_step=step + 1 if step else None)
+        rows = "\n".join(f"| {name} | {value} |" for name, value in self.told.items())
+        self.writer.add_text("settings", f"| setting | value |\n|---|---|\n{rows}", step)
+
+    def write(self, numbers: Mapping[str, float], step: int) -> None:
+        if self.writer:
+            for name, value in numbers.items():
+                self.writer.add_scalar(name, value, step)
+            self.writer.flush()
+
+    def end(self, reason: str) -> None:
+        self.close()
+
+    def close(self) -> None:
+        if self.writer:
+            self.writer.close()
+            self.writer = None

@@ -1,0 +1,48 @@
+"""Weights & Biases; offline with WANDB_MODE=offline, files in RUN/wandb."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ffdist.trackers.base import Tracker, missing
+
+
+class WandB(Tracker):
+    """Project, entity and mode are told by its own environment: WANDB_PROJECT, WANDB_ENTITY, WANDB_MODE."""
+
+    name = "wandb"
+
+    def __init__(self, run: Path, told: Mapping[str, Any]) -> None:
+        super().__init__(run, told)
+        try:
+            import wandb
+        except ImportError as error:
+            raise missing(self.name, "wandb", error) from error
+        self.wandb, self.kept = wandb, None
+
+    def begin(self, step: int) -> None:
+        known = self.recall()
+        self.kept = self.wandb.init(
+            id=known,
+            resume="allow" if known else None,
+            dir=str(self.run),
+            name=self.run.name,
+            config=self.told,
+            reinit="finish_previous",
+        )
+        self.remember(self.kept.id)
+
+    def write(self, numbers: Mapping[str, float], step: int) -> None:
+        if self.kept and numbers:
+            self.kept.log(dict(numbers), step=step)
+
+    def end(self, reason: str) -> None:
+        if self.kept:
+            self.kept.summary["reason"] = reason
+
+    def close(self) -> None:
+        if self.kept:
+            self.kept.finish()
+            self.kept = None

@@ -1,0 +1,187 @@
+"""What trackers, callbacks and tables of a run's history get: the numbers of every epoch, once."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from jobs import DigitsJob
+
+import ffdist
+from ffdist.errors import ConfigError
+from ffdist.events import Observers, StopRun
+from ffdist.known import TRACKERS
+from ffdist.pipeline.scalars import history, of_test, scalars
+from ffdist.report.log import read_run_log
+from ffdist.runtime.observing import observers
+from ffdist.runtime.threads import run_threads
+from ffdist.settings import Settings
+from ffdist.trackers.tensorboard import FOLDER
+
+TOLD = {"validation": 0.2, "samples": 400, "stages": 2}
+
+
+def written(run: Path) -> Iterator[tuple[str, int, float]]:
+    """What TensorBoard shows: of a number that a later start wrote again, the later one."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    read = EventAccumulator(str(run / FOLDER), size_guidance={"scalars": 0})
+    read.Reload()
+    for name in read.Tags()["scalars"]:
+        for event in read.Scalars(name):
+            yield name, event.step, event.value
+
+
+def test_tensorboard_has_each_epochs_numbers_once_though_the_run_was_cut_off(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    settings = Settings().changed(track=("tensorboard",), out=tmp_path)
+    make = DigitsJob(tmp_path, epochs=3, settings=TOLD)
+    with pytest.raises(RuntimeError, match="cut"):
+        run_threads(make(), Tripping(observers(settings, tmp_path)))
+    assert {step for _, step, _ in written(tmp_path)}
+    again = observers(settings, tmp_path)
+    run_threads(DigitsJob(tmp_path, epochs=3, settings=TOLD | {"resume": True})(), again)
+    again.close()
+    records, end = read_run_log(tmp_path)
+    assert end is not None
+    expected = {(name, record["step"]): value for record in records for name, value in scalars(record).items()}
+    expected |= {(name, records[-1]["step"]): value for name, value in of_test(end["test"]).items()}
+    found = [(name, step) for name, step, _ in written(tmp_path) if name != "epoch"]
+    assert len(found) == len(set(found))
+    shown = {(name, step): value for name, step, value in written(tmp_path) if name != "epoch"}
+    assert shown.keys() == expected.keys()
+    for key, value in expected.items():
+        assert shown[key] == pytest.approx(value, rel=1e-5), key
+
+
+class Tripping:
+    """An observer of its own right, which ends all in the third epoch."""
+
+    def __init__(self, others: Observers) -> None:
+        self.others = others
+
+    def __call__(self, event: ffdist.RunEvent) -> None:
+        self.others(event)
+        if event.name == "epoch" and event.to_json()["record"]["epoch"] == 2:
+            self.others.close()
+            raise RuntimeError("cut")
+
+
+def test_a_history_is_a_row_an_epoch_wherever_it_is_asked_for(tmp_path: Path) -> None:
+    images = ffdist.open_data("digits")
+    pipeline = ffdist.Pipeline("cnnb", "sff", model_args=["widths=8,8,8"], threads=1, batch_size=50, **TOLD)
+    result = pipeline.fit(images, epochs=2, out=tmp_path / "run", progress=False, track=())
+    table = result.history()
+    assert table.column("epoch").to_pylist() == [1, 2]
+    accuracies = [record["validation"]["accuracy"]["mean"] for record in result.records]
+    assert table.column("validation/accuracy/mean").to_pylist() == accuracies
+    blocks = [block["loss"] for block in result.records[1]["train"]["blocks"]]
+    assert [table.column(f"train/loss/{name}").to_pylist()[1] for name in pipeline.classifier.names] == blocks
+    assert ffdist.load(tmp_path / "run").history().equals(table)
+    assert pipeline.classifier.history().equals(table)
+    assert history([]).num_rows == 0
+    assert not (tmp_path / "run" / FOLDER).exists()
+
+
+def test_callbacks_are_told_in_python_and_by_name_and_one_can_end_the_run(tmp_path: Path) -> None:
+    heard = list[str]()
+
+    def enough(event: ffdist.RunEvent) -> None:
+        heard.append(event.name)
+        if event.name == "epoch":
+            raise StopRun
+
+    pipeline = ffdist.Pipeline("cnnb", "sff", model_args=["widths=8,8,8"], threads=1, batch_size=50, **TOLD)
+    result = pipeline.fit("digits", epochs=4, progress=False, callbacks=[enough], track=(), queue=1)
+    assert result.reason == "interrupted"
+    assert heard[0] == "start"
+    assert heard[-1] == "stop"
+    assert 1 <= len(result.records) < 4
+    for wrong in (3, "enough"):
+        with pytest.raises(ConfigError, match="called with each event"):
+            pipeline.fit("digits", epochs=1, progress=False, callbacks=[wrong])  # type: ignore[list-item]
+
+
+OWN = """
+import json
+from pathlib import Path
+
+class Note:
+    def __init__(self):
+        self.file = Path("heard.txt").open("a")
+    def __call__(self, event):
+        self.file.write(json.dumps(event.to_json()) + "\\n")
+    def close(self):
+        self.file.write("closed\\n")
+        self.file.close()
+
+class Broken:
+    def __init__(self):
+        raise OSError("no room")
+
+number = 3
+"""
+
+
+def test_a_callback_of_a_file_hears_a_run_of_the_command_line(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(OWN)
+    train = [sys.executable, "-m", "ffdist", "train", "--epochs", "1", "--samples", "200", "--stages", "2", "--threads",
+             "1", "--track", "none", "--out", "run"]  # fmt: skip
+    done = subprocess.run([*train, "--callback", "own.py:Note"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    *lines, last = (tmp_path / "heard.txt").read_text().splitlines()
+    events = [json.loads(line)["event"] for line in lines]
+    assert (events[0], events[-1], last) == ("start", "stop", "closed")
+    assert events.count("epoch") == 1
+
+
+@pytest.mark.parametrize(
+    ("named", "why"),
+    [("own.py:Broken", "no room"), ("own.py:number", "called with each event"), ("own.py:Not", "has no 'Not'"),
+     ("none.py:Note", "there is no file"), ("Note", "there is no callback")],
+)  # fmt: skip
+def test_a_callback_that_cannot_be_made_is_refused(
+    named: str, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "own.py").write_text(OWN)
+    sys.modules.pop("own", None)
+    try:
+        with pytest.raises(ConfigError, match=why):
+            observers(Settings().changed(callback=(named,)), None)
+    finally:
+        sys.modules.pop("own", None)
+
+
+def test_an_unknown_tracker_is_refused_with_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'tensorboard'"):
+        Settings().changed(track=("tensorbord",))
+
+
+@pytest.mark.parametrize("name", ["wandb", "mlflow"])
+def test_other_trackers_keep_their_run_when_it_goes_on(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip(name)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"file://{tmp_path / 'mlruns'}")
+    settings = Settings().changed(track=(name,))
+    first = observers(settings, tmp_path)
+    run_threads(DigitsJob(tmp_path, epochs=1, settings=TOLD)(), first)
+    first.close()
+    known = json.loads((tmp_path / "trackers.json").read_text())[name]
+    again = observers(settings, tmp_path)
+    run_threads(DigitsJob(tmp_path, epochs=2, settings=TOLD | {"resume": True})(), again)
+    again.close()
+    assert json.loads((tmp_path / "trackers.json").read_text())[name] == known
+    if name == "mlflow":
+        kept = TRACKERS[name](tmp_path, {}).client.get_metric_history(known, "validation/accuracy/mean")
+        records, _ = read_run_log(tmp_path)
+        assert [m.value for m in kept] == [record["validation"]["accuracy"]["mean"] for record in records]
