@@ -15,7 +15,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import torch
 import tyro
@@ -25,7 +24,7 @@ from ffdist.bench.hosts import Hosts, why_not
 from ffdist.bench.record import write_record
 from ffdist.bench.settings import BenchSettings
 from ffdist.data import open_data
-from ffdist.pipeline.sink import Reporter
+from ffdist.events import Observer, ProgressMade, RunEvent, RunStarted
 from ffdist.plain import PlainConsole
 from ffdist.plan import Plan
 from ffdist.presets import with_preset
@@ -40,7 +39,7 @@ from ffdist.settings import Settings
 from ffdist.snapshot import latest
 
 NAMES = ("conv1", "conv2", "conv3")
-Run = Callable[["DigitsJob", Reporter], Result]
+Run = Callable[["DigitsJob", Observer], Result]
 
 
 def mixed(workers: int) -> str:
@@ -82,18 +81,18 @@ def fingerprint(run: Path) -> list[str]:
     return [entry["sha256"] for entry in manifest.files]
 
 
-def by_processes(make: DigitsJob, report: Reporter) -> Result:
+def by_processes(make: DigitsJob, report: Observer) -> Result:
     return run_lives(Training(make), Plan.parse(make.plan, NAMES, make.lanes).workers, report)
 
 
-def by_hosts(make: DigitsJob, report: Reporter) -> Result:
+def by_hosts(make: DigitsJob, report: Observer) -> Result:
     workers = Plan.parse(make.plan, NAMES, make.lanes).workers
     with ExitStack() as ends:
         hosts = ends.enter_context(Hosts(workers))
         return run_lives(hosts.place(Training(make)), workers, report)
 
 
-def by_threads(make: DigitsJob, report: Reporter) -> Result:
+def by_threads(make: DigitsJob, report: Observer) -> Result:
     return run_threads(make(), report)
 
 
@@ -112,10 +111,10 @@ def tried(by: str, workers: int, run: Run, folder: Path, samples: int) -> dict[s
     make = replace(one, run=folder / by, plan=mixed(workers))
     begun, started = time.perf_counter(), list[float]()
 
-    def watch(event: dict[str, Any]) -> None:
-        if event["event"] == "start":
+    def watch(event: RunEvent) -> None:
+        if isinstance(event, RunStarted):
             started.append(time.perf_counter() - begun)
-        if event["event"] == "progress" and event["step"] == 2:
+        if isinstance(event, ProgressMade) and event.step == 2:
             os.kill(os.getpid(), signal.SIGINT)
 
     assert run(make, watch).reason == "interrupted"

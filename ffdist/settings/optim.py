@@ -38,9 +38,9 @@ class OptimSettings(Group):
     """Momentum of sgd, beside muon too."""
     nesterov: bool = False
     """Nesterov's form of momentum, for sgd and muon."""
-    bias_lr: float | None = option(None, above=0)
+    bias_lr: float | None = option(None, above=0, rare=True)
     """Rate of biases and norms' parameters. Default: lr."""
-    head_lr: float | None = option(None, above=0)
+    head_lr: float | None = option(None, above=0, rare=True)
     """Rate of what the rule adds to a block. Of a twin's classifier, too; with muon, of their linear layers.
     Default: lr."""
     muon_rest: Literal["sgd", "adamw"] = option("sgd", rare=True)

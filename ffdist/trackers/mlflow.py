@@ -40,7 +40,9 @@ class MLflow(Tracker):
             self.client.log_param(self.id, key, value)
 
     def write(self, numbers: Mapping[str, float], step: int) -> None:
-        for name, value in numbers.items() if self.id else ():
+        if self.id is None:
+            return
+        for name, value in numbers.items():
             self.client.log_metric(self.id, name, value, step=step)
 
     def end(self, reason: str) -> None:
