@@ -1,9 +1,9 @@
 """What a run tells of itself while it goes, as values of fixed types, and who listens.
 
-Events come in order, from the end of the pipeline: `RunStarted`, then `ProgressMade` and `EpochEnded` and
-`SnapshotCommitted` as they happen, at last `RunStopped`. On Ray `StagesPlaced`, `EdgesOpened` and `RunRestarted` come
-between. Each has a JSON form, an object with its `name` under "event", the schema's version under "schema", and its
-fields; `from_json` is the inverse.
+Events come in order, from the end of the pipeline: `RunStarted`, then `ProgressMade`, `StagesReported`, `EpochEnded`
+and `SnapshotCommitted` as they happen, at last `RunStopped`; on Ray, between them, `StagesPlaced`, `EdgesOpened` and
+`RunRestarted`. Each has a JSON form, an object with its `name` under "event", the schema's version under "schema", and
+its fields; `from_json` is the inverse.
 """
 
 from __future__ import annotations
@@ -54,6 +54,23 @@ class ProgressMade(RunEvent):
 
     step: int
     """Batches learned from since the run began."""
+
+
+@dataclass(frozen=True)
+class StagesReported(RunEvent):
+    """How it goes within an epoch, every `--log-every` batches."""
+
+    name: ClassVar[str] = "pulse"
+
+    step: int
+    epoch: int
+    """Counts from 1."""
+    time: str
+    samples_per_second: float | None
+    """Since the last report of this epoch."""
+    stages: list[dict[str, Any]]
+    """One a worker of each stage: as "stages" in an epoch's record, but since the last report, and "blocks" with what
+    each has learned in this epoch so far (by this worker's lanes): "block", "loss", "accuracy", "lr"."""
 
 
 @dataclass(frozen=True)
@@ -129,9 +146,17 @@ class RunStopped(RunEvent):
 KINDS: dict[str, type[RunEvent]] = {
     kind.name: kind
     for kind in (
-        RunStarted, ProgressMade, EpochEnded, SnapshotCommitted, StagesPlaced, EdgesOpened, RunRestarted, RunStopped
+        RunStarted,
+        ProgressMade,
+        StagesReported,
+        EpochEnded,
+        SnapshotCommitted,
+        StagesPlaced,
+        EdgesOpened,
+        RunRestarted,
+        RunStopped,
     )
-}  # fmt: skip
+}
 
 
 def from_json(values: Mapping[str, Any]) -> RunEvent:

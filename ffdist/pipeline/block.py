@@ -180,10 +180,15 @@ class LearningBlock:
 
     def take_metrics(self, split: str) -> dict[str, Any]:
         """Mean loss and accuracy over the split that has just passed; None where the block gave none."""
-        loss, learned, correct, scored = added_up(list(self.totals)).tolist()
+        metrics = self.metrics()
         self.totals.zero_()
-        if split == "validation" and learned:
-            self.validation_loss = loss / learned
+        if split == "validation" and metrics["loss"] is not None:
+            self.validation_loss = metrics["loss"]
+        return metrics
+
+    def metrics(self) -> dict[str, Any]:
+        """Of what has been counted since the last split, by this worker's lanes."""
+        loss, learned, correct, scored = added_up(list(self.totals)).tolist()
         metrics: dict[str, Any] = {
             "block": self.site.name,
             "loss": loss / learned if learned else None,

@@ -17,9 +17,11 @@ class Clock:
     that share its blocks, sending and adding up gradients; the rest busy."""
 
     def __init__(self) -> None:
-        self.started = time.perf_counter()
+        self.began = time.perf_counter()
         self.data = 0.0
-        self.before = (0.0,) * 5
+        """Seconds waited for data, in all."""
+        self.laps: dict[str, tuple[float, ...]] = {}
+        """Of each who asks, all times at the end of its last lap."""
 
     def timed(self, inbox: Iterable[Message]) -> Iterator[Message]:
         """The same messages; the time each was waited for is counted."""
@@ -37,23 +39,30 @@ class Clock:
         gradients: float = 0.0,
         overlapped: float = 0.0,
         missed: float = 0.0,
+        *,
+        of: str = "epoch",
     ) -> dict[str, float]:
         """Seconds since the last lap, and "hidden": of the time that gradients were under way, the share in which this
         worker had other things to do.
 
         credit, exchange, gradients: in all, so far: waited for room; of exchanging gradients, and waited for them.
-        overlapped, missed: of exchanges within batches, not waited for and waited for.
+        overlapped, missed: of exchanges within batches, not waited for and waited for. of: who asks; each has laps of
+        his own.
         """
-        now, so_far = time.perf_counter(), (credit, exchange, gradients, overlapped, missed)
-        seconds = now - self.started
-        waited, exchanged, awaited, behind, before = (a - b for a, b in zip(so_far, self.before, strict=True))
-        lap = {"seconds": seconds, "busy": seconds - self.data - waited - exchanged - awaited, "no_data": self.data,
-               "no_credit": waited}  # fmt: skip
+        so_far = (time.perf_counter(), self.data, credit, exchange, gradients, overlapped, missed)
+        before = self.laps.get(of, (self.began, *[0.0] * 6))
+        self.laps[of] = so_far
+        seconds, data, waited, exchanged, awaited, behind, ahead = (a - b for a, b in zip(so_far, before, strict=True))
+        lap = {
+            "seconds": seconds,
+            "busy": seconds - data - waited - exchanged - awaited,
+            "no_data": data,
+            "no_credit": waited,
+        }
         if exchange:
             lap |= {"exchange": exchanged, "no_gradients": awaited}
-        if behind + before > 0:
-            lap["hidden"] = behind / (behind + before)
-        self.started, self.data, self.before = now, 0.0, so_far
+        if behind + ahead > 0:
+            lap["hidden"] = behind / (behind + ahead)
         return lap
 
 

@@ -12,6 +12,7 @@ class FromEdge:
     def __init__(self, receiver: Receiver) -> None:
         self.receiver = receiver
         self._received = self._queued = 0
+        self._taken: dict[str, tuple[int, int]] = {}
 
     def receive(self) -> Message:
         """The next one; the memory it lies in goes back when it is gone."""
@@ -20,11 +21,14 @@ class FromEdge:
         self._queued += self.receiver.queued
         return from_frame(frame)
 
-    def take_queued(self) -> float:
-        """How many messages lay in the queue when one was asked for, on average since this was last called."""
-        mean = self._queued / max(1, self._received)
-        self._received = self._queued = 0
-        return mean
+    def take_queued(self, of: str) -> float:
+        """How many messages lay in the queue when one was asked for, on average since this was last called.
+
+        of: who asks; each has laps of his own.
+        """
+        received, queued = self._taken.get(of, (0, 0))
+        self._taken[of] = self._received, self._queued
+        return (self._queued - queued) / max(1, self._received - received)
 
 
 class ToEdge:

@@ -88,6 +88,16 @@ class EndOfEpoch:
 
 
 @dataclass(slots=True)
+class Pulse:
+    """How it goes within an epoch; every stage adds what it has to say: its times since the last one, and what its
+    blocks have learned so far. It asks for nothing to be settled, so that it costs no waiting."""
+
+    step: int
+    epoch: int
+    stages: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(slots=True)
 class Snapshot:
     """Write what you hold; behind the last stage it is the commit."""
 
@@ -115,9 +125,9 @@ def types_of(hint: Any) -> tuple[type, ...]:
     return (*kinds, int) if float in kinds else kinds
 
 
-Message: TypeAlias = TrainBatch | EvalBatch | EndOfSplit | EndOfEpoch | Snapshot | Stop
+Message: TypeAlias = TrainBatch | EvalBatch | EndOfSplit | EndOfEpoch | Pulse | Snapshot | Stop
 KINDS: dict[str, type[Message]] = {
-    kind.__name__: kind for kind in (TrainBatch, EvalBatch, EndOfSplit, EndOfEpoch, Snapshot, Stop)
+    kind.__name__: kind for kind in (TrainBatch, EvalBatch, EndOfSplit, EndOfEpoch, Pulse, Snapshot, Stop)
 }
 TYPES = {
     kind: {name: types_of(hint) for name, hint in get_type_hints(message).items()} for kind, message in KINDS.items()

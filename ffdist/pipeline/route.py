@@ -7,7 +7,7 @@ from typing import Any
 
 from ffdist.errors import TransportError
 from ffdist.pipeline.edge import FromEdge, ToEdge
-from ffdist.pipeline.message import EndOfEpoch, EvalBatch, Message, Snapshot, TrainBatch
+from ffdist.pipeline.message import EndOfEpoch, EvalBatch, Message, Pulse, Snapshot, TrainBatch
 
 
 class FanOut:
@@ -64,15 +64,15 @@ class FanIn:
             merge(marker, other)
         return marker
 
-    def take_queued(self) -> float:
-        """How many messages lay in the queue when one was asked for, on average since this was last called."""
-        return sum(way.take_queued() for way in self.all) / len(self.all)
+    def take_queued(self, of: str) -> float:
+        """Of all ways, on average: `FromEdge.take_queued`."""
+        return sum(way.take_queued(of) for way in self.all) / len(self.all)
 
 
 def merge(marker: Message, other: Message) -> None:
     """Into the first what the other has beside."""
     match marker, other:
-        case EndOfEpoch(), EndOfEpoch():
+        case (EndOfEpoch(), EndOfEpoch()) | (Pulse(), Pulse()):
             marker.stages = united(marker.stages, other.stages, lambda entry: (entry["stage"], entry["worker"]))
         case Snapshot(), Snapshot():
             marker.files = united(marker.files, other.files, lambda entry: block_of(entry["file"]))

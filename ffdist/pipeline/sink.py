@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from ffdist.events import EpochEnded, Observer, ProgressMade, RunStopped, SnapshotCommitted, now
-from ffdist.pipeline.message import EndOfEpoch, EndOfSplit, EvalBatch, Message, Snapshot, Stop, TrainBatch
+from ffdist.events import EpochEnded, Observer, ProgressMade, RunStopped, SnapshotCommitted, StagesReported, now
+from ffdist.pipeline.message import EndOfEpoch, EndOfSplit, EvalBatch, Message, Pulse, Snapshot, Stop, TrainBatch
 from ffdist.pipeline.predictions import Feedback
 from ffdist.pipeline.predictors import Tally, last_weights
 
@@ -42,6 +42,8 @@ class Sink:
         self.began: float | None = None
         """When the epoch's first batch arrived here; the fill of the pipeline is before it."""
         self.epoch_samples = 0
+        self.pulsed: tuple[float, int] | None = None
+        """When the epoch's last pulse came, and how many of its samples were counted then."""
         self.step = 0
         """Of the last training batch."""
 
@@ -55,6 +57,8 @@ class Sink:
                 self.tally.add(message, self.weights)
             case EndOfSplit():
                 self._end_split(message)
+            case Pulse():
+                self._pulse(message)
             case EndOfEpoch():
                 self._end_epoch(message)
             case Snapshot():
@@ -75,6 +79,13 @@ class Sink:
             self.reported = at
             self.report(ProgressMade(batch.step))
 
+    def _pulse(self, marker: Pulse) -> None:
+        at, samples = time.perf_counter(), self.epoch_samples
+        before, counted = self.pulsed or (self.began or at, 0)
+        self.pulsed = at, samples
+        speed = (samples - counted) / (at - before) if samples > counted else None
+        self.report(StagesReported(marker.step, marker.epoch + 1, now(), speed, marker.stages))
+
     def _end_split(self, marker: EndOfSplit) -> None:
         match marker.split:
             case "train":
@@ -93,7 +104,7 @@ class Sink:
     def _speed(self) -> float | None:
         """Samples a second since the epoch's first batch; None where that was the only one."""
         began, samples = self.began, self.epoch_samples
-        self.began, self.epoch_samples = None, 0
+        self.began, self.epoch_samples, self.pulsed = None, 0, None
         return samples / (time.perf_counter() - began) if began and samples else None
 
     def _end_epoch(self, marker: EndOfEpoch) -> None:

@@ -16,7 +16,7 @@ from ffdist.models import derive_seed, seeded
 from ffdist.objectives import Objective
 from ffdist.pipeline.contract import own_code
 from ffdist.pipeline.lanes import Part, parts
-from ffdist.pipeline.message import EndOfEpoch, EndOfSplit, EvalBatch, Message, Snapshot, Stop, TrainBatch
+from ffdist.pipeline.message import EndOfEpoch, EndOfSplit, EvalBatch, Message, Pulse, Snapshot, Stop, TrainBatch
 from ffdist.pipeline.predictions import Predictions
 from ffdist.settings import TrainingSettings
 
@@ -74,6 +74,7 @@ class Source:
         training: TrainingSettings,
         *,
         snapshot_every: int | None = None,
+        pulse_every: int = 0,
         num_classes: int,
         start: Position = Position(),
         history: list[float] | None = None,
@@ -86,7 +87,8 @@ class Source:
         """lanes: those of each batch that this source makes; None: all. leads: whether it writes what sources keep."""
         self.loaders, self.objective, self.training = loaders, objective, training
         self.num_classes, self.at = num_classes, start
-        self.snapshot_every = snapshot_every
+        self.snapshot_every, self.pulse_every = snapshot_every, pulse_every
+        """In batches."""
         self.history = list(history or [])
         """Validation accuracy of the epochs whose results the source has seen."""
         self.validation_of = validation_of
@@ -119,6 +121,8 @@ class Source:
             step = self.at.step + 1
             yield from self._microbatches(x, y, step)
             self.at = Position(step, self.at.epoch, self.at.batch + 1)
+            if self.pulse_every and step % self.pulse_every == 0 and self.at.batch < len(self.loaders.train):
+                yield Pulse(step, self.at.epoch)
             if self.at.batch < len(self.loaders.train) and self.stop.is_told(step):
                 return False
             if every and step % every == 0 and self.at.batch < len(self.loaders.train):

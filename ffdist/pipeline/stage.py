@@ -18,7 +18,7 @@ from ffdist.pipeline.bucket import Bucket, in_buckets
 from ffdist.pipeline.clock import Clock, Lead
 from ffdist.pipeline.fusion import passed_on
 from ffdist.pipeline.memory import Memory
-from ffdist.pipeline.message import EndOfEpoch, EndOfSplit, EvalBatch, Message, Snapshot, Stop, TrainBatch
+from ffdist.pipeline.message import EndOfEpoch, EndOfSplit, EvalBatch, Message, Pulse, Snapshot, Stop, TrainBatch
 from ffdist.pipeline.reduce import Reduction, slices_pay
 from ffdist.pipeline.sharing import check_replicas, gathered, share_totals
 from ffdist.pipeline.synced import SideBySide
@@ -67,8 +67,9 @@ class Stage:
         self.worker = team.worker if team else index
         self.on_epoch: Callable[[int, dict[str, Any]], None] = lambda epoch, metrics: None
         """Told at each end of an epoch what this stage reports of itself."""
-        self.take_queued: Callable[[], float] = lambda: 0.0
-        """Messages that lay in the queue before this stage, on average over the epoch; the first has none."""
+        self.take_queued: Callable[[str], float] = lambda of: 0.0
+        """Messages that lay in the queue before this stage, on average since the last marker of a kind; the first has
+        none."""
         self.clock, self.lead = Clock(), Lead(self.device)
         self.memory = Memory(self.device)
 
@@ -98,6 +99,9 @@ class Stage:
                 self.train_lanes(message, outbox)
             case TrainBatch():
                 self.train(message, outbox)
+            case Pulse():
+                message.stages.append(self.usage("pulse", outbox) | {"blocks": [b.metrics() for b in self.blocks]})
+                outbox.send(message)
             case _:
                 self.settle()
                 self.handle_others(message, outbox)
@@ -268,22 +272,23 @@ class Stage:
         """Step the schedules; report where this stage's time went, and its memory."""
         for block in self.blocks:
             block.end_epoch()
-        names = [block.site.name for block in self.blocks]
-        team = self.team
-        times = self.clock.lap(
-            outbox.waited, *((team.exchanging, team.waited, team.overlapped, team.missed) if team else ())
-        )
-        metrics = {
-            "stage": self.index,
-            "worker": self.worker,
-            "blocks": names,
-            **times,
-            "queued": self.take_queued(),
-            **self.memory.peaks(),
-        }
+        metrics = self.usage("epoch", outbox)
         self.on_epoch(marker.epoch, metrics)
         marker.stages.append(metrics)
         return marker
+
+    def usage(self, of: str, outbox: Outbox) -> dict[str, Any]:
+        """Where this stage's time went since the last such marker, and its memory."""
+        team = self.team
+        exchanges = (team.exchanging, team.waited, team.overlapped, team.missed) if team else ()
+        return {
+            "stage": self.index,
+            "worker": self.worker,
+            "blocks": [block.site.name for block in self.blocks],
+            **self.clock.lap(outbox.waited, *exchanges, of=of),
+            "queued": self.take_queued(of),
+            **self.memory.peaks(),
+        }
 
     def save(self, marker: Snapshot) -> Snapshot:
         """The files are on disk before the marker goes on: what reaches the end is complete."""

@@ -2,34 +2,46 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from ffdist.events import EpochEnded, ProgressMade, RunEvent, RunRestarted, RunStarted, RunStopped
+from ffdist.events import EpochEnded, ProgressMade, RunEvent, RunRestarted, RunStarted, RunStopped, StagesReported
 from ffdist.pipeline.fusion import FUSION
 from ffdist.pipeline.predictors import PREDICTORS
 from ffdist.plain import table, text_column
+from ffdist.report.live import line_of, stages_table
 
 MIB = 2**20
+SILENCE = 30.0
+"""Seconds after which a run that has no terminal speaks within an epoch."""
 
 
 class ConsoleReport:
-    """An observer that prints a line an epoch, and draws a bar below them on a terminal."""
+    """An observer that prints a line an epoch; on a terminal, below them, a bar and the stages at work; elsewhere, in
+    long epochs, a line now and then."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
         self.progress = Progress(
-            text_column("epoch {task.fields[epoch]}", "bold"), BarColumn(bar_width=16), MofNCompleteColumn(),
-            text_column("batches, left:"), TimeRemainingColumn(compact=True),
-            console=console, refresh_per_second=4, transient=True,
-            disable=not console.is_terminal or console.is_dumb_terminal,
-        )  # fmt: skip
+            text_column("epoch {task.fields[epoch]}", "bold"),
+            BarColumn(bar_width=16),
+            MofNCompleteColumn(),
+            text_column("batches, left:"),
+            TimeRemainingColumn(compact=True),
+            text_column("{task.fields[speed]}"),
+            console=console,
+            auto_refresh=False,
+        )
+        self.live = Live(console=console, refresh_per_second=4, transient=True) if moves(console) else None
         self.task: TaskID | None = None
-        self.epochs = 0
+        self.epochs = self.steps = 0
+        self.spoke = time.monotonic()
 
     def __call__(self, event: RunEvent) -> None:
         match event:
@@ -37,6 +49,8 @@ class ConsoleReport:
                 self._start(event)
             case ProgressMade(step) if self.task is not None:
                 self.progress.update(self.task, completed=step)
+            case StagesReported():
+                self._stages(event)
             case EpochEnded(record):
                 self._epoch(record)
             case RunRestarted(restart, of, reason):
@@ -48,21 +62,47 @@ class ConsoleReport:
 
     def close(self) -> None:
         """Leave the terminal as it was."""
-        self.progress.stop()
+        if self.live:
+            self.live.stop()
 
     def _start(self, event: RunStarted) -> None:
-        self.epochs = event.epochs
-        self.progress.start()
+        self.epochs, self.steps = event.epochs, event.steps
         if self.task is not None:  # a restart
             self.progress.remove_task(self.task)
-        self.task = self.progress.add_task("", total=event.steps * event.epochs, completed=event.step,
-                                           epoch=f"{event.epoch}/{self.epochs}")  # fmt: skip
+        self.task = self.progress.add_task(
+            "",
+            total=event.steps * event.epochs,
+            completed=event.step,
+            epoch=f"{event.epoch}/{self.epochs}",
+            speed="",
+        )
+        if self.live:
+            self.live.update(self.progress)
+            self.live.start()
+
+    def _stages(self, event: StagesReported) -> None:
+        speed = event.samples_per_second
+        if self.task is not None and speed is not None:
+            self.progress.update(self.task, speed=f"{speed:,.0f} samples/s")
+        if self.live:
+            self.live.update(Group(self.progress, stages_table(event, self.console.width)))
+        elif time.monotonic() - self.spoke >= SILENCE:
+            self._print(f"epoch {event.epoch}/{self.epochs}: {line_of(event, self.steps)}")
 
     def _epoch(self, record: dict[str, Any]) -> None:
         done = record["epoch"]
         if self.task is not None:
             self.progress.update(self.task, epoch=f"{min(done + 1, self.epochs)}/{self.epochs}")
-        self.console.print(f"epoch {done}/{self.epochs}: {epoch_line(record)}", soft_wrap=True)
+        self._print(f"epoch {done}/{self.epochs}: {epoch_line(record)}")
+
+    def _print(self, text: str) -> None:
+        self.console.print(text, soft_wrap=True)
+        self.spoke = time.monotonic()
+
+
+def moves(console: Console) -> bool:
+    """Whether what was shown there can be drawn anew."""
+    return console.is_terminal and not console.is_dumb_terminal and not console.quiet
 
 
 def epoch_line(record: dict[str, Any]) -> str:

@@ -12,10 +12,12 @@ from types import TracebackType
 from typing import Any
 
 from ffdist.errors import DataError, FfdistError, SnapshotError, described
-from ffdist.events import SCHEMA, EpochEnded, Observer, RunEvent, RunStopped, now
+from ffdist.events import SCHEMA, EpochEnded, Observer, RunEvent, RunStopped, StagesReported, from_json, now
 from ffdist.pipeline.sink import counted_from_one
 
 RUN_LOG = "metrics.jsonl"
+PULSES = "pulses.jsonl"
+"""Beside it, what was told within the epochs: `StagesReported`, an event a line."""
 
 
 def start_run_log(run: Path | None, records: list[dict[str, Any]], report: Observer) -> Callable[[RunEvent], object]:
@@ -28,9 +30,14 @@ def start_run_log(run: Path | None, records: list[dict[str, Any]], report: Obser
     path = run / RUN_LOG
     with writing(path):
         path.write_text("".join(line_of(record) for record in records))
+        kept = [pulse for pulse in read_pulses(run) if records and pulse["epoch"] <= records[-1]["epoch"]]
+        (run / PULSES).write_text("".join(json.dumps(pulse) + "\n" for pulse in kept))
 
     def log(event: RunEvent) -> None:
         line = None
+        if isinstance(event, StagesReported):
+            with writing(run / PULSES), (run / PULSES).open("a") as file:
+                file.write(json.dumps(event.to_json()) + "\n")
         if isinstance(event, EpochEnded):
             line = line_of(event.record)
         if isinstance(event, RunStopped):
@@ -77,6 +84,22 @@ def read_run_log(run: Path) -> tuple[list[dict[str, Any]], dict[str, Any] | None
     with as_written(run):
         end = next(({"test": v["test"], "reason": str(v["reason"])} for v in values if "reason" in v), None)
         return counted_from_one([v for v in values if "epoch" in v]), end
+
+
+def read_pulses(run: Path) -> list[dict[str, Any]]:
+    """`StagesReported` events in their JSON form, oldest first. What cannot be read of them is left out: nothing else
+    needs it."""
+    found = list[dict[str, Any]]()
+    try:
+        with (run / PULSES).open() as file:
+            for line in file:
+                with suppress(ValueError, RecursionError, FfdistError):
+                    event = from_json(json.loads(line))
+                    if isinstance(event, StagesReported):
+                        found.append(event.to_json())
+    except (OSError, ValueError):
+        pass
+    return found
 
 
 @contextmanager

@@ -221,6 +221,7 @@ class Worker:
             self.job.objective,
             self.job.settings.training,
             snapshot_every=self.job.settings.run.snapshot_every,
+            pulse_every=self.job.settings.watch.log_every,
             num_classes=self.job.chain.num_classes,
             start=start,
             history=history,

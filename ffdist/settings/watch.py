@@ -17,6 +17,8 @@ class WatchSettings(Group):
 
     group: ClassVar[str] = "watch"
 
+    log_every: int = option(50, least=0, free=True)
+    """Batches between reports within an epoch, 0 for none. Each stage tells its times, loss, accuracy and memory."""
     track: tuple[str, ...] | None = option(None, free=True)
     """Trackers that get the metrics: tensorboard, wandb, mlflow. none: no tracker. Default: tensorboard, if installed.
     Each keeps its run when this one is resumed."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from ffdist.errors import ConfigError, setting
-from ffdist.events import EpochEnded, RunEvent, RunStarted, RunStopped
+from ffdist.events import EpochEnded, RunEvent, RunStarted, RunStopped, StagesReported
 from ffdist.pipeline.scalars import of_test, scalars
 
 NAMES = "trackers.json"
@@ -33,6 +34,9 @@ class Tracker(ABC):
             case RunStarted(step=step):
                 self.step = step
                 self.begin(step)
+            case StagesReported(step=step):
+                self.step = step
+                self.write(dict(within(event)), step)
             case EpochEnded(record):
                 self.step = record.get("step") or self.step
                 self.write(scalars(record) | {"epoch": record["epoch"]}, self.step)
@@ -70,6 +74,19 @@ class Tracker(ABC):
         except (OSError, ValueError, TypeError):
             names = {}
         (self.run / NAMES).write_text(json.dumps(names | {self.name: name}) + "\n")
+
+
+def within(event: StagesReported) -> Iterator[tuple[str, float]]:
+    """The numbers of a report within an epoch, below "running/"; of several workers of a block, their mean."""
+    if event.samples_per_second is not None:
+        yield "running/samples_per_second", event.samples_per_second
+    found: dict[str, list[float]] = {}
+    for stage in event.stages:
+        for block in stage["blocks"]:
+            for kind in ("loss", "accuracy", "lr"):
+                if block.get(kind) is not None:
+                    found.setdefault(f"running/{kind}/{block['block']}", []).append(block[kind])
+    yield from ((name, fmean(values)) for name, values in found.items())
 
 
 def plain(value: Any) -> Any:

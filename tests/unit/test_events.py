@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from jobs import DigitsJob
+from jobs import DigitsJob, fingerprint
 
 from ffdist import events
 from ffdist.errors import DataError
@@ -23,14 +23,16 @@ from ffdist.events import (
     RunStarted,
     RunStopped,
     SnapshotCommitted,
+    StagesReported,
     StopRun,
     from_json,
 )
-from ffdist.report.log import RUN_LOG
+from ffdist.report.log import RUN_LOG, read_pulses
 from ffdist.runtime.threads import run_threads
 
 VALUES = {
     "int": st.integers(0, 10**9),
+    "float | None": st.none() | st.floats(0, 1e9),
     "str": st.text(),
     "list[str]": st.lists(st.text()),
     "dict[str, Any]": st.dictionaries(st.text(), st.floats(0, 1)),
@@ -78,6 +80,30 @@ def test_a_run_tells_its_events_in_order_and_its_log_has_each_epoch(tmp_path: Pa
     assert [line["schema"] for line in lines] == [events.SCHEMA] * 3
     assert [line["epoch"] for line in lines[:2]] == [1, 2]
     assert lines[0]["time"] <= lines[1]["time"] <= lines[2]["time"]
+
+
+@pytest.mark.parametrize("plan", ["* @ 0", "0 @ 0:0, 1:1 | 1-2 @ 1"])
+def test_reports_within_an_epoch_change_no_bit_and_tell_of_every_worker(tmp_path: Path, plan: str) -> None:
+    of = {"lanes": 2, "microbatches": 2, "samples": 320}
+    quiet = DigitsJob(tmp_path / "quiet", epochs=1, settings=of | {"log_every": 0, "replicas": 1})()
+    names = quiet.names
+    text = plan.replace("1-2", f"{names[1]}, {names[2]}").replace("0 @", f"{names[0]} @", 1) if "|" in plan else plan
+    run_threads(quiet, lambda event: None)
+    heard = list[RunEvent]()
+    run_threads(DigitsJob(tmp_path / "told", epochs=1, settings=of | {"log_every": 1, "plan": text})(), heard.append)
+    assert fingerprint(tmp_path / "told") == fingerprint(tmp_path / "quiet")
+    reports = [event for event in heard if isinstance(event, StagesReported)]
+    (end,) = (event.record for event in heard if isinstance(event, EpochEnded))
+    steps = 320 // 64
+    assert [report.step for report in reports] == list(range(1, steps)), "the last one is the epoch's own"
+    places = [(stage["stage"], stage["worker"]) for stage in end["stages"]]
+    for report in reports:
+        assert [(stage["stage"], stage["worker"]) for stage in report.stages] == places
+        for stage in report.stages:
+            assert all(block["loss"] > 0 for block in stage["blocks"])
+            assert 0 <= stage["busy"] <= stage["seconds"] * (1 + 1e-6)
+    assert [pulse["step"] for pulse in read_pulses(tmp_path / "told")] == [report.step for report in reports]
+    assert not read_pulses(tmp_path / "quiet")
 
 
 def test_an_observer_that_fails_is_reported_and_left_out_and_the_run_goes_on(
