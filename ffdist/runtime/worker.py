@@ -66,7 +66,8 @@ class Worker:
     def __post_init__(self) -> None:
         self.job, self.world, self.plan = self.rank.job, self.rank.world, self.start.plan
         self.me = self.world.rank
-        self.snapshots = SnapshotStore(self.job.run, self.job.names, keep=self.job.settings.run.keep)
+        kept = self.job.settings.run
+        self.snapshots = SnapshotStore(self.job.run, self.job.names, keep=kept.keep, keep_best=kept.keep_best)
         self.stages = self.plan.stages_of(self.me)
         self.turn = Turn() if len(self.stages) > 1 else None
         self.ends_stream = self.me == self.plan.workers - 1

@@ -44,7 +44,7 @@ class DatasetSettings(Group):
     """Random changes; see `ffdist transforms`. They are done in order, drawn anew for each visit to a training picture.
     Options stand behind a name: crop padding=4 mode=reflect flip, or as "crop(padding=4,mode=reflect)" flip; a
     user's own are file.py:Class or module:Class, as torchvision.transforms.v2:GaussianBlur kernel_size=3 is."""
-    preprocess: tuple[str, ...] = ()
+    preprocess: tuple[str, ...] = option((), rare=True)
     """What gives every picture its size. E.g. resize side=40 center-crop; in evaluation and prediction, too. While
     learning, resized-crop and random-crop of augment take its place. Without it, pictures are scaled to image_size."""
     mean: tuple[float, ...] = option((), rare=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from ffdist.settings.base import Group, option
 
@@ -20,6 +20,9 @@ class RunSettings(Group):
     """Run directory. Default: a new one below runs/."""
     keep: int = option(2, least=1, free=True)
     """Snapshots kept."""
+    keep_best: Literal["mean", "last", "weighted"] | None = option(None, free=True)
+    """Keep the best epoch's, too, by this predictor's validation accuracy. `--snapshot best` of eval, predict, export
+    and report reads it."""
     snapshot_every: int | None = option(None, least=1, free=True)
     """Batches between snapshots within an epoch. Each epoch's end makes one in any case."""
     timeout: float = option(600.0, least=0.1, most=10**6, free=True)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ffdist.errors import ConfigError, DamagedSnapshotError, SnapshotError, setting
-from ffdist.snapshot.files import RESTORE
-from ffdist.snapshot.manifest import Manifest, committed, read_manifest
+from ffdist.snapshot.files import RESTORE, write_of_snapshot
+from ffdist.snapshot.manifest import Manifest, committed, read_manifest, snapshot_folder
 from ffdist.snapshot.newest import newest
 
 T = TypeVar("T")
@@ -93,6 +93,34 @@ def marked_best(run: Path, kept: list[Path]) -> Path:
             got=repr(error),
             remedy=f"{RESTORE}: {setting('snapshot', LAST)}",
         ) from error
+
+
+def mark_if_best(run: Path, manifest: Manifest, predictor: str | None) -> Path | None:
+    """The folder of the best snapshot so far, which is marked: this one, where an epoch has just ended better than all
+    before; of equal ones the first.
+
+    predictor: by whose validation accuracy; None: no mark is made, and one that is there stays.
+    """
+    before = read_mark(run)
+    ends_epoch = manifest.batch == 0 and manifest.records and "validation" in manifest.records[-1]
+    if predictor and ends_epoch:
+        value = manifest.records[-1]["validation"]["accuracy"].get(predictor)
+        comparable = before.get("predictor") == predictor and (run / "snapshots" / before["snapshot"]).is_dir()
+        if value is not None and value > (before["accuracy"] if comparable else -1.0):
+            folder = snapshot_folder(run, manifest.step, manifest.epoch)
+            before = {"snapshot": folder.name, "predictor": predictor, "accuracy": value, "epoch": manifest.epoch}
+            write_of_snapshot(run / MARK, json.dumps(before).encode())
+    return run / "snapshots" / before["snapshot"] if before else None
+
+
+def read_mark(run: Path) -> dict[str, Any]:
+    """Empty where there is none, or none that can be read: then the next epoch's snapshot is the best."""
+    try:
+        mark = json.loads((run / MARK).read_text())
+        named = isinstance(mark["snapshot"], str) and "/" not in mark["snapshot"]
+        return mark if named and isinstance(mark["accuracy"], float) else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
 
 
 def best_of(kept: list[Path]) -> int | None:

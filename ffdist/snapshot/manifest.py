@@ -49,16 +49,21 @@ def snapshot_folder(run: Path, step: int, epoch: int) -> Path:
     return run / "snapshots" / f"step-{step:09d}-epoch-{epoch:05d}"
 
 
-def commit(run: Path, manifest: Manifest, *, keep: int) -> None:
-    """Call only when every file named by `manifest` is on disk. Then the `keep` newest snapshots stay, no older ones.
-
-    What a stage may be writing already, of a later step, is not touched.
-    """
+def commit(run: Path, manifest: Manifest) -> None:
+    """Call only when every file named by `manifest` is on disk."""
     values = {"format": FORMAT} | {name: value for name, value in asdict(manifest).items() if name != "folder"}
     folder = snapshot_folder(run, manifest.step, manifest.epoch)
     text = json.dumps(values | {"digest": digest_of(values)}, indent=1)
     write_of_snapshot(folder / MANIFEST, text.encode())
-    kept = set(committed(run)[-keep:])
+
+
+def discard_others(run: Path, manifest: Manifest, *, keep: int, best: Path | None = None) -> None:
+    """The `keep` newest snapshots stay, and `best`; no others that are older than this one.
+
+    What a stage may be writing already, of a later step, is not touched.
+    """
+    folder = snapshot_folder(run, manifest.step, manifest.epoch)
+    kept = {*committed(run)[-keep:], best}
     for old in _folders(run):
         if old < folder and old not in kept:
             discard(old)

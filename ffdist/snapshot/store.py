@@ -13,16 +13,18 @@ from ffdist.pipeline.block import LearningBlock, averaged
 from ffdist.pipeline.classifier import Classifier
 from ffdist.pipeline.message import Snapshot
 from ffdist.pipeline.predictors import last_weights
+from ffdist.snapshot.chosen import mark_if_best
 from ffdist.snapshot.files import block_file, check_same_tensors, read_block, write_block
-from ffdist.snapshot.manifest import Manifest, commit, committed, snapshot_folder
+from ffdist.snapshot.manifest import Manifest, commit, committed, discard_others, snapshot_folder
 from ffdist.snapshot.mirror import Mirrored
 
 
 class SnapshotStore:
     """The snapshots of one run directory; without a directory, none are kept."""
 
-    def __init__(self, run: Path | None, blocks: Sequence[str], *, keep: int = 2) -> None:
-        self.run, self.blocks, self.keep = run, list(blocks), keep
+    def __init__(self, run: Path | None, blocks: Sequence[str], *, keep: int = 2, keep_best: str | None = None) -> None:
+        """keep: so many of the newest stay. keep_best: a predictor, by whose validation accuracy the best stays."""
+        self.run, self.blocks, self.keep, self.keep_best = run, list(blocks), keep, keep_best
         self.mirrored = Mirrored(run)
 
     def save(self, blocks: Sequence[LearningBlock], marker: Snapshot) -> list[dict[str, Any]]:
@@ -62,7 +64,9 @@ class SnapshotStore:
             return
         assert len(marker.files) == len(self.blocks), "a stage passed the marker on without its files"
         manifest = Manifest(marker.step, marker.epoch, marker.batch, self.blocks, marker.files, records, marker.beside)
-        commit(self.run, manifest, keep=self.keep)
+        commit(self.run, manifest)
+        best = mark_if_best(self.run, manifest, self.keep_best)
+        discard_others(self.run, manifest, keep=self.keep, best=best)
         self.mirrored.commit(snapshot_folder(self.run, marker.step, marker.epoch), committed(self.run))
 
     def load(self, blocks: Sequence[LearningBlock], manifest: Manifest) -> None:

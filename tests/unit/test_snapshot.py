@@ -16,14 +16,16 @@ from ffdist.errors import SnapshotError
 from ffdist.runtime.threads import run_threads
 from ffdist.snapshot import Manifest, latest, newest, read_manifest
 from ffdist.snapshot.files import read_block, write_block, write_of_snapshot
-from ffdist.snapshot.manifest import MANIFEST, commit, snapshot_folder
+from ffdist.snapshot.manifest import MANIFEST, commit, discard_others, snapshot_folder
 
 
 def snapshot(run: Path, step: int, *, committed: bool = True, keep: int = 2) -> Path:
     folder = snapshot_folder(run, step, 0)
     entry = write_block(folder / "block-000-a.safetensors", {"w": torch.full((3,), float(step))}, {"step": step})
     if committed:
-        commit(run, Manifest(step, 0, step, ["a"], [entry]), keep=keep)
+        manifest = Manifest(step, 0, step, ["a"], [entry])
+        commit(run, manifest)
+        discard_others(run, manifest, keep=keep)
     return folder
 
 
@@ -153,7 +155,7 @@ def test_a_file_of_a_manifest_lies_beside_it(tmp_path: Path) -> None:
     folder = snapshot(tmp_path, 5)
     manifest = read_manifest(folder)
     manifest.files[0]["file"] = "../x"
-    commit(tmp_path, manifest, keep=2)
+    commit(tmp_path, manifest)
     with pytest.raises(SnapshotError, match="no file of a snapshot"):
         read_manifest(folder)
 

@@ -1,0 +1,67 @@
+"""The best epoch's snapshot beside the newest."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from jobs import DigitsJob
+
+import ffdist
+from ffdist.report.log import read_run_log
+from ffdist.runtime.threads import run_threads
+from ffdist.snapshot import committed
+from ffdist.snapshot.chosen import MARK, mark_if_best
+from ffdist.snapshot.manifest import Manifest, commit, discard_others, snapshot_folder
+
+
+def epoch(run: Path, number: int, accuracy: float | None, keep: int = 1) -> None:
+    """Ends in `run`, and its snapshot is committed."""
+    split = {} if accuracy is None else {"validation": {"accuracy": {"mean": accuracy}}}
+    manifest = Manifest(number * 10, number, 0, [], [], [{"epoch": number, "train": {"blocks": []}, **split}])
+    snapshot_folder(run, manifest.step, number).mkdir(parents=True)
+    commit(run, manifest)
+    discard_others(run, manifest, keep=keep, best=mark_if_best(run, manifest, "mean"))
+
+
+def kept(run: Path) -> list[int]:
+    return [int(folder.name.rpartition("-")[2]) for folder in committed(run)]
+
+
+def test_the_best_stays_until_a_better_one_comes_and_of_equals_the_first(tmp_path: Path) -> None:
+    after = []
+    for number, accuracy in enumerate([0.5, 0.7, 0.7, 0.6, None, 0.9, 0.1], 1):
+        epoch(tmp_path, number, accuracy)
+        after.append(kept(tmp_path))
+    assert after == [[1], [2], [2, 3], [2, 4], [2, 5], [6], [6, 7]]
+    assert json.loads((tmp_path / MARK).read_text())["epoch"] == 6
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"snapshot": "../../x", "accuracy": 1.0}', '{"snapshot": 3}'])
+def test_a_mark_that_cannot_be_read_is_made_anew(tmp_path: Path, text: str) -> None:
+    epoch(tmp_path, 1, 0.9)
+    (tmp_path / MARK).write_text(text)
+    epoch(tmp_path, 2, 0.3)
+    assert json.loads((tmp_path / MARK).read_text())["epoch"] == 2
+
+
+def test_a_run_that_goes_on_keeps_its_best_and_it_is_read(tmp_path: Path) -> None:
+    told = {"validation": 0.2, "samples": 400, "keep": 1, "keep_best": "mean", "lr": 0.02, "stages": 2}
+    run_threads(DigitsJob(tmp_path, epochs=2, settings=told)(), lambda event: None)
+    run_threads(DigitsJob(tmp_path, epochs=4, settings=told | {"resume": True})(), lambda event: None)
+    records, _ = read_run_log(tmp_path)
+    accuracies = [record["validation"]["accuracy"]["mean"] for record in records]
+    best = accuracies.index(max(accuracies)) + 1
+    assert json.loads((tmp_path / MARK).read_text())["epoch"] == best
+    assert kept(tmp_path) == sorted({best, 4})
+
+
+def test_in_python_the_best_is_what_it_was_at_its_epochs_end(tmp_path: Path) -> None:
+    pipeline = ffdist.Pipeline("cnnb", "sff", model_args=["widths=8,8,8"], threads=1, batch_size=50, lr=0.02)
+    told = {"samples": 400, "validation": 0.2, "keep_best": "mean", "track": (), "progress": False}
+    pipeline.fit("digits", epochs=4, out=tmp_path / "run", **told)
+    mark = json.loads((tmp_path / "run" / MARK).read_text())
+    best = ffdist.load(tmp_path / "run", snapshot="best")
+    assert best.history().num_rows == mark["epoch"]
+    assert best.history().column("validation/accuracy/mean").to_pylist()[-1] == mark["accuracy"]
