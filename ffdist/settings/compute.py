@@ -26,7 +26,7 @@ class ComputeSettings(Group):
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Arithmetic. fp32, or autocast to bf16 or fp16; activations then travel so. fp16: each block scales its loss, and
     leaves out the step of a batch whose gradients are not finite."""
-    tf32: bool = False
+    tf32: bool = option(False, rare=True)
     """Float32 products by TF32, where a GPU has it. Faster, with fewer digits. Default: convolutions alone, as torch
     has it."""
     compile: bool = False

@@ -28,9 +28,9 @@ class DatasetSettings(Group):
     data_args: tuple[str, ...] = option((), free=True)
     """How a source is prepared on the way, e.g. mode=rgb. The options of `ffdist data prepare`, several told apart by
     spaces: label_column=class test_fraction=0.1 ignore=a,b."""
-    data_root: Path | None = option(None, free=True)
+    data_root: Path | None = option(None, free=True, rare=True)
     """Where known data sets lie as torchvision keeps them. What is not there is fetched to it. Default: the cache."""
-    download: bool = option(True, free=True)
+    download: bool = option(True, free=True, rare=True)
     """Fetch a known data set that is not there."""
     samples: int | None = option(None, least=1)
     """Take this many training samples only. They are drawn by class and by the seed; the share held out for validation

@@ -53,10 +53,10 @@ class OptimSettings(Group):
     """muon: steps of Newton and Schulz's iteration."""
     clip: float | None = option(None, above=0)
     """Largest norm of a block's gradient. A larger one is scaled down."""
-    no_decay: tuple[Literal["bias", "norm"], ...] = ()
+    no_decay: tuple[Literal["bias", "norm"], ...] = option((), rare=True)
     """What weight decay spares: biases, norms' parameters. By default nothing, as in the papers and their authors'
     code."""
-    ema: float | None = option(None, least=0, below=1)
+    ema: float | None = option(None, least=0, below=1, rare=True)
     """Decay of a moving average of weights, e.g. 0.999. Validation, test, eval and export then go by it."""
 
     def check(self) -> None:

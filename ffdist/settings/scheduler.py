@@ -31,15 +31,15 @@ class SchedulerSettings(Group):
     """The warm-up in batches. In place of warmup."""
     milestones: tuple[float, ...] = option((), rare=True)
     """milestones: epochs behind which it falls, e.g. 30 60. Each time by `factor`."""
-    start: float = option(0.0, least=0, most=1)
+    start: float = option(0.0, least=0, most=1, rare=True)
     """Where warm-up begins, as a share of lr."""
-    end: float = option(0.0, least=0, most=1)
+    end: float = option(0.0, least=0, most=1, rare=True)
     """Where it ends, as a share of lr. For cosine, linear, one-cycle and triangular."""
     patience: int = option(10, least=0, rare=True)
     """plateau: epochs without a lower loss. Then the rate falls. It is the block's own validation loss."""
     factor: float = option(0.1, above=0, below=1, rare=True)
     """plateau and milestones: what a rate is multiplied by. Under plateau it is the block's whose loss stays."""
-    windows: tuple[str, ...] = ()
+    windows: tuple[str, ...] = option((), rare=True)
     """Epochs each block learns in, e.g. 0:11 11:16. From and to, in epochs done before: 0:11 are epochs 1 to 11, 11:16
     are 12 to 16; a block at rest only passes on. One for every block."""
 

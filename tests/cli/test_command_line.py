@@ -15,8 +15,9 @@ from ffdist.cli import COMMANDS, main
 from ffdist.cli.bench import Bench
 from ffdist.cli.completion import completions
 from ffdist.cli.parsing import parsed
-from ffdist.cli.train import parse
+from ffdist.cli.train import help_page, parse
 from ffdist.errors import ConfigError
+from ffdist.presets import PRESETS
 from ffdist.settings.toml import write_toml
 
 TINY = ["--launcher", "threads", "--stages", "1", "--epochs", "1", "--model-args", "widths=4,4,4", "--samples", "200"]
@@ -45,6 +46,7 @@ def test_the_help_of_train_is_short_and_fits(
         lines = out.splitlines()
         assert len(lines) < 120 or columns < 80
         assert max(map(len, lines)) <= columns
+    assert all(len(help_page([preset, "--help"]).splitlines()) < 120 or columns < 80 for preset in PRESETS)
     for args in (
         "--help",
         "data --help",
