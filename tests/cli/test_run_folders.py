@@ -381,8 +381,8 @@ def test_without_a_test_split_no_hint_leads_to_an_error(
 
 @pytest.mark.parametrize(
     ("before", "after"),
-    [('"mean": ', '"mean": null, "m": '), ('"blocks": ', '"blocks": 3, "b": '), ('{"epoch"', '7\n{"epoch"'),
-     ('"stages": ', '"s": '), ('{"test"', '{"t"'), ('"loss": ', '"loss": "x", "l": '), ('"epoch"', "{")],
+    [('"mean": ', '"mean": null, "m": '), ('"blocks": ', '"blocks": 3, "b": '), ('{"schema"', '7\n{"schema"'),
+     ('"stages": ', '"s": '), ('"test": ', '"t": '), ('"loss": ', '"loss": "x", "l": '), ('"epoch"', "{")],
 )  # fmt: skip
 def test_a_run_log_of_other_kinds_is_one_clear_error(before: str, after: str, tmp_path: Path, refused: Refused) -> None:
     run = tmp_path / "r"
