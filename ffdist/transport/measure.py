@@ -80,7 +80,7 @@ def measure_transport(
     plan = _Plan(sizes, ("memcpy", *names), rounds, depth, volume)
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     context, others = multiprocessing.get_context("spawn"), set(multiprocessing.active_children())
-    with ProcessPoolExecutor(2, context) as pool:
+    with ProcessPoolExecutor(2, context, initializer=_watch_parent) as pool:
         try:
             both = [pool.submit(_run, rank, store.port, plan, cluster) for rank in range(2)]
             for future in as_completed(both):
@@ -112,6 +112,11 @@ def take_cores(rank: int, size: int) -> None:
         os.sched_setaffinity(0, cores[rank * share :][:share])
 
 
+def _watch_parent() -> None:
+    """From a worker's start on: one that waits for its first task has nobody else to tell it."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
 def _end_with_parent() -> None:
     """A worker of a pool holds the pool's own pipes, and would wait for ever."""
     if parent := multiprocessing.parent_process():
@@ -122,7 +127,6 @@ def _end_with_parent() -> None:
 def _run(rank: int, port: int, plan: _Plan, cluster: str | None) -> dict[tuple[str, int], list[float]]:
     """The life of one of the two processes; rank 1 receives, and its seconds count."""
     os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     if cluster:
         import_module("ray").init(cluster, log_to_driver=False, logging_level="ERROR")
