@@ -11,6 +11,7 @@ import pytest
 import yaml
 from commands import ROOT
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from ffdist.cli import COMMANDS
 from ffdist.settings.toml import tomllib
@@ -121,13 +122,14 @@ def test_documents_of_images_name_programs_arguments_and_files_that_exist() -> N
 
 def test_constraints_are_within_what_ffdist_asks_for() -> None:
     lines = (ROOT / "docker" / "constraints.txt").read_text().splitlines()
-    pins = dict(line.split("==") for line in lines if not line.startswith("#"))
+    named = dict(line.split("==") for line in lines if not line.startswith("#"))
+    pins = {canonicalize_name(name): version for name, version in named.items()}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     for wanted in map(Requirement, [*project["dependencies"], *extras["bench"], *extras["ray"]]):
         if wanted.marker and not wanted.marker.evaluate({"python_version": "3.12"}):  # that of the images
             continue
-        assert wanted.specifier.contains(pins[wanted.name]), wanted
+        assert wanted.specifier.contains(pins[canonicalize_name(wanted.name)]), wanted
     assert "triton" not in pins
 
 

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from ffdist.data import Images, Loader, dealing, open_data, prepare, verify
+from ffdist.data import loader as loaders
 from ffdist.data.encoded import EncodedSplit
 from ffdist.data.sampler import shuffled_by_shard
 from ffdist.errors import ConfigError, DataError
@@ -41,8 +42,9 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that a few pictures make several shards."""
+    """So that a few pictures make several shards, and are read when they are asked for."""
     monkeypatch.setattr(dealing, "SHARD_BYTES", 8000)
+    monkeypatch.setattr(loaders, "SMALL", 0)
 
 
 @pytest.fixture
