@@ -189,6 +189,9 @@ class Observer(Protocol):
 class StopRun(Exception):  # noqa: N818 - no error: an observer's wish
     """Raised by an observer: the run ends behind the batch at work, with a snapshot, as a signal would end it."""
 
+    def __init__(self, reason: str = "") -> None:
+        super().__init__(reason)
+
 
 class Observers:
     """Observers, told in order. One that fails is reported, and told nothing more; the run goes on.

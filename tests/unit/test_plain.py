@@ -69,7 +69,7 @@ TABLES = {
     "stages": lambda name: result_tables([record(name)], None)[-1],
     "settings": lambda name: settings_table({"data": name}, {"data": "digits"}, "finished"),
     "curves": lambda name: curve_table([record(name)]),
-    "dry run": lambda name: stage_table([BlockCost(name, 1.0, 1, 1)], Plan.pipeline([name], [1]), 1),
+    "dry run": lambda name: stage_table([BlockCost(name, 1.0, 1, 1)], Plan.pipeline([name], [1]), 1, {name: 1}),
     "maps": maps,
     "doctor": lambda name: doctor.table([doctor.Finding(name, False, name, name)]),
     "bench": lambda name: Grid(name, [{name: name}]).rich(),

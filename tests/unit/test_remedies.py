@@ -156,7 +156,13 @@ def arguments() -> set[str]:
     found |= set(GROUP_OF)
     found |= {f.name for rule in OBJECTIVES.values() for f in fields(rule)}  # pyright: ignore[reportArgumentType]
     found |= {name for build in MODELS.values() for name in inspect.signature(build).parameters}
-    of_others = {"batch_first", "return_inverse", "inplace", "seconds"}  # torch's, numpy's, timedelta's
+    of_others = {
+        "batch_first",
+        "return_inverse",
+        "inplace",
+        "seconds",
+        "track_running_stats",
+    }  # torch's, numpy's, timedelta's
     return found | of_others | {"train", "test"}  # --splits train=...
 
 
