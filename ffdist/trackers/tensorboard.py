@@ -12,7 +12,7 @@ FOLDER = "tensorboard"
 
 
 class TensorBoard(Tracker):
-    """TensorBoard is started on RUN as its folder of logs. A run that goes on hides what it had written behind its snapshot."""
+    """TensorBoard reads RUN as its folder of logs. A run that goes on hides what it had written behind its snapshot."""
 
     name = "tensorboard"
 
