@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import sys
 import time
@@ -29,20 +28,21 @@ SETTINGS = with_preset(Settings(), "digits").changed(
     model_args=("widths=8,12,16",),
     cut=(1, 2),
 )
-TAKES = 2 * (8 + 2) + 2
-"""Into the third epoch: the first two (of 8 batches and 2 of validation) are learned, the first has its snapshot."""
+TAKEN = 2 * 400
+"""Samples: behind the second epoch (of 320, and 80 of validation); when it has ended, the first has its snapshot."""
 
 
 class GatedSplit(Split):
-    """A split that waits, from the n-th batch on, for somebody to hold the gate (a FIFO) open."""
+    """A split that waits, behind so many samples, for somebody to hold the gate (a FIFO) open."""
 
     def __init__(self, split: Split, gate: Path) -> None:
         self.split, self.gate, self.labels = split, gate, split.labels
-        self.takes = itertools.count()
+        self.taken = 0
 
     def take(self, indices: np.ndarray) -> np.ndarray:
-        if next(self.takes) >= TAKES:
+        if self.taken >= TAKEN:
             self.gate.open("rb").close()
+        self.taken += len(indices)
         return self.split.take(indices)
 
     def digest(self) -> str:
