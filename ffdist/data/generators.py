@@ -87,7 +87,10 @@ def attribute(one: Any, name: str) -> Any:
 def is_users(kind: type) -> bool:
     """Whether a class may name generators of its module: not one of the libraries that draw from the shared ones."""
     libraries = ("builtins", "torch", "torchvision", "numpy", "PIL", "pyarrow", "pandas", "collections", "functools")
-    return kind.__module__.partition(".")[0] not in libraries
+    place = kind.__module__
+    if not isinstance(place, str):  # compiled classes may have a descriptor there
+        return False
+    return place.partition(".")[0] not in libraries
 
 
 def filled(cell: Any) -> bool:
