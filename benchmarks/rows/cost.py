@@ -23,6 +23,7 @@ from ffdist.runtime.rank import set_threads, stage_device
 from ffdist.runtime.start import make_job
 from ffdist.runtime.world import World
 from ffdist.settings import Settings
+from ffdist.transport.measure import watch_parent
 
 M = TypeVar("M", TrainBatch, EvalBatch)
 
@@ -42,7 +43,8 @@ class Cost(NamedTuple):
 
 def estimate(settings: Settings) -> Cost:
     """Trains and evaluates a few batches in a process of its own. Raises DataError where the data is not prepared."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, context, initializer=watch_parent) as pool:
         return pool.submit(measure, settings).result()
 
 

@@ -80,7 +80,7 @@ def measure_transport(
     plan = _Plan(sizes, ("memcpy", *names), rounds, depth, volume)
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     context, others = multiprocessing.get_context("spawn"), set(multiprocessing.active_children())
-    with ProcessPoolExecutor(2, context, initializer=_watch_parent) as pool:
+    with ProcessPoolExecutor(2, context, initializer=watch_parent) as pool:
         try:
             both = [pool.submit(_run, rank, store.port, plan, cluster) for rank in range(2)]
             for future in as_completed(both):
@@ -112,7 +112,7 @@ def take_cores(rank: int, size: int) -> None:
         os.sched_setaffinity(0, cores[rank * share :][:share])
 
 
-def _watch_parent() -> None:
+def watch_parent() -> None:
     """From a worker's start on: one that waits for its first task has nobody else to tell it."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
