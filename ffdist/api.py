@@ -223,9 +223,9 @@ class Pipeline:
                 write_settings(Path(scratch), job.settings)  # by which an actor knows that it sees this folder
             return self._train(job, Path(scratch), watching(None))
 
-    def _train(self, job: Job, run: Path, report: Observers) -> Result:
-        with closing(report):
-            result = launched(replace(job, run=run), report)
+    def _train(self, job: Job, run: Path, observer: Observers) -> Result:
+        with closing(observer):
+            result = launched(replace(job, run=run), observer)
         self._load(job, run)
         return result
 
@@ -428,18 +428,18 @@ def tell(job: Job) -> None:
             note(spelled(text))
 
 
-def launched(job: Job, report: Observer) -> Result:
+def launched(job: Job, observer: Observer) -> Result:
     """Run the job by its launcher."""
     match job.settings.plan.launcher:
         case "threads":
-            return run_threads(job, report)
+            return run_threads(job, observer)
         case "processes":
             check_sendable(job)
-            return run_processes(GivenJob(job), job.workers, report)
+            return run_processes(GivenJob(job), job.workers, observer)
         case "ray":
             check_sendable(job)
             assert job.run, "a scratch folder at least"
-            return launch_on_ray(GivenJob(job), job.settings, job.workers, job.run, report)
+            return launch_on_ray(GivenJob(job), job.settings, job.workers, job.run, observer)
 
 
 def result_of(run: Path) -> Result:

@@ -1,6 +1,6 @@
 """What a run tells of itself while it goes, as values of fixed types, and who listens.
 
-Events come in order, from the end of the pipeline: `RunStarted`, then `ProgressMade`, `StagesReported`, `EpochEnded`
+Events come in order, from the end of the pipeline: `RunStarted`, then `ProgressMade`, `PulseReported`, `EpochEnded`
 and `SnapshotCommitted` as they happen, at last `RunStopped`; on Ray, between them, `StagesPlaced`, `EdgesOpened` and
 `RunRestarted`. Each has a JSON form, an object with its `name` under "event", the schema's version under "schema", and
 its fields; `from_json` is the inverse.
@@ -57,7 +57,7 @@ class ProgressMade(RunEvent):
 
 
 @dataclass(frozen=True)
-class StagesReported(RunEvent):
+class PulseReported(RunEvent):
     """How it goes within an epoch, every `--log-every` batches."""
 
     name: ClassVar[str] = "pulse"
@@ -143,12 +143,12 @@ class RunStopped(RunEvent):
     """Of all epochs."""
 
 
-KINDS: dict[str, type[RunEvent]] = {
+EVENTS: dict[str, type[RunEvent]] = {
     kind.name: kind
     for kind in (
         RunStarted,
         ProgressMade,
-        StagesReported,
+        PulseReported,
         EpochEnded,
         SnapshotCommitted,
         StagesPlaced,
@@ -165,13 +165,13 @@ def from_json(values: Mapping[str, Any]) -> RunEvent:
     Raises DataError for what is no event, or one of a schema that this version cannot read.
     """
     try:
-        kind, schema = KINDS[values["event"]], values["schema"]
+        kind, schema = EVENTS[values["event"]], values["schema"]
         if not schema <= SCHEMA:
             raise DataError("an event of a newer version", where="event", expected=f"schema {SCHEMA}", got=schema)
         known = {f.name for f in fields(kind)}
         return kind(**{name: value for name, value in values.items() if name in known})
     except (KeyError, TypeError) as error:
-        raise DataError("this is no event of a run", where="event", expected=", ".join(KINDS),
+        raise DataError("this is no event of a run", where="event", expected=", ".join(EVENTS),
                         got=described(error)) from error  # fmt: skip
 
 
@@ -236,12 +236,12 @@ def name_of(observer: Observer) -> str:
     return getattr(observer, "__qualname__", None) or type(observer).__qualname__
 
 
-def stopping(report: Observer, stop: Callable[[], object]) -> Callable[[RunEvent], None]:
-    """`report`; `stop` is called where it wants the run to end."""
+def stopping(observer: Observer, stop: Callable[[], object]) -> Callable[[RunEvent], None]:
+    """`observer`; `stop` is called where it wants the run to end."""
 
     def tell(event: RunEvent) -> None:
         try:
-            report(event)
+            observer(event)
         except StopRun:
             stop()
 

@@ -147,19 +147,19 @@ def job_of(command: Train, images: Images, out: Path, told: dict[str, Any], *, r
 
 def launch(make: SettingsJob, out: Path) -> Result:
     settings = make.settings
-    report = observers(settings, out, [ConsoleReport(PlainConsole(stderr=True))])
+    observer = observers(settings, out, [ConsoleReport(PlainConsole(stderr=True))])
     what = "worker" if settings.plan.is_shared else "stage"
     warn(f"starting {make.workers} {what}{'s' * (make.workers > 1)} by {settings.plan.launcher} ...")
     try:
         if settings.plan.launcher == "threads":
-            return run_threads(make(), report)
+            return run_threads(make(), observer)
         if settings.plan.launcher == "ray":
-            return settings_on_ray(make, out, report)
-        return run_processes(make, make.workers, report)
+            return settings_on_ray(make, out, observer)
+        return run_processes(make, make.workers, observer)
     except (StageError, TransportError) as error:
         raise going_on_told(error, out) from error
     finally:
-        report.close()
+        observer.close()
 
 
 def going_on_told(error: FfdistError, out: Path) -> FfdistError:
@@ -185,9 +185,9 @@ def train_here(command: Train, images: Images, world: World, words: Sequence[str
         folder, resume = agree(meeting.store, world, "run", decide, timeout)
         out = Path(folder)
         job = job_of(command, images, out, facts("torchrun", world.size, words), resume=resume)
-        report = observers(settings, out, [ConsoleReport(PlainConsole(stderr=True))]) if world.last else Observers([])
-        start.callback(report.close)
-        result = run_rank(job, meeting.world, meeting.store, report, signals)
+        observer = observers(settings, out, [ConsoleReport(PlainConsole(stderr=True))]) if world.last else Observers([])
+        start.callback(observer.close)
+        result = run_rank(job, meeting.world, meeting.store, observer, signals)
     if world.last:
         conclude(result, out, as_json=command.json)
     if result.signal:

@@ -1,73 +1,46 @@
-"""A run log that may still grow: what is new is read, and only that."""
+"""What a run logs and may still add to: what is new is read, and only that."""
 
 from __future__ import annotations
 
-import json
-import os
-import stat
 from pathlib import Path
 from typing import Any
 
+from ffdist.json_lines import JsonLines
 from ffdist.pipeline.sink import counted_from_one
-from ffdist.report.log import RUN_LOG
-
-LONGEST = 64 * 2**20
-"""Bytes that are read at once."""
+from ffdist.report.log import PULSES, RUN_LOG, pulse_of
 
 
 class GrowingLog:
-    """The records of a run log and its end, read on from where the last reading came to.
+    """The records of a run log and its end, and what was told within the epochs, as far as they are written.
 
-    A last line that is not whole yet is left for the next reading, and one that is no JSON object is counted; a log
-    that has become shorter, or is another file, is read anew.
+    A line that is none of these is counted.
     """
 
     def __init__(self, run: Path) -> None:
-        self.path = run / RUN_LOG
-        self.file: tuple[int, int] | None = None
-        self.at = 0
+        self.lines, self.pulse_lines = JsonLines(run / RUN_LOG), JsonLines(run / PULSES)
         self.records: list[dict[str, Any]] = []
         self.end: dict[str, Any] | None = None
+        self.pulses: list[dict[str, Any]] = []
         self.strange = 0
         """Lines that are not as a run writes them."""
-        self.written: float | None = None
-        """When, by the clock of the file system."""
 
     def read(self) -> None:
-        """Raises OSError where the file cannot be read; one that is not there is an empty log."""
-        try:
-            if not stat.S_ISREG(os.stat(self.path).st_mode):
-                raise OSError(f"{self.path} is no file")
-            file = self.path.open("rb")
-        except FileNotFoundError:
-            self._forget()
-            return
-        with file:
-            found = os.fstat(file.fileno())
-            if self.file != (found.st_dev, found.st_ino) or found.st_size < self.at:
-                self._forget()
-                self.file = (found.st_dev, found.st_ino)
-            self.written = found.st_mtime
-            file.seek(self.at)
-            while chunk := file.read(LONGEST):
-                whole = chunk.rfind(b"\n") + 1
-                for line in chunk[:whole].splitlines():
-                    self._take(line)
-                self.at += whole
-                if len(chunk) < LONGEST or not whole:
-                    return
-                file.seek(self.at)
+        """Raises OSError where a file cannot be read; one that is not there is an empty log."""
+        for value in self.lines.read(self._forget):
+            self._take(value)
+        for value in self.pulse_lines.read(self.pulses.clear):
+            if pulse := pulse_of(value):
+                self.pulses.append(pulse.to_json())
+
+    @property
+    def written(self) -> float | None:
+        """When, by the clock of the file system."""
+        return max((t for t in (self.lines.written, self.pulse_lines.written) if t is not None), default=None)
 
     def _forget(self) -> None:
-        self.file, self.at, self.records, self.end, self.strange, self.written = None, 0, [], None, 0, None
+        self.records, self.end, self.strange = [], None, 0
 
-    def _take(self, line: bytes) -> None:
-        if not line.strip():
-            return
-        try:
-            value = json.loads(line)
-        except (ValueError, RecursionError):
-            value = None
+    def _take(self, value: Any) -> None:
         if isinstance(value, dict) and is_record(value):
             self.records.append(value)
         elif isinstance(value, dict) and "reason" in value and isinstance(value.get("test"), (dict, type(None))):

@@ -126,11 +126,11 @@ def types_of(hint: Any) -> tuple[type, ...]:
 
 
 Message: TypeAlias = TrainBatch | EvalBatch | EndOfSplit | EndOfEpoch | Pulse | Snapshot | Stop
-KINDS: dict[str, type[Message]] = {
+MESSAGES: dict[str, type[Message]] = {
     kind.__name__: kind for kind in (TrainBatch, EvalBatch, EndOfSplit, EndOfEpoch, Pulse, Snapshot, Stop)
 }
 TYPES = {
-    kind: {name: types_of(hint) for name, hint in get_type_hints(message).items()} for kind, message in KINDS.items()
+    kind: {name: types_of(hint) for name, hint in get_type_hints(message).items()} for kind, message in MESSAGES.items()
 }
 """What each of a message's values may be."""
 
@@ -149,7 +149,7 @@ def from_frame(frame: Frame) -> Message:
     """The inverse of `to_frame`. Raises TransportError for a frame that is no message."""
     values: dict[str, Any] = {**frame.fields, **frame.tensors}
     try:
-        message = KINDS[frame.kind](**values)
+        message = MESSAGES[frame.kind](**values)
     except (KeyError, TypeError) as error:
         raise no_message(f"{frame.kind}: {error}") from error
     for name, kinds in TYPES[frame.kind].items():

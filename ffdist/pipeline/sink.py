@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from ffdist.events import EpochEnded, Observer, ProgressMade, RunStopped, SnapshotCommitted, StagesReported, now
+from ffdist.events import EpochEnded, Observer, ProgressMade, PulseReported, RunStopped, SnapshotCommitted, now
 from ffdist.pipeline.message import EndOfEpoch, EndOfSplit, EvalBatch, Message, Pulse, Snapshot, Stop, TrainBatch
 from ffdist.pipeline.predictions import Feedback
 from ffdist.pipeline.predictors import Tally, last_weights
@@ -23,12 +23,12 @@ class Sink:
         *,
         commit: Commit,
         publish: Callable[[int, float], None],
-        report: Observer,
+        observer: Observer,
         feedback: Feedback | None = None,
         records: list[dict[str, Any]] | None = None,
         report_every: float = 0.25,
     ) -> None:
-        self.commit, self.publish, self.report = commit, publish, report
+        self.commit, self.publish, self.observer = commit, publish, observer
         self.feedback = feedback
         self.records = list(records or [])
         """One an epoch; "epoch" counts from 1."""
@@ -65,9 +65,9 @@ class Sink:
                 if self.feedback:
                     message.beside += self.feedback.save(message)
                 self.commit(message, self.records)
-                self.report(SnapshotCommitted(message.step, message.epoch))
+                self.observer(SnapshotCommitted(message.step, message.epoch))
             case Stop():
-                self.report(RunStopped(message.reason, self.test, self.records))
+                self.observer(RunStopped(message.reason, self.test, self.records))
 
     def _progress(self, batch: TrainBatch) -> None:
         at, self.step = time.perf_counter(), batch.step
@@ -77,14 +77,14 @@ class Sink:
             self.epoch_samples += len(batch.y)
         if batch.complete and at - self.reported >= self.report_every:
             self.reported = at
-            self.report(ProgressMade(batch.step))
+            self.observer(ProgressMade(batch.step))
 
     def _pulse(self, marker: Pulse) -> None:
         at, samples = time.perf_counter(), self.epoch_samples
         before, counted = self.pulsed or (self.began or at, 0)
         self.pulsed = at, samples
         speed = (samples - counted) / (at - before) if samples > counted else None
-        self.report(StagesReported(marker.step, marker.epoch + 1, now(), speed, marker.stages))
+        self.observer(PulseReported(marker.step, marker.epoch + 1, now(), speed, marker.stages))
 
     def _end_split(self, marker: EndOfSplit) -> None:
         match marker.split:
@@ -111,7 +111,7 @@ class Sink:
         record = {"epoch": marker.epoch + 1, "step": self.step, "time": now(), **self.open, "stages": marker.stages}
         self.open = {}
         self.records.append(record)
-        self.report(EpochEnded(record))
+        self.observer(EpochEnded(record))
 
 
 def counted_from_one(records: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TimeR
 from rich.table import Table
 from rich.text import Text
 
-from ffdist.events import EpochEnded, ProgressMade, RunEvent, RunRestarted, RunStarted, RunStopped, StagesReported
+from ffdist.events import EpochEnded, ProgressMade, PulseReported, RunEvent, RunRestarted, RunStarted, RunStopped
 from ffdist.pipeline.fusion import FUSION
 from ffdist.pipeline.predictors import PREDICTORS
 from ffdist.plain import table, text_column
@@ -49,7 +49,7 @@ class ConsoleReport:
                 self._start(event)
             case ProgressMade(step) if self.task is not None:
                 self.progress.update(self.task, completed=step)
-            case StagesReported():
+            case PulseReported():
                 self._stages(event)
             case EpochEnded(record):
                 self._epoch(record)
@@ -80,7 +80,7 @@ class ConsoleReport:
             self.live.update(self.progress)
             self.live.start()
 
-    def _stages(self, event: StagesReported) -> None:
+    def _stages(self, event: PulseReported) -> None:
         speed = event.samples_per_second
         if self.task is not None and speed is not None:
             self.progress.update(self.task, speed=f"{speed:,.0f} samples/s")

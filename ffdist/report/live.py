@@ -7,7 +7,7 @@ from typing import Any
 from rich.table import Column, Table
 from rich.text import Text
 
-from ffdist.events import StagesReported
+from ffdist.events import PulseReported
 
 MIB = 2**20
 SHARES = {
@@ -22,7 +22,7 @@ WIDE, MIDDLE = 120, 90
 """Columns of a terminal from which on all is shown, or all but where a stage is and what it holds."""
 
 
-def stages_table(event: StagesReported, columns: int) -> Table:
+def stages_table(event: PulseReported, columns: int) -> Table:
     """A row a worker of each stage: its blocks, where its time went since the last report, what its blocks have learned
     in this epoch so far, what it holds. columns: of the terminal; narrow ones get less."""
     shown = {key: head for key, head in SHARES.items() if any(stage.get(key) for stage in event.stages)}
@@ -54,7 +54,7 @@ def each(stage: dict[str, Any], key: str, form: str) -> str:
     return " ".join("-" if value is None else format(value, form) for value in values)
 
 
-def line_of(event: StagesReported, steps: int) -> str:
+def line_of(event: PulseReported, steps: int) -> str:
     """steps: batches an epoch."""
     last = event.stages[-1]["blocks"][-1]
     parts = [f"batch {(event.step - 1) % steps + 1}/{steps}"]

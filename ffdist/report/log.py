@@ -12,21 +12,22 @@ from types import TracebackType
 from typing import Any
 
 from ffdist.errors import DataError, FfdistError, SnapshotError, described
-from ffdist.events import SCHEMA, EpochEnded, Observer, RunEvent, RunStopped, StagesReported, from_json, now
+from ffdist.events import SCHEMA, EpochEnded, Observer, PulseReported, RunEvent, RunStopped, from_json, now
+from ffdist.json_lines import JsonLines, read_json_lines
 from ffdist.pipeline.sink import counted_from_one
 
 RUN_LOG = "metrics.jsonl"
 PULSES = "pulses.jsonl"
-"""Beside it, what was told within the epochs: `StagesReported`, an event a line."""
+"""Beside it, what was told within the epochs: `PulseReported`, an event a line."""
 
 
-def start_run_log(run: Path | None, records: list[dict[str, Any]], report: Observer) -> Callable[[RunEvent], object]:
-    """`report`, and before it the run log: one JSON object an epoch, then one of the test.
+def start_run_log(run: Path | None, records: list[dict[str, Any]], observer: Observer) -> Callable[[RunEvent], object]:
+    """`observer`, and before it the run log: one JSON object an epoch, then one of the test.
 
     It begins with the `records` of a resumed run's snapshot: what came after it is learned, and written, again.
     """
     if run is None:
-        return report
+        return observer
     path = run / RUN_LOG
     with writing(path):
         path.write_text("".join(line_of(record) for record in records))
@@ -35,7 +36,7 @@ def start_run_log(run: Path | None, records: list[dict[str, Any]], report: Obser
 
     def log(event: RunEvent) -> None:
         line = None
-        if isinstance(event, StagesReported):
+        if isinstance(event, PulseReported):
             with writing(run / PULSES), (run / PULSES).open("a") as file:
                 file.write(json.dumps(event.to_json()) + "\n")
         if isinstance(event, EpochEnded):
@@ -45,7 +46,7 @@ def start_run_log(run: Path | None, records: list[dict[str, Any]], report: Obser
         if line is not None:
             with writing(path), path.open("a") as file:
                 file.write(line)
-        report(event)
+        observer(event)
 
     return log
 
@@ -73,10 +74,7 @@ def read_run_log(run: Path) -> tuple[list[dict[str, Any]], dict[str, Any] | None
     """
     path = run / RUN_LOG
     try:
-        lines = path.read_text().splitlines(keepends=True)
-        values = [json.loads(line) for line in lines if line.endswith("\n")]
-    except FileNotFoundError:
-        return [], None
+        values = read_json_lines(path)
     except OSError as error:
         raise DataError("a run log cannot be read", where=path, got=error) from error
     except (ValueError, RecursionError) as error:
@@ -87,19 +85,19 @@ def read_run_log(run: Path) -> tuple[list[dict[str, Any]], dict[str, Any] | None
 
 
 def read_pulses(run: Path) -> list[dict[str, Any]]:
-    """`StagesReported` events in their JSON form, oldest first. What cannot be read of them is left out: nothing else
+    """`PulseReported` events in their JSON form, oldest first. What cannot be read of them is left out: nothing else
     needs it."""
-    found = list[dict[str, Any]]()
-    try:
-        with (run / PULSES).open() as file:
-            for line in file:
-                with suppress(ValueError, RecursionError, FfdistError):
-                    event = from_json(json.loads(line))
-                    if isinstance(event, StagesReported):
-                        found.append(event.to_json())
-    except (OSError, ValueError):
-        pass
-    return found
+    with suppress(OSError):
+        return [pulse.to_json() for value in JsonLines(run / PULSES).read() if (pulse := pulse_of(value))]
+    return []
+
+
+def pulse_of(value: Any) -> PulseReported | None:
+    """Of its JSON form; None for what is none."""
+    with suppress(FfdistError, AttributeError):
+        event = from_json(value)
+        return event if isinstance(event, PulseReported) else None
+    return None
 
 
 @contextmanager

@@ -91,9 +91,9 @@ class Joined:
                        ready=self.ready(run))  # fmt: skip
             result = None
             if not place.ended:
-                report = watching(run) if world.last else Observers([])
-                with closing(report):
-                    result = run_rank(lambda: made, meeting.world, store, report, signals)
+                observer = watching(run) if world.last else Observers([])
+                with closing(observer):
+                    result = run_rank(lambda: made, meeting.world, store, observer, signals)
                 result = shared(meeting, result, job.timeout)
             found = use(run, result)
             wait_for_all(meeting, job.timeout)

@@ -26,17 +26,17 @@ GPUS = {"auto": None, "cpu": 0.0}
 """Reserved for a stage by --device, where --gpus-per-stage says nothing; else 1."""
 
 
-def settings_on_ray(make: SettingsJob, out: Path, report: Observer) -> Result:
+def settings_on_ray(make: SettingsJob, out: Path, observer: Observer) -> Result:
     """The job that the settings describe, made anew in each actor, of data that its node can open."""
     settings = make.settings
     if folder := make.folder or folder_of(settings.dataset.data):
         settings = settings.changed(data=str(folder.absolute()), data_args=())
     made = replace(make, settings=settings, run=out.absolute())
-    return launch_on_ray(made, settings, make.workers, out, report, data=settings.dataset.data)
+    return launch_on_ray(made, settings, make.workers, out, observer, data=settings.dataset.data)
 
 
 def launch_on_ray(
-    make: Callable[[], Job], settings: Settings, stages: int, out: Path, report: Observer, *, data: str = ""
+    make: Callable[[], Job], settings: Settings, stages: int, out: Path, observer: Observer, *, data: str = ""
 ) -> Result:
     """An actor a stage. Raises ConfigError where Ray is not installed, and as `run_ray` does.
 
@@ -63,4 +63,4 @@ def launch_on_ray(
         timedelta(seconds=s.ray.placement_timeout),
         direct=s.plan.transport not in TRANSPORTS_OF_RAY,
     )
-    return run_ray(make, stages, report, run=out.absolute(), data=data, options=options)
+    return run_ray(make, stages, observer, run=out.absolute(), data=data, options=options)

@@ -38,13 +38,13 @@ class Result:
         test = f"test accuracy {accuracies}" if accuracies else "no test split"
         return f"<Result: {self.reason or 'not ended'}, {len(self.records)} epochs, {test}>"
 
-    def listen(self, report: Observer) -> Callable[[RunEvent], None]:
-        """`report`, which also fills in this result."""
+    def listen(self, observer: Observer) -> Callable[[RunEvent], None]:
+        """`observer`, which also fills in this result."""
 
         def hear(event: RunEvent) -> None:
             if isinstance(event, RunStopped):
                 self.reason, self.records, self.test = event.reason, event.records, event.test
-            report(event)
+            observer(event)
 
         return hear
 

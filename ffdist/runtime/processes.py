@@ -39,20 +39,20 @@ TAIL = 2000
 """Characters of what a process wrote last that are told when it has died."""
 
 
-def run_processes(make_job: MakeJob, stages: int, report: Observer) -> Result:
-    """Train with a process a stage; `report` hears what the last one reports. Raises as `run_lives` does."""
-    return run_lives(Training(make_job), stages, report)
+def run_processes(make_job: MakeJob, stages: int, observer: Observer) -> Result:
+    """Train with a process a stage; `observer` hears what the last one reports. Raises as `run_lives` does."""
+    return run_lives(Training(make_job), stages, observer)
 
 
-def run_lives(life: Life, stages: int, report: Observer) -> Result:
-    """Start a process for each stage, pass their events to `report`, and wait for all.
+def run_lives(life: Life, stages: int, observer: Observer) -> Result:
+    """Start a process for each stage, pass their events to `observer`, and wait for all.
 
     SIGINT, SIGTERM or SIGHUP ends the run early, with a snapshot, where this is the main thread. Raises the error that
     explains the others when a stage fails, ConfigError for a job that cannot be sent, and Interrupted for a signal
     before the stages are ready, and for a second one; no stage outlives this call.
     """
     check_interpreter()
-    payload, watch = pack(life), Watch(report)
+    payload, watch = pack(life), Watch(observer)
     try:
         with meeting_place() as (store, descriptors), interrupts(watch.interrupt) as watch.told:
             for rank in range(stages):
@@ -147,7 +147,7 @@ class StageProcess:
 class Watch:
     """Looks after the stages' processes."""
 
-    report: Observer
+    observer: Observer
     stages: list[StageProcess] = field(default_factory=list)
     result: Result = field(default_factory=Result)
     told: Told = field(default_factory=Told)
@@ -157,7 +157,7 @@ class Watch:
     """Whether the first stage has begun: from then on it makes a snapshot when it is told to stop."""
 
     def until_all_ended(self) -> Result:
-        hear = stopping(self.result.listen(self.report), self.stages[0].order_stop)
+        hear = stopping(self.result.listen(self.observer), self.stages[0].order_stop)
         deadline: float | None = None
         writing = {stage.stderr: stage for stage in self.stages}
         while lines := {stage.line: stage for stage in self.stages if stage.open}:

@@ -73,7 +73,7 @@ class Rank:
     store: dist.Store
     """Where the workers meet, for small agreements only: the plan at the start, validation results an epoch behind."""
     edges: Edges
-    report: Observer
+    observer: Observer
     stop: Event = field(default_factory=Event)
     """Set on rank 0 (by a signal, say) to end the run early, with a snapshot."""
     ready: Callable[[], None] = lambda: None

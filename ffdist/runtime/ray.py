@@ -29,13 +29,13 @@ DEFAULT = RayOptions()
 def run_ray(
     make_job: Callable[[], Job],
     stages: int,
-    report: Observer,
+    observer: Observer,
     *,
     run: Path | None = None,
     data: str = "",
     options: RayOptions = DEFAULT,
 ) -> Result:
-    """Run a job on a Ray cluster, an actor a stage, and pass the last stage's events to `report`.
+    """Run a job on a Ray cluster, an actor a stage, and pass the last stage's events to `observer`.
 
     make_job: picklable; called in each actor. run: its directory, on a disk that all nodes share. data: a prepared data
     set's folder, shared or copied to each node. SIGINT or SIGTERM ends the run early, with a snapshot. A lost stage
@@ -45,7 +45,7 @@ def run_ray(
     """
     with joined(options, stages), room(options, stages) as group:
         team = Team(make_job, run and run.absolute(), data, options, group, [None] * stages)
-        hear = stopping(metered(noted(run, report)), team.end_early)
+        hear = stopping(metered(noted(run, observer)), team.end_early)
         with closing(team), interrupts(team.stop) as told:
             for number in itertools.count():
                 try:
@@ -60,8 +60,8 @@ def run_ray(
     raise AssertionError("an attempt returns or raises")
 
 
-def noted(run: Path | None, report: Observer) -> Callable[[RunEvent], None]:
-    """`report`, and beside it RUN/ray.log: where each attempt's stages are, and what their edges travel by."""
+def noted(run: Path | None, observer: Observer) -> Callable[[RunEvent], None]:
+    """`observer`, and beside it RUN/ray.log: where each attempt's stages are, and what their edges travel by."""
 
     def hear(event: RunEvent) -> None:
         match event:
@@ -73,7 +73,7 @@ def noted(run: Path | None, report: Observer) -> Callable[[RunEvent], None]:
                 note(run, LOG, f"edges: {', '.join(event.transports) or 'none'}")
             case _:
                 pass
-        report(event)
+        observer(event)
 
     return hear
 

@@ -11,8 +11,8 @@ from ffdist.events import EpochEnded, Observer, ProgressMade, RunEvent
 SHARES = {"busy": "computing", "no_data": "waiting for data", "no_credit": "waiting for room in the next queue"}
 
 
-def metered(report: Observer) -> Callable[[RunEvent], None]:
-    """`report`, and beside it gauges: ffdist_step, ffdist_samples_per_second, ffdist_validation_accuracy, and each
+def metered(observer: Observer) -> Callable[[RunEvent], None]:
+    """`observer`, and beside it gauges: ffdist_step, ffdist_samples_per_second, ffdist_validation_accuracy, and each
     stage's ffdist_<busy|no_data|no_credit>_share and ffdist_queue_depth (of the last epoch) and ffdist_peak_bytes."""
     step = Gauge("ffdist_step", "Batches learned so far.")
     speed = Gauge("ffdist_samples_per_second", "Training samples a second, in the last epoch.")
@@ -37,6 +37,6 @@ def metered(report: Observer) -> Callable[[RunEvent], None]:
                 queue.set(stage["queued"], tags)
                 for key, gauge in shares.items():
                     gauge.set(stage[key] / stage["seconds"], tags)
-        report(event)
+        observer(event)
 
     return hear

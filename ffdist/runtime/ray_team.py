@@ -56,10 +56,10 @@ class Team:
     placed: bool = False
     """Whether every stage has had its place, and was told to run."""
 
-    def attempt(self, number: int, report: Observer) -> Result:
+    def attempt(self, number: int, observer: Observer) -> Result:
         """One life of the pipeline. Raises AttemptLost where another may help, else what stopped it."""
         self._gather(number)
-        report(StagesPlaced(number, [site._asdict() for site in self.sites]))
+        observer(StagesPlaced(number, [site._asdict() for site in self.sites]))
         self.placed = True
         runs = {actor.run.remote(self.make_job, self.meeting): rank for rank, actor in enumerate(self.actors)}
         if self.stopping:
@@ -67,7 +67,7 @@ class Team:
         if self.ending:
             self.end_early()
         result = Result()
-        errors = self._watch(runs, result.listen(report))
+        errors = self._watch(runs, result.listen(observer))
         if errors:
             self._dismiss_unfit(set(errors))
             if any(isinstance(error, ToldTooEarlyError) for error in errors.values()):

@@ -13,6 +13,7 @@ import torch
 from ffdist import environment
 from ffdist.device import seen
 from ffdist.errors import DataError, described
+from ffdist.json_lines import read_json_lines
 from ffdist.report.log import writing
 from ffdist.runtime.run import write_settings
 from ffdist.settings import Settings
@@ -59,11 +60,7 @@ def read_starts(run: Path) -> list[dict[str, Any]]:
     """
     path = run / ENVIRONMENT
     try:
-        lines = path.read_text().splitlines(keepends=True)
-        starts = [json.loads(line) for line in lines if line.endswith("\n")]
-        return [dict(start.items()) for start in starts]
-    except FileNotFoundError:
-        return []
+        return [dict(start.items()) for start in read_json_lines(path)]
     except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise DataError(
             "what a run was made with cannot be read",

@@ -90,7 +90,7 @@ LOOK = 0.25
 """Seconds between two looks at what has happened meanwhile."""
 
 
-def run_threads(job: Job, report: Observer) -> Result:
+def run_threads(job: Job, observer: Observer) -> Result:
     """Run all stages of a job here.
 
     SIGINT, SIGTERM or SIGHUP ends the run early, with a snapshot, where this is the main thread. Raises the error that
@@ -100,7 +100,7 @@ def run_threads(job: Job, report: Observer) -> Result:
     count, limit = job.workers, job.timeout.total_seconds()
     exchange = Exchange(job.timeout)
     store, team = dist.HashStore(), Team()
-    hear = stopping(team.result.listen(report), team.stop.set)
+    hear = stopping(team.result.listen(observer), team.stop.set)
 
     def life(rank: int) -> None:
         wait_at_most(limit)

@@ -121,18 +121,18 @@ class Signals:
 
 
 def run_rank(
-    make_job: Callable[[], Job], world: World, store: dist.Store, report: Observer, signals: Signals
+    make_job: Callable[[], Job], world: World, store: dist.Store, observer: Observer, signals: Signals
 ) -> Result:
     """This rank's stage until the stream stops; SIGTERM, SIGINT and SIGHUP end the run early, with a snapshot.
 
-    `report` is called on the last rank only; the result is whole there, and empty elsewhere.
+    `observer` is called on the last rank only; the result is whole there, and empty elsewhere.
     """
     keep_freed_memory()
     job = make_job()
     plan, result = job.settings.plan, Result()
     device = stage_device(job.settings.compute.device, world)
     edges = ProcessEdges(world, store, device, transport=plan.transport, timeout=job.timeout)
-    hear = stopping(result.listen(report), signals.stop_all)
+    hear = stopping(result.listen(observer), signals.stop_all)
     with ending_together(store, world, job.timeout):
         Rank(job, world, store, edges, hear, signals.stop, lambda: signals.begin(store)).run()
     result.signal = signals.number

@@ -245,7 +245,7 @@ class Worker:
         step, done = (manifest.step, manifest.epoch) if manifest else (0, 0)
         epochs = self.job.settings.training.epochs
         epoch = min(done + 1, epochs)
-        self.rank.report(RunStarted(self.start.steps, epochs, step, epoch))
+        self.rank.observer(RunStarted(self.start.steps, epochs, step, epoch))
 
     def _sink(self) -> Sink:
         manifest = self.start.manifest
@@ -254,7 +254,7 @@ class Worker:
         return Sink(
             commit=self.snapshots.commit,
             publish=lambda epoch, accuracy: set_key(store, validation_key(epoch), repr(accuracy), where=here),
-            report=start_run_log(self.job.run, records, self.rank.report),
+            observer=start_run_log(self.job.run, records, self.rank.observer),
             feedback=self._feedback(),
             records=records,
             report_every=self.job.report_every,

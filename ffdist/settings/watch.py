@@ -18,7 +18,7 @@ class WatchSettings(Group):
     group: ClassVar[str] = "watch"
 
     log_every: int = option(50, least=0, free=True, rare=True)
-    """Batches between reports within an epoch, 0 for none. Each stage tells its times, loss, accuracy and memory."""
+    """Batches between pulses, 0 for none: reports within an epoch of each stage's times, loss, accuracy and memory."""
     track: tuple[str, ...] | None = option(None, free=True)
     """Trackers that get the metrics: tensorboard, wandb, mlflow. none: no tracker. Default: tensorboard, if installed.
     Each keeps its run when this one is resumed."""

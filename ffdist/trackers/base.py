@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from ffdist.errors import ConfigError, setting
-from ffdist.events import EpochEnded, RunEvent, RunStarted, RunStopped, StagesReported
+from ffdist.events import EpochEnded, PulseReported, RunEvent, RunStarted, RunStopped
 from ffdist.pipeline.scalars import of_test, scalars
 
 NAMES = "trackers.json"
@@ -34,7 +34,7 @@ class Tracker(ABC):
             case RunStarted(step=step):
                 self.step = step
                 self.begin(step)
-            case StagesReported(step=step):
+            case PulseReported(step=step):
                 self.step = step
                 self.write(dict(within(event)), step)
             case EpochEnded(record):
@@ -76,7 +76,7 @@ class Tracker(ABC):
         (self.run / NAMES).write_text(json.dumps(names | {self.name: name}) + "\n")
 
 
-def within(event: StagesReported) -> Iterator[tuple[str, float]]:
+def within(event: PulseReported) -> Iterator[tuple[str, float]]:
     """The numbers of a report within an epoch, below "running/"; of several workers of a block, their mean."""
     if event.samples_per_second is not None:
         yield "running/samples_per_second", event.samples_per_second

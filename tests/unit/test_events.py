@@ -15,15 +15,15 @@ from jobs import DigitsJob, fingerprint
 from ffdist import events
 from ffdist.errors import DataError
 from ffdist.events import (
-    KINDS,
+    EVENTS,
     EpochEnded,
     Observers,
     ProgressMade,
+    PulseReported,
     RunEvent,
     RunStarted,
     RunStopped,
     SnapshotCommitted,
-    StagesReported,
     StopRun,
     from_json,
 )
@@ -40,7 +40,7 @@ VALUES = {
     "dict[str, Any] | None": st.none() | st.dictionaries(st.text(), st.text()),
 }
 any_event = st.one_of(
-    [st.builds(kind, **{f.name: VALUES[str(f.type)] for f in fields(kind)}) for kind in KINDS.values()]
+    [st.builds(kind, **{f.name: VALUES[str(f.type)] for f in fields(kind)}) for kind in EVENTS.values()]
 )
 
 
@@ -92,7 +92,7 @@ def test_reports_within_an_epoch_change_no_bit_and_tell_of_every_worker(tmp_path
     heard = list[RunEvent]()
     run_threads(DigitsJob(tmp_path / "told", epochs=1, settings=of | {"log_every": 1, "plan": text})(), heard.append)
     assert fingerprint(tmp_path / "told") == fingerprint(tmp_path / "quiet")
-    reports = [event for event in heard if isinstance(event, StagesReported)]
+    reports = [event for event in heard if isinstance(event, PulseReported)]
     (end,) = (event.record for event in heard if isinstance(event, EpochEnded))
     assert [report.step for report in reports] == list(range(1, end["step"])), "the last one is the epoch's own"
     places = [(stage["stage"], stage["worker"]) for stage in end["stages"]]
