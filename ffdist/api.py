@@ -27,6 +27,7 @@ from ffdist.models.joins import joined
 from ffdist.notes import note
 from ffdist.objectives import Objective, load_objective
 from ffdist.options import pairs
+from ffdist.payload import refuse_while_loading
 from ffdist.pipeline.classifier import Classifier
 from ffdist.plain import PlainConsole
 from ffdist.planner.forecast import Forecast, Request
@@ -50,7 +51,6 @@ from ffdist.runtime.on_ray import launch_on_ray
 from ffdist.runtime.opened import as_told, open_told
 from ffdist.runtime.outcome import Result
 from ffdist.runtime.own_code import GIVEN, settled
-from ffdist.runtime.payload import refuse_while_loading
 from ffdist.runtime.planned import planned
 from ffdist.runtime.planning import count_workers
 from ffdist.runtime.processes import run_processes

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ffdist.payload import pack
 from ffdist.runtime.job import Job
-from ffdist.runtime.payload import pack
 
 
 def check_sendable(job: Job) -> None:

@@ -47,6 +47,10 @@ class Split(ABC):
         """The same as it is read in an epoch of a run by this seed, where reading it draws something at random."""
         return self
 
+    def read_by(self, workers: int) -> Split:
+        """The same, read by so many processes where threads would have to take turns."""
+        return self
+
     def part(self, rows: np.ndarray) -> Split:
         """Some of the samples, in this order."""
         return ArraySplit(self.take(rows), self.labels[rows])

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from threading import Lock
 from typing import Any
@@ -15,6 +15,7 @@ from PIL import Image
 from ffdist.data.arrays import LIMITS, WHOLE_NUMBERS, as_array, as_bytes, as_floats_checked, as_picture
 from ffdist.data.column_names import Columns, found_columns, taken
 from ffdist.data.generators import Generators
+from ffdist.data.readers import Readers
 from ffdist.data.reading import Reading
 from ffdist.data.survey import Reader
 from ffdist.errors import DataError, users_code
@@ -101,6 +102,10 @@ def unlike(where: str, expected: str, got: str) -> DataError:
     )
 
 
+OF_PROCESS = ("_alone", "_readers", "generators", "later")
+"""What of `Items` is not sent to other processes."""
+
+
 class Items:
     """A map-style data set whose items are read again and again, one at a time."""
 
@@ -113,15 +118,16 @@ class Items:
         self.kind: tuple[np.dtype, tuple[int, ...]] | None = None
         """Type and shape of each sample."""
         self._alone = Lock()
+        self._readers: weakref.ref[Readers] | None = None
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: of for name, of in vars(self).items() if name not in ("_alone", "generators", "later")}
+        return {name: of for name, of in vars(self).items() if name not in OF_PROCESS}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state, _alone=Lock())
+        vars(self).update(state, _alone=Lock(), _readers=None)
 
     @cached_property
     def generators(self) -> Generators:
@@ -163,15 +169,29 @@ class Items:
             )
         return x
 
-    @contextmanager
-    def turn(self, *, drawn: bool) -> Iterator[Callable[[int], None]]:
-        """Inside, nobody else reads here; where something is drawn, what it gives begins all generators at a seed."""
-        if drawn:
-            with self.generators.restarting() as begin:
-                yield begin
-        else:
+    def read(self, rows: Sequence[int], seeds: Sequence[int] | None) -> np.ndarray:
+        """Samples, [N, *shape]. seeds: of each, where something is drawn: all generators begin there. Nobody else reads
+        meanwhile. Raises as `again` does."""
+        assert self.kind, "they were read before"
+        out = np.empty((len(rows), *self.kind[1]), self.kind[0])
+        if seeds is None:
             with self._alone:
-                yield lambda seed: None
+                for place, row in enumerate(rows):
+                    out[place] = self.again(row)
+            return out
+        with self.generators.restarting() as begin:
+            for place, (row, seed) in enumerate(zip(rows, seeds, strict=True)):
+                begin(seed)
+                out[place] = self.again(row)
+        return out
+
+    def readers(self, count: int) -> Readers:
+        """So many processes that read them; the same ones for all who have them at a time."""
+        found = self._readers and self._readers()
+        if found is None or found.count != count:
+            found = Readers(self, count)
+            self._readers = weakref.ref(found)
+        return found
 
 
 def same(one: Any, other: Any) -> bool:

@@ -11,6 +11,7 @@ import numpy as np
 
 from ffdist.data.images import Split, Spread
 from ffdist.data.items import Items
+from ffdist.data.readers import Readers
 from ffdist.seeds import derive_seed
 
 
@@ -18,6 +19,8 @@ class ItemsSplit(Split):
     """Some items of a data set. drawn: whether they are read under seeds."""
 
     ready = False
+    readers: Readers | None = None
+    """Processes that read its items side by side; None: this one does."""
 
     def __init__(self, items: Items, rows: np.ndarray, labels: np.ndarray, facts: Facts, *, drawn: bool) -> None:
         """rows: int [N], of the items; labels: int [N]; facts: of all items, as they were read first."""
@@ -32,6 +35,13 @@ class ItemsSplit(Split):
         made.place = (seed, epoch)
         return made
 
+    def read_by(self, workers: int) -> ItemsSplit:
+        if workers < 2:
+            return self
+        made = copy(self)
+        made.readers = self.items.readers(workers)
+        return made
+
     def part(self, rows: np.ndarray) -> ItemsSplit:
         return ItemsSplit(self.items, self.rows[rows], self.labels[rows], self.facts, drawn=self.random)
 
@@ -41,12 +51,11 @@ class ItemsSplit(Split):
 
     def take(self, indices: np.ndarray) -> np.ndarray:
         """Raises DataError for an item that cannot be read any more, or is of another kind than it was at first."""
-        out = np.empty((len(indices), *self.facts.shape), self.dtype)
-        with self.items.turn(drawn=self.random) as begin:
-            for place, row in enumerate(self.rows[indices].tolist()):
-                begin(derive_seed(*self.place, "item", row))
-                out[place] = self.items.again(row)
-        return out
+        rows = self.rows[indices].tolist()
+        seeds = [derive_seed(*self.place, "item", row) for row in rows] if self.random else None
+        if self.readers is None:
+            return self.items.read(rows, seeds)
+        return self.readers.read(rows, seeds, (self.dtype, self.facts.shape))
 
     def digest(self) -> str:
         content = hashlib.blake2b(f"{self.dtype} {self.facts.shape}".encode(), digest_size=16)

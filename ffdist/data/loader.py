@@ -35,7 +35,8 @@ class Loader:
     image_size: the side that pictures are resized to; None: the one that `images.shape` names.
     prefetch: how many batches are made ahead, at most; one for each worker at least. Of small ones as many as have 1
         MiB.
-    workers: threads that make batches; 0 and 1 are one. No number of them changes a bit.
+    workers: threads that make batches; 0 and 1 are one. Of a data set whose items are read again and again, as many
+        processes read them, from 2 on. No number of them changes a bit.
     shuffle_shards: shards whose samples are mixed at a time, 0 for all; None: as the split says (`Split.window`).
     Raises ConfigError and DataError for settings that do not go with the data.
     """
@@ -77,7 +78,7 @@ class Loader:
         self.prefetch = max(prefetch, workers)
         self.size: tuple[int, int] = (image_size, image_size) if image_size else images.shape[-2:]  # pyright: ignore
         self.channels = images.shape[0]
-        self.split = split.at(self.size) if self.pictures else split
+        self.split = (split.at(self.size) if self.pictures else split).read_by(workers)
         self.window = split.window if shuffle_shards is None else shuffle_shards
         self.check_window(split)
         self.steps = Steps(transforms_of(images, augment if train else ()), seed=seed, wanted=self.size)

@@ -16,6 +16,7 @@ from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
 from ffdist.loading import loading
+from ffdist.payload import Script
 from ffdist.runtime.interrupts import SIGNALS, hear_signals
 from ffdist.runtime.world import World
 
@@ -24,13 +25,6 @@ START = (
     "sys.path[:] = line.recv(); from ffdist.runtime.child import main; main(line)"
 )
 PR_SET_PDEATHSIG = 1
-
-
-class Script(NamedTuple):
-    """The script that has started the run, where it defines what was passed: by module, or by file."""
-
-    module: str | None
-    path: str | None
 
 
 class Start(NamedTuple):

@@ -26,10 +26,10 @@ from typing import Any
 from ffdist import errors
 from ffdist.errors import ConfigError, FfdistError, Interrupted, StageError
 from ffdist.events import Observer, from_json, stopping
+from ffdist.payload import Payload, pack
 from ffdist.runtime.child import START, Start
 from ffdist.runtime.interrupts import Told, interrupts, signals_blocked
 from ffdist.runtime.outcome import Result, explained
-from ffdist.runtime.payload import Payload, pack
 from ffdist.runtime.stage_process import Life, MakeJob, Training
 from ffdist.runtime.world import World
 

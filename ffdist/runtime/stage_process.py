@@ -12,11 +12,11 @@ from typing import Any
 import torch.distributed as dist
 
 from ffdist.errors import FfdistError, StageError, described
+from ffdist.payload import Payload, unpack
 from ffdist.runtime.allocator import keep_freed_memory
 from ffdist.runtime.child import Line, Start
 from ffdist.runtime.edges import ProcessEdges
 from ffdist.runtime.job import Job
-from ffdist.runtime.payload import Payload, unpack
 from ffdist.runtime.rank import Rank, stage_device
 from ffdist.transport.process_group import LOOPBACK
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import random
@@ -25,6 +26,7 @@ from ffdist.data import ArraySplit, Images, Loader, torch_dataset
 from ffdist.data.given import as_images
 from ffdist.data.images import moments
 from ffdist.data.items_split import ItemsSplit
+from ffdist.data.readers import Reader
 from ffdist.errors import DataError
 from ffdist.objectives import Objective
 
@@ -92,7 +94,7 @@ def test_items_are_drawn_anew_in_each_epoch_and_by_nothing_but_seed_epoch_and_it
     again, another, later = epoch(from_dataset(Noisy()), 0), epoch(images, 0, seed=1), epoch(images, 1)
     assert first == again
     assert not set(first.values()) & (set(another.values()) | set(later.values()))
-    for other in ({"batch_size": 24}, {"batch_size": 3, "workers": 4}, {"start": 2}):
+    for other in ({"batch_size": 24}, {"batch_size": 3}, {"start": 2}):
         made = epoch(images, 0, **other)
         assert len(made) > 5
         assert all(first.get(row, bits) == bits for row, bits in made.items()), other
@@ -262,3 +264,75 @@ def test_any_cut_and_a_stop_in_mid_epoch_come_to_the_same_bits(tmp_path: Path) -
         pipeline(stages=2).fit(Noisy(stop_at=first.readings + 24 + 15), out=tmp_path / "cut", **quiet)
     Pipeline.resume(tmp_path / "cut", Noisy(), progress=False, stages=1, loader_workers=2)
     assert fingerprint(tmp_path / "one") == fingerprint(tmp_path / "cut")
+
+
+class Pair(Dataset):
+    """Two floats, of which one is drawn; and the process that has read it."""
+
+    def __init__(self, ending: Path, at: int) -> None:
+        self.ending, self.at = ending, at
+
+    def __len__(self) -> int:
+        return 12
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
+        if index == self.at and self.ending.exists():
+            if self.ending.read_text() == "die":
+                os._exit(3)
+            raise RuntimeError("the disk is gone")
+        return np.array([index, torch.rand(1).item(), os.getpid()], np.float32), index % 2
+
+
+def readers_of(loader: Loader) -> set[int]:
+    """The processes that read an epoch."""
+    return {int(one[2]) for x, _ in loader.epoch(0) for one in x}
+
+
+def test_processes_read_what_draws_side_by_side_with_the_bits_of_one_and_are_gone_with_the_loader(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    drawing = from_dataset(Noisy())
+    alone = [epoch(drawing, at, workers=1) for at in range(2)]
+    began: list[Reader] = []
+    monkeypatch.setattr(Reader, "__init__", counted(Reader.__init__, began))
+    loader = Loader(drawing, drawing.train, np.arange(24), batch_size=5, seed=0, train=True, workers=2)
+    beside = Loader(drawing, drawing.train, np.arange(6), batch_size=5, seed=0, train=False, workers=2)
+    for at in range(2):
+        rows = iter(loader.order(at).tolist())
+        assert {next(rows): one.numpy().tobytes() for x, _ in loader.epoch(at) for one in x} == alone[at]
+    assert len(list(beside.epoch(0))) == 2
+    assert len(began) == 2, "two epochs and two loaders have the same two"
+    del loader, beside
+    gc.collect()
+    assert all(reader.process.returncode is not None for reader in began)
+
+
+def counted(begin: Callable[..., None], began: list[Reader]) -> Callable[..., None]:
+    def begin_counted(self: Reader, *told: Any) -> None:
+        began.append(self)
+        begin(self, *told)
+
+    return begin_counted
+
+
+@pytest.mark.parametrize(("said", "got"), [("die", "exit status 3"), ("fail", "RuntimeError: the disk is gone")])
+def test_a_reader_that_fails_or_dies_is_one_error(tmp_path: Path, said: str, got: str) -> None:
+    images = from_dataset(Pair(tmp_path / "end", at=4))
+    loader = Loader(images, images.train, np.arange(12), batch_size=4, seed=0, train=False, workers=2)
+    assert os.getpid() not in readers_of(loader)
+    (tmp_path / "end").write_text(said)
+    with pytest.raises(DataError) as error:
+        readers_of(loader)
+    assert got in str(error.value.got)
+
+
+def test_what_no_other_process_can_have_is_read_one_after_another_which_is_told(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    local = from_dataset(Noisy(lambda: torch.rand(1).item()))
+    capsys.readouterr()
+    assert epoch(local, 0, workers=2) == epoch(local, 0)
+    told = capsys.readouterr().err
+    assert "items are read one after another" in told
+    assert "lambda" in told
+    assert told.count("\n") == 1

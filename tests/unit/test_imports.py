@@ -37,9 +37,10 @@ ROOMS = {
     "models": {"device", "errors", "options", "known", "seeds"},
     "objectives": {"errors", "options", "known"},
     "cores": set(),
+    "payload": {"errors"},
     "remote": {"errors"},
-    "data": {"remote", "calls", "cores", "digests", "errors", "folders", "known", "notes", "options", "plain",
-             "seeds"},
+    "data": {"remote", "calls", "cores", "digests", "errors", "folders", "known", "loading", "notes", "options",
+             "payload", "plain", "seeds"},
     "transport": {"device", "errors", "known", "mailbox"},
     "trackers": {"errors", "events", "pipeline"},
     "pipeline": {"options", "device", "errors", "events", "models", "objectives", "data", "plan", "seeds",
@@ -54,9 +55,9 @@ ROOMS = {
              "snapshot"},
     "runtime": {"cores", "device", "environment", "errors", "events", "folders", "json_lines", "known", "loading",
                 "notes", "options", "models", "objectives", "data", "transport", "pipeline", "plan", "planner",
-                "settings", "baselines", "snapshot", "report", "posix"},
+                "settings", "baselines", "snapshot", "payload", "report", "posix"},
     "arguments": {"errors", "options", "settings", "objectives", "data"},
-    "sending": {"errors", "runtime"},
+    "sending": {"errors", "payload", "runtime"},
 }  # fmt: skip
 """What each room may import, besides itself. What stands above them all (api, bench, cli) may import anything."""
 ABOVE = {"api", "bench", "cli", "__init__", "__main__"}

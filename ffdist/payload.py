@@ -1,4 +1,4 @@
-"""What is sent to a stage's process: plain bytes, so that it needs no shared memory and no descriptors."""
+"""What is sent to another process: plain bytes, so that it needs no shared memory and no descriptors."""
 
 from __future__ import annotations
 
@@ -12,12 +12,20 @@ from types import FunctionType, ModuleType
 from typing import Any, NamedTuple
 
 from ffdist.errors import ConfigError, FfdistError, described
-from ffdist.runtime.child import Script
 
 MODULE = "define it in a module, or take threads as the launcher"
 GUARD = "put what starts the run under `if __name__ == '__main__':`, or take threads as the launcher"
+OF_SCRIPT = ("__main__", "__mp_main__")
+"""What the running script is called: where it was started, and in a process that has loaded it."""
 LOADING = Event()
 """Set while a stage's process loads the script that has started the run."""
+
+
+class Script(NamedTuple):
+    """The script that has started the run, where it defines what was passed: by module, or by file."""
+
+    module: str | None
+    path: str | None
 
 
 class Payload(NamedTuple):
@@ -35,7 +43,7 @@ class Pickler(pickle.Pickler):
         self.of_script: list[str] = []
 
     def reducer_override(self, obj: Any) -> Any:
-        if isinstance(obj, (type, FunctionType)) and obj.__module__ == "__main__":
+        if isinstance(obj, (type, FunctionType)) and obj.__module__ in OF_SCRIPT:
             self.of_script.append(obj.__qualname__)
         return NotImplemented
 

@@ -1,0 +1,82 @@
+"""A process that reads items of a data set for another one, whose orders come over a line; it ends with that one.
+
+`START` is its program; this module imports nothing that takes long.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from multiprocessing.connection import Connection
+from queue import SimpleQueue
+from threading import Thread
+from typing import NamedTuple
+
+from ffdist.loading import loading
+from ffdist.payload import Payload, unpack
+
+START = (
+    "import sys; from multiprocessing.connection import Connection; line = Connection(int(sys.argv[1])); "
+    "sys.path[:] = line.recv(); from ffdist.data.reader_process import main; main(line)"
+)
+
+
+class Start(NamedTuple):
+    """What it is told first."""
+
+    argv: Sequence[str]
+    threads: int
+    """Of torch: as many as where items were read first, as sums of many numbers depend on it."""
+    payload: Payload
+    """An `Items`."""
+
+
+class Order(NamedTuple):
+    """Items that are wanted."""
+
+    rows: Sequence[int]
+    seeds: Sequence[int] | None
+    """A seed for each item; None where nothing is drawn."""
+
+
+def main(line: Connection) -> None:
+    """Its life: whether it can read is said once, and then for each order the error, or None and the samples."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # whoever has started it decides
+    orders: SimpleQueue[Order] = SimpleQueue()
+    try:
+        start: Start = line.recv()
+        sys.argv[:] = start.argv
+        with loading():
+            import torch
+
+            torch.set_num_threads(start.threads)
+        try:
+            items = unpack(start.payload)
+        except Exception as error:  # a user's module does what it likes
+            line.send(error)
+            return
+        line.send(None)
+        Thread(target=listen, args=(line, orders), name="ffdist line", daemon=True).start()
+        while True:
+            order = orders.get()
+            try:
+                samples = items.read(order.rows, order.seeds)
+            except Exception as error:  # told where it can be told to a user
+                line.send(error)
+                continue
+            line.send(None)
+            line.send_bytes(memoryview(samples.reshape(-1).view("u1")))
+    except (EOFError, OSError):
+        sys.exit(1)
+
+
+def listen(line: Connection, orders: SimpleQueue[Order]) -> None:
+    """The line's end ends this process at once, whatever a user's code is at."""
+    try:
+        while True:
+            orders.put(line.recv())
+    except (EOFError, OSError):
+        os._exit(1)

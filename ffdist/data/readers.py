@@ -1,0 +1,148 @@
+"""Items of a data set read side by side.
+
+What items draw comes from generators that belong to a process, so that threads can only take turns. So each reader is
+a process with a copy of the data set; an item's seed says what it draws, whoever reads it.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import weakref
+from collections.abc import Sequence
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from queue import LifoQueue
+from threading import Lock, Thread
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from ffdist.data.reader_process import START, Order, Start
+from ffdist.errors import ConfigError, DataError, setting
+from ffdist.notes import note
+from ffdist.payload import pack
+
+if TYPE_CHECKING:
+    from ffdist.data.items import Items
+
+ONE = setting("dataset.loader_workers", 0)
+GRACE = 2.0
+"""Seconds that a reader has to end by itself."""
+
+
+class Reader:
+    """One process, started; `made` says whether it can read."""
+
+    def __init__(self, start: Start) -> None:
+        self.line, there = multiprocessing.Pipe()
+        flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined] - as multiprocessing has it
+        command = [sys.executable, *flags, "-c", START, str(there.fileno()), "ffdist-reader"]
+        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=(there.fileno(),))
+        there.close()
+        Thread(target=send_start, args=(self.line, start), name="ffdist-reader", daemon=True).start()
+
+    def take(self, order: Order, out: np.ndarray, where: str) -> None:
+        """Fill `out` with the samples of the order. Raises what reading raises, and DataError where it has died."""
+        try:
+            self.line.send(order)
+            if (error := self.line.recv()) is not None:
+                raise error
+            self.line.recv_bytes_into(out.reshape(-1).view("u1"))  # pyright: ignore[reportArgumentType] - a buffer
+        except (EOFError, OSError) as error:
+            raise self.lost(where) from error
+
+    def lost(self, where: str) -> DataError:
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(GRACE)
+        code = self.process.poll()
+        how = "it is silent" if code is None else f"exit status {code}"
+        how = f"killed by {signal.Signals(-code).name}" if code and code < 0 else how
+        memory = "a system out of memory kills so: fewer of them, or " if code == -signal.SIGKILL else ""
+        return DataError("a process that reads the data set has died", where=where, got=how, remedy=f"{memory}{ONE}")
+
+    def end(self) -> None:
+        self.line.close()  # by which it ends
+        try:
+            self.process.wait(GRACE)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+def send_start(line: Connection, start: Start) -> None:
+    with suppress(OSError):  # it has died, as its line will tell
+        line.send(sys.path)
+        line.send(start)
+
+
+class Readers:
+    """Up to `count` processes that read the items of one data set. They are started when the first items are taken,
+    and end with this object, or with this process."""
+
+    def __init__(self, items: Items, count: int) -> None:
+        self.items, self.count = items, count
+        self.all: list[Reader] = []
+        self.idle: LifoQueue[Reader] = LifoQueue()
+        self.begun: bool | None = None
+        """Whether they read; None: nobody has asked yet."""
+        self.lock = Lock()
+        weakref.finalize(self, end_all, self.all, os.getpid())
+
+    def read(self, rows: Sequence[int], seeds: Sequence[int] | None, kind: tuple[Any, tuple[int, ...]]) -> np.ndarray:
+        """Samples of this type and shape, [N, *shape], as `Items.read` gives them, by one of the processes."""
+        if not rows:
+            return self.items.read(rows, seeds)
+        with self.lock:
+            if self.begun is None:
+                self.begun = self.begin()
+        if not self.begun:
+            return self.items.read(rows, seeds)
+        out = np.empty((len(rows), *kind[1]), kind[0])
+        reader = self.idle.get()
+        try:
+            reader.take(Order(rows, seeds), out, self.items.where)
+        finally:
+            self.idle.put(reader)
+        return out
+
+    def begin(self) -> bool:
+        """Start all; whether they can read, which is told where it is not so."""
+        try:
+            start = Start(sys.argv, torch.get_num_threads(), pack(self.items, "data set"))
+            self.all.extend(Reader(start) for _ in range(self.count))
+            for reader in self.all:
+                if (error := received(reader, self.items.where)) is not None:
+                    raise error
+        except (ConfigError, DataError) as error:
+            end_all(self.all, os.getpid())
+            note(f"{self.items.where}: items are read one after another: {reason(error)}")
+            return False
+        for reader in self.all:
+            self.idle.put(reader)
+        return True
+
+
+def received(reader: Reader, where: str) -> Any:
+    """What it says first."""
+    try:
+        return reader.line.recv()
+    except (EOFError, OSError) as error:
+        raise reader.lost(where) from error
+
+
+def reason(error: ConfigError | DataError) -> str:
+    """Why items cannot be read by other processes, in a line."""
+    said = " ".join(str(error.got).split())
+    return f"{error.what} ({said}); for several readers: what a module defines, without lambdas and open files"
+
+
+def end_all(readers: list[Reader], owner: int) -> None:
+    """owner: the process that started them; a fork of it leaves them alone."""
+    if os.getpid() == owner:
+        while readers:
+            readers.pop().end()
