@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from ffdist.runtime.exported import load
     from ffdist.runtime.outcome import Result
     from ffdist.runtime.prediction import read_pictures
+    from ffdist.runtime.replay import replay
     from ffdist.settings import (
         ComputeSettings,
         DatasetSettings,
@@ -60,6 +61,7 @@ _PLACES = {
     "Result": "ffdist.runtime.outcome",
     "load": "ffdist.runtime.exported",
     "read_pictures": "ffdist.runtime.prediction",
+    "replay": "ffdist.runtime.replay",
     **dict.fromkeys(
         (
             "ComputeSettings",
@@ -117,6 +119,7 @@ __all__ = [
     "open_data",
     "presets",
     "read_pictures",
+    "replay",
     "settings",
     "write_report",
 ]

@@ -42,6 +42,11 @@ class Train:
     resume: Path | None = None
     """Go on from a run's last snapshot. The run is in this folder. With its settings; stages and other ways of running
     may differ. More epochs than before go on at the learning rate that the longer schedule has there."""
+    replay: Path | None = None
+    """Learn one batch of a run again, by itself, and say what each block made of it. In this process, from the last
+    snapshot before it; the run is left as it is. Without --batch the last of those that brought a block to NaN."""
+    batch: int | None = None
+    """Which batch --replay learns, by its number in the run, from 1."""
     print_config: Flag = False
     """Print what would run, as a TOML file, and stop. Needs no data. With --json as one JSON object."""
     dry_run: Flag = False
@@ -58,6 +63,8 @@ def parse(args: Sequence[str]) -> Train:
     told = told_by(Train, args, PROG, made=Train())
     if "preset" in told:
         raise stray(told["preset"])
+    if "replay" in told or "batch" in told:
+        return replayed(told)
     file = told.pop("config", None)
     from_file = flat(read_toml(file), str(file)) if file else {}
     actions = actions_of(from_file, file)
@@ -84,7 +91,23 @@ def parse(args: Sequence[str]) -> Train:
 
         check_resumable(recorded, settings)
     dry_run = said.get("dry_run", False) or actions.get("dry_run", False)
-    return Train(preset, file, resume, said.get("print_config", False), dry_run, said.get("json", False), settings)
+    flags = {"print_config": said.get("print_config", False), "dry_run": dry_run, "json": said.get("json", False)}
+    return Train(preset, file, resume, **flags, settings=settings)
+
+
+def replayed(told: Mapping[str, Any]) -> Train:
+    """Raises ConfigError for anything else beside the run and the batch: it is learned as the run has it."""
+    if "replay" not in told:
+        raise ConfigError(f"{setting('batch')} is for {setting('replay')}", got=setting("batch", told["batch"]),
+                          remedy=f"{setting('training.batch_size')} is how many samples a batch has")  # fmt: skip
+    if others := [name for name in told if name not in ("replay", "batch", "json")]:
+        raise ConfigError(
+            f"{setting('replay')} takes the run's own settings",
+            expected=f"{setting('batch')} alone beside it",
+            got=" ".join(map(as_flag, others)),
+            remedy="leave the others out",
+        )
+    return Train(replay=told["replay"], batch=told.get("batch"), json=told.get("json", False))
 
 
 def in_its_folder(settings: Settings, run: Path, told: Mapping[str, Any], named: Path | None = None) -> Settings:
@@ -230,6 +253,12 @@ def main(args: Sequence[str]) -> None:
         print(help_page(args))
         sys.exit(0)
     made = parse(args)
+    if made.replay:
+        with loading():
+            from ffdist.cli.replay import show
+
+        show(made.replay, made.batch, as_json=made.json)
+        return
     if made.print_config:
         print(json.dumps(asdict(made.settings), default=str) + "\n" if made.json else write_toml(made.settings), end="")
         return

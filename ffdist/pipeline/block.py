@@ -21,6 +21,7 @@ from ffdist.objectives.base import main_labels
 from ffdist.pipeline.average import Average
 from ffdist.pipeline.compiled import compile_block, compiling
 from ffdist.pipeline.contract import at, check_detached, check_graph, check_local, computing, own_code, running
+from ffdist.pipeline.finite import Trouble, Watch, is_finite
 from ffdist.pipeline.group_norm import ask_for_gradients
 from ffdist.pipeline.optim import build_optimizer
 from ffdist.pipeline.precision import LEAST, LossScale, autocast, dtype_of
@@ -94,6 +95,15 @@ class LearningBlock:
         self.lane = 0
         """Of the batch that is computed now."""
         self.validation_loss = float("nan")
+        self.watch: Watch | None = None
+        """In a run: what is done where a batch brings the block to NaN or infinity. In float16 the scale of its
+        gradients does that."""
+
+    def watched(self) -> Watch | None:
+        """From now on it is looked at what the block makes of its batches."""
+        if self.scale is None and self.optimizer is not None:
+            self.watch = Watch(self.site, self.config.settings.training.on_nan, self.config.device)
+        return self.watch
 
     def forward(
         self, x: Tensor, y: Tensor, step: int, epoch: int = 0, part: int = 0, companion: Tensor | None = None
@@ -112,8 +122,11 @@ class LearningBlock:
         x = self._placed(x)  # a copy to a GPU may wait; meanwhile other stages of this process may draw
         if self.scale:
             self.scale.remember(self.parts)
+        if self.watch:
+            self.watch.begin(step, epoch, self.parts, first=part == 0 and len(self.totals) == 1)
         with seeded(draws, self.config.device, all_kinds=self.own_code), self._autocast():
             local = self._locally(self.parts, x, y, companion)
+        local = self.watch.seen(local) if self.watch else local
         if self.learned:
             check_graph(local, self.objective, self.site)
         return local
@@ -142,14 +155,37 @@ class LearningBlock:
         return True
 
     def check_often(self, step: int) -> None:
-        """`check_finite`, as often as it costs nothing to look."""
-        if step % CHECK_EVERY == 0 or not queues(self.config.device):
+        """`check_finite`, in a run, as often as it costs nothing to look; where each batch is watched, it was done."""
+        watched = self.watch is not None and self.watch.at_once
+        if not watched and (self.watch or self.scale) and (step % CHECK_EVERY == 0 or not queues(self.config.device)):
             self.check_finite(step)
 
     def step(self) -> None:
-        """Update the weights by the gradients of a whole batch."""
+        """Update the weights by the gradients of a whole batch, unless that is not to be learned from."""
+        if self.watch:
+            self.watch.look_at(p.grad for p in self.learned if p.grad is not None)
+            if trouble := self.watch.take():
+                self.skip(trouble)
+                return
+        self.apply()
+
+    def apply(self) -> None:
+        """The step, whatever the gradients are."""
+        if self.watch:
+            self.watch.end(None)
         self.descend()
         self.rest_of_step()
+
+    def skip(self, trouble: Trouble) -> None:
+        """Take no step in a batch; schedules count it."""
+        assert self.watch is not None
+        assert self.optimizer is not None
+        assert self.schedule is not None
+        self.watch.end(trouble)
+        self.optimizer.zero_grad()
+        if not isinstance(self.schedule, ReduceLROnPlateau):
+            self.optimizer._opt_called = True  # pyright: ignore[reportAttributeAccessIssue]  # torch would warn
+            self.schedule.step()
 
     def descend(self) -> None:
         """Of `step`, what the optimiser does."""
@@ -182,6 +218,8 @@ class LearningBlock:
         """Mean loss and accuracy over the split that has just passed; None where the block gave none."""
         metrics = self.metrics()
         self.totals.zero_()
+        if self.watch and split == "train":
+            self.watch.in_epoch = 0
         if split == "validation" and metrics["loss"] is not None:
             self.validation_loss = metrics["loss"]
         return metrics
@@ -195,6 +233,8 @@ class LearningBlock:
             "accuracy": correct / scored if scored else None,
             "lr": self.lr,
         }
+        if self.watch and self.watch.in_epoch:
+            metrics["skipped"] = self.watch.in_epoch
         return metrics | ({"loss_scale": self.scale.value} if self.scale else {})
 
     def end_epoch(self) -> None:
@@ -218,6 +258,9 @@ class LearningBlock:
                 "broken pictures in the data",
             )
         if not torch.isfinite(self.totals[:, 0]).all():
+            if self.watch:
+                self.watch.step = self.watch.look_back(step)
+                raise self.watch.diverged(Trouble("loss", float(self.totals[:, 0].sum())))
             raise DivergedError(
                 "the loss is not a finite number",
                 where=f"{self.site}, batch {step}",
@@ -226,6 +269,18 @@ class LearningBlock:
                 remedy=f"lower {setting('optim.lr')}, use {setting('compute.precision', 'fp32')}, or look for "
                 "broken pictures in the data",
             )
+
+    def check_weights(self, step: int) -> None:
+        """Before they are saved. Raises DivergedError for some that are not finite: what follows learns nothing."""
+        for name, parameter in self.parts.named_parameters():
+            if self.watch and parameter.requires_grad and not is_finite(parameter):
+                raise DivergedError(
+                    "the weights are not finite numbers",
+                    where=f"{self.site}, {name}, batch {step}",
+                    expected="finite weights, which a snapshot keeps",
+                    got="an update that has broken them, though its gradients were finite",
+                    remedy=f"lower {setting('optim.lr')}; the snapshot before, where there was one, is whole",
+                )
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """All that a resumed run needs of this block: tensors, and JSON-able fields.
@@ -243,6 +298,8 @@ class LearningBlock:
             if self.scale:
                 fields["loss_scale"] = self.scale.state()
             fields["schedule"] = {k: v for k, v in self.schedule.state_dict().items() if k != "lr_lambdas"}
+        if self.watch and (self.watch.in_row or self.watch.in_epoch):
+            fields["skipped"] = [self.watch.in_row, self.watch.in_epoch]
         if self.average:
             tensors |= {f"average.{name}": value for name, value in self.average.state().items()}
             fields["averaged"] = self.average.updates
@@ -254,6 +311,8 @@ class LearningBlock:
         self.parts.load_state_dict({name: tensors[name] for name in own})
         self.totals.copy_(tensors["metrics.totals"].view(-1, 4))
         self.validation_loss = float(fields["validation_loss"])
+        if self.watch:
+            self.watch.in_row, self.watch.in_epoch = fields.get("skipped", (0, 0))
         if self.optimizer is None or self.schedule is None:
             return
         slots: dict[int, dict[str, Tensor]] = {}
@@ -313,7 +372,8 @@ class LearningBlock:
         with torch.no_grad():
             if local.loss is not None:
                 loss, count = local.loss.detach(), len(y)
-                if self.scale and self.parts.training:  # a batch that float16 could not hold took no step
+                masked = self.scale or (self.watch and self.watch.policy == "skip")
+                if masked and self.parts.training:  # such a batch, or lane, took no step
                     finite = loss.isfinite()
                     loss, count = loss.where(finite, 0), count * finite
                 self.totals[self.lane, 0] += loss * len(y)

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from ffdist.pipeline.block import LearningBlock
+from ffdist.pipeline.finite import Trouble
 from ffdist.pipeline.flat import Flat
 from ffdist.pipeline.optim import is_elementwise
 from ffdist.pipeline.running import Key, RunningStatistics
@@ -65,6 +66,8 @@ class Reduction:
         """Where each worker updates its slice alone."""
         self.partial = Partial(lanes, of, self._add)
         self.present: set[int] = set()
+        self.trouble: Trouble | None = None
+        """In some lane of the batch: then no worker takes the block's step."""
         synced = synchronise(block.parts) if block.config.settings.training.sync_norms else ()
         self.running = RunningStatistics(block.parts, synced)
         self.values: dict[Node, Tensor] = {}
@@ -89,6 +92,10 @@ class Reduction:
     def end_lane(self, lane: int) -> None:
         """Behind the last microbatch of a lane."""
         found = self.flat.gradients()
+        if watch := self.block.watch:
+            if found:
+                watch.look_at_lane(found[0], self.of)
+            self.trouble = watch.take() or self.trouble
         self.partial.put(lane, None if found is None else self._rounded(found[0]))
         self.present |= set(found[1]) if found else set()
 
@@ -104,16 +111,22 @@ class Reduction:
         for kind, keys in by_type.items():
             running[f"running {kind}"] = torch.cat([self.running.taken[key].flatten() for key in keys])
         tensors = [{name: value[part] for name, value in travelling.items()} | running for part in self.slices]
-        return {"present": sorted(self.present), "running": by_type}, tensors
+        told = self.trouble and self.trouble.as_json()
+        return {"present": sorted(self.present), "running": by_type, "trouble": told}, tensors
 
     def receive(self, fields: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         """What another worker has collected."""
         self.values |= self._received(tensors)
         self.others.append(self._running(fields["running"], tensors))
         self.present |= set(fields["present"])
+        self.trouble = self.trouble or Trouble.from_json(fields["trouble"])
 
     def add_up(self) -> None:
         """All lanes of the batch are here."""
+        if self.trouble:
+            self.summed, self.values, self.others = None, {}, []
+            self.running.drop()
+            return
         self.summed = total(self.values, (0, self.of), self._add)
         if any(self.summed is value for value in self.values.values()):
             # what was sent, or lies in another's memory, may not change: clipping scales it
@@ -133,9 +146,13 @@ class Reduction:
 
     def apply(self, slices: Mapping[int, Mapping[str, Tensor]] | None = None) -> None:
         """Complete the block's update. slices: by their places, what `update_own` gave elsewhere."""
-        if self.summed is not None and self.own:
+        if self.trouble:
+            self.block.skip(self.trouble)
+        elif self.summed is not None and self.own:
             for place, tensors in (slices or {}).items():
                 self.own.take(place, tensors["weights"])
+            if self.block.watch:
+                self.block.watch.end(None)
             self.block.rest_of_step()
         elif self.summed is not None:
             others = {place: self._long(tensors["summed"]) for place, tensors in (slices or {}).items()}
@@ -145,8 +162,8 @@ class Reduction:
                 else torch.cat([v for _, v in sorted({**others, self.place: self.summed}.items())])
             )
             self.flat.put(flat, sorted(self.present))
-            self.block.step()
-        self.summed, self.present = None, set()
+            self.block.apply()
+        self.summed, self.present, self.trouble = None, set(), None
 
     def whole(self, moments: Sequence[Mapping[str, Tensor]]) -> AbstractContextManager[None]:
         """Within, the block's optimiser has all that it would have on one worker. moments: of each worker's slice."""

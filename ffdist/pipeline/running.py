@@ -55,6 +55,10 @@ class RunningStatistics:
             buffer.copy_(self.begun[name])
             self.seen[name] = (buffer, buffer._version)
 
+    def drop(self) -> None:
+        """Behind a batch that is not learned from: the buffers are as they were when it began."""
+        self.begun, self.seen, self.taken = {}, {}, {}
+
     @torch.no_grad()
     def end(self, others: Iterable[Mapping[Key, Tensor]] = ()) -> None:
         """Behind the batch: take in what all microbatches made; others: of those that were computed elsewhere."""
@@ -69,7 +73,7 @@ class RunningStatistics:
             buffer = buffers[name]
             start = self.begun.get(name, buffer)  # a worker without samples has not begun
             buffer.copy_(in_order(start, [v.to(buffer.device) for v in values], self.momentum.get(name)))
-        self.begun, self.seen, self.taken = {}, {}, {}
+        self.drop()
 
 
 def in_order(start: Tensor, values: list[Tensor], momentum: float | None) -> Tensor:

@@ -47,6 +47,8 @@ class Stage:
         several. turn: where this worker serves in other stages, too."""
         self.index, self.blocks, self.write = index, list(blocks), save
         self.device = blocks[0].config.device
+        self.watches = [watch for block in blocks if (watch := block.watched())]
+        """Of those blocks that have something to learn."""
         self.team, self.turn = team, turn
         training = blocks[0].config.settings.training
         of = training.lanes or 1
@@ -294,6 +296,7 @@ class Stage:
         """The files are on disk before the marker goes on: what reaches the end is complete."""
         for block in self.blocks:
             block.check_finite(self.step)
+            block.check_weights(self.step)
         self.share_totals()
         if self.team is None:
             marker.files += self.write(self.blocks, marker)

@@ -30,6 +30,7 @@ from ffdist.pipeline.team import Team
 from ffdist.pipeline.turn import Outbox, Turn
 from ffdist.report.log import StageLog, start_run_log
 from ffdist.runtime.meeting import await_key, set_key
+from ffdist.runtime.nonfinite import Keeper
 from ffdist.runtime.routes import Route, sink_is_beside
 from ffdist.snapshot import SnapshotStore
 from ffdist.transport import Receiver, Sender
@@ -121,6 +122,10 @@ class Worker:
             log.write(f"worker {self.me} of {world.size}; plan: {self.plan}")
         log.write(f"edges of the run: {', '.join(self.kinds) or 'none'}")
         stage.on_epoch = log.epoch
+        leads = team is None or team.leads
+        keeper = Keeper(job.run, lambda: job.loaders().train, leads, log.write)
+        for watch in stage.watches:
+            watch.keep = keeper
         outbox = self._outbox(index, lanes)
         if loaders:
             told = self._predictions(loaders)

@@ -33,6 +33,10 @@ class TrainingSettings(Group):
     one another at each of its norms. With 1 microbatch a lane."""
     early_stop: int | None = option(None, least=1, free=True)
     """End after so many epochs without a better one. By the validation accuracy, looked at one epoch behind."""
+    on_nan: Literal["stop", "skip"] = option("stop", free=True)
+    """NaN or infinity in a block's loss, output or gradients. stop: the run ends, and says block, batch and epoch.
+    skip: the block takes no step in that batch, the same under any plan; 21 batches in a row end the run. RUN/nonfinite
+    keeps the samples' numbers; --replay learns the batch alone. fp16 skips by itself."""
     seed: int = 0
     """Seed of weights, order, augmentation and splits."""
 

@@ -1,0 +1,48 @@
+"""What `ffdist train --replay` prints."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from ffdist.notes import listed
+from ffdist.plain import PlainConsole, table
+from ffdist.runtime.replay import Replay, is_bad, replay
+
+
+def show(run: Path, batch: int | None, *, as_json: bool = False) -> None:
+    """A row a block, and which samples are at fault; or all of it as one JSON object."""
+    found = replay(run, batch)
+    if as_json:
+        print(json.dumps(found.as_json()))
+        return
+    console = PlainConsole()
+    console.print(table_of(found))
+    for line in lines_of(found):
+        console.print(line, soft_wrap=True)
+
+
+def table_of(found: Replay) -> object:
+    rows = table("block", "loss", "largest output", "not finite", "largest gradient", "not finite",
+                 title=f"Batch {found.batch}, epoch {found.epoch}: {len(found.samples)} samples")  # fmt: skip
+    for each in found.blocks:
+        loss = "-" if each.loss is None else f"{each.loss:.6g}"
+        rows.add_row(each.block, loss, f"{each.largest_output:.6g}", f"{each.bad_outputs:,}",
+                     f"{each.largest_gradient:.6g}", f"{each.bad_gradients:,}")  # fmt: skip
+    return rows
+
+
+def lines_of(found: Replay) -> list[str]:
+    """Where it begins, in words."""
+    snapshot = f"the snapshot behind batch {found.begun}" if found.begun else "the run's beginning"
+    lines = [f"learned from {snapshot} on; samples are named by their places in the training split, from 0"]
+    if found.bad_inputs:
+        lines.append(f"not finite before the first block: {listed(found.bad_inputs)}")
+    first = found.first_bad
+    if first is None:
+        return [*lines, f"all is finite; its samples: {listed(found.samples)}"]
+    lines.append(f"the first block with what is no finite number: {first.block}")
+    own = next((each for each in found.blocks if is_bad(each) and each.samples), None)
+    if own:
+        lines.append(f"samples whose output is not finite in {own.block}: {listed(own.samples)}")
+    return [*lines, f"all of its samples: {listed(found.samples)}"]

@@ -1,0 +1,189 @@
+"""NaN and infinity, where a batch brings a block to them: the run stops, or the block takes no step in that batch.
+
+Looked at is what a block makes of a batch: its loss, what it passes on, its gradients. Each block decides by itself, by
+its own numbers alone, so that no plan changes a bit; what it passes on goes on as it is, and blocks behind it that meet
+NaN there decide so too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ffdist.device import queues
+from ffdist.errors import DivergedError, setting
+from ffdist.objectives import Local, Site
+
+OnNan = Literal["stop", "skip"]
+MOST_SKIPPED = 20
+"""Batches in a row in which a block may take no step: more is no matter of single batches."""
+RECENT = 50
+"""Losses that are kept on a GPU, where a look waits for the device, until they are looked at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """What a block made of a batch, that is no finite number."""
+
+    what: str
+    """The loss, the output, or the gradients."""
+    value: float
+    """NaN, or an infinity."""
+
+    def as_json(self) -> list[Any]:
+        return [self.what, repr(self.value)]
+
+    @classmethod
+    def from_json(cls, told: list[Any] | None) -> Trouble | None:
+        return None if told is None else cls(str(told[0]), float(told[1]))
+
+
+@dataclass(frozen=True, slots=True)
+class Nonfinite:
+    """A batch that brought a block to NaN or infinity."""
+
+    site: Site
+    step: int
+    """The batch's number in the run, from 1."""
+    epoch: int
+    """From 0."""
+    trouble: Trouble
+    skipped: bool
+    """Whether the run goes on without the block's step."""
+
+
+Keep = Callable[[Nonfinite], str | None]
+"""Told of each; returns where the samples' numbers are kept."""
+
+
+class Watch:
+    """One block's eye on what it makes of its batches."""
+
+    def __init__(self, site: Site, policy: OnNan, device: torch.device) -> None:
+        self.site, self.policy = site, policy
+        self.at_once = policy == "skip" or not queues(device)
+        """Whether each batch is looked at; on a GPU, where that would wait for it, only where batches are skipped."""
+        self.keep: Keep = lambda found: None
+        self.step, self.epoch = 0, 0
+        """Of the batch at work."""
+        self.found: Trouble | None = None
+        """In the batch at work."""
+        self.in_row = self.in_epoch = 0
+        """Batches in which the block took no step: one behind the other; since the last split."""
+        self.before: list[tuple[Tensor, Tensor]] = []
+        """Buffers, and what they were before the batch."""
+        self.losses = torch.zeros(RECENT, device=device) if not self.at_once else None
+
+    @torch.no_grad()
+    def begin(self, step: int, epoch: int, parts: nn.Module, *, first: bool) -> None:
+        """Before a block computes a part of a batch; first: of the batch, where it computes all of it."""
+        self.step, self.epoch = step, epoch
+        if first and self.policy == "skip":
+            self.before = [(buffer, buffer.clone()) for buffer in parts.buffers()]
+
+    def seen(self, local: Local) -> Local:
+        """What the block has made of a part of a batch, before it goes on. Raises DivergedError where the run is to
+        stop."""
+        if local.loss is None:
+            return local
+        if self.losses is not None:
+            self.losses[self.step % RECENT] = local.loss.detach()
+        if not self.at_once:
+            return local
+        if not math.isfinite(value := float(local.loss.detach())):
+            return self._mended(local, Trouble("loss", value))
+        if local.onward is not None and not is_finite(local.onward):
+            return self._mended(local, Trouble("output", first_bad(local.onward)))
+        return local
+
+    def _mended(self, local: Local, trouble: Trouble) -> Local:
+        """Scores that a source may want to hear of are numbers: such a batch says nothing of its samples."""
+        self.note(trouble)
+        scores = local.scores
+        return local if scores is None else local._replace(scores=torch.nan_to_num(scores.detach(), 0.0, 0.0, 0.0))
+
+    def look_at(self, gradients: Iterable[Tensor]) -> None:
+        """The gradients of a whole batch."""
+        if self.at_once and self.found is None:
+            for gradient in gradients:
+                if not is_finite(gradient):
+                    self.note(Trouble("gradients", first_bad(gradient)))
+                    return
+
+    def look_at_lane(self, flat: Tensor, of: int) -> None:
+        """flat: a lane's gradients, of so many lanes, whose sum is to be finite as well."""
+        if not self.at_once or self.found is not None or not flat.numel():
+            return
+        low, high = map(float, torch.aminmax(flat))
+        if not max(-low, high) * of <= torch.finfo(flat.dtype).max:
+            self.note(Trouble("gradients", low if not math.isfinite(low) else high))
+
+    def note(self, trouble: Trouble) -> None:
+        """Raises DivergedError where the run is to stop."""
+        if self.policy == "stop":
+            raise self.diverged(trouble)
+        self.found = self.found or trouble
+
+    def take(self) -> Trouble | None:
+        """What was found in the batch, or the lane, that is complete now."""
+        found, self.found = self.found, None
+        return found
+
+    @torch.no_grad()
+    def end(self, trouble: Trouble | None) -> None:
+        """Behind a batch. trouble: for which the block takes no step; its buffers are again what they were.
+
+        Raises DivergedError where that goes on and on.
+        """
+        before, self.before = self.before, []
+        if trouble is None:
+            self.in_row = 0
+            return
+        for buffer, value in before:
+            buffer.copy_(value)
+        self.in_row += 1
+        self.in_epoch += 1
+        if self.in_row > MOST_SKIPPED:
+            raise self.diverged(trouble, f", batch after batch ({self.in_row} in a row)")
+        self.keep(Nonfinite(self.site, self.step, self.epoch, trouble, skipped=True))
+
+    def look_back(self, step: int) -> int:
+        """On a GPU: of the last losses, the batch of the first that is none; else `step`."""
+        if self.losses is None:
+            return step
+        bad = ~torch.isfinite(self.losses)
+        steps = [step - back for back in reversed(range(min(RECENT, step)))]
+        return next((each for each in steps if bad[each % RECENT]), step)
+
+    def diverged(self, trouble: Trouble, more: str = "") -> DivergedError:
+        kept = self.keep(Nonfinite(self.site, self.step, self.epoch, trouble, skipped=False))
+        again = f"`ffdist train --replay RUN`, or ffdist.replay(RUN), learns it again, by itself: {kept} names its "
+        again = f"{again}samples; " if kept else ""
+        many = trouble.what == "gradients"
+        return DivergedError(
+            f"the {trouble.what} {'are not finite numbers' if many else 'is not a finite number'}{more}",
+            where=f"{self.site}, batch {self.step}, epoch {self.epoch + 1}",
+            expected="finite numbers",
+            got=trouble.value,
+            remedy=f"{again}lower {setting('optim.lr')}, look for broken samples in the data, or "
+            f"{setting('training.on_nan', 'skip')}",
+        )
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """By the sum, which is quick; where that is not finite, by each number."""
+    if not tensor.is_floating_point():
+        return True
+    total = tensor.detach().sum(dtype=torch.float32 if tensor.element_size() < 4 else tensor.dtype)
+    return math.isfinite(float(total)) or bool(torch.isfinite(tensor).all())
+
+
+def first_bad(tensor: Tensor) -> float:
+    """The first number that is none."""
+    flat = tensor.detach().flatten()
+    return float(flat[~torch.isfinite(flat)][0])

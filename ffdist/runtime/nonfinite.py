@@ -1,0 +1,95 @@
+"""Batches that brought a block to NaN or infinity: which samples they had, kept in the run's folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ffdist.data import Loader
+from ffdist.errors import SnapshotError, described
+from ffdist.notes import note
+from ffdist.pipeline.finite import Nonfinite
+from ffdist.report.log import writing
+from ffdist.snapshot.files import block_file, write_durably
+
+KEPT = "nonfinite"
+"""In a run's folder: a file for each block that such a batch came to."""
+TOLD = 5
+"""Batches that are told on stderr, at most, by one worker; all are kept."""
+
+
+@dataclass
+class Keeper:
+    """Keeps the numbers of such batches' samples."""
+
+    run: Path | None
+    make_loader: Callable[[], Loader]
+    """Of the training split, as the source has it."""
+    leads: bool = True
+    """Whether this worker keeps for all that share a stage what they all know."""
+    log: Callable[[str], object] = lambda text: None
+    told: int = 0
+
+    @cached_property
+    def loader(self) -> Loader:
+        return self.make_loader()
+
+    def __call__(self, found: Nonfinite) -> str | None:
+        """Where they are kept; None where the run keeps nothing. Raises SnapshotError where that cannot be written."""
+        samples = numbers_of(self.loader, found.step)
+        values = {
+            "batch": found.step,
+            "epoch": found.epoch + 1,
+            "block": found.site.name,
+            "what": found.trouble.what,
+            "value": repr(found.trouble.value),
+            "skipped": found.skipped,
+            "samples": samples.tolist(),
+        }
+        path = self.run and self.run / KEPT / name_of(found)
+        if path and (self.leads or not found.skipped):
+            with writing(path):
+                write_durably(path, (json.dumps(values) + "\n").encode())
+        if found.skipped and self.leads:
+            self._tell(found, path)
+        return str(path) if path else None
+
+    def _tell(self, found: Nonfinite, path: Path | None) -> None:
+        self.told += 1
+        text = f"{found.site.name} skipped batch {found.step} of epoch {found.epoch + 1}: {found.trouble.what} "
+        text += f"{found.trouble.value}"
+        self.log(text)
+        if self.told <= TOLD:
+            more = "; more are kept there, and not told" if self.told == TOLD else ""
+            note(text + (f"; its samples' numbers: {path}{more}" if path else ""))
+
+
+def name_of(found: Nonfinite) -> str:
+    block = block_file(found.site.index, found.site.name).removesuffix(".safetensors")
+    return f"batch-{found.step:09d}-{block}.json"
+
+
+def numbers_of(loader: Loader, step: int) -> np.ndarray:
+    """Of the samples of batch `step` of a run, from 1: their places in the training split, from 0, in their order."""
+    epoch, batch = divmod(step - 1, len(loader))
+    return loader.order(epoch)[batch * loader.batch_size : (batch + 1) * loader.batch_size]
+
+
+def kept_batches(run: Path) -> list[dict[str, Any]]:
+    """What is kept of such batches, in order. Raises SnapshotError for a file that is none of these."""
+    found = []
+    for path in sorted((run / KEPT).glob("batch-*.json")):
+        try:
+            values = json.loads(path.read_text())
+            values["batch"] = int(values["batch"])
+            found.append(values)
+        except (OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
+            raise SnapshotError("what is kept of a batch cannot be read", where=path, got=described(error),
+                                remedy="name the batch by its number, or remove the file") from error  # fmt: skip
+    return found

@@ -1,0 +1,273 @@
+"""One batch of a run again, by itself: what each block made of it, and which samples bring it to NaN or infinity."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ffdist.errors import ConfigError, SnapshotError, setting
+from ffdist.objectives import Local, Site
+from ffdist.pipeline.block import LearningBlock
+from ffdist.pipeline.finite import Trouble, Watch, is_finite
+from ffdist.pipeline.initial import make_from_data
+from ffdist.pipeline.message import Message, TrainBatch
+from ffdist.pipeline.plan import build_block
+from ffdist.pipeline.predictions import KNOWN, RECENT, Feedback, Predictions
+from ffdist.pipeline.source import Position, Source
+from ffdist.pipeline.stage import Stage
+from ffdist.runtime.data_facts import check_same_data, read_facts
+from ffdist.runtime.job import Job
+from ffdist.runtime.nonfinite import kept_batches, numbers_of
+from ffdist.runtime.opened import open_told
+from ffdist.runtime.own_code import GIVEN, check_code
+from ffdist.runtime.rank import set_threads, stage_device
+from ffdist.runtime.run import check_named, no_data_to_learn, read_settings
+from ffdist.runtime.start import make_job
+from ffdist.runtime.threads import computing_threads_kept
+from ffdist.runtime.world import World
+from ffdist.snapshot import Manifest, SnapshotStore, committed, pulled, read_manifest
+from ffdist.snapshot.newest import whole
+from ffdist.transport import Edge, open_local
+
+MOST_SAMPLES = 1000
+"""Named one by one, at most."""
+
+
+@dataclass
+class BlockSeen:
+    """What one block made of the batch."""
+
+    block: str
+    loss: float | None = None
+    """Of the whole batch; None where the block rests."""
+    largest_output: float = 0.0
+    """The greatest absolute value of what it passes on; NaN or infinite where some is."""
+    bad_outputs: int = 0
+    """Numbers of these that are not finite."""
+    largest_gradient: float = 0.0
+    bad_gradients: int = 0
+    samples: list[int] = field(default_factory=list)
+    """Whose output is not finite, by their places in the training split, from 0."""
+
+
+@dataclass
+class Replay:
+    """One batch of a run, again."""
+
+    batch: int
+    """Its number in the run, from 1."""
+    epoch: int
+    """From 1."""
+    begun: int
+    """The batch behind which the snapshot is that it was begun from; what lies between was learned again."""
+    samples: list[int]
+    """All of the batch's, by their places in the training split, from 0, in their order."""
+    bad_inputs: list[int]
+    """Those that are not finite before the first block."""
+    blocks: list[BlockSeen]
+
+    @property
+    def first_bad(self) -> BlockSeen | None:
+        """The first block that the batch brings to NaN or infinity; None where all is finite."""
+        return next((each for each in self.blocks if is_bad(each)), None)
+
+    def as_json(self) -> dict[str, Any]:
+        first = self.first_bad
+        return asdict(self) | {"first_bad": first and first.block}
+
+
+def is_bad(seen: BlockSeen) -> bool:
+    return bool(seen.bad_outputs or seen.bad_gradients or (seen.loss is not None and not is_number(seen.loss)))
+
+
+def is_number(value: float) -> bool:
+    return value - value == 0
+
+
+class Recorder(Watch):
+    """Writes down what a block makes of a batch, and raises nothing."""
+
+    def __init__(self, site: Site, device: torch.device) -> None:
+        super().__init__(site, "skip", device)
+        self.told = BlockSeen(site.name)
+        self.share, self.numbers = 1.0, list[int]()
+        """Of the part that is at work: its part of the batch, and its samples."""
+
+    def seen(self, local: Local) -> Local:
+        told = self.told
+        if local.loss is not None:
+            told.loss = (told.loss or 0.0) + float(local.loss.detach()) * self.share
+        if local.onward is not None and local.onward.is_floating_point():
+            bad = ~torch.isfinite(local.onward)
+            told.largest_output = greatest(told.largest_output, local.onward)
+            told.bad_outputs += int(bad.sum())
+            rows = bad.flatten(1).any(1).nonzero().flatten().tolist() if bad.any() else []
+            told.samples += [self.numbers[row % len(self.numbers)] for row in rows]
+        return local
+
+    def look_at(self, gradients: Any) -> None:
+        for gradient in gradients:
+            self._gradient(gradient)
+
+    def look_at_lane(self, flat: Tensor, of: int) -> None:
+        self._gradient(flat)
+
+    def _gradient(self, gradient: Tensor) -> None:
+        self.told.largest_gradient = greatest(self.told.largest_gradient, gradient)
+        self.told.bad_gradients += int((~torch.isfinite(gradient)).sum())
+
+    def end(self, trouble: Trouble | None) -> None:
+        self.before = []
+
+
+def greatest(before: float, values: Tensor) -> float:
+    """NaN stays."""
+    now = float(values.detach().abs().max()) if values.numel() else 0.0
+    return before if before != before or before > now else now
+
+
+class Lost:
+    """Where messages go behind the last block; scores that the source wants to hear of go back to it."""
+
+    def __init__(self, feedback: Feedback | None) -> None:
+        self.feedback, self.waited = feedback, 0.0
+
+    def send(self, message: Message) -> None:
+        if self.feedback and isinstance(message, TrainBatch):
+            self.feedback.send(message)
+
+
+def replay(run: str | Path, batch: int | None = None) -> Replay:
+    """Batch `batch` of a run, from 1, as it was learned, by one worker in this process: from the last whole snapshot
+    before it, and the batches between. Nothing is written.
+
+    batch: None: the last that the run has kept, as one that brought a block to NaN or infinity.
+
+    Raises SnapshotError for what is no run, or where none of its batches is kept; ConfigError for a batch that the run
+    does not have, DataError for other data than it has learned; DivergedError where a batch before it stops the run.
+    """
+    folder = pulled(run)
+    settings, facts = read_settings(folder), read_facts(folder)
+    batch = last_kept(folder) if batch is None else batch
+    check_named(settings, folder)
+    if settings.dataset.data == GIVEN:
+        raise no_data_to_learn(folder)
+    check_code(folder, settings, strict=False)
+    images = open_told(settings.dataset)
+    check_same_data(facts, images, settings.dataset.data)
+    with computing_threads_kept():
+        set_threads(settings.compute.threads, World())
+        manifest = before(folder, batch)
+        job = make_job(settings, images, folder, resume=manifest is not None)
+        return Player(job, manifest, stage_device(settings.compute.device, World())).play(batch)
+
+
+def last_kept(run: Path) -> int:
+    found = kept_batches(run)
+    if not found:
+        raise SnapshotError(
+            "the run has kept no batch that brought a block to NaN or infinity",
+            where=run,
+            remedy=f"name one by its number: {setting('batch', 1)}",
+        )
+    return found[-1]["batch"]
+
+
+def before(run: Path, batch: int) -> Manifest | None:
+    """The last whole snapshot before a batch; None where there is none, and it is learned from the beginning."""
+    for folder in reversed(committed(run)):
+        try:
+            manifest = read_manifest(folder)
+            if manifest.step < batch:
+                return whole(manifest)
+        except SnapshotError:
+            continue
+    return None
+
+
+class Player:
+    """A run's stream, up to a batch."""
+
+    def __init__(self, job: Job, manifest: Manifest | None, device: torch.device) -> None:
+        self.job, self.manifest = job, manifest
+        self.loaders = job.loaders()
+        total = max(1, len(self.loaders.train) * job.settings.training.epochs)
+        config = job.block_config(device, total)
+        blocks = [build_block(job.chain, site, job.objective, config) for site in job.sites()]
+        self.stage = Stage(0, blocks, lambda blocks, marker: [])
+        self.store = SnapshotStore(job.run, job.names)
+        if manifest:
+            self.store.load(blocks, manifest)
+        else:
+            make_from_data(blocks[0].module, self.loaders.train)
+        for reduction in self.stage.reductions:
+            reduction.begin_run()
+
+    def play(self, batch: int) -> Replay:
+        steps, epochs = len(self.loaders.train), self.job.settings.training.epochs
+        if isinstance(batch, bool) or not 1 <= batch <= steps * epochs:
+            raise ConfigError("the run has no such batch", where=setting("batch"),
+                              expected=f"1 .. {steps * epochs}", got=batch)  # fmt: skip
+        numbers = numbers_of(self.loaders.train, batch).tolist()
+        begun = self.manifest.step if self.manifest else 0
+        told = Replay(batch, (batch - 1) // steps + 1, begun, numbers, [], [])
+        at, recorders = 0, list[Recorder]()
+        with self.messages() as (messages, outbox):
+            for message in messages:
+                if isinstance(message, TrainBatch) and message.step == batch:
+                    recorders = recorders or [self.recorded(block) for block in self.stage.blocks]
+                    own = numbers[at : at + len(message.y)]
+                    at += len(message.y)
+                    for recorder in recorders:
+                        recorder.share, recorder.numbers = message.share, own
+                    told.bad_inputs += bad_rows(message.x, own)
+                self.stage.handle(message, outbox)
+                if at == len(numbers) and recorders:
+                    break
+        told.blocks = [recorder.told for recorder in recorders]
+        for seen in told.blocks:
+            seen.samples = list(dict.fromkeys(seen.samples))[:MOST_SAMPLES]
+        return told
+
+    def recorded(self, block: LearningBlock) -> Recorder:
+        block.watch = Recorder(block.site, block.config.device)
+        return block.watch
+
+    @contextmanager
+    def messages(self) -> Iterator[tuple[Source, Lost]]:
+        """The run's stream from the snapshot on, and what its end is."""
+        job, manifest, lag = self.job, self.manifest, self.job.objective.feedback
+        predictions = feedback = None
+        if lag:
+            sender, receiver = open_local(Edge("back", lag + 2, job.timeout))
+            recent = self.store.load_beside(manifest, RECENT)[0].get("scores", ()) if manifest else ()
+            keep = self.store.save_beside
+            predictions = Predictions(self.loaders.train, job.chain.num_classes, lag, receiver, keep, recent)
+            feedback = Feedback([sender], lag, keep, recent)
+            if manifest:
+                predictions.load_state(*self.store.load_beside(manifest, KNOWN))
+        start = Position(manifest.step, manifest.epoch, manifest.batch) if manifest else Position()
+        source = Source(
+            self.loaders,
+            job.objective,
+            job.settings.training,
+            num_classes=job.chain.num_classes,
+            start=start,
+            predictions=predictions,
+            leads=False,
+        )
+        yield source, Lost(feedback)
+
+
+def bad_rows(x: Tensor | None, numbers: list[int]) -> list[int]:
+    """The samples of a part of a batch that are not finite before the first block."""
+    if x is None or is_finite(x):
+        return []
+    rows = (~torch.isfinite(x)).flatten(1).any(1).nonzero().flatten().tolist()
+    return list(dict.fromkeys(numbers[row % len(numbers)] for row in rows))
