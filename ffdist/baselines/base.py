@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from ffdist.device import moved
 from ffdist.models import Chain, derive_seed, seeded
+from ffdist.pipeline.average import Average
 from ffdist.pipeline.block import placed, put_on
 from ffdist.pipeline.compiled import compile_block
 from ffdist.pipeline.optim import build_optimizer
@@ -74,10 +75,15 @@ class Whole(nn.Module):
         self.blocks = nn.ModuleList(chain.build(index, config.settings.training.seed) for index in range(len(chain)))
         with seeded(derive_seed(config.settings.training.seed, "weights", len(chain))):  # the same on every rank
             self.blocks.append(chain.classifier())
+        self.names = [*(name.replace(".", "_") for name in chain.names), "classifier"]
         put_on(self, config.device)
         if config.compiled:
             for block in self.blocks:
                 compile_block(block)
+
+    def by_name(self) -> nn.ModuleDict:
+        """The blocks and the classifier by name, as an optimiser with rates for heads tells them apart."""
+        return nn.ModuleDict(dict(zip(self.names, self.blocks, strict=True)))
 
     def forward(self, x: Tensor) -> Tensor:
         for block in self.blocks:
@@ -92,13 +98,16 @@ class Replica:
     """
 
     def __init__(
-        self, whole: nn.Module, config: BaselineConfig, place: Place, *, forward: nn.Module | None = None,
+        self, whole: Whole, config: BaselineConfig, place: Place, *, forward: nn.Module | None = None,
         accumulate: int = 1, hold: partial[AbstractContextManager[None]] = partial(nullcontext),  # noqa: B008
     ) -> None:  # fmt: skip
-        self.modules, self.config = whole, config
+        self.modules: nn.Module = whole
+        self.config = config
         self.shard: tuple[int, int] | None = (place.rank, place.size)
         self.forward, self.accumulate, self.hold = forward or whole, accumulate, hold
-        self.optimizer, self.schedule = optimised(whole, config)
+        self.optimizer, self.schedule = optimised(whole.by_name(), config)
+        decay = config.settings.optim.ema
+        self.average = None if decay is None else Average(nn.ModuleDict({"whole": whole}), decay)
 
     def learn(self, x: Tensor | None, y: Tensor | None) -> None:
         assert x is not None
@@ -110,14 +119,26 @@ class Replica:
         self._backward(*parts[-1])
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=self.accumulate == 1)  # parts would put new ones beside DDP's buckets
+        if self.average:
+            self.average.update(nn.ModuleDict({"whole": self.modules}))
         if not isinstance(self.schedule, ReduceLROnPlateau):
             self.schedule.step()
 
     def _backward(self, x: Tensor, y: Tensor) -> None:
         x, y = placed(x, self.config.device), moved(y, self.config.device)
         with self.config.autocast():
-            loss = F.cross_entropy(self.forward(x).float(), y) / self.accumulate
+            loss = cross_entropy(self.forward(x), y, self.config) / self.accumulate
         loss.backward()
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """What predicts: the moving average of the weights where there is one."""
+        return self.average.parts["whole"] if self.average else self.modules
+
+
+def cross_entropy(logits: Tensor, y: Tensor, config: BaselineConfig) -> Tensor:
+    """Of logits [N, K] and labels int64 [N] or shares [N, K], smoothed as ffdist's blocks have it."""
+    return F.cross_entropy(logits.float(), y, label_smoothing=config.settings.rule.label_smoothing)
 
 
 def optimised(

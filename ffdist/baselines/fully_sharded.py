@@ -24,11 +24,17 @@ def fully_sharded(
     bf16: weights are gathered, and gradients reduced, as bfloat16; but for the norms'.
     reshard: what was gathered for a block's forward pass is freed, and gathered anew for its backward pass.
 
-    Raises ConfigError for SGD, whose fused form torch cannot shard, for bf16 in a run of float32, and on a CPU for a
+    Raises ConfigError for an optimiser but Adam, for averaged weights, for bf16 in a run of float32, and on a CPU for a
     torch that can shard on GPUs alone.
     """
-    if config.settings.optim.optimizer == "sgd":
-        raise ConfigError("torch's fused SGD cannot be sharded", where="fsdp", expected="adamw or adam", got="sgd")
+    optim = config.settings.optim
+    if optim.optimizer not in ("adamw", "adam") or optim.ema is not None:
+        raise ConfigError(
+            "only Adam's weights are sharded: torch's fused SGD cannot be, and Muon wants whole matrices",
+            where="fsdp",
+            expected=f"adamw or adam, without {setting('optim.ema')}",
+            got=optim.optimizer if optim.ema is None else setting("optim.ema", optim.ema),
+        )
     if bf16 and config.settings.compute.precision != "bf16":
         raise ConfigError(
             "a run of float32 gathers float32",

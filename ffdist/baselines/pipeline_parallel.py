@@ -6,18 +6,18 @@ import inspect
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.pipelining import PipelineStage, schedules
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from ffdist.baselines.base import BaselineConfig, Learner, Place, Whole, optimised
+from ffdist.baselines.base import BaselineConfig, Learner, Place, Whole, cross_entropy, optimised
 from ffdist.device import synchronize
-from ffdist.errors import ConfigError, NetworkError
+from ffdist.errors import ConfigError, NetworkError, setting
 from ffdist.models import Chain
 from ffdist.pipeline.block import placed
 from ffdist.pipeline.plan import partition
@@ -49,8 +49,11 @@ def pipeline_parallel(
     cast_once: weights are cast to bfloat16 once for all microbatches, and kept so until the last: faster, and larger.
 
     Raises NetworkError where there are fewer blocks than stages, or microbatches that do not divide the batch, and
-    ConfigError on a CPU for a torch whose schedules, but GPipe's, run on GPUs alone.
+    ConfigError on a CPU for a torch whose schedules, but GPipe's, run on GPUs alone, and for averaged weights.
     """
+    if config.settings.optim.ema is not None:
+        raise ConfigError("pipelines keep no averaged weights", where=style, got=setting("optim.ema"),
+                          remedy="leave it out, or another side: --against ddp")  # fmt: skip
     stages = place.size * PARTS[style]
     if stages > len(chain) or config.settings.training.batch_size % microbatches:
         raise NetworkError(
@@ -94,9 +97,13 @@ class Pipelined:
         ]
         self.modules: nn.Module = nn.ModuleList(parts[i] for i in mine)
         self.last = len(cut) - 1 in mine
-        self.optimizer, self.scheduler = optimised(self.modules, config)
+        held = {id(block) for i in mine for block in parts[i].blocks}
+        named = {name: block for name, block in whole.by_name().items() if id(block) in held}
+        self.optimizer, self.scheduler = optimised(nn.ModuleDict(named), config)
         single = PARTS[style] == 1
-        self.steps = STYLES[style](stages[0] if single else stages, microbatches, loss_fn=cross_entropy)
+        self.steps = STYLES[style](
+            stages[0] if single else stages, microbatches, loss_fn=partial(cross_entropy, config=config)
+        )
 
     def labels(self) -> Tensor:
         """Room for those of a batch: a class each, or shares of all where samples are mixed."""
@@ -136,10 +143,6 @@ class Part(nn.Module):
             for block in self.blocks:
                 x = block(x)
         return x.contiguous()
-
-
-def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
-    return F.cross_entropy(logits.float(), y)
 
 
 def border_tensors(parts: list[Part], shape: Sequence[int], config: BaselineConfig) -> list[Tensor]:

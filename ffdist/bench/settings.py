@@ -47,12 +47,16 @@ class CompareSettings(Group):
     """accuracy: learning rates each side tries beforehand. It goes on with its best. Default: the one of both."""
     lengths: tuple[int, ...] = ()
     """accuracy: numbers of epochs each side tries beforehand. With each of the rates; it goes on with its best."""
+    recipes: Path | None = None
+    """accuracy: TOML file of settings each side tries beforehand, a table each: [[ours]] and [[baseline]]."""
     target: float = option(0.75, above=0, most=1)
     """accuracy: validation accuracy to reach, as a fraction."""
     depths: tuple[int, ...] = (6, 12, 24, 48)
     """depth: blocks of the networks compared."""
     rates: tuple[str, ...] = ("100mbit", "1gbit", "10gbit", "unlimited")
     """bandwidth: rates of the link between two hosts, as tc writes them."""
+    link: str | None = None
+    """accuracy: rate of the link between two hosts (network namespaces), as tc writes it. Default: one host."""
     workers: tuple[int, ...] = (1, 2)
     """loader: numbers of loader workers that are compared, for data kept encoded."""
     json: bool = False
@@ -73,14 +77,12 @@ BASE = Settings().changed(lr=1e-3, precision="bf16", threads=1, schedule="consta
 """What both sides are told where nobody says otherwise."""
 OURS_ALONE = frozenset(
     {
-        "pretrained", "label_smoothing", "fusion", "early_stop", "windows", "ema", "clip", "samples", "launcher",
-        "compile", "tf32", "block_rates",
+        "pretrained", "fusion", "early_stop", "windows", "clip", "samples", "launcher", "compile", "tf32",
+        "block_rates",
         *(name for name, group in GROUP_OF.items() if group in ("run", "ray")),
     }
 )  # fmt: skip
 """Settings of a training run that a comparison has no use for, or that the baselines have not."""
-COMPARED = ("adamw", "adam", "sgd")
-"""Optimisers that the baselines have, too."""
 
 
 @dataclass(frozen=True)
@@ -97,12 +99,13 @@ class BenchSettings:
     def check(self) -> None:
         """Raises ConfigError for what both sides of a comparison cannot have."""
         for name, value in self.train.items():
-            if name in OURS_ALONE and value != BASE.value(name):
+            if name in OURS_ALONE and value != (usual := BASE.value(name)):
+                away = setting(f"{GROUP_OF[name]}.{name}", "none" if usual is None else usual)
                 raise ConfigError(
                     f"{setting(f'{GROUP_OF[name]}.{name}')} is nothing that both sides of a comparison have",
                     where="ffdist bench",
                     got=value,
-                    remedy="leave it out",
+                    remedy=f"leave it out; a preset's is taken away by {away}",
                 )
         if self.precision == "fp16":
             raise ConfigError(
@@ -118,13 +121,6 @@ class BenchSettings:
                 expected="blocks in each module",
                 got=self.train.network.modules[0],
                 remedy="`ffdist train --dry-run` with the same prints the counts, as blocks",
-            )
-        if self.train.optim.optimizer not in COMPARED:
-            raise ConfigError(
-                f"{setting('optim.optimizer', self.train.optim.optimizer)} is not compared",
-                where="ffdist bench",
-                expected="adamw, adam or sgd",
-                remedy="`ffdist train` of a twin (objective backprop) learns by it, too",
             )
 
     def changed(self, **values: Any) -> BenchSettings:

@@ -96,12 +96,14 @@ class Family:
     """Variants that do not fit the network, and why."""
 
 
-def open_baseline(ends: ExitStack, settings: BenchSettings, name: str, *, compiled: bool = False) -> Family:
+def open_baseline(
+    ends: ExitStack, settings: BenchSettings, name: str, *, compiled: bool = False, place: Placing = here
+) -> Family:
     """The baseline that `name` stands for; where it stands for several, they take turns and the fastest is taken.
 
     Raises ConfigError when none of them fits the network.
     """
-    sides, refused = open_variants(ends, settings, family(name), compiled=compiled)
+    sides, refused = open_variants(ends, settings, family(name), compiled=compiled, place=place)
     if len(sides) == 1:
         calibrated(sides[0], settings.compare.seconds)
         return Family(sides[0], {}, refused)

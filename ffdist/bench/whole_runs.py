@@ -18,6 +18,7 @@ from ffdist.bench.team import Seat
 from ffdist.errors import ConfigError, setting
 from ffdist.events import EpochEnded, RunEvent, RunStarted
 from ffdist.pipeline.block import placed
+from ffdist.pipeline.initial import make_from_data
 from ffdist.runtime.edges import ProcessEdges
 from ffdist.runtime.processes import MakeJob
 from ffdist.runtime.rank import Rank, stage_device
@@ -80,6 +81,7 @@ class BaselineRun:
         if not isinstance(learner, Replica):
             raise ConfigError("only baselines that hold the whole network on each device are evaluated",
                               where=setting("compare.against"), got=self.variant)  # fmt: skip
+        make_from_data(learner.modules, loaders.train)
         began = time.perf_counter()
         for epoch in range(settings.training.epochs):
             for x, y in loaders.train.epoch(epoch):
@@ -92,11 +94,11 @@ class BaselineRun:
 
 def evaluate(learner: Replica, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
     """The share that all ranks get right, each on its own slices."""
-    config, counts = learner.config, torch.zeros(2)
-    learner.modules.eval()
+    config, counts, network = learner.config, torch.zeros(2), learner.evaluated
+    network.eval()
     with torch.no_grad(), config.autocast():
         for x, y in batches:
-            logits = learner.modules(placed(x, config.device))
+            logits = network(placed(x, config.device))
             counts += torch.tensor([(logits.argmax(1).cpu() == y).sum(), len(y)])
     learner.modules.train()
     counts = counts.to(config.device)

@@ -6,16 +6,19 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Annotated, get_args
 
-from ffdist.bench.settings import OURS_ALONE, BenchSettings, Theme
+from ffdist.bench.settings import BASE, OURS_ALONE, BenchSettings, CompareSettings, Theme
 from ffdist.cli.help import Positional
-from ffdist.cli.parsing import help_of, parsed, wants_help
+from ffdist.cli.parsing import UsageError, help_of, told_by, usage, wants_help
 from ffdist.errors import ConfigError, setting
 from ffdist.known import Known, baseline_names
+from ffdist.options import nearest
 from ffdist.plain import PlainConsole
+from ffdist.presets import PRESETS, with_preset
 from ffdist.runtime.interrupts import handle_signals, unwind
+from ffdist.settings import GROUP_OF
 
 if TYPE_CHECKING:
     from ffdist.bench.finding import Finding, Progress
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
 THEMES: Known[Callable[[BenchSettings, Progress], Finding]] = Known(
     {name: f"ffdist.bench.themes.{name}:{name}" for name in get_args(Theme) if name != "all"}
 )
+PROG = "ffdist bench"
 MORE = f"""\
 what to measure: {", ".join(get_args(Theme))}
 baselines: {", ".join(baseline_names())}, ff
@@ -35,19 +39,46 @@ class Bench:
 
     theme: Annotated[Theme, Positional]
     """What to measure."""
+    preset: Annotated[str | None, Positional] = None
+    """Named settings of both sides to start from (see `ffdist presets`), as far as both have them."""
     settings: BenchSettings = field(default_factory=BenchSettings)
     """Both sides' settings."""
 
 
 def main(args: Sequence[str]) -> None:
     if wants_help(args):
-        print(help_of(Bench, "ffdist bench", made=Bench("all"), more=MORE, hidden=OURS_ALONE))
+        named = next((arg for arg in args if arg in PRESETS), None)
+        train = with_preset(BASE, named) if named else BASE
+        both = train.changed(**{name: BASE.value(name) for name in OURS_ALONE})
+        print(help_of(Bench, PROG, made=Bench("all", named, BenchSettings(both)), more=MORE, hidden=OURS_ALONE))
         sys.exit(0)
-    bench = parsed(Bench, args, "ffdist bench", made=Bench("all"))
+    bench = parse(args)
     settings = bench.settings
     check(bench.theme, settings)
     handle_signals(unwind)  # its processes end with it
     run(bench.theme, settings, args)
+
+
+def parse(args: Sequence[str]) -> Bench:
+    """Raises ConfigError for what cannot be compared, UsageError for a command line that cannot be read."""
+    told = told_by(Bench, args, PROG, made=Bench("all"))
+    if "theme" not in told:
+        raise UsageError("THEME is missing", where=PROG, expected=usage(Bench, PROG), remedy=f"{PROG} --help")
+    preset = told.get("preset")
+    if preset is not None and preset not in PRESETS:
+        near = nearest(preset, PRESETS)
+        remedy = near if "did you mean" in near else "ffdist presets lists them"
+        raise ConfigError(f"there is no preset '{preset}'", where=PROG, remedy=remedy)
+    train = with_preset(BASE, preset) if preset else BASE
+    own = {f.name for f in fields(CompareSettings)}
+    return Bench(
+        told["theme"],
+        preset,
+        BenchSettings(
+            train.changed(**{name: value for name, value in told.items() if name in GROUP_OF and name not in own}),
+            CompareSettings(**{name: value for name, value in told.items() if name in own}),
+        ),
+    )
 
 
 def run(theme: Theme, settings: BenchSettings, args: Sequence[str]) -> None:
@@ -76,13 +107,16 @@ def check(theme: Theme, settings: BenchSettings) -> None:
     from ffdist.bench.themes.throughput import SERIAL
     from ffdist.runtime.opened import open_told
 
-    if theme not in ("accuracy", "all") and (settings.compare.lrs or settings.compare.lengths):
+    told = [name for name in ("lrs", "lengths", "recipes", "link") if getattr(settings.compare, name)]
+    if theme not in ("accuracy", "all") and told:
         raise ConfigError(
-            "only accuracy tries recipes beforehand",
-            where=setting("compare.lrs" if settings.compare.lrs else "compare.lengths"),
+            "only accuracy tries recipes beforehand" if told != ["link"] else "only accuracy has hosts of one rate",
+            where=setting(f"compare.{told[0]}"),
             expected="ffdist bench accuracy",
             got=f"ffdist bench {theme}",
-            remedy=f"one rate for both sides: {setting('optim.lr')}",
+            remedy=f"one rate for both sides: {setting('optim.lr')}"
+            if told != ["link"]
+            else f"ffdist bench bandwidth {setting('compare.rates', settings.compare.link)}",
         )
     for name in settings.compare.against:
         if name != SERIAL:

@@ -26,7 +26,7 @@ def measure_backprop(
     x, y: a batch as the loader has it, of the largest size at least.
     """
     whole = Whole(chain, config)
-    optimizer, _ = optimised(whole, config)
+    optimizer, _ = optimised(whole.by_name(), config)
     messages = [placed(x[:size], config.device) for size in sizes]
     labels = [y[:size].to(config.device) for size in sizes]
     found: list[tuple[Curve, Curve, int]] = []

@@ -12,9 +12,8 @@ from pathlib import Path
 import pytest
 
 from ffdist.cli import COMMANDS, main
-from ffdist.cli.bench import Bench
+from ffdist.cli.bench import parse as parse_bench
 from ffdist.cli.completion import completions
-from ffdist.cli.parsing import parsed
 from ffdist.cli.train import help_page, parse
 from ffdist.errors import ConfigError
 from ffdist.presets import PRESETS
@@ -69,9 +68,18 @@ def test_a_benchmarks_own_setting_stands_in_place_of_a_runs_of_the_same_name(
     assert [line for line in out.splitlines() if "--devices" in line] == [
         "  --devices N                Devices each side has [2]"
     ]
-    command = parsed(Bench, ["throughput", "--devices", "3"], "ffdist bench", made=Bench("all"))
+    command = parse_bench(["throughput", "--devices", "3"])
     assert command.settings.compare.devices == 3
     assert command.settings.train.plan.devices is None
+
+
+def test_a_benchmark_takes_a_presets_settings_wherever_it_stands() -> None:
+    for words in (["step", "sff-cnn-mnist", "--lr", "0.5"], ["step", "--lr", "0.5", "sff-cnn-mnist"]):
+        train = parse_bench(words).settings.train
+        assert (train.dataset.data, train.network.model, train.optim.lr) == ("mnist", "cnn", 0.5)
+        assert train.compute.precision == "bf16", "a benchmark's own default"
+    held = ["step", "auglocal-speednet-cifar10", "--data", "digits"]
+    assert parse_bench(held).settings.train.rule.label_smoothing == 0.2
 
 
 def test_help_has_the_values_of_a_preset_and_no_value_is_taken_for_one(capsys: pytest.CaptureFixture[str]) -> None:

@@ -213,6 +213,9 @@ def test_bad_input_is_one_clear_error(
     [
         (["throughput", "--lrs", "1e-3"], "only accuracy tries recipes"),
         (["memory", "--lengths", "3", "4"], "only accuracy tries recipes"),
+        (["throughput", "--link", "1gbit"], "only accuracy has hosts"),
+        (["throughput", "sff-cnb-mnist"], "did you mean 'sff-cnnb-mnist'?"),
+        (["throughput", "hinton-mlp-mnist"], "a preset's is taken away by --no-fusion"),
         (["throughput", "--against", "dpp"], "did you mean"),
         (["throughput", "--data", "digitz"], "did you mean digits?"),
     ],

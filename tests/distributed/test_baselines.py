@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -10,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from ffdist.baselines import BASELINES, BaselineConfig, Place, family
-from ffdist.baselines.base import Whole
+from ffdist.baselines.base import Replica, Whole, cross_entropy
 from ffdist.baselines.fully_sharded import SHARDS_ON_CPUS
 from ffdist.baselines.pipeline_parallel import WAITS_FOR_ALL
 from ffdist.bench.baseline_side import join
@@ -104,6 +105,23 @@ def test_one_device_equals_the_bare_loop(expected: list[torch.Tensor]) -> None:
         weights = learned(name, Place(0, 1)).weights
         assert len(weights) == len(expected)
         assert_among(weights, expected)
+
+
+def test_the_classifier_has_the_heads_rate_and_averaged_weights_are_evaluated() -> None:
+    settings = CONFIG.settings.changed(optimizer="muon", lr=0.1, head_lr=0.3, ema=0.5, label_smoothing=0.2)
+    learner = BASELINES["bp"](CHAIN, replace(CONFIG, settings=settings), Place(0, 1))
+    assert isinstance(learner, Replica)
+    groups = {id(p): group["lr"] for group in learner.optimizer.param_groups for p in group["params"]}
+    *blocks, classifier = learner.modules.blocks  # pyright: ignore
+    assert {groups[id(p)] for p in classifier.parameters()} == {0.3}
+    assert {groups[id(p)] for block in blocks for p in block.parameters()} == {0.1}
+    for x, y in batches():
+        learner.learn(x, y)
+    now, average = (list(m.parameters()) for m in (learner.modules, learner.evaluated))
+    assert not any(torch.equal(*pair) for pair in zip(now, average, strict=True))
+    assert cross_entropy(torch.zeros(2, 4), torch.tensor([0, 1]), learner.config) == pytest.approx(math.log(4))
+    sure = cross_entropy(torch.eye(4)[:2] * 100, torch.tensor([0, 1]), learner.config)
+    assert sure == pytest.approx(100 * 0.2 * 3 / 4), "a share of 0.2 is spread over all classes"
 
 
 @pytest.mark.distributed

@@ -23,10 +23,11 @@ from ffdist.bench.hosts import Hosts, why_not
 from ffdist.bench.probe import Probe
 from ffdist.bench.settings import BenchSettings
 from ffdist.bench.team import Seat, Team
+from ffdist.bench.themes.accuracy import check
 from ffdist.bench.themes.depth import deepened, threads_memory
 from ffdist.cli import main
 from ffdist.data import Loader, from_tensors, prepare
-from ffdist.errors import StageError
+from ffdist.errors import ConfigError, StageError
 
 pytestmark = [pytest.mark.distributed, pytest.mark.measures]
 SMALL = ("--model", "mlp", "--model-args", "widths=16,16,16", "--rounds", "1", "--seconds", "0.05", "--qualifying", "1",
@@ -78,21 +79,58 @@ def test_two_stages_hold_less_than_two_ranks_of_ddp() -> None:
     assert ours["optimiser"] > 1.9 * ours["weights"] > 0
 
 
+RECIPES = """
+[[ours]]
+lr = 1e-9
+[[ours]]
+lr = 1e-2
+[[baseline]]
+lr = 1e-9
+[[baseline]]
+optimizer = "muon"
+lr = 2e-2
+head_lr = 5e-2
+ema = 0.5
+label_smoothing = 0.1
+"""
+
+
 def test_time_to_accuracy_goes_by_the_recipe_that_was_fastest_for_each_side(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """At a learning rate of 1e-9 nothing is learned, so that neither side can have chosen it."""
     monkeypatch.setattr("ffdist.bench.themes.accuracy.PATIENCE", 1)  # one pair of runs is told, whoever else computes
-    main(["bench", "accuracy", *SMALL, "--against", "ddp-bucket-25", "--target", "0.5", "--lrs", "1e-9", "1e-2",
-          "--lengths", "3", "--record", str(tmp_path)])  # fmt: skip
+    (tmp_path / "recipes.toml").write_text(RECIPES)
+    main(["bench", "accuracy", *SMALL, "--against", "ddp-bucket-25", "--target", "0.5", "--lengths", "3",
+          "--recipes", str(tmp_path / "recipes.toml"), "--record", str(tmp_path)])  # fmt: skip
     found = json.loads(capsys.readouterr().out)
-    assert list(found["recipes"]) == ["ours", "ddp-bucket-25"]
-    assert all(recipe == {"lr": 1e-2, "epochs": 3} for recipe in found["recipes"].values())
+    smoothed = {"optimizer": "muon", "lr": 2e-2, "head_lr": 5e-2, "ema": 0.5, "label_smoothing": 0.1, "epochs": 3}
+    assert found["recipes"] == {"ours": {"lr": 1e-2, "epochs": 3}, "ddp-bucket-25": smoothed}
     assert found["reached"] == {"ours": True, "ddp-bucket-25": True}
     assert found["ours"] > 0 < found["theirs"]
     (path,) = tmp_path.glob("*.json")
     tried = list(json.loads(path.read_text())["tables"].values())[-1]
     assert [row["seconds to the target"] is None for row in tried] == [True, False] * 2
+    assert [row["epochs at most"] for row in tried] == [3] * 4
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[[theirs]]\nlr = 1.0\n", r"\[\[ours\]\] and \[\[baseline\]\](.|\n)*got: +theirs"),
+        ("ours = 3\n", "each as often as there are recipes"),
+        ("[[ours]]\nbatch_size = 3\n", "'batch_size' is none of what a side chooses"),
+        ("[[ours]]\nlearning_rate = 3\n", "unknown setting 'learning_rate'"),
+        ('[[baseline]]\nlr = "fast"\n', "'lr' has a wrong value"),
+    ],
+)
+def test_a_file_of_recipes_that_cannot_be_used_is_refused_before_anything_runs(
+    text: str, message: str, tmp_path: Path
+) -> None:
+    (tmp_path / "recipes.toml").write_text(text)
+    settings = BenchSettings().changed(data="digits", recipes=tmp_path / "recipes.toml")
+    with pytest.raises(ConfigError, match=message):
+        check(settings)
 
 
 def test_memory_of_a_stage_does_not_grow_with_the_number_of_stages() -> None:

@@ -146,9 +146,9 @@ def test_the_heavy_operations_of_a_step_are_its_products_its_casts_and_its_optim
         ({"lrs": (1e-3, 0.0)}, "compare.lrs"),
         ({"lengths": (0, 4)}, "compare.lengths"),
         ({"epochs": 0}, "training.epochs"),
-        ({"ema": 0.9}, "optim.ema is nothing that both sides"),
+        ({"clip": 0.9}, "optim.clip is nothing that both sides"),
         ({"launcher": "threads"}, "plan.launcher is nothing that both sides"),
-        ({"optimizer": "muon"}, "optim.optimizer=.muon. is not compared"),
+        ({"precision": "fp16"}, "compute.precision=.fp16. is not compared"),
     ],
 )
 def test_settings_without_sense_are_refused_by_name(told: dict, names: str) -> None:

@@ -6,24 +6,35 @@ more. Between two ends the accuracy counts as rising in a straight line, and ste
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from itertools import product
 from math import inf, isnan, nan
+from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
 from ffdist.bench.finding import Cell, Finding, Grid, Plot, Progress
+from ffdist.bench.hosts import Hosts
 from ffdist.bench.jobs import BenchJob
 from ffdist.bench.probe import Probe
 from ffdist.bench.rounds import PATIENCE
-from ffdist.bench.settings import BenchSettings
-from ffdist.bench.sides import open_baseline
+from ffdist.bench.settings import BASE, BenchSettings
+from ffdist.bench.sides import Placing, here, open_baseline
 from ffdist.bench.summary import Summary, ratios
 from ffdist.bench.team import Life, Team
 from ffdist.bench.whole_runs import BaselineRun, Epoch, PipelineRun
+from ffdist.errors import ConfigError, setting
+from ffdist.settings import GROUP_OF, Settings, apply, flat
+from ffdist.settings.toml import read_toml
 
+SIDES = ("ours", "baseline")
+RECIPE = frozenset(name for name, group in GROUP_OF.items() if group in ("optim", "scheduler")) | {
+    "epochs",
+    "label_smoothing",
+}
+"""Settings that a side may choose for itself."""
 VALIDATION = 0.1
 BELOW = (0.05, 0.025, 0.01, 0.0)
 """The levels shown: so far below the target."""
@@ -32,12 +43,24 @@ BELOW = (0.05, 0.025, 0.01, 0.0)
 class Recipe(NamedTuple):
     """What a side chooses for itself."""
 
-    lr: float
-    epochs: int
-    """Of the cosine schedule, and at most."""
+    values: tuple[tuple[str, Any], ...]
+    """Settings by name; always the learning rate, `lr`, and the number of epochs, at most and of the schedule."""
 
     def __str__(self) -> str:
-        return f"lr {self.lr:g}, {self.epochs} epochs"
+        return ", ".join(f"{name.replace('_', ' ')} {shown(value)}" for name, value in self.values)
+
+    @property
+    def epochs(self) -> int:
+        return dict(self.values)["epochs"]
+
+    @property
+    def others(self) -> str:
+        """All but the learning rate and the epochs."""
+        return ", ".join(f"{name} {shown(value)}" for name, value in self.values if name not in ("lr", "epochs"))
+
+
+def shown(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 class Contender(NamedTuple):
@@ -80,17 +103,56 @@ def accuracy(settings: BenchSettings, progress: Progress) -> Finding:
     ffdist's accuracy is that of its last block; the mean of blocks is in the record. Start-up does not count on either
     side, validation does on both. Each side goes by the recipe that was fastest for it on other seeds.
     """
+    check(settings)
     with ExitStack() as ends:
-        progress(f"qualifying {settings.compare.against[0]}")
-        variant = open_baseline(ends, settings, settings.compare.against[0]).side.variant
-    chance = 1 / settings.job(1)().chain.num_classes
-    contenders = [
-        Contender("ours", settings.num_stages, PipelineRun),
-        Contender(variant, settings.compare.devices, lambda job: BaselineRun(replace(job, stages=1), variant)),
-    ]
-    tried = {side.name: try_recipes(side, settings, chance, progress) for side in contenders}
-    recipes = chosen(tried)
-    runs: dict[str, list[list[Epoch]]] = {"ours": [], variant: []}
+        place = ends.enter_context(linked(settings.compare.link)).place if settings.compare.link else here
+        variant = qualified(settings, place, progress)
+        chance = 1 / settings.job(1)().chain.num_classes
+        contenders = [
+            Contender("ours", settings.num_stages, lambda job: place(PipelineRun(job))),
+            Contender(
+                variant, settings.compare.devices, lambda job: place(BaselineRun(replace(job, stages=1), variant))
+            ),
+        ]
+        tried = {side.name: try_recipes(side, settings, chance, progress) for side in contenders}
+        race = Race(variant, chance, tried, *take_turns(contenders, settings, chosen(tried), progress))
+    return told(settings, race)
+
+
+def check(settings: BenchSettings) -> None:
+    """Raises ConfigError for a schedule that a baseline cannot follow, and for a file of recipes that holds others."""
+    if settings.train.scheduler.schedule == "plateau":
+        raise ConfigError(
+            f"{setting('scheduler.schedule', 'plateau')} is not compared: baselines do not lower their rate by it",
+            where="ffdist bench accuracy",
+            expected="a schedule of steps or epochs",
+            remedy=f"{setting('scheduler.schedule', 'cosine')}, say",
+        )
+    for side in SIDES:
+        recipes_of(side, settings)
+
+
+@contextmanager
+def linked(rate: str) -> Iterator[Hosts]:
+    """Two hosts, namespaces of this machine, whose link has a rate. Raises ConfigError where there can be none."""
+    with Hosts() as hosts:
+        hosts.limit(rate)
+        yield hosts
+
+
+def qualified(settings: BenchSettings, place: Placing, progress: Progress) -> str:
+    """The fastest variant of the baseline."""
+    against = settings.compare.against[0]
+    progress(f"qualifying {against}")
+    with ExitStack() as ends:
+        return open_baseline(ends, settings, against, place=place).side.variant
+
+
+def take_turns(
+    contenders: Sequence[Contender], settings: BenchSettings, recipes: dict[str, Recipe], progress: Progress
+) -> tuple[dict[str, list[list[Epoch]]], int, bool]:
+    """Runs by side, pairs that the probe discarded, and whether it let any through."""
+    runs: dict[str, list[list[Epoch]]] = {side.name: [] for side in contenders}
     failed: list[dict[str, list[Epoch]]] = []
     with Probe(settings.compare.devices) as probe:
         for number in range(PATIENCE * settings.compare.rounds):
@@ -107,18 +169,12 @@ def accuracy(settings: BenchSettings, progress: Progress) -> Finding:
     trusted = bool(runs["ours"])
     if not trusted:
         runs = {name: [found[name] for found in failed] for name in runs}
-    return told(settings, Race(variant, chance, tried, runs, len(failed), trusted))
+    return runs, len(failed), trusted
 
 
 def try_recipes(side: Contender, settings: BenchSettings, chance: float, progress: Progress) -> list[Trial]:
     """Each recipe on as many seeds as --qualifying says, none of which is measured later; a single one is not run."""
-    recipes = [
-        Recipe(lr, epochs)
-        for lr, epochs in product(
-            settings.compare.lrs or (settings.train.optim.lr,),
-            settings.compare.lengths or (settings.train.training.epochs,),
-        )
-    ]
+    recipes = recipes_of("ours" if side.name == "ours" else "baseline", settings)
     if len(recipes) == 1:
         return [Trial(recipes[0], nan, nan)]
     trials = []
@@ -141,11 +197,48 @@ def chosen(tried: dict[str, list[Trial]]) -> dict[str, Recipe]:
     }
 
 
+def recipes_of(side: str, settings: BenchSettings) -> list[Recipe]:
+    """Those of the file, each with each of the learning rates and lengths that it does not say itself.
+
+    side: "ours" or "baseline". Raises ConfigError for a file that cannot be read, or says what is no recipe's.
+    """
+    compare, train = settings.compare, settings.train
+    tables = read_recipes(compare.recipes).get(side, [{}]) if compare.recipes else [{}]
+    recipes: list[Recipe] = []
+    for table in tables:
+        told = apply(train, table, str(compare.recipes))
+        if strange := [name for name in flat(table) if name not in RECIPE]:
+            raise ConfigError(f"'{strange[0]}' is none of what a side chooses for itself", where=compare.recipes,
+                              expected="settings of the optimiser, the schedule, epochs and label smoothing",
+                              remedy="on the command line it holds for both sides")  # fmt: skip
+        values = {name: told.value(name) for name in flat(table)}
+        lrs = (values["lr"],) if "lr" in values else compare.lrs or (train.optim.lr,)
+        lengths = (values["epochs"],) if "epochs" in values else compare.lengths or (train.training.epochs,)
+        recipes += [
+            Recipe(tuple((values | {"lr": lr, "epochs": epochs}).items())) for lr, epochs in product(lrs, lengths)
+        ]
+    return recipes
+
+
+def read_recipes(path: Path) -> dict[str, list[dict[str, Any]]]:
+    """Tables by side. Raises ConfigError for what is no such file."""
+    found = read_toml(path)
+    right = all(isinstance(tables, list) and all(isinstance(t, dict) for t in tables) for tables in found.values())
+    if not right or not found.keys() <= set(SIDES):
+        raise ConfigError("a file of recipes cannot be used", where=path, got=", ".join(found),
+                          expected="[[ours]] and [[baseline]], each as often as there are recipes")  # fmt: skip
+    return found
+
+
 def whole_job(settings: BenchSettings, recipe: Recipe, seed: int) -> BenchJob:
-    told = settings.train_settings(settings.num_stages).changed(
-        validation=VALIDATION, schedule="cosine", lr=recipe.lr, epochs=recipe.epochs, seed=seed
-    )
+    settings = replace(settings, train=scheduled(settings.train).changed(**dict(recipe.values)))
+    told = settings.train_settings(settings.num_stages).changed(validation=VALIDATION, seed=seed)
     return BenchJob(told, settings.num_stages)
+
+
+def scheduled(settings: Settings) -> Settings:
+    """By cosine, where nobody says otherwise."""
+    return settings.changed(schedule="cosine") if settings.scheduler == BASE.scheduler else settings
 
 
 def run(side: Contender, settings: BenchSettings, recipe: Recipe, number: int, progress: Progress) -> list[Epoch]:
@@ -180,7 +273,7 @@ def told(settings: BenchSettings, race: Race) -> Finding:
     for name, of in runs.items():
         mean = Summary.of([run[-1].mean for run in of])
         per_epoch = Summary.of([run[-1].seconds / len(run) for run in of])
-        rows.append({"side": name, "learning rate": f"{recipes[name].lr:g}", "epochs at most": recipes[name].epochs,
+        rows.append({"side": name, **columns(recipes[name]),
                      "epochs until then": Summary.of([float(len(run)) for run in of]).median,
                      "seconds an epoch": per_epoch.median, "n": len(of), "reached": "yes" if reached[name] else "no",
                      "accuracy then": Summary.of([run[-1].accuracy for run in of]).median,
@@ -188,7 +281,10 @@ def told(settings: BenchSettings, race: Race) -> Finding:
     notes = [
         f"{race.discarded} pairs of runs discarded by the probe",
         f"validation on {VALIDATION:.0%} of the training samples, once an epoch, and a straight line between",
+        f"schedule: {scheduled(settings.train).scheduler.schedule}",
     ]
+    if settings.compare.link:
+        notes.append(f"hosts are network namespaces of one machine, their link limited to {settings.compare.link}")
     if not race.trusted:
         notes.append("NOT RELIABLE: the cores were never free together; the figures are of discarded runs")
     title = f"{settings.subject}, {settings.compare.devices} devices, batch {settings.batch_size}"
@@ -207,7 +303,7 @@ def told(settings: BenchSettings, race: Race) -> Finding:
         "ratio_max": ratio.most,
         "n": ratio.n,
         "trusted": race.trusted,
-        "recipes": {name: recipe._asdict() for name, recipe in recipes.items()},
+        "recipes": {name: dict(recipe.values) for name, recipe in recipes.items()},
         "levels": levels,
         "runs": {name: [[epoch._asdict() for epoch in run] for run in of] for name, of in runs.items()},
     }
@@ -224,10 +320,24 @@ def told(settings: BenchSettings, race: Race) -> Finding:
     return Finding("accuracy", summary, [grid for grid in grids if grid.rows], notes, plot)
 
 
+def columns(recipe: Recipe) -> dict[str, Cell]:
+    """A recipe in a table."""
+    lr = dict(recipe.values)["lr"]
+    return {"recipe": recipe.others or "as told", "learning rate": f"{lr:g}", "epochs at most": recipe.epochs}
+
+
 def trial_rows(tried: dict[str, list[Trial]]) -> list[dict[str, Cell]]:
-    return [{"side": name, "learning rate": f"{trial.recipe.lr:g}", "epochs at most": trial.recipe.epochs,
-             "seconds to the target": None if trial.seconds == inf else trial.seconds, "accuracy then": trial.accuracy}
-            for name, trials in tried.items() if len(trials) > 1 for trial in trials]  # fmt: skip
+    return [
+        {
+            "side": name,
+            **columns(trial.recipe),
+            "seconds to the target": None if trial.seconds == inf else trial.seconds,
+            "accuracy then": trial.accuracy,
+        }
+        for name, trials in tried.items()
+        if len(trials) > 1
+        for trial in trials
+    ]
 
 
 def level_rows(race: Race, target: float) -> list[dict[str, Cell]]:
