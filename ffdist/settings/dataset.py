@@ -25,14 +25,14 @@ class DatasetSettings(Group):
     """"digits", a known name, or where the data lie. A name of `ffdist datasets` is fetched on first use. A folder of
     pictures, a table, or what else `ffdist data prepare` takes, is prepared on the way, and again when it has changed.
     The cache is $FFDIST_CACHE, else ffdist in $XDG_CACHE_HOME, else in ~/.cache."""
-    data_args: tuple[str, ...] = option((), free=True)
+    data_args: tuple[str, ...] = option((), free=True, rare=True)
     """How a source is prepared on the way, e.g. mode=rgb. The options of `ffdist data prepare`, several told apart by
     spaces: label_column=class test_fraction=0.1 ignore=a,b."""
     data_root: Path | None = option(None, free=True, rare=True)
     """Where known data sets lie as torchvision keeps them. What is not there is fetched to it. Default: the cache."""
     download: bool = option(True, free=True, rare=True)
     """Fetch a known data set that is not there."""
-    samples: int | None = option(None, least=1)
+    samples: int | None = option(None, least=1, rare=True)
     """Take this many training samples only. They are drawn by class and by the seed; the share held out for validation
     is part of them."""
     image_size: int | None = option(None, least=1, most=4096)

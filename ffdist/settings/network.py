@@ -22,7 +22,7 @@ class NetworkSettings(Group):
     pretrained: str | None = None
     """Weights to start from: a state file, or "imagenet". The latter are torchvision's for resnet18, mobilenet-v3-small
     and vit with the options they have there; classifiers are left out. Files are .safetensors or .pth."""
-    blocks: tuple[int, ...] = option(())
+    blocks: tuple[int, ...] = option((), rare=True)
     """Children that make each block, e.g. 2 1. They follow in a row; each block has one loss. Default: one each."""
     modules: tuple[int, ...] = option(())
     """Modules that learn apart: K, or blocks in each. Of one number, consecutive blocks are joined to K, so that the

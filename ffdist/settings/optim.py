@@ -22,7 +22,7 @@ class OptimSettings(Group):
     """adamw, adam, sgd, muon or module:Class. Each block has its own. muon: for filters, and for matrices outside of
     heads and classifiers; `muon_rest` for all else. A class, as torch.optim:NAdam or file.py:Class, is a
     torch.optim.Optimizer, and gets lr and, where it takes one, weight_decay."""
-    optimizer_args: tuple[str, ...] = ()
+    optimizer_args: tuple[str, ...] = option((), rare=True)
     """A class's options, e.g. betas=0.9,0.99. Several are told apart by spaces."""
     lr: float = option(2e-3, above=0)
     """Learning rate of every block."""
@@ -51,7 +51,7 @@ class OptimSettings(Group):
     """muon: scale filters to norm sqrt(outputs). Before each step; matrices, too; for layers with a norm behind."""
     ns_steps: int = option(5, least=1, most=99, rare=True)
     """muon: steps of Newton and Schulz's iteration."""
-    clip: float | None = option(None, above=0)
+    clip: float | None = option(None, above=0, rare=True)
     """Largest norm of a block's gradient. A larger one is scaled down."""
     no_decay: tuple[Literal["bias", "norm"], ...] = option((), rare=True)
     """What weight decay spares: biases, norms' parameters. By default nothing, as in the papers and their authors'

@@ -36,7 +36,7 @@ class PlanSettings(Group):
     """Workers for which the fastest plan is searched. In place of stages."""
     cut: tuple[int, ...] = option((), free=True)
     """Blocks in each stage, e.g. 1 2. Default: by time. It is measured before the run."""
-    queue: int = option(2, least=1, free=True)
+    queue: int = option(2, least=1, free=True, rare=True)
     """Batches between two stages, at most."""
     transport: Transport = option("auto", free=True)
     """Between stages. How activations travel. auto: NCCL between GPUs (XCCL between Intel's), shared memory within a

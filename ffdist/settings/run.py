@@ -18,14 +18,14 @@ class RunSettings(Group):
 
     out: Path | None = option(None, free=True)
     """Run directory. Default: a new one below runs/."""
-    keep: int = option(2, least=1, free=True)
+    keep: int = option(2, least=1, free=True, rare=True)
     """Snapshots kept."""
     keep_best: Literal["mean", "last", "weighted"] | None = option(None, free=True)
     """Keep the best epoch's, too, by this predictor's validation accuracy. `--snapshot best` of eval, predict, export
     and report reads it."""
     snapshot_every: int | None = option(None, least=1, free=True)
     """Batches between snapshots within an epoch. Each epoch's end makes one in any case."""
-    timeout: float = option(600.0, least=0.1, most=10**6, free=True)
+    timeout: float = option(600.0, least=0.1, most=10**6, free=True, rare=True)
     """Seconds until a silent neighbour is hung."""
 
     def check(self) -> None:

@@ -19,7 +19,7 @@ class TrainingSettings(Group):
     """Passes over the training samples."""
     batch_size: int = option(128, least=1)
     """Samples a batch."""
-    microbatches: int = option(1, least=1)
+    microbatches: int = option(1, least=1, rare=True)
     """Parts in which a batch goes down the pipeline. Less memory a stage; gradients add up over them, and batch norm
     sees a part (as each rank's does under data parallelism)."""
     lanes: int | None = option(None, least=1)
@@ -33,7 +33,7 @@ class TrainingSettings(Group):
     one another at each of its norms. With 1 microbatch a lane."""
     early_stop: int | None = option(None, least=1, free=True)
     """End after so many epochs without a better one. By the validation accuracy, looked at one epoch behind."""
-    on_nan: Literal["stop", "skip"] = option("stop", free=True)
+    on_nan: Literal["stop", "skip"] = option("stop", free=True, rare=True)
     """NaN or infinity in a block's loss, output or gradients. stop: the run ends, and says block, batch and epoch.
     skip: the block takes no step in that batch, the same under any plan; 21 batches in a row end the run. RUN/nonfinite
     keeps the samples' numbers; --replay learns the batch alone. fp16 skips by itself."""
