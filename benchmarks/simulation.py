@@ -94,7 +94,7 @@ def measured(case: Case, settings: BenchSettings, rounds: int) -> list[float]:
         assert team.hear() == "ready"
         tail = (told.plan.queue + 1) * (len(case.plan.stages) - 1)
         warmup = max(settings.compare.warmup_batches, tail)
-        side = calibrated(PipelineSide("ours", team, Window(warmup, 3, tail)), settings.compare.seconds)
+        side = calibrated(PipelineSide("ours", team, Window(warmup, 3, tail)), settings.compare.window_seconds)
         rates = [side.lap().rate for _ in range(rounds)]
         team.finish()
         return rates

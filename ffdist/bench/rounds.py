@@ -61,14 +61,19 @@ class Rounds:
 
 
 def take_turns(
-    sides: Sequence[Side], probe: Probe, wanted: int, progress: Callable[[str], None] = lambda line: None
+    sides: Sequence[Side],
+    probe: Probe,
+    wanted: int,
+    progress: Callable[[str], None] = lambda line: None,
+    *,
+    patience: int = PATIENCE,
 ) -> Rounds:
-    """A B, B A, A B, ... until `wanted` rounds have passed the probe, or `PATIENCE` times as many were tried."""
+    """A B, B A, A B, ... until `wanted` rounds have passed the probe, or `patience` times as many were tried."""
     rounds = Rounds(wanted, {side.name: [] for side in sides}, least=probe.least)
     failed: list[dict[str, Lap]] = []
     before = probe.measure()
     rounds.probes.append(before)
-    for number in range(PATIENCE * wanted):
+    for number in range(patience * wanted):
         order = sides if number % 2 == 0 else list(reversed(sides))
         laps = {side.name: side.lap() for side in order}
         after = probe.measure()

@@ -19,6 +19,9 @@ Theme = Literal[
 ]
 THEME_NAMES: tuple[str, ...] = get_args(Theme)
 
+WINDOW_SECONDS = 5.0
+"""Where nobody says otherwise."""
+
 
 @dataclass(frozen=True)
 class CompareSettings(Group):
@@ -37,8 +40,8 @@ class CompareSettings(Group):
     """Try torch.compile too, on both sides. It is taken where it helps a side."""
     rounds: int = option(7, least=1)
     """Rounds that must pass the probe. Every side works once in each."""
-    seconds: float = option(5.0, above=0)
-    """Length of one side's window in a round, about."""
+    seconds: float | None = option(None, above=0)
+    """Length of one side's window in a round, about. Default: 5; loader: 1."""
     warmup_batches: int = option(5, least=1)
     """Batches before each window."""
     qualifying: int = option(3, least=1)
@@ -63,6 +66,11 @@ class CompareSettings(Group):
     """Print the result as JSON, and no table."""
     record: Path | None = None
     """Write a record (JSON, Markdown, plot) into this directory."""
+
+    @property
+    def window_seconds(self) -> float:
+        """Of one side in a round."""
+        return WINDOW_SECONDS if self.seconds is None else self.seconds
 
     def check(self) -> None:
         super().check()

@@ -82,7 +82,8 @@ def open_pipeline(
     # what the edges hold may not drain within a window
     tail = (settings.train.plan.queue + 1) * (stages - 1)
     return calibrated(
-        PipelineSide(name, team, Window(max(settings.compare.warmup_batches, tail), 3, tail)), settings.compare.seconds
+        PipelineSide(name, team, Window(max(settings.compare.warmup_batches, tail), 3, tail)),
+        settings.compare.window_seconds,
     )
 
 
@@ -105,7 +106,7 @@ def open_baseline(
     """
     sides, refused = open_variants(ends, settings, family(name), compiled=compiled, place=place)
     if len(sides) == 1:
-        calibrated(sides[0], settings.compare.seconds)
+        calibrated(sides[0], settings.compare.window_seconds)
         return Family(sides[0], {}, refused)
     return qualify(sides, refused, settings)
 
@@ -131,7 +132,7 @@ def qualify(
 ) -> Family:
     """Short rounds in turns; the best median is taken, the others are let go unless told to `keep` them."""
     for side in sides:
-        calibrated(side, settings.compare.seconds / 2)
+        calibrated(side, settings.compare.window_seconds / 2)
     rates: dict[str, list[float]] = {side.name: [] for side in sides}
     for _ in range(settings.compare.qualifying):
         for side in sides:
@@ -140,5 +141,5 @@ def qualify(
     best = max(sides, key=lambda side: results[side.name].median)
     if not keep:
         best.team.ask(Keep((best.variant,)))
-    calibrated(best, settings.compare.seconds)
+    calibrated(best, settings.compare.window_seconds)
     return Family(best, results, refused)

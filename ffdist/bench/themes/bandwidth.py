@@ -37,8 +37,8 @@ def bandwidth(settings: BenchSettings, progress: Progress) -> Finding:
         for rate in settings.compare.rates:
             hosts.limit(rate)
             progress(f"link: {rate}")
-            calibrated(ours, here.compare.seconds)
-            calibrated(lossy, here.compare.seconds)
+            calibrated(ours, here.compare.window_seconds)
+            calibrated(lossy, here.compare.window_seconds)
             family = qualify(exact, {}, here, keep=True)
             rounds = take_turns([ours, family.side, lossy], probe, here.compare.rounds, progress)
             mine, theirs = rounds.rate("ours"), rounds.rate(family.side.name)

@@ -24,6 +24,10 @@ from ffdist.bench.window import Lap, Window
 from ffdist.data.encoded import EncodedSplit
 
 ALONE, TRAINING = "loader", "ours"
+SECONDS = 1.0
+"""A window, where nobody says otherwise: as many batches are made in it as a training learns in many."""
+PATIENCE = 2
+"""Times the rounds asked for that are tried: every round has many sides."""
 
 
 @dataclass
@@ -59,6 +63,7 @@ def lives(settings: BenchSettings, folder: Path) -> dict[str, Life]:
 
 def loader(settings: BenchSettings, progress: Progress) -> Finding:
     """Samples/s of loaders alone, and of the pipeline that ours feeds."""
+    settings = settings.changed(seconds=settings.compare.seconds or SECONDS)
     with ExitStack() as ends:
         probe = ends.enter_context(Probe(settings.compare.devices))
         sides: list[Side] = []
@@ -67,10 +72,12 @@ def loader(settings: BenchSettings, progress: Progress) -> Finding:
             progress(f"starting {name}")
             team = ends.enter_context(Team(name, life, 1, parents=isinstance(life, FolderLife)))
             sides.append(
-                calibrated(LoaderSide(name, team, Window(settings.compare.warmup_batches, 3)), settings.compare.seconds)
+                calibrated(
+                    LoaderSide(name, team, Window(settings.compare.warmup_batches, 3)), settings.compare.window_seconds
+                )
             )
         sides.append(open_pipeline(ends, settings, settings.num_stages, TRAINING))
-        rounds = take_turns(sides, probe, settings.compare.rounds, progress)
+        rounds = take_turns(sides, probe, settings.compare.rounds, progress, patience=PATIENCE)
     return found_out(settings, [side.name for side in sides if side.name != TRAINING], rounds)
 
 
