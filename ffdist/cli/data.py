@@ -77,6 +77,9 @@ class Prepare:
     """Column of labels in a table: whole numbers from 0, or names."""
     group_column: str | None = None
     """Column of groups in a table: patients, speakers, scenes. No group is in two splits that are held out of one."""
+    group_pattern: str | None = None
+    """Regular expression that finds the group in a picture's path below its class folder: "patient[0-9]+"; with
+    parentheses, what they hold."""
     splits: tuple[str, ...] = ()
     """What makes train, validation and test, and nothing else then: names or patterns of folders or files, e.g.
     train=a test=b test=c; or none: no name means a split. Default: as names say: train, Training, seg_test, val."""
@@ -124,6 +127,7 @@ class Prepare:
             image_column=self.image_column,
             label_column=self.label_column,
             group_column=self.group_column,
+            group_pattern=self.group_pattern,
             splits=read_splits(self.splits),
             ignore=self.ignore,
             skip_broken=self.skip_broken,

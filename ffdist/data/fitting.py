@@ -70,7 +70,9 @@ def opened_to_measure(name: str, learned: Learned, image_size: int | None, told:
     preprocess = learned.preprocess
     if is_prepared(name):
         return presented(open_data(name), image_size=image_size, preprocess=preprocess)
-    told = replace(told or Preparation(), splits=(), ignore=(), group_column=None, validation_fraction=None)
+    told = replace(
+        told or Preparation(), splits=(), ignore=(), group_column=None, group_pattern=None, validation_fraction=None
+    )
     if (decoding := getattr(learned, "decoding", None)) is not None:
         size = decoding.size if preprocess else learned.shape[1:]
         told = replace(

@@ -22,6 +22,7 @@ from ffdist.data.numbers import feature_names, features, told
 from ffdist.data.preparation import Preparation
 from ffdist.data.sources.array_files import ArrayFiles, holds_arrays
 from ffdist.data.sources.listing import Listing
+from ffdist.data.sources.name_groups import refuse_pattern
 from ffdist.data.sources.row_splits import row_splits
 from ffdist.data.sources.shares import Shares
 from ffdist.data.sources.splits import SPLITS, TEST, TRAIN, choice, read_splits
@@ -93,6 +94,7 @@ def divided(
     places: np.ndarray | None,
 ) -> Images:
     """With what is held out. places: of each row of the only split, in `SPLITS`, where a column says it."""
+    refuse_pattern(said.group_pattern, path)
     classes, codes = encoded(labels, None, renumber=True)
     if len(classes) < 2:
         raise DataError("there is one class only", where=path, expected="2 classes or more", got=classes[0])

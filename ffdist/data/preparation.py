@@ -28,6 +28,7 @@ class Preparation:
     image_column: str = IMAGE
     label_column: str = LABEL
     group_column: str | None = None
+    group_pattern: str | None = None
     drop_columns: tuple[str, ...] = ()
     splits: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
@@ -51,7 +52,7 @@ class Preparation:
 
     @property
     def holding(self) -> Holding:
-        return Holding(self.test_fraction, self.validation_fraction, self.seed)
+        return Holding(self.test_fraction, self.validation_fraction, self.seed, self.group_pattern)
 
     def texts(self) -> tuple[str, ...]:
         """What is not as it is by default, as `name=value`."""

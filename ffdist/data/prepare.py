@@ -75,6 +75,7 @@ def prepare(
     image_column: str = IMAGE,
     label_column: str = LABEL,
     group_column: str | None = None,
+    group_pattern: str | None = None,
     splits: Mapping[str, str | Sequence[str]] | Sequence[str] | None = None,
     ignore: str | Sequence[str] = (),
     skip_broken: bool = False,
@@ -97,7 +98,9 @@ def prepare(
     size: side, or (height, width), that pictures are scaled and cut to. mode: rgb, grey or keep. background: the colour
         that transparent pictures are laid over. value_range: the values of black and white in pictures of more than 8
         bits; None: 0 and 65535 for 16 bits, which they must need.
-    image_column, label_column: of a table. group_column: one whose equal values stay in one split.
+    image_column, label_column: of a table. group_column: one whose equal values stay in one split. group_pattern: a
+        regular expression that finds a picture's group in its path below the folder of its class, "patient[0-9]+"; with
+        parentheses, what is in them.
     splits: the folders or files, by name or pattern, that make "train", "validation" and "test", and nothing else then;
         or texts, ["train=a", "test=b"]; "none": no name means a split; None: as their names say. ignore: names or
         patterns that are left out.
@@ -124,7 +127,7 @@ def prepare(
         raise DataError("pictures are prepared from folders and files of this machine", where=url, got="an address",
                         remedy="copy them here, or mount them; the prepared folder may be remote")  # fmt: skip
     decoding = check_options(size, mode, background, value_range)
-    holding = Holding(test_fraction, validation_fraction, seed)
+    holding = Holding(test_fraction, validation_fraction, seed, group_pattern)
     check_settings(source, from_dir, workers)
     check_store(store)
     check_free(target)

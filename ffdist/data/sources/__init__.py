@@ -6,21 +6,21 @@ import difflib
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ffdist.data.column_names import Columns, found_columns
+from ffdist.data.column_names import Columns
 from ffdist.data.depth import Range
 from ffdist.data.manifest import FORMAT, MANIFEST
 from ffdist.data.sources.array_files import ArrayFiles, holds_arrays
 from ffdist.data.sources.base import Item, Source
 from ffdist.data.sources.hub import of_card
 from ffdist.data.sources.known import KNOWN, open_known
-from ffdist.data.sources.listing import Listing
+from ffdist.data.sources.name_groups import refuse_pattern
 from ffdist.data.sources.shares import Holding
 from ffdist.data.sources.splits import Choice
 from ffdist.data.sources.table import Table
-from ffdist.data.sources.table_files import TEXTS, schema
 from ffdist.data.sources.table_hint import table_hint
 from ffdist.data.sources.table_splits import holds_tables
 from ffdist.data.sources.tars import Tars, holds_tars, is_tar
+from ffdist.data.sources.texts import texts_in
 from ffdist.data.sources.tree import Tree
 from ffdist.errors import ConfigError, DataError, setting
 from ffdist.folders import command
@@ -69,6 +69,7 @@ def open_source(
 def of_files(path: Path, columns: Columns, choice: Choice, holding: Holding, value_range: Range | None) -> Source:
     """A table, a folder of tables, NumPy's files, tars, or a tree."""
     if holds_arrays(path):
+        refuse_pattern(holding.group_pattern, path)
         arrays = ArrayFiles(path, columns=columns, holding=holding, value_range=value_range)
         return arrays if arrays.pictures else refuse_numbers(path)
     if holds_tars(path, choice):
@@ -79,7 +80,8 @@ def of_files(path: Path, columns: Columns, choice: Choice, holding: Holding, val
     texts = texts_in(path, choice, columns)
     usable = not all(texts.values())
     named = [pattern for of in (choice.splits or {}).values() for pattern in of]
-    by_name = any(Choice().like(text.name, pattern) for text in texts for pattern in named)
+    below = [text.relative_to(path).as_posix() for text, why in texts.items() if not why]
+    by_name = any(Choice().like(text, pattern) for text in below for pattern in named)
     if usable and (by_name or columns != Columns()):
         return Table(path, texts=texts, **of_table)
     check_no_columns(str(path), columns)
@@ -103,20 +105,6 @@ def refuse_numbers(path: Path) -> NoReturn:
         got="numbers",
         remedy=command("train", "--data", path, "--model", "mlp"),
     )
-
-
-def texts_in(folder: Path, choice: Choice, columns: Columns) -> dict[Path, str]:
-    """The files of text in a folder, and of each why it says no classes of pictures, or ""."""
-    found: dict[Path, str] = {}
-    for path in Listing(folder, choice).listed(folder)[1]:
-        if path.suffix.lower() in TEXTS:
-            try:
-                names = schema(path).names
-                lacking = [name for name in found_columns(names, columns) if name and name not in names]
-                found[path] = f"no column {', '.join(lacking)}" if lacking else ""
-            except DataError as error:
-                found[path] = str(error.got)
-    return found
 
 
 def check_known(source: str, choice: Choice, holding: Holding) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from ffdist.data.groups import group_share
 from ffdist.data.manifest import HeldOut
 from ffdist.data.sampler import split_indices
+from ffdist.data.sources.name_groups import check_pattern
 from ffdist.data.sources.splits import SPLITS, TEST, TRAIN, VALIDATION
 from ffdist.errors import ConfigError, setting
 
@@ -26,8 +27,11 @@ class Holding:
     validation_fraction: float | None = None
     """None: nothing."""
     seed: int = 0
+    group_pattern: str | None = None
+    """A regular expression that finds a sample's group in its name; no group is in two splits then."""
 
     def __post_init__(self) -> None:
+        check_pattern(self.group_pattern)
         for name, share, most in (
             ("test_fraction", self.test_fraction, 1),
             ("validation_fraction", self.validation_fraction, 0.99),
@@ -41,9 +45,18 @@ class Holding:
                 )
 
     @property
+    def named(self) -> str | None:
+        """What groups by names are called."""
+        return None if self.group_pattern is None else f"names like '{self.group_pattern}'"
+
+    @property
     def told(self) -> str | None:
-        """The first share that is asked for."""
-        asked = {"test_fraction": self.test_fraction, "validation_fraction": self.validation_fraction}
+        """The first of them that is asked for."""
+        asked = {
+            "test_fraction": self.test_fraction,
+            "validation_fraction": self.validation_fraction,
+            "group_pattern": self.group_pattern,
+        }
         return next((name for name, share in asked.items() if share), None)
 
 
@@ -105,6 +118,11 @@ class Shares:
         for split, share in ((TEST, test), (VALIDATION, validation)):
             if share and split not in counts:
                 notes += drawn_notes(split, labels, self.places == SPLITS.index(split), share, named)
+        if named and VALIDATION not in self.counts and TRAIN in self.counts:
+            notes.append(
+                "a training holds out its own share for validation by class, not in groups; of whole groups: "
+                f"{setting('validation_fraction', 0.1)}"
+            )
         if VALIDATION in counts and TEST in self.counts and TEST not in counts:
             notes.append(
                 "the source has a validation split and no test split: the test split is drawn from train; to take the "

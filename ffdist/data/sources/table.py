@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
 from pathlib import Path
@@ -18,12 +19,14 @@ from ffdist.data.depth import Range
 from ffdist.data.labels import Labels
 from ffdist.data.sources.base import Item, Source
 from ffdist.data.sources.listing import Listing, shown
+from ffdist.data.sources.name_groups import groups_by_name
 from ffdist.data.sources.row_splits import row_splits
 from ffdist.data.sources.shares import Holding, Shares
 from ffdist.data.sources.splits import SPLITS, TEST, TRAIN, Choice
 from ffdist.data.sources.table_files import labels_in, read, schema
 from ffdist.data.sources.table_splits import find_files, quoted
-from ffdist.errors import DataError, setting
+from ffdist.data.sources.texts import base_of
+from ffdist.errors import ConfigError, DataError, setting
 
 
 class Table(Source):
@@ -58,7 +61,10 @@ class Table(Source):
         others = [name for name in self.columns if name]
         self.rows = row_splits(self.files[first], others) if by_name and first == TRAIN else None
         counts = {split: len(labels) for split, labels in self.labels.items()}
+        self.root = path if path.is_dir() else path.parent
         groups = groups_in(self.files[first], columns.group) if columns.group else None
+        if holding.group_pattern is not None:
+            groups = groups_by_name(holding.group_pattern, self.names(self.files[first], holding.group_pattern), path)
         train, notes = self.labels[first], []
         if self.rows is not None:
             counts = self.rows.counts()
@@ -67,7 +73,8 @@ class Table(Source):
                 f"rows are in splits by the column '{self.rows.column}'; to take all as one, "
                 f"{setting('splits', 'none')}"
             ]
-        self.shares = Shares(counts, train, holding, groups, f"column '{columns.group}'" if columns.group else None)
+        named = f"column '{columns.group}'" if columns.group else holding.named
+        self.shares = Shares(counts, train, holding, groups, named)
         self.counts = self.shares.counts
         self.held_out = self.shares.held_out
         self.left_out = found.listing.left_out
@@ -97,9 +104,9 @@ class Table(Source):
             labels = self.labels[split].tolist()
             places = zip(labels, self.places(split, len(labels)), strict=True)
             for file in files:
-                first = 0
+                first, base = 0, self.base(file)
                 for column in read(file, self.columns.image):
-                    cells = samples(column, file, first, file.parent, lenient=True, value_range=self.value_range)
+                    cells = samples(column, file, first, base, lenient=True, value_range=self.value_range)
                     for place, data in enumerate(cells):
                         label, share = next(places)
                         named = f": {data}" if isinstance(data, Path) else ""
@@ -110,15 +117,36 @@ class Table(Source):
 
     def beside(self) -> list[Path]:
         """The files that a column of paths names."""
-        found: list[Path] = []
-        for file in (file for files in self.files.values() for file in files):
-            if of_paths(schema(file).field(self.columns.image).type):
-                first = 0
-                for column in read(file, self.columns.image):
-                    cells = samples(column, file, first, file.parent, lenient=True)
-                    found += [cell for cell in cells if isinstance(cell, Path)]
-                    first += len(column)
-        return found
+        return [path for files in self.files.values() for file in files for path in self.paths(file)]
+
+    def paths(self, file: Path) -> Iterator[Path]:
+        """Those that a column of paths names."""
+        if of_paths(schema(file).field(self.columns.image).type):
+            first, base = 0, self.base(file)
+            for column in read(file, self.columns.image):
+                cells = samples(column, file, first, base, lenient=True)
+                yield from (cell for cell in cells if isinstance(cell, Path))
+                first += len(column)
+
+    def base(self, file: Path) -> Path:
+        """The folder from which a file's paths begin."""
+        kind = schema(file).field(self.columns.image).type
+        named = of_paths(kind) and not pa.types.is_struct(kind)
+        return (base_of(file, self.root, self.columns) if named else None) or file.parent
+
+    def names(self, files: Sequence[Path], pattern: str) -> Iterator[str]:
+        """The pictures' paths, a row each. Raises ConfigError where not every row has one."""
+        for file in files:
+            found = [os.path.relpath(path, self.root) for path in self.paths(file)]
+            if len(found) < sum(map(len, read(file, self.columns.label))) or self.columns.group:
+                raise ConfigError(
+                    "groups are told by a column" if self.columns.group else "rows have no names that tell groups",
+                    where=file,
+                    expected="a column of paths",
+                    got=setting("group_pattern", pattern),
+                    remedy=f"leave it out, or name a column of groups with {setting('group_column')}",
+                )
+            yield from found
 
     def places(self, split: str, rows: int) -> Iterator[str]:
         """The split of each row of some files."""

@@ -22,6 +22,7 @@ from ffdist.data.labels import Labels, labels_of, texts
 from ffdist.data.manifest import LeftOut
 from ffdist.data.sources.base import Item, Source
 from ffdist.data.sources.listing import Listing, is_junk
+from ffdist.data.sources.name_groups import groups_by_name
 from ffdist.data.sources.shares import Holding, Shares
 from ffdist.data.sources.splits import TEST, TRAIN, Choice
 from ffdist.data.sources.table_files import numerals
@@ -79,7 +80,13 @@ class Tars(Source):
         first = TRAIN if TRAIN in self.files else TEST
         counts = {split: len(labels) for split, labels in self.labels.items()}
         groups = np.array(read[first][1], np.int64) if columns.group else None
-        self.shares = Shares(counts, self.labels[first], holding, groups, columns.group and f"'{columns.group}'")
+        if holding.group_pattern is not None:
+            keys = (
+                sample.key for file in self.files[first] for sample in samples_in(file) if picture_of(sample, columns)
+            )
+            groups = groups_by_name(holding.group_pattern, keys, path)
+        named = f"'{columns.group}'" if columns.group else holding.named
+        self.shares = Shares(counts, self.labels[first], holding, groups, named)
         self.counts = self.shares.counts
         self.held_out = self.shares.held_out
         self.notes = [*found.notes, *self.shares.notes]

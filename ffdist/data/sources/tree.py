@@ -13,6 +13,7 @@ from ffdist.data.classes import written_alike
 from ffdist.data.sources.base import Item, Source
 from ffdist.data.sources.layout import find_layout, quoted
 from ffdist.data.sources.listing import Listing, shown
+from ffdist.data.sources.name_groups import groups_by_name
 from ffdist.data.sources.shares import Holding, Shares
 from ffdist.data.sources.splits import TEST, TRAIN, Choice
 from ffdist.errors import DataError, setting
@@ -70,12 +71,22 @@ class Tree(Source):
             )
         counts = {split: sum(of) for split, of in sizes.items()}
         labels = np.repeat(np.arange(len(self.classes)), sizes[first])
-        self.shares = Shares(counts, labels, holding or Holding())
+        holding = holding or Holding()
+        groups = self.groups(listing.quiet(), holding.group_pattern, first)
+        self.shares = Shares(counts, labels, holding, groups, holding.named)
         self.counts = self.shares.counts
         self.held_out = self.shares.held_out
         self.notes = [*layout.notes, *self.shares.notes, *missing(sizes, self.classes, first)]
         self.notes += [told for told in (written_alike(self.classes),) if told]
         self.left_out = listing.left_out
+
+    def groups(self, listing: Listing, pattern: str | None, split: str) -> np.ndarray | None:
+        """Of the pictures of a split, by their paths below the folder of their class; None where nobody asks."""
+        if pattern is None:
+            return None
+        folders = [folder for name in self.classes for folder in self.folders[split].get(name, ())]
+        names = (path.relative_to(folder).as_posix() for folder in folders for path in listing.pictures(folder))
+        return groups_by_name(pattern, names, self.root)
 
     def items(self) -> Iterator[Item]:
         listing = Listing(self.root, self.choice)  # lists anew, so that no list of all pictures is ever held
