@@ -23,7 +23,8 @@ from ffdist.data.images import Images, Moments, PreparedAs, Split
 from ffdist.data.manifest import FORMAT, MANIFEST, Manifest, ShardFile, read_manifest
 from ffdist.data.number_tables import open_numbers
 from ffdist.data.preparation import Preparation, from_values
-from ffdist.data.shards import open_folder, open_split, sha256
+from ffdist.data.shard_files import sha256
+from ffdist.data.shards import open_folder, open_split
 from ffdist.data.sources import KNOWN
 from ffdist.data.sources.known import known_name
 from ffdist.data.sources.listing import is_junk, shown

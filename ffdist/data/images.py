@@ -51,6 +51,10 @@ class Split(ABC):
         """The same, read by so many processes where threads would have to take turns."""
         return self
 
+    def announce(self, indices: np.ndarray) -> None:
+        """What will be taken soon, for a split that fetches it from afar; here it is already."""
+        return
+
     def part(self, rows: np.ndarray) -> Split:
         """Some of the samples, in this order."""
         return ArraySplit(self.take(rows), self.labels[rows])

@@ -123,6 +123,7 @@ class Loader:
         """
         at_once = self.at_once
         order = self.order(epoch)
+        self.split.announce(self.own(order, start))
         jobs = (range(first, min(first + at_once, len(self))) for first in range(start, len(self), at_once))
         work = partial(self.together, order, epoch) if at_once > 1 else lambda job: [self.batch(order, epoch, job[0])]
         made = in_order(work, jobs, threads=self.workers, ahead=-(-self.prefetch // at_once), name="ffdist-loader")
@@ -184,6 +185,14 @@ class Loader:
         """Of a whole batch of so many samples, those that are made here."""
         first, *behind, world = self.shard
         return slice(samples * first // world, samples * (behind[0] if behind else first + 1) // world)
+
+    def own(self, order: np.ndarray, start: int) -> np.ndarray:
+        """The rows of all batches from `start` on that are read here."""
+        rows = order[start * self.batch_size : len(self) * self.batch_size]
+        if self.mixing or self.part(self.batch_size) == slice(0, self.batch_size):
+            return rows
+        batches = (rows[first : first + self.batch_size] for first in range(0, len(rows), self.batch_size))
+        return np.concatenate([rows[:0], *(of[self.part(len(of))] for of in batches)])
 
     def batch(self, order: np.ndarray, epoch: int, batch: int) -> tuple[Tensor, Tensor]:
         """Batch `batch` of an epoch in that order."""

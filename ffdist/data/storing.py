@@ -14,7 +14,7 @@ from ffdist.data.dealing import EncodedWriter
 from ffdist.data.decode import Decoding, Picture, read_picture, reason
 from ffdist.data.formats import Encoded, open_picture, regular
 from ffdist.data.manifest import SplitFiles
-from ffdist.data.shards import ShardWriter
+from ffdist.data.shard_files import ShardWriter
 from ffdist.data.sources.base import Item, Source
 from ffdist.errors import ConfigError, DataError, setting
 

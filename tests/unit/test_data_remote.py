@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from ffdist.data import Loader, open_data, parts, prepare, shards, verify
+from ffdist.data import Loader, open_data, parts, prepare, remote_pixels, shard_files, verify
+from ffdist.data.images import Images
+from ffdist.data.manifest import read_manifest
 from ffdist.errors import ConfigError, DataError
 from ffdist.remote import Remote, url_of
 
@@ -57,7 +60,7 @@ def test_opening_a_remote_folder_fetches_no_picture(tree: Path, remote: Remote, 
     prepare(tree, remote.url, mode="rgb", store=store)
     asked: list[int] = []
     monkeypatch.setattr(Remote, "ranges", lambda *_: asked.append(1))
-    monkeypatch.setattr(shards.RemoteSplit, "pixels", lambda *_: asked.append(1))
+    monkeypatch.setattr(remote_pixels.RemoteSplit, "pixels", lambda *_: asked.append(1))
     assert len(open_data(remote.url).train) == 36
     assert not asked
 
@@ -117,15 +120,85 @@ def test_what_is_not_there_is_told_with_its_address(remote: Remote) -> None:
         prepare(remote.url, "out")
 
 
+def small_shards(monkeypatch: pytest.MonkeyPatch, bytes: int = 3000) -> None:
+    writer = shard_files.ShardWriter.__init__
+    monkeypatch.setattr(
+        shard_files.ShardWriter, "__init__", lambda self, *told, **more: writer(self, *told, **more, shard_bytes=bytes)
+    )
+
+
+@pytest.fixture
+def fetched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """Every file, or part of one, of pixels that is fetched: its name, and how many bytes."""
+    seen: list[tuple[str, int]] = []
+    read, ranges = Remote.read, Remote.ranges
+
+    def reading(self: Remote, name: str) -> bytes:
+        data = read(self, name)
+        if name.endswith(".arrow"):
+            seen.append((name, len(data)))
+        return data
+
+    def ranging(self: Remote, wanted: Sequence[tuple[str, int, int]]) -> list[bytes]:
+        seen.extend((name, length) for name, _, length in wanted)
+        return ranges(self, wanted)
+
+    monkeypatch.setattr(Remote, "read", reading)
+    monkeypatch.setattr(Remote, "ranges", ranging)
+    return seen
+
+
+PIXELS = 12 * 12 * 3
+
+
+def test_of_remote_pixels_only_the_samples_of_a_loader_are_fetched_each_once(
+    tree: Path, tmp_path: Path, remote: Remote, monkeypatch: pytest.MonkeyPatch, fetched: list[tuple[str, int]]
+) -> None:
+    small_shards(monkeypatch, 12 * PIXELS)
+    here = open_data(prepare(tree, tmp_path / "here", mode="rgb"))
+    prepare(tree, remote.url, mode="rgb")
+    monkeypatch.setattr(remote_pixels, "GAP", PIXELS)
+    there = open_data(remote.url)
+    rows = np.array([1, 2, 9, 14])  # of three shards of twelve
+
+    def batches(of: Images, rows: np.ndarray, **told: Any) -> list[torch.Tensor]:
+        loader = Loader(of, of.train, rows, batch_size=2, seed=1, train=True, **told)
+        return [x for epoch in range(2) for x, _ in loader.epoch(epoch)]
+
+    assert all(map(torch.equal, batches(here, rows), batches(there, rows)))
+    pixels = [(name, size) for name, size in fetched if size % PIXELS == 0]
+    assert sorted(pixels) == [("train-00000.arrow", PIXELS), ("train-00000.arrow", 2 * PIXELS),
+                              ("train-00001.arrow", PIXELS)]  # fmt: skip
+    fetched.clear()
+    every = np.arange(36)
+    assert all(map(torch.equal, batches(here, every), batches(there, every)))
+    assert {*fetched} == {(of.file, of.bytes) for of in read_manifest(remote).splits["train"].files}
+    assert len(fetched) == 3, "most of a shard is fetched as a whole, and stays"
+
+
+def test_hosts_that_share_batches_fetch_their_own_samples_of_an_epoch(
+    tree: Path, remote: Remote, monkeypatch: pytest.MonkeyPatch, fetched: list[tuple[str, int]]
+) -> None:
+    prepare(tree, remote.url, mode="rgb")
+    monkeypatch.setattr(remote_pixels, "GAP", PIXELS)
+    whole = open_data(remote.url)
+    batch = next(Loader(whole, whole.train, np.arange(36), batch_size=12, seed=1, train=True).epoch(0))[0]
+    parts = []
+    for host in range(6):
+        fetched.clear()
+        own = open_data(remote.url)
+        of = Loader(own, own.train, np.arange(36), batch_size=12, seed=1, train=True, shard=(host, 6))
+        parts.append(next(x for x, _ in of.epoch(0)))
+        assert 6 <= sum(size for _, size in fetched if size % PIXELS == 0) / PIXELS <= 12
+    assert torch.equal(torch.cat(parts), batch)
+
+
 def test_pixels_that_do_not_fit_into_memory_are_mixed_few_shards_at_a_time(
     tree: Path, remote: Remote, monkeypatch
 ) -> None:
-    writer = shards.ShardWriter.__init__
-    monkeypatch.setattr(
-        shards.ShardWriter, "__init__", lambda self, *told, **more: writer(self, *told, **more, shard_bytes=3000)
-    )
+    small_shards(monkeypatch)
     prepare(tree, remote.url, mode="rgb")
-    monkeypatch.setattr(shards, "HELD", 9000)
+    monkeypatch.setattr(remote_pixels, "HELD", 9000)
     images = open_data(remote.url)
     rows = np.arange(len(images.train))
     with pytest.raises(ConfigError, match="cannot be mixed all at once"):
@@ -133,8 +206,8 @@ def test_pixels_that_do_not_fit_into_memory_are_mixed_few_shards_at_a_time(
     made = Loader(images, images.train, rows, batch_size=4, seed=0, train=True, shuffle_shards=2)
     held = []
     for _ in made.epoch(0):
-        assert isinstance(made.split, shards.RemoteSplit)
-        held.append(sum(of.nbytes for of in made.split.held.values()))
+        assert isinstance(made.split, remote_pixels.RemoteSplit)
+        held.append(sum(of.pixels.nbytes for of in made.split.held.values()))
     assert max(held) <= 9000
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from ffdist.data import list_data, open_data, verify
 from ffdist.data.images import Moments
 from ffdist.data.manifest import MANIFEST, Manifest, read_manifest
-from ffdist.data.shards import ShardWriter
+from ffdist.data.shard_files import ShardWriter
 from ffdist.errors import DataError
 
 PICTURES = np.random.default_rng(0).integers(0, 256, (50, 6, 5, 3), np.uint8)

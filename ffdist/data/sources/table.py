@@ -121,16 +121,22 @@ class Table(Source):
 
     def paths(self, file: Path) -> Iterator[Path]:
         """Those that a column of paths names."""
-        if of_paths(schema(file).field(self.columns.image).type):
+        if of_paths(self.kind(file)):
             first, base = 0, self.base(file)
             for column in read(file, self.columns.image):
                 cells = samples(column, file, first, base, lenient=True)
                 yield from (cell for cell in cells if isinstance(cell, Path))
                 first += len(column)
 
+    def kind(self, file: Path) -> pa.DataType:
+        """Of its samples; null where there is no such column, which reading it tells."""
+        known = schema(file)
+        place = known.get_field_index(self.columns.image)
+        return known.field(place).type if place >= 0 else pa.null()
+
     def base(self, file: Path) -> Path:
         """The folder from which a file's paths begin."""
-        kind = schema(file).field(self.columns.image).type
+        kind = self.kind(file)
         named = of_paths(kind) and not pa.types.is_struct(kind)
         return (base_of(file, self.root, self.columns) if named else None) or file.parent
 

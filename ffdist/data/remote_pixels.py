@@ -1,0 +1,167 @@
+"""Pixels of a remote folder: of each shard the samples that are taken, and no others."""
+
+from __future__ import annotations
+
+import struct
+from threading import Lock
+
+import numpy as np
+import pyarrow as pa
+
+from ffdist.data.images import Split, check_labels
+from ffdist.data.manifest import Manifest, ShardFile
+from ffdist.data.parts import Part, RemoteParts, remote_errors
+from ffdist.data.shard_files import columns_in, shard_schema, unreadable
+from ffdist.errors import DataError
+from ffdist.remote import Remote
+
+HELD = 2 * 2**30
+"""Bytes of a remote folder's pixels that stay in memory, at most."""
+GAP = 2**18
+"""Bytes between two samples that are fetched with them, as a request more would take longer."""
+HEAD = 2**12
+"""Bytes at the beginning of a shard in which its pixels begin."""
+MAGIC = 8
+
+
+class Held:
+    """What is here of a shard."""
+
+    def __init__(self, rows: int) -> None:
+        self.place = np.full(rows, -1, np.int64)
+        """Of each sample in `pixels`, or -1."""
+        self.pixels = np.empty((0, 0), np.uint8)
+        self.begin: int | None = None
+        """The byte at which pixels begin in the file, once it is known."""
+
+    def add(self, rows: np.ndarray, pixels: np.ndarray) -> None:
+        """pixels: uint8 [len(rows), H * W * C]."""
+        self.place[rows] = len(self.pixels) + np.arange(len(rows))
+        self.pixels = np.concatenate([self.pixels, pixels]) if len(self.pixels) else pixels
+
+
+class RemoteSplit(Split):
+    """A split of a remote folder with pixels. Opening it reads labels and no pixels. When a sample of a shard is taken,
+    those that were announced are fetched with it: the whole shard, compared with its checksum, or the ranges of bytes
+    in which they lie. The last `HELD` bytes of them stay."""
+
+    ready = False
+
+    def __init__(self, folder: Remote, manifest: Manifest, name: str) -> None:
+        self.source = (folder, manifest, name)
+        self.shape_hwc = (*manifest.shape[1:], manifest.shape[0])
+        self.width = int(np.prod(self.shape_hwc))
+        self.schema = shard_schema(manifest.shape, manifest.superclass is not None)
+        self.shards = manifest.splits[name].files
+        self.files = RemoteParts(folder, self.shards)
+        labels = [remote_labels(folder, shard, self.schema) for shard in self.shards]
+        for shard, of in zip(self.shards, labels, strict=True):
+            check_labels(of, len(manifest.classes), folder / shard.file)
+        self.labels = np.concatenate(labels).astype(np.int64)
+        self.starts = np.cumsum([0, *(shard.rows for shard in self.shards)])
+        manifest.splits[name].check_counts(self.labels, f"{folder}, split {name}")
+        self.fits = sum(shard.bytes for shard in self.shards) <= HELD
+        self.announced = np.zeros(len(self.labels), bool)
+        self.held: dict[int, Held] = {}
+        self.lock = Lock()
+
+    def announce(self, indices: np.ndarray) -> None:
+        with self.lock:
+            self.announced[indices] = True
+
+    def take(self, indices: np.ndarray) -> np.ndarray:
+        out = np.empty((len(indices), self.width), np.uint8)
+        owner = self.shard_of(indices)
+        for shard in np.unique(owner).tolist():
+            mine = np.flatnonzero(owner == shard)
+            out[mine] = self.pixels(shard, indices[mine] - self.starts[shard])
+        return out.reshape(len(indices), *self.shape_hwc)
+
+    def pixels(self, shard: int, rows: np.ndarray) -> np.ndarray:
+        """uint8 [N, H * W * C] of rows of a shard; one thread fetches at a time."""
+        with self.lock:
+            held = self.held.pop(shard, None) or Held(self.shards[shard].rows)
+            if (held.place[rows] < 0).any():
+                wanted = self.announced[self.starts[shard] : self.starts[shard + 1]].copy()
+                wanted[rows] = True
+                self.fetch(shard, held, np.flatnonzero(wanted & (held.place < 0)))
+                self.announced[self.starts[shard] : self.starts[shard + 1]] = False
+            self.held[shard] = held  # the last to go
+            return held.pixels[held.place[rows]]
+
+    def fetch(self, shard: int, held: Held, rows: np.ndarray) -> None:
+        """rows: sorted, none of them here."""
+        file, most = self.shards[shard], max(1, GAP // self.width)
+        runs = np.split(rows, np.flatnonzero(np.diff(rows) > most) + 1)
+        spans = [(int(run[0]), int(run[-1]) + 1) for run in runs]
+        if 2 * sum(end - start for start, end in spans) > file.rows:
+            held.add(np.flatnonzero(held.place < 0), self.whole(shard)[held.place < 0])
+        else:
+            begin = self.begin(shard, held)
+            parts = [Part(file.file, begin + start * self.width, (end - start) * self.width) for start, end in spans]
+            for run, (start, _), data in zip(runs, spans, self.files.read(parts), strict=True):
+                held.add(run, np.frombuffer(data, np.uint8).reshape(-1, self.width)[run - start])
+        while self.held and sum(of.pixels.nbytes for of in self.held.values()) + held.pixels.nbytes > HELD:
+            del self.held[next(iter(self.held))]
+
+    def whole(self, shard: int) -> np.ndarray:
+        """Pixels of all rows."""
+        file = self.shards[shard]
+        data = self.files.whole(file.file)
+        try:
+            return columns_in(pa.BufferReader(data), self.schema, file.rows)[0]
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise unreadable(self.source[0] / file.file, file.rows, error) from error
+
+    def begin(self, shard: int, held: Held) -> int:
+        """The first byte of a shard's pixels."""
+        if held.begin is None:
+            file = self.shards[shard]
+            (head,) = self.files.read([Part(file.file, 0, min(HEAD, file.bytes))])
+            try:
+                held.begin = first_byte(head, self.schema)
+            except (pa.ArrowException, OSError, ValueError, struct.error) as error:
+                raise unreadable(self.source[0] / file.file, file.rows, error) from error
+        return held.begin
+
+    def shard_of(self, indices: np.ndarray) -> np.ndarray:
+        return np.searchsorted(self.starts, indices, side="right") - 1
+
+    def digest(self) -> str:
+        _, manifest, name = self.source
+        return manifest.splits[name].digest()
+
+    def __reduce__(self) -> tuple:
+        return RemoteSplit, self.source
+
+
+def first_byte(head: bytes, schema: pa.Schema) -> int:
+    """Where the first column's values begin in an Arrow IPC file, which no column has nulls in: behind the messages of
+    the schema and of the only record batch, each with its length before it. Raises ValueError for another schema."""
+    found = pa.ipc.read_schema(pa.py_buffer(head[MAGIC:]))
+    if not found.equals(schema, check_metadata=True):
+        raise ValueError(found.to_string())
+    behind = MAGIC
+    for _ in range(2):
+        mark, length = struct.unpack_from("<Ii", head, behind)
+        if mark != 0xFFFFFFFF:
+            raise ValueError("no message")
+        behind += 8 + length
+    return behind
+
+
+def remote_labels(folder: Remote, shard: ShardFile, schema: pa.Schema) -> np.ndarray:
+    """int32 [rows], by requests for the bytes of labels alone. Raises DataError for what is no such shard."""
+    options = pa.ipc.IpcReadOptions(included_fields=[schema.get_field_index("label")])
+    try:
+        with remote_errors(folder / shard.file, "a shard cannot be read"), folder.opened(shard.file) as file:
+            reader = pa.ipc.open_file(pa.PythonFile(file, mode="r"), options=options)
+            batch = reader.get_batch(0)
+            batch.validate(full=True)
+            if reader.num_record_batches != 1 or len(batch) != shard.rows:
+                raise ValueError(f"{reader.num_record_batches} record batches, {len(batch)} rows")
+            return batch.column("label").to_numpy()
+    except DataError:
+        raise
+    except (pa.ArrowException, ValueError, KeyError) as error:
+        raise unreadable(folder / shard.file, shard.rows, error) from error
