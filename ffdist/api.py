@@ -208,6 +208,7 @@ class Pipeline:
             tell(job)
         watching = partial(watched, settings, callbacks, progress=progress)
         if settings.run.out is None and not resume:
+            check_unkept(settings)
             self.result = self._train_unkept(job, watching, world)
         else:
             self.result = self._train_kept(job, named, watching, world, resume=resume)
@@ -426,6 +427,15 @@ def tell(job: Job) -> None:
     for text in (validation_note(job), job.chain.joined, origin, *unread(job.settings)):
         if text:
             note(spelled(text))
+
+
+def check_unkept(settings: Settings) -> None:
+    """Raises ConfigError for what a run without a folder has no place for."""
+    told = settings.watch
+    if told.trace or told.profile:
+        name = "trace" if told.trace else "profile"
+        raise ConfigError(f"a {name} needs a run directory to lie in", where=setting(f"watch.{name}"),
+                          expected="a folder for the run", remedy="fit(data, out=FOLDER)")  # fmt: skip
 
 
 def launched(job: Job, observer: Observer) -> Result:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from statistics import fmean
 from typing import Any
 
 from markupsafe import Markup
@@ -18,6 +19,7 @@ from ffdist.pipeline.predictors import PREDICTORS
 Record = Mapping[str, Any]
 MOST_CURVES = 16
 MOST_ROWS = 40
+BATCHES = Axis("batch", "{:,.0f}".format, whole=True)
 EPOCHS, SECONDS = Axis("epoch", "{:g}".format, whole=True), Axis("time of training", lambda x: brief(x))
 SHARE = Axis("accuracy", lambda y: f"{y * 100:.4g}%")
 LOSS, SPEED = Axis("loss", "{:.3g}".format), Axis("samples/s", "{:,.0f}".format)
@@ -139,10 +141,40 @@ def charts_of(view: RunView, key: str) -> dict[str, list[Chart]]:
     }
 
 
+def within_epochs(view: RunView, key: str) -> list[Chart]:
+    """What was told every so many batches: loss and accuracy of an epoch so far, speed, and where the time goes now."""
+    pulses = view.pulses
+    losses = by_block_within(pulses, "loss")
+    made = [
+        chart(f"{key}-ql", "Training loss by block, of the epoch so far", losses, BATCHES, LOSS, loss),
+        chart(f"{key}-qa", "Training accuracy by block, of the epoch so far", by_block_within(pulses, "accuracy"),
+              BATCHES, SHARE, percent),
+        chart(f"{key}-qs", "Samples a second within epochs",
+              [Curve("samples/s", [(float(p["step"]), number(p.get("samples_per_second"))) for p in pulses])], BATCHES,
+              SPEED, count),
+    ]  # fmt: skip
+    if pulses and view.at_work:
+        since = f"Where each stage's time goes now, up to batch {pulses[-1]['step']:,}"
+        made.append(time_chart(f"{key}-qt", since, pulses[-1]["stages"]))
+    return [each for each in made if each]
+
+
+def by_block_within(pulses: Sequence[Record], key: str) -> list[Curve]:
+    """Each block's value over the batches; of several workers, their mean."""
+    found: dict[str, dict[float, list[float]]] = {}
+    for pulse in pulses:
+        for stage in pulse["stages"]:
+            for block in stage["blocks"]:
+                if (value := number(block.get(key))) is not None:
+                    found.setdefault(str(block["block"]), {}).setdefault(float(pulse["step"]), []).append(value)
+    return [Curve(shown_block(name), [(x, fmean(each)) for x, each in of.items()]) for name, of in found.items()]
+
+
 def stage_name(stage: Record, stages: Sequence[Record]) -> str:
     alike = sum(each["stage"] == stage["stage"] for each in stages) > 1
     worker = f", worker {stage.get('worker')}" if alike else ""
-    return f"stage {stage['stage']}{worker}: {' '.join(map(str, stage.get('blocks', [])))}"
+    names = [str(block["block"] if isinstance(block, dict) else block) for block in stage.get("blocks", [])]
+    return f"stage {stage['stage']}{worker}: {' '.join(names)}"
 
 
 def shares(stage: Record) -> dict[str, float]:

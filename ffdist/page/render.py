@@ -14,7 +14,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from ffdist.page.charts import charts_of, comparing, mean_stages, memory_chart, time_chart
+from ffdist.page.charts import charts_of, comparing, mean_stages, memory_chart, time_chart, within_epochs
 from ffdist.page.run import RunView
 from ffdist.page.tables import (
     Table,
@@ -82,7 +82,8 @@ def run_content(view: RunView, key: str = "r", level: int = 1) -> Markup:
     ] if records else []  # fmt: skip
     told: dict[str, Any] = {
         "view": view, "key": key, "level": level, "sub": f"h{level + 2}", "headline": headline(view),
-        "charts": charts_of(view, key), "results": result_table(view), "times": [each for each in times if each],
+        "charts": charts_of(view, key), "within": within_epochs(view, key), "results": result_table(view),
+        "times": [each for each in times if each],
         "timeline": timeline_chart(view.trace, f"{key}-tr"),
         "memory": memory_chart(f"{key}-m", records[-1]["stages"]) if records else None,
         "matrix": confusion(measured) if measured else None,

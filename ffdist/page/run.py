@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ffdist.errors import FfdistError, SnapshotError
 from ffdist.page.log import GrowingLog
+from ffdist.page.spans import Span, read_trace
 from ffdist.plan import Plan
-from ffdist.report.log import read_run_log
+from ffdist.report.log import read_pulses, read_run_log
 from ffdist.runtime.data_facts import FACTS, DataFacts, read_facts
 from ffdist.runtime.folder import LOCK
 from ffdist.runtime.record import ENVIRONMENT, read_starts
 from ffdist.runtime.run import PLAN, SETTINGS, read_settings, saved_plan
+from ffdist.runtime.tracing import TRACE
 from ffdist.settings import Settings
 from ffdist.snapshot import committed
 from ffdist.snapshot.chosen import steps
@@ -25,7 +27,6 @@ from ffdist.snapshot.mirror import shown
 
 if TYPE_CHECKING:
     from ffdist.page.measured import Measured
-    from ffdist.page.timeline import Span
 
 LOCKS = Path("/proc/locks")
 TOLD = (SETTINGS, FACTS, PLAN, ENVIRONMENT)
@@ -47,6 +48,8 @@ class RunView:
     facts: DataFacts | None = None
     records: list[dict[str, Any]] = field(default_factory=list)
     end: dict[str, Any] | None = None
+    pulses: list[dict[str, Any]] = field(default_factory=list)
+    """What was told within the epochs (`PulseReported`), in its JSON form."""
     at_work: bool = False
     written: float | None = None
     """When its run log was written to last, in seconds of the clock."""
@@ -88,6 +91,7 @@ def view_run(run: Path, name: str | None = None) -> RunView:
         read_facts(run) if (run / FACTS).exists() else None,
         records,
         end,
+        read_pulses(run),
         is_at_work(run),
         path.stat().st_mtime if path.exists() else None,
         steps(committed(run)),
@@ -104,6 +108,8 @@ class Watched:
         self.told = RunView(name, str(run))
         """What changes seldom, as it was read when the files were as in `stamps`."""
         self.stamps: list[tuple[int, int, int] | None] = []
+        self.trace: Sequence[Span] = ()
+        self.traced: tuple[int, int, int] | None = None
 
     def view(self) -> RunView:
         """What can be read now, and what cannot, in words; it raises nothing."""
@@ -124,8 +130,12 @@ class Watched:
             troubles.append(
                 f"{self.log.strange} lines of metrics.jsonl are not as a run writes them, and are left out."
             )
+        if (traced := stamp(self.run / TRACE)) != self.traced:
+            self.trace, self.traced = read_trace(self.run), traced
         return replace(
             self.told,
+            trace=self.trace,
+            pulses=list(self.log.pulses),
             records=list(self.log.epochs),
             end=self.log.end,
             at_work=is_at_work(self.run),

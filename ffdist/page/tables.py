@@ -48,6 +48,8 @@ def headline(view: RunView) -> list[tuple[str, str]]:
     told.append(
         ("epochs", f"{len(records)} of {view.settings.get('epochs', NONE)}" if view.settings else str(len(records)))
     )
+    if view.at_work and view.pulses:
+        told.append(("batches learned from, at least", count(view.pulses[-1]["step"])))
     if records and (held := [number(s.get("run_bytes")) for s in records[-1]["stages"]]) and all(held):
         told.append(("most memory that a stage's run held", mebibytes(max(h for h in held if h))))
     return told

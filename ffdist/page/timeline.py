@@ -2,72 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
 
-from ffdist.page.charts import Chart
+from ffdist.page.charts import PARTS, Chart
+from ffdist.page.spans import Span, beside
 from ffdist.page.svg import WIDTH, figure, hatching, part_swatch
-from ffdist.page.text import escaped, number, visible
+from ffdist.page.text import escaped, visible
+from ffdist.runtime.tracing import TRACE
 
-TRACE = "trace.json"
-LARGEST = 256 * 2**20
-"""Bytes of a trace that is read for a page."""
 MOST_SPANS = 900
 WINDOW = 0.25
 """Seconds that are shown."""
-KINDS = {"no_data": ("wait for data", "receive", "no data"), "no_credit": ("wait for credit", "no credit", "send"),
-         "exchange": ("exchange", "gradient")}  # fmt: skip
-"""Words in a span's name or category, by how it is drawn; all else is computing."""
-WORDS = {"busy": "computing", "exchange": "adding gradients", "no_data": "waiting for data, or receiving",
-         "no_credit": "waiting for room, or sending"}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Span:
-    """Microseconds from the trace's first to its last, in one row."""
-
-    row: str
-    name: str
-    kind: str
-    begin: float
-    end: float
-
-
-def read_trace(run: Path) -> list[Span]:
-    """Spans of a Chrome trace in the run's folder; none where there is none that can be read."""
-    path = run / TRACE
-    try:
-        if not path.is_file() or path.stat().st_size > LARGEST:
-            return []
-        told = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError):
-        return []
-    events = told.get("traceEvents") if isinstance(told, dict) else told
-    known = [each for each in events if isinstance(each, dict)] if isinstance(events, list) else []
-    names = {(e.get("ph"), e.get("name"), e.get("pid"), e.get("tid")): str((e.get("args") or {}).get("name", ""))
-             for e in known if e.get("ph") == "M"}  # fmt: skip
-    return [span for event in known if (span := span_of(event, names)) is not None]
-
-
-def span_of(event: dict[str, Any], names: dict[tuple[Any, ...], str]) -> Span | None:
-    begin, took = number(event.get("ts")), number(event.get("dur"))
-    if event.get("ph") != "X" or begin is None or took is None:
-        return None
-    pid, tid = event.get("pid"), event.get("tid")
-    process = names.get(("M", "process_name", pid, tid)) or next(
-        (name for (_, kind, p, _), name in names.items() if kind == "process_name" and p == pid), f"process {pid}"
-    )
-    thread = names.get(("M", "thread_name", pid, tid), "")
-    text = f"{event.get('name', '')} {event.get('cat', '')}".lower()
-    kind = next((kind for kind, words in KINDS.items() if any(word in text for word in words)), "busy")
-    return Span(f"{process} {thread}".strip(), str(event.get("name", "")), kind, begin, begin + took)
+WORDS = PARTS | {"rest": "receiving, sending, snapshots"}
 
 
 def timeline_chart(spans: Sequence[Span], key: str) -> Chart | None:
-    """The middle of the trace, a row for each worker; None where nothing was traced."""
+    """The middle of the trace, a row for each stage on each worker; None where nothing was traced."""
     if not spans:
         return None
     first, last = min(s.begin for s in spans), max(s.end for s in spans)
@@ -76,27 +27,46 @@ def timeline_chart(spans: Sequence[Span], key: str) -> Chart | None:
     while len(inside) > MOST_SPANS and half > 1:
         half /= 1.5
         inside = [s for s in inside if s.end > middle - half and s.begin < middle + half]
-    rows = sorted({s.row for s in inside})
-    scale, body = WIDTH / max(2 * half, 1e-9), [hatching(key)]
-    for place, row in enumerate(rows):
-        top = place * 38.0
-        body.append(f'<text x="0" y="{top + 12:.1f}">{escaped(row)}</text>')
-        for s in inside:
-            if s.row == row:
-                begin, end = max(0.0, (s.begin - middle + half) * scale), min(WIDTH, (s.end - middle + half) * scale)
-                box = f'x="{begin:.1f}" y="{top + 17:.1f}" width="{max(0.3, end - begin):.1f}" height="14"'
-                told = f"<title>{escaped(s.name)}, {(s.end - s.begin) / 1000:.3g} ms</title>"
-                body.append(f'<g class="part {s.kind}">{told}<rect class="fill" {box}/>'
-                            f'<rect fill="url(#{key}-{s.kind})" {box}/></g>')  # fmt: skip
+    rows = rows_of(inside, middle - half, middle + half)
     if not rows:
         return None
-    table = [[visible(row), *(share(inside, row, kind, 2 * half) for kind in WORDS)] for row in rows]
-    told = "; ".join(f"{row[0]}: computing {row[1]}" for row in table)
+    drawing = drawn(rows, middle - half, 2 * half, key)
+    shares = {row: shares_of(each, 2 * half) for row, each in rows.items()}
+    used = [style for style in WORDS if any(found.get(style, 0.0) >= 0.005 for found in shares.values())]
+    table = [[visible(row), *(f"{found.get(style, 0.0):.0%}" for style in used)] for row, found in shares.items()]
+    told = "; ".join(f"{row}: computing {found.get('busy', 0.0):.0%}" for row, found in shares.items())
     title = f"{2 * half / 1000:.3g} ms from the middle of the trace"
-    return Chart(title, figure(key, title, told, body, 38.0 * len(rows)),
-                 [(part_swatch(key, kind), words) for kind, words in WORDS.items()], ["worker", *WORDS.values()], table,
-                 "Times of the run's own trace.", key)  # fmt: skip
+    return Chart(title, figure(key, title, told, drawing, 38.0 * len(rows)),
+                 [(part_swatch(key, style), WORDS[style]) for style in used], ["", *(WORDS[s] for s in used)], table,
+                 f"Times of the run's own trace; all of it is in {TRACE}, for ui.perfetto.dev.", key)  # fmt: skip
 
 
-def share(spans: Sequence[Span], row: str, kind: str, whole: float) -> str:
-    return f"{sum(s.end - s.begin for s in spans if s.row == row and s.kind == kind) / max(whole, 1e-9):.0%}"
+def rows_of(spans: Sequence[Span], begin: float, end: float) -> dict[str, list[Span]]:
+    """Of each row what lies within two times, side by side."""
+    found: dict[str, list[Span]] = {}
+    for span in sorted(spans, key=lambda each: each.place):
+        found.setdefault(span.row, []).append(replace(span, begin=max(begin, span.begin), end=min(end, span.end)))
+    return {row: beside(each) for row, each in found.items()}
+
+
+def drawn(rows: dict[str, list[Span]], begin: float, length: float, key: str) -> list[str]:
+    """A name and a bar a row."""
+    scale, body = WIDTH / max(length, 1e-9), [hatching(key)]
+    for place, (row, spans) in enumerate(rows.items()):
+        top = place * 38.0
+        body.append(f'<text x="0" y="{top + 12:.1f}">{escaped(row)}</text>')
+        for s in spans:
+            x, width = (s.begin - begin) * scale, max(0.3, (s.end - s.begin) * scale)
+            box = f'x="{x:.1f}" y="{top + 17:.1f}" width="{width:.1f}" height="14"'
+            told = f"<title>{escaped(s.name)}, {(s.end - s.begin) / 1000:.3g} ms</title>"
+            body.append(f'<g class="part {s.style}">{told}<rect class="fill" {box}/>'
+                        f'<rect fill="url(#{key}-{s.style})" {box}/></g>')  # fmt: skip
+    return body
+
+
+def shares_of(spans: Sequence[Span], whole: float) -> dict[str, float]:
+    """Of a row's time, by how it is drawn."""
+    found: dict[str, float] = {}
+    for span in spans:
+        found[span.style] = found.get(span.style, 0.0) + (span.end - span.begin) / max(whole, 1e-9)
+    return found

@@ -11,7 +11,7 @@ from ffdist.notes import note
 from ffdist.page.measured import measured, why_not
 from ffdist.page.render import page
 from ffdist.page.run import RunView, check_runs, names_of, view_run
-from ffdist.page.timeline import read_trace
+from ffdist.page.spans import read_trace
 from ffdist.report.log import as_written
 from ffdist.report.summary import summary
 from ffdist.runtime.run import read_settings

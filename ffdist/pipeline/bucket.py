@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 from torch import Tensor
 
@@ -55,11 +56,12 @@ class Bucket:
         self.posted = False
         frames = self.team.take(GRADIENTS, self.number) if self.team else {}
         began = time.perf_counter()
-        for frame in frames.values():
-            for i, (reduction, fields) in enumerate(zip(self.reductions, frame.fields["blocks"], strict=True)):
-                reduction.receive(fields, of_block(i, frame))
-        for reduction in self.reductions:
-            reduction.add_up()
+        with self._adding_up():
+            for frame in frames.values():
+                for i, (reduction, fields) in enumerate(zip(self.reductions, frame.fields["blocks"], strict=True)):
+                    reduction.receive(fields, of_block(i, frame))
+            for reduction in self.reductions:
+                reduction.add_up()
         if self.team:
             self.team.hear(frames.values())
             self.team.exchanging += time.perf_counter() - began
@@ -90,11 +92,15 @@ class Bucket:
         frames = self.team.take(SLICES, self.number) if self.team and self.sliced else None
         began = time.perf_counter()
         places = {share.worker: place for place, share in enumerate(self.team.shares)} if self.team else {}
-        for i, reduction in enumerate(self.reductions):
-            others = {places[worker]: of_block(i, frame) for worker, frame in frames.items()} if frames else None
-            reduction.apply(others)
+        with self._adding_up():
+            for i, reduction in enumerate(self.reductions):
+                others = {places[worker]: of_block(i, frame) for worker, frame in frames.items()} if frames else None
+                reduction.apply(others)
         if self.team:
             self.team.exchanging += time.perf_counter() - began
+
+    def _adding_up(self) -> AbstractContextManager[None]:
+        return self.team.trace.span("add up gradients", "exchange") if self.team else nullcontext()
 
 
 def of_block(number: int, frame: Frame) -> dict[str, Tensor]:

@@ -14,6 +14,10 @@ class FromEdge:
         self._received = self._queued = 0
         self._taken: dict[str, tuple[int, int]] = {}
 
+    @property
+    def waited(self) -> float:
+        return self.receiver.waited
+
     def receive(self) -> Message:
         """The next one; the memory it lies in goes back when it is gone."""
         frame = self.receiver.recv()

@@ -64,6 +64,11 @@ class FanIn:
             merge(marker, other)
         return marker
 
+    @property
+    def waited(self) -> float:
+        """Seconds spent so far waiting for something to come."""
+        return sum(way.waited for way in self.all)
+
     def take_queued(self, of: str) -> float:
         """Of all ways, on average: `FromEdge.take_queued`."""
         return sum(way.take_queued(of) for way in self.all) / len(self.all)

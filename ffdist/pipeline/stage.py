@@ -19,10 +19,12 @@ from ffdist.pipeline.clock import Clock, Lead
 from ffdist.pipeline.fusion import passed_on
 from ffdist.pipeline.memory import Memory
 from ffdist.pipeline.message import EndOfEpoch, EndOfSplit, EvalBatch, Message, Pulse, Snapshot, Stop, TrainBatch
+from ffdist.pipeline.profile import Profile
 from ffdist.pipeline.reduce import Reduction, slices_pay
 from ffdist.pipeline.sharing import check_replicas, gathered, share_totals
 from ffdist.pipeline.synced import SideBySide
 from ffdist.pipeline.team import Team
+from ffdist.pipeline.trace import Trace
 from ffdist.pipeline.turn import Outbox, Turn
 
 SaveBlocks = Callable[[Sequence[LearningBlock], Snapshot], list[dict[str, Any]]]
@@ -73,6 +75,7 @@ class Stage:
         """Messages that lay in the queue before this stage, on average since the last marker of a kind; the first has
         none."""
         self.clock, self.lead = Clock(), Lead(self.device)
+        self.trace, self.profile = Trace(), Profile()
         self.memory = Memory(self.device)
 
     def __str__(self) -> str:
@@ -82,15 +85,23 @@ class Stage:
     def run(self, inbox: Iterable[Message], outbox: Outbox) -> None:
         """Work until `Stop`. The stage's whole life."""
         outbox = self.turn.lent_while_sending(outbox) if self.turn else outbox
+        outbox = self.trace.sending(outbox)
+        if self.team:
+            self.team.trace = self.trace
         for reduction in self.reductions:
             reduction.begin_run()
-        for message in self.clock.timed(inbox):
-            with self.turn or nullcontext():
-                self.handle(message, outbox)
-                self.lead.keep()
-            if isinstance(message, Stop):
-                return
-            del message  # the memory it lies in goes back before the next is asked for
+        try:
+            for message in self.clock.timed(self.trace.receiving(inbox) if self.trace.window else inbox):
+                self.trace.meet(message, last=isinstance(message, Stop))
+                with self.turn or nullcontext():
+                    self.profile.meet(message)
+                    self.handle(message, outbox)
+                    self.lead.keep()
+                if isinstance(message, Stop):
+                    return
+                del message  # the memory it lies in goes back before the next is asked for
+        finally:
+            self.profile.end()
 
     def handle(self, message: Message, outbox: Outbox) -> None:
         match message:
@@ -118,7 +129,9 @@ class Stage:
             case EndOfEpoch():
                 outbox.send(self.end_epoch(message, outbox))
             case Snapshot():
-                outbox.send(self.save(message))
+                with self.trace.span("snapshot", "snapshot"):
+                    marker = self.save(message)
+                outbox.send(marker)
             case _:
                 outbox.send(message)
 
@@ -127,7 +140,7 @@ class Stage:
         to the next stage while that block still learns."""
         y, self.step = moved(batch.y, self.device), batch.step
         for block, local in self.computed(batch, y, outbox):
-            with self.at(block, f"batch {batch.step}"):
+            with self.at(block, "learn", f"batch {batch.step}"):
                 block.update(local, y, batch.step, share=batch.share, complete=batch.complete)
 
     def train_lanes(self, batch: TrainBatch, outbox: Outbox) -> None:
@@ -144,7 +157,7 @@ class Stage:
         for number, (block, local) in enumerate(self.computed(batch, y, outbox)):
             if block is self.blocks[-1]:  # all that is computed here of the batch is on its way
                 self.advance(batch, self.buckets[:-1])
-            with self.at(block, f"batch {batch.step}"):
+            with self.at(block, "learn", f"batch {batch.step}"):
                 if block.backward(local, y, share=batch.share):
                     block.check_often(batch.step)
             self.end_part(number, batch)
@@ -161,13 +174,13 @@ class Stage:
         side_by_side.begin(batches)
         for number, reduction in enumerate(self.reductions):
             self.finish(self.bucket_of[number])
-            with self.at(reduction.block, f"batch {last.step}"):
+            with self.at(reduction.block, "forward", f"batch {last.step}"):
                 side_by_side.forward(reduction)
             if reduction.block is self.blocks[-1]:
                 for message in side_by_side.passing:
                     outbox.send(message)
                 self.advance(last, self.buckets[:-1])
-            with self.at(reduction.block, f"batch {last.step}"):
+            with self.at(reduction.block, "learn", f"batch {last.step}"):
                 side_by_side.backward(reduction)
             self.post(number, last)
         self.advance(last, self.buckets)
@@ -176,7 +189,7 @@ class Stage:
         """Where workers hand on slices of their updates, and the batch is complete here: do so."""
         for bucket in buckets if self.ends_batch(batch) else ():
             if bucket.sliced:
-                with self.at(bucket.reductions[0].block, f"batch {batch.step}, update"):
+                with self.at(bucket.reductions[0].block, "update", f"batch {batch.step}, update"):
                     bucket.advance()
 
     def ends_batch(self, batch: TrainBatch) -> bool:
@@ -213,7 +226,7 @@ class Stage:
             if self.reductions:
                 self.finish(self.bucket_of[number])
                 self.reductions[number].begin(batch.lane)
-            with self.at(block, f"batch {batch.step}"):
+            with self.at(block, "forward", f"batch {batch.step}"):
                 local = block.forward(x, y, batch.step, batch.epoch, batch.part, beside)
             x, features = passed_on(local, features)
             beside = None if block.site.last else beside
@@ -226,7 +239,7 @@ class Stage:
     def finish(self, bucket: Bucket) -> None:
         """Update the blocks by what was posted of them."""
         if bucket.pending:
-            with self.at(bucket.reductions[0].block, f"batch {bucket.step}, update"):
+            with self.at(bucket.reductions[0].block, "update", f"batch {bucket.step}, update"):
                 bucket.finish()
 
     def settle(self) -> None:
@@ -235,10 +248,12 @@ class Stage:
             self.finish(bucket)
 
     @contextmanager
-    def at(self, block: LearningBlock, when: str) -> Iterator[None]:
-        """Raises StageError for what the network's or the rule's own code raises within, naming the block."""
+    def at(self, block: LearningBlock, what: str, when: str) -> Iterator[None]:
+        """Raises StageError for what the network's or the rule's own code raises within, naming the block. what: is
+        done there."""
         try:
-            yield
+            with self.trace.span(f"{block.site.name} {what}", "compute"):
+                yield
         except (FfdistError, MemoryError):
             raise
         except Exception as error:
@@ -257,7 +272,7 @@ class Stage:
         for block in self.blocks:
             assert x is not None
             block.lane = batch.lane
-            with self.at(block, f"{batch.split} split"):
+            with self.at(block, "evaluate", f"{batch.split} split"):
                 local = block.evaluate(x, y, batch.number)
             x, features = passed_on(local, features)
             if local.scores is not None:

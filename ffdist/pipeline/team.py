@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from ffdist.errors import StageError
+from ffdist.pipeline.trace import Trace
 from ffdist.plan import Share
 from ffdist.transport.base import Frame, Receiver, Sender
 
@@ -45,6 +46,7 @@ class Team:
         """Of exchanges within batches, seconds so far that this worker went on with other things; that it waited."""
         self.early: dict[int, dict[tuple[str, int], Frame]] = {worker: {} for worker in receivers}
         """What came before it was asked for."""
+        self.trace = Trace()
 
     @property
     def others(self) -> list[int]:
@@ -63,7 +65,7 @@ class Team:
     def post(self, frames: Mapping[int, Frame]) -> None:
         """To each of the others what is for it; returns when it is on its way."""
         began = time.perf_counter()
-        with self.lent():
+        with self.trace.span("send gradients", "exchange"), self.lent():
             for worker, frame in frames.items():
                 self.senders[worker].send(frame)
         now = time.perf_counter()
@@ -79,7 +81,7 @@ class Team:
         """The next frame of each of the others, or of these. Raises StageError where one is at another point."""
         asked = self.others if workers is None else workers
         began = time.perf_counter()
-        with self.lent():
+        with self.trace.span("wait for gradients", "no_gradients"), self.lent():
             frames = {worker: self._next(worker, (kind, bucket)) for worker in asked}
         waited = time.perf_counter() - began
         self.waited += waited

@@ -96,8 +96,17 @@ def pulse_of(value: Any) -> PulseReported | None:
     """Of its JSON form; None for what is none."""
     with suppress(FfdistError, AttributeError):
         event = from_json(value)
-        return event if isinstance(event, PulseReported) else None
+        return event if isinstance(event, PulseReported) and is_whole(event) else None
     return None
+
+
+def is_whole(pulse: PulseReported) -> bool:
+    """Whether it has the parts that are drawn."""
+    try:
+        named = all("stage" in stage and all("block" in block for block in stage["blocks"]) for stage in pulse.stages)
+    except (KeyError, TypeError):
+        return False
+    return named and isinstance(pulse.step, int) and isinstance(pulse.epoch, int)
 
 
 @contextmanager

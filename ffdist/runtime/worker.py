@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, suppress
 from contextvars import copy_context
 from dataclasses import dataclass
+from functools import partial
 from queue import SimpleQueue
 from threading import Event, Thread
 from typing import TYPE_CHECKING
@@ -15,23 +16,36 @@ import torch
 
 from ffdist.device import enter, name_of, queues
 from ffdist.errors import StageError
-from ffdist.events import RunStarted
+from ffdist.events import Observer, RunStarted
 from ffdist.pipeline.edge import FromEdge, ToEdge
 from ffdist.pipeline.initial import make_from_data
 from ffdist.pipeline.memory import Memory
 from ffdist.pipeline.message import Message, Stop
 from ffdist.pipeline.plan import build_block, dealt
 from ffdist.pipeline.predictions import KNOWN, RECENT, Feedback, Predictions
+from ffdist.pipeline.profile import Profile
 from ffdist.pipeline.route import FanIn, FanOut
 from ffdist.pipeline.sink import Sink
 from ffdist.pipeline.source import Position, Source, StopAtOnce
 from ffdist.pipeline.stage import Stage
 from ffdist.pipeline.team import Team
+from ffdist.pipeline.trace import Trace
 from ffdist.pipeline.turn import Outbox, Turn
 from ffdist.report.log import StageLog, start_run_log
 from ffdist.runtime.meeting import await_key, set_key
 from ffdist.runtime.nonfinite import Keeper
 from ffdist.runtime.routes import Route, sink_is_beside
+from ffdist.runtime.tracing import (
+    PROFILES,
+    Offset,
+    Row,
+    common_clock,
+    first_of,
+    part_file,
+    tracing,
+    window_of,
+    write_part,
+)
 from ffdist.snapshot import SnapshotStore
 from ffdist.transport import Receiver, Sender
 
@@ -76,12 +90,17 @@ class Worker:
         """The worker whose source decides when to stop early."""
         self.threads: list[Thread] = []
         """Of its parts, where there are several."""
+        self.window = window_of(self.job.settings, self.start)
+        self.clock = Offset(0, 0)
+        """To the first worker's, where there is a trace."""
         self.froms: dict[str, FromEdge] = {}
         """What comes by each route, for all lanes on it."""
 
     def run(self) -> None:
         """Until the stream stops. Raises the error that explains the others where one of its parts fails."""
         self._hear_stop()
+        if self.window:
+            self.clock = common_clock(self.rank.store, self.world, self.job.timeout)
         with ExitStack() as ends:
             parts = [self._stage(index, ends) for index in self.stages]
             if self.ends_stream and not sink_is_beside(self.plan):
@@ -109,6 +128,7 @@ class Worker:
         stage = Stage(index, blocks, self.snapshots.save, lanes=lanes, team=team, turn=self.turn)
         stage.worker = self.me
         stage.memory = Memory(self.device, self.held)
+        self._watch(stage)
         loaders = job.loaders() if index == 0 else None
         if manifest:
             self.snapshots.load(stage.blocks, manifest)
@@ -134,6 +154,18 @@ class Worker:
         inbox = FanIn({lane: self._way(index, lane) for lane in lanes})
         stage.take_queued = inbox.take_queued
         return lambda: stage.run(inbox, outbox)
+
+    def _watch(self, stage: Stage) -> None:
+        """Its trace and its profile, where they are told."""
+        run, told = self.job.run, self.job.settings.watch
+        if run is None:
+            return
+        if self.window:
+            row = Row(self.me, stage.index, [block.site.name for block in stage.blocks], str(self.device))
+            save = partial(write_part, run, row, offset=self.clock)
+            stage.trace = Trace(self.window, self.device, lambda spans, cut: save(spans, cut=cut))
+        path = run / PROFILES / f"stage-{stage.index}-worker-{self.me}.json"
+        stage.profile = Profile(path, first_of(self.job.settings, self.start), told.profile, self.device)
 
     def _begin(self, stage: Stage, source: Iterable[Message], outbox: Outbox, told: Predictions | None) -> None:
         stage.run(source, outbox)
@@ -259,11 +291,19 @@ class Worker:
         return Sink(
             commit=self.snapshots.commit,
             publish=lambda epoch, accuracy: set_key(store, validation_key(epoch), repr(accuracy), where=here),
-            observer=start_run_log(self.job.run, records, self.rank.observer),
+            observer=start_run_log(self.job.run, records, self._traced()),
             feedback=self._feedback(),
             records=records,
             report_every=self.job.report_every,
         )
+
+    def _traced(self) -> Observer:
+        """Those who are told; and before them, the trace is put together."""
+        run = self.job.run
+        if run is None or not self.window:
+            return self.rank.observer
+        rows = [Row(w, i, (), "") for i, stage in enumerate(self.plan.stages) for w in stage.workers]
+        return tracing(run, self.window, [part_file(run, row) for row in rows], self.rank.observer)
 
     def _feedback(self) -> Feedback | None:
         """The sink's ends of the edges back to the source."""

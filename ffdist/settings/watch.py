@@ -22,9 +22,20 @@ class WatchSettings(Group):
     track: tuple[str, ...] | None = option(None, free=True)
     """Trackers that get the metrics: tensorboard, wandb, mlflow. none: no tracker. Default: tensorboard, if installed.
     Each keeps its run when this one is resumed."""
-    callback: tuple[str, ...] = option((), free=True)
+    callback: tuple[str, ...] = option((), free=True, rare=True)
     """Observers of your own, file.py:Name. A class or a function, as module:Name too; each is called with every event
     of the run (`ffdist.events`)."""
+    trace: bool = option(False, free=True)
+    """Write RUN/trace.json: what each worker did when. For Perfetto, chrome://tracing and the page of `ffdist report`:
+    receiving, computing by block, exchanging, sending and waiting, of all workers on one clock, in a window of
+    batches."""
+    trace_from: int = option(3, least=1, free=True, rare=True)
+    """First batch in the window of the trace and the profile. Counted from where the run begins or goes on, from 1."""
+    trace_steps: int = option(100, least=1, free=True, rare=True)
+    """Batches in the window of the trace."""
+    profile: int = option(0, least=0, free=True, rare=True)
+    """Batches that torch.profiler records on each worker, 0 for none: RUN/profile/stage-0-worker-0.json, ... Stages in
+    threads of one process have their turns."""
 
     def check(self) -> None:
         super().check()

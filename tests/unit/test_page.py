@@ -289,10 +289,10 @@ def test_of_many_values_the_first_and_the_last_are_kept() -> None:
 
 def test_a_window_of_a_trace_is_drawn_where_there_is_one(runs: Path, tmp_path: Path) -> None:
     shutil.copytree(runs / "a", tmp_path / "run")
-    workers, kinds = (0, 1), ("conv1", "wait for data", "exchange")
+    workers, kinds = (0, 1), ("compute", "no_data", "exchange")
     names = [{"ph": "M", "name": "process_name", "pid": w, "tid": 0, "args": {"name": f"<stage {w}>"}} for w in workers]
     spans = [
-        {"ph": "X", "name": kind, "cat": "stage", "pid": w, "tid": 0, "ts": 1000 * step + 300 * at, "dur": 300}
+        {"ph": "X", "name": kind, "cat": kind, "pid": w, "tid": 0, "ts": 1000 * step + 300 * at, "dur": 300}
         for w in workers
         for step in range(2000)
         for at, kind in enumerate(kinds)
