@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -29,6 +29,7 @@ from ffdist.objectives import Objective, load_objective
 from ffdist.options import pairs
 from ffdist.payload import refuse_while_loading
 from ffdist.pipeline.classifier import Classifier
+from ffdist.pipeline.own_metrics import Metric, given_metrics
 from ffdist.plain import PlainConsole
 from ffdist.planner.forecast import Forecast, Request
 from ffdist.report.console import ConsoleReport
@@ -121,12 +122,13 @@ class Pipeline:
         objective: Objective | None = None,
         progress: bool = True,
         callbacks: Sequence[Observer] = (),
+        metrics: Mapping[str, Metric] | Sequence[Metric] = (),
         **told: Any,
     ) -> Pipeline:
         """Go on with the run in this folder, begun here or on the command line, from its last snapshot to its end.
 
         data: default: where the run has them from. network, objective: those of its beginning, where they were given in
-            Python. callbacks: as in `fit`. told: what may change: epochs, early_stop, stages, launcher, device, ...
+            Python. callbacks, metrics: as in `fit`. told: what may change: epochs, early_stop, stages, launcher, ...
         Returns the pipeline, with `result` and `classifier`. Raises ConfigError for what may not change, or is missing.
         """
         run = pulled(run)
@@ -147,7 +149,7 @@ class Pipeline:
         rule = objective if objective is not None else recorded.rule.objective
         pipeline = cls(recorded.network.model if network is None else network, rule, settings=here)
         data = recorded.dataset.data if data is None else data
-        pipeline.fit(data, out=run, resume=True, progress=progress, callbacks=callbacks, **told)
+        pipeline.fit(data, out=run, resume=True, progress=progress, callbacks=callbacks, metrics=metrics, **told)
         return pipeline
 
     def fit(
@@ -160,6 +162,7 @@ class Pipeline:
         resume: bool = False,
         progress: bool = True,
         callbacks: Sequence[Observer] = (),
+        metrics: Mapping[str, Metric] | Sequence[Metric] = (),
         **told: Any,
     ) -> Result:
         """Train; the trained network is in `classifier`, and in the `nn.Sequential` that was passed in.
@@ -180,6 +183,9 @@ class Pipeline:
         callbacks: each is called with every event of the run (`ffdist.events`), in this process, whatever the launcher
             (of torchrun's, in the last rank); one that fails is reported and left out; one that raises `StopRun` ends
             the run behind a snapshot. If it has a `close`, that is called at the end.
+        metrics: of your own, by name, such as {"f1": torchmetrics.classification.MulticlassF1Score(num_classes=10)}:
+            objects with update, compute and reset, or functions of scores [N, K] and labels [N], which give a number or
+            several. They are told of the validation and the test samples, and are in `result.history()`.
         told: fields of the settings by their own names, for this run: epochs, batch_size, augment, lr, schedule, ...
         Ctrl-C, SIGTERM and SIGHUP end the training early, behind a snapshot; again, or before it has begun, they raise
         KeyboardInterrupt.
@@ -203,6 +209,7 @@ class Pipeline:
             data = open_told(settings.dataset)
         images, world = as_told(as_images(data, test, held_out), settings.dataset), World.from_env()
         job = self._job(images, settings, world)
+        job = replace(job, metrics=given_metrics(metrics, job.chain.num_classes))
         check_job(job)
         if progress and (world is None or world.first):
             tell(job)

@@ -9,9 +9,11 @@ from ffdist.runtime.job import Job
 
 
 def check_sendable(job: Job) -> None:
-    """Raises ConfigError for a rule or network that cannot be sent to another process."""
+    """Raises ConfigError for a rule, a network or a metric that cannot be sent to another process."""
     for what, part in (("objective", job.objective), ("network", job.chain)):
         pack(part, what)
+    for name, metric in job.metrics.items():
+        pack(metric, f"metric {name}")
 
 
 @dataclass(frozen=True)

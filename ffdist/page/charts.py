@@ -22,6 +22,7 @@ MOST_ROWS = 40
 BATCHES = Axis("batch", "{:,.0f}".format, whole=True)
 EPOCHS, SECONDS = Axis("epoch", "{:g}".format, whole=True), Axis("time of training", lambda x: brief(x))
 SHARE = Axis("accuracy", lambda y: f"{y * 100:.4g}%")
+NUMBER = Axis("value", "{:.4g}".format)
 LOSS, SPEED = Axis("loss", "{:.3g}".format), Axis("samples/s", "{:,.0f}".format)
 PARTS = {
     "busy": "computing",
@@ -96,6 +97,14 @@ def by_block(records: Sequence[Record], split: str, key: str) -> list[Curve]:
     return [Curve(shown_block(name), [(x, values.get(x)) for x in xs]) for name, values in found.items()]
 
 
+def own_metrics(records: Sequence[Record]) -> dict[str, Curve]:
+    """By name, over the epochs."""
+    told = [(r.get("validation") or {}).get("metrics") or {} for r in records]
+    names = dict.fromkeys(str(name) for each in told for name in each)
+    xs = epochs_of(records)
+    return {n: Curve(n, [(x, number(each.get(n))) for x, each in zip(xs, told, strict=True)]) for n in names}
+
+
 def shown_block(name: str) -> str:
     return PREDICTORS[FUSION] if name == FUSION else name
 
@@ -129,13 +138,17 @@ def charts_of(view: RunView, key: str) -> dict[str, list[Chart]]:
         chart(f"{key}-be", f"{words.title()} accuracy by block", by_block(records, seen, "accuracy"), EPOCHS, SHARE,
               percent),
     ]  # fmt: skip
+    own = [
+        chart(f"{key}-o{i}", f"{name}, a metric of the run's own, on the validation split", [curve], EPOCHS, NUMBER,
+              "{:.4g}".format) for i, (name, curve) in enumerate(own_metrics(records).items())
+    ]  # fmt: skip
     losses = [
         chart(f"{key}-tl", "Training loss by block", by_block(records, "train", "loss"), EPOCHS, LOSS, loss),
         chart(f"{key}-vl", "Validation loss by block", by_block(records, "validation", "loss"), EPOCHS, LOSS, loss),
     ]
     speed = [chart(f"{key}-sp", "Samples a second by epoch", [speeds(records)], EPOCHS, SPEED, count)]
     return {
-        "accuracy": [each for each in accuracy if each],
+        "accuracy": [each for each in (*accuracy, *evenly(own, MOST_CURVES)) if each],
         "loss": [each for each in losses if each],
         "speed": [each for each in speed if each],
     }

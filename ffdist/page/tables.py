@@ -157,6 +157,8 @@ def result_table(view: RunView) -> Table | None:
             if key in split["accuracy"]]  # fmt: skip
     rows += [[f"block {b['block']}", percent(b.get("accuracy")), percent(b.get("top5")), loss(b.get("loss"))]
              for b in split["blocks"] if b["block"] != FUSION]  # fmt: skip
+    own = [(name, number(value)) for name, value in (split.get("metrics") or {}).items()]
+    rows += [[f"{name} (the run's own)", NONE if v is None else f"{v:.4g}", NONE, NONE] for name, v in own]
     caption = f"Accuracy on {count(split.get('samples'))} {name} samples"
     return Table(caption, ["predictor", "accuracy", "top-5", "loss"], rows)
 

@@ -14,12 +14,15 @@ import torch
 from torch import Tensor
 
 from ffdist.data import Images, Loader, Split
+from ffdist.errors import ConfigError
 from ffdist.models import derive_seed, seeded
+from ffdist.notes import note
 from ffdist.pipeline.block import BlockConfig, LearningBlock
 from ffdist.pipeline.contract import own_code
 from ffdist.pipeline.fusion import Fusion
 from ffdist.pipeline.lanes import Part, parts
 from ffdist.pipeline.message import EndOfSplit, EvalBatch
+from ffdist.pipeline.own_metrics import OwnMetrics, named_metrics
 from ffdist.pipeline.predictors import Tally
 from ffdist.pipeline.stage import Stage
 from ffdist.pipeline.views import Viewed
@@ -78,7 +81,7 @@ def measure(
     )
     stage = stage_of(classifier)
     weights = classifier.block_weights
-    tally = Tally()
+    tally = Tally(metrics_of(classifier))
     confusions: dict[str, Confusion] = {}
     viewed = Viewed(views, images.shape, stage_of(classifier)) if views else None
     for number, (part, x, y) in enumerate(in_parts(loader, settings.training)):
@@ -98,6 +101,16 @@ def measure(
     blocks = stage.end_split(EndOfSplit("test", 0)).blocks
     told = [block | {"lr": classifier.rates.get(block["block"], 0.0)} for block in blocks]
     return Measured(tally.result(told) | ({"views": viewed.result()} if viewed else {}), confusions)
+
+
+def metrics_of(classifier: Classifier) -> OwnMetrics:
+    """Those that the settings of its training name, where they are here."""
+    told = classifier.settings.watch.metric
+    try:
+        return OwnMetrics(named_metrics(told, classifier.num_classes), classifier.settings.training.seed)
+    except ConfigError as error:
+        note(f"measured without metrics of your own: {error.what} ({error.where})")
+        return OwnMetrics()
 
 
 def each_view(classifier: Classifier, viewed: Viewed, x: Tensor) -> Iterator[Tensor]:

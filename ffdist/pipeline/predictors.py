@@ -12,6 +12,7 @@ from torch import Tensor
 from ffdist.errors import NetworkError
 from ffdist.pipeline.fusion import FUSION
 from ffdist.pipeline.message import EvalBatch
+from ffdist.pipeline.own_metrics import OwnMetrics
 
 PREDICTORS = {
     "mean": "mean of blocks",
@@ -88,7 +89,9 @@ class Counts:
 class Tally:
     """Counts what predictors and blocks get right on one split."""
 
-    def __init__(self) -> None:
+    def __init__(self, metrics: OwnMetrics | None = None) -> None:
+        """metrics: of a user's own, which see what the mean of the blocks says."""
+        self.metrics = metrics or OwnMetrics()
         self.samples = self.num_classes = 0
         self.loss = 0.0
         self.predictors, self.blocks = Counts(), Counts()
@@ -111,6 +114,7 @@ class Tally:
             self.predictors.add(name, given, y)
         for name, given in scores.items():
             self.blocks.add(name, given, y)
+        self.metrics.add(mean, y)
         return answers
 
     def result(self, blocks: Iterable[dict[str, Any]]) -> dict[str, Any]:
@@ -123,6 +127,8 @@ class Tally:
         if self.num_classes > TOP:
             result["top5"], top5 = self._shares(self.predictors.top5), self._shares(self.blocks.top5)
         own = [block | {"top5": top5[block["block"]]} if block["block"] in top5 else block for block in blocks]
+        if self.metrics.metrics:
+            result["metrics"] = self.metrics.result()
         return result | {"loss": self.loss / self.samples, "blocks": own}
 
     def weights(self) -> dict[str, float]:

@@ -13,8 +13,9 @@ STAGE = ("seconds", "busy", "no_data", "no_credit", "exchange", "no_gradients", 
 
 def scalars(record: Mapping[str, Any]) -> dict[str, float]:
     """ "train/loss/<block>", "train/accuracy/<block>", "train/samples_per_second", "validation/accuracy/<predictor>",
-    "validation/accuracy/<block>" and "validation/top5/..." likewise, "stage/<number>/<what>" in seconds or bytes; of a
-    stage of several workers "stage/<number>/worker/<number>/<what>". What an epoch does not have is left out."""
+    "validation/accuracy/<block>" and "validation/top5/..." likewise, "validation/metric/<name>" of a user's own,
+    "stage/<number>/<what>" in seconds or bytes; of a stage of several workers "stage/<number>/worker/<number>/<what>".
+    What an epoch does not have is left out."""
     return dict(_numbers(record))
 
 
@@ -42,6 +43,9 @@ def _of_split(name: str, split: Mapping[str, Any]) -> Iterator[tuple[str, float]
     for kind in ("accuracy", "top5"):
         for predictor, share in split.get(kind, {}).items():
             yield f"{name}/{kind}/{predictor}", share
+    for metric, value in split.get("metrics", {}).items():
+        if value is not None:
+            yield f"{name}/metric/{metric}", value
     for block in split.get("blocks", []):
         for kind in ("loss", "accuracy", "top5"):
             if block.get(kind) is not None:

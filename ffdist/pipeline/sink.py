@@ -8,6 +8,7 @@ from typing import Any
 
 from ffdist.events import EpochEnded, Observer, ProgressMade, PulseReported, RunStopped, SnapshotCommitted, now
 from ffdist.pipeline.message import EndOfEpoch, EndOfSplit, EvalBatch, Message, Pulse, Snapshot, Stop, TrainBatch
+from ffdist.pipeline.own_metrics import OwnMetrics
 from ffdist.pipeline.predictions import Feedback
 from ffdist.pipeline.predictors import Tally, last_weights
 
@@ -26,6 +27,7 @@ class Sink:
         observer: Observer,
         feedback: Feedback | None = None,
         records: list[dict[str, Any]] | None = None,
+        metrics: OwnMetrics | None = None,
         report_every: float = 0.25,
     ) -> None:
         self.commit, self.publish, self.observer = commit, publish, observer
@@ -34,7 +36,9 @@ class Sink:
         """One an epoch; "epoch" counts from 1."""
         self.test: dict[str, Any] | None = None
         self.waited = 0.0
-        self.tally = Tally()
+        self.metrics = metrics or OwnMetrics()
+        """Of a user's own."""
+        self.tally = Tally(self.metrics)
         self.weights = last_weights(self.records)
         """Of the blocks, from the last validation split that has passed."""
         self.open: dict[str, Any] = {}
@@ -98,7 +102,7 @@ class Sink:
                 self.test = self._take(marker)
 
     def _take(self, marker: EndOfSplit) -> dict[str, Any]:
-        result, self.tally = self.tally.result(marker.blocks), Tally()
+        result, self.tally = self.tally.result(marker.blocks), Tally(self.metrics)
         return result
 
     def _speed(self) -> float | None:

@@ -147,6 +147,8 @@ def accuracy_table(split: dict[str, Any], name: str, how: str = "") -> Table:
         if key in split["accuracy"]:
             shares = [split["accuracy"][key], *([top5[key]] if top5 else [])]
             rows.add_row(label, *(f"{share:.2%}" for share in shares), style="bold" if key == "mean" else None)
+    for name, value in split.get("metrics", {}).items():
+        rows.add_row(f"your {name}", "-" if value is None else f"{value:.4g}")
     for block in split["blocks"]:
         if block["block"] != FUSION:
             shares = [block["accuracy"], *([block.get("top5")] if top5 else [])]

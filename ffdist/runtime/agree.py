@@ -17,6 +17,7 @@ from ffdist.errors import ConfigError, DataError, NetworkError, SnapshotError, S
 from ffdist.notes import note
 from ffdist.objectives.load import known_objective
 from ffdist.pipeline.lanes import parts
+from ffdist.pipeline.own_metrics import check_metrics
 from ffdist.pipeline.own_optimizer import check_own_optimizer
 from ffdist.pipeline.plan import check_objective
 from ffdist.pipeline.predictions import check_lag
@@ -105,6 +106,7 @@ def check_job(job: Job) -> None:
     check_validation(job, loaders)
     check_labels(job, loaders.train)
     check_scale(job)
+    check_own_metrics(job, loaders)
     training = job.settings.training
     # norms that are synchronised see the samples of all lanes
     smallest = smallest_part(
@@ -118,6 +120,19 @@ def check_job(job: Job) -> None:
         samples=job.first_samples(loaders.train),
         smallest=smallest,
     )
+
+
+def check_own_metrics(job: Job, loaders: Loaders) -> None:
+    """Raises ConfigError for a metric that is not there, that fails, or that nothing is measured by."""
+    metrics = job.own_metrics()
+    if metrics and not (loaders.validation or loaders.test):
+        raise ConfigError(
+            "there are no samples to measure the metrics on",
+            where=f"metric {', '.join(metrics)}",
+            expected="a validation or a test split",
+            remedy=setting("dataset.validation", 0.2),
+        )
+    check_metrics(metrics, job.chain.num_classes)
 
 
 def check_labels(job: Job, train: Loader) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -18,6 +18,7 @@ from ffdist.objectives import Objective, Site
 from ffdist.objectives.base import label_shares
 from ffdist.pipeline.block import BlockConfig
 from ffdist.pipeline.fusion import FUSION
+from ffdist.pipeline.own_metrics import Metric, named_metrics
 from ffdist.pipeline.plan import sites
 from ffdist.pipeline.source import Loaders
 from ffdist.settings import Settings
@@ -42,6 +43,8 @@ class Job:
     """Go on from the last snapshot there."""
     report_every: float = 0.25
     """Seconds between two reports of progress; 0 reports every batch as it arrives."""
+    metrics: Mapping[str, Metric] = field(default_factory=dict, kw_only=True)
+    """Of a user's own, that were given in Python, by name."""
     ready: Callable[[], None] | None = field(default=None, kw_only=True)
     """Called by the last stage when all is ready for the first batch: the run's folder says so from then on."""
 
@@ -60,6 +63,10 @@ class Job:
     def names(self) -> list[str]:
         """Of all blocks, and of the fusion head."""
         return [*self.chain.names, FUSION] if self.settings.rule.fusion else self.chain.names
+
+    def own_metrics(self) -> dict[str, Metric]:
+        """Those that were given, and those that the settings name. Raises ConfigError where one is not there."""
+        return {**named_metrics(self.settings.watch.metric, self.chain.num_classes), **self.metrics}
 
     def sites(self) -> list[Site]:
         """Of all blocks, and of the fusion head."""

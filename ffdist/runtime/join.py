@@ -88,7 +88,7 @@ class Joined:
             place = Place(*agree(store, world, key, lambda: self._place(meeting, key, start), job.timeout))
             run = Path(place.run)
             made = Job(job.chain, job.objective, job.images, job.settings, world.size, run, place.resume,
-                       ready=self.ready(run))  # fmt: skip
+                       ready=self.ready(run), metrics=job.metrics)  # fmt: skip
             result = None
             if not place.ended:
                 observer = watching(run) if world.last else Observers([])

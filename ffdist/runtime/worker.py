@@ -21,6 +21,7 @@ from ffdist.pipeline.edge import FromEdge, ToEdge
 from ffdist.pipeline.initial import make_from_data
 from ffdist.pipeline.memory import Memory
 from ffdist.pipeline.message import Message, Stop
+from ffdist.pipeline.own_metrics import OwnMetrics
 from ffdist.pipeline.plan import build_block, dealt
 from ffdist.pipeline.predictions import KNOWN, RECENT, Feedback, Predictions
 from ffdist.pipeline.profile import Profile
@@ -294,6 +295,7 @@ class Worker:
             observer=start_run_log(self.job.run, records, self._traced()),
             feedback=self._feedback(),
             records=records,
+            metrics=OwnMetrics(self.job.own_metrics(), self.job.settings.training.seed),
             report_every=self.job.report_every,
         )
 

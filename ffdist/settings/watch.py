@@ -25,6 +25,9 @@ class WatchSettings(Group):
     callback: tuple[str, ...] = option((), free=True, rare=True)
     """Observers of your own, file.py:Name. A class or a function, as module:Name too; each is called with every event
     of the run (`ffdist.events`)."""
+    metric: tuple[str, ...] = option((), free=True, rare=True)
+    """Metrics of your own, file.py:Name or module:Name. Such as torchmetrics.classification:MulticlassF1Score: a class
+    with update, compute and reset, or a function of scores [N, K] and labels [N], on validation and test samples."""
     trace: bool = option(False, free=True)
     """Write RUN/trace.json: what each worker did when. For Perfetto, chrome://tracing and the page of `ffdist report`:
     receiving, computing by block, exchanging, sending and waiting, of all workers on one clock, in a window of
