@@ -128,7 +128,7 @@ def column(table: pa.Table, name: str, where: str) -> list[pa.Array]:
             where=where,
             expected=name,
             got=", ".join(table.column_names),
-            remedy="name them: ffdist.from_arrow(table, image=..., label=...)",
+            remedy="name them by image= and label=: ffdist.from_arrow(table, image=..., label=...)",
         )
     return table[name].chunks
 

@@ -20,7 +20,7 @@ from ffdist.data.items import form
 from ffdist.data.labelled import Labelled
 from ffdist.data.labels import numbered
 from ffdist.data.memory import as_split, assembled, labelled_pair
-from ffdist.data.ray_dataset import labelled_rows as of_ray
+from ffdist.data.ray_dataset import labelled as of_ray
 from ffdist.data.torch_dataset import labelled_items
 from ffdist.errors import DataError
 from ffdist.notes import listed
@@ -165,7 +165,7 @@ def labelled(data: Any, where: str, *, anew: bool = False) -> Labelled:
             remedy="name the split: open_data(...).test, or data['test']",
         )
     if is_ray(data):
-        return of_ray(data, "image", "label", where)
+        return of_ray(data, where)
     if is_table(data):
         return labelled_rows(data, where)
     if is_pair(data):

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+from PIL import Image
 
+from ffdist.data.arrow_table import labelled_rows
+from ffdist.data.depth import Range
+from ffdist.data.held_out import is_share, with_shares
 from ffdist.data.images import Images
-from ffdist.data.items import sample
 from ffdist.data.labelled import Labelled
-from ffdist.data.labels import labels_of
-from ffdist.data.memory import assembled, stacked
-from ffdist.data.reading import USUAL
+from ffdist.data.memory import assembled
+from ffdist.data.reading import USUAL, Reading
+from ffdist.data.storing import as_bytes
 from ffdist.errors import DataError
 
 ROWS = 1024
@@ -26,44 +29,91 @@ def from_ray(
     validation: Any = None,
     image: str = "image",
     label: str = "label",
-    classes: Sequence[str] | None = None,
+    group: str | None = None,
+    seed: int = 0,
+    classes: Any = None,
+    channels_last: bool | None = None,
+    normalize: bool = False,
+    value_range: Range | None = None,
     name: str = "ray",
 ) -> Images:
-    """A data set of two columns of `ray.data.Dataset`s, read once, now, in the order of their rows.
+    """A data set of `ray.data.Dataset`s, read once, now, in the order of their rows.
 
-    image: uint8 [H, W] or [H, W, C], or floating point of any one shape; label: whole numbers or names.
+    image: a column of encoded pictures; of uint8 arrays [H, W] or [H, W, C]; or of floats of any one shape. label:
+        whole numbers or names. Where nothing is called so, columns are found as `from_arrow` finds them; where none can
+        hold the samples, all columns of numbers are these.
+    test, validation: other such data sets, or a share of the rows, 0.2, drawn by class and by `seed`; group: a column
+        whose equal values stay on one side.
     classes: K names; default: the names that occur, or the numbers up to the largest label.
+    channels_last, normalize, value_range: as in `from_arrow`.
     Raises DataError for columns that are missing or not so.
     """
+    reading = Reading(image, label, channels_last, value_range, group=group)
     given = {"train": dataset, "test": test, "validation": validation}
     splits = {
-        split: labelled_rows(of, image, label, f"data set {name}, {split}")
+        split: labelled(of, f"data set {name}, {split}", reading)
         for split, of in given.items()
-        if of is not None
+        if of is not None and not is_share(of)
     }
-    return assembled(name, splits, classes)
+    splits = with_shares(splits, test, validation, seed)
+    return assembled(name, splits, classes, normalize=normalize, channels_last=channels_last)
 
 
-def labelled_rows(dataset: Any, image: str, label: str, where: str) -> Labelled:
-    columns = dataset.columns() or []
-    if missing := {image, label} - set(columns):
-        raise DataError("a column is missing", where=where, expected=", ".join(sorted(missing)), got=", ".join(columns),
-                        remedy="name the columns by image= and label=")  # fmt: skip
+def labelled(dataset: Any, where: str, reading: Reading = USUAL) -> Labelled:
+    """One split."""
+    return labelled_rows(as_arrow(dataset, where, reading), where, reading)
+
+
+def as_arrow(dataset: Any, where: str, reading: Reading) -> pa.Table:
+    """The columns that are told, or all where others may be meant. Raises DataError for no rows, and columns that Arrow
+    has no type for."""
+    if not hasattr(dataset, "iter_batches"):
+        raise DataError("a split is no data set of Ray's", where=where, expected="a ray.data.Dataset, or a share",
+                        got=type(dataset).__name__)  # fmt: skip
+    told = [name for name in (reading.image, reading.label, reading.group) if name]
     options = dataset.context.execution_options
     order, options.preserve_order = options.preserve_order, True
     try:
-        rows = dataset.select_columns([image, label]).materialize()
-        labels: list[np.ndarray] = []
-        reader = USUAL.reader()
-
-        def samples() -> Iterator[np.ndarray]:
-            for batch in rows.iter_batches(batch_size=ROWS, batch_format="numpy"):
-                labels.append(np.asarray(batch[label]))
-                for row, picture in enumerate(batch[image]):
-                    at = f"{where}, row {sum(map(len, labels[:-1])) + row}"
-                    yield sample(np.asarray(picture), at, USUAL, reader)
-
-        pictures = stacked(samples(), rows.count(), where)
+        if {*told} <= {*(dataset.columns() or ())}:
+            dataset = dataset.select_columns(told)
+        batches = dataset.materialize().iter_batches(batch_size=ROWS, batch_format="pyarrow")
+        tables = [plain(batch, where) for batch in batches if len(batch)]
     finally:
         options.preserve_order = order
-    return Labelled(pictures, labels_of(np.concatenate(labels), f"{where}, column '{label}'", len(pictures)))
+    if not tables:
+        raise DataError("there is no sample", where=where)
+    try:
+        return pa.concat_tables(tables)
+    except pa.ArrowException as error:
+        raise DataError(
+            "rows differ in type or shape",
+            where=where,
+            expected="samples that all are alike",
+            got=str(error).splitlines()[0],
+            remedy="bring all to one size and type, by the data set's map()",
+        ) from error
+
+
+def plain(batch: pa.Table, where: str) -> pa.Table:
+    """With Arrow's own tensors in place of Ray's."""
+    for place, column in enumerate(batch.columns):
+        if isinstance(column.type, pa.BaseExtensionType) and not isinstance(column.type, pa.FixedShapeTensorType):
+            name = batch.column_names[place]
+            batch = batch.set_column(place, name, tensors(column, f"{where}, column '{name}'"))
+    return batch
+
+
+def tensors(column: pa.ChunkedArray, where: str) -> pa.Array:
+    """Of arrays; Pillow's pictures as PNG. Raises DataError for arrays of several shapes, and for what is neither."""
+    values = [value for chunk in column.chunks for value in chunk.to_numpy(zero_copy_only=False)]
+    if all(isinstance(value, Image.Image) for value in values):
+        return pa.array([as_bytes(value) for value in values], pa.binary())
+    arrays = [np.asarray(value) for value in values]
+    if any(array.dtype.kind == "O" for array in arrays):
+        raise DataError("a column holds Python objects", where=where, expected="arrays, numbers, texts, or bytes",
+                        got=type(values[0]).__name__, remedy="numpy.asarray(...), by the data set's map()")  # fmt: skip
+    shapes = sorted({array.shape for array in arrays})
+    if len(shapes) > 1:
+        raise DataError("samples differ in shape", where=where, expected=shapes[0], got=shapes[1],
+                        remedy="bring all to one size, by the data set's map()")  # fmt: skip
+    return pa.FixedShapeTensorArray.from_numpy_ndarray(np.stack(arrays))

@@ -1,0 +1,163 @@
+"""Items of a source, decoded a chunk at a time; and what is said of pictures that cannot be."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from ffdist.data.decode import Decoding, read_picture
+from ffdist.data.images import Moments
+from ffdist.data.sources.base import Item
+from ffdist.data.sources.listing import SHOWN, shown
+from ffdist.data.storing import read_and_kept
+from ffdist.data.survey import Survey
+from ffdist.errors import DataError, setting
+
+
+class Reference(NamedTuple):
+    """The picture that all others must be like."""
+
+    where: str
+    shape: tuple[int, int, int]
+    """(H, W, C)."""
+
+    @property
+    def bytes(self) -> int:
+        """Of its pixels."""
+        h, w, c = self.shape
+        return h * w * c
+
+
+class Broken(NamedTuple):
+    """A picture that cannot be read."""
+
+    where: str
+    why: str
+    split: str
+    label: int
+
+
+class Chunk(NamedTuple):
+    """Decoded samples of one split."""
+
+    split: str
+    labels: np.ndarray
+    pictures: np.ndarray | list[bytes]
+    """uint8 [N, H, W, C]; or as they are encoded."""
+    shapes: set[tuple[int, ...]]
+    """(H, W, C) of those."""
+    moments: Moments
+    survey: Survey
+    digests: np.ndarray
+    """int64 [N], of the pixels."""
+    broken: list[Broken]
+    """Beside the N."""
+
+
+def first_readable(items: Iterator[Item], decoding: Decoding) -> tuple[Item, Reference, list[Broken]]:
+    """The first item that can be read, how it looks, and those before it. Raises DataError where there is none."""
+    broken = []
+    for item in items:
+        try:
+            return item, Reference(item.where, read_picture(item.data, item.where, decoding).pixels.shape), broken
+        except DataError as error:
+            broken.append(Broken(item.where, str(error.got), item.split, item.label))
+    raise cannot_be_read(broken)
+
+
+def by_number(broken: Broken) -> list[str | int]:
+    """For sorting: the second comes before the tenth."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", broken.where)]
+
+
+def cannot_be_read(broken: Sequence[Broken]) -> DataError:
+    """All that are broken, as one error."""
+    remedy = "replace or remove {}, or leave {} out with " + setting("skip_broken", True)
+    if len(broken) == 1:
+        return DataError("a picture cannot be read", where=broken[0].where, got=broken[0].why,
+                         remedy=remedy.format("it", "it"))  # fmt: skip
+    lines = shown([f"{one.where}: {one.why}" for one in broken], "\n         ")
+    more = f"the first {SHOWN} are:\n         " if len(broken) > SHOWN else ""
+    return DataError(f"{len(broken):,} pictures cannot be read", where=more + lines,
+                     remedy=remedy.format("them", "them"))  # fmt: skip
+
+
+def check_left(broken: Sequence[Broken], counts: Mapping[str, list[int]], classes: Sequence[str]) -> None:
+    """Raises DataError for classes of which only broken pictures were there."""
+    lost = sorted({(one.split, one.label) for one in broken if not counts[one.split][one.label]})
+    if lost:
+        raise DataError(
+            "no picture of a class can be read",
+            where=shown(f"{classes[label]} in {split}" for split, label in lost),
+            got=shown((f"{one.where}: {one.why}" for one in broken), "\n         ", 3),
+            remedy=f"replace them, or leave the class out with {setting('ignore')}",
+        )
+
+
+def chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Items in lists of `size` (the last of a split may be shorter), each of one split, in that split's order."""
+    held: dict[str, list[Item]] = {}
+    for item in items:
+        held.setdefault(item.split, []).append(item)
+        if len(held[item.split]) == size:
+            yield held.pop(item.split)
+    yield from held.values()
+
+
+def decode_chunk(items: list[Item], *, like: Reference, decoding: Decoding, encoded: bool = False) -> Chunk:
+    """encoded: whether pictures are kept so, and may differ in height and width. Raises DataError for a picture of
+    another shape."""
+    pixels, kept = np.empty((0 if encoded else len(items), *like.shape), np.uint8), list[bytes]()
+    moments, survey, shapes = Moments(like.shape[-1]), Survey(), set[tuple[int, ...]]()
+    labels, broken, digests = [], [], []
+    for item in items:
+        try:
+            picture, data = (
+                read_and_kept(item, decoding) if encoded else (read_picture(item.data, item.where, decoding), b"")
+            )
+        except DataError as error:
+            broken.append(Broken(item.where, str(error.got), item.split, item.label))
+            continue
+        shape = picture.pixels.shape
+        if shape[2:] != like.shape[2:] or (shape != like.shape and not encoded):
+            raise unlike(like, Reference(item.where, shape), encoded=encoded)
+        survey.add(picture, item.where)
+        shapes.add(shape)
+        digests.append(hashlib.blake2b(np.ascontiguousarray(picture.pixels).data, digest_size=8).digest())
+        if encoded:
+            moments.add(picture.pixels[None])
+            kept.append(data)
+        else:
+            pixels[len(labels)] = picture.pixels
+        labels.append(item.label)
+    if not encoded:
+        pixels = pixels[: len(labels)]
+        moments.add(pixels)
+    return Chunk(
+        items[0].split,
+        np.array(labels, np.int32),
+        kept if encoded else pixels,
+        shapes,
+        moments,
+        survey,
+        np.frombuffer(b"".join(digests), np.int64),
+        broken,
+    )
+
+
+def unlike(like: Reference, other: Reference, *, encoded: bool = False) -> DataError:
+    """Two pictures of different shapes, and what makes all alike."""
+    sizes = like.shape[:2] != other.shape[:2] and not encoded
+    remedies = [f"a size ({setting('size', '64')}), or keep them as they are ({setting('store', 'encoded')})"] * sizes
+    remedies += [f"a mode ({setting('mode', 'rgb')}, or {setting('mode', 'grey')})"] * (like.shape[2] != other.shape[2])
+    return DataError(
+        f"two pictures differ in {'channels' if encoded else 'height, width or channels'}",
+        where=f"{like.where} and {other.where}",
+        expected=like.shape,
+        got=other.shape,
+        remedy=f"give {'; and '.join(remedies)}",
+    )
