@@ -43,10 +43,10 @@ class Train:
     """Go on from a run's last snapshot. The run is in this folder. With its settings; stages and other ways of running
     may differ. More epochs than before go on at the learning rate that the longer schedule has there."""
     replay: Path | None = None
-    """Learn one batch of a run again, by itself, and say what each block made of it. In this process, from the last
+    """Learn one batch of a run again, by itself. Says what each block made of it. In this process, from the last
     snapshot before it; the run is left as it is. Without --batch the last of those that brought a block to NaN."""
     batch: int | None = None
-    """Which batch --replay learns, by its number in the run, from 1."""
+    """Which batch --replay learns, from 1."""
     print_config: Flag = False
     """Print what would run, as a TOML file, and stop. Needs no data. With --json as one JSON object."""
     dry_run: Flag = False

@@ -47,7 +47,7 @@ class PlanSettings(Group):
     optimiser's state of that part alone, and hands it on; whole: each takes all gradients and updates all. auto: slices
     for more than 2 workers."""
     launcher: Literal["processes", "threads", "ray"] = option("processes", free=True)
-    """What runs the stages. Under torchrun its ranks do. A process each, a thread each in this one, or a Ray actor
+    """What runs them. Under torchrun its ranks do. A process each, a thread each in this one, or a Ray actor
     each."""
 
     @property

@@ -21,7 +21,7 @@ class RunSettings(Group):
     keep: int = option(2, least=1, free=True, rare=True)
     """Snapshots kept."""
     keep_best: Literal["mean", "last", "weighted"] | None = option(None, free=True)
-    """Keep the best epoch's, too, by this predictor's validation accuracy. `--snapshot best` of eval, predict, export
+    """Keep the best epoch's, too. By this predictor's validation accuracy; `--snapshot best` of eval, predict, export
     and report reads it."""
     snapshot_every: int | None = option(None, least=1, free=True)
     """Batches between snapshots within an epoch. Each epoch's end makes one in any case."""
