@@ -51,7 +51,7 @@ from ffdist.runtime.observing import observers
 from ffdist.runtime.on_ray import launch_on_ray
 from ffdist.runtime.opened import as_told, open_told
 from ffdist.runtime.outcome import Result
-from ffdist.runtime.own_code import GIVEN, settled
+from ffdist.runtime.own_code import GIVEN, named_code, settled
 from ffdist.runtime.planned import planned
 from ffdist.runtime.planning import count_workers
 from ffdist.runtime.processes import run_processes
@@ -63,6 +63,7 @@ from ffdist.sending import GivenJob, check_sendable
 from ffdist.settings import NetworkSettings, Settings
 from ffdist.settings.unread import unread
 from ffdist.snapshot import SnapshotStore, committed, latest, pulled
+from ffdist.trust import check_trusted, trusting
 
 
 class Pipeline:
@@ -123,16 +124,21 @@ class Pipeline:
         progress: bool = True,
         callbacks: Sequence[Observer] = (),
         metrics: Mapping[str, Metric] | Sequence[Metric] = (),
+        trust: bool = False,
         **told: Any,
     ) -> Pipeline:
         """Go on with the run in this folder, begun here or on the command line, from its last snapshot to its end.
 
         data: default: where the run has them from. network, objective: those of its beginning, where they were given in
-            Python. callbacks, metrics: as in `fit`. told: what may change: epochs, early_stop, stages, launcher, ...
+            Python. callbacks, metrics: as in `fit`. trust: as `ffdist.load` has it.
+        told: what may change: epochs, early_stop, stages, launcher, device, ...
         Returns the pipeline, with `result` and `classifier`. Raises ConfigError for what may not change, or is missing.
         """
         run = pulled(run)
-        recorded = read_recorded(run)
+        with trusting(trust):
+            recorded = read_recorded(run)
+        for name in named_code(recorded) if network is None or objective is None else ():
+            check_trusted(name)
         for name, given in (("model", network), ("objective", objective)):
             if given is None and recorded.value(name) == GIVEN:
                 raise not_here(name, Path(run))

@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from ffdist.errors import ConfigError, users_code
+from ffdist.trust import check_trusted
 
 T = TypeVar("T")
 
@@ -59,10 +60,11 @@ def nearest(name: str, names: Iterable[str]) -> str:
 def find(name: str, known: Mapping[str, T], kind: str) -> T | Any:
     """What `name` stands for: an entry of `known`, or a user's own as "package.module:Name" or "path/file.py:Name".
 
-    Raises ConfigError for a name that is neither.
+    Raises ConfigError for a name that is neither, and for code that somebody's file names, and nobody trusts.
     """
     if name in known:
         return known[name]
+    check_trusted(name)
     place, _, attribute = name.rpartition(":")
     if not place:
         raise ConfigError(f"there is no {kind} '{name}'", expected=f"a known {kind}, module:Name or file.py:Name",

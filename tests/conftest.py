@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import tempfile
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: many processes share few cores here
 
@@ -20,6 +21,8 @@ from workers import Scheduling
 settings.register_profile("ffdist", deadline=None, derandomize=True)
 settings.load_profile("ffdist")
 hide_gpus()
+STATE = tempfile.TemporaryDirectory(prefix="ffdist-tests-")
+os.environ["XDG_STATE_HOME"] = STATE.name  # what tests may run is no matter of the tester's own list
 os.environ.pop("COLUMNS", None)  # how wide tables are is no matter of the tester's terminal
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -14,6 +14,7 @@ from ffdist.cli.train import here
 from ffdist.errors import ConfigError
 from ffdist.loading import loading
 from ffdist.plain import PlainConsole
+from ffdist.trust import TRUSTING
 
 if TYPE_CHECKING:
     from ffdist.data import Images
@@ -40,12 +41,15 @@ class Eval:
     views: tuple[Literal["flip", "shift"], ...] = ()
     """Measure by averaged scores of several views, too. flip: mirrored; shift: by a pixel, both ways along the
     diagonal. What comes of it stands apart."""
+    trust: Flag = False
+    """Run code that the run's settings name: of runs of others'. Code with which this user began a run may."""
     json: Flag = False
     """Print one JSON object, accuracies as fractions; with --confusion, its counts in it."""
 
 
 def main(args: Sequence[str]) -> None:
     command = parsed(Eval, args, "ffdist eval")
+    TRUSTING.set(TRUSTING.get() or command.trust)
     command = replace(command, run=here(command.run))
     if command.batch_size is not None and command.batch_size < 1:
         raise ConfigError("--batch-size is too small", expected=">= 1", got=command.batch_size)

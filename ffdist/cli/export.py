@@ -15,6 +15,7 @@ from ffdist.cli.train import here
 from ffdist.errors import ConfigError, users_code
 from ffdist.loading import loading
 from ffdist.runtime.interrupts import handle_signals, unwind
+from ffdist.trust import TRUSTING
 
 if TYPE_CHECKING:
     import torch
@@ -38,12 +39,15 @@ class Export:
     """Which snapshot: last, best (where the run has marked one), or the step of one that is kept."""
     predictor: str = "mean"
     """Whose scores the program gives: mean, last, weighted, fusion, or a block's name."""
+    trust: Flag = False
+    """Run code that the run's settings name: of runs of others'. Code with which this user began a run may."""
     json: Flag = False
     """Print one JSON object: the file, and what it says of itself."""
 
 
 def main(args: Sequence[str]) -> None:
     command = parsed(Export, args, "ffdist export")
+    TRUSTING.set(TRUSTING.get() or command.trust)
     command = replace(command, run=here(command.run))
     if command.to.suffix not in (".pt2", ".safetensors"):
         raise ConfigError("unknown form of export", where="--to", expected="a name ending in .pt2 or .safetensors",

@@ -16,6 +16,7 @@ from ffdist.errors import ConfigError, DataError
 from ffdist.loading import loading
 from ffdist.notes import note
 from ffdist.plain import PlainConsole, table
+from ffdist.trust import TRUSTING
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,12 +38,15 @@ class Predict:
     """The most likely classes to show. Default: 1; all with --json."""
     batch_size: int = 64
     """Pictures at once."""
+    trust: Flag = False
+    """Run code that the run's settings name: of runs of others'. Code with which this user began a run may."""
     json: Flag = False
     """Print one JSON object for each picture, with the scores of all classes."""
 
 
 def main(args: Sequence[str]) -> None:
     command = parsed(Predict, args, "ffdist predict")
+    TRUSTING.set(TRUSTING.get() or command.trust)
     command = replace(command, run=here(command.run))
     if not command.images:
         raise ConfigError("there are no pictures to predict", expected="ffdist predict RUN PICTURE ...")

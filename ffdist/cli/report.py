@@ -17,6 +17,7 @@ from ffdist.loading import loading
 from ffdist.notes import note
 from ffdist.plain import PlainConsole
 from ffdist.settings import Settings
+from ffdist.trust import TRUSTING
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -49,12 +50,15 @@ class Report:
     """Draw each block's loss and accuracy over the epochs (curves.png)."""
     to: Path | None = None
     """Folder for the figures. Default: the run directory."""
+    trust: Flag = False
+    """Run code that the run's settings name: of runs of others'. Code with which this user began a run may."""
     json: Flag = False
     """Print one JSON object a run: settings, starts, epochs, test, figures."""
 
 
 def main(args: Sequence[str]) -> None:
     command = parsed(Report, args, "ffdist report")
+    TRUSTING.set(TRUSTING.get() or command.trust)
     in_terminal = command.text or command.json or command.cam or command.figures
     check(command, in_terminal)
     command = replace(command, run=tuple(here(run) for run in command.run))

@@ -21,6 +21,7 @@ from ffdist.presets import PRESETS, with_preset
 from ffdist.remote import url_of
 from ffdist.settings import GROUP_OF, Settings, apply, as_flag, flat, is_free, kind_of, without_strange_options
 from ffdist.settings.toml import read_toml, write_toml
+from ffdist.trust import TRUSTING, trust
 
 BARE = "digits"
 """The preset of a bare `ffdist train`."""
@@ -29,6 +30,10 @@ MORE = """\
 `ffdist settings NAME`: all about one. Defaults < preset < file < command line.
 `none` takes away what a preset or a file has: --augment none, --clip none.
 A bare `ffdist train` is `ffdist train digits`, whose values stand here."""
+
+
+NAMING = ("model", "objective", "optimizer", "augment", "preprocess", "callback")
+"""Settings that may name code: what the command line says of them is its user's word."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,8 @@ class Train:
     snapshot before it; the run is left as it is. Without --batch the last of those that brought a block to NaN."""
     batch: int | None = None
     """Which batch --replay learns, from 1."""
+    trust: Flag = False
+    """Run code that the run's settings name. Of runs of others'; code with which this user began a run may."""
     print_config: Flag = False
     """Print what would run, as a TOML file, and stop. Needs no data. With --json as one JSON object."""
     dry_run: Flag = False
@@ -63,6 +70,8 @@ def parse(args: Sequence[str]) -> Train:
     told = told_by(Train, args, PROG, made=Train())
     if "preset" in told:
         raise stray(told["preset"])
+    if told.pop("trust", False):
+        TRUSTING.set(True)
     if "replay" in told or "batch" in told:
         return replayed(told)
     file = told.pop("config", None)
@@ -88,7 +97,9 @@ def parse(args: Sequence[str]) -> Train:
         )
     if resume:
         from ffdist.runtime.folder import check_resumable
+        from ffdist.runtime.own_code import named_code
 
+        trust(named_code(Settings().changed(**{name: told[name] for name in NAMING if name in told})))
         check_resumable(recorded, settings)
     dry_run = said.get("dry_run", False) or actions.get("dry_run", False)
     flags = {"print_config": said.get("print_config", False), "dry_run": dry_run, "json": said.get("json", False)}

@@ -17,6 +17,7 @@ from ffdist.report.summary import summary
 from ffdist.runtime.run import read_settings
 from ffdist.snapshot import as_snapshot, pulled
 from ffdist.snapshot.files import write_durably
+from ffdist.trust import trusting
 
 NAME = "report.html"
 OURS = b'<meta name="generator" content="ffdist '
@@ -29,6 +30,7 @@ def write_report(
     snapshot: str | int = "last",
     data: str | None = None,
     pictures: int | None = 10,
+    trust: bool = False,
 ) -> Path:
     """Write what the runs did as a page of HTML; several runs are compared. It is written anew where it is there.
 
@@ -36,6 +38,7 @@ def write_report(
     snapshot: whose mistakes are shown: "last"; the step of one that is kept; "best", where the run has marked one.
     data: another data set of the same shape and classes to measure it on; default: the run's own test split.
     pictures: how many there are of mistakes, and of class activation maps; None: nothing is measured.
+    trust: as `ffdist.load` has it.
     Returns the file. Raises SnapshotError where there is no run, DataError for a run log that is not as it was written,
     ConfigError for a file that cannot be written, or is there and no such page.
     """
@@ -48,7 +51,8 @@ def write_report(
     check_runs(folders)
     path = Path(out) if out is not None else (folders[0] if len(folders) == 1 else Path()) / NAME
     check_free(path)
-    views = [viewed(run, name, told, data, pictures) for run, name in zip(folders, names_of(folders), strict=True)]
+    with trusting(trust):
+        views = [viewed(run, name, told, data, pictures) for run, name in zip(folders, names_of(folders), strict=True)]
     text = drawn(views, folders)
     try:
         write_durably(path, text.encode(errors="backslashreplace"))

@@ -15,7 +15,9 @@ from ffdist.data.fitting import classes_differ
 from ffdist.data.images import Spread
 from ffdist.errors import DataError, SnapshotError, setting
 from ffdist.notes import note
+from ffdist.runtime.own_code import own_transforms
 from ffdist.snapshot.files import write_durably
+from ffdist.trust import doubt
 
 FACTS = "data.json"
 CHECK = "sha256"
@@ -81,10 +83,12 @@ def read_facts(run: Path) -> DataFacts:
         values = json.loads((run / FACTS).read_text())
         if "splits" in values and values.pop(CHECK) != _digest(values):
             raise ValueError("its content does not have its digest")
-        return _parsed(values)
+        facts = _parsed(values)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise SnapshotError("the facts of a run's data cannot be read", where=run / FACTS, got=error,
                             remedy="restore it; another run on the same data has the same") from error  # fmt: skip
+    doubt(own_transforms(facts.preprocess), run / FACTS)
+    return facts
 
 
 def _parsed(values: dict[str, Any]) -> DataFacts:

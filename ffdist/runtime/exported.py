@@ -21,12 +21,13 @@ from ffdist.objectives import Objective, load_objective
 from ffdist.pipeline.classifier import Classifier
 from ffdist.runtime.data_facts import DataFacts, read_facts
 from ffdist.runtime.in_python import BACKPROP, given_network
-from ffdist.runtime.own_code import GIVEN, KINDS, WORDS, check_code
+from ffdist.runtime.own_code import GIVEN, KINDS, WORDS, check_code, named_code, own_transforms
 from ffdist.runtime.run import classifier_of, read_settings, trained
 from ffdist.runtime.run import network as named_network
 from ffdist.settings import Settings
 from ffdist.snapshot import as_snapshot, pulled
 from ffdist.snapshot.files import apart, write_durably
+from ffdist.trust import doubt, trusting
 
 NETWORK = ("model", "model_args", "blocks", "objective", "objective_args", "label_smoothing", "fusion")
 """The settings that say which network and rule it is."""
@@ -90,6 +91,7 @@ def load(
     objective: Objective | str | None = None,
     *,
     snapshot: str | int = "last",
+    trust: bool = False,
 ) -> Classifier:
     """The trained network of a run's directory (its last whole snapshot), or of a file that `ffdist export` has written
     (.safetensors), on the CPU in evaluation mode: pixels in [0, 1], float32 [B, *input_shape] -> scores [B, K].
@@ -101,6 +103,8 @@ def load(
     network, objective: those of training, where they were given in Python; of an exported file also a user's own, whose
         code is not imported because a file names it.
     snapshot: which one of a run's: "last"; the step of one that is kept; "best", where the run has marked one.
+    trust: whether code of somebody's own, which the run's settings name, may run: of runs that others have made. Code
+        with which this user has begun a run may.
 
     Raises SnapshotError for what is no run and no such file, and for a snapshot that is not there; ConfigError where
     network or objective are needed.
@@ -111,7 +115,8 @@ def load(
             raise ConfigError("a file has one network alone", where=path, got=f"snapshot={told!r}",
                               remedy="name the run's directory, or leave the snapshot out")  # fmt: skip
         return _load_file(path, network, objective)
-    settings, facts = read_settings(path), read_facts(path)
+    with trusting(trust):
+        settings, facts = read_settings(path), read_facts(path)
     check_code(path, settings, strict=False)
     chain, rule = _made(settings, facts, network, objective, path)
     return trained(path, chain, rule, facts, settings, told)
@@ -162,6 +167,7 @@ def _load_file(path: Path, network: Chain | nn.Sequential | None, objective: Obj
         values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in about["network"].items()}
         values |= {name: tuple(v) if isinstance(v, list) else v for name, v in about.get("measured", {}).items()}
         settings, predictor = Settings().changed(**values), str(about["predictor"])
+        doubt([*named_code(settings), *own_transforms(facts.preprocess)], path)
     except (SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError) as error:
         raise SnapshotError(
             "the file is no export of a network",

@@ -15,13 +15,14 @@ from ffdist.errors import ConfigError, DataError, Interrupted, NetworkError, Sna
 from ffdist.notes import note
 from ffdist.report.log import read_run_log, written_by_others
 from ffdist.runtime.data_facts import FACTS, DataFacts, check_same_data, read_facts, write_facts
-from ffdist.runtime.own_code import CODE, KINDS, check_code, has_moved, keep_code, settled
+from ffdist.runtime.own_code import CODE, KINDS, check_code, has_moved, keep_code, named_code, settled
 from ffdist.runtime.record import ENVIRONMENT
 from ffdist.runtime.run import PLAN, SETTINGS, read_settings, write_settings, writing_to
 from ffdist.settings import GROUP_OF, Settings, is_free
 from ffdist.snapshot import Manifest, committed, read_manifest
 from ffdist.snapshot.files import make_folder, write_durably
 from ffdist.snapshot.mirror import check_free_at, forget_own_files, held_at, mirror_of, push_own_files, shown
+from ffdist.trust import trust
 
 LOCK = ".lock"
 REFUSALS = (ConfigError, DataError, NetworkError)
@@ -57,6 +58,7 @@ def begin(out: Path, settings: Settings, images: Images) -> None:
     Raises ConfigError where the folder cannot be written.
     """
     recorded = settled(settings)
+    trust([*named_code(settings), *named_code(recorded)])
     with writing_to(out):
         write_facts(out, DataFacts.of(images))
         keep_code(out, recorded)

@@ -22,6 +22,7 @@ from ffdist.runtime.opened import as_told
 from ffdist.runtime.own_code import GIVEN, WORDS, settled_module
 from ffdist.runtime.run import smoothed
 from ffdist.settings import DatasetSettings, Settings
+from ffdist.trust import trust
 
 BACKPROP = "backprop"
 """The name of the twin: the same network, learning by one loss."""
@@ -47,6 +48,7 @@ def rule_settings(rule: Objective | str) -> dict[str, Any]:
     if isinstance(rule, str):
         return {"objective": rule}
     name = rule_name(type(rule))
+    trust([name or ""], for_good=False)  # it is here already
     args = tuple(f"{key}={text_of(value)}" for key, value in told_fields(rule).items())
     try:
         if name and load_objective(name, pairs(args, "")) == rule:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sys
 import sysconfig
+from collections.abc import Sequence
 from pathlib import Path
 
+from ffdist.calls import calls_of
 from ffdist.data.catalog import settled_source
-from ffdist.errors import ConfigError
+from ffdist.errors import ConfigError, setting
 from ffdist.models import MODELS
 from ffdist.notes import note
 from ffdist.objectives import OBJECTIVES
@@ -23,6 +25,18 @@ CODE = "code"
 at and to restore from, never imported."""
 KINDS = {"model": {*MODELS, GIVEN}, "objective": {*OBJECTIVES, "backprop", GIVEN}, "optimizer": {*OPTIMIZERS}}
 WORDS = {"model": "network", "objective": "rule", "optimizer": "optimiser"}
+
+
+def named_code(settings: Settings) -> list[str]:
+    """All names of a user's own code in settings: of network, rule and optimiser, transforms, and observers."""
+    names = [settings.value(kind) for kind in KINDS if settings.value(kind) not in KINDS[kind]]
+    texts = [*settings.dataset.augment, *settings.dataset.preprocess]
+    return [*names, *own_transforms(texts), *settings.watch.callback]
+
+
+def own_transforms(texts: Sequence[object]) -> list[str]:
+    """The names of a user's own among transforms, as settings have them."""
+    return [call.name for call in calls_of(texts, setting("dataset.augment")) if ":" in call.name]
 
 
 def settled(settings: Settings) -> Settings:

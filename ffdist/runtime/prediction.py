@@ -28,6 +28,7 @@ from ffdist.errors import DataError
 from ffdist.pipeline.classifier import Classifier
 from ffdist.runtime.data_facts import DataFacts, read_facts
 from ffdist.snapshot import pulled
+from ffdist.trust import trusting
 
 Given = str | Encoded
 """A picture: the path of a file, its bytes, an opened one, or an array."""
@@ -53,16 +54,22 @@ def decoding_of(data: Images | DataFacts) -> tuple[Decoding, bool]:
 
 
 def read_pictures(
-    pictures: Given | Sequence[Given], data: str | Path | Images | DataFacts, *, workers: int | None = None
+    pictures: Given | Sequence[Given],
+    data: str | Path | Images | DataFacts,
+    *,
+    workers: int | None = None,
+    trust: bool = False,
 ) -> Tensor:
     """What a trained network takes, float32 [B, C, H, W] of pixels in [0, 1], of pictures of any format, mode and size:
     for `Classifier`, `Pipeline.predict` and an exported .pt2 program.
 
     pictures: one or many: paths, bytes, Pillow's or uint8 arrays. data: the run's directory, or the data that it was
-    trained on; they say how pictures are read. workers: decoding threads; default: a core each.
+    trained on; they say how pictures are read. workers: decoding threads; default: a core each. trust: as `ffdist.load`
+    has it.
     Raises DataError naming all that cannot be read.
     """
-    facts = read_facts(pulled(data)) if isinstance(data, (str, Path)) else data
+    with trusting(trust):
+        facts = read_facts(pulled(data)) if isinstance(data, (str, Path)) else data
     decoding, _ = decoding_of(facts)
     many = [pictures] if isinstance(pictures, (str, *_ENCODED)) else list(pictures)
     read = [*decoded(((picture, named(picture, i)) for i, picture in enumerate(many)), decoding, workers)]

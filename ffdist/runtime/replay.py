@@ -34,6 +34,7 @@ from ffdist.runtime.world import World
 from ffdist.snapshot import Manifest, SnapshotStore, committed, pulled, read_manifest
 from ffdist.snapshot.newest import whole
 from ffdist.transport import Edge, open_local
+from ffdist.trust import trusting
 
 MOST_SAMPLES = 1000
 """Named one by one, at most."""
@@ -143,17 +144,19 @@ class Lost:
             self.feedback.send(message)
 
 
-def replay(run: str | Path, batch: int | None = None) -> Replay:
+def replay(run: str | Path, batch: int | None = None, *, trust: bool = False) -> Replay:
     """Batch `batch` of a run, from 1, as it was learned, by one worker in this process: from the last whole snapshot
     before it, and the batches between. Nothing is written.
 
     batch: None: the last that the run has kept, as one that brought a block to NaN or infinity.
+    trust: as `ffdist.load` has it.
 
     Raises SnapshotError for what is no run, or where none of its batches is kept; ConfigError for a batch that the run
     does not have, DataError for other data than it has learned; DivergedError where a batch before it stops the run.
     """
     folder = pulled(run)
-    settings, facts = read_settings(folder), read_facts(folder)
+    with trusting(trust):
+        settings, facts = read_settings(folder), read_facts(folder)
     batch = last_kept(folder) if batch is None else batch
     check_named(settings, folder)
     if settings.dataset.data == GIVEN:

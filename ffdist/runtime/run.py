@@ -21,12 +21,13 @@ from ffdist.pipeline.classifier import Classifier
 from ffdist.pipeline.sink import counted_from_one
 from ffdist.plan import Plan, read_plan
 from ffdist.runtime.data_facts import DataFacts, read_facts
-from ffdist.runtime.own_code import GIVEN, WORDS, check_code
+from ffdist.runtime.own_code import GIVEN, WORDS, check_code, named_code
 from ffdist.settings import Settings, apply, flat
 from ffdist.settings.toml import parsed, read_toml, write_toml
 from ffdist.snapshot import Manifest, SnapshotStore, as_snapshot, chosen, committed
 from ffdist.snapshot.files import write_durably
 from ffdist.snapshot.mirror import shown as named
+from ffdist.trust import doubt
 
 T = TypeVar("T")
 SETTINGS = "config.toml"
@@ -157,7 +158,8 @@ def saved_plan(run: Path | None) -> Plan | None:
 
 
 def read_settings(run: Path) -> Settings:
-    """Raises SnapshotError where there is no run, or where its settings are not as they were written."""
+    """Raises SnapshotError where there is no run, or where its settings are not as they were written. The code that
+    they name is doubted."""
     path = run / SETTINGS
     if not path.is_file():
         raise SnapshotError("there is no run here", where=named(run), expected=f"a directory with {SETTINGS}",
@@ -171,6 +173,7 @@ def read_settings(run: Path) -> Settings:
                             remedy="restore it; what may change is told to `ffdist train --resume`")  # fmt: skip
     told = {name: value for name, value in flat(values).items() if name not in ACTIONS}
     settings = apply(Settings(), told, str(path))
+    doubt(named_code(settings), path)
     plan = saved_plan(run)
     return settings if plan is None or plan.lanes == 1 else settings.changed(lanes=plan.lanes)
 

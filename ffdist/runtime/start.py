@@ -17,6 +17,7 @@ from ffdist.runtime.opened import open_told
 from ffdist.runtime.record import note_start
 from ffdist.runtime.run import network
 from ffdist.settings import Settings
+from ffdist.trust import trusting
 
 
 @dataclass(frozen=True)
@@ -40,10 +41,11 @@ class SettingsJob:
     def __call__(self) -> Job:
         """Raises DataError where the data are not those that the run has learned."""
         told = self.settings.dataset
-        with silenced():  # who made this has opened and told it before
+        with silenced(), trusting(True):  # who made this has opened and told it before
             images = open_told(told if self.folder is None else replace(told, data=str(self.folder), data_args=()))
-        if self.run and (self.run / FACTS).exists():
-            check_same_data(read_facts(self.run), images, self.settings.dataset.data)
+            facts = read_facts(self.run) if self.run and (self.run / FACTS).exists() else None
+        if facts:
+            check_same_data(facts, images, self.settings.dataset.data)
         job = make_job(self.settings, images, self.run, self.workers, resume=self.resume)
         if self.outputs is not None:
             job.chain.know_outputs(self.outputs)

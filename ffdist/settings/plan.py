@@ -27,9 +27,8 @@ class PlanSettings(Group):
     """Pipeline stages. A process each, or what the launcher makes of them. Default: torchrun's ranks; else one a GPU;
     else 2, or 1 with 1 block or core."""
     plan: str | None = option(None, free=True)
-    """Which worker computes what: a text, a file, or auto. A text such as 'conv1 @ 0 | conv2 @ 0:0, 1:1-3 | conv3 @ 1'
-    has blocks, workers, and their lanes of a batch; auto: the fastest that `ffdist plan` finds. Default: a pipeline of
-    stages."""
+    """Who computes what: a text, a file, or auto. A text such as 'conv1 @ 0 | conv2 @ 0:0, 1:1-3 | conv3 @ 1'
+    has blocks, workers, and their lanes of a batch; auto: the fastest that `ffdist plan` finds. Default: stages."""
     replicas: int | None = option(None, least=1, free=True)
     """Workers that have the whole network each. And a part of each batch: data parallelism. In place of stages."""
     devices: int | None = option(None, least=1, free=True)

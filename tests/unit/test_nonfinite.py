@@ -200,7 +200,7 @@ def test_a_batch_alone_is_what_the_run_made_of_it(tmp_path: Path, capsys: pytest
     words = [word for pair in told.split() for word in ("--" + pair.partition("=")[0], pair.partition("=")[2])]
     options = ["--objective", rule, "--objective-args", "part=output", "--augment", "none", "--on-nan", "skip"]
     given = ["--model-args", "widths=8,12,16", "--launcher", "threads", "--track", "none", "--keep", "9"]
-    main(["-q", "train", *words, *options, *given, "--out", str(run)])
+    main(["train", *words, *options, *given, "--out", str(run)])
     kept = kept_batches(run)[-1]
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     capsys.readouterr()
