@@ -13,13 +13,15 @@ from pathlib import Path
 from ffdist.data import Images
 from ffdist.errors import ConfigError, DataError, Interrupted, NetworkError, SnapshotError, setting
 from ffdist.notes import note
-from ffdist.report.log import read_run_log, written_by_others
+from ffdist.report.log import PULSES, read_run_log, written_by_others
 from ffdist.runtime.data_facts import FACTS, DataFacts, check_same_data, read_facts, write_facts
+from ffdist.runtime.nonfinite import KEPT
 from ffdist.runtime.own_code import CODE, KINDS, check_code, has_moved, keep_code, named_code, settled
 from ffdist.runtime.record import ENVIRONMENT
 from ffdist.runtime.run import PLAN, SETTINGS, read_settings, write_settings, writing_to
 from ffdist.settings import GROUP_OF, Settings, is_free
 from ffdist.snapshot import Manifest, committed, read_manifest
+from ffdist.snapshot.chosen import MARK
 from ffdist.snapshot.files import make_folder, write_durably
 from ffdist.snapshot.mirror import check_free_at, forget_own_files, held_at, mirror_of, push_own_files, shown
 from ffdist.trust import trust
@@ -29,6 +31,9 @@ REFUSALS = (ConfigError, DataError, NetworkError)
 """Errors for what the user has told, and not for what has happened."""
 LOGS = ("ray.log", "restarts.log", "metrics.jsonl", ENVIRONMENT, PLAN)
 """What is written beside the stages' own logs; a stage opens its own when all stages are ready."""
+
+WRITTEN = {*LOGS, LOCK, PULSES, CODE, KEPT, MARK, SETTINGS, FACTS, "snapshots", "tensorboard"}
+"""What a run writes to in its folder, beside the stages' logs."""
 
 
 def new_folder(settings: Settings) -> Path:
@@ -97,7 +102,7 @@ def clear(out: Path) -> None:
     with writing_to(out):
         (out / SETTINGS).unlink(missing_ok=True)  # so that no moment shows the old settings beside new facts
         for part in (out / "snapshots").glob("step-*"):
-            shutil.rmtree(part)
+            part.unlink() if part.is_symlink() or part.is_file() else shutil.rmtree(part)
 
 
 @contextmanager
@@ -153,6 +158,7 @@ def held(out: Path) -> Iterator[None]:
     or where it cannot be written."""
     with writing_to(out):
         make_folder(out)
+        check_links(out)
         file = (out / LOCK).open("a")
     with file:
         try:
@@ -171,6 +177,19 @@ def held(out: Path) -> Iterator[None]:
                               expected="a folder of one's own",
                               remedy="wait until they have ended, or end them")  # fmt: skip
         yield
+
+
+def check_links(out: Path) -> None:
+    """Raises ConfigError where what a run writes to in its folder is a link: it would write somewhere else."""
+    for path in sorted(out.iterdir()):
+        own = path.name in WRITTEN or (path.name.startswith("stage-") and path.suffix == ".log")
+        if own and path.is_symlink():
+            raise ConfigError(
+                "a run writes nothing through a link in its folder",
+                where=path,
+                got=f"a link to {path.readlink()}",
+                remedy=f"remove the link; or name the folder that is meant with {setting('run.out')}",
+            )
 
 
 def read_recorded(run: Path | None) -> Settings:

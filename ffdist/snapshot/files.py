@@ -28,14 +28,17 @@ def block_file(index: int, name: str) -> str:
 
 
 def write_durably(path: Path, data: bytes) -> None:
-    """The whole file or none of it, on disk when this returns.
+    """The whole file or none of it, on disk when this returns. A link at its place, or planted beside it, is replaced,
+    and never written through.
 
     Raises OSError when it cannot be written; an older file of that name stays whole.
     """
     temporary = path.with_name(f".{path.name}.partial")
     try:
         make_folder(path.parent)
-        with temporary.open("wb") as file:
+        temporary.unlink(missing_ok=True)  # what a crash has left, or a link
+        new = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        with open(os.open(temporary, new, 0o666), "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

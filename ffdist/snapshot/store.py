@@ -19,6 +19,20 @@ from ffdist.snapshot.manifest import Manifest, commit, committed, discard_others
 from ffdist.snapshot.mirror import Mirrored
 
 
+def checked_folder(run: Path, marker: Snapshot) -> Path:
+    """Where a snapshot goes. Raises SnapshotError for a link to somewhere else."""
+    folder = snapshot_folder(run, marker.step, marker.epoch)
+    if folder.is_symlink():
+        raise SnapshotError(
+            "a link stands where a snapshot goes",
+            where=folder,
+            expected="a folder, or nothing",
+            got=f"a link to {folder.readlink()}",
+            remedy="remove the link; the snapshot before, where there was one, is whole",
+        )
+    return folder
+
+
 class SnapshotStore:
     """The snapshots of one run directory; without a directory, none are kept."""
 
@@ -31,7 +45,7 @@ class SnapshotStore:
         """One stage's part: its blocks' files, on disk when this returns."""
         if self.run is None:
             return []
-        folder = snapshot_folder(self.run, marker.step, marker.epoch)
+        folder = checked_folder(self.run, marker)
         return [self._write(folder / block_file(b.site.index, b.site.name), *b.state()) for b in blocks]
 
     def _write(self, path: Path, tensors: dict[str, Tensor], fields: dict[str, Any]) -> dict[str, Any]:
@@ -45,7 +59,7 @@ class SnapshotStore:
         """A file that belongs to no block, on disk when this returns."""
         if self.run is None:
             return []
-        folder = snapshot_folder(self.run, marker.step, marker.epoch)
+        folder = checked_folder(self.run, marker)
         return [self._write(folder / f"{name}.safetensors", tensors, fields)]
 
     def load_beside(self, manifest: Manifest, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import secrets
 import select
@@ -18,7 +19,7 @@ from typing import Protocol
 
 from ffdist.errors import TransportError
 from ffdist.transport.base import Edge
-from ffdist.transport.wire import HELLO_BYTES, MAGIC, check_hello, encode_hello
+from ffdist.transport.wire import HELLO_BYTES, MAGIC, check_hello, encode_hello, is_strangers
 
 GUESTS = 64
 """Connections, at most, that an end has not heard yet."""
@@ -78,15 +79,16 @@ class Doorbell:
 
 
 def accept(edge: Edge, store: Store) -> Doorbell:
-    """The receiver's end: publish an address in `store`, and take the first connection of this user that greets as an
-    end does; others may connect, for the address can be seen, and are left alone."""
+    """The receiver's end: publish an address in `store`, and take the first connection of this user that greets with
+    this run's word; others may connect, for the address can be seen, and are left alone."""
     deadline = time.monotonic() + edge.timeout.total_seconds()
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as server, Hall() as hall:
+    word = post_word(edge, store)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as server, Hall(word) as hall:
         name = f"ffdist-{secrets.token_hex(16)}"
         server.bind(f"\0{name}")
         server.listen()
         server.setblocking(False)
-        store.set(_key(edge), name)
+        store.set(_key(edge, "address"), name)
         while True:
             heard = wait([server, *hall.guests], max(0.0, deadline - time.monotonic()))
             if not heard:
@@ -94,15 +96,16 @@ def accept(edge: Edge, store: Store) -> Doorbell:
             if server in heard:
                 hall.admit(server, edge)
             for guest in list(hall.guests):
-                if guest in heard and (hello := hall.greeting(guest)):
-                    check_hello(hello, edge)
+                if guest in heard and (hello := hall.greeting(guest, edge)):
+                    check_hello(hello, edge, word)
                     return Doorbell(hall.leave(guest))
 
 
 class Hall:
     """Connections that have not greeted yet; those that are left behind are closed."""
 
-    def __init__(self) -> None:
+    def __init__(self, word: str) -> None:
+        self.word = word
         self.guests: list[socket.socket] = []
 
     def __enter__(self) -> Hall:
@@ -120,18 +123,18 @@ class Hall:
                 return
             self.guests.append(guest)
             guest.setblocking(False)
-            guest.send(encode_hello(edge))
+            guest.send(encode_hello(edge, answer_to(self.word)))
 
     def leave(self, guest: socket.socket) -> socket.socket:
         self.guests.remove(guest)
         return guest
 
-    def greeting(self, guest: socket.socket) -> bytes:
-        """What it said; nothing of one that is no end of any edge, which is turned away."""
+    def greeting(self, guest: socket.socket, edge: Edge) -> bytes:
+        """What it said; nothing of one that is no end of this run's, which is turned away."""
         hello = b""
         with suppress(OSError):
             hello = guest.recv(HELLO_BYTES)
-        if hello.startswith(MAGIC):
+        if hello.startswith(MAGIC) and not is_strangers(hello, edge, self.word):
             return hello
         self.leave(guest).close()
         return b""
@@ -139,7 +142,7 @@ class Hall:
 
 def connect(edge: Edge, store: Store) -> Doorbell:
     """The sender's end: wait for the receiver's address in `store`, and connect."""
-    name = _address(edge, store)
+    name, word = await_posted(edge, store, "address"), await_posted(edge, store, "word")
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
         connection.connect(f"\0{name}")
@@ -149,18 +152,18 @@ def connect(edge: Edge, store: Store) -> Doorbell:
     if (uid := _peer_uid(connection)) != os.geteuid():
         connection.close()
         raise TransportError("the receiver belongs to another user", where=edge.at(), expected=os.geteuid(), got=uid)
-    return _greet(Doorbell(connection), edge)
+    return _greet(Doorbell(connection), edge, word)
 
 
-def _greet(doorbell: Doorbell, edge: Edge) -> Doorbell:
+def _greet(doorbell: Doorbell, edge: Edge, word: str) -> Doorbell:
     """Each end says which edge it takes this to be."""
     timeout = edge.timeout.total_seconds()
     try:
-        doorbell.ring(encode_hello(edge))
+        doorbell.ring(encode_hello(edge, word))
         hello, _ = doorbell.hear(HELLO_BYTES, timeout)
         if not hello:
             raise edge.lost("the other end left before the edge was open")
-        check_hello(hello, edge)
+        check_hello(hello, edge, answer_to(word))
     except TimeoutError:
         doorbell.close()
         raise edge.silent("greeting") from None
@@ -170,22 +173,35 @@ def _greet(doorbell: Doorbell, edge: Edge) -> Doorbell:
     return doorbell
 
 
-def _address(edge: Edge, store: Store) -> str:
+def post_word(edge: Edge, store: Store) -> str:
+    """The receiver's: a word that only who reaches the run's store can say, and by which an end of an edge is known."""
+    word = secrets.token_hex(16)
+    store.set(_key(edge, "word"), word)
+    return word
+
+
+def answer_to(word: str) -> str:
+    """What the receiver says itself: it knows the word, and tells it nobody."""
+    return hashlib.sha256(word.encode()).hexdigest()
+
+
+def await_posted(edge: Edge, store: Store, what: str) -> str:
+    """Of the receiver: its address, or the word. Raises PeerTimeoutError, or PeerLostError where the store is gone."""
     deadline = time.monotonic() + edge.timeout.total_seconds()
     try:
-        while not store.check([_key(edge)]):
+        while not store.check([_key(edge, what)]):
             if time.monotonic() >= deadline:
-                raise edge.silent("address of the receiver")
+                raise edge.silent(f"{what} of the receiver")
             time.sleep(LOOK)
-        return store.get(_key(edge)).decode()
+        return store.get(_key(edge, what)).decode()
     except TransportError:
         raise
     except RuntimeError as error:
         raise edge.lost("the store through which the ends meet is gone") from error
 
 
-def _key(edge: Edge) -> str:
-    return f"ffdist/{edge.name}/{edge.attempt}/address"
+def _key(edge: Edge, what: str) -> str:
+    return f"ffdist/{edge.name}/{edge.attempt}/{what}"
 
 
 def _peer_uid(connection: socket.socket) -> int:

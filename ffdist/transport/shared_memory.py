@@ -7,7 +7,8 @@
 There is one slot more than the edge is deep, so that a frame in use takes nothing from the queue.
 
 The slots are an anonymous memory file whose descriptor travels over the socket, and the socket's address is abstract:
-nothing has a name on disk (nor in /dev/shm), so nothing stays behind, however a process ends. The kernel closes a dead
+nothing has a name on disk (nor in /dev/shm), so nothing stays behind, however a process ends. Its size is sealed, so
+that neither end can take memory from under the other. The kernel closes a dead
 process's socket, so the other end knows at once. (A process *forked* from an end holds its socket too, until it ends.)
 """
 
@@ -121,7 +122,7 @@ class SharedMemorySender(Sender):
     def _grow(self, slot_bytes: int) -> Slots:
         """Larger slots from this frame on; those before it stay in the old ones until they are received."""
         try:
-            descriptor = os.memfd_create("ffdist")
+            descriptor = os.memfd_create("ffdist", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         except OSError as error:
             raise self._no_room(slot_bytes, error) from error
         try:
@@ -227,7 +228,7 @@ class SharedMemoryReceiver(Receiver):
     def _mapped(self, descriptor: int) -> Slots:
         try:
             return Slots(descriptor, self._edge.depth + 1)
-        except (OSError, ValueError) as error:  # no memory file, or an empty one
+        except (OSError, ValueError) as error:  # no memory file, an empty one, or one that may shrink
             raise wire.unreadable(self._edge, self._sequence, "a memory file", error) from error
         finally:
             os.close(descriptor)

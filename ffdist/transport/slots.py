@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
+import sys
 import weakref
 from collections.abc import Callable
 
@@ -14,6 +16,9 @@ from torch import Tensor
 from ffdist.transport import wire
 from ffdist.transport.base import Edge, Frame
 from ffdist.transport.buffers import SMALLEST, BufferPool
+
+SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL if sys.platform == "linux" else 0
+"""Of a memory file: its size stays, and nobody lifts this."""
 
 
 class Lease:
@@ -39,9 +44,14 @@ class Slots:
     """A memory file in `count` equal parts, mapped; a frame is its header, then its payload, 64-byte aligned."""
 
     def __init__(self, descriptor: int, count: int, slot_bytes: int | None = None) -> None:
-        """Map the file; a new one is first given room for `slot_bytes` a slot. The descriptor may be closed then."""
+        """Map the file; a new one is first given room for `slot_bytes` a slot, for good. The descriptor may be closed
+        then. Raises OSError for no memory file, ValueError for one that its other holder could shrink: reading beyond
+        its end would be this process's."""
         if slot_bytes is not None:
             os.truncate(descriptor, count * -(-slot_bytes // mmap.PAGESIZE) * mmap.PAGESIZE)
+            fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, SEALS)
+        if fcntl.fcntl(descriptor, fcntl.F_GET_SEALS) & SEALS != SEALS:
+            raise ValueError("its size is not sealed")
         self._map = mmap.mmap(descriptor, 0)
         self._bytes = torch.frombuffer(self._map, dtype=torch.uint8)
         self.slot_bytes = len(self._map) // count

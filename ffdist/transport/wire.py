@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import math
+import secrets
 import struct
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -138,31 +139,50 @@ def _spec(name: Any, dtype: Any, shape: Any, strides: Any, device: Any) -> Tenso
     return TensorSpec(name, DTYPES[dtype], tuple(shape), tuple(strides), device)
 
 
-def encode_hello(edge: Edge) -> bytes:
-    """What each end says first, in HELLO_BYTES: which edge it takes this to be."""
-    prelude, header, _ = encode(_hello(edge), edge, 0)
+def encode_hello(edge: Edge, word: str = "") -> bytes:
+    """What each end says first, in HELLO_BYTES: which edge it takes this to be, and a word that shows that it may."""
+    prelude, header, _ = encode(_hello(edge, word), edge, 0)
     if len(prelude) + len(header) > HELLO_BYTES:
         raise TransportError("the name of an edge is too long", expected=f"<= {HELLO_BYTES - 256} bytes", got=edge.name)
     return (prelude + header).ljust(HELLO_BYTES, b"\0")
 
 
-def check_hello(data: bytes | memoryview, edge: Edge) -> None:
-    """Raises TransportError where the other end takes this to be another edge, attempt or depth."""
+def is_strangers(data: bytes | memoryview, edge: Edge, word: str) -> bool:
+    """Whether a hello does not have the word that only an end of this run knows."""
+    try:
+        length = PRELUDE.unpack(data[: PRELUDE.size])[4]
+        said = json.loads(bytes(data[PRELUDE.size : PRELUDE.size + min(length, HELLO_BYTES)]))["fields"]["word"]
+        return not secrets.compare_digest(said.encode(), word.encode())
+    except (struct.error, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return True
+
+
+def check_hello(data: bytes | memoryview, edge: Edge, word: str = "") -> None:
+    """Raises TransportError where the other end takes this to be another edge, attempt or depth, or is none of this
+    run's."""
     prelude = decode_prelude(data[: PRELUDE.size], edge, 0)
     hello = decode_header(data[PRELUDE.size : PRELUDE.size + prelude.header_bytes], prelude, edge)
-    expected = _hello(edge)
+    expected = _hello(edge, word)
+    if is_strangers(data, edge, word):
+        raise TransportError(
+            "the other end of an edge is none of this run's",
+            where=edge.at(),
+            expected="the run's own word",
+            got="another, or none",
+            remedy="see who else reaches the ports of this host; start all stages with the same version of ffdist",
+        )
     if (hello.kind, hello.fields) != (expected.kind, expected.fields):
         raise TransportError(
             "the two ends of an edge disagree",
             where=edge.at(),
-            expected=expected.fields,
-            got=hello.fields,
+            expected={name: value for name, value in expected.fields.items() if name != "word"},
+            got={name: value for name, value in hello.fields.items() if name != "word"},
             remedy="start all stages with the same settings",
         )
 
 
-def _hello(edge: Edge) -> Frame:
-    return Frame("hello", {"edge": edge.name, "depth": edge.depth})
+def _hello(edge: Edge, word: str = "") -> Frame:
+    return Frame("hello", {"edge": edge.name, "depth": edge.depth, "word": word})
 
 
 def aligned(nbytes: int) -> int:

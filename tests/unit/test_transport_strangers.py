@@ -140,7 +140,7 @@ def test_a_descriptor_that_is_no_memory_file_is_the_transports_error() -> None:
 @pytest.mark.parametrize(("slot", "longer"), [(EDGE.depth + 1, 0), (0, 1 << 40)])
 def test_a_frame_beyond_its_slot_is_the_transports_error(slot: int, longer: int) -> None:
     with opened() as (bell, receiver):
-        descriptor = os.memfd_create("test")
+        descriptor = os.memfd_create("test", os.MFD_ALLOW_SEALING)
         slots = Slots(descriptor, EDGE.depth + 1, 4096)
         frame = Frame("x", {}, {"x": torch.zeros(4)})
         prelude, header, tensors = encode(frame, EDGE, 0)
@@ -153,7 +153,18 @@ def test_a_frame_beyond_its_slot_is_the_transports_error(slot: int, longer: int)
             receiver.recv()
 
 
-@pytest.mark.parametrize("said", [None, b"", b"GET / HTTP/1.1", b"x" * 4096], ids=["silent", "gone", "http", "long"])
+STRANGERS = {
+    "silent": None,
+    "gone": b"",
+    "http": b"GET / HTTP/1.1",
+    "long": b"x" * 4096,
+    "an end without the word": encode_hello(EDGE),
+    "an end with another word": encode_hello(EDGE, "0" * 32),
+    "an end of another kind": encode_hello(EDGE).replace(b'"word":""', b'"word":[]'),
+}
+
+
+@pytest.mark.parametrize("said", STRANGERS.values(), ids=STRANGERS)
 def test_a_stranger_of_the_same_user_is_passed_over(said: bytes | None) -> None:
     store = dist.HashStore()
     with ThreadPoolExecutor(1) as pool, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as stranger:
@@ -174,6 +185,27 @@ def test_an_end_of_another_edge_is_told_at_once() -> None:
     with ThreadPoolExecutor(1) as pool, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as other:
         opening = pool.submit(shared_memory.TRANSPORT.open_receiver, EDGE, Meeting(store))
         other.connect("\0" + store.get(f"ffdist/{EDGE.name}/{EDGE.attempt}/address").decode())
-        other.send(encode_hello(Edge("4-5")))
+        word = store.get(f"ffdist/{EDGE.name}/{EDGE.attempt}/word").decode()
+        other.send(encode_hello(Edge("4-5"), word))
         with pytest.raises(TransportError, match="disagree"):
             opening.result()
+
+
+def test_memory_that_could_shrink_is_not_taken() -> None:
+    with opened() as (bell, receiver):
+        descriptor = os.memfd_create("test", os.MFD_ALLOW_SEALING)
+        os.truncate(descriptor, 1 << 16)
+        bell.ring(shared_memory.GROWN, [descriptor])
+        with pytest.raises(TransportError, match="memory file"):
+            receiver.recv()
+        os.close(descriptor)
+
+
+def test_memory_of_an_edge_cannot_shrink() -> None:
+    """A peer that shrank it would end the other by SIGBUS."""
+    descriptor = os.memfd_create("test", os.MFD_ALLOW_SEALING)
+    Slots(descriptor, EDGE.depth + 1, 4096)
+    for size in (0, 1 << 20):
+        with pytest.raises(PermissionError):
+            os.truncate(descriptor, size)
+    os.close(descriptor)
