@@ -189,6 +189,7 @@ TRACKER_PLACES = {
     "tensorboard": "ffdist.trackers.tensorboard:TensorBoard",
     "wandb": "ffdist.trackers.wandb:WandB",
     "mlflow": "ffdist.trackers.mlflow:MLflow",
+    "comet": "ffdist.trackers.comet:Comet",
 }
 TRACKERS: Known[Any] = Known(TRACKER_PLACES)
 """Made with a run's directory, its settings by name, and the step that it begins at."""

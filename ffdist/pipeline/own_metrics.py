@@ -21,6 +21,7 @@ Metric: TypeAlias = Any
 """Called with the scores float32 [N, K] of a whole split, by the mean of the blocks, and its labels int64 [N]; or, as
 torchmetrics has it, an object with `update(scores, labels)`, which gets them batch by batch, `compute()` and `reset()`.
 It gives a number, several in a tensor, or several by name."""
+REQUIRED = inspect.Parameter.empty
 EXPECTED = "a callable on scores [N, K] and labels [N], or an object with update, compute and reset"
 
 
@@ -71,17 +72,15 @@ def made(metric: Any, num_classes: int, name: str) -> Metric:
 
 
 def asked(call: Callable[..., Any], known: Mapping[str, Any]) -> dict[str, Any]:
-    """Of what is known, what is asked for by name: all that a class takes, and what a function needs."""
-    maker = call if not inspect.isclass(call) or call.__new__ is object.__new__ else call.__new__
+    """Of what is known, what it names among its parameters, without a value of its own."""
+    makers = (call.__init__, call.__new__) if inspect.isclass(call) else (call,)
     found: dict[str, Any] = {}
-    for each in (call, maker):
+    for maker in makers:
         try:
-            parameters = inspect.signature(each).parameters
+            parameters = inspect.signature(maker).parameters
         except (TypeError, ValueError):  # written in C
             continue
-        found |= {
-            n: v for n, v in known.items() if n in parameters and parameters[n].default is inspect.Parameter.empty
-        }
+        found |= {n: v for n, v in known.items() if n in parameters and parameters[n].default in (REQUIRED, None)}
     return found
 
 

@@ -20,8 +20,8 @@ class WatchSettings(Group):
     log_every: int = option(50, least=0, free=True, rare=True)
     """Batches between pulses, 0 for none: reports within an epoch of each stage's times, loss, accuracy and memory."""
     track: tuple[str, ...] | None = option(None, free=True)
-    """Trackers that get the metrics: tensorboard, wandb, mlflow. none: no tracker. Default: tensorboard, if installed.
-    Each keeps its run when this one is resumed."""
+    """Trackers that get the metrics: tensorboard, wandb, mlflow, comet. none: no tracker. Default: tensorboard, if
+    installed. Each keeps its run when this one is resumed."""
     callback: tuple[str, ...] = option((), free=True, rare=True)
     """Observers of your own, file.py:Name. A class or a function, as module:Name too; each is called with every event
     of the run (`ffdist.events`)."""

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from zipfile import ZipFile
 
 import pytest
 from jobs import DigitsJob
@@ -164,6 +166,35 @@ def test_a_callback_that_cannot_be_made_is_refused(
 def test_an_unknown_tracker_is_refused_with_the_nearest() -> None:
     with pytest.raises(ConfigError, match="did you mean 'tensorboard'"):
         Settings().changed(track=("tensorbord",))
+
+
+def messages(archive: Path) -> list[dict[str, Any]]:
+    """What an archive of Comet's would upload."""
+    with ZipFile(archive) as file:
+        return [json.loads(line) for line in file.read("messages.json").splitlines()]
+
+
+def test_comet_gets_each_epochs_numbers_offline_and_its_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("comet_ml")
+    monkeypatch.delenv("COMET_API_KEY", raising=False)
+    monkeypatch.setenv("COMET_START_ONLINE", "0")
+    settings = Settings().changed(track=("comet",))
+    for told in ({}, {"resume": True}):
+        watching = observers(settings, tmp_path)
+        run_threads(DigitsJob(tmp_path, epochs=1 + len(told), settings=TOLD | told)(), watching)
+        watching.close()
+    known = json.loads((tmp_path / "trackers.json").read_text())["comet"]
+    archives = sorted((tmp_path / "comet").glob(f"{known}*.zip"), key=lambda path: path.stat().st_mtime)
+    assert len(archives) == 2
+    told = [
+        each["payload"]["metric"] for archive in archives for each in messages(archive) if "metric" in each["payload"]
+    ]
+    shown = {(m["metricName"], m["step"]): m["metricValue"] for m in told}
+    for record in read_run_log(tmp_path)[0]:
+        for name, value in scalars(record).items():
+            assert shown[name, record["step"]] == pytest.approx(value)
 
 
 @pytest.mark.parametrize("name", ["wandb", "mlflow"])
