@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,10 +23,11 @@ class Comet(Tracker):
         super().__init__(run, told)
         os.environ.setdefault("COMET_DISABLE_AUTO_LOGGING", "1")  # else it wants to be imported before torch
         try:
-            import comet_ml
+            comet_ml = importlib.import_module("comet_ml")
         except ImportError as error:
             raise missing(self.name, "comet_ml", error) from error
-        self.comet, self.experiment = comet_ml, None
+        self.comet: Any = comet_ml
+        self.experiment: Any = None
 
     def begin(self, step: int) -> None:
         self.close()
