@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -15,6 +16,8 @@ SIDE = 96
 """Small pictures are enlarged to about so many pixels."""
 LINE = 14
 """Pixels for a line of text."""
+GAP = 4
+"""Pixels between two pictures."""
 
 
 def sheet(
@@ -32,18 +35,38 @@ def sheet(
     loaders = [Loader(images, images.train, rows, batch_size=len(rows), seed=seed, train=train,
                       augment=augment if train else ()) for train in (False, True)]  # pyright: ignore  # fmt: skip
     columns = [loaders[0].batch(rows, 0, 0)] + [loaders[1].batch(rows, epoch, 0) for epoch in range(draws)]
+    lines = 2 if loaders[1].mixing else 1
     _, height, width = images.shape
     scale = max(1, SIDE // max(height, width))
-    cell = max(width * scale, SIDE), height * scale + LINE
-    page = Image.new("RGB", (len(columns) * (cell[0] + 4), len(rows) * (cell[1] + 4)), "white")
+    cell = Cell(max(width * scale, SIDE), lines * LINE + height * scale)
+    page = Image.new("RGB", (len(columns) * (cell.width + GAP), LINE + len(rows) * (cell.height + GAP)), "white")
     text = ImageDraw.Draw(page)
     for column, (x, y) in enumerate(columns):
+        left = column * (cell.width + GAP)
+        write(text, (left, 0), f"draw {column}" if column else "plain", cell.width, "gray")
         for row, picture in enumerate(as_bytes(x.permute(0, 2, 3, 1).numpy(), images)):
-            place = column * (cell[0] + 4), row * (cell[1] + 4)
+            top = LINE + row * (cell.height + GAP)
+            for line, said in enumerate(labels(y[row].tolist(), images.classes)[:lines]):
+                write(text, (left, top + line * LINE), said, cell.width)
             one = Image.fromarray(picture).resize((width * scale, height * scale), Image.Resampling.NEAREST)
-            page.paste(one, (place[0], place[1] + LINE))
-            text.text((place[0] + 1, place[1]), label(y[row].tolist(), images.classes), fill="black")
+            page.paste(one, (left, top + lines * LINE))
     return page
+
+
+class Cell(NamedTuple):
+    """A picture and its label, in pixels."""
+
+    width: int
+    height: int
+
+
+def write(text: ImageDraw.ImageDraw, place: tuple[int, int], said: str, room: int, colour: str = "black") -> None:
+    """A line, cut off where it would run into the next picture's."""
+    whole = said
+    while said and text.textlength(said) > room - 2:
+        whole = whole[:-1]
+        said = f"{whole}..." if whole else ""
+    text.text((place[0] + 1, place[1]), said, fill=colour)
 
 
 def as_bytes(x_bhwc: np.ndarray, images: Images) -> np.ndarray:
@@ -55,12 +78,12 @@ def as_bytes(x_bhwc: np.ndarray, images: Images) -> np.ndarray:
     return np.ascontiguousarray((rgb * 255).round().clip(0, 255).astype(np.uint8))
 
 
-def label(y: int | list[float], classes: Sequence[str]) -> str:
+def labels(y: int | list[float], classes: Sequence[str]) -> list[str]:
     """A class's name; of mixed labels the shares, greatest first."""
     if isinstance(y, int):
-        return classes[y]
+        return [classes[y]]
     shares = sorted(((share, name) for share, name in zip(y, classes, strict=True) if share > 0.005), reverse=True)
-    return " + ".join(f"{share:.0%} {name}" for share, name in shares) if len(shares) > 1 else shares[0][1]
+    return [f"{share:.0%} {name}" for share, name in shares] if len(shares) > 1 else [shares[0][1]]
 
 
 def of_each_class(labels: np.ndarray, count: int) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import subprocess
 import sys
@@ -10,9 +11,12 @@ import urllib.request
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import ray
 import yaml
+from PIL import Image
 from ray.cluster_utils import Cluster
 
 from ffdist.cli import main
@@ -121,16 +125,54 @@ def scrape(wanted: str, patience: float = 60.0) -> str:
     return text
 
 
-def test_a_ray_data_set_is_the_same_data_as_its_arrays(driver: str) -> None:
+def test_a_ray_data_set_is_the_same_data_as_its_arrays_in_whatever_form(driver: str, tmp_path: Path) -> None:
     import ray.data
 
     digits = open_data("digits").train
     pictures, labels = digits.take(np.arange(64)), digits.labels[:64]
     ray.data.DataContext.get_current().enable_progress_bars = False
-    rows = [{"image": picture, "label": int(label)} for picture, label in zip(pictures, labels, strict=True)]
-    made, same = from_ray(ray.data.from_items(rows)), from_tensors(pictures[..., 0], labels)
-    assert np.array_equal(made.train.take(np.arange(64)), same.train.take(np.arange(64)))
-    assert np.array_equal(made.train.labels, same.train.labels)
-    assert (made.mean, made.std, made.shape, made.classes) == (same.mean, same.std, same.shape, same.classes)
-    with pytest.raises(DataError, match="a column is missing"):
-        from_ray(ray.data.from_items([{"label": 1}]))
+    pairs = [*zip(pictures, labels.tolist(), strict=True)]
+    same = from_tensors(pictures[..., 0], labels)
+    table = pa.table({"img": [png(picture[..., 0]) for picture in pictures], "class": labels.tolist()})
+    pq.write_table(table, tmp_path / "encoded.parquet")
+    for made in (
+        from_ray(ray.data.from_items([{"image": x, "label": y} for x, y in pairs])),
+        from_ray(ray.data.from_items([{"image": Image.fromarray(x[..., 0]), "label": y} for x, y in pairs])),
+        from_ray(ray.data.read_parquet(str(tmp_path / "encoded.parquet"))),
+    ):
+        assert np.array_equal(made.train.take(np.arange(64)), same.train.take(np.arange(64)))
+        assert np.array_equal(made.train.labels, same.train.labels)
+        assert (made.mean, made.std, made.shape, made.classes) == (same.mean, same.std, same.shape, same.classes)
+    owned = ray.data.from_items([{"image": x, "label": y % 2, "who": i // 8} for i, (x, y) in enumerate(pairs)])
+    made = from_ray(owned, test=0.25, group="who")
+    assert made.test
+    assert (len(made.train), len(made.test)) == (48, 16)
+    with pytest.raises(DataError, match="a table lacks a column"):
+        from_ray(ray.data.from_items([{"label": 1}]), image="other")
+    with pytest.raises(DataError, match="samples differ in shape"):
+        from_ray(ray.data.from_items([{"image": x[: 4 + y % 2], "label": y} for x, y in pairs]))
+
+
+def png(pixels: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "png")
+    return file.getvalue()
+
+
+def test_actors_learn_from_pictures_and_tables_that_are_prepared_on_the_way_as_one_process_does(
+    driver: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FFDIST_CACHE", str(tmp_path / "cache"))
+    draws = np.random.default_rng(0)
+    for place in range(24):
+        file = tmp_path / "tree" / f"class-{place % 2}" / f"{place}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(png(draws.integers(0, 256, (8, 8), np.uint8)))
+    told = ["--data", str(tmp_path / "tree"), "--model", "mlp", "--epochs", "1", "--batch-size", "4", "--threads", "1",
+            "--device", "cpu"]  # fmt: skip
+    main(["train", "--launcher", "ray", "--address", driver, "--stages", "2", "--out", str(tmp_path / "ray"), *told])
+    main(["train", "--launcher", "threads", "--stages", "1", "--out", str(tmp_path / "here"), *told])
+    made, wanted = latest(tmp_path / "ray"), latest(tmp_path / "here")
+    assert made
+    assert wanted
+    assert [file["sha256"] for file in made.files] == [file["sha256"] for file in wanted.files]

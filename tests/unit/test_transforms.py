@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,8 @@ import torchvision.transforms.v2 as transforms
 import torchvision.transforms.v2.functional as functional
 
 from ffdist.data import ArraySplit, Images, Loader
-from ffdist.data.sheet import sheet
+from ffdist.data.presenting import presented
+from ffdist.data.sheet import of_each_class, sheet
 from ffdist.data.transforms import auto, load_transform, pixels
 from ffdist.data.transforms.erasing import Erasing
 from ffdist.data.transforms.mixing import Cutmix, Mixup, beta
@@ -202,10 +204,24 @@ def test_options_out_of_their_range_are_told_by_name(name: str, options: dict[st
         load_transform(name, options)
 
 
-def test_a_contact_sheet_has_a_row_for_each_picture_and_shows_what_is_drawn() -> None:
+def test_a_contact_sheet_shows_pictures_as_they_are_below_their_labels_and_what_is_drawn_beside() -> None:
     data = images()
-    plain = np.asarray(sheet(data, pictures=3, draws=2))
-    drawn = np.asarray(sheet(data, ["cutout(side=8)", "mixup"], pictures=3, draws=2))
-    assert plain.shape == drawn.shape == (3 * (96 + 14 + 4), 3 * 100, 3)
+    plain, drawn, mixed = (np.asarray(sheet(data, augment, pictures=3, draws=2))
+                           for augment in ([], ["cutout(side=8)"], ["cutout(side=8)", "mixup"]))  # fmt: skip
+    assert plain.shape == drawn.shape == (14 + 3 * (96 + 14 + 4), 3 * 100, 3)
+    assert mixed.shape == (14 + 3 * (96 + 28 + 4), 3 * 100, 3)
     assert np.array_equal(plain[:, :100], drawn[:, :100])
     assert not np.array_equal(drawn[:, 100:200], drawn[:, 200:])
+    scaled = np.asarray(sheet(presented(data, mean=[0.1, 0.2, 0.3], std=[0.5, 0.6, 0.7]), pictures=3, draws=1))
+    height, width = data.shape[1:]
+    side = 96 // height
+    shown = scaled[28 : 28 + 96 : side, : width * side : side]
+    first = data.train.take(of_each_class(data.train.labels, 1))[0]
+    assert np.array_equal(shown[:height], first), "whatever figures it is normalised by"
+
+
+def test_labels_of_a_contact_sheet_stay_above_their_own_pictures() -> None:
+    data = replace(images(), classes=[f"{'a very long name of a class ' * 3}{k}" for k in range(images().num_classes)])
+    pixels = np.asarray(sheet(data, ["mixup"], pictures=3, draws=2))
+    assert (pixels[:, 96:100] == 255).all(), "the gap between two columns is empty"
+    assert (pixels[14:42, :96] < 128).any()
