@@ -458,7 +458,10 @@ def launched(job: Job, observer: Observer) -> Result:
             return run_threads(job, observer)
         case "processes":
             check_sendable(job)
-            return run_processes(GivenJob(job), job.workers, observer)
+            told = job.settings.run
+            return run_processes(
+                GivenJob(job), job.workers, observer, run=job.run, max_restarts=told.max_restarts, timeout=told.timeout
+            )
         case "ray":
             check_sendable(job)
             assert job.run, "a scratch folder at least"

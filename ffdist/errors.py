@@ -8,6 +8,8 @@
     |   `-- DamagedSnapshotError   one that is not as it was written
     |-- DivergedError      a loss that is not a finite number
     |-- StageError         a stage that failed, named by the process that noticed
+    |   `-- StageLostError         one that died, hangs, or cannot be reached: another attempt may help
+    |       `-- StageAwayError         one that did not come to where the stages meet
     `-- TransportError     an edge between two stages
         |-- PeerLostError      the other end is gone
         `-- PeerTimeoutError   the other end is silent
@@ -207,6 +209,14 @@ class DivergedError(FfdistError, ArithmeticError):
 
 class StageError(FfdistError, RuntimeError):
     """A stage of the pipeline failed."""
+
+
+class StageLostError(StageError):
+    """A stage died, hangs, or cannot be reached, through no fault of the job's: another attempt may help."""
+
+
+class StageAwayError(StageLostError):
+    """A stage did not come to where the stages meet, or that place is gone."""
 
 
 class TransportError(FfdistError, RuntimeError):

@@ -1,5 +1,6 @@
 """torchrun, which ends quietly where it is told to stop, with the status that shells give such an end: 130 for Ctrl-C,
-143 for SIGTERM, 129 for SIGHUP. What whoever started it wants ignored (nohup) is ignored. It leaves no empty folder."""
+143 for SIGTERM, 129 for SIGHUP. What whoever started it wants ignored (nohup) is ignored. It leaves no empty folder.
+--max-restarts counts restarts without a new snapshot between them; an error that would come again ends it at once."""
 
 from __future__ import annotations
 
@@ -24,8 +25,11 @@ def main(words: list[str]) -> None:
     from torch.distributed import run
     from torch.distributed.elastic.multiprocessing import SignalException
 
+    from ffdist.runtime.agent import counting
+
     try:
-        run.main([f"--log-dir={os.devnull}", *words])
+        with counting():
+            run.main([f"--log-dir={os.devnull}", *words])
     except SignalException as told:
         sys.exit(128 + told.sigval)
 

@@ -15,13 +15,14 @@ from typing import NoReturn
 from ffdist.cli.help import wrapped
 from ffdist.cli.parsing import UsageError
 from ffdist.cli.spelling import as_flags
-from ffdist.errors import ConfigError, FfdistError, Interrupted, exit_status
+from ffdist.errors import ConfigError, FfdistError, Interrupted, StageLostError, TransportError, exit_status
 from ffdist.folders import check_temporary
 from ffdist.loading import missing
 from ffdist.notes import QUIET
 from ffdist.options import nearest
 from ffdist.plain import let_any_text_pass
 from ffdist.presets import PRESETS
+from ffdist.runtime.agent import tell_agent
 from ffdist.runtime.interrupts import handle_signals, leave_at_once, signals_restored
 from ffdist.runtime.world import World
 
@@ -66,6 +67,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             if verbose:
                 traceback.print_exception(error)
             tell(error)
+            if not isinstance(error, (StageLostError, TransportError)):
+                tell_agent(final=True)  # it would come again
             leave(2 if isinstance(error, UsageError) else 1)
         except ModuleNotFoundError as error:
             if told := missing(error):

@@ -28,6 +28,7 @@ from ffdist.plain import PlainConsole, table
 from ffdist.plan import Plan
 from ffdist.report.console import ConsoleReport, result_tables
 from ffdist.report.log import read_run_log
+from ffdist.runtime.agent import tell_agent
 from ffdist.runtime.agree import agree, check_job, validation_note
 from ffdist.runtime.child import end_with_parent
 from ffdist.runtime.data_facts import check_same_data, read_facts
@@ -83,7 +84,8 @@ def train(command: Train, words: Sequence[str]) -> None:
     command = replace(command, settings=settings)
     workers = count_workers(settings, job.names, world.size if world else None)
     job = replace(job, workers=workers)
-    check_job(job)
+    if world is None or world.attempt == 0:  # a later attempt is one of what was checked
+        check_job(job)
     if told:
         warn(validation_note(job))
         warn(job.chain.joined)
@@ -155,7 +157,10 @@ def launch(make: SettingsJob, out: Path) -> Result:
             return run_threads(make(), observer)
         if settings.plan.launcher == "ray":
             return settings_on_ray(make, out, observer)
-        return run_processes(make, make.workers, observer)
+        told = settings.run
+        return run_processes(
+            make, make.workers, observer, run=out, max_restarts=told.max_restarts, timeout=told.timeout
+        )
     except (StageError, TransportError) as error:
         raise going_on_told(error, out) from error
     finally:
@@ -184,13 +189,17 @@ def train_here(command: Train, images: Images, world: World, words: Sequence[str
         decide = lambda: begin_or_go_on(command, images, meeting, start)  # noqa: E731 - on rank 0 alone
         folder, resume = agree(meeting.store, world, "run", decide, timeout)
         out = Path(folder)
+        newest = next((kept.name for kept in reversed(committed(out))), None)
         job = job_of(command, images, out, facts("torchrun", world.size, words), resume=resume)
         observer = observers(settings, out, [ConsoleReport(PlainConsole(stderr=True))]) if world.last else Observers([])
         start.callback(observer.close)
-        result = run_rank(job, meeting.world, meeting.store, observer, signals)
+        if world.local_rank == 0:
+            tell_agent(run=str(out.absolute()), newest=newest)
+        result = run_rank(job, meeting.world, meeting.store, observer, signals, timeout=timeout)
     if world.last:
         conclude(result, out, as_json=command.json)
-    if result.signal:
+    if result.reason == "interrupted":
+        tell_agent(final=True)
         sys.exit(exit_status(result.signal))
 
 

@@ -11,6 +11,8 @@ class FromEdge:
 
     def __init__(self, receiver: Receiver) -> None:
         self.receiver = receiver
+        self.awaiting = False
+        """Whether a message is waited for, now."""
         self._received = self._queued = 0
         self._taken: dict[str, tuple[int, int]] = {}
 
@@ -20,7 +22,9 @@ class FromEdge:
 
     def receive(self) -> Message:
         """The next one; the memory it lies in goes back when it is gone."""
+        self.awaiting = True
         frame = self.receiver.recv()
+        self.awaiting = False
         self._received += 1
         self._queued += self.receiver.queued
         return from_frame(frame)
@@ -40,10 +44,14 @@ class ToEdge:
 
     def __init__(self, sender: Sender) -> None:
         self.sender = sender
+        self.awaiting = False
+        """Whether a message is on its way out, or waits for room."""
 
     @property
     def waited(self) -> float:
         return self.sender.waited
 
     def send(self, message: Message) -> None:
+        self.awaiting = True
         self.sender.send(to_frame(message))
+        self.awaiting = False

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -126,22 +126,14 @@ def not_as_written(run: Path, got: object) -> DataError:
                      "is measured without it by `ffdist eval RUN`")  # fmt: skip
 
 
-def written_by_others(run: Path) -> bool:
-    """Whether stages of a run that has lost its launcher are still at work."""
-    for path in run.glob("stage-*.log"):
-        with suppress(OSError), path.open() as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return True
-    return False
+def stack_of(error: BaseException) -> str:
+    """Where a stage was when it failed: for whoever looks for what it waited for."""
+    return "".join(traceback.format_tb(error.__traceback__)).rstrip()
 
 
 class StageLog:
     """`stage-<index>.log` in the run directory, or `stage-<index>-worker-<number>.log` of one of several workers: when,
     and what; nothing where there is no run directory.
-
-    It is locked while it is open, so that a stage that has lost its launcher still keeps others out of the folder.
     """
 
     def __init__(self, run: Path | None, stage: int, worker: int | None = None) -> None:
@@ -150,15 +142,13 @@ class StageLog:
         if run is not None:
             with writing(self.path):
                 self.file = self.path.open("a", buffering=1)
-            with suppress(OSError):  # a file system without locks
-                fcntl.flock(self.file, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
     def __enter__(self) -> StageLog:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         try:
-            self.write("stopped" if error is None else f"failed: {error}")
+            self.write("stopped" if error is None else f"failed: {error}\n{stack_of(error)}")
         except SnapshotError:
             if error is None:
                 raise

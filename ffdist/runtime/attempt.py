@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import torch.distributed as dist
 
-from ffdist.errors import StageError
+from ffdist.errors import StageAwayError
 from ffdist.runtime.meeting import await_key
 from ffdist.runtime.world import World
 
@@ -22,8 +22,8 @@ def share_attempt(store: dist.Store, world: World, timeout: timedelta) -> int:
 
     The store outlives killed ranks, and with it what they wrote, so no key can be trusted to be of now. Each rank
     greets rank 0 under a name never used before; rank 0 answers every greeting it finds with the number, until all
-    ranks have come back with that number. Raises StageError when a rank stays away for so long, torch's DistError where
-    the store is lost.
+    ranks have come back with that number. Raises StageAwayError when a rank stays away for so long, torch's DistError
+    where the store is lost.
     """
     return _gather(store, world, timeout) if world.first else _greet(store, timeout)
 
@@ -64,12 +64,12 @@ class Unread:
         self._numbers: list[int] = []
 
     def next(self, timeout: timedelta) -> str:
-        """Looked for again and again, so that a signal's handler has its turn. Raises StageError for no word at all
+        """Looked for again and again, so that a signal's handler has its turn. Raises StageAwayError for no word at all
         within `timeout`."""
         deadline = time.monotonic() + timeout.total_seconds()
         while (word := self._read()) is None:
             if time.monotonic() > deadline:
-                raise StageError(
+                raise StageAwayError(
                     "the ranks did not meet",
                     where="rank 0",
                     expected="all ranks",

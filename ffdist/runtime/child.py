@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from ffdist.loading import loading
 from ffdist.payload import Script
+from ffdist.runtime.beat import Doing, beating
 from ffdist.runtime.interrupts import SIGNALS, hear_signals
 from ffdist.runtime.world import World
 
@@ -81,11 +82,13 @@ def main(connection: Connection) -> None:
     except (EOFError, OSError):
         sys.exit(1)
     line.obey()
+    doing = Doing()
+    beating(lambda what: line.report({"event": "beat", "what": what}), doing)
     sys.argv[:] = start.argv
     with loading():
         from ffdist.runtime.stage_process import live
 
-    live(start, job, line)
+    live(start, job, line, doing)
 
 
 def end_with_parent(parent: int) -> None:

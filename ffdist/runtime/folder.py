@@ -13,12 +13,13 @@ from pathlib import Path
 from ffdist.data import Images
 from ffdist.errors import ConfigError, DataError, Interrupted, NetworkError, SnapshotError, setting
 from ffdist.notes import note
-from ffdist.report.log import PULSES, read_run_log, written_by_others
+from ffdist.report.log import PULSES, read_run_log
 from ffdist.runtime.data_facts import FACTS, DataFacts, check_same_data, read_facts, write_facts
 from ffdist.runtime.nonfinite import KEPT
 from ffdist.runtime.own_code import CODE, KINDS, check_code, has_moved, keep_code, named_code, settled
 from ffdist.runtime.record import ENVIRONMENT
 from ffdist.runtime.run import PLAN, SETTINGS, read_settings, write_settings, writing_to
+from ffdist.runtime.writers import WRITERS, written_there
 from ffdist.settings import GROUP_OF, Settings, is_free
 from ffdist.snapshot import Manifest, committed, read_manifest
 from ffdist.snapshot.chosen import MARK
@@ -128,7 +129,7 @@ def _forget(out: Path, before: dict[Path, bytes]) -> None:
             write_durably(path, data)
         return
     code = [out / CODE / f"{kind}.py" for kind in KINDS]
-    for path in (*out.glob("stage-*.log"), *code, *(out / name for name in (SETTINGS, FACTS, LOCK, *LOGS))):
+    for path in (*out.glob("stage-*.log"), *code, *(out / name for name in (SETTINGS, FACTS, LOCK, WRITERS, *LOGS))):
         path.unlink(missing_ok=True)
     with suppress(OSError):
         (out / CODE).rmdir()
@@ -172,7 +173,7 @@ def held(out: Path) -> Iterator[None]:
             ) from error
         except OSError:  # a file system without locks
             pass
-        if written_by_others(out):
+        if written_there(out):
             raise ConfigError("stages of a run that has lost its launcher are still at work in this folder", where=out,
                               expected="a folder of one's own",
                               remedy="wait until they have ended, or end them")  # fmt: skip

@@ -21,6 +21,7 @@ from ffdist.pipeline.fusion import FUSION
 from ffdist.pipeline.own_metrics import Metric, named_metrics
 from ffdist.pipeline.plan import sites
 from ffdist.pipeline.source import Loaders
+from ffdist.runtime.beat import PATIENCE
 from ffdist.settings import Settings
 
 VALIDATION_SHARE = 0.2
@@ -45,13 +46,15 @@ class Job:
     """Seconds between two reports of progress; 0 reports every batch as it arrives."""
     metrics: Mapping[str, Metric] = field(default_factory=dict, kw_only=True)
     """Of a user's own, that were given in Python, by name."""
+    watched: bool = field(default=False, kw_only=True)
+    """Whether somebody else notices a worker that is silent: then its neighbours take it for slow."""
     ready: Callable[[], None] | None = field(default=None, kw_only=True)
     """Called by the last stage when all is ready for the first batch: the run's folder says so from then on."""
 
     @property
     def timeout(self) -> timedelta:
-        """After which a silent neighbour counts as hung."""
-        return timedelta(seconds=self.settings.run.timeout)
+        """After which a neighbour counts as hung that does not answer."""
+        return timedelta(seconds=self.settings.run.timeout * (PATIENCE if self.watched else 1))
 
     @property
     def lanes(self) -> int:

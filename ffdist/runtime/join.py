@@ -93,7 +93,7 @@ class Joined:
             if not place.ended:
                 observer = watching(run) if world.last else Observers([])
                 with closing(observer):
-                    result = run_rank(lambda: made, meeting.world, store, observer, signals)
+                    result = run_rank(lambda: made, meeting.world, store, observer, signals, timeout=job.timeout)
                 result = shared(meeting, result, job.timeout)
             found = use(run, result)
             wait_for_all(meeting, job.timeout)

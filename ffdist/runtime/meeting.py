@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import platform
 import time
 from datetime import timedelta
 
 import torch.distributed as dist
 
-from ffdist.errors import StageError
+from ffdist.errors import StageAwayError
 
 LOOK = 0.02
 """Seconds between two looks; between them a signal's handler has its turn, which a wait within torch does not give."""
 
 
 def await_key(store: dist.Store, key: str, timeout: timedelta, *, failure: str, where: str) -> bytes:
-    """The key's value, as soon as somebody has set it. Raises StageError where nobody does within `timeout`, or the
+    """The key's value, as soon as somebody has set it. Raises StageAwayError where nobody does within `timeout`, or the
     store is gone; `failure` says what that means."""
     deadline = time.monotonic() + timeout.total_seconds()
     try:
@@ -24,22 +26,26 @@ def await_key(store: dist.Store, key: str, timeout: timedelta, *, failure: str, 
             time.sleep(LOOK)
         return store.get(key)
     except TimeoutError as error:
-        raise StageError(failure, where=where, expected=f"'{key}' within {timeout.total_seconds():g} s", got="nothing",
-                         remedy="look for what it waits for, or raise the timeout if it is only slow"
-                         ) from error  # fmt: skip
+        raise StageAwayError(
+            failure,
+            where=f"{where}, host {platform.node()}, process {os.getpid()}",
+            expected=f"'{key}' within {timeout.total_seconds():g} s",
+            got="nothing",
+            remedy="look for what it waits for, or raise the timeout if it is only slow",
+        ) from error
     except RuntimeError as error:
         raise gone(error, where) from error
 
 
 def set_key(store: dist.Store, key: str, value: str, *, where: str) -> None:
-    """Raises StageError where the store is gone."""
+    """Raises StageAwayError where the store is gone."""
     try:
         store.set(key, value)
     except RuntimeError as error:
         raise gone(error, where) from error
 
 
-def gone(error: Exception, where: str) -> StageError:
-    return StageError("the store through which the stages meet is gone", where=where,
+def gone(error: Exception, where: str) -> StageAwayError:
+    return StageAwayError("the store through which the stages meet is gone", where=where,
                       got=str(error).partition("\n")[0],
                       remedy="the process that holds it has died: torchrun's agent, or stage 0")  # fmt: skip

@@ -59,8 +59,9 @@ def launch_on_ray(
         s.ray.placement,
         s.ray.cpus_per_stage,
         gpus,
-        s.ray.max_restarts,
+        s.run.max_restarts,
         timedelta(seconds=s.ray.placement_timeout),
+        s.run.timeout,
         direct=s.plan.transport not in TRANSPORTS_OF_RAY,
     )
     return run_ray(make, stages, observer, run=out.absolute(), data=data, options=options)

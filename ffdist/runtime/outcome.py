@@ -8,7 +8,14 @@ from typing import Any
 
 import pyarrow as pa
 
-from ffdist.errors import FfdistError, PeerTimeoutError, StageError, TransportError
+from ffdist.errors import (
+    FfdistError,
+    PeerTimeoutError,
+    StageAwayError,
+    StageError,
+    StageLostError,
+    TransportError,
+)
 from ffdist.events import Observer, RunEvent, RunStopped
 from ffdist.pipeline.scalars import history
 
@@ -55,7 +62,9 @@ def root_cause(errors: Sequence[BaseException]) -> BaseException:
 
     def distance(error: BaseException) -> int:
         if isinstance(error, TransportError):
-            return 2 if isinstance(error, PeerTimeoutError) else 3
+            return 4 if isinstance(error, PeerTimeoutError) else 5
+        if isinstance(error, StageLostError):
+            return 3 if isinstance(error, StageAwayError) else 2
         return 1 if isinstance(error, StageError) else 0
 
     assert errors
@@ -68,9 +77,9 @@ def explained(errors: Sequence[BaseException], hung: Sequence[str]) -> BaseExcep
     hung: the stages that did not end though others had failed, as users know them.
     """
     cause = root_cause(errors)
-    if not hung or not isinstance(cause, PeerTimeoutError):
+    if not hung or not isinstance(cause, (PeerTimeoutError, StageAwayError)):
         return cause
-    return StageError(
+    return StageLostError(
         f"{' and '.join(hung)} did not answer",
         where=cause.details["where"],
         expected=cause.details["expected"],

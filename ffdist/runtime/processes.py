@@ -10,12 +10,13 @@ import codecs
 import json
 import multiprocessing
 import os
+import platform
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
@@ -24,48 +25,105 @@ from threading import Thread
 from typing import Any
 
 from ffdist import errors
-from ffdist.errors import ConfigError, FfdistError, Interrupted, StageError
+from ffdist.errors import ConfigError, FfdistError, Interrupted, StageLostError, setting
 from ffdist.events import Observer, from_json, stopping
 from ffdist.payload import Payload, pack
+from ffdist.runtime.beat import STACK, silence_of
 from ffdist.runtime.child import START, Start
 from ffdist.runtime.interrupts import Told, interrupts, signals_blocked
-from ffdist.runtime.outcome import Result, explained
+from ffdist.runtime.outcome import Result
 from ffdist.runtime.stage_process import Life, MakeJob, Training
+from ffdist.runtime.supervise import supervise, verdict
 from ffdist.runtime.world import World
 
 GRACE = 10.0
 """Seconds the other stages have to end by themselves after one has failed."""
+LOOK = 0.5
+"""Seconds between two looks for a stage that hangs."""
+STACKS = 0.5
+"""Seconds that workers have to write where they are."""
 TAIL = 2000
 """Characters of what a process wrote last that are told when it has died."""
 
 
-def run_processes(make_job: MakeJob, stages: int, observer: Observer) -> Result:
-    """Train with a process a stage; `observer` hears what the last one reports. Raises as `run_lives` does."""
-    return run_lives(Training(make_job), stages, observer)
+def run_processes(
+    make_job: MakeJob,
+    stages: int,
+    observer: Observer,
+    *,
+    run: Path | None = None,
+    max_restarts: int = 0,
+    timeout: float | None = None,
+) -> Result:
+    """Train with a process a stage; `observer` hears what the last one reports.
+
+    run: its directory. max_restarts: how often in a row the run goes on from its last snapshot where a process died,
+    or did not answer for `timeout` seconds; None: for ever. Raises as `run_lives` does.
+    """
+    return run_lives(Training(make_job), stages, observer, run=run, max_restarts=max_restarts, timeout=timeout)
 
 
-def run_lives(life: Life, stages: int, observer: Observer) -> Result:
-    """Start a process for each stage, pass their events to `observer`, and wait for all.
+def run_lives(
+    life: Life,
+    stages: int,
+    observer: Observer,
+    *,
+    run: Path | None = None,
+    max_restarts: int = 0,
+    timeout: float | None = None,
+) -> Result:
+    """Start a process for each stage, pass their events to `observer`, and wait for all; anew as `supervise` has it.
 
     SIGINT, SIGTERM or SIGHUP ends the run early, with a snapshot, where this is the main thread. Raises the error that
     explains the others when a stage fails, ConfigError for a job that cannot be sent, and Interrupted for a signal
     before the stages are ready, and for a second one; no stage outlives this call.
     """
     check_interpreter()
-    payload, watch = pack(life), Watch(observer)
-    try:
-        with meeting_place() as (store, descriptors), interrupts(watch.interrupt) as watch.told:
-            for rank in range(stages):
-                watch.stages.append(start_stage(World(rank, stages, rank), store, descriptors, payload))
+    launcher = Launcher(pack(life), stages, observer, timeout)
+    with interrupts(launcher.interrupt) as launcher.told:
+        return supervise(
+            launcher.attempt, observer, run=run, max_restarts=max_restarts, stopping=lambda: bool(launcher.told.number)
+        )
+
+
+@dataclass
+class Launcher:
+    """Starts the stages' processes for an attempt, waits for them, and ends them."""
+
+    payload: Payload
+    stages: int
+    observer: Observer
+    timeout: float | None
+    told: Told = field(default_factory=Told)
+    watch: Watch | None = None
+    """Of the attempt that is under way."""
+    begun: bool = False
+    """Whether stages have been at work."""
+
+    def attempt(self, number: int) -> Result:
+        watch = self.watch = Watch(self.observer, self.timeout, self.told)
+        try:
+            with meeting_place() as (store, descriptors):
+                for rank in range(self.stages):
+                    world = World(rank, self.stages, rank, number)
+                    watch.stages.append(start_stage(world, store, descriptors, self.payload))
+                    watch.leave_if_told()
+                watch.started = True
                 watch.leave_if_told()
-            watch.started = True
-            watch.leave_if_told()
-            return watch.until_all_ended()
-    except Interrupted as told:
-        told.begun = watch.ready
-        raise
-    finally:
-        watch.end_all()
+                return watch.until_all_ended()
+        except Interrupted as told:
+            told.begun = self.begun or watch.ready
+            raise
+        finally:
+            self.begun |= watch.ready
+            self.watch = None
+            watch.end_all()
+
+    def interrupt(self, number: int) -> None:
+        """A signal has told to stop. Raises Interrupted between two attempts, too."""
+        if self.watch is None:
+            raise Interrupted(number, begun=self.begun)
+        self.watch.interrupt(number)
 
 
 def check_interpreter() -> None:
@@ -103,6 +161,10 @@ class StageProcess:
     error: BaseException | None = None
     done: bool = False
     open: bool = True
+    heard: float = field(default_factory=time.monotonic)
+    """When it gave a sign of life last."""
+    doing: str = "starting"
+    """What it said then that it was at."""
     said: str = ""
     """The end of what it wrote on stderr."""
     decoder: codecs.IncrementalDecoder = field(default_factory=lambda: codecs.getincrementaldecoder("utf-8")("replace"))
@@ -133,12 +195,30 @@ class StageProcess:
         while wait([self.stderr], 0) and self.pass_on():
             pass
 
-    def died(self) -> StageError:
+    def hangs(self, timeout: float, others: Sequence[str]) -> StageLostError:
+        """The error of one that gives no sign of life. others: what the other stages are at."""
+        return StageLostError(
+            f"stage {self.rank} does not answer",
+            where=f"worker {self.rank}, process {self.process.pid} of host {platform.node()}",
+            expected=f"a sign of life within {timeout:g} s",
+            got=f"silence for {time.monotonic() - self.heard:.1f} s; last it was {self.doing}"
+            + "".join(f"; {other}" for other in others),
+            remedy="where each worker stood is in its log; look for what has stopped the process, or raise "
+            f"{setting('run.timeout')} where the machine has too much to do",
+        )
+
+    def tell_stack(self) -> None:
+        """Have it write where it is, in its own log; one that is stopped does so when it goes on, which is now."""
+        with suppress(OSError):
+            self.process.send_signal(STACK)
+            self.process.send_signal(signal.SIGCONT)
+
+    def died(self) -> StageLostError:
         code = self.process.returncode
         how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
         said = "\n    ".join(["", *self.said.strip().splitlines()])
         short = "a system out of memory kills so: a smaller batch size, or more stages" if code == -9 else None
-        return StageError(f"stage {self.rank} died", where=f"process {self.process.pid}",
+        return StageLostError(f"stage {self.rank} died", where=f"process {self.process.pid}",
                           expected="an end without errors", got=how + (f"; it said:{said}" if said else ""),
                           remedy=short)  # fmt: skip
 
@@ -148,22 +228,24 @@ class Watch:
     """Looks after the stages' processes."""
 
     observer: Observer
+    timeout: float | None = None
+    """Seconds after which a stage that gives no sign of life is hung."""
+    told: Told = field(default_factory=Told)
     stages: list[StageProcess] = field(default_factory=list)
     result: Result = field(default_factory=Result)
-    told: Told = field(default_factory=Told)
     started: bool = False
     """Whether all processes are here to be ended."""
     ready: bool = False
     """Whether the first stage has begun: from then on it makes a snapshot when it is told to stop."""
+    looked: float = field(default_factory=time.monotonic)
 
     def until_all_ended(self) -> Result:
         hear = stopping(self.result.listen(self.observer), self.stages[0].order_stop)
         deadline: float | None = None
         writing = {stage.stderr: stage for stage in self.stages}
         while lines := {stage.line: stage for stage in self.stages if stage.open}:
-            patience = None if deadline is None else max(0.0, deadline - time.monotonic())
-            ready = wait([*lines, *writing], patience)
-            if not ready:
+            ready = wait([*lines, *writing], LOOK if deadline is None else max(0.0, deadline - time.monotonic()))
+            if not ready and deadline is not None:
                 break
             for line, stage in lines.items():
                 if line in ready:
@@ -171,12 +253,38 @@ class Watch:
             for stderr, stage in list(writing.items()):
                 if stderr in ready and not stage.pass_on():
                     del writing[stderr]
+            self._find_hung()
             if deadline is None and any(stage.error for stage in self.stages):
                 deadline = time.monotonic() + GRACE
         if failed := [stage.error for stage in self.stages if stage.error]:
-            raise explained(failed, [str(stage) for stage in self.stages if stage.open])
+            raise verdict(failed, [str(stage) for stage in self.stages if stage.open])
         self.result.signal = self.told.number
         return self.result
+
+    def _find_hung(self) -> None:
+        """One that is silent for too long is ended; before that, all write where they are."""
+        if self.timeout is None:
+            return
+        now, limit = time.monotonic(), silence_of(self.timeout)
+        paused, self.looked = now - self.looked > limit / 2, now
+        if paused:  # this process itself was stopped, or the whole machine: nobody could have been heard
+            for stage in self.stages:
+                stage.heard = now
+            return
+        hung = [stage for stage in self.stages if stage.open and now - stage.heard > limit]
+        if not hung:
+            return
+        for stage in hung:
+            others = [f"{other}: {other.doing}" for other in self.stages if other.open and other not in hung]
+            stage.error = stage.error or stage.hangs(self.timeout, others)
+        for stage in self.stages:
+            if stage.open:
+                stage.tell_stack()
+        time.sleep(STACKS)
+        for stage in hung:
+            stage.drain()
+            end(stage)
+            stage.open = False
 
     def _listen(self, stage: StageProcess, hear: Observer) -> None:
         """One event, or the end of the process: the kernel closes its end of the line."""
@@ -191,7 +299,10 @@ class Watch:
             if not stage.done and stage.error is None:
                 stage.error = stage.died()
             return
+        stage.heard = time.monotonic()
         match event["event"]:
+            case "beat":
+                stage.doing = event["what"]
             case "error":
                 stage.error = _told(event)
             case "done":

@@ -24,6 +24,7 @@ from ffdist.pipeline.memory import resident_bytes
 from ffdist.pipeline.stage import is_out_of_memory
 from ffdist.plan import Plan
 from ffdist.runtime.agree import agree, make_plan
+from ffdist.runtime.beat import Doing
 from ffdist.runtime.edges import Ends
 from ffdist.runtime.job import Job
 from ffdist.runtime.planning import is_searched
@@ -80,6 +81,8 @@ class Rank:
     """Called when this worker's edges are open, and it begins."""
     opened: Callable[[Sequence[str]], None] = lambda kinds: None
     """Told by what the edges of the run travel."""
+    doing: Doing = field(default_factory=Doing)
+    """Told what this worker is at."""
 
     def run(self) -> None:
         """Until the stream stops. Raises what stopped it otherwise; StageError where memory did not suffice."""
@@ -94,6 +97,7 @@ class Rank:
         enter(device)
         if settings.compute.tf32 and not allow_tf32(device) and world.first:
             note(f"TF32 is for CUDA devices and Intel's; float32 stays what it is on {device}")
+        self.doing.set("agreeing on the plan")
         start = self._agree(device)
         if start.plan.lanes != (settings.training.lanes or 1):
             job = replace(job, settings=settings.changed(lanes=start.plan.lanes))
@@ -102,6 +106,7 @@ class Rank:
         with ExitStack() as behind, ExitStack() as ends:
             ways = within(routes, world.rank, job.timeout, ends)
             outside = [route for route in routes if not route.within]
+            self.doing.set("opening its edges")
             opened = self.edges.open(outside, ends)
             ways.senders.update(opened.senders)
             ways.receivers.update(opened.receivers)

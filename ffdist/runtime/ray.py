@@ -8,21 +8,20 @@ a loss   the survivors' edges fail at once and they end; the lost actor is made 
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from contextlib import closing
-from datetime import datetime
 from pathlib import Path
 
-from ffdist.events import EdgesOpened, Observer, RunEvent, RunRestarted, StagesPlaced, stopping
+from ffdist.events import EdgesOpened, Observer, RunEvent, StagesPlaced, stopping
 from ffdist.runtime.interrupts import interrupts
 from ffdist.runtime.job import Job
 from ffdist.runtime.outcome import Result
 from ffdist.runtime.ray_cluster import RayOptions, joined, room
 from ffdist.runtime.ray_metrics import metered
-from ffdist.runtime.ray_team import AttemptLost, Team
+from ffdist.runtime.ray_team import Team
+from ffdist.runtime.supervise import note_in, supervise
 
-RESTARTS, LOG = "restarts.log", "ray.log"
+LOG = "ray.log"
 DEFAULT = RayOptions()
 
 
@@ -39,25 +38,22 @@ def run_ray(
 
     make_job: picklable; called in each actor. run: its directory, on a disk that all nodes share. data: a prepared data
     set's folder, shared or copied to each node. SIGINT or SIGTERM ends the run early, with a snapshot. A lost stage
-    takes the run back to its last snapshot, at most `options.max_restarts` times, with the reason in
-    RUN/restarts.log. Raises the job's own error, the reason of the last loss, or ConfigError for a cluster that does
-    not answer or has no room.
+    takes the run back to its last snapshot, as `supervise` has it. Raises the job's own error, the reason of the last
+    loss, or ConfigError for a cluster that does not answer or has no room.
     """
     with joined(options, stages), room(options, stages) as group:
         team = Team(make_job, run and run.absolute(), data, options, group, [None] * stages)
         hear = stopping(metered(noted(run, observer)), team.end_early)
         with closing(team), interrupts(team.stop) as told:
-            for number in itertools.count():
-                try:
-                    result = team.attempt(number, hear)
-                    result.signal = told.number
-                    return result
-                except AttemptLost as lost:
-                    note(run, RESTARTS, f"attempt {number}: {lost}")
-                    if number == options.max_restarts or team.stopping or team.ending:
-                        raise lost.cause from lost
-                    hear(RunRestarted(number + 1, options.max_restarts, str(lost)))
-    raise AssertionError("an attempt returns or raises")
+            result = supervise(
+                lambda number: team.attempt(number, hear),
+                hear,
+                run=run,
+                max_restarts=options.max_restarts,
+                stopping=lambda: bool(team.stopping) or team.ending,
+            )
+            result.signal = told.number
+            return result
 
 
 def noted(run: Path | None, observer: Observer) -> Callable[[RunEvent], None]:
@@ -68,17 +64,11 @@ def noted(run: Path | None, observer: Observer) -> Callable[[RunEvent], None]:
             case StagesPlaced():
                 for rank, site in enumerate(event.stages):
                     place = f"{site['address']}, node {site['node']}, process {site['pid']}"
-                    note(run, LOG, f"attempt {event.attempt}: stage {rank} on {place}")
+                    note_in(run, LOG, f"attempt {event.attempt}: stage {rank} on {place}")
             case EdgesOpened():
-                note(run, LOG, f"edges: {', '.join(event.transports) or 'none'}")
+                note_in(run, LOG, f"edges: {', '.join(event.transports) or 'none'}")
             case _:
                 pass
         observer(event)
 
     return hear
-
-
-def note(run: Path | None, name: str, text: str) -> None:
-    if run is not None:
-        with (run / name).open("a") as log:
-            log.write(f"{datetime.now().isoformat(timespec='milliseconds')} {text}\n")

@@ -10,7 +10,6 @@ import queue
 import socket
 import struct
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from threading import Event
@@ -20,20 +19,19 @@ import ray
 import torch.distributed as dist
 
 from ffdist.events import EdgesOpened, RunEvent
-from ffdist.runtime.allocator import keep_freed_memory
-from ffdist.runtime.edges import ProcessEdges
+from ffdist.runtime.beat import Doing
 from ffdist.runtime.job import Job
-from ffdist.runtime.rank import Rank, stage_device
 from ffdist.runtime.ray_store import Address, join_store, serve_store
 from ffdist.runtime.run import SETTINGS
+from ffdist.runtime.run_worker import run_worker
+from ffdist.runtime.stage_process import MOST
 from ffdist.runtime.world import World
-from ffdist.snapshot import committed
 from ffdist.transport import transport_of
 
 BACKLOG = 1000
 """Events that the last stage holds for the driver, at most; then it waits."""
-CONCURRENCY = 4
-"""Of an actor's methods: `run`, `events`, `stop`, and one more that asks how it is."""
+CONCURRENCY = 5
+"""Of an actor's methods: `run`, `events`, `stop`, `beat`, and one more that asks how it is."""
 SIOCGIFADDR = 0x8915
 
 
@@ -63,13 +61,14 @@ class StageActor:
         if interface := interface_of(self._address):
             os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
         self._kinds: list[str] = []
+        self._doing = Doing()
 
     def __repr__(self) -> str:
         return f"stage-{self._rank}"
 
     def prepare(self, world: World, run: Path | None, data: str) -> Site:
         """Get ready for an attempt."""
-        self._world, self._stop = world, Event()
+        self._world, self._stop, self._doing = world, Event(), Doing()
         self._events: queue.Queue[dict[str, Any] | None] = queue.Queue(BACKLOG)
         return site(self._address, run, data)
 
@@ -88,14 +87,12 @@ class StageActor:
                 dist.destroy_process_group()
 
     def _run(self, make_job: Callable[[], Job], meeting: Address | Any) -> None:
-        keep_freed_memory()
-        world = self._world
-        job = going_on(make_job(), world)
-        plan = job.settings.plan
-        store = join_store(meeting, job.timeout)
-        device = stage_device(job.settings.compute.device, world)
-        edges = ProcessEdges(world, store, device, transport=plan.transport, timeout=job.timeout)
-        Rank(job, world, store, edges, self._report, self._stop, opened=self._opened).run()
+        store = join_store(meeting, MOST)
+        run_worker(make_job, self._world, store, self._report, stop=self._stop, doing=self._doing, opened=self._opened)
+
+    def beat(self) -> str:
+        """What it is at: the answer alone says that it lives."""
+        return str(self._doing)
 
     def _opened(self, kinds: Sequence[str]) -> None:
         self._kinds = list(kinds)
@@ -119,14 +116,6 @@ class StageActor:
         """Whether a new attempt may begin in this process: NCCL and its like cannot be trusted once a peer was
         lost."""
         return not any(transport_of(kind).on_device for kind in self._kinds)
-
-
-def going_on(job: Job, world: World) -> Job:
-    """The job of a later attempt goes on from the last snapshot, where there is one."""
-    run = job.run
-    if world.attempt == 0 or run is None or not committed(run):
-        return job
-    return replace(job, resume=True)
 
 
 def site(address: str, run: Path | None, data: str) -> Site:

@@ -45,9 +45,11 @@ class RayOptions:
     gpus_per_stage: float | None = None
     """None: one where the cluster has enough for all stages, else none."""
     max_restarts: int = 3
-    """How often a run that lost a stage goes on from its last snapshot."""
+    """How often in a row a run that lost a stage goes on; a new snapshot begins the count anew."""
     patience: timedelta = timedelta(minutes=2)
     """How long the cluster may take to make room for the stages."""
+    timeout: float | None = None
+    """Seconds after which a stage that gives no sign of life is hung; None: never."""
     direct: bool = True
     """Whether nodes reach one another by any port; False: by Ray's own alone (--transport object-store)."""
 

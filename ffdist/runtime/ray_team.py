@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,26 +17,24 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskErro
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from ffdist.errors import ConfigError, FfdistError, Interrupted, StageError, TransportError, setting
+from ffdist.errors import ConfigError, FfdistError, Interrupted, StageError, StageLostError, TransportError, setting
 from ffdist.events import Observer, StagesPlaced, from_json
+from ffdist.runtime.beat import STACK, silence_of
 from ffdist.runtime.job import Job
 from ffdist.runtime.outcome import Result, root_cause
 from ffdist.runtime.ray_actor import CONCURRENCY, Site, StageActor
 from ffdist.runtime.ray_cluster import RayOptions, needs, no_room
 from ffdist.runtime.ray_store import Address, Board
+from ffdist.runtime.supervise import AttemptLost
 from ffdist.runtime.worker import ToldTooEarlyError
 from ffdist.runtime.world import World
 
+LOOK = 1.0
+"""Seconds between two looks for an actor that hangs."""
+STACKS = 0.3
+"""Seconds that a worker has to write where it is."""
 GRACE = 10.0
 """Seconds the other stages have to end by themselves after one has failed."""
-
-
-class AttemptLost(Exception):  # noqa: N818 - it is no error yet: the run may go on
-    """Stages died, or lost one another, through no fault of the job's; `cause` explains it best."""
-
-    def __init__(self, cause: BaseException, reasons: list[str]) -> None:
-        super().__init__("; ".join(reasons))
-        self.cause, self.reasons = cause, reasons
 
 
 @dataclass
@@ -108,7 +108,9 @@ class Team:
             raise no_room(self.options, size) from None
         except RayActorError as error:
             self._dismiss_unfit(set(range(size)))
-            raise AttemptLost(StageError("a stage died while it started", got=brief(error)), [brief(error)]) from error
+            raise AttemptLost(
+                StageLostError("a stage died while it started", got=brief(error)), [brief(error)]
+            ) from error
         check_sites(self.sites, self.run)
 
     def _meeting(self) -> Address | Any:
@@ -128,12 +130,19 @@ class Team:
         """Until every stage has ended, or GRACE seconds after the first failed; the errors by stage."""
         errors: dict[int, BaseException] = {}
         deadline: float | None = None
-        events = self.actors[-1].events.remote()
+        events, beats = self.actors[-1].events.remote(), Beats(self.options.timeout)
         while runs or (events and not errors):
             waiting = [*runs, *([events] if events else [])]
-            ready, _ = ray.wait(waiting, timeout=None if deadline is None else max(0.0, deadline - time.monotonic()))
-            if not ready:
+            ready, _ = ray.wait(waiting, timeout=LOOK if deadline is None else max(0.0, deadline - time.monotonic()))
+            if not ready and deadline is not None:
                 break
+            for rank in beats.missed({rank: self.actors[rank] for rank in runs.values()}):
+                errors[rank] = hangs(rank, self.sites[rank], beats)
+                deadline = deadline or time.monotonic() + GRACE
+                runs = {run: other for run, other in runs.items() if other != rank}
+                self._end(rank)
+            if not ready or ready[0] not in (*runs, events):
+                continue
             if ready[0] == events:
                 events = self._listen(events, hear)
                 continue
@@ -143,7 +152,7 @@ class Team:
             except RayError as error:
                 errors[rank] = error.cause if isinstance(error, RayTaskError) else error
                 deadline = deadline or time.monotonic() + GRACE
-        hung = StageError("a stage did not end after another had failed", expected=f"an end within {GRACE:g} s")
+        hung = StageLostError("a stage did not end after another had failed", expected=f"an end within {GRACE:g} s")
         for rank in runs.values():
             self._dismiss(rank)
         return errors | dict.fromkeys(runs.values(), hung)
@@ -169,10 +178,69 @@ class Team:
             if answer not in ready or not _yes(answer):
                 self._dismiss(rank)
 
+    def _end(self, rank: int) -> None:
+        """Of a process that does not answer: Ray asks it to end, which it may not hear."""
+        here = self.sites[rank].node == ray.get_runtime_context().get_node_id()
+        if here:
+            for number in (STACK, signal.SIGCONT):
+                with suppress(ProcessLookupError, PermissionError):
+                    os.kill(self.sites[rank].pid, number)
+            time.sleep(STACKS)
+        self._dismiss(rank)
+        if here:
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(self.sites[rank].pid, signal.SIGKILL)
+
     def _dismiss(self, rank: int) -> None:
         actor, self.actors[rank] = self.actors[rank], None
         if actor is not None:
             ray.kill(actor)
+
+
+class Beats:
+    """The actors' signs of life: each is asked how it is, and asked again when it has answered."""
+
+    def __init__(self, timeout: float | None) -> None:
+        self.timeout = timeout
+        self.doing: dict[int, str] = {}
+        """What each said last that it is at."""
+        self._asked: dict[int, Any] = {}
+        self._heard: dict[int, float] = {}
+        self._looked = time.monotonic()
+
+    def missed(self, actors: dict[int, Any]) -> list[int]:
+        """Those who have not answered for too long."""
+        if self.timeout is None or time.monotonic() - self._looked < LOOK:
+            return []
+        now = time.monotonic()
+        if now - self._looked > silence_of(self.timeout) / 2:  # this process itself was stopped
+            self._heard.clear()
+        self._looked = now
+        for rank, actor in actors.items():
+            self._heard.setdefault(rank, now)
+            if rank not in self._asked:
+                self._asked[rank] = actor.beat.remote()
+        answered, _ = ray.wait(list(self._asked.values()), num_returns=len(self._asked), timeout=0)
+        for rank, answer in list(self._asked.items()):
+            if answer in answered:
+                del self._asked[rank]
+                self._heard[rank] = now
+                with suppress(RayError):  # it has died, as its run will tell
+                    self.doing[rank] = ray.get(answer)
+        return [rank for rank in actors if now - self._heard[rank] > silence_of(self.timeout)]
+
+
+def hangs(rank: int, site: Site, beats: Beats) -> StageLostError:
+    """The error of an actor that gives no sign of life."""
+    others = [f"stage {other}: {doing}" for other, doing in sorted(beats.doing.items()) if other != rank]
+    return StageLostError(
+        f"stage {rank} does not answer",
+        where=f"worker {rank}, process {site.pid} on {site.address}",
+        expected=f"a sign of life within {beats.timeout:g} s",
+        got="; ".join([f"silence; last it was {beats.doing.get(rank, 'starting')}", *others]),
+        remedy="look for what has stopped the process, or what cuts its host off; or raise "
+        f"{setting('run.timeout')} where the machine has too much to do",
+    )
 
 
 def _yes(answer: Any) -> bool:
@@ -185,7 +253,7 @@ def _yes(answer: Any) -> bool:
 def verdict(errors: dict[int, BaseException], sites: list[Site]) -> BaseException:
     """AttemptLost where stages died or lost one another; else the job's own error, which would come again."""
     someone_died = any(isinstance(error, RayActorError) for error in errors.values())
-    losses = (RayActorError, TransportError, StageError, dist.DistError)
+    losses = (RayActorError, TransportError, StageLostError, dist.DistError)
     own = [error for error in errors.values()
            if not isinstance(error, losses) and (isinstance(error, FfdistError) or not someone_died)]  # fmt: skip
     if own:
@@ -196,7 +264,7 @@ def verdict(errors: dict[int, BaseException], sites: list[Site]) -> BaseExceptio
                for rank, error in sorted(dead.items())]  # fmt: skip
     cause = root_cause(list(dead.values()))
     if not isinstance(cause, FfdistError):
-        cause = StageError("a stage died", where=reasons[0].split(":")[0], got=brief(cause))
+        cause = StageLostError("a stage died", where=reasons[0].split(":")[0], got=brief(cause))
     return AttemptLost(cause, reasons)
 
 

@@ -7,33 +7,34 @@ import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch.distributed as dist
 
 from ffdist.errors import FfdistError, StageError, described
 from ffdist.payload import Payload, unpack
-from ffdist.runtime.allocator import keep_freed_memory
+from ffdist.runtime.beat import Doing
 from ffdist.runtime.child import Line, Start
-from ffdist.runtime.edges import ProcessEdges
 from ffdist.runtime.job import Job
-from ffdist.runtime.rank import Rank, stage_device
+from ffdist.runtime.run_worker import run_worker
 from ffdist.transport.process_group import LOOPBACK
 
 MakeJob = Callable[[], Job]
 """Picklable; called in each process, so that no data travels to it."""
-Life = Callable[[Start, Line], None]
+Life = Callable[[Start, Line, Doing], None]
 """What a stage's process does; picklable."""
+MOST = timedelta(hours=1)
+"""How long torch may wait in a store; who waits for a worker looks at the clock itself, and at the worker."""
 TOLD = ("what", "where", "expected", "got", "remedy")
 """Of an error, from one process to another."""
 
 
-def live(start: Start, data: bytes, line: Line) -> None:
+def live(start: Start, data: bytes, line: Line, doing: Doing) -> None:
     """Until the stream stops. What stops it otherwise is told, and the process ends with status 1."""
     os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK)
-    keep_freed_memory()
     try:
-        unpack(Payload(data, start.script))(start, line)
+        unpack(Payload(data, start.script))(start, line, doing)
     except FfdistError as error:
         line.report(error_event(error))
         sys.exit(1)
@@ -50,15 +51,12 @@ class Training:
 
     make_job: MakeJob
 
-    def __call__(self, start: Start, line: Line) -> None:
-        job, world = self.make_job(), start.world
-        plan = job.settings.plan
-        store = dist.FileStore(start.store, world.size)
-        store.set_timeout(job.timeout)
-        device = stage_device(job.settings.compute.device, world)
-        edges = ProcessEdges(world, store, device, transport=plan.transport, timeout=job.timeout)
+    def __call__(self, start: Start, line: Line, doing: Doing) -> None:
+        store = dist.FileStore(start.store, start.world.size)
+        store.set_timeout(MOST)
+        tell = lambda event: line.report(event.to_json())  # noqa: E731
         ready = lambda: line.report({"event": "ready"})  # noqa: E731
-        Rank(job, world, store, edges, lambda event: line.report(event.to_json()), line.stop, ready).run()
+        run_worker(self.make_job, start.world, store, tell, stop=line.stop, doing=doing, ready=ready)
 
 
 def error_event(error: FfdistError) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -16,18 +17,21 @@ import torch.distributed as dist
 
 from ffdist.errors import Interrupted, StageError, exit_status, unspelled
 from ffdist.events import Observer, stopping
-from ffdist.runtime.allocator import keep_freed_memory
 from ffdist.runtime.attempt import share_attempt
-from ffdist.runtime.edges import ProcessEdges
+from ffdist.runtime.beat import PATIENCE as PATIENCE_OF_WORK
+from ffdist.runtime.beat import Doing
 from ffdist.runtime.interrupts import handle_signals, hear_signals, signals_restored
 from ffdist.runtime.job import Job
 from ffdist.runtime.meeting import await_key, set_key
+from ffdist.runtime.mutual import watching_each_other
 from ffdist.runtime.outcome import Result
-from ffdist.runtime.rank import Rank, stage_device
+from ffdist.runtime.run_worker import run_worker
 from ffdist.runtime.world import World
 
 PATIENCE = 3.0
 """Seconds in which a rank that is told to stop before the stages are ready may tidy up; it may wait inside of torch."""
+STOP = "stop"
+"""Under which a rank that was told to stop tells the others the signal's number."""
 LOOK = 1.0
 """Seconds between two looks whether another rank was told to stop."""
 
@@ -107,41 +111,54 @@ class Signals:
 
     def stop_all(self) -> None:
         """End the run early, with a snapshot: the first rank is told."""
+        if self._store is not None:
+            with suppress(RuntimeError):  # the run is at its end
+                self._store.set(STOP, str(self.number))
         if self.first:
             self.stop.set()
-        elif self._store is not None:
-            with suppress(RuntimeError):  # the run is at its end
-                self._store.set("stop", str(self.number))
 
     def _hear_others(self, store: dist.Store) -> None:
         with suppress(RuntimeError):
-            while not store.check(["stop"]):
+            while not store.check([STOP]):
                 time.sleep(LOOK)
             self.stop.set()
 
 
 def run_rank(
-    make_job: Callable[[], Job], world: World, store: dist.Store, observer: Observer, signals: Signals
+    make_job: Callable[[], Job],
+    world: World,
+    store: dist.Store,
+    observer: Observer,
+    signals: Signals,
+    *,
+    timeout: timedelta,
 ) -> Result:
     """This rank's stage until the stream stops; SIGTERM, SIGINT and SIGHUP end the run early, with a snapshot.
 
-    `observer` is called on the last rank only; the result is whole there, and empty elsewhere.
+    `observer` is called on the last rank only; the result is whole there, and elsewhere it has the reason and the
+    signal. A rank that gives no sign of life for `timeout` ends all of them.
     """
-    keep_freed_memory()
-    job = make_job()
-    plan, result = job.settings.plan, Result()
-    device = stage_device(job.settings.compute.device, world)
-    edges = ProcessEdges(world, store, device, transport=plan.transport, timeout=job.timeout)
+    result, doing = Result(), Doing()
     hear = stopping(result.listen(observer), signals.stop_all)
-    with ending_together(store, world, job.timeout):
-        Rank(job, world, store, edges, hear, signals.stop, lambda: signals.begin(store)).run()
-    result.signal = signals.number
+    with watching_each_other(world, timeout.total_seconds(), doing), ending_together(store, world, timeout, result):
+        run_worker(make_job, world, store, hear, stop=signals.stop, doing=doing, ready=lambda: signals.begin(store))
+    if result.reason == "interrupted":
+        result.signal = signals.number or number_told(store)
     return result
 
 
+def number_told(store: dist.Store) -> int:
+    """The signal that another rank was told to stop by; 0 where it was no signal."""
+    with suppress(RuntimeError, ValueError):
+        if store.check([STOP]):
+            return int(store.get(STOP))
+    return 0
+
+
 @contextmanager
-def ending_together(store: dist.Store, world: World, timeout: timedelta) -> Iterator[None]:
-    """No rank ends well before the last one has, which commits the last snapshot when the others have long sent all.
+def ending_together(store: dist.Store, world: World, timeout: timedelta, result: Result) -> Iterator[None]:
+    """No rank ends well before the last one has, which commits the last snapshot when the others have long sent all;
+    why it has ended is then known to all.
 
     Raises StageError on the others when it could not.
     """
@@ -150,11 +167,13 @@ def ending_together(store: dist.Store, world: World, timeout: timedelta) -> Iter
     except Exception as error:
         if world.last:
             with suppress(RuntimeError):  # the store is gone, too
-                store.set("end", unspelled(error))
+                store.set("end", json.dumps({"error": unspelled(error)}))
         raise
     if world.last:
-        set_key(store, "end", "", where=str(world))
+        set_key(store, "end", json.dumps({"reason": result.reason}), where=str(world))
         return
-    failure = await_key(store, "end", timeout, failure="the last stage did not end", where=str(world)).decode()
-    if failure:
-        raise StageError("the last stage could not end", where=world, got=failure)
+    failure, patience = "the last stage did not end", timeout * PATIENCE_OF_WORK
+    said = json.loads(await_key(store, "end", patience, failure=failure, where=str(world)))
+    if "error" in said:
+        raise StageError("the last stage could not end", where=world, got=said["error"])
+    result.reason = said["reason"]

@@ -33,6 +33,7 @@ from ffdist.pipeline.team import Team
 from ffdist.pipeline.trace import Trace
 from ffdist.pipeline.turn import Outbox, Turn
 from ffdist.report.log import StageLog, start_run_log
+from ffdist.runtime.beat import stacks_to
 from ffdist.runtime.meeting import await_key, set_key
 from ffdist.runtime.nonfinite import Keeper
 from ffdist.runtime.routes import Route, sink_is_beside
@@ -96,12 +97,15 @@ class Worker:
         """To the first worker's, where there is a trace."""
         self.froms: dict[str, FromEdge] = {}
         """What comes by each route, for all lanes on it."""
+        self.tos: dict[str, ToEdge] = {}
+        self.made: list[Stage] = []
 
     def run(self) -> None:
         """Until the stream stops. Raises the error that explains the others where one of its parts fails."""
         self._hear_stop()
         if self.window:
             self.clock = common_clock(self.rank.store, self.world, self.job.timeout)
+        self.rank.doing.set("building its blocks")
         with ExitStack() as ends:
             parts = [self._stage(index, ends) for index in self.stages]
             if self.ends_stream and not sink_is_beside(self.plan):
@@ -110,8 +114,16 @@ class Worker:
                 self._announce()
             if self.rank.stop.is_set():
                 raise ToldTooEarlyError("told to stop before the stages were ready")
+            self.rank.doing.what = self.at
             self.rank.ready()
             beside(parts, lambda: enter(self.device), self.threads)
+
+    def at(self) -> str:
+        """Where it is, and what it waits for."""
+        places = [f"stage {stage.index} at batch {stage.step}" for stage in self.made]
+        waits = [f"waits for a message by edge {name}" for name, edge in self.froms.items() if edge.awaiting]
+        waits += [f"sends by edge {name}" for name, edge in self.tos.items() if edge.awaiting]
+        return ", ".join([*places, *waits])
 
     def join(self) -> None:
         """Its parts have ended; behind an error they do so when its edges are closed, unless one hangs."""
@@ -128,6 +140,7 @@ class Worker:
         blocks = [build_block(job.chain, site, job.objective, config) for site in sites]
         stage = Stage(index, blocks, self.snapshots.save, lanes=lanes, team=team, turn=self.turn)
         stage.worker = self.me
+        self.made.append(stage)
         stage.memory = Memory(self.device, self.held)
         self._watch(stage)
         loaders = job.loaders() if index == 0 else None
@@ -138,6 +151,8 @@ class Worker:
         log = ends.enter_context(StageLog(job.run, index, self.me if team else None))
         place = f"{self.device} ({name_of(self.device)})" if queues(self.device) else self.device
         threads = torch.get_num_threads()
+        if log.file and self.job.watched:
+            stacks_to(log.file)
         log.write(f"{stage} of {len(self.plan.stages)} on {place}, {threads} threads, host {platform.node()}")
         if not self.plan.is_pipeline:
             log.write(f"worker {self.me} of {world.size}; plan: {self.plan}")
@@ -176,7 +191,9 @@ class Worker:
     def _collector(self) -> Callable[[], None]:
         """The sink's life, where it takes what several workers send."""
         last = self.plan.stages[-1]
-        froms = {route.source: FromEdge(self.ways.receivers[route.name]) for route in self._mine("sink")}
+        mine = self._mine("sink")
+        self.froms |= {route.name: FromEdge(self.ways.receivers[route.name]) for route in mine}
+        froms = {route.source: self.froms[route.name] for route in mine}
         inbox = FanIn({lane: froms[last.worker_of(lane)] for lane in range(self.plan.lanes)})
         sink = self._sink()
 
@@ -225,11 +242,15 @@ class Worker:
             if sink_is_beside(self.plan):
                 return self._sink()
             (route,) = (route for route in self._mine("sink") if route.source == self.me)
-            return ToEdge(self.ways.senders[route.name])
+            return self._to(route)
         behind = self.plan.stages[index + 1]
-        out = {route.target: ToEdge(self.ways.senders[route.name]) for route in self._mine("stages", index)
+        out = {route.target: self._to(route) for route in self._mine("stages", index)
                if route.source == self.me}  # fmt: skip
         return FanOut({lane: out[behind.worker_of(lane)] for lane in lanes})
+
+    def _to(self, route: Route) -> ToEdge:
+        self.tos[route.name] = ToEdge(self.ways.senders[route.name])
+        return self.tos[route.name]
 
     def _predictions(self, loaders: Loaders) -> Predictions | None:
         """The source's end of the edge back from the sink."""

@@ -1,4 +1,4 @@
-"""How Ray places the stages, and how often it starts them again."""
+"""How Ray places the stages."""
 
 from __future__ import annotations
 
@@ -25,5 +25,3 @@ class RaySettings(Group):
     else 0."""
     placement_timeout: float = option(120.0, least=0, most=10**6, free=True, rare=True)
     """Seconds the cluster may take to make room."""
-    max_restarts: int = option(3, least=0, free=True)
-    """How often a run that lost a stage goes on. From its last snapshot."""

@@ -25,8 +25,12 @@ class RunSettings(Group):
     and report reads it."""
     snapshot_every: int | None = option(None, least=1, free=True)
     """Batches between snapshots within an epoch. Each epoch's end makes one in any case."""
-    timeout: float = option(600.0, least=0.1, most=10**6, free=True, rare=True)
-    """Seconds until a silent neighbour is hung."""
+    max_restarts: int = option(3, least=0, free=True, rare=True)
+    """How often in a row a run that lost a stage goes on, from its last snapshot. A new snapshot begins the count
+    anew."""
+    timeout: float = option(120.0, least=0.1, most=10**6, free=True, rare=True)
+    """Seconds without a sign of life until a worker is hung. One that lives may take ten times as long for a step, but
+    for threads."""
 
     def check(self) -> None:
         if isinstance(self.timeout, timedelta):  # as Python has it

@@ -29,6 +29,7 @@ def unread(settings: Settings) -> Iterator[str]:
         (("milestones",), schedule == "milestones", "milestones", "scheduler.schedule", schedule),
         (("end",), schedule in ENDING, ", ".join(ENDING), "scheduler.schedule", schedule),
         (("start",), rises, "a warm-up", "scheduler.warmup", settings.scheduler.warmup),
+        (("max_restarts",), settings.plan.launcher != "threads", "processes", "plan.launcher", "threads"),
         (OF_RAY, settings.plan.launcher == "ray", "ray", "plan.launcher", settings.plan.launcher),
     )
     for names, is_read, reader, why, value in readers:

@@ -29,12 +29,12 @@ from ffdist import Pipeline
 from ffdist.cli import main
 from ffdist.errors import ConfigError, DataError, Interrupted, StageError
 from ffdist.events import EpochEnded, RunEvent, StagesPlaced
-from ffdist.report.log import written_by_others
 from ffdist.runtime.ray import RayOptions, run_ray
 from ffdist.runtime.ray_actor import Site, site
 from ffdist.runtime.ray_cluster import check_health, listens, put_back, with_token
 from ffdist.runtime.ray_team import check_sites
 from ffdist.runtime.threads import run_threads
+from ffdist.runtime.writers import written_there
 from ffdist.snapshot import latest
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore::ResourceWarning")]
@@ -165,7 +165,7 @@ def test_a_run_whose_driver_was_killed_goes_on_by_resume(
         assert "epoch 2\n" in iter(driver.stdout.readline, "")
         driver.kill()
     held = open_gate(gate)
-    while written_by_others(run):  # until Ray has noticed, and ended the actors
+    while written_there(run):  # until Ray has noticed, and ended the actors
         time.sleep(0.1)
     main(["train", "--resume", "--out", str(run), "--launcher", "ray", "--address", cluster.address])
     os.close(held)

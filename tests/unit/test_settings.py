@@ -242,8 +242,10 @@ def test_groups_and_names_say_the_same() -> None:
         ({"end": 0.1, "schedule": "constant"}, ["nothing reads scheduler.end"]),
         ({"start": 0.1}, ["nothing reads scheduler.start, .* scheduler.warmup=0.0"]),
         ({"start": 0.1, "warmup": 0.1}, []),
-        ({"max_restarts": 5}, ["nothing reads ray.max_restarts"]),
-        ({"max_restarts": 5, "launcher": "ray"}, []),
+        ({"max_restarts": 5}, []),
+        ({"max_restarts": 5, "launcher": "threads"}, ["nothing reads run.max_restarts"]),
+        ({"placement_timeout": 5.0}, ["nothing reads ray.placement_timeout"]),
+        ({"placement_timeout": 5.0, "launcher": "ray"}, []),
     ],
 )
 def test_a_setting_that_nothing_reads_is_told(told: dict[str, object], lines: list[str]) -> None:

@@ -1,0 +1,64 @@
+"""Signs of life: what a worker is at, told often enough that one which stands still is known to do so.
+
+A worker that computes for long is slow, and beats on; one that is stopped, swapped out or cut off does not. So the
+time within which somebody must answer is that of the process, not of its work.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from typing import IO, Any
+
+EVERY = 0.5
+"""Seconds between two beats."""
+LEAST, SLACK = 3.0, 2.0
+"""Seconds: no silence is shorter than the first, and the second is added to any, for a machine with much to do."""
+PATIENCE = 10
+"""So many times the timeout may work take of which only its slowness is known."""
+STACK = signal.SIGUSR2
+"""A worker that gets this signal writes where each of its threads is."""
+
+
+class Doing:
+    """What a worker is at, for those who want to know; set by the worker, read in other threads."""
+
+    def __init__(self) -> None:
+        self.what: Callable[[], str] = lambda: "starting"
+
+    def __str__(self) -> str:
+        try:
+            return self.what()
+        except Exception:  # something changed while it was looked at
+            return "at work"
+
+    def set(self, text: str) -> None:
+        self.what = lambda: text
+
+
+def silence_of(timeout: float) -> float:
+    """Seconds without a beat after which a worker hangs, by the seconds that the user has told."""
+    return max(timeout, LEAST) + SLACK
+
+
+def beating(beat: Callable[[str], None], doing: Doing) -> threading.Event:
+    """From now on `beat` is called in a thread of its own, until the event that is returned is set."""
+    ended = threading.Event()
+
+    def live() -> None:
+        while not ended.is_set():
+            beat(str(doing))
+            ended.wait(EVERY)
+
+    threading.Thread(target=live, name="ffdist beat", daemon=True).start()
+    return ended
+
+
+def stacks_to(file: IO[Any] | None = None) -> None:
+    """Where the stacks go that `STACK` asks for: stderr, or a worker's log. Of no effect where somebody else uses the
+    signal."""
+    if signal.getsignal(STACK) is signal.SIG_DFL or file is not None:
+        faulthandler.register(STACK, file or sys.stderr, all_threads=True)

@@ -1,0 +1,154 @@
+"""Ranks that nobody else watches watch each other: each says by the store that it lives, and looks who does not."""
+
+from __future__ import annotations
+
+import os
+import platform
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from pathlib import Path
+
+import torch.distributed as dist
+
+from ffdist.errors import StageLostError
+from ffdist.runtime.beat import EVERY, STACK, Doing, silence_of
+from ffdist.runtime.world import World
+
+ENDED = "ended"
+
+
+@contextmanager
+def watching_each_other(world: World, timeout: float, doing: Doing) -> Iterator[None]:
+    """Within, a rank that gives no sign of life for so many seconds ends this process with an error that names it: what
+    the main thread waits for may lie within torch, where no error reaches it."""
+    if world.size == 1:
+        yield
+        return
+    watch = Watch(world, timeout, doing)
+    watch.begin()
+    try:
+        yield
+    finally:
+        watch.end()
+
+
+class Watch:
+    """One rank's eye on the others."""
+
+    def __init__(self, world: World, timeout: float, doing: Doing) -> None:
+        self.world, self.timeout, self.doing = world, timeout, doing
+        self.limit = silence_of(timeout)
+        # of its own, since a wait in the ranks' other one keeps everybody else out of it
+        store = dist.TCPStore(
+            os.environ["MASTER_ADDR"],
+            int(os.environ["MASTER_PORT"]),
+            is_master=False,
+            wait_for_workers=False,
+            timeout=timedelta(seconds=self.limit),
+        )
+        self.store = dist.PrefixStore(f"ffdist/{world.run_id}/{world.attempt}/alive", store)
+        self.said: dict[int, str] = {}
+        """By each other rank, last."""
+        begun = time.monotonic()
+        self.heard = {rank: begun for rank in range(world.size) if rank != world.rank}
+        """When each said something new."""
+        self.reached = begun
+        """When the store answered last."""
+        self.over = threading.Event()
+
+    def begin(self) -> None:
+        for name, life in (("alive", self._say), ("others", self._look)):
+            threading.Thread(target=life, name=f"ffdist {name}", daemon=True).start()
+
+    def end(self) -> None:
+        self.over.set()
+        with suppress(RuntimeError):  # the store is gone
+            self.store.set(str(self.world.rank), ENDED)
+
+    def _say(self) -> None:
+        count = 0
+        with suppress(RuntimeError):  # the store is gone, as `_look` notices
+            while not self.over.is_set():
+                count += 1
+                place = f"process {os.getpid()} of host {platform.node()}"
+                self.store.set(str(self.world.rank), f"{count}\n{place}\n{self.doing}")
+                self._hear()
+                self.reached = time.monotonic()
+                self.over.wait(EVERY)
+
+    def _hear(self) -> None:
+        for rank in list(self.heard):
+            if self.store.check([str(rank)]):
+                said = self.store.get(str(rank)).decode()
+                if said != self.said.get(rank):
+                    self.said[rank], self.heard[rank] = said, time.monotonic()
+
+    def _look(self) -> None:
+        looked = time.monotonic()
+        while not self.over.wait(EVERY):
+            now = time.monotonic()
+            if now - looked > self.limit / 2:  # this process itself was stopped
+                self.reached = now
+                self.heard = dict.fromkeys(self.heard, now)
+            looked = now
+            if now - self.reached > self.limit:
+                self._leave(self._cut_off())
+            for rank, heard in self.heard.items():
+                if now - heard > self.limit and self.said.get(rank) != ENDED:
+                    end_sibling(self.said.get(rank, ""))
+                    self._leave(self._hangs(rank))
+
+    def _cut_off(self) -> StageLostError:
+        return StageLostError(
+            "the store through which the ranks meet does not answer",
+            where=f"{self.world}, process {os.getpid()} of host {platform.node()}",
+            expected=f"an answer within {self.timeout:g} s",
+            got=f"silence; this rank was {self.doing}",
+            remedy="the host that holds it (node 0) has died, or is cut off",
+        )
+
+    def _hangs(self, rank: int) -> StageLostError:
+        _, place, doing = (self.said.get(rank, "") + "\n\n").split("\n")[:3]
+        return StageLostError(
+            f"stage {rank} does not answer",
+            where=f"worker {rank}, {place or 'not heard of yet'}",
+            expected=f"a sign of life within {self.timeout:g} s",
+            got=f"silence; last it was {doing or 'starting'}; this rank, {self.world.rank}, was {self.doing}",
+            remedy="look for what has stopped the process, or what cuts its host off; or raise "
+            "the timeout where the machine has too much to do",
+        )
+
+    def _leave(self, error: StageLostError) -> None:
+        if self.over.is_set():
+            return
+        print(f"ffdist: error (rank {self.world.rank}): {error}", file=sys.stderr, flush=True)
+        with suppress(Exception):
+            os.kill(os.getpid(), STACK)
+            time.sleep(EVERY)
+        os._exit(1)
+
+
+def end_sibling(said: str) -> None:
+    """A rank of this host that hangs says where it is, and ends: the agent that has started both would wait for half a
+    minute until it does so."""
+    place = said.partition("\n")[2].partition("\n")[0].split()
+    if not place or place[-1] != platform.node() or parent_of(int(place[1])) != os.getppid():
+        return
+    with suppress(OSError):
+        for number in (STACK, signal.SIGCONT):
+            os.kill(int(place[1]), number)
+        time.sleep(EVERY)
+        os.kill(int(place[1]), signal.SIGKILL)
+
+
+def parent_of(pid: int) -> int | None:
+    """None for no process, or where the system does not say."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except (OSError, ValueError, IndexError):
+        return None

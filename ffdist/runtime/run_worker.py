@@ -1,0 +1,49 @@
+"""A worker's life in a process of its own: the one entry of every launcher."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from threading import Event
+
+import torch.distributed as dist
+
+from ffdist.events import Observer
+from ffdist.runtime.allocator import keep_freed_memory
+from ffdist.runtime.beat import Doing, stacks_to
+from ffdist.runtime.edges import ProcessEdges
+from ffdist.runtime.job import Job
+from ffdist.runtime.rank import Rank, stage_device
+from ffdist.runtime.supervise import going_on
+from ffdist.runtime.world import World
+from ffdist.runtime.writers import writing_there
+
+
+def run_worker(
+    make_job: Callable[[], Job],
+    world: World,
+    store: dist.Store,
+    observer: Observer,
+    *,
+    stop: Event,
+    doing: Doing,
+    ready: Callable[[], None] = lambda: None,
+    opened: Callable[[Sequence[str]], None] = lambda kinds: None,
+) -> None:
+    """Until the stream stops. Raises what stopped it otherwise.
+
+    make_job: opens the data and makes the network, in this process; a later attempt goes on from the last snapshot.
+    store: where the workers of this attempt meet. observer: called in the last worker. stop: set in the first worker
+    to end the run early, behind a snapshot. doing: told what this worker is at; whoever reads it is who notices that
+    the worker is silent, so that its neighbours may take it for slow. ready: called behind the start, with all edges
+    open; opened: what the edges of the run travel by.
+    """
+    keep_freed_memory()
+    stacks_to()
+    doing.set("opening the data")
+    job = going_on(replace(make_job(), watched=True), world)
+    with writing_there(job.run):
+        device = stage_device(job.settings.compute.device, world)
+        doing.set("meeting the others")
+        edges = ProcessEdges(world, store, device, transport=job.settings.plan.transport, timeout=job.timeout)
+        Rank(job, world, store, edges, observer, stop, ready, opened, doing).run()

@@ -1,0 +1,124 @@
+"""The one supervisor of a run: attempt after attempt, as long as they bring the run forward.
+
+A launcher makes an attempt: it starts the workers, waits for them, and ends them. What failed is told apart here: a
+worker that died, hangs or cannot be reached is no fault of the job's, and the run goes on from its last snapshot; the
+job's own error would come again, and ends it. Attempts that made no snapshot are counted, so that losses which are
+spread over a long run do not end it, and a run that dies at its start does.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from pathlib import Path
+
+from ffdist.errors import StageLostError, TransportError
+from ffdist.events import Observer, RunRestarted
+from ffdist.runtime.job import Job
+from ffdist.runtime.outcome import Result, explained
+from ffdist.runtime.world import World
+from ffdist.snapshot import committed
+
+RESTARTS = "restarts.log"
+
+
+class AttemptLost(Exception):  # noqa: N818 - it is no error yet: the run may go on
+    """Workers died, or lost one another, through no fault of the job's; `cause` explains it best."""
+
+    def __init__(self, cause: BaseException, reasons: Sequence[str]) -> None:
+        super().__init__("; ".join(reasons))
+        self.cause, self.reasons = cause, list(reasons)
+
+
+@dataclass
+class Budget:
+    """How many attempts in a row may fail without a new snapshot."""
+
+    run: Path | None
+    most: int
+    """Restarts, at most, between two snapshots."""
+    spent: int = 0
+    seen: str | None = field(init=False)
+    """The newest snapshot when an attempt failed last."""
+
+    def __post_init__(self) -> None:
+        self.seen = self.newest()
+
+    def newest(self) -> str | None:
+        found = committed(self.run) if self.run else []
+        return found[-1].name if found else None
+
+    def spend(self) -> bool:
+        """An attempt has failed: whether there may be another."""
+        newest = self.newest()
+        self.spent = 1 if newest != self.seen else self.spent + 1
+        self.seen = newest
+        return self.spent <= self.most
+
+
+def supervise(
+    attempt: Callable[[int], Result],
+    observer: Observer,
+    *,
+    run: Path | None,
+    max_restarts: int,
+    stopping: Callable[[], bool] = lambda: False,
+) -> Result:
+    """`attempt`, with its number from 0, until one ends by itself; observers hear of each restart, and
+    RUN/restarts.log says why.
+
+    stopping: whether the run has been told to stop, and is not to begin again. Raises what an attempt raises; of one
+    that was lost the cause, where it was one too many.
+    """
+    budget = Budget(run, max_restarts)
+    for number in itertools.count():
+        try:
+            return attempt(number)
+        except AttemptLost as lost:
+            note_in(run, RESTARTS, f"attempt {number}: {lost}")
+            if stopping() or not budget.spend():
+                raise lost.cause from lost
+            observer(RunRestarted(budget.spent, max_restarts, str(lost)))
+    raise AssertionError("an attempt returns or raises")
+
+
+def verdict(errors: Sequence[BaseException], hung: Sequence[str] = ()) -> BaseException:
+    """What a failed attempt comes to: AttemptLost where another may help, else the error that explains the others.
+
+    hung: the workers that did not end though others had failed, as users know them.
+    """
+    cause = explained(errors, hung)
+    return AttemptLost(cause, [brief(cause)]) if may_pass(cause) else cause
+
+
+def may_pass(error: BaseException) -> bool:
+    """Whether another attempt may help."""
+    return isinstance(error, (StageLostError, TransportError))
+
+
+def brief(error: BaseException) -> str:
+    """What happened, in a line."""
+    details = getattr(error, "details", {})
+    where = f" ({details['where']})" if details.get("where") else ""
+    got = str(details.get("got") or "").partition("\n")[0].removesuffix("; it said:")
+    return f"{str(details.get('what', error)).partition(chr(10))[0]}{where}" + (f": {got}" if got else "")
+
+
+def going_on(job: Job, world: World) -> Job:
+    """The job of a later attempt goes on from the last snapshot, where there is one."""
+    if world.attempt == 0 or job.run is None or not committed(job.run):
+        return job
+    return replace(job, resume=True)
+
+
+def note_in(run: Path | None, name: str, text: str) -> None:
+    """A line in a log of the run's, with the time; nothing where that cannot be written: no run ends by it."""
+    if run is None:
+        return
+    try:
+        with (run / name).open("a") as log:
+            log.write(f"{datetime.now().isoformat(timespec='milliseconds')} {text}\n")
+    except OSError:
+        pass

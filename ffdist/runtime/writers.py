@@ -1,0 +1,41 @@
+"""Who writes into a run's folder holds it: each worker for itself, so that it is held when the launcher is killed."""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from ffdist.errors import StageError
+
+WRITERS = ".writers"
+"""The file that they lock, in shares."""
+
+
+@contextmanager
+def writing_there(run: Path | None) -> Iterator[None]:
+    """Within, this worker may write there, and `written_there` says so. Raises StageError for a folder that is gone."""
+    if run is None:
+        yield
+        return
+    try:
+        file = (run / WRITERS).open("a")
+    except OSError as error:
+        raise StageError(
+            "the run directory is gone, or cannot be written", where=run, got=error.strerror or error
+        ) from error
+    with file:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(file, fcntl.LOCK_SH)  # who looks holds it for a moment
+        yield
+
+
+def written_there(run: Path) -> bool:
+    """Whether workers of a run that has lost its launcher are still at work there."""
+    with suppress(OSError), (run / WRITERS).open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
