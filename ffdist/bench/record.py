@@ -23,15 +23,17 @@ from ffdist.device import all_seen, name_of
 from ffdist.environment import commit, processor_name, version_of
 
 
-def write_record(finding: Finding, settings: BenchSettings, command: Sequence[str]) -> list[Path]:
+def write_record(
+    finding: Finding, settings: BenchSettings, command: Sequence[str], *, told: dict[str, Any] | None = None
+) -> list[Path]:
     """`<theme>-<hardware>-<date>.{json,md,svg}` in the folder for records; a number is added to a
-    name that is taken."""
+    name that is taken. told: what the command was told, where it is not the comparison's settings."""
     assert settings.compare.record
     settings.compare.record.mkdir(parents=True, exist_ok=True)
     facts = {"command": shlex.join(command), "date": date.today().isoformat(), "machine": machine(),
              "versions": versions()}  # fmt: skip
     stem = free_stem(settings.compare.record, f"{finding.theme}-{facts['machine']['name']}-{facts['date']}")
-    content = {"theme": finding.theme, **facts, "settings": asdict(settings), "notes": finding.notes,
+    content = {"theme": finding.theme, **facts, "settings": told or asdict(settings), "notes": finding.notes,
                "summary": finding.summary, "tables": {g.title: g.rows for g in finding.grids}}  # fmt: skip
     paths = [stem.with_suffix(".json"), stem.with_suffix(".md")]
     paths[0].write_text(json.dumps(content, indent=1, default=str) + "\n")

@@ -27,8 +27,11 @@ THEMES: Known[Callable[[BenchSettings, Progress], Finding]] = Known(
     {name: f"ffdist.bench.themes.{name}:{name}" for name in get_args(Theme) if name != "all"}
 )
 PROG = "ffdist bench"
+APART = ("faults", "soak")
+"""What a run stands: with options of their own."""
 MORE = f"""\
 what to measure: {", ".join(get_args(Theme))}
+what a run stands, with options of their own: {", ".join(f"ffdist bench {name} --help" for name in APART)}
 baselines: {", ".join(baseline_names())}, ff
 `ffdist settings NAME` says all about a setting."""
 
@@ -46,6 +49,11 @@ class Bench:
 
 
 def main(args: Sequence[str]) -> None:
+    if args and args[0] in APART:
+        from ffdist.cli.faults import main as stand
+
+        stand(args[0], args[1:])
+        return
     if wants_help(args):
         named = next((arg for arg in args if arg in PRESETS), None)
         train = with_preset(BASE, named) if named else BASE

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -85,3 +86,15 @@ def agent_of(base: type[Any], file: Path) -> type[Any]:
             self._remaining_restarts = max(0, most + 1 - self.budget.spent)
 
     return Agent
+
+
+def main(words: Sequence[str]) -> None:
+    """torchrun with this agent: its arguments are torchrun's."""
+    from torch.distributed import run
+
+    with counting():
+        run.main([f"--log-dir={os.devnull}", *words])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

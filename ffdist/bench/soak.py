@@ -1,0 +1,113 @@
+"""A pipeline at work for long: memory, descriptors and threads of its processes, and its speed, again and again."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from ffdist.bench.finding import Finding, Grid, Plot, Progress
+from ffdist.bench.victims import descendants, is_worker
+from ffdist.errors import StageError
+from ffdist.report.log import read_run_log
+
+LOOKS = 60
+"""Samples over a soak, about."""
+FLAT = 1.05
+"""The last third's median may be so many times the middle third's."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What was seen at one moment, of all workers together."""
+
+    seconds: float
+    resident: int
+    """Bytes."""
+    descriptors: int
+    threads: int
+
+
+def look_at(pids: list[int], since: float) -> Look:
+    resident = descriptors = threads = 0
+    for pid in pids:
+        try:
+            lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+            said = dict(line.split(":", 1) for line in lines if ":" in line)
+            resident += int(said["VmRSS"].split()[0]) * 1024
+            threads += int(said["Threads"])
+            descriptors += len(os.listdir(f"/proc/{pid}/fd"))
+        except (OSError, KeyError, ValueError):  # it is about to end
+            continue
+    return Look(time.monotonic() - since, resident, descriptors, threads)
+
+
+def soak(minutes: float, stages: int, queue: int, batch_size: int, progress: Progress) -> Finding:
+    """Raises StageError where the run ends by itself with an error, or anything grows."""
+    with tempfile.TemporaryDirectory(prefix="ffdist-soak-") as folder:
+        run = Path(folder) / "run"
+        words = ["digits", "--epochs", "1000000", "--stages", str(stages), "--queue", str(queue), "--seed", "7",
+                 "--batch-size", str(batch_size), "--threads", "1", "--device", "cpu", "--out", str(run),
+                 "--schedule", "constant", "--quiet"]  # fmt: skip
+        with (Path(folder) / "said").open("wb") as said:
+            command = [sys.executable, "-m", "ffdist", "train", *words]
+            process = subprocess.Popen(command, stdout=said, stderr=said)
+        try:
+            looks = watched(process, minutes * 60, progress)
+            process.send_signal(signal.SIGTERM)
+            status = process.wait(120)
+        finally:
+            process.kill()
+            process.wait()
+        if status != 128 + signal.SIGTERM:
+            raise StageError(
+                "the run failed", expected="an end as told", got=(Path(folder) / "said").read_text()[-500:]
+            )
+        records, _ = read_run_log(run)
+    speeds = [record["train"]["samples_per_second"] for record in records]
+    return finding(looks, speeds, minutes, stages)
+
+
+def watched(process: subprocess.Popen[bytes], seconds: float, progress: Progress) -> list[Look]:
+    begun, looks, every = time.monotonic(), list[Look](), max(1.0, seconds / LOOKS)
+    while time.monotonic() - begun < seconds:
+        time.sleep(every)
+        if process.poll() is not None:
+            break
+        workers = [seen.pid for seen in descendants(process.pid) if is_worker(seen, "processes")]
+        looks.append(look_at(workers, begun))
+        progress(json.dumps({name: round(value) for name, value in vars(looks[-1]).items()}))
+    return looks
+
+
+def finding(looks: list[Look], speeds: list[float], minutes: float, stages: int) -> Finding:
+    rows, grown = list[dict[str, Any]](), list[str]()
+    series: dict[str, list[float]] = {
+        "memory, MiB": [look.resident / 2**20 for look in looks],
+        "descriptors": [float(look.descriptors) for look in looks],
+        "threads": [float(look.threads) for look in looks],
+        "samples/s": speeds,
+    }
+    for name, values in series.items():
+        third = max(1, len(values) // 3)
+        middle, last = median(values[third : 2 * third] or values), median(values[-third:])
+        rows.append({"of all workers": name, "n": len(values), "first third": median(values[:third]),
+                     "middle": middle, "last": last, "most": max(values)})  # fmt: skip
+        if name != "samples/s" and last > middle * FLAT:
+            grown.append(f"{name}: {middle:.0f}, then {last:.0f}")
+    if grown:
+        raise StageError("something grows while a run is at work", expected=f"at most {FLAT} times", got=grown)
+    points = [
+        (look.seconds / 60, look.resident / 2**20, look.resident / 2**20, look.resident / 2**20) for look in looks
+    ]
+    summary = {"minutes": minutes, "stages": stages, "epochs": len(speeds), "rows": rows}
+    plot = Plot("lines", "memory of all workers", "minutes", "MiB", {"resident": points})
+    return Finding("soak", summary, [Grid(f"{minutes:g} minutes, {stages} stages", rows)], ["Nothing grew."], plot)

@@ -1,0 +1,87 @@
+"""Processes as the system sees them, to be killed and to be looked for afterwards: what descends from a command."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Seen(NamedTuple):
+    """A process; its number alone may be another's by now."""
+
+    pid: int
+    began: str
+    """When, by the kernel's clock."""
+
+
+def stat_of(pid: int) -> tuple[int, str, str] | None:
+    """Parent, state and beginning of a process; None where there is none."""
+    try:
+        state, parent, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (OSError, ValueError):
+        return None
+    return int(parent), state, rest[17]
+
+
+def descendants(parent: int) -> list[Seen]:
+    """Of a process, at any depth; without zombies."""
+    all_of = dict[int, tuple[int, str, str]]()
+    for folder in Path("/proc").glob("[0-9]*"):
+        if found := stat_of(int(folder.name)):
+            all_of[int(folder.name)] = found
+    found, wanted = list[Seen](), {parent}
+    while wanted:
+        mine = [pid for pid, (above, _, _) in all_of.items() if above in wanted]
+        found += [Seen(pid, all_of[pid][2]) for pid in mine if all_of[pid][1] != "Z"]
+        wanted = set(mine)
+    return found
+
+
+def lives(seen: Seen) -> bool:
+    found = stat_of(seen.pid)
+    return found is not None and found[1] not in "ZX" and found[2] == seen.began
+
+
+def left_of(seen: set[Seen], patience: float) -> list[Seen]:
+    """Those that are still there after so many seconds."""
+    deadline = time.monotonic() + patience
+    while (left := [each for each in seen if lives(each)]) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return left
+
+
+def words_of(pid: int) -> list[str]:
+    """Its command line."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+    return []
+
+
+def is_worker(seen: Seen, launcher: str) -> bool:
+    """Whether it is a stage's process of such a launcher."""
+    words = words_of(seen.pid)
+    if launcher == "processes":
+        return any(word.startswith("stage-") for word in words)
+    if launcher == "ray":
+        return words[:1] != [] and words[0].startswith("ray::") and "tage" in words[0]
+    return "ffdist" in words and "-m" in words and "train" in words and _has_rank(seen.pid)
+
+
+def _has_rank(pid: int) -> bool:
+    with suppress(OSError):
+        return b"LOCAL_RANK=" in Path(f"/proc/{pid}/environ").read_bytes()
+    return False
+
+
+def kept_in(folder: Path, prefix: str = "") -> set[str]:
+    """Names there that begin so."""
+    return {entry.name for entry in _entries(folder) if entry.name.startswith(prefix)}
+
+
+def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
+    with suppress(OSError):
+        yield from os.scandir(folder)

@@ -1,0 +1,120 @@
+"""`ffdist bench faults` and `ffdist bench soak`: what a run stands."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from ffdist.cli.parsing import help_of, parsed, wants_help
+from ffdist.errors import ConfigError, FfdistError
+from ffdist.runtime.interrupts import handle_signals, unwind
+
+if TYPE_CHECKING:
+    from ffdist.bench.finding import Finding, Progress
+
+
+@dataclass(frozen=True)
+class Faults:
+    """Kill a run's processes again and again, and hold what it learns against a run that nobody disturbs."""
+
+    kills: int = 50
+    """Processes killed by SIGKILL, at moments that the seed draws."""
+    seed: int = 0
+    """Of the moments, of who is killed, and of the plans."""
+    launcher: Literal["processes", "torchrun", "ray"] = "processes"
+    """Of the run. What has started the workers is killed, too."""
+    json: bool = False
+    """Print the result as JSON, and no table."""
+    record: Path | None = None
+    """Write a record (JSON, Markdown) into this directory."""
+    folder: Path | None = None
+    """Where the two runs go, and stay. Default: a temporary folder, which goes behind a run that ended well."""
+
+
+@dataclass(frozen=True)
+class Soak:
+    """Train for long, and see whether memory, descriptors, threads and speed stay what they are."""
+
+    minutes: float = 30.0
+    """How long."""
+    stages: int = 2
+    """Of the pipeline, a process each."""
+    queue: int = 2
+    """Messages that an edge holds."""
+    batch_size: int = 64
+    """Samples."""
+    json: bool = False
+    """Print the result as JSON, and no table."""
+    record: Path | None = None
+    """Write a record (JSON, Markdown, plot) into this directory."""
+
+
+def main(theme: str, args: Sequence[str]) -> None:
+    kind = Faults if theme == "faults" else Soak
+    name = f"ffdist bench {theme}"
+    if wants_help(args):
+        print(help_of(kind, name))
+        sys.exit(0)
+    told = parsed(kind, args, name)
+    check(told)
+    handle_signals(unwind)
+    if isinstance(told, Faults):
+        run(told, args, lambda progress: found_by_faults(told, progress))
+    else:
+        run(told, args, lambda progress: found_by_soak(told, progress))
+
+
+def check(told: Faults | Soak) -> None:
+    """Raises ConfigError for values that are out of range."""
+    for name, value in asdict(told).items():
+        least = 0 if name == "seed" else 1e-3
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and value < least:
+            raise ConfigError(
+                f"--{name.replace('_', '-')} is too small", expected="> 0" if least else ">= 0", got=value
+            )
+    if isinstance(told, Faults) and told.folder and told.folder.exists():
+        raise ConfigError("the folder is there already", where=told.folder, expected="one that is to be made")
+    if sys.platform != "linux":
+        raise ConfigError("processes are looked for by /proc", expected="Linux", got=sys.platform)
+
+
+def run(told: Faults | Soak, args: Sequence[str], measure: Callable[[Progress], Finding]) -> None:
+    """Measure; show, and record."""
+    from ffdist.bench.record import write_record
+    from ffdist.bench.settings import BenchSettings
+    from ffdist.cli.bench import show
+    from ffdist.plain import PlainConsole
+
+    console = PlainConsole(stderr=True)
+    finding = measure(lambda line: console.print(line, style="dim"))
+    settings = BenchSettings().changed(json=told.json, record=told.record)
+    show(finding, settings)
+    if told.record:
+        options: dict[str, Any] = asdict(told)
+        paths = write_record(finding, settings, ["ffdist", "bench", finding.theme, *args], told=options)
+        console.print("record: " + ", ".join(map(str, paths)), soft_wrap=True)
+
+
+def found_by_faults(told: Faults, progress: Progress) -> Finding:
+    from ffdist.bench.faults import faults
+
+    folder = told.folder or Path(tempfile.mkdtemp(prefix="ffdist-faults-"))
+    try:
+        finding = faults(told.kills, told.seed, told.launcher, folder.absolute(), progress)
+    except FfdistError:
+        progress(f"both runs, and what was said, are in {folder}")
+        raise
+    if told.folder is None:
+        shutil.rmtree(folder)
+    return finding
+
+
+def found_by_soak(told: Soak, progress: Progress) -> Finding:
+    from ffdist.bench.soak import soak
+
+    return soak(told.minutes, told.stages, told.queue, told.batch_size, progress)
