@@ -33,7 +33,7 @@ REFUSALS = (ConfigError, DataError, NetworkError)
 LOGS = ("ray.log", "restarts.log", "metrics.jsonl", ENVIRONMENT, PLAN)
 """What is written beside the stages' own logs; a stage opens its own when all stages are ready."""
 
-WRITTEN = {*LOGS, LOCK, PULSES, CODE, KEPT, MARK, SETTINGS, FACTS, "snapshots", "tensorboard"}
+WRITTEN = {*LOGS, LOCK, WRITERS, PULSES, CODE, KEPT, MARK, SETTINGS, FACTS, "snapshots", "tensorboard"}
 """What a run writes to in its folder, beside the stages' logs."""
 
 
