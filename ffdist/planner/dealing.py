@@ -79,12 +79,19 @@ class Search:
         self._most: dict[tuple[float, int, int, int, bool], int] = {}
         self._most_for = inf
         self.most_traffic = lanes * sum(costs.crossing) + 2 * sum(costs.gradients)
+        self.low = 0.0
+        """A time that no plan keeps to."""
         self.all_shares = lanes <= FEW and (len(set(cluster.speeds)) > 1 or isfinite(self.limit))
         """Whether fewer lanes or more workers than a stage needs may serve those behind it: the next device is a faster
         one, or has the memory that this one lacks."""
 
     def least(self, below: float = inf) -> Price | None:
         """The best plan of a price of at most `below`; None where there is none within the memory limit."""
+        found = self.near(below)
+        return found and self.best_from(found)
+
+    def near(self, below: float = inf, within: float = COARSE) -> Price | None:
+        """A plan that is at most so much slower than the best, as a share of its price."""
         size = self.costs.size
         alone = self.lanes * self.costs.total("lane", 0, size)
         low = alone / self.capacity[0]
@@ -96,16 +103,26 @@ class Search:
             if found or low * times >= below:
                 break
             low *= times
+        self.low = low
         if found is None:
             return None
         assert found.seconds <= below * (1 + 1e-6), "the search and the price count alike"
-        while found.seconds > low * (1 + COARSE):
-            middle = (low + found.seconds) / 2
+        return self.halved(found, within)
+
+    def halved(self, found: Price, within: float) -> Price:
+        """A plan that is so near to the best, from one that is not."""
+        while found.seconds > self.low * (1 + within):
+            middle = (self.low + found.seconds) / 2
             better = self.within(middle)
             if better is None or better.seconds >= found.seconds:
-                low = middle
+                self.low = middle
             else:
                 found = better
+        return found
+
+    def best_from(self, found: Price) -> Price:
+        """The best plan, from one that `near` found."""
+        found = self.halved(found, COARSE)
         while better := self.within(found.seconds * (1 - CLOSE)):
             if better.seconds >= found.seconds:
                 break
@@ -186,7 +203,8 @@ class Search:
             if run.busy + lane > seconds:
                 return
             one_way = self.is_loose(seconds) and not self.cluster.link.receiver and not self.all_shares
-            for lanes in (None,) if one_way or self.lanes > FEW else range(1, self.lanes + 1):
+            fitting = at_most(self.lanes, seconds - run.busy, lane)
+            for lanes in (None,) if one_way or self.lanes > FEW else range(1, fitting + 1):
                 yield from self.with_head(run, gone, lanes, i, j, seconds)
 
     def with_head(

@@ -85,8 +85,6 @@ lr = 1e-9
 [[ours]]
 lr = 1e-2
 [[baseline]]
-lr = 1e-9
-[[baseline]]
 optimizer = "muon"
 lr = 2e-2
 head_lr = 5e-2
@@ -98,7 +96,7 @@ label_smoothing = 0.1
 def test_time_to_accuracy_goes_by_the_recipe_that_was_fastest_for_each_side(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """At a learning rate of 1e-9 nothing is learned, so that neither side can have chosen it."""
+    """At a learning rate of 1e-9 nothing is learned, so that ours cannot have chosen it; theirs has one alone."""
     monkeypatch.setattr("ffdist.bench.themes.accuracy.PATIENCE", 1)  # one pair of runs is told, whoever else computes
     (tmp_path / "recipes.toml").write_text(RECIPES)
     main(["bench", "accuracy", *SMALL, "--against", "ddp-bucket-25", "--target", "0.5", "--lengths", "3",
@@ -110,8 +108,8 @@ def test_time_to_accuracy_goes_by_the_recipe_that_was_fastest_for_each_side(
     assert found["ours"] > 0 < found["theirs"]
     (path,) = tmp_path.glob("*.json")
     tried = list(json.loads(path.read_text())["tables"].values())[-1]
-    assert [row["seconds to the target"] is None for row in tried] == [True, False] * 2
-    assert [row["epochs at most"] for row in tried] == [3] * 4
+    assert [row["seconds to the target"] is None for row in tried] == [True, False]
+    assert [row["epochs at most"] for row in tried] == [3] * 2
 
 
 @pytest.mark.parametrize(
