@@ -101,7 +101,7 @@ def of_splits(data: Mapping[str, Any], others: dict[str, Any]) -> tuple[Any, dic
             where="data",
             expected="train, and validation and test if there are any",
             got=listed([*data]) or "none",
-            remedy=pair_of(data) or "{'train': data['...'], 'test': data['...']}",
+            remedy=pair_of(data) or pairs_of(data) or "{'train': data['...'], 'test': data['...']}",
         )
     for split, of in others.items():
         if of is not None and split in found:
@@ -122,6 +122,21 @@ def pair_of(data: Mapping[str, Any]) -> str | None:
     pairs = [("x", "y"), *((x, y) for x in ("samples", "data", "images", "image") for y in ("labels", "label"))]
     found = next(((keys[x], keys[y]) for x, y in pairs if {x, y} == {*keys}), None)
     return found and f"(data[{found[0]!r}], data[{found[1]!r}])"
+
+
+def pairs_of(data: Mapping[str, Any]) -> str | None:
+    """How a mapping of arrays, x_train and y_train and more, is given: as `numpy.load` has them of an archive."""
+    known = {str(key).lower(): key for key in data}
+    found = {}
+    for split in ("train", "val", "test"):
+        pairs = [(x, y) for x in ("x", "images") for y in ("y", "labels")]
+        named = [(f"{x}_{split}", f"{y}_{split}") for x, y in pairs] + [
+            (f"{split}_{x}", f"{split}_{y}") for x, y in pairs
+        ]
+        pair = next(((known[x], known[y]) for x, y in named if x in known and y in known), None)
+        if pair:
+            found[split] = f"'{split}': (data[{pair[0]!r}], data[{pair[1]!r}])"
+    return f"{{{', '.join(found.values())}}}" if "train" in found else None
 
 
 def with_splits(images: Images, given: Mapping[str, Any]) -> Images:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from threading import Lock
 from typing import Any
 
@@ -14,6 +15,7 @@ from PIL import Image
 
 from ffdist.data.arrays import LIMITS, WHOLE_NUMBERS, as_array, as_bytes, as_floats_checked, as_picture
 from ffdist.data.column_names import Columns, found_columns, taken
+from ffdist.data.columns import is_file
 from ffdist.data.generators import Generators
 from ffdist.data.readers import Readers
 from ffdist.data.reading import Reading
@@ -61,14 +63,16 @@ def item(dataset: Any, row: int, where: str, reading: Reading, *, tell: bool = F
 
 def sample(picture: Any, where: str, reading: Reading, reader: Reader) -> np.ndarray:
     """uint8 [H, W, C], or float32 of any shape."""
-    if isinstance(picture, Image.Image):
+    if isinstance(picture, (Image.Image, bytes, Path)):
         return reader.read(picture, where)
+    if isinstance(picture, str) and is_file(Path(picture)):
+        return reader.read(Path(picture), where)
     if not hasattr(picture, "__array__"):
         raise DataError(
             "an item's picture is of no known kind",
             where=where,
-            expected="Pillow, tensor or array",
-            got=type(picture).__name__,
+            expected="a picture of Pillow's, a tensor, an array, the path of a picture, or its bytes",
+            got=f"the text {picture[:60]!r}, which is no file" if isinstance(picture, str) else type(picture).__name__,
             remedy="a transform, e.g. torchvision's PILToTensor",
         )
     x = as_array(picture, "an item's samples", where)

@@ -50,8 +50,9 @@ def from_dataset(
     draw from anything else are read once, which is told. Of more than 2 GiB none stay in memory: they are read when
     they are needed.
 
-    Pictures: of Pillow, grey or RGB; uint8 tensors or arrays [H, W], [C, H, W] or [H, W, C], whose channels are taken
-    as they are; or floating-point tensors of any shape, left as they are unless `normalize`. Labels: whole numbers or
+    Pictures: of Pillow, grey or RGB; paths of files, or their bytes; uint8 tensors or arrays [H, W], [C, H, W] or
+    [H, W, C], whose channels are taken as they are; or floating-point tensors of any shape, left as they are unless
+    `normalize`. Labels: whole numbers or
     names. classes: K names; default: the data set's own. name: default: that of its class. channels_last, normalize: as
     in `from_tensors`; value_range: as in `from_arrow`.
     test, validation: other data sets; or a share of the items, 0.2, drawn by class and by `seed`. groups: [N], whose
@@ -151,12 +152,13 @@ def labelled_items(dataset: Any, where: str, reading: Reading = USUAL, *, anew: 
         own_names(classes_in(dataset, reading.label), where),
         "leave such items out: torch.utils.data.Subset(dataset, rows)",
     )
+    files = items.reader.files == len(labels)
     split = ItemsSplit(items, np.arange(len(labels)), labels.numbers, facts, drawn=bool(drawn))
     if kept(split, held, drawn, anew=anew) and held is not None:
-        return Labelled(held, labels, items.reader.decoding)
+        return Labelled(held, labels, items.reader.decoding, files)
     for row, x in enumerate(held if held is not None else ()):
         facts.add(row, x)
-    return Labelled(split, labels, items.reader.decoding)
+    return Labelled(split, labels, items.reader.decoding, files)
 
 
 def read(items: Items) -> tuple[np.ndarray | None, Facts]:

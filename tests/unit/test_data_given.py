@@ -642,3 +642,28 @@ def test_what_was_trained_on_12_bits_predicts_12_bits() -> None:
     assert torch.equal(pipeline.predict(twelve), pipeline.predict(GREY))
     with pytest.raises(DataError, match=r"expected: 0\.\.4095\n  got: \d+\.\.\d{5}\n"):
         pipeline.predict(GREY.astype(np.uint16) << 8)
+
+
+def test_paths_and_bytes_of_pictures_are_items_as_pillow_s_are(tmp_path: Path) -> None:
+    files = []
+    for place, picture in enumerate(GREY):
+        files.append(tmp_path / f"{place}.png")
+        files[-1].write_bytes(png(picture))
+    same = from_dataset([(Image.fromarray(x), y) for x, y in zip(GREY, LABELS.tolist(), strict=True)])  # pyright: ignore
+    for form in (str, Path, Path.read_bytes):
+        made = as_images([(form(file), y) for file, y in zip(files, LABELS.tolist(), strict=True)])
+        assert made.digest == same.digest
+        assert not made.in_memory, "nothing else was done to them"
+    with pytest.raises(DataError, match=r"no known kind(.|\n)*'a good film', which is no file"):
+        as_images([("a good film", 1), ("a bad one", 0)])
+    with pytest.raises(DataError, match=r"cannot be read(.|\n)*row 1"):
+        as_images([(files[0], 0), (tmp_path / "lost.png", 1)])
+
+
+def test_the_arrays_of_an_archive_are_told_how_they_are_given(tmp_path: Path) -> None:
+    np.savez(tmp_path / "set.npz", x_train=GREY, y_train=LABELS, test_images=GREY[:6], test_labels=LABELS[:6])
+    with np.load(tmp_path / "set.npz") as data:
+        with pytest.raises(DataError, match="splits are not understood") as error:
+            as_images(data)
+        made = as_images(eval(str(error.value.remedy), {"data": data}))  # as a user would paste it
+    assert {split: len(of) for split, of in made.splits.items()} == {"train": 12, "test": 6}
