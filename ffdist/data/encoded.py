@@ -52,7 +52,7 @@ class EncodedSplit(Split):
         check_index(self, of.index.rows, [shard.bytes for shard in of.files], f"{folder}, {of.index.file}")
         check_labels(labels, len(manifest.classes), f"{folder}, {of.index.file}")
         self.labels = labels.astype(np.int64)
-        of.check_counts(self.labels, f"{folder}, split {name}")
+        of.check_counts(self.labels, len(manifest.classes), f"{folder}, split {name}")
         self.window = WINDOW if sum(shard.bytes for shard in of.files) > STREAMED else 0
 
     def at(self, size: tuple[int, int]) -> EncodedSplit:

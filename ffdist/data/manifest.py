@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -47,9 +48,9 @@ class SplitFiles:
     def rows(self) -> int:
         return sum(shard.rows for shard in self.files)
 
-    def check_counts(self, labels: np.ndarray, where: object) -> None:
+    def check_counts(self, labels: np.ndarray, num_classes: int, where: object) -> None:
         """labels: int [N]. Raises DataError where they are others than were counted."""
-        counts = np.bincount(labels, minlength=len(self.counts)).tolist()
+        counts = np.bincount(labels, minlength=num_classes).tolist()
         if counts != self.counts:
             raise DataError("labels are not those that the manifest counts", where=where, expected=self.counts,
                             got=counts, remedy="prepare the data set again")  # fmt: skip
@@ -138,6 +139,8 @@ def read_manifest(folder: Path | Remote) -> Manifest:
         check(isinstance(fields, dict), "no JSON object")
         if (fields.pop("format"), fields.pop("version")) != (FORMAT, VERSION):
             raise ValueError(f"not {FORMAT} version {VERSION}")
+        unknown = [*fields.keys() - inspect.signature(parsed).parameters.keys()]
+        check(not unknown, f"an entry that none has: {unknown[:1]}")
         return parsed(**fields)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise DataError("not a prepared data set", where=folder, expected=MANIFEST, got="no such file",
@@ -192,8 +195,8 @@ def parsed(
     files = {split: parsed_split(split, of) for split, of in splits.items()}
     names = [shard.file for of in files.values() for shard in of.listed]
     check(len(set(names)) == len(names), "a shard is listed twice")
-    check(superclass is None or (is_list(superclass, int) and len(superclass) == len(classes)),
-          "the superclasses are not one number a class")  # fmt: skip
+    check(superclass is None or (is_list(superclass, int) and len(superclass) == len(classes)
+                                  and min(superclass) >= 0), "the superclasses are not one number a class")  # fmt: skip
     check(isinstance(notes, (list, tuple)) and all(isinstance(note, str) for note in notes), "the notes are no texts")
     check(duplicates is None or (isinstance(duplicates, dict) and all(map(is_count, duplicates.values()))),
           "the duplicates are no counts")  # fmt: skip
@@ -222,7 +225,7 @@ def parsed_split(name: str, fields: dict) -> SplitFiles:
         check(is_name(shard.file), f"a shard elsewhere: {shard.file!r}")
         check(is_count(shard.rows) and shard.rows > 0 and is_count(shard.bytes), f"sizes of {shard.file} are no counts")
         check(isinstance(shard.sha256, str), f"the checksum of {shard.file} is no text")
-    check(is_list(counts, int), f"the counts of {name} are no counts")
+    check(is_list(counts, int) and all(map(is_count, counts)), f"the counts of {name} are no counts")
     check(index is None or index.rows == sum(shard.rows for shard in files), f"the index of {name} has other rows")
     return SplitFiles(files, counts, index)
 

@@ -59,7 +59,7 @@ class RemoteSplit(Split):
             check_labels(of, len(manifest.classes), folder / shard.file)
         self.labels = np.concatenate(labels).astype(np.int64)
         self.starts = np.cumsum([0, *(shard.rows for shard in self.shards)])
-        manifest.splits[name].check_counts(self.labels, f"{folder}, split {name}")
+        manifest.splits[name].check_counts(self.labels, len(manifest.classes), f"{folder}, split {name}")
         self.fits = sum(shard.bytes for shard in self.shards) <= HELD
         self.announced = np.zeros(len(self.labels), bool)
         self.held: dict[int, Held] = {}

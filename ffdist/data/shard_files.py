@@ -78,7 +78,8 @@ def columns_in(source: pa.NativeFile, schema: pa.Schema, rows: int) -> tuple[np.
     """Pixels uint8 [rows, H * W * C] and labels int32 [rows] of the only record batch, without a copy."""
     reader = pa.ipc.open_file(source)
     if not reader.schema.equals(schema, check_metadata=True) or reader.num_record_batches != 1:
-        raise ValueError(f"{reader.num_record_batches} record batches of {reader.schema.to_string()}")
+        columns = ", ".join(f"{field.name} {field.type}" for field in reader.schema)
+        raise ValueError(f"{reader.num_record_batches} record batches of {columns}")
     batch = reader.get_batch(0)
     batch.validate()
     if len(batch) != rows:

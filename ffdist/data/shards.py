@@ -29,7 +29,7 @@ class ShardSplit(Split):
         self.shards = [pixels for pixels, _ in opened]
         self.labels = np.concatenate([labels for _, labels in opened]).astype(np.int64)
         self.starts = np.cumsum([0, *(len(pixels) for pixels in self.shards)])
-        manifest.splits[name].check_counts(self.labels, f"{folder}, split {name}")
+        manifest.splits[name].check_counts(self.labels, len(manifest.classes), f"{folder}, split {name}")
 
     def take(self, indices: np.ndarray) -> np.ndarray:
         out = np.empty((len(indices), self.shards[0].shape[1]), np.uint8)

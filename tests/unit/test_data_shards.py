@@ -243,7 +243,7 @@ def test_json_that_is_no_manifest_is_one_error(tmp_path: Path, text: str) -> Non
         ("splits/train/files/0/file", "/etc/passwd"), ("splits/train/files/0/file", ".."),
         ("splits/train/files/0/file", "a\0b"), ("splits/train/files/0/file", None),
         ("splits/train/files/0/file", "train-00001.arrow"), ("splits/train/files/0/file", "test-00000.arrow"),
-        ("splits/holdout", {}),
+        ("splits/holdout", {}), ("superclass", [0, 1, -1, 0]), ("splits/train/counts", [51, -1, 0, 0]),
     ],
 )  # fmt: skip
 def test_values_that_no_manifest_has_are_one_error(tmp_path: Path, path: str, value: object) -> None:
@@ -264,6 +264,10 @@ def test_what_the_manifest_says_of_labels_and_pixels_is_compared_with_them(tmp_p
     folder = changed(prepared(tmp_path / "counts"), lambda fields: fields["splits"]["test"].update(counts=[4, 2, 2, 2]))
     for check in (open_data, verify):
         with pytest.raises(DataError, match=r"labels are not those(.|\n)*got: \[3, 3, 2, 2\]"):
+            check(folder)
+    folder = changed(prepared(tmp_path / "classes"), lambda fields: fields.update(classes=[*"abcde"]))
+    for check in (open_data, verify):
+        with pytest.raises(DataError, match=r"labels are not those(.|\n)*got: \[13, 13, 12, 12, 0\]"):
             check(folder)
     folder = changed(prepared(tmp_path / "mean"), lambda fields: fields.update(mean=[0.5, 0.5, 0.5]))
     with pytest.raises(DataError, match=r"mean in the manifest is not that of the train pixels"):

@@ -200,8 +200,16 @@ class readable:  # noqa: N801 - a context manager, as functions are
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         if isinstance(error, ERRORS) and not isinstance(error, DataError):
             raise DataError("a tar cannot be read", where=self.where, expected="a whole tar",
-                            got=str(error) or type(error).__name__,
+                            got=why(error, self.file),
                             remedy=f"fetch or write {self.file} again") from error  # fmt: skip
+
+
+def why(error: Exception, file: Path) -> str:
+    """What is wrong with a tar, in a line: of the ways in which it was tried to open it, that of its name."""
+    lines = str(error).splitlines()
+    way = "gz" if file.name.lower().endswith("gz") else "tar"
+    own = [line.partition(": ")[2] for line in lines if line.startswith(f"- method {way}:")]
+    return (own or lines or [type(error).__name__])[0]
 
 
 def grouped(file: Path) -> Iterator[tuple[Sample, tarfile.TarFile]]:
