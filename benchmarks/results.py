@@ -1,4 +1,4 @@
-"""The README's tables of speed and memory, drawn from the newest records alone.
+"""The tables of speed and memory in README and docs/RESULTS.md, drawn from the newest records alone.
 
 python benchmarks/results.py
 """
@@ -22,19 +22,23 @@ ROOT = Path(__file__).resolve().parents[1]
 RECORDS = ROOT / "benchmarks/records"
 HEADLINE = "<!-- headline: drawn by `python benchmarks/results.py` -->", "<!-- /headline -->"
 RESULTS = "<!-- results: drawn by `python benchmarks/results.py` -->", "<!-- /results -->"
+WHOLE = Path("docs/RESULTS.md")
+"""The document with all of them, below the project's root."""
+CHOSEN = ("mlp, mnist", "vgg8, cifar10", "cnnb, cifar10", "cnnb, widths=128,16,16, cifar10")
+"""README's rows, for what they teach: a large win, an even one, a level one, a loss."""
 MIB = 2**20
 Record = dict[str, Any]
 Rows = list[dict[str, Cell]]
 
 
 def main() -> None:
-    redraw(ROOT / "README.md", RECORDS)
+    redraw(ROOT, RECORDS)
 
 
-def redraw(readme: Path, folder: Path) -> None:
-    """Puts the tables between their marks."""
-    for (begin, end), drawn in ((HEADLINE, headline(folder)), (RESULTS, draw(folder))):
-        put(readme, begin, drawn, end)
+def redraw(root: Path, folder: Path) -> None:
+    """Puts the tables between their marks: in README a few rows, in `WHOLE` all of them."""
+    put(root / "README.md", HEADLINE[0], headline(folder), HEADLINE[1])
+    put(root / WHOLE, RESULTS[0], draw(folder).replace("](benchmarks/", "](../benchmarks/"), RESULTS[1])
 
 
 def draw(folder: Path) -> str:
@@ -42,14 +46,15 @@ def draw(folder: Path) -> str:
     for theme, title, rows_of in SECTIONS:
         records = newest(folder, theme)
         if records:
-            parts += [Grid(title, rows_of(records)).markdown().replace("###", "####", 1), ""]
+            parts += [Grid(title, rows_of(records)).markdown().replace("###", "##", 1), ""]
     return "\n".join(parts)
 
 
 def headline(folder: Path) -> str:
     """Of the first table, what a reader asks first."""
     columns = ("network", "ours", "DDP", "ours / DDP", "ours / fastest BP", "n", "record")
-    rows = [{column: row[column] for column in columns} for row in throughput(newest(folder, "throughput"))]
+    found = {str(row["network"]): row for row in throughput(newest(folder, "throughput"))}
+    rows = [{column: found[name][column] for column in columns} for name in CHOSEN]
     return Grid("", rows).markdown().split("\n\n", 1)[1] + "\n"
 
 
@@ -58,18 +63,25 @@ def newest(folder: Path, theme: str) -> list[Record]:
     found: dict[tuple[Any, ...], Record] = {}
     for path in sorted(folder.glob(f"{theme}-*.json"), key=lambda p: (len(p.name), p.name)):
         record: Record = json.loads(path.read_text()) | {"file": path.stem}
-        s = record.get("settings", {})
-        told = ("model", "model_args", "split", "objective", "objective_args", "data", "microbatches", "lr", "stages",
-                "queue")  # fmt: skip
-        key = tuple(str(s.get(name)) for name in told)
+        s = settings_of(record)
+        told = ("model", "model_args", "split", "objective", "objective_args", "modules", "data", "microbatches", "lr",
+                "stages", "queue", "plan", "memory_limit", "link")  # fmt: skip
+        key = tuple(str(s.get(name) or None) for name in told)
         if record.get("theme") == theme and record["date"] >= found.get(key, record)["date"]:
             found[key] = record
     return list(found.values())
 
 
+def settings_of(record: Record) -> dict[str, Any]:
+    """By their own names, whether the record has them in groups or not; where two groups have one, the comparison's."""
+    told = record.get("settings", {})
+    groups = [*told["train"].values(), told["compare"]] if "train" in told else [told]
+    return {name: value for group in groups for name, value in group.items()}
+
+
 def network(record: Record) -> str:
     """As people name it, with what differs from the usual."""
-    s = record["settings"]
+    s = settings_of(record)
     rule, parts, stages, queue = (s.get(name) for name in ("objective", "microbatches", "stages", "queue"))
     options = [
         *s["model_args"],
@@ -79,6 +91,9 @@ def network(record: Record) -> str:
         *([f"{parts} microbatches"] if parts and parts > 1 else []),
         *([f"{stages} stages"] if stages else []),
         *([f"queue {queue}"] if queue not in (None, 2) else []),
+        *([f"plan {s['plan']}"] if s.get("plan") else []),
+        *([f"{s['modules'][0]} modules"] if s.get("modules") else []),
+        *([f"link {s['link']}"] if s.get("link") else []),
     ]
     return ", ".join([s["model"], *options, Path(s["data"]).name])
 
@@ -132,7 +147,7 @@ def memory(records: Sequence[Record]) -> Rows:
     rows: Rows = []
     for record in sorted(records, key=network):
         peaks, resident = fullest(record, "peak"), fullest(record, "resident")
-        ours, parts = peaks["ours"], record["settings"]["microbatches"] > 1
+        ours, parts = peaks["ours"], settings_of(record)["microbatches"] > 1
         like = "ddp-accumulate" if parts else "ddp-bucket-25"
         row: dict[str, Cell] = {"network": network(record), "ours": ours, "against": like, "it": peaks[like],
                                 "ours / it": f"**{ours / peaks[like]:.2f}**",

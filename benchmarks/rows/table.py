@@ -13,22 +13,13 @@ from benchmarks.rows.row import Row
 BEGIN, END = "<!-- accuracy: drawn by `python benchmarks/accuracy.py table` -->", "<!-- /accuracy -->"
 COLUMNS = ("row", "mean of blocks", "last block", "fusion head", "paper", "backpropagation: ours", "paper's", "K",
            "layers", "n", "epochs", "CPU s", "machine")  # fmt: skip
-SHORT = 5
-"""Epochs of a run that is no more than a try, and so stands in the whole table alone."""
 WHOLE = Path("docs/ACCURACY.md")
 """The document with every row, below the project's root."""
 
 
 def redraw(root: Path, rows: Mapping[str, Row], folder: Path) -> None:
-    """Puts the tables between their marks: in README what has been trained at length, in `WHOLE` every row."""
-    records = newest(folder)
-    put(root / "README.md", BEGIN, draw(rows, at_length(records)), END)
-    put(root / WHOLE, BEGIN, draw_whole(rows, records), END)
-
-
-def at_length(records: Mapping[str, Record]) -> dict[str, Record]:
-    """Without those of a few epochs."""
-    return {name: r for name, r in records.items() if r["epochs"] > SHORT or name.startswith("backprop-")}
+    """Puts the table between its marks."""
+    put(root / WHOLE, BEGIN, draw_whole(rows, newest(folder)), END)
 
 
 def newest(folder: Path) -> dict[str, Record]:

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.rows.cost import measure
 from benchmarks.rows.row import Row, find_row, read_rows
-from benchmarks.rows.table import BEGIN, END, SHORT, WHOLE, at_length, draw, draw_whole, newest, redraw
+from benchmarks.rows.table import BEGIN, END, WHOLE, draw_whole, newest, redraw
 from benchmarks.rows.train import finished, train
 from ffdist.errors import ConfigError
 from ffdist.pipeline.plan import check_objective
@@ -69,19 +69,9 @@ def test_an_unknown_row_is_told_with_the_nearest() -> None:
 
 def test_the_documents_have_the_tables_that_the_records_give() -> None:
     records = newest(ROOT / "benchmarks/records")
-    tables = {Path("README.md"): draw(ROWS, at_length(records)), WHOLE: draw_whole(ROWS, records)}
-    for place, expected in tables.items():
-        within = (ROOT / place).read_text().split(BEGIN)[1].split(END)[0]
-        assert within.strip() == expected.strip(), "run: python benchmarks/accuracy.py table"
-
-
-def test_readmes_rows_are_of_runs_at_length_and_the_whole_table_has_every_row() -> None:
-    readme, whole = ((ROOT / place).read_text().split(BEGIN)[1].split(END)[0] for place in ("README.md", WHOLE))
-    records = newest(ROOT / "benchmarks/records")
-    for row in ROWS.values():
-        if not row.is_twin:
-            assert f"`{row.name}`" in whole
-            assert (f"`{row.name}`" in readme) == (row.name in records and records[row.name]["epochs"] > SHORT)
+    within = (ROOT / WHOLE).read_text().split(BEGIN)[1].split(END)[0]
+    assert within.strip() == draw_whole(ROWS, records).strip(), "run: python benchmarks/accuracy.py table"
+    assert all(f"`{row.name}`" in within for row in ROWS.values() if not row.is_twin)
 
 
 @pytest.fixture(scope="module")
@@ -110,13 +100,11 @@ def test_a_row_is_trained_for_each_seed_recorded_and_drawn_and_then_not_trained_
     assert record["cpu_seconds"] > 0
     assert record["crossed"] == {"conv1": 2, "conv2": 2, "conv3": 2}
     (tmp_path / "docs").mkdir()
-    for place in ("README.md", WHOLE):
-        (tmp_path / place).write_text(f"before\n{BEGIN}\n{END}\nafter\n")
+    (tmp_path / WHOLE).write_text(f"before\n{BEGIN}\n{END}\nafter\n")
     redraw(tmp_path, rows, folder)
     drawn = (tmp_path / WHOLE).read_text()
     assert f"{record['accuracy']['mean']:.2f} ± {record['spread']['mean']:.2f}" in drawn
     assert drawn.endswith(f"{END}\nafter\n")
-    assert "digits-quick" not in (tmp_path / "README.md").read_text(), "one epoch is no more than a try"
     log = (outs[0] / "metrics.jsonl").stat()
     train(["digits", "--epochs", "2"], outs[0])
     assert (outs[0] / "metrics.jsonl").stat() == log
