@@ -83,7 +83,7 @@ def agent_of(base: type[Any], file: Path) -> type[Any]:
                 self.budget.seen = next((said["newest"] for said in told if "newest" in said), None)
                 self.budget.spent = most - self._remaining_restarts
             self.budget.spend()
-            self._remaining_restarts = max(0, most + 1 - self.budget.spent)
+            self._remaining_restarts = max(0, min(most, most + 1 - self.budget.spent))
 
     return Agent
 

@@ -38,8 +38,9 @@ class Budget:
 
     run: Path | None
     most: int
-    """Restarts, at most, between two snapshots."""
+    """Of them, before the run ends; 0: it does not begin again at all."""
     spent: int = 0
+    """Attempts in a row that made none."""
     seen: str | None = field(init=False)
     """The newest snapshot when an attempt failed last."""
 
@@ -53,9 +54,9 @@ class Budget:
     def spend(self) -> bool:
         """An attempt has failed: whether there may be another."""
         newest = self.newest()
-        self.spent = 1 if newest != self.seen else self.spent + 1
+        self.spent = 0 if newest != self.seen else self.spent + 1
         self.seen = newest
-        return self.spent <= self.most
+        return 0 < self.most >= self.spent
 
 
 def supervise(
@@ -80,7 +81,7 @@ def supervise(
             note_in(run, RESTARTS, f"attempt {number}: {lost}")
             if stopping() or not budget.spend():
                 raise lost.cause from lost
-            observer(RunRestarted(budget.spent, max_restarts, str(lost)))
+            observer(RunRestarted(max(1, budget.spent), max_restarts, str(lost)))
     raise AssertionError("an attempt returns or raises")
 
 

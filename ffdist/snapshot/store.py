@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ffdist.errors import SnapshotError
+from ffdist.errors import SnapshotError, setting
 from ffdist.pipeline.block import LearningBlock, averaged
 from ffdist.pipeline.classifier import Classifier
 from ffdist.pipeline.message import Snapshot
@@ -40,13 +40,28 @@ class SnapshotStore:
         """keep: so many of the newest stay. keep_best: a predictor, by whose validation accuracy the best stays."""
         self.run, self.blocks, self.keep, self.keep_best = run, list(blocks), keep, keep_best
         self.mirrored = Mirrored(run)
+        self.identity = identity_of(run)
+        """Of the run's folder, so that no other one is made in its place where it goes."""
 
     def save(self, blocks: Sequence[LearningBlock], marker: Snapshot) -> list[dict[str, Any]]:
         """One stage's part: its blocks' files, on disk when this returns."""
         if self.run is None:
             return []
+        self.check_there(self.run)
         folder = checked_folder(self.run, marker)
         return [self._write(folder / block_file(b.site.index, b.site.name), *b.state()) for b in blocks]
+
+    def check_there(self, run: Path) -> None:
+        """Raises SnapshotError where the run's folder is gone, or another one has come in its place."""
+        if self.identity is not None and identity_of(run) != self.identity:
+            raise SnapshotError(
+                "the run directory is gone, or another is in its place",
+                where=run,
+                expected="the folder in which the run began",
+                got="another one" if run.exists() else "none",
+                remedy="put it back, then go on with "
+                f"{setting('resume')}; or start a new run, and let nothing remove its folder",
+            )
 
     def _write(self, path: Path, tensors: dict[str, Tensor], fields: dict[str, Any]) -> dict[str, Any]:
         entry = write_block(path, tensors, fields)
@@ -59,6 +74,7 @@ class SnapshotStore:
         """A file that belongs to no block, on disk when this returns."""
         if self.run is None:
             return []
+        self.check_there(self.run)
         folder = checked_folder(self.run, marker)
         return [self._write(folder / f"{name}.safetensors", tensors, fields)]
 
@@ -76,6 +92,7 @@ class SnapshotStore:
         """The marker has passed every stage, so every file is on disk."""
         if self.run is None:
             return
+        self.check_there(self.run)
         assert len(marker.files) == len(self.blocks), "a stage passed the marker on without its files"
         manifest = Manifest(marker.step, marker.epoch, marker.batch, self.blocks, marker.files, records, marker.beside)
         commit(self.run, manifest)
@@ -119,3 +136,12 @@ class SnapshotStore:
         tensors, fields = read_block(path, manifest.files[index])
         check_same_tensors(path, tensors, expected)
         return tensors, fields
+
+
+def identity_of(folder: Path | None) -> tuple[int, int] | None:
+    """What tells a folder from others of its name; None where there is none."""
+    try:
+        found = folder and folder.stat()
+    except OSError:
+        return None
+    return (found.st_dev, found.st_ino) if found else None

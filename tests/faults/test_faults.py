@@ -1,0 +1,38 @@
+"""A run that is killed at moments that a seed has drawn ends by itself, with the bits of one that nobody disturbs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ffdist.bench.faults import LAST, schedule
+
+pytestmark = [pytest.mark.distributed, pytest.mark.measures]
+
+
+def test_a_seed_draws_every_moment_and_both_victims_and_always_the_same() -> None:
+    faults = schedule(50, 0)
+    assert faults == schedule(50, 0) != schedule(50, 1)
+    assert {fault.moment for fault in faults} == {"start", "learning", "snapshot", "commit", "last commit"}
+    assert {fault.launcher for fault in faults} == {True, False}
+    assert [fault.moment for fault in faults[-LAST:]] == ["last commit"] * LAST
+
+
+@pytest.mark.parametrize(("launcher", "seed"), [("processes", 5), ("torchrun", 7)])
+def test_a_run_that_is_killed_equals_one_that_is_not_and_leaves_nothing(
+    launcher: str, seed: int, tmp_path: Path
+) -> None:
+    words = ["faults", "--kills", "3", "--seed", str(seed), "--launcher", launcher, "--folder", str(tmp_path / "runs")]
+    assert any(fault.launcher for fault in schedule(3, seed))
+    assert not all(fault.launcher for fault in schedule(3, seed))
+    done = subprocess.run(
+        [sys.executable, "-m", "ffdist", "bench", *words, "--json"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["kills"], found["equal"], found["left"]) == (3, True, 0)
+    assert found["of_launcher"] >= 1
