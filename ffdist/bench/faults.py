@@ -39,6 +39,8 @@ GONE = {"processes": 15.0, "torchrun": 40.0, "ray": 60.0}
 """Seconds in which everything must have ended whose launcher was killed."""
 PATIENCE = 240.0
 """Seconds without a new snapshot, at most."""
+MOST = 8
+"""Starts in a row that end with an error before the stages are ready."""
 LAST = 2
 """So many of the kills come at the last commit."""
 
@@ -97,6 +99,9 @@ class Disturbed:
     """How often the command was started again."""
     refused: int = 0
     """How often it was refused, since the one before was still at work."""
+    failed: int = 0
+    """How often in a row it ended by itself, before the stages were ready."""
+    seen_begun: int = 0
     process: subprocess.Popen[bytes] | None = None
     seen: set[Seen] = field(default_factory=set)
 
@@ -165,9 +170,17 @@ class Disturbed:
         return True
 
     def go_on(self) -> None:
-        """Whoever started it has ended: again, at once. What an old one still writes, is refused until it has ended."""
+        """Whoever started it has ended: again, at once. What an old one still writes, is refused until it has ended.
+
+        Raises StageError where it ends by itself again and again.
+        """
         assert self.process
-        self.process.wait()
+        ended, begun = self.process.wait(), self.begun()
+        self.failed = self.failed + 1 if ended > 0 and begun == self.seen_begun else 0
+        self.seen_begun = begun
+        if self.failed == MOST:
+            said = (self.temporary.parent / "said.log").read_text(errors="replace")
+            raise StageError("the run does not begin again", where=self.run, got=said[-1000:])
         self.start()
 
     def await_moment(self, fault: Fault) -> bool:

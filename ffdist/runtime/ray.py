@@ -52,7 +52,7 @@ def run_ray(
                 max_restarts=options.max_restarts,
                 stopping=lambda: bool(team.stopping) or team.ending,
             )
-            result.signal = told.number
+            result.signal = told.number or team.stopping
             return result
 
 

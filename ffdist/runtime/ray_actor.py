@@ -7,8 +7,10 @@ import hashlib
 import os
 import platform
 import queue
+import signal
 import socket
 import struct
+import threading
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -20,6 +22,7 @@ import torch.distributed as dist
 
 from ffdist.events import EdgesOpened, RunEvent
 from ffdist.runtime.beat import Doing
+from ffdist.runtime.interrupts import SIGNALS, hear_signals
 from ffdist.runtime.job import Job
 from ffdist.runtime.ray_store import Address, join_store, serve_store
 from ffdist.runtime.run import SETTINGS
@@ -62,6 +65,8 @@ class StageActor:
             os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
         self._kinds: list[str] = []
         self._doing = Doing()
+        self._told = 0
+        self._hear_signals()
 
     def __repr__(self) -> str:
         return f"stage-{self._rank}"
@@ -90,9 +95,20 @@ class StageActor:
         store = join_store(meeting, MOST)
         run_worker(make_job, self._world, store, self._report, stop=self._stop, doing=self._doing, opened=self._opened)
 
-    def beat(self) -> str:
-        """What it is at: the answer alone says that it lives."""
-        return str(self._doing)
+    def _hear_signals(self) -> None:
+        """One that tells this process to stop tells the run: it ends behind a snapshot."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        hear_signals(self._heard)
+        for number in SIGNALS:
+            signal.signal(number, lambda *_: None)
+
+    def _heard(self, number: int) -> None:
+        self._told = self._told or number
+
+    def beat(self) -> tuple[str, int]:
+        """What it is at, and the signal that told it to stop, or 0; that it answers says that it lives."""
+        return str(self._doing), self._told
 
     def _opened(self, kinds: Sequence[str]) -> None:
         self._kinds = list(kinds)

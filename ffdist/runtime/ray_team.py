@@ -141,7 +141,10 @@ class Team:
                 deadline = deadline or time.monotonic() + GRACE
                 runs = {run: other for run, other in runs.items() if other != rank}
                 self._end(rank)
-            if not ready or ready[0] not in (*runs, events):
+            events = None if self.actors[-1] is None else events
+            if beats.told and not self.stopping:
+                self.stop(beats.told)
+            if not ready or ready[0] not in (*runs, *([events] if events else [])):
                 continue
             if ready[0] == events:
                 events = self._listen(events, hear)
@@ -204,6 +207,8 @@ class Beats:
         self.timeout = timeout
         self.doing: dict[int, str] = {}
         """What each said last that it is at."""
+        self.told = 0
+        """The signal that told one of them to stop."""
         self._asked: dict[int, Any] = {}
         self._heard: dict[int, float] = {}
         self._looked = time.monotonic()
@@ -226,7 +231,8 @@ class Beats:
                 del self._asked[rank]
                 self._heard[rank] = now
                 with suppress(RayError):  # it has died, as its run will tell
-                    self.doing[rank] = ray.get(answer)
+                    self.doing[rank], told = ray.get(answer)
+                    self.told = self.told or told
         return [rank for rank in actors if now - self._heard[rank] > silence_of(self.timeout)]
 
 

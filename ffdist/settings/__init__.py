@@ -176,7 +176,7 @@ def flat(values: Mapping[str, Any], where: str = "") -> dict[str, Any]:
 def _leaves(key: str, value: Any, where: str) -> Iterator[tuple[str, str, Any]]:
     """A key of a file, or those in the table of a group: the field's name, how it is written, its value."""
     name = key.replace("-", "_")
-    if name not in GROUPS:
+    if name not in GROUPS or (name in GROUP_OF and not isinstance(value, Mapping)):  # `plan` is both
         yield name, key, value
         return
     if not isinstance(value, Mapping):

@@ -19,8 +19,10 @@ from ffdist.pipeline.message import Snapshot
 from ffdist.runtime.agent import agent_of, tell_agent
 from ffdist.runtime.folder import held
 from ffdist.runtime.outcome import Result
+from ffdist.runtime.run import read_settings, write_settings
 from ffdist.runtime.supervise import AttemptLost, supervise, verdict
 from ffdist.runtime.threads import run_threads
+from ffdist.settings import Settings
 from ffdist.snapshot import SnapshotStore
 
 
@@ -149,3 +151,9 @@ def test_a_folder_in_the_place_of_a_runs_own_gets_no_snapshot(tmp_path: Path) ->
     with pytest.raises(SnapshotError, match=r"(?s)another is in its place.*another one"):
         store.save([], Snapshot(1, 0, 1))
     assert not any(run.iterdir())
+
+
+def test_a_run_with_a_plan_of_its_own_is_read_again(tmp_path: Path) -> None:
+    told = Settings().changed(plan="conv1 conv2 @ 0 | conv3 @ 1", lanes=2)
+    write_settings(tmp_path, told)
+    assert read_settings(tmp_path) == told
