@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import glob
 import os
+import re
 import shutil
 import tempfile
 import uuid
@@ -21,6 +21,8 @@ from ffdist.notes import listed
 from ffdist.remote import Remote
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
+LEFT = re.compile(r"\..+\.[0-9a-f]{8}\.partial")
+"""How a folder is called until it is whole."""
 
 
 def check_free(out: Path | Remote) -> None:
@@ -64,8 +66,8 @@ def uploaded(out: Remote) -> Iterator[Path]:
     """A new folder of this machine, whose files are put into `out` at the end, the manifest last: that makes it a data
     set. When anything goes wrong nothing stays. Raises DataError for what cannot be put."""
     put: list[str] = []
-    with tempfile.TemporaryDirectory(prefix="ffdist-") as made:
-        yield (folder := Path(made))
+    with scratch(out) as folder:
+        yield folder
         try:
             with remote_errors(out, "the folder cannot be written"):
                 check_free(out)
@@ -100,22 +102,24 @@ def appearing(out: Path | Remote) -> Iterator[Path]:
 
 @contextmanager
 def scratch(out: Path | Remote) -> Iterator[Path]:
-    """A new folder beside `out`, or anywhere if that is remote; what is still there in the end is removed.
+    """A new folder beside `out`, or among the temporary ones if that is remote; what is still there in the end is
+    removed.
 
-    What a killed process left of one is removed first. Raises DataError where it cannot be made or written.
+    What killed processes left of such is removed first. Raises DataError where it cannot be made or written.
     """
     if isinstance(out, Remote):
-        with tempfile.TemporaryDirectory(prefix="ffdist-") as folder:
-            yield Path(folder)
-        return
+        out = Path(tempfile.gettempdir()) / "ffdist"
     made = [folder for folder in out.parents if not os.path.lexists(folder)]
     partial_folder = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}.partial")
+    unlocked = partial_folder.with_suffix(".begun")  # nobody takes what is not locked yet for a leftover
     try:
-        partial_folder.mkdir(parents=True)
-        remove_leftovers(out, partial_folder)
-        held = os.open(partial_folder, os.O_RDONLY)
+        unlocked.mkdir(parents=True)
+        held = os.open(unlocked, os.O_RDONLY)
+        locked(held)
+        unlocked.rename(partial_folder)
+        remove_leftovers(out.parent, partial_folder)
     except OSError as error:
-        remove(partial_folder, made)
+        remove(unlocked, made)
         raise DataError(
             "the folder cannot be made",
             where=out,
@@ -124,7 +128,6 @@ def scratch(out: Path | Remote) -> Iterator[Path]:
             remedy=remedy_unwritable(out, error, [setting("out")]),
         ) from error
     try:
-        locked(held)
         yield partial_folder
     except OSError as error:
         full = error.errno in FULL or "No space left" in str(error)
@@ -143,12 +146,12 @@ def remove(partial_folder: Path, made: list[Path]) -> None:
             folder.rmdir()
 
 
-def remove_leftovers(out: Path, own: Path) -> None:
-    """Folders of processes that were killed: nobody holds their locks."""
-    for path in out.parent.glob(f".{glob.escape(out.name)}.*.partial"):
-        if path != own:
+def remove_leftovers(folder: Path, own: Path) -> None:
+    """What processes that were killed have left in a folder, whatever it was to be called: nobody holds its lock."""
+    for path in folder.glob(".*.partial"):
+        if path != own and LEFT.fullmatch(path.name):
             with suppress(OSError):
-                descriptor = os.open(path, os.O_RDONLY)
+                descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
                 try:
                     if locked(descriptor):
                         shutil.rmtree(path, ignore_errors=True)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import fcntl
 import io
 import json
 import os
@@ -8,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -664,8 +666,25 @@ ffdist.cli.main(["data", "prepare", {str(tmp_path / "pets")!r}, "--out", {str(tm
         assert not (tmp_path / "new").exists()
     else:
         assert len(list((tmp_path / "new").glob(".out.*.partial"))) == 1
-        prepare(tmp_path / "pets", tmp_path / "new" / "out")
-        assert [path.name for path in (tmp_path / "new").iterdir()] == ["out"]
+        prepare(tmp_path / "pets", tmp_path / "new" / "other")
+        assert [path.name for path in (tmp_path / "new").iterdir()] == ["other"]
+
+
+@pytest.mark.parametrize("remote", [False, True])
+def test_what_killed_processes_have_left_goes_and_what_others_hold_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, remote: bool
+) -> None:
+    tree(tmp_path / "pets", 3, 0)
+    place = tmp_path / "place"
+    names = [".old.0123abcd.partial", ".held.0123abcd.partial", ".partial", ".mine.partial", "x.0123abcd.partial"]
+    for name in names:
+        (place / name / "inside").mkdir(parents=True)
+    monkeypatch.setattr(tempfile, "tempdir", str(place))
+    held = os.open(place / names[1], os.O_RDONLY)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    prepare(tmp_path / "pets", f"file://{tmp_path}/far/out" if remote else place / "out")
+    os.close(held)
+    assert {path.name for path in place.iterdir()} == {*names[1:], *(() if remote else ("out",))}
 
 
 def texts(folder: Path, **rows: list[str]) -> None:
