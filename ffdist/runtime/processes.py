@@ -42,6 +42,12 @@ LOOK = 0.5
 """Seconds between two looks for a stage that hangs."""
 STACKS = 0.5
 """Seconds that workers have to write where they are."""
+KILLED: dict[int, str] = {
+    signal.SIGKILL: "a system out of memory kills so: a smaller batch size, or more stages",
+    signal.SIGBUS: "a file that was being read was cut off, a shard of the data perhaps: `ffdist data check` finds it; "
+    "restore it, then go on from the last snapshot",
+}
+"""What is to be done where a signal has ended a process."""
 TAIL = 2000
 """Characters of what a process wrote last that are told when it has died."""
 
@@ -217,10 +223,9 @@ class StageProcess:
         code = self.process.returncode
         how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
         said = "\n    ".join(["", *self.said.strip().splitlines()])
-        short = "a system out of memory kills so: a smaller batch size, or more stages" if code == -9 else None
         return StageLostError(f"stage {self.rank} died", where=f"process {self.process.pid}",
                           expected="an end without errors", got=how + (f"; it said:{said}" if said else ""),
-                          remedy=short)  # fmt: skip
+                          remedy=KILLED.get(-code))  # fmt: skip
 
 
 @dataclass

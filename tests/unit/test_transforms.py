@@ -225,3 +225,11 @@ def test_labels_of_a_contact_sheet_stay_above_their_own_pictures() -> None:
     pixels = np.asarray(sheet(data, ["mixup"], pictures=3, draws=2))
     assert (pixels[:, 96:100] == 255).all(), "the gap between two columns is empty"
     assert (pixels[14:42, :96] < 128).any()
+
+
+@pytest.mark.parametrize(("kind", "own"), [("MixUp", "mixup"), ("CutMix", "cutmix")])
+def test_torchvision_s_transforms_of_batches_are_refused_for_ours_that_do_the_same(kind: str, own: str) -> None:
+    with pytest.raises(ConfigError, match="mixes whole batches") as error:
+        load_transform(f"torchvision.transforms.v2:{kind}", {"num_classes": "10"})
+    assert own in str(error.value.remedy)
+    assert load_transform(own, {})

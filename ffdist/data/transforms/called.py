@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ffdist.calls import Call, calls_of
 from ffdist.data.transforms.base import BatchTransform
-from ffdist.errors import ConfigError, DataError, users_code
+from ffdist.errors import ConfigError, DataError, setting, users_code
 from ffdist.options import convert, kinds_of, nearest
 from ffdist.seeds import seeded
 
@@ -69,11 +69,22 @@ class Called(BatchTransform):
         )
 
 
+MIXING = {"MixUp": "mixup", "CutMix": "cutmix"}
+"""torchvision's that are no transforms of a picture, and ours that do the same."""
+
+
 def called(name: str, made: Any, options: Mapping[str, object]) -> Called:
     """An instance of the class `made` with these options. Raises ConfigError for what makes no callable."""
     where = f"transform {name}"
     if not callable(made):
         raise ConfigError(f"'{name}' is no transform", expected="a class of callables", got=repr(made))
+    if own := MIXING.get(getattr(made, "__name__", "")):
+        raise ConfigError(
+            f"'{name}' mixes whole batches with their labels",
+            where=where,
+            expected="a transform of single pictures",
+            remedy=setting("dataset.augment", own),
+        )
     if not inspect.isclass(made) and options == {} and not inspect.signature(made).parameters:
         made = made()
     call = made(**guessed(made, options, where)) if inspect.isclass(made) else made
