@@ -4,7 +4,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: setup train test lint types bench clean
+.PHONY: setup train test lint types bench audit clean
 
 setup: $(VENV)/.ready
 
@@ -30,6 +30,11 @@ types: setup
 
 bench: setup
 	$(BIN)/ffdist bench all $(ARGS)
+
+audit:
+	$(PYTHON) -m venv build/audit
+	build/audit/bin/python -m pip install --quiet '.[bench,data,gcs,mlflow,ray,s3,tensorboard,wandb]' pip-audit
+	build/audit/bin/pip-audit --local --skip-editable --progress-spinner off $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info runs

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
 import numpy as np
 from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
@@ -37,6 +38,8 @@ from ffdist.data.png import check_rows
 from ffdist.data.tiff import Layout, layout_of, unread
 from ffdist.data.transparency import has_transparency, laid_over
 from ffdist.errors import ConfigError, DataError, setting
+
+N = TypeVar("N", int, float)
 
 Mode = Literal["rgb", "grey", "keep"]
 Size = tuple[int, int]
@@ -106,12 +109,21 @@ class Decoding:
 def read_decoding(values: dict) -> Decoding:
     """What `asdict` made of one, from a JSON file. Raises TypeError, KeyError or ValueError for anything else."""
     size, limits = values.get("size"), values.get("value_range")
-    fields = {
-        **values,
-        "size": None if size is None else (int(size[0]), int(size[1])),
-        "value_range": None if limits is None else (float(limits[0]), float(limits[1])),
-    }
+    try:
+        fields = {
+            **values,
+            "size": None if size is None else pair_of(size, int),
+            "value_range": None if limits is None else pair_of(limits, float),
+        }
+    except OverflowError as error:
+        raise ValueError(error) from error
     return Decoding(**fields)
+
+
+def pair_of(values: Any, kind: Callable[[Any], N]) -> tuple[N, N]:
+    """Raises TypeError, ValueError or OverflowError for what is no pair of numbers."""
+    one, other = values
+    return kind(one), kind(other)
 
 
 def check_options(

@@ -84,7 +84,7 @@ def read_facts(run: Path) -> DataFacts:
         if "splits" in values and values.pop(CHECK) != _digest(values):
             raise ValueError("its content does not have its digest")
         facts = _parsed(values)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         raise SnapshotError("the facts of a run's data cannot be read", where=run / FACTS, got=error,
                             remedy="restore it; another run on the same data has the same") from error  # fmt: skip
     doubt(own_transforms(facts.preprocess), run / FACTS)

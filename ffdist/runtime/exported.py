@@ -168,7 +168,8 @@ def _load_file(path: Path, network: Chain | nn.Sequential | None, objective: Obj
         values |= {name: tuple(v) if isinstance(v, list) else v for name, v in about.get("measured", {}).items()}
         settings, predictor = Settings().changed(**values), str(about["predictor"])
         doubt([*named_code(settings), *own_transforms(facts.preprocess)], path)
-    except (SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError) as error:
+    except (SafetensorError, OSError, LookupError, ValueError, TypeError, AttributeError, ArithmeticError,
+            RecursionError) as error:  # fmt: skip
         raise SnapshotError(
             "the file is no export of a network",
             where=path,

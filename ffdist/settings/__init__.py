@@ -184,7 +184,7 @@ def _leaves(key: str, value: Any, where: str) -> Iterator[tuple[str, str, Any]]:
                           got=repr(value))  # fmt: skip
     for inner, told in value.items():
         leaf = inner.replace("-", "_")
-        if leaf in GROUP_OF and GROUP_OF[leaf] != name:
+        if leaf in GROUP_OF and name not in (GROUP_OF[leaf], FORMER.get(leaf)):
             raise ConfigError(f"'{inner}' is no setting of [{key}]", where=where or None,
                               remedy=f"it belongs to [{GROUP_OF[leaf]}]")  # fmt: skip
         if leaf not in GROUP_OF:
@@ -212,6 +212,8 @@ def apply(settings: Settings, values: Mapping[str, Any], where: str) -> Settings
     return without_strange_options(settings.changed(**changes), settings, changes)
 
 
+FORMER = {"max_restarts": "ray"}
+"""The groups of some fields in files of older versions."""
 AS_TOLD = {"windows": as_texts, "modules": as_counts}
 """How values of some fields may be written in a file."""
 

@@ -119,7 +119,7 @@ def read_mark(run: Path) -> dict[str, Any]:
         mark = json.loads((run / MARK).read_text())
         named = isinstance(mark["snapshot"], str) and "/" not in mark["snapshot"]
         return mark if named and isinstance(mark["accuracy"], float) else {}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return {}
 
 

@@ -34,6 +34,14 @@ def test_each_layer_covers_the_one_below(tmp_path: Path) -> None:
     assert settings.run.keep == Settings().run.keep
 
 
+def test_a_field_is_read_where_older_files_have_it(tmp_path: Path) -> None:
+    assert apply(Settings(), {"ray": {"max_restarts": 7}}, "x.toml").run.max_restarts == 7
+    with pytest.raises(ConfigError, match="told twice"):
+        apply(Settings(), {"ray": {"max_restarts": 7}, "run": {"max_restarts": 8}}, "x.toml")
+    with pytest.raises(ConfigError, match=r"no setting of \[plan\]"):
+        apply(Settings(), {"plan": {"max_restarts": 7}}, "x.toml")
+
+
 def test_with_nothing_at_all_it_is_the_digits() -> None:
     assert parse([]).settings == with_preset(Settings(), "digits")
 

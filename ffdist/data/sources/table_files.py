@@ -51,14 +51,21 @@ def schema(path: Path) -> pa.Schema:
             remedy="save it as one of these, e.g. by pandas' to_parquet or to_csv; arrays go by ffdist.from_tensors",
         )
     with readable(path):
-        if suffix in LINES:
-            return pyarrow.json.read_json(path).schema
-        if suffix in TEXTS:
-            return pa.schema([(name, pa.string()) for name in header(path)])
-        if suffix == ".parquet":
-            return pq.read_schema(path)
-        with pa.memory_map(str(path)) as source:
-            return ipc(source).schema
+        found = schema_in(path, suffix)
+        assert found.names is not None  # which raises where one is no text
+        return found
+
+
+def schema_in(path: Path, suffix: str) -> pa.Schema:
+    """As the reader of its kind finds it."""
+    if suffix in LINES:
+        return pyarrow.json.read_json(path).schema
+    if suffix in TEXTS:
+        return pa.schema([(name, pa.string()) for name in header(path)])
+    if suffix == ".parquet":
+        return pq.read_schema(path)
+    with pa.memory_map(str(path)) as source:
+        return ipc(source).schema
 
 
 def labels_in(path: Path, column: str) -> Labels:

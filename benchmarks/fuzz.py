@@ -1,0 +1,289 @@
+"""Bad input by the thousand, for everything that reads what anybody may have written.
+
+    python benchmarks/fuzz.py --inputs 10000 --record benchmarks/records
+    python benchmarks/fuzz.py --inputs 2000 --only "frame from the wire" picture
+
+Each target (`benchmarks/fuzz_targets.py`) runs in a process of its own, and gets inputs that are made of whole ones:
+bytes changed, cut, doubled and spliced; of JSON, values of other kinds, huge numbers, deep nesting. Where atheris is
+installed (pip install atheris) it guides that by what of ffdist each input reaches. A finding is an input upon which it
+raised anything but an error for users, took longer than 10 s, ended the process, took more than a GiB, or had a pickle
+read. Findings are kept in --findings, and the exit status is 1. An input that has once been one is a test, in
+tests/unit/test_fuzz.py.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import random
+import resource
+import signal
+import sys
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import redirect_stderr, redirect_stdout, suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import tyro
+
+with suppress(ImportError):
+    import atheris  # pyright: ignore[reportMissingImports]
+
+    if multiprocessing.current_process().name != "MainProcess":  # what follows is seen by it
+        atheris.instrument_imports(include=["ffdist"]).__enter__()  # pyright: ignore[reportAttributeAccessIssue]
+
+from benchmarks.fuzz_targets import TARGETS, Target
+from ffdist.bench.finding import Finding, Grid
+from ffdist.bench.record import write_record
+from ffdist.bench.settings import BenchSettings
+from ffdist.errors import FfdistError
+from ffdist.plain import PlainConsole
+
+SECONDS = 10.0
+"""That one input may take."""
+ROOM = 1 << 30
+"""Bytes that all of a target's inputs together may take."""
+ODD: list[Any] = [None, True, False, 0, -1, 1, 2**31, 2**63, 2**70, 10**400, 1.5, float("nan"), float("inf"), "", "..",
+                  "../x", "x" * 5000, "\0", "\ud800", [], [[]], [None], [0], [2**62] * 3, {}, {"a": 1}]  # fmt: skip
+
+
+class Slow(BaseException):
+    """An input took too long."""
+
+
+@dataclass
+class Outcome:
+    """What became of a target's inputs."""
+
+    target: str
+    inputs: int = 0
+    taken: int = 0
+    """Of them, as what they are."""
+    refused: int = 0
+    """With an error for users."""
+    findings: list[str] = field(default_factory=list)
+    slowest: float = 0.0
+    """Seconds of one."""
+    memory_mib: int = 0
+    """By which the process has grown."""
+    guided: bool = False
+
+
+def mutated(data: bytes, others: Sequence[bytes], draw: random.Random) -> bytes:
+    """Another input, of a whole one."""
+    if draw.random() < 0.5:
+        with suppress(ValueError, RecursionError):
+            return json.dumps(changed(json.loads(data), draw)).encode(errors="surrogatepass")
+    made = bytearray(data)
+    for _ in range(draw.choice((1, 1, 1, 2, 4, 16))):
+        at = draw.randrange(len(made) + 1)
+        match draw.randrange(8):
+            case 0 | 1 | 2 if made:
+                made[at % len(made)] ^= 1 << draw.randrange(8)
+            case 3:
+                made[at:at] = draw.randbytes(draw.choice((1, 2, 4, 8)))
+            case 4:
+                del made[at : at + draw.choice((1, 4, 64, 1 << 20))]
+            case 5:
+                other = draw.choice(others)
+                cut = draw.randrange(len(other) + 1)
+                made[at : at + draw.randrange(64)] = other[cut : cut + draw.randrange(256)]
+            case 6:
+                made[at : at + 8] = draw.choice((b"\xff" * 8, b"\0" * 8, b"[" * 5000, b'{"a":' * 3000, b"9" * 400))
+            case _:
+                made[at:at] = made[at : at + draw.randrange(1, 512)]
+    return bytes(made)
+
+
+def changed(value: Any, draw: random.Random) -> Any:
+    """JSON with one of its values put in another's place."""
+    if isinstance(value, dict) and value and draw.random() < 0.9:
+        key = draw.choice(list(value))
+        match draw.randrange(8):
+            case 0:
+                return {name: of for name, of in value.items() if name != key}
+            case 1:
+                return value | {draw.choice(("", "a", "step", key + "x")): draw.choice(ODD)}
+        return value | {key: changed(value[key], draw)}
+    if isinstance(value, list) and value and draw.random() < 0.9:
+        at = draw.randrange(len(value))
+        rest = value[at + 1 :]
+        return [*value[:at], changed(value[at], draw), *rest] if draw.random() < 0.8 else [*value[:at], *rest]
+    if draw.random() < 0.05:
+        return nested(draw)
+    return draw.choice(ODD)
+
+
+def nested(draw: random.Random) -> Any:
+    value: Any = draw.choice(ODD)
+    for _ in range(draw.choice((5, 200))):
+        value = [value] if draw.random() < 0.5 else {"a": value}
+    return value
+
+
+class Trial:
+    """A target under trial in this process."""
+
+    def __init__(self, target: Target, findings: Path) -> None:
+        self.target, self.kept, self.outcome = target, findings, Outcome(target.name)
+        self.seen: set[str] = set()
+        sys.addaudithook(self.hear)
+        self.unpickled = False
+
+    def hear(self, event: str, args: tuple[Any, ...]) -> None:
+        self.unpickled |= event == "pickle.find_class"
+
+    def use(self, data: bytes) -> None:
+        outcome, self.unpickled = self.outcome, False
+        outcome.inputs += 1
+        (self.kept / "at-work").write_bytes(data)  # there when the process ends by it
+        began = time.perf_counter()
+        signal.setitimer(signal.ITIMER_REAL, SECONDS)
+        try:
+            self.target.use(data)
+            outcome.taken += 1
+        except FfdistError:
+            outcome.refused += 1
+        except Slow:
+            self.find("slow", f"over {SECONDS:g} s", data)
+        except (Exception, SystemExit) as error:
+            self.find(f"{type(error).__name__} {where(error)}", repr(error)[:200], data)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        outcome.slowest = max(outcome.slowest, time.perf_counter() - began)
+        if self.unpickled:
+            self.find("pickle", "a pickle was read", data)
+
+    def find(self, kind: str, told: str, data: bytes) -> None:
+        if kind not in self.seen:
+            self.seen.add(kind)
+            path = self.kept / f"{len(self.seen):03d}"
+            path.write_bytes(data)
+            self.outcome.findings.append(f"{kind}: {told} ({path})")
+
+
+def where(error: BaseException) -> str:
+    frames = []
+    trace = error.__traceback__
+    while trace:
+        frames.append(f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}")
+        trace = trace.tb_next
+    return frames[-1] if frames else ""
+
+
+def too_slow(*_: object) -> None:
+    raise Slow
+
+
+def life(name: str, inputs: int, seed: int, findings: Path, to: Path) -> None:
+    """A target's process."""
+    target = next(each for each in TARGETS if each.name == name)
+    warnings.simplefilter("ignore")
+    findings.mkdir(parents=True, exist_ok=True)
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        seeds = [*target.seeds()]
+        trial, draw = Trial(target, findings), random.Random(seed)
+        signal.signal(signal.SIGALRM, too_slow)
+        for data in seeds:
+            target.use(data)  # whole ones are taken
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+        def done() -> bool:
+            trial.outcome.memory_mib = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024
+            if trial.outcome.memory_mib > ROOM >> 20 and "memory" not in trial.seen:
+                trial.find("memory", f"{trial.outcome.memory_mib} MiB", b"")
+            to.write_text(json.dumps(asdict(trial.outcome)))
+            return trial.outcome.inputs >= inputs
+
+        if not guided(trial, seeds, draw, done):
+            while not done():
+                for _ in range(100):
+                    trial.use(mutated(draw.choice(seeds), seeds, draw))
+    os._exit(0)
+
+
+def guided(trial: Trial, seeds: list[bytes], draw: random.Random, done: Callable[[], bool]) -> bool:
+    """By atheris, until `done`; False where it is not installed."""
+    atheris = sys.modules.get("atheris")
+    if atheris is None:
+        return False
+    trial.outcome.guided = True
+    corpus = trial.kept / "corpus"
+    corpus.mkdir(exist_ok=True)
+    for index, data in enumerate(seeds):
+        (corpus / f"seed-{index}").write_bytes(data)
+
+    def one(data: bytes) -> None:
+        trial.use(data)
+        if trial.outcome.inputs % 100 == 0 and done():
+            os._exit(0)
+
+    def mutate(data: bytes, size: int, seed: int) -> bytes:
+        return atheris.Mutate(data, size) if draw.random() < 0.3 else mutated(data, seeds, draw)[:size]
+
+    largest = 2 * max(map(len, seeds)) + 4096
+    options = [f"-max_len={largest}", "-rss_limit_mb=0", "-timeout=60", f"-seed={draw.randrange(1, 2**31)}"]
+    atheris.Setup([sys.argv[0], *options, "-handle_int=0", str(corpus)], one, custom_mutator=mutate)
+    atheris.Fuzz()
+    return True
+
+
+def main(
+    inputs: int = 10_000,
+    only: tuple[str, ...] = (),
+    seed: int = 0,
+    jobs: int = 1,
+    findings: Path = Path("findings"),
+    record: Path | None = None,
+) -> None:
+    """inputs: of each target. only: names of targets. jobs: targets at a time. record: the folder for records."""
+    wanted = [target for target in TARGETS if not only or target.name in only]
+    with ThreadPoolExecutor(jobs) as pool:
+        outcomes = [*pool.map(lambda target: tried(target, inputs, seed, findings), wanted)]
+    rows: list[dict[str, Any]] = [
+        {"target": o.target, "inputs": o.inputs, "taken": o.taken, "refused": o.refused, "findings": len(o.findings),
+         "slowest ms": round(o.slowest * 1e3, 1), "memory MiB": o.memory_mib, "by coverage": o.guided}
+        for o in outcomes
+    ]  # fmt: skip
+    grid = Grid("Bad input: what became of it", rows)
+    console = PlainConsole()
+    console.print(grid.rich())
+    for outcome in outcomes:
+        for found in outcome.findings:
+            console.print(f"{outcome.target}: {found}", soft_wrap=True)
+    if record:
+        notes = [
+            f"a finding: anything raised but an error for users, over {SECONDS:g} s, the process's end, over "
+            f"{ROOM >> 20} MiB, or a pickle read",
+            *(f"{outcome.target}: {found}" for outcome in outcomes for found in outcome.findings),
+        ]
+        told = Finding("fuzz", {"targets": rows}, [grid], notes)
+        write_record(told, BenchSettings().changed(record=record), ["python", *sys.argv])
+    sys.exit(any(outcome.findings for outcome in outcomes))
+
+
+def tried(target: Target, inputs: int, seed: int, findings: Path) -> Outcome:
+    """In a process of its own, begun again behind an input that ends it."""
+    folder = (findings / "".join(c if c.isalnum() else "-" for c in target.name)).absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    told = folder / "outcome.json"
+    told.unlink(missing_ok=True)
+    process = multiprocessing.get_context("spawn").Process(target=life, args=(target.name, inputs, seed, folder, told))
+    process.start()
+    process.join()
+    outcome = Outcome(**json.loads(told.read_text())) if told.exists() else Outcome(target.name)
+    if process.exitcode:
+        (folder / "ended").write_bytes((folder / "at-work").read_bytes() if (folder / "at-work").exists() else b"")
+        outcome.findings.append(f"the process ended with {process.exitcode} ({folder / 'ended'})")
+    return outcome
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

@@ -1,0 +1,66 @@
+"""Bad input: some of what `benchmarks/fuzz.py` makes by the thousand, and what was once a finding."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+from contextlib import suppress
+
+import pytest
+
+from benchmarks.fuzz import mutated
+from benchmarks.fuzz_targets import (
+    TARGETS,
+    Target,
+    arrow,
+    file_of,
+    leave,
+    use_data_manifest,
+    use_mark,
+    use_table,
+    watched,
+)
+from ffdist.errors import FfdistError
+
+INPUTS = 30
+
+
+@pytest.fixture(scope="module", autouse=True)
+def folders() -> Iterator[None]:
+    yield
+    watched().close()
+    leave()
+
+
+@pytest.mark.filterwarnings("ignore")  # of what reads pictures and tables
+@pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
+def test_bad_input_is_an_error_for_users_and_whole_input_is_taken(target: Target) -> None:
+    seeds, draw = [*target.seeds()], random.Random(7)
+    for data in seeds:
+        target.use(data)
+    for _ in range(INPUTS):
+        with suppress(FfdistError):
+            target.use(mutated(draw.choice(seeds), seeds, draw))
+
+
+@pytest.mark.parametrize("data", [b"[" * 5000, b'{"snapshot": [], "accuracy": 0.5}', b"null", b"\xff"])
+def test_a_mark_that_is_none_is_told(data: bytes) -> None:
+    with pytest.raises(FfdistError, match="which snapshot is the best"):
+        use_mark(data)
+
+
+@pytest.mark.parametrize(("key", "value"), [("size", [6]), ("value_range", [0.5]), ("size", [float("inf"), 6]),
+                                            ("size", 6), ("value_range", [10**400, 1])])  # fmt: skip
+def test_a_decoding_that_is_none_is_told(key: str, value: object) -> None:
+    (data,) = file_of("manifest.json", "data")()
+    values = json.loads(data)
+    values["decoding"][key] = value
+    with pytest.raises(FfdistError, match="manifest cannot be used"):
+        use_data_manifest(json.dumps(values).encode())
+
+
+def test_a_column_whose_name_is_no_text_is_told() -> None:
+    data = arrow()[0].replace(b"image", b"\xe9mage")
+    with pytest.raises(FfdistError, match="table"):
+        use_table(".arrow")(data)
