@@ -259,7 +259,7 @@ def use_header(data: bytes) -> object:
     try:
         tensors = [TensorSpec(name, DTYPES[dtype], tuple(shape), (), "cpu") for name, dtype, shape, *_ in
                    json.loads(data)["tensors"]]  # fmt: skip
-        payload = payload_end(spec.nbytes for spec in tensors) % 2**64
+        payload = int(payload_end(spec.nbytes for spec in tensors)) % 2**64
     except Exception:
         payload = 0
     return use_frame(PRELUDE.pack(MAGIC, VERSION, EDGE.attempt, 0, len(data), payload) + data)
@@ -284,7 +284,8 @@ def use_request(data: bytes) -> object:
                 connection.shutdown(socket.SHUT_WR)
             while part := connection.recv(1 << 16):
                 answer += part
-    assert not answer or answer.startswith(b"HTTP/") or answer.startswith(b"<"), answer[:100]
+    oldest = not data.partition(b"\n")[0].strip().endswith((b"HTTP/1.0", b"HTTP/1.1"))  # its answers have no head
+    assert not answer or answer.startswith(b"HTTP/") or oldest, answer[:100]
     assert b"Traceback" not in answer
     return answer
 

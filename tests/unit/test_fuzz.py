@@ -7,6 +7,7 @@ import random
 from collections.abc import Iterator
 from contextlib import suppress
 
+import numpy as np
 import pytest
 
 from benchmarks.fuzz import mutated
@@ -16,6 +17,7 @@ from benchmarks.fuzz_targets import (
     arrow,
     file_of,
     leave,
+    pictures,
     use_data_manifest,
     use_mark,
     use_table,
@@ -64,3 +66,14 @@ def test_a_column_whose_name_is_no_text_is_told() -> None:
     data = arrow()[0].replace(b"image", b"\xe9mage")
     with pytest.raises(FfdistError, match="table"):
         use_table(".arrow")(data)
+
+
+def test_an_arrow_table_whose_places_lie_beyond_it_is_told() -> None:
+    """Reading there would end the process."""
+    for data in arrow():
+        offsets = np.array([0, len(pictures()[0])], "<i4").tobytes()
+        at = data.index(offsets)
+        for far in (2**31 - 1, 2**30, -(2**31)):
+            bad = data[: at + 4] + far.to_bytes(4, "little", signed=True) + data[at + 8 :]
+            with pytest.raises(FfdistError, match="table"):
+                use_table(".arrow")(bad)

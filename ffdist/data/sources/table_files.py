@@ -224,7 +224,9 @@ def batches(path: Path, column: str) -> Iterator[pa.RecordBatch]:
         with pa.memory_map(str(path)) as source:
             reader = ipc(source)
             stream = isinstance(reader, pa.RecordBatchStreamReader)
-            yield from reader if stream else map(reader.get_batch, range(reader.num_record_batches))
+            for batch in reader if stream else map(reader.get_batch, range(reader.num_record_batches)):
+                batch.select([column]).validate(full=True)  # places beyond the file would end this process
+                yield batch
 
 
 def ipc(source: pa.MemoryMappedFile) -> pa.RecordBatchFileReader | pa.RecordBatchStreamReader:
