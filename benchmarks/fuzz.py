@@ -7,8 +7,8 @@ Each target (`benchmarks/fuzz_targets.py`) runs in a process of its own, and get
 bytes changed, cut, doubled and spliced; of JSON, values of other kinds, huge numbers, deep nesting. Where atheris is
 installed (pip install atheris) it guides that by what of ffdist each input reaches. A finding is an input upon which it
 raised anything but an error for users, computed for over 10 s, did not answer for two minutes, ended the process, took
-more than 2 GiB (the largest pictures that are read take 1.3), or had a pickle read. Findings are kept in --findings, and the exit status is 1. An input that has once been one is a test, in
-tests/unit/test_fuzz.py.
+more than 2 GiB (the largest pictures that are read take 1.3), or had a pickle read. Findings are kept in --findings,
+and the exit status is 1. An input that has once been one is a test, in tests/unit/test_fuzz.py.
 """
 
 from __future__ import annotations
@@ -263,8 +263,8 @@ def main(
             console.print(f"{outcome.target}: {found}", soft_wrap=True)
     if record:
         notes = [
-            f"a finding: anything raised but an error for users, over {SECONDS:g} s of computing, the process's end, over "
-            f"{ROOM >> 20} MiB, or a pickle read",
+            f"a finding: anything raised but an error for users, over {SECONDS:g} s of computing, no answer, the "
+            f"process's end, over {ROOM >> 20} MiB, or a pickle read",
             *(f"{outcome.target}: {found}" for outcome in outcomes for found in outcome.findings),
         ]
         told = Finding("fuzz", {"targets": rows}, [grid], notes)
