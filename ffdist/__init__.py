@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ffdist.page.server import Watch
     from ffdist.page.write import write_report
     from ffdist.pipeline.classifier import Classifier
+    from ffdist.runtime.export import export
     from ffdist.runtime.exported import load
     from ffdist.runtime.outcome import Result
     from ffdist.runtime.prediction import read_pictures
@@ -59,6 +60,7 @@ _PLACES = {
     "write_report": "ffdist.page.write",
     "Classifier": "ffdist.pipeline.classifier",
     "Result": "ffdist.runtime.outcome",
+    "export": "ffdist.runtime.export",
     "load": "ffdist.runtime.exported",
     "read_pictures": "ffdist.runtime.prediction",
     "replay": "ffdist.runtime.replay",
@@ -109,6 +111,7 @@ __all__ = [
     "TrainingSettings",
     "Watch",
     "WatchSettings",
+    "export",
     "from_arrow",
     "from_dataset",
     "from_ray",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, get_origin
+from pathlib import Path, PurePath
+from typing import Any, get_args, get_origin
 
 import torch
 
@@ -57,8 +58,8 @@ def as_fields(told: dict[str, Any], where: str) -> dict[str, Any]:
 
 
 def as_field(name: str, value: Any) -> Any:
-    """None for an empty list, options by their names, a device of torch's, an optimiser's class: as the settings have
-    them.
+    """As the settings have it: None for an empty list, options by their names, a device of torch's, an optimiser's
+    class, a path where a text may be one.
 
     Raises ConfigError for one text where several are told.
     """
@@ -72,7 +73,14 @@ def as_field(name: str, value: Any) -> Any:
         raise ConfigError(f"{name} has a wrong value", expected="a list", got=repr(value), remedy=told)
     if isinstance(value, type) and name == "optimizer":
         return f"{value.__module__}:{value.__qualname__}"
+    if isinstance(value, PurePath) and not is_path(name):
+        return str(value)
     return str(value) if isinstance(value, torch.device) else value
+
+
+def is_path(name: str) -> bool:
+    """Whether a field is a path itself, and no text that may be one."""
+    return Path in (kind_of(name), *get_args(kind_of(name)))
 
 
 def short(value: object) -> str:

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from ffdist.cli.help import Flag, Positional
 from ffdist.cli.parsing import parsed
 from ffdist.cli.train import here
-from ffdist.errors import ConfigError, users_code
 from ffdist.loading import loading
 from ffdist.runtime.interrupts import handle_signals, unwind
-from ffdist.trust import TRUSTING
 
 if TYPE_CHECKING:
-    import torch
-
-    from ffdist.pipeline.classifier import Classifier
     from ffdist.runtime.data_facts import DataFacts
 
 
@@ -47,37 +41,17 @@ class Export:
 
 def main(args: Sequence[str]) -> None:
     command = parsed(Export, args, "ffdist export")
-    TRUSTING.set(TRUSTING.get() or command.trust)
-    command = replace(command, run=here(command.run))
-    if command.to.suffix not in (".pt2", ".safetensors"):
-        raise ConfigError("unknown form of export", where="--to", expected="a name ending in .pt2 or .safetensors",
-                          got=command.to.name)  # fmt: skip
-    if command.to.exists():
-        raise ConfigError("the file exists", where=command.to, remedy="choose another name, or remove it first")
-    if not command.to.parent.is_dir():
-        raise ConfigError("there is no such folder", where="--to", got=command.to.parent, remedy="make it first")
     with loading():  # of torch, behind the parsing
-        import torch
-
-        from ffdist.runtime.exported import metadata, weights, write_whole
-        from ffdist.runtime.run import load_classifier
+        from ffdist.runtime.data_facts import read_facts
+        from ffdist.runtime.export import export
 
     handle_signals(unwind)  # what is half written goes again
-    classifier, settings, facts = load_classifier(command.run, command.snapshot)
-    classifier.choose(command.predictor)
-    about = metadata(classifier, settings, facts)
-    if command.to.suffix == ".pt2":
-        made = io.BytesIO()  # torch's own writer ends the process where the disk is full
-        torch.export.save(program(classifier, facts), made, extra_files={"ffdist.json": json.dumps(about)})
-        data = made.getvalue()
-    else:
-        data = weights(classifier, about)
-    write_whole(command.to, data)
+    run = here(command.run)
+    said = export(run, command.to, snapshot=command.snapshot, predictor=command.predictor, trust=command.trust)
     if command.json:
-        told = {name: json.loads(text) for name, text in about.items()}
-        print(json.dumps({"file": str(command.to), "bytes": command.to.stat().st_size} | told))
+        print(json.dumps(said))
         return
-    print(f"{command.to}: {command.to.stat().st_size:,} bytes; {how_to_use(command.to, command.run, facts)}")
+    print(f"{command.to}: {said['bytes']:,} bytes; {how_to_use(command.to, command.run, read_facts(run))}")
 
 
 def how_to_use(to: Path, run: Path, facts: DataFacts) -> str:
@@ -93,20 +67,3 @@ def how_to_use(to: Path, run: Path, facts: DataFacts) -> str:
         lines.append(f"in Python: ffdist.load({str(to)!r}), a torch.nn.Module with .classes and .decoding")
     shape = ", ".join(map(str, facts.shape))
     return "\n".join([f"{input_of(facts)}, float32 [B, {shape}] -> scores [B, {len(facts.classes)}]", *lines])
-
-
-def program(classifier: Classifier, facts: DataFacts) -> torch.export.ExportedProgram:
-    """The classifier's forward pass, for any batch size of float32; other types, and pixels beyond 0..1, are refused
-    when it is called. Its scores have no graph. Raises ConfigError for a network that torch.export cannot follow."""
-    import torch
-
-    from ffdist.pipeline.classifier import Checked
-
-    example = torch.rand(2, *facts.shape)
-    classifier.pixels = facts.pixels
-    network = Checked(classifier).eval().requires_grad_(False)
-    shapes = {"pixels": {0: torch.export.Dim("batch", min=1)}}
-    with users_code(ConfigError, "torch.export cannot follow this network", where="--to FILE.pt2",
-                    expected="blocks without branches on what tensors hold",
-                    remedy="export its weights: --to FILE.safetensors"):  # fmt: skip
-        return torch.export.export(network, (example,), dynamic_shapes=shapes, strict=False)

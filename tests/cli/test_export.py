@@ -45,6 +45,22 @@ def test_an_exported_network_comes_back_with_its_predictor_and_names(
     assert json.loads(about["classes"]) == loaded.classes
 
 
+def test_python_exports_what_the_command_does_and_refuses_what_it_refuses(run: Path, tmp_path: Path) -> None:
+    main(["export", str(run), "--to", str(tmp_path / "command.safetensors"), "--predictor", "conv2"])
+    said = ffdist.export(run, tmp_path / "python.safetensors", predictor="conv2")
+    command, python = (tmp_path / f"{name}.safetensors" for name in ("command", "python"))
+    files = [safe_open(path, framework="pt") for path in (command, python)]
+    assert files[0].metadata() == files[1].metadata()
+    assert all(torch.equal(*(file.get_tensor(name) for file in files)) for name in {*files[0].keys(), *files[1].keys()})
+    assert (said["file"], said["bytes"], said["predictor"]) == (str(python), python.stat().st_size, "conv2")
+    refused = {python: "the file exists", tmp_path / "m.onnx": "unknown form", tmp_path / "no/m.pt2": "no such"}
+    for to, message in refused.items():
+        with pytest.raises(ConfigError, match=message):
+            ffdist.export(run, to)
+    with pytest.raises(SnapshotError):
+        ffdist.export(tmp_path / "nowhere", tmp_path / "m.pt2")
+
+
 @pytest.mark.parametrize("name", ["m.safetensors", "m.pt2"])
 def test_the_file_has_the_mode_of_any_new_file(name: str, run: Path, tmp_path: Path) -> None:
     before = os.umask(0o027)

@@ -17,8 +17,9 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
+import ffdist
 from ffdist import SFF, Pipeline, models, open_data
-from ffdist.errors import ConfigError, DataError, NetworkError
+from ffdist.errors import ConfigError, DataError, FfdistError, NetworkError
 
 
 def pictures() -> tuple[Tensor, Tensor]:
@@ -163,6 +164,16 @@ def test_a_setting_that_a_pipeline_cannot_have_is_told_when_it_is_made(setting: 
 def test_a_setting_that_fit_cannot_use_is_told_before_anything_is_done(setting: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Pipeline(perceptron(), SFF()).fit("no such data", **setting)
+
+
+def test_a_path_is_taken_where_a_text_may_be_one(tmp_path: Path) -> None:
+    (tmp_path / "plan.json").write_text("no plan")
+    with pytest.raises(ConfigError, match=r"plan\.json"):
+        Pipeline("cnnb", "sff").fit("digits", plan=tmp_path / "plan.json")
+    with pytest.raises(FfdistError, match=r"no\.safetensors"):
+        Pipeline("cnnb", "sff").fit("digits", pretrained=tmp_path / "no.safetensors")
+    with pytest.raises(DataError, match=r"read_pictures(.|\n)*got: a list"):
+        ffdist.read_pictures("run", ["picture.png"])  # pyright: ignore[reportArgumentType]
 
 
 def test_a_rules_name_and_numbers_of_other_libraries_are_taken() -> None:

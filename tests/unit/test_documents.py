@@ -61,3 +61,9 @@ def test_a_documented_command_is_one(document: str, words: list[str], monkeypatc
         parse_train(args)
     if command == "bench":
         parse_bench(args)
+
+
+def test_the_map_of_tests_names_files_that_are_there() -> None:
+    text = (ROOT / "tests/README.md").read_text()
+    for name in re.findall(r"`((?:unit|cli|distributed|launch|ray|faults|gpu|accelerator)/[^`]*)`", text):
+        assert [*(ROOT / "tests").glob(name.rstrip("/"))], name

@@ -15,12 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ffdist import SFF, Pipeline, models
-from ffdist.cli.export import program
 from ffdist.errors import ConfigError, NetworkError
 from ffdist.models import Chain, load_model
 from ffdist.objectives import CwC, Hinton, Local, LocalCE, Objective, PredSim, Site, load_objective
 from ffdist.pipeline.classifier import Classifier
 from ffdist.runtime.agree import smallest_part
+from ffdist.runtime.export import program
 from ffdist.runtime.run import DataFacts
 
 X = torch.rand(48, 6, generator=torch.Generator().manual_seed(0))
