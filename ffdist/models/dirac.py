@@ -48,7 +48,6 @@ class _Dirac:
         for layer in block.modules():
             if not isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) or set(layer.kernel_size) == {1}:
                 continue
-            if layer.weight.requires_grad:
-                passed = min(layer.in_channels, layer.out_channels)
-                nn.init.dirac_(layer.weight[:passed] if layer.groups == 1 else layer.weight, layer.groups)
+            for filters in layer.weight.chunk(layer.groups) if layer.weight.requires_grad else ():
+                nn.init.dirac_(filters[: filters.shape[1]])
         return block

@@ -103,4 +103,5 @@ def chosen(site: Site, depth: int) -> list[Following]:
     """The blocks behind `site` that its head copies: `depth` of them, evenly; all for 0."""
     behind = site.following
     count = min(depth or len(behind), len(behind))
-    return [behind[round(len(behind) * i / count) - 1] for i in range(1, count + 1)]
+    first = site.index + 1
+    return [behind[round(site.index + len(behind) * i / count) - first] for i in range(1, count + 1)]

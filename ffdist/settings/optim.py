@@ -88,6 +88,16 @@ class OptimSettings(Group):
                 remedy=f"a block that is not to learn rests: {setting('scheduler.windows')}",
             )
 
+        plain = self.optimizer == "sgd" or (self.optimizer == "muon" and self.muon_rest == "sgd")
+        if self.nesterov and plain and not self.momentum:
+            raise ConfigError(
+                f"{setting('optim.nesterov', True)} is a form of momentum, and there is none",
+                where=setting("optim.momentum"),
+                expected="> 0",
+                got=self.momentum,
+                remedy=f"{setting('optim.momentum', 0.9)}, or leave {setting('optim.nesterov')} out",
+            )
+
     def check_blocks(self, blocks: int) -> None:
         """Raises ConfigError unless there is a factor for each of the network's blocks, or none at all."""
         if self.block_rates and len(self.block_rates) != blocks:

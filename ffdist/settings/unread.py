@@ -11,6 +11,7 @@ OF_MUON = ("muon_rest", "muon_momentum", "unit_filters", "ns_steps")
 OF_ADAM = ("betas", "eps")
 RISING = ("one-cycle", "triangular")
 ENDING = ("cosine", "linear", *RISING)
+OF_LANES = ("exchange_dtype", "sync_norms")
 OF_RAY = tuple(name for name, group in GROUP_OF.items() if group == "ray")
 
 
@@ -19,6 +20,8 @@ def unread(settings: Settings) -> Iterator[str]:
     optimizer, schedule = settings.optim.optimizer, settings.scheduler.schedule
     rest = settings.optim.muon_rest if optimizer == "muon" else optimizer
     rises = bool(settings.scheduler.warmups) or schedule in RISING
+    lanes = settings.training.lanes
+    in_lanes = (lanes or 1) > 1 or (lanes is None and settings.plan.is_shared)
     readers = (
         (("momentum",), rest == "sgd", "sgd", "optim.optimizer", optimizer),
         (("nesterov",), optimizer in ("sgd", "muon"), "sgd and muon", "optim.optimizer", optimizer),
@@ -29,6 +32,8 @@ def unread(settings: Settings) -> Iterator[str]:
         (("milestones",), schedule == "milestones", "milestones", "scheduler.schedule", schedule),
         (("end",), schedule in ENDING, ", ".join(ENDING), "scheduler.schedule", schedule),
         (("start",), rises, "a warm-up", "scheduler.warmup", settings.scheduler.warmup),
+        (OF_LANES, in_lanes, "several lanes", "training.lanes", lanes or 1),
+        (("exchange",), settings.plan.is_shared, "stages that workers share", "plan.stages", settings.plan.stages),
         (("max_restarts",), settings.plan.launcher != "threads", "processes", "plan.launcher", "threads"),
         (OF_RAY, settings.plan.launcher == "ray", "ray", "plan.launcher", settings.plan.launcher),
     )

@@ -18,9 +18,11 @@ from ffdist import SFF, Pipeline, open_data
 from ffdist.baselines.twin import Backprop, twin
 from ffdist.errors import ConfigError
 from ffdist.models import Chain, cnnb, load_model
-from ffdist.models.dirac import with_dirac
+from ffdist.models.dirac import _Dirac, with_dirac
 from ffdist.objectives import DGL, AugLocal, LocalCE, PredSim
+from ffdist.objectives.auglocal import chosen
 from ffdist.pipeline.crossed import layers_crossed
+from ffdist.pipeline.plan import sites
 from ffdist.runtime.modules import Parts, balanced, joined_in_modules, measured
 from ffdist.runtime.run import read_settings
 from ffdist.runtime.world import World
@@ -163,6 +165,26 @@ def test_convolutions_pass_their_inputs_on_at_first() -> None:
     assert not torch.equal((conv(x) - bias)[:, 8:10], x[:, :2])
     other = next(layer for layer in cnnb((3, 8, 8), 10, (8, 12, 16)).build(1, 0).modules() if hasattr(layer, "weight"))
     assert torch.equal(conv.weight[8:], other.weight[8:])  # pyright: ignore
+
+
+def test_auglocal_copies_the_blocks_that_its_equation_names() -> None:
+    network = nn.Sequential(*(nn.Linear(8, 8) for _ in range(8)))
+    places = sites(Chain.from_sequential(network, input_shape=(8,), num_classes=4))
+    last = len(places) - 1
+    for site in places[:-1]:
+        for depth in range(1, last - site.index + 1):
+            copied = [round(site.index + (last - site.index) * i / depth) for i in range(1, depth + 1)]
+            assert [following.name for following in chosen(site, depth)] == [places[at].name for at in copied]
+
+
+@pytest.mark.parametrize(("groups", "inputs", "outputs"), [(4, 4, 8), (2, 4, 8), (2, 8, 4)])
+def test_each_group_of_a_convolution_passes_its_inputs_on(groups: int, inputs: int, outputs: int) -> None:
+    layer = _Dirac(lambda: nn.Conv2d(inputs, outputs, 3, padding=1, groups=groups, bias=False))()
+    x = torch.randn(2, inputs, 5, 5)
+    for y, own in zip(layer(x).chunk(groups, 1), x.chunk(groups, 1), strict=True):
+        passed = min(y.shape[1], own.shape[1])
+        assert torch.equal(y[:, :passed], own[:, :passed])
+        assert all(further.any() for further in y[:, passed:].unbind(1)), "drawn, not zero"
 
 
 def test_weights_of_ones_own_are_not_set_anew() -> None:

@@ -178,6 +178,8 @@ def test_a_warm_up_in_epochs_stays_when_a_run_goes_on_for_more() -> None:
         ({"betas": (0.9,)}, "two decays"),
         ({"betas": (0.9, 1.0)}, "two decays"),
         ({"block_rates": (1.0, 0.0)}, "too small"),
+        ({"optimizer": "sgd", "nesterov": True, "momentum": 0.0}, "there is none"),
+        ({"optimizer": "muon", "nesterov": True, "momentum": 0.0}, "there is none"),
         ({"warmup": 0.1, "warmup_steps": 3}, "in several ways"),
         ({"warmup_epochs": 1, "schedule": "plateau"}, "no warm-up"),
         ({"schedule": "milestones"}, "no milestones"),

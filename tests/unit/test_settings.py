@@ -254,6 +254,15 @@ def test_groups_and_names_say_the_same() -> None:
         ({"max_restarts": 5, "launcher": "threads"}, ["nothing reads run.max_restarts"]),
         ({"placement_timeout": 5.0}, ["nothing reads ray.placement_timeout"]),
         ({"placement_timeout": 5.0, "launcher": "ray"}, []),
+        (
+            {"sync_norms": True, "exchange_dtype": "bf16"},
+            ["nothing reads training.exchange_dtype, .*sync_norms"],
+        ),
+        ({"sync_norms": True, "lanes": 1, "replicas": 1}, ["nothing reads training.sync_norms, .* training.lanes=1"]),
+        ({"sync_norms": True, "exchange_dtype": "bf16", "replicas": 2}, []),
+        ({"sync_norms": True, "lanes": 2}, []),
+        ({"exchange": "slices", "stages": 2}, ["nothing reads plan.exchange, .* plan.stages=2"]),
+        ({"exchange": "slices", "devices": 2}, []),
     ],
 )
 def test_a_setting_that_nothing_reads_is_told(told: dict[str, object], lines: list[str]) -> None:
