@@ -78,19 +78,30 @@ class Lockstep:
         self.pool: ThreadPoolExecutor | None = None
 
     def run(
-        self, block: LearningBlock, work: Mapping[int, Callable[[], R]], exchange: Exchange, leader: int
+        self,
+        block: LearningBlock,
+        work: Mapping[int, Callable[[], R]],
+        exchange: Exchange,
+        leader: int,
+        *,
+        resumed: Callable[[int], None] = lambda lane: None,
+        left: Callable[[int], None] = lambda lane: None,
     ) -> dict[int, tuple[R, list[Tensor | None]]]:
         """Of each lane what it returns, and what gradients of the block it has made.
 
-        leader: the first of all lanes that have samples. Raises the first lane's error; NetworkError where they do not
-        all come to the same points.
+        leader: the first of all lanes that have samples. resumed, left: told of each lane before it goes on, and when
+        it has come to where it waits, or to its end; no lane is at work then.
+        Raises the first lane's error; NetworkError where they do not all come to the same points.
         """
         self.block, self.parameters = block, block.learned
         lanes = [Lane[R](number, number == leader, len(work) == 1, exchange) for number in work]
         self.exchange = exchange
         if len(lanes) == 1:
-            block.lane = lanes[0].number
-            return {lanes[0].number: (self._alone(lanes[0], work[lanes[0].number]), self._take_gradients())}
+            number = block.lane = lanes[0].number
+            resumed(number)
+            result = self._alone(lanes[0], work[number])
+            left(number)
+            return {number: (result, self._take_gradients())}
         if self.pool is None:
             self.pool = ThreadPoolExecutor(len(lanes), "ffdist lane")
         threads = torch.get_num_threads()
@@ -99,7 +110,7 @@ class Lockstep:
             self.pool.submit(copy_context().run, self._life, lane, work[lane.number], threads)
         try:
             while not all(lane.ended.is_set() for lane in lanes):
-                self._round(lanes)
+                self._round(lanes, resumed, left)
         finally:
             self._end(lanes)
         return {lane.number: (lane.result, lane.gradients) for lane in lanes}
@@ -124,14 +135,16 @@ class Lockstep:
             lane.ended.set()
             lane.paused.release()
 
-    def _round(self, lanes: Sequence[Lane[Any]]) -> None:
+    def _round(self, lanes: Sequence[Lane[Any]], resumed: Callable[[int], None], left: Callable[[int], None]) -> None:
         """Each lane goes on to where it needs the others, or to its end."""
         for lane in lanes:
             self.block.lane = lane.number
             for parameter, gradient in zip(self.parameters, lane.gradients, strict=True):
                 parameter.grad = gradient
+            resumed(lane.number)
             lane.turn.release()
             lane.paused.acquire()
+            left(lane.number)
             lane.gradients = self._take_gradients()
             if lane.error:
                 raise lane.error

@@ -55,6 +55,13 @@ class RunningStatistics:
             buffer.copy_(self.begun[name])
             self.seen[name] = (buffer, buffer._version)
 
+    @torch.no_grad()
+    def put_back(self, part: int) -> None:
+        """Before a microbatch that has been left goes on: its buffers, as it left them."""
+        for name, buffer in self.parts.named_buffers():
+            if (value := self.taken.get(Key(part, name))) is not None:
+                buffer.copy_(value)
+
     def drop(self) -> None:
         """Behind a batch that is not learned from: the buffers are as they were when it began."""
         self.begun, self.seen, self.taken = {}, {}, {}

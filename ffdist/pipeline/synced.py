@@ -19,6 +19,7 @@ from ffdist.pipeline.lanes import parts
 from ffdist.pipeline.lockstep import Lockstep
 from ffdist.pipeline.message import TrainBatch
 from ffdist.pipeline.reduce import Reduction
+from ffdist.pipeline.running import RunningStatistics
 from ffdist.pipeline.team import Team
 from ffdist.transport.base import Frame
 
@@ -32,16 +33,18 @@ class LaneBatch:
 
     message: TrainBatch
     y: Tensor
+    companion: Tensor | None = None
     local: Local | None = None
 
-    def take(self, local: Local) -> None:
-        """What a block has made of it."""
+    def take(self, local: Local, *, last: bool) -> None:
+        """What a block has made of it. last: whether there is none behind it."""
         now = self.message
         x, features = passed_on(local, now.features)
         scores, scored = now.scores, now.scored
         if scores is not None and local.scores is not None:
             scores, scored = scores.to(self.y.device) + local.scores.detach(), scored + 1
-        self.message = replace(now, x=x, features=features, scores=scores, scored=scored)
+        companion = None if last else self.companion
+        self.message = replace(now, x=x, features=features, scores=scores, scored=scored, companion=companion)
         self.local = local
 
 
@@ -79,7 +82,15 @@ class SideBySide:
     def begin(self, messages: Sequence[TrainBatch]) -> None:
         """A batch, of which some lane here has samples."""
         self.messages = list(messages)
-        self.full = [LaneBatch(each, moved(each.y, self.device)) for each in messages if len(each.y)]
+        self.full = [
+            LaneBatch(
+                each,
+                moved(each.y, self.device),
+                None if each.companion is None else moved(each.companion, self.device),
+            )
+            for each in messages
+            if len(each.y)
+        ]
         samples = round(len(self.full[0].y) / self.full[0].message.share)
         self.there = {part.lane for part in parts(samples, self.of, 1) if part.samples}
 
@@ -96,13 +107,12 @@ class SideBySide:
         def forward(each: LaneBatch) -> Local:
             now = each.message
             assert now.x is not None
-            return block.forward(now.x, each.y, now.step, now.epoch, now.part)
+            return block.forward(now.x, each.y, now.step, now.epoch, now.part, each.companion)
 
         reduction.begin(self.full[0].message.lane)
-        found = self._run(block, forward)
+        found = self._run(block, forward, reduction.running)
         for each in self.full:
-            each.take(found[each.message.lane][0])
-            reduction.end_part(each.message.part)  # the leading lane's has what norms have written for all
+            each.take(found[each.message.lane][0], last=block.site.last)
 
     def backward(self, reduction: Reduction) -> None:
         """The block learns from what it has made."""
@@ -121,9 +131,17 @@ class SideBySide:
                 parameter.grad = gradient
             reduction.end_lane(message.lane)
 
-    def _run(self, block: LearningBlock, act: Callable[[LaneBatch], R]) -> dict[int, tuple[R, list[Tensor | None]]]:
+    def _run(
+        self, block: LearningBlock, act: Callable[[LaneBatch], R], running: RunningStatistics | None = None
+    ) -> dict[int, tuple[R, list[Tensor | None]]]:
+        """running: what each lane is to find as the batch found it. The leading lane's has what norms write for all."""
         work = {each.message.lane: partial(act, each) for each in self.full}
-        return self.lockstep.run(block, work, self._exchange, min(self.there))
+        part = {each.message.lane: each.message.part for each in self.full}
+        on = {
+            "resumed": lambda lane: running.put_back(part[lane]) if running else None,
+            "left": lambda lane: running.take(part[lane]) if running else None,
+        }
+        return self.lockstep.run(block, work, self._exchange, min(self.there), **on)
 
     def _exchange(self, values: dict[int, Tensor]) -> dict[int, Tensor]:
         """What every lane has that has samples."""

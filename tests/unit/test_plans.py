@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from jobs import QUIET, DigitsJob, cut_power_at, fingerprint, learned
 
 from ffdist.errors import ConfigError, FfdistError, NetworkError, StageError
-from ffdist.objectives import SFF, Hinton, Local
+from ffdist.objectives import SCFF, SFF, Hinton, Local
 from ffdist.pipeline.block import LearningBlock, learn
 from ffdist.pipeline.flat import ALIGNMENT, Flat, in_memory
 from ffdist.pipeline.plan import build_block
@@ -54,7 +54,7 @@ JOBS = {
     "plateau": DigitsJob(settings=SMALL | {"schedule": "plateau", "patience": 0}, epochs=3),
     "fp16": DigitsJob(noisy=True, settings=SMALL | {"precision": "fp16"}),
     "gradients in bf16": DigitsJob(settings=SMALL | {"exchange_dtype": "bf16"}),
-    "synchronised norms": DigitsJob(settings=SMALL | {"sync_norms": True, "ema": 0.9}),
+    "synchronised norms": DigitsJob(objective=SCFF(peer=0.03), settings=SMALL | {"sync_norms": True, "ema": 0.9}),
     "synchronised norms, uneven": DigitsJob(settings=SMALL | {"sync_norms": True, "batch_size": 7, "optimizer": "sgd"}),
     "uneven": DigitsJob(settings=SMALL | {"batch_size": 7}),
     "fewer samples than lanes": DigitsJob(settings=SMALL | {"samples": 4}),

@@ -15,7 +15,7 @@ from torch import nn
 from ffdist.data import open_data
 from ffdist.errors import ConfigError, FfdistError, NetworkError
 from ffdist.models import Chain
-from ffdist.objectives import MonoForward
+from ffdist.objectives import SFF, InfoPro, MonoForward, Objective
 from ffdist.pipeline.block import LearningBlock
 from ffdist.pipeline.lockstep import LANE, Lockstep
 from ffdist.pipeline.plan import build_block
@@ -32,9 +32,9 @@ CPU = torch.device("cpu")
 SMALL: dict[str, Any] = {"samples": 32, "batch_size": 16, "optimizer": "sgd", "lr": 0.05, "augment": ()}
 
 
-def weights(folder: Path, **told: Any) -> dict[str, torch.Tensor]:
+def weights(folder: Path, rule: Objective | None = None, **told: Any) -> dict[str, torch.Tensor]:
     """Of all blocks, after a short run."""
-    run_threads(DigitsJob(folder, epochs=1, settings=SMALL | told)(), QUIET)
+    run_threads(DigitsJob(folder, epochs=1, objective=rule or SFF(), settings=SMALL | told)(), QUIET)
     manifest = latest(folder)
     assert manifest
     found: dict[str, torch.Tensor] = {}
@@ -44,12 +44,13 @@ def weights(folder: Path, **told: Any) -> dict[str, torch.Tensor]:
     return found
 
 
-def test_lanes_learn_what_one_lane_learns(tmp_path: Path) -> None:
-    one = weights(tmp_path / "one", lanes=1)
+@pytest.mark.parametrize("rule", [SFF(), InfoPro()], ids=["sff", "infopro"])
+def test_lanes_learn_what_one_lane_learns(rule: Objective, tmp_path: Path) -> None:
+    one = weights(tmp_path / "one", rule, lanes=1)
     synced = weights(
-        tmp_path / "synced", plan="conv1 @ 0:0, 1:1-3 | conv2 conv3 @ 0:0-1, 1:2-3", lanes=4, sync_norms=True
+        tmp_path / "synced", rule, plan="conv1 @ 0:0, 1:1-3 | conv2 conv3 @ 0:0-1, 1:2-3", lanes=4, sync_norms=True
     )
-    apart = weights(tmp_path / "apart", plan="* @ 0", lanes=4)
+    apart = weights(tmp_path / "apart", rule, plan="* @ 0", lanes=4)
     close = {name: torch.allclose(value, synced[name], rtol=1e-3, atol=1e-5) for name, value in one.items()}
     assert all(close.values()), [name for name, is_so in close.items() if not is_so]
     assert not all(torch.allclose(value, apart[name], rtol=1e-3, atol=1e-5) for name, value in one.items())
