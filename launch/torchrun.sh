@@ -6,7 +6,8 @@
 #   NNODES=2 NODE_RANK=1 HEAD=10.0.0.1:29500 launch/torchrun.sh ...     the other one
 #
 # Told to stop, it ends with 130 (Ctrl-C), 143 (SIGTERM) or 129 (SIGHUP), the run behind a snapshot.
-# A rank that dies takes all ranks back to the last snapshot, up to RESTARTS times; nobody has to type --resume.
+# A rank that dies takes all ranks back to the last snapshot, up to RESTARTS times in a row without a new one; nobody has
+# to type --resume.
 # On several nodes --out must be a folder that all of them see under the same path: each stage writes its own blocks there.
 set -euo pipefail
 
@@ -15,7 +16,7 @@ set -euo pipefail
 : "${HEAD:=}"           # host:port where the nodes meet, on node 0; an IPv6 address in brackets
 : "${NODE_RANK:=}"      # 0 on the node that HEAD names; may stay empty where host names tell (DNS, containers)
 : "${RUN_ID:=ffdist}"   # the run's name at the meeting place, equal on all nodes
-: "${RESTARTS:=3}"      # how often a failed run starts again
+: "${RESTARTS:=3}"      # how often in a row a failed run starts again
 : "${IFACE:=}"          # network interface between the nodes, e.g. ib0; empty: the one that the host's name resolves to
 
 if [[ -z $NPROC ]]; then

@@ -13,7 +13,7 @@ from jobs import QUIET, DigitsJob, fingerprint, learned
 from stages import stages_of
 
 from ffdist.errors import DivergedError, FfdistError, StageError
-from ffdist.events import ProgressMade, RunEvent
+from ffdist.events import ProgressMade, RunEvent, RunRestarted
 from ffdist.objectives import SFF, Hinton, Local, Site
 from ffdist.runtime.outcome import Result
 from ffdist.runtime.processes import run_processes
@@ -164,3 +164,24 @@ def test_the_error_of_the_stage_that_failed_is_told_not_what_its_neighbours_saw(
 def test_an_error_before_the_stream_begins_reaches_every_stage(tmp_path: Path) -> None:
     with pytest.raises(FfdistError, match=r"plan\.cut does not fit"):
         run_stages(DigitsJob(), tmp_path, 2, cut=[1, 1])
+
+
+def test_a_stage_that_is_killed_and_one_that_is_stopped_are_replaced_and_change_nothing(tmp_path: Path) -> None:
+    make = DigitsJob(noisy=True, settings={"report_every": 0.0, "snapshot_every": 5})
+    run_threads(replace(make, run=tmp_path / "whole")(), QUIET)
+    cut = replace(make, run=tmp_path / "cut", settings=make.settings | {"stages": 2})
+    left, restarts = [(22, 0, signal.SIGSTOP), (8, 1, signal.SIGKILL)], list[RunRestarted]()
+
+    def disturb(event: RunEvent) -> None:
+        if isinstance(event, RunRestarted):
+            restarts.append(event)
+        if left and isinstance(event, ProgressMade) and event.step >= left[-1][0]:
+            _, rank, number = left.pop()
+            for stage in stages_of(os.getpid(), rank):
+                os.kill(stage, number)
+
+    result = run_processes(cut, 2, disturb, run=tmp_path / "cut", max_restarts=1, timeout=1.0)
+    assert result.reason == "finished"
+    assert fingerprint(tmp_path / "cut") == fingerprint(tmp_path / "whole")
+    assert ["SIGKILL" in restarts[0].reason, "does not answer" in restarts[1].reason] == [True, True]
+    assert "most recent call first" in (tmp_path / "cut" / "stage-0.log").read_text()
