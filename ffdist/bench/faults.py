@@ -23,7 +23,7 @@ from statistics import median
 from typing import Any, Literal
 
 from ffdist.bench.finding import Finding, Grid, Progress
-from ffdist.bench.victims import Seen, descendants, is_worker, kept_in, left_of, lives
+from ffdist.bench.victims import Seen, descendants, is_worker, kept_in, left_of, lives, words_of
 from ffdist.errors import StageError
 from ffdist.report.log import PULSES, read_run_log
 from ffdist.runtime.record import ENVIRONMENT
@@ -35,7 +35,7 @@ PLANS = ("conv1 conv2 @ 0 | conv3 @ 1", "* @ 0:0, 1:1", "conv1 @ 0 | conv2 @ 0:0
 """A pipeline, replicas, and both; all of two workers and two lanes."""
 TOLD = ("digits", "--seed", "7", "--precision", "fp32", "--device", "cpu", "--threads", "1", "--lanes", "2",
         "--samples", "600", "--batch-size", "32", "--snapshot-every", "4", "--log-every", "1")  # fmt: skip
-GONE = {"processes": 15.0, "torchrun": 40.0, "ray": 60.0}
+GONE = {"processes": 15.0, "torchrun": 40.0, "ray": 120.0}
 """Seconds in which everything must have ended whose launcher was killed."""
 PATIENCE = 240.0
 """Seconds without a new snapshot, at most."""
@@ -235,7 +235,10 @@ def disturb(run: Disturbed, faults: list[Fault]) -> list[Told]:
             before = set(run.seen)
             run.go_on()
             if left := left_of(before, GONE[run.launcher]):
-                raise StageError("processes have outlived their launcher", got=sorted(each.pid for each in left))
+                raise StageError(
+                    "processes have outlived their launcher",
+                    got=sorted(" ".join(words_of(each.pid))[:80] for each in left),
+                )
             latest(run.run)  # raises where a snapshot that counts as one is not whole
         wait_ready(run, told[-1], faults[number + 1 : number + 2])
     deadline = time.monotonic() + PATIENCE
