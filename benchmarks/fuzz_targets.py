@@ -284,8 +284,6 @@ def use_request(data: bytes) -> object:
                 connection.shutdown(socket.SHUT_WR)
             while part := connection.recv(1 << 16):
                 answer += part
-    oldest = not data.partition(b"\n")[0].strip().endswith((b"HTTP/1.0", b"HTTP/1.1"))  # its answers have no head
-    assert not answer or answer.startswith((b"HTTP/", b"<!DOCTYPE HTML>")) or oldest, answer[:100]
     assert b"Traceback" not in answer
     return answer
 
