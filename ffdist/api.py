@@ -62,7 +62,7 @@ from ffdist.runtime.world import World
 from ffdist.sending import GivenJob, check_sendable
 from ffdist.settings import NetworkSettings, Settings
 from ffdist.settings.unread import unread
-from ffdist.snapshot import SnapshotStore, committed, latest, pulled
+from ffdist.snapshot import FINAL, SnapshotStore, chosen, committed, pulled, whole
 from ffdist.trust import check_trusted, trusting
 
 
@@ -403,7 +403,7 @@ class Pipeline:
         return self.classifier.predict(samples)
 
     def _load(self, job: Job, run: Path) -> None:
-        manifest = latest(run)
+        manifest = chosen(run, FINAL, whole)
         if manifest is None:
             raise DataError("no epoch was finished", where="fit", remedy="train for one epoch at least")
         self._classifier = classifier_of(job.chain, job.objective, job.images, job.settings)

@@ -131,7 +131,7 @@ def options_of(words: list[str]) -> dict[str, list[str]]:
         "--augment": list(TRANSFORM_PLACES),
         "--preprocess": ["resize", "center-crop"],
         "--against": [*baseline_names(), "ff"],
-        "--snapshot": ["last", "best"],
+        "--snapshot": ["final", "last", "best"],
         "--data": ["digits", *(str(path.parent) for place in (".", "data") for path in Path(place).glob(PREPARED))],
     }
     found = [each for each in arguments_behind(words) if not each.positional]

@@ -30,8 +30,9 @@ class Eval:
     """Run directory."""
     data: str | None = None
     """Another data set of the same shape and classes. Default: the run's own."""
-    snapshot: str = "last"
-    """Which snapshot: last, best (where the run has marked one), or the step of one that is kept."""
+    snapshot: str = "final"
+    """Which snapshot: final, last, best (where the run has marked one), or the step of one.
+    final: what the run ended with, the best where it may stop early, else the last."""
     batch_size: int | None = None
     """Samples a batch. Default: the run's own, which gives training's numbers bit for bit."""
     confusion: Flag = False

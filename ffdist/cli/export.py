@@ -29,8 +29,9 @@ class Export:
     FILE.safetensors: the state of one plain torch.nn.Module, `ffdist.Classifier`, with network, rule, classes,
     predictor and normalisation in its metadata: `ffdist.load("FILE.safetensors")` gives it back."""
 
-    snapshot: str = "last"
-    """Which snapshot: last, best (where the run has marked one), or the step of one that is kept."""
+    snapshot: str = "final"
+    """Which snapshot: final, last, best (where the run has marked one), or the step of one.
+    final: what the run ended with, the best where it may stop early, else the last."""
     predictor: str = "mean"
     """Whose scores the program gives: mean, last, weighted, fusion, or a block's name."""
     trust: Flag = False

@@ -30,8 +30,9 @@ class Predict:
     """Run directory."""
     images: Annotated[tuple[Path, ...], Positional]
     """Pictures of any format, size and mode, and folders of them; they are read as the run's data were."""
-    snapshot: str = "last"
-    """Which snapshot: last, best (where the run has marked one), or the step of one that is kept."""
+    snapshot: str = "final"
+    """Which snapshot: final, last, best (where the run has marked one), or the step of one.
+    final: what the run ended with, the best where it may stop early, else the last."""
     predictor: str = "mean"
     """Whose scores decide: mean, last, weighted, fusion, or a block's name."""
     top_k: int | None = None

@@ -36,8 +36,9 @@ class Report:
     """Show the page in a browser."""
     text: Flag = False
     """Print tables in place of the page."""
-    snapshot: str = "last"
-    """Which snapshot is measured: last, best (where the run has marked one), or the step of one that is kept."""
+    snapshot: str = "final"
+    """Which snapshot is measured: final, last, best (where the run has marked one), or the step of one.
+    final: what the run ended with, the best where it may stop early, else the last."""
     data: str | None = None
     """Another data set to measure on, of the same shape and classes. Default: the run's own."""
     pictures: int = 10

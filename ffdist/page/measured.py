@@ -92,7 +92,7 @@ class Surest:
 
 
 def measured(
-    run: Path, settings: Settings, facts: DataFacts, *, snapshot: str | int = "last", data: str | None = None,
+    run: Path, settings: Settings, facts: DataFacts, *, snapshot: str | int = "final", data: str | None = None,
     pictures: int = 10,
 ) -> Measured:  # fmt: skip
     """Of the run's own test split, or of other data's. Nothing is downloaded for it.

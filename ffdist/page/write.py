@@ -27,7 +27,7 @@ OURS = b'<meta name="generator" content="ffdist '
 def write_report(
     *runs: str | Path,
     out: str | Path | None = None,
-    snapshot: str | int = "last",
+    snapshot: str | int = "final",
     data: str | None = None,
     pictures: int | None = 10,
     trust: bool = False,
@@ -35,7 +35,8 @@ def write_report(
     """Write what the runs did as a page of HTML; several runs are compared. It is written anew where it is there.
 
     out: the file. Default: report.html in the run's folder; of several runs, in this one.
-    snapshot: whose mistakes are shown: "last"; the step of one that is kept; "best", where the run has marked one.
+    snapshot: whose mistakes are shown: "final", which the run ended with; "last"; the step of one that is kept;
+        "best", where the run has marked one.
     data: another data set of the same shape and classes to measure it on; default: the run's own test split.
     pictures: how many there are of mistakes, and of class activation maps; None: nothing is measured.
     trust: as `ffdist.load` has it.
@@ -81,7 +82,7 @@ def viewed(run: Path, name: str, snapshot: str | int, data: str | None, pictures
     if pictures is None:
         return view
     if view.facts is None or not view.snapshots:
-        if snapshot != "last":
+        if snapshot not in ("final", "last"):
             raise ConfigError("the run has no snapshot yet", where=run, got=f"snapshot {snapshot}")
         return replace(view, unmeasured="the run has no snapshot yet")
     try:
@@ -90,7 +91,7 @@ def viewed(run: Path, name: str, snapshot: str | int, data: str | None, pictures
         return replace(view, measured=measured(run, read_settings(run), view.facts, snapshot=snapshot, data=data,
                                                pictures=pictures))  # fmt: skip
     except FfdistError as error:
-        if snapshot != "last" or data is not None:
+        if snapshot not in ("final", "last") or data is not None:
             raise
         note(f"nothing is measured on the data of {name}: {why_not(error)}")
         return replace(view, unmeasured=why_not(error))

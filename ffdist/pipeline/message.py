@@ -113,6 +113,15 @@ class Snapshot:
 
 
 @dataclass(slots=True)
+class Restore:
+    """Take the blocks as a snapshot has them, which was committed long ago: nothing is learned from here on."""
+
+    step: int
+    epoch: int
+    """Epochs that were behind it."""
+
+
+@dataclass(slots=True)
 class Stop:
     """Nothing follows."""
 
@@ -125,9 +134,9 @@ def types_of(hint: Any) -> tuple[type, ...]:
     return (*kinds, int) if float in kinds else kinds
 
 
-Message: TypeAlias = TrainBatch | EvalBatch | EndOfSplit | EndOfEpoch | Pulse | Snapshot | Stop
+Message: TypeAlias = TrainBatch | EvalBatch | EndOfSplit | EndOfEpoch | Pulse | Snapshot | Restore | Stop
 MESSAGES: dict[str, type[Message]] = {
-    kind.__name__: kind for kind in (TrainBatch, EvalBatch, EndOfSplit, EndOfEpoch, Pulse, Snapshot, Stop)
+    kind.__name__: kind for kind in (TrainBatch, EvalBatch, EndOfSplit, EndOfEpoch, Pulse, Snapshot, Restore, Stop)
 }
 TYPES = {
     kind: {name: types_of(hint) for name, hint in get_type_hints(message).items()} for kind, message in MESSAGES.items()

@@ -7,7 +7,17 @@ from collections.abc import Callable
 from typing import Any
 
 from ffdist.events import EpochEnded, Observer, ProgressMade, PulseReported, RunStopped, SnapshotCommitted, now
-from ffdist.pipeline.message import EndOfEpoch, EndOfSplit, EvalBatch, Message, Pulse, Snapshot, Stop, TrainBatch
+from ffdist.pipeline.message import (
+    EndOfEpoch,
+    EndOfSplit,
+    EvalBatch,
+    Message,
+    Pulse,
+    Restore,
+    Snapshot,
+    Stop,
+    TrainBatch,
+)
 from ffdist.pipeline.own_metrics import OwnMetrics
 from ffdist.pipeline.predictions import Feedback
 from ffdist.pipeline.predictors import Tally, last_weights
@@ -28,10 +38,14 @@ class Sink:
         feedback: Feedback | None = None,
         records: list[dict[str, Any]] | None = None,
         metrics: OwnMetrics | None = None,
+        predictor: str = "mean",
+        restored: Callable[[Restore], None] = lambda marker: None,
         report_every: float = 0.25,
     ) -> None:
+        """predictor: whose validation accuracy is published. restored: told when all stages have restored a
+        snapshot."""
         self.commit, self.publish, self.observer = commit, publish, observer
-        self.feedback = feedback
+        self.feedback, self.predictor, self.restored = feedback, predictor, restored
         self.records = list(records or [])
         """One an epoch; "epoch" counts from 1."""
         self.test: dict[str, Any] | None = None
@@ -70,6 +84,9 @@ class Sink:
                     message.beside += self.feedback.save(message)
                 self.commit(message, self.records)
                 self.observer(SnapshotCommitted(message.step, message.epoch))
+            case Restore():
+                self.weights = last_weights(self.records[: message.epoch])
+                self.restored(message)
             case Stop():
                 self.observer(RunStopped(message.reason, self.test, self.records))
 
@@ -97,7 +114,7 @@ class Sink:
             case "validation":
                 weights, result = self.tally.weights(), self._take(marker)
                 self.open["validation"], self.weights = result | {"weights": weights}, weights
-                self.publish(marker.epoch, result["accuracy"]["mean"])
+                self.publish(marker.epoch, result["accuracy"][self.predictor])
             case "test":
                 self.test = self._take(marker)
 

@@ -16,7 +16,17 @@ from ffdist.models import derive_seed, seeded
 from ffdist.objectives import Objective
 from ffdist.pipeline.contract import own_code
 from ffdist.pipeline.lanes import Part, parts
-from ffdist.pipeline.message import EndOfEpoch, EndOfSplit, EvalBatch, Message, Pulse, Snapshot, Stop, TrainBatch
+from ffdist.pipeline.message import (
+    EndOfEpoch,
+    EndOfSplit,
+    EvalBatch,
+    Message,
+    Pulse,
+    Restore,
+    Snapshot,
+    Stop,
+    TrainBatch,
+)
 from ffdist.pipeline.predictions import Predictions
 from ffdist.settings import TrainingSettings
 
@@ -83,8 +93,10 @@ class Source:
         stop: Stopping | None = None,
         lanes: range | None = None,
         leads: bool = True,
+        is_kept: Callable[[Restore], bool] = lambda best: False,
     ) -> None:
-        """lanes: those of each batch that this source makes; None: all. leads: whether it writes what sources keep."""
+        """is_kept: whether there is a snapshot to end with.
+        lanes: those of each batch that this source makes; None: all. leads: whether it writes what sources keep."""
         self.loaders, self.objective, self.training = loaders, objective, training
         self.num_classes, self.at = num_classes, start
         self.snapshot_every, self.pulse_every = snapshot_every, pulse_every
@@ -92,6 +104,7 @@ class Source:
         self.history = list(history or [])
         """Validation accuracy of the epochs whose results the source has seen."""
         self.validation_of = validation_of
+        self.is_kept = is_kept
         self.predictions = predictions
         """Where the objective wants to know what the blocks say of training samples."""
         self.stop = stop or StopAtOnce(Event())
@@ -110,6 +123,8 @@ class Source:
             if self.stop.is_told(self.at.step, waiting=False):
                 yield Stop("interrupted")
                 return
+        if best := self._best():
+            yield best
         yield from self._evaluate("test", self.loaders.test)
         yield Stop()
 
@@ -219,6 +234,17 @@ class Source:
         if self.predictions and self.leads:
             marker.beside += self.predictions.save(marker)
         return marker
+
+    def _best(self) -> Restore | None:
+        """Where it may stop early, the snapshot that it ends with: of the best epoch, the first of equal ones. None
+        where that is what has been learned last."""
+        if self.training.early_stop is None or self.validation_of is None or self.loaders.validation is None:
+            return None
+        while len(self.history) < self.at.epoch:
+            self.history.append(self.validation_of(len(self.history)))
+        best = max(range(self.at.epoch), key=self.history.__getitem__, default=self.at.epoch - 1)
+        marker = Restore((best + 1) * len(self.loaders.train), best + 1)
+        return marker if best < self.at.epoch - 1 and self.is_kept(marker) else None
 
     def _stale(self) -> bool:
         """Looks at the results one epoch behind: deterministic, and long arrived."""

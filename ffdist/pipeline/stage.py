@@ -18,7 +18,17 @@ from ffdist.pipeline.bucket import Bucket, in_buckets
 from ffdist.pipeline.clock import Clock, Lead
 from ffdist.pipeline.fusion import passed_on
 from ffdist.pipeline.memory import Memory
-from ffdist.pipeline.message import EndOfEpoch, EndOfSplit, EvalBatch, Message, Pulse, Snapshot, Stop, TrainBatch
+from ffdist.pipeline.message import (
+    EndOfEpoch,
+    EndOfSplit,
+    EvalBatch,
+    Message,
+    Pulse,
+    Restore,
+    Snapshot,
+    Stop,
+    TrainBatch,
+)
 from ffdist.pipeline.profile import Profile
 from ffdist.pipeline.reduce import Reduction, slices_pay
 from ffdist.pipeline.sharing import check_replicas, gathered, share_totals
@@ -71,6 +81,8 @@ class Stage:
         self.worker = team.worker if team else index
         self.on_epoch: Callable[[int, dict[str, Any]], None] = lambda epoch, metrics: None
         """Told at each end of an epoch what this stage reports of itself."""
+        self.restore: Callable[[Sequence[LearningBlock], Restore], None] = lambda blocks, marker: None
+        """Loads blocks as a snapshot has them."""
         self.take_queued: Callable[[str], float] = lambda of: 0.0
         """Messages that lay in the queue before this stage, on average since the last marker of a kind; the first has
         none."""
@@ -132,6 +144,9 @@ class Stage:
                 with self.trace.span("snapshot", "snapshot"):
                     marker = self.save(message)
                 outbox.send(marker)
+            case Restore():
+                self.restore(self.blocks, message)
+                outbox.send(message)
             case _:
                 outbox.send(message)
 

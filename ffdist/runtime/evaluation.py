@@ -19,11 +19,11 @@ def measure_run(
     *,
     batch_size: int | None = None,
     views: Sequence[str] = (),
-    snapshot: str | int = "last",
+    snapshot: str | int = "final",
 ) -> Measured:
     """A snapshot on the test split of `images`, normalised as the run's own data.
 
-    batch_size: default the run's own. views: as `measure` has them. snapshot: "last", "best", or a step.
+    batch_size: default the run's own. views: as `measure` has them. snapshot: "final", "last", "best", or a step.
     Raises DataError without a test split, SnapshotError as `SnapshotStore.load`.
     """
     chain, objective = network(settings, images.shape, images.num_classes, run=run)

@@ -90,11 +90,12 @@ def load(
     network: Chain | nn.Sequential | None = None,
     objective: Objective | str | None = None,
     *,
-    snapshot: str | int = "last",
+    snapshot: str | int = "final",
     trust: bool = False,
 ) -> Classifier:
-    """The trained network of a run's directory (its last whole snapshot), or of a file that `ffdist export` has written
-    (.safetensors), on the CPU in evaluation mode: pixels in [0, 1], float32 [B, *input_shape] -> scores [B, K].
+    """The trained network of a run's directory (the snapshot that it ended with), or of a file that `ffdist export`
+    has written (.safetensors), on the CPU in evaluation mode: pixels in [0, 1], float32 [B, *input_shape] -> scores
+    [B, K].
 
     `classifier.predict` takes samples as in training, uint8 or float, and refuses those of another type or range;
     `classifier.evaluate(data)` gives what `ffdist eval` does, `classifier.features(samples)` what each block makes of
@@ -102,7 +103,8 @@ def load(
     `classifier.classes` names the classes, `classifier.decoding` says how pictures were read (`ffdist.read_pictures`).
     network, objective: those of training, where they were given in Python; of an exported file also a user's own, whose
         code is not imported because a file names it.
-    snapshot: which one of a run's: "last"; the step of one that is kept; "best", where the run has marked one.
+    snapshot: which one of a run's: "final", which it ended with (the best, where it might stop early; else the last);
+        "last"; the step of one that is kept; "best", where the run has marked one.
     trust: whether code of somebody's own, which the run's settings name, may run: of runs that others have made. Code
         with which this user has begun a run may.
 
@@ -111,7 +113,7 @@ def load(
     """
     path, told = pulled(place), as_snapshot(snapshot)
     if path.is_file():
-        if told != "last":
+        if told not in ("final", "last"):
             raise ConfigError("a file has one network alone", where=path, got=f"snapshot={told!r}",
                               remedy="name the run's directory, or leave the snapshot out")  # fmt: skip
         return _load_file(path, network, objective)

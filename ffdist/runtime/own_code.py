@@ -28,10 +28,10 @@ WORDS = {"model": "network", "objective": "rule", "optimizer": "optimiser"}
 
 
 def named_code(settings: Settings) -> list[str]:
-    """All names of a user's own code in settings: of network, rule and optimiser, transforms, and observers."""
+    """All names of a user's own code in settings: of network, rule, optimiser, transforms, callbacks, metrics."""
     names = [settings.value(kind) for kind in KINDS if settings.value(kind) not in KINDS[kind]]
     texts = [*settings.dataset.augment, *settings.dataset.preprocess]
-    return [*names, *own_transforms(texts), *settings.watch.callback]
+    return [*names, *own_transforms(texts), *settings.watch.callback, *settings.watch.metric]
 
 
 def own_transforms(texts: Sequence[object]) -> list[str]:
@@ -40,7 +40,7 @@ def own_transforms(texts: Sequence[object]) -> list[str]:
 
 
 def settled(settings: Settings) -> Settings:
-    """The same settings with the paths of data, network and rule absolute, so that they hold in any folder."""
+    """The same settings with the paths of data and of a user's own code absolute, so that they hold in any folder."""
     root = settings.dataset.data_root
     return settings.changed(
         data=settings.dataset.data if settings.dataset.data == GIVEN else settled_source(settings.dataset.data),
@@ -48,13 +48,15 @@ def settled(settings: Settings) -> Settings:
         model=settled_name("model", settings.network.model),
         objective=settled_name("objective", settings.rule.objective),
         optimizer=settled_name("optimizer", settings.optim.optimizer),
+        callback=tuple(settled_name("callback", name) for name in settings.watch.callback),
+        metric=tuple(settled_name("metric", name) for name in settings.watch.metric),
     )
 
 
 def settled_name(kind: str, name: str) -> str:
     """ "FOLDER/file.py:Name" or "FOLDER/package.module:Name" of a user's own; a known name, and one of an installed
     package, as it is. Raises ConfigError for what cannot be imported."""
-    if name in KINDS[kind]:
+    if name in KINDS.get(kind, ()):
         return name
     place, _, attribute = name.rpartition(":")
     if Path(place).is_absolute():

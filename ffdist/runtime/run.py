@@ -178,7 +178,7 @@ def read_settings(run: Path) -> Settings:
     return settings if plan is None or plan.lanes == 1 else settings.changed(lanes=plan.lanes)
 
 
-def with_snapshot(run: Path, use: Callable[[Manifest], T], snapshot: str | int = "last") -> T:
+def with_snapshot(run: Path, use: Callable[[Manifest], T], snapshot: str | int = "final") -> T:
     """What `use` makes of the run's last whole snapshot, or of another, as `chosen` has it. Raises SnapshotError where
     there is none yet."""
     told = as_snapshot(snapshot)
@@ -189,7 +189,7 @@ def with_snapshot(run: Path, use: Callable[[Manifest], T], snapshot: str | int =
     return made[0]
 
 
-def load_classifier(run: Path, snapshot: str | int = "last") -> tuple[Classifier, Settings, DataFacts]:
+def load_classifier(run: Path, snapshot: str | int = "final") -> tuple[Classifier, Settings, DataFacts]:
     """The network of a run's last whole snapshot, or of another, on the CPU in evaluation mode."""
     settings, facts = read_settings(run), read_facts(run)
     check_code(run, settings, strict=False)
@@ -211,7 +211,7 @@ def trained(
     objective: Objective,
     data: DataFacts | Images,
     settings: Settings,
-    snapshot: str | int = "last",
+    snapshot: str | int = "final",
 ) -> Classifier:
     """The last whole snapshot's weights, or another's, in a network that is there already."""
     classifier = classifier_of(chain, objective, data, settings)

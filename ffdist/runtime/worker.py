@@ -83,8 +83,11 @@ class Worker:
     def __post_init__(self) -> None:
         self.job, self.world, self.plan = self.rank.job, self.rank.world, self.start.plan
         self.me = self.world.rank
-        kept = self.job.settings.run
-        self.snapshots = SnapshotStore(self.job.run, self.job.names, keep=kept.keep, keep_best=kept.keep_best)
+        kept = self.job.settings
+        stops = "mean" if kept.training.early_stop is not None else None
+        self.judge = kept.run.keep_best or stops
+        """The predictor by which the best epoch is known, where its snapshot is kept."""
+        self.snapshots = SnapshotStore(self.job.run, self.job.names, keep=kept.run.keep, keep_best=self.judge)
         self.stages = self.plan.stages_of(self.me)
         self.turn = Turn() if len(self.stages) > 1 else None
         self.ends_stream = self.me == self.plan.workers - 1
@@ -139,7 +142,7 @@ class Worker:
         sites = dealt(job.sites(), self.plan.cut)[index]
         blocks = [build_block(job.chain, site, job.objective, config) for site in sites]
         stage = Stage(index, blocks, self.snapshots.save, lanes=lanes, team=team, turn=self.turn)
-        stage.worker = self.me
+        stage.worker, stage.restore = self.me, self.snapshots.restore
         self.made.append(stage)
         stage.memory = Memory(self.device, self.held)
         self._watch(stage)
@@ -275,7 +278,8 @@ class Worker:
         start, history, manifest = Position(), [], self.start.manifest
         if manifest:
             start = Position(manifest.step, manifest.epoch, manifest.batch)
-            history = [r["validation"]["accuracy"]["mean"] for r in manifest.records if "validation" in r]
+            seen = [r["validation"]["accuracy"] for r in manifest.records if "validation" in r]
+            history = [accuracy[self.judge or "mean"] for accuracy in seen]
         return Source(
             loaders,
             self.job.objective,
@@ -290,6 +294,7 @@ class Worker:
             stop=team or StopAtOnce(self.rank.stop),
             lanes=lanes,
             leads=self.me == self.leader,
+            is_kept=self.snapshots.is_kept,
         )
 
     def _validation_of(self, epoch: int) -> float:
@@ -316,6 +321,8 @@ class Worker:
             observer=start_run_log(self.job.run, records, self._traced()),
             feedback=self._feedback(),
             records=records,
+            predictor=self.judge or "mean",
+            restored=self.snapshots.end_with,
             metrics=OwnMetrics(self.job.own_metrics(), self.job.settings.training.seed),
             report_every=self.job.report_every,
         )

@@ -32,7 +32,8 @@ class TrainingSettings(Group):
     """Batch norm by the statistics of all lanes. Else each microbatch has its own. Workers that share a block wait for
     one another at each of its norms. With 1 microbatch a lane."""
     early_stop: int | None = option(None, least=1, free=True)
-    """End after so many epochs without a better one. By the validation accuracy, looked at one epoch behind."""
+    """End after so many epochs without a better one, with the best. By validation accuracy (of --keep-best's predictor,
+    or the mean), looked at one epoch behind; the best epoch's snapshot is kept, tested, and what `eval` takes."""
     on_nan: Literal["stop", "skip"] = option("stop", free=True, rare=True)
     """NaN or infinity in a block's loss, output or gradients. stop: the run ends, and says block, batch and epoch.
     skip: the block takes no step in that batch, the same under any plan; 21 batches in a row end the run. RUN/nonfinite

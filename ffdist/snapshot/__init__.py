@@ -1,12 +1,13 @@
 """Snapshots: a file per block, committed by a manifest."""
 
-from ffdist.snapshot.chosen import as_snapshot, chosen
+from ffdist.snapshot.chosen import FINAL, as_snapshot, chosen
 from ffdist.snapshot.manifest import Manifest, committed, read_manifest
 from ffdist.snapshot.mirror import pulled
-from ffdist.snapshot.newest import latest, newest, set_aside
+from ffdist.snapshot.newest import latest, newest, set_aside, whole
 from ffdist.snapshot.store import SnapshotStore
 
 __all__ = [
+    "FINAL",
     "Manifest",
     "SnapshotStore",
     "as_snapshot",
@@ -17,4 +18,5 @@ __all__ = [
     "pulled",
     "read_manifest",
     "set_aside",
+    "whole",
 ]

@@ -13,7 +13,7 @@ from ffdist.snapshot.manifest import Manifest, committed, read_manifest, snapsho
 from ffdist.snapshot.newest import newest
 
 T = TypeVar("T")
-LAST, BEST = "last", "best"
+LAST, BEST, FINAL = "last", "best", "final"
 MARK = "best.json"
 """In a run's folder, where the best snapshot is kept beside the newest: {"snapshot": NAME, ...}, the name of its folder
 in `snapshots`."""
@@ -21,8 +21,8 @@ MOST = 2**63 - 1
 
 
 def as_snapshot(told: object) -> str | int:
-    """ "last", "best", or a step, of a text or a number. Raises ConfigError for anything else."""
-    if isinstance(told, str) and told in (LAST, BEST):
+    """ "final", "last", "best", or a step, of a text or a number. Raises ConfigError for anything else."""
+    if isinstance(told, str) and told in (FINAL, LAST, BEST):
         return told
     if isinstance(told, int) and not isinstance(told, bool) and 0 <= told <= MOST:
         return told
@@ -31,7 +31,7 @@ def as_snapshot(told: object) -> str | int:
     raise ConfigError(
         "there is no such choice of a snapshot",
         where=setting("snapshot"),
-        expected=f"{LAST}, {BEST}, or the step of one that is kept",
+        expected=f"{FINAL}, {LAST}, {BEST}, or the step of one that is kept",
         got=repr(told),
     )
 
@@ -42,11 +42,26 @@ def chosen(run: Path, told: str | int, use: Callable[[Manifest], T]) -> T | None
     told: as `as_snapshot` gives it. Where the last is not whole, the one before is taken, as by `newest`; one that is
     named is taken or refused. Raises SnapshotError for a step that is not kept, and for the best where none is marked.
     """
+    if told == FINAL:
+        told = BEST if ends_with_best(run) else LAST
     if told == LAST:
         return newest(run, use)
     if not (kept := committed(run)):
         return None
     return use(read_manifest(marked_best(run, kept) if told == BEST else of_step(run, kept, int(told))))
+
+
+def mark_final(run: Path, folder: Path) -> None:
+    """The run ends with this snapshot, which is marked as the best, though there are newer ones."""
+    told = read_mark(run) | {"snapshot": folder.name, "ended_after": committed(run)[-1].name}
+    write_of_snapshot(run / MARK, json.dumps(told).encode())
+
+
+def ends_with_best(run: Path) -> bool:
+    """Whether the run has ended with its best snapshot, and has not gone on since."""
+    kept = committed(run)
+    mark = read_mark(run) if kept else {}
+    return bool(mark) and mark.get("ended_after") == kept[-1].name
 
 
 def steps(kept: list[Path]) -> list[int]:

@@ -9,13 +9,14 @@ from typing import Any
 from torch import Tensor
 
 from ffdist.errors import SnapshotError, setting
+from ffdist.notes import note
 from ffdist.pipeline.block import LearningBlock, averaged
 from ffdist.pipeline.classifier import Classifier
-from ffdist.pipeline.message import Snapshot
+from ffdist.pipeline.message import Restore, Snapshot
 from ffdist.pipeline.predictors import last_weights
-from ffdist.snapshot.chosen import mark_if_best
+from ffdist.snapshot.chosen import mark_final, mark_if_best
 from ffdist.snapshot.files import block_file, check_same_tensors, read_block, write_block
-from ffdist.snapshot.manifest import Manifest, commit, committed, discard_others, snapshot_folder
+from ffdist.snapshot.manifest import Manifest, commit, committed, discard_others, read_manifest, snapshot_folder
 from ffdist.snapshot.mirror import Mirrored
 
 
@@ -107,6 +108,26 @@ class SnapshotStore:
         """
         for block in blocks:
             block.load_state(*self._read(manifest, block.site.index, block.parts.state_dict()))
+
+    def is_kept(self, marker: Restore) -> bool:
+        """Whether there is such a snapshot to end with; where there is none, that is said."""
+        if self.run is None:
+            return False
+        folder = snapshot_folder(self.run, marker.step, marker.epoch)
+        if folder in committed(self.run):
+            return True
+        note(f"the snapshot of the best epoch, {marker.epoch}, is not kept: the run ends with what it learned last")
+        return False
+
+    def restore(self, blocks: Sequence[LearningBlock], marker: Restore) -> None:
+        """Blocks as they were. Raises as `load` does."""
+        assert self.run is not None, "asked for where there is one"
+        self.load(blocks, read_manifest(snapshot_folder(self.run, marker.step, marker.epoch)))
+
+    def end_with(self, marker: Restore) -> None:
+        """All blocks are as they were: what the run ends with is the snapshot that they are of."""
+        if self.run is not None:
+            mark_final(self.run, snapshot_folder(self.run, marker.step, marker.epoch))
 
     def load_weights(self, classifier: Classifier, manifest: Manifest) -> None:
         """Blocks and heads alone, averaged where an average was kept, into a whole network, and the blocks' weights in

@@ -6,13 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
-from jobs import DigitsJob
+import torch
+from jobs import QUIET, DigitsJob, fingerprint
 
 import ffdist
 from ffdist.report.log import read_run_log
 from ffdist.runtime.threads import run_threads
 from ffdist.snapshot import committed
-from ffdist.snapshot.chosen import MARK, mark_if_best
+from ffdist.snapshot.chosen import MARK, ends_with_best, mark_if_best
 from ffdist.snapshot.manifest import Manifest, commit, discard_others, snapshot_folder
 
 
@@ -65,3 +66,45 @@ def test_in_python_the_best_is_what_it_was_at_its_epochs_end(tmp_path: Path) -> 
     best = ffdist.load(tmp_path / "run", snapshot="best")
     assert best.history().num_rows == mark["epoch"]
     assert best.history().column("validation/accuracy/mean").to_pylist()[-1] == mark["accuracy"]
+
+
+def test_a_run_that_may_stop_early_ends_with_its_best_whatever_the_plan(tmp_path: Path) -> None:
+    plan = "{0} @ 0:0, 1:1 | {1}, {2} @ 1"
+    names = DigitsJob()().names
+    told = {"validation": 0.2, "samples": 200, "keep": 1, "lr": 0.05, "schedule": "constant", "lanes": 2,
+            "early_stop": 2, "plan": plan.format(*names)}  # fmt: skip
+    run_threads(DigitsJob(tmp_path / "run", epochs=12, settings=told)(), lambda event: None)
+    records, end = read_run_log(tmp_path / "run")
+    assert end
+    accuracies = [record["validation"]["accuracy"]["mean"] for record in records]
+    best = accuracies.index(max(accuracies)) + 1
+    assert best < len(records) <= 12, "else nothing is shown"
+    assert kept(tmp_path / "run") == [best, len(records)]
+    assert ends_with_best(tmp_path / "run")
+    # what one gets that has learned no further
+    less = told | {"plan": "* @ 0"}
+    run_threads(DigitsJob(tmp_path / "less", epochs=best, settings=less | {"early_stop": None})(), lambda event: None)
+    _, shorter = read_run_log(tmp_path / "less")
+    assert shorter
+    assert end["test"]["accuracy"] == shorter["test"]["accuracy"]
+    # and one that goes on does so from what it learned last
+    run_threads(DigitsJob(tmp_path / "run", epochs=14, settings=told | {"early_stop": None, "resume": True})(), QUIET)
+    assert not ends_with_best(tmp_path / "run")
+    run_threads(DigitsJob(tmp_path / "whole", epochs=14, settings=less | {"early_stop": None})(), QUIET)
+    assert fingerprint(tmp_path / "run") == fingerprint(tmp_path / "whole")
+
+
+def test_what_is_used_after_an_early_stop_is_the_best(tmp_path: Path) -> None:
+    pipeline = ffdist.Pipeline("cnnb", "sff", threads=1, batch_size=50, lr=0.5, schedule="constant", early_stop=2)
+    told = {"samples": 200, "validation": 0.2, "track": (), "progress": False}
+    result = pipeline.fit("digits", epochs=12, out=tmp_path / "run", **told)
+    best = ffdist.load(tmp_path / "run", snapshot="best")
+    assert best.history().num_rows < len(result.records)
+    for network in (pipeline.classifier, ffdist.load(tmp_path / "run")):
+        for name, value in best.state_dict().items():
+            assert torch.equal(network.state_dict()[name], value), name
+    assert result.test
+    measured = ffdist.load(tmp_path / "run").evaluate("digits")
+    assert measured["accuracy"] == result.test["accuracy"]
+    last = ffdist.load(tmp_path / "run", snapshot="last")
+    assert any(not torch.equal(value, last.state_dict()[name]) for name, value in best.state_dict().items())
