@@ -2,27 +2,84 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ffdist.bench.finding import Plot
 from ffdist.errors import ConfigError
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from ffdist.bench.traced import Traced
+    from ffdist.page.spans import Span
+
 
 def draw(plot: Plot, path: Path) -> None:
     """An SVG file. Raises ConfigError where matplotlib is not installed."""
+    with drawing(path, (6.4, 3.4), "a record has a plot") as figure:
+        axes = figure.add_subplot()
+        (_bars if plot.kind == "bars" else _lines)(plot, axes)
+        axes.set(title=plot.title, xlabel=plot.x_label, ylabel=plot.y_label)
+
+
+@contextmanager
+def drawing(path: Path, size: tuple[float, float], what: str) -> Iterator[Figure]:
+    """What is drawn within goes into the file, the same bytes each time. size: in inches. Raises ConfigError where
+    matplotlib is not installed, or cannot write such a file; what: wants it."""
     try:
         import matplotlib
     except ModuleNotFoundError as error:
-        raise ConfigError("a record has a plot, and matplotlib is missing", where="--record",
+        raise ConfigError(f"{what}, and matplotlib is missing", where=path,
                           remedy="pip install 'ffdist[bench]'") from error  # fmt: skip
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context({"svg.hashsalt": "ffdist", "font.size": 9}):
-        figure = Figure(figsize=(6.4, 3.4), layout="constrained")
-        axes = figure.add_subplot()
-        (_bars if plot.kind == "bars" else _lines)(plot, axes)
-        axes.set(title=plot.title, xlabel=plot.x_label, ylabel=plot.y_label)
-        figure.savefig(path, metadata={"Date": None})
+        figure = Figure(figsize=size, layout="constrained")
+        yield figure
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            figure.savefig(path, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None)
+        except (OSError, ValueError) as error:
+            raise ConfigError("the picture cannot be written", where=path, got=error,
+                              expected="a file .svg or .png") from error  # fmt: skip
+
+
+COLOURS = {"forward": "#1f77b4", "backward": "#e0912f", "update": "#8250df", "sends and receives": "#8a939c"}
+"""Of what stages do; what is left white is waiting."""
+
+
+def draw_traces(title: str, sides: Sequence[Traced], path: Path) -> None:
+    """The sides one above the other, on one scale: a row a stage. Raises ConfigError as `drawing` does."""
+    rows = sum(len(side.rows) for side in sides)
+    with drawing(path, (8.0, 1.3 + 0.42 * rows + 0.5 * len(sides)), "--trace makes a picture") as figure:
+        from matplotlib.patches import Patch
+
+        shares = [len(side.rows) + 0.5 for side in sides]
+        all_axes = figure.subplots(len(sides), 1, sharex=True, height_ratios=shares, squeeze=False)[:, 0]
+        for side, axes in zip(sides, all_axes, strict=True):
+            for place, spans in enumerate(side.rows.values()):
+                for kind, colour in COLOURS.items():
+                    mine = [(s.begin / 1e3, (s.end - s.begin) / 1e3) for s in spans if kind_of(s) == kind]
+                    axes.broken_barh(mine, (place - 0.4, 0.8), facecolors=colour, edgecolors="white", linewidth=0.3)
+            axes.set_yticks(range(len(side.rows)), list(side.rows))
+            axes.set_title(side.title, loc="left", fontsize=9)
+            axes.invert_yaxis()
+        all_axes[-1].set_xlabel("milliseconds; white: waiting")
+        all_axes[-1].set_xlim(0, max(side.length for side in sides) / 1e3)
+        figure.suptitle(title, fontsize=9)
+        handles = [Patch(color=colour, label=kind) for kind, colour in COLOURS.items()]
+        figure.legend(handles=handles, loc="outside lower center", ncols=len(COLOURS), frameon=False)
+
+
+def kind_of(span: Span) -> str | None:
+    """What it is drawn as; None for waiting."""
+    what = span.name.rpartition(" ")[2]
+    if span.style == "busy":
+        return {"forward": "forward", "update": "update"}.get(what, "backward")
+    return "sends and receives" if span.style in ("rest", "exchange") else None
 
 
 def _bars(plot: Plot, axes) -> None:

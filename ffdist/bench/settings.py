@@ -62,6 +62,8 @@ class CompareSettings(Group):
     """accuracy: rate of the link between two hosts (network namespaces), as tc writes it. Default: one host."""
     workers: tuple[int, ...] = (1, 2)
     """loader: numbers of loader workers that are compared, for data kept encoded."""
+    picture: Path = Path("trace.svg")
+    """throughput --trace: file of the picture (.svg, .png) of ours beside a 1F1B pipeline, batch by batch."""
     json: bool = False
     """Print the result as JSON, and no table."""
     record: Path | None = None

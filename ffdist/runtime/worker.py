@@ -95,7 +95,7 @@ class Worker:
         """The worker whose source decides when to stop early."""
         self.threads: list[Thread] = []
         """Of its parts, where there are several."""
-        self.window = window_of(self.job.settings, self.start)
+        self.window = window_of(self.job.settings, self.start) if self.job.run else range(0)
         self.clock = Offset(0, 0)
         """To the first worker's, where there is a trace."""
         self.froms: dict[str, FromEdge] = {}

@@ -14,6 +14,7 @@ from ffdist.bench.probe import Probe
 from ffdist.bench.rounds import Rounds, take_turns
 from ffdist.bench.settings import BenchSettings
 from ffdist.bench.sides import Family, PipelineSide, open_baseline, open_pipeline
+from ffdist.bench.traced import drawn_beside
 
 SERIAL = "ff"
 
@@ -32,6 +33,8 @@ def throughput(settings: BenchSettings, progress: Progress) -> Finding:
         rounds = take_turns(sides, probe, settings.compare.rounds, progress)
         ours.team.finish()
     notes += rounds.notes()
+    if settings.train.watch.trace:
+        notes.append(f"both sides' stages at work are drawn in {drawn_beside(settings, progress)}")
     found, timed = floors(settings), alone(settings)
     notes += [limit_note(found, timed)]
     summary = [summarise(settings, rounds, ours.name, name, families.get(name)) for name in settings.compare.against]

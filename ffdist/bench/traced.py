@@ -1,0 +1,186 @@
+"""A few batches of ffdist's stages beside those of a 1F1B pipeline, span by span: so that the bubbles are seen."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import wraps
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch.distributed as dist
+
+from ffdist.baselines import BASELINES, BaselineConfig, Place
+from ffdist.baselines.known import family
+from ffdist.bench.baseline_side import join
+from ffdist.bench.finding import Progress
+from ffdist.bench.settings import BenchSettings
+from ffdist.bench.team import Seat, Team
+from ffdist.bench.window import endless
+from ffdist.device import synchronize
+from ffdist.errors import ConfigError, FfdistError, setting
+from ffdist.page.spans import Span, beside, spans_of
+from ffdist.runtime.edges import ProcessEdges
+from ffdist.runtime.processes import MakeJob
+from ffdist.runtime.rank import Rank, stage_device
+from ffdist.runtime.start import SettingsJob
+from ffdist.runtime.tracing import TRACE
+
+WARM, TRACED, SHOWN = 10, 15, 5
+"""Batches before those that are traced, those, and how many of them are drawn, where all stages are at work."""
+CHUNKS = {"forward_one_chunk": "forward", "backward_one_chunk": "backward", "backward_weight_one_chunk": "backward"}
+"""What a stage of torch's pipelines does with a microbatch."""
+
+
+class Traced(NamedTuple):
+    """One side's stages at work."""
+
+    title: str
+    rows: dict[str, list[Span]]
+    """Side by side, in microseconds from the first."""
+
+    @property
+    def length(self) -> float:
+        return max((span.end for spans in self.rows.values() for span in spans), default=0.0)
+
+    @property
+    def computing(self) -> float:
+        """Of all stages' time, the share in which they computed."""
+        busy = sum(span.end - span.begin for spans in self.rows.values() for span in spans if span.style == "busy")
+        return busy / max(1e-9, self.length * len(self.rows))
+
+
+def drawn_beside(settings: BenchSettings, progress: Progress) -> Path:
+    """The picture of both sides. Raises ConfigError where no 1F1B pipeline fits the network."""
+    from ffdist.bench.plot import draw_traces
+
+    progress("tracing ours")
+    ours = trace_ours(settings)
+    progress("tracing 1f1b")
+    theirs = trace_1f1b(settings)
+    title = f"{settings.subject}, batch {settings.batch_size}, {settings.precision}: {SHOWN} batches"
+    draw_traces(title, [ours, theirs], settings.compare.picture)
+    return settings.compare.picture
+
+
+def trace_ours(settings: BenchSettings) -> Traced:
+    """A run of as few batches, with its own --trace."""
+    stages, batches = settings.num_stages, WARM + TRACED + SHOWN
+    with tempfile.TemporaryDirectory(prefix="ffdist-") as folder, ExitStack() as ends:
+        told = settings.train_settings(stages).changed(
+            trace=True, trace_from=WARM + 1, trace_steps=TRACED, samples=batches * settings.batch_size, epochs=1
+        )
+        team = ends.enter_context(Team("ours", PipelineLife(SettingsJob(told, Path(folder), stages)), stages))
+        team.finish()
+        events = json.loads((Path(folder) / TRACE).read_text())["traceEvents"]
+    return traced("ours", spans_of(events), "forward")
+
+
+@dataclass(frozen=True)
+class PipelineLife:
+    """A stage of ours, in a process of a benchmark's."""
+
+    make_job: MakeJob
+
+    def __call__(self, seat: Seat) -> None:
+        job = self.make_job()
+        job = replace(job, images=replace(job.images, test=None))
+        device = stage_device(job.settings.compute.device, seat.world)
+        transport, store = job.settings.plan.transport, seat.store()
+        edges = ProcessEdges(seat.world, store, device, transport=transport, timeout=job.timeout)
+        Rank(job, seat.world, store, edges, lambda event: None).run()
+
+
+def trace_1f1b(settings: BenchSettings) -> Traced:
+    """The first of the 1F1B schedules that fits the network."""
+    refused = dict[str, str]()
+    for variant in family("1f1b"):
+        with ExitStack() as ends:
+            size = settings.compare.devices
+            team = ends.enter_context(Team(variant, BaselineLife(settings.job(1), variant), size))
+            words = team.finish()
+        if isinstance(words[0], str):
+            refused[variant] = words[0]
+            continue
+        first = min(begin for spans in words for _, begin, _ in spans)
+        spans = [
+            Span(f"stage {rank}", name, "busy", (begin - first) / 1e3, (end - first) / 1e3, (rank, 0))
+            for rank, each in enumerate(words)
+            for name, begin, end in each
+        ]
+        return traced(f"backpropagation, {variant}", spans, "update")
+    told = "\n".join(refused.values())
+    raise ConfigError("no 1F1B pipeline fits this network", where=setting("watch.trace"), got=told)
+
+
+@dataclass(frozen=True)
+class BaselineLife:
+    """A rank of a 1F1B pipeline; its last word is when it began and ended what, or why it does not fit."""
+
+    make_job: MakeJob
+    variant: str
+
+    def __call__(self, seat: Seat) -> list[tuple[str, int, int]] | str:
+        job = self.make_job()
+        settings, place = job.settings, Place(seat.world.rank, seat.world.size)
+        device = stage_device(settings.compute.device, seat.world)
+        join(seat, device, settings.compute.threads or 1)
+        spans = list[tuple[str, int, int]]()
+        try:
+            learner: Any = BASELINES[self.variant](job.chain, BaselineConfig(settings, 10**6, device), place)
+        except FfdistError as error:
+            dist.destroy_process_group()
+            return str(error)
+
+        def timed(call: Callable[..., Any], name: str) -> Callable[..., Any]:
+            @wraps(call)
+            def wrapped(*args: Any, **told: Any) -> Any:
+                begin = time.perf_counter_ns()
+                result = call(*args, **told)
+                synchronize(device)
+                spans.append((name, begin, time.perf_counter_ns()))
+                return result
+
+            return wrapped
+
+        for stage in getattr(learner.steps, "_stages", None) or [learner.steps._stage]:
+            for method, name in CHUNKS.items():
+                setattr(stage, method, timed(getattr(stage, method), name))
+        learner.optimizer.step = timed(learner.optimizer.step, "update")
+        loader = job.loaders().train
+        if learner.shard:
+            loader.shard = learner.shard
+        batches = endless(loader)
+        for number in range(WARM + TRACED):
+            if number == WARM:
+                dist.barrier()
+                spans.clear()
+            learner.learn(*(next(batches) if learner.shard else (None, None)))
+        dist.barrier()
+        dist.destroy_process_group()
+        return spans
+
+
+def traced(title: str, spans: Sequence[Span], once: str) -> Traced:
+    """The time of some batches, from when all stages are at work. once: what the last stage does once a batch in each
+    of its blocks, or in all of them."""
+    rows: dict[str, list[Span]] = {}
+    for span in sorted(spans, key=lambda each: (each.place, each.begin)):
+        rows.setdefault(span.row.partition(", ")[2] or span.row, []).append(span)
+    last = [span for span in list(rows.values())[-1] if span.name.endswith(once)]
+    turns = [span.begin for span in last if span.name == last[0].name]
+    a_batch = (turns[-1] - turns[0]) / max(1, len(turns) - 1)
+    begin = max(min(span.begin for span in each if span.style == "busy") for each in rows.values())
+    made = Traced(title, {row: within(beside(each), begin, begin + SHOWN * a_batch) for row, each in rows.items()})
+    said = f"{a_batch / 1e3:.3g} ms a batch, stages compute {made.computing:.0%} of the time"
+    return made._replace(title=f"{title}: {said}")
+
+
+def within(spans: Sequence[Span], begin: float, end: float) -> list[Span]:
+    """What lies between two times, counted from the first."""
+    cut = [replace(s, begin=max(begin, s.begin) - begin, end=min(end, s.end) - begin) for s in spans]
+    return [span for span in cut if span.end > span.begin]
