@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import wraps
+from math import ceil
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -69,10 +70,15 @@ def drawn_beside(settings: BenchSettings, progress: Progress) -> Path:
 
 def trace_ours(settings: BenchSettings) -> Traced:
     """A run of as few batches, with its own --trace."""
-    stages, batches = settings.num_stages, WARM + TRACED + SHOWN
+    stages, wanted = settings.num_stages, (WARM + TRACED + SHOWN) * settings.batch_size
+    samples = min(wanted, len(settings.job(1)().images.train))
     with tempfile.TemporaryDirectory(prefix="ffdist-") as folder, ExitStack() as ends:
         told = settings.train_settings(stages).changed(
-            trace=True, trace_from=WARM + 1, trace_steps=TRACED, samples=batches * settings.batch_size, epochs=1
+            trace=True,
+            trace_from=WARM + 1,
+            trace_steps=TRACED,
+            samples=samples,
+            epochs=ceil(wanted / samples),
         )
         team = ends.enter_context(Team("ours", PipelineLife(SettingsJob(told, Path(folder), stages)), stages))
         team.finish()
