@@ -128,6 +128,7 @@ class SnapshotStore:
         """All blocks are as they were: what the run ends with is the snapshot that they are of."""
         if self.run is not None:
             mark_final(self.run, snapshot_folder(self.run, marker.step, marker.epoch))
+            note(f"the run ends with its best epoch, {marker.epoch}: that is what is tested, and used from now on")
 
     def load_weights(self, classifier: Classifier, manifest: Manifest) -> None:
         """Blocks and heads alone, averaged where an average was kept, into a whole network, and the blocks' weights in
