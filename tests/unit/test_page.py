@@ -20,6 +20,7 @@ from PIL import Image
 import ffdist
 from ffdist.cli import main
 from ffdist.errors import ConfigError, DataError, SnapshotError
+from ffdist.events import PulseReported
 from ffdist.page.measured import Measured, Mistake
 from ffdist.page.render import page as drawn
 from ffdist.page.run import view_run
@@ -307,3 +308,18 @@ def test_a_window_of_a_trace_is_drawn_where_there_is_one(runs: Path, tmp_path: P
     for text in ("{]", "[]", '{"traceEvents": 3}', '{"traceEvents": []}'):
         (tmp_path / "run" / "trace.json").write_text(text)
         assert "Timeline" not in read(ffdist.write_report(tmp_path / "run", pictures=None)).text
+
+
+def test_what_was_told_within_epochs_is_drawn_and_what_is_no_pulse_is_left_out(runs: Path, tmp_path: Path) -> None:
+    shutil.copytree(runs / "a", tmp_path / "run")
+    blocks = [{"block": "<conv1>", "loss": 2.5, "accuracy": 0.25, "lr": 0.1}]
+    stage = {"stage": 0, "worker": 0, "blocks": blocks, "seconds": 1.0, "busy": 0.75, "no_data": 0.25, "no_credit": 0.0}
+    pulses = [PulseReported(step, 1, "", 100.0, [stage]).to_json() for step in (3, 6)]
+    strange: list[Any] = [[], 7, pulses[0] | {"step": "x"}, pulses[0] | {"stages": [{"stage": 0}]}, {"event": "start"}]
+    lines = [json.dumps(line) for line in (*pulses, *strange)]
+    (tmp_path / "run" / "pulses.jsonl").write_text("\n".join([*lines, "{]", lines[0][:20]]))
+    page = read(ffdist.write_report(tmp_path / "run", pictures=None))
+    for text in ("Within the epochs", "<conv1>", "Samples a second within epochs"):
+        assert text in page.text
+    (tmp_path / "run" / "pulses.jsonl").write_text("{]")
+    assert "Within the epochs" not in read(ffdist.write_report(tmp_path / "run", pictures=None)).text
