@@ -315,7 +315,7 @@ def test_what_was_told_within_epochs_is_drawn_and_what_is_no_pulse_is_left_out(r
     blocks = [{"block": "<conv1>", "loss": 2.5, "accuracy": 0.25, "lr": 0.1}]
     stage = {"stage": 0, "worker": 0, "blocks": blocks, "seconds": 1.0, "busy": 0.75, "no_data": 0.25, "no_credit": 0.0}
     pulses = [PulseReported(step, 1, "", 100.0, [stage]).to_json() for step in (3, 6)]
-    strange: list[object] = [[], 7, pulses[0] | {"step": "x"}, pulses[0] | {"stages": [{"stage": 0}]}, {"event": "start"}]
+    strange: list[object] = [[], 7, {"event": "start"}, pulses[0] | {"step": "x"}, pulses[0] | {"stages": [{"a": 0}]}]
     lines = [json.dumps(line) for line in (*pulses, *strange)]
     (tmp_path / "run" / "pulses.jsonl").write_text("\n".join([*lines, "{]", lines[0][:20]]))
     page = read(ffdist.write_report(tmp_path / "run", pictures=None))
