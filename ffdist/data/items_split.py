@@ -42,6 +42,10 @@ class ItemsSplit(Split):
         made.readers = self.items.readers(workers)
         return made
 
+    def announce(self, indices: np.ndarray) -> None:
+        if self.readers is not None:
+            self.readers.start()
+
     def part(self, rows: np.ndarray) -> ItemsSplit:
         return ItemsSplit(self.items, self.rows[rows], self.labels[rows], self.facts, drawn=self.random)
 

@@ -25,7 +25,7 @@ import torch
 from ffdist.data.reader_process import START, Order, Start
 from ffdist.errors import ConfigError, DataError, setting
 from ffdist.notes import note
-from ffdist.payload import pack
+from ffdist.payload import GUARD, pack
 
 if TYPE_CHECKING:
     from ffdist.data.items import Items
@@ -81,26 +81,22 @@ def send_start(line: Connection, start: Start) -> None:
 
 
 class Readers:
-    """Up to `count` processes that read the items of one data set. They are started when the first items are taken,
-    and end with this object, or with this process."""
+    """`count` processes that read the items of one data set, once they are started. They end with this object, or with
+    this process."""
 
     def __init__(self, items: Items, count: int) -> None:
         self.items, self.count = items, count
         self.all: list[Reader] = []
         self.idle: LifoQueue[Reader] = LifoQueue()
         self.begun: bool | None = None
-        """Whether they read; None: nobody has asked yet."""
+        """Whether they read; None: nobody has started them yet."""
         self.lock = Lock()
         weakref.finalize(self, end_all, self.all, os.getpid())
 
     def read(self, rows: Sequence[int], seeds: Sequence[int] | None, kind: tuple[Any, tuple[int, ...]]) -> np.ndarray:
-        """Samples of this type and shape, [N, *shape], as `Items.read` gives them, by one of the processes."""
-        if not rows:
-            return self.items.read(rows, seeds)
-        with self.lock:
-            if self.begun is None:
-                self.begun = self.begin()
-        if not self.begun:
+        """Samples of this type and shape, [N, *shape], as `Items.read` gives them: by one of the processes, where they
+        are started."""
+        if not rows or not self.begun:
             return self.items.read(rows, seeds)
         out = np.empty((len(rows), *kind[1]), kind[0])
         reader = self.idle.get()
@@ -109,6 +105,12 @@ class Readers:
         finally:
             self.idle.put(reader)
         return out
+
+    def start(self) -> None:
+        """Before many items are read; once."""
+        with self.lock:
+            if self.begun is None:
+                self.begun = self.begin()
 
     def begin(self) -> bool:
         """Start all; whether they can read, which is told where it is not so."""
@@ -138,7 +140,10 @@ def received(reader: Reader, where: str) -> Any:
 def reason(error: ConfigError | DataError) -> str:
     """Why items cannot be read by other processes, in a line."""
     said = " ".join(str(error.got).split())
-    return f"{error.what} ({said}); for several readers: what a module defines, without lambdas and open files"
+    remedy = "what a module defines, without lambdas and open files"
+    if error.remedy == GUARD:
+        remedy = "put what starts the run under `if __name__ == '__main__':`"
+    return f"{error.what} ({said}); for several readers: {remedy}"
 
 
 def end_all(readers: list[Reader], owner: int) -> None:
