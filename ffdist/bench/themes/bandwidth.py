@@ -11,6 +11,10 @@ from ffdist.bench.probe import Probe
 from ffdist.bench.rounds import take_turns
 from ffdist.bench.settings import BenchSettings
 from ffdist.bench.sides import calibrated, open_pipeline, open_variants, qualify
+from ffdist.plan import Plan
+from ffdist.planner.forecast import Request
+from ffdist.runtime.planned import planned
+from ffdist.runtime.planning import AUTO
 
 VARIANTS = ("ddp-bucket-25", "ddp-bf16")
 """Those of DDP's tunings that could win on a slow link."""
@@ -18,9 +22,16 @@ LOSSY = "ddp-powersgd"
 """Sends far less, and learns otherwise: beside the others, never in their place."""
 
 
+UNLIMITED = "10gbit"
+"""What the planner takes an unlimited link for: the ends' cores have more to do than it."""
+
+
 def bandwidth(settings: BenchSettings, progress: Progress) -> Finding:
-    """A stage on each of two hosts against a DDP rank on each; the hosts are namespaces, the link is rate-limited."""
-    here = settings.changed(devices=2, stages=2, transport="gloo", warmup_batches=2)
+    """A stage on each of two hosts, or with `--plan auto` the plan that is best for each link, against a DDP rank on
+    each; the hosts are namespaces, the link is rate-limited."""
+    searched = settings.train.plan.plan == AUTO
+    here = settings.changed(devices=2, transport="gloo", warmup_batches=2)
+    here = here if searched else here.changed(stages=2)
     rows: list[dict[str, Cell]] = []
     notes: list[str] = [
         "hosts are network namespaces of one machine, their link limited by tc tbf in both directions",
@@ -30,20 +41,29 @@ def bandwidth(settings: BenchSettings, progress: Progress) -> Finding:
     with ExitStack() as ends:
         hosts = ends.enter_context(Hosts())
         probe = ends.enter_context(Probe(2))
-        ours = open_pipeline(ends, here, 2, place=hosts.place)
-        variants, _ = open_variants(ends, here, (*VARIANTS, LOSSY), place=hosts.place)
+        ours = None if searched else open_pipeline(ends, here, 2, place=hosts.place)
+        variants, _ = open_variants(ends, here.changed(plan=None), (*VARIANTS, LOSSY), place=hosts.place)
         *exact, lossy = variants
         assert lossy.name == LOSSY, "DDP fits every network"
         for rate in settings.compare.rates:
             hosts.limit(rate)
             progress(f"link: {rate}")
-            calibrated(ours, here.compare.window_seconds)
-            calibrated(lossy, here.compare.window_seconds)
-            family = qualify(exact, {}, here, keep=True)
-            rounds = take_turns([ours, family.side, lossy], probe, here.compare.rounds, progress)
+            with ExitStack() as its:
+                plan = best_for(here, rate) if searched else None
+                if plan:
+                    progress(f"plan: {plan}, {plan.lanes} lanes")
+                    told = here.changed(plan=str(plan), lanes=plan.lanes)
+                    side = open_pipeline(its, told, plan.workers, place=hosts.place)
+                else:
+                    assert ours
+                    side = calibrated(ours, here.compare.window_seconds)
+                calibrated(lossy, here.compare.window_seconds)
+                family = qualify(exact, {}, here, keep=True)
+                rounds = take_turns([side, family.side, lossy], probe, here.compare.rounds, progress)
             mine, theirs = rounds.rate("ours"), rounds.rate(family.side.name)
             ratio = rounds.ratio("ours", family.side.name)
-            rows.append({"link": rate, "ours samples/s": mine.median, "DDP": family.side.name,
+            rows.append({"link": rate, **({"plan": f"{plan}; lanes: {plan.lanes}"} if plan else {}),
+                         "ours samples/s": mine.median, "DDP": family.side.name,
                          "its samples/s": theirs.median, "ratio": ratio.median, "least": ratio.least,
                          "most": ratio.most, "n": ratio.n, "PowerSGD samples/s": rounds.rate(LOSSY).median,
                          "ours / PowerSGD": rounds.ratio("ours", LOSSY).median})  # fmt: skip
@@ -56,3 +76,9 @@ def bandwidth(settings: BenchSettings, progress: Progress) -> Finding:
                "batch": settings.batch_size, "bandwidth": rows}  # fmt: skip
     plot = Plot("lines", title, "rate of the link", "samples/s", series)
     return Finding("bandwidth", summary, [Grid(title, rows)], notes, plot)
+
+
+def best_for(settings: BenchSettings, rate: str) -> Plan:
+    """By the blocks' measured times, as `ffdist plan --link RATE` has it."""
+    link = UNLIMITED if rate == "unlimited" else rate
+    return planned(settings.job(1)(), Request(2, link, lanes=settings.train.training.lanes)).plan
