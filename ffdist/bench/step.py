@@ -28,6 +28,8 @@ class OneStep:
         generator = torch.Generator().manual_seed(0)
         pictures = torch.rand(batch_size, *chain.input_shape)
         self.inputs = objective.prepare(pictures, labels, chain.num_classes, generator)
+        beside = objective.companion(pictures)
+        self.companion = None if beside is None else beside.to(config.device)
         self.labels = labels.to(config.device)
         self.blocks = [build_block(chain, site, objective, config) for site in sites(chain)]
 
@@ -40,5 +42,5 @@ class OneStep:
         x: Tensor | None = self.inputs
         for block in self.blocks:
             assert x is not None
-            x = learn([block], x, self.labels, 1)
+            x = learn([block], x, self.labels, 1, self.companion)
             yield block

@@ -394,12 +394,17 @@ class LearningBlock:
         return autocast(self.config.device, self.config.settings.compute.precision)
 
 
-def learn(blocks: Sequence[LearningBlock], x: Tensor, y: Tensor, step: int) -> Tensor | None:
-    """A whole batch through consecutive blocks, each updated before the next begins; what the last one passes on."""
+def learn(
+    blocks: Sequence[LearningBlock], x: Tensor, y: Tensor, step: int, companion: Tensor | None = None
+) -> Tensor | None:
+    """A whole batch through consecutive blocks, each updated before the next begins; what the last one passes on.
+
+    companion: what the rule wants beside x, on the blocks' device.
+    """
     onward: Tensor | None = x
     for block in blocks:
         assert onward is not None
-        local = block.forward(onward, y, step)
+        local = block.forward(onward, y, step, companion=companion)
         block.update(local, y, step)
         onward = local.onward
     return onward

@@ -77,7 +77,7 @@ def rehearse(
             learns = learns or (local.loss is not None and not isinstance(block.objective, Fusion))
             _one_sample(block, one, smallest)
             if block.own_code and given is not None:
-                check_recovery(block, build(site), given, y)
+                check_recovery(block, build(site), given, y, two.companion)
     if not learns:
         raise NetworkError("no block has anything to learn", where=f"{type(rule).__name__}, while learning",
                            expected="a loss of one block at least", got="None of all blocks",
@@ -245,13 +245,15 @@ def _alike(one: Tensor, other: Tensor) -> bool:
     return torch.allclose(one, other, rtol=1e-3, atol=1e-4 * largest, equal_nan=True)
 
 
-def check_recovery(block: LearningBlock, other: LearningBlock, x: Tensor, y: Tensor) -> None:
+def check_recovery(
+    block: LearningBlock, other: LearningBlock, x: Tensor, y: Tensor, companion: Tensor | None = None
+) -> None:
     """Raises NetworkError unless `other`, newly built, goes on from what `block` saves just as `block` does."""
     where = at(block.objective, block.site)
     with users_code(NetworkError, "the block's state cannot be saved and loaded again", where=where):
         tensors, fields = block.state()
         other.load_state({name: value.clone() for name, value in tensors.items()}, json.loads(json.dumps(fields)))
-    goes_on, again = (one.forward(x, y, step=1) for one in (block, other))
+    goes_on, again = (one.forward(x, y, step=1, companion=companion) for one in (block, other))
     for name, mine, others in zip(Local._fields, goes_on, again, strict=True):
         if mine is not None and not (others is not None and torch.equal(mine, others)):
             raise _unlike(block, name)

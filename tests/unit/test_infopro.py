@@ -11,13 +11,16 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 
 from ffdist import Pipeline, open_data
+from ffdist.bench.step import OneStep
 from ffdist.errors import ConfigError, NetworkError
 from ffdist.models import cnnb, load_model
 from ffdist.objectives import InfoPro
 from ffdist.objectives.infopro import InfoProHead
+from ffdist.pipeline.block import BlockConfig
 from ffdist.pipeline.crossed import layers_crossed
 from ffdist.pipeline.message import TrainBatch, from_frame, to_frame
 from ffdist.pipeline.plan import sites
+from ffdist.settings import Settings
 from ffdist.snapshot import latest
 
 CHAIN = cnnb((3, 8, 8), 10, (8, 12, 16))
@@ -88,6 +91,16 @@ def test_no_cut_lane_or_interruption_changes_a_bit(tmp_path: Path) -> None:
 def test_its_decoder_learns_in_every_module_but_the_last() -> None:
     assert layers_crossed(CHAIN, InfoPro()) == {"conv1": 4, "conv2": 4, "conv3": 4}
     assert layers_crossed(CHAIN, InfoPro(first=(1, 0), late=(1, 0))) == {"conv1": 3, "conv2": 3, "conv3": 4}
+
+
+def test_a_step_that_is_measured_has_the_decoder_learn() -> None:
+    step = OneStep(CHAIN, InfoPro(), BlockConfig(Settings().changed(device="cpu"), 10), batch_size=8)
+    decoders = [block.head.decoder for block in step.blocks if isinstance(block.head, InfoProHead)]
+    before = [decoder[-1].weight.clone() for decoder in decoders[:-1] if decoder]
+    step()
+    after = [decoder[-1].weight for decoder in decoders[:-1] if decoder]
+    assert len(after) == 2
+    assert not any(map(torch.equal, before, after))
 
 
 def test_what_has_no_picture_is_refused() -> None:
