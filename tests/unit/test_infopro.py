@@ -96,9 +96,9 @@ def test_its_decoder_learns_in_every_module_but_the_last() -> None:
 def test_a_step_that_is_measured_has_the_decoder_learn() -> None:
     step = OneStep(CHAIN, InfoPro(), BlockConfig(Settings().changed(device="cpu"), 10), batch_size=8)
     decoders = [block.head.decoder for block in step.blocks if isinstance(block.head, InfoProHead)]
-    before = [decoder[-1].weight.clone() for decoder in decoders[:-1] if decoder]
+    before = [next(decoder.parameters()).clone() for decoder in decoders[:-1] if decoder]
     step()
-    after = [decoder[-1].weight for decoder in decoders[:-1] if decoder]
+    after = [next(decoder.parameters()) for decoder in decoders[:-1] if decoder]
     assert len(after) == 2
     assert not any(map(torch.equal, before, after))
 
