@@ -42,6 +42,12 @@ def unread(settings: Settings) -> Iterator[str]:
         if told and not is_read:
             spelled = ", ".join(setting(f"{GROUP_OF[name]}.{name}") for name in told)
             yield f"nothing reads {spelled}, which is for {reader}: here it is {setting(why, value)}"
+    behind = [f"{step:g}" for step in settings.scheduler.milestones if step >= settings.training.epochs]
+    if behind and schedule == "milestones":
+        yield (
+            f"the rate does not fall at {setting('scheduler.milestones')} {' '.join(behind)}, which lie behind the "
+            f"run's end: {setting('training.epochs', settings.training.epochs)}"
+        )
 
 
 DEFAULTS = Settings()

@@ -248,6 +248,11 @@ def test_groups_and_names_say_the_same() -> None:
         ({"patience": 3}, ["nothing reads scheduler.patience"]),
         ({"patience": 3, "schedule": "plateau"}, []),
         ({"end": 0.1, "schedule": "constant"}, ["nothing reads scheduler.end"]),
+        (
+            {"schedule": "milestones", "milestones": (3.0, 12.5), "epochs": 12},
+            ["the rate does not fall at .* 12.5, which"],
+        ),
+        ({"schedule": "milestones", "milestones": (3.0, 11.5), "epochs": 12}, []),
         ({"start": 0.1}, ["nothing reads scheduler.start, .* scheduler.warmup=0.0"]),
         ({"start": 0.1, "warmup": 0.1}, []),
         ({"max_restarts": 5}, []),
