@@ -254,7 +254,7 @@ def failing(place: Place) -> str:
     block.module.register_forward_hook(lambda module, args, out: out + module.forgotten)
     stage = Stage(0, [block], lambda blocks, marker: [])
     try:
-        with stage.at(block, "batch 1"):
+        with stage.at(block, "learn", "batch 1"):
             block.forward(torch.rand(4, 3, 8, 8), torch.arange(4), 1)
     except FfdistError as error:
         return str(error)
