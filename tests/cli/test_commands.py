@@ -198,6 +198,7 @@ def test_a_run_is_never_overwritten(run: Path, capsys: pytest.CaptureFixture[str
         (["--lr", "-1"], "--lr is too small"),
         (["--cut", "1", "1"], "--cut does not fit"),
         (["--epochs", "2", "--lr", "1e30"], "the loss is not a finite number"),
+        (["--model", "vgg8", "--image-size", "4096"], "does not fit into this machine"),
     ],
 )
 def test_bad_input_is_one_clear_error(
