@@ -148,7 +148,7 @@ def test_a_data_set_of_float_tensors_stays_as_it_is() -> None:
         (Items([GREY[0], GREY[1, :5]], [0, 1]), r"row 1\n  expected: uint8 \[8, 9, 1\]\n  got: uint8 \[5, 9, 1\]"),
         (Items([GREY[0]], [0.5]), r"row 0\n  expected: whole numbers, or names\n  got: 0\.5"),
         (Items([GREY[0]], [3]), r"row 0\n  expected: 0\.\.2\n  got: 3"),
-        (Items(["a file"], [0]), r"expected: Pillow, tensor or array\n  got: str"),
+        (Items(["a file"], [0]), r"or its bytes\n  got: the text 'a file', which is no file"),
         (Items([], []), "there is no sample"),
         (Stream(), "has no length"),
     ],
