@@ -24,9 +24,9 @@ def classes(of: range) -> ffdist.Images:
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as place:
         first, learned = Path(place) / "first", Path(place) / "learned.safetensors"
-        Pipeline("cnnb", "backprop").fit(classes(range(5)), epochs=3, out=first)
+        Pipeline("cnnb", "backprop", launcher="threads").fit(classes(range(5)), epochs=3, out=first)
         ffdist.export(first, learned)
         for weights in (None, learned):
-            pipeline = Pipeline("cnnb", ffdist.SFF(kernel=3), stages=2)
+            pipeline = Pipeline("cnnb", ffdist.SFF(kernel=3), stages=2, launcher="threads")
             result = pipeline.fit(classes(range(5, 10)), epochs=1, batch_size=32, pretrained=weights)
             print("from nothing:" if weights is None else "from what was learned:", result.test["accuracy"])

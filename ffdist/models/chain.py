@@ -145,8 +145,9 @@ class Chain:
     def _through(self, index: int, x: Tensor, axis: int | None) -> tuple[object, int | None, int]:
         """A block's output, where its channels are, and the numbers in its largest tensor.
 
-        On the meta device, or on the CPU, where inputs are zeros: a small block of small samples, since torch's functions for meta
-        tensors import its compiler, which takes seconds; and one that looks at numbers, which meta tensors have not.
+        On the meta device, or on the CPU, where inputs are zeros: a small block of small samples, since torch's
+        functions for meta tensors import its compiler, which takes seconds; and one that looks at numbers, which meta
+        tensors have not.
         """
         block = self.build_meta(index)
         if max(x.numel(), sum(p.numel() for p in block.parameters())) <= SMALL:

@@ -241,19 +241,24 @@ def test_what_measures_ends_with_who_wanted_to_know(script: str, number: signal.
     assert not any(command(pid) for pid in members)
 
 
-def test_loaders_are_compared_with_what_else_makes_the_same_batches(tmp_path: Path) -> None:
+def test_loaders_are_compared_with_what_else_makes_the_same_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Encoded pictures with ImageFolder and DataLoader, of each decoder; pixels with torch's whole batches."""
+    monkeypatch.setattr("ffdist.bench.themes.loader.PATIENCE", 1)  # one round is told, whoever else computes
     for place in range(48):
         folder = tmp_path / "tree" / f"class-{place % 2}"
         folder.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (40, 30), (5 * place, 0, 0)).save(folder / f"{place}.jpg")
     prepare(tmp_path / "tree", tmp_path / "data", size=28, store="encoded")
     told = (*SMALL, "--batch-size", "8", "--devices", "1", "--augment", "flip")
-    encoded = bench("loader", *told, "--data", str(tmp_path / "data"), "--workers", "1")
+    main(["bench", "loader", *told, "--data", str(tmp_path / "data"), "--workers", "1"])
+    encoded = json.loads(capsys.readouterr().out)
     others = ["ImageFolder by Pillow, 1 worker", "ImageFolder by decode_image, 1 worker"]
     assert list(encoded["loaders"]) == ["loader, 1 worker", *others]
     assert encoded["against"]["loader, 1 worker"]["fastest"] in others
-    pixels = bench("loader", *told, "--data", "digits")
+    main(["bench", "loader", *told, "--data", "digits"])
+    pixels = json.loads(capsys.readouterr().out)
     assert list(pixels["loaders"]) == ["loader", "torch, gather", "torch, masks"]
     for found in (encoded, pixels):
         assert min(found["loaders"].values()) > 0 < found["training"]
