@@ -171,7 +171,13 @@ class BenchSettings:
 
     @property
     def num_stages(self) -> int:
-        return self.train.plan.stages or len(self.train.plan.cut) or self.compare.devices
+        """Workers of ffdist's side."""
+        told = self.train.plan
+        if told.plan and told.plan != "auto":
+            from ffdist.runtime.planning import given_plan
+
+            return given_plan(told.plan, self.job(1)().names, self.train.training.lanes).workers
+        return told.stages or len(told.cut) or self.compare.devices
 
     def job(self, stages: int, *, compiled: bool = False) -> BenchJob:
         """The job of a pipeline with so many stages; sent to its processes."""
@@ -183,6 +189,11 @@ class BenchSettings:
     def by_plan(self) -> bool:
         """Whether ffdist's side is told a plan in place of stages."""
         return self.train.plan.is_shared
+
+    @property
+    def plan_text(self) -> str:
+        """For people."""
+        return f"{self.train.plan.plan}; lanes: {self.train.training.lanes}"
 
     def train_settings(self, stages: int) -> Settings:
         """What `ffdist train` would be told."""

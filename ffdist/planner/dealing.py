@@ -106,7 +106,6 @@ class Search:
         self.low = low
         if found is None:
             return None
-        assert found.seconds <= below * (1 + 1e-6), "the search and the price count alike"
         return self.halved(found, within)
 
     def halved(self, found: Price, within: float) -> Price:
@@ -142,9 +141,10 @@ class Search:
                     for new in self.dealt(run, gone, i, j, seconds):
                         if self.can_end(new, j, seconds):
                             self.add(runs[j], new, j, seconds)
-        if not runs[size]:
-            return None
-        return min((price(self.profile, self.cluster, self.plan(run)) for run in runs[size]), key=lambda p: p.seconds)
+        prices = (price(self.profile, self.cluster, self.plan(run)) for run in runs[size])
+        found = min(prices, key=lambda each: each.seconds, default=None)
+        # cores that workers share are priced, and not searched by: all workers together may take longer than each
+        return found if found and found.seconds <= seconds * (1 + 1e-6) else None
 
     def add(self, runs: list[Run], new: Run, j: int, seconds: float) -> None:
         """Keep the new one unless another is no worse in everything, and drop those that it is no worse than."""

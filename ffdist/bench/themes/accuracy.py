@@ -15,6 +15,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
+from ffdist.bench.best import with_plan
 from ffdist.bench.finding import Cell, Finding, Grid, Plot, Progress
 from ffdist.bench.hosts import Hosts
 from ffdist.bench.jobs import BenchJob
@@ -104,6 +105,7 @@ def accuracy(settings: BenchSettings, progress: Progress) -> Finding:
     side, validation does on both. Each side goes by the recipe that was fastest for it on other seeds.
     """
     check(settings)
+    settings = with_plan(settings, progress, link=settings.compare.link)
     with ExitStack() as ends:
         place = ends.enter_context(linked(settings.compare.link)).place if settings.compare.link else here
         variant = qualified(settings, place, progress)
@@ -283,6 +285,8 @@ def told(settings: BenchSettings, race: Race) -> Finding:
         f"validation on {VALIDATION:.0%} of the training samples, once an epoch, and a straight line between",
         f"schedule: {scheduled(settings.train).scheduler.schedule}",
     ]
+    if settings.by_plan:
+        notes.append(f"ours by the plan {settings.plan_text}")
     if settings.compare.link:
         notes.append(f"hosts are network namespaces of one machine, their link limited to {settings.compare.link}")
     if not race.trusted:

@@ -5,15 +5,13 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import Any
 
+from ffdist.bench.best import with_plan
 from ffdist.bench.finding import Cell, Finding, Grid, Plot, Progress
 from ffdist.bench.hosts import Hosts
 from ffdist.bench.probe import Probe
 from ffdist.bench.rounds import take_turns
 from ffdist.bench.settings import BenchSettings
 from ffdist.bench.sides import calibrated, open_pipeline, open_variants, qualify
-from ffdist.plan import Plan
-from ffdist.planner.forecast import Request
-from ffdist.runtime.planned import planned
 from ffdist.runtime.planning import AUTO
 
 VARIANTS = ("ddp-bucket-25", "ddp-bf16")
@@ -49,20 +47,18 @@ def bandwidth(settings: BenchSettings, progress: Progress) -> Finding:
             hosts.limit(rate)
             progress(f"link: {rate}")
             with ExitStack() as its:
-                plan = best_for(here, rate) if searched else None
-                if plan:
-                    progress(f"plan: {plan}, {plan.lanes} lanes")
-                    told = here.changed(plan=str(plan), lanes=plan.lanes)
-                    side = open_pipeline(its, told, plan.workers, place=hosts.place)
+                told = here
+                if ours is None:
+                    told = with_plan(here, progress, link=UNLIMITED if rate == "unlimited" else rate)
+                    side = open_pipeline(its, told, told.num_stages, place=hosts.place)
                 else:
-                    assert ours
                     side = calibrated(ours, here.compare.window_seconds)
                 calibrated(lossy, here.compare.window_seconds)
                 family = qualify(exact, {}, here, keep=True)
                 rounds = take_turns([side, family.side, lossy], probe, here.compare.rounds, progress)
             mine, theirs = rounds.rate("ours"), rounds.rate(family.side.name)
             ratio = rounds.ratio("ours", family.side.name)
-            rows.append({"link": rate, **({"plan": f"{plan}; lanes: {plan.lanes}"} if plan else {}),
+            rows.append({"link": rate, **({"plan": told.plan_text} if searched else {}),
                          "ours samples/s": mine.median, "DDP": family.side.name,
                          "its samples/s": theirs.median, "ratio": ratio.median, "least": ratio.least,
                          "most": ratio.most, "n": ratio.n, "PowerSGD samples/s": rounds.rate(LOSSY).median,
@@ -76,9 +72,3 @@ def bandwidth(settings: BenchSettings, progress: Progress) -> Finding:
                "batch": settings.batch_size, "bandwidth": rows}  # fmt: skip
     plot = Plot("lines", title, "rate of the link", "samples/s", series)
     return Finding("bandwidth", summary, [Grid(title, rows)], notes, plot)
-
-
-def best_for(settings: BenchSettings, rate: str) -> Plan:
-    """By the blocks' measured times, as `ffdist plan --link RATE` has it."""
-    link = UNLIMITED if rate == "unlimited" else rate
-    return planned(settings.job(1)(), Request(2, link, lanes=settings.train.training.lanes)).plan

@@ -7,6 +7,7 @@ from typing import Any
 from ffdist.baselines import family
 from ffdist.baselines.known import is_serial
 from ffdist.bench.baseline_side import BaselineLife, Keep, Run
+from ffdist.bench.best import with_plan
 from ffdist.bench.finding import Cell, Finding, Grid, Plot, Progress
 from ffdist.bench.meter import MemoryUse
 from ffdist.bench.pipeline_side import PipelineLife
@@ -23,6 +24,7 @@ BATCHES = 3
 
 def memory(settings: BenchSettings, progress: Progress) -> Finding:
     """The most that any device of a side holds, and what for. No rounds: bytes do not depend on the machine's mood."""
+    settings = with_plan(settings, progress)
     ours = pipeline_memory(settings, settings.num_stages)
     used: dict[str, list[MemoryUse]] = {"ours": ours}
     refused: dict[str, str] = {}

@@ -7,6 +7,7 @@ from statistics import median
 from typing import Any
 
 from ffdist.bench.alone import Alone, alone, slowest_stage, total
+from ffdist.bench.best import with_plan
 from ffdist.bench.bound import best_speedup
 from ffdist.bench.finding import Cell, Finding, Grid, Plot, Progress
 from ffdist.bench.floor import Floor, floor_grid, floors
@@ -21,6 +22,7 @@ SERIAL = "ff"
 
 def throughput(settings: BenchSettings, progress: Progress) -> Finding:
     """Every side's samples/s, and ffdist's ratio to each baseline, pair by pair."""
+    settings = with_plan(settings, progress)
     with ExitStack() as ends:
         probe = ends.enter_context(Probe(settings.compare.devices))
         ours, notes = best_of_ours(ends, settings, progress)
@@ -33,6 +35,8 @@ def throughput(settings: BenchSettings, progress: Progress) -> Finding:
         rounds = take_turns(sides, probe, settings.compare.rounds, progress)
         ours.team.finish()
     notes += rounds.notes()
+    if settings.by_plan:
+        notes.append(f"ours by the plan {settings.plan_text}")
     if settings.train.watch.trace:
         notes.append(f"both sides' stages at work are drawn in {drawn_beside(settings, progress)}")
     found, timed = floors(settings), alone(settings)
