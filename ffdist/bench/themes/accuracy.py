@@ -283,7 +283,7 @@ def told(settings: BenchSettings, race: Race) -> Finding:
     notes = [
         f"{race.discarded} pairs of runs discarded by the probe",
         f"validation on {VALIDATION:.0%} of the training samples, once an epoch, and a straight line between",
-        f"schedule: {scheduled(settings.train).scheduler.schedule}",
+        f"schedule, where a recipe says no other: {scheduled(settings.train).scheduler.schedule}",
     ]
     if settings.by_plan:
         notes.append(f"ours by the plan {settings.plan_text}")
