@@ -108,7 +108,7 @@ def test_one_device_equals_the_bare_loop(expected: list[torch.Tensor]) -> None:
 
 
 def test_the_classifier_has_the_heads_rate_and_averaged_weights_are_evaluated() -> None:
-    settings = CONFIG.settings.changed(optimizer="muon", lr=0.1, head_lr=0.3, ema=0.5, label_smoothing=0.2)
+    settings = CONFIG.settings.changed(optimizer="sgd", lr=0.1, head_lr=0.3, ema=0.5, label_smoothing=0.2)
     learner = BASELINES["bp"](CHAIN, replace(CONFIG, settings=settings), Place(0, 1))
     assert isinstance(learner, Replica)
     groups = {id(p): group["lr"] for group in learner.optimizer.param_groups for p in group["params"]}
