@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import resource
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
 from ffdist.device import forget_peak, peak_bytes, queues
+from ffdist.pipeline.memory import process_peak_bytes, resident_bytes
 from ffdist.pipeline.tensor_bytes import TensorBytes
 
 if TYPE_CHECKING:
@@ -53,20 +51,7 @@ class Meter:
         counter = self.counter
         split = counter.split()
         if not queues(self.device):
-            return MemoryUse(counter.peak, **split, resident=max(0, peak_resident_bytes() - self.idle))
+            return MemoryUse(counter.peak, **split, resident=max(0, process_peak_bytes() - self.idle))
         peak = peak_bytes(self.device)
         rest = peak - sum(split.values()) + split["activations"]  # with the kernels' own needs
         return MemoryUse(peak, **(split | {"activations": rest}), resident=0)
-
-
-def resident_bytes() -> int:
-    """Of this process now; where the system does not tell, the most so far."""
-    try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-    except OSError:
-        return peak_resident_bytes()
-
-
-def peak_resident_bytes() -> int:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

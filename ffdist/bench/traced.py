@@ -21,13 +21,13 @@ from ffdist.bench.baseline_side import join
 from ffdist.bench.finding import Progress
 from ffdist.bench.settings import BenchSettings
 from ffdist.bench.team import Seat, Team
+from ffdist.bench.whole_runs import whole_rank
 from ffdist.bench.window import endless
 from ffdist.device import synchronize
 from ffdist.errors import ConfigError, FfdistError, setting
 from ffdist.page.spans import Span, beside, spans_of
-from ffdist.runtime.edges import ProcessEdges
 from ffdist.runtime.processes import MakeJob
-from ffdist.runtime.rank import Rank, stage_device
+from ffdist.runtime.rank import stage_device
 from ffdist.runtime.start import SettingsJob
 from ffdist.runtime.tracing import TRACE
 
@@ -80,25 +80,20 @@ def trace_ours(settings: BenchSettings) -> Traced:
             samples=samples,
             epochs=ceil(wanted / samples),
         )
-        team = ends.enter_context(Team("ours", PipelineLife(SettingsJob(told, Path(folder), stages)), stages))
+        team = ends.enter_context(Team("ours", TracedStage(SettingsJob(told, Path(folder), stages)), stages))
         team.finish()
         events = json.loads((Path(folder) / TRACE).read_text())["traceEvents"]
     return traced("ours", spans_of(events), "forward")
 
 
 @dataclass(frozen=True)
-class PipelineLife:
+class TracedStage:
     """A stage of ours, in a process of a benchmark's."""
 
     make_job: MakeJob
 
     def __call__(self, seat: Seat) -> None:
-        job = self.make_job()
-        job = replace(job, images=replace(job.images, test=None))
-        device = stage_device(job.settings.compute.device, seat.world)
-        transport, store = job.settings.plan.transport, seat.store()
-        edges = ProcessEdges(seat.world, store, device, transport=transport, timeout=job.timeout)
-        Rank(job, seat.world, store, edges, lambda event: None).run()
+        whole_rank(self.make_job(), seat, lambda event: None).run()
 
 
 def trace_1f1b(settings: BenchSettings) -> Traced:

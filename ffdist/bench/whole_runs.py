@@ -16,10 +16,11 @@ from ffdist.baselines.base import Replica
 from ffdist.bench.baseline_side import join
 from ffdist.bench.team import Seat
 from ffdist.errors import ConfigError, setting
-from ffdist.events import EpochEnded, RunEvent, RunStarted
+from ffdist.events import EpochEnded, Observer, RunEvent, RunStarted
 from ffdist.pipeline.block import placed
 from ffdist.pipeline.initial import make_from_data
 from ffdist.runtime.edges import ProcessEdges
+from ffdist.runtime.job import Job
 from ffdist.runtime.processes import MakeJob
 from ffdist.runtime.rank import Rank, stage_device
 
@@ -42,11 +43,6 @@ class PipelineRun:
     make_job: MakeJob
 
     def __call__(self, seat: Seat) -> None:
-        job = self.make_job()
-        job = replace(job, images=replace(job.images, test=None))
-        plan, world, store = job.settings.plan, seat.world, seat.store()
-        device = stage_device(job.settings.compute.device, world)
-        edges = ProcessEdges(world, store, device, transport=plan.transport, timeout=job.timeout)
         began = 0.0
 
         def report(event: RunEvent) -> None:
@@ -57,7 +53,16 @@ class PipelineRun:
                 found = event.record["validation"]["accuracy"]
                 seat.answer(Epoch(time.perf_counter() - began, found["last"], found["mean"]))
 
-        Rank(job, world, store, edges, report).run()
+        whole_rank(self.make_job(), seat, report).run()
+
+
+def whole_rank(job: Job, seat: Seat, observer: Observer) -> Rank:
+    """A stage of a whole run, from its first batch to its last, without a test split; in a process of a benchmark's."""
+    job = replace(job, images=replace(job.images, test=None))
+    world, store = seat.world, seat.store()
+    device = stage_device(job.settings.compute.device, world)
+    edges = ProcessEdges(world, store, device, transport=job.settings.plan.transport, timeout=job.timeout)
+    return Rank(job, world, store, edges, observer)
 
 
 @dataclass(frozen=True)
