@@ -1,9 +1,9 @@
 """A run that is killed again and again, at moments that a seed has drawn, beside one that nobody disturbs.
 
-Its workers, and what has started them, are killed by SIGKILL from outside: as they start, between batches, while a
-snapshot is written, at its commit, and at the last commit of all. Where what has started them was killed, the same
-command goes on with `--resume` at once, by another plan. At the end both runs must be equal to the bit, and nothing may
-be left: no process, no shared memory, no temporary file.
+Its workers, and what has started them, are killed by SIGKILL from outside: as they start, between batches, while one
+waits for another's gradients, while a snapshot is written, at its commit, and at the last commit of all. Where what has
+started them was killed, the same command goes on with `--resume` at once, by another plan. At the end both runs must be
+equal to the bit, and nothing may be left: no process, no shared memory, no temporary file.
 """
 
 from __future__ import annotations
@@ -16,21 +16,23 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from ffdist.bench.finding import Finding, Grid, Progress
 from ffdist.bench.victims import Seen, descendants, is_worker, kept_in, left_of, lives, words_of
+from ffdist.cores import available_cores
 from ffdist.errors import StageError
 from ffdist.report.log import PULSES, read_run_log
 from ffdist.runtime.record import ENVIRONMENT
 from ffdist.snapshot import committed, latest
 
 Launcher = Literal["processes", "torchrun", "ray"]
-Moment = Literal["start", "learning", "snapshot", "commit", "last commit"]
+Moment = Literal["start", "learning", "exchange", "snapshot", "commit", "last commit"]
+MOMENTS: tuple[Moment, ...] = get_args(Moment)
 PLANS = ("conv1 conv2 @ 0 | conv3 @ 1", "* @ 0:0, 1:1", "conv1 @ 0 | conv2 @ 0:0, 1:1 | conv3 @ 1")
 """A pipeline, replicas, and both; all of two workers and two lanes."""
 TOLD = ("digits", "--seed", "7", "--precision", "fp32", "--device", "cpu", "--threads", "1", "--lanes", "2",
@@ -41,6 +43,8 @@ PATIENCE = 240.0
 """Seconds without a new snapshot, at most."""
 MOST = 8
 """Starts in a row that end with an error before the stages are ready."""
+AWAITED = 0.3
+"""Seconds for which a worker is stopped, so that the one that shares its blocks waits for its gradients."""
 LAST = 2
 """So many of the kills, or half of them, come at the last commit; the run may have ended before the second."""
 
@@ -78,9 +82,9 @@ def schedule(kills: int, seed: int) -> list[Fault]:
     draw = random.Random(seed)
     faults = list[Fault]()
     for number in range(kills):
-        moments: tuple[Moment, ...] = ("start", "learning", "learning", "snapshot", "commit")
-        moment = draw.choice(moments) if number < kills - min(LAST, kills // 2) else "last commit"
-        wait = draw.uniform(0, 4.0) if moment == "start" else draw.uniform(0, 0.6) if moment == "learning" else 0.0
+        moment = draw.choice(MOMENTS[:-1]) if number < kills - min(LAST, kills // 2) else "last commit"
+        most = {"start": 4.0, "learning": 0.6, "exchange": 0.6}.get(moment, 0.0)
+        wait = draw.uniform(0, most)
         faults.append(Fault(moment, draw.random() < 0.3, draw.randrange(2), wait))
     return faults
 
@@ -95,6 +99,8 @@ class Disturbed:
     temporary: Path
     draw: random.Random
     progress: Progress
+    plan: str = PLANS[0]
+    """By which it was started last."""
     restarts: int = 0
     """How often the command was started again."""
     refused: int = 0
@@ -106,8 +112,8 @@ class Disturbed:
     seen: set[Seen] = field(default_factory=set)
 
     def start(self) -> None:
-        plan = self.draw.choice(PLANS)
-        told = [*TOLD, "--epochs", str(self.epochs), "--plan", plan, "--max-restarts", "5"]
+        self.plan = self.draw.choice(PLANS)
+        told = [*TOLD, "--epochs", str(self.epochs), "--plan", self.plan, "--max-restarts", "5"]
         if (self.run / "config.toml").exists():
             told = ["--resume", str(self.run), *told[1:]]
         else:
@@ -163,10 +169,12 @@ class Disturbed:
             return True
         if not workers:
             return False
-        try:
-            os.kill(workers[fault.worker % len(workers)].pid, signal.SIGKILL)
-        except ProcessLookupError:
-            return False
+        victim = workers[fault.worker % len(workers)].pid
+        with held_up([each.pid for each in workers if each.pid != victim and fault.moment == "exchange"]):
+            try:
+                os.kill(victim, signal.SIGKILL)
+            except ProcessLookupError:
+                return False
         return True
 
     def go_on(self) -> None:
@@ -199,7 +207,7 @@ class Disturbed:
             match fault.moment:
                 case "start":
                     here = bool(self.workers())
-                case "learning":
+                case "learning" | "exchange":
                     here = ready
                 case "snapshot":
                     here = ready and not whole and bool(name)
@@ -217,6 +225,21 @@ class Disturbed:
         return sum(each.endswith(".safetensors") for each in kept_in(self.run / "snapshots" / name, "block-"))
 
 
+@contextmanager
+def held_up(pids: list[int]) -> Iterator[None]:
+    """Within, these are stopped, and whoever wants something of theirs waits for it."""
+    try:
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)
+        time.sleep(AWAITED if pids else 0)
+        yield
+    finally:
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+
 def disturb(run: Disturbed, faults: list[Fault]) -> list[Told]:
     """Kill it so often, then let it come to its end. Raises StageError where it does not, or something is left."""
     told = list[Told]()
@@ -224,6 +247,8 @@ def disturb(run: Disturbed, faults: list[Fault]) -> list[Told]:
     for number, fault in enumerate(faults):
         if not run.await_moment(fault):
             break
+        if fault.moment == "exchange" and run.plan == PLANS[0]:  # nobody shares a block there
+            fault = replace(fault, moment="learning")
         settle(run, told)
         step, begun = run.step(), run.begun()
         if not run.kill(fault):
@@ -338,7 +363,7 @@ def faults(kills: int, seed: int, launcher: Launcher, folder: Path, progress: Pr
         if run.process and run.process.poll() is None:
             run.process.kill()
             run.process.wait()
-    seconds = time.monotonic() - begun
+    seconds, load = time.monotonic() - begun, os.getloadavg()[2]
     expected, found = learned(folder / "whole"), learned(folder / "killed")
     for what, value in expected.items():
         if found[what] != value:
@@ -346,12 +371,13 @@ def faults(kills: int, seed: int, launcher: Launcher, folder: Path, progress: Pr
                              expected=f"{what} as of {folder / 'whole'}", got="others")  # fmt: skip
     if len(told) < kills - 1:
         raise StageError("the run ended before all kills", expected=kills, got=len(told), where=folder)
-    return finding(launcher, told, run, seconds, start_up())
+    return finding(launcher, told, run, seconds, load, start_up())
 
 
-def finding(launcher: Launcher, told: list[Told], run: Disturbed, seconds: float, torch: float) -> Finding:
+def finding(launcher: Launcher, told: list[Told], run: Disturbed, seconds: float, load: float, torch: float) -> Finding:
+    """load: processes that wanted a core, on average. torch: seconds of its start-up."""
     rows = list[dict[str, Any]]()
-    for moment in ("start", "learning", "snapshot", "commit", "last commit"):
+    for moment in MOMENTS:
         mine = [each for each in told if each.fault.moment == moment]
         again = [each.again for each in mine if each.again is not None]
         lost = [each.lost for each in mine if each.lost is not None]
@@ -368,6 +394,7 @@ def finding(launcher: Launcher, told: list[Told], run: Disturbed, seconds: float
         "kills": len(told),
         "of_launcher": sum(each.fault.launcher for each in told),
         "seconds": seconds,
+        "load": load,
         "started": run.restarts,
         "refused_at_once": run.refused,
         "start_up_seconds": torch,
@@ -385,6 +412,8 @@ def finding(launcher: Launcher, told: list[Told], run: Disturbed, seconds: float
         "ended its workers.",
         f"From a kill to the next batch: {summary['again_seconds'] or 0:.1f} s (median), of which a process takes "
         f"{torch:.1f} s here until it has loaded torch.",
+        f"Load average (15 minutes) at the end: {load:.1f}, on {available_cores()} cores; where it is more than the "
+        "run's own, other work went on beside it, and all seconds are upper bounds.",
         f"Plans, changed at each --resume: {'; '.join(PLANS)}.",
     ]
-    return Finding("faults", summary, [Grid(f"{launcher}: {len(told)} kills", rows)], notes)
+    return Finding(f"faults-{launcher}", summary, [Grid(f"{launcher}: {len(told)} kills", rows)], notes)

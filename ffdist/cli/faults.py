@@ -64,9 +64,9 @@ def main(theme: str, args: Sequence[str]) -> None:
     check(told)
     handle_signals(unwind)
     if isinstance(told, Faults):
-        run(told, args, lambda progress: found_by_faults(told, progress))
+        run(told, [*name.split(), *args], lambda progress: found_by_faults(told, progress))
     else:
-        run(told, args, lambda progress: found_by_soak(told, progress))
+        run(told, [*name.split(), *args], lambda progress: found_by_soak(told, progress))
 
 
 def check(told: Faults | Soak) -> None:
@@ -83,8 +83,8 @@ def check(told: Faults | Soak) -> None:
         raise ConfigError("processes are looked for by /proc", expected="Linux", got=sys.platform)
 
 
-def run(told: Faults | Soak, args: Sequence[str], measure: Callable[[Progress], Finding]) -> None:
-    """Measure; show, and record."""
+def run(told: Faults | Soak, words: Sequence[str], measure: Callable[[Progress], Finding]) -> None:
+    """Measure; show, and record. words: the command."""
     from ffdist.bench.record import write_record
     from ffdist.bench.settings import BenchSettings
     from ffdist.cli.bench import show
@@ -96,7 +96,7 @@ def run(told: Faults | Soak, args: Sequence[str], measure: Callable[[Progress], 
     show(finding, settings)
     if told.record:
         options: dict[str, Any] = asdict(told)
-        paths = write_record(finding, settings, ["ffdist", "bench", finding.theme, *args], told=options)
+        paths = write_record(finding, settings, words, told=options)
         console.print("record: " + ", ".join(map(str, paths)), soft_wrap=True)
 
 
