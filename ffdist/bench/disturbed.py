@@ -1,0 +1,186 @@
+"""The run that is killed: started, watched from outside, killed, and started again."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from ffdist.bench.finding import Progress
+from ffdist.bench.schedule import Fault
+from ffdist.bench.victims import Seen, descendants, is_worker, kept_in
+from ffdist.errors import StageError
+from ffdist.report.log import PULSES
+from ffdist.runtime.record import ENVIRONMENT
+
+Launcher = Literal["processes", "torchrun", "ray"]
+PLANS = ("conv1 conv2 @ 0 | conv3 @ 1", "* @ 0:0, 1:1", "conv1 @ 0 | conv2 @ 0:0, 1:1 | conv3 @ 1")
+"""A pipeline, replicas, and both; all of two workers and two lanes."""
+TOLD = ("digits", "--seed", "7", "--precision", "fp32", "--device", "cpu", "--threads", "1", "--lanes", "2",
+        "--samples", "600", "--batch-size", "32", "--snapshot-every", "4", "--log-every", "1")  # fmt: skip
+PATIENCE = 240.0
+"""Seconds without a new snapshot, at most."""
+MOST = 8
+"""Starts in a row that end with an error before the stages are ready."""
+AWAITED = 0.3
+"""Seconds for which a worker is stopped, so that the one that shares its blocks waits for its gradients."""
+
+
+@dataclass
+class Disturbed:
+    """The run that is killed."""
+
+    launcher: Launcher
+    run: Path
+    epochs: int
+    temporary: Path
+    draw: random.Random
+    progress: Progress
+    plan: str = PLANS[0]
+    """By which it was started last."""
+    restarts: int = 0
+    """How often the command was started again."""
+    refused: int = 0
+    """How often it was refused, since the one before was still at work."""
+    failed: int = 0
+    """How often in a row it ended by itself, before the stages were ready."""
+    seen_begun: int = 0
+    process: subprocess.Popen[bytes] | None = None
+    seen: set[Seen] = field(default_factory=set)
+
+    def start(self) -> None:
+        self.plan = self.draw.choice(PLANS)
+        told = [*TOLD, "--epochs", str(self.epochs), "--plan", self.plan, "--max-restarts", "5"]
+        if (self.run / "config.toml").exists():
+            told = ["--resume", str(self.run), *told[1:]]
+        else:
+            told += ["--out", str(self.run)]
+        command = ["-m", "ffdist", "train", *told, "--launcher", self.launcher]
+        if self.launcher == "torchrun":
+            ranks = ["--standalone", "--nproc-per-node=2", "--max-restarts=5"]
+            command = ["-m", "ffdist.runtime.agent", *ranks, "-m", "ffdist", "train", *told]
+        env = os.environ | {"TMPDIR": str(self.temporary), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+        with (self.temporary.parent / "said.log").open("ab") as said:
+            self.process = subprocess.Popen([sys.executable, *command], stdout=said, stderr=said, env=env)
+        self.restarts += 1
+
+    def ended(self) -> int | None:
+        """Its status; None while it is at work."""
+        assert self.process
+        return self.process.poll()
+
+    def workers(self) -> list[Seen]:
+        assert self.process
+        found = descendants(self.process.pid)
+        self.seen |= set(found)
+        return [each for each in found if is_worker(each, self.launcher)]
+
+    def begun(self) -> int:
+        """How often the stages were ready."""
+        try:
+            return (self.run / ENVIRONMENT).read_bytes().count(b"\n")
+        except OSError:
+            return 0
+
+    def step(self) -> int:
+        """The last batch that was told of; 0 for none since the last start."""
+        try:
+            lines = (self.run / PULSES).read_bytes().splitlines()
+            return int(json.loads(lines[-1])["step"])
+        except (OSError, IndexError, ValueError, KeyError):
+            return 0
+
+    def newest(self) -> tuple[str, bool]:
+        """The newest snapshot's folder, and whether it is committed."""
+        folders = sorted(kept_in(self.run / "snapshots", "step-"))
+        if not folders:
+            return "", False
+        return folders[-1], (self.run / "snapshots" / folders[-1] / "manifest.json").exists()
+
+    def kill(self, fault: Fault) -> bool:
+        """False where nobody is there to be killed."""
+        assert self.process
+        workers = sorted(self.workers())
+        if fault.launcher:
+            os.kill(self.process.pid, signal.SIGKILL)
+            return True
+        if not workers:
+            return False
+        victim = workers[fault.worker % len(workers)].pid
+        with held_up([each.pid for each in workers if each.pid != victim and fault.moment == "exchange"]):
+            try:
+                os.kill(victim, signal.SIGKILL)
+            except ProcessLookupError:
+                return False
+        return True
+
+    def go_on(self) -> None:
+        """Whoever started it has ended: again, at once. What an old one still writes, is refused until it has ended.
+
+        Raises StageError where it ends by itself again and again.
+        """
+        assert self.process
+        ended, begun = self.process.wait(), self.begun()
+        self.failed = self.failed + 1 if ended > 0 and begun == self.seen_begun else 0
+        self.seen_begun = begun
+        if self.failed == MOST:
+            said = (self.temporary.parent / "said.log").read_text(errors="replace")
+            raise StageError("the run does not begin again", where=self.run, got=said[-1000:])
+        self.start()
+
+    def await_moment(self, fault: Fault) -> bool:
+        """False where the run has come to its end before."""
+        deadline, begun = time.monotonic() + PATIENCE, self.begun()
+        first = self.newest()
+        while time.monotonic() < deadline:
+            status = self.ended()
+            if status == 0:
+                return False
+            if status is not None:
+                self.refused += 1
+                self.go_on()
+            name, whole = self.newest()
+            ready = self.begun() > begun or first != (name, whole)
+            match fault.moment:
+                case "start":
+                    here = bool(self.workers())
+                case "learning" | "exchange":
+                    here = ready
+                case "snapshot":
+                    here = ready and not whole and bool(name)
+                case "commit":
+                    here = ready and name != first[0] and (whole or self._files(name) >= 3)
+                case _:
+                    here = name.endswith(f"epoch-{self.epochs:05d}")
+            if here:
+                time.sleep(fault.wait)
+                return self.ended() != 0
+            time.sleep(0.002 if ready else 0.05)
+        raise StageError("the run brought nothing new", where=self.run, expected=f"a snapshot within {PATIENCE:g} s")
+
+    def _files(self, name: str) -> int:
+        return sum(each.endswith(".safetensors") for each in kept_in(self.run / "snapshots" / name, "block-"))
+
+
+@contextmanager
+def held_up(pids: list[int]) -> Iterator[None]:
+    """Within, these are stopped, and whoever wants something of theirs waits for it."""
+    try:
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)
+        time.sleep(AWAITED if pids else 0)
+        yield
+    finally:
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)

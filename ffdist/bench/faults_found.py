@@ -1,0 +1,118 @@
+"""What came of a run's kills, as a record."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from ffdist.bench.disturbed import PLANS, Launcher
+from ffdist.bench.finding import Finding, Grid
+from ffdist.bench.schedule import MOMENTS, Fault
+from ffdist.cores import available_cores
+
+
+@dataclass
+class Told:
+    """What came of one kill."""
+
+    fault: Fault
+    at: float
+    begun: int
+    """Starts of the stages so far."""
+    step: int
+    """The last batch that was learned."""
+    again: float | None = None
+    """Seconds until the stages were ready for the next batch; None where they were killed before."""
+    lost: int | None = None
+    """Batches that were learned again."""
+
+
+STARTS = {False: 1, True: 2}
+"""How often torch is loaded in a row until the run learns again, by whether the launcher was killed: it needs torch to
+check what it is told before it starts workers, which need it, too."""
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What else there is to tell of the run."""
+
+    seconds: float
+    started: int
+    """How often the command was."""
+    refused: int
+    """How often it ended by itself, since the one before was still at work."""
+    load: float
+    """Processes that wanted a core, on average."""
+    torch: float
+    """Seconds that a process takes until it has loaded it."""
+
+    def without_torch(self, kill: Told) -> float | None:
+        return None if kill.again is None else max(0.0, kill.again - STARTS[kill.fault.launcher] * self.torch)
+
+
+def finding(launcher: Launcher, kills: Sequence[Told], costs: Costs) -> Finding:
+    of_launcher = [kill for kill in kills if kill.fault.launcher]
+    summary = {
+        "launcher": launcher,
+        "kills": len(kills),
+        "of_launcher": len(of_launcher),
+        "seconds": costs.seconds,
+        "load": costs.load,
+        "started": costs.started,
+        "refused_at_once": costs.refused,
+        "start_up_seconds": costs.torch,
+        "again_seconds": middle(kill.again for kill in kills),
+        "again_without_start_up": middle(map(costs.without_torch, kills)),
+        "lost_batches": sum(kill.lost or 0 for kill in kills),
+        "lost_most": max((kill.lost for kill in kills if kill.lost is not None), default=None),
+        "equal": True,
+        "left": 0,
+    }
+    grids = [
+        Grid(f"{launcher}: {len(kills)} kills", [row(each, by_moment(kills, each), costs) for each in MOMENTS]),
+        Grid(
+            "by who was killed",
+            [
+                row("a worker", [kill for kill in kills if not kill.fault.launcher], costs),
+                row("what had started the workers", of_launcher, costs),
+            ],
+        ),
+    ]
+    notes = [
+        f"{len(kills)} kills by SIGKILL in {costs.seconds:.0f} s, {len(of_launcher)} of them of what had started the "
+        "workers: weights, optimiser, metrics and test equal the undisturbed run's to the bit.",
+        "After it: no process, no shared memory, no temporary file, no part of a file was left; each launcher's death "
+        "ended its workers.",
+        f"Until a process has loaded torch it takes {costs.torch:.1f} s here; once behind a worker's death, twice in a "
+        'row behind its launcher\'s. "without torch" is without these.',
+        f"Load average (15 minutes) at the end: {costs.load:.1f}, on {available_cores()} cores; where it is more than "
+        "the run's own, other work went on beside it, and all seconds are upper bounds.",
+        f"Plans, changed at each --resume: {'; '.join(PLANS)}.",
+    ]
+    return Finding(f"faults-{launcher}", summary, grids, notes)
+
+
+def by_moment(kills: Sequence[Told], moment: str) -> list[Told]:
+    return [kill for kill in kills if kill.fault.moment == moment]
+
+
+def row(name: str, kills: Sequence[Told], costs: Costs) -> dict[str, Any]:
+    """seconds: from the kill until the stages were ready for the next batch."""
+    lost = [kill.lost for kill in kills if kill.lost is not None]
+    return {
+        "killed": name,
+        "kills": len(kills),
+        "of the launcher": sum(kill.fault.launcher for kill in kills),
+        "s to learning again": middle(kill.again for kill in kills),
+        "at most": max((kill.again for kill in kills if kill.again is not None), default=None),
+        "without torch": middle(map(costs.without_torch, kills)),
+        "batches lost": median(lost) if lost else None,
+        "most": max(lost, default=None),
+    }
+
+
+def middle(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return median(known) if known else None
