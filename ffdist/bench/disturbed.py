@@ -56,6 +56,8 @@ class Disturbed:
     seen_begun: int = 0
     process: subprocess.Popen[bytes] | None = None
     seen: set[Seen] = field(default_factory=set)
+    """All processes that it had at any moment at which somebody looked."""
+    seen_workers: set[Seen] = field(default_factory=set)
 
     def start(self) -> None:
         self.plan = self.draw.choice(PLANS)
@@ -82,7 +84,9 @@ class Disturbed:
         assert self.process
         found = descendants(self.process.pid)
         self.seen |= set(found)
-        return [each for each in found if is_worker(each, self.launcher)]
+        workers = [each for each in found if is_worker(each, self.launcher)]
+        self.seen_workers |= set(workers)
+        return workers
 
     def begun(self) -> int:
         """How often the stages were ready."""
