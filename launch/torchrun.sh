@@ -58,5 +58,4 @@ if [[ $NNODES != 1 ]]; then
     fi
 fi
 
-here=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
-exec python3 "$here/torchrun.py" "${meeting[@]}" --nproc-per-node="$NPROC" --max-restarts="$RESTARTS" -m ffdist train "$@"
+exec python3 -m ffdist.runtime.agent "${meeting[@]}" --nproc-per-node="$NPROC" --max-restarts="$RESTARTS" -m ffdist train "$@"

@@ -32,7 +32,7 @@ from ffdist.snapshot import committed, latest
 GONE = {"processes": 15.0, "torchrun": 40.0, "ray": 40.0}
 """Seconds in which workers must have ended whose launcher was killed."""
 LEFT = {"processes": 15.0, "torchrun": 40.0, "ray": 120.0}
-"""Seconds behind the run's end in which everything must have: Ray's own agents wait for a minute for one that has died."""
+"""Seconds behind the run's end in which everything must have; Ray's own agents outlive it by a minute."""
 
 
 def disturb(run: Disturbed, faults: list[Fault]) -> list[Told]:

@@ -28,7 +28,7 @@ from ffdist.plain import PlainConsole, table
 from ffdist.plan import Plan
 from ffdist.report.console import ConsoleReport, result_tables
 from ffdist.report.log import read_run_log
-from ffdist.runtime.agent import tell_agent
+from ffdist.runtime.agent import stop_agent, tell_agent
 from ffdist.runtime.agree import agree, check_job, validation_note
 from ffdist.runtime.child import end_with_parent
 from ffdist.runtime.data_facts import check_same_data, read_facts
@@ -121,7 +121,7 @@ def train_local(command: Train, job: Job, words: Sequence[str]) -> None:
         made = job_of(command, job.images, out, told, resume=has_begun(command))
         result = launch(replace(made, outputs=job.chain.outputs()), out)
     conclude(result, out, as_json=command.json)
-    if result.reason == "interrupted":
+    if result.signal:  # an observer's wish to end is no failure
         sys.exit(exit_status(result.signal))
 
 
@@ -198,8 +198,9 @@ def train_here(command: Train, images: Images, world: World, words: Sequence[str
         result = run_rank(job, meeting.world, meeting.store, observer, signals, timeout=timeout)
     if world.last:
         conclude(result, out, as_json=command.json)
-    if result.reason == "interrupted":
+    if result.signal:
         tell_agent(final=True)
+        stop_agent(result.signal)
         sys.exit(exit_status(result.signal))
 
 

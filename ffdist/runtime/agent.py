@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 from typing import Any
+
+from ffdist.loading import loading
 
 VARIABLE = "FFDIST_AGENT"
 """Names the file in which ranks tell the agent of their node something, a line of JSON each."""
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
 def tell_agent(**said: Any) -> None:
@@ -24,6 +29,14 @@ def tell_agent(**said: Any) -> None:
     if file := os.environ.get(VARIABLE):
         with suppress(OSError), open(file, "a") as told:
             told.write(json.dumps(said) + "\n")
+
+
+def stop_agent(number: int) -> None:
+    """All ranks have ended, since one was told to stop by this signal: so is the agent that has started them, which
+    would take their end for a failure, and start them anew. 0, or outside torchrun: of no effect."""
+    if {"TORCHELASTIC_RUN_ID", "LOCAL_RANK"} <= os.environ.keys() and number and os.getppid() > 1:
+        with suppress(OSError):
+            os.kill(os.getppid(), number)
 
 
 @contextmanager
@@ -58,6 +71,7 @@ def told_file() -> Iterator[str]:
 def agent_of(base: type[Any], file: Path) -> type[Any]:
     """torchrun's agent of a node, `base`, which looks at what its ranks have told when they fail."""
     from torch.distributed.elastic.agent.server.api import WorkerState
+    from torch.distributed.elastic.multiprocessing import SignalException
 
     from ffdist.runtime.supervise import Budget
 
@@ -66,6 +80,8 @@ def agent_of(base: type[Any], file: Path) -> type[Any]:
 
         def _monitor_workers(self, worker_group: Any) -> Any:
             result = super()._monitor_workers(worker_group)
+            if number := told_by(result.failures):
+                raise SignalException(f"a rank was told to stop by {number.name}", sigval=number)
             if result.state in (WorkerState.UNHEALTHY, WorkerState.FAILED) and hasattr(self, "_remaining_restarts"):
                 self._count(worker_group.spec.max_restarts)
             return result
@@ -88,12 +104,37 @@ def agent_of(base: type[Any], file: Path) -> type[Any]:
     return Agent
 
 
-def main(words: Sequence[str]) -> None:
-    """torchrun with this agent: its arguments are torchrun's."""
-    from torch.distributed import run
+def told_by(failures: Mapping[int, Any]) -> signal.Signals | None:
+    """The signal that ranks were told to stop by, where none has failed otherwise: it came from elsewhere, as the agent
+    ends others only when it has seen a failure."""
+    codes = [failure.exitcode for failure in failures.values()]
+    numbers = {-code if code < 0 else code - 128 for code in codes}
+    return signal.Signals(min(numbers)) if numbers and numbers <= set(SIGNALS) else None
 
-    with counting():
-        run.main([f"--log-dir={os.devnull}", *words])
+
+def leave(number: int, frame: FrameType | None) -> None:
+    """A handler for the time before torchrun has started anything, and has its own."""
+    os._exit(128 + number)
+
+
+def main(words: Sequence[str]) -> None:
+    """torchrun with this agent: its arguments are torchrun's. It leaves no empty folder.
+
+    Told to stop it ends quietly, with the status that shells give such an end: 130 for Ctrl-C, 143 for SIGTERM, 129 for
+    SIGHUP. What whoever started it wants ignored (nohup) is ignored.
+    """
+    heeded = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+    for number in heeded:
+        signal.signal(number, leave)
+    os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = ",".join(number.name for number in heeded)
+    with loading():
+        from torch.distributed import run
+        from torch.distributed.elastic.multiprocessing import SignalException
+    try:
+        with counting():
+            run.main([f"--log-dir={os.devnull}", *words])
+    except SignalException as told:
+        sys.exit(128 + told.sigval)
 
 
 if __name__ == "__main__":

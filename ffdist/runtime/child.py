@@ -73,7 +73,6 @@ def main(connection: Connection) -> None:
     hear_signals(lambda number: line.report({"event": "signal", "number": number}))
     for number in SIGNALS:
         signal.signal(number, lambda *_: None)  # whoever started the stages decides what they do
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal tells all of its processes
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     try:
         start: Start = connection.recv()

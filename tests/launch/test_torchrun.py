@@ -15,6 +15,7 @@ import torch.distributed as dist
 from commands import LAUNCH, Command, environment, run
 from hosts import HEAD, INTERFACE, two_hosts
 
+from ffdist.bench.victims import descendants, is_worker
 from ffdist.cli import main
 from ffdist.cli.train import Train
 from ffdist.cli.training import begin_or_go_on
@@ -97,10 +98,15 @@ def test_a_head_that_torchrun_would_not_understand_is_refused(head: str) -> None
     )
 
 
+def rank_of(launcher: int) -> int:
+    """A worker's process."""
+    return min(each.pid for each in descendants(launcher) if is_worker(each, "torchrun"))
+
+
 @pytest.mark.parametrize(
     ("number", "begun"),
     [(signal.SIGHUP, False), (signal.SIGINT, False), (signal.SIGTERM, True)],
-    ids=["SIGHUP at once", "SIGINT as ranks start", "SIGTERM while it trains"],
+    ids=["SIGHUP at once", "SIGINT as ranks start", "SIGTERM to a rank alone while it trains"],
 )
 def test_told_to_stop_it_ends_quietly_with_the_signals_status(
     number: signal.Signals, begun: bool, tmp_path: Path
@@ -119,7 +125,7 @@ def test_told_to_stop_it_ends_quietly_with_the_signals_status(
             assert process.poll() is None, (tmp_path / "said").read_text()
             time.sleep(0.05)
         time.sleep(0.3)  # Python's own start, which no program can answer for
-        process.send_signal(number)
+        os.kill(rank_of(process.pid) if begun else process.pid, number)
         assert process.wait(30) == 128 + number
     finally:
         process.kill()

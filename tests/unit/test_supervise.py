@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 from shutil import rmtree
+from types import SimpleNamespace
 
 import pytest
 from jobs import QUIET, DigitsJob
@@ -16,7 +17,7 @@ from jobs import QUIET, DigitsJob
 from ffdist.errors import ConfigError, DivergedError, PeerLostError, SnapshotError, StageError, StageLostError
 from ffdist.events import ProgressMade, RunEvent, RunRestarted
 from ffdist.pipeline.message import Snapshot
-from ffdist.runtime.agent import agent_of, tell_agent
+from ffdist.runtime.agent import agent_of, tell_agent, told_by
 from ffdist.runtime.folder import held
 from ffdist.runtime.outcome import Result
 from ffdist.runtime.run import read_settings, write_settings
@@ -106,6 +107,24 @@ def test_a_snapshot_begins_torchruns_count_anew_and_an_error_of_the_jobs_own_end
     commit(tmp_path, 4)
     tell_agent(final=True)
     assert fails() == 0
+
+
+@pytest.mark.parametrize(
+    ("codes", "told"),
+    [
+        ([143, 143], signal.SIGTERM),
+        ([-15], signal.SIGTERM),
+        ([130], signal.SIGINT),
+        ([143, 1], None),
+        ([-9], None),
+        ([], None),
+    ],
+)
+def test_ranks_that_were_told_to_stop_are_told_from_those_that_failed(
+    codes: list[int], told: signal.Signals | None
+) -> None:
+    failures = {rank: SimpleNamespace(exitcode=code) for rank, code in enumerate(codes)}
+    assert told_by(failures) == told
 
 
 HOLDING = """
