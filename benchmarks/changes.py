@@ -31,7 +31,7 @@ from ffdist.bench.team import Seat, Team
 from ffdist.models import load_model
 from ffdist.objectives import SFF
 from ffdist.pipeline.block import BlockConfig, LearningBlock, learn
-from ffdist.pipeline.plan import build_block, sites
+from ffdist.pipeline.plan import block_specs, build_block
 from ffdist.plain import PlainConsole
 from ffdist.settings import Settings
 
@@ -106,7 +106,7 @@ class Life:
         shape = input_shape(self.model)
         chain = load_model(self.model, shape, 10, {})
         config = BlockConfig(Settings().changed(precision="bf16"), 10**6)
-        blocks = [build_block(chain, site, SFF(), config) for site in sites(chain)]
+        blocks = [build_block(chain, spec, SFF(), config) for spec in block_specs(chain)]
         if self.without and (undo := CHANGES[self.without].undo):
             undo(blocks)
         pictures, labels = torch.rand(BATCH, *shape), torch.randint(10, (BATCH,))

@@ -12,22 +12,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ffdist.objectives import Local, Objective, Site
+from ffdist.objectives import BlockSpec, Local, Objective
 
 
 class PrototypeHead(nn.Module):
-    def __init__(self, site: Site) -> None:
+    def __init__(self, spec: BlockSpec) -> None:
         super().__init__()
-        self.last = site.last
-        self.prototypes = nn.Parameter(torch.randn(site.num_classes, site.channels))
+        self.last = spec.is_last
+        self.prototypes = nn.Parameter(torch.randn(spec.num_classes, spec.channels))
 
 
 @dataclass(frozen=True)
 class Prototypes(Objective):
     scale: float = 10.0
 
-    def head(self, site: Site) -> nn.Module:
-        return PrototypeHead(site)
+    def head(self, spec: BlockSpec) -> nn.Module:
+        return PrototypeHead(spec)
 
     def local(self, head: nn.Module, out: Tensor, labels: Tensor | None) -> Local:
         assert isinstance(head, PrototypeHead)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ffdist.errors import FfdistError
     from ffdist.events import Observer, RunEvent, StopRun
     from ffdist.models import Chain
-    from ffdist.objectives import SFF, Local, Objective, Site
+    from ffdist.objectives import SFF, BlockSpec, Local, Objective
     from ffdist.page.server import Watch
     from ffdist.page.write import write_report
     from ffdist.pipeline.classifier import Classifier
@@ -55,7 +55,7 @@ _PLACES = {
     "FfdistError": "ffdist.errors",
     **dict.fromkeys(("Observer", "RunEvent", "StopRun"), "ffdist.events"),
     "Chain": "ffdist.models",
-    **dict.fromkeys(("SFF", "Local", "Objective", "Site"), "ffdist.objectives"),
+    **dict.fromkeys(("SFF", "Local", "Objective", "BlockSpec"), "ffdist.objectives"),
     "Watch": "ffdist.page.server",
     "write_report": "ffdist.page.write",
     "Classifier": "ffdist.pipeline.classifier",
@@ -83,9 +83,12 @@ _PLACES = {
     ),
 }
 """Looked up on first use, so that a part of ffdist needs only what that part imports."""
+_RENAMED = {"Site": "BlockSpec"}
+"""Names of an earlier version."""
 
 __all__ = [
     "SFF",
+    "BlockSpec",
     "Chain",
     "Classifier",
     "ComputeSettings",
@@ -106,7 +109,6 @@ __all__ = [
     "RunSettings",
     "SchedulerSettings",
     "Settings",
-    "Site",
     "StopRun",
     "TrainingSettings",
     "Watch",
@@ -137,6 +139,11 @@ def __getattr__(name: str) -> Any:
         return importlib.metadata.version("ffdist")
     if name in ("models", "objectives", "presets", "settings"):
         return importlib.import_module(f"ffdist.{name}")
+    if name in _RENAMED:
+        from ffdist.renamed import warn_renamed
+
+        warn_renamed(f"ffdist.{name}", f"ffdist.{_RENAMED[name]}")
+        name = _RENAMED[name]
     if name not in _PLACES:
         raise AttributeError(f"module 'ffdist' has no attribute '{name}'")
     return getattr(importlib.import_module(_PLACES[name]), name)

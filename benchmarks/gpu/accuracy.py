@@ -78,7 +78,7 @@ def score_blocks(blocks: list[LearningBlock], test: tuple[Tensor, Tensor]) -> di
         for block in blocks:
             local = block.evaluate(x, y)
             scores += [] if local.scores is None else [local.scores]
-            x = x if local.onward is None else local.onward
+            x = x if local.next_input is None else local.next_input
         right["last"] += int((scores[-1].argmax(1) == y).sum())
         right["mean"] += int((torch.stack(scores).mean(0).argmax(1) == y).sum())
     for block in blocks:

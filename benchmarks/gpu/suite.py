@@ -27,7 +27,7 @@ from ffdist.device import (
 from ffdist.models import Chain, cnnb, mlp, resnet18, vgg8
 from ffdist.objectives import SFF, Objective
 from ffdist.pipeline.block import BlockConfig, LearningBlock, learn
-from ffdist.pipeline.plan import build_block, sites
+from ffdist.pipeline.plan import block_specs, build_block
 from ffdist.settings import Settings
 
 TIMED = Settings().changed(lr=1e-8, schedule="constant", precision="bf16")
@@ -73,7 +73,7 @@ class Suite:
         """The blocks with their heads and optimisers, all or some."""
         config = BlockConfig(self.told, 10**6, self.device)
         wanted = range(len(chain)) if only is None else only
-        return [build_block(chain, site, RULE, config) for site in sites(chain) if site.index in wanted]
+        return [build_block(chain, spec, RULE, config) for spec in block_specs(chain) if spec.index in wanted]
 
     def backpropagation(self, chain: Chain, place: Place = Place(0, 1)) -> Learner:  # noqa: B008
         config = BaselineConfig(self.told, 10**6, self.device)

@@ -64,7 +64,7 @@ def measure(settings: Settings, batches: int = 5) -> Cost:
 
 def whole_network(job: Job) -> Stage:
     config = job.block_config(stage_device(job.settings.compute.device, World()), 1000)
-    return Stage(0, [build_block(job.chain, site, job.objective, config) for site in job.sites()],
+    return Stage(0, [build_block(job.chain, spec, job.objective, config) for spec in job.block_specs()],
                  lambda blocks, marker: [])  # fmt: skip
 
 

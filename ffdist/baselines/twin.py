@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from ffdist.models import Chain
-from ffdist.objectives import Local, Site
+from ffdist.objectives import BlockSpec, Local
 from ffdist.objectives.competitive import Competitive
 
 
@@ -15,7 +15,7 @@ from ffdist.objectives.competitive import Competitive
 class Backprop(Competitive):
     """Cross-entropy of a block that ends in logits [B, K]: the twin's, whose one block is the whole network."""
 
-    def head(self, site: Site) -> nn.Module:
+    def head(self, spec: BlockSpec) -> nn.Module:
         return nn.Identity()
 
     def local(self, head: nn.Module, out: Tensor, labels: Tensor | None) -> Local:

@@ -35,7 +35,7 @@ class BareBlocks:
         for block in step.blocks:
             assert x is not None
             self.inputs.append(x)
-            x = block.forward(x, step.labels, 1).onward
+            x = block.forward(x, step.labels, 1).next_input
         for index in range(len(self.blocks)):
             self.gradients.append(torch.full_like(self.output(index), 1e-3))
 

@@ -11,7 +11,7 @@ from ffdist.baselines.twin import Backprop, twin
 from ffdist.models import Chain
 from ffdist.objectives import Objective
 from ffdist.pipeline.block import BlockConfig, LearningBlock, learn
-from ffdist.pipeline.plan import build_block, sites
+from ffdist.pipeline.plan import block_specs, build_block
 from ffdist.runtime.job import Job
 
 
@@ -31,7 +31,7 @@ class OneStep:
         beside = objective.companion(pictures)
         self.companion = None if beside is None else beside.to(config.device)
         self.labels = labels.to(config.device)
-        self.blocks = [build_block(chain, site, objective, config) for site in sites(chain)]
+        self.blocks = [build_block(chain, spec, objective, config) for spec in block_specs(chain)]
 
     def __call__(self) -> None:
         for _ in self.block_by_block():

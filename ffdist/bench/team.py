@@ -25,7 +25,7 @@ from ffdist.runtime.allocator import keep_freed_memory
 from ffdist.runtime.child import end_with_parent
 from ffdist.runtime.interrupts import SIGNALS, signals_blocked
 from ffdist.runtime.world import World
-from ffdist.transport.measure import take_cores
+from ffdist.transport.measure import pin_to_cores
 from ffdist.transport.process_group import LOOPBACK
 
 if TYPE_CHECKING:
@@ -170,7 +170,7 @@ def _member(parent: int, life: Life, keep_memory: bool, world: World, store_file
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     if keep_memory:
         keep_freed_memory()  # for every side alike, and so is its share of the cores
-    take_cores(world.rank, world.size)
+    pin_to_cores(world.rank, world.size)
     try:
         line.send(("end", life(Seat(world, store_file, line))))
     except Exception as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ffdist.objectives.asge import ASGE
 from ffdist.objectives.auglocal import AugLocal
-from ffdist.objectives.base import Local, Objective, Site
+from ffdist.objectives.base import BlockSpec, Local, Objective
 from ffdist.objectives.cafo import CaFo
 from ffdist.objectives.cwc import CwC, CwCMod
 from ffdist.objectives.deeperforward import DeeperForward
@@ -20,6 +20,7 @@ from ffdist.objectives.scff import SCFF
 from ffdist.objectives.sel import SELFourier, SELMorphological
 from ffdist.objectives.sff import SFF
 from ffdist.objectives.symba import SymBa
+from ffdist.renamed import warn_renamed
 
 __all__ = [
     "ASGE",
@@ -28,6 +29,7 @@ __all__ = [
     "SCFF",
     "SFF",
     "AugLocal",
+    "BlockSpec",
     "CaFo",
     "CwC",
     "CwCMod",
@@ -42,7 +44,13 @@ __all__ = [
     "PredSim",
     "SELFourier",
     "SELMorphological",
-    "Site",
     "SymBa",
     "load_objective",
 ]
+
+
+def __getattr__(name: str) -> type[BlockSpec]:
+    if name == "Site":
+        warn_renamed("Site", "BlockSpec")
+        return BlockSpec
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")

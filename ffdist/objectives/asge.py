@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ffdist.errors import ConfigError
-from ffdist.objectives.base import Local, Site
+from ffdist.objectives.base import BlockSpec, Local
 from ffdist.objectives.competitive import Competitive
 from ffdist.objectives.form import form, looked_at, rms_normalised
 
@@ -46,8 +46,8 @@ class ASGE(Competitive):
             raise ConfigError("dropout is a share", where="objective asge, dropout", expected="0 <= x < 1",
                               got=self.dropout)  # fmt: skip
 
-    def head(self, site: Site) -> nn.Module:
-        return ASGEHead(site, readout=self.readout == "linear")
+    def head(self, spec: BlockSpec) -> nn.Module:
+        return ASGEHead(spec, readout=self.readout == "linear")
 
     def local(self, head: nn.Module, out: Tensor, labels: Tensor | None) -> Local:
         assert isinstance(head, ASGEHead)
@@ -58,8 +58,8 @@ class ASGE(Competitive):
             scores = head.linear(head.pooled(looked_at(out, head))).float()
             readout = self.compete(scores, labels, learning=head.training)
             loss = None if loss is None or readout is None else loss + readout
-        onward = None if head.last else rms_normalised(F.dropout(out.detach(), self.dropout, head.training))
-        return Local(loss, scores, onward)
+        next_input = None if head.last else rms_normalised(F.dropout(out.detach(), self.dropout, head.training))
+        return Local(loss, scores, next_input)
 
     def features(self, head: nn.Module, out: Tensor, samples: int) -> Tensor | None:
         assert isinstance(head, ASGEHead)
@@ -72,24 +72,24 @@ class ASGEHead(nn.Module):
     feedback: Tensor
     bias: Tensor
 
-    def __init__(self, site: Site, *, readout: bool) -> None:
+    def __init__(self, spec: BlockSpec, *, readout: bool) -> None:
         super().__init__()
-        self.last = site.last
-        self.counts = site.index > 0 or site.num_blocks == 1
-        self.form = form(site, "ASGE")
+        self.last = spec.is_last
+        self.counts = spec.index > 0 or spec.num_blocks == 1
+        self.form = form(spec, "ASGE")
         size = self.form.channels
         self.grid: tuple[int, int] | None = None
-        if len(site.shape) == 3:
-            side = max(1, min(8, 512 // site.shape[0]))
-            self.grid = (min(side, site.shape[1]), min(side, site.shape[2]))
+        if len(spec.output_shape) == 3:
+            side = max(1, min(8, 512 // spec.output_shape[0]))
+            self.grid = (min(side, spec.output_shape[1]), min(side, spec.output_shape[2]))
             size *= math.prod(self.grid)
-        scale = 1 / math.sqrt(site.num_classes)
-        self.register_buffer("feedback", torch.randn(site.num_classes, size) * scale)
-        self.register_buffer("bias", torch.randn(site.num_classes) * scale)
-        self.linear = nn.Linear(size, site.num_classes) if readout and self.counts else None
+        scale = 1 / math.sqrt(spec.num_classes)
+        self.register_buffer("feedback", torch.randn(spec.num_classes, size) * scale)
+        self.register_buffer("bias", torch.randn(spec.num_classes) * scale)
+        self.linear = nn.Linear(size, spec.num_classes) if readout and self.counts else None
 
     def pooled(self, y: Tensor) -> Tensor:
-        """Averaged to the grid and flattened, [N, *site.shape] -> [N, dim(q)]."""
+        """Averaged to the grid and flattened, [N, *spec.output_shape] -> [N, dim(q)]."""
         if self.grid is None:
             return self.form.position_mean(y)
         return F.adaptive_avg_pool2d(y, self.grid).permute(0, 2, 3, 1).flatten(1)

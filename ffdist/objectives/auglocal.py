@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ffdist.errors import ConfigError
 from ffdist.objectives.auxiliary import FlatPixels, GlobalMax, PoolTo, TokenMean, pooled_size
-from ffdist.objectives.base import Following, Local, Site, as_it_is
+from ffdist.objectives.base import BlockSpec, Following, Local, as_it_is
 from ffdist.objectives.competitive import Competitive
 from ffdist.objectives.form import form
 from ffdist.objectives.narrow import as_wide, narrow_copies
@@ -55,8 +55,8 @@ class AugLocal(Competitive):
                 got=f"{self.depth}, {self.width}, {self.side}, {self.scale}",
             )
 
-    def head(self, site: Site) -> nn.Module:
-        return AugLocalHead(site, self)
+    def head(self, spec: BlockSpec) -> nn.Module:
+        return AugLocalHead(spec, self)
 
     def local(self, head: nn.Module, out: Tensor, labels: Tensor | None) -> Local:
         assert isinstance(head, AugLocalHead)
@@ -71,19 +71,19 @@ class AugLocal(Competitive):
 class AugLocalHead(nn.Module):
     """copies: of blocks that follow; readout: linear layer behind a pool."""
 
-    def __init__(self, site: Site, rule: AugLocal) -> None:
+    def __init__(self, spec: BlockSpec, rule: AugLocal) -> None:
         super().__init__()
-        form(site, "auglocal")
-        blocks = chosen(site, rule.depth)
-        self.last = site.last
+        form(spec, "auglocal")
+        blocks = chosen(spec, rule.depth)
+        self.last = spec.is_last
         self.seen = blocks[-1].seen if blocks else as_it_is
-        pooled = rule.side if len(site.shape) == 3 else 0
+        pooled = rule.side if len(spec.output_shape) == 3 else 0
         self.pool = PoolTo(pooled) if pooled else nn.Identity()
-        shape = (site.shape[0], *pooled_size(site.shape[1:], pooled)) if pooled else site.shape
-        self.given = site.given if blocks else as_it_is
+        shape = (spec.output_shape[0], *pooled_size(spec.output_shape[1:], pooled)) if pooled else spec.output_shape
+        self.given = spec.to_next_input if blocks else as_it_is
         x = self.given(torch.zeros(2, *shape))
         narrower = as_wide if rule.width == 1 else rule.narrowed
-        self.copies = narrow_copies(blocks, x, narrower, f"auglocal, {site}")
+        self.copies = narrow_copies(blocks, x, narrower, f"auglocal, {spec}")
         with torch.no_grad():
             y = self.seen(self.copies.eval()(x))
         self.copies.train()
@@ -92,16 +92,16 @@ class AugLocalHead(nn.Module):
             3: [TokenMean()],
         }
         features = y.shape[1] if y.dim() == 4 else y.shape[-1]
-        self.readout = nn.Sequential(*over.get(y.dim(), []), nn.Linear(features, site.num_classes, bias=False))
+        self.readout = nn.Sequential(*over.get(y.dim(), []), nn.Linear(features, spec.num_classes, bias=False))
 
     def forward(self, out: Tensor) -> Tensor:
-        """[N, *site.shape] -> [N, K]."""
+        """[N, *spec.output_shape] -> [N, K]."""
         return self.readout(self.seen(self.copies(self.given(self.pool(out)))))
 
 
-def chosen(site: Site, depth: int) -> list[Following]:
-    """The blocks behind `site` that its head copies: `depth` of them, evenly; all for 0."""
-    behind = site.following
+def chosen(spec: BlockSpec, depth: int) -> list[Following]:
+    """The blocks behind `spec` that its head copies: `depth` of them, evenly; all for 0."""
+    behind = spec.following
     count = min(depth or len(behind), len(behind))
-    first = site.index + 1
-    return [behind[round(site.index + len(behind) * i / count) - first] for i in range(1, count + 1)]
+    first = spec.index + 1
+    return [behind[round(spec.index + len(behind) * i / count) - first] for i in range(1, count + 1)]

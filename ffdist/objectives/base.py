@@ -5,13 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ffdist.options import check_fields
+from ffdist.renamed import RenamedMembers, renamed_fields, warn_renamed
 
 
 def as_it_is(y: Tensor) -> Tensor:
@@ -38,9 +39,10 @@ class Following(NamedTuple):
     """From its output to what a rule sees: maps [N, C, H, W], tokens [N, T, C] or vectors [N, C]."""
 
 
+@renamed_fields(shape="output_shape", sample="sample_shape", last="is_last", given="to_next_input")
 @dataclass(frozen=True, slots=True)
-class Site:
-    """Where a head is built: one block of a network."""
+class BlockSpec:
+    """One block of a network, as a rule needs to know it to build a head."""
 
     index: int
     """The block's place in the whole network, from 0, whatever stage holds it."""
@@ -49,28 +51,29 @@ class Site:
     num_classes: int
     input_shape: tuple[int, ...]
     """Of one sample as the block gets it, without the batch."""
-    shape: tuple[int, ...]
+    output_shape: tuple[int, ...]
     """Of one sample as the rule sees the block's output: (C, H, W) for maps, (C,) for vectors, (T, C) for tokens; a
     signal [C, L] is seen as a map of one row, (C, 1, L), and maps with their channels last as any other."""
-    sample: tuple[int, ...] = ()
+    sample_shape: tuple[int, ...] = ()
     """Shape of one sample as the network gets it."""
     following: tuple[Following, ...] = field(default=(), repr=False, compare=False)
     """The blocks behind this one, in order."""
-    given: Callable[[Tensor], Tensor] = field(default=as_it_is, repr=False, compare=False)
+    to_next_input: Callable[[Tensor], Tensor] = field(default=as_it_is, repr=False, compare=False)
     """From this block's output as a rule sees it to what the next block takes."""
 
     @property
-    def last(self) -> bool:
+    def is_last(self) -> bool:
         return self.index == self.num_blocks - 1
 
     @property
     def channels(self) -> int:
-        return self.shape[-1] if len(self.shape) == 2 else self.shape[0]
+        return self.output_shape[-1] if len(self.output_shape) == 2 else self.output_shape[0]
 
     def __str__(self) -> str:
-        return f"block {self.index} '{self.name}' with output {list(self.shape)}"
+        return f"block {self.index} '{self.name}' with output {list(self.output_shape)}"
 
 
+@renamed_fields(onward="next_input")
 class Local(NamedTuple):
     """What a rule makes of one block's output."""
 
@@ -78,27 +81,35 @@ class Local(NamedTuple):
     """Scalar; None where there are no labels, or where the block has nothing to learn."""
     scores: Tensor | None
     """[B, K] float: the block's evidence for each class; None where a block has none to give."""
-    onward: Tensor | None
-    """What the next block gets, without a graph; None only where `site.last`."""
+    next_input: Tensor | None
+    """What the next block gets, without a graph; None only where `spec.is_last`."""
     features: Tensor | None = None
     """The trainer puts `Objective.features` here where a fusion head wants them."""
 
 
-class Objective(ABC):
+class Objective(RenamedMembers, ABC):
     """One local learning rule. Subclasses are frozen dataclasses: their fields are the rule's settings.
 
     The trainer calls, in this order: `prepare` once a batch at the source; `head` once a block when it is built;
     `local` once a batch and block, under autograd, with the block's output `out` still attached to the block's own
     parameters and to nothing before them. It backpropagates `loss` through the block and its head, and hands on
-    `onward`. Before anything starts it does all this once with two made-up samples on the CPU, and evaluates them.
+    `next_input`. Before anything starts it does all this once with two made-up samples on the CPU, and evaluates them.
     """
+
+    _renamed: ClassVar = {
+        "prepare_told": "prepare_with_scores",
+        "feedback": "score_lag",
+        "local_beside": "local_with_companion",
+        "rest": "forward_frozen",
+        "signal": "input_rms",
+    }
 
     def __post_init__(self) -> None:
         """Raises ConfigError for a setting of another type than its field declares; for dataclasses alone."""
         check_fields(self, f"objective {type(self).__name__}")
 
     @abstractmethod
-    def head(self, site: Site) -> nn.Module:
+    def head(self, spec: BlockSpec) -> nn.Module:
         """What the rule adds beside a block (auxiliary layer, norm, frozen feedback); trained with the block.
 
         Raises NetworkError, naming the block, shapes and remedy, when the rule cannot use the block's output.
@@ -106,7 +117,7 @@ class Objective(ABC):
 
     @abstractmethod
     def local(self, head: nn.Module, out: Tensor, labels: Tensor | None) -> Local:
-        """out: the block's output [N, *site.shape]; labels: int64 [B], or None when only predicting.
+        """out: the block's output [N, *spec.output_shape]; labels: int64 [B], or None when only predicting.
 
         N is B, or P * B when `prepare` or `prepare_eval` made P inputs of a sample, pass by pass: row p * B + b is
         sample b in pass p (positive before negative halves, class 0 for all before class 1). The head knows by
@@ -118,7 +129,7 @@ class Objective(ABC):
         [B, *shape] -> [B, ...] without a graph; None: nothing does."""
         return None
 
-    def local_beside(self, head: nn.Module, out: Tensor, labels: Tensor, companion: Tensor) -> Local:
+    def local_with_companion(self, head: nn.Module, out: Tensor, labels: Tensor, companion: Tensor) -> Local:
         """As `local`, and called in its place while a block learns, where there is a `companion`."""
         return self.local(head, out, labels)
 
@@ -127,7 +138,7 @@ class Objective(ABC):
         return x
 
     @property
-    def signal(self) -> float | None:
+    def input_rms(self) -> float | None:
         """What size of the inputs (root of their mean square) the rule's own mark in them is made for; None: any."""
         return None
 
@@ -143,15 +154,15 @@ class Objective(ABC):
         return False
 
     @property
-    def feedback(self) -> int:
+    def score_lag(self) -> int:
         """How many batches late the source learns what the blocks say of training samples; 0: it never does."""
         return 0
 
-    def prepare_told(self, x: Tensor, labels: Tensor, scores: Tensor, generator: torch.Generator) -> Tensor:
-        """As `prepare`, and called in its place where there is `feedback`.
+    def prepare_with_scores(self, x: Tensor, labels: Tensor, scores: Tensor, generator: torch.Generator) -> Tensor:
+        """As `prepare`, and called in its place where there is `score_lag`.
 
         scores: float32 [B, K], the mean of the blocks' scores the last time that they learned from each sample, as far
-        as that was `feedback` batches ago; zeros before there are any.
+        as that was `score_lag` batches ago; zeros before there are any.
         """
         return self.prepare(x, labels, scores.shape[1], generator)
 
@@ -159,9 +170,10 @@ class Objective(ABC):
         """Evaluation inputs at the source, [B, *shape] -> [N, *shape], without labels."""
         return x
 
-    def rest(self, head: nn.Module, out: Tensor) -> Tensor | None:
-        """What a block at rest passes on of a training batch; its head is in evaluation mode. Default: as `local`."""
-        return self.local(head, out, None).onward
+    def forward_frozen(self, head: nn.Module, out: Tensor) -> Tensor | None:
+        """The next block's input in an epoch outside of this block's learning window; its head is in evaluation mode.
+        Default: as `local`."""
+        return self.local(head, out, None).next_input
 
     def features(self, head: nn.Module, out: Tensor, samples: int) -> Tensor | None:
         """What a fusion head behind the last block may read of this one: float32 [B, F] without a graph, or None.
@@ -171,3 +183,10 @@ class Objective(ABC):
         y = out.detach()
         over = {4: (2, 3), 3: (1,)}.get(y.dim())
         return y.mean(over, dtype=torch.float32) if over else y.float()
+
+
+def __getattr__(name: str) -> type[BlockSpec]:
+    if name == "Site":
+        warn_renamed("Site", "BlockSpec")
+        return BlockSpec
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")

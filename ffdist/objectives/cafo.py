@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ffdist.objectives.base import Local, Site, label_shares
+from ffdist.objectives.base import BlockSpec, Local, label_shares
 from ffdist.objectives.competitive import Competitive
 from ffdist.objectives.form import Flat
 
@@ -41,8 +41,8 @@ class CaFo(Competitive):
     def fixed_blocks(self) -> bool:
         return self.blocks == "fixed"
 
-    def head(self, site: Site) -> nn.Module:
-        return CaFoHead(site, self.limit)
+    def head(self, spec: BlockSpec) -> nn.Module:
+        return CaFoHead(spec, self.limit)
 
     def local(self, head: nn.Module, out: Tensor, labels: Tensor | None) -> Local:
         assert isinstance(head, CaFoHead)
@@ -93,8 +93,8 @@ class CaFoHead(nn.Module):
 
     feedback: Tensor
 
-    def __init__(self, site: Site, limit: int) -> None:
+    def __init__(self, spec: BlockSpec, limit: int) -> None:
         super().__init__()
-        self.last, self.flat = site.last, Flat(site, "CaFo", limit)
-        self.predictor = nn.Linear(self.flat.size, site.num_classes)
-        self.register_buffer("feedback", torch.randn(site.num_classes, self.flat.size) / self.flat.size**0.5)
+        self.last, self.flat = spec.is_last, Flat(spec, "CaFo", limit)
+        self.predictor = nn.Linear(self.flat.size, spec.num_classes)
+        self.register_buffer("feedback", torch.randn(spec.num_classes, self.flat.size) / self.flat.size**0.5)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ffdist.errors import ConfigError, NetworkError
-from ffdist.objectives.base import Local, Site
+from ffdist.objectives.base import BlockSpec, Local
 from ffdist.objectives.competitive import Competitive
 from ffdist.objectives.form import channel_norm, check_groups
 
@@ -46,20 +46,20 @@ class CwC(Competitive):
             raise ConfigError("so few blocks cannot learn super-classes", where="objective cwc, superclass_blocks",
                               expected=">= 0", got=self.superclass_blocks)  # fmt: skip
 
-    def head(self, site: Site) -> nn.Module:
-        if self.superclass_blocks and site.num_classes != len(CIFAR100_SUPERCLASSES):
+    def head(self, spec: BlockSpec) -> nn.Module:
+        if self.superclass_blocks and spec.num_classes != len(CIFAR100_SUPERCLASSES):
             raise NetworkError("super-classes are known for CIFAR-100 alone", where="objective cwc, superclass_blocks",
-                               expected="100 classes", got=site.num_classes, remedy="set it to 0")  # fmt: skip
-        return CwCHead(site, coarse=site.index < self.superclass_blocks)
+                               expected="100 classes", got=spec.num_classes, remedy="set it to 0")  # fmt: skip
+        return CwCHead(spec, coarse=spec.index < self.superclass_blocks)
 
     def local(self, head: nn.Module, out: Tensor, labels: Tensor | None) -> Local:
         assert isinstance(head, CwCHead)
-        onward = None if head.last else out.detach()
+        next_input = None if head.last else out.detach()
         scores = head.form.class_means(out.square(), head.num_groups)
         if head.coarse is None:
-            return Local(self.compete(scores, labels, learning=head.training), scores, onward)
+            return Local(self.compete(scores, labels, learning=head.training), scores, next_input)
         coarse = None if labels is None else coarse_labels(labels, head.coarse, head.num_groups)
-        return Local(self.compete(scores, coarse, learning=head.training), None, onward)
+        return Local(self.compete(scores, coarse, learning=head.training), None, next_input)
 
 
 def coarse_labels(labels: Tensor, table: Tensor, num_groups: int) -> Tensor:
@@ -74,11 +74,11 @@ class CwCHead(nn.Module):
 
     coarse: Tensor | None
 
-    def __init__(self, site: Site, *, coarse: bool) -> None:
+    def __init__(self, spec: BlockSpec, *, coarse: bool) -> None:
         super().__init__()
-        self.last = site.last
-        self.num_groups = max(CIFAR100_SUPERCLASSES) + 1 if coarse else site.num_classes
-        self.form = check_groups(site, "CwC", self.num_groups)
+        self.last = spec.is_last
+        self.num_groups = max(CIFAR100_SUPERCLASSES) + 1 if coarse else spec.num_classes
+        self.form = check_groups(spec, "CwC", self.num_groups)
         table = torch.tensor(CIFAR100_SUPERCLASSES) if coarse else None
         self.register_buffer("coarse", table, persistent=False)
 
@@ -92,8 +92,8 @@ class CwCMod(Competitive):
     them.
     """
 
-    def head(self, site: Site) -> nn.Module:
-        return CwCModHead(site)
+    def head(self, spec: BlockSpec) -> nn.Module:
+        return CwCModHead(spec)
 
     def local(self, head: nn.Module, out: Tensor, labels: Tensor | None) -> Local:
         assert isinstance(head, CwCModHead)
@@ -105,8 +105,8 @@ class CwCMod(Competitive):
 class CwCModHead(nn.Module):
     """norm: of what goes on."""
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, spec: BlockSpec) -> None:
         super().__init__()
-        self.last, self.num_classes = site.last, site.num_classes
-        self.form = check_groups(site, "CwC-mod", site.num_classes)
+        self.last, self.num_classes = spec.is_last, spec.num_classes
+        self.form = check_groups(spec, "CwC-mod", spec.num_classes)
         self.norm = channel_norm(self.form, learned=False)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ffdist.errors import ConfigError, NetworkError
-from ffdist.objectives.base import Local, Site
+from ffdist.objectives.base import BlockSpec, Local
 from ffdist.objectives.competitive import Competitive
 from ffdist.objectives.form import check_groups
 
@@ -36,8 +36,8 @@ class DeeperForward(Competitive):
             raise ConfigError("dropout is a share", where="objective deeperforward, dropout", expected="0 <= x < 1",
                               got=self.dropout)  # fmt: skip
 
-    def head(self, site: Site) -> nn.Module:
-        return DeeperForwardHead(site)
+    def head(self, spec: BlockSpec) -> nn.Module:
+        return DeeperForwardHead(spec)
 
     def prepare(self, x: Tensor, labels: Tensor, num_classes: int, generator: torch.Generator) -> Tensor:
         return _standardised(x)
@@ -61,13 +61,13 @@ def _standardised(x: Tensor) -> Tensor:
 class DeeperForwardHead(nn.Module):
     """No parameters: where the groups of channels are."""
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, spec: BlockSpec) -> None:
         super().__init__()
-        self.last, self.num_classes = site.last, site.num_classes
-        self.form = check_groups(site, "DeeperForward", site.num_classes)
-        if not site.last and self.form.channels * self.form.num_positions == site.num_classes:
-            raise NetworkError("a group of one number has nothing to normalise", where=site,
-                               expected=f"at least {2 * site.num_classes} features", got=site.num_classes,
+        self.last, self.num_classes = spec.is_last, spec.num_classes
+        self.form = check_groups(spec, "DeeperForward", spec.num_classes)
+        if not spec.is_last and self.form.channels * self.form.num_positions == spec.num_classes:
+            raise NetworkError("a group of one number has nothing to normalise", where=spec,
+                               expected=f"at least {2 * spec.num_classes} features", got=spec.num_classes,
                                remedy="widen the block")  # fmt: skip
 
     def normalised(self, y: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ffdist.errors import ConfigError
 from ffdist.objectives.auxiliary import FlatPixels, PoolTo, TokenMean, convolutions, linears, pooled_size
-from ffdist.objectives.base import Local, Site, label_shares
+from ffdist.objectives.base import BlockSpec, Local, label_shares
 from ffdist.objectives.competitive import Competitive
 from ffdist.objectives.form import form
 from ffdist.objectives.predsim import similarity
@@ -56,8 +56,8 @@ class DGL(Competitive):
                 got=f"{self.depth}, {self.width}, {self.side}, {self.similarity}",
             )
 
-    def head(self, site: Site) -> nn.Module:
-        return DGLHead(site, self)
+    def head(self, spec: BlockSpec) -> nn.Module:
+        return DGLHead(spec, self)
 
     def local(self, head: nn.Module, out: Tensor, labels: Tensor | None) -> Local:
         assert isinstance(head, DGLHead)
@@ -71,25 +71,25 @@ class DGL(Competitive):
 
 
 class DGLHead(nn.Module):
-    """network: the auxiliary network, [N, *site.shape] -> [N, K]."""
+    """network: the auxiliary network, [N, *spec.output_shape] -> [N, K]."""
 
-    def __init__(self, site: Site, rule: DGL) -> None:
+    def __init__(self, spec: BlockSpec, rule: DGL) -> None:
         super().__init__()
-        self.last, self.form = site.last, form(site, "dgl")
+        self.last, self.form = spec.is_last, form(spec, "dgl")
         if len(self.form.over) == 2:
-            layers, features = of_maps(site, rule)
+            layers, features = of_maps(spec, rule)
         elif self.form.over:
-            layers, features = of_tokens(site, rule)
+            layers, features = of_tokens(spec, rule)
         else:
-            layers, features = of_vectors(site.shape[0], site, rule)
-        self.network = nn.Sequential(*layers, nn.Linear(features, site.num_classes))
+            layers, features = of_vectors(spec.output_shape[0], spec, rule)
+        self.network = nn.Sequential(*layers, nn.Linear(features, spec.num_classes))
 
 
-def of_maps(site: Site, rule: DGL) -> tuple[list[nn.Module], int]:
+def of_maps(spec: BlockSpec, rule: DGL) -> tuple[list[nn.Module], int]:
     """Layers that read a map [N, C, H, W], and how many features they give."""
-    channels, *size = site.shape
+    channels, *size = spec.output_shape
     layers: list[nn.Module] = []
-    if not site.last:
+    if not spec.is_last:
         width = rule.width or channels
         conv = rule.auxiliary == "conv"
         side = rule.side or (8 if conv else -(-max(size) // 4))
@@ -98,24 +98,24 @@ def of_maps(site: Site, rule: DGL) -> tuple[list[nn.Module], int]:
         if conv:
             return [*layers, PoolTo(1), FlatPixels()], channels
     height, width = pooled_size(size, 2)
-    behind, features = of_vectors(channels * height * width, site, rule)
+    behind, features = of_vectors(channels * height * width, spec, rule)
     return [*layers, PoolTo(2), FlatPixels(), *behind], features
 
 
-def of_tokens(site: Site, rule: DGL) -> tuple[list[nn.Module], int]:
+def of_tokens(spec: BlockSpec, rule: DGL) -> tuple[list[nn.Module], int]:
     """Layers that read tokens [N, T, C], and how many features they give."""
-    channels = site.shape[-1]
+    channels = spec.output_shape[-1]
     width = rule.width or channels
-    if site.last:
-        behind, features = of_vectors(channels, site, rule)
+    if spec.is_last:
+        behind, features = of_vectors(channels, spec, rule)
         return [TokenMean(), *behind], features
     layers = [*linears([channels, *[width] * rule.depth], nn.LayerNorm), TokenMean()]
     if rule.auxiliary == "conv":
         return layers, width
-    behind, features = of_vectors(width, site, rule)
+    behind, features = of_vectors(width, spec, rule)
     return [*layers, *behind], features
 
 
-def of_vectors(size: int, site: Site, rule: DGL) -> tuple[list[nn.Module], int]:
+def of_vectors(size: int, spec: BlockSpec, rule: DGL) -> tuple[list[nn.Module], int]:
     """The linear layers before the last: as wide as what they read."""
-    return linears([size] * ((1 if site.last else rule.depth) + 1)), size
+    return linears([size] * ((1 if spec.is_last else rule.depth) + 1)), size

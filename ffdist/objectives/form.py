@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ffdist.errors import NetworkError, setting
-from ffdist.objectives.base import Site
+from ffdist.objectives.base import BlockSpec
 
 
 class Form(NamedTuple):
@@ -32,9 +32,9 @@ class Form(NamedTuple):
         return y.mean(1, dtype=torch.float32) if self.over else y.float()
 
 
-def form(site: Site, rule: str) -> Form:
+def form(spec: BlockSpec, rule: str) -> Form:
     """The form of a block's output; NetworkError where `rule` cannot read it."""
-    match site.shape:
+    match spec.output_shape:
         case (channels, height, width):
             return Form(channels, (2, 3), height * width)
         case (tokens, channels):
@@ -43,31 +43,31 @@ def form(site: Site, rule: str) -> Form:
             return Form(channels, (), 1)
     raise NetworkError(
         f"{rule} cannot read goodness from this output",
-        where=site,
+        where=spec,
         expected="[C, H, W] maps, [T, C] tokens or [C] vectors",
-        got=list(site.shape),
+        got=list(spec.output_shape),
         remedy="cut the network where its output has one of these forms",
     )
 
 
-def check_groups(site: Site, rule: str, num_classes: int) -> Form:
+def check_groups(spec: BlockSpec, rule: str, num_classes: int) -> Form:
     """The form of an output whose channels can be dealt evenly to the classes; else NetworkError."""
-    at = form(site, rule)
+    at = form(spec, rule)
     if at.channels % num_classes:
         raise NetworkError(
             f"{rule} deals a block's channels evenly to the classes",
-            where=site,
+            where=spec,
             expected=f"a multiple of {num_classes} channels",
             got=at.channels,
-            remedy=f"a network of such widths ({_widths(site, num_classes)}) or a rule with an auxiliary layer "
+            remedy=f"a network of such widths ({_widths(spec, num_classes)}) or a rule with an auxiliary layer "
             f"({setting('rule.objective', 'sff')})",
         )
     return at
 
 
-def _widths(site: Site, num_classes: int) -> str:
+def _widths(spec: BlockSpec, num_classes: int) -> str:
     """A network whose channels go into the classes evenly, by its name and options."""
-    model = "cnnb" if len(site.shape) == 3 else "mlp"
+    model = "cnnb" if len(spec.output_shape) == 3 else "mlp"
     widths = ",".join(str(num_classes * n) for n in (4, 8, 12))
     return f"{setting('network.model', model)} {setting('network.model_args', f'widths={widths}')}"
 
@@ -106,18 +106,18 @@ class Flat(nn.Module):
     Maps are flattened channels last, as they lie in memory.
     """
 
-    def __init__(self, site: Site, rule: str, limit: int) -> None:
+    def __init__(self, spec: BlockSpec, rule: str, limit: int) -> None:
         super().__init__()
-        at = form(site, rule)
+        at = form(spec, rule)
         self.grid: tuple[int, int] | None = None
         self.mean_tokens = False
         self.size = at.channels * at.num_positions
-        if self.size > limit and len(site.shape) == 3:
-            height, width = site.shape[1:]
+        if self.size > limit and len(spec.output_shape) == 3:
+            height, width = spec.output_shape[1:]
             while at.channels * height * width > limit and (height, width) != (1, 1):
                 height, width = -(-height // 2), -(-width // 2)
             self.grid, self.size = (height, width), at.channels * height * width
-        elif self.size > limit and len(site.shape) == 2:
+        elif self.size > limit and len(spec.output_shape) == 2:
             self.mean_tokens, self.size = True, at.channels
 
     def forward(self, y: Tensor) -> Tensor:

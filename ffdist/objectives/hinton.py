@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ffdist.errors import ConfigError, NetworkError, setting
-from ffdist.objectives.base import Site
+from ffdist.objectives.base import BlockSpec
 from ffdist.objectives.threshold import LabelledInput, ThresholdHead
 
 
@@ -39,32 +39,32 @@ class Hinton(LabelledInput):
                               expected="another number than 0", got=self.strength)  # fmt: skip
 
     @property
-    def signal(self) -> float | None:
+    def input_rms(self) -> float | None:
         return abs(self.strength) / 3
 
-    def head(self, site: Site) -> nn.Module:
-        if len(site.shape) == 3:
+    def head(self, spec: BlockSpec) -> nn.Module:
+        if len(spec.output_shape) == 3:
             raise NetworkError(
                 "a convolution cannot see a label in the corner of a picture",
-                where=site,
+                where=spec,
                 expected="vectors [C] or tokens [T, C]",
-                got=list(site.shape),
+                got=list(spec.output_shape),
                 remedy=f"take {setting('network.model', 'mlp')}, or a rule for convolutions: sel-fourier, sff",
             )
-        shape = site.input_shape
+        shape = spec.input_shape
         pixels = torch.Size(shape[1:] if len(shape) > 1 else shape).numel()
-        if site.index == 0 and pixels < site.num_classes:
+        if spec.index == 0 and pixels < spec.num_classes:
             picture = len(shape) == 3
             raise NetworkError(
                 f"the {'picture' if picture else 'sample'} is too small to write the label over its first numbers",
-                where=site,
-                expected=f"at least {site.num_classes} {'pixels' if picture else 'numbers'}",
+                where=spec,
+                expected=f"at least {spec.num_classes} {'pixels' if picture else 'numbers'}",
                 got=pixels,
                 remedy=f"enlarge the pictures: {setting('dataset.image_size')}"
                 if picture
                 else "take a rule without labels in the input: sff",
             )
-        return ThresholdHead(site, "hinton", readout=self.predict == "linear")
+        return ThresholdHead(spec, "hinton", readout=self.predict == "linear")
 
     def stamp(self, x: Tensor, labels: Tensor, num_classes: int) -> Tensor:
         return self._write(x, self.strength * F.one_hot(labels, num_classes).to(x.dtype))

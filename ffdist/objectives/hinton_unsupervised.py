@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ffdist.errors import ConfigError, NetworkError
-from ffdist.objectives.base import Site
+from ffdist.objectives.base import BlockSpec
 from ffdist.objectives.form import rms_normalised
 from ffdist.objectives.threshold import ThresholdHead, UnlabelledInput
 
@@ -37,11 +37,11 @@ class HintonUnsupervised(UnlabelledInput):
             raise ConfigError("a number of blurs and a weight are not negative", where="objective hinton-unsupervised",
                               expected=">= 0", got=f"blurs {self.blurs}, peer {self.peer}")  # fmt: skip
 
-    def head(self, site: Site) -> nn.Module:
-        if site.index == 0 and len(site.input_shape) != 3:
-            raise NetworkError("hybrids are made of pictures", where=site, expected="an input of (C, H, W)",
-                               got=list(site.input_shape), remedy="take another rule for vectors: sff")  # fmt: skip
-        return ThresholdHead(site, "hinton-unsupervised", readout=True)
+    def head(self, spec: BlockSpec) -> nn.Module:
+        if spec.index == 0 and len(spec.input_shape) != 3:
+            raise NetworkError("hybrids are made of pictures", where=spec, expected="an input of (C, H, W)",
+                               got=list(spec.input_shape), remedy="take another rule for vectors: sff")  # fmt: skip
+        return ThresholdHead(spec, "hinton-unsupervised", readout=True)
 
     def prepare(self, x: Tensor, labels: Tensor, num_classes: int, generator: torch.Generator) -> Tensor:
         batch, _, height, width = x.shape

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ffdist.errors import ConfigError, NetworkError, setting
 from ffdist.objectives.auxiliary import FlatPixels, PoolTo, convolutions
-from ffdist.objectives.base import Local, Site
+from ffdist.objectives.base import BlockSpec, Local
 from ffdist.objectives.competitive import Competitive
 
 
@@ -51,11 +51,11 @@ class InfoPro(Competitive):
                 got=f"first {self.first}, late {self.late}, width {self.width}, hidden {self.hidden}",
             )
 
-    def weights(self, site: Site) -> tuple[float, float]:
+    def weights(self, spec: BlockSpec) -> tuple[float, float]:
         """l1 and l2 of a module."""
-        if site.last:
+        if spec.is_last:
             return 0.0, 1.0
-        done = site.index / max(1, site.num_blocks - 2)
+        done = spec.index / max(1, spec.num_blocks - 2)
         l1, l2 = (a + (b - a) * done for a, b in zip(self.first, self.late, strict=True))
         return l1, l2
 
@@ -63,16 +63,16 @@ class InfoPro(Competitive):
         """uint8, 255 sigmoid(x)."""
         return (255 * torch.sigmoid(x)).round().to(torch.uint8)
 
-    def head(self, site: Site) -> nn.Module:
-        if len(site.shape) != 3 or len(site.sample) != 3:
+    def head(self, spec: BlockSpec) -> nn.Module:
+        if len(spec.output_shape) != 3 or len(spec.sample_shape) != 3:
             raise NetworkError(
                 "infopro makes pictures of maps",
-                where=site,
+                where=spec,
                 expected="samples and maps [C, H, W]",
-                got=f"samples {list(site.sample)}",
+                got=f"samples {list(spec.sample_shape)}",
                 remedy=f"another rule for vectors and tokens: {setting('rule.objective', 'dgl')}",
             )
-        return InfoProHead(site, self)
+        return InfoProHead(spec, self)
 
     def local(self, head: nn.Module, out: Tensor, labels: Tensor | None) -> Local:
         assert isinstance(head, InfoProHead)
@@ -80,7 +80,7 @@ class InfoPro(Competitive):
         loss = None if scores is None else self.compete(scores, labels, learning=head.training)
         return Local(loss, scores, None if head.last else out.detach())
 
-    def local_beside(self, head: nn.Module, out: Tensor, labels: Tensor, companion: Tensor) -> Local:
+    def local_with_companion(self, head: nn.Module, out: Tensor, labels: Tensor, companion: Tensor) -> Local:
         assert isinstance(head, InfoProHead)
         local = self.local(head, out, labels)
         loss = None if local.loss is None else head.l2 * local.loss
@@ -95,14 +95,14 @@ class InfoPro(Competitive):
 class InfoProHead(nn.Module):
     """aux: the classifier; decoder: the picture of a map, where it counts."""
 
-    def __init__(self, site: Site, rule: InfoPro) -> None:
+    def __init__(self, spec: BlockSpec, rule: InfoPro) -> None:
         super().__init__()
-        self.last = site.last
-        self.l1, self.l2 = rule.weights(site)
-        channels = site.shape[0]
+        self.last = spec.is_last
+        self.l1, self.l2 = rule.weights(spec)
+        channels = spec.output_shape[0]
         conv = (nn.Conv2d(channels, channels, 3, 2, 1, bias=False), nn.BatchNorm2d(channels), nn.ReLU())
-        readout = (nn.Linear(channels, rule.hidden), nn.ReLU(), nn.Linear(rule.hidden, site.num_classes))
+        readout = (nn.Linear(channels, rule.hidden), nn.ReLU(), nn.Linear(rule.hidden, spec.num_classes))
         self.aux = nn.Sequential(*conv, PoolTo(1), FlatPixels(), *readout) if self.l2 else None
         inner = convolutions([channels, rule.width], kernel=3)
-        outer = nn.Conv2d(rule.width, site.sample[0], 3, padding=1)
+        outer = nn.Conv2d(rule.width, spec.sample_shape[0], 3, padding=1)
         self.decoder = nn.Sequential(*inner, outer) if self.l1 else None

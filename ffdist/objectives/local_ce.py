@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from ffdist.objectives.base import Local, Site
+from ffdist.objectives.base import BlockSpec, Local
 from ffdist.objectives.competitive import Competitive
 from ffdist.objectives.form import form, pointwise
 
@@ -19,8 +19,8 @@ class LocalCE(Competitive):
     linear layer is applied at each position before the mean, which is the same and keeps the layout of gradients.
     """
 
-    def head(self, site: Site) -> nn.Module:
-        return LocalCEHead(site)
+    def head(self, spec: BlockSpec) -> nn.Module:
+        return LocalCEHead(spec)
 
     def local(self, head: nn.Module, out: Tensor, labels: Tensor | None) -> Local:
         assert isinstance(head, LocalCEHead)
@@ -31,7 +31,7 @@ class LocalCE(Competitive):
 class LocalCEHead(nn.Module):
     """linear: C -> K at each position."""
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, spec: BlockSpec) -> None:
         super().__init__()
-        self.last, self.form = site.last, form(site, "local cross-entropy")
-        self.linear = pointwise(self.form, site.num_classes)
+        self.last, self.form = spec.is_last, form(spec, "local cross-entropy")
+        self.linear = pointwise(self.form, spec.num_classes)

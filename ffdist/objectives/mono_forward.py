@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from ffdist.errors import ConfigError
-from ffdist.objectives.base import Local, Site
+from ffdist.objectives.base import BlockSpec, Local
 from ffdist.objectives.competitive import Competitive
 from ffdist.objectives.form import Flat
 
@@ -31,8 +31,8 @@ class MonoForward(Competitive):
             raise ConfigError("M reads at least one activity", where="objective mono-forward, limit", expected=">= 1",
                               got=self.limit)  # fmt: skip
 
-    def head(self, site: Site) -> nn.Module:
-        return MonoForwardHead(site, self.limit)
+    def head(self, spec: BlockSpec) -> nn.Module:
+        return MonoForwardHead(spec, self.limit)
 
     def local(self, head: nn.Module, out: Tensor, labels: Tensor | None) -> Local:
         assert isinstance(head, MonoForwardHead)
@@ -43,8 +43,8 @@ class MonoForward(Competitive):
 class MonoForwardHead(nn.Module):
     """project: the paper's M, without bias."""
 
-    def __init__(self, site: Site, limit: int) -> None:
+    def __init__(self, spec: BlockSpec, limit: int) -> None:
         super().__init__()
-        self.last = site.last
-        self.flat = Flat(site, "Mono-Forward", limit)
-        self.project = nn.Linear(self.flat.size, site.num_classes, bias=False)
+        self.last = spec.is_last
+        self.flat = Flat(spec, "Mono-Forward", limit)
+        self.project = nn.Linear(self.flat.size, spec.num_classes, bias=False)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ffdist.errors import ConfigError
-from ffdist.objectives.base import Local, Site, label_shares
+from ffdist.objectives.base import BlockSpec, Local, label_shares
 from ffdist.objectives.competitive import Competitive
 from ffdist.objectives.form import Flat, form, pointwise
 
@@ -37,8 +37,8 @@ class PredSim(Competitive):
             raise ConfigError("beta is a share, limit a number of features", where="objective predsim",
                               expected="0 <= beta <= 1, limit >= 1", got=f"{self.beta}, {self.limit}")  # fmt: skip
 
-    def head(self, site: Site) -> nn.Module:
-        return PredSimHead(site, self.limit)
+    def head(self, spec: BlockSpec) -> nn.Module:
+        return PredSimHead(spec, self.limit)
 
     def local(self, head: nn.Module, out: Tensor, labels: Tensor | None) -> Local:
         assert isinstance(head, PredSimHead)
@@ -62,16 +62,16 @@ def similarity(x: Tensor) -> Tensor:
 class PredSimHead(nn.Module):
     """decoder: the classifier W; conv: what the similarity is taken behind."""
 
-    def __init__(self, site: Site, limit: int) -> None:
+    def __init__(self, spec: BlockSpec, limit: int) -> None:
         super().__init__()
-        self.last, self.form = site.last, form(site, "predsim")
-        self.flat = Flat(site, "predsim", limit)
-        self.decoder = nn.Linear(self.flat.size, site.num_classes)
+        self.last, self.form = spec.is_last, form(spec, "predsim")
+        self.flat = Flat(spec, "predsim", limit)
+        self.decoder = nn.Linear(self.flat.size, spec.num_classes)
         nn.init.zeros_(self.decoder.weight)
         self.conv = pointwise(self.form, self.form.channels, kernel=3, bias=False)
 
     def spread(self, out: Tensor) -> Tensor:
-        """What the samples are compared by, [N, *site.shape] -> float32 [N, C]."""
+        """What the samples are compared by, [N, *spec.output_shape] -> float32 [N, C]."""
         y = self.conv(out).float()
         if self.form.num_positions == 1:
             return y.flatten(1)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ffdist.errors import ConfigError
-from ffdist.objectives.base import Local, Site
+from ffdist.objectives.base import BlockSpec, Local
 from ffdist.objectives.form import rms_normalised
 from ffdist.objectives.threshold import ThresholdHead, UnlabelledInput
 
@@ -44,8 +44,8 @@ class SCFF(UnlabelledInput):
                 got=f"decay {self.decay}, peer {self.peer}",
             )
 
-    def head(self, site: Site) -> nn.Module:
-        return ThresholdHead(site, "scff", readout=True)
+    def head(self, spec: BlockSpec) -> nn.Module:
+        return ThresholdHead(spec, "scff", readout=True)
 
     def prepare(self, x: Tensor, labels: Tensor, num_classes: int, generator: torch.Generator) -> Tensor:
         shift = int(torch.randint(1, max(len(x), 2), (), generator=generator))

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ffdist.errors import ConfigError, NetworkError, setting
-from ffdist.objectives.base import Site
+from ffdist.objectives.base import BlockSpec
 from ffdist.objectives.threshold import LabelledInput, ThresholdHead
 
 PUBLISHED = ((0, -6), (-2, 0), (0, -4), (0, -2), (-6, 0), (-4, 0), (-1, 1), (-2, 2), (-2, -2), (-1, -1))
@@ -27,16 +27,16 @@ def _check(weight: float, rule: str) -> None:
                           expected="0 < x <= 1", got=weight)  # fmt: skip
 
 
-def _check_picture(site: Site, rule: str, most: int) -> None:
+def _check_picture(spec: BlockSpec, rule: str, most: int) -> None:
     """The labels are pictures: the network must take some, and there must be one for each class."""
-    if site.index:
+    if spec.index:
         return
-    if len(site.input_shape) != 3:
-        raise NetworkError(f"{rule} writes labels over whole pictures", where=site, expected="an input of (C, H, W)",
-                           got=list(site.input_shape), remedy="take hinton for vectors")  # fmt: skip
-    if site.num_classes > most:
-        raise NetworkError(f"{rule} has not as many distinct labels for pictures of this size", where=site,
-                           expected=f"at most {most} classes", got=site.num_classes,
+    if len(spec.input_shape) != 3:
+        raise NetworkError(f"{rule} writes labels over whole pictures", where=spec, expected="an input of (C, H, W)",
+                           got=list(spec.input_shape), remedy="take hinton for vectors")  # fmt: skip
+    if spec.num_classes > most:
+        raise NetworkError(f"{rule} has not as many distinct labels for pictures of this size", where=spec,
+                           expected=f"at most {most} classes", got=spec.num_classes,
                            remedy=f"enlarge the pictures: {setting('dataset.image_size')}")  # fmt: skip
 
 
@@ -61,13 +61,13 @@ class SELFourier(LabelledInput):
         _check(self.weight, "sel-fourier")
 
     @property
-    def signal(self) -> float | None:
+    def input_rms(self) -> float | None:
         return 1.0
 
-    def head(self, site: Site) -> nn.Module:
-        is_picture = site.index == 0 and len(site.input_shape) == 3
-        _check_picture(site, "sel-fourier", len(periods(*site.input_shape[1:])) if is_picture else 0)
-        return ThresholdHead(site, "sel-fourier", readout=self.predict == "linear")
+    def head(self, spec: BlockSpec) -> nn.Module:
+        is_picture = spec.index == 0 and len(spec.input_shape) == 3
+        _check_picture(spec, "sel-fourier", len(periods(*spec.input_shape[1:])) if is_picture else 0)
+        return ThresholdHead(spec, "sel-fourier", readout=self.predict == "linear")
 
     def stamp(self, x: Tensor, labels: Tensor, num_classes: int) -> Tensor:
         return torch.lerp(x, self._waves(x, num_classes)[labels].expand_as(x), self.weight)
@@ -118,9 +118,9 @@ class SELMorphological(LabelledInput):
         super().__post_init__()
         _check(self.weight, "sel-morphological")
 
-    def head(self, site: Site) -> nn.Module:
-        _check_picture(site, "sel-morphological", 5 * len(SIDES))
-        return ThresholdHead(site, "sel-morphological", readout=self.predict == "linear")
+    def head(self, spec: BlockSpec) -> nn.Module:
+        _check_picture(spec, "sel-morphological", 5 * len(SIDES))
+        return ThresholdHead(spec, "sel-morphological", readout=self.predict == "linear")
 
     def stamp(self, x: Tensor, labels: Tensor, num_classes: int) -> Tensor:
         stamped = torch.empty_like(x)

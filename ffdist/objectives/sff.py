@@ -8,7 +8,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from ffdist.errors import ConfigError
-from ffdist.objectives.base import Local, Site
+from ffdist.objectives.base import BlockSpec, Local
 from ffdist.objectives.competitive import Competitive
 from ffdist.objectives.form import channel_norm, form, pointwise
 
@@ -42,8 +42,8 @@ class SFF(Competitive):
             raise ConfigError("unknown form of goodness", where="objective sff, goodness",
                               expected="square or mean", got=self.goodness)  # fmt: skip
 
-    def head(self, site: Site) -> nn.Module:
-        return SFFHead(site, self.kernel)
+    def head(self, spec: BlockSpec) -> nn.Module:
+        return SFFHead(spec, self.kernel)
 
     def local(self, head: nn.Module, out: Tensor, labels: Tensor | None) -> Local:
         assert isinstance(head, SFFHead)
@@ -57,8 +57,8 @@ class SFF(Competitive):
 class SFFHead(nn.Module):
     """norm: of what goes on; aux: from it to K maps (or K numbers, for vectors; K numbers a token, for tokens)."""
 
-    def __init__(self, site: Site, kernel: int) -> None:
+    def __init__(self, spec: BlockSpec, kernel: int) -> None:
         super().__init__()
-        self.last, self.form = site.last, form(site, "SFF")
+        self.last, self.form = spec.is_last, form(spec, "SFF")
         self.norm = channel_norm(self.form)
-        self.aux = pointwise(self.form, site.num_classes, kernel)
+        self.aux = pointwise(self.form, spec.num_classes, kernel)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ffdist.errors import ConfigError
-from ffdist.objectives.base import Site
+from ffdist.objectives.base import BlockSpec
 from ffdist.objectives.threshold import LabelledInput, ThresholdHead
 
 
@@ -46,11 +46,11 @@ class SymBa(LabelledInput):
             )
 
     @property
-    def signal(self) -> float | None:
+    def input_rms(self) -> float | None:
         return abs(self.strength)
 
-    def head(self, site: Site) -> nn.Module:
-        return ThresholdHead(site, "symba", readout=self.predict == "linear")
+    def head(self, spec: BlockSpec) -> nn.Module:
+        return ThresholdHead(spec, "symba", readout=self.predict == "linear")
 
     def contrast(self, head: ThresholdHead, positive: Tensor, negative: Tensor) -> Tensor:
         return F.softplus(-self.alpha / head.form.channels * (positive - negative)).mean()

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ffdist.errors import ConfigError, setting
-from ffdist.objectives.base import Local, Objective, Site
+from ffdist.objectives.base import BlockSpec, Local, Objective
 from ffdist.objectives.form import Flat, Form, form, looked_at, rms_normalised
 
 MOST_LAG = 64
@@ -39,18 +39,18 @@ class ThresholdHead(nn.Module):
 
     mean_activity: Tensor
 
-    def __init__(self, site: Site, rule: str, *, readout: bool) -> None:
+    def __init__(self, spec: BlockSpec, rule: str, *, readout: bool) -> None:
         super().__init__()
-        self.last, self.num_classes = site.last, site.num_classes
-        self.form: Form = form(site, rule)
-        self.counts = site.index > 0 or site.num_blocks == 1
+        self.last, self.num_classes = spec.is_last, spec.num_classes
+        self.form: Form = form(spec, rule)
+        self.counts = spec.index > 0 or spec.num_blocks == 1
         self.register_buffer("mean_activity", torch.zeros(self.form.channels))
-        self.flat = Flat(site, rule, limit=4096)
-        self.linear = nn.Linear(self.flat.size, site.num_classes) if readout and self.counts else None
+        self.flat = Flat(spec, rule, limit=4096)
+        self.linear = nn.Linear(self.flat.size, spec.num_classes) if readout and self.counts else None
 
     def excess(self, out: Tensor) -> Tensor:
-        """Goodness minus threshold, [N, *site.shape] -> float32 [N]: the sum over units (and mean over positions) of
-        y^2, less the number of units."""
+        """Goodness minus threshold, [N, *spec.output_shape] -> float32 [N]: the sum over units (and mean over
+        positions) of y^2, less the number of units."""
         return self.form.position_mean(out.square()).sum(1) - self.form.channels
 
     def peer_loss(self, positive: Tensor, momentum: float = 0.9) -> Tensor:
@@ -61,7 +61,7 @@ class ThresholdHead(nn.Module):
         return (average.mean() - average).square().mean()
 
     def read(self, normed: Tensor) -> Tensor | None:
-        """The readout's scores, [B, *site.shape] -> float32 [B, K]."""
+        """The readout's scores, [B, *spec.output_shape] -> float32 [B, K]."""
         return None if self.linear is None else self.linear(self.flat(normed)).float()
 
 
@@ -128,10 +128,10 @@ class LabelledInput(Objective):
         return self._passes(x, labels, wrong_labels(labels, num_classes, generator), num_classes)
 
     @property
-    def feedback(self) -> int:
+    def score_lag(self) -> int:
         return self.lag if self.hard else 0
 
-    def prepare_told(self, x: Tensor, labels: Tensor, scores: Tensor, generator: torch.Generator) -> Tensor:
+    def prepare_with_scores(self, x: Tensor, labels: Tensor, scores: Tensor, generator: torch.Generator) -> Tensor:
         num_classes = scores.shape[1]
         return self._passes(x, labels, wrong_labels(labels, num_classes, generator, scores), num_classes)
 
@@ -150,10 +150,10 @@ class LabelledInput(Objective):
 
     def local(self, head: nn.Module, out: Tensor, labels: Tensor | None) -> Local:
         assert isinstance(head, ThresholdHead)
-        onward = rms_normalised(out.detach())
+        next_input = rms_normalised(out.detach())
         if head.training:
             assert labels is not None
-            loss, scores = self._learn(head, out, onward, labels)
+            loss, scores = self._learn(head, out, next_input, labels)
         elif self.predict == "linear":
             scores = head.read(rms_normalised(out))
             loss = None if scores is None or labels is None else F.cross_entropy(scores, labels)
@@ -161,9 +161,9 @@ class LabelledInput(Objective):
             passes = head.num_classes + (self.predict == "both")
             told = out[: out.shape[0] // passes * head.num_classes]
             loss, scores = self._each_label(head, told, labels)
-        return Local(loss, scores, None if head.last else onward)
+        return Local(loss, scores, None if head.last else next_input)
 
-    def rest(self, head: nn.Module, out: Tensor) -> Tensor | None:
+    def forward_frozen(self, head: nn.Module, out: Tensor) -> Tensor | None:
         assert isinstance(head, ThresholdHead)
         return None if head.last else rms_normalised(out)
 
@@ -173,7 +173,9 @@ class LabelledInput(Objective):
             return None
         return head.flat(rms_normalised(out.detach()[-samples:])).float()
 
-    def _learn(self, head: ThresholdHead, out: Tensor, onward: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _learn(
+        self, head: ThresholdHead, out: Tensor, next_input: Tensor, labels: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
         """Positives up, negatives down; the readout, if any, on the neutral pass."""
         batch = len(labels)
         told = out[: 2 * batch]
@@ -181,7 +183,7 @@ class LabelledInput(Objective):
         loss = self.contrast(head, positive, negative)
         if self.peer:
             loss = loss + self.peer * head.peer_loss(out[:batch])
-        scores = head.read(onward[2 * batch :]) if self.predict == "linear" else None
+        scores = head.read(next_input[2 * batch :]) if self.predict == "linear" else None
         return loss if scores is None else loss + F.cross_entropy(scores, labels), scores
 
     def _each_label(
@@ -214,7 +216,7 @@ class UnlabelledInput(Objective):
 
     def local(self, head: nn.Module, out: Tensor, labels: Tensor | None) -> Local:
         assert isinstance(head, ThresholdHead)
-        onward = rms_normalised(out.detach())
+        next_input = rms_normalised(out.detach())
         batch = out.shape[0] // 2 if head.training else out.shape[0]
         scores = head.read(rms_normalised(looked_at(out, head)[:batch]))
         loss = F.cross_entropy(scores, labels) if scores is not None and labels is not None else None
@@ -224,7 +226,7 @@ class UnlabelledInput(Objective):
             if self.peer:
                 contrast = contrast + self.peer * head.peer_loss(out[:batch])
             loss = contrast if loss is None else contrast + loss
-        return Local(loss, scores, None if head.last else onward)
+        return Local(loss, scores, None if head.last else next_input)
 
     def features(self, head: nn.Module, out: Tensor, samples: int) -> Tensor | None:
         assert isinstance(head, ThresholdHead)

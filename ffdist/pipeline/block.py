@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from ffdist.device import copied, queues, wide
 from ffdist.errors import DivergedError, setting
 from ffdist.models import Layout, derive_seed, seeded
-from ffdist.objectives import Local, Objective, Site
+from ffdist.objectives import BlockSpec, Local, Objective
 from ffdist.objectives.base import main_labels
 from ffdist.pipeline.average import Average
 from ffdist.pipeline.compiled import compile_block, compiling
@@ -53,7 +53,7 @@ class LearningBlock:
 
     def __init__(
         self,
-        site: Site,
+        spec: BlockSpec,
         module: nn.Module,
         objective: Objective,
         config: BlockConfig,
@@ -61,12 +61,12 @@ class LearningBlock:
         head: nn.Module | None = None,
     ) -> None:
         """head: what the rule adds, where it is there already."""
-        self.site, self.objective, self.config = site, objective, config
+        self.spec, self.objective, self.config = spec, objective, config
         self.layout = layout
-        """How the module's output lies; the rule sees it as `site.shape`."""
+        """How the module's output lies; the rule sees it as `spec.output_shape`."""
         if head is None:
-            with seeded(derive_seed(config.settings.training.seed, "head", site.index)):
-                head = objective.head(site)
+            with seeded(derive_seed(config.settings.training.seed, "head", spec.index)):
+                head = objective.head(spec)
         if objective.fixed_blocks:
             module.requires_grad_(False)
         self.parts = nn.ModuleDict({"module": module, "head": head})
@@ -76,7 +76,7 @@ class LearningBlock:
         self.module, self.head = module, head
         self.own_code = own_code(objective, self.parts.modules())
         """Whether some of it is a user's; then all of the process's generators are seeded for it."""
-        self.optimizer = build_optimizer(config.settings.optim.of_block(site.index), self.parts)
+        self.optimizer = build_optimizer(config.settings.optim.of_block(spec.index), self.parts)
         self.learned = [p for group in self.optimizer.param_groups for p in group["params"]] if self.optimizer else []
         scaled = config.settings.compute.precision == "fp16" and self.optimizer is not None
         self.scale = LossScale(config.device, self.optimizer) if scaled and self.optimizer else None
@@ -102,23 +102,24 @@ class LearningBlock:
     def watched(self) -> Watch | None:
         """From now on it is looked at what the block makes of its batches."""
         if self.scale is None and self.optimizer is not None:
-            self.watch = Watch(self.site, self.config.settings.training.on_nan, self.config.device)
+            self.watch = Watch(self.spec, self.config.settings.training.on_nan, self.config.device)
         return self.watch
 
     def forward(
         self, x: Tensor, y: Tensor, step: int, epoch: int = 0, part: int = 0, companion: Tensor | None = None
     ) -> Local:
-        """Pass over x [N, *site.input_shape]; `onward` of the result is what the next block gets. companion: what the
-        rule wants beside x, on the block's device.
+        """Pass over x [N, *spec.input_shape]; `next_input` of the result is what the next block gets.
+
+        companion: what the rule wants beside x, on the block's device.
 
         Without a loss where the block rests in this epoch: then it only passes on, as in evaluation.
         """
         assert not x.requires_grad
-        if not self.config.settings.scheduler.learns(self.site.index, epoch):
+        if not self.config.settings.scheduler.learns(self.spec.index, epoch):
             with self._seeded("rest", step, part):
                 return self._rest(x, len(y))
         self._mode(training=True)
-        draws = derive_seed(self.config.settings.training.seed, "draws", self.site.index, step, part)
+        draws = derive_seed(self.config.settings.training.seed, "draws", self.spec.index, step, part)
         x = self._placed(x)  # a copy to a GPU may wait; meanwhile other stages of this process may draw
         if self.scale:
             self.scale.remember(self.parts)
@@ -128,7 +129,7 @@ class LearningBlock:
             local = self._locally(self.parts, x, y, companion)
         local = self.watch.seen(local) if self.watch else local
         if self.learned:
-            check_graph(local, self.objective, self.site)
+            check_graph(local, self.objective, self.spec)
         return local
 
     def update(self, local: Local, y: Tensor, step: int, *, share: float = 1.0, complete: bool = True) -> None:
@@ -146,7 +147,7 @@ class LearningBlock:
         if local.loss is None or self.optimizer is None or self.schedule is None:
             return False
         loss = local.loss if share == 1 else local.loss * share
-        with compiling(self.site, self.config):
+        with compiling(self.spec, self.config):
             # given a gradient, torch would import sympy to compare its shape: half a second a process
             (self.scale.applied(loss) if self.scale else loss).backward()
         if self.scale:
@@ -228,7 +229,7 @@ class LearningBlock:
         """Of what has been counted since the last split, by this worker's lanes."""
         loss, learned, correct, scored = added_up(list(self.totals)).tolist()
         metrics: dict[str, Any] = {
-            "block": self.site.name,
+            "block": self.spec.name,
             "loss": loss / learned if learned else None,
             "accuracy": correct / scored if scored else None,
             "lr": self.lr,
@@ -251,7 +252,7 @@ class LearningBlock:
         if self.scale and self.scale.value < LEAST:
             raise DivergedError(
                 "gradients are not finite, batch after batch",
-                where=f"{self.site}, batch {step}",
+                where=f"{self.spec}, batch {step}",
                 expected=f"a loss scale of float16 that stays above {LEAST:g}",
                 got=self.scale.value,
                 remedy=f"lower {setting('optim.lr')}, use {setting('compute.precision', 'bf16')} or fp32, or look for "
@@ -263,7 +264,7 @@ class LearningBlock:
                 raise self.watch.diverged(Trouble("loss", float(self.totals[:, 0].sum())))
             raise DivergedError(
                 "the loss is not a finite number",
-                where=f"{self.site}, batch {step}",
+                where=f"{self.spec}, batch {step}",
                 expected="a finite loss",
                 got=float(self.totals[:, 0].sum()),
                 remedy=f"lower {setting('optim.lr')}, use {setting('compute.precision', 'fp32')}, or look for "
@@ -276,7 +277,7 @@ class LearningBlock:
             if self.watch and parameter.requires_grad and not is_finite(parameter):
                 raise DivergedError(
                     "the weights are not finite numbers",
-                    where=f"{self.site}, {name}, batch {step}",
+                    where=f"{self.spec}, {name}, batch {step}",
                     expected="finite weights, which a snapshot keeps",
                     got="an update that has broken them, though its gradients were finite",
                     remedy=f"lower {setting('optim.lr')}; the snapshot before, where there was one, is whole",
@@ -289,7 +290,7 @@ class LearningBlock:
         """
         tensors = {name: value.detach() for name, value in self.parts.state_dict().items()}
         tensors["metrics.totals"] = self.totals[0] if len(self.totals) == 1 else self.totals
-        fields: dict[str, Any] = {"block": self.site.name, "validation_loss": repr(self.validation_loss)}
+        fields: dict[str, Any] = {"block": self.spec.name, "validation_loss": repr(self.validation_loss)}
         if self.optimizer is not None and self.schedule is not None:
             saved = self.optimizer.state_dict()
             for index, slots in saved["state"].items():
@@ -331,41 +332,41 @@ class LearningBlock:
         """Only pass on, as learned so far."""
         parts = self._mode(training=False)
         with torch.no_grad(), self._autocast():
-            with computing(self.objective, self.site, learning=False):
-                with compiling(self.site, self.config):
+            with computing(self.objective, self.spec, learning=False):
+                with compiling(self.spec, self.config):
                     out = self.layout.seen(parts["module"](self._placed(x)))
-            with running(self.objective, at(self.objective, self.site)):
-                onward = self.objective.rest(parts["head"], out)
-            return self._leaving(Local(None, None, onward), parts["head"], out, samples)
+            with running(self.objective, at(self.objective, self.spec)):
+                next_input = self.objective.forward_frozen(parts["head"], out)
+            return self._leaving(Local(None, None, next_input), parts["head"], out, samples)
 
     def _locally(self, parts: nn.ModuleDict, x: Tensor, y: Tensor, companion: Tensor | None = None) -> Local:
-        with computing(self.objective, self.site, learning=parts.training):
-            with compiling(self.site, self.config):
+        with computing(self.objective, self.spec, learning=parts.training):
+            with compiling(self.spec, self.config):
                 out = self.layout.seen(parts["module"](x))
-        with running(self.objective, at(self.objective, self.site)):
+        with running(self.objective, at(self.objective, self.spec)):
             if companion is None:
                 local = self.objective.local(parts["head"], out, y)
             else:
-                local = self.objective.local_beside(parts["head"], out, y, companion)
+                local = self.objective.local_with_companion(parts["head"], out, y, companion)
         return self._leaving(local, parts["head"], out, len(y))
 
     def _leaving(self, local: Local, head: nn.Module, out: Tensor, samples: int) -> Local:
         """As `Objective.local` has it, with the features where a fusion head wants them, and without a graph."""
         if self.config.settings.rule.fusion and isinstance(local, Local):
-            with running(self.objective, at(self.objective, self.site)):
+            with running(self.objective, at(self.objective, self.spec)):
                 local = local._replace(features=self.objective.features(head, out, samples))
-        local = check_local(local, self.objective, self.site, samples)
-        check_detached(local, self.objective, self.site)
-        if local.onward is None:
+        local = check_local(local, self.objective, self.spec, samples)
+        check_detached(local, self.objective, self.spec)
+        if local.next_input is None:
             return local
-        return local._replace(onward=self.layout.given(local.onward).to(self.config.dtype))
+        return local._replace(next_input=self.layout.given(local.next_input).to(self.config.dtype))
 
     def _seeded(self, purpose: str, *place: int) -> AbstractContextManager[None]:
         """Around what draws no random numbers where all of the code is known, for code that may."""
         if not self.own_code:
             return nullcontext()
         return seeded(
-            derive_seed(self.config.settings.training.seed, purpose, self.site.index, *place), self.config.device
+            derive_seed(self.config.settings.training.seed, purpose, self.spec.index, *place), self.config.device
         )
 
     def _count(self, local: Local, y: Tensor) -> None:
@@ -401,13 +402,13 @@ def learn(
 
     companion: what the rule wants beside x, on the blocks' device.
     """
-    onward: Tensor | None = x
+    next_input: Tensor | None = x
     for block in blocks:
-        assert onward is not None
-        local = block.forward(onward, y, step, companion=companion)
+        assert next_input is not None
+        local = block.forward(next_input, y, step, companion=companion)
         block.update(local, y, step)
-        onward = local.onward
-    return onward
+        next_input = local.next_input
+    return next_input
 
 
 def placed(x: Tensor, device: torch.device) -> Tensor:

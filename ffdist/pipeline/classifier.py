@@ -20,9 +20,9 @@ from ffdist.errors import ConfigError, setting
 from ffdist.models import Chain, Layout, seeded
 from ffdist.objectives import Local, Objective
 from ffdist.pipeline.contract import own_code
-from ffdist.pipeline.fusion import FUSION, fusion_layer, fusion_site
+from ffdist.pipeline.fusion import FUSION, fusion_layer, fusion_spec
 from ffdist.pipeline.measure import measure
-from ffdist.pipeline.plan import sites
+from ffdist.pipeline.plan import block_specs
 from ffdist.pipeline.predictors import PREDICTORS, predictions
 from ffdist.pipeline.scalars import history
 from ffdist.settings import Settings
@@ -75,14 +75,14 @@ class Classifier(nn.Module):
         self.block_weights: dict[str, float] | None = None
         """What each block weighs in the predictor "weighted"; None without a validation split."""
         self.moments = tuple(map(float, mean)), tuple(map(float, std))
-        places = sites(chain)
+        places = block_specs(chain)
         self.layouts = [*chain.layouts(), *([Layout.AS_IS] if fusion else [])]
-        self.blocks = nn.ModuleList(chain.build(site.index, seed=0) for site in places)
+        self.blocks = nn.ModuleList(chain.build(spec.index, seed=0) for spec in places)
         with seeded(0):
-            self.heads = nn.ModuleList(objective.head(site) for site in places)
-        behind = [fusion_site(places, objective)] if fusion else []
+            self.heads = nn.ModuleList(objective.head(spec) for spec in places)
+        behind = [fusion_spec(places, objective)] if fusion else []
         self.fusion = fusion_layer(behind[0], seed=0) if behind else None
-        self.sites = [replace(site, following=()) for site in (*places, *behind)]  # whose heads are made
+        self.specs = [replace(spec, following=()) for spec in (*places, *behind)]  # whose heads are made
         self.names = [*chain.names, FUSION] if fusion else list(chain.names)
         """Of the blocks, and of the fusion head."""
         per_channel = (1, -1) + (1,) * (len(chain.input_shape) - 1) if len(mean) > 1 else (1,)
@@ -224,12 +224,12 @@ class Classifier(nn.Module):
 
     def _passed(self, x: Tensor) -> Iterator[tuple[str, nn.Module, Tensor, Local]]:
         """Each block's name and head, its output as the rule sees it, and what the rule makes of it."""
-        onward: Tensor | None = self.objective.prepare_eval(x, self.num_classes)
+        next_input: Tensor | None = self.objective.prepare_eval(x, self.num_classes)
         for name, block, head, layout in zip(self.names, self.blocks, self.heads, self.layouts, strict=False):
-            assert onward is not None
-            out = layout.seen(block(onward))
+            assert next_input is not None
+            out = layout.seen(block(next_input))
             local = self.objective.local(head, out, None)
-            onward = None if local.onward is None else layout.given(local.onward)
+            next_input = None if local.next_input is None else layout.given(local.next_input)
             yield name, head, out, local
 
 

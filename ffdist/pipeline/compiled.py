@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ffdist.errors import ConfigError, setting
-from ffdist.objectives import Site
+from ffdist.objectives import BlockSpec
 
 if TYPE_CHECKING:
     from ffdist.pipeline.block import BlockConfig
@@ -42,7 +42,7 @@ def called(module: nn.Module) -> Callable[..., Any]:
 
 
 @contextmanager
-def compiling(site: Site, config: BlockConfig) -> Iterator[None]:
+def compiling(spec: BlockSpec, config: BlockConfig) -> Iterator[None]:
     """A block may be compiled inside. Raises ConfigError where torch cannot, naming the block."""
     try:
         yield
@@ -51,7 +51,7 @@ def compiling(site: Site, config: BlockConfig) -> Iterator[None]:
             raise
         raise ConfigError(
             "torch cannot compile a block",
-            where=f"{setting('compute.compile')}, {site}",
+            where=f"{setting('compute.compile')}, {spec}",
             got=reason(error),
             remedy=remedy(error),
         ) from error

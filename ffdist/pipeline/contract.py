@@ -9,15 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from ffdist.errors import NetworkError, users_code
-from ffdist.objectives import Local, Objective, Site
+from ffdist.objectives import BlockSpec, Local, Objective
 
 KNOWN = ("ffdist.", "torch.", "torchvision.")
 """Packages whose modules draw from torch's generators alone, and hold their state in parameters and buffers."""
 
 
-def at(rule: Objective, site: Site) -> str:
+def at(rule: Objective, spec: BlockSpec) -> str:
     """Where an error is."""
-    return f"{type(rule).__name__}, {site}"
+    return f"{type(rule).__name__}, {spec}"
 
 
 def own_code(rule: Objective, parts: Iterable[nn.Module]) -> bool:
@@ -34,7 +34,7 @@ def running(rule: Objective, where: str) -> AbstractContextManager[None]:
 
 
 @contextmanager
-def computing(rule: Objective, site: Site, *, learning: bool) -> Iterator[None]:
+def computing(rule: Objective, spec: BlockSpec, *, learning: bool) -> Iterator[None]:
     """A block computes inside: what its code raises is one NetworkError with the block's name, but for want of memory,
     which is the machine's."""
     what = "the block cannot learn under this rule" if learning else "the block cannot evaluate"
@@ -45,17 +45,17 @@ def computing(rule: Objective, site: Site, *, learning: bool) -> Iterator[None]:
     except Exception as error:
         if "can't allocate memory" in str(error):  # torch's on a CPU is known by its words alone
             raise
-        with users_code(NetworkError, what, where=at(rule, site)):
+        with users_code(NetworkError, what, where=at(rule, spec)):
             raise
 
 
-def check_local(local: object, rule: Objective, site: Site, samples: int) -> Local:
+def check_local(local: object, rule: Objective, spec: BlockSpec, samples: int) -> Local:
     """What `rule.local` gave of a batch of so many samples, if it is as `Objective.local` has it; else NetworkError."""
-    where = at(rule, site)
+    where = at(rule, spec)
     if not isinstance(local, Local):
         raise NetworkError("the rule's `local` does not give a Local", where=where,
-                           expected="Local(loss, scores, onward)", got=shown(local),
-                           remedy="end it with: return Local(loss, scores, onward)")  # fmt: skip
+                           expected="Local(loss, scores, next_input)", got=shown(local),
+                           remedy="end it with: return Local(loss, scores, next_input)")  # fmt: skip
     for name, value in local._asdict().items():
         if value is not None and not isinstance(value, Tensor):
             raise NetworkError(f"the rule's {name} is no tensor", where=where, expected="a tensor or None",
@@ -63,12 +63,12 @@ def check_local(local: object, rule: Objective, site: Site, samples: int) -> Loc
     if local.loss is not None and (local.loss.dim() or not local.loss.is_floating_point()):
         raise NetworkError("the rule's loss is not one number", where=where, expected="a float tensor of shape []",
                            got=shown(local.loss), remedy="take the mean over the batch: loss.mean()")  # fmt: skip
-    if local.scores is not None and local.scores.shape != (samples, site.num_classes):
+    if local.scores is not None and local.scores.shape != (samples, spec.num_classes):
         raise NetworkError("the rule's scores have another shape", where=where,
-                           expected=f"[{samples}, {site.num_classes}], a row a sample and a column a class",
+                           expected=f"[{samples}, {spec.num_classes}], a row a sample and a column a class",
                            got=shown(local.scores), remedy="give a score for each class, or None")  # fmt: skip
     check_features(local.features, where, samples)
-    return local._replace(onward=check_onward(local.onward, where, site))
+    return local._replace(next_input=check_next_input(local.next_input, where, spec))
 
 
 def check_features(features: object, where: str, samples: int) -> Tensor | None:
@@ -79,33 +79,33 @@ def check_features(features: object, where: str, samples: int) -> Tensor | None:
     return features
 
 
-def check_onward(onward: Tensor | None, where: str, site: Site) -> Tensor | None:
+def check_next_input(next_input: Tensor | None, where: str, spec: BlockSpec) -> Tensor | None:
     """What goes on, if the next block can take it; nothing does behind the last."""
-    if site.last:
+    if spec.is_last:
         return None
-    takes = f"[N, {', '.join(map(str, site.shape))}], which block {site.index + 1} takes"
-    if onward is None:
-        raise NetworkError("the rule passes nothing on", where=where, expected=f"`onward` of {takes}", got="None",
-                           remedy="give None only where `site.last`; else out.detach()")  # fmt: skip
-    if onward.shape[1:] != site.shape:
+    takes = f"[N, {', '.join(map(str, spec.output_shape))}], which block {spec.index + 1} takes"
+    if next_input is None:
+        raise NetworkError("the rule passes nothing on", where=where, expected=f"`next_input` of {takes}", got="None",
+                           remedy="give None only where `spec.is_last`; else out.detach()")  # fmt: skip
+    if next_input.shape[1:] != spec.output_shape:
         raise NetworkError("the rule passes on another shape than the block's output", where=where, expected=takes,
-                           got=shown(onward), remedy="pass the output on in its shape, normalised or not")  # fmt: skip
-    return onward
+                           got=shown(next_input), remedy="pass on the output in its shape")  # fmt: skip
+    return next_input
 
 
-def check_graph(local: Local, rule: Objective, site: Site) -> None:
+def check_graph(local: Local, rule: Objective, spec: BlockSpec) -> None:
     """The loss of a block that has parameters depends on some."""
     if local.loss is not None and not local.loss.requires_grad:
-        raise NetworkError("the rule's loss does not depend on the block", where=at(rule, site),
+        raise NetworkError("the rule's loss does not depend on the block", where=at(rule, spec),
                            expected="a loss with a graph to the block's parameters", got="a loss without a graph",
                            remedy="compute it from `out` itself, not from out.detach() or under no_grad")  # fmt: skip
 
 
-def check_detached(local: Local, rule: Objective, site: Site) -> None:
+def check_detached(local: Local, rule: Objective, spec: BlockSpec) -> None:
     """Nothing that leaves the block bears its graph."""
-    for name, leaving in (("onward", local.onward), ("features", local.features)):
+    for name, leaving in (("next_input", local.next_input), ("features", local.features)):
         if leaving is not None and leaving.requires_grad:
-            raise NetworkError("the objective would let a gradient cross a block's border", where=at(rule, site),
+            raise NetworkError("the objective would let a gradient cross a block's border", where=at(rule, spec),
                                expected=f"`{name}` without a graph", remedy=f"return {name}.detach()")  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from ffdist.models import Chain, seeded
 from ffdist.objectives import Objective
 from ffdist.pipeline.block import BlockConfig
-from ffdist.pipeline.plan import build_block, sites
+from ffdist.pipeline.plan import block_specs, build_block
 from ffdist.settings import Settings
 
 LAYERS = ("Convolution", "SlowConv", "Mkldnn", "Cudnn", "Addmm", "Mm", "Bmm", "Baddbmm", "Mv", "Linear", "Embedding")
@@ -29,10 +29,10 @@ def layers_crossed(chain: Chain, rule: Objective) -> dict[str, int]:
     beside = rule.companion(x)
     with seeded(0):
         x = rule.prepare(x, y, chain.num_classes, numbers)
-        for site in sites(chain):
-            local = build_block(chain, site, rule, config).forward(x, y, 0, companion=beside)
-            found[site.name] = 0 if local.loss is None else longest(local.loss)
-            x = x if local.onward is None else local.onward
+        for spec in block_specs(chain):
+            local = build_block(chain, spec, rule, config).forward(x, y, 0, companion=beside)
+            found[spec.name] = 0 if local.loss is None else longest(local.loss)
+            x = x if local.next_input is None else local.next_input
     return found
 
 

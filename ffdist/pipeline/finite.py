@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ffdist.device import queues
 from ffdist.errors import DivergedError, setting
-from ffdist.objectives import Local, Site
+from ffdist.objectives import BlockSpec, Local
 
 OnNan = Literal["stop", "skip"]
 MOST_SKIPPED = 20
@@ -47,7 +47,7 @@ class Trouble:
 class Nonfinite:
     """A batch that brought a block to NaN or infinity."""
 
-    site: Site
+    spec: BlockSpec
     step: int
     """The batch's number in the run, from 1."""
     epoch: int
@@ -64,8 +64,8 @@ Keep = Callable[[Nonfinite], str | None]
 class Watch:
     """One block's eye on what it makes of its batches."""
 
-    def __init__(self, site: Site, policy: OnNan, device: torch.device) -> None:
-        self.site, self.policy = site, policy
+    def __init__(self, spec: BlockSpec, policy: OnNan, device: torch.device) -> None:
+        self.spec, self.policy = spec, policy
         self.at_once = policy == "skip" or not queues(device)
         """Whether each batch is looked at; on a GPU, where that would wait for it, only where batches are skipped."""
         self.keep: Keep = lambda found: None
@@ -97,8 +97,8 @@ class Watch:
             return local
         if not math.isfinite(value := float(local.loss.detach())):
             return self._mended(local, Trouble("loss", value))
-        if local.onward is not None and not is_finite(local.onward):
-            return self._mended(local, Trouble("output", first_bad(local.onward)))
+        if local.next_input is not None and not is_finite(local.next_input):
+            return self._mended(local, Trouble("output", first_bad(local.next_input)))
         return local
 
     def _mended(self, local: Local, trouble: Trouble) -> Local:
@@ -150,7 +150,7 @@ class Watch:
         self.in_epoch += 1
         if self.in_row > MOST_SKIPPED:
             raise self.diverged(trouble, f", batch after batch ({self.in_row} in a row)")
-        self.keep(Nonfinite(self.site, self.step, self.epoch, trouble, skipped=True))
+        self.keep(Nonfinite(self.spec, self.step, self.epoch, trouble, skipped=True))
 
     def look_back(self, step: int) -> int:
         """On a GPU: of the last losses, the batch of the first that is none; else `step`."""
@@ -161,13 +161,13 @@ class Watch:
         return next((each for each in steps if bad[each % RECENT]), step)
 
     def diverged(self, trouble: Trouble, more: str = "") -> DivergedError:
-        kept = self.keep(Nonfinite(self.site, self.step, self.epoch, trouble, skipped=False))
+        kept = self.keep(Nonfinite(self.spec, self.step, self.epoch, trouble, skipped=False))
         again = f"`ffdist train --replay RUN`, or ffdist.replay(RUN), learns it again, by itself: {kept} names its "
         again = f"{again}samples; " if kept else ""
         many = trouble.what == "gradients"
         return DivergedError(
             f"the {trouble.what} {'are not finite numbers' if many else 'is not a finite number'}{more}",
-            where=f"{self.site}, batch {self.step}, epoch {self.epoch + 1}",
+            where=f"{self.spec}, batch {self.step}, epoch {self.epoch + 1}",
             expected="finite numbers",
             got=trouble.value,
             remedy=f"{again}lower {setting('optim.lr')}, look for broken samples in the data, or "

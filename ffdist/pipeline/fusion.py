@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ffdist.errors import NetworkError, setting
 from ffdist.models import derive_seed, seeded
-from ffdist.objectives import Local, Objective, Site
+from ffdist.objectives import BlockSpec, Local, Objective
 from ffdist.pipeline.contract import at, check_features, running
 
 FUSION = "fusion"
@@ -32,7 +32,7 @@ class Fusion(Objective):
     since blocks of small activities would otherwise take long to be heard.
     """
 
-    def head(self, site: Site) -> nn.Module:
+    def head(self, spec: BlockSpec) -> nn.Module:
         return nn.Identity()
 
     def local(self, head: nn.Module, out: Tensor, labels: Tensor | None) -> Local:
@@ -43,17 +43,17 @@ class Fusion(Objective):
         return None
 
 
-def fusion_site(sites: Sequence[Site], objective: Objective) -> Site:
-    """The head's place behind the blocks of `sites`. Raises NetworkError where the blocks have no features for it."""
-    first = sites[0]
+def fusion_spec(specs: Sequence[BlockSpec], objective: Objective) -> BlockSpec:
+    """The head's place behind the blocks of `specs`. Raises NetworkError where the blocks have no features for it."""
+    first = specs[0]
     samples = 2
     rows = len(objective.prepare_eval(torch.zeros(samples, *first.input_shape), first.num_classes))
     width = 0
     with torch.device("meta"):
-        for site in sites:
-            where = at(objective, site)
+        for spec in specs:
+            where = at(objective, spec)
             with running(objective, where):
-                found = objective.features(objective.head(site).eval(), torch.empty(rows, *site.shape), samples)
+                found = objective.features(objective.head(spec).eval(), torch.empty(rows, *spec.output_shape), samples)
             found = check_features(found, where, samples)
             width += 0 if found is None else found.shape[1]
     if not width:
@@ -65,14 +65,14 @@ def fusion_site(sites: Sequence[Site], objective: Objective) -> Site:
             remedy="for rules that write labels into pictures: "
             f"{setting('rule.objective_args', 'predict=both')}, or {setting('rule.objective_args', 'predict=linear')}",
         )
-    return Site(len(sites), FUSION, len(sites) + 1, first.num_classes, (width,), (first.num_classes,))
+    return BlockSpec(len(specs), FUSION, len(specs) + 1, first.num_classes, (width,), (first.num_classes,))
 
 
-def fusion_layer(site: Site, seed: int) -> nn.Module:
+def fusion_layer(spec: BlockSpec, seed: int) -> nn.Module:
     """[B, F] -> [B, K]; its weights come from (seed, place), as any block's."""
-    width = site.input_shape[0]
-    with seeded(derive_seed(seed, "weights", site.index)):
-        return nn.Sequential(nn.LayerNorm(width, elementwise_affine=False), nn.Linear(width, site.num_classes))
+    width = spec.input_shape[0]
+    with seeded(derive_seed(seed, "weights", spec.index)):
+        return nn.Sequential(nn.LayerNorm(width, elementwise_affine=False), nn.Linear(width, spec.num_classes))
 
 
 def passed_on(local: Local, features: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
@@ -81,4 +81,4 @@ def passed_on(local: Local, features: Tensor | None) -> tuple[Tensor | None, Ten
     if local.features is not None:
         before = [] if features is None else [features.to(local.features.device)]
         features = torch.cat([*before, local.features], 1)
-    return (features, None) if local.onward is None else (local.onward, features)
+    return (features, None) if local.next_input is None else (local.next_input, features)

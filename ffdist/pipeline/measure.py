@@ -139,8 +139,8 @@ def stage_of(classifier: Classifier) -> Stage:
     settings = classifier.settings.changed(ema=None, fusion=classifier.fusion is not None)
     config = BlockConfig(settings, 1, classifier.mean.device)
     blocks = []
-    for site, layout, given in zip(classifier.sites, classifier.layouts, classifier.parts, strict=True):
+    for spec, layout, given in zip(classifier.specs, classifier.layouts, classifier.parts, strict=True):
         own = deepcopy(given)
-        rule = Fusion() if site.index == len(classifier.blocks) else classifier.objective
-        blocks.append(LearningBlock(site, own["module"], rule, config, layout, own["head"]))
+        rule = Fusion() if spec.index == len(classifier.blocks) else classifier.objective
+        blocks.append(LearningBlock(spec, own["module"], rule, config, layout, own["head"]))
     return Stage(0, blocks, lambda blocks, marker: [])

@@ -15,19 +15,19 @@ from torch import Tensor, nn
 from ffdist.device import synchronize
 from ffdist.errors import ConfigError, NetworkError, setting
 from ffdist.models import Chain, seeded
-from ffdist.objectives import Local, Objective, Site
+from ffdist.objectives import BlockSpec, Local, Objective
 from ffdist.objectives.base import Following
 from ffdist.pipeline.block import BlockConfig, LearningBlock
 from ffdist.pipeline.contract import at, running
-from ffdist.pipeline.fusion import FUSION, Fusion, fusion_layer, fusion_site, passed_on
+from ffdist.pipeline.fusion import FUSION, Fusion, fusion_layer, fusion_spec, passed_on
 from ffdist.pipeline.rehearsal import TWO, Part, rehearse
 from ffdist.settings import Settings
 
 T = TypeVar("T")
 
 
-def sites(chain: Chain, fused: Objective | None = None) -> list[Site]:
-    """One site a block, with its shapes; where `fused` is given, one more for a fusion head on its features.
+def block_specs(chain: Chain, fused: Objective | None = None) -> list[BlockSpec]:
+    """One spec a block, with its shapes; where `fused` is given, one more for a fusion head on its features.
 
     Raises NetworkError when the chain does not fit together, or has no features for a head.
     """
@@ -38,7 +38,7 @@ def sites(chain: Chain, fused: Objective | None = None) -> list[Site]:
         for name, build, layout in zip(chain.names, chain.builders, layouts, strict=True)
     ]
     own = [
-        Site(
+        BlockSpec(
             i,
             chain.names[i],
             len(chain),
@@ -51,15 +51,15 @@ def sites(chain: Chain, fused: Objective | None = None) -> list[Site]:
         )
         for i, layout in enumerate(layouts)
     ]
-    return own if fused is None else [*own, fusion_site(own, fused)]
+    return own if fused is None else [*own, fusion_spec(own, fused)]
 
 
-def build_block(chain: Chain, site: Site, objective: Objective, config: BlockConfig) -> LearningBlock:
+def build_block(chain: Chain, spec: BlockSpec, objective: Objective, config: BlockConfig) -> LearningBlock:
     """The same block whichever stage builds it: its weights come from (seed, index)."""
-    if site.index == len(chain):
-        return LearningBlock(site, fusion_layer(site, config.settings.training.seed), Fusion(), config)
+    if spec.index == len(chain):
+        return LearningBlock(spec, fusion_layer(spec, config.settings.training.seed), Fusion(), config)
     return LearningBlock(
-        site, chain.build(site.index, config.settings.training.seed), objective, config, chain.layouts()[site.index]
+        spec, chain.build(spec.index, config.settings.training.seed), objective, config, chain.layouts()[spec.index]
     )
 
 
@@ -79,23 +79,23 @@ def check_objective(
     """
     if FUSION in chain.names:
         raise NetworkError(f"no block may be called '{FUSION}'", expected="another name", got=chain.names)
-    places = sites(chain)
+    places = block_specs(chain)
     chain.check_apart()
     with seeded(0):
-        for site in places:
-            head_of(objective, site)
+        for spec in places:
+            head_of(objective, spec)
     if fusion:
-        places = sites(chain, objective)
+        places = block_specs(chain, objective)
     config = BlockConfig(Settings().changed(fusion=fusion), total_steps=1)
     x, y = samples or (torch.randn(2, *chain.input_shape, generator=torch.Generator().manual_seed(0)), torch.arange(2))
-    rehearse(places, lambda site: build_block(chain, site, objective, config), chain, objective, x, y, smallest)
+    rehearse(places, lambda spec: build_block(chain, spec, objective, config), chain, objective, x, y, smallest)
 
 
-def head_of(objective: Objective, site: Site) -> nn.Module:
+def head_of(objective: Objective, spec: BlockSpec) -> nn.Module:
     """What the rule adds beside a block; NetworkError where it gives no module, or its own code fails."""
-    where = f"{at(objective, site)}, `head`"
+    where = f"{at(objective, spec)}, `head`"
     with running(objective, where):
-        head = objective.head(site)
+        head = objective.head(spec)
     if not isinstance(head, nn.Module):
         raise NetworkError("the rule's `head` does not give a module", where=where, expected="an nn.Module",
                            got=f"a {type(head).__name__}", remedy="return nn.Identity() for none")  # fmt: skip
@@ -140,9 +140,9 @@ def measure_blocks(
         x = objective.prepare(x, labels, chain.num_classes, generator)
     labels = labels.to(config.device)
     features: Tensor | None = None
-    for site in sites(chain, objective if config.settings.rule.fusion else None):
+    for spec in block_specs(chain, objective if config.settings.rule.fusion else None):
         assert x is not None
-        block = build_block(chain, site, objective, config)
+        block = build_block(chain, spec, objective, config)
         times = []
         local = Local(None, None, None)
         for step in range(repeats + 1):
@@ -155,9 +155,9 @@ def measure_blocks(
             times.append(time.perf_counter() - begun)
         parameters = sum(p.numel() for p in block.parts.parameters())
         x, features = passed_on(local, features)
-        beside = None if site.last else beside
+        beside = None if spec.is_last else beside
         sent = sum(tensor.nbytes for tensor in (x, features, beside) if tensor is not None)
-        costs.append(BlockCost(site.name, of(times[1:]), parameters, sent))
+        costs.append(BlockCost(spec.name, of(times[1:]), parameters, sent))
     return costs
 
 

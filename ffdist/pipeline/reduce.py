@@ -54,7 +54,7 @@ class Reduction:
         """lanes: those that are computed here, of so many. dtype: to what sums are rounded; None: not. sliced: whether
         each worker adds up a slice alone."""
         self.block, self.lanes, self.of, self.team = block, lanes, of, team
-        self.flat = Flat(block.learned, str(block.site))
+        self.flat = Flat(block.learned, str(block.spec))
         self.dtype = dtype
         many = len(team.shares) if team and sliced else 1
         self.slices = self.flat.slices(many)

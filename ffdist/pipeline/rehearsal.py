@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
 from ffdist.errors import NetworkError, described, setting, users_code
 from ffdist.models import Chain, seeded
-from ffdist.objectives import Local, Objective, Site
+from ffdist.objectives import BlockSpec, Local, Objective
 from ffdist.objectives.base import main_labels
 from ffdist.pipeline.block import LearningBlock
 from ffdist.pipeline.contract import at, check_local, running, shown
@@ -21,7 +21,7 @@ from ffdist.pipeline.fusion import Fusion, passed_on
 
 MOST_ROWS = 32
 """A rule of more passes over the samples is not tried in evaluation, where each class may be a pass."""
-Build = Callable[[Site], LearningBlock]
+Build = Callable[[BlockSpec], LearningBlock]
 
 
 class Part(NamedTuple):
@@ -50,7 +50,7 @@ class Trial:
 
 
 def rehearse(
-    places: Iterable[Site], build: Build, chain: Chain, rule: Objective, x: Tensor, y: Tensor, smallest: Part
+    places: Iterable[BlockSpec], build: Build, chain: Chain, rule: Objective, x: Tensor, y: Tensor, smallest: Part
 ) -> None:
     """Take two samples through the blocks, one block in memory at a time, on the CPU: each learns from them, then
     scores them with their labels and without. Then one sample is scored, and learned from where a run will have that.
@@ -69,19 +69,19 @@ def rehearse(
         if smallest.samples > 1:
             one.learned = None
         learns = False
-        for site in places:
-            block = build(site)
+        for spec in places:
+            block = build(spec)
             check_state(block)
             given = two.learned
             local = _through(block, two)
             learns = learns or (local.loss is not None and not isinstance(block.objective, Fusion))
             _one_sample(block, one, smallest)
             if block.own_code and given is not None:
-                check_recovery(block, build(site), given, y, two.companion)
+                check_recovery(block, build(spec), given, y, two.companion)
     if not learns:
         raise NetworkError("no block has anything to learn", where=f"{type(rule).__name__}, while learning",
                            expected="a loss of one block at least", got="None of all blocks",
-                           remedy="return Local(loss, scores, onward) with a loss where there are labels")  # fmt: skip
+                           remedy="return a Local with a loss where there are labels")  # fmt: skip
 
 
 def prepared(chain: Chain, rule: Objective, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -90,8 +90,8 @@ def prepared(chain: Chain, rule: Objective, x: Tensor, y: Tensor) -> tuple[Tenso
     generator = torch.Generator().manual_seed(0)
     where = f"{type(rule).__name__}, the inputs it prepares"
     with running(rule, where):
-        if rule.feedback:
-            learned = rule.prepare_told(x, y, torch.zeros(len(y), chain.num_classes), generator)
+        if rule.score_lag:
+            learned = rule.prepare_with_scores(x, y, torch.zeros(len(y), chain.num_classes), generator)
         else:
             learned = rule.prepare(x, y, chain.num_classes, generator)
         evaluated = rule.prepare_eval(x, chain.num_classes)
@@ -122,7 +122,7 @@ def companion_of(rule: Objective, x: Tensor) -> Tensor | None:
 
 def check_state(block: LearningBlock) -> None:
     """Raises NetworkError where a block's state holds more than snapshots do, which is numbers by name."""
-    where = at(block.objective, block.site)
+    where = at(block.objective, block.spec)
     with users_code(NetworkError, "the block's state cannot be read", where=where):
         state = block.parts.state_dict()
     for name, value in state.items():
@@ -149,7 +149,7 @@ def _through(block: LearningBlock, trial: Trial) -> Local:
 
 def _one_sample(block: LearningBlock, trial: Trial, smallest: Part) -> None:
     """As `_through`, of a single sample, which a run always has to score, and sometimes to learn from."""
-    where = at(block.objective, block.site)
+    where = at(block.objective, block.spec)
     if trial.evaluated is not None:
         trial.evaluated = _evaluate(block, trial.evaluated, main_labels(trial.y))
     if trial.learned is None:
@@ -166,7 +166,7 @@ def _one_sample(block: LearningBlock, trial: Trial, smallest: Part) -> None:
 
 def _learn(block: LearningBlock, x: Tensor, y: Tensor, companion: Tensor | None) -> Local:
     """One batch forward and backward, as in training, without an update."""
-    where = at(block.objective, block.site)
+    where = at(block.objective, block.spec)
     with users_code(NetworkError, "the block cannot learn under this rule", where=where):
         try:
             local = block.forward(x, y, step=0, companion=companion)
@@ -196,28 +196,28 @@ def _as_they_lie(error: NetworkError) -> NetworkError:
 
 def _evaluate(block: LearningBlock, x: Tensor, y: Tensor) -> Tensor | None:
     """What goes on of samples that are only scored; a fusion head needs no trial."""
-    rule, site = block.objective, block.site
+    rule, spec = block.objective, block.spec
     if isinstance(rule, Fusion):
         return None
     block.parts.eval()
-    with torch.no_grad(), users_code(NetworkError, "the block cannot evaluate", where=at(rule, site)):
+    with torch.no_grad(), users_code(NetworkError, "the block cannot evaluate", where=at(rule, spec)):
         with seeded(0):
             raw = block.module(x)
         if len(y) > 1:
             _check_apart(block, x, raw)
         out = block.layout.seen(raw)
-        if out.shape[1:] != site.shape:
-            raise NetworkError("the block's output has another shape for these samples", where=at(rule, site),
-                               expected=f"[{len(x)}, {', '.join(map(str, site.shape))}]", got=shown(out),
+        if out.shape[1:] != spec.output_shape:
+            raise NetworkError("the block's output has another shape for these samples", where=at(rule, spec),
+                               expected=f"[{len(x)}, {', '.join(map(str, spec.output_shape))}]", got=shown(out),
                                remedy="keep the batch the first axis, of one sample too: squeeze no axis but by its "
                                "number")  # fmt: skip
         local = Local(None, None, None)
         for labels, when in ((y, "in evaluation"), (None, "in prediction, without labels")):
-            where = f"{at(rule, site)}, {when}"
+            where = f"{at(rule, spec)}, {when}"
             with running(rule, where):
                 local = rule.local(block.head, out, labels)
-            local = check_local(local, rule, site, len(y))
-    return None if local.onward is None else block.layout.given(local.onward)
+            local = check_local(local, rule, spec, len(y))
+    return None if local.next_input is None else block.layout.given(local.next_input)
 
 
 def _check_apart(block: LearningBlock, x: Tensor, out: Tensor) -> None:
@@ -233,7 +233,7 @@ def _check_apart(block: LearningBlock, x: Tensor, out: Tensor) -> None:
         again = block.module(x)
     if not _alike(again, out):
         raise _unlike(block, "output")
-    raise NetworkError("the block mixes the samples of a batch", where=at(block.objective, block.site),
+    raise NetworkError("the block mixes the samples of a batch", where=at(block.objective, block.spec),
                        expected="an output for each sample that does not depend on the others, in evaluation",
                        got="another output beside other samples",
                        remedy="let the batch be the first axis throughout: batch_first=True for attention and "
@@ -249,7 +249,7 @@ def check_recovery(
     block: LearningBlock, other: LearningBlock, x: Tensor, y: Tensor, companion: Tensor | None = None
 ) -> None:
     """Raises NetworkError unless `other`, newly built, goes on from what `block` saves just as `block` does."""
-    where = at(block.objective, block.site)
+    where = at(block.objective, block.spec)
     with users_code(NetworkError, "the block's state cannot be saved and loaded again", where=where):
         tensors, fields = block.state()
         other.load_state({name: value.clone() for name, value in tensors.items()}, json.loads(json.dumps(fields)))
@@ -262,7 +262,7 @@ def check_recovery(
 def _unlike(block: LearningBlock, what: str) -> NetworkError:
     return NetworkError(
         "the block is not the same a second time, as after a snapshot",
-        where=at(block.objective, block.site),
+        where=at(block.objective, block.spec),
         expected=f"the same {what} from the same weights, inputs and seed",
         got="another: there is state, or a random number, that ffdist does not know of",
         remedy="keep state in buffers (register_buffer); draw from the default generators of torch, numpy.random or "

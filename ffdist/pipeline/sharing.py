@@ -18,18 +18,18 @@ from ffdist.transport.base import Frame
 
 def share_totals(team: Team, blocks: Sequence[LearningBlock], step: int) -> None:
     """Of every lane, from the worker that has it: what is counted is the same on all."""
-    tensors = {block.site.name: block.totals.clone() for block in blocks}  # what was sent may not change
+    tensors = {block.spec.name: block.totals.clone() for block in blocks}  # what was sent may not change
     frames = team.gather("Totals", {"told": team.tell(step)}, tensors)
     team.hear(frames.values())
     for share in team.shares:
         rows = slice(share.lanes.start, share.lanes.stop)
         for block in blocks:
-            block.totals[rows] = frames[share.worker].tensors[block.site.name][rows].to(block.totals.device)
+            block.totals[rows] = frames[share.worker].tensors[block.spec.name][rows].to(block.totals.device)
 
 
 def check_replicas(team: Team, reductions: Sequence[Reduction], step: int) -> None:
     """Raises StageError where the workers do not hold the same."""
-    mine = {reduction.block.site.name: digest_of(reduction) for reduction in reductions}
+    mine = {reduction.block.spec.name: digest_of(reduction) for reduction in reductions}
     frames = team.gather("Digests", {"of": mine}, {})
     for worker, frame in frames.items():
         theirs = frame.fields["of"]

@@ -221,7 +221,7 @@ class Source:
     def _prepare(self, x: Tensor, y: Tensor, known: Tensor | None, generator: torch.Generator) -> Tensor:
         if known is None:
             return self.objective.prepare(x, y, self.num_classes, generator)
-        return self.objective.prepare_told(x, y, known, generator)
+        return self.objective.prepare_with_scores(x, y, known, generator)
 
     def _seeded(self, purpose: str, *place: int) -> AbstractContextManager[None]:
         """Around a user's own rule, which may draw from the process's generators rather than from the one it gets."""

@@ -92,7 +92,7 @@ class Stage:
 
     def __str__(self) -> str:
         lanes = f", lanes {self.lanes.start}-{self.lanes.stop - 1}" if self.team else ""
-        return f"stage {self.index} ({', '.join(block.site.name for block in self.blocks)}{lanes})"
+        return f"stage {self.index} ({', '.join(block.spec.name for block in self.blocks)}{lanes})"
 
     def run(self, inbox: Iterable[Message], outbox: Outbox) -> None:
         """Work until `Stop`. The stage's whole life."""
@@ -244,7 +244,7 @@ class Stage:
             with self.at(block, "forward", f"batch {batch.step}"):
                 local = block.forward(x, y, batch.step, batch.epoch, batch.part, beside)
             x, features = passed_on(local, features)
-            beside = None if block.site.last else beside
+            beside = None if block.spec.is_last else beside
             if scores is not None and local.scores is not None:
                 scores, scored = scores.to(self.device) + local.scores.detach(), scored + 1
             if block is self.blocks[-1]:
@@ -267,14 +267,14 @@ class Stage:
         """Raises StageError for what the network's or the rule's own code raises within, naming the block. what: is
         done there."""
         try:
-            with self.trace.span(f"{block.site.name} {what}", "compute"):
+            with self.trace.span(f"{block.spec.name} {what}", "compute"):
                 yield
         except (FfdistError, MemoryError):
             raise
         except Exception as error:
             if is_out_of_memory(error):
                 raise
-            where = f"stage {self.index}, block {block.site.name}, {when}"
+            where = f"stage {self.index}, block {block.spec.name}, {when}"
             raise StageError("a block failed", where=where, got=described(error)) from error
 
     def evaluate(self, batch: EvalBatch) -> EvalBatch:
@@ -292,7 +292,7 @@ class Stage:
             x, features = passed_on(local, features)
             if local.scores is not None:
                 scores.append(local.scores[None])
-                scored.append(block.site.name)
+                scored.append(block.spec.name)
         return replace(batch, x=x, features=features, scores=torch.cat(scores) if scores else None, scored=scored)
 
     def end_split(self, marker: EndOfSplit) -> EndOfSplit:
@@ -316,7 +316,7 @@ class Stage:
         return {
             "stage": self.index,
             "worker": self.worker,
-            "blocks": [block.site.name for block in self.blocks],
+            "blocks": [block.spec.name for block in self.blocks],
             **self.clock.lap(outbox.waited, *exchanges, of=of),
             "queued": self.take_queued(of),
             **self.memory.peaks(),

@@ -112,7 +112,7 @@ class SideBySide:
         reduction.begin(self.full[0].message.lane)
         found = self._run(block, forward, reduction.running)
         for each in self.full:
-            each.take(found[each.message.lane][0], last=block.site.last)
+            each.take(found[each.message.lane][0], last=block.spec.is_last)
 
     def backward(self, reduction: Reduction) -> None:
         """The block learns from what it has made."""

@@ -19,7 +19,7 @@ from ffdist.models import Chain, seeded
 from ffdist.objectives import Objective
 from ffdist.pipeline.block import BlockConfig, LearningBlock
 from ffdist.pipeline.fusion import passed_on
-from ffdist.pipeline.plan import build_block, sites
+from ffdist.pipeline.plan import block_specs, build_block
 from ffdist.pipeline.tensor_bytes import TensorBytes
 from ffdist.planner.profile import BlockProfile, Curve
 
@@ -56,8 +56,8 @@ def measure_chain(
         beside = None if beside is None else beside.to(config.device)
         messages.append((prepared, y[:size].to(config.device), None, beside))
     found = []
-    for site in sites(chain, objective if config.settings.rule.fusion else None):
-        block = build_block(chain, site, objective, config)
+    for spec in block_specs(chain, objective if config.settings.rule.fusion else None):
+        block = build_block(chain, spec, objective, config)
         profile, messages = measure_block(block, sizes, messages)
         found.append(profile)
     return found
@@ -77,8 +77,8 @@ def measure_block(
         for place, (x, y, features, beside) in enumerate(messages):
             assert x is not None
             local, seconds = timed(partial(block.forward, x, y, turn, companion=beside), device)
-            onward, offered = passed_on(local, features)
-            passed[place] = (onward, y, offered, None if block.site.last else beside)
+            next_input, offered = passed_on(local, features)
+            passed[place] = (next_input, y, offered, None if block.spec.is_last else beside)
             back = timed(partial(block.update, local, y, turn, complete=False), device)[1]
             step = timed(partial(take_step, block), device)[1]
             if turn:  # the first one warms up
@@ -92,7 +92,7 @@ def measure_block(
     last, (out, _, features, beside) = sizes[-1], passed[-1]
     sent = sum(tensor.nbytes for tensor in (out, features, beside) if tensor is not None)
     profile = BlockProfile(
-        block.site.name,
+        block.spec.name,
         Curve(tuple(sizes), tuple(map(tuple, forward))),
         Curve(tuple(sizes), tuple(map(tuple, backward))),
         median(steps),

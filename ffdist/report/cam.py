@@ -42,14 +42,14 @@ def activation_maps(classifier: Classifier, x: Tensor, labels: Tensor) -> list[B
     has maps.
     """
     found, lacking = [], []
-    onward: Tensor | None = classifier.objective.prepare_eval(x, classifier.num_classes)
+    next_input: Tensor | None = classifier.objective.prepare_eval(x, classifier.num_classes)
     size = x.shape[-2:] if x.dim() == 4 else (1, x.shape[-1])  # a signal [B, C, L] is one row
     for name, block, head, layout in zip(
         classifier.names, classifier.blocks, classifier.heads, classifier.layouts, strict=False
     ):
-        out = layout.seen(block(onward))
+        out = layout.seen(block(next_input))
         local = classifier.objective.local(head, out, None)
-        onward = None if local.onward is None else layout.given(local.onward)
+        next_input = None if local.next_input is None else layout.given(local.next_input)
         if out.dim() != 4 or local.scores is None:
             lacking.append(
                 f"{name}: output {list(out.shape[1:])}" if local.scores is not None else f"{name}: no scores"

@@ -77,7 +77,7 @@ def make_plan(
     plan = plan_of(job, world.size, device, loaders.train, speeds)
     most = most_under_way(plan, job.settings.plan.queue)
     check_lag(
-        job.objective.feedback, most, f"{len(plan.stages)} stages, {setting('plan.queue', job.settings.plan.queue)}"
+        job.objective.score_lag, most, f"{len(plan.stages)} stages, {setting('plan.queue', job.settings.plan.queue)}"
     )
     return {
         "plan": plan.as_json(),
@@ -96,7 +96,7 @@ def check_job(job: Job) -> None:
     if not is_searched(job.settings):  # else the plan that is found has to do
         queue, stages = job.settings.plan.queue, most_stages(job.settings, job.workers)
         most = stages + (stages - 1) * queue
-        check_lag(job.objective.feedback, most, f"{stages} stages, {setting('plan.queue', queue)}")
+        check_lag(job.objective.score_lag, most, f"{stages} stages, {setting('plan.queue', queue)}")
     job.settings.scheduler.check_windows(len(job.chain))
     job.settings.optim.check_blocks(len(job.chain))
     check_optimizer(job.settings.optim)
@@ -173,7 +173,7 @@ def check_scale(job: Job) -> None:
 
     Raises DataError where they have not; other rules are told.
     """
-    spread, signal = job.images.spread, job.objective.signal
+    spread, signal = job.images.spread, job.objective.input_rms
     if spread is None or job.images.normalised:
         return
     unusual = not 0.1 <= spread.size / (signal or 1.0) <= 10

@@ -14,12 +14,12 @@ from torch import Tensor
 from ffdist.data import Images, Loader, Split, split_indices
 from ffdist.errors import DataError, setting
 from ffdist.models import Chain
-from ffdist.objectives import Objective, Site
+from ffdist.objectives import BlockSpec, Objective
 from ffdist.objectives.base import label_shares
 from ffdist.pipeline.block import BlockConfig
 from ffdist.pipeline.fusion import FUSION
 from ffdist.pipeline.own_metrics import Metric, named_metrics
-from ffdist.pipeline.plan import sites
+from ffdist.pipeline.plan import block_specs
 from ffdist.pipeline.source import Loaders
 from ffdist.runtime.beat import PATIENCE
 from ffdist.settings import Settings
@@ -71,9 +71,9 @@ class Job:
         """Those that were given, and those that the settings name. Raises ConfigError where one is not there."""
         return {**named_metrics(self.settings.watch.metric, self.chain.num_classes), **self.metrics}
 
-    def sites(self) -> list[Site]:
+    def block_specs(self) -> list[BlockSpec]:
         """Of all blocks, and of the fusion head."""
-        return sites(self.chain, self.objective if self.settings.rule.fusion else None)
+        return block_specs(self.chain, self.objective if self.settings.rule.fusion else None)
 
     @property
     def validation_share(self) -> float | None:

@@ -18,9 +18,9 @@ from ffdist.device import synchronize
 from ffdist.errors import ConfigError, NetworkError, setting
 from ffdist.models import Chain, seeded
 from ffdist.notes import note
-from ffdist.objectives import Local, Objective, Site
+from ffdist.objectives import BlockSpec, Local, Objective
 from ffdist.pipeline.block import BlockConfig, LearningBlock
-from ffdist.pipeline.plan import build_block, sites
+from ffdist.pipeline.plan import block_specs, build_block
 from ffdist.runtime.agree import agree
 from ffdist.runtime.rank import set_threads, stage_device
 from ffdist.runtime.threads import computing_threads_kept
@@ -164,7 +164,7 @@ def balanced(parts: Parts, modules: int) -> tuple[int, ...]:
 class Bare(Objective):
     """A loss that costs nothing, to measure a block alone."""
 
-    def head(self, site: Site) -> nn.Module:
+    def head(self, spec: BlockSpec) -> nn.Module:
         return nn.Identity()
 
     def local(self, head: nn.Module, out: Tensor, labels: Tensor | None) -> Local:
@@ -186,15 +186,15 @@ def measured(settings: Settings, chain: Chain, rule: Objective, world: World) ->
         beside = None if beside is None else beside.to(device)
         x = rule.prepare(x, y, chain.num_classes, numbers)
         y = y.to(device)
-        for site in sites(chain):
-            alone, onward = seconds_of(lambda site=site: build_block(chain, site, Bare(), config), x, y)
+        for spec in block_specs(chain):
+            alone, next_input = seconds_of(lambda spec=spec: build_block(chain, spec, Bare(), config), x, y)
             try:
-                whole, _ = seconds_of(lambda site=site: build_block(chain, site, rule, config), x, y, beside)
+                whole, _ = seconds_of(lambda spec=spec: build_block(chain, spec, rule, config), x, y, beside)
             except NetworkError:
                 whole = inf
             blocks.append(alone)
             heads.append(max(0.0, whole - alone))
-            x = onward
+            x = next_input
     return Parts(tuple(blocks), tuple(heads))
 
 
@@ -211,4 +211,4 @@ def seconds_of(
         block.update(local, y, step)
         synchronize(block.config.device)
         times.append(perf_counter() - begun)
-    return min(times[1:]), x if local.onward is None else local.onward
+    return min(times[1:]), x if local.next_input is None else local.next_input

@@ -46,7 +46,7 @@ class Keeper:
         values = {
             "batch": found.step,
             "epoch": found.epoch + 1,
-            "block": found.site.name,
+            "block": found.spec.name,
             "what": found.trouble.what,
             "value": repr(found.trouble.value),
             "skipped": found.skipped,
@@ -62,7 +62,7 @@ class Keeper:
 
     def _tell(self, found: Nonfinite, path: Path | None) -> None:
         self.told += 1
-        text = f"{found.site.name} skipped batch {found.step} of epoch {found.epoch + 1}: {found.trouble.what} "
+        text = f"{found.spec.name} skipped batch {found.step} of epoch {found.epoch + 1}: {found.trouble.what} "
         text += f"{found.trouble.value}"
         self.log(text)
         if self.told <= TOLD:
@@ -71,7 +71,7 @@ class Keeper:
 
 
 def name_of(found: Nonfinite) -> str:
-    block = block_file(found.site.index, found.site.name).removesuffix(".safetensors")
+    block = block_file(found.spec.index, found.spec.name).removesuffix(".safetensors")
     return f"batch-{found.step:09d}-{block}.json"
 
 

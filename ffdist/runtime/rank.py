@@ -102,7 +102,7 @@ class Rank:
         if start.plan.lanes != (settings.training.lanes or 1):
             job = replace(job, settings=settings.changed(lanes=start.plan.lanes))
         forget_plan(device)
-        routes = routes_of(start.plan, settings.plan.queue, job.objective.feedback)
+        routes = routes_of(start.plan, settings.plan.queue, job.objective.score_lag)
         with ExitStack() as behind, ExitStack() as ends:
             ways = within(routes, world.rank, job.timeout, ends)
             outside = [route for route in routes if not route.within]

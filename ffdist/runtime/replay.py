@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ffdist.errors import ConfigError, SnapshotError, setting
-from ffdist.objectives import Local, Site
+from ffdist.objectives import BlockSpec, Local
 from ffdist.pipeline.block import LearningBlock
 from ffdist.pipeline.finite import Trouble, Watch, is_finite
 from ffdist.pipeline.initial import make_from_data
@@ -94,9 +94,9 @@ def is_number(value: float) -> bool:
 class Recorder(Watch):
     """Writes down what a block makes of a batch, and raises nothing."""
 
-    def __init__(self, site: Site, device: torch.device) -> None:
-        super().__init__(site, "skip", device)
-        self.told = BlockSeen(site.name)
+    def __init__(self, spec: BlockSpec, device: torch.device) -> None:
+        super().__init__(spec, "skip", device)
+        self.told = BlockSeen(spec.name)
         self.share, self.numbers = 1.0, list[int]()
         """Of the part that is at work: its part of the batch, and its samples."""
 
@@ -104,9 +104,9 @@ class Recorder(Watch):
         told = self.told
         if local.loss is not None:
             told.loss = (told.loss or 0.0) + float(local.loss.detach()) * self.share
-        if local.onward is not None and local.onward.is_floating_point():
-            bad = ~torch.isfinite(local.onward)
-            told.largest_output = greatest(told.largest_output, local.onward)
+        if local.next_input is not None and local.next_input.is_floating_point():
+            bad = ~torch.isfinite(local.next_input)
+            told.largest_output = greatest(told.largest_output, local.next_input)
             told.bad_outputs += int(bad.sum())
             rows = bad.flatten(1).any(1).nonzero().flatten().tolist() if bad.any() else []
             told.samples += [self.numbers[row % len(self.numbers)] for row in rows]
@@ -202,7 +202,7 @@ class Player:
         self.loaders = job.loaders()
         total = max(1, len(self.loaders.train) * job.settings.training.epochs)
         config = job.block_config(device, total)
-        blocks = [build_block(job.chain, site, job.objective, config) for site in job.sites()]
+        blocks = [build_block(job.chain, spec, job.objective, config) for spec in job.block_specs()]
         self.stage = Stage(0, blocks, lambda blocks, marker: [])
         self.store = SnapshotStore(job.run, job.names)
         if manifest:
@@ -239,13 +239,13 @@ class Player:
         return told
 
     def recorded(self, block: LearningBlock) -> Recorder:
-        block.watch = Recorder(block.site, block.config.device)
+        block.watch = Recorder(block.spec, block.config.device)
         return block.watch
 
     @contextmanager
     def messages(self) -> Iterator[tuple[Source, Lost]]:
         """The run's stream from the snapshot on, and what its end is."""
-        job, manifest, lag = self.job, self.manifest, self.job.objective.feedback
+        job, manifest, lag = self.job, self.manifest, self.job.objective.score_lag
         predictions = feedback = None
         if lag:
             sender, receiver = open_local(Edge("back", lag + 2, job.timeout))

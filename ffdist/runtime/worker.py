@@ -139,8 +139,8 @@ class Worker:
         mine = self.plan.stages[index]
         lanes, team = mine.lanes_of(self.me), self._team(index)
         config = job.block_config(self.device, max(1, self.start.steps * job.settings.training.epochs))
-        sites = dealt(job.sites(), self.plan.cut)[index]
-        blocks = [build_block(job.chain, site, job.objective, config) for site in sites]
+        specs = dealt(job.block_specs(), self.plan.cut)[index]
+        blocks = [build_block(job.chain, spec, job.objective, config) for spec in specs]
         stage = Stage(index, blocks, self.snapshots.save, lanes=lanes, team=team, turn=self.turn)
         stage.worker, stage.restore = self.me, self.snapshots.restore
         self.made.append(stage)
@@ -180,7 +180,7 @@ class Worker:
         if run is None:
             return
         if self.window:
-            row = Row(self.me, stage.index, [block.site.name for block in stage.blocks], str(self.device))
+            row = Row(self.me, stage.index, [block.spec.name for block in stage.blocks], str(self.device))
             save = partial(write_part, run, row, offset=self.clock)
             stage.trace = Trace(self.window, self.device, lambda spans, cut: save(spans, cut=cut))
         path = run / PROFILES / f"stage-{stage.index}-worker-{self.me}.json"
@@ -265,7 +265,7 @@ class Worker:
         told = Predictions(
             loaders.train,
             job.chain.num_classes,
-            job.objective.feedback,
+            job.objective.score_lag,
             self.ways.receivers[routes[0].name],
             store.save_beside,
             recent,
@@ -342,7 +342,7 @@ class Worker:
             return None
         manifest, store = self.start.manifest, self.snapshots
         recent = store.load_beside(manifest, RECENT)[0].get("scores", ()) if manifest else ()
-        return Feedback(senders, self.job.objective.feedback, store.save_beside, recent)
+        return Feedback(senders, self.job.objective.score_lag, store.save_beside, recent)
 
     def _hear_stop(self) -> None:
         """Launchers tell rank 0; where another worker's source leads, it hears of it by the store."""

@@ -50,7 +50,7 @@ class SnapshotStore:
             return []
         self.check_there(self.run)
         folder = checked_folder(self.run, marker)
-        return [self._write(folder / block_file(b.site.index, b.site.name), *b.state()) for b in blocks]
+        return [self._write(folder / block_file(b.spec.index, b.spec.name), *b.state()) for b in blocks]
 
     def check_there(self, run: Path) -> None:
         """Raises SnapshotError where the run's folder is gone, or another one has come in its place."""
@@ -107,7 +107,7 @@ class SnapshotStore:
         Raises SnapshotError for a missing or corrupt file, and for a snapshot of another model.
         """
         for block in blocks:
-            block.load_state(*self._read(manifest, block.site.index, block.parts.state_dict()))
+            block.load_state(*self._read(manifest, block.spec.index, block.parts.state_dict()))
 
     def is_kept(self, marker: Restore) -> bool:
         """Whether there is such a snapshot to end with; where there is none, that is said."""

@@ -45,7 +45,7 @@ class Doorbell:
         self._poll = select.poll()
         self._poll.register(connection, select.POLLIN)
 
-    def ring(self, packet: bytes, descriptors: Sequence[int] = ()) -> bool:
+    def send(self, packet: bytes, descriptors: Sequence[int] = ()) -> bool:
         """Send one packet, at once: a socket has room for some two hundred small ones; False when the peer is gone."""
         if self._socket.fileno() < 0:  # closed here
             return False
@@ -58,7 +58,7 @@ class Doorbell:
             return False
         return True
 
-    def hear(self, num_bytes: int, timeout: float) -> tuple[bytes, list[int]]:
+    def recv(self, num_bytes: int, timeout: float) -> tuple[bytes, list[int]]:
         """The next packet and its descriptors; an empty packet when the peer is gone. Raises TimeoutError."""
         deadline = time.monotonic() + timeout
         while True:
@@ -70,7 +70,7 @@ class Doorbell:
                 if not self._poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
                     raise TimeoutError from None
 
-    def unheard(self) -> int:
+    def unread_bytes(self) -> int:
         """Bytes in the packets that have come and were not yet heard."""
         return struct.unpack("i", fcntl.ioctl(self._socket, termios.FIONREAD, bytes(4)))[0]
 
@@ -159,8 +159,8 @@ def _greet(doorbell: Doorbell, edge: Edge, word: str) -> Doorbell:
     """Each end says which edge it takes this to be."""
     timeout = edge.timeout.total_seconds()
     try:
-        doorbell.ring(encode_hello(edge, word))
-        hello, _ = doorbell.hear(HELLO_BYTES, timeout)
+        doorbell.send(encode_hello(edge, word))
+        hello, _ = doorbell.recv(HELLO_BYTES, timeout)
         if not hello:
             raise edge.lost("the other end left before the edge was open")
         check_hello(hello, edge, answer_to(word))

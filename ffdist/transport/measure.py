@@ -101,7 +101,7 @@ def _rate(plan: _Plan, seconds: dict[tuple[str, int], list[float]], transport: s
                          max(ratios), plan.rounds)  # fmt: skip
 
 
-def take_cores(rank: int, size: int) -> None:
+def pin_to_cores(rank: int, size: int) -> None:
     """Bind this process to its own equal share of the cores, so that what is measured together does not get in one
     another's way: a system that wakes one process where another computes makes one core of two. Where there are more
     processes than cores, the system deals."""
@@ -130,7 +130,7 @@ def _run(rank: int, port: int, plan: _Plan, cluster: str | None) -> dict[tuple[s
     torch.set_num_threads(1)
     if cluster:
         import_module("ray").init(cluster, log_to_driver=False, logging_level="ERROR")
-    take_cores(rank, 2)
+    pin_to_cores(rank, 2)
     store = dist.TCPStore("127.0.0.1", port, is_master=False)
     dist.init_process_group("gloo", store=dist.PrefixStore("group", store), rank=rank, world_size=2)
     seconds: dict[tuple[str, int], list[float]] = {}

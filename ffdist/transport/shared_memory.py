@@ -115,7 +115,7 @@ class SharedMemorySender(Sender):
         """The frames accepted lie in memory that the receiver has, or gets with the packets on their way: no wait."""
         if not self._closed:
             self._closed = True
-            self._doorbell.ring(wire.encode_end(self._edge, self._sequence))
+            self._doorbell.send(wire.encode_end(self._edge, self._sequence))
             self._doorbell.close()
             self._slots = None
 
@@ -148,13 +148,13 @@ class SharedMemorySender(Sender):
         )
 
     def _ring(self, packet: bytes, *descriptors: int) -> None:
-        while not self._doorbell.ring(packet, descriptors):
+        while not self._doorbell.send(packet, descriptors):
             self._hear()  # what the receiver left behind, up to the reason why it is gone
 
     def _hear(self) -> None:
         started = time.perf_counter()
         try:
-            packet, _ = self._doorbell.hear(NOTICE.size, self._edge.timeout.total_seconds())
+            packet, _ = self._doorbell.recv(NOTICE.size, self._edge.timeout.total_seconds())
         except TimeoutError:
             raise self._edge.silent("credit", self._sequence) from None
         finally:
@@ -184,7 +184,7 @@ class SharedMemoryReceiver(Receiver):
     def recv(self) -> Frame:
         if self._closed:
             raise self._edge.lost("this end is closed", self._sequence)
-        self.queued = min(self._edge.depth, self._doorbell.unheard() // RING)
+        self.queued = min(self._edge.depth, self._doorbell.unread_bytes() // RING)
         prelude, slot = self._hear_prelude()
         assert self._slots is not None
         lease = None
@@ -204,7 +204,7 @@ class SharedMemoryReceiver(Receiver):
             self._slots = None
 
     def _say(self, what: int, generation: int, slot: int) -> None:
-        self._doorbell.ring(NOTICE.pack(what, generation, slot))
+        self._doorbell.send(NOTICE.pack(what, generation, slot))
 
     def _hear_prelude(self) -> tuple[wire.Prelude, int]:
         while True:
@@ -236,7 +236,7 @@ class SharedMemoryReceiver(Receiver):
     def _hear(self) -> tuple[bytes, list[int]]:
         started = time.perf_counter()
         try:
-            return self._doorbell.hear(RING, self._edge.timeout.total_seconds())
+            return self._doorbell.recv(RING, self._edge.timeout.total_seconds())
         except TimeoutError:
             raise self._edge.silent("frame", self._sequence) from None
         finally:

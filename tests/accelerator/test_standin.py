@@ -22,7 +22,7 @@ from ffdist.models import Chain, cnnb
 from ffdist.objectives import OBJECTIVES, SFF
 from ffdist.pipeline.block import BlockConfig, LearningBlock, learn
 from ffdist.pipeline.memory import Memory
-from ffdist.pipeline.plan import build_block, sites
+from ffdist.pipeline.plan import block_specs, build_block
 from ffdist.pipeline.stage import Stage
 from ffdist.settings import Settings
 from ffdist.transport import Edge, Frame, Meeting, transport_of
@@ -173,7 +173,7 @@ def learned(rule: str, device: torch.device, **settings: Any) -> dict[str, Tenso
     """The state of two blocks after two batches and an evaluation, on the host."""
     chain, objective = chain_for(rule), OBJECTIVES[rule]()
     config = BlockConfig(Settings().changed(**settings), 10, device)
-    blocks = [build_block(chain, site, objective, config) for site in sites(chain)]
+    blocks = [build_block(chain, spec, objective, config) for spec in block_specs(chain)]
     generator = torch.Generator().manual_seed(0)
     for step in range(2):
         x, y = torch.rand(8, 3, 8, 8, generator=generator), torch.arange(8)
@@ -181,8 +181,8 @@ def learned(rule: str, device: torch.device, **settings: Any) -> dict[str, Tenso
     held: Tensor | None = objective.prepare_eval(x, 10)
     for block in blocks:
         assert held is not None
-        held = block.evaluate(held, devices.moved(y, device)).onward
-    states = {f"{block.site.name}.{name}": t.cpu() for block in blocks for name, t in block.state()[0].items()}
+        held = block.evaluate(held, devices.moved(y, device)).next_input
+    states = {f"{block.spec.name}.{name}": t.cpu() for block in blocks for name, t in block.state()[0].items()}
     assert all(block.totals.device == device for block in blocks)
     return states
 
@@ -200,7 +200,7 @@ def half(place: Place) -> tuple[list[float], bool]:
     """Scales of the blocks' losses behind an overflow, and whether all weights are finite."""
     chain, device = chain_for("sff"), first()
     config = BlockConfig(Settings().changed(optimizer="sgd", clip=1.0, precision="fp16"), 10, device)
-    blocks = [build_block(chain, site, SFF(), config) for site in sites(chain)]
+    blocks = [build_block(chain, spec, SFF(), config) for spec in block_specs(chain)]
     for step, size in enumerate((1.0, 1e6, 1.0)):
         learn(blocks, size * torch.rand(8, 3, 8, 8), devices.moved(torch.arange(8), device), step)
     states = [value for block in blocks for value in block.state()[0].values() if value.is_floating_point()]
@@ -230,7 +230,7 @@ def kept_apart(place: Place) -> dict[str, Any]:
     chain = cnnb((3, 32, 32), 10, (20, 20))
     device = devices.all_seen()[1]
     config = BlockConfig(Settings().changed(precision="bf16"), 10, device)
-    blocks = [build_block(chain, site, SFF(), config) for site in sites(chain)]
+    blocks = [build_block(chain, spec, SFF(), config) for spec in block_specs(chain)]
     stage = Stage(0, blocks, lambda blocks, marker: [])
     y = devices.moved(torch.arange(4), device)
     for step in range(3):
@@ -249,7 +249,7 @@ def test_a_stage_counts_the_memory_of_its_device_and_keeps_its_host_one_batch_ah
 
 def failing(place: Place) -> str:
     chain = cnnb((3, 8, 8), 10, (20,))
-    block: LearningBlock = build_block(chain, sites(chain)[0], SFF(), BlockConfig(Settings(), 10, first()))
+    block: LearningBlock = build_block(chain, block_specs(chain)[0], SFF(), BlockConfig(Settings(), 10, first()))
     block.module.register_buffer("forgotten", torch.ones(1, 20, 4, 4))  # on the host
     block.module.register_forward_hook(lambda module, args, out: out + module.forgotten)
     stage = Stage(0, [block], lambda blocks, marker: [])

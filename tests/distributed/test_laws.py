@@ -14,7 +14,7 @@ from stages import stages_of
 
 from ffdist.errors import DivergedError, FfdistError, StageError
 from ffdist.events import ProgressMade, RunEvent, RunRestarted
-from ffdist.objectives import SFF, Hinton, Local, Site
+from ffdist.objectives import SFF, BlockSpec, Hinton, Local
 from ffdist.runtime.outcome import Result
 from ffdist.runtime.processes import run_processes
 from ffdist.runtime.threads import run_threads
@@ -146,9 +146,9 @@ def test_a_killed_stage_ends_the_others_with_an_error_that_names_it_and_the_run_
 class Exploding(SFF):
     """A rule whose loss is not a number in the second block."""
 
-    def head(self, site: Site) -> Any:
-        head = super().head(site)
-        head.poisoned = site.index == 1
+    def head(self, spec: BlockSpec) -> Any:
+        head = super().head(spec)
+        head.poisoned = spec.index == 1
         return head
 
     def local(self, head: Any, out: Any, labels: Any) -> Local:

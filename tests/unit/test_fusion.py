@@ -18,7 +18,7 @@ from ffdist.models import Chain, load_model
 from ffdist.objectives import SFF, Hinton, Objective, load_objective
 from ffdist.pipeline.classifier import Classifier
 from ffdist.pipeline.fusion import FUSION
-from ffdist.pipeline.plan import sites
+from ffdist.pipeline.plan import block_specs
 from ffdist.runtime.agree import check_job
 from ffdist.runtime.job import Job
 from ffdist.runtime.outcome import Result
@@ -107,16 +107,16 @@ def test_the_head_reads_the_features_of_all_blocks_and_nothing_else(tmp_path: Pa
     weights = load_file(manifest.folder / manifest.files[-1]["file"])
     x = torch.randn(5, 1, 8, 8)
     with torch.no_grad():
-        features, onward = [], x
+        features, next_input = [], x
         for block, head in zip(classifier.blocks, classifier.heads, strict=True):
-            out = block(onward)
+            out = block(next_input)
             features.append(trained.objective.features(head, out, 5))
-            onward = trained.objective.local(head, out, None).onward
+            next_input = trained.objective.local(head, out, None).next_input
         joined = torch.cat([f for f in features if f is not None], 1)
         expected = F.layer_norm(joined, joined.shape[1:]) @ weights["module.1.weight"].T + weights["module.1.bias"]
         torch.testing.assert_close(classifier.scores(x)[FUSION], expected)
     assert features[0] is None
-    assert joined.shape[1] == sites(trained.chain, trained.objective)[-1].input_shape[0]
+    assert joined.shape[1] == block_specs(trained.chain, trained.objective)[-1].input_shape[0]
     assert result.test is not None
     assert result.test["accuracy"][FUSION] > 0.6
 

@@ -36,10 +36,11 @@ ROOMS = {
     "seeds": {"device", "errors"},
     "trust": {"errors"},
     "models": {"device", "errors", "options", "known", "seeds"},
-    "objectives": {"errors", "options", "known"},
+    "objectives": {"errors", "options", "known", "renamed"},
     "cores": set(),
     "payload": {"errors"},
     "remote": {"errors"},
+    "renamed": set(),
     "data": {"remote", "calls", "cores", "digests", "errors", "folders", "known", "loading", "notes", "options",
              "payload", "plain", "seeds"},
     "transport": {"device", "errors", "known", "mailbox"},
@@ -197,16 +198,16 @@ def test_an_optimisers_steps_and_state_import_no_compiler() -> None:
 import torch
 from ffdist import SFF, models
 from ffdist.models.axes import layout_of
-from ffdist.objectives import Site
+from ffdist.objectives import BlockSpec
 from ffdist.pipeline.block import BlockConfig, LearningBlock
 from ffdist.settings import Settings
 chain = models.cnnb((1, 8, 8), 10)
 module = chain.build(0, seed=0)
 shape = tuple(module(torch.zeros(2, 1, 8, 8)).shape[1:])
-site = Site(0, "conv1", len(chain), 10, (1, 8, 8), shape)
+spec = BlockSpec(0, "conv1", len(chain), 10, (1, 8, 8), shape)
 for name in ("adamw", "adam", "sgd"):
     config = BlockConfig(Settings().changed(optimizer=name), 2)
-    block = LearningBlock(site, module, SFF(), config, layout_of(shape, 1))
+    block = LearningBlock(spec, module, SFF(), config, layout_of(shape, 1))
     y = torch.arange(4)
     block.update(block.forward(torch.randn(4, 1, 8, 8), y, 0), y, 0)
     block.load_state(*block.state())

@@ -19,7 +19,7 @@ from ffdist.objectives.infopro import InfoProHead
 from ffdist.pipeline.block import BlockConfig
 from ffdist.pipeline.crossed import layers_crossed
 from ffdist.pipeline.message import TrainBatch, from_frame, to_frame
-from ffdist.pipeline.plan import sites
+from ffdist.pipeline.plan import block_specs
 from ffdist.settings import Settings
 from ffdist.snapshot import latest
 
@@ -28,19 +28,19 @@ LABELS = torch.tensor([3, 0, 9, 3])
 
 
 def test_its_loss_is_that_of_the_picture_and_of_the_classes() -> None:
-    rule, place = InfoPro(first=(2.0, 0.5)), sites(CHAIN)[0]
+    rule, place = InfoPro(first=(2.0, 0.5)), block_specs(CHAIN)[0]
     head = rule.head(place)
     assert isinstance(head, InfoProHead)
     assert head.aux is not None
     assert head.decoder is not None
-    x, y = torch.randn(4, 3, 8, 8), torch.randn(4, *place.shape)
+    x, y = torch.randn(4, 3, 8, 8), torch.randn(4, *place.output_shape)
     companion = rule.companion(x)
     assert companion is not None
     assert companion.dtype == torch.uint8
     assert companion.shape == x.shape
     picture = torch.sigmoid(x)
     assert (companion / 255 - picture).abs().max() <= 0.5 / 255 + 1e-6
-    local = rule.local_beside(head, y, LABELS, companion)
+    local = rule.local_with_companion(head, y, LABELS, companion)
     made = torch.sigmoid(head.decoder(F.interpolate(y, (8, 8), mode="bilinear", align_corners=True)))
     kept = F.binary_cross_entropy(made, companion / 255)
     assert local.loss is not None
@@ -52,9 +52,9 @@ def test_its_loss_is_that_of_the_picture_and_of_the_classes() -> None:
 
 def test_the_weights_go_evenly_to_the_last_but_one_and_the_last_learns_the_classes_alone() -> None:
     chain = load_model("resnet18", (3, 16, 16), 10, {"widths": "4,4,4,4", "split": "stem-group"})
-    weights = [InfoPro(first=(6, 0), late=(0, 3)).weights(place) for place in sites(chain)]
+    weights = [InfoPro(first=(6, 0), late=(0, 3)).weights(place) for place in block_specs(chain)]
     assert weights == [(6, 0), (4, 1), (2, 2), (0, 3), (0, 1)]
-    heads = [InfoPro(first=(6, 0), late=(0, 3)).head(place) for place in sites(chain)]
+    heads = [InfoPro(first=(6, 0), late=(0, 3)).head(place) for place in block_specs(chain)]
     assert [(head.decoder is None, head.aux is None) for head in heads] == [  # pyright: ignore
         (False, True), (False, False), (False, False), (True, False), (True, False),
     ]  # fmt: skip
@@ -105,7 +105,7 @@ def test_a_step_that_is_measured_has_the_decoder_learn() -> None:
 
 def test_what_has_no_picture_is_refused() -> None:
     with pytest.raises(NetworkError, match="makes pictures of maps"):
-        InfoPro().head(sites(load_model("mlp", (8, 8), 10, {"widths": "8,8"}))[0])
+        InfoPro().head(block_specs(load_model("mlp", (8, 8), 10, {"widths": "8,8"}))[0])
     wrongs: list[dict[str, Any]] = [{"first": (0.0, 0.0)}, {"late": (-1.0, 1.0)}, {"width": 0}]
     for wrong in wrongs:
         with pytest.raises(ConfigError, match="nothing to learn"):

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from ffdist.errors import DivergedError, NetworkError
 from ffdist.models import Chain
-from ffdist.objectives import SFF, Hinton, Local, Site
+from ffdist.objectives import SFF, BlockSpec, Hinton, Local
 from ffdist.pipeline.block import BlockConfig
 from ffdist.pipeline.message import Message, Stop, TrainBatch
-from ffdist.pipeline.plan import build_block, sites
+from ffdist.pipeline.plan import block_specs, build_block
 from ffdist.pipeline.stage import Stage
 from ffdist.runtime.threads import run_threads
 from ffdist.settings import Settings
@@ -103,7 +103,7 @@ class Leaky(SFF):
     """A rule that forgets to detach what goes on."""
 
     def local(self, head: nn.Module, out: Tensor, labels: Tensor | None) -> Local:
-        return super().local(head, out, labels)._replace(onward=out)
+        return super().local(head, out, labels)._replace(next_input=out)
 
 
 class LastOnly(SFF):
@@ -111,7 +111,7 @@ class LastOnly(SFF):
 
     def local(self, head: nn.Module, out: Tensor, labels: Tensor | None) -> Local:
         local = super().local(head, out, labels)
-        return local if local.onward is None else local._replace(loss=None)
+        return local if local.next_input is None else local._replace(loss=None)
 
 
 def test_a_rule_that_lets_a_gradient_across_a_border_is_refused() -> None:
@@ -122,10 +122,14 @@ def test_a_rule_that_lets_a_gradient_across_a_border_is_refused() -> None:
 def test_the_last_blocks_loss_moves_no_other_block(tmp_path: Path) -> None:
     job = DigitsJob(tmp_path, objective=LastOnly(), epochs=1)()
     config = job.block_config(torch.device("cpu"), 10)
-    before = [build_block(job.chain, site, job.objective, config).module.state_dict() for site in sites(job.chain)]
+    before = [
+        build_block(job.chain, spec, job.objective, config).module.state_dict() for spec in block_specs(job.chain)
+    ]
     blocks: list[list[dict[str, Tensor]]] = []
     x, y = torch.randn(16, 1, 8, 8), torch.arange(16) % 10
-    stage = Stage(0, [build_block(job.chain, site, job.objective, config) for site in sites(job.chain)], lambda *_: [])
+    stage = Stage(
+        0, [build_block(job.chain, spec, job.objective, config) for spec in block_specs(job.chain)], lambda *_: []
+    )
     stage.train(TrainBatch(1, x, y), Outbox())
     blocks.append([block.module.state_dict() for block in stage.blocks])
     weights = [(old["0.weight"], new["0.weight"]) for old, new in zip(before, blocks[0], strict=True)]
@@ -148,7 +152,7 @@ def last_stage(num_blocks: int) -> Stage:
     """A stage that holds the last of `num_blocks` equal blocks."""
     chain = Chain([(f"b{i}", Square()) for i in range(num_blocks)], input_shape=(32,), num_classes=4)
     config = BlockConfig(Settings(), total_steps=1000)
-    return Stage(0, [build_block(chain, sites(chain)[-1], SFF(), config)], lambda *_: [])
+    return Stage(0, [build_block(chain, block_specs(chain)[-1], SFF(), config)], lambda *_: [])
 
 
 class Square:
@@ -192,9 +196,9 @@ def test_memory_of_a_stage_grows_neither_with_batches_nor_with_blocks_upstream()
 class Exploding(SFF):
     """A rule whose loss is not a number in one block."""
 
-    def head(self, site: Site) -> nn.Module:
-        head = super().head(site)
-        head.poisoned = site.name == "conv2"
+    def head(self, spec: BlockSpec) -> nn.Module:
+        head = super().head(spec)
+        head.poisoned = spec.name == "conv2"
         return head
 
     def local(self, head: nn.Module, out: Tensor, labels: Tensor | None) -> Local:

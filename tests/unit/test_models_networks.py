@@ -8,7 +8,7 @@ from torch import nn
 
 from ffdist.errors import ConfigError, FfdistError, NetworkError
 from ffdist.models import MODELS, Chain, load_model, resnet18, vgg8
-from ffdist.objectives import SFF, Site
+from ffdist.objectives import SFF, BlockSpec
 
 SMALLEST = {"vgg8": 16, "vgg11": 16, "speednet": 16}
 SMALL = {"mlp": {"widths": "12,12"}, "sel-cnn": {"width": "8"}, "vit": {"dim": "24", "depth": "2"}}
@@ -26,7 +26,7 @@ def bp_parameters(chain: Chain) -> int:
 def sff_parameters(chain: Chain, kernel: int) -> int:
     total = 0
     for i, shape in enumerate(chain.shapes()):
-        head = SFF(kernel).head(Site(i, chain.names[i], len(chain), chain.num_classes, (), shape))
+        head = SFF(kernel).head(BlockSpec(i, chain.names[i], len(chain), chain.num_classes, (), shape))
         total += parameters(chain.build_meta(i)) + parameters(head)
     return total
 

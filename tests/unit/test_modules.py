@@ -22,7 +22,7 @@ from ffdist.models.dirac import _Dirac, with_dirac
 from ffdist.objectives import DGL, AugLocal, LocalCE, PredSim
 from ffdist.objectives.auglocal import chosen
 from ffdist.pipeline.crossed import layers_crossed
-from ffdist.pipeline.plan import sites
+from ffdist.pipeline.plan import block_specs
 from ffdist.runtime.modules import Parts, balanced, joined_in_modules, measured
 from ffdist.runtime.run import read_settings
 from ffdist.runtime.world import World
@@ -169,12 +169,12 @@ def test_convolutions_pass_their_inputs_on_at_first() -> None:
 
 def test_auglocal_copies_the_blocks_that_its_equation_names() -> None:
     network = nn.Sequential(*(nn.Linear(8, 8) for _ in range(8)))
-    places = sites(Chain.from_sequential(network, input_shape=(8,), num_classes=4))
+    places = block_specs(Chain.from_sequential(network, input_shape=(8,), num_classes=4))
     last = len(places) - 1
-    for site in places[:-1]:
-        for depth in range(1, last - site.index + 1):
-            copied = [round(site.index + (last - site.index) * i / depth) for i in range(1, depth + 1)]
-            assert [following.name for following in chosen(site, depth)] == [places[at].name for at in copied]
+    for spec in places[:-1]:
+        for depth in range(1, last - spec.index + 1):
+            copied = [round(spec.index + (last - spec.index) * i / depth) for i in range(1, depth + 1)]
+            assert [following.name for following in chosen(spec, depth)] == [places[at].name for at in copied]
 
 
 @pytest.mark.parametrize(("groups", "inputs", "outputs"), [(4, 4, 8), (2, 4, 8), (2, 8, 4)])

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ffdist.cli import main
 from ffdist.cli.train import parse
 from ffdist.errors import ConfigError, DivergedError
-from ffdist.objectives import SFF, Local, Site
+from ffdist.objectives import SFF, BlockSpec, Local
 from ffdist.objectives.hinton import Hinton
 from ffdist.pipeline.finite import MOST_SKIPPED, is_finite
 from ffdist.pipeline.message import Snapshot
@@ -37,9 +37,9 @@ class Spoiled(SFF):
     part: str = "loss"
     always: bool = False
 
-    def head(self, site: Site) -> nn.Module:
-        head = super().head(site)
-        head.hit = torch.tensor(site.name == self.block)
+    def head(self, spec: BlockSpec) -> nn.Module:
+        head = super().head(spec)
+        head.hit = torch.tensor(spec.name == self.block)
         return head
 
     def local(self, head: nn.Module, out: Tensor, labels: Tensor | None) -> Local:
@@ -50,11 +50,11 @@ class Spoiled(SFF):
         if not (self.always or int(labels.sum()) % 5 == 0):
             return local
         assert local.loss is not None
-        assert local.onward is not None
+        assert local.next_input is not None
         if self.part == "loss":
             return local._replace(loss=local.loss * float("nan"))
         if self.part == "output":
-            return local._replace(onward=local.onward.clone().index_fill_(0, torch.tensor([0]), float("inf")))
+            return local._replace(next_input=local.next_input.clone().index_fill_(0, torch.tensor([0]), float("inf")))
         zero = out.sum() * 0  # its root has no finite slope, though it is a number
         return local._replace(loss=local.loss + zero.sqrt())
 
@@ -164,7 +164,7 @@ def test_a_source_hears_numbers_of_a_skipped_batch(tmp_path: Path) -> None:
 
 def test_weights_that_an_update_has_broken_are_never_a_snapshot() -> None:
     made = DigitsJob()()
-    block = build_block(made.chain, made.sites()[1], made.objective, made.block_config(torch.device("cpu"), 8))
+    block = build_block(made.chain, made.block_specs()[1], made.objective, made.block_config(torch.device("cpu"), 8))
     stage = Stage(0, [block], lambda blocks, marker: pytest.fail("they were written"))
     with torch.no_grad():
         block.learned[0][0, 0, 0, 0] = float("inf")

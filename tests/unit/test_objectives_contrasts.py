@@ -10,21 +10,21 @@ from torch import Tensor
 from ffdist import Pipeline, open_data
 from ffdist.errors import ConfigError
 from ffdist.models import load_model
-from ffdist.objectives import SCFF, CaFo, Site, SymBa
+from ffdist.objectives import SCFF, BlockSpec, CaFo, SymBa
 from ffdist.objectives.cafo import CaFoHead, sparsemax_loss
 from ffdist.objectives.form import rms_normalised
 from ffdist.objectives.threshold import ThresholdHead
 from ffdist.pipeline.block import BlockConfig
 from ffdist.pipeline.crossed import layers_crossed
-from ffdist.pipeline.plan import build_block, sites
+from ffdist.pipeline.plan import block_specs, build_block
 from ffdist.settings import Settings
 
 SHAPES = [(20, 4, 6), (7, 20), (20,)]
 LABELS = torch.tensor([3, 0, 9, 3, 1])
 
 
-def site(shape: tuple[int, ...]) -> Site:
-    return Site(1, "block1", 3, 10, (1, 8, 8), shape)
+def spec(shape: tuple[int, ...]) -> BlockSpec:
+    return BlockSpec(1, "block1", 3, 10, (1, 8, 8), shape)
 
 
 def output(shape: tuple[int, ...], rows: int) -> Tensor:
@@ -38,7 +38,7 @@ def mean_square(y: Tensor) -> Tensor:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_symba_is_the_softplus_of_the_contrast(shape: tuple[int, ...]) -> None:
     rule, y = SymBa(alpha=3.0), output(shape, 10)
-    local = rule.local(rule.head(site(shape)), y, LABELS)
+    local = rule.local(rule.head(spec(shape)), y, LABELS)
     positive, negative = mean_square(y).split(5)
     assert local.loss is not None
     torch.testing.assert_close(local.loss, F.softplus(-3.0 * (positive - negative)).mean())
@@ -46,7 +46,7 @@ def test_symba_is_the_softplus_of_the_contrast(shape: tuple[int, ...]) -> None:
 
 def test_symba_judges_every_wrong_label_alike() -> None:
     rule, y = SymBa(), output((20,), 50)
-    head = rule.head(site((20,))).eval()
+    head = rule.head(spec((20,))).eval()
     local = rule.local(head, y, LABELS)
     goodness = mean_square(y).view(10, 5).T
     expected = [
@@ -82,7 +82,7 @@ def test_scff_pairs_a_sample_with_itself_and_with_another(shape: tuple[int, ...]
 
 
 def test_scffs_decay_is_of_the_positives_goodness_alone() -> None:
-    y, place = output((20, 4, 6), 10), site((20, 4, 6))
+    y, place = output((20, 4, 6), 10), spec((20, 4, 6))
     losses = []
     for decay in (0.0, 0.5):
         rule = SCFF(decay=decay)
@@ -119,7 +119,7 @@ def test_the_gradient_of_sparsemaxs_loss_is_what_it_gives_less_what_is_true() ->
 @pytest.mark.parametrize("blocks", ["fixed", "dfa"])
 def test_cafos_predictor_learns_by_its_loss_and_the_block_by_fixed_weights(loss: str, blocks: str) -> None:
     rule = CaFo(loss=loss, blocks=blocks)  # pyright: ignore[reportArgumentType]
-    head = rule.head(site((20,)))
+    head = rule.head(spec((20,)))
     assert isinstance(head, CaFoHead)
     y = output((20,), 5).requires_grad_()
     local = rule.local(head, y, LABELS)
@@ -140,7 +140,7 @@ def test_cafos_predictor_learns_by_its_loss_and_the_block_by_fixed_weights(loss:
 
 def test_fixed_blocks_stay_as_they_begin_and_their_predictors_learn() -> None:
     chain = load_model("cnnb", (1, 8, 8), 10, {"widths": "8,8,8"})
-    block = build_block(chain, sites(chain)[0], CaFo(), BlockConfig(Settings().changed(weight_decay=0.5), 10))
+    block = build_block(chain, block_specs(chain)[0], CaFo(), BlockConfig(Settings().changed(weight_decay=0.5), 10))
     before = {name: p.detach().clone() for name, p in block.parts.named_parameters()}
     block.update(block.forward(torch.randn(4, 1, 8, 8), LABELS[:4], 1), LABELS[:4], 1)
     for name, p in block.parts.named_parameters():
@@ -166,4 +166,4 @@ def test_what_makes_no_sense_is_refused() -> None:
             wrong()
     with pytest.raises(ConfigError, match="loss has a wrong value"):
         CaFo(loss="hinge")  # pyright: ignore[reportArgumentType]
-    assert isinstance(SCFF().head(site((20,))), ThresholdHead)
+    assert isinstance(SCFF().head(spec((20,))), ThresholdHead)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from ffdist.objectives import OBJECTIVES, Objective, Site
+from ffdist.objectives import OBJECTIVES, BlockSpec, Objective
 from ffdist.objectives.threshold import LabelledInput
 
 pytestmark = pytest.mark.skipif(
@@ -41,18 +41,18 @@ REFUSED = {("hinton", MAPS), ("infopro", TOKENS), ("infopro", VECTORS)}
     ("name", "shape"), [(n, s) for n in OBJECTIVES for s in (MAPS, TOKENS, VECTORS) if (n, s) not in REFUSED]
 )
 def test_what_a_rule_computes_is_where_its_block_is(name: str, shape: tuple[int, ...]) -> None:
-    site = Site(1, "block", 3, CLASSES, shape, shape, (3, 16, 16))
+    spec = BlockSpec(1, "block", 3, CLASSES, shape, shape, (3, 16, 16))
     for rule in variants(OBJECTIVES[name]()):
         for training in (True, False):
             count = rows(rule, training=training)
             with FakeTensorMode():
                 with torch.device("cuda"):
-                    head = rule.head(site).train(training)
+                    head = rule.head(spec).train(training)
                     out = torch.randn(count, *shape, requires_grad=True)
                     labels = torch.zeros(BATCH, dtype=torch.int64)
                 local = rule.local(head, out, labels)
-                found = [*local, rule.features(head, out, BATCH), rule.rest(head.eval(), out)]
+                found = [*local, rule.features(head, out, BATCH), rule.forward_frozen(head.eval(), out)]
             tensors = [tensor for tensor in found if isinstance(tensor, Tensor)]
             assert {tensor.device.type for tensor in tensors} == {"cuda"}
             assert local.loss is not None
-            assert local.onward is not None
+            assert local.next_input is not None

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ffdist.models import Chain, load_model
-from ffdist.objectives import OBJECTIVES, Objective, Site, load_objective
+from ffdist.objectives import OBJECTIVES, BlockSpec, Objective, load_objective
 
 
 class Predictor(nn.Module):
@@ -18,7 +18,7 @@ class Predictor(nn.Module):
         self.rule, self.chain = rule, chain
         self.blocks = nn.ModuleList(chain.build(i, seed=0) for i in range(len(chain)))
         self.heads = nn.ModuleList(
-            rule.head(Site(i, name, len(chain), 10, inputs[i], shapes[i], chain.input_shape))
+            rule.head(BlockSpec(i, name, len(chain), 10, inputs[i], shapes[i], chain.input_shape))
             for i, name in enumerate(chain.names)
         )
         self.eval()
@@ -29,7 +29,7 @@ class Predictor(nn.Module):
         for block, head in zip(self.blocks, self.heads, strict=True):
             local = self.rule.local(head, block(h), None)
             scores += [] if local.scores is None else [local.scores]
-            h = local.onward
+            h = local.next_input
         return torch.stack(scores).mean(0)
 
 

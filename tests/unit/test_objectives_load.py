@@ -22,7 +22,7 @@ class Own(Objective):
     power: float = 2.0
     steps: tuple[int, ...] = ()
 
-    def head(self, site):
+    def head(self, spec):
         return nn.Identity()
 
     def local(self, head, out, labels):
@@ -122,7 +122,7 @@ BROKEN = {
 
 UNFINISHED = {
     "no_local": (
-        "class Own(Objective):\n    def head(self, site): return nn.Identity()",
+        "class Own(Objective):\n    def head(self, spec): return nn.Identity()",
         r"Can't instantiate .*local",
     ),
     "no_default": (

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from ffdist.errors import NetworkError
 from ffdist.models import MODELS, Chain, load_model
-from ffdist.objectives import OBJECTIVES, Objective, Site, load_objective
-from ffdist.pipeline.plan import sites
+from ffdist.objectives import OBJECTIVES, BlockSpec, Objective, load_objective
+from ffdist.pipeline.plan import block_specs
 
 NARROW = {
     "mlp": {"widths": "40,40", "init": "he"},
@@ -42,10 +42,10 @@ def senseless(objective: str, model: str) -> bool:
     )
 
 
-def heads_on_meta(rule: Objective, places: list[Site]) -> list[nn.Module]:
+def heads_on_meta(rule: Objective, places: list[BlockSpec]) -> list[nn.Module]:
     """What tells beforehand whether a rule can use a network, at no cost."""
     with torch.device("meta"):
-        return [rule.head(site) for site in places]
+        return [rule.head(spec) for spec in places]
 
 
 SENSIBLE = [(name, model) for name in OBJECTIVES for model in MODELS if not senseless(name, model)]
@@ -61,10 +61,10 @@ def test_every_sensible_pair_takes_a_step_and_keeps_its_gradients_within_the_blo
     x, labels = torch.randn(4, 3, side, side).contiguous(memory_format=torch.channels_last), torch.tensor([1, 0, 9, 1])
     x = rule.prepare(x, labels, 10, torch.Generator().manual_seed(0))
     owned: list[nn.ModuleList] = []
-    places = sites(chain)
+    places = block_specs(chain)
     assert all(p.is_meta for head in heads_on_meta(rule, places) for p in head.parameters())
-    for site in places:
-        block = nn.ModuleList([chain.build(site.index, seed=0), rule.head(site)])
+    for spec in places:
+        block = nn.ModuleList([chain.build(spec.index, seed=0), rule.head(spec)])
         block[0].requires_grad_(not rule.fixed_blocks)
         given = x.clone().requires_grad_()
         local = rule.local(block[1], block[0](given), labels)
@@ -77,12 +77,12 @@ def test_every_sensible_pair_takes_a_step_and_keeps_its_gradients_within_the_blo
         assert all(
             p.grad is not None and p.grad.any() for p in block[0].parameters() if p.requires_grad and p.dim() > 1
         )
-        assert (local.onward is None) == site.last
-        if local.onward is not None:
-            assert not local.onward.requires_grad
-            assert local.onward.shape == (len(x), *site.shape)
-            assert torch.isfinite(local.onward).all()
-            x = local.onward
+        assert (local.next_input is None) == spec.is_last
+        if local.next_input is not None:
+            assert not local.next_input.requires_grad
+            assert local.next_input.shape == (len(x), *spec.output_shape)
+            assert torch.isfinite(local.next_input).all()
+            x = local.next_input
         for before in owned:
             assert all(p.grad is None for p in before.parameters()), "a gradient crossed a block's border"
         block.zero_grad()
@@ -92,7 +92,7 @@ def test_every_sensible_pair_takes_a_step_and_keeps_its_gradients_within_the_blo
 @pytest.mark.parametrize(("name", "model"), SENSELESS)
 def test_senseless_pairs_are_refused_before_training(name: str, model: str) -> None:
     with pytest.raises(NetworkError) as caught:
-        heads_on_meta(load_objective(name), sites(load_model(model, (3, 32, 32), 10, NARROW[model])))
+        heads_on_meta(load_objective(name), block_specs(load_model(model, (3, 32, 32), 10, NARROW[model])))
     error = caught.value
     assert "block 0" in str(error.where)
     assert error.remedy
@@ -119,7 +119,7 @@ def test_a_network_that_a_rule_cannot_use_is_refused_with_a_reason(
     name: str, options: dict[str, str], model: str, shape: tuple[int, ...], classes: int, what: str
 ) -> None:
     with pytest.raises(NetworkError, match=what) as caught:
-        heads_on_meta(load_objective(name, options), sites(load_model(model, shape, classes)))
+        heads_on_meta(load_objective(name, options), block_specs(load_model(model, shape, classes)))
     assert caught.value.expected
     assert caught.value.where
 
@@ -131,13 +131,13 @@ def test_in_bf16_the_scores_and_losses_are_float32_and_finite(name: str) -> None
     x, labels = torch.randn(4, 1, 8, 8), torch.tensor([1, 0, 9, 1])
     for training in (True, False):
         h = rule.prepare(x, labels, 10, torch.Generator()) if training else rule.prepare_eval(x, 10)
-        for site in sites(chain):
-            block, head = chain.build(site.index, seed=0).train(training), rule.head(site).train(training)
+        for spec in block_specs(chain):
+            block, head = chain.build(spec.index, seed=0).train(training), rule.head(spec).train(training)
             with torch.autocast("cpu", torch.bfloat16):
                 local = rule.local(head, block(h.bfloat16()), labels)
             for given in (local.loss, local.scores):
                 assert given is None or (given.dtype == torch.float32 and torch.isfinite(given).all())
-            h = local.onward if local.onward is not None else h
+            h = local.next_input if local.next_input is not None else h
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
@@ -148,26 +148,26 @@ def test_features_for_a_fusion_head_are_one_float32_row_a_sample(name: str) -> N
     x, labels = torch.randn(4, 1, 8, 8), torch.tensor([1, 0, 9, 1])
     for training in (True, False):
         h = rule.prepare(x, labels, 10, torch.Generator()) if training else rule.prepare_eval(x, 10)
-        for site in sites(chain):
-            block, head = chain.build(site.index, seed=0).train(training), rule.head(site).train(training)
+        for spec in block_specs(chain):
+            block, head = chain.build(spec.index, seed=0).train(training), rule.head(spec).train(training)
             out = block(h)
             features = rule.features(head, out, 4)
-            assert (features is None) == (site.index == 0 and rule.local(head, out, labels).scores is None)
+            assert (features is None) == (spec.index == 0 and rule.local(head, out, labels).scores is None)
             if features is not None:
                 assert features.shape[0] == 4
                 assert features.dim() == 2
                 assert features.dtype == torch.float32
                 assert not features.requires_grad
-            h = rule.local(head, out, labels).onward
+            h = rule.local(head, out, labels).next_input
             if h is None:
                 break
 
 
 @pytest.mark.parametrize("name", ["hinton", "sel-fourier", "sel-morphological"])
 def test_passes_for_each_label_offer_no_features(name: str) -> None:
-    site = Site(1, "second", 3, 10, (20,), (20,))
+    spec = BlockSpec(1, "second", 3, 10, (20,), (20,))
     rule = load_objective(name)
-    head = rule.head(site).eval()
+    head = rule.head(spec).eval()
     assert rule.features(head, torch.randn(40, 20), 4) is None
 
 
@@ -188,7 +188,7 @@ def digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 def learn(rule: Objective, chain: Chain, epochs: int, lr: float) -> float:
     """The pipeline in one plain loop; accuracy of the mean of the blocks' scores on pictures not learned from."""
     x, y, x_test, y_test = digits()
-    blocks = [nn.ModuleList([chain.build(site.index, seed=0), rule.head(site)]) for site in sites(chain)]
+    blocks = [nn.ModuleList([chain.build(spec.index, seed=0), rule.head(spec)]) for spec in block_specs(chain)]
     optimizers = [torch.optim.AdamW(block.parameters(), lr) for block in blocks]
     steps = epochs * (len(x) // 64)
     schedules = [torch.optim.lr_scheduler.CosineAnnealingLR(o, steps) for o in optimizers]
@@ -203,7 +203,7 @@ def learn(rule: Objective, chain: Chain, epochs: int, lr: float) -> float:
                 optimizer.step()
                 optimizer.zero_grad()
                 schedule.step()
-                h = local.onward if local.onward is not None else h
+                h = local.next_input if local.next_input is not None else h
     with torch.no_grad():
         total = total_scores(rule, [(block[0].eval(), block[1].eval()) for block in blocks], x_test)
     return (total.argmax(1) == y_test).float().mean().item()
@@ -215,7 +215,7 @@ def total_scores(rule: Objective, blocks: list[tuple[nn.Module, nn.Module]], x: 
     for block, head in blocks:
         local = rule.local(head, block(h), None)
         total += 0 if local.scores is None else local.scores
-        h = local.onward if local.onward is not None else h
+        h = local.next_input if local.next_input is not None else h
     return total
 
 
@@ -265,7 +265,7 @@ def test_a_networks_scores_do_not_depend_on_the_batch_they_are_in() -> None:
         model = "mlp" if name == "hinton" else "cnnb"
         rule, chain = load_objective(name), load_model(model, (1, 8, 8), 10, NARROW[model])
         x = torch.randn(6, 1, 8, 8)
-        modules = [(chain.build(site.index, seed=0).eval(), rule.head(site).eval()) for site in sites(chain)]
+        modules = [(chain.build(spec.index, seed=0).eval(), rule.head(spec).eval()) for spec in block_specs(chain)]
         with torch.no_grad():
             together, apart = total_scores(rule, modules, x), total_scores(rule, modules, x[2:4])
         torch.testing.assert_close(F.normalize(together)[2:4], F.normalize(apart), rtol=1e-4, atol=1e-4)

@@ -18,6 +18,7 @@ from ffdist.objectives import (
     ASGE,
     OBJECTIVES,
     SFF,
+    BlockSpec,
     CwC,
     CwCMod,
     DeeperForward,
@@ -30,7 +31,6 @@ from ffdist.objectives import (
     PredSim,
     SELFourier,
     SELMorphological,
-    Site,
     load_objective,
 )
 from ffdist.objectives.cwc import CIFAR100_SUPERCLASSES
@@ -43,8 +43,8 @@ SHAPES = [(20, 4, 6), (7, 20), (20,)]
 LABELS = torch.tensor([3, 0, 9, 3, 1])
 
 
-def site(shape: tuple[int, ...], classes: int = 10, index: int = 1, blocks: int = 3) -> Site:
-    return Site(index, f"block{index}", blocks, classes, (1, 8, 8), shape)
+def spec(shape: tuple[int, ...], classes: int = 10, index: int = 1, blocks: int = 3) -> BlockSpec:
+    return BlockSpec(index, f"block{index}", blocks, classes, (1, 8, 8), shape)
 
 
 def output(shape: tuple[int, ...], rows: int = 5) -> Tensor:
@@ -70,9 +70,9 @@ def given_loss(local: Local) -> Tensor:
     return local.loss
 
 
-def onward(local: Local) -> Tensor:
-    assert local.onward is not None
-    return local.onward
+def next_input(local: Local) -> Tensor:
+    assert local.next_input is not None
+    return local.next_input
 
 
 def jittered(head: nn.Module) -> nn.Module:
@@ -90,33 +90,33 @@ def log_sum_exp_margin(g: Tensor, labels: Tensor) -> Tensor:
 @pytest.mark.parametrize("kind", ["square", "mean"])
 def test_sff_is_the_margin_of_the_auxiliary_maps_goodness(shape: tuple[int, ...], kind: str) -> None:
     rule = SFF(goodness=kind)  # type: ignore[arg-type]
-    head, y = jittered(rule.head(site(shape))), output(shape)
+    head, y = jittered(rule.head(spec(shape))), output(shape)
     z = head.aux(head.norm(y))  # type: ignore[operator]
     goodness = mean_over_places(z.square() if kind == "square" else z)
     local = rule.local(head, y, LABELS)
     torch.testing.assert_close(given_scores(local), goodness)
     torch.testing.assert_close(given_loss(local), log_sum_exp_margin(goodness, LABELS))
-    assert torch.equal(onward(local), head.norm(y))  # type: ignore[operator]
+    assert torch.equal(next_input(local), head.norm(y))  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_cwc_is_the_margin_of_the_classes_channels_squared(shape: tuple[int, ...]) -> None:
     y = output(shape)
     rule = CwC()
-    local = rule.local(rule.head(site(shape)), y, LABELS)
+    local = rule.local(rule.head(spec(shape)), y, LABELS)
     torch.testing.assert_close(given_scores(local), per_class(y.square()))
     torch.testing.assert_close(given_loss(local), log_sum_exp_margin(per_class(y.square()), LABELS))
-    assert torch.equal(onward(local), y)
+    assert torch.equal(next_input(local), y)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_cwc_mod_is_cwc_with_a_norm_on_the_way_on(shape: tuple[int, ...]) -> None:
     rule, y = CwCMod(), output(shape)
-    head = rule.head(site(shape))
+    head = rule.head(spec(shape))
     local = rule.local(head, y, LABELS)
     torch.testing.assert_close(given_scores(local), per_class(y.square()))
     torch.testing.assert_close(given_loss(local), log_sum_exp_margin(per_class(y.square()), LABELS))
-    torch.testing.assert_close(onward(local), head.norm(y).detach())  # type: ignore[operator]
+    torch.testing.assert_close(next_input(local), head.norm(y).detach())  # type: ignore[operator]
     assert not list(head.parameters()), "no loss would train them"
 
 
@@ -124,28 +124,28 @@ def test_cwcs_first_blocks_learn_the_official_super_classes_and_give_no_scores()
     rule = CwC(superclass_blocks=1)
     early, late = output((40, 2, 2)), output((200, 2, 2))
     labels = torch.tensor([0, 1, 50, 98, 99])  # apple, aquarium fish, mouse, woman, worm
-    local = rule.local(rule.head(site((40, 2, 2), 100, index=0)), early, labels)
+    local = rule.local(rule.head(spec((40, 2, 2), 100, index=0)), early, labels)
     coarse = torch.tensor([4, 1, 16, 14, 13])
     torch.testing.assert_close(given_loss(local), log_sum_exp_margin(per_class(early.square(), 20), coarse))
     assert local.scores is None
-    assert given_scores(rule.local(rule.head(site((200, 2, 2), 100)), late, labels)).shape == (5, 100)
+    assert given_scores(rule.local(rule.head(spec((200, 2, 2), 100)), late, labels)).shape == (5, 100)
     assert all(CIFAR100_SUPERCLASSES.count(k) == 5 for k in range(20))
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_deeperforward_takes_the_goodness_out_of_what_goes_on(shape: tuple[int, ...]) -> None:
     rule, y = DeeperForward(), output(shape)
-    head = rule.head(site(shape))
+    head = rule.head(spec(shape))
     local = rule.local(head, y, LABELS)
     torch.testing.assert_close(given_scores(local), per_class(y))
     torch.testing.assert_close(given_loss(local), log_sum_exp_margin(per_class(y), LABELS))
-    after = given_scores(rule.local(head, onward(local), LABELS))
+    after = given_scores(rule.local(head, next_input(local), LABELS))
     torch.testing.assert_close(after, torch.zeros_like(after), atol=1e-5, rtol=0)
 
 
 def test_deeperforward_drops_units_before_the_goodness_while_it_learns() -> None:
     rule, y = DeeperForward(dropout=0.5), output((20, 4, 4))
-    head = rule.head(site((20, 4, 4)))
+    head = rule.head(spec((20, 4, 4)))
     torch.manual_seed(0)
     kept = F.dropout(y, 0.5)
     torch.manual_seed(0)
@@ -165,7 +165,7 @@ def test_deeperforward_standardises_the_picture() -> None:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_local_cross_entropy_is_a_linear_classifier_of_the_mean(shape: tuple[int, ...]) -> None:
     rule, y = LocalCE(), output(shape)
-    head = rule.head(site(shape))
+    head = rule.head(spec(shape))
     weight = head.linear.weight.flatten(1)  # type: ignore[union-attr, operator]
     expected = mean_over_places(y) @ weight.T + head.linear.bias  # type: ignore[union-attr, operator]
     torch.testing.assert_close(given_scores(rule.local(head, y, LABELS)), expected)
@@ -173,20 +173,20 @@ def test_local_cross_entropy_is_a_linear_classifier_of_the_mean(shape: tuple[int
 
 def test_mono_forward_projects_every_activity() -> None:
     rule, y = MonoForward(), output((20, 4, 6))
-    head = rule.head(site((20, 4, 6)))
+    head = rule.head(spec((20, 4, 6)))
     matrix = head.project.weight.view(10, 4, 6, 20)  # type: ignore[union-attr, operator]
     torch.testing.assert_close(given_scores(rule.local(head, y, LABELS)), torch.einsum("nchw,khwc->nk", y, matrix))
-    assert torch.equal(onward(rule.local(head, y, LABELS)), y)
+    assert torch.equal(next_input(rule.local(head, y, LABELS)), y)
 
 
 def test_mono_forward_pools_only_what_exceeds_its_limit() -> None:
-    sizes = [MonoForward(limit=n).head(site((20, 4, 6))).project.in_features for n in (480, 479, 100, 1)]  # type: ignore[union-attr]
+    sizes = [MonoForward(limit=n).head(spec((20, 4, 6))).project.in_features for n in (480, 479, 100, 1)]  # type: ignore[union-attr]
     assert sizes == [480, 120, 40, 20]
 
 
 def test_predsim_matches_the_correlations_between_samples() -> None:
     rule = PredSim(beta=1.0)
-    head, y = jittered(rule.head(site((20, 4, 6)))), output((20, 4, 6))
+    head, y = jittered(rule.head(spec((20, 4, 6)))), output((20, 4, 6))
     spread = head.conv(y).flatten(2).std(2)  # type: ignore[operator]
     got, target = torch.corrcoef(spread), torch.corrcoef(F.one_hot(LABELS, 10).float())
     torch.testing.assert_close(
@@ -197,18 +197,18 @@ def test_predsim_matches_the_correlations_between_samples() -> None:
 
 def test_predsim_with_beta_0_is_a_local_classifier_that_starts_undecided() -> None:
     rule = PredSim(beta=0.0)
-    loss = given_loss(rule.local(rule.head(site((20, 4, 6))), output((20, 4, 6)), LABELS))
+    loss = given_loss(rule.local(rule.head(spec((20, 4, 6))), output((20, 4, 6)), LABELS))
     assert loss.item() == pytest.approx(math.log(10), abs=0.1)
 
 
 @pytest.mark.parametrize(("channels", "size"), [(32, 2048), (64, 4096), (128, 2048), (256, 1024), (512, 512)])
 def test_asges_goodness_code_has_the_published_length(channels: int, size: int) -> None:
-    assert ASGE().head(site((channels, 32, 32))).feedback.shape == (10, size)
+    assert ASGE().head(spec((channels, 32, 32))).feedback.shape == (10, size)
 
 
 def test_asge_reads_its_frozen_feedback_off_the_pooled_squares() -> None:
     rule = ASGE(readout="feedback", dropout=0.0)
-    head, y = rule.head(site((128, 8, 8))), output((128, 8, 8))
+    head, y = rule.head(spec((128, 8, 8))), output((128, 8, 8))
     q = y.square().unfold(2, 2, 2).unfold(3, 2, 2).mean((4, 5)).permute(0, 2, 3, 1).flatten(1)
     local = rule.local(head, y, LABELS)
     logits = q @ head.feedback.T + head.bias  # type: ignore[operator, union-attr]
@@ -216,7 +216,7 @@ def test_asge_reads_its_frozen_feedback_off_the_pooled_squares() -> None:
     torch.testing.assert_close(given_loss(local), log_sum_exp_margin(logits, LABELS), rtol=1e-4, atol=1e-4)
     assert list(head.parameters()) == []
     assert head.state_dict().keys() == {"feedback", "bias"}
-    torch.testing.assert_close(onward(local).square().mean((1, 2, 3)), torch.ones(5))
+    torch.testing.assert_close(next_input(local).square().mean((1, 2, 3)), torch.ones(5))
 
 
 def test_asges_readout_does_not_touch_the_block() -> None:
@@ -225,7 +225,7 @@ def test_asges_readout_does_not_touch_the_block() -> None:
         torch.manual_seed(0)
         rule = ASGE(readout=readout)  # type: ignore[arg-type]
         y = output((128, 8, 8)).requires_grad_()
-        given_loss(rule.local(rule.head(site((128, 8, 8))), y, LABELS)).backward()
+        given_loss(rule.local(rule.head(spec((128, 8, 8))), y, LABELS)).backward()
         grads.append(y.grad)
     torch.testing.assert_close(grads[0], grads[1])
 
@@ -236,7 +236,7 @@ def test_asges_readout_does_not_touch_the_block() -> None:
 def test_labels_are_smoothed_when_learning_and_never_when_judging(name: str) -> None:
     torch.manual_seed(0)
     plain, smooth = load_objective(name), load_objective(name, {"label_smoothing": "0.2"})
-    head, y = plain.head(site((20, 4, 6))), output((20, 4, 6))
+    head, y = plain.head(spec((20, 4, 6))), output((20, 4, 6))
     torch.manual_seed(0)
     learning = [given_loss(rule.local(jittered(head), y, LABELS)) for rule in (plain, smooth)]
     assert learning[0] != learning[1]
@@ -316,19 +316,19 @@ def test_hintons_label_is_written_over_the_first_pixels_alone(channels: int) -> 
 @pytest.mark.parametrize(("shape", "units"), [((20, 4, 6), 20), ((7, 20), 20), ((20,), 20)])
 def test_the_threshold_is_the_number_of_units(shape: tuple[int, ...], units: int) -> None:
     rule = SELFourier()
-    head, y = rule.head(site(shape)), 2 * output(shape, rows=10)
+    head, y = rule.head(spec(shape)), 2 * output(shape, rows=10)
     goodness = mean_over_places(y.square()).sum(1)
     target = torch.tensor([1.0] * 5 + [0.0] * 5)
     local = rule.local(head, y, LABELS)
     expected = F.binary_cross_entropy_with_logits(goodness - units, target)
     torch.testing.assert_close(given_loss(local), expected)
-    torch.testing.assert_close(onward(local).flatten(1).square().mean(1), torch.ones(10))
-    torch.testing.assert_close(F.cosine_similarity(onward(local).flatten(1), y.flatten(1)), torch.ones(10))
+    torch.testing.assert_close(next_input(local).flatten(1).square().mean(1), torch.ones(10))
+    torch.testing.assert_close(F.cosine_similarity(next_input(local).flatten(1), y.flatten(1)), torch.ones(10))
 
 
 def test_goodness_for_each_label_comes_out_pass_by_pass() -> None:
     rule = Hinton()
-    head, y = rule.head(site((20,))).eval(), output((20,), rows=50)
+    head, y = rule.head(spec((20,))).eval(), output((20,), rows=50)
     local = rule.local(head, y, LABELS)
     scores = given_scores(local)
     for sample in range(5):
@@ -345,7 +345,7 @@ def test_the_first_layer_is_trained_but_does_not_vote() -> None:
         rule = Hinton(predict=predict)  # type: ignore[arg-type]
         votes = []
         for index, blocks in ((0, 3), (1, 3), (0, 1)):
-            head = rule.head(site((20,), index=index, blocks=blocks))
+            head = rule.head(spec((20,), index=index, blocks=blocks))
             passes = 2 if predict == "goodness" else 3
             assert rule.local(head, output((20,), 5 * passes), LABELS).loss is not None
             head.eval()
@@ -355,8 +355,8 @@ def test_the_first_layer_is_trained_but_does_not_vote() -> None:
 
 def test_peer_normalisation_draws_the_units_averages_together() -> None:
     rule, plain = Hinton(peer=0.5), Hinton()
-    head, y = rule.head(site((20,))), output((20,), 10)
-    extra = given_loss(rule.local(head, y, LABELS)) - given_loss(plain.local(plain.head(site((20,))), y, LABELS))
+    head, y = rule.head(spec((20,))), output((20,), 10)
+    extra = given_loss(rule.local(head, y, LABELS)) - given_loss(plain.local(plain.head(spec((20,))), y, LABELS))
     average = 0.1 * y[:5].mean(0)
     torch.testing.assert_close(extra, 0.5 * (average.mean() - average).square().mean())
     torch.testing.assert_close(head.mean_activity, average)
@@ -369,7 +369,7 @@ def test_a_linear_readout_does_not_touch_its_block() -> None:
         grads = []
         for read in (True, False):
             torch.manual_seed(0)
-            head = linear.head(site((20,), index=1 if read else 0))
+            head = linear.head(spec((20,), index=1 if read else 0))
             y = output((20,), 5 * passes).requires_grad_()
             given_loss(linear.local(head, y, LABELS)).backward()
             grads.append(y.grad)

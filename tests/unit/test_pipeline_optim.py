@@ -19,7 +19,7 @@ from ffdist.pipeline.average import RAMP
 from ffdist.pipeline.block import BlockConfig, LearningBlock
 from ffdist.pipeline.classifier import Classifier
 from ffdist.pipeline.optim import decay_groups
-from ffdist.pipeline.plan import build_block, sites
+from ffdist.pipeline.plan import block_specs, build_block
 from ffdist.pipeline.predictors import predictions
 from ffdist.runtime.agree import check_job
 from ffdist.runtime.run import network
@@ -33,7 +33,7 @@ PLAIN = Settings().changed(optimizer="sgd", lr=1.0, momentum=0.0, weight_decay=0
 
 def first_block(settings: Settings, total_steps: int = 100) -> LearningBlock:
     chain = cnnb((1, 8, 8), 10, (8, 12, 16))
-    return build_block(chain, sites(chain)[0], SFF(), BlockConfig(settings, total_steps))
+    return build_block(chain, block_specs(chain)[0], SFF(), BlockConfig(settings, total_steps))
 
 
 def learn(block: LearningBlock, steps: int = 1) -> list[dict[str, Tensor]]:
@@ -186,7 +186,7 @@ def test_label_smoothing_changes_what_is_learned_and_not_how_it_is_judged(object
     for smoothing in (0.0, 0.2):
         settings = Settings().changed(objective=objective, label_smoothing=smoothing, model_args=("widths=10,10,20",))
         chain, rule = network(settings, (1, 8, 8), 10)
-        block = build_block(chain, sites(chain)[0], rule, BlockConfig(PLAIN, 10))
+        block = build_block(chain, block_specs(chain)[0], rule, BlockConfig(PLAIN, 10))
         learning, judged = block.forward(X, Y, 1).loss, block.evaluate(X, Y).loss
         assert learning is not None
         assert judged is not None

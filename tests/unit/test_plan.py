@@ -12,7 +12,7 @@ from ffdist.errors import ConfigError, NetworkError
 from ffdist.models import Chain, cnnb
 from ffdist.objectives import SFF
 from ffdist.pipeline.block import BlockConfig
-from ffdist.pipeline.plan import measure_blocks, partition, sites
+from ffdist.pipeline.plan import block_specs, measure_blocks, partition
 from ffdist.settings import Settings
 
 
@@ -54,4 +54,4 @@ def test_a_chain_that_does_not_fit_together_names_the_block() -> None:
     pieces = dict(zip(cnnb((1, 8, 8), 10).names, cnnb((1, 8, 8), 10).builders, strict=True))
     chain = Chain([("a", pieces["conv1"]), ("b", pieces["conv3"])], input_shape=(1, 8, 8), num_classes=10)
     with pytest.raises(NetworkError, match="block 'b'"):
-        sites(chain)
+        block_specs(chain)

@@ -132,7 +132,7 @@ def test_a_run_goes_on_by_another_plan(before: str, after: str, tmp_path: Path) 
 def digits_block(**told: Any) -> LearningBlock:
     """The second of the small network, as a worker has it."""
     job = DigitsJob(settings=SMALL | {"plan": "* @ 0-2"} | told)()
-    return build_block(job.chain, job.sites()[1], job.objective, job.block_config(torch.device("cpu"), 10))
+    return build_block(job.chain, job.block_specs()[1], job.objective, job.block_config(torch.device("cpu"), 10))
 
 
 @pytest.mark.parametrize(("workers", "told", "sliced"), [(3, {}, True), (3, {"clip": 1.0}, False), (2, {}, False)])
@@ -143,7 +143,7 @@ def test_a_worker_keeps_the_moments_of_its_slice_alone(workers: int, told: dict[
     assert (reduction.own is not None) == sliced
     if reduction.own is None:
         return
-    learn([block], torch.rand(6, *block.site.input_shape), torch.arange(6), 1)
+    learn([block], torch.rand(6, *block.spec.input_shape), torch.arange(6), 1)
     before, _ = block.state()
     reduction.begin_run()
     held = sum(value.numel() for value in reduction.own.moments().values() if value.dim())

@@ -15,7 +15,7 @@ from ffdist.errors import DivergedError
 from ffdist.models import Chain
 from ffdist.objectives import SFF
 from ffdist.pipeline.block import BlockConfig, LearningBlock
-from ffdist.pipeline.plan import build_block, sites
+from ffdist.pipeline.plan import block_specs, build_block
 from ffdist.pipeline.precision import LEAST
 from ffdist.runtime.threads import run_threads
 from ffdist.settings import Settings
@@ -27,7 +27,7 @@ HUGE = 1e6
 def block(**settings: Any) -> LearningBlock:
     chain = Chain.from_sequential(nn.Sequential(nn.Flatten(), nn.Linear(16, 20)), input_shape=(1, 4, 4), num_classes=10)
     return build_block(
-        chain, sites(chain)[0], SFF(), BlockConfig(Settings().changed(precision="fp16", **settings), 100)
+        chain, block_specs(chain)[0], SFF(), BlockConfig(Settings().changed(precision="fp16", **settings), 100)
     )
 
 
@@ -82,7 +82,7 @@ def test_a_first_batch_that_overflows_leaves_no_trace(name: str) -> None:
 def test_running_statistics_of_a_batch_that_overflows_stay_as_they_were() -> None:
     norm = nn.Sequential(nn.Flatten(), nn.Linear(16, 20), nn.BatchNorm1d(20))
     chain = Chain.from_sequential(norm, input_shape=(1, 4, 4), num_classes=10)
-    one = build_block(chain, sites(chain)[0], SFF(), BlockConfig(Settings().changed(precision="fp16"), 100))
+    one = build_block(chain, block_specs(chain)[0], SFF(), BlockConfig(Settings().changed(precision="fp16"), 100))
     learn(one, 0)
     before = [buffer.clone() for buffer in one.module.buffers() if buffer.is_floating_point()]
     learn(one, 1, HUGE)

@@ -15,7 +15,7 @@ from ffdist.models import cnnb
 from ffdist.objectives import SFF
 from ffdist.pipeline.block import BlockConfig
 from ffdist.pipeline.own_optimizer import check_own_optimizer
-from ffdist.pipeline.plan import build_block, sites
+from ffdist.pipeline.plan import block_specs, build_block
 from ffdist.pipeline.schedule import check_rise, course
 from ffdist.settings import OptimSettings, SchedulerSettings, Settings
 from ffdist.settings.unread import unread
@@ -130,7 +130,7 @@ X, Y = torch.randn(16, 1, 8, 8, generator=torch.Generator().manual_seed(0)), tor
 
 def learned(settings: Settings, index: int, steps: int = 3) -> dict[str, torch.Tensor]:
     chain = cnnb((1, 8, 8), 10, (8, 12, 16))
-    block = build_block(chain, sites(chain)[index], SFF(), BlockConfig(settings, 100))
+    block = build_block(chain, block_specs(chain)[index], SFF(), BlockConfig(settings, 100))
     for step in range(steps):
         block.update(block.forward(X, Y, step), Y, step)
     return {name: value.clone() for name, value in block.parts.state_dict().items()}

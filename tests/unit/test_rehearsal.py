@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ffdist.errors import NetworkError
 from ffdist.models import Chain, cnnb, load_model
-from ffdist.objectives import OBJECTIVES, Local, Objective, Site, load_objective
+from ffdist.objectives import OBJECTIVES, BlockSpec, Local, Objective, load_objective
 from ffdist.pipeline.plan import check_objective
 from ffdist.runtime.threads import run_threads
 
@@ -23,9 +23,9 @@ Rule = Callable[[nn.Module, Tensor, Tensor | None], Any]
 
 
 class Head(nn.Module):
-    def __init__(self, site: Site) -> None:
+    def __init__(self, spec: BlockSpec) -> None:
         super().__init__()
-        self.site, self.linear = site, nn.Linear(site.shape[0], site.num_classes)
+        self.spec, self.linear = spec, nn.Linear(spec.output_shape[0], spec.num_classes)
 
 
 class Own(Objective):
@@ -34,20 +34,20 @@ class Own(Objective):
     def __init__(self, change: Callable[..., Any] = lambda local, **_: local) -> None:
         self.change = change
 
-    def head(self, site: Site) -> nn.Module:
-        return Head(site)
+    def head(self, spec: BlockSpec) -> nn.Module:
+        return Head(spec)
 
     def local(self, head: nn.Module, out: Tensor, labels: Tensor | None) -> Any:
         assert isinstance(head, Head)
         scores = head.linear(out.mean((2, 3)))
         loss = None if labels is None else F.cross_entropy(scores, labels)
-        local = Local(loss, scores, None if head.site.last else out.detach())
+        local = Local(loss, scores, None if head.spec.is_last else out.detach())
         return self.change(local, head=head, out=out, labels=labels)
 
 
 def at_conv2(change: Callable[..., Any]) -> Callable[..., Any]:
     """The change in the second block alone."""
-    return lambda local, head, **rest: change(local, head=head, **rest) if head.site.index == 1 else local
+    return lambda local, head, **rest: change(local, head=head, **rest) if head.spec.index == 1 else local
 
 
 def loss_of(head: Head, x: Tensor, labels: Tensor | None) -> Tensor | None:
@@ -69,10 +69,10 @@ GIVEN: dict[str, tuple[Callable[..., Any], str]] = {
     "few columns": (lambda local, **_: local._replace(scores=local.scores[:, :4]), r"another shape(.|\n)*\[\d+, 10\]"),
     "no rows": (lambda local, **_: local._replace(scores=local.scores.mean(0)), r"another shape(.|\n)*got: \[10\]"),
     "scores as numbers": (lambda local, **_: local._replace(scores=local.scores.tolist()), "scores is no tensor"),
-    "nothing onward": (lambda local, **_: local._replace(onward=None), "passes nothing on"),
-    "flat onward": (lambda local, out, **_: local._replace(onward=out.detach().flatten(1)),
+    "nothing passed": (lambda local, **_: local._replace(next_input=None), "passes nothing on"),
+    "flat next_input": (lambda local, out, **_: local._replace(next_input=out.detach().flatten(1)),
                     r"passes on another shape(.|\n)*\[N, 8, 2, 2\], which block 2 takes(.|\n)*\[2, 32\]"),
-    "onward with graph": (lambda local, out, **_: local._replace(onward=out), r"return onward\.detach\(\)"),
+    "next_input with graph": (lambda local, out, **_: local._replace(next_input=out), r"return next_input\.detach\(\)"),
     "error": (lambda local, **_: {}["key"], r"own code fails(.|\n)*KeyError: 'key', test_rehearsal\.py line \d+"),
     "torch error": (lambda local, out, **_: out @ torch.zeros(3, 3), "own code fails(.|\n)*RuntimeError"),
     "error without labels": (lambda local, labels, **_: local._replace(scores=local.scores + labels.sum()),
@@ -104,7 +104,7 @@ def test_what_local_gives_wrongly_is_told_beforehand_with_rule_and_block(mistake
     assert caught.value.got or caught.value.expected
 
 
-@pytest.mark.parametrize("mistake", ["nothing", "loss a sample", "few columns", "nothing onward", "error"])
+@pytest.mark.parametrize("mistake", ["nothing", "loss a sample", "few columns", "nothing passed", "error"])
 def test_what_shows_only_in_training_is_told_in_the_same_words(mistake: str) -> None:
     change, why = GIVEN[mistake]
     with pytest.raises(NetworkError, match=why) as caught:
@@ -126,7 +126,7 @@ def test_a_rule_that_gives_no_block_a_loss_is_refused() -> None:
 
 def test_what_the_last_block_passes_on_goes_nowhere() -> None:
     for fusion in (False, True):
-        check_objective(CHAIN, Own(lambda local, out, **_: local._replace(onward=out.detach())), fusion=fusion)
+        check_objective(CHAIN, Own(lambda local, out, **_: local._replace(next_input=out.detach())), fusion=fusion)
 
 
 class Elsewhere(Own):
@@ -139,8 +139,8 @@ class Elsewhere(Own):
     def _spoilt(self, place: str, value: Any) -> Any:
         return self.gives(value) if place == self.place else value
 
-    def head(self, site: Site) -> nn.Module:
-        return self._spoilt("head", super().head(site))
+    def head(self, spec: BlockSpec) -> nn.Module:
+        return self._spoilt("head", super().head(spec))
 
     def prepare(self, x: Tensor, labels: Tensor, num_classes: int, generator: torch.Generator) -> Tensor:
         return self._spoilt("prepare", x)
@@ -185,8 +185,8 @@ def test_every_rule_passes_and_no_random_number_of_the_process_is_drawn(name: st
 class Measured(Own):
     """A rule whose head looks at its own numbers while it is made."""
 
-    def head(self, site: Site) -> nn.Module:
-        head = super().head(site)
+    def head(self, spec: BlockSpec) -> nn.Module:
+        head = super().head(spec)
         assert isinstance(head, Head)
         head.norm = head.linear.weight.norm().item()
         return head

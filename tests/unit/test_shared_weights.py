@@ -17,7 +17,7 @@ from ffdist.models import Chain, load_model
 from ffdist.pipeline.average import RAMP
 from ffdist.pipeline.block import BlockConfig, LearningBlock
 from ffdist.pipeline.classifier import Classifier
-from ffdist.pipeline.plan import build_block, check_objective, sites
+from ffdist.pipeline.plan import block_specs, build_block, check_objective
 from ffdist.runtime.exported import weights
 from ffdist.runtime.job import Job
 from ffdist.runtime.threads import run_threads
@@ -55,7 +55,7 @@ class TiedJob(DigitsJob):
 
 def tied_block(**told: float) -> LearningBlock:
     chain = tied_chain()
-    return build_block(chain, sites(chain)[0], SFF(), BlockConfig(Settings().changed(**(told or AVERAGED)), 100))
+    return build_block(chain, block_specs(chain)[0], SFF(), BlockConfig(Settings().changed(**(told or AVERAGED)), 100))
 
 
 def test_a_run_with_tied_weights_resumes_to_the_same_bits(tmp_path: Path) -> None:

@@ -15,11 +15,11 @@ from ffdist.data import from_tensors
 from ffdist.errors import ConfigError, NetworkError
 from ffdist.models import Chain, resnet18, speednet
 from ffdist.models.speednet import Whitening
-from ffdist.objectives import AugLocal, Site
+from ffdist.objectives import AugLocal, BlockSpec
 from ffdist.objectives.auglocal import chosen
 from ffdist.objectives.narrow import narrow_copies
 from ffdist.pipeline.classifier import Classifier
-from ffdist.pipeline.plan import sites
+from ffdist.pipeline.plan import block_specs
 from ffdist.presets import with_preset
 from ffdist.runtime.job import Job
 from ffdist.runtime.threads import run_threads
@@ -75,9 +75,9 @@ def test_the_forms_of_the_network() -> None:
 
 def test_a_narrow_copy_begins_with_the_blocks_own_values() -> None:
     chain = speednet((3, 32, 32), 10, (8, 16, 16))
-    places = sites(chain)
+    places = block_specs(chain)
     copies = narrow_copies(
-        places[0].following, torch.zeros(2, *places[0].shape), lambda channels: channels // 2, "test"
+        places[0].following, torch.zeros(2, *places[0].output_shape), lambda channels: channels // 2, "test"
     )
     conv = copies[0].convs[0]
     assert tuple(conv.weight.shape) == (8, 8, 3, 3)
@@ -89,9 +89,9 @@ def test_a_narrow_copy_begins_with_the_blocks_own_values() -> None:
 
 def test_a_block_with_a_bypass_is_copied_behind_a_narrowing_layer() -> None:
     chain = resnet18((3, 32, 32), 10, widths=(8, 16, 24, 32))
-    place = sites(chain)[0]
+    place = block_specs(chain)[0]
     head = AugLocal(width=0.5).head(place)
-    out = torch.randn(2, *place.shape, requires_grad=True)
+    out = torch.randn(2, *place.output_shape, requires_grad=True)
     local = AugLocal(width=0.5).local(head, out, torch.tensor([0, 1]))
     assert local.scores is not None
     assert local.scores.shape == (2, 10)
@@ -103,7 +103,7 @@ def test_a_block_with_a_bypass_is_copied_behind_a_narrowing_layer() -> None:
 def test_depth_takes_blocks_evenly_and_the_last_has_none() -> None:
     names = [f"b{i}" for i in range(8)]
     chain = Chain([(n, lambda: nn.Conv2d(4, 4, 1)) for n in names], input_shape=(4, 3, 3), num_classes=2)
-    places: list[Site] = sites(chain)
+    places: list[BlockSpec] = block_specs(chain)
     assert [block.name for block in chosen(places[0], 0)] == names[1:]
     assert [block.name for block in chosen(places[1], 2)] == ["b4", "b7"]
     assert chosen(places[7], 3) == []
@@ -114,10 +114,10 @@ def test_attention_has_no_narrow_copy_and_is_refused_with_a_remedy() -> None:
     encoder = partial(nn.TransformerEncoderLayer, 16, 2, 32, batch_first=True)
     chain = Chain([("a", lambda: nn.Linear(16, 16)), ("b", encoder)], input_shape=(4, 16), num_classes=2)
     with pytest.raises(NetworkError, match="'b' cannot be copied") as caught:
-        AugLocal().head(sites(chain)[0])
+        AugLocal().head(block_specs(chain)[0])
     assert "dgl" in (caught.value.remedy or "")
     assert "width=1" in (caught.value.remedy or "")
-    head = AugLocal(width=1).head(sites(chain)[0])
+    head = AugLocal(width=1).head(block_specs(chain)[0])
     assert head(torch.randn(2, 4, 16)).shape == (2, 2)
     assert [p.shape for p in head.copies.parameters()] == [p.shape for p in encoder().parameters()]
 
@@ -125,7 +125,7 @@ def test_attention_has_no_narrow_copy_and_is_refused_with_a_remedy() -> None:
 def test_prelus_are_copied_with_fewer_channels() -> None:
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Sequential(nn.Conv2d(8, 12, 3), nn.PReLU(12), nn.PReLU()))
     chain = Chain.from_sequential(net, input_shape=(3, 8, 8), num_classes=3)
-    head = AugLocal(width=0.5).head(sites(chain)[0])
+    head = AugLocal(width=0.5).head(block_specs(chain)[0])
     assert [p.numel() for p in head.copies[0].parameters()][2:] == [6, 1]
 
 
@@ -134,9 +134,9 @@ def test_signals_are_copied_as_the_blocks_take_them() -> None:
         nn.Sequential(nn.Conv1d(1, 8, 3, padding=1), nn.ReLU()), nn.Sequential(nn.Conv1d(8, 12, 3), nn.ReLU())
     )
     chain = Chain.from_sequential(build, input_shape=(1, 20), num_classes=3)
-    place = sites(chain)[0]
+    place = block_specs(chain)[0]
     head = AugLocal(width=0.5).head(place)
-    assert head(torch.randn(2, *place.shape)).shape == (2, 3)
+    assert head(torch.randn(2, *place.output_shape)).shape == (2, 3)
     assert tuple(next(head.copies.parameters()).shape) == (6, 8, 3)
 
 

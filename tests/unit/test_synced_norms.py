@@ -60,7 +60,7 @@ def test_lanes_learn_what_one_lane_learns(rule: Objective, tmp_path: Path) -> No
 def test_a_synchronised_norm_has_the_gradients_of_a_whole_batch(lanes: int) -> None:
     """Against torch's own, on doubles: output, gradients, running statistics."""
     block = DigitsJob(settings=SMALL)()
-    made: LearningBlock = build_block(block.chain, block.sites()[0], block.objective, block.block_config(CPU, 1))
+    made: LearningBlock = build_block(block.chain, block.block_specs()[0], block.objective, block.block_config(CPU, 1))
     torch.manual_seed(0)
     norm, x, y = nn.BatchNorm2d(3).double(), torch.randn(12, 3, 2, 2).double(), torch.randn(12, 3, 2, 2).double()
     with torch.no_grad():
@@ -90,7 +90,7 @@ def test_a_synchronised_norm_has_the_gradients_of_a_whole_batch(lanes: int) -> N
 
 def test_a_lane_that_fails_ends_the_others() -> None:
     job = DigitsJob(settings=SMALL)()
-    block = build_block(job.chain, job.sites()[0], job.objective, job.block_config(CPU, 1))
+    block = build_block(job.chain, job.block_specs()[0], job.objective, job.block_config(CPU, 1))
 
     def meets() -> None:
         lane = LANE.get()

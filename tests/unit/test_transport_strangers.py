@@ -125,14 +125,14 @@ def opened() -> Iterator[tuple[Doorbell, shared_memory.SharedMemoryReceiver]]:
 def test_a_slot_that_is_not_there_is_the_transports_error() -> None:
     prelude, _, _ = encode(Frame("x"), EDGE, 0)
     with opened() as (bell, receiver):
-        bell.ring(prelude + b"\0")
+        bell.send(prelude + b"\0")
         with pytest.raises(TransportError, match="number of a slot"):
             receiver.recv()
 
 
 def test_a_descriptor_that_is_no_memory_file_is_the_transports_error() -> None:
     with opened() as (bell, receiver), tempfile.TemporaryFile() as empty:
-        bell.ring(shared_memory.GROWN, [empty.fileno()])
+        bell.send(shared_memory.GROWN, [empty.fileno()])
         with pytest.raises(TransportError, match="memory file"):
             receiver.recv()
 
@@ -145,10 +145,10 @@ def test_a_frame_beyond_its_slot_is_the_transports_error(slot: int, longer: int)
         frame = Frame("x", {}, {"x": torch.zeros(4)})
         prelude, header, tensors = encode(frame, EDGE, 0)
         slots.write(0, header, tensors)
-        bell.ring(shared_memory.GROWN, [descriptor])
+        bell.send(shared_memory.GROWN, [descriptor])
         os.close(descriptor)
         far = (int.from_bytes(prelude[-8:], "little") + longer).to_bytes(8, "little")
-        bell.ring(prelude[:-8] + far + bytes([slot]))
+        bell.send(prelude[:-8] + far + bytes([slot]))
         with pytest.raises(TransportError, match="cannot be read"):
             receiver.recv()
 
@@ -195,7 +195,7 @@ def test_memory_that_could_shrink_is_not_taken() -> None:
     with opened() as (bell, receiver):
         descriptor = os.memfd_create("test", os.MFD_ALLOW_SEALING)
         os.truncate(descriptor, 1 << 16)
-        bell.ring(shared_memory.GROWN, [descriptor])
+        bell.send(shared_memory.GROWN, [descriptor])
         with pytest.raises(TransportError, match="memory file"):
             receiver.recv()
         os.close(descriptor)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ffdist import SFF, Pipeline, models
 from ffdist.errors import ConfigError, NetworkError
 from ffdist.models import Chain, load_model
-from ffdist.objectives import CwC, Hinton, Local, LocalCE, Objective, PredSim, Site, load_objective
+from ffdist.objectives import BlockSpec, CwC, Hinton, Local, LocalCE, Objective, PredSim, load_objective
 from ffdist.pipeline.classifier import Classifier
 from ffdist.runtime.agree import smallest_part
 from ffdist.runtime.export import program
@@ -42,8 +42,8 @@ class Drawn(nn.Module):
 class DrawingRule(LocalCE):
     """One that does so for each batch, at the source, while learning and in evaluation."""
 
-    def head(self, site: Site) -> nn.Module:
-        head = super().head(site)
+    def head(self, spec: BlockSpec) -> nn.Module:
+        head = super().head(spec)
         head.register_buffer("factor", torch.tensor(np.random.rand() + random.random()))
         return head
 
