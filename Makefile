@@ -4,18 +4,24 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: setup train test lint types bench audit clean
+.PHONY: setup train test lint types docs bench audit clean
 
 setup: $(VENV)/.ready
 
-$(VENV)/.ready: pyproject.toml
+$(VENV)/.installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("ffdist needs Python 3.10 or newer, this is " + sys.version.split()[0]) if sys.version_info < (3, 10) else 0'
+	@echo "Installing ffdist with torch into $(VENV): some GB, some minutes, once"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -e .
+	touch $@
+
+$(VENV)/.ready: $(VENV)/.installed
+	@echo "Installing what lint, types, tests and documents need: Ray, browsers' drivers, trackers"
 	$(BIN)/python -m pip install --quiet -e '.[dev]'
 	touch $@
 
-train: setup
+train: $(VENV)/.installed
 	$(BIN)/ffdist train --stages 2 $(ARGS)
 
 test: setup lint types
@@ -27,6 +33,9 @@ lint: setup
 
 types: setup
 	$(BIN)/pyright
+
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict $(ARGS)
 
 bench: setup
 	$(BIN)/ffdist bench all $(ARGS)

@@ -1,10 +1,12 @@
 """Data of one's own: a folder of pictures for each class, trained on, kept as a run, loaded again, asked.
 
 python examples/own_data.py
+python examples/own_data.py FOLDER    # only draws the pictures, into a new folder
 """
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from pathlib import Path
 
@@ -27,7 +29,7 @@ def draw_pictures(folder: Path) -> None:
         Image.fromarray(picture).save(folder / name / f"{number}.png")
 
 
-if __name__ == "__main__":
+def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         pictures, run = Path(place) / "pictures", Path(place) / "run"
         draw_pictures(pictures)
@@ -37,3 +39,10 @@ if __name__ == "__main__":
         print(classifier.evaluate(pictures)["accuracy"])
         discs = ffdist.read_pictures(sorted((pictures / "disc").glob("*.png"))[:3], run)
         print([classifier.classes[label] for label in classifier.predict(discs)])
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        draw_pictures(Path(sys.argv[1]))
+    else:
+        main()

@@ -7,6 +7,7 @@ import shutil
 import site
 import subprocess
 import sys
+import tarfile
 import venv
 import zipfile
 from pathlib import Path
@@ -15,7 +16,11 @@ import pytest
 from commands import ROOT, Command, run
 
 pytestmark = pytest.mark.distributed
-SOURCES = ("ffdist", "launch", "docker", "examples", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE")
+SOURCES = (
+    *("ffdist", "benchmarks", "docker", "docs", "examples", "launch", "tests"),
+    *("pyproject.toml", "MANIFEST.in", "Makefile", "mkdocs.yml", "CITATION.cff", "LICENSE"),
+    *(path.name for path in ROOT.glob("*.md")),
+)
 PAGE = {f"ffdist/page/templates/{path.name}" for path in (ROOT / "ffdist/page/templates").iterdir()}
 DATA = {"ffdist/py.typed", "ffdist/data/digits.npz", *PAGE}
 ALONE = {"PYTHONPATH": ""}
@@ -40,6 +45,16 @@ def test_the_archives_pass_the_index_own_checks(dist: Path) -> None:
     files = sorted(dist.iterdir())
     assert [file.suffix for file in files] == [".whl", ".gz"]
     run(Command([sys.executable, "-m", "twine", "check", "--strict", *files]))
+
+
+def test_the_source_archive_has_all_that_documents_tests_and_benchmarks_are_made_of(dist: Path) -> None:
+    (archive,) = dist.glob("*.tar.gz")
+    with tarfile.open(archive) as packed:
+        names = {name.partition("/")[2] for name in packed.getnames()}
+    for source in SOURCES:
+        files = [ROOT / source] if (ROOT / source).is_file() else (ROOT / source).rglob("*")
+        wanted = {str(path.relative_to(ROOT)) for path in files if path.is_file() and "__pycache__" not in path.parts}
+        assert wanted <= names, sorted(wanted - names)
 
 
 def test_the_wheel_holds_every_module_and_nothing_else(dist: Path) -> None:
