@@ -20,9 +20,11 @@ from ffdist.data.cached import prepared_in_cache
 from ffdist.data.digits import digits
 from ffdist.data.encoded import EncodedSplit, check_shards
 from ffdist.data.images import Images, Moments, PreparedAs, Split
-from ffdist.data.manifest import FORMAT, MANIFEST, Manifest, ShardFile, read_manifest
+from ffdist.data.manifest import FORMAT, MANIFEST, Manifest, ShardFile, SplitFiles, read_manifest
 from ffdist.data.number_tables import open_numbers
+from ffdist.data.parts import opened_parts
 from ffdist.data.preparation import Preparation, from_values
+from ffdist.data.row_digests import first_other, not_as_written, read_digests
 from ffdist.data.shard_files import sha256
 from ffdist.data.shards import open_folder, open_split
 from ffdist.data.sources import KNOWN
@@ -154,6 +156,7 @@ def verify(folder: Path | Remote) -> Manifest:
             check_shards(opened)
         if name == manifest.measured or isinstance(opened, EncodedSplit):
             check_pixels(folder, manifest, name, opened)
+        check_digests(folder, split, opened)
     known = {MANIFEST} | {shard.file for split in manifest.splits.values() for shard in split.listed}
     names = folder.found() if isinstance(folder, Remote) else [path.name for path in folder.iterdir()]
     extra = sorted(name for name in names if name not in known and not is_junk(name))
@@ -176,6 +179,21 @@ def check_sum(folder: Path | Remote, shard: ShardFile) -> None:
     if size == shard.bytes and found != shard.sha256:
         raise DataError("a shard is corrupt", where=folder / shard.file, expected=f"sha256 {shard.sha256}",
                         got=f"sha256 {found}", remedy=AGAIN)  # fmt: skip
+
+
+def check_digests(folder: Path | Remote, files: SplitFiles, split: Split) -> None:
+    """Raises DataError where the file with a digest of each sample tells other samples or labels."""
+    if files.digests is None:
+        return
+    where = folder / files.digests.file
+    labels, told = read_digests(opened_parts(folder, [files.digests]).whole(files.digests.file), len(split), where)
+    if not np.array_equal(labels, split.labels):
+        raise DataError("labels are not those of the digests", where=where, remedy=AGAIN)
+    for start in range(0, len(split), CHUNK):
+        rows = np.arange(start, min(start + CHUNK, len(split)))
+        data = split.encoded(rows) if isinstance(split, EncodedSplit) else split.take(rows)
+        if (other := first_other(data, told[rows])) is not None:
+            raise not_as_written(f"{where}, row {start + other}")
 
 
 def check_pixels(folder: Path | Remote, manifest: Manifest, name: str, split: Split) -> None:

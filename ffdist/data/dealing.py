@@ -7,6 +7,7 @@ shards by a draw, and each shard is a fair sample of all; the index keeps the or
                         have superclasses; `sample`, int64: its place in the source's order
     SPLIT-index.arrow   Arrow IPC, a row for each sample in the source's order: `shard`, int32; `start` and `length`,
                         int64: the picture's bytes in that file; `label`, int32
+    SPLIT-digests.arrow see `ffdist.data.row_digests`
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from ffdist import digests
 from ffdist.data.manifest import ShardFile, SplitFiles
+from ffdist.data.row_digests import digests_of, write_digests
 from ffdist.data.sampler import generator
+from ffdist.data.written import written
 
 SHARD_BYTES = 64 * 2**20
 INDEX = pa.schema([("shard", pa.int32()), ("start", pa.int64()), ("length", pa.int64()), ("label", pa.int32())])
@@ -30,7 +32,7 @@ def encoded_schema(coarse: bool) -> pa.Schema:
 
 
 class EncodedWriter:
-    """Writes the encoded shards of one split. In memory are two numbers a sample, and at the end one shard.
+    """Writes the encoded shards of one split. In memory are three numbers a sample, and at the end one shard.
 
     samples: how many will come, at most; bytes: about how large they are in all, by which the shards are counted.
     """
@@ -54,6 +56,7 @@ class EncodedWriter:
         """int [samples]: the spool that each goes to."""
         self.labels = np.empty(samples, np.int32)
         self.lengths = np.empty(samples, np.int64)
+        self.digests = np.empty(samples, np.int64)
         self.rows = 0
         self.files: list[ShardFile] = []
 
@@ -66,6 +69,7 @@ class EncodedWriter:
         rows = slice(self.rows, self.rows + len(pictures))
         self.labels[rows] = labels
         self.lengths[rows] = [len(picture) for picture in pictures]
+        self.digests[rows] = digests_of(pictures)
         owner = self.owner[rows]
         for shard in np.unique(owner):
             with self.spool(shard).open("ab") as file:
@@ -82,8 +86,10 @@ class EncodedWriter:
                 index[:, some] = self.flush(shard, start, some)
                 start += int(self.lengths[some].sum())
             self.spool(shard).unlink(missing_ok=True)
-        counts = np.bincount(self.labels[: self.rows], minlength=self.num_classes).tolist()
-        return SplitFiles(self.files, counts, self.write_index(*index))
+        labels = self.labels[: self.rows]
+        counts = np.bincount(labels, minlength=self.num_classes).tolist()
+        told = write_digests(self.folder, self.split, labels, self.digests[: self.rows])
+        return SplitFiles(self.files, counts, self.write_index(*index), told)
 
     def parts(self, rows: np.ndarray) -> list[np.ndarray]:
         """The rows of a spool in shards of twice the usual size at most, where its pictures are larger than thought."""
@@ -116,14 +122,6 @@ class EncodedWriter:
         columns = [pa.array(shard.astype(np.int32)), pa.array(start), pa.array(self.lengths[: self.rows])]
         batch = pa.record_batch([*columns, pa.array(self.labels[: self.rows])], schema=INDEX)
         return written(self.folder / f"{self.split}-index.arrow", batch)
-
-
-def written(path: Path, batch: pa.RecordBatch) -> ShardFile:
-    """A file of one record batch, as the manifest lists it."""
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as file:
-        file.write_batch(batch)
-    with path.open("rb") as file:
-        return ShardFile(path.name, len(batch), path.stat().st_size, digests.sha256(file))
 
 
 def first_byte(path: Path) -> int:

@@ -14,6 +14,8 @@ from ffdist.data.decode import PLAIN, decode
 from ffdist.data.images import Split, check_labels
 from ffdist.data.manifest import Manifest
 from ffdist.data.parts import Part, opened_parts
+from ffdist.data.remote_pixels import remote_digests
+from ffdist.data.row_digests import first_other, not_as_written
 from ffdist.data.watch import AGAIN
 from ffdist.errors import DataError
 from ffdist.remote import Remote
@@ -45,7 +47,7 @@ class EncodedSplit(Split):
         )
         of = manifest.splits[name]
         assert of.index, "a split of encoded pictures"
-        self.files = opened_parts(folder, [*of.files, of.index])
+        self.files = opened_parts(folder, of.listed)
         self.shards, self.starts, self.lengths, labels = read_index(
             self.files.whole(of.index.file), f"{folder}, {name}"
         )
@@ -53,6 +55,13 @@ class EncodedSplit(Split):
         check_labels(labels, len(manifest.classes), f"{folder}, {of.index.file}")
         self.labels = labels.astype(np.int64)
         of.check_counts(self.labels, len(manifest.classes), f"{folder}, split {name}")
+        self.digests = None
+        """int64 [N], of a remote folder's pictures: those here are looked at as files."""
+        if isinstance(folder, Remote):
+            told, self.digests = remote_digests(folder, self.files, manifest, name)
+            if told is not None and not np.array_equal(told, labels):
+                raise DataError("the index of a split has other labels than its digests", remedy=AGAIN,
+                                where=f"{folder}, split {name}")  # fmt: skip
         self.window = WINDOW if sum(shard.bytes for shard in of.files) > STREAMED else 0
 
     def at(self, size: tuple[int, int]) -> EncodedSplit:
@@ -64,8 +73,13 @@ class EncodedSplit(Split):
     def encoded(self, indices: np.ndarray) -> list[bytes]:
         """The very bytes of these pictures. Raises DataError for a shard that is gone or has changed."""
         files = self.source[1].splits[self.source[2]].files
-        parts = [Part(files[self.shards[i]].file, int(self.starts[i]), int(self.lengths[i])) for i in indices]
-        return self.files.read(parts)
+        parts = [
+            Part(files[self.shards[i]].file, int(self.starts[i]), int(self.lengths[i]), Where(self, i)) for i in indices
+        ]
+        data = self.files.read(parts)
+        if self.digests is not None and (other := first_other(data, self.digests[indices])) is not None:
+            raise not_as_written(parts[other].where)
+        return data
 
     def where(self, index: int) -> str:
         """The file and row of a sample."""

@@ -43,6 +43,8 @@ class SplitFiles:
     counts: list[int]
     index: ShardFile | None = None
     """Where each picture lies in the shards, if they hold pictures as they are encoded; None: they hold pixels."""
+    digests: ShardFile | None = None
+    """A digest of each sample; None in folders that were written without."""
 
     @property
     def rows(self) -> int:
@@ -56,14 +58,14 @@ class SplitFiles:
                             got=counts, remedy="prepare the data set again")  # fmt: skip
 
     def digest(self, beside: str = "") -> str:
-        """Of the checksums of all files."""
-        files = [(shard.rows, shard.sha256) for shard in self.listed]
+        """Of the checksums of the files that have the samples."""
+        files = [(shard.rows, shard.sha256) for shard in [*self.files, *([self.index] if self.index else [])]]
         return hashlib.blake2b((repr(files) + beside).encode(), digest_size=16).hexdigest()
 
     @property
     def listed(self) -> list[ShardFile]:
         """All files of the split."""
-        return self.files if self.index is None else [*self.files, self.index]
+        return [*self.files, *(file for file in (self.index, self.digests) if file is not None)]
 
 
 @dataclass(frozen=True)
@@ -219,15 +221,17 @@ def parsed(
 def parsed_split(name: str, fields: dict) -> SplitFiles:
     files = [ShardFile(**file) for file in fields["files"]]
     counts = fields["counts"]
-    index = None if fields.get("index") is None else ShardFile(**fields["index"])
+    index, digests = (ShardFile(**fields[key]) if fields.get(key) is not None else None for key in ("index", "digests"))
+    beside = [file for file in (index, digests) if file]
     check(len(files) > 0, f"{name} has no files")
-    for shard in (*files, *([index] if index else [])):
+    for shard in (*files, *beside):
         check(is_name(shard.file), f"a shard elsewhere: {shard.file!r}")
         check(is_count(shard.rows) and shard.rows > 0 and is_count(shard.bytes), f"sizes of {shard.file} are no counts")
         check(isinstance(shard.sha256, str), f"the checksum of {shard.file} is no text")
     check(is_list(counts, int) and all(map(is_count, counts)), f"the counts of {name} are no counts")
-    check(index is None or index.rows == sum(shard.rows for shard in files), f"the index of {name} has other rows")
-    return SplitFiles(files, counts, index)
+    rows = sum(shard.rows for shard in files)
+    check(all(file.rows == rows for file in beside), f"the index or the digests of {name} have other rows")
+    return SplitFiles(files, counts, index, digests)
 
 
 def parsed_left_out(fields: dict) -> LeftOut:

@@ -27,6 +27,8 @@ class Part(NamedTuple):
     file: str
     start: int
     length: int
+    where: object = None
+    """What an error names, where it is not the file alone."""
 
 
 class Parts(ABC):
@@ -52,22 +54,27 @@ class LocalParts(Parts):
         return self.read([Part(file, 0, self.watched[file].shard.bytes)])[0]
 
     def read(self, parts: Sequence[Part]) -> list[bytes]:
-        return [self.part(self.watched[part.file], part) for part in parts]
+        found: dict[int, bytes] = {}
+        places: dict[str, list[int]] = {}
+        for place, part in enumerate(parts):
+            places.setdefault(part.file, []).append(place)
+        for file, own in places.items():
+            found.update(zip(own, self.read_file(self.watched[file], [parts[place] for place in own]), strict=True))
+        return [found[place] for place in range(len(parts))]
 
-    def part(self, watch: Watch, part: Part) -> bytes:
+    def read_file(self, watch: Watch, parts: Sequence[Part]) -> list[bytes]:
+        """Parts of one file."""
         try:
             descriptor = os.open(watch.path, os.O_RDONLY)
             try:
-                data = os.pread(descriptor, part.length, part.start)
-                status = os.fstat(descriptor)  # behind the read: what was read is what was opened
+                data = [os.pread(descriptor, part.length, part.start) for part in parts]
+                status = os.fstat(descriptor)  # behind the reads: what was read is what was opened
             finally:
                 os.close(descriptor)
         except OSError as error:
             raise watch.lost(error) from error
-        watch.compare(status)
-        if len(data) < part.length:
-            raise DataError("a shard is shorter than its index says", where=watch.path,
-                            expected=f"{part.length} bytes at {part.start}", got=len(data))  # fmt: skip
+        cut = [part for part, read in zip(parts, data, strict=True) if len(read) < part.length]
+        watch.compare(status, [*cut, *parts][0].where, cut=bool(cut))
         return data
 
 
@@ -106,12 +113,17 @@ class RemoteParts(Parts):
 
     def read(self, parts: Sequence[Part]) -> list[bytes]:
         with remote_errors(self.folder, "a shard cannot be read any more"):
-            data = self.folder.ranges(parts)
+            data = self.folder.ranges([part[:3] for part in parts])
         self.check()
         for part, found in zip(parts, data, strict=True):
             if len(found) != part.length:
-                raise DataError("a shard changed while it was read", where=self.folder / part.file, remedy=AGAIN,
-                                expected=f"{part.length} bytes at {part.start}", got=len(found))  # fmt: skip
+                raise DataError(
+                    "a shard changed while it was read",
+                    where=part.where or self.folder / part.file,
+                    expected=f"{part.length} bytes at {part.start}",
+                    got=len(found),
+                    remedy=AGAIN,
+                )
         return data
 
     def check(self) -> None:

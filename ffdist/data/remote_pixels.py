@@ -10,8 +10,9 @@ import pyarrow as pa
 
 from ffdist.data.images import Split, check_labels
 from ffdist.data.manifest import Manifest, ShardFile
-from ffdist.data.parts import Part, RemoteParts, remote_errors
-from ffdist.data.shard_files import columns_in, shard_schema, unreadable
+from ffdist.data.parts import Part, Parts, RemoteParts, remote_errors
+from ffdist.data.row_digests import first_other, not_as_written, read_digests
+from ffdist.data.shard_files import HEAD, columns_in, first_byte, labels_in, shard_schema, unreadable
 from ffdist.errors import DataError
 from ffdist.remote import Remote
 
@@ -19,9 +20,6 @@ HELD = 2 * 2**30
 """Bytes of a remote folder's pixels that stay in memory, at most."""
 GAP = 2**18
 """Bytes between two samples that are fetched with them, as a request more would take longer."""
-HEAD = 2**12
-"""Bytes at the beginning of a shard in which its pixels begin."""
-MAGIC = 8
 
 
 class Held:
@@ -53,11 +51,13 @@ class RemoteSplit(Split):
         self.width = int(np.prod(self.shape_hwc))
         self.schema = shard_schema(manifest.shape, manifest.superclass is not None)
         self.shards = manifest.splits[name].files
-        self.files = RemoteParts(folder, self.shards)
-        labels = [remote_labels(folder, shard, self.schema) for shard in self.shards]
-        for shard, of in zip(self.shards, labels, strict=True):
+        self.files = RemoteParts(folder, manifest.splits[name].listed)
+        labels, self.digests = remote_digests(folder, self.files, manifest, name)
+        if labels is None:
+            labels = np.concatenate([remote_labels(folder, shard, self.schema) for shard in self.shards])
+        for shard, of in zip(self.shards, np.split(labels, np.cumsum([s.rows for s in self.shards])), strict=False):
             check_labels(of, len(manifest.classes), folder / shard.file)
-        self.labels = np.concatenate(labels).astype(np.int64)
+        self.labels = labels.astype(np.int64)
         self.starts = np.cumsum([0, *(shard.rows for shard in self.shards)])
         manifest.splits[name].check_counts(self.labels, len(manifest.classes), f"{folder}, split {name}")
         self.fits = sum(shard.bytes for shard in self.shards) <= HELD
@@ -100,9 +100,19 @@ class RemoteSplit(Split):
             begin = self.begin(shard, held)
             parts = [Part(file.file, begin + start * self.width, (end - start) * self.width) for start, end in spans]
             for run, (start, _), data in zip(runs, spans, self.files.read(parts), strict=True):
-                held.add(run, np.frombuffer(data, np.uint8).reshape(-1, self.width)[run - start])
+                held.add(
+                    run, self.compared(shard, run, np.frombuffer(data, np.uint8).reshape(-1, self.width)[run - start])
+                )
         while self.held and sum(of.pixels.nbytes for of in self.held.values()) + held.pixels.nbytes > HELD:
             del self.held[next(iter(self.held))]
+
+    def compared(self, shard: int, rows: np.ndarray, pixels: np.ndarray) -> np.ndarray:
+        """Pixels of rows of a shard, uint8 [N, H * W * C]. Raises DataError where they are not what was written."""
+        if self.digests is not None:
+            other = first_other(np.ascontiguousarray(pixels), self.digests[self.starts[shard] + rows])
+            if other is not None:
+                raise not_as_written(f"{self.source[0] / self.shards[shard].file}, row {rows[other]}")
+        return pixels
 
     def whole(self, shard: int) -> np.ndarray:
         """Pixels of all rows."""
@@ -135,32 +145,21 @@ class RemoteSplit(Split):
         return RemoteSplit, self.source
 
 
-def first_byte(head: bytes, schema: pa.Schema) -> int:
-    """Where the first column's values begin in an Arrow IPC file, which no column has nulls in: behind the messages of
-    the schema and of the only record batch, each with its length before it. Raises ValueError for another schema."""
-    found = pa.ipc.read_schema(pa.py_buffer(head[MAGIC:]))
-    if not found.equals(schema, check_metadata=True):
-        raise ValueError(found.to_string())
-    behind = MAGIC
-    for _ in range(2):
-        mark, length = struct.unpack_from("<Ii", head, behind)
-        if mark != 0xFFFFFFFF:
-            raise ValueError("no message")
-        behind += 8 + length
-    return behind
+def remote_digests(
+    folder: Remote, files: Parts, manifest: Manifest, name: str
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Labels int32 [N] and digests int64 [N] of a split; None of both where it was written without."""
+    of = manifest.splits[name]
+    if of.digests is None:
+        return None, None
+    return read_digests(files.whole(of.digests.file), of.rows, folder / of.digests.file)
 
 
 def remote_labels(folder: Remote, shard: ShardFile, schema: pa.Schema) -> np.ndarray:
     """int32 [rows], by requests for the bytes of labels alone. Raises DataError for what is no such shard."""
-    options = pa.ipc.IpcReadOptions(included_fields=[schema.get_field_index("label")])
     try:
         with remote_errors(folder / shard.file, "a shard cannot be read"), folder.opened(shard.file) as file:
-            reader = pa.ipc.open_file(pa.PythonFile(file, mode="r"), options=options)
-            batch = reader.get_batch(0)
-            batch.validate(full=True)
-            if reader.num_record_batches != 1 or len(batch) != shard.rows:
-                raise ValueError(f"{reader.num_record_batches} record batches, {len(batch)} rows")
-            return batch.column("label").to_numpy()
+            return labels_in(pa.PythonFile(file, mode="r"), schema, shard.rows)
     except DataError:
         raise
     except (pa.ArrowException, ValueError, KeyError) as error:

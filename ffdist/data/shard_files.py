@@ -6,6 +6,7 @@ classes have superclasses.
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,17 @@ import pyarrow as pa
 
 from ffdist import digests
 from ffdist.data.manifest import ShardFile, SplitFiles
+from ffdist.data.row_digests import digests_of, write_digests
 from ffdist.data.watch import AGAIN
+from ffdist.data.written import written
 from ffdist.errors import DataError
 
 SHARD_BYTES = 64 * 2**20
+HEAD = 2**12
+"""Bytes at the beginning of a shard in which its pixels begin."""
+MAGIC = 8
+PADDED = (8, 64)
+"""Bytes to a multiple of which Arrow fills up each column's: it has had both."""
 
 
 def shard_schema(shape: tuple[int, int, int], coarse: bool) -> pa.Schema:
@@ -41,10 +49,13 @@ class ShardWriter:
         self.rows = 0
         self.counts = np.zeros(num_classes, np.int64)
         self.files: list[ShardFile] = []
+        self.told: list[tuple[np.ndarray, np.ndarray]] = []
+        """Labels and digests of all that came, eight bytes each."""
 
     def add(self, pictures: np.ndarray, labels: np.ndarray) -> None:
         """pictures: uint8 [N, H, W, C]; labels: int [N]."""
-        flat = pictures.reshape(len(pictures), self.images.shape[1])
+        flat = np.ascontiguousarray(pictures).reshape(len(pictures), self.images.shape[1])
+        self.told.append((labels.astype(np.int32), digests_of(flat)))
         while len(flat):
             room = slice(self.rows, self.rows + len(flat))
             taken = len(self.labels[room])
@@ -62,16 +73,15 @@ class ShardWriter:
         columns = [pa.Array.from_buffers(self.schema.field("image").type, self.rows, [None, pixels]), pa.array(labels)]
         if self.superclass is not None:
             columns.append(pa.array(np.array(self.superclass, np.int32)[labels]))
-        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, self.schema) as file:
-            file.write_batch(pa.record_batch(columns, schema=self.schema))
-        self.files.append(ShardFile(path.name, self.rows, path.stat().st_size, sha256(path)))
+        self.files.append(written(path, pa.record_batch(columns, schema=self.schema)))
         self.counts += np.bincount(labels, minlength=len(self.counts))
         self.rows = 0
 
     def finish(self) -> SplitFiles:
         if self.rows:
             self.flush()
-        return SplitFiles(self.files, self.counts.tolist())
+        labels, found = (np.concatenate(each) for each in zip(*self.told, strict=True))
+        return SplitFiles(self.files, self.counts.tolist(), None, write_digests(self.folder, self.split, labels, found))
 
 
 def columns_in(source: pa.NativeFile, schema: pa.Schema, rows: int) -> tuple[np.ndarray, np.ndarray]:
@@ -87,6 +97,40 @@ def columns_in(source: pa.NativeFile, schema: pa.Schema, rows: int) -> tuple[np.
     width = schema.field("image").type.byte_width
     pixels = np.frombuffer(batch.column("image").buffers()[1], np.uint8, rows * width)
     return pixels.reshape(rows, width), batch.column("label").to_numpy()
+
+
+def labels_in(source: pa.NativeFile, schema: pa.Schema, rows: int) -> np.ndarray:
+    """int32 [rows] of the only record batch, of which nothing else is read. Raises ValueError for another one."""
+    options = pa.ipc.IpcReadOptions(included_fields=[schema.get_field_index("label")])
+    reader = pa.ipc.open_file(source, options=options)
+    batch = reader.get_batch(0)
+    batch.validate(full=True)
+    if reader.num_record_batches != 1:
+        raise ValueError(f"{reader.num_record_batches} record batches")
+    if len(batch) != rows:
+        raise ValueError(f"{len(batch)} rows")
+    return batch.column("label").to_numpy()
+
+
+def first_byte(head: bytes, schema: pa.Schema) -> int:
+    """Where the first column's values begin in an Arrow IPC file, which no column has nulls in: behind the messages of
+    the schema and of the only record batch, each with its length before it. Raises ValueError for another schema."""
+    found = pa.ipc.read_schema(pa.py_buffer(head[MAGIC:]))
+    if not found.equals(schema, check_metadata=True):
+        raise ValueError("columns " + ", ".join(f"{field.name} {field.type}" for field in found))
+    behind = MAGIC
+    for _ in range(2):
+        mark, length = struct.unpack_from("<Ii", head, behind)
+        if mark != 0xFFFFFFFF:
+            raise ValueError("no message")
+        behind += 8 + length
+    return behind
+
+
+def end_of(begin: int, schema: pa.Schema, rows: int) -> list[int]:
+    """Where the only record batch may end whose first column's values begin there."""
+    sizes = [rows * field.type.byte_width for field in schema]
+    return [begin + sum(-(-size // to) * to for size in sizes) for to in PADDED]
 
 
 def unreadable(path: object, rows: int, error: Exception) -> DataError:

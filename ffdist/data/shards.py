@@ -1,20 +1,24 @@
-"""Prepared folders, opened: shards of pixels are read through the memory map without a copy."""
+"""Prepared folders, opened."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
-import pyarrow as pa
 
 from ffdist.data.encoded import EncodedSplit
-from ffdist.data.images import ArraySplit, Images, Split, check_labels
-from ffdist.data.manifest import Manifest, ShardFile, read_manifest
+from ffdist.data.images import ArraySplit, Images, Split
+from ffdist.data.manifest import Manifest, read_manifest
+from ffdist.data.pixel_file import PixelFile
 from ffdist.data.remote_pixels import RemoteSplit
-from ffdist.data.shard_files import columns_in, shard_schema, unreadable
-from ffdist.data.watch import Watch
+from ffdist.notes import note
 from ffdist.remote import Remote
+
+HELD = 2**28
+"""Bytes of a split's pixels that stay in memory, at most; of a larger one each sample is read when it is taken."""
 
 
 class ShardSplit(Split):
@@ -23,23 +27,43 @@ class ShardSplit(Split):
     def __init__(self, folder: Path, manifest: Manifest, name: str) -> None:
         self.source = (folder, manifest, name)
         self.shape_hwc = (*manifest.shape[1:], manifest.shape[0])
-        files = manifest.splits[name].files
-        self.watched = [Watch(folder / shard.file, shard) for shard in files]
-        opened = [open_shard(folder / shard.file, shard, manifest) for shard in files]
-        self.shards = [pixels for pixels, _ in opened]
-        self.labels = np.concatenate([labels for _, labels in opened]).astype(np.int64)
-        self.starts = np.cumsum([0, *(len(pixels) for pixels in self.shards)])
+        self.width = int(np.prod(self.shape_hwc))
+        self.files = [PixelFile(folder / shard.file, shard, manifest) for shard in manifest.splits[name].files]
+        self.labels = np.concatenate([file.labels for file in self.files]).astype(np.int64)
+        self.starts = np.cumsum([0, *(len(file.labels) for file in self.files)])
         manifest.splits[name].check_counts(self.labels, len(manifest.classes), f"{folder}, split {name}")
+        self.held: np.ndarray | None = None
+        """uint8 [N, H * W * C], of the shards that are here."""
+        self.here: set[int] = set()
+        self.lock = Lock()
 
     def take(self, indices: np.ndarray) -> np.ndarray:
-        out = np.empty((len(indices), self.shards[0].shape[1]), np.uint8)
+        """Raises DataError naming file and row of a shard that is gone or has changed."""
         owner = self.shard_of(indices)
-        for shard in np.unique(owner):
-            self.watched[shard].check()  # before: a page behind the end of a file that was cut off ends the process
-            mine = np.flatnonzero(owner == shard)
-            out[mine] = self.shards[shard][indices[mine] - self.starts[shard]]
-            self.watched[shard].check()  # and behind: what was read is what was opened
+        shards = np.unique(owner).tolist()
+        if len(self) * self.width <= HELD:
+            out = np.take(self.holding(shards), indices, axis=0)
+            for shard in shards:
+                self.files[shard].watch.check(Where(self, shard, owner, indices))
+        else:
+            out = np.empty((len(indices), self.width), np.uint8)
+            for shard in shards:
+                mine = np.flatnonzero(owner == shard)
+                self.files[shard].read(indices[mine] - self.starts[shard], mine, out)
         return out.reshape(len(indices), *self.shape_hwc)
+
+    def holding(self, shards: Sequence[int]) -> np.ndarray:
+        """`held` with these shards in it; each is read once."""
+        if self.held is not None and self.here.issuperset(shards):
+            return self.held
+        with self.lock:
+            held = np.empty((len(self), self.width), np.uint8) if self.held is None else self.held
+            for shard in set(shards) - self.here:
+                rows = np.arange(len(self.files[shard].labels))
+                self.files[shard].read(rows, self.starts[shard] + rows, held)
+                self.here.add(shard)
+            self.held = held
+            return held
 
     def shard_of(self, indices: np.ndarray) -> np.ndarray:
         return np.searchsorted(self.starts, indices, side="right") - 1
@@ -50,27 +74,18 @@ class ShardSplit(Split):
         return manifest.splits[name].digest()
 
     def __reduce__(self) -> tuple:
-        return ShardSplit, self.source  # another process maps the files itself
+        return ShardSplit, self.source  # another process opens the files itself
 
 
-def open_shard(path: Path, shard: ShardFile, manifest: Manifest) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels uint8 [N, H * W * C] and labels int32 [N], both in the memory map.
+class Where:
+    """Names the first of the samples that were taken from a shard, where an error asks for it."""
 
-    Raises DataError for a shard of another schema, or that has a label out of range.
-    """
-    schema = shard_schema(manifest.shape, manifest.superclass is not None)
-    try:
-        pixels, labels = columns(path, schema, shard.rows)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise unreadable(path, shard.rows, error) from error
-    check_labels(labels, len(manifest.classes), path)
-    return pixels, labels
+    def __init__(self, split: ShardSplit, shard: int, owner: np.ndarray, indices: np.ndarray) -> None:
+        self.split, self.shard, self.owner, self.indices = split, shard, owner, indices
 
-
-def columns(path: Path, schema: pa.Schema, rows: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels and labels of the only record batch."""
-    with pa.memory_map(str(path)) as source:  # its buffers outlive the open file
-        return columns_in(source, schema, rows)
+    def __str__(self) -> str:
+        first = self.indices[np.argmax(self.owner == self.shard)]
+        return self.split.files[self.shard].where(int(first - self.split.starts[self.shard]))
 
 
 def open_split(folder: Path | Remote, manifest: Manifest, name: str) -> Split:
@@ -80,11 +95,15 @@ def open_split(folder: Path | Remote, manifest: Manifest, name: str) -> Split:
 
 
 def open_folder(folder: Path | Remote) -> Images:
-    """A prepared folder, memory-mapped where it is here; where it has no training split, that has no samples.
+    """A prepared folder; where it has no training split, that has no samples.
 
     Raises DataError for what cheap checks can find; `verify` finds the rest.
     """
     manifest = read_manifest(folder)
+    if isinstance(folder, Remote) and any(of.digests is None for of in manifest.splits.values()):
+        note(
+            f"{folder}: prepared without digests of its samples, so its shards are read without them; prepare it again"
+        )
     splits = {name: open_split(folder, manifest, name) for name in manifest.splits}
     channels, height, width = manifest.shape
     decoding = manifest.decoding and replace(manifest.decoding, size=(height, width))

@@ -51,27 +51,29 @@ class Watch:
             raise DataError("a shard has another size", where=path, expected=f"{shard.bytes} bytes",
                             got=f"{self.stamp.size} bytes", remedy=AGAIN)  # fmt: skip
 
-    def check(self) -> None:
-        """Raises DataError where the shard is gone, or holds other bytes than the manifest says."""
+    def check(self, where: object = None) -> None:
+        """where: what was read. Raises DataError where the shard is gone, or holds other bytes than the manifest
+        says."""
         try:
-            self.compare(os.stat(self.path))
+            self.compare(os.stat(self.path), where)
         except OSError as error:
             raise self.lost(error) from error
 
-    def compare(self, status: os.stat_result) -> None:
-        """status: of the shard now. Its digest decides where it was only touched, or copied. Raises DataError."""
+    def compare(self, status: os.stat_result, where: object = None, *, cut: bool = False) -> None:
+        """status: of the shard now. Its digest decides where it was only touched, or copied. where: what was read. cut:
+        whether that was not there as a whole. Raises DataError."""
         found = Stamp.of(status)
-        if found == self.stamp:
+        if found == self.stamp and not cut:
             return
         try:
             with self.path.open("rb") as file:
                 same = found.size == self.shard.bytes and digests.sha256(file) == self.shard.sha256
         except OSError as error:
             raise self.lost(error) from error
-        if not same:
+        if not same or cut:
             raise DataError(
                 "a shard changed while it was read",
-                where=self.path,
+                where=where or self.path,
                 expected=f"{self.shard.bytes} bytes, sha256 {self.shard.sha256[:12]}...",
                 got=f"{found.size} bytes, written since" + " with other content" * (found.size == self.shard.bytes),
                 remedy="restore it, or prepare the data set again; then go on from the last snapshot",

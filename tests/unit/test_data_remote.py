@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import pickle
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,7 +16,7 @@ from PIL import Image
 
 from ffdist.data import Loader, open_data, parts, prepare, remote_pixels, shard_files, verify
 from ffdist.data.images import Images
-from ffdist.data.manifest import read_manifest
+from ffdist.data.manifest import MANIFEST, read_manifest
 from ffdist.errors import ConfigError, DataError
 from ffdist.remote import Remote, url_of
 
@@ -109,6 +111,45 @@ def test_a_remote_shard_that_changes_while_it_is_read_is_one_error(
     with pytest.raises(DataError, match=r"changed while it was read|cannot be read any more") as raised:
         split.take(np.arange(20))
     assert "data" in str(raised.value)
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_a_sample_that_is_not_what_was_written_is_named_and_not_learned_from(
+    tree: Path, remote: Remote, store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One changed bit, in a part of a shard that is fetched alone: no file is looked at again, and no size differs."""
+    monkeypatch.setattr(remote_pixels, "GAP", 1)
+    prepare(tree, remote.url, mode="rgb", store=store)
+    split = open_data(remote.url).train
+    rows = np.array([3, 20])
+    whole = split.take(rows)
+    file = read_manifest(remote).splits["train"].files[0].file
+    data = bytearray(remote.read(file))
+    one = whole[1].tobytes() if store == "pixels" else split.encoded(rows)[1]  # type: ignore[attr-defined]
+    data[bytes(data).index(one) + len(one) // 2] ^= 1
+    remote.write(file, bytes(data))
+    fresh = pickle.loads(pickle.dumps(split))
+    assert np.array_equal(fresh.take(rows[:1]), whole[:1])
+    with pytest.raises(DataError, match=rf"not what was written\n  where: .*{file}, row 20\n"):
+        fresh.take(rows)
+
+
+def test_a_folder_written_without_digests_is_read_which_is_told(
+    tree: Path, remote: Remote, capsys, monkeypatch
+) -> None:
+    monkeypatch.setattr(remote_pixels, "GAP", 1)
+    for store in STORES:
+        there = remote / store
+        prepare(tree, there.url, mode="rgb", store=store)
+        whole = open_data(there.url).train.take(np.arange(36))
+        assert "without digests" not in capsys.readouterr().err
+        manifest = json.loads(there.read(MANIFEST))
+        for of in manifest["splits"].values():
+            there.remove(of.pop("digests")["file"])
+        there.write(MANIFEST, json.dumps(manifest).encode())
+        images = open_data(there.url)
+        assert capsys.readouterr().err.count("prepared without digests") == 1
+        assert np.array_equal(images.train.take(np.array([7, 9])), whole[[7, 9]])
 
 
 def test_what_is_not_there_is_told_with_its_address(remote: Remote) -> None:

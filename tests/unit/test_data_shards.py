@@ -4,6 +4,7 @@ import json
 import pickle
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from ffdist.data import list_data, open_data, verify
 from ffdist.data.images import Moments
 from ffdist.data.manifest import MANIFEST, Manifest, read_manifest
+from ffdist.data.row_digests import digests_of, write_digests
 from ffdist.data.shard_files import ShardWriter
 from ffdist.errors import DataError
 
@@ -148,6 +150,17 @@ def test_any_changed_byte_is_found_by_verify_and_never_crashes_open(tmp_path: Pa
         path.write_bytes(whole)
 
 
+def test_digests_of_other_samples_are_found_by_verify(tmp_path: Path) -> None:
+    folder = prepared(tmp_path / "made")
+    manifest = json.loads((folder / MANIFEST).read_text())
+    for labels, rows, message in ((LABELS, PICTURES[::-1], "row 0"), (LABELS[::-1], PICTURES, "labels are not those")):
+        manifest["splits"]["train"]["digests"] = asdict(write_digests(folder, "train", labels, digests_of([*rows])))
+        (folder / MANIFEST).write_text(json.dumps(manifest))
+        with pytest.raises(DataError, match=message) as raised:
+            verify(folder)
+        assert "train-digests.arrow" in str(raised.value)
+
+
 def test_a_label_out_of_range_is_named_with_its_row(tmp_path: Path) -> None:
     folder = prepared(tmp_path / "made")
     edit(folder, classes=list("abc"))
@@ -159,7 +172,7 @@ def test_a_label_out_of_range_is_named_with_its_row(tmp_path: Path) -> None:
 def test_a_shard_of_another_shape_is_refused(tmp_path: Path) -> None:
     folder = prepared(tmp_path / "made")
     edit(folder, shape=[3, 5, 6])
-    with pytest.raises(DataError, match=r"where: .*train-00000.arrow\n  .*\n  got: 1 record batches of image"):
+    with pytest.raises(DataError, match=r"where: .*train-00000.arrow\n  .*\n  got: columns image"):
         open_data(str(folder))
 
 
@@ -167,6 +180,7 @@ def test_a_shard_with_other_rows_is_refused(tmp_path: Path) -> None:
     folder = prepared(tmp_path / "made")
     splits = json.loads((folder / MANIFEST).read_text())["splits"]
     splits["train"]["files"][1]["rows"] = 15
+    splits["train"]["digests"]["rows"] -= 1
     edit(folder, splits=splits)
     with pytest.raises(DataError, match=r"where: .*train-00001.arrow\n  expected: .* with 15 rows\n  got: 16 rows"):
         open_data(str(folder))
