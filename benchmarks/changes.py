@@ -1,6 +1,6 @@
 """What each optimisation brings: the same serial step with it and without it, in turns.
 
-    python benchmarks/changes.py --models cnnb vgg8 mlp --rounds 5 --record benchmarks/records
+    python -m benchmarks.changes --models cnnb vgg8 mlp --rounds 5 --record benchmarks/records
 
 Two processes live at once and take turns, one with everything, one without the change; the figure is the computing
 time of a thread, so that other work on the machine counts little. Random pictures of CIFAR-10's shape (for an MLP of
@@ -9,13 +9,11 @@ MNIST's), batch 128, bf16.
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 from typing import NamedTuple
 
 import torch
@@ -23,16 +21,15 @@ import torch.nn.functional as F
 import tyro
 from torch import Tensor, nn
 
-from ffdist.bench.finding import Cell, Finding, Grid
-from ffdist.bench.record import write_record
-from ffdist.bench.settings import BenchSettings
-from ffdist.bench.summary import ratios
-from ffdist.bench.team import Seat, Team
+from benchmarks.report import report
+from ffdist.bench.harness.finding import Finding
+from ffdist.bench.harness.summary import Summary, ratios
+from ffdist.bench.harness.table import Table
+from ffdist.bench.harness.team import Seat, Team
 from ffdist.models import load_model
 from ffdist.objectives import SFF
 from ffdist.pipeline.block import BlockConfig, LearningBlock, learn
 from ffdist.pipeline.plan import block_specs, build_block
-from ffdist.plain import PlainConsole
 from ffdist.settings import Settings
 
 BATCH = 128
@@ -121,7 +118,12 @@ def input_shape(model: str) -> tuple[int, int, int]:
     return (1, 28, 28) if model == "mlp" else (3, 32, 32)
 
 
-def compare(model: str, change: str, rounds: int) -> dict[str, Cell]:
+COLUMNS = {"change": "change", "network": "network", "predicted": "without/predicted", "without, ms": "without/step",
+           "with, ms": "with/step", "gain": "without/gain", "least": "without/gain.least", "most": "without/gain.most",
+           "n": "without/gain.n"}  # fmt: skip
+
+
+def compare(made: Table, model: str, change: str, rounds: int) -> None:
     with ExitStack() as ends:
         teams = [ends.enter_context(Team(model, Life(model, without), 1, keep_memory=keep))
                  for without, keep in ((None, True), (change, CHANGES[change].keep_memory))]  # fmt: skip
@@ -129,9 +131,10 @@ def compare(model: str, change: str, rounds: int) -> dict[str, Cell]:
         teams[1].ask(2)
         turns = [[team.ask(steps) for team in teams] for _ in range(rounds)]
     gain = ratios([b for _, b in turns], [a for a, _ in turns])
-    with_it, without = (1e3 * median(side) for side in zip(*turns, strict=True))
-    return {"change": change, "network": model, "predicted": CHANGES[change].predicted, "without, ms": without,
-            "with, ms": with_it, "gain": gain.median, "least": gain.least, "most": gain.most, "n": gain.n}  # fmt: skip
+    with_it, without = (Summary.of([1e3 * seconds for seconds in side]) for side in zip(*turns, strict=True))
+    made.add(side="with", network=model, change=change, step=with_it)
+    made.add(side="without", network=model, change=change, step=without, gain=gain,
+             predicted=CHANGES[change].predicted)  # fmt: skip
 
 
 def main(models: tuple[str, ...] = ("cnnb", "vgg8", "mlp"), rounds: int = 5, record: Path | None = None) -> None:
@@ -142,14 +145,14 @@ def main(models: tuple[str, ...] = ("cnnb", "vgg8", "mlp"), rounds: int = 5, rec
         rounds: Turns of both sides.
         record: Folder for the record.
     """
-    rows = [compare(model, name, rounds) for model in models
-            for name, change in CHANGES.items() if model != "mlp" or not change.maps_only]  # fmt: skip
-    grid = Grid("a serial step of SFF, batch 128, bf16, computing time of one thread", rows)
-    PlainConsole().print(grid.rich())
-    finding = Finding("changes", {"changes": rows}, [grid], ["all are for both sides of every comparison with DDP, but "
-                      "the norm, which is SFF's own"])  # fmt: skip
-    if record:
-        write_record(finding, BenchSettings().changed(record=record), ["python", *sys.argv])
+    title = "a serial step of SFF, batch 128, bf16, computing time of one thread"
+    made = Table("changes", title, COLUMNS, {"step": "ms", "gain": "without / with", "predicted": ""})
+    for model in models:
+        for name, change in CHANGES.items():
+            if model != "mlp" or not change.maps_only:
+                compare(made, model, name, rounds)
+    note = "all are for both sides of every comparison with DDP, but the norm, which is SFF's own"
+    report(Finding("changes", {}, [made], [note]), record)
 
 
 if __name__ == "__main__":

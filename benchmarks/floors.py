@@ -1,23 +1,22 @@
 """What a batch costs at least, FF and backpropagation: operations and bytes counted, the time they take alone, and the
 time of whole blocks without heads.
 
-python benchmarks/floors.py --record benchmarks/records
+python -m benchmarks.floors --record benchmarks/records
 """
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import tyro
 
+from benchmarks.report import report
 from ffdist.bench.alone import alone, slowest_stage, total
 from ffdist.bench.bare import steps
-from ffdist.bench.finding import Cell, Finding, Grid
 from ffdist.bench.floor import floors
-from ffdist.bench.record import write_record
+from ffdist.bench.harness.finding import Finding
+from ffdist.bench.harness.table import Table, Value
 from ffdist.bench.settings import BenchSettings
-from ffdist.plain import PlainConsole
 
 NETWORKS = (
     BenchSettings().changed(data="data/mnist", model="mlp"),
@@ -28,23 +27,39 @@ NETWORKS = (
 )
 
 
-def row(settings: BenchSettings) -> dict[str, Cell]:
-    ff, bp = (floors(settings)[side] for side in ("ff", "bp"))
-    timed = alone(settings)
-    alone_ff, alone_bp = total(timed["ff"]).seconds, total(timed["bp"]).seconds
-    return {"network": settings.network, "FF, GFLOP": ff.operations / 1e9, "BP, GFLOP": bp.operations / 1e9,
-            "BP / FF": bp.operations / ff.operations, "optimiser, MB": ff.optimiser_bytes / 1e6,
-            "FF alone, ms": 1e3 * alone_ff, "BP alone, ms": 1e3 * alone_bp, "BP / FF by time": alone_bp / alone_ff,
-            "slower of 2 stages, ms": 1e3 * slowest_stage(timed["ff"], 2).seconds}  # fmt: skip
+FLOOR = {"network": "network", "FF, GFLOP": "FF/operations", "BP, GFLOP": "BP/operations",
+         "BP / FF": "BP/operations_ratio", "optimiser, MB": "FF/optimiser_bytes", "FF alone, ms": "FF/alone",
+         "BP alone, ms": "BP/alone", "BP / FF by time": "BP/alone_ratio",
+         "slower of 2 stages, ms": "FF/slower_stage"}  # fmt: skip
+FLOOR_UNITS = {"operations": "GFLOP", "operations_ratio": "BP / FF", "optimiser_bytes": "MB", "alone": "ms",
+               "alone_ratio": "BP / FF", "slower_stage": "ms"}  # fmt: skip
+BARE = {"network": "network", "BP, ms": "BP/step", "FF, ms": "FF/step", "FF without heads, ms": "FF without heads/step",
+        "BP / FF": "FF/ratio", "BP / without heads": "FF without heads/ratio",
+        "slower of 2 stages without heads, ms": "FF without heads/slower_stage",
+        "samples/s of it": "FF without heads/throughput", "n": "BP/step.n"}  # fmt: skip
+BARE_UNITS = {"step": "ms", "ratio": "BP / it", "slower_stage": "ms", "throughput": "samples/s"}
 
 
-def bare_row(settings: BenchSettings, rounds: int) -> dict[str, Cell]:
+def add_floor(made: Table, settings: BenchSettings) -> None:
+    found, timed = floors(settings), alone(settings)
+    seconds = {side: total(timed[side]).seconds for side in ("ff", "bp")}
+    of = {"network": settings.network, "rule": settings.train.rule.objective}
+    made.add(side="FF", **of, operations=found["ff"].operations / 1e9, alone=1e3 * seconds["ff"],
+             optimiser_bytes=found["ff"].optimiser_bytes / 1e6,
+             slower_stage=1e3 * slowest_stage(timed["ff"], 2).seconds)  # fmt: skip
+    made.add(side="BP", **of, operations=found["bp"].operations / 1e9, alone=1e3 * seconds["bp"],
+             operations_ratio=found["bp"].operations / found["ff"].operations,
+             alone_ratio=seconds["bp"] / seconds["ff"])  # fmt: skip
+
+
+def add_bare(made: Table, settings: BenchSettings, rounds: int) -> None:
     took = steps(settings, rounds)
     bare, slower = sum(took.bare), took.slower_stage()
-    return {"network": settings.network, "BP, ms": 1e3 * took.bp, "FF, ms": 1e3 * took.ff,
-            "FF without heads, ms": 1e3 * bare, "BP / FF": took.bp / took.ff, "BP / without heads": took.bp / bare,
-            "slower of 2 stages without heads, ms": 1e3 * slower, "samples/s of it": settings.batch_size / slower,
-            "n": rounds}  # fmt: skip
+    of = {"network": settings.network, "rule": settings.train.rule.objective}
+    made.add(side="BP", **of, step=Value(1e3 * took.bp, rounds))
+    made.add(side="FF", **of, step=Value(1e3 * took.ff, rounds), ratio=took.bp / took.ff)
+    made.add(side="FF without heads", **of, step=Value(1e3 * bare, rounds), ratio=took.bp / bare,
+             slower_stage=1e3 * slower, throughput=settings.batch_size / slower)  # fmt: skip
 
 
 def main(rounds: int = 11, record: Path | None = None) -> None:
@@ -54,21 +69,20 @@ def main(rounds: int = 11, record: Path | None = None) -> None:
         rounds: Turns of both sides and of blocks without heads.
         record: Folder for the record.
     """
-    grids = [
-        Grid("a batch of 128, forward and backward, in one process", [row(settings) for settings in NETWORKS]),
-        Grid("whole steps, and blocks without heads", [bare_row(settings, rounds) for settings in NETWORKS]),
+    tables = [
+        Table("floors", "a batch of 128, forward and backward, in one process", FLOOR, FLOOR_UNITS),
+        Table("bare", "whole steps, and blocks without heads", BARE, BARE_UNITS),
     ]
-    for grid in grids:
-        PlainConsole().print(grid.rich())
+    for settings in NETWORKS:
+        add_floor(tables[0], settings)
+        add_bare(tables[1], settings, rounds)
     notes = [
         "operations of convolutions and matrix products, with SFF's heads; optimiser: what it reads and writes",
         "alone: the same operations, autocast's casts and the optimiser, each by itself as in a step; medians of 5",
         "whole steps in turns, computing time of one thread, medians; without heads: each block with a gradient of its "
         "output that is there already, as if the rule's loss cost nothing: no local rule is faster with these blocks",
     ]
-    if record:
-        finding = Finding("floors", {"floors": [grid.rows for grid in grids]}, grids, notes)
-        write_record(finding, BenchSettings().changed(record=record), ["python", *sys.argv])
+    report(Finding("floors", {}, tables, notes), record)
 
 
 if __name__ == "__main__":

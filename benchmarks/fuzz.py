@@ -40,11 +40,10 @@ with suppress(ImportError):
         atheris.instrument_imports(include=["ffdist"]).__enter__()  # pyright: ignore[reportAttributeAccessIssue]
 
 from benchmarks.fuzz_targets import TARGETS, Target
-from ffdist.bench.finding import Finding, Grid
-from ffdist.bench.record import write_record
-from ffdist.bench.settings import BenchSettings
+from benchmarks.report import report
+from ffdist.bench.harness.finding import Finding
+from ffdist.bench.harness.table import Table
 from ffdist.errors import FfdistError
-from ffdist.plain import PlainConsole
 
 SECONDS, ANSWER = 10.0, 120.0
 """Of computing that one input may take; until it is over, whatever else the machine does."""
@@ -250,25 +249,20 @@ def main(
     wanted = [target for target in TARGETS if not only or target.name in only]
     with ThreadPoolExecutor(jobs) as pool:
         outcomes = [*pool.map(lambda target: tried(target, inputs, seed, findings), wanted)]
-    rows: list[dict[str, Any]] = [
-        {"target": o.target, "inputs": o.inputs, "taken": o.taken, "refused": o.refused, "findings": len(o.findings),
-         "slowest ms": round(o.slowest * 1e3, 1), "memory MiB": o.memory_mib, "by coverage": o.guided}
-        for o in outcomes
-    ]  # fmt: skip
-    grid = Grid("Bad input: what became of it", rows)
-    console = PlainConsole()
-    console.print(grid.rich())
-    for outcome in outcomes:
-        for found in outcome.findings:
-            console.print(f"{outcome.target}: {found}", soft_wrap=True)
-    if record:
-        notes = [
-            f"a finding: anything raised but an error for users, over {SECONDS:g} s of computing, no answer, the "
-            f"process's end, over {ROOM >> 20} MiB, or a pickle read",
-            *(f"{outcome.target}: {found}" for outcome in outcomes for found in outcome.findings),
-        ]
-        told = Finding("fuzz", {"targets": rows}, [grid], notes)
-        write_record(told, BenchSettings().changed(record=record), ["python", *sys.argv])
+    columns = {"target": "side", "seed": "seed", "inputs": "inputs", "taken": "taken", "refused": "refused",
+               "findings": "findings", "slowest ms": "slowest", "memory MiB": "memory",
+               "by coverage": "guided"}  # fmt: skip
+    units = dict.fromkeys(("inputs", "taken", "refused", "findings", "guided"), "")
+    made = Table("fuzz", "Bad input: what became of it", columns, units | {"slowest": "ms", "memory": "MiB"})
+    for o in outcomes:
+        made.add(side=o.target, seed=seed, inputs=o.inputs, taken=o.taken, refused=o.refused, findings=len(o.findings),
+                 slowest=round(o.slowest * 1e3, 1), memory=o.memory_mib, guided=o.guided)  # fmt: skip
+    notes = [
+        f"a finding: anything raised but an error for users, over {SECONDS:g} s of computing, no answer, the "
+        f"process's end, over {ROOM >> 20} MiB, or a pickle read",
+        *(f"{outcome.target}: {found}" for outcome in outcomes for found in outcome.findings),
+    ]
+    report(Finding("fuzz", {}, [made], notes), record)
     sys.exit(any(outcome.findings for outcome in outcomes))
 
 

@@ -1,6 +1,6 @@
 """What an edge between two stages of a Ray cluster carries, by each transport that can join them.
 
-    python benchmarks/ray_transports.py --record benchmarks/records
+    python -m benchmarks.ray_transports --record benchmarks/records
 
 This is the measurement behind `--transport auto` on Ray: shared memory within a host, gloo across hosts, and the object
 store only where it is asked for. Both ends are on this host, so a network is not in it.
@@ -8,19 +8,17 @@ store only where it is asked for. Both ends are on this host, so a network is no
 
 from __future__ import annotations
 
-import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import ray
 import tyro
 from ray.cluster_utils import Cluster
 
-from ffdist.bench.finding import Finding, Grid
-from ffdist.bench.probe import Probe
-from ffdist.bench.record import write_record
-from ffdist.bench.settings import BenchSettings
-from ffdist.plain import PlainConsole
+from benchmarks.report import report
+from ffdist.bench.harness.finding import Finding
+from ffdist.bench.harness.probe import Probe
+from ffdist.bench.themes.transport import carried
 from ffdist.transport.measure import MIB, TransportRate, measure_transport
 
 TRANSPORTS = ("shared-memory", "gloo", "object-store")
@@ -47,21 +45,13 @@ def main() -> None:
             lowest = min(before, probe.measure())
     finally:
         cluster.shutdown()
-    finding = found(rates, lowest)
-    PlainConsole().print(finding.grids[0].rich(), *finding.notes)
-    if compare.record:
-        settings = BenchSettings().changed(rounds=compare.rounds, record=compare.record)
-        write_record(finding, settings, ["python", *sys.argv])
+    report(found(rates, lowest), compare.record, asdict(compare))
 
 
 def found(rates: list[TransportRate], probe: float) -> Finding:
-    rows = [{"transport": r.transport, "KiB": r.message_bytes // 1024, "messages/s": r.messages_per_s,
-             "MB/s": r.mb_per_s, "of memcpy": r.ratio, "least": r.ratio_min, "most": r.ratio_max, "n": r.num_rounds}
-            for r in rates]  # fmt: skip
+    made = carried(rates)
     note = f"Ray {ray.__version__}; two processes' matrix products ran at {probe:.2f} of one's around it (2 is ideal)"
-    return Finding(
-        "ray-transport", {"transport": rows, "probe": probe}, [Grid("one producer, one consumer", rows)], [note]
-    )
+    return Finding("ray-transport", {"transport": made.drawn_cells(), "probe": probe}, [made], [note])
 
 
 if __name__ == "__main__":

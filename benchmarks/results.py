@@ -5,18 +5,17 @@ python benchmarks/results.py
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.marks import put
-from ffdist.bench.finding import Cell, Grid
-from ffdist.bench.summary import ratios
+from ffdist.bench.harness.record import Record, read, tables_of
+from ffdist.bench.harness.summary import ratios
+from ffdist.bench.harness.table import Cell, Line, lines_of, pipes, shown
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORDS = ROOT / "benchmarks/records"
@@ -26,9 +25,8 @@ WHOLE = Path("docs/RESULTS.md")
 """The document with all of them, below the project's root."""
 CHOSEN = ("mlp, mnist", "vgg8, cifar10", "cnnb, cifar10", "cnnb, widths=128,16,16, cifar10")
 """README's rows, for what they teach: a large win, an even one, a level one, a loss."""
-MIB = 2**20
-Record = dict[str, Any]
-Rows = list[dict[str, Cell]]
+Drawn = list[dict[str, Cell]]
+"""The lines of a document's table, by their headings."""
 
 
 def main() -> None:
@@ -43,31 +41,34 @@ def redraw(root: Path, folder: Path) -> None:
 
 def draw(folder: Path) -> str:
     parts = []
-    for theme, title, rows_of in SECTIONS:
+    for theme, title, lines_in in SECTIONS:
         records = newest(folder, theme)
         if records:
-            parts += [Grid(title, rows_of(records)).markdown().replace("###", "##", 1), ""]
+            parts += [f"## {title}", "", *piped(lines_in(records)), ""]
     return "\n".join(parts)
 
 
 def headline(folder: Path) -> str:
     """Of the first table, what a reader asks first."""
     columns = ("network", "ours", "DDP", "ours / DDP", "ours / fastest BP", "n", "record")
-    found = {str(row["network"]): row for row in throughput(newest(folder, "throughput"))}
-    rows = [{column: found[name][column] for column in columns} for name in CHOSEN]
-    return Grid("", rows).markdown().split("\n\n", 1)[1] + "\n"
+    found = {str(line["network"]): line for line in throughput(newest(folder, "throughput"))}
+    return "\n".join(piped([{column: found[name][column] for column in columns} for name in CHOSEN])) + "\n"
+
+
+def piped(lines: Drawn) -> list[str]:
+    return pipes(lines[0], [[shown(line.get(column)) for column in lines[0]] for line in lines])
 
 
 def newest(folder: Path, theme: str) -> list[Record]:
     """The latest record of each network, rule, data set and way of running, with its `file`."""
     found: dict[tuple[Any, ...], Record] = {}
     for path in sorted(folder.glob(f"{theme}-*.json"), key=lambda p: (len(p.name), p.name)):
-        record: Record = json.loads(path.read_text()) | {"file": path.stem}
+        record = read(path) | {"file": path.stem}
         s = settings_of(record)
         told = ("model", "model_args", "split", "objective", "objective_args", "modules", "data", "microbatches", "lr",
                 "stages", "queue", "plan", "memory_limit", "link")  # fmt: skip
         key = tuple(str(s.get(name) or None) for name in told)
-        if record.get("theme") == theme and record["date"] >= found.get(key, record)["date"]:
+        if record["theme"] == theme and record["date"] >= found.get(key, record)["date"]:
             found[key] = record
     return list(found.values())
 
@@ -103,105 +104,119 @@ def link(record: Record, *, plot: bool = True) -> str:
     return f"[table]({base}.md)" + f", [plot]({base}.svg)" * plot
 
 
-def summaries(record: Record) -> dict[str, dict[str, Any]]:
+def sides(record: Record) -> dict[str, Line]:
     """By what ffdist was compared with."""
-    told = record["summary"] if isinstance(record["summary"], list) else [record["summary"]]
-    return {summary["against"]: summary for summary in told}
+    return {line["against"]: line for line in lines_of(record["rows"], "compared") if line["against"]}
 
 
-def throughput(records: Sequence[Record]) -> Rows:
-    with_ddp = [record for record in records if "ddp" in summaries(record)]
-    return [throughput_row(record, summaries(record)) for record in sorted(with_ddp, key=network)]
+def throughput(records: Sequence[Record]) -> Drawn:
+    return [throughput_line(record, sides(record)) for record in sorted(records, key=network) if "ddp" in sides(record)]
 
 
-def throughput_row(record: Record, told: dict[str, dict[str, Any]]) -> dict[str, Cell]:
+def throughput_line(record: Record, told: dict[str, Line]) -> dict[str, Cell]:
     ddp, ff, bp = told["ddp"], told.get("ff"), told.get("bp")
-    serial = None
-    if ff and bp:
-        serial = ratios([b for _, b in ff["pairs"]], [b for _, b in bp["pairs"]]).median
-    fastest = max((side for name, side in told.items() if name != "ff"), key=lambda side: side["theirs"])
+    ours = next(line for line in lines_of(record["rows"], "compared") if not line["against"])
+    fastest = max((line for name, line in told.items() if name != "ff"), key=lambda line: line["throughput"].value)
     others = [told[name] for name in ("bp-threads", "pipeline", "fsdp") if name in told]
+    ratio = ddp["ratio"]
     return {
-        "network": network(record), "ours": ddp["ours"], "DDP": ddp["theirs"],
-        "ours / DDP": f"**{ddp['ratio']:.2f}** ({ddp['ratio_min']:.2f} - {ddp['ratio_max']:.2f})", "n": ddp["n"],
-        "ours / fastest BP": f"{fastest['ratio']:.2f} ({fastest['variant']})",
-        "serial FF / BP": serial, "ours / serial FF": ff["ratio"] if ff else None,
-        "of what blocks' times allow": ff["of_bound"] if ff else None,
-        "ours / others": ", ".join(f"{o['variant']} {o['ratio']:.2f}" for o in others) or None, "record": link(record),
+        "network": network(record), "ours": ours["throughput"].value, "DDP": ddp["throughput"].value,
+        "ours / DDP": f"**{ratio.value:.2f}** ({ratio.spread[0]:.2f} - {ratio.spread[1]:.2f})", "n": ratio.n,
+        "ours / fastest BP": f"{fastest['ratio'].value:.2f} ({fastest['side']})",
+        "serial FF / BP": paired(record, ff["side"], bp["side"]) if ff and bp else None,
+        "ours / serial FF": ff["ratio"].value if ff else None,
+        "of what blocks' times allow": ff["of_bound"].value if ff else None,
+        "ours / others": ", ".join(f"{o['side']} {o['ratio'].value:.2f}" for o in others) or None,
+        "record": link(record),
     }  # fmt: skip
+
+
+def paired(record: Record, one: str, other: str) -> float:
+    """The median of one's samples/s by the other's, round by round."""
+    rates: dict[str, list[float]] = {one: [], other: []}
+    rounds = [line for line in lines_of(record["rows"], "rounds") if line.get("side") in rates]
+    counted = [line for line in rounds if line.get("passed")] or rounds
+    for line in counted:
+        rates[line["side"]].append(line["throughput"].value)
+    return ratios(rates[one], rates[other]).median
 
 
 FAMILIES = {"DDP at least": ("ddp",), "FSDP at least": ("fsdp",), "one device at least": ("bp",),
             "BP pipeline at least": ("1f1b", "gpipe", "interleaved", "zero-bubble")}  # fmt: skip
 
 
-def fullest(record: Record, column: str) -> dict[str, float]:
+def fullest(record: Record, metric: str) -> dict[str, float]:
     """Of each side, that of the device with the most."""
     found: dict[str, float] = {}
-    for row in chain.from_iterable(record["tables"].values()):
-        found[row["side"]] = max(found.get(row["side"], 0.0), row[column])
+    for line in lines_of(record["rows"], "memory"):
+        found[line["side"]] = max(found.get(line["side"], 0.0), line[metric].value)
     return found
 
 
-def memory(records: Sequence[Record]) -> Rows:
-    rows: Rows = []
+def memory(records: Sequence[Record]) -> Drawn:
+    lines: Drawn = []
     for record in sorted(records, key=network):
         peaks, resident = fullest(record, "peak"), fullest(record, "resident")
         ours, parts = peaks["ours"], settings_of(record)["microbatches"] > 1
         like = "ddp-accumulate" if parts else "ddp-bucket-25"
-        row: dict[str, Cell] = {"network": network(record), "ours": ours, "against": like, "it": peaks[like],
-                                "ours / it": f"**{ours / peaks[like]:.2f}**",
-                                "ours / plain DDP": ours / peaks["ddp-bucket-25"],
-                                "ours / it, resident": resident["ours"] / resident[like]}  # fmt: skip
+        line: dict[str, Cell] = {"network": network(record), "ours": ours, "against": like, "it": peaks[like],
+                                 "ours / it": f"**{ours / peaks[like]:.2f}**",
+                                 "ours / plain DDP": ours / peaks["ddp-bucket-25"],
+                                 "ours / it, resident": resident["ours"] / resident[like]}  # fmt: skip
         for label, members in FAMILIES.items():
             least = min((name for name in peaks if name.startswith(members)), key=peaks.__getitem__, default=None)
-            row[label] = least and f"{peaks[least]:.1f} ({least})"
-        rows.append(row | {"record": link(record)})
-    return rows
+            line[label] = least and f"{peaks[least]:.1f} ({least})"
+        lines.append(line | {"record": link(record)})
+    return lines
 
 
-def tabled(*columns: str) -> Callable[[Sequence[Record]], Rows]:
-    """The records' own first tables, with these columns."""
+def table_of(record: Record, part: str) -> Drawn:
+    """A table of the record, as it draws it itself."""
+    return next(table.drawn_cells() for table in tables_of(record) if table.part == part)
 
-    def rows_of(records: Sequence[Record]) -> Rows:
+
+def tabled(part: str, *columns: str) -> Callable[[Sequence[Record]], Drawn]:
+    """The records' own tables of a part, with these columns."""
+
+    def lines(records: Sequence[Record]) -> Drawn:
         return [
-            {"network": network(record), **{column: row.get(column) for column in columns}, "record": link(record)}
-            for record in records for row in next(iter(record["tables"].values()))
+            {"network": network(record), **{column: line.get(column) for column in columns}, "record": link(record)}
+            for record in records for line in table_of(record, part)
         ]  # fmt: skip
 
-    return rows_of
+    return lines
 
 
-def to_accuracy(records: Sequence[Record]) -> Rows:
+def to_accuracy(records: Sequence[Record]) -> Drawn:
     return [{"network": network(record), **level, "record": link(record)}
-            for record in records for level in record["summary"].get("levels", ())]  # fmt: skip
+            for record in records for level in table_of(record, "levels")]  # fmt: skip
 
 
-def whole(table: int = 0) -> Callable[[Sequence[Record]], Rows]:
-    """One of the last record's tables."""
+def whole(part: str) -> Callable[[Sequence[Record]], Drawn]:
+    """A table of the last record."""
 
-    def rows_of(records: Sequence[Record]) -> Rows:
+    def lines(records: Sequence[Record]) -> Drawn:
         record = records[-1]
-        return [row | {"record": link(record, plot=False)} for row in list(record["tables"].values())[table]]
+        return [line | {"record": link(record, plot=False)} for line in table_of(record, part)]
 
-    return rows_of
+    return lines
 
 
-SECTIONS: list[tuple[str, str, Callable[[Sequence[Record]], Rows]]] = [
+SECTIONS: list[tuple[str, str, Callable[[Sequence[Record]], Drawn]]] = [
     ("throughput", "Samples a second", throughput),
     ("memory", "Most MiB of tensors alive at once on the fullest device", memory),
     ("accuracy", "Seconds to a validation accuracy, read off between ends of epochs", to_accuracy),
     ("bandwidth", "Samples a second between two hosts, by the rate of their link",
-     tabled("link", "plan", "ours samples/s", "DDP", "its samples/s", "ratio", "least", "most", "n",
+     tabled("bandwidth", "link", "plan", "ours samples/s", "DDP", "its samples/s", "ratio", "least", "most", "n",
             "ours / PowerSGD")),
     ("depth", "Memory and speed as blocks are added, one block a stage",
-     tabled("blocks", "ours MiB", "of it edges", "ddp of 2, MiB", "ours / it", "ddp of as many, MiB", "ours / that",
-            "2 stages samples/s", "ddp of 2 samples/s", "ratio", "n")),
-    ("floors", "What a batch of 128 costs at least in one process", whole()),
-    ("floors", "What it would cost if heads and losses cost nothing, in one process", whole(1)),
-    ("changes", "What the optimisations bring: a serial step of SFF, ms", whole()),
+     tabled("depth", "blocks", "ours MiB", "of it edges", "ddp of 2, MiB", "ours / it", "ddp of as many, MiB",
+            "ours / that", "2 stages samples/s", "ddp of 2 samples/s", "ratio", "n")),
+    ("floors", "What a batch of 128 costs at least in one process", whole("floors")),
+    ("floors", "What it would cost if heads and losses cost nothing, in one process", whole("bare")),
+    ("changes", "What the optimisations bring: a serial step of SFF, ms", whole("changes")),
     ("scaling", "Samples a second as devices are added",
-     tabled("devices", "ours samples/s", "against", "its samples/s", "ratio", "least", "most", "n")),
+     tabled("scaling", "devices", "ours samples/s", "against", "its samples/s", "ratio", "least", "most", "n")),
 ]  # fmt: skip
 """Theme, title, rows."""
 

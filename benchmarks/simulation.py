@@ -1,6 +1,6 @@
 """The simulator against this machine: plans by processes and by threads, and by two hosts with a paced link between.
 
-python benchmarks/simulation.py --data data/cifar10 --record benchmarks/records
+python -m benchmarks.simulation --data data/cifar10 --record benchmarks/records
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import os
 import sys
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from math import inf
 from pathlib import Path
@@ -18,18 +18,20 @@ from statistics import median
 import torch
 import tyro
 
-from ffdist.bench.finding import Cell, Finding, Grid
+from benchmarks.report import report
+from ffdist.bench.harness.finding import Finding
+from ffdist.bench.harness.rounds import calibrated
+from ffdist.bench.harness.summary import Summary
+from ffdist.bench.harness.table import Table
+from ffdist.bench.harness.team import Team
+from ffdist.bench.harness.window import Window
 from ffdist.bench.hosts import Hosts, why_not
 from ffdist.bench.jobs import BenchJob
 from ffdist.bench.pipeline_side import PipelineLife
-from ffdist.bench.record import write_record
 from ffdist.bench.settings import BenchSettings
-from ffdist.bench.sides import PipelineSide, calibrated, here
-from ffdist.bench.team import Team
-from ffdist.bench.window import Window
+from ffdist.bench.sides import PipelineSide, here
 from ffdist.cores import available_cores
 from ffdist.events import ProgressMade, RunEvent
-from ffdist.plain import PlainConsole
 from ffdist.plan import Plan
 from ffdist.planner.cached import links_here, profile_of
 from ffdist.planner.cluster import Cluster, Link, parse_link
@@ -124,12 +126,21 @@ def profile(settings: BenchSettings) -> Profile:
     return profile_of(job.chain, job.objective, job.settings, job.loaders().train, fresh=True)
 
 
-def row(case: Case, settings: BenchSettings, known: Profile, rounds: int) -> dict[str, Cell]:
-    rates, expected = measured(case, settings, rounds), simulated(known, cluster_of(case), case.plan)
-    rate = median(rates)
-    return {"by": case.by, "plan": str(case.plan), "lanes": case.plan.lanes, "measured samples/s": rate,
-            "least": min(rates), "most": max(rates), "n": rounds, "simulated samples/s": expected.rate,
-            "error": abs(expected.rate - rate) / rate}  # fmt: skip
+COLUMNS = {"by": "by", "plan": "plan", "lanes": "lanes", "measured samples/s": "throughput",
+           "least": "throughput.least", "most": "throughput.most", "n": "throughput.n",
+           "simulated samples/s": "simulated", "error": "error"}  # fmt: skip
+UNITS = {"throughput": "samples/s", "simulated": "samples/s", "error": "of what was measured"}
+
+
+def compare(made: Table, case: Case, settings: BenchSettings, known: Profile, rounds: int) -> float:
+    """A line; returns the error of the simulation."""
+    rates = Summary.of(measured(case, settings, rounds))
+    expected = simulated(known, cluster_of(case), case.plan).rate
+    error = abs(expected - rates.median) / rates.median
+    made.add(side="ours", by=case.by, plan=str(case.plan), lanes=case.plan.lanes, throughput=rates, simulated=expected,
+             error=error)  # fmt: skip
+    print(f"{case.by}, {case.plan}: measured {rates.median:,.0f}, simulated {expected:,.0f}", file=sys.stderr)
+    return error
 
 
 def main(
@@ -155,25 +166,14 @@ def main(
     os.environ["OMP_NUM_THREADS"] = "1"
     settings = BenchSettings().changed(data=data, model=model, batch_size=batch_size, seconds=seconds, samples=samples)
     known = profile(settings)
-    console, rows = PlainConsole(), list[dict[str, Cell]]()
-    for case in cases(known.names):
-        rows.append(row(case, settings, known, rounds))
-        console.print(f"{case.by}, {case.plan}: measured {rows[-1]['measured samples/s']:,.0f}, simulated "
-                      f"{rows[-1]['simulated samples/s']:,.0f}", soft_wrap=True)  # fmt: skip
-    errors = [float(each["error"] or 0.0) for each in rows]
-    grid = Grid(f"{settings.subject}, {settings.precision}, batch {batch_size}", rows)
-    console.print(grid.rich())
+    made = Table("simulation", f"{settings.subject}, {settings.precision}, batch {batch_size}", COLUMNS, UNITS)
+    errors = [compare(made, case, settings, known, rounds) for case in cases(known.names)]
     notes = [
-        f"median error {median(errors):.1%}, largest {max(errors):.1%}, over {len(rows)} plans",
+        f"median error {median(errors):.1%}, largest {max(errors):.1%}, over {len(errors)} plans",
         "simulated from each block's times alone in one process, with their spread; links as measured, or as paced",
         *([f"no paced links: {why_not()}"] if why_not() else []),
     ]
-    for each in notes:
-        console.print(f"- {each}", soft_wrap=True)
-    if record:
-        summary = {"median_error": median(errors), "largest_error": max(errors), "runs": rows}
-        write_record(Finding("simulation", summary, [grid], notes), settings.changed(record=record),
-                     ["python", *sys.argv])  # fmt: skip
+    report(Finding("simulation", {}, [made], notes), record, asdict(settings))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Many workers of one run: 64 threads, 16 processes, 4 hosts. Start, train, snapshot, stop, resume by another plan; the
 bits are one worker's.
 
-python benchmarks/workers.py --record benchmarks/records
+python -m benchmarks.workers --record benchmarks/records
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 import tyro
 
-from ffdist.bench.finding import Cell, Finding, Grid
+from benchmarks.report import report
+from ffdist.bench.harness.finding import Finding
+from ffdist.bench.harness.table import Table
 from ffdist.bench.hosts import Hosts, why_not
-from ffdist.bench.record import write_record
-from ffdist.bench.settings import BenchSettings
 from ffdist.data import open_data
 from ffdist.events import Observer, ProgressMade, RunEvent, RunStarted
-from ffdist.plain import PlainConsole
 from ffdist.plan import Plan
 from ffdist.presets import with_preset
 from ffdist.runtime.job import Job
@@ -103,7 +103,13 @@ WAYS: dict[str, tuple[int, Run]] = {
 }
 
 
-def tried(by: str, workers: int, run: Run, folder: Path, samples: int) -> dict[str, Cell]:
+COLUMNS = {"by": "by", "workers": "workers", "plan": "plan", "resumed by": "resumed_by", "lanes": "lanes",
+           "start s": "start", "start ms a worker": "start_each", "stopped behind batch": "stopped_behind",
+           "same bits as one worker": "same_bits"}  # fmt: skip
+UNITS = {"start": "s", "start_each": "ms", "stopped_behind": "batches", "same_bits": ""}
+
+
+def tried(by: str, workers: int, run: Run, folder: Path, samples: int) -> dict[str, Any]:
     """One way: half of an epoch, a signal that stops it, and the rest by another plan."""
     lanes = workers // 2
     one = DigitsJob(folder / "one", "* @ 0", lanes, samples)
@@ -123,9 +129,9 @@ def tried(by: str, workers: int, run: Run, folder: Path, samples: int) -> dict[s
     assert stopped.batch, "in the middle of the epoch"
     assert run(replace(make, plan=replicas(workers), resume=True), lambda event: None).reason == "finished"
     same = fingerprint(make.run) == fingerprint(one.run)
-    return {"by": by, "workers": workers, "plan": make.plan, "resumed by": replicas(workers), "lanes": lanes,
-            "start s": started[0], "start ms a worker": 1e3 * started[0] / workers,
-            "stopped behind batch": stopped.step, "same bits as one worker": "yes" if same else "NO"}  # fmt: skip
+    return {"by": by, "workers": workers, "plan": make.plan, "resumed_by": replicas(workers), "lanes": lanes,
+            "start": started[0], "start_each": 1e3 * started[0] / workers, "stopped_behind": stopped.step,
+            "same_bits": "yes" if same else "NO"}  # fmt: skip
 
 
 def main(
@@ -141,21 +147,20 @@ def main(
     """
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
-    console, rows, notes = PlainConsole(), list[dict[str, Cell]](), list[str]()
+    title = "start, stop in an epoch, and resume by another plan, on the digits"
+    made, notes, same = Table("workers", title, COLUMNS, UNITS), list[str](), True
     for by in ways:
         if by == "hosts" and (reason := why_not()):
             notes.append(f"no hosts: {reason}")
             continue
         many, run = WAYS[by]
         with TemporaryDirectory() as folder:
-            rows.append(tried(by, workers or many, run, Path(folder), samples))
-    grid = Grid("start, stop in an epoch, and resume by another plan, on the digits", rows)
-    console.print(grid.rich())
+            found = tried(by, workers or many, run, Path(folder), samples)
+            same &= found["same_bits"] == "yes"
+            made.add(network="cnnb", **found)
     notes.append("start: from the call to the first batch, with imports, data and edges; hosts are network namespaces")
-    if record:
-        write_record(Finding("workers", rows, [grid], notes), BenchSettings().changed(record=record),
-                     ["python", *sys.argv])  # fmt: skip
-    if any(row["same bits as one worker"] != "yes" for row in rows):
+    report(Finding("workers", {}, [made], notes), record)
+    if not same:
         sys.exit("a plan has changed bits")
 
 

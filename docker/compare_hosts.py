@@ -11,7 +11,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from statistics import median
@@ -22,13 +22,14 @@ from rich.console import Console
 
 from ffdist.baselines.known import family
 from ffdist.bench.baseline_side import BaselineLife, Keep, Run
-from ffdist.bench.finding import Finding, Grid
+from ffdist.bench.harness.finding import Finding
+from ffdist.bench.harness.record import write_record
+from ffdist.bench.harness.summary import Summary, ratios
+from ffdist.bench.harness.table import Table
+from ffdist.bench.harness.team import Life, Seat
+from ffdist.bench.harness.window import Lap, Window
 from ffdist.bench.pipeline_side import PipelineLife
-from ffdist.bench.record import write_record
 from ffdist.bench.settings import BenchSettings
-from ffdist.bench.summary import Summary, ratios
-from ffdist.bench.team import Life, Seat
-from ffdist.bench.window import Lap, Window
 from ffdist.cli.parsing import parsed
 from ffdist.runtime.agree import agree
 from ffdist.runtime.torchrun import Meeting, meet
@@ -114,14 +115,21 @@ def report(settings: BenchSettings, world: World, variants: dict[str, float], ra
         "ratio": ratio.median, "ratio_min": ratio.least, "ratio_max": ratio.most, "n": ratio.n, "qualifying": variants,
     }  # fmt: skip
     title = f"{settings.model}, {world.size} hosts, link {link}, {settings.precision}, batch {settings.batch_size}"
-    sides = [(name, Summary.of(values)) for name, values in rates.items()]
-    rows = [{"side": n, "samples/s": s.median, "least": s.least, "most": s.most, "n": s.n} for n, s in sides]
-    grid = Grid(title, rows)
+    columns = {"side": "side", "samples/s": "throughput", "least": "throughput.least", "most": "throughput.most",
+               "n": "throughput.n", "ours / it": "ratio"}  # fmt: skip
+    made = Table("hosts", title, columns, {"throughput": "samples/s", "ratio": ""})
+    for name, values in rates.items():
+        made.add(side=name, throughput=Summary.of(values), ratio=None if name == "ours" else ratio)
+    tried = Table("qualifying", "", {}, {"throughput": "samples/s"})
+    for name, rate in variants.items():
+        tried.add(side=name, throughput=rate)
     note = f"ours / DDP {ratio}, pair by pair; no probe of the machine: hosts that share one also share its noise"
-    finding = Finding("hosts", summary, [grid], [note])
-    Console().print(grid.rich(), note)
+    finding = Finding("hosts", summary, [made, tried], [note])
+    Console().print(made.rich(), note)
     if settings.compare.record:
-        write_record(finding, settings, [Path(sys.argv[0]).name, *sys.argv[1:]])
+        words = [Path(sys.argv[0]).name, *sys.argv[1:]]
+        write_record(finding, settings.compare.record, words, asdict(settings), network=settings.network,
+                     rule=settings.train.rule.objective)  # fmt: skip
 
 
 if __name__ == "__main__":

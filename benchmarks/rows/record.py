@@ -1,28 +1,32 @@
-"""The record of a row: accuracies in per cent of the test split, for each seed and over them."""
+"""The record of a row of the accuracy table: accuracies in per cent of the test split, for each seed and over them."""
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Sequence
-from datetime import date
+import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 from benchmarks.rows.row import Row
 from benchmarks.rows.train import cost_of, read_lines
-from ffdist.bench.record import machine, versions
+from ffdist.bench.harness import record as harness
+from ffdist.bench.harness.record import Record, environment, facts_of, told
+from ffdist.bench.harness.table import Line, Table, Value, lines_of, pipes
 from ffdist.pipeline.crossed import layers_crossed
 from ffdist.pipeline.predictors import PREDICTORS
 from ffdist.runtime.data_facts import read_facts
 from ffdist.runtime.run import load_classifier, network, read_settings
 from ffdist.settings import Settings
 
-Record = dict[str, Any]
+THEME = "accuracy-row"
+ACCURACY = {"accuracy": "%", "deviation": "%"}
+COST = {"seconds": "s", "cpu_seconds": "s", "peak_mib": "MiB"}
+COUNTS = {"epochs": "", "samples": "", "parameters": "", "commit": ""}
 
 
-def measured(out: Path) -> Record:
+def measured(out: Path) -> dict[str, Any]:
     """What one finished run's directory says."""
     *epochs, last = read_lines(out / "metrics.jsonl")
     test = last["test"]
@@ -40,26 +44,42 @@ def measured(out: Path) -> Record:
 
 def summed_up(row: Row, outs: Sequence[Path], note: str) -> Record:
     """The record of a row's finished runs, one a seed."""
-    runs = [measured(out) for out in outs]
-    settings = read_settings(outs[0])
-    trained = load_classifier(outs[0])[0]
-    found = {name: [run["accuracy"][name] for run in runs] for name in runs[0]["accuracy"]}
-    over: Record = {"accuracy": {name: round(mean(of), 2) for name, of in found.items()}}
-    if len(runs) > 1:
-        over["spread"] = {name: round(stdev(of), 2) for name, of in found.items()}
-    for key in ("seconds", "cpu_seconds", "peak_mib"):
-        if all(key in run for run in runs):
-            over[key] = round(mean(run[key] for run in runs))
-    return over | {
-        "row": row.name, "data": row.data, "args": row.args, "command": row.command, "form": row.form,
-        "paper": row.paper, "source": row.source, "target": row.target, "note": note,
-        "epochs": max(run["epochs"] for run in runs), "samples": runs[0]["samples"],
-        "seeds": [run["seed"] for run in runs], "n": len(runs), "runs": runs,
-        "parameters": sum(p.numel() for p in trained.parameters()), "crossed": crossed(outs[0]),
-        "settings": what_decides(settings), "threads": os.environ.get("OMP_NUM_THREADS", "default"),
-        "machine": machine(),
-        "versions": versions() | {"commit": runs[-1].get("commit", "unknown")}, "date": date.today().isoformat(),
-    }  # fmt: skip
+    runs, settings = [measured(out) for out in outs], read_settings(outs[0])
+    parameters = sum(p.numel() for p in load_classifier(outs[0])[0].parameters())
+    facts = facts_of(THEME, shlex.split(row.command))
+    facts["versions"] |= {"commit": runs[-1].get("commit", "unknown")}
+    about = {"row": row.name, "data": row.data, "args": row.args, "form": row.form, "paper": row.paper,
+             "source": row.source, "target": row.target, "threads": os.environ.get("OMP_NUM_THREADS", "default"),
+             "settings": what_decides(settings), "notes": [note] if note else []}  # fmt: skip
+    tables = tables_of(runs, parameters, crossed(outs[0]))
+    return facts | about | told(tables, settings.network.model, settings.rule.objective)
+
+
+def tables_of(runs: Sequence[Mapping[str, Any]], parameters: int, crossed: Mapping[str, int]) -> list[Table]:
+    """For the record alone: over all seeds, and of each."""
+    over = Table("accuracy", "", {}, ACCURACY)
+    seeds = Table("seeds", "", {}, ACCURACY)
+    blocks = Table("blocks", "", {}, ACCURACY)
+    cost = Table("cost", "", {}, COST | COUNTS)
+    layers = Table("crossed", "", {}, {"layers": ""})
+    for name in runs[0]["accuracy"]:
+        found = [run["accuracy"][name] for run in runs]
+        deviation = round(stdev(found), 2) if len(runs) > 1 else None
+        over.add(side="ours", predictor=name, deviation=deviation,
+                 accuracy=Value(round(mean(found), 2), len(runs), (min(found), max(found))))  # fmt: skip
+    for run in runs:
+        for name, accuracy in run["accuracy"].items():
+            seeds.add(side="ours", seed=run["seed"], predictor=name, accuracy=accuracy)
+        for name, accuracy in run["blocks"].items():
+            blocks.add(side="ours", seed=run["seed"], block=name, accuracy="-" if accuracy is None else accuracy)
+        counts = {name: run[name] for name in (*COST, "epochs", "samples", "commit") if name in run}
+        cost.add(side="ours", seed=run["seed"], **counts)
+    each = {name: round(mean(run[name] for run in runs)) for name in COST if all(name in run for run in runs)}
+    cost.add(side="ours", seed="all", **each, epochs=max(run["epochs"] for run in runs), samples=runs[0]["samples"],
+             parameters=parameters)  # fmt: skip
+    for name, count in crossed.items():
+        layers.add(side="ours", block=name, layers=count)
+    return [over, seeds, blocks, cost, layers]
 
 
 def crossed(out: Path) -> dict[str, int]:
@@ -68,34 +88,51 @@ def crossed(out: Path) -> dict[str, int]:
     return layers_crossed(*network(read_settings(out), facts.shape, len(facts.classes), run=out))
 
 
-def what_decides(settings: Settings) -> Record:
+def what_decides(settings: Settings) -> dict[str, Any]:
     """The settings but for where things lie."""
     return {k: v for k, v in settings.items() if isinstance(v, (int, float, str, tuple)) and k != "data"}
+
+
+def accuracies(record: Record) -> dict[str, Line]:
+    """By predictor: `accuracy` over the seeds, and its `deviation` where there are several."""
+    return {line["predictor"]: line for line in lines_of(record["rows"], "accuracy")}
+
+
+def costs(record: Record) -> dict[str, Any]:
+    """Of all seeds: what a seed took, and what was trained."""
+    return {name: cell.value for name, cell in lines_of(record["rows"], "cost")[-1].items() if isinstance(cell, Value)}
+
+
+def seeds(record: Record) -> list[int]:
+    return [line["seed"] for line in lines_of(record["rows"], "cost")[:-1]]
+
+
+def layers(record: Record) -> dict[str, Any]:
+    """By block: the layers that a gradient crosses in it and its head."""
+    return {line["block"]: line["layers"].value for line in lines_of(record["rows"], "crossed")}
 
 
 def write(record: Record, folder: Path) -> Path:
     """`accuracy-<row>-<machine>-<date>.{json,md}`; returns the second's path."""
     path = folder / f"accuracy-{record['row']}-{record['machine']['name']}-{record['date']}.json"
-    path.write_text(json.dumps(record, indent=1) + "\n")
+    path.write_text(harness.as_json(record))
     path.with_suffix(".md").write_text(as_markdown(record))
     return path.with_suffix(".md")
 
 
 def as_markdown(r: Record) -> str:
     """The record as people read it."""
-    m, v = r["machine"], r["versions"]
-    layers = f"Layers that a gradient crosses in a block and its head: {', '.join(map(str, r['crossed'].values()))}."
-    about = [r["form"], layers, r["note"], f"The paper's: {r['paper']:.2f} ({r['source']})." if r["paper"] else ""]
-    cost = f"{r['seconds']:,} s" + (
-        f", {r['cpu_seconds']:,} s of CPU, {r['peak_mib']:,} MiB" if "peak_mib" in r else ""
-    )
+    of, found = costs(r), seeds(r)
+    crosses = f"Layers that a gradient crosses in a block and its head: {', '.join(map(str, layers(r).values()))}."
+    paper = f"The paper's: {r['paper']:.2f} ({r['source']})." if r["paper"] else ""
+    about = [r["form"], crosses, *r["notes"], paper]
+    cost = f"{of['seconds']:,} s"
+    cost += f", {of['cpu_seconds']:,} s of CPU, {of['peak_mib']:,} MiB" if "peak_mib" in of else ""
     lines = [
         f"# accuracy, {r['row']}, {r['date']}", "", f"    {r['command']}", "",
-        f"{m['processor']}, {m['cores']} cores, {m['memory_gib']} GiB{', ' + m['gpu'] if m['gpu'] else ''}; "
-        f"Python {v['python']}, torch {v['torch']}, ffdist {v['ffdist']} at commit {v['commit']}; "
-        f"{r['threads']} thread(s).", "",
-        f"Seeds {', '.join(map(str, r['seeds']))} (n = {r['n']}), {r['epochs']} epochs, {r['parameters']:,} "
-        f"parameters, {cost} a seed, {r['samples']:,} test samples.", "",
+        f"{environment(r)}; {r['threads']} thread(s).", "",
+        f"Seeds {', '.join(map(str, found))} (n = {len(found)}), {of['epochs']} epochs, {of['parameters']:,} "
+        f"parameters, {cost} a seed, {of['samples']:,} test samples.", "",
         *(f"{text}\n" for text in about if text),
         *table(r), "",
     ]  # fmt: skip
@@ -104,16 +141,19 @@ def as_markdown(r: Record) -> str:
 
 def table(r: Record) -> list[str]:
     """Predictors and blocks down, seeds across."""
-    runs = r["runs"]
-    several = len(runs) > 1
-    heads = ["predictor", *(f"seed {run['seed']}" for run in runs), *["mean ± deviation"] * several]
-    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    for name, accuracy in r["accuracy"].items():
-        over = [f"{accuracy:.2f} ± {r['spread'][name]:.2f}"] if several else []
-        cells = [PREDICTORS[name], *(f"{run['accuracy'][name]:.2f}" for run in runs), *over]
-        lines.append(f"| {' | '.join(cells)} |")
-    for block in runs[0]["blocks"]:
-        found = [run["blocks"][block] for run in runs]
-        cells = ["-" if a is None else f"{a:.2f}" for a in found]
-        lines.append(f"| block {block} | " + " | ".join([*cells, *[""] * several]) + " |")
-    return lines
+    of, several = seeds(r), len(seeds(r)) > 1
+    heads = ["predictor", *(f"seed {seed}" for seed in of), *["mean ± deviation"] * several]
+    cells: dict[str, list[str]] = {}
+    for part, what in (("seeds", "predictor"), ("blocks", "block")):
+        for line in lines_of(r["rows"], part):
+            name = PREDICTORS[line[what]] if part == "seeds" else f"block {line[what]}"
+            value = line["accuracy"].value
+            cells.setdefault(name, []).append(value if isinstance(value, str) else f"{value:.2f}")
+    over = {PREDICTORS[name]: spread(line) for name, line in accuracies(r).items()}
+    return pipes(heads, ([name, *shown, *[over.get(name, "")] * several] for name, shown in cells.items()))
+
+
+def spread(line: Line) -> str:
+    """Mean and deviation."""
+    deviation = f" ± {line['deviation'].value:.2f}" if "deviation" in line else ""
+    return f"{line['accuracy'].value:.2f}{deviation}"

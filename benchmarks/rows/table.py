@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
 from benchmarks.marks import put
-from benchmarks.rows.record import Record
+from benchmarks.rows.record import THEME, accuracies, costs, layers, seeds, spread
 from benchmarks.rows.row import Row
+from ffdist.bench.harness.record import Record, read
+from ffdist.bench.harness.table import pipes
 
 BEGIN, END = "<!-- accuracy: drawn by `python benchmarks/accuracy.py table` -->", "<!-- /accuracy -->"
 COLUMNS = ("row", "mean of blocks", "last block", "fusion head", "paper", "backpropagation: ours", "paper's", "K",
@@ -26,8 +27,8 @@ def newest(folder: Path) -> dict[str, Record]:
     """The latest record of each row, with its `file`."""
     records: dict[str, Record] = {}
     for path in sorted(folder.glob("accuracy-*.json")):
-        record: Record = json.loads(path.read_text()) | {"file": path.with_suffix(".md").name}
-        if "row" in record and record["date"] >= records.get(record["row"], record)["date"]:
+        record = read(path) | {"file": path.with_suffix(".md").name}
+        if record["theme"] == THEME and record["date"] >= records.get(record["row"], record)["date"]:
             records[record["row"]] = record
     return records
 
@@ -35,20 +36,15 @@ def newest(folder: Path) -> dict[str, Record]:
 def draw(rows: Mapping[str, Row], records: Mapping[str, Record]) -> str:
     """What has a record. A twin stands in the rows of its network and data."""
     ours = [row for row in rows.values() if not row.is_twin and row.name in records]
-    return "\n".join([*grid([line(row, rows, records) for row in ours]), ""])
+    return "\n".join([*pipes(COLUMNS, [line(row, rows, records) for row in ours]), ""])
 
 
 def draw_whole(rows: Mapping[str, Row], records: Mapping[str, Record]) -> str:
     """The same of every record, and what has none."""
     unrun = [row for row in rows.values() if not row.is_twin and row.name not in records]
-    table = [*grid([line(row, rows, records) for row in unrun])]
+    table = [*pipes(COLUMNS, [line(row, rows, records) for row in unrun])]
     parts = [draw(rows, records), f"{len(unrun)} rows, not yet run:", "", *table, ""]
     return "\n".join(parts).replace("](benchmarks/", "](../benchmarks/")
-
-
-def grid(lines: list[list[str]]) -> list[str]:
-    return ["| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|",
-            *("| " + " | ".join(cells) + " |" for cells in lines)]  # fmt: skip
 
 
 def line(row: Row, rows: Mapping[str, Row], records: Mapping[str, Record]) -> list[str]:
@@ -60,23 +56,21 @@ def line(row: Row, rows: Mapping[str, Row], records: Mapping[str, Record]) -> li
     if r is None:
         return [f"`{row.name}`{form}", "not yet run", "", "", paper(row), *behind, *[""] * 6]
     name = f"[`{row.name}`](benchmarks/records/{r['file']}){form}"
-    cpu = f"{r['cpu_seconds']:,}" if "cpu_seconds" in r else "-"
+    of = costs(r)
     ours = [found(r, predictor) for predictor in ("mean", "last", "fusion")]
-    counts = [str(len(r["seeds"])), str(r["epochs"]), cpu]
+    counts = [str(len(seeds(r))), str(of["epochs"]), f"{of['cpu_seconds']:,}" if "cpu_seconds" in of else "-"]
     return [name, *ours, paper(row), *behind, *crossed(r), *counts, r["machine"]["name"]]
 
 
 def crossed(r: Record) -> list[str]:
     """How many modules learn, and the most layers that a gradient crosses in one of them and its head."""
-    layers = [count for count in r.get("crossed", {}).values() if count]
-    return [str(len(layers)), str(max(layers))] if layers else ["-", "-"]
+    learning = [count for count in layers(r).values() if count]
+    return [str(len(learning)), str(max(learning))] if learning else ["-", "-"]
 
 
 def found(r: Record, predictor: str) -> str:
-    if predictor not in r["accuracy"]:
-        return "-"
-    spread = f" ± {r['spread'][predictor]:.2f}" if "spread" in r else ""
-    return f"{r['accuracy'][predictor]:.2f}{spread}"
+    known = accuracies(r)
+    return spread(known[predictor]) if predictor in known else "-"
 
 
 def linked(twin: Row, records: Mapping[str, Record]) -> str:

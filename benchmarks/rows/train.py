@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ffdist.bench.record import versions
+from ffdist.bench.harness.record import versions
 from ffdist.snapshot import latest
 
 COST = "cost.jsonl"

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -16,13 +17,12 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 from torch.utils.flop_counter import flop_registry
 
 from ffdist.bench.settings import BenchSettings
-from ffdist.bench.step import OneStep, both_sides
-from ffdist.bench.team import Seat, Team
+from ffdist.bench.step import OneStep, both_sides, in_a_process
 from ffdist.models import Chain
 from ffdist.objectives import Objective
 from ffdist.pipeline.block import BlockConfig
 from ffdist.pipeline.plan import dealt, partition, synchronize
-from ffdist.runtime.rank import stage_device
+from ffdist.runtime.job import Job
 
 CAST = torch.ops.aten._to_copy
 OPTIMISERS = (torch.ops.aten._fused_adamw_, torch.ops.aten._fused_adam_, torch.ops.aten._fused_sgd_)
@@ -140,27 +140,19 @@ def described(leaf: Any) -> Any:
     return Laid(tuple(leaf.size()), leaf.stride(), leaf.dtype) if isinstance(leaf, Tensor) else leaf
 
 
-@dataclass(frozen=True)
-class AloneLife:
-    """A process that runs each operation of either side as a stage's process would."""
-
-    settings: BenchSettings
-    repeats: int
-
-    def __call__(self, seat: Seat) -> dict[str, list[Alone]]:
-        s = self.settings
-        torch.set_num_threads(s.threads)
-        job = s.job(1)()
-        config = job.block_config(stage_device(job.settings.compute.device, seat.world), 10**6)
-        return {name: [calls.replay(config.device, self.repeats)
-                       for calls in heavy_calls(chain, objective, config, s.batch_size)]
-                for name, (chain, objective) in both_sides(job).items()}  # fmt: skip
-
-
 def alone(settings: BenchSettings, repeats: int = 5) -> dict[str, list[Alone]]:
     """Block by block: of ffdist ("ff") and of the same network with one loss ("bp"), in a process of its own."""
-    with Team("alone", AloneLife(settings, repeats), 1) as team:
-        return team.finish()[0]
+    return in_a_process(settings, partial(replayed, repeats=repeats))
+
+
+def replayed(job: Job, config: BlockConfig, repeats: int) -> dict[str, list[Alone]]:
+    return {
+        name: [
+            calls.replay(config.device, repeats)
+            for calls in heavy_calls(*side, config, job.settings.training.batch_size)
+        ]
+        for name, side in both_sides(job).items()
+    }
 
 
 def heavy_calls(chain: Chain, objective: Objective, config: BlockConfig, batch_size: int) -> list[HeavyCalls]:

@@ -13,9 +13,9 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from ffdist.bench.harness.team import Seat, Team
 from ffdist.bench.settings import BenchSettings
 from ffdist.bench.step import OneStep, both_sides
-from ffdist.bench.team import Seat, Team
 from ffdist.pipeline.plan import dealt, partition
 from ffdist.pipeline.precision import autocast
 from ffdist.runtime.rank import stage_device

@@ -14,9 +14,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ffdist.baselines import BASELINES, BaselineConfig, Learner, Place
-from ffdist.bench.meter import MemoryUse, Meter
-from ffdist.bench.team import Seat
-from ffdist.bench.window import Lap, Window, endless
+from ffdist.bench.harness.meter import MemoryUse, Meter
+from ffdist.bench.harness.team import Seat
+from ffdist.bench.harness.window import Lap, Window, endless
 from ffdist.device import enter, group_backend, queues, synchronize
 from ffdist.errors import FfdistError
 from ffdist.runtime.job import Job

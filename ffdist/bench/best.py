@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ffdist.bench.finding import Progress
+from ffdist.bench.harness.finding import Progress
 from ffdist.bench.settings import BenchSettings
 from ffdist.planner.forecast import Request
 from ffdist.runtime.planned import planned

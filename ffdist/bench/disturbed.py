@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from ffdist.bench.finding import Progress
+from ffdist.bench.harness.finding import Progress
 from ffdist.bench.schedule import Fault
 from ffdist.bench.victims import Seen, descendants, is_worker, kept_in
 from ffdist.errors import StageError

@@ -22,7 +22,7 @@ from typing import Any
 
 from ffdist.bench.disturbed import PATIENCE, PLANS, TOLD, Disturbed, Launcher
 from ffdist.bench.faults_found import Costs, Told, finding
-from ffdist.bench.finding import Finding, Progress
+from ffdist.bench.harness.finding import Finding, Progress
 from ffdist.bench.schedule import Fault, schedule
 from ffdist.bench.victims import kept_in, left_of, words_of
 from ffdist.errors import StageError

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
 
 from ffdist.bench.disturbed import PLANS, Launcher
-from ffdist.bench.finding import Finding, Grid
+from ffdist.bench.harness.finding import Finding
+from ffdist.bench.harness.summary import Summary
+from ffdist.bench.harness.table import Table
 from ffdist.bench.schedule import MOMENTS, Fault
 from ffdist.cores import available_cores
 
@@ -70,16 +71,12 @@ def finding(launcher: Launcher, kills: Sequence[Told], costs: Costs) -> Finding:
         "equal": True,
         "left": 0,
     }
-    grids = [
-        Grid(f"{launcher}: {len(kills)} kills", [row(each, by_moment(kills, each), costs) for each in MOMENTS]),
-        Grid(
-            "by who was killed",
-            [
-                row("a worker", [kill for kill in kills if not kill.fault.launcher], costs),
-                row("what had started the workers", of_launcher, costs),
-            ],
-        ),
-    ]
+    made = kill_table("moments", f"{launcher}: {len(kills)} kills")
+    for each in MOMENTS:
+        add(made, launcher, each, by_moment(kills, each), costs)
+    by_whom = kill_table("victims", "by who was killed")
+    add(by_whom, launcher, "a worker", [kill for kill in kills if not kill.fault.launcher], costs)
+    add(by_whom, launcher, "what had started the workers", of_launcher, costs)
     notes = [
         f"{len(kills)} kills by SIGKILL in {costs.seconds:.0f} s, {len(of_launcher)} of them of what had started the "
         "workers: weights, optimiser, metrics and test equal the undisturbed run's to the bit.",
@@ -91,26 +88,32 @@ def finding(launcher: Launcher, kills: Sequence[Told], costs: Costs) -> Finding:
         "the run's own, other work went on beside it, and all seconds are upper bounds.",
         f"Plans, changed at each --resume: {'; '.join(PLANS)}.",
     ]
-    return Finding(f"faults-{launcher}", summary, grids, notes)
+    return Finding(f"faults-{launcher}", summary, [made, by_whom], notes)
 
 
 def by_moment(kills: Sequence[Told], moment: str) -> list[Told]:
     return [kill for kill in kills if kill.fault.moment == moment]
 
 
-def row(name: str, kills: Sequence[Told], costs: Costs) -> dict[str, Any]:
-    """seconds: from the kill until the stages were ready for the next batch."""
-    lost = [kill.lost for kill in kills if kill.lost is not None]
-    return {
-        "killed": name,
-        "kills": len(kills),
-        "of the launcher": sum(kill.fault.launcher for kill in kills),
-        "s to learning again": middle(kill.again for kill in kills),
-        "at most": max((kill.again for kill in kills if kill.again is not None), default=None),
-        "without torch": middle(map(costs.without_torch, kills)),
-        "batches lost": median(lost) if lost else None,
-        "most": max(lost, default=None),
-    }
+def kill_table(part: str, title: str) -> Table:
+    columns = {"killed": "killed", "kills": "kills", "of the launcher": "of_launcher", "s to learning again": "again",
+               "at most": "again.most", "without torch": "without_torch", "batches lost": "lost",
+               "most": "lost.most"}  # fmt: skip
+    units = {"kills": "", "of_launcher": "", "again": "s", "without_torch": "s", "lost": "batches"}
+    return Table(part, title, columns, units)
+
+
+def add(made: Table, launcher: Launcher, killed: str, kills: Sequence[Told], costs: Costs) -> None:
+    """A line. again: seconds from the kill until the stages were ready for the next batch."""
+    made.add(
+        side=launcher,
+        killed=killed,
+        kills=len(kills),
+        of_launcher=sum(kill.fault.launcher for kill in kills),
+        again=Summary.of([kill.again for kill in kills if kill.again is not None]),
+        without_torch=middle(map(costs.without_torch, kills)),
+        lost=Summary.of([kill.lost for kill in kills if kill.lost is not None]),
+    )
 
 
 def middle(values: Iterable[float | None]) -> float | None:

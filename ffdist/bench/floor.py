@@ -8,7 +8,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from ffdist.bench.alone import Alone, slowest_stage, total
-from ffdist.bench.finding import Cell, Grid
+from ffdist.bench.harness.table import Table
 from ffdist.bench.settings import BenchSettings
 from ffdist.bench.step import OneStep, both_sides
 from ffdist.models import Chain
@@ -49,25 +49,35 @@ def count(chain: Chain, objective: Objective, config: BlockConfig) -> tuple[int,
     return counter.get_total_flops(), sum(p.numel() for block in step.blocks for p in block.learned)
 
 
-def floor_grid(
+COLUMNS = {
+    "what": "what", "GFLOP a batch": "operations", "optimiser MB a batch": "optimiser_bytes",
+    "products alone, ms": "products", "casts alone, ms": "casts", "optimiser alone, ms": "optimiser",
+    "all alone, ms": "alone", "a batch, ms": "batch", "GFLOP/s reached": "reached",
+}  # fmt: skip
+UNITS = {"operations": "GFLOP", "optimiser_bytes": "MB", "products": "ms", "casts": "ms", "optimiser": "ms",
+         "alone": "ms", "batch": "ms", "reached": "GFLOP/s"}  # fmt: skip
+
+
+def floor_table(
     found: dict[str, Floor], timed: dict[str, list[Alone]], rates: dict[str, float], stages: int, batch_size: int
-) -> Grid:
+) -> Table:
     """rates: samples/s in one process, of those that were measured."""
-    rows: list[dict[str, Cell]] = []
+    made = Table("floor", "what a batch takes at least", COLUMNS, UNITS)
     for name, floor in found.items():
         whole = batch_size / rates[name] if name in rates else None
-        rows.append({
-            "what": f"{name}, one process", "GFLOP a batch": floor.operations / 1e9,
-            "optimiser MB a batch": floor.optimiser_bytes / 1e6, **alone_cells(total(timed[name])),
-            "a batch, ms": whole and 1e3 * whole, "GFLOP/s reached": whole and floor.operations / whole / 1e9,
-        })  # fmt: skip
-    rows.append({
-        "what": f"slowest of {stages} stages", "GFLOP a batch": None, "optimiser MB a batch": None,
-        **alone_cells(slowest_stage(timed["ff"], stages)), "a batch, ms": None, "GFLOP/s reached": None,
-    })  # fmt: skip
-    return Grid("what a batch takes at least", rows)
+        made.add(
+            side=name,
+            what=f"{name}, one process",
+            operations=floor.operations / 1e9,
+            optimiser_bytes=floor.optimiser_bytes / 1e6,
+            **milliseconds(total(timed[name])),
+            batch=whole and 1e3 * whole,
+            reached=whole and floor.operations / whole / 1e9,
+        )
+    made.add(side="ff", what=f"slowest of {stages} stages", **milliseconds(slowest_stage(timed["ff"], stages)))
+    return made
 
 
-def alone_cells(alone: Alone) -> dict[str, Cell]:
-    return {"products alone, ms": 1e3 * alone.products, "casts alone, ms": 1e3 * alone.casts,
-            "optimiser alone, ms": 1e3 * alone.optimiser, "all alone, ms": 1e3 * alone.seconds}  # fmt: skip
+def milliseconds(alone: Alone) -> dict[str, float]:
+    return {name: 1e3 * seconds for name, seconds in (("products", alone.products), ("casts", alone.casts),
+            ("optimiser", alone.optimiser), ("alone", alone.seconds))}  # fmt: skip

@@ -14,7 +14,7 @@ from string import ascii_lowercase
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from ffdist.bench.team import Seat
+from ffdist.bench.harness.team import Seat
 from ffdist.errors import ConfigError, FfdistError
 from ffdist.runtime.child import Start
 
@@ -98,7 +98,7 @@ class Placed:
     """A life that first moves its process to its host's namespace."""
 
     life: Callable[..., Any]
-    """A member of a `bench.team.Team`, or a stage's process."""
+    """A member of a `Team`, or a stage's process."""
     names: tuple[str, ...]
     links: tuple[str, ...]
 

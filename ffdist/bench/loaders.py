@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ffdist.bench.team import Seat
-from ffdist.bench.window import Lap, endless
+from ffdist.bench.harness.team import Seat
+from ffdist.bench.harness.window import Lap, endless
 from ffdist.data import Images, Loader
 from ffdist.data.augment import margin
 from ffdist.data.encoded import EncodedSplit

@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 from typing import NamedTuple
 
@@ -16,11 +17,11 @@ from torch.profiler import profile, supported_activities
 
 from ffdist.bench.floor import SAMPLES, count
 from ffdist.bench.settings import BenchSettings
-from ffdist.bench.step import OneStep, both_sides
-from ffdist.bench.team import Seat, Team
+from ffdist.bench.step import OneStep, both_sides, in_a_process
 from ffdist.device import queues, synchronize
+from ffdist.pipeline.block import BlockConfig
 from ffdist.pipeline.precision import dtype_of
-from ffdist.runtime.rank import stage_device
+from ffdist.runtime.job import Job
 
 KINDS = {
     "products": r"conv|addmm|::b?mm$|bmm|matmul|linear|einsum|gemm",
@@ -80,36 +81,28 @@ def kind_of(operation: str) -> str:
     return next((kind for kind, pattern in KINDS.items() if re.search(pattern, operation)), OTHER)
 
 
-@dataclass(frozen=True)
-class StepLife:
-    """A process that takes steps of either side in turns."""
-
-    settings: BenchSettings
-
-    def __call__(self, seat: Seat) -> Steps:
-        told = self.settings
-        torch.set_num_threads(told.threads)
-        job = told.job(1, compiled=told.compare.compiled)()
-        config = job.block_config(stage_device(job.settings.compute.device, seat.world), 10**6)
-        sides = both_sides(job)
-        steps = {name: OneStep(*side, config, told.batch_size) for name, side in sides.items()}
-        times: dict[str, list[float]] = {name: [] for name in steps}
-        for step in steps.values():
-            for _ in range(told.compare.warmup_batches):
-                step()
-        for _ in range(told.compare.rounds):
-            for name, step in steps.items():
-                times[name].append(seconds(step, config.device))
-        flops = {name: count(*side, config)[0] * told.batch_size / SAMPLES for name, side in sides.items()}
-        found = {name: Side(times[name], operations(step, config.device), flops[name]) for name, step in steps.items()}
-        return Steps(found, peak(config.device, dtype_of(told.train.compute.precision)))
-
-
 def steps_of(settings: BenchSettings) -> Steps:
     """In a process of its own, of as many threads as are told."""
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else the profiler writes of its own life
-    with Team("steps", StepLife(settings), 1) as team:
-        return team.finish()[0]
+    compare = settings.compare
+    work = partial(taken, warmup=compare.warmup_batches, rounds=compare.rounds)
+    return in_a_process(settings, work, compiled=compare.compiled)
+
+
+def taken(job: Job, config: BlockConfig, warmup: int, rounds: int) -> Steps:
+    """Steps of either side in turns, then profiled."""
+    sides, batch = both_sides(job), job.settings.training.batch_size
+    steps = {name: OneStep(*side, config, batch) for name, side in sides.items()}
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for step in steps.values():
+        for _ in range(warmup):
+            step()
+    for _ in range(rounds):
+        for name, step in steps.items():
+            times[name].append(seconds(step, config.device))
+    flops = {name: count(*side, config)[0] * batch / SAMPLES for name, side in sides.items()}
+    found = {name: Side(times[name], operations(step, config.device), flops[name]) for name, step in steps.items()}
+    return Steps(found, peak(config.device, dtype_of(job.settings.compute.precision)))
 
 
 def seconds(act: Callable[[], object], device: torch.device) -> float:

@@ -10,9 +10,9 @@ from threading import Event
 import torch
 from torch import Tensor
 
-from ffdist.bench.meter import MemoryUse, Meter
-from ffdist.bench.team import Seat
-from ffdist.bench.window import Lap, Mark, Window, endless, mark
+from ffdist.bench.harness.meter import MemoryUse, Meter
+from ffdist.bench.harness.team import Seat
+from ffdist.bench.harness.window import Lap, Mark, Window, endless, mark
 from ffdist.data import Loader
 from ffdist.events import EpochEnded, ProgressMade, RunEvent, RunStarted
 from ffdist.pipeline.source import Loaders

@@ -5,28 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
 
 from ffdist.baselines import family
 from ffdist.baselines.known import is_serial
 from ffdist.bench.baseline_side import BaselineLife, Keep, Run
+from ffdist.bench.harness.rounds import calibrated
+from ffdist.bench.harness.summary import Summary
+from ffdist.bench.harness.team import Life, Team
+from ffdist.bench.harness.window import Lap, Window
 from ffdist.bench.pipeline_side import PipelineLife
 from ffdist.bench.settings import BenchSettings
-from ffdist.bench.summary import Summary
-from ffdist.bench.team import Life, Team
-from ffdist.bench.window import Lap, Window
 from ffdist.errors import ConfigError
-
-
-class Side(Protocol):
-    """One of those that take turns."""
-
-    name: str
-    window: Window
-
-    def lap(self) -> Lap:
-        """Work for one window."""
-        ...
 
 
 @dataclass
@@ -54,22 +43,12 @@ class BaselineSide:
         return self.team.ask(Run(self.variant, self.window))
 
 
-AnySide = TypeVar("AnySide", bound=Side)
 Placing = Callable[[Life], Life]
 """Where a side's processes live, if not simply here."""
 
 
 def here(life: Life) -> Life:
     return life
-
-
-def calibrated(side: AnySide, seconds: float) -> AnySide:
-    """The same side with a window of about so many seconds, from two short laps of which the first only warms up."""
-    side.window = side.window._replace(batches=3)
-    side.lap()
-    lap = side.lap()
-    side.window = side.window._replace(batches=max(3, round(seconds / (lap.seconds / 3))))
-    return side
 
 
 def open_pipeline(

@@ -10,11 +10,12 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from math import nan
 from pathlib import Path
 from statistics import median
-from typing import Any
 
-from ffdist.bench.finding import Finding, Grid, Plot, Progress
+from ffdist.bench.harness.finding import Finding, Plot, Progress
+from ffdist.bench.harness.table import Table, Value
 from ffdist.bench.victims import descendants, is_worker
 from ffdist.errors import StageError
 from ffdist.report.log import read_run_log
@@ -89,7 +90,10 @@ def watched(process: subprocess.Popen[bytes], seconds: float, progress: Progress
 
 
 def finding(looks: list[Look], speeds: list[float], minutes: float, stages: int) -> Finding:
-    rows, grown = list[dict[str, Any]](), list[str]()
+    columns = {"of all workers": "what", "n": "last.n", "first third": "first", "middle": "middle", "last": "last",
+               "most": "last.most"}  # fmt: skip
+    units = {"first": "", "middle": "", "last": ""}
+    made, grown = Table("soak", f"{minutes:g} minutes, {stages} stages", columns, units), list[str]()
     series: dict[str, list[float]] = {
         "memory, MiB": [look.resident / 2**20 for look in looks],
         "descriptors": [float(look.descriptors) for look in looks],
@@ -99,8 +103,8 @@ def finding(looks: list[Look], speeds: list[float], minutes: float, stages: int)
     for name, values in series.items():
         third = max(1, len(values) // 3)
         middle, last = median(values[third : 2 * third] or values), median(values[-third:])
-        rows.append({"of all workers": name, "n": len(values), "first third": median(values[:third]),
-                     "middle": middle, "last": last, "most": max(values)})  # fmt: skip
+        spread = (min(values, default=nan), max(values, default=nan))
+        made.add(what=name, first=median(values[:third]), middle=middle, last=Value(last, len(values), spread))
         if name != "samples/s" and last > middle * FLAT:
             grown.append(f"{name}: {middle:.0f}, then {last:.0f}")
     if grown:
@@ -108,6 +112,6 @@ def finding(looks: list[Look], speeds: list[float], minutes: float, stages: int)
     points = [
         (look.seconds / 60, look.resident / 2**20, look.resident / 2**20, look.resident / 2**20) for look in looks
     ]
-    summary = {"minutes": minutes, "stages": stages, "epochs": len(speeds), "rows": rows}
+    summary = {"minutes": minutes, "stages": stages, "epochs": len(speeds), "rows": made.drawn_cells()}
     plot = Plot("lines", "memory of all workers", "minutes", "MiB", {"resident": points})
-    return Finding("soak", summary, [Grid(f"{minutes:g} minutes, {stages} stages", rows)], ["Nothing grew."], plot)
+    return Finding("soak", summary, [made], ["Nothing grew."], plot)

@@ -2,17 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
 
 from ffdist.baselines.twin import Backprop, twin
+from ffdist.bench.harness.team import Seat, Team
+from ffdist.bench.settings import BenchSettings
 from ffdist.models import Chain
 from ffdist.objectives import Objective
 from ffdist.pipeline.block import BlockConfig, LearningBlock, learn
 from ffdist.pipeline.plan import block_specs, build_block
 from ffdist.runtime.job import Job
+from ffdist.runtime.rank import stage_device
+
+Found = TypeVar("Found")
+
+
+@dataclass(frozen=True)
+class Alone(Generic[Found]):
+    """A process that works once, as a stage's process would compute."""
+
+    settings: BenchSettings
+    work: Callable[[Job, BlockConfig], Found]
+    compiled: bool = False
+
+    def __call__(self, seat: Seat) -> Found:
+        torch.set_num_threads(self.settings.threads)
+        job = self.settings.job(1, compiled=self.compiled)()
+        return self.work(job, job.block_config(stage_device(job.settings.compute.device, seat.world), 10**6))
+
+
+def in_a_process(
+    settings: BenchSettings, work: Callable[[Job, BlockConfig], Found], *, compiled: bool = False
+) -> Found:
+    """What the work gives, in a process of its own of as many threads as are told. work: picklable."""
+    with Team("alone", Alone(settings, work, compiled), 1) as team:
+        return team.finish()[0]
 
 
 def both_sides(job: Job) -> dict[str, tuple[Chain, Objective]]:

@@ -18,11 +18,11 @@ import torch.distributed as dist
 from ffdist.baselines import BASELINES, BaselineConfig, Place
 from ffdist.baselines.known import family
 from ffdist.bench.baseline_side import join
-from ffdist.bench.finding import Progress
+from ffdist.bench.harness.finding import Progress
+from ffdist.bench.harness.team import Seat, Team
+from ffdist.bench.harness.window import endless
 from ffdist.bench.settings import BenchSettings
-from ffdist.bench.team import Seat, Team
 from ffdist.bench.whole_runs import whole_rank
-from ffdist.bench.window import endless
 from ffdist.device import synchronize
 from ffdist.errors import ConfigError, FfdistError, setting
 from ffdist.page.spans import Span, beside, spans_of

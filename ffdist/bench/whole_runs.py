@@ -14,7 +14,7 @@ from torch import Tensor
 from ffdist.baselines import BASELINES, BaselineConfig, Place
 from ffdist.baselines.base import Replica
 from ffdist.bench.baseline_side import join
-from ffdist.bench.team import Seat
+from ffdist.bench.harness.team import Seat
 from ffdist.errors import ConfigError, setting
 from ffdist.events import EpochEnded, Observer, RunEvent, RunStarted
 from ffdist.pipeline.block import placed

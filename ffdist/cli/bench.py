@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Annotated, get_args
 
 from ffdist.bench.settings import BASE, OURS_ALONE, BenchSettings, CompareSettings, Theme
@@ -21,7 +21,7 @@ from ffdist.runtime.interrupts import handle_signals, unwind
 from ffdist.settings import GROUP_OF
 
 if TYPE_CHECKING:
-    from ffdist.bench.finding import Finding, Progress
+    from ffdist.bench.harness.finding import Finding, Progress
 
 THEMES: Known[Callable[[BenchSettings, Progress], Finding]] = Known(
     {name: f"ffdist.bench.themes.{name}:{name}" for name in get_args(Theme) if name != "all"}
@@ -91,8 +91,8 @@ def parse(args: Sequence[str]) -> Bench:
 
 def run(theme: Theme, settings: BenchSettings, args: Sequence[str]) -> None:
     """Measure; show, and record."""
+    from ffdist.bench.harness.record import write_record
     from ffdist.bench.hosts import why_not  # behind the parsing: they import torch
-    from ffdist.bench.record import write_record
 
     # read when the processes load their libraries, before any of our code can say it
     os.environ["OMP_NUM_THREADS"] = str(settings.train.compute.threads)
@@ -103,9 +103,12 @@ def run(theme: Theme, settings: BenchSettings, args: Sequence[str]) -> None:
         themes.remove("bandwidth")
     for name in themes:
         finding = THEMES[name](settings, lambda line: console.print(line, style="dim"))
-        show(finding, settings)
+        show(finding, as_json=settings.compare.json)
         if settings.compare.record:
-            paths = write_record(finding, settings, ["ffdist", "bench", *args])
+            words = ["ffdist", "bench", *args]
+            rule = settings.train.rule.objective
+            paths = write_record(finding, settings.compare.record, words, asdict(settings), network=settings.network,
+                                 rule=rule)  # fmt: skip
             console.print("record: " + ", ".join(map(str, paths)), soft_wrap=True)
 
 
@@ -132,13 +135,14 @@ def check(theme: Theme, settings: BenchSettings) -> None:
     open_told(settings.train.changed(image_size=settings.size).dataset)
 
 
-def show(finding: Finding, settings: BenchSettings) -> None:
+def show(finding: Finding, *, as_json: bool) -> None:
     """The result on the standard output."""
-    if settings.compare.json:
+    if as_json:
         print(json.dumps(finding.summary))
         return
     console = PlainConsole()
-    for grid in finding.grids:
-        console.print(grid.rich())
+    for table in finding.tables:
+        if table.title:
+            console.print(table.rich())
     for note in finding.notes:
         console.print(f"- {note}")

@@ -8,14 +8,14 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from ffdist.cli.parsing import help_of, parsed, wants_help
 from ffdist.errors import ConfigError, FfdistError
 from ffdist.runtime.interrupts import handle_signals, unwind
 
 if TYPE_CHECKING:
-    from ffdist.bench.finding import Finding, Progress
+    from ffdist.bench.harness.finding import Finding, Progress
 
 
 @dataclass(frozen=True)
@@ -85,18 +85,15 @@ def check(told: Faults | Soak) -> None:
 
 def run(told: Faults | Soak, words: Sequence[str], measure: Callable[[Progress], Finding]) -> None:
     """Measure; show, and record. words: the command."""
-    from ffdist.bench.record import write_record
-    from ffdist.bench.settings import BenchSettings
+    from ffdist.bench.harness.record import write_record
     from ffdist.cli.bench import show
     from ffdist.plain import PlainConsole
 
     console = PlainConsole(stderr=True)
     finding = measure(lambda line: console.print(line, style="dim"))
-    settings = BenchSettings().changed(json=told.json, record=told.record)
-    show(finding, settings)
+    show(finding, as_json=told.json)
     if told.record:
-        options: dict[str, Any] = asdict(told)
-        paths = write_record(finding, settings, words, told=options)
+        paths = write_record(finding, told.record, words, asdict(told))
         console.print("record: " + ", ".join(map(str, paths)), soft_wrap=True)
 
 

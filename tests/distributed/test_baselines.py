@@ -15,7 +15,7 @@ from ffdist.baselines.base import Replica, Whole, cross_entropy
 from ffdist.baselines.fully_sharded import SHARDS_ON_CPUS
 from ffdist.baselines.pipeline_parallel import WAITS_FOR_ALL
 from ffdist.bench.baseline_side import join
-from ffdist.bench.team import Seat, Team
+from ffdist.bench.harness.team import Seat, Team
 from ffdist.errors import ConfigError, NetworkError
 from ffdist.models import cnnb, mlp
 from ffdist.settings import Settings

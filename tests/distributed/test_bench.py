@@ -19,10 +19,10 @@ from stages import command
 
 from ffdist.bench import loaders
 from ffdist.bench.baseline_side import join
+from ffdist.bench.harness.probe import Probe
+from ffdist.bench.harness.team import Seat, Team
 from ffdist.bench.hosts import Hosts, why_not
-from ffdist.bench.probe import Probe
 from ffdist.bench.settings import BenchSettings
-from ffdist.bench.team import Seat, Team
 from ffdist.bench.themes.accuracy import check
 from ffdist.bench.themes.depth import deepened, threads_memory
 from ffdist.cli import main
@@ -197,7 +197,7 @@ def test_a_member_that_fails_ends_the_comparison_with_its_own_words() -> None:
 
 COMPARING = """
 import time
-from ffdist.bench.team import Team
+from ffdist.bench.harness.team import Team
 
 def life(seat):
     seat.answer("here")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import os
 import shutil
 import subprocess
@@ -20,16 +19,17 @@ from ffdist.baselines import BASELINES, family
 from ffdist.baselines.twin import Backprop, twin
 from ffdist.bench.alone import Alone, heavy_calls, slowest_stage, total
 from ffdist.bench.bare import BareBlocks, Steps
-from ffdist.bench.finding import Finding, Grid, Plot
 from ffdist.bench.floor import floors
-from ffdist.bench.record import write_record
-from ffdist.bench.rounds import Rounds, take_turns
+from ffdist.bench.harness.finding import Finding, Plot
+from ffdist.bench.harness.record import read, write_record
+from ffdist.bench.harness.rounds import Rounds, take_turns
+from ffdist.bench.harness.summary import Summary, ratios
+from ffdist.bench.harness.table import Table
+from ffdist.bench.harness.window import Lap, Window
 from ffdist.bench.settings import BenchSettings
 from ffdist.bench.step import OneStep
-from ffdist.bench.summary import Summary, ratios
 from ffdist.bench.themes.accuracy import Race, at_level, reached_after
 from ffdist.bench.whole_runs import Epoch
-from ffdist.bench.window import Lap, Window
 from ffdist.errors import ConfigError
 from ffdist.pipeline.block import BlockConfig
 
@@ -96,18 +96,20 @@ def test_a_machine_that_is_never_free_gives_figures_that_say_so() -> None:
 
 def test_a_record_holds_machine_versions_command_and_figures(tmp_path: Path) -> None:
     plot = Plot("lines", "t", "x", "y", {"ours": [(1, 2.0, 1.0, 3.0), (2, 3.0, 2.0, 4.0)]}, log_x=True)
-    grid = Grid("a table", [{"side": "ours", "samples/s": 1234.5}])
-    finding = Finding("throughput", {"ratio": 1.5}, [grid], ["a note"], plot)
-    first = write_record(finding, BenchSettings().changed(record=tmp_path), ["ffdist", "bench", "throughput"])
-    second = write_record(finding, BenchSettings().changed(record=tmp_path), ["ffdist", "bench", "throughput"])
+    table = Table("compared", "a table", {"side": "side", "samples/s": "rate", "n": "rate.n"}, {"rate": "samples/s"})
+    table.add(side="ours", rate=Summary(1234.5, 1000.0, 1500.0, 7))
+    finding = Finding("throughput", {"ratio": 1.5}, [table], ["a note"], plot)
+    command = ["ffdist", "bench", "throughput"]
+    first, second = (write_record(finding, tmp_path, command, {}, network="mlp", rule="sff") for _ in range(2))
     assert set(first).isdisjoint(second), "no record is overwritten"
-    content = json.loads(first[0].read_text())
-    assert content["summary"] == {"ratio": 1.5}
+    content = read(first[0])
+    assert content["rows"] == [{"part": "compared", "network": "mlp", "rule": "sff", "side": "ours", "metric": "rate",
+                                "value": 1234.5, "n": 7, "spread": [1000.0, 1500.0], "unit": "samples/s"}]  # fmt: skip
     assert content["command"] == "ffdist bench throughput"
     assert content["machine"]["cores"] >= 1
     assert {"python", "torch", "ffdist", "commit"} <= content["versions"].keys()
     text = first[1].read_text()
-    assert "| ours | 1,234 |" in text or "| ours | 1,235 |" in text
+    assert "| ours | 1,234 | 7 |" in text
     assert "- a note" in text
     assert first[2].read_text().lstrip().startswith("<?xml")
 

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.table import Table
 
-from ffdist.bench.finding import Grid
+from ffdist.bench.harness import table
 from ffdist.cli import doctor
 from ffdist.cli.training import stage_table
 from ffdist.events import RunRestarted
@@ -72,7 +72,7 @@ TABLES = {
     "dry run": lambda name: stage_table([BlockCost(name, 1.0, 1, 1)], Plan.pipeline([name], [1]), 1, {name: 1}),
     "maps": maps,
     "doctor": lambda name: doctor.table([doctor.Finding(name, False, name, name)]),
-    "bench": lambda name: Grid(name, [{name: name}]).rich(),
+    "bench": lambda name: table.Table("", name, {name: "side"}, {}, [{"side": name}]).rich(),
 }
 
 

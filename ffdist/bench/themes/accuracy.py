@@ -16,15 +16,16 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from ffdist.bench.best import with_plan
-from ffdist.bench.finding import Cell, Finding, Grid, Plot, Progress
+from ffdist.bench.harness.finding import Finding, Plot, Progress
+from ffdist.bench.harness.probe import Probe
+from ffdist.bench.harness.rounds import PATIENCE
+from ffdist.bench.harness.summary import Summary, ratios
+from ffdist.bench.harness.table import Cell, Table
+from ffdist.bench.harness.team import Life, Team
 from ffdist.bench.hosts import Hosts
 from ffdist.bench.jobs import BenchJob
-from ffdist.bench.probe import Probe
-from ffdist.bench.rounds import PATIENCE
 from ffdist.bench.settings import BASE, BenchSettings
 from ffdist.bench.sides import Placing, here, open_baseline
-from ffdist.bench.summary import Summary, ratios
-from ffdist.bench.team import Life, Team
 from ffdist.bench.whole_runs import BaselineRun, Epoch, PipelineRun
 from ffdist.errors import ConfigError, setting
 from ffdist.settings import GROUP_OF, Settings, apply, flat
@@ -269,17 +270,7 @@ def reached_after(run: Sequence[Epoch], level: float, chance: float) -> float:
 def told(settings: BenchSettings, race: Race) -> Finding:
     variant, runs, recipes = race.variant, race.runs, chosen(race.tried)
     reached = {name: all(run[-1].accuracy >= settings.compare.target for run in of) for name, of in runs.items()}
-    levels = level_rows(race, settings.compare.target)
     ours, theirs, ratio = at_level(race, settings.compare.target)
-    rows: list[dict[str, Cell]] = []
-    for name, of in runs.items():
-        mean = Summary.of([run[-1].mean for run in of])
-        per_epoch = Summary.of([run[-1].seconds / len(run) for run in of])
-        rows.append({"side": name, **columns(recipes[name]),
-                     "epochs until then": Summary.of([float(len(run)) for run in of]).median,
-                     "seconds an epoch": per_epoch.median, "n": len(of), "reached": "yes" if reached[name] else "no",
-                     "accuracy then": Summary.of([run[-1].accuracy for run in of]).median,
-                     "mean of blocks": mean.median})  # fmt: skip
     notes = [
         f"{race.discarded} pairs of runs discarded by the probe",
         f"validation on {VALIDATION:.0%} of the training samples, once an epoch, and a straight line between",
@@ -308,49 +299,78 @@ def told(settings: BenchSettings, race: Race) -> Finding:
         "n": ratio.n,
         "trusted": race.trusted,
         "recipes": {name: dict(recipe.values) for name, recipe in recipes.items()},
-        "levels": levels,
+        "levels": level_table(race, settings.compare.target).drawn_cells(),
         "runs": {name: [[epoch._asdict() for epoch in run] for run in of] for name, of in runs.items()},
     }
     series: dict[str, list[tuple[Any, float, float, float]]] = {
         name: [(round(e.seconds, 1), e.accuracy, e.accuracy, e.accuracy) for e in of[0]] for name, of in runs.items()
     }
     plot = Plot("lines", title, "seconds", "validation accuracy", series)
-    beforehand = f"tried beforehand on other seeds, medians of {settings.compare.qualifying}"
-    grids = [
-        Grid(title, rows),
-        Grid("seconds to a validation accuracy", levels),
-        Grid(beforehand, trial_rows(race.tried)),
-    ]
-    return Finding("accuracy", summary, [grid for grid in grids if grid.rows], notes, plot)
+    tables = [side_table(title, race, reached), level_table(race, settings.compare.target),
+              trial_table(race.tried, settings.compare.qualifying), run_table(runs)]  # fmt: skip
+    return Finding("accuracy", summary, [table for table in tables if table.lines], notes, plot)
+
+
+RECIPE_COLUMNS = {"recipe": "recipe", "learning rate": "lr", "epochs at most": "epochs_at_most"}
 
 
 def columns(recipe: Recipe) -> dict[str, Cell]:
     """A recipe in a table."""
-    lr = dict(recipe.values)["lr"]
-    return {"recipe": recipe.others or "as told", "learning rate": f"{lr:g}", "epochs at most": recipe.epochs}
+    values = dict(recipe.values)
+    return {"recipe": recipe.others or "as told", "lr": f"{values['lr']:g}", "epochs_at_most": recipe.epochs}
 
 
-def trial_rows(tried: dict[str, list[Trial]]) -> list[dict[str, Cell]]:
-    return [
-        {
-            "side": name,
-            **columns(trial.recipe),
-            "seconds to the target": None if trial.seconds == inf else trial.seconds,
-            "accuracy then": trial.accuracy,
-        }
-        for name, trials in tried.items()
-        if len(trials) > 1
-        for trial in trials
-    ]
+def side_table(title: str, race: Race, reached: dict[str, bool]) -> Table:
+    """What became of each side's runs."""
+    heads = {"side": "side", **RECIPE_COLUMNS, "epochs until then": "epochs", "seconds an epoch": "epoch_time",
+             "n": "epochs.n", "reached": "reached", "accuracy then": "accuracy", "mean of blocks": "mean"}  # fmt: skip
+    units = {"epochs": "", "epoch_time": "s", "reached": "", "accuracy": "", "mean": ""}
+    made, recipes = Table("sides", title, heads, units), chosen(race.tried)
+    for name, of in race.runs.items():
+        made.add(
+            side=name,
+            **columns(recipes[name]),
+            epochs=Summary.of([float(len(run)) for run in of]),
+            epoch_time=Summary.of([run[-1].seconds / len(run) for run in of]),
+            reached="yes" if reached[name] else "no",
+            accuracy=Summary.of([run[-1].accuracy for run in of]),
+            mean=Summary.of([run[-1].mean for run in of]),
+        )
+    return made
 
 
-def level_rows(race: Race, target: float) -> list[dict[str, Cell]]:
-    rows: list[dict[str, Cell]] = []
+def trial_table(tried: dict[str, list[Trial]], runs: int) -> Table:
+    heads = {"side": "side", **RECIPE_COLUMNS, "seconds to the target": "time", "accuracy then": "accuracy"}
+    title = f"tried beforehand on other seeds, medians of {runs}"
+    made = Table("tried", title, heads, {"time": "s", "accuracy": ""})
+    for name, trials in tried.items():
+        for trial in trials if len(trials) > 1 else ():
+            seconds = None if trial.seconds == inf else trial.seconds
+            made.add(side=name, **columns(trial.recipe), time=seconds, accuracy=trial.accuracy)
+    return made
+
+
+def level_table(race: Race, target: float) -> Table:
+    """Seconds to the target, and to what is below it."""
+    heads = {"to": "level", "ours, s": "ours/time", "DDP": "baseline/side", "its s": "baseline/time",
+             "its / ours": "baseline/ratio", "least": "baseline/ratio.least", "most": "baseline/ratio.most",
+             "n": "baseline/ratio.n"}  # fmt: skip
+    made = Table("levels", "seconds to a validation accuracy", heads, {"time": "s", "ratio": ""})
     for level in (target - below for below in BELOW):
         ours, theirs, ratio = at_level(race, level)
-        rows.append({"to": f"{level:.1%}", "ours, s": ours.median, "DDP": race.variant, "its s": theirs.median,
-                     "its / ours": ratio.median, "least": ratio.least, "most": ratio.most, "n": ratio.n})  # fmt: skip
-    return rows
+        made.add(side="ours", level=f"{level:.1%}", time=ours)
+        made.add(side=race.variant, against="baseline", level=f"{level:.1%}", time=theirs, ratio=ratio)
+    return made
+
+
+def run_table(runs: dict[str, list[list[Epoch]]]) -> Table:
+    """Every epoch of every run, for the record alone."""
+    made = Table("runs", "", {}, {"time": "s", "accuracy": "", "mean": ""})
+    for name, of in runs.items():
+        for run, epochs in enumerate(of):
+            for epoch, at in enumerate(epochs):
+                made.add(side=name, run=run, epoch=epoch + 1, time=at.seconds, accuracy=at.accuracy, mean=at.mean)
+    return made
 
 
 def at_level(race: Race, level: float) -> tuple[Summary, Summary, Summary]:

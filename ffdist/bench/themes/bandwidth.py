@@ -6,22 +6,29 @@ from contextlib import ExitStack
 from typing import Any
 
 from ffdist.bench.best import with_plan
-from ffdist.bench.finding import Cell, Finding, Grid, Plot, Progress
+from ffdist.bench.harness.finding import Finding, Plot, Progress
+from ffdist.bench.harness.probe import Probe
+from ffdist.bench.harness.rounds import calibrated, take_turns
+from ffdist.bench.harness.table import Table
 from ffdist.bench.hosts import Hosts
-from ffdist.bench.probe import Probe
-from ffdist.bench.rounds import take_turns
 from ffdist.bench.settings import BenchSettings
-from ffdist.bench.sides import calibrated, open_pipeline, open_variants, qualify
+from ffdist.bench.sides import open_pipeline, open_variants, qualify
 from ffdist.runtime.planning import AUTO
 
 VARIANTS = ("ddp-bucket-25", "ddp-bf16")
 """Those of DDP's tunings that could win on a slow link."""
 LOSSY = "ddp-powersgd"
 """Sends far less, and learns otherwise: beside the others, never in their place."""
-
-
 UNLIMITED = "10gbit"
 """What the planner takes an unlimited link for: the ends' cores have more to do than it."""
+
+
+COLUMNS = {
+    "link": "link", "plan": "ours/plan", "ours samples/s": "ours/throughput", "DDP": "ddp/side",
+    "its samples/s": "ddp/throughput", "ratio": "ddp/ratio", "least": "ddp/ratio.least", "most": "ddp/ratio.most",
+    "n": "ddp/ratio.n", "PowerSGD samples/s": f"{LOSSY}/throughput", "ours / PowerSGD": f"{LOSSY}/ratio",
+}  # fmt: skip
+UNITS = {"throughput": "samples/s", "ratio": "", "plan": ""}
 
 
 def bandwidth(settings: BenchSettings, progress: Progress) -> Finding:
@@ -30,7 +37,9 @@ def bandwidth(settings: BenchSettings, progress: Progress) -> Finding:
     searched = settings.train.plan.plan == AUTO
     here = settings.changed(devices=2, transport="gloo", warmup_batches=2)
     here = here if searched else here.changed(stages=2)
-    rows: list[dict[str, Cell]] = []
+    title = f"{settings.subject}, 2 hosts, {settings.precision}, batch {settings.batch_size}"
+    columns = {heading: what for heading, what in COLUMNS.items() if searched or heading != "plan"}
+    made, tables = Table("bandwidth", title, columns, UNITS), list[Table]()
     notes: list[str] = [
         "hosts are network namespaces of one machine, their link limited by tc tbf in both directions",
         "PowerSGD (rank 2, error feedback) learns otherwise than backpropagation: by speed alone",
@@ -56,19 +65,16 @@ def bandwidth(settings: BenchSettings, progress: Progress) -> Finding:
                 calibrated(lossy, here.compare.window_seconds)
                 family = qualify(exact, {}, here, keep=True)
                 rounds = take_turns([side, family.side, lossy], probe, here.compare.rounds, progress)
-            mine, theirs = rounds.rate("ours"), rounds.rate(family.side.name)
-            ratio = rounds.ratio("ours", family.side.name)
-            rows.append({"link": rate, **({"plan": told.plan_text} if searched else {}),
-                         "ours samples/s": mine.median, "DDP": family.side.name,
-                         "its samples/s": theirs.median, "ratio": ratio.median, "least": ratio.least,
-                         "most": ratio.most, "n": ratio.n, "PowerSGD samples/s": rounds.rate(LOSSY).median,
-                         "ours / PowerSGD": rounds.ratio("ours", LOSSY).median})  # fmt: skip
+            mine = rounds.rate("ours")
+            made.add(side="ours", link=rate, throughput=mine, plan=told.plan_text if searched else None)
             series["ours"].append((rate, *mine[:3]))
-            series["ddp"].append((rate, *theirs[:3]))
-            series["ddp, PowerSGD"].append((rate, *rounds.rate(LOSSY)[:3]))
+            for name, against, line in ((family.side.name, "ddp", "ddp"), (LOSSY, LOSSY, "ddp, PowerSGD")):
+                theirs, ratio = rounds.rate(name), rounds.ratio("ours", name)
+                made.add(side=name, against=against, link=rate, throughput=theirs, ratio=ratio)
+                series[line].append((rate, *theirs[:3]))
+            tables.append(rounds.table(link=rate))
             notes += [f"{rate}: {note}" for note in rounds.notes()]
-    title = f"{settings.subject}, 2 hosts, {settings.precision}, batch {settings.batch_size}"
     summary = {"model": settings.network, "devices": 2, "precision": settings.precision,
-               "batch": settings.batch_size, "bandwidth": rows}  # fmt: skip
+               "batch": settings.batch_size, "bandwidth": made.drawn_cells()}  # fmt: skip
     plot = Plot("lines", title, "rate of the link", "samples/s", series)
-    return Finding("bandwidth", summary, [Grid(title, rows)], notes, plot)
+    return Finding("bandwidth", summary, [made, *tables], notes, plot)

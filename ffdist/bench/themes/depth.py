@@ -16,14 +16,15 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from ffdist.bench.finding import Cell, Finding, Grid, Plot, Progress
-from ffdist.bench.meter import MemoryUse, Meter
-from ffdist.bench.probe import Probe
-from ffdist.bench.rounds import Rounds, take_turns
+from ffdist.bench.harness.finding import Finding, Plot, Progress
+from ffdist.bench.harness.meter import MemoryUse, Meter
+from ffdist.bench.harness.probe import Probe
+from ffdist.bench.harness.rounds import Rounds, take_turns
+from ffdist.bench.harness.table import Table
 from ffdist.bench.settings import BenchSettings
 from ffdist.bench.sides import open_baseline, open_pipeline
 from ffdist.bench.themes.memory import MIB, baseline_memory, worst
-from ffdist.errors import ConfigError
+from ffdist.errors import ConfigError, setting
 from ffdist.runtime.edges import ProcessEdges
 from ffdist.runtime.job import Job
 from ffdist.runtime.outcome import root_cause
@@ -33,63 +34,63 @@ from ffdist.runtime.world import World
 WIDTHS = {"cnn": 32, "cnnb": 32, "mlp": 512}
 BATCHES = 16
 """Enough for every queue to have been full."""
+VARIANT = "ddp-bucket-25"
+"""What is weighed."""
+UNITS = {"peak": "MiB", "queue": "MiB", "of_peak": "", "throughput": "samples/s", "ratio": ""}
 
 
 def depth(settings: BenchSettings, progress: Progress) -> Finding:
     """For each depth: peak bytes a device, one block a stage; and samples/s with the stages and ranks asked for."""
     if settings.model not in WIDTHS:
-        raise ConfigError("depth grows by equal blocks", where="--model", expected=" or ".join(WIDTHS),
+        raise ConfigError("depth grows by equal blocks", where=setting("network.model"), expected=" or ".join(WIDTHS),
                           got=settings.model)  # fmt: skip
     if settings.compare.against != ("ddp",):
-        raise ConfigError("depth is compared with data parallelism", where="--against", expected="ddp",
+        raise ConfigError("depth is compared with data parallelism", where=setting("compare.against"), expected="ddp",
                           got=" ".join(settings.compare.against))  # fmt: skip
-    against, variant = "ddp", "ddp-bucket-25"
-    rows: list[dict[str, Cell]] = []
-    notes: list[str] = []
+    devices, stages, peaks = settings.compare.devices, settings.num_stages, dict[int, float]()
+    title = f"{settings.model} of equal blocks ({WIDTHS[settings.model]} wide), batch {settings.batch_size}"
+    made, tables, notes = Table("depth", title, columns(devices, stages), UNITS), list[Table](), list[str]()
     for blocks in settings.compare.depths:
         progress(f"{blocks} blocks")
         deep = deepened(settings, blocks)
         ours = worst(threads_memory(deep, blocks))
-        theirs = worst(baseline_memory(deep, variant))
-        sliver = replace(deep, devices=1, batch_size=ceil(deep.train.training.batch_size / blocks))
-        as_many = worst(baseline_memory(sliver, variant))
-        rounds = speed(deep, against, progress)
-        other = next(name for name in rounds.laps if name != "ours")
-        ratio = rounds.ratio("ours", other)
-        rows.append(
-            {
-                "blocks": blocks,
-                "ours MiB": ours.peak / MIB,
-                "of it edges": ours.queue / MIB,
-                f"{against} of {settings.compare.devices}, MiB": theirs.peak / MIB,
-                "ours / it": ours.peak / theirs.peak,
-                f"{against} of as many, MiB": as_many.peak / MIB,
-                "ours / that": ours.peak / as_many.peak,
-                f"{settings.num_stages} stages samples/s": rounds.rate("ours").median,
-                f"{against} of {settings.compare.devices} samples/s": rounds.rate(other).median,
-                "ratio": ratio.median,
-                "least": ratio.least,
-                "most": ratio.most,
-                "n": ratio.n,
-            }
-        )
+        sliver = deep.changed(devices=1, batch_size=ceil(settings.batch_size / blocks))
+        theirs, as_many = (worst(baseline_memory(each, VARIANT)) for each in (deep, sliver))
+        peaks[blocks] = ours.peak / MIB
+        rounds = speed(deep, "ddp", progress)
+        other = next(name for name in rounds.names if name != "ours")
+        made.add(side="ours", blocks=blocks, peak=peaks[blocks], queue=ours.queue / MIB, throughput=rounds.rate("ours"))
+        made.add(side=VARIANT, against="ddp", blocks=blocks, peak=theirs.peak / MIB, of_peak=ours.peak / theirs.peak)
+        made.add(side=VARIANT, against="as many", blocks=blocks, peak=as_many.peak / MIB,
+                 of_peak=ours.peak / as_many.peak)  # fmt: skip
+        made.add(side=other, against="ddp, speed", blocks=blocks, throughput=rounds.rate(other),
+                 ratio=rounds.ratio("ours", other))  # fmt: skip
+        tables.append(rounds.table(blocks=blocks))
         notes += [f"{blocks} blocks: {note}" for note in rounds.notes()]
-    peaks = [float(row["ours MiB"] or 0) for row in rows]
-    spread = max(peaks) / min(peaks) - 1
+    spread = max(peaks.values()) / min(peaks.values()) - 1
     notes += [f"ours, from {settings.compare.depths[0]} to {settings.compare.depths[-1]} blocks: within {spread:.1%}",
               "ours MiB: the fullest of as many stages as blocks, with its edges' slots; of as many: a rank's tensors "
               "with its share of the batch, where there are as many ranks as blocks; speed is another run, of "
-              f"{settings.num_stages} stages against {settings.compare.devices} ranks"]  # fmt: skip
-    title = f"{settings.model} of equal blocks ({WIDTHS[settings.model]} wide), batch {settings.batch_size}"
+              f"{stages} stages against {devices} ranks"]  # fmt: skip
     summary: dict[str, Any] = {
         "model": settings.model,
         "precision": settings.precision,
         "batch": settings.batch_size,
-        "against": against,
+        "against": "ddp",
         "spread": spread,
-        "depths": rows,
+        "depths": made.drawn_cells(),
     }
-    return Finding("depth", summary, [Grid(title, rows)], notes, lines(title, rows))
+    return Finding("depth", summary, [made, *tables], notes, lines(made))
+
+
+def columns(devices: int, stages: int) -> dict[str, str]:
+    return {
+        "blocks": "blocks", "ours MiB": "ours/peak", "of it edges": "ours/queue", f"ddp of {devices}, MiB": "ddp/peak",
+        "ours / it": "ddp/of_peak", "ddp of as many, MiB": "as many/peak", "ours / that": "as many/of_peak",
+        f"{stages} stages samples/s": "ours/throughput", f"ddp of {devices} samples/s": "ddp, speed/throughput",
+        "ratio": "ddp, speed/ratio", "least": "ddp, speed/ratio.least", "most": "ddp, speed/ratio.most",
+        "n": "ddp, speed/ratio.n",
+    }  # fmt: skip
 
 
 def deepened(settings: BenchSettings, blocks: int) -> BenchSettings:
@@ -144,13 +145,10 @@ def speed(settings: BenchSettings, against: str, progress: Progress) -> Rounds:
         return take_turns([ours, theirs], probe, settings.compare.rounds, progress)
 
 
-def lines(title: str, rows: list[dict[str, Cell]]) -> Plot:
-    def points(column: str) -> list[tuple[Any, float, float, float]]:
-        values = [(row["blocks"], float(row[column] or 0)) for row in rows]
-        return [(blocks, value, value, value) for blocks, value in values]
-
-    series = {
-        "ours, one block a stage": points("ours MiB"),
-        **{column.removesuffix(", MiB"): points(column) for column in rows[0] if column.endswith(", MiB")},
-    }
-    return Plot("lines", title, "blocks", "MiB of tensors on the fullest device", series, log_x=True)
+def lines(made: Table) -> Plot:
+    series: dict[str, list[tuple[Any, float, float, float]]] = {}
+    for line in made.lines:
+        if "peak" in line:
+            name = {"ours": "ours, one block a stage"}.get(line["side"], f"ddp of {line.get('against')}")
+            series.setdefault(name, []).append((line["blocks"], *[line["peak"].value] * 3))
+    return Plot("lines", made.title, "blocks", "MiB of tensors on the fullest device", series, log_x=True)

@@ -13,14 +13,15 @@ from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
-from ffdist.bench.finding import Cell, Finding, Grid, Plot, Progress
+from ffdist.bench.harness.finding import Finding, Plot, Progress
+from ffdist.bench.harness.probe import Probe
+from ffdist.bench.harness.rounds import Rounds, Side, calibrated, take_turns
+from ffdist.bench.harness.table import Table
+from ffdist.bench.harness.team import Life, Team
+from ffdist.bench.harness.window import Lap, Window
 from ffdist.bench.loaders import SIMPLE, WAYS, BatchPathLife, FolderLife, LoaderLife
-from ffdist.bench.probe import Probe
-from ffdist.bench.rounds import Rounds, take_turns
 from ffdist.bench.settings import BenchSettings
-from ffdist.bench.sides import Side, calibrated, open_pipeline
-from ffdist.bench.team import Life, Team
-from ffdist.bench.window import Lap, Window
+from ffdist.bench.sides import open_pipeline
 from ffdist.data.encoded import EncodedSplit
 
 ALONE, TRAINING = "loader", "ours"
@@ -84,8 +85,6 @@ def loader(settings: BenchSettings, progress: Progress) -> Finding:
 def found_out(settings: BenchSettings, names: list[str], rounds: Rounds) -> Finding:
     """names: of the loaders."""
     waits = waiting(rounds)
-    rows = [{"what": name.replace(ALONE, "loader alone", 1), **figures(rounds, name)} for name in names]
-    rows.append({"what": "training", **figures(rounds, TRAINING)})
     ours = [name for name in names if name.startswith(ALONE)]
     best = max(ours, key=lambda name: rounds.rate(name).median)
     ratio = rounds.ratio(best, TRAINING)
@@ -113,22 +112,21 @@ def found_out(settings: BenchSettings, names: list[str], rounds: Rounds) -> Find
         "a core: samples by the seconds of computing of the loader and of its worker processes",
         *rounds.notes(),
     ]
-    series = {
-        str(row["what"]): [("", *rounds.rate(name)[:3])] for row, name in zip(rows, [*names, TRAINING], strict=True)
-    }
-    return Finding("loader", summary, [Grid(title, rows)], notes, Plot("bars", title, "", "samples/s", series))
+    columns = {"what": "side", "samples/s": "throughput", "least": "throughput.least", "most": "throughput.most",
+               "samples/s a core": "a_core", "n": "throughput.n"}  # fmt: skip
+    made = Table("loaders", title, columns, {"throughput": "samples/s", "a_core": "samples/s", "waiting": ""})
+    for name in names:
+        made.add(side=name.replace(ALONE, "loader alone", 1), throughput=rounds.rate(name), a_core=a_core(rounds, name))
+    made.add(side="training", throughput=rounds.rate(TRAINING), waiting=waits)
+    series = {line["side"]: [("", *rounds.rate(name)[:3])] for line, name in zip(made.lines, rounds.names, strict=True)}
+    plot = Plot("bars", title, "", "samples/s", series)
+    return Finding("loader", summary, [made, rounds.table()], notes, plot)
 
 
-def figures(rounds: Rounds, name: str) -> dict[str, Cell]:
-    rate = rounds.rate(name)
+def a_core(rounds: Rounds, name: str) -> float | None:
+    """Samples for each second of computing."""
     cores = [lap.samples / lap.details["computing"] for lap in rounds.laps[name] if lap.details.get("computing")]
-    return {
-        "samples/s": rate.median,
-        "least": rate.least,
-        "most": rate.most,
-        "samples/s a core": median(cores) if cores else None,
-        "n": rate.n,
-    }
+    return median(cores) if cores else None
 
 
 def fastest(rounds: Rounds, ours: str, names: list[str]) -> tuple[str | None, float]:

@@ -8,13 +8,14 @@ from ffdist.baselines import family
 from ffdist.baselines.known import is_serial
 from ffdist.bench.baseline_side import BaselineLife, Keep, Run
 from ffdist.bench.best import with_plan
-from ffdist.bench.finding import Cell, Finding, Grid, Plot, Progress
-from ffdist.bench.meter import MemoryUse
+from ffdist.bench.harness.finding import Finding, Plot, Progress
+from ffdist.bench.harness.meter import MemoryUse
+from ffdist.bench.harness.table import Table
+from ffdist.bench.harness.team import Team
+from ffdist.bench.harness.window import Window
 from ffdist.bench.pipeline_side import PipelineLife
 from ffdist.bench.settings import BenchSettings
-from ffdist.bench.team import Team
 from ffdist.bench.themes.throughput import SERIAL
-from ffdist.bench.window import Window
 from ffdist.errors import ConfigError
 
 MIB = 2**20
@@ -41,9 +42,9 @@ def memory(settings: BenchSettings, progress: Progress) -> Finding:
              *(f"{variant} does not fit: {why.splitlines()[0]}" for variant, why in refused.items())]  # fmt: skip
     if floor := one_f_one_b_floor(used, settings):
         notes.append(floor)
-    grids = [Grid(f"{settings.subject}, batch {settings.batch_size}: MiB on each device", rows(used))]
     summary = [summarise(settings, used, name) for name in settings.compare.against if members(used, name)]
-    return Finding("memory", summary[0] if len(summary) == 1 else summary, grids, notes, bars(settings, used))
+    told = summary[0] if len(summary) == 1 else summary
+    return Finding("memory", told, [weighed(settings, used)], notes, bars(settings, used))
 
 
 def pipeline_memory(settings: BenchSettings, stages: int) -> list[MemoryUse]:
@@ -94,13 +95,17 @@ def summarise(settings: BenchSettings, used: dict[str, list[MemoryUse]], name: s
     }
 
 
-def rows(used: dict[str, list[MemoryUse]]) -> list[dict[str, Cell]]:
+def weighed(settings: BenchSettings, used: dict[str, list[MemoryUse]]) -> Table:
+    """A line for each device of each side."""
+    columns = {"side": "side", "device": "device", **{name: name for name in MemoryUse._fields}, "ours / it": "ratio"}
+    title = f"{settings.subject}, batch {settings.batch_size}: MiB on each device"
+    made = Table("memory", title, columns, dict.fromkeys(MemoryUse._fields, "MiB") | {"ratio": ""})
     ours = worst(used["ours"]).peak
-    return [
-        {"side": name, "device": index, **{field: value / MIB for field, value in use._asdict().items()},
-         "ours / it": ours / worst(devices).peak}
-        for name, devices in used.items() for index, use in enumerate(devices)
-    ]  # fmt: skip
+    for name, devices in used.items():
+        for index, use in enumerate(devices):
+            of = {field: value / MIB for field, value in use._asdict().items()}
+            made.add(side=name, device=index, **of, ratio=ours / worst(devices).peak)
+    return made
 
 
 def one_f_one_b_floor(used: dict[str, list[MemoryUse]], settings: BenchSettings) -> str | None:

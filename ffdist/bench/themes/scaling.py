@@ -5,34 +5,40 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import Any
 
-from ffdist.bench.finding import Cell, Finding, Grid, Plot, Progress
-from ffdist.bench.probe import Probe
-from ffdist.bench.rounds import take_turns
+from ffdist.bench.harness.finding import Finding, Plot, Progress
+from ffdist.bench.harness.probe import Probe
+from ffdist.bench.harness.rounds import take_turns
+from ffdist.bench.harness.summary import Summary
+from ffdist.bench.harness.table import Table
 from ffdist.bench.settings import BenchSettings
 from ffdist.bench.sides import open_baseline, open_pipeline
-from ffdist.bench.summary import Summary
+
+UNITS = {"throughput": "samples/s", "ratio": "", "of_one": ""}
 
 
 def scaling(settings: BenchSettings, progress: Progress) -> Finding:
     """1, 2, ... `devices` on each side; the batch in all stays the same. One device's baseline is bp."""
-    points: dict[str, dict[int, Summary]] = {"ours": {}, settings.compare.against[0]: {}}
-    notes: list[str] = []
-    rows: list[dict[str, Cell]] = []
+    asked = settings.compare.against[0]
+    points: dict[str, dict[int, Summary]] = {"ours": {}, asked: {}}
+    title = f"{settings.subject}, {settings.precision}, batch {settings.batch_size}"
+    columns = {"devices": "devices", "ours samples/s": "ours/throughput", "against": f"{asked}/side",
+               "its samples/s": f"{asked}/throughput", "ratio": f"{asked}/ratio", "least": f"{asked}/ratio.least",
+               "most": f"{asked}/ratio.most", "n": f"{asked}/ratio.n", "ours / one": "ours/of_one"}  # fmt: skip
+    made, tables, notes = Table("scaling", title, columns, UNITS), list[Table](), list[str]()
     for devices in range(1, settings.compare.devices + 1):
         here = settings.changed(devices=devices, stages=None, cut=())
-        against = "bp" if devices == 1 else settings.compare.against[0]
         with ExitStack() as ends:
             probe = ends.enter_context(Probe(devices))
-            sides = [open_pipeline(ends, here, devices), open_baseline(ends, here, against).side]
+            theirs = open_baseline(ends, here, "bp" if devices == 1 else asked).side
+            sides = [open_pipeline(ends, here, devices), theirs]
             rounds = take_turns(sides, probe, settings.compare.rounds, progress)
-        ours, theirs = rounds.rate("ours"), rounds.rate(sides[1].name)
-        points["ours"][devices], points[settings.compare.against[0]][devices] = ours, theirs
-        ratio = rounds.ratio("ours", sides[1].name)
-        rows.append({"devices": devices, "ours samples/s": ours.median, "against": sides[1].name,
-                     "its samples/s": theirs.median, "ratio": ratio.median, "least": ratio.least, "most": ratio.most,
-                     "n": ratio.n, "ours / one": ours.median / points["ours"][1].median})  # fmt: skip
+        points["ours"][devices], points[asked][devices] = rounds.rate("ours"), rounds.rate(theirs.name)
+        of_one = points["ours"][devices].median / points["ours"][1].median
+        made.add(side="ours", devices=devices, throughput=points["ours"][devices], of_one=of_one)
+        made.add(side=theirs.name, against=asked, devices=devices, throughput=points[asked][devices],
+                 ratio=rounds.ratio("ours", theirs.name))  # fmt: skip
+        tables.append(rounds.table(devices=devices))
         notes += [f"{devices} devices: {note}" for note in rounds.notes()]
-    title = f"{settings.subject}, {settings.precision}, batch {settings.batch_size}"
     series: dict[str, list[tuple[Any, float, float, float]]] = {
         name: [(devices, *summary[:3]) for devices, summary in of.items()] for name, of in points.items()
     }
@@ -40,6 +46,6 @@ def scaling(settings: BenchSettings, progress: Progress) -> Finding:
         "model": settings.network,
         "precision": settings.precision,
         "batch": settings.batch_size,
-        "scaling": rows,
+        "scaling": made.drawn_cells(),
     }
-    return Finding("scaling", summary, [Grid(title, rows)], notes, Plot("lines", title, "devices", "samples/s", series))
+    return Finding("scaling", summary, [made, *tables], notes, Plot("lines", title, "devices", "samples/s", series))

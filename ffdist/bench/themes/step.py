@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from ffdist.bench.finding import Cell, Finding, Grid, Plot, Progress
+from ffdist.bench.harness.finding import Finding, Plot, Progress
+from ffdist.bench.harness.summary import Summary
+from ffdist.bench.harness.table import Table
 from ffdist.bench.operations import Side, Steps, kind_of, steps_of
 from ffdist.bench.settings import BenchSettings
 
@@ -45,10 +47,10 @@ def found_out(settings: BenchSettings, steps: Steps) -> Finding:
         "operations by torch's profiler, in steps of their own; whole steps are timed without it",
         "peak: the fastest square product of this process, in the same precision and with as many threads",
     ]  # fmt: skip
-    grids = [whole_grid(steps, title), kind_grid(steps), operation_grid(steps)]
+    tables = [whole(steps, title), kinds(steps), largest(steps)]
     bars = {NAMES[name]: [("", 1e3 * side.step, 1e3 * min(side.seconds), 1e3 * max(side.seconds))]
             for name, side in steps.sides.items()}  # fmt: skip
-    return Finding("step", summary, grids, notes, Plot("bars", title, "", "ms a step", bars))
+    return Finding("step", summary, tables, notes, Plot("bars", title, "", "ms a step", bars))
 
 
 def outside_of_products(side: Side) -> float:
@@ -56,51 +58,54 @@ def outside_of_products(side: Side) -> float:
     return 1 - kinds["products"] / (sum(kinds.values()) or 1.0)
 
 
-def whole_grid(steps: Steps, title: str) -> Grid:
-    rows: list[dict[str, Cell]] = []
+def whole(steps: Steps, title: str) -> Table:
+    columns = {"side": "side", "ms a step": "step", "least": "step.least", "most": "step.most", "n": "step.n",
+               "GFLOP a step": "operations", "GFLOP/s": "reached", "of peak": "of_peak:.0%",
+               "of peak, products alone": "products_of_peak:.0%"}  # fmt: skip
+    units = {"step": "ms", "operations": "GFLOP", "reached": "GFLOP/s", "of_peak": "", "products_of_peak": ""}
+    made = Table("step", title, columns, units)
     for name, side in steps.sides.items():
-        reached = side.flops / side.step
-        in_products = side.by_kind()["products"]
-        rows.append({
-            "side": NAMES[name], "ms a step": 1e3 * side.step, "least": 1e3 * min(side.seconds),
-            "most": 1e3 * max(side.seconds), "n": len(side.seconds), "GFLOP a step": side.flops / 1e9,
-            "GFLOP/s": reached / 1e9, "of peak": f"{reached / steps.peak:.0%}",
-            "of peak, products alone": f"{side.flops / in_products / steps.peak:.0%}" if in_products else None,
-        })  # fmt: skip
-    rows.append({"side": "peak", "GFLOP/s": steps.peak / 1e9})
-    return Grid(title, rows)
+        reached, in_products = side.flops / side.step, side.by_kind()["products"]
+        made.add(
+            side=NAMES[name],
+            step=Summary.of([1e3 * seconds for seconds in side.seconds]),
+            operations=side.flops / 1e9,
+            reached=reached / 1e9,
+            of_peak=reached / steps.peak,
+            products_of_peak=side.flops / in_products / steps.peak if in_products else None,
+        )
+    made.add(side="peak", reached=steps.peak / 1e9)
+    return made
 
 
-def kind_grid(steps: Steps) -> Grid:
-    by_side = {name: side.by_kind() for name, side in steps.sides.items()}
-    rows: list[dict[str, Cell]] = []
-    for kind in next(iter(by_side.values())):
-        row: dict[str, Cell] = {"kind": kind}
-        for name, kinds in by_side.items():
-            row[f"{NAMES[name]}, ms"] = 1e3 * kinds[kind]
-            row[f"{NAMES[name]}, share"] = f"{kinds[kind] / (sum(kinds.values()) or 1.0):.0%}"
-        rows.append(row)
-    return Grid("by kind", rows)
+def kinds(steps: Steps) -> Table:
+    columns = {"kind": "kind"}
+    for name in NAMES.values():
+        columns |= {f"{name}, ms": f"{name}/time", f"{name}, share": f"{name}/share:.0%"}
+    made = Table("kinds", "by kind", columns, {"time": "ms", "share": ""})
+    for name, side in steps.sides.items():
+        by_kind = side.by_kind()
+        for kind, seconds in by_kind.items():
+            made.add(side=NAMES[name], kind=kind, time=1e3 * seconds, share=seconds / (sum(by_kind.values()) or 1.0))
+    return made
 
 
-def operation_grid(steps: Steps) -> Grid:
-    """Those that take the most of either side."""
+def largest(steps: Steps) -> Table:
+    """The operations that take the most of either side."""
+    columns = {"operation": "operation", "kind": "kind"}
+    for name in NAMES.values():
+        columns |= {f"{name}, ms": f"{name}/time", f"{name}, calls": f"{name}/calls"}
+    made = Table("operations", "by operation, time of its own", columns, {"time": "ms", "calls": ""})
     every = {of for side in steps.sides.values() for of in side.operations}
-    largest = sorted(every, key=lambda of: -max(own(side, of) for side in steps.sides.values()))
-    rows: list[dict[str, Cell]] = []
-    for of in largest[:MOST]:
-        row: dict[str, Cell] = {"operation": of, "kind": kind_of(of)}
+    order = sorted(every, key=lambda of: -max(own(side, of) for side in steps.sides.values()))
+    for of in order[:MOST]:
         for name, side in steps.sides.items():
-            row[f"{NAMES[name]}, ms"] = 1e3 * own(side, of)
-            row[f"{NAMES[name]}, calls"] = side.operations[of].calls if of in side.operations else None
-        rows.append(row)
-    if rest := largest[MOST:]:
-        row = {"operation": f"{len(rest)} others", "kind": ""}
-        for name, side in steps.sides.items():
-            row[f"{NAMES[name]}, ms"] = 1e3 * sum(own(side, of) for of in rest)
-            row[f"{NAMES[name]}, calls"] = None
-        rows.append(row)
-    return Grid("by operation, time of its own", rows)
+            calls = side.operations[of].calls if of in side.operations else None
+            made.add(side=NAMES[name], operation=of, kind=kind_of(of), time=1e3 * own(side, of), calls=calls)
+    for name, side in steps.sides.items() if (rest := order[MOST:]) else ():
+        time = 1e3 * sum(own(side, of) for of in rest)
+        made.add(side=NAMES[name], operation=f"{len(rest)} others", kind="", time=time)
+    return made
 
 
 def own(side: Side, operation: str) -> float:

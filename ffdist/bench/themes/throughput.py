@@ -9,15 +9,18 @@ from typing import Any
 from ffdist.bench.alone import Alone, alone, slowest_stage, total
 from ffdist.bench.best import with_plan
 from ffdist.bench.bound import best_speedup
-from ffdist.bench.finding import Cell, Finding, Grid, Plot, Progress
-from ffdist.bench.floor import Floor, floor_grid, floors
-from ffdist.bench.probe import Probe
-from ffdist.bench.rounds import Rounds, take_turns
+from ffdist.bench.floor import Floor, floor_table, floors
+from ffdist.bench.harness.finding import Finding, Plot, Progress
+from ffdist.bench.harness.probe import Probe
+from ffdist.bench.harness.rounds import Rounds, take_turns
+from ffdist.bench.harness.table import Table
 from ffdist.bench.settings import BenchSettings
 from ffdist.bench.sides import Family, PipelineSide, open_baseline, open_pipeline
 from ffdist.bench.traced import drawn_beside
 
 SERIAL = "ff"
+TIMES = ("busy", "no_credit", "exchange", "no_gradients")
+"""Of a stage in the run log, in seconds."""
 
 
 def throughput(settings: BenchSettings, progress: Progress) -> Finding:
@@ -39,17 +42,22 @@ def throughput(settings: BenchSettings, progress: Progress) -> Finding:
         notes.append(f"ours by the plan {settings.plan_text}")
     if settings.train.watch.trace:
         notes.append(f"both sides' stages at work are drawn in {drawn_beside(settings, progress)}")
+    return found_out(settings, rounds, ours.name, families, notes)
+
+
+def found_out(
+    settings: BenchSettings, rounds: Rounds, ours: str, families: dict[str, Family], notes: list[str]
+) -> Finding:
     found, timed = floors(settings), alone(settings)
-    notes += [limit_note(found, timed)]
-    summary = [summarise(settings, rounds, ours.name, name, families.get(name)) for name in settings.compare.against]
-    notes += [bound_note(result) for result in summary if "bound" in result]
+    summary = [summarise(settings, rounds, ours, name, families.get(name)) for name in settings.compare.against]
     floor_rate = settings.batch_size / slowest_stage(timed["ff"], settings.num_stages).seconds
-    notes += [ceiling_note(result, floor_rate) for result in summary if "bound" not in result]
-    rates = {name: rounds.rate(name).median for name in found if name in rounds.laps}
-    grids = [compared(settings, rounds, ours.name), *map(qualified, families.items()), stage_grid(rounds, ours.name),
-             floor_grid(found, timed, rates, settings.num_stages, settings.batch_size)]  # fmt: skip
-    return Finding("throughput", summary[0] if len(summary) == 1 else summary, [g for g in grids if g.rows], notes,
-                   bars(settings, rounds))  # fmt: skip
+    notes = [*notes, limit_note(found, timed), *(bound_note(result) for result in summary if "bound" in result),
+             *(ceiling_note(result, floor_rate) for result in summary if "bound" not in result)]  # fmt: skip
+    rates = {name: rounds.rate(name).median for name in found if name in rounds.names}
+    tables = [compared(settings, rounds, ours, summary), *map(qualified, families.items()), stages(rounds, ours),
+              floor_table(found, timed, rates, settings.num_stages, settings.batch_size), rounds.table()]  # fmt: skip
+    told = summary[0] if len(summary) == 1 else summary
+    return Finding("throughput", told, [table for table in tables if table.lines], notes, bars(settings, rounds))
 
 
 def best_of_ours(ends: ExitStack, settings: BenchSettings, progress: Progress) -> tuple[PipelineSide, list[str]]:
@@ -132,48 +140,56 @@ def bound_note(result: dict[str, Any]) -> str:
             f"{result['bound']:.2f} times as fast as one process; ours has {result['of_bound']:.2f} of it")  # fmt: skip
 
 
-def compared(settings: BenchSettings, rounds: Rounds, ours: str) -> Grid:
-    rows: list[dict[str, Cell]] = []
-    for name in rounds.laps:
-        rate, ratio = rounds.rate(name), rounds.ratio(ours, name)
-        rows.append({"side": name, "samples/s": rate.median, "least": rate.least, "most": rate.most, "n": rate.n,
-                     "ours / it": ratio.median, "least ratio": ratio.least, "most ratio": ratio.most})  # fmt: skip
+def compared(settings: BenchSettings, rounds: Rounds, ours: str, summary: list[dict[str, Any]]) -> Table:
     title = f"{settings.subject}, {settings.compare.devices} devices, {settings.precision}, batch {settings.batch_size}"
-    return Grid(title, rows)
+    columns = {"side": "side", "samples/s": "throughput", "least": "throughput.least", "most": "throughput.most",
+               "n": "throughput.n", "ours / it": "ratio", "least ratio": "ratio.least",
+               "most ratio": "ratio.most"}  # fmt: skip
+    made = Table("compared", title, columns, {"throughput": "samples/s", "ratio": "", "bound": "", "of_bound": ""})
+    told = {result["variant"]: result for result in summary}
+    for name in rounds.names:
+        result = told.get(name, {"against": ""})
+        bound = {key: result[key] for key in ("bound", "of_bound") if key in result}
+        made.add(side=name, against=result["against"], throughput=rounds.rate(name), ratio=rounds.ratio(ours, name),
+                 **bound)  # fmt: skip
+    return made
 
 
-def qualified(item: tuple[str, Family]) -> Grid:
+def qualified(item: tuple[str, Family]) -> Table:
     """All the variants that were tried."""
     name, family = item
-    rows: list[dict[str, Cell]] = [
-        {"variant": variant, "samples/s": rate.median, "least": rate.least, "most": rate.most,
-         "taken": "yes" if family.side.variant == variant else ""}
-        for variant, rate in family.qualifying.items()
-    ]  # fmt: skip
-    rows += [{"variant": variant, "samples/s": None, "least": None, "most": None, "taken": why.splitlines()[0]}
-             for variant, why in family.refused.items()]  # fmt: skip
-    return Grid(f"{name}: qualifying rounds", rows)
+    columns = {"variant": "side", "samples/s": "throughput", "least": "throughput.least", "most": "throughput.most",
+               "taken": "taken"}  # fmt: skip
+    title = f"{name}: qualifying rounds"
+    made = Table(f"qualifying {name}", title, columns, {"throughput": "samples/s", "taken": ""})
+    for variant, rate in family.qualifying.items():
+        made.add(side=variant, throughput=rate, taken="yes" if family.side.variant == variant else "")
+    for variant, why in family.refused.items():
+        made.add(side=variant, taken=why.splitlines()[0])
+    return made
 
 
-def stage_grid(rounds: Rounds, ours: str) -> Grid:
+def stages(rounds: Rounds, ours: str) -> Table:
     """Where the stages' time went: medians over the rounds that count, warm-up and tail included."""
     laps = rounds.laps[ours]
-    rows: list[dict[str, Cell]] = []
-    for index, stage in enumerate(laps[0].details["stages"] if laps else []):
-
-        def milliseconds(key: str, index: int = index) -> float:
-            return median(1e3 * lap.details["stages"][index][key] / lap.details["batches"] for lap in laps)
-
-        row: dict[str, Cell] = {"stage": stage["stage"], "worker": stage["worker"], "blocks": " ".join(stage["blocks"])}
-        row |= {"busy": milliseconds("busy"), "waits for next": milliseconds("no_credit")}
-        if "exchange" in stage:
-            row |= {"adds gradients": milliseconds("exchange"), "waits for gradients": milliseconds("no_gradients")}
+    told = laps[0].details["stages"] if laps else []
+    columns = {"stage": "stage", "worker": "worker", "blocks": "blocks", "busy": "busy", "waits for next": "no_credit"}
+    if any("exchange" in stage for stage in told):
+        columns |= {"adds gradients": "exchange", "waits for gradients": "no_gradients"}
+    made = Table("stages", "ffdist's stages, ms a batch", columns, dict.fromkeys(TIMES, "ms a batch") | {"hidden": ""})
+    for index, stage in enumerate(told):
+        times = {
+            key: median(1e3 * lap.details["stages"][index][key] / lap.details["batches"] for lap in laps)
+            for key in TIMES
+            if key in stage
+        }
         if hidden := [each for lap in laps if (each := lap.details["stages"][index].get("hidden")) is not None]:
-            row["exchange hidden"] = f"{median(hidden):.0%}"
-        rows.append(row)
-    return Grid("ffdist's stages, ms a batch", rows)
+            times["hidden"] = median(hidden)
+            columns["exchange hidden"] = "hidden:.0%"
+        made.add(side=ours, stage=stage["stage"], worker=stage["worker"], blocks=" ".join(stage["blocks"]), **times)
+    return made
 
 
 def bars(settings: BenchSettings, rounds: Rounds) -> Plot:
-    bars = {name: [("", *rounds.rate(name)[:3])] for name in rounds.laps}
-    return Plot("bars", f"{settings.subject}, {settings.compare.devices} devices", "", "samples/s", bars)
+    series = {name: [("", *rounds.rate(name)[:3])] for name in rounds.names}
+    return Plot("bars", f"{settings.subject}, {settings.compare.devices} devices", "", "samples/s", series)

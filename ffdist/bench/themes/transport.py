@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from ffdist.bench.finding import Cell, Finding, Grid, Plot, Progress
-from ffdist.bench.probe import Probe
-from ffdist.bench.rounds import PATIENCE
+from ffdist.bench.harness.finding import Finding, Plot, Progress
+from ffdist.bench.harness.probe import Probe
+from ffdist.bench.harness.rounds import PATIENCE
+from ffdist.bench.harness.summary import Summary
+from ffdist.bench.harness.table import Table
 from ffdist.bench.settings import BenchSettings
 from ffdist.transport.measure import TransportRate, measure_transport
 
@@ -25,15 +27,24 @@ def transport(settings: BenchSettings, progress: Progress) -> Finding:
     notes = [f"attempt {attempt}; the probe gave {lowest:.2f} around it ({probe.least:.2f} wanted)"]
     if not trusted:
         notes.append("NOT RELIABLE: the cores were never free together; the figures are of a discarded attempt")
-    rows: list[dict[str, Cell]] = [
-        {"transport": r.transport, "KiB": r.message_bytes // KIB, "messages/s": r.messages_per_s, "MB/s": r.mb_per_s,
-         "of memcpy": r.ratio, "least": r.ratio_min, "most": r.ratio_max, "n": r.num_rounds}
-        for r in rates
-    ]  # fmt: skip
     notes.append("shared-memory hands large tensors over where they lie: the sender's copy is the only one")
     notes.append("local passes references within one process: its MB/s is no copy's")
-    summary = {"transport": rows, "trusted": trusted}
-    return Finding("transport", summary, [Grid("one producer, one consumer", rows)], notes, shares(rates))
+    made = carried(rates)
+    summary = {"transport": made.drawn_cells(), "trusted": trusted}
+    return Finding("transport", summary, [made], notes, shares(rates))
+
+
+def carried(rates: list[TransportRate]) -> Table:
+    """A line for each transport and size of a message."""
+    columns = {"transport": "side", "KiB": "kib", "messages/s": "messages", "MB/s": "bandwidth", "of memcpy": "ratio",
+               "least": "ratio.least", "most": "ratio.most", "n": "ratio.n"}  # fmt: skip
+    units = {"messages": "messages/s", "bandwidth": "MB/s", "ratio": "of memcpy"}
+    made = Table("transport", "one producer, one consumer", columns, units)
+    for r in rates:
+        ratio = Summary(r.ratio, r.ratio_min, r.ratio_max, r.num_rounds)
+        made.add(side=r.transport, kib=r.message_bytes // KIB, messages=r.messages_per_s, bandwidth=r.mb_per_s,
+                 ratio=ratio)  # fmt: skip
+    return made
 
 
 def shares(rates: list[TransportRate]) -> Plot:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import torch
 
-from ffdist.bench.team import Seat, Team
+from ffdist.bench.harness.team import Seat, Team
 
 SECONDS = 0.12
 SHARE = 0.9

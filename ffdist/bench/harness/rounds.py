@@ -1,0 +1,165 @@
+"""Rounds: every side once, one after the other, between two probes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol, TypeVar
+
+from ffdist.bench.harness.summary import Summary, ratios
+from ffdist.bench.harness.table import Table
+from ffdist.bench.harness.window import Lap, Window
+
+PATIENCE = 4
+"""Times the rounds asked for that are tried, before the machine counts as too busy to measure on."""
+
+
+class Side(Protocol):
+    """One of those that take turns."""
+
+    name: str
+    window: Window
+
+    def lap(self) -> Lap:
+        """Work for one window."""
+        ...
+
+
+AnySide = TypeVar("AnySide", bound=Side)
+
+
+def calibrated(side: AnySide, seconds: float) -> AnySide:
+    """The same side with a window of about so many seconds, from two short laps of which the first only warms up."""
+    side.window = side.window._replace(batches=3)
+    side.lap()
+    lap = side.lap()
+    side.window = side.window._replace(batches=max(3, round(seconds / (lap.seconds / 3))))
+    return side
+
+
+class Machine(Protocol):
+    """Says how free the machine is."""
+
+    @property
+    def least(self) -> float:
+        """What a round needs before and after it."""
+        ...
+
+    @property
+    def alone(self) -> float:
+        """What one process did alone, at best."""
+        ...
+
+    def measure(self) -> float:
+        """Cores' worth of work that all processes did together."""
+        ...
+
+
+class Unwatched:
+    """A machine that nobody else works on, as a GPU of one's own."""
+
+    least = alone = 0.0
+
+    def measure(self) -> float:
+        return 0.0
+
+
+class Round(NamedTuple):
+    """What all sides did in one round."""
+
+    laps: dict[str, Lap]
+    probe: float
+    """The lower of those before and after."""
+    passed: bool
+
+
+@dataclass
+class Rounds:
+    """All rounds that were tried; those that passed the probe count."""
+
+    wanted: int
+    names: list[str]
+    least: float = 0.0
+    """What a round's probes had to reach."""
+    tried: list[Round] = field(default_factory=list)
+    probes: list[float] = field(default_factory=list)
+    """All that were measured."""
+    alone: float = 0.0
+    """Of the probe: what one process did alone, at best."""
+
+    @property
+    def passed(self) -> list[Round]:
+        return [each for each in self.tried if each.passed]
+
+    @property
+    def trusted(self) -> bool:
+        """False: no round passed the probe, and those that did not are what there is."""
+        return bool(self.passed)
+
+    @property
+    def discarded(self) -> int:
+        return len(self.tried) - len(self.passed)
+
+    @property
+    def laps(self) -> dict[str, list[Lap]]:
+        """Of the rounds that count, side by side."""
+        return {name: [each.laps[name] for each in self.passed or self.tried] for name in self.names}
+
+    def rates(self, name: str) -> list[float]:
+        return [lap.rate for lap in self.laps[name]]
+
+    def rate(self, name: str) -> Summary:
+        """Samples a second."""
+        return Summary.of(self.rates(name))
+
+    def ratio(self, ours: str, theirs: str) -> Summary:
+        return ratios(self.rates(ours), self.rates(theirs))
+
+    def notes(self) -> list[str]:
+        """What a reader must know of the machine's behaviour."""
+        probe = Summary.of(self.probes)
+        notes = [
+            f"{self.discarded} of {len(self.tried)} rounds discarded by the probe "
+            f"(median {probe.median:.2f}, {probe.least:.2f} to {probe.most:.2f}; {self.least:.2f} wanted; "
+            f"1 is {self.alone:,.0f} products of 256 x 256 matrices a second)",
+            "on every side, each of its processes is bound to cores of its own where there are enough",
+        ]
+        if not self.trusted:
+            notes.append("NOT RELIABLE: the cores were never free together; the figures are of discarded rounds")
+        elif len(self.passed) < self.wanted:
+            notes.append(f"only {len(self.passed)} of {self.wanted} rounds wanted passed the probe")
+        return notes
+
+    def table(self, **of: str | int) -> Table:
+        """Every lap, of discarded rounds, too, for the record alone. of: what these rounds are of."""
+        made = Table("rounds", "", {}, {"throughput": "samples/s", "probe": "cores"})
+        for number, each in enumerate(self.tried):
+            place = {**of, "round": number, "passed": each.passed}
+            made.add(**place, probe=each.probe)
+            for name, lap in each.laps.items():
+                made.add(**place, side=name, throughput=lap.rate)
+        return made
+
+
+def take_turns(
+    sides: Sequence[Side],
+    probe: Machine,
+    wanted: int,
+    progress: Callable[[str], None] = lambda line: None,
+    *,
+    patience: int = PATIENCE,
+) -> Rounds:
+    """A B, B A, A B, ... until `wanted` rounds have passed the probe, or `patience` times as many were tried."""
+    rounds = Rounds(wanted, [side.name for side in sides], probe.least, probes=[probe.measure()])
+    for number in range(patience * wanted):
+        order = sides if number % 2 == 0 else list(reversed(sides))
+        laps = {side.name: side.lap() for side in order}
+        rounds.probes.append(probe.measure())
+        lower = min(rounds.probes[-2:])
+        rounds.tried.append(Round(laps, lower, lower >= probe.least))
+        progress(f"round {number + 1}: probe {lower:.2f}{'' if rounds.tried[-1].passed else ', discarded'}; " +
+                 ", ".join(f"{name} {lap.rate:,.0f}" for name, lap in laps.items()))  # fmt: skip
+        if len(rounds.passed) == wanted:
+            break
+    rounds.alone = probe.alone
+    return rounds
