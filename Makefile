@@ -43,7 +43,8 @@ bench: setup
 audit:
 	$(PYTHON) -m venv build/audit
 	build/audit/bin/python -m pip install --quiet '.[bench,data,gcs,mlflow,ray,s3,tensorboard,wandb]' pip-audit
-	build/audit/bin/pip-audit --local --skip-editable --progress-spinner off $(ARGS)
+	build/audit/bin/python -m pip uninstall --quiet --yes ffdist
+	build/audit/bin/pip-audit --local --strict --progress-spinner off $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info runs

@@ -32,11 +32,12 @@ from ffdist.data.catalog import open_data, verify
 from ffdist.data.decode import Decoding
 from ffdist.data.manifest import read_manifest as read_data_manifest
 from ffdist.data.prepare import prepare
+from ffdist.digests import DIGEST, of_json
 from ffdist.page.server import Watch
 from ffdist.pipeline.message import EndOfSplit, EvalBatch, Snapshot, TrainBatch, from_frame, to_frame
 from ffdist.plan import Plan, read_plan
 from ffdist.report.log import read_run_log
-from ffdist.runtime.data_facts import CHECK, FACTS, DataFacts, _digest, read_facts
+from ffdist.runtime.data_facts import CHECK, FACTS, DataFacts, read_facts
 from ffdist.runtime.nonfinite import KEPT, kept_batches
 from ffdist.runtime.record import ENVIRONMENT, read_starts
 from ffdist.runtime.run import HEAD, SETTINGS, digest_of, read_settings
@@ -44,7 +45,6 @@ from ffdist.settings.toml import parsed, settings_in
 from ffdist.snapshot.chosen import MARK, best_of, marked_best, read_mark
 from ffdist.snapshot.files import read_block
 from ffdist.snapshot.manifest import MANIFEST, committed, read_manifest
-from ffdist.snapshot.manifest import digest_of as digest_of_manifest
 from ffdist.transport.base import Edge
 from ffdist.transport.wire import (
     DTYPES,
@@ -163,13 +163,13 @@ def use_run_settings(data: bytes) -> object:
 def use_manifest(data: bytes) -> object:
     run = in_copy("manifest")
     folder = committed(run)[-1] if committed(run) else next((run / "snapshots").iterdir())
-    written(folder / MANIFEST, with_own_digest(data, "digest", digest_of_manifest))
+    written(folder / MANIFEST, with_own_digest(data, "digest", of_json))
     best_of([folder])
     return read_manifest(folder)
 
 
 def use_facts(data: bytes) -> object:
-    return read_one("facts", FACTS, read_facts)(with_own_digest(data, CHECK, _digest))
+    return read_one("facts", FACTS, read_facts)(with_own_digest(data, CHECK, of_json))
 
 
 def use_mark(data: bytes) -> object:
@@ -177,7 +177,7 @@ def use_mark(data: bytes) -> object:
         read_mark(run)
         return marked_best(run, committed(run))
 
-    return read_one("mark", MARK, use)(data)
+    return read_one("mark", MARK, use)(with_own_digest(data, DIGEST, of_json))
 
 
 def use_logs(data: bytes) -> object:

@@ -32,6 +32,7 @@ from ffdist.data.sources.known import known_name
 from ffdist.data.sources.listing import is_junk, shown
 from ffdist.data.watch import AGAIN
 from ffdist.errors import ConfigError, DataError, setting
+from ffdist.regular import open_regular
 from ffdist.remote import Remote
 
 CHUNK = 256
@@ -255,7 +256,7 @@ def list_data(root: Path) -> list[Entry]:
 def is_ours(manifest: Path) -> bool:
     """Whether a file says that it is a manifest; one that cannot be read may be."""
     try:
-        with manifest.open("rb") as file:
+        with open_regular(manifest) as file:
             return FORMAT.encode() in file.read(80)
     except OSError:
         return True

@@ -16,6 +16,7 @@ import numpy as np
 from ffdist.data.decode import Decoding, read_decoding
 from ffdist.errors import DataError, FfdistError
 from ffdist.folders import command
+from ffdist.regular import read_bytes
 from ffdist.remote import Remote
 
 MANIFEST = "manifest.json"
@@ -134,7 +135,7 @@ def read_manifest(folder: Path | Remote) -> Manifest:
     """Raises DataError where there is none, where it cannot be read or holds what it should not, or where it is of
     another version."""
     path = folder / MANIFEST
-    read = folder.check().read if isinstance(folder, Remote) else lambda name: (folder / name).read_bytes()
+    read = folder.check().read if isinstance(folder, Remote) else lambda name: read_bytes(folder / name)
     try:
         data = read(MANIFEST)
         fields = json.loads(data.decode("utf-8"))

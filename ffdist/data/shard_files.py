@@ -18,6 +18,7 @@ from ffdist.data.row_digests import digests_of, write_digests
 from ffdist.data.watch import AGAIN
 from ffdist.data.written import written
 from ffdist.errors import DataError
+from ffdist.regular import open_regular
 
 SHARD_BYTES = 64 * 2**20
 HEAD = 2**12
@@ -140,5 +141,5 @@ def unreadable(path: object, rows: int, error: Exception) -> DataError:
 
 
 def sha256(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return digests.sha256(file)

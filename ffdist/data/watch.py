@@ -9,6 +9,7 @@ from typing import NamedTuple
 from ffdist import digests
 from ffdist.data.manifest import ShardFile
 from ffdist.errors import DataError
+from ffdist.regular import open_regular
 
 AGAIN = "prepare the data set again"
 
@@ -66,7 +67,7 @@ class Watch:
         if found == self.stamp and not cut:
             return
         try:
-            with self.path.open("rb") as file:
+            with open_regular(self.path) as file:
                 same = found.size == self.shard.bytes and digests.sha256(file) == self.shard.sha256
         except OSError as error:
             raise self.lost(error) from error

@@ -154,7 +154,7 @@ def cached(
     key = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:24]
     path = cache_folder() / FOLDER / f"{facts['what']}-{key}.json"
     if not fresh:
-        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             value = json.loads(path.read_text())
             return read(value["measured"])
     note(f"measuring {'the blocks' if facts['what'] == 'profile' else 'what joins two processes'} ...")

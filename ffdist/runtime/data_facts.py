@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from math import isfinite
@@ -13,8 +12,10 @@ from ffdist.data import Images
 from ffdist.data.decode import Decoding, read_decoding
 from ffdist.data.fitting import classes_differ
 from ffdist.data.images import Spread
+from ffdist.digests import of_json
 from ffdist.errors import DataError, SnapshotError, setting
 from ffdist.notes import note
+from ffdist.regular import read_text
 from ffdist.runtime.own_code import own_transforms
 from ffdist.snapshot.files import write_durably
 from ffdist.trust import doubt
@@ -69,19 +70,14 @@ class DataFacts:
 def write_facts(run: Path, facts: DataFacts) -> None:
     """On disk when this returns. Raises OSError."""
     values = asdict(facts)
-    write_durably(run / FACTS, (json.dumps(values | {CHECK: _digest(values)}, indent=1) + "\n").encode())
-
-
-def _digest(values: dict[str, Any]) -> str:
-    as_read = json.loads(json.dumps(values))
-    return hashlib.sha256(json.dumps(as_read, sort_keys=True).encode()).hexdigest()
+    write_durably(run / FACTS, (json.dumps(values | {CHECK: of_json(values)}, indent=1) + "\n").encode())
 
 
 def read_facts(run: Path) -> DataFacts:
     """Raises SnapshotError for a file that is missing, or not as it was written."""
     try:
-        values = json.loads((run / FACTS).read_text())
-        if "splits" in values and values.pop(CHECK) != _digest(values):
+        values = json.loads(read_text(run / FACTS))
+        if "splits" in values and values.pop(CHECK) != of_json(values):
             raise ValueError("its content does not have its digest")
         facts = _parsed(values)
     except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:

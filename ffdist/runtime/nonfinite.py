@@ -15,6 +15,7 @@ from ffdist.data import Loader
 from ffdist.errors import SnapshotError, described
 from ffdist.notes import note
 from ffdist.pipeline.finite import Nonfinite
+from ffdist.regular import read_text
 from ffdist.report.log import writing
 from ffdist.snapshot.files import block_file, write_durably
 
@@ -86,7 +87,7 @@ def kept_batches(run: Path) -> list[dict[str, Any]]:
     found = []
     for path in sorted((run / KEPT).glob("batch-*.json")):
         try:
-            values = json.loads(path.read_text())
+            values = json.loads(read_text(path))
             values["batch"] = int(values["batch"])
             found.append(values)
         except (OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:

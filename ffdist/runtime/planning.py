@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,9 +19,8 @@ from ffdist.planner.cached import profile_of
 from ffdist.planner.forecast import Request, cluster_of
 from ffdist.planner.search import best_plan
 from ffdist.runtime.job import Job
-from ffdist.runtime.run import PLAN, saved_plan
+from ffdist.runtime.run import PLAN, saved_plan, write_plan
 from ffdist.settings import Settings
-from ffdist.snapshot.files import write_durably
 
 AUTO = "auto"
 
@@ -159,6 +156,12 @@ def plan_of(job: Job, workers: int, device: torch.device, train: Loader, speeds:
     speeds: of the workers' devices against this one, where they are unlike.
     """
     saved = saved_plan(job.run)
+    if saved is None and job.resume and is_searched(job.settings) and job.settings.training.lanes is None:
+        raise ConfigError(
+            "the plan of the run is gone, and nothing else says how many lanes its batches have",
+            where=job.run and job.run / PLAN,
+            remedy=f"restore it, or put a plan of as many lanes there: `ffdist plan ... --lanes N --json > {PLAN}`",
+        )
     plan = saved if saved and still_told(saved, job, workers) else new_plan(job, workers, device, train, speeds=speeds)
     plan.check(job.names)
     plan.check_ranks(workers, "processes of the run")
@@ -171,7 +174,7 @@ def plan_of(job: Job, workers: int, device: torch.device, train: Loader, speeds:
             remedy="a plan of as many lanes, or a new run",
         )
     if job.run and plan != saved:
-        write_durably(job.run / PLAN, (json.dumps(plan.as_json(), indent=1) + os.linesep).encode())
+        write_plan(job.run, plan)
     return plan
 
 

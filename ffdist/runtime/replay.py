@@ -27,7 +27,7 @@ from ffdist.runtime.nonfinite import kept_batches, numbers_of
 from ffdist.runtime.opened import open_told
 from ffdist.runtime.own_code import GIVEN, check_code
 from ffdist.runtime.rank import set_threads, stage_device
-from ffdist.runtime.run import check_named, no_data_to_learn, read_settings
+from ffdist.runtime.run import check_named, no_data_to_learn, read_settings, saved_plan
 from ffdist.runtime.start import make_job
 from ffdist.runtime.threads import computing_threads_kept
 from ffdist.runtime.world import World
@@ -157,6 +157,7 @@ def replay(run: str | Path, batch: int | None = None, *, trust: bool = False) ->
     folder = pulled(run)
     with trusting(trust):
         settings, facts = read_settings(folder), read_facts(folder)
+        saved_plan(folder)  # refused where it is not whole: it may say how many lanes a batch has
     batch = last_kept(folder) if batch is None else batch
     check_named(settings, folder)
     if settings.dataset.data == GIVEN:

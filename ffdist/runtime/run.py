@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass, replace
@@ -11,15 +12,18 @@ from typing import Any, TypeVar
 
 from ffdist.baselines.twin import Backprop, twin
 from ffdist.data import Images
-from ffdist.errors import ConfigError, SnapshotError, setting
+from ffdist.digests import with_digest, without_digest
+from ffdist.errors import ConfigError, SnapshotError, described, setting
 from ffdist.folders import command, remedy_unwritable, why_unwritable
 from ffdist.models import Chain, load_model, weights_file, with_weights
 from ffdist.models.dirac import with_dirac
+from ffdist.notes import note
 from ffdist.objectives import Objective, load_objective
 from ffdist.options import pairs
 from ffdist.pipeline.classifier import Classifier
 from ffdist.pipeline.sink import counted_from_one
-from ffdist.plan import Plan, read_plan
+from ffdist.plan import Plan
+from ffdist.regular import read_bytes, read_text
 from ffdist.runtime.data_facts import DataFacts, read_facts
 from ffdist.runtime.own_code import GIVEN, WORDS, check_code, named_code
 from ffdist.settings import Settings, apply, flat
@@ -151,10 +155,28 @@ def digest_of(values: Mapping[str, Any]) -> str:
     return hashlib.sha256(repr(sorted(flat(values).items())).encode()).hexdigest()[:32]
 
 
+def write_plan(run: Path, plan: Plan) -> None:
+    """On disk when this returns. Raises OSError."""
+    write_durably(run / PLAN, (json.dumps(with_digest(plan.as_json()), indent=1) + "\n").encode())
+
+
 def saved_plan(run: Path | None) -> Plan | None:
-    """The plan by which a run was last started; None where there is none."""
+    """The plan by which a run was last started; None where there is none. Raises SnapshotError for one that is not as
+    it was written."""
     path = run and run / PLAN
-    return read_plan(path) if path and path.is_file() else None
+    if path is None or not path.exists():
+        return None
+    try:
+        values = json.loads(read_text(path))
+        return Plan.from_json(without_digest(values), path)
+    except (OSError, ValueError, TypeError, RecursionError, ConfigError) as error:
+        raise SnapshotError(
+            "the plan of the run is not as it was written",
+            where=path,
+            expected="a file that is whole",
+            got=described(error),
+            remedy=f"restore it, or put a plan of as many lanes there: `ffdist plan ... --lanes N --json > {PLAN}`",
+        ) from error
 
 
 def read_settings(run: Path) -> Settings:
@@ -164,8 +186,8 @@ def read_settings(run: Path) -> Settings:
     if not path.is_file():
         raise SnapshotError("there is no run here", where=named(run), expected=f"a directory with {SETTINGS}",
                             remedy="name the run directory that `ffdist train` printed")  # fmt: skip
-    values = read_toml(path)
-    head = path.read_text().partition("\n")[0]
+    values = read_toml(path, read_bytes)
+    head = read_text(path).partition("\n")[0]
     whole = head == f"{HEAD}{digest_of(values)}" if head.startswith(HEAD) else LAST in flat(values)
     if not whole:
         raise SnapshotError("the settings of the run are not as they were written", where=path,
@@ -174,7 +196,11 @@ def read_settings(run: Path) -> Settings:
     told = {name: value for name, value in flat(values).items() if name not in ACTIONS}
     settings = apply(Settings(), told, str(path))
     doubt(named_code(settings), path)
-    plan = saved_plan(run)
+    try:
+        plan = saved_plan(run)
+    except SnapshotError as error:  # who learns by it says so
+        note(f"{error.what}: {error.where}")
+        plan = None
     return settings if plan is None or plan.lanes == 1 else settings.changed(lanes=plan.lanes)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,10 @@ else:
     import tomli as tomllib  # pyright: ignore[reportMissingImports]
 
 
-def read_toml(path: Path) -> dict[str, Any]:
+def read_toml(path: Path, read: Callable[[Path], bytes] = Path.read_bytes) -> dict[str, Any]:
     """The keys of a TOML file. Raises ConfigError for one that cannot be read."""
     try:
-        with path.open("rb") as file:
-            return tomllib.load(file)
+        return tomllib.loads(read(path).decode())
     except OSError as error:
         raise ConfigError("a settings file cannot be read", where=path, got=error.strerror) from error
     except (ValueError, RecursionError) as error:  # not UTF-8, not TOML, or a number of thousands of digits

@@ -7,7 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ffdist.errors import ConfigError, DamagedSnapshotError, SnapshotError, setting
+from ffdist.digests import with_digest, without_digest
+from ffdist.errors import ConfigError, DamagedSnapshotError, SnapshotError, described, setting
+from ffdist.notes import note
+from ffdist.regular import read_text
 from ffdist.snapshot.files import RESTORE, write_of_snapshot
 from ffdist.snapshot.manifest import Manifest, committed, read_manifest, snapshot_folder
 from ffdist.snapshot.newest import newest
@@ -53,8 +56,7 @@ def chosen(run: Path, told: str | int, use: Callable[[Manifest], T]) -> T | None
 
 def mark_final(run: Path, folder: Path) -> None:
     """The run ends with this snapshot, which is marked as the best, though there are newer ones."""
-    told = read_mark(run) | {"snapshot": folder.name, "ended_after": committed(run)[-1].name}
-    write_of_snapshot(run / MARK, json.dumps(told).encode())
+    write_mark(run, read_mark(run) | {"snapshot": folder.name, "ended_after": committed(run)[-1].name})
 
 
 def ends_with_best(run: Path) -> bool:
@@ -87,7 +89,7 @@ def marked_best(run: Path, kept: list[Path]) -> Path:
     """The folder that the run's own mark names."""
     path = run / MARK
     try:
-        name = json.loads(path.read_text())["snapshot"]
+        name = without_digest(json.loads(read_text(path)))["snapshot"]
         return next(folder for folder in kept if folder.name == name)
     except FileNotFoundError:
         raise SnapshotError(
@@ -100,7 +102,7 @@ def marked_best(run: Path, kept: list[Path]) -> Path:
             if best_of(kept) is not None
             else f"take the last: {setting('snapshot', LAST)}",
         ) from None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, StopIteration) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, StopIteration) as error:
         raise DamagedSnapshotError(
             "what says which snapshot is the best does not name one that is kept",
             where=path,
@@ -124,18 +126,28 @@ def mark_if_best(run: Path, manifest: Manifest, predictor: str | None) -> Path |
         if value is not None and value > (before["accuracy"] if comparable else -1.0):
             folder = snapshot_folder(run, manifest.step, manifest.epoch)
             before = {"snapshot": folder.name, "predictor": predictor, "accuracy": value, "epoch": manifest.epoch}
-            write_of_snapshot(run / MARK, json.dumps(before).encode())
+            write_mark(run, before)
     return run / "snapshots" / before["snapshot"] if before else None
 
 
 def read_mark(run: Path) -> dict[str, Any]:
-    """Empty where there is none, or none that can be read: then the next epoch's snapshot is the best."""
+    """Empty where there is none; also where it cannot be read, which is said: then the next epoch's is the best."""
     try:
-        mark = json.loads((run / MARK).read_text())
+        mark = without_digest(json.loads(read_text(run / MARK)))
         named = isinstance(mark["snapshot"], str) and "/" not in mark["snapshot"]
-        return mark if named and isinstance(mark["accuracy"], float) else {}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        if not (named and isinstance(mark["accuracy"], float)):
+            raise TypeError("no name of a snapshot, and its accuracy")
+        return mark
+    except FileNotFoundError:
         return {}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        note(f"which snapshot is the best is not known any more: {run / MARK}: {described(error)}")
+        return {}
+
+
+def write_mark(run: Path, mark: dict[str, Any]) -> None:
+    """On disk when this returns. Raises SnapshotError."""
+    write_of_snapshot(run / MARK, json.dumps(with_digest(mark)).encode())
 
 
 def best_of(kept: list[Path]) -> int | None:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ffdist.digests import sha256
 from ffdist.errors import DamagedSnapshotError, SnapshotError, setting
+from ffdist.regular import open_regular
 
 FIELDS = "ffdist"
 """The one key of the files' metadata: with several, safetensors would write them in any order."""
@@ -103,9 +104,9 @@ def write_block(path: Path, tensors: dict[str, Tensor], fields: dict[str, Any]) 
 def check_file(path: Path, entry: dict[str, Any]) -> None:
     """Raises DamagedSnapshotError unless the file's size and sha256 are those of the manifest's `entry`."""
     try:
-        with path.open("rb") as file:
-            digest = sha256(file)
-            size = file.tell()
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            digest = sha256(file) if size == entry["bytes"] else "not computed"
     except OSError as error:
         missing = isinstance(error, FileNotFoundError)
         raise DamagedSnapshotError("a snapshot file is missing" if missing else "a snapshot file cannot be read",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import shutil
@@ -10,8 +9,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from ffdist.digests import DIGEST, with_digest, without_digest
 from ffdist.errors import DamagedSnapshotError, SnapshotError
 from ffdist.pipeline.sink import counted_from_one
+from ffdist.regular import read_text
 from ffdist.snapshot.files import write_of_snapshot
 from ffdist.snapshot.mirror import fetch_manifest
 
@@ -53,7 +54,7 @@ def commit(run: Path, manifest: Manifest) -> None:
     """Call only when every file named by `manifest` is on disk."""
     values = {"format": FORMAT} | {name: value for name, value in asdict(manifest).items() if name != "folder"}
     folder = snapshot_folder(run, manifest.step, manifest.epoch)
-    text = json.dumps(values | {"digest": digest_of(values)}, indent=1)
+    text = json.dumps(with_digest(values), indent=1)
     write_of_snapshot(folder / MANIFEST, text.encode())
 
 
@@ -69,12 +70,6 @@ def discard_others(run: Path, manifest: Manifest, *, keep: int, best: Path | Non
             discard(old)
 
 
-def digest_of(values: dict[str, Any]) -> str:
-    """Of what a manifest says, in whatever order and spacing."""
-    as_read = json.loads(json.dumps(values))
-    return hashlib.sha256(json.dumps(as_read, sort_keys=True).encode()).hexdigest()
-
-
 def committed(run: Path) -> list[Path]:
     """The folders of a run's committed snapshots, oldest first; whether they are whole is another matter."""
     return [folder for folder in _folders(run) if (folder / MANIFEST).exists()]
@@ -86,7 +81,7 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     fetch_manifest(folder)
     try:
-        return _parsed(json.loads(path.read_text()), folder)
+        return _parsed(json.loads(read_text(path)), folder)
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         if isinstance(error, SnapshotError):
             raise
@@ -102,8 +97,9 @@ def _parsed(values: Any, folder: Path) -> Manifest:
     if found > FORMAT:
         raise SnapshotError("unknown snapshot format", where=folder / MANIFEST, expected=f"<= {FORMAT}", got=found,
                             remedy="use the version of ffdist that wrote it")  # fmt: skip
-    if found >= 2 and values.pop("digest") != digest_of(values):
-        raise ValueError("its content does not have its digest")
+    if found >= 2 and DIGEST not in values:
+        raise ValueError("no digest")
+    values = without_digest(values)
     del values["format"]
     manifest = Manifest(**values, folder=folder)
     _check_types(manifest)

@@ -12,6 +12,7 @@ from typing import Any
 from ffdist.errors import ConfigError, setting
 from ffdist.events import EpochEnded, PulseReported, RunEvent, RunStarted, RunStopped
 from ffdist.pipeline.scalars import of_test, scalars
+from ffdist.regular import read_text
 
 NAMES = "trackers.json"
 """In the run directory: the name that each tracker has given the run, by which it goes on."""
@@ -64,13 +65,13 @@ class Tracker(ABC):
     def recall(self) -> str | None:
         """The run's name there; None where this tracker has not begun it yet."""
         try:
-            return json.loads((self.run / NAMES).read_text()).get(self.name)
+            return json.loads(read_text(self.run / NAMES)).get(self.name)
         except (OSError, ValueError, AttributeError):
             return None
 
     def remember(self, name: str) -> None:
         try:
-            names = dict(json.loads((self.run / NAMES).read_text()))
+            names = dict(json.loads(read_text(self.run / NAMES)))
         except (OSError, ValueError, TypeError):
             names = {}
         (self.run / NAMES).write_text(json.dumps(names | {self.name: name}) + "\n")

@@ -13,6 +13,7 @@ import pytest
 import torch.distributed as dist
 from jobs import QUIET, DigitsJob, cut_power_at, fingerprint, learned
 
+from ffdist.digests import with_digest
 from ffdist.errors import SnapshotError, StageError
 from ffdist.events import Observer, ProgressMade, RunEvent
 from ffdist.report.log import RUN_LOG, read_run_log
@@ -21,7 +22,7 @@ from ffdist.runtime.rank import Rank
 from ffdist.runtime.threads import ThreadEdges, run_threads
 from ffdist.runtime.world import World
 from ffdist.snapshot import committed, latest
-from ffdist.snapshot.manifest import MANIFEST, digest_of
+from ffdist.snapshot.manifest import MANIFEST
 
 EVERY = 5
 
@@ -160,7 +161,7 @@ def as_counted_from_0(run: Path) -> None:
         del values["digest"]
         values |= {"format": 2, "records": [before(record) for record in values["records"]]}
         assert values["records"]
-        (folder / MANIFEST).write_text(json.dumps(values | {"digest": digest_of(values)}))
+        (folder / MANIFEST).write_text(json.dumps(with_digest(values)))
     log = run / RUN_LOG
     log.write_text("".join(json.dumps(before(json.loads(line))) + "\n" for line in log.read_text().splitlines()))
 

@@ -16,9 +16,10 @@ from safetensors.torch import load_file, save_file
 import ffdist
 from ffdist import Pipeline, replay, trust
 from ffdist.cli import main
+from ffdist.digests import of_json
 from ffdist.errors import ConfigError
 from ffdist.page.write import write_report
-from ffdist.runtime.data_facts import CHECK, FACTS, _digest
+from ffdist.runtime.data_facts import CHECK, FACTS
 from ffdist.runtime.run import read_settings, write_settings
 from ffdist.trust import place_of, trusted
 
@@ -135,7 +136,7 @@ def test_data_facts_and_exported_files_name_none_either(plain: Path, tmp_path: P
     shutil.copytree(plain, run)
     values = json.loads((run / FACTS).read_text()) | {"preprocess": [f"{code}:Step"]}
     del values[CHECK]
-    (run / FACTS).write_text(json.dumps(values | {CHECK: _digest(values)}))
+    (run / FACTS).write_text(json.dumps(values | {CHECK: of_json(values)}))
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "x.png")
     with pytest.raises(ConfigError, match="not run unasked"):
         ffdist.read_pictures([tmp_path / "x.png"], run)
@@ -171,6 +172,7 @@ def test_a_place_is_that_of_the_file_or_the_module(monkeypatch: pytest.MonkeyPat
 
 def test_a_list_that_cannot_be_written_is_asked_for_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
+    monkeypatch.delenv("FFDIST_CACHE", raising=False)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
     trust.trust(["x.py:A"])
     assert place_of("x.py:A") in trusted()  # in this process

@@ -24,6 +24,7 @@ from ffdist.data.sources.texts import texts_in
 from ffdist.data.sources.tree import Tree
 from ffdist.errors import ConfigError, DataError, setting
 from ffdist.folders import command
+from ffdist.regular import read_bytes
 
 ARCHIVES = (".gz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 
@@ -148,7 +149,7 @@ def check_source(path: Path, source: str) -> None:
         raise DataError("such archives are not read", where=source, expected="a folder, a table, a zip or a tar",
                         remedy="unpack it, and give the folder")  # fmt: skip
     try:
-        text = (path / MANIFEST).read_bytes()[:80] if path.is_dir() else b""
+        text = read_bytes(path / MANIFEST)[:80] if path.is_dir() else b""
     except OSError:
         text = b""
     if FORMAT.encode() in text:

@@ -1,0 +1,35 @@
+"""Files of a folder that others may have filled: regular ones alone are read, as a pipe would hold the reader up for
+ever, and a device may have no end."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO
+
+MOST = 1 << 30
+"""Bytes that are read as a whole; what is read so is a text, and far smaller."""
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """For reading. Raises OSError for what is no regular file, or a link to none, as for one that is not there."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))  # a pipe has no writer yet
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    return open(descriptor, "rb")
+
+
+def read_bytes(path: Path) -> bytes:
+    """Raises OSError as `open_regular` does, and for a file of more than `MOST` bytes."""
+    with open_regular(path) as file:
+        if (size := os.fstat(file.fileno()).st_size) > MOST:
+            raise OSError(errno.EFBIG, f"it has {size:,} bytes, and may have {MOST:,}", str(path))
+        return file.read()
+
+
+def read_text(path: Path) -> str:
+    """Of UTF-8. Raises OSError as `read_bytes` does, and UnicodeDecodeError, a ValueError."""
+    return read_bytes(path).decode()

@@ -1,0 +1,124 @@
+"""Files of a run that are not as they were written, or are no files."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from ffdist.cli import main
+from ffdist.digests import with_digest, without_digest
+from ffdist.errors import FfdistError, SnapshotError
+from ffdist.regular import read_bytes
+from ffdist.runtime.run import PLAN, load_classifier, read_settings, saved_plan
+from ffdist.snapshot.chosen import MARK, marked_best, read_mark
+from ffdist.snapshot.manifest import MANIFEST, committed
+
+TRAIN = (
+    "train --data digits --model cnnb --model-args widths=4,4,4 --samples 60 --batch-size 20 --epochs 2 --seed 7 "
+    "--threads 1 --plan auto --devices 1 --launcher threads --track none --keep-best mean"
+)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("runs") / "whole"
+    main([*TRAIN.replace("--plan auto --devices 1", "--stages 2").split(), "--out", str(run)])
+    return run
+
+
+@pytest.fixture
+def run(whole: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(whole, tmp_path / "run"))
+
+
+def pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def endless(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def far_too_large(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(1 << 40)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("make", [pipe, endless, far_too_large, Path.mkdir])
+@pytest.mark.parametrize("name", ["config.toml", "data.json", PLAN, MARK, MANIFEST, "block-001-conv2.safetensors"])
+def test_what_is_no_file_holds_nobody_up(run: Path, name: str, make: Callable[[Path], None]) -> None:
+    path = (committed(run)[-1] if name.startswith(("manifest", "block")) else run) / name
+    path.unlink()
+    make(path)
+    for use in (lambda: load_classifier(run), lambda: marked_best(run, committed(run)), lambda: saved_plan(run)):
+        with suppress(FfdistError):
+            use()
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("make", [pipe, endless, far_too_large])
+def test_only_regular_files_are_read(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    make(tmp_path / "x")
+    with pytest.raises(OSError, match=r"no regular file|may have"):
+        read_bytes(tmp_path / "x")
+
+
+def flipped(path: Path, before: str, after: str) -> None:
+    text = path.read_text()
+    assert before in text
+    path.write_text(text.replace(before, after, 1))
+
+
+def test_a_changed_plan_of_a_run_is_noticed(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flipped(run / PLAN, '"lanes": 1', '"lanes": 3')
+    with pytest.raises(SnapshotError, match="the plan of the run is not as it was written"):
+        saved_plan(run)
+    assert read_settings(run).training.lanes is None
+    assert "the plan of the run is not as it was written" in capsys.readouterr().err
+    assert load_classifier(run)  # which the plan has no part in
+    with pytest.raises(SystemExit) as end:
+        main(["train", "--resume", str(run), "--epochs", "3", "--launcher", "threads"])
+    assert end.value.code == 1
+    assert "restore it, or put a plan of as many lanes there" in capsys.readouterr().err
+
+
+def test_where_the_planner_chose_the_lanes_a_lost_plan_is_not_guessed(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run / PLAN).unlink()
+    resume = ["train", "--resume", str(run), "--epochs", "3", "--launcher", "threads"]
+    with pytest.raises(SystemExit):
+        main([*resume, "--devices", "2"])
+    assert "nothing else says how many lanes" in capsys.readouterr().err
+    main(resume)  # told stages: one lane
+
+
+def test_a_changed_mark_of_the_best_is_noticed(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mark = read_mark(run)
+    others = [folder.name for folder in committed(run) if folder.name != mark["snapshot"]]
+    flipped(run / MARK, mark["snapshot"], (others or ["step-000000007-epoch-00001"])[0])
+    assert read_mark(run) == {}
+    assert "which snapshot is the best is not known any more" in capsys.readouterr().err
+    with pytest.raises(SnapshotError, match="which snapshot is the best"):
+        marked_best(run, committed(run))
+
+
+def test_files_of_versions_without_a_digest_are_read(run: Path) -> None:
+    plan, mark = saved_plan(run), read_mark(run)
+    for name in (PLAN, MARK):
+        (run / name).write_text(json.dumps(without_digest(json.loads((run / name).read_text()))))
+    assert (saved_plan(run), read_mark(run)) == (plan, mark)
+
+
+@pytest.mark.parametrize("told", [None, "", 0, "0" * 64])
+def test_another_digest_is_none(told: object) -> None:
+    assert without_digest(with_digest({"a": 1})) == {"a": 1}
+    with pytest.raises(ValueError, match="digest"):
+        without_digest({"a": 1, "digest": told})
