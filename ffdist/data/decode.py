@@ -35,7 +35,7 @@ from ffdist.data.formats import (
     several_frames,
 )
 from ffdist.data.png import check_rows
-from ffdist.data.tiff import Layout, layout_of, unread
+from ffdist.data.tiff import Layout, check_strips, layout_of, unread
 from ffdist.data.transparency import has_transparency, laid_over
 from ffdist.errors import ConfigError, DataError, setting
 
@@ -196,6 +196,7 @@ def read_picture(data: Encoded, where: object, decoding: Decoding = PLAIN) -> Pi
         held = Seen.of(data) if isinstance(data, Image.Image) else None  # a copy no longer has what its file says
         with open_picture(data) as image, ONE if image.width * image.height > LARGE else nullcontext():
             check_bytes(image, data)
+            check_strips(image, data)
             return _read(image, decoding, data, held or Seen.of(image))
     except MemoryError as error:
         raise _broken(where, "there is no memory for it") from error

@@ -9,9 +9,17 @@ from typing import Any, NamedTuple
 from PIL import Image, TiffImagePlugin
 
 BITS, COMPRESSION, PHOTOMETRIC, SAMPLES, PLANAR, EXTRA, FORMAT, DEPTH = 258, 259, 262, 277, 284, 338, 339, 32997
+WIDTH, HEIGHT, STRIPS, ROWS, TILE_WIDTH, TILE_HEIGHT, TILES = 256, 257, 273, 278, 322, 323, 324
 """Numbers of tags."""
+FAX = (2, 3, 4)
+"""Compressions that take one bit a row at least, however wide it is."""
+DENSEST = {1: 1, 5: 2731, 6: 1536, 7: 1536, 8: 1032, 32773: 64, 32946: 1032}
+"""To how many bytes each can inflate one, at most: none, LZW, JPEG, Deflate, PackBits."""
+LOOSE = 2**15
+"""The same, of all others."""
 COLOURS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3, 8: 3}
 """Channels of each photometric interpretation: grey, grey, RGB, palette, CMYK, YCbCr, LAB."""
+YCBCR = 6
 ALPHA = (1, 2, 999)
 """Extra channels that are transparency: premultiplied, plain, and what Corel Draw writes."""
 KINDS = {1: "u", 2: "i", 3: "f"}
@@ -105,3 +113,31 @@ def unread(data: object) -> str | None:
     except Exception:  # of foreign bytes a decoder may raise anything
         return None
     return found and f"a TIFF of {found}, which Pillow does not read; as an array: ffdist.from_tensors"
+
+
+def check_strips(image: Image.Image, data: object) -> None:
+    """image: opened, of these bytes or this file. Of strips or tiles that are missing Pillow would leave the pixels
+    black, and say nothing.
+
+    Raises ValueError for a TIFF that has fewer than its size takes, or fewer bytes than can hold its pixels.
+    """
+    tags = getattr(image, "tag_v2", None) if image.format == "TIFF" else None
+    if tags is None or not isinstance(data, (bytes, Path)):
+        return
+    width, height = int(tags.get(WIDTH, 0)), int(tags.get(HEIGHT, 0))
+    bits = [int(each) for each in tags.get(BITS, (1,))]
+    apart = int(tags.get(SAMPLES, len(bits))) if tags.get(PLANAR, 1) == 2 else 1
+    tiled = TILES in tags
+    across, down = (int(tags.get(TILE_WIDTH, 0)), int(tags.get(TILE_HEIGHT, 0))) if tiled else (
+        width, min(int(tags.get(ROWS, height)), height))  # fmt: skip
+    if min(across, down) < 1:
+        raise ValueError("it has strips or tiles without pixels")
+    found, needed = len(tags.get(TILES if tiled else STRIPS, ())), -(-width // across) * -(-height // down) * apart
+    if found < needed:
+        what = "tiles" if tiled else "strips"
+        raise ValueError(f"it has {found:,} of the {needed:,} {what} for the {width} x {height} pixels that it claims")
+    size = len(data) if isinstance(data, bytes) else data.stat().st_size
+    deep = bits[0] if tags.get(PHOTOMETRIC) == YCBCR else sum(bits)  # its colours may have fewer pixels
+    claimed = height if (kind := tags.get(COMPRESSION, 1)) in FAX else width * height * deep
+    if 8 * size * (1 if kind in FAX else DENSEST.get(kind, LOOSE)) < claimed:
+        raise ValueError(f"{size:,} bytes cannot hold the {width} x {height} pixels that its header claims")

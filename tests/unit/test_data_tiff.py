@@ -178,3 +178,33 @@ def test_grey_of_sixteen_bits_with_transparency_stays_grey() -> None:
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 9, 16, 4, 0, 0, 0))
     png = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
     assert np.array_equal(decode(png, "here"), (values[..., :1] >> 8).astype(np.uint8))
+
+
+@pytest.mark.parametrize("packing", [None, "tiff_lzw", "tiff_adobe_deflate", "tiff_deflate", "packbits", "group3",
+                                     "group4", "jpeg", "zstd", "lzma", "webp"])  # fmt: skip
+def test_one_colour_is_packed_as_small_as_can_be_and_is_read(packing: str | None) -> None:
+    mode = "1" if packing in ("group3", "group4") else "RGB"
+    file = io.BytesIO()
+    try:
+        Image.new(mode, (2000, 1500), 1).save(file, "TIFF", compression=packing)
+    except (OSError, ValueError, KeyError):  # which a build of Pillow may lack
+        if packing in ("zstd", "lzma", "webp"):
+            return
+        raise
+    assert decode(file.getvalue(), "x").shape[:2] == (1500, 2000)
+
+
+def test_more_pixels_than_a_tiff_holds_are_refused_before_there_is_memory_for_them() -> None:
+    whole = tiff(drawn(1), GREY)
+    for tag, claimed in ((257, 12_000), (256, 12_000)):
+        bad = bytearray(whole)
+        at = bad.index(struct.pack("<HHI", tag, 4, 1))
+        bad[at + 8 : at + 12] = struct.pack("<I", claimed)
+        with pytest.raises(DataError, match=r"strips|bytes cannot hold"):
+            decode(bytes(bad), "x")
+    packed = bytearray(tiff(np.zeros((9, 8, 1), np.uint8), GREY, packed=True))
+    for tag in (256, 257, 278):
+        at = packed.index(struct.pack("<HHI", tag, 4, 1))
+        packed[at + 8 : at + 12] = struct.pack("<I", 9_000)
+    with pytest.raises(DataError, match="bytes cannot hold the 9000 x 9000 pixels"):
+        decode(bytes(packed), "x")
