@@ -176,11 +176,16 @@ class Watch:
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """By the sum, which is quick; where that is not finite, by each number."""
-    if not tensor.is_floating_point():
+    """By the sum in the tensor's own type (in another one torch would first copy it); where that is not finite, by the
+    least and the greatest number. A pass over the memory each, in its order, which is many times quicker."""
+    if not tensor.is_floating_point() or not tensor.numel():
         return True
-    total = tensor.detach().sum(dtype=torch.float32 if tensor.element_size() < 4 else tensor.dtype)
-    return math.isfinite(float(total)) or bool(torch.isfinite(tensor).all())
+    values = tensor.detach()
+    values = values.permute(sorted(range(values.dim()), key=values.stride, reverse=True))
+    if math.isfinite(float(values.sum())):
+        return True
+    low, high = map(float, torch.aminmax(values))
+    return math.isfinite(low) and math.isfinite(high)
 
 
 def first_bad(tensor: Tensor) -> float:
