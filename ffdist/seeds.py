@@ -98,8 +98,8 @@ def restarting() -> Iterator[Callable[[int], None]]:
         random.seed(seed)
         np.random.seed(seed % 2**32)
 
-    of_python, of_numpy = random.getstate(), np.random.get_state()
     with _turn(), torch.random.fork_rng(devices=[]):
+        of_python, of_numpy = random.getstate(), np.random.get_state()
         try:
             yield begin
         finally:

@@ -113,6 +113,9 @@ OF_PROCESS = ("_alone", "_readers", "generators", "later")
 class Items:
     """A map-style data set whose items are read again and again, one at a time."""
 
+    what: str = "data set"
+    alone: str = "items are read one after another"
+
     def __init__(self, dataset: Any, where: str, reading: Reading) -> None:
         self.dataset, self.where, self.reading = dataset, where, reading
         self.reader = reading.reader()

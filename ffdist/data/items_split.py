@@ -59,7 +59,7 @@ class ItemsSplit(Split):
         seeds = [derive_seed(*self.place, "item", row) for row in rows] if self.random else None
         if self.readers is None:
             return self.items.read(rows, seeds)
-        return self.readers.read(rows, seeds, (self.dtype, self.facts.shape))
+        return self.readers.read((rows, seeds), (self.dtype, (len(rows), *self.facts.shape)))
 
     def digest(self) -> str:
         content = hashlib.blake2b(f"{self.dtype} {self.facts.shape}".encode(), digest_size=16)

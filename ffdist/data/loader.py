@@ -20,6 +20,7 @@ from ffdist.data.ahead import in_order
 from ffdist.data.images import ArraySplit, Images, Split
 from ffdist.data.sampler import shuffled, shuffled_by_shard
 from ffdist.data.transforms import Drawn, PictureTransform, Steps, Transform, load_transforms
+from ffdist.data.transforms.called import Called
 from ffdist.errors import ConfigError, DataError, setting
 
 
@@ -35,8 +36,8 @@ class Loader:
     image_size: the side that pictures are resized to; None: the one that `images.shape` names.
     prefetch: how many batches are made ahead, at most; one for each worker at least. Of small ones as many as have 1
         MiB.
-    workers: threads that make batches; 0 and 1 are one. Of a data set whose items are read again and again, as many
-        processes read them, from 2 on. No number of them changes a bit.
+    workers: threads that make batches; 0 and 1 are one. From 2 on as many processes read the items of a data set that
+        are read again and again, and do the transforms that are classes of callables. No number changes a bit.
     shuffle_shards: shards whose samples are mixed at a time, 0 for all; None: as the split says (`Split.window`).
     Raises ConfigError and DataError for settings that do not go with the data.
     """
@@ -81,7 +82,9 @@ class Loader:
         self.split = (split.at(self.size) if self.pictures else split).read_by(workers)
         self.window = split.window if shuffle_shards is None else shuffle_shards
         self.check_window(split)
-        self.steps = Steps(transforms_of(images, augment if train else ()), seed=seed, wanted=self.size)
+        self.steps = Steps(
+            transforms_of(images, augment if train else ()), seed=seed, wanted=self.size, workers=workers
+        )
         self.steps.check_pictures(f"data set {images.name}", images.shape[0], pixels=images.pixels)
         self.num_classes, self.as_given = images.num_classes, not images.normalised
         self.scale = (1 / ((255 if images.pixels else 1) * np.array(images.std))).astype(np.float32)
@@ -296,8 +299,8 @@ ALIGNED = 64
 
 
 def is_ours(kind: type) -> bool:
-    """Whether a transform is known to change each sample by itself."""
-    return kind.__module__.startswith("ffdist.")
+    """Whether a transform is known to change each sample by itself, and quickly."""
+    return kind.__module__.startswith("ffdist.") and not issubclass(kind, Called)
 
 
 def channels_last(x: np.ndarray) -> np.ndarray:

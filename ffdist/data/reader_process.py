@@ -1,4 +1,4 @@
-"""A process that reads items of a data set for another one, whose orders come over a line; it ends with that one.
+"""A process that makes samples for another one, whose orders come over a line; it ends with that one.
 
 `START` is its program; this module imports nothing that takes long.
 """
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
 from threading import Thread
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ffdist.loading import loading
 from ffdist.payload import Payload, unpack
@@ -30,15 +30,11 @@ class Start(NamedTuple):
     threads: int
     """Of torch: as many as where items were read first, as sums of many numbers depend on it."""
     payload: Payload
-    """An `Items`."""
+    """What has `read`: `Items` of a data set, or `Changes` of pictures."""
 
 
-class Order(NamedTuple):
-    """Items that are wanted."""
-
-    rows: Sequence[int]
-    seeds: Sequence[int] | None
-    """A seed for each item; None where nothing is drawn."""
+Order = tuple[Any, ...]
+"""What `read` takes."""
 
 
 def main(line: Connection) -> None:
@@ -54,7 +50,7 @@ def main(line: Connection) -> None:
 
             torch.set_num_threads(start.threads)
         try:
-            items = unpack(start.payload)
+            source = unpack(start.payload)
         except Exception as error:  # a user's module does what it likes
             line.send(error)
             return
@@ -63,7 +59,7 @@ def main(line: Connection) -> None:
         while True:
             order = orders.get()
             try:
-                samples = items.read(order.rows, order.seeds)
+                samples = source.read(*order)
             except Exception as error:  # told where it can be told to a user
                 line.send(error)
                 continue

@@ -1,7 +1,7 @@
-"""Items of a data set read side by side.
+"""Samples made side by side by code of a user's own: items of a data set are read, or pictures changed.
 
-What items draw comes from generators that belong to a process, so that threads can only take turns. So each reader is
-a process with a copy of the data set; an item's seed says what it draws, whoever reads it.
+What such code draws comes from generators that belong to a process, so that threads can only take turns. So each reader
+is a process with a copy of the data set, or of the transforms; a sample's seed says what it draws, whoever makes it.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import signal
 import subprocess
 import sys
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from queue import LifoQueue
 from threading import Lock, Thread
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -26,9 +26,6 @@ from ffdist.data.reader_process import START, Order, Start
 from ffdist.errors import ConfigError, DataError, setting
 from ffdist.notes import note
 from ffdist.payload import GUARD, pack
-
-if TYPE_CHECKING:
-    from ffdist.data.items import Items
 
 ONE = setting("dataset.loader_workers", 0)
 GRACE = 2.0
@@ -63,7 +60,7 @@ class Reader:
         how = "it is silent" if code is None else f"exit status {code}"
         how = f"killed by {signal.Signals(-code).name}" if code and code < 0 else how
         memory = "a system out of memory kills so: fewer of them, or " if code == -signal.SIGKILL else ""
-        return DataError("a process that reads the data set has died", where=where, got=how, remedy=f"{memory}{ONE}")
+        return DataError("a process that makes samples has died", where=where, got=how, remedy=f"{memory}{ONE}")
 
     def end(self) -> None:
         self.line.close()  # by which it ends
@@ -80,12 +77,26 @@ def send_start(line: Connection, start: Start) -> None:
         line.send(start)
 
 
-class Readers:
-    """`count` processes that read the items of one data set, once they are started. They end with this object, or with
-    this process."""
+class Source(Protocol):
+    """What makes samples, and can be sent to a process."""
 
-    def __init__(self, items: Items, count: int) -> None:
-        self.items, self.count = items, count
+    what: str
+    alone: str
+    """How samples are made without processes."""
+
+    @property
+    def where(self) -> str: ...
+
+    @property
+    def read(self) -> Callable[..., np.ndarray]: ...
+
+
+class Readers:
+    """`count` processes that make samples of one source, once they are started. They end with this object, or with this
+    process."""
+
+    def __init__(self, source: Source, count: int) -> None:
+        self.source, self.count = source, count
         self.all: list[Reader] = []
         self.idle: LifoQueue[Reader] = LifoQueue()
         self.begun: bool | None = None
@@ -93,21 +104,21 @@ class Readers:
         self.lock = Lock()
         weakref.finalize(self, end_all, self.all, os.getpid())
 
-    def read(self, rows: Sequence[int], seeds: Sequence[int] | None, kind: tuple[Any, tuple[int, ...]]) -> np.ndarray:
-        """Samples of this type and shape, [N, *shape], as `Items.read` gives them: by one of the processes, where they
-        are started."""
-        if not rows or not self.begun:
-            return self.items.read(rows, seeds)
-        out = np.empty((len(rows), *kind[1]), kind[0])
+    def read(self, order: Order, kind: tuple[Any, tuple[int, ...]]) -> np.ndarray:
+        """Samples of this type and shape, as `source.read(*order)` gives them: by one of the processes, where they are
+        started."""
+        if not self.begun or not kind[1][0]:
+            return self.source.read(*order)
+        out = np.empty(kind[1], kind[0])
         reader = self.idle.get()
         try:
-            reader.take(Order(rows, seeds), out, self.items.where)
+            reader.take(order, out, self.source.where)
         finally:
             self.idle.put(reader)
         return out
 
     def start(self) -> None:
-        """Before many items are read; once."""
+        """Before many samples are made; once."""
         with self.lock:
             if self.begun is None:
                 self.begun = self.begin()
@@ -115,14 +126,14 @@ class Readers:
     def begin(self) -> bool:
         """Start all; whether they can read, which is told where it is not so."""
         try:
-            start = Start(sys.argv, torch.get_num_threads(), pack(self.items, "data set"))
+            start = Start(sys.argv, torch.get_num_threads(), pack(self.source, self.source.what))
             self.all.extend(Reader(start) for _ in range(self.count))
             for reader in self.all:
-                if (error := received(reader, self.items.where)) is not None:
+                if (error := received(reader, self.source.where)) is not None:
                     raise error
         except (ConfigError, DataError) as error:
             end_all(self.all, os.getpid())
-            note(f"{self.items.where}: items are read one after another: {reason(error)}")
+            note(f"{self.source.where}: {self.source.alone}: {reason(error)}")
             return False
         for reader in self.all:
             self.idle.put(reader)

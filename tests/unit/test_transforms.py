@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
+import random
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +22,7 @@ from ffdist.data.transforms import auto, load_transform, pixels
 from ffdist.data.transforms.erasing import Erasing
 from ffdist.data.transforms.mixing import Cutmix, Mixup, beta
 from ffdist.data.transforms.sizes import ResizedCrop
-from ffdist.errors import ConfigError
+from ffdist.errors import ConfigError, DataError
 
 DECILES = np.linspace(0.1, 0.9, 9)
 MOST = auto.Extents(0.3, (12, 15), 30, 0.9, 4)
@@ -159,7 +162,7 @@ def test_batches_are_the_same_from_the_middle_in_parts_and_by_any_number_of_work
     whole = list(loader(data, (name,)).epoch(3))
     assert not torch.equal(whole[0][0], next(loader(data, ()).epoch(3))[0])
     others: list[list[Any]] = [
-        list(loader(data, (name,), workers=3).epoch(3)),
+        list(loader(data, (name,), workers=1 if ":" in name else 3).epoch(3)),  # processes: see below
         [*whole[:2], *loader(data, (name,)).epoch(3, 2)],
     ]
     parts = [list(loader(data, (name,), shard=(rank, 3)).epoch(3)) for rank in range(3)]
@@ -168,6 +171,42 @@ def test_batches_are_the_same_from_the_middle_in_parts_and_by_any_number_of_work
         assert all(
             torch.equal(a, b) for one, two in zip(whole, batches, strict=True) for a, b in zip(one, two, strict=True)
         )
+
+
+OWN = """
+import os, random
+from pathlib import Path
+import numpy as np, torch
+
+class Noise:
+    def __init__(self, folder):
+        self.folder, self.rng = Path(folder), np.random.default_rng()
+
+    def __call__(self, picture):
+        if (self.folder / "fail").exists():
+            raise ValueError("no such colour")
+        (self.folder / str(os.getpid())).touch()
+        drawn = self.rng.random() + random.random() + np.random.rand() + torch.rand(picture.shape)
+        return (picture * drawn / 4).to(torch.uint8)
+"""
+
+
+def test_callables_work_in_as_many_processes_and_all_that_they_draw_is_of_the_sample(tmp_path: Path) -> None:
+    """Whatever generator they draw from, their own, too; and the next transform finds what they have made."""
+    (tmp_path / "own.py").write_text(OWN)
+    told = (f"{tmp_path}/own.py:Noise(folder={tmp_path}/pids)", NAMES[-1], "flip")
+    (tmp_path / "pids").mkdir()
+    data = images()
+    before = random.getstate()
+    alone = list(loader(data, told).epoch(1))
+    assert [path.name for path in (tmp_path / "pids").iterdir()] == [str(os.getpid())]
+    two = loader(data, told, workers=2)
+    assert all(torch.equal(x, other) for (x, _), (other, _) in zip(alone, two.epoch(1), strict=True))
+    assert len([*(tmp_path / "pids").iterdir()]) == 3
+    assert random.getstate() == before
+    (tmp_path / "pids/fail").touch()
+    with pytest.raises(DataError, match=r"a transform fails\n  where: transform .*own.py:Noise(.|\n)*no such colour"):
+        list(two.epoch(0))
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in ("crop", "flip", "mixup(alpha=0.4)", "cutmix")])

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import cached_property
 from typing import Any, get_args
 
 import numpy as np
@@ -13,16 +14,20 @@ import torch
 from torch import Tensor
 
 from ffdist.calls import Call, calls_of
+from ffdist.data.generators import Generators
 from ffdist.data.transforms.base import BatchTransform
 from ffdist.errors import ConfigError, DataError, setting, users_code
 from ffdist.options import convert, kinds_of, nearest
-from ffdist.seeds import seeded
+
+AT_A_TIME = 8
+"""Pictures that are changed in one turn at the generators, for which a stage of the same process may wait."""
 
 
 @dataclass(frozen=True)
 class Called(BatchTransform):
     """A callable that takes a picture as a tensor [C, H, W] and returns such of the same shape and type. What it draws
-    from torch's, NumPy's and Python's own generators begins at a seed of each sample's own in each epoch."""
+    from torch's, NumPy's and Python's own generators, and from those that it holds, begins at a seed of each sample's
+    own in each epoch."""
 
     name: str
     """As it is told, with its options."""
@@ -41,16 +46,32 @@ class Called(BatchTransform):
         return 2
 
     def batch(self, x: np.ndarray, drawn: np.ndarray) -> np.ndarray:
-        seeds = (drawn * 2.0**32).astype(np.uint64)
-        for picture, (high, low) in zip(x, seeds.tolist(), strict=True):
-            given = torch.from_numpy(picture).permute(2, 0, 1)
-            takes = f"a callable that takes a tensor {list(given.shape)}"
-            fails = users_code(DataError, "a transform fails", where=f"transform {self.name}", expected=takes)
-            with fails, seeded(high << 31 | low >> 1):
-                made = self.call(given)
-            self.check_made(given, made)
-            picture[:] = made.permute(1, 2, 0).numpy()
+        self.change(x, self.seeds(drawn).tolist())
         return x
+
+    def seeds(self, drawn: np.ndarray) -> np.ndarray:
+        """Of each sample, int64 [B]. drawn: float64 [B, 2] in [0, 1)."""
+        high, low = (drawn * 2.0**32).astype(np.uint64).T
+        return (high << np.uint64(31) | low >> np.uint64(1)).astype(np.int64)
+
+    def change(self, x: np.ndarray, seeds: Sequence[int]) -> None:
+        """Pictures [B, H, W, C], in place, from these seeds. Raises DataError for what fails, or makes others."""
+        where = f"transform {self.name}"
+        for start in range(0, len(x), AT_A_TIME):
+            with self.generators.restarting() as begin:
+                for picture, seed in zip(x[start : start + AT_A_TIME], seeds[start : start + AT_A_TIME], strict=True):
+                    given = torch.from_numpy(picture).permute(2, 0, 1)
+                    takes = f"a callable that takes a tensor {list(given.shape)}"
+                    begin(seed)
+                    with users_code(DataError, "a transform fails", where=where, expected=takes):
+                        made = self.call(given)
+                    self.check_made(given, made)
+                    picture[:] = made.permute(1, 2, 0).numpy()
+
+    @cached_property
+    def generators(self) -> Generators:
+        """Those that it draws from, its own ones, too."""
+        return Generators(self.call)
 
     def check_made(self, given: Tensor, made: Any) -> None:
         """Raises DataError for anything but a picture of the same kind."""

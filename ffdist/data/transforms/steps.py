@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from copy import copy
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 
 from ffdist.data import augment
 from ffdist.data.sampler import generator, restarted
 from ffdist.data.transforms.base import BatchTransform, MixTransform, PictureTransform, Size, Transform
+from ffdist.data.transforms.called import Called
 from ffdist.data.transforms.draws import Draws, whole
+from ffdist.data.transforms.in_turn import InTurn
 from ffdist.data.transforms.usual import Alternate, Crop, Flip, Shift, by_batch
 from ffdist.errors import ConfigError, setting
 
@@ -48,8 +51,8 @@ class Steps:
     x = steps.behind(normalised(x), drawn)                  # float32
     """
 
-    def __init__(self, transforms: Sequence[Transform], *, seed: int, wanted: Size) -> None:
-        """wanted: height and width of what the network takes.
+    def __init__(self, transforms: Sequence[Transform], *, seed: int, wanted: Size, workers: int = 1) -> None:
+        """wanted: height and width of what the network takes. workers: who call `batch` side by side.
 
         Raises ConfigError for transforms that exclude each other."""
         self.seed, self.wanted = seed, wanted
@@ -60,7 +63,7 @@ class Steps:
         self.mixes = [t for t in self.all if isinstance(t, MixTransform)]
         before = [t for t in self.all if isinstance(t, BatchTransform) and not t.normalised]
         self.usual = [name for t in before if (name := by_batch(t))]
-        self.batches = grouped(before)
+        self.batches = grouped(before, workers)
         self.drawing = [t for t in self.all if not by_batch(t) and t.numbers]
         several = [("which mix", 1)] if len(self.mixes) > 1 else []
         self.draws = Draws(seed, [*purposes(self.drawing), *several])
@@ -116,6 +119,8 @@ class Steps:
             if isinstance(step, Usual):
                 assert drawn.usual
                 x = augment.augment(x, drawn.usual.only(step.names))
+            elif isinstance(step, InTurn):
+                x = step.batch(x, [drawn.numbers[id(each)] for each in step.transforms])
             else:
                 x = step.batch(x, drawn.numbers.get(id(step), NONE))
         return x
@@ -165,18 +170,25 @@ def check_together(transforms: Sequence[Transform]) -> None:
                               remedy="leave one of them out")  # fmt: skip
 
 
-def grouped(transforms: Iterable[BatchTransform]) -> list[BatchTransform | Usual]:
-    """With the neighbours joined that are drawn for a batch at once."""
-    found: list[BatchTransform | Usual] = []
-    for transform in transforms:
-        name = by_batch(transform)
-        if name is None:
-            found.append(transform)
-        elif found and isinstance(found[-1], Usual):
-            found[-1] = Usual((*found[-1].names, name))
+def grouped(transforms: Iterable[BatchTransform], workers: int) -> list[BatchTransform | Usual | InTurn]:
+    """With the neighbours joined that are drawn for a batch at once, and those that change a picture at a time."""
+    found: list[BatchTransform | Usual | InTurn] = []
+    for kind, group in groupby(transforms, key=kind_of):
+        own = list(group)
+        if kind is Usual:
+            found.append(Usual(tuple(name for each in own if (name := by_batch(each)))))
+        elif kind is InTurn:
+            found.append(InTurn([each for each in own if isinstance(each, Called)], workers))
         else:
-            found.append(Usual((name,)))
+            found += own
     return found
+
+
+def kind_of(transform: BatchTransform) -> type:
+    """How it is joined with neighbours of its kind."""
+    if by_batch(transform):
+        return Usual
+    return InTurn if isinstance(transform, Called) else BatchTransform
 
 
 def purposes(transforms: Iterable[Transform]) -> list[tuple[str, int]]:
