@@ -15,34 +15,34 @@ Side = Literal["owner", "guest"]
 
 
 class Mailbox:
-    """Letters for its owner and for its guest, numbered by who posts them: Ray may run calls in any order."""
+    """Messages for its owner and for its guest, numbered by who posts them: Ray may run calls in any order."""
 
     def __init__(self) -> None:
-        self._letters: dict[tuple[Side, int], Any] = {}
+        self._messages: dict[tuple[Side, int], Any] = {}
         self._changed = asyncio.Condition()
 
-    async def post(self, to: Side, number: int, letter: Any) -> None:
+    async def post(self, to: Side, number: int, message: Any) -> None:
         async with self._changed:
-            self._letters[to, number] = letter
+            self._messages[to, number] = message
             self._changed.notify_all()
 
     async def take(self, side: Side, number: int) -> tuple[Any, int]:
-        """That letter, as soon as it is there, and how many lay there for this side before; it is kept no longer."""
+        """That message, as soon as it is there, and how many lay there for this side before; it is kept no longer."""
         async with self._changed:
-            lay = sum(to == side for to, _ in self._letters)
-            await self._changed.wait_for(lambda: (side, number) in self._letters)
-            return self._letters.pop((side, number)), lay
+            lay = sum(to == side for to, _ in self._messages)
+            await self._changed.wait_for(lambda: (side, number) in self._messages)
+            return self._messages.pop((side, number)), lay
 
 
-class Poster:
-    """Posts letters in order."""
+class MailboxWriter:
+    """Posts messages in order."""
 
     def __init__(self, mailbox: Any, to: Side) -> None:
         self._mailbox, self._to, self._numbers = mailbox, to, itertools.count()
 
-    def post(self, letter: Any) -> Any:
-        """Returns at once; what it returns is ready when the letter is there."""
-        return self._mailbox.post.remote(self._to, next(self._numbers), letter)
+    def post(self, message: Any) -> Any:
+        """Returns at once; what it returns is ready when the message is there."""
+        return self._mailbox.post.remote(self._to, next(self._numbers), message)
 
 
 def new_mailbox(name: str) -> Any:

@@ -29,14 +29,14 @@ def serve_store(host: str) -> TCPStore:
 
 
 def join_store(meeting: Address | Any, timeout: timedelta) -> Store:
-    """The store at an address, or upon a Board."""
+    """The store at an address, or upon a KeyValueActor."""
     if not isinstance(meeting, tuple):
-        return BoardStore(meeting, timeout)
+        return ActorStore(meeting, timeout)
     host, port = meeting
     return TCPStore(host, port, timeout=timeout)
 
 
-class Board:
+class KeyValueActor:
     """An actor that holds keys and values; it belongs to the driver."""
 
     def __init__(self) -> None:
@@ -58,15 +58,15 @@ class Board:
         return self._values.keys() >= set(keys)
 
 
-class BoardStore(Store):
-    """What ffdist uses of a `torch.distributed` store, upon a Board."""
+class ActorStore(Store):
+    """What ffdist uses of a `torch.distributed` store, upon a KeyValueActor."""
 
-    def __init__(self, board: Any, timeout: timedelta) -> None:
+    def __init__(self, actor: Any, timeout: timedelta) -> None:
         super().__init__()
-        self._board, self._timeout = board, timeout
+        self._actor, self._timeout = actor, timeout
 
     def set(self, key: str, value: str | bytes) -> None:
-        ray.get(self._board.set.remote(key, value.encode() if isinstance(value, str) else value))
+        ray.get(self._actor.set.remote(key, value.encode() if isinstance(value, str) else value))
 
     def get(self, key: str) -> bytes:
         """Raises DistStoreError when the key does not come in time."""
@@ -75,9 +75,9 @@ class BoardStore(Store):
     def check(self, keys: list[str]) -> bool:
         """Whether all are there."""
         try:
-            return ray.get(self._board.has.remote(keys))
+            return ray.get(self._actor.has.remote(keys))
         except RayActorError as error:
-            raise dist.DistNetworkError("the board is gone") from error
+            raise dist.DistNetworkError("the actor is gone") from error
 
     def wait(self, keys: list[str], timeout: timedelta | None = None) -> None:
         """Raises DistStoreError when the keys do not come in time."""
@@ -85,8 +85,8 @@ class BoardStore(Store):
 
     def _get(self, keys: list[str], timeout: timedelta) -> list[bytes]:
         try:
-            return ray.get(self._board.get.remote(keys), timeout=timeout.total_seconds())
+            return ray.get(self._actor.get.remote(keys), timeout=timeout.total_seconds())
         except GetTimeoutError as error:
             raise dist.DistStoreError(f"wait timeout after {timeout}, keys: {', '.join(keys)}") from error
         except RayActorError as error:
-            raise dist.DistNetworkError("the board is gone") from error
+            raise dist.DistNetworkError("the actor is gone") from error

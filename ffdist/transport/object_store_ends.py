@@ -23,11 +23,11 @@ import torch
 from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError
 
 from ffdist.errors import TransportError, setting
-from ffdist.mailbox import Poster, Side, find_mailbox, new_mailbox
+from ffdist.mailbox import MailboxWriter, Side, find_mailbox, new_mailbox
 from ffdist.transport import wire
 from ffdist.transport.base import Edge, Frame, Receiver, Sender
 from ffdist.transport.buffers import BufferPool
-from ffdist.transport.doorbell import Store
+from ffdist.transport.packet_socket import Store
 
 CREDIT, END = b"+", b"."
 START = timedelta(seconds=10)
@@ -47,24 +47,24 @@ def open_sender(edge: Edge, store: Store) -> ObjectStoreSender:
         raise edge.silent("receiver") from error
     except ValueError as error:  # Ray knows no such actor
         raise edge.lost("the receiver died") from error
-    visit = Visit(edge, theirs, "guest", "the receiver")
+    reader = MailboxReader(edge, theirs, "guest", "the receiver")
     # Taken before ours is there, since a receiver that disagrees with ours takes its mailbox away; and ours is there
     # before this end may disagree, since a receiver that heard nothing would wait until the timeout.
-    greeting = visit.take("greeting", 0, START)
-    posted = Poster(theirs, "owner").post((wire.encode_hello(edge), mine))
+    greeting = reader.take("greeting", 0, START)
+    posted = MailboxWriter(theirs, "owner").post((wire.encode_hello(edge), mine))
     ray.wait([posted], timeout=edge.timeout.total_seconds())
     wire.check_hello(greeting, edge)
-    return ObjectStoreSender(edge, Poster(mine, "guest"), visit)
+    return ObjectStoreSender(edge, MailboxWriter(mine, "guest"), reader)
 
 
 def open_receiver(edge: Edge, store: Store) -> ObjectStoreReceiver:
     """The downstream end; blocks until the upstream one opens. Raises as `open_sender` does."""
     name = f"{edge.name}-{secrets.token_hex(8)}"
     mine = new_mailbox(name)
-    poster = Poster(mine, "guest")
+    poster = MailboxWriter(mine, "guest")
     poster.post(wire.encode_hello(edge))
     store.set(_key(edge), name)
-    hello, theirs = Visit(edge, mine, "owner", "the sender").take("sender", 0, START)
+    hello, theirs = MailboxReader(edge, mine, "owner", "the sender").take("sender", 0, START)
     wire.check_hello(hello, edge)
     try:  # so that the first frame finds this end connected to where it is posted
         ray.get(theirs.__ray_ready__.remote(), timeout=(edge.timeout + START).total_seconds())
@@ -72,29 +72,29 @@ def open_receiver(edge: Edge, store: Store) -> ObjectStoreReceiver:
         raise edge.silent("sender") from None
     except RayActorError:
         pass  # that the sender died is told by `recv`, as after any opening
-    return ObjectStoreReceiver(edge, poster, Visit(edge, theirs, "guest", "the sender"))
+    return ObjectStoreReceiver(edge, poster, MailboxReader(edge, theirs, "guest", "the sender"))
 
 
-class Visit:
+class MailboxReader:
     """Waiting at a mailbox, whose owner's death and silence are errors; counts the seconds waited."""
 
     def __init__(self, edge: Edge, mailbox: Any, side: Side, peer: str) -> None:
         self._edge, self._mailbox, self._side, self._peer = edge, mailbox, side, peer
         self._numbers = itertools.count()
         self.waited = 0.0
-        self.lay = 0
-        """Letters that lay there when one was last taken."""
+        self.queued = 0
+        """Messages that lay there when one was last taken."""
         self.peer_closed = False
 
     def take(self, awaited: str, sequence: int, more: timedelta = timedelta()) -> Any:
-        """The next letter. Raises PeerLostError, or PeerTimeoutError after the edge's timeout (and `more`)."""
+        """The next message. Raises PeerLostError, or PeerTimeoutError after the edge's timeout (and `more`)."""
         if self.peer_closed:
             raise self._edge.lost(f"{self._peer} closed the edge", sequence)
         started = time.perf_counter()
         try:
             taken = self._mailbox.take.remote(self._side, next(self._numbers))
-            letter, self.lay = ray.get(taken, timeout=(self._edge.timeout + more).total_seconds())
-            return letter
+            message, self.queued = ray.get(taken, timeout=(self._edge.timeout + more).total_seconds())
+            return message
         except GetTimeoutError:
             raise self._edge.silent(awaited, sequence) from None
         except RayActorError as error:
@@ -106,8 +106,8 @@ class Visit:
 class ObjectStoreSender(Sender):
     """The upstream end of an edge through the object store."""
 
-    def __init__(self, edge: Edge, mine: Poster, visit: Visit) -> None:
-        self._edge, self._mine, self._visit = edge, mine, visit
+    def __init__(self, edge: Edge, mine: MailboxWriter, reader: MailboxReader) -> None:
+        self._edge, self._mine, self._reader = edge, mine, reader
         self._sequence = self._credited = 0
         self._capacity = store_capacity()
         self._posted: deque[Any] = deque(maxlen=edge.depth + 1)
@@ -135,10 +135,10 @@ class ObjectStoreSender(Sender):
             self._posted.clear()
 
     def _take_credit(self) -> None:
-        letter = self._visit.take("credit", self._sequence)
-        self.waited = self._visit.waited
-        self._visit.peer_closed = letter == END
-        self._credited += letter == CREDIT
+        message = self._reader.take("credit", self._sequence)
+        self.waited = self._reader.waited
+        self._reader.peer_closed = message == END
+        self._credited += message == CREDIT
 
     def _check_room(self, nbytes: int) -> None:
         needed = nbytes * (self._edge.depth + 1)
@@ -156,8 +156,8 @@ class ObjectStoreSender(Sender):
 class ObjectStoreReceiver(Receiver):
     """The downstream end of an edge through the object store."""
 
-    def __init__(self, edge: Edge, mine: Poster, visit: Visit) -> None:
-        self._edge, self._mine, self._visit = edge, mine, visit
+    def __init__(self, edge: Edge, mine: MailboxWriter, reader: MailboxReader) -> None:
+        self._edge, self._mine, self._reader = edge, mine, reader
         self._sequence = 0
         self._pool = BufferPool(keep=2 * edge.depth)
         self._closed = False
@@ -180,11 +180,11 @@ class ObjectStoreReceiver(Receiver):
             self._mine.post(END)
 
     def _take_frame(self) -> tuple[wire.Prelude, bytes, list[Any]]:
-        data, header, payload = self._visit.take("frame", self._sequence)
-        self.waited, self.queued = self._visit.waited, min(self._edge.depth, self._visit.lay)
+        data, header, payload = self._reader.take("frame", self._sequence)
+        self.waited, self.queued = self._reader.waited, min(self._edge.depth, self._reader.queued)
         prelude = wire.decode_prelude(data, self._edge, self._sequence)
         if prelude.is_end:
-            self._visit.peer_closed = True
+            self._reader.peer_closed = True
             return self._take_frame()
         return prelude, header, payload
 
@@ -197,8 +197,8 @@ class ObjectStoreReceiver(Receiver):
         except ObjectLostError as error:
             raise self._edge.lost("the sender died", self._sequence) from error
         finally:
-            self._visit.waited += time.perf_counter() - started
-            self.waited = self._visit.waited
+            self._reader.waited += time.perf_counter() - started
+            self.waited = self._reader.waited
 
     def _own(self, array: np.ndarray) -> torch.Tensor:
         """A copy that outlives the object; `array` is read-only memory of the store's."""

@@ -25,7 +25,7 @@ from ffdist.errors import ConfigError, TransportError, setting
 from ffdist.transport import wire
 from ffdist.transport.base import Edge, Frame, Receiver, Sender
 from ffdist.transport.buffers import BufferPool
-from ffdist.transport.doorbell import Doorbell, accept, connect
+from ffdist.transport.packet_socket import PacketSocket, accept, connect
 from ffdist.transport.slots import Lease, Slots
 from ffdist.transport.transport import Meeting, Place, Transport
 
@@ -86,8 +86,8 @@ TRANSPORT = SharedMemory()
 class SharedMemorySender(Sender):
     """The upstream end of an edge within one host."""
 
-    def __init__(self, edge: Edge, doorbell: Doorbell) -> None:
-        self._edge, self._doorbell = edge, doorbell
+    def __init__(self, edge: Edge, packets: PacketSocket) -> None:
+        self._edge, self._packets = edge, packets
         self._sequence = self._credited = 0
         self._slots: Slots | None = None
         self._generation = 0
@@ -100,23 +100,23 @@ class SharedMemorySender(Sender):
             raise self._edge.lost("this end is closed", self._sequence)
         prelude, header, tensors = wire.encode(frame, self._edge, self._sequence)
         while self._sequence - self._credited == self._edge.depth:
-            self._hear()
+            self._recv()
         needed = wire.aligned(len(header)) + wire.payload_end(t.nbytes for t in tensors)
         if self._slots is None or self._slots.slot_bytes < needed:
             self._slots = self._grow(needed)
         while not self._free:
-            self._hear()
+            self._recv()
         slot = self._free.pop()  # the last one freed is still in the cache
         self._slots.write(slot, header, tensors)
-        self._ring(prelude + bytes([slot]))
+        self._notify(prelude + bytes([slot]))
         self._sequence += 1
 
     def close(self) -> None:
         """The frames accepted lie in memory that the receiver has, or gets with the packets on their way: no wait."""
         if not self._closed:
             self._closed = True
-            self._doorbell.send(wire.encode_end(self._edge, self._sequence))
-            self._doorbell.close()
+            self._packets.send(wire.encode_end(self._edge, self._sequence))
+            self._packets.close()
             self._slots = None
 
     def _grow(self, slot_bytes: int) -> Slots:
@@ -130,7 +130,7 @@ class SharedMemorySender(Sender):
                 slots = Slots(descriptor, self._edge.depth + 1, slot_bytes)
             except OSError as error:
                 raise self._no_room(slot_bytes, error) from error
-            self._ring(GROWN, descriptor)
+            self._notify(GROWN, descriptor)
             self._generation = (self._generation + 1) % GENERATIONS
             self._free = list(range(self._edge.depth + 1))
             return slots
@@ -147,14 +147,14 @@ class SharedMemorySender(Sender):
             f"{setting('plan.transport', 'gloo')}",
         )
 
-    def _ring(self, packet: bytes, *descriptors: int) -> None:
-        while not self._doorbell.send(packet, descriptors):
-            self._hear()  # what the receiver left behind, up to the reason why it is gone
+    def _notify(self, packet: bytes, *descriptors: int) -> None:
+        while not self._packets.send(packet, descriptors):
+            self._recv()  # what the receiver left behind, up to the reason why it is gone
 
-    def _hear(self) -> None:
+    def _recv(self) -> None:
         started = time.perf_counter()
         try:
-            packet, _ = self._doorbell.recv(NOTICE.size, self._edge.timeout.total_seconds())
+            packet, _ = self._packets.recv(NOTICE.size, self._edge.timeout.total_seconds())
         except TimeoutError:
             raise self._edge.silent("credit", self._sequence) from None
         finally:
@@ -172,8 +172,8 @@ class SharedMemorySender(Sender):
 class SharedMemoryReceiver(Receiver):
     """The downstream end of an edge within one host."""
 
-    def __init__(self, edge: Edge, doorbell: Doorbell) -> None:
-        self._edge, self._doorbell = edge, doorbell
+    def __init__(self, edge: Edge, packets: PacketSocket) -> None:
+        self._edge, self._packets = edge, packets
         self._sequence = 0
         self._slots: Slots | None = None
         self._generation = 0
@@ -184,8 +184,8 @@ class SharedMemoryReceiver(Receiver):
     def recv(self) -> Frame:
         if self._closed:
             raise self._edge.lost("this end is closed", self._sequence)
-        self.queued = min(self._edge.depth, self._doorbell.unread_bytes() // RING)
-        prelude, slot = self._hear_prelude()
+        self.queued = min(self._edge.depth, self._packets.unread_bytes() // RING)
+        prelude, slot = self._recv_prelude()
         assert self._slots is not None
         lease = None
         if not (self._lease and self._lease.count):
@@ -200,15 +200,15 @@ class SharedMemoryReceiver(Receiver):
         if not self._closed:
             self._closed = True
             self._say(END, 0, 0)
-            self._doorbell.close()
+            self._packets.close()
             self._slots = None
 
     def _say(self, what: int, generation: int, slot: int) -> None:
-        self._doorbell.send(NOTICE.pack(what, generation, slot))
+        self._packets.send(NOTICE.pack(what, generation, slot))
 
-    def _hear_prelude(self) -> tuple[wire.Prelude, int]:
+    def _recv_prelude(self) -> tuple[wire.Prelude, int]:
         while True:
-            packet, descriptors = self._hear()
+            packet, descriptors = self._recv()
             if not packet:
                 how = "closed the edge" if self._peer_closed else "died"
                 raise self._edge.lost(f"the sender {how}", self._sequence)
@@ -233,10 +233,10 @@ class SharedMemoryReceiver(Receiver):
         finally:
             os.close(descriptor)
 
-    def _hear(self) -> tuple[bytes, list[int]]:
+    def _recv(self) -> tuple[bytes, list[int]]:
         started = time.perf_counter()
         try:
-            return self._doorbell.recv(RING, self._edge.timeout.total_seconds())
+            return self._packets.recv(RING, self._edge.timeout.total_seconds())
         except TimeoutError:
             raise self._edge.silent("frame", self._sequence) from None
         finally:

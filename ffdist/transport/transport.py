@@ -13,7 +13,7 @@ import torch.distributed as dist
 from ffdist.device import CPU
 from ffdist.errors import TransportError
 from ffdist.transport.base import Edge, Receiver, Sender
-from ffdist.transport.doorbell import Store
+from ffdist.transport.packet_socket import Store
 
 
 class Place(NamedTuple):

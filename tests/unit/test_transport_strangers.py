@@ -32,7 +32,7 @@ from ffdist.pipeline.message import (
 )
 from ffdist.transport import Meeting, shared_memory
 from ffdist.transport.base import Edge, Frame
-from ffdist.transport.doorbell import Doorbell
+from ffdist.transport.packet_socket import PacketSocket
 from ffdist.transport.slots import Slots
 from ffdist.transport.wire import decode_header, decode_prelude, encode, encode_hello, from_bytes, payload_end
 
@@ -114,11 +114,11 @@ def test_a_mutated_frame_is_a_message_or_the_transports_error(sent: tuple[bytes,
 
 
 @contextmanager
-def opened() -> Iterator[tuple[Doorbell, shared_memory.SharedMemoryReceiver]]:
+def opened() -> Iterator[tuple[PacketSocket, shared_memory.SharedMemoryReceiver]]:
     """A sender's bare end, and the receiver."""
     a, b = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    receiver = shared_memory.SharedMemoryReceiver(EDGE, Doorbell(b))
-    with closing(Doorbell(a)) as bell, closing(receiver):
+    receiver = shared_memory.SharedMemoryReceiver(EDGE, PacketSocket(b))
+    with closing(PacketSocket(a)) as bell, closing(receiver):
         yield bell, receiver
 
 

@@ -21,8 +21,8 @@ from ffdist.errors import TransportError
 from ffdist.transport.base import Edge
 from ffdist.transport.wire import HELLO_BYTES, MAGIC, check_hello, encode_hello, is_strangers
 
-GUESTS = 64
-"""Connections, at most, that an end has not heard yet."""
+MOST_PENDING = 64
+"""Connections, at most, that an end has not been greeted by yet."""
 LOOK = 0.02
 """Seconds between two looks for the other end; between them a signal's handler has its turn."""
 
@@ -36,7 +36,7 @@ class Store(Protocol):
     def wait(self, keys: list[str], timeout: timedelta, /) -> None: ...
 
 
-class Doorbell:
+class PacketSocket:
     """One end of the connection. Packets arrive whole, in order, also those of a peer that has died since."""
 
     def __init__(self, connection: socket.socket) -> None:
@@ -65,84 +65,84 @@ class Doorbell:
             try:
                 return socket.recv_fds(self._socket, num_bytes, 1, socket.MSG_CMSG_CLOEXEC)[:2]
             except ConnectionResetError:
-                continue  # said once, when the peer left packets unread; its own are still to be heard
+                continue  # said once, when the peer left packets unread; its own are still to be ready
             except BlockingIOError:
                 if not self._poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
                     raise TimeoutError from None
 
     def unread_bytes(self) -> int:
-        """Bytes in the packets that have come and were not yet heard."""
+        """Bytes in the packets that have come and were not yet ready."""
         return struct.unpack("i", fcntl.ioctl(self._socket, termios.FIONREAD, bytes(4)))[0]
 
     def close(self) -> None:
         self._socket.close()
 
 
-def accept(edge: Edge, store: Store) -> Doorbell:
+def accept(edge: Edge, store: Store) -> PacketSocket:
     """The receiver's end: publish an address in `store`, and take the first connection of this user that greets with
-    this run's word; others may connect, for the address can be seen, and are left alone."""
+    this run's token; others may connect, for the address can be seen, and are left alone."""
     deadline = time.monotonic() + edge.timeout.total_seconds()
-    word = post_word(edge, store)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as server, Hall(word) as hall:
+    token = post_token(edge, store)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as server, PendingConnections(token) as pending:
         name = f"ffdist-{secrets.token_hex(16)}"
         server.bind(f"\0{name}")
         server.listen()
         server.setblocking(False)
         store.set(_key(edge, "address"), name)
         while True:
-            heard = wait([server, *hall.guests], max(0.0, deadline - time.monotonic()))
-            if not heard:
+            ready = wait([server, *pending.waiting], max(0.0, deadline - time.monotonic()))
+            if not ready:
                 raise edge.silent("connection from the sender")
-            if server in heard:
-                hall.admit(server, edge)
-            for guest in list(hall.guests):
-                if guest in heard and (hello := hall.greeting(guest, edge)):
-                    check_hello(hello, edge, word)
-                    return Doorbell(hall.leave(guest))
+            if server in ready:
+                pending.admit(server, edge)
+            for connection in list(pending.waiting):
+                if connection in ready and (hello := pending.greeting(connection, edge)):
+                    check_hello(hello, edge, token)
+                    return PacketSocket(pending.leave(connection))
 
 
-class Hall:
+class PendingConnections:
     """Connections that have not greeted yet; those that are left behind are closed."""
 
-    def __init__(self, word: str) -> None:
-        self.word = word
-        self.guests: list[socket.socket] = []
+    def __init__(self, token: str) -> None:
+        self.token = token
+        self.waiting: list[socket.socket] = []
 
-    def __enter__(self) -> Hall:
+    def __enter__(self) -> PendingConnections:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for guest in self.guests:
-            guest.close()
+        for connection in self.waiting:
+            connection.close()
 
     def admit(self, server: socket.socket, edge: Edge) -> None:
         with suppress(OSError):  # gone again
-            guest, _ = server.accept()
-            if _peer_uid(guest) != os.geteuid() or len(self.guests) == GUESTS:
-                guest.close()
+            connection, _ = server.accept()
+            if _peer_uid(connection) != os.geteuid() or len(self.waiting) == MOST_PENDING:
+                connection.close()
                 return
-            self.guests.append(guest)
-            guest.setblocking(False)
-            guest.send(encode_hello(edge, answer_to(self.word)))
+            self.waiting.append(connection)
+            connection.setblocking(False)
+            connection.send(encode_hello(edge, digest_of_token(self.token)))
 
-    def leave(self, guest: socket.socket) -> socket.socket:
-        self.guests.remove(guest)
-        return guest
+    def leave(self, connection: socket.socket) -> socket.socket:
+        self.waiting.remove(connection)
+        return connection
 
-    def greeting(self, guest: socket.socket, edge: Edge) -> bytes:
+    def greeting(self, connection: socket.socket, edge: Edge) -> bytes:
         """What it said; nothing of one that is no end of this run's, which is turned away."""
         hello = b""
         with suppress(OSError):
-            hello = guest.recv(HELLO_BYTES)
-        if hello.startswith(MAGIC) and not is_strangers(hello, edge, self.word):
+            hello = connection.recv(HELLO_BYTES)
+        if hello.startswith(MAGIC) and not is_strangers(hello, edge, self.token):
             return hello
-        self.leave(guest).close()
+        self.leave(connection).close()
         return b""
 
 
-def connect(edge: Edge, store: Store) -> Doorbell:
+def connect(edge: Edge, store: Store) -> PacketSocket:
     """The sender's end: wait for the receiver's address in `store`, and connect."""
-    name, word = await_posted(edge, store, "address"), await_posted(edge, store, "word")
+    name, token = await_posted(edge, store, "address"), await_posted(edge, store, "token")
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
         connection.connect(f"\0{name}")
@@ -152,41 +152,41 @@ def connect(edge: Edge, store: Store) -> Doorbell:
     if (uid := _peer_uid(connection)) != os.geteuid():
         connection.close()
         raise TransportError("the receiver belongs to another user", where=edge.at(), expected=os.geteuid(), got=uid)
-    return _greet(Doorbell(connection), edge, word)
+    return _greet(PacketSocket(connection), edge, token)
 
 
-def _greet(doorbell: Doorbell, edge: Edge, word: str) -> Doorbell:
+def _greet(packets: PacketSocket, edge: Edge, token: str) -> PacketSocket:
     """Each end says which edge it takes this to be."""
     timeout = edge.timeout.total_seconds()
     try:
-        doorbell.send(encode_hello(edge, word))
-        hello, _ = doorbell.recv(HELLO_BYTES, timeout)
+        packets.send(encode_hello(edge, token))
+        hello, _ = packets.recv(HELLO_BYTES, timeout)
         if not hello:
             raise edge.lost("the other end left before the edge was open")
-        check_hello(hello, edge, answer_to(word))
+        check_hello(hello, edge, digest_of_token(token))
     except TimeoutError:
-        doorbell.close()
+        packets.close()
         raise edge.silent("greeting") from None
     except TransportError:
-        doorbell.close()
+        packets.close()
         raise
-    return doorbell
+    return packets
 
 
-def post_word(edge: Edge, store: Store) -> str:
-    """The receiver's: a word that only who reaches the run's store can say, and by which an end of an edge is known."""
-    word = secrets.token_hex(16)
-    store.set(_key(edge, "word"), word)
-    return word
+def post_token(edge: Edge, store: Store) -> str:
+    """Post the receiver's token: only who reaches the store knows it, and an end of an edge is known by it."""
+    token = secrets.token_hex(16)
+    store.set(_key(edge, "token"), token)
+    return token
 
 
-def answer_to(word: str) -> str:
-    """What the receiver says itself: it knows the word, and tells it nobody."""
-    return hashlib.sha256(word.encode()).hexdigest()
+def digest_of_token(token: str) -> str:
+    """What the receiver says itself: it knows the token, and tells it nobody."""
+    return hashlib.sha256(token.encode()).hexdigest()
 
 
 def await_posted(edge: Edge, store: Store, what: str) -> str:
-    """Of the receiver: its address, or the word. Raises PeerTimeoutError, or PeerLostError where the store is gone."""
+    """Of the receiver: its address, or the token. Raises PeerTimeoutError, or PeerLostError where the store is gone."""
     deadline = time.monotonic() + edge.timeout.total_seconds()
     try:
         while not store.check([_key(edge, what)]):
