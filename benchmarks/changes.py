@@ -49,7 +49,7 @@ class MapNorm(nn.Module):
 def contiguous(blocks: list[LearningBlock]) -> None:
     for block in blocks:
         block.parts.to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]
-        block._placed = lambda x: x.contiguous()
+        block._to_device = lambda x: x.contiguous()
 
 
 def norm_over_maps(blocks: list[LearningBlock]) -> None:

@@ -35,7 +35,7 @@ from ffdist.planner.forecast import Forecast, Request
 from ffdist.report.console import ConsoleReport
 from ffdist.report.log import read_run_log
 from ffdist.runtime.agree import check_job, validation_note
-from ffdist.runtime.folder import beginning, check_resumable, going_on, held, nothing_left, read_recorded
+from ffdist.runtime.folder import check_resumable, locked, new_run, nothing_left, read_recorded, resumed_run
 from ffdist.runtime.in_python import (
     BACKPROP,
     as_recorded,
@@ -232,7 +232,7 @@ class Pipeline:
             return self._join(
                 Joined(world, job, None, False, lambda: False, lambda run: None), lambda run: watching(None)
             )
-        with tempfile.TemporaryDirectory(prefix="ffdist-") as scratch, held(Path(scratch)):
+        with tempfile.TemporaryDirectory(prefix="ffdist-") as scratch, locked(Path(scratch)):
             if job.settings.plan.launcher == "ray":
                 write_settings(Path(scratch), job.settings)  # by which an actor knows that it sees this folder
             return self._train(job, Path(scratch), watching(None))
@@ -254,7 +254,7 @@ class Pipeline:
         """In a folder of its own, that says all of itself; or on from where the run there has come to."""
         settings = self._recorded(job, named, resume=resume)
         made_with = facts("torchrun" if world else settings.plan.launcher, job.workers)
-        begin = partial(going_on if resume else beginning, settings, job.images)
+        begin = partial(resumed_run if resume else new_run, settings, job.images)
 
         def ready(run: Path) -> Callable[[], None]:
             return partial(note_start, run, made_with, settled(settings) if resume else None)

@@ -24,7 +24,7 @@ from ffdist.events import EpochEnded, RunEvent
 from ffdist.objectives import load_objective
 from ffdist.presets import with_preset
 from ffdist.runtime.agree import check_job
-from ffdist.runtime.folder import beginning
+from ffdist.runtime.folder import new_run
 from ffdist.runtime.opened import open_told
 from ffdist.runtime.ray import RayOptions, joined, run_ray
 from ffdist.runtime.start import SettingsJob, make_job
@@ -73,7 +73,7 @@ def train(trial: dict[str, Any], sweep: Sweep) -> None:
             tune.report({"accuracy": validation["accuracy"]["mean"], "samples_per_second": train["samples_per_second"]})
 
     options = RayOptions(patience=timedelta(minutes=10))
-    with beginning(settings, open_told(settings.dataset)):
+    with new_run(settings, open_told(settings.dataset)):
         job = SettingsJob(settings, run, sweep.stages)
         run_ray(job, sweep.stages, report, run=run, data=settings.dataset.data, options=options)
 

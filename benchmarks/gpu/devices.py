@@ -27,7 +27,7 @@ from ffdist.errors import FfdistError
 from ffdist.models import Chain
 from ffdist.pipeline.edge import FromEdge, ToEdge
 from ffdist.pipeline.message import Message, Stop, TrainBatch
-from ffdist.pipeline.plan import dealt, partition
+from ffdist.pipeline.plan import partition, split_by_stage
 from ffdist.pipeline.route import FanIn
 from ffdist.pipeline.stage import Stage
 from ffdist.transport import Edge, Meeting, Receiver, Sender, transport_of
@@ -76,7 +76,7 @@ def pipeline_rounds(
     rank: int, size: int, suite: Suite, chain: Chain, cut: list[int], store: dist.Store
 ) -> dict[str, Any]:
     """Each round is a stream of its own: samples/s between the first third of its arrivals and the last."""
-    mine = dealt(range(len(chain)), cut)[rank]
+    mine = split_by_stage(range(len(chain)), cut)[rank]
     stage = Stage(rank, suite.forward_forward(chain, mine), lambda blocks, marker: [])
     receiver, sender = open_ends(rank, size, suite.device, store)
     rates, batches = [], 12 if suite.quick else 150

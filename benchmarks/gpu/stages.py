@@ -13,7 +13,7 @@ from torch import Tensor
 from benchmarks.gpu.rows import Rows
 from benchmarks.gpu.suite import Suite, ff_step, learner
 from ffdist.models import Chain, cnnb
-from ffdist.pipeline.plan import dealt, partition
+from ffdist.pipeline.plan import partition, split_by_stage
 
 QUEUE = 2
 """Batches that wait between two stages, as by default in ffdist."""
@@ -73,7 +73,7 @@ def at_depth(suite: Suite, depth: int) -> dict[str, Any]:
 def each_stage(suite: Suite, chain: Chain, cut: list[int]) -> Iterator[tuple[Build, Tensor, Tensor | None]]:
     """What builds a stage's step, what the stage receives and what it sends."""
     x, y = suite.batch_of(chain)
-    for blocks in dealt(range(len(chain)), cut):
+    for blocks in split_by_stage(range(len(chain)), cut):
 
         def build(mine: Sequence[int] = blocks, x: Tensor = x) -> Callable[[], Tensor | None]:
             return ff_step(suite.forward_forward(chain, mine), x, y)

@@ -18,7 +18,7 @@ from benchmarks.gpu.suite import Suite, ff_step, summary
 from ffdist.device import new_stream, on_stream
 from ffdist.models import Chain
 from ffdist.pipeline.block import LearningBlock
-from ffdist.pipeline.plan import dealt, partition
+from ffdist.pipeline.plan import partition, split_by_stage
 
 POLL = 0.2
 
@@ -78,7 +78,7 @@ class Line:
         self.over, self.failures = threading.Event(), list[BaseException]()
         self.belts = [Belt(QUEUE, self.over) for _ in cut] + [Belt(0, self.over)]
         blocks = suite.forward_forward(chain)
-        parts = dealt(blocks, cut)
+        parts = split_by_stage(blocks, cut)
         self.threads = [threading.Thread(target=self._life, args=each, daemon=True) for each in enumerate(parts)]
 
     def __enter__(self) -> Line:

@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from ffdist.device import moved
 from ffdist.models import Chain, derive_seed, seeded
 from ffdist.pipeline.average import Average
-from ffdist.pipeline.block import placed, put_on
+from ffdist.pipeline.block import module_to, to_device
 from ffdist.pipeline.compiled import compile_block
 from ffdist.pipeline.optim import build_optimizer
 from ffdist.pipeline.precision import autocast
@@ -76,7 +76,7 @@ class Whole(nn.Module):
         with seeded(derive_seed(config.settings.training.seed, "weights", len(chain))):  # the same on every rank
             self.blocks.append(chain.classifier())
         self.names = [*(name.replace(".", "_") for name in chain.names), "classifier"]
-        put_on(self, config.device)
+        module_to(self, config.device)
         if config.compiled:
             for block in self.blocks:
                 compile_block(block)
@@ -125,7 +125,7 @@ class Replica:
             self.schedule.step()
 
     def _backward(self, x: Tensor, y: Tensor) -> None:
-        x, y = placed(x, self.config.device), moved(y, self.config.device)
+        x, y = to_device(x, self.config.device), moved(y, self.config.device)
         with self.config.autocast():
             loss = cross_entropy(self.forward(x), y, self.config) / self.accumulate
         loss.backward()

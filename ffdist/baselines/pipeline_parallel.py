@@ -19,7 +19,7 @@ from ffdist.baselines.base import BaselineConfig, Learner, Place, Whole, cross_e
 from ffdist.device import synchronize
 from ffdist.errors import ConfigError, NetworkError, setting
 from ffdist.models import Chain
-from ffdist.pipeline.block import placed
+from ffdist.pipeline.block import to_device
 from ffdist.pipeline.plan import partition
 
 Style = Literal["gpipe", "1f1b", "interleaved", "zero-bubble"]
@@ -116,7 +116,7 @@ class Pipelined:
         labels = y if y is not None else self.labels()
         labels = labels.to(self.config.device)
         dist.broadcast(labels, 0)
-        given = () if x is None else (placed(x, self.config.device),)
+        given = () if x is None else (to_device(x, self.config.device),)
         with self.around():
             self.steps.step(*given, **({"target": labels} if self.last else {}))
         if SUMS:
@@ -180,7 +180,7 @@ def block_seconds(whole: Whole, shape: Sequence[int], config: BaselineConfig) ->
     result = []
     for index, block in enumerate(whole.blocks):
         times = []
-        x = out = placed(x, config.device)
+        x = out = to_device(x, config.device)
         for _ in range(3):
             begun = time.perf_counter()
             with config.autocast():

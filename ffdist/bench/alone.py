@@ -21,7 +21,7 @@ from ffdist.bench.step import OneStep, both_sides, in_a_process
 from ffdist.models import Chain
 from ffdist.objectives import Objective
 from ffdist.pipeline.block import BlockConfig
-from ffdist.pipeline.plan import dealt, partition, synchronize
+from ffdist.pipeline.plan import split_by_stage, partition, synchronize
 from ffdist.runtime.job import Job
 
 CAST = torch.ops.aten._to_copy
@@ -51,7 +51,7 @@ def total(parts: Sequence[Alone]) -> Alone:
 def slowest_stage(blocks: Sequence[Alone], stages: int) -> Alone:
     """Of the cut that makes it shortest."""
     cut = partition([block.seconds for block in blocks], stages)
-    return max((total(stage) for stage in dealt(blocks, cut)), key=lambda a: a.seconds)
+    return max((total(stage) for stage in split_by_stage(blocks, cut)), key=lambda a: a.seconds)
 
 
 @dataclass(frozen=True)

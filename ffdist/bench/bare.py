@@ -16,7 +16,7 @@ from torch import Tensor
 from ffdist.bench.harness.team import Seat, Team
 from ffdist.bench.settings import BenchSettings
 from ffdist.bench.step import OneStep, both_sides
-from ffdist.pipeline.plan import dealt, partition
+from ffdist.pipeline.plan import split_by_stage, partition
 from ffdist.pipeline.precision import autocast
 from ffdist.runtime.rank import stage_device
 
@@ -65,7 +65,7 @@ class Steps(NamedTuple):
 
     def slower_stage(self, stages: int = 2) -> float:
         """Of bare blocks, cut so that it is the fastest."""
-        return max(map(sum, dealt(self.bare, partition(self.bare, stages))))
+        return max(map(sum, split_by_stage(self.bare, partition(self.bare, stages))))
 
 
 @dataclass(frozen=True)

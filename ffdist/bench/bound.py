@@ -8,7 +8,7 @@ from statistics import median
 from ffdist.bench.settings import BenchSettings
 from ffdist.bench.step import in_a_process
 from ffdist.pipeline.block import BlockConfig
-from ffdist.pipeline.plan import BlockCost, dealt, measure_blocks, partition
+from ffdist.pipeline.plan import BlockCost, measure_blocks, partition, split_by_stage
 from ffdist.runtime.job import Job
 
 
@@ -29,4 +29,4 @@ def best_speedup(settings: BenchSettings, repeats: int = 10) -> tuple[float, lis
     """How much faster than one process the best cut can be: all blocks' time over the slowest stage's; and that cut."""
     seconds = [cost.seconds for cost in in_a_process(settings, partial(block_costs, repeats=repeats))]
     cut = partition(seconds, settings.num_stages)
-    return sum(seconds) / max(map(sum, dealt(seconds, cut))), cut
+    return sum(seconds) / max(map(sum, split_by_stage(seconds, cut))), cut

@@ -17,7 +17,7 @@ from ffdist.bench.baseline_side import join
 from ffdist.bench.harness.team import Seat
 from ffdist.errors import ConfigError, setting
 from ffdist.events import EpochEnded, Observer, RunEvent, RunStarted
-from ffdist.pipeline.block import placed
+from ffdist.pipeline.block import to_device
 from ffdist.pipeline.initial import make_from_data
 from ffdist.runtime.edges import ProcessEdges
 from ffdist.runtime.job import Job
@@ -103,7 +103,7 @@ def evaluate(learner: Replica, batches: Iterable[tuple[Tensor, Tensor]]) -> floa
     network.eval()
     with torch.no_grad(), config.autocast():
         for x, y in batches:
-            logits = network(placed(x, config.device))
+            logits = network(to_device(x, config.device))
             counts += torch.tensor([(logits.argmax(1).cpu() == y).sum(), len(y)])
     learner.modules.train()
     counts = counts.to(config.device)

@@ -23,7 +23,7 @@ from ffdist.folders import command as shell_command
 from ffdist.folders import ends_with_container, loss
 from ffdist.notes import QUIET, note, silenced
 from ffdist.pipeline.crossed import layers_crossed
-from ffdist.pipeline.plan import BlockCost, dealt
+from ffdist.pipeline.plan import BlockCost, split_by_stage
 from ffdist.plain import PlainConsole, table
 from ffdist.plan import Plan
 from ffdist.report.console import ConsoleReport, result_tables
@@ -32,7 +32,7 @@ from ffdist.runtime.agent import stop_agent, tell_agent
 from ffdist.runtime.agree import agree, check_job, validation_note
 from ffdist.runtime.child import end_with_parent
 from ffdist.runtime.data_facts import check_same_data, read_facts
-from ffdist.runtime.folder import beginning, going_on, held, nothing_left
+from ffdist.runtime.folder import locked, new_run, nothing_left, resumed_run
 from ffdist.runtime.interrupts import handle_signals, unwind
 from ffdist.runtime.job import Job
 from ffdist.runtime.observing import observers
@@ -129,7 +129,7 @@ def start_folder(command: Train, images: Images, start: ExitStack) -> Path:
     """The run's directory, held until `start` is left; a new one goes again where that is by an error before the stages
     are ready."""
     settings = command.settings
-    out = start.enter_context(going_on(settings, images) if command.resume else beginning(settings, images))
+    out = start.enter_context(resumed_run(settings, images) if command.resume else new_run(settings, images))
     warn(loss(out))
     return out
 
@@ -215,7 +215,7 @@ def begin_or_go_on(command: Train, images: Images, meeting: Meeting, start: Exit
     if meeting.lasting.check(["run"]):
         out = meeting.lasting.get("run").decode()
         if (Path(out) / SETTINGS).exists():  # else the former attempt was refused, and left nothing
-            start.enter_context(held(Path(out)))
+            start.enter_context(locked(Path(out)))
             return out, bool(committed(Path(out)))
     out = start_folder(command, images, start)
     meeting.lasting.set("run", str(out))
@@ -293,7 +293,7 @@ def stages_told(costs: list[BlockCost], plan: Plan) -> list[dict[str, Any]]:
             "seconds": sum(cost.seconds for cost in mine),
             "bytes_sent": mine[-1].activation_bytes * plan.lanes if stage is not plan.stages[-1] else 0,
         }
-        for stage, mine in zip(plan.stages, dealt(costs, plan.cut), strict=True)
+        for stage, mine in zip(plan.stages, split_by_stage(costs, plan.cut), strict=True)
     ]
 
 

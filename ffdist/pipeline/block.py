@@ -21,7 +21,7 @@ from ffdist.objectives.base import main_labels
 from ffdist.pipeline.average import Average
 from ffdist.pipeline.compiled import compile_block, compiling
 from ffdist.pipeline.contract import at, check_detached, check_graph, check_local, computing, own_code, running
-from ffdist.pipeline.finite import Trouble, Watch, is_finite
+from ffdist.pipeline.finite import FiniteCheck, NonfiniteValue, is_finite
 from ffdist.pipeline.group_norm import ask_for_gradients
 from ffdist.pipeline.optim import build_optimizer
 from ffdist.pipeline.precision import LEAST, LossScale, autocast, dtype_of
@@ -70,7 +70,7 @@ class LearningBlock:
         if objective.fixed_blocks:
             module.requires_grad_(False)
         self.parts = nn.ModuleDict({"module": module, "head": head})
-        put_on(self.parts, config.device)
+        module_to(self.parts, config.device)
         if config.settings.compute.compile:
             compile_block(module)
         self.module, self.head = module, head
@@ -95,14 +95,14 @@ class LearningBlock:
         self.lane = 0
         """Of the batch that is computed now."""
         self.validation_loss = float("nan")
-        self.watch: Watch | None = None
+        self.watch: FiniteCheck | None = None
         """In a run: what is done where a batch brings the block to NaN or infinity. In float16 the scale of its
         gradients does that."""
 
-    def watched(self) -> Watch | None:
+    def watched(self) -> FiniteCheck | None:
         """From now on it is looked at what the block makes of its batches."""
         if self.scale is None and self.optimizer is not None:
-            self.watch = Watch(self.spec, self.config.settings.training.on_nan, self.config.device)
+            self.watch = FiniteCheck(self.spec, self.config.settings.training.on_nan, self.config.device)
         return self.watch
 
     def forward(
@@ -120,7 +120,7 @@ class LearningBlock:
                 return self._rest(x, len(y))
         self._mode(training=True)
         draws = derive_seed(self.config.settings.training.seed, "draws", self.spec.index, step, part)
-        x = self._placed(x)  # a copy to a GPU may wait; meanwhile other stages of this process may draw
+        x = self._to_device(x)  # a copy to a GPU may wait; meanwhile other stages of this process may draw
         if self.scale:
             self.scale.remember(self.parts)
         if self.watch:
@@ -177,7 +177,7 @@ class LearningBlock:
         self.descend()
         self.rest_of_step()
 
-    def skip(self, trouble: Trouble) -> None:
+    def skip(self, trouble: NonfiniteValue) -> None:
         """Take no step in a batch; schedules count it."""
         assert self.watch is not None
         assert self.optimizer is not None
@@ -209,7 +209,7 @@ class LearningBlock:
     def evaluate(self, x: Tensor, y: Tensor, number: int = 0) -> Local:
         """Score message `number` of a split without learning, by the averaged weights where there are any."""
         parts = self.average.parts if self.average else self._mode(training=False)
-        x = self._placed(x)
+        x = self._to_device(x)
         with self._seeded("evaluation", number), torch.no_grad(), self._autocast():
             local = self._locally(parts, x, y)
         self._count(local, y)
@@ -261,7 +261,7 @@ class LearningBlock:
         if not torch.isfinite(self.totals[:, 0]).all():
             if self.watch:
                 self.watch.step = self.watch.look_back(step)
-                raise self.watch.diverged(Trouble("loss", float(self.totals[:, 0].sum())))
+                raise self.watch.diverged(NonfiniteValue("loss", float(self.totals[:, 0].sum())))
             raise DivergedError(
                 "the loss is not a finite number",
                 where=f"{self.spec}, batch {step}",
@@ -320,7 +320,7 @@ class LearningBlock:
         for name, value in tensors.items():
             if name.startswith("optimizer."):
                 _, index, key = name.split(".", 2)
-                slots.setdefault(int(index), {})[key] = laid_out_like(self.learned[int(index)], value)
+                slots.setdefault(int(index), {})[key] = with_strides_of(self.learned[int(index)], value)
         self.optimizer.load_state_dict({"state": slots, "param_groups": fields["param_groups"]})
         self.schedule.load_state_dict(self.schedule.state_dict() | fields["schedule"])
         if self.scale:
@@ -334,7 +334,7 @@ class LearningBlock:
         with torch.no_grad(), self._autocast():
             with computing(self.objective, self.spec, learning=False):
                 with compiling(self.spec, self.config):
-                    out = self.layout.seen(parts["module"](self._placed(x)))
+                    out = self.layout.seen(parts["module"](self._to_device(x)))
             with running(self.objective, at(self.objective, self.spec)):
                 next_input = self.objective.forward_frozen(parts["head"], out)
             return self._leaving(Local(None, None, next_input), parts["head"], out, samples)
@@ -383,8 +383,8 @@ class LearningBlock:
                 self.totals[self.lane, 2] += (local.scores.detach().argmax(1) == main_labels(y)).sum()
                 self.totals[self.lane, 3] += len(y)
 
-    def _placed(self, x: Tensor) -> Tensor:
-        return placed(x, self.config.device)
+    def _to_device(self, x: Tensor) -> Tensor:
+        return to_device(x, self.config.device)
 
     def _mode(self, *, training: bool) -> nn.ModuleDict:
         if self.parts.training is not training:
@@ -411,13 +411,13 @@ def learn(
     return next_input
 
 
-def placed(x: Tensor, device: torch.device) -> Tensor:
+def to_device(x: Tensor, device: torch.device) -> Tensor:
     """On the device, pictures in channels-last strides."""
     x = copied(x, device)
     return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
 
 
-def put_on(module: nn.Module, device: torch.device) -> None:
+def module_to(module: nn.Module, device: torch.device) -> None:
     """To the device; what has four dimensions in channels-last strides, which `nn.Module.to` wants of five, too."""
     module._apply(lambda t: t.to(device, memory_format=torch.channels_last) if t.dim() == 4 else t.to(device))
     ask_for_gradients(module)
@@ -428,6 +428,6 @@ def averaged(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix("average."): value for name, value in tensors.items() if name.startswith("average.")}
 
 
-def laid_out_like(parameter: Tensor, value: Tensor) -> Tensor:
+def with_strides_of(parameter: Tensor, value: Tensor) -> Tensor:
     """`value` with the strides of `parameter` where it has its shape: fused optimisers walk both in memory order."""
     return torch.empty_like(parameter, dtype=value.dtype).copy_(value) if value.shape == parameter.shape else value

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from torch import Tensor
 
 from ffdist.pipeline.reduce import Reduction
-from ffdist.pipeline.team import GRADIENTS, SLICES, Team
+from ffdist.pipeline.team import GRADIENTS, SLICES, StageGroup
 from ffdist.transport.base import Frame
 
 MOST_BUCKETS = 4
@@ -19,7 +19,7 @@ MOST_BUCKETS = 4
 class Bucket:
     """Consecutive blocks of a stage whose gradients travel together."""
 
-    def __init__(self, reductions: Sequence[Reduction], team: Team | None, number: int = 0) -> None:
+    def __init__(self, reductions: Sequence[Reduction], team: StageGroup | None, number: int = 0) -> None:
         self.reductions, self.team, self.number = list(reductions), team, number
         self.sliced = any(len(reduction.slices) > 1 for reduction in reductions)
         self.step = 0
@@ -109,7 +109,7 @@ def of_block(number: int, frame: Frame) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in frame.tensors.items() if name.startswith(prefix)}
 
 
-def in_buckets(reductions: Sequence[Reduction], team: Team | None) -> list[Bucket]:
+def in_buckets(reductions: Sequence[Reduction], team: StageGroup | None) -> list[Bucket]:
     """Few enough that an edge holds a batch's, and of like size; a block each where nothing is exchanged."""
     if team is None or len(reductions) <= MOST_BUCKETS:
         return [Bucket([reduction], team, number) for number, reduction in enumerate(reductions)]

@@ -66,7 +66,7 @@ class Clock:
         return lap
 
 
-class Lead:
+class HostLead:
     """Keeps the host one message ahead of its GPU: else it would run on until something made it wait, and that would be
     counted as waiting for data or for credit."""
 
@@ -74,7 +74,7 @@ class Lead:
         self.device = device
         self.under_way: deque[torch.Event] = deque()
 
-    def keep(self) -> None:
+    def limit(self) -> None:
         """Behind each message: wait until the GPU has done what came before it. A CPU has."""
         if not queues(self.device):
             return

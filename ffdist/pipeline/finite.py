@@ -27,7 +27,7 @@ RECENT = 50
 
 
 @dataclass(frozen=True, slots=True)
-class Trouble:
+class NonfiniteValue:
     """What a block made of a batch, that is no finite number."""
 
     what: str
@@ -39,7 +39,7 @@ class Trouble:
         return [self.what, repr(self.value)]
 
     @classmethod
-    def from_json(cls, told: list[Any] | None) -> Trouble | None:
+    def from_json(cls, told: list[Any] | None) -> NonfiniteValue | None:
         return None if told is None else cls(str(told[0]), float(told[1]))
 
 
@@ -52,7 +52,7 @@ class Nonfinite:
     """The batch's number in the run, from 1."""
     epoch: int
     """From 0."""
-    trouble: Trouble
+    trouble: NonfiniteValue
     skipped: bool
     """Whether the run goes on without the block's step."""
 
@@ -61,7 +61,7 @@ Keep = Callable[[Nonfinite], str | None]
 """Told of each; returns where the samples' numbers are kept."""
 
 
-class Watch:
+class FiniteCheck:
     """One block's eye on what it makes of its batches."""
 
     def __init__(self, spec: BlockSpec, policy: OnNan, device: torch.device) -> None:
@@ -71,7 +71,7 @@ class Watch:
         self.keep: Keep = lambda found: None
         self.step, self.epoch = 0, 0
         """Of the batch at work."""
-        self.found: Trouble | None = None
+        self.found: NonfiniteValue | None = None
         """In the batch at work."""
         self.in_row = self.in_epoch = 0
         """Batches in which the block took no step: one behind the other; since the last split."""
@@ -96,12 +96,12 @@ class Watch:
         if not self.at_once:
             return local
         if not math.isfinite(value := float(local.loss.detach())):
-            return self._mended(local, Trouble("loss", value))
+            return self._mended(local, NonfiniteValue("loss", value))
         if local.next_input is not None and not is_finite(local.next_input):
-            return self._mended(local, Trouble("output", first_bad(local.next_input)))
+            return self._mended(local, NonfiniteValue("output", first_bad(local.next_input)))
         return local
 
-    def _mended(self, local: Local, trouble: Trouble) -> Local:
+    def _mended(self, local: Local, trouble: NonfiniteValue) -> Local:
         """Scores that a source may want to hear of are numbers: such a batch says nothing of its samples."""
         self.note(trouble)
         scores = local.scores
@@ -112,7 +112,7 @@ class Watch:
         if self.at_once and self.found is None:
             for gradient in gradients:
                 if not is_finite(gradient):
-                    self.note(Trouble("gradients", first_bad(gradient)))
+                    self.note(NonfiniteValue("gradients", first_bad(gradient)))
                     return
 
     def look_at_lane(self, flat: Tensor, of: int) -> None:
@@ -121,21 +121,21 @@ class Watch:
             return
         low, high = map(float, torch.aminmax(flat))
         if not max(-low, high) * of <= torch.finfo(flat.dtype).max:
-            self.note(Trouble("gradients", low if not math.isfinite(low) else high))
+            self.note(NonfiniteValue("gradients", low if not math.isfinite(low) else high))
 
-    def note(self, trouble: Trouble) -> None:
+    def note(self, trouble: NonfiniteValue) -> None:
         """Raises DivergedError where the run is to stop."""
         if self.policy == "stop":
             raise self.diverged(trouble)
         self.found = self.found or trouble
 
-    def take(self) -> Trouble | None:
+    def take(self) -> NonfiniteValue | None:
         """What was found in the batch, or the lane, that is complete now."""
         found, self.found = self.found, None
         return found
 
     @torch.no_grad()
-    def end(self, trouble: Trouble | None) -> None:
+    def end(self, trouble: NonfiniteValue | None) -> None:
         """Behind a batch. trouble: for which the block takes no step; its buffers are again what they were.
 
         Raises DivergedError where that goes on and on.
@@ -160,7 +160,7 @@ class Watch:
         steps = [step - back for back in reversed(range(min(RECENT, step)))]
         return next((each for each in steps if bad[each % RECENT]), step)
 
-    def diverged(self, trouble: Trouble, more: str = "") -> DivergedError:
+    def diverged(self, trouble: NonfiniteValue, more: str = "") -> DivergedError:
         kept = self.keep(Nonfinite(self.spec, self.step, self.epoch, trouble, skipped=False))
         again = f"`ffdist train --replay RUN`, or ffdist.replay(RUN), learns it again, by itself: {kept} names its "
         again = f"{again}samples; " if kept else ""

@@ -75,7 +75,7 @@ def fusion_layer(spec: BlockSpec, seed: int) -> nn.Module:
         return nn.Sequential(nn.LayerNorm(width, elementwise_affine=False), nn.Linear(width, spec.num_classes))
 
 
-def passed_on(local: Local, features: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+def next_tensors(local: Local, features: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
     """What the next block gets, and the features so far with this block's. Behind the last block of the chain nothing
     else goes on, and the features themselves are what the fusion head gets."""
     if local.features is not None:

@@ -19,8 +19,8 @@ from ffdist.objectives import BlockSpec, Local, Objective
 from ffdist.objectives.base import Following
 from ffdist.pipeline.block import BlockConfig, LearningBlock
 from ffdist.pipeline.contract import at, running
-from ffdist.pipeline.fusion import FUSION, Fusion, fusion_layer, fusion_spec, passed_on
-from ffdist.pipeline.rehearsal import TWO, Part, rehearse
+from ffdist.pipeline.fusion import FUSION, Fusion, fusion_layer, fusion_spec, next_tensors
+from ffdist.pipeline.smoke_test import TWO, SmallestBatch, smoke_test
 from ffdist.settings import Settings
 
 T = TypeVar("T")
@@ -69,7 +69,7 @@ def check_objective(
     *,
     fusion: bool = False,
     samples: tuple[Tensor, Tensor] | None = None,
-    smallest: Part = TWO,
+    smallest: SmallestBatch = TWO,
 ) -> None:
     """Raises NetworkError, naming the block, when the objective cannot use one of them or breaks its promises there, or
     when two of them share a parameter. Computes two samples on the CPU; draws no random number of the process's.
@@ -88,7 +88,7 @@ def check_objective(
         places = block_specs(chain, objective)
     config = BlockConfig(Settings().changed(fusion=fusion), total_steps=1)
     x, y = samples or (torch.randn(2, *chain.input_shape, generator=torch.Generator().manual_seed(0)), torch.arange(2))
-    rehearse(places, lambda spec: build_block(chain, spec, objective, config), chain, objective, x, y, smallest)
+    smoke_test(places, lambda spec: build_block(chain, spec, objective, config), chain, objective, x, y, smallest)
 
 
 def head_of(objective: Objective, spec: BlockSpec) -> nn.Module:
@@ -154,14 +154,14 @@ def measure_blocks(
             synchronize(config.device)
             times.append(time.perf_counter() - begun)
         parameters = sum(p.numel() for p in block.parts.parameters())
-        x, features = passed_on(local, features)
+        x, features = next_tensors(local, features)
         beside = None if spec.is_last else beside
         sent = sum(tensor.nbytes for tensor in (x, features, beside) if tensor is not None)
         costs.append(BlockCost(spec.name, of(times[1:]), parameters, sent))
     return costs
 
 
-def dealt(things: Sequence[T], cut: Sequence[int]) -> list[Sequence[T]]:
+def split_by_stage(things: Sequence[T], cut: Sequence[int]) -> list[Sequence[T]]:
     """Each stage's own, by the number of blocks in each."""
     return [things[end - size : end] for size, end in zip(cut, accumulate(cut), strict=True)]
 

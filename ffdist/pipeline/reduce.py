@@ -22,13 +22,13 @@ import torch
 from torch import Tensor
 
 from ffdist.pipeline.block import LearningBlock
-from ffdist.pipeline.finite import Trouble
+from ffdist.pipeline.finite import NonfiniteValue
 from ffdist.pipeline.flat import Flat
 from ffdist.pipeline.optim import is_elementwise
 from ffdist.pipeline.running import Key, RunningStatistics
 from ffdist.pipeline.slices import OwnSlice
 from ffdist.pipeline.synced_norm import synchronise
-from ffdist.pipeline.team import Team
+from ffdist.pipeline.team import StageGroup
 from ffdist.pipeline.tree import Node, Partial, total
 
 
@@ -46,7 +46,7 @@ class Reduction:
         block: LearningBlock,
         lanes: range,
         of: int,
-        team: Team | None,
+        team: StageGroup | None,
         *,
         dtype: torch.dtype | None = None,
         sliced: bool = False,
@@ -66,7 +66,7 @@ class Reduction:
         """Where each worker updates its slice alone."""
         self.partial = Partial(lanes, of, self._add)
         self.present: set[int] = set()
-        self.trouble: Trouble | None = None
+        self.trouble: NonfiniteValue | None = None
         """In some lane of the batch: then no worker takes the block's step."""
         synced = synchronise(block.parts) if block.config.settings.training.sync_norms else ()
         self.running = RunningStatistics(block.parts, synced)
@@ -119,7 +119,7 @@ class Reduction:
         self.values |= self._received(tensors)
         self.others.append(self._running(fields["running"], tensors))
         self.present |= set(fields["present"])
-        self.trouble = self.trouble or Trouble.from_json(fields["trouble"])
+        self.trouble = self.trouble or NonfiniteValue.from_json(fields["trouble"])
 
     def add_up(self) -> None:
         """All lanes of the batch are here."""

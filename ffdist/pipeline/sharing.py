@@ -12,11 +12,11 @@ import torch
 from ffdist.errors import StageError
 from ffdist.pipeline.block import LearningBlock
 from ffdist.pipeline.reduce import Reduction
-from ffdist.pipeline.team import Team
+from ffdist.pipeline.team import StageGroup
 from ffdist.transport.base import Frame
 
 
-def share_totals(team: Team, blocks: Sequence[LearningBlock], step: int) -> None:
+def share_totals(team: StageGroup, blocks: Sequence[LearningBlock], step: int) -> None:
     """Of every lane, from the worker that has it: what is counted is the same on all."""
     tensors = {block.spec.name: block.totals.clone() for block in blocks}  # what was sent may not change
     frames = team.gather("Totals", {"told": team.tell(step)}, tensors)
@@ -27,7 +27,7 @@ def share_totals(team: Team, blocks: Sequence[LearningBlock], step: int) -> None
             block.totals[rows] = frames[share.worker].tensors[block.spec.name][rows].to(block.totals.device)
 
 
-def check_replicas(team: Team, reductions: Sequence[Reduction], step: int) -> None:
+def check_replicas(team: StageGroup, reductions: Sequence[Reduction], step: int) -> None:
     """Raises StageError where the workers do not hold the same."""
     mine = {reduction.block.spec.name: digest_of(reduction) for reduction in reductions}
     frames = team.gather("Digests", {"of": mine}, {})
@@ -57,7 +57,7 @@ def digest_of(reduction: Reduction) -> str:
 
 
 @contextmanager
-def gathered(team: Team, reduction: Reduction) -> Iterator[bool]:
+def gathered(team: StageGroup, reduction: Reduction) -> Iterator[bool]:
     """Within, the worker that leads the others has all of the block, the optimiser's state too; whether this is it."""
     own, moments = reduction.own, []
     if own and not team.leads:

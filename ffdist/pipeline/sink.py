@@ -19,8 +19,8 @@ from ffdist.pipeline.message import (
     TrainBatch,
 )
 from ffdist.pipeline.own_metrics import OwnMetrics
-from ffdist.pipeline.predictions import Feedback
 from ffdist.pipeline.predictors import Tally, last_weights
+from ffdist.pipeline.score_table import ScoreSender
 
 Commit = Callable[[Snapshot, list[dict[str, Any]]], None]
 """Makes a snapshot whose files are all on disk the latest; gets the records of the epochs so far with it."""
@@ -35,7 +35,7 @@ class Sink:
         commit: Commit,
         publish: Callable[[int, float], None],
         observer: Observer,
-        feedback: Feedback | None = None,
+        score_sender: ScoreSender | None = None,
         records: list[dict[str, Any]] | None = None,
         metrics: OwnMetrics | None = None,
         predictor: str = "mean",
@@ -45,7 +45,7 @@ class Sink:
         """predictor: whose validation accuracy is published. restored: told when all stages have restored a
         snapshot."""
         self.commit, self.publish, self.observer = commit, publish, observer
-        self.feedback, self.predictor, self.restored = feedback, predictor, restored
+        self.score_sender, self.predictor, self.restored = score_sender, predictor, restored
         self.records = list(records or [])
         """One an epoch; "epoch" counts from 1."""
         self.test: dict[str, Any] | None = None
@@ -68,8 +68,8 @@ class Sink:
     def send(self, message: Message) -> None:
         match message:
             case TrainBatch():
-                if self.feedback:
-                    self.feedback.send(message)
+                if self.score_sender:
+                    self.score_sender.send(message)
                 self._progress(message)
             case EvalBatch() if len(message.y):  # of lanes, some may be empty
                 self.tally.add(message, self.weights)
@@ -80,8 +80,8 @@ class Sink:
             case EndOfEpoch():
                 self._end_epoch(message)
             case Snapshot():
-                if self.feedback:
-                    message.beside += self.feedback.save(message)
+                if self.score_sender:
+                    message.beside += self.score_sender.save(message)
                 self.commit(message, self.records)
                 self.observer(SnapshotCommitted(message.step, message.epoch))
             case Restore():

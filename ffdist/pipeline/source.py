@@ -27,7 +27,7 @@ from ffdist.pipeline.message import (
     Stop,
     TrainBatch,
 )
-from ffdist.pipeline.predictions import Predictions
+from ffdist.pipeline.score_table import ScoreTable
 from ffdist.settings import TrainingSettings
 
 
@@ -89,7 +89,7 @@ class Source:
         start: Position = Position(),
         history: list[float] | None = None,
         validation_of: ValidationOf | None = None,
-        predictions: Predictions | None = None,
+        score_table: ScoreTable | None = None,
         stop: Stopping | None = None,
         lanes: range | None = None,
         leads: bool = True,
@@ -105,7 +105,7 @@ class Source:
         """Validation accuracy of the epochs whose results the source has seen."""
         self.validation_of = validation_of
         self.is_kept = is_kept
-        self.predictions = predictions
+        self.score_table = score_table
         """Where the objective wants to know what the blocks say of training samples."""
         self.stop = stop or StopAtOnce(Event())
         self.of = training.lanes or 1
@@ -178,7 +178,7 @@ class Source:
         """x, y: of this source's lanes."""
         samples = self.loaders.train.batch_samples(self.at.batch)
         cut = parts(samples, self.of, self.training.microbatches)
-        known = self.predictions.before(step) if self.predictions else None
+        known = self.score_table.before(step) if self.score_table else None
         generator = torch.Generator()
         for part in (part for part in cut if part.lane in self.lanes):
             rows = self._own(part, cut)
@@ -231,8 +231,8 @@ class Source:
 
     def _snapshot(self) -> Snapshot:
         marker = Snapshot(self.at.step, self.at.epoch, self.at.batch)
-        if self.predictions and self.leads:
-            marker.beside += self.predictions.save(marker)
+        if self.score_table and self.leads:
+            marker.beside += self.score_table.save(marker)
         return marker
 
     def _best(self) -> Restore | None:

@@ -15,8 +15,8 @@ from ffdist.errors import FfdistError, StageError, described
 from ffdist.objectives import Local
 from ffdist.pipeline.block import LearningBlock
 from ffdist.pipeline.bucket import Bucket, in_buckets
-from ffdist.pipeline.clock import Clock, Lead
-from ffdist.pipeline.fusion import passed_on
+from ffdist.pipeline.clock import Clock, HostLead
+from ffdist.pipeline.fusion import next_tensors
 from ffdist.pipeline.memory import Memory
 from ffdist.pipeline.message import (
     EndOfEpoch,
@@ -33,7 +33,7 @@ from ffdist.pipeline.profile import Profile
 from ffdist.pipeline.reduce import Reduction, slices_pay
 from ffdist.pipeline.sharing import check_replicas, gathered, share_totals
 from ffdist.pipeline.synced import SideBySide
-from ffdist.pipeline.team import Team
+from ffdist.pipeline.team import StageGroup
 from ffdist.pipeline.trace import Trace
 from ffdist.pipeline.turn import Outbox, Turn
 
@@ -52,7 +52,7 @@ class Stage:
         save: SaveBlocks,
         *,
         lanes: range | None = None,
-        team: Team | None = None,
+        team: StageGroup | None = None,
         turn: Turn | None = None,
     ) -> None:
         """lanes: those of each batch that are computed here; None: all. team: the stage's workers, where there are
@@ -86,7 +86,7 @@ class Stage:
         self.take_queued: Callable[[str], float] = lambda of: 0.0
         """Messages that lay in the queue before this stage, on average since the last marker of a kind; the first has
         none."""
-        self.clock, self.lead = Clock(), Lead(self.device)
+        self.clock, self.lead = Clock(), HostLead(self.device)
         self.trace, self.profile = Trace(), Profile()
         self.memory = Memory(self.device)
 
@@ -108,7 +108,7 @@ class Stage:
                 with self.turn or nullcontext():
                     self.profile.meet(message)
                     self.handle(message, outbox)
-                    self.lead.keep()
+                    self.lead.limit()
                 if isinstance(message, Stop):
                     return
                 del message  # the memory it lies in goes back before the next is asked for
@@ -243,7 +243,7 @@ class Stage:
                 self.reductions[number].begin(batch.lane)
             with self.at(block, "forward", f"batch {batch.step}"):
                 local = block.forward(x, y, batch.step, batch.epoch, batch.part, beside)
-            x, features = passed_on(local, features)
+            x, features = next_tensors(local, features)
             beside = None if block.spec.is_last else beside
             if scores is not None and local.scores is not None:
                 scores, scored = scores.to(self.device) + local.scores.detach(), scored + 1
@@ -289,7 +289,7 @@ class Stage:
             block.lane = batch.lane
             with self.at(block, "evaluate", f"{batch.split} split"):
                 local = block.evaluate(x, y, batch.number)
-            x, features = passed_on(local, features)
+            x, features = next_tensors(local, features)
             if local.scores is not None:
                 scores.append(local.scores[None])
                 scored.append(block.spec.name)

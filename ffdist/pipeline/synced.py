@@ -14,13 +14,13 @@ from ffdist.device import moved
 from ffdist.errors import NetworkError, setting
 from ffdist.objectives import Local
 from ffdist.pipeline.block import LearningBlock
-from ffdist.pipeline.fusion import passed_on
+from ffdist.pipeline.fusion import next_tensors
 from ffdist.pipeline.lanes import parts
 from ffdist.pipeline.lockstep import Lockstep
 from ffdist.pipeline.message import TrainBatch
 from ffdist.pipeline.reduce import Reduction
 from ffdist.pipeline.running import RunningStatistics
-from ffdist.pipeline.team import Team
+from ffdist.pipeline.team import StageGroup
 from ffdist.transport.base import Frame
 
 NORMS = "Norms"
@@ -39,7 +39,7 @@ class LaneBatch:
     def take(self, local: Local, *, last: bool) -> None:
         """What a block has made of it. last: whether there is none behind it."""
         now = self.message
-        x, features = passed_on(local, now.features)
+        x, features = next_tensors(local, now.features)
         scores, scored = now.scores, now.scored
         if scores is not None and local.scores is not None:
             scores, scored = scores.to(self.y.device) + local.scores.detach(), scored + 1
@@ -51,7 +51,7 @@ class LaneBatch:
 class SideBySide:
     """The lanes of one worker at one stage, kept until they are all there."""
 
-    def __init__(self, lanes: range, of: int, team: Team | None, device: torch.device) -> None:
+    def __init__(self, lanes: range, of: int, team: StageGroup | None, device: torch.device) -> None:
         """of: lanes of a batch."""
         if len(lanes) > 1 and device.type != "cpu":
             raise NetworkError(

@@ -19,7 +19,7 @@ GRADIENTS, SLICES = "Gradients", "Slices"
 """What travels within a batch: sums of gradients; and what became of a worker's slice of them."""
 
 
-class Team:
+class StageGroup:
     """Sends to the others of a stage, and takes what they send."""
 
     def __init__(

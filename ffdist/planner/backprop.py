@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ffdist.baselines.base import BaselineConfig, Whole, optimised
 from ffdist.models import Chain
-from ffdist.pipeline.block import placed
+from ffdist.pipeline.block import to_device
 from ffdist.planner.measure import LEAST, MOST, PATIENCE, bytes_of, timed
 from ffdist.planner.profile import BackpropProfile, BlockProfile, Curve
 
@@ -27,7 +27,7 @@ def measure_backprop(
     """
     whole = Whole(chain, config)
     optimizer, _ = optimised(whole.by_name(), config)
-    messages = [placed(x[:size], config.device) for size in sizes]
+    messages = [to_device(x[:size], config.device) for size in sizes]
     labels = [y[:size].to(config.device) for size in sizes]
     found: list[tuple[Curve, Curve, int]] = []
     for index in range(len(whole.blocks)):

@@ -18,7 +18,7 @@ from ffdist.device import CPU, forget_peak, peak_bytes, queues, synchronize
 from ffdist.models import Chain, seeded
 from ffdist.objectives import Objective
 from ffdist.pipeline.block import BlockConfig, LearningBlock
-from ffdist.pipeline.fusion import passed_on
+from ffdist.pipeline.fusion import next_tensors
 from ffdist.pipeline.plan import block_specs, build_block
 from ffdist.pipeline.tensor_bytes import TensorBytes
 from ffdist.planner.profile import BlockProfile, Curve
@@ -77,7 +77,7 @@ def measure_block(
         for place, (x, y, features, beside) in enumerate(messages):
             assert x is not None
             local, seconds = timed(partial(block.forward, x, y, turn, companion=beside), device)
-            next_input, offered = passed_on(local, features)
+            next_input, offered = next_tensors(local, features)
             passed[place] = (next_input, y, offered, None if block.spec.is_last else beside)
             back = timed(partial(block.update, local, y, turn, complete=False), device)[1]
             step = timed(partial(take_step, block), device)[1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ffdist.pipeline.plan import dealt, partition
+from ffdist.pipeline.plan import partition, split_by_stage
 from ffdist.planner.cluster import Cluster, Link
 from ffdist.planner.profile import BackpropProfile, BlockProfile, Profile
 from ffdist.planner.simulate import BATCHES, Draw
@@ -82,7 +82,7 @@ def piped(profile: Profile, cluster: Cluster, microbatches: int, batches: int, s
     seconds = [block.forward.at(samples) + block.backward.at(samples) for block in blocks]
     cut = partition([*seconds[:-2], sum(seconds[-2:])], size)
     cut[-1] += 1
-    stages = dealt(blocks, cut)
+    stages = split_by_stage(blocks, cut)
     clocks, first = [0.0] * size, 0.0
     for batch in range(batches):
         clocks = one_batch(profile, cluster, stages, microbatches, samples, clocks, draw)

@@ -20,9 +20,9 @@ from ffdist.pipeline.lanes import parts
 from ffdist.pipeline.own_metrics import check_metrics
 from ffdist.pipeline.own_optimizer import check_own_optimizer
 from ffdist.pipeline.plan import check_objective
-from ffdist.pipeline.predictions import check_lag
-from ffdist.pipeline.rehearsal import Part
 from ffdist.pipeline.schedule import check_rise
+from ffdist.pipeline.score_table import check_lag
+from ffdist.pipeline.smoke_test import SmallestBatch
 from ffdist.pipeline.source import Loaders
 from ffdist.runtime.folder import check_epochs
 from ffdist.runtime.job import Job
@@ -192,7 +192,7 @@ def check_scale(job: Job) -> None:
         )
 
 
-def smallest_part(batch: int, microbatches: int, lanes: int = 1) -> Part:
+def smallest_part(batch: int, microbatches: int, lanes: int = 1) -> SmallestBatch:
     """What a block learns from at once: the smallest part of a batch of so many samples, which others may exceed."""
 
     def least(samples: int, each: int, of: int) -> int:
@@ -207,7 +207,7 @@ def smallest_part(batch: int, microbatches: int, lanes: int = 1) -> Part:
         told = [setting(f"training.{name}", value) for name, value in (("microbatches", fewer), ("lanes", fewer_lanes))
                 if value]  # fmt: skip
         remedy = ", or ".join([*told, setting("training.batch_size", whole)])
-    return Part(least(batch, microbatches, lanes), remedy)
+    return SmallestBatch(least(batch, microbatches, lanes), remedy)
 
 
 def check_size(job: Job, batch: int) -> None:

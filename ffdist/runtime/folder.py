@@ -57,7 +57,7 @@ def check_free(out: Path) -> None:
                           remedy=f"choose another {setting('run.out')}" + go_on * whole)  # fmt: skip
 
 
-def begin(out: Path, settings: Settings, images: Images) -> None:
+def write_run_files(out: Path, settings: Settings, images: Images) -> None:
     """Write what makes a folder a run: the facts of the data, the user's own code, then the resolved settings; on disk
     when this returns.
 
@@ -72,7 +72,7 @@ def begin(out: Path, settings: Settings, images: Images) -> None:
 
 
 @contextmanager
-def beginning(settings: Settings, images: Images) -> Iterator[Path]:
+def new_run(settings: Settings, images: Images) -> Iterator[Path]:
     """A new run's folder, begun, and held while it runs. What is refused, or fails before any stage was ready, leaves
     nothing of it behind.
 
@@ -81,11 +81,11 @@ def beginning(settings: Settings, images: Images) -> Iterator[Path]:
     out = new_folder(settings)
     made = [folder for folder in (out, *out.parents) if not folder.exists()]
     try:
-        with held(out):
+        with locked(out):
             check_free(out)  # again: nobody else begins one from here on
-            with forgotten_if_refused(out):
+            with removed_on_failure(out):
                 clear(out)
-                begin(out, settings, images)
+                write_run_files(out, settings, images)
                 with held_at(out):
                     push_own_files(out)
                     yield out
@@ -107,7 +107,7 @@ def clear(out: Path) -> None:
 
 
 @contextmanager
-def forgotten_if_refused(out: Path) -> Iterator[None]:
+def removed_on_failure(out: Path) -> Iterator[None]:
     """Remove what a new run has written where it is refused, or fails before any stage was ready; what an earlier one
     has left there is as it was."""
     before = {path: path.read_bytes() for path in (out / SETTINGS, out / FACTS) if path.exists()}
@@ -136,7 +136,7 @@ def _forget(out: Path, before: dict[Path, bytes]) -> None:
 
 
 @contextmanager
-def going_on(settings: Settings, images: Images) -> Iterator[Path]:
+def resumed_run(settings: Settings, images: Images) -> Iterator[Path]:
     """The folder of a run that goes on, held meanwhile: from its last snapshot, or from its beginning where there is
     none yet. What it says of its settings stays until the stages are ready: `Job.ready`.
 
@@ -144,7 +144,7 @@ def going_on(settings: Settings, images: Images) -> Iterator[Path]:
     """
     out = settings.run.out
     assert out, "checked when the settings were read"
-    with held(out):
+    with locked(out):
         check_same_data(read_facts(out), images, settings.dataset.data)
         check_code(out, settled(settings), strict=True)
         if not committed(out):
@@ -154,7 +154,7 @@ def going_on(settings: Settings, images: Images) -> Iterator[Path]:
 
 
 @contextmanager
-def held(out: Path) -> Iterator[None]:
+def locked(out: Path) -> Iterator[None]:
     """The folder, made where it is missing; nobody else trains in it meanwhile. Raises ConfigError where somebody does,
     or where it cannot be written."""
     with writing_to(out):

@@ -66,7 +66,7 @@ def signals_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-class Told:
+class StopRequest:
     """Whether a signal has told to stop."""
 
     number: int = 0
@@ -75,10 +75,10 @@ class Told:
 
 
 @contextmanager
-def interrupts(ask: Callable[[int], None]) -> Iterator[Told]:
+def interrupts(ask: Callable[[int], None]) -> Iterator[StopRequest]:
     """The first signal calls `ask` with its number; another one raises Interrupted. Of no effect outside the main
     thread."""
-    told = Told()
+    told = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield told
         return

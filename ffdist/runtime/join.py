@@ -19,7 +19,7 @@ from ffdist.events import Observers
 from ffdist.notes import note
 from ffdist.runtime.agree import agree
 from ffdist.runtime.child import end_with_parent
-from ffdist.runtime.folder import has_ended, held
+from ffdist.runtime.folder import has_ended, locked
 from ffdist.runtime.job import Job
 from ffdist.runtime.meeting import await_key, set_key
 from ffdist.runtime.outcome import Result
@@ -108,7 +108,7 @@ class Joined:
         if meeting.lasting.check([key]):
             run = Path(meeting.lasting.get(key).decode())
             if (run / SETTINGS).exists():  # else the former attempt was refused, and left nothing
-                start.enter_context(held(run))
+                start.enter_context(locked(run))
                 return Place(str(run), bool(committed(run)), has_ended(run))
         run = start.enter_context(self.begin())
         meeting.lasting.set(key, str(run))

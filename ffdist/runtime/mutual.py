@@ -29,7 +29,7 @@ def watching_each_other(world: World, timeout: float, doing: Doing) -> Iterator[
     if world.size == 1:
         yield
         return
-    watch = Watch(world, timeout, doing)
+    watch = PeerMonitor(world, timeout, doing)
     watch.begin()
     try:
         yield
@@ -37,7 +37,7 @@ def watching_each_other(world: World, timeout: float, doing: Doing) -> Iterator[
         watch.end()
 
 
-class Watch:
+class PeerMonitor:
     """One rank's eye on the others."""
 
     def __init__(self, world: World, timeout: float, doing: Doing) -> None:

@@ -30,7 +30,7 @@ from ffdist.events import Observer, from_json, stopping
 from ffdist.payload import Payload, pack
 from ffdist.runtime.beat import STACK, silence_of
 from ffdist.runtime.child import START, Start
-from ffdist.runtime.interrupts import Told, interrupts, signals_blocked
+from ffdist.runtime.interrupts import StopRequest, interrupts, signals_blocked
 from ffdist.runtime.outcome import Result
 from ffdist.runtime.stage_process import Life, MakeJob, Training
 from ffdist.runtime.supervise import supervise, verdict
@@ -100,14 +100,14 @@ class Launcher:
     stages: int
     observer: Observer
     timeout: float | None
-    told: Told = field(default_factory=Told)
-    watch: Watch | None = None
+    told: StopRequest = field(default_factory=StopRequest)
+    watch: ProcessMonitor | None = None
     """Of the attempt that is under way."""
     begun: bool = False
     """Whether stages have been at work."""
 
     def attempt(self, number: int) -> Result:
-        watch = self.watch = Watch(self.observer, self.timeout, self.told)
+        watch = self.watch = ProcessMonitor(self.observer, self.timeout, self.told)
         try:
             with meeting_place() as (store, descriptors):
                 for rank in range(self.stages):
@@ -229,13 +229,13 @@ class StageProcess:
 
 
 @dataclass
-class Watch:
+class ProcessMonitor:
     """Looks after the stages' processes."""
 
     observer: Observer
     timeout: float | None = None
     """Seconds after which a stage that gives no sign of life is hung."""
-    told: Told = field(default_factory=Told)
+    told: StopRequest = field(default_factory=StopRequest)
     stages: list[StageProcess] = field(default_factory=list)
     result: Result = field(default_factory=Result)
     started: bool = False

@@ -30,12 +30,12 @@ from ffdist.runtime.job import Job
 from ffdist.runtime.planning import is_searched
 from ffdist.runtime.routes import Route, routes_of
 from ffdist.runtime.speeds import kind_of, seconds_of, speeds_of
-from ffdist.runtime.worker import ToldTooEarlyError, Worker
+from ffdist.runtime.worker import StoppedBeforeStartError, Worker
 from ffdist.runtime.world import World
 from ffdist.snapshot import Manifest, read_manifest
 from ffdist.transport import Edge, open_local
 
-__all__ = ["Rank", "ToldTooEarlyError", "enough_memory", "idle_gpus", "set_threads", "stage_device"]
+__all__ = ["Rank", "StoppedBeforeStartError", "enough_memory", "idle_gpus", "set_threads", "stage_device"]
 
 
 class Edges(Protocol):

@@ -18,7 +18,7 @@ from ffdist.runtime.job import Job
 from ffdist.runtime.outcome import Result
 from ffdist.runtime.ray_cluster import RayOptions, joined, room
 from ffdist.runtime.ray_metrics import metered
-from ffdist.runtime.ray_team import Team
+from ffdist.runtime.ray_team import ActorGroup
 from ffdist.runtime.supervise import note_in, supervise
 
 LOG = "ray.log"
@@ -42,7 +42,7 @@ def run_ray(
     loss, or ConfigError for a cluster that does not answer or has no room.
     """
     with joined(options, stages), room(options, stages) as group:
-        team = Team(make_job, run and run.absolute(), data, options, group, [None] * stages)
+        team = ActorGroup(make_job, run and run.absolute(), data, options, group, [None] * stages)
         hear = stopping(metered(noted(run, observer)), team.end_early)
         with closing(team), interrupts(team.stop) as told:
             result = supervise(

@@ -38,7 +38,7 @@ CONCURRENCY = 5
 SIOCGIFADDR = 0x8915
 
 
-class Site(NamedTuple):
+class ActorInfo(NamedTuple):
     """Where a stage lives, and what it sees there."""
 
     address: str
@@ -71,11 +71,11 @@ class StageActor:
     def __repr__(self) -> str:
         return f"stage-{self._rank}"
 
-    def prepare(self, world: World, run: Path | None, data: str) -> Site:
+    def prepare(self, world: World, run: Path | None, data: str) -> ActorInfo:
         """Get ready for an attempt."""
         self._world, self._stop, self._doing = world, Event(), Doing()
         self._events: queue.Queue[dict[str, Any] | None] = queue.Queue(BACKLOG)
-        return site(self._address, run, data)
+        return actor_info(self._address, run, data)
 
     def host_store(self) -> Address:
         """Where the ranks of this attempt meet: rank 0 is asked."""
@@ -134,11 +134,11 @@ class StageActor:
         return not any(transport_of(kind).on_device for kind in self._kinds)
 
 
-def site(address: str, run: Path | None, data: str) -> Site:
+def actor_info(address: str, run: Path | None, data: str) -> ActorInfo:
     """What this process sees where it is."""
     versions = {"Python": platform.python_version()} | {name: version(name) for name in ("ffdist", "torch")}
     node, settings = ray.get_runtime_context().get_node_id(), run and digest(run / SETTINGS)
-    return Site(address, node, os.getpid(), versions, settings, digest(Path(data) / "manifest.json"))
+    return ActorInfo(address, node, os.getpid(), versions, settings, digest(Path(data) / "manifest.json"))
 
 
 def digest(path: Path) -> str | None:

@@ -22,11 +22,11 @@ from ffdist.events import Observer, StagesPlaced, from_json
 from ffdist.runtime.beat import STACK, silence_of
 from ffdist.runtime.job import Job
 from ffdist.runtime.outcome import Result, root_cause
-from ffdist.runtime.ray_actor import CONCURRENCY, Site, StageActor
+from ffdist.runtime.ray_actor import CONCURRENCY, ActorInfo, StageActor
 from ffdist.runtime.ray_cluster import RayOptions, needs, no_room
-from ffdist.runtime.ray_store import Address, Board
+from ffdist.runtime.ray_store import Address, KeyValueActor
 from ffdist.runtime.supervise import AttemptLost
-from ffdist.runtime.worker import ToldTooEarlyError
+from ffdist.runtime.worker import StoppedBeforeStartError
 from ffdist.runtime.world import World
 
 LOOK = 1.0
@@ -38,7 +38,7 @@ GRACE = 10.0
 
 
 @dataclass
-class Team:
+class ActorGroup:
     """An actor for each stage; None where it is to be made (anew)."""
 
     make_job: Callable[[], Job]
@@ -47,7 +47,7 @@ class Team:
     options: RayOptions
     group: PlacementGroup
     actors: list[Any]
-    sites: list[Site] = field(default_factory=list)
+    actor_infos: list[ActorInfo] = field(default_factory=list)
     meeting: Address | Any = None
     stopping: int = 0
     """The signal that told it to stop; 0 where none did."""
@@ -59,7 +59,7 @@ class Team:
     def attempt(self, number: int, observer: Observer) -> Result:
         """One life of the pipeline. Raises AttemptLost where another may help, else what stopped it."""
         self._gather(number)
-        observer(StagesPlaced(number, [site._asdict() for site in self.sites]))
+        observer(StagesPlaced(number, [site._asdict() for site in self.actor_infos]))
         self.placed = True
         runs = {actor.run.remote(self.make_job, self.meeting): rank for rank, actor in enumerate(self.actors)}
         if self.stopping:
@@ -70,9 +70,9 @@ class Team:
         errors = self._watch(runs, result.listen(observer))
         if errors:
             self._dismiss_unfit(set(errors))
-            if any(isinstance(error, ToldTooEarlyError) for error in errors.values()):
+            if any(isinstance(error, StoppedBeforeStartError) for error in errors.values()):
                 raise Interrupted(self.stopping, begun=number > 0)
-            raise verdict(errors, self.sites)
+            raise verdict(errors, self.actor_infos)
         return result
 
     def stop(self, number: int) -> None:
@@ -102,7 +102,7 @@ class Team:
             for r, a in enumerate(self.actors)
         ]
         try:
-            self.sites = ray.get(ready, timeout=self.options.patience.total_seconds())
+            self.actor_infos = ray.get(ready, timeout=self.options.patience.total_seconds())
             self.meeting = self._meeting()
         except GetTimeoutError:
             raise no_room(self.options, size) from None
@@ -111,13 +111,13 @@ class Team:
             raise AttemptLost(
                 StageLostError("a stage died while it started", got=brief(error)), [brief(error)]
             ) from error
-        check_sites(self.sites, self.run)
+        check_actor_infos(self.actor_infos, self.run)
 
     def _meeting(self) -> Address | Any:
         """Where this attempt's ranks meet; what an earlier attempt left behind is elsewhere."""
         if self.options.direct:
             return tuple(ray.get(self.actors[0].host_store.remote()))
-        return ray.remote(Board).options(num_cpus=0).remote()
+        return ray.remote(KeyValueActor).options(num_cpus=0).remote()
 
     def _make(self, rank: int) -> Any:
         need = needs(self.options, len(self.actors))
@@ -137,7 +137,7 @@ class Team:
             if not ready and deadline is not None:
                 break
             for rank in beats.missed({rank: self.actors[rank] for rank in runs.values()}):
-                errors[rank] = hangs(rank, self.sites[rank], beats)
+                errors[rank] = hangs(rank, self.actor_infos[rank], beats)
                 deadline = deadline or time.monotonic() + GRACE
                 runs = {run: other for run, other in runs.items() if other != rank}
                 self._end(rank)
@@ -183,16 +183,16 @@ class Team:
 
     def _end(self, rank: int) -> None:
         """Of a process that does not answer: Ray asks it to end, which it may not hear."""
-        here = self.sites[rank].node == ray.get_runtime_context().get_node_id()
+        here = self.actor_infos[rank].node == ray.get_runtime_context().get_node_id()
         if here:
             for number in (STACK, signal.SIGCONT):
                 with suppress(ProcessLookupError, PermissionError):
-                    os.kill(self.sites[rank].pid, number)
+                    os.kill(self.actor_infos[rank].pid, number)
             time.sleep(STACKS)
         self._dismiss(rank)
         if here:
             with suppress(ProcessLookupError, PermissionError):
-                os.kill(self.sites[rank].pid, signal.SIGKILL)
+                os.kill(self.actor_infos[rank].pid, signal.SIGKILL)
 
     def _dismiss(self, rank: int) -> None:
         actor, self.actors[rank] = self.actors[rank], None
@@ -236,7 +236,7 @@ class Beats:
         return [rank for rank in actors if now - self._heard[rank] > silence_of(self.timeout)]
 
 
-def hangs(rank: int, site: Site, beats: Beats) -> StageLostError:
+def hangs(rank: int, site: ActorInfo, beats: Beats) -> StageLostError:
     """The error of an actor that gives no sign of life."""
     others = [f"stage {other}: {doing}" for other, doing in sorted(beats.doing.items()) if other != rank]
     return StageLostError(
@@ -256,7 +256,7 @@ def _yes(answer: Any) -> bool:
         return False
 
 
-def verdict(errors: dict[int, BaseException], sites: list[Site]) -> BaseException:
+def verdict(errors: dict[int, BaseException], sites: list[ActorInfo]) -> BaseException:
     """AttemptLost where stages died or lost one another; else the job's own error, which would come again."""
     someone_died = any(isinstance(error, RayActorError) for error in errors.values())
     losses = (RayActorError, TransportError, StageLostError, dist.DistError)
@@ -286,7 +286,7 @@ def brief(error: BaseException) -> str:
     return lines[-1].strip() if isinstance(error, RayError) and lines else (lines or [repr(error)])[0]
 
 
-def check_sites(sites: list[Site], run: Path | None) -> None:
+def check_actor_infos(sites: list[ActorInfo], run: Path | None) -> None:
     """Raises ConfigError unless all stages run the same versions, and see the same run directory and data."""
     first = sites[0]
     for rank, here in enumerate(sites):

@@ -14,11 +14,11 @@ from torch import Tensor
 from ffdist.errors import ConfigError, SnapshotError, setting
 from ffdist.objectives import BlockSpec, Local
 from ffdist.pipeline.block import LearningBlock
-from ffdist.pipeline.finite import Trouble, Watch, is_finite
+from ffdist.pipeline.finite import FiniteCheck, NonfiniteValue, is_finite
 from ffdist.pipeline.initial import make_from_data
 from ffdist.pipeline.message import Message, TrainBatch
 from ffdist.pipeline.plan import build_block
-from ffdist.pipeline.predictions import KNOWN, RECENT, Feedback, Predictions
+from ffdist.pipeline.score_table import KNOWN, RECENT, ScoreSender, ScoreTable
 from ffdist.pipeline.source import Position, Source
 from ffdist.pipeline.stage import Stage
 from ffdist.runtime.data_facts import check_same_data, read_facts
@@ -91,7 +91,7 @@ def is_number(value: float) -> bool:
     return value - value == 0
 
 
-class Recorder(Watch):
+class Recorder(FiniteCheck):
     """Writes down what a block makes of a batch, and raises nothing."""
 
     def __init__(self, spec: BlockSpec, device: torch.device) -> None:
@@ -123,7 +123,7 @@ class Recorder(Watch):
         self.told.largest_gradient = greatest(self.told.largest_gradient, gradient)
         self.told.bad_gradients += int((~torch.isfinite(gradient)).sum())
 
-    def end(self, trouble: Trouble | None) -> None:
+    def end(self, trouble: NonfiniteValue | None) -> None:
         self.before = []
 
 
@@ -136,12 +136,12 @@ def greatest(before: float, values: Tensor) -> float:
 class Lost:
     """Where messages go behind the last block; scores that the source wants to hear of go back to it."""
 
-    def __init__(self, feedback: Feedback | None) -> None:
-        self.feedback, self.waited = feedback, 0.0
+    def __init__(self, score_sender: ScoreSender | None) -> None:
+        self.score_sender, self.waited = score_sender, 0.0
 
     def send(self, message: Message) -> None:
-        if self.feedback and isinstance(message, TrainBatch):
-            self.feedback.send(message)
+        if self.score_sender and isinstance(message, TrainBatch):
+            self.score_sender.send(message)
 
 
 def replay(run: str | Path, batch: int | None = None, *, trust: bool = False) -> Replay:
@@ -247,15 +247,15 @@ class Player:
     def messages(self) -> Iterator[tuple[Source, Lost]]:
         """The run's stream from the snapshot on, and what its end is."""
         job, manifest, lag = self.job, self.manifest, self.job.objective.score_lag
-        predictions = feedback = None
+        score_table = score_sender = None
         if lag:
             sender, receiver = open_local(Edge("back", lag + 2, job.timeout))
             recent = self.store.load_beside(manifest, RECENT)[0].get("scores", ()) if manifest else ()
             keep = self.store.save_beside
-            predictions = Predictions(self.loaders.train, job.chain.num_classes, lag, receiver, keep, recent)
-            feedback = Feedback([sender], lag, keep, recent)
+            score_table = ScoreTable(self.loaders.train, job.chain.num_classes, lag, receiver, keep, recent)
+            score_sender = ScoreSender([sender], lag, keep, recent)
             if manifest:
-                predictions.load_state(*self.store.load_beside(manifest, KNOWN))
+                score_table.load_state(*self.store.load_beside(manifest, KNOWN))
         start = Position(manifest.step, manifest.epoch, manifest.batch) if manifest else Position()
         source = Source(
             self.loaders,
@@ -263,10 +263,10 @@ class Player:
             job.settings.training,
             num_classes=job.chain.num_classes,
             start=start,
-            predictions=predictions,
+            score_table=score_table,
             leads=False,
         )
-        yield source, Lost(feedback)
+        yield source, Lost(score_sender)
 
 
 def bad_rows(x: Tensor | None, numbers: list[int]) -> list[int]:

@@ -17,7 +17,7 @@ from ffdist.errors import Interrupted, StageError
 from ffdist.events import Observer, stopping
 from ffdist.models import wait_at_most
 from ffdist.runtime.edges import Ends
-from ffdist.runtime.interrupts import Told, interrupts
+from ffdist.runtime.interrupts import StopRequest, interrupts
 from ffdist.runtime.job import Job
 from ffdist.runtime.outcome import Result, explained
 from ffdist.runtime.rank import Rank
@@ -99,7 +99,7 @@ def run_threads(job: Job, observer: Observer) -> Result:
     """
     count, limit = job.workers, job.timeout.total_seconds()
     exchange = Exchange(job.timeout)
-    store, team = dist.HashStore(), Team()
+    store, team = dist.HashStore(), ThreadGroup()
     hear = stopping(team.result.listen(observer), team.stop.set)
 
     def life(rank: int) -> None:
@@ -130,11 +130,11 @@ def run_threads(job: Job, observer: Observer) -> Result:
 
 
 @dataclass
-class Team:
+class ThreadGroup:
     """What the stages' threads share with the one that waits for them."""
 
     result: Result = field(default_factory=Result)
-    told: Told = field(default_factory=Told)
+    told: StopRequest = field(default_factory=StopRequest)
     stop: Event = field(default_factory=Event)
     ready: Event = field(default_factory=Event)
     """Set when the first stage begins: from then on it makes a snapshot when it is told to stop."""

@@ -22,14 +22,14 @@ from ffdist.pipeline.initial import make_from_data
 from ffdist.pipeline.memory import Memory
 from ffdist.pipeline.message import Message, Stop
 from ffdist.pipeline.own_metrics import OwnMetrics
-from ffdist.pipeline.plan import build_block, dealt
-from ffdist.pipeline.predictions import KNOWN, RECENT, Feedback, Predictions
+from ffdist.pipeline.plan import build_block, split_by_stage
 from ffdist.pipeline.profile import Profile
 from ffdist.pipeline.route import FanIn, FanOut
+from ffdist.pipeline.score_table import KNOWN, RECENT, ScoreSender, ScoreTable
 from ffdist.pipeline.sink import Sink
 from ffdist.pipeline.source import Position, Source, StopAtOnce
 from ffdist.pipeline.stage import Stage
-from ffdist.pipeline.team import Team
+from ffdist.pipeline.team import StageGroup
 from ffdist.pipeline.trace import Trace
 from ffdist.pipeline.turn import Outbox, Turn
 from ffdist.report.log import StageLog, start_run_log
@@ -62,7 +62,7 @@ LOOK = 1.0
 """Seconds between two looks whether the first worker was told to stop."""
 
 
-class ToldTooEarlyError(StageError):
+class StoppedBeforeStartError(StageError):
     """A worker was told to stop before it had begun."""
 
 
@@ -116,10 +116,10 @@ class Worker:
             if self.ends_stream:
                 self._announce()
             if self.rank.stop.is_set():
-                raise ToldTooEarlyError("told to stop before the stages were ready")
+                raise StoppedBeforeStartError("told to stop before the stages were ready")
             self.rank.doing.what = self.at
             self.rank.ready()
-            beside(parts, lambda: enter(self.device), self.threads)
+            run_in_threads(parts, lambda: enter(self.device), self.threads)
 
     def at(self) -> str:
         """Where it is, and what it waits for."""
@@ -139,7 +139,7 @@ class Worker:
         mine = self.plan.stages[index]
         lanes, team = mine.lanes_of(self.me), self._team(index)
         config = job.block_config(self.device, max(1, self.start.steps * job.settings.training.epochs))
-        specs = dealt(job.block_specs(), self.plan.cut)[index]
+        specs = split_by_stage(job.block_specs(), self.plan.cut)[index]
         blocks = [build_block(job.chain, spec, job.objective, config) for spec in specs]
         stage = Stage(index, blocks, self.snapshots.save, lanes=lanes, team=team, turn=self.turn)
         stage.worker, stage.restore = self.me, self.snapshots.restore
@@ -167,7 +167,7 @@ class Worker:
             watch.keep = keeper
         outbox = self._outbox(index, lanes)
         if loaders:
-            told = self._predictions(loaders)
+            told = self._score_table(loaders)
             source = self._source(loaders, lanes, team, told)
             return lambda: self._begin(stage, source, outbox, told)
         inbox = FanIn({lane: self._way(index, lane) for lane in lanes})
@@ -186,7 +186,7 @@ class Worker:
         path = run / PROFILES / f"stage-{stage.index}-worker-{self.me}.json"
         stage.profile = Profile(path, first_of(self.job.settings, self.start), told.profile, self.device)
 
-    def _begin(self, stage: Stage, source: Iterable[Message], outbox: Outbox, told: Predictions | None) -> None:
+    def _begin(self, stage: Stage, source: Iterable[Message], outbox: Outbox, told: ScoreTable | None) -> None:
         stage.run(source, outbox)
         if told:
             told.drain(stage.step)
@@ -217,7 +217,7 @@ class Worker:
             if route.purpose == purpose and stage in (None, route.stage) and self.me in (route.source, route.target)
         ]
 
-    def _team(self, index: int) -> Team | None:
+    def _team(self, index: int) -> StageGroup | None:
         stage = self.plan.stages[index]
         if len(stage.shares) == 1:
             return None
@@ -229,7 +229,7 @@ class Worker:
             else:
                 receivers[route.source] = self.ways.receivers[route.name]
         leads = index == 0 and self.me == self.leader
-        return Team(self.me, stage.shares, senders, receivers, self.rank.stop if leads else None)
+        return StageGroup(self.me, stage.shares, senders, receivers, self.rank.stop if leads else None)
 
     def _way(self, index: int, lane: int) -> FromEdge:
         """Where a lane comes from."""
@@ -255,14 +255,14 @@ class Worker:
         self.tos[route.name] = ToEdge(self.ways.senders[route.name])
         return self.tos[route.name]
 
-    def _predictions(self, loaders: Loaders) -> Predictions | None:
+    def _score_table(self, loaders: Loaders) -> ScoreTable | None:
         """The source's end of the edge back from the sink."""
         routes = [route for route in self._mine("back") if route.target == self.me]
         if not routes:
             return None
         job, manifest, store = self.job, self.start.manifest, self.snapshots
         recent = store.load_beside(manifest, RECENT)[0].get("scores", ()) if manifest else ()
-        told = Predictions(
+        told = ScoreTable(
             loaders.train,
             job.chain.num_classes,
             job.objective.score_lag,
@@ -274,7 +274,7 @@ class Worker:
             told.load_state(*store.load_beside(manifest, KNOWN))
         return told
 
-    def _source(self, loaders: Loaders, lanes: range, team: Team | None, told: Predictions | None) -> Source:
+    def _source(self, loaders: Loaders, lanes: range, team: StageGroup | None, told: ScoreTable | None) -> Source:
         start, history, manifest = Position(), [], self.start.manifest
         if manifest:
             start = Position(manifest.step, manifest.epoch, manifest.batch)
@@ -290,7 +290,7 @@ class Worker:
             start=start,
             history=history,
             validation_of=self._validation_of,
-            predictions=told,
+            score_table=told,
             stop=team or StopAtOnce(self.rank.stop),
             lanes=lanes,
             leads=self.me == self.leader,
@@ -319,7 +319,7 @@ class Worker:
             commit=self.snapshots.commit,
             publish=lambda epoch, accuracy: set_key(store, validation_key(epoch), repr(accuracy), where=here),
             observer=start_run_log(self.job.run, records, self._traced()),
-            feedback=self._feedback(),
+            score_sender=self._score_sender(),
             records=records,
             predictor=self.judge or "mean",
             restored=self.snapshots.end_with,
@@ -335,14 +335,14 @@ class Worker:
         rows = [Row(w, i, (), "") for i, stage in enumerate(self.plan.stages) for w in stage.workers]
         return tracing(run, self.window, [part_file(run, row) for row in rows], self.rank.observer)
 
-    def _feedback(self) -> Feedback | None:
+    def _score_sender(self) -> ScoreSender | None:
         """The sink's ends of the edges back to the source."""
         senders = [self.ways.senders[route.name] for route in self._mine("back") if route.source == self.me]
         if not senders:
             return None
         manifest, store = self.start.manifest, self.snapshots
         recent = store.load_beside(manifest, RECENT)[0].get("scores", ()) if manifest else ()
-        return Feedback(senders, self.job.objective.score_lag, store.save_beside, recent)
+        return ScoreSender(senders, self.job.objective.score_lag, store.save_beside, recent)
 
     def _hear_stop(self) -> None:
         """Launchers tell rank 0; where another worker's source leads, it hears of it by the store."""
@@ -367,7 +367,7 @@ def validation_key(epoch: int) -> str:
     return f"validation of epoch {epoch + 1}"
 
 
-def beside(parts: Sequence[Callable[[], None]], enter_device: Callable[[], None], begun: list[Thread]) -> None:
+def run_in_threads(parts: Sequence[Callable[[], None]], enter_device: Callable[[], None], begun: list[Thread]) -> None:
     """Run all parts, in threads where there are several. Raises the first error, at once: whoever called then closes
     this worker's edges, by which the other parts end, too. begun: the threads go there."""
     if len(parts) == 1:

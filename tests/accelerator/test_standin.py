@@ -235,7 +235,7 @@ def kept_apart(place: Place) -> dict[str, Any]:
     y = devices.moved(torch.arange(4), device)
     for step in range(3):
         out = learn(blocks[:1], torch.rand(4, 3, 32, 32), y, step)
-        stage.lead.keep()
+        stage.lead.limit()
     assert out is not None
     return {"waiting": len(stage.lead.under_way), "out": (str(out.device), out.dtype), **Memory(device).peaks()}
 

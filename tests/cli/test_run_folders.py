@@ -19,7 +19,7 @@ from PIL import Image
 from ffdist.cli import main
 from ffdist.cli.train import parse
 from ffdist.data import open_data
-from ffdist.runtime.folder import begin
+from ffdist.runtime.folder import write_run_files
 from ffdist.settings.toml import tomllib
 from ffdist.snapshot import committed
 
@@ -282,7 +282,7 @@ def test_a_run_that_ended_before_its_first_snapshot_goes_on_from_its_beginning(
     flags = [*TINY, "--epochs", "2", "--seed", "3"]
     ffdist("train", *flags, "--out", tmp_path / "whole")
     cut = tmp_path / "cut"
-    begin(cut, parse([*flags, "--out", str(cut)]).settings, open_data("digits"))  # and then it was killed
+    write_run_files(cut, parse([*flags, "--out", str(cut)]).settings, open_data("digits"))  # and then it was killed
     (cut / "stage-0.log").write_text("began\n")
     ffdist("train", "--resume", "--out", cut)
     assert "has no snapshot yet: it starts from its beginning" in capsys.readouterr().err
@@ -326,7 +326,7 @@ def test_settings_that_were_cut_short_or_changed_are_no_settings(
 @pytest.mark.parametrize("text", ["null", "[" * 100_000, "[]", '{"classes": 1}', '{"mean": [null]}', ""])
 def test_facts_of_another_kind_are_one_clear_error(text: str, tmp_path: Path, refused: Refused) -> None:
     run = tmp_path / "r"
-    begin(run, parse([*TINY, "--out", str(run)]).settings, open_data("digits"))
+    write_run_files(run, parse([*TINY, "--out", str(run)]).settings, open_data("digits"))
     values = json.loads((run / "data.json").read_text())
     changed = values | {"std": [0.5]}
     for damage in (text, json.dumps(changed), json.dumps({**values, "shape": [1, 2**31, 8], "splits": None})):

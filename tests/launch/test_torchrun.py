@@ -21,7 +21,7 @@ from ffdist.cli.train import Train
 from ffdist.cli.training import begin_or_go_on
 from ffdist.data import open_data
 from ffdist.errors import ConfigError
-from ffdist.runtime.folder import begin
+from ffdist.runtime.folder import write_run_files
 from ffdist.runtime.torchrun import Meeting
 from ffdist.runtime.world import World
 from ffdist.settings import Settings
@@ -158,7 +158,7 @@ def test_a_node_gets_a_process_for_each_gpu_that_torch_will_see(
 
 def test_a_restarted_attempt_never_goes_on_in_a_run_it_did_not_begin(tmp_path: Path) -> None:
     images = open_data("digits")
-    begin(tmp_path, Settings(), images)
+    write_run_files(tmp_path, Settings(), images)
     snapshot = tmp_path / "snapshots/step-000000001-epoch-00001"
     snapshot.mkdir(parents=True)
     (snapshot / "manifest.json").write_text("{}")

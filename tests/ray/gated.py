@@ -14,7 +14,7 @@ from ffdist.data import Split, open_data
 from ffdist.errors import DataError
 from ffdist.events import EpochEnded, RunEvent
 from ffdist.presets import with_preset
-from ffdist.runtime.folder import begin
+from ffdist.runtime.folder import write_run_files
 from ffdist.runtime.job import Job
 from ffdist.runtime.start import make_job
 from ffdist.settings import Settings
@@ -86,7 +86,7 @@ class Broken:
 
 
 def begun(run: Path, settings: Settings = SETTINGS) -> Path:
-    begin(run, settings, open_data("digits"))
+    write_run_files(run, settings, open_data("digits"))
     return run
 
 

@@ -30,9 +30,9 @@ from ffdist.cli import main
 from ffdist.errors import ConfigError, DataError, Interrupted, StageError
 from ffdist.events import EpochEnded, RunEvent, StagesPlaced
 from ffdist.runtime.ray import RayOptions, run_ray
-from ffdist.runtime.ray_actor import Site, site
+from ffdist.runtime.ray_actor import ActorInfo, actor_info
 from ffdist.runtime.ray_cluster import check_health, listens, put_back, with_token
-from ffdist.runtime.ray_team import check_sites
+from ffdist.runtime.ray_team import check_actor_infos
 from ffdist.runtime.threads import run_threads
 from ffdist.runtime.writers import written_there
 from ffdist.snapshot import latest
@@ -242,7 +242,7 @@ def test_a_run_directory_that_the_nodes_do_not_see_is_refused(driver: str, tmp_p
         run_ray(GatedJob(tmp_path), 2, Events(), run=tmp_path / "elsewhere", options=SPREAD)
 
 
-HERE = Site("10.0.0.1", "node", 1, {"torch": "2.15"}, run="settings", data="manifest")
+HERE = ActorInfo("10.0.0.1", "node", 1, {"torch": "2.15"}, run="settings", data="manifest")
 
 
 @pytest.mark.parametrize(
@@ -255,9 +255,9 @@ HERE = Site("10.0.0.1", "node", 1, {"torch": "2.15"}, run="settings", data="mani
     ],
 )
 def test_nodes_that_do_not_agree_are_refused_by_address(other: dict[str, Any], what: str) -> None:
-    check_sites([HERE, HERE], Path("run"))
+    check_actor_infos([HERE, HERE], Path("run"))
     with pytest.raises(ConfigError, match=rf"(?s){what}.*stage 1 on 10.0.0.2"):
-        check_sites([HERE, HERE._replace(address="10.0.0.2", **other)], Path("run"))
+        check_actor_infos([HERE, HERE._replace(address="10.0.0.2", **other)], Path("run"))
 
 
 def test_a_data_set_is_told_by_the_checksum_of_its_manifest(driver: str, tmp_path: Path) -> None:
@@ -265,7 +265,7 @@ def test_a_data_set_is_told_by_the_checksum_of_its_manifest(driver: str, tmp_pat
     sums = []
     for text in ("one", "two"):
         (tmp_path / "manifest.json").write_text(text)
-        sums.append(site("10.0.0.1", None, str(tmp_path)).data)
+        sums.append(actor_info("10.0.0.1", None, str(tmp_path)).data)
     assert sums == [hashlib.sha256(text).hexdigest() for text in (b"one", b"two")]
 
 

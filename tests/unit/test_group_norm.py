@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from ffdist.pipeline.block import put_on
+from ffdist.pipeline.block import module_to
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_a_group_norm_of_detached_input_has_the_gradients_of_its_formula(layout: torch.memory_format) -> None:
     norm = nn.GroupNorm(2, 6)
-    put_on(norm, torch.device("cpu"))
+    module_to(norm, torch.device("cpu"))
     x, weights = torch.randn(4, 6, 5, 5).to(memory_format=layout), torch.randn(4, 6, 5, 5)
     (norm(x) * weights).sum().backward()
     normal = torch.nn.functional.group_norm(x.double().contiguous(), 2).to(torch.float32)
@@ -27,5 +27,5 @@ def test_a_group_norm_of_detached_input_has_the_gradients_of_its_formula(layout:
 
 def test_a_group_norm_without_weights_makes_no_graph() -> None:
     norm = nn.GroupNorm(2, 6, affine=False)
-    put_on(norm, torch.device("cpu"))
+    module_to(norm, torch.device("cpu"))
     assert not norm(torch.randn(4, 6, 5, 5)).requires_grad

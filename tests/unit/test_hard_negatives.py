@@ -12,7 +12,7 @@ from jobs import QUIET, DigitsJob, cut_power_at, fingerprint, learned
 from ffdist.errors import ConfigError, SnapshotError
 from ffdist.objectives import Hinton, Objective, SELFourier
 from ffdist.pipeline.message import TrainBatch
-from ffdist.pipeline.predictions import Feedback, Predictions
+from ffdist.pipeline.score_table import ScoreSender, ScoreTable
 from ffdist.runtime.agree import check_job
 from ffdist.runtime.threads import run_threads
 from ffdist.snapshot import latest
@@ -78,7 +78,7 @@ def test_the_source_knows_of_each_sample_what_was_said_of_it_so_many_batches_ago
     job, lag, sent, seen = MAKE(), 9, {}, {}
     loader = job.loaders().train
     sender, receiver = open_local(Edge("back", lag))
-    known, feedback = Predictions(loader, 10, lag, receiver, lambda *_: []), Feedback([sender], lag, lambda *_: [])
+    known, feedback = ScoreTable(loader, 10, lag, receiver, lambda *_: []), ScoreSender([sender], lag, lambda *_: [])
     for step in range(1, 3 * len(loader)):
         epoch, batch = divmod(step - 1, len(loader))
         rows = loader.order(epoch)[batch * 50 : (batch + 1) * 50].tolist()

@@ -29,7 +29,7 @@ from ffdist.models.chain import Group
 from ffdist.models.weights import read_state
 from ffdist.objectives import LocalCE
 from ffdist.pipeline.classifier import Classifier
-from ffdist.runtime.folder import begin
+from ffdist.runtime.folder import write_run_files
 from ffdist.runtime.run import load_classifier, read_settings
 from ffdist.runtime.start import make_job
 from ffdist.runtime.threads import run_threads
@@ -258,7 +258,7 @@ def test_a_run_from_a_file_is_the_same_in_any_number_of_stages_and_resumes_witho
     prints = []
     for stages in (1, 1 if objective == "backprop" else 3):
         run = tmp_path / str(len(prints))
-        begin(run, settings, images)
+        write_run_files(run, settings, images)
         run_threads(make_job(settings, images, run, stages), QUIET)
         prints.append(fingerprint(run))
     assert prints[0] == prints[1]

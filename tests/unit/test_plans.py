@@ -24,7 +24,7 @@ from ffdist.pipeline.plan import build_block
 from ffdist.pipeline.reduce import Reduction, slices_pay
 from ffdist.pipeline.running import in_order
 from ffdist.pipeline.slices import OwnSlice
-from ffdist.pipeline.team import Team
+from ffdist.pipeline.team import StageGroup
 from ffdist.pipeline.tree import Partial, added_up, halves, nodes_of, total
 from ffdist.plan import Plan, PlanStage, Share, spread
 from ffdist.runtime.planning import saved_plan
@@ -138,7 +138,7 @@ def digits_block(**told: Any) -> LearningBlock:
 @pytest.mark.parametrize(("workers", "told", "sliced"), [(3, {}, True), (3, {"clip": 1.0}, False), (2, {}, False)])
 def test_a_worker_keeps_the_moments_of_its_slice_alone(workers: int, told: dict[str, Any], *, sliced: bool) -> None:
     block = digits_block(**told)
-    team = Team(1, spread(range(workers), LANES), {}, {})
+    team = StageGroup(1, spread(range(workers), LANES), {}, {})
     reduction = Reduction(block, range(1, 2), LANES, team, sliced=slices_pay(workers))
     assert (reduction.own is not None) == sliced
     if reduction.own is None:

@@ -18,7 +18,7 @@ from ffdist.errors import ConfigError, DivergedError, PeerLostError, SnapshotErr
 from ffdist.events import ProgressMade, RunEvent, RunRestarted
 from ffdist.pipeline.message import Snapshot
 from ffdist.runtime.agent import agent_of, tell_agent, told_by
-from ffdist.runtime.folder import held
+from ffdist.runtime.folder import locked
 from ffdist.runtime.outcome import Result
 from ffdist.runtime.run import read_settings, write_settings
 from ffdist.runtime.supervise import AttemptLost, supervise, verdict
@@ -142,11 +142,11 @@ def test_a_folder_is_held_as_long_as_a_worker_of_a_lost_launcher_lives(tmp_path:
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as worker:
         assert worker.stdout
         assert worker.stdout.readline() == "here\n"
-        with pytest.raises(ConfigError, match="has lost its launcher are still at work"), held(tmp_path):
+        with pytest.raises(ConfigError, match="has lost its launcher are still at work"), locked(tmp_path):
             pass
         os.kill(worker.pid, signal.SIGKILL)
         worker.wait()
-        with held(tmp_path):
+        with locked(tmp_path):
             pass
 
 

@@ -29,7 +29,7 @@ KNOWN, RECENT = "predictions", "feedback"
 """The files of the source and of the sink in a snapshot."""
 
 
-class Predictions:
+class ScoreTable:
     """The source's end: for each training sample the newest scores that it may know, zeros before there are any.
 
     recent: float32 [n, B, K], the scores of the last batches before a snapshot, whose own scores are not sent again.
@@ -79,7 +79,7 @@ class Predictions:
         return self.order(epoch)[batch * self.batch_size : (batch + 1) * self.batch_size]
 
 
-class Feedback:
+class ScoreSender:
     """The sink's end: sends back the mean of the blocks' scores, and keeps the last `lag` batches' for a snapshot."""
 
     def __init__(self, senders: Sequence[Sender], lag: int, write: Write, recent: Iterable[Tensor] = ()) -> None:

@@ -17,14 +17,14 @@ from ffdist.objectives import BlockSpec, Local, Objective
 from ffdist.objectives.base import main_labels
 from ffdist.pipeline.block import LearningBlock
 from ffdist.pipeline.contract import at, check_local, running, shown
-from ffdist.pipeline.fusion import Fusion, passed_on
+from ffdist.pipeline.fusion import Fusion, next_tensors
 
 MOST_ROWS = 32
 """A rule of more passes over the samples is not tried in evaluation, where each class may be a pass."""
 Build = Callable[[BlockSpec], LearningBlock]
 
 
-class Part(NamedTuple):
+class SmallestBatch(NamedTuple):
     """The fewest samples that a block will learn from at once."""
 
     samples: int
@@ -32,11 +32,11 @@ class Part(NamedTuple):
     """How there would be more."""
 
 
-TWO = Part(2)
+TWO = SmallestBatch(2)
 
 
 @dataclass
-class Trial:
+class SmokeTest:
     """Samples on their way through the blocks."""
 
     y: Tensor
@@ -49,8 +49,14 @@ class Trial:
     """What the rule wants beside what is learned."""
 
 
-def rehearse(
-    places: Iterable[BlockSpec], build: Build, chain: Chain, rule: Objective, x: Tensor, y: Tensor, smallest: Part
+def smoke_test(
+    places: Iterable[BlockSpec],
+    build: Build,
+    chain: Chain,
+    rule: Objective,
+    x: Tensor,
+    y: Tensor,
+    smallest: SmallestBatch,
 ) -> None:
     """Take two samples through the blocks, one block in memory at a time, on the CPU: each learns from them, then
     scores them with their labels and without. Then one sample is scored, and learned from where a run will have that.
@@ -64,8 +70,8 @@ def rehearse(
     saved, that cannot learn from one sample and must, and where no block has a loss.
     """
     with seeded(0):
-        two = Trial(y, *prepared(chain, rule, x, y), companion=companion_of(rule, x))
-        one = Trial(y[:1], *prepared(chain, rule, x[:1], y[:1]), companion=companion_of(rule, x[:1]))
+        two = SmokeTest(y, *prepared(chain, rule, x, y), companion=companion_of(rule, x))
+        one = SmokeTest(y[:1], *prepared(chain, rule, x[:1], y[:1]), companion=companion_of(rule, x[:1]))
         if smallest.samples > 1:
             one.learned = None
         learns = False
@@ -137,17 +143,17 @@ def check_state(block: LearningBlock) -> None:
             )
 
 
-def _through(block: LearningBlock, trial: Trial) -> Local:
+def _through(block: LearningBlock, trial: SmokeTest) -> Local:
     """The samples learn, and are scored; what goes on of them is left in the trial."""
     assert trial.learned is not None
     local = _learn(block, trial.learned, trial.y, trial.companion)
-    trial.learned, trial.features = passed_on(local, trial.features)
+    trial.learned, trial.features = next_tensors(local, trial.features)
     if trial.evaluated is not None:
         trial.evaluated = _evaluate(block, trial.evaluated, main_labels(trial.y))
     return local
 
 
-def _one_sample(block: LearningBlock, trial: Trial, smallest: Part) -> None:
+def _one_sample(block: LearningBlock, trial: SmokeTest, smallest: SmallestBatch) -> None:
     """As `_through`, of a single sample, which a run always has to score, and sometimes to learn from."""
     where = at(block.objective, block.spec)
     if trial.evaluated is not None:
@@ -161,7 +167,7 @@ def _one_sample(block: LearningBlock, trial: Trial, smallest: Part) -> None:
         raise NetworkError("the block cannot learn from one sample, and the run will give it such a part", where=where,
                            expected="two samples at once", got=described(cause) if isinstance(cause, Exception)
                            else error.details["what"], remedy=smallest.remedy) from error  # fmt: skip
-    trial.learned, trial.features = passed_on(local, trial.features)
+    trial.learned, trial.features = next_tensors(local, trial.features)
 
 
 def _learn(block: LearningBlock, x: Tensor, y: Tensor, companion: Tensor | None) -> Local:
