@@ -185,8 +185,8 @@ def test_an_end_of_another_edge_is_told_at_once() -> None:
     with ThreadPoolExecutor(1) as pool, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as other:
         opening = pool.submit(shared_memory.TRANSPORT.open_receiver, EDGE, Meeting(store))
         other.connect("\0" + store.get(f"ffdist/{EDGE.name}/{EDGE.attempt}/address").decode())
-        word = store.get(f"ffdist/{EDGE.name}/{EDGE.attempt}/word").decode()
-        other.send(encode_hello(Edge("4-5"), word))
+        token = store.get(f"ffdist/{EDGE.name}/{EDGE.attempt}/token").decode()
+        other.send(encode_hello(Edge("4-5"), token))
         with pytest.raises(TransportError, match="disagree"):
             opening.result()
 
