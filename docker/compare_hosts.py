@@ -51,8 +51,10 @@ class HostSeat(Seat):
     """A seat whose orders are known beforehand, and whose members meet at torchrun's store instead of at a file."""
 
     def __init__(self, world: World, store: dist.Store, orders: Sequence[Any]) -> None:
-        self.world, self.meeting_store = world, store
-        self.orders, self.laps = iter(orders), list[Lap]()
+        self.world = world
+        self.meeting_store = store
+        self.orders = iter(orders)
+        self.laps = list[Lap]()
 
     def store(self) -> dist.Store:
         return self.meeting_store

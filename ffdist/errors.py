@@ -236,7 +236,8 @@ class Interrupted(KeyboardInterrupt):
 
     def __init__(self, number: int, *, begun: bool = False) -> None:
         """number: the signal's. begun: whether stages were at work, so that a run directory has something to keep."""
-        self.number, self.begun = number, begun
+        self.number = number
+        self.begun = begun
         super().__init__(f"told to stop by {signal.Signals(number).name}")
 
     @property

@@ -38,7 +38,9 @@ class MailboxWriter:
     """Posts messages in order."""
 
     def __init__(self, mailbox: Any, to: Side) -> None:
-        self._mailbox, self._to, self._numbers = mailbox, to, itertools.count()
+        self._mailbox = mailbox
+        self._to = to
+        self._numbers = itertools.count()
 
     def post(self, message: Any) -> Any:
         """Returns at once; what it returns is ready when the message is there."""

@@ -104,7 +104,9 @@ class Replica:
         self.modules: nn.Module = whole
         self.config = config
         self.shard: tuple[int, int] | None = (place.rank, place.size)
-        self.forward, self.accumulate, self.hold = forward or whole, accumulate, hold
+        self.forward = forward or whole
+        self.accumulate = accumulate
+        self.hold = hold
         self.optimizer, self.schedule = optimised(whole.by_name(), config)
         decay = config.settings.optim.ema
         self.average = None if decay is None else Average(nn.ModuleDict({"whole": whole}), decay)

@@ -86,7 +86,10 @@ class Pipelined:
         num_classes: int,
     ) -> None:  # fmt: skip
         self.num_classes = num_classes
-        self.config, self.place, self.around, self.microbatches = config, place, around, microbatches
+        self.config = config
+        self.place = place
+        self.around = around
+        self.microbatches = microbatches
         self.shard: tuple[int, int] | None = (0, 1) if place.rank == 0 else None
         parts = [Part(whole.blocks[sum(cut[:i]) :][:n], config) for i, n in enumerate(cut)]
         borders = border_tensors(parts, shape, config)
@@ -132,7 +135,8 @@ class Part(nn.Module):
 
     def __init__(self, blocks: nn.ModuleList, config: BaselineConfig) -> None:
         super().__init__()
-        self.blocks, self.config = blocks, config
+        self.blocks = blocks
+        self.config = config
 
     def forward(self, x: Tensor) -> Tensor:
         if x.requires_grad:

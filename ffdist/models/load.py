@@ -78,7 +78,11 @@ class _Children:
     def __init__(
         self, build: Callable[..., Any], shape: Shape, num_classes: int, given: dict[str, object], indices: range
     ) -> None:
-        self.build, self.shape, self.num_classes, self.given, self.indices = build, shape, num_classes, given, indices
+        self.build = build
+        self.shape = shape
+        self.num_classes = num_classes
+        self.given = given
+        self.indices = indices
 
     def __call__(self) -> nn.Module:
         return picked(self.build(self.shape, self.num_classes, **self.given), self.indices)

@@ -65,7 +65,9 @@ class _Started:
     """Builds a block and copies its weights out of a file; a class, so that a chain can be sent to another process."""
 
     def __init__(self, build: Callable[[], nn.Module], path: Path, names: dict[str, str]) -> None:
-        self.build, self.path, self.names = build, path, names
+        self.build = build
+        self.path = path
+        self.names = names
 
     def __call__(self) -> nn.Module:
         block = self.build()

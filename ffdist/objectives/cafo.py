@@ -95,6 +95,7 @@ class CaFoHead(nn.Module):
 
     def __init__(self, spec: BlockSpec, limit: int) -> None:
         super().__init__()
-        self.last, self.flat = spec.is_last, Flat(spec, "CaFo", limit)
+        self.last = spec.is_last
+        self.flat = Flat(spec, "CaFo", limit)
         self.predictor = nn.Linear(self.flat.size, spec.num_classes)
         self.register_buffer("feedback", torch.randn(spec.num_classes, self.flat.size) / self.flat.size**0.5)

@@ -107,6 +107,7 @@ class CwCModHead(nn.Module):
 
     def __init__(self, spec: BlockSpec) -> None:
         super().__init__()
-        self.last, self.num_classes = spec.is_last, spec.num_classes
+        self.last = spec.is_last
+        self.num_classes = spec.num_classes
         self.form = check_groups(spec, "CwC-mod", spec.num_classes)
         self.norm = channel_norm(self.form, learned=False)

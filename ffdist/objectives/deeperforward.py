@@ -63,7 +63,8 @@ class DeeperForwardHead(nn.Module):
 
     def __init__(self, spec: BlockSpec) -> None:
         super().__init__()
-        self.last, self.num_classes = spec.is_last, spec.num_classes
+        self.last = spec.is_last
+        self.num_classes = spec.num_classes
         self.form = check_groups(spec, "DeeperForward", spec.num_classes)
         if not spec.is_last and self.form.channels * self.form.num_positions == spec.num_classes:
             raise NetworkError("a group of one number has nothing to normalise", where=spec,

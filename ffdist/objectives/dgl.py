@@ -75,7 +75,8 @@ class DGLHead(nn.Module):
 
     def __init__(self, spec: BlockSpec, rule: DGL) -> None:
         super().__init__()
-        self.last, self.form = spec.is_last, form(spec, "dgl")
+        self.last = spec.is_last
+        self.form = form(spec, "dgl")
         if len(self.form.over) == 2:
             layers, features = of_maps(spec, rule)
         elif self.form.over:

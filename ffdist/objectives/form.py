@@ -116,9 +116,11 @@ class Flat(nn.Module):
             height, width = spec.output_shape[1:]
             while at.channels * height * width > limit and (height, width) != (1, 1):
                 height, width = -(-height // 2), -(-width // 2)
-            self.grid, self.size = (height, width), at.channels * height * width
+            self.grid = (height, width)
+            self.size = at.channels * height * width
         elif self.size > limit and len(spec.output_shape) == 2:
-            self.mean_tokens, self.size = True, at.channels
+            self.mean_tokens = True
+            self.size = at.channels
 
     def forward(self, y: Tensor) -> Tensor:
         if self.grid is not None:

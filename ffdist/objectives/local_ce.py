@@ -33,5 +33,6 @@ class LocalCEHead(nn.Module):
 
     def __init__(self, spec: BlockSpec) -> None:
         super().__init__()
-        self.last, self.form = spec.is_last, form(spec, "local cross-entropy")
+        self.last = spec.is_last
+        self.form = form(spec, "local cross-entropy")
         self.linear = pointwise(self.form, spec.num_classes)

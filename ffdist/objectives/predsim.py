@@ -64,7 +64,8 @@ class PredSimHead(nn.Module):
 
     def __init__(self, spec: BlockSpec, limit: int) -> None:
         super().__init__()
-        self.last, self.form = spec.is_last, form(spec, "predsim")
+        self.last = spec.is_last
+        self.form = form(spec, "predsim")
         self.flat = Flat(spec, "predsim", limit)
         self.decoder = nn.Linear(self.flat.size, spec.num_classes)
         nn.init.zeros_(self.decoder.weight)

@@ -59,6 +59,7 @@ class SFFHead(nn.Module):
 
     def __init__(self, spec: BlockSpec, kernel: int) -> None:
         super().__init__()
-        self.last, self.form = spec.is_last, form(spec, "SFF")
+        self.last = spec.is_last
+        self.form = form(spec, "SFF")
         self.norm = channel_norm(self.form)
         self.aux = pointwise(self.form, spec.num_classes, kernel)

@@ -41,7 +41,8 @@ class ThresholdHead(nn.Module):
 
     def __init__(self, spec: BlockSpec, rule: str, *, readout: bool) -> None:
         super().__init__()
-        self.last, self.num_classes = spec.is_last, spec.num_classes
+        self.last = spec.is_last
+        self.num_classes = spec.num_classes
         self.form: Form = form(spec, rule)
         self.counts = spec.index > 0 or spec.num_blocks == 1
         self.register_buffer("mean_activity", torch.zeros(self.form.channels))

@@ -23,7 +23,8 @@ class Average:
         self.parts = copy.deepcopy(parts)
         """The averaged twin of the block's module and head, in evaluation mode for good."""
         self.parts.requires_grad_(False).eval()
-        self.decay, self.updates = decay, 0
+        self.decay = decay
+        self.updates = 0
 
     @torch.no_grad()
     def update(self, parts: nn.Module) -> None:

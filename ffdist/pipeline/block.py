@@ -61,7 +61,9 @@ class LearningBlock:
         head: nn.Module | None = None,
     ) -> None:
         """head: what the rule adds, where it is there already."""
-        self.spec, self.objective, self.config = spec, objective, config
+        self.spec = spec
+        self.objective = objective
+        self.config = config
         self.layout = layout
         """How the module's output lies; the rule sees it as `spec.output_shape`."""
         if head is None:
@@ -73,7 +75,8 @@ class LearningBlock:
         module_to(self.parts, config.device)
         if config.settings.compute.compile:
             compile_block(module)
-        self.module, self.head = module, head
+        self.module = module
+        self.head = head
         self.own_code = own_code(objective, self.parts.modules())
         """Whether some of it is a user's; then all of the process's generators are seeded for it."""
         self.optimizer = build_optimizer(config.settings.optim.of_block(spec.index), self.parts)

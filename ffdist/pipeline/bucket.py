@@ -20,7 +20,9 @@ class Bucket:
     """Consecutive blocks of a stage whose gradients travel together."""
 
     def __init__(self, reductions: Sequence[Reduction], team: StageGroup | None, number: int = 0) -> None:
-        self.reductions, self.team, self.number = list(reductions), team, number
+        self.reductions = list(reductions)
+        self.team = team
+        self.number = number
         self.sliced = any(len(reduction.slices) > 1 for reduction in reductions)
         self.step = 0
         self.posted = False

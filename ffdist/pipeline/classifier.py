@@ -55,7 +55,9 @@ class Classifier(nn.Module):
         fusion: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.objective, self.num_classes, self.input_shape = objective, chain.num_classes, chain.input_shape
+        self.objective = objective
+        self.num_classes = chain.num_classes
+        self.input_shape = chain.input_shape
         self.classes: list[str] = [str(k) for k in range(chain.num_classes)]
         """Their names, where they are known."""
         self.decoding: Decoding | None = None

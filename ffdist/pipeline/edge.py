@@ -13,7 +13,8 @@ class FromEdge:
         self.receiver = receiver
         self.awaiting = False
         """Whether a message is waited for, now."""
-        self._received = self._queued = 0
+        self._received = 0
+        self._queued = 0
         self._taken: dict[str, tuple[int, int]] = {}
 
     @property

@@ -65,15 +65,18 @@ class FiniteCheck:
     """One block's eye on what it makes of its batches."""
 
     def __init__(self, spec: BlockSpec, policy: OnNan, device: torch.device) -> None:
-        self.spec, self.policy = spec, policy
+        self.spec = spec
+        self.policy = policy
         self.at_once = policy == "skip" or not queues(device)
         """Whether each batch is looked at; on a GPU, where that would wait for it, only where batches are skipped."""
         self.keep: Keep = lambda found: None
-        self.step, self.epoch = 0, 0
+        self.step = 0
+        self.epoch = 0
         """Of the batch at work."""
         self.found: NonfiniteValue | None = None
         """In the batch at work."""
-        self.in_row = self.in_epoch = 0
+        self.in_row = 0
+        self.in_epoch = 0
         """Batches in which the block took no step: one behind the other; since the last split."""
         self.before: list[tuple[Tensor, Tensor]] = []
         """Buffers, and what they were before the batch."""

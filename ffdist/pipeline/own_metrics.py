@@ -95,7 +95,8 @@ class OwnMetrics:
     """
 
     def __init__(self, metrics: Mapping[str, Metric] | None = None, seed: int = 0) -> None:
-        self.metrics, self.seed = dict(metrics or {}), seed
+        self.metrics = dict(metrics or {})
+        self.seed = seed
         self.scores: list[Tensor] = []
         self.labels: list[Tensor] = []
         """Of the split so far, where a metric wants them all."""

@@ -92,9 +92,11 @@ class Tally:
     def __init__(self, metrics: OwnMetrics | None = None) -> None:
         """metrics: of a user's own, which see what the mean of the blocks says."""
         self.metrics = metrics or OwnMetrics()
-        self.samples = self.num_classes = 0
+        self.samples = 0
+        self.num_classes = 0
         self.loss = 0.0
-        self.predictors, self.blocks = Counts(), Counts()
+        self.predictors = Counts()
+        self.blocks = Counts()
 
     def add(self, batch: EvalBatch, weights: Mapping[str, float] | None) -> dict[str, Tensor]:
         """Counts a batch that has passed all blocks, and returns its `predictions`.

@@ -21,7 +21,9 @@ class Profile:
     Chrome's format, that Perfetto opens."""
 
     def __init__(self, path: Path | None = None, first: int = 0, batches: int = 0, device: torch.device | None = None):
-        self.path, self.first, self.left = path, first, batches
+        self.path = path
+        self.first = first
+        self.left = batches
         self.step = 0
         accelerator = device is not None and queues(device)
         self.kinds = [kind for kind in supported_activities() if kind == ProfilerActivity.CPU or accelerator]

@@ -53,7 +53,10 @@ class Reduction:
     ) -> None:
         """lanes: those that are computed here, of so many. dtype: to what sums are rounded; None: not. sliced: whether
         each worker adds up a slice alone."""
-        self.block, self.lanes, self.of, self.team = block, lanes, of, team
+        self.block = block
+        self.lanes = lanes
+        self.of = of
+        self.team = team
         self.flat = Flat(block.learned, str(block.spec))
         self.dtype = dtype
         many = len(team.shares) if team and sliced else 1

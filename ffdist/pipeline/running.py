@@ -26,7 +26,8 @@ class RunningStatistics:
 
     def __init__(self, parts: nn.Module, synced: Collection[str] = ()) -> None:
         """synced: buffers that are written to once a batch, by one microbatch for all."""
-        self.parts, self.synced = parts, set(synced)
+        self.parts = parts
+        self.synced = set(synced)
         self.momentum = of_norms(parts)
         self.unseen = self.momentum.keys() - self.synced
         """Buffers to which torch writes without counting it."""

@@ -45,9 +45,13 @@ class ScoreTable:
         recent: Iterable[Tensor] = (),
     ) -> None:
         self.scores = torch.zeros(len(loader.split), num_classes)
-        self.num_batches, self.batch_size, self.lag = len(loader), loader.batch_size, lag
+        self.num_batches = len(loader)
+        self.batch_size = loader.batch_size
+        self.lag = lag
         self.order = lru_cache(2)(loader.order)
-        self.receiver, self.write, self.recent = receiver, write, deque(recent)
+        self.receiver = receiver
+        self.write = write
+        self.recent = deque(recent)
         self.step = 0
         """The last batch whose scores are taken in."""
 
@@ -83,7 +87,9 @@ class ScoreSender:
     """The sink's end: sends back the mean of the blocks' scores, and keeps the last `lag` batches' for a snapshot."""
 
     def __init__(self, senders: Sequence[Sender], lag: int, write: Write, recent: Iterable[Tensor] = ()) -> None:
-        self.senders, self.write, self.recent = list(senders), write, deque(recent, maxlen=lag)
+        self.senders = list(senders)
+        self.write = write
+        self.recent = deque(recent, maxlen=lag)
         self.parts: list[Tensor] = []
 
     def send(self, batch: TrainBatch) -> None:

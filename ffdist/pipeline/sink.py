@@ -44,8 +44,12 @@ class Sink:
     ) -> None:
         """predictor: whose validation accuracy is published. restored: told when all stages have restored a
         snapshot."""
-        self.commit, self.publish, self.observer = commit, publish, observer
-        self.score_sender, self.predictor, self.restored = score_sender, predictor, restored
+        self.commit = commit
+        self.publish = publish
+        self.observer = observer
+        self.score_sender = score_sender
+        self.predictor = predictor
+        self.restored = restored
         self.records = list(records or [])
         """One an epoch; "epoch" counts from 1."""
         self.test: dict[str, Any] | None = None
@@ -56,7 +60,8 @@ class Sink:
         self.weights = last_weights(self.records)
         """Of the blocks, from the last validation split that has passed."""
         self.open: dict[str, Any] = {}
-        self.report_every, self.reported = report_every, 0.0
+        self.report_every = report_every
+        self.reported = 0.0
         self.began: float | None = None
         """When the epoch's first batch arrived here; the fill of the pipeline is before it."""
         self.epoch_samples = 0

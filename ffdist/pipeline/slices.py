@@ -25,7 +25,8 @@ class OwnSlice:
     def __init__(self, block: LearningBlock, flat: Flat, parts: Sequence[slice], own: int) -> None:
         """parts: of the flat vector, a worker each; own: which of them is this one's."""
         assert block.optimizer is not None
-        self.optimizer, self.flat = block.optimizer, flat
+        self.optimizer = block.optimizer
+        self.flat = flat
         self.begins = parts[own].start
         self.pieces = [flat.pieces(part) for part in parts]
         self.own = self.pieces[own]

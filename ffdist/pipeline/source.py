@@ -97,9 +97,13 @@ class Source:
     ) -> None:
         """is_kept: whether there is a snapshot to end with.
         lanes: those of each batch that this source makes; None: all. leads: whether it writes what sources keep."""
-        self.loaders, self.objective, self.training = loaders, objective, training
-        self.num_classes, self.at = num_classes, start
-        self.snapshot_every, self.pulse_every = snapshot_every, pulse_every
+        self.loaders = loaders
+        self.objective = objective
+        self.training = training
+        self.num_classes = num_classes
+        self.at = start
+        self.snapshot_every = snapshot_every
+        self.pulse_every = pulse_every
         """In batches."""
         self.history = list(history or [])
         """Validation accuracy of the epochs whose results the source has seen."""
@@ -110,7 +114,8 @@ class Source:
         self.stop = stop or StopAtOnce(Event())
         self.of = training.lanes or 1
         """Lanes of a batch."""
-        self.lanes, self.leads = lanes if lanes is not None else range(self.of), leads
+        self.lanes = lanes if lanes is not None else range(self.of)
+        self.leads = leads
         if len(self.lanes) < self.of:
             for loader in filter(None, (loaders.train, loaders.validation, loaders.test)):
                 loader.shard = (self.lanes.start, self.lanes.stop, self.of)

@@ -57,11 +57,14 @@ class Stage:
     ) -> None:
         """lanes: those of each batch that are computed here; None: all. team: the stage's workers, where there are
         several. turn: where this worker serves in other stages, too."""
-        self.index, self.blocks, self.write = index, list(blocks), save
+        self.index = index
+        self.blocks = list(blocks)
+        self.write = save
         self.device = blocks[0].config.device
         self.watches = [watch for block in blocks if (watch := block.watched())]
         """Of those blocks that have something to learn."""
-        self.team, self.turn = team, turn
+        self.team = team
+        self.turn = turn
         training = blocks[0].config.settings.training
         of = training.lanes or 1
         self.lanes = range(of) if lanes is None else lanes
@@ -86,8 +89,10 @@ class Stage:
         self.take_queued: Callable[[str], float] = lambda of: 0.0
         """Messages that lay in the queue before this stage, on average since the last marker of a kind; the first has
         none."""
-        self.clock, self.lead = Clock(), HostLead(self.device)
-        self.trace, self.profile = Trace(), Profile()
+        self.clock = Clock()
+        self.lead = HostLead(self.device)
+        self.trace = Trace()
+        self.profile = Profile()
         self.memory = Memory(self.device)
 
     def __str__(self) -> str:

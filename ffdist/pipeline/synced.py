@@ -61,7 +61,10 @@ class SideBySide:
                 got=f"{len(lanes)} lanes on {device}",
                 remedy=f"a plan with a lane a worker, e.g. {setting('plan.replicas', of)}",
             )
-        self.lanes, self.of, self.team, self.device = lanes, of, team, device
+        self.lanes = lanes
+        self.of = of
+        self.team = team
+        self.device = device
         self.lockstep = Lockstep(device)
         self.kept: list[TrainBatch] = []
         self.messages: list[TrainBatch] = []

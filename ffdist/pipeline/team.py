@@ -31,18 +31,22 @@ class StageGroup:
         stop: Event | None = None,
     ) -> None:
         """senders, receivers: to and from each of the others. stop: on the worker that is told to end the run early."""
-        self.worker, self.shares = worker, list(shares)
-        self.senders, self.receivers = senders, receivers
+        self.worker = worker
+        self.shares = list(shares)
+        self.senders = senders
+        self.receivers = receivers
         self.stop = stop or Event()
         self.told: int | None = None
         """The batch with which the others were told that the run is to end early."""
         self.lent: Callable[[], AbstractContextManager[None]] = nullcontext
         """Within, this worker waits, and its other stages may compute."""
-        self.exchanging = self.waited = 0.0
+        self.exchanging = 0.0
+        self.waited = 0.0
         """Seconds so far of sending and adding up; of waiting for the others."""
         self.posted: dict[tuple[str, int], float] = {}
         """When this worker's frame of a kind and bucket was on its way."""
-        self.overlapped = self.missed = 0.0
+        self.overlapped = 0.0
+        self.missed = 0.0
         """Of exchanges within batches, seconds so far that this worker went on with other things; that it waited."""
         self.early: dict[int, dict[tuple[str, int], Frame]] = {worker: {} for worker in receivers}
         """What came before it was asked for."""

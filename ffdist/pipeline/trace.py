@@ -45,7 +45,9 @@ class Trace:
         save: Callable[[Sequence[Span], bool], None] = lambda spans, cut: None,
     ) -> None:
         """save: told the spans, and whether some were left out."""
-        self.window, self.device, self.save = window, device, save
+        self.window = window
+        self.device = device
+        self.save = save
         self.active = False
         self.step = 0
         self.spans: list[Span] = []
@@ -126,7 +128,8 @@ class TracedOutbox:
     """An outbox whose sending is traced."""
 
     def __init__(self, outbox: Outbox, trace: Trace) -> None:
-        self.outbox, self.trace = outbox, trace
+        self.outbox = outbox
+        self.trace = trace
 
     @property
     def waited(self) -> float:

@@ -58,7 +58,8 @@ class Partial:
     """What one worker adds up, lane after lane: no more values are kept than the tree is deep."""
 
     def __init__(self, lanes: range, of: int, add: Add[Tensor] = torch.add) -> None:
-        self.wanted, self.add = nodes_of(lanes, of), add
+        self.wanted = nodes_of(lanes, of)
+        self.add = add
         self.values: dict[Node, Tensor] = {}
 
     def put(self, lane: int, value: Tensor | None) -> None:

@@ -50,7 +50,8 @@ class Lending:
     """An outbox of a stage that takes turns with others."""
 
     def __init__(self, outbox: Outbox, turn: Turn) -> None:
-        self.outbox, self.turn = outbox, turn
+        self.outbox = outbox
+        self.turn = turn
 
     @property
     def waited(self) -> float:

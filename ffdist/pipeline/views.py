@@ -57,7 +57,9 @@ class Viewed:
     def __init__(self, names: Iterable[str], shape: Sequence[int], stage: Stage) -> None:
         """stage: all of the network, of its own: what it counts is of single views."""
         self.names = [name for name in VIEWS if name in set(names)]
-        self.views, self.stage, self.tally = views_of(names, shape), stage, Tally()
+        self.views = views_of(names, shape)
+        self.stage = stage
+        self.tally = Tally()
 
     def add(self, batches: Iterable[EvalBatch], weights: dict[str, float] | None) -> None:
         """batches: of the same samples, one of each view."""

@@ -40,7 +40,8 @@ class ConsoleReport:
         )
         self.live = Live(console=console, refresh_per_second=4, transient=True) if moves(console) else None
         self.task: TaskID | None = None
-        self.epochs = self.steps = 0
+        self.epochs = 0
+        self.steps = 0
         self.spoke = time.monotonic()
 
     def __call__(self, event: RunEvent) -> None:

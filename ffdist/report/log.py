@@ -138,7 +138,8 @@ class StageLog:
 
     def __init__(self, run: Path | None, stage: int, worker: int | None = None) -> None:
         beside = "" if worker is None else f"-worker-{worker}"
-        self.path, self.file = (run or Path()) / f"stage-{stage}{beside}.log", None
+        self.path = (run or Path()) / f"stage-{stage}{beside}.log"
+        self.file = None
         if run is not None:
             with writing(self.path):
                 self.file = self.path.open("a", buffering=1)

@@ -39,7 +39,10 @@ class SnapshotStore:
 
     def __init__(self, run: Path | None, blocks: Sequence[str], *, keep: int = 2, keep_best: str | None = None) -> None:
         """keep: so many of the newest stay. keep_best: a predictor, by whose validation accuracy the best stays."""
-        self.run, self.blocks, self.keep, self.keep_best = run, list(blocks), keep, keep_best
+        self.run = run
+        self.blocks = list(blocks)
+        self.keep = keep
+        self.keep_best = keep_best
         self.mirrored = Mirrored(run)
         self.identity = identity_of(run)
         """Of the run's folder, so that no other one is made in its place where it goes."""

@@ -27,7 +27,8 @@ class Tracker(ABC):
     name: str
 
     def __init__(self, run: Path, told: Mapping[str, Any]) -> None:
-        self.run, self.told = run, {name: plain(value) for name, value in told.items()}
+        self.run = run
+        self.told = {name: plain(value) for name, value in told.items()}
         self.step = 0
 
     def __call__(self, event: RunEvent) -> None:

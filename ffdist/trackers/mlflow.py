@@ -24,7 +24,8 @@ class MLflow(Tracker):
         except ImportError as error:
             raise missing(self.name, "mlflow", error) from error
         place = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(run / STORE).absolute()}"
-        self.client, self.id = MlflowClient(tracking_uri=place), None
+        self.client = MlflowClient(tracking_uri=place)
+        self.id = None
 
     def begin(self, step: int) -> None:
         self.id = self.recall()

@@ -22,7 +22,8 @@ class TensorBoard(Tracker):
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise missing(self.name, "tensorboard", error) from error
-        self.make, self.writer = SummaryWriter, None
+        self.make = SummaryWriter
+        self.writer = None
 
     def begin(self, step: int) -> None:
         self.close()

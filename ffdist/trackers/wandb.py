@@ -20,7 +20,8 @@ class WandB(Tracker):
             import wandb
         except ImportError as error:
             raise missing(self.name, "wandb", error) from error
-        self.wandb, self.kept = wandb, None
+        self.wandb = wandb
+        self.kept = None
 
     def begin(self, step: int) -> None:
         known = self.recall()

@@ -46,7 +46,9 @@ class Link:
         if (size := dist.get_world_size(group)) != 2:
             raise TransportError("an edge has a group of its own", where=edge.at(), expected="two ranks", got=size,
                                  remedy="make one with new_edge_group")  # fmt: skip
-        self._edge, self._group, self._peer = edge, group, peer
+        self._edge = edge
+        self._group = group
+        self._peer = peer
         self._rank = 1 - dist.get_rank(group)
 
     def put(self, tensors: Iterable[Tensor], sequence: int) -> Transfer:

@@ -79,7 +79,10 @@ class MailboxReader:
     """Waiting at a mailbox, whose owner's death and silence are errors; counts the seconds waited."""
 
     def __init__(self, edge: Edge, mailbox: Any, side: Side, peer: str) -> None:
-        self._edge, self._mailbox, self._side, self._peer = edge, mailbox, side, peer
+        self._edge = edge
+        self._mailbox = mailbox
+        self._side = side
+        self._peer = peer
         self._numbers = itertools.count()
         self.waited = 0.0
         self.queued = 0
@@ -107,8 +110,11 @@ class ObjectStoreSender(Sender):
     """The upstream end of an edge through the object store."""
 
     def __init__(self, edge: Edge, mine: MailboxWriter, reader: MailboxReader) -> None:
-        self._edge, self._mine, self._reader = edge, mine, reader
-        self._sequence = self._credited = 0
+        self._edge = edge
+        self._mine = mine
+        self._reader = reader
+        self._sequence = 0
+        self._credited = 0
         self._capacity = store_capacity()
         self._posted: deque[Any] = deque(maxlen=edge.depth + 1)
         """What may be on its way to the mailbox: a frame before these has brought its credit."""
@@ -157,7 +163,9 @@ class ObjectStoreReceiver(Receiver):
     """The downstream end of an edge through the object store."""
 
     def __init__(self, edge: Edge, mine: MailboxWriter, reader: MailboxReader) -> None:
-        self._edge, self._mine, self._reader = edge, mine, reader
+        self._edge = edge
+        self._mine = mine
+        self._reader = reader
         self._sequence = 0
         self._pool = BufferPool(keep=2 * edge.depth)
         self._closed = False

@@ -120,7 +120,9 @@ class ProcessGroupSender(Sender):
     """The upstream end of an edge between two ranks."""
 
     def __init__(self, edge: Edge, link: Link, device: torch.device) -> None:
-        self._edge, self._link, self._device = edge, link, device
+        self._edge = edge
+        self._link = link
+        self._device = device
         self._sequence = 0
         self._in_flight: deque[_Sent] = deque()
         self._closed = False
@@ -180,12 +182,17 @@ class ProcessGroupReceiver(Receiver):
     """The downstream end of an edge between two ranks."""
 
     def __init__(self, edge: Edge, link: Link, device: torch.device) -> None:
-        self._edge, self._link, self._device = edge, link, device
-        self._sequence = self._num_fetched = self._num_credited = 0
+        self._edge = edge
+        self._link = link
+        self._device = device
+        self._sequence = 0
+        self._num_fetched = 0
+        self._num_credited = 0
         self._fetched: queue.SimpleQueue[_Fetched | Exception] = queue.SimpleQueue()
         self._credits: deque[Transfer] = deque()
         self._credit_lock = threading.Lock()
-        self._closed = self._peer_closed = False
+        self._closed = False
+        self._peer_closed = False
         self._pool = BufferPool(keep=2 * edge.depth)
         self._stream = new_stream(device)
         self._handed_out: deque[torch.Event] = deque()

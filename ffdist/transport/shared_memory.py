@@ -87,12 +87,15 @@ class SharedMemorySender(Sender):
     """The upstream end of an edge within one host."""
 
     def __init__(self, edge: Edge, packets: PacketSocket) -> None:
-        self._edge, self._packets = edge, packets
-        self._sequence = self._credited = 0
+        self._edge = edge
+        self._packets = packets
+        self._sequence = 0
+        self._credited = 0
         self._slots: Slots | None = None
         self._generation = 0
         self._free: list[int] = []
-        self._closed = self._peer_closed = False
+        self._closed = False
+        self._peer_closed = False
 
     def send(self, frame: Frame) -> None:
         """Accept one frame. Tensors of a GPU are copied to the host, and arrive there."""
@@ -173,13 +176,15 @@ class SharedMemoryReceiver(Receiver):
     """The downstream end of an edge within one host."""
 
     def __init__(self, edge: Edge, packets: PacketSocket) -> None:
-        self._edge, self._packets = edge, packets
+        self._edge = edge
+        self._packets = packets
         self._sequence = 0
         self._slots: Slots | None = None
         self._generation = 0
         self._lease: Lease | None = None
         self._pool = BufferPool(keep=edge.depth)
-        self._closed = self._peer_closed = False
+        self._closed = False
+        self._peer_closed = False
 
     def recv(self) -> Frame:
         if self._closed:

@@ -26,7 +26,8 @@ class Lease:
     (a view, an autograd graph)."""
 
     def __init__(self, free: Callable[[], None]) -> None:
-        self.count, self._free = 0, free
+        self.count = 0
+        self._free = free
 
     def lend(self, memory: np.ndarray) -> Tensor:
         """memory: uint8 [nbytes], an object of its own, that the tensor's storage holds alive."""

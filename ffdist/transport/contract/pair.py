@@ -72,8 +72,11 @@ class ProcessPair(Pair):
         held: Callable[[], set[Any]] | None = None,
         warm: int = 20,
     ) -> None:
-        self.transport, self.crew, self.warm = transport, crew, warm
-        self.enter, self.held = enter or int, held or open_here
+        self.transport = transport
+        self.crew = crew
+        self.warm = warm
+        self.enter = enter or int
+        self.held = held or open_here
 
     def run(
         self, upstream: Side, downstream: Side, *args: Any, edge: Edge = EDGE, edges: Sequence[Edge] | None = None

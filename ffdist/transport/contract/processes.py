@@ -78,7 +78,8 @@ class Crew:
     """`size` processes that run functions together, one after the other; `with Crew(2) as crew: ...`."""
 
     def __init__(self, size: int, threads: int = 1) -> None:
-        self.size, self.threads = size, threads
+        self.size = size
+        self.threads = threads
         self._store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         self._workers: list[tuple[SpawnProcess, Connection] | None] = [None] * size
         self._runs = 0
