@@ -469,7 +469,7 @@ def launched(job: Job, observer: Observer) -> Result:
 
 
 def result_of(run: Path) -> Result:
-    """Of a run that has come to its end."""
+    """The result of a run that has come to its end."""
     records, end = read_run_log(run)
     assert end, "checked by whoever says so"
     return Result(end["reason"], records, test=end["test"])

@@ -143,7 +143,7 @@ def _pins(kind: str) -> bool:
 
 
 def allocated_bytes(device: torch.device) -> int:
-    """Of tensors on an accelerator, now; 0 on a CPU, whose memory is the process's."""
+    """Bytes of tensors on an accelerator, now; 0 on a CPU, whose memory is the process's."""
     if not queues(device):
         return 0
     if device.type == "mps":
@@ -188,7 +188,7 @@ def total_bytes(device: torch.device) -> int:
 
 
 def wide(device: torch.device) -> torch.dtype:
-    """Of sums over an epoch: float64, where the device can; Metal and some of Intel's cannot."""
+    """The dtype of sums over an epoch: float64, where the device can; Metal and some of Intel's cannot."""
     lacks = device.type == "mps" or (device.type == "xpu" and not getattr(_properties(device), "has_fp64", True))
     return torch.float32 if lacks else torch.float64
 
@@ -206,7 +206,7 @@ def forked_generators(device: torch.device | None, seed: int) -> Iterator[None]:
 
 
 def generator_states(device: torch.device | None) -> list[Tensor]:
-    """Of torch's default generators, the CPU's and the device's."""
+    """States of torch's default generators, the CPU's and the device's."""
     states = [torch.get_rng_state()]
     if device is not None and queues(device):
         states.append(torch.get_device_module(device).get_rng_state(device))
@@ -240,15 +240,16 @@ def collective(device: torch.device) -> str | None:
 
 
 def joint_backend(collective: str) -> str:
-    """Of a process group with tensors on CPUs and on the devices that it joins, such as "cpu:gloo,cuda:nccl": of a
-    group every rank says the same, those that are not in it and have no such device, too."""
+    """The backend of a process group with tensors on CPUs and on the devices that it joins, such as
+    "cpu:gloo,cuda:nccl": of a group every rank says the same, those that are not in it and have no such device, too."""
     told = dist.Backend.default_device_backend_map | COLLECTIVES
     kinds = [kind for kind, name in told.items() if name == collective]
     return ",".join(["cpu:gloo", *(f"{kind}:{collective}" for kind in kinds)])
 
 
 def group_backend(device: torch.device) -> str:
-    """Of a process group whose tensors are on a CPU or on such a device: "gloo", or "cpu:gloo,cuda:nccl"."""
+    """The backend of a process group whose tensors are on a CPU or on such a device: "gloo", or
+    "cpu:gloo,cuda:nccl"."""
     own = collective(device)
     return joint_backend(own) if own else "gloo"
 
@@ -259,7 +260,7 @@ def name_of(device: torch.device) -> str:
 
 
 def identity(device: torch.device) -> str:
-    """Of an accelerator, the same in every process that sees it: each may see them under numbers of its own."""
+    """A name of an accelerator, the same in every process that sees it: each may see them under numbers of its own."""
     if not queues(device):
         return str(device)
     told = getattr(_properties(device), "uuid", None)

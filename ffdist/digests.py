@@ -13,7 +13,7 @@ DIGEST = "digest"
 
 
 def sha256(file: BinaryIO) -> str:
-    """Of all that is left to be read, as hexadecimal digits."""
+    """sha256 of all that is left to be read, as hexadecimal digits."""
     digest = hashlib.sha256()
     while chunk := file.read(CHUNK):
         digest.update(chunk)

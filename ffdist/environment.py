@@ -25,7 +25,7 @@ REPOSITORY = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
 
 
 def versions() -> dict[str, str]:
-    """Of Python, and of the packages that decide what a run computes."""
+    """Versions of Python, and of the packages that decide what a run computes."""
     return {"python": platform.python_version()} | {name: version_of(name) for name in PACKAGES}
 
 
@@ -57,7 +57,7 @@ def processor_name() -> str:
 
 
 def commit() -> str:
-    """Of the source that runs, marked by a "+" where it was changed since. Outside a checkout of ffdist what
+    """The commit of the source that runs, marked by a "+" where it was changed since. Outside a checkout of ffdist what
     FFDIST_COMMIT says, as an image has it, or "unknown"."""
     here = Path(__file__)
     own = git(here.parent, "ls-files", "--error-unmatch", here.name)  # it may lie in somebody else's checkout
@@ -65,8 +65,8 @@ def commit() -> str:
 
 
 def commit_of(folder: Path) -> str | None:
-    """Of the checkout that a folder is in, marked by a "+" where files in the folder were changed since; None where
-    there is none."""
+    """The commit of the checkout that a folder is in, marked by a "+" where files in the folder were changed since;
+    None where there is none."""
     head = git(folder, "rev-parse", "--short=12", "HEAD")
     return head and head + ("+" if git(folder, "status", "--porcelain", "--untracked-files=no", ".") else "")
 

@@ -247,8 +247,8 @@ class Interrupted(KeyboardInterrupt):
 
 
 def exit_status(number: int) -> int:
-    """Of a process that a signal has told to stop, as shells have it: 129 for SIGHUP, 130 for SIGINT, 143
-    for SIGTERM."""
+    """The exit status of a process that a signal has told to stop, as shells have it: 129 for SIGHUP, 130 for SIGINT,
+    143 for SIGTERM."""
     return 128 + number
 
 

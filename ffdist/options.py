@@ -275,7 +275,7 @@ def _looks_like(value: object) -> Any:
 
 
 def _member(value: object, kind: type[Enum]) -> Enum:
-    """Of an enumeration, by itself, its name or its value."""
+    """A member of an enumeration, by itself, its name or its value."""
     for member in kind:
         if value is member or value == member.name or value == member.value or value == str(member.value):
             return member

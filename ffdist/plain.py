@@ -42,7 +42,7 @@ def table(*headers: str, title: str | None = None, caption: str | None = None) -
 
 
 def text_column(text: str, style: str = "none") -> TextColumn:
-    """Of a progress bar: a format of `task`, whose fields may hold anything."""
+    """A column of a progress bar: a format of `task`, whose fields may hold anything."""
     return TextColumn(text, style=style, markup=False)
 
 

@@ -26,7 +26,7 @@ LIST = "trusted-code"
 
 
 def place_of(name: str) -> str:
-    """Of "path/file.py:Name" the absolute path of the file, of "package.module:Name" the module, of
+    """The absolute path of the file for "path/file.py:Name", the module for "package.module:Name", of
     "FOLDER/package.module:Name" its absolute path. Empty for a name of ffdist's own."""
     place = name.rpartition(":")[0]
     path = Path(place)

@@ -139,7 +139,7 @@ class Replica:
 
 
 def cross_entropy(logits: Tensor, y: Tensor, config: BaselineConfig) -> Tensor:
-    """Of logits [N, K] and labels int64 [N] or shares [N, K], smoothed as ffdist's blocks have it."""
+    """Cross-entropy of logits [N, K] and labels int64 [N] or shares [N, K], smoothed as ffdist's blocks have it."""
     return F.cross_entropy(logits.float(), y, label_smoothing=config.settings.rule.label_smoothing)
 
 

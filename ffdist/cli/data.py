@@ -150,7 +150,7 @@ class Prepare:
 
 
 def default_name(source: str) -> str:
-    """Of the folder below data/."""
+    """The name of the folder below data/."""
     path = Path(source).resolve()
     return path.stem if path.is_file() else path.name or "root"
 

@@ -49,7 +49,7 @@ class Argument:
 
     @property
     def kind_if_given(self) -> Any:
-        """Of `int | None`: int."""
+        """The type without None: int for `int | None`."""
         kinds = [each for each in get_args(self.kind) if each is not type(None)]
         return kinds[0] if get_origin(self.kind) in (Union, UnionType) and len(kinds) == 1 else self.kind
 
@@ -163,7 +163,7 @@ def said_choices(argument: Argument) -> str:
 
 
 def said_default(argument: Argument) -> str:
-    """Of what has none, what its text says of that, where it is short."""
+    """The default in brackets; for an argument without one, what its text says of that, where it is short."""
     value = argument.default
     if value is None or value == ():
         _, told, rest = argument.text.partition("Default: ")

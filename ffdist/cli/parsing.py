@@ -199,7 +199,7 @@ def one_value(argument: Argument, kind: Any, text: str, prog: str) -> Any:
 
 
 def parsed_of(commands: Mapping[str, type[Any]], args: Sequence[str], prog: str) -> Any:
-    """Of the one of several commands that comes first. Raises UsageError for none such."""
+    """The command line of whichever of several commands comes first. Raises UsageError for none such."""
     name = args[0] if args else "--help"
     if name in commands:
         return parsed(commands[name], args[1:], f"{prog} {name}")

@@ -122,7 +122,8 @@ def replayed(told: Mapping[str, Any]) -> Train:
 
 
 def in_its_folder(settings: Settings, run: Path, told: Mapping[str, Any], named: Path | None = None) -> Settings:
-    """Of a run that goes on; named: as its user told it. Raises ConfigError where another folder is told."""
+    """The settings of a run that goes on; named: as its user typed it. Raises ConfigError where another folder is
+    told."""
     if "out" in told and settings.run.out not in (run, named):
         raise ConfigError(
             f"{setting('resume')} and {setting('run.out')} name two runs",
@@ -244,7 +245,7 @@ def here(run: Path) -> Path:
 
 
 def recorded_settings(run: Path) -> Settings:
-    """Of the run that is to go on."""
+    """The settings of the run that is to go on."""
     from ffdist.runtime.folder import read_recorded
 
     return read_recorded(run)

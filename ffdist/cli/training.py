@@ -102,7 +102,8 @@ def train(command: Train, words: Sequence[str]) -> None:
 
 
 def check_named_data(settings: Settings, run: Path) -> None:
-    """Of a run at its end, which needs no data any more. Raises DataError where others than its own are named."""
+    """Check the data named for a finished run, which needs none any more. Raises DataError where others than its own
+    are named."""
     if settings.dataset.data != read_settings(run).dataset.data:
         images = open_told(settings.dataset)
         check_same_data(read_facts(run), images, settings.dataset.data)
@@ -250,7 +251,7 @@ def conclude(result: Result, out: Path, *, as_json: bool = False) -> None:
 
 
 def tell_end(run: Path, *, as_json: bool) -> None:
-    """Of a run that has come to its end before: what `conclude` printed of it as JSON."""
+    """Print as JSON what `conclude` printed of a run that has ended before."""
     if as_json:
         records, end = read_run_log(run)
         told = {"run": str(run), "reason": "finished", "epochs": records, "test": end and end["test"]}

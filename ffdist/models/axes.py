@@ -45,7 +45,7 @@ class Layout(Enum):
         return y
 
     def shape(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """Of one sample as a rule sees it."""
+        """The shape of one sample as a rule sees it."""
         return tuple(self.seen(torch.empty(1, *shape, device="meta")).shape[1:])
 
 
@@ -143,7 +143,7 @@ class Trace(TorchFunctionMode):
                 hook.remove()
 
     def axis(self, y: Tensor) -> int | None:
-        """Of the channels of a tensor; None where that cannot be told."""
+        """The axis of a tensor's channels; None where that cannot be told."""
         found = self._followed(y)
         return None if found == UNSURE else found
 
@@ -207,7 +207,8 @@ def _axis_of(
 
 
 def _of_product(y: Tensor, left: tuple[Tensor, int | None], right: tuple[Tensor, int | None]) -> int | None:
-    """Of a matrix product; a matrix without a batch is weights, which mix the last axis, or the one before it."""
+    """The channels' axis behind a matrix product; a matrix without a batch is weights, which mix the last axis, or the
+    one before it."""
     (a, of_a), (b, of_b) = left, right
     last = y.dim() - 1
     if b.dim() == 2 < a.dim() and of_b is None:

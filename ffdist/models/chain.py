@@ -118,7 +118,7 @@ class Chain:
         return self._outputs
 
     def know_outputs(self, outputs: list[Output]) -> None:
-        """Of this very network, found elsewhere."""
+        """Take the outputs of this very network, found elsewhere."""
         self._outputs = outputs
 
     def _traced(self) -> Iterator[Output]:

@@ -33,7 +33,7 @@ class Recipe(NamedTuple):
 def recipe_of(
     name: str, build: Callable[..., Any], options: Mapping[str, Any], defaults: Mapping[str, Any]
 ) -> Recipe | None:
-    """Of a call with these options. None where one of them cannot be said in words."""
+    """The recipe of a call with these options. None where one of them cannot be said in words."""
     told = {key: value for key, value in options.items() if key not in defaults or defaults[key] != value}
     texts = {key: text_of(value) for key, value in told.items()}
     try:
@@ -45,6 +45,6 @@ def recipe_of(
 
 
 def known_name(build: Callable[..., Any]) -> str | None:
-    """Of one of ffdist's own builders."""
+    """The name of one of ffdist's own builders."""
     place = f"{build.__module__}:{build.__qualname__}"
     return next((name for name, known in MODEL_PLACES.items() if known == place), None)

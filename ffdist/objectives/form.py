@@ -13,7 +13,7 @@ from ffdist.objectives.base import BlockSpec
 
 
 class Form(NamedTuple):
-    """Of a block's output with its batch: maps [N, C, H, W], tokens [N, T, C] or vectors [N, C]."""
+    """The form of a block's output with its batch: maps [N, C, H, W], tokens [N, T, C] or vectors [N, C]."""
 
     channels: int
     over: tuple[int, ...]

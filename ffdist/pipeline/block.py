@@ -44,7 +44,7 @@ class BlockConfig:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of activations on their way to the next block."""
+        """The dtype of activations on their way to the next block."""
         return dtype_of(self.settings.compute.precision)
 
 
@@ -192,7 +192,7 @@ class LearningBlock:
             self.schedule.step()
 
     def descend(self) -> None:
-        """Of `step`, what the optimiser does."""
+        """The part of `step` that the optimiser does."""
         assert self.optimizer is not None
         if self.scale:
             self.scale.unscale()
@@ -202,7 +202,7 @@ class LearningBlock:
         self.optimizer.zero_grad()
 
     def rest_of_step(self) -> None:
-        """Of `step`, what finds all weights updated."""
+        """The part of `step` that comes when all weights are updated."""
         assert self.schedule is not None
         if self.average:
             self.average.update(self.parts)
@@ -229,7 +229,7 @@ class LearningBlock:
         return metrics
 
     def metrics(self) -> dict[str, Any]:
-        """Of what has been counted since the last split, by this worker's lanes."""
+        """Metrics of what this worker's lanes have counted since the last split."""
         loss, learned, correct, scored = added_up(list(self.totals)).tolist()
         metrics: dict[str, Any] = {
             "block": self.spec.name,
@@ -427,7 +427,7 @@ def module_to(module: nn.Module, device: torch.device) -> None:
 
 
 def averaged(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Of what `LearningBlock.state` gives, the averaged weights by their names in the block; empty where none are."""
+    """The averaged weights in what `LearningBlock.state` gives, by their names in the block; empty where none are."""
     return {name.removeprefix("average."): value for name, value in tensors.items() if name.startswith("average.")}
 
 

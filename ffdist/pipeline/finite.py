@@ -156,7 +156,7 @@ class FiniteCheck:
         self.keep(Nonfinite(self.spec, self.step, self.epoch, trouble, skipped=True))
 
     def look_back(self, step: int) -> int:
-        """On a GPU: of the last losses, the batch of the first that is none; else `step`."""
+        """The batch of the first kept loss that is not finite, on a GPU; else `step`."""
         if self.losses is None:
             return step
         bad = ~torch.isfinite(self.losses)

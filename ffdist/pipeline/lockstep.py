@@ -87,7 +87,7 @@ class Lockstep:
         resumed: Callable[[int], None] = lambda lane: None,
         left: Callable[[int], None] = lambda lane: None,
     ) -> dict[int, tuple[R, list[Tensor | None]]]:
-        """Of each lane what it returns, and what gradients of the block it has made.
+        """What each lane returns, and the gradients of the block that it has made.
 
         leader: the first of all lanes that have samples. resumed, left: told of each lane before it goes on, and when
         it has come to where it waits, or to its end; no lane is at work then.

@@ -21,8 +21,8 @@ class Memory:
         self.base = resident_bytes() if base is None else base
 
     def peaks(self) -> dict[str, int]:
-        """In bytes: of the process with its libraries, and of it what came since the beginning; "peak_bytes" is that of
-        the tensors on an accelerator, and the process's elsewhere. With the process's number: threads share theirs."""
+        """Bytes of the process with its libraries, and what came since the beginning; "peak_bytes" is that of the
+        tensors on an accelerator, and the process's elsewhere. With the process's number: threads share theirs."""
         process = process_peak_bytes()
         run = max(0, process - self.base)
         peak = process
@@ -32,7 +32,7 @@ class Memory:
 
 
 def resident_bytes() -> int:
-    """Of this process, now; its peak so far where the system tells no more."""
+    """Resident bytes of this process, now; its peak so far where the system tells no more."""
     return _status("VmRSS") or process_peak_bytes()
 
 

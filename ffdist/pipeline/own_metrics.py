@@ -26,8 +26,8 @@ EXPECTED = "a callable on scores [N, K] and labels [N], or an object with update
 
 
 def named_metrics(names: Sequence[str], num_classes: int) -> dict[str, Metric]:
-    """Of module:Name or file.py:Name, by their last parts. Raises ConfigError for what is not there, and for two of one
-    name."""
+    """Metrics from module:Name or file.py:Name, by their last parts. Raises ConfigError for what is not there, and for
+    two of one name."""
     found: dict[str, Metric] = {}
     for text in names:
         name = text.rpartition(":")[2]
@@ -38,7 +38,7 @@ def named_metrics(names: Sequence[str], num_classes: int) -> dict[str, Metric]:
 
 
 def given_metrics(given: Mapping[str, Metric] | Sequence[Metric], num_classes: int) -> dict[str, Metric]:
-    """Of those that Python code hands over, by the names that it gives them, or that they have. Raises ConfigError for
+    """Metrics that Python code hands over, by the names that it gives them, or that they have. Raises ConfigError for
     what is none, and for two of one name."""
     pairs = list(given.items()) if isinstance(given, Mapping) else [(name_of(each), each) for each in given]
     names = [name for name, _ in pairs]
@@ -72,7 +72,7 @@ def made(metric: Any, num_classes: int, name: str) -> Metric:
 
 
 def asked(call: Callable[..., Any], known: Mapping[str, Any]) -> dict[str, Any]:
-    """Of what is known, what it names among its parameters, without a value of its own."""
+    """The known values that it names among its parameters, without defaults of its own."""
     makers = (call.__init__, call.__new__) if inspect.isclass(call) else (call,)
     found: dict[str, Any] = {}
     for maker in makers:

@@ -14,7 +14,7 @@ LEAST = 2.0**-10
 
 
 def dtype_of(precision: Precision) -> torch.dtype:
-    """Of activations on their way to the next block."""
+    """The dtype of activations on their way to the next block."""
     return SHORT.get(precision, torch.float32)
 
 

@@ -169,7 +169,8 @@ class Reduction:
         self.summed, self.present, self.trouble = None, set(), None
 
     def whole(self, moments: Sequence[Mapping[str, Tensor]]) -> AbstractContextManager[None]:
-        """Within, the block's optimiser has all that it would have on one worker. moments: of each worker's slice."""
+        """A context in which the block's optimiser has all that it would have on one worker. moments: of each worker's
+        slice."""
         return self.own.whole(moments) if self.own else nullcontext()
 
     def _add(self, one: Tensor, other: Tensor) -> Tensor:

@@ -70,7 +70,7 @@ class FanIn:
         return sum(way.waited for way in self.all)
 
     def take_queued(self, of: str) -> float:
-        """Of all ways, on average: `FromEdge.take_queued`."""
+        """The mean over all ways of `FromEdge.take_queued`."""
         return sum(way.take_queued(of) for way in self.all) / len(self.all)
 
 

@@ -56,7 +56,7 @@ class ScoreTable:
         """The last batch whose scores are taken in."""
 
     def before(self, step: int) -> Tensor:
-        """Of the samples of batch `step`, as known when it is made: float32 [B, K]."""
+        """Scores of the samples of batch `step`, as known when it is made: float32 [B, K]."""
         self._take_in(step - self.lag)
         return self.scores[self._rows(step)]
 

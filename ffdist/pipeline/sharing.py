@@ -17,7 +17,7 @@ from ffdist.transport.base import Frame
 
 
 def share_totals(team: StageGroup, blocks: Sequence[LearningBlock], step: int) -> None:
-    """Of every lane, from the worker that has it: what is counted is the same on all."""
+    """Take every lane's totals from the worker that has it: what is counted is the same on all."""
     tensors = {block.spec.name: block.totals.clone() for block in blocks}  # what was sent may not change
     frames = team.gather("Totals", {"told": team.tell(step)}, tensors)
     team.hear(frames.values())
@@ -45,7 +45,8 @@ def check_replicas(team: StageGroup, reductions: Sequence[Reduction], step: int)
 
 
 def digest_of(reduction: Reduction) -> str:
-    """Of all that a snapshot would hold of the block, and all of its workers have: moments in slices, they have not."""
+    """A digest of all that a snapshot would hold of the block, and all of its workers have: moments in slices, they
+    have not."""
     tensors, fields = reduction.block.state()
     digest = hashlib.sha256(json.dumps(fields, sort_keys=True, default=str).encode())
     for name in sorted(tensors):

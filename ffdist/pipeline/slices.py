@@ -65,7 +65,7 @@ class OwnSlice:
 
     @torch.no_grad()
     def take(self, place: int, weights: Tensor) -> None:
-        """What another's `weights` gave; place: of its slice among them."""
+        """Take what another worker's `weights` gave; place: of its slice among them."""
         pieces = self.pieces[place]
         parts = weights.split([behind - first for _, first, behind in pieces])
         for (index, first, behind), part in zip(pieces, parts, strict=True):
@@ -82,7 +82,7 @@ class OwnSlice:
 
     @contextmanager
     def whole(self, moments: Sequence[Mapping[str, Tensor]]) -> Iterator[None]:
-        """Within, the optimiser has the whole block. moments: of each slice, as `moments` gives them."""
+        """A context in which the optimiser has the whole block. moments: of each slice, as `moments` gives them."""
         for pieces, of in zip(self.pieces, moments, strict=True):
             for index, first, behind in pieces:
                 parameter = self.flat.parameters[index]

@@ -241,7 +241,7 @@ class Source:
         return marker
 
     def _best(self) -> Restore | None:
-        """Where it may stop early, the snapshot that it ends with: of the best epoch, the first of equal ones. None
+        """The snapshot that a run ends with, where it may stop early: of the best epoch, the first of equal ones. None
         where that is what has been learned last."""
         if self.training.early_stop is None or self.validation_of is None or self.loaders.validation is None:
             return None

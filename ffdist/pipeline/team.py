@@ -58,7 +58,7 @@ class StageGroup:
 
     @property
     def place(self) -> int:
-        """Of this worker among them all, in the order of their lanes."""
+        """This worker's place among them all, in the order of their lanes."""
         return [share.worker for share in self.shares].index(self.worker)
 
     @property

@@ -22,7 +22,7 @@ Add = Callable[[V, V], V]
 
 
 def halves(node: Node) -> tuple[Node, Node]:
-    """Of a node of two lanes or more."""
+    """The two halves of a node of two lanes or more."""
     first, behind = node
     middle = first + (1 << ((behind - first - 1).bit_length() - 1))
     return (first, middle), (middle, behind)

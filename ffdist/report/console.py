@@ -129,7 +129,8 @@ def result_tables(records: list[dict[str, Any]], test: dict[str, Any] | None) ->
 
 
 def _learned(train: dict[str, Any]) -> Table:
-    """Of the samples that were learned from, where no others are measured: what it says of new ones is little."""
+    """Accuracy on the samples that were learned from, where no others are measured: what it says of new ones is
+    little."""
     rows = table("block", "training accuracy", "training loss", title="No test or validation split: while it learned")
     for block in train["blocks"]:
         accuracy, loss = block.get("accuracy"), block.get("loss")

@@ -49,7 +49,7 @@ def share(stage: dict[str, Any], key: str) -> str:
 
 
 def each(stage: dict[str, Any], key: str, form: str) -> str:
-    """Of each block in order."""
+    """One text for each block, in order."""
     values = [block[key] for block in stage["blocks"]]
     return " ".join("-" if value is None else format(value, form) for value in values)
 

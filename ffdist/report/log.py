@@ -52,7 +52,7 @@ def start_run_log(run: Path | None, records: list[dict[str, Any]], observer: Obs
 
 
 def line_of(record: dict[str, Any]) -> str:
-    """Of the run log."""
+    """A line of the run log."""
     return json.dumps({"schema": SCHEMA} | record) + "\n"
 
 
@@ -93,7 +93,7 @@ def read_pulses(run: Path) -> list[dict[str, Any]]:
 
 
 def pulse_of(value: Any) -> PulseReported | None:
-    """Of its JSON form; None for what is none."""
+    """A pulse from its JSON form; None for what is none."""
     with suppress(FfdistError, AttributeError):
         event = from_json(value)
         return event if isinstance(event, PulseReported) and is_whole(event) else None

@@ -113,7 +113,7 @@ class Settings:
             yield name, getattr(getattr(self, group), name)
 
     def value(self, name: str) -> Any:
-        """Of the field of this name."""
+        """The value of the field of this name."""
         return getattr(getattr(self, GROUP_OF[name]), name)
 
 

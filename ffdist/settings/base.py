@@ -87,7 +87,7 @@ class Group:
 
 
 def wrong_value(name: str, kind: Any, value: object) -> ConfigError:
-    """Of a setting, by its full name: of another type than its own."""
+    """The error for a setting, by its full name, of another type than its own."""
     expected, remedy = describe(kind), None
     if get_origin(kind) is tuple:
         expected = f"a list of: {describe(get_args(kind)[0])}"

@@ -67,7 +67,7 @@ def ends_with_best(run: Path) -> bool:
 
 
 def steps(kept: list[Path]) -> list[int]:
-    """Of snapshots' folders, in order, each once."""
+    """The steps of snapshots' folders, in order, each once."""
     return list(dict.fromkeys(int(folder.name.split("-")[1]) for folder in kept))
 
 

@@ -159,7 +159,7 @@ def held_at(run: Path) -> Iterator[None]:
 
 
 def token_at(remote: Remote) -> str | None:
-    """Of who marked the address last; None where nobody did, or nobody can be asked."""
+    """The token of who marked the address last; None where nobody did, or nobody can be asked."""
     try:
         return json.loads(remote.read(HOLDER))["token"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -180,7 +180,7 @@ def push_own_files(run: Path) -> None:
 
 
 def forget_own_files(run: Path) -> None:
-    """Of a run that was refused before it had a snapshot. Raises SnapshotError."""
+    """Remove the files of a run that was refused before it had a snapshot. Raises SnapshotError."""
     remote = address_of(run)
     if remote is None:
         return

@@ -71,7 +71,7 @@ class Transport(ABC):
         """Whether it can carry frames from one place to the other."""
 
     def backend(self, up: Place, down: Place) -> str | None:
-        """Of the process group that the two ends need, for torch.distributed; None where they need none.
+        """The backend of the process group that the two ends need, for torch.distributed; None where they need none.
 
         Groups are formed by all workers together, so it must say the same in every process.
         """
