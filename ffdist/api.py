@@ -79,8 +79,8 @@ class Pipeline:
     settings: all that a run can be told, but for what is an argument here; default: `ffdist.Settings()`, with threads
         of this process as the launcher. Those of a preset: `ffdist.presets.with_preset(ffdist.Settings(), "digits")`;
         of a file: `ffdist.settings.toml.settings_in("my.toml")`.
-    told: fields of the settings by their own names, laid over them: `stages=2, lr=1e-3, epochs=30`. `ffdist settings`
-        lists them, with their defaults; they may as well be told to `fit`.
+    options: fields of the settings by their own names, laid over them: `stages=2, lr=1e-3, epochs=30`; `ffdist
+        settings` lists them, with their defaults; they may as well be told to `fit`.
 
     The number of stages, the cut and the launcher change nothing about the result. With launcher="processes" or "ray"
     what is passed in must be importable there, from a module, or from a script whose `fit` stands under
@@ -97,14 +97,14 @@ class Pipeline:
         objective: Objective | str,
         *,
         settings: Settings | None = None,
-        **told: Any,
+        **options: Any,
     ) -> None:
         if not isinstance(network, (Chain, nn.Sequential, str)):
             raise no_sequential(network)
         given = {"model": network, "objective": objective}
         named = {name: of if isinstance(of, str) else GIVEN for name, of in given.items()}
         self.network = network
-        self.settings = as_settings(settings, HERE).changed(**as_fields(told, "Pipeline"), **named)
+        self.settings = as_settings(settings, HERE).changed(**as_fields(options, "Pipeline"), **named)
         self.objective = objective
         check_options(network, objective, self.settings)
         self.result: Result | None = None
@@ -125,13 +125,13 @@ class Pipeline:
         callbacks: Sequence[Observer] = (),
         metrics: Mapping[str, Metric] | Sequence[Metric] = (),
         trust: bool = False,
-        **told: Any,
+        **changes: Any,
     ) -> Pipeline:
         """Go on with the run in this folder, begun here or on the command line, from its last snapshot to its end.
 
         data: default: where the run has them from. network, objective: those of its beginning, where they were given in
             Python. callbacks, metrics: as in `fit`. trust: as `ffdist.load` has it.
-        told: what may change: epochs, early_stop, stages, launcher, device, ...
+        changes: what may change: epochs, early_stop, stages, launcher, device, ...
         Returns the pipeline, with `result` and `classifier`. Raises ConfigError for what may not change, or is missing.
         """
         run = pulled(run)
@@ -155,7 +155,7 @@ class Pipeline:
         rule = objective if objective is not None else recorded.rule.objective
         pipeline = cls(recorded.network.model if network is None else network, rule, settings=here)
         data = recorded.dataset.data if data is None else data
-        pipeline.fit(data, out=run, resume=True, progress=progress, callbacks=callbacks, metrics=metrics, **told)
+        pipeline.fit(data, out=run, resume=True, progress=progress, callbacks=callbacks, metrics=metrics, **changes)
         return pipeline
 
     def fit(
@@ -169,7 +169,7 @@ class Pipeline:
         progress: bool = True,
         callbacks: Sequence[Observer] = (),
         metrics: Mapping[str, Metric] | Sequence[Metric] = (),
-        **told: Any,
+        **options: Any,
     ) -> Result:
         """Train; the trained network is in `classifier`, and in the `nn.Sequential` that was passed in.
 
@@ -192,7 +192,7 @@ class Pipeline:
         metrics: of your own, by name, such as {"f1": torchmetrics.classification.MulticlassF1Score(num_classes=10)}:
             objects with update, compute and reset, or functions of scores [N, K] and labels [N], which give a number or
             several. They are told of the validation and the test samples, and are in `result.history()`.
-        told: fields of the settings by their own names, for this run: epochs, batch_size, augment, lr, schedule, ...
+        options: fields of the settings by their own names, for this run: epochs, batch_size, augment, lr, schedule, ...
         Ctrl-C, SIGTERM and SIGHUP end the training early, behind a snapshot; again, or before it has begun, they raise
         KeyboardInterrupt.
         Raises ConfigError, DataError and NetworkError for what does not go together, or not with the run that is to go
@@ -205,9 +205,9 @@ class Pipeline:
                                   got=short(value), remedy=OTHERS[name] if name == "resume" else None)  # fmt: skip
         share, held_out = (validation, None) if is_share(validation) else (None, validation)
         if share is not None:
-            told["validation"] = share
+            options["validation"] = share
         settings = self.settings.changed(
-            **as_fields(told, "Pipeline.fit"), **({} if out is None else {"out": pulled(out) if resume else out})
+            **as_fields(options, "Pipeline.fit"), **({} if out is None else {"out": pulled(out) if resume else out})
         )
         check_options(self.network, self.objective, settings)
         if named := isinstance(data, (str, Path)):
@@ -263,8 +263,8 @@ class Pipeline:
             finished = lambda: nothing_left(settings) is not None  # noqa: E731
             return self._join(Joined(world, job, begin, resume, finished, ready), watching)
         with begin() as run:
-            if resume and (told := nothing_left(settings)):
-                note(f"{spelled(told)} ({run})")
+            if resume and (text := nothing_left(settings)):
+                note(f"{spelled(text)} ({run})")
                 self._load(job, run)
                 return result_of(run)
             go_on = resume and bool(committed(run))
@@ -276,12 +276,12 @@ class Pipeline:
 
         named: whether the data were given by the settings."""
         chain, rule = self.chain(job.images, job.settings), self._recorded_rule(job.settings)
-        told = rule_settings(rule)
-        if told["objective"] == GIVEN:
-            told = rule_settings(job.objective)
+        changes = rule_settings(rule)
+        if changes["objective"] == GIVEN:
+            changes = rule_settings(job.objective)
         settings = job.settings.changed(
             **network_settings(chain, job.settings.network.blocks or None),
-            **told,
+            **changes,
             **({} if named and job.images.source else data_settings(job.images, job.settings.dataset)),
         )
         if not resume:
@@ -323,23 +323,25 @@ class Pipeline:
 
     def chain(self, images: Images, settings: Settings | None = None) -> Chain:
         """The network as a chain for these data. Raises NetworkError when it was made for other shapes or classes."""
-        told = (settings or self.settings).network
-        chain = self._chain(images, told)
-        chain = with_dirac(chain) if told.dirac else chain
-        if told.pretrained is None or (chain.recipe and chain.recipe.pretrained):
+        network = (settings or self.settings).network
+        chain = self._chain(images, network)
+        chain = with_dirac(chain) if network.dirac else chain
+        if network.pretrained is None or (chain.recipe and chain.recipe.pretrained):
             return chain
-        return with_weights(chain, weights_file(told.pretrained, chain.recipe.name if chain.recipe else told.model))
+        return with_weights(
+            chain, weights_file(network.pretrained, chain.recipe.name if chain.recipe else network.model)
+        )
 
-    def _units(self, chain: Chain, told: NetworkSettings) -> Sequence[int]:
+    def _units(self, chain: Chain, network: NetworkSettings) -> Sequence[int]:
         """How many of what `blocks` counts make each block of the chain."""
-        if told.blocks:
-            return told.blocks
+        if network.blocks:
+            return network.blocks
         return joined(children(self.network)) if isinstance(self.network, nn.Sequential) else (1,) * len(chain)
 
-    def _chain(self, images: Images, told: NetworkSettings) -> Chain:
-        blocks = told.blocks or None
+    def _chain(self, images: Images, network: NetworkSettings) -> Chain:
+        blocks = network.blocks or None
         if isinstance(self.network, str):
-            options = pairs(told.model_args, setting("network.model_args"))
+            options = pairs(network.model_args, setting("network.model_args"))
             made = load_model(self.network, images.shape, images.num_classes, options)
             return made if blocks is None else made.regroup(blocks)
         if isinstance(self.network, Chain):
@@ -370,7 +372,7 @@ class Pipeline:
         lanes: int | None = None,
         plan: str | None = None,
         fresh: bool = False,
-        **told: Any,
+        **options: Any,
     ) -> Forecast:
         """Which worker should compute which block, and what to expect of it, before anything is trained, as `ffdist
         plan` has it: blocks and links are measured, once; plans are searched and simulated.
@@ -378,12 +380,12 @@ class Pipeline:
         devices: how many there are, a worker each. link: what joins them, "1gbit" or "25gbit,50us"; None: within this
             host, measured. memory_limit: bytes that a worker may hold, or "8GiB". speeds: of the devices, against the
             one here. lanes: of a batch; None: as many as are fastest. plan: one to price, as text or file, in place of
-            the best. fresh: measured anew. told: fields of the settings.
+            the best. fresh: measured anew. options: fields of the settings.
         Returns the best plan (`.plan`), its stages (`.best`), and simulated samples a second (`.speeds`), beside a pure
         pipeline, data parallelism, and backpropagation by DDP and 1F1B; `.scaled([8, 32])` for other devices.
         Raises ConfigError where nothing keeps to the memory limit, and for what does not go together.
         """
-        settings = self.settings.changed(**as_fields(told, "Pipeline.plan"))
+        settings = self.settings.changed(**as_fields(options, "Pipeline.plan"))
         check_options(self.network, self.objective, settings)
         if isinstance(data, (str, Path)):
             settings = settings.changed(data=str(data))
@@ -444,9 +446,9 @@ def tell(job: Job) -> None:
 
 def check_unkept(settings: Settings) -> None:
     """Raises ConfigError for what a run without a folder has no place for."""
-    told = settings.watch
-    if told.trace or told.profile:
-        name = "trace" if told.trace else "profile"
+    watch = settings.watch
+    if watch.trace or watch.profile:
+        name = "trace" if watch.trace else "profile"
         raise ConfigError(f"a {name} needs a run directory to lie in", where=setting(f"watch.{name}"),
                           expected="a folder for the run", remedy="fit(data, out=FOLDER)")  # fmt: skip
 
@@ -458,9 +460,9 @@ def launched(job: Job, observer: Observer) -> Result:
             return run_threads(job, observer)
         case "processes":
             check_sendable(job)
-            told = job.settings.run
+            run = job.settings.run
             return run_processes(
-                GivenJob(job), job.workers, observer, run=job.run, max_restarts=told.max_restarts, timeout=told.timeout
+                GivenJob(job), job.workers, observer, run=job.run, max_restarts=run.max_restarts, timeout=run.timeout
             )
         case "ray":
             check_sendable(job)

@@ -41,20 +41,20 @@ def as_settings(given: Settings | None, default: Settings) -> Settings:
     return given or default
 
 
-def as_fields(told: dict[str, Any], where: str) -> dict[str, Any]:
+def as_fields(options: dict[str, Any], where: str) -> dict[str, Any]:
     """Arguments as fields of the settings. Raises ConfigError for one that is none, with the nearest."""
-    for name, value in told.items():
+    for name, value in options.items():
         if name in OWN or (name in OTHERS and name not in GROUP_OF):
             raise ConfigError(f"'{name}' is not told like this", where=where, got=short(value),
                               remedy=OTHERS.get(name), expected=OWN.get(name))  # fmt: skip
         if name not in GROUP_OF:
             raise ConfigError(f"there is no '{name}'", where=where, expected=f"an argument of {where}",
                               got=f"{name}={short(value)}", remedy=nearest(name, GROUP_OF.keys() - OWN))  # fmt: skip
-    if not is_share(told.get("validation")):
+    if not is_share(options.get("validation")):
         raise ConfigError("a validation set is told to fit", where=where, expected="a share of the training samples",
-                          got=f"a {type(told['validation']).__name__}",
+                          got=f"a {type(options['validation']).__name__}",
                           remedy="fit(data, validation=...)")  # fmt: skip
-    return {name: as_field(name, value) for name, value in told.items()}
+    return {name: as_field(name, value) for name, value in options.items()}
 
 
 def as_field(name: str, value: Any) -> Any:
@@ -69,8 +69,8 @@ def as_field(name: str, value: Any) -> Any:
     if name.endswith("_args") and isinstance(value, Mapping):
         return tuple(f"{key}={text_of(of)}" for key, of in value.items())
     if many and isinstance(value, str):
-        told = setting(name, as_words(value, kind_of(name))) if value.strip() else None
-        raise ConfigError(f"{name} has a wrong value", expected="a list", got=repr(value), remedy=told)
+        written = setting(name, as_words(value, kind_of(name))) if value.strip() else None
+        raise ConfigError(f"{name} has a wrong value", expected="a list", got=repr(value), remedy=written)
     if isinstance(value, type) and name == "optimizer":
         return f"{value.__module__}:{value.__qualname__}"
     if isinstance(value, PurePath) and not is_path(name):
@@ -91,17 +91,17 @@ def short(value: object) -> str:
 
 def check_options(network: object, objective: object, settings: Settings) -> None:
     """Raises ConfigError for options of a name, where no name is given."""
-    for name, given, told, kind in (
+    for name, given, options, kind in (
         ("model_args", network, settings.network.model_args, "network"),
         ("objective_args", objective, settings.rule.objective_args, "rule"),
     ):
-        if told and not isinstance(given, str):
-            made = f"{type(given).__name__}({in_call(told)})" if kind == "rule" else "made with them"
+        if options and not isinstance(given, str):
+            made = f"{type(given).__name__}({in_call(options)})" if kind == "rule" else "made with them"
             raise ConfigError(
                 f"{name} are the options of a {kind} that is given by its name",
                 where="Pipeline",
                 expected=f"{name}=None",
-                got=f"{kind} {type(given).__name__}, {name}={list(told)}",
+                got=f"{kind} {type(given).__name__}, {name}={list(options)}",
                 remedy=f"give the {kind} by its name, or {made}",
             )
 

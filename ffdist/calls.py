@@ -25,8 +25,8 @@ class Call(NamedTuple):
 
     def __str__(self) -> str:
         """In the one form that settings keep."""
-        told = ",".join(f"{key}={value}" if key else value for key, value in self.options.items())
-        return f"{self.name}({told})" if told else self.name
+        options = ",".join(f"{key}={value}" if key else value for key, value in self.options.items())
+        return f"{self.name}({options})" if options else self.name
 
 
 def calls_of(words: Iterable[object], where: str) -> tuple[Call, ...]:

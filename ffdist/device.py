@@ -63,16 +63,16 @@ def enter(device: torch.device) -> None:
 
 def allow_tf32(device: torch.device) -> bool:
     """From here on float32 products of this process's accelerators may be TF32's; False where the kind has none."""
-    told = hasattr(torch.backends, "fp32_precision")  # from torch 2.9 on
-    if device.type == "cuda" and told:
+    has_precision = hasattr(torch.backends, "fp32_precision")  # from torch 2.9 on
+    if device.type == "cuda" and has_precision:
         torch.backends.cuda.matmul.fp32_precision = "tf32"
         torch.backends.cudnn.conv.fp32_precision = "tf32"  # pyright: ignore[reportAttributeAccessIssue]
     elif device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-    elif device.type == "xpu" and told:
+    elif device.type == "xpu" and has_precision:
         torch.backends.mkldnn.matmul.fp32_precision = "tf32"  # pyright: ignore[reportAttributeAccessIssue]
         torch.backends.mkldnn.conv.fp32_precision = "tf32"  # pyright: ignore[reportAttributeAccessIssue]
-    return device.type == "cuda" or (device.type == "xpu" and told)
+    return device.type == "cuda" or (device.type == "xpu" and has_precision)
 
 
 def synchronize(device: torch.device) -> None:
@@ -242,8 +242,8 @@ def collective(device: torch.device) -> str | None:
 def joint_backend(collective: str) -> str:
     """The backend of a process group with tensors on CPUs and on the devices that it joins, such as
     "cpu:gloo,cuda:nccl": of a group every rank says the same, those that are not in it and have no such device, too."""
-    told = dist.Backend.default_device_backend_map | COLLECTIVES
-    kinds = [kind for kind, name in told.items() if name == collective]
+    backends = dist.Backend.default_device_backend_map | COLLECTIVES
+    kinds = [kind for kind, name in backends.items() if name == collective]
     return ",".join(["cpu:gloo", *(f"{kind}:{collective}" for kind in kinds)])
 
 
@@ -263,8 +263,8 @@ def identity(device: torch.device) -> str:
     """A name of an accelerator, the same in every process that sees it: each may see them under numbers of its own."""
     if not queues(device):
         return str(device)
-    told = getattr(_properties(device), "uuid", None)
-    return f"{device.type}:{told or f'{platform.node()}/{device.index or 0}'}"
+    uuid = getattr(_properties(device), "uuid", None)
+    return f"{device.type}:{uuid or f'{platform.node()}/{device.index or 0}'}"
 
 
 def all_seen() -> list[torch.device]:

@@ -87,5 +87,5 @@ def command_line(words: Sequence[str] | None = None) -> str:
     """A command as a shell takes it; None: the one that this process was started by. Without what addresses in it say
     of a user and a password."""
     words = sys.orig_argv if words is None else words
-    told = shlex.join(re.sub(r"://[^/@\s]+@", "://***@", word) for word in words)
-    return told if len(told) <= LONGEST else f"{told[:LONGEST]} ..."
+    line = shlex.join(re.sub(r"://[^/@\s]+@", "://***@", word) for word in words)
+    return line if len(line) <= LONGEST else f"{line[:LONGEST]} ..."

@@ -109,8 +109,8 @@ def spelled(text: str, spell: Callable[[str, str | None], str] = as_field) -> st
     before, *rest = text.split(BEGIN)
     for part in rest:
         inside, _, behind = part.partition(END)
-        name, told, value = inside.partition(EQUALS)
-        before += spell(name, value if told else None) + behind
+        name, equals, value = inside.partition(EQUALS)
+        before += spell(name, value if equals else None) + behind
     return before
 
 

@@ -49,8 +49,8 @@ def stays(folder: Path, mounts: str) -> bool:
 def command(*words: object) -> str:
     """A command of ffdist's as its user types it: where one that is in a container was itself the container's, its
     next is another container's."""
-    told = shlex.join(map(str, words))
-    return f"docker run ... IMAGE {told}" if ends_with_container() else f"ffdist {told}"
+    line = shlex.join(map(str, words))
+    return f"docker run ... IMAGE {line}" if ends_with_container() else f"ffdist {line}"
 
 
 def ends_with_container() -> bool:

@@ -142,16 +142,16 @@ class Plan:
         """Raises ConfigError unless every block is computed once, in order, for every lane once, by workers that are
         numbered without a gap."""
         text = text or str(self)
-        told = self.blocks
+        planned = self.blocks
         places = {name: index for index, name in enumerate(names)}
-        for name in told:
+        for name in planned:
             if name not in places:
                 raise refused(text, "names an unknown block", ", ".join(names), name)
-            if told.count(name) > 1:
+            if planned.count(name) > 1:
                 raise refused(text, "has a block twice", "each block once", name)
-        if missing := [name for name in names if name not in told]:
+        if missing := [name for name in names if name not in planned]:
             raise refused(text, "leaves blocks out", ", ".join(names), f"none of {', '.join(missing)}")
-        for before, after in pairwise(told):
+        for before, after in pairwise(planned):
             if places[before] > places[after]:
                 raise refused(text, "goes backwards", ", ".join(names), f"{before} before {after}")
         for stage in self.stages:

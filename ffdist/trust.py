@@ -80,9 +80,9 @@ def doubt(names: Iterable[str], file: object) -> None:
 
 
 @contextmanager
-def trusting(told: bool) -> Iterator[None]:
+def trusting(trusts: bool) -> Iterator[None]:
     """Inside, what is read may run its code, where its user says so."""
-    before = TRUSTING.set(TRUSTING.get() or told)
+    before = TRUSTING.set(TRUSTING.get() or trusts)
     try:
         yield
     finally:

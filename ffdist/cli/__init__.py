@@ -71,13 +71,13 @@ def main(argv: Sequence[str] | None = None) -> None:
                 tell_agent(final=True)  # it would come again
             leave(2 if isinstance(error, UsageError) else 1)
         except ModuleNotFoundError as error:
-            if told := missing(error):
-                sys.exit(told)
+            if text := missing(error):
+                sys.exit(text)
             if error.name not in ("fcntl", "resource"):
                 raise
             sys.exit(f"ffdist: error: it runs on Linux and macOS only; this is {sys.platform}, without {error.name}")
-        except Interrupted as told:
-            leave(told.status)
+        except Interrupted as text:
+            leave(text.status)
         except KeyboardInterrupt:
             leave(exit_status(signal.SIGINT))
         except BrokenPipeError:

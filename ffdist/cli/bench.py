@@ -69,10 +69,10 @@ def main(args: Sequence[str]) -> None:
 
 def parse(args: Sequence[str]) -> Bench:
     """Raises ConfigError for what cannot be compared, UsageError for a command line that cannot be read."""
-    told = told_by(Bench, args, PROG, made=Bench("all"))
-    if "theme" not in told:
+    values = told_by(Bench, args, PROG, made=Bench("all"))
+    if "theme" not in values:
         raise UsageError("THEME is missing", where=PROG, expected=usage(Bench, PROG), remedy=f"{PROG} --help")
-    preset = told.get("preset")
+    preset = values.get("preset")
     if preset is not None and preset not in PRESETS:
         near = nearest(preset, PRESETS)
         remedy = near if "did you mean" in near else "ffdist presets lists them"
@@ -80,11 +80,11 @@ def parse(args: Sequence[str]) -> Bench:
     train = with_preset(BASE, preset) if preset else BASE
     own = {f.name for f in fields(CompareSettings)}
     return Bench(
-        told["theme"],
+        values["theme"],
         preset,
         BenchSettings(
-            train.changed(**{name: value for name, value in told.items() if name in GROUP_OF and name not in own}),
-            CompareSettings(**{name: value for name, value in told.items() if name in own}),
+            train.changed(**{name: value for name, value in values.items() if name in GROUP_OF and name not in own}),
+            CompareSettings(**{name: value for name, value in values.items() if name in own}),
         ),
     )
 
@@ -118,15 +118,15 @@ def check(theme: Theme, settings: BenchSettings) -> None:
     from ffdist.bench.themes.throughput import SERIAL
     from ffdist.runtime.opened import open_told
 
-    told = [name for name in ("lrs", "lengths", "recipes", "link") if getattr(settings.compare, name)]
-    if theme not in ("accuracy", "all") and told:
+    named = [name for name in ("lrs", "lengths", "recipes", "link") if getattr(settings.compare, name)]
+    if theme not in ("accuracy", "all") and named:
         raise ConfigError(
-            "only accuracy tries recipes beforehand" if told != ["link"] else "only accuracy has hosts of one rate",
-            where=setting(f"compare.{told[0]}"),
+            "only accuracy tries recipes beforehand" if named != ["link"] else "only accuracy has hosts of one rate",
+            where=setting(f"compare.{named[0]}"),
             expected="ffdist bench accuracy",
             got=f"ffdist bench {theme}",
             remedy=f"one rate for both sides: {setting('optim.lr')}"
-            if told != ["link"]
+            if named != ["link"]
             else f"ffdist bench bandwidth {setting('compare.rates', settings.compare.link)}",
         )
     for name in settings.compare.against:

@@ -194,12 +194,12 @@ def datasets(args: Sequence[str]) -> None:
 def settings(args: Sequence[str]) -> None:
     command = parsed(AllSettings, args, "ffdist settings")
     names = named(command.name)
-    told = {name: about(name) for name in names}
+    texts = {name: about(name) for name in names}
     if command.json:
-        print(json.dumps(told))
+        print(json.dumps(texts))
         return
     group = None
-    for name, each in told.items():
+    for name, each in texts.items():
         if each["group"] != group:
             group = each["group"]
             print("" if name == names[0] else "\n", end="")
@@ -253,12 +253,12 @@ def tell_preset(name: str, *, as_json: bool) -> None:
     print(f"ffdist train {name}")
 
 
-def tell_list(what: str, told: Mapping[str, str], more: str, *, as_json: bool) -> None:
+def tell_list(what: str, texts: Mapping[str, str], more: str, *, as_json: bool) -> None:
     if as_json:
-        print(json.dumps(dict(told)))
+        print(json.dumps(dict(texts)))
         return
-    left = max(map(len, told)) + 2
-    for name, text in told.items():
+    left = max(map(len, texts)) + 2
+    for name, text in texts.items():
         print(beside(name, text, left))
     print()
     print(wrapped(f"`{more}` explains a {what}, with all of its options."))

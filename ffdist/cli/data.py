@@ -111,8 +111,8 @@ class Prepare:
         from ffdist.data.sources.splits import read_splits
 
         out = url_of(self.out) or self.out or Path("data") / default_name(self.source)
-        if isinstance(out, Path) and (told := loss(out)):
-            note(told)
+        if isinstance(out, Path) and (warning := loss(out)):
+            note(warning)
         handle_signals(unwind)  # what is half written goes again
         prepare(
             self.source,
@@ -237,7 +237,7 @@ class Show:
                 raise ConfigError(f"{name} is too small", expected=">= 1", got=value)
         if self.out.exists():
             raise ConfigError("the file exists", where=self.out, remedy="choose another name with --out")
-        told = Settings().changed(
+        settings = Settings().changed(
             data=self.data,
             augment=self.augment,
             preprocess=self.preprocess,
@@ -248,7 +248,11 @@ class Show:
             data_root=self.data_root,
         )
         made = sheet(
-            open_told(told.dataset), told.dataset.augment, pictures=self.pictures, draws=self.draws, seed=self.seed
+            open_told(settings.dataset),
+            settings.dataset.augment,
+            pictures=self.pictures,
+            draws=self.draws,
+            seed=self.seed,
         )
         try:
             made.save(self.out)

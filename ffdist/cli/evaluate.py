@@ -109,5 +109,5 @@ def opened(run: Path, data: str | None, settings: Settings, facts: DataFacts, co
         raise no_data_to_measure(run, facts, command)
     if data is None:
         return as_trained(open_told(settings.dataset), facts, settings.dataset.data)
-    told = from_texts(settings.dataset.data_args, "")
-    return as_trained(opened_to_measure(data, facts, settings.dataset.image_size, told), facts, data)
+    preparation = from_texts(settings.dataset.data_args, "")
+    return as_trained(opened_to_measure(data, facts, settings.dataset.image_size, preparation), facts, data)

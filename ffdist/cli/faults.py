@@ -60,30 +60,30 @@ def main(theme: str, args: Sequence[str]) -> None:
     if wants_help(args):
         print(help_of(kind, name))
         sys.exit(0)
-    told = parsed(kind, args, name)
-    check(told)
+    command = parsed(kind, args, name)
+    check(command)
     handle_signals(unwind)
-    if isinstance(told, Faults):
-        run(told, [*name.split(), *args], lambda progress: found_by_faults(told, progress))
+    if isinstance(command, Faults):
+        run(command, [*name.split(), *args], lambda progress: found_by_faults(command, progress))
     else:
-        run(told, [*name.split(), *args], lambda progress: found_by_soak(told, progress))
+        run(command, [*name.split(), *args], lambda progress: found_by_soak(command, progress))
 
 
-def check(told: Faults | Soak) -> None:
+def check(command: Faults | Soak) -> None:
     """Raises ConfigError for values that are out of range."""
-    for name, value in asdict(told).items():
+    for name, value in asdict(command).items():
         least = 0 if name == "seed" else 1e-3
         if isinstance(value, (int, float)) and not isinstance(value, bool) and value < least:
             raise ConfigError(
                 f"--{name.replace('_', '-')} is too small", expected="> 0" if least else ">= 0", got=value
             )
-    if isinstance(told, Faults) and told.folder and told.folder.exists():
-        raise ConfigError("the folder is there already", where=told.folder, expected="one that is to be made")
+    if isinstance(command, Faults) and command.folder and command.folder.exists():
+        raise ConfigError("the folder is there already", where=command.folder, expected="one that is to be made")
     if sys.platform != "linux":
         raise ConfigError("processes are looked for by /proc", expected="Linux", got=sys.platform)
 
 
-def run(told: Faults | Soak, words: Sequence[str], measure: Callable[[Progress], Finding]) -> None:
+def run(command: Faults | Soak, words: Sequence[str], measure: Callable[[Progress], Finding]) -> None:
     """Measure; show, and record. words: the command."""
     from ffdist.bench.harness.record import write_record
     from ffdist.cli.bench import show
@@ -91,27 +91,27 @@ def run(told: Faults | Soak, words: Sequence[str], measure: Callable[[Progress],
 
     console = PlainConsole(stderr=True)
     finding = measure(lambda line: console.print(line, style="dim"))
-    show(finding, as_json=told.json)
-    if told.record:
-        paths = write_record(finding, told.record, words, asdict(told))
+    show(finding, as_json=command.json)
+    if command.record:
+        paths = write_record(finding, command.record, words, asdict(command))
         console.print("record: " + ", ".join(map(str, paths)), soft_wrap=True)
 
 
-def found_by_faults(told: Faults, progress: Progress) -> Finding:
+def found_by_faults(command: Faults, progress: Progress) -> Finding:
     from ffdist.bench.faults import faults
 
-    folder = told.folder or Path(tempfile.mkdtemp(prefix="ffdist-faults-"))
+    folder = command.folder or Path(tempfile.mkdtemp(prefix="ffdist-faults-"))
     try:
-        finding = faults(told.kills, told.seed, told.launcher, folder.absolute(), progress)
+        finding = faults(command.kills, command.seed, command.launcher, folder.absolute(), progress)
     except FfdistError:
         progress(f"both runs, and what was said, are in {folder}")
         raise
-    if told.folder is None:
+    if command.folder is None:
         shutil.rmtree(folder)
     return finding
 
 
-def found_by_soak(told: Soak, progress: Progress) -> Finding:
+def found_by_soak(command: Soak, progress: Progress) -> Finding:
     from ffdist.bench.soak import soak
 
-    return soak(told.minutes, told.stages, told.queue, told.batch_size, progress)
+    return soak(command.minutes, command.stages, command.queue, command.batch_size, progress)

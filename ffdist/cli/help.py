@@ -67,7 +67,7 @@ def arguments_of(kind: type, made: Any = None) -> Iterator[Argument]:
 
     made: one of that class, whose values are the defaults; None: the fields' own.
     """
-    hints, told = get_type_hints(kind, include_extras=True), explained(kind)
+    hints, texts = get_type_hints(kind, include_extras=True), explained(kind)
     for field in dataclasses.fields(kind):
         hint, marks = hints[field.name], []
         if get_origin(hint) is Annotated:
@@ -78,7 +78,7 @@ def arguments_of(kind: type, made: Any = None) -> Iterator[Argument]:
         flag = f"--{field.name.rstrip('_').replace('_', '-')}"
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         rare = field.metadata.get("rare", False) and default == field.default
-        yield Argument(field.name, hint, default, told.get(field.name, ""), Positional in marks, flag, required,
+        yield Argument(field.name, hint, default, texts.get(field.name, ""), Positional in marks, flag, required,
                        both=not marks, setting=issubclass(kind, Group), rare=rare)  # fmt: skip
 
 
@@ -166,9 +166,9 @@ def said_default(argument: Argument) -> str:
     """The default in brackets; for an argument without one, what its text says of that, where it is short."""
     value = argument.default
     if value is None or value == ():
-        _, told, rest = argument.text.partition("Default: ")
+        _, found, rest = argument.text.partition("Default: ")
         words = first_sentence(rest)
-        return f" [{words}]" if told and len(words) <= SHORT else ""
+        return f" [{words}]" if found and len(words) <= SHORT else ""
     if value is dataclasses.MISSING or argument.positional or value is False:
         return ""
     return f" [{'on' if value is True else shown(value)}]"

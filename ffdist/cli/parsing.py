@@ -32,19 +32,19 @@ def parsed(kind: type[T], args: Sequence[str], prog: str, *, made: Any = None, m
     if wants_help(args):
         print(help_of(kind, prog, made=made, more=more))
         sys.exit(0)
-    told = told_by(kind, args, prog, made=made)
+    values = told_by(kind, args, prog, made=made)
     for argument in arguments_of(kind):
-        if argument.required and argument.name not in told:
+        if argument.required and argument.name not in values:
             raise UsageError(f"{argument.spelled} is missing", where=prog, expected=usage(kind, prog),
                              remedy=f"{prog} --help")  # fmt: skip
-    return laid(kind, told, made)
+    return laid(kind, values, made)
 
 
-def laid(kind: type[T], told: Mapping[str, Any], made: Any = None) -> T:
+def laid(kind: type[T], given: Mapping[str, Any], made: Any = None) -> T:
     """A command with what it was told, of itself and of its groups of settings."""
-    own = {f.name for f in fields(kind) if f.name in told}  # pyright: ignore[reportArgumentType]
-    others = {name: value for name, value in told.items() if name not in own}
-    values = {name: told[name] for name in own}
+    own = {f.name for f in fields(kind) if f.name in given}  # pyright: ignore[reportArgumentType]
+    others = {name: value for name, value in given.items() if name not in own}
+    values = {name: given[name] for name in own}
     return kind(**values, **({"settings": made.settings.changed(**others)} if made else {}))
 
 
@@ -60,10 +60,10 @@ def told_by(kind: type, args: Sequence[str], prog: str, *, made: Any = None) -> 
     for word in rest:
         if word.startswith("-"):
             raise unknown_option(word, options, prog)
-    told = vars(found)
-    words = [*(told.pop(WORDS, None) or []), *tail]
-    told |= dealt([each for each in known if each.positional], words, prog)
-    return {each.name: value_of(each, told[each.name], prog) for each in known if each.name in told}
+    values = vars(found)
+    words = [*(values.pop(WORDS, None) or []), *tail]
+    values |= dealt([each for each in known if each.positional], words, prog)
+    return {each.name: value_of(each, values[each.name], prog) for each in known if each.name in values}
 
 
 def known_arguments(kind: type, made: Any) -> list[Argument]:
@@ -155,32 +155,32 @@ def unknown_option(word: str, options: Mapping[str, Argument], prog: str) -> Usa
 
 def dealt(positional: Sequence[Argument], words: list[str], prog: str) -> dict[str, Any]:
     """The words to the arguments in a row. Raises UsageError for one too many."""
-    told: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for each in positional:
         if words:
-            told[each.name] = words if is_many(each.kind_if_given) else words[0]
+            values[each.name] = words if is_many(each.kind_if_given) else words[0]
             words = [] if is_many(each.kind_if_given) else words[1:]
     if words:
         raise UsageError(f"a word too many: {words[0]}", where=prog, remedy=f"{prog} --help")
-    return told
+    return values
 
 
-def value_of(argument: Argument, told: Any, prog: str) -> Any:
+def value_of(argument: Argument, value: Any, prog: str) -> Any:
     """Texts as the argument's type. Raises UsageError."""
     if argument.kind is bool:
-        return told
+        return value
     kind = argument.kind_if_given
     if is_many(kind):
-        if not told:
+        if not value:
             raise UsageError(f"{argument.flag} has no value", where=prog, expected=argument.spelled,
                              remedy=f"{argument.flag} none" if argument.setting else None)  # fmt: skip
-        if argument.setting and told == ["none"]:
+        if argument.setting and value == ["none"]:
             return ()
-        return tuple(one_value(argument, get_args(kind)[0], text, prog) for text in told)
-    if isinstance(told, list):
-        return tuple(one_value(argument, each, text, prog) for each, text in zip(get_args(kind), told, strict=True))
+        return tuple(one_value(argument, get_args(kind)[0], text, prog) for text in value)
+    if isinstance(value, list):
+        return tuple(one_value(argument, each, text, prog) for each, text in zip(get_args(kind), value, strict=True))
     optional = kind is not argument.kind
-    return None if optional and told in ("none", "None") else one_value(argument, kind, told, prog)
+    return None if optional and value in ("none", "None") else one_value(argument, kind, value, prog)
 
 
 def one_value(argument: Argument, kind: Any, text: str, prog: str) -> Any:

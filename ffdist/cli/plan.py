@@ -67,18 +67,18 @@ class PlanCommand:
 
 def parse(args: Sequence[str]) -> PlanCommand:
     """The command with its resolved settings. Raises ConfigError and UsageError."""
-    told = told_by(PlanCommand, args, PROG, made=PlanCommand())
-    own = {name: told.pop(name) for name in list(told) if name in PlanCommand.__dataclass_fields__}
-    for name in told:
+    values = told_by(PlanCommand, args, PROG, made=PlanCommand())
+    own = {name: values.pop(name) for name in list(values) if name in PlanCommand.__dataclass_fields__}
+    for name in values:
         if name in STRANGE:
             raise ConfigError(f"{setting(f'{GROUP_OF[name]}.{name}')} is nothing that a plan is made by", where=PROG,
                               remedy=f"leave it out; {PROG} --help lists what is")  # fmt: skip
     file, preset = own.get("config"), own.get("preset")
     from_file = flat(read_toml(file), str(file)) if file else {}
-    bare = BARE if not file and told.get("data", BARE) == BARE and not {"model", "objective"} & set(told) else None
+    bare = BARE if not file and values.get("data", BARE) == BARE and not {"model", "objective"} & set(values) else None
     base = with_preset(Settings(), preset or BARE) if preset or bare else Settings()
     base = apply(base, from_file, str(file)) if from_file else base
-    command = PlanCommand(**own, settings=without_strange_options(base.changed(**told), base, told))
+    command = PlanCommand(**own, settings=without_strange_options(base.changed(**values), base, values))
     counts_of(command)
     lanes_of(command)
     return command

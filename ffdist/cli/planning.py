@@ -46,8 +46,8 @@ def plan(command: PlanCommand) -> None:
     grown = scaled(profile, cluster, counts_of(command))
     plot = draw_scaled(profile, cluster, grown, command.plot) if grown and command.plot else None
     if command.json:
-        told = found.as_json() | ({"scaled": [as_json(each) for each in grown]} if grown else {})
-        print(json.dumps(told))
+        fields = found.as_json() | ({"scaled": [as_json(each) for each in grown]} if grown else {})
+        print(json.dumps(fields))
         return
     tell(found, grown, plot)
 

@@ -71,8 +71,8 @@ def main(args: Sequence[str]) -> None:
     else:
         show(list(rows), command.top_k or 1)
     sys.stdout.flush()
-    for told in predictions.notes():
-        note(f"note: {told}")
+    for line in predictions.notes():
+        note(f"note: {line}")
     if predictions.bad:
         raise unreadable(predictions.bad, max(len(paths), len(predictions.bad)))
 

@@ -67,29 +67,31 @@ def parse(args: Sequence[str]) -> Train:
     """The command with its resolved settings. Raises ConfigError for an unknown preset, key or value, and for what may
     not change when a run goes on; UsageError for a command line that cannot be read."""
     args, preset = preset_of(as_told(args))
-    told = told_by(Train, args, PROG, made=Train())
-    if "preset" in told:
-        raise stray(told["preset"])
-    if told.pop("trust", False):
+    values = told_by(Train, args, PROG, made=Train())
+    if "preset" in values:
+        raise stray(values["preset"])
+    if values.pop("trust", False):
         TRUSTING.set(True)
-    if "replay" in told or "batch" in told:
-        return replayed(told)
-    file = told.pop("config", None)
+    if "replay" in values or "batch" in values:
+        return replayed(values)
+    file = values.pop("config", None)
     from_file = flat(read_toml(file), str(file)) if file else {}
     actions = actions_of(from_file, file)
-    said = {name: told.pop(name) for name in ("print_config", "dry_run", "json") if name in told}
-    resume = told.pop("resume", None) or resumed_by_file(actions, told.get("out") or from_file.get("out"), file)
+    said = {name: values.pop(name) for name in ("print_config", "dry_run", "json") if name in values}
+    resume = values.pop("resume", None) or resumed_by_file(actions, values.get("out") or from_file.get("out"), file)
     named, resume = resume, resume and here(resume)
     base = recorded = recorded_settings(resume) if resume else Settings()
-    bare = BARE if not file and not resume and told.get("data", BARE) == BARE else None
+    bare = BARE if not file and not resume and values.get("data", BARE) == BARE else None
     if resume and preset:
-        base = beside_preset(base, preset, told)
+        base = beside_preset(base, preset, values)
     elif preset or bare:
         base = with_preset(base, preset or BARE)
     base = apply(base, from_file, str(file)) if from_file else base
-    settings = base.changed(**told)
-    settings = in_its_folder(settings, resume, told, named) if resume else without_strange_options(settings, base, told)
-    if "address" in told and settings.plan.launcher != "ray":
+    settings = base.changed(**values)
+    settings = (
+        in_its_folder(settings, resume, values, named) if resume else without_strange_options(settings, base, values)
+    )
+    if "address" in values and settings.plan.launcher != "ray":
         raise ConfigError(
             f"{setting('ray.address')} is a Ray cluster's",
             expected=setting("plan.launcher", "ray"),
@@ -99,32 +101,32 @@ def parse(args: Sequence[str]) -> Train:
         from ffdist.runtime.folder import check_resumable
         from ffdist.runtime.own_code import named_code
 
-        trust(named_code(Settings().changed(**{name: told[name] for name in NAMING if name in told})))
+        trust(named_code(Settings().changed(**{name: values[name] for name in NAMING if name in values})))
         check_resumable(recorded, settings)
     dry_run = said.get("dry_run", False) or actions.get("dry_run", False)
     flags = {"print_config": said.get("print_config", False), "dry_run": dry_run, "json": said.get("json", False)}
     return Train(preset, file, resume, **flags, settings=settings)
 
 
-def replayed(told: Mapping[str, Any]) -> Train:
+def replayed(values: Mapping[str, Any]) -> Train:
     """Raises ConfigError for anything else beside the run and the batch: it is learned as the run has it."""
-    if "replay" not in told:
-        raise ConfigError(f"{setting('batch')} is for {setting('replay')}", got=setting("batch", told["batch"]),
+    if "replay" not in values:
+        raise ConfigError(f"{setting('batch')} is for {setting('replay')}", got=setting("batch", values["batch"]),
                           remedy=f"{setting('training.batch_size')} is how many samples a batch has")  # fmt: skip
-    if others := [name for name in told if name not in ("replay", "batch", "json")]:
+    if others := [name for name in values if name not in ("replay", "batch", "json")]:
         raise ConfigError(
             f"{setting('replay')} takes the run's own settings",
             expected=f"{setting('batch')} alone beside it",
             got=" ".join(map(as_flag, others)),
             remedy="leave the others out",
         )
-    return Train(replay=told["replay"], batch=told.get("batch"), json=told.get("json", False))
+    return Train(replay=values["replay"], batch=values.get("batch"), json=values.get("json", False))
 
 
-def in_its_folder(settings: Settings, run: Path, told: Mapping[str, Any], named: Path | None = None) -> Settings:
+def in_its_folder(settings: Settings, run: Path, values: Mapping[str, Any], named: Path | None = None) -> Settings:
     """The settings of a run that goes on; named: as its user typed it. Raises ConfigError where another folder is
     told."""
-    if "out" in told and settings.run.out not in (run, named):
+    if "out" in values and settings.run.out not in (run, named):
         raise ConfigError(
             f"{setting('resume')} and {setting('run.out')} name two runs",
             expected=f"{run} alone",
@@ -156,22 +158,22 @@ def on_command_line(name: str, value: object, file: Path | None) -> str:
 
 def resumed_by_file(actions: Mapping[str, Any], out: object, file: Path | None) -> Path | None:
     """The run that `resume` in a settings file means: that of `out` where it is `true`, as older files have it."""
-    told = actions.get("resume", False)
-    if told is True and out is None:
+    resume = actions.get("resume", False)
+    if resume is True and out is None:
         raise ConfigError("which run is to go on?", where=file, got="resume = true, without out",
                           remedy="ffdist train --resume RUN")  # fmt: skip
-    return Path(str(out)) if told is True else Path(told) if told else None
+    return Path(str(out)) if resume is True else Path(resume) if resume else None
 
 
-def beside_preset(recorded: Settings, preset: str, told: Collection[str]) -> Settings:
+def beside_preset(recorded: Settings, preset: str, typed: Collection[str]) -> Settings:
     """Those of a run that goes on, though a preset is named, as where a job is submitted again: what decides what it
     learns is the preset's, to be compared; all that may differ stays the run's, which may have been told more.
 
-    told: what the command line says, which is the user's last word.
+    typed: what the command line says, which is the user's last word.
     """
     named = with_preset(recorded, preset)
     kept = {name: value for name, value in recorded.items() if is_free(name) and value != named.value(name)}
-    said = [f"{as_flag(name)} {shown(value)}" for name, value in kept.items() if name not in told and name != "data"]
+    said = [f"{as_flag(name)} {shown(value)}" for name, value in kept.items() if name not in typed and name != "data"]
     if said and os.environ.get("RANK", "0") == "0":
         note(f"the run goes on with its own settings where the preset {preset} has others: {', '.join(said)}")
     return named.changed(**kept)

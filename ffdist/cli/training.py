@@ -65,10 +65,10 @@ def train(command: Train, words: Sequence[str]) -> None:
     words: the command as it was typed."""
     command = replace(command, settings=settled_plan(command.settings))
     world, settings = World.from_env(), command.settings
-    told = world is None or world.first
+    prints = world is None or world.first
     if command.resume and not command.dry_run and (end := nothing_left(settings)):
         check_named_data(settings, command.resume)
-        if told:
+        if prints:
             warn(f"{end} ({settings.run.out})")
             tell_end(command.resume, as_json=command.json)
         return
@@ -77,7 +77,7 @@ def train(command: Train, words: Sequence[str]) -> None:
     check_named(settings, command.resume)
     if settings.dataset.data == GIVEN:
         raise no_data_to_learn(command.resume)
-    with nullcontext() if told else silenced():
+    with nullcontext() if prints else silenced():
         images = open_told(settings.dataset)
     job = make_job(settings, images, resume=has_begun(command))
     settings = job.settings
@@ -86,14 +86,14 @@ def train(command: Train, words: Sequence[str]) -> None:
     job = replace(job, workers=workers)
     if world is None or world.attempt == 0:  # a later attempt is one of what was checked
         check_job(job)
-    if told:
+    if prints:
         warn(validation_note(job))
         warn(job.chain.joined)
         warn(f"weights to start from: {job.chain.origin}" if job.chain.origin else None)
         for text in unread(settings):
             warn(text)
     if command.dry_run:
-        if told:
+        if prints:
             dry_run(job, as_json=command.json)
     elif world:
         train_here(command, images, world, words)
@@ -118,8 +118,8 @@ def train_local(command: Train, job: Job, words: Sequence[str]) -> None:
     handle_signals(unwind)
     with ExitStack() as start:
         out = start_folder(command, job.images, start)
-        told = facts(settings.plan.launcher, stages, words)
-        made = job_of(command, job.images, out, told, resume=has_begun(command))
+        started = facts(settings.plan.launcher, stages, words)
+        made = job_of(command, job.images, out, started, resume=has_begun(command))
         result = launch(replace(made, outputs=job.chain.outputs()), out)
     conclude(result, out, as_json=command.json)
     if result.signal:  # an observer's wish to end is no failure
@@ -140,12 +140,12 @@ def has_begun(command: Train) -> bool:
     return command.resume is not None and bool(committed(command.resume))
 
 
-def job_of(command: Train, images: Images, out: Path, told: dict[str, Any], *, resume: bool) -> SettingsJob:
-    """told: `facts` of this start. resume: whether there is a snapshot to go on from."""
+def job_of(command: Train, images: Images, out: Path, options: dict[str, Any], *, resume: bool) -> SettingsJob:
+    """options: `facts` of this start. resume: whether there is a snapshot to go on from."""
     recorded = settled(command.settings) if command.resume else None
     folder = images.prepared and images.prepared.folder
     settings = command.settings.changed(out=out)
-    return SettingsJob(settings, out, told["stages"], resume, recorded, told, folder=folder)
+    return SettingsJob(settings, out, options["stages"], resume, recorded, options, folder=folder)
 
 
 def launch(make: SettingsJob, out: Path) -> Result:
@@ -158,10 +158,8 @@ def launch(make: SettingsJob, out: Path) -> Result:
             return run_threads(make(), observer)
         if settings.plan.launcher == "ray":
             return settings_on_ray(make, out, observer)
-        told = settings.run
-        return run_processes(
-            make, make.workers, observer, run=out, max_restarts=told.max_restarts, timeout=told.timeout
-        )
+        run = settings.run
+        return run_processes(make, make.workers, observer, run=out, max_restarts=run.max_restarts, timeout=run.timeout)
     except (StageError, TransportError) as error:
         raise going_on_told(error, out) from error
     finally:
@@ -227,15 +225,15 @@ def conclude(result: Result, out: Path, *, as_json: bool = False) -> None:
     """The tables, where the run is, what to try next; or all of it as one JSON object."""
     place = shown(out)
     if as_json:
-        told = {"run": str(place), "reason": result.reason, "epochs": result.records, "test": result.test}
-        print(json.dumps(told))
+        fields = {"run": str(place), "reason": result.reason, "epochs": result.records, "test": result.test}
+        print(json.dumps(fields))
         return
     console = PlainConsole()
     for each in result_tables(result.records, result.test):
         console.print(each)
     console.print(f"run directory: {place}", soft_wrap=True)
-    if ends_with_container() and (told := loss(out)):
-        console.print(told, soft_wrap=True)
+    if ends_with_container() and (fields := loss(out)):
+        console.print(fields, soft_wrap=True)
         return
     if QUIET in os.environ:
         return
@@ -254,8 +252,8 @@ def tell_end(run: Path, *, as_json: bool) -> None:
     """Print as JSON what `conclude` printed of a run that has ended before."""
     if as_json:
         records, end = read_run_log(run)
-        told = {"run": str(run), "reason": "finished", "epochs": records, "test": end and end["test"]}
-        print(json.dumps(told))
+        fields = {"run": str(run), "reason": "finished", "epochs": records, "test": end and end["test"]}
+        print(json.dumps(fields))
 
 
 def dry_run(job: Job, *, as_json: bool = False) -> None:
@@ -270,13 +268,13 @@ def dry_run(job: Job, *, as_json: bool = False) -> None:
     if plan.is_pipeline and settings.plan.plan is None:
         settings = settings.changed(stages=workers)
     if as_json:
-        told = {
+        fields = {
             "settings": dict(settings.items()),
             "plan": plan.as_json(),
             "stages": stages_told(costs, plan),
             "layers_crossed": layers_crossed(job.chain, job.objective),
         }
-        print(json.dumps(told, default=str))
+        print(json.dumps(fields, default=str))
         return
     console = PlainConsole()
     console.print(write_toml(settings), soft_wrap=True, end="")
@@ -304,13 +302,13 @@ def stage_table(costs: list[BlockCost], plan: Plan, batch_size: int, crossed: Ma
     rows = table("stage", "blocks", *(["workers"] if whole else []), "parameters", "layers crossed", "ms a batch",
                  "KiB sent a batch", title="Stages, measured here")  # fmt: skip
     busy = dict.fromkeys(range(plan.workers), 0.0)
-    for index, (stage, told) in enumerate(zip(plan.stages, stages_told(costs, plan), strict=True)):
+    for index, (stage, text) in enumerate(zip(plan.stages, stages_told(costs, plan), strict=True)):
         for share in stage.shares:
-            busy[share.worker] += told["seconds"] * len(share.lanes) / plan.lanes
-        workers = [" ".join(told["workers"])] if whole else []
-        layers = " ".join(str(crossed.get(name, 1)) for name in told["blocks"])
-        rows.add_row(str(index), " ".join(told["blocks"]), *workers, f"{told['parameters']:,}", layers,
-                      f"{told['seconds'] * 1e3:.2f}", f"{told['bytes_sent'] / 1024:,.0f}")  # fmt: skip
+            busy[share.worker] += text["seconds"] * len(share.lanes) / plan.lanes
+        workers = [" ".join(text["workers"])] if whole else []
+        layers = " ".join(str(crossed.get(name, 1)) for name in text["blocks"])
+        rows.add_row(str(index), " ".join(text["blocks"]), *workers, f"{text['parameters']:,}", layers,
+                      f"{text['seconds'] * 1e3:.2f}", f"{text['bytes_sent'] / 1024:,.0f}")  # fmt: skip
     who = f"{plan.workers} workers" if whole else f"{len(plan.stages)} stages"
     rows.caption = (
         f"by the slowest {'worker' if whole else 'stage'} {batch_size / max(busy.values()):,.0f} samples/s, if each of "

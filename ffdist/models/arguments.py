@@ -50,10 +50,12 @@ def checked_arguments(build: Callable[P, R]) -> Callable[P, R]:
                               expected="(input_shape, num_classes, **options)") from error  # fmt: skip
         check_input(given[shape], given[classes])
         kinds = kinds_of(build)
-        told = {each: checked_value(each, given[each], kinds[each], model) for each in options if each in given}
-        made = build(**(given | told))  # pyright: ignore[reportCallIssue]
+        checked_values = {
+            each: checked_value(each, given[each], kinds[each], model) for each in options if each in given
+        }
+        made = build(**(given | checked_values))  # pyright: ignore[reportCallIssue]
         if name and hasattr(made, "recipe"):
-            made.recipe = recipe_of(name, build, told, defaults)  # pyright: ignore[reportAttributeAccessIssue]
+            made.recipe = recipe_of(name, build, checked_values, defaults)  # pyright: ignore[reportAttributeAccessIssue]
         return made
 
     return checked

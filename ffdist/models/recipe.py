@@ -34,10 +34,10 @@ def recipe_of(
     name: str, build: Callable[..., Any], options: Mapping[str, Any], defaults: Mapping[str, Any]
 ) -> Recipe | None:
     """The recipe of a call with these options. None where one of them cannot be said in words."""
-    told = {key: value for key, value in options.items() if key not in defaults or defaults[key] != value}
-    texts = {key: text_of(value) for key, value in told.items()}
+    changed = {key: value for key, value in options.items() if key not in defaults or defaults[key] != value}
+    texts = {key: text_of(value) for key, value in changed.items()}
     try:
-        if typed(build, texts, name, skip=2) != told:
+        if typed(build, texts, name, skip=2) != changed:
             return None
     except ConfigError:
         return None

@@ -82,5 +82,5 @@ class Hinton(LabelledInput):
         if x.dim() == 2:
             return torch.cat([values, x[:, values.shape[1] :]], 1)
         flat = x.flatten(2)
-        told = values[:, None].expand(-1, flat.shape[1], -1)
-        return torch.cat([told, flat[..., values.shape[1] :]], -1).view(x.shape)
+        written = values[:, None].expand(-1, flat.shape[1], -1)
+        return torch.cat([written, flat[..., values.shape[1] :]], -1).view(x.shape)

@@ -160,8 +160,8 @@ class LabelledInput(Objective):
             loss = None if scores is None or labels is None else F.cross_entropy(scores, labels)
         else:
             passes = head.num_classes + (self.predict == "both")
-            told = out[: out.shape[0] // passes * head.num_classes]
-            loss, scores = self._each_label(head, told, labels)
+            labelled = out[: out.shape[0] // passes * head.num_classes]
+            loss, scores = self._each_label(head, labelled, labels)
         return Local(loss, scores, None if head.last else next_input)
 
     def forward_frozen(self, head: nn.Module, out: Tensor) -> Tensor | None:
@@ -179,8 +179,8 @@ class LabelledInput(Objective):
     ) -> tuple[Tensor, Tensor | None]:
         """Positives up, negatives down; the readout, if any, on the neutral pass."""
         batch = len(labels)
-        told = out[: 2 * batch]
-        positive, negative = head.excess(told).split(batch)
+        labelled = out[: 2 * batch]
+        positive, negative = head.excess(labelled).split(batch)
         loss = self.contrast(head, positive, negative)
         if self.peer:
             loss = loss + self.peer * head.peer_loss(out[:batch])

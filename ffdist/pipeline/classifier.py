@@ -136,9 +136,11 @@ class Classifier(nn.Module):
         """
         if batch_size is not None:
             batch_size = self.settings.changed(batch_size=batch_size, microbatches=1, lanes=None).training.batch_size
-        told = self.settings.dataset
-        learned = Normalised(list(self.classes), tuple(self.input_shape), *self.moments, self.pixels, told.preprocess)
-        images = to_measure(data, learned, told.image_size)
+        dataset = self.settings.dataset
+        learned = Normalised(
+            list(self.classes), tuple(self.input_shape), *self.moments, self.pixels, dataset.preprocess
+        )
+        images = to_measure(data, learned, dataset.image_size)
         if images.test is None:
             raise without_test(images)
         seen = (views,) if isinstance(views, str) else tuple(views)

@@ -39,8 +39,8 @@ class NonfiniteValue:
         return [self.what, repr(self.value)]
 
     @classmethod
-    def from_json(cls, told: list[Any] | None) -> NonfiniteValue | None:
-        return None if told is None else cls(str(told[0]), float(told[1]))
+    def from_json(cls, value: list[Any] | None) -> NonfiniteValue | None:
+        return None if value is None else cls(str(value[0]), float(value[1]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,15 +99,15 @@ def measure(
             viewed.add((replace(batch, x=seen, scores=None, scored=[], features=None)
                         for seen in each_view(classifier, viewed, x)), weights)  # fmt: skip
     blocks = stage.end_split(EndOfSplit("test", 0)).blocks
-    told = [block | {"lr": classifier.rates.get(block["block"], 0.0)} for block in blocks]
-    return Measured(tally.result(told) | ({"views": viewed.result()} if viewed else {}), confusions)
+    metrics = [block | {"lr": classifier.rates.get(block["block"], 0.0)} for block in blocks]
+    return Measured(tally.result(metrics) | ({"views": viewed.result()} if viewed else {}), confusions)
 
 
 def metrics_of(classifier: Classifier) -> OwnMetrics:
     """Those that the settings of its training name, where they are here."""
-    told = classifier.settings.watch.metric
+    names = classifier.settings.watch.metric
     try:
-        return OwnMetrics(named_metrics(told, classifier.num_classes), classifier.settings.training.seed)
+        return OwnMetrics(named_metrics(names, classifier.num_classes), classifier.settings.training.seed)
     except ConfigError as error:
         note(f"measured without metrics of your own: {error.what} ({error.where})")
         return OwnMetrics()

@@ -114,14 +114,14 @@ class OwnMetrics:
         """Each one's value, None for one that is not finite; they begin anew."""
         found = {name: self._try(name, partial(self._value, metric)) for name, metric in list(self.metrics.items())}
         self.scores, self.labels = [], []
-        return {key: value for name, told in found.items() for key, value in (told or {name: None}).items()}
+        return {key: value for name, values in found.items() for key, value in (values or {name: None}).items()}
 
     def _value(self, metric: Metric) -> Any:
         if not is_stateful(metric):
             return metric(torch.cat(self.scores), torch.cat(self.labels))
-        told = metric.compute()
+        value = metric.compute()
         metric.reset()
-        return told
+        return value
 
     def _try(self, name: str, call: Callable[[], Any]) -> dict[str, float | None] | None:
         """What it gives, by name."""
@@ -134,15 +134,15 @@ class OwnMetrics:
             return None
 
 
-def numbers(name: str, told: Any) -> Iterator[tuple[str, float | None]]:
+def numbers(name: str, result: Any) -> Iterator[tuple[str, float | None]]:
     """The value or values of a metric, each with a name."""
-    if told is None:  # of an update
+    if result is None:  # of an update
         return
-    if isinstance(told, Mapping):
-        for key, value in told.items():
+    if isinstance(result, Mapping):
+        for key, value in result.items():
             yield from numbers(f"{name}/{key}", value)
         return
-    values = torch.as_tensor(told, dtype=torch.float64).flatten().tolist()
+    values = torch.as_tensor(result, dtype=torch.float64).flatten().tolist()
     for index, value in enumerate(values):
         yield (name if len(values) == 1 else f"{name}/{index}"), (value if isfinite(value) else None)
 
@@ -160,8 +160,8 @@ def check_metrics(metrics: Mapping[str, Metric], num_classes: int) -> None:
             tried = deepcopy(metric)
             if is_stateful(tried):
                 tried.update(scores, labels)
-                told = tried.compute()
+                value = tried.compute()
             else:
-                told = tried(scores, labels)
-            if not dict(numbers(name, told)):
+                value = tried(scores, labels)
+            if not dict(numbers(name, value)):
                 raise TypeError("it gives no number")

@@ -32,10 +32,10 @@ from ffdist.pipeline.team import StageGroup
 from ffdist.pipeline.tree import Node, Partial, total
 
 
-def slices_pay(workers: int, told: str = "auto") -> bool:
+def slices_pay(workers: int, exchange: str = "auto") -> bool:
     """Whether slices are the faster exchange: a worker sends 2 (W - 1) / W of the block, and not W - 1, in two rounds,
-    and not one. told: as `plan.exchange`."""
-    return workers > 2 if told == "auto" else told == "slices"
+    and not one. exchange: as `plan.exchange`."""
+    return workers > 2 if exchange == "auto" else exchange == "slices"
 
 
 class Reduction:
@@ -114,8 +114,8 @@ class Reduction:
         for kind, keys in by_type.items():
             running[f"running {kind}"] = torch.cat([self.running.taken[key].flatten() for key in keys])
         tensors = [{name: value[part] for name, value in travelling.items()} | running for part in self.slices]
-        told = self.trouble and self.trouble.as_json()
-        return {"present": sorted(self.present), "running": by_type, "trouble": told}, tensors
+        trouble = self.trouble and self.trouble.as_json()
+        return {"present": sorted(self.present), "running": by_type, "trouble": trouble}, tensors
 
     def receive(self, fields: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         """What another worker has collected."""

@@ -190,8 +190,8 @@ class Source:
             if part.number % self.training.microbatches == 0:  # a lane begins; it draws what it draws anywhere
                 place = () if self.of == 1 else (part.lane,)
                 generator.manual_seed(derive_seed(self.training.seed, "source", step, *place))
-            told = None if known is None else known[part.rows]
-            yield self._learned(x[rows], y[rows], told, part, samples, step, generator, complete=part is cut[-1])
+            scores = None if known is None else known[part.rows]
+            yield self._learned(x[rows], y[rows], scores, part, samples, step, generator, complete=part is cut[-1])
 
     def _learned(
         self,

@@ -40,13 +40,13 @@ class View(NamedTuple):
 
 def views_of(names: Iterable[str], shape: Sequence[int]) -> list[View]:
     """shape: of a sample. Raises ConfigError for other names, and for samples that are no pictures."""
-    told = set(names)
-    if unknown := told - set(VIEWS):
+    asked = set(names)
+    if unknown := asked - set(VIEWS):
         raise ConfigError("there is no such view", where="views", expected=" or ".join(VIEWS), got=", ".join(unknown))
-    if len(shape) != 3 or ("shift" in told and min(shape[1:]) < 2):
+    if len(shape) != 3 or ("shift" in asked and min(shape[1:]) < 2):
         raise ConfigError("only pictures have views", where="views", expected="samples [C, H, W]", got=list(shape))
-    places = [View(0.5), View(0.25, -1), View(0.25, 1)] if "shift" in told else [View(1.0)]
-    if "flip" not in told:
+    places = [View(0.5), View(0.25, -1), View(0.25, 1)] if "shift" in asked else [View(1.0)]
+    if "flip" not in asked:
         return places
     return [View(view.weight / 2, view.moved, mirrored) for view in places for mirrored in (False, True)]
 

@@ -190,10 +190,10 @@ def _stages(records: list[dict[str, Any]]) -> Table:
                  title=f"Stages in the last epoch{speed}")  # fmt: skip
     places = [stage["stage"] for stage in last["stages"]]
     for stage in last["stages"]:
-        told = [f"{stage.get(key, 0.0) / stage['seconds']:.0%}" for key in shares]
-        told += [f"{stage['hidden']:.0%}" if "hidden" in stage else ""] * len(hides)
+        texts = [f"{stage.get(key, 0.0) / stage['seconds']:.0%}" for key in shares]
+        texts += [f"{stage['hidden']:.0%}" if "hidden" in stage else ""] * len(hides)
         worker = f", worker {stage['worker']}" if places.count(stage["stage"]) > 1 else ""
-        rows.add_row(f"{stage['stage']}{worker}", " ".join(stage["blocks"]), *told, *memory_cells(stage))
+        rows.add_row(f"{stage['stage']}{worker}", " ".join(stage["blocks"]), *texts, *memory_cells(stage))
     if len({stage.get("process", stage["stage"]) for stage in last["stages"]}) < len(last["stages"]):
         rows.caption = "stages of one process: each shows the memory of the whole process"
     return rows

@@ -99,12 +99,12 @@ class Settings:
         Raises ConfigError for a name that is no field's, with the nearest, for a wrong type, and for what is out of
         range.
         """
-        told: dict[str, dict[str, Any]] = {}
+        changes: dict[str, dict[str, Any]] = {}
         for name, value in (values | in_place_of(values)).items():
             if name not in GROUP_OF:
                 raise unknown(name, GROUP_OF)
-            told.setdefault(GROUP_OF[name], {})[name] = value
-        groups = {group: dataclasses.replace(getattr(self, group), **of) for group, of in told.items()}
+            changes.setdefault(GROUP_OF[name], {})[name] = value
+        groups = {group: dataclasses.replace(getattr(self, group), **of) for group, of in changes.items()}
         return dataclasses.replace(self, **groups)
 
     def items(self) -> Iterator[tuple[str, Any]]:
@@ -140,14 +140,14 @@ def as_flag(name: str) -> str:
     return f"--{name.rpartition('.')[2].replace('_', '-')}"
 
 
-def in_place_of(told: Mapping[str, Any]) -> dict[str, Any]:
+def in_place_of(options: Mapping[str, Any]) -> dict[str, Any]:
     """Who computes what is told anew: what was told of it in another way before goes."""
-    ways = [way for way in WAYS if any(told.get(name) for name in way)]
+    ways = [way for way in WAYS if any(options.get(name) for name in way)]
     if len(ways) != 1:
         return {}
-    stays = ways[0] + (("devices",) if told.get("plan") == "auto" else ("plan",) if told.get("devices") else ())
+    stays = ways[0] + (("devices",) if options.get("plan") == "auto" else ("plan",) if options.get("devices") else ())
     default = PlanSettings()
-    return {name: getattr(default, name) for way in WAYS for name in way if name not in told and name not in stays}
+    return {name: getattr(default, name) for way in WAYS for name in way if name not in options and name not in stays}
 
 
 def unknown(name: str, names: Collection[str], where: object = None) -> ConfigError:
@@ -163,13 +163,13 @@ def flat(values: Mapping[str, Any], where: str = "") -> dict[str, Any]:
     Raises ConfigError for a key that stands in another group's table, or is told twice.
     """
     result: dict[str, Any] = {}
-    told: dict[str, str] = {}
+    found: dict[str, str] = {}
     for key, value in values.items():
         for name, spelled, inner in _leaves(key, value, where):
             if name in result:
-                raise ConfigError(f"'{name}' is told twice", where=where or None, got=f"{told[name]} and {spelled}",
+                raise ConfigError(f"'{name}' is told twice", where=where or None, got=f"{found[name]} and {spelled}",
                                   remedy="leave one of them out")  # fmt: skip
-            result[name], told[name] = inner, spelled
+            result[name], found[name] = inner, spelled
     return result
 
 
@@ -182,14 +182,14 @@ def _leaves(key: str, value: Any, where: str) -> Iterator[tuple[str, str, Any]]:
     if not isinstance(value, Mapping):
         raise ConfigError(f"'{key}' is a group of settings", where=where or None, expected=f"a table: [{key}]",
                           got=repr(value))  # fmt: skip
-    for inner, told in value.items():
+    for inner, inner_value in value.items():
         leaf = inner.replace("-", "_")
         if leaf in GROUP_OF and name not in (GROUP_OF[leaf], FORMER.get(leaf)):
             raise ConfigError(f"'{inner}' is no setting of [{key}]", where=where or None,
                               remedy=f"it belongs to [{GROUP_OF[leaf]}]")  # fmt: skip
         if leaf not in GROUP_OF:
             raise unknown(inner, [f.name for f in dataclasses.fields(GROUPS[name])], f"{where}, [{key}]")
-        yield leaf, f"[{key}] {inner}", told
+        yield leaf, f"[{key}] {inner}", inner_value
 
 
 def apply(settings: Settings, values: Mapping[str, Any], where: str) -> Settings:
@@ -225,15 +225,15 @@ def as_options(value: Any) -> Any:
     return [f"{k}={','.join(map(str, v)) if isinstance(v, list) else v}" for k, v in value.items()]
 
 
-def without_strange_options(settings: Settings, before: Settings, told: Collection[str]) -> Settings:
+def without_strange_options(settings: Settings, before: Settings, typed: Collection[str]) -> Settings:
     """`settings` without what was for `before`'s network, rule or optimiser, where these are others now: their options,
     the windows and factors of blocks, and joined blocks.
 
-    told: names of the settings that are said anew, and so stay.
+    typed: names of the settings that are said anew, and so stay.
     """
     changed = [name for name in ("model", "objective") if settings.value(name) != before.value(name)]
     strange = [f"{name}_args" for name in changed] + ["windows", "block_rates"] * bool(changed)
     strange += ["blocks", "modules"] * ("model" in changed)
     if settings.optim.optimizer != before.optim.optimizer:
         strange.append("optimizer_args")
-    return settings.changed(**{name: () for name in strange if name not in told})
+    return settings.changed(**{name: () for name in strange if name not in typed})

@@ -127,8 +127,8 @@ def explained(group: type) -> dict[str, str]:
     """What stands below each field of a dataclass in its source, by name."""
     body = ast.parse(textwrap.dedent(inspect.getsource(group))).body[0]
     assert isinstance(body, ast.ClassDef)
-    told = {}
+    texts = {}
     for named, text in zip(body.body, body.body[1:], strict=False):
         if isinstance(named, ast.AnnAssign) and isinstance(named.target, ast.Name) and isinstance(text, ast.Expr):
-            told[named.target.id] = " ".join(ast.literal_eval(text.value).split())
-    return told
+            texts[named.target.id] = " ".join(ast.literal_eval(text.value).split())
+    return texts

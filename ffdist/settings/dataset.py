@@ -61,8 +61,8 @@ class DatasetSettings(Group):
 
     def check(self) -> None:
         for name in TRANSFORMS:
-            told, where = getattr(self, name), setting(f"dataset.{name}")
-            calls = calls_of([told] if isinstance(told, (str, Mapping)) else told or (), where)
+            share, where = getattr(self, name), setting(f"dataset.{name}")
+            calls = calls_of([share] if isinstance(share, (str, Mapping)) else share or (), where)
             check_transforms(calls, where)
             object.__setattr__(self, name, tuple(map(str, calls)))
         super().check()

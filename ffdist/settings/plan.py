@@ -68,9 +68,9 @@ class PlanSettings(Group):
             "replicas": self.replicas,
             "devices": self.devices,
         }
-        told = [setting(f"plan.{name}") for name, value in ways.items() if value]
-        if len(told) > 1:
-            raise ConfigError(f"{' and '.join(told)} say who computes what in several ways", expected="one of them")
+        given = [setting(f"plan.{name}") for name, value in ways.items() if value]
+        if len(given) > 1:
+            raise ConfigError(f"{' and '.join(given)} say who computes what in several ways", expected="one of them")
         if self.plan is not None and not self.plan.strip():
             raise ConfigError(f"{setting('plan.plan')} is empty", expected="a plan, a file, or auto")
         if self.transport in TRANSPORTS_OF_RAY and self.launcher != "ray":

@@ -59,8 +59,8 @@ class SchedulerSettings(Group):
     @property
     def warmups(self) -> dict[str, float]:
         """The warm-ups that are told, by name."""
-        told = {"warmup": self.warmup, "warmup_epochs": self.warmup_epochs, "warmup_steps": self.warmup_steps}
-        return {name: value for name, value in told.items() if value}
+        lengths = {"warmup": self.warmup, "warmup_epochs": self.warmup_epochs, "warmup_steps": self.warmup_steps}
+        return {name: value for name, value in lengths.items() if value}
 
     def check_warmup(self) -> None:
         """Raises ConfigError for one where there is none, and for several."""

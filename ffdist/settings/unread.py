@@ -38,9 +38,9 @@ def unread(settings: Settings) -> Iterator[str]:
         (OF_RAY, settings.plan.launcher == "ray", "ray", "plan.launcher", settings.plan.launcher),
     )
     for names, is_read, reader, why, value in readers:
-        told = [name for name in names if settings.value(name) != DEFAULTS.value(name)]
-        if told and not is_read:
-            spelled = ", ".join(setting(f"{GROUP_OF[name]}.{name}") for name in told)
+        changed = [name for name in names if settings.value(name) != DEFAULTS.value(name)]
+        if changed and not is_read:
+            spelled = ", ".join(setting(f"{GROUP_OF[name]}.{name}") for name in changed)
             yield f"nothing reads {spelled}, which is for {reader}: here it is {setting(why, value)}"
     behind = [f"{step:g}" for step in settings.scheduler.milestones if step >= settings.training.epochs]
     if behind and schedule == "milestones":

@@ -23,35 +23,41 @@ in `snapshots`."""
 MOST = 2**63 - 1
 
 
-def as_snapshot(told: object) -> str | int:
+def as_snapshot(snapshot: object) -> str | int:
     """ "final", "last", "best", or a step, of a text or a number. Raises ConfigError for anything else."""
-    if isinstance(told, str) and told in (FINAL, LAST, BEST):
-        return told
-    if isinstance(told, int) and not isinstance(told, bool) and 0 <= told <= MOST:
-        return told
-    if isinstance(told, str) and told.isascii() and told.isdigit() and len(told) < 20 and int(told) <= MOST:
-        return int(told)
+    if isinstance(snapshot, str) and snapshot in (FINAL, LAST, BEST):
+        return snapshot
+    if isinstance(snapshot, int) and not isinstance(snapshot, bool) and 0 <= snapshot <= MOST:
+        return snapshot
+    if (
+        isinstance(snapshot, str)
+        and snapshot.isascii()
+        and snapshot.isdigit()
+        and len(snapshot) < 20
+        and int(snapshot) <= MOST
+    ):
+        return int(snapshot)
     raise ConfigError(
         "there is no such choice of a snapshot",
         where=setting("snapshot"),
         expected=f"{FINAL}, {LAST}, {BEST}, or the step of one that is kept",
-        got=repr(told),
+        got=repr(snapshot),
     )
 
 
-def chosen(run: Path, told: str | int, use: Callable[[Manifest], T]) -> T | None:
+def chosen(run: Path, snapshot: str | int, use: Callable[[Manifest], T]) -> T | None:
     """What `use` makes of the snapshot; None where the run has none yet.
 
-    told: as `as_snapshot` gives it. Where the last is not whole, the one before is taken, as by `newest`; one that is
+    snapshot: as `as_snapshot` gives it. Where the last is not whole, the one before is, as by `newest`; one that is
     named is taken or refused. Raises SnapshotError for a step that is not kept, and for the best where none is marked.
     """
-    if told == FINAL:
-        told = BEST if ends_with_best(run) else LAST
-    if told == LAST:
+    if snapshot == FINAL:
+        snapshot = BEST if ends_with_best(run) else LAST
+    if snapshot == LAST:
         return newest(run, use)
     if not (kept := committed(run)):
         return None
-    return use(read_manifest(marked_best(run, kept) if told == BEST else of_step(run, kept, int(told))))
+    return use(read_manifest(marked_best(run, kept) if snapshot == BEST else of_step(run, kept, int(snapshot))))
 
 
 def mark_final(run: Path, folder: Path) -> None:

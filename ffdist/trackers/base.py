@@ -26,9 +26,9 @@ class Tracker(ABC):
 
     name: str
 
-    def __init__(self, run: Path, told: Mapping[str, Any]) -> None:
+    def __init__(self, run: Path, settings: Mapping[str, Any]) -> None:
         self.run = run
-        self.told = {name: plain(value) for name, value in told.items()}
+        self.told = {name: plain(value) for name, value in settings.items()}
         self.step = 0
 
     def __call__(self, event: RunEvent) -> None:

@@ -19,8 +19,8 @@ class Comet(Tracker):
 
     name = "comet"
 
-    def __init__(self, run: Path, told: Mapping[str, Any]) -> None:
-        super().__init__(run, told)
+    def __init__(self, run: Path, settings: Mapping[str, Any]) -> None:
+        super().__init__(run, settings)
         os.environ.setdefault("COMET_DISABLE_AUTO_LOGGING", "1")  # else it wants to be imported before torch
         try:
             comet_ml = importlib.import_module("comet_ml")

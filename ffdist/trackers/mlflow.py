@@ -17,8 +17,8 @@ class MLflow(Tracker):
 
     name = "mlflow"
 
-    def __init__(self, run: Path, told: Mapping[str, Any]) -> None:
-        super().__init__(run, told)
+    def __init__(self, run: Path, settings: Mapping[str, Any]) -> None:
+        super().__init__(run, settings)
         try:
             from mlflow.tracking import MlflowClient
         except ImportError as error:

@@ -16,8 +16,8 @@ class TensorBoard(Tracker):
 
     name = "tensorboard"
 
-    def __init__(self, run: Path, told: Mapping[str, Any]) -> None:
-        super().__init__(run, told)
+    def __init__(self, run: Path, settings: Mapping[str, Any]) -> None:
+        super().__init__(run, settings)
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:

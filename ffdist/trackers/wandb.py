@@ -14,8 +14,8 @@ class WandB(Tracker):
 
     name = "wandb"
 
-    def __init__(self, run: Path, told: Mapping[str, Any]) -> None:
-        super().__init__(run, told)
+    def __init__(self, run: Path, settings: Mapping[str, Any]) -> None:
+        super().__init__(run, settings)
         try:
             import wandb
         except ImportError as error:
