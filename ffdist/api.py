@@ -201,8 +201,13 @@ class Pipeline:
         refuse_while_loading()
         for name, value in (("resume", resume), ("progress", progress)):
             if not isinstance(value, bool):
-                raise ConfigError(f"{name} has a wrong value", where="Pipeline.fit", expected="True or False",
-                                  got=short(value), remedy=OTHERS[name] if name == "resume" else None)  # fmt: skip
+                raise ConfigError(
+                    f"{name} has a wrong value",
+                    where="Pipeline.fit",
+                    expected="True or False",
+                    got=short(value),
+                    remedy=OTHERS[name] if name == "resume" else None,
+                )
         share, held_out = (validation, None) if is_share(validation) else (None, validation)
         if share is not None:
             options["validation"] = share
@@ -347,10 +352,13 @@ class Pipeline:
         if isinstance(self.network, Chain):
             made, needed = (self.network.input_shape, self.network.num_classes), (images.shape, images.num_classes)
             if made != needed:
-                raise NetworkError("the network was made for other data", where=f"data set {images.name}",
-                                   expected="samples {}, {} classes".format(*made),
-                                   got="samples {}, {} classes".format(*needed),
-                                   remedy="make it of images.shape and images.num_classes")  # fmt: skip
+                raise NetworkError(
+                    "the network was made for other data",
+                    where=f"data set {images.name}",
+                    expected="samples {}, {} classes".format(*made),
+                    got="samples {}, {} classes".format(*needed),
+                    remedy="make it of images.shape and images.num_classes",
+                )
             return self.network if blocks is None else self.network.regroup(blocks)
         return Chain.from_sequential(self.network, input_shape=images.shape, num_classes=images.num_classes, cut=blocks)
 
@@ -431,8 +439,12 @@ def watched(settings: Settings, callbacks: Sequence[Observer], run: Path | None,
     """The console, then the callbacks, then whom the settings name. Raises ConfigError for what cannot be called."""
     for each in callbacks:
         if not callable(each):
-            raise ConfigError("a callback is called with each event", where="Pipeline.fit(callbacks=...)",
-                              expected="a function, or an object with __call__(event)", got=short(each))  # fmt: skip
+            raise ConfigError(
+                "a callback is called with each event",
+                where="Pipeline.fit(callbacks=...)",
+                expected="a function, or an object with __call__(event)",
+                got=short(each),
+            )
     return observers(settings, run, [ConsoleReport(PlainConsole(stderr=True, quiet=not progress)), *callbacks])
 
 
@@ -449,8 +461,12 @@ def check_unkept(settings: Settings) -> None:
     watch = settings.watch
     if watch.trace or watch.profile:
         name = "trace" if watch.trace else "profile"
-        raise ConfigError(f"a {name} needs a run directory to lie in", where=setting(f"watch.{name}"),
-                          expected="a folder for the run", remedy="fit(data, out=FOLDER)")  # fmt: skip
+        raise ConfigError(
+            f"a {name} needs a run directory to lie in",
+            where=setting(f"watch.{name}"),
+            expected="a folder for the run",
+            remedy="fit(data, out=FOLDER)",
+        )
 
 
 def launched(job: Job, observer: Observer) -> Result:

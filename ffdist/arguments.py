@@ -35,9 +35,13 @@ OTHERS = {
 def as_settings(given: Settings | None, default: Settings) -> Settings:
     """Raises ConfigError for what is none."""
     if given is not None and not isinstance(given, Settings):
-        raise ConfigError("settings are no settings", where="Pipeline", expected="ffdist.Settings(...)",
-                          got=f"a {type(given).__name__}",
-                          remedy="ffdist.Settings().changed(epochs=30, ...), or tell them by their names")  # fmt: skip
+        raise ConfigError(
+            "settings are no settings",
+            where="Pipeline",
+            expected="ffdist.Settings(...)",
+            got=f"a {type(given).__name__}",
+            remedy="ffdist.Settings().changed(epochs=30, ...), or tell them by their names",
+        )
     return given or default
 
 
@@ -45,15 +49,29 @@ def as_fields(options: dict[str, Any], where: str) -> dict[str, Any]:
     """Arguments as fields of the settings. Raises ConfigError for one that is none, with the nearest."""
     for name, value in options.items():
         if name in OWN or (name in OTHERS and name not in GROUP_OF):
-            raise ConfigError(f"'{name}' is not told like this", where=where, got=short(value),
-                              remedy=OTHERS.get(name), expected=OWN.get(name))  # fmt: skip
+            raise ConfigError(
+                f"'{name}' is not told like this",
+                where=where,
+                got=short(value),
+                remedy=OTHERS.get(name),
+                expected=OWN.get(name),
+            )
         if name not in GROUP_OF:
-            raise ConfigError(f"there is no '{name}'", where=where, expected=f"an argument of {where}",
-                              got=f"{name}={short(value)}", remedy=nearest(name, GROUP_OF.keys() - OWN))  # fmt: skip
+            raise ConfigError(
+                f"there is no '{name}'",
+                where=where,
+                expected=f"an argument of {where}",
+                got=f"{name}={short(value)}",
+                remedy=nearest(name, GROUP_OF.keys() - OWN),
+            )
     if not is_share(options.get("validation")):
-        raise ConfigError("a validation set is told to fit", where=where, expected="a share of the training samples",
-                          got=f"a {type(options['validation']).__name__}",
-                          remedy="fit(data, validation=...)")  # fmt: skip
+        raise ConfigError(
+            "a validation set is told to fit",
+            where=where,
+            expected="a share of the training samples",
+            got=f"a {type(options['validation']).__name__}",
+            remedy="fit(data, validation=...)",
+        )
     return {name: as_field(name, value) for name, value in options.items()}
 
 
@@ -119,6 +137,11 @@ def as_objective(rule: Objective | str) -> Objective:
         return load_objective(rule)
     if not isinstance(rule, Objective):
         name = getattr(rule, "__name__", "SFF")
-        raise ConfigError("the objective is not a rule", where="Pipeline", expected="an Objective, or the name of one",
-                          got=repr(rule), remedy=f"make one: {name}()")  # fmt: skip
+        raise ConfigError(
+            "the objective is not a rule",
+            where="Pipeline",
+            expected="an Objective, or the name of one",
+            got=repr(rule),
+            remedy=f"make one: {name}()",
+        )
     return rule

@@ -49,8 +49,9 @@ def calls_of(words: Iterable[object], where: str) -> tuple[Call, ...]:
             if "=" not in outside(part):
                 found.append(one_call(part, where))
             elif not found:
-                raise ConfigError("an option stands before any name", where=where, expected="NAME OPTION=VALUE",
-                                  got=part)  # fmt: skip
+                raise ConfigError(
+                    "an option stands before any name", where=where, expected="NAME OPTION=VALUE", got=part
+                )
             else:
                 found[-1].options.update(options_in(part, where))
     return tuple(found)
@@ -153,5 +154,9 @@ def check_transforms(calls: Iterable[Call], where: str) -> None:
 
 
 def wrong(where: str, got: object) -> ConfigError:
-    return ConfigError("this is no name with options", where=where, expected="NAME or NAME(OPTION=VALUE,...)",
-                       got=got if isinstance(got, str) else repr(got))  # fmt: skip
+    return ConfigError(
+        "this is no name with options",
+        where=where,
+        expected="NAME or NAME(OPTION=VALUE,...)",
+        got=got if isinstance(got, str) else repr(got),
+    )

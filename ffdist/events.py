@@ -171,8 +171,9 @@ def from_json(values: Mapping[str, Any]) -> RunEvent:
         known = {f.name for f in fields(kind)}
         return kind(**{name: value for name, value in values.items() if name in known})
     except (KeyError, TypeError) as error:
-        raise DataError("this is no event of a run", where="event", expected=", ".join(EVENTS),
-                        got=described(error)) from error  # fmt: skip
+        raise DataError(
+            "this is no event of a run", where="event", expected=", ".join(EVENTS), got=described(error)
+        ) from error
 
 
 def now() -> str:

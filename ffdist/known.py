@@ -146,14 +146,30 @@ TRANSFORM_ALIASES = {
 }
 """What other libraries call some transforms, and where those are that have no name of ours."""
 FAMILIES: dict[str, tuple[str, ...]] = {
-    "ddp": ("ddp", "ddp-static", "ddp-views", "ddp-bucket-5", "ddp-bucket-25", "ddp-bucket-100", "ddp-bf16",
-            "ddp-bf16-bucket-100"),
+    "ddp": (
+        "ddp",
+        "ddp-static",
+        "ddp-views",
+        "ddp-bucket-5",
+        "ddp-bucket-25",
+        "ddp-bucket-100",
+        "ddp-bf16",
+        "ddp-bf16-bucket-100",
+    ),
     "fsdp": ("fsdp-32", "fsdp-bf16", "fsdp-bf16-gathered"),
-    "pipeline": ("gpipe-4", "gpipe-8", "1f1b-4", "1f1b-8", "1f1b-4-once", "1f1b-8-once", "interleaved-8",
-                 "zero-bubble-8"),
+    "pipeline": (
+        "gpipe-4",
+        "gpipe-8",
+        "1f1b-4",
+        "1f1b-8",
+        "1f1b-4-once",
+        "1f1b-8-once",
+        "interleaved-8",
+        "zero-bubble-8",
+    ),
     "1f1b": ("1f1b-4", "1f1b-8"),
     "gpipe": ("gpipe-4", "gpipe-8"),
-}  # fmt: skip
+}
 """Families of baselines: a family's name stands for the fastest of these."""
 LONE_BASELINES = (
     "bp",

@@ -67,12 +67,19 @@ def find(name: str, known: Mapping[str, T], kind: str) -> T | Any:
     check_trusted(name)
     place, _, attribute = name.rpartition(":")
     if not place:
-        raise ConfigError(f"there is no {kind} '{name}'", expected=f"a known {kind}, module:Name or file.py:Name",
-                          got=name, remedy=nearest(name, known))  # fmt: skip
+        raise ConfigError(
+            f"there is no {kind} '{name}'",
+            expected=f"a known {kind}, module:Name or file.py:Name",
+            got=name,
+            remedy=nearest(name, known),
+        )
     module = _import(place, kind)
     if not hasattr(module, attribute):
-        raise ConfigError(f"'{place}' has no '{attribute}'", where=f"{kind} {name}",
-                          remedy=nearest(attribute, [n for n in vars(module) if not n.startswith("_")]))  # fmt: skip
+        raise ConfigError(
+            f"'{place}' has no '{attribute}'",
+            where=f"{kind} {name}",
+            remedy=nearest(attribute, [n for n in vars(module) if not n.startswith("_")]),
+        )
     return getattr(module, attribute)
 
 
@@ -97,13 +104,21 @@ def _import(place: str, kind: str) -> types.ModuleType:
         except ModuleNotFoundError as error:
             if not f"{module_name}.".startswith(f"{error.name}."):  # it is there, and what it imports is not
                 raise
-            raise ConfigError(f"cannot import '{place}'", where=f"{kind} {place}:...", got=str(error),
-                              remedy="check the spelling, or give the file: path/file.py:Name") from error  # fmt: skip
+            raise ConfigError(
+                f"cannot import '{place}'",
+                where=f"{kind} {place}:...",
+                got=str(error),
+                remedy="check the spelling, or give the file: path/file.py:Name",
+            ) from error
     found = Path(getattr(module, "__file__", None) or "").resolve()
     if in_folder and (found != path.resolve() if is_file else Path(folder).resolve() not in found.parents):
-        raise ConfigError(f"another module is called '{module_name}'", where=f"{kind} {place}:...",
-                          expected=str(path.resolve()), got=getattr(module, "__file__", "a built-in module"),
-                          remedy="give the file another name")  # fmt: skip
+        raise ConfigError(
+            f"another module is called '{module_name}'",
+            where=f"{kind} {place}:...",
+            expected=str(path.resolve()),
+            got=getattr(module, "__file__", "a built-in module"),
+            remedy="give the file another name",
+        )
     return module
 
 
@@ -129,8 +144,9 @@ def typed(call: Callable[..., Any], options: Mapping[str, object], where: str, *
         try:
             values[name] = convert(value, kind)
         except (TypeError, ValueError) as error:
-            raise ConfigError(f"option '{name}' has a wrong value", where=where, expected=describe(kind),
-                              got=repr(value)) from error  # fmt: skip
+            raise ConfigError(
+                f"option '{name}' has a wrong value", where=where, expected=describe(kind), got=repr(value)
+            ) from error
     return values
 
 
@@ -189,8 +205,7 @@ def checked_value(name: str, value: object, kind: Any, where: str) -> Any:
         if isinstance(result, float) and not isfinite(result):
             raise ValueError(result)
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"{name} has a wrong value", where=where, expected=describe(kind),
-                          got=repr(value)) from error  # fmt: skip
+        raise ConfigError(f"{name} has a wrong value", where=where, expected=describe(kind), got=repr(value)) from error
     return result
 
 

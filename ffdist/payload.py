@@ -69,8 +69,13 @@ def pack(thing: object, what: str = "job") -> Payload:
 
 
 def unsendable(what: str, got: str) -> ConfigError:
-    return ConfigError(f"the {what} cannot be sent to a process", where="launcher processes", got=got,
-                       expected="what a module defines", remedy=MODULE)  # fmt: skip
+    return ConfigError(
+        f"the {what} cannot be sent to a process",
+        where="launcher processes",
+        got=got,
+        expected="what a module defines",
+        remedy=MODULE,
+    )
 
 
 def script_of(main: ModuleType) -> Script | None:
@@ -91,9 +96,13 @@ def unpack(payload: Payload) -> Any:
     except FfdistError:
         raise
     except Exception as error:  # a user's module is not here, or fails
-        raise ConfigError("what was passed cannot be made in a stage's process", where="launcher processes",
-                          expected="modules that can be imported there", got=described(error),
-                          remedy=MODULE) from error  # fmt: skip
+        raise ConfigError(
+            "what was passed cannot be made in a stage's process",
+            where="launcher processes",
+            expected="modules that can be imported there",
+            got=described(error),
+            remedy=MODULE,
+        ) from error
 
 
 def load(script: Script) -> None:
@@ -108,8 +117,12 @@ def load(script: Script) -> None:
     except FfdistError:
         raise
     except (Exception, SystemExit) as error:
-        raise ConfigError("the script cannot be loaded in a stage's process", where=script.path or script.module,
-                          got=f"{type(error).__name__}: {error}", remedy=GUARD) from error  # fmt: skip
+        raise ConfigError(
+            "the script cannot be loaded in a stage's process",
+            where=script.path or script.module,
+            got=f"{type(error).__name__}: {error}",
+            remedy=GUARD,
+        ) from error
     finally:
         LOADING.clear()
     module.__dict__.update(names)
@@ -120,6 +133,10 @@ def refuse_while_loading() -> None:
     """Raises ConfigError where a stage's process, loading the script that defines what was passed, has come to what
     starts the run."""
     if LOADING.is_set():
-        raise ConfigError("the script starts the run again when a stage's process loads it",
-                          where=sys.argv[0] or "the script", expected="only definitions, when it is loaded",
-                          got="a run at its top level", remedy=GUARD)  # fmt: skip
+        raise ConfigError(
+            "the script starts the run again when a stage's process loads it",
+            where=sys.argv[0] or "the script",
+            expected="only definitions, when it is loaded",
+            got="a run at its top level",
+            remedy=GUARD,
+        )

@@ -182,8 +182,12 @@ class Plan:
     def check_ranks(self, ranks: int, where: str) -> None:
         """Raises ConfigError unless there are as many processes as workers."""
         if self.workers != ranks:
-            raise refused(str(self), "is for another number of workers", f"{ranks} workers, one a rank ({where})",
-                          f"{self.workers}")  # fmt: skip
+            raise refused(
+                str(self),
+                "is for another number of workers",
+                f"{ranks} workers, one a rank ({where})",
+                f"{self.workers}",
+            )
 
     def as_json(self) -> dict[str, Any]:
         """What `from_json` reads."""
@@ -238,8 +242,13 @@ def read_plan(path: Path) -> Plan:
     try:
         value = json.loads(path.read_text())
     except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError("a plan cannot be read", where=path, expected="a JSON file", got=described(error),
-                          remedy="make it anew with `ffdist plan ... --json > FILE`") from error  # fmt: skip
+        raise ConfigError(
+            "a plan cannot be read",
+            where=path,
+            expected="a JSON file",
+            got=described(error),
+            remedy="make it anew with `ffdist plan ... --json > FILE`",
+        ) from error
     return Plan.from_json(value.get("plan", value) if isinstance(value, dict) else value, path)
 
 
@@ -310,8 +319,12 @@ def shares_in(text: str, lanes: int, whole_text: str) -> tuple[Share, ...]:
         if not workers:
             raise refused(whole_text, "has a stage without workers", "BLOCKS @ WORKERS", f"@ {text}")
         if len(workers) > lanes:
-            raise refused(whole_text, "has more workers at a stage than lanes", f"at most {lanes}, a lane each",
-                          f"{len(workers)} workers")  # fmt: skip
+            raise refused(
+                whole_text,
+                "has more workers at a stage than lanes",
+                f"at most {lanes}, a lane each",
+                f"{len(workers)} workers",
+            )
         return spread(workers, lanes)
     shares: list[Share] = []
     for word in filter(None, (word.strip() for word in text.split(","))):

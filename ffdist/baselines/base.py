@@ -98,9 +98,15 @@ class Replica:
     """
 
     def __init__(
-        self, whole: Whole, config: BaselineConfig, place: Place, *, forward: nn.Module | None = None,
-        accumulate: int = 1, hold: partial[AbstractContextManager[None]] = partial(nullcontext),  # noqa: B008
-    ) -> None:  # fmt: skip
+        self,
+        whole: Whole,
+        config: BaselineConfig,
+        place: Place,
+        *,
+        forward: nn.Module | None = None,
+        accumulate: int = 1,
+        hold: partial[AbstractContextManager[None]] = partial(nullcontext),  # noqa: B008
+    ) -> None:
         self.modules: nn.Module = whole
         self.config = config
         self.shard: tuple[int, int] | None = (place.rank, place.size)

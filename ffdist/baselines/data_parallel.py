@@ -50,9 +50,11 @@ def data_parallel(
     wrapped = DistributedDataParallel(
         Checkpointed(whole) if checkpoint else whole,
         device_ids=[config.device] if queues(config.device) else None,
-        bucket_cap_mb=bucket_mib, static_graph=static_graph, gradient_as_bucket_view=bucket_views,
+        bucket_cap_mb=bucket_mib,
+        static_graph=static_graph,
+        gradient_as_bucket_view=bucket_views,
         **sync,
-    )  # fmt: skip
+    )
     if compress == "bf16":
         # Not by its own name, by which torch refuses it where torch was built without CUDA: gloo carries bfloat16, too.
         wrapped.register_comm_hook(None, lambda state, bucket: bf16_compress_hook(state, bucket))

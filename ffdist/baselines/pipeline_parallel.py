@@ -41,9 +41,14 @@ that is all; on CPUs Gloo drops the others, and the ranks wait forever."""
 
 
 def pipeline_parallel(
-    chain: Chain, config: BaselineConfig, place: Place, *, style: Style = "1f1b", microbatches: int = 8,
+    chain: Chain,
+    config: BaselineConfig,
+    place: Place,
+    *,
+    style: Style = "1f1b",
+    microbatches: int = 8,
     cast_once: bool = False,
-) -> Learner:  # fmt: skip
+) -> Learner:
     """Stages cut by measured block times; the interleaved styles give each rank two of them, round robin.
 
     cast_once: weights are cast to bfloat16 once for all microbatches, and kept so until the last: faster, and larger.
@@ -52,8 +57,12 @@ def pipeline_parallel(
     ConfigError on a CPU for a torch whose schedules, but GPipe's, run on GPUs alone, and for averaged weights.
     """
     if config.settings.optim.ema is not None:
-        raise ConfigError("pipelines keep no averaged weights", where=style, got=setting("optim.ema"),
-                          remedy="leave it out, or another side: --against ddp")  # fmt: skip
+        raise ConfigError(
+            "pipelines keep no averaged weights",
+            where=style,
+            got=setting("optim.ema"),
+            remedy="leave it out, or another side: --against ddp",
+        )
     stages = place.size * PARTS[style]
     if stages > len(chain) or config.settings.training.batch_size % microbatches:
         raise NetworkError(
@@ -81,10 +90,17 @@ class Pipelined:
     """One rank of the pipeline: rank 0 reads batches, the labels go straight to the last rank."""
 
     def __init__(
-        self, whole: Whole, cut: list[int], shape: Sequence[int], style: Style, microbatches: int,
-        config: BaselineConfig, place: Place, around: Callable[[], AbstractContextManager[Any]],
+        self,
+        whole: Whole,
+        cut: list[int],
+        shape: Sequence[int],
+        style: Style,
+        microbatches: int,
+        config: BaselineConfig,
+        place: Place,
+        around: Callable[[], AbstractContextManager[Any]],
         num_classes: int,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.num_classes = num_classes
         self.config = config
         self.place = place

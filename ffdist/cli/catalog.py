@@ -204,8 +204,12 @@ def settings(args: Sequence[str]) -> None:
             group = each["group"]
             print("" if name == names[0] else "\n", end="")
             print(wrapped(f"[{group}] {heading(GROUPS[group]())}"))
-        facts = [f"{each['type']}", f"default {each['default'] or 'none'}", *([each["range"]] if each["range"] else []),
-                 *(["may differ when a run is resumed"] if each["free_on_resume"] else [])]  # fmt: skip
+        facts = [
+            f"{each['type']}",
+            f"default {each['default'] or 'none'}",
+            *([each["range"]] if each["range"] else []),
+            *(["may differ when a run is resumed"] if each["free_on_resume"] else []),
+        ]
         print(wrapped(f"  {each['flag']}  ({'; '.join(facts)})", " " * 6))
         print(textwrap.fill(each["text"], width(), initial_indent="      ", subsequent_indent="      "))
 

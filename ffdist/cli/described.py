@@ -72,7 +72,11 @@ def extreme(classes: list[str], counts: list[int], value: int) -> Text:
 
 def left_out_lines(entries: tuple[LeftOut, ...]) -> list[str]:
     """A line each, of many the first."""
-    lines = [f"left out: {entry.count:,} {entry.what}: {entry.why}" if entry.count > 1
-             else f"left out: {entry.what}: {entry.why}" for entry in entries]  # fmt: skip
+    lines = [
+        f"left out: {entry.count:,} {entry.what}: {entry.why}"
+        if entry.count > 1
+        else f"left out: {entry.what}: {entry.why}"
+        for entry in entries
+    ]
     more = len(lines) - LINES
     return lines if more <= 0 else [*lines[:LINES], f"left out: {more:,} more, listed in manifest.json"]

@@ -79,8 +79,12 @@ def evaluate(command: Eval) -> None:
     )
     if command.confusion:
         if command.predictor not in confusions:
-            raise ConfigError(f"the run has no predictor '{command.predictor}'", where="--predictor",
-                              expected=", ".join(confusions), got=command.predictor)  # fmt: skip
+            raise ConfigError(
+                f"the run has no predictor '{command.predictor}'",
+                where="--predictor",
+                expected=", ".join(confusions),
+                got=command.predictor,
+            )
         counts = confusions[command.predictor].counts.tolist()
         result["confusion"] = {"predictor": command.predictor, "classes": facts.classes, "counts": counts}
     if command.json:

@@ -78,8 +78,18 @@ def arguments_of(kind: type, made: Any = None) -> Iterator[Argument]:
         flag = f"--{field.name.rstrip('_').replace('_', '-')}"
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         rare = field.metadata.get("rare", False) and default == field.default
-        yield Argument(field.name, hint, default, texts.get(field.name, ""), Positional in marks, flag, required,
-                       both=not marks, setting=issubclass(kind, Group), rare=rare)  # fmt: skip
+        yield Argument(
+            field.name,
+            hint,
+            default,
+            texts.get(field.name, ""),
+            Positional in marks,
+            flag,
+            required,
+            both=not marks,
+            setting=issubclass(kind, Group),
+            rare=rare,
+        )
 
 
 def groups_of(made: Any) -> Iterator[tuple[str, Group]]:
@@ -134,8 +144,11 @@ def page(usage: str, summary: str, groups: list[tuple[str, list[Argument]]], mor
 
 def further(flags: list[str]) -> list[str]:
     """The rare ones' names alone."""
-    return textwrap.wrap(f"  further: {' '.join(flags)}", width(), subsequent_indent=" " * 11,
-                         break_on_hyphens=False) if flags else []  # fmt: skip
+    return (
+        textwrap.wrap(f"  further: {' '.join(flags)}", width(), subsequent_indent=" " * 11, break_on_hyphens=False)
+        if flags
+        else []
+    )
 
 
 def entry(argument: Argument) -> list[str]:

@@ -35,8 +35,9 @@ def parsed(kind: type[T], args: Sequence[str], prog: str, *, made: Any = None, m
     values = told_by(kind, args, prog, made=made)
     for argument in arguments_of(kind):
         if argument.required and argument.name not in values:
-            raise UsageError(f"{argument.spelled} is missing", where=prog, expected=usage(kind, prog),
-                             remedy=f"{prog} --help")  # fmt: skip
+            raise UsageError(
+                f"{argument.spelled} is missing", where=prog, expected=usage(kind, prog), remedy=f"{prog} --help"
+            )
     return laid(kind, values, made)
 
 
@@ -132,8 +133,12 @@ def wrong_number(error: argparse.ArgumentError, options: Mapping[str, Argument],
     argument = options[(error.argument_name or "").partition("/")[0]]
     if argument.kind is bool:
         return UsageError(f"{argument.flag} takes no value", where=prog, remedy=f"{argument.flag} alone")
-    return UsageError(f"{argument.flag} has no value", where=prog, expected=argument.spelled,
-                      remedy=f"one that begins with - stands behind =: {argument.flag}=-1")  # fmt: skip
+    return UsageError(
+        f"{argument.flag} has no value",
+        where=prog,
+        expected=argument.spelled,
+        remedy=f"one that begins with - stands behind =: {argument.flag}=-1",
+    )
 
 
 def unknown_option(word: str, options: Mapping[str, Argument], prog: str) -> UsageError:
@@ -172,8 +177,12 @@ def value_of(argument: Argument, value: Any, prog: str) -> Any:
     kind = argument.kind_if_given
     if is_many(kind):
         if not value:
-            raise UsageError(f"{argument.flag} has no value", where=prog, expected=argument.spelled,
-                             remedy=f"{argument.flag} none" if argument.setting else None)  # fmt: skip
+            raise UsageError(
+                f"{argument.flag} has no value",
+                where=prog,
+                expected=argument.spelled,
+                remedy=f"{argument.flag} none" if argument.setting else None,
+            )
         if argument.setting and value == ["none"]:
             return ()
         return tuple(one_value(argument, get_args(kind)[0], text, prog) for text in value)
@@ -194,8 +203,13 @@ def one_value(argument: Argument, kind: Any, text: str, prog: str) -> Any:
         remedy = f"several are told apart by spaces: {text.replace(',', ' ')}" if several else None
         remedy = remedy or (nearest(text, choices) if choices else None)
         name = argument.name.upper() if argument.positional else argument.flag
-        raise UsageError(f"{name} has a wrong value", where=prog, expected=describe(kind), got=text,
-                         remedy=remedy if remedy and "choose" not in remedy else None) from error  # fmt: skip
+        raise UsageError(
+            f"{name} has a wrong value",
+            where=prog,
+            expected=describe(kind),
+            got=text,
+            remedy=remedy if remedy and "choose" not in remedy else None,
+        ) from error
 
 
 def parsed_of(commands: Mapping[str, type[Any]], args: Sequence[str], prog: str) -> Any:

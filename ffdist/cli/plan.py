@@ -71,8 +71,11 @@ def parse(args: Sequence[str]) -> PlanCommand:
     own = {name: values.pop(name) for name in list(values) if name in PlanCommand.__dataclass_fields__}
     for name in values:
         if name in STRANGE:
-            raise ConfigError(f"{setting(f'{GROUP_OF[name]}.{name}')} is nothing that a plan is made by", where=PROG,
-                              remedy=f"leave it out; {PROG} --help lists what is")  # fmt: skip
+            raise ConfigError(
+                f"{setting(f'{GROUP_OF[name]}.{name}')} is nothing that a plan is made by",
+                where=PROG,
+                remedy=f"leave it out; {PROG} --help lists what is",
+            )
     file, preset = own.get("config"), own.get("preset")
     from_file = flat(read_toml(file), str(file)) if file else {}
     bare = BARE if not file and values.get("data", BARE) == BARE and not {"model", "objective"} & set(values) else None

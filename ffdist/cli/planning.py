@@ -40,7 +40,7 @@ def plan(command: PlanCommand) -> None:
     speeds = parse_speeds(command.speeds) if command.speeds is not None else ()
     request = Request(
         devices, command.link, command.memory_limit, speeds, lanes_of(command), command.plan, command.fresh
-    )  # fmt: skip
+    )
     found = planned(job, request)
     profile, cluster = found.profile, found.cluster
     grown = scaled(profile, cluster, counts_of(command))
@@ -55,8 +55,11 @@ def plan(command: PlanCommand) -> None:
 def check_plot(command: PlanCommand) -> None:
     """Raises ConfigError, before anything is measured, where there will be no plot."""
     if counts_of(command) and command.plot and importlib.util.find_spec("matplotlib") is None:
-        raise ConfigError("a simulation has a plot, and matplotlib is missing", where=setting("simulate"),
-                          remedy=f"pip install 'ffdist[bench]', or {setting('plot', 'none')}")  # fmt: skip
+        raise ConfigError(
+            "a simulation has a plot, and matplotlib is missing",
+            where=setting("simulate"),
+            remedy=f"pip install 'ffdist[bench]', or {setting('plot', 'none')}",
+        )
 
 
 def tell(found: Forecast, grown: Sequence[Scaled], plot: Path | None) -> None:
@@ -80,8 +83,7 @@ def tell(found: Forecast, grown: Sequence[Scaled], plot: Path | None) -> None:
 
 
 def stage_table(found: Forecast) -> Table:
-    rows = table("stage", "blocks", "workers", "ms a batch", "idle", "MiB", "KiB sent", "KiB exchanged",
-                 title="Stages")  # fmt: skip
+    rows = table("stage", "blocks", "workers", "ms a batch", "idle", "MiB", "KiB sent", "KiB exchanged", title="Stages")
     for index, each in enumerate(found.best.stages):
         rows.add_row(
             str(index),
@@ -111,8 +113,9 @@ def speed_table(found: Forecast) -> Table:
 
 
 def scaled_table(profile: Profile, grown: Sequence[Scaled]) -> Table:
-    rows = table("devices", "batch", "FF, best plan", "DDP, ring", "1F1B", "stages x workers",
-                 title="Samples/s, simulated")  # fmt: skip
+    rows = table(
+        "devices", "batch", "FF, best plan", "DDP, ring", "1F1B", "stages x workers", title="Samples/s, simulated"
+    )
     for each in grown:
         shape = " ".join(f"{len(s.blocks)}x{len(s.shares)}" for s in each.plan.stages)
         rates = (each.best, each.ddp, each.pipelined)
@@ -129,8 +132,11 @@ def draw_scaled(profile: Profile, cluster: Cluster, grown: Sequence[Scaled], pat
     def points(name: str) -> list[tuple[Any, float, float, float]]:
         return [(each.devices, *getattr(each, name)) for each in grown]
 
-    series = {"FF, best plan (simulated)": points("best"), "DDP, ring (simulated)": points("ddp"),
-              "1F1B (simulated)": points("pipelined")}  # fmt: skip
+    series = {
+        "FF, best plan (simulated)": points("best"),
+        "DDP, ring (simulated)": points("ddp"),
+        "1F1B (simulated)": points("pipelined"),
+    }
     title = f"{profile.network}, {profile.rule}: {profile.batch} samples a device, link {cluster.link} (simulated)"
     made = Plot("lines", title, "devices", "samples/s (simulated)", series, log_x=True)
     free, number = path, 1

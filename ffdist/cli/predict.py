@@ -62,8 +62,11 @@ def main(args: Sequence[str]) -> None:
     predictions = Predictions(classifier.choose(command.predictor), facts, command.batch_size)
     paths = [path for given in command.images for path in pictures_at(given, predictions.bad)]
     if not paths and not predictions.bad:
-        raise DataError("there is no picture", where=", ".join(map(str, command.images)),
-                        expected="a PNG, JPEG or other picture file")  # fmt: skip
+        raise DataError(
+            "there is no picture",
+            where=", ".join(map(str, command.images)),
+            expected="a PNG, JPEG or other picture file",
+        )
     rows = (row(path, scores, facts.classes, command) for path, scores in predictions.of(paths))
     if command.json:
         for one in rows:

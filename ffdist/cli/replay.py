@@ -23,12 +23,25 @@ def show(run: Path, batch: int | None, *, as_json: bool = False) -> None:
 
 
 def table_of(found: Replay) -> object:
-    rows = table("block", "loss", "largest output", "not finite", "largest gradient", "not finite",
-                 title=f"Batch {found.batch}, epoch {found.epoch}: {len(found.samples)} samples")  # fmt: skip
+    rows = table(
+        "block",
+        "loss",
+        "largest output",
+        "not finite",
+        "largest gradient",
+        "not finite",
+        title=f"Batch {found.batch}, epoch {found.epoch}: {len(found.samples)} samples",
+    )
     for each in found.blocks:
         loss = "-" if each.loss is None else f"{each.loss:.6g}"
-        rows.add_row(each.block, loss, f"{each.largest_output:.6g}", f"{each.bad_outputs:,}",
-                     f"{each.largest_gradient:.6g}", f"{each.bad_gradients:,}")  # fmt: skip
+        rows.add_row(
+            each.block,
+            loss,
+            f"{each.largest_output:.6g}",
+            f"{each.bad_outputs:,}",
+            f"{each.largest_gradient:.6g}",
+            f"{each.bad_gradients:,}",
+        )
     return rows
 
 

@@ -77,11 +77,17 @@ def check(command: Report, in_terminal: bool) -> None:
     if command.pictures < 1:
         raise ConfigError("--pictures is too small", expected=">= 1", got=command.pictures, remedy="--no-pictures")
     if len(command.run) > 1 and command.to and (command.cam or command.figures):
-        raise ConfigError("the figures of several runs would take each other's place", where="--to",
-                          remedy="leave it out: each run's go into its own directory")  # fmt: skip
+        raise ConfigError(
+            "the figures of several runs would take each other's place",
+            where="--to",
+            remedy="leave it out: each run's go into its own directory",
+        )
     if command.open and in_terminal and not command.out:
-        raise ConfigError("there is no page to open", expected="--open without --text, --json, --figures and --cam",
-                          remedy="leave one of them out, or name the page: --out FILE")  # fmt: skip
+        raise ConfigError(
+            "there is no page to open",
+            expected="--open without --text, --json, --figures and --cam",
+            remedy="leave one of them out, or name the page: --out FILE",
+        )
 
 
 def paged(command: Report) -> None:
@@ -123,8 +129,15 @@ def told(command: Report, run: Path) -> None:
         console.print(table)
     figures = drawn(command, run, records, console)
     if command.json:
-        values = {"run": run, "settings": dict(settings.items()), "starts": starts, "epochs": records,
-                  "reason": end and end["reason"], "test": end and end["test"], "figures": figures}  # fmt: skip
+        values = {
+            "run": run,
+            "settings": dict(settings.items()),
+            "starts": starts,
+            "epochs": records,
+            "reason": end and end["reason"],
+            "test": end and end["test"],
+            "figures": figures,
+        }
         print(json.dumps(values, default=str))
 
 

@@ -111,8 +111,11 @@ def parse(args: Sequence[str]) -> Train:
 def replayed(values: Mapping[str, Any]) -> Train:
     """Raises ConfigError for anything else beside the run and the batch: it is learned as the run has it."""
     if "replay" not in values:
-        raise ConfigError(f"{setting('batch')} is for {setting('replay')}", got=setting("batch", values["batch"]),
-                          remedy=f"{setting('training.batch_size')} is how many samples a batch has")  # fmt: skip
+        raise ConfigError(
+            f"{setting('batch')} is for {setting('replay')}",
+            got=setting("batch", values["batch"]),
+            remedy=f"{setting('training.batch_size')} is how many samples a batch has",
+        )
     if others := [name for name in values if name not in ("replay", "batch", "json")]:
         raise ConfigError(
             f"{setting('replay')} takes the run's own settings",
@@ -141,8 +144,9 @@ def actions_of(from_file: dict[str, Any], file: Path | None) -> dict[str, Any]:
     actions = {name: from_file.pop(name) for name in ("resume", "dry_run") if name in from_file}
     for name in ("preset", "config", "print_config", "json", "quiet", "verbose"):
         if name in from_file:
-            raise ConfigError(f"'{name}' is no setting of a file", where=file,
-                              remedy=on_command_line(name, from_file[name], file))  # fmt: skip
+            raise ConfigError(
+                f"'{name}' is no setting of a file", where=file, remedy=on_command_line(name, from_file[name], file)
+            )
     for name, kinds in (("resume", (bool, str)), ("dry_run", bool)):
         if not isinstance(actions.get(name, False), kinds):
             raise ConfigError(f"'{name}' has a wrong value", where=file, expected="true or false", got=actions[name])
@@ -160,8 +164,9 @@ def resumed_by_file(actions: Mapping[str, Any], out: object, file: Path | None) 
     """The run that `resume` in a settings file means: that of `out` where it is `true`, as older files have it."""
     resume = actions.get("resume", False)
     if resume is True and out is None:
-        raise ConfigError("which run is to go on?", where=file, got="resume = true, without out",
-                          remedy="ffdist train --resume RUN")  # fmt: skip
+        raise ConfigError(
+            "which run is to go on?", where=file, got="resume = true, without out", remedy="ffdist train --resume RUN"
+        )
     return Path(str(out)) if resume is True else Path(resume) if resume else None
 
 

@@ -299,16 +299,31 @@ def stages_told(costs: list[BlockCost], plan: Plan) -> list[dict[str, Any]]:
 def stage_table(costs: list[BlockCost], plan: Plan, batch_size: int, crossed: Mapping[str, int]) -> Table:
     """crossed: layers that a gradient crosses, by block."""
     whole = not plan.is_pipeline
-    rows = table("stage", "blocks", *(["workers"] if whole else []), "parameters", "layers crossed", "ms a batch",
-                 "KiB sent a batch", title="Stages, measured here")  # fmt: skip
+    rows = table(
+        "stage",
+        "blocks",
+        *(["workers"] if whole else []),
+        "parameters",
+        "layers crossed",
+        "ms a batch",
+        "KiB sent a batch",
+        title="Stages, measured here",
+    )
     busy = dict.fromkeys(range(plan.workers), 0.0)
     for index, (stage, text) in enumerate(zip(plan.stages, stages_told(costs, plan), strict=True)):
         for share in stage.shares:
             busy[share.worker] += text["seconds"] * len(share.lanes) / plan.lanes
         workers = [" ".join(text["workers"])] if whole else []
         layers = " ".join(str(crossed.get(name, 1)) for name in text["blocks"])
-        rows.add_row(str(index), " ".join(text["blocks"]), *workers, f"{text['parameters']:,}", layers,
-                      f"{text['seconds'] * 1e3:.2f}", f"{text['bytes_sent'] / 1024:,.0f}")  # fmt: skip
+        rows.add_row(
+            str(index),
+            " ".join(text["blocks"]),
+            *workers,
+            f"{text['parameters']:,}",
+            layers,
+            f"{text['seconds'] * 1e3:.2f}",
+            f"{text['bytes_sent'] / 1024:,.0f}",
+        )
     who = f"{plan.workers} workers" if whole else f"{len(plan.stages)} stages"
     rows.caption = (
         f"by the slowest {'worker' if whole else 'stage'} {batch_size / max(busy.values()):,.0f} samples/s, if each of "

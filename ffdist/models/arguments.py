@@ -20,11 +20,17 @@ def check_input(input_shape: object, num_classes: object) -> None:
     """Raises NetworkError for what is no shape of a sample, or no number of classes."""
     sizes = input_shape if isinstance(input_shape, Sequence) and not isinstance(input_shape, str) else ()
     if not sizes or not all(isinstance(size, Integral) and int(size) > 0 for size in sizes):
-        raise NetworkError("the input shape is none", where="input_shape", expected="(C, H, W) of a picture, or (N,)",
-                           got=repr(input_shape), remedy="give input_shape first, then num_classes")  # fmt: skip
+        raise NetworkError(
+            "the input shape is none",
+            where="input_shape",
+            expected="(C, H, W) of a picture, or (N,)",
+            got=repr(input_shape),
+            remedy="give input_shape first, then num_classes",
+        )
     if not isinstance(num_classes, Integral) or isinstance(num_classes, bool) or int(num_classes) < 2:
-        raise NetworkError("a classifier needs two classes", where="num_classes", expected="a whole number >= 2",
-                           got=repr(num_classes))  # fmt: skip
+        raise NetworkError(
+            "a classifier needs two classes", where="num_classes", expected="a whole number >= 2", got=repr(num_classes)
+        )
 
 
 def checked_arguments(build: Callable[P, R]) -> Callable[P, R]:
@@ -46,8 +52,12 @@ def checked_arguments(build: Callable[P, R]) -> Callable[P, R]:
         try:
             given = signature.bind(*args, **kwargs).arguments
         except TypeError as error:
-            raise ConfigError("a network is made of other arguments", where=model, got=error,
-                              expected="(input_shape, num_classes, **options)") from error  # fmt: skip
+            raise ConfigError(
+                "a network is made of other arguments",
+                where=model,
+                got=error,
+                expected="(input_shape, num_classes, **options)",
+            ) from error
         check_input(given[shape], given[classes])
         kinds = kinds_of(build)
         checked_values = {

@@ -71,8 +71,12 @@ def declared(block: nn.Module, name: str) -> Axes | None:
     if not isinstance(says, str):
         return None
     if says not in ("channels_first", "channels_last"):
-        raise NetworkError(f"block '{name}' says nothing known of its axes", where="its attribute `axes`",
-                           expected="'channels_first' or 'channels_last'", got=says)  # fmt: skip
+        raise NetworkError(
+            f"block '{name}' says nothing known of its axes",
+            where="its attribute `axes`",
+            expected="'channels_first' or 'channels_last'",
+            got=says,
+        )
     return cast(Axes, says)
 
 

@@ -37,15 +37,23 @@ def cfse_cnn(
     channels, _, _ = check_picture("cfse-cnn", input_shape, 2 ** (len(widths) // 2))
     groups = groups or (num_classes,) * (len(widths) // 2)
     if len(groups) != len(widths) // 2:
-        raise NetworkError("groups and widths do not go together", where="model cfse-cnn", got=f"{groups}, {widths}",
-                           expected="a number of groups for every second width")  # fmt: skip
+        raise NetworkError(
+            "groups and widths do not go together",
+            where="model cfse-cnn",
+            got=f"{groups}, {widths}",
+            expected="a number of groups for every second width",
+        )
     blocks, before = [], channels
     for i, width in enumerate(widths):
         g = groups[i // 2] if i % 2 else 1
         if width % g or before % g:
-            raise NetworkError("the groups of a convolution do not divide its channels", where=f"cfse-cnn, block {i}",
-                               expected=f"multiples of {g}", got=f"{before} -> {width} channels",
-                               remedy="choose widths that are multiples of the number of classes")  # fmt: skip
+            raise NetworkError(
+                "the groups of a convolution do not divide its channels",
+                where=f"cfse-cnn, block {i}",
+                expected=f"multiples of {g}",
+                got=f"{before} -> {width} channels",
+                remedy="choose widths that are multiples of the number of classes",
+            )
         blocks.append((f"conv{i + 1}", partial(_conv_block, before, width, g, pool=i % 2 == 1)))
         before = width
     return Chain(blocks, input_shape=input_shape, num_classes=num_classes)

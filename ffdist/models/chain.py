@@ -127,18 +127,29 @@ class Chain:
         for index, name in enumerate(self.names):
             y, axis, largest = self._through(index, x, axis)
             if not isinstance(y, Tensor):
-                raise NetworkError(f"block '{name}' does not return one tensor", where=self._place(index),
-                                   expected="a tensor [B, ...]", got=f"a {type(y).__name__}",
-                                   remedy="wrap the layer in a module that returns the tensor alone")  # fmt: skip
+                raise NetworkError(
+                    f"block '{name}' does not return one tensor",
+                    where=self._place(index),
+                    expected="a tensor [B, ...]",
+                    got=f"a {type(y).__name__}",
+                    remedy="wrap the layer in a module that returns the tensor alone",
+                )
             if y.dim() < 2 or y.shape[0] != x.shape[0]:
-                raise NetworkError(f"block '{name}' does not keep the samples of a batch apart",
-                                   where=self._place(index), expected=f"[{x.shape[0]}, ...] of {x.shape[0]} samples",
-                                   got=list(y.shape), remedy="let the batch be the first axis of what it returns "
-                                   "(batch_first=True, x.flatten(1))")  # fmt: skip
+                raise NetworkError(
+                    f"block '{name}' does not keep the samples of a batch apart",
+                    where=self._place(index),
+                    expected=f"[{x.shape[0]}, ...] of {x.shape[0]} samples",
+                    got=list(y.shape),
+                    remedy="let the batch be the first axis of what it returns (batch_first=True, x.flatten(1))",
+                )
             if not y.is_floating_point() or y.dtype != torch.float32:
-                raise NetworkError(f"block '{name}' does not return float32", where=self._place(index),
-                                   expected="torch.float32", got=y.dtype,
-                                   remedy="end its forward by .float(), or by .abs() of complex numbers")  # fmt: skip
+                raise NetworkError(
+                    f"block '{name}' does not return float32",
+                    where=self._place(index),
+                    expected="torch.float32",
+                    got=y.dtype,
+                    remedy="end its forward by .float(), or by .abs() of complex numbers",
+                )
             yield Output(tuple(y.shape[1:]), layout_of(y.shape[1:], axis), axis, largest // len(x))
             x = y.to("meta")
 
@@ -195,8 +206,9 @@ class Chain:
 
     def _remedy(self, index: int, says: str) -> str:
         if "indices" in says and "long" in says.lower():
-            return ("samples come as float32, token ids too: call x.long() before the nn.Embedding, in a module of "
-                    "your own")  # fmt: skip
+            return (
+                "samples come as float32, token ids too: call x.long() before the nn.Embedding, in a module of your own"
+            )
         size = f" ({setting('dataset.image_size')})" if len(self.input_shape) == 3 else f" {self.input_shape}"
         return f"check the input shape{size} and the order of the blocks"
 
@@ -207,13 +219,16 @@ class Chain:
         sizes = ", ".join(map(str, output.shape))
         elsewhere = output.axis is not None
         return NetworkError(
-            f"the channels of block '{name}' are at axis {output.axis}" if elsewhere
+            f"the channels of block '{name}' are at axis {output.axis}"
+            if elsewhere
             else f"cannot tell which axis of block '{name}' has its channels",
             where=f"{self._place(index)}, output [N, {sizes}]",
             expected="channels behind the batch, [N, C, ...], or last, [N, ..., C]",
-            remedy="end the block by x.permute(...)" if elsewhere else "say it in the block's class, or of the whole "
+            remedy="end the block by x.permute(...)"
+            if elsewhere
+            else "say it in the block's class, or of the whole "
             "nn.Sequential: axes = 'channels_first' (as of nn.Conv1d) or axes = 'channels_last' (tokens [N, T, C])",
-        )  # fmt: skip
+        )
 
     def build_meta(self, index: int) -> nn.Module:
         """Block `index` with shapes and no memory, in training mode."""
@@ -288,8 +303,12 @@ class Chain:
         for name, child in parts:
             check_given(name, child)
         counts = joined(parts) if cut is None else cut
-        chain = cls([(name, _Given(child)) for name, child in parts], input_shape=input_shape, num_classes=num_classes,
-                    axes=declared(module, "of the whole nn.Sequential"))  # fmt: skip
+        chain = cls(
+            [(name, _Given(child)) for name, child in parts],
+            input_shape=input_shape,
+            num_classes=num_classes,
+            axes=declared(module, "of the whole nn.Sequential"),
+        )
         if list(counts) != [1] * len(parts):
             chain = chain.regroup(counts)
         chain.joined = told(parts, counts) if cut is None else ""
@@ -302,15 +321,20 @@ def no_sequential(module: object) -> NetworkError:
     if isinstance(module, (list, tuple, nn.ModuleList)):
         remedy = "nn.Sequential(*layers)"
     elif type(module).__module__.startswith("torchvision."):
-        remedy = ("ffdist.models.torchvision_chain(net, input_shape=images.shape, num_classes=images.num_classes), for "
-                  "those it can split")  # fmt: skip
+        remedy = (
+            "ffdist.models.torchvision_chain(net, input_shape=images.shape, num_classes=images.num_classes), for "
+            "those it can split"
+        )
     elif isinstance(module, nn.Module):
         remedy = "write its parts in a row: nn.Sequential(net.first, net.second, ...), each what goes on to the next"
     else:
         remedy = "give a network that is made: nn.Sequential(...)"
-    return NetworkError("a chain is made of an nn.Sequential", expected="a Chain or an nn.Sequential",
-                        got=type(module).__name__ if not isinstance(module, type) else f"the class {module.__name__}",
-                        remedy=remedy)  # fmt: skip
+    return NetworkError(
+        "a chain is made of an nn.Sequential",
+        expected="a Chain or an nn.Sequential",
+        got=type(module).__name__ if not isinstance(module, type) else f"the class {module.__name__}",
+        remedy=remedy,
+    )
 
 
 def children(module: nn.Sequential) -> list[tuple[str, nn.Module]]:

@@ -59,8 +59,9 @@ def cnn(
         (f"conv{i + 1}", partial(_conv_block, channels[i], channels[i + 1], norm=norm, pool=i < 2))
         for i in range(len(widths))
     ]
-    return Chain(blocks, input_shape=input_shape, num_classes=num_classes,
-                 classifier=partial(_flat_classifier, dropout=dropout))  # fmt: skip
+    return Chain(
+        blocks, input_shape=input_shape, num_classes=num_classes, classifier=partial(_flat_classifier, dropout=dropout)
+    )
 
 
 @checked_arguments

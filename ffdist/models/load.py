@@ -43,11 +43,16 @@ def load_model(
     shape = tuple(input_shape)
     where = f"model {name}"
     given = typed(build, options or {}, where, skip=2)
-    with seeded(0), users_code(
-        ConfigError, "the model's function fails", where=where,
-        expected=f"a function (input_shape, num_classes, **options), called with ({shape}, {num_classes})",
-        remedy=f"mend the function, or set its options: {setting('network.model_args', 'NAME=VALUE')}",
-    ):  # fmt: skip
+    with (
+        seeded(0),
+        users_code(
+            ConfigError,
+            "the model's function fails",
+            where=where,
+            expected=f"a function (input_shape, num_classes, **options), called with ({shape}, {num_classes})",
+            remedy=f"mend the function, or set its options: {setting('network.model_args', 'NAME=VALUE')}",
+        ),
+    ):
         made = build(shape, num_classes, **given)
     recipe = recipe_of(name, build, given, {})
     if isinstance(made, Chain):
@@ -55,8 +60,12 @@ def load_model(
             made.recipe = recipe
         return made
     if not isinstance(made, nn.Sequential):
-        raise ConfigError("a model's function returns a Chain or an nn.Sequential", where=where,
-                          got=type(made).__name__, remedy=no_sequential(made).remedy)  # fmt: skip
+        raise ConfigError(
+            "a model's function returns a Chain or an nn.Sequential",
+            where=where,
+            got=type(made).__name__,
+            remedy=no_sequential(made).remedy,
+        )
     parts = children(made)
     counts = joined(parts)
     blocks: list[tuple[str, _Children]] = []

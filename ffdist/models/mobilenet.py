@@ -66,8 +66,9 @@ def mobilenet_v3_small(input_shape: Sequence[int], num_classes: int, stem_stride
     stem_stride: 2 as published; 1 for small pictures, which are halved four times behind the stem.
     """
     if stem_stride not in (1, 2):
-        raise ConfigError("unknown stride", where="model mobilenet-v3-small, stem_stride", expected="1 or 2",
-                          got=stem_stride)  # fmt: skip
+        raise ConfigError(
+            "unknown stride", where="model mobilenet-v3-small, stem_stride", expected="1 or 2", got=stem_stride
+        )
     channels, _, _ = check_picture("mobilenet-v3-small", input_shape, 8)
     blocks = [("features.0", partial(_conv, 0, channels, 16, 3, stem_stride))]
     blocks += [(f"features.{place}", partial(_residual, place)) for place in range(1, len(SETTINGS) + 1)]

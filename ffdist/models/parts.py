@@ -12,21 +12,34 @@ from ffdist.errors import ConfigError, NetworkError, setting
 def check_picture(model: str, input_shape: Sequence[int], smallest: int) -> tuple[int, int, int]:
     """(C, H, W) of the pictures a network takes; NetworkError where they are not pictures or are too small for it."""
     if len(input_shape) != 3:
-        raise NetworkError(f"{model} takes pictures", where=f"model {model}", expected="an input shape of (C, H, W)",
-                           got=tuple(input_shape), remedy="use the mlp for vectors")  # fmt: skip
+        raise NetworkError(
+            f"{model} takes pictures",
+            where=f"model {model}",
+            expected="an input shape of (C, H, W)",
+            got=tuple(input_shape),
+            remedy="use the mlp for vectors",
+        )
     channels, height, width = input_shape
     if min(height, width) < smallest:
-        raise NetworkError(f"the pictures are too small for {model}", where=f"model {model}",
-                           expected=f"sides of at least {smallest} pixels", got=f"{height} x {width}",
-                           remedy=f"enlarge them: {setting('dataset.image_size', max(smallest, 32))}")  # fmt: skip
+        raise NetworkError(
+            f"the pictures are too small for {model}",
+            where=f"model {model}",
+            expected=f"sides of at least {smallest} pixels",
+            got=f"{height} x {width}",
+            remedy=f"enlarge them: {setting('dataset.image_size', max(smallest, 32))}",
+        )
     return channels, height, width
 
 
 def check_widths(model: str, widths: Sequence[int]) -> None:
     """ConfigError unless there are widths and all are positive."""
     if not widths or min(widths) < 1:
-        raise ConfigError("a block has at least one channel", where=f"model {model}, widths",
-                          expected="positive numbers", got=tuple(widths))  # fmt: skip
+        raise ConfigError(
+            "a block has at least one channel",
+            where=f"model {model}, widths",
+            expected="positive numbers",
+            got=tuple(widths),
+        )
 
 
 def named_path(*parts: tuple[str, nn.Module]) -> nn.Sequential:

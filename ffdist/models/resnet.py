@@ -59,9 +59,12 @@ def resnet18(
     widths: channels of the groups; multiples of the number of classes suit the channel-wise rules.
     """
     if stem not in (3, 7) or split not in CUTS:
-        raise ConfigError("unknown form of ResNet18", where="model resnet18",
-                          expected=f"stem 3 or 7, split {' or '.join(CUTS)}",
-                          got=f"stem {stem}, split {split}")  # fmt: skip
+        raise ConfigError(
+            "unknown form of ResNet18",
+            where="model resnet18",
+            expected=f"stem 3 or 7, split {' or '.join(CUTS)}",
+            got=f"stem {stem}, split {split}",
+        )
     check_widths("resnet18", widths)
     channels, _, _ = check_picture("resnet18", input_shape, 8 if stem == 3 else 32)
     blocks = [("stem", partial(_stem, channels, widths[0], stem))]

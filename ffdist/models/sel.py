@@ -37,9 +37,12 @@ def sel_cnn(
     pool_every: a 2x2 max pool closes every `pool_every`-th block but the last; 0 for none.
     """
     if depth < 1 or width < 1 or kernel < 1 or kernel % 2 == 0 or pool_every < 0:
-        raise ConfigError("these are no blocks of the SEL network", where="model sel-cnn",
-                          expected="depth and width of at least 1, an odd kernel",
-                          got=f"depth {depth}, width {width}, kernel {kernel}, pool_every {pool_every}")  # fmt: skip
+        raise ConfigError(
+            "these are no blocks of the SEL network",
+            where="model sel-cnn",
+            expected="depth and width of at least 1, an odd kernel",
+            got=f"depth {depth}, width {width}, kernel {kernel}, pool_every {pool_every}",
+        )
     pools = [pool_every > 0 and (i + 1) % pool_every == 0 and i < depth - 1 for i in range(depth)]
     channels, _, _ = check_picture("sel-cnn", input_shape, 2 ** sum(pools))
     widths = [channels] + [width] * depth

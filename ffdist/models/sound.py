@@ -18,21 +18,38 @@ def check_sound(name: str, module: nn.Module) -> None:
     for path, part in module.named_modules():
         kind = type(part).__name__
         if kind in WRAPPERS:
-            raise NetworkError("a block is wrapped by what runs it elsewhere", where=f"{where}, {path or 'the whole'}",
-                               expected="the module itself", got=kind,
-                               remedy=f"give what it wraps: net.{WRAPPERS[kind]}")  # fmt: skip
+            raise NetworkError(
+                "a block is wrapped by what runs it elsewhere",
+                where=f"{where}, {path or 'the whole'}",
+                expected="the module itself",
+                got=kind,
+                remedy=f"give what it wraps: net.{WRAPPERS[kind]}",
+            )
         if isinstance(part, torch.jit.ScriptModule):
-            raise NetworkError("a scripted module cannot be built anew", where=f"{where}, {path or 'the whole'}",
-                               expected="the nn.Module that was scripted", got=kind)  # fmt: skip
+            raise NetworkError(
+                "a scripted module cannot be built anew",
+                where=f"{where}, {path or 'the whole'}",
+                expected="the nn.Module that was scripted",
+                got=kind,
+            )
         if ".quantized" in type(part).__module__:
-            raise NetworkError("a quantised layer does not learn", where=f"{where}, {path or 'the whole'}",
-                               expected="layers in float32", got=kind, remedy="quantise it after training")  # fmt: skip
+            raise NetworkError(
+                "a quantised layer does not learn",
+                where=f"{where}, {path or 'the whole'}",
+                expected="layers in float32",
+                got=kind,
+                remedy="quantise it after training",
+            )
     for path, parameter in module.named_parameters():
         at = f"{where}, parameter '{path}'"
         if is_lazy(parameter):
-            raise NetworkError("a layer has no size yet", where=at, expected="a layer of known size",
-                               got="a lazy one, as nn.LazyLinear is",
-                               remedy="give it its size: nn.Linear(in_features, out_features)")  # fmt: skip
+            raise NetworkError(
+                "a layer has no size yet",
+                where=at,
+                expected="a layer of known size",
+                got="a lazy one, as nn.LazyLinear is",
+                remedy="give it its size: nn.Linear(in_features, out_features)",
+            )
         if parameter.dtype != torch.float32:
             raise NetworkError(
                 "blocks learn in float32",
@@ -45,9 +62,13 @@ def check_sound(name: str, module: nn.Module) -> None:
             )
     for path, buffer in module.named_buffers():
         if is_lazy(buffer):
-            raise NetworkError("a layer has no size yet", where=f"{where}, buffer '{path}'",
-                               expected="a layer of known size", got="a lazy one, as nn.LazyBatchNorm2d is",
-                               remedy="give it its size: nn.BatchNorm2d(num_features)")  # fmt: skip
+            raise NetworkError(
+                "a layer has no size yet",
+                where=f"{where}, buffer '{path}'",
+                expected="a layer of known size",
+                got="a lazy one, as nn.LazyBatchNorm2d is",
+                remedy="give it its size: nn.BatchNorm2d(num_features)",
+            )
 
 
 def check_given(name: str, module: nn.Module) -> None:

@@ -54,9 +54,12 @@ def vgg8(
     dropout: of whole channels, closing each block.
     """
     if not widths or 0 in widths or pool not in ("max", "avg") or (pool_first and widths[-1] < 0):
-        raise ConfigError("these are no blocks of a VGG", where="model vgg, widths and pool",
-                          expected="channels, negative where a pool follows; not behind the last with pool_first",
-                          got=f"widths {widths}, pool {pool}, pool_first {pool_first}")  # fmt: skip
+        raise ConfigError(
+            "these are no blocks of a VGG",
+            where="model vgg, widths and pool",
+            expected="channels, negative where a pool follows; not behind the last with pool_first",
+            got=f"widths {widths}, pool {pool}, pool_first {pool_first}",
+        )
     channels, _, _ = check_picture("vgg", input_shape, 2 ** sum(w < 0 for w in widths))
     blocks, before, pending = [], channels, ""
     for i, width in enumerate(widths):

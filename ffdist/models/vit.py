@@ -78,13 +78,20 @@ def vit(
     """
     channels, height, width = check_picture("vit", input_shape, patch)
     if height % patch or width % patch:
-        raise NetworkError("the pictures cannot be cut into patches", where="model vit",
-                           expected=f"sides that are multiples of {patch}", got=f"{height} x {width}",
-                           remedy=f"choose the option patch, or {setting('dataset.image_size')}")  # fmt: skip
+        raise NetworkError(
+            "the pictures cannot be cut into patches",
+            where="model vit",
+            expected=f"sides that are multiples of {patch}",
+            got=f"{height} x {width}",
+            remedy=f"choose the option patch, or {setting('dataset.image_size')}",
+        )
     if dim % heads or depth < 1:
-        raise ConfigError("these are no encoder blocks", where="model vit",
-                          expected="dim a multiple of heads, depth >= 1",
-                          got=f"dim {dim}, heads {heads}, depth {depth}")  # fmt: skip
+        raise ConfigError(
+            "these are no encoder blocks",
+            where="model vit",
+            expected="dim a multiple of heads, depth >= 1",
+            got=f"dim {dim}, heads {heads}, depth {depth}",
+        )
     num_patches = (height // patch) * (width // patch)
     blocks = [("patches", partial(Patches, channels, num_patches, patch, dim, dropout))]
     blocks += [(f"encoder{i}", partial(_encoder, i, dim, heads, mlp_dim or 4 * dim, dropout)) for i in range(depth)]

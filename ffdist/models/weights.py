@@ -24,8 +24,12 @@ def read_state(path: Path) -> dict[str, Tensor]:
             return _read_safetensors(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise ConfigError("the weights to start from cannot be read", where=setting("network.pretrained", path),
-                          got=error.strerror or error, remedy=of_run(path)) from error  # fmt: skip
+        raise ConfigError(
+            "the weights to start from cannot be read",
+            where=setting("network.pretrained", path),
+            got=error.strerror or error,
+            remedy=of_run(path),
+        ) from error
     except Exception as error:  # over other bytes torch's unpickler fails in many ways
         raise _no_state(path, _reason(error)) from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
@@ -85,6 +89,10 @@ def _reason(error: Exception) -> str:
 
 
 def _no_state(path: Path, found: str) -> NetworkError:
-    return NetworkError("this is no file of weights", where=setting("network.pretrained", path), got=found,
-                        expected="names and tensors: .safetensors, or torch.save(model.state_dict(), path)",
-                        remedy="save the model's state_dict alone")  # fmt: skip
+    return NetworkError(
+        "this is no file of weights",
+        where=setting("network.pretrained", path),
+        got=found,
+        expected="names and tensors: .safetensors, or torch.save(model.state_dict(), path)",
+        remedy="save the model's state_dict alone",
+    )

@@ -43,8 +43,9 @@ class ASGE(Competitive):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.dropout < 1:
-            raise ConfigError("dropout is a share", where="objective asge, dropout", expected="0 <= x < 1",
-                              got=self.dropout)  # fmt: skip
+            raise ConfigError(
+                "dropout is a share", where="objective asge, dropout", expected="0 <= x < 1", got=self.dropout
+            )
 
     def head(self, spec: BlockSpec) -> nn.Module:
         return ASGEHead(spec, readout=self.readout == "linear")

@@ -21,8 +21,12 @@ class Competitive(Objective):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.label_smoothing < 1:
-            raise ConfigError("label smoothing is a share", where="objective, label_smoothing", expected="0 <= x < 1",
-                              got=self.label_smoothing)  # fmt: skip
+            raise ConfigError(
+                "label smoothing is a share",
+                where="objective, label_smoothing",
+                expected="0 <= x < 1",
+                got=self.label_smoothing,
+            )
 
     @property
     def soft_labels(self) -> bool:

@@ -43,13 +43,22 @@ class CwC(Competitive):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.superclass_blocks < 0:
-            raise ConfigError("so few blocks cannot learn super-classes", where="objective cwc, superclass_blocks",
-                              expected=">= 0", got=self.superclass_blocks)  # fmt: skip
+            raise ConfigError(
+                "so few blocks cannot learn super-classes",
+                where="objective cwc, superclass_blocks",
+                expected=">= 0",
+                got=self.superclass_blocks,
+            )
 
     def head(self, spec: BlockSpec) -> nn.Module:
         if self.superclass_blocks and spec.num_classes != len(CIFAR100_SUPERCLASSES):
-            raise NetworkError("super-classes are known for CIFAR-100 alone", where="objective cwc, superclass_blocks",
-                               expected="100 classes", got=spec.num_classes, remedy="set it to 0")  # fmt: skip
+            raise NetworkError(
+                "super-classes are known for CIFAR-100 alone",
+                where="objective cwc, superclass_blocks",
+                expected="100 classes",
+                got=spec.num_classes,
+                remedy="set it to 0",
+            )
         return CwCHead(spec, coarse=spec.index < self.superclass_blocks)
 
     def local(self, head: nn.Module, out: Tensor, labels: Tensor | None) -> Local:

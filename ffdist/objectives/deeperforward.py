@@ -33,8 +33,9 @@ class DeeperForward(Competitive):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.dropout < 1:
-            raise ConfigError("dropout is a share", where="objective deeperforward, dropout", expected="0 <= x < 1",
-                              got=self.dropout)  # fmt: skip
+            raise ConfigError(
+                "dropout is a share", where="objective deeperforward, dropout", expected="0 <= x < 1", got=self.dropout
+            )
 
     def head(self, spec: BlockSpec) -> nn.Module:
         return DeeperForwardHead(spec)
@@ -67,9 +68,13 @@ class DeeperForwardHead(nn.Module):
         self.num_classes = spec.num_classes
         self.form = check_groups(spec, "DeeperForward", spec.num_classes)
         if not spec.is_last and self.form.channels * self.form.num_positions == spec.num_classes:
-            raise NetworkError("a group of one number has nothing to normalise", where=spec,
-                               expected=f"at least {2 * spec.num_classes} features", got=spec.num_classes,
-                               remedy="widen the block")  # fmt: skip
+            raise NetworkError(
+                "a group of one number has nothing to normalise",
+                where=spec,
+                expected=f"at least {2 * spec.num_classes} features",
+                got=spec.num_classes,
+                remedy="widen the block",
+            )
 
     def normalised(self, y: Tensor) -> Tensor:
         if self.form.over == (1,):

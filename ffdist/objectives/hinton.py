@@ -35,8 +35,12 @@ class Hinton(LabelledInput):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.strength:
-            raise ConfigError("a label of no strength cannot be seen", where="objective hinton, strength",
-                              expected="another number than 0", got=self.strength)  # fmt: skip
+            raise ConfigError(
+                "a label of no strength cannot be seen",
+                where="objective hinton, strength",
+                expected="another number than 0",
+                got=self.strength,
+            )
 
     @property
     def input_rms(self) -> float | None:

@@ -34,13 +34,22 @@ class HintonUnsupervised(UnlabelledInput):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.blurs < 0 or self.peer < 0:
-            raise ConfigError("a number of blurs and a weight are not negative", where="objective hinton-unsupervised",
-                              expected=">= 0", got=f"blurs {self.blurs}, peer {self.peer}")  # fmt: skip
+            raise ConfigError(
+                "a number of blurs and a weight are not negative",
+                where="objective hinton-unsupervised",
+                expected=">= 0",
+                got=f"blurs {self.blurs}, peer {self.peer}",
+            )
 
     def head(self, spec: BlockSpec) -> nn.Module:
         if spec.index == 0 and len(spec.input_shape) != 3:
-            raise NetworkError("hybrids are made of pictures", where=spec, expected="an input of (C, H, W)",
-                               got=list(spec.input_shape), remedy="take another rule for vectors: sff")  # fmt: skip
+            raise NetworkError(
+                "hybrids are made of pictures",
+                where=spec,
+                expected="an input of (C, H, W)",
+                got=list(spec.input_shape),
+                remedy="take another rule for vectors: sff",
+            )
         return ThresholdHead(spec, "hinton-unsupervised", readout=True)
 
     def prepare(self, x: Tensor, labels: Tensor, num_classes: int, generator: torch.Generator) -> Tensor:

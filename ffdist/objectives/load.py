@@ -31,8 +31,11 @@ def load_objective(name: str, options: Mapping[str, object] | None = None) -> Ob
         raise ConfigError(
             f"'{name}' is not an objective", expected="a subclass of ffdist.objectives.Objective", got=cls
         )
-    with users_code(ConfigError, "the objective cannot be made", where=f"objective {name}",
-                    expected="a dataclass with the methods `head` and `local`, whose fields have defaults",
-                    remedy="define what is missing, or set the field: "
-                           f"{setting('rule.objective_args', 'NAME=VALUE')}"):  # fmt: skip
+    with users_code(
+        ConfigError,
+        "the objective cannot be made",
+        where=f"objective {name}",
+        expected="a dataclass with the methods `head` and `local`, whose fields have defaults",
+        remedy=f"define what is missing, or set the field: {setting('rule.objective_args', 'NAME=VALUE')}",
+    ):
         return cls(**typed(cls, options or {}, f"objective {name}"))

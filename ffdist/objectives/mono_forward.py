@@ -28,8 +28,9 @@ class MonoForward(Competitive):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.limit < 1:
-            raise ConfigError("M reads at least one activity", where="objective mono-forward, limit", expected=">= 1",
-                              got=self.limit)  # fmt: skip
+            raise ConfigError(
+                "M reads at least one activity", where="objective mono-forward, limit", expected=">= 1", got=self.limit
+            )
 
     def head(self, spec: BlockSpec) -> nn.Module:
         return MonoForwardHead(spec, self.limit)

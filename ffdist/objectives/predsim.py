@@ -34,8 +34,12 @@ class PredSim(Competitive):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.beta <= 1 or self.limit < 1:
-            raise ConfigError("beta is a share, limit a number of features", where="objective predsim",
-                              expected="0 <= beta <= 1, limit >= 1", got=f"{self.beta}, {self.limit}")  # fmt: skip
+            raise ConfigError(
+                "beta is a share, limit a number of features",
+                where="objective predsim",
+                expected="0 <= beta <= 1, limit >= 1",
+                got=f"{self.beta}, {self.limit}",
+            )
 
     def head(self, spec: BlockSpec) -> nn.Module:
         return PredSimHead(spec, self.limit)

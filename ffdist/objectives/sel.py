@@ -23,8 +23,12 @@ SIDES = tuple((height, width) for size in (3, 5, 7, 9) for height, width in ((si
 
 def _check(weight: float, rule: str) -> None:
     if not 0 < weight <= 1:
-        raise ConfigError("the label's weight is a share of the picture", where=f"objective {rule}, weight",
-                          expected="0 < x <= 1", got=weight)  # fmt: skip
+        raise ConfigError(
+            "the label's weight is a share of the picture",
+            where=f"objective {rule}, weight",
+            expected="0 < x <= 1",
+            got=weight,
+        )
 
 
 def _check_picture(spec: BlockSpec, rule: str, most: int) -> None:
@@ -32,12 +36,21 @@ def _check_picture(spec: BlockSpec, rule: str, most: int) -> None:
     if spec.index:
         return
     if len(spec.input_shape) != 3:
-        raise NetworkError(f"{rule} writes labels over whole pictures", where=spec, expected="an input of (C, H, W)",
-                           got=list(spec.input_shape), remedy="take hinton for vectors")  # fmt: skip
+        raise NetworkError(
+            f"{rule} writes labels over whole pictures",
+            where=spec,
+            expected="an input of (C, H, W)",
+            got=list(spec.input_shape),
+            remedy="take hinton for vectors",
+        )
     if spec.num_classes > most:
-        raise NetworkError(f"{rule} has not as many distinct labels for pictures of this size", where=spec,
-                           expected=f"at most {most} classes", got=spec.num_classes,
-                           remedy=f"enlarge the pictures: {setting('dataset.image_size')}")  # fmt: skip
+        raise NetworkError(
+            f"{rule} has not as many distinct labels for pictures of this size",
+            where=spec,
+            expected=f"at most {most} classes",
+            got=spec.num_classes,
+            remedy=f"enlarge the pictures: {setting('dataset.image_size')}",
+        )
 
 
 @dataclass(frozen=True)

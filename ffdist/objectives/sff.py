@@ -36,11 +36,19 @@ class SFF(Competitive):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.kernel < 1 or self.kernel % 2 == 0:
-            raise ConfigError("the auxiliary convolution has an odd side", where="objective sff, kernel",
-                              expected="1, 3, 5, ...", got=self.kernel)  # fmt: skip
+            raise ConfigError(
+                "the auxiliary convolution has an odd side",
+                where="objective sff, kernel",
+                expected="1, 3, 5, ...",
+                got=self.kernel,
+            )
         if self.goodness not in ("square", "mean"):
-            raise ConfigError("unknown form of goodness", where="objective sff, goodness",
-                              expected="square or mean", got=self.goodness)  # fmt: skip
+            raise ConfigError(
+                "unknown form of goodness",
+                where="objective sff, goodness",
+                expected="square or mean",
+                got=self.goodness,
+            )
 
     def head(self, spec: BlockSpec) -> nn.Module:
         return SFFHead(spec, self.kernel)

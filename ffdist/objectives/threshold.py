@@ -93,16 +93,27 @@ class LabelledInput(Objective):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.hard and self.predict != "linear":
-            raise ConfigError("hard negatives are drawn by the linear readouts", where="objective, hard",
-                              expected="predict=linear", got=f"predict={self.predict}",
-                              remedy=setting("rule.objective_args", "predict=linear hard=yes"))  # fmt: skip
+            raise ConfigError(
+                "hard negatives are drawn by the linear readouts",
+                where="objective, hard",
+                expected="predict=linear",
+                got=f"predict={self.predict}",
+                remedy=setting("rule.objective_args", "predict=linear hard=yes"),
+            )
         if not 1 <= self.lag <= MOST_LAG:
-            raise ConfigError("the lag of predictions is out of range", where="objective, lag",
-                              expected=f"1 to {MOST_LAG} batches", got=self.lag)  # fmt: skip
+            raise ConfigError(
+                "the lag of predictions is out of range",
+                where="objective, lag",
+                expected=f"1 to {MOST_LAG} batches",
+                got=self.lag,
+            )
         if self.peer < 0 or self.predict not in ("goodness", "linear", "both"):
-            raise ConfigError("unknown prediction or negative weight", where="objective, predict or peer",
-                              expected="predict goodness, linear or both, peer >= 0",
-                              got=f"predict {self.predict}, peer {self.peer}")  # fmt: skip
+            raise ConfigError(
+                "unknown prediction or negative weight",
+                where="objective, predict or peer",
+                expected="predict goodness, linear or both, peer >= 0",
+                got=f"predict {self.predict}, peer {self.peer}",
+            )
 
     @abstractmethod
     def stamp(self, x: Tensor, labels: Tensor, num_classes: int) -> Tensor:

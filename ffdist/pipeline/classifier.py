@@ -51,9 +51,14 @@ class Classifier(nn.Module):
     """Of the blocks in the predictor "weighted", float32 [L]."""
 
     def __init__(
-        self, chain: Chain, objective: Objective, *, mean: Sequence[float] = (0.0,), std: Sequence[float] = (1.0,),
+        self,
+        chain: Chain,
+        objective: Objective,
+        *,
+        mean: Sequence[float] = (0.0,),
+        std: Sequence[float] = (1.0,),
         fusion: bool = False,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__()
         self.objective = objective
         self.num_classes = chain.num_classes
@@ -148,8 +153,11 @@ class Classifier(nn.Module):
         if not confusion:
             return record
         if self.predictor not in confusions:
-            raise ConfigError(f"there is no confusion of '{self.predictor}'", expected=", ".join(confusions),
-                              remedy="classifier.choose('mean')")  # fmt: skip
+            raise ConfigError(
+                f"there is no confusion of '{self.predictor}'",
+                expected=", ".join(confusions),
+                remedy="classifier.choose('mean')",
+            )
         counts = confusions[self.predictor].counts.tolist()
         return record | {"confusion": {"predictor": self.predictor, "classes": list(self.classes), "counts": counts}}
 

@@ -53,20 +53,34 @@ def check_local(local: object, rule: Objective, spec: BlockSpec, samples: int) -
     """What `rule.local` gave of a batch of so many samples, if it is as `Objective.local` has it; else NetworkError."""
     where = at(rule, spec)
     if not isinstance(local, Local):
-        raise NetworkError("the rule's `local` does not give a Local", where=where,
-                           expected="Local(loss, scores, next_input)", got=shown(local),
-                           remedy="end it with: return Local(loss, scores, next_input)")  # fmt: skip
+        raise NetworkError(
+            "the rule's `local` does not give a Local",
+            where=where,
+            expected="Local(loss, scores, next_input)",
+            got=shown(local),
+            remedy="end it with: return Local(loss, scores, next_input)",
+        )
     for name, value in local._asdict().items():
         if value is not None and not isinstance(value, Tensor):
-            raise NetworkError(f"the rule's {name} is no tensor", where=where, expected="a tensor or None",
-                               got=shown(value))  # fmt: skip
+            raise NetworkError(
+                f"the rule's {name} is no tensor", where=where, expected="a tensor or None", got=shown(value)
+            )
     if local.loss is not None and (local.loss.dim() or not local.loss.is_floating_point()):
-        raise NetworkError("the rule's loss is not one number", where=where, expected="a float tensor of shape []",
-                           got=shown(local.loss), remedy="take the mean over the batch: loss.mean()")  # fmt: skip
+        raise NetworkError(
+            "the rule's loss is not one number",
+            where=where,
+            expected="a float tensor of shape []",
+            got=shown(local.loss),
+            remedy="take the mean over the batch: loss.mean()",
+        )
     if local.scores is not None and local.scores.shape != (samples, spec.num_classes):
-        raise NetworkError("the rule's scores have another shape", where=where,
-                           expected=f"[{samples}, {spec.num_classes}], a row a sample and a column a class",
-                           got=shown(local.scores), remedy="give a score for each class, or None")  # fmt: skip
+        raise NetworkError(
+            "the rule's scores have another shape",
+            where=where,
+            expected=f"[{samples}, {spec.num_classes}], a row a sample and a column a class",
+            got=shown(local.scores),
+            remedy="give a score for each class, or None",
+        )
     check_features(local.features, where, samples)
     return local._replace(next_input=check_next_input(local.next_input, where, spec))
 
@@ -74,8 +88,13 @@ def check_local(local: object, rule: Objective, spec: BlockSpec, samples: int) -
 def check_features(features: object, where: str, samples: int) -> Tensor | None:
     """What `Objective.features` gave, if a fusion head can read it."""
     if features is not None and not (isinstance(features, Tensor) and features.dim() == 2 and len(features) == samples):
-        raise NetworkError("the rule's features have another shape", where=where, expected=f"[{samples}, F], or None",
-                           got=shown(features), remedy="give a row a sample: out.detach().flatten(1)")  # fmt: skip
+        raise NetworkError(
+            "the rule's features have another shape",
+            where=where,
+            expected=f"[{samples}, F], or None",
+            got=shown(features),
+            remedy="give a row a sample: out.detach().flatten(1)",
+        )
     return features
 
 
@@ -85,28 +104,46 @@ def check_next_input(next_input: Tensor | None, where: str, spec: BlockSpec) -> 
         return None
     takes = f"[N, {', '.join(map(str, spec.output_shape))}], which block {spec.index + 1} takes"
     if next_input is None:
-        raise NetworkError("the rule passes nothing on", where=where, expected=f"`next_input` of {takes}", got="None",
-                           remedy="give None only where `spec.is_last`; else out.detach()")  # fmt: skip
+        raise NetworkError(
+            "the rule passes nothing on",
+            where=where,
+            expected=f"`next_input` of {takes}",
+            got="None",
+            remedy="give None only where `spec.is_last`; else out.detach()",
+        )
     if next_input.shape[1:] != spec.output_shape:
-        raise NetworkError("the rule passes on another shape than the block's output", where=where, expected=takes,
-                           got=shown(next_input), remedy="pass on the output in its shape")  # fmt: skip
+        raise NetworkError(
+            "the rule passes on another shape than the block's output",
+            where=where,
+            expected=takes,
+            got=shown(next_input),
+            remedy="pass on the output in its shape",
+        )
     return next_input
 
 
 def check_graph(local: Local, rule: Objective, spec: BlockSpec) -> None:
     """The loss of a block that has parameters depends on some."""
     if local.loss is not None and not local.loss.requires_grad:
-        raise NetworkError("the rule's loss does not depend on the block", where=at(rule, spec),
-                           expected="a loss with a graph to the block's parameters", got="a loss without a graph",
-                           remedy="compute it from `out` itself, not from out.detach() or under no_grad")  # fmt: skip
+        raise NetworkError(
+            "the rule's loss does not depend on the block",
+            where=at(rule, spec),
+            expected="a loss with a graph to the block's parameters",
+            got="a loss without a graph",
+            remedy="compute it from `out` itself, not from out.detach() or under no_grad",
+        )
 
 
 def check_detached(local: Local, rule: Objective, spec: BlockSpec) -> None:
     """Nothing that leaves the block bears its graph."""
     for name, leaving in (("next_input", local.next_input), ("features", local.features)):
         if leaving is not None and leaving.requires_grad:
-            raise NetworkError("the objective would let a gradient cross a block's border", where=at(rule, spec),
-                               expected=f"`{name}` without a graph", remedy=f"return {name}.detach()")  # fmt: skip
+            raise NetworkError(
+                "the objective would let a gradient cross a block's border",
+                where=at(rule, spec),
+                expected=f"`{name}` without a graph",
+                remedy=f"return {name}.detach()",
+            )
 
 
 def shown(value: object) -> str:

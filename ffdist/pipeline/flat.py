@@ -33,8 +33,13 @@ class Flat:
     def __init__(self, parameters: Sequence[nn.Parameter], where: str) -> None:
         self.parameters = list(parameters)
         if len({p.dtype for p in self.parameters}) > 1:
-            raise NetworkError("lanes need weights of one type in a block", where=where, expected="one dtype",
-                               got=sorted(str(p.dtype) for p in self.parameters), remedy="one lane")  # fmt: skip
+            raise NetworkError(
+                "lanes need weights of one type in a block",
+                where=where,
+                expected="one dtype",
+                got=sorted(str(p.dtype) for p in self.parameters),
+                remedy="one lane",
+            )
         self.places: list[int] = []
         size = 0
         for parameter in self.parameters:

@@ -150,8 +150,10 @@ class Lockstep:
                 raise lane.error
         waiting = [lane for lane in lanes if not lane.ended.is_set()]
         if len(waiting) not in (0, len(lanes)):
-            raise NetworkError("lanes of a batch go different ways through a block, and cannot be synchronised",
-                               expected="the same norms for every lane, in one order")  # fmt: skip
+            raise NetworkError(
+                "lanes of a batch go different ways through a block, and cannot be synchronised",
+                expected="the same norms for every lane, in one order",
+            )
         if waiting:
             heard = self.exchange({lane.number: lane.said for lane in lanes if lane.said is not None})
             for lane in lanes:

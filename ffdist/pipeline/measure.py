@@ -96,8 +96,13 @@ def measure(
         for name, scores in answers.items():
             confusions.setdefault(name, Confusion(images.num_classes)).add(scores, y)
         if viewed:
-            viewed.add((replace(batch, x=seen, scores=None, scored=[], features=None)
-                        for seen in each_view(classifier, viewed, x)), weights)  # fmt: skip
+            viewed.add(
+                (
+                    replace(batch, x=seen, scores=None, scored=[], features=None)
+                    for seen in each_view(classifier, viewed, x)
+                ),
+                weights,
+            )
     blocks = stage.end_split(EndOfSplit("test", 0)).blocks
     metrics = [block | {"lr": classifier.rates.get(block["block"], 0.0)} for block in blocks]
     return Measured(tally.result(metrics) | ({"views": viewed.result()} if viewed else {}), confusions)

@@ -168,5 +168,9 @@ def from_frame(frame: Frame) -> Message:
 
 
 def no_message(got: str) -> TransportError:
-    return TransportError("a message is none that stages send", expected="a batch or a marker", got=got,
-                          remedy="run the same version of ffdist at every stage")  # fmt: skip
+    return TransportError(
+        "a message is none that stages send",
+        expected="a batch or a marker",
+        got=got,
+        remedy="run the same version of ffdist at every stage",
+    )

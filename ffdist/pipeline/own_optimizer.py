@@ -34,15 +34,19 @@ def own_optimizer(config: OptimSettings, groups: list[dict[str, Any]]) -> torch.
     for name in GIVEN:
         if name in options:
             raise ConfigError(
-                f"'{name}' is a setting of its own", where=setting("optim.optimizer_args"),
+                f"'{name}' is a setting of its own",
+                where=setting("optim.optimizer_args"),
                 remedy=setting(f"optim.{name}", options[name]),
-            )  # fmt: skip
+            )
     made = typed(kind, options, where, skip=1)
     made |= {name: getattr(config, name) for name in GIVEN if name in inspect.signature(kind).parameters}
     with users_code(
-        ConfigError, "the optimiser cannot be made", where=where, expected=f"{kind.__name__}(parameters, lr=...)",
+        ConfigError,
+        "the optimiser cannot be made",
+        where=where,
+        expected=f"{kind.__name__}(parameters, lr=...)",
         remedy=f"set its options: {setting('optim.optimizer_args', 'NAME=VALUE')}",
-    ):  # fmt: skip
+    ):
         return kind(groups, **made)
 
 
@@ -53,8 +57,12 @@ def check_own_optimizer(config: OptimSettings) -> None:
     one that draws random numbers, say.
     """
     where = f"optimiser {config.optimizer}"
-    with users_code(ConfigError, "the optimiser fails", where=where,
-                    expected="a step by the gradients alone, and a state of tensors and numbers"):  # fmt: skip
+    with users_code(
+        ConfigError,
+        "the optimiser fails",
+        where=where,
+        expected="a step by the gradients alone, and a state of tensors and numbers",
+    ):
         first, weights = trial(config)
         for step in range(2):
             advance(first, weights, step)

@@ -97,8 +97,13 @@ def head_of(objective: Objective, spec: BlockSpec) -> nn.Module:
     with running(objective, where):
         head = objective.head(spec)
     if not isinstance(head, nn.Module):
-        raise NetworkError("the rule's `head` does not give a module", where=where, expected="an nn.Module",
-                           got=f"a {type(head).__name__}", remedy="return nn.Identity() for none")  # fmt: skip
+        raise NetworkError(
+            "the rule's `head` does not give a module",
+            where=where,
+            expected="an nn.Module",
+            got=f"a {type(head).__name__}",
+            remedy="return nn.Identity() for none",
+        )
     return head
 
 

@@ -105,8 +105,11 @@ class Tally:
         """
         scores = batch.by_block()
         if not scores.keys() - {FUSION}:
-            raise NetworkError("no block gives scores under this objective", where=f"the {batch.split} split",
-                               remedy="use a network with more blocks, or another objective")  # fmt: skip
+            raise NetworkError(
+                "no block gives scores under this objective",
+                where=f"the {batch.split} split",
+                remedy="use a network with more blocks, or another objective",
+            )
         answers = predictions(scores, weights)
         mean = answers["mean"]
         y = batch.y.to(mean.device)

@@ -100,5 +100,9 @@ def block_of(file: str) -> int:
 
 
 def out_of_order(expected: str, got: str) -> TransportError:
-    return TransportError("a message does not follow from the one before", expected=expected, got=got,
-                          remedy="run the same version of ffdist at every stage")  # fmt: skip
+    return TransportError(
+        "a message does not follow from the one before",
+        expected=expected,
+        got=got,
+        remedy="run the same version of ffdist at every stage",
+    )

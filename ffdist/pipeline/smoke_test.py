@@ -85,9 +85,13 @@ def smoke_test(
             if block.own_code and given is not None:
                 check_recovery(block, build(spec), given, y, two.companion)
     if not learns:
-        raise NetworkError("no block has anything to learn", where=f"{type(rule).__name__}, while learning",
-                           expected="a loss of one block at least", got="None of all blocks",
-                           remedy="return a Local with a loss where there are labels")  # fmt: skip
+        raise NetworkError(
+            "no block has anything to learn",
+            where=f"{type(rule).__name__}, while learning",
+            expected="a loss of one block at least",
+            got="None of all blocks",
+            remedy="return a Local with a loss where there are labels",
+        )
 
 
 def prepared(chain: Chain, rule: Objective, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -104,10 +108,13 @@ def prepared(chain: Chain, rule: Objective, x: Tensor, y: Tensor) -> tuple[Tenso
     for given in (learned, evaluated):
         fits = isinstance(given, Tensor) and given.shape[1:] == chain.input_shape and len(given) % len(y) == 0
         if not fits or not len(given):
-            raise NetworkError("the rule prepares other inputs than the network takes", where=where,
-                               expected=f"[P * {len(y)}, {', '.join(map(str, chain.input_shape))}], pass by pass",
-                               got=shown(given),
-                               remedy="see `prepare` and `prepare_eval` in ffdist.objectives.Objective")  # fmt: skip
+            raise NetworkError(
+                "the rule prepares other inputs than the network takes",
+                where=where,
+                expected=f"[P * {len(y)}, {', '.join(map(str, chain.input_shape))}], pass by pass",
+                got=shown(given),
+                remedy="see `prepare` and `prepare_eval` in ffdist.objectives.Objective",
+            )
     return learned, evaluated if len(evaluated) <= MOST_ROWS else None
 
 
@@ -164,9 +171,13 @@ def _one_sample(block: LearningBlock, trial: SmokeTest, smallest: SmallestBatch)
         local = _learn(block, trial.learned, trial.y, trial.companion)
     except NetworkError as error:
         cause = error.__cause__
-        raise NetworkError("the block cannot learn from one sample, and the run will give it such a part", where=where,
-                           expected="two samples at once", got=described(cause) if isinstance(cause, Exception)
-                           else error.details["what"], remedy=smallest.remedy) from error  # fmt: skip
+        raise NetworkError(
+            "the block cannot learn from one sample, and the run will give it such a part",
+            where=where,
+            expected="two samples at once",
+            got=described(cause) if isinstance(cause, Exception) else error.details["what"],
+            remedy=smallest.remedy,
+        ) from error
     trial.learned, trial.features = next_tensors(local, trial.features)
 
 
@@ -182,11 +193,14 @@ def _learn(block: LearningBlock, x: Tensor, y: Tensor, companion: Tensor | None)
             local.loss.backward()
     parameters = [p for p in block.module.parameters() if p.requires_grad]
     if local.loss is not None and parameters and all(p.grad is None for p in parameters):
-        raise NetworkError("the rule's loss does not depend on the block", where=where,
-                           expected="a loss with a graph to the block's parameters",
-                           got="a loss with a graph to those of the rule's head alone",
-                           remedy="compute it from `out` itself, not from out.detach(); freeze a block that is not to "
-                           "learn: requires_grad_(False)")  # fmt: skip
+        raise NetworkError(
+            "the rule's loss does not depend on the block",
+            where=where,
+            expected="a loss with a graph to the block's parameters",
+            got="a loss with a graph to those of the rule's head alone",
+            remedy="compute it from `out` itself, not from out.detach(); freeze a block that is not to "
+            "learn: requires_grad_(False)",
+        )
     return local
 
 
@@ -213,10 +227,13 @@ def _evaluate(block: LearningBlock, x: Tensor, y: Tensor) -> Tensor | None:
             _check_apart(block, x, raw)
         out = block.layout.seen(raw)
         if out.shape[1:] != spec.output_shape:
-            raise NetworkError("the block's output has another shape for these samples", where=at(rule, spec),
-                               expected=f"[{len(x)}, {', '.join(map(str, spec.output_shape))}]", got=shown(out),
-                               remedy="keep the batch the first axis, of one sample too: squeeze no axis but by its "
-                               "number")  # fmt: skip
+            raise NetworkError(
+                "the block's output has another shape for these samples",
+                where=at(rule, spec),
+                expected=f"[{len(x)}, {', '.join(map(str, spec.output_shape))}]",
+                got=shown(out),
+                remedy="keep the batch the first axis, of one sample too: squeeze no axis but by its number",
+            )
         local = Local(None, None, None)
         for labels, when in ((y, "in evaluation"), (None, "in prediction, without labels")):
             where = f"{at(rule, spec)}, {when}"
@@ -239,11 +256,13 @@ def _check_apart(block: LearningBlock, x: Tensor, out: Tensor) -> None:
         again = block.module(x)
     if not _alike(again, out):
         raise _unlike(block, "output")
-    raise NetworkError("the block mixes the samples of a batch", where=at(block.objective, block.spec),
-                       expected="an output for each sample that does not depend on the others, in evaluation",
-                       got="another output beside other samples",
-                       remedy="let the batch be the first axis throughout: batch_first=True for attention and "
-                       "recurrent layers")  # fmt: skip
+    raise NetworkError(
+        "the block mixes the samples of a batch",
+        where=at(block.objective, block.spec),
+        expected="an output for each sample that does not depend on the others, in evaluation",
+        got="another output beside other samples",
+        remedy="let the batch be the first axis throughout: batch_first=True for attention and recurrent layers",
+    )
 
 
 def _alike(one: Tensor, other: Tensor) -> bool:

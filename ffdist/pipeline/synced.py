@@ -150,8 +150,11 @@ class SideBySide:
         """What every lane has that has samples."""
         if self.team is None:
             return values
-        others = [share.worker for share in self.team.shares
-                  if share.worker != self.team.worker and not self.there.isdisjoint(share.lanes)]  # fmt: skip
+        others = [
+            share.worker
+            for share in self.team.shares
+            if share.worker != self.team.worker and not self.there.isdisjoint(share.lanes)
+        ]
         self.team.post(dict.fromkeys(others, Frame(NORMS, {}, {str(lane): value for lane, value in values.items()})))
         found = dict(values)
         for frame in self.team.take(NORMS, workers=others).values():

@@ -28,9 +28,13 @@ def synchronise(parts: nn.Module) -> list[str]:
     names = []
     for prefix, module in parts.named_modules():
         if isinstance(module, NormBase) and not isinstance(module, BatchNorm) and module.track_running_stats:
-            raise NetworkError("only batch norm's statistics are synchronised", where=prefix,
-                               expected="no running statistics of other norms", got=type(module).__name__,
-                               remedy="track_running_stats=False")  # fmt: skip
+            raise NetworkError(
+                "only batch norm's statistics are synchronised",
+                where=prefix,
+                expected="no running statistics of other norms",
+                got=type(module).__name__,
+                remedy="track_running_stats=False",
+            )
         if isinstance(module, BatchNorm):
             setattr(module, "forward", partial(forward, module, module.forward))  # noqa: B010 - a method's place
             names += [f"{prefix}.{name}" if prefix else name for name, _ in module.named_buffers(recurse=False)]

@@ -101,9 +101,13 @@ class StageGroup:
             frame = self.receivers[worker].recv()
             key = (frame.kind, frame.fields.get("bucket", 0))
             if key != wanted and (frame.kind not in (GRADIENTS, SLICES) or key in early):
-                raise StageError("the workers of a stage are not at the same point", where=f"worker {self.worker}",
-                                 expected=wanted[0], got=f"{frame.kind} of worker {worker}",
-                                 remedy="run the same version of ffdist at every stage")  # fmt: skip
+                raise StageError(
+                    "the workers of a stage are not at the same point",
+                    where=f"worker {self.worker}",
+                    expected=wanted[0],
+                    got=f"{frame.kind} of worker {worker}",
+                    remedy="run the same version of ffdist at every stage",
+                )
             early[key] = frame
         return early.pop(wanted)
 

@@ -85,8 +85,12 @@ def evidence_in(read: Callable[[Tensor], Tensor | None], out: Tensor, labels: Te
         scores = read(leaf)
         evidence = None if scores is None else scores.gather(1, labels[:, None]).sum()
     if evidence is None or not evidence.requires_grad:
-        raise NetworkError("the rule's scores have no gradient", expected="scores that depend on the block's output",
-                           got="detached ones", remedy="detach them where `head.training` alone")  # fmt: skip
+        raise NetworkError(
+            "the rule's scores have no gradient",
+            expected="scores that depend on the block's output",
+            got="detached ones",
+            remedy="detach them where `head.training` alone",
+        )
     (gradient,) = torch.autograd.grad(evidence, leaf)
     places = (gradient * out).float().sum(1).unflatten(0, (-1, len(labels)))
     return places.sum(0).relu()

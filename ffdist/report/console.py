@@ -172,8 +172,12 @@ def confusion_table(confusion: dict[str, Any]) -> Table:
 
 def _mistakes(confusion: dict[str, Any], title: str) -> Table:
     names, rows = confusion["classes"], table("true class", "predicted", "samples", title=title)
-    counted = [(count, true, guess) for true, row in enumerate(confusion["counts"]) for guess, count in enumerate(row)
-               if count and guess != true]  # fmt: skip
+    counted = [
+        (count, true, guess)
+        for true, row in enumerate(confusion["counts"])
+        for guess, count in enumerate(row)
+        if count and guess != true
+    ]
     for count, true, guess in sorted(counted, key=lambda c: (-c[0], c[1:]))[:20]:
         rows.add_row(names[true], names[guess], str(count))
     return rows
@@ -186,8 +190,14 @@ def _stages(records: list[dict[str, Any]]) -> Table:
     if any("exchange" in stage for stage in last["stages"]):
         shares |= {"exchange": "adds gradients", "no_gradients": "waits for gradients"}
     hides = ["exchange hidden"] if any("hidden" in stage for stage in last["stages"]) else []
-    rows = table("stage", "blocks", *shares.values(), *hides, *memory_headers(last["stages"]),
-                 title=f"Stages in the last epoch{speed}")  # fmt: skip
+    rows = table(
+        "stage",
+        "blocks",
+        *shares.values(),
+        *hides,
+        *memory_headers(last["stages"]),
+        title=f"Stages in the last epoch{speed}",
+    )
     places = [stage["stage"] for stage in last["stages"]]
     for stage in last["stages"]:
         texts = [f"{stage.get(key, 0.0) / stage['seconds']:.0%}" for key in shares]

@@ -21,8 +21,9 @@ def new_figure(width: float, height: float, where: str) -> Figure:
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
-        raise ConfigError("a figure needs matplotlib, which is missing", where=where,
-                          remedy="pip install 'ffdist[bench]'") from error  # fmt: skip
+        raise ConfigError(
+            "a figure needs matplotlib, which is missing", where=where, remedy="pip install 'ffdist[bench]'"
+        ) from error
     return Figure(figsize=(width, height), layout="constrained")
 
 

@@ -62,9 +62,12 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise SnapshotError("a log of the run cannot be written", where=path, got=error.strerror or error,
-                            remedy="make room there, or let this user write it; the last snapshot is whole"
-                            ) from error  # fmt: skip
+        raise SnapshotError(
+            "a log of the run cannot be written",
+            where=path,
+            got=error.strerror or error,
+            remedy="make room there, or let this user write it; the last snapshot is whole",
+        ) from error
 
 
 def read_run_log(run: Path) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
@@ -121,9 +124,13 @@ def as_written(run: Path) -> Iterator[None]:
 
 
 def not_as_written(run: Path, got: object) -> DataError:
-    return DataError("a run log is not as it was written", where=run / RUN_LOG, got=got,
-                     expected="an epoch a line, and the test", remedy="restore it; what the last snapshot has learned "
-                     "is measured without it by `ffdist eval RUN`")  # fmt: skip
+    return DataError(
+        "a run log is not as it was written",
+        where=run / RUN_LOG,
+        got=got,
+        expected="an epoch a line, and the test",
+        remedy="restore it; what the last snapshot has learned is measured without it by `ffdist eval RUN`",
+    )
 
 
 def stack_of(error: BaseException) -> str:

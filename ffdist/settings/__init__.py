@@ -78,8 +78,12 @@ class Settings:
         """Raises ConfigError for settings that do not go together."""
         for name, kind in GROUPS.items():
             if not isinstance(getattr(self, name), kind):
-                raise ConfigError(f"'{name}' is no group of settings", where="Settings", expected=kind.__name__,
-                                  got=repr(getattr(self, name)))  # fmt: skip
+                raise ConfigError(
+                    f"'{name}' is no group of settings",
+                    where="Settings",
+                    expected=kind.__name__,
+                    got=repr(getattr(self, name)),
+                )
         if self.rule.fusion and self.rule.objective == "backprop":
             raise ConfigError(
                 f"{setting('rule.fusion', True)} reads the blocks' features", expected="a local rule", got="backprop"
@@ -152,8 +156,9 @@ def in_place_of(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def unknown(name: str, names: Collection[str], where: object = None) -> ConfigError:
     near = nearest(name, names)
-    return ConfigError(f"unknown setting '{name}'", where=where,
-                       remedy=near if len(near) < 200 else "`ffdist settings` lists all")  # fmt: skip
+    return ConfigError(
+        f"unknown setting '{name}'", where=where, remedy=near if len(near) < 200 else "`ffdist settings` lists all"
+    )
 
 
 def flat(values: Mapping[str, Any], where: str = "") -> dict[str, Any]:
@@ -167,8 +172,12 @@ def flat(values: Mapping[str, Any], where: str = "") -> dict[str, Any]:
     for key, value in values.items():
         for name, spelled, inner in _leaves(key, value, where):
             if name in result:
-                raise ConfigError(f"'{name}' is told twice", where=where or None, got=f"{found[name]} and {spelled}",
-                                  remedy="leave one of them out")  # fmt: skip
+                raise ConfigError(
+                    f"'{name}' is told twice",
+                    where=where or None,
+                    got=f"{found[name]} and {spelled}",
+                    remedy="leave one of them out",
+                )
             result[name], found[name] = inner, spelled
     return result
 
@@ -180,13 +189,15 @@ def _leaves(key: str, value: Any, where: str) -> Iterator[tuple[str, str, Any]]:
         yield name, key, value
         return
     if not isinstance(value, Mapping):
-        raise ConfigError(f"'{key}' is a group of settings", where=where or None, expected=f"a table: [{key}]",
-                          got=repr(value))  # fmt: skip
+        raise ConfigError(
+            f"'{key}' is a group of settings", where=where or None, expected=f"a table: [{key}]", got=repr(value)
+        )
     for inner, inner_value in value.items():
         leaf = inner.replace("-", "_")
         if leaf in GROUP_OF and name not in (GROUP_OF[leaf], FORMER.get(leaf)):
-            raise ConfigError(f"'{inner}' is no setting of [{key}]", where=where or None,
-                              remedy=f"it belongs to [{GROUP_OF[leaf]}]")  # fmt: skip
+            raise ConfigError(
+                f"'{inner}' is no setting of [{key}]", where=where or None, remedy=f"it belongs to [{GROUP_OF[leaf]}]"
+            )
         if leaf not in GROUP_OF:
             raise unknown(inner, [f.name for f in dataclasses.fields(GROUPS[name])], f"{where}, [{key}]")
         yield leaf, f"[{key}] {inner}", inner_value
@@ -207,8 +218,9 @@ def apply(settings: Settings, values: Mapping[str, Any], where: str) -> Settings
         try:
             changes[name] = convert(AS_TOLD.get(name, as_options)(value), kind_of(name))
         except (TypeError, ValueError, OverflowError) as error:
-            raise ConfigError(f"'{name}' has a wrong value", where=where, expected=describe(kind_of(name)),
-                              got=repr(value)) from error  # fmt: skip
+            raise ConfigError(
+                f"'{name}' has a wrong value", where=where, expected=describe(kind_of(name)), got=repr(value)
+            ) from error
     return without_strange_options(settings.changed(**changes), settings, changes)
 
 

@@ -109,12 +109,20 @@ def check_file(path: Path, entry: dict[str, Any]) -> None:
             digest = sha256(file) if size == entry["bytes"] else "not computed"
     except OSError as error:
         missing = isinstance(error, FileNotFoundError)
-        raise DamagedSnapshotError("a snapshot file is missing" if missing else "a snapshot file cannot be read",
-                                   where=path, got=error.strerror, remedy=RESTORE) from error  # fmt: skip
+        raise DamagedSnapshotError(
+            "a snapshot file is missing" if missing else "a snapshot file cannot be read",
+            where=path,
+            got=error.strerror,
+            remedy=RESTORE,
+        ) from error
     if (size, digest) != (entry["bytes"], entry["sha256"]):
-        raise DamagedSnapshotError("a snapshot file is corrupt", where=path, remedy=RESTORE,
-                                   expected=f"{entry['bytes']} bytes, sha256 {entry['sha256'][:12]}...",
-                                   got=f"{size} bytes, sha256 {digest[:12]}...")  # fmt: skip
+        raise DamagedSnapshotError(
+            "a snapshot file is corrupt",
+            where=path,
+            remedy=RESTORE,
+            expected=f"{entry['bytes']} bytes, sha256 {entry['sha256'][:12]}...",
+            got=f"{size} bytes, sha256 {digest[:12]}...",
+        )
 
 
 def read_block(path: Path, entry: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:

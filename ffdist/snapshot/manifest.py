@@ -85,8 +85,9 @@ def read_manifest(folder: Path) -> Manifest:
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         if isinstance(error, SnapshotError):
             raise
-        raise DamagedSnapshotError("a manifest cannot be read", where=path, got=error,
-                                   remedy="restore it, or start a new run") from error  # fmt: skip
+        raise DamagedSnapshotError(
+            "a manifest cannot be read", where=path, got=error, remedy="restore it, or start a new run"
+        ) from error
 
 
 def _parsed(values: Any, folder: Path) -> Manifest:
@@ -95,8 +96,13 @@ def _parsed(values: Any, folder: Path) -> Manifest:
     if not _is_count(found):
         raise ValueError("no format")
     if found > FORMAT:
-        raise SnapshotError("unknown snapshot format", where=folder / MANIFEST, expected=f"<= {FORMAT}", got=found,
-                            remedy="use the version of ffdist that wrote it")  # fmt: skip
+        raise SnapshotError(
+            "unknown snapshot format",
+            where=folder / MANIFEST,
+            expected=f"<= {FORMAT}",
+            got=found,
+            remedy="use the version of ffdist that wrote it",
+        )
     if found >= 2 and DIGEST not in values:
         raise ValueError("no digest")
     values = without_digest(values)

@@ -89,8 +89,9 @@ class SnapshotStore:
             if entry["file"] == path.name:
                 self.mirrored.fetch(path, entry)
                 return read_block(path, entry)
-        raise SnapshotError("the snapshot lacks a file", where=path,
-                            remedy="resume with the objective that the run was started with")  # fmt: skip
+        raise SnapshotError(
+            "the snapshot lacks a file", where=path, remedy="resume with the objective that the run was started with"
+        )
 
     def commit(self, marker: Snapshot, records: list[dict[str, Any]]) -> None:
         """The marker has passed every stage, so every file is on disk."""

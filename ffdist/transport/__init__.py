@@ -18,5 +18,15 @@ from ffdist.transport.local import open_local
 from ffdist.transport.registry import TRANSPORTS, transport_of
 from ffdist.transport.transport import Meeting, Place, Transport
 
-__all__ = ["TRANSPORTS", "Edge", "Frame", "Meeting", "Place", "Receiver", "Sender", "Transport", "open_local",
-           "transport_of"]  # fmt: skip
+__all__ = [
+    "TRANSPORTS",
+    "Edge",
+    "Frame",
+    "Meeting",
+    "Place",
+    "Receiver",
+    "Sender",
+    "Transport",
+    "open_local",
+    "transport_of",
+]

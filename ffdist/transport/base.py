@@ -41,8 +41,13 @@ class Edge:
 
     def __post_init__(self) -> None:
         if self.depth < 1:
-            raise TransportError("an edge needs room for one frame", where=f"edge {self.name}", expected="depth >= 1",
-                                 got=self.depth, remedy=f"set {setting('plan.queue')} to 1 or more")  # fmt: skip
+            raise TransportError(
+                "an edge needs room for one frame",
+                where=f"edge {self.name}",
+                expected="depth >= 1",
+                got=self.depth,
+                remedy=f"set {setting('plan.queue')} to 1 or more",
+            )
 
     def at(self, sequence: int | None = None) -> str:
         """Where an error happened: the edge, the attempt, and the frame's number from 0."""

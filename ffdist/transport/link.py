@@ -44,8 +44,13 @@ class Link:
 
     def __init__(self, edge: Edge, group: dist.ProcessGroup, peer: str) -> None:
         if (size := dist.get_world_size(group)) != 2:
-            raise TransportError("an edge has a group of its own", where=edge.at(), expected="two ranks", got=size,
-                                 remedy="make one with new_edge_group")  # fmt: skip
+            raise TransportError(
+                "an edge has a group of its own",
+                where=edge.at(),
+                expected="two ranks",
+                got=size,
+                remedy="make one with new_edge_group",
+            )
         self._edge = edge
         self._group = group
         self._peer = peer

@@ -97,8 +97,9 @@ def _rate(plan: _Plan, seconds: dict[tuple[str, int], list[float]], transport: s
     mine, copy = seconds[transport, size], seconds["memcpy", size]
     per_s = plan.num_messages(size) / statistics.median(mine)
     ratios = [b / a for a, b in zip(mine, copy, strict=True)]
-    return TransportRate(transport, size, per_s, per_s * size / 1e6, statistics.median(ratios), min(ratios),
-                         max(ratios), plan.rounds)  # fmt: skip
+    return TransportRate(
+        transport, size, per_s, per_s * size / 1e6, statistics.median(ratios), min(ratios), max(ratios), plan.rounds
+    )
 
 
 def pin_to_cores(rank: int, size: int) -> None:

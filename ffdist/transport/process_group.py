@@ -280,9 +280,13 @@ class ProcessGroupReceiver(Receiver):
         if spec.device == "cpu":
             return self._pool.take(spec.nbytes)
         if spec.device != self._device.type:
-            raise TransportError("a tensor is on another device than this end", where=self._edge.at(sequence),
-                                 expected=f"cpu or {self._device.type}", got=spec.device,
-                                 remedy="open both ends of an edge between devices with them")  # fmt: skip
+            raise TransportError(
+                "a tensor is on another device than this end",
+                where=self._edge.at(sequence),
+                expected=f"cpu or {self._device.type}",
+                got=spec.device,
+                remedy="open both ends of an edge between devices with them",
+            )
         return torch.empty(spec.nbytes, dtype=torch.uint8, device=self._device)
 
     def _return_credits(self) -> None:

@@ -257,5 +257,10 @@ def _check(edge: Edge) -> None:
             remedy=f"use {setting('plan.transport', 'gloo')}",
         )
     if edge.depth > MAX_DEPTH:
-        raise ConfigError("the queue is too deep for shared memory", where=edge.at(), expected=f"<= {MAX_DEPTH}",
-                          got=edge.depth, remedy=f"use a smaller {setting('plan.queue')}")  # fmt: skip
+        raise ConfigError(
+            "the queue is too deep for shared memory",
+            where=edge.at(),
+            expected=f"<= {MAX_DEPTH}",
+            got=edge.depth,
+            remedy=f"use a smaller {setting('plan.queue')}",
+        )

@@ -41,8 +41,12 @@ class Meeting:
     def pair(self, edge: Edge) -> dist.ProcessGroup:
         """The group. Raises TransportError where there is none."""
         if self.group is None:
-            raise TransportError("an edge has no process group", where=edge.at(), expected="one of its two ends",
-                                 remedy="make one with new_edge_group")  # fmt: skip
+            raise TransportError(
+                "an edge has no process group",
+                where=edge.at(),
+                expected="one of its two ends",
+                remedy="make one with new_edge_group",
+            )
         return self.group
 
 

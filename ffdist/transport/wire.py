@@ -31,10 +31,25 @@ HELLO_BYTES = 1024
 MAX_HEADER_BYTES = 1 << 26
 """Far more than any frame has; what says more is none, and memory is not taken for it."""
 PRELUDE = struct.Struct("<4sIIQIQ")
-DTYPES = {str(d).removeprefix("torch."): d for d in (
-    torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex64, torch.complex128, torch.uint8,
-    torch.int8, torch.int16, torch.int32, torch.int64, torch.bool, torch.float8_e4m3fn, torch.float8_e5m2,
-)}  # fmt: skip
+DTYPES = {
+    str(d).removeprefix("torch."): d
+    for d in (
+        torch.float64,
+        torch.float32,
+        torch.float16,
+        torch.bfloat16,
+        torch.complex64,
+        torch.complex128,
+        torch.uint8,
+        torch.int8,
+        torch.int16,
+        torch.int32,
+        torch.int64,
+        torch.bool,
+        torch.float8_e4m3fn,
+        torch.float8_e5m2,
+    )
+}
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _to_json = json.JSONEncoder(separators=(",", ":")).encode
 
@@ -237,5 +252,10 @@ def _prelude(edge: Edge, sequence: int, header_bytes: int, payload_bytes: int) -
 
 
 def unreadable(edge: Edge, sequence: int, expected: str, got: object) -> TransportError:
-    return TransportError("a frame cannot be read", where=edge.at(sequence), expected=expected, got=got,
-                          remedy="run the same version of ffdist at every stage")  # fmt: skip
+    return TransportError(
+        "a frame cannot be read",
+        where=edge.at(sequence),
+        expected=expected,
+        got=got,
+        remedy="run the same version of ffdist at every stage",
+    )

@@ -22,5 +22,14 @@ from ffdist.transport.contract.laws import EdgeContract, TransportContract  # no
 from ffdist.transport.contract.pair import Pair, ProcessPair, ThreadPair  # noqa: E402
 from ffdist.transport.contract.processes import Crew, Outcome, Place, run_processes  # noqa: E402
 
-__all__ = ["Crew", "EdgeContract", "Outcome", "Pair", "Place", "ProcessPair", "ThreadPair", "TransportContract",
-           "run_processes"]  # fmt: skip
+__all__ = [
+    "Crew",
+    "EdgeContract",
+    "Outcome",
+    "Pair",
+    "Place",
+    "ProcessPair",
+    "ThreadPair",
+    "TransportContract",
+    "run_processes",
+]
