@@ -256,7 +256,7 @@ class Pipeline:
         return joined.train(watching, use)
 
     def _train_kept(self, job: Job, named: bool, watching: Watching, world: World | None, *, resume: bool) -> Result:
-        """In a folder of its own, that says all of itself; or on from where the run there has come to."""
+        """Train in a folder of its own, that says all of itself; or go on from where the run there has come to."""
         settings = self._recorded(job, named, resume=resume)
         made_with = facts("torchrun" if world else settings.plan.launcher, job.workers)
         begin = partial(resumed_run if resume else new_run, settings, job.images)
@@ -305,7 +305,7 @@ class Pipeline:
         return smoothed(load_objective(self.objective, options), settings)
 
     def _recorded_rule(self, settings: Settings) -> Objective | str:
-        """As the run's settings name it: label smoothing is a setting of its own."""
+        """The rule as the run's settings name it: label smoothing is a setting of its own."""
         if self.objective == BACKPROP:
             return BACKPROP
         if not isinstance(self.objective, str):

@@ -76,8 +76,8 @@ def as_fields(options: dict[str, Any], where: str) -> dict[str, Any]:
 
 
 def as_field(name: str, value: Any) -> Any:
-    """As the settings have it: None for an empty list, options by their names, a device of torch's, an optimiser's
-    class, a path where a text may be one.
+    """The value as the settings have it: None for an empty list, options by their names, a device of torch's, an
+    optimiser's class, a path where a text may be one.
 
     Raises ConfigError for one text where several are told.
     """
@@ -102,7 +102,7 @@ def is_path(name: str) -> bool:
 
 
 def short(value: object) -> str:
-    """For an error's line."""
+    """A value, short enough for an error's line."""
     text = repr(value)
     return text if len(text) < 60 and "\n" not in text else f"a {type(value).__name__}"
 

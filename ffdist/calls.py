@@ -24,7 +24,7 @@ class Call(NamedTuple):
     options: dict[str, str]
 
     def __str__(self) -> str:
-        """In the one form that settings keep."""
+        """The call in the one form that settings keep."""
         options = ",".join(f"{key}={value}" if key else value for key, value in self.options.items())
         return f"{self.name}({options})" if options else self.name
 

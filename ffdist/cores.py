@@ -55,8 +55,8 @@ def groups(system: Path) -> Iterator[Path]:
 
 
 def upwards(folder: Path, root: PurePosixPath, path: PurePosixPath) -> Iterator[Path]:
-    """From the group `path` to the one that is mounted at `folder`, whose own path is `root`: a container sees no more,
-    and may not see the names of those above."""
+    """The groups from `path` up to the one that is mounted at `folder`, whose own path is `root`: a container sees no
+    more, and may not see the names of those above."""
     inner = path.relative_to(root) if path.is_relative_to(root) else PurePosixPath()
     yield folder
     for part in inner.parts:

@@ -62,7 +62,7 @@ def enter(device: torch.device) -> None:
 
 
 def allow_tf32(device: torch.device) -> bool:
-    """From here on float32 products of this process's accelerators may be TF32's; False where the kind has none."""
+    """Allow TF32 in float32 products of this process's accelerators from here on; False where the kind has none."""
     has_precision = hasattr(torch.backends, "fp32_precision")  # from torch 2.9 on
     if device.type == "cuda" and has_precision:
         torch.backends.cuda.matmul.fp32_precision = "tf32"
@@ -111,7 +111,7 @@ def recorded(device: torch.device, *, timing: bool = False, blocking: bool = Fal
 
 
 def seconds_between(first: torch.Event, last: torch.Event) -> float:
-    """From one event to a later one of the same device, both recorded for timing; waits for the later one."""
+    """Seconds from one event to a later one of the same device, both recorded for timing; waits for the later one."""
     last.synchronize()
     return first.elapsed_time(last) / 1000
 
@@ -255,7 +255,7 @@ def group_backend(device: torch.device) -> str:
 
 
 def name_of(device: torch.device) -> str:
-    """As its maker calls it."""
+    """The device's name, as its maker calls it."""
     return getattr(_properties(device), "name", None) or str(device)
 
 

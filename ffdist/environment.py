@@ -47,7 +47,7 @@ def host() -> dict[str, str | int]:
 
 
 def processor_name() -> str:
-    """As the system knows it, without trade marks."""
+    """The processor's name as the system knows it, without trade marks."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -226,7 +226,7 @@ class Observers:
 
 
 def close(observer: Observer) -> None:
-    """Where it can be closed; what goes wrong in it is said."""
+    """Close it where it can be closed; what goes wrong in it is said."""
     try:
         getattr(observer, "close", lambda: None)()
     except Exception as error:

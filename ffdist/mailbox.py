@@ -27,7 +27,8 @@ class Mailbox:
             self._changed.notify_all()
 
     async def take(self, side: Side, number: int) -> tuple[Any, int]:
-        """That message, as soon as it is there, and how many lay there for this side before; it is kept no longer."""
+        """Return that message as soon as it is there, and how many lay there for this side before; it is kept no
+        longer."""
         async with self._changed:
             lay = sum(to == side for to, _ in self._messages)
             await self._changed.wait_for(lambda: (side, number) in self._messages)

@@ -102,7 +102,7 @@ class Remote:
 
     @property
     def path(self) -> str:
-        """As its file system has it."""
+        """The path as its file system has it."""
         return self.fs._strip_protocol(self.url)
 
     def read(self, name: str) -> bytes:

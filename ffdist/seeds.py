@@ -90,7 +90,7 @@ def generators_lent() -> Iterator[None]:
 
 @contextmanager
 def restarting() -> Iterator[Callable[[int], None]]:
-    """As `seeded` of the CPU and of all kinds, for many beginnings in one turn: what it gives begins the generators at
+    """Seeded as by `seeded`, CPU and all kinds, for many beginnings in one turn: what it gives begins the generators at
     a seed."""
 
     def begin(seed: int) -> None:

@@ -21,7 +21,7 @@ from ffdist.bench.step import OneStep, both_sides, in_a_process
 from ffdist.models import Chain
 from ffdist.objectives import Objective
 from ffdist.pipeline.block import BlockConfig
-from ffdist.pipeline.plan import split_by_stage, partition, synchronize
+from ffdist.pipeline.plan import partition, split_by_stage, synchronize
 from ffdist.runtime.job import Job
 
 CAST = torch.ops.aten._to_copy

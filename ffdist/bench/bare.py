@@ -16,7 +16,7 @@ from torch import Tensor
 from ffdist.bench.harness.team import Seat, Team
 from ffdist.bench.settings import BenchSettings
 from ffdist.bench.step import OneStep, both_sides
-from ffdist.pipeline.plan import split_by_stage, partition
+from ffdist.pipeline.plan import partition, split_by_stage
 from ffdist.pipeline.precision import autocast
 from ffdist.runtime.rank import stage_device
 

@@ -170,7 +170,7 @@ def first_sentence(text: str) -> str:
 
 
 def said_choices(argument: Argument) -> str:
-    """Where what stands for the value does not name them."""
+    """The choices, where what stands for the value does not name them."""
     names = choices_of(argument.kind)
     return f": {', '.join(map(str, names))}" if names and "NAME" in argument.spelled else ""
 
@@ -188,7 +188,7 @@ def said_default(argument: Argument) -> str:
 
 
 def shown(value: Any) -> str:
-    """As it is typed."""
+    """The value as it is typed."""
     return " ".join(map(text_of, value)) if isinstance(value, (tuple, list)) else text_of(value)
 
 

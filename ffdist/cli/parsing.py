@@ -142,7 +142,7 @@ def wrong_number(error: argparse.ArgumentError, options: Mapping[str, Argument],
 
 
 def unknown_option(word: str, options: Mapping[str, Argument], prog: str) -> UsageError:
-    """With the nearest that there is."""
+    """An error with the nearest option that there is."""
     name = word.partition("=")[0]
     switches = [f"no-{flag[2:]}" for flag, each in options.items() if each.both and each.kind is bool]
     names = [*(flag[2:] for flag in options), *switches, "help", "quiet", "verbose"]

@@ -46,7 +46,7 @@ def table_of(found: Replay) -> object:
 
 
 def lines_of(found: Replay) -> list[str]:
-    """Where it begins, in words."""
+    """A few lines that say where it begins."""
     snapshot = f"the snapshot behind batch {found.begun}" if found.begun else "the run's beginning"
     lines = [f"learned from {snapshot} on; samples are named by their places in the training split, from 0"]
     if found.bad_inputs:

@@ -259,7 +259,7 @@ def recorded_settings(run: Path) -> Settings:
 
 
 def help_page(args: Sequence[str]) -> str:
-    """With the values of a preset where one is named, else of a bare `ffdist train`."""
+    """The help with the values of a preset where one is named, else of a bare `ffdist train`."""
     _, named = preset_of([arg for arg in args if arg not in ("-h", "--help")])
     preset = named or BARE
     made = Train(preset, settings=with_preset(Settings(), preset))

@@ -110,7 +110,7 @@ def check_named_data(settings: Settings, run: Path) -> None:
 
 
 def train_local(command: Train, job: Job, words: Sequence[str]) -> None:
-    """By processes, threads or Ray actors that this process starts."""
+    """Train by processes, threads or Ray actors that this process starts."""
     settings, stages = command.settings, job.workers
     if settings.plan.launcher != "ray":
         stage_device(settings.compute.device, World())
@@ -176,7 +176,8 @@ def going_on_told(error: FfdistError, out: Path) -> FfdistError:
 
 
 def train_here(command: Train, images: Images, world: World, words: Sequence[str]) -> None:
-    """As one rank of torchrun's: the last one reports. It ends with torchrun's agent, which nobody could restart."""
+    """Train as one rank of torchrun's: the last one reports. It ends with torchrun's agent, which nobody could
+    restart."""
     settings, signals = command.settings, Signals(world.first)
     signals.handle()
     end_with_parent(os.getppid())

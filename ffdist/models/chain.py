@@ -338,7 +338,7 @@ def no_sequential(module: object) -> NetworkError:
 
 
 def children(module: nn.Sequential) -> list[tuple[str, nn.Module]]:
-    """By name, in order; what comes several times comes here as often, unlike in `named_children`."""
+    """The children by name, in order; what comes several times comes here as often, unlike in `named_children`."""
     return list(zip(module._modules, module, strict=True))
 
 

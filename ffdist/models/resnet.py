@@ -18,7 +18,8 @@ CUTS = {"group": (3, 2, 2, 2), "block": (2, 1, 1, 1, 1, 1, 1, 1), "stem-group": 
 
 
 def _initialise(module: nn.Module) -> nn.Module:
-    """As torchvision: He's normal for convolutions, ones and zeros for norms (which is their default)."""
+    """Initialise as torchvision does: He's normal for convolutions, ones and zeros for norms (which is their
+    default)."""
     for m in module.modules():
         if isinstance(m, nn.Conv2d):
             nn.init.kaiming_normal_(m.weight, mode="fan_out", nonlinearity="relu")

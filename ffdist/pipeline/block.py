@@ -103,7 +103,7 @@ class LearningBlock:
         gradients does that."""
 
     def watched(self) -> FiniteCheck | None:
-        """From now on it is looked at what the block makes of its batches."""
+        """Check from now on what the block makes of its batches."""
         if self.scale is None and self.optimizer is not None:
             self.watch = FiniteCheck(self.spec, self.config.settings.training.on_nan, self.config.device)
         return self.watch
@@ -354,7 +354,8 @@ class LearningBlock:
         return self._leaving(local, parts["head"], out, len(y))
 
     def _leaving(self, local: Local, head: nn.Module, out: Tensor, samples: int) -> Local:
-        """As `Objective.local` has it, with the features where a fusion head wants them, and without a graph."""
+        """The result as `Objective.local` has it, with the features where a fusion head wants them, and without a
+        graph."""
         if self.config.settings.rule.fusion and isinstance(local, Local):
             with running(self.objective, at(self.objective, self.spec)):
                 local = local._replace(features=self.objective.features(head, out, samples))
@@ -415,13 +416,14 @@ def learn(
 
 
 def to_device(x: Tensor, device: torch.device) -> Tensor:
-    """On the device, pictures in channels-last strides."""
+    """A tensor on the device, pictures in channels-last strides."""
     x = copied(x, device)
     return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
 
 
 def module_to(module: nn.Module, device: torch.device) -> None:
-    """To the device; what has four dimensions in channels-last strides, which `nn.Module.to` wants of five, too."""
+    """Move a module to the device; what has four dimensions in channels-last strides, which `nn.Module.to` wants of
+    five, too."""
     module._apply(lambda t: t.to(device, memory_format=torch.channels_last) if t.dim() == 4 else t.to(device))
     ask_for_gradients(module)
 

@@ -31,7 +31,7 @@ class Bucket:
         """Whether the batch's updates are still to come."""
 
     def post(self, step: int) -> None:
-        """Behind the last lane that is computed here, of the last block."""
+        """Called behind the last block's last lane that is computed here."""
         self.step, self.posted, self.pending = step, True, True
         found = [reduction.collect() for reduction in self.reductions]
         if self.team is None:

@@ -19,7 +19,7 @@ LAYERS = ("Convolution", "SlowConv", "Mkldnn", "Cudnn", "Addmm", "Mm", "Bmm", "B
 
 
 def layers_crossed(chain: Chain, rule: Objective) -> dict[str, int]:
-    """For each block the layers with learned weights on the longest way of a gradient, from the loss through the head
+    """The layers with learned weights, for each block, on the longest way of a gradient, from the loss through the head
     and the block to its first; by the block's name. 0: nothing is learned there. Computes two samples on the CPU."""
     numbers = torch.Generator().manual_seed(0)
     config = BlockConfig(Settings(), total_steps=1)

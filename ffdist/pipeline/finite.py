@@ -139,7 +139,7 @@ class FiniteCheck:
 
     @torch.no_grad()
     def end(self, trouble: NonfiniteValue | None) -> None:
-        """Behind a batch. trouble: for which the block takes no step; its buffers are again what they were.
+        """Called behind a batch. trouble: for which the block takes no step; its buffers are again what they were.
 
         Raises DivergedError where that goes on and on.
         """

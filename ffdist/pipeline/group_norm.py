@@ -13,7 +13,8 @@ the first of a block does not; 2.13 does not. Those between get the same help, w
 
 
 def ask_for_gradients(module: nn.Module) -> None:
-    """From now on, what comes into the module's group norms wants a gradient, where their weights want one anyway."""
+    """Make what comes into the module's group norms want a gradient from now on, where their weights want one
+    anyway."""
     if SOUND:
         return
     for part in module.modules():

@@ -62,8 +62,8 @@ def measure(
     views: Sequence[str] = (),
     tell: Callable[[Mapping[str, Tensor], Tensor], None] | None = None,
 ) -> Measured:
-    """In the arithmetic of its training, on the device that it is on, in batches of `batch_size`; default: those of its
-    training. Nothing of the network itself is changed.
+    """Measure a split in the arithmetic of the training, on the device that it is on, in batches of `batch_size`;
+    default: those of its training. Nothing of the network itself is changed.
 
     views: of `VIEWS`: what comes of their averaged scores stands apart in the record, as "views".
     tell: is given the scores [B, K] of each predictor and the labels, int64 [B], of all samples in their order.

@@ -81,7 +81,7 @@ class Together(torch.optim.Optimizer):
             part.step()
 
     def state_dict(self) -> dict[str, Any]:
-        """As one optimiser's: parameters are numbered through all the parts."""
+        """The state as one optimiser's: parameters are numbered through all the parts."""
         state: dict[int, Any] = {}
         groups: list[dict[str, Any]] = []
         first = 0

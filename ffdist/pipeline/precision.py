@@ -47,7 +47,7 @@ class LossScale:
 
     @torch.no_grad()
     def mend(self) -> None:
-        """Behind the backward pass, which may read them: what is not finite is again what it was."""
+        """Called behind the backward pass, which may read them: what is not finite is again what it was."""
         for buffer, before in self.before:
             buffer.copy_(torch.where(buffer.isfinite(), buffer, before))
         self.before = []

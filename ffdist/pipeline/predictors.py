@@ -44,7 +44,7 @@ def predictions(
 
 
 def summed(scores: Iterable[Tensor]) -> Tensor:
-    """In their order, so that the bits are the same everywhere."""
+    """The sum in the blocks' order, so that the bits are the same everywhere."""
     first, *others = scores
     for other in others:
         first = first + other

@@ -44,7 +44,7 @@ class Profile:
         self.step = message.step
 
     def end(self) -> None:
-        """Where it is at work: write what it has seen."""
+        """End it where it is at work: write what it has seen."""
         if self.profiler is None:
             return
         profiler, self.profiler, self.left = self.profiler, None, 0

@@ -89,11 +89,11 @@ class Reduction:
         self.running.begin()
 
     def end_part(self, part: int) -> None:
-        """Behind a microbatch."""
+        """Called behind a microbatch."""
         self.running.take(part)
 
     def end_lane(self, lane: int) -> None:
-        """Behind the last microbatch of a lane."""
+        """Called behind the last microbatch of a lane."""
         found = self.flat.gradients()
         if watch := self.block.watch:
             if found:
@@ -103,7 +103,7 @@ class Reduction:
         self.present |= set(found[1]) if found else set()
 
     def collect(self) -> tuple[dict[str, Any], list[dict[str, Tensor]]]:
-        """Behind the last lane that is computed here: what the others need of it; tensors for each slice."""
+        """What the others need, called behind the last lane that is computed here; tensors for each slice."""
         values = self.partial.take()
         self.values = {node: value[self.slices[self.place]] for node, value in values.items()}
         travelling = {f"{first}-{behind}": self._short(value) for (first, behind), value in values.items()}
@@ -138,7 +138,7 @@ class Reduction:
         self.values, self.others = {}, []
 
     def update_own(self) -> dict[str, Tensor]:
-        """Behind `add_up`, where it was of a slice: what the others need of it."""
+        """What the others need of this worker's slice, called behind `add_up`."""
         if self.summed is None:
             return {}
         if self.own is None:
@@ -177,7 +177,7 @@ class Reduction:
         return self._rounded(one + other)
 
     def _rounded(self, value: Tensor) -> Tensor:
-        """As it travels, wherever it is added up."""
+        """A gradient rounded as it travels, wherever it is added up."""
         return self._long(self._short(value)) if self.dtype else value
 
     def _short(self, value: Tensor) -> Tensor:

@@ -47,7 +47,7 @@ class RunningStatistics:
 
     @torch.no_grad()
     def take(self, part: int) -> None:
-        """Behind a microbatch: keep what it made of the buffers, and put them back."""
+        """Called behind a microbatch: keep what it made of the buffers, and put them back."""
         for name, buffer in self.parts.named_buffers():
             before, version = self.seen.get(name, (None, -1))
             if before is buffer and version == buffer._version and name not in self.unseen:
@@ -64,12 +64,13 @@ class RunningStatistics:
                 buffer.copy_(value)
 
     def drop(self) -> None:
-        """Behind a batch that is not learned from: the buffers are as they were when it began."""
+        """Called behind a batch that is not learned from: the buffers are as they were when it began."""
         self.begun, self.seen, self.taken = {}, {}, {}
 
     @torch.no_grad()
     def end(self, others: Iterable[Mapping[Key, Tensor]] = ()) -> None:
-        """Behind the batch: take in what all microbatches made; others: of those that were computed elsewhere."""
+        """Called behind the batch: take in what all microbatches made; others: of those that were computed
+        elsewhere."""
         made = dict(self.taken)
         for other in others:
             made |= other

@@ -25,7 +25,7 @@ def build_schedule(
 
 
 def course(config: SchedulerSettings, total_steps: int, epochs: int) -> Callable[[int], float]:
-    """From the number of batches learned to the rate, as a share of its height."""
+    """A function from the number of batches learned to the rate, as a share of its height."""
     an_epoch = total_steps / epochs
     rise = rise_of(config, total_steps, epochs)
     falls = [round(milestone * an_epoch) for milestone in config.milestones]

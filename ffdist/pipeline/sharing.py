@@ -59,7 +59,8 @@ def digest_of(reduction: Reduction) -> str:
 
 @contextmanager
 def gathered(team: StageGroup, reduction: Reduction) -> Iterator[bool]:
-    """Within, the worker that leads the others has all of the block, the optimiser's state too; whether this is it."""
+    """A context in which the worker that leads the others has all of the block, the optimiser's state too; whether this
+    is it."""
     own, moments = reduction.own, []
     if own and not team.leads:
         team.post({team.shares[0].worker: Frame("Moments", {}, own.moments())})

@@ -38,7 +38,7 @@ class OwnSlice:
         """What this worker updates of each parameter; of some, nothing."""
 
     def adopt(self) -> None:
-        """From now on the optimiser has this slice alone; of the moments that it had, the slice's are kept."""
+        """Give the optimiser this slice alone from now on; of the moments that it had, the slice's are kept."""
         for piece in self.own:
             parameter = self.flat.parameters[piece.number]
             slots = self.optimizer.state.get(parameter, {})
@@ -109,7 +109,8 @@ class OwnSlice:
             self._take_as_parameters(self.views)
 
     def _take_as_parameters(self, parameters: Sequence[nn.Parameter]) -> None:
-        """In place of what the optimiser had, one for one: its groups, and all that schedules set in them, stay."""
+        """Take these in place of what the optimiser had, one for one: its groups, and all that schedules set in them,
+        stay."""
         fresh = iter(parameters)
         for group in self.optimizer.param_groups:
             group["params"] = [next(fresh) for _ in group["params"]]

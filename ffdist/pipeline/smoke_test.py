@@ -161,7 +161,7 @@ def _through(block: LearningBlock, trial: SmokeTest) -> Local:
 
 
 def _one_sample(block: LearningBlock, trial: SmokeTest, smallest: SmallestBatch) -> None:
-    """As `_through`, of a single sample, which a run always has to score, and sometimes to learn from."""
+    """Do as `_through` with a single sample, which a run always has to score, and sometimes to learn from."""
     where = at(block.objective, block.spec)
     if trial.evaluated is not None:
         trial.evaluated = _evaluate(block, trial.evaluated, main_labels(trial.y))
@@ -205,7 +205,7 @@ def _learn(block: LearningBlock, x: Tensor, y: Tensor, companion: Tensor | None)
 
 
 def _as_they_lie(error: NetworkError) -> NetworkError:
-    """With a remedy for `x.view`, which looks at how pictures lie in memory."""
+    """An error with a remedy for `x.view`, which looks at how pictures lie in memory."""
     if "view size is not compatible" not in str(error.__cause__):
         return error
     return error.again(

@@ -57,13 +57,13 @@ class Stopping(Protocol):
     """Whether the run is to end early: the same for all who make a part of the batches."""
 
     def is_told(self, step: int, *, waiting: bool = True) -> bool:
-        """Behind batch `step`; waiting: there is still something under way."""
+        """Whether the run ends behind batch `step`; waiting: there is still something under way."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class StopAtOnce:
-    """For a source that makes whole batches."""
+    """Stops at once: for a source that makes whole batches."""
 
     event: Event
 

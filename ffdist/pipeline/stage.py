@@ -206,7 +206,7 @@ class Stage:
         self.advance(last, self.buckets)
 
     def advance(self, batch: TrainBatch, buckets: Sequence[Bucket]) -> None:
-        """Where workers hand on slices of their updates, and the batch is complete here: do so."""
+        """Hand on slices of updates, where workers do so and the batch is complete here."""
         for bucket in buckets if self.ends_batch(batch) else ():
             if bucket.sliced:
                 with self.at(bucket.reductions[0].block, "update", f"batch {batch.step}, update"):
@@ -217,7 +217,7 @@ class Stage:
         return batch.last and batch.lane == self.lanes[-1]
 
     def end_part(self, number: int, batch: TrainBatch) -> None:
-        """Behind a block's microbatch: what it adds to its lane, and the lane to the batch."""
+        """Called behind a block's microbatch: what it adds to its lane, and the lane to the batch."""
         reduction = self.reductions[number]
         if len(batch.y):
             reduction.end_part(batch.part)
@@ -228,7 +228,8 @@ class Stage:
             self.post(number, batch)
 
     def post(self, number: int, batch: TrainBatch) -> None:
-        """Behind a block's batch: its gradients to the others, with those of the blocks that travel with it."""
+        """Called behind a block's batch: send its gradients to the others, with those of the blocks that travel with
+        it."""
         bucket = self.bucket_of[number]
         if self.reductions[number] is bucket.reductions[-1]:
             bucket.post(batch.step)

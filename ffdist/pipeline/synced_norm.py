@@ -42,7 +42,7 @@ def synchronise(parts: nn.Module) -> list[str]:
 
 
 def forward(norm: BatchNorm, alone: Any, x: Tensor) -> Tensor:
-    """In place of the module's own `alone`."""
+    """Forward in place of the module's own `alone`."""
     lane = LANE.get()
     if lane is None or not (norm.training or norm.running_mean is None):
         return alone(x)

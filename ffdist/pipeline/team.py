@@ -67,7 +67,7 @@ class StageGroup:
         return self.place == 0
 
     def post(self, frames: Mapping[int, Frame]) -> None:
-        """To each of the others what is for it; returns when it is on its way."""
+        """Send each of the others what is for it; returns when it is on its way."""
         began = time.perf_counter()
         with self.trace.span("send gradients", "exchange"), self.lent():
             for worker, frame in frames.items():
@@ -118,7 +118,7 @@ class StageGroup:
         return {self.worker: mine, **self.take(kind)}
 
     def tell(self, step: int) -> int | None:
-        """With which batch the others are told that the run is to end early; None: it goes on."""
+        """The batch with which the others are told that the run is to end early; None: it goes on."""
         if self.stop.is_set() and self.told is None:
             self.told = step
         return self.told

@@ -41,7 +41,7 @@ def draw_curves(records: Sequence[dict[str, Any]], path: Path) -> None:
 
 
 def curves(records: Sequence[dict[str, Any]], split: str, key: str) -> dict[str, list[float | None]]:
-    """By block: its value in each epoch, None where it has none."""
+    """Each block's value in each epoch, None where it has none."""
     found: dict[str, list[float | None]] = {}
     for record in records:
         for block in record.get(split, {}).get("blocks", []):

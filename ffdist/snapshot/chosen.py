@@ -78,7 +78,7 @@ def steps(kept: list[Path]) -> list[int]:
 
 
 def of_step(run: Path, kept: list[Path], step: int) -> Path:
-    """At the end of an epoch there may be two of one step: the later one says that the epoch is over."""
+    """The snapshot of a step; at the end of an epoch there may be two: the later one says that the epoch is over."""
     found = [folder for folder in kept if steps([folder]) == [step]]
     if found:
         return found[-1]

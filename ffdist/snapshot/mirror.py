@@ -142,7 +142,7 @@ def check_free_at(run: Path) -> None:
 
 @contextmanager
 def held_at(run: Path) -> Iterator[None]:
-    """With a mark of this run's at its address, if it has one; its own files are put there at the end, too."""
+    """Hold the address with a mark of this run's, if it has one; its own files are put there at the end, too."""
     remote = address_of(run)
     if remote is None:
         yield
@@ -247,7 +247,7 @@ class Mirrored:
 
 
 def fetch_manifest(folder: Path) -> None:
-    """That of a snapshot at an address, where it is not here."""
+    """The manifest of a snapshot at an address, where it is not here."""
     run = folder.parent.parent
     remote = address_of(run)
     if remote is not None and not (folder / MANIFEST).exists():

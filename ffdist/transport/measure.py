@@ -114,7 +114,7 @@ def pin_to_cores(rank: int, size: int) -> None:
 
 
 def watch_parent() -> None:
-    """From a worker's start on: one that waits for its first task has nobody else to tell it."""
+    """Watch the parent from a worker's start on: one that waits for its first task has nobody else to tell it."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

@@ -9,7 +9,7 @@ from ffdist.transport.transport import Meeting, Place, Transport
 
 
 class ObjectStore(Transport):
-    """Between processes of one Ray cluster."""
+    """Edges between processes of one Ray cluster."""
 
     name = "object-store"
     speed = 0

@@ -186,7 +186,8 @@ def digest_of_token(token: str) -> str:
 
 
 def await_posted(edge: Edge, store: Store, what: str) -> str:
-    """Of the receiver: its address, or the token. Raises PeerTimeoutError, or PeerLostError where the store is gone."""
+    """Wait for what the receiver posts: its address, or the token. Raises PeerTimeoutError, or PeerLostError where the
+    store is gone."""
     deadline = time.monotonic() + edge.timeout.total_seconds()
     try:
         while not store.check([_key(edge, what)]):

@@ -56,7 +56,7 @@ def new_edge_group(upstream: int, downstream: int, timeout: timedelta, device: t
 
 
 class OverGroup(Transport):
-    """By a process group of the two ends, and of nothing else; its backend is that of `new_edge_group`."""
+    """Edges by a process group of the two ends, and of nothing else; its backend is that of `new_edge_group`."""
 
     def open_sender(self, edge: Edge, meeting: Meeting) -> ProcessGroupSender:
         link = Link(edge, meeting.pair(edge), "the receiver")
@@ -74,7 +74,7 @@ class OverGroup(Transport):
 
 
 class Gloo(OverGroup):
-    """Between any two processes that reach one another by a network."""
+    """Edges between any two processes that reach one another by a network."""
 
     name = "gloo"
     speed = 1
@@ -88,7 +88,8 @@ class Gloo(OverGroup):
 
 
 class OverDevices(OverGroup):
-    """Between accelerators of one kind, whose tensors go straight from one to the other; CPU tensors go by gloo."""
+    """Edges between accelerators of one kind, whose tensors go straight from one to the other; CPU tensors go by
+    gloo."""
 
     speed = 3
     needs = "a GPU of its own at each end"

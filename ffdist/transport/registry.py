@@ -17,7 +17,7 @@ TRANSPORTS: Known[Transport] = Known(TRANSPORT_PLACES)
 
 
 def transport_of(name: str) -> Transport:
-    """By its name, or by that of what torch.distributed joins another maker's accelerators by."""
+    """The transport of this name, or of that of what torch.distributed joins another maker's accelerators by."""
     return TRANSPORTS[name] if name in TRANSPORTS else OverDevices(name)
 
 

@@ -56,7 +56,7 @@ def obstacle() -> str | None:
 
 
 class SharedMemory(Transport):
-    """Between processes of one host, network namespace and user."""
+    """Edges between processes of one host, network namespace and user."""
 
     name = "shared-memory"
     speed = 2

@@ -42,7 +42,7 @@ class Pair(ABC):
 
 
 class ThreadPair(Pair):
-    """In two threads of this process, by `open_local`."""
+    """A pair in two threads of this process, by `open_local`."""
 
     def run(
         self, upstream: Side, downstream: Side, *args: Any, edge: Edge = EDGE, edges: Sequence[Edge] | None = None
@@ -56,7 +56,7 @@ class ThreadPair(Pair):
 
 
 class ProcessPair(Pair):
-    """In two processes of a crew.
+    """A pair in two processes of a crew.
 
     Behind every law, whatever an end had opened must be closed: descriptors and threads are counted. enter: called in
     each process before (picklable, and fit to be called again). held: what counts,
