@@ -14,13 +14,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: many 
 import numpy as np
 import pytest
 import torch
-from harness import hide_gpus
+from harness import SITE, hide_gpus
 from hypothesis import settings
 from workers import Scheduling
 
 settings.register_profile("ffdist", deadline=None, derandomize=True)
 settings.load_profile("ffdist")
 hide_gpus()
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # or each process that a test starts compiles all of ffdist anew
+os.environ["PYTHONPATH"] = os.pathsep.join([SITE, *filter(None, [os.environ.get("PYTHONPATH")])])
 STATE = tempfile.TemporaryDirectory(prefix="ffdist-tests-")
 os.environ["XDG_STATE_HOME"] = STATE.name  # what tests may run is no matter of the tester's own list
 os.environ.pop("COLUMNS", None)  # how wide tables are is no matter of the tester's terminal

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
 from ffdist.transport.contract import Crew, Outcome, Place, run_processes
 
-__all__ = ["Crew", "Outcome", "Place", "hide_gpus", "restore_gpus", "run_processes"]
+__all__ = ["SITE", "Crew", "Outcome", "Place", "hide_gpus", "restore_gpus", "run_processes"]
+SITE = str(Path(__file__).parent / "site")
+"""What processes that tests start have on their path first."""
 GPUS = "CUDA_VISIBLE_DEVICES"
 given = os.environ.get(GPUS)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -25,6 +26,8 @@ ON_GPUS = ("1f1b", "interleaved", "zero-bubble")
 PICTURES = cnnb((3, 8, 8), 4, (4, 4))
 CHAIN = mlp((64,), 10, (24, 24, 24, 24))
 STEPS, BATCH = 3, 16
+MOVED = "moved"
+"""An order."""
 CONFIG = BaselineConfig(Settings().changed(optimizer="sgd", lr=0.1, schedule="constant", batch_size=BATCH), 10**6)
 
 ADAMW = replace(CONFIG, settings=Settings().changed(lr=1e-2, schedule="constant", batch_size=BATCH))
@@ -45,10 +48,14 @@ def batches() -> list[tuple[torch.Tensor, torch.Tensor]]:
 
 
 def learn(seat: Seat) -> None:
-    """Each order names a baseline; the answer is this rank's weights behind some batches."""
+    """Each order names a baseline; the answer is this rank's weights behind some batches. Of the order MOVED it is what
+    `moved` says."""
     join(seat, torch.device("cpu"), 1)
     place = Place(seat.world.rank, seat.world.size)
     while (name := seat.order()) is not None:
+        if name == MOVED:
+            seat.answer((place.rank, moved(place)))
+            continue
         try:
             seat.answer((place.rank, learned(name, place)))
         except NetworkError as error:
@@ -72,6 +79,20 @@ def learned(name: str, place: Place) -> Learned:
     weights = learner.modules.named_parameters()
     full = {n: p.full_tensor() if hasattr(p, "full_tensor") else p for n, p in weights}  # pyright: ignore
     return Learned({n: p.detach().flatten().tolist() for n, p in full.items()})
+
+
+@pytest.fixture(scope="module")
+def team() -> Iterator[Team]:
+    """Two ranks, for all tests here: a process that imports torch costs seconds."""
+    with Team("baselines", learn, 2) as made:
+        yield made
+
+
+def told(team: Team, order: str) -> list[Any]:
+    """Both ranks' answers, in the order of ranks."""
+    team.tell(order)
+    answers = dict(team.hear() for _ in range(2))
+    return [answers[rank] for rank in range(2)]
 
 
 @pytest.fixture(scope="module")
@@ -125,24 +146,22 @@ def test_the_classifier_has_the_heads_rate_and_averaged_weights_are_evaluated() 
 
 
 @pytest.mark.distributed
-def test_every_baseline_of_two_ranks_learns_what_one_device_learns(expected: list[torch.Tensor]) -> None:
+def test_every_baseline_of_two_ranks_learns_what_one_device_learns(team: Team, expected: list[torch.Tensor]) -> None:
     elsewhere = ("bp", "fsdp") if WAITS_FOR_ALL else ("bp", "fsdp", *ON_GPUS)
     names = [name for name in BASELINES if not name.startswith(elsewhere) and name != "ddp-powersgd"]
-    with Team("baselines", learn, 2) as team:
-        for name in names:
-            team.tell(name)
-            answers = dict(team.hear() for _ in range(2))
-            assert not any(a.refused for a in answers.values()), (name, answers)
-            for answer in answers.values():
-                assert_among(answer.weights, expected, 5e-3 if "bf16" in name else 1e-5)
-            assert {len(v) for a in answers.values() for v in a.weights.values()} == {len(e) for e in expected}, name
+    for name in names:
+        answers = told(team, name)
+        assert not any(a.refused for a in answers), (name, answers)
+        for answer in answers:
+            assert_among(answer.weights, expected, 5e-3 if "bf16" in name else 1e-5)
+        assert {len(v) for a in answers for v in a.weights.values()} == {len(e) for e in expected}, name
 
 
 @pytest.mark.distributed
-def test_powersgd_learns_alike_on_all_ranks_and_not_what_one_device_learns(expected: list[torch.Tensor]) -> None:
-    with Team("powersgd", learn, 2) as team:
-        team.tell("ddp-powersgd")
-        (_, one), (_, other) = team.hear(), team.hear()
+def test_powersgd_learns_alike_on_all_ranks_and_not_what_one_device_learns(
+    team: Team, expected: list[torch.Tensor]
+) -> None:
+    one, other = told(team, "ddp-powersgd")
     assert one.weights == other.weights
     assert_among(one.weights, expected, 2e-2)  # of three batches, only the last one's gradients are compressed
     with pytest.raises(AssertionError):
@@ -151,36 +170,32 @@ def test_powersgd_learns_alike_on_all_ranks_and_not_what_one_device_learns(expec
 
 @pytest.mark.distributed
 @pytest.mark.skipif(not SHARDS_ON_CPUS, reason="this torch shards on GPUs alone")
-def test_fully_sharded_learns_what_one_device_learns() -> None:
+def test_fully_sharded_learns_what_one_device_learns(team: Team) -> None:
     whole = Whole(CHAIN, ADAMW)
     expected = bare_loop(whole, torch.optim.AdamW(whole.parameters(), lr=1e-2, weight_decay=1e-5))
-    with Team("fsdp", learn, 2) as team:
-        for name in family("fsdp"):
-            team.tell(name)
-            for _, answer in [team.hear() for _ in range(2)]:
-                # Adam's first steps are of one length: a gradient near 0 that is rounded to the other sign goes astray
-                assert_among(answer.weights, expected, *((4e-3, 0.75) if "bf16" in name else (1e-4, 1.0)))
+    for name in family("fsdp"):
+        for answer in told(team, name):
+            # Adam's first steps are of one length: a gradient near 0 that is rounded to the other sign goes astray
+            assert_among(answer.weights, expected, *((4e-3, 0.75) if "bf16" in name else (1e-4, 1.0)))
 
 
-def learn_pictures(seat: Seat) -> list[bool]:
+def moved(place: Place) -> list[bool]:
     """Whether each tuning of FSDP moves the weights of a network with batch norm, and to numbers."""
-    join(seat, torch.device("cpu"), 1)
-    place, moved = Place(seat.world.rank, seat.world.size), []
+    found = []
     for name in family("fsdp"):
         learner = BASELINES[name](PICTURES, replace(ADAMW, settings=ADAMW.settings.changed(precision="bf16")), place)
         before = [p.detach().clone() for p in learner.modules.parameters()]
         learner.learn(torch.rand(8, 3, 8, 8), torch.arange(8) % 4)
         after = [p.detach() for p in learner.modules.parameters()]
-        moved.append(all(bool(torch.isfinite(p).all()) for p in after) and
+        found.append(all(bool(torch.isfinite(p).all()) for p in after) and
                      any(not torch.equal(*pair) for pair in zip(before, after, strict=True)))  # fmt: skip
-    return moved
+    return found
 
 
 @pytest.mark.distributed
 @pytest.mark.skipif(not SHARDS_ON_CPUS, reason="this torch shards on GPUs alone")
-def test_fully_sharded_takes_batch_norm_in_bfloat16() -> None:
-    with Team("fsdp", learn_pictures, 2) as team:
-        assert team.finish() == [[True] * len(family("fsdp"))] * 2
+def test_fully_sharded_takes_batch_norm_in_bfloat16(team: Team) -> None:
+    assert told(team, MOVED) == [[True] * len(family("fsdp"))] * 2
 
 
 @pytest.mark.skipif(SHARDS_ON_CPUS, reason="this torch shards on CPUs, too")

@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, NamedTuple
 
+from harness import SITE
+
 ROOT = Path(__file__).parents[2]
 LAUNCH = ROOT / "launch"
 PATIENCE = 150.0
@@ -27,7 +29,7 @@ class Command(NamedTuple):
 def environment(**changes: object) -> dict[str, str]:
     """This process's, with this interpreter's programs first, one thread a process, and `changes`."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    values = {"PATH": path, "PYTHONPATH": ROOT, "OMP_NUM_THREADS": 1, **changes}
+    values = {"PATH": path, "PYTHONPATH": f"{SITE}{os.pathsep}{ROOT}", "OMP_NUM_THREADS": 1, **changes}
     return {**os.environ, **{name: str(value) for name, value in values.items()}}
 
 

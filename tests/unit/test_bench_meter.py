@@ -116,9 +116,12 @@ def test_storage_that_is_resized_counts_as_large_as_it_is() -> None:
 
 
 def test_a_counter_comes_and_goes_while_an_optimiser_of_another_thread_takes_a_step() -> None:
+    peaks: list[int] = []
+
     def count() -> None:
-        with TensorBytes():
+        with TensorBytes() as counter:
             floats(1)
+        peaks.append(counter.peak)
 
     def count_meanwhile(*_: object) -> None:
         with ThreadPoolExecutor(1) as pool:
@@ -130,3 +133,4 @@ def test_a_counter_comes_and_goes_while_an_optimiser_of_another_thread_takes_a_s
     finally:
         for hook in hooks:
             hook.remove()
+    assert peaks == [KIB, KIB]

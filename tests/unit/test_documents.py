@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from ffdist import Pipeline
 from ffdist.cli import COMMANDS
 from ffdist.cli.bench import parse as parse_bench
 from ffdist.cli.train import parse as parse_train
@@ -61,6 +63,31 @@ def test_a_documented_command_is_one(document: str, words: list[str], monkeypatc
         parse_train(args)
     if command == "bench":
         parse_bench(args)
+
+
+HOWTOS = sorted((ROOT / "docs/howto").glob("*.md"))
+CODE = {path.stem: re.findall(r"^```python\n(.*?)^```", path.read_text(), re.MULTILINE | re.DOTALL) for path in HOWTOS}
+
+
+@pytest.mark.parametrize("name", ["own_network", "own_data"])
+def test_the_code_of_a_howto_trains(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    made: dict[str, Any] = {}
+    exec(re.sub(r"epochs=\d+", "epochs=1", CODE[name][0]), made)
+    assert made["pipeline"].result.reason == "finished"
+
+
+def test_the_files_of_howtos_are_a_network_a_rule_a_metric_and_a_callback(tmp_path: Path) -> None:
+    files = {"net.py": CODE["own_network"][1], "my_rule.py": CODE["own_rule"][0], "own.py": CODE["watching"][0]}
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    run = tmp_path / "run"
+    network, rule = f"{tmp_path}/net.py:small", f"{tmp_path}/my_rule.py:Plain"
+    pipeline = Pipeline(network, rule, model_args=["width=8"], objective_args=["temperature=0.5"])
+    told = {"metric": [f"{tmp_path}/own.py:top3"], "callback": [f"{tmp_path}/own.py:tell"]}
+    pipeline.fit("digits", epochs=1, batch_size=32, samples=200, out=run, progress=False, **told)
+    assert pipeline.result is not None
+    assert any("top3" in name for name in pipeline.result.history().column_names)
 
 
 def test_the_map_of_tests_names_files_that_are_there() -> None:

@@ -108,7 +108,10 @@ def test_what_a_snapshot_would_forget_is_refused(kind: str) -> None:
 
 
 def test_what_a_buffer_holds_is_well() -> None:
-    Pipeline(nn.Sequential(Forgets("buffer")), "sff").fit((X, Y), epochs=1, batch_size=8, progress=False)
+    pipeline = Pipeline(nn.Sequential(Forgets("buffer")), "sff")
+    result = pipeline.fit((X, Y), epochs=1, batch_size=8, progress=False)
+    steps = next(value for name, value in pipeline.classifier.state_dict().items() if name.endswith("steps"))
+    assert (result.reason, int(steps) > 0) == ("finished", True)
 
 
 def test_a_classifier_says_the_same_twice() -> None:

@@ -46,3 +46,4 @@ def test_a_pipeline_in_python_is_refused_alike(tmp_path: Path) -> None:
 
 def test_another_optimiser_is_the_way_out(tmp_path: Path) -> None:
     main(["train", "digits", "--optimizer", "sgd", "--samples", "200", "--epochs", "1", "--out", str(tmp_path / "run")])
+    assert (tmp_path / "run/metrics.jsonl").stat().st_size > 0
