@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 from statistics import median
 
-from ffdist.runtime.opened import open_told
+from ffdist.runtime.opened import open_dataset
 from ffdist.runtime.start import make_job
 from ffdist.runtime.threads import run_threads
 from ffdist.settings import Settings
@@ -47,7 +47,7 @@ def speed(settings: Settings) -> float:
     """Samples a second, the mean of all epochs but the first."""
     with tempfile.TemporaryDirectory(prefix="ffdist-") as folder:
         heard = list[object]()
-        job = make_job(settings, open_told(settings.dataset), Path(folder), settings.plan.stages or 1)
+        job = make_job(settings, open_dataset(settings.dataset), Path(folder), settings.plan.stages or 1)
         result = run_threads(job, heard.append)
     rates = [record["train"]["samples_per_second"] for record in result.records[1:]]
     return sum(rates) / len(rates)

@@ -34,7 +34,7 @@ from ffdist.cores import available_cores
 from ffdist.events import ProgressMade, RunEvent
 from ffdist.plan import Plan
 from ffdist.planner.cached import links_here, profile_of
-from ffdist.planner.cluster import Cluster, Link, parse_link
+from ffdist.planner.cluster import Cluster, NetworkLink, parse_link
 from ffdist.planner.forecast import simulated
 from ffdist.planner.profile import Profile
 from ffdist.runtime.threads import run_threads
@@ -73,7 +73,7 @@ def cluster_of(case: Case) -> Cluster:
     memory, network = links_here(on_cpu=True)
     cores = available_cores() if case.plan.workers > available_cores() else None
     if case.by == "threads":
-        return Cluster(case.plan.workers, Link(inf, wired=False), cores=cores)
+        return Cluster(case.plan.workers, NetworkLink(inf, wired=False), cores=cores)
     if case.by == "processes":
         return Cluster(case.plan.workers, memory, cores=cores)
     paced = replace(parse_link(case.by), sender=network.sender, receiver=network.receiver)

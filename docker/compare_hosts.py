@@ -32,7 +32,7 @@ from ffdist.bench.pipeline_side import PipelineLife
 from ffdist.bench.settings import BenchSettings
 from ffdist.cli.parsing import parsed
 from ffdist.runtime.agree import agree
-from ffdist.runtime.torchrun import Meeting, meet
+from ffdist.runtime.torchrun import Rendezvous, meet
 from ffdist.runtime.world import World
 
 PATIENCE = timedelta(minutes=10)
@@ -71,7 +71,7 @@ class HostSeat(Seat):
 class Turns:
     """Lives lived one after the other, in the same place on every host."""
 
-    meeting: Meeting
+    meeting: Rendezvous
     count: int = 0
 
     def take(self, life: Life, *orders: Any, told_by: int) -> list[Lap]:

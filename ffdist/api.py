@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ffdist import posix  # noqa: F401 - first: it says which systems have what the others import
 from ffdist.arguments import OTHERS, as_fields, as_objective, as_settings, check_options, is_share, short
-from ffdist.baselines.twin import Backprop, twin
+from ffdist.baselines.twin import BackpropRule, twin
 from ffdist.data import Images
 from ffdist.data.given import Data, as_images
 from ffdist.errors import ConfigError, DataError, NetworkError, setting, spelled
@@ -45,11 +45,11 @@ from ffdist.runtime.in_python import (
     rule_settings,
 )
 from ffdist.runtime.job import Job
-from ffdist.runtime.join import Joined
+from ffdist.runtime.join import JoinedRun
 from ffdist.runtime.modules import joined_in_modules
 from ffdist.runtime.observing import observers
 from ffdist.runtime.on_ray import launch_on_ray
-from ffdist.runtime.opened import as_told, open_told
+from ffdist.runtime.opened import open_dataset, with_preprocessing
 from ffdist.runtime.outcome import Result
 from ffdist.runtime.own_code import GIVEN, named_code, settled
 from ffdist.runtime.planned import planned
@@ -217,8 +217,8 @@ class Pipeline:
         check_options(self.network, self.objective, settings)
         if named := isinstance(data, (str, Path)):
             settings = settings.changed(data=str(data))
-            data = open_told(settings.dataset)
-        images, world = as_told(as_images(data, test, held_out), settings.dataset), World.from_env()
+            data = open_dataset(settings.dataset)
+        images, world = with_preprocessing(as_images(data, test, held_out), settings.dataset), World.from_env()
         job = self._job(images, settings, world)
         job = replace(job, metrics=given_metrics(metrics, job.chain.num_classes))
         check_job(job)
@@ -235,7 +235,7 @@ class Pipeline:
     def _train_unkept(self, job: Job, watching: Watching, world: World | None) -> Result:
         if world:
             return self._join(
-                Joined(world, job, None, False, lambda: False, lambda run: None), lambda run: watching(None)
+                JoinedRun(world, job, None, False, lambda: False, lambda run: None), lambda run: watching(None)
             )
         with tempfile.TemporaryDirectory(prefix="ffdist-") as scratch, locked(Path(scratch)):
             if job.settings.plan.launcher == "ray":
@@ -248,7 +248,7 @@ class Pipeline:
         self._load(job, run)
         return result
 
-    def _join(self, joined: Joined, watching: Watching) -> Result:
+    def _join(self, joined: JoinedRun, watching: Watching) -> Result:
         def use(run: Path, result: Result | None) -> Result:
             self._load(joined.job, run)
             return result or result_of(run)
@@ -266,7 +266,7 @@ class Pipeline:
 
         if world:
             finished = lambda: nothing_left(settings) is not None  # noqa: E731
-            return self._join(Joined(world, job, begin, resume, finished, ready), watching)
+            return self._join(JoinedRun(world, job, begin, resume, finished, ready), watching)
         with begin() as run:
             if resume and (text := nothing_left(settings)):
                 note(f"{spelled(text)} ({run})")
@@ -314,14 +314,14 @@ class Pipeline:
 
     def _job(self, images: Images, settings: Settings, world: World | None) -> Job:
         if settings.network.modules:
-            rule = Backprop() if self.objective == BACKPROP else self._rule(settings)
+            rule = BackpropRule() if self.objective == BACKPROP else self._rule(settings)
             chain = self.chain(images, settings)
             settings = joined_in_modules(settings, chain, rule, self._units(chain, settings.network))
         chain = self.chain(images, settings)
         if self.objective == BACKPROP:
             whole = twin(chain)
             whole.joined = chain.joined
-            job = Job(whole, smoothed(Backprop(), settings), images, settings)
+            job = Job(whole, smoothed(BackpropRule(), settings), images, settings)
         else:
             job = Job(chain, self._rule(settings), images, settings)
         return replace(job, workers=count_workers(settings, job.names, world.size if world else None))
@@ -360,7 +360,9 @@ class Pipeline:
                     remedy="make it of images.shape and images.num_classes",
                 )
             return self.network if blocks is None else self.network.regroup(blocks)
-        return Chain.from_sequential(self.network, input_shape=images.shape, num_classes=images.num_classes, cut=blocks)
+        return Chain.from_sequential(
+            self.network, input_shape=images.shape, num_classes=images.num_classes, layers_per_block=blocks
+        )
 
     @property
     def classifier(self) -> Classifier:
@@ -397,8 +399,8 @@ class Pipeline:
         check_options(self.network, self.objective, settings)
         if isinstance(data, (str, Path)):
             settings = settings.changed(data=str(data))
-            data = open_told(settings.dataset)
-        job = self._job(as_told(as_images(data), settings.dataset), settings, None)
+            data = open_dataset(settings.dataset)
+        job = self._job(with_preprocessing(as_images(data), settings.dataset), settings, None)
         check_job(job)
         return planned(job, Request(devices, link, memory_limit, tuple(speeds), lanes, plan, fresh))
 

@@ -24,7 +24,7 @@ COLLECTIVES = {"cuda": "nccl", "xpu": "xccl"}
 """What torch.distributed sends tensors by between two devices of a kind; other kinds register theirs with torch."""
 
 
-class Seen(NamedTuple):
+class Accelerators(NamedTuple):
     """The accelerators that this process sees."""
 
     kind: str | None
@@ -32,10 +32,10 @@ class Seen(NamedTuple):
     number: int
 
 
-def seen() -> Seen:
+def seen() -> Accelerators:
     """Those that this process sees. No device is set up for it."""
     here = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    return Seen(here.type, torch.accelerator.device_count()) if here else Seen(None, 0)
+    return Accelerators(here.type, torch.accelerator.device_count()) if here else Accelerators(None, 0)
 
 
 def parsed(name: str) -> tuple[str, int | None]:

@@ -25,6 +25,7 @@ import json
 import shlex
 import signal
 import traceback
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -120,7 +121,7 @@ E = TypeVar("E", bound="FfdistError")
 class FfdistError(Exception):
     """What went wrong, and where given: where, what was expected, what was got, and how to mend it.
 
-    As text it names settings by their fields, `optim.lr`; `told` spells them otherwise.
+    As text it names settings by their fields, `optim.lr`; `text` spells them otherwise.
     """
 
     def __init__(
@@ -140,13 +141,18 @@ class FfdistError(Exception):
             "remedy": remedy,
         }
         """As they were given, with the settings in them still to be spelled."""
-        super().__init__(self.told(as_field))
+        super().__init__(self.text(as_field))
 
-    def told(self, spell: Callable[[str, str | None], str]) -> str:
+    def text(self, spell: Callable[[str, str | None], str]) -> str:
         """The whole text, its settings as `spell` has them."""
         what, *rest = self.details.items()
         lines = [str(what[1]), *(f"  {name}: {value}" for name, value in rest if value is not None)]
         return spelled("\n".join(lines), spell)
+
+    def told(self, spell: Callable[[str, str | None], str]) -> str:
+        """What `text` was called in an earlier version."""
+        warnings.warn("`told` is now `text`; the next version drops the old name", DeprecationWarning, stacklevel=2)
+        return self.text(spell)
 
     def again(self: E, **changes: Any) -> E:
         """The same error with some of its details changed, by the names they have when it is made."""
@@ -180,7 +186,7 @@ class FfdistError(Exception):
 
 def unspelled(error: BaseException) -> str:
     """An error's text, with the settings in it still to be spelled: for another process, which says it to a user."""
-    return error.told(setting) if isinstance(error, FfdistError) else str(error)
+    return error.text(setting) if isinstance(error, FfdistError) else str(error)
 
 
 class ConfigError(FfdistError, ValueError):

@@ -83,7 +83,7 @@ class Plan:
         return [name for stage in self.stages for name in stage.blocks]
 
     @property
-    def cut(self) -> list[int]:
+    def blocks_per_stage(self) -> list[int]:
         """Blocks in each stage."""
         return [len(stage.blocks) for stage in self.stages]
 

@@ -2,19 +2,49 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable, Mapping
 from functools import wraps
 from inspect import get_annotations
 from types import FunctionType
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, ParamSpec, TypeVar
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 
 def warn_renamed(old: str, new: str, stacklevel: int = 3) -> None:
     """stacklevel: as of `warnings.warn`, from here; 3 is whoever called the caller."""
     warnings.warn(f"`{old}` is now `{new}`; the next version drops the old name", DeprecationWarning, stacklevel)
+
+
+def renamed_names(module: str, **names: str) -> Callable[[str], Any]:
+    """A `__getattr__` for a module that knows old="new" names of its own."""
+
+    def find(name: str) -> Any:
+        if name not in names:
+            raise AttributeError(f"module '{module}' has no attribute '{name}'")
+        warn_renamed(name, names[name])
+        return getattr(sys.modules[module], names[name])
+
+    return find
+
+
+def renamed_arguments(**names: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Decorates a function whose keyword arguments had other names, old="new"."""
+
+    def decorate(call: Callable[P, T]) -> Callable[P, T]:
+        @wraps(call)
+        def accept(*args: P.args, **options: P.kwargs) -> T:
+            for old in names.keys() & options:
+                warn_renamed(f"{call.__name__}({old}=...)", f"{names[old]}=...")
+                options[names[old]] = options.pop(old)
+            return call(*args, **options)
+
+        return accept
+
+    return decorate
 
 
 def renamed_fields(**names: str) -> Callable[[type[T]], type[T]]:

@@ -25,7 +25,7 @@ from ffdist.objectives import load_objective
 from ffdist.presets import with_preset
 from ffdist.runtime.agree import check_job
 from ffdist.runtime.folder import new_run
-from ffdist.runtime.opened import open_told
+from ffdist.runtime.opened import open_dataset
 from ffdist.runtime.ray import RayOptions, joined, run_ray
 from ffdist.runtime.start import SettingsJob, make_job
 from ffdist.settings import Settings, without_strange_options
@@ -72,8 +72,8 @@ def train(trial: dict[str, Any], sweep: Sweep) -> None:
             train, validation = event.record["train"], event.record["validation"]
             tune.report({"accuracy": validation["accuracy"]["mean"], "samples_per_second": train["samples_per_second"]})
 
-    options = RayOptions(patience=timedelta(minutes=10))
-    with new_run(settings, open_told(settings.dataset)):
+    options = RayOptions(start_timeout=timedelta(minutes=10))
+    with new_run(settings, open_dataset(settings.dataset)):
         job = SettingsJob(settings, run, sweep.stages)
         run_ray(job, sweep.stages, report, run=run, data=settings.dataset.data, options=options)
 
@@ -113,7 +113,7 @@ def check(sweep: Sweep) -> None:
         raise ConfigError("the folder already holds a sweep", where=sweep.out, remedy="choose another --out")
     for choice in choices(sweep):
         settings = settings_of(choice, sweep)
-        check_job(make_job(settings, open_told(settings.dataset), workers=sweep.stages))
+        check_job(make_job(settings, open_dataset(settings.dataset), workers=sweep.stages))
 
 
 def search(sweep: Sweep) -> list[tune.Result]:

@@ -20,7 +20,7 @@ import torch.multiprocessing as multiprocessing
 from benchmarks.gpu.rows import Rows
 from benchmarks.gpu.stages import QUEUE, block_seconds
 from benchmarks.gpu.suite import Suite, summary
-from ffdist.baselines.base import BaselineConfig, Place
+from ffdist.baselines.base import BaselineConfig, RankPlace
 from ffdist.baselines.known import BASELINES
 from ffdist.device import collective, forget_peak, group_backend, peak_bytes, queues, seen
 from ffdist.errors import FfdistError
@@ -30,7 +30,7 @@ from ffdist.pipeline.message import Message, Stop, TrainBatch
 from ffdist.pipeline.plan import partition, split_by_stage
 from ffdist.pipeline.route import FanIn
 from ffdist.pipeline.stage import Stage
-from ffdist.transport import Edge, Meeting, Receiver, Sender, transport_of
+from ffdist.transport import Edge, EdgeContext, Receiver, Sender, transport_of
 
 TIMEOUT = timedelta(minutes=2)
 DDP = ("ddp", "ddp-views", "ddp-bucket-25", "ddp-bucket-100", "ddp-bf16")
@@ -97,7 +97,7 @@ def open_ends(rank: int, size: int, device: torch.device, store: dist.Store) -> 
     """Every rank makes every group, in order; then each edge opens."""
     groups: list[Any] = [dist.new_group([i, i + 1], TIMEOUT, group_backend(device)) for i in range(size - 1)]
     edges = [Edge(f"{i}-{i + 1}", QUEUE, TIMEOUT) for i in range(size - 1)]
-    meet = [Meeting(store, device, group) for group in groups]
+    meet = [EdgeContext(store, device, group) for group in groups]
     by = transport_of(collective(device) or "gloo")
     receiver = by.open_receiver(edges[rank - 1], meet[rank - 1]) if rank else None
     sender = by.open_sender(edges[rank], meet[rank]) if rank < size - 1 else None
@@ -135,7 +135,7 @@ def ddp_rounds(name: str, rank: int, size: int, suite: Suite, chain: Chain) -> d
     suite.recover()  # from the learner before
     forget_peak(suite.device)
     try:
-        learner = BASELINES[name](chain, config, Place(rank, size))
+        learner = BASELINES[name](chain, config, RankPlace(rank, size))
     except FfdistError as error:
         return {"samples_per_second": 0.0, "refused": str(error)}
     x, y = replace(suite, batch=suite.batch // size).batch_of(chain)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ffdist.baselines.base import BaselineConfig, Learner, Place, Replica, Whole
+from ffdist.baselines.base import BaselineConfig, Learner, RankPlace, Replica, Whole
 from ffdist.device import (
     allocated_bytes,
     enter,
@@ -75,7 +75,7 @@ class Suite:
         wanted = range(len(chain)) if only is None else only
         return [build_block(chain, spec, RULE, config) for spec in block_specs(chain) if spec.index in wanted]
 
-    def backpropagation(self, chain: Chain, place: Place = Place(0, 1)) -> Learner:  # noqa: B008
+    def backpropagation(self, chain: Chain, place: RankPlace = RankPlace(0, 1)) -> Learner:  # noqa: B008
         config = BaselineConfig(self.told, 10**6, self.device)
         return Replica(Whole(chain, config), config, place)
 

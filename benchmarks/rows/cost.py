@@ -18,7 +18,7 @@ from ffdist.pipeline.plan import build_block
 from ffdist.pipeline.source import Loaders, Source
 from ffdist.pipeline.stage import Stage
 from ffdist.runtime.job import Job
-from ffdist.runtime.opened import open_told
+from ffdist.runtime.opened import open_dataset
 from ffdist.runtime.rank import set_threads, stage_device
 from ffdist.runtime.start import make_job
 from ffdist.runtime.world import World
@@ -51,7 +51,7 @@ def estimate(settings: Settings) -> Cost:
 def measure(settings: Settings, batches: int = 5) -> Cost:
     """In this process. Rules that let blocks rest cost less than this says, and so do runs that stop early."""
     set_threads(settings.compute.threads, World())
-    job = make_job(settings, open_told(settings.dataset))
+    job = make_job(settings, open_dataset(settings.dataset))
     loaders = job.loaders()
     stage, epochs = whole_network(job), settings.training.epochs
     out = Nowhere()

@@ -17,16 +17,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ffdist.baselines.base import Baseline, BaselineConfig, Learner, Place
+    from ffdist.baselines.base import Baseline, BaselineConfig, Learner, RankPlace
     from ffdist.baselines.known import BASELINES, family
 
 _PLACES = {
-    **dict.fromkeys(("Baseline", "BaselineConfig", "Learner", "Place"), "ffdist.baselines.base"),
+    **dict.fromkeys(("Baseline", "BaselineConfig", "Learner", "RankPlace"), "ffdist.baselines.base"),
     **dict.fromkeys(("BASELINES", "family"), "ffdist.baselines.known"),
 }
 """Looked up on first use: FSDP and pipelining take torch two seconds to import, and a run needs `twin` alone."""
 
-__all__ = ["BASELINES", "Baseline", "BaselineConfig", "Learner", "Place", "family"]
+__all__ = ["BASELINES", "Baseline", "BaselineConfig", "Learner", "RankPlace", "family"]
 
 
 def __getattr__(name: str) -> Any:

@@ -19,7 +19,7 @@ from ffdist.pipeline.block import module_to, to_device
 from ffdist.pipeline.compiled import compile_block
 from ffdist.pipeline.optim import build_optimizer
 from ffdist.pipeline.precision import autocast
-from ffdist.pipeline.schedule import build_schedule
+from ffdist.pipeline.schedule import build_lr_scheduler
 from ffdist.settings import Settings
 
 
@@ -37,7 +37,7 @@ class BaselineConfig:
         return autocast(self.device, self.settings.compute.precision)
 
 
-class Place(NamedTuple):
+class RankPlace(NamedTuple):
     """One rank among those that train together; they have formed torch.distributed's default group."""
 
     rank: int
@@ -64,7 +64,7 @@ class Baseline(Protocol):
     Raises NetworkError or ConfigError, with the reason, where the method does not fit the network.
     """
 
-    def __call__(self, chain: Chain, config: BaselineConfig, place: Place) -> Learner: ...
+    def __call__(self, chain: Chain, config: BaselineConfig, place: RankPlace) -> Learner: ...
 
 
 class Whole(nn.Module):
@@ -101,7 +101,7 @@ class Replica:
         self,
         whole: Whole,
         config: BaselineConfig,
-        place: Place,
+        place: RankPlace,
         *,
         forward: nn.Module | None = None,
         accumulate: int = 1,
@@ -156,4 +156,4 @@ def optimised(
     optimizer = build_optimizer(config.settings.optim, module)
     assert optimizer, "a network has parameters"
     settings = config.settings
-    return optimizer, build_schedule(settings.scheduler, optimizer, config.total_steps, settings.training.epochs)
+    return optimizer, build_lr_scheduler(settings.scheduler, optimizer, config.total_steps, settings.training.epochs)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ffdist.baselines.base import BaselineConfig, Learner, Place, Replica, Whole
+from ffdist.baselines.base import BaselineConfig, Learner, RankPlace, Replica, Whole
 from ffdist.models import Chain
 
 
@@ -23,7 +23,7 @@ class Checkpointed(nn.Module):
         return classifier(x)
 
 
-def checkpointed(chain: Chain, config: BaselineConfig, place: Place) -> Learner:
+def checkpointed(chain: Chain, config: BaselineConfig, place: RankPlace) -> Learner:
     """One device, each block checkpointed."""
     assert place.size == 1, "one device"
     whole = Whole(chain, config)

@@ -14,7 +14,7 @@ from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDSt
 from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
 
-from ffdist.baselines.base import BaselineConfig, Learner, Place, Replica, Whole
+from ffdist.baselines.base import BaselineConfig, Learner, RankPlace, Replica, Whole
 from ffdist.baselines.checkpointed import Checkpointed
 from ffdist.device import queues
 from ffdist.models import Chain
@@ -26,7 +26,7 @@ _SYNC_BUFFERS = "forward_sync_buffers" if "forward_sync_buffers" in _PARAMETERS 
 def data_parallel(
     chain: Chain,
     config: BaselineConfig,
-    place: Place,
+    place: RankPlace,
     *,
     bucket_mib: float = 25.0,
     static_graph: bool = False,

@@ -7,7 +7,7 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
-from ffdist.baselines.base import BaselineConfig, Learner, Place, Replica, Whole
+from ffdist.baselines.base import BaselineConfig, Learner, RankPlace, Replica, Whole
 from ffdist.errors import ConfigError, setting
 from ffdist.models import Chain
 from ffdist.pipeline.optim import NORMS
@@ -17,7 +17,7 @@ SHARDS_ON_CPUS = hasattr(torch.cpu.Stream, "record_event")
 
 
 def fully_sharded(
-    chain: Chain, config: BaselineConfig, place: Place, *, bf16: bool = False, reshard: bool = True
+    chain: Chain, config: BaselineConfig, place: RankPlace, *, bf16: bool = False, reshard: bool = True
 ) -> Learner:
     """FSDP2, `fully_shard` on each block.
 

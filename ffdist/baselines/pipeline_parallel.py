@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.distributed.pipelining import PipelineStage, schedules
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from ffdist.baselines.base import BaselineConfig, Learner, Place, Whole, cross_entropy, optimised
+from ffdist.baselines.base import BaselineConfig, Learner, RankPlace, Whole, cross_entropy, optimised
 from ffdist.device import synchronize
 from ffdist.errors import ConfigError, NetworkError, setting
 from ffdist.models import Chain
@@ -43,7 +43,7 @@ that is all; on CPUs Gloo drops the others, and the ranks wait forever."""
 def pipeline_parallel(
     chain: Chain,
     config: BaselineConfig,
-    place: Place,
+    place: RankPlace,
     *,
     style: Style = "1f1b",
     microbatches: int = 8,
@@ -97,7 +97,7 @@ class Pipelined:
         style: Style,
         microbatches: int,
         config: BaselineConfig,
-        place: Place,
+        place: RankPlace,
         around: Callable[[], AbstractContextManager[Any]],
         num_classes: int,
     ) -> None:
@@ -107,7 +107,7 @@ class Pipelined:
         self.around = around
         self.microbatches = microbatches
         self.shard: tuple[int, int] | None = (0, 1) if place.rank == 0 else None
-        parts = [Part(whole.blocks[sum(cut[:i]) :][:n], config) for i, n in enumerate(cut)]
+        parts = [PipelinePart(whole.blocks[sum(cut[:i]) :][:n], config) for i, n in enumerate(cut)]
         borders = border_tensors(parts, shape, config)
         mine = range(place.rank, len(cut), place.size)
         stages = [
@@ -146,7 +146,7 @@ class Pipelined:
             self.scheduler.step()
 
 
-class Part(nn.Module):
+class PipelinePart(nn.Module):
     """Consecutive blocks under the run's precision: what a stage calls, in its backward pass again."""
 
     def __init__(self, blocks: nn.ModuleList, config: BaselineConfig) -> None:
@@ -165,7 +165,7 @@ class Part(nn.Module):
         return x.contiguous()
 
 
-def border_tensors(parts: list[Part], shape: Sequence[int], config: BaselineConfig) -> list[Tensor]:
+def border_tensors(parts: list[PipelinePart], shape: Sequence[int], config: BaselineConfig) -> list[Tensor]:
     """A microbatch at each border, for its shape and dtype, and without memory, as older torch keeps it; all but the
     first want gradients."""
     x = torch.zeros(*shape, device=config.device)
@@ -181,7 +181,7 @@ def border_tensors(parts: list[Part], shape: Sequence[int], config: BaselineConf
     return borders
 
 
-def agreed_cut(whole: Whole, shape: Sequence[int], stages: int, config: BaselineConfig, place: Place) -> list[int]:
+def agreed_cut(whole: Whole, shape: Sequence[int], stages: int, config: BaselineConfig, place: RankPlace) -> list[int]:
     """Blocks in each stage, the classifier with the last; by times that rank 0 measures."""
     counts = [torch.zeros(stages, dtype=torch.int64, device=config.device)]
     if place.rank == 0:

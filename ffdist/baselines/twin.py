@@ -12,7 +12,7 @@ from ffdist.objectives.competitive import Competitive
 
 
 @dataclass(frozen=True)
-class Backprop(Competitive):
+class BackpropRule(Competitive):
     """Cross-entropy of a block that ends in logits [B, K]: the twin's, whose one block is the whole network."""
 
     def head(self, spec: BlockSpec) -> nn.Module:

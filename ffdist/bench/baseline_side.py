@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ffdist.baselines import BASELINES, BaselineConfig, Learner, Place
+from ffdist.baselines import BASELINES, BaselineConfig, Learner, RankPlace
 from ffdist.bench.harness.meter import MemoryUse, Meter
 from ffdist.bench.harness.team import Seat
 from ffdist.bench.harness.window import Lap, Window, endless
@@ -58,7 +58,7 @@ class BaselineLife:
     def __call__(self, seat: Seat) -> MemoryUse | None:
         job = self.make_job()
         device = stage_device(job.settings.compute.device, seat.world)
-        place = Place(seat.world.rank, seat.world.size)
+        place = RankPlace(seat.world.rank, seat.world.size)
         join(seat, device, job.settings.compute.threads or 1)
         bench = Bench(job, place, self._config(job, device))
         with Meter(device) if self.weigh else nullcontext() as meter:
@@ -76,7 +76,7 @@ class BaselineLife:
 class Bench:
     """The baselines that this rank holds, and the batches they share."""
 
-    def __init__(self, job: Job, place: Place, config: BaselineConfig) -> None:
+    def __init__(self, job: Job, place: RankPlace, config: BaselineConfig) -> None:
         self.job, self.place, self.config = job, place, config
         self.learners: dict[str, Learner] = {}
         self.batches: dict[tuple[int, int], Iterator[tuple[Tensor, Tensor]]] = {}

@@ -21,7 +21,7 @@ def block_costs(job: Job, config: BlockConfig, repeats: int) -> list[BlockCost]:
         training.batch_size,
         microbatches=training.microbatches,
         repeats=repeats,
-        of=median,
+        summarize=median,
     )
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ffdist.bench.harness.team import Seat
 from ffdist.errors import ConfigError, FfdistError
-from ffdist.runtime.child import Start
+from ffdist.runtime.child import ProcessStart
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -102,7 +102,7 @@ class Placed:
     names: tuple[str, ...]
     links: tuple[str, ...]
 
-    def __call__(self, seat: Seat | Start, *more: Any) -> Any:
+    def __call__(self, seat: Seat | ProcessStart, *more: Any) -> Any:
         host = seat.world.rank % len(self.names)
         with open(Path("/run/netns", self.names[host])) as namespace:
             libc = ctypes.CDLL(None, use_errno=True)

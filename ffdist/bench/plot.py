@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from ffdist.bench.traced import Traced
-    from ffdist.page.spans import Span
+    from ffdist.page.spans import PageSpan
 
 
 def draw(plot: Plot, path: Path) -> None:
@@ -74,7 +74,7 @@ def draw_traces(title: str, sides: Sequence[Traced], path: Path) -> None:
         figure.legend(handles=handles, loc="outside lower center", ncols=len(COLOURS), frameon=False)
 
 
-def kind_of(span: Span) -> str | None:
+def kind_of(span: PageSpan) -> str | None:
     """What it is drawn as; None for waiting."""
     what = span.name.rpartition(" ")[2]
     if span.style == "busy":

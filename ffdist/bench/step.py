@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
-from ffdist.baselines.twin import Backprop, twin
+from ffdist.baselines.twin import BackpropRule, twin
 from ffdist.bench.harness.team import Seat, Team
 from ffdist.bench.settings import BenchSettings
 from ffdist.models import Chain
@@ -46,7 +46,7 @@ def in_a_process(
 
 def both_sides(job: Job) -> dict[str, tuple[Chain, Objective]]:
     """ffdist ("ff"), and the same network with one loss ("bp")."""
-    return {"ff": (job.chain, job.objective), "bp": (twin(job.chain), Backprop())}
+    return {"ff": (job.chain, job.objective), "bp": (twin(job.chain), BackpropRule())}
 
 
 class OneStep:

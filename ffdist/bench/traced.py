@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import torch.distributed as dist
 
-from ffdist.baselines import BASELINES, BaselineConfig, Place
+from ffdist.baselines import BASELINES, BaselineConfig, RankPlace
 from ffdist.baselines.known import family
 from ffdist.bench.baseline_side import join
 from ffdist.bench.harness.finding import Progress
@@ -25,7 +25,7 @@ from ffdist.bench.settings import BenchSettings
 from ffdist.bench.whole_runs import whole_rank
 from ffdist.device import synchronize
 from ffdist.errors import ConfigError, FfdistError, setting
-from ffdist.page.spans import Span, beside, spans_of
+from ffdist.page.spans import PageSpan, spans_of, without_overlap
 from ffdist.runtime.processes import MakeJob
 from ffdist.runtime.rank import stage_device
 from ffdist.runtime.start import SettingsJob
@@ -41,7 +41,7 @@ class Traced(NamedTuple):
     """One side's stages at work."""
 
     title: str
-    rows: dict[str, list[Span]]
+    rows: dict[str, list[PageSpan]]
     """Side by side, in microseconds from the first."""
 
     @property
@@ -109,7 +109,7 @@ def trace_1f1b(settings: BenchSettings) -> Traced:
             continue
         first = min(begin for spans in words for _, begin, _ in spans)
         spans = [
-            Span(f"stage {rank}", name, "busy", (begin - first) / 1e3, (end - first) / 1e3, (rank, 0))
+            PageSpan(f"stage {rank}", name, "busy", (begin - first) / 1e3, (end - first) / 1e3, (rank, 0))
             for rank, each in enumerate(words)
             for name, begin, end in each
         ]
@@ -127,7 +127,7 @@ class BaselineLife:
 
     def __call__(self, seat: Seat) -> list[tuple[str, int, int]] | str:
         job = self.make_job()
-        settings, place = job.settings, Place(seat.world.rank, seat.world.size)
+        settings, place = job.settings, RankPlace(seat.world.rank, seat.world.size)
         device = stage_device(settings.compute.device, seat.world)
         join(seat, device, settings.compute.threads or 1)
         spans = list[tuple[str, int, int]]()
@@ -166,22 +166,24 @@ class BaselineLife:
         return spans
 
 
-def traced(title: str, spans: Sequence[Span], once: str) -> Traced:
+def traced(title: str, spans: Sequence[PageSpan], once: str) -> Traced:
     """The time of some batches, from when all stages are at work. once: what the last stage does once a batch in each
     of its blocks, or in all of them."""
-    rows: dict[str, list[Span]] = {}
+    rows: dict[str, list[PageSpan]] = {}
     for span in sorted(spans, key=lambda each: (each.place, each.begin)):
         rows.setdefault(span.row.partition(", ")[2] or span.row, []).append(span)
     last = [span for span in list(rows.values())[-1] if span.name.endswith(once)]
     turns = [span.begin for span in last if span.name == last[0].name]
     a_batch = (turns[-1] - turns[0]) / max(1, len(turns) - 1)
     begin = max(min(span.begin for span in each if span.style == "busy") for each in rows.values())
-    made = Traced(title, {row: within(beside(each), begin, begin + SHOWN * a_batch) for row, each in rows.items()})
+    made = Traced(
+        title, {row: within(without_overlap(each), begin, begin + SHOWN * a_batch) for row, each in rows.items()}
+    )
     said = f"{a_batch / 1e3:.3g} ms a batch, stages compute {made.computing:.0%} of the time"
     return made._replace(title=f"{title}: {said}")
 
 
-def within(spans: Sequence[Span], begin: float, end: float) -> list[Span]:
+def within(spans: Sequence[PageSpan], begin: float, end: float) -> list[PageSpan]:
     """What lies between two times, counted from the first."""
     cut = [replace(s, begin=max(begin, s.begin) - begin, end=min(end, s.end) - begin) for s in spans]
     return [span for span in cut if span.end > span.begin]

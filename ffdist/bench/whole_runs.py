@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ffdist.baselines import BASELINES, BaselineConfig, Place
+from ffdist.baselines import BASELINES, BaselineConfig, RankPlace
 from ffdist.baselines.base import Replica
 from ffdist.bench.baseline_side import join
 from ffdist.bench.harness.team import Seat
@@ -74,7 +74,7 @@ class BaselineRun:
 
     def __call__(self, seat: Seat) -> None:
         job = self.make_job()
-        settings, place = job.settings, Place(seat.world.rank, seat.world.size)
+        settings, place = job.settings, RankPlace(seat.world.rank, seat.world.size)
         device = stage_device(settings.compute.device, seat.world)
         join(seat, device, settings.compute.threads or 1)
         loaders = job.loaders()

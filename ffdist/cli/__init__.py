@@ -137,7 +137,7 @@ def tell(error: FfdistError) -> None:
     if world and world.rank > 0 and isinstance(error, ConfigError):
         return
     rank = f" (rank {world.rank})" if world else ""
-    print(f"ffdist: error{rank}: {error.told(as_flags)}", file=sys.stderr, flush=True)
+    print(f"ffdist: error{rank}: {error.text(as_flags)}", file=sys.stderr, flush=True)
 
 
 def overview() -> str:

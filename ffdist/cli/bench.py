@@ -116,7 +116,7 @@ def check(theme: Theme, settings: BenchSettings) -> None:
     """What would else be found wrong in every side's processes, or not at all. Raises ConfigError and DataError."""
     from ffdist.baselines.known import family
     from ffdist.bench.themes.throughput import SERIAL
-    from ffdist.runtime.opened import open_told
+    from ffdist.runtime.opened import open_dataset
 
     named = [name for name in ("lrs", "lengths", "recipes", "link") if getattr(settings.compare, name)]
     if theme not in ("accuracy", "all") and named:
@@ -132,7 +132,7 @@ def check(theme: Theme, settings: BenchSettings) -> None:
     for name in settings.compare.against:
         if name != SERIAL:
             family(name)
-    open_told(settings.train.changed(image_size=settings.size).dataset)
+    open_dataset(settings.train.changed(image_size=settings.size).dataset)
 
 
 def show(finding: Finding, *, as_json: bool) -> None:

@@ -98,11 +98,11 @@ def rules(args: Sequence[str]) -> None:
         tell_list("rule", summaries(OBJECTIVE_PLACES) | backprop, "ffdist rules NAME", as_json=command.json)
         return
     with loading():
-        from ffdist.baselines.twin import Backprop
+        from ffdist.baselines.twin import BackpropRule
         from ffdist.objectives import OBJECTIVES
         from ffdist.options import find
     check_kind(command.name, "rule", OBJECTIVE_PLACES)
-    made = Backprop if command.name == "backprop" else find(command.name, OBJECTIVES, "objective")
+    made = BackpropRule if command.name == "backprop" else find(command.name, OBJECTIVES, "objective")
     tell_thing(command.name, made, 0, "--objective-args", as_json=command.json)
 
 

@@ -229,7 +229,7 @@ class Show:
 
     def run(self) -> None:
         from ffdist.data.sheet import sheet
-        from ffdist.runtime.opened import open_told
+        from ffdist.runtime.opened import open_dataset
         from ffdist.settings import Settings
 
         for name, value in (("--pictures", self.pictures), ("--draws", self.draws)):
@@ -248,7 +248,7 @@ class Show:
             data_root=self.data_root,
         )
         made = sheet(
-            open_told(settings.dataset),
+            open_dataset(settings.dataset),
             settings.dataset.augment,
             pictures=self.pictures,
             draws=self.draws,

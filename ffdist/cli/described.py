@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ffdist.data.manifest import HeldOut, LeftOut, Manifest
+from ffdist.data.manifest import DataManifest, HeldOut, LeftOut
 
 ROWS = 20
 """Classes with a row each; of more, the smallest and the largest are named."""
@@ -14,7 +14,7 @@ LINES = 20
 """Of what was left out."""
 
 
-def tell(manifest: Manifest, console: Console) -> None:
+def tell(manifest: DataManifest, console: Console) -> None:
     """Splits, classes, counts, size and mode, who made the test split, and what was left out and why."""
     channels, height, width = manifest.shape
     colours = "grey" if channels == 1 else "RGB"
@@ -49,7 +49,7 @@ def drawn_lines(drawn: HeldOut) -> list[str]:
     ]
 
 
-def counts_table(manifest: Manifest) -> Table:
+def counts_table(manifest: DataManifest) -> Table:
     """Samples by split, and by class where there are few."""
     table = Table("class", *manifest.splits)
     counts = [split.counts for split in manifest.splits.values()]

@@ -105,13 +105,13 @@ def opened(run: Path, data: str | None, settings: Settings, facts: DataFacts, co
     where its own were given in Python."""
     from ffdist.data.fitting import as_trained, opened_to_measure
     from ffdist.data.preparation import from_texts
-    from ffdist.runtime.opened import open_told
+    from ffdist.runtime.opened import open_dataset
     from ffdist.runtime.own_code import GIVEN
     from ffdist.runtime.run import no_data_to_measure
 
     if data is None and settings.dataset.data == GIVEN:
         raise no_data_to_measure(run, facts, command)
     if data is None:
-        return as_trained(open_told(settings.dataset), facts, settings.dataset.data)
+        return as_trained(open_dataset(settings.dataset), facts, settings.dataset.data)
     preparation = from_texts(settings.dataset.data_args, "")
     return as_trained(opened_to_measure(data, facts, settings.dataset.image_size, preparation), facts, data)

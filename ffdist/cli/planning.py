@@ -20,7 +20,7 @@ from ffdist.planner.cluster import Cluster
 from ffdist.planner.forecast import Forecast, Request, Scaled, parse_speeds, scaled
 from ffdist.planner.profile import Profile
 from ffdist.runtime.agree import check_job
-from ffdist.runtime.opened import open_told
+from ffdist.runtime.opened import open_dataset
 from ffdist.runtime.planned import planned
 from ffdist.runtime.planning import local_devices
 from ffdist.runtime.run import check_named
@@ -34,7 +34,7 @@ def plan(command: PlanCommand) -> None:
     settings = command.settings
     check_plot(command)
     check_named(settings)
-    job = make_job(settings, open_told(settings.dataset))
+    job = make_job(settings, open_dataset(settings.dataset))
     check_job(job)
     devices = command.devices if command.devices is not None else local_devices(settings) or available_cores()
     speeds = parse_speeds(command.speeds) if command.speeds is not None else ()

@@ -65,7 +65,7 @@ def main(args: Sequence[str]) -> None:
     command = replace(command, run=tuple(here(run) for run in command.run))
     if in_terminal:
         for run in command.run:
-            told(command, run)
+            print_report(command, run)
     if not in_terminal or command.out:
         paged(command)
 
@@ -110,7 +110,7 @@ def paged(command: Report) -> None:
             note("there is no browser to open the page with")
 
 
-def told(command: Report, run: Path) -> None:
+def print_report(command: Report, run: Path) -> None:
     """Tables of one run in the terminal, and its figures."""
     with loading():
         from ffdist.report.log import as_written, read_run_log

@@ -37,7 +37,7 @@ from ffdist.runtime.interrupts import handle_signals, unwind
 from ffdist.runtime.job import Job
 from ffdist.runtime.observing import observers
 from ffdist.runtime.on_ray import settings_on_ray
-from ffdist.runtime.opened import open_told
+from ffdist.runtime.opened import open_dataset
 from ffdist.runtime.outcome import Result, with_remedy
 from ffdist.runtime.own_code import GIVEN, check_code, settled
 from ffdist.runtime.planning import costs_of, count_workers, new_plan, settled_plan
@@ -47,7 +47,7 @@ from ffdist.runtime.record import facts
 from ffdist.runtime.run import SETTINGS, check_named, no_data_to_learn, read_settings
 from ffdist.runtime.start import SettingsJob, make_job
 from ffdist.runtime.threads import run_threads
-from ffdist.runtime.torchrun import Meeting, Signals, meet, run_rank
+from ffdist.runtime.torchrun import Rendezvous, Signals, meet, run_rank
 from ffdist.runtime.world import World
 from ffdist.settings import Settings
 from ffdist.settings.toml import write_toml
@@ -78,7 +78,7 @@ def train(command: Train, words: Sequence[str]) -> None:
     if settings.dataset.data == GIVEN:
         raise no_data_to_learn(command.resume)
     with nullcontext() if prints else silenced():
-        images = open_told(settings.dataset)
+        images = open_dataset(settings.dataset)
     job = make_job(settings, images, resume=has_begun(command))
     settings = job.settings
     command = replace(command, settings=settings)
@@ -105,7 +105,7 @@ def check_named_data(settings: Settings, run: Path) -> None:
     """Check the data named for a finished run, which needs none any more. Raises DataError where others than its own
     are named."""
     if settings.dataset.data != read_settings(run).dataset.data:
-        images = open_told(settings.dataset)
+        images = open_dataset(settings.dataset)
         check_same_data(read_facts(run), images, settings.dataset.data)
 
 
@@ -210,7 +210,7 @@ def warn(text: str | None) -> None:
         note(spelled(text, as_flags))
 
 
-def begin_or_go_on(command: Train, images: Images, meeting: Meeting, start: ExitStack) -> tuple[str, bool]:
+def begin_or_go_on(command: Train, images: Images, meeting: Rendezvous, start: ExitStack) -> tuple[str, bool]:
     """The run's directory, and whether to go on from a snapshot there, as a restarted attempt does where one exists."""
     if meeting.lasting.check(["run"]):
         out = meeting.lasting.get("run").decode()
@@ -293,7 +293,7 @@ def stages_told(costs: list[BlockCost], plan: Plan) -> list[dict[str, Any]]:
             "seconds": sum(cost.seconds for cost in mine),
             "bytes_sent": mine[-1].activation_bytes * plan.lanes if stage is not plan.stages[-1] else 0,
         }
-        for stage, mine in zip(plan.stages, split_by_stage(costs, plan.cut), strict=True)
+        for stage, mine in zip(plan.stages, split_by_stage(costs, plan.blocks_per_stage), strict=True)
     ]
 
 

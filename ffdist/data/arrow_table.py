@@ -18,8 +18,8 @@ from ffdist.data.images import Images
 from ffdist.data.labelled import Labelled
 from ffdist.data.labels import Labels
 from ffdist.data.memory import assembled, stacked
+from ffdist.data.numbers import describe_columns as summary
 from ffdist.data.numbers import feature_names, features
-from ffdist.data.numbers import told as summary
 from ffdist.data.reading import USUAL, Reading
 from ffdist.data.survey import Reader
 from ffdist.errors import DataError

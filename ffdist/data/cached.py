@@ -16,13 +16,13 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ffdist.data.content import Look, content, look
+from ffdist.data.content import FileStates, content, look
 from ffdist.data.kept import mark_used, told_size
 from ffdist.data.manifest import read_manifest
 from ffdist.data.places import CACHE, PREPARED, cache_folder, locked, no_place
 from ffdist.data.preparation import Preparation
 from ffdist.data.prepare import prepare
-from ffdist.data.sources import KNOWN, Source, open_source
+from ffdist.data.sources import KNOWN, DataSource, open_source
 from ffdist.data.sources.archive import is_archive
 from ffdist.data.sources.known import have_known
 from ffdist.data.sources.splits import choice, read_splits
@@ -115,7 +115,7 @@ def anew(source: str, place: Path, index: Path, told: Preparation, *, root: Path
     return folder
 
 
-def open_files(source: str, place: Path, told: Preparation) -> Source:
+def open_files(source: str, place: Path, told: Preparation) -> DataSource:
     return open_source(
         source,
         root=place,
@@ -127,7 +127,9 @@ def open_files(source: str, place: Path, told: Preparation) -> Source:
     )
 
 
-def make(source: str, folder: Path, told: Preparation, root: Path | None, seen: Look, former: Entry | None) -> None:
+def make(
+    source: str, folder: Path, told: Preparation, root: Path | None, seen: FileStates, former: Entry | None
+) -> None:
     """former: what was prepared of the source before it changed."""
     if os.path.lexists(folder):
         note(f"{folder} is damaged, and is prepared anew")

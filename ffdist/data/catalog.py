@@ -20,7 +20,7 @@ from ffdist.data.cached import prepared_in_cache
 from ffdist.data.digits import digits
 from ffdist.data.encoded import EncodedSplit, check_shards
 from ffdist.data.images import Images, Moments, PreparedAs, Split
-from ffdist.data.manifest import FORMAT, MANIFEST, Manifest, ShardFile, SplitFiles, read_manifest
+from ffdist.data.manifest import FORMAT, MANIFEST, DataManifest, ShardFile, SplitFiles, read_manifest
 from ffdist.data.number_tables import open_numbers
 from ffdist.data.parts import opened_parts
 from ffdist.data.preparation import Preparation, from_values
@@ -143,7 +143,7 @@ def unknown(name: str) -> DataError:
     )
 
 
-def verify(folder: Path | Remote) -> Manifest:
+def verify(folder: Path | Remote) -> DataManifest:
     """Every check there is, down to the checksum of every byte and the mean of every pixel.
 
     Raises DataError for the first that fails.
@@ -197,7 +197,7 @@ def check_digests(folder: Path | Remote, files: SplitFiles, split: Split) -> Non
             raise not_as_written(f"{where}, row {start + other}")
 
 
-def check_pixels(folder: Path | Remote, manifest: Manifest, name: str, split: Split) -> None:
+def check_pixels(folder: Path | Remote, manifest: DataManifest, name: str, split: Split) -> None:
     """Raises DataError for a picture that cannot be decoded, and where mean or std are not those of the pixels."""
     seen = Moments(manifest.shape[0])
     parts = (np.arange(start, min(start + CHUNK, len(split))) for start in range(0, len(split), CHUNK))

@@ -21,7 +21,7 @@ SETTLED = 2 * 10**9
 
 
 @dataclass(frozen=True)
-class Look:
+class FileStates:
     """What the system says of all files of a source at one moment."""
 
     digest: str
@@ -32,7 +32,7 @@ class Look:
     bytes: int
 
 
-def look(source: Path, beside: Iterable[Path] = ()) -> Look:
+def look(source: Path, beside: Iterable[Path] = ()) -> FileStates:
     """beside: files that lie elsewhere, and belong to it."""
     now, newest, size, count = time.time_ns(), 0, 0, 0
     seen = hashlib.blake2b(digest_size=16)
@@ -47,7 +47,7 @@ def look(source: Path, beside: Iterable[Path] = ()) -> Look:
         told = (os.fspath(path), found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
         seen.update(f"{told!r}\n".encode())
         newest, size = max(newest, found.st_ctime_ns), size + found.st_size
-    return Look(seen.hexdigest(), newest + SETTLED < now, count, size)
+    return FileStates(seen.hexdigest(), newest + SETTLED < now, count, size)
 
 
 def content(source: Path, beside: Iterable[Path] = ()) -> str:

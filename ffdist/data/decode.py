@@ -193,11 +193,11 @@ def read_picture(data: Encoded, where: object, decoding: Decoding = PLAIN) -> Pi
     try:
         if isinstance(data, np.ndarray) and is_as_wanted(array := channels_behind(data), decoding):
             return Picture(array)
-        held = Seen.of(data) if isinstance(data, Image.Image) else None  # a copy no longer has what its file says
+        held = PixelInfo.of(data) if isinstance(data, Image.Image) else None  # a copy no longer has what its file says
         with open_picture(data) as image, ONE if image.width * image.height > LARGE else nullcontext():
             check_bytes(image, data)
             check_strips(image, data)
-            return _read(image, decoding, data, held or Seen.of(image))
+            return _read(image, decoding, data, held or PixelInfo.of(image))
     except MemoryError as error:
         raise _broken(where, "there is no memory for it") from error
     except Exception as error:  # of foreign bytes a decoder may raise anything
@@ -227,7 +227,7 @@ def reason(error: Exception) -> str:
     return says if known and says else f"{type(error).__name__}: {says}"
 
 
-class Seen(NamedTuple):
+class PixelInfo(NamedTuple):
     """What an opened picture says of its pixels, before they are read."""
 
     layout: Layout | None
@@ -236,13 +236,13 @@ class Seen(NamedTuple):
     frames: bool
 
     @classmethod
-    def of(cls, image: Image.Image) -> Seen:
+    def of(cls, image: Image.Image) -> PixelInfo:
         layout = layout_of(image)
         frames = several_frames(image) or bool(layout and layout.planes > 1)
         return cls(layout, raw_mode(image), own_range(image, layout), frames)
 
 
-def _read(image: Image.Image, decoding: Decoding, data: Encoded, seen: Seen) -> Picture:
+def _read(image: Image.Image, decoding: Decoding, data: Encoded, seen: PixelInfo) -> Picture:
     if not all(image.size):
         raise ValueError("it has no pixels")
     layout, raw, own, frames = seen

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ffdist.data.manifest import Manifest, read_manifest
+from ffdist.data.manifest import DataManifest, read_manifest
 from ffdist.remote import Remote
 
 
-def describe(folder: str | Path | Remote, manifest: Manifest | None = None) -> dict[str, Any]:
+def describe(folder: str | Path | Remote, manifest: DataManifest | None = None) -> dict[str, Any]:
     """Classes, shape, counts by split and class, sizes, how splits were drawn, duplicates, what was left out and why.
     It is what `ffdist data prepare --json` and `ffdist data check --json` print.
 

@@ -12,8 +12,8 @@ import pyarrow as pa
 from ffdist.data.dealing import INDEX
 from ffdist.data.decode import PLAIN, decode
 from ffdist.data.images import Split, check_labels
-from ffdist.data.manifest import Manifest
-from ffdist.data.parts import Part, opened_parts
+from ffdist.data.manifest import DataManifest
+from ffdist.data.parts import ByteRange, opened_parts
 from ffdist.data.remote_pixels import remote_digests
 from ffdist.data.row_digests import first_other, not_as_written
 from ffdist.data.watch import AGAIN
@@ -37,7 +37,7 @@ class EncodedSplit(Split):
     ready = False
 
     def __init__(
-        self, folder: Path | Remote, manifest: Manifest, name: str, size: tuple[int, int] | None = None
+        self, folder: Path | Remote, manifest: DataManifest, name: str, size: tuple[int, int] | None = None
     ) -> None:
         self.source = (folder, manifest, name)
         self.channels, *shape = manifest.shape
@@ -74,7 +74,8 @@ class EncodedSplit(Split):
         """The very bytes of these pictures. Raises DataError for a shard that is gone or has changed."""
         files = self.source[1].splits[self.source[2]].files
         parts = [
-            Part(files[self.shards[i]].file, int(self.starts[i]), int(self.lengths[i]), Where(self, i)) for i in indices
+            ByteRange(files[self.shards[i]].file, int(self.starts[i]), int(self.lengths[i]), Where(self, i))
+            for i in indices
         ]
         data = self.files.read(parts)
         if self.digests is not None and (other := first_other(data, self.digests[indices])) is not None:

@@ -92,7 +92,7 @@ class LeftOut:
 
 
 @dataclass(frozen=True)
-class Manifest:
+class DataManifest:
     """A prepared data set without its pixels."""
 
     name: str
@@ -131,7 +131,7 @@ class Manifest:
         (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
 
 
-def read_manifest(folder: Path | Remote) -> Manifest:
+def read_manifest(folder: Path | Remote) -> DataManifest:
     """Raises DataError where there is none, where it cannot be read or holds what it should not, or where it is of
     another version."""
     path = folder / MANIFEST
@@ -181,7 +181,7 @@ def parsed(
     left_out: Sequence[dict] = (),
     notes: Sequence[str] = (),
     duplicates: dict | None = None,
-) -> Manifest:
+) -> DataManifest:
     """Raises ValueError, TypeError or KeyError for what no manifest holds."""
     check(isinstance(name, str), "the name is no text")
     check(is_list(classes, str) and len(classes) > 0, "the classes are no names")
@@ -203,7 +203,7 @@ def parsed(
     check(isinstance(notes, (list, tuple)) and all(isinstance(note, str) for note in notes), "the notes are no texts")
     check(duplicates is None or (isinstance(duplicates, dict) and all(map(is_count, duplicates.values()))),
           "the duplicates are no counts")  # fmt: skip
-    return Manifest(
+    return DataManifest(
         name=name,
         classes=classes,
         shape=(channels, height, width),

@@ -18,7 +18,7 @@ from ffdist.data.columns import column_labels, is_list, joined, names_in
 from ffdist.data.duplicates import tell_duplicates
 from ffdist.data.images import ArraySplit, Images
 from ffdist.data.labels import Labels
-from ffdist.data.numbers import feature_names, features, told
+from ffdist.data.numbers import describe_columns, feature_names, features
 from ffdist.data.preparation import Preparation
 from ffdist.data.sources.array_files import ArrayFiles, holds_arrays
 from ffdist.data.sources.listing import Listing
@@ -67,7 +67,8 @@ def open_numbers(path: Path, said: Preparation) -> Images | None:
         parts = [features(table, names, file, DROP) for table, file in zip(tables[split], files, strict=True)]
         samples[split] = np.concatenate(parts)
         labels[split] = labels_of(tables[split], files, columns.label)
-    note(f"{path}: {told(names, samples[first], columns.label)}; each is scaled by mean and deviation of the training "
+    described = describe_columns(names, samples[first], columns.label)
+    note(f"{path}: {described}; each is scaled by mean and deviation of the training "
          "split")  # fmt: skip
     flags = setting("image_column"), setting("label_column")
     if text := taken(columns, said.columns._replace(image=columns.image), flags):

@@ -93,7 +93,7 @@ def first_text(values: Any) -> tuple[int, object]:
     return 0, values.type
 
 
-def told(names: Sequence[str], x: np.ndarray, label: str) -> str:
+def describe_columns(names: Sequence[str], x: np.ndarray, label: str) -> str:
     """A note on what is learned from what."""
     if x.ndim > 2:
         return f"samples {list(x.shape[1:])} of column '{names[0]}', labels of column '{label}'"

@@ -21,7 +21,7 @@ CHECK_SECONDS = 10.0
 """Between two looks at whether remote files are as they were."""
 
 
-class Part(NamedTuple):
+class ByteRange(NamedTuple):
     """Bytes of a file in the folder."""
 
     file: str
@@ -39,7 +39,7 @@ class Parts(ABC):
         """All of a file. Raises DataError where it is gone or has changed."""
 
     @abstractmethod
-    def read(self, parts: Sequence[Part]) -> list[bytes]:
+    def read(self, parts: Sequence[ByteRange]) -> list[bytes]:
         """The parts in their order. Raises DataError for a file that is gone or has changed."""
 
 
@@ -51,9 +51,9 @@ class LocalParts(Parts):
         self.watched = {file.file: Watch(folder / file.file, file) for file in files}
 
     def whole(self, file: str) -> bytes:
-        return self.read([Part(file, 0, self.watched[file].shard.bytes)])[0]
+        return self.read([ByteRange(file, 0, self.watched[file].shard.bytes)])[0]
 
-    def read(self, parts: Sequence[Part]) -> list[bytes]:
+    def read(self, parts: Sequence[ByteRange]) -> list[bytes]:
         found: dict[int, bytes] = {}
         places: dict[str, list[int]] = {}
         for place, part in enumerate(parts):
@@ -62,7 +62,7 @@ class LocalParts(Parts):
             found.update(zip(own, self.read_file(self.watched[file], [parts[place] for place in own]), strict=True))
         return [found[place] for place in range(len(parts))]
 
-    def read_file(self, watch: Watch, parts: Sequence[Part]) -> list[bytes]:
+    def read_file(self, watch: Watch, parts: Sequence[ByteRange]) -> list[bytes]:
         """Parts of one file."""
         try:
             descriptor = os.open(watch.path, os.O_RDONLY)
@@ -111,7 +111,7 @@ class RemoteParts(Parts):
             )
         return data
 
-    def read(self, parts: Sequence[Part]) -> list[bytes]:
+    def read(self, parts: Sequence[ByteRange]) -> list[bytes]:
         with remote_errors(self.folder, "a shard cannot be read any more"):
             data = self.folder.ranges([part[:3] for part in parts])
         self.check()

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from ffdist.data.images import check_labels
-from ffdist.data.manifest import Manifest, ShardFile
+from ffdist.data.manifest import DataManifest, ShardFile
 from ffdist.data.shard_files import HEAD, end_of, first_byte, labels_in, shard_schema, unreadable
 from ffdist.data.watch import Watch
 
@@ -27,7 +27,7 @@ class PixelFile:
     Raises DataError where it is missing, is of another size or schema, or has a label out of range.
     """
 
-    def __init__(self, path: Path, shard: ShardFile, manifest: Manifest) -> None:
+    def __init__(self, path: Path, shard: ShardFile, manifest: DataManifest) -> None:
         self.watch = Watch(path, shard)
         schema = shard_schema(manifest.shape, manifest.superclass is not None)
         self.width = schema.field("image").type.byte_width

@@ -22,7 +22,7 @@ from ffdist.data.decode import Size, check_options
 from ffdist.data.depth import Range
 from ffdist.data.formats import quiet_pillow
 from ffdist.data.places import cache_folder
-from ffdist.data.sources import KNOWN, Source, open_source
+from ffdist.data.sources import KNOWN, DataSource, open_source
 from ffdist.data.sources.archive import Archived, called, is_archive, unpacked
 from ffdist.data.sources.shares import Holding
 from ffdist.data.sources.splits import choice
@@ -128,7 +128,7 @@ def prepare(
 @contextmanager
 def opening(
     source: str, target: Path | Remote, splits: Any, ignore: str | Sequence[str], reading: Mapping[str, Any]
-) -> Iterator[Source]:
+) -> Iterator[DataSource]:
     """A source, opened; an archive unpacked beside the target. reading: of `open_source`."""
     path = Path(source)
     if source in KNOWN or not is_archive(path):

@@ -23,7 +23,7 @@ START = (
 )
 
 
-class Start(NamedTuple):
+class ReaderStart(NamedTuple):
     """What it is told first."""
 
     argv: Sequence[str]
@@ -43,7 +43,7 @@ def main(line: Connection) -> None:
         signal.signal(number, signal.SIG_IGN)  # whoever has started it decides
     orders: SimpleQueue[Order] = SimpleQueue()
     try:
-        start: Start = line.recv()
+        start: ReaderStart = line.recv()
         sys.argv[:] = start.argv
         with loading():
             import torch

@@ -22,7 +22,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from ffdist.data.reader_process import START, Order, Start
+from ffdist.data.reader_process import START, Order, ReaderStart
 from ffdist.errors import ConfigError, DataError, setting
 from ffdist.notes import note
 from ffdist.payload import GUARD, pack
@@ -35,7 +35,7 @@ GRACE = 2.0
 class Reader:
     """One process, started; `made` says whether it can read."""
 
-    def __init__(self, start: Start) -> None:
+    def __init__(self, start: ReaderStart) -> None:
         self.line, there = multiprocessing.Pipe()
         flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined] - as multiprocessing has it
         command = [sys.executable, *flags, "-c", START, str(there.fileno()), "ffdist-reader"]
@@ -71,7 +71,7 @@ class Reader:
             self.process.wait()
 
 
-def send_start(line: Connection, start: Start) -> None:
+def send_start(line: Connection, start: ReaderStart) -> None:
     with suppress(OSError):  # it has died, as its line will tell
         line.send(sys.path)
         line.send(start)
@@ -126,7 +126,7 @@ class Readers:
     def begin(self) -> bool:
         """Start all; whether they can read, which is told where it is not so."""
         try:
-            start = Start(sys.argv, torch.get_num_threads(), pack(self.source, self.source.what))
+            start = ReaderStart(sys.argv, torch.get_num_threads(), pack(self.source, self.source.what))
             self.all.extend(Reader(start) for _ in range(self.count))
             for reader in self.all:
                 if (error := received(reader, self.source.where)) is not None:

@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 
 from ffdist.data.images import Split, check_labels
-from ffdist.data.manifest import Manifest, ShardFile
-from ffdist.data.parts import Part, Parts, RemoteParts, remote_errors
+from ffdist.data.manifest import DataManifest, ShardFile
+from ffdist.data.parts import ByteRange, Parts, RemoteParts, remote_errors
 from ffdist.data.row_digests import first_other, not_as_written, read_digests
 from ffdist.data.shard_files import HEAD, columns_in, first_byte, labels_in, shard_schema, unreadable
 from ffdist.errors import DataError
@@ -45,7 +45,7 @@ class RemoteSplit(Split):
 
     ready = False
 
-    def __init__(self, folder: Remote, manifest: Manifest, name: str) -> None:
+    def __init__(self, folder: Remote, manifest: DataManifest, name: str) -> None:
         self.source = (folder, manifest, name)
         self.shape_hwc = (*manifest.shape[1:], manifest.shape[0])
         self.width = int(np.prod(self.shape_hwc))
@@ -98,7 +98,9 @@ class RemoteSplit(Split):
             held.add(np.flatnonzero(held.place < 0), self.whole(shard)[held.place < 0])
         else:
             begin = self.begin(shard, held)
-            parts = [Part(file.file, begin + start * self.width, (end - start) * self.width) for start, end in spans]
+            parts = [
+                ByteRange(file.file, begin + start * self.width, (end - start) * self.width) for start, end in spans
+            ]
             for run, (start, _), data in zip(runs, spans, self.files.read(parts), strict=True):
                 held.add(
                     run, self.compared(shard, run, np.frombuffer(data, np.uint8).reshape(-1, self.width)[run - start])
@@ -127,7 +129,7 @@ class RemoteSplit(Split):
         """The first byte of a shard's pixels."""
         if held.begin is None:
             file = self.shards[shard]
-            (head,) = self.files.read([Part(file.file, 0, min(HEAD, file.bytes))])
+            (head,) = self.files.read([ByteRange(file.file, 0, min(HEAD, file.bytes))])
             try:
                 held.begin = first_byte(head, self.schema)
             except (pa.ArrowException, OSError, ValueError, struct.error) as error:
@@ -146,7 +148,7 @@ class RemoteSplit(Split):
 
 
 def remote_digests(
-    folder: Remote, files: Parts, manifest: Manifest, name: str
+    folder: Remote, files: Parts, manifest: DataManifest, name: str
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
     """Labels int32 [N] and digests int64 [N] of a split; None of both where it was written without."""
     of = manifest.splits[name]

@@ -11,7 +11,7 @@ import numpy as np
 
 from ffdist.data.encoded import EncodedSplit
 from ffdist.data.images import ArraySplit, Images, Split
-from ffdist.data.manifest import Manifest, read_manifest
+from ffdist.data.manifest import DataManifest, read_manifest
 from ffdist.data.pixel_file import PixelFile
 from ffdist.data.remote_pixels import RemoteSplit
 from ffdist.notes import note
@@ -24,7 +24,7 @@ HELD = 2**28
 class ShardSplit(Split):
     """A split of a prepared folder. Opening it reads labels and sizes, and no pixels."""
 
-    def __init__(self, folder: Path, manifest: Manifest, name: str) -> None:
+    def __init__(self, folder: Path, manifest: DataManifest, name: str) -> None:
         self.source = (folder, manifest, name)
         self.shape_hwc = (*manifest.shape[1:], manifest.shape[0])
         self.width = int(np.prod(self.shape_hwc))
@@ -88,7 +88,7 @@ class Where:
         return self.split.files[self.shard].where(int(first - self.split.starts[self.shard]))
 
 
-def open_split(folder: Path | Remote, manifest: Manifest, name: str) -> Split:
+def open_split(folder: Path | Remote, manifest: DataManifest, name: str) -> Split:
     if manifest.splits[name].index:
         return EncodedSplit(folder, manifest, name)
     return RemoteSplit(folder, manifest, name) if isinstance(folder, Remote) else ShardSplit(folder, manifest, name)

@@ -15,7 +15,7 @@ from ffdist.data.decode import Decoding, Picture, read_picture, reason
 from ffdist.data.formats import Encoded, open_picture, regular
 from ffdist.data.manifest import SplitFiles
 from ffdist.data.shard_files import ShardWriter
-from ffdist.data.sources.base import Item, Source
+from ffdist.data.sources.base import DataSource, Item
 from ffdist.errors import ConfigError, DataError, setting
 
 Store = Literal["auto", "pixels", "encoded"]
@@ -78,7 +78,7 @@ class Writer(Protocol):
     def finish(self) -> SplitFiles: ...
 
 
-def writer_of(source: Source, split: str, folder: Path, shape: tuple[int, int, int], plan: Plan) -> Writer:
+def writer_of(source: DataSource, split: str, folder: Path, shape: tuple[int, int, int], plan: Plan) -> Writer:
     """shape: (H, W, C)."""
     h, w, c = shape
     if not plan.encoded:

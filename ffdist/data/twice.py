@@ -7,7 +7,7 @@ import numpy as np
 from ffdist.data.duplicates import between
 
 
-class Twice:
+class DuplicateCounter:
     """Counts them by digests of their pixels, twelve bytes a picture."""
 
     def __init__(self) -> None:

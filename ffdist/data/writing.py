@@ -24,12 +24,12 @@ from ffdist.data.chunks import (
 )
 from ffdist.data.decode import Decoding
 from ffdist.data.images import Moments
-from ffdist.data.manifest import LeftOut, Manifest, SplitFiles
-from ffdist.data.sources.base import Item, Source
+from ffdist.data.manifest import DataManifest, LeftOut, SplitFiles
+from ffdist.data.sources.base import DataSource, Item
 from ffdist.data.sources.splits import SPLITS
 from ffdist.data.storing import SEEN, USUAL, Plan, Store, mean_bytes, planned, sizes_note, writer_of
 from ffdist.data.survey import Survey, constant_channels
-from ffdist.data.twice import Twice
+from ffdist.data.twice import DuplicateCounter
 from ffdist.errors import DataError, spelled
 
 Progress = Callable[[int, int], None]
@@ -51,7 +51,7 @@ class Making:
     store: Store = "pixels"
 
 
-def write(source: Source, folder: Path, making: Making, report: Progress) -> Manifest:
+def write(source: DataSource, folder: Path, making: Making, report: Progress) -> DataManifest:
     """Decode every item of a source, write the shards, and the manifest last. Raises DataError as `prepare` does."""
     items = source.items()
     first, like, broken = first_readable(items, making.decoding)
@@ -83,7 +83,7 @@ class Writing:
     """What is known of a source so far, and its shards. broken: of its first pictures."""
 
     def __init__(
-        self, source: Source, folder: Path, making: Making, like: Reference, plan: Plan, broken: list[Broken]
+        self, source: DataSource, folder: Path, making: Making, like: Reference, plan: Plan, broken: list[Broken]
     ) -> None:
         self.source, self.making, self.like, self.plan, self.broken = source, making, like, plan, broken
         splits = [split for split in SPLITS if split in source.counts]
@@ -93,7 +93,7 @@ class Writing:
         """Items that were decoded, or cannot be."""
         self.moments = Moments(like.shape[2])
         self.survey = Survey()
-        self.twice = Twice()
+        self.twice = DuplicateCounter()
         self.shapes: set[tuple[int, ...]] = {like.shape}
 
     def add(self, chunk: Chunk) -> None:
@@ -107,7 +107,7 @@ class Writing:
         self.survey.merge(chunk.survey)
         self.done += len(chunk.labels) + len(chunk.broken)
 
-    def finish(self) -> Manifest:
+    def finish(self) -> DataManifest:
         """Write the last shards. Raises DataError for broken pictures, unless they are skipped; for classes of which
         nothing is left; and for what the survey refuses."""
         self.broken.sort(key=by_number)
@@ -118,13 +118,13 @@ class Writing:
         check_left(self.broken, {split: files.counts for split, files in splits.items()}, self.source.classes)
         return self.manifest(splits)
 
-    def manifest(self, splits: dict[str, SplitFiles]) -> Manifest:
+    def manifest(self, splits: dict[str, SplitFiles]) -> DataManifest:
         source, (height, width, channels) = self.source, self.like.shape
         own = (height, width) if len(self.shapes) == 1 else None
         size = own or (USUAL, USUAL)
         mean, std = self.moments.result()
         mode = "grey" if channels == 1 else "rgb"
-        return Manifest(
+        return DataManifest(
             source.name,
             source.classes,
             (channels, size[0], size[1]),

@@ -15,11 +15,12 @@ from ffdist.errors import FfdistError, NetworkError, described, setting, users_c
 from ffdist.models.apart import check_apart
 from ffdist.models.arguments import check_input
 from ffdist.models.axes import Axes, Layout, Trace, declared, layout_of
-from ffdist.models.joins import joined, told
+from ffdist.models.joins import describe_joins, joined
 from ffdist.models.meta import on_meta
 from ffdist.models.parts import SpatialMean
-from ffdist.models.recipe import Recipe
+from ffdist.models.recipe import ChainRecipe
 from ffdist.models.sound import check_given, check_sound
+from ffdist.renamed import renamed_arguments
 from ffdist.seeds import derive_seed, seeded
 
 Shape = tuple[int, ...]
@@ -71,7 +72,7 @@ class Chain:
         self.axes: Axes | None = axes
         self.joined = ""
         """How layers were joined to blocks, in words."""
-        self.recipe: Recipe | None = None
+        self.recipe: ChainRecipe | None = None
         """How it can be made again, where a builder with a name has made it."""
         self.names = [name for name, _ in pairs]
         self.builders = [builder for _, builder in pairs]
@@ -251,16 +252,18 @@ class Chain:
             blocks = [build.module if isinstance(build, _Given) else build() for build in self.builders]
         check_apart(list(zip(self.names, blocks, strict=True)))
 
-    def regroup(self, cut: Sequence[int]) -> Chain:
-        """The same network in larger blocks: `cut` counts the old blocks in each new one, and sums to their number."""
-        if any(n < 1 for n in cut) or sum(cut) != len(self):
+    @renamed_arguments(cut="blocks_per_block")
+    def regroup(self, blocks_per_block: Sequence[int]) -> Chain:
+        """The same network in larger blocks: `blocks_per_block` counts the old ones in each new one, and sums to their
+        number."""
+        if any(n < 1 for n in blocks_per_block) or sum(blocks_per_block) != len(self):
             raise NetworkError(
                 "the blocks do not cover the network",
                 where=setting("network.blocks"),
                 expected=f"positive counts that sum to {len(self)} ({', '.join(self.names)})",
-                got=list(cut),
+                got=list(blocks_per_block),
             )
-        bounds = [sum(cut[:i]) for i in range(len(cut) + 1)]
+        bounds = [sum(blocks_per_block[:i]) for i in range(len(blocks_per_block) + 1)]
         groups = [range(a, b) for a, b in pairwise(bounds)]
         larger = Chain(
             [("+".join(self.names[i] for i in g), _joined([self.builders[i] for i in g])) for g in groups],
@@ -270,7 +273,7 @@ class Chain:
             origin=self.origin,
             axes=self.axes,
         )
-        larger.recipe = self.recipe and self.recipe.regrouped(cut)
+        larger.recipe = self.recipe and self.recipe.regrouped(blocks_per_block)
         return larger
 
     def classifier(self) -> nn.Module:
@@ -278,21 +281,22 @@ class Chain:
         last = self.outputs()[-1]
         if self.build_classifier is not pooled_classifier or last.layout in (None, Layout.AS_IS):
             return self.build_classifier(last.shape, self.num_classes)
-        return nn.Sequential(Seen(last.layout), pooled_classifier(last.layout.shape(last.shape), self.num_classes))
+        return nn.Sequential(RuleView(last.layout), pooled_classifier(last.layout.shape(last.shape), self.num_classes))
 
     @classmethod
+    @renamed_arguments(cut="layers_per_block")
     def from_sequential(
         cls,
         module: nn.Sequential,
         *,
         input_shape: Sequence[int],
         num_classes: int,
-        cut: Sequence[int] | None = None,
+        layers_per_block: Sequence[int] | None = None,
     ) -> Chain:
         """Any `nn.Sequential`. Weights are kept, and so are ties between weights of a block.
 
-        cut: how many children in a row make each block. Default: each child with weights is one, together with the
-            norms, activations, pools and dropouts behind it; `joined` of the result says how.
+        layers_per_block: how many children in a row make each block. Default: each child with weights is one, together
+            with the norms, activations, pools and dropouts behind it; `joined` of the result says how.
 
         Raises NetworkError for what is no nn.Sequential, for a cut that does not fit, and for blocks that share a
         parameter or that `check_sound` refuses.
@@ -302,7 +306,7 @@ class Chain:
         parts = children(module)
         for name, child in parts:
             check_given(name, child)
-        counts = joined(parts) if cut is None else cut
+        counts = joined(parts) if layers_per_block is None else layers_per_block
         chain = cls(
             [(name, _Given(child)) for name, child in parts],
             input_shape=input_shape,
@@ -311,7 +315,7 @@ class Chain:
         )
         if list(counts) != [1] * len(parts):
             chain = chain.regroup(counts)
-        chain.joined = told(parts, counts) if cut is None else ""
+        chain.joined = describe_joins(parts, counts) if layers_per_block is None else ""
         chain.check_apart()
         return chain
 
@@ -359,7 +363,7 @@ def _joined(builders: Sequence[Callable[[], nn.Module]]) -> Callable[[], nn.Modu
     return _Given(Group(*given)) if len(given) == len(builders) else _Group(builders)
 
 
-class Seen(nn.Module):
+class RuleView(nn.Module):
     """A block's output as rules see it."""
 
     def __init__(self, layout: Layout) -> None:

@@ -30,7 +30,7 @@ def joined(parts: Children) -> list[int]:
     return counts
 
 
-def told(parts: Children, counts: Sequence[int]) -> str:
+def describe_joins(parts: Children, counts: Sequence[int]) -> str:
     """How layers were joined to blocks, in words; empty where each is a block."""
     if len(counts) == len(parts):
         return ""

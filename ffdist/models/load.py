@@ -12,7 +12,7 @@ from ffdist.known import MODEL_PLACES, Known
 from ffdist.models.apart import check_apart
 from ffdist.models.axes import declared
 from ffdist.models.chain import Chain, Group, Shape, children, no_sequential, seeded
-from ffdist.models.joins import joined, told
+from ffdist.models.joins import describe_joins, joined
 from ffdist.models.recipe import recipe_of
 from ffdist.options import find, typed
 
@@ -74,7 +74,7 @@ def load_model(
         blocks.append(("+".join(parts[i][0] for i in group), _Children(build, shape, num_classes, given, group)))
     check_apart([(name, picked(made, block.indices)) for name, block in blocks])
     chain = Chain(blocks, input_shape=shape, num_classes=num_classes, axes=declared(made, where))
-    chain.joined = told(parts, counts)
+    chain.joined = describe_joins(parts, counts)
     chain.recipe = recipe
     return chain
 

@@ -10,16 +10,18 @@ from ffdist.errors import NetworkError
 from ffdist.models.chain import Chain
 from ffdist.models.joins import joined
 from ffdist.models.parts import named_path
+from ffdist.renamed import renamed_arguments
 
 
+@renamed_arguments(cut="blocks_per_block")
 def torchvision_chain(
-    module: nn.Module, *, input_shape: Sequence[int], num_classes: int, cut: Sequence[int] | None = None
+    module: nn.Module, *, input_shape: Sequence[int], num_classes: int, blocks_per_block: Sequence[int] | None = None
 ) -> Chain:
     """A classifier of torchvision as a chain, with the weights it has and without its own classification head.
 
     The split: a ResNet by its stem and its groups layer1 ... layer4; a model with `features` in a row (VGG, AlexNet,
     MobileNet, EfficientNet, DenseNet, ConvNeXt, ...) by their entries, where norms, activations and pools join the
-    entry before them. `cut` joins these blocks further, as `Chain.regroup` does.
+    entry before them. `blocks_per_block` joins these blocks further, as `Chain.regroup` does.
 
     Raises NetworkError for a model of neither form.
     """
@@ -42,5 +44,5 @@ def torchvision_chain(
     for count in joined(entries):
         group, entries = entries[:count], entries[count:]
         blocks.add_module(group[0][0].replace(".", "-"), named_path(*group))
-    each = [1] * len(blocks) if cut is None else cut
-    return Chain.from_sequential(blocks, input_shape=input_shape, num_classes=num_classes, cut=each)
+    each = [1] * len(blocks) if blocks_per_block is None else blocks_per_block
+    return Chain.from_sequential(blocks, input_shape=input_shape, num_classes=num_classes, layers_per_block=each)

@@ -10,7 +10,7 @@ from ffdist.known import MODEL_PLACES
 from ffdist.options import text_of, typed
 
 
-class Recipe(NamedTuple):
+class ChainRecipe(NamedTuple):
     """What makes the same chain again, as `ffdist train` is told of it."""
 
     name: str
@@ -21,18 +21,18 @@ class Recipe(NamedTuple):
     pretrained: str | None = None
     """The file of weights to start from."""
 
-    def regrouped(self, cut: Sequence[int]) -> Recipe:
+    def regrouped(self, blocks_per_block: Sequence[int]) -> ChainRecipe:
         """After a further `Chain.regroup`."""
         if not self.blocks:
-            return self._replace(blocks=tuple(cut))
-        starts = [sum(cut[:i]) for i in range(len(cut))]
-        sums = (sum(self.blocks[start : start + count]) for start, count in zip(starts, cut, strict=True))
+            return self._replace(blocks=tuple(blocks_per_block))
+        starts = [sum(blocks_per_block[:i]) for i in range(len(blocks_per_block))]
+        sums = (sum(self.blocks[start : start + count]) for start, count in zip(starts, blocks_per_block, strict=True))
         return self._replace(blocks=tuple(sums))
 
 
 def recipe_of(
     name: str, build: Callable[..., Any], options: Mapping[str, Any], defaults: Mapping[str, Any]
-) -> Recipe | None:
+) -> ChainRecipe | None:
     """The recipe of a call with these options. None where one of them cannot be said in words."""
     changed = {key: value for key, value in options.items() if key not in defaults or defaults[key] != value}
     texts = {key: text_of(value) for key, value in changed.items()}
@@ -41,7 +41,7 @@ def recipe_of(
             return None
     except ConfigError:
         return None
-    return Recipe(name, tuple(f"{key}={text}" for key, text in texts.items()))
+    return ChainRecipe(name, tuple(f"{key}={text}" for key, text in texts.items()))
 
 
 def known_name(build: Callable[..., Any]) -> str | None:

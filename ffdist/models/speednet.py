@@ -59,7 +59,7 @@ def dirac_conv(channels: int, width: int) -> nn.Conv2d:
     return conv
 
 
-class Group(nn.Module):
+class SpeednetGroup(nn.Module):
     """Convolution, 2x2 pool, norm, GELU; then `depth` - 1 times convolution, norm, GELU; of three, with a bypass."""
 
     def __init__(self, channels: int, width: int, depth: int) -> None:
@@ -108,10 +108,10 @@ def speednet(
         )
     blocks = [("group1", partial(_first, channels, widths[0], depth))]
     for i in range(1, len(widths)):
-        blocks.append((f"group{i + 1}", partial(Group, widths[i - 1], widths[i], depth)))
+        blocks.append((f"group{i + 1}", partial(SpeednetGroup, widths[i - 1], widths[i], depth)))
     return Chain(blocks, input_shape=input_shape, num_classes=num_classes, classifier=MaxClassifier)
 
 
 def _first(channels: int, width: int, depth: int) -> nn.Module:
     whitening = Whitening(channels)
-    return nn.Sequential(whitening, nn.GELU(), Group(whitening.out_channels, width, depth))
+    return nn.Sequential(whitening, nn.GELU(), SpeednetGroup(whitening.out_channels, width, depth))

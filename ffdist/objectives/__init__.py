@@ -20,7 +20,7 @@ from ffdist.objectives.scff import SCFF
 from ffdist.objectives.sel import SELFourier, SELMorphological
 from ffdist.objectives.sff import SFF
 from ffdist.objectives.symba import SymBa
-from ffdist.renamed import warn_renamed
+from ffdist.renamed import renamed_names
 
 __all__ = [
     "ASGE",
@@ -48,9 +48,4 @@ __all__ = [
     "load_objective",
 ]
 
-
-def __getattr__(name: str) -> type[BlockSpec]:
-    if name == "Site":
-        warn_renamed("Site", "BlockSpec")
-        return BlockSpec
-    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+__getattr__ = renamed_names(__name__, Site="BlockSpec")

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ffdist.options import check_fields
-from ffdist.renamed import RenamedMembers, renamed_fields, warn_renamed
+from ffdist.renamed import RenamedMembers, renamed_fields, renamed_names
 
 
 def as_it_is(y: Tensor) -> Tensor:
@@ -185,8 +185,4 @@ class Objective(RenamedMembers, ABC):
         return y.mean(over, dtype=torch.float32) if over else y.float()
 
 
-def __getattr__(name: str) -> type[BlockSpec]:
-    if name == "Site":
-        warn_renamed("Site", "BlockSpec")
-        return BlockSpec
-    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+__getattr__ = renamed_names(__name__, Site="BlockSpec")

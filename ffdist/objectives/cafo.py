@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ffdist.objectives.base import BlockSpec, Local, label_shares
 from ffdist.objectives.competitive import Competitive
-from ffdist.objectives.form import Flat
+from ffdist.objectives.form import FlatFeatures
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,6 @@ class CaFoHead(nn.Module):
     def __init__(self, spec: BlockSpec, limit: int) -> None:
         super().__init__()
         self.last = spec.is_last
-        self.flat = Flat(spec, "CaFo", limit)
+        self.flat = FlatFeatures(spec, "CaFo", limit)
         self.predictor = nn.Linear(self.flat.size, spec.num_classes)
         self.register_buffer("feedback", torch.randn(spec.num_classes, self.flat.size) / self.flat.size**0.5)

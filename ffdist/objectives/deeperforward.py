@@ -77,6 +77,6 @@ class DeeperForwardHead(nn.Module):
             )
 
     def normalised(self, y: Tensor) -> Tensor:
-        if self.form.over == (1,):
+        if self.form.position_dims == (1,):
             return F.group_norm(y.transpose(1, 2), self.num_classes).transpose(1, 2)
         return F.group_norm(y, self.num_classes)

@@ -77,9 +77,9 @@ class DGLHead(nn.Module):
         super().__init__()
         self.last = spec.is_last
         self.form = form(spec, "dgl")
-        if len(self.form.over) == 2:
+        if len(self.form.position_dims) == 2:
             layers, features = of_maps(spec, rule)
-        elif self.form.over:
+        elif self.form.position_dims:
             layers, features = of_tokens(spec, rule)
         else:
             layers, features = of_vectors(spec.output_shape[0], spec, rule)

@@ -16,7 +16,7 @@ class Form(NamedTuple):
     """The form of a block's output with its batch: maps [N, C, H, W], tokens [N, T, C] or vectors [N, C]."""
 
     channels: int
-    over: tuple[int, ...]
+    position_dims: tuple[int, ...]
     """The axes of the positions (space or tokens); none for vectors."""
     num_positions: int
 
@@ -27,9 +27,9 @@ class Form(NamedTuple):
     def position_mean(self, y: Tensor) -> Tensor:
         """Mean over the positions, [N, *shape] -> float32 [N, C]; over the channels-last view of maps, so that the
         gradient has their layout too and nothing behind copies."""
-        if len(self.over) == 2:
+        if len(self.position_dims) == 2:
             y = y.permute(0, 2, 3, 1).flatten(1, 2)
-        return y.mean(1, dtype=torch.float32) if self.over else y.float()
+        return y.mean(1, dtype=torch.float32) if self.position_dims else y.float()
 
 
 def form(spec: BlockSpec, rule: str) -> Form:
@@ -72,21 +72,21 @@ def _widths(spec: BlockSpec, num_classes: int) -> str:
     return f"{setting('network.model', model)} {setting('network.model_args', f'widths={widths}')}"
 
 
-def channel_norm(at: Form, *, learned: bool = True) -> nn.Module:
+def channel_norm(form: Form, *, learned: bool = True) -> nn.Module:
     """Layer norm over a whole sample; over each token's features, for tokens. learned: a scale and shift a channel.
 
     `GroupNorm(1, C)` keeps a channels-last map as it is, where `layer_norm` over [C, H, W] copies it.
     """
-    if len(at.over) == 2:
-        return nn.GroupNorm(1, at.channels, affine=learned)
-    return nn.LayerNorm(at.channels, elementwise_affine=learned)
+    if len(form.position_dims) == 2:
+        return nn.GroupNorm(1, form.channels, affine=learned)
+    return nn.LayerNorm(form.channels, elementwise_affine=learned)
 
 
-def pointwise(at: Form, out_channels: int, kernel: int = 1, *, bias: bool = True) -> nn.Module:
+def pointwise(form: Form, out_channels: int, kernel: int = 1, *, bias: bool = True) -> nn.Module:
     """A convolution over maps, the same linear layer at each token, or a linear layer: C -> out_channels."""
-    if len(at.over) == 2:
-        return nn.Conv2d(at.channels, out_channels, kernel, padding=kernel // 2, bias=bias)
-    return nn.Linear(at.channels, out_channels, bias=bias)
+    if len(form.position_dims) == 2:
+        return nn.Conv2d(form.channels, out_channels, kernel, padding=kernel // 2, bias=bias)
+    return nn.Linear(form.channels, out_channels, bias=bias)
 
 
 def rms_normalised(y: Tensor, eps: float = 1e-8) -> Tensor:
@@ -100,7 +100,7 @@ def looked_at(out: Tensor, head: nn.Module) -> Tensor:
     return out.detach() if head.training else out
 
 
-class Flat(nn.Module):
+class FlatFeatures(nn.Module):
     """[N, *shape] -> [N, size]: flattened, after pooling maps (averaging tokens) until there are at most `limit`.
 
     Maps are flattened channels last, as they lie in memory.

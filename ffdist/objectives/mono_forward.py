@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ffdist.errors import ConfigError
 from ffdist.objectives.base import BlockSpec, Local
 from ffdist.objectives.competitive import Competitive
-from ffdist.objectives.form import Flat
+from ffdist.objectives.form import FlatFeatures
 
 
 @dataclass(frozen=True)
@@ -47,5 +47,5 @@ class MonoForwardHead(nn.Module):
     def __init__(self, spec: BlockSpec, limit: int) -> None:
         super().__init__()
         self.last = spec.is_last
-        self.flat = Flat(spec, "Mono-Forward", limit)
+        self.flat = FlatFeatures(spec, "Mono-Forward", limit)
         self.project = nn.Linear(self.flat.size, spec.num_classes, bias=False)

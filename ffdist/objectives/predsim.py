@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ffdist.errors import ConfigError
 from ffdist.objectives.base import BlockSpec, Local, label_shares
 from ffdist.objectives.competitive import Competitive
-from ffdist.objectives.form import Flat, form, pointwise
+from ffdist.objectives.form import FlatFeatures, form, pointwise
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class PredSimHead(nn.Module):
         super().__init__()
         self.last = spec.is_last
         self.form = form(spec, "predsim")
-        self.flat = Flat(spec, "predsim", limit)
+        self.flat = FlatFeatures(spec, "predsim", limit)
         self.decoder = nn.Linear(self.flat.size, spec.num_classes)
         nn.init.zeros_(self.decoder.weight)
         self.conv = pointwise(self.form, self.form.channels, kernel=3, bias=False)
@@ -80,4 +80,4 @@ class PredSimHead(nn.Module):
         y = self.conv(out).float()
         if self.form.num_positions == 1:
             return y.flatten(1)
-        return torch.sqrt(y.var(self.form.over) + 1e-8)
+        return torch.sqrt(y.var(self.form.position_dims) + 1e-8)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ffdist.errors import ConfigError, setting
 from ffdist.objectives.base import BlockSpec, Local, Objective
-from ffdist.objectives.form import Flat, Form, form, looked_at, rms_normalised
+from ffdist.objectives.form import FlatFeatures, Form, form, looked_at, rms_normalised
 
 MOST_LAG = 64
 """What an edge of shared memory can hold."""
@@ -46,7 +46,7 @@ class ThresholdHead(nn.Module):
         self.form: Form = form(spec, rule)
         self.counts = spec.index > 0 or spec.num_blocks == 1
         self.register_buffer("mean_activity", torch.zeros(self.form.channels))
-        self.flat = Flat(spec, rule, limit=4096)
+        self.flat = FlatFeatures(spec, rule, limit=4096)
         self.linear = nn.Linear(self.flat.size, spec.num_classes) if readout and self.counts else None
 
     def excess(self, out: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from typing import Any
 from markupsafe import Markup
 
 from ffdist.page.run import RunView
-from ffdist.page.svg import Axis, Curve, Part, bars_chart, curves_chart, part_swatch, swatch
+from ffdist.page.svg import Axis, BarPart, Curve, bars_chart, curves_chart, part_swatch, swatch
 from ffdist.page.text import MIB, count, duration, evenly, loss, mebibytes, number, percent
 from ffdist.pipeline.fusion import FUSION
 from ffdist.pipeline.predictors import PREDICTORS
@@ -208,7 +208,7 @@ def time_chart(key: str, title: str, stages: Sequence[Record]) -> Chart | None:
     used = [name for name in PARTS if any(parts[name] >= 0.005 for _, parts in made)]
     total = max(1.0, *(sum(parts.values()) for _, parts in made))
     rows = [
-        (name, [Part(PARTS[each], parts[each], f"{parts[each]:.0%}", each) for each in used]) for name, parts in made
+        (name, [BarPart(PARTS[each], parts[each], f"{parts[each]:.0%}", each) for each in used]) for name, parts in made
     ]
     drawing = bars_chart(key, title, rows, total)
     legend = [(part_swatch(key, each), PARTS[each]) for each in used]
@@ -235,7 +235,7 @@ KINDS = {"run_bytes": ("held by the run", "run"), "process_bytes": ("whole proce
 
 def memory_chart(key: str, stages: Sequence[Record]) -> Chart | None:
     """What each stage held at most: the run itself, beside the whole process."""
-    rows, table = list[tuple[str, list[Part]]](), list[list[str]]()
+    rows, table = list[tuple[str, list[BarPart]]](), list[list[str]]()
     for stage in stages:
         name = stage_name(stage, stages)
         sizes = {kind: number(stage.get(kind)) for kind in KINDS}
@@ -245,8 +245,8 @@ def memory_chart(key: str, stages: Sequence[Record]) -> Chart | None:
         if run is None and process is None:
             continue
         rest = max(0.0, (process or 0.0) - (run or 0.0))
-        parts = [Part(KINDS["run_bytes"][0], run or 0.0, mebibytes(run), "run"),
-                 Part("the rest of the process", rest, mebibytes(rest), "process")]  # fmt: skip
+        parts = [BarPart(KINDS["run_bytes"][0], run or 0.0, mebibytes(run), "run"),
+                 BarPart("the rest of the process", rest, mebibytes(rest), "process")]  # fmt: skip
         rows.append((f"{name} ({mebibytes(run)} of {mebibytes(process)})", parts))
         table.append([name, mebibytes(run), mebibytes(process)])
     if not rows:

@@ -21,7 +21,7 @@ from ffdist.pipeline.classifier import Classifier
 from ffdist.pipeline.measure import measure
 from ffdist.report.cam import activation_maps
 from ffdist.runtime.data_facts import DataFacts
-from ffdist.runtime.opened import open_told
+from ffdist.runtime.opened import open_dataset
 from ffdist.runtime.own_code import GIVEN
 from ffdist.runtime.run import load_classifier, no_data_to_measure
 from ffdist.settings import Settings
@@ -122,7 +122,7 @@ def data_of(run: Path, data: str | None, settings: Settings, facts: DataFacts) -
         return as_trained(opened_to_measure(data, facts, settings.dataset.image_size, told), facts, data)
     if settings.dataset.data == GIVEN:
         raise no_data_to_measure(run, facts, "report")
-    return as_trained(open_told(settings.changed(download=False).dataset), facts, settings.dataset.data)
+    return as_trained(open_dataset(settings.changed(download=False).dataset), facts, settings.dataset.data)
 
 
 def mistakes_of(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ffdist.errors import FfdistError, SnapshotError
 from ffdist.page.log import GrowingLog
-from ffdist.page.spans import Span, read_trace
+from ffdist.page.spans import PageSpan, read_trace
 from ffdist.plan import Plan
 from ffdist.report.log import read_pulses, read_run_log
 from ffdist.runtime.data_facts import FACTS, DataFacts, read_facts
@@ -57,7 +57,7 @@ class RunView:
     """Steps of those that are kept."""
     troubles: list[str] = field(default_factory=list)
     """What could not be read, in words."""
-    trace: Sequence[Span] = ()
+    trace: Sequence[PageSpan] = ()
     """Of the run's trace, where it was told to keep one."""
     measured: Measured | None = None
     unmeasured: str | None = None
@@ -108,7 +108,7 @@ class Watched:
         self.told = RunView(name, str(run))
         """What changes seldom, as it was read when the files were as in `stamps`."""
         self.stamps: list[tuple[int, int, int] | None] = []
-        self.trace: Sequence[Span] = ()
+        self.trace: Sequence[PageSpan] = ()
         self.traced: tuple[int, int, int] | None = None
 
     def view(self) -> RunView:

@@ -24,7 +24,7 @@ STYLES = {name: name for name in get_args(Category)} | {
 
 
 @dataclass(frozen=True)
-class Span:
+class PageSpan:
     """Microseconds from the trace's first to its last, in one row."""
 
     row: str
@@ -36,7 +36,7 @@ class Span:
     """Of its row among the others."""
 
 
-def read_trace(run: Path) -> list[Span]:
+def read_trace(run: Path) -> list[PageSpan]:
     """Spans of a run's trace; none where there is none that can be read."""
     path = run / TRACE
     try:
@@ -48,7 +48,7 @@ def read_trace(run: Path) -> list[Span]:
     return spans_of(told.get("traceEvents") if isinstance(told, dict) else told)
 
 
-def spans_of(events: Any) -> list[Span]:
+def spans_of(events: Any) -> list[PageSpan]:
     """Of events in Chrome's trace format; what is none is left out."""
     known = [each for each in events if isinstance(each, dict)] if isinstance(events, list) else []
     named = [e for e in known if e.get("ph") == "M" and isinstance(e.get("args"), dict)]
@@ -58,19 +58,19 @@ def spans_of(events: Any) -> list[Span]:
     return [span for event in known if (span := span_of(event, processes, threads)) is not None]
 
 
-def span_of(event: dict[str, Any], processes: dict[str, str], threads: dict[tuple[str, str], str]) -> Span | None:
+def span_of(event: dict[str, Any], processes: dict[str, str], threads: dict[tuple[str, str], str]) -> PageSpan | None:
     begin, took = number(event.get("ts")), number(event.get("dur"))
     if event.get("ph") != "X" or begin is None or took is None:
         return None
     pid, tid = event.get("pid"), event.get("tid")
     row = f"{processes.get(str(pid), f'process {pid}')}, {threads.get((str(pid), str(tid)), f'thread {tid}')}"
     style = STYLES.get(str(event.get("cat")), "busy")
-    return Span(row, str(event.get("name", "")), style, begin, begin + took, (number(pid) or 0, number(tid) or 0))
+    return PageSpan(row, str(event.get("name", "")), style, begin, begin + took, (number(pid) or 0, number(tid) or 0))
 
 
-def beside(spans: Iterable[Span]) -> list[Span]:
+def without_overlap(spans: Iterable[PageSpan]) -> list[PageSpan]:
     """The spans of one row so that none lies over another: what lies within one cuts it."""
-    made, under = list[Span](), list[Span]()
+    made, under = list[PageSpan](), list[PageSpan]()
     for span in sorted(spans, key=lambda each: (each.begin, -each.end)):
         while under and under[-1].end <= span.begin:
             made.append(under.pop())

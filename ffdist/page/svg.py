@@ -43,7 +43,7 @@ class Axis:
 
 
 @dataclass(frozen=True)
-class Part:
+class BarPart:
     """Of a bar: its size, and how it is told apart."""
 
     name: str
@@ -166,7 +166,7 @@ def swatch(index: int) -> Markup:
     )
 
 
-def bars_chart(key: str, title: str, rows: Sequence[tuple[str, Sequence[Part]]], total: float) -> Markup:
+def bars_chart(key: str, title: str, rows: Sequence[tuple[str, Sequence[BarPart]]], total: float) -> Markup:
     """A bar a row, of parts in a row that add up to `total` at most; their texts stand where there is room."""
     top, body = 0.0, [hatching(key)]
     for name, parts in rows:
@@ -182,7 +182,7 @@ def bars_chart(key: str, title: str, rows: Sequence[tuple[str, Sequence[Part]]],
     return figure(key, title, told, body, top)
 
 
-def bar(key: str, row: str, part: Part, place: tuple[float, float, float]) -> str:
+def bar(key: str, row: str, part: BarPart, place: tuple[float, float, float]) -> str:
     """One part, with its text on a plate where there is room. place: x, y and width."""
     x, y, width = place
     box = f'x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{THICK}"'

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ffdist.page.charts import PARTS, Chart
-from ffdist.page.spans import Span, beside
+from ffdist.page.spans import PageSpan, without_overlap
 from ffdist.page.svg import WIDTH, figure, hatching, part_swatch
 from ffdist.page.text import escaped, visible
 from ffdist.runtime.tracing import TRACE
@@ -17,7 +17,7 @@ WINDOW = 0.25
 WORDS = PARTS | {"rest": "receiving, sending, snapshots"}
 
 
-def timeline_chart(spans: Sequence[Span], key: str) -> Chart | None:
+def timeline_chart(spans: Sequence[PageSpan], key: str) -> Chart | None:
     """The middle of the trace, a row for each stage on each worker; None where nothing was traced."""
     if not spans:
         return None
@@ -41,15 +41,15 @@ def timeline_chart(spans: Sequence[Span], key: str) -> Chart | None:
                  f"Times of the run's own trace; all of it is in {TRACE}, for ui.perfetto.dev.", key)  # fmt: skip
 
 
-def rows_of(spans: Sequence[Span], begin: float, end: float) -> dict[str, list[Span]]:
+def rows_of(spans: Sequence[PageSpan], begin: float, end: float) -> dict[str, list[PageSpan]]:
     """Of each row what lies within two times, side by side."""
-    found: dict[str, list[Span]] = {}
+    found: dict[str, list[PageSpan]] = {}
     for span in sorted(spans, key=lambda each: each.place):
         found.setdefault(span.row, []).append(replace(span, begin=max(begin, span.begin), end=min(end, span.end)))
-    return {row: beside(each) for row, each in found.items()}
+    return {row: without_overlap(each) for row, each in found.items()}
 
 
-def drawn(rows: dict[str, list[Span]], begin: float, length: float, key: str) -> list[str]:
+def drawn(rows: dict[str, list[PageSpan]], begin: float, length: float, key: str) -> list[str]:
     """A name and a bar a row."""
     scale, body = WIDTH / max(length, 1e-9), [hatching(key)]
     for place, (row, spans) in enumerate(rows.items()):
@@ -64,7 +64,7 @@ def drawn(rows: dict[str, list[Span]], begin: float, length: float, key: str) ->
     return body
 
 
-def shares_of(spans: Sequence[Span], whole: float) -> dict[str, float]:
+def shares_of(spans: Sequence[PageSpan], whole: float) -> dict[str, float]:
     """Of a row's time, by how it is drawn."""
     found: dict[str, float] = {}
     for span in spans:

@@ -25,7 +25,7 @@ from ffdist.pipeline.finite import FiniteCheck, NonfiniteValue, is_finite
 from ffdist.pipeline.group_norm import ask_for_gradients
 from ffdist.pipeline.optim import build_optimizer
 from ffdist.pipeline.precision import LEAST, LossScale, autocast, dtype_of
-from ffdist.pipeline.schedule import build_schedule
+from ffdist.pipeline.schedule import build_lr_scheduler
 from ffdist.pipeline.tree import added_up
 from ffdist.settings import Settings
 
@@ -88,7 +88,7 @@ class LearningBlock:
             if config.settings.optim.ema is not None and self.learned
             else None
         )
-        self.schedule = self.optimizer and build_schedule(
+        self.lr_scheduler = self.optimizer and build_lr_scheduler(
             config.settings.scheduler, self.optimizer, config.total_steps, config.settings.training.epochs
         )
         lanes = config.settings.training.lanes or 1
@@ -147,7 +147,7 @@ class LearningBlock:
 
         share: of the batch's samples, which its loss is the mean of; gradients add up until the batch is complete.
         """
-        if local.loss is None or self.optimizer is None or self.schedule is None:
+        if local.loss is None or self.optimizer is None or self.lr_scheduler is None:
             return False
         loss = local.loss if share == 1 else local.loss * share
         with compiling(self.spec, self.config):
@@ -184,12 +184,12 @@ class LearningBlock:
         """Take no step in a batch; schedules count it."""
         assert self.watch is not None
         assert self.optimizer is not None
-        assert self.schedule is not None
+        assert self.lr_scheduler is not None
         self.watch.end(trouble)
         self.optimizer.zero_grad()
-        if not isinstance(self.schedule, ReduceLROnPlateau):
+        if not isinstance(self.lr_scheduler, ReduceLROnPlateau):
             self.optimizer._opt_called = True  # pyright: ignore[reportAttributeAccessIssue]  # torch would warn
-            self.schedule.step()
+            self.lr_scheduler.step()
 
     def descend(self) -> None:
         """The part of `step` that the optimiser does."""
@@ -203,11 +203,11 @@ class LearningBlock:
 
     def rest_of_step(self) -> None:
         """The part of `step` that comes when all weights are updated."""
-        assert self.schedule is not None
+        assert self.lr_scheduler is not None
         if self.average:
             self.average.update(self.parts)
-        if not isinstance(self.schedule, ReduceLROnPlateau):
-            self.schedule.step()
+        if not isinstance(self.lr_scheduler, ReduceLROnPlateau):
+            self.lr_scheduler.step()
 
     def evaluate(self, x: Tensor, y: Tensor, number: int = 0) -> Local:
         """Score message `number` of a split without learning, by the averaged weights where there are any."""
@@ -242,8 +242,8 @@ class LearningBlock:
         return metrics | ({"loss_scale": self.scale.value} if self.scale else {})
 
     def end_epoch(self) -> None:
-        if isinstance(self.schedule, ReduceLROnPlateau) and self.validation_loss == self.validation_loss:
-            self.schedule.step(self.validation_loss)
+        if isinstance(self.lr_scheduler, ReduceLROnPlateau) and self.validation_loss == self.validation_loss:
+            self.lr_scheduler.step(self.validation_loss)
 
     @property
     def lr(self) -> float:
@@ -294,14 +294,14 @@ class LearningBlock:
         tensors = {name: value.detach() for name, value in self.parts.state_dict().items()}
         tensors["metrics.totals"] = self.totals[0] if len(self.totals) == 1 else self.totals
         fields: dict[str, Any] = {"block": self.spec.name, "validation_loss": repr(self.validation_loss)}
-        if self.optimizer is not None and self.schedule is not None:
+        if self.optimizer is not None and self.lr_scheduler is not None:
             saved = self.optimizer.state_dict()
             for index, slots in saved["state"].items():
                 tensors |= {f"optimizer.{index}.{k}": torch.as_tensor(v) for k, v in slots.items() if v is not None}
             fields["param_groups"] = saved["param_groups"]
             if self.scale:
                 fields["loss_scale"] = self.scale.state()
-            fields["schedule"] = {k: v for k, v in self.schedule.state_dict().items() if k != "lr_lambdas"}
+            fields["schedule"] = {k: v for k, v in self.lr_scheduler.state_dict().items() if k != "lr_lambdas"}
         if self.watch and (self.watch.in_row or self.watch.in_epoch):
             fields["skipped"] = [self.watch.in_row, self.watch.in_epoch]
         if self.average:
@@ -317,7 +317,7 @@ class LearningBlock:
         self.validation_loss = float(fields["validation_loss"])
         if self.watch:
             self.watch.in_row, self.watch.in_epoch = fields.get("skipped", (0, 0))
-        if self.optimizer is None or self.schedule is None:
+        if self.optimizer is None or self.lr_scheduler is None:
             return
         slots: dict[int, dict[str, Tensor]] = {}
         for name, value in tensors.items():
@@ -325,7 +325,7 @@ class LearningBlock:
                 _, index, key = name.split(".", 2)
                 slots.setdefault(int(index), {})[key] = with_strides_of(self.learned[int(index)], value)
         self.optimizer.load_state_dict({"state": slots, "param_groups": fields["param_groups"]})
-        self.schedule.load_state_dict(self.schedule.state_dict() | fields["schedule"])
+        self.lr_scheduler.load_state_dict(self.lr_scheduler.state_dict() | fields["schedule"])
         if self.scale:
             self.scale.load_state(fields["loss_scale"])
         if self.average:

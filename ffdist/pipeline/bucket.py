@@ -36,7 +36,12 @@ class Bucket:
         found = [reduction.collect() for reduction in self.reductions]
         if self.team is None:
             return
-        fields = {"step": step, "bucket": self.number, "told": self.team.tell(step), "blocks": [of for of, _ in found]}
+        fields = {
+            "step": step,
+            "bucket": self.number,
+            "told": self.team.announce_stop(step),
+            "blocks": [of for of, _ in found],
+        }
         frames = [
             Frame(
                 GRADIENTS,
@@ -65,7 +70,7 @@ class Bucket:
             for reduction in self.reductions:
                 reduction.add_up()
         if self.team:
-            self.team.hear(frames.values())
+            self.team.receive_stop(frames.values())
             self.team.exchanging += time.perf_counter() - began
         if self.sliced:
             self._hand_on()

@@ -40,7 +40,7 @@ class Clock:
         overlapped: float = 0.0,
         missed: float = 0.0,
         *,
-        of: str = "epoch",
+        user: str = "epoch",
     ) -> dict[str, float]:
         """Seconds since the last lap, and "hidden": of the time that gradients were under way, the share in which this
         worker had other things to do.
@@ -50,8 +50,8 @@ class Clock:
         his own.
         """
         so_far = (time.perf_counter(), self.data, credit, exchange, gradients, overlapped, missed)
-        before = self.laps.get(of, (self.began, *[0.0] * 6))
-        self.laps[of] = so_far
+        before = self.laps.get(user, (self.began, *[0.0] * 6))
+        self.laps[user] = so_far
         seconds, data, waited, exchanged, awaited, behind, ahead = (a - b for a, b in zip(so_far, before, strict=True))
         lap = {
             "seconds": seconds,

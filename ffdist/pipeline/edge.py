@@ -30,13 +30,13 @@ class FromEdge:
         self._queued += self.receiver.queued
         return from_frame(frame)
 
-    def take_queued(self, of: str) -> float:
+    def take_queued(self, user: str) -> float:
         """How many messages lay in the queue when one was asked for, on average since this was last called.
 
         of: who asks; each has laps of his own.
         """
-        received, queued = self._taken.get(of, (0, 0))
-        self._taken[of] = self._received, self._queued
+        received, queued = self._taken.get(user, (0, 0))
+        self._taken[user] = self._received, self._queued
         return (self._queued - queued) / max(1, self._received - received)
 
 

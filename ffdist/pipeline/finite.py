@@ -118,12 +118,12 @@ class FiniteCheck:
                     self.note(NonfiniteValue("gradients", first_bad(gradient)))
                     return
 
-    def look_at_lane(self, flat: Tensor, of: int) -> None:
+    def look_at_lane(self, flat: Tensor, num_lanes: int) -> None:
         """flat: a lane's gradients, of so many lanes, whose sum is to be finite as well."""
         if not self.at_once or self.found is not None or not flat.numel():
             return
         low, high = map(float, torch.aminmax(flat))
-        if not max(-low, high) * of <= torch.finfo(flat.dtype).max:
+        if not max(-low, high) * num_lanes <= torch.finfo(flat.dtype).max:
             self.note(NonfiniteValue("gradients", low if not math.isfinite(low) else high))
 
     def note(self, trouble: NonfiniteValue) -> None:

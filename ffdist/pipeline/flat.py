@@ -27,7 +27,7 @@ class Piece(NamedTuple):
     """... and the first one that is not the slice's."""
 
 
-class Flat:
+class FlatParameters:
     """The vector's layout."""
 
     def __init__(self, parameters: Sequence[nn.Parameter], where: str) -> None:

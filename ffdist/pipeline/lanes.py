@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 
-class Part(NamedTuple):
+class MicrobatchRange(NamedTuple):
     """One microbatch of a batch."""
 
     lane: int
@@ -21,18 +21,18 @@ class Part(NamedTuple):
         return self.rows.stop - self.rows.start
 
 
-def parts(samples: int, lanes: int, microbatches: int, own: range | None = None) -> list[Part]:
+def parts(samples: int, lanes: int, microbatches: int, own: range | None = None) -> list[MicrobatchRange]:
     """The microbatches of a batch of so many samples, in order; own: of these lanes alone.
 
     Lane l has the rows from samples * l // lanes on, as a rank under data parallelism; its microbatches are as equal as
     `Tensor.chunk` makes them, and may be fewer. A lane without samples has one microbatch without any.
     """
-    found: list[Part] = []
+    found: list[MicrobatchRange] = []
     for lane in own if own is not None else range(lanes):
         first, behind = samples * lane // lanes, samples * (lane + 1) // lanes
         size = max(1, -(-(behind - first) // microbatches))
         starts = range(first, behind, size) or range(first, first + 1)
         for place, start in enumerate(starts):
             rows = slice(start, min(start + size, behind))
-            found.append(Part(lane, lane * microbatches + place, rows, start == starts[-1]))
+            found.append(MicrobatchRange(lane, lane * microbatches + place, rows, start == starts[-1]))
     return found

@@ -20,10 +20,10 @@ from ffdist.notes import note
 from ffdist.pipeline.block import BlockConfig, LearningBlock
 from ffdist.pipeline.contract import own_code
 from ffdist.pipeline.fusion import Fusion
-from ffdist.pipeline.lanes import Part, parts
+from ffdist.pipeline.lanes import MicrobatchRange, parts
 from ffdist.pipeline.message import EndOfSplit, EvalBatch
 from ffdist.pipeline.own_metrics import OwnMetrics, named_metrics
-from ffdist.pipeline.predictors import Tally
+from ffdist.pipeline.predictors import ScoreTally
 from ffdist.pipeline.stage import Stage
 from ffdist.pipeline.views import Viewed
 from ffdist.settings import TrainingSettings
@@ -81,7 +81,7 @@ def measure(
     )
     stage = stage_of(classifier)
     weights = classifier.block_weights
-    tally = Tally(metrics_of(classifier))
+    tally = ScoreTally(metrics_of(classifier))
     confusions: dict[str, Confusion] = {}
     viewed = Viewed(views, images.shape, stage_of(classifier)) if views else None
     for number, (part, x, y) in enumerate(in_parts(loader, settings.training)):
@@ -132,7 +132,7 @@ def drawing(classifier: Classifier) -> AbstractContextManager[None]:
     return seeded(derive_seed(classifier.settings.training.seed, "evaluation"))
 
 
-def in_parts(loader: Loader, training: TrainingSettings) -> Iterator[tuple[Part, Tensor, Tensor]]:
+def in_parts(loader: Loader, training: TrainingSettings) -> Iterator[tuple[MicrobatchRange, Tensor, Tensor]]:
     """Batches in the parts in which they went down the pipeline: sums differ by their order."""
     for x, y in loader.epoch(0):
         for part in parts(len(y), training.lanes or 1, training.microbatches):

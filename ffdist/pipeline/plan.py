@@ -127,7 +127,7 @@ def measure_blocks(
     *,
     microbatches: int = 1,
     repeats: int = 5,
-    of: Callable[[Sequence[float]], float] = min,
+    summarize: Callable[[Sequence[float]], float] = min,
 ) -> list[BlockCost]:
     """Time every block alone on random inputs of the right shape; one block in memory at a time.
 
@@ -162,7 +162,7 @@ def measure_blocks(
         x, features = next_tensors(local, features)
         beside = None if spec.is_last else beside
         sent = sum(tensor.nbytes for tensor in (x, features, beside) if tensor is not None)
-        costs.append(BlockCost(spec.name, of(times[1:]), parameters, sent))
+        costs.append(BlockCost(spec.name, summarize(times[1:]), parameters, sent))
     return costs
 
 

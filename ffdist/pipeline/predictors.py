@@ -86,7 +86,7 @@ class Counts:
         self.top5[name] = self.top5.get(name, 0) + int(hits.sum())
 
 
-class Tally:
+class ScoreTally:
     """Counts what predictors and blocks get right on one split."""
 
     def __init__(self, metrics: OwnMetrics | None = None) -> None:

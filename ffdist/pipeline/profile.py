@@ -16,7 +16,7 @@ ALONE = threading.Lock()
 """There is one profiler a process: of stages in threads of one, each has its turn."""
 
 
-class Profile:
+class TorchProfile:
     """`batches` batches from number `first` on, or from when the profiler is free; then `path` is a trace of them, in
     Chrome's format, that Perfetto opens."""
 

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from ffdist.pipeline.block import LearningBlock
 from ffdist.pipeline.finite import NonfiniteValue
-from ffdist.pipeline.flat import Flat
+from ffdist.pipeline.flat import FlatParameters
 from ffdist.pipeline.optim import is_elementwise
 from ffdist.pipeline.running import Key, RunningStatistics
 from ffdist.pipeline.slices import OwnSlice
@@ -55,9 +55,9 @@ class Reduction:
         each worker adds up a slice alone."""
         self.block = block
         self.lanes = lanes
-        self.of = of
+        self.num_lanes = of
         self.team = team
-        self.flat = Flat(block.learned, str(block.spec))
+        self.flat = FlatParameters(block.learned, str(block.spec))
         self.dtype = dtype
         many = len(team.shares) if team and sliced else 1
         self.slices = self.flat.slices(many)
@@ -97,7 +97,7 @@ class Reduction:
         found = self.flat.gradients()
         if watch := self.block.watch:
             if found:
-                watch.look_at_lane(found[0], self.of)
+                watch.look_at_lane(found[0], self.num_lanes)
             self.trouble = watch.take() or self.trouble
         self.partial.put(lane, None if found is None else self._rounded(found[0]))
         self.present |= set(found[1]) if found else set()
@@ -130,7 +130,7 @@ class Reduction:
             self.summed, self.values, self.others = None, {}, []
             self.running.drop()
             return
-        self.summed = total(self.values, (0, self.of), self._add)
+        self.summed = total(self.values, (0, self.num_lanes), self._add)
         if any(self.summed is value for value in self.values.values()):
             # what was sent, or lies in another's memory, may not change: clipping scales it
             self.summed = None if self.summed is None else self.summed.clone()

@@ -69,9 +69,9 @@ class FanIn:
         """Seconds spent so far waiting for something to come."""
         return sum(way.waited for way in self.all)
 
-    def take_queued(self, of: str) -> float:
+    def take_queued(self, user: str) -> float:
         """The mean over all ways of `FromEdge.take_queued`."""
-        return sum(way.take_queued(of) for way in self.all) / len(self.all)
+        return sum(way.take_queued(user) for way in self.all) / len(self.all)
 
 
 def merge(marker: Message, other: Message) -> None:

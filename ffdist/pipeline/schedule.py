@@ -15,7 +15,7 @@ RISE = 0.3
 """Share of the run over which one-cycle and triangular rise where nothing is told, as in torch's OneCycleLR."""
 
 
-def build_schedule(
+def build_lr_scheduler(
     config: SchedulerSettings, optimizer: torch.optim.Optimizer, total_steps: int, epochs: int
 ) -> LRScheduler | ReduceLROnPlateau:
     """total_steps: batches of the whole run. Plateau follows the block's own validation loss."""

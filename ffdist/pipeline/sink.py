@@ -19,7 +19,7 @@ from ffdist.pipeline.message import (
     TrainBatch,
 )
 from ffdist.pipeline.own_metrics import OwnMetrics
-from ffdist.pipeline.predictors import Tally, last_weights
+from ffdist.pipeline.predictors import ScoreTally, last_weights
 from ffdist.pipeline.score_table import ScoreSender
 
 Commit = Callable[[Snapshot, list[dict[str, Any]]], None]
@@ -56,7 +56,7 @@ class Sink:
         self.waited = 0.0
         self.metrics = metrics or OwnMetrics()
         """Of a user's own."""
-        self.tally = Tally(self.metrics)
+        self.tally = ScoreTally(self.metrics)
         self.weights = last_weights(self.records)
         """Of the blocks, from the last validation split that has passed."""
         self.open: dict[str, Any] = {}
@@ -124,7 +124,7 @@ class Sink:
                 self.test = self._take(marker)
 
     def _take(self, marker: EndOfSplit) -> dict[str, Any]:
-        result, self.tally = self.tally.result(marker.blocks), Tally(self.metrics)
+        result, self.tally = self.tally.result(marker.blocks), ScoreTally(self.metrics)
         return result
 
     def _speed(self) -> float | None:

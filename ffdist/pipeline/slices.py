@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ffdist.pipeline.block import LearningBlock
-from ffdist.pipeline.flat import Flat, in_memory
+from ffdist.pipeline.flat import FlatParameters, in_memory
 
 COUNT = "step"
 """What torch's optimisers keep once a parameter; all else has a number for each of the parameter's."""
@@ -22,7 +22,7 @@ COUNT = "step"
 class OwnSlice:
     """The block's optimiser over one of the slices of its weights."""
 
-    def __init__(self, block: LearningBlock, flat: Flat, parts: Sequence[slice], own: int) -> None:
+    def __init__(self, block: LearningBlock, flat: FlatParameters, parts: Sequence[slice], own: int) -> None:
         """parts: of the flat vector, a worker each; own: which of them is this one's."""
         assert block.optimizer is not None
         self.optimizer = block.optimizer

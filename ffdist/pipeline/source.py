@@ -15,7 +15,7 @@ from ffdist.data import Loader
 from ffdist.models import derive_seed, seeded
 from ffdist.objectives import Objective
 from ffdist.pipeline.contract import own_code
-from ffdist.pipeline.lanes import Part, parts
+from ffdist.pipeline.lanes import MicrobatchRange, parts
 from ffdist.pipeline.message import (
     EndOfEpoch,
     EndOfSplit,
@@ -56,7 +56,7 @@ ValidationOf = Callable[[int], float]
 class Stopping(Protocol):
     """Whether the run is to end early: the same for all who make a part of the batches."""
 
-    def is_told(self, step: int, *, waiting: bool = True) -> bool:
+    def is_stopping(self, step: int, *, waiting: bool = True) -> bool:
         """Whether the run ends behind batch `step`; waiting: there is still something under way."""
         ...
 
@@ -67,7 +67,7 @@ class StopAtOnce:
 
     event: Event
 
-    def is_told(self, step: int, *, waiting: bool = True) -> bool:
+    def is_stopping(self, step: int, *, waiting: bool = True) -> bool:
         return self.event.is_set()
 
 
@@ -125,7 +125,7 @@ class Source:
             if (yield from self._train()):
                 yield from self._end_epoch()
             yield self._snapshot()
-            if self.stop.is_told(self.at.step, waiting=False):
+            if self.stop.is_stopping(self.at.step, waiting=False):
                 yield Stop("interrupted")
                 return
         if best := self._best():
@@ -143,7 +143,7 @@ class Source:
             self.at = Position(step, self.at.epoch, self.at.batch + 1)
             if self.pulse_every and step % self.pulse_every == 0 and self.at.batch < len(self.loaders.train):
                 yield Pulse(step, self.at.epoch)
-            if self.at.batch < len(self.loaders.train) and self.stop.is_told(step):
+            if self.at.batch < len(self.loaders.train) and self.stop.is_stopping(step):
                 return False
             if every and step % every == 0 and self.at.batch < len(self.loaders.train):
                 yield self._snapshot()
@@ -167,14 +167,14 @@ class Source:
             number += len(cut)
         yield EndOfSplit(split, self.at.epoch)
 
-    def _evaluated(self, split: str, x: Tensor, y: Tensor, number: int, part: Part) -> EvalBatch:
+    def _evaluated(self, split: str, x: Tensor, y: Tensor, number: int, part: MicrobatchRange) -> EvalBatch:
         if not len(y):
             return EvalBatch(split, None, y, number, part.lane, part.last)
         with self._seeded("evaluation"):
             prepared = self.objective.prepare_eval(x, self.num_classes)
         return EvalBatch(split, prepared, y, number, part.lane, part.last)
 
-    def _own(self, part: Part, cut: list[Part]) -> slice:
+    def _own(self, part: MicrobatchRange, cut: list[MicrobatchRange]) -> slice:
         """Where a part lies in what the loader makes here, which begins with the first of this source's lanes."""
         first = next(each.rows.start for each in cut if each.lane == self.lanes.start)
         return slice(part.rows.start - first, part.rows.stop - first)
@@ -198,7 +198,7 @@ class Source:
         x: Tensor,
         y: Tensor,
         known: Tensor | None,
-        part: Part,
+        part: MicrobatchRange,
         samples: int,
         step: int,
         generator: torch.Generator,

@@ -29,7 +29,7 @@ from ffdist.pipeline.message import (
     Stop,
     TrainBatch,
 )
-from ffdist.pipeline.profile import Profile
+from ffdist.pipeline.profile import TorchProfile
 from ffdist.pipeline.reduce import Reduction, slices_pay
 from ffdist.pipeline.sharing import check_replicas, gathered, share_totals
 from ffdist.pipeline.synced import SideBySide
@@ -92,7 +92,7 @@ class Stage:
         self.clock = Clock()
         self.lead = HostLead(self.device)
         self.trace = Trace()
-        self.profile = Profile()
+        self.profile = TorchProfile()
         self.memory = Memory(self.device)
 
     def __str__(self) -> str:
@@ -315,7 +315,7 @@ class Stage:
         marker.stages.append(metrics)
         return marker
 
-    def usage(self, of: str, outbox: Outbox) -> dict[str, Any]:
+    def usage(self, user: str, outbox: Outbox) -> dict[str, Any]:
         """Where this stage's time went since the last such marker, and its memory."""
         team = self.team
         exchanges = (team.exchanging, team.waited, team.overlapped, team.missed) if team else ()
@@ -323,8 +323,8 @@ class Stage:
             "stage": self.index,
             "worker": self.worker,
             "blocks": [block.spec.name for block in self.blocks],
-            **self.clock.lap(outbox.waited, *exchanges, of=of),
-            "queued": self.take_queued(of),
+            **self.clock.lap(outbox.waited, *exchanges, user=user),
+            "queued": self.take_queued(user),
             **self.memory.peaks(),
         }
 

@@ -62,7 +62,7 @@ class SideBySide:
                 remedy=f"a plan with a lane a worker, e.g. {setting('plan.replicas', of)}",
             )
         self.lanes = lanes
-        self.of = of
+        self.num_lanes = of
         self.team = team
         self.device = device
         self.lockstep = Lockstep(device)
@@ -95,7 +95,7 @@ class SideBySide:
             if len(each.y)
         ]
         samples = round(len(self.full[0].y) / self.full[0].message.share)
-        self.there = {part.lane for part in parts(samples, self.of, 1) if part.samples}
+        self.there = {part.lane for part in parts(samples, self.num_lanes, 1) if part.samples}
 
     @property
     def passing(self) -> list[TrainBatch]:

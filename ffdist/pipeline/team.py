@@ -117,19 +117,19 @@ class StageGroup:
         self.post_all(mine)
         return {self.worker: mine, **self.take(kind)}
 
-    def tell(self, step: int) -> int | None:
+    def announce_stop(self, step: int) -> int | None:
         """The batch with which the others are told that the run is to end early; None: it goes on."""
         if self.stop.is_set() and self.told is None:
             self.told = step
         return self.told
 
-    def hear(self, frames: Iterable[Frame]) -> None:
+    def receive_stop(self, frames: Iterable[Frame]) -> None:
         """What the others tell of it."""
         for frame in frames:
             if self.told is None:
                 self.told = frame.fields["told"]
 
-    def is_told(self, step: int, *, waiting: bool = True) -> bool:
+    def is_stopping(self, step: int, *, waiting: bool = True) -> bool:
         """Whether the run is to end behind batch `step`, the same on every worker: what came with an exchange is known
         to all when the next batch's first block has been computed; and at once where nothing is under way."""
         return self.told is not None and self.told <= step - waiting

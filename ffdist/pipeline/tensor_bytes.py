@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(slots=True)
-class Part:
+class MemoryPart:
     """A storage at the peak, and what it was for."""
 
     storage: weakref.ref[torch.UntypedStorage]
@@ -53,7 +53,7 @@ class TensorBytes(TorchDispatchMode):
         self.labels = WeakIdKeyDictionary()
         self.optimizers: weakref.WeakSet[Optimizer] = weakref.WeakSet()
         self.peak = 0
-        self.at_peak: list[Part] = []
+        self.at_peak: list[MemoryPart] = []
         self.outer: TensorBytes | None = None
 
     def __enter__(self) -> Self:
@@ -88,16 +88,16 @@ class TensorBytes(TorchDispatchMode):
 
     def weigh(self) -> None:
         """Look whether more is held than ever before."""
-        held = self.held()
+        held = self.held_bytes()
         total = sum(part.size for part in held.values())
         if total > self.peak:
             self.peak, self.at_peak = total, list(held.values())
             self._name_owners()
 
-    def held(self) -> dict[int, Part]:
+    def held_bytes(self) -> dict[int, MemoryPart]:
         """What is alive, by address; two storages over the same memory are one."""
         alive = self.labels.items()
-        return {s.data_ptr(): Part(weakref.ref(s), s.nbytes(), label) for s, label in alive if s.nbytes()}
+        return {s.data_ptr(): MemoryPart(weakref.ref(s), s.nbytes(), label) for s, label in alive if s.nbytes()}
 
     def reset(self) -> None:
         """Forget the peak."""

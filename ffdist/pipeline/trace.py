@@ -21,7 +21,7 @@ MOST = 200_000
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class TraceSpan:
     """Nanoseconds of this process's clock, `time.perf_counter_ns`."""
 
     name: str
@@ -42,7 +42,7 @@ class Trace:
         self,
         window: range = range(0),
         device: torch.device = CPU,
-        save: Callable[[Sequence[Span], bool], None] = lambda spans, cut: None,
+        save: Callable[[Sequence[TraceSpan], bool], None] = lambda spans, cut: None,
     ) -> None:
         """save: told the spans, and whether some were left out."""
         self.window = window
@@ -50,7 +50,7 @@ class Trace:
         self.save = save
         self.active = False
         self.step = 0
-        self.spans: list[Span] = []
+        self.spans: list[TraceSpan] = []
         self.left_out = False
         self.queued: list[tuple[str, torch.Event, torch.Event, int]] = []
         """What was given to an accelerator: when it began and ended is asked when the window is over."""
@@ -89,7 +89,7 @@ class Trace:
         if self.active and end > begin:
             self.left_out = len(self.spans) >= MOST
             if not self.left_out:
-                self.spans.append(Span(name, category, begin, end, self.step))
+                self.spans.append(TraceSpan(name, category, begin, end, self.step))
 
     def receiving(self, inbox: Iterable[Message]) -> Iterator[Message]:
         """The same messages; what was waited for each, and how long it took to take it."""
@@ -119,7 +119,7 @@ class Trace:
             assert self.anchor
             event, at = self.anchor
             first, last = (at + round(seconds_between(event, each) * 1e9) for each in (begin, end))
-            self.spans.append(Span(name, "compute", first, last, step, on_device=True))
+            self.spans.append(TraceSpan(name, "compute", first, last, step, on_device=True))
         self.save(self.spans, self.left_out)
         self.active, self.window, self.spans, self.queued = False, range(0), [], []
 

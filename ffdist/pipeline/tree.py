@@ -28,7 +28,7 @@ def halves(node: Node) -> tuple[Node, Node]:
     return (first, middle), (middle, behind)
 
 
-def nodes_of(lanes: range, of: int) -> list[Node]:
+def nodes_of(lanes: range, num_lanes: int) -> list[Node]:
     """The largest nodes of the tree over `of` lanes that lie within some consecutive ones, in order."""
 
     def within(node: Node) -> list[Node]:
@@ -39,7 +39,7 @@ def nodes_of(lanes: range, of: int) -> list[Node]:
         left, right = halves(node)
         return within(left) + within(right)
 
-    return within((0, of)) if lanes else []
+    return within((0, num_lanes)) if lanes else []
 
 
 def total(values: Mapping[Node, V], node: Node, add: Add[V]) -> V | None:
@@ -57,8 +57,8 @@ def total(values: Mapping[Node, V], node: Node, add: Add[V]) -> V | None:
 class Partial:
     """What one worker adds up, lane after lane: no more values are kept than the tree is deep."""
 
-    def __init__(self, lanes: range, of: int, add: Add[Tensor] = torch.add) -> None:
-        self.wanted = nodes_of(lanes, of)
+    def __init__(self, lanes: range, num_lanes: int, add: Add[Tensor] = torch.add) -> None:
+        self.wanted = nodes_of(lanes, num_lanes)
         self.add = add
         self.values: dict[Node, Tensor] = {}
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ffdist.errors import ConfigError
 from ffdist.pipeline.message import EvalBatch
-from ffdist.pipeline.predictors import Tally, summed
+from ffdist.pipeline.predictors import ScoreTally, summed
 from ffdist.pipeline.stage import Stage
 
 VIEWS = ("flip", "shift")
@@ -59,7 +59,7 @@ class Viewed:
         self.names = [name for name in VIEWS if name in set(names)]
         self.views = views_of(names, shape)
         self.stage = stage
-        self.tally = Tally()
+        self.tally = ScoreTally()
 
     def add(self, batches: Iterable[EvalBatch], weights: dict[str, float] | None) -> None:
         """batches: of the same samples, one of each view."""

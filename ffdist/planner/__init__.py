@@ -8,7 +8,7 @@ price(profile, cluster, plan).rate, simulate(profile, cluster, plan).rate     # 
 
 from __future__ import annotations
 
-from ffdist.planner.cluster import Cluster, Link, parse_bytes, parse_link
+from ffdist.planner.cluster import Cluster, NetworkLink, parse_bytes, parse_link
 from ffdist.planner.price import Price, price
 from ffdist.planner.profile import BlockProfile, Curve, Profile
 from ffdist.planner.search import best_plan
@@ -17,7 +17,7 @@ __all__ = [
     "BlockProfile",
     "Cluster",
     "Curve",
-    "Link",
+    "NetworkLink",
     "Price",
     "Profile",
     "best_plan",

@@ -28,7 +28,7 @@ from ffdist.notes import note
 from ffdist.objectives import Objective
 from ffdist.pipeline.block import BlockConfig
 from ffdist.pipeline.optim import is_elementwise
-from ffdist.planner.cluster import Link
+from ffdist.planner.cluster import NetworkLink
 from ffdist.planner.measure import measure_chain, measure_source, sizes_of
 from ffdist.planner.profile import FORMAT, Profile
 from ffdist.settings import Settings
@@ -107,16 +107,16 @@ def profile_of(
     return cached(facts, measure, Profile.from_json, fresh=fresh)
 
 
-def links_here(*, on_cpu: bool, fresh: bool = False) -> tuple[Link, Link]:
+def links_here(*, on_cpu: bool, fresh: bool = False) -> tuple[NetworkLink, NetworkLink]:
     """What joins two processes of this host: as it is, by shared memory where there is such; and a network of no limit
     whose ends are here, by gloo, for what its sending and receiving takes of a CPU."""
     facts = {"what": "links", "format": FORMAT, "processor": processor_name(), "versions": versions()}
     rates = cached(facts, measure_links, dict, fresh=fresh)
     memory, network = (link_of(rates, name) for name in (rates["within"], "gloo"))
     cpu = 1.0 if on_cpu else 0.0
-    here = Link(memory.rate, memory.latency, cpu / memory.rate, wired=False)
+    here = NetworkLink(memory.rate, memory.latency, cpu / memory.rate, wired=False)
     each = cpu / (rates[f"gloo {LARGE}"] * LARGE)
-    return here, Link(network.rate, network.latency, each, each)
+    return here, NetworkLink(network.rate, network.latency, each, each)
 
 
 def measure_links() -> dict[str, Any]:
@@ -140,11 +140,11 @@ def print_links() -> None:
     print(json.dumps(told | {"within": within}))
 
 
-def link_of(rates: dict[str, Any], transport: str) -> Link:
+def link_of(rates: dict[str, Any], transport: str) -> NetworkLink:
     """From the messages a second of two sizes."""
     small, large = (1 / rates[f"{transport} {size}"] for size in (SMALL, LARGE))
     rate = (LARGE - SMALL) / max(1e-9, large - small)
-    return Link(rate, max(0.0, small - SMALL / rate))
+    return NetworkLink(rate, max(0.0, small - SMALL / rate))
 
 
 def cached(

@@ -12,7 +12,7 @@ MOST_DEVICES = 4096
 
 
 @dataclass(frozen=True)
-class Link:
+class NetworkLink:
     """What joins two workers; each has one of its own, which carries both directions at once."""
 
     rate: float
@@ -39,14 +39,14 @@ class Link:
         return f"{told},{self.latency * 1e6:.3g}us" if self.latency else told
 
 
-LOCAL = Link(rate=5e9, latency=20e-6, sender=1 / 5e9, wired=False)
+LOCAL = NetworkLink(rate=5e9, latency=20e-6, sender=1 / 5e9, wired=False)
 """Processes of one host, where nobody has measured them."""
 NETWORK_CPU = 1 / 2.4e9
 """Seconds of a CPU's computing that a byte takes at either end of a network, where nobody has measured it."""
 
 
 @dataclass(frozen=True)
-class Exchange:
+class ExchangeCost:
     """How workers that share a block exchange its gradients, as `pipeline/reduce.py` has it."""
 
     told: str = "auto"
@@ -81,16 +81,16 @@ class Cluster:
     """Workers and what joins them."""
 
     devices: int
-    link: Link = LOCAL
+    link: NetworkLink = LOCAL
     speeds: tuple[float, ...] = ()
     """Of each device, against that of the profile; none for all alike. Worker i is on device i."""
     memory_limit: float | None = None
     """Bytes that a worker may hold."""
     queue: int = 2
     """Messages on an edge, at most."""
-    collective: Link | None = None
+    collective: NetworkLink | None = None
     """What backpropagation's all-reduce goes by, where that is another: gloo's, say, beside shared memory."""
-    exchange: Exchange = Exchange()
+    exchange: ExchangeCost = ExchangeCost()
     cores: float | None = None
     """How many of the workers compute at once, where they share a host's cores; None: all of them."""
 
@@ -129,7 +129,7 @@ TIMES = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0}
 NUMBER = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*([a-zµ/]+)")
 
 
-def parse_link(text: str, *, on_cpu: bool = False) -> Link:
+def parse_link(text: str, *, on_cpu: bool = False) -> NetworkLink:
     """ "1gbit", "25gbit,50us", "3GB/s": a rate, and what a message takes beside it, 50 us where nothing is said.
 
     on_cpu: whether the ends' computing suffers. Raises ConfigError for what is none.
@@ -141,7 +141,7 @@ def parse_link(text: str, *, on_cpu: bool = False) -> Link:
         raise ConfigError("that is no link", where=setting("link"), expected="a rate, and a latency where it is known: "
                           "1gbit, 25gbit,50us, 3GB/s", got=text)  # fmt: skip
     cpu = NETWORK_CPU if on_cpu else 0.0
-    return Link(found, delay, cpu, cpu)
+    return NetworkLink(found, delay, cpu, cpu)
 
 
 SIZES = {"b": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}

@@ -38,7 +38,7 @@ FEW = 8
 """Up to so many lanes, each number that the worker before may take of a stage is tried; of more, the most."""
 
 
-class Run(NamedTuple):
+class PartialPlan(NamedTuple):
     """Blocks up to some border dealt out, and what the last worker has taken on so far."""
 
     worker: int
@@ -51,16 +51,16 @@ class Run(NamedTuple):
     graph: float
     lanes: int
     """Of the last stage, by this worker; its output is sent when it is known who takes it on."""
-    before: Run | None = None
+    before: PartialPlan | None = None
     stage: tuple[int, int] = (0, 0)
     counts: tuple[int, ...] = ()
     """Lanes of the stage's workers in order; the last is `worker`."""
 
 
-FIRST = Run(-1, inf, 0.0, 0.0, 0.0, 0.0, 0)
+FIRST = PartialPlan(-1, inf, 0.0, 0.0, 0.0, 0.0, 0)
 
 
-class Search:
+class PlanSearch:
     """For one number of lanes.
 
     shared: whether stages may have several workers, and workers several stages.
@@ -131,7 +131,7 @@ class Search:
     def within(self, seconds: float) -> Price | None:
         """A plan whose price is no more than that; None where there is none."""
         size = self.costs.size
-        runs: list[list[Run]] = [[FIRST], *([] for _ in range(size))]
+        runs: list[list[PartialPlan]] = [[FIRST], *([] for _ in range(size))]
         for i in range(size):
             for run in runs[i]:
                 gone = [self.sent(run, lanes, i, seconds) for lanes in range(run.lanes + 1)]
@@ -146,14 +146,14 @@ class Search:
         # cores that workers share are priced, and not searched by: all workers together may take longer than each
         return found if found and found.seconds <= seconds * (1 + 1e-6) else None
 
-    def add(self, runs: list[Run], new: Run, j: int, seconds: float) -> None:
+    def add(self, runs: list[PartialPlan], new: PartialPlan, j: int, seconds: float) -> None:
         """Keep the new one unless another is no worse in everything, and drop those that it is no worse than."""
         if any(self.no_worse(old, new, j, seconds) for old in runs):
             return
         runs[:] = [old for old in runs if not self.no_worse(new, old, j, seconds)]
         runs.append(new)
 
-    def no_worse(self, a: Run, b: Run, j: int, seconds: float) -> bool:
+    def no_worse(self, a: PartialPlan, b: PartialPlan, j: int, seconds: float) -> bool:
         """Whether whatever can follow b can follow a, in no more time."""
         if a.worker > b.worker:
             return False
@@ -177,21 +177,23 @@ class Search:
         """Whether the link carries in that time whatever a worker could have to send."""
         return self.cluster.link.carrying(self.most_traffic) <= seconds
 
-    def can_leave(self, run: Run, j: int, seconds: float) -> bool:
+    def can_leave(self, run: PartialPlan, j: int, seconds: float) -> bool:
         return self.sent(run, run.lanes, j, seconds) is not None
 
-    def is_enough(self, run: Run, j: int, seconds: float) -> bool:
+    def is_enough(self, run: PartialPlan, j: int, seconds: float) -> bool:
         """Whether a stage that ends so needs no more workers: the next one, free yet, could begin with what follows."""
         return not self.all_shares and self.can_leave(run, j, seconds)
 
-    def can_end(self, run: Run, j: int, seconds: float) -> bool:
+    def can_end(self, run: PartialPlan, j: int, seconds: float) -> bool:
         """Whether the blocks from j on could still be computed in time, if nothing else were to do."""
         left = self.lanes * self.costs.total("lane", j, self.costs.size)
         room = max(0.0, seconds - run.busy) * self.cluster.speed(run.worker)
         room = room if self.shared else 0.0
         return left <= (room + self.capacity[run.worker + 1] * seconds) * (1 + CLOSE) or not isfinite(seconds)
 
-    def dealt(self, run: Run, gone: Sequence[Run | None], i: int, j: int, seconds: float) -> Iterator[Run]:
+    def dealt(
+        self, run: PartialPlan, gone: Sequence[PartialPlan | None], i: int, j: int, seconds: float
+    ) -> Iterator[PartialPlan]:
         """Blocks i..j as one stage behind `run`: by new workers, and with some lanes by the last one.
 
         gone: the run when so many of its lanes have gone to other workers, by their number.
@@ -208,8 +210,8 @@ class Search:
                 yield from self.with_head(run, gone, lanes, i, j, seconds)
 
     def with_head(
-        self, run: Run, gone: Sequence[Run | None], lanes: int | None, i: int, j: int, seconds: float
-    ) -> Iterator[Run]:
+        self, run: PartialPlan, gone: Sequence[PartialPlan | None], lanes: int | None, i: int, j: int, seconds: float
+    ) -> Iterator[PartialPlan]:
         """lanes: how many the last worker takes; None: as many as it can."""
         workers, upto = max(1, self.least_workers(i, j, seconds) - 1), self.cluster.devices - run.worker
         while workers <= min(self.lanes, upto):
@@ -225,8 +227,15 @@ class Search:
             workers = self.more(workers, head.lanes if head else 0, 1, i, j, seconds)
 
     def head(
-        self, run: Run, gone: Sequence[Run | None], lanes: int | None, workers: int, i: int, j: int, seconds: float
-    ) -> Run | None:
+        self,
+        run: PartialPlan,
+        gone: Sequence[PartialPlan | None],
+        lanes: int | None,
+        workers: int,
+        i: int,
+        j: int,
+        seconds: float,
+    ) -> PartialPlan | None:
         """The last worker with so many lanes of the next stage; None: with as many as it can take.
 
         Where others have the rest, it must be able to send its output: who takes that on comes behind them.
@@ -245,7 +254,7 @@ class Search:
             own = at_most(own - 1, room, self.costs.per_lane(i, j, speed))
         return None
 
-    def dealt_to(self, run: Run, i: int, j: int, seconds: float) -> Iterator[Run]:
+    def dealt_to(self, run: PartialPlan, i: int, j: int, seconds: float) -> Iterator[PartialPlan]:
         """By new workers alone."""
         most = min(self.lanes, self.cluster.devices - run.worker - 1) if self.shared else 1
         workers = self.least_workers(i, j, seconds)
@@ -269,8 +278,8 @@ class Search:
         return max(workers + 1, heads + ceil((self.lanes - had) / each)) if each else self.lanes + 1
 
     def shared_out(
-        self, run: Run, counts: tuple[int, ...], workers: int, i: int, j: int, seconds: float
-    ) -> Run | None:  # fmt: skip
+        self, run: PartialPlan, counts: tuple[int, ...], workers: int, i: int, j: int, seconds: float
+    ) -> PartialPlan | None:  # fmt: skip
         """The rest of a stage's lanes to the next workers, each as many as it can take; None where that is not all.
 
         counts: of those who have some already.
@@ -313,12 +322,14 @@ class Search:
             upto = 2 ** (upto - 1).bit_length() // 2  # with a buffer less
         return upto
 
-    def opened(self, worker: int, counts: tuple[int, ...], workers: int, i: int, j: int, before: Run) -> Run:
+    def opened(
+        self, worker: int, counts: tuple[int, ...], workers: int, i: int, j: int, before: PartialPlan
+    ) -> PartialPlan:
         """A worker that begins with its lanes of this stage."""
         lanes, costs = counts[-1], self.costs
         load = costs.load(i, j, workers, self.cluster.speed(worker))
         came = lanes * costs.crossing[i]
-        return Run(
+        return PartialPlan(
             worker,
             lanes * load.lane + load.fixed + came * self.cluster.link.receiver,
             load.exchanged,
@@ -331,7 +342,9 @@ class Search:
             counts,
         )
 
-    def taken_on(self, gone: Run, run: Run, lanes: int, workers: int, i: int, j: int, seconds: float) -> Run | None:
+    def taken_on(
+        self, gone: PartialPlan, run: PartialPlan, lanes: int, workers: int, i: int, j: int, seconds: float
+    ) -> PartialPlan | None:
         """The last worker with so many lanes of the next stage, too; None where it has no room for them.
 
         gone: the run when those lanes have gone that it does not take on.
@@ -344,7 +357,7 @@ class Search:
         busy = gone.busy + lanes * load.lane + load.fixed + came * self.cluster.link.receiver
         if busy > seconds:
             return None
-        head = Run(
+        head = PartialPlan(
             run.worker,
             busy,
             gone.out + load.exchanged,
@@ -362,7 +375,7 @@ class Search:
         """0 where there is no limit to it."""
         return self.costs.memory(i, j, lanes, workers) if isfinite(self.limit) else 0.0
 
-    def sent(self, run: Run, lanes: int, border: int, seconds: float) -> Run | None:
+    def sent(self, run: PartialPlan, lanes: int, border: int, seconds: float) -> PartialPlan | None:
         """The run when so many of its lanes have gone to another worker; None where that takes too long."""
         if run.worker < 0 or border == self.costs.size:
             return run
@@ -370,15 +383,15 @@ class Search:
         gone = run._replace(busy=run.busy + num_bytes * self.cluster.link.sender, out=run.out + num_bytes)
         return gone if self.keeps_to(gone, seconds) else None
 
-    def keeps_to(self, run: Run, seconds: float) -> bool:
+    def keeps_to(self, run: PartialPlan, seconds: float) -> bool:
         if run.busy > seconds or run.memory + run.graph > self.limit:
             return False
         return run.out / self.rate <= seconds and run.back / self.rate <= seconds
 
-    def plan(self, run: Run) -> Plan:
+    def plan(self, run: PartialPlan) -> Plan:
         """Of a run through all blocks. Who has lanes of two stages has the same ones of both, as far as it goes."""
         found: list[tuple[tuple[int, int], list[Share]]] = []
-        each: Run | None = run
+        each: PartialPlan | None = run
         while each is not None and each.before is not None:
             if each.counts:
                 found.append((each.stage, dealt_lanes(each, self.lanes)))
@@ -395,7 +408,7 @@ class Search:
         return Plan(self.lanes, tuple(stages))
 
 
-def start_of(run: Run) -> Run | None:
+def start_of(run: PartialPlan) -> PartialPlan | None:
     """The run before the stage that ends this one."""
     before = run.before
     if before is not None and before.stage == run.stage and before.counts:
@@ -403,7 +416,7 @@ def start_of(run: Run) -> Run | None:
     return before
 
 
-def dealt_lanes(run: Run, lanes: int) -> list[Share]:
+def dealt_lanes(run: PartialPlan, lanes: int) -> list[Share]:
     """The lanes of a stage in the order of its workers."""
     first, shares = 0, list[Share]()
     for place, count in enumerate(run.counts):

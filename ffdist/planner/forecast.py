@@ -18,7 +18,7 @@ from ffdist.models import Chain
 from ffdist.objectives import Objective
 from ffdist.plan import Plan
 from ffdist.planner.cached import links_here, profile_of
-from ffdist.planner.cluster import Cluster, Exchange, parse_bytes, parse_link
+from ffdist.planner.cluster import Cluster, ExchangeCost, parse_bytes, parse_link
 from ffdist.planner.price import Price, price
 from ffdist.planner.profile import Profile
 from ffdist.planner.schedules import ddp, one_f_one_b
@@ -193,7 +193,7 @@ def cluster_of(request: Request, device: torch.device, settings: Settings) -> Cl
         speeds=request.speeds,
         memory_limit=parse_bytes(limit) if isinstance(limit, str) else limit,
         queue=settings.plan.queue,
-        exchange=Exchange(settings.plan.exchange, 0.5 if settings.training.exchange_dtype == "bf16" else 1.0),
+        exchange=ExchangeCost(settings.plan.exchange, 0.5 if settings.training.exchange_dtype == "bf16" else 1.0),
     )  # checked before anything is measured
     here, network = links_here(on_cpu=on_cpu, fresh=request.fresh)
     if told:

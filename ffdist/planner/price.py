@@ -101,8 +101,8 @@ def price(profile: Profile, cluster: Cluster, plan: Plan) -> Price:
 
 def bounds(plan: Plan) -> list[tuple[int, int]]:
     """Of each stage, the number of its first block and of the first one behind it."""
-    ends = [sum(plan.cut[: n + 1]) for n in range(len(plan.cut))]
-    return [(end - size, end) for size, end in zip(plan.cut, ends, strict=True)]
+    ends = [sum(plan.blocks_per_stage[: n + 1]) for n in range(len(plan.blocks_per_stage))]
+    return [(end - size, end) for size, end in zip(plan.blocks_per_stage, ends, strict=True)]
 
 
 def stage_price(

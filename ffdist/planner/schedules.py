@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ffdist.pipeline.plan import partition, split_by_stage
-from ffdist.planner.cluster import Cluster, Link
+from ffdist.planner.cluster import Cluster, NetworkLink
 from ffdist.planner.profile import BackpropProfile, BlockProfile, Profile
 from ffdist.planner.simulate import BATCHES, Draw
 
@@ -15,7 +15,7 @@ BUCKET = 25 * 2**20
 
 
 @dataclass(frozen=True)
-class Backprop:
+class BackpropTime:
     """A batch by backpropagation."""
 
     seconds: float
@@ -28,7 +28,7 @@ class Backprop:
         return self.batch / self.seconds
 
 
-def ddp(profile: Profile, cluster: Cluster, *, batches: int = BATCHES, seed: int | None = None) -> Backprop:
+def ddp(profile: Profile, cluster: Cluster, *, batches: int = BATCHES, seed: int | None = None) -> BackpropTime:
     """DistributedDataParallel on all devices: buckets of gradients are reduced around a ring, one behind the other,
     from when backward has made them on every rank; the optimiser waits for the last."""
     blocks, draw = of(profile).blocks, Draw(seed)
@@ -50,10 +50,10 @@ def ddp(profile: Profile, cluster: Cluster, *, batches: int = BATCHES, seed: int
             end = max(end, reduced(blocks, [max(column) for column in zip(*ready, strict=True)], ranks, link) * crowded)
             end += 2 * gradients(blocks) * (ranks - 1) / ranks * (link.sender + link.receiver)
         total += end + sum(block.step for block in blocks) * crowded
-    return Backprop(total / batches, profile.batch)
+    return BackpropTime(total / batches, profile.batch)
 
 
-def reduced(blocks: Sequence[BlockProfile], ready: Sequence[float], ranks: int, link: Link) -> float:
+def reduced(blocks: Sequence[BlockProfile], ready: Sequence[float], ranks: int, link: NetworkLink) -> float:
     """When the last bucket has been around the ring; ready: when every rank has each block's gradients."""
     end = size = 0.0
     for index in reversed(range(len(blocks))):
@@ -66,7 +66,7 @@ def reduced(blocks: Sequence[BlockProfile], ready: Sequence[float], ranks: int, 
 
 def one_f_one_b(
     profile: Profile, cluster: Cluster, *, batches: int = BATCHES, seed: int | None = None
-) -> Backprop:  # fmt: skip
+) -> BackpropTime:  # fmt: skip
     """The best of a few numbers of microbatches. Stages by measured time, one a device; where there are more devices
     than blocks, replicas of the pipeline, whose gradients are reduced around a ring behind the last microbatch."""
     counts = [count for count in (1, 4, 8, 16, 32) if count <= profile.batch]
@@ -74,7 +74,7 @@ def one_f_one_b(
     return min(found, key=lambda each: each.seconds)
 
 
-def piped(profile: Profile, cluster: Cluster, microbatches: int, batches: int, seed: int | None) -> Backprop:
+def piped(profile: Profile, cluster: Cluster, microbatches: int, batches: int, seed: int | None) -> BackpropTime:
     blocks, draw, link = of(profile).blocks, Draw(seed), cluster.link
     size = min(cluster.devices, len(blocks) - 1)
     replicas = cluster.devices // size
@@ -98,7 +98,7 @@ def piped(profile: Profile, cluster: Cluster, microbatches: int, batches: int, s
     each = (max(clocks) - first) / max(1, batches - 1) if batches > 1 else first
     if cluster.cores and size * replicas > cluster.cores:
         each = max(each, replicas * microbatches * sum(seconds) / cluster.cores)
-    return Backprop(each, profile.batch, microbatches)
+    return BackpropTime(each, profile.batch, microbatches)
 
 
 def one_batch(

@@ -9,7 +9,7 @@ from math import ceil, inf
 from ffdist.errors import ConfigError, setting
 from ffdist.plan import Plan, PlanStage, Share
 from ffdist.planner.cluster import Cluster
-from ffdist.planner.dealing import Search
+from ffdist.planner.dealing import PlanSearch
 from ffdist.planner.price import Price, price
 from ffdist.planner.profile import Profile
 
@@ -37,11 +37,11 @@ def best_plan(
 def best_price(profile: Profile, cluster: Cluster, *, lanes: int | None = None, exactly: bool = False) -> Price:
     """As `best_plan`, with what it costs."""
     best: Price | None = None
-    of_best: Search | None = None
+    of_best: PlanSearch | None = None
     counts = [lanes] if lanes else lane_counts(profile, cluster.devices)
     for count in counts:
         check_lanes(profile, count)
-        search = Search(profile, cluster, count)
+        search = PlanSearch(profile, cluster, count)
         if exactly and cluster.devices > count * search.costs.size:
             continue
         found = search.near(best.seconds * (1 - PAYS) if best else inf, PAYS / 2)
@@ -56,7 +56,7 @@ def best_price(profile: Profile, cluster: Cluster, *, lanes: int | None = None, 
 
 def best_pipeline(profile: Profile, cluster: Cluster, *, lanes: int = 1) -> Price | None:
     """The best plan of stages with a worker each, of as many devices as help; None where none keeps to the limit."""
-    search = Search(profile, cluster, lanes, shared=False)
+    search = PlanSearch(profile, cluster, lanes, shared=False)
     return search.least()
 
 
@@ -142,9 +142,9 @@ def nothing_fits(profile: Profile, cluster: Cluster, counts: Sequence[int], *, e
 
 def least_memory(profile: Profile, cluster: Cluster, lanes: int) -> float:
     """Bytes of the worker with the most, in the plan where that is the least."""
-    found = Search(profile, replace(cluster, memory_limit=None), lanes).within(inf)
+    found = PlanSearch(profile, replace(cluster, memory_limit=None), lanes).within(inf)
     assert found, "without a limit there is always one"
-    while better := Search(profile, replace(cluster, memory_limit=found.memory * (1 - 1e-6)), lanes).within(inf):
+    while better := PlanSearch(profile, replace(cluster, memory_limit=found.memory * (1 - 1e-6)), lanes).within(inf):
         found = better
     return found.memory
 

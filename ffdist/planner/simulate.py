@@ -69,7 +69,7 @@ def simulate(
 ) -> Simulated:
     """So many batches through the plan, six at least; seed: of the draws, None for none, every time at its value."""
     assert batches >= 6
-    run = Run(profile, cluster, plan, batches, seed)
+    run = SimulatedRun(profile, cluster, plan, batches, seed)
     run.events.run()
     assert len(run.ends) == batches, "every batch comes to the end"
     first, last = batches // 3, batches - 1 - batches // 6
@@ -79,7 +79,7 @@ def simulate(
     return Simulated(seconds, profile.batch, idle, hidden)
 
 
-class Run:
+class SimulatedRun:
     """The state of a simulation."""
 
     def __init__(self, profile: Profile, cluster: Cluster, plan: Plan, batches: int, seed: int | None) -> None:
@@ -97,7 +97,7 @@ class Run:
         }  # fmt: skip
         """Credits of each edge, by the stage before it and its ends."""
         self.wake = [Signal() for _ in range(plan.workers)]
-        self.exchanges: dict[tuple[int, int, int], Exchange] = {}
+        self.exchanges: dict[tuple[int, int, int], GradientExchange] = {}
         """By stage, block and batch."""
         self.left = [plan.lanes for _ in range(batches)]
         self.ends: list[float] = []
@@ -221,7 +221,7 @@ class Run:
         if len(workers) == 1:
             yield from self.compute(worker, block.step)
             return
-        exchange = self.exchanges.setdefault((stage, index, batch), Exchange(len(workers)))
+        exchange = self.exchanges.setdefault((stage, index, batch), GradientExchange(len(workers)))
         exchange.missing -= 1
         if exchange.missing:
             return
@@ -243,7 +243,7 @@ class Run:
         if len(workers) == 1:
             return
         many, block, link = len(workers), self.profile.blocks[index], self.cluster.link
-        exchange = self.exchanges.setdefault((stage, index, batch), Exchange(many))
+        exchange = self.exchanges.setdefault((stage, index, batch), GradientExchange(many))
         begun = self.events.now
         yield exchange.done
         self.waited += self.events.now - begun
@@ -272,7 +272,7 @@ class Run:
             self.events.fire(self.wake[worker])
 
 
-class Exchange:
+class GradientExchange:
     """Of one block's gradients of one batch."""
 
     def __init__(self, workers: int) -> None:

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from ffdist.errors import StageError
 from ffdist.events import RunStopped
 from ffdist.runtime.beat import Doing
-from ffdist.runtime.child import Line, Start
+from ffdist.runtime.child import LauncherPipe, ProcessStart
 from ffdist.runtime.edges import Kind, ProcessEdges
 from ffdist.runtime.processes import run_lives
 from ffdist.runtime.routes import Route
@@ -39,7 +39,7 @@ class PassOn:
 
     kind: Kind
 
-    def __call__(self, start: Start, line: Line, doing: Doing) -> None:
+    def __call__(self, start: ProcessStart, line: LauncherPipe, doing: Doing) -> None:
         world = start.world
         store = dist.FileStore(start.store, world.size)
         edges = ProcessEdges(world, store, torch.device("cpu"), transport=self.kind, timeout=PATIENCE)

@@ -28,7 +28,7 @@ START = (
 PR_SET_PDEATHSIG = 1
 
 
-class Start(NamedTuple):
+class ProcessStart(NamedTuple):
     """What a stage's process is told before the job."""
 
     world: World
@@ -39,7 +39,7 @@ class Start(NamedTuple):
     script: Script | None
 
 
-class Line:
+class LauncherPipe:
     """A stage's end of the line to the process that has started it: orders come in, events go out, in any thread."""
 
     def __init__(self, connection: Connection) -> None:
@@ -69,13 +69,13 @@ class Line:
 
 def main(connection: Connection) -> None:
     """A stage's process, from here to its end."""
-    line = Line(connection)
+    line = LauncherPipe(connection)
     hear_signals(lambda number: line.report({"event": "signal", "number": number}))
     for number in SIGNALS:
         signal.signal(number, lambda *_: None)  # whoever started the stages decides what they do
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     try:
-        start: Start = connection.recv()
+        start: ProcessStart = connection.recv()
         end_with_parent(start.parent)
         job = connection.recv_bytes()
     except (EOFError, OSError):

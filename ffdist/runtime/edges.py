@@ -19,7 +19,7 @@ from ffdist.errors import ConfigError, StageError, setting
 from ffdist.runtime.meeting import await_key, set_key
 from ffdist.runtime.routes import Route
 from ffdist.runtime.world import World
-from ffdist.transport import Edge, Meeting, Place, Receiver, Sender, Transport, transport_of
+from ffdist.transport import Edge, EdgeContext, Receiver, Sender, Transport, WorkerLocation, transport_of
 from ffdist.transport.registry import fastest, here
 
 Kind = str
@@ -33,7 +33,7 @@ class Ends(NamedTuple):
     receivers: dict[str, Receiver]
 
 
-def kind_of(wanted: Kind, up: Place, down: Place, joined: str) -> Kind:
+def kind_of(wanted: Kind, up: WorkerLocation, down: WorkerLocation, joined: str) -> Kind:
     """The transport of an edge between two workers; joined: who they are, for the error.
 
     auto: the fastest that joins them. Raises ConfigError when the transport asked for cannot.
@@ -52,7 +52,7 @@ def kind_of(wanted: Kind, up: Place, down: Place, joined: str) -> Kind:
     return wanted
 
 
-def host_kind(wanted: Kind, up: Place, down: Place) -> Kind:
+def host_kind(wanted: Kind, up: WorkerLocation, down: WorkerLocation) -> Kind:
     """The same for few numbers, which travel from CPU to CPU."""
     if wanted != "auto":
         transport = transport_of(wanted)
@@ -80,11 +80,13 @@ class ProcessEdges:
         set_key(store, f"place/{world.rank}", json.dumps(here(device)), where=str(world))
         self.places = [self._place(rank) for rank in range(world.size)]
 
-    def _place(self, rank: int) -> Place:
+    def _place(self, rank: int) -> WorkerLocation:
         failure, where = f"stage {rank} did not get ready", str(self.world)
-        return Place(*json.loads(await_key(self.store, f"place/{rank}", self.timeout, failure=failure, where=where)))
+        return WorkerLocation(
+            *json.loads(await_key(self.store, f"place/{rank}", self.timeout, failure=failure, where=where))
+        )
 
-    def _places_of(self, route: Route) -> tuple[Place, Place]:
+    def _places_of(self, route: Route) -> tuple[WorkerLocation, WorkerLocation]:
         return self.places[route.source], self.places[route.target]
 
     def kind(self, route: Route) -> Kind:
@@ -105,7 +107,7 @@ class ProcessEdges:
             edge = Edge(route.name, route.depth, self.timeout, self.world.attempt)
             transport = transports[route.name]
             carrier = self.device if transport.on_device else CPU
-            meeting = Meeting(self.store, carrier, groups.get(route.name))
+            meeting = EdgeContext(self.store, carrier, groups.get(route.name))
             if route.source == self.world.rank:
                 found.senders[route.name] = sending.enter_context(closing(transport.open_sender(edge, meeting)))
             if route.target == self.world.rank:

@@ -150,7 +150,7 @@ def joined_as(network: Chain | nn.Sequential, settings: Settings, facts: DataFac
     cut = settings.network.blocks or None
     if isinstance(network, Chain):
         return network if cut is None else network.regroup(cut)
-    return Chain.from_sequential(network, input_shape=facts.shape, num_classes=len(facts.classes), cut=cut)
+    return Chain.from_sequential(network, input_shape=facts.shape, num_classes=len(facts.classes), layers_per_block=cut)
 
 
 def _load_file(path: Path, network: Chain | nn.Sequential | None, objective: Objective | str | None) -> Classifier:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import MISSING, fields, is_dataclass, replace
 from typing import Any
 
-from ffdist.baselines.twin import Backprop, twin
+from ffdist.baselines.twin import BackpropRule, twin
 from ffdist.data import Images, open_data
 from ffdist.data.preparation import from_texts
 from ffdist.errors import ConfigError, FfdistError, setting
@@ -18,7 +18,7 @@ from ffdist.models import Chain, load_model
 from ffdist.objectives import OBJECTIVES, Objective, load_objective
 from ffdist.objectives.load import known_objective
 from ffdist.options import pairs, text_of
-from ffdist.runtime.opened import as_told
+from ffdist.runtime.opened import with_preprocessing
 from ffdist.runtime.own_code import GIVEN, WORDS, settled_module
 from ffdist.runtime.run import smoothed
 from ffdist.settings import DatasetSettings, Settings
@@ -85,7 +85,7 @@ def data_settings(images: Images, told: DatasetSettings) -> dict[str, Any]:
             opened = open_data(place, told=from_texts(args if place == images.source else (), ""))
             size = None if opened.shape == images.shape else images.shape[-1]
             size = told.image_size if told.preprocess else size
-            if as_told(opened, replace(told, image_size=size)).digest == images.digest:
+            if with_preprocessing(opened, replace(told, image_size=size)).digest == images.digest:
                 return {"data": images.source, "image_size": size, "data_args": args, "data_root": root}
     except FfdistError:
         pass
@@ -149,7 +149,7 @@ def given_network(settings: Settings, network: Chain, rule: Objective) -> tuple[
     rule = smoothed(rule, settings)
     check_given(settings, network, rule)
     if settings.rule.objective == BACKPROP:
-        return twin(network), smoothed(Backprop(), settings)
+        return twin(network), smoothed(BackpropRule(), settings)
     return network, rule
 
 

@@ -26,7 +26,7 @@ from ffdist.runtime.outcome import Result
 from ffdist.runtime.rank import idle_gpus
 from ffdist.runtime.run import SETTINGS
 from ffdist.runtime.threads import computing_threads_kept
-from ffdist.runtime.torchrun import Meeting, Signals, meet, run_rank
+from ffdist.runtime.torchrun import Rendezvous, Signals, meet, run_rank
 from ffdist.runtime.world import World
 from ffdist.snapshot import committed
 
@@ -34,7 +34,7 @@ RUNS = count()
 """Of this process, in order: a script that is started again, and trains several times, comes by the same ones."""
 
 
-class Place(NamedTuple):
+class RunPlace(NamedTuple):
     """Where the run is kept, as rank 0 tells the others."""
 
     run: str
@@ -48,7 +48,7 @@ Begin = Callable[[], AbstractContextManager[Path]]
 
 
 @dataclass(frozen=True)
-class Joined:
+class JoinedRun:
     """This process as one stage of the run that a script of torchrun's comes to."""
 
     world: World
@@ -85,7 +85,7 @@ class Joined:
         with signals.handled(), computing_threads_kept(), ExitStack() as start:
             meeting = meet(world, job.timeout)
             store, key = meeting.store, f"run {self.number}"
-            place = Place(*agree(store, world, key, lambda: self._place(meeting, key, start), job.timeout))
+            place = RunPlace(*agree(store, world, key, lambda: self._place(meeting, key, start), job.timeout))
             run = Path(place.run)
             made = Job(job.chain, job.objective, job.images, job.settings, world.size, run, place.resume,
                        ready=self.ready(run), metrics=job.metrics)  # fmt: skip
@@ -99,23 +99,23 @@ class Joined:
             wait_for_all(meeting, job.timeout)
         return found
 
-    def _place(self, meeting: Meeting, key: str, start: ExitStack) -> Place:
+    def _place(self, meeting: Rendezvous, key: str, start: ExitStack) -> RunPlace:
         """On rank 0 alone. A restarted attempt goes on where the one before has come to."""
         if self.begin is None:
             scratch = Path(tempfile.mkdtemp(prefix="ffdist-"))
             start.callback(rmtree, scratch, ignore_errors=True)
-            return Place(str(scratch), False, False)
+            return RunPlace(str(scratch), False, False)
         if meeting.lasting.check([key]):
             run = Path(meeting.lasting.get(key).decode())
             if (run / SETTINGS).exists():  # else the former attempt was refused, and left nothing
                 start.enter_context(locked(run))
-                return Place(str(run), bool(committed(run)), has_ended(run))
+                return RunPlace(str(run), bool(committed(run)), has_ended(run))
         run = start.enter_context(self.begin())
         meeting.lasting.set(key, str(run))
-        return Place(str(run), self.resume and bool(committed(run)), self.resume and self.finished())
+        return RunPlace(str(run), self.resume and bool(committed(run)), self.resume and self.finished())
 
 
-def shared(meeting: Meeting, result: Result, timeout: timedelta) -> Result:
+def shared(meeting: Rendezvous, result: Result, timeout: timedelta) -> Result:
     """What the last rank alone knows, on every rank."""
     where, key = str(meeting.world), "result"
     if meeting.world.last:
@@ -126,7 +126,7 @@ def shared(meeting: Meeting, result: Result, timeout: timedelta) -> Result:
     return Result(**json.loads(await_key(meeting.store, key, timeout, failure=failure, where=where)))
 
 
-def wait_for_all(meeting: Meeting, timeout: timedelta) -> None:
+def wait_for_all(meeting: Rendezvous, timeout: timedelta) -> None:
     """Until every rank has come here: the folder, and the store, may go with rank 0."""
     where, failure = str(meeting.world), "a rank did not load the trained network"
     set_key(meeting.store, f"loaded {meeting.world.rank}", "", where=where)

@@ -9,7 +9,7 @@ from ffdist.errors import FfdistError, setting
 from ffdist.settings import DatasetSettings
 
 
-def open_told(told: DatasetSettings) -> Images:
+def open_dataset(told: DatasetSettings) -> Images:
     """Fetched and prepared on the way where they are not yet.
 
     Raises DataError and ConfigError as `open_data` does, with remedies in words of the settings.
@@ -20,9 +20,9 @@ def open_told(told: DatasetSettings) -> Images:
         images = open_data(told.data, size, data_root=told.data_root, download=told.download, told=preparation)
     except FfdistError as error:
         raise as_data_args(error) from error
-    return as_told(images, told)
+    return with_preprocessing(images, told)
 
 
-def as_told(images: Images, told: DatasetSettings) -> Images:
+def with_preprocessing(images: Images, told: DatasetSettings) -> Images:
     """Samples in the size and on the scale that these settings say. Raises ConfigError as `presented` does."""
     return presented(images, image_size=told.image_size, preprocess=told.preprocess, mean=told.mean, std=told.std)

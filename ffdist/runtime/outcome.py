@@ -45,7 +45,7 @@ class Result:
         test = f"test accuracy {accuracies}" if accuracies else "no test split"
         return f"<Result: {self.reason or 'not ended'}, {len(self.records)} epochs, {test}>"
 
-    def listen(self, observer: Observer) -> Callable[[RunEvent], None]:
+    def collecting(self, observer: Observer) -> Callable[[RunEvent], None]:
         """`observer`, which also fills in this result."""
 
         def hear(event: RunEvent) -> None:

@@ -189,7 +189,7 @@ def still_told(plan: Plan, job: Job, workers: int) -> bool:
         return plan == Plan.replicated(job.names, told.replicas, plan.lanes)
     if told.devices or told.plan == AUTO:
         return True
-    return plan.is_pipeline and (not told.cut or plan.cut == list(told.cut))
+    return plan.is_pipeline and (not told.cut or plan.blocks_per_stage == list(told.cut))
 
 
 def new_plan(

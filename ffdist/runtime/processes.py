@@ -29,7 +29,7 @@ from ffdist.errors import ConfigError, FfdistError, Interrupted, StageLostError,
 from ffdist.events import Observer, from_json, stopping
 from ffdist.payload import Payload, pack
 from ffdist.runtime.beat import STACK, silence_of
-from ffdist.runtime.child import START, Start
+from ffdist.runtime.child import START, ProcessStart
 from ffdist.runtime.interrupts import StopRequest, interrupts, signals_blocked
 from ffdist.runtime.outcome import Result
 from ffdist.runtime.stage_process import Life, MakeJob, Training
@@ -245,7 +245,7 @@ class ProcessMonitor:
     looked: float = field(default_factory=time.monotonic)
 
     def until_all_ended(self) -> Result:
-        hear = stopping(self.result.listen(self.observer), self.stages[0].order_stop)
+        hear = stopping(self.result.collecting(self.observer), self.stages[0].order_stop)
         deadline: float | None = None
         writing = {stage.stderr: stage for stage in self.stages}
         while lines := {stage.line: stage for stage in self.stages if stage.open}:
@@ -364,12 +364,12 @@ def start_stage(world: World, store: str, descriptors: tuple[int, ...], payload:
         os.set_blocking(process.stderr.fileno(), False)
         stage = StageProcess(world.rank, process, here, process.stderr.fileno())
     there.close()
-    start = Start(world, store, os.getpid(), sys.argv, payload.script)
+    start = ProcessStart(world, store, os.getpid(), sys.argv, payload.script)
     Thread(target=send_job, args=(here, start, payload.data), name=f"send stage-{world.rank}", daemon=True).start()
     return stage
 
 
-def send_job(line: Connection, start: Start, data: bytes) -> None:
+def send_job(line: Connection, start: ProcessStart, data: bytes) -> None:
     with suppress(OSError):  # it has died, as its line will tell
         line.send(sys.path)
         line.send(start)

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 
 from ffdist.cores import available_cores
-from ffdist.device import CPU, Seen, allow_tf32, enter, forget_peak, free_cached, parsed, queues
+from ffdist.device import CPU, Accelerators, allow_tf32, enter, forget_peak, free_cached, parsed, queues
 from ffdist.device import seen as seen_here
 from ffdist.errors import ConfigError, StageError, setting
 from ffdist.events import Observer
@@ -55,7 +55,7 @@ class Edges(Protocol):
 
 
 @dataclass(frozen=True)
-class Start:
+class AgreedStart:
     """What the workers have agreed on."""
 
     plan: Plan
@@ -117,7 +117,7 @@ class Rank:
             worker.run()
         self.edges.close()
 
-    def _agree(self, device: torch.device) -> Start:
+    def _agree(self, device: torch.device) -> AgreedStart:
         job = self.job
         speeds: tuple[float, ...] = ()
         if is_searched(job.settings):
@@ -128,7 +128,7 @@ class Rank:
 
         told = agree(self.store, self.world, "plan", decide, job.timeout)
         manifest = read_manifest(Path(told["snapshot"])) if told["snapshot"] else None
-        return Start(Plan.from_json(told["plan"]), told["steps"], manifest)
+        return AgreedStart(Plan.from_json(told["plan"]), told["steps"], manifest)
 
 
 def within(routes: Sequence[Route], rank: int, timeout: timedelta, ends: ExitStack) -> Ends:
@@ -171,7 +171,7 @@ def forget_plan(device: torch.device) -> None:
     forget_peak(device)
 
 
-def stage_device(wanted: str, world: World, seen: Seen | None = None) -> torch.device:
+def stage_device(wanted: str, world: World, seen: Accelerators | None = None) -> torch.device:
     """A device of its own for each stage of this host, where there are enough for all; where a kind is told ("cuda"),
     some may share; where one is told ("cuda:1"), all do.
 
@@ -182,11 +182,11 @@ def stage_device(wanted: str, world: World, seen: Seen | None = None) -> torch.d
         return CPU
     asked, number = (kind, None) if wanted == "auto" else parsed(wanted)
     if kind is None or asked != kind or (number or 0) >= count:
-        raise no_device(wanted, Seen(kind, count))
+        raise no_device(wanted, Accelerators(kind, count))
     return torch.device(kind, world.local_rank % count if number is None else number)
 
 
-def no_device(wanted: str, seen: Seen) -> ConfigError:
+def no_device(wanted: str, seen: Accelerators) -> ConfigError:
     """What is told of a device that this process does not see."""
     kind, count = seen
     here = ["cpu", *([kind] if kind else []), *(f"{kind}:{index}" for index in range(count) if count > 1)]
@@ -200,10 +200,10 @@ def no_device(wanted: str, seen: Seen) -> ConfigError:
     )
 
 
-def idle_gpus(wanted: str, world: World, seen: Seen | None = None) -> str | None:
+def idle_gpus(wanted: str, world: World, seen: Accelerators | None = None) -> str | None:
     """What to tell people whose stages go on the CPU although there are GPUs, which they did not ask for; else None."""
     kind, count = seen or seen_here()
-    if wanted != "auto" or count == 0 or queues(stage_device(wanted, world, Seen(kind, count))):
+    if wanted != "auto" or count == 0 or queues(stage_device(wanted, world, Accelerators(kind, count))):
         return None
     return (f"stages of this host: {world.local_size or world.size}; GPUs that each sees: {count}; so they go on the "
             f"CPU ({setting('compute.device', kind)} would share out the GPUs)")  # fmt: skip

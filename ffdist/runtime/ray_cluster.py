@@ -46,7 +46,7 @@ class RayOptions:
     """None: one where the cluster has enough for all stages, else none."""
     max_restarts: int = 3
     """How often in a row a run that lost a stage goes on; a new snapshot begins the count anew."""
-    patience: timedelta = timedelta(minutes=2)
+    start_timeout: timedelta = timedelta(minutes=2)
     """How long the cluster may take to make room for the stages."""
     timeout: float | None = None
     """Seconds after which a stage that gives no sign of life is hung; None: never."""
@@ -215,7 +215,7 @@ def room(options: RayOptions, stages: int) -> Iterator[PlacementGroup]:
     place = needs(options, stages)
     group = placement_group([place] * stages, strategy=options.placement.upper())
     try:
-        if not group.wait(options.patience.total_seconds()):
+        if not group.wait(options.start_timeout.total_seconds()):
             raise no_room(options, stages)
         yield group
     finally:
@@ -240,7 +240,7 @@ def no_room(options: RayOptions, stages: int) -> ConfigError:
         "the cluster has no room for the stages",
         where=f"Ray cluster of {nodes} nodes",
         expected=f"{stages} stages, each with " + ", ".join(f"{name} {amount:g}" for name, amount in need.items()),
-        got=f"{have}, after {options.patience.total_seconds():g} s",
+        got=f"{have}, after {options.start_timeout.total_seconds():g} s",
         remedy=f"add nodes, wait for other jobs, or use fewer {setting('plan.stages')} or less "
         f"{setting('ray.cpus_per_stage')} and {setting('ray.gpus_per_stage')}",
     )

@@ -67,7 +67,7 @@ class ActorGroup:
         if self.ending:
             self.end_early()
         result = Result()
-        errors = self._watch(runs, result.listen(observer))
+        errors = self._watch(runs, result.collecting(observer))
         if errors:
             self._dismiss_unfit(set(errors))
             if any(isinstance(error, StoppedBeforeStartError) for error in errors.values()):
@@ -102,7 +102,7 @@ class ActorGroup:
             for r, a in enumerate(self.actors)
         ]
         try:
-            self.actor_infos = ray.get(ready, timeout=self.options.patience.total_seconds())
+            self.actor_infos = ray.get(ready, timeout=self.options.start_timeout.total_seconds())
             self.meeting = self._meeting()
         except GetTimeoutError:
             raise no_room(self.options, size) from None

@@ -24,7 +24,7 @@ from ffdist.pipeline.stage import Stage
 from ffdist.runtime.data_facts import check_same_data, read_facts
 from ffdist.runtime.job import Job
 from ffdist.runtime.nonfinite import kept_batches, numbers_of
-from ffdist.runtime.opened import open_told
+from ffdist.runtime.opened import open_dataset
 from ffdist.runtime.own_code import GIVEN, check_code
 from ffdist.runtime.rank import set_threads, stage_device
 from ffdist.runtime.run import check_named, no_data_to_learn, read_settings, saved_plan
@@ -116,7 +116,7 @@ class Recorder(FiniteCheck):
         for gradient in gradients:
             self._gradient(gradient)
 
-    def look_at_lane(self, flat: Tensor, of: int) -> None:
+    def look_at_lane(self, flat: Tensor, num_lanes: int) -> None:
         self._gradient(flat)
 
     def _gradient(self, gradient: Tensor) -> None:
@@ -163,7 +163,7 @@ def replay(run: str | Path, batch: int | None = None, *, trust: bool = False) ->
     if settings.dataset.data == GIVEN:
         raise no_data_to_learn(folder)
     check_code(folder, settings, strict=False)
-    images = open_told(settings.dataset)
+    images = open_dataset(settings.dataset)
     check_same_data(facts, images, settings.dataset.data)
     with computing_threads_kept():
         set_threads(settings.compute.threads, World())

@@ -10,7 +10,7 @@ from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ffdist.baselines.twin import Backprop, twin
+from ffdist.baselines.twin import BackpropRule, twin
 from ffdist.data import Images
 from ffdist.digests import with_digest, without_digest
 from ffdist.errors import ConfigError, SnapshotError, described, setting
@@ -61,7 +61,7 @@ def network(
     if start and settings.network.pretrained:
         chain = with_weights(chain, weights_file(settings.network.pretrained, settings.network.model))
     if settings.rule.objective == "backprop":
-        return twin(chain), smoothed(Backprop(), settings)
+        return twin(chain), smoothed(BackpropRule(), settings)
     objective = load_objective(
         settings.rule.objective, pairs(settings.rule.objective_args, setting("rule.objective_args"))
     )

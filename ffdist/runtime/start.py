@@ -13,7 +13,7 @@ from ffdist.notes import silenced
 from ffdist.runtime.data_facts import FACTS, check_same_data, read_facts
 from ffdist.runtime.job import Job
 from ffdist.runtime.modules import joined_in_modules
-from ffdist.runtime.opened import open_told
+from ffdist.runtime.opened import open_dataset
 from ffdist.runtime.record import note_start
 from ffdist.runtime.run import network
 from ffdist.settings import Settings
@@ -42,7 +42,7 @@ class SettingsJob:
         """Raises DataError where the data are not those that the run has learned."""
         told = self.settings.dataset
         with silenced(), trusting(True):  # who made this has opened and told it before
-            images = open_told(told if self.folder is None else replace(told, data=str(self.folder), data_args=()))
+            images = open_dataset(told if self.folder is None else replace(told, data=str(self.folder), data_args=()))
             facts = read_facts(self.run) if self.run and (self.run / FACTS).exists() else None
         if facts:
             check_same_data(facts, images, self.settings.dataset.data)

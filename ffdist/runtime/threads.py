@@ -26,7 +26,7 @@ from ffdist.runtime.world import World
 from ffdist.transport import Edge, Receiver, Sender, open_local
 
 
-class Exchange:
+class EdgeRegistry:
     """Both ends of every edge between the threads of a run, made when one of them asks."""
 
     def __init__(self, timeout: timedelta) -> None:
@@ -62,8 +62,8 @@ class Exchange:
 class ThreadEdges:
     """One worker's ends of edges between threads of one process."""
 
-    def __init__(self, rank: int = 0, exchange: Exchange | None = None) -> None:
-        self.rank, self.exchange = rank, exchange or Exchange(timedelta(minutes=10))
+    def __init__(self, rank: int = 0, exchange: EdgeRegistry | None = None) -> None:
+        self.rank, self.exchange = rank, exchange or EdgeRegistry(timedelta(minutes=10))
 
     def kind(self, route: Route) -> str:
         return "local"
@@ -98,9 +98,9 @@ def run_threads(job: Job, observer: Observer) -> Result:
     one. A thread that hangs is left behind; the interpreter ends without it.
     """
     count, limit = job.workers, job.timeout.total_seconds()
-    exchange = Exchange(job.timeout)
+    exchange = EdgeRegistry(job.timeout)
     store, team = dist.HashStore(), ThreadGroup()
-    hear = stopping(team.result.listen(observer), team.stop.set)
+    hear = stopping(team.result.collecting(observer), team.stop.set)
 
     def life(rank: int) -> None:
         wait_at_most(limit)

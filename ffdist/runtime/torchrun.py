@@ -37,7 +37,7 @@ LOOK = 1.0
 
 
 @dataclass(frozen=True)
-class Meeting:
+class Rendezvous:
     """All ranks, met at torchrun's store."""
 
     world: World
@@ -48,7 +48,7 @@ class Meeting:
     """Keys that the run's later attempts see, too."""
 
 
-def meet(world: World, timeout: timedelta) -> Meeting:
+def meet(world: World, timeout: timedelta) -> Rendezvous:
     """Wait for all ranks. Raises StageError when one stays away."""
     try:
         store, _, _ = next(dist.rendezvous("env://", timeout=timeout))
@@ -61,7 +61,7 @@ def meet(world: World, timeout: timedelta) -> Meeting:
             got=error,
             remedy="check torchrun's rendezvous options, and the network between the hosts",
         ) from error
-    return Meeting(replace(world, attempt=attempt), dist.PrefixStore(str(attempt), lasting), lasting)
+    return Rendezvous(replace(world, attempt=attempt), dist.PrefixStore(str(attempt), lasting), lasting)
 
 
 class Signals:
@@ -139,7 +139,7 @@ def run_rank(
     signal. A rank that gives no sign of life for `timeout` ends all of them.
     """
     result, doing = Result(), Doing()
-    hear = stopping(result.listen(observer), signals.stop_all)
+    hear = stopping(result.collecting(observer), signals.stop_all)
     with watching_each_other(world, timeout.total_seconds(), doing), ending_together(store, world, timeout, result):
         run_worker(make_job, world, store, hear, stop=signals.stop, doing=doing, ready=lambda: signals.begin(store))
     if result.reason == "interrupted":

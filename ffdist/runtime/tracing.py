@@ -20,12 +20,12 @@ import torch.distributed as dist
 
 from ffdist.errors import StageError
 from ffdist.events import EpochEnded, Observer, PulseReported, RunEvent, RunStopped, SnapshotCommitted
-from ffdist.pipeline.trace import Span
+from ffdist.pipeline.trace import TraceSpan
 from ffdist.report.log import writing
 from ffdist.runtime.world import World
 
 if TYPE_CHECKING:
-    from ffdist.runtime.rank import Start
+    from ffdist.runtime.rank import AgreedStart
     from ffdist.settings import Settings
 
 TRACE = "trace.json"
@@ -78,7 +78,7 @@ def awaited(store: dist.Store, key: str, timeout: timedelta) -> bytes:
     return store.get(key)
 
 
-def first_of(settings: Settings, start: Start) -> int:
+def first_of(settings: Settings, start: AgreedStart) -> int:
     """The number of the first batch that is traced and profiled; the run's first where it ends before that."""
     done = start.manifest.step if start.manifest else 0
     of = start.steps * settings.training.epochs
@@ -86,7 +86,7 @@ def first_of(settings: Settings, start: Start) -> int:
     return told if told <= of else done + 1
 
 
-def window_of(settings: Settings, start: Start) -> range:
+def window_of(settings: Settings, start: AgreedStart) -> range:
     """The batches that are traced."""
     first = first_of(settings, start)
     return range(first, first + settings.watch.trace_steps) if settings.watch.trace else range(0)
@@ -101,7 +101,7 @@ class Row(NamedTuple):
     device: str
 
 
-def events_of(row: Row, spans: Sequence[Span], offset: Offset, *, cut: bool = False) -> list[dict[str, Any]]:
+def events_of(row: Row, spans: Sequence[TraceSpan], offset: Offset, *, cut: bool = False) -> list[dict[str, Any]]:
     """As Chrome's trace format has them, in microseconds of the first worker's clock. cut: whether some are left out.
 
     A process is a worker, a thread a stage; what an accelerator did is a thread beside its stage's.
@@ -142,7 +142,7 @@ def part_file(run: Path, row: Row) -> Path:
     return run / PARTS / f"stage-{row.stage}-worker-{row.worker}.json"
 
 
-def write_part(run: Path, row: Row, spans: Sequence[Span], offset: Offset, *, cut: bool = False) -> None:
+def write_part(run: Path, row: Row, spans: Sequence[TraceSpan], offset: Offset, *, cut: bool = False) -> None:
     """Raises SnapshotError where it cannot be written."""
     path = part_file(run, row)
     with writing(path):

@@ -23,7 +23,7 @@ from ffdist.pipeline.memory import Memory
 from ffdist.pipeline.message import Message, Stop
 from ffdist.pipeline.own_metrics import OwnMetrics
 from ffdist.pipeline.plan import build_block, split_by_stage
-from ffdist.pipeline.profile import Profile
+from ffdist.pipeline.profile import TorchProfile
 from ffdist.pipeline.route import FanIn, FanOut
 from ffdist.pipeline.score_table import KNOWN, RECENT, ScoreSender, ScoreTable
 from ffdist.pipeline.sink import Sink
@@ -54,7 +54,7 @@ from ffdist.transport import Receiver, Sender
 if TYPE_CHECKING:
     from ffdist.pipeline.source import Loaders
     from ffdist.runtime.edges import Ends
-    from ffdist.runtime.rank import Rank, Start
+    from ffdist.runtime.rank import AgreedStart, Rank
 
 GRACE = 5.0
 """Seconds in which a worker's other parts end once its edges are closed."""
@@ -71,7 +71,7 @@ class Worker:
     """One rank's stages, joined to the others' by edges that are open."""
 
     rank: Rank
-    start: Start
+    start: AgreedStart
     routes: Sequence[Route]
     ways: Ends
     device: torch.device
@@ -139,7 +139,7 @@ class Worker:
         mine = self.plan.stages[index]
         lanes, team = mine.lanes_of(self.me), self._team(index)
         config = job.block_config(self.device, max(1, self.start.steps * job.settings.training.epochs))
-        specs = split_by_stage(job.block_specs(), self.plan.cut)[index]
+        specs = split_by_stage(job.block_specs(), self.plan.blocks_per_stage)[index]
         blocks = [build_block(job.chain, spec, job.objective, config) for spec in specs]
         stage = Stage(index, blocks, self.snapshots.save, lanes=lanes, team=team, turn=self.turn)
         stage.worker, stage.restore = self.me, self.snapshots.restore
@@ -184,7 +184,7 @@ class Worker:
             save = partial(write_part, run, row, offset=self.clock)
             stage.trace = Trace(self.window, self.device, lambda spans, cut: save(spans, cut=cut))
         path = run / PROFILES / f"stage-{stage.index}-worker-{self.me}.json"
-        stage.profile = Profile(path, first_of(self.job.settings, self.start), told.profile, self.device)
+        stage.profile = TorchProfile(path, first_of(self.job.settings, self.start), told.profile, self.device)
 
     def _begin(self, stage: Stage, source: Iterable[Message], outbox: Outbox, told: ScoreTable | None) -> None:
         stage.run(source, outbox)

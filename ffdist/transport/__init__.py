@@ -13,20 +13,23 @@
 Opening blocks until the other end opens, so a stage opens its receiver first. An end is used by one thread at a time.
 """
 
+from ffdist.renamed import renamed_names
 from ffdist.transport.base import Edge, Frame, Receiver, Sender
 from ffdist.transport.local import open_local
 from ffdist.transport.registry import TRANSPORTS, transport_of
-from ffdist.transport.transport import Meeting, Place, Transport
+from ffdist.transport.transport import EdgeContext, Transport, WorkerLocation
 
 __all__ = [
     "TRANSPORTS",
     "Edge",
+    "EdgeContext",
     "Frame",
-    "Meeting",
-    "Place",
     "Receiver",
     "Sender",
     "Transport",
+    "WorkerLocation",
     "open_local",
     "transport_of",
 ]
+
+__getattr__ = renamed_names(__name__, Meeting="EdgeContext", Place="WorkerLocation")

@@ -23,7 +23,7 @@ from ffdist.transport.base import Edge, Frame, Receiver, Sender
 from ffdist.transport.local import open_local
 from ffdist.transport.process_group import LOOPBACK
 from ffdist.transport.registry import between_processes, here, transport_of
-from ffdist.transport.transport import Meeting
+from ffdist.transport.transport import EdgeContext
 
 KIB, MIB = 1 << 10, 1 << 20
 SIZES = (64 * KIB, MIB, 4 * MIB, 16 * MIB)
@@ -158,7 +158,9 @@ def _sample(rank: int, transport: str, edge: Edge, size: int, plan: _Plan, store
     group = dist.new_group([0, 1], edge.timeout, backend) if backend else None  # of a new name, also in torch 2.11
     assert not isinstance(group, int)
     try:
-        return _use((kind.open_sender, kind.open_receiver)[rank](edge, Meeting(store, CPU, group)), message, num, plan)
+        return _use(
+            (kind.open_sender, kind.open_receiver)[rank](edge, EdgeContext(store, CPU, group)), message, num, plan
+        )
     finally:
         if group is not None:
             dist.destroy_process_group(group)

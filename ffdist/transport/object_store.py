@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from ffdist.transport.base import Edge, Receiver, Sender
-from ffdist.transport.transport import Meeting, Place, Transport
+from ffdist.transport.transport import EdgeContext, Transport, WorkerLocation
 
 
 class ObjectStore(Transport):
@@ -22,15 +22,15 @@ class ObjectStore(Transport):
         ray = sys.modules.get("ray")
         return "joined" if ray is not None and ray.is_initialized() else None
 
-    def joins(self, up: Place, down: Place) -> bool:
+    def joins(self, up: WorkerLocation, down: WorkerLocation) -> bool:
         return self.same_mark(up, down)
 
-    def open_sender(self, edge: Edge, meeting: Meeting) -> Sender:
+    def open_sender(self, edge: Edge, meeting: EdgeContext) -> Sender:
         from ffdist.transport.object_store_ends import open_sender
 
         return open_sender(edge, meeting.store)
 
-    def open_receiver(self, edge: Edge, meeting: Meeting) -> Receiver:
+    def open_receiver(self, edge: Edge, meeting: EdgeContext) -> Receiver:
         from ffdist.transport.object_store_ends import open_receiver
 
         return open_receiver(edge, meeting.store)

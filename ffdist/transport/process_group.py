@@ -40,7 +40,7 @@ from ffdist.transport import wire
 from ffdist.transport.base import Edge, Frame, Receiver, Sender
 from ffdist.transport.buffers import BufferPool
 from ffdist.transport.link import FOREVER, Link, Transfer, as_tensor
-from ffdist.transport.transport import Meeting, Place, Transport
+from ffdist.transport.transport import EdgeContext, Transport, WorkerLocation
 
 LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
 """The interface by which gloo joins processes of one host."""
@@ -58,14 +58,14 @@ def new_edge_group(upstream: int, downstream: int, timeout: timedelta, device: t
 class OverGroup(Transport):
     """Edges by a process group of the two ends, and of nothing else; its backend is that of `new_edge_group`."""
 
-    def open_sender(self, edge: Edge, meeting: Meeting) -> ProcessGroupSender:
+    def open_sender(self, edge: Edge, meeting: EdgeContext) -> ProcessGroupSender:
         link = Link(edge, meeting.pair(edge), "the receiver")
         link.greet()
         if queues(meeting.device):
             link.warm_up(meeting.device, sends=True)
         return ProcessGroupSender(edge, link, meeting.device)
 
-    def open_receiver(self, edge: Edge, meeting: Meeting) -> ProcessGroupReceiver:
+    def open_receiver(self, edge: Edge, meeting: EdgeContext) -> ProcessGroupReceiver:
         link = Link(edge, meeting.pair(edge), "the sender")
         link.greet()
         if queues(meeting.device):
@@ -80,10 +80,10 @@ class Gloo(OverGroup):
     speed = 1
     needs = "a network between the two"
 
-    def joins(self, up: Place, down: Place) -> bool:
+    def joins(self, up: WorkerLocation, down: WorkerLocation) -> bool:
         return True
 
-    def backend(self, up: Place, down: Place) -> str | None:
+    def backend(self, up: WorkerLocation, down: WorkerLocation) -> str | None:
         return self.name
 
 
@@ -99,10 +99,10 @@ class OverDevices(OverGroup):
         self.name = collective
         """What torch.distributed joins them by."""
 
-    def joins(self, up: Place, down: Place) -> bool:
+    def joins(self, up: WorkerLocation, down: WorkerLocation) -> bool:
         return up.collective == down.collective == self.name and up.device != down.device
 
-    def backend(self, up: Place, down: Place) -> str | None:
+    def backend(self, up: WorkerLocation, down: WorkerLocation) -> str | None:
         return joint_backend(self.name)
 
 

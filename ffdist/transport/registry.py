@@ -11,7 +11,7 @@ import torch
 from ffdist.device import CPU, collective, identity
 from ffdist.known import TRANSPORT_PLACES, Known
 from ffdist.transport.process_group import OverDevices
-from ffdist.transport.transport import Place, Transport
+from ffdist.transport.transport import Transport, WorkerLocation
 
 TRANSPORTS: Known[Transport] = Known(TRANSPORT_PLACES)
 
@@ -21,20 +21,20 @@ def transport_of(name: str) -> Transport:
     return TRANSPORTS[name] if name in TRANSPORTS else OverDevices(name)
 
 
-def here(device: torch.device = CPU) -> Place:
+def here(device: torch.device = CPU) -> WorkerLocation:
     """This process with this device."""
     marks = {name: mark for name in TRANSPORTS if (mark := TRANSPORTS[name].mark()) is not None}
-    return Place(identity(device), collective(device), marks)
+    return WorkerLocation(identity(device), collective(device), marks)
 
 
-def joining(up: Place, down: Place) -> list[Transport]:
+def joining(up: WorkerLocation, down: WorkerLocation) -> list[Transport]:
     """All that can carry frames from one place to the other, the fastest first."""
     others = [up.collective] if up.collective and up.collective not in TRANSPORTS else []
     found = [transport for name in (*TRANSPORTS, *others) if (transport := transport_of(name)).joins(up, down)]
     return sorted(found, key=lambda transport: -transport.speed)
 
 
-def fastest(up: Place, down: Place, *, by_host: bool = False) -> Transport:
+def fastest(up: WorkerLocation, down: WorkerLocation, *, by_host: bool = False) -> Transport:
     """What auto takes; by_host: among those that go through the hosts' memory."""
     return next(transport for transport in joining(up, down) if not (by_host and transport.on_device))
 

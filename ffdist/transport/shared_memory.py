@@ -27,7 +27,7 @@ from ffdist.transport.base import Edge, Frame, Receiver, Sender
 from ffdist.transport.buffers import BufferPool
 from ffdist.transport.packet_socket import PacketSocket, accept, connect
 from ffdist.transport.slots import Lease, Slots
-from ffdist.transport.transport import Meeting, Place, Transport
+from ffdist.transport.transport import EdgeContext, Transport, WorkerLocation
 
 TAKEN, COPIED, FREED, END = b"tcf."
 """What a receiver says of a slot: its frame was taken, taken and copied out, let go; or that it has closed."""
@@ -68,14 +68,14 @@ class SharedMemory(Transport):
     def mark(self) -> str | None:
         return None if obstacle() else f"{BOOT.read_text().strip()}/{NETWORK.readlink()}/{os.geteuid()}"
 
-    def joins(self, up: Place, down: Place) -> bool:
+    def joins(self, up: WorkerLocation, down: WorkerLocation) -> bool:
         return self.same_mark(up, down)
 
-    def open_sender(self, edge: Edge, meeting: Meeting) -> SharedMemorySender:
+    def open_sender(self, edge: Edge, meeting: EdgeContext) -> SharedMemorySender:
         _check(edge)
         return SharedMemorySender(edge, connect(edge, meeting.store))
 
-    def open_receiver(self, edge: Edge, meeting: Meeting) -> SharedMemoryReceiver:
+    def open_receiver(self, edge: Edge, meeting: EdgeContext) -> SharedMemoryReceiver:
         _check(edge)
         return SharedMemoryReceiver(edge, accept(edge, meeting.store))
 

@@ -12,11 +12,12 @@ import torch.distributed as dist
 
 from ffdist.device import CPU
 from ffdist.errors import TransportError
+from ffdist.renamed import renamed_names
 from ffdist.transport.base import Edge, Receiver, Sender
 from ffdist.transport.packet_socket import Store
 
 
-class Place(NamedTuple):
+class WorkerLocation(NamedTuple):
     """Where a worker lives."""
 
     device: str
@@ -28,7 +29,7 @@ class Place(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Meeting:
+class EdgeContext:
     """What the two ends of an edge open it with."""
 
     store: Store
@@ -71,10 +72,10 @@ class Transport(ABC):
         return None
 
     @abstractmethod
-    def joins(self, up: Place, down: Place) -> bool:
+    def joins(self, up: WorkerLocation, down: WorkerLocation) -> bool:
         """Whether it can carry frames from one place to the other."""
 
-    def backend(self, up: Place, down: Place) -> str | None:
+    def backend(self, up: WorkerLocation, down: WorkerLocation) -> str | None:
         """The backend of the process group that the two ends need, for torch.distributed; None where they need none.
 
         Groups are formed by all workers together, so it must say the same in every process.
@@ -82,17 +83,20 @@ class Transport(ABC):
         return None
 
     @abstractmethod
-    def open_sender(self, edge: Edge, meeting: Meeting) -> Sender:
+    def open_sender(self, edge: Edge, meeting: EdgeContext) -> Sender:
         """The upstream end; blocks until the downstream one opens.
 
         Raises PeerTimeoutError when the other end does not open in time, TransportError where the two disagree.
         """
 
     @abstractmethod
-    def open_receiver(self, edge: Edge, meeting: Meeting) -> Receiver:
+    def open_receiver(self, edge: Edge, meeting: EdgeContext) -> Receiver:
         """The downstream end; blocks until the upstream one opens. Raises as `open_sender` does."""
 
-    def same_mark(self, up: Place, down: Place) -> bool:
+    def same_mark(self, up: WorkerLocation, down: WorkerLocation) -> bool:
         """Whether both places have made the same mark of this transport."""
         mark = up.marks.get(self.name)
         return mark is not None and mark == down.marks.get(self.name)
+
+
+__getattr__ = renamed_names(__name__, Meeting="EdgeContext", Place="WorkerLocation")

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from harness import Crew, Place
+from harness import ContractRank, Crew
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -25,7 +25,7 @@ from ffdist.pipeline.memory import Memory
 from ffdist.pipeline.plan import block_specs, build_block
 from ffdist.pipeline.stage import Stage
 from ffdist.settings import Settings
-from ffdist.transport import Edge, Frame, Meeting, transport_of
+from ffdist.transport import Edge, EdgeContext, Frame, transport_of
 from ffdist.transport.process_group import new_edge_group
 
 EDGE = Edge("0-1", depth=2, timeout=timedelta(seconds=60))
@@ -43,7 +43,7 @@ def alone(crew: Crew, function: Any) -> Any:
     return crew.run([function, nothing])[0].unwrap()
 
 
-def nothing(place: Place) -> None:
+def nothing(place: ContractRank) -> None:
     pass
 
 
@@ -54,7 +54,7 @@ def first() -> torch.device:
 # ---- The room for devices, and whether the stand-in would tell of what is wrong
 
 
-def whole_room(place: Place) -> dict[str, Any]:
+def whole_room(place: ContractRank) -> dict[str, Any]:
     there, other = devices.all_seen()
     devices.enter(other)
     x = torch.arange(12.0).view(3, 4)
@@ -109,7 +109,7 @@ def test_the_room_for_devices_speaks_of_an_accelerator_that_a_package_brings(cre
     }
 
 
-def mistakes(place: Place) -> list[str]:
+def mistakes(place: ContractRank) -> list[str]:
     """What is told of work on a second stream that does not wait, of mixed devices, and of memory freed too early."""
     here, there = devices.all_seen()
     stream = devices.new_stream(here)
@@ -166,7 +166,7 @@ def chain_for(rule: str) -> Chain:
     else:
         blocks = [nn.Conv2d(c, 20, 3, padding=1) for c in (3, 20)]
         blocks = [nn.Sequential(block, nn.BatchNorm2d(20), nn.ReLU(), Noisy(), nn.MaxPool2d(2)) for block in blocks]
-    return Chain.from_sequential(nn.Sequential(*blocks), input_shape=(3, 8, 8), num_classes=10, cut=[1, 1])
+    return Chain.from_sequential(nn.Sequential(*blocks), input_shape=(3, 8, 8), num_classes=10, layers_per_block=[1, 1])
 
 
 def learned(rule: str, device: torch.device, **settings: Any) -> dict[str, Tensor]:
@@ -187,16 +187,16 @@ def learned(rule: str, device: torch.device, **settings: Any) -> dict[str, Tenso
     return states
 
 
-def rules_that_differ(place: Place) -> list[str]:
+def rules_that_differ(place: ContractRank) -> list[str]:
     return [rule for rule in OBJECTIVES if differ(rule, ema=0.9, clip=1.0)]
 
 
-def optimizers_that_differ(place: Place) -> list[str]:
+def optimizers_that_differ(place: ContractRank) -> list[str]:
     newest = ["muon"] if hasattr(torch.optim, "Muon") else []
     return [name for name in ("adamw", "adam", "sgd", *newest) if differ("sff", optimizer=name)]
 
 
-def half(place: Place) -> tuple[list[float], bool]:
+def half(place: ContractRank) -> tuple[list[float], bool]:
     """Scales of the blocks' losses behind an overflow, and whether all weights are finite."""
     chain, device = chain_for("sff"), first()
     config = BlockConfig(Settings().changed(optimizer="sgd", clip=1.0, precision="fp16"), 10, device)
@@ -226,7 +226,7 @@ def test_in_float16_an_overflow_takes_no_step_on_an_accelerator_either(crew: Cre
     assert finite
 
 
-def kept_apart(place: Place) -> dict[str, Any]:
+def kept_apart(place: ContractRank) -> dict[str, Any]:
     chain = cnnb((3, 32, 32), 10, (20, 20))
     device = devices.all_seen()[1]
     config = BlockConfig(Settings().changed(precision="bf16"), 10, device)
@@ -247,7 +247,7 @@ def test_a_stage_counts_the_memory_of_its_device_and_keeps_its_host_one_batch_ah
     assert 0 < found["run_bytes"] == found["peak_bytes"] < 2**22 < found["process_bytes"]
 
 
-def failing(place: Place) -> str:
+def failing(place: ContractRank) -> str:
     chain = cnnb((3, 8, 8), 10, (20,))
     block: LearningBlock = build_block(chain, block_specs(chain)[0], SFF(), BlockConfig(Settings(), 10, first()))
     block.module.register_buffer("forgotten", torch.ones(1, 20, 4, 4))  # on the host
@@ -270,11 +270,11 @@ def test_what_a_users_block_left_on_the_host_is_told_with_its_block(crew: Crew) 
 # ---- An edge, and whole runs
 
 
-def meeting(place: Place, device: torch.device) -> Meeting:
-    return Meeting(place.store, device, new_edge_group(0, 1, EDGE.timeout, device))
+def meeting(place: ContractRank, device: torch.device) -> EdgeContext:
+    return EdgeContext(place.store, device, new_edge_group(0, 1, EDGE.timeout, device))
 
 
-def send(place: Place, num_frames: int) -> None:
+def send(place: ContractRank, num_frames: int) -> None:
     device = devices.all_seen()[place.rank]
     devices.enter(device)
     sender = transport_of("standincc").open_sender(EDGE, meeting(place, device))
@@ -284,7 +284,7 @@ def send(place: Place, num_frames: int) -> None:
     sender.close()
 
 
-def recv(place: Place, num_frames: int) -> list[tuple[int, float, str, int]]:
+def recv(place: ContractRank, num_frames: int) -> list[tuple[int, float, str, int]]:
     device = devices.all_seen()[place.rank]
     devices.enter(device)
     receiver = transport_of("standincc").open_receiver(EDGE, meeting(place, device))

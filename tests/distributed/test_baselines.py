@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ffdist.baselines import BASELINES, BaselineConfig, Place, family
+from ffdist.baselines import BASELINES, BaselineConfig, RankPlace, family
 from ffdist.baselines.base import Replica, Whole, cross_entropy
 from ffdist.baselines.fully_sharded import SHARDS_ON_CPUS
 from ffdist.baselines.pipeline_parallel import WAITS_FOR_ALL
@@ -51,7 +51,7 @@ def learn(seat: Seat) -> None:
     """Each order names a baseline; the answer is this rank's weights behind some batches. Of the order MOVED it is what
     `moved` says."""
     join(seat, torch.device("cpu"), 1)
-    place = Place(seat.world.rank, seat.world.size)
+    place = RankPlace(seat.world.rank, seat.world.size)
     while (name := seat.order()) is not None:
         if name == MOVED:
             seat.answer((place.rank, moved(place)))
@@ -68,7 +68,7 @@ def config_for(name: str) -> BaselineConfig:
     return replace(ADAMW, settings=ADAMW.settings.changed(precision="bf16")) if "bf16" in name else ADAMW
 
 
-def learned(name: str, place: Place) -> Learned:
+def learned(name: str, place: RankPlace) -> Learned:
     learner = BASELINES[name](CHAIN, config_for(name), place)
     for x, y in batches():
         if learner.shard is None:
@@ -123,14 +123,14 @@ def assert_among(
 
 def test_one_device_equals_the_bare_loop(expected: list[torch.Tensor]) -> None:
     for name in ("bp", "bp-threads", "bp-checkpoint"):
-        weights = learned(name, Place(0, 1)).weights
+        weights = learned(name, RankPlace(0, 1)).weights
         assert len(weights) == len(expected)
         assert_among(weights, expected)
 
 
 def test_the_classifier_has_the_heads_rate_and_averaged_weights_are_evaluated() -> None:
     settings = CONFIG.settings.changed(optimizer="sgd", lr=0.1, head_lr=0.3, ema=0.5, label_smoothing=0.2)
-    learner = BASELINES["bp"](CHAIN, replace(CONFIG, settings=settings), Place(0, 1))
+    learner = BASELINES["bp"](CHAIN, replace(CONFIG, settings=settings), RankPlace(0, 1))
     assert isinstance(learner, Replica)
     groups = {id(p): group["lr"] for group in learner.optimizer.param_groups for p in group["params"]}
     *blocks, classifier = learner.modules.blocks  # pyright: ignore
@@ -179,7 +179,7 @@ def test_fully_sharded_learns_what_one_device_learns(team: Team) -> None:
             assert_among(answer.weights, expected, *((4e-3, 0.75) if "bf16" in name else (1e-4, 1.0)))
 
 
-def moved(place: Place) -> list[bool]:
+def moved(place: RankPlace) -> list[bool]:
     """Whether each tuning of FSDP moves the weights of a network with batch norm, and to numbers."""
     found = []
     for name in family("fsdp"):
@@ -201,7 +201,7 @@ def test_fully_sharded_takes_batch_norm_in_bfloat16(team: Team) -> None:
 @pytest.mark.skipif(SHARDS_ON_CPUS, reason="this torch shards on CPUs, too")
 def test_a_torch_that_shards_on_gpus_alone_says_so_on_a_cpu() -> None:
     with pytest.raises(ConfigError, match=r"shards on GPUs alone(.|\n)*a newer torch, or GPUs"):
-        BASELINES[family("fsdp")[0]](CHAIN, ADAMW, Place(0, 2))
+        BASELINES[family("fsdp")[0]](CHAIN, ADAMW, RankPlace(0, 2))
 
 
 @pytest.mark.skipif(WAITS_FOR_ALL, reason="this torch runs them on CPUs, too")
@@ -209,13 +209,13 @@ def test_a_torch_that_shards_on_gpus_alone_says_so_on_a_cpu() -> None:
 def test_a_torch_whose_schedules_need_gpus_says_so_on_a_cpu(style: str) -> None:
     for name in (name for name in BASELINES if name.startswith(style)):
         with pytest.raises(ConfigError, match=r"runs this schedule on GPUs alone(.|\n)*--against gpipe-4"):
-            BASELINES[name](CHAIN, CONFIG, Place(0, 2))
+            BASELINES[name](CHAIN, CONFIG, RankPlace(0, 2))
 
 
 @pytest.mark.distributed
 def test_what_a_baseline_does_not_fit_is_refused() -> None:
     config = replace(CONFIG, total_steps=1)
     with pytest.raises(ConfigError, match="a run of float32 gathers float32"):
-        BASELINES["fsdp-bf16"](CHAIN, ADAMW, Place(0, 2))
+        BASELINES["fsdp-bf16"](CHAIN, ADAMW, RankPlace(0, 2))
     with pytest.raises(NetworkError, match="interleaved does not fit"):
-        BASELINES["interleaved-8"](mlp((64,), 10, (8, 8, 8)), config, Place(0, 2))
+        BASELINES["interleaved-8"](mlp((64,), 10, (8, 8, 8)), config, RankPlace(0, 2))

@@ -19,12 +19,12 @@ import torch.distributed as dist
 
 from ffdist.errors import TransportError
 from ffdist.known import TRANSPORT_PLACES, TRANSPORTS_OF_RAY
-from ffdist.transport import TRANSPORTS, Frame, Meeting, Receiver, Sender, shared_memory, transport_of
+from ffdist.transport import TRANSPORTS, EdgeContext, Frame, Receiver, Sender, shared_memory, transport_of
 from ffdist.transport.contract import (
+    ContractRank,
     Crew,
     EdgeContract,
     Pair,
-    Place,
     ProcessPair,
     ThreadPair,
     TransportContract,
@@ -68,17 +68,17 @@ def test_by_gloo_an_end_says_that_the_other_is_of_another_attempt(crew: Crew) ->
         assert "not the next one of this attempt" in str(outcome.error)
 
 
-def fill_and_die(place: Place, sender: Sender, _: Path) -> None:
+def fill_and_die(place: ContractRank, sender: Sender, _: Path) -> None:
     sender.send(Frame("x", {}, {"x": torch.ones(100_000)}))
     die(place, sender)
 
 
-def note_names_and_die(place: Place, receiver: Receiver, notes: Path) -> None:
+def note_names_and_die(place: ContractRank, receiver: Receiver, notes: Path) -> None:
     receiver.recv()
     maps = [line.split(maxsplit=5)[5] for line in Path("/proc/self/maps").read_text().splitlines() if "ffdist" in line]
     address = place.store.get(f"ffdist/{EDGE.name}/{EDGE.attempt}/address").decode()
     notes.write_text("\n".join([address, *maps]))
-    place.tell("about to block")
+    place.post("about to block")
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -103,10 +103,10 @@ socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET).connect(chr(0) + sys.argv[1
 def test_a_stranger_who_connects_is_turned_away() -> None:
     store = dist.HashStore()
     with ThreadPoolExecutor(1) as pool:
-        opening = pool.submit(shared_memory.TRANSPORT.open_receiver, EDGE, Meeting(store))
+        opening = pool.submit(shared_memory.TRANSPORT.open_receiver, EDGE, EdgeContext(store))
         address = store.get(f"ffdist/{EDGE.name}/{EDGE.attempt}/address").decode()
         subprocess.run([sys.executable, "-c", STRANGER, address], check=True)
-        sender = shared_memory.TRANSPORT.open_sender(EDGE, Meeting(store))
+        sender = shared_memory.TRANSPORT.open_sender(EDGE, EdgeContext(store))
         sender.send(Frame("for you"))
         receiver = opening.result()
         assert receiver.recv().kind == "for you"

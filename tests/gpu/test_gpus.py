@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 import torch
-from harness import Crew, Place
+from harness import ContractRank, Crew
 
-from ffdist.transport import Edge, Frame, Meeting
+from ffdist.transport import Edge, EdgeContext, Frame
 from ffdist.transport.process_group import NCCL, new_edge_group
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -128,22 +128,22 @@ def test_the_suite_runs_whole(tmp_path: Path) -> None:
         assert all(peak > 0 for peak in network["peak_bytes"].values())
 
 
-def send_from_gpu(place: Place, num_frames: int) -> None:
+def send_from_gpu(place: ContractRank, num_frames: int) -> None:
     device = torch.device("cuda", place.rank)
     torch.cuda.set_device(device)
     group = new_edge_group(0, 1, EDGE.timeout, device)
-    sender = NCCL.open_sender(EDGE, Meeting(place.store, device, group))
+    sender = NCCL.open_sender(EDGE, EdgeContext(place.store, device, group))
     for i in range(num_frames):
         x = torch.full((1 << 20,), float(i), device=device).bfloat16()
         sender.send(Frame("x", {"i": i}, {"x": x, "y": torch.tensor([i]), "none": torch.empty(0, device=device)}))
     sender.close()
 
 
-def recv_on_gpu(place: Place, num_frames: int) -> list[tuple[int, float, str, int]]:
+def recv_on_gpu(place: ContractRank, num_frames: int) -> list[tuple[int, float, str, int]]:
     device = torch.device("cuda", place.rank)
     torch.cuda.set_device(device)
     group = new_edge_group(0, 1, EDGE.timeout, device)
-    receiver = NCCL.open_receiver(EDGE, Meeting(place.store, device, group))
+    receiver = NCCL.open_receiver(EDGE, EdgeContext(place.store, device, group))
     got = []
     for _ in range(num_frames):
         frame = receiver.recv()

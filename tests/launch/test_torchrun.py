@@ -22,7 +22,7 @@ from ffdist.cli.training import begin_or_go_on
 from ffdist.data import open_data
 from ffdist.errors import ConfigError
 from ffdist.runtime.folder import write_run_files
-from ffdist.runtime.torchrun import Meeting
+from ffdist.runtime.torchrun import Rendezvous
 from ffdist.runtime.world import World
 from ffdist.settings import Settings
 from ffdist.snapshot import committed, latest
@@ -165,5 +165,5 @@ def test_a_restarted_attempt_never_goes_on_in_a_run_it_did_not_begin(tmp_path: P
     store = dist.HashStore()
     with ExitStack() as start, pytest.raises(ConfigError, match="already holds a run"):
         begin_or_go_on(
-            Train(settings=Settings().changed(out=tmp_path)), images, Meeting(World(attempt=1), store, store), start
+            Train(settings=Settings().changed(out=tmp_path)), images, Rendezvous(World(attempt=1), store, store), start
         )

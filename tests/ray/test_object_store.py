@@ -18,7 +18,7 @@ from ray.cluster_utils import Cluster
 from ffdist.errors import TransportError
 from ffdist.mailbox import new_mailbox
 from ffdist.transport import Frame, Receiver, Sender, transport_of
-from ffdist.transport.contract import Crew, Pair, Place, ProcessPair, TransportContract
+from ffdist.transport.contract import ContractRank, Crew, Pair, ProcessPair, TransportContract
 from ffdist.transport.contract.sides import EDGE, keep_silent
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore::ResourceWarning")]
@@ -63,12 +63,12 @@ class TestObjectStore(TransportContract):
         return pair
 
 
-def send_many(place: Place, sender: Sender) -> None:
+def send_many(place: ContractRank, sender: Sender) -> None:
     for i in range(FRAMES):
         sender.send(Frame("x", {"i": i}, {"x": torch.full((8 * MIB,), i % 256, dtype=torch.uint8)}))
 
 
-def recv_many(place: Place, receiver: Receiver) -> list[tuple[int, int]]:
+def recv_many(place: ContractRank, receiver: Receiver) -> list[tuple[int, int]]:
     """Bytes held in the cluster's object stores, and bytes spilled to disk, behind each frame."""
     state = get_state_from_address(ray.get_runtime_context().gcs_address)
     used = []
@@ -99,11 +99,11 @@ def test_a_mailbox_is_a_process_without_torch(driver: str) -> None:
     assert not ray.get(mailbox.__ray_call__.remote(lambda self: "torch" in sys.modules))
 
 
-def send_too_much(place: Place, sender: Sender) -> None:
+def send_too_much(place: ContractRank, sender: Sender) -> None:
     try:
         sender.send(Frame("x", {}, {"x": torch.zeros(60 * MIB, dtype=torch.uint8)}))
     finally:
-        place.tell("done")
+        place.post("done")
 
 
 def test_a_frame_that_the_store_has_no_room_for_is_refused(pair: Pair) -> None:

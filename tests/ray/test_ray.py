@@ -40,7 +40,7 @@ from ffdist.snapshot import latest
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore::ResourceWarning")]
 ray.cloudpickle.register_pickle_by_value(gated)
 
-SPREAD = RayOptions(placement="spread", patience=timedelta(seconds=60))
+SPREAD = RayOptions(placement="spread", start_timeout=timedelta(seconds=60))
 
 
 def fingerprint(run: Path) -> list[tuple[int, str]]:

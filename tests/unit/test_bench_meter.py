@@ -15,7 +15,7 @@ KIB = 1024
 
 
 def now(counter: TensorBytes) -> int:
-    return sum(part.size for part in counter.held().values())
+    return sum(part.size for part in counter.held_bytes().values())
 
 
 def floats(kib: int) -> torch.Tensor:

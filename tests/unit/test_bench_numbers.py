@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import ffdist
 from ffdist.baselines import BASELINES, family
-from ffdist.baselines.twin import Backprop, twin
+from ffdist.baselines.twin import BackpropRule, twin
 from ffdist.bench.alone import Alone, heavy_calls, slowest_stage, total
 from ffdist.bench.bare import BareBlocks, Steps
 from ffdist.bench.floor import floors
@@ -132,7 +132,7 @@ def test_the_heavy_operations_of_a_step_are_its_products_its_casts_and_its_optim
     job = BenchSettings().changed(model="mlp", model_args=("widths=16,16",)).job(1)()
     plain, cast = (BlockConfig(job.settings.changed(precision=p), 10) for p in ("fp32", "bf16"))
     ff = heavy_calls(job.chain, job.objective, plain, batch_size=8)
-    bp = heavy_calls(twin(job.chain), Backprop(), plain, batch_size=8)
+    bp = heavy_calls(twin(job.chain), BackpropRule(), plain, batch_size=8)
     # a layer has no product for its input, a head has
     assert [(c.products.total(), c.casts.total(), c.optimisers.total()) for c in ff] == [(2 + 3, 0, 1)] * 2
     assert [(c.products.total(), c.casts.total(), c.optimisers.total()) for c in bp] == [(2 + 3 + 3, 0, 1)]

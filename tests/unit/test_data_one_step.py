@@ -30,7 +30,7 @@ from ffdist.data.places import CACHE, MIRROR
 from ffdist.data.sources import KNOWN
 from ffdist.errors import ConfigError, DataError
 from ffdist.known import DATA_SETS
-from ffdist.runtime.opened import open_told
+from ffdist.runtime.opened import open_dataset
 from ffdist.settings import DatasetSettings
 
 DRAWS = np.random.default_rng(0)
@@ -141,18 +141,18 @@ def test_how_a_source_is_prepared_is_told_and_remedies_say_how(tmp_path: Path) -
     Image.fromarray(GREY[:3].transpose(1, 2, 0)).save(tmp_path / "pets" / "cat" / "colour.png")
     told = DatasetSettings(data="pets")
     with pytest.raises(DataError) as refused:
-        open_told(told)
+        open_dataset(told)
     assert "dataset.image_size=64" in str(refused.value)
     assert 'dataset.data_args=dict(mode="rgb")' in str(refused.value)
-    images = open_told(DatasetSettings(data="pets", image_size=6, data_args=("mode=rgb", "test_fraction=0.5")))
+    images = open_dataset(DatasetSettings(data="pets", image_size=6, data_args=("mode=rgb", "test_fraction=0.5")))
     assert images.shape == (3, 6, 6)
     assert images.test is not None
     assert len(images.test) == 10
     assert open_data("pets", 6, mode="rgb", test_fraction=0.5).digest == images.digest
     with pytest.raises(ConfigError, match="unknown option 'mod'"):
-        open_told(DatasetSettings(data="pets", data_args=("mod=rgb",)))
+        open_dataset(DatasetSettings(data="pets", data_args=("mod=rgb",)))
     with pytest.raises(ConfigError, match="prepared already"):
-        open_told(DatasetSettings(data="digits", data_args=("mode=rgb",)))
+        open_dataset(DatasetSettings(data="digits", data_args=("mode=rgb",)))
 
 
 def test_a_cache_that_cannot_be_written_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -323,7 +323,7 @@ def test_torchvisions_root_is_taken_as_it_is(tmp_path: Path, cache: Path) -> Non
     for stem, rows in (("train", 30), ("t10k", 20)):
         put(root / "MNIST" / "raw", f"{stem}-images-idx3-ubyte", idx(GREY[:rows]))
         put(root / "MNIST" / "raw", f"{stem}-labels-idx1-ubyte", idx((np.arange(rows) % 10).astype(np.uint8)))
-    images = open_told(DatasetSettings(data="mnist", data_root=Path("root")))
+    images = open_dataset(DatasetSettings(data="mnist", data_root=Path("root")))
     assert np.array_equal(pixels(images)[..., 0], GREY[:30])
     assert not (cache / "MNIST").exists()
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from ffdist.data import list_data, open_data, verify
 from ffdist.data.images import Moments
-from ffdist.data.manifest import MANIFEST, Manifest, read_manifest
+from ffdist.data.manifest import MANIFEST, DataManifest, read_manifest
 from ffdist.data.row_digests import digests_of, write_digests
 from ffdist.data.shard_files import ShardWriter
 from ffdist.errors import DataError
@@ -37,7 +37,7 @@ def prepared(folder: Path, superclass: tuple[int, ...] | None = None) -> Path:
             writer.add(PICTURES[rows][part], LABELS[rows][part])
         splits[name] = writer.finish()
     mean, std = Moments(3).add(PICTURES).result()
-    Manifest("made", list("abcd"), (3, 6, 5), mean, std, splits, superclass).write(folder)
+    DataManifest("made", list("abcd"), (3, 6, 5), mean, std, splits, superclass).write(folder)
     return folder
 
 

@@ -21,7 +21,7 @@ from PIL import Image
 from ffdist.data import open_data, prepare
 from ffdist.data.decode import decode
 from ffdist.data.formats import formats
-from ffdist.data.manifest import HeldOut, LeftOut, Manifest, read_manifest
+from ffdist.data.manifest import DataManifest, HeldOut, LeftOut, read_manifest
 from ffdist.data.sources.splits import mark, read_splits
 from ffdist.errors import ConfigError, DataError
 
@@ -48,12 +48,12 @@ def table(path: Path, count: int, first: int, **columns: list) -> None:
     pq.write_table(pa.table(rows | columns), path)
 
 
-def prepared(source: Path, **settings: object) -> Manifest:
+def prepared(source: Path, **settings: object) -> DataManifest:
     out = source.parent / f"out{len(list(source.parent.glob('out*')))}"
     return read_manifest(prepare(source, out, **settings))  # pyright: ignore[reportArgumentType]
 
 
-def counts(manifest: Manifest) -> dict[str, int]:
+def counts(manifest: DataManifest) -> dict[str, int]:
     return {name: split.rows for name, split in manifest.splits.items()}
 
 

@@ -13,7 +13,7 @@ import ffdist
 from ffdist import SFF, Chain, Pipeline, models, open_data
 from ffdist.errors import ConfigError, DataError
 from ffdist.models import MODELS, load_model
-from ffdist.models.recipe import Recipe
+from ffdist.models.recipe import ChainRecipe
 from ffdist.objectives import Hinton
 from ffdist.runtime.evaluation import measure_run
 from ffdist.runtime.in_python import rule_settings
@@ -122,13 +122,13 @@ def test_a_run_in_python_is_evaluated_as_one_of_the_command_line(tmp_path: Path)
 def test_every_builder_s_network_is_made_again_by_its_name(name: str) -> None:
     shape = (3, 32, 32)
     built: Chain = MODELS[name](shape, 10)
-    assert built.recipe == Recipe(name)
+    assert built.recipe == ChainRecipe(name)
     assert load_model(name, shape, 10).names == built.names
 
 
 def test_options_are_spelled_as_the_command_line_reads_them() -> None:
     built = models.cnnb((1, 8, 8), 3, [4, 8], dropout=0.25)
-    assert built.recipe == Recipe("cnnb", ("widths=4,8", "dropout=0.25"))
+    assert built.recipe == ChainRecipe("cnnb", ("widths=4,8", "dropout=0.25"))
     again = load_model("cnnb", (1, 8, 8), 3, {"widths": "4,8", "dropout": "0.25"})
     assert again.shapes() == built.shapes()
     assert rule_settings(Hinton(strength=2.5)) == {"objective": "hinton", "objective_args": ("strength=2.5",)}

@@ -165,7 +165,7 @@ def test_vgg_without_norm_has_none() -> None:
 def test_a_block_that_writes_into_its_input_is_refused() -> None:
     layers = nn.Sequential(nn.Linear(4, 4), nn.ReLU(inplace=True), nn.Linear(4, 4))
     with pytest.raises(NetworkError, match="block '1' changes its input"):
-        Chain.from_sequential(layers, input_shape=(4,), num_classes=2, cut=[1, 1, 1]).shapes()
+        Chain.from_sequential(layers, input_shape=(4,), num_classes=2, layers_per_block=[1, 1, 1]).shapes()
     joined = Chain.from_sequential(layers, input_shape=(4,), num_classes=2)
     assert joined.shapes() == [(4,), (4,)]
 
@@ -185,6 +185,6 @@ def test_a_block_that_zeros_do_not_suit_is_traced_without_numbers() -> None:
             return torch.linalg.inv(x)  # of zeros there is none
 
     chain = Chain.from_sequential(nn.Sequential(nn.Flatten(), nn.Linear(16, 16), nn.Unflatten(1, (1, 4, 4)), Inverse()),
-                                  input_shape=(1, 4, 4), num_classes=2, cut=[3, 1])  # fmt: skip
+                                  input_shape=(1, 4, 4), num_classes=2, layers_per_block=[3, 1])  # fmt: skip
     zeros = Chain([("inverse", Inverse)], input_shape=(1, 4, 4), num_classes=2)
     assert chain.shapes()[-1] == zeros.shapes()[0] == (1, 4, 4)

@@ -10,7 +10,7 @@ from jobs import QUIET, fingerprint
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ffdist.baselines.twin import Backprop, twin
+from ffdist.baselines.twin import BackpropRule, twin
 from ffdist.data import open_data
 from ffdist.errors import ConfigError, NetworkError
 from ffdist.models import (
@@ -272,7 +272,9 @@ def test_a_run_from_a_file_is_the_same_in_any_number_of_stages_and_resumes_witho
 
 
 def test_a_cut_joins_its_blocks() -> None:
-    chain = torchvision_chain(torchvision.models.vgg11(), input_shape=(3, 32, 32), num_classes=10, cut=[2, 2, 4])
+    chain = torchvision_chain(
+        torchvision.models.vgg11(), input_shape=(3, 32, 32), num_classes=10, blocks_per_block=[2, 2, 4]
+    )
     assert [s[0] for s in chain.shapes()] == [128, 256, 512]
 
 
@@ -299,7 +301,7 @@ def test_a_file_of_something_else_is_refused_as_no_file_of_weights(suffix: str, 
 
 def test_the_weights_of_a_twin_by_backpropagation_begin_a_local_run(tmp_path: Path) -> None:
     chain = resnet18((1, 16, 16), 3, widths=(4, 4, 6, 6), split="stem-group")
-    learned = Classifier(twin(chain), Backprop())
+    learned = Classifier(twin(chain), BackpropRule())
     save_file(learned.state_dict(), tmp_path / "twin.safetensors")
     other = resnet18((1, 16, 16), 7, widths=(4, 4, 6, 6), split="stem-group")
     started = with_weights(other, tmp_path / "twin.safetensors")

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from ffdist import SFF, Pipeline, open_data
-from ffdist.baselines.twin import Backprop, twin
+from ffdist.baselines.twin import BackpropRule, twin
 from ffdist.errors import ConfigError
 from ffdist.models import Chain, cnnb, load_model
 from ffdist.models.dirac import _Dirac, with_dirac
@@ -109,7 +109,7 @@ def test_one_module_crosses_as_many_layers_as_backpropagation() -> None:
     chain = cnnb((1, 8, 8), 10, (8, 12, 16))
     whole = chain.regroup((3,))
     assert layers_crossed(whole, LocalCE()) == {"conv1+conv2+conv3": 4}
-    assert layers_crossed(twin(chain), Backprop()) == {"network": 4}
+    assert layers_crossed(twin(chain), BackpropRule()) == {"network": 4}
     assert layers_crossed(chain.regroup((1, 2)), LocalCE()) == {"conv1": 2, "conv2+conv3": 3}
 
 

@@ -15,7 +15,7 @@ from ffdist.errors import ConfigError
 from ffdist.objectives import DGL, AugLocal
 from ffdist.pipeline.muon import FilterMuon
 from ffdist.pipeline.optim import build_optimizer, in_groups
-from ffdist.pipeline.schedule import build_schedule
+from ffdist.pipeline.schedule import build_lr_scheduler
 from ffdist.runtime.agree import check_job
 from ffdist.runtime.threads import run_threads
 from ffdist.settings import Settings
@@ -81,7 +81,7 @@ def test_each_parameter_has_the_rate_and_the_optimiser_of_its_kind() -> None:
 def test_one_schedule_moves_all_rates_between_its_ends() -> None:
     optimizer = build_optimizer(MUON.optim, parts())
     assert optimizer is not None
-    schedule = build_schedule(MUON.scheduler, optimizer, 100, 10)
+    schedule = build_lr_scheduler(MUON.scheduler, optimizer, 100, 10)
     base = [0.1, 3.0, 0.5]
     rates = []
     for _ in range(100):

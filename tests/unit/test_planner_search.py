@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from ffdist.errors import ConfigError
 from ffdist.plan import Plan, PlanStage, Share
-from ffdist.planner import BlockProfile, Cluster, Curve, Link, Profile, best_plan, parse_bytes, parse_link, price
-from ffdist.planner.dealing import Search
+from ffdist.planner import BlockProfile, Cluster, Curve, NetworkLink, Profile, best_plan, parse_bytes, parse_link, price
+from ffdist.planner.dealing import PlanSearch
 from ffdist.planner.search import best_pipeline, best_price, data_parallel
 
 BATCH = 64
@@ -55,8 +55,10 @@ networks = st.builds(
     ),
     st.booleans(),
 )
-free = st.sampled_from([Link(inf, wired=False), Link(5e9, 2e-5, 1 / 5e9, wired=False)])
-links = st.sampled_from([Link(inf), Link(5e9, 1e-5, 2e-10), Link(1e9, 5e-5), Link(1e8, 5e-5, 4e-10, 4e-10)])
+free = st.sampled_from([NetworkLink(inf, wired=False), NetworkLink(5e9, 2e-5, 1 / 5e9, wired=False)])
+links = st.sampled_from(
+    [NetworkLink(inf), NetworkLink(5e9, 1e-5, 2e-10), NetworkLink(1e9, 5e-5), NetworkLink(1e8, 5e-5, 4e-10, 4e-10)]
+)
 
 
 def cuts(blocks: int) -> Iterator[list[tuple[int, int]]]:
@@ -95,20 +97,20 @@ def least(profile: Profile, cluster: Cluster, lanes: int) -> float:
 @settings(deadline=None, max_examples=80)
 @given(networks, st.integers(1, 4), st.integers(1, 3), free, st.data())
 def test_no_plan_on_one_host_has_a_lower_price(
-    profile: Profile, devices: int, lanes: int, link: Link, data: st.DataObject
+    profile: Profile, devices: int, lanes: int, link: NetworkLink, data: st.DataObject
 ) -> None:
     speeds = data.draw(st.sampled_from([(), tuple([1.0, 0.5, 0.7, 1.0][:devices])]))
     cluster = Cluster(devices, link, speeds)
-    found = Search(profile, cluster, lanes).least()
+    found = PlanSearch(profile, cluster, lanes).least()
     assert found is not None
     assert found.seconds == pytest.approx(least(profile, cluster, lanes), rel=1e-6)
 
 
 @settings(deadline=None, max_examples=60)
 @given(networks, st.integers(1, 4), st.integers(1, 3), links)
-def test_no_plan_across_hosts_has_a_lower_price(profile: Profile, devices: int, lanes: int, link: Link) -> None:
+def test_no_plan_across_hosts_has_a_lower_price(profile: Profile, devices: int, lanes: int, link: NetworkLink) -> None:
     cluster = Cluster(devices, link)
-    found = Search(profile, cluster, lanes).least()
+    found = PlanSearch(profile, cluster, lanes).least()
     assert found is not None
     assert found.seconds == pytest.approx(least(profile, cluster, lanes), rel=1e-6)
 
@@ -120,7 +122,7 @@ def test_under_a_memory_limit_the_best_of_what_fits_is_found(
 ) -> None:
     whole = price(profile, Cluster(1), Plan.pipeline(profile.names, [len(profile.names)])).memory
     cluster = Cluster(devices, memory_limit=share * whole)
-    found, wanted = Search(profile, cluster, lanes).least(), least(profile, cluster, lanes)
+    found, wanted = PlanSearch(profile, cluster, lanes).least(), least(profile, cluster, lanes)
     assert (found is None) == (wanted == inf)
     if found:
         assert found.memory <= share * whole
@@ -130,7 +132,7 @@ def test_under_a_memory_limit_the_best_of_what_fits_is_found(
 @settings(deadline=None, max_examples=40)
 @given(networks, st.integers(1, 6), links)
 def test_the_best_plan_loses_to_no_pipeline_and_to_no_data_parallelism(
-    profile: Profile, devices: int, link: Link
+    profile: Profile, devices: int, link: NetworkLink
 ) -> None:
     cluster = Cluster(devices, link)
     best = best_price(profile, cluster)
@@ -171,7 +173,7 @@ def test_what_does_not_fit_is_told_with_the_least_that_would() -> None:
 def test_sixty_four_blocks_on_sixty_four_devices_take_less_than_a_second() -> None:
     profile = network(*(block(n, 0.02 + 0.013 * (n * 37 % 11), 1.0 + n % 5, 2e4 / (1 + n // 8)) for n in range(64)))
     begun = time.process_time()
-    found = Search(profile, Cluster(64), 4).least()
+    found = PlanSearch(profile, Cluster(64), 4).least()
     assert time.process_time() - begun < 1.0
     assert found is not None
     pipeline = best_pipeline(profile, Cluster(64))
@@ -181,8 +183,8 @@ def test_sixty_four_blocks_on_sixty_four_devices_take_less_than_a_second() -> No
 
 def test_links_and_sizes_are_read_as_people_write_them() -> None:
     assert parse_link("1gbit").rate == 125e6
-    assert parse_link("25 Gbit/s, 2ms") == Link(25e9 / 8, 2e-3)
-    assert parse_link("3GB/s,1ms") == Link(3e9, 1e-3)
+    assert parse_link("25 Gbit/s, 2ms") == NetworkLink(25e9 / 8, 2e-3)
+    assert parse_link("3GB/s,1ms") == NetworkLink(3e9, 1e-3)
     assert parse_bytes("8GiB") == 8 * 2**30
     assert parse_bytes("1.5 GB") == 1.5e9
     for text in ("", "fast", "1", "-1gbit", "0gbit", "1gbit,", "1gbit,fast", "gbit"):

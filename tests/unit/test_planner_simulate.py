@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ffdist.plan import Plan, PlanStage, Share
-from ffdist.planner import Cluster, Link, Profile, price
+from ffdist.planner import Cluster, NetworkLink, Profile, price
 from ffdist.planner.events import Cores, Events, Process
 from ffdist.planner.profile import BackpropProfile, BlockProfile, Curve
 from ffdist.planner.schedules import ddp, one_batch, one_f_one_b, order_of
@@ -18,7 +18,7 @@ from ffdist.planner.simulate import Draw, messages_of, simulate
 
 BATCH = 60
 """It has whole lanes and microbatches of whole samples."""
-FREE = Link(inf, wired=False)
+FREE = NetworkLink(inf, wired=False)
 
 
 def block(index: int, seconds: float, megabytes: float = 0.0, sent: float = 0.0, step: float = 0.0) -> BlockProfile:
@@ -54,7 +54,9 @@ networks = st.builds(
     ),
     st.integers(1, 3),
 )
-links = st.sampled_from([FREE, Link(5e9, 2e-5, 2e-10, wired=False), Link(1e9, 5e-5), Link(1e8, 5e-5, 4e-10, 4e-10)])
+links = st.sampled_from(
+    [FREE, NetworkLink(5e9, 2e-5, 2e-10, wired=False), NetworkLink(1e9, 5e-5), NetworkLink(1e8, 5e-5, 4e-10, 4e-10)]
+)
 
 
 @st.composite
@@ -81,7 +83,7 @@ def plans(draw: st.DrawFn) -> Plan:
 @settings(deadline=None, max_examples=50)
 @given(networks, plans(), links, st.integers(1, 3))
 def test_every_plan_comes_to_its_end_and_none_beats_its_price(
-    profile: Profile, plan: Plan, link: Link, queue: int
+    profile: Profile, plan: Plan, link: NetworkLink, queue: int
 ) -> None:
     cluster = Cluster(plan.workers, link, queue=queue)
     simulated = simulate(profile, cluster, plan, batches=30)
@@ -104,14 +106,14 @@ def test_pipelines_and_replicas_reach_their_price() -> None:
     profile = network(block(0, 0.05, 1.0, 1e4), block(1, 0.03, 1.0, 1e4), block(2, 0.04, 1.0))
     for text, workers in (("* @ 0", 1), ("block0 @ 0 | block1 block2 @ 1", 2), ("* @ 0:0-1, 1:2-3", 2)):
         plan = Plan.parse(text, profile.names)
-        cluster = Cluster(workers, Link(5e9, 2e-5, 2e-10, wired=False))
+        cluster = Cluster(workers, NetworkLink(5e9, 2e-5, 2e-10, wired=False))
         assert simulate(profile, cluster, plan).rate == pytest.approx(price(profile, cluster, plan).rate, rel=0.02)
 
 
 def test_the_exchange_of_gradients_hides_behind_other_blocks_until_the_link_is_too_slow() -> None:
     profile = network(*(block(n, 0.05, 4.0) for n in range(4)))
     plan = Plan.replicated(profile.names, 2, 2)
-    fast, slow = (simulate(profile, Cluster(2, Link(rate)), plan) for rate in (1e9, 1e8))
+    fast, slow = (simulate(profile, Cluster(2, NetworkLink(rate)), plan) for rate in (1e9, 1e8))
     assert fast.seconds == pytest.approx(0.1, rel=1e-6)
     assert fast.hidden > 0.99
     assert slow.seconds == pytest.approx(4 * 4e6 / 1e8, rel=1e-6)  # 16 MB each way
@@ -144,9 +146,11 @@ def test_data_parallelism_by_a_ring_by_hand() -> None:
     profile = network(block(0, 0.04, 8.0, step=0.001), block(1, 0.04, 8.0, step=0.001))
     computing = 0.08 / 2 + 0.002
     assert ddp(profile, Cluster(2, FREE)).seconds == pytest.approx(computing)
-    assert ddp(profile, Cluster(2, Link(1e8))).seconds == pytest.approx(computing + 16e6 / 1e8)  # one bucket, the last
+    assert ddp(profile, Cluster(2, NetworkLink(1e8))).seconds == pytest.approx(
+        computing + 16e6 / 1e8
+    )  # one bucket, the last
     assert ddp(profile, Cluster(1, FREE)).seconds == pytest.approx(0.08 + 0.002)
-    assert ddp(profile, Cluster(2, FREE, collective=Link(1e8))).seconds > 0.2
+    assert ddp(profile, Cluster(2, FREE, collective=NetworkLink(1e8))).seconds > 0.2
     assert one_f_one_b(profile, Cluster(2, FREE)).seconds < 0.06
 
 

@@ -19,7 +19,7 @@ from jobs import QUIET, DigitsJob, cut_power_at, fingerprint, learned
 from ffdist.errors import ConfigError, FfdistError, NetworkError, StageError
 from ffdist.objectives import SCFF, SFF, Hinton, Local
 from ffdist.pipeline.block import LearningBlock, learn
-from ffdist.pipeline.flat import ALIGNMENT, Flat, in_memory
+from ffdist.pipeline.flat import ALIGNMENT, FlatParameters, in_memory
 from ffdist.pipeline.plan import build_block
 from ffdist.pipeline.reduce import Reduction, slices_pay
 from ffdist.pipeline.running import in_order
@@ -250,7 +250,7 @@ def test_weights_of_two_types_in_a_block_need_one_lane() -> None:
             self.one, self.two = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2).double()
 
     with pytest.raises(NetworkError, match="weights of one type"):
-        Flat(list(Mixed().parameters()), "a block")
+        FlatParameters(list(Mixed().parameters()), "a block")
 
 
 @given(st.integers(1, 9), st.data())

@@ -13,7 +13,7 @@ from torch import Tensor
 from ffdist.errors import ConfigError
 from ffdist.pipeline.classifier import Classifier
 from ffdist.pipeline.message import EvalBatch
-from ffdist.pipeline.predictors import Tally, block_weights, predictions
+from ffdist.pipeline.predictors import ScoreTally, block_weights, predictions
 from ffdist.runtime.threads import run_threads
 from ffdist.snapshot import SnapshotStore, latest
 
@@ -48,7 +48,7 @@ def test_a_block_weighs_the_log_odds_of_its_validation_accuracy_and_none_at_chan
 
 def test_top_1_and_top_5_count_as_sorting_does() -> None:
     given, labels = scores(), torch.arange(40) % 7
-    tally = Tally()
+    tally = ScoreTally()
     for part in (slice(0, 30), slice(30, 40)):
         stacked = torch.stack([given[name][part] for name in NAMES])
         tally.add(EvalBatch("test", None, labels[part], scores=stacked, scored=NAMES), None)
@@ -67,7 +67,7 @@ def test_top_1_and_top_5_count_as_sorting_does() -> None:
 
 
 def test_of_five_classes_or_fewer_there_is_no_top_5() -> None:
-    tally = Tally()
+    tally = ScoreTally()
     tally.add(EvalBatch("test", None, torch.tensor([0, 1]), scores=torch.eye(3)[None, :2], scored=["a"]), None)
     assert "top5" not in tally.result([])
 

@@ -223,7 +223,7 @@ def test_widths_that_go_into_the_classes_are_named_with_a_network_that_has_them(
         network = MODELS["sel-cnn"](shape, 10, depth=2) if len(shape) == 3 else models.mlp(shape, 10, widths=(13,))
         with pytest.raises(NetworkError, match="evenly") as refused:
             check_objective(network, CwC())
-        found = re.search(r"--model (\w+) --model-args widths=([\d,]+)", refused.value.told(as_flags))
+        found = re.search(r"--model (\w+) --model-args widths=([\d,]+)", refused.value.text(as_flags))
         assert found
         made = MODELS[found[1]](shape, 10, widths=tuple(map(int, found[2].split(","))))
         check_objective(made, CwC())

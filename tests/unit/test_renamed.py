@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import ffdist
+from ffdist import transport
+from ffdist.errors import ConfigError, as_field
 from ffdist.objectives import BlockSpec, Hinton, Local, Objective
 
 
@@ -74,6 +76,23 @@ def test_a_rule_written_with_old_names_is_called_by_the_new_ones() -> None:
         old = rule.prepare_with_scores(x, labels, scores, torch.Generator().manual_seed(1))
     new = Hinton().prepare_with_scores(x, labels, scores, torch.Generator().manual_seed(1))
     assert torch.equal(old, new + 1)
+
+
+def test_arguments_modules_and_errors_keep_their_old_names() -> None:
+    layers = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3))
+    with pytest.warns(DeprecationWarning, match=r"`from_sequential\(cut=...\)` is now `layers_per_block=...`"):
+        chain = ffdist.Chain.from_sequential(layers, input_shape=(4,), num_classes=3, cut=[2, 1])  # pyright: ignore
+    with pytest.warns(DeprecationWarning, match=r"`regroup\(cut=...\)` is now `blocks_per_block=...`"):
+        assert len(chain.regroup(cut=[2])) == 1  # pyright: ignore[reportCallIssue]
+    assert len(chain) == 2
+    for old, new in {"Meeting": "EdgeContext", "Place": "WorkerLocation"}.items():
+        with pytest.warns(DeprecationWarning, match=f"`{old}` is now `{new}`"):
+            assert getattr(transport, old) is getattr(transport, new)
+    with pytest.raises(AttributeError, match="nothing"):
+        transport.nothing  # noqa: B018  # pyright: ignore[reportAttributeAccessIssue]
+    error = ConfigError("wrong")
+    with pytest.warns(DeprecationWarning, match="`told` is now `text`"):
+        assert error.told(as_field) == error.text(as_field) == "wrong"
 
 
 @pytest.mark.parametrize("name", ["feedback", "signal"])

@@ -81,7 +81,7 @@ def stopped_at(step: int, make: DigitsJob) -> Result:
 def run_alone(make: DigitsJob, stop: Event, report: Observer = QUIET) -> Result:
     """One stage, told to stop by `stop`."""
     result = Result()
-    Rank(make(), World(), dist.HashStore(), ThreadEdges(), result.listen(report), stop).run()
+    Rank(make(), World(), dist.HashStore(), ThreadEdges(), result.collecting(report), stop).run()
     return result
 
 

@@ -6,14 +6,14 @@ from itertools import product
 
 import pytest
 
-from ffdist.device import Seen
+from ffdist.device import Accelerators
 from ffdist.errors import ConfigError
 from ffdist.runtime.rank import idle_gpus, stage_device
 from ffdist.runtime.world import World
 
 
 def devices(wanted: str, stages: int, gpus: int, local_size: int = 0, kind: str = "cuda") -> list[str]:
-    seen = Seen(kind if gpus else None, gpus)
+    seen = Accelerators(kind if gpus else None, gpus)
     ranks = range(stages)
     return [str(stage_device(wanted, World(r, stages, r % (local_size or stages), 0, local_size), seen)) for r in ranks]
 
@@ -51,8 +51,8 @@ def test_one_of_several_is_told_by_its_number_and_all_stages_share_it() -> None:
 
 
 def test_people_are_told_of_gpus_left_idle_unless_they_asked_for_it() -> None:
-    told = idle_gpus("auto", World(size=4), Seen("cuda", 1))
+    told = idle_gpus("auto", World(size=4), Accelerators("cuda", 1))
     assert told
     assert told.startswith("stages of this host: 4; GPUs that each sees: 1;")
     for wanted, stages, gpus in (("auto", 4, 4), ("auto", 4, 0), ("cpu", 4, 1), ("cuda", 4, 1)):
-        assert idle_gpus(wanted, World(size=stages), Seen("cuda" if gpus else None, gpus)) is None
+        assert idle_gpus(wanted, World(size=stages), Accelerators("cuda" if gpus else None, gpus)) is None

@@ -8,18 +8,18 @@ import pytest
 
 from ffdist.errors import ConfigError
 from ffdist.runtime.edges import host_kind, kind_of
-from ffdist.transport import Place
+from ffdist.transport import WorkerLocation
 
 
-def place(device: str, host: str | None, collective: str | None = None) -> Place:
-    return Place(device, collective, {} if host is None else {"shared-memory": host})
+def place(device: str, host: str | None, collective: str | None = None) -> WorkerLocation:
+    return WorkerLocation(device, collective, {} if host is None else {"shared-memory": host})
 
 
 CPU, OTHER_HOST = place("cpu", "a"), place("cpu", "b")
 FIRST, SECOND = place("cuda:one", "a", "nccl"), place("cuda:two", "a", "nccl")
 FIRST_ELSEWHERE = place("cuda:one", "container", "nccl")
-ON_RAY = Place("cpu", None, {"shared-memory": "a", "object-store": "joined"})
-ON_RAY_ELSEWHERE = Place("cpu", None, {"shared-memory": "b", "object-store": "joined"})
+ON_RAY = WorkerLocation("cpu", None, {"shared-memory": "a", "object-store": "joined"})
+ON_RAY_ELSEWHERE = WorkerLocation("cpu", None, {"shared-memory": "b", "object-store": "joined"})
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ ON_RAY_ELSEWHERE = Place("cpu", None, {"shared-memory": "b", "object-store": "jo
         ([place("xpu:one", "a", "xccl"), FIRST], ["shared-memory"]),
     ],
 )
-def test_auto_takes_the_fastest_that_joins_the_two(places: list[Place], kinds: list[str]) -> None:
+def test_auto_takes_the_fastest_that_joins_the_two(places: list[WorkerLocation], kinds: list[str]) -> None:
     assert [kind_of("auto", up, down, "two") for up, down in pairwise(places)] == kinds
 
 

@@ -191,7 +191,7 @@ def test_a_wrong_setting_is_told_by_its_field(values: dict[str, object], message
 def test_the_command_line_spells_it_as_a_flag(args: list[str], message: str) -> None:
     with pytest.raises(ConfigError) as raised:
         parse(args)
-    assert re.search(message, raised.value.told(as_flags))
+    assert re.search(message, raised.value.text(as_flags))
 
 
 def test_another_rule_or_network_leaves_the_options_and_windows_of_the_former_behind() -> None:

@@ -125,7 +125,7 @@ def test_a_layer_that_comes_again_in_another_block_is_refused() -> None:
 def test_a_layer_without_weights_that_comes_again_is_a_block_each_time(tmp_path: Path) -> None:
     act = nn.ReLU()
     network = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), act, nn.Linear(8, 4), act)
-    each = Chain.from_sequential(network, input_shape=(1, 8, 8), num_classes=10, cut=[1] * 5)
+    each = Chain.from_sequential(network, input_shape=(1, 8, 8), num_classes=10, layers_per_block=[1] * 5)
     assert each.shapes() == [(64,), (8,), (8,), (4,), (4,)]
     chain = Chain.from_sequential(network, input_shape=(1, 8, 8), num_classes=10)
     assert chain.shapes() == [(8,), (4,)]

@@ -18,7 +18,7 @@ from jobs import QUIET, DigitsJob, fingerprint
 
 import ffdist
 from ffdist.errors import ConfigError
-from ffdist.page.spans import beside, read_trace, spans_of
+from ffdist.page.spans import read_trace, spans_of, without_overlap
 from ffdist.runtime import tracing
 from ffdist.runtime.processes import run_processes
 from ffdist.runtime.threads import run_threads
@@ -159,7 +159,7 @@ def test_of_spans_within_one_another_each_moment_counts_once() -> None:
         {"ph": "X", "name": name, "cat": "compute", "ts": ts, "dur": dur, "pid": 0, "tid": 0}
         for name, ts, dur in (("all", 0, 100), ("in", 10, 20), ("deep", 15, 5), ("end", 90, 10), ("next", 100, 5))
     ]
-    flat = sorted(beside(spans_of(events)), key=lambda each: each.begin)
+    flat = sorted(without_overlap(spans_of(events)), key=lambda each: each.begin)
     assert [(s.name, s.begin, s.end) for s in flat] == [
         ("all", 0, 10), ("in", 10, 15), ("deep", 15, 20), ("in", 20, 30), ("all", 30, 90), ("end", 90, 100),
         ("next", 100, 105),

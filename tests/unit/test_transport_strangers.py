@@ -30,7 +30,7 @@ from ffdist.pipeline.message import (
     from_frame,
     to_frame,
 )
-from ffdist.transport import Meeting, shared_memory
+from ffdist.transport import EdgeContext, shared_memory
 from ffdist.transport.base import Edge, Frame
 from ffdist.transport.packet_socket import PacketSocket
 from ffdist.transport.slots import Slots
@@ -168,13 +168,13 @@ STRANGERS = {
 def test_a_stranger_of_the_same_user_is_passed_over(said: bytes | None) -> None:
     store = dist.HashStore()
     with ThreadPoolExecutor(1) as pool, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as stranger:
-        opening = pool.submit(shared_memory.TRANSPORT.open_receiver, EDGE, Meeting(store))
+        opening = pool.submit(shared_memory.TRANSPORT.open_receiver, EDGE, EdgeContext(store))
         stranger.connect("\0" + store.get(f"ffdist/{EDGE.name}/{EDGE.attempt}/address").decode())
         if said == b"":
             stranger.close()
         elif said:
             stranger.send(said)
-        with closing(shared_memory.TRANSPORT.open_sender(EDGE, Meeting(store))) as sender:
+        with closing(shared_memory.TRANSPORT.open_sender(EDGE, EdgeContext(store))) as sender:
             sender.send(Frame("for you"))
             with closing(opening.result()) as receiver:
                 assert receiver.recv().kind == "for you"
@@ -183,7 +183,7 @@ def test_a_stranger_of_the_same_user_is_passed_over(said: bytes | None) -> None:
 def test_an_end_of_another_edge_is_told_at_once() -> None:
     store = dist.HashStore()
     with ThreadPoolExecutor(1) as pool, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as other:
-        opening = pool.submit(shared_memory.TRANSPORT.open_receiver, EDGE, Meeting(store))
+        opening = pool.submit(shared_memory.TRANSPORT.open_receiver, EDGE, EdgeContext(store))
         other.connect("\0" + store.get(f"ffdist/{EDGE.name}/{EDGE.attempt}/address").decode())
         token = store.get(f"ffdist/{EDGE.name}/{EDGE.attempt}/token").decode()
         other.send(encode_hello(Edge("4-5"), token))

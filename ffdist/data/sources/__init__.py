@@ -10,7 +10,7 @@ from ffdist.data.column_names import Columns
 from ffdist.data.depth import Range
 from ffdist.data.manifest import FORMAT, MANIFEST
 from ffdist.data.sources.array_files import ArrayFiles, holds_arrays
-from ffdist.data.sources.base import Item, Source
+from ffdist.data.sources.base import DataSource, Item
 from ffdist.data.sources.hub import of_card
 from ffdist.data.sources.known import KNOWN, open_known
 from ffdist.data.sources.name_groups import refuse_pattern
@@ -28,7 +28,7 @@ from ffdist.regular import read_bytes
 
 ARCHIVES = (".gz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 
-__all__ = ["KNOWN", "Choice", "Item", "Source", "open_source"]
+__all__ = ["KNOWN", "Choice", "DataSource", "Item", "open_source"]
 
 
 def open_source(
@@ -40,7 +40,7 @@ def open_source(
     choice: Choice,
     holding: Holding,
     value_range: Range | None = None,
-) -> Source:
+) -> DataSource:
     """A known name, looked for in torchvision's `root`; or the path of a table, a folder of tables, or a tree.
 
     Raises DataError for anything else, with the nearest known name, and for a source of one class.
@@ -67,7 +67,7 @@ def open_source(
     return opened
 
 
-def of_files(path: Path, columns: Columns, choice: Choice, holding: Holding, value_range: Range | None) -> Source:
+def of_files(path: Path, columns: Columns, choice: Choice, holding: Holding, value_range: Range | None) -> DataSource:
     """A table, a folder of tables, NumPy's files, tars, or a tree."""
     if holds_arrays(path):
         refuse_pattern(holding.group_pattern, path)

@@ -15,7 +15,7 @@ from typing import IO, Any
 
 from ffdist.data.appearing import check_room, scratch
 from ffdist.data.formats import is_picture
-from ffdist.data.sources.base import Item, Source
+from ffdist.data.sources.base import DataSource, Item
 from ffdist.data.sources.listing import is_junk
 from ffdist.data.sources.tars import is_tar, members_of
 from ffdist.data.sources.tars import opened as opened_tar
@@ -137,10 +137,10 @@ def renamed(text: Any, place: Path, path: Path) -> Any:
     return str(text).replace(str(place), str(path)) if str(place) in str(text) else text
 
 
-class Archived(Source):
+class Archived(DataSource):
     """A source that lies unpacked in `place`, and is called like its archive."""
 
-    def __init__(self, inner: Source, place: Path, path: Path) -> None:
+    def __init__(self, inner: DataSource, place: Path, path: Path) -> None:
         self.inner, self.place, self.path = inner, place, path
         self.name = path.name.partition(".")[0] or path.name
         self.classes, self.counts, self.superclass = inner.classes, inner.counts, inner.superclass

@@ -16,7 +16,7 @@ from ffdist.data.column_names import Columns
 from ffdist.data.depth import Range
 from ffdist.data.labels import Labels, labels_of
 from ffdist.data.manifest import LeftOut
-from ffdist.data.sources.base import Item, Source
+from ffdist.data.sources.base import DataSource, Item
 from ffdist.data.sources.listing import is_junk
 from ffdist.data.sources.shares import Holding, Shares
 from ffdist.data.sources.splits import SPLITS, TEST, TRAIN, split_of
@@ -43,7 +43,7 @@ def holds_arrays(path: Path) -> bool:
     return any(entry.suffix.lower() == ".npy" for entry in entries) and not any(entry.is_dir() for entry in entries)
 
 
-class ArrayFiles(Source):
+class ArrayFiles(DataSource):
     """Samples [N, ...] and labels [N] of each split, by the arrays' names.
 
     columns: names that a user has told, in place of the usual ones; of groups, too. Raises DataError for files that

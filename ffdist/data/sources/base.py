@@ -22,7 +22,7 @@ class Item(NamedTuple):
     """What names it in an error: a file, or a file and row."""
 
 
-class Source(ABC):
+class DataSource(ABC):
     """Samples with labels, listed when it is opened and read when they are asked for."""
 
     name: str

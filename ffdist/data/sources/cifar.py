@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from torchvision import datasets
 
-from ffdist.data.sources.base import Item, Source
+from ffdist.data.sources.base import DataSource, Item
 from ffdist.errors import DataError
 
 RECONSTRUCT = np.empty(0).__reduce__()[0]
@@ -57,7 +57,7 @@ def read_pickle(path: Path, md5: str) -> dict[str, Any]:
         raise DataError("a CIFAR file holds more than arrays", where=path, got=error) from error
 
 
-class Cifar(Source):
+class Cifar(DataSource):
     """folder: cifar-10-batches-py or cifar-100-python; official: torchvision's class for it, with the md5."""
 
     def __init__(self, name: str, folder: Path, official: str) -> None:

@@ -84,7 +84,7 @@ def have(name: str, remote: Remote, root: Path, new: Path) -> Path:
     for url in addresses(name, remote):
         note(f"fetching {url} into {root}")
         try:
-            with patience():
+            with connection_timeouts():
                 download_url(url, str(new), remote.file, remote.md5)
             return new / remote.file
         except ERRORS as error:
@@ -104,7 +104,7 @@ def have(name: str, remote: Remote, root: Path, new: Path) -> Path:
 
 
 @contextmanager
-def patience() -> Iterator[None]:
+def connection_timeouts() -> Iterator[None]:
     """Inside, a connection that says nothing is given up; torchvision would wait for ever."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(PATIENCE)

@@ -37,7 +37,7 @@ def of_card(folder: Path, choice: Choice) -> Choice:
     others = [split for split in configs[name] if split.casefold() not in WORDS]
     check_there(folder, splits)
     left = f"; left out: {shown(others)}" if others else ""
-    note(f"splits are those of {folder / CARD}: {told(splits)}{left}")
+    note(f"splits are those of {folder / CARD}: {split_options(splits)}{left}")
     return replace(choice, splits=splits) if splits else choice
 
 
@@ -112,9 +112,9 @@ def several(folder: Path, configs: Mapping[str, Files]) -> DataError:
         where=folder / CARD,
         expected="one of them, by its files",
         got=shown(configs),
-        remedy=f"e.g. for {first}: {setting('splits', told(known))}",
+        remedy=f"e.g. for {first}: {setting('splits', split_options(known))}",
     )
 
 
-def told(splits: Files) -> str:
+def split_options(splits: Files) -> str:
     return " ".join(f"{split}={shlex.quote(path)}" for split in SPLITS for path in splits.get(split, ()))

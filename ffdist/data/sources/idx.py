@@ -13,7 +13,7 @@ from typing import IO
 import numpy as np
 
 from ffdist.data.images import check_labels
-from ffdist.data.sources.base import Item, Source
+from ffdist.data.sources.base import DataSource, Item
 from ffdist.errors import DataError
 
 READ = 2**24
@@ -21,7 +21,7 @@ READ = 2**24
 FILES = {"train": "train", "test": "t10k"}
 
 
-class Idx(Source):
+class Idx(DataSource):
     """folder: with train-images-idx3-ubyte and its three fellows, or these with .gz.
 
     files: what the names of each split's files begin with. first_label: the number of the first class in the files.

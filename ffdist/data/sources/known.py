@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from ffdist.data.sources.base import Source
+from ffdist.data.sources.base import DataSource
 from ffdist.data.sources.idx import EMNIST, Idx, emnist
 from ffdist.data.sources.imagenette import imagenette
 from ffdist.data.sources.stl10 import Stl10
@@ -25,7 +25,7 @@ class Known:
     counts: dict[str, int]
     folders: tuple[str, ...]
     """Where it may be below torchvision's root; the first that is there is taken, and made where it is fetched."""
-    open: Callable[[Path], Source]
+    open: Callable[[Path], DataSource]
     has: str = ""
     """A file in the folder, perhaps with .gz, where the folder alone says nothing."""
     files: str = ""
@@ -44,7 +44,7 @@ class Known:
         return any((folder / f"{self.has}{ending}").is_file() for ending in ("", ".gz"))
 
 
-def cifar(official: str, folder: Path) -> Source:
+def cifar(official: str, folder: Path) -> DataSource:
     from ffdist.data.sources.cifar import Cifar  # imports torchvision, more than a second
 
     return Cifar(official.lower(), folder, official)
@@ -130,7 +130,7 @@ def known_name(name: str) -> str | None:
     return small if small in KNOWN else OTHER_NAMES.get(small)
 
 
-def open_known(name: str, root: Path, download: bool) -> Source:
+def open_known(name: str, root: Path, download: bool) -> DataSource:
     """The data set in torchvision's root, fetched first where it is not there and `download` allows it.
 
     Raises DataError where it is not there or cannot be fetched.

@@ -9,14 +9,14 @@ import numpy as np
 
 from ffdist.data.images import check_labels
 from ffdist.data.manifest import LeftOut
-from ffdist.data.sources.base import Item, Source
+from ffdist.data.sources.base import DataSource, Item
 from ffdist.errors import DataError
 
 SIDE = 96
 CLASSES = ["airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck"]
 
 
-class Stl10(Source):
+class Stl10(DataSource):
     """folder: stl10_binary, with train_X.bin and its three fellows. Raises DataError for other files."""
 
     name = "stl10"

@@ -9,13 +9,13 @@ import numpy as np
 
 from ffdist.data.images import check_labels
 from ffdist.data.manifest import LeftOut
-from ffdist.data.sources.base import Item, Source
+from ffdist.data.sources.base import DataSource, Item
 from ffdist.errors import ConfigError, DataError
 
 CLASSES = [str(digit) for digit in range(10)]
 
 
-class Svhn(Source):
+class Svhn(DataSource):
     """folder: with train_32x32.mat and test_32x32.mat.
 
     Raises DataError for other files, ConfigError where the package that reads them is not installed.

@@ -17,7 +17,7 @@ from ffdist.data.column_names import Columns, found_columns, taken
 from ffdist.data.columns import is_text, joined, plain, samples
 from ffdist.data.depth import Range
 from ffdist.data.labels import Labels
-from ffdist.data.sources.base import Item, Source
+from ffdist.data.sources.base import DataSource, Item
 from ffdist.data.sources.listing import Listing, shown
 from ffdist.data.sources.name_groups import groups_by_name
 from ffdist.data.sources.row_splits import row_splits
@@ -29,7 +29,7 @@ from ffdist.data.sources.texts import base_of
 from ffdist.errors import ConfigError, DataError, setting
 
 
-class Table(Source):
+class Table(DataSource):
     """One such file, or a folder of them, whose names may say which split they are (`table_splits.find_files`).
 
     Pictures are encoded, or files that a column of paths names, from the table's folder. Labels are texts or whole

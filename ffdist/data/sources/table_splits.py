@@ -54,7 +54,7 @@ def find_files(path: Path, choice: Choice, texts: Mapping[Path, str] | None = No
     listing = Listing(path, choice)
     files = tables(listing) if texts is None else text_tables(listing, texts)
     if choice.splits is not None:
-        splits = told(listing, files)
+        splits = chosen_splits(listing, files)
     elif choice.whole:
         splits = {TRAIN: files}
     else:
@@ -112,7 +112,7 @@ def is_listed(path: Path) -> bool:
         return True
 
 
-def told(listing: Listing, files: Sequence[Path]) -> dict[str, list[Path]]:
+def chosen_splits(listing: Listing, files: Sequence[Path]) -> dict[str, list[Path]]:
     splits: dict[str, list[Path]] = {split: [] for split in SPLITS}
     for path in files:
         parts = listing.name(path).split("/")

@@ -20,7 +20,7 @@ from ffdist.data.columns import joined
 from ffdist.data.formats import endings
 from ffdist.data.labels import Labels, labels_of, texts
 from ffdist.data.manifest import LeftOut
-from ffdist.data.sources.base import Item, Source
+from ffdist.data.sources.base import DataSource, Item
 from ffdist.data.sources.listing import Listing, is_junk
 from ffdist.data.sources.name_groups import groups_by_name
 from ffdist.data.sources.shares import Holding, Shares
@@ -60,7 +60,7 @@ def holds_tars(path: Path, choice: Choice) -> bool:
     return not folders and any(is_tar(file) for file in files)
 
 
-class Tars(Source):
+class Tars(DataSource):
     """One tar, or a folder of them, whose names may say which split they are, as tables' do.
 
     columns: of samples, groups and labels: the ending of the member, or the key in the sample's JSON.

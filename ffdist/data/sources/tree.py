@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ffdist.data.classes import written_alike
-from ffdist.data.sources.base import Item, Source
+from ffdist.data.sources.base import DataSource, Item
 from ffdist.data.sources.layout import find_layout, quoted
 from ffdist.data.sources.listing import Listing, shown
 from ffdist.data.sources.name_groups import groups_by_name
@@ -22,7 +22,7 @@ Folders = dict[str, list[Path]]
 """The folders of each class; more than one where several make a split."""
 
 
-class Tree(Source):
+class Tree(DataSource):
     """root/CLASS/**/picture, or the same below root/train, root/validation and root/test, whatever they are called.
 
     holding: what is held out where the tree has no such splits.

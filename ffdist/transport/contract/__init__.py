@@ -18,18 +18,21 @@ import pytest
 
 pytest.register_assert_rewrite("ffdist.transport.contract.laws", "ffdist.transport.contract.sides")
 
+from ffdist.renamed import renamed_names  # noqa: E402
 from ffdist.transport.contract.laws import EdgeContract, TransportContract  # noqa: E402
 from ffdist.transport.contract.pair import Pair, ProcessPair, ThreadPair  # noqa: E402
-from ffdist.transport.contract.processes import Crew, Outcome, Place, run_processes  # noqa: E402
+from ffdist.transport.contract.processes import ContractRank, Crew, Outcome, run_processes  # noqa: E402
 
 __all__ = [
+    "ContractRank",
     "Crew",
     "EdgeContract",
     "Outcome",
     "Pair",
-    "Place",
     "ProcessPair",
     "ThreadPair",
     "TransportContract",
     "run_processes",
 ]
+
+__getattr__ = renamed_names(__name__, Place="ContractRank")

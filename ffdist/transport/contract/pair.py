@@ -14,11 +14,11 @@ import torch.distributed as dist
 
 from ffdist.errors import TransportError
 from ffdist.transport.base import Edge, Receiver, Sender
-from ffdist.transport.contract.processes import Crew, Outcome, Place
+from ffdist.transport.contract.processes import ContractRank, Crew, Outcome
 from ffdist.transport.contract.sides import EDGE
 from ffdist.transport.local import open_local
 from ffdist.transport.registry import here
-from ffdist.transport.transport import Meeting, Transport
+from ffdist.transport.transport import EdgeContext, Transport
 
 Side = Callable[..., Any]
 """`upstream(place, sender, *args)` or `downstream(place, receiver, *args)`."""
@@ -50,8 +50,8 @@ class ThreadPair(Pair):
         assert edges is None, "both ends are opened by one call"
         store, (sender, receiver) = dist.HashStore(), open_local(edge)
         with ThreadPoolExecutor(2) as pool:
-            sending = pool.submit(_outcome, Place(0, 2, store), sender, upstream, args)
-            receiving = pool.submit(_outcome, Place(1, 2, store), receiver, downstream, args)
+            sending = pool.submit(_outcome, ContractRank(0, 2, store), sender, upstream, args)
+            receiving = pool.submit(_outcome, ContractRank(1, 2, store), receiver, downstream, args)
             return [sending.result(), receiving.result()]
 
 
@@ -87,12 +87,14 @@ class ProcessPair(Pair):
         return self.crew.run(_in_process, how, edges or (edge, edge), (upstream, downstream), args, gloo=gloo)
 
 
-def _in_process(place: Place, how: Any, edges: Sequence[Edge], sides: Sequence[Side], args: tuple[Any, ...]) -> Any:
+def _in_process(
+    place: ContractRank, how: Any, edges: Sequence[Edge], sides: Sequence[Side], args: tuple[Any, ...]
+) -> Any:
     transport, enter, held = how
     enter()
-    meeting = Meeting(place.store, group=_group(transport))
-    place.tell(f"rank {place.rank} is here")
-    assert place.hear(f"rank {1 - place.rank} is here")  # so that an edge's timeout measures the edge
+    meeting = EdgeContext(place.store, group=_group(transport))
+    place.post(f"rank {place.rank} is here")
+    assert place.await_posted(f"rank {1 - place.rank} is here")  # so that an edge's timeout measures the edge
     before = held()
     end = (transport.open_sender, transport.open_receiver)[place.rank](edges[place.rank], meeting)
     outcome = _outcome(place, end, sides[place.rank], args)
@@ -110,7 +112,7 @@ def _group(transport: Transport) -> dist.ProcessGroup | None:
     return group
 
 
-def _outcome(place: Place, end: Sender | Receiver, side: Side, args: tuple[Any, ...]) -> Outcome:
+def _outcome(place: ContractRank, end: Sender | Receiver, side: Side, args: tuple[Any, ...]) -> Outcome:
     try:
         return Outcome(value=side(place, end, *args))
     except TransportError as error:

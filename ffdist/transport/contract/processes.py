@@ -30,7 +30,7 @@ PATIENCE = timedelta(seconds=60)
 
 
 @dataclass(frozen=True)
-class Place:
+class ContractRank:
     """Where a function runs: its first argument."""
 
     rank: int
@@ -38,11 +38,11 @@ class Place:
     store: dist.Store
     """Fresh for each run, shared by its ranks."""
 
-    def tell(self, key: str) -> None:
+    def post(self, key: str) -> None:
         """Let the other ranks know that something has happened."""
         self.store.set(f"told/{key}", "")
 
-    def hear(self, key: str, within: timedelta = PATIENCE) -> bool:
+    def await_posted(self, key: str, within: timedelta = PATIENCE) -> bool:
         """Wait until a rank has told `key`; False if it has not within that time."""
         try:
             self.store.wait([f"told/{key}"], within)
@@ -180,10 +180,10 @@ def _serve(rank: int, size: int, threads: int, port: int, pipe: Connection) -> N
     with contextlib.suppress(EOFError):  # the crew is dismissed
         while True:
             task: _Task = pipe.recv()
-            pipe.send(_perform(task, Place(rank, size, dist.PrefixStore(f"run/{task.run}", store))))
+            pipe.send(_perform(task, ContractRank(rank, size, dist.PrefixStore(f"run/{task.run}", store))))
 
 
-def _perform(task: _Task, place: Place) -> Outcome:
+def _perform(task: _Task, place: ContractRank) -> Outcome:
     torch.manual_seed(place.rank)
     try:
         if task.gloo:

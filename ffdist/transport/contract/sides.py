@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ffdist.errors import PeerLostError, TransportError
 from ffdist.transport.base import Edge, Frame, Receiver, Sender
-from ffdist.transport.contract.processes import Place
+from ffdist.transport.contract.processes import ContractRank
 from ffdist.transport.wire import ALIGNMENT, DTYPES, as_bytes, is_dense
 
 EDGE = Edge("0-1", depth=2, timeout=timedelta(seconds=30))
@@ -63,12 +63,12 @@ def expected_print(tensor: Tensor) -> tuple[Any, ...]:
     return print_of(tensor if is_dense(tensor.shape, tensor.stride()) else tensor.contiguous())
 
 
-def send_each(place: Place, sender: Sender, frames: Callable[[], list[Frame]]) -> None:
+def send_each(place: ContractRank, sender: Sender, frames: Callable[[], list[Frame]]) -> None:
     for frame in frames():
         sender.send(frame)
 
 
-def recv_prints(place: Place, receiver: Receiver, frames: Callable[[], list[Frame]]) -> list[Any]:
+def recv_prints(place: ContractRank, receiver: Receiver, frames: Callable[[], list[Frame]]) -> list[Any]:
     """Keeps every frame until all are here: none may change when later ones come."""
     kept = [receiver.recv() for _ in frames()]
     return [(f.kind, f.fields, {name: print_of(t) for name, t in f.tensors.items()}) for f in kept]
@@ -90,86 +90,86 @@ def growing_frames() -> list[Frame]:
     return frames
 
 
-def recv_addresses(place: Place, receiver: Receiver, frames: Callable[[], list[Frame]]) -> list[int]:
+def recv_addresses(place: ContractRank, receiver: Receiver, frames: Callable[[], list[Frame]]) -> list[int]:
     return [tensor.data_ptr() % ALIGNMENT for _ in frames() for tensor in receiver.recv().tensors.values()]
 
 
-def send_sparse_then_marker(place: Place, sender: Sender) -> tuple[str, None]:
+def send_sparse_then_marker(place: ContractRank, sender: Sender) -> tuple[str, None]:
     with pytest.raises(TransportError) as caught:
         sender.send(Frame("x", {}, {"bad": torch.eye(3).to_sparse()}))
     sender.send(Frame("marker"))
     return caught.value.what, None
 
 
-def recv_one(place: Place, receiver: Receiver) -> str:
+def recv_one(place: ContractRank, receiver: Receiver) -> str:
     return receiver.recv().kind
 
 
 # An edge holds `depth` frames, no more and no fewer.
 
 
-def fill_then_one_more(place: Place, sender: Sender, depth: int, rounds: int) -> float:
+def fill_then_one_more(place: ContractRank, sender: Sender, depth: int, rounds: int) -> float:
     """Each round: `depth` sends that return, told as "full"; then one in a thread, told as "went on"."""
     for i in range(rounds):
-        place.hear(f"empty {i}")
+        place.await_posted(f"empty {i}")
         for _ in range(depth):
             sender.send(Frame("x", {}, {"x": torch.ones(100_000)}))
-        place.tell(f"full {i}")
+        place.post(f"full {i}")
         sender.send(Frame("one more"))
-        place.tell(f"went on {i}")
+        place.post(f"went on {i}")
     return sender.waited
 
 
-def watch_then_empty(place: Place, receiver: Receiver, depth: int, rounds: int) -> list[tuple[bool, bool, bool]]:
+def watch_then_empty(place: ContractRank, receiver: Receiver, depth: int, rounds: int) -> list[tuple[bool, bool, bool]]:
     seen = []
     for i in range(rounds):
-        place.tell(f"empty {i}")
-        full = place.hear(f"full {i}")
-        early = place.hear(f"went on {i}", A_MOMENT)
+        place.post(f"empty {i}")
+        full = place.await_posted(f"full {i}")
+        early = place.await_posted(f"went on {i}", A_MOMENT)
         receiver.recv()
-        seen.append((full, early, place.hear(f"went on {i}")))
+        seen.append((full, early, place.await_posted(f"went on {i}")))
         for _ in range(depth):
             receiver.recv()
     return seen
 
 
-def send_while_one_is_held(place: Place, sender: Sender, depth: int) -> None:
+def send_while_one_is_held(place: ContractRank, sender: Sender, depth: int) -> None:
     for i in range(1 + depth):
         sender.send(Frame("x", {}, {"x": torch.full((100_000,), float(i))}))
         if i == 0:
-            assert place.hear("held")
-    place.tell("full")
+            assert place.await_posted("held")
+    place.post("full")
 
 
-def hold_the_first(place: Place, receiver: Receiver, depth: int) -> tuple[bool, list[list[float]]]:
+def hold_the_first(place: ContractRank, receiver: Receiver, depth: int) -> tuple[bool, list[list[float]]]:
     held = [receiver.recv().tensors["x"]]
-    place.tell("held")
-    full = place.hear("full")
+    place.post("held")
+    full = place.await_posted("full")
     held += [receiver.recv().tensors["x"] for _ in range(depth)]
     return full, [x.unique().tolist() for x in held]
 
 
-def send_when_asked(place: Place, sender: Sender) -> None:
-    place.hear("asking")
+def send_when_asked(place: ContractRank, sender: Sender) -> None:
+    place.await_posted("asking")
     sender.send(Frame("x"))
 
 
-def ask_and_recv(place: Place, receiver: Receiver) -> float:
-    place.tell("asking")
+def ask_and_recv(place: ContractRank, receiver: Receiver) -> float:
+    place.post("asking")
     receiver.recv()
     return receiver.waited
 
 
-def wait_and_recv(place: Place, receiver: Receiver) -> int:
-    asking = threading.Timer(A_MOMENT.total_seconds(), place.tell, ["asking"])
+def wait_and_recv(place: ContractRank, receiver: Receiver) -> int:
+    asking = threading.Timer(A_MOMENT.total_seconds(), place.post, ["asking"])
     asking.start()
     receiver.recv()
     asking.join()
     return receiver.queued
 
 
-def recv_what_lies_there(place: Place, receiver: Receiver, depth: int) -> int:
-    assert place.hear("closed", EDGE.timeout / 2)
+def recv_what_lies_there(place: ContractRank, receiver: Receiver, depth: int) -> int:
+    assert place.await_posted("closed", EDGE.timeout / 2)
     receiver.recv()
     return receiver.queued
 
@@ -177,11 +177,11 @@ def recv_what_lies_there(place: Place, receiver: Receiver, depth: int) -> int:
 MANY = 200
 
 
-def send_many(place: Place, sender: Sender, warm: int) -> int:
+def send_many(place: ContractRank, sender: Sender, warm: int) -> int:
     return _growth(warm, lambda: sender.send(Frame("x", {}, {"x": torch.ones(1 << 20, dtype=torch.uint8)})))
 
 
-def recv_many(place: Place, receiver: Receiver, warm: int) -> int:
+def recv_many(place: ContractRank, receiver: Receiver, warm: int) -> int:
     return _growth(warm, receiver.recv)
 
 
@@ -202,16 +202,16 @@ def _resident_bytes() -> int:
 # An end that closes.
 
 
-def send_depth_and_close(place: Place, sender: Sender, depth: int) -> None:
+def send_depth_and_close(place: ContractRank, sender: Sender, depth: int) -> None:
     for i in range(depth):
         sender.send(Frame("x", {"i": i}, {"x": torch.full((100_000,), float(i))}))
     sender.close()
     sender.close()
-    place.tell("closed")
+    place.post("closed")
 
 
-def recv_after_close(place: Place, receiver: Receiver, depth: int) -> tuple[list[Any], list[str]]:
-    assert place.hear("closed", EDGE.timeout / 2)
+def recv_after_close(place: ContractRank, receiver: Receiver, depth: int) -> tuple[list[Any], list[str]]:
+    assert place.await_posted("closed", EDGE.timeout / 2)
     frames = [receiver.recv() for _ in range(depth)]
     got = [(frame.fields["i"], frame.tensors["x"].unique().tolist()) for frame in frames]
     return got, [_lost(receiver.recv), _lost(receiver.recv)]
@@ -223,76 +223,76 @@ def _lost(act: Callable[[], object]) -> str:
     return str(caught.value)
 
 
-def send_for_ever(place: Place, sender: Sender) -> str:
+def send_for_ever(place: ContractRank, sender: Sender) -> str:
     def act() -> None:
         while True:
             sender.send(Frame("x", {}, {"x": torch.ones(1000)}))
 
-    place.tell("sending")
+    place.post("sending")
     error = _lost(act)
     sender.close()
     return error
 
 
-def close_early(place: Place, receiver: Receiver) -> str:
-    assert place.hear("sending")
+def close_early(place: ContractRank, receiver: Receiver) -> str:
+    assert place.await_posted("sending")
     receiver.recv()
     receiver.close()
     receiver.close()
     return _lost(receiver.recv)
 
 
-def do_nothing(place: Place, end: Sender | Receiver) -> None:
+def do_nothing(place: ContractRank, end: Sender | Receiver) -> None:
     pass
 
 
 # An end that is silent, killed, or not the right one.
 
 
-def send_into_silence(place: Place, sender: Sender) -> None:
+def send_into_silence(place: ContractRank, sender: Sender) -> None:
     try:
         for _ in range(3):
             sender.send(Frame("x"))
     finally:
-        place.tell("done")
+        place.post("done")
 
 
-def recv_from_silence(place: Place, receiver: Receiver) -> None:
+def recv_from_silence(place: ContractRank, receiver: Receiver) -> None:
     try:
         receiver.recv()
     finally:
-        place.tell("done")
+        place.post("done")
 
 
-def keep_silent(place: Place, end: Sender | Receiver) -> None:
-    assert place.hear("done")
+def keep_silent(place: ContractRank, end: Sender | Receiver) -> None:
+    assert place.await_posted("done")
 
 
-def die(place: Place, end: Sender | Receiver) -> None:
+def die(place: ContractRank, end: Sender | Receiver) -> None:
     """SIGKILL, once the other end says that it is about to block."""
-    assert place.hear("about to block")
+    assert place.await_posted("about to block")
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def send_until_error(place: Place, sender: Sender) -> None:
+def send_until_error(place: ContractRank, sender: Sender) -> None:
     sender.send(Frame("x", {}, {"x": torch.ones(100_000)}))
     sender.send(Frame("x", {}, {"x": torch.ones(100_000)}))
-    place.tell("about to block")
+    place.post("about to block")
     sender.send(Frame("x"))
 
 
-def recv_until_error(place: Place, receiver: Receiver) -> None:
-    place.tell("about to block")
+def recv_until_error(place: ContractRank, receiver: Receiver) -> None:
+    place.post("about to block")
     receiver.recv()
 
 
-def send_and_die(place: Place, sender: Sender) -> None:
+def send_and_die(place: ContractRank, sender: Sender) -> None:
     for i in range(2):
         sender.send(Frame("x", {"i": i}, {"x": torch.full((1_000_000,), i)}))
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def recv_what_is_left(place: Place, receiver: Receiver) -> tuple[list[Any], str]:
+def recv_what_is_left(place: ContractRank, receiver: Receiver) -> tuple[list[Any], str]:
     got: list[Any] = []
 
     def act() -> None:

@@ -16,7 +16,7 @@ import torch
 from ffdist.errors import TransportError
 from ffdist.transport import wire
 from ffdist.transport.base import Edge, Frame, Receiver, Sender
-from ffdist.transport.transport import Meeting, Place, Transport
+from ffdist.transport.transport import EdgeContext, Transport, WorkerLocation
 
 LOOK = 0.002
 
@@ -137,10 +137,10 @@ class Files(Transport):
     speed = 0
     needs = "a file system that both stages see"
 
-    def joins(self, up: Place, down: Place) -> bool:
+    def joins(self, up: WorkerLocation, down: WorkerLocation) -> bool:
         return True
 
-    def open_sender(self, edge: Edge, meeting: Meeting) -> FileSender:
+    def open_sender(self, edge: Edge, meeting: EdgeContext) -> FileSender:
         key = f"files/{edge.name}/{edge.attempt}"
         try:
             meeting.store.wait([key], edge.timeout)
@@ -150,7 +150,7 @@ class Files(Transport):
         folder.greet()
         return FileSender(edge, folder)
 
-    def open_receiver(self, edge: Edge, meeting: Meeting) -> FileReceiver:
+    def open_receiver(self, edge: Edge, meeting: EdgeContext) -> FileReceiver:
         folder = Folder(edge, Path(tempfile.mkdtemp(prefix="edge-")), "receiver", "sender")
         meeting.store.set(f"files/{edge.name}/{edge.attempt}", str(folder.path))
         folder.greet()
