@@ -41,7 +41,7 @@ def stop_agent(number: int) -> None:
 
 @contextmanager
 def counting() -> Iterator[None]:
-    """Within, what torchrun starts is watched by this agent, where this version of torch lets it be."""
+    """A context in which what torchrun starts is watched by this agent, where this version of torch lets it be."""
     from torch.distributed.launcher import api
 
     with told_file() as file:

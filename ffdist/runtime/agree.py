@@ -204,8 +204,11 @@ def smallest_part(batch: int, microbatches: int, lanes: int = 1) -> SmallestBatc
         remedy = f"train on two samples or more, with {setting('training.batch_size', '2')} or more"
     else:
         whole = microbatches * lanes * max(2, -(-batch // (microbatches * lanes)))
-        told = [setting(f"training.{name}", value) for name, value in (("microbatches", fewer), ("lanes", fewer_lanes))
-                if value]  # fmt: skip
+        told = [
+            setting(f"training.{name}", value)
+            for name, value in (("microbatches", fewer), ("lanes", fewer_lanes))
+            if value
+        ]
         remedy = ", or ".join([*told, setting("training.batch_size", whole)])
     return SmallestBatch(least(batch, microbatches, lanes), remedy)
 
@@ -254,8 +257,10 @@ def check_validation(job: Job, loaders: Loaders) -> None:
             got=f"{job.validation_share:g} of {picked:,} samples",
             remedy=f"{setting('dataset.validation', '0')}, or a larger share",
         )
-    followers = {setting("scheduler.schedule", "plateau"): job.settings.scheduler.schedule == "plateau",
-                 setting("training.early_stop"): job.settings.training.early_stop is not None}  # fmt: skip
+    followers = {
+        setting("scheduler.schedule", "plateau"): job.settings.scheduler.schedule == "plateau",
+        setting("training.early_stop"): job.settings.training.early_stop is not None,
+    }
     remedy = (
         f"leave {setting('dataset.validation')} out"
         if job.images.validation
@@ -263,8 +268,12 @@ def check_validation(job: Job, loaders: Loaders) -> None:
     )
     for flag, follows in followers.items():
         if follows and loaders.validation is None:
-            raise ConfigError(f"{flag} follows the validation results, and there are none", expected="a validation set",
-                              got=setting("dataset.validation", f"{share or 0:g}"), remedy=remedy)  # fmt: skip
+            raise ConfigError(
+                f"{flag} follows the validation results, and there are none",
+                expected="a validation set",
+                got=setting("dataset.validation", f"{share or 0:g}"),
+                remedy=remedy,
+            )
 
 
 def validation_note(job: Job) -> str | None:

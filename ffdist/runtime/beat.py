@@ -45,7 +45,7 @@ def silence_of(timeout: float) -> float:
 
 
 def beating(beat: Callable[[str], None], doing: Doing) -> threading.Event:
-    """From now on `beat` is called in a thread of its own, until the event that is returned is set."""
+    """Call `beat` in a thread of its own from now on, until the event that is returned is set."""
     ended = threading.Event()
 
     def live() -> None:

@@ -43,7 +43,8 @@ class LauncherPipe:
     """A stage's end of the line to the process that has started it: orders come in, events go out, in any thread."""
 
     def __init__(self, connection: Connection) -> None:
-        self._connection, self._sending = connection, threading.Lock()
+        self._connection = connection
+        self._sending = threading.Lock()
         self.stop = threading.Event()
         """Set when the run is to end early."""
 
@@ -55,7 +56,8 @@ class LauncherPipe:
                 os._exit(1)
 
     def obey(self) -> None:
-        """From now on, in a thread: every order is to stop; and this process ends with the one that gives them."""
+        """Obey orders from now on, in a thread: every order is to stop; and this process ends with the one that gives
+        them."""
         threading.Thread(target=self._obey, name="ffdist line", daemon=True).start()
 
     def _obey(self) -> None:

@@ -50,8 +50,9 @@ class DataFacts:
 
     @classmethod
     def of(cls, images: Images) -> DataFacts:
-        splits = {name: {"samples": len(split), "digest": images.split_digests[name]}
-                  for name, split in images.splits.items()}  # fmt: skip
+        splits = {
+            name: {"samples": len(split), "digest": images.split_digests[name]} for name, split in images.splits.items()
+        }
         return cls(
             list(images.classes),
             tuple(images.shape),
@@ -68,7 +69,7 @@ class DataFacts:
 
 
 def write_facts(run: Path, facts: DataFacts) -> None:
-    """On disk when this returns. Raises OSError."""
+    """Write the facts; they are on disk when this returns. Raises OSError."""
     values = asdict(facts)
     write_durably(run / FACTS, (json.dumps(values | {CHECK: of_json(values)}, indent=1) + "\n").encode())
 
@@ -81,8 +82,12 @@ def read_facts(run: Path) -> DataFacts:
             raise ValueError("its content does not have its digest")
         facts = _parsed(values)
     except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
-        raise SnapshotError("the facts of a run's data cannot be read", where=run / FACTS, got=error,
-                            remedy="restore it; another run on the same data has the same") from error  # fmt: skip
+        raise SnapshotError(
+            "the facts of a run's data cannot be read",
+            where=run / FACTS,
+            got=error,
+            remedy="restore it; another run on the same data has the same",
+        ) from error
     doubt(own_transforms(facts.preprocess), run / FACTS)
     return facts
 
@@ -134,7 +139,7 @@ def check_same_data(facts: DataFacts, images: Images, where: object) -> None:
 
 
 def differences(before: DataFacts, now: DataFacts) -> list[str]:
-    """In words; empty where nothing is known to differ."""
+    """The differences in words; empty where nothing is known to differ."""
     found = []
     if before.classes != now.classes:
         found.append(classes_differ(before.classes, now.classes))

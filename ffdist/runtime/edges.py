@@ -73,8 +73,11 @@ class ProcessEdges:
         transport: Kind = "auto",
         timeout: timedelta = timedelta(minutes=10),
     ) -> None:
-        self.world, self.store, self.device = world, store, device
-        self.transport, self.timeout = transport, timeout
+        self.world = world
+        self.store = store
+        self.device = device
+        self.transport = transport
+        self.timeout = timeout
         self.grouped = False
         """Whether this process is in groups of torch.distributed."""
         set_key(store, f"place/{world.rank}", json.dumps(here(device)), where=str(world))
@@ -128,8 +131,13 @@ class ProcessEdges:
         check_gloo()
         world = self.world
         try:
-            dist.init_process_group("gloo", store=dist.PrefixStore("group", self.store), rank=world.rank,
-                                    world_size=world.size, timeout=self.timeout)  # fmt: skip
+            dist.init_process_group(
+                "gloo",
+                store=dist.PrefixStore("group", self.store),
+                rank=world.rank,
+                world_size=world.size,
+                timeout=self.timeout,
+            )
             self.grouped = True
             for route in (route for route in routes if backends[route.name]):
                 pair = sorted((route.source, route.target))
@@ -138,9 +146,14 @@ class ProcessEdges:
                 if isinstance(group, dist.ProcessGroup):
                     groups[route.name] = group
         except RuntimeError as error:
-            raise StageError("the stages could not connect", where=world, expected="a connection of each two",
-                             got=brief(error), remedy="see that every host reaches the others by the interfaces that "
-                             "GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME name") from error  # fmt: skip
+            raise StageError(
+                "the stages could not connect",
+                where=world,
+                expected="a connection of each two",
+                got=brief(error),
+                remedy="see that every host reaches the others by the interfaces that "
+                "GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME name",
+            ) from error
         return groups
 
     def close(self) -> None:

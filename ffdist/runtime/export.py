@@ -67,7 +67,11 @@ def program(classifier: Classifier, facts: DataFacts) -> torch.export.ExportedPr
     classifier.pixels = facts.pixels
     network = Checked(classifier).eval().requires_grad_(False)
     shapes = {"pixels": {0: torch.export.Dim("batch", min=1)}}
-    with users_code(ConfigError, "torch.export cannot follow this network", where=setting("to", "FILE.pt2"),
-                    expected="blocks without branches on what tensors hold",
-                    remedy=f"export its weights: {setting('to', 'FILE.safetensors')}"):  # fmt: skip
+    with users_code(
+        ConfigError,
+        "torch.export cannot follow this network",
+        where=setting("to", "FILE.pt2"),
+        expected="blocks without branches on what tensors hold",
+        remedy=f"export its weights: {setting('to', 'FILE.safetensors')}",
+    ):
         return torch.export.export(network, (example,), dynamic_shapes=shapes, strict=False)

@@ -114,8 +114,12 @@ def load(
     path, told = pulled(place), as_snapshot(snapshot)
     if path.is_file():
         if told not in ("final", "last"):
-            raise ConfigError("a file has one network alone", where=path, got=f"snapshot={told!r}",
-                              remedy="name the run's directory, or leave the snapshot out")  # fmt: skip
+            raise ConfigError(
+                "a file has one network alone",
+                where=path,
+                got=f"snapshot={told!r}",
+                remedy="name the run's directory, or leave the snapshot out",
+            )
         return _load_file(path, network, objective)
     with trusting(trust):
         settings, facts = read_settings(path), read_facts(path)
@@ -160,18 +164,30 @@ def _load_file(path: Path, network: Chain | nn.Sequential | None, objective: Obj
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         decoding = about["decoding"]
         facts = DataFacts(
-            about["classes"], tuple(about["shape"]), tuple(about["mean"]), tuple(about["std"]), about["pixels"],
+            about["classes"],
+            tuple(about["shape"]),
+            tuple(about["mean"]),
+            tuple(about["std"]),
+            about["pixels"],
             decoding=decoding and read_decoding(decoding),
             spread=Spread(*spread) if (spread := about.get("spread")) else None,
             in_memory=about.get("in_memory", False),
             preprocess=tuple(about.get("preprocess", ())),
-        )  # fmt: skip
+        )
         values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in about["network"].items()}
         values |= {name: tuple(v) if isinstance(v, list) else v for name, v in about.get("measured", {}).items()}
         settings, predictor = Settings().changed(**values), str(about["predictor"])
         doubt([*named_code(settings), *own_transforms(facts.preprocess)], path)
-    except (SafetensorError, OSError, LookupError, ValueError, TypeError, AttributeError, ArithmeticError,
-            RecursionError) as error:  # fmt: skip
+    except (
+        SafetensorError,
+        OSError,
+        LookupError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        ArithmeticError,
+        RecursionError,
+    ) as error:
         raise SnapshotError(
             "the file is no export of a network",
             where=path,
@@ -184,8 +200,12 @@ def _load_file(path: Path, network: Chain | nn.Sequential | None, objective: Obj
     for kind, given in (("model", network), ("objective", objective)):
         name = settings.value(kind)
         if given is None and (name == GIVEN or name not in KINDS[kind]):
-            raise ConfigError(f"the file's {WORDS[kind]} is a user's own", where=path, got=name,
-                              remedy="give it: ffdist.load(FILE, network, objective)")  # fmt: skip
+            raise ConfigError(
+                f"the file's {WORDS[kind]} is a user's own",
+                where=path,
+                got=name,
+                remedy="give it: ffdist.load(FILE, network, objective)",
+            )
     chain, rule = _made(settings, facts, network, objective)
     classifier = classifier_of(chain, rule, facts, settings)
     try:

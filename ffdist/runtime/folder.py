@@ -52,9 +52,13 @@ def check_free(out: Path) -> None:
     check_free_at(out)
     if committed(out):
         whole, go_on = (out / SETTINGS).exists(), f", or go on with {setting('resume', shlex.quote(str(out)))}"
-        raise ConfigError("the run directory already holds a run", where=out, expected="a folder without a run",
-                          got=None if whole else f"snapshots without their {SETTINGS}",
-                          remedy=f"choose another {setting('run.out')}" + go_on * whole)  # fmt: skip
+        raise ConfigError(
+            "the run directory already holds a run",
+            where=out,
+            expected="a folder without a run",
+            got=None if whole else f"snapshots without their {SETTINGS}",
+            remedy=f"choose another {setting('run.out')}" + go_on * whole,
+        )
 
 
 def write_run_files(out: Path, settings: Settings, images: Images) -> None:
@@ -97,7 +101,7 @@ def new_run(settings: Settings, images: Images) -> Iterator[Path]:
 
 
 def clear(out: Path) -> None:
-    """Of a run that ended before its first snapshot: its parts of one. Nothing of it is learned."""
+    """Remove the parts of a snapshot that a run left which ended before its first. Nothing of it is learned."""
     if (out / SETTINGS).exists():
         note(f"the run in {out} ended before its first snapshot; it is begun anew")
     with writing_to(out):
@@ -174,9 +178,12 @@ def locked(out: Path) -> Iterator[None]:
         except OSError:  # a file system without locks
             pass
         if written_there(out):
-            raise ConfigError("stages of a run that has lost its launcher are still at work in this folder", where=out,
-                              expected="a folder of one's own",
-                              remedy="wait until they have ended, or end them")  # fmt: skip
+            raise ConfigError(
+                "stages of a run that has lost its launcher are still at work in this folder",
+                where=out,
+                expected="a folder of one's own",
+                remedy="wait until they have ended, or end them",
+            )
         yield
 
 
@@ -212,8 +219,13 @@ def check_resumable(before: Settings, now: Settings, remedy: str = "leave it out
             continue
         if name in KINDS and now.run.out and has_moved(now.run.out, name, old, here.value(name)):
             continue
-        raise ConfigError(f"{setting(f'{group}.{name}')} cannot change when a run is resumed", where=now.run.out,
-                          expected=old, got=new, remedy=f"{remedy}, or start a new run")  # fmt: skip
+        raise ConfigError(
+            f"{setting(f'{group}.{name}')} cannot change when a run is resumed",
+            where=now.run.out,
+            expected=old,
+            got=new,
+            remedy=f"{remedy}, or start a new run",
+        )
 
 
 def are_joined(before: Settings, now: Settings) -> bool:

@@ -44,7 +44,7 @@ def network_settings(chain: Chain, blocks: Sequence[int] | None) -> dict[str, An
 
 
 def rule_settings(rule: Objective | str) -> dict[str, Any]:
-    """By its name and fields, where it can be made again of these."""
+    """The rule's name and fields, where it can be made again of these."""
     if isinstance(rule, str):
         return {"objective": rule}
     name = rule_name(type(rule))
@@ -62,8 +62,11 @@ def told_fields(rule: Objective) -> dict[str, Any]:
     """The fields that are not at their default."""
     if not is_dataclass(rule):
         return {}
-    return {f.name: getattr(rule, f.name) for f in fields(rule)
-            if f.init and (f.default is MISSING or getattr(rule, f.name) != f.default)}  # fmt: skip
+    return {
+        f.name: getattr(rule, f.name)
+        for f in fields(rule)
+        if f.init and (f.default is MISSING or getattr(rule, f.name) != f.default)
+    }
 
 
 def rule_name(kind: type[Objective]) -> str | None:
@@ -93,12 +96,12 @@ def data_settings(images: Images, told: DatasetSettings) -> dict[str, Any]:
 
 
 def layers_digest(chain: Chain) -> str:
-    """Of the kinds and settings of all layers, by what they print; not of their weights."""
+    """A digest of the kinds and settings of all layers, by what they print; not of their weights."""
     return digest("layers", [repr(chain.build_meta(index)) for index in range(len(chain))])
 
 
 def rule_digest(rule: Objective) -> str:
-    """Of the class's name and its fields, by what they print."""
+    """A digest of the class's name and its fields, by what they print."""
     return digest(type(rule).__qualname__, repr(rule))
 
 
@@ -168,6 +171,10 @@ def check_given(settings: Settings, network: Chain, rule: Objective) -> None:
 
 
 def another(kind: str) -> ConfigError:
-    return ConfigError(f"this is not the {WORDS[kind]} that the run has learned with", where="given in Python",
-                       expected="layers, options and fields as when the run began", got="others",
-                       remedy="give it as it was; or start a new run")  # fmt: skip
+    return ConfigError(
+        f"this is not the {WORDS[kind]} that the run has learned with",
+        where="given in Python",
+        expected="layers, options and fields as when the run began",
+        got="others",
+        remedy="give it as it was; or start a new run",
+    )

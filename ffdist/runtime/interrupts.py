@@ -25,7 +25,7 @@ def heeded() -> list[signal.Signals]:
 
 
 def handle_signals(handle: Callable[[int, FrameType | None], Any]) -> None:
-    """From now on. Of no effect outside the main thread."""
+    """Handle signals from now on. Of no effect outside the main thread."""
     if threading.current_thread() is not threading.main_thread():
         return
     for number in heeded():
@@ -34,7 +34,7 @@ def handle_signals(handle: Callable[[int, FrameType | None], Any]) -> None:
 
 @contextmanager
 def signals_restored() -> Iterator[None]:
-    """Behind it signals are handled as before: a program, too, may run a command."""
+    """A context behind which signals are handled as before: a program, too, may run a command."""
     before = {number: signal.getsignal(number) for number in SIGNALS}
     try:
         yield

@@ -58,7 +58,7 @@ class Job:
 
     @property
     def lanes(self) -> int:
-        """Of a batch, as far as they are known before there is a plan."""
+        """The lanes of a batch, as far as they are known before there is a plan."""
         told = self.settings
         return told.training.lanes or told.plan.replicas or 1
 
@@ -77,7 +77,7 @@ class Job:
 
     @property
     def validation_share(self) -> float | None:
-        """Of the training samples, held out for validation; None where the data's own split is taken."""
+        """The share of the training samples held out for validation; None where the data's own split is taken."""
         told = self.settings.dataset.validation
         if told is None:
             return VALIDATION_SHARE if self.images.validation is None else None
@@ -97,7 +97,7 @@ class Job:
             )
         train, held_out = split_indices(
             images.train.labels, validation=share or 0.0, samples=told.dataset.samples, seed=told.training.seed
-        )  # fmt: skip
+        )
         picked = self._loader(images.train, held_out) if len(held_out) else None
         return Loaders(
             self._loader(images.train, train, training=True),
@@ -111,13 +111,20 @@ class Job:
         rows = train.indices
         others = np.flatnonzero(train.split.labels[rows] != train.split.labels[rows[0]])
         pair = rows[[0, others[0] if len(others) else min(1, len(rows) - 1)]]
-        loader = Loader(self.images, train.split, pair, batch_size=2, seed=self.settings.training.seed, train=False,
-                        image_size=self.settings.dataset.image_size)  # fmt: skip
+        loader = Loader(
+            self.images,
+            train.split,
+            pair,
+            batch_size=2,
+            seed=self.settings.training.seed,
+            train=False,
+            image_size=self.settings.dataset.image_size,
+        )
         x, y = loader.batch(pair, 0, 0)
         return x, label_shares(y, self.images.num_classes) if train.mixing else y
 
     def test_loader(self) -> Loader | None:
-        """Of the test split alone: it needs no other."""
+        """A loader of the test split alone: it needs no other."""
         return self._whole(self.images.test)
 
     def _whole(self, split: Split | None) -> Loader | None:

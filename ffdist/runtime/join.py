@@ -87,8 +87,17 @@ class JoinedRun:
             store, key = meeting.store, f"run {self.number}"
             place = RunPlace(*agree(store, world, key, lambda: self._place(meeting, key, start), job.timeout))
             run = Path(place.run)
-            made = Job(job.chain, job.objective, job.images, job.settings, world.size, run, place.resume,
-                       ready=self.ready(run), metrics=job.metrics)  # fmt: skip
+            made = Job(
+                job.chain,
+                job.objective,
+                job.images,
+                job.settings,
+                world.size,
+                run,
+                place.resume,
+                ready=self.ready(run),
+                metrics=job.metrics,
+            )
             result = None
             if not place.ended:
                 observer = watching(run) if world.last else Observers([])
@@ -100,7 +109,7 @@ class JoinedRun:
         return found
 
     def _place(self, meeting: Rendezvous, key: str, start: ExitStack) -> RunPlace:
-        """On rank 0 alone. A restarted attempt goes on where the one before has come to."""
+        """The place, decided on rank 0 alone. A restarted attempt goes on where the one before has come to."""
         if self.begin is None:
             scratch = Path(tempfile.mkdtemp(prefix="ffdist-"))
             start.callback(rmtree, scratch, ignore_errors=True)

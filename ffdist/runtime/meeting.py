@@ -46,6 +46,9 @@ def set_key(store: dist.Store, key: str, value: str, *, where: str) -> None:
 
 
 def gone(error: Exception, where: str) -> StageAwayError:
-    return StageAwayError("the store through which the stages meet is gone", where=where,
-                      got=str(error).partition("\n")[0],
-                      remedy="the process that holds it has died: torchrun's agent, or stage 0")  # fmt: skip
+    return StageAwayError(
+        "the store through which the stages meet is gone",
+        where=where,
+        got=str(error).partition("\n")[0],
+        remedy="the process that holds it has died: torchrun's agent, or stage 0",
+    )

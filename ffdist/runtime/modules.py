@@ -201,7 +201,7 @@ def measured(settings: Settings, chain: Chain, rule: Objective, world: World) ->
 def seconds_of(
     build: Callable[[], LearningBlock], x: Tensor, y: Tensor, companion: Tensor | None = None
 ) -> tuple[float, Tensor]:
-    """Of a batch; and what goes on of it."""
+    """Seconds of a batch, and the input of the next block."""
     block, times = build(), []
     local = Local(None, None, None)
     for step in range(REPEATS + 1):

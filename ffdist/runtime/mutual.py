@@ -24,8 +24,8 @@ ENDED = "ended"
 
 @contextmanager
 def watching_each_other(world: World, timeout: float, doing: Doing) -> Iterator[None]:
-    """Within, a rank that gives no sign of life for so many seconds ends this process with an error that names it: what
-    the main thread waits for may lie within torch, where no error reaches it."""
+    """A context in which a rank that gives no sign of life for so many seconds ends this process with an error that
+    names it: what the main thread waits for may lie within torch, where no error reaches it."""
     if world.size == 1:
         yield
         return
@@ -41,7 +41,9 @@ class PeerMonitor:
     """One rank's eye on the others."""
 
     def __init__(self, world: World, timeout: float, doing: Doing) -> None:
-        self.world, self.timeout, self.doing = world, timeout, doing
+        self.world = world
+        self.timeout = timeout
+        self.doing = doing
         self.limit = silence_of(timeout)
         # of its own, since a wait in the ranks' other one keeps everybody else out of it
         store = dist.TCPStore(

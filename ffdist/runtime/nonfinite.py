@@ -77,7 +77,7 @@ def name_of(found: Nonfinite) -> str:
 
 
 def numbers_of(loader: Loader, step: int) -> np.ndarray:
-    """Of the samples of batch `step` of a run, from 1: their places in the training split, from 0, in their order."""
+    """The places in the training split, from 0, of the samples of batch `step` of a run, from 1, in their order."""
     epoch, batch = divmod(step - 1, len(loader))
     return loader.order(epoch)[batch * loader.batch_size : (batch + 1) * loader.batch_size]
 
@@ -91,6 +91,10 @@ def kept_batches(run: Path) -> list[dict[str, Any]]:
             values["batch"] = int(values["batch"])
             found.append(values)
         except (OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
-            raise SnapshotError("what is kept of a batch cannot be read", where=path, got=described(error),
-                                remedy="name the batch by its number, or remove the file") from error  # fmt: skip
+            raise SnapshotError(
+                "what is kept of a batch cannot be read",
+                where=path,
+                got=described(error),
+                remedy="name the batch by its number, or remove the file",
+            ) from error
     return found

@@ -51,8 +51,12 @@ def launch_on_ray(
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] != "ray":
             raise
-        raise ConfigError("Ray is not installed", where=setting("plan.launcher", "ray"), expected="the package ray",
-                          remedy="pip install 'ffdist[ray]'") from error  # fmt: skip
+        raise ConfigError(
+            "Ray is not installed",
+            where=setting("plan.launcher", "ray"),
+            expected="the package ray",
+            remedy="pip install 'ffdist[ray]'",
+        ) from error
     gpus = GPUS.get(s.compute.device, 1.0) if s.ray.gpus_per_stage is None else s.ray.gpus_per_stage
     options = RayOptions(
         s.ray.address,

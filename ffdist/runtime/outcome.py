@@ -57,7 +57,7 @@ class Result:
 
 
 def root_cause(errors: Sequence[BaseException]) -> BaseException:
-    """Of the stages' errors, the one that explains the others: a lost peer is what its neighbours saw of it, and who
+    """The one of the stages' errors that explains the others: a lost peer is what its neighbours saw of it, and who
     waited for a silent one in vain says more than who lost those that gave up."""
 
     def distance(error: BaseException) -> int:

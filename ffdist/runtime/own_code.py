@@ -68,7 +68,7 @@ def settled_name(kind: str, name: str) -> str:
 
 
 def settled_module(module: str, attribute: str) -> str | None:
-    """Of an imported module. None for one without a file of its own, or of an installed package."""
+    """The file of an imported module. None for one without a file of its own, or of an installed package."""
     file = getattr(sys.modules[module], "__file__", None)
     if module == "__main__" or file is None or Path(file).suffix != ".py" or is_installed(Path(file)):
         return None
@@ -122,14 +122,23 @@ def check_code(run: Path, settings: Settings, *, strict: bool) -> None:
             continue
         back = f"restore it: cp '{kept}' '{file}'"
         if not file.is_file():
-            raise ConfigError(f"the file of the run's {WORDS[kind]} is gone", where=file, expected="as it was when the "
-                              "run began", got="no such file", remedy=back)  # fmt: skip
+            raise ConfigError(
+                f"the file of the run's {WORDS[kind]} is gone",
+                where=file,
+                expected="as it was when the run began",
+                got="no such file",
+                remedy=back,
+            )
         if file.read_bytes() == kept.read_bytes():
             continue
         if strict:
-            raise ConfigError(f"the run's {WORDS[kind]} has changed since the run began", where=file,
-                              expected=f"what {kept} keeps", got="another text",
-                              remedy=f"{back}; or start a new run")  # fmt: skip
+            raise ConfigError(
+                f"the run's {WORDS[kind]} has changed since the run began",
+                where=file,
+                expected=f"what {kept} keeps",
+                got="another text",
+                remedy=f"{back}; or start a new run",
+            )
         note(f"the run's {WORDS[kind]} has changed since the run began: {file}; it was {kept}")
 
 

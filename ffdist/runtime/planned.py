@@ -30,9 +30,7 @@ def planned(job: Job, request: Request) -> Forecast:
     try:
         set_threads(job.settings.compute.threads, World(size=request.devices))
         device = stage_device(job.settings.compute.device, World())
-        profile, cluster = profiled(
-            job.chain, job.objective, job.settings, job.loaders().train, request, device
-        )  # fmt: skip
+        profile, cluster = profiled(job.chain, job.objective, job.settings, job.loaders().train, request, device)
     finally:
         torch.set_num_threads(before)
     return forecast(profile, cluster, lanes=request.lanes, plan=given)

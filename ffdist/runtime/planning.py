@@ -69,8 +69,12 @@ def check_lanes(settings: Settings, replicas: int) -> None:
             remedy=f"{setting('training.lanes', replicas)} or more",
         )
     if replicas > settings.training.batch_size:
-        raise ConfigError("there are more replicas than samples in a batch", where=setting("plan.replicas"),
-                          expected=f"<= {settings.training.batch_size}", got=replicas)  # fmt: skip
+        raise ConfigError(
+            "there are more replicas than samples in a batch",
+            where=setting("plan.replicas"),
+            expected=f"<= {settings.training.batch_size}",
+            got=replicas,
+        )
 
 
 def local_devices(settings: Settings) -> int:
@@ -124,14 +128,23 @@ def given_plan(text: str, names: Sequence[str], lanes: int | None) -> Plan:
     if not ("@" in text and not Path(text).is_file()):
         path = Path(text)
         if not path.is_file():
-            raise ConfigError("there is no such plan", where=setting("plan.plan", repr(text)),
-                              expected="BLOCKS @ WORKERS | ..., a file, or auto", got="neither",
-                              remedy="`ffdist plan` prints plans of a network")  # fmt: skip
+            raise ConfigError(
+                "there is no such plan",
+                where=setting("plan.plan", repr(text)),
+                expected="BLOCKS @ WORKERS | ..., a file, or auto",
+                got="neither",
+                remedy="`ffdist plan` prints plans of a network",
+            )
         plan = read_plan(path)
         plan.check(names)
         if lanes not in (None, plan.lanes):
-            raise ConfigError(f"{setting('training.lanes')} and the plan disagree", where=path,
-                              expected=f"{plan.lanes} lanes", got=lanes, remedy="leave one of them out")  # fmt: skip
+            raise ConfigError(
+                f"{setting('training.lanes')} and the plan disagree",
+                where=path,
+                expected=f"{plan.lanes} lanes",
+                got=lanes,
+                remedy="leave one of them out",
+            )
         return plan
     return Plan.parse(text, names, lanes)
 
@@ -201,7 +214,7 @@ def new_plan(
     speeds: Sequence[float] = (),
     costs: Sequence[BlockCost] | None = None,
 ) -> Plan:
-    """As told, or found. costs: of the blocks, where they are measured already."""
+    """The plan that is given, or found. costs: of the blocks, where they are measured already."""
     told, lanes = job.settings.plan, job.settings.training.lanes
     if told.plan and told.plan != AUTO:
         return given_plan(told.plan, job.names, lanes)
@@ -238,7 +251,7 @@ def cut_of(
 
 
 def costs_of(job: Job, device: torch.device, train: Loader) -> list[BlockCost]:
-    """Of a batch as the run will have them."""
+    """Costs of the blocks with a batch as the run will have them."""
     config = job.block_config(device, max(1, len(train) * job.settings.training.epochs))
     parts = job.settings.training.microbatches * (job.settings.training.lanes or 1)
     return measure_blocks(job.chain, job.objective, config, max(parts, train.largest_batch), microbatches=parts)
@@ -257,12 +270,16 @@ def cut_by(costs: Sequence[BlockCost], stages: int) -> list[int]:
 def check_cut(job: Job, stages: int) -> None:
     cut, blocks = list(job.settings.plan.cut), len(job.names)
     if cut and (len(cut) != stages or sum(cut) != blocks or min(cut) < 1):
-        raise ConfigError(f"{setting('plan.cut')} does not fit", where=f"{stages} stages of {', '.join(job.names)}",
-                          expected=f"{stages} positive counts that sum to {blocks}", got=cut)  # fmt: skip
+        raise ConfigError(
+            f"{setting('plan.cut')} does not fit",
+            where=f"{stages} stages of {', '.join(job.names)}",
+            expected=f"{stages} positive counts that sum to {blocks}",
+            got=cut,
+        )
 
 
 def most_stages(settings: Settings, workers: int) -> int:
-    """Of any plan that is told."""
+    """The most stages of any plan that is given."""
     told = settings.plan
     if told.replicas:
         return 1

@@ -71,9 +71,12 @@ def read_pictures(
     with trusting(trust):
         facts = read_facts(pulled(data)) if isinstance(data, (str, Path)) else data
     if not isinstance(facts, (Images, DataFacts)):
-        raise DataError("pictures are read as a run's data were", where="read_pictures, data",
-                        expected="the run's directory, or the data that it was trained on",
-                        got=f"a {type(data).__name__}")  # fmt: skip
+        raise DataError(
+            "pictures are read as a run's data were",
+            where="read_pictures, data",
+            expected="the run's directory, or the data that it was trained on",
+            got=f"a {type(data).__name__}",
+        )
     decoding, _ = decoding_of(facts)
     many = [pictures] if isinstance(pictures, (str, *_ENCODED)) else list(pictures)
     read = [*decoded(((picture, named(picture, i)) for i, picture in enumerate(many)), decoding, workers)]

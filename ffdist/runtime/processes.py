@@ -135,9 +135,13 @@ class Launcher:
 def check_interpreter() -> None:
     """Raises ConfigError where this program cannot start another Python."""
     if getattr(sys, "frozen", False) or not sys.executable:
-        raise ConfigError("this program cannot start processes", where="launcher processes",
-                          expected="a Python interpreter", got=sys.executable or "an embedded one",
-                          remedy="take threads as the launcher")  # fmt: skip
+        raise ConfigError(
+            "this program cannot start processes",
+            where="launcher processes",
+            expected="a Python interpreter",
+            got=sys.executable or "an embedded one",
+            remedy="take threads as the launcher",
+        )
 
 
 @contextmanager
@@ -223,9 +227,13 @@ class StageProcess:
         code = self.process.returncode
         how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
         said = "\n    ".join(["", *self.said.strip().splitlines()])
-        return StageLostError(f"stage {self.rank} died", where=f"process {self.process.pid}",
-                          expected="an end without errors", got=how + (f"; it said:{said}" if said else ""),
-                          remedy=KILLED.get(-code))  # fmt: skip
+        return StageLostError(
+            f"stage {self.rank} died",
+            where=f"process {self.process.pid}",
+            expected="an end without errors",
+            got=how + (f"; it said:{said}" if said else ""),
+            remedy=KILLED.get(-code),
+        )
 
 
 @dataclass

@@ -50,7 +50,7 @@ class Edges(Protocol):
         ...
 
     def close(self) -> None:
-        """Behind the last message of the run."""
+        """Called behind the last message of the run."""
         ...
 
 
@@ -160,7 +160,8 @@ def enough_memory(world: World) -> Iterator[None]:
 
 
 def set_threads(wanted: int | None, world: World) -> None:
-    """As told; else as OMP_NUM_THREADS says, which torch has read by itself; else this host's cores shared out."""
+    """Set the threads as told; else as OMP_NUM_THREADS says, which torch has read by itself; else this host's cores
+    shared out."""
     if wanted or "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(wanted or max(1, available_cores() // (world.local_size or world.size)))
 
@@ -205,5 +206,7 @@ def idle_gpus(wanted: str, world: World, seen: Accelerators | None = None) -> st
     kind, count = seen or seen_here()
     if wanted != "auto" or count == 0 or queues(stage_device(wanted, world, Accelerators(kind, count))):
         return None
-    return (f"stages of this host: {world.local_size or world.size}; GPUs that each sees: {count}; so they go on the "
-            f"CPU ({setting('compute.device', kind)} would share out the GPUs)")  # fmt: skip
+    return (
+        f"stages of this host: {world.local_size or world.size}; GPUs that each sees: {count}; so they go on the "
+        f"CPU ({setting('compute.device', kind)} would share out the GPUs)"
+    )

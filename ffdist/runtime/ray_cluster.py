@@ -56,7 +56,7 @@ class RayOptions:
 
 @contextmanager
 def joined(options: RayOptions, stages: int) -> Iterator[None]:
-    """Within a Ray cluster: the one this program has joined already, or the one of `options.address`.
+    """A context within a Ray cluster: the one this program has joined already, or the one of `options.address`.
 
     Raises ConfigError when no cluster answers there, or one of another version of Ray or Python.
     """
@@ -81,8 +81,8 @@ def joined(options: RayOptions, stages: int) -> Iterator[None]:
 
 
 def take_own_token() -> None:
-    """For a Ray of this host alone: Ray would keep one in the home folder, where it may not write, perhaps, and for
-    which every cluster that is started later would ask."""
+    """Make a token for a Ray of this host alone: Ray would keep one in the home folder, where it may not write,
+    perhaps, and for which every cluster that is started later would ask."""
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 
@@ -110,7 +110,8 @@ def signals_kept() -> Iterator[None]:
 
 @contextmanager
 def put_back(number: int) -> Iterator[None]:
-    """Within, the kernel calls for a signal what it called before: what C++ puts in its place goes again at once."""
+    """A context in which the kernel calls for a signal what it called before: what C++ puts in its place goes again at
+    once."""
     sigaction, before, now = ctypes.CDLL(None).sigaction, *(ctypes.create_string_buffer(512) for _ in range(2))
     sigaction(number, None, before)
     done = threading.Event()
@@ -143,8 +144,9 @@ def starting() -> Iterator[None]:
             else f"a /dev/shm that can be written, or {setting('plan.launcher', 'processes')}"
         )
         ray.shutdown()
-        raise ConfigError("Ray cannot start on this host", where=f"TMPDIR {tempfile.gettempdir()}", got=said,
-                          remedy=remedy) from error  # fmt: skip
+        raise ConfigError(
+            "Ray cannot start on this host", where=f"TMPDIR {tempfile.gettempdir()}", got=said, remedy=remedy
+        ) from error
 
 
 def check_health(address: str) -> None:
@@ -201,8 +203,13 @@ def listens(address: str) -> bool:
 
 
 def no_answer(address: str, got: str) -> ConfigError:
-    return ConfigError("no Ray cluster answers", where=setting("ray.address", address), expected=versions(), got=got,
-                       remedy=f"ray start --head, then {setting('ray.address', 'auto')} on that host")  # fmt: skip
+    return ConfigError(
+        "no Ray cluster answers",
+        where=setting("ray.address", address),
+        expected=versions(),
+        got=got,
+        remedy=f"ray start --head, then {setting('ray.address', 'auto')} on that host",
+    )
 
 
 def versions() -> str:

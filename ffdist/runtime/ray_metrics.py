@@ -19,8 +19,10 @@ def metered(observer: Observer) -> Callable[[RunEvent], None]:
     accuracy = Gauge("ffdist_validation_accuracy", "Accuracy of the mean of blocks, after the last epoch.")
     peak = Gauge("ffdist_peak_bytes", "The most memory a stage has held.", tag_keys=("stage",))
     queue = Gauge("ffdist_queue_depth", "Batches that lay before a stage, on average.", tag_keys=("stage",))
-    shares = {key: Gauge(f"ffdist_{key}_share", f"Share of a stage's time spent {what}.", tag_keys=("stage",))
-              for key, what in SHARES.items()}  # fmt: skip
+    shares = {
+        key: Gauge(f"ffdist_{key}_share", f"Share of a stage's time spent {what}.", tag_keys=("stage",))
+        for key, what in SHARES.items()
+    }
 
     def hear(event: RunEvent) -> None:
         if isinstance(event, ProgressMade):

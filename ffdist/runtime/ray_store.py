@@ -63,7 +63,8 @@ class ActorStore(Store):
 
     def __init__(self, actor: Any, timeout: timedelta) -> None:
         super().__init__()
-        self._actor, self._timeout = actor, timeout
+        self._actor = actor
+        self._timeout = timeout
 
     def set(self, key: str, value: str | bytes) -> None:
         ray.get(self._actor.set.remote(key, value.encode() if isinstance(value, str) else value))

@@ -84,7 +84,7 @@ class ActorGroup:
             self.actors[0].stop.remote()
 
     def end_early(self) -> None:
-        """As an observer wishes: with a snapshot, as soon as there is somebody to be told."""
+        """End as an observer wishes: with a snapshot, as soon as there is somebody to be told."""
         self.ending = True
         if self.placed and self.actors[0] is not None:
             self.actors[0].stop.remote()
@@ -122,8 +122,12 @@ class ActorGroup:
     def _make(self, rank: int) -> Any:
         need = needs(self.options, len(self.actors))
         place = PlacementGroupSchedulingStrategy(self.group, placement_group_bundle_index=rank)
-        options = {"num_cpus": need["CPU"], "num_gpus": need.get("GPU", 0), "max_concurrency": CONCURRENCY,
-                   "scheduling_strategy": place}  # fmt: skip
+        options = {
+            "num_cpus": need["CPU"],
+            "num_gpus": need.get("GPU", 0),
+            "max_concurrency": CONCURRENCY,
+            "scheduling_strategy": place,
+        }
         return ray.remote(StageActor).options(**options).remote(rank, os.getcwd())
 
     def _watch(self, runs: dict[Any, int], hear: Observer) -> dict[int, BaseException]:
@@ -182,7 +186,7 @@ class ActorGroup:
                 self._dismiss(rank)
 
     def _end(self, rank: int) -> None:
-        """Of a process that does not answer: Ray asks it to end, which it may not hear."""
+        """End a process that does not answer: Ray asks it to end, which it may not hear."""
         here = self.actor_infos[rank].node == ray.get_runtime_context().get_node_id()
         if here:
             for number in (STACK, signal.SIGCONT):
@@ -260,14 +264,19 @@ def verdict(errors: dict[int, BaseException], sites: list[ActorInfo]) -> BaseExc
     """AttemptLost where stages died or lost one another; else the job's own error, which would come again."""
     someone_died = any(isinstance(error, RayActorError) for error in errors.values())
     losses = (RayActorError, TransportError, StageLostError, dist.DistError)
-    own = [error for error in errors.values()
-           if not isinstance(error, losses) and (isinstance(error, FfdistError) or not someone_died)]  # fmt: skip
+    own = [
+        error
+        for error in errors.values()
+        if not isinstance(error, losses) and (isinstance(error, FfdistError) or not someone_died)
+    ]
     if own:
         cause = root_cause(own)
         return could_not_start(cause) if isinstance(cause, RayError) else cause
     dead = {rank: error for rank, error in errors.items() if isinstance(error, RayActorError)} or errors
-    reasons = [f"stage {rank} on {sites[rank].address} (process {sites[rank].pid}): {brief(error)}"
-               for rank, error in sorted(dead.items())]  # fmt: skip
+    reasons = [
+        f"stage {rank} on {sites[rank].address} (process {sites[rank].pid}): {brief(error)}"
+        for rank, error in sorted(dead.items())
+    ]
     cause = root_cause(list(dead.values()))
     if not isinstance(cause, FfdistError):
         cause = StageLostError("a stage died", where=reasons[0].split(":")[0], got=brief(cause))
@@ -275,9 +284,13 @@ def verdict(errors: dict[int, BaseException], sites: list[ActorInfo]) -> BaseExc
 
 
 def could_not_start(error: RayError) -> StageError:
-    """For what Ray could not hand to an actor: most often a module of the user's that its node does not have."""
-    return StageError("a stage could not start", got=brief(error),
-                      remedy="every node needs ffdist and your modules: ray job submit --working-dir .")  # fmt: skip
+    """The error for what Ray could not hand to an actor: most often a module of the user's that its node does not
+    have."""
+    return StageError(
+        "a stage could not start",
+        got=brief(error),
+        remedy="every node needs ffdist and your modules: ray job submit --working-dir .",
+    )
 
 
 def brief(error: BaseException) -> str:
@@ -292,12 +305,26 @@ def check_actor_infos(sites: list[ActorInfo], run: Path | None) -> None:
     for rank, here in enumerate(sites):
         where = f"stage {rank} on {here.address}"
         if here.versions != first.versions:
-            raise ConfigError("the nodes differ in versions", where=where, expected=first.versions, got=here.versions,
-                              remedy="install the same on every node")  # fmt: skip
+            raise ConfigError(
+                "the nodes differ in versions",
+                where=where,
+                expected=first.versions,
+                got=here.versions,
+                remedy="install the same on every node",
+            )
         if here.data != first.data:
-            raise ConfigError("the nodes have different data", where=where, expected=f"manifest {first.data}",
-                              got=f"manifest {here.data}", remedy="copy the data set anew, or share it")  # fmt: skip
+            raise ConfigError(
+                "the nodes have different data",
+                where=where,
+                expected=f"manifest {first.data}",
+                got=f"manifest {here.data}",
+                remedy="copy the data set anew, or share it",
+            )
         if run and (here.run is None or here.run != first.run):
-            raise ConfigError("the nodes do not share the run directory", where=f"{where}, {run}",
-                              expected="the settings that the driver wrote", got=(here.run and "others") or "none",
-                              remedy=f"name an {setting('run.out')} on a disk that every node mounts")  # fmt: skip
+            raise ConfigError(
+                "the nodes do not share the run directory",
+                where=f"{where}, {run}",
+                expected="the settings that the driver wrote",
+                got=(here.run and "others") or "none",
+                remedy=f"name an {setting('run.out')} on a disk that every node mounts",
+            )

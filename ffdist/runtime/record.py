@@ -22,7 +22,7 @@ ENVIRONMENT = "environment.jsonl"
 
 
 def facts(launcher: str, stages: int, words: Sequence[str] | None = None) -> dict[str, Any]:
-    """Of the process that starts the run; words: the command, where it is not what has started this process.
+    """Facts of the process that starts the run; words: the command, where it is not what has started this process.
 
     Of all settings in the environment nothing is told.
     """

@@ -97,7 +97,8 @@ class Recorder(FiniteCheck):
     def __init__(self, spec: BlockSpec, device: torch.device) -> None:
         super().__init__(spec, "skip", device)
         self.told = BlockSeen(spec.name)
-        self.share, self.numbers = 1.0, list[int]()
+        self.share = 1.0
+        self.numbers = list[int]()
         """Of the part that is at work: its part of the batch, and its samples."""
 
     def seen(self, local: Local) -> Local:
@@ -137,7 +138,8 @@ class Lost:
     """Where messages go behind the last block; scores that the source wants to hear of go back to it."""
 
     def __init__(self, score_sender: ScoreSender | None) -> None:
-        self.score_sender, self.waited = score_sender, 0.0
+        self.score_sender = score_sender
+        self.waited = 0.0
 
     def send(self, message: Message) -> None:
         if self.score_sender and isinstance(message, TrainBatch):
@@ -199,7 +201,8 @@ class Player:
     """A run's stream, up to a batch."""
 
     def __init__(self, job: Job, manifest: Manifest | None, device: torch.device) -> None:
-        self.job, self.manifest = job, manifest
+        self.job = job
+        self.manifest = manifest
         self.loaders = job.loaders()
         total = max(1, len(self.loaders.train) * job.settings.training.epochs)
         config = job.block_config(device, total)
@@ -216,8 +219,9 @@ class Player:
     def play(self, batch: int) -> Replay:
         steps, epochs = len(self.loaders.train), self.job.settings.training.epochs
         if isinstance(batch, bool) or not 1 <= batch <= steps * epochs:
-            raise ConfigError("the run has no such batch", where=setting("batch"),
-                              expected=f"1 .. {steps * epochs}", got=batch)  # fmt: skip
+            raise ConfigError(
+                "the run has no such batch", where=setting("batch"), expected=f"1 .. {steps * epochs}", got=batch
+            )
         numbers = numbers_of(self.loaders.train, batch).tolist()
         begun = self.manifest.step if self.manifest else 0
         told = Replay(batch, (batch - 1) // steps + 1, begun, numbers, [], [])

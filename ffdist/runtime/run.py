@@ -76,7 +76,7 @@ def check_named(settings: Settings, run: Path | None = None) -> None:
 
 
 def not_here(kind: str, run: Path | None) -> ConfigError:
-    """For a run that was begun in Python with what has no name."""
+    """The error for a run that was begun in Python with what has no name."""
     place = shown(run)
     return ConfigError(
         f"the run's {WORDS[kind]} was given in Python, and cannot be made again here",
@@ -93,7 +93,7 @@ def shown(run: Path | None) -> str:
 
 
 def no_data_to_measure(run: Path, facts: DataFacts, words: str) -> ConfigError:
-    """For a command, `words`, that needs data where the run's own were given in Python."""
+    """The error for a command, `words`, that needs data where the run's own were given in Python."""
     here = f"in Python: ffdist.load({shown(run)}).predict(samples)"
     folder = f"name a prepared data set: {command(*words.split(), run, '--data')} DATA; or {here}"
     return ConfigError(
@@ -105,7 +105,7 @@ def no_data_to_measure(run: Path, facts: DataFacts, words: str) -> ConfigError:
 
 
 def no_data_to_learn(run: Path | None) -> ConfigError:
-    """For a run that is to go on where its data were given in Python."""
+    """The error for a run that is to go on where its data were given in Python."""
     return ConfigError(
         "the run's data were given in Python, and cannot be opened here",
         where=run,
@@ -120,14 +120,18 @@ def smoothed(objective: Objective, settings: Settings) -> Objective:
     if not settings.rule.label_smoothing:
         return objective
     if not (is_dataclass(objective) and any(f.name == "label_smoothing" for f in fields(objective))):
-        raise ConfigError("label smoothing is for rules with a cross-entropy over their scores",
-                          where=setting("rule.label_smoothing"), expected="such a rule: sff, cwc, local-ce, ...",
-                          got=setting("rule.objective", settings.rule.objective), remedy="leave it out")  # fmt: skip
+        raise ConfigError(
+            "label smoothing is for rules with a cross-entropy over their scores",
+            where=setting("rule.label_smoothing"),
+            expected="such a rule: sff, cwc, local-ce, ...",
+            got=setting("rule.objective", settings.rule.objective),
+            remedy="leave it out",
+        )
     return replace(objective, label_smoothing=settings.rule.label_smoothing)
 
 
 def write_settings(run: Path, settings: Settings) -> None:
-    """With what makes them a run's own left out, and a digest before them.
+    """Write the settings without what makes them a run's own, and a digest before them.
 
     Raises ConfigError where the folder cannot be written.
     """
@@ -151,7 +155,7 @@ def writing_to(out: Path) -> Iterator[None]:
 
 
 def digest_of(values: Mapping[str, Any]) -> str:
-    """Of settings, in whatever order, spacing or comments."""
+    """A digest of settings, in whatever order, spacing or comments."""
     return hashlib.sha256(repr(sorted(flat(values).items())).encode()).hexdigest()[:32]
 
 
@@ -184,15 +188,23 @@ def read_settings(run: Path) -> Settings:
     they name is doubted."""
     path = run / SETTINGS
     if not path.is_file():
-        raise SnapshotError("there is no run here", where=named(run), expected=f"a directory with {SETTINGS}",
-                            remedy="name the run directory that `ffdist train` printed")  # fmt: skip
+        raise SnapshotError(
+            "there is no run here",
+            where=named(run),
+            expected=f"a directory with {SETTINGS}",
+            remedy="name the run directory that `ffdist train` printed",
+        )
     values = read_toml(path, read_bytes)
     head = read_text(path).partition("\n")[0]
     whole = head == f"{HEAD}{digest_of(values)}" if head.startswith(HEAD) else LAST in flat(values)
     if not whole:
-        raise SnapshotError("the settings of the run are not as they were written", where=path,
-                            expected="a file that is whole", got="one that was cut short, or changed",
-                            remedy="restore it; what may change is told to `ffdist train --resume`")  # fmt: skip
+        raise SnapshotError(
+            "the settings of the run are not as they were written",
+            where=path,
+            expected="a file that is whole",
+            got="one that was cut short, or changed",
+            remedy="restore it; what may change is told to `ffdist train --resume`",
+        )
     told = {name: value for name, value in flat(values).items() if name not in ACTIONS}
     settings = apply(Settings(), told, str(path))
     doubt(named_code(settings), path)

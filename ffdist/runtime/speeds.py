@@ -18,7 +18,8 @@ from ffdist.runtime.world import World
 def speeds_of(
     store: dist.Store, world: World, kind: str, measure: Callable[[], float], timeout: timedelta
 ) -> tuple[float, ...]:
-    """Of each worker's device, 1 for that of rank 0; none where all are alike, which is the rule, and measures nothing.
+    """The speed of each worker's device, 1 for that of rank 0; none where all are alike, which is the rule, and
+    measures nothing.
 
     kind: what is said of this worker's device; of each kind the first worker measures: seconds of the same work. All
     workers call it together; only rank 0 is told. Raises StageError where one does not in time.
@@ -47,7 +48,7 @@ def kind_of(device: torch.device) -> str:
 
 
 def seconds_of(job: Job, device: torch.device) -> float:
-    """Of all blocks with a whole batch, on this device."""
+    """Seconds of all blocks with a whole batch, on this device."""
     return of_all_blocks(profile_of(job.chain, job.objective, job.settings, job.loaders().train, device=device))
 
 

@@ -61,5 +61,8 @@ class Training:
 
 def error_event(error: FfdistError) -> dict[str, Any]:
     values = {name: error.details[name] for name in TOLD}  # with the settings still to be spelled
-    return {"event": "error", "type": type(error).__name__,
-            **{name: None if value is None else str(value) for name, value in values.items()}}  # fmt: skip
+    return {
+        "event": "error",
+        "type": type(error).__name__,
+        **{name: None if value is None else str(value) for name, value in values.items()},
+    }

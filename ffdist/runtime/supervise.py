@@ -29,7 +29,8 @@ class AttemptLost(Exception):  # noqa: N818 - it is no error yet: the run may go
 
     def __init__(self, cause: BaseException, reasons: Sequence[str]) -> None:
         super().__init__("; ".join(reasons))
-        self.cause, self.reasons = cause, list(reasons)
+        self.cause = cause
+        self.reasons = list(reasons)
 
 
 @dataclass

@@ -30,7 +30,8 @@ class EdgeRegistry:
     """Both ends of every edge between the threads of a run, made when one of them asks."""
 
     def __init__(self, timeout: timedelta) -> None:
-        self.timeout, self.lock = timeout, Lock()
+        self.timeout = timeout
+        self.lock = Lock()
         self.edges: dict[str, tuple[Sender, Receiver]] = {}
         self.gone: set[int] = set()
         """Workers that have ended."""
@@ -63,7 +64,8 @@ class ThreadEdges:
     """One worker's ends of edges between threads of one process."""
 
     def __init__(self, rank: int = 0, exchange: EdgeRegistry | None = None) -> None:
-        self.rank, self.exchange = rank, exchange or EdgeRegistry(timedelta(minutes=10))
+        self.rank = rank
+        self.exchange = exchange or EdgeRegistry(timedelta(minutes=10))
 
     def kind(self, route: Route) -> str:
         return "local"

@@ -69,7 +69,10 @@ class Signals:
     snapshot. How often they come does not matter: torchrun, and who stops torchrun, may both send one."""
 
     def __init__(self, first: bool) -> None:
-        self.first, self.stop, self.number, self.ready = first, Event(), 0, False
+        self.first = first
+        self.stop = Event()
+        self.number = 0
+        self.ready = False
         self._store: dist.Store | None = None
 
     def handle(self) -> None:
@@ -78,7 +81,8 @@ class Signals:
 
     @contextmanager
     def handled(self) -> Iterator[None]:
-        """Within alone: behind it signals do what they did before. Of no effect outside the main thread."""
+        """A context that handles signals: behind it signals do what they did before. Of no effect outside the main
+        thread."""
         if current_thread() is not main_thread():
             yield
             return
@@ -102,7 +106,7 @@ class Signals:
             raise Interrupted(number)
 
     def _heard(self, number: int) -> None:
-        """In a thread of its own, so that it happens whatever the main one waits for."""
+        """Called in a thread of its own, so that it happens whatever the main one waits for."""
         if not self.ready:
             time.sleep(PATIENCE)
             os._exit(exit_status(number))

@@ -72,8 +72,12 @@ def awaited(store: dist.Store, key: str, timeout: timedelta) -> bytes:
     deadline = time.monotonic() + timeout.total_seconds()
     while not store.check([key]):
         if time.monotonic() > deadline:
-            raise StageError("the workers' clocks were not compared", where=key, got="no answer",
-                             expected=f"one within {timeout.total_seconds():g} s")  # fmt: skip
+            raise StageError(
+                "the workers' clocks were not compared",
+                where=key,
+                got="no answer",
+                expected=f"one within {timeout.total_seconds():g} s",
+            )
         time.sleep(LOOK)
     return store.get(key)
 
@@ -102,7 +106,8 @@ class Row(NamedTuple):
 
 
 def events_of(row: Row, spans: Sequence[TraceSpan], offset: Offset, *, cut: bool = False) -> list[dict[str, Any]]:
-    """As Chrome's trace format has them, in microseconds of the first worker's clock. cut: whether some are left out.
+    """Events as Chrome's trace format has them, in microseconds of the first worker's clock. cut: whether some are left
+    out.
 
     A process is a worker, a thread a stage; what an accelerator did is a thread beside its stage's.
     """

@@ -81,7 +81,9 @@ class Worker:
     """What the edges of the run travel by."""
 
     def __post_init__(self) -> None:
-        self.job, self.world, self.plan = self.rank.job, self.rank.world, self.start.plan
+        self.job = self.rank.job
+        self.world = self.rank.world
+        self.plan = self.start.plan
         self.me = self.world.rank
         kept = self.job.settings
         stops = "mean" if kept.training.early_stop is not None else None
@@ -247,8 +249,7 @@ class Worker:
             (route,) = (route for route in self._mine("sink") if route.source == self.me)
             return self._to(route)
         behind = self.plan.stages[index + 1]
-        out = {route.target: self._to(route) for route in self._mine("stages", index)
-               if route.source == self.me}  # fmt: skip
+        out = {route.target: self._to(route) for route in self._mine("stages", index) if route.source == self.me}
         return FanOut({lane: out[behind.worker_of(lane)] for lane in lanes})
 
     def _to(self, route: Route) -> ToEdge:

@@ -31,8 +31,12 @@ class World:
             names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "TORCHELASTIC_RESTART_COUNT", "LOCAL_WORLD_SIZE")
             return cls(*(int(os.environ[name]) for name in names), run_id=os.environ["TORCHELASTIC_RUN_ID"])
         except (KeyError, ValueError) as error:
-            raise ConfigError("torchrun's environment is not whole", where="environment", got=error,
-                              remedy="start with torchrun --nproc-per-node=N -m ffdist train") from error  # fmt: skip
+            raise ConfigError(
+                "torchrun's environment is not whole",
+                where="environment",
+                got=error,
+                remedy="start with torchrun --nproc-per-node=N -m ffdist train",
+            ) from error
 
     def __str__(self) -> str:
         return f"stage {self.rank} of {self.size}"

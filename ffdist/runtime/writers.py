@@ -15,7 +15,8 @@ WRITERS = ".writers"
 
 @contextmanager
 def writing_there(run: Path | None) -> Iterator[None]:
-    """Within, this worker may write there, and `written_there` says so. Raises StageError for a folder that is gone."""
+    """A context in which this worker may write there, and `written_there` says so. Raises StageError for a folder that
+    is gone."""
     if run is None:
         yield
         return
