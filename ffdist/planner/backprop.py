@@ -20,7 +20,7 @@ from ffdist.planner.profile import BackpropProfile, BlockProfile, Curve
 
 def measure_backprop(
     chain: Chain, config: BaselineConfig, sizes: Sequence[int], x: Tensor, y: Tensor
-) -> BackpropProfile:  # fmt: skip
+) -> BackpropProfile:
     """Forward and backward of every block and of the classifier, the gradient of a block's input with it.
 
     x, y: a batch as the loader has it, of the largest size at least.
@@ -41,13 +41,21 @@ def measure_backprop(
     return BackpropProfile(
         tuple(
             BlockProfile(
-                names[n], forward, backward, step * parameters[n] / max(1, sum(parameters)), 0.0, parameters[n],
-                bytes_of(block.state_dict().values()), bytes_of(block.parameters()),
-                2 * bytes_of(block.parameters()), float(sent), Curve.proportional(sizes[-1], 0.0),
+                names[n],
+                forward,
+                backward,
+                step * parameters[n] / max(1, sum(parameters)),
+                0.0,
+                parameters[n],
+                bytes_of(block.state_dict().values()),
+                bytes_of(block.parameters()),
+                2 * bytes_of(block.parameters()),
+                float(sent),
+                Curve.proportional(sizes[-1], 0.0),
             )
             for n, (block, (forward, backward, sent)) in enumerate(zip(whole.blocks, found, strict=True))
         )
-    )  # fmt: skip
+    )
 
 
 def measure_one(

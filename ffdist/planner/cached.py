@@ -67,15 +67,14 @@ def profile_of(
         "network": described(chain),
         "rule": of_rule(objective),
         "batch": batch,
-        "settings": {
-            name: repr(getattr(settings, name)) for name in ("optim", "compute")
-        } | {"microbatches": settings.training.microbatches, "fusion": settings.rule.fusion},
+        "settings": {name: repr(getattr(settings, name)) for name in ("optim", "compute")}
+        | {"microbatches": settings.training.microbatches, "fusion": settings.rule.fusion},
         "data": [train.images.name, train.images.shape, train.augment and repr(train.augment), train.size],
         "device": device_name(device),
         "threads": threads,
         "versions": versions(),
         "backprop": backprop,
-    }  # fmt: skip
+    }
 
     def measure() -> dict[str, Any]:
         sizes = sizes_of(batch)
@@ -128,8 +127,11 @@ def measure_links() -> dict[str, Any]:
     env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=False)
     if done.returncode:
-        raise StageError("what joins two processes cannot be measured", got=done.stderr.strip()[-2000:],
-                         remedy=f"say it: {setting('link', '25gbit,50us')}")  # fmt: skip
+        raise StageError(
+            "what joins two processes cannot be measured",
+            got=done.stderr.strip()[-2000:],
+            remedy=f"say it: {setting('link', '25gbit,50us')}",
+        )
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -141,7 +143,7 @@ def print_links() -> None:
 
 
 def link_of(rates: dict[str, Any], transport: str) -> NetworkLink:
-    """From the messages a second of two sizes."""
+    """The link, by the messages a second of two sizes."""
     small, large = (1 / rates[f"{transport} {size}"] for size in (SMALL, LARGE))
     rate = (LARGE - SMALL) / max(1e-9, large - small)
     return NetworkLink(rate, max(0.0, small - SMALL / rate))

@@ -96,8 +96,9 @@ class Cluster:
 
     def __post_init__(self) -> None:
         if not 1 <= self.devices <= MOST_DEVICES:
-            raise ConfigError("a plan needs devices", where=setting("devices"), expected=f"1 to {MOST_DEVICES}",
-                              got=self.devices)  # fmt: skip
+            raise ConfigError(
+                "a plan needs devices", where=setting("devices"), expected=f"1 to {MOST_DEVICES}", got=self.devices
+            )
         if self.speeds and len(self.speeds) != self.devices:
             raise ConfigError(
                 "there is not one speed a device",
@@ -117,12 +118,21 @@ class Cluster:
         return self.speeds[worker] if self.speeds else 1.0
 
     def with_devices(self, devices: int) -> Cluster:
-        """As many of the same kind; speeds, where they are told, are of the first ones."""
+        """The cluster with so many devices of the same kind; speeds, where they are told, are of the first ones."""
         return replace(self, devices=devices, speeds=self.speeds[:devices])
 
 
-RATES = {"kbit": 1e3 / 8, "mbit": 1e6 / 8, "gbit": 1e9 / 8, "kb/s": 1e3, "mb/s": 1e6, "gb/s": 1e9, "kib/s": 2**10,
-         "mib/s": 2**20, "gib/s": 2**30}  # fmt: skip
+RATES = {
+    "kbit": 1e3 / 8,
+    "mbit": 1e6 / 8,
+    "gbit": 1e9 / 8,
+    "kb/s": 1e3,
+    "mb/s": 1e6,
+    "gb/s": 1e9,
+    "kib/s": 2**10,
+    "mib/s": 2**20,
+    "gib/s": 2**30,
+}
 RATES |= {f"{unit}/s": rate for unit, rate in RATES.items() if unit.endswith("bit")}
 RATES |= {f"{unit[0]}bps": rate for unit, rate in RATES.items() if unit.endswith("bit")}
 TIMES = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0}
@@ -138,8 +148,12 @@ def parse_link(text: str, *, on_cpu: bool = False) -> NetworkLink:
     found = quantity(rate, RATES)
     delay = quantity(latency, TIMES) if comma else 50e-6
     if not found or delay is None:
-        raise ConfigError("that is no link", where=setting("link"), expected="a rate, and a latency where it is known: "
-                          "1gbit, 25gbit,50us, 3GB/s", got=text)  # fmt: skip
+        raise ConfigError(
+            "that is no link",
+            where=setting("link"),
+            expected="a rate, and a latency where it is known: 1gbit, 25gbit,50us, 3GB/s",
+            got=text,
+        )
     cpu = NETWORK_CPU if on_cpu else 0.0
     return NetworkLink(found, delay, cpu, cpu)
 

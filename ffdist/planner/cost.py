@@ -39,10 +39,12 @@ class Load(NamedTuple):
 
 
 class Costs:
-    """Of a profile on a cluster, with so many lanes; i..j are the blocks from i on to before j."""
+    """Costs of a profile on a cluster, with a number of lanes; i..j are the blocks from i on to before j."""
 
     def __init__(self, profile: Profile, cluster: Cluster, lanes: int) -> None:
-        self.profile, self.cluster, self.lanes = profile, cluster, lanes
+        self.profile = profile
+        self.cluster = cluster
+        self.lanes = lanes
         self.size = len(profile.blocks)
         samples, parts = profile.message(lanes), profile.microbatches
         blocks = profile.blocks
@@ -79,7 +81,7 @@ class Costs:
 
     @cached_property
     def largest_graph(self) -> list[list[float]]:
-        """Of blocks i..j, the most bytes that one of them needs at work, at [i][j - i - 1]."""
+        """The most bytes that one of blocks i..j needs at work, at [i][j - i - 1]."""
         return [list(accumulate(self.graph[i:], max)) for i in range(self.size)]
 
     def slices(self, workers: int) -> int:
@@ -91,7 +93,7 @@ class Costs:
         return self.cluster.exchange.sent(self.total("gradients", i, j), workers, weights=self.profile.sliced)
 
     def fixed(self, i: int, j: int, workers: int, speed: float) -> float:
-        """Of `busy`, what does not go with the lanes."""
+        """The part of `busy` that does not grow with the lanes."""
         added = self.total("add", i, j) * (self.cluster.exchange.added(workers) - 1)
         own = self.total("step", i, j) / self.slices(workers) + added
         link = self.cluster.link

@@ -61,13 +61,16 @@ FIRST = PartialPlan(-1, inf, 0.0, 0.0, 0.0, 0.0, 0)
 
 
 class PlanSearch:
-    """For one number of lanes.
+    """The search for one number of lanes.
 
     shared: whether stages may have several workers, and workers several stages.
     """
 
     def __init__(self, profile: Profile, cluster: Cluster, lanes: int, *, shared: bool = True) -> None:
-        self.profile, self.cluster, self.lanes, self.shared = profile, cluster, lanes, shared
+        self.profile = profile
+        self.cluster = cluster
+        self.lanes = lanes
+        self.shared = shared
         self.costs = Costs(profile, cluster, lanes)
         self.limit = inf if cluster.memory_limit is None else cluster.memory_limit
         self.fastest = max(cluster.speeds, default=1.0)
@@ -255,7 +258,7 @@ class PlanSearch:
         return None
 
     def dealt_to(self, run: PartialPlan, i: int, j: int, seconds: float) -> Iterator[PartialPlan]:
-        """By new workers alone."""
+        """Blocks dealt out to new workers alone."""
         most = min(self.lanes, self.cluster.devices - run.worker - 1) if self.shared else 1
         workers = self.least_workers(i, j, seconds)
         while workers <= most:
@@ -279,7 +282,7 @@ class PlanSearch:
 
     def shared_out(
         self, run: PartialPlan, counts: tuple[int, ...], workers: int, i: int, j: int, seconds: float
-    ) -> PartialPlan | None:  # fmt: skip
+    ) -> PartialPlan | None:
         """The rest of a stage's lanes to the next workers, each as many as it can take; None where that is not all.
 
         counts: of those who have some already.
@@ -389,7 +392,8 @@ class PlanSearch:
         return run.out / self.rate <= seconds and run.back / self.rate <= seconds
 
     def plan(self, run: PartialPlan) -> Plan:
-        """Of a run through all blocks. Who has lanes of two stages has the same ones of both, as far as it goes."""
+        """The plan of a run through all blocks. Who has lanes of two stages has the same ones of both, as far as it
+        goes."""
         found: list[tuple[tuple[int, int], list[Share]]] = []
         each: PartialPlan | None = run
         while each is not None and each.before is not None:

@@ -64,11 +64,12 @@ class Cores:
     """So many compute at once; who comes later waits for one of them. None: all may."""
 
     def __init__(self, events: Events, number: float | None) -> None:
-        self.events, self.free = events, number
+        self.events = events
+        self.free = number
         self.queue: deque[Signal] = deque()
 
     def compute(self, seconds: float) -> Process:
-        """On a core of one's own for so long."""
+        """Compute for so long, on a core of one's own."""
         if self.free is None:
             yield seconds
             return
@@ -90,7 +91,8 @@ class Wires:
 
     def __init__(self, events: Events, workers: int) -> None:
         self.events = events
-        self.out, self.back = [0.0] * workers, [0.0] * workers
+        self.out = [0.0] * workers
+        self.back = [0.0] * workers
 
     def carry(self, senders: list[int], receivers: list[int], seconds: float) -> float:
         """Seconds from now until all have sent and received at once for so long."""

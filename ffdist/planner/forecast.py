@@ -62,7 +62,7 @@ class Forecast:
         return self.best.plan
 
     def scaled(self, counts: Sequence[int]) -> list[Scaled]:
-        """On other numbers of devices; see `scaled`."""
+        """The forecast on other numbers of devices; see `scaled`."""
         return scaled(self.profile, self.cluster, counts)
 
     def as_json(self) -> dict[str, Any]:
@@ -94,9 +94,7 @@ class Forecast:
         }
 
 
-def forecast(
-    profile: Profile, cluster: Cluster, *, lanes: int | None = None, plan: Plan | None = None
-) -> Forecast:  # fmt: skip
+def forecast(profile: Profile, cluster: Cluster, *, lanes: int | None = None, plan: Plan | None = None) -> Forecast:
     """lanes: None for as many as are best. plan: to price in place of the best one.
 
     Raises ConfigError where nothing keeps to the memory limit, and for a plan that does not fit.
@@ -208,5 +206,6 @@ def parse_speeds(text: str) -> tuple[float, ...]:
     try:
         return tuple(float(word) for word in text.replace(",", " ").split())
     except ValueError as error:
-        raise ConfigError("these are no speeds", where=setting("speeds"), expected="a number a device: 1,1,0.5",
-                          got=text) from error  # fmt: skip
+        raise ConfigError(
+            "these are no speeds", where=setting("speeds"), expected="a number a device: 1,1,0.5", got=text
+        ) from error

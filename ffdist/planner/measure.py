@@ -177,7 +177,7 @@ def bytes_of(tensors: Iterable[Tensor]) -> int:
 
 def measure_source(
     train: Loader, objective: Objective, num_classes: int, sizes: Sequence[int]
-) -> tuple[Curve, Tensor, Tensor]:  # fmt: skip
+) -> tuple[Curve, Tensor, Tensor]:
     """Seconds of reading, augmenting and preparing so many samples; and the largest of these batches, as it is read."""
     order, generator = train.order(0), torch.Generator().manual_seed(0)
     x, y = train.batch(order, 0, 0)

@@ -75,8 +75,12 @@ def price(profile: Profile, cluster: Cluster, plan: Plan) -> Price:
     """Raises ConfigError for a plan of other blocks, or of more workers than the cluster has."""
     plan.check(profile.names)
     if plan.workers > cluster.devices:
-        raise ConfigError("the plan has more workers than there are devices", where=setting("plan", f"'{plan}'"),
-                          expected=f"at most {cluster.devices}", got=plan.workers)  # fmt: skip
+        raise ConfigError(
+            "the plan has more workers than there are devices",
+            where=setting("plan", f"'{plan}'"),
+            expected=f"at most {cluster.devices}",
+            got=plan.workers,
+        )
     costs, edges = Costs(profile, cluster, plan.lanes), bounds(plan)
     sums = [_Sum() for _ in range(plan.workers)]
     for index, (stage, (i, j)) in enumerate(zip(plan.stages, edges, strict=True)):
@@ -93,14 +97,12 @@ def price(profile: Profile, cluster: Cluster, plan: Plan) -> Price:
     seconds = max(worker.seconds for worker in workers)
     if cluster.cores is not None:
         seconds = max(seconds, sum(worker.busy for worker in workers) / cluster.cores)
-    stages = tuple(
-        stage_price(costs, plan, index, i, j, workers, seconds) for index, (i, j) in enumerate(edges)
-    )  # fmt: skip
+    stages = tuple(stage_price(costs, plan, index, i, j, workers, seconds) for index, (i, j) in enumerate(edges))
     return Price(plan, profile.batch, workers, stages, seconds)
 
 
 def bounds(plan: Plan) -> list[tuple[int, int]]:
-    """Of each stage, the number of its first block and of the first one behind it."""
+    """Each stage's first block, and the first one behind it."""
     ends = [sum(plan.blocks_per_stage[: n + 1]) for n in range(len(plan.blocks_per_stage))]
     return [(end - size, end) for size, end in zip(plan.blocks_per_stage, ends, strict=True)]
 
@@ -113,9 +115,7 @@ def stage_price(
     if index + 1 < len(plan.stages):
         behind = plan.stages[index + 1]
         moved = sum(stage.worker_of(lane) != behind.worker_of(lane) for lane in range(plan.lanes))
-    busy = [
-        costs.busy(i, j, len(share.lanes), many, costs.cluster.speed(share.worker)) for share in stage.shares
-    ]  # fmt: skip
+    busy = [costs.busy(i, j, len(share.lanes), many, costs.cluster.speed(share.worker)) for share in stage.shares]
     idle = [1 - workers[worker].busy / seconds for worker in stage.workers]
     memory = max(workers[worker].memory for worker in stage.workers)
     return StagePrice(
@@ -127,7 +127,12 @@ class _Sum:
     """A worker's loads, added up."""
 
     def __init__(self) -> None:
-        self.busy = self.out = self.back = self.cycle = self.memory = self.graph = 0.0
+        self.busy = 0.0
+        self.out = 0.0
+        self.back = 0.0
+        self.cycle = 0.0
+        self.memory = 0.0
+        self.graph = 0.0
 
     def compute(self, costs: Costs, i: int, j: int, lanes: int, workers: int, speed: float) -> None:
         self.busy += costs.busy(i, j, lanes, workers, speed)

@@ -27,7 +27,7 @@ class Curve:
 
     @cached_property
     def values(self) -> tuple[float, ...]:
-        """Of each size the lower quartile: a neighbour's work on the machine only ever adds to a time."""
+        """The lower quartile for each size: a neighbour's work on the machine only ever adds to a time."""
         return tuple(sorted(values)[(len(values) - 1) // 4] for values in self.repeats)
 
     @cached_property

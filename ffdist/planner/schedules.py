@@ -64,9 +64,7 @@ def reduced(blocks: Sequence[BlockProfile], ready: Sequence[float], ranks: int, 
     return end
 
 
-def one_f_one_b(
-    profile: Profile, cluster: Cluster, *, batches: int = BATCHES, seed: int | None = None
-) -> BackpropTime:  # fmt: skip
+def one_f_one_b(profile: Profile, cluster: Cluster, *, batches: int = BATCHES, seed: int | None = None) -> BackpropTime:
     """The best of a few numbers of microbatches. Stages by measured time, one a device; where there are more devices
     than blocks, replicas of the pipeline, whose gradients are reduced around a ring behind the last microbatch."""
     counts = [count for count in (1, 4, 8, 16, 32) if count <= profile.batch]

@@ -35,7 +35,7 @@ def best_plan(
 
 
 def best_price(profile: Profile, cluster: Cluster, *, lanes: int | None = None, exactly: bool = False) -> Price:
-    """As `best_plan`, with what it costs."""
+    """The plan of `best_plan`, with what it costs."""
     best: Price | None = None
     of_best: PlanSearch | None = None
     counts = [lanes] if lanes else lane_counts(profile, cluster.devices)
@@ -80,8 +80,9 @@ def most_lanes(profile: Profile) -> int:
 
 def check_lanes(profile: Profile, lanes: int) -> None:
     if not 1 <= lanes <= profile.batch:
-        raise ConfigError("a lane holds at least one sample", where=setting("lanes"),
-                          expected=f"1 to {profile.batch}", got=lanes)  # fmt: skip
+        raise ConfigError(
+            "a lane holds at least one sample", where=setting("lanes"), expected=f"1 to {profile.batch}", got=lanes
+        )
 
 
 def with_all(profile: Profile, cluster: Cluster, found: Price) -> Price:
@@ -116,10 +117,14 @@ def by_blocks(stage: PlanStage, k: int, workers: tuple[int, int]) -> Iterator[li
     for middle in range(1, len(stage.blocks)):
         parts = (stage.blocks[:middle], stage.blocks[middle:])
         yield [
-            PlanStage(blocks, tuple(replace(share, worker=worker) if place == k else share
-                                    for place, share in enumerate(stage.shares)))
+            PlanStage(
+                blocks,
+                tuple(
+                    replace(share, worker=worker) if place == k else share for place, share in enumerate(stage.shares)
+                ),
+            )
             for blocks, worker in zip(parts, workers, strict=True)
-        ]  # fmt: skip
+        ]
 
 
 def nothing_fits(profile: Profile, cluster: Cluster, counts: Sequence[int], *, exactly: bool) -> ConfigError:
@@ -133,11 +138,14 @@ def nothing_fits(profile: Profile, cluster: Cluster, counts: Sequence[int], *, e
             remedy=f"fewer workers, or more {setting('lanes')}",
         )
     least = min(least_memory(profile, cluster, count) for count in counts)
-    return ConfigError("no plan keeps to the memory limit", where=setting("memory_limit"),
-                       expected=f"{in_mib(least)} at least, on {cluster.devices} devices",
-                       got=in_mib(cluster.memory_limit or 0.0),
-                       remedy=f"{setting('memory_limit', in_mib(least))}; or more {setting('devices')}, a smaller "
-                       f"{setting('training.batch_size')}, or more {setting('training.microbatches')}")  # fmt: skip
+    return ConfigError(
+        "no plan keeps to the memory limit",
+        where=setting("memory_limit"),
+        expected=f"{in_mib(least)} at least, on {cluster.devices} devices",
+        got=in_mib(cluster.memory_limit or 0.0),
+        remedy=f"{setting('memory_limit', in_mib(least))}; or more {setting('devices')}, a smaller "
+        f"{setting('training.batch_size')}, or more {setting('training.microbatches')}",
+    )
 
 
 def least_memory(profile: Profile, cluster: Cluster, lanes: int) -> float:

@@ -83,8 +83,12 @@ class SimulatedRun:
     """The state of a simulation."""
 
     def __init__(self, profile: Profile, cluster: Cluster, plan: Plan, batches: int, seed: int | None) -> None:
-        self.profile, self.cluster, self.plan, self.batches = profile, cluster, plan, batches
-        self.events, self.draw = Events(), Draw(seed)
+        self.profile = profile
+        self.cluster = cluster
+        self.plan = plan
+        self.batches = batches
+        self.events = Events()
+        self.draw = Draw(seed)
         self.cores = Cores(self.events, cluster.cores)
         self.wires = Wires(self.events, plan.workers)
         self.bounds = bounds(plan)
@@ -92,9 +96,7 @@ class SimulatedRun:
         self.expected = {place: deque(self.messages(*place)) for place in places}
         """What each worker will learn from in each of its stages, in the order in which it does."""
         self.inbox = {place: set[Message]() for place in places}
-        self.room = {
-            (s, *route): cluster.queue for s in range(len(plan.stages) - 1) for route in plan.routes(s)
-        }  # fmt: skip
+        self.room = {(s, *route): cluster.queue for s in range(len(plan.stages) - 1) for route in plan.routes(s)}
         """Credits of each edge, by the stage before it and its ends."""
         self.wake = [Signal() for _ in range(plan.workers)]
         self.exchanges: dict[tuple[int, int, int], GradientExchange] = {}
@@ -103,7 +105,8 @@ class SimulatedRun:
         self.ends: list[float] = []
         """When each batch had gone through all blocks."""
         self.busy = [0.0] * plan.workers
-        self.waited = self.exchanging = 0.0
+        self.waited = 0.0
+        self.exchanging = 0.0
         for worker in range(plan.workers):
             if worker in plan.stages[0].workers:  # each of them has a loader of its own
                 self.inbox[0, worker].update(self.expected[0, worker])
@@ -180,7 +183,7 @@ class SimulatedRun:
         yield from self.cores.compute(seconds)
 
     def spend(self, worker: int, seconds: float) -> Process:
-        """Of a CPU, for sending and receiving."""
+        """Seconds of a CPU for sending and receiving."""
         if seconds:
             self.busy[worker] += seconds
             yield from self.cores.compute(seconds)
@@ -273,7 +276,7 @@ class SimulatedRun:
 
 
 class GradientExchange:
-    """Of one block's gradients of one batch."""
+    """The exchange of one block's gradients of one batch."""
 
     def __init__(self, workers: int) -> None:
         self.missing = workers
@@ -283,7 +286,7 @@ class GradientExchange:
 
 
 def messages_of(profile: Profile, lanes: int, own: range) -> list[Message]:
-    """Of the first batch, those of some lanes, in order: lanes as data parallelism cuts them, microbatches as
+    """The messages of the first batch on some lanes, in order: lanes as data parallelism cuts them, microbatches as
     `Tensor.chunk` does."""
     found = []
     for lane in own:
