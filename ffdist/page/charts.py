@@ -98,7 +98,7 @@ def by_block(records: Sequence[Record], split: str, key: str) -> list[Curve]:
 
 
 def own_metrics(records: Sequence[Record]) -> dict[str, Curve]:
-    """By name, over the epochs."""
+    """Charts of own metrics by name, over the epochs."""
     told = [(r.get("validation") or {}).get("metrics") or {} for r in records]
     names = dict.fromkeys(str(name) for each in told for name in each)
     xs = epochs_of(records)
@@ -117,7 +117,7 @@ def by_predictor(records: Sequence[Record], xs: Sequence[float]) -> list[Curve]:
 
 
 def accuracy_of(record: Record, predictor: str) -> float | None:
-    """On the validation split."""
+    """Accuracy on the validation split."""
     return number(((record.get("validation") or {}).get("accuracy") or {}).get(predictor))
 
 
@@ -126,22 +126,47 @@ def speeds(records: Sequence[Record], name: str = "samples/s") -> Curve:
 
 
 def charts_of(view: RunView, key: str) -> dict[str, list[Chart]]:
-    """By section of the page."""
+    """Charts by section of the page."""
     records = view.records
     seen = "validation" if any(r.get("validation") for r in records) else "train"
     words = "validation" if seen == "validation" else "training"
     accuracy = [
-        chart(f"{key}-pe", "Validation accuracy by predictor", by_predictor(records, epochs_of(records)), EPOCHS, SHARE,
-              percent),
-        chart(f"{key}-ps", "Validation accuracy over time", by_predictor(records, seconds_of(records)), SECONDS, SHARE,
-              percent),
-        chart(f"{key}-be", f"{words.title()} accuracy by block", by_block(records, seen, "accuracy"), EPOCHS, SHARE,
-              percent),
-    ]  # fmt: skip
+        chart(
+            f"{key}-pe",
+            "Validation accuracy by predictor",
+            by_predictor(records, epochs_of(records)),
+            EPOCHS,
+            SHARE,
+            percent,
+        ),
+        chart(
+            f"{key}-ps",
+            "Validation accuracy over time",
+            by_predictor(records, seconds_of(records)),
+            SECONDS,
+            SHARE,
+            percent,
+        ),
+        chart(
+            f"{key}-be",
+            f"{words.title()} accuracy by block",
+            by_block(records, seen, "accuracy"),
+            EPOCHS,
+            SHARE,
+            percent,
+        ),
+    ]
     own = [
-        chart(f"{key}-o{i}", f"{name}, a metric of the run's own, on the validation split", [curve], EPOCHS, NUMBER,
-              "{:.4g}".format) for i, (name, curve) in enumerate(own_metrics(records).items())
-    ]  # fmt: skip
+        chart(
+            f"{key}-o{i}",
+            f"{name}, a metric of the run's own, on the validation split",
+            [curve],
+            EPOCHS,
+            NUMBER,
+            "{:.4g}".format,
+        )
+        for i, (name, curve) in enumerate(own_metrics(records).items())
+    ]
     losses = [
         chart(f"{key}-tl", "Training loss by block", by_block(records, "train", "loss"), EPOCHS, LOSS, loss),
         chart(f"{key}-vl", "Validation loss by block", by_block(records, "validation", "loss"), EPOCHS, LOSS, loss),
@@ -160,12 +185,23 @@ def within_epochs(view: RunView, key: str) -> list[Chart]:
     losses = by_block_within(pulses, "loss")
     made = [
         chart(f"{key}-ql", "Training loss by block, of the epoch so far", losses, BATCHES, LOSS, loss),
-        chart(f"{key}-qa", "Training accuracy by block, of the epoch so far", by_block_within(pulses, "accuracy"),
-              BATCHES, SHARE, percent),
-        chart(f"{key}-qs", "Samples a second within epochs",
-              [Curve("samples/s", [(float(p["step"]), number(p.get("samples_per_second"))) for p in pulses])], BATCHES,
-              SPEED, count),
-    ]  # fmt: skip
+        chart(
+            f"{key}-qa",
+            "Training accuracy by block, of the epoch so far",
+            by_block_within(pulses, "accuracy"),
+            BATCHES,
+            SHARE,
+            percent,
+        ),
+        chart(
+            f"{key}-qs",
+            "Samples a second within epochs",
+            [Curve("samples/s", [(float(p["step"]), number(p.get("samples_per_second"))) for p in pulses])],
+            BATCHES,
+            SPEED,
+            count,
+        ),
+    ]
     if pulses and view.at_work:
         since = f"Where each stage's time goes now, up to batch {pulses[-1]['step']:,}"
         made.append(time_chart(f"{key}-qt", since, pulses[-1]["stages"]))
@@ -191,7 +227,7 @@ def stage_name(stage: Record, stages: Sequence[Record]) -> str:
 
 
 def shares(stage: Record) -> dict[str, float]:
-    """Of a stage's time, each part; they add up to 1."""
+    """Each part's share of a stage's time; they add up to 1."""
     seconds = number(stage.get("seconds")) or 0.0
     if seconds <= 0:
         return {}
@@ -245,8 +281,10 @@ def memory_chart(key: str, stages: Sequence[Record]) -> Chart | None:
         if run is None and process is None:
             continue
         rest = max(0.0, (process or 0.0) - (run or 0.0))
-        parts = [BarPart(KINDS["run_bytes"][0], run or 0.0, mebibytes(run), "run"),
-                 BarPart("the rest of the process", rest, mebibytes(rest), "process")]  # fmt: skip
+        parts = [
+            BarPart(KINDS["run_bytes"][0], run or 0.0, mebibytes(run), "run"),
+            BarPart("the rest of the process", rest, mebibytes(rest), "process"),
+        ]
         rows.append((f"{name} ({mebibytes(run)} of {mebibytes(process)})", parts))
         table.append([name, mebibytes(run), mebibytes(process)])
     if not rows:
@@ -258,8 +296,15 @@ def memory_chart(key: str, stages: Sequence[Record]) -> Chart | None:
         (part_swatch(key, "run"), KINDS["run_bytes"][0]),
         (part_swatch(key, "process"), "the rest of the process"),
     ]
-    return Chart("Memory by stage, at most", bars_chart(key, "Memory by stage, at most", rows, total), legend,
-                 ["stage", *(text for text, _ in KINDS.values())], table, note, key)  # fmt: skip
+    return Chart(
+        "Memory by stage, at most",
+        bars_chart(key, "Memory by stage, at most", rows, total),
+        legend,
+        ["stage", *(text for text, _ in KINDS.values())],
+        table,
+        note,
+        key,
+    )
 
 
 def comparing(views: Sequence[RunView]) -> list[Chart]:

@@ -24,9 +24,12 @@ class WatchedFolder:
 
     def __init__(self, folder: Path) -> None:
         if not folder.is_dir():
-            raise ConfigError("there is no such folder", where=folder,
-                              expected="a run's directory, or a folder of runs",
-                              remedy="name the run directory that `ffdist train` printed")  # fmt: skip
+            raise ConfigError(
+                "there is no such folder",
+                where=folder,
+                expected="a run's directory, or a folder of runs",
+                remedy="name the run directory that `ffdist train` printed",
+            )
         self.folder = folder.resolve()
         self.shown = str(folder)
         self.one = Watched(self.folder, self.folder.name)

@@ -17,7 +17,8 @@ class GrowingLog:
     """
 
     def __init__(self, run: Path) -> None:
-        self.lines, self.pulse_lines = JsonLines(run / RUN_LOG), JsonLines(run / PULSES)
+        self.lines = JsonLines(run / RUN_LOG)
+        self.pulse_lines = JsonLines(run / PULSES)
         self.records: list[dict[str, Any]] = []
         self.end: dict[str, Any] | None = None
         self.pulses: list[dict[str, Any]] = []

@@ -78,7 +78,9 @@ class Surest:
     """The wrong answers with the highest confidence, of all that are told."""
 
     def __init__(self, most: int) -> None:
-        self.most, self.seen, self.wrong = most, 0, 0
+        self.most = most
+        self.seen = 0
+        self.wrong = 0
         self.kept: list[tuple[float, int, int, int]] = []
         """Confidence, index, label and guess."""
 
@@ -92,10 +94,15 @@ class Surest:
 
 
 def measured(
-    run: Path, settings: Settings, facts: DataFacts, *, snapshot: str | int = "final", data: str | None = None,
+    run: Path,
+    settings: Settings,
+    facts: DataFacts,
+    *,
+    snapshot: str | int = "final",
+    data: str | None = None,
     pictures: int = 10,
-) -> Measured:  # fmt: skip
-    """Of the run's own test split, or of other data's. Nothing is downloaded for it.
+) -> Measured:
+    """Measure the run's own test split, or other data's. Nothing is downloaded for it.
 
     Raises FfdistError where the network or the data cannot be had.
     """
@@ -116,7 +123,8 @@ def said_snapshot(snapshot: str | int) -> str:
 
 
 def data_of(run: Path, data: str | None, settings: Settings, facts: DataFacts) -> Images:
-    """As the network takes them. Raises DataError and ConfigError for those that are not here, or do not fit."""
+    """The samples as the network takes them. Raises DataError and ConfigError for those that are not here, or do not
+    fit."""
     if data is not None:
         told = from_texts(settings.dataset.data_args, "")
         return as_trained(opened_to_measure(data, facts, settings.dataset.image_size, told), facts, data)
@@ -128,7 +136,7 @@ def data_of(run: Path, data: str | None, settings: Settings, facts: DataFacts) -
 def mistakes_of(
     surest: Surest, classifier: Classifier, images: Images, facts: DataFacts, settings: Settings
 ) -> list[Mistake]:
-    """With their pictures, where the samples are such."""
+    """Mistakes with their pictures, where the samples are such."""
     indices = [index for _, index, _, _ in surest.kept]
     drawn: list[str | None] = [None] * len(indices)
     if indices and len(facts.shape) == 3 and images.test is not None:
@@ -143,7 +151,7 @@ def mistakes_of(
 def maps_of(
     classifier: Classifier, images: Images, facts: DataFacts, settings: Settings, pictures: int
 ) -> tuple[list[Maps], str | None]:
-    """Of a picture of each class in turn; or none, and why."""
+    """Maps of a picture of each class in turn; or none, and why."""
     try:
         chosen = of_each_class(images, pictures)
         assert images.test is not None
@@ -163,16 +171,21 @@ def maps_of(
 
 def samples(images: Images, split: Split, indices: np.ndarray, settings: Settings) -> tuple[Tensor, Tensor]:
     """Normalised samples [B, *shape] of a split, and their labels, in the order of the indices."""
-    loader = Loader(images, split, indices, batch_size=len(indices), seed=0, train=False,
-                    image_size=settings.dataset.image_size)  # fmt: skip
+    loader = Loader(
+        images, split, indices, batch_size=len(indices), seed=0, train=False, image_size=settings.dataset.image_size
+    )
     return next(iter(loader.epoch(0)))
 
 
 def of_each_class(images: Images, count: int) -> np.ndarray:
     """Indices of test samples: the first of each class, then the second, ... Raises DataError where there are none."""
     if images.test is None or len(images.shape) != 3:
-        raise DataError("there are no test pictures", where=images.name, expected="a test split of (C, H, W)",
-                        got=f"samples of {images.shape}")  # fmt: skip
+        raise DataError(
+            "there are no test pictures",
+            where=images.name,
+            expected="a test split of (C, H, W)",
+            got=f"samples of {images.shape}",
+        )
     labels = torch.from_numpy(images.test.labels)
     rank = torch.zeros_like(labels)
     for label in labels.unique():
@@ -182,11 +195,15 @@ def of_each_class(images: Images, count: int) -> np.ndarray:
 
 def largest_mistakes(counts: Sequence[Sequence[int]], most: int = 20) -> list[tuple[int, int, int]]:
     """How often, the true class, and the one that it was taken for; the most frequent first."""
-    found = [(count, true, guess) for true, row in enumerate(counts) for guess, count in enumerate(row)
-             if count and guess != true]  # fmt: skip
+    found = [
+        (count, true, guess)
+        for true, row in enumerate(counts)
+        for guess, count in enumerate(row)
+        if count and guess != true
+    ]
     return sorted(found, key=lambda each: (-each[0], each[1:]))[:most]
 
 
 def why_not(error: FfdistError) -> str:
-    """In one sentence, for the page."""
+    """Why there is none, in one sentence for the page."""
     return f"{error.what}{f' ({error.where})' if error.where else ''}"

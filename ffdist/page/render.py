@@ -36,9 +36,12 @@ from ffdist.page.timeline import timeline_chart
 @cache
 def environment() -> Environment:
     made = Environment(
-        loader=PackageLoader("ffdist.page"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        loader=PackageLoader("ffdist.page"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
         lstrip_blocks=True,
-    )  # fmt: skip
+    )
     made.filters |= {"named": named, "visible": visible, "moment": moment}
     return made
 
@@ -59,15 +62,26 @@ def page(views: Sequence[RunView]) -> str:
 def framed(title: str, content: Markup, *, live: str | None = None, up: bool = False) -> str:
     """The content in a page. live: where it is asked for anew; up: whether there is a page of all runs."""
     style, script = asset("page.css"), asset("page.js")
-    return environment().get_template("page.html").render(
-        title=f"{title} - ffdist", content=content, live=live, up=up, version=version("ffdist"),
-        now=moment(time.time()), style=Markup(style), script=Markup(script), style_hash=digest(style),
-        script_hash=digest(script),
-    )  # fmt: skip
+    return (
+        environment()
+        .get_template("page.html")
+        .render(
+            title=f"{title} - ffdist",
+            content=content,
+            live=live,
+            up=up,
+            version=version("ffdist"),
+            now=moment(time.time()),
+            style=Markup(style),
+            script=Markup(script),
+            style_hash=digest(style),
+            script_hash=digest(script),
+        )
+    )
 
 
 def digest(text: str) -> str:
-    """As a policy of a page names what it may run."""
+    """A digest as a policy of a page names what it may run."""
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
@@ -76,26 +90,40 @@ def run_content(view: RunView, key: str = "r", level: int = 1) -> Markup:
     records, measured = view.records, view.measured
     differ, same = settings_tables(view)
     last = f"Where each stage's time went, epoch {records[-1]['epoch']}" if records else ""
-    times = [
-        time_chart(f"{key}-tw", "Where each stage's time went, whole run", mean_stages(records)),
-        time_chart(f"{key}-te", last, records[-1]["stages"]) if len(records) > 1 else None,
-    ] if records else []  # fmt: skip
+    times = (
+        [
+            time_chart(f"{key}-tw", "Where each stage's time went, whole run", mean_stages(records)),
+            time_chart(f"{key}-te", last, records[-1]["stages"]) if len(records) > 1 else None,
+        ]
+        if records
+        else []
+    )
     told: dict[str, Any] = {
-        "view": view, "key": key, "level": level, "sub": f"h{level + 2}", "headline": headline(view),
-        "charts": charts_of(view, key), "within": within_epochs(view, key), "results": result_table(view),
+        "view": view,
+        "key": key,
+        "level": level,
+        "sub": f"h{level + 2}",
+        "headline": headline(view),
+        "charts": charts_of(view, key),
+        "within": within_epochs(view, key),
+        "results": result_table(view),
         "times": [each for each in times if each],
         "timeline": timeline_chart(view.trace, f"{key}-tr"),
         "memory": memory_chart(f"{key}-m", records[-1]["stages"]) if records else None,
         "matrix": confusion(measured) if measured else None,
         "mistakes": mistakes_table(measured) if measured else None,
-        "surest": surest_table(view), "differ": differ, "same": same, "plan": plan_table(view),
-        "data": data_table(view), "starts": start_tables(view),
-    }  # fmt: skip
+        "surest": surest_table(view),
+        "differ": differ,
+        "same": same,
+        "plan": plan_table(view),
+        "data": data_table(view),
+        "starts": start_tables(view),
+    }
     return Markup(environment().get_template("run.html").render(told))
 
 
 def surest_table(view: RunView) -> Table | None:
-    """Of samples that are no pictures."""
+    """A table of samples that are no pictures."""
     if view.measured is None:
         return None
     rows = [[str(e.index), e.label, e.guess, f"{e.confidence:.1%}"] for e in view.measured.mistakes]

@@ -65,7 +65,7 @@ class RunView:
 
     @property
     def state(self) -> str:
-        """In a word or two."""
+        """The run's state in a word or two."""
         if self.at_work:
             return "at work"
         return str(self.end["reason"]) if self.end else "not at its end"
@@ -102,7 +102,8 @@ class Watched:
     """One run's folder, looked at again and again, by any thread; it may vanish, be half written, and come back."""
 
     def __init__(self, run: Path, name: str) -> None:
-        self.run, self.name = run, name
+        self.run = run
+        self.name = name
         self.log = GrowingLog(run)
         self.lock = threading.Lock()
         self.told = RunView(name, str(run))

@@ -70,7 +70,7 @@ class Watch:
 
     @property
     def url(self) -> str:
-        """To open in a browser of this machine."""
+        """The address to open in a browser of this machine."""
         host = "127.0.0.1" if self.host in ("", "0.0.0.0") else "::1" if self.host == "::" else self.host
         return f"http://{f'[{host}]' if ':' in host else host}:{self.port}/"
 

@@ -49,12 +49,15 @@ def read_trace(run: Path) -> list[PageSpan]:
 
 
 def spans_of(events: Any) -> list[PageSpan]:
-    """Of events in Chrome's trace format; what is none is left out."""
+    """Spans of events in Chrome's trace format; what is none is left out."""
     known = [each for each in events if isinstance(each, dict)] if isinstance(events, list) else []
     named = [e for e in known if e.get("ph") == "M" and isinstance(e.get("args"), dict)]
     processes = {str(e.get("pid")): str(e["args"].get("name")) for e in named if e.get("name") == "process_name"}
-    threads = {(str(e.get("pid")), str(e.get("tid"))): str(e["args"].get("name")) for e in named
-               if e.get("name") == "thread_name"}  # fmt: skip
+    threads = {
+        (str(e.get("pid")), str(e.get("tid"))): str(e["args"].get("name"))
+        for e in named
+        if e.get("name") == "thread_name"
+    }
     return [span for event in known if (span := span_of(event, processes, threads)) is not None]
 
 

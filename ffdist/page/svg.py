@@ -44,7 +44,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class BarPart:
-    """Of a bar: its size, and how it is told apart."""
+    """A part of a bar: its size, and how it is told apart."""
 
     name: str
     size: float
@@ -86,7 +86,7 @@ def curves_chart(key: str, title: str, curves: Iterable[Curve], x: Axis, y: Axis
 
 @dataclass(frozen=True)
 class Frame:
-    """From numbers to places in the drawing."""
+    """A map from numbers to places in the drawing."""
 
     x0: float
     x1: float

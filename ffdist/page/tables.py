@@ -33,8 +33,11 @@ def headline(view: RunView) -> list[tuple[str, str]]:
     records, told = view.records, list[tuple[str, str]]()
     test = view.test
     if test:
-        told += [(f"test accuracy, {label}", percent(test["accuracy"][key])) for key, label in PREDICTORS.items()
-                 if key in test.get("accuracy", {})]  # fmt: skip
+        told += [
+            (f"test accuracy, {label}", percent(test["accuracy"][key]))
+            for key, label in PREDICTORS.items()
+            if key in test.get("accuracy", {})
+        ]
     best = best_epoch(records)
     if best:
         told.append((f"best validation accuracy (epoch {best[1]})", percent(best[0])))
@@ -78,20 +81,26 @@ def settings_tables(view: RunView) -> tuple[Table, Table]:
         (differ if told else same).append(row if name in ALWAYS or not told else [*row, said(view.defaults.get(name))])
     differ = [row if len(row) == 3 else [*row, NONE] for row in differ]
     return (
-        Table("Settings that differ from the defaults, and those that name the run", ["setting", "value", "default"],
-              differ),
+        Table(
+            "Settings that differ from the defaults, and those that name the run",
+            ["setting", "value", "default"],
+            differ,
+        ),
         Table("Settings that are the defaults", ["setting", "value"], same),
-    )  # fmt: skip
+    )
 
 
 def plan_table(view: RunView) -> Table | None:
     """Which worker computes which block."""
     if view.plan is not None:
         rows = [
-            [str(i), " ".join(stage.blocks), ", ".join(map(str, stage.workers)) if view.plan.lanes == 1
-             else ", ".join(map(str, stage.shares))]
+            [
+                str(i),
+                " ".join(stage.blocks),
+                ", ".join(map(str, stage.workers)) if view.plan.lanes == 1 else ", ".join(map(str, stage.shares)),
+            ]
             for i, stage in enumerate(view.plan.stages)
-        ]  # fmt: skip
+        ]
         lanes = "" if view.plan.lanes == 1 else f" of {view.plan.lanes} lanes a batch; worker:lanes"
         return Table(f"Plan{lanes}", ["stage", "blocks", "worker"], rows)
     if not view.records:
@@ -140,8 +149,11 @@ def data_table(view: RunView) -> Table | None:
     if facts is None:
         return None
     rows = [["samples of shape", " × ".join(map(str, facts.shape))], ["classes", f"{len(facts.classes):,}"]]  # noqa: RUF001
-    rows += [[f"{name} samples", f"{split.get('samples', 0):,}"] for name, split in facts.splits.items()
-             if isinstance(split, dict)]  # fmt: skip
+    rows += [
+        [f"{name} samples", f"{split.get('samples', 0):,}"]
+        for name, split in facts.splits.items()
+        if isinstance(split, dict)
+    ]
     return Table("Data", ["what", "value"], rows)
 
 
@@ -153,10 +165,16 @@ def result_table(view: RunView) -> Table | None:
     if not split:
         return None
     top5 = split.get("top5") or {}
-    rows = [[label, percent(split["accuracy"][key]), percent(top5.get(key)), NONE] for key, label in PREDICTORS.items()
-            if key in split["accuracy"]]  # fmt: skip
-    rows += [[f"block {b['block']}", percent(b.get("accuracy")), percent(b.get("top5")), loss(b.get("loss"))]
-             for b in split["blocks"] if b["block"] != FUSION]  # fmt: skip
+    rows = [
+        [label, percent(split["accuracy"][key]), percent(top5.get(key)), NONE]
+        for key, label in PREDICTORS.items()
+        if key in split["accuracy"]
+    ]
+    rows += [
+        [f"block {b['block']}", percent(b.get("accuracy")), percent(b.get("top5")), loss(b.get("loss"))]
+        for b in split["blocks"]
+        if b["block"] != FUSION
+    ]
     own = [(name, number(value)) for name, value in (split.get("metrics") or {}).items()]
     rows += [[f"{name} (the run's own)", NONE if v is None else f"{v:.4g}", NONE, NONE] for name, v in own]
     caption = f"Accuracy on {count(split.get('samples'))} {name} samples"
@@ -173,7 +191,7 @@ def mistakes_table(measured: Measured) -> Table:
 
 @dataclass(frozen=True)
 class Cell:
-    """Of a confusion matrix: a number, and how dark it stands out, 0 to 9."""
+    """A cell of a confusion matrix: a number, and how dark it stands out, 0 to 9."""
 
     count: int
     level: int

@@ -96,5 +96,5 @@ def evenly(values: Sequence[Any], most: int) -> list[Any]:
 
 
 def escaped(text: object) -> str:
-    """For inside an element or an attribute."""
+    """Text escaped for inside an element or an attribute."""
     return str(escape(visible(text)))

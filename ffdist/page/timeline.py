@@ -36,13 +36,19 @@ def timeline_chart(spans: Sequence[PageSpan], key: str) -> Chart | None:
     table = [[visible(row), *(f"{found.get(style, 0.0):.0%}" for style in used)] for row, found in shares.items()]
     told = "; ".join(f"{row}: computing {found.get('busy', 0.0):.0%}" for row, found in shares.items())
     title = f"{2 * half / 1000:.3g} ms from the middle of the trace"
-    return Chart(title, figure(key, title, told, drawing, 38.0 * len(rows)),
-                 [(part_swatch(key, style), WORDS[style]) for style in used], ["", *(WORDS[s] for s in used)], table,
-                 f"Times of the run's own trace; all of it is in {TRACE}, for ui.perfetto.dev.", key)  # fmt: skip
+    return Chart(
+        title,
+        figure(key, title, told, drawing, 38.0 * len(rows)),
+        [(part_swatch(key, style), WORDS[style]) for style in used],
+        ["", *(WORDS[s] for s in used)],
+        table,
+        f"Times of the run's own trace; all of it is in {TRACE}, for ui.perfetto.dev.",
+        key,
+    )
 
 
 def rows_of(spans: Sequence[PageSpan], begin: float, end: float) -> dict[str, list[PageSpan]]:
-    """Of each row what lies within two times, side by side."""
+    """What lies within two times, row by row, side by side."""
     found: dict[str, list[PageSpan]] = {}
     for span in sorted(spans, key=lambda each: each.place):
         found.setdefault(span.row, []).append(replace(span, begin=max(begin, span.begin), end=min(end, span.end)))
@@ -59,13 +65,15 @@ def drawn(rows: dict[str, list[PageSpan]], begin: float, length: float, key: str
             x, width = (s.begin - begin) * scale, max(0.3, (s.end - s.begin) * scale)
             box = f'x="{x:.1f}" y="{top + 17:.1f}" width="{width:.1f}" height="14"'
             told = f"<title>{escaped(s.name)}, {(s.end - s.begin) / 1000:.3g} ms</title>"
-            body.append(f'<g class="part {s.style}">{told}<rect class="fill" {box}/>'
-                        f'<rect fill="url(#{key}-{s.style})" {box}/></g>')  # fmt: skip
+            body.append(
+                f'<g class="part {s.style}">{told}<rect class="fill" {box}/>'
+                f'<rect fill="url(#{key}-{s.style})" {box}/></g>'
+            )
     return body
 
 
 def shares_of(spans: Sequence[PageSpan], whole: float) -> dict[str, float]:
-    """Of a row's time, by how it is drawn."""
+    """Shares of a row's time, by how it is drawn."""
     found: dict[str, float] = {}
     for span in spans:
         found[span.style] = found.get(span.style, 0.0) + (span.end - span.begin) / max(whole, 1e-9)

@@ -58,8 +58,12 @@ def write_report(
     try:
         write_durably(path, text.encode(errors="backslashreplace"))
     except OSError as error:
-        raise ConfigError("the page cannot be written", where=path, got=error.strerror or error,
-                          remedy="name another file: --out FILE; in Python out=FILE") from error  # fmt: skip
+        raise ConfigError(
+            "the page cannot be written",
+            where=path,
+            got=error.strerror or error,
+            remedy="name another file: --out FILE; in Python out=FILE",
+        ) from error
     return path
 
 
@@ -75,7 +79,7 @@ def drawn(views: Sequence[RunView], folders: Sequence[Path]) -> str:
 
 
 def viewed(run: Path, name: str, snapshot: str | int, data: str | None, pictures: int | None) -> RunView:
-    """With what is measured, or why that is not."""
+    """The view with what is measured, or why that is not."""
     with as_written(run):
         view = replace(view_run(run, name), trace=read_trace(run))
         summary(view.settings, view.defaults, view.records, view.end)  # which leaves out nothing that is not a number
@@ -88,8 +92,10 @@ def viewed(run: Path, name: str, snapshot: str | int, data: str | None, pictures
     try:
         if view.at_work:
             note(f"{name} is at work; what is measured takes turns with it")
-        return replace(view, measured=measured(run, read_settings(run), view.facts, snapshot=snapshot, data=data,
-                                               pictures=pictures))  # fmt: skip
+        return replace(
+            view,
+            measured=measured(run, read_settings(run), view.facts, snapshot=snapshot, data=data, pictures=pictures),
+        )
     except FfdistError as error:
         if snapshot not in ("final", "last") or data is not None:
             raise
@@ -107,5 +113,6 @@ def check_free(path: Path) -> None:
         with path.open("rb") as file:
             if OURS in file.read(4096):
                 return
-    raise ConfigError("the file exists, and is no page of a report", where=path,
-                      remedy="choose another name, or remove it first")  # fmt: skip
+    raise ConfigError(
+        "the file exists, and is no page of a report", where=path, remedy="choose another name, or remove it first"
+    )
