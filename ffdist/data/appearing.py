@@ -34,8 +34,11 @@ def check_free(out: Path | Remote) -> None:
         again = (
             "" if not os.path.exists(out / MANIFEST) else f"take it as it is: {command('train', '--data', out)}; or "
         )
-        raise DataError("the folder exists, and nothing is overwritten", where=out,
-                        remedy=f"{again}remove it, or name another with {setting('out')}")  # fmt: skip
+        raise DataError(
+            "the folder exists, and nothing is overwritten",
+            where=out,
+            remedy=f"{again}remove it, or name another with {setting('out')}",
+        )
 
 
 def check_room(folder: Path, needed: int) -> None:
@@ -57,8 +60,12 @@ def check_free_remote(out: Remote) -> None:
     with remote_errors(out, "a remote folder cannot be looked into"):
         strange = [name for name in out.found() if not name.endswith(".arrow")]
     if strange:
-        raise DataError("the folder exists, and nothing is overwritten", where=out, got=listed(strange),
-                        remedy=f"remove it, or name another with {setting('out')}")  # fmt: skip
+        raise DataError(
+            "the folder exists, and nothing is overwritten",
+            where=out,
+            got=listed(strange),
+            remedy=f"remove it, or name another with {setting('out')}",
+        )
 
 
 @contextmanager
@@ -131,8 +138,12 @@ def scratch(out: Path | Remote) -> Iterator[Path]:
         yield partial_folder
     except OSError as error:
         full = error.errno in FULL or "No space left" in str(error)
-        raise DataError("no room on the disk" if full else "the folder cannot be written", where=out.parent, got=error,
-                        remedy="make room" if full else f"name another with {setting('out')}") from error  # fmt: skip
+        raise DataError(
+            "no room on the disk" if full else "the folder cannot be written",
+            where=out.parent,
+            got=error,
+            remedy="make room" if full else f"name another with {setting('out')}",
+        ) from error
     finally:
         os.close(held)
         remove(partial_folder, made)

@@ -221,8 +221,12 @@ def check_channels(shape: tuple[int, ...], where: object, channels_last: bool | 
     if len(shape) == 3 and len({*shape}) == 1 and shape[0] > FEW:
         raise asked(shape, where, "[C, H, W] or volumes [D, H, W]", f"x[:, None] of volumes; of channels, {FIRST}")
     if len(shape) == 4 and shape[1] <= FEW < min(shape[2:]):
-        raise asked(shape, where, "[C, D, H, W] or [T, C, H, W]",
-                    f"x.transpose(1, 2) of frames [N, T, C, H, W]; of channels first, {FIRST}")  # fmt: skip
+        raise asked(
+            shape,
+            where,
+            "[C, D, H, W] or [T, C, H, W]",
+            f"x.transpose(1, 2) of frames [N, T, C, H, W]; of channels first, {FIRST}",
+        )
 
 
 def asked(shape: tuple[int, ...], where: object, which: str, remedy: str) -> DataError:

@@ -94,7 +94,7 @@ def table_column(table: pa.Table, name: str, where: str) -> list:
 
 
 def pictures_in(table: pa.Table, labels: Labels, where: str, reading: Reading) -> Labelled:
-    """Of one column of samples."""
+    """Pictures in one column of samples."""
     reader = reading.reader()
     found = stacked(pictures(table, where, reading, reader), len(table), where)
     reader.finish(where)

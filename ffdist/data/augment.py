@@ -37,7 +37,7 @@ class Draws:
 
     @classmethod
     def joined(cls, draws: Sequence[Draws]) -> Draws:
-        """Of several batches, one behind the other."""
+        """The draws of several batches, one behind the other."""
         if len(draws) == 1:
             return draws[0]
         columns = zip(*((d.top, d.left, d.flip, d.hole_top, d.hole_left) for d in draws), strict=True)

@@ -57,8 +57,13 @@ def prepared_in_cache(source: str, told: Preparation, *, root: Path | None = Non
     known = source in KNOWN
     place = Path(os.path.abspath(root or cache if known else source))
     if not known and cache.resolve().is_relative_to(place.resolve()):
-        raise ConfigError("the cache for data would lie in the source", where=cache, expected="a place outside of it",
-                          got=f"a folder in {place}", remedy=f"set {CACHE} to another folder")  # fmt: skip
+        raise ConfigError(
+            "the cache for data would lie in the source",
+            where=cache,
+            expected="a place outside of it",
+            got=f"a folder in {place}",
+            remedy=f"set {CACHE} to another folder",
+        )
     key = hashlib.blake2b(repr((source if known else "", place, told, MAKING)).encode(), digest_size=16).hexdigest()
     index = cache / PREPARED / "index" / f"{key}.json"
     if folder := unchanged(source, place, index):  # needs no right to write, as where others have filled the cache
@@ -106,9 +111,12 @@ def anew(source: str, place: Path, index: Path, told: Preparation, *, root: Path
             make(source, folder, told, root, before, read_entry(index))
             if look(files, beside).digest != before.digest:
                 shutil.rmtree(folder)
-                raise DataError("the source changed while it was read", where=files,
-                                expected="files that stay as they are",
-                                remedy="start again when it is complete")  # fmt: skip
+                raise DataError(
+                    "the source changed while it was read",
+                    where=files,
+                    expected="files that stay as they are",
+                    remedy="start again when it is complete",
+                )
     now = look(files, beside)
     settled = now.settled and now.digest == before.digest
     write_entry(index, Entry(folder.name, now.digest, settled, [str(path) for path in named]))
@@ -139,8 +147,11 @@ def make(
     if former and former.folder != folder.name:
         note(f"{source} has changed since it was prepared before; that stays in {folder.with_name(former.folder)}")
     if told.drop_columns:
-        raise ConfigError("only tables of plain numbers have columns to drop", where=source,
-                          remedy=f"leave {setting('drop_columns')} out")  # fmt: skip
+        raise ConfigError(
+            "only tables of plain numbers have columns to drop",
+            where=source,
+            remedy=f"leave {setting('drop_columns')} out",
+        )
     values = asdict(told) | {"size": told.decoding.size, "splits": read_splits(told.splits)}
     values.pop("drop_columns")
     prepare(source, folder, from_dir=root, **values)

@@ -67,9 +67,13 @@ def open_data(
     folder = remote or folder_of(name)
     if name == "digits" or folder:
         if told.texts():
-            raise ConfigError("what is prepared already is not prepared otherwise", where=name,
-                              expected="a source", got=" ".join(told.texts()),
-                              remedy=f"leave {setting('dataset.data_args')} out")  # fmt: skip
+            raise ConfigError(
+                "what is prepared already is not prepared otherwise",
+                where=name,
+                expected="a source",
+                got=" ".join(told.texts()),
+                remedy=f"leave {setting('dataset.data_args')} out",
+            )
         images = digits() if folder is None else open_folder(folder)
         return resized(replace(images, source=settled_source(name)), image_size)
     source = source_of(name)
@@ -79,8 +83,13 @@ def open_data(
     if source not in KNOWN:
         numbers = open_numbers(Path(source), told)
         if numbers is not None and image_size is not None:
-            raise ConfigError("only pictures are resized", where=setting("dataset.image_size"), expected="pictures",
-                              got=f"numbers {numbers.shape}", remedy="leave it out")  # fmt: skip
+            raise ConfigError(
+                "only pictures are resized",
+                where=setting("dataset.image_size"),
+                expected="pictures",
+                got=f"numbers {numbers.shape}",
+                remedy="leave it out",
+            )
         if numbers is not None:
             return replace(numbers, source=settled_source(name), prepared=PreparedAs(None, told.texts()))
     root = None if data_root is None else Path(data_root).absolute()
@@ -109,9 +118,13 @@ def is_prepared(name: str) -> bool:
 def source_of(name: str) -> str:
     """A known data set's name, or the path of a source. Raises DataError for what is neither, and for a run."""
     if Path(name, "config.toml").is_file() and Path(name, "metrics.jsonl").is_file():
-        raise DataError("the folder is a run's, and no data set", where=name, expected="the data that it learned",
-                        remedy=f"as `data` in {Path(name, 'config.toml')}; "
-                        f"to go on with the run, ffdist train --resume {shlex.quote(name)}")  # fmt: skip
+        raise DataError(
+            "the folder is a run's, and no data set",
+            where=name,
+            expected="the data that it learned",
+            remedy=f"as `data` in {Path(name, 'config.toml')}; "
+            f"to go on with the run, ffdist train --resume {shlex.quote(name)}",
+        )
     if name in KNOWN or os.path.exists(name):
         return name
     if (known := known_name(name)) is not None:
@@ -122,7 +135,7 @@ def source_of(name: str) -> str:
 
 
 def settled_source(name: str) -> str:
-    """By which it is found in any folder: of what is there, the absolute path."""
+    """A name by which the source is found from any folder: the absolute path where it is one."""
     if folder := folder_of(name):
         return str(folder.absolute())
     if name != "digits" and name not in KNOWN and os.path.exists(name):
@@ -162,8 +175,12 @@ def verify(folder: Path | Remote) -> DataManifest:
     names = folder.found() if isinstance(folder, Remote) else [path.name for path in folder.iterdir()]
     extra = sorted(name for name in names if name not in known and not is_junk(name))
     if extra:
-        raise DataError("the folder holds what the manifest does not list", where=folder, got=shown(extra),
-                        remedy="remove it: nothing reads it")  # fmt: skip
+        raise DataError(
+            "the folder holds what the manifest does not list",
+            where=folder,
+            got=shown(extra),
+            remedy="remove it: nothing reads it",
+        )
     return manifest
 
 
@@ -178,8 +195,13 @@ def check_sum(folder: Path | Remote, shard: ShardFile) -> None:
     except OSError:
         return
     if size == shard.bytes and found != shard.sha256:
-        raise DataError("a shard is corrupt", where=folder / shard.file, expected=f"sha256 {shard.sha256}",
-                        got=f"sha256 {found}", remedy=AGAIN)  # fmt: skip
+        raise DataError(
+            "a shard is corrupt",
+            where=folder / shard.file,
+            expected=f"sha256 {shard.sha256}",
+            got=f"sha256 {found}",
+            remedy=AGAIN,
+        )
 
 
 def check_digests(folder: Path | Remote, files: SplitFiles, split: Split) -> None:
@@ -208,8 +230,13 @@ def check_pixels(folder: Path | Remote, manifest: DataManifest, name: str, split
         return
     for what, told, found in zip(("mean", "std"), (manifest.mean, manifest.std), seen.result(), strict=True):
         if not np.allclose(told, found, rtol=1e-6, atol=1e-9):
-            raise DataError(f"{what} in the manifest is not that of the {manifest.measured} pixels",
-                            where=folder / MANIFEST, expected=found, got=told, remedy=AGAIN)  # fmt: skip
+            raise DataError(
+                f"{what} in the manifest is not that of the {manifest.measured} pixels",
+                where=folder / MANIFEST,
+                expected=found,
+                got=told,
+                remedy=AGAIN,
+            )
 
 
 def levels(split: Split, rows: np.ndarray) -> np.ndarray:

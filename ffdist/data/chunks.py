@@ -27,7 +27,7 @@ class Reference(NamedTuple):
 
     @property
     def bytes(self) -> int:
-        """Of its pixels."""
+        """Bytes of its pixels."""
         h, w, c = self.shape
         return h * w * c
 
@@ -78,12 +78,14 @@ def cannot_be_read(broken: Sequence[Broken]) -> DataError:
     """All that are broken, as one error."""
     remedy = "replace or remove {}, or leave {} out with " + setting("skip_broken", True)
     if len(broken) == 1:
-        return DataError("a picture cannot be read", where=broken[0].where, got=broken[0].why,
-                         remedy=remedy.format("it", "it"))  # fmt: skip
+        return DataError(
+            "a picture cannot be read", where=broken[0].where, got=broken[0].why, remedy=remedy.format("it", "it")
+        )
     lines = shown([f"{one.where}: {one.why}" for one in broken], "\n         ")
     more = f"the first {SHOWN} are:\n         " if len(broken) > SHOWN else ""
-    return DataError(f"{len(broken):,} pictures cannot be read", where=more + lines,
-                     remedy=remedy.format("them", "them"))  # fmt: skip
+    return DataError(
+        f"{len(broken):,} pictures cannot be read", where=more + lines, remedy=remedy.format("them", "them")
+    )
 
 
 def check_left(broken: Sequence[Broken], counts: Mapping[str, list[int]], classes: Sequence[str]) -> None:

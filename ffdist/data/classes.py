@@ -37,8 +37,13 @@ def as_classes(classes: Any, where: object) -> Classes | None:
         places = {(v if isinstance(v, int) else k): (k if isinstance(v, int) else v) for k, v in given.items()}
         given = [places.get(k) for k in range(len(given))]
     if isinstance(given, (set, frozenset)):
-        raise DataError("classes have no order", where=where, expected="K names in the order of the numbers",
-                        got=f"a {type(given).__name__}", remedy="sorted(classes), or a list of them")  # fmt: skip
+        raise DataError(
+            "classes have no order",
+            where=where,
+            expected="K names in the order of the numbers",
+            got=f"a {type(given).__name__}",
+            remedy="sorted(classes), or a list of them",
+        )
     if callable(given) or isinstance(given, (str, bytes)) or not hasattr(given, "__iter__"):
         raise no_classes(classes, where)
     found: list[Any] = [value.item() if isinstance(value, np.generic) else value for value in given]

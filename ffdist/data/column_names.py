@@ -8,16 +8,54 @@ from typing import NamedTuple
 IMAGE, LABEL = "image", "label"
 """The usual columns of a table."""
 IMAGES = (
-    "images", "img", "imgs", "picture", "pictures", "pic", "photo", "photos", "pixels", "file", "files", "file_name",
-    "filename", "filenames", "file_path", "filepath", "path", "paths", "image_path", "img_path", "image_file",
-    "image_name", "img_name", "imagepath", "imagename", "jpg", "jpeg", "png",
-)  # fmt: skip
-LABELS = ("labels", "class", "classes", "target", "targets", "y", "category", "class_name", "classname", "fine_label",
-          "cls", "species", "label_name")  # fmt: skip
+    "images",
+    "img",
+    "imgs",
+    "picture",
+    "pictures",
+    "pic",
+    "photo",
+    "photos",
+    "pixels",
+    "file",
+    "files",
+    "file_name",
+    "filename",
+    "filenames",
+    "file_path",
+    "filepath",
+    "path",
+    "paths",
+    "image_path",
+    "img_path",
+    "image_file",
+    "image_name",
+    "img_name",
+    "imagepath",
+    "imagename",
+    "jpg",
+    "jpeg",
+    "png",
+)
+LABELS = (
+    "labels",
+    "class",
+    "classes",
+    "target",
+    "targets",
+    "y",
+    "category",
+    "class_name",
+    "classname",
+    "fine_label",
+    "cls",
+    "species",
+    "label_name",
+)
 
 
 class Columns(NamedTuple):
-    """Of a table."""
+    """Which columns of a table hold what."""
 
     image: str = IMAGE
     label: str = LABEL

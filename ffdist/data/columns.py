@@ -77,7 +77,7 @@ def samples(
 def pictures_or_files(
     cells: list[dict | None], where: object, first: int, folder: Path | None, lenient: bool
 ) -> list[bytes | Path]:
-    """Of structs with `bytes`, or with `path` where those are null."""
+    """Pictures of structs with `bytes`, or with `path` where those are null."""
     found: list[bytes | Path] = []
     for row, cell in enumerate(cells):
         data, path = (cell or {}).get("bytes"), (cell or {}).get("path")

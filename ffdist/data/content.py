@@ -92,7 +92,8 @@ def identity(folder: Path) -> tuple[int, int]:
 
 
 def digest_of(path: Path) -> str:
-    """Of a file's bytes; what is wrong with one that has none: a link to nothing, a pipe, somebody else's."""
+    """The digest of a file's bytes; what is wrong with one that has none: a link to nothing, a pipe, somebody
+    else's."""
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
             return "no file"

@@ -47,7 +47,9 @@ class EncodedWriter:
         samples: int,
         bytes: int,
     ) -> None:
-        self.folder, self.split, self.superclass = folder, split, superclass
+        self.folder = folder
+        self.split = split
+        self.superclass = superclass
         self.num_classes = num_classes
         self.schema = encoded_schema(superclass is not None)
         self.shards = max(1, min(samples, -(-bytes // SHARD_BYTES)))

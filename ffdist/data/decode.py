@@ -90,16 +90,23 @@ class Decoding:
         limits = (0, 1) if self.value_range is None else tuple(self.value_range)
         if len(limits) != 2 or not -np.inf < limits[0] < limits[1] < np.inf:
             expected = "two numbers, the smaller first"
-            raise ConfigError("unusable range of values", where=setting("value_range"), expected=expected,
-                              got=self.value_range)  # fmt: skip
+            raise ConfigError(
+                "unusable range of values", where=setting("value_range"), expected=expected, got=self.value_range
+            )
 
     def __str__(self) -> str:
         """One line, for who has to do the same elsewhere."""
         colours = {"rgb": "RGB", "grey": "grey", "keep": "grey or RGB as it is"}[self.mode]
-        size = "" if self.size is None else " scaled to cover {} x {} (height x width) and cut in the middle,".format(
-            *self.size)  # fmt: skip
-        deep = "65535 and 0 as white and black" if self.value_range is None else "{:g} as black, {:g} as white".format(
-            *self.value_range)  # fmt: skip
+        size = (
+            ""
+            if self.size is None
+            else " scaled to cover {} x {} (height x width) and cut in the middle,".format(*self.size)
+        )
+        deep = (
+            "65535 and 0 as white and black"
+            if self.value_range is None
+            else "{:g} as black, {:g} as white".format(*self.value_range)
+        )
         return (
             f"turned upright by EXIF,{size} bilinear, {colours}; transparency over {self.background};"
             f" more than 8 bits: {deep}"
@@ -287,7 +294,7 @@ def _read(image: Image.Image, decoding: Decoding, data: Encoded, seen: PixelInfo
 def deep_colours(
     image: Image.Image, decoding: Decoding, data: Encoded | None, raw: str
 ) -> tuple[Image.Image, Range, Range]:
-    """Of colours of 16 bits: the picture, its extremes, and what stood for black and white.
+    """A picture with 16 bits a colour: its pixels, its extremes, and what stood for black and white.
 
     data: what their lower bits can be read from; None: nothing.
     Raises ValueError where a range was given and their lower bits cannot be read.

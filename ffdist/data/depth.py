@@ -38,7 +38,7 @@ class Depth(NamedTuple):
 
 
 def own_range(image: Image.Image, layout: Layout | None = None) -> Depth:
-    """Of an opened picture; layout: of a TIFF."""
+    """The depth of an opened picture; layout: of a TIFF."""
     if layout and layout.kind == "i" and image.mode == "L":
         return Depth(True, held_as="int8", inverted=layout.inverted)
     inverted = layout is not None and layout.inverted

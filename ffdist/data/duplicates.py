@@ -34,5 +34,7 @@ def tell_duplicates(splits: Mapping[str, np.ndarray], where: str) -> None:
     if len(splits) < 2:
         return
     for (later, earlier), count in between({name: digests(of) for name, of in splits.items()}).items():
-        note(f"{where}: {count:,} of {len(splits[later]):,} samples of {later} are also in {earlier}, bit for bit: "
-             "accuracies on them are too high")  # fmt: skip
+        note(
+            f"{where}: {count:,} of {len(splits[later]):,} samples of {later} are also in {earlier}, bit for bit: "
+            "accuracies on them are too high"
+        )

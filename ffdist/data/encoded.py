@@ -60,8 +60,11 @@ class EncodedSplit(Split):
         if isinstance(folder, Remote):
             told, self.digests = remote_digests(folder, self.files, manifest, name)
             if told is not None and not np.array_equal(told, labels):
-                raise DataError("the index of a split has other labels than its digests", remedy=AGAIN,
-                                where=f"{folder}, split {name}")  # fmt: skip
+                raise DataError(
+                    "the index of a split has other labels than its digests",
+                    remedy=AGAIN,
+                    where=f"{folder}, split {name}",
+                )
         self.window = WINDOW if sum(shard.bytes for shard in of.files) > STREAMED else 0
 
     def at(self, size: tuple[int, int]) -> EncodedSplit:
@@ -113,7 +116,7 @@ class EncodedSplit(Split):
         return decode(data, Where(self, index), replace(self.decoding, size=size))
 
     def digest(self) -> str:
-        """Of the checksums of shards and index, and of how they are decoded: no picture is read."""
+        """A digest of the checksums of shards and index, and of how they are decoded: no picture is read."""
         _, manifest, name = self.source
         return manifest.splits[name].digest(str(self.decoding))
 
@@ -125,7 +128,8 @@ class Where:
     """Names a sample where an error asks for it: finding its row takes a look at all."""
 
     def __init__(self, split: EncodedSplit, index: int) -> None:
-        self.split, self.index = split, index
+        self.split = split
+        self.index = index
 
     def __str__(self) -> str:
         return self.split.where(self.index)
@@ -141,15 +145,17 @@ def read_index(data: bytes, where: object) -> list[np.ndarray]:
         batch.validate(full=True)
         return [column.to_numpy() for column in batch.columns]  # zero-copy, and so without nulls
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise DataError("the index of a split cannot be read", where=where, expected="an Arrow IPC file", got=error,
-                        remedy=AGAIN) from error  # fmt: skip
+        raise DataError(
+            "the index of a split cannot be read", where=where, expected="an Arrow IPC file", got=error, remedy=AGAIN
+        ) from error
 
 
 def check_index(split: EncodedSplit, rows: int, sizes: Sequence[int], where: str) -> None:
     """Raises DataError naming the first row that points to where no picture can be."""
     if len(split.shards) != rows:
-        raise DataError("the index of a split has other rows", where=where, expected=rows, got=len(split.shards),
-                        remedy=AGAIN)  # fmt: skip
+        raise DataError(
+            "the index of a split has other rows", where=where, expected=rows, got=len(split.shards), remedy=AGAIN
+        )
     known = (split.shards >= 0) & (split.shards < len(sizes))
     room = np.array(sizes)[np.where(known, split.shards, 0)]
     inside = (
@@ -159,8 +165,13 @@ def check_index(split: EncodedSplit, rows: int, sizes: Sequence[int], where: str
     if len(bad):
         row = bad[0]
         got = f"shard {split.shards[row]}, bytes {split.starts[row]} to {split.starts[row]} + {split.lengths[row]}"
-        raise DataError("the index of a split points to where no picture is", where=f"{where}, row {row}",
-                        expected=f"one of {len(sizes)} shards, and bytes inside it", got=got, remedy=AGAIN)  # fmt: skip
+        raise DataError(
+            "the index of a split points to where no picture is",
+            where=f"{where}, row {row}",
+            expected=f"one of {len(sizes)} shards, and bytes inside it",
+            got=got,
+            remedy=AGAIN,
+        )
 
 
 def check_shards(split: EncodedSplit) -> None:
@@ -174,8 +185,13 @@ def check_shards(split: EncodedSplit) -> None:
             samples, labels = batch.column("sample").to_numpy(), batch.column("label").to_numpy()
             lengths = np.diff(np.frombuffer(batch.column("image").buffers()[1], np.int32, len(batch) + 1))
         except (pa.ArrowException, OSError, ValueError, KeyError) as error:
-            raise DataError("a shard cannot be read", where=f"{folder}/{file.file}", expected="an Arrow IPC file",
-                            got=error, remedy=AGAIN) from error  # fmt: skip
+            raise DataError(
+                "a shard cannot be read",
+                where=f"{folder}/{file.file}",
+                expected="an Arrow IPC file",
+                got=error,
+                remedy=AGAIN,
+            ) from error
         mine = np.flatnonzero(split.shards == shard)
         told = (np.sort(samples), labels[np.argsort(samples)], lengths[np.argsort(samples)])
         index = (mine, split.labels[mine], split.lengths[mine])

@@ -51,7 +51,7 @@ def formats() -> tuple[str, ...]:
 
 @cache
 def endings() -> frozenset[str]:
-    """Of file names, in small letters: ".png", ".jpg", ..."""
+    """Endings of file names, in small letters: ".png", ".jpg", ..."""
     readable = set(formats())
     names = Image.registered_extensions().items()
     return frozenset(ending for ending, name in names if name in readable or name == "MPO")  # MPO is read as JPEG
@@ -82,8 +82,14 @@ def lacking(path: Path) -> str | None:
             start = file.read(16) if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else b""
     except OSError:
         start = b""
-    return next((f"{name} needs a package: pip install {package}" for name, (package, known, starts) in TEACHERS.items()
-                 if ending in known or start[4:].startswith(starts)), None)  # fmt: skip
+    return next(
+        (
+            f"{name} needs a package: pip install {package}"
+            for name, (package, known, starts) in TEACHERS.items()
+            if ending in known or start[4:].startswith(starts)
+        ),
+        None,
+    )
 
 
 @contextmanager

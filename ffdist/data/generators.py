@@ -168,7 +168,7 @@ class Generators:
                     restore(one, state)
 
     def states(self) -> dict[str, str]:
-        """Of each, by the name of its kind, what is another once anything was drawn of it."""
+        """Each generator's state, by the name of its kind: it is another once anything was drawn."""
         shared = {
             "torch's": [torch.default_generator.get_state()],
             "NumPy's": [np.random.get_state()],

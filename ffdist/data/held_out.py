@@ -27,12 +27,17 @@ def grouped(of: Labelled, groups: Any, where: str) -> Labelled:
         return of
     found = as_array(groups, "groups", where)
     if found.shape != (len(of.labels),):
-        raise DataError("there is not a group for every sample", where=where, expected=f"[{len(of.labels)}]",
-                        got=list(found.shape))  # fmt: skip
+        raise DataError(
+            "there is not a group for every sample", where=where, expected=f"[{len(of.labels)}]", got=list(found.shape)
+        )
     lacking = [row for row, value in enumerate(found.tolist()) if value is None or value == "" or value != value]
     if lacking:
-        raise DataError("a group is missing", where=f"{where}, row {lacking[0]}", got=found[lacking[0]],
-                        remedy="leave such rows out")  # fmt: skip
+        raise DataError(
+            "a group is missing",
+            where=f"{where}, row {lacking[0]}",
+            got=found[lacking[0]],
+            remedy="leave such rows out",
+        )
     names, numbers = np.unique(found.astype(str) if found.dtype.kind == "O" else found, return_inverse=True)
     if len(names) < 2:
         raise DataError("there is one group only", where=where, expected="2 groups or more", got=names[0])
@@ -43,9 +48,12 @@ def with_shares(splits: Mapping[str, Labelled], test: Any, validation: Any, seed
     """The splits, and those that are shares of the training samples. Raises ConfigError for shares out of range."""
     shares = {name: float(share) for name, share in (("test", test), ("validation", validation)) if is_share(share)}
     if any(not 0 <= share < 1 for share in shares.values()) or sum(shares.values()) >= 1:
-        raise ConfigError("no sample is left to train on" if sum(shares.values()) >= 1 else "a share is a fraction",
-                          where=" and ".join(shares), expected="0 <= x < 1, and less than 1 together",
-                          got=", ".join(f"{share:g}" for share in shares.values()))  # fmt: skip
+        raise ConfigError(
+            "no sample is left to train on" if sum(shares.values()) >= 1 else "a share is a fraction",
+            where=" and ".join(shares),
+            expected="0 <= x < 1, and less than 1 together",
+            got=", ".join(f"{share:g}" for share in shares.values()),
+        )
     made, left = dict(splits), 1.0
     for name, share in shares.items():
         if not share:

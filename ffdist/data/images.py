@@ -60,7 +60,7 @@ class Split(ABC):
         return ArraySplit(self.take(rows), self.labels[rows])
 
     def spread(self) -> Spread:
-        """Of its numbers."""
+        """The spread of the split's numbers."""
         return Spread.of(self)
 
     @property
@@ -79,14 +79,15 @@ class Split(ABC):
 
     @abstractmethod
     def digest(self) -> str:
-        """Of samples and labels in their order: two splits that teach the same have the same."""
+        """A digest of samples and labels in their order: two splits that teach the same have the same."""
 
 
 class ArraySplit(Split):
     """A split in memory: samples uint8 [N, H, W, C] or float32 [N, *shape], labels of any integer type [N]."""
 
     def __init__(self, samples: np.ndarray, labels: np.ndarray) -> None:
-        self.samples, self.labels = samples, labels.astype(np.int64)
+        self.samples = samples
+        self.labels = labels.astype(np.int64)
         self.dtype = samples.dtype
 
     def take(self, indices: np.ndarray) -> np.ndarray:
@@ -100,7 +101,7 @@ class ArraySplit(Split):
 
 
 class Spread(NamedTuple):
-    """Of all numbers in a split of floats."""
+    """How large the numbers in a split of floats are."""
 
     low: float
     high: float
@@ -188,7 +189,7 @@ class Images:
 
     @cached_property
     def spread(self) -> Spread | None:
-        """Of a user's floats in the training split; None for pictures, and where there is none."""
+        """The spread of a user's floats in the training split; None for pictures, and where there is none."""
         return None if self.pixels or not len(self.train) else self.train.spread()
 
     @property
@@ -203,7 +204,8 @@ class Images:
 
     @cached_property
     def digest(self) -> str:
-        """Of all that decides what is learned from the data, wherever they lie: samples, labels, names, moments."""
+        """A digest of all that decides what is learned from the data, wherever they lie: samples, labels, names,
+        moments."""
         content = {
             "classes": self.classes,
             "shape": list(self.shape),
@@ -218,8 +220,13 @@ def check_labels(labels: np.ndarray, num_classes: int, where: object) -> None:
     """Raises DataError naming the first row whose label is not in 0..K-1."""
     bad = np.flatnonzero((labels < 0) | (labels >= num_classes))
     if len(bad):
-        raise DataError("a label is out of range", where=f"{where}, row {bad[0]}", expected=f"0..{num_classes - 1}",
-                        got=int(labels[bad[0]]), remedy="number the classes from 0, or name every class")  # fmt: skip
+        raise DataError(
+            "a label is out of range",
+            where=f"{where}, row {bad[0]}",
+            expected=f"0..{num_classes - 1}",
+            got=int(labels[bad[0]]),
+            remedy="number the classes from 0, or name every class",
+        )
 
 
 class Moments:

@@ -117,7 +117,9 @@ class Items:
     alone: str = "items are read one after another"
 
     def __init__(self, dataset: Any, where: str, reading: Reading) -> None:
-        self.dataset, self.where, self.reading = dataset, where, reading
+        self.dataset = dataset
+        self.where = where
+        self.reading = reading
         self.reader = reading.reader()
         """Of the first time that all were read."""
         self.labels: list[Any] = []
@@ -142,7 +144,7 @@ class Items:
 
     @cached_property
     def later(self) -> Reader:
-        """Of all times but the first, which tell nothing."""
+        """The reader of every time but the first: it tells nothing."""
         return self.reading.reader()
 
     def first(self) -> Iterator[np.ndarray]:

@@ -24,7 +24,10 @@ class ItemsSplit(Split):
 
     def __init__(self, items: Items, rows: np.ndarray, labels: np.ndarray, facts: Facts, *, drawn: bool) -> None:
         """rows: int [N], of the items; labels: int [N]; facts: of all items, as they were read first."""
-        self.items, self.rows, self.labels, self.facts = items, rows, labels.astype(np.int64), facts
+        self.items = items
+        self.rows = rows
+        self.labels = labels.astype(np.int64)
+        self.facts = facts
         self.dtype = facts.dtype
         self.random = drawn
         self.place = (items.reading.seed, 0)
@@ -76,7 +79,7 @@ class ItemsSplit(Split):
 
 
 class Facts(NamedTuple):
-    """Of each item, as it was read first."""
+    """What each item was when it was read first."""
 
     shape: tuple[int, ...]
     dtype: np.dtype

@@ -48,8 +48,12 @@ def prune_cache(names: Sequence[str] = (), *, unused_days: float | None = None) 
     """
     found = list_cache()
     if unknown := [name for name in names if name not in {each.name for each in found}]:
-        raise ConfigError("the cache holds nothing of that name", where=cache_folder(), got=listed(unknown),
-                          expected=listed([each.name for each in found]) or "nothing")  # fmt: skip
+        raise ConfigError(
+            "the cache holds nothing of that name",
+            where=cache_folder(),
+            got=listed(unknown),
+            expected=listed([each.name for each in found]) or "nothing",
+        )
     if unused_days is not None and not unused_days >= 0:
         raise ConfigError("days are counted from 0", where="unused_days", expected=">= 0", got=unused_days)
     old = float("-inf") if unused_days is None else time.time() - unused_days * DAY
@@ -101,7 +105,7 @@ def mark_used(folder: Path) -> None:
 
 
 def told_size() -> str:
-    """Of all that was prepared, in a line."""
+    """The size of all that was prepared, in a line."""
     prepared = [each for each in list_cache() if each.kind == "prepared"]
     total = sum(each.bytes for each in prepared) / 2**20
     sets = f"{len(prepared)} prepared data set{'s' * (len(prepared) != 1)}"

@@ -127,7 +127,7 @@ def whole(y: np.ndarray, where: str) -> np.ndarray:
 
 
 def several(y: np.ndarray, where: str) -> DataError:
-    """Of labels [N, K]."""
+    """The error for labels [N, K], several a sample."""
     numbers = y.dtype.kind in "biuf"
     if numbers and y.size and ((y == 0) | (y == 1)).all() and (y.sum(1) == 1).all():
         got, remedy = f"one-hot labels, {y.dtype} {list(y.shape)}", "numpy.argmax(y, 1)"

@@ -70,10 +70,17 @@ class Loader:
                 remedy=f"leave {setting('dataset.augment')} and {setting('dataset.image_size')} out",
             )
         if train and not len(indices):
-            raise DataError("there is no sample to train on", where=f"data set {images.name}",
-                            remedy=f"a larger {setting('dataset.samples')} or a smaller validation share")  # fmt: skip
-        self.images, self.image_size = images, image_size
-        self.indices, self.batch_size, self.seed, self.training = indices, batch_size, seed, train
+            raise DataError(
+                "there is no sample to train on",
+                where=f"data set {images.name}",
+                remedy=f"a larger {setting('dataset.samples')} or a smaller validation share",
+            )
+        self.images = images
+        self.image_size = image_size
+        self.indices = indices
+        self.batch_size = batch_size
+        self.seed = seed
+        self.training = train
         self.shard = shard
         self.workers = max(1, workers)
         self.prefetch = max(prefetch, workers)
@@ -86,7 +93,8 @@ class Loader:
             transforms_of(images, augment if train else ()), seed=seed, wanted=self.size, workers=workers
         )
         self.steps.check_pictures(f"data set {images.name}", images.shape[0], pixels=images.pixels)
-        self.num_classes, self.as_given = images.num_classes, not images.normalised
+        self.num_classes = images.num_classes
+        self.as_given = not images.normalised
         self.scale = (1 / ((255 if images.pixels else 1) * np.array(images.std))).astype(np.float32)
         self.shift = (-np.array(images.mean) / images.std).astype(np.float32)
         self.tiled = (self.scale, self.shift)
@@ -166,8 +174,9 @@ class Loader:
     def first(self, count: int) -> Tensor:
         """Up to so many of its samples, by their place in the split, not augmented: as `epoch` gives them."""
         rows = self.indices[:count]
-        whole = Loader(self.images, self.split, rows, batch_size=len(rows), seed=self.seed, train=False,
-                       image_size=self.image_size)  # fmt: skip
+        whole = Loader(
+            self.images, self.split, rows, batch_size=len(rows), seed=self.seed, train=False, image_size=self.image_size
+        )
         return whole.batch(rows, 0, 0)[0]
 
     def order(self, epoch: int) -> np.ndarray:
@@ -185,7 +194,7 @@ class Loader:
         return min(self.batch_size, len(self.indices) - batch * self.batch_size)
 
     def part(self, samples: int) -> slice:
-        """Of a whole batch of so many samples, those that are made here."""
+        """The samples of a whole batch of that many that are made here."""
         first, *behind, world = self.shard
         return slice(samples * first // world, samples * (behind[0] if behind else first + 1) // world)
 

@@ -55,8 +55,13 @@ class SplitFiles:
         """labels: int [N]. Raises DataError where they are others than were counted."""
         counts = np.bincount(labels, minlength=num_classes).tolist()
         if counts != self.counts:
-            raise DataError("labels are not those that the manifest counts", where=where, expected=self.counts,
-                            got=counts, remedy="prepare the data set again")  # fmt: skip
+            raise DataError(
+                "labels are not those that the manifest counts",
+                where=where,
+                expected=self.counts,
+                got=counts,
+                remedy="prepare the data set again",
+            )
 
     def digest(self, beside: str = "") -> str:
         """Of the checksums of the files that have the samples."""
@@ -146,15 +151,25 @@ def read_manifest(folder: Path | Remote) -> DataManifest:
         check(not unknown, f"an entry that none has: {unknown[:1]}")
         return parsed(**fields)
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise DataError("not a prepared data set", where=folder, expected=MANIFEST, got="no such file",
-                        remedy=how_prepared(folder)) from error  # fmt: skip
+        raise DataError(
+            "not a prepared data set", where=folder, expected=MANIFEST, got="no such file", remedy=how_prepared(folder)
+        ) from error
     except OSError as error:
-        raise DataError("the manifest cannot be read", where=path, got=error.strerror or error,
-                        remedy="make it readable for this user") from error  # fmt: skip
+        raise DataError(
+            "the manifest cannot be read",
+            where=path,
+            got=error.strerror or error,
+            remedy="make it readable for this user",
+        ) from error
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError, FfdistError) as error:
         got = "JSON that is nested too deeply" if isinstance(error, RecursionError) else error
-        raise DataError("the manifest cannot be used", where=path, expected=f"{FORMAT} version {VERSION}", got=got,
-                        remedy="prepare the data set again") from error  # fmt: skip
+        raise DataError(
+            "the manifest cannot be used",
+            where=path,
+            expected=f"{FORMAT} version {VERSION}",
+            got=got,
+            remedy="prepare the data set again",
+        ) from error
 
 
 def how_prepared(folder: Path | Remote) -> str:
@@ -198,11 +213,15 @@ def parsed(
     files = {split: parsed_split(split, of) for split, of in splits.items()}
     names = [shard.file for of in files.values() for shard in of.listed]
     check(len(set(names)) == len(names), "a shard is listed twice")
-    check(superclass is None or (is_list(superclass, int) and len(superclass) == len(classes)
-                                  and min(superclass) >= 0), "the superclasses are not one number a class")  # fmt: skip
+    check(
+        superclass is None or (is_list(superclass, int) and len(superclass) == len(classes) and min(superclass) >= 0),
+        "the superclasses are not one number a class",
+    )
     check(isinstance(notes, (list, tuple)) and all(isinstance(note, str) for note in notes), "the notes are no texts")
-    check(duplicates is None or (isinstance(duplicates, dict) and all(map(is_count, duplicates.values()))),
-          "the duplicates are no counts")  # fmt: skip
+    check(
+        duplicates is None or (isinstance(duplicates, dict) and all(map(is_count, duplicates.values()))),
+        "the duplicates are no counts",
+    )
     return DataManifest(
         name=name,
         classes=classes,
@@ -268,5 +287,5 @@ def is_number(value: Any) -> bool:
 
 
 def is_list(values: Any, kind: type) -> bool:
-    """Of that type alone; true and false are no numbers."""
+    """Whether it is a list of that type alone; true and false are no numbers."""
     return isinstance(values, list) and all(type(value) is kind for value in values)

@@ -169,7 +169,7 @@ REPEATED_BYTES = 2**31
 
 
 def tell_repeated(made: Mapping[str, Split], where: str) -> None:
-    """Of splits in memory."""
+    """Tell of samples that are in several splits in memory."""
     held = {split: of.samples for split, of in made.items() if isinstance(of, ArraySplit)}
     if len(held) == len(made) and sum(x.nbytes for x in held.values()) <= REPEATED_BYTES:
         tell_duplicates(held, where)

@@ -52,8 +52,13 @@ def open_numbers(path: Path, said: Preparation) -> Images | None:
     if columns.image in known.names and not of_floats(known.field(columns.image).type):
         return None
     if columns.label not in known.names:
-        raise DataError("a table lacks a column", where=path, expected=columns.label, got=listed(known.names, 12),
-                        remedy=f"name it with {setting('label_column')}")  # fmt: skip
+        raise DataError(
+            "a table lacks a column",
+            where=path,
+            expected=columns.label,
+            got=listed(known.names, 12),
+            remedy=f"name it with {setting('label_column')}",
+        )
     tables = {split: [whole(file, columns.label) for file in files] for split, files in found.splits.items()}
     if not any(len(table) for table in tables[first]):
         raise DataError("a table has no rows", where=path, expected="one row or more", got="none")
@@ -68,8 +73,7 @@ def open_numbers(path: Path, said: Preparation) -> Images | None:
         samples[split] = np.concatenate(parts)
         labels[split] = labels_of(tables[split], files, columns.label)
     described = describe_columns(names, samples[first], columns.label)
-    note(f"{path}: {described}; each is scaled by mean and deviation of the training "
-         "split")  # fmt: skip
+    note(f"{path}: {described}; each is scaled by mean and deviation of the training split")
     flags = setting("image_column"), setting("label_column")
     if text := taken(columns, said.columns._replace(image=columns.image), flags):
         note(f"{path}: {text}")
@@ -94,7 +98,8 @@ def divided(
     groups: np.ndarray | None,
     places: np.ndarray | None,
 ) -> Images:
-    """With what is held out. places: of each row of the only split, in `SPLITS`, where a column says it."""
+    """The rows by their splits, with what is held out. places: of each row of the only split, in `SPLITS`, where a
+    column says it."""
     refuse_pattern(said.group_pattern, path)
     classes, codes = encoded(labels, None, renumber=True)
     if len(classes) < 2:
@@ -179,7 +184,7 @@ def whole(file: Path, label: str) -> pa.Table:
 
 
 def labels_of(tables: list[pa.Table], files: list[Path], label: str) -> Labels:
-    """Of one split."""
+    """The labels of one split."""
     found = []
     for table, file in zip(tables, files, strict=True):
         of = column_labels(table[label].chunks, str(file), names_in(table.schema, label))

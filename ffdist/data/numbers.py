@@ -46,13 +46,18 @@ def features(table: pa.Table, names: Sequence[str], where: object, leave: str = 
     Raises DataError naming the column and row of what is no number.
     """
     if not names:
-        raise DataError("a table has no columns of numbers", where=where, expected="columns beside that of labels",
-                        got=listed(table.column_names, 12))  # fmt: skip
+        raise DataError(
+            "a table has no columns of numbers",
+            where=where,
+            expected="columns beside that of labels",
+            got=listed(table.column_names, 12),
+        )
     if len(names) == 1 and is_list(plain(table[names[0]].combine_chunks()).type):
         found = nested(plain(table[names[0]].combine_chunks()), f"{where}, column {names[0]}", 0)
         if isinstance(found, list):
-            raise DataError("rows hold arrays of several shapes", where=f"{where}, column {names[0]}",
-                            expected="one shape")  # fmt: skip
+            raise DataError(
+                "rows hold arrays of several shapes", where=f"{where}, column {names[0]}", expected="one shape"
+            )
         return found.astype(np.float32)
     x = np.empty((len(table), len(names)), np.float32)
     for place, name in enumerate(names):
@@ -67,19 +72,32 @@ def numbers_of(column: pa.ChunkedArray, name: str, where: object, leave: str) ->
         values = pa.concat_arrays(values.chunks)
     if not is_number(values.type):
         row, got = first_text(values)
-        raise DataError("a column holds no numbers", where=f"{where}, column {name}, row {row}",
-                        expected="numbers in every column but that of labels", got=got,
-                        remedy=f"{leave}; or write its values as numbers")  # fmt: skip
+        raise DataError(
+            "a column holds no numbers",
+            where=f"{where}, column {name}, row {row}",
+            expected="numbers in every column but that of labels",
+            got=got,
+            remedy=f"{leave}; or write its values as numbers",
+        )
     if pa.types.is_decimal(values.type):
         values = values.cast(pa.float64())
     if values.null_count:
-        raise DataError("a number is missing", where=f"{where}, column {name}, row {first_null(values)}",
-                        expected="a number", got=f"{values.null_count:,} rows without one",
-                        remedy=f"fill it, e.g. by the column's mean, or leave the row out; {leave}")  # fmt: skip
+        raise DataError(
+            "a number is missing",
+            where=f"{where}, column {name}, row {first_null(values)}",
+            expected="a number",
+            got=f"{values.null_count:,} rows without one",
+            remedy=f"fill it, e.g. by the column's mean, or leave the row out; {leave}",
+        )
     array = values.to_numpy(zero_copy_only=False).astype(np.float64)
     if len(bad := np.flatnonzero(~np.isfinite(array))):
-        raise DataError("a number is not finite", where=f"{where}, column {name}, row {bad[0]}", got=array[bad[0]],
-                        expected="a finite number", remedy=f"fill it, or leave the row out; {leave}")  # fmt: skip
+        raise DataError(
+            "a number is not finite",
+            where=f"{where}, column {name}, row {bad[0]}",
+            got=array[bad[0]],
+            expected="a finite number",
+            remedy=f"fill it, or leave the row out; {leave}",
+        )
     return array
 
 

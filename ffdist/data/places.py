@@ -31,8 +31,12 @@ def cache_folder() -> Path:
     try:
         return Path(own).expanduser().absolute() if own else Path(caches, "ffdist").expanduser()
     except RuntimeError as error:
-        raise ConfigError("there is no home to keep downloads in", where=own or caches, got=error,
-                          remedy=f"name a folder with {setting('cache')}") from error  # fmt: skip
+        raise ConfigError(
+            "there is no home to keep downloads in",
+            where=own or caches,
+            got=error,
+            remedy=f"name a folder with {setting('cache')}",
+        ) from error
 
 
 @contextmanager

@@ -61,7 +61,8 @@ class Preparation:
 
 
 def from_texts(texts: Sequence[str], where: str) -> Preparation:
-    """Of `name=value`. Raises ConfigError for an unknown name, with the nearest, and for a value of another type."""
+    """A preparation from `name=value` texts. Raises ConfigError for an unknown name, with the nearest, and for a value
+    of another type."""
     options = {}
     for text in texts:
         name, equals, value = text.partition("=")
@@ -72,7 +73,8 @@ def from_texts(texts: Sequence[str], where: str) -> Preparation:
 
 
 def from_values(values: Mapping[str, Any]) -> Preparation:
-    """Of what Python's callers write: a size as numbers, splits as a mapping, one name for a list of one."""
+    """A preparation from what Python's callers write: a size as numbers, splits as a mapping, one name for a list of
+    one."""
     told = dict(values)
     if (size := told.get("size")) is not None and not isinstance(size, str):
         told["size"] = str(size) if isinstance(size, int) else "{}x{}".format(*size)
@@ -92,8 +94,9 @@ def sides(text: str | None) -> int | Size | None:
     except ValueError:
         numbers = [0]
     if len(numbers) > 2 or min(numbers, default=1) < 1:
-        raise ConfigError("a size is one or two whole numbers", where=setting("size"), expected="e.g. 64, or 48x64",
-                          got=text)  # fmt: skip
+        raise ConfigError(
+            "a size is one or two whole numbers", where=setting("size"), expected="e.g. 64, or 48x64", got=text
+        )
     return None if not numbers else numbers[0] if len(numbers) == 1 else (numbers[0], numbers[1])
 
 

@@ -100,8 +100,12 @@ def prepare(
     source = str(source)
     target = Remote.of(out) or Path(out)
     if url := url_of(source):
-        raise DataError("pictures are prepared from folders and files of this machine", where=url, got="an address",
-                        remedy="copy them here, or mount them; the prepared folder may be remote")  # fmt: skip
+        raise DataError(
+            "pictures are prepared from folders and files of this machine",
+            where=url,
+            got="an address",
+            remedy="copy them here, or mount them; the prepared folder may be remote",
+        )
     decoding = check_options(size, mode, background, value_range)
     holding = Holding(test_fraction, validation_fraction, seed, group_pattern)
     check_settings(source, from_dir, workers)
@@ -160,8 +164,12 @@ def check_outside(out: Path | Remote, source: str) -> None:
         and source not in KNOWN
         and os.path.realpath(out).startswith(os.path.realpath(source) + os.sep)
     ):
-        raise DataError("the new folder would lie in the source", where=out, expected="a place outside of it",
-                        remedy=f"name another with {setting('out')}, e.g. {setting('out', '../prepared')}")  # fmt: skip
+        raise DataError(
+            "the new folder would lie in the source",
+            where=out,
+            expected="a place outside of it",
+            remedy=f"name another with {setting('out')}, e.g. {setting('out', '../prepared')}",
+        )
 
 
 def known_root(source: str, from_dir: Path | None, cache: Path | None) -> Path | None:

@@ -77,8 +77,11 @@ def scaled(images: Images, mean: Sequence[float], std: Sequence[float]) -> Image
     for name, values, other in (("mean", mean, "std"), ("std", std, "mean")):
         told = setting(f"dataset.{name}")
         if not values:
-            raise ConfigError(f"{told} is missing", where=f"data set {images.name}",
-                              expected=f"{told} beside {setting(f'dataset.{other}')}")  # fmt: skip
+            raise ConfigError(
+                f"{told} is missing",
+                where=f"data set {images.name}",
+                expected=f"{told} beside {setting(f'dataset.{other}')}",
+            )
         if len(values) not in (1, channels):
             raise ConfigError(
                 f"{told} does not fit the samples",
@@ -88,8 +91,13 @@ def scaled(images: Images, mean: Sequence[float], std: Sequence[float]) -> Image
             )
         if images.pixels and max(map(abs, values)) > 1:
             text = " ".join(f"{value / 255:.4g}" for value in values)
-            raise ConfigError(f"{told} is of pixels in 0..1", where=f"data set {images.name}", expected="0..1",
-                              got=" ".join(map(str, values)), remedy=setting(f"dataset.{name}", text))  # fmt: skip
+            raise ConfigError(
+                f"{told} is of pixels in 0..1",
+                where=f"data set {images.name}",
+                expected="0..1",
+                got=" ".join(map(str, values)),
+                remedy=setting(f"dataset.{name}", text),
+            )
     if min(std) <= 0:
         raise ConfigError(f"{setting('dataset.std')} is too small", expected="> 0", got=" ".join(map(str, std)))
     count = max(len(mean), len(std))

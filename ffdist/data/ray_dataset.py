@@ -68,8 +68,12 @@ def as_arrow(dataset: Any, where: str, reading: Reading) -> pa.Table:
     """The columns that are told, or all where others may be meant. Raises DataError for no rows, and columns that Arrow
     has no type for."""
     if not hasattr(dataset, "iter_batches"):
-        raise DataError("a split is no data set of Ray's", where=where, expected="a ray.data.Dataset, or a share",
-                        got=type(dataset).__name__)  # fmt: skip
+        raise DataError(
+            "a split is no data set of Ray's",
+            where=where,
+            expected="a ray.data.Dataset, or a share",
+            got=type(dataset).__name__,
+        )
     told = [name for name in (reading.image, reading.label, reading.group) if name]
     options = dataset.context.execution_options
     order, options.preserve_order = options.preserve_order, True
@@ -104,16 +108,27 @@ def plain(batch: pa.Table, where: str) -> pa.Table:
 
 
 def tensors(column: pa.ChunkedArray, where: str) -> pa.Array:
-    """Of arrays; Pillow's pictures as PNG. Raises DataError for arrays of several shapes, and for what is neither."""
+    """Tensors of arrays; Pillow's pictures as PNG. Raises DataError for arrays of several shapes, and for what is
+    neither."""
     values = [value for chunk in column.chunks for value in chunk.to_numpy(zero_copy_only=False)]
     if all(isinstance(value, Image.Image) for value in values):
         return pa.array([as_bytes(value) for value in values], pa.binary())
     arrays = [np.asarray(value) for value in values]
     if any(array.dtype.kind == "O" for array in arrays):
-        raise DataError("a column holds Python objects", where=where, expected="arrays, numbers, texts, or bytes",
-                        got=type(values[0]).__name__, remedy="numpy.asarray(...), by the data set's map()")  # fmt: skip
+        raise DataError(
+            "a column holds Python objects",
+            where=where,
+            expected="arrays, numbers, texts, or bytes",
+            got=type(values[0]).__name__,
+            remedy="numpy.asarray(...), by the data set's map()",
+        )
     shapes = sorted({array.shape for array in arrays})
     if len(shapes) > 1:
-        raise DataError("samples differ in shape", where=where, expected=shapes[0], got=shapes[1],
-                        remedy="bring all to one size, by the data set's map()")  # fmt: skip
+        raise DataError(
+            "samples differ in shape",
+            where=where,
+            expected=shapes[0],
+            got=shapes[1],
+            remedy="bring all to one size, by the data set's map()",
+        )
     return pa.FixedShapeTensorArray.from_numpy_ndarray(np.stack(arrays))

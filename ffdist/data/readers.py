@@ -96,7 +96,8 @@ class Readers:
     process."""
 
     def __init__(self, source: Source, count: int) -> None:
-        self.source, self.count = source, count
+        self.source = source
+        self.count = count
         self.all: list[Reader] = []
         self.idle: LifoQueue[Reader] = LifoQueue()
         self.begun: bool | None = None

@@ -52,8 +52,13 @@ def read_digests(data: bytes, rows: int, where: object) -> tuple[np.ndarray, np.
             raise ValueError(f"{len(batch)} rows")
         return batch.column("label").to_numpy(), batch.column("digest").to_numpy()
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise DataError("the digests of a split cannot be read", where=where, got=error, remedy=AGAIN,
-                        expected=f"an Arrow IPC file with {rows} rows") from error  # fmt: skip
+        raise DataError(
+            "the digests of a split cannot be read",
+            where=where,
+            got=error,
+            remedy=AGAIN,
+            expected=f"an Arrow IPC file with {rows} rows",
+        ) from error
 
 
 def first_other(samples: Iterable[Buffer], digests: np.ndarray) -> int | None:

@@ -39,10 +39,17 @@ class ShardWriter:
     """Writes the shards of one split, with one shard in memory."""
 
     def __init__(
-        self, folder: Path, split: str, shape: tuple[int, int, int], num_classes: int,
-        superclass: tuple[int, ...] | None = None, shard_bytes: int = SHARD_BYTES,
-    ) -> None:  # fmt: skip
-        self.folder, self.split, self.superclass = folder, split, superclass
+        self,
+        folder: Path,
+        split: str,
+        shape: tuple[int, int, int],
+        num_classes: int,
+        superclass: tuple[int, ...] | None = None,
+        shard_bytes: int = SHARD_BYTES,
+    ) -> None:
+        self.folder = folder
+        self.split = split
+        self.superclass = superclass
         self.schema = shard_schema(shape, superclass is not None)
         c, h, w = shape
         self.images = np.empty((max(1, shard_bytes // (h * w * c)), h * w * c), np.uint8)
@@ -136,8 +143,9 @@ def end_of(begin: int, schema: pa.Schema, rows: int) -> list[int]:
 
 def unreadable(path: object, rows: int, error: Exception) -> DataError:
     """For a file that is no shard of so many rows."""
-    return DataError("a shard cannot be read", where=path, expected=f"an Arrow IPC file with {rows} rows", got=error,
-                     remedy=AGAIN)  # fmt: skip
+    return DataError(
+        "a shard cannot be read", where=path, expected=f"an Arrow IPC file with {rows} rows", got=error, remedy=AGAIN
+    )
 
 
 def sha256(path: Path) -> str:

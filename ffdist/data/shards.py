@@ -69,7 +69,7 @@ class ShardSplit(Split):
         return np.searchsorted(self.starts, indices, side="right") - 1
 
     def digest(self) -> str:
-        """Of the shards' checksums: no pixel is read."""
+        """A digest of the shards' checksums: no pixel is read."""
         _, manifest, name = self.source
         return manifest.splits[name].digest()
 
@@ -81,7 +81,10 @@ class Where:
     """Names the first of the samples that were taken from a shard, where an error asks for it."""
 
     def __init__(self, split: ShardSplit, shard: int, owner: np.ndarray, indices: np.ndarray) -> None:
-        self.split, self.shard, self.owner, self.indices = split, shard, owner, indices
+        self.split = split
+        self.shard = shard
+        self.owner = owner
+        self.indices = indices
 
     def __str__(self) -> str:
         first = self.indices[np.argmax(self.owner == self.shard)]

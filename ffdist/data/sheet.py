@@ -29,11 +29,19 @@ def sheet(
     Raises DataError for samples that are no pictures, grey or RGB.
     """
     if len(images.shape) != 3 or images.shape[0] not in (1, 3):
-        raise DataError("these samples are no pictures to look at", where=f"data set {images.name}",
-                        expected="samples (1|3, H, W)", got=images.shape)  # fmt: skip
+        raise DataError(
+            "these samples are no pictures to look at",
+            where=f"data set {images.name}",
+            expected="samples (1|3, H, W)",
+            got=images.shape,
+        )
     rows = of_each_class(images.train.labels, pictures)
-    loaders = [Loader(images, images.train, rows, batch_size=len(rows), seed=seed, train=train,
-                      augment=augment if train else ()) for train in (False, True)]  # pyright: ignore  # fmt: skip
+    loaders = [
+        Loader(
+            images, images.train, rows, batch_size=len(rows), seed=seed, train=train, augment=augment if train else ()
+        )
+        for train in (False, True)
+    ]  # pyright: ignore
     columns = [loaders[0].batch(rows, 0, 0)] + [loaders[1].batch(rows, epoch, 0) for epoch in range(draws)]
     lines = 2 if loaders[1].mixing else 1
     _, height, width = images.shape

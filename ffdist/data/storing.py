@@ -30,8 +30,9 @@ USUAL = 224
 def check_store(store: Any) -> None:
     """Raises ConfigError for none of the forms."""
     if store not in get_args(Store):
-        raise ConfigError("unknown form of pictures", where=setting("store"), expected=" or ".join(get_args(Store)),
-                          got=store)  # fmt: skip
+        raise ConfigError(
+            "unknown form of pictures", where=setting("store"), expected=" or ".join(get_args(Store)), got=store
+        )
 
 
 class Plan(NamedTuple):
@@ -57,7 +58,7 @@ def planned(store: Store, *, pixels: int, encoded: int) -> Plan:
 
 
 def mean_bytes(items: Sequence[Item]) -> float:
-    """Of pictures as they are encoded; of arrays about half their numbers, as PNG has them."""
+    """Bytes of a picture as it is encoded; of an array about half their numbers, as PNG has them."""
 
     def size(data: Encoded) -> float:
         if isinstance(data, Path):

@@ -29,7 +29,7 @@ class Tally:
 
 @dataclass
 class Survey:
-    """Of pictures decoded with the same settings."""
+    """What was seen in pictures decoded with the same settings."""
 
     pictures: int = 0
     low: float = float("inf")

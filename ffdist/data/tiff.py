@@ -27,7 +27,7 @@ MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
 class Layout(NamedTuple):
-    """Of a TIFF's first page."""
+    """The layout of a TIFF's first page."""
 
     channels: int
     spare: int
@@ -61,7 +61,7 @@ def teach_grey_with_another() -> None:
 
 
 def layout_of(image: Image.Image) -> Layout | None:
-    """Of an opened picture; None for other formats, and where its tags are damaged."""
+    """The layout of an opened picture; None for other formats, and where its tags are damaged."""
     return read_tags(getattr(image, "tag_v2", None)) if image.format == "TIFF" else None
 
 
@@ -90,7 +90,7 @@ def read_tags(tags: Any) -> Layout | None:
 
 
 def misread(tags: Any, channels: int, bits: int) -> str | None:
-    """Of channels in planes of their own."""
+    """What Pillow misreads of channels in planes of their own; None where it does not."""
     if channels == 2:
         return "grey and transparency"
     return "more than 8 bits, uncompressed," if bits > 8 and tags.get(COMPRESSION, 1) == 1 else None
@@ -128,8 +128,11 @@ def check_strips(image: Image.Image, data: object) -> None:
     bits = [int(each) for each in tags.get(BITS, (1,))]
     apart = int(tags.get(SAMPLES, len(bits))) if tags.get(PLANAR, 1) == 2 else 1
     tiled = TILES in tags
-    across, down = (int(tags.get(TILE_WIDTH, 0)), int(tags.get(TILE_HEIGHT, 0))) if tiled else (
-        width, min(int(tags.get(ROWS, height)), height))  # fmt: skip
+    across, down = (
+        (int(tags.get(TILE_WIDTH, 0)), int(tags.get(TILE_HEIGHT, 0)))
+        if tiled
+        else (width, min(int(tags.get(ROWS, height)), height))
+    )
     if min(across, down) < 1:
         raise ValueError("it has strips or tiles without pixels")
     found, needed = len(tags.get(TILES if tiled else STRIPS, ())), -(-width // across) * -(-height // down) * apart

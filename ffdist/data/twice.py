@@ -28,8 +28,10 @@ class DuplicateCounter:
         told = []
         for pair, count in self.between().items():
             later, _, earlier = pair.partition(" in ")
-            told.append(f"{count:,} of {rows[later]:,} pictures of {later} are also in {earlier}, pixel for pixel: "
-                        "accuracies on them are too high")  # fmt: skip
+            told.append(
+                f"{count:,} of {rows[later]:,} pictures of {later} are also in {earlier}, pixel for pixel: "
+                "accuracies on them are too high"
+            )
         labels = np.concatenate([labels for of in self.parts.values() for labels, _ in of])
         pairs = np.unique(
             np.stack([np.concatenate([d for of in self.parts.values() for _, d in of]), labels], 1), axis=0

@@ -34,7 +34,8 @@ class Watch:
     """
 
     def __init__(self, path: Path, shard: ShardFile) -> None:
-        self.path, self.shard = path, shard
+        self.path = path
+        self.shard = shard
         try:
             self.stamp = Stamp.of(path.stat())
         except OSError as error:
@@ -49,8 +50,13 @@ class Watch:
         if not path.is_file():
             raise DataError("a shard is no file", where=path, expected=f"{shard.bytes} bytes", remedy=AGAIN)
         if self.stamp.size != shard.bytes:
-            raise DataError("a shard has another size", where=path, expected=f"{shard.bytes} bytes",
-                            got=f"{self.stamp.size} bytes", remedy=AGAIN)  # fmt: skip
+            raise DataError(
+                "a shard has another size",
+                where=path,
+                expected=f"{shard.bytes} bytes",
+                got=f"{self.stamp.size} bytes",
+                remedy=AGAIN,
+            )
 
     def check(self, where: object = None) -> None:
         """where: what was read. Raises DataError where the shard is gone, or holds other bytes than the manifest

@@ -85,7 +85,11 @@ class Writing:
     def __init__(
         self, source: DataSource, folder: Path, making: Making, like: Reference, plan: Plan, broken: list[Broken]
     ) -> None:
-        self.source, self.making, self.like, self.plan, self.broken = source, making, like, plan, broken
+        self.source = source
+        self.making = making
+        self.like = like
+        self.plan = plan
+        self.broken = broken
         splits = [split for split in SPLITS if split in source.counts]
         self.shards = {split: writer_of(source, split, folder, like.shape, plan) for split in splits}
         self.measured = splits[0]

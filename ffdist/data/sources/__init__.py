@@ -112,8 +112,13 @@ def check_known(source: str, choice: Choice, holding: Holding) -> None:
     """Raises ConfigError for settings of folders."""
     if holding.told or choice != Choice():
         flag = setting(holding.told) if holding.told else f"{setting('splits')} and {setting('ignore')}"
-        raise ConfigError("a known data set has its own splits", where=f"{flag}, {source}", expected="a folder or file",
-                          got=source, remedy="leave it out")  # fmt: skip
+        raise ConfigError(
+            "a known data set has its own splits",
+            where=f"{flag}, {source}",
+            expected="a folder or file",
+            got=source,
+            remedy="leave it out",
+        )
 
 
 def check_no_columns(source: str, columns: Columns) -> None:
@@ -121,9 +126,13 @@ def check_no_columns(source: str, columns: Columns) -> None:
     for name, told, usual in zip(Columns._fields, columns, Columns(), strict=True):
         if told != usual:
             flag = setting(f"{name}_column")
-            raise ConfigError("there is no table in the source, so it has no columns", where=f"{flag}, {source}",
-                              expected="a Parquet, Arrow, Feather or CSV file", got=told,
-                              remedy=f"leave it out{table_hint(Path(source))}")  # fmt: skip
+            raise ConfigError(
+                "there is no table in the source, so it has no columns",
+                where=f"{flag}, {source}",
+                expected="a Parquet, Arrow, Feather or CSV file",
+                got=told,
+                remedy=f"leave it out{table_hint(Path(source))}",
+            )
 
 
 def check_source(path: Path, source: str) -> None:
@@ -138,16 +147,29 @@ def check_source(path: Path, source: str) -> None:
     if not is_there:
         near = difflib.get_close_matches(source, KNOWN, 1)
         if source == "digits":
-            raise DataError("digits are embedded, and need no preparation", where=source,
-                            remedy="ffdist train --data digits")  # fmt: skip
-        raise DataError("unknown source of data", expected=f"{', '.join(KNOWN)}, a folder of pictures, or a table",
-                        got=source, remedy=f"did you mean {near[0]}?" if near else None)  # fmt: skip
+            raise DataError(
+                "digits are embedded, and need no preparation", where=source, remedy="ffdist train --data digits"
+            )
+        raise DataError(
+            "unknown source of data",
+            expected=f"{', '.join(KNOWN)}, a folder of pictures, or a table",
+            got=source,
+            remedy=f"did you mean {near[0]}?" if near else None,
+        )
     if not (path.is_file() or path.is_dir()):
-        raise DataError("neither a file nor a folder", where=source, expected="a folder of pictures, or a table",
-                        got="a device, pipe or socket")  # fmt: skip
+        raise DataError(
+            "neither a file nor a folder",
+            where=source,
+            expected="a folder of pictures, or a table",
+            got="a device, pipe or socket",
+        )
     if path.is_file() and path.suffix.lower() in ARCHIVES and not is_tar(path):
-        raise DataError("such archives are not read", where=source, expected="a folder, a table, a zip or a tar",
-                        remedy="unpack it, and give the folder")  # fmt: skip
+        raise DataError(
+            "such archives are not read",
+            where=source,
+            expected="a folder, a table, a zip or a tar",
+            remedy="unpack it, and give the folder",
+        )
     try:
         text = read_bytes(path / MANIFEST)[:80] if path.is_dir() else b""
     except OSError:

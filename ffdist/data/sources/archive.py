@@ -141,10 +141,15 @@ class Archived(DataSource):
     """A source that lies unpacked in `place`, and is called like its archive."""
 
     def __init__(self, inner: DataSource, place: Path, path: Path) -> None:
-        self.inner, self.place, self.path = inner, place, path
+        self.inner = inner
+        self.place = place
+        self.path = path
         self.name = path.name.partition(".")[0] or path.name
-        self.classes, self.counts, self.superclass = inner.classes, inner.counts, inner.superclass
-        self.held_out, self.left_out = inner.held_out, inner.left_out
+        self.classes = inner.classes
+        self.counts = inner.counts
+        self.superclass = inner.superclass
+        self.held_out = inner.held_out
+        self.left_out = inner.left_out
         self.notes = [renamed(text, place, path) for text in inner.notes]
 
     def items(self) -> Iterator[Item]:

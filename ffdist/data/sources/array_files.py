@@ -169,9 +169,13 @@ def sorted_out(names: list[str], columns: Columns, path: Path) -> dict[str, dict
         if role is None:
             continue
         if role in parts.setdefault(split, {}):
-            raise DataError(f"two arrays may be the {role} of {split}", where=path, expected=EXPECTED,
-                            got=f"{parts[split][role]} and {name}",
-                            remedy=f"name them: {setting('image_column')}, {setting('label_column')}")  # fmt: skip
+            raise DataError(
+                f"two arrays may be the {role} of {split}",
+                where=path,
+                expected=EXPECTED,
+                got=f"{parts[split][role]} and {name}",
+                remedy=f"name them: {setting('image_column')}, {setting('label_column')}",
+            )
         parts[split][role] = name
     whole = {split: of for split, of in parts.items() if len(of) == 2}
     if whole != parts or not whole or (TRAIN not in whole and TEST not in whole):
@@ -201,6 +205,10 @@ def groups_of(arrays: Mapping[str, np.ndarray], name: str, labels: np.ndarray, p
         raise DataError("there is no array of groups", where=path, expected=name, got=listed([*arrays], 12))
     _, groups = np.unique(arrays[name], return_inverse=True)
     if groups.shape != labels.shape:
-        raise DataError("there is not a group for every sample", where=f"{path}, {name}", expected=f"[{len(labels)}]",
-                        got=list(arrays[name].shape))  # fmt: skip
+        raise DataError(
+            "there is not a group for every sample",
+            where=f"{path}, {name}",
+            expected=f"[{len(labels)}]",
+            got=list(arrays[name].shape),
+        )
     return groups

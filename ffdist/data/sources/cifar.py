@@ -27,8 +27,11 @@ def dtype(code: str, align: int, copy: int) -> np.dtype:
     return np.dtype(code, bool(align), bool(copy))
 
 
-ALLOWED = {("numpy.core.multiarray", "_reconstruct"): RECONSTRUCT, ("numpy", "ndarray"): np.ndarray,
-           ("numpy", "dtype"): dtype}  # fmt: skip
+ALLOWED = {
+    ("numpy.core.multiarray", "_reconstruct"): RECONSTRUCT,
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): dtype,
+}
 
 
 class ArrayUnpickler(pickle.Unpickler):
@@ -45,12 +48,18 @@ def read_pickle(path: Path, md5: str) -> dict[str, Any]:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise DataError("an official CIFAR file is missing", where=path, got=error,
-                        remedy="download it again") from error  # fmt: skip
+        raise DataError(
+            "an official CIFAR file is missing", where=path, got=error, remedy="download it again"
+        ) from error
     found = hashlib.md5(data, usedforsecurity=False).hexdigest()
     if found != md5:
-        raise DataError("not the official CIFAR file, so it is not unpickled", where=path, expected=f"md5 {md5}",
-                        got=f"md5 {found}", remedy="download it again")  # fmt: skip
+        raise DataError(
+            "not the official CIFAR file, so it is not unpickled",
+            where=path,
+            expected=f"md5 {md5}",
+            got=f"md5 {found}",
+            remedy="download it again",
+        )
     try:
         return ArrayUnpickler(io.BytesIO(data), encoding="latin1").load()
     except pickle.UnpicklingError as error:

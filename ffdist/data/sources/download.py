@@ -147,8 +147,10 @@ def remotes(name: str) -> list[Remote]:
     if name in LIKE_MNIST:
         official = LIKE_MNIST[name]
         folder = f"{official.__name__}/raw"
-        return [Remote([f"{mirror}{file}" for mirror in official.mirrors], file, md5, folder)
-                for file, md5 in official.resources]  # fmt: skip
+        return [
+            Remote([f"{mirror}{file}" for mirror in official.mirrors], file, md5, folder)
+            for file, md5 in official.resources
+        ]
     if name in CIFAR:
         official = CIFAR[name]
         return [Remote([official.url], official.filename, official.tgz_md5)]

@@ -61,8 +61,12 @@ class Idx(DataSource):
             if self.turned:
                 pictures = pictures.transpose(0, 2, 1)
             if len(pictures) != len(labels):
-                raise DataError("there is not a label for every picture", where=self.folder / file,
-                                expected=f"{len(labels)} pictures", got=len(pictures))  # fmt: skip
+                raise DataError(
+                    "there is not a label for every picture",
+                    where=self.folder / file,
+                    expected=f"{len(labels)} pictures",
+                    got=len(pictures),
+                )
             for row, (picture, label) in enumerate(zip(pictures, labels.tolist(), strict=True)):
                 yield Item(split, label, picture, f"{self.folder / file}, row {row}")
 
@@ -80,8 +84,7 @@ class Idx(DataSource):
         except DataError:
             raise
         except (OSError, EOFError, ValueError, zlib.error) as error:
-            raise DataError("an IDX file cannot be read", where=plain, got=error,
-                            remedy="download it again") from error  # fmt: skip
+            raise DataError("an IDX file cannot be read", where=plain, got=error, remedy="download it again") from error
 
 
 def exactly(stream: IO[bytes] | gzip.GzipFile, shape: Sequence[int], where: Path) -> bytes:

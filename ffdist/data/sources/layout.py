@@ -20,7 +20,7 @@ CLASSES = f"if these are classes, {setting('splits', 'none')}"
 
 
 class Layout(NamedTuple):
-    """Of a tree."""
+    """Which folders of a tree are splits and classes."""
 
     classes: dict[str, list[Path]]
     """The class folders of each split."""
@@ -78,8 +78,12 @@ def named_splits(listing: Listing, root: Path, notes: list[str]) -> Found:
         mine = [folder for folder, found in marks.items() if found.split == split]
         if len(mine) > 1:
             told = " ".join(f"{found.split}={quoted(listing, [folder])}" for folder, found in marks.items())
-            raise refused(listing, f"several folders are called like the {split} split", mine,
-                          f"{setting('ignore')} one of them, or take all: {setting('splits', told)}")  # fmt: skip
+            raise refused(
+                listing,
+                f"several folders are called like the {split} split",
+                mine,
+                f"{setting('ignore')} one of them, or take all: {setting('splits', told)}",
+            )
         if mine:
             splits[split] = [unwrapped(listing, mine[0], notes)]
     return Found(splits)
@@ -215,9 +219,12 @@ def check_no_splits_within(listing: Listing, splits: dict[str, list[Path]], clas
     odd = [path for of in classes.values() for path in of if is_split(path.name) and path.name not in everywhere]
     if odd:
         example = " ".join(f"{split}={quoted(listing, of)}" for split, of in splits.items() if of != [listing.root])
-        raise refused(listing, "a class folder is called like a split", odd,
-                      f"{setting('ignore', quoted(listing, odd))}; "
-                      f"if these are classes, {setting('splits', example or 'none')}")  # fmt: skip
+        raise refused(
+            listing,
+            "a class folder is called like a split",
+            odd,
+            f"{setting('ignore', quoted(listing, odd))}; if these are classes, {setting('splits', example or 'none')}",
+        )
     for of in classes.values():
         for folder in of:
             inner = [path for path in listing.quiet().listed(folder)[0] if is_split(path.name)]

@@ -11,8 +11,19 @@ from ffdist.data.manifest import LeftOut
 from ffdist.data.sources.splits import Choice
 from ffdist.errors import DataError, setting
 
-JUNK = frozenset({"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "lost+found",
-                  "system volume information", "icon\r"})  # fmt: skip
+JUNK = frozenset(
+    {
+        "__macosx",
+        "thumbs.db",
+        "ehthumbs.db",
+        "desktop.ini",
+        "@eadir",
+        "$recycle.bin",
+        "lost+found",
+        "system volume information",
+        "icon\r",
+    }
+)
 """What systems leave in people's folders, in small letters; besides everything whose name begins with a dot."""
 SHOWN = 20
 """Of a list in an error."""
@@ -22,7 +33,8 @@ class Listing:
     """Lists folders, links followed, and keeps account of what is left out, and of what cannot be looked into."""
 
     def __init__(self, root: Path, choice: Choice) -> None:
-        self.root, self.choice = root, choice
+        self.root = root
+        self.choice = choice
         self.counts: dict[tuple[str, str], int] = {}
         self.problems: list[str] = []
         self.seen: set[Path] = set()

@@ -63,6 +63,11 @@ def groups_by_name(text: str, names: Iterable[str], where: object) -> np.ndarray
         )
     if len(found) < 2:
         one = "/".join(part or "" for part in next(iter(found), ()))
-        raise DataError("there is one group only", where=f"{where}, {FLAG}", expected="2 groups or more", got=one,
-                        remedy=f"a pattern that tells them apart, or leave out {FLAG}")  # fmt: skip
+        raise DataError(
+            "there is one group only",
+            where=f"{where}, {FLAG}",
+            expected="2 groups or more",
+            got=one,
+            remedy=f"a pattern that tells them apart, or leave out {FLAG}",
+        )
     return np.array(numbers, np.int64)

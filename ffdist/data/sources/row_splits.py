@@ -22,7 +22,7 @@ WHOLE = f"to take all rows as one, {setting('splits', 'none')}"
 
 
 class RowSplits(NamedTuple):
-    """Of all rows of some files, in their order."""
+    """The split of each row of some files, in the rows' order."""
 
     column: str
     places: np.ndarray
@@ -37,11 +37,11 @@ class RowSplits(NamedTuple):
         return self.places == SPLITS.index(TRAIN)
 
     def of_train(self, groups: np.ndarray) -> np.ndarray:
-        """Of all groups, those of the rows whose labels `train` gives."""
+        """The groups of the rows whose labels `train` gives."""
         return groups[self.trained] if self.trained.any() else groups
 
     def train(self, labels: np.ndarray, classes: Sequence[str]) -> np.ndarray:
-        """Of all labels, those of the training rows (of the test rows where there are none), int [N].
+        """The labels of the training rows (of the test rows where there are none), int [N].
 
         Raises DataError for a class that only other rows have.
         """
@@ -50,8 +50,12 @@ class RowSplits(NamedTuple):
             return labels
         only = np.setdiff1d(labels, labels[trained])
         if len(only):
-            raise DataError("a class is in no training row", where=f"column {self.column}",
-                            got=shown(classes[label] for label in only), remedy="leave its rows out")  # fmt: skip
+            raise DataError(
+                "a class is in no training row",
+                where=f"column {self.column}",
+                got=shown(classes[label] for label in only),
+                remedy="leave its rows out",
+            )
         return labels[trained]
 
 
@@ -66,12 +70,20 @@ def row_splits(files: Sequence[Path], others: Sequence[str]) -> RowSplits | None
     for name, kind in kinds.items():
         speaks = mark(name)
         if name not in found and pa.types.is_boolean(kind) and speaks and speaks.split:
-            raise DataError("a column of truth values is called like a split", where=files[0], got=name,
-                            expected="a column 'split' with train, validation and test",
-                            remedy=f"write one, or put the rows into files of their own; {WHOLE}")  # fmt: skip
+            raise DataError(
+                "a column of truth values is called like a split",
+                where=files[0],
+                got=name,
+                expected="a column 'split' with train, validation and test",
+                remedy=f"write one, or put the rows into files of their own; {WHOLE}",
+            )
     if len(found) > 1:
-        raise DataError("several columns say which split a row is in", where=files[0], got=", ".join(found),
-                        remedy=f"keep one of them; {WHOLE}")  # fmt: skip
+        raise DataError(
+            "several columns say which split a row is in",
+            where=files[0],
+            got=", ".join(found),
+            remedy=f"keep one of them; {WHOLE}",
+        )
     for name, texts in found.items():
         return RowSplits(name, placed(files, name, texts))
     return None
@@ -112,6 +124,11 @@ def placed(files: Sequence[Path], name: str, texts: Mapping[str, str]) -> np.nda
     places = {text: SPLITS.index(split) for text, split in texts.items()}
     rows = [places[text] for file in files for column in read(file, name) for text in column.to_pylist()]
     if VALIDATION in texts.values() and TRAIN not in texts.values():
-        raise DataError("there is no training split", where=f"column {name}", expected="train",
-                        got=", ".join(sorted(texts)), remedy=WHOLE)  # fmt: skip
+        raise DataError(
+            "there is no training split",
+            where=f"column {name}",
+            expected="train",
+            got=", ".join(sorted(texts)),
+            remedy=WHOLE,
+        )
     return np.array(rows, np.int8)

@@ -83,8 +83,12 @@ class Shares:
         test = 0.0 if TEST in counts else TEST_FRACTION if holding.test_fraction is None else holding.test_fraction
         validation = holding.validation_fraction or 0.0
         if test < 1 and test + validation >= 1:
-            raise ConfigError("no sample is left to train on", where=setting("validation_fraction"),
-                              expected=f"less than {1 - test:g}, beside the test split", got=validation)  # fmt: skip
+            raise ConfigError(
+                "no sample is left to train on",
+                where=setting("validation_fraction"),
+                expected=f"less than {1 - test:g}, beside the test split",
+                got=validation,
+            )
         if TRAIN not in counts:
             labels, groups = labels[:0], None
         self.places = placed(labels, test, validation, holding.seed, groups)
@@ -105,9 +109,13 @@ class Shares:
         self.held_out = HeldOut(test, holding.seed, validation, named) if drawn[TEST] or drawn[VALIDATION] else None
         self.notes = self.notes_of(counts, labels, test, validation, named)
         if VALIDATION in counts and TRAIN not in self.counts:
-            raise ConfigError("no sample is left to train on, though there is a validation split",
-                              where=setting("test_fraction"), got=test, expected="less than 1",
-                              remedy=f"a smaller share, or {setting('ignore')} the validation split")  # fmt: skip
+            raise ConfigError(
+                "no sample is left to train on, though there is a validation split",
+                where=setting("test_fraction"),
+                got=test,
+                expected="less than 1",
+                remedy=f"a smaller share, or {setting('ignore')} the validation split",
+            )
 
     def notes_of(
         self, counts: Mapping[str, int], labels: np.ndarray, test: float, validation: float, named: str | None
@@ -132,7 +140,7 @@ class Shares:
         return notes
 
     def split(self, row: int) -> str:
-        """Of the training sample in that row."""
+        """The split of the training sample in that row."""
         return SPLITS[self.places[row]]
 
 

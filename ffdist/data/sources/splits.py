@@ -23,11 +23,49 @@ SHORT = {TRAIN: ("tr", "trn"), VALIDATION: ("va", "vali", "validating"), TEST: (
 GLUED = {word: split for split, words in LONG.items() for word in words}
 """Words that another may be written to without a gap: trainset, Xtest."""
 WORDS = GLUED | {word: split for split, words in SHORT.items() for word in words}
-FILLERS = frozenset([
-    "set", "sets", "data", "dataset", "image", "images", "img", "imgs", "picture", "pictures", "pic", "pics", "photo",
-    "photos", "sample", "samples", "split", "splits", "folder", "folders", "dir", "file", "files", "of", "the", "part",
-    "full", "all", "new", "final", "original", "raw", "clean", "jpg", "jpeg", "png", "x", "y", "v",
-])  # fmt: skip
+FILLERS = frozenset(
+    [
+        "set",
+        "sets",
+        "data",
+        "dataset",
+        "image",
+        "images",
+        "img",
+        "imgs",
+        "picture",
+        "pictures",
+        "pic",
+        "pics",
+        "photo",
+        "photos",
+        "sample",
+        "samples",
+        "split",
+        "splits",
+        "folder",
+        "folders",
+        "dir",
+        "file",
+        "files",
+        "of",
+        "the",
+        "part",
+        "full",
+        "all",
+        "new",
+        "final",
+        "original",
+        "raw",
+        "clean",
+        "jpg",
+        "jpeg",
+        "png",
+        "x",
+        "y",
+        "v",
+    ]
+)
 """Words that say nothing of what is in a split."""
 WANTED = "train, validation or test, each with =NAME; or none"
 

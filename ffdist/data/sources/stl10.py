@@ -38,8 +38,12 @@ class Stl10(DataSource):
             file = f"{split}_X.bin"
             pictures = self.read(file, (3, SIDE, SIDE))
             if len(pictures) != len(labels):
-                raise DataError("there is not a label for every picture", where=self.folder / file,
-                                expected=f"{len(labels)} pictures", got=len(pictures))  # fmt: skip
+                raise DataError(
+                    "there is not a label for every picture",
+                    where=self.folder / file,
+                    expected=f"{len(labels)} pictures",
+                    got=len(pictures),
+                )
             for row, (picture_cwh, label) in enumerate(zip(pictures, labels.tolist(), strict=True)):
                 yield Item(split, label, picture_cwh.transpose(2, 1, 0), f"{self.folder / file}, row {row}")
 
@@ -49,5 +53,6 @@ class Stl10(DataSource):
         try:
             return np.memmap(path, np.uint8, "r").reshape(-1, *shape)
         except (OSError, ValueError) as error:
-            raise DataError("a file of STL-10 cannot be read", where=path, got=error,
-                            remedy="download it again") from error  # fmt: skip
+            raise DataError(
+                "a file of STL-10 cannot be read", where=path, got=error, remedy="download it again"
+            ) from error

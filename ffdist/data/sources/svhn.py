@@ -44,10 +44,13 @@ class Svhn(DataSource):
             path = self.path(split)
             pictures_hwcn = read(path, "X")
             if pictures_hwcn.dtype != np.uint8 or pictures_hwcn.shape != (32, 32, 3, len(labels)):
-                raise DataError("a file of SVHN holds something else", where=path,
-                                expected=f"uint8 [32, 32, 3, {len(labels)}]",
-                                got=f"{pictures_hwcn.dtype} {list(pictures_hwcn.shape)}",
-                                remedy="download it again")  # fmt: skip
+                raise DataError(
+                    "a file of SVHN holds something else",
+                    where=path,
+                    expected=f"uint8 [32, 32, 3, {len(labels)}]",
+                    got=f"{pictures_hwcn.dtype} {list(pictures_hwcn.shape)}",
+                    remedy="download it again",
+                )
             for row, label in enumerate(labels.tolist()):
                 yield Item(split, label, pictures_hwcn[..., row], f"{path}, row {row}")
 
@@ -57,10 +60,19 @@ def read(path: Path, name: str) -> np.ndarray:
     try:
         from scipy.io import loadmat
     except ImportError as error:
-        raise ConfigError("SVHN's files need a package to be read", where=path, expected="the package scipy",
-                          remedy="pip install 'ffdist[data]'") from error  # fmt: skip
+        raise ConfigError(
+            "SVHN's files need a package to be read",
+            where=path,
+            expected="the package scipy",
+            remedy="pip install 'ffdist[data]'",
+        ) from error
     try:
         return loadmat(path, variable_names=[name])[name]
     except Exception as error:  # of a damaged file its reader may raise anything
-        raise DataError("a file of SVHN cannot be read", where=path, expected=f"a Matlab file with {name}",
-                        got=f"{type(error).__name__}: {error}", remedy="download it again") from error  # fmt: skip
+        raise DataError(
+            "a file of SVHN cannot be read",
+            where=path,
+            expected=f"a Matlab file with {name}",
+            got=f"{type(error).__name__}: {error}",
+            remedy="download it again",
+        ) from error

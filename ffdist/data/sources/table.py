@@ -86,12 +86,17 @@ class Table(DataSource):
         self.notes = [*found.notes, *notes, *self.shares.notes]
 
     def labels_of(self, files: list[Path], listing: Listing) -> Labels:
-        """Of the files of one split; those without rows, which a parallel writer leaves, are left out."""
+        """The labels in the files of one split; files without rows, which a parallel writer leaves, are left out."""
         label = self.columns.label
         filled = [file for file in files if any(map(len, read(file, label)))]
         if not filled:
-            raise DataError("a table has no rows", where=shown(files), expected="one row or more", got="none",
-                            remedy=f"leave it out: {setting('ignore', quoted(listing, files))}")  # fmt: skip
+            raise DataError(
+                "a table has no rows",
+                where=shown(files),
+                expected="one row or more",
+                got="none",
+                remedy=f"leave it out: {setting('ignore', quoted(listing, files))}",
+            )
         for file in files:
             if file not in filled:
                 listing.leave(listing.name(file), "without rows")
@@ -129,7 +134,7 @@ class Table(DataSource):
                 first += len(column)
 
     def kind(self, file: Path) -> pa.DataType:
-        """Of its samples; null where there is no such column, which reading it tells."""
+        """The Arrow type of its samples; null where there is no such column, which reading it tells."""
         known = schema(file)
         place = known.get_field_index(self.columns.image)
         return known.field(place).type if place >= 0 else pa.null()
@@ -163,7 +168,7 @@ class Table(DataSource):
 
 
 def groups_in(files: Sequence[Path], name: str) -> np.ndarray:
-    """Of all rows of some files, int64 [N]. Raises DataError for a row without one."""
+    """The group of each row of some files, int64 [N]. Raises DataError for a row without one."""
     found: dict[object, int] = {}
     numbers = []
     for file in files:
@@ -171,14 +176,23 @@ def groups_in(files: Sequence[Path], name: str) -> np.ndarray:
         for column in read(file, name):
             for value in plain(column).to_pylist():
                 if value is None or value == "" or value != value:
-                    raise DataError("a group is missing", where=f"{file}, row {row}, column {name}", got=repr(value),
-                                    expected="what tells whose sample it is",
-                                    remedy="leave such rows out")  # fmt: skip
+                    raise DataError(
+                        "a group is missing",
+                        where=f"{file}, row {row}, column {name}",
+                        got=repr(value),
+                        expected="what tells whose sample it is",
+                        remedy="leave such rows out",
+                    )
                 numbers.append(found.setdefault(value, len(found)))
                 row += 1
     if len(found) < 2:
-        raise DataError("there is one group only", where=f"{shown(files)}, column {name}", expected="2 groups or more",
-                        got=shown(found), remedy=f"leave out {setting('group_column')}")  # fmt: skip
+        raise DataError(
+            "there is one group only",
+            where=f"{shown(files)}, column {name}",
+            expected="2 groups or more",
+            got=shown(found),
+            remedy=f"leave out {setting('group_column')}",
+        )
     return np.array(numbers, np.int64)
 
 

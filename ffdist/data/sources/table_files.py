@@ -40,7 +40,7 @@ ROWS = 64
 
 
 def schema(path: Path) -> pa.Schema:
-    """Of a file. Raises DataError where it is none of these kinds, or is damaged."""
+    """The Arrow schema of a file. Raises DataError where it is none of these kinds, or is damaged."""
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES + TEXTS:
         raise DataError(

@@ -47,9 +47,14 @@ def find_files(path: Path, choice: Choice, texts: Mapping[Path, str] | None = No
         return TableFiles({split or TRAIN: [path]}, Listing(path.parent, choice), [])
     if path.is_file():
         found = mark(path.stem)
-        notes = [] if found is None or found.split in (None, TRAIN) else [
-            f"{path.name} is taken for a data set of its own, though its name speaks of {found.split}; "
-            f"{setting('test_fraction', '1')} makes all of it the test split"]  # fmt: skip
+        notes = (
+            []
+            if found is None or found.split in (None, TRAIN)
+            else [
+                f"{path.name} is taken for a data set of its own, though its name speaks of {found.split}; "
+                f"{setting('test_fraction', '1')} makes all of it the test split"
+            ]
+        )
         return TableFiles({TRAIN: [path]}, Listing(path.parent, Choice()), notes)
     listing = Listing(path, choice)
     files = tables(listing) if texts is None else text_tables(listing, texts)
@@ -138,8 +143,14 @@ def named(listing: Listing, files: Sequence[Path]) -> dict[str, list[Path]]:
         return {TRAIN: list(files)}
     if unknown:
         what = "beside files of splits lies what is of none" if known else "files of several folders, and of no split"
-        raise refused(listing, what, unknown, f"leave out what is none: {setting('ignore', quoted(listing, unknown))}; "
-                      f"or say what is: {example(listing, splits, unknown)}; {WHOLE}", beside=known)  # fmt: skip
+        raise refused(
+            listing,
+            what,
+            unknown,
+            f"leave out what is none: {setting('ignore', quoted(listing, unknown))}; "
+            f"or say what is: {example(listing, splits, unknown)}; {WHOLE}",
+            beside=known,
+        )
     for split, of in splits.items():
         kinds = {series(listing, path): path for path in of}
         if len(kinds) > 1:

@@ -111,8 +111,9 @@ class Tars(DataSource):
             if values:
                 parts.append(as_labels(values, str(file)))
         if not parts:
-            raise DataError("a tar has no samples", where=files[0], expected="KEY.jpg and KEY.cls, or KEY.json",
-                            got="no pictures")  # fmt: skip
+            raise DataError(
+                "a tar has no samples", where=files[0], expected="KEY.jpg and KEY.cls, or KEY.json", got="no pictures"
+            )
         return joined(parts, str(files[0])), groups
 
     def items(self) -> Iterator[Item]:
@@ -199,13 +200,17 @@ class readable:  # noqa: N801 - a context manager, as functions are
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         if isinstance(error, ERRORS) and not isinstance(error, DataError):
-            raise DataError("a tar cannot be read", where=self.where, expected="a whole tar",
-                            got=why(error, self.file),
-                            remedy=f"fetch or write {self.file} again") from error  # fmt: skip
+            raise DataError(
+                "a tar cannot be read",
+                where=self.where,
+                expected="a whole tar",
+                got=why(error, self.file),
+                remedy=f"fetch or write {self.file} again",
+            ) from error
 
 
 def why(error: Exception, file: Path) -> str:
-    """What is wrong with a tar, in a line: of the ways in which it was tried to open it, that of its name."""
+    """What is wrong with a tar, in a line, when it is opened as its name says."""
     lines = str(error).splitlines()
     way = "gz" if file.name.lower().endswith("gz") else "tar"
     own = [line.partition(": ")[2] for line in lines if line.startswith(f"- method {way}:")]
@@ -227,8 +232,12 @@ def grouped(file: Path) -> Iterator[tuple[Sample, tarfile.TarFile]]:
             key = found
             ending = ending.lower()
             if ending in members:
-                raise DataError("a sample has two files of one ending", where=f"{file}, sample {key}", got=member.name,
-                                remedy="write each sample under a name of its own")  # fmt: skip
+                raise DataError(
+                    "a sample has two files of one ending",
+                    where=f"{file}, sample {key}",
+                    got=member.name,
+                    remedy="write each sample under a name of its own",
+                )
             members[ending] = member
             if f".{ending.rpartition('.')[2]}" not in endings():
                 members[ending] = small(archive, member, file)
@@ -254,8 +263,12 @@ def members_of(archive: tarfile.TarFile, file: Path) -> Iterator[tarfile.TarInfo
         last = member.name
         if member.isfile() and not is_junk(member.name.rpartition("/")[2]):
             if member.size > LARGE:
-                raise DataError("a file in a tar is too large for a picture or a label", where=f"{file}, {member.name}",
-                                expected=f"{LARGE // 2**20} MiB at most", got=f"{member.size:,} bytes")  # fmt: skip
+                raise DataError(
+                    "a file in a tar is too large for a picture or a label",
+                    where=f"{file}, {member.name}",
+                    expected=f"{LARGE // 2**20} MiB at most",
+                    got=f"{member.size:,} bytes",
+                )
             yield member
     with readable(file, f"{file}, behind {last}"):
         assert archive.fileobj

@@ -55,8 +55,10 @@ class Tree(DataSource):
         rank = {known: place for place, known in enumerate(order)}
         self.classes = sorted(self.folders[first], key=lambda known: (rank.get(known, len(rank)), known))
         check_same_classes(listing, self.folders, self.classes, within=layout.within)
-        sizes = {split: [sum(len(listing.pictures(f)) for f in of.get(k, ())) for k in self.classes]
-                 for split, of in self.folders.items()}  # fmt: skip
+        sizes = {
+            split: [sum(len(listing.pictures(f)) for f in of.get(k, ())) for k in self.classes]
+            for split, of in self.folders.items()
+        }
         listing.check()
         self.choice.check_used(root)
         check_no_empty_split(listing, self.folders, sizes)
@@ -81,7 +83,7 @@ class Tree(DataSource):
         self.left_out = listing.left_out
 
     def groups(self, listing: Listing, pattern: str | None, split: str) -> np.ndarray | None:
-        """Of the pictures of a split, by their paths below the folder of their class; None where nobody asks."""
+        """The groups of a split's pictures, by their paths below the folder of their class; None where nobody asks."""
         if pattern is None:
             return None
         folders = [folder for name in self.classes for folder in self.folders[split].get(name, ())]
@@ -104,8 +106,13 @@ def by_class(folders: Sequence[Path], class_of: Callable[[Path], str]) -> Folder
     for folder in folders:
         name = class_of(folder)
         if any("\ud800" <= letter <= "\udfff" for letter in name):  # how Python spells bytes that are no text
-            raise DataError("the name of a class folder is no text", where=folder.parent, expected="UTF-8",
-                            got=os.fsencode(name), remedy="rename it")  # fmt: skip
+            raise DataError(
+                "the name of a class folder is no text",
+                where=folder.parent,
+                expected="UTF-8",
+                got=os.fsencode(name),
+                remedy="rename it",
+            )
         named.setdefault(unicodedata.normalize("NFC", name), []).append(folder)
     return named
 
@@ -136,8 +143,12 @@ def check_same_classes(
     for split, of in folders.items():
         for name, found in of.items():
             if not within and len({folder.parent for folder in found}) < len(found):
-                raise DataError("two folders are called like one class", where=shown(found), got=name,
-                                remedy="put them together, or rename one")  # fmt: skip
+                raise DataError(
+                    "two folders are called like one class",
+                    where=shown(found),
+                    got=name,
+                    remedy="put them together, or rename one",
+                )
         unknown = sorted(set(of) - set(classes))
         if unknown:
             alike = {plain(name): name for name in classes}
@@ -161,6 +172,9 @@ def plain(name: str) -> str:
 
 def missing(sizes: dict[str, list[int]], classes: Sequence[str], first: str) -> list[str]:
     """A note for each split that has not all classes."""
-    lacking = {split: [name for name, size in zip(classes, of, strict=True) if not size]
-               for split, of in sizes.items() if split != first}  # fmt: skip
+    lacking = {
+        split: [name for name, size in zip(classes, of, strict=True) if not size]
+        for split, of in sizes.items()
+        if split != first
+    }
     return [f"{split} has no picture of {shown(names)}" for split, names in lacking.items() if names]

@@ -51,8 +51,13 @@ class Transform:
 
     def refuse(self, option: str, expected: str, remedy: str | None = None) -> ConfigError:
         """For a value out of its range."""
-        return ConfigError(f"option '{option}' is out of its range", where=f"transform {type(self).__name__}",
-                           expected=expected, got=text_of(getattr(self, option)), remedy=remedy)  # fmt: skip
+        return ConfigError(
+            f"option '{option}' is out of its range",
+            where=f"transform {type(self).__name__}",
+            expected=expected,
+            got=text_of(getattr(self, option)),
+            remedy=remedy,
+        )
 
     def check_share(self, option: str) -> None:
         """Raises ConfigError for an option that is no share."""
@@ -68,8 +73,11 @@ class Transform:
         place = f"{kind.__module__}:{kind.__qualname__}"
         name = next((name for name, known in TRANSFORM_PLACES.items() if known == place), place)
         if "<locals>" in place:
-            raise ConfigError(f"the transform {kind.__name__} has no name by which runs keep it", got=place,
-                              remedy="define its class in a module, outside of any function")  # fmt: skip
+            raise ConfigError(
+                f"the transform {kind.__name__} has no name by which runs keep it",
+                got=place,
+                remedy="define its class in a module, outside of any function",
+            )
         told = {f.name: getattr(self, f.name) for f in fields(self) if f.init and getattr(self, f.name) != f.default}
         return Call(name, {key: text_of(value) for key, value in told.items()})
 
@@ -85,7 +93,8 @@ class PictureTransform(Transform, ABC):
         """
 
     def size(self, given: Size | None, wanted: Size) -> Size | None:
-        """Of what `picture` returns for pictures of a size; None: it depends, or pictures differ. Default: wanted."""
+        """The size of what `picture` returns for pictures of a size; None: it depends, or pictures differ. Default:
+        wanted."""
         return wanted
 
 

@@ -50,8 +50,10 @@ class Draws:
         if not len(self.block):
             return [np.zeros((len(rows), 0), np.uint64) for _ in self.numbers]
         shape = (len(self.block), len(rows))
-        counter = [np.broadcast_to(part, shape) for part in (rows.astype(np.uint64)[None] & LOW, self.purpose,
-                                                             np.uint64(epoch), self.block)]  # fmt: skip
+        counter = [
+            np.broadcast_to(part, shape)
+            for part in (rows.astype(np.uint64)[None] & LOW, self.purpose, np.uint64(epoch), self.block)
+        ]
         drawn = np.stack(philox(counter, self.key), 1).reshape(-1, len(rows)).T
         starts = [0, *self.ends[:-1]]
         return [drawn[:, start : start + count] for start, count in zip(starts, self.numbers, strict=True)]

@@ -30,9 +30,13 @@ def load_transform(name: str, options: Mapping[str, object] | None = None) -> Tr
     options = dict(options or {})
     if FIRST in options:
         options = {first_option(made, where): options.pop(FIRST), **options}
-    with users_code(ConfigError, "the transform cannot be made", where=where,
-                    expected="a class whose options have defaults, or are told",
-                    remedy=f"{setting('dataset.augment', f'{name} OPTION=VALUE')}"):  # fmt: skip
+    with users_code(
+        ConfigError,
+        "the transform cannot be made",
+        where=where,
+        expected="a class whose options have defaults, or are told",
+        remedy=f"{setting('dataset.augment', f'{name} OPTION=VALUE')}",
+    ):
         if isinstance(made, type) and issubclass(made, KINDS):
             return made(**typed(made, options, where))
         from ffdist.data.transforms.called import called
@@ -49,7 +53,8 @@ def first_option(made: object, where: str) -> str:
 
 
 def load_transforms(texts: Sequence[object], where: str = "dataset.augment") -> list[Transform]:
-    """Of texts as settings have them, "crop(padding=4)"; a transform that was made in Python is taken as it is."""
+    """Transforms from texts as settings have them, "crop(padding=4)"; a transform that was made in Python is taken as
+    it is."""
     made: list[Transform] = []
     for text in texts:
         if isinstance(text, Transform):

@@ -88,7 +88,7 @@ def shares(mix: Mixup | Cutmix, drawn: np.ndarray) -> np.ndarray:
 
 
 def beta(uniform: np.ndarray, alpha: float) -> np.ndarray:
-    """Of the Beta(alpha, alpha) distribution, by the inverse of its distribution function."""
+    """Numbers from the Beta(alpha, alpha) distribution, by the inverse of its distribution function."""
     power = min(alpha, 1.0)
     nodes, reached = _quantiles(alpha, power)
     lower = np.minimum(uniform, 1 - uniform)  # it is symmetric

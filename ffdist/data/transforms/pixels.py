@@ -126,8 +126,9 @@ def hue(x: np.ndarray, shifts: np.ndarray) -> np.ndarray:
     spread = high - low
     safe = np.where(spread == 0, 1, spread)
     of_red, of_green, of_blue = (high - pixels) / safe
-    turned = np.where(high == red, of_blue - of_green,
-                      np.where(high == green, 2 + of_red - of_blue, 4 + of_green - of_red))  # fmt: skip
+    turned = np.where(
+        high == red, of_blue - of_green, np.where(high == green, 2 + of_red - of_blue, 4 + of_green - of_red)
+    )
     turned = np.where(spread == 0, 0, turned)
     angle = np.fmod(turned / np.float32(6) + 1, 1)
     angle = np.mod(angle + shifts.astype(np.float32)[:, None, None], 1)

@@ -55,7 +55,8 @@ class Steps:
         """wanted: height and width of what the network takes. workers: who call `batch` side by side.
 
         Raises ConfigError for transforms that exclude each other."""
-        self.seed, self.wanted = seed, wanted
+        self.seed = seed
+        self.wanted = wanted
         self.all = [copy(t) for t in transforms]  # of which one may stand twice
         check_together(self.all)
         self.pictures = [t for t in self.all if isinstance(t, PictureTransform)]
@@ -91,7 +92,7 @@ class Steps:
         return Drawn({id(t): own for t, own in zip(self.drawing, numbers, strict=False)}, usual, chosen)
 
     def draw_usual(self, epoch: int, batch: int, rows: np.ndarray) -> augment.Draws:
-        """Of those that are drawn for a batch at once."""
+        """Draw for the transforms that are drawn for a batch at once."""
         mirrored = self.mirrored(epoch, rows) if "alternate" in self.usual else None
         return augment.draw(
             self.usual, len(rows), self.wanted, restarted.at(self.seed, "augment", epoch, batch), mirrored
@@ -161,13 +162,18 @@ def check_together(transforms: Sequence[Transform]) -> None:
     for one, other in EXCLUSIVE:
         if one in kinds and other in kinds:
             names = [each.__name__.lower() for each in (one, other)]
-            raise ConfigError("two transforms exclude each other", where=setting("dataset.augment"),
-                              expected=" or ".join(names), got=" ".join(names))  # fmt: skip
+            raise ConfigError(
+                "two transforms exclude each other",
+                where=setting("dataset.augment"),
+                expected=" or ".join(names),
+                got=" ".join(names),
+            )
     usual = [name for t in transforms if (name := by_batch(t))]
     for name in usual:
         if usual.count(name) > 1:
-            raise ConfigError(f"the transform '{name}' stands twice", where=setting("dataset.augment"),
-                              remedy="leave one of them out")  # fmt: skip
+            raise ConfigError(
+                f"the transform '{name}' stands twice", where=setting("dataset.augment"), remedy="leave one of them out"
+            )
 
 
 def grouped(transforms: Iterable[BatchTransform], workers: int) -> list[BatchTransform | Usual | InTurn]:

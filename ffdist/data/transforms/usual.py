@@ -68,7 +68,8 @@ class Shift(BatchTransform):
 
 
 def windows(x: np.ndarray, margins: tuple[int, int], mode: str, top: np.ndarray, left: np.ndarray) -> np.ndarray:
-    """Of each sample [H, W, C] with margins above and beside it, the window that begins at row top and column left."""
+    """The window of each sample [H, W, C], which has margins above and beside it, that begins at row top and column
+    left."""
     b, h, w, c = x.shape
     (y, z) = margins
     if mode == "black":
