@@ -40,7 +40,8 @@ class MapNorm(nn.Module):
 
     def __init__(self, norm: nn.GroupNorm) -> None:
         super().__init__()
-        self.weight, self.bias = norm.weight, norm.bias
+        self.weight = norm.weight
+        self.bias = norm.bias
 
     def forward(self, y: Tensor) -> Tensor:
         return F.layer_norm(y, y.shape[1:]) * self.weight[:, None, None] + self.bias[:, None, None]
@@ -82,13 +83,15 @@ class Change(NamedTuple):
 
 CHANGES = {
     "channels-last maps": Change("1.5 to 2: no reordering around each convolution", contiguous, maps_only=True),
-    "the norm over the channels-last view": Change("1.1 to 1.3: two copies a block less", norm_over_maps,
-                                                   maps_only=True),
+    "the norm over the channels-last view": Change(
+        "1.1 to 1.3: two copies a block less", norm_over_maps, maps_only=True
+    ),
     "freed memory kept": Change("1.2 where maps exceed 32 MiB (a fault for every 4 KiB), else 1", keep_memory=False),
-    "ReLU behind max pools": Change("1.01 to 1.05: three quarters of two passes over a map", relu_before_pool,
-                                    maps_only=True),
+    "ReLU behind max pools": Change(
+        "1.01 to 1.05: three quarters of two passes over a map", relu_before_pool, maps_only=True
+    ),
     "fused AdamW": Change("1.02 to 1.1: one pass over weights and moments for six", unfused),
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
@@ -118,23 +121,32 @@ def input_shape(model: str) -> tuple[int, int, int]:
     return (1, 28, 28) if model == "mlp" else (3, 32, 32)
 
 
-COLUMNS = {"change": "change", "network": "network", "predicted": "without/predicted", "without, ms": "without/step",
-           "with, ms": "with/step", "gain": "without/gain", "least": "without/gain.least", "most": "without/gain.most",
-           "n": "without/gain.n"}  # fmt: skip
+COLUMNS = {
+    "change": "change",
+    "network": "network",
+    "predicted": "without/predicted",
+    "without, ms": "without/step",
+    "with, ms": "with/step",
+    "gain": "without/gain",
+    "least": "without/gain.least",
+    "most": "without/gain.most",
+    "n": "without/gain.n",
+}
 
 
 def compare(made: Table, model: str, change: str, rounds: int) -> None:
     with ExitStack() as ends:
-        teams = [ends.enter_context(Team(model, Life(model, without), 1, keep_memory=keep))
-                 for without, keep in ((None, True), (change, CHANGES[change].keep_memory))]  # fmt: skip
+        teams = [
+            ends.enter_context(Team(model, Life(model, without), 1, keep_memory=keep))
+            for without, keep in ((None, True), (change, CHANGES[change].keep_memory))
+        ]
         steps = max(2, round(1 / teams[0].ask(2)))
         teams[1].ask(2)
         turns = [[team.ask(steps) for team in teams] for _ in range(rounds)]
     gain = ratios([b for _, b in turns], [a for a, _ in turns])
     with_it, without = (Summary.of([1e3 * seconds for seconds in side]) for side in zip(*turns, strict=True))
     made.add(side="with", network=model, change=change, step=with_it)
-    made.add(side="without", network=model, change=change, step=without, gain=gain,
-             predicted=CHANGES[change].predicted)  # fmt: skip
+    made.add(side="without", network=model, change=change, step=without, gain=gain, predicted=CHANGES[change].predicted)
 
 
 def main(models: tuple[str, ...] = ("cnnb", "vgg8", "mlp"), rounds: int = 5, record: Path | None = None) -> None:

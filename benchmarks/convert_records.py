@@ -30,92 +30,316 @@ def against(name: str, **more: str) -> dict[str, str]:
 RECIPE = {"recipe": "recipe", "learning rate": "lr", "epochs at most": "epochs_at_most"}
 PARTS: dict[str, list[tuple[str, dict[str, str], dict[str, str]]]] = {
     "throughput": [
-        ("compared", {"side": "side", "samples/s": "throughput", **SPREAD, "ours / it": "ratio",
-                      "least ratio": "ratio.least", "most ratio": "ratio.most"}, {"throughput": SAMPLES, "ratio": ""}),
-        ("qualifying", {"variant": "side", "samples/s": "throughput", **SPREAD, "taken": "taken"},
-         {"throughput": SAMPLES, "taken": ""}),
-        ("stages", {"stage": "stage", "worker": "worker", "blocks": "blocks", "busy": "busy",
-                    "without credit": "no_credit", "waits for next": "no_credit", "adds gradients": "exchange",
-                    "waits for gradients": "no_gradients", "exchange hidden": "hidden"},
-         {"busy": "ms a batch", "no_credit": "ms a batch", "exchange": "ms a batch", "no_gradients": "ms a batch",
-          "hidden": ""}),
-        ("floor", {"what": "what", "GFLOP a batch": "operations", "optimiser MB a batch": "optimiser_bytes",
-                   "products alone, ms": "products", "casts alone, ms": "casts", "optimiser alone, ms": "optimiser",
-                   "all alone, ms": "alone", "a batch, ms": "batch", "GFLOP/s reached": "reached"},
-         {"operations": "GFLOP", "optimiser_bytes": "MB", "products": MS, "casts": MS, "optimiser": MS, "alone": MS,
-          "batch": MS, "reached": "GFLOP/s"}),
+        (
+            "compared",
+            {
+                "side": "side",
+                "samples/s": "throughput",
+                **SPREAD,
+                "ours / it": "ratio",
+                "least ratio": "ratio.least",
+                "most ratio": "ratio.most",
+            },
+            {"throughput": SAMPLES, "ratio": ""},
+        ),
+        (
+            "qualifying",
+            {"variant": "side", "samples/s": "throughput", **SPREAD, "taken": "taken"},
+            {"throughput": SAMPLES, "taken": ""},
+        ),
+        (
+            "stages",
+            {
+                "stage": "stage",
+                "worker": "worker",
+                "blocks": "blocks",
+                "busy": "busy",
+                "without credit": "no_credit",
+                "waits for next": "no_credit",
+                "adds gradients": "exchange",
+                "waits for gradients": "no_gradients",
+                "exchange hidden": "hidden",
+            },
+            {
+                "busy": "ms a batch",
+                "no_credit": "ms a batch",
+                "exchange": "ms a batch",
+                "no_gradients": "ms a batch",
+                "hidden": "",
+            },
+        ),
+        (
+            "floor",
+            {
+                "what": "what",
+                "GFLOP a batch": "operations",
+                "optimiser MB a batch": "optimiser_bytes",
+                "products alone, ms": "products",
+                "casts alone, ms": "casts",
+                "optimiser alone, ms": "optimiser",
+                "all alone, ms": "alone",
+                "a batch, ms": "batch",
+                "GFLOP/s reached": "reached",
+            },
+            {
+                "operations": "GFLOP",
+                "optimiser_bytes": "MB",
+                "products": MS,
+                "casts": MS,
+                "optimiser": MS,
+                "alone": MS,
+                "batch": MS,
+                "reached": "GFLOP/s",
+            },
+        ),
     ],
-    "memory": [("memory", {"side": "side", "device": "device", "peak": "peak", "weights": "weights",
-                           "gradients": "gradients", "optimiser": "optimiser", "activations": "activations",
-                           "queue": "queue", "resident": "resident", "ours / it": "ratio"},
-                dict.fromkeys(("peak", "weights", "gradients", "optimiser", "activations", "queue", "resident"), MIB)
-                | {"ratio": ""})],
-    "bandwidth": [("bandwidth", {"link": "link", "plan": "ours/plan", "ours samples/s": "ours/throughput",
-                                 "DDP": "ddp/side", "its samples/s": "ddp/throughput", **against("ddp"),
-                                 "PowerSGD samples/s": "ddp-powersgd/throughput",
-                                 "ours / PowerSGD": "ddp-powersgd/ratio"},
-                   {"throughput": SAMPLES, "ratio": "", "plan": ""})],
-    "depth": [("depth", {"blocks": "blocks", "ours MiB": "ours/peak", "of it edges": "ours/queue",
-                         "ddp of 2, MiB": "ddp/peak", "ours / it": "ddp/of_peak",
-                         "ddp of as many, MiB": "as many/peak", "ours / that": "as many/of_peak",
-                         "2 stages samples/s": "ours/throughput", "ddp of 2 samples/s": "ddp, speed/throughput",
-                         **against("ddp, speed")},
-               {"peak": MIB, "queue": MIB, "of_peak": "", "throughput": SAMPLES, "ratio": ""})],
-    "scaling": [("scaling", {"devices": "devices", "ours samples/s": "ours/throughput", "against": "ddp/side",
-                             "its samples/s": "ddp/throughput", **against("ddp"), "ours / one": "ours/of_one"},
-                 {"throughput": SAMPLES, "ratio": "", "of_one": ""})],
-    "transport": [("transport", {"transport": "side", "KiB": "kib", "messages/s": "messages", "MB/s": "bandwidth",
-                                 "of memcpy": "ratio", "least": "ratio.least", "most": "ratio.most", "n": "ratio.n"},
-                   {"messages": "messages/s", "bandwidth": "MB/s", "ratio": "of memcpy"})],
+    "memory": [
+        (
+            "memory",
+            {
+                "side": "side",
+                "device": "device",
+                "peak": "peak",
+                "weights": "weights",
+                "gradients": "gradients",
+                "optimiser": "optimiser",
+                "activations": "activations",
+                "queue": "queue",
+                "resident": "resident",
+                "ours / it": "ratio",
+            },
+            dict.fromkeys(("peak", "weights", "gradients", "optimiser", "activations", "queue", "resident"), MIB)
+            | {"ratio": ""},
+        )
+    ],
+    "bandwidth": [
+        (
+            "bandwidth",
+            {
+                "link": "link",
+                "plan": "ours/plan",
+                "ours samples/s": "ours/throughput",
+                "DDP": "ddp/side",
+                "its samples/s": "ddp/throughput",
+                **against("ddp"),
+                "PowerSGD samples/s": "ddp-powersgd/throughput",
+                "ours / PowerSGD": "ddp-powersgd/ratio",
+            },
+            {"throughput": SAMPLES, "ratio": "", "plan": ""},
+        )
+    ],
+    "depth": [
+        (
+            "depth",
+            {
+                "blocks": "blocks",
+                "ours MiB": "ours/peak",
+                "of it edges": "ours/queue",
+                "ddp of 2, MiB": "ddp/peak",
+                "ours / it": "ddp/of_peak",
+                "ddp of as many, MiB": "as many/peak",
+                "ours / that": "as many/of_peak",
+                "2 stages samples/s": "ours/throughput",
+                "ddp of 2 samples/s": "ddp, speed/throughput",
+                **against("ddp, speed"),
+            },
+            {"peak": MIB, "queue": MIB, "of_peak": "", "throughput": SAMPLES, "ratio": ""},
+        )
+    ],
+    "scaling": [
+        (
+            "scaling",
+            {
+                "devices": "devices",
+                "ours samples/s": "ours/throughput",
+                "against": "ddp/side",
+                "its samples/s": "ddp/throughput",
+                **against("ddp"),
+                "ours / one": "ours/of_one",
+            },
+            {"throughput": SAMPLES, "ratio": "", "of_one": ""},
+        )
+    ],
+    "transport": [
+        (
+            "transport",
+            {
+                "transport": "side",
+                "KiB": "kib",
+                "messages/s": "messages",
+                "MB/s": "bandwidth",
+                "of memcpy": "ratio",
+                "least": "ratio.least",
+                "most": "ratio.most",
+                "n": "ratio.n",
+            },
+            {"messages": "messages/s", "bandwidth": "MB/s", "ratio": "of memcpy"},
+        )
+    ],
     "loader": [("loaders", {"what": "side", "samples/s": "throughput", **SPREAD}, {"throughput": SAMPLES})],
     "step": [
-        ("step", {"side": "side", "ms a step": "step", "least": "step.least", "most": "step.most", "n": "step.n",
-                  "GFLOP a step": "operations", "GFLOP/s": "reached", "of peak": "of_peak",
-                  "of peak, products alone": "products_of_peak"},
-         {"step": MS, "operations": "GFLOP", "reached": "GFLOP/s", "of_peak": "", "products_of_peak": ""}),
-        ("kinds", {"kind": "kind", "FF, ms": "FF/time", "FF, share": "FF/share", "BP, ms": "BP/time",
-                   "BP, share": "BP/share"}, {"time": MS, "share": ""}),
-        ("operations", {"operation": "operation", "kind": "kind", "FF, ms": "FF/time", "FF, calls": "FF/calls",
-                        "BP, ms": "BP/time", "BP, calls": "BP/calls"}, {"time": MS, "calls": ""}),
+        (
+            "step",
+            {
+                "side": "side",
+                "ms a step": "step",
+                "least": "step.least",
+                "most": "step.most",
+                "n": "step.n",
+                "GFLOP a step": "operations",
+                "GFLOP/s": "reached",
+                "of peak": "of_peak",
+                "of peak, products alone": "products_of_peak",
+            },
+            {"step": MS, "operations": "GFLOP", "reached": "GFLOP/s", "of_peak": "", "products_of_peak": ""},
+        ),
+        (
+            "kinds",
+            {
+                "kind": "kind",
+                "FF, ms": "FF/time",
+                "FF, share": "FF/share",
+                "BP, ms": "BP/time",
+                "BP, share": "BP/share",
+            },
+            {"time": MS, "share": ""},
+        ),
+        (
+            "operations",
+            {
+                "operation": "operation",
+                "kind": "kind",
+                "FF, ms": "FF/time",
+                "FF, calls": "FF/calls",
+                "BP, ms": "BP/time",
+                "BP, calls": "BP/calls",
+            },
+            {"time": MS, "calls": ""},
+        ),
     ],
     "accuracy": [
-        ("sides", {"side": "side", **RECIPE, "epochs until then": "epochs", "seconds an epoch": "epoch_time",
-                   "n": "epochs.n", "reached": "reached", "accuracy then": "accuracy", "mean of blocks": "mean"},
-         {"epochs": "", "epoch_time": "s", "reached": "", "accuracy": "", "mean": ""}),
-        ("levels", {"to": "level", "ours, s": "ours/time", "DDP": "baseline/side", "its s": "baseline/time",
-                    **{heading.replace("ratio", "its / ours"): what for heading, what in against("baseline").items()}},
-         {"time": "s", "ratio": ""}),
-        ("tried", {"side": "side", **RECIPE, "seconds to the target": "time", "accuracy then": "accuracy"},
-         {"time": "s", "accuracy": ""}),
+        (
+            "sides",
+            {
+                "side": "side",
+                **RECIPE,
+                "epochs until then": "epochs",
+                "seconds an epoch": "epoch_time",
+                "n": "epochs.n",
+                "reached": "reached",
+                "accuracy then": "accuracy",
+                "mean of blocks": "mean",
+            },
+            {"epochs": "", "epoch_time": "s", "reached": "", "accuracy": "", "mean": ""},
+        ),
+        (
+            "levels",
+            {
+                "to": "level",
+                "ours, s": "ours/time",
+                "DDP": "baseline/side",
+                "its s": "baseline/time",
+                **{heading.replace("ratio", "its / ours"): what for heading, what in against("baseline").items()},
+            },
+            {"time": "s", "ratio": ""},
+        ),
+        (
+            "tried",
+            {"side": "side", **RECIPE, "seconds to the target": "time", "accuracy then": "accuracy"},
+            {"time": "s", "accuracy": ""},
+        ),
     ],
     "floors": [
-        ("floors", {"network": "network", "FF, GFLOP": "FF/operations", "BP, GFLOP": "BP/operations",
-                    "BP / FF": "BP/operations_ratio", "optimiser, MB": "FF/optimiser_bytes",
-                    "FF alone, ms": "FF/alone", "BP alone, ms": "BP/alone", "BP / FF by time": "BP/alone_ratio",
-                    "slower of 2 stages, ms": "FF/slower_stage"},
-         {"operations": "GFLOP", "operations_ratio": "BP / FF", "optimiser_bytes": "MB", "alone": MS,
-          "alone_ratio": "BP / FF", "slower_stage": MS}),
-        ("bare", {"network": "network", "BP, ms": "BP/step", "FF, ms": "FF/step",
-                  "FF without heads, ms": "FF without heads/step", "BP / FF": "FF/ratio",
-                  "BP / without heads": "FF without heads/ratio",
-                  "slower of 2 stages without heads, ms": "FF without heads/slower_stage",
-                  "samples/s of it": "FF without heads/throughput", "n": "BP/step.n"},
-         {"step": MS, "ratio": "BP / it", "slower_stage": MS, "throughput": SAMPLES}),
+        (
+            "floors",
+            {
+                "network": "network",
+                "FF, GFLOP": "FF/operations",
+                "BP, GFLOP": "BP/operations",
+                "BP / FF": "BP/operations_ratio",
+                "optimiser, MB": "FF/optimiser_bytes",
+                "FF alone, ms": "FF/alone",
+                "BP alone, ms": "BP/alone",
+                "BP / FF by time": "BP/alone_ratio",
+                "slower of 2 stages, ms": "FF/slower_stage",
+            },
+            {
+                "operations": "GFLOP",
+                "operations_ratio": "BP / FF",
+                "optimiser_bytes": "MB",
+                "alone": MS,
+                "alone_ratio": "BP / FF",
+                "slower_stage": MS,
+            },
+        ),
+        (
+            "bare",
+            {
+                "network": "network",
+                "BP, ms": "BP/step",
+                "FF, ms": "FF/step",
+                "FF without heads, ms": "FF without heads/step",
+                "BP / FF": "FF/ratio",
+                "BP / without heads": "FF without heads/ratio",
+                "slower of 2 stages without heads, ms": "FF without heads/slower_stage",
+                "samples/s of it": "FF without heads/throughput",
+                "n": "BP/step.n",
+            },
+            {"step": MS, "ratio": "BP / it", "slower_stage": MS, "throughput": SAMPLES},
+        ),
     ],
-    "changes": [("changes", {"change": "change", "network": "network", "predicted": "without/predicted",
-                             "without, ms": "without/step", "with, ms": "with/step", "gain": "without/gain",
-                             "least": "without/gain.least", "most": "without/gain.most", "n": "without/gain.n"},
-                 {"step": MS, "gain": "without / with", "predicted": ""})],
-    "workers": [("workers", {"by": "by", "workers": "workers", "plan": "plan", "resumed by": "resumed_by",
-                             "lanes": "lanes", "start s": "start", "start ms a worker": "start_each",
-                             "stopped behind batch": "stopped_behind", "same bits as one worker": "same_bits"},
-                 {"start": "s", "start_each": MS, "stopped_behind": "batches", "same_bits": ""})],
-    "fuzz": [("fuzz", {"target": "side", "seed": "seed", "inputs": "inputs", "taken": "taken", "refused": "refused",
-                       "findings": "findings", "slowest ms": "slowest", "memory MiB": "memory",
-                       "by coverage": "guided"},
-              dict.fromkeys(("inputs", "taken", "refused", "findings", "guided"), "")
-              | {"slowest": MS, "memory": MIB})],
-}  # fmt: skip
+    "changes": [
+        (
+            "changes",
+            {
+                "change": "change",
+                "network": "network",
+                "predicted": "without/predicted",
+                "without, ms": "without/step",
+                "with, ms": "with/step",
+                "gain": "without/gain",
+                "least": "without/gain.least",
+                "most": "without/gain.most",
+                "n": "without/gain.n",
+            },
+            {"step": MS, "gain": "without / with", "predicted": ""},
+        )
+    ],
+    "workers": [
+        (
+            "workers",
+            {
+                "by": "by",
+                "workers": "workers",
+                "plan": "plan",
+                "resumed by": "resumed_by",
+                "lanes": "lanes",
+                "start s": "start",
+                "start ms a worker": "start_each",
+                "stopped behind batch": "stopped_behind",
+                "same bits as one worker": "same_bits",
+            },
+            {"start": "s", "start_each": MS, "stopped_behind": "batches", "same_bits": ""},
+        )
+    ],
+    "fuzz": [
+        (
+            "fuzz",
+            {
+                "target": "side",
+                "seed": "seed",
+                "inputs": "inputs",
+                "taken": "taken",
+                "refused": "refused",
+                "findings": "findings",
+                "slowest ms": "slowest",
+                "memory MiB": "memory",
+                "by coverage": "guided",
+            },
+            dict.fromkeys(("inputs", "taken", "refused", "findings", "guided"), "") | {"slowest": MS, "memory": MIB},
+        )
+    ],
+}
 PARTS["ray-transport"] = PARTS["transport"]
 
 
@@ -188,8 +412,11 @@ def undrawn(
     sides = list(dict.fromkeys(what.partition("/")[0] for what in heads.values() if "/" in what)) or [""]
     table = Table(part, title, heads, units)
     for row in rows:
-        shared = {what: row[heading] for heading, what in heads.items() if "/" not in what and what not in units
-                  and "." not in what and row.get(heading) is not None}  # fmt: skip
+        shared = {
+            what: row[heading]
+            for heading, what in heads.items()
+            if "/" not in what and what not in units and "." not in what and row.get(heading) is not None
+        }
         for side in sides:
             line, values = dict(shared), dict[str, dict[str, Any]]()
             if side:
@@ -237,8 +464,9 @@ def runs_of(summary: dict[str, Any]) -> Table:
     for name, of in summary["runs"].items():
         for run, epochs in enumerate(of):
             for epoch, at in enumerate(epochs):
-                table.add(side=name, run=run, epoch=epoch + 1, time=at["seconds"], accuracy=at["accuracy"],
-                          mean=at["mean"])  # fmt: skip
+                table.add(
+                    side=name, run=run, epoch=epoch + 1, time=at["seconds"], accuracy=at["accuracy"], mean=at["mean"]
+                )
     return table
 
 
@@ -262,10 +490,14 @@ def of_row(old: dict[str, Any]) -> tuple[dict[str, Any], str]:
         {"seed": old["seeds"][0]} | {n: old[n] for n in ("accuracy", "blocks", "samples", "epochs", "seconds")}
     ]
     about = {name: old[name] for name in ("row", "data", "args")} | {
-        "form": old.get("form", ""), "paper": old.get("paper"), "source": old.get("source", ""),
-        "target": old.get("target"), "threads": old["threads"], "settings": old["settings"],
+        "form": old.get("form", ""),
+        "paper": old.get("paper"),
+        "source": old.get("source", ""),
+        "target": old.get("target"),
+        "threads": old["threads"],
+        "settings": old["settings"],
         "notes": [old["note"]] if old["note"] else [],
-    }  # fmt: skip
+    }
     facts = {"schema": 2, "theme": THEME, **{name: old[name] for name in ("command", "date", "machine", "versions")}}
     about |= {name: old[name] for name in ("stages",) if name in old}
     tables = tables_of(runs, old["parameters"], old["crossed"])

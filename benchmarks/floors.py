@@ -27,16 +27,36 @@ NETWORKS = (
 )
 
 
-FLOOR = {"network": "network", "FF, GFLOP": "FF/operations", "BP, GFLOP": "BP/operations",
-         "BP / FF": "BP/operations_ratio", "optimiser, MB": "FF/optimiser_bytes", "FF alone, ms": "FF/alone",
-         "BP alone, ms": "BP/alone", "BP / FF by time": "BP/alone_ratio",
-         "slower of 2 stages, ms": "FF/slower_stage"}  # fmt: skip
-FLOOR_UNITS = {"operations": "GFLOP", "operations_ratio": "BP / FF", "optimiser_bytes": "MB", "alone": "ms",
-               "alone_ratio": "BP / FF", "slower_stage": "ms"}  # fmt: skip
-BARE = {"network": "network", "BP, ms": "BP/step", "FF, ms": "FF/step", "FF without heads, ms": "FF without heads/step",
-        "BP / FF": "FF/ratio", "BP / without heads": "FF without heads/ratio",
-        "slower of 2 stages without heads, ms": "FF without heads/slower_stage",
-        "samples/s of it": "FF without heads/throughput", "n": "BP/step.n"}  # fmt: skip
+FLOOR = {
+    "network": "network",
+    "FF, GFLOP": "FF/operations",
+    "BP, GFLOP": "BP/operations",
+    "BP / FF": "BP/operations_ratio",
+    "optimiser, MB": "FF/optimiser_bytes",
+    "FF alone, ms": "FF/alone",
+    "BP alone, ms": "BP/alone",
+    "BP / FF by time": "BP/alone_ratio",
+    "slower of 2 stages, ms": "FF/slower_stage",
+}
+FLOOR_UNITS = {
+    "operations": "GFLOP",
+    "operations_ratio": "BP / FF",
+    "optimiser_bytes": "MB",
+    "alone": "ms",
+    "alone_ratio": "BP / FF",
+    "slower_stage": "ms",
+}
+BARE = {
+    "network": "network",
+    "BP, ms": "BP/step",
+    "FF, ms": "FF/step",
+    "FF without heads, ms": "FF without heads/step",
+    "BP / FF": "FF/ratio",
+    "BP / without heads": "FF without heads/ratio",
+    "slower of 2 stages without heads, ms": "FF without heads/slower_stage",
+    "samples/s of it": "FF without heads/throughput",
+    "n": "BP/step.n",
+}
 BARE_UNITS = {"step": "ms", "ratio": "BP / it", "slower_stage": "ms", "throughput": "samples/s"}
 
 
@@ -44,12 +64,22 @@ def add_floor(made: Table, settings: BenchSettings) -> None:
     found, timed = floors(settings), alone(settings)
     seconds = {side: total(timed[side]).seconds for side in ("ff", "bp")}
     of = {"network": settings.network, "rule": settings.train.rule.objective}
-    made.add(side="FF", **of, operations=found["ff"].operations / 1e9, alone=1e3 * seconds["ff"],
-             optimiser_bytes=found["ff"].optimiser_bytes / 1e6,
-             slower_stage=1e3 * slowest_stage(timed["ff"], 2).seconds)  # fmt: skip
-    made.add(side="BP", **of, operations=found["bp"].operations / 1e9, alone=1e3 * seconds["bp"],
-             operations_ratio=found["bp"].operations / found["ff"].operations,
-             alone_ratio=seconds["bp"] / seconds["ff"])  # fmt: skip
+    made.add(
+        side="FF",
+        **of,
+        operations=found["ff"].operations / 1e9,
+        alone=1e3 * seconds["ff"],
+        optimiser_bytes=found["ff"].optimiser_bytes / 1e6,
+        slower_stage=1e3 * slowest_stage(timed["ff"], 2).seconds,
+    )
+    made.add(
+        side="BP",
+        **of,
+        operations=found["bp"].operations / 1e9,
+        alone=1e3 * seconds["bp"],
+        operations_ratio=found["bp"].operations / found["ff"].operations,
+        alone_ratio=seconds["bp"] / seconds["ff"],
+    )
 
 
 def add_bare(made: Table, settings: BenchSettings, rounds: int) -> None:
@@ -58,8 +88,14 @@ def add_bare(made: Table, settings: BenchSettings, rounds: int) -> None:
     of = {"network": settings.network, "rule": settings.train.rule.objective}
     made.add(side="BP", **of, step=Value(1e3 * took.bp, rounds))
     made.add(side="FF", **of, step=Value(1e3 * took.ff, rounds), ratio=took.bp / took.ff)
-    made.add(side="FF without heads", **of, step=Value(1e3 * bare, rounds), ratio=took.bp / bare,
-             slower_stage=1e3 * slower, throughput=settings.batch_size / slower)  # fmt: skip
+    made.add(
+        side="FF without heads",
+        **of,
+        step=Value(1e3 * bare, rounds),
+        ratio=took.bp / bare,
+        slower_stage=1e3 * slower,
+        throughput=settings.batch_size / slower,
+    )
 
 
 def main(rounds: int = 11, record: Path | None = None) -> None:

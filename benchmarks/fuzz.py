@@ -49,8 +49,34 @@ SECONDS, ANSWER = 10.0, 120.0
 """Of computing that one input may take; until it is over, whatever else the machine does."""
 ROOM = 2 << 30
 """Bytes that all of a target's inputs together may take."""
-ODD: list[Any] = [None, True, False, 0, -1, 1, 2**31, 2**63, 2**70, 10**400, 1.5, float("nan"), float("inf"), "", "..",
-                  "../x", "x" * 5000, "\0", "\ud800", [], [[]], [None], [0], [2**62] * 3, {}, {"a": 1}]  # fmt: skip
+ODD: list[Any] = [
+    None,
+    True,
+    False,
+    0,
+    -1,
+    1,
+    2**31,
+    2**63,
+    2**70,
+    10**400,
+    1.5,
+    float("nan"),
+    float("inf"),
+    "",
+    "..",
+    "../x",
+    "x" * 5000,
+    "\0",
+    "\ud800",
+    [],
+    [[]],
+    [None],
+    [0],
+    [2**62] * 3,
+    {},
+    {"a": 1},
+]
 
 
 class Slow(BaseException):
@@ -131,7 +157,9 @@ class Trial:
     """A target under trial in this process."""
 
     def __init__(self, target: Target, findings: Path) -> None:
-        self.target, self.kept, self.outcome = target, findings, Outcome(target.name)
+        self.target = target
+        self.kept = findings
+        self.outcome = Outcome(target.name)
         self.seen: set[str] = set()
         sys.addaudithook(self.hear)
         self.unpickled = False
@@ -249,14 +277,31 @@ def main(
     wanted = [target for target in TARGETS if not only or target.name in only]
     with ThreadPoolExecutor(jobs) as pool:
         outcomes = [*pool.map(lambda target: tried(target, inputs, seed, findings), wanted)]
-    columns = {"target": "side", "seed": "seed", "inputs": "inputs", "taken": "taken", "refused": "refused",
-               "findings": "findings", "slowest ms": "slowest", "memory MiB": "memory",
-               "by coverage": "guided"}  # fmt: skip
+    columns = {
+        "target": "side",
+        "seed": "seed",
+        "inputs": "inputs",
+        "taken": "taken",
+        "refused": "refused",
+        "findings": "findings",
+        "slowest ms": "slowest",
+        "memory MiB": "memory",
+        "by coverage": "guided",
+    }
     units = dict.fromkeys(("inputs", "taken", "refused", "findings", "guided"), "")
     made = Table("fuzz", "Bad input: what became of it", columns, units | {"slowest": "ms", "memory": "MiB"})
     for o in outcomes:
-        made.add(side=o.target, seed=seed, inputs=o.inputs, taken=o.taken, refused=o.refused, findings=len(o.findings),
-                 slowest=round(o.slowest * 1e3, 1), memory=o.memory_mib, guided=o.guided)  # fmt: skip
+        made.add(
+            side=o.target,
+            seed=seed,
+            inputs=o.inputs,
+            taken=o.taken,
+            refused=o.refused,
+            findings=len(o.findings),
+            slowest=round(o.slowest * 1e3, 1),
+            memory=o.memory_mib,
+            guided=o.guided,
+        )
     notes = [
         f"a finding: anything raised but an error for users, over {SECONDS:g} s of computing, no answer, the "
         f"process's end, over {ROOM >> 20} MiB, or a pickle read",

@@ -257,8 +257,10 @@ def use_frame(data: bytes) -> object:
 def use_header(data: bytes) -> object:
     """A header alone, with a prelude that says what it describes."""
     try:
-        tensors = [TensorSpec(name, DTYPES[dtype], tuple(shape), (), "cpu") for name, dtype, shape, *_ in
-                   json.loads(data)["tensors"]]  # fmt: skip
+        tensors = [
+            TensorSpec(name, DTYPES[dtype], tuple(shape), (), "cpu")
+            for name, dtype, shape, *_ in json.loads(data)["tensors"]
+        ]
         payload = int(payload_end(spec.nbytes for spec in tensors)) % 2**64
     except Exception:  # a header that describes nothing is for the decoder to refuse
         payload = 0

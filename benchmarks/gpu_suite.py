@@ -49,9 +49,15 @@ from benchmarks.gpu.suite import Suite
 from ffdist import device
 
 PARTS: dict[str, Callable[[Suite, Rows], None]] = {
-    "serial": serial, "batch": batch_sweep, "depth": depth_sweep, "stages": stages, "streams": streams,
-    "kernels": kernels, "devices": devices, "accuracy": accuracy,
-}  # fmt: skip
+    "serial": serial,
+    "batch": batch_sweep,
+    "depth": depth_sweep,
+    "stages": stages,
+    "streams": streams,
+    "kernels": kernels,
+    "devices": devices,
+    "accuracy": accuracy,
+}
 
 
 def main() -> None:
@@ -105,8 +111,13 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--device", choices=("gpu", "cuda", "cpu"), default="gpu", help="gpu: what torch sees")
     parser.add_argument("--quick", action="store_true", help="tiny networks, short rounds")
     parser.add_argument("--data", help="an .npz file of pictures, for the accuracy rows")
-    parser.add_argument("--budget", type=float, default=400.0, metavar="SECONDS",
-                        help=f"after which a part begins no row; the last ends {LAST_ROW:.0f} s later")  # fmt: skip
+    parser.add_argument(
+        "--budget",
+        type=float,
+        default=400.0,
+        metavar="SECONDS",
+        help=f"after which a part begins no row; the last ends {LAST_ROW:.0f} s later",
+    )
     parser.add_argument("--total", type=float, default=math.inf, metavar="SECONDS", help="by which all ends")
     return parser.parse_args()
 
@@ -115,10 +126,15 @@ def machine(here: torch.device) -> dict[str, Any]:
     """What the figures were measured on."""
     gpu = device.queues(here)
     return {
-        "gpu": device.name_of(here) if gpu else None, "gpu_bytes": device.total_bytes(here) if gpu else None,
-        "num_gpus": device.seen().number, "python": platform.python_version(), "torch": torch.__version__,
-        "cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version(), "system": platform.platform(),
-    }  # fmt: skip
+        "gpu": device.name_of(here) if gpu else None,
+        "gpu_bytes": device.total_bytes(here) if gpu else None,
+        "num_gpus": device.seen().number,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),
+        "system": platform.platform(),
+    }
 
 
 if __name__ == "__main__":

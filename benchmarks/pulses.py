@@ -29,9 +29,17 @@ def main() -> None:
     told.add_argument("--batch-size", type=int, default=32)
     args = told.parse_args()
     settings = Settings().changed(
-        data=args.data, model="cnnb", objective="sff", stages=args.stages, launcher="threads", threads=1, device="cpu",
-        epochs=args.epochs, batch_size=args.batch_size, validation=0.0,
-    )  # fmt: skip
+        data=args.data,
+        model="cnnb",
+        objective="sff",
+        stages=args.stages,
+        launcher="threads",
+        threads=1,
+        device="cpu",
+        epochs=args.epochs,
+        batch_size=args.batch_size,
+        validation=0.0,
+    )
     speed(settings)  # warms up
     costs = list[float]()
     for number in range(args.rounds):
@@ -39,8 +47,10 @@ def main() -> None:
         found = {every: speed(settings.changed(log_every=every)) for every in order}
         costs.append(1 - found[args.every] / found[0])
         print(f"round {number + 1}: {found[0]:,.0f} samples/s without, {found[args.every]:,.0f} with, {costs[-1]:+.2%}")
-    print(f"a pulse every {args.every} batches costs {median(costs):+.2%} (median of {args.rounds} rounds, "
-          f"{min(costs):+.2%} to {max(costs):+.2%})")  # fmt: skip
+    print(
+        f"a pulse every {args.every} batches costs {median(costs):+.2%} (median of {args.rounds} rounds, "
+        f"{min(costs):+.2%} to {max(costs):+.2%})"
+    )
 
 
 def speed(settings: Settings) -> float:

@@ -49,7 +49,7 @@ def draw(folder: Path) -> str:
 
 
 def headline(folder: Path) -> str:
-    """Of the first table, what a reader asks first."""
+    """What a reader of the first table asks first."""
     columns = ("network", "ours", "DDP", "ours / DDP", "ours / fastest BP", "n", "record")
     found = {str(line["network"]): line for line in throughput(newest(folder, "throughput"))}
     return "\n".join(piped([{column: found[name][column] for column in columns} for name in CHOSEN])) + "\n"
@@ -65,8 +65,22 @@ def newest(folder: Path, theme: str) -> list[Record]:
     for path in sorted(folder.glob(f"{theme}-*.json"), key=lambda p: (len(p.name), p.name)):
         record = read(path) | {"file": path.stem}
         s = settings_of(record)
-        told = ("model", "model_args", "split", "objective", "objective_args", "modules", "data", "microbatches", "lr",
-                "stages", "queue", "plan", "memory_limit", "link")  # fmt: skip
+        told = (
+            "model",
+            "model_args",
+            "split",
+            "objective",
+            "objective_args",
+            "modules",
+            "data",
+            "microbatches",
+            "lr",
+            "stages",
+            "queue",
+            "plan",
+            "memory_limit",
+            "link",
+        )
         key = tuple(str(s.get(name) or None) for name in told)
         if record["theme"] == theme and record["date"] >= found.get(key, record)["date"]:
             found[key] = record
@@ -120,15 +134,18 @@ def throughput_line(record: Record, told: dict[str, Line]) -> dict[str, Cell]:
     others = [told[name] for name in ("bp-threads", "pipeline", "fsdp") if name in told]
     ratio = ddp["ratio"]
     return {
-        "network": network(record), "ours": ours["throughput"].value, "DDP": ddp["throughput"].value,
-        "ours / DDP": f"**{ratio.value:.2f}** ({ratio.spread[0]:.2f} - {ratio.spread[1]:.2f})", "n": ratio.n,
+        "network": network(record),
+        "ours": ours["throughput"].value,
+        "DDP": ddp["throughput"].value,
+        "ours / DDP": f"**{ratio.value:.2f}** ({ratio.spread[0]:.2f} - {ratio.spread[1]:.2f})",
+        "n": ratio.n,
         "ours / fastest BP": f"{fastest['ratio'].value:.2f} ({fastest['side']})",
         "serial FF / BP": paired(record, ff["side"], bp["side"]) if ff and bp else None,
         "ours / serial FF": ff["ratio"].value if ff else None,
         "of what blocks' times allow": ff["of_bound"].value if ff else None,
         "ours / others": ", ".join(f"{o['side']} {o['ratio'].value:.2f}" for o in others) or None,
         "record": link(record),
-    }  # fmt: skip
+    }
 
 
 def paired(record: Record, one: str, other: str) -> float:
@@ -141,12 +158,16 @@ def paired(record: Record, one: str, other: str) -> float:
     return ratios(rates[one], rates[other]).median
 
 
-FAMILIES = {"DDP at least": ("ddp",), "FSDP at least": ("fsdp",), "one device at least": ("bp",),
-            "BP pipeline at least": ("1f1b", "gpipe", "interleaved", "zero-bubble")}  # fmt: skip
+FAMILIES = {
+    "DDP at least": ("ddp",),
+    "FSDP at least": ("fsdp",),
+    "one device at least": ("bp",),
+    "BP pipeline at least": ("1f1b", "gpipe", "interleaved", "zero-bubble"),
+}
 
 
 def fullest(record: Record, metric: str) -> dict[str, float]:
-    """Of each side, that of the device with the most."""
+    """Each side's greatest value, on whichever device has it."""
     found: dict[str, float] = {}
     for line in lines_of(record["rows"], "memory"):
         found[line["side"]] = max(found.get(line["side"], 0.0), line[metric].value)
@@ -159,10 +180,15 @@ def memory(records: Sequence[Record]) -> Drawn:
         peaks, resident = fullest(record, "peak"), fullest(record, "resident")
         ours, parts = peaks["ours"], settings_of(record)["microbatches"] > 1
         like = "ddp-accumulate" if parts else "ddp-bucket-25"
-        line: dict[str, Cell] = {"network": network(record), "ours": ours, "against": like, "it": peaks[like],
-                                 "ours / it": f"**{ours / peaks[like]:.2f}**",
-                                 "ours / plain DDP": ours / peaks["ddp-bucket-25"],
-                                 "ours / it, resident": resident["ours"] / resident[like]}  # fmt: skip
+        line: dict[str, Cell] = {
+            "network": network(record),
+            "ours": ours,
+            "against": like,
+            "it": peaks[like],
+            "ours / it": f"**{ours / peaks[like]:.2f}**",
+            "ours / plain DDP": ours / peaks["ddp-bucket-25"],
+            "ours / it, resident": resident["ours"] / resident[like],
+        }
         for label, members in FAMILIES.items():
             least = min((name for name in peaks if name.startswith(members)), key=peaks.__getitem__, default=None)
             line[label] = least and f"{peaks[least]:.1f} ({least})"
@@ -181,15 +207,19 @@ def tabled(part: str, *columns: str) -> Callable[[Sequence[Record]], Drawn]:
     def lines(records: Sequence[Record]) -> Drawn:
         return [
             {"network": network(record), **{column: line.get(column) for column in columns}, "record": link(record)}
-            for record in records for line in table_of(record, part)
-        ]  # fmt: skip
+            for record in records
+            for line in table_of(record, part)
+        ]
 
     return lines
 
 
 def to_accuracy(records: Sequence[Record]) -> Drawn:
-    return [{"network": network(record), **level, "record": link(record)}
-            for record in records for level in table_of(record, "levels")]  # fmt: skip
+    return [
+        {"network": network(record), **level, "record": link(record)}
+        for record in records
+        for level in table_of(record, "levels")
+    ]
 
 
 def whole(part: str) -> Callable[[Sequence[Record]], Drawn]:
@@ -206,18 +236,50 @@ SECTIONS: list[tuple[str, str, Callable[[Sequence[Record]], Drawn]]] = [
     ("throughput", "Samples a second", throughput),
     ("memory", "Most MiB of tensors alive at once on the fullest device", memory),
     ("accuracy", "Seconds to a validation accuracy, read off between ends of epochs", to_accuracy),
-    ("bandwidth", "Samples a second between two hosts, by the rate of their link",
-     tabled("bandwidth", "link", "plan", "ours samples/s", "DDP", "its samples/s", "ratio", "least", "most", "n",
-            "ours / PowerSGD")),
-    ("depth", "Memory and speed as blocks are added, one block a stage",
-     tabled("depth", "blocks", "ours MiB", "of it edges", "ddp of 2, MiB", "ours / it", "ddp of as many, MiB",
-            "ours / that", "2 stages samples/s", "ddp of 2 samples/s", "ratio", "n")),
+    (
+        "bandwidth",
+        "Samples a second between two hosts, by the rate of their link",
+        tabled(
+            "bandwidth",
+            "link",
+            "plan",
+            "ours samples/s",
+            "DDP",
+            "its samples/s",
+            "ratio",
+            "least",
+            "most",
+            "n",
+            "ours / PowerSGD",
+        ),
+    ),
+    (
+        "depth",
+        "Memory and speed as blocks are added, one block a stage",
+        tabled(
+            "depth",
+            "blocks",
+            "ours MiB",
+            "of it edges",
+            "ddp of 2, MiB",
+            "ours / it",
+            "ddp of as many, MiB",
+            "ours / that",
+            "2 stages samples/s",
+            "ddp of 2 samples/s",
+            "ratio",
+            "n",
+        ),
+    ),
     ("floors", "What a batch of 128 costs at least in one process", whole("floors")),
     ("floors", "What it would cost if heads and losses cost nothing, in one process", whole("bare")),
     ("changes", "What the optimisations bring: a serial step of SFF, ms", whole("changes")),
-    ("scaling", "Samples a second as devices are added",
-     tabled("scaling", "devices", "ours samples/s", "against", "its samples/s", "ratio", "least", "most", "n")),
-]  # fmt: skip
+    (
+        "scaling",
+        "Samples a second as devices are added",
+        tabled("scaling", "devices", "ours samples/s", "against", "its samples/s", "ratio", "least", "most", "n"),
+    ),
+]
 """Theme, title, rows."""
 
 

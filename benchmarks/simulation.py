@@ -41,11 +41,15 @@ from ffdist.runtime.threads import run_threads
 
 SHAPES = {
     "serial": lambda names: [f"{names[0]}..{names[-1]} @ 0"],
-    "pipeline": lambda names: [f"{names[0]} @ 0 | {names[1]}..{names[-1]} @ 1",
-                               f"{names[0]}..{names[-2]} @ 0 | {names[-1]} @ 1"],
-    "shared": lambda names: [f"{names[0]}..{names[-1]} @ 0:0, 1:1",
-                             f"{names[0]} @ 0 | {names[1]} @ 0:0, 1:1-3 | {names[2]}..{names[-1]} @ 1"],
-}  # fmt: skip
+    "pipeline": lambda names: [
+        f"{names[0]} @ 0 | {names[1]}..{names[-1]} @ 1",
+        f"{names[0]}..{names[-2]} @ 0 | {names[-1]} @ 1",
+    ],
+    "shared": lambda names: [
+        f"{names[0]}..{names[-1]} @ 0:0, 1:1",
+        f"{names[0]} @ 0 | {names[1]} @ 0:0, 1:1-3 | {names[2]}..{names[-1]} @ 1",
+    ],
+}
 """Plans of two workers, by their kind."""
 RATES = ("100mbit", "1gbit")
 BETWEEN = ("pipeline", "shared")
@@ -103,7 +107,7 @@ def measured(case: Case, settings: BenchSettings, rounds: int) -> list[float]:
 
 
 def by_threads(make: BenchJob, settings: BenchSettings) -> float:
-    """Of an epoch, the last two thirds of its batches, which arrive at the end one by one."""
+    """The last two thirds of an epoch's batches, which arrive at the end one by one."""
     arrivals: list[float] = []
 
     def note(event: RunEvent) -> None:
@@ -115,8 +119,9 @@ def by_threads(make: BenchJob, settings: BenchSettings) -> float:
     run_threads(replace(job, settings=job.settings.changed(epochs=1, launcher="threads"), report_every=0.0), note)
     torch.set_num_threads(before)
     behind = arrivals[len(arrivals) // 3 :]
-    return settings.batch_size / (median(b - a for a, b in pairwise(behind)) if len(behind) < 9 else
-                                  (behind[-1] - behind[0]) / (len(behind) - 1))  # fmt: skip
+    return settings.batch_size / (
+        median(b - a for a, b in pairwise(behind)) if len(behind) < 9 else (behind[-1] - behind[0]) / (len(behind) - 1)
+    )
 
 
 def profile(settings: BenchSettings) -> Profile:
@@ -126,9 +131,17 @@ def profile(settings: BenchSettings) -> Profile:
     return profile_of(job.chain, job.objective, job.settings, job.loaders().train, fresh=True)
 
 
-COLUMNS = {"by": "by", "plan": "plan", "lanes": "lanes", "measured samples/s": "throughput",
-           "least": "throughput.least", "most": "throughput.most", "n": "throughput.n",
-           "simulated samples/s": "simulated", "error": "error"}  # fmt: skip
+COLUMNS = {
+    "by": "by",
+    "plan": "plan",
+    "lanes": "lanes",
+    "measured samples/s": "throughput",
+    "least": "throughput.least",
+    "most": "throughput.most",
+    "n": "throughput.n",
+    "simulated samples/s": "simulated",
+    "error": "error",
+}
 UNITS = {"throughput": "samples/s", "simulated": "samples/s", "error": "of what was measured"}
 
 
@@ -137,8 +150,15 @@ def compare(made: Table, case: Case, settings: BenchSettings, known: Profile, ro
     rates = Summary.of(measured(case, settings, rounds))
     expected = simulated(known, cluster_of(case), case.plan).rate
     error = abs(expected - rates.median) / rates.median
-    made.add(side="ours", by=case.by, plan=str(case.plan), lanes=case.plan.lanes, throughput=rates, simulated=expected,
-             error=error)  # fmt: skip
+    made.add(
+        side="ours",
+        by=case.by,
+        plan=str(case.plan),
+        lanes=case.plan.lanes,
+        throughput=rates,
+        simulated=expected,
+        error=error,
+    )
     print(f"{case.by}, {case.plan}: measured {rates.median:,.0f}, simulated {expected:,.0f}", file=sys.stderr)
     return error
 

@@ -50,7 +50,7 @@ def mixed(workers: int) -> str:
 
 
 def replicas(workers: int) -> str:
-    """Of a run's second half: two stages, each of half the workers."""
+    """The plan of a run's second half: two stages, each of half the workers."""
     half = workers // 2
     return f"conv1 conv2 @ 0-{half - 1} | conv3 @ {half}-{workers - 1}"
 
@@ -103,9 +103,17 @@ WAYS: dict[str, tuple[int, Run]] = {
 }
 
 
-COLUMNS = {"by": "by", "workers": "workers", "plan": "plan", "resumed by": "resumed_by", "lanes": "lanes",
-           "start s": "start", "start ms a worker": "start_each", "stopped behind batch": "stopped_behind",
-           "same bits as one worker": "same_bits"}  # fmt: skip
+COLUMNS = {
+    "by": "by",
+    "workers": "workers",
+    "plan": "plan",
+    "resumed by": "resumed_by",
+    "lanes": "lanes",
+    "start s": "start",
+    "start ms a worker": "start_each",
+    "stopped behind batch": "stopped_behind",
+    "same bits as one worker": "same_bits",
+}
 UNITS = {"start": "s", "start_each": "ms", "stopped_behind": "batches", "same_bits": ""}
 
 
@@ -129,9 +137,17 @@ def tried(by: str, workers: int, run: Run, folder: Path, samples: int) -> dict[s
     assert stopped.batch, "in the middle of the epoch"
     assert run(replace(make, plan=replicas(workers), resume=True), lambda event: None).reason == "finished"
     same = fingerprint(make.run) == fingerprint(one.run)
-    return {"by": by, "workers": workers, "plan": make.plan, "resumed_by": replicas(workers), "lanes": lanes,
-            "start": started[0], "start_each": 1e3 * started[0] / workers, "stopped_behind": stopped.step,
-            "same_bits": "yes" if same else "NO"}  # fmt: skip
+    return {
+        "by": by,
+        "workers": workers,
+        "plan": make.plan,
+        "resumed_by": replicas(workers),
+        "lanes": lanes,
+        "start": started[0],
+        "start_each": 1e3 * started[0] / workers,
+        "stopped_behind": stopped.step,
+        "same_bits": "yes" if same else "NO",
+    }
 
 
 def main(

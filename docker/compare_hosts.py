@@ -112,13 +112,29 @@ def report(settings: BenchSettings, world: World, variants: dict[str, float], ra
     ours, (best, theirs) = rates["ours"], list(rates.items())[1]
     ratio, link = ratios(ours, theirs), os.environ.get("LINK") or "unlimited"
     summary = {
-        "model": settings.model, "hosts": world.size, "link": link, "precision": settings.precision,
-        "batch": settings.batch_size, "variant": best, "ours": median(ours), "theirs": median(theirs),
-        "ratio": ratio.median, "ratio_min": ratio.least, "ratio_max": ratio.most, "n": ratio.n, "qualifying": variants,
-    }  # fmt: skip
+        "model": settings.model,
+        "hosts": world.size,
+        "link": link,
+        "precision": settings.precision,
+        "batch": settings.batch_size,
+        "variant": best,
+        "ours": median(ours),
+        "theirs": median(theirs),
+        "ratio": ratio.median,
+        "ratio_min": ratio.least,
+        "ratio_max": ratio.most,
+        "n": ratio.n,
+        "qualifying": variants,
+    }
     title = f"{settings.model}, {world.size} hosts, link {link}, {settings.precision}, batch {settings.batch_size}"
-    columns = {"side": "side", "samples/s": "throughput", "least": "throughput.least", "most": "throughput.most",
-               "n": "throughput.n", "ours / it": "ratio"}  # fmt: skip
+    columns = {
+        "side": "side",
+        "samples/s": "throughput",
+        "least": "throughput.least",
+        "most": "throughput.most",
+        "n": "throughput.n",
+        "ours / it": "ratio",
+    }
     made = Table("hosts", title, columns, {"throughput": "samples/s", "ratio": ""})
     for name, values in rates.items():
         made.add(side=name, throughput=Summary.of(values), ratio=None if name == "ours" else ratio)
@@ -130,8 +146,14 @@ def report(settings: BenchSettings, world: World, variants: dict[str, float], ra
     Console().print(made.rich(), note)
     if settings.compare.record:
         words = [Path(sys.argv[0]).name, *sys.argv[1:]]
-        write_record(finding, settings.compare.record, words, asdict(settings), network=settings.network,
-                     rule=settings.train.rule.objective)  # fmt: skip
+        write_record(
+            finding,
+            settings.compare.record,
+            words,
+            asdict(settings),
+            network=settings.network,
+            rule=settings.train.rule.objective,
+        )
 
 
 if __name__ == "__main__":

@@ -135,9 +135,14 @@ def table(results: list[tune.Result]) -> Table:
     for result in results:
         metrics, choice = result.metrics or {}, (result.config or {})["choice"]
         error = str(result.error).strip().splitlines()[-1].strip() if result.error else ""
-        made.add_row(choice["objective"], str(choice.get("kernel", "-")), str(choice["lr"]),
-                     f"{metrics.get('accuracy', float('nan')):.2%}",
-                     f"{metrics.get('samples_per_second', float('nan')):,.0f}", error)  # fmt: skip
+        made.add_row(
+            choice["objective"],
+            str(choice.get("kernel", "-")),
+            str(choice["lr"]),
+            f"{metrics.get('accuracy', float('nan')):.2%}",
+            f"{metrics.get('samples_per_second', float('nan')):,.0f}",
+            error,
+        )
     return made
 
 

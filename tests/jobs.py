@@ -93,10 +93,13 @@ def fingerprint(run: Path) -> list[str]:
 def learned(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The records without times and places: what every cut must agree on."""
     return [
-        {name: {k: v for k, v in part.items() if k != "samples_per_second"} for name, part in record.items()
-         if isinstance(part, dict)}
+        {
+            name: {k: v for k, v in part.items() if k != "samples_per_second"}
+            for name, part in record.items()
+            if isinstance(part, dict)
+        }
         for record in records
-    ]  # fmt: skip
+    ]
 
 
 def live_tensor_bytes() -> int:

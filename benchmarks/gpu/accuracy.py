@@ -27,7 +27,7 @@ def accuracy(suite: Suite, rows: Rows) -> None:
 
 
 def learning(suite: Suite, side: str, rows: Rows) -> list[dict[str, float]]:
-    """Of one side, up to twelve epochs, as far as the time goes."""
+    """Train one side for up to twelve epochs, as far as the time goes."""
     assert suite.data
     here = replace(suite, batch=128, settings=Settings().changed(lr=1e-3, schedule="constant", precision="bf16"))
     with np.load(suite.data, allow_pickle=False) as arrays:
@@ -54,9 +54,11 @@ def on_device(suite: Suite, x: np.ndarray, y: np.ndarray, mean: Any, std: Any) -
 
 
 def run(
-    suite: Suite, train: tuple[Tensor, Tensor], step: Callable[[Tensor, Tensor, int], object],
+    suite: Suite,
+    train: tuple[Tensor, Tensor],
+    step: Callable[[Tensor, Tensor, int], object],
     score: Callable[[], dict[str, float]],
-) -> Iterator[dict[str, float]]:  # fmt: skip
+) -> Iterator[dict[str, float]]:
     """Epoch after epoch; the seconds are of training alone."""
     x, y = train
     generator, seconds, count = torch.Generator().manual_seed(0), 0.0, 0

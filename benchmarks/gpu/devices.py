@@ -66,8 +66,10 @@ def life(rank: int, size: int, suite: Suite, chain: Chain, cut: list[int], store
     theirs = {name: ddp_rounds(name, rank, size, suite, chain) for name in (DDP[:2] if suite.quick else DDP)}
     if rank == size - 1:
         best = max((rate["samples_per_second"] for rate in theirs.values()), default=float("nan"))
-        torch.save({"cut": cut, "batch": suite.batch, "ours": ours, "ddp": theirs,
-                    "ratio": ours["samples_per_second"] / best}, out)  # fmt: skip
+        torch.save(
+            {"cut": cut, "batch": suite.batch, "ours": ours, "ddp": theirs, "ratio": ours["samples_per_second"] / best},
+            out,
+        )
     dist.barrier()
     dist.destroy_process_group()
 
@@ -117,7 +119,8 @@ class Arrivals:
     waited = 0.0
 
     def __init__(self, suite: Suite) -> None:
-        self.suite, self.marks = suite, list[Any]()
+        self.suite = suite
+        self.marks = list[Any]()
 
     def send(self, message: Message) -> None:
         if isinstance(message, TrainBatch):

@@ -68,7 +68,7 @@ class ViewNorm(nn.GroupNorm):
 
 
 def norms(suite: Suite, channels: int, side: int) -> dict[str, Any]:
-    """Of a batch of maps in bfloat16: seconds of each norm and of its gradients, in turns."""
+    """Seconds of each norm and its gradients for a batch of maps in bfloat16, measured in turns."""
     shape = (suite.batch, channels, side, side)
     maps = torch.randn(shape, device=suite.device, dtype=torch.bfloat16).to(memory_format=torch.channels_last)
     sides = {

@@ -31,7 +31,9 @@ class Rows:
     def __init__(
         self, file: Path, settings: dict[str, Any], about: dict[str, Any], deadline: float, recover: Callable[[], None]
     ) -> None:
-        self.file, self.deadline, self.recover = file, deadline, recover
+        self.file = file
+        self.deadline = deadline
+        self.recover = recover
         self.record = read(file)
         if self.record.setdefault("settings", settings) != settings:
             sys.exit(f"{file} has rows of {self.record['settings']}, these would be of {settings}: use another --out")
@@ -87,8 +89,15 @@ class Rows:
 
 def read(file: Path) -> dict[str, Any]:
     """The record in a file, or one of nothing yet."""
-    empty = {"part": file.stem, "done": False, "failed": {}, "left_out": None, "running": None, "seconds": 0.0,
-             "result": {}}  # fmt: skip
+    empty = {
+        "part": file.stem,
+        "done": False,
+        "failed": {},
+        "left_out": None,
+        "running": None,
+        "seconds": 0.0,
+        "result": {},
+    }
     return empty | json.loads(file.read_text()) if file.exists() else empty
 
 

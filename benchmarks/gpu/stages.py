@@ -34,12 +34,16 @@ def plan(suite: Suite, chain: Chain, cut: list[int]) -> dict[str, Any]:
     for build, x, sent in each_stage(suite, chain, cut):
         row = memory(suite, build, x, sent, received=bool(alone))
         alone.append({"samples_per_second": rate(suite, build()), **row})
-    return {"cut": cut, "stages": alone, "fullest_device_bytes": max(row["device_bytes"] for row in alone),
-            "slowest_stage_samples_per_second": min(row["samples_per_second"] for row in alone)}  # fmt: skip
+    return {
+        "cut": cut,
+        "stages": alone,
+        "fullest_device_bytes": max(row["device_bytes"] for row in alone),
+        "slowest_stage_samples_per_second": min(row["samples_per_second"] for row in alone),
+    }
 
 
 def block_seconds(suite: Suite, chain: Chain) -> list[float]:
-    """Of a batch, each block alone on what those before it send."""
+    """Seconds of a batch for each block alone, on what the blocks before it send."""
     brief = replace(suite, seconds=suite.seconds / 4)
     return [suite.batch / rate(brief, build()) for build, _, _ in each_stage(suite, chain, [1] * len(chain))]
 
@@ -62,12 +66,18 @@ def depth_sweep(suite: Suite, rows: Rows) -> None:
 
 def at_depth(suite: Suite, depth: int) -> dict[str, Any]:
     chain = cnnb((3, 32, 32), 10, (32,) * depth)
-    weighed = [memory(suite, build, x, sent, received=index > 0)
-               for index, (build, x, sent) in enumerate(islice(each_stage(suite, chain, [1] * depth), 8))]  # fmt: skip
+    weighed = [
+        memory(suite, build, x, sent, received=index > 0)
+        for index, (build, x, sent) in enumerate(islice(each_stage(suite, chain, [1] * depth), 8))
+    ]
     share = replace(suite, batch=-(-suite.batch // depth))
     bp, bp_share = (each.peak(partial(learner, each, chain, "bp")) for each in (suite, share))
-    return {"fullest_stage": max(weighed, key=lambda row: row["device_bytes"]), "bp_bytes": bp,
-            "bp_share_batch": share.batch, "bp_share_bytes": bp_share}  # fmt: skip
+    return {
+        "fullest_stage": max(weighed, key=lambda row: row["device_bytes"]),
+        "bp_bytes": bp,
+        "bp_share_batch": share.batch,
+        "bp_share_bytes": bp_share,
+    }
 
 
 def each_stage(suite: Suite, chain: Chain, cut: list[int]) -> Iterator[tuple[Build, Tensor, Tensor | None]]:
@@ -89,6 +99,9 @@ def memory(suite: Suite, build: Build, x: Tensor, sent: Tensor | None, *, receiv
     stage_bytes: the peak of its blocks at work. received_bytes: the batch in hand, and those that wait in the queue
     before it. sent_bytes: those that it keeps until the next stage has taken them from its queue.
     """
-    parts = {"stage_bytes": suite.peak(build), "received_bytes": (QUEUE + 1 if received else 1) * x.nbytes,
-             "sent_bytes": 0 if sent is None else QUEUE * sent.nbytes}  # fmt: skip
+    parts = {
+        "stage_bytes": suite.peak(build),
+        "received_bytes": (QUEUE + 1 if received else 1) * x.nbytes,
+        "sent_bytes": 0 if sent is None else QUEUE * sent.nbytes,
+    }
     return parts | {"device_bytes": sum(parts.values())}

@@ -74,8 +74,11 @@ class Line:
     """The stages at work as long as the block lasts, with queues of `QUEUE` batches between them."""
 
     def __init__(self, suite: Suite, chain: Chain, cut: list[int], x: Tensor, y: Tensor) -> None:
-        self.suite, self.x, self.y = suite, x, y
-        self.over, self.failures = threading.Event(), list[BaseException]()
+        self.suite = suite
+        self.x = x
+        self.y = y
+        self.over = threading.Event()
+        self.failures = list[BaseException]()
         self.belts = [Belt(QUEUE, self.over) for _ in cut] + [Belt(0, self.over)]
         blocks = suite.forward_forward(chain)
         parts = split_by_stage(blocks, cut)

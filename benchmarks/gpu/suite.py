@@ -58,9 +58,12 @@ class Suite:
         if self.quick:
             return {"cnnb": cnnb(shape, 10, (8, 8)), "mlp": mlp(shape, 10, (32, 32))}
         return {
-            "mlp 4x2000": mlp(shape, 10), "cnnb": cnnb(shape, 10), "vgg8": vgg8(shape, 10),
-            "resnet18, 4 groups": resnet18(shape, 10), "resnet18, 8 blocks": resnet18(shape, 10, split="block"),
-        }  # fmt: skip
+            "mlp 4x2000": mlp(shape, 10),
+            "cnnb": cnnb(shape, 10),
+            "vgg8": vgg8(shape, 10),
+            "resnet18, 4 groups": resnet18(shape, 10),
+            "resnet18, 8 blocks": resnet18(shape, 10, split="block"),
+        }
 
     def batch_of(self, chain: Chain) -> tuple[Tensor, Tensor]:
         """Random pictures, float32 channels-last [B, *input_shape], and labels, where the network is."""
@@ -80,7 +83,7 @@ class Suite:
         return Replica(Whole(chain, config), config, place)
 
     def begin(self) -> None:
-        """Of every process and thread: its current device is ours."""
+        """Called first in every process and thread: makes our device its current one."""
         enter(self.device)
 
     def recover(self) -> None:
@@ -151,7 +154,7 @@ class Suite:
 
 
 def summary(rates: list[float]) -> dict[str, Any]:
-    """Of the rounds' samples/s."""
+    """A summary of the rounds' samples/s."""
     return {"samples_per_second": median(rates), "least": min(rates), "most": max(rates), "n": len(rates)}
 
 

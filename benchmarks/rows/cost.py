@@ -29,7 +29,7 @@ M = TypeVar("M", TrainBatch, EvalBatch)
 
 
 class Cost(NamedTuple):
-    """Of one seed of a row, in one process."""
+    """The cost of one seed of a row, in one process."""
 
     cpu_seconds: float
     """Of computing, all threads together: wall seconds on a core that does nothing else."""
@@ -64,8 +64,11 @@ def measure(settings: Settings, batches: int = 5) -> Cost:
 
 def whole_network(job: Job) -> Stage:
     config = job.block_config(stage_device(job.settings.compute.device, World()), 1000)
-    return Stage(0, [build_block(job.chain, spec, job.objective, config) for spec in job.block_specs()],
-                 lambda blocks, marker: [])  # fmt: skip
+    return Stage(
+        0,
+        [build_block(job.chain, spec, job.objective, config) for spec in job.block_specs()],
+        lambda blocks, marker: [],
+    )
 
 
 def training(job: Job, loaders: Loaders) -> Iterator[TrainBatch]:

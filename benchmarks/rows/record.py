@@ -33,13 +33,14 @@ def measured(out: Path) -> dict[str, Any]:
     return {
         "seed": read_settings(out).training.seed,
         "accuracy": {name: round(100 * share, 2) for name, share in test["accuracy"].items()},
-        "blocks": {b["block"]: None if b["accuracy"] is None else round(100 * b["accuracy"], 2)
-                   for b in test["blocks"]},
+        "blocks": {
+            b["block"]: None if b["accuracy"] is None else round(100 * b["accuracy"], 2) for b in test["blocks"]
+        },
         "samples": test["samples"],
         "epochs": len(epochs),
         "seconds": round(sum(record["stages"][0]["seconds"] for record in epochs)),
         **cost_of(out),
-    }  # fmt: skip
+    }
 
 
 def summed_up(row: Row, outs: Sequence[Path], note: str) -> Record:
@@ -48,9 +49,18 @@ def summed_up(row: Row, outs: Sequence[Path], note: str) -> Record:
     parameters = sum(p.numel() for p in load_classifier(outs[0])[0].parameters())
     facts = facts_of(THEME, shlex.split(row.command))
     facts["versions"] |= {"commit": runs[-1].get("commit", "unknown")}
-    about = {"row": row.name, "data": row.data, "args": row.args, "form": row.form, "paper": row.paper,
-             "source": row.source, "target": row.target, "threads": os.environ.get("OMP_NUM_THREADS", "default"),
-             "settings": what_decides(settings), "notes": [note] if note else []}  # fmt: skip
+    about = {
+        "row": row.name,
+        "data": row.data,
+        "args": row.args,
+        "form": row.form,
+        "paper": row.paper,
+        "source": row.source,
+        "target": row.target,
+        "threads": os.environ.get("OMP_NUM_THREADS", "default"),
+        "settings": what_decides(settings),
+        "notes": [note] if note else [],
+    }
     tables = tables_of(runs, parameters, crossed(outs[0]))
     return facts | about | told(tables, settings.network.model, settings.rule.objective)
 
@@ -65,8 +75,12 @@ def tables_of(runs: Sequence[Mapping[str, Any]], parameters: int, crossed: Mappi
     for name in runs[0]["accuracy"]:
         found = [run["accuracy"][name] for run in runs]
         deviation = round(stdev(found), 2) if len(runs) > 1 else None
-        over.add(side="ours", predictor=name, deviation=deviation,
-                 accuracy=Value(round(mean(found), 2), len(runs), (min(found), max(found))))  # fmt: skip
+        over.add(
+            side="ours",
+            predictor=name,
+            deviation=deviation,
+            accuracy=Value(round(mean(found), 2), len(runs), (min(found), max(found))),
+        )
     for run in runs:
         for name, accuracy in run["accuracy"].items():
             seeds.add(side="ours", seed=run["seed"], predictor=name, accuracy=accuracy)
@@ -75,8 +89,14 @@ def tables_of(runs: Sequence[Mapping[str, Any]], parameters: int, crossed: Mappi
         counts = {name: run[name] for name in (*COST, "epochs", "samples", "commit") if name in run}
         cost.add(side="ours", seed=run["seed"], **counts)
     each = {name: round(mean(run[name] for run in runs)) for name in COST if all(name in run for run in runs)}
-    cost.add(side="ours", seed="all", **each, epochs=max(run["epochs"] for run in runs), samples=runs[0]["samples"],
-             parameters=parameters)  # fmt: skip
+    cost.add(
+        side="ours",
+        seed="all",
+        **each,
+        epochs=max(run["epochs"] for run in runs),
+        samples=runs[0]["samples"],
+        parameters=parameters,
+    )
     for name, count in crossed.items():
         layers.add(side="ours", block=name, layers=count)
     return [over, seeds, blocks, cost, layers]
@@ -129,13 +149,19 @@ def as_markdown(r: Record) -> str:
     cost = f"{of['seconds']:,} s"
     cost += f", {of['cpu_seconds']:,} s of CPU, {of['peak_mib']:,} MiB" if "peak_mib" in of else ""
     lines = [
-        f"# accuracy, {r['row']}, {r['date']}", "", f"    {r['command']}", "",
-        f"{environment(r)}; {r['threads']} thread(s).", "",
+        f"# accuracy, {r['row']}, {r['date']}",
+        "",
+        f"    {r['command']}",
+        "",
+        f"{environment(r)}; {r['threads']} thread(s).",
+        "",
         f"Seeds {', '.join(map(str, found))} (n = {len(found)}), {of['epochs']} epochs, {of['parameters']:,} "
-        f"parameters, {cost} a seed, {of['samples']:,} test samples.", "",
+        f"parameters, {cost} a seed, {of['samples']:,} test samples.",
+        "",
         *(f"{text}\n" for text in about if text),
-        *table(r), "",
-    ]  # fmt: skip
+        *table(r),
+        "",
+    ]
     return "\n".join(lines)
 
 

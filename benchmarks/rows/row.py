@@ -47,7 +47,8 @@ class Row:
         return shlex.join(["ffdist", "train", *self.args])
 
     def flags(self, root: Path, seed: int, weights: Path | None = None) -> list[str]:
-        """Of `ffdist train`, for data sets below `root`. One process, which another number of stages would equal.
+        """The flags of `ffdist train`, for data sets below `root`. One process, which another number of stages would
+        equal.
 
         weights: file to begin with.
         """

@@ -12,8 +12,21 @@ from ffdist.bench.harness.record import Record, read
 from ffdist.bench.harness.table import pipes
 
 BEGIN, END = "<!-- accuracy: drawn by `python benchmarks/accuracy.py table` -->", "<!-- /accuracy -->"
-COLUMNS = ("row", "mean of blocks", "last block", "fusion head", "paper", "backpropagation: ours", "paper's", "K",
-           "layers", "n", "epochs", "CPU s", "machine")  # fmt: skip
+COLUMNS = (
+    "row",
+    "mean of blocks",
+    "last block",
+    "fusion head",
+    "paper",
+    "backpropagation: ours",
+    "paper's",
+    "K",
+    "layers",
+    "n",
+    "epochs",
+    "CPU s",
+    "machine",
+)
 WHOLE = Path("docs/ACCURACY.md")
 """The document with every row, below the project's root."""
 

@@ -51,8 +51,12 @@ def note_cost(out: Path, seconds: float, cpu_seconds: float, peak: int) -> None:
     if not out.exists():
         return
     mib = 2**20 if sys.platform == "darwin" else 2**10
-    cost = {"seconds": round(seconds, 1), "cpu_seconds": round(cpu_seconds, 1), "peak_mib": peak // mib,
-            "commit": versions()["commit"]}  # fmt: skip
+    cost = {
+        "seconds": round(seconds, 1),
+        "cpu_seconds": round(cpu_seconds, 1),
+        "peak_mib": peak // mib,
+        "commit": versions()["commit"],
+    }
     with (out / COST).open("a") as file:
         file.write(json.dumps(cost) + "\n")
 

@@ -300,8 +300,11 @@ def test_a_data_set_that_is_not_prepared_is_explained(
 
 
 def test_the_name_of_a_thing_of_another_kind_is_told(capsys: pytest.CaptureFixture[str]) -> None:
-    for args, remedy in (("rules mlp", "ffdist models mlp"), ("models sff", "ffdist rules sff"),
-                         ("presets cifar10", "ffdist datasets cifar10")):  # fmt: skip
+    for args, remedy in (
+        ("rules mlp", "ffdist models mlp"),
+        ("models sff", "ffdist rules sff"),
+        ("presets cifar10", "ffdist datasets cifar10"),
+    ):
         status, _, err = told(capsys, *args.split())
         assert status == 1
         assert remedy in err

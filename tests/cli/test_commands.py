@@ -49,7 +49,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_run_directory_holds_settings_log_snapshots_and_a_log_for_each_stage(run: Path) -> None:
     assert {"config.toml", "data.json", "metrics.jsonl", "snapshots", "stage-0.log", "stage-1.log"} <= {
-        path.name for path in run.iterdir()}  # fmt: skip
+        path.name for path in run.iterdir()
+    }
     assert "epoch 7: seconds" in (run / "stage-1.log").read_text()
 
 

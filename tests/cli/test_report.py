@@ -57,9 +57,32 @@ def test_eval_gives_trainings_numbers_in_bf16_with_averaged_weights_and_hard_neg
     found = []
     for stages in ("1", "4"):
         out = tmp_path / stages
-        main(["train", "--model", "mlp", "--model-args", "widths=24,24,24", "--objective", "hinton", "--objective-args",
-              "predict=linear", "hard=yes", "lag=10", "--fusion", "--precision", "bf16", "--ema", "0.9",
-              "--stages", stages, "--out", str(out), *SMALL[:-1], "2"])  # fmt: skip
+        main(
+            [
+                "train",
+                "--model",
+                "mlp",
+                "--model-args",
+                "widths=24,24,24",
+                "--objective",
+                "hinton",
+                "--objective-args",
+                "predict=linear",
+                "hard=yes",
+                "lag=10",
+                "--fusion",
+                "--precision",
+                "bf16",
+                "--ema",
+                "0.9",
+                "--stages",
+                stages,
+                "--out",
+                str(out),
+                *SMALL[:-1],
+                "2",
+            ]
+        )
         logged = json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])["test"]
         assert json.loads(printed(capsys, "eval", out, "--json")) == logged
         found.append(logged)

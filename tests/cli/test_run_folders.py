@@ -23,8 +23,20 @@ from ffdist.runtime.folder import write_run_files
 from ffdist.settings.toml import tomllib
 from ffdist.snapshot import committed
 
-TINY = ["--launcher", "threads", "--stages", "1", "--threads", "1", "--model", "mlp", "--model-args", "widths=8,8",
-        "--batch-size", "16"]  # fmt: skip
+TINY = [
+    "--launcher",
+    "threads",
+    "--stages",
+    "1",
+    "--threads",
+    "1",
+    "--model",
+    "mlp",
+    "--model-args",
+    "widths=8,8",
+    "--batch-size",
+    "16",
+]
 Refused = Callable[..., str]
 
 
@@ -381,9 +393,16 @@ def test_without_a_test_split_no_hint_leads_to_an_error(
 
 @pytest.mark.parametrize(
     ("before", "after"),
-    [('"mean": ', '"mean": null, "m": '), ('"blocks": ', '"blocks": 3, "b": '), ('{"schema"', '7\n{"schema"'),
-     ('"stages": ', '"s": '), ('"test": ', '"t": '), ('"loss": ', '"loss": "x", "l": '), ('"epoch"', "{")],
-)  # fmt: skip
+    [
+        ('"mean": ', '"mean": null, "m": '),
+        ('"blocks": ', '"blocks": 3, "b": '),
+        ('{"schema"', '7\n{"schema"'),
+        ('"stages": ', '"s": '),
+        ('"test": ', '"t": '),
+        ('"loss": ', '"loss": "x", "l": '),
+        ('"epoch"', "{"),
+    ],
+)
 def test_a_run_log_of_other_kinds_is_one_clear_error(before: str, after: str, tmp_path: Path, refused: Refused) -> None:
     run = tmp_path / "r"
     ffdist("train", *TINY, "--epochs", 1, "--out", run)

@@ -26,8 +26,25 @@ from ffdist.errors import ConfigError
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("watched") / "whole"
-    main(["train", "--model", "mlp", "--model-args", "widths=8,8", "--samples", "128", "--epochs", "3",
-          "--launcher", "threads", "--threads", "1", "--out", str(out)])  # fmt: skip
+    main(
+        [
+            "train",
+            "--model",
+            "mlp",
+            "--model-args",
+            "widths=8,8",
+            "--samples",
+            "128",
+            "--epochs",
+            "3",
+            "--launcher",
+            "threads",
+            "--threads",
+            "1",
+            "--out",
+            str(out),
+        ]
+    )
     return out
 
 
@@ -106,8 +123,16 @@ def test_it_follows_a_log_as_it_grows_through_half_lines_and_a_new_beginning(wat
     assert "finished" not in text
 
 
-STRANGE = ["{]", "7", "[]", '{"epoch": 1}', '{"epoch": 1, "train": {"blocks": [3]}, "stages": []}', "\x00\x00",
-           "[" * 100_000, '{"test": 3, "reason": "finished"}']  # fmt: skip
+STRANGE = [
+    "{]",
+    "7",
+    "[]",
+    '{"epoch": 1}',
+    '{"epoch": 1, "train": {"blocks": [3]}, "stages": []}',
+    "\x00\x00",
+    "[" * 100_000,
+    '{"test": 3, "reason": "finished"}',
+]
 
 
 @pytest.mark.parametrize("line", STRANGE)
@@ -169,10 +194,26 @@ def test_nothing_in_the_folder_changes(watch: ffdist.Watch, run: Path) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["/run/../", "/run/..%2F/", "/run/%2e%2e%2fsecret/", "/run/../../../etc/passwd", "//etc/passwd", "/run/one/../one/",
-     "/run/%2Fetc/", "/run//", "/run/one/config.toml", "/run/one", "/config.toml", "/run/link/", "/run/one%00/",
-     "/run/%ff/", "/page.css/", "/templates/page.css", "*"],
-)  # fmt: skip
+    [
+        "/run/../",
+        "/run/..%2F/",
+        "/run/%2e%2e%2fsecret/",
+        "/run/../../../etc/passwd",
+        "//etc/passwd",
+        "/run/one/../one/",
+        "/run/%2Fetc/",
+        "/run//",
+        "/run/one/config.toml",
+        "/run/one",
+        "/config.toml",
+        "/run/link/",
+        "/run/one%00/",
+        "/run/%ff/",
+        "/page.css/",
+        "/templates/page.css",
+        "*",
+    ],
+)
 def test_other_paths_are_refused_and_links_that_lead_out_are_not_followed(
     path: str, watch: ffdist.Watch, run: Path, whole: Path
 ) -> None:
@@ -207,8 +248,16 @@ def test_head_tells_what_get_would_without_the_page(watch: ffdist.Watch) -> None
     assert got.headers["X-Content-Type-Options"] == "nosniff"
 
 
-OTHERS = ["evil.example", "evil.example:8642", "127.0.0.1.evil.example", "localhost.evil", "", "[", "0x7f000001",
-          "127.0.0.1@evil.example:x"]  # fmt: skip
+OTHERS = [
+    "evil.example",
+    "evil.example:8642",
+    "127.0.0.1.evil.example",
+    "localhost.evil",
+    "",
+    "[",
+    "0x7f000001",
+    "127.0.0.1@evil.example:x",
+]
 
 
 @pytest.mark.parametrize("host", OTHERS)

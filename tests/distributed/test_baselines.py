@@ -43,8 +43,10 @@ class Learned(NamedTuple):
 
 def batches() -> list[tuple[torch.Tensor, torch.Tensor]]:
     generator = torch.Generator().manual_seed(1)
-    return [(torch.randn(BATCH, 64, generator=generator), torch.randint(10, (BATCH,), generator=generator))
-            for _ in range(STEPS)]  # fmt: skip
+    return [
+        (torch.randn(BATCH, 64, generator=generator), torch.randint(10, (BATCH,), generator=generator))
+        for _ in range(STEPS)
+    ]
 
 
 def learn(seat: Seat) -> None:
@@ -187,8 +189,10 @@ def moved(place: RankPlace) -> list[bool]:
         before = [p.detach().clone() for p in learner.modules.parameters()]
         learner.learn(torch.rand(8, 3, 8, 8), torch.arange(8) % 4)
         after = [p.detach() for p in learner.modules.parameters()]
-        found.append(all(bool(torch.isfinite(p).all()) for p in after) and
-                     any(not torch.equal(*pair) for pair in zip(before, after, strict=True)))  # fmt: skip
+        found.append(
+            all(bool(torch.isfinite(p).all()) for p in after)
+            and any(not torch.equal(*pair) for pair in zip(before, after, strict=True))
+        )
     return found
 
 

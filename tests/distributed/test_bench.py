@@ -30,8 +30,23 @@ from ffdist.data import Loader, from_tensors, prepare
 from ffdist.errors import ConfigError, StageError
 
 pytestmark = [pytest.mark.distributed, pytest.mark.measures]
-SMALL = ("--model", "mlp", "--model-args", "widths=16,16,16", "--rounds", "1", "--seconds", "0.05", "--qualifying", "1",
-         "--batch-size", "32", "--precision", "fp32", "--json")  # fmt: skip
+SMALL = (
+    "--model",
+    "mlp",
+    "--model-args",
+    "widths=16,16,16",
+    "--rounds",
+    "1",
+    "--seconds",
+    "0.05",
+    "--qualifying",
+    "1",
+    "--batch-size",
+    "32",
+    "--precision",
+    "fp32",
+    "--json",
+)
 
 
 def bench(*args: str) -> dict:
@@ -99,8 +114,23 @@ def test_time_to_accuracy_goes_by_the_recipe_that_was_fastest_for_each_side(
     """At a learning rate of 1e-9 nothing is learned, so that ours cannot have chosen it; theirs has one alone."""
     monkeypatch.setattr("ffdist.bench.themes.accuracy.PATIENCE", 1)  # one pair of runs is told, whoever else computes
     (tmp_path / "recipes.toml").write_text(RECIPES)
-    main(["bench", "accuracy", *SMALL, "--against", "ddp-bucket-25", "--target", "0.5", "--lengths", "3",
-          "--recipes", str(tmp_path / "recipes.toml"), "--record", str(tmp_path)])  # fmt: skip
+    main(
+        [
+            "bench",
+            "accuracy",
+            *SMALL,
+            "--against",
+            "ddp-bucket-25",
+            "--target",
+            "0.5",
+            "--lengths",
+            "3",
+            "--recipes",
+            str(tmp_path / "recipes.toml"),
+            "--record",
+            str(tmp_path),
+        ]
+    )
     found = json.loads(capsys.readouterr().out)
     smoothed = {"optimizer": "sgd", "lr": 5e-2, "head_lr": 2e-2, "ema": 0.5, "label_smoothing": 0.1, "epochs": 3}
     assert found["recipes"] == {"ours": {"lr": 1e-2, "epochs": 3}, "ddp-bucket-25": smoothed}

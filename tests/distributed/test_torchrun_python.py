@@ -50,8 +50,14 @@ def run(out: Path, ranks: int, *more: str, script: str = SCRIPT, options: tuple[
         *options,
     ]
     command = [sys.executable, *(start if ranks else []), str(out / "script.py"), str(out), *more]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240,
-                          env=os.environ | {"GLOO_SOCKET_IFNAME": "lo", "TMPDIR": str(out)})  # fmt: skip
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+        env=os.environ | {"GLOO_SOCKET_IFNAME": "lo", "TMPDIR": str(out)},
+    )
     assert done.returncode == 0, done.stderr
     found = [(out / f"{rank}.json").read_text() for rank in (range(ranks) if ranks else ["alone"])]
     assert len(found) == (ranks or 1)

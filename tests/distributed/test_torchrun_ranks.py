@@ -33,8 +33,9 @@ def torchrun(ranks: int, *args: str) -> subprocess.CompletedProcess[str]:
         "train",
         *args,
     ]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=240,
-                          env=os.environ | {"GLOO_SOCKET_IFNAME": "lo"})  # fmt: skip
+    return subprocess.run(
+        command, capture_output=True, text=True, check=False, timeout=240, env=os.environ | {"GLOO_SOCKET_IFNAME": "lo"}
+    )
 
 
 def test_each_rank_of_torchrun_is_a_stage_and_learns_the_same(tmp_path: Path) -> None:

@@ -63,8 +63,20 @@ def test_stages_on_gpus_learn_as_well_as_on_the_cpu(
 ) -> None:
     """Where there are fewer GPUs than stages, they share."""
     out = tmp_path / "run"
-    ffdist("train", "--device", ON_GPU, "--launcher", launcher, "--stages", str(stages), "--precision", precision,
-           *TRAINED, "--out", out)  # fmt: skip
+    ffdist(
+        "train",
+        "--device",
+        ON_GPU,
+        "--launcher",
+        launcher,
+        "--stages",
+        str(stages),
+        "--precision",
+        precision,
+        *TRAINED,
+        "--out",
+        out,
+    )
     assert accuracy(cpu_run) > 0.95
     assert accuracy(out) == pytest.approx(accuracy(cpu_run), abs=0.03)
     logs = [(out / f"stage-{i}.log").read_text() for i in range(stages)]

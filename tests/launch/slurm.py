@@ -59,8 +59,13 @@ def cluster(folder: Path) -> Iterator[Path]:
     key.chmod(0o600)
     ports = dict(zip(("controller", "node0", "node1"), free_ports(3), strict=True))
     conf.write_text(CONF.format(host=socket.gethostname().split(".")[0], folder=folder, **ports))
-    munge = {"key": key, "socket": folder / "munge.socket", "pid": folder / "munged.pid", "log": folder / "munged.log",
-             "seed": folder / "munged.seed"}  # fmt: skip
+    munge = {
+        "key": key,
+        "socket": folder / "munge.socket",
+        "pid": folder / "munged.pid",
+        "log": folder / "munged.log",
+        "seed": folder / "munged.seed",
+    }
     files = [f"--{name}{'' if name == 'socket' else '-file'}={path}" for name, path in munge.items()]
     try:
         start("munged", "--force", *files)

@@ -17,14 +17,25 @@ def test_two_hosts_compare_ffdist_with_ddp_and_leave_a_record(tmp_path: Path) ->
     meeting = ["--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", f"--rdzv-endpoint={HEAD}:29500"]
     command = [ROOT / "docker" / "compare_hosts.py", *what, "--record", tmp_path]
     with two_hosts() as hosts:
-        run(*(
-            Command(
-                ["ip", "netns", "exec", host, "torchrun", *meeting, f"--rdzv-conf=is_host={1 - node}",
-                 f"--local-addr=10.77.0.{node + 1}", *command],
-                {"GLOO_SOCKET_IFNAME": INTERFACE},
+        run(
+            *(
+                Command(
+                    [
+                        "ip",
+                        "netns",
+                        "exec",
+                        host,
+                        "torchrun",
+                        *meeting,
+                        f"--rdzv-conf=is_host={1 - node}",
+                        f"--local-addr=10.77.0.{node + 1}",
+                        *command,
+                    ],
+                    {"GLOO_SOCKET_IFNAME": INTERFACE},
+                )
+                for node, host in enumerate(hosts)
             )
-            for node, host in enumerate(hosts)
-        ))  # fmt: skip
+        )
     (record,) = tmp_path.glob("hosts-*.json")
     summary = json.loads(record.read_text())["summary"]
     assert (summary["hosts"], summary["n"], summary["variant"]) == (2, 2, "ddp-static")

@@ -30,9 +30,24 @@ from ffdist.snapshot import committed, latest
 pytestmark = pytest.mark.distributed
 FATAL = f"{Path(__file__).with_name('fatal.py')}:Fatal"
 SETTINGS = [
-    "--objective", FATAL, "--objective-args", "kernel=1", "--samples", "256", "--batch-size", "32",
-    "--epochs", "3", "--threads", "1", "--timeout", "60", "--cut", "1", "2",
-]  # fmt: skip
+    "--objective",
+    FATAL,
+    "--objective-args",
+    "kernel=1",
+    "--samples",
+    "256",
+    "--batch-size",
+    "32",
+    "--epochs",
+    "3",
+    "--threads",
+    "1",
+    "--timeout",
+    "60",
+    "--cut",
+    "1",
+    "2",
+]
 RANK_1_DIES = {"FATAL": "1:23"}
 """In the second epoch: the check beforehand takes each of three blocks once, then rank 1 has two and an epoch has 7
 batches."""
@@ -67,10 +82,12 @@ def test_two_nodes_restart_together_after_one_lost_a_rank(undisturbed: list[dict
     common = {"NNODES": 2, "NPROC": 1, "HEAD": f"{HEAD}:29500", "IFACE": INTERFACE, "RESTARTS": 2, **RANK_1_DIES}
     command = [LAUNCH / "torchrun.sh", *SETTINGS, "--out", tmp_path / "run"]
     with two_hosts() as hosts:
-        outputs = run(*(
-            Command(["ip", "netns", "exec", host, *command], {**common, "NODE_RANK": node})
-            for node, host in enumerate(hosts)
-        ))  # fmt: skip
+        outputs = run(
+            *(
+                Command(["ip", "netns", "exec", host, *command], {**common, "NODE_RANK": node})
+                for node, host in enumerate(hosts)
+            )
+        )
     assert "exitcode: -9" in "".join(outputs)
     assert files_of(tmp_path / "run") == undisturbed
 
@@ -79,10 +96,14 @@ def test_two_nodes_of_an_ipv6_network_train(tmp_path: Path) -> None:
     common = {"NNODES": 2, "NPROC": 1, "HEAD": "[fd00:77::1]:29500", "IFACE": INTERFACE, "RESTARTS": 0}
     command = [LAUNCH / "torchrun.sh", "--samples", "256", "--epochs", "1", "--threads", "1", "--timeout", "60"]
     with two_hosts("fd00:77::{}/64") as hosts:
-        run(*(
-            Command(["ip", "netns", "exec", host, *command, "--out", tmp_path / "run"], {**common, "NODE_RANK": node})
-            for node, host in enumerate(hosts)
-        ))  # fmt: skip
+        run(
+            *(
+                Command(
+                    ["ip", "netns", "exec", host, *command, "--out", tmp_path / "run"], {**common, "NODE_RANK": node}
+                )
+                for node, host in enumerate(hosts)
+            )
+        )
     assert latest(tmp_path / "run")
     assert "gloo" in (tmp_path / "run" / "stage-0.log").read_text()
 

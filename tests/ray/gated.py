@@ -36,7 +36,9 @@ class GatedSplit(Split):
     """A split that waits, behind so many samples, for somebody to hold the gate (a FIFO) open."""
 
     def __init__(self, split: Split, gate: Path) -> None:
-        self.split, self.gate, self.labels = split, gate, split.labels
+        self.split = split
+        self.gate = gate
+        self.labels = split.labels
         self.taken = 0
 
     def take(self, indices: np.ndarray) -> np.ndarray:

@@ -40,8 +40,16 @@ TINY = ["--samples", "200", "--epochs", "1", "--threads", "1", "--device", "cpu"
 
 def test_a_submitted_job_trains_as_the_same_command_does_here(cluster: Cluster, tmp_path: Path) -> None:
     run, here = tmp_path / "job", tmp_path / "here"
-    submit = [sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--address",
-              f"http://{cluster.head_node.address_info['webui_url']}", "--"]  # fmt: skip
+    submit = [
+        sys.executable,
+        "-m",
+        "ray.scripts.scripts",
+        "job",
+        "submit",
+        "--address",
+        f"http://{cluster.head_node.address_info['webui_url']}",
+        "--",
+    ]
     train = [sys.executable, str(LAUNCH / "ray_train.py"), "--stages", "2", "--out", str(run), *TINY]
     done = subprocess.run([*submit, *train], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -168,8 +176,20 @@ def test_actors_learn_from_pictures_and_tables_that_are_prepared_on_the_way_as_o
         file = tmp_path / "tree" / f"class-{place % 2}" / f"{place}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(png(draws.integers(0, 256, (8, 8), np.uint8)))
-    told = ["--data", str(tmp_path / "tree"), "--model", "mlp", "--epochs", "1", "--batch-size", "4", "--threads", "1",
-            "--device", "cpu"]  # fmt: skip
+    told = [
+        "--data",
+        str(tmp_path / "tree"),
+        "--model",
+        "mlp",
+        "--epochs",
+        "1",
+        "--batch-size",
+        "4",
+        "--threads",
+        "1",
+        "--device",
+        "cpu",
+    ]
     main(["train", "--launcher", "ray", "--address", driver, "--stages", "2", "--out", str(tmp_path / "ray"), *told])
     main(["train", "--launcher", "threads", "--stages", "1", "--out", str(tmp_path / "here"), *told])
     made, wanted = latest(tmp_path / "ray"), latest(tmp_path / "here")

@@ -21,8 +21,14 @@ from ffdist.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = read_rows(ROOT / "benchmarks/accuracy.toml")
-DATA = {"digits": ((1, 8, 8), 10), "mnist": ((1, 28, 28), 10), "fashion-mnist": ((1, 28, 28), 10),
-        "cifar10": ((3, 32, 32), 10), "cifar100": ((3, 32, 32), 100), "imagenette": ((3, 96, 96), 10)}  # fmt: skip
+DATA = {
+    "digits": ((1, 8, 8), 10),
+    "mnist": ((1, 28, 28), 10),
+    "fashion-mnist": ((1, 28, 28), 10),
+    "cifar10": ((3, 32, 32), 10),
+    "cifar100": ((3, 32, 32), 100),
+    "imagenette": ((3, 96, 96), 10),
+}
 
 TRIED: set[object] = set()
 """Networks with rules, on data of one kind: a row, its preset, and rows of other data share one, which learns once."""
@@ -79,8 +85,20 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A folder with a row, its runs of two seeds, and their record; and what was said on stderr."""
     folder = tmp_path_factory.mktemp("rows")
     (folder / "accuracy.toml").write_text('[digits-quick]\ndata = "digits"\nargs = ["digits", "--epochs", "1"]\n')
-    command = [sys.executable, str(ROOT / "benchmarks/accuracy.py"), "digits-quick", "--seeds", "0", "1", "--rows",
-               str(folder / "accuracy.toml"), "--runs", str(folder), "--records", str(folder)]  # fmt: skip
+    command = [
+        sys.executable,
+        str(ROOT / "benchmarks/accuracy.py"),
+        "digits-quick",
+        "--seeds",
+        "0",
+        "1",
+        "--rows",
+        str(folder / "accuracy.toml"),
+        "--runs",
+        str(folder),
+        "--records",
+        str(folder),
+    ]
     return folder, subprocess.run(command, capture_output=True, text=True, check=True).stderr
 
 

@@ -67,9 +67,13 @@ def test_a_kept_run_is_one_of_the_command_lines(tmp_path: Path, capsys: pytest.C
     result = pipeline.fit(images, epochs=1, samples=400, keep=1, out=run, **FIT)
     said = flat(tomllib.loads((run / "config.toml").read_text()))
     assert {name: said[name] for name in ("data", "model", "model_args", "blocks", "objective", "objective_args")} == {
-        "data": "digits", "model": "mlp", "model_args": ["widths=12,12,12"], "blocks": [2, 1], "objective": "sff",
+        "data": "digits",
+        "model": "mlp",
+        "model_args": ["widths=12,12,12"],
+        "blocks": [2, 1],
+        "objective": "sff",
         "objective_args": ["kernel=3"],
-    }  # fmt: skip
+    }
     assert (said["samples"], said["keep"], said["augment"]) == (400, 1, ["crop"])
     capsys.readouterr()
     ffdist_("eval", run, "--json")
@@ -93,9 +97,28 @@ def test_what_began_in_python_goes_on_anywhere_to_the_same_bits(tmp_path: Path) 
 
 
 def test_what_began_on_the_command_line_goes_on_in_python(tmp_path: Path) -> None:
-    flags = ["train", "--launcher", "threads", "--stages", 1, "--model", "mlp", "--model-args", "widths=12, 12,12",
-             "--blocks", 2, 1, "--objective-args", "kernel=03", "--batch-size", 32, "--augment", "crop", "--schedule",
-             "constant"]  # fmt: skip
+    flags = [
+        "train",
+        "--launcher",
+        "threads",
+        "--stages",
+        1,
+        "--model",
+        "mlp",
+        "--model-args",
+        "widths=12, 12,12",
+        "--blocks",
+        2,
+        1,
+        "--objective-args",
+        "kernel=03",
+        "--batch-size",
+        32,
+        "--augment",
+        "crop",
+        "--schedule",
+        "constant",
+    ]
     for name, epochs in (("whole", 2), ("cut", 1)):
         ffdist_(*flags, "--epochs", epochs, "--out", tmp_path / name)
     named().fit("digits", epochs=2, out=tmp_path / "cut", resume=True, **FIT)
@@ -118,8 +141,12 @@ def test_a_network_without_a_name_goes_on_and_is_loaded_in_python(
     assert all(torch.equal(*pair) for pair in zip(weights(again), weights(whole), strict=True))
     loaded = ffdist.load(run, layers(), objective)
     assert torch.equal(loaded(samples()[0]), whole.classifier(samples()[0]))
-    for args in (("eval", run), ("export", run, "--to", tmp_path / "m.pt2"), ("predict", run, "x.png"),
-                 ("train", "--resume", "--epochs", 9, "--out", run)):  # fmt: skip
+    for args in (
+        ("eval", run),
+        ("export", run, "--to", tmp_path / "m.pt2"),
+        ("predict", run, "x.png"),
+        ("train", "--resume", "--epochs", 9, "--out", run),
+    ):
         text = refused(capsys, *args)
         assert "the run's network was given in Python" in text
         assert f"ffdist.load({str(run)!r}, network, rule)" in text
@@ -213,11 +240,13 @@ def test_pictures_of_another_shape_are_told_how_to_be_prepared(
 
 def test_rules_are_named_with_their_fields_and_found_in_their_module(tmp_path: Path) -> None:
     network = models.mlp((1, 8, 8), 10, widths=(10, 10))
-    for number, (rule, name, args) in enumerate((
-        (CwC(label_smoothing=0.1), "cwc", ["label_smoothing=0.1"]),
-        (MonoForward(label_smoothing=0.2), "mono-forward", ["label_smoothing=0.2"]),
-        (OfThisModule(kernel=3, widths=(3,)), f"{Path(__file__)}:OfThisModule", ["kernel=3", "widths=3"]),
-    )):  # fmt: skip
+    for number, (rule, name, args) in enumerate(
+        (
+            (CwC(label_smoothing=0.1), "cwc", ["label_smoothing=0.1"]),
+            (MonoForward(label_smoothing=0.2), "mono-forward", ["label_smoothing=0.2"]),
+            (OfThisModule(kernel=3, widths=(3,)), f"{Path(__file__)}:OfThisModule", ["kernel=3", "widths=3"]),
+        )
+    ):
         run = tmp_path / str(number)
         pipeline = Pipeline(network, rule)
         pipeline.fit("digits", epochs=1, batch_size=256, out=run, progress=False)

@@ -23,7 +23,8 @@ class Does(nn.Module):
 
     def __init__(self, function: Callable[..., Tensor], *layers: nn.Module) -> None:
         super().__init__()
-        self.function, self.layers = function, nn.ModuleList(layers)
+        self.function = function
+        self.layers = nn.ModuleList(layers)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.function(x, *self.layers)
@@ -167,10 +168,16 @@ def network(dims: int) -> nn.Sequential:
     row = lambda n: n if dims == 1 else (1, n)  # noqa: E731
     same = 3 if dims == 1 else (0, 3)
     return nn.Sequential(
-        conv(1, 6, row(7), padding=same), norm(6), nn.ReLU(), pool(row(2)),
-        conv(6, 12, row(7), padding=same), nn.ReLU(), pool(row(2)),
-        conv(12, 12, row(7), padding=same), nn.ReLU(),
-    )  # fmt: skip
+        conv(1, 6, row(7), padding=same),
+        norm(6),
+        nn.ReLU(),
+        pool(row(2)),
+        conv(6, 12, row(7), padding=same),
+        nn.ReLU(),
+        pool(row(2)),
+        conv(12, 12, row(7), padding=same),
+        nn.ReLU(),
+    )
 
 
 RULES = {

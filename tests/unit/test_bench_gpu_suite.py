@@ -104,7 +104,8 @@ class Limited(nn.Module):
 
     def __init__(self, words: str) -> None:
         super().__init__()
-        self.words, self.linear = words, nn.Linear(8, 8)
+        self.words = words
+        self.linear = nn.Linear(8, 8)
 
     def forward(self, x: Tensor) -> Tensor:
         if len(x) > 16:
@@ -114,8 +115,10 @@ class Limited(nn.Module):
 
 class Sized(Suite):
     def networks(self) -> dict[str, Chain]:
-        return {words: Chain([("a", lambda words=words: Limited(words))], input_shape=(8,), num_classes=2)
-                for words in (INDICES, "another error")}  # fmt: skip
+        return {
+            words: Chain([("a", lambda words=words: Limited(words))], input_shape=(8,), num_classes=2)
+            for words in (INDICES, "another error")
+        }
 
 
 def test_a_sweep_ends_where_the_batch_is_too_large_and_an_error_is_an_error(tmp_path: Path) -> None:

@@ -50,7 +50,9 @@ class Worker:
     """A side whose laps are known."""
 
     def __init__(self, name: str, log: list[str], *rates: int) -> None:
-        self.name, self.log, self.rates = name, log, list(rates)
+        self.name = name
+        self.log = log
+        self.rates = list(rates)
         self.window = Window(1, 1)
 
     def lap(self) -> Lap:
@@ -103,8 +105,19 @@ def test_a_record_holds_machine_versions_command_and_figures(tmp_path: Path) -> 
     first, second = (write_record(finding, tmp_path, command, {}, network="mlp", rule="sff") for _ in range(2))
     assert set(first).isdisjoint(second), "no record is overwritten"
     content = read(first[0])
-    assert content["rows"] == [{"part": "compared", "network": "mlp", "rule": "sff", "side": "ours", "metric": "rate",
-                                "value": 1234.5, "n": 7, "spread": [1000.0, 1500.0], "unit": "samples/s"}]  # fmt: skip
+    assert content["rows"] == [
+        {
+            "part": "compared",
+            "network": "mlp",
+            "rule": "sff",
+            "side": "ours",
+            "metric": "rate",
+            "value": 1234.5,
+            "n": 7,
+            "spread": [1000.0, 1500.0],
+            "unit": "samples/s",
+        }
+    ]
     assert content["command"] == "ffdist bench throughput"
     assert content["machine"]["cores"] >= 1
     assert {"python", "torch", "ffdist", "commit"} <= content["versions"].keys()

@@ -31,8 +31,11 @@ def test_the_quota_of_a_container_with_its_own_groups(text: str, quota: float | 
 
 
 def test_the_smallest_quota_of_the_groups_above_counts(tmp_path: Path) -> None:
-    files = {"sys/fs/cgroup/a/cpu.max": "300000 100000", "sys/fs/cgroup/a/b/cpu.max": "200000 100000",
-             "sys/fs/cgroup/a/b/c/cpu.max": "max 100000"}  # fmt: skip
+    files = {
+        "sys/fs/cgroup/a/cpu.max": "300000 100000",
+        "sys/fs/cgroup/a/b/cpu.max": "200000 100000",
+        "sys/fs/cgroup/a/b/c/cpu.max": "max 100000",
+    }
     assert cpu_quota(made(tmp_path, V2.format(root="/"), "0::/a/b/c\n", files)) == 2
 
 

@@ -93,10 +93,16 @@ def test_alternating_flips_show_each_picture_both_ways_in_two_epochs() -> None:
     x = torch.randint(0, 256, (64, 1, 4, 4), dtype=torch.uint8)
     images = from_tensors(x, torch.arange(64) % 2)
     shown = [
-        torch.cat([batch for batch, _ in Loader(images, images.train, np.arange(64), batch_size=16, seed=3, train=True,
-                                                augment=("alternate",)).epoch(epoch)])
+        torch.cat(
+            [
+                batch
+                for batch, _ in Loader(
+                    images, images.train, np.arange(64), batch_size=16, seed=3, train=True, augment=("alternate",)
+                ).epoch(epoch)
+            ]
+        )
         for epoch in (0, 1)
-    ]  # fmt: skip
+    ]
     plain = Loader(images, images.train, np.arange(64), batch_size=64, seed=3, train=False).batch(np.arange(64), 0, 0)[
         0
     ]

@@ -56,7 +56,8 @@ class Noisy(Dataset):
     """Samples with a number added that is drawn whenever an item is read."""
 
     def __init__(self, draw: Callable[[], float] = of_shared, stop_at: int | None = None) -> None:
-        self.draw, self.stop_at = draw, stop_at
+        self.draw = draw
+        self.stop_at = stop_at
         self.readings = 0
 
     def __len__(self) -> int:
@@ -251,8 +252,16 @@ def test_any_cut_and_a_stop_in_mid_epoch_come_to_the_same_bits(tmp_path: Path) -
     rule: Objective = SFF()
 
     def pipeline(**told: Any) -> Pipeline:
-        return Pipeline(models.cnnb((3, 8, 8), 3, (4, 4, 4)), rule, batch_size=4, device="cpu", threads=1,
-                        snapshot_every=2, validation=0, **told)  # fmt: skip
+        return Pipeline(
+            models.cnnb((3, 8, 8), 3, (4, 4, 4)),
+            rule,
+            batch_size=4,
+            device="cpu",
+            threads=1,
+            snapshot_every=2,
+            validation=0,
+            **told,
+        )
 
     quiet = {"epochs": 3, "progress": False}
     pipeline(stages=1).fit(Noisy(), out=tmp_path / "one", **quiet)
@@ -270,7 +279,8 @@ class Pair(Dataset):
     """Two floats, of which one is drawn; and the process that has read it."""
 
     def __init__(self, ending: Path, at: int) -> None:
-        self.ending, self.at = ending, at
+        self.ending = ending
+        self.at = at
 
     def __len__(self) -> int:
         return 12

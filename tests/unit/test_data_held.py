@@ -242,8 +242,27 @@ def test_numbers_that_cannot_be_learned_are_refused(rows: list[str], message: st
 
 def test_a_run_on_numbers_goes_from_the_command_line_to_eval(capsys: pytest.CaptureFixture[str]) -> None:
     pyarrow.csv.write_csv(wine("target"), "wine.csv")
-    main(["train", "--data", "wine.csv", "--model", "mlp", "--model-args", "widths=8,8", "--epochs", "1", "--out", "r",
-          "--stages", "1", "--launcher", "threads", "--batch-size", "8"])  # fmt: skip
+    main(
+        [
+            "train",
+            "--data",
+            "wine.csv",
+            "--model",
+            "mlp",
+            "--model-args",
+            "widths=8,8",
+            "--epochs",
+            "1",
+            "--out",
+            "r",
+            "--stages",
+            "1",
+            "--launcher",
+            "threads",
+            "--batch-size",
+            "8",
+        ]
+    )
     main(["eval", "r", "--json"])
     own = json.loads(capsys.readouterr().out.splitlines()[-1])
     main(["eval", "r", "--data", "wine.csv", "--json"])

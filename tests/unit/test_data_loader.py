@@ -152,7 +152,8 @@ class Counted(ArraySplit):
 
     def __init__(self, fails_at: int = -1) -> None:
         super().__init__(np.zeros((100, 4, 4, 1), np.uint8), np.zeros(100, np.int64))
-        self.taken, self.fails_at = 0, fails_at
+        self.taken = 0
+        self.fails_at = fails_at
 
     def take(self, indices: np.ndarray) -> np.ndarray:
         self.taken += 1

@@ -210,8 +210,13 @@ def test_a_table_without_splits_gets_a_stratified_test_share(tmp_path: Path) -> 
 def test_columns_have_names_and_arrays_are_pictures_too(tmp_path: Path) -> None:
     pixels = np.stack([picture(i) for i in range(6)])
     table = pa.table({"pixels": pixels.tolist(), "kind": [5, 9, 5, 9, 5, 9]})
-    folder = prepare(str(write(table, tmp_path / "a.parquet")), tmp_path / "out", image_column="pixels",
-                     label_column="kind", test_fraction=0)  # fmt: skip
+    folder = prepare(
+        str(write(table, tmp_path / "a.parquet")),
+        tmp_path / "out",
+        image_column="pixels",
+        label_column="kind",
+        test_fraction=0,
+    )
     images = open_data(folder)
     assert np.array_equal(images.train.take(np.arange(6)), pixels)
     assert images.classes == ["5", "9"]

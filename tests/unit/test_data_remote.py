@@ -208,8 +208,11 @@ def test_of_remote_pixels_only_the_samples_of_a_loader_are_fetched_each_once(
 
     assert all(map(torch.equal, batches(here, rows), batches(there, rows)))
     pixels = [(name, size) for name, size in fetched if size % PIXELS == 0]
-    assert sorted(pixels) == [("train-00000.arrow", PIXELS), ("train-00000.arrow", 2 * PIXELS),
-                              ("train-00001.arrow", PIXELS)]  # fmt: skip
+    assert sorted(pixels) == [
+        ("train-00000.arrow", PIXELS),
+        ("train-00000.arrow", 2 * PIXELS),
+        ("train-00001.arrow", PIXELS),
+    ]
     fetched.clear()
     every = np.arange(36)
     assert all(map(torch.equal, batches(here, every), batches(there, every)))

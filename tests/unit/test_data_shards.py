@@ -188,10 +188,17 @@ def test_a_shard_with_other_rows_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("fields", "message"),
-    [({"version": 2}, "not ffdist-data version 1"), ({"format": "other"}, "not ffdist-data"),
-     ({"mean": [0.5]}, "1 means"), ({"shape": 3}, "manifest"), ({"surprise": 1}, "surprise"),
-     ({"splits": {"train": {}}}, "got: 'files'"), ({"splits": None}, "manifest"), ({"splits": {}}, "no training")],
-)  # fmt: skip
+    [
+        ({"version": 2}, "not ffdist-data version 1"),
+        ({"format": "other"}, "not ffdist-data"),
+        ({"mean": [0.5]}, "1 means"),
+        ({"shape": 3}, "manifest"),
+        ({"surprise": 1}, "surprise"),
+        ({"splits": {"train": {}}}, "got: 'files'"),
+        ({"splits": None}, "manifest"),
+        ({"splits": {}}, "no training"),
+    ],
+)
 def test_a_manifest_that_cannot_be_used_is_refused(tmp_path: Path, fields: dict, message: str) -> None:
     folder = prepared(tmp_path / "made")
     edit(folder, **fields)
@@ -248,18 +255,36 @@ def test_json_that_is_no_manifest_is_one_error(tmp_path: Path, text: str) -> Non
 @pytest.mark.parametrize(
     ("path", "value"),
     [
-        ("shape", [3, 2147483648, 8]), ("shape", [3, 6.0, 5]), ("shape", [3, 0, 5]), ("std", [None, 1, 1]),
-        ("std", [0, 1, 1]), ("std", [float("nan"), 1, 1]), ("mean", [True, 0, 0]), ("classes", ["a", "a", "b", "c"]),
-        ("classes", [1, 2, 3, 4]), ("name", 5), ("superclass", [1]), ("decoding", [1]), ("notes", [1]),
-        ("left_out", [{"what": 1, "why": "x"}]), ("held_out", {"test_fraction": "x", "seed": 1}),
-        ("splits/train/files", [0]), ("splits/train/counts", ["a"]), ("splits/train/files/0/rows", -1),
+        ("shape", [3, 2147483648, 8]),
+        ("shape", [3, 6.0, 5]),
+        ("shape", [3, 0, 5]),
+        ("std", [None, 1, 1]),
+        ("std", [0, 1, 1]),
+        ("std", [float("nan"), 1, 1]),
+        ("mean", [True, 0, 0]),
+        ("classes", ["a", "a", "b", "c"]),
+        ("classes", [1, 2, 3, 4]),
+        ("name", 5),
+        ("superclass", [1]),
+        ("decoding", [1]),
+        ("notes", [1]),
+        ("left_out", [{"what": 1, "why": "x"}]),
+        ("held_out", {"test_fraction": "x", "seed": 1}),
+        ("splits/train/files", [0]),
+        ("splits/train/counts", ["a"]),
+        ("splits/train/files/0/rows", -1),
         ("splits/train/files/0/file", "../train-00000.arrow"),
-        ("splits/train/files/0/file", "/etc/passwd"), ("splits/train/files/0/file", ".."),
-        ("splits/train/files/0/file", "a\0b"), ("splits/train/files/0/file", None),
-        ("splits/train/files/0/file", "train-00001.arrow"), ("splits/train/files/0/file", "test-00000.arrow"),
-        ("splits/holdout", {}), ("superclass", [0, 1, -1, 0]), ("splits/train/counts", [51, -1, 0, 0]),
+        ("splits/train/files/0/file", "/etc/passwd"),
+        ("splits/train/files/0/file", ".."),
+        ("splits/train/files/0/file", "a\0b"),
+        ("splits/train/files/0/file", None),
+        ("splits/train/files/0/file", "train-00001.arrow"),
+        ("splits/train/files/0/file", "test-00000.arrow"),
+        ("splits/holdout", {}),
+        ("superclass", [0, 1, -1, 0]),
+        ("splits/train/counts", [51, -1, 0, 0]),
     ],
-)  # fmt: skip
+)
 def test_values_that_no_manifest_has_are_one_error(tmp_path: Path, path: str, value: object) -> None:
     def change(fields: dict) -> None:
         *parents, last = path.split("/")

@@ -177,9 +177,13 @@ def test_a_missing_official_file_is_named(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 @pytest.mark.parametrize(
     ("folder", "names"),
-    [("imagenette2-320", ["n01440764", "n03028079"]), ("imagenette2", ["n01440764", "n03028079"]),
-     ("imagenette", ["church", "tench"]), ("imagenette2-160", ["n02979186", "n03888257"])],
-)  # fmt: skip
+    [
+        ("imagenette2-320", ["n01440764", "n03028079"]),
+        ("imagenette2", ["n01440764", "n03028079"]),
+        ("imagenette", ["church", "tench"]),
+        ("imagenette2-160", ["n02979186", "n03888257"]),
+    ],
+)
 def test_imagenette_has_its_own_names_and_order_whatever_its_folders(
     tmp_path: Path, folder: str, names: list[str]
 ) -> None:

@@ -60,12 +60,15 @@ def counts(manifest: DataManifest) -> dict[str, int]:
 @pytest.mark.parametrize(
     ("split", "names"),
     [
-        ("train", "train Train TRAIN training Training_Set tr trn seg_train mnist_train train-00000-of-00002 trainX "
-                  "X_train xtrain TrainSet trainset train_images trainimages train2017 imagesTr trainval split=train"),
+        (
+            "train",
+            "train Train TRAIN training Training_Set tr trn seg_train mnist_train train-00000-of-00002 trainX "
+            "X_train xtrain TrainSet trainset train_images trainimages train2017 imagesTr trainval split=train",
+        ),
         ("validation", "val Val valid validation Validation_Set dev val2017 ILSVRC2012_img_val cifar10_dev devset"),
         ("test", "test TEST testing Test1 test_set tst te eval Evaluation imagesTs mnist-test t10k-images PublicTest"),
     ],
-)  # fmt: skip
+)
 def test_names_say_their_split_in_any_case_and_company(split: str, names: str) -> None:
     for name in names.split():
         found = mark(name)
@@ -101,9 +104,16 @@ def test_a_name_may_say_more_than_a_split() -> None:
 
 @pytest.mark.parametrize(
     ("train", "test"),
-    [("Train", "Test"), ("training", "testing"), ("seg_train/seg_train", "seg_test/seg_test"), ("trainX", "testX"),
-     ("archive/train", "archive/eval"), ("mnist_train", "mnist_test"), ("train/images", "test/images")],
-)  # fmt: skip
+    [
+        ("Train", "Test"),
+        ("training", "testing"),
+        ("seg_train/seg_train", "seg_test/seg_test"),
+        ("trainX", "testX"),
+        ("archive/train", "archive/eval"),
+        ("mnist_train", "mnist_test"),
+        ("train/images", "test/images"),
+    ],
+)
 def test_split_folders_are_splits_and_never_classes(tmp_path: Path, train: str, test: str) -> None:
     tree(tmp_path / "pets" / train, 4, 0)
     tree(tmp_path / "pets" / test, 2, 1000)
@@ -114,10 +124,15 @@ def test_split_folders_are_splits_and_never_classes(tmp_path: Path, train: str, 
 
 @pytest.mark.parametrize(
     ("train", "test"),
-    [("mnist_train", "mnist_test"), ("Train", "Test"), ("train", "eval"),
-     ("data/train-00000-of-00001", "data/test-00000-of-00001"), ("default/train/0000", "default/test/0000"),
-     ("split=train/part-0", "split=test/part-0")],
-)  # fmt: skip
+    [
+        ("mnist_train", "mnist_test"),
+        ("Train", "Test"),
+        ("train", "eval"),
+        ("data/train-00000-of-00001", "data/test-00000-of-00001"),
+        ("default/train/0000", "default/test/0000"),
+        ("split=train/part-0", "split=test/part-0"),
+    ],
+)
 def test_rows_of_split_files_never_mix(tmp_path: Path, train: str, test: str) -> None:
     table(tmp_path / "pets" / f"{train}.parquet", 20, 0)
     table(tmp_path / "pets" / f"{test}.PARQUET", 8, 1000)
@@ -460,7 +475,11 @@ def test_links_are_followed_and_loops_are_refused(tmp_path: Path) -> None:
     (tmp_path / "pets" / "dog").symlink_to(tmp_path / "else")
     manifest = prepared(tmp_path / "pets", test_fraction=0)
     assert dict(zip(manifest.classes, manifest.splits["train"].counts, strict=True)) == {
-        "ant": 7, "bee": 3, "cat": 3, "dog": 4}  # fmt: skip
+        "ant": 7,
+        "bee": 3,
+        "cat": 3,
+        "dog": 4,
+    }
     (tmp_path / "pets" / "bee" / "up").symlink_to("..")
     with pytest.raises(DataError, match=r"cannot be looked into\n  where: .*a link to a folder that it lies in"):
         prepared(tmp_path / "pets")

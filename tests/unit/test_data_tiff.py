@@ -31,12 +31,20 @@ def tiff(x_hwc: np.ndarray, colour: int, *extra: int, planar: bool = False, pack
     offsets = np.cumsum([8, *map(len, strips)]).tolist()
     kind = {"u": 1, "i": 2, "f": 3}[x_hwc.dtype.kind]
     entries: dict[int, tuple[str, list[int]]] = {
-        256: ("I", [width]), 257: ("I", [height]), 258: ("H", [8 * x_hwc.itemsize] * channels),
-        259: ("H", [8 if packed else 1]), 262: ("H", [colour]), 273: ("I", offsets[:-1]), 277: ("H", [channels]),
-        278: ("I", [height]), 279: ("I", [len(strip) for strip in strips]), 284: ("H", [2 if planar else 1]),
-        339: ("H", [kind] * channels), **({338: ("H", list(extra))} if extra else {}),
+        256: ("I", [width]),
+        257: ("I", [height]),
+        258: ("H", [8 * x_hwc.itemsize] * channels),
+        259: ("H", [8 if packed else 1]),
+        262: ("H", [colour]),
+        273: ("I", offsets[:-1]),
+        277: ("H", [channels]),
+        278: ("I", [height]),
+        279: ("I", [len(strip) for strip in strips]),
+        284: ("H", [2 if planar else 1]),
+        339: ("H", [kind] * channels),
+        **({338: ("H", list(extra))} if extra else {}),
         **{int(tag.removeprefix("tag")): ("H", [value]) for tag, value in tags.items()},
-    }  # fmt: skip
+    }
     where = offsets[-1] + offsets[-1] % 2
     table, behind = struct.pack("<H", len(entries)), b""
     after = where + 2 + 12 * len(entries) + 4
@@ -180,8 +188,22 @@ def test_grey_of_sixteen_bits_with_transparency_stays_grey() -> None:
     assert np.array_equal(decode(png, "here"), (values[..., :1] >> 8).astype(np.uint8))
 
 
-@pytest.mark.parametrize("packing", [None, "tiff_lzw", "tiff_adobe_deflate", "tiff_deflate", "packbits", "group3",
-                                     "group4", "jpeg", "zstd", "lzma", "webp"])  # fmt: skip
+@pytest.mark.parametrize(
+    "packing",
+    [
+        None,
+        "tiff_lzw",
+        "tiff_adobe_deflate",
+        "tiff_deflate",
+        "packbits",
+        "group3",
+        "group4",
+        "jpeg",
+        "zstd",
+        "lzma",
+        "webp",
+    ],
+)
 def test_one_colour_is_packed_as_small_as_can_be_and_is_read(packing: str | None) -> None:
     mode = "1" if packing in ("group3", "group4") else "RGB"
     file = io.BytesIO()

@@ -18,8 +18,22 @@ from ffdist import environment
 from ffdist.cli import main
 from ffdist.runtime.record import ENVIRONMENT, read_starts
 
-TINY = ["--launcher", "threads", "--stages", "1", "--threads", "1", "--samples", "64", "--model", "mlp",
-        "--model-args", "widths=8,8", "--schedule", "constant"]  # fmt: skip
+TINY = [
+    "--launcher",
+    "threads",
+    "--stages",
+    "1",
+    "--threads",
+    "1",
+    "--samples",
+    "64",
+    "--model",
+    "mlp",
+    "--model-args",
+    "widths=8,8",
+    "--schedule",
+    "constant",
+]
 
 
 def train(*args: object) -> None:

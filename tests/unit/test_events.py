@@ -55,10 +55,16 @@ def test_each_event_comes_back_from_its_json_form(event: RunEvent) -> None:
 
 @pytest.mark.parametrize(
     "told",
-    [{}, {"event": "progress", "schema": 1}, {"event": "??", "schema": 1}, {"event": "progress", "step": 1},
-     {"event": "progress", "step": 1, "schema": "1"}, {"event": [], "schema": 1},
-     {"event": "progress", "step": 1, "schema": events.SCHEMA + 1}],
-)  # fmt: skip
+    [
+        {},
+        {"event": "progress", "schema": 1},
+        {"event": "??", "schema": 1},
+        {"event": "progress", "step": 1},
+        {"event": "progress", "step": 1, "schema": "1"},
+        {"event": [], "schema": 1},
+        {"event": "progress", "step": 1, "schema": events.SCHEMA + 1},
+    ],
+)
 def test_what_is_no_event_is_refused(told: dict[str, Any]) -> None:
     with pytest.raises(DataError, match="event"):
         from_json(told)
@@ -112,7 +118,8 @@ def test_an_observer_that_fails_is_reported_and_left_out_and_the_run_goes_on(
 
     class Listener:
         def __init__(self, name: str, fails: bool = False) -> None:
-            self.name, self.fails = name, fails
+            self.name = name
+            self.fails = fails
 
         def __call__(self, event: RunEvent) -> None:
             told.append(self.name)

@@ -109,8 +109,13 @@ def without_rights(folder: Path, *words: object, **env: str) -> str:
     environment = {**os.environ, "PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1", **env}
     done = subprocess.run(
         [*rights, sys.executable, "-m", "ffdist", *map(str, words)],
-        env=environment, cwd=folder, capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+        env=environment,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert done.returncode == 1, done.stdout + done.stderr
     assert list(folder.iterdir()) == []
     return done.stderr

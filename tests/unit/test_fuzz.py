@@ -52,8 +52,10 @@ def test_a_mark_that_is_none_is_told(data: bytes) -> None:
         use_mark(data)
 
 
-@pytest.mark.parametrize(("key", "value"), [("size", [6]), ("value_range", [0.5]), ("size", [float("inf"), 6]),
-                                            ("size", 6), ("value_range", [10**400, 1])])  # fmt: skip
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("size", [6]), ("value_range", [0.5]), ("size", [float("inf"), 6]), ("size", 6), ("value_range", [10**400, 1])],
+)
 def test_a_decoding_that_is_none_is_told(key: str, value: object) -> None:
     (data,) = file_of("manifest.json", "data")()
     values = json.loads(data)

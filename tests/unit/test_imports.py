@@ -29,8 +29,21 @@ ROOMS = {
     "notes": {"errors"},
     "plain": {"notes"},
     "plan": {"errors"},
-    "planner": {"baselines", "cores", "device", "environment", "errors", "models", "notes", "objectives", "data",
-                "pipeline", "plan", "settings", "transport"},
+    "planner": {
+        "baselines",
+        "cores",
+        "device",
+        "environment",
+        "errors",
+        "models",
+        "notes",
+        "objectives",
+        "data",
+        "pipeline",
+        "plan",
+        "settings",
+        "transport",
+    },
     "posix": set(),
     "options": {"errors", "trust"},
     "seeds": {"device", "errors"},
@@ -42,27 +55,90 @@ ROOMS = {
     "regular": set(),
     "remote": {"errors"},
     "renamed": set(),
-    "data": {"remote", "calls", "cores", "digests", "errors", "folders", "known", "loading", "notes", "options",
-             "payload", "plain", "regular", "seeds"},
+    "data": {
+        "remote",
+        "calls",
+        "cores",
+        "digests",
+        "errors",
+        "folders",
+        "known",
+        "loading",
+        "notes",
+        "options",
+        "payload",
+        "plain",
+        "regular",
+        "seeds",
+    },
     "transport": {"device", "errors", "known", "mailbox", "renamed"},
     "trackers": {"errors", "events", "pipeline", "regular"},
-    "pipeline": {"options", "device", "errors", "events", "models", "notes", "objectives", "data", "plan",
-                 "seeds", "settings", "transport"},
+    "pipeline": {
+        "options",
+        "device",
+        "errors",
+        "events",
+        "models",
+        "notes",
+        "objectives",
+        "data",
+        "plan",
+        "seeds",
+        "settings",
+        "transport",
+    },
     "settings": {"calls", "errors", "known", "options"},
     "presets": {"errors", "options", "settings"},
-    "baselines": {"device", "errors", "options", "known", "models", "objectives", "data", "pipeline",
-                  "settings"},
+    "baselines": {"device", "errors", "options", "known", "models", "objectives", "data", "pipeline", "settings"},
     "snapshot": {"data", "regular", "remote", "digests", "errors", "notes", "pipeline"},
     "report": {"errors", "events", "json_lines", "plain", "pipeline"},
-    "page": {"data", "errors", "json_lines", "notes", "options", "pipeline", "plan", "report", "runtime", "settings",
-             "snapshot", "trust"},
-    "runtime": {"cores", "device", "digests", "environment", "errors", "events", "folders", "json_lines", "known",
-                "loading", "notes", "options", "models", "objectives", "data", "transport", "pipeline", "plan",
-                "planner", "settings", "baselines", "snapshot", "payload", "regular", "report", "posix", "trust",
-                "calls"},
+    "page": {
+        "data",
+        "errors",
+        "json_lines",
+        "notes",
+        "options",
+        "pipeline",
+        "plan",
+        "report",
+        "runtime",
+        "settings",
+        "snapshot",
+        "trust",
+    },
+    "runtime": {
+        "cores",
+        "device",
+        "digests",
+        "environment",
+        "errors",
+        "events",
+        "folders",
+        "json_lines",
+        "known",
+        "loading",
+        "notes",
+        "options",
+        "models",
+        "objectives",
+        "data",
+        "transport",
+        "pipeline",
+        "plan",
+        "planner",
+        "settings",
+        "baselines",
+        "snapshot",
+        "payload",
+        "regular",
+        "report",
+        "posix",
+        "trust",
+        "calls",
+    },
     "arguments": {"errors", "options", "settings", "objectives", "data"},
     "sending": {"errors", "payload", "runtime"},
-}  # fmt: skip
+}
 """What each room may import, besides itself. What stands above them all (api, bench, cli) may import anything."""
 ABOVE = {"api", "bench", "cli", "__init__", "__main__"}
 
@@ -187,8 +263,19 @@ def test_every_known_name_is_found_where_it_is_said_to_be() -> None:
 
 
 def test_a_run_on_the_command_line_imports_neither_torchs_compiler_nor_sympy(tmp_path: Path) -> None:
-    words = ["train", "--epochs", "1", "--samples", "64", "--microbatches", "3", "--launcher", "threads",
-             "--out", str(tmp_path / "run")]  # fmt: skip
+    words = [
+        "train",
+        "--epochs",
+        "1",
+        "--samples",
+        "64",
+        "--microbatches",
+        "3",
+        "--launcher",
+        "threads",
+        "--out",
+        str(tmp_path / "run"),
+    ]
     compiler = {"torch._dynamo", "sympy"}
     needed = compiler | {"torch.distributed.fsdp"} if OLD else set()  # an old torch's, before it builds on "meta"
     unwanted = {*compiler, *HEAVY} - needed
@@ -248,8 +335,9 @@ def test_the_command_says_so_in_that_line_alone(command: list[str], tmp_path: Pa
         "for name in ('geteuid', 'getuid', 'killpg', 'setsid'): delattr(os, name)\n"
     )
     env = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT.parent)])}
-    done = subprocess.run([sys.executable, "-m", "ffdist", *command], check=False, capture_output=True, text=True,
-                          env=env)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "ffdist", *command], check=False, capture_output=True, text=True, env=env
+    )
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == f"ffdist: error: it runs on Linux and macOS only; this is {sys.platform}, without fcntl\n"
 

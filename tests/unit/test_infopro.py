@@ -56,8 +56,12 @@ def test_the_weights_go_evenly_to_the_last_but_one_and_the_last_learns_the_class
     assert weights == [(6, 0), (4, 1), (2, 2), (0, 3), (0, 1)]
     heads = [InfoPro(first=(6, 0), late=(0, 3)).head(place) for place in block_specs(chain)]
     assert [(head.decoder is None, head.aux is None) for head in heads] == [  # pyright: ignore
-        (False, True), (False, False), (False, False), (True, False), (True, False),
-    ]  # fmt: skip
+        (False, True),
+        (False, False),
+        (False, False),
+        (True, False),
+        (True, False),
+    ]
 
 
 def test_what_travels_with_a_batch_arrives_with_it() -> None:

@@ -71,8 +71,16 @@ def test_in_python_the_best_is_what_it_was_at_its_epochs_end(tmp_path: Path) -> 
 def test_a_run_that_may_stop_early_ends_with_its_best_whatever_the_plan(tmp_path: Path) -> None:
     plan = "{0} @ 0:0, 1:1 | {1}, {2} @ 1"
     names = DigitsJob()().names
-    told = {"validation": 0.2, "samples": 200, "keep": 1, "lr": 0.05, "schedule": "constant", "lanes": 2,
-            "early_stop": 2, "plan": plan.format(*names)}  # fmt: skip
+    told = {
+        "validation": 0.2,
+        "samples": 200,
+        "keep": 1,
+        "lr": 0.05,
+        "schedule": "constant",
+        "lanes": 2,
+        "early_stop": 2,
+        "plan": plan.format(*names),
+    }
     run_threads(DigitsJob(tmp_path / "run", epochs=12, settings=told)(), lambda event: None)
     records, end = read_run_log(tmp_path / "run")
     assert end

@@ -33,9 +33,13 @@ def sff_parameters(chain: Chain, kernel: int) -> int:
 
 @pytest.mark.parametrize(
     ("model", "classes", "kernel", "sff", "bp"),
-    [("cnn", 10, 5, 149_726, 175_178), ("cnnb", 10, 5, 150_174, 175_626),
-     ("cnn", 100, 3, 295_596, 912_548), ("cnnb", 100, 3, 296_044, 912_996)],
-)  # fmt: skip
+    [
+        ("cnn", 10, 5, 149_726, 175_178),
+        ("cnnb", 10, 5, 150_174, 175_626),
+        ("cnn", 100, 3, 295_596, 912_548),
+        ("cnnb", 100, 3, 296_044, 912_996),
+    ],
+)
 def test_cnn_and_cnnb_have_the_papers_numbers_of_parameters(
     model: str, classes: int, kernel: int, sff: int, bp: int
 ) -> None:
@@ -110,14 +114,27 @@ def test_every_network_travels_to_another_process_and_builds_the_same_there(name
 
 @pytest.mark.parametrize(
     ("name", "shape", "options"),
-    [("vgg8", (3, 8, 8), {}), ("cnn", (1, 2, 2), {}), ("resnet18", (3, 28, 28), {"stem": "7"}), ("resnet18", (64,), {}),
-     ("cfse-cnn", (1, 2, 8), {}), ("vit", (3, 30, 30), {}), ("vit", (3, 32, 32), {"dim": "10"}), ("cnnb", (8, 8), {}),
-     ("cnn", (3, 8, 8), {"dropout": "1"}),
-     ("cfse-cnn", (3, 32, 32), {"widths": "20,84"}), ("cfse-cnn", (3, 32, 32), {"groups": "10"}),
-     ("sel-cnn", (1, 8, 8), {"kernel": "4"}), ("sel-cnn", (1, 2, 2), {"depth": "9", "pool_every": "1"}),
-     ("mobilenet-v3-small", (3, 4, 4), {}), ("mobilenet-v3-small", (3, 32, 32), {"stem_stride": "3"}),
-     ("resnet18", (3, 32, 32), {"split": "half"}), ("mlp", (64,), {"widths": ""}), ("mlp", (64,), {"widths": "0"})],
-)  # fmt: skip
+    [
+        ("vgg8", (3, 8, 8), {}),
+        ("cnn", (1, 2, 2), {}),
+        ("resnet18", (3, 28, 28), {"stem": "7"}),
+        ("resnet18", (64,), {}),
+        ("cfse-cnn", (1, 2, 8), {}),
+        ("vit", (3, 30, 30), {}),
+        ("vit", (3, 32, 32), {"dim": "10"}),
+        ("cnnb", (8, 8), {}),
+        ("cnn", (3, 8, 8), {"dropout": "1"}),
+        ("cfse-cnn", (3, 32, 32), {"widths": "20,84"}),
+        ("cfse-cnn", (3, 32, 32), {"groups": "10"}),
+        ("sel-cnn", (1, 8, 8), {"kernel": "4"}),
+        ("sel-cnn", (1, 2, 2), {"depth": "9", "pool_every": "1"}),
+        ("mobilenet-v3-small", (3, 4, 4), {}),
+        ("mobilenet-v3-small", (3, 32, 32), {"stem_stride": "3"}),
+        ("resnet18", (3, 32, 32), {"split": "half"}),
+        ("mlp", (64,), {"widths": ""}),
+        ("mlp", (64,), {"widths": "0"}),
+    ],
+)
 def test_a_wrong_input_or_option_is_refused_with_what_was_expected(
     name: str, shape: tuple[int, ...], options: dict[str, str]
 ) -> None:
@@ -184,7 +201,11 @@ def test_a_block_that_zeros_do_not_suit_is_traced_without_numbers() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return torch.linalg.inv(x)  # of zeros there is none
 
-    chain = Chain.from_sequential(nn.Sequential(nn.Flatten(), nn.Linear(16, 16), nn.Unflatten(1, (1, 4, 4)), Inverse()),
-                                  input_shape=(1, 4, 4), num_classes=2, layers_per_block=[3, 1])  # fmt: skip
+    chain = Chain.from_sequential(
+        nn.Sequential(nn.Flatten(), nn.Linear(16, 16), nn.Unflatten(1, (1, 4, 4)), Inverse()),
+        input_shape=(1, 4, 4),
+        num_classes=2,
+        layers_per_block=[3, 1],
+    )
     zeros = Chain([("inverse", Inverse)], input_shape=(1, 4, 4), num_classes=2)
     assert chain.shapes()[-1] == zeros.shapes()[0] == (1, 4, 4)

@@ -253,8 +253,15 @@ def test_a_run_from_a_file_is_the_same_in_any_number_of_stages_and_resumes_witho
     chain = cnnb(images.shape, images.num_classes, (8, 12, 16))
     model = nn.Sequential(OrderedDict((name, chain.build(i, seed=9)) for i, name in enumerate(chain.names)))
     save(model, path := tmp_path / "state.safetensors")
-    settings = Settings().changed(model_args=("widths=8,12,16",), samples=300, epochs=1, pretrained=str(path), lr=1e-9,
-                             objective=objective, out=tmp_path)  # fmt: skip
+    settings = Settings().changed(
+        model_args=("widths=8,12,16",),
+        samples=300,
+        epochs=1,
+        pretrained=str(path),
+        lr=1e-9,
+        objective=objective,
+        out=tmp_path,
+    )
     prints = []
     for stages in (1, 1 if objective == "backprop" else 3):
         run = tmp_path / str(len(prints))

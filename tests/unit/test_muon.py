@@ -22,9 +22,20 @@ from ffdist.settings import Settings
 
 pytestmark = NEEDS_MUON
 LEARNED: dict[str, Any] = {
-    "optimizer": "muon", "lr": 0.1, "weight_decay": 0.01, "momentum": 0.85, "nesterov": True, "bias_lr": 3.0,
-    "head_lr": 0.5, "unit_filters": True, "ns_steps": 3, "schedule": "linear", "warmup": 0.2, "start": 0.2, "end": 0.07,
-}  # fmt: skip
+    "optimizer": "muon",
+    "lr": 0.1,
+    "weight_decay": 0.01,
+    "momentum": 0.85,
+    "nesterov": True,
+    "bias_lr": 3.0,
+    "head_lr": 0.5,
+    "unit_filters": True,
+    "ns_steps": 3,
+    "schedule": "linear",
+    "warmup": 0.2,
+    "start": 0.2,
+    "end": 0.07,
+}
 MUON = Settings().changed(**LEARNED)
 
 
@@ -145,9 +156,16 @@ def test_cuts_and_resumption_change_no_bit_of_what_muon_learns(
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"start": 2.0}, {"end": -0.1}, {"bias_lr": 0.0}, {"head_lr": float("inf")}, {"ns_steps": 0},
-              {"muon_momentum": 1.0}]
-)  # fmt: skip
+    "wrong",
+    [
+        {"start": 2.0},
+        {"end": -0.1},
+        {"bias_lr": 0.0},
+        {"head_lr": float("inf")},
+        {"ns_steps": 0},
+        {"muon_momentum": 1.0},
+    ],
+)
 def test_settings_out_of_range_are_refused_by_name(wrong: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=next(iter(wrong)).replace("_", "[-_]")):
         Settings().changed(**wrong)

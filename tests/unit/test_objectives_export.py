@@ -15,7 +15,8 @@ class Predictor(nn.Module):
         super().__init__()
         shapes = chain.shapes()
         inputs = [chain.input_shape, *shapes]
-        self.rule, self.chain = rule, chain
+        self.rule = rule
+        self.chain = chain
         self.blocks = nn.ModuleList(chain.build(i, seed=0) for i in range(len(chain)))
         self.heads = nn.ModuleList(
             rule.head(BlockSpec(i, name, len(chain), 10, inputs[i], shapes[i], chain.input_shape))

@@ -67,9 +67,20 @@ def test_text_becomes_the_declared_type(value: object, kind: object, result: obj
 
 @pytest.mark.parametrize(
     ("value", "kind"),
-    [("x", int), ("1.5", int), (1.5, int), (True, int), ("maybe", bool), (1, bool), ("c", Literal["a", "b"]), (3, str),
-     ("1,2,3", tuple[int, int]), ("0,1,2", tuple[tuple[int, int], ...]), (3, tuple[int, ...])],
-)  # fmt: skip
+    [
+        ("x", int),
+        ("1.5", int),
+        (1.5, int),
+        (True, int),
+        ("maybe", bool),
+        (1, bool),
+        ("c", Literal["a", "b"]),
+        (3, str),
+        ("1,2,3", tuple[int, int]),
+        ("0,1,2", tuple[tuple[int, int], ...]),
+        (3, tuple[int, ...]),
+    ],
+)
 def test_a_value_of_another_type_is_refused(value: object, kind: object) -> None:
     with pytest.raises(ValueError):  # noqa: PT011  convert names no setting: its caller does
         convert(value, kind)

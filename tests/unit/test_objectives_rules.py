@@ -379,8 +379,11 @@ def test_a_linear_readout_does_not_touch_its_block() -> None:
 def test_the_first_ten_waves_are_the_published_ones() -> None:
     pictures = waves(10, 28, 28) / math.sqrt(2)
     rows, columns = torch.meshgrid(torch.arange(28.0), torch.arange(28.0), indexing="ij")
-    for picture, (ky, kx) in zip(pictures, [(0, -6), (-2, 0), (0, -4), (0, -2), (-6, 0), (-4, 0), (-1, 1), (-2, 2),
-                                            (-2, -2), (-1, -1)], strict=True):  # fmt: skip
+    for picture, (ky, kx) in zip(
+        pictures,
+        [(0, -6), (-2, 0), (0, -4), (0, -2), (-6, 0), (-4, 0), (-1, 1), (-2, 2), (-2, -2), (-1, -1)],
+        strict=True,
+    ):
         torch.testing.assert_close(picture, torch.cos(2 * math.pi * (ky * rows + kx * columns) / 28), atol=1e-4, rtol=0)
 
 

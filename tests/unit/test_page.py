@@ -76,8 +76,23 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`a` and `b` of digits, `hostile` of data given in Python, whose classes have names of their own."""
     folder = tmp_path_factory.mktemp("pages")
     for name, more in (("a", ["--stages", "2"]), ("b", ["--fusion", "--lr", "0.01"])):
-        main(["train", "digits", "--samples", "256", "--epochs", "2", "--launcher", "threads", "--threads", "1",
-              "--out", str(folder / name), *more])  # fmt: skip
+        main(
+            [
+                "train",
+                "digits",
+                "--samples",
+                "256",
+                "--epochs",
+                "2",
+                "--launcher",
+                "threads",
+                "--threads",
+                "1",
+                "--out",
+                str(folder / name),
+                *more,
+            ]
+        )
     random = np.random.default_rng(0)
     x, y = random.integers(0, 256, (64, 8, 8), np.uint8), np.arange(64) % 4
     data = ffdist.from_tensors(x, y, classes=HOSTILE, test=0.5)
@@ -146,8 +161,19 @@ def test_the_page_tells_what_the_run_says(runs: Path, page: Page) -> None:
     for share in (end["test"]["accuracy"]["mean"], records[-1]["validation"]["accuracy"]["mean"]):
         assert f"{share:.2%}".replace("%", " %") in text
     (start,) = [json.loads(line) for line in (runs / "a" / "environment.jsonl").read_text().splitlines()]
-    for word in (start["command"], start["host"], start["commit"], start["torch"], "finished", "2 of 2", "conv3",
-                 "kernel=3", "waiting for data", "held by the run", "all other settings"):  # fmt: skip
+    for word in (
+        start["command"],
+        start["host"],
+        start["commit"],
+        start["torch"],
+        "finished",
+        "2 of 2",
+        "conv3",
+        "kernel=3",
+        "waiting for data",
+        "held by the run",
+        "all other settings",
+    ):
         assert str(word).lower() in text.lower(), word
 
 
@@ -266,8 +292,9 @@ def test_the_command_line_writes_the_page_and_keeps_its_older_forms(
     assert said(runs / "a", runs / "b", "--no-pictures") == "page: report.html\n"
     assert "2 runs compared" in read(tmp_path / "report.html").text
     assert [json.loads(line)["run"] for line in said(runs / "a", runs / "b", "--json").splitlines()] == [
-        str(runs / "a"), str(runs / "b")
-    ]  # fmt: skip
+        str(runs / "a"),
+        str(runs / "b"),
+    ]
     (runs / "a" / "report.html").unlink()
     assert "Accuracy on 360 test samples" in said(runs / "a", "--text")
     assert not (runs / "a" / "report.html").exists()

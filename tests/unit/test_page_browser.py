@@ -27,8 +27,23 @@ SIZES = {"desk": (1280, 900), "phone": (360, 740)}
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("seen")
     for name, more in (("a", ["--stages", "2"]), ("b", ["--lr", "0.01"])):
-        main(["train", "digits", "--samples", "256", "--epochs", "2", "--launcher", "threads", "--threads", "1",
-              "--out", str(folder / name), *more])  # fmt: skip
+        main(
+            [
+                "train",
+                "digits",
+                "--samples",
+                "256",
+                "--epochs",
+                "2",
+                "--launcher",
+                "threads",
+                "--threads",
+                "1",
+                "--out",
+                str(folder / name),
+                *more,
+            ]
+        )
     return folder
 
 

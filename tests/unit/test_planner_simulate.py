@@ -93,9 +93,7 @@ def test_every_plan_comes_to_its_end_and_none_beats_its_price(
 @settings(deadline=None, max_examples=30)
 @given(networks, plans(), st.integers(0, 5))
 def test_a_seed_gives_the_same_again(profile: Profile, plan: Plan, seed: int) -> None:
-    blocks = tuple(
-        replace(b, forward=replace(b.forward, repeats=((1e-2, 2e-2, 5e-2),))) for b in profile.blocks
-    )  # fmt: skip
+    blocks = tuple(replace(b, forward=replace(b.forward, repeats=((1e-2, 2e-2, 5e-2),))) for b in profile.blocks)
     noisy, cluster = replace(profile, blocks=blocks), Cluster(plan.workers, FREE)
     again = [simulate(noisy, cluster, plan, seed=seed) for _ in range(2)]
     assert again[0] == again[1]

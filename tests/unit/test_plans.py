@@ -247,7 +247,8 @@ def test_weights_of_two_types_in_a_block_need_one_lane() -> None:
     class Mixed(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.one, self.two = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2).double()
+            self.one = torch.nn.Linear(2, 2)
+            self.two = torch.nn.Linear(2, 2).double()
 
     with pytest.raises(NetworkError, match="weights of one type"):
         FlatParameters(list(Mixed().parameters()), "a block")

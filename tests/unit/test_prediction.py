@@ -112,8 +112,25 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
             values = level + DRAWS.integers(-3_000, 3_000, (8, 16))
             Image.fromarray(values.astype(np.uint16)).save(root / "tree" / name / f"{place}.png")
     prepare(str(root / "tree"), root / "data", size=8)
-    main(["train", "--data", str(root / "data"), "--out", str(root / "run"), "--model", "mlp", "--epochs", "3",
-          "--batch-size", "8", "--stages", "1", "--lr", "0.01"])  # fmt: skip
+    main(
+        [
+            "train",
+            "--data",
+            str(root / "data"),
+            "--out",
+            str(root / "run"),
+            "--model",
+            "mlp",
+            "--epochs",
+            "3",
+            "--batch-size",
+            "8",
+            "--stages",
+            "1",
+            "--lr",
+            "0.01",
+        ]
+    )
     return root / "run", root / "tree"
 
 

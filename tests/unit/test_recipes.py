@@ -73,8 +73,14 @@ def test_a_run_by_any_optimiser_goes_on_as_if_never_interrupted_in_any_stages(
     args = {"torch.optim:SGD": ["momentum=0.8"], "FILE:SignDescent": ["power=0.5"]}.get(name, [])
     told: dict[str, Any] = {"samples": 150, "batch_size": 50, "lr": 1e-3, "schedule": "constant"}
     told["block_rates"] = (1, 0.5, 2)
-    pipeline = Pipeline("cnnb", "sff", model_args=["widths=8,8,8"], optimizer=name.replace("FILE", str(own)),
-                        optimizer_args=args, **told)  # fmt: skip
+    pipeline = Pipeline(
+        "cnnb",
+        "sff",
+        model_args=["widths=8,8,8"],
+        optimizer=name.replace("FILE", str(own)),
+        optimizer_args=args,
+        **told,
+    )
     images = open_data("digits")
     pipeline.fit(images, out=tmp_path / "whole", epochs=2, stages=1, progress=False)
     pipeline.fit(images, out=tmp_path / "parts", epochs=1, stages=3, progress=False)
@@ -152,12 +158,20 @@ def rates(total: int, epochs: int, *steps: int, **told: Any) -> list[float]:
 
 def test_the_courses() -> None:
     assert rates(100, 10, 0, 29, 30, 65, 100, schedule="triangular", start=0.25, end=0.1) == [
-        0.275, 1.0, 1.0, 0.55, 0.1,
-    ]  # fmt: skip
+        0.275,
+        1.0,
+        1.0,
+        0.55,
+        0.1,
+    ]
     assert rates(100, 10, 14, 29, 30, 65, 100, schedule="one-cycle", end=0.2) == [0.5, 1.0, 1.0, 0.6, 0.2]
     assert rates(100, 10, 0, 29, 30, 59, 60, schedule="milestones", milestones=(3, 6), factor=0.2) == [
-        1.0, 1.0, 0.2, 0.2, 0.04,
-    ]  # fmt: skip
+        1.0,
+        1.0,
+        0.2,
+        0.2,
+        0.04,
+    ]
 
 
 @pytest.mark.parametrize("told", [{"warmup": 0.2}, {"warmup_epochs": 2.0}, {"warmup_steps": 20}])

@@ -25,7 +25,8 @@ Rule = Callable[[nn.Module, Tensor, Tensor | None], Any]
 class Head(nn.Module):
     def __init__(self, spec: BlockSpec) -> None:
         super().__init__()
-        self.spec, self.linear = spec, nn.Linear(spec.output_shape[0], spec.num_classes)
+        self.spec = spec
+        self.linear = nn.Linear(spec.output_shape[0], spec.num_classes)
 
 
 class Own(Objective):
@@ -64,25 +65,34 @@ GIVEN: dict[str, tuple[Callable[..., Any], str]] = {
     "a number as loss": (lambda local, **_: learning(local, 1.5), "loss is no tensor(.|\n)*a float"),  # type: ignore[arg-type]
     "loss a sample": (lambda local, out, **_: learning(local, out.flatten(1).mean(1)), r"one number(.|\n)*loss\.mean"),
     "loss without graph": (lambda local, **_: learning(local, torch.tensor(1.0)), r"does not depend(.|\n)*out\.detach"),
-    "loss of the head": (lambda local, head, out, labels: learning(local, loss_of(head, out.detach(), labels)),
-                         "does not depend(.|\n)*head alone"),
+    "loss of the head": (
+        lambda local, head, out, labels: learning(local, loss_of(head, out.detach(), labels)),
+        "does not depend(.|\n)*head alone",
+    ),
     "few columns": (lambda local, **_: local._replace(scores=local.scores[:, :4]), r"another shape(.|\n)*\[\d+, 10\]"),
     "no rows": (lambda local, **_: local._replace(scores=local.scores.mean(0)), r"another shape(.|\n)*got: \[10\]"),
     "scores as numbers": (lambda local, **_: local._replace(scores=local.scores.tolist()), "scores is no tensor"),
     "nothing passed": (lambda local, **_: local._replace(next_input=None), "passes nothing on"),
-    "flat next_input": (lambda local, out, **_: local._replace(next_input=out.detach().flatten(1)),
-                    r"passes on another shape(.|\n)*\[N, 8, 2, 2\], which block 2 takes(.|\n)*\[2, 32\]"),
+    "flat next_input": (
+        lambda local, out, **_: local._replace(next_input=out.detach().flatten(1)),
+        r"passes on another shape(.|\n)*\[N, 8, 2, 2\], which block 2 takes(.|\n)*\[2, 32\]",
+    ),
     "next_input with graph": (lambda local, out, **_: local._replace(next_input=out), r"return next_input\.detach\(\)"),
     "error": (lambda local, **_: {}["key"], r"own code fails(.|\n)*KeyError: 'key', test_rehearsal\.py line \d+"),
     "torch error": (lambda local, out, **_: out @ torch.zeros(3, 3), "own code fails(.|\n)*RuntimeError"),
-    "error without labels": (lambda local, labels, **_: local._replace(scores=local.scores + labels.sum()),
-                             r"own code fails(.|\n)*in prediction, without labels(.|\n)*AttributeError"),
+    "error without labels": (
+        lambda local, labels, **_: local._replace(scores=local.scores + labels.sum()),
+        r"own code fails(.|\n)*in prediction, without labels(.|\n)*AttributeError",
+    ),
     "no scores of a class in evaluation": (
         lambda local, head, **_: local if head.training else local._replace(scores=local.scores[:, 1:]),
-        r"another shape(.|\n)*\[2, 9\]"),
-    "error in backward": (lambda local, out, **_: learning(local, Spoilt.apply(out).mean()),
-                          "cannot learn(.|\n)*ZeroDivisionError"),
-}  # fmt: skip
+        r"another shape(.|\n)*\[2, 9\]",
+    ),
+    "error in backward": (
+        lambda local, out, **_: learning(local, Spoilt.apply(out).mean()),
+        "cannot learn(.|\n)*ZeroDivisionError",
+    ),
+}
 
 
 class Spoilt(torch.autograd.Function):
@@ -134,7 +144,8 @@ class Elsewhere(Own):
 
     def __init__(self, place: str, gives: Callable[[Any], Any]) -> None:
         super().__init__()
-        self.place, self.gives = place, gives
+        self.place = place
+        self.gives = gives
 
     def _spoilt(self, place: str, value: Any) -> Any:
         return self.gives(value) if place == self.place else value

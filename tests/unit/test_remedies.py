@@ -127,9 +127,15 @@ def test_every_command_that_a_text_names_is_one_and_has_the_flags_behind_it() ->
 
 def test_every_name_of_the_library_that_advice_names_is_there() -> None:
     rooms = {
-        "ffdist": ffdist, "models": ffdist.models, "objectives": ffdist.objectives, "Pipeline": ffdist.Pipeline,
-        "Images": ffdist.Images, "Classifier": ffdist.Classifier, "Chain": ffdist.Chain, "torch": torch,
-    }  # fmt: skip
+        "ffdist": ffdist,
+        "models": ffdist.models,
+        "objectives": ffdist.objectives,
+        "Pipeline": ffdist.Pipeline,
+        "Images": ffdist.Images,
+        "Classifier": ffdist.Classifier,
+        "Chain": ffdist.Chain,
+        "torch": torch,
+    }
     found = 0
     for place, text in advice():
         for room, rest in re.findall(r"(?<![\w.])(" + "|".join(rooms) + r")\.([A-Za-z_][\w.]*\w)", text):

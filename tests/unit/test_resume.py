@@ -29,9 +29,14 @@ EVERY = 5
 
 PLATEAU = {"schedule": "plateau", "patience": 0}
 AVERAGED = {
-    "optimizer": "sgd", "lr": 0.05, "warmup": 0.2, "ema": 0.9, "clip": 0.1, "no_decay": ("bias",),
+    "optimizer": "sgd",
+    "lr": 0.05,
+    "warmup": 0.2,
+    "ema": 0.9,
+    "clip": 0.1,
+    "no_decay": ("bias",),
     "windows": ((0, 1),) + ((0, 2),) * 2,
-}  # fmt: skip
+}
 STUCK = {"lr": 1e-12, "schedule": "constant"}
 
 

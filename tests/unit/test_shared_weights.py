@@ -32,7 +32,8 @@ class Twice(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.first, self.second = nn.Linear(64, 64), nn.Linear(64, 64)
+        self.first = nn.Linear(64, 64)
+        self.second = nn.Linear(64, 64)
         self.second.weight = self.first.weight
 
     def forward(self, x: Tensor) -> Tensor:

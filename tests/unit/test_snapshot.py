@@ -41,8 +41,10 @@ def test_a_block_reads_back_as_it_was_written_in_every_dtype(tmp_path: Path) -> 
 
 
 def test_the_same_state_gives_the_same_bytes(tmp_path: Path) -> None:
-    entries = [write_block(tmp_path / f"{i}.safetensors", {"w": torch.ones(4), "a": torch.zeros(2)}, {"x": 1, "y": [2]})
-               for i in range(5)]  # fmt: skip
+    entries = [
+        write_block(tmp_path / f"{i}.safetensors", {"w": torch.ones(4), "a": torch.zeros(2)}, {"x": 1, "y": [2]})
+        for i in range(5)
+    ]
     assert len({entry["sha256"] for entry in entries}) == 1
 
 
@@ -60,7 +62,10 @@ def test_the_last_k_are_kept_and_what_is_being_written_is_not_touched(tmp_path: 
     for step in (10, 20, 30):
         snapshot(tmp_path, step, keep=2)
     assert sorted(path.name for path in (tmp_path / "snapshots").iterdir()) == [
-        snapshot_folder(tmp_path, 20, 0).name, snapshot_folder(tmp_path, 30, 0).name, coming.name]  # fmt: skip
+        snapshot_folder(tmp_path, 20, 0).name,
+        snapshot_folder(tmp_path, 30, 0).name,
+        coming.name,
+    ]
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
@@ -126,10 +131,20 @@ def test_any_changed_byte_of_a_manifest_is_noticed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"step": 6}, {"epoch": 1}, {"step": True}, {"batch": 10**400}, {"batch": -1}, {"files": [0]}, {"blocks": [1]},
-        {"blocks": "a"}, {"records": [7]}, {"records": [{"epoch": 0, "train": None}]}, {"beside": [{}]}, {"other": 1},
+        {"step": 6},
+        {"epoch": 1},
+        {"step": True},
+        {"batch": 10**400},
+        {"batch": -1},
+        {"files": [0]},
+        {"blocks": [1]},
+        {"blocks": "a"},
+        {"records": [7]},
+        {"records": [{"epoch": 0, "train": None}]},
+        {"beside": [{}]},
+        {"other": 1},
     ],
-)  # fmt: skip
+)
 def test_an_older_manifest_without_a_digest_is_held_to_its_folder_and_types(
     change: dict[str, object], tmp_path: Path
 ) -> None:

@@ -22,8 +22,29 @@ from ffdist.snapshot.chosen import MARK
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three epochs of four batches, each in a snapshot."""
     out = tmp_path_factory.mktemp("chosen") / "run"
-    main(["train", "--model", "mlp", "--model-args", "widths=24,24", "--samples", "160", "--epochs", "3", "--keep", "9",
-          "--lr", "0.01", "--launcher", "threads", "--threads", "1", "--out", str(out)])  # fmt: skip
+    main(
+        [
+            "train",
+            "--model",
+            "mlp",
+            "--model-args",
+            "widths=24,24",
+            "--samples",
+            "160",
+            "--epochs",
+            "3",
+            "--keep",
+            "9",
+            "--lr",
+            "0.01",
+            "--launcher",
+            "threads",
+            "--threads",
+            "1",
+            "--out",
+            str(out),
+        ]
+    )
     return out
 
 
@@ -71,8 +92,10 @@ def test_export_and_predict_take_it(
     from PIL import Image
 
     Image.linear_gradient("L").resize((8, 8)).save(tmp_path / "x.png")
-    shares = {s: json.loads(printed(capsys, "predict", run, tmp_path / "x.png", "--snapshot", s, "--json"))["top"]
-              for s in (steps[0], "last")}  # fmt: skip
+    shares = {
+        s: json.loads(printed(capsys, "predict", run, tmp_path / "x.png", "--snapshot", s, "--json"))["top"]
+        for s in (steps[0], "last")
+    }
     pixels = ffdist.read_pictures([tmp_path / "x.png"], run)
     best = load_classifier(run, steps[0])[0](torch.as_tensor(pixels).float()).detach().max()
     assert shares[steps[0]][0]["score"] == pytest.approx(float(best), rel=1e-4)

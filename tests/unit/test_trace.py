@@ -45,8 +45,18 @@ SCHEMA = {
                         "properties": {
                             "ph": {"const": "X"},
                             "name": {"type": "string", "minLength": 1},
-                            "cat": {"enum": ["compute", "receive", "send", "exchange", "no_data", "no_credit",
-                                             "no_gradients", "snapshot"]},
+                            "cat": {
+                                "enum": [
+                                    "compute",
+                                    "receive",
+                                    "send",
+                                    "exchange",
+                                    "no_data",
+                                    "no_credit",
+                                    "no_gradients",
+                                    "snapshot",
+                                ]
+                            },
                             "ts": TIME,
                             "dur": TIME,
                             "args": {"type": "object"},
@@ -59,8 +69,15 @@ SCHEMA = {
                         "additionalProperties": False,
                         "properties": {
                             "ph": {"const": "M"},
-                            "name": {"enum": ["process_name", "process_labels", "process_sort_index", "thread_name",
-                                              "thread_sort_index"]},
+                            "name": {
+                                "enum": [
+                                    "process_name",
+                                    "process_labels",
+                                    "process_sort_index",
+                                    "thread_name",
+                                    "thread_sort_index",
+                                ]
+                            },
                             "args": {"type": "object", "minProperties": 1},
                             **PLACE,
                         },
@@ -69,7 +86,7 @@ SCHEMA = {
             },
         },
     },
-}  # fmt: skip
+}
 """Of Chrome's trace format, what we write."""
 
 
@@ -161,9 +178,14 @@ def test_of_spans_within_one_another_each_moment_counts_once() -> None:
     ]
     flat = sorted(without_overlap(spans_of(events)), key=lambda each: each.begin)
     assert [(s.name, s.begin, s.end) for s in flat] == [
-        ("all", 0, 10), ("in", 10, 15), ("deep", 15, 20), ("in", 20, 30), ("all", 30, 90), ("end", 90, 100),
+        ("all", 0, 10),
+        ("in", 10, 15),
+        ("deep", 15, 20),
+        ("in", 20, 30),
+        ("all", 30, 90),
+        ("end", 90, 100),
         ("next", 100, 105),
-    ]  # fmt: skip
+    ]
 
 
 @pytest.mark.parametrize("ahead", [0, 3_600_000_000_000, -5_000_000])

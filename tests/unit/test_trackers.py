@@ -134,8 +134,24 @@ number = 3
 
 def test_a_callback_of_a_file_hears_a_run_of_the_command_line(tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text(OWN)
-    train = [sys.executable, "-m", "ffdist", "train", "--epochs", "1", "--samples", "200", "--stages", "2", "--threads",
-             "1", "--track", "none", "--out", "run"]  # fmt: skip
+    train = [
+        sys.executable,
+        "-m",
+        "ffdist",
+        "train",
+        "--epochs",
+        "1",
+        "--samples",
+        "200",
+        "--stages",
+        "2",
+        "--threads",
+        "1",
+        "--track",
+        "none",
+        "--out",
+        "run",
+    ]
     done = subprocess.run([*train, "--callback", "own.py:Note"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     *lines, last = (tmp_path / "heard.txt").read_text().splitlines()
@@ -146,9 +162,14 @@ def test_a_callback_of_a_file_hears_a_run_of_the_command_line(tmp_path: Path) ->
 
 @pytest.mark.parametrize(
     ("named", "why"),
-    [("own.py:Broken", "no room"), ("own.py:number", "called with each event"), ("own.py:Not", "has no 'Not'"),
-     ("none.py:Note", "there is no file"), ("Note", "there is no callback")],
-)  # fmt: skip
+    [
+        ("own.py:Broken", "no room"),
+        ("own.py:number", "called with each event"),
+        ("own.py:Not", "has no 'Not'"),
+        ("none.py:Note", "there is no file"),
+        ("Note", "there is no callback"),
+    ],
+)
 def test_a_callback_that_cannot_be_made_is_refused(
     named: str, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -27,10 +27,26 @@ from ffdist.errors import ConfigError, DataError
 DECILES = np.linspace(0.1, 0.9, 9)
 MOST = auto.Extents(0.3, (12, 15), 30, 0.9, 4)
 RANDOM = np.random.default_rng(0)
-NAMES = ["crop", "crop(padding=2,mode=reflect)", "flip", "flip(p=0.3)", "vertical-flip", "alternate", "shift(pixels=1)",
-         "cutout(holes=2)", "randaugment", "trivial-augment", "color-jitter(hue=0.1)", "grayscale(p=0.5)",
-         "erasing(value=noise)", "mixup(alpha=0.4)", "cutmix", "resized-crop", "random-crop(padding=2)",
-         "torchvision.transforms.v2:RandomRotation(degrees=30)"]  # fmt: skip
+NAMES = [
+    "crop",
+    "crop(padding=2,mode=reflect)",
+    "flip",
+    "flip(p=0.3)",
+    "vertical-flip",
+    "alternate",
+    "shift(pixels=1)",
+    "cutout(holes=2)",
+    "randaugment",
+    "trivial-augment",
+    "color-jitter(hue=0.1)",
+    "grayscale(p=0.5)",
+    "erasing(value=noise)",
+    "mixup(alpha=0.4)",
+    "cutmix",
+    "resized-crop",
+    "random-crop(padding=2)",
+    "torchvision.transforms.v2:RandomRotation(degrees=30)",
+]
 
 
 def blobs(count: int, channels: int, height: int = 33, width: int = 27) -> np.ndarray:
@@ -233,11 +249,22 @@ def test_mixed_labels_are_shares_and_pictures_are_those_of_the_shares() -> None:
 
 @pytest.mark.parametrize(
     ("name", "options"),
-    [("crop", {"padding": -1}), ("crop", {"mode": "mirror"}), ("flip", {"p": 1.5}), ("randaugment", {"m": 31}),
-     ("randaugment", {"n": 0}), ("color-jitter", {"hue": 0.6}), ("erasing", {"scale": "0.5,0.2"}),
-     ("mixup", {"alpha": 0}), ("cutmix", {"p": -0.1}), ("resized-crop", {"scale": "0,1"}), ("cutout", {"holes": 0}),
-     ("crop", {"paddin": 2}), ("crop", {"padding": "x"})],
-)  # fmt: skip
+    [
+        ("crop", {"padding": -1}),
+        ("crop", {"mode": "mirror"}),
+        ("flip", {"p": 1.5}),
+        ("randaugment", {"m": 31}),
+        ("randaugment", {"n": 0}),
+        ("color-jitter", {"hue": 0.6}),
+        ("erasing", {"scale": "0.5,0.2"}),
+        ("mixup", {"alpha": 0}),
+        ("cutmix", {"p": -0.1}),
+        ("resized-crop", {"scale": "0,1"}),
+        ("cutout", {"holes": 0}),
+        ("crop", {"paddin": 2}),
+        ("crop", {"padding": "x"}),
+    ],
+)
 def test_options_out_of_their_range_are_told_by_name(name: str, options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=f"option '{next(iter(options))}'"):
         load_transform(name, options)
@@ -245,8 +272,10 @@ def test_options_out_of_their_range_are_told_by_name(name: str, options: dict[st
 
 def test_a_contact_sheet_shows_pictures_as_they_are_below_their_labels_and_what_is_drawn_beside() -> None:
     data = images()
-    plain, drawn, mixed = (np.asarray(sheet(data, augment, pictures=3, draws=2))
-                           for augment in ([], ["cutout(side=8)"], ["cutout(side=8)", "mixup"]))  # fmt: skip
+    plain, drawn, mixed = (
+        np.asarray(sheet(data, augment, pictures=3, draws=2))
+        for augment in ([], ["cutout(side=8)"], ["cutout(side=8)", "mixup"])
+    )
     assert plain.shape == drawn.shape == (14 + 3 * (96 + 14 + 4), 3 * 100, 3)
     assert mixed.shape == (14 + 3 * (96 + 28 + 4), 3 * 100, 3)
     assert np.array_equal(plain[:, :100], drawn[:, :100])

@@ -25,8 +25,14 @@ from ffdist.trust import place_of, trusted
 
 NETWORK = "--data digits --model cnnb --model-args widths=4,4,4"
 RUNS = f"{NETWORK} --samples 100 --epochs 1 --batch-size 50 --stages 1 --threads 1"
-COMMANDS = ("eval RUN", "predict RUN PICTURE", "export RUN --to FILE.safetensors", "report RUN --cam",
-            "train --resume RUN --epochs 2", "train --replay RUN --batch 1")  # fmt: skip
+COMMANDS = (
+    "eval RUN",
+    "predict RUN PICTURE",
+    "export RUN --to FILE.safetensors",
+    "report RUN --cam",
+    "train --resume RUN --epochs 2",
+    "train --replay RUN --batch 1",
+)
 EVIL = """\
 from pathlib import Path
 

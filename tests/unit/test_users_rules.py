@@ -87,7 +87,9 @@ class Forgets(nn.Module):
 
     def __init__(self, kind: str) -> None:
         super().__init__()
-        self.kind, self.linear, self.count = kind, nn.Linear(6, 6), 0
+        self.kind = kind
+        self.linear = nn.Linear(6, 6)
+        self.count = 0
         nn.init.constant_(self.linear.weight, 0.1)  # no unit is dead: zeros would be the same, whatever they are times
         self.own = np.random.default_rng(0)
         self.register_buffer("steps", torch.zeros(()), persistent=kind == "buffer")
@@ -269,12 +271,28 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def test_options_without_annotation_take_the_type_of_their_default(own: str) -> None:
-    text = {"width": "8", "sizes": "1,2", "deep": "yes", "name": "3", "rest": "0.5", "size": "large", "odd": "5",
-            "extra": "none"}  # fmt: skip
+    text = {
+        "width": "8",
+        "sizes": "1,2",
+        "deep": "yes",
+        "name": "3",
+        "rest": "0.5",
+        "size": "large",
+        "odd": "5",
+        "extra": "none",
+    }
     chain = load_model(f"{own}:build", (1, 8, 8), 10, text)
     told = chain.builders[0].given  # type: ignore[attr-defined]
-    assert told | {"size": told["size"].name} == {"width": 8, "sizes": (1, 2), "deep": True, "name": "3", "rest": 0.5,
-                                                  "size": "large", "odd": 5, "extra": None}  # fmt: skip
+    assert told | {"size": told["size"].name} == {
+        "width": 8,
+        "sizes": (1, 2),
+        "deep": True,
+        "name": "3",
+        "rest": 0.5,
+        "size": "large",
+        "odd": 5,
+        "extra": None,
+    }
     assert chain.shapes() == [(8,)]
     with pytest.raises(ConfigError, match=r"'deep' has a wrong value(.|\n)*true or false"):
         load_model(f"{own}:build", (1, 8, 8), 10, {"deep": "perhaps"})

@@ -25,7 +25,10 @@ class Folder:
     """What both ends share. Each holds a lock on a file of its own, which the system lifts when it dies."""
 
     def __init__(self, edge: Edge, path: Path, me: str, peer: str) -> None:
-        self.edge, self.path, self.me, self.peer = edge, path, me, peer
+        self.edge = edge
+        self.path = path
+        self.me = me
+        self.peer = peer
         self.lock = os.open(path / f"{me}.lock", os.O_CREAT | os.O_RDWR)
         fcntl.flock(self.lock, fcntl.LOCK_EX)
         self.put(f"{me}.hello", wire.encode_hello(edge))
@@ -85,7 +88,9 @@ class Folder:
 
 class FileSender(Sender):
     def __init__(self, edge: Edge, folder: Folder) -> None:
-        self.edge, self.folder, self.sequence = edge, folder, 0
+        self.edge = edge
+        self.folder = folder
+        self.sequence = 0
 
     def send(self, frame: Frame) -> None:
         prelude, header, tensors = wire.encode(frame, self.edge, self.sequence)
@@ -105,7 +110,9 @@ class FileSender(Sender):
 
 class FileReceiver(Receiver):
     def __init__(self, edge: Edge, folder: Folder) -> None:
-        self.edge, self.folder, self.sequence = edge, folder, 0
+        self.edge = edge
+        self.folder = folder
+        self.sequence = 0
 
     def recv(self) -> Frame:
         if self.folder.lock < 0:
