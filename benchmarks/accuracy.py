@@ -54,18 +54,18 @@ class Accuracy:
 
 
 def main() -> None:
-    told = tyro.cli(Accuracy, description=__doc__)
+    command = tyro.cli(Accuracy, description=__doc__)
     try:
-        rows = read_rows(told.rows)
-        if told.row == "table":
-            redraw(HERE.parent, rows, told.records)
-        elif told.estimate:
-            for row in [find_row(told.row, rows)] if told.row else rows.values():
-                print(forecast(row, told), flush=True)
-        elif told.row is None:
+        rows = read_rows(command.rows)
+        if command.row == "table":
+            redraw(HERE.parent, rows, command.records)
+        elif command.estimate:
+            for row in [find_row(command.row, rows)] if command.row else rows.values():
+                print(forecast(row, command), flush=True)
+        elif command.row is None:
             sys.exit("accuracy: name a row of accuracy.toml, or --estimate for what each costs")
         else:
-            measure(find_row(told.row, rows), rows, told)
+            measure(find_row(command.row, rows), rows, command)
     except FfdistError as error:
         tell(error)
         sys.exit(1)
@@ -73,29 +73,29 @@ def main() -> None:
         sys.exit(error.returncode)
 
 
-def forecast(row: Row, told: Accuracy) -> str:
+def forecast(row: Row, command: Accuracy) -> str:
     try:
-        cost = estimate(row.settings(told.data_root))
+        cost = estimate(row.settings(command.data_root))
     except DataError as error:
         return f"{row.name}: {error}"
     return f"{row.name}: {cost} a seed"
 
 
-def measure(row: Row, rows: dict[str, Row], told: Accuracy) -> None:
+def measure(row: Row, rows: dict[str, Row], command: Accuracy) -> None:
     """All seeds, then the record."""
-    outs = [told.runs / row.name / f"seed-{seed}" for seed in told.seeds]
+    outs = [command.runs / row.name / f"seed-{seed}" for seed in command.seeds]
     if not all(map(finished, outs)):
-        print(forecast(row, told), file=sys.stderr, flush=True)
-    weights = None if row.begins_with is None else weights_of(find_row(row.begins_with, rows), told)
-    for seed, out in zip(told.seeds, outs, strict=True):
-        train(row.flags(told.data_root, seed, weights), out)
-    print(write(summed_up(row, outs, told.note), told.records).read_text())
+        print(forecast(row, command), file=sys.stderr, flush=True)
+    weights = None if row.begins_with is None else weights_of(find_row(row.begins_with, rows), command)
+    for seed, out in zip(command.seeds, outs, strict=True):
+        train(row.flags(command.data_root, seed, weights), out)
+    print(write(summed_up(row, outs, command.note), command.records).read_text())
 
 
-def weights_of(row: Row, told: Accuracy) -> Path:
+def weights_of(row: Row, command: Accuracy) -> Path:
     """The file of a row's trained weights, of seed 0; it is trained where it has not been."""
-    out = told.runs / row.name / "seed-0"
-    train(row.flags(told.data_root, 0), out)
+    out = command.runs / row.name / "seed-0"
+    train(row.flags(command.data_root, 0), out)
     return exported(out)
 
 

@@ -22,10 +22,10 @@ import tyro
 from torch import Tensor, nn
 
 from benchmarks.report import report
-from ffdist.bench.harness.finding import Finding
+from ffdist.bench.harness.finding import BenchResult
 from ffdist.bench.harness.summary import Summary, ratios
 from ffdist.bench.harness.table import Table
-from ffdist.bench.harness.team import Seat, Team
+from ffdist.bench.harness.team import PoolMember, WorkerPool
 from ffdist.models import load_model
 from ffdist.objectives import SFF
 from ffdist.pipeline.block import BlockConfig, LearningBlock, learn
@@ -101,7 +101,7 @@ class Life:
     model: str
     without: str | None
 
-    def __call__(self, seat: Seat) -> None:
+    def __call__(self, member: PoolMember) -> None:
         torch.set_num_threads(1)
         shape = input_shape(self.model)
         chain = load_model(self.model, shape, 10, {})
@@ -110,11 +110,11 @@ class Life:
         if self.without and (undo := CHANGES[self.without].undo):
             undo(blocks)
         pictures, labels = torch.rand(BATCH, *shape), torch.randint(10, (BATCH,))
-        while (steps := seat.order()) is not None:
+        while (steps := member.next_order()) is not None:
             begun = time.thread_time()
             for _ in range(steps):
                 learn(blocks, pictures, labels, 1)
-            seat.answer((time.thread_time() - begun) / steps)
+            member.answer((time.thread_time() - begun) / steps)
 
 
 def input_shape(model: str) -> tuple[int, int, int]:
@@ -137,7 +137,7 @@ COLUMNS = {
 def compare(made: Table, model: str, change: str, rounds: int) -> None:
     with ExitStack() as ends:
         teams = [
-            ends.enter_context(Team(model, Life(model, without), 1, keep_memory=keep))
+            ends.enter_context(WorkerPool(model, Life(model, without), 1, keep_memory=keep))
             for without, keep in ((None, True), (change, CHANGES[change].keep_memory))
         ]
         steps = max(2, round(1 / teams[0].ask(2)))
@@ -164,7 +164,7 @@ def main(models: tuple[str, ...] = ("cnnb", "vgg8", "mlp"), rounds: int = 5, rec
             if model != "mlp" or not change.maps_only:
                 compare(made, model, name, rounds)
     note = "all are for both sides of every comparison with DDP, but the norm, which is SFF's own"
-    report(Finding("changes", {}, [made], [note]), record)
+    report(BenchResult("changes", {}, [made], [note]), record)
 
 
 if __name__ == "__main__":

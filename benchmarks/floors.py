@@ -14,7 +14,7 @@ from benchmarks.report import report
 from ffdist.bench.alone import alone, slowest_stage, total
 from ffdist.bench.bare import steps
 from ffdist.bench.floor import floors
-from ffdist.bench.harness.finding import Finding
+from ffdist.bench.harness.finding import BenchResult
 from ffdist.bench.harness.table import Table, Value
 from ffdist.bench.settings import BenchSettings
 
@@ -118,7 +118,7 @@ def main(rounds: int = 11, record: Path | None = None) -> None:
         "whole steps in turns, computing time of one thread, medians; without heads: each block with a gradient of its "
         "output that is there already, as if the rule's loss cost nothing: no local rule is faster with these blocks",
     ]
-    report(Finding("floors", {}, tables, notes), record)
+    report(BenchResult("floors", {}, tables, notes), record)
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ with suppress(ImportError):
 
 from benchmarks.fuzz_targets import TARGETS, Target
 from benchmarks.report import report
-from ffdist.bench.harness.finding import Finding
+from ffdist.bench.harness.finding import BenchResult
 from ffdist.bench.harness.table import Table
 from ffdist.errors import FfdistError
 
@@ -190,12 +190,12 @@ class Trial:
         if self.unpickled:
             self.find("pickle", "a pickle was read", data)
 
-    def find(self, kind: str, told: str, data: bytes) -> None:
+    def find(self, kind: str, text: str, data: bytes) -> None:
         if kind not in self.seen:
             self.seen.add(kind)
             path = self.kept / f"{len(self.seen):03d}"
             path.write_bytes(data)
-            self.outcome.findings.append(f"{kind}: {told} ({path})")
+            self.outcome.findings.append(f"{kind}: {text} ({path})")
 
 
 def where(error: BaseException) -> str:
@@ -307,7 +307,7 @@ def main(
         f"process's end, over {ROOM >> 20} MiB, or a pickle read",
         *(f"{outcome.target}: {found}" for outcome in outcomes for found in outcome.findings),
     ]
-    report(Finding("fuzz", {}, [made], notes), record)
+    report(BenchResult("fuzz", {}, [made], notes), record)
     sys.exit(any(outcome.findings for outcome in outcomes))
 
 
@@ -315,12 +315,14 @@ def tried(target: Target, inputs: int, seed: int, findings: Path) -> Outcome:
     """In a process of its own, begun again behind an input that ends it."""
     folder = (findings / "".join(c if c.isalnum() else "-" for c in target.name)).absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    told = folder / "outcome.json"
-    told.unlink(missing_ok=True)
-    process = multiprocessing.get_context("spawn").Process(target=life, args=(target.name, inputs, seed, folder, told))
+    outcome_file = folder / "outcome.json"
+    outcome_file.unlink(missing_ok=True)
+    process = multiprocessing.get_context("spawn").Process(
+        target=life, args=(target.name, inputs, seed, folder, outcome_file)
+    )
     process.start()
     process.join()
-    outcome = Outcome(**json.loads(told.read_text())) if told.exists() else Outcome(target.name)
+    outcome = Outcome(**json.loads(outcome_file.read_text())) if outcome_file.exists() else Outcome(target.name)
     if process.exitcode:
         (folder / "ended").write_bytes((folder / "at-work").read_bytes() if (folder / "at-work").exists() else b"")
         outcome.findings.append(f"the process ended with {process.exitcode} ({folder / 'ended'})")

@@ -20,14 +20,14 @@ from ffdist.settings import Settings
 
 
 def main() -> None:
-    told = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    told.add_argument("--every", type=int, default=50, help="batches between pulses")
-    told.add_argument("--rounds", type=int, default=9)
-    told.add_argument("--epochs", type=int, default=3, help="of a run; the last but one counts nothing of its start")
-    told.add_argument("--stages", type=int, default=1)
-    told.add_argument("--data", default="digits")
-    told.add_argument("--batch-size", type=int, default=32)
-    args = told.parse_args()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--every", type=int, default=50, help="batches between pulses")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--epochs", type=int, default=3, help="of a run; the last but one counts nothing of its start")
+    parser.add_argument("--stages", type=int, default=1)
+    parser.add_argument("--data", default="digits")
+    parser.add_argument("--batch-size", type=int, default=32)
+    args = parser.parse_args()
     settings = Settings().changed(
         data=args.data,
         model="cnnb",

@@ -16,7 +16,7 @@ import tyro
 from ray.cluster_utils import Cluster
 
 from benchmarks.report import report
-from ffdist.bench.harness.finding import Finding
+from ffdist.bench.harness.finding import BenchResult
 from ffdist.bench.harness.probe import Probe
 from ffdist.bench.themes.transport import carried
 from ffdist.transport.measure import MIB, TransportRate, measure_transport
@@ -27,7 +27,7 @@ STORE = 512 * MIB
 
 
 @dataclass(frozen=True)
-class Compare:
+class RayTransports:
     """Measure the transports of a run on Ray."""
 
     rounds: int = 5
@@ -36,7 +36,7 @@ class Compare:
 
 
 def main() -> None:
-    compare = tyro.cli(Compare)
+    compare = tyro.cli(RayTransports)
     cluster = Cluster(True, head_node_args={"num_cpus": 2, "object_store_memory": STORE, "include_dashboard": False})
     try:
         with Probe(2) as probe:
@@ -48,10 +48,10 @@ def main() -> None:
     report(found(rates, lowest), compare.record, asdict(compare))
 
 
-def found(rates: list[TransportRate], probe: float) -> Finding:
+def found(rates: list[TransportRate], probe: float) -> BenchResult:
     made = carried(rates)
     note = f"Ray {ray.__version__}; two processes' matrix products ran at {probe:.2f} of one's around it (2 is ideal)"
-    return Finding("ray-transport", {"transport": made.drawn_cells(), "probe": probe}, [made], [note])
+    return BenchResult("ray-transport", {"transport": made.drawn_cells(), "probe": probe}, [made], [note])
 
 
 if __name__ == "__main__":

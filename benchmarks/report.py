@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ffdist.bench.harness.finding import Finding
+from ffdist.bench.harness.finding import BenchResult
 from ffdist.bench.harness.record import write_record
 from ffdist.plain import PlainConsole
 
 
-def report(finding: Finding, record: Path | None, settings: Mapping[str, Any] | None = None) -> None:
+def report(finding: BenchResult, record: Path | None, settings: Mapping[str, Any] | None = None) -> None:
     """record: folder for the record. settings: what the script was told beyond its command."""
     console = PlainConsole()
     for table in finding.tables:

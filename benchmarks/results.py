@@ -65,7 +65,7 @@ def newest(folder: Path, theme: str) -> list[Record]:
     for path in sorted(folder.glob(f"{theme}-*.json"), key=lambda p: (len(p.name), p.name)):
         record = read(path) | {"file": path.stem}
         s = settings_of(record)
-        told = (
+        fields = (
             "model",
             "model_args",
             "split",
@@ -81,7 +81,7 @@ def newest(folder: Path, theme: str) -> list[Record]:
             "memory_limit",
             "link",
         )
-        key = tuple(str(s.get(name) or None) for name in told)
+        key = tuple(str(s.get(name) or None) for name in fields)
         if record["theme"] == theme and record["date"] >= found.get(key, record)["date"]:
             found[key] = record
     return list(found.values())
@@ -89,8 +89,8 @@ def newest(folder: Path, theme: str) -> list[Record]:
 
 def settings_of(record: Record) -> dict[str, Any]:
     """By their own names, whether the record has them in groups or not; where two groups have one, the comparison's."""
-    told = record.get("settings", {})
-    groups = [*told["train"].values(), told["compare"]] if "train" in told else [told]
+    recorded = record.get("settings", {})
+    groups = [*recorded["train"].values(), recorded["compare"]] if "train" in recorded else [recorded]
     return {name: value for group in groups for name, value in group.items()}
 
 

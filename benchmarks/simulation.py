@@ -19,11 +19,11 @@ import torch
 import tyro
 
 from benchmarks.report import report
-from ffdist.bench.harness.finding import Finding
+from ffdist.bench.harness.finding import BenchResult
 from ffdist.bench.harness.rounds import calibrated
 from ffdist.bench.harness.summary import Summary
 from ffdist.bench.harness.table import Table
-from ffdist.bench.harness.team import Team
+from ffdist.bench.harness.team import WorkerPool
 from ffdist.bench.harness.window import Window
 from ffdist.bench.hosts import Hosts, why_not
 from ffdist.bench.jobs import BenchJob
@@ -86,19 +86,19 @@ def cluster_of(case: Case) -> Cluster:
 
 def measured(case: Case, settings: BenchSettings, rounds: int) -> list[float]:
     """Samples a second, a figure a round."""
-    told = settings.train.changed(plan=str(case.plan), lanes=case.plan.lanes)
+    changed = settings.train.changed(plan=str(case.plan), lanes=case.plan.lanes)
     if case.by == "threads":
-        return [by_threads(BenchJob(told, case.plan.workers), settings) for _ in range(rounds)]
+        return [by_threads(BenchJob(changed, case.plan.workers), settings) for _ in range(rounds)]
     with ExitStack() as ends:
         place = here
         if case.by != "processes":
             hosts = ends.enter_context(Hosts())
             hosts.limit(case.by)
-            told, place = told.changed(transport="gloo"), hosts.place
-        life = PipelineLife(BenchJob(told, case.plan.workers))
-        team = ends.enter_context(Team("ours", place(life), case.plan.workers))
-        assert team.hear() == "ready"
-        tail = (told.plan.queue + 1) * (len(case.plan.stages) - 1)
+            changed, place = changed.changed(transport="gloo"), hosts.place
+        life = PipelineLife(BenchJob(changed, case.plan.workers))
+        team = ends.enter_context(WorkerPool("ours", place(life), case.plan.workers))
+        assert team.recv() == "ready"
+        tail = (changed.plan.queue + 1) * (len(case.plan.stages) - 1)
         warmup = max(settings.compare.warmup_batches, tail)
         side = calibrated(PipelineSide("ours", team, Window(warmup, 3, tail)), settings.compare.window_seconds)
         rates = [side.lap().rate for _ in range(rounds)]
@@ -193,7 +193,7 @@ def main(
         "simulated from each block's times alone in one process, with their spread; links as measured, or as paced",
         *([f"no paced links: {why_not()}"] if why_not() else []),
     ]
-    report(Finding("simulation", {}, [made], notes), record, asdict(settings))
+    report(BenchResult("simulation", {}, [made], notes), record, asdict(settings))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import torch
 import tyro
 
 from benchmarks.report import report
-from ffdist.bench.harness.finding import Finding
+from ffdist.bench.harness.finding import BenchResult
 from ffdist.bench.harness.table import Table
 from ffdist.bench.hosts import Hosts, why_not
 from ffdist.data import open_data
@@ -31,7 +31,7 @@ from ffdist.presets import with_preset
 from ffdist.runtime.job import Job
 from ffdist.runtime.outcome import Result
 from ffdist.runtime.planning import count_workers
-from ffdist.runtime.processes import run_lives
+from ffdist.runtime.processes import run_attempts
 from ffdist.runtime.stage_process import Training
 from ffdist.runtime.start import make_job
 from ffdist.runtime.threads import run_threads
@@ -66,9 +66,14 @@ class DigitsJob:
     resume: bool = False
 
     def __call__(self) -> Job:
-        told = {"plan": self.plan, "lanes": self.lanes, "batch_size": max(16, 2 * self.lanes), "samples": self.samples}
+        options = {
+            "plan": self.plan,
+            "lanes": self.lanes,
+            "batch_size": max(16, 2 * self.lanes),
+            "samples": self.samples,
+        }
         settings = with_preset(Settings(), "digits").changed(
-            **told, epochs=1, threads=1, device="cpu", model_args=("widths=8,12,16",), augment=()
+            **options, epochs=1, threads=1, device="cpu", model_args=("widths=8,12,16",), augment=()
         )
         self.run.mkdir(parents=True, exist_ok=True)
         job = make_job(settings, open_data("digits"), self.run, count_workers(settings, NAMES, None))
@@ -82,14 +87,14 @@ def fingerprint(run: Path) -> list[str]:
 
 
 def by_processes(make: DigitsJob, report: Observer) -> Result:
-    return run_lives(Training(make), Plan.parse(make.plan, NAMES, make.lanes).workers, report)
+    return run_attempts(Training(make), Plan.parse(make.plan, NAMES, make.lanes).workers, report)
 
 
 def by_hosts(make: DigitsJob, report: Observer) -> Result:
     workers = Plan.parse(make.plan, NAMES, make.lanes).workers
     with ExitStack() as ends:
         hosts = ends.enter_context(Hosts(workers))
-        return run_lives(hosts.place(Training(make)), workers, report)
+        return run_attempts(hosts.place(Training(make)), workers, report)
 
 
 def by_threads(make: DigitsJob, report: Observer) -> Result:
@@ -175,7 +180,7 @@ def main(
             same &= found["same_bits"] == "yes"
             made.add(network="cnnb", **found)
     notes.append("start: from the call to the first batch, with imports, data and edges; hosts are network namespaces")
-    report(Finding("workers", {}, [made], notes), record)
+    report(BenchResult("workers", {}, [made], notes), record)
     if not same:
         sys.exit("a plan has changed bits")
 

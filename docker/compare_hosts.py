@@ -21,13 +21,13 @@ import torch.distributed as dist
 from rich.console import Console
 
 from ffdist.baselines.known import family
-from ffdist.bench.baseline_side import BaselineLife, Keep, Run
-from ffdist.bench.harness.finding import Finding
+from ffdist.bench.baseline_side import BaselineLife, KeepOrder, RunOrder
+from ffdist.bench.harness.finding import BenchResult
 from ffdist.bench.harness.record import write_record
 from ffdist.bench.harness.summary import Summary, ratios
 from ffdist.bench.harness.table import Table
-from ffdist.bench.harness.team import Life, Seat
-from ffdist.bench.harness.window import Lap, Window
+from ffdist.bench.harness.team import PoolMember, WorkerMain
+from ffdist.bench.harness.window import Window, WindowRate
 from ffdist.bench.pipeline_side import PipelineLife
 from ffdist.bench.settings import BenchSettings
 from ffdist.cli.parsing import parsed
@@ -39,7 +39,7 @@ PATIENCE = timedelta(minutes=10)
 
 
 @dataclass(frozen=True)
-class Compare:
+class CompareHosts:
     """ffdist's pipeline against DDP across hosts."""
 
     batches: int = 20
@@ -47,14 +47,14 @@ class Compare:
     settings: BenchSettings = field(default_factory=BenchSettings)
 
 
-class HostSeat(Seat):
-    """A seat whose orders are known beforehand, and whose members meet at torchrun's store instead of at a file."""
+class HostSeat(PoolMember):
+    """A member whose orders are known beforehand, and whose members meet at torchrun's store instead of at a file."""
 
     def __init__(self, world: World, store: dist.Store, orders: Sequence[Any]) -> None:
         self.world = world
         self.meeting_store = store
         self.orders = iter(orders)
-        self.laps = list[Lap]()
+        self.laps = list[WindowRate]()
 
     def store(self) -> dist.Store:
         return self.meeting_store
@@ -63,7 +63,7 @@ class HostSeat(Seat):
         return next(self.orders, None)
 
     def answer(self, value: Any) -> None:
-        if isinstance(value, Lap):
+        if isinstance(value, WindowRate):
             self.laps.append(value)
 
 
@@ -74,21 +74,21 @@ class Turns:
     meeting: Rendezvous
     count: int = 0
 
-    def take(self, life: Life, *orders: Any, told_by: int) -> list[Lap]:
+    def take(self, life: WorkerMain, *orders: Any, told_by: int) -> list[WindowRate]:
         """Live once. Returns, on every host, the laps that rank `told_by` answered."""
         self.count += 1
         store, world = dist.PrefixStore(f"turn/{self.count}", self.meeting.store), self.meeting.world
-        seat = HostSeat(world, store, orders)
-        life(seat)
+        member = HostSeat(world, store, orders)
+        life(member)
         if dist.is_initialized():
             dist.destroy_process_group()
         if world.rank == told_by:
-            store.set("laps", json.dumps(seat.laps))
-        return [Lap(*lap) for lap in json.loads(store.get("laps"))]
+            store.set("laps", json.dumps(member.laps))
+        return [WindowRate(*lap) for lap in json.loads(store.get("laps"))]
 
 
 def main() -> None:
-    compare, world = parsed(Compare, sys.argv[1:], "compare_hosts.py", made=Compare()), World.from_env()
+    compare, world = parsed(CompareHosts, sys.argv[1:], "compare_hosts.py", made=CompareHosts()), World.from_env()
     assert world, "torchrun starts this"
     settings, turns = compare.settings, Turns(meet(world, PATIENCE))
     window = Window(settings.compare.warmup_batches, compare.batches, settings.train.plan.queue + 1)
@@ -97,13 +97,13 @@ def main() -> None:
     ours = PipelineLife(settings.job(world.size))
 
     names = family(settings.compare.against[0])
-    laps = turns.take(theirs, Keep(names), *(Run(name, trial) for name in names), told_by=0)
+    laps = turns.take(theirs, KeepOrder(names), *(RunOrder(name, trial) for name in names), told_by=0)
     variants = {name: lap.rate for name, lap in zip(names, laps, strict=True)}
     best = max(variants, key=lambda name: variants[name])
     rates: dict[str, list[float]] = {"ours": [], best: []}
     for _ in range(settings.compare.rounds):
         rates["ours"] += [lap.rate for lap in turns.take(ours, window, told_by=world.size - 1)]
-        rates[best] += [lap.rate for lap in turns.take(theirs, Keep((best,)), Run(best, window), told_by=0)]
+        rates[best] += [lap.rate for lap in turns.take(theirs, KeepOrder((best,)), RunOrder(best, window), told_by=0)]
     agree(turns.meeting.store, world, "end", lambda: report(settings, world, variants, rates), PATIENCE)
 
 
@@ -142,7 +142,7 @@ def report(settings: BenchSettings, world: World, variants: dict[str, float], ra
     for name, rate in variants.items():
         tried.add(side=name, throughput=rate)
     note = f"ours / DDP {ratio}, pair by pair; no probe of the machine: hosts that share one also share its noise"
-    finding = Finding("hosts", summary, [made, tried], [note])
+    finding = BenchResult("hosts", summary, [made, tried], [note])
     Console().print(made.rich(), note)
     if settings.compare.record:
         words = [Path(sys.argv[0]).name, *sys.argv[1:]]

@@ -35,7 +35,7 @@ def by_streams(suite: Suite, chain: Chain) -> dict[str, Any]:
     step = ff_step(suite.forward_forward(chain), x, y)
     suite.warm(step)
     alone, together = [], []
-    with Line(suite, chain, cut, x, y) as line:
+    with StreamPipeline(suite, chain, cut, x, y) as line:
         line.rate(10)
         for _ in range(min(3, suite.rounds)):
             alone.append(suite.rate(step, suite.batch))
@@ -48,7 +48,7 @@ class Over(Exception):  # noqa: N818
     """Nothing more is to be waited for."""
 
 
-class Belt:
+class BoundedQueue:
     """A queue between two threads, of which neither waits for the other when all is over."""
 
     def __init__(self, size: int, over: threading.Event) -> None:
@@ -70,7 +70,7 @@ class Belt:
         raise Over
 
 
-class Line:
+class StreamPipeline:
     """The stages at work as long as the block lasts, with queues of `QUEUE` batches between them."""
 
     def __init__(self, suite: Suite, chain: Chain, cut: list[int], x: Tensor, y: Tensor) -> None:
@@ -79,12 +79,12 @@ class Line:
         self.y = y
         self.over = threading.Event()
         self.failures = list[BaseException]()
-        self.belts = [Belt(QUEUE, self.over) for _ in cut] + [Belt(0, self.over)]
+        self.belts = [BoundedQueue(QUEUE, self.over) for _ in cut] + [BoundedQueue(0, self.over)]
         blocks = suite.forward_forward(chain)
         parts = split_by_stage(blocks, cut)
         self.threads = [threading.Thread(target=self._life, args=each, daemon=True) for each in enumerate(parts)]
 
-    def __enter__(self) -> Line:
+    def __enter__(self) -> StreamPipeline:
         self.suite.wait()  # the streams see the weights and the batch
         for thread in self.threads:
             thread.start()
@@ -117,7 +117,7 @@ class Line:
             self.failures.append(error)
             self.over.set()
 
-    def _work(self, blocks: list[LearningBlock], inbox: Belt, outbox: Belt) -> None:
+    def _work(self, blocks: list[LearningBlock], inbox: BoundedQueue, outbox: BoundedQueue) -> None:
         """A batch is handed on with the event behind which it is there."""
         self.suite.begin()
         stream = new_stream(self.suite.device)

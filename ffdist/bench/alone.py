@@ -29,7 +29,7 @@ OPTIMISERS = (torch.ops.aten._fused_adamw_, torch.ops.aten._fused_adam_, torch.o
 
 
 @dataclass(frozen=True)
-class Alone:
+class OperationTimes:
     """Of one batch, in one process."""
 
     products: float
@@ -44,18 +44,18 @@ class Alone:
         return self.products + self.casts + self.optimiser
 
 
-def total(parts: Sequence[Alone]) -> Alone:
-    return Alone(*(sum(getattr(part, name.name) for part in parts) for name in fields(Alone)))
+def total(parts: Sequence[OperationTimes]) -> OperationTimes:
+    return OperationTimes(*(sum(getattr(part, name.name) for part in parts) for name in fields(OperationTimes)))
 
 
-def slowest_stage(blocks: Sequence[Alone], stages: int) -> Alone:
+def slowest_stage(blocks: Sequence[OperationTimes], stages: int) -> OperationTimes:
     """Of the cut that makes it shortest."""
     cut = partition([block.seconds for block in blocks], stages)
     return max((total(stage) for stage in split_by_stage(blocks, cut)), key=lambda a: a.seconds)
 
 
 @dataclass(frozen=True)
-class Laid:
+class TensorLayout:
     """How a tensor lies in memory."""
 
     size: tuple[int, ...]
@@ -77,7 +77,7 @@ class Call:
 
     def seconds(self, device: torch.device, repeats: int) -> float:
         """Median over `repeats`, on tensors of its own."""
-        leaves = [leaf.made(device) if isinstance(leaf, Laid) else leaf for leaf in self.leaves]
+        leaves = [leaf.made(device) if isinstance(leaf, TensorLayout) else leaf for leaf in self.leaves]
         args, kwargs = tree_unflatten(leaves, self.tree)
         times = []
         for _ in range(repeats + 1):
@@ -110,15 +110,15 @@ class HeavyCalls:
         leaves, tree = tree_flatten((args, kwargs))
         calls[Call(func, tuple(map(described, leaves)), tree)] += 1
 
-    def replay(self, device: torch.device, repeats: int) -> Alone:
+    def replay(self, device: torch.device, repeats: int) -> OperationTimes:
         def seconds(counted: Counter[Call]) -> float:
             return sum(times * call.seconds(device, repeats) for call, times in counted.items())
 
         with torch.no_grad():
-            return Alone(seconds(self.products), seconds(self.casts), seconds(self.optimisers))
+            return OperationTimes(seconds(self.products), seconds(self.casts), seconds(self.optimisers))
 
 
-class Watch(TorchDispatchMode):
+class OperationRecorder(TorchDispatchMode):
     """Notes heavy operations below autograd and autocast."""
 
     def __init__(self) -> None:
@@ -137,15 +137,15 @@ class Watch(TorchDispatchMode):
 
 
 def described(leaf: Any) -> Any:
-    return Laid(tuple(leaf.size()), leaf.stride(), leaf.dtype) if isinstance(leaf, Tensor) else leaf
+    return TensorLayout(tuple(leaf.size()), leaf.stride(), leaf.dtype) if isinstance(leaf, Tensor) else leaf
 
 
-def alone(settings: BenchSettings, repeats: int = 5) -> dict[str, list[Alone]]:
+def alone(settings: BenchSettings, repeats: int = 5) -> dict[str, list[OperationTimes]]:
     """Block by block: of ffdist ("ff") and of the same network with one loss ("bp"), in a process of its own."""
     return in_a_process(settings, partial(replayed, repeats=repeats))
 
 
-def replayed(job: Job, config: BlockConfig, repeats: int) -> dict[str, list[Alone]]:
+def replayed(job: Job, config: BlockConfig, repeats: int) -> dict[str, list[OperationTimes]]:
     return {
         name: [
             calls.replay(config.device, repeats)
@@ -158,5 +158,5 @@ def replayed(job: Job, config: BlockConfig, repeats: int) -> dict[str, list[Alon
 def heavy_calls(chain: Chain, objective: Objective, config: BlockConfig, batch_size: int) -> list[HeavyCalls]:
     """Each block's, of one whole step on random samples, update included."""
     step = OneStep(chain, objective, config, batch_size)
-    with Watch() as watch:
+    with OperationRecorder() as watch:
         return [watch.take() for _ in step.block_by_block()]

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from ffdist.bench.harness.team import Seat, Team
+from ffdist.bench.harness.team import PoolMember, WorkerPool
 from ffdist.bench.settings import BenchSettings
 from ffdist.bench.step import OneStep, both_sides
 from ffdist.pipeline.plan import partition, split_by_stage
@@ -76,23 +76,23 @@ class StepsLife:
     settings: BenchSettings
     side: Literal["ff", "bp", "bare"]
 
-    def __call__(self, seat: Seat) -> None:
+    def __call__(self, member: PoolMember) -> None:
         s = self.settings
         torch.set_num_threads(s.threads)
         job = s.job(1)()
-        config = job.block_config(stage_device(job.settings.compute.device, seat.world), 10**6)
+        config = job.block_config(stage_device(job.settings.compute.device, member.world), 10**6)
         step = OneStep(*both_sides(job)["bp" if self.side == "bp" else "ff"], config, s.batch_size)
         bare = BareBlocks(step) if self.side == "bare" else None
-        while (count := seat.order()) is not None:
+        while (count := member.next_order()) is not None:
             taken = [bare() if bare else [seconds(step)] for _ in range(count)]
-            seat.answer([sum(times) / count for times in zip(*taken, strict=True)])
+            member.answer([sum(times) / count for times in zip(*taken, strict=True)])
 
 
 def steps(settings: BenchSettings, rounds: int) -> Steps:
     """In turns of about a second; each in a process of its own, as it would be in training: within one they would take
     the caches from each other, and which gets what memory would be a matter of chance."""
     with ExitStack() as ends:
-        teams = [ends.enter_context(Team(side, StepsLife(settings, side), 1)) for side in ("ff", "bp", "bare")]
+        teams = [ends.enter_context(WorkerPool(side, StepsLife(settings, side), 1)) for side in ("ff", "bp", "bare")]
         count = max(2, round(1 / max(sum(team.ask(2)) for team in teams)))
         turns = [[team.ask(count) for team in teams] for _ in range(rounds)]
     ff, bp, bare = ([median(times) for times in zip(*side, strict=True)] for side in zip(*turns, strict=True))

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from ffdist.baselines import BASELINES, BaselineConfig, Learner, RankPlace
 from ffdist.bench.harness.meter import MemoryUse, Meter
-from ffdist.bench.harness.team import Seat
-from ffdist.bench.harness.window import Lap, Window, endless
+from ffdist.bench.harness.team import PoolMember
+from ffdist.bench.harness.window import Window, WindowRate, endless
 from ffdist.device import enter, group_backend, queues, synchronize
 from ffdist.errors import FfdistError
 from ffdist.runtime.job import Job
@@ -24,25 +24,25 @@ from ffdist.runtime.processes import MakeJob
 from ffdist.runtime.rank import stage_device
 
 
-class Keep(NamedTuple):
+class KeepOrder(NamedTuple):
     """The order to build exactly these baselines, and let go of all others; answered with why some cannot be."""
 
     names: tuple[str, ...]
 
 
-class Run(NamedTuple):
+class RunOrder(NamedTuple):
     """The order to run a window by one of them; answered with a `Lap`."""
 
     name: str
     window: Window
 
 
-def join(seat: Seat, device: torch.device, threads: int) -> None:
+def join(member: PoolMember, device: torch.device, threads: int) -> None:
     """Form the default group of all ranks."""
     torch.set_num_threads(threads)
     enter(device)
-    dist.init_process_group(group_backend(device), store=seat.store(), rank=seat.world.rank,
-                            world_size=seat.world.size, timeout=timedelta(minutes=10),
+    dist.init_process_group(group_backend(device), store=member.store(), rank=member.world.rank,
+                            world_size=member.world.size, timeout=timedelta(minutes=10),
                             device_id=device if queues(device) else None)  # fmt: skip
 
 
@@ -55,17 +55,17 @@ class BaselineLife:
     weigh: bool = False
     """Count memory, which takes time; the last word is then a `MemoryUse`."""
 
-    def __call__(self, seat: Seat) -> MemoryUse | None:
+    def __call__(self, member: PoolMember) -> MemoryUse | None:
         job = self.make_job()
-        device = stage_device(job.settings.compute.device, seat.world)
-        place = RankPlace(seat.world.rank, seat.world.size)
-        join(seat, device, job.settings.compute.threads or 1)
-        bench = Bench(job, place, self._config(job, device))
+        device = stage_device(job.settings.compute.device, member.world)
+        place = RankPlace(member.world.rank, member.world.size)
+        join(member, device, job.settings.compute.threads or 1)
+        bench = HeldBaselines(job, place, self._config(job, device))
         with Meter(device) if self.weigh else nullcontext() as meter:
-            while (order := seat.order()) is not None:
-                answer = bench.keep(order.names, meter) if isinstance(order, Keep) else bench.run(order)
-                if seat.world.first:
-                    seat.answer(answer)
+            while (order := member.next_order()) is not None:
+                answer = bench.keep(order.names, meter) if isinstance(order, KeepOrder) else bench.run(order)
+                if member.world.first:
+                    member.answer(answer)
         dist.destroy_process_group()
         return meter and meter.use()
 
@@ -73,7 +73,7 @@ class BaselineLife:
         return BaselineConfig(job.settings, 10**6, device, self.compiled)
 
 
-class Bench:
+class HeldBaselines:
     """The baselines that this rank holds, and the batches they share."""
 
     def __init__(self, job: Job, place: RankPlace, config: BaselineConfig) -> None:
@@ -96,7 +96,7 @@ class Bench:
             meter.reset()
         return refused
 
-    def run(self, order: Run) -> Lap:
+    def run(self, order: RunOrder) -> WindowRate:
         """All ranks begin and end the window together."""
         learner, window = self.learners[order.name], order.window
         self._learn(learner, window.warmup)
@@ -104,7 +104,7 @@ class Bench:
         begun = time.perf_counter()
         self._learn(learner, window.batches)
         self._meet()
-        return Lap(window.batches * self.config.settings.training.batch_size, time.perf_counter() - begun, {})
+        return WindowRate(window.batches * self.config.settings.training.batch_size, time.perf_counter() - begun, {})
 
     def _learn(self, learner: Learner, batches: int) -> None:
         for _ in range(batches):

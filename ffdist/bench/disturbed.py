@@ -17,7 +17,7 @@ from typing import Literal
 
 from ffdist.bench.harness.finding import Progress
 from ffdist.bench.schedule import Fault
-from ffdist.bench.victims import Seen, descendants, is_worker, kept_in
+from ffdist.bench.victims import ProcessId, descendants, is_worker, kept_in
 from ffdist.errors import StageError
 from ffdist.report.log import PULSES
 from ffdist.runtime.record import ENVIRONMENT
@@ -55,21 +55,21 @@ class Disturbed:
     """How often in a row it ended by itself, before the stages were ready."""
     seen_begun: int = 0
     process: subprocess.Popen[bytes] | None = None
-    seen: set[Seen] = field(default_factory=set)
+    seen: set[ProcessId] = field(default_factory=set)
     """All processes that it had at any moment at which somebody looked."""
-    seen_workers: set[Seen] = field(default_factory=set)
+    seen_workers: set[ProcessId] = field(default_factory=set)
 
     def start(self) -> None:
         self.plan = self.draw.choice(PLANS)
-        told = [*TOLD, "--epochs", str(self.epochs), "--plan", self.plan, "--max-restarts", "5"]
+        arguments = [*TOLD, "--epochs", str(self.epochs), "--plan", self.plan, "--max-restarts", "5"]
         if (self.run / "config.toml").exists():
-            told = ["--resume", str(self.run), *told[1:]]
+            arguments = ["--resume", str(self.run), *arguments[1:]]
         else:
-            told += ["--out", str(self.run)]
-        command = ["-m", "ffdist", "train", *told, "--launcher", self.launcher]
+            arguments += ["--out", str(self.run)]
+        command = ["-m", "ffdist", "train", *arguments, "--launcher", self.launcher]
         if self.launcher == "torchrun":
             ranks = ["--standalone", "--nproc-per-node=2", "--max-restarts=5"]
-            command = ["-m", "ffdist.runtime.agent", *ranks, "-m", "ffdist", "train", *told]
+            command = ["-m", "ffdist.runtime.agent", *ranks, "-m", "ffdist", "train", *arguments]
         env = os.environ | {"TMPDIR": str(self.temporary), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
         with (self.temporary.parent / "said.log").open("ab") as said:
             self.process = subprocess.Popen([sys.executable, *command], stdout=said, stderr=said, env=env)
@@ -80,7 +80,7 @@ class Disturbed:
         assert self.process
         return self.process.poll()
 
-    def workers(self) -> list[Seen]:
+    def workers(self) -> list[ProcessId]:
         assert self.process
         found = descendants(self.process.pid)
         self.seen |= set(found)

@@ -21,8 +21,8 @@ from statistics import median
 from typing import Any
 
 from ffdist.bench.disturbed import PATIENCE, PLANS, TOLD, Disturbed, Launcher
-from ffdist.bench.faults_found import Costs, Told, finding
-from ffdist.bench.harness.finding import Finding, Progress
+from ffdist.bench.faults_found import Costs, KillOutcome, finding
+from ffdist.bench.harness.finding import BenchResult, Progress
 from ffdist.bench.schedule import Fault, schedule
 from ffdist.bench.victims import kept_in, left_of, words_of
 from ffdist.errors import StageError
@@ -35,9 +35,9 @@ LEFT = {"processes": 15.0, "torchrun": 40.0, "ray": 120.0}
 """Seconds behind the run's end in which everything must have; Ray's own agents outlive it by a minute."""
 
 
-def disturb(run: Disturbed, faults: list[Fault]) -> list[Told]:
+def disturb(run: Disturbed, faults: list[Fault]) -> list[KillOutcome]:
     """Kill it so often, then let it come to its end. Raises StageError where it does not, or something is left."""
-    told = list[Told]()
+    told = list[KillOutcome]()
     run.start()
     for number, fault in enumerate(faults):
         if not run.await_moment(fault):
@@ -48,7 +48,7 @@ def disturb(run: Disturbed, faults: list[Fault]) -> list[Told]:
         step, begun = run.step(), run.begun()
         if not run.kill(fault):
             continue
-        told.append(Told(fault, time.monotonic(), begun, step))
+        told.append(KillOutcome(fault, time.monotonic(), begun, step))
         who = run.launcher if fault.launcher else f"worker {fault.worker}"
         run.progress(f"kill {number + 1} of {len(faults)}: {who}, {fault.moment}, behind batch {step}")
         if fault.launcher:
@@ -72,7 +72,7 @@ def disturb(run: Disturbed, faults: list[Fault]) -> list[Told]:
     return told
 
 
-def wait_ready(run: Disturbed, last: Told, following: list[Fault]) -> None:
+def wait_ready(run: Disturbed, last: KillOutcome, following: list[Fault]) -> None:
     """Until it learns again, unless the next kill comes as it starts."""
     if following and following[0].moment == "start":
         return
@@ -85,7 +85,7 @@ def wait_ready(run: Disturbed, last: Told, following: list[Fault]) -> None:
     settle(run, [last])
 
 
-def settle(run: Disturbed, told: list[Told]) -> None:
+def settle(run: Disturbed, told: list[KillOutcome]) -> None:
     """What is known of kills behind which it has begun again."""
     for each in told:
         if each.again is None and each is told[-1] and run.begun() > each.begun:
@@ -146,7 +146,7 @@ def start_up() -> float:
     return median(taken)
 
 
-def faults(kills: int, seed: int, launcher: Launcher, folder: Path, progress: Progress) -> Finding:
+def faults(kills: int, seed: int, launcher: Launcher, folder: Path, progress: Progress) -> BenchResult:
     """Raises StageError where the runs differ, something is left, or the run has ended before all kills."""
     epochs = max(4, kills)
     (folder / "tmp").mkdir(parents=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from ffdist.bench.disturbed import PLANS, Launcher
-from ffdist.bench.harness.finding import Finding
+from ffdist.bench.harness.finding import BenchResult
 from ffdist.bench.harness.summary import Summary
 from ffdist.bench.harness.table import Table
 from ffdist.bench.schedule import MOMENTS, Fault
@@ -15,7 +15,7 @@ from ffdist.cores import available_cores
 
 
 @dataclass
-class Told:
+class KillOutcome:
     """What came of one kill."""
 
     fault: Fault
@@ -49,11 +49,11 @@ class Costs:
     torch: float
     """Seconds that a process takes until it has loaded it."""
 
-    def without_torch(self, kill: Told) -> float | None:
+    def without_torch(self, kill: KillOutcome) -> float | None:
         return None if kill.again is None else max(0.0, kill.again - STARTS[kill.fault.launcher] * self.torch)
 
 
-def finding(launcher: Launcher, kills: Sequence[Told], costs: Costs) -> Finding:
+def finding(launcher: Launcher, kills: Sequence[KillOutcome], costs: Costs) -> BenchResult:
     of_launcher = [kill for kill in kills if kill.fault.launcher]
     summary = {
         "launcher": launcher,
@@ -88,10 +88,10 @@ def finding(launcher: Launcher, kills: Sequence[Told], costs: Costs) -> Finding:
         "the run's own, other work went on beside it, and all seconds are upper bounds.",
         f"Plans, changed at each --resume: {'; '.join(PLANS)}.",
     ]
-    return Finding(f"faults-{launcher}", summary, [made, by_whom], notes)
+    return BenchResult(f"faults-{launcher}", summary, [made, by_whom], notes)
 
 
-def by_moment(kills: Sequence[Told], moment: str) -> list[Told]:
+def by_moment(kills: Sequence[KillOutcome], moment: str) -> list[KillOutcome]:
     return [kill for kill in kills if kill.fault.moment == moment]
 
 
@@ -103,7 +103,7 @@ def kill_table(part: str, title: str) -> Table:
     return Table(part, title, columns, units)
 
 
-def add(made: Table, launcher: Launcher, killed: str, kills: Sequence[Told], costs: Costs) -> None:
+def add(made: Table, launcher: Launcher, killed: str, kills: Sequence[KillOutcome], costs: Costs) -> None:
     """A line. again: seconds from the kill until the stages were ready for the next batch."""
     made.add(
         side=launcher,

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from ffdist.bench.alone import Alone, slowest_stage, total
+from ffdist.bench.alone import OperationTimes, slowest_stage, total
 from ffdist.bench.harness.table import Table
 from ffdist.bench.settings import BenchSettings
 from ffdist.bench.step import OneStep, both_sides
@@ -59,7 +59,11 @@ UNITS = {"operations": "GFLOP", "optimiser_bytes": "MB", "products": "ms", "cast
 
 
 def floor_table(
-    found: dict[str, Floor], timed: dict[str, list[Alone]], rates: dict[str, float], stages: int, batch_size: int
+    found: dict[str, Floor],
+    timed: dict[str, list[OperationTimes]],
+    rates: dict[str, float],
+    stages: int,
+    batch_size: int,
 ) -> Table:
     """rates: samples/s in one process, of those that were measured."""
     made = Table("floor", "what a batch takes at least", COLUMNS, UNITS)
@@ -78,6 +82,6 @@ def floor_table(
     return made
 
 
-def milliseconds(alone: Alone) -> dict[str, float]:
+def milliseconds(alone: OperationTimes) -> dict[str, float]:
     return {name: 1e3 * seconds for name, seconds in (("products", alone.products), ("casts", alone.casts),
             ("optimiser", alone.optimiser), ("alone", alone.seconds))}  # fmt: skip

@@ -14,7 +14,7 @@ from string import ascii_lowercase
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from ffdist.bench.harness.team import Seat
+from ffdist.bench.harness.team import PoolMember
 from ffdist.errors import ConfigError, FfdistError
 from ffdist.runtime.child import ProcessStart
 
@@ -90,11 +90,11 @@ class Hosts:
 
     def place(self, life: Callable[..., Any]) -> Callable[..., Any]:
         """The same life, with ranks on the hosts in turn."""
-        return Placed(life, tuple(self.names), tuple(self.links))
+        return OnHost(life, tuple(self.names), tuple(self.links))
 
 
 @dataclass(frozen=True)
-class Placed:
+class OnHost:
     """A life that first moves its process to its host's namespace."""
 
     life: Callable[..., Any]
@@ -102,14 +102,14 @@ class Placed:
     names: tuple[str, ...]
     links: tuple[str, ...]
 
-    def __call__(self, seat: Seat | ProcessStart, *more: Any) -> Any:
-        host = seat.world.rank % len(self.names)
+    def __call__(self, member: PoolMember | ProcessStart, *more: Any) -> Any:
+        host = member.world.rank % len(self.names)
         with open(Path("/run/netns", self.names[host])) as namespace:
             libc = ctypes.CDLL(None, use_errno=True)
             if libc.setns(namespace.fileno(), CLONE_NEWNET) != 0:
                 raise OSError(ctypes.get_errno(), "setns")
         os.environ["GLOO_SOCKET_IFNAME"] = self.links[host]
-        return self.life(seat, *more)
+        return self.life(member, *more)
 
 
 def veth(one: str, link: str, other: str, end: str) -> None:

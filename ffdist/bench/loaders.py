@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ffdist.bench.harness.team import Seat
-from ffdist.bench.harness.window import Lap, endless
+from ffdist.bench.harness.team import PoolMember
+from ffdist.bench.harness.window import WindowRate, endless
 from ffdist.data import Images, Loader
 from ffdist.data.augment import margin
 from ffdist.data.encoded import EncodedSplit
@@ -40,8 +40,8 @@ class LoaderLife:
 
     make_job: MakeJob
 
-    def __call__(self, seat: Seat) -> None:
-        answer_laps(seat, endless(self.make_job().loaders().train))
+    def __call__(self, member: PoolMember) -> None:
+        answer_laps(member, endless(self.make_job().loaders().train))
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,9 @@ class BatchPathLife:
     make_job: MakeJob
     way: str
 
-    def __call__(self, seat: Seat) -> None:
+    def __call__(self, member: PoolMember) -> None:
         loader = self.make_job().loaders().train
-        answer_laps(seat, WAYS[self.way](loader, set(self.make_job().settings.dataset.augment)))
+        answer_laps(member, WAYS[self.way](loader, set(self.make_job().settings.dataset.augment)))
 
 
 @dataclass(frozen=True)
@@ -69,25 +69,25 @@ class FolderLife:
     workers: int
     tensors: bool
 
-    def __call__(self, seat: Seat) -> None:
+    def __call__(self, member: PoolMember) -> None:
         job = self.make_job()
         loader = job.loaders().train
         if not any(self.folder.iterdir()):
             write_files(loader, self.folder)
         changed = twin_transforms(job.images, job.settings.dataset.augment, tensors=self.tensors)
-        answer_laps(seat, folder_batches(self.folder, changed, loader.batch_size, self.workers, tensors=self.tensors))
+        answer_laps(member, folder_batches(self.folder, changed, loader.batch_size, self.workers, tensors=self.tensors))
 
 
-def answer_laps(seat: Seat, batches: Batches) -> None:
+def answer_laps(member: PoolMember, batches: Batches) -> None:
     """A lap for each order: its samples, seconds, and the seconds of computing of this process and its children."""
     with closing(batches):
-        while (window := seat.order()) is not None:
+        while (window := member.next_order()) is not None:
             for _ in range(window.warmup):
                 next(batches)
             begun, computed, samples = time.perf_counter(), computing(), 0
             for _ in range(window.batches):
                 samples += len(next(batches)[1])
-            seat.answer(Lap(samples, time.perf_counter() - begun, {"computing": computing() - computed}))
+            member.answer(WindowRate(samples, time.perf_counter() - begun, {"computing": computing() - computed}))
 
 
 def computing() -> float:

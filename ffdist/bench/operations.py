@@ -47,7 +47,7 @@ class Operation(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Side:
+class StepSides:
     """FF or backpropagation."""
 
     seconds: list[float]
@@ -72,7 +72,7 @@ class Side:
 class Steps:
     """Both sides, and the peak."""
 
-    sides: dict[str, Side]
+    sides: dict[str, StepSides]
     peak: float
     """Multiplications and additions a second of the best square product, in the run's precision."""
 
@@ -101,7 +101,7 @@ def taken(job: Job, config: BlockConfig, warmup: int, rounds: int) -> Steps:
         for name, step in steps.items():
             times[name].append(seconds(step, config.device))
     flops = {name: count(*side, config)[0] * batch / SAMPLES for name, side in sides.items()}
-    found = {name: Side(times[name], operations(step, config.device), flops[name]) for name, step in steps.items()}
+    found = {name: StepSides(times[name], operations(step, config.device), flops[name]) for name, step in steps.items()}
     return Steps(found, peak(config.device, dtype_of(job.settings.compute.precision)))
 
 

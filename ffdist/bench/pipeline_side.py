@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from ffdist.bench.harness.meter import MemoryUse, Meter
-from ffdist.bench.harness.team import Seat
-from ffdist.bench.harness.window import Lap, Mark, Window, endless, mark
+from ffdist.bench.harness.team import PoolMember
+from ffdist.bench.harness.window import Mark, Window, WindowRate, endless, mark
 from ffdist.data import Loader
 from ffdist.events import EpochEnded, ProgressMade, RunEvent, RunStarted
 from ffdist.pipeline.source import Loaders
@@ -36,10 +36,10 @@ class PipelineLife:
     weigh: bool = False
     """Count memory, which takes time; the last word is then a `MemoryUse`."""
 
-    def __call__(self, seat: Seat) -> MemoryUse | None:
-        pace = Pace(seat)
+    def __call__(self, member: PoolMember) -> MemoryUse | None:
+        pace = Pace(member)
         job = paced(self.make_job(), pace)
-        plan, world, store = job.settings.plan, seat.world, seat.store()
+        plan, world, store = job.settings.plan, member.world, member.store()
         device = stage_device(job.settings.compute.device, world)
         edges = ProcessEdges(world, store, device, transport=plan.transport,
                              timeout=job.timeout)  # fmt: skip
@@ -55,8 +55,8 @@ class PipelineLife:
 class Pace:
     """Takes a rank's orders; `stop` is set when there are no more."""
 
-    def __init__(self, seat: Seat) -> None:
-        self.seat = seat
+    def __init__(self, member: PoolMember) -> None:
+        self.member = member
         self.window: Window | None = None
         self.stop = Event()
         self.feeds = False
@@ -64,7 +64,7 @@ class Pace:
         self.meter: Meter | None = None
 
     def next(self) -> Window | None:
-        self.window = self.seat.order()
+        self.window = self.member.next_order()
         if self.window is None:
             self.stop.set()
         return self.window
@@ -129,7 +129,7 @@ class Stopwatch:
     def __call__(self, event: RunEvent) -> None:
         match event:
             case RunStarted():
-                self.pace.seat.answer("ready")
+                self.pace.member.answer("ready")
             case ProgressMade():
                 self.arrivals.append(mark(self.device))
             case EpochEnded(record) if self.arrivals:
@@ -138,4 +138,4 @@ class Stopwatch:
                 seconds, samples = window.seconds(self.arrivals), window.batches * self.batch_size
                 details = {"stages": record["stages"], "batches": window.total}
                 self.arrivals = []
-                self.pace.seat.answer(Lap(samples, seconds, details))
+                self.pace.member.answer(WindowRate(samples, seconds, details))

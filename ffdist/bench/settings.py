@@ -172,12 +172,12 @@ class BenchSettings:
     @property
     def num_stages(self) -> int:
         """Workers of ffdist's side."""
-        told = self.train.plan
-        if told.plan and told.plan != "auto":
+        plan = self.train.plan
+        if plan.plan and plan.plan != "auto":
             from ffdist.runtime.planning import given_plan
 
-            return given_plan(told.plan, self.job(1)().names, self.train.training.lanes).workers
-        return told.stages or len(told.cut) or self.compare.devices
+            return given_plan(plan.plan, self.job(1)().names, self.train.training.lanes).workers
+        return plan.stages or len(plan.cut) or self.compare.devices
 
     def job(self, stages: int, *, compiled: bool = False) -> BenchJob:
         """The job of a pipeline with so many stages; sent to its processes."""
@@ -197,11 +197,11 @@ class BenchSettings:
 
     def train_settings(self, stages: int) -> Settings:
         """What `ffdist train` would be told."""
-        told, split = self.train, () if self.compare.split is None else (f"split={self.compare.split}",)
-        told = told.changed(model_args=(*told.network.model_args, *split), image_size=self.size, device=self.place)
+        train, split = self.train, () if self.compare.split is None else (f"split={self.compare.split}",)
+        train = train.changed(model_args=(*train.network.model_args, *split), image_size=self.size, device=self.place)
         if self.by_plan and stages > 1:
-            return told
-        return told.changed(cut=told.plan.cut if len(told.plan.cut) == stages else (), stages=stages)
+            return train
+        return train.changed(cut=train.plan.cut if len(train.plan.cut) == stages else (), stages=stages)
 
     @property
     def place(self) -> str:

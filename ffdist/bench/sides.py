@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 from ffdist.baselines import family
 from ffdist.baselines.known import is_serial
-from ffdist.bench.baseline_side import BaselineLife, Keep, Run
+from ffdist.bench.baseline_side import BaselineLife, KeepOrder, RunOrder
 from ffdist.bench.harness.rounds import calibrated
 from ffdist.bench.harness.summary import Summary
-from ffdist.bench.harness.team import Life, Team
-from ffdist.bench.harness.window import Lap, Window
+from ffdist.bench.harness.team import WorkerMain, WorkerPool
+from ffdist.bench.harness.window import Window, WindowRate
 from ffdist.bench.pipeline_side import PipelineLife
 from ffdist.bench.settings import BenchSettings
 from ffdist.errors import ConfigError
@@ -23,10 +23,10 @@ class PipelineSide:
     """ffdist."""
 
     name: str
-    team: Team
+    team: WorkerPool
     window: Window
 
-    def lap(self) -> Lap:
+    def lap(self) -> WindowRate:
         return self.team.ask(self.window)
 
 
@@ -35,19 +35,19 @@ class BaselineSide:
     """One baseline, in the processes that it shares with its variants."""
 
     name: str
-    team: Team
+    team: WorkerPool
     variant: str
     window: Window
 
-    def lap(self) -> Lap:
-        return self.team.ask(Run(self.variant, self.window))
+    def lap(self) -> WindowRate:
+        return self.team.ask(RunOrder(self.variant, self.window))
 
 
-Placing = Callable[[Life], Life]
+Placing = Callable[[WorkerMain], WorkerMain]
 """Where a side's processes live, if not simply here."""
 
 
-def here(life: Life) -> Life:
+def here(life: WorkerMain) -> WorkerMain:
     return life
 
 
@@ -56,8 +56,8 @@ def open_pipeline(
     place: Placing = here,
 ) -> PipelineSide:  # fmt: skip
     """ffdist with so many stages, started and ready."""
-    team = ends.enter_context(Team(name, place(PipelineLife(settings.job(stages, compiled=compiled))), stages))
-    assert team.hear() == "ready"
+    team = ends.enter_context(WorkerPool(name, place(PipelineLife(settings.job(stages, compiled=compiled))), stages))
+    assert team.recv() == "ready"
     # what the edges hold may not drain within a window
     tail = (settings.train.plan.queue + 1) * (stages - 1)
     return calibrated(
@@ -98,8 +98,8 @@ def open_variants(
     size = 1 if is_serial(variants[0]) else settings.compare.devices
     threads = settings.threads * (settings.compare.devices if variants == ("bp-threads",) else 1)
     job = settings.changed(threads=threads).job(1)
-    team = ends.enter_context(Team(variants[0], place(BaselineLife(job, compiled)), size))
-    refused = team.ask(Keep(variants))
+    team = ends.enter_context(WorkerPool(variants[0], place(BaselineLife(job, compiled)), size))
+    refused = team.ask(KeepOrder(variants))
     sides = [BaselineSide(v, team, v, Window(settings.compare.warmup_batches, 3)) for v in variants if v not in refused]
     if not sides:
         raise ConfigError("no such baseline fits this network", where="--against", got="\n".join(refused.values()))
@@ -119,6 +119,6 @@ def qualify(
     results = {name: Summary.of(values) for name, values in rates.items()}
     best = max(sides, key=lambda side: results[side.name].median)
     if not keep:
-        best.team.ask(Keep((best.variant,)))
+        best.team.ask(KeepOrder((best.variant,)))
     calibrated(best, settings.compare.window_seconds)
     return Family(best, results, refused)

@@ -14,7 +14,7 @@ from math import nan
 from pathlib import Path
 from statistics import median
 
-from ffdist.bench.harness.finding import Finding, Plot, Progress
+from ffdist.bench.harness.finding import BenchResult, Plot, Progress
 from ffdist.bench.harness.table import Table, Value
 from ffdist.bench.victims import descendants, is_worker
 from ffdist.errors import StageError
@@ -27,7 +27,7 @@ FLAT = 1.05
 
 
 @dataclass(frozen=True)
-class Look:
+class ResourceSample:
     """What was seen at one moment, of all workers together."""
 
     seconds: float
@@ -37,7 +37,7 @@ class Look:
     threads: int
 
 
-def look_at(pids: list[int], since: float) -> Look:
+def look_at(pids: list[int], since: float) -> ResourceSample:
     resident = descriptors = threads = 0
     for pid in pids:
         try:
@@ -48,10 +48,10 @@ def look_at(pids: list[int], since: float) -> Look:
             descriptors += len(os.listdir(f"/proc/{pid}/fd"))
         except (OSError, KeyError, ValueError):  # it is about to end
             continue
-    return Look(time.monotonic() - since, resident, descriptors, threads)
+    return ResourceSample(time.monotonic() - since, resident, descriptors, threads)
 
 
-def soak(minutes: float, stages: int, queue: int, batch_size: int, progress: Progress) -> Finding:
+def soak(minutes: float, stages: int, queue: int, batch_size: int, progress: Progress) -> BenchResult:
     """Raises StageError where the run ends by itself with an error, or anything grows."""
     with tempfile.TemporaryDirectory(prefix="ffdist-soak-") as folder:
         run = Path(folder) / "run"
@@ -77,8 +77,8 @@ def soak(minutes: float, stages: int, queue: int, batch_size: int, progress: Pro
     return finding(looks, speeds, minutes, stages)
 
 
-def watched(process: subprocess.Popen[bytes], seconds: float, progress: Progress) -> list[Look]:
-    begun, looks, every = time.monotonic(), list[Look](), max(1.0, seconds / LOOKS)
+def watched(process: subprocess.Popen[bytes], seconds: float, progress: Progress) -> list[ResourceSample]:
+    begun, looks, every = time.monotonic(), list[ResourceSample](), max(1.0, seconds / LOOKS)
     while time.monotonic() - begun < seconds:
         time.sleep(every)
         if process.poll() is not None:
@@ -89,7 +89,7 @@ def watched(process: subprocess.Popen[bytes], seconds: float, progress: Progress
     return looks
 
 
-def finding(looks: list[Look], speeds: list[float], minutes: float, stages: int) -> Finding:
+def finding(looks: list[ResourceSample], speeds: list[float], minutes: float, stages: int) -> BenchResult:
     columns = {"of all workers": "what", "n": "last.n", "first third": "first", "middle": "middle", "last": "last",
                "most": "last.most"}  # fmt: skip
     units = {"first": "", "middle": "", "last": ""}
@@ -114,4 +114,4 @@ def finding(looks: list[Look], speeds: list[float], minutes: float, stages: int)
     ]
     summary = {"minutes": minutes, "stages": stages, "epochs": len(speeds), "rows": made.drawn_cells()}
     plot = Plot("lines", "memory of all workers", "minutes", "MiB", {"resident": points})
-    return Finding("soak", summary, [made], ["Nothing grew."], plot)
+    return BenchResult("soak", summary, [made], ["Nothing grew."], plot)

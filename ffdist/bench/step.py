@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ffdist.baselines.twin import BackpropRule, twin
-from ffdist.bench.harness.team import Seat, Team
+from ffdist.bench.harness.team import PoolMember, WorkerPool
 from ffdist.bench.settings import BenchSettings
 from ffdist.models import Chain
 from ffdist.objectives import Objective
@@ -23,24 +23,24 @@ Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
-class Alone(Generic[Found]):
+class MeasuredAlone(Generic[Found]):
     """A process that works once, as a stage's process would compute."""
 
     settings: BenchSettings
     work: Callable[[Job, BlockConfig], Found]
     compiled: bool = False
 
-    def __call__(self, seat: Seat) -> Found:
+    def __call__(self, member: PoolMember) -> Found:
         torch.set_num_threads(self.settings.threads)
         job = self.settings.job(1, compiled=self.compiled)()
-        return self.work(job, job.block_config(stage_device(job.settings.compute.device, seat.world), 10**6))
+        return self.work(job, job.block_config(stage_device(job.settings.compute.device, member.world), 10**6))
 
 
 def in_a_process(
     settings: BenchSettings, work: Callable[[Job, BlockConfig], Found], *, compiled: bool = False
 ) -> Found:
     """What the work gives, in a process of its own of as many threads as are told. work: picklable."""
-    with Team("alone", Alone(settings, work, compiled), 1) as team:
+    with WorkerPool("alone", MeasuredAlone(settings, work, compiled), 1) as team:
         return team.finish()[0]
 
 

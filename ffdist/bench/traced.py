@@ -19,7 +19,7 @@ from ffdist.baselines import BASELINES, BaselineConfig, RankPlace
 from ffdist.baselines.known import family
 from ffdist.bench.baseline_side import join
 from ffdist.bench.harness.finding import Progress
-from ffdist.bench.harness.team import Seat, Team
+from ffdist.bench.harness.team import PoolMember, WorkerPool
 from ffdist.bench.harness.window import endless
 from ffdist.bench.settings import BenchSettings
 from ffdist.bench.whole_runs import whole_rank
@@ -73,14 +73,14 @@ def trace_ours(settings: BenchSettings) -> Traced:
     stages, wanted = settings.num_stages, (WARM + TRACED + SHOWN) * settings.batch_size
     samples = min(wanted, len(settings.job(1)().images.train))
     with tempfile.TemporaryDirectory(prefix="ffdist-") as folder, ExitStack() as ends:
-        told = settings.train_settings(stages).changed(
+        train = settings.train_settings(stages).changed(
             trace=True,
             trace_from=WARM + 1,
             trace_steps=TRACED,
             samples=samples,
             epochs=ceil(wanted / samples),
         )
-        team = ends.enter_context(Team("ours", TracedStage(SettingsJob(told, Path(folder), stages)), stages))
+        team = ends.enter_context(WorkerPool("ours", TracedStage(SettingsJob(train, Path(folder), stages)), stages))
         team.finish()
         events = json.loads((Path(folder) / TRACE).read_text())["traceEvents"]
     return traced("ours", spans_of(events), "forward")
@@ -92,8 +92,8 @@ class TracedStage:
 
     make_job: MakeJob
 
-    def __call__(self, seat: Seat) -> None:
-        whole_rank(self.make_job(), seat, lambda event: None).run()
+    def __call__(self, member: PoolMember) -> None:
+        whole_rank(self.make_job(), member, lambda event: None).run()
 
 
 def trace_1f1b(settings: BenchSettings) -> Traced:
@@ -102,7 +102,7 @@ def trace_1f1b(settings: BenchSettings) -> Traced:
     for variant in family("1f1b"):
         with ExitStack() as ends:
             size = settings.compare.devices
-            team = ends.enter_context(Team(variant, BaselineLife(settings.job(1), variant), size))
+            team = ends.enter_context(WorkerPool(variant, BaselineLife(settings.job(1), variant), size))
             words = team.finish()
         if isinstance(words[0], str):
             refused[variant] = words[0]
@@ -114,8 +114,8 @@ def trace_1f1b(settings: BenchSettings) -> Traced:
             for name, begin, end in each
         ]
         return traced(f"backpropagation, {variant}", spans, "update")
-    told = "\n".join(refused.values())
-    raise ConfigError("no 1F1B pipeline fits this network", where=setting("watch.trace"), got=told)
+    reasons = "\n".join(refused.values())
+    raise ConfigError("no 1F1B pipeline fits this network", where=setting("watch.trace"), got=reasons)
 
 
 @dataclass(frozen=True)
@@ -125,11 +125,11 @@ class BaselineLife:
     make_job: MakeJob
     variant: str
 
-    def __call__(self, seat: Seat) -> list[tuple[str, int, int]] | str:
+    def __call__(self, member: PoolMember) -> list[tuple[str, int, int]] | str:
         job = self.make_job()
-        settings, place = job.settings, RankPlace(seat.world.rank, seat.world.size)
-        device = stage_device(settings.compute.device, seat.world)
-        join(seat, device, settings.compute.threads or 1)
+        settings, place = job.settings, RankPlace(member.world.rank, member.world.size)
+        device = stage_device(settings.compute.device, member.world)
+        join(member, device, settings.compute.threads or 1)
         spans = list[tuple[str, int, int]]()
         try:
             learner: Any = BASELINES[self.variant](job.chain, BaselineConfig(settings, 10**6, device), place)
@@ -139,9 +139,9 @@ class BaselineLife:
 
         def timed(call: Callable[..., Any], name: str) -> Callable[..., Any]:
             @wraps(call)
-            def wrapped(*args: Any, **told: Any) -> Any:
+            def wrapped(*args: Any, **options: Any) -> Any:
                 begin = time.perf_counter_ns()
-                result = call(*args, **told)
+                result = call(*args, **options)
                 synchronize(device)
                 spans.append((name, begin, time.perf_counter_ns()))
                 return result

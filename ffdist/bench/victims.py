@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 
-class Seen(NamedTuple):
+class ProcessId(NamedTuple):
     """A process; its number alone may be another's by now."""
 
     pid: int
@@ -27,29 +27,29 @@ def stat_of(pid: int) -> tuple[int, str, str] | None:
     return int(parent), state, rest[17]
 
 
-def descendants(parent: int) -> list[Seen]:
+def descendants(parent: int) -> list[ProcessId]:
     """Of a process, at any depth; without zombies."""
     all_of = dict[int, tuple[int, str, str]]()
     for folder in Path("/proc").glob("[0-9]*"):
         if found := stat_of(int(folder.name)):
             all_of[int(folder.name)] = found
-    found, wanted = list[Seen](), {parent}
+    found, wanted = list[ProcessId](), {parent}
     while wanted:
         mine = [pid for pid, (above, _, _) in all_of.items() if above in wanted]
-        found += [Seen(pid, all_of[pid][2]) for pid in mine if all_of[pid][1] != "Z"]
+        found += [ProcessId(pid, all_of[pid][2]) for pid in mine if all_of[pid][1] != "Z"]
         wanted = set(mine)
     return found
 
 
-def lives(seen: Seen) -> bool:
+def is_running(seen: ProcessId) -> bool:
     found = stat_of(seen.pid)
     return found is not None and found[1] not in "ZX" and found[2] == seen.began
 
 
-def left_of(seen: set[Seen], patience: float) -> list[Seen]:
+def left_of(seen: set[ProcessId], timeout: float) -> list[ProcessId]:
     """Those that are still there after so many seconds."""
-    deadline = time.monotonic() + patience
-    while (left := [each for each in seen if lives(each)]) and time.monotonic() < deadline:
+    deadline = time.monotonic() + timeout
+    while (left := [each for each in seen if is_running(each)]) and time.monotonic() < deadline:
         time.sleep(0.02)
     return left
 
@@ -61,7 +61,7 @@ def words_of(pid: int) -> list[str]:
     return []
 
 
-def is_worker(seen: Seen, launcher: str) -> bool:
+def is_worker(seen: ProcessId, launcher: str) -> bool:
     """Whether it is a stage's process of such a launcher."""
     words = words_of(seen.pid)
     if launcher == "processes":

@@ -14,7 +14,7 @@ from torch import Tensor
 from ffdist.baselines import BASELINES, BaselineConfig, RankPlace
 from ffdist.baselines.base import Replica
 from ffdist.bench.baseline_side import join
-from ffdist.bench.harness.team import Seat
+from ffdist.bench.harness.team import PoolMember
 from ffdist.errors import ConfigError, setting
 from ffdist.events import EpochEnded, Observer, RunEvent, RunStarted
 from ffdist.pipeline.block import to_device
@@ -42,7 +42,7 @@ class PipelineRun:
 
     make_job: MakeJob
 
-    def __call__(self, seat: Seat) -> None:
+    def __call__(self, member: PoolMember) -> None:
         began = 0.0
 
         def report(event: RunEvent) -> None:
@@ -51,15 +51,15 @@ class PipelineRun:
                 began = time.perf_counter()
             if isinstance(event, EpochEnded):
                 found = event.record["validation"]["accuracy"]
-                seat.answer(Epoch(time.perf_counter() - began, found["last"], found["mean"]))
+                member.answer(Epoch(time.perf_counter() - began, found["last"], found["mean"]))
 
-        whole_rank(self.make_job(), seat, report).run()
+        whole_rank(self.make_job(), member, report).run()
 
 
-def whole_rank(job: Job, seat: Seat, observer: Observer) -> Rank:
+def whole_rank(job: Job, member: PoolMember, observer: Observer) -> Rank:
     """A stage of a whole run, from its first batch to its last, without a test split; in a process of a benchmark's."""
     job = replace(job, images=replace(job.images, test=None))
-    world, store = seat.world, seat.store()
+    world, store = member.world, member.store()
     device = stage_device(job.settings.compute.device, world)
     edges = ProcessEdges(world, store, device, transport=job.settings.plan.transport, timeout=job.timeout)
     return Rank(job, world, store, edges, observer)
@@ -72,11 +72,11 @@ class BaselineRun:
     make_job: MakeJob
     variant: str
 
-    def __call__(self, seat: Seat) -> None:
+    def __call__(self, member: PoolMember) -> None:
         job = self.make_job()
-        settings, place = job.settings, RankPlace(seat.world.rank, seat.world.size)
-        device = stage_device(settings.compute.device, seat.world)
-        join(seat, device, settings.compute.threads or 1)
+        settings, place = job.settings, RankPlace(member.world.rank, member.world.size)
+        device = stage_device(settings.compute.device, member.world)
+        join(member, device, settings.compute.threads or 1)
         loaders = job.loaders()
         assert loaders.validation
         loaders.train.shard = loaders.validation.shard = (place.rank, place.size)
@@ -93,7 +93,7 @@ class BaselineRun:
                 learner.learn(x, y)
             found = evaluate(learner, loaders.validation.epoch(0))
             if place.rank == 0:
-                seat.answer(Epoch(time.perf_counter() - began, found, found))
+                member.answer(Epoch(time.perf_counter() - began, found, found))
         dist.destroy_process_group()
 
 

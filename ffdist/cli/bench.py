@@ -21,9 +21,9 @@ from ffdist.runtime.interrupts import handle_signals, unwind
 from ffdist.settings import GROUP_OF
 
 if TYPE_CHECKING:
-    from ffdist.bench.harness.finding import Finding, Progress
+    from ffdist.bench.harness.finding import BenchResult, Progress
 
-THEMES: Known[Callable[[BenchSettings, Progress], Finding]] = Known(
+THEMES: Known[Callable[[BenchSettings, Progress], BenchResult]] = Known(
     {name: f"ffdist.bench.themes.{name}:{name}" for name in get_args(Theme) if name != "all"}
 )
 PROG = "ffdist bench"
@@ -135,7 +135,7 @@ def check(theme: Theme, settings: BenchSettings) -> None:
     open_dataset(settings.train.changed(image_size=settings.size).dataset)
 
 
-def show(finding: Finding, *, as_json: bool) -> None:
+def show(finding: BenchResult, *, as_json: bool) -> None:
     """The result on the standard output."""
     if as_json:
         print(json.dumps(finding.summary))

@@ -39,7 +39,7 @@ class Doctor:
 
 
 @dataclass(frozen=True)
-class Finding:
+class DoctorCheck:
     """One thing looked at."""
 
     what: str
@@ -64,14 +64,14 @@ def main(args: Sequence[str]) -> None:
         sys.exit(1)
 
 
-def environment() -> list[Finding]:
+def environment() -> list[DoctorCheck]:
     versions = {name: importlib.metadata.version(name) for name in ("ffdist", "torch", "torchvision", "pyarrow")}
     room = shutil.disk_usage(".").free
     return [
-        Finding("python", sys.version_info >= (3, 10), platform.python_version(), "install Python 3.10 or newer"),
-        *(Finding(name, True, found) for name, found in versions.items()),
-        Finding("cores", True, cores()),
-        Finding("room on this disk", room > 2**30, f"{room / 2**30:.0f} GiB", "free 1 GiB at least for runs"),
+        DoctorCheck("python", sys.version_info >= (3, 10), platform.python_version(), "install Python 3.10 or newer"),
+        *(DoctorCheck(name, True, found) for name, found in versions.items()),
+        DoctorCheck("cores", True, cores()),
+        DoctorCheck("room on this disk", room > 2**30, f"{room / 2**30:.0f} GiB", "free 1 GiB at least for runs"),
     ]
 
 
@@ -81,35 +81,37 @@ def cores() -> str:
     return f"{available_cores()}{limit}, OMP_NUM_THREADS={threads}"
 
 
-def devices() -> list[Finding]:
+def devices() -> list[DoctorCheck]:
     from ffdist import device  # behind the parsing: it imports torch
 
-    found = [Finding(f"GPU {each}", True, device.name_of(each)) for each in device.all_seen()]
-    return found or [Finding("GPU", True, "none; stages run on the CPU")]
+    found = [DoctorCheck(f"GPU {each}", True, device.name_of(each)) for each in device.all_seen()]
+    return found or [DoctorCheck("GPU", True, "none; stages run on the CPU")]
 
 
-def optional() -> list[Finding]:
+def optional() -> list[DoctorCheck]:
     found = {name: importlib.util.find_spec(name) is not None for name in OPTIONAL}
-    return [Finding(name, True, "found" if found[name] else f"not installed ({OPTIONAL[name]})") for name in OPTIONAL]
+    return [
+        DoctorCheck(name, True, "found" if found[name] else f"not installed ({OPTIONAL[name]})") for name in OPTIONAL
+    ]
 
 
-def sends(count: int) -> list[Finding]:
+def sends(count: int) -> list[DoctorCheck]:
     """A tensor passed down a chain of processes, by every transport that joins them; why the others do not."""
     from ffdist.transport import registry  # behind the parsing: it imports torch
 
     place = registry.here()
     best = registry.fastest(place, place).name
-    found: list[Finding] = []
+    found: list[DoctorCheck] = []
     for name, transport in registry.TRANSPORTS.items():
         if transport.joins(place, place):
             found.append(_send(name, count))
         else:
             why = transport.obstacle() or f"it needs {transport.needs}"
-            found.append(Finding(f"processes by {name}", True, f"not here, so stages use {best} ({why})"))
+            found.append(DoctorCheck(f"processes by {name}", True, f"not here, so stages use {best} ({why})"))
     return found
 
 
-def _send(kind: str, count: int) -> Finding:
+def _send(kind: str, count: int) -> DoctorCheck:
     from ffdist.runtime.chain_check import passed_whole
 
     what = f"{count} processes by {kind}"
@@ -117,11 +119,11 @@ def _send(kind: str, count: int) -> Finding:
         whole = passed_whole(kind, count)
     except FfdistError as error:
         found = "; ".join(str(part) for part in (error.what, error.where, error.got) if part is not None)
-        return Finding(what, False, found, error.remedy or "let processes of this user open local sockets")
-    return Finding(what, whole, "sent and received" if whole else "arrived broken", "check this machine's memory")
+        return DoctorCheck(what, False, found, error.remedy or "let processes of this user open local sockets")
+    return DoctorCheck(what, whole, "sent and received" if whole else "arrived broken", "check this machine's memory")
 
 
-def table(findings: list[Finding]) -> Table:
+def table(findings: list[DoctorCheck]) -> Table:
     rows = plain.table("", "what", "found", "remedy")
     for finding in findings:
         mark = Text("ok", "green") if finding.ok else Text("no", "red")

@@ -15,7 +15,7 @@ from ffdist.errors import ConfigError, FfdistError
 from ffdist.runtime.interrupts import handle_signals, unwind
 
 if TYPE_CHECKING:
-    from ffdist.bench.harness.finding import Finding, Progress
+    from ffdist.bench.harness.finding import BenchResult, Progress
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def check(command: Faults | Soak) -> None:
         raise ConfigError("processes are looked for by /proc", expected="Linux", got=sys.platform)
 
 
-def run(command: Faults | Soak, words: Sequence[str], measure: Callable[[Progress], Finding]) -> None:
+def run(command: Faults | Soak, words: Sequence[str], measure: Callable[[Progress], BenchResult]) -> None:
     """Measure; show, and record. words: the command."""
     from ffdist.bench.harness.record import write_record
     from ffdist.cli.bench import show
@@ -97,7 +97,7 @@ def run(command: Faults | Soak, words: Sequence[str], measure: Callable[[Progres
         console.print("record: " + ", ".join(map(str, paths)), soft_wrap=True)
 
 
-def found_by_faults(command: Faults, progress: Progress) -> Finding:
+def found_by_faults(command: Faults, progress: Progress) -> BenchResult:
     from ffdist.bench.faults import faults
 
     folder = command.folder or Path(tempfile.mkdtemp(prefix="ffdist-faults-"))
@@ -111,7 +111,7 @@ def found_by_faults(command: Faults, progress: Progress) -> Finding:
     return finding
 
 
-def found_by_soak(command: Soak, progress: Progress) -> Finding:
+def found_by_soak(command: Soak, progress: Progress) -> BenchResult:
     from ffdist.bench.soak import soak
 
     return soak(command.minutes, command.stages, command.queue, command.batch_size, progress)

@@ -66,10 +66,10 @@ def run_processes(
     run: its directory. max_restarts: how often in a row the run goes on from its last snapshot where a process died,
     or did not answer for `timeout` seconds; None: for ever. Raises as `run_lives` does.
     """
-    return run_lives(Training(make_job), stages, observer, run=run, max_restarts=max_restarts, timeout=timeout)
+    return run_attempts(Training(make_job), stages, observer, run=run, max_restarts=max_restarts, timeout=timeout)
 
 
-def run_lives(
+def run_attempts(
     life: Life,
     stages: int,
     observer: Observer,

@@ -16,7 +16,7 @@ from ffdist.baselines.base import Replica, Whole, cross_entropy
 from ffdist.baselines.fully_sharded import SHARDS_ON_CPUS
 from ffdist.baselines.pipeline_parallel import WAITS_FOR_ALL
 from ffdist.bench.baseline_side import join
-from ffdist.bench.harness.team import Seat, Team
+from ffdist.bench.harness.team import PoolMember, WorkerPool
 from ffdist.errors import ConfigError, NetworkError
 from ffdist.models import cnnb, mlp
 from ffdist.settings import Settings
@@ -49,19 +49,19 @@ def batches() -> list[tuple[torch.Tensor, torch.Tensor]]:
     ]
 
 
-def learn(seat: Seat) -> None:
+def learn(member: PoolMember) -> None:
     """Each order names a baseline; the answer is this rank's weights behind some batches. Of the order MOVED it is what
     `moved` says."""
-    join(seat, torch.device("cpu"), 1)
-    place = RankPlace(seat.world.rank, seat.world.size)
-    while (name := seat.order()) is not None:
+    join(member, torch.device("cpu"), 1)
+    place = RankPlace(member.world.rank, member.world.size)
+    while (name := member.next_order()) is not None:
         if name == MOVED:
-            seat.answer((place.rank, moved(place)))
+            member.answer((place.rank, moved(place)))
             continue
         try:
-            seat.answer((place.rank, learned(name, place)))
+            member.answer((place.rank, learned(name, place)))
         except NetworkError as error:
-            seat.answer((place.rank, Learned({}, str(error))))
+            member.answer((place.rank, Learned({}, str(error))))
 
 
 def config_for(name: str) -> BaselineConfig:
@@ -84,16 +84,16 @@ def learned(name: str, place: RankPlace) -> Learned:
 
 
 @pytest.fixture(scope="module")
-def team() -> Iterator[Team]:
+def team() -> Iterator[WorkerPool]:
     """Two ranks, for all tests here: a process that imports torch costs seconds."""
-    with Team("baselines", learn, 2) as made:
+    with WorkerPool("baselines", learn, 2) as made:
         yield made
 
 
-def told(team: Team, order: str) -> list[Any]:
+def told(team: WorkerPool, order: str) -> list[Any]:
     """Both ranks' answers, in the order of ranks."""
-    team.tell(order)
-    answers = dict(team.hear() for _ in range(2))
+    team.send(order)
+    answers = dict(team.recv() for _ in range(2))
     return [answers[rank] for rank in range(2)]
 
 
@@ -148,7 +148,9 @@ def test_the_classifier_has_the_heads_rate_and_averaged_weights_are_evaluated() 
 
 
 @pytest.mark.distributed
-def test_every_baseline_of_two_ranks_learns_what_one_device_learns(team: Team, expected: list[torch.Tensor]) -> None:
+def test_every_baseline_of_two_ranks_learns_what_one_device_learns(
+    team: WorkerPool, expected: list[torch.Tensor]
+) -> None:
     elsewhere = ("bp", "fsdp") if WAITS_FOR_ALL else ("bp", "fsdp", *ON_GPUS)
     names = [name for name in BASELINES if not name.startswith(elsewhere) and name != "ddp-powersgd"]
     for name in names:
@@ -161,7 +163,7 @@ def test_every_baseline_of_two_ranks_learns_what_one_device_learns(team: Team, e
 
 @pytest.mark.distributed
 def test_powersgd_learns_alike_on_all_ranks_and_not_what_one_device_learns(
-    team: Team, expected: list[torch.Tensor]
+    team: WorkerPool, expected: list[torch.Tensor]
 ) -> None:
     one, other = told(team, "ddp-powersgd")
     assert one.weights == other.weights
@@ -172,7 +174,7 @@ def test_powersgd_learns_alike_on_all_ranks_and_not_what_one_device_learns(
 
 @pytest.mark.distributed
 @pytest.mark.skipif(not SHARDS_ON_CPUS, reason="this torch shards on GPUs alone")
-def test_fully_sharded_learns_what_one_device_learns(team: Team) -> None:
+def test_fully_sharded_learns_what_one_device_learns(team: WorkerPool) -> None:
     whole = Whole(CHAIN, ADAMW)
     expected = bare_loop(whole, torch.optim.AdamW(whole.parameters(), lr=1e-2, weight_decay=1e-5))
     for name in family("fsdp"):
@@ -198,7 +200,7 @@ def moved(place: RankPlace) -> list[bool]:
 
 @pytest.mark.distributed
 @pytest.mark.skipif(not SHARDS_ON_CPUS, reason="this torch shards on GPUs alone")
-def test_fully_sharded_takes_batch_norm_in_bfloat16(team: Team) -> None:
+def test_fully_sharded_takes_batch_norm_in_bfloat16(team: WorkerPool) -> None:
     assert told(team, MOVED) == [[True] * len(family("fsdp"))] * 2
 
 

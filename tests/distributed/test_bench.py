@@ -20,7 +20,7 @@ from stages import command
 from ffdist.bench import loaders
 from ffdist.bench.baseline_side import join
 from ffdist.bench.harness.probe import Probe
-from ffdist.bench.harness.team import Seat, Team
+from ffdist.bench.harness.team import PoolMember, WorkerPool
 from ffdist.bench.hosts import Hosts, why_not
 from ffdist.bench.settings import BenchSettings
 from ffdist.bench.themes.accuracy import check
@@ -169,9 +169,9 @@ def test_memory_of_a_stage_does_not_grow_with_the_number_of_stages() -> None:
     assert min(use.queue for use in many) >= 3 * frame, "a stage's edges have a slot more than they are deep"
 
 
-def meet_elsewhere(seat: Seat) -> tuple[str, float]:
+def meet_elsewhere(member: PoolMember) -> tuple[str, float]:
     """This rank's network, and the sum over ranks."""
-    join(seat, torch.device("cpu"), 1)
+    join(member, torch.device("cpu"), 1)
     total = torch.ones(1)
     dist.all_reduce(total)
     dist.destroy_process_group()
@@ -182,7 +182,7 @@ def meet_elsewhere(seat: Seat) -> tuple[str, float]:
 def test_two_hosts_are_networks_apart_that_reach_each_other_and_leave_nothing() -> None:
     with Hosts() as hosts:
         hosts.limit("1gbit")
-        with Team("hosts", hosts.place(meet_elsewhere), 2) as team:
+        with WorkerPool("hosts", hosts.place(meet_elsewhere), 2) as team:
             (here, total), (there, _) = team.finish()
         hosts.limit("unlimited")
     assert len({here, there, os.readlink("/proc/self/ns/net")}) == 3
@@ -190,12 +190,12 @@ def test_two_hosts_are_networks_apart_that_reach_each_other_and_leave_nothing() 
     assert not [name for name in hosts.names if Path("/run/netns", name).exists()]
 
 
-def tell_cores(seat: Seat) -> list[int]:
+def tell_cores(member: PoolMember) -> list[int]:
     return sorted(os.sched_getaffinity(0))
 
 
 def test_each_member_of_a_side_has_cores_of_its_own() -> None:
-    with Team("cores", tell_cores, 2) as team:
+    with WorkerPool("cores", tell_cores, 2) as team:
         one, other = team.finish()
     shared = set(one) & set(other)
     assert not shared if len(os.sched_getaffinity(0)) > 1 else shared
@@ -216,12 +216,15 @@ def test_the_probe_notices_other_work_that_was_there_all_along() -> None:
             neighbour.wait()
 
 
-def fail_on_order(seat: Seat) -> None:
-    raise ValueError(f"told {seat.order()}")
+def fail_on_order(member: PoolMember) -> None:
+    raise ValueError(f"told {member.next_order()}")
 
 
 def test_a_member_that_fails_ends_the_comparison_with_its_own_words() -> None:
-    with Team("clumsy", fail_on_order, 2) as team, pytest.raises(StageError, match=r"(?s)clumsy.*ValueError: told 7"):
+    with (
+        WorkerPool("clumsy", fail_on_order, 2) as team,
+        pytest.raises(StageError, match=r"(?s)clumsy.*ValueError: told 7"),
+    ):
         team.ask(7)
 
 
@@ -229,15 +232,15 @@ COMPARING = """
 import time
 from ffdist.bench.harness.team import Team
 
-def life(seat):
-    seat.answer("here")
+def life(member):
+    member.answer("here")
     time.sleep(600)  # a long round
 
 if __name__ == "__main__":
     with Team("stuck", life, 2) as team:
-        team.hear(), team.hear()
+        team.recv(), team.recv()
         print(*(process.pid for process in team.processes), flush=True)
-        team.hear()
+        team.recv()
 """
 MEASURING = """
 import multiprocessing, threading, time

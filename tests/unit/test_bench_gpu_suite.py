@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from benchmarks.gpu.kernels import ViewNorm
 from benchmarks.gpu.rows import Rows, read
 from benchmarks.gpu.serial import BEYOND, batch_sweep
-from benchmarks.gpu.streams import Line
+from benchmarks.gpu.streams import StreamPipeline
 from benchmarks.gpu.suite import Suite
 from benchmarks.gpu_suite import PARTS
 from ffdist.errors import NetworkError
@@ -136,7 +136,7 @@ def test_stages_by_streams_end_with_the_error_of_one_of_them(broken: int) -> Non
     cpu = Suite(torch.device("cpu"), quick=True, batch=32)
     names = [(str(i), partial(Limited, "too many") if i == broken else partial(nn.Linear, 8, 8)) for i in range(3)]
     chain = Chain(names, input_shape=(8,), num_classes=2)
-    line = Line(cpu, chain, [1, 1, 1], *cpu.batch_of(chain))
+    line = StreamPipeline(cpu, chain, [1, 1, 1], *cpu.batch_of(chain))
     with pytest.raises(NetworkError, match="too many"), line:
         line.rate(50)
     assert not any(thread.is_alive() for thread in line.threads)

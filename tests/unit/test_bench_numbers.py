@@ -17,15 +17,15 @@ from torch.utils.flop_counter import FlopCounterMode
 import ffdist
 from ffdist.baselines import BASELINES, family
 from ffdist.baselines.twin import BackpropRule, twin
-from ffdist.bench.alone import Alone, heavy_calls, slowest_stage, total
+from ffdist.bench.alone import OperationTimes, heavy_calls, slowest_stage, total
 from ffdist.bench.bare import BareBlocks, Steps
 from ffdist.bench.floor import floors
-from ffdist.bench.harness.finding import Finding, Plot
+from ffdist.bench.harness.finding import BenchResult, Plot
 from ffdist.bench.harness.record import read, write_record
 from ffdist.bench.harness.rounds import Rounds, take_turns
 from ffdist.bench.harness.summary import Summary, ratios
 from ffdist.bench.harness.table import Table
-from ffdist.bench.harness.window import Lap, Window
+from ffdist.bench.harness.window import Window, WindowRate
 from ffdist.bench.settings import BenchSettings
 from ffdist.bench.step import OneStep
 from ffdist.bench.themes.accuracy import Race, at_level, reached_after
@@ -55,9 +55,9 @@ class Worker:
         self.rates = list(rates)
         self.window = Window(1, 1)
 
-    def lap(self) -> Lap:
+    def lap(self) -> WindowRate:
         self.log.append(self.name)
-        return Lap(self.rates.pop(0), 1.0, {})
+        return WindowRate(self.rates.pop(0), 1.0, {})
 
 
 def test_a_window_counts_from_the_last_arrival_before_it_to_its_own_last() -> None:
@@ -100,7 +100,7 @@ def test_a_record_holds_machine_versions_command_and_figures(tmp_path: Path) -> 
     plot = Plot("lines", "t", "x", "y", {"ours": [(1, 2.0, 1.0, 3.0), (2, 3.0, 2.0, 4.0)]}, log_x=True)
     table = Table("compared", "a table", {"side": "side", "samples/s": "rate", "n": "rate.n"}, {"rate": "samples/s"})
     table.add(side="ours", rate=Summary(1234.5, 1000.0, 1500.0, 7))
-    finding = Finding("throughput", {"ratio": 1.5}, [table], ["a note"], plot)
+    finding = BenchResult("throughput", {"ratio": 1.5}, [table], ["a note"], plot)
     command = ["ffdist", "bench", "throughput"]
     first, second = (write_record(finding, tmp_path, command, {}, network="mlp", rule="sff") for _ in range(2))
     assert set(first).isdisjoint(second), "no record is overwritten"
@@ -185,9 +185,9 @@ def test_an_accuracy_is_reached_where_the_line_through_the_ends_of_epochs_is() -
 
 
 def test_the_slowest_stage_is_that_of_the_cut_that_makes_it_shortest() -> None:
-    blocks = [Alone(products, 0.25, 0.5) for products in (4.0, 1.0, 2.0, 1.0)]
-    assert slowest_stage(blocks, 1) == total(blocks) == Alone(8.0, 1.0, 2.0)
-    assert slowest_stage(blocks, 2) == Alone(4.0, 0.75, 1.5)  # 1 + 3: 4.75 and 6.25; 2 + 2: 6.5 and 4.5
+    blocks = [OperationTimes(products, 0.25, 0.5) for products in (4.0, 1.0, 2.0, 1.0)]
+    assert slowest_stage(blocks, 1) == total(blocks) == OperationTimes(8.0, 1.0, 2.0)
+    assert slowest_stage(blocks, 2) == OperationTimes(4.0, 0.75, 1.5)  # 1 + 3: 4.75 and 6.25; 2 + 2: 6.5 and 4.5
     assert slowest_stage(blocks, 4) == blocks[0]
 
 

@@ -26,7 +26,7 @@ class Plot:
 
 
 @dataclass
-class Finding:
+class BenchResult:
     """The result of one suite."""
 
     theme: str

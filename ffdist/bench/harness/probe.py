@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import torch
 
-from ffdist.bench.harness.team import Seat, Team
+from ffdist.bench.harness.team import PoolMember, WorkerPool
 
 SECONDS = 0.12
 SHARE = 0.9
@@ -27,21 +27,21 @@ class Rates(NamedTuple):
     """Of the seconds alone in which it had a core: what the core can do, whoever else wants it."""
 
 
-def _multiply(seat: Seat) -> None:
+def _multiply(member: PoolMember) -> None:
     """Each order is the time to begin at; the answer is `Rates`."""
     torch.set_num_threads(1)
     a = torch.rand(256, 256)
-    while (begin := seat.order()) is not None:
+    while (begin := member.next_order()) is not None:
         while time.monotonic() < begin:  # the others begin at the same instant
             pass
         count, begun, computed = 0, time.perf_counter(), time.thread_time()
         while time.perf_counter() - begun < SECONDS:
             torch.mm(a, a)
             count += 1
-        seat.answer(Rates(count / (time.perf_counter() - begun), count / (time.thread_time() - computed)))
+        member.answer(Rates(count / (time.perf_counter() - begun), count / (time.thread_time() - computed)))
 
 
-class Probe(Team):
+class Probe(WorkerPool):
     """As many processes as a comparison uses; `measure` takes about (n + 1) * 0.15 seconds.
 
     A neighbour that slows one process as much as all does not show in their quotient. So one's work is the best that
@@ -67,5 +67,5 @@ class Probe(Team):
         return sum(rates.by_clock for rates in self._rates(range(self.size))) / self.alone
 
     def _rates(self, ranks: range | list[int]) -> list[Rates]:
-        self.tell(time.monotonic() + 0.02, list(ranks))
-        return [self.hear() for _ in ranks]
+        self.send(time.monotonic() + 0.02, list(ranks))
+        return [self.recv() for _ in ranks]

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from ffdist.bench.harness.finding import Finding
+from ffdist.bench.harness.finding import BenchResult
 from ffdist.bench.harness.table import Table, lines_of
 from ffdist.cores import available_cores
 from ffdist.device import all_seen, name_of, total_bytes
@@ -28,7 +28,7 @@ else a suite has to say, in words."""
 
 
 def write_record(
-    finding: Finding, folder: Path, command: Sequence[str], settings: Mapping[str, Any], *, network: str = "",
+    finding: BenchResult, folder: Path, command: Sequence[str], settings: Mapping[str, Any], *, network: str = "",
     rule: str = "",
 ) -> list[Path]:  # fmt: skip
     """`<theme>-<hardware>-<date>.{json,md,svg}` in a folder; a number is added to a name that is taken.

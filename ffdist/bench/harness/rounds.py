@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol, TypeVar
 
 from ffdist.bench.harness.summary import Summary, ratios
 from ffdist.bench.harness.table import Table
-from ffdist.bench.harness.window import Lap, Window
+from ffdist.bench.harness.window import Window, WindowRate
 
 PATIENCE = 4
 """Times the rounds asked for that are tried, before the machine counts as too busy to measure on."""
@@ -20,7 +20,7 @@ class Side(Protocol):
     name: str
     window: Window
 
-    def lap(self) -> Lap:
+    def lap(self) -> WindowRate:
         """Work for one window."""
         ...
 
@@ -67,7 +67,7 @@ class Unwatched:
 class Round(NamedTuple):
     """What all sides did in one round."""
 
-    laps: dict[str, Lap]
+    laps: dict[str, WindowRate]
     probe: float
     """The lower of those before and after."""
     passed: bool
@@ -101,7 +101,7 @@ class Rounds:
         return len(self.tried) - len(self.passed)
 
     @property
-    def laps(self) -> dict[str, list[Lap]]:
+    def laps(self) -> dict[str, list[WindowRate]]:
         """Of the rounds that count, side by side."""
         return {name: [each.laps[name] for each in self.passed or self.tried] for name in self.names}
 
@@ -147,11 +147,11 @@ def take_turns(
     wanted: int,
     progress: Callable[[str], None] = lambda line: None,
     *,
-    patience: int = PATIENCE,
+    max_tries: int = PATIENCE,
 ) -> Rounds:
     """A B, B A, A B, ... until `wanted` rounds have passed the probe, or `patience` times as many were tried."""
     rounds = Rounds(wanted, [side.name for side in sides], probe.least, probes=[probe.measure()])
-    for number in range(patience * wanted):
+    for number in range(max_tries * wanted):
         order = sides if number % 2 == 0 else list(reversed(sides))
         laps = {side.name: side.lap() for side in order}
         rounds.probes.append(probe.measure())

@@ -35,7 +35,7 @@ GRACE = 5.0
 """Seconds in which the others may tell their own errors, once one has failed."""
 
 
-class Seat:
+class PoolMember:
     """A member's own end: its place, where the members meet, and its line to the one who gives orders."""
 
     def __init__(self, world: World, store_file: str, line: Connection) -> None:
@@ -44,7 +44,7 @@ class Seat:
     def store(self) -> dist.Store:
         return dist.FileStore(self.store_file, self.world.size)
 
-    def order(self) -> Any:
+    def next_order(self) -> Any:
         """The next order; None when there is nothing more to do."""
         try:
             return self.line.recv()
@@ -55,18 +55,20 @@ class Seat:
         self.line.send(("answer", value))
 
 
-Life = Callable[[Seat], Any]
+WorkerMain = Callable[[PoolMember], Any]
 """What a member does until its orders end; what it returns is its last word. Picklable."""
 
 
-class Team:
+class WorkerPool:
     """`size` processes with one life. An order goes to all of them, and those who should answer do.
 
     keep_memory: as training has it; without, only to see what that brings. parents: whether members start processes of
     their own.
     """
 
-    def __init__(self, name: str, life: Life, size: int, *, keep_memory: bool = True, parents: bool = False) -> None:
+    def __init__(
+        self, name: str, life: WorkerMain, size: int, *, keep_memory: bool = True, parents: bool = False
+    ) -> None:
         context = multiprocessing.get_context("spawn")
         self.name, self.size = name, size
         self.folder = tempfile.TemporaryDirectory(prefix="ffdist-bench-")
@@ -76,9 +78,12 @@ class Team:
         self.processes = []
         for rank in range(size):
             here, there = context.Pipe()
-            seat = (World(rank, size, rank), str(Path(self.folder.name) / "store"), there)
+            member = (World(rank, size, rank), str(Path(self.folder.name) / "store"), there)
             process = context.Process(
-                target=_member, args=(os.getpid(), life, keep_memory, *seat), name=f"{name}-{rank}", daemon=not parents
+                target=_member,
+                args=(os.getpid(), life, keep_memory, *member),
+                name=f"{name}-{rank}",
+                daemon=not parents,
             )
             with signals_blocked():
                 process.start()
@@ -100,17 +105,17 @@ class Team:
 
     def ask(self, order: Any, ranks: Sequence[int] | None = None) -> Any:
         """Give an order to `ranks` (default: all) and wait for one answer. Raises StageError when a member fails."""
-        self.tell(order, ranks)
-        return self.hear()
+        self.send(order, ranks)
+        return self.recv()
 
-    def tell(self, order: Any, ranks: Sequence[int] | None = None) -> None:
+    def send(self, order: Any, ranks: Sequence[int] | None = None) -> None:
         for rank in range(self.size) if ranks is None else ranks:
             try:
                 self.lines[rank].send(order)
             except BrokenPipeError:
                 continue  # it is gone, and its last words are on the line
 
-    def hear(self) -> Any:
+    def recv(self) -> Any:
         """The next answer of any member. Raises StageError when a member fails, or all have ended."""
         while len(self.words) < self.size:
             for line in wait(self._open()):
@@ -121,7 +126,7 @@ class Team:
 
     def finish(self) -> list[Any]:
         """No more orders: every member's last word, in the order of ranks."""
-        self.tell(None)
+        self.send(None)
         while len(self.words) < self.size:
             for line in wait(self._open()):
                 assert isinstance(line, Connection)
@@ -163,7 +168,7 @@ class Team:
         raise StageError(f"side '{self.name}' failed", expected="a finished round", got=got)
 
 
-def _member(parent: int, life: Life, keep_memory: bool, world: World, store_file: str, line: Connection) -> None:
+def _member(parent: int, life: WorkerMain, keep_memory: bool, world: World, store_file: str, line: Connection) -> None:
     os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK)
     end_with_parent(parent)  # it asks for orders between two rounds only, and a round may take minutes
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -172,7 +177,7 @@ def _member(parent: int, life: Life, keep_memory: bool, world: World, store_file
         keep_freed_memory()  # for every side alike, and so is its share of the cores
     pin_to_cores(world.rank, world.size)
     try:
-        line.send(("end", life(Seat(world, store_file, line))))
+        line.send(("end", life(PoolMember(world, store_file, line))))
     except Exception as error:
         line.send(("failure", (type(error).__name__, str(error), traceback.format_exc(limit=-4))))
         sys.exit(1)

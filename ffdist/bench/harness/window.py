@@ -36,7 +36,7 @@ class Window(NamedTuple):
         return between(arrivals[self.warmup - 1], arrivals[self.warmup + self.batches - 1])
 
 
-class Lap(NamedTuple):
+class WindowRate(NamedTuple):
     """What a side did in one window."""
 
     samples: int

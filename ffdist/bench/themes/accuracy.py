@@ -16,12 +16,12 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from ffdist.bench.best import with_plan
-from ffdist.bench.harness.finding import Finding, Plot, Progress
+from ffdist.bench.harness.finding import BenchResult, Plot, Progress
 from ffdist.bench.harness.probe import Probe
 from ffdist.bench.harness.rounds import PATIENCE
 from ffdist.bench.harness.summary import Summary, ratios
 from ffdist.bench.harness.table import Cell, Table
-from ffdist.bench.harness.team import Life, Team
+from ffdist.bench.harness.team import WorkerMain, WorkerPool
 from ffdist.bench.hosts import Hosts
 from ffdist.bench.jobs import BenchJob
 from ffdist.bench.settings import BASE, BenchSettings
@@ -70,7 +70,7 @@ class Contender(NamedTuple):
 
     name: str
     size: int
-    life: Callable[[BenchJob], Life]
+    life: Callable[[BenchJob], WorkerMain]
 
 
 class Trial(NamedTuple):
@@ -99,7 +99,7 @@ class Race(NamedTuple):
     trusted: bool
 
 
-def accuracy(settings: BenchSettings, progress: Progress) -> Finding:
+def accuracy(settings: BenchSettings, progress: Progress) -> BenchResult:
     """Seconds from the first batch to the target, read off between ends of epochs; seed + i in round i, in turns.
 
     ffdist's accuracy is that of its last block; the mean of blocks is in the record. Start-up does not count on either
@@ -209,12 +209,12 @@ def recipes_of(side: str, settings: BenchSettings) -> list[Recipe]:
     tables = read_recipes(compare.recipes).get(side, [{}]) if compare.recipes else [{}]
     recipes: list[Recipe] = []
     for table in tables:
-        told = apply(train, table, str(compare.recipes))
+        changed = apply(train, table, str(compare.recipes))
         if strange := [name for name in flat(table) if name not in RECIPE]:
             raise ConfigError(f"'{strange[0]}' is none of what a side chooses for itself", where=compare.recipes,
                               expected="settings of the optimiser, the schedule, epochs and label smoothing",
                               remedy="on the command line it holds for both sides")  # fmt: skip
-        values = {name: told.value(name) for name in flat(table)}
+        values = {name: changed.value(name) for name in flat(table)}
         lrs = (values["lr"],) if "lr" in values else compare.lrs or (train.optim.lr,)
         lengths = (values["epochs"],) if "epochs" in values else compare.lengths or (train.training.epochs,)
         recipes += [
@@ -235,8 +235,8 @@ def read_recipes(path: Path) -> dict[str, list[dict[str, Any]]]:
 
 def whole_job(settings: BenchSettings, recipe: Recipe, seed: int) -> BenchJob:
     settings = replace(settings, train=scheduled(settings.train).changed(**dict(recipe.values)))
-    told = settings.train_settings(settings.num_stages).changed(validation=VALIDATION, seed=seed)
-    return BenchJob(told, settings.num_stages)
+    train = settings.train_settings(settings.num_stages).changed(validation=VALIDATION, seed=seed)
+    return BenchJob(train, settings.num_stages)
 
 
 def scheduled(settings: Settings) -> Settings:
@@ -247,11 +247,11 @@ def scheduled(settings: Settings) -> Settings:
 def run(side: Contender, settings: BenchSettings, recipe: Recipe, number: int, progress: Progress) -> list[Epoch]:
     """Epoch by epoch, until the target or the last; run `number` has seed + number."""
     epochs: list[Epoch] = []
-    with Team(
+    with WorkerPool(
         side.name, side.life(whole_job(settings, recipe, settings.train.training.seed + number)), side.size
     ) as team:
         while len(epochs) < recipe.epochs and not (epochs and epochs[-1].accuracy >= settings.compare.target):
-            epochs.append(team.hear())
+            epochs.append(team.recv())
             progress(f"{side.name}, epoch {len(epochs)}: {epochs[-1].accuracy:.2%} after {epochs[-1].seconds:,.1f} s")
     return epochs
 
@@ -267,7 +267,7 @@ def reached_after(run: Sequence[Epoch], level: float, chance: float) -> float:
     return nan
 
 
-def told(settings: BenchSettings, race: Race) -> Finding:
+def told(settings: BenchSettings, race: Race) -> BenchResult:
     variant, runs, recipes = race.variant, race.runs, chosen(race.tried)
     reached = {name: all(run[-1].accuracy >= settings.compare.target for run in of) for name, of in runs.items()}
     ours, theirs, ratio = at_level(race, settings.compare.target)
@@ -308,7 +308,7 @@ def told(settings: BenchSettings, race: Race) -> Finding:
     plot = Plot("lines", title, "seconds", "validation accuracy", series)
     tables = [side_table(title, race, reached), level_table(race, settings.compare.target),
               trial_table(race.tried, settings.compare.qualifying), run_table(runs)]  # fmt: skip
-    return Finding("accuracy", summary, [table for table in tables if table.lines], notes, plot)
+    return BenchResult("accuracy", summary, [table for table in tables if table.lines], notes, plot)
 
 
 RECIPE_COLUMNS = {"recipe": "recipe", "learning rate": "lr", "epochs at most": "epochs_at_most"}

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from ffdist.bench.best import with_plan
-from ffdist.bench.harness.finding import Finding, Plot, Progress
+from ffdist.bench.harness.finding import BenchResult, Plot, Progress
 from ffdist.bench.harness.probe import Probe
 from ffdist.bench.harness.rounds import calibrated, take_turns
 from ffdist.bench.harness.table import Table
@@ -31,7 +31,7 @@ COLUMNS = {
 UNITS = {"throughput": "samples/s", "ratio": "", "plan": ""}
 
 
-def bandwidth(settings: BenchSettings, progress: Progress) -> Finding:
+def bandwidth(settings: BenchSettings, progress: Progress) -> BenchResult:
     """A stage on each of two hosts, or with `--plan auto` the plan that is best for each link, against a DDP rank on
     each; the hosts are namespaces, the link is rate-limited."""
     searched = settings.train.plan.plan == AUTO
@@ -56,17 +56,17 @@ def bandwidth(settings: BenchSettings, progress: Progress) -> Finding:
             hosts.limit(rate)
             progress(f"link: {rate}")
             with ExitStack() as its:
-                told = here
+                planned = here
                 if ours is None:
-                    told = with_plan(here, progress, link=UNLIMITED if rate == "unlimited" else rate)
-                    side = open_pipeline(its, told, told.num_stages, place=hosts.place)
+                    planned = with_plan(here, progress, link=UNLIMITED if rate == "unlimited" else rate)
+                    side = open_pipeline(its, planned, planned.num_stages, place=hosts.place)
                 else:
                     side = calibrated(ours, here.compare.window_seconds)
                 calibrated(lossy, here.compare.window_seconds)
                 family = qualify(exact, {}, here, keep=True)
                 rounds = take_turns([side, family.side, lossy], probe, here.compare.rounds, progress)
             mine = rounds.rate("ours")
-            made.add(side="ours", link=rate, throughput=mine, plan=told.plan_text if searched else None)
+            made.add(side="ours", link=rate, throughput=mine, plan=planned.plan_text if searched else None)
             series["ours"].append((rate, *mine[:3]))
             for name, against, line in ((family.side.name, "ddp", "ddp"), (LOSSY, LOSSY, "ddp, PowerSGD")):
                 theirs, ratio = rounds.rate(name), rounds.ratio("ours", name)
@@ -77,4 +77,4 @@ def bandwidth(settings: BenchSettings, progress: Progress) -> Finding:
     summary = {"model": settings.network, "devices": 2, "precision": settings.precision,
                "batch": settings.batch_size, "bandwidth": made.drawn_cells()}  # fmt: skip
     plot = Plot("lines", title, "rate of the link", "samples/s", series)
-    return Finding("bandwidth", summary, [made, *tables], notes, plot)
+    return BenchResult("bandwidth", summary, [made, *tables], notes, plot)

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from ffdist.bench.harness.finding import Finding, Plot, Progress
+from ffdist.bench.harness.finding import BenchResult, Plot, Progress
 from ffdist.bench.harness.meter import MemoryUse, Meter
 from ffdist.bench.harness.probe import Probe
 from ffdist.bench.harness.rounds import Rounds, take_turns
@@ -39,7 +39,7 @@ VARIANT = "ddp-bucket-25"
 UNITS = {"peak": "MiB", "queue": "MiB", "of_peak": "", "throughput": "samples/s", "ratio": ""}
 
 
-def depth(settings: BenchSettings, progress: Progress) -> Finding:
+def depth(settings: BenchSettings, progress: Progress) -> BenchResult:
     """For each depth: peak bytes a device, one block a stage; and samples/s with the stages and ranks asked for."""
     if settings.model not in WIDTHS:
         raise ConfigError("depth grows by equal blocks", where=setting("network.model"), expected=" or ".join(WIDTHS),
@@ -80,7 +80,7 @@ def depth(settings: BenchSettings, progress: Progress) -> Finding:
         "spread": spread,
         "depths": made.drawn_cells(),
     }
-    return Finding("depth", summary, [made, *tables], notes, lines(made))
+    return BenchResult("depth", summary, [made, *tables], notes, lines(made))
 
 
 def columns(devices: int, stages: int) -> dict[str, str]:
@@ -103,8 +103,8 @@ def threads_memory(settings: BenchSettings, stages: int) -> list[MemoryUse]:
     make = settings.job(stages)
     job = make()
     samples = min(len(job.images.train), BATCHES * settings.batch_size)
-    told = job.settings.changed(samples=samples, epochs=1)
-    return run_weighed(replace(job, settings=told, images=replace(job.images, test=None)))
+    train = job.settings.changed(samples=samples, epochs=1)
+    return run_weighed(replace(job, settings=train, images=replace(job.images, test=None)))
 
 
 def run_weighed(job: Job) -> list[MemoryUse]:

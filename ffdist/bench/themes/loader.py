@@ -13,12 +13,12 @@ from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
-from ffdist.bench.harness.finding import Finding, Plot, Progress
+from ffdist.bench.harness.finding import BenchResult, Plot, Progress
 from ffdist.bench.harness.probe import Probe
 from ffdist.bench.harness.rounds import Rounds, Side, calibrated, take_turns
 from ffdist.bench.harness.table import Table
-from ffdist.bench.harness.team import Life, Team
-from ffdist.bench.harness.window import Lap, Window
+from ffdist.bench.harness.team import WorkerMain, WorkerPool
+from ffdist.bench.harness.window import Window, WindowRate
 from ffdist.bench.loaders import SIMPLE, WAYS, BatchPathLife, FolderLife, LoaderLife
 from ffdist.bench.settings import BenchSettings
 from ffdist.bench.sides import open_pipeline
@@ -36,14 +36,14 @@ class LoaderSide:
     """A loader alone."""
 
     name: str
-    team: Team
+    team: WorkerPool
     window: Window
 
-    def lap(self) -> Lap:
+    def lap(self) -> WindowRate:
         return self.team.ask(self.window)
 
 
-def lives(settings: BenchSettings, folder: Path) -> dict[str, Life]:
+def loader_mains(settings: BenchSettings, folder: Path) -> dict[str, WorkerMain]:
     """Every loader that makes these batches, by its name; ours first. folder: for pictures in files."""
     job = settings.job(1)
     split = job().images.train
@@ -52,7 +52,7 @@ def lives(settings: BenchSettings, folder: Path) -> dict[str, Life]:
     if not isinstance(split, EncodedSplit):
         ways = WAYS if alike and split.dtype == "uint8" and "resized-crop" not in told.augment else {}
         return {ALONE: LoaderLife(job), **{f"torch, {way}": BatchPathLife(job, way) for way in ways}}
-    found: dict[str, Life] = {}
+    found: dict[str, WorkerMain] = {}
     for workers in settings.compare.workers:
         named = f"{workers} worker{'s' * (workers != 1)}"
         found[f"{ALONE}, {named}"] = LoaderLife(settings.changed(loader_workers=workers).job(1))
@@ -62,27 +62,27 @@ def lives(settings: BenchSettings, folder: Path) -> dict[str, Life]:
     return found
 
 
-def loader(settings: BenchSettings, progress: Progress) -> Finding:
+def loader(settings: BenchSettings, progress: Progress) -> BenchResult:
     """Samples/s of loaders alone, and of the pipeline that ours feeds."""
     settings = settings.changed(seconds=settings.compare.seconds or SECONDS)
     with ExitStack() as ends:
         probe = ends.enter_context(Probe(settings.compare.devices))
         sides: list[Side] = []
         folder = Path(ends.enter_context(TemporaryDirectory(prefix="ffdist-bench-")))
-        for name, life in lives(settings, folder).items():
+        for name, life in loader_mains(settings, folder).items():
             progress(f"starting {name}")
-            team = ends.enter_context(Team(name, life, 1, parents=isinstance(life, FolderLife)))
+            team = ends.enter_context(WorkerPool(name, life, 1, parents=isinstance(life, FolderLife)))
             sides.append(
                 calibrated(
                     LoaderSide(name, team, Window(settings.compare.warmup_batches, 3)), settings.compare.window_seconds
                 )
             )
         sides.append(open_pipeline(ends, settings, settings.num_stages, TRAINING))
-        rounds = take_turns(sides, probe, settings.compare.rounds, progress, patience=PATIENCE)
+        rounds = take_turns(sides, probe, settings.compare.rounds, progress, max_tries=PATIENCE)
     return found_out(settings, [side.name for side in sides if side.name != TRAINING], rounds)
 
 
-def found_out(settings: BenchSettings, names: list[str], rounds: Rounds) -> Finding:
+def found_out(settings: BenchSettings, names: list[str], rounds: Rounds) -> BenchResult:
     """names: of the loaders."""
     waits = waiting(rounds)
     ours = [name for name in names if name.startswith(ALONE)]
@@ -120,7 +120,7 @@ def found_out(settings: BenchSettings, names: list[str], rounds: Rounds) -> Find
     made.add(side="training", throughput=rounds.rate(TRAINING), waiting=waits)
     series = {line["side"]: [("", *rounds.rate(name)[:3])] for line, name in zip(made.lines, rounds.names, strict=True)}
     plot = Plot("bars", title, "", "samples/s", series)
-    return Finding("loader", summary, [made, rounds.table()], notes, plot)
+    return BenchResult("loader", summary, [made, rounds.table()], notes, plot)
 
 
 def a_core(rounds: Rounds, name: str) -> float | None:

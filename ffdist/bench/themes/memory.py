@@ -6,12 +6,12 @@ from typing import Any
 
 from ffdist.baselines import family
 from ffdist.baselines.known import is_serial
-from ffdist.bench.baseline_side import BaselineLife, Keep, Run
+from ffdist.bench.baseline_side import BaselineLife, KeepOrder, RunOrder
 from ffdist.bench.best import with_plan
-from ffdist.bench.harness.finding import Finding, Plot, Progress
+from ffdist.bench.harness.finding import BenchResult, Plot, Progress
 from ffdist.bench.harness.meter import MemoryUse
 from ffdist.bench.harness.table import Table
-from ffdist.bench.harness.team import Team
+from ffdist.bench.harness.team import WorkerPool
 from ffdist.bench.harness.window import Window
 from ffdist.bench.pipeline_side import PipelineLife
 from ffdist.bench.settings import BenchSettings
@@ -23,7 +23,7 @@ BATCHES = 3
 """Enough: the first has made all that stays, the second meets it."""
 
 
-def memory(settings: BenchSettings, progress: Progress) -> Finding:
+def memory(settings: BenchSettings, progress: Progress) -> BenchResult:
     """The most that any device of a side holds, and what for. No rounds: bytes do not depend on the machine's mood."""
     settings = with_plan(settings, progress)
     ours = pipeline_memory(settings, settings.num_stages)
@@ -44,13 +44,13 @@ def memory(settings: BenchSettings, progress: Progress) -> Finding:
         notes.append(floor)
     summary = [summarise(settings, used, name) for name in settings.compare.against if members(used, name)]
     told = summary[0] if len(summary) == 1 else summary
-    return Finding("memory", told, [weighed(settings, used)], notes, bars(settings, used))
+    return BenchResult("memory", told, [weighed(settings, used)], notes, bars(settings, used))
 
 
 def pipeline_memory(settings: BenchSettings, stages: int) -> list[MemoryUse]:
     """Of each stage."""
-    with Team("ours", PipelineLife(settings.job(stages), weigh=True), stages) as team:
-        assert team.hear() == "ready"
+    with WorkerPool("ours", PipelineLife(settings.job(stages), weigh=True), stages) as team:
+        assert team.recv() == "ready"
         team.ask(Window(1, BATCHES + (settings.train.plan.queue + 1) * (stages - 1)))
         return team.finish()
 
@@ -58,10 +58,10 @@ def pipeline_memory(settings: BenchSettings, stages: int) -> list[MemoryUse]:
 def baseline_memory(settings: BenchSettings, variant: str) -> list[MemoryUse]:
     """Of each rank. Raises ConfigError where the variant does not fit the network."""
     size = 1 if is_serial(variant) else settings.compare.devices
-    with Team(variant, BaselineLife(settings.job(1), weigh=True), size) as team:
-        if refused := team.ask(Keep((variant,))):
+    with WorkerPool(variant, BaselineLife(settings.job(1), weigh=True), size) as team:
+        if refused := team.ask(KeepOrder((variant,))):
             raise ConfigError(refused[variant])
-        team.ask(Run(variant, Window(1, BATCHES)))
+        team.ask(RunOrder(variant, Window(1, BATCHES)))
         return team.finish()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import Any
 
-from ffdist.bench.harness.finding import Finding, Plot, Progress
+from ffdist.bench.harness.finding import BenchResult, Plot, Progress
 from ffdist.bench.harness.probe import Probe
 from ffdist.bench.harness.rounds import take_turns
 from ffdist.bench.harness.summary import Summary
@@ -16,7 +16,7 @@ from ffdist.bench.sides import open_baseline, open_pipeline
 UNITS = {"throughput": "samples/s", "ratio": "", "of_one": ""}
 
 
-def scaling(settings: BenchSettings, progress: Progress) -> Finding:
+def scaling(settings: BenchSettings, progress: Progress) -> BenchResult:
     """1, 2, ... `devices` on each side; the batch in all stays the same. One device's baseline is bp."""
     asked = settings.compare.against[0]
     points: dict[str, dict[int, Summary]] = {"ours": {}, asked: {}}
@@ -48,4 +48,4 @@ def scaling(settings: BenchSettings, progress: Progress) -> Finding:
         "batch": settings.batch_size,
         "scaling": made.drawn_cells(),
     }
-    return Finding("scaling", summary, [made, *tables], notes, Plot("lines", title, "devices", "samples/s", series))
+    return BenchResult("scaling", summary, [made, *tables], notes, Plot("lines", title, "devices", "samples/s", series))

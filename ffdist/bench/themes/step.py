@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from ffdist.bench.harness.finding import Finding, Plot, Progress
+from ffdist.bench.harness.finding import BenchResult, Plot, Progress
 from ffdist.bench.harness.summary import Summary
 from ffdist.bench.harness.table import Table
-from ffdist.bench.operations import Side, Steps, kind_of, steps_of
+from ffdist.bench.operations import Steps, StepSides, kind_of, steps_of
 from ffdist.bench.settings import BenchSettings
 
 MOST = 20
@@ -13,13 +13,13 @@ MOST = 20
 NAMES = {"ff": "FF", "bp": "BP"}
 
 
-def step(settings: BenchSettings, progress: Progress) -> Finding:
+def step(settings: BenchSettings, progress: Progress) -> BenchResult:
     """Milliseconds a step by operation and by kind, and how much of the machine's peak the products reach."""
     progress("steps of both sides, in turns")
     return found_out(settings, steps_of(settings))
 
 
-def found_out(settings: BenchSettings, steps: Steps) -> Finding:
+def found_out(settings: BenchSettings, steps: Steps) -> BenchResult:
     title = f"{settings.subject}, {settings.precision}, batch {settings.batch_size}, {settings.threads} thread(s)"
     shares = {name: outside_of_products(side) for name, side in steps.sides.items()}
     summary = {
@@ -50,10 +50,10 @@ def found_out(settings: BenchSettings, steps: Steps) -> Finding:
     tables = [whole(steps, title), kinds(steps), largest(steps)]
     bars = {NAMES[name]: [("", 1e3 * side.step, 1e3 * min(side.seconds), 1e3 * max(side.seconds))]
             for name, side in steps.sides.items()}  # fmt: skip
-    return Finding("step", summary, tables, notes, Plot("bars", title, "", "ms a step", bars))
+    return BenchResult("step", summary, tables, notes, Plot("bars", title, "", "ms a step", bars))
 
 
-def outside_of_products(side: Side) -> float:
+def outside_of_products(side: StepSides) -> float:
     kinds = side.by_kind()
     return 1 - kinds["products"] / (sum(kinds.values()) or 1.0)
 
@@ -108,5 +108,5 @@ def largest(steps: Steps) -> Table:
     return made
 
 
-def own(side: Side, operation: str) -> float:
+def own(side: StepSides, operation: str) -> float:
     return side.operations[operation].seconds if operation in side.operations else 0.0

@@ -6,11 +6,11 @@ from contextlib import ExitStack
 from statistics import median
 from typing import Any
 
-from ffdist.bench.alone import Alone, alone, slowest_stage, total
+from ffdist.bench.alone import OperationTimes, alone, slowest_stage, total
 from ffdist.bench.best import with_plan
 from ffdist.bench.bound import best_speedup
 from ffdist.bench.floor import Floor, floor_table, floors
-from ffdist.bench.harness.finding import Finding, Plot, Progress
+from ffdist.bench.harness.finding import BenchResult, Plot, Progress
 from ffdist.bench.harness.probe import Probe
 from ffdist.bench.harness.rounds import Rounds, take_turns
 from ffdist.bench.harness.table import Table
@@ -23,7 +23,7 @@ TIMES = ("busy", "no_credit", "exchange", "no_gradients")
 """Of a stage in the run log, in seconds."""
 
 
-def throughput(settings: BenchSettings, progress: Progress) -> Finding:
+def throughput(settings: BenchSettings, progress: Progress) -> BenchResult:
     """Every side's samples/s, and ffdist's ratio to each baseline, pair by pair."""
     settings = with_plan(settings, progress)
     with ExitStack() as ends:
@@ -47,7 +47,7 @@ def throughput(settings: BenchSettings, progress: Progress) -> Finding:
 
 def found_out(
     settings: BenchSettings, rounds: Rounds, ours: str, families: dict[str, Family], notes: list[str]
-) -> Finding:
+) -> BenchResult:
     found, timed = floors(settings), alone(settings)
     summary = [summarise(settings, rounds, ours, name, families.get(name)) for name in settings.compare.against]
     floor_rate = settings.batch_size / slowest_stage(timed["ff"], settings.num_stages).seconds
@@ -57,7 +57,7 @@ def found_out(
     tables = [compared(settings, rounds, ours, summary), *map(qualified, families.items()), stages(rounds, ours),
               floor_table(found, timed, rates, settings.num_stages, settings.batch_size), rounds.table()]  # fmt: skip
     told = summary[0] if len(summary) == 1 else summary
-    return Finding("throughput", told, [table for table in tables if table.lines], notes, bars(settings, rounds))
+    return BenchResult("throughput", told, [table for table in tables if table.lines], notes, bars(settings, rounds))
 
 
 def best_of_ours(ends: ExitStack, settings: BenchSettings, progress: Progress) -> tuple[PipelineSide, list[str]]:
@@ -120,7 +120,7 @@ def summarise(
     return result
 
 
-def limit_note(found: dict[str, Floor], timed: dict[str, list[Alone]]) -> str:
+def limit_note(found: dict[str, Floor], timed: dict[str, list[OperationTimes]]) -> str:
     """What serial FF's lead over serial BP comes to as all else is spared on both sides."""
     by_time = total(timed["bp"]).seconds / total(timed["ff"]).seconds
     counted = found["bp"].operations / found["ff"].operations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ffdist.bench.harness.finding import Finding, Plot, Progress
+from ffdist.bench.harness.finding import BenchResult, Plot, Progress
 from ffdist.bench.harness.probe import Probe
 from ffdist.bench.harness.rounds import PATIENCE
 from ffdist.bench.harness.summary import Summary
@@ -13,7 +13,7 @@ from ffdist.transport.measure import TransportRate, measure_transport
 KIB = 1024
 
 
-def transport(settings: BenchSettings, progress: Progress) -> Finding:
+def transport(settings: BenchSettings, progress: Progress) -> BenchResult:
     """Messages and bytes a second by size; the transports take turns with the copy in every round."""
     with Probe(2) as probe:
         attempt, lowest, rates = 0, 0.0, []
@@ -31,7 +31,7 @@ def transport(settings: BenchSettings, progress: Progress) -> Finding:
     notes.append("local passes references within one process: its MB/s is no copy's")
     made = carried(rates)
     summary = {"transport": made.drawn_cells(), "trusted": trusted}
-    return Finding("transport", summary, [made], notes, shares(rates))
+    return BenchResult("transport", summary, [made], notes, shares(rates))
 
 
 def carried(rates: list[TransportRate]) -> Table:
