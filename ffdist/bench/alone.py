@@ -30,7 +30,7 @@ OPTIMISERS = (torch.ops.aten._fused_adamw_, torch.ops.aten._fused_adam_, torch.o
 
 @dataclass(frozen=True)
 class OperationTimes:
-    """Of one batch, in one process."""
+    """Seconds of a batch's operations, each alone, in one process."""
 
     products: float
     """Seconds of convolutions and matrix products, forward and backward."""
@@ -49,7 +49,7 @@ def total(parts: Sequence[OperationTimes]) -> OperationTimes:
 
 
 def slowest_stage(blocks: Sequence[OperationTimes], stages: int) -> OperationTimes:
-    """Of the cut that makes it shortest."""
+    """Seconds of the slowest stage, under the cut that makes it fastest."""
     cut = partition([block.seconds for block in blocks], stages)
     return max((total(stage) for stage in split_by_stage(blocks, cut)), key=lambda a: a.seconds)
 

@@ -30,7 +30,9 @@ class BareBlocks:
     """
 
     def __init__(self, step: OneStep) -> None:
-        self.blocks, self.inputs, self.gradients = step.blocks, list[Tensor](), list[Tensor]()
+        self.blocks = step.blocks
+        self.inputs = list[Tensor]()
+        self.gradients = list[Tensor]()
         x: Tensor | None = step.inputs
         for block in step.blocks:
             assert x is not None
@@ -56,7 +58,7 @@ class BareBlocks:
 
 
 class Steps(NamedTuple):
-    """Of one batch in one process, seconds of computing, medians."""
+    """Median seconds of computing for one batch in one process."""
 
     ff: float
     bp: float
@@ -64,7 +66,7 @@ class Steps(NamedTuple):
     """Block by block."""
 
     def slower_stage(self, stages: int = 2) -> float:
-        """Of bare blocks, cut so that it is the fastest."""
+        """Seconds of the slowest stage of bare blocks, under the cut that makes it fastest."""
         return max(map(sum, split_by_stage(self.bare, partition(self.bare, stages))))
 
 
@@ -100,7 +102,7 @@ def steps(settings: BenchSettings, rounds: int) -> Steps:
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """Of this thread's computing; other work on the machine counts little."""
+    """Seconds of this thread's computing; other work on the machine counts little."""
     begun = time.thread_time()
     work()
     return time.thread_time() - begun

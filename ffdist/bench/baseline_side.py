@@ -41,9 +41,14 @@ def join(member: PoolMember, device: torch.device, threads: int) -> None:
     """Form the default group of all ranks."""
     torch.set_num_threads(threads)
     enter(device)
-    dist.init_process_group(group_backend(device), store=member.store(), rank=member.world.rank,
-                            world_size=member.world.size, timeout=timedelta(minutes=10),
-                            device_id=device if queues(device) else None)  # fmt: skip
+    dist.init_process_group(
+        group_backend(device),
+        store=member.store(),
+        rank=member.world.rank,
+        world_size=member.world.size,
+        timeout=timedelta(minutes=10),
+        device_id=device if queues(device) else None,
+    )
 
 
 @dataclass(frozen=True)
@@ -77,7 +82,9 @@ class HeldBaselines:
     """The baselines that this rank holds, and the batches they share."""
 
     def __init__(self, job: Job, place: RankPlace, config: BaselineConfig) -> None:
-        self.job, self.place, self.config = job, place, config
+        self.job = job
+        self.place = place
+        self.config = config
         self.learners: dict[str, Learner] = {}
         self.batches: dict[tuple[int, int], Iterator[tuple[Tensor, Tensor]]] = {}
 

@@ -109,10 +109,13 @@ def learned(run: Path) -> dict[str, Any]:
     assert manifest
     records, end = read_run_log(run)
     parts = [
-        {name: {key: value for key, value in part.items() if key != "samples_per_second"}
-         for name, part in record.items() if name in ("train", "validation")}
+        {
+            name: {key: value for key, value in part.items() if key != "samples_per_second"}
+            for name, part in record.items()
+            if name in ("train", "validation")
+        }
         for record in records
-    ]  # fmt: skip
+    ]
     return {
         "step": manifest.step,
         "files": {entry["file"]: entry["sha256"] for entry in manifest.files},

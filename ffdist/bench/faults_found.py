@@ -96,9 +96,16 @@ def by_moment(kills: Sequence[KillOutcome], moment: str) -> list[KillOutcome]:
 
 
 def kill_table(part: str, title: str) -> Table:
-    columns = {"killed": "killed", "kills": "kills", "of the launcher": "of_launcher", "s to learning again": "again",
-               "at most": "again.most", "without torch": "without_torch", "batches lost": "lost",
-               "most": "lost.most"}  # fmt: skip
+    columns = {
+        "killed": "killed",
+        "kills": "kills",
+        "of the launcher": "of_launcher",
+        "s to learning again": "again",
+        "at most": "again.most",
+        "without torch": "without_torch",
+        "batches lost": "lost",
+        "most": "lost.most",
+    }
     units = {"kills": "", "of_launcher": "", "again": "s", "without_torch": "s", "lost": "batches"}
     return Table(part, title, columns, units)
 

@@ -22,7 +22,7 @@ OPTIMISER_BYTES = {"adamw": 28, "adam": 28, "sgd": 20, "muon": 20}
 
 
 class Floor(NamedTuple):
-    """Of one batch, in one process."""
+    """What one batch needs at least, in one process."""
 
     operations: float
     """Multiplications and additions of convolutions and matrix products, forward and backward."""
@@ -30,7 +30,7 @@ class Floor(NamedTuple):
 
 
 def floors(settings: BenchSettings) -> dict[str, Floor]:
-    """Of ffdist ("ff") and of the same network with one loss ("bp")."""
+    """The floors of ffdist ("ff") and of the same network with one loss ("bp")."""
     job = settings.job(1)()
     config = job.block_config(torch.device("cpu"), 10**6)
     bytes_each = OPTIMISER_BYTES[settings.train.optim.optimizer]
@@ -50,12 +50,26 @@ def count(chain: Chain, objective: Objective, config: BlockConfig) -> tuple[int,
 
 
 COLUMNS = {
-    "what": "what", "GFLOP a batch": "operations", "optimiser MB a batch": "optimiser_bytes",
-    "products alone, ms": "products", "casts alone, ms": "casts", "optimiser alone, ms": "optimiser",
-    "all alone, ms": "alone", "a batch, ms": "batch", "GFLOP/s reached": "reached",
-}  # fmt: skip
-UNITS = {"operations": "GFLOP", "optimiser_bytes": "MB", "products": "ms", "casts": "ms", "optimiser": "ms",
-         "alone": "ms", "batch": "ms", "reached": "GFLOP/s"}  # fmt: skip
+    "what": "what",
+    "GFLOP a batch": "operations",
+    "optimiser MB a batch": "optimiser_bytes",
+    "products alone, ms": "products",
+    "casts alone, ms": "casts",
+    "optimiser alone, ms": "optimiser",
+    "all alone, ms": "alone",
+    "a batch, ms": "batch",
+    "GFLOP/s reached": "reached",
+}
+UNITS = {
+    "operations": "GFLOP",
+    "optimiser_bytes": "MB",
+    "products": "ms",
+    "casts": "ms",
+    "optimiser": "ms",
+    "alone": "ms",
+    "batch": "ms",
+    "reached": "GFLOP/s",
+}
 
 
 def floor_table(
@@ -83,5 +97,12 @@ def floor_table(
 
 
 def milliseconds(alone: OperationTimes) -> dict[str, float]:
-    return {name: 1e3 * seconds for name, seconds in (("products", alone.products), ("casts", alone.casts),
-            ("optimiser", alone.optimiser), ("alone", alone.seconds))}  # fmt: skip
+    return {
+        name: 1e3 * seconds
+        for name, seconds in (
+            ("products", alone.products),
+            ("casts", alone.casts),
+            ("optimiser", alone.optimiser),
+            ("alone", alone.seconds),
+        )
+    }

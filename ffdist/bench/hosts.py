@@ -42,8 +42,12 @@ class Hosts:
 
     def __init__(self, many: int = 2) -> None:
         if reason := why_not():
-            raise ConfigError("several hosts cannot be set up here", where="bandwidth", got=reason,
-                              remedy="run it as root on Linux with iproute2 installed")  # fmt: skip
+            raise ConfigError(
+                "several hosts cannot be set up here",
+                where="bandwidth",
+                got=reason,
+                remedy="run it as root on Linux with iproute2 installed",
+            )
         sides = ascii_lowercase[:many]
         self.names = [f"ffdist-{os.getpid()}-{side}" for side in sides]
         self.links = [f"ff{os.getpid() % 10**7}{side}" for side in sides]
@@ -85,8 +89,23 @@ class Hosts:
             subprocess.run(["tc", "-n", name, "qdisc", "del", "dev", link, "root"], capture_output=True, check=False)
             if rate != "unlimited":
                 # a bucket too small for the timer's ticks would hold a fast link below its rate
-                command("tc", "-n", name, "qdisc", "add", "dev", link, "root", "tbf", "rate", rate,
-                        "burst", "4mb" if rate.endswith("gbit") else "256kb", "latency", "50ms")  # fmt: skip
+                command(
+                    "tc",
+                    "-n",
+                    name,
+                    "qdisc",
+                    "add",
+                    "dev",
+                    link,
+                    "root",
+                    "tbf",
+                    "rate",
+                    rate,
+                    "burst",
+                    "4mb" if rate.endswith("gbit") else "256kb",
+                    "latency",
+                    "50ms",
+                )
 
     def place(self, life: Callable[..., Any]) -> Callable[..., Any]:
         """The same life, with ranks on the hosts in turn."""

@@ -134,7 +134,7 @@ def twin_transforms(images: Images, names: Sequence[str], *, tensors: bool) -> C
 def folder_batches(
     folder: Path, changed: Callable[[Any], Tensor], size: int, workers: int, *, tensors: bool
 ) -> Batches:
-    """Of epoch after epoch, by worker processes that stay."""
+    """Batches epoch after epoch, by worker processes that stay."""
     from torch.utils.data import DataLoader
     from torchvision.datasets import ImageFolder
 

@@ -41,8 +41,7 @@ class PipelineLife:
         job = paced(self.make_job(), pace)
         plan, world, store = job.settings.plan, member.world, member.store()
         device = stage_device(job.settings.compute.device, world)
-        edges = ProcessEdges(world, store, device, transport=plan.transport,
-                             timeout=job.timeout)  # fmt: skip
+        edges = ProcessEdges(world, store, device, transport=plan.transport, timeout=job.timeout)
         rank = Rank(job, world, store, edges, Stopwatch(pace, job.settings.training.batch_size, device), pace.stop)
         if not self.weigh:
             return rank.run()
@@ -89,7 +88,9 @@ class PacedLoader:
     """A training loader whose every epoch is a round."""
 
     def __init__(self, pace: Pace, loader: Loader) -> None:
-        self.pace, self.loader, self.batches = pace, loader, endless(loader)
+        self.pace = pace
+        self.loader = loader
+        self.batches = endless(loader)
 
     def __len__(self) -> int:
         return len(self.loader)
@@ -123,7 +124,9 @@ class Stopwatch:
     """The reporter of the last stage: notes when each batch arrives at the sink."""
 
     def __init__(self, pace: Pace, batch_size: int, device: torch.device) -> None:
-        self.pace, self.batch_size, self.device = pace, batch_size, device
+        self.pace = pace
+        self.batch_size = batch_size
+        self.device = device
         self.arrivals: list[Mark] = []
 
     def __call__(self, event: RunEvent) -> None:

@@ -32,8 +32,9 @@ def drawing(path: Path, size: tuple[float, float], what: str) -> Iterator[Figure
     try:
         import matplotlib
     except ModuleNotFoundError as error:
-        raise ConfigError(f"{what}, and matplotlib is missing", where=path,
-                          remedy="pip install 'ffdist[bench]'") from error  # fmt: skip
+        raise ConfigError(
+            f"{what}, and matplotlib is missing", where=path, remedy="pip install 'ffdist[bench]'"
+        ) from error
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context({"svg.hashsalt": "ffdist", "font.size": 9}):
@@ -43,8 +44,9 @@ def drawing(path: Path, size: tuple[float, float], what: str) -> Iterator[Figure
             path.parent.mkdir(parents=True, exist_ok=True)
             figure.savefig(path, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None)
         except (OSError, ValueError) as error:
-            raise ConfigError("the picture cannot be written", where=path, got=error,
-                              expected="a file .svg or .png") from error  # fmt: skip
+            raise ConfigError(
+                "the picture cannot be written", where=path, got=error, expected="a file .svg or .png"
+            ) from error
 
 
 COLOURS = {"forward": "#1f77b4", "backward": "#e0912f", "update": "#8250df", "sends and receives": "#8a939c"}

@@ -71,7 +71,7 @@ class CompareSettings(Group):
 
     @property
     def window_seconds(self) -> float:
-        """Of one side in a round."""
+        """How long one side runs in a round."""
         return WINDOW_SECONDS if self.seconds is None else self.seconds
 
     def check(self) -> None:
@@ -87,11 +87,19 @@ BASE = Settings().changed(lr=1e-3, precision="bf16", threads=1, schedule="consta
 """What both sides are told where nobody says otherwise."""
 OURS_ALONE = frozenset(
     {
-        "pretrained", "fusion", "early_stop", "windows", "clip", "samples", "launcher", "compile", "tf32",
+        "pretrained",
+        "fusion",
+        "early_stop",
+        "windows",
+        "clip",
+        "samples",
+        "launcher",
+        "compile",
+        "tf32",
         "block_rates",
         *(name for name, group in GROUP_OF.items() if group in ("run", "ray")),
     }
-)  # fmt: skip
+)
 """Settings of a training run that a comparison has no use for, or that the baselines have not."""
 
 
@@ -166,7 +174,7 @@ class BenchSettings:
 
     @property
     def threads(self) -> int:
-        """Of a process."""
+        """Threads of a process."""
         return self.train.compute.threads or 1
 
     @property
@@ -205,7 +213,8 @@ class BenchSettings:
 
     @property
     def place(self) -> str:
-        """Of all sides alike, those of one process, too: GPUs where there are enough for all devices."""
+        """The kind of device for all sides alike, those of one process, too: GPUs where there are enough for all
+        devices."""
         from ffdist.device import seen  # it imports torch, which `ffdist bench --help` can do without
 
         kind, count = seen()

@@ -52,9 +52,14 @@ def here(life: WorkerMain) -> WorkerMain:
 
 
 def open_pipeline(
-    ends: ExitStack, settings: BenchSettings, stages: int, name: str = "ours", *, compiled: bool = False,
+    ends: ExitStack,
+    settings: BenchSettings,
+    stages: int,
+    name: str = "ours",
+    *,
+    compiled: bool = False,
     place: Placing = here,
-) -> PipelineSide:  # fmt: skip
+) -> PipelineSide:
     """ffdist with so many stages, started and ready."""
     team = ends.enter_context(WorkerPool(name, place(PipelineLife(settings.job(stages, compiled=compiled))), stages))
     assert team.recv() == "ready"
@@ -91,9 +96,13 @@ def open_baseline(
 
 
 def open_variants(
-    ends: ExitStack, settings: BenchSettings, variants: tuple[str, ...], *, compiled: bool = False,
+    ends: ExitStack,
+    settings: BenchSettings,
+    variants: tuple[str, ...],
+    *,
+    compiled: bool = False,
     place: Placing = here,
-) -> tuple[list[BaselineSide], dict[str, str]]:  # fmt: skip
+) -> tuple[list[BaselineSide], dict[str, str]]:
     """A side a variant, all in the same processes; and why some do not fit the network. ConfigError when none does."""
     size = 1 if is_serial(variants[0]) else settings.compare.devices
     threads = settings.threads * (settings.compare.devices if variants == ("bp-threads",) else 1)

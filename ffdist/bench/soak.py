@@ -55,9 +55,28 @@ def soak(minutes: float, stages: int, queue: int, batch_size: int, progress: Pro
     """Raises StageError where the run ends by itself with an error, or anything grows."""
     with tempfile.TemporaryDirectory(prefix="ffdist-soak-") as folder:
         run = Path(folder) / "run"
-        words = ["digits", "--epochs", "1000000", "--stages", str(stages), "--queue", str(queue), "--seed", "7",
-                 "--batch-size", str(batch_size), "--threads", "1", "--device", "cpu", "--out", str(run),
-                 "--schedule", "constant", "--quiet"]  # fmt: skip
+        words = [
+            "digits",
+            "--epochs",
+            "1000000",
+            "--stages",
+            str(stages),
+            "--queue",
+            str(queue),
+            "--seed",
+            "7",
+            "--batch-size",
+            str(batch_size),
+            "--threads",
+            "1",
+            "--device",
+            "cpu",
+            "--out",
+            str(run),
+            "--schedule",
+            "constant",
+            "--quiet",
+        ]
         with (Path(folder) / "said").open("wb") as said:
             command = [sys.executable, "-m", "ffdist", "train", *words]
             process = subprocess.Popen(command, stdout=said, stderr=said)
@@ -90,8 +109,14 @@ def watched(process: subprocess.Popen[bytes], seconds: float, progress: Progress
 
 
 def finding(looks: list[ResourceSample], speeds: list[float], minutes: float, stages: int) -> BenchResult:
-    columns = {"of all workers": "what", "n": "last.n", "first third": "first", "middle": "middle", "last": "last",
-               "most": "last.most"}  # fmt: skip
+    columns = {
+        "of all workers": "what",
+        "n": "last.n",
+        "first third": "first",
+        "middle": "middle",
+        "last": "last",
+        "most": "last.most",
+    }
     units = {"first": "", "middle": "", "last": ""}
     made, grown = Table("soak", f"{minutes:g} minutes, {stages} stages", columns, units), list[str]()
     series: dict[str, list[float]] = {

@@ -50,7 +50,7 @@ class Traced(NamedTuple):
 
     @property
     def computing(self) -> float:
-        """Of all stages' time, the share in which they computed."""
+        """The share of all stages' time in which they computed."""
         busy = sum(span.end - span.begin for spans in self.rows.values() for span in spans if span.style == "busy")
         return busy / max(1e-9, self.length * len(self.rows))
 

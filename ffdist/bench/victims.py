@@ -28,7 +28,7 @@ def stat_of(pid: int) -> tuple[int, str, str] | None:
 
 
 def descendants(parent: int) -> list[ProcessId]:
-    """Of a process, at any depth; without zombies."""
+    """Descendants of a process, at any depth; without zombies."""
     all_of = dict[int, tuple[int, str, str]]()
     for folder in Path("/proc").glob("[0-9]*"):
         if found := stat_of(int(folder.name)):

@@ -84,8 +84,11 @@ class BaselineRun:
         config = BaselineConfig(settings, steps, device)
         learner = BASELINES[self.variant](job.chain, config, place)
         if not isinstance(learner, Replica):
-            raise ConfigError("only baselines that hold the whole network on each device are evaluated",
-                              where=setting("compare.against"), got=self.variant)  # fmt: skip
+            raise ConfigError(
+                "only baselines that hold the whole network on each device are evaluated",
+                where=setting("compare.against"),
+                got=self.variant,
+            )
         make_from_data(learner.modules, loaders.train)
         began = time.perf_counter()
         for epoch in range(settings.training.epochs):

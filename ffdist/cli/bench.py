@@ -107,8 +107,9 @@ def run(theme: Theme, settings: BenchSettings, args: Sequence[str]) -> None:
         if settings.compare.record:
             words = ["ffdist", "bench", *args]
             rule = settings.train.rule.objective
-            paths = write_record(finding, settings.compare.record, words, asdict(settings), network=settings.network,
-                                 rule=rule)  # fmt: skip
+            paths = write_record(
+                finding, settings.compare.record, words, asdict(settings), network=settings.network, rule=rule
+            )
             console.print("record: " + ", ".join(map(str, paths)), soft_wrap=True)
 
 

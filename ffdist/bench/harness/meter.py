@@ -33,7 +33,8 @@ class Meter:
     """Memory of this thread's work on `device`, between entering and `use`; `reset` forgets the building of it all."""
 
     def __init__(self, device: torch.device) -> None:
-        self.device, self.counter = device, TensorBytes(device.type)
+        self.device = device
+        self.counter = TensorBytes(device.type)
         self.idle = resident_bytes()
 
     def __enter__(self) -> Self:

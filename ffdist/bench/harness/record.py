@@ -28,9 +28,14 @@ else a suite has to say, in words."""
 
 
 def write_record(
-    finding: BenchResult, folder: Path, command: Sequence[str], settings: Mapping[str, Any], *, network: str = "",
+    finding: BenchResult,
+    folder: Path,
+    command: Sequence[str],
+    settings: Mapping[str, Any],
+    *,
+    network: str = "",
     rule: str = "",
-) -> list[Path]:  # fmt: skip
+) -> list[Path]:
     """`<theme>-<hardware>-<date>.{json,md,svg}` in a folder; a number is added to a name that is taken.
 
     settings: what the command was told. network, rule: of all rows that do not say their own.
@@ -49,8 +54,14 @@ def write_record(
 
 def facts_of(theme: str, command: Sequence[str]) -> Record:
     """What every record begins with."""
-    return {"schema": SCHEMA, "theme": theme, "command": shlex.join(command), "date": date.today().isoformat(),
-            "machine": machine(), "versions": versions()}  # fmt: skip
+    return {
+        "schema": SCHEMA,
+        "theme": theme,
+        "command": shlex.join(command),
+        "date": date.today().isoformat(),
+        "machine": machine(),
+        "versions": versions(),
+    }
 
 
 def told(tables: Iterable[Table], network: str = "", rule: str = "") -> Record:
@@ -98,8 +109,10 @@ def as_markdown(record: Record, plot: str | None) -> str:
 def environment(record: Record) -> str:
     """Where the figures were measured, in a line."""
     m, v = record["machine"], record["versions"]
-    return (f"{m['processor']}, {m['cores']} cores, {m['memory_gib']} GiB{', ' + m['gpu'] if m['gpu'] else ''}; "
-            f"Python {v['python']}, torch {v['torch']}, ffdist {v['ffdist']} at commit {v['commit']}")  # fmt: skip
+    return (
+        f"{m['processor']}, {m['cores']} cores, {m['memory_gib']} GiB{', ' + m['gpu'] if m['gpu'] else ''}; "
+        f"Python {v['python']}, torch {v['torch']}, ffdist {v['ffdist']} at commit {v['commit']}"
+    )
 
 
 def tables_of(record: Record) -> list[Table]:
@@ -128,8 +141,15 @@ def machine() -> dict[str, Any]:
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
     name = re.sub(r"[^a-z0-9]+", "-", (gpu or f"{processor} {cores}c").lower()).strip("-")
     memory = {"memory_gib": round(pages / 2**30, 1), "gpu_gib": round(total_bytes(gpus[0]) / 2**30, 1) if gpus else 0}
-    return {"name": name, "processor": processor, "cores": cores, **memory, "gpu": gpu, "num_gpus": len(gpus),
-            "system": platform.platform()}  # fmt: skip
+    return {
+        "name": name,
+        "processor": processor,
+        "cores": cores,
+        **memory,
+        "gpu": gpu,
+        "num_gpus": len(gpus),
+        "system": platform.platform(),
+    }
 
 
 def versions() -> dict[str, str]:

@@ -157,8 +157,10 @@ def take_turns(
         rounds.probes.append(probe.measure())
         lower = min(rounds.probes[-2:])
         rounds.tried.append(Round(laps, lower, lower >= probe.least))
-        progress(f"round {number + 1}: probe {lower:.2f}{'' if rounds.tried[-1].passed else ', discarded'}; " +
-                 ", ".join(f"{name} {lap.rate:,.0f}" for name, lap in laps.items()))  # fmt: skip
+        progress(
+            f"round {number + 1}: probe {lower:.2f}{'' if rounds.tried[-1].passed else ', discarded'}; "
+            + ", ".join(f"{name} {lap.rate:,.0f}" for name, lap in laps.items())
+        )
         if len(rounds.passed) == wanted:
             break
     rounds.alone = probe.alone

@@ -39,7 +39,9 @@ class PoolMember:
     """A member's own end: its place, where the members meet, and its line to the one who gives orders."""
 
     def __init__(self, world: World, store_file: str, line: Connection) -> None:
-        self.world, self.store_file, self.line = world, store_file, line
+        self.world = world
+        self.store_file = store_file
+        self.line = line
 
     def store(self) -> dist.Store:
         return dist.FileStore(self.store_file, self.world.size)
@@ -70,7 +72,8 @@ class WorkerPool:
         self, name: str, life: WorkerMain, size: int, *, keep_memory: bool = True, parents: bool = False
     ) -> None:
         context = multiprocessing.get_context("spawn")
-        self.name, self.size = name, size
+        self.name = name
+        self.size = size
         self.folder = tempfile.TemporaryDirectory(prefix="ffdist-bench-")
         self.lines: list[Connection] = []
         self.words: dict[int, Any] = {}

@@ -188,8 +188,11 @@ def try_recipes(side: Contender, settings: BenchSettings, chance: float, progres
             for number in range(settings.compare.qualifying)
         ]
         seconds = [reached_after(epochs, settings.compare.target, chance) for epochs in runs]
-        trials.append(Trial(recipe, median(inf if isnan(s) else s for s in seconds),
-                            median(epochs[-1].accuracy for epochs in runs)))  # fmt: skip
+        trials.append(
+            Trial(
+                recipe, median(inf if isnan(s) else s for s in seconds), median(epochs[-1].accuracy for epochs in runs)
+            )
+        )
     return trials
 
 
@@ -211,9 +214,12 @@ def recipes_of(side: str, settings: BenchSettings) -> list[Recipe]:
     for table in tables:
         changed = apply(train, table, str(compare.recipes))
         if strange := [name for name in flat(table) if name not in RECIPE]:
-            raise ConfigError(f"'{strange[0]}' is none of what a side chooses for itself", where=compare.recipes,
-                              expected="settings of the optimiser, the schedule, epochs and label smoothing",
-                              remedy="on the command line it holds for both sides")  # fmt: skip
+            raise ConfigError(
+                f"'{strange[0]}' is none of what a side chooses for itself",
+                where=compare.recipes,
+                expected="settings of the optimiser, the schedule, epochs and label smoothing",
+                remedy="on the command line it holds for both sides",
+            )
         values = {name: changed.value(name) for name in flat(table)}
         lrs = (values["lr"],) if "lr" in values else compare.lrs or (train.optim.lr,)
         lengths = (values["epochs"],) if "epochs" in values else compare.lengths or (train.training.epochs,)
@@ -228,8 +234,12 @@ def read_recipes(path: Path) -> dict[str, list[dict[str, Any]]]:
     found = read_toml(path)
     right = all(isinstance(tables, list) and all(isinstance(t, dict) for t in tables) for tables in found.values())
     if not right or not found.keys() <= set(SIDES):
-        raise ConfigError("a file of recipes cannot be used", where=path, got=", ".join(found),
-                          expected="[[ours]] and [[baseline]], each as often as there are recipes")  # fmt: skip
+        raise ConfigError(
+            "a file of recipes cannot be used",
+            where=path,
+            got=", ".join(found),
+            expected="[[ours]] and [[baseline]], each as often as there are recipes",
+        )
     return found
 
 
@@ -306,8 +316,12 @@ def told(settings: BenchSettings, race: Race) -> BenchResult:
         name: [(round(e.seconds, 1), e.accuracy, e.accuracy, e.accuracy) for e in of[0]] for name, of in runs.items()
     }
     plot = Plot("lines", title, "seconds", "validation accuracy", series)
-    tables = [side_table(title, race, reached), level_table(race, settings.compare.target),
-              trial_table(race.tried, settings.compare.qualifying), run_table(runs)]  # fmt: skip
+    tables = [
+        side_table(title, race, reached),
+        level_table(race, settings.compare.target),
+        trial_table(race.tried, settings.compare.qualifying),
+        run_table(runs),
+    ]
     return BenchResult("accuracy", summary, [table for table in tables if table.lines], notes, plot)
 
 
@@ -322,8 +336,16 @@ def columns(recipe: Recipe) -> dict[str, Cell]:
 
 def side_table(title: str, race: Race, reached: dict[str, bool]) -> Table:
     """What became of each side's runs."""
-    heads = {"side": "side", **RECIPE_COLUMNS, "epochs until then": "epochs", "seconds an epoch": "epoch_time",
-             "n": "epochs.n", "reached": "reached", "accuracy then": "accuracy", "mean of blocks": "mean"}  # fmt: skip
+    heads = {
+        "side": "side",
+        **RECIPE_COLUMNS,
+        "epochs until then": "epochs",
+        "seconds an epoch": "epoch_time",
+        "n": "epochs.n",
+        "reached": "reached",
+        "accuracy then": "accuracy",
+        "mean of blocks": "mean",
+    }
     units = {"epochs": "", "epoch_time": "s", "reached": "", "accuracy": "", "mean": ""}
     made, recipes = Table("sides", title, heads, units), chosen(race.tried)
     for name, of in race.runs.items():
@@ -352,9 +374,16 @@ def trial_table(tried: dict[str, list[Trial]], runs: int) -> Table:
 
 def level_table(race: Race, target: float) -> Table:
     """Seconds to the target, and to what is below it."""
-    heads = {"to": "level", "ours, s": "ours/time", "DDP": "baseline/side", "its s": "baseline/time",
-             "its / ours": "baseline/ratio", "least": "baseline/ratio.least", "most": "baseline/ratio.most",
-             "n": "baseline/ratio.n"}  # fmt: skip
+    heads = {
+        "to": "level",
+        "ours, s": "ours/time",
+        "DDP": "baseline/side",
+        "its s": "baseline/time",
+        "its / ours": "baseline/ratio",
+        "least": "baseline/ratio.least",
+        "most": "baseline/ratio.most",
+        "n": "baseline/ratio.n",
+    }
     made = Table("levels", "seconds to a validation accuracy", heads, {"time": "s", "ratio": ""})
     for level in (target - below for below in BELOW):
         ours, theirs, ratio = at_level(race, level)
@@ -375,8 +404,9 @@ def run_table(runs: dict[str, list[list[Epoch]]]) -> Table:
 
 def at_level(race: Race, level: float) -> tuple[Summary, Summary, Summary]:
     """Seconds of ours and of theirs, and theirs by ours pair by pair; of nothing where a run did not get there."""
-    ours, theirs = ([reached_after(run, level, race.chance) for run in race.runs[name]]
-                    for name in ("ours", race.variant))  # fmt: skip
+    ours, theirs = (
+        [reached_after(run, level, race.chance) for run in race.runs[name]] for name in ("ours", race.variant)
+    )
     if any(map(isnan, (*ours, *theirs))):
         return Summary.of([]), Summary.of([]), Summary.of([])
     return Summary.of(ours), Summary.of(theirs), ratios(theirs, ours)

@@ -24,10 +24,18 @@ UNLIMITED = "10gbit"
 
 
 COLUMNS = {
-    "link": "link", "plan": "ours/plan", "ours samples/s": "ours/throughput", "DDP": "ddp/side",
-    "its samples/s": "ddp/throughput", "ratio": "ddp/ratio", "least": "ddp/ratio.least", "most": "ddp/ratio.most",
-    "n": "ddp/ratio.n", "PowerSGD samples/s": f"{LOSSY}/throughput", "ours / PowerSGD": f"{LOSSY}/ratio",
-}  # fmt: skip
+    "link": "link",
+    "plan": "ours/plan",
+    "ours samples/s": "ours/throughput",
+    "DDP": "ddp/side",
+    "its samples/s": "ddp/throughput",
+    "ratio": "ddp/ratio",
+    "least": "ddp/ratio.least",
+    "most": "ddp/ratio.most",
+    "n": "ddp/ratio.n",
+    "PowerSGD samples/s": f"{LOSSY}/throughput",
+    "ours / PowerSGD": f"{LOSSY}/ratio",
+}
 UNITS = {"throughput": "samples/s", "ratio": "", "plan": ""}
 
 
@@ -74,7 +82,12 @@ def bandwidth(settings: BenchSettings, progress: Progress) -> BenchResult:
                 series[line].append((rate, *theirs[:3]))
             tables.append(rounds.table(link=rate))
             notes += [f"{rate}: {note}" for note in rounds.notes()]
-    summary = {"model": settings.network, "devices": 2, "precision": settings.precision,
-               "batch": settings.batch_size, "bandwidth": made.drawn_cells()}  # fmt: skip
+    summary = {
+        "model": settings.network,
+        "devices": 2,
+        "precision": settings.precision,
+        "batch": settings.batch_size,
+        "bandwidth": made.drawn_cells(),
+    }
     plot = Plot("lines", title, "rate of the link", "samples/s", series)
     return BenchResult("bandwidth", summary, [made, *tables], notes, plot)

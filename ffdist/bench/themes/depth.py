@@ -42,11 +42,19 @@ UNITS = {"peak": "MiB", "queue": "MiB", "of_peak": "", "throughput": "samples/s"
 def depth(settings: BenchSettings, progress: Progress) -> BenchResult:
     """For each depth: peak bytes a device, one block a stage; and samples/s with the stages and ranks asked for."""
     if settings.model not in WIDTHS:
-        raise ConfigError("depth grows by equal blocks", where=setting("network.model"), expected=" or ".join(WIDTHS),
-                          got=settings.model)  # fmt: skip
+        raise ConfigError(
+            "depth grows by equal blocks",
+            where=setting("network.model"),
+            expected=" or ".join(WIDTHS),
+            got=settings.model,
+        )
     if settings.compare.against != ("ddp",):
-        raise ConfigError("depth is compared with data parallelism", where=setting("compare.against"), expected="ddp",
-                          got=" ".join(settings.compare.against))  # fmt: skip
+        raise ConfigError(
+            "depth is compared with data parallelism",
+            where=setting("compare.against"),
+            expected="ddp",
+            got=" ".join(settings.compare.against),
+        )
     devices, stages, peaks = settings.compare.devices, settings.num_stages, dict[int, float]()
     title = f"{settings.model} of equal blocks ({WIDTHS[settings.model]} wide), batch {settings.batch_size}"
     made, tables, notes = Table("depth", title, columns(devices, stages), UNITS), list[Table](), list[str]()
@@ -61,17 +69,25 @@ def depth(settings: BenchSettings, progress: Progress) -> BenchResult:
         other = next(name for name in rounds.names if name != "ours")
         made.add(side="ours", blocks=blocks, peak=peaks[blocks], queue=ours.queue / MIB, throughput=rounds.rate("ours"))
         made.add(side=VARIANT, against="ddp", blocks=blocks, peak=theirs.peak / MIB, of_peak=ours.peak / theirs.peak)
-        made.add(side=VARIANT, against="as many", blocks=blocks, peak=as_many.peak / MIB,
-                 of_peak=ours.peak / as_many.peak)  # fmt: skip
-        made.add(side=other, against="ddp, speed", blocks=blocks, throughput=rounds.rate(other),
-                 ratio=rounds.ratio("ours", other))  # fmt: skip
+        made.add(
+            side=VARIANT, against="as many", blocks=blocks, peak=as_many.peak / MIB, of_peak=ours.peak / as_many.peak
+        )
+        made.add(
+            side=other,
+            against="ddp, speed",
+            blocks=blocks,
+            throughput=rounds.rate(other),
+            ratio=rounds.ratio("ours", other),
+        )
         tables.append(rounds.table(blocks=blocks))
         notes += [f"{blocks} blocks: {note}" for note in rounds.notes()]
     spread = max(peaks.values()) / min(peaks.values()) - 1
-    notes += [f"ours, from {settings.compare.depths[0]} to {settings.compare.depths[-1]} blocks: within {spread:.1%}",
-              "ours MiB: the fullest of as many stages as blocks, with its edges' slots; of as many: a rank's tensors "
-              "with its share of the batch, where there are as many ranks as blocks; speed is another run, of "
-              f"{stages} stages against {devices} ranks"]  # fmt: skip
+    notes += [
+        f"ours, from {settings.compare.depths[0]} to {settings.compare.depths[-1]} blocks: within {spread:.1%}",
+        "ours MiB: the fullest of as many stages as blocks, with its edges' slots; of as many: a rank's tensors "
+        "with its share of the batch, where there are as many ranks as blocks; speed is another run, of "
+        f"{stages} stages against {devices} ranks",
+    ]
     summary: dict[str, Any] = {
         "model": settings.model,
         "precision": settings.precision,
@@ -85,12 +101,20 @@ def depth(settings: BenchSettings, progress: Progress) -> BenchResult:
 
 def columns(devices: int, stages: int) -> dict[str, str]:
     return {
-        "blocks": "blocks", "ours MiB": "ours/peak", "of it edges": "ours/queue", f"ddp of {devices}, MiB": "ddp/peak",
-        "ours / it": "ddp/of_peak", "ddp of as many, MiB": "as many/peak", "ours / that": "as many/of_peak",
-        f"{stages} stages samples/s": "ours/throughput", f"ddp of {devices} samples/s": "ddp, speed/throughput",
-        "ratio": "ddp, speed/ratio", "least": "ddp, speed/ratio.least", "most": "ddp, speed/ratio.most",
+        "blocks": "blocks",
+        "ours MiB": "ours/peak",
+        "of it edges": "ours/queue",
+        f"ddp of {devices}, MiB": "ddp/peak",
+        "ours / it": "ddp/of_peak",
+        "ddp of as many, MiB": "as many/peak",
+        "ours / that": "as many/of_peak",
+        f"{stages} stages samples/s": "ours/throughput",
+        f"ddp of {devices} samples/s": "ddp, speed/throughput",
+        "ratio": "ddp, speed/ratio",
+        "least": "ddp, speed/ratio.least",
+        "most": "ddp, speed/ratio.most",
         "n": "ddp, speed/ratio.n",
-    }  # fmt: skip
+    }
 
 
 def deepened(settings: BenchSettings, blocks: int) -> BenchSettings:
@@ -99,7 +123,8 @@ def deepened(settings: BenchSettings, blocks: int) -> BenchSettings:
 
 
 def threads_memory(settings: BenchSettings, stages: int) -> list[MemoryUse]:
-    """Of each stage, a thread each: far more stages than this machine has cores. Each thread counts its own."""
+    """Memory of each stage, one thread a stage: far more stages than this machine has cores. Each thread counts its
+    own."""
     make = settings.job(stages)
     job = make()
     samples = min(len(job.images.train), BATCHES * settings.batch_size)
@@ -117,8 +142,7 @@ def run_weighed(job: Job) -> list[MemoryUse]:
         try:
             with Meter(torch.device("cpu")) as meter:
                 world = World(rank, count, rank)
-                edges = ProcessEdges(world, store, torch.device("cpu"),
-                                     timeout=job.timeout)  # fmt: skip
+                edges = ProcessEdges(world, store, torch.device("cpu"), timeout=job.timeout)
                 Rank(job, world, store, edges, lambda event: None).run()
                 used[rank] = meter.use()
         except BaseException as error:

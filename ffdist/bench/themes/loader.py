@@ -112,8 +112,14 @@ def found_out(settings: BenchSettings, names: list[str], rounds: Rounds) -> Benc
         "a core: samples by the seconds of computing of the loader and of its worker processes",
         *rounds.notes(),
     ]
-    columns = {"what": "side", "samples/s": "throughput", "least": "throughput.least", "most": "throughput.most",
-               "samples/s a core": "a_core", "n": "throughput.n"}  # fmt: skip
+    columns = {
+        "what": "side",
+        "samples/s": "throughput",
+        "least": "throughput.least",
+        "most": "throughput.most",
+        "samples/s a core": "a_core",
+        "n": "throughput.n",
+    }
     made = Table("loaders", title, columns, {"throughput": "samples/s", "a_core": "samples/s", "waiting": ""})
     for name in names:
         made.add(side=name.replace(ALONE, "loader alone", 1), throughput=rounds.rate(name), a_core=a_core(rounds, name))

@@ -38,8 +38,10 @@ def memory(settings: BenchSettings, progress: Progress) -> BenchResult:
                 refused[variant] = str(error)
         if name == SERIAL:
             used[SERIAL] = pipeline_memory(settings, 1)
-    notes = ["per device: tensors alive at once, counted by allocation; resident: the process above its idle state",
-             *(f"{variant} does not fit: {why.splitlines()[0]}" for variant, why in refused.items())]  # fmt: skip
+    notes = [
+        "per device: tensors alive at once, counted by allocation; resident: the process above its idle state",
+        *(f"{variant} does not fit: {why.splitlines()[0]}" for variant, why in refused.items()),
+    ]
     if floor := one_f_one_b_floor(used, settings):
         notes.append(floor)
     summary = [summarise(settings, used, name) for name in settings.compare.against if members(used, name)]
@@ -48,7 +50,7 @@ def memory(settings: BenchSettings, progress: Progress) -> BenchResult:
 
 
 def pipeline_memory(settings: BenchSettings, stages: int) -> list[MemoryUse]:
-    """Of each stage."""
+    """Memory of each stage."""
     with WorkerPool("ours", PipelineLife(settings.job(stages), weigh=True), stages) as team:
         assert team.recv() == "ready"
         team.ask(Window(1, BATCHES + (settings.train.plan.queue + 1) * (stages - 1)))
@@ -56,7 +58,7 @@ def pipeline_memory(settings: BenchSettings, stages: int) -> list[MemoryUse]:
 
 
 def baseline_memory(settings: BenchSettings, variant: str) -> list[MemoryUse]:
-    """Of each rank. Raises ConfigError where the variant does not fit the network."""
+    """Memory of each rank. Raises ConfigError where the variant does not fit the network."""
     size = 1 if is_serial(variant) else settings.compare.devices
     with WorkerPool(variant, BaselineLife(settings.job(1), weigh=True), size) as team:
         if refused := team.ask(KeepOrder((variant,))):
@@ -117,12 +119,16 @@ def one_f_one_b_floor(used: dict[str, list[MemoryUse]], settings: BenchSettings)
         return None
     variant, microbatches = known
     floors = [
-        use.weights + use.gradients + use.optimiser
+        use.weights
+        + use.gradients
+        + use.optimiser
         + (use.activations + use.queue) * min(len(used[variant]) - rank, microbatches) // microbatches
         for rank, use in enumerate(used[variant])
-    ]  # fmt: skip
-    return (f"1F1B's floor, computed from {variant}: {max(floors) / MIB:,.1f} MiB on its fullest device; "
-            f"ours / floor {worst(used['ours']).peak / max(floors):.2f}")  # fmt: skip
+    ]
+    return (
+        f"1F1B's floor, computed from {variant}: {max(floors) / MIB:,.1f} MiB on its fullest device; "
+        f"ours / floor {worst(used['ours']).peak / max(floors):.2f}"
+    )
 
 
 def bars(settings: BenchSettings, used: dict[str, list[MemoryUse]]) -> Plot:

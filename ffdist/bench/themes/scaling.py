@@ -21,9 +21,17 @@ def scaling(settings: BenchSettings, progress: Progress) -> BenchResult:
     asked = settings.compare.against[0]
     points: dict[str, dict[int, Summary]] = {"ours": {}, asked: {}}
     title = f"{settings.subject}, {settings.precision}, batch {settings.batch_size}"
-    columns = {"devices": "devices", "ours samples/s": "ours/throughput", "against": f"{asked}/side",
-               "its samples/s": f"{asked}/throughput", "ratio": f"{asked}/ratio", "least": f"{asked}/ratio.least",
-               "most": f"{asked}/ratio.most", "n": f"{asked}/ratio.n", "ours / one": "ours/of_one"}  # fmt: skip
+    columns = {
+        "devices": "devices",
+        "ours samples/s": "ours/throughput",
+        "against": f"{asked}/side",
+        "its samples/s": f"{asked}/throughput",
+        "ratio": f"{asked}/ratio",
+        "least": f"{asked}/ratio.least",
+        "most": f"{asked}/ratio.most",
+        "n": f"{asked}/ratio.n",
+        "ours / one": "ours/of_one",
+    }
     made, tables, notes = Table("scaling", title, columns, UNITS), list[Table](), list[str]()
     for devices in range(1, settings.compare.devices + 1):
         here = settings.changed(devices=devices, stages=None, cut=())
@@ -35,8 +43,13 @@ def scaling(settings: BenchSettings, progress: Progress) -> BenchResult:
         points["ours"][devices], points[asked][devices] = rounds.rate("ours"), rounds.rate(theirs.name)
         of_one = points["ours"][devices].median / points["ours"][1].median
         made.add(side="ours", devices=devices, throughput=points["ours"][devices], of_one=of_one)
-        made.add(side=theirs.name, against=asked, devices=devices, throughput=points[asked][devices],
-                 ratio=rounds.ratio("ours", theirs.name))  # fmt: skip
+        made.add(
+            side=theirs.name,
+            against=asked,
+            devices=devices,
+            throughput=points[asked][devices],
+            ratio=rounds.ratio("ours", theirs.name),
+        )
         tables.append(rounds.table(devices=devices))
         notes += [f"{devices} devices: {note}" for note in rounds.notes()]
     series: dict[str, list[tuple[Any, float, float, float]]] = {

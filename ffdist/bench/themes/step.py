@@ -41,15 +41,19 @@ def found_out(settings: BenchSettings, steps: Steps) -> BenchResult:
         },
     }
     notes = [
-        *(f"{NAMES[name]}: {share:.0%} of its operations' time is outside of products" for name, share in
-          shares.items()),
+        *(
+            f"{NAMES[name]}: {share:.0%} of its operations' time is outside of products"
+            for name, share in shares.items()
+        ),
         "a step: forward, local loss or loss, backward, update, on one random batch that is prepared beforehand",
         "operations by torch's profiler, in steps of their own; whole steps are timed without it",
         "peak: the fastest square product of this process, in the same precision and with as many threads",
-    ]  # fmt: skip
+    ]
     tables = [whole(steps, title), kinds(steps), largest(steps)]
-    bars = {NAMES[name]: [("", 1e3 * side.step, 1e3 * min(side.seconds), 1e3 * max(side.seconds))]
-            for name, side in steps.sides.items()}  # fmt: skip
+    bars = {
+        NAMES[name]: [("", 1e3 * side.step, 1e3 * min(side.seconds), 1e3 * max(side.seconds))]
+        for name, side in steps.sides.items()
+    }
     return BenchResult("step", summary, tables, notes, Plot("bars", title, "", "ms a step", bars))
 
 
@@ -59,9 +63,17 @@ def outside_of_products(side: StepSides) -> float:
 
 
 def whole(steps: Steps, title: str) -> Table:
-    columns = {"side": "side", "ms a step": "step", "least": "step.least", "most": "step.most", "n": "step.n",
-               "GFLOP a step": "operations", "GFLOP/s": "reached", "of peak": "of_peak:.0%",
-               "of peak, products alone": "products_of_peak:.0%"}  # fmt: skip
+    columns = {
+        "side": "side",
+        "ms a step": "step",
+        "least": "step.least",
+        "most": "step.most",
+        "n": "step.n",
+        "GFLOP a step": "operations",
+        "GFLOP/s": "reached",
+        "of peak": "of_peak:.0%",
+        "of peak, products alone": "products_of_peak:.0%",
+    }
     units = {"step": "ms", "operations": "GFLOP", "reached": "GFLOP/s", "of_peak": "", "products_of_peak": ""}
     made = Table("step", title, columns, units)
     for name, side in steps.sides.items():

@@ -51,11 +51,20 @@ def found_out(
     found, timed = floors(settings), alone(settings)
     summary = [summarise(settings, rounds, ours, name, families.get(name)) for name in settings.compare.against]
     floor_rate = settings.batch_size / slowest_stage(timed["ff"], settings.num_stages).seconds
-    notes = [*notes, limit_note(found, timed), *(bound_note(result) for result in summary if "bound" in result),
-             *(ceiling_note(result, floor_rate) for result in summary if "bound" not in result)]  # fmt: skip
+    notes = [
+        *notes,
+        limit_note(found, timed),
+        *(bound_note(result) for result in summary if "bound" in result),
+        *(ceiling_note(result, floor_rate) for result in summary if "bound" not in result),
+    ]
     rates = {name: rounds.rate(name).median for name in found if name in rounds.names}
-    tables = [compared(settings, rounds, ours, summary), *map(qualified, families.items()), stages(rounds, ours),
-              floor_table(found, timed, rates, settings.num_stages, settings.batch_size), rounds.table()]  # fmt: skip
+    tables = [
+        compared(settings, rounds, ours, summary),
+        *map(qualified, families.items()),
+        stages(rounds, ours),
+        floor_table(found, timed, rates, settings.num_stages, settings.batch_size),
+        rounds.table(),
+    ]
     told = summary[0] if len(summary) == 1 else summary
     return BenchResult("throughput", told, [table for table in tables if table.lines], notes, bars(settings, rounds))
 
@@ -124,42 +133,61 @@ def limit_note(found: dict[str, Floor], timed: dict[str, list[OperationTimes]]) 
     """What serial FF's lead over serial BP comes to as all else is spared on both sides."""
     by_time = total(timed["bp"]).seconds / total(timed["ff"]).seconds
     counted = found["bp"].operations / found["ff"].operations
-    return (f"of serial FF and BP only the heavy operations: BP takes {counted:.2f} times as many, and with "
-            f"casts and optimiser {by_time:.2f} times as long, each run alone")  # fmt: skip
+    return (
+        f"of serial FF and BP only the heavy operations: BP takes {counted:.2f} times as many, and with "
+        f"casts and optimiser {by_time:.2f} times as long, each run alone"
+    )
 
 
 def ceiling_note(result: dict[str, Any], floor_rate: float) -> str:
     """What the ratio could come to were the slowest stage's heavy operations all it has to do."""
-    return (f"the slowest stage's heavy operations alone allow {floor_rate:,.0f} samples/s, "
-            f"{floor_rate / result['theirs']:.2f} times {result['variant']}")  # fmt: skip
+    return (
+        f"the slowest stage's heavy operations alone allow {floor_rate:,.0f} samples/s, "
+        f"{floor_rate / result['theirs']:.2f} times {result['variant']}"
+    )
 
 
 def bound_note(result: dict[str, Any]) -> str:
     """What the cut allows, and how much of it was reached."""
-    return (f"by the blocks' times alone, the best cut ({' + '.join(map(str, result['best_cut']))} blocks) could be "
-            f"{result['bound']:.2f} times as fast as one process; ours has {result['of_bound']:.2f} of it")  # fmt: skip
+    return (
+        f"by the blocks' times alone, the best cut ({' + '.join(map(str, result['best_cut']))} blocks) could be "
+        f"{result['bound']:.2f} times as fast as one process; ours has {result['of_bound']:.2f} of it"
+    )
 
 
 def compared(settings: BenchSettings, rounds: Rounds, ours: str, summary: list[dict[str, Any]]) -> Table:
     title = f"{settings.subject}, {settings.compare.devices} devices, {settings.precision}, batch {settings.batch_size}"
-    columns = {"side": "side", "samples/s": "throughput", "least": "throughput.least", "most": "throughput.most",
-               "n": "throughput.n", "ours / it": "ratio", "least ratio": "ratio.least",
-               "most ratio": "ratio.most"}  # fmt: skip
+    columns = {
+        "side": "side",
+        "samples/s": "throughput",
+        "least": "throughput.least",
+        "most": "throughput.most",
+        "n": "throughput.n",
+        "ours / it": "ratio",
+        "least ratio": "ratio.least",
+        "most ratio": "ratio.most",
+    }
     made = Table("compared", title, columns, {"throughput": "samples/s", "ratio": "", "bound": "", "of_bound": ""})
     told = {result["variant"]: result for result in summary}
     for name in rounds.names:
         result = told.get(name, {"against": ""})
         bound = {key: result[key] for key in ("bound", "of_bound") if key in result}
-        made.add(side=name, against=result["against"], throughput=rounds.rate(name), ratio=rounds.ratio(ours, name),
-                 **bound)  # fmt: skip
+        made.add(
+            side=name, against=result["against"], throughput=rounds.rate(name), ratio=rounds.ratio(ours, name), **bound
+        )
     return made
 
 
 def qualified(item: tuple[str, Family]) -> Table:
     """All the variants that were tried."""
     name, family = item
-    columns = {"variant": "side", "samples/s": "throughput", "least": "throughput.least", "most": "throughput.most",
-               "taken": "taken"}  # fmt: skip
+    columns = {
+        "variant": "side",
+        "samples/s": "throughput",
+        "least": "throughput.least",
+        "most": "throughput.most",
+        "taken": "taken",
+    }
     title = f"{name}: qualifying rounds"
     made = Table(f"qualifying {name}", title, columns, {"throughput": "samples/s", "taken": ""})
     for variant, rate in family.qualifying.items():

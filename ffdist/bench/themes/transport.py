@@ -36,14 +36,23 @@ def transport(settings: BenchSettings, progress: Progress) -> BenchResult:
 
 def carried(rates: list[TransportRate]) -> Table:
     """A line for each transport and size of a message."""
-    columns = {"transport": "side", "KiB": "kib", "messages/s": "messages", "MB/s": "bandwidth", "of memcpy": "ratio",
-               "least": "ratio.least", "most": "ratio.most", "n": "ratio.n"}  # fmt: skip
+    columns = {
+        "transport": "side",
+        "KiB": "kib",
+        "messages/s": "messages",
+        "MB/s": "bandwidth",
+        "of memcpy": "ratio",
+        "least": "ratio.least",
+        "most": "ratio.most",
+        "n": "ratio.n",
+    }
     units = {"messages": "messages/s", "bandwidth": "MB/s", "ratio": "of memcpy"}
     made = Table("transport", "one producer, one consumer", columns, units)
     for r in rates:
         ratio = Summary(r.ratio, r.ratio_min, r.ratio_max, r.num_rounds)
-        made.add(side=r.transport, kib=r.message_bytes // KIB, messages=r.messages_per_s, bandwidth=r.mb_per_s,
-                 ratio=ratio)  # fmt: skip
+        made.add(
+            side=r.transport, kib=r.message_bytes // KIB, messages=r.messages_per_s, bandwidth=r.mb_per_s, ratio=ratio
+        )
     return made
 
 
