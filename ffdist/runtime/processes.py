@@ -64,7 +64,7 @@ def run_processes(
     """Train with a process a stage; `observer` hears what the last one reports.
 
     run: its directory. max_restarts: how often in a row the run goes on from its last snapshot where a process died,
-    or did not answer for `timeout` seconds; None: for ever. Raises as `run_lives` does.
+    or did not answer for `timeout` seconds; None: for ever. Raises as `run_attempts` does.
     """
     return run_attempts(Training(make_job), stages, observer, run=run, max_restarts=max_restarts, timeout=timeout)
 

@@ -230,14 +230,14 @@ def test_a_member_that_fails_ends_the_comparison_with_its_own_words() -> None:
 
 COMPARING = """
 import time
-from ffdist.bench.harness.team import Team
+from ffdist.bench.harness.team import WorkerPool
 
 def life(member):
     member.answer("here")
     time.sleep(600)  # a long round
 
 if __name__ == "__main__":
-    with Team("stuck", life, 2) as team:
+    with WorkerPool("stuck", life, 2) as team:
         team.recv(), team.recv()
         print(*(process.pid for process in team.processes), flush=True)
         team.recv()

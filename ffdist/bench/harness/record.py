@@ -38,11 +38,11 @@ def write_record(
 ) -> list[Path]:
     """`<theme>-<hardware>-<date>.{json,md,svg}` in a folder; a number is added to a name that is taken.
 
-    settings: what the command was told. network, rule: of all rows that do not say their own.
+    settings: what the command was given. network, rule: of all rows that do not say their own.
     """
     facts = facts_of(finding.theme, command)
     stem = free_stem(folder, f"{finding.theme}-{facts['machine']['name']}-{facts['date']}")
-    record = facts | {"settings": settings, "notes": finding.notes, **told(finding.tables, network, rule)}
+    record = facts | {"settings": settings, "notes": finding.notes, **tidy(finding.tables, network, rule)}
     paths = write(record, stem, plot=finding.plot is not None)
     if finding.plot:
         from ffdist.bench.plot import draw
@@ -64,7 +64,7 @@ def facts_of(theme: str, command: Sequence[str]) -> Record:
     }
 
 
-def told(tables: Iterable[Table], network: str = "", rule: str = "") -> Record:
+def tidy(tables: Iterable[Table], network: str = "", rule: str = "") -> Record:
     """Tables as a record has them: how they are drawn, and their rows."""
     tables = list(tables)
     usual = {"network": network, "rule": rule, "side": ""}
