@@ -15,7 +15,7 @@ from typing import Any
 
 from benchmarks.rows.record import THEME, tables_of
 from benchmarks.rows.record import as_markdown as row_markdown
-from ffdist.bench.harness.record import as_json, as_markdown, told
+from ffdist.bench.harness.record import as_json, as_markdown, tidy
 from ffdist.bench.harness.table import Table, Value
 
 SAMPLES, MS, MIB = "samples/s", "ms", "MiB"
@@ -386,7 +386,7 @@ def of_theme(old: dict[str, Any], path: Path) -> tuple[dict[str, Any], str]:
     names = settings_of(old["settings"])
     network = summaries[0].get("model") or names.get("model", "")
     facts = {name: old[name] for name in ("theme", "command", "date", "machine", "versions", "settings", "notes")}
-    new = {"schema": 2, **facts, **told(tables, network, names.get("objective", ""))}
+    new = {"schema": 2, **facts, **tidy(tables, network, names.get("objective", ""))}
     known, rest = set(leaves(new)), Table("summary", "", {}, {})
     for place, summary in enumerate(summaries):
         for name, value in paths(summary):
@@ -394,7 +394,7 @@ def of_theme(old: dict[str, Any], path: Path) -> tuple[dict[str, Any], str]:
                 rest.units = {**rest.units, name: summary.get("unit", "") if isinstance(value, int) else ""}
                 rest.add(side=summary.get("variant", ""), against=summary.get("against", str(place)), **{name: value})
     tables += [rest] if rest.lines else []
-    new = {"schema": 2, **facts, **told(tables, network, names.get("objective", ""))}
+    new = {"schema": 2, **facts, **tidy(tables, network, names.get("objective", ""))}
     return new, as_markdown(new, path.stem if path.with_suffix(".svg").exists() else None)
 
 
@@ -440,10 +440,10 @@ def undrawn(
 
 
 def name_baselines(compared: Table, summaries: list[dict[str, Any]]) -> None:
-    told = {summary["variant"]: summary for summary in summaries}
+    by_variant = {summary["variant"]: summary for summary in summaries}
     compared.units = {**compared.units, "bound": "", "of_bound": ""}
     for line in compared.lines:
-        summary = told.get(line["side"], {})
+        summary = by_variant.get(line["side"], {})
         line["against"] = summary.get("against", "")
         line["ratio"] = line["ratio"]._replace(n=line["throughput"].n)
         line |= {name: Value(summary[name]) for name in ("bound", "of_bound") if name in summary}
@@ -470,8 +470,8 @@ def runs_of(summary: dict[str, Any]) -> Table:
     return table
 
 
-def settings_of(told: dict[str, Any]) -> dict[str, Any]:
-    groups = [*told["train"].values(), told["compare"]] if "train" in told else [told]
+def settings_of(recorded: dict[str, Any]) -> dict[str, Any]:
+    groups = [*recorded["train"].values(), recorded["compare"]] if "train" in recorded else [recorded]
     return {name: value for group in groups for name, value in group.items()}
 
 
@@ -502,7 +502,7 @@ def of_row(old: dict[str, Any]) -> tuple[dict[str, Any], str]:
     about |= {name: old[name] for name in ("stages",) if name in old}
     tables = tables_of(runs, old["parameters"], old["crossed"])
     settings = old["settings"]
-    new = facts | about | told(tables, settings["model"], settings["objective"])
+    new = facts | about | tidy(tables, settings["model"], settings["objective"])
     return new, row_markdown(new)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from benchmarks.rows.row import Row
 from benchmarks.rows.train import cost_of, read_lines
 from ffdist.bench.harness import record as harness
-from ffdist.bench.harness.record import Record, environment, facts_of, told
+from ffdist.bench.harness.record import Record, environment, facts_of, tidy
 from ffdist.bench.harness.table import Line, Table, Value, lines_of, pipes
 from ffdist.pipeline.crossed import layers_crossed
 from ffdist.pipeline.predictors import PREDICTORS
@@ -62,7 +62,7 @@ def summed_up(row: Row, outs: Sequence[Path], note: str) -> Record:
         "notes": [note] if note else [],
     }
     tables = tables_of(runs, parameters, crossed(outs[0]))
-    return facts | about | told(tables, settings.network.model, settings.rule.objective)
+    return facts | about | tidy(tables, settings.network.model, settings.rule.objective)
 
 
 def tables_of(runs: Sequence[Mapping[str, Any]], parameters: int, crossed: Mapping[str, int]) -> list[Table]:

@@ -31,7 +31,7 @@ class KeepOrder(NamedTuple):
 
 
 class RunOrder(NamedTuple):
-    """The order to run a window by one of them; answered with a `Lap`."""
+    """The order to run a window by one of them; answered with a `WindowRate`."""
 
     name: str
     window: Window

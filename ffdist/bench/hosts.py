@@ -117,7 +117,7 @@ class OnHost:
     """A life that first moves its process to its host's namespace."""
 
     life: Callable[..., Any]
-    """A member of a `Team`, or a stage's process."""
+    """A member of a `WorkerPool`, or a stage's process."""
     names: tuple[str, ...]
     links: tuple[str, ...]
 

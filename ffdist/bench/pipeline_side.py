@@ -29,7 +29,8 @@ ENDLESS = 10**6
 class PipelineLife:
     """One stage's life: `Rank`, as every launcher runs it. Only the loader is paced, and the sink's reports are timed.
 
-    The first answer says that the stages are ready; each order is a `Window`, answered with a `Lap` by the last rank.
+    The first answer says that the stages are ready; each order is a `Window`, answered with a `WindowRate` by the last
+    rank.
     """
 
     make_job: MakeJob

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -36,12 +36,13 @@ def sheet(
             got=images.shape,
         )
     rows = of_each_class(images.train.labels, pictures)
+    chosen: Sequence[Any] = augment  # texts and transforms
     loaders = [
         Loader(
-            images, images.train, rows, batch_size=len(rows), seed=seed, train=train, augment=augment if train else ()
+            images, images.train, rows, batch_size=len(rows), seed=seed, train=train, augment=chosen if train else ()
         )
         for train in (False, True)
-    ]  # pyright: ignore
+    ]
     columns = [loaders[0].batch(rows, 0, 0)] + [loaders[1].batch(rows, epoch, 0) for epoch in range(draws)]
     lines = 2 if loaders[1].mixing else 1
     _, height, width = images.shape
