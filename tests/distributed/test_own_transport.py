@@ -14,6 +14,7 @@ import pytest
 from jobs import fingerprint
 
 import ffdist
+from ffdist.cli import main
 from ffdist.transport.contract import EdgeContract, TransportContract
 
 pytestmark = pytest.mark.distributed
@@ -46,7 +47,7 @@ def command(environment: dict[str, str], *words: str | Path) -> str:
 def test_stages_train_through_it_to_the_same_bits(environment: dict[str, str], tmp_path: Path) -> None:
     command(environment, "ffdist", *TRAIN, "--transport", "files", "--out", tmp_path / "own")
     assert "edges of the run: files" in (tmp_path / "own/stage-0.log").read_text()
-    command(environment, "ffdist", *TRAIN, "--launcher", "threads", "--out", tmp_path / "threads")
+    main([*TRAIN, "--launcher", "threads", "--out", str(tmp_path / "threads")])
     assert fingerprint(tmp_path / "own") == fingerprint(tmp_path / "threads")
 
 
