@@ -193,16 +193,12 @@ def wide(device: torch.device) -> torch.dtype:
     return torch.float32 if lacks else torch.float64
 
 
-@contextmanager
-def forked_generators(device: torch.device | None, seed: int) -> Iterator[None]:
-    """Torch's default generators, the CPU's and the device's, start from `seed` inside, and are as they were behind."""
-    own = [device] if device is not None and queues(device) else []
-    with torch.random.fork_rng(own, device_type=own[0].type if own else "cuda"):
-        torch.default_generator.manual_seed(seed)
-        for each in own:
-            with _current(each):
-                torch.get_device_module(each).manual_seed(seed)
-        yield
+def seed_generators(device: torch.device | None, seed: int) -> None:
+    """Torch's default generators, the CPU's and the device's, start from `seed`."""
+    torch.default_generator.manual_seed(seed)
+    if device is not None and queues(device):
+        with _current(device):
+            torch.get_device_module(device).manual_seed(seed)
 
 
 def generator_states(device: torch.device | None) -> list[Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from contextvars import ContextVar
 from threading import RLock
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ffdist.device import forked_generators, generator_states, set_generator_states
+from ffdist.device import generator_states, seed_generators, set_generator_states
 from ffdist.errors import PeerTimeoutError
 
 _DEFAULT_GENERATORS = RLock()
@@ -37,31 +37,37 @@ def seeded(seed: int, device: torch.device | None = None, *, all_kinds: bool = T
     no turn comes within `wait_at_most`'s time.
     """
     with _turn():
-        before = _States.now(device)
+        before = _States.now(device, all_kinds=all_kinds)
         token = _WITHIN.set((*_WITHIN.get(), before))
         try:
-            with forked_generators(device, seed), _others(seed) if all_kinds else nullcontext():
-                yield
+            seed_generators(device, seed)
+            if all_kinds:
+                random.seed(seed)
+                np.random.seed(seed % 2**32)
+            yield
         finally:
+            before.restore()
             _WITHIN.reset(token)
 
 
 class _States(NamedTuple):
-    """All default generators' states."""
+    """The default generators' states."""
 
     device: torch.device | None
     of_torch: list[Tensor]
-    of_python: Any
-    of_numpy: Any
+    of_others: tuple[Any, Any] | None
+    """Of Python's and of NumPy's; None: they are left alone."""
 
     @classmethod
-    def now(cls, device: torch.device | None) -> _States:
-        return cls(device, generator_states(device), random.getstate(), np.random.get_state())
+    def now(cls, device: torch.device | None, *, all_kinds: bool) -> _States:
+        others = (random.getstate(), np.random.get_state()) if all_kinds else None
+        return cls(device, generator_states(device), others)
 
     def restore(self) -> None:
         set_generator_states(self.of_torch, self.device)
-        random.setstate(self.of_python)
-        np.random.set_state(self.of_numpy)
+        if self.of_others:
+            random.setstate(self.of_others[0])
+            np.random.set_state(self.of_others[1])
 
 
 _WITHIN: ContextVar[tuple[_States, ...]] = ContextVar("the generators outside of `seeded`", default=())
@@ -76,8 +82,9 @@ def generators_lent() -> Iterator[None]:
     if not within:
         yield
         return
-    own = _States.now(within[0].device)
-    within[0].restore()
+    own = _States.now(within[0].device, all_kinds=any(each.of_others for each in within))
+    for each in reversed(within):
+        each.restore()
     for _ in within:
         _DEFAULT_GENERATORS.release()
     try:
@@ -127,16 +134,3 @@ def _turn() -> Iterator[None]:
         yield
     finally:
         _DEFAULT_GENERATORS.release()
-
-
-@contextmanager
-def _others(seed: int) -> Iterator[None]:
-    """`seeded` for the default generators that are not torch's."""
-    of_python, of_numpy = random.getstate(), np.random.get_state()
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    try:
-        yield
-    finally:
-        random.setstate(of_python)
-        np.random.set_state(of_numpy)

@@ -95,6 +95,8 @@ class LearningBlock:
         self.totals = torch.zeros(lanes, 4, dtype=wide(config.device), device=config.device)
         """Of each lane, sums since the last marker: loss times samples, samples with a loss; correct, samples with
         scores."""
+        self._on_host = None if queues(config.device) else self.totals.numpy()
+        """The same memory, where it is a CPU's: to add a number there is quicker than by torch."""
         self.lane = 0
         """Of the batch that is computed now."""
         self.validation_loss = float("nan")
@@ -381,11 +383,18 @@ class LearningBlock:
                 if masked and self.parts.training:  # such a batch, or lane, took no step
                     finite = loss.isfinite()
                     loss, count = loss.where(finite, 0), count * finite
-                self.totals[self.lane, 0] += loss * len(y)
-                self.totals[self.lane, 1] += count
+                self._add(0, loss * len(y), count)
             if local.scores is not None:
-                self.totals[self.lane, 2] += (local.scores.detach().argmax(1) == main_labels(y)).sum()
-                self.totals[self.lane, 3] += len(y)
+                self._add(2, (local.scores.detach().argmax(1) == main_labels(y)).sum(), len(y))
+
+    def _add(self, place: int, total: Tensor, count: Tensor | int) -> None:
+        """To the lane's sums, from that place on."""
+        if self._on_host is None:
+            self.totals[self.lane, place] += total
+            self.totals[self.lane, place + 1] += count
+        else:
+            self._on_host[self.lane, place] += total.item()
+            self._on_host[self.lane, place + 1] += int(count)
 
     def _to_device(self, x: Tensor) -> Tensor:
         return to_device(x, self.config.device)

@@ -46,6 +46,12 @@ class FlatParameters:
             self.places.append(size)
             size += -(-parameter.numel() // ALIGNMENT) * ALIGNMENT
         self.size = size
+        self.layouts = [
+            (p.size(), p.stride(), place) if is_dense(p) else (p.size(), None, place)
+            for p, place in zip(self.parameters, self.places, strict=True)
+        ]
+        """Of each parameter its size, its strides where it is dense, and its place."""
+        self.padded = size > sum(p.numel() for p in self.parameters)
 
     @property
     def is_dense(self) -> bool:
@@ -69,28 +75,28 @@ class FlatParameters:
 
     def views(self, flat: Tensor) -> list[Tensor]:
         """Each parameter's part of the vector, laid out as it is."""
+        begin = flat.storage_offset()
         return [
-            flat.as_strided(p.size(), p.stride(), flat.storage_offset() + place)
-            if is_dense(p)
-            else flat[place : place + p.numel()].view(p.size())
-            for p, place in zip(self.parameters, self.places, strict=True)
+            flat.as_strided(size, stride, begin + place)
+            if stride is not None
+            else flat[place : place + size.numel()].view(size)
+            for size, stride, place in self.layouts
         ]
 
     @torch.no_grad()
     def gradients(self) -> tuple[Tensor, list[int]] | None:
         """A copy of all gradients, zero where there is none, and the numbers of those that there are; they are gone
         from the parameters then."""
-        present = [i for i, p in enumerate(self.parameters) if p.grad is not None]
+        found = [parameter.grad for parameter in self.parameters]
+        present = [number for number, grad in enumerate(found) if grad is not None]
         if not present:
             return None
-        first = self.parameters[0]
-        flat = torch.zeros(self.size, dtype=first.dtype, device=first.device)
+        first, whole = self.parameters[0], len(present) == len(found) and not self.padded
+        flat = (torch.empty if whole else torch.zeros)(self.size, dtype=first.dtype, device=first.device)
         views = self.views(flat)
-        for index in present:
-            grad = self.parameters[index].grad
-            assert grad is not None
-            views[index].copy_(grad)
-            self.parameters[index].grad = None
+        torch._foreach_copy_([views[number] for number in present], [grad for grad in found if grad is not None])
+        for parameter in self.parameters:
+            parameter.grad = None
         return flat, present
 
     def put(self, flat: Tensor, present: Sequence[int]) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Collection
 from typing import Any
 
 import torch
 from torch import nn
 
+from ffdist.pipeline import fused
 from ffdist.pipeline.muon import FilterMuon, Together
 from ffdist.pipeline.own_optimizer import own_optimizer
 from ffdist.settings import OptimSettings, Settings
@@ -66,21 +66,9 @@ def is_elementwise(settings: Settings) -> bool:
     return known and optim.clip is None and settings.compute.precision != "fp16"
 
 
-def uncompiled(kind: type[torch.optim.Optimizer]) -> type[Any]:
-    """torch's optimiser without what its methods do for torch.compile: at their first call they import torch._dynamo,
-    which takes each process a second and 150 MiB, and nothing here compiles a step."""
-    names = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
-    step = inspect.unwrap(kind.step)
-
-    def step_without_grad(self: torch.optim.Optimizer) -> None:
-        with torch.no_grad():
-            step(self)
-
-    methods = {name: inspect.unwrap(getattr(kind, name)) for name in names}
-    return type(kind.__name__, (kind,), {**methods, "step": step_without_grad})
-
-
-ADAMW, ADAM, SGD = map(uncompiled, (torch.optim.AdamW, torch.optim.Adam, torch.optim.SGD))
+ADAMW = fused.lean(torch.optim.AdamW, fused.adamw)
+ADAM = fused.lean(torch.optim.Adam, fused.adam)
+SGD = fused.lean(torch.optim.SGD, fused.sgd)
 
 
 def build_optimizer(config: OptimSettings, module: nn.Module) -> torch.optim.Optimizer | None:

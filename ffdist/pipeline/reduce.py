@@ -72,7 +72,7 @@ class Reduction:
         self.trouble: NonfiniteValue | None = None
         """In some lane of the batch: then no worker takes the block's step."""
         synced = synchronise(block.parts) if block.config.settings.training.sync_norms else ()
-        self.running = RunningStatistics(block.parts, synced)
+        self.running = RunningStatistics(block.parts, synced, own_code=block.own_code)
         self.values: dict[Node, Tensor] = {}
         self.others: list[dict[Key, Tensor]] = []
         self.summed: Tensor | None = None
@@ -196,7 +196,7 @@ class Reduction:
 
     def _running(self, keys_by_type: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[Key, Tensor]:
         found: dict[Key, Tensor] = {}
-        shapes = {name: buffer.shape for name, buffer in self.block.parts.named_buffers()}
+        shapes = {name: buffer.shape for name, buffer in self.running.buffers().items()} if keys_by_type else {}
         for kind, keys in keys_by_type.items():
             sizes = [shapes[name].numel() for _, name in keys]
             values = tensors[f"running {kind}"].split(sizes)

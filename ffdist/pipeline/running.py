@@ -24,31 +24,42 @@ class Key(NamedTuple):
 class RunningStatistics:
     """The buffers of a block that change while it learns."""
 
-    def __init__(self, parts: nn.Module, synced: Collection[str] = ()) -> None:
-        """synced: buffers that are written to once a batch, by one microbatch for all."""
+    def __init__(self, parts: nn.Module, synced: Collection[str] = (), *, own_code: bool = True) -> None:
+        """synced: buffers that are written to once a batch, by one microbatch for all. own_code: whether modules may
+        come and go, as those of a user's own may."""
         self.parts = parts
         self.synced = set(synced)
         self.momentum = of_norms(parts)
         self.unseen = self.momentum.keys() - self.synced
         """Buffers to which torch writes without counting it."""
+        self.owners = None if own_code else owners(parts)
         self.begun: dict[str, Tensor] = {}
         """As they were when the batch began."""
         self.seen: dict[str, tuple[Tensor, int]] = {}
         """Each buffer, and how often it had been written to when it was last looked at."""
         self.taken: dict[Key, Tensor] = {}
 
+    def buffers(self) -> dict[str, Tensor]:
+        """By their names, each once."""
+        found: dict[int, tuple[str, Tensor]] = {}
+        for prefix, held in owners(self.parts) if self.owners is None else self.owners:
+            for name, buffer in held.items():
+                if buffer is not None:
+                    found.setdefault(id(buffer), (prefix + name, buffer))
+        return dict(found.values())
+
     @torch.no_grad()
     def begin(self) -> None:
         """Before the first microbatch that is computed here."""
         if not self.begun:
-            for name, buffer in self.parts.named_buffers():
+            for name, buffer in self.buffers().items():
                 self.begun[name] = buffer.clone()
                 self.seen[name] = (buffer, buffer._version)
 
     @torch.no_grad()
     def take(self, part: int) -> None:
         """Called behind a microbatch: keep what it made of the buffers, and put them back."""
-        for name, buffer in self.parts.named_buffers():
+        for name, buffer in self.buffers().items():
             before, version = self.seen.get(name, (None, -1))
             if before is buffer and version == buffer._version and name not in self.unseen:
                 continue
@@ -59,7 +70,7 @@ class RunningStatistics:
     @torch.no_grad()
     def put_back(self, part: int) -> None:
         """Before a microbatch that has been left goes on: its buffers, as it left them."""
-        for name, buffer in self.parts.named_buffers():
+        for name, buffer in self.buffers().items():
             if (value := self.taken.get(Key(part, name))) is not None:
                 buffer.copy_(value)
 
@@ -77,28 +88,57 @@ class RunningStatistics:
         by_name: dict[str, list[Tensor]] = {}
         for key in sorted(made):
             by_name.setdefault(key.name, []).append(made[key])
-        buffers = dict(self.parts.named_buffers())
+        buffers = self.buffers()
+        alike: dict[tuple[float, int], list[str]] = {}
         for name, values in by_name.items():
+            momentum = self.momentum.get(name)
+            if momentum is not None and buffers[name].is_floating_point():
+                alike.setdefault((momentum, len(values)), []).append(name)
+                continue
             buffer = buffers[name]
             start = self.begun.get(name, buffer)  # a worker without samples has not begun
-            buffer.copy_(in_order(start, [v.to(buffer.device) for v in values], self.momentum.get(name)))
+            buffer.copy_(in_order(start, [v.to(buffer.device) for v in values], momentum))
+        for (momentum, many), names in alike.items():
+            starts = [self.begun.get(name, buffers[name]) for name in names]
+            values = [[by_name[name][n].to(buffers[name].device) for name in names] for n in range(many)]
+            torch._foreach_copy_([buffers[name] for name in names], with_momentum(starts, values, momentum))
         self.drop()
+
+
+def owners(parts: nn.Module) -> list[tuple[str, dict[str, Tensor | None]]]:
+    """Of each module what holds its buffers, behind what their names begin with."""
+    return [(f"{prefix}." if prefix else "", module._buffers) for prefix, module in parts.named_modules()]
+
+
+def with_momentum(starts: list[Tensor], values: list[list[Tensor]], momentum: float) -> list[Tensor]:
+    """What several buffers are behind microbatches that each made of them one row of `values`.
+
+    Each microbatch is (1 - m) * start + m * s, and s is taken in one after the other.
+    """
+    now = values[0]
+    for value in values[1:]:
+        grown = list(torch._foreach_sub(now, starts))
+        torch._foreach_mul_(grown, 1 - momentum)
+        now = list(torch._foreach_add(value, grown))
+    return now
 
 
 def in_order(start: Tensor, values: list[Tensor], momentum: float | None) -> Tensor:
     """What a buffer is behind microbatches that each made one of `values` of `start`.
 
-    With a momentum m, each is (1 - m) * start + m * s, and s is taken in one after the other. Counts grow by all their
-    growth. Of other floats it is the mean, of anything else the last.
+    With a momentum see `with_momentum`. Counts grow by all their growth. Of other floats it is the mean, of anything
+    else the last.
     """
     if not start.is_floating_point() and start.dtype != torch.bool:
         return start + sum((value - start for value in values), torch.zeros_like(start))
     if start.dtype == torch.bool:
         return values[-1]
+    if momentum is not None:
+        return with_momentum([start], [[value] for value in values], momentum)[0]
     now = values[0]
     for value in values[1:]:
-        now = now + value if momentum is None else value + (1 - momentum) * (now - start)
-    return now / len(values) if momentum is None and len(values) > 1 else now
+        now = now + value
+    return now / len(values) if len(values) > 1 else now
 
 
 def of_norms(parts: nn.Module) -> dict[str, float | None]:

@@ -65,11 +65,13 @@ def whole_room(place: ContractRank) -> dict[str, Any]:
     doubled = [copy * 2 for _ in range(2)]
     peak = devices.peak_bytes(other) - held
     del doubled
-    with devices.forked_generators(other, 5):
-        drawn = torch.rand(4, device=other)
+    states = devices.generator_states(other)
+    devices.seed_generators(other, 5)
+    drawn = torch.rand(4, device=other)
+    devices.set_generator_states(states, other)
     before = torch.rand(4, device=other)
-    with devices.forked_generators(other, 5):
-        again = torch.rand(4, device=other)
+    devices.seed_generators(other, 5)
+    again = torch.rand(4, device=other)
     devices.synchronize(other)
     return {
         "seen": tuple(devices.seen()),

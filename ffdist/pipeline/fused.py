@@ -1,0 +1,131 @@
+"""torch's fused optimisers without what their Python does anew in every step.
+
+Their kernels take a block's parameters in one call, which is a tenth of a small block's step: the rest is a search for
+what may differ between parameters. Here each step calls the same kernel with the same arguments, wherever that is all
+there is to it, and torch's own step otherwise: the first one, which makes the moments, float16's scale, parameters of
+several types or devices, sparse gradients.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+Group = dict[str, Any]
+
+
+class Learning(NamedTuple):
+    """Those of a group's parameters that have a gradient."""
+
+    params: list[Tensor]
+    grads: list[Tensor]
+    slots: dict[str, list[Tensor]]
+    """What the optimiser keeps of each, by its name."""
+
+
+def learning(optimizer: torch.optim.Optimizer, group: Group, kept: Sequence[str]) -> Learning | None:
+    """None where torch's own step is wanted. kept: the names of what must be there of each parameter."""
+    params = [parameter for parameter in group["params"] if parameter.grad is not None]
+    grads = [parameter.grad for parameter in params]
+    state = optimizer.state
+    try:
+        slots = {name: [state[parameter][name] for parameter in params] for name in kept}
+    except KeyError:  # the first step
+        return None
+    alike = len({parameter.dtype for parameter in params}) < 2 and len({grad.device for grad in grads}) < 2
+    dense = all(grad.layout is torch.strided for grad in grads)
+    return Learning(params, grads, slots) if alike and dense and isinstance(group["lr"], float) else None
+
+
+def of_all(optimizer: torch.optim.Optimizer, kept: Sequence[str]) -> list[tuple[Group, Learning]] | None:
+    """Each group that has something to learn from; None where torch's own step is wanted."""
+    if getattr(optimizer, "grad_scale", None) is not None or getattr(optimizer, "found_inf", None) is not None:
+        return None
+    groups: list[tuple[Group, Learning]] = []
+    for group in optimizer.param_groups:
+        if (found := learning(optimizer, group, kept)) is None:
+            return None
+        if found.params:
+            groups.append((group, found))
+    return groups
+
+
+def adam_step(optimizer: torch.optim.Optimizer, kernel: Callable[..., None]) -> bool:
+    """Whether the step was taken. kernel: of Adam, or of AdamW."""
+    groups = of_all(optimizer, ("step", "exp_avg", "exp_avg_sq"))
+    if groups is None or any(group["amsgrad"] for group, _ in groups):
+        return False
+    for group, (params, grads, slots) in groups:
+        torch._foreach_add_(slots["step"], 1)
+        kernel(
+            params,
+            grads,
+            slots["exp_avg"],
+            slots["exp_avg_sq"],
+            [],
+            slots["step"],
+            lr=group["lr"],
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            amsgrad=False,
+            maximize=group["maximize"],
+        )
+    return True
+
+
+def adam(optimizer: torch.optim.Optimizer) -> bool:
+    return adam_step(optimizer, torch._fused_adam_)
+
+
+def adamw(optimizer: torch.optim.Optimizer) -> bool:
+    return adam_step(optimizer, torch._fused_adamw_)
+
+
+def sgd(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether the step was taken."""
+    momentum = optimizer.param_groups[0]["momentum"]
+    groups = of_all(optimizer, ("momentum_buffer",) if momentum else ())
+    if groups is None or any(group["momentum"] != momentum for group, _ in groups):
+        return False
+    for group, (params, grads, slots) in groups:
+        torch._fused_sgd_(
+            params,
+            grads,
+            slots.get("momentum_buffer", []),
+            weight_decay=group["weight_decay"],
+            momentum=momentum,
+            lr=group["lr"],
+            dampening=group["dampening"],
+            nesterov=group["nesterov"],
+            maximize=group["maximize"],
+            is_first_step=False,
+        )
+    return True
+
+
+def lean(kind: type[torch.optim.Optimizer], quick: Callable[[torch.optim.Optimizer], bool]) -> type[Any]:
+    """torch's optimiser with its quick step; without hooks, and without what its methods do for torch.compile: at their
+    first call they import torch._dynamo, which takes each process a second and 150 MiB, and nothing here compiles a
+    step."""
+    names = ("add_param_group", "state_dict", "load_state_dict")
+    whole = inspect.unwrap(kind.step)
+
+    @torch.no_grad()
+    def step(self: torch.optim.Optimizer) -> None:
+        if not quick(self):
+            whole(self)
+
+    def zero_grad(self: torch.optim.Optimizer) -> None:
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = None
+
+    step.hooked = True  # pyright: ignore[reportFunctionMemberAccess]  # else torch puts its profiler's mark around it
+    methods = {name: inspect.unwrap(getattr(kind, name)) for name in names}
+    return type(kind.__name__, (kind,), {**methods, "step": step, "zero_grad": zero_grad})
