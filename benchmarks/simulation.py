@@ -37,6 +37,7 @@ from ffdist.planner.cached import links_here, profile_of
 from ffdist.planner.cluster import Cluster, NetworkLink, parse_link
 from ffdist.planner.forecast import simulated
 from ffdist.planner.profile import Profile
+from ffdist.runtime.allocator import keep_freed_memory
 from ffdist.runtime.threads import run_threads
 
 SHAPES = {
@@ -80,7 +81,8 @@ def cluster_of(case: Case) -> Cluster:
         return Cluster(case.plan.workers, NetworkLink(inf, wired=False), cores=cores)
     if case.by == "processes":
         return Cluster(case.plan.workers, memory, cores=cores)
-    paced = replace(parse_link(case.by), sender=network.sender, receiver=network.receiver)
+    paced = replace(parse_link(case.by), sender=network.sender, receiver=network.receiver,
+                    message=network.message)  # fmt: skip
     return Cluster(case.plan.workers, paced, cores=cores)
 
 
@@ -127,6 +129,7 @@ def by_threads(make: BenchJob, settings: BenchSettings) -> float:
 def profile(settings: BenchSettings) -> Profile:
     """Measured anew, alone, as a worker of one thread."""
     torch.set_num_threads(settings.threads)
+    keep_freed_memory()
     job = BenchJob(settings.train, 1)()
     return profile_of(job.chain, job.objective, job.settings, job.loaders().train, fresh=True)
 

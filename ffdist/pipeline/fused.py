@@ -114,14 +114,17 @@ def lean(kind: type[torch.optim.Optimizer], quick: Callable[[torch.optim.Optimiz
     first call they import torch._dynamo, which takes each process a second and 150 MiB, and nothing here compiles a
     step."""
     names = ("add_param_group", "state_dict", "load_state_dict")
-    whole = inspect.unwrap(kind.step)
+    whole, with_zeros = inspect.unwrap(kind.step), inspect.unwrap(kind.zero_grad)
 
     @torch.no_grad()
     def step(self: torch.optim.Optimizer) -> None:
         if not quick(self):
             whole(self)
 
-    def zero_grad(self: torch.optim.Optimizer) -> None:
+    def zero_grad(self: torch.optim.Optimizer, set_to_none: bool = True) -> None:
+        if not set_to_none:
+            with_zeros(self, set_to_none=False)
+            return
         for group in self.param_groups:
             for parameter in group["params"]:
                 parameter.grad = None

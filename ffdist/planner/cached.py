@@ -113,9 +113,9 @@ def links_here(*, on_cpu: bool, fresh: bool = False) -> tuple[NetworkLink, Netwo
     rates = cached(facts, measure_links, dict, fresh=fresh)
     memory, network = (link_of(rates, name) for name in (rates["within"], "gloo"))
     cpu = 1.0 if on_cpu else 0.0
-    here = NetworkLink(memory.rate, memory.latency, cpu / memory.rate, wired=False)
+    here = NetworkLink(memory.rate, memory.latency, cpu / memory.rate, wired=False, message=cpu * memory.latency)
     each = cpu / (rates[f"gloo {LARGE}"] * LARGE)
-    return here, NetworkLink(network.rate, network.latency, each, each)
+    return here, NetworkLink(network.rate, network.latency, each, each, message=cpu * memory.latency)
 
 
 def measure_links() -> dict[str, Any]:

@@ -25,6 +25,16 @@ class NetworkLink:
     """The receiver's."""
     wired: bool = True
     """Whether it carries one message at a time; in a host's memory copies go on side by side."""
+    message: float = 0.0
+    """Seconds of computing that an end of it loses with a message, beside its bytes; of a CPU alone."""
+
+    def sending(self, num_bytes: float, messages: float) -> float:
+        """Seconds of computing that the sender loses."""
+        return num_bytes * self.sender + messages * self.message
+
+    def receiving(self, num_bytes: float, messages: float) -> float:
+        """The receiver's; of a copy within a host all is counted as the sender's."""
+        return num_bytes * self.receiver + messages * self.message if self.receiver else 0.0
 
     def seconds(self, num_bytes: float) -> float:
         return num_bytes / self.rate
@@ -43,6 +53,8 @@ LOCAL = NetworkLink(rate=5e9, latency=20e-6, sender=1 / 5e9, wired=False)
 """Processes of one host, where nobody has measured them."""
 NETWORK_CPU = 1 / 2.4e9
 """Seconds of a CPU's computing that a byte takes at either end of a network, where nobody has measured it."""
+MESSAGE_CPU = 100e-6
+"""The same of a message, beside its bytes."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +82,10 @@ class ExchangeCost:
     def added(self, workers: int) -> float:
         """How many times a block's gradients a worker adds what others have sent."""
         return (workers - 1) / workers if self.is_sliced(workers) else workers - 1
+
+    def messages(self, workers: int) -> int:
+        """How many messages a worker sends of a block, and gets."""
+        return (workers - 1) * self.rounds(workers)
 
     def rounds(self, workers: int) -> int:
         """How often a worker waits for what all others send."""
@@ -155,7 +171,7 @@ def parse_link(text: str, *, on_cpu: bool = False) -> NetworkLink:
             got=text,
         )
     cpu = NETWORK_CPU if on_cpu else 0.0
-    return NetworkLink(found, delay, cpu, cpu)
+    return NetworkLink(found, delay, cpu, cpu, message=MESSAGE_CPU if on_cpu else 0.0)
 
 
 SIZES = {"b": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}

@@ -4,7 +4,7 @@ A batch is cut into L lanes of m messages. With c_b the seconds of block b for o
 that has A of the L lanes of a stage of W workers takes, in each batch,
 
     busy    A sum c_b + (A - 1) sum add_b + step, and where W > 1 its part in adding and sending gradients; where each
-            worker updates a slice (`cluster.Exchange`), step / W
+            worker updates a slice (`cluster.Exchange`), step / W. On a CPU, what messages take beside their bytes, too
     out     A lanes' output that go to another worker, and 2 G (W - 1) / W bytes of gradients, over the link's rate
     in      the same of what comes
     cycle   from a block's first lane to its last one, and then the exchange of its gradients: they are needed when the
@@ -50,14 +50,22 @@ class Costs:
         blocks = profile.blocks
         self.lane = [parts * (block.forward.at(samples) + block.backward.at(samples)) for block in blocks]
         """Seconds of one lane, by block; with reading and preparing it at the first one, where a CPU does both."""
+        if lanes > 1:
+            self.lane = [lane + block.lane for lane, block in zip(self.lane, blocks, strict=True)]
         if profile.on_cpu:
             self.lane[0] += parts * profile.source.at(samples)
         self.step = [block.step for block in blocks]
+        self.behind = [block.lanes if lanes > 1 else 0.0 for block in blocks]
         self.gradients = [float(block.gradient_bytes) for block in blocks]
         self.message = [0.0, *(samples * block.sent for block in blocks[:-1]), 0.0]
         """Bytes of a message before each block, and behind the last one."""
         self.crossing = [parts * size for size in self.message]
         """Bytes of a lane there."""
+        link = cluster.link
+        self.sending = [link.sending(size, parts) if size else 0.0 for size in self.crossing]
+        """Seconds of computing that a lane takes there of who sends it, ..."""
+        self.receiving = [link.receiving(size, parts) if size else 0.0 for size in self.crossing]
+        """... and of who gets it."""
         self.graph = [block.graph.at(samples) for block in blocks]
         self.weights = [float(block.weight_bytes) for block in blocks]
         self.moments = [float(block.moment_bytes) for block in blocks]
@@ -66,6 +74,8 @@ class Costs:
             for name, values in {
                 "lane": self.lane,
                 "step": self.step,
+                "behind": self.behind,
+                "exchange": [block.exchange for block in blocks],
                 "add": [block.add for block in blocks],
                 "gradients": self.gradients,
                 "weights": self.weights,
@@ -95,9 +105,11 @@ class Costs:
     def fixed(self, i: int, j: int, workers: int, speed: float) -> float:
         """The part of `busy` that does not grow with the lanes."""
         added = self.total("add", i, j) * (self.cluster.exchange.added(workers) - 1)
-        own = self.total("step", i, j) / self.slices(workers) + added
-        link = self.cluster.link
-        return own / speed + self.exchanged(i, j, workers) * (link.sender + link.receiver)
+        own = self.total("step", i, j) / self.slices(workers) + added + self.total("behind", i, j)
+        link, messages = self.cluster.link, self.cluster.exchange.messages(workers)
+        own += messages * self.total("exchange", i, j)
+        sent = self.exchanged(i, j, workers) * (link.sender + link.receiver)
+        return own / speed + sent + 2 * messages * (j - i) * link.message
 
     def per_lane(self, i: int, j: int, speed: float) -> float:
         return (self.total("lane", i, j) + self.total("add", i, j)) / speed

@@ -160,20 +160,22 @@ class PlanSearch:
         """Whether whatever can follow b can follow a, in no more time."""
         if a.worker > b.worker:
             return False
-        link, size = self.cluster.link, self.costs.crossing[j]
+        costs = self.costs
+        size = costs.crossing[j]
         if a.worker < b.worker:  # then a next worker, without anything to do yet, may stand for b's last one
             if len(set(self.cluster.speeds)) > 1:
                 return False
             spared = b.lanes * size
             roomy = self.is_loose(seconds) or spared <= b.back
-            return roomy and spared * link.receiver <= b.busy and self.can_leave(a, j, seconds)
+            return roomy and b.lanes * costs.receiving[j] <= b.busy and self.can_leave(a, j, seconds)
         here, there = a.lanes * size, b.lanes * size
-        if a.busy > b.busy or a.busy + here * link.sender > b.busy + there * link.sender:
+        sending, receiving = costs.sending[j], costs.receiving[j]
+        if a.busy > b.busy or a.busy + a.lanes * sending > b.busy + b.lanes * sending:
             return False
         if isfinite(self.limit) and (a.memory > b.memory or a.graph > b.graph):
             return False
         if self.is_loose(seconds):
-            return not link.receiver or here >= there
+            return not receiving or here >= there
         return a.out <= b.out and a.out + here <= b.out + there and a.back <= b.back and here >= there
 
     def is_loose(self, seconds: float) -> bool:
@@ -313,7 +315,7 @@ class PlanSearch:
     def _most_of(self, speed: float, workers: int, i: int, j: int, seconds: float, last: bool) -> int:
         costs, link = self.costs, self.cluster.link
         back, out = costs.crossing[i], 0.0 if last else costs.crossing[j]
-        lane = costs.per_lane(i, j, speed) + back * link.receiver + out * link.sender
+        lane = costs.per_lane(i, j, speed) + costs.receiving[i] + (0.0 if last else costs.sending[j])
         upto = at_most(self.lanes, seconds - costs.fixed(i, j, workers, speed), lane)
         traffic = seconds - link.carrying(costs.exchanged(i, j, workers))
         upto = at_most(upto, traffic, link.carrying(max(back, out)))
@@ -334,7 +336,7 @@ class PlanSearch:
         came = lanes * costs.crossing[i]
         return PartialPlan(
             worker,
-            lanes * load.lane + load.fixed + came * self.cluster.link.receiver,
+            lanes * (load.lane + costs.receiving[i]) + load.fixed,
             load.exchanged,
             load.exchanged + came,
             self.memory(i, j, lanes, workers),
@@ -356,8 +358,9 @@ class PlanSearch:
         load = costs.load(i, j, workers, self.cluster.speed(run.worker))
         if (lanes - 1) * load.alone + load.longest > seconds:
             return None
-        came = (lanes - run.lanes) * costs.crossing[i] if lanes > run.lanes else 0.0
-        busy = gone.busy + lanes * load.lane + load.fixed + came * self.cluster.link.receiver
+        more = max(0, lanes - run.lanes)
+        came = more * costs.crossing[i]
+        busy = gone.busy + lanes * load.lane + load.fixed + more * costs.receiving[i]
         if busy > seconds:
             return None
         head = PartialPlan(
@@ -383,7 +386,7 @@ class PlanSearch:
         if run.worker < 0 or border == self.costs.size:
             return run
         num_bytes = lanes * self.costs.crossing[border]
-        gone = run._replace(busy=run.busy + num_bytes * self.cluster.link.sender, out=run.out + num_bytes)
+        gone = run._replace(busy=run.busy + lanes * self.costs.sending[border], out=run.out + num_bytes)
         return gone if self.keeps_to(gone, seconds) else None
 
     def keeps_to(self, run: PartialPlan, seconds: float) -> bool:

@@ -195,7 +195,9 @@ def cluster_of(request: Request, device: torch.device, settings: Settings) -> Cl
     )  # checked before anything is measured
     here, network = links_here(on_cpu=on_cpu, fresh=request.fresh)
     if told:
-        return replace(cluster, link=replace(told, sender=network.sender, receiver=network.receiver))
+        return replace(
+            cluster, link=replace(told, sender=network.sender, receiver=network.receiver, message=network.message)
+        )
     cores = available_cores() / torch.get_num_threads()
     crowded = on_cpu and request.devices > cores
     return replace(cluster, link=here, collective=network if on_cpu else None, cores=cores if crowded else None)

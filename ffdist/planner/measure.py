@@ -3,30 +3,40 @@
 from __future__ import annotations
 
 import copy
+import json
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from datetime import timedelta
 from functools import partial
 from statistics import median
-from typing import TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from ffdist.data import Loader
-from ffdist.device import CPU, forget_peak, peak_bytes, queues, synchronize
+from ffdist.device import forget_peak, peak_bytes, queues, synchronize
 from ffdist.models import Chain, seeded
 from ffdist.objectives import Objective
 from ffdist.pipeline.block import BlockConfig, LearningBlock
 from ffdist.pipeline.fusion import next_tensors
 from ffdist.pipeline.plan import block_specs, build_block
+from ffdist.pipeline.reduce import Reduction
 from ffdist.pipeline.tensor_bytes import TensorBytes
 from ffdist.planner.profile import BlockProfile, Curve
+from ffdist.transport import wire
+from ffdist.transport.base import Edge, Frame
 
 LEAST, MOST = 5, 25
 """How often each size is measured."""
 PATIENCE = 0.3
 """Seconds that a block may take beyond the least."""
+LONGEST = 1.5
+"""The same, where what is measured differs much from one time to the next."""
+STEADY, OUTLIER = 1.25, 3.0
+"""The most that a median is of its lower quartile, before it is measured again; and the most that a time is of the
+median, before it is left out."""
 SMALLEST = 2
 """Samples, as batch norm wants them."""
 
@@ -34,6 +44,8 @@ Message = tuple[Tensor | None, Tensor, Tensor | None, Tensor | None]
 """What comes to a block (None behind the last one), the labels, the features on the way to a fusion head, and what the
 rule wants beside."""
 R = TypeVar("R")
+Collected = tuple[dict[str, Any], list[dict[str, Tensor]]]
+"""As `Reduction.collect` gives it."""
 
 
 def sizes_of(batch: int) -> list[int]:
@@ -85,8 +97,10 @@ def measure_block(
                 forward[place].append(seconds)
                 backward[place].append(back)
                 steps.append(step)
-        if turn >= LEAST and time.perf_counter() - begun > PATIENCE:
+        waited = time.perf_counter() - begun
+        if turn >= LEAST and waited > PATIENCE and (waited > LONGEST or (steady(forward) and steady(backward))):
             break
+    forward, backward = ([without_outliers(values) for values in of] for of in (forward, backward))
     ends = {size: x_y for size, x_y in zip(sizes, messages, strict=True) if size in (sizes[0], sizes[-1])}
     graph = Curve(tuple(ends), tuple((peak_of(block, m),) for m in ends.values()))
     last, (out, _, features, beside) = sizes[-1], passed[-1]
@@ -103,17 +117,85 @@ def measure_block(
         moments(block),
         sent / last,
         graph,
+        *lanes_of(block),
     )
     return profile, passed
 
 
+class OfLanes(NamedTuple):
+    """What lanes take beside their messages; as `BlockProfile` has it."""
+
+    lane: float = 0.0
+    lanes: float = 0.0
+    exchange: float = 0.0
+
+
+def lanes_of(block: LearningBlock) -> OfLanes:
+    """By a batch of two lanes without samples, one of which is another worker's. Medians."""
+    if block.optimizer is None or block.config.settings.training.sync_norms or not alike(block.learned):
+        return OfLanes()
+    device, found = block.config.device, list[OfLanes]()
+    mine, others = (Reduction(block, range(lane, lane + 1), 2, None) for lane in range(2))
+    edge = Edge("measured", 1, timedelta(seconds=1), 0)
+
+    def behind(of: Reduction, lane: int) -> None:
+        of.begin(lane)
+        for parameter in block.learned:
+            parameter.grad = torch.zeros_like(parameter)
+        of.end_part(lane)
+        of.end_lane(lane)
+
+    for _ in range(1 + LEAST):
+        lane = timed(lambda: behind(mine, 0), device)[1]
+        zeros = timed(lambda: [torch.zeros_like(parameter) for parameter in block.learned], device)[1]
+        behind(others, 1)
+        (fields, (tensors,)), put = timed(mine.collect, device)
+        theirs = others.collect()
+        _, header, _ = wire.encode(Frame("Gradients", theirs[0], theirs[1][0]), edge, 0)
+
+        def exchange(
+            header: bytes = header, theirs: Collected = theirs, own: Collected = (fields, [tensors])
+        ) -> None:  # fmt: skip
+            wire.encode(Frame("Gradients", own[0], own[1][0]), edge, 0)
+            json.loads(header)
+            mine.receive(theirs[0], theirs[1][0])
+
+        exchanged = timed(exchange, device)[1]
+        added = timed(mine.add_up, device)[1]
+        mine.summed = None  # no step: its time is measured elsewhere
+        mine.apply()
+        block.optimizer.zero_grad()
+        found.append(OfLanes(max(0.0, lane - zeros), put + added, exchanged))
+    return OfLanes(*(median(values) for values in zip(*found[1:], strict=True)))
+
+
+def alike(parameters: Sequence[Tensor]) -> bool:
+    """Whether they may lie in one vector, as lanes want it."""
+    return len({parameter.dtype for parameter in parameters}) == 1
+
+
+def steady(repeats: Sequence[Sequence[float]]) -> bool:
+    """Whether enough of what was measured of each size counts, and half of it is of like size."""
+    kept = [sorted(without_outliers(values)) for values in repeats]
+    return all(
+        len(values) >= LEAST and values[len(values) // 2] <= STEADY * values[len(values) // 4] for values in kept
+    )
+
+
+def without_outliers(values: Sequence[float]) -> list[float]:
+    """Those that are less than a few medians: what takes longer was disturbed."""
+    return [value for value in values if value <= OUTLIER * median(values)]
+
+
 def timed(act: Callable[[], R], device: torch.device) -> tuple[R, float]:
-    """What it returns, and the seconds until the device has done it."""
+    """What it returns, and the seconds until the device has done it; of one thread of a CPU those in which it was at
+    work, so that what else works on the machine does not count."""
+    clock = time.thread_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
     synchronize(device)
-    begun = time.perf_counter()
+    begun = clock()
     result = act()
     synchronize(device)
-    return result, time.perf_counter() - begun
+    return result, clock() - begun
 
 
 def take_step(block: LearningBlock) -> None:
@@ -175,6 +257,13 @@ def bytes_of(tensors: Iterable[Tensor]) -> int:
     return sum(tensor.nbytes for tensor in tensors)
 
 
+def seconds_of(act: Callable[[], object]) -> float:
+    """Waits for a disk, and others' threads, too."""
+    begun = time.perf_counter()
+    act()
+    return time.perf_counter() - begun
+
+
 def measure_source(
     train: Loader, objective: Objective, num_classes: int, sizes: Sequence[int]
 ) -> tuple[Curve, Tensor, Tensor]:
@@ -190,5 +279,5 @@ def measure_source(
             objective.prepare(*reader.batch(order, 0, 0), num_classes, generator)
 
         with seeded(0):
-            repeats.append(tuple(timed(read, CPU)[1] for _ in range(1 + LEAST))[1:])
+            repeats.append(tuple(seconds_of(read) for _ in range(1 + LEAST))[1:])
     return Curve(tuple(sizes), tuple(repeats)), x, y

@@ -91,8 +91,8 @@ def price(profile: Profile, cluster: Cluster, plan: Plan) -> Price:
             here = stage.worker_of(lane)
             there = behind.worker_of(lane) if behind else here
             if here != there:
-                sums[here].send(costs, costs.crossing[j])
-                sums[there].receive(costs, costs.crossing[j])
+                sums[here].send(costs, j)
+                sums[there].receive(costs, j)
     workers = tuple(each.price(costs) for each in sums)
     seconds = max(worker.seconds for worker in workers)
     if cluster.cores is not None:
@@ -142,13 +142,14 @@ class _Sum:
         self.memory += costs.memory(i, j, lanes, workers)
         self.graph = max(self.graph, costs.largest_graph[i][j - i - 1])
 
-    def send(self, costs: Costs, num_bytes: float) -> None:
-        self.out += num_bytes
-        self.busy += num_bytes * costs.cluster.link.sender
+    def send(self, costs: Costs, border: int) -> None:
+        """A lane over the border before that block."""
+        self.out += costs.crossing[border]
+        self.busy += costs.sending[border]
 
-    def receive(self, costs: Costs, num_bytes: float) -> None:
-        self.back += num_bytes
-        self.busy += num_bytes * costs.cluster.link.receiver
+    def receive(self, costs: Costs, border: int) -> None:
+        self.back += costs.crossing[border]
+        self.busy += costs.receiving[border]
 
     def price(self, costs: Costs) -> WorkerPrice:
         link = costs.cluster.link

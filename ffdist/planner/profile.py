@@ -8,7 +8,7 @@ from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,14 @@ class BlockProfile:
     """Bytes a sample on the way to the next block."""
     graph: Curve
     """Peak bytes of a message at work, beside weights, gradients and moments."""
+    lane: float = 0.0
+    """Where a batch has several lanes: seconds that each takes beside its messages, to lay its gradients side by side
+    and to keep what it made of running statistics; median."""
+    lanes: float = 0.0
+    """Seconds that the batch takes beside its lanes and the step, to put together what they made; median."""
+    exchange: float = 0.0
+    """Seconds of putting a message of the block's gradients together, and of taking it apart, beside its bytes; median.
+    """
 
 
 @dataclass(frozen=True)

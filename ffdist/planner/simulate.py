@@ -153,7 +153,7 @@ class SimulatedRun:
         is_first = message.lane == share[0] and message.number == 0
         is_last = message.lane == share[-1] and message.last
         if stage and self.plan.stages[stage - 1].worker_of(message.lane) != worker:
-            yield from self.spend(worker, message.samples * blocks[i - 1].sent * self.cluster.link.receiver)
+            yield from self.spend(worker, self.cluster.link.receiving(message.samples * blocks[i - 1].sent, 1))
         if stage == 0 and self.profile.on_cpu:
             yield from self.compute(worker, self.draw(self.profile.source, message.samples))
         if (target := self.target(stage, worker, message)) not in (None, worker):
@@ -168,8 +168,8 @@ class SimulatedRun:
             yield from self.compute(worker, self.draw(block.backward, message.samples))
             if index == i:
                 self.take(stage, worker, message)
-            if message.lane != share[0] and message.last:
-                yield from self.compute(worker, block.add)
+            if message.last and self.plan.lanes > 1:
+                yield from self.compute(worker, block.lane + (block.add if message.lane != share[0] else 0.0))
             if is_last:
                 yield from self.post(stage, worker, index, message.batch)
         if stage + 1 == len(self.plan.stages) and message.last:
@@ -194,7 +194,7 @@ class SimulatedRun:
             return
         delay = 0.0
         if target != worker:
-            yield from self.spend(worker, num_bytes * link.sender)
+            yield from self.spend(worker, link.sending(num_bytes, 1))
             delay = link.latency + self.carried([worker], [target], num_bytes)
         self.later(delay, lambda: self.arrive(stage + 1, target, message))
 
@@ -222,7 +222,7 @@ class SimulatedRun:
         """A batch's gradients of a block are complete here: the step, where nobody else has a part; or they go out."""
         block, workers = self.profile.blocks[index], self.plan.stages[stage].workers
         if len(workers) == 1:
-            yield from self.compute(worker, block.step)
+            yield from self.compute(worker, block.step + (block.lanes if self.plan.lanes > 1 else 0.0))
             return
         exchange = self.exchanges.setdefault((stage, index, batch), GradientExchange(len(workers)))
         exchange.missing -= 1
@@ -250,8 +250,11 @@ class SimulatedRun:
         begun = self.events.now
         yield exchange.done
         self.waited += self.events.now - begun
-        yield from self.spend(worker, self.exchanged(index, many) * (link.sender + link.receiver))
+        messages = self.cluster.exchange.messages(many)
+        sent = self.exchanged(index, many) * (link.sender + link.receiver)
+        yield from self.spend(worker, sent + 2 * messages * link.message)
         own = block.step / self.slices(many) + block.add * self.cluster.exchange.added(many)
+        own += block.lanes + messages * block.exchange
         yield from self.compute(worker, own if self.profile.on_cpu else 0.0)
 
     def exchanged(self, index: int, workers: int) -> float:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 """glibc's names and numbers, <malloc.h>."""
@@ -16,11 +18,28 @@ def keep_freed_memory() -> bool:
     zeroed pages: two to four times the cost of an element-wise operation on such a tensor. A process then holds its
     peak, as it does with CUDA's caching allocator.
     """
+    return told({M_MMAP_MAX: 0, M_TRIM_THRESHOLD: 2**31 - 1, M_TOP_PAD: 64 * 2**20})
+
+
+@contextmanager
+def freed_memory_kept() -> Iterator[None]:
+    """`keep_freed_memory` within, and glibc's defaults behind: what is measured is measured as a worker will do it, and
+    a process of a user's has its memory back."""
+    kept = keep_freed_memory()
+    try:
+        yield
+    finally:
+        if kept:
+            told({M_MMAP_MAX: 65536, M_TRIM_THRESHOLD: 128 * 2**10, M_TOP_PAD: 128 * 2**10})
+            ctypes.CDLL(None).malloc_trim(0)
+
+
+def told(settings: Mapping[int, int]) -> bool:
+    """Whether the C library has taken all of them."""
     if not sys.platform.startswith("linux"):
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return False
-    settings = {M_MMAP_MAX: 0, M_TRIM_THRESHOLD: 2**31 - 1, M_TOP_PAD: 64 * 2**20}
     done = [mallopt(name, value) == 1 for name, value in settings.items()]
     return all(done)

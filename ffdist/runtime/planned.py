@@ -6,6 +6,7 @@ import torch
 
 from ffdist.errors import ConfigError, setting
 from ffdist.planner.forecast import Forecast, Request, forecast, profiled
+from ffdist.runtime.allocator import freed_memory_kept
 from ffdist.runtime.job import Job
 from ffdist.runtime.planning import given_plan
 from ffdist.runtime.rank import set_threads, stage_device
@@ -30,7 +31,10 @@ def planned(job: Job, request: Request) -> Forecast:
     try:
         set_threads(job.settings.compute.threads, World(size=request.devices))
         device = stage_device(job.settings.compute.device, World())
-        profile, cluster = profiled(job.chain, job.objective, job.settings, job.loaders().train, request, device)
+        with freed_memory_kept():
+            profile, cluster = profiled(
+                job.chain, job.objective, job.settings, job.loaders().train, request, device
+            )  # fmt: skip
     finally:
         torch.set_num_threads(before)
     return forecast(profile, cluster, lanes=request.lanes, plan=given)

@@ -74,3 +74,15 @@ def test_from_the_second_step_on_the_kernel_alone_is_called() -> None:
         parameter.grad = torch.ones_like(parameter)
     optimizer.step()
     assert fused.adamw(optimizer)
+
+
+def test_gradients_are_let_go_or_set_to_zero_as_torch_does() -> None:
+    module = network()
+    optimizer = KINDS["sgd"][1](groups(module), lr=0.1, fused=True)
+    give_gradients(module, 0)
+    held = [parameter.grad for parameter in module.parameters()]
+    optimizer.zero_grad(set_to_none=False)
+    assert all(parameter.grad is gradient for parameter, gradient in zip(module.parameters(), held, strict=True))
+    assert all(gradient is not None and not gradient.any() for gradient in held)
+    optimizer.zero_grad()
+    assert all(parameter.grad is None for parameter in module.parameters())
