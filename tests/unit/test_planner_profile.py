@@ -44,7 +44,7 @@ def test_every_block_has_its_times_bytes_and_parameters() -> None:
         assert all(value > 0 for curve in (block.forward, block.backward) for value in curve.values)
         assert block.weight_bytes >= 4 * block.parameters == block.gradient_bytes
         assert block.moment_bytes >= 2 * block.gradient_bytes
-        assert block.step > 0
+        assert min(block.step, block.lane, block.lanes, block.exchange) > 0
     assert [block.sent for block in profile.blocks] == [4 * 4 * 4 * 4, 6 * 2 * 2 * 4, 0]
     first = 4 * 8 * 8 * 4 * BATCH  # the output of its convolution, which batch norm keeps
     assert profile.blocks[0].graph.at(BATCH) > 2 * first

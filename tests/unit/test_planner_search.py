@@ -35,6 +35,9 @@ def block(index: int, seconds: float, megabytes: float = 1.0, sent: float = 1e4,
         2 * size,
         sent,
         Curve.proportional(BATCH, 1e7 * seconds + 1),
+        lane=step / 3,
+        lanes=step / 4,
+        exchange=step / 5,
     )
 
 
@@ -55,9 +58,14 @@ networks = st.builds(
     ),
     st.booleans(),
 )
-free = st.sampled_from([NetworkLink(inf, wired=False), NetworkLink(5e9, 2e-5, 1 / 5e9, wired=False)])
+free = st.sampled_from([NetworkLink(inf, wired=False), NetworkLink(5e9, 2e-5, 1 / 5e9, wired=False, message=1e-3)])
 links = st.sampled_from(
-    [NetworkLink(inf), NetworkLink(5e9, 1e-5, 2e-10), NetworkLink(1e9, 5e-5), NetworkLink(1e8, 5e-5, 4e-10, 4e-10)]
+    [
+        NetworkLink(inf),
+        NetworkLink(5e9, 1e-5, 2e-10),
+        NetworkLink(1e9, 5e-5),
+        NetworkLink(1e8, 5e-5, 4e-10, 4e-10, message=2e-3),
+    ]
 )
 
 

@@ -36,6 +36,9 @@ def block(index: int, seconds: float, megabytes: float = 0.0, sent: float = 0.0,
         2 * size,
         sent,
         Curve.proportional(BATCH, 1e6),
+        lane=step / 3,
+        lanes=step / 4,
+        exchange=step / 5,
     )
 
 
@@ -55,7 +58,12 @@ networks = st.builds(
     st.integers(1, 3),
 )
 links = st.sampled_from(
-    [FREE, NetworkLink(5e9, 2e-5, 2e-10, wired=False), NetworkLink(1e9, 5e-5), NetworkLink(1e8, 5e-5, 4e-10, 4e-10)]
+    [
+        FREE,
+        NetworkLink(5e9, 2e-5, 2e-10, wired=False, message=1e-4),
+        NetworkLink(1e9, 5e-5),
+        NetworkLink(1e8, 5e-5, 4e-10, 4e-10, message=2e-4),
+    ]
 )
 
 
