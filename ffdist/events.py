@@ -238,12 +238,17 @@ def name_of(observer: Observer) -> str:
 
 
 def stopping(observer: Observer, stop: Callable[[], object]) -> Callable[[RunEvent], None]:
-    """`observer`; `stop` is called where it wants the run to end."""
+    """`observer`; `stop` is called where it wants the run to end, which is said once."""
+    said = False
 
     def tell(event: RunEvent) -> None:
+        nonlocal said
         try:
             observer(event)
-        except StopRun:
+        except StopRun as wish:
+            if not said:
+                note(f"a callback ends the run{f': {wish}' if str(wish) else ''}")
+            said = True
             stop()
 
     return tell

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from ffdist.data import open_data
-from ffdist.events import ProgressMade, RunEvent
+from ffdist.events import ProgressMade, RunEvent, SnapshotCommitted
 from ffdist.models import Chain, cnnb
 from ffdist.objectives import SFF, Objective
 from ffdist.runtime.job import Job
@@ -73,11 +73,20 @@ class PowerCutError(Exception):
 
 
 def cut_power_at(step: int, make: DigitsJob) -> None:
-    """Run until a batch has been reported, then fail; threads that work ahead may get further."""
+    """Run until a batch has been reported, and the snapshot that was due before it is committed, then fail; threads
+    that work ahead may get further."""
+    every = make.settings.get("snapshot_every")
+    due, committed = step // every * every if every else 0, 0
 
     def report(event: RunEvent) -> None:
-        if isinstance(event, ProgressMade) and event.step >= step:
-            raise PowerCutError
+        nonlocal committed
+        match event:
+            case SnapshotCommitted(step=at):
+                committed = at
+            case ProgressMade(step=at) if at >= step and committed >= due:
+                raise PowerCutError
+            case _:
+                pass
 
     with pytest.raises(PowerCutError):
         run_threads(replace(make, settings=make.settings | {"report_every": 0.0})(), report)

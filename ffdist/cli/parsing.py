@@ -86,7 +86,7 @@ def parser_of(known: Iterable[Argument], prog: str) -> argparse.ArgumentParser:
             action = argparse.BooleanOptionalAction if each.both else "store_true"
             parser.add_argument(each.flag, dest=each.name, action=action)
         elif is_many(each.kind_if_given):
-            parser.add_argument(each.flag, dest=each.name, nargs="*")
+            parser.add_argument(each.flag, dest=each.name, nargs="*", action="extend")  # told twice, it has both
         elif get_origin(each.kind_if_given) is tuple:
             parser.add_argument(each.flag, dest=each.name, nargs=len(get_args(each.kind_if_given)))
         else:

@@ -60,7 +60,8 @@ if TYPE_CHECKING:
 
 
 def train(command: Train, words: Sequence[str]) -> None:
-    """Check everything, run the stages, print what came of them; exits with 129, 130 or 143 where told to stop.
+    """Check everything, run the stages, print what came of them; exits with 129, 130 or 143 where a signal told to
+    stop, and with 0 where a callback has ended the run.
 
     words: the command as it was typed."""
     command = replace(command, settings=settled_plan(command.settings))

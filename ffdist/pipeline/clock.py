@@ -20,6 +20,8 @@ class Clock:
         self.began = time.perf_counter()
         self.data = 0.0
         """Seconds waited for data, in all."""
+        self.samples = 0
+        """Learned from, in all."""
         self.laps: dict[str, tuple[float, ...]] = {}
         """Of each who asks, all times at the end of its last lap."""
 
@@ -42,19 +44,21 @@ class Clock:
         *,
         user: str = "epoch",
     ) -> dict[str, float]:
-        """Seconds since the last lap, and "hidden": of the time that gradients were under way, the share in which this
-        worker had other things to do.
+        """Seconds since the last lap, samples learned from in it, and "hidden": of the time that gradients were under
+        way, the share in which this worker had other things to do.
 
         credit, exchange, gradients: in all, so far: waited for room; of exchanging gradients, and waited for them.
         overlapped, missed: of exchanges within batches, not waited for and waited for. of: who asks; each has laps of
         his own.
         """
-        so_far = (time.perf_counter(), self.data, credit, exchange, gradients, overlapped, missed)
-        before = self.laps.get(user, (self.began, *[0.0] * 6))
+        so_far = (time.perf_counter(), self.samples, self.data, credit, exchange, gradients, overlapped, missed)
+        before = self.laps.get(user, (self.began, 0, *[0.0] * 6))
         self.laps[user] = so_far
-        seconds, data, waited, exchanged, awaited, behind, ahead = (a - b for a, b in zip(so_far, before, strict=True))
+        seconds, samples, *parts = (a - b for a, b in zip(so_far, before, strict=True))
+        data, waited, exchanged, awaited, behind, ahead = parts
         lap = {
             "seconds": seconds,
+            "samples": samples,
             "busy": seconds - data - waited - exchanged - awaited,
             "no_data": data,
             "no_credit": waited,

@@ -148,4 +148,4 @@ def stage_of(classifier: Classifier) -> Stage:
         own = deepcopy(given)
         rule = Fusion() if spec.index == len(classifier.blocks) else classifier.objective
         blocks.append(LearningBlock(spec, own["module"], rule, config, layout, own["head"]))
-    return Stage(0, blocks, lambda blocks, marker: [])
+    return Stage(0, blocks, lambda blocks, marker: {})

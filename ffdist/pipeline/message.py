@@ -99,7 +99,7 @@ class Pulse:
 
 @dataclass(slots=True)
 class Snapshot:
-    """Write what you hold; behind the last stage it is the commit."""
+    """Hold what is to be written; behind the last stage it is the commit, once all that it awaits is on disk."""
 
     step: int
     epoch: int
@@ -110,6 +110,21 @@ class Snapshot:
     """One a block."""
     beside: list[dict[str, Any]] = field(default_factory=list)
     """What source and sink write."""
+    awaited: list[str] = field(default_factory=list)
+    """Names of the blocks' files that are still being written: `Written` follows when they are on disk."""
+
+
+@dataclass(slots=True)
+class Written:
+    """A stage's files of a snapshot are on disk; it follows the snapshot's own marker, and the last one completes it.
+
+    Other than markers it comes from a stage, by one way alone, between any two messages."""
+
+    step: int
+    epoch: int
+    """As in `Snapshot`."""
+    files: list[dict[str, Any]] = field(default_factory=list)
+    """What the manifest says of each."""
 
 
 @dataclass(slots=True)
@@ -134,9 +149,10 @@ def types_of(hint: Any) -> tuple[type, ...]:
     return (*kinds, int) if float in kinds else kinds
 
 
-Message: TypeAlias = TrainBatch | EvalBatch | EndOfSplit | EndOfEpoch | Pulse | Snapshot | Restore | Stop
+Message: TypeAlias = TrainBatch | EvalBatch | EndOfSplit | EndOfEpoch | Pulse | Snapshot | Written | Restore | Stop
 MESSAGES: dict[str, type[Message]] = {
-    kind.__name__: kind for kind in (TrainBatch, EvalBatch, EndOfSplit, EndOfEpoch, Pulse, Snapshot, Restore, Stop)
+    kind.__name__: kind
+    for kind in (TrainBatch, EvalBatch, EndOfSplit, EndOfEpoch, Pulse, Snapshot, Written, Restore, Stop)
 }
 TYPES = {
     kind: {name: types_of(hint) for name, hint in get_type_hints(message).items()} for kind, message in MESSAGES.items()

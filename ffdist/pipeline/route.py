@@ -7,7 +7,7 @@ from typing import Any
 
 from ffdist.errors import TransportError
 from ffdist.pipeline.edge import FromEdge, ToEdge
-from ffdist.pipeline.message import EndOfEpoch, EvalBatch, Message, Pulse, Snapshot, TrainBatch
+from ffdist.pipeline.message import EndOfEpoch, EvalBatch, Message, Pulse, Snapshot, TrainBatch, Written
 
 
 class FanOut:
@@ -25,14 +25,15 @@ class FanOut:
         if isinstance(message, (TrainBatch, EvalBatch)):
             self.ways[message.lane].send(message)
             return
-        for way in self.all:
+        for way in self.all[:1] if isinstance(message, Written) else self.all:
             way.send(message)
 
 
 class FanIn:
     """An inbox that reads each lane from whoever sends it: batch by batch, lane by lane, in order.
 
-    A marker is handed on once, when it has come by every way; it bears what any of its copies bore.
+    A marker is handed on once, when it has come by every way; it bears what any of its copies bore. `Written` comes by
+    one way, and is handed on at once.
     """
 
     def __init__(self, ways: Mapping[int, FromEdge]) -> None:
@@ -45,6 +46,9 @@ class FanIn:
         place = 0
         while True:
             message = self.ways[lanes[place]].receive()
+            if isinstance(message, Written):
+                yield message
+                continue
             if isinstance(message, (TrainBatch, EvalBatch)):
                 if message.lane != lanes[place]:
                     raise out_of_order(f"lane {lanes[place]}", f"lane {message.lane}")
@@ -52,17 +56,18 @@ class FanIn:
             elif place:
                 raise out_of_order(f"lane {lanes[place]}", type(message).__name__)
             else:
-                message = self._merged(message)
+                yield from self._merge_into(message)
             yield message
             del message  # the memory it lies in goes back before the next is asked for
 
-    def _merged(self, marker: Message) -> Message:
+    def _merge_into(self, marker: Message) -> Iterator[Written]:
+        """What its copies bear; yields what comes in front of them."""
         for way in self.all[1:]:
-            other = way.receive()
+            while isinstance(other := way.receive(), Written):
+                yield other
             if type(other) is not type(marker):
                 raise out_of_order(type(marker).__name__, type(other).__name__)
             merge(marker, other)
-        return marker
 
     @property
     def waited(self) -> float:
@@ -82,6 +87,7 @@ def merge(marker: Message, other: Message) -> None:
         case Snapshot(), Snapshot():
             marker.files = united(marker.files, other.files, lambda entry: block_of(entry["file"]))
             marker.beside = united(marker.beside, other.beside, lambda entry: entry["file"])
+            marker.awaited = sorted({*marker.awaited, *other.awaited})
         case _:
             pass  # the workers of a stage agree on what they say of its blocks
 

@@ -17,9 +17,11 @@ from ffdist.pipeline.message import (
     Snapshot,
     Stop,
     TrainBatch,
+    Written,
 )
 from ffdist.pipeline.own_metrics import OwnMetrics
 from ffdist.pipeline.predictors import ScoreTally, last_weights
+from ffdist.pipeline.route import block_of, united
 from ffdist.pipeline.score_table import ScoreSender
 
 Commit = Callable[[Snapshot, list[dict[str, Any]]], None]
@@ -69,6 +71,8 @@ class Sink:
         """When the epoch's last pulse came, and how many of its samples were counted then."""
         self.step = 0
         """Of the last training batch."""
+        self.pending: Snapshot | None = None
+        """A snapshot that is not committed yet: some of its files are still being written."""
 
     def send(self, message: Message) -> None:
         match message:
@@ -87,13 +91,28 @@ class Sink:
             case Snapshot():
                 if self.score_sender:
                     message.beside += self.score_sender.save(message)
-                self.commit(message, self.records)
-                self.observer(SnapshotCommitted(message.step, message.epoch))
+                self.pending = message
+                self._commit_if_whole(message)
+            case Written():
+                self._add_written(message)
             case Restore():
                 self.weights = last_weights(self.records[: message.epoch])
                 self.restored(message)
             case Stop():
                 self.observer(RunStopped(message.reason, self.test, self.records))
+
+    def _add_written(self, word: Written) -> None:
+        marker = self.pending
+        assert marker, "it follows a snapshot's marker"
+        assert (word.step, word.epoch) == (marker.step, marker.epoch), "a stage tells of one before it begins the next"
+        marker.files = united(marker.files, word.files, lambda entry: block_of(entry["file"]))
+        self._commit_if_whole(marker)
+
+    def _commit_if_whole(self, marker: Snapshot) -> None:
+        if {*marker.awaited} <= {entry["file"] for entry in marker.files}:
+            self.pending = None
+            self.commit(marker, self.records)
+            self.observer(SnapshotCommitted(marker.step, marker.epoch))
 
     def _progress(self, batch: TrainBatch) -> None:
         at, self.step = time.perf_counter(), batch.step

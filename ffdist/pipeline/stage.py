@@ -13,6 +13,7 @@ from torch import Tensor
 from ffdist.device import moved
 from ffdist.errors import FfdistError, StageError, described
 from ffdist.objectives import Local
+from ffdist.pipeline.behind import Behind, Files
 from ffdist.pipeline.block import LearningBlock
 from ffdist.pipeline.bucket import Bucket, in_buckets
 from ffdist.pipeline.clock import Clock, HostLead
@@ -28,6 +29,7 @@ from ffdist.pipeline.message import (
     Snapshot,
     Stop,
     TrainBatch,
+    Written,
 )
 from ffdist.pipeline.profile import TorchProfile
 from ffdist.pipeline.reduce import Reduction, slices_pay
@@ -37,8 +39,8 @@ from ffdist.pipeline.team import StageGroup
 from ffdist.pipeline.trace import Trace
 from ffdist.pipeline.turn import Outbox, Turn
 
-SaveBlocks = Callable[[Sequence[LearningBlock], Snapshot], list[dict[str, Any]]]
-"""Writes blocks durably for a snapshot; returns what the manifest says of each file."""
+SaveBlocks = Callable[[Sequence[LearningBlock], Snapshot], Files]
+"""Begins to write blocks durably for a snapshot, as they are now; returns their files."""
 
 
 class Stage:
@@ -91,6 +93,7 @@ class Stage:
         none."""
         self.clock = Clock()
         self.lead = HostLead(self.device)
+        self.behind = Behind()
         self.trace = Trace()
         self.profile = TorchProfile()
         self.memory = Memory(self.device)
@@ -119,8 +122,11 @@ class Stage:
                 del message  # the memory it lies in goes back before the next is asked for
         finally:
             self.profile.end()
+            self.behind.end()
 
     def handle(self, message: Message, outbox: Outbox) -> None:
+        self.tell_written(outbox)
+        self.clock.samples += len(message.y) if isinstance(message, TrainBatch) else 0
         match message:
             case TrainBatch() if self.side_by_side:
                 if batches := self.side_by_side.keep(message):
@@ -132,15 +138,19 @@ class Stage:
             case Pulse():
                 message.stages.append(self.usage("pulse", outbox) | {"blocks": [b.metrics() for b in self.blocks]})
                 outbox.send(message)
+            case Written():
+                outbox.send(message)
+            case EvalBatch():
+                self.settle()
+                outbox.send(self.evaluate(message))
             case _:
                 self.settle()
-                self.handle_others(message, outbox)
+                self.tell_written(outbox, waiting=True)
+                self.handle_marker(message, outbox)
 
-    def handle_others(self, message: Message, outbox: Outbox) -> None:
-        """What finds all blocks updated."""
+    def handle_marker(self, message: Message, outbox: Outbox) -> None:
+        """What finds all blocks updated, and the snapshot before on disk."""
         match message:
-            case EvalBatch():
-                outbox.send(self.evaluate(message))
             case EndOfSplit():
                 outbox.send(self.end_split(message))
             case EndOfEpoch():
@@ -154,6 +164,16 @@ class Stage:
                 outbox.send(message)
             case _:
                 outbox.send(message)
+
+    def tell_written(self, outbox: Outbox, *, waiting: bool = False) -> None:
+        """Where files of a snapshot have come to the disk: say so. waiting: until they have."""
+        if not self.behind.files:
+            return
+        if waiting:
+            with self.trace.span("wait for the disk", "snapshot"), self.turn.lent() if self.turn else nullcontext():
+                self.behind.wait()
+        if word := self.behind.word():
+            outbox.send(word)
 
     def train(self, batch: TrainBatch, outbox: Outbox) -> None:
         """Each block learns from what the one before computed before its update; the last one's output is on its way
@@ -322,6 +342,7 @@ class Stage:
         return {
             "stage": self.index,
             "worker": self.worker,
+            "device": str(self.device),
             "blocks": [block.spec.name for block in self.blocks],
             **self.clock.lap(outbox.waited, *exchanges, user=user),
             "queued": self.take_queued(user),
@@ -329,18 +350,18 @@ class Stage:
         }
 
     def save(self, marker: Snapshot) -> Snapshot:
-        """The files are on disk before the marker goes on: what reaches the end is complete."""
+        """What is to be written is held as it is now; until it is on disk, the end awaits word of it."""
         for block in self.blocks:
             block.check_finite(self.step)
             block.check_weights(self.step)
         self.share_totals()
         if self.team is None:
-            marker.files += self.write(self.blocks, marker)
+            self.behind.begin(marker, self.write(self.blocks, marker))
             return marker
         check_replicas(self.team, self.reductions, self.step)
         for reduction in self.reductions:
             with gathered(self.team, reduction) as whole:
-                marker.files += self.write([reduction.block], marker) if whole else []
+                self.behind.begin(marker, self.write([reduction.block], marker) if whole else {})
         return marker
 
     def share_totals(self) -> None:

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 
 from ffdist.device import CPU, queues, recorded, seconds_between, synchronize
-from ffdist.pipeline.message import EvalBatch, Message, TrainBatch
+from ffdist.pipeline.message import EvalBatch, Message, TrainBatch, Written
 from ffdist.pipeline.turn import Outbox
 
 Category = Literal["compute", "receive", "send", "exchange", "no_data", "no_credit", "no_gradients", "snapshot"]
@@ -65,7 +65,7 @@ class Trace:
                     self._open()
                 elif step >= self.window.stop:
                     self.active = False
-            case EvalBatch():
+            case EvalBatch() | Written():
                 pass
             case _ if self.window and (last or self.step >= self.window.stop - 1):
                 self._close()

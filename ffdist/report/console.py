@@ -15,7 +15,7 @@ from ffdist.events import EpochEnded, ProgressMade, PulseReported, RunEvent, Run
 from ffdist.pipeline.fusion import FUSION
 from ffdist.pipeline.predictors import PREDICTORS
 from ffdist.plain import table, text_column
-from ffdist.report.live import line_of, stages_table
+from ffdist.report.live import line_of, stages_view
 
 MIB = 2**20
 SILENCE = 30.0
@@ -86,7 +86,7 @@ class ConsoleReport:
         if self.task is not None and speed is not None:
             self.progress.update(self.task, speed=f"{speed:,.0f} samples/s")
         if self.live:
-            self.live.update(Group(self.progress, stages_table(event, self.console.width)))
+            self.live.update(Group(self.progress, stages_view(event, self.console)))
         elif time.monotonic() - self.spoke >= SILENCE:
             self._print(f"epoch {event.epoch}/{self.epochs}: {line_of(event, self.steps)}")
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
+from rich.console import Console, Group
+from rich.measure import Measurement
 from rich.table import Column, Table
 from rich.text import Text
 
@@ -12,46 +15,102 @@ from ffdist.events import PulseReported
 MIB = 2**20
 SHARES = {
     "busy": "computes",
-    "exchange": "adds gradients",
-    "no_gradients": "waits for gradients",
-    "no_data": "waits for input",
-    "no_credit": "waits for next",
+    "exchange": "adds\ngradients",
+    "no_gradients": "waits for\ngradients",
+    "no_data": "waits for\ninput",
+    "no_credit": "waits for\nnext",
 }
 """What a stage's time is spent on, as the tables behind a run have it."""
-WIDE, MIDDLE = 120, 90
-"""Columns of a terminal from which on all is shown, or all but where a stage is and what it holds."""
+ROOM = 8
+"""Lines of a terminal for what stands beside the stages."""
 
 
-def stages_table(event: PulseReported, columns: int) -> Table:
-    """A row a worker of each stage: its blocks, where its time went since the last report, what its blocks have learned
-    in this epoch so far, what it holds. columns: of the terminal; narrow ones get less."""
-    shown = {key: head for key, head in SHARES.items() if any(stage.get(key) for stage in event.stages)}
-    places = [stage["stage"] for stage in event.stages]
-    heads = ["stage", "blocks"]
-    heads += list(shown.values()) if columns >= MIDDLE else []
-    heads += ["loss", "accuracy"]
-    heads += ["queue", "run memory"] if columns >= WIDE else []
-    rows = Table(*(Column(head, overflow="fold") for head in heads), box=None, padding=(0, 2, 0, 0))
+class Shown(NamedTuple):
+    """A column: what it says of a stage, and whether a narrow terminal goes without it (the highest first)."""
+
+    head: str
+    cell: Callable[[dict[str, Any]], str]
+    spare: int = 0
+    folds: bool = False
+    """Whether it may go on below, a word or more a line."""
+
+
+def stages_view(event: PulseReported, console: Console) -> Group:
+    """A row a worker of each stage: its blocks and place, where its time went since the last report, what its blocks
+    have learned in this epoch so far, what it holds. Where a terminal has no room for all beside one another, what it
+    learned and holds comes below; a narrower one gets less."""
+    work, learning = columns_of(event, tall=console.height - ROOM)
+    stage = work[0]
+    if width_of(whole := table_of(event, [*work, *learning]), console).maximum <= console.width:
+        return Group(whole)
+    if 2 * len(event.stages) > console.height - ROOM:
+        return Group(narrowed(event, [*work, *learning], console))
+    return Group(narrowed(event, work, console), narrowed(event, [stage, *learning], console))
+
+
+def columns_of(event: PulseReported, *, tall: int) -> tuple[list[Shown], list[Shown]]:
+    """Of a stage's work, and of what it learned and holds. tall: lines that there are: with enough of them, each block
+    has its own."""
+    stages = event.stages
+    lines = sum(len(stage["blocks"]) for stage in stages)
+    between = "\n" if 2 * lines <= tall else " "
+    folds = between == " "
+    work = [
+        Shown("stage", lambda stage: str(stage["stage"])),
+        Shown("worker", lambda stage: str(stage["worker"]), 7),
+        Shown("device", lambda stage: str(stage.get("device", "-")), 8),
+        Shown("samples/s", lambda stage: rate(stage), 4),
+        *(
+            Shown(head, lambda stage, key=key: share(stage, key), 0 if key == "busy" else 3)
+            for key, head in SHARES.items()
+            if any(stage.get(key) for stage in stages)
+        ),
+        Shown("queue", lambda stage: f"{stage['queued']:.1f}", 5),
+    ]
+    learning = [
+        Shown("blocks", lambda stage: between.join(block["block"] for block in stage["blocks"]), folds=folds),
+        Shown("loss", lambda stage: each(stage, "loss", ".3g", between), 1, folds=folds),
+        Shown("accuracy", lambda stage: each(stage, "accuracy", ".1%", between), folds=folds),
+        Shown("run\nmemory", lambda stage: f"{stage['run_bytes'] / MIB:,.0f} MiB", 2),
+        Shown("process\nmemory", lambda stage: f"{stage['process_bytes'] / MIB:,.0f} MiB", 6),
+    ]
+    return work, learning
+
+
+def table_of(event: PulseReported, shown: Sequence[Shown]) -> Table:
+    heads = (Column(each.head, overflow="fold", no_wrap=not each.folds) for each in shown)
+    rows = Table(*heads, box=None, padding=(0, 2, 0, 0))
     for stage in event.stages:
-        worker = f", worker {stage['worker']}" if places.count(stage["stage"]) > 1 else ""
-        cells = [f"{stage['stage']}{worker}", " ".join(block["block"] for block in stage["blocks"])]
-        if columns >= MIDDLE:
-            cells += [share(stage, key) for key in shown]
-        cells += [each(stage, "loss", ".3g"), each(stage, "accuracy", ".1%")]
-        if columns >= WIDE:
-            cells += [f"{stage['queued']:.1f}", f"{stage['run_bytes'] / MIB:,.0f} MiB"]
-        rows.add_row(*map(Text, cells))
+        rows.add_row(*(Text(each.cell(stage)) for each in shown))
     return rows
+
+
+def width_of(rows: Table, console: Console) -> Measurement:
+    return console.measure(rows, options=console.options.update(max_width=10**4))
+
+
+def narrowed(event: PulseReported, shown: list[Shown], console: Console) -> Table:
+    """Without the columns that can be spared, one after the other, until the rest has room."""
+    while True:
+        rows = table_of(event, shown)
+        if width_of(rows, console).minimum <= console.width or not any(each.spare for each in shown):
+            return rows
+        spared = max(shown, key=lambda each: each.spare)
+        shown = [each for each in shown if each is not spared]
+
+
+def rate(stage: dict[str, Any]) -> str:
+    return f"{stage['samples'] / stage['seconds']:,.0f}" if stage.get("samples") and stage["seconds"] > 0 else "-"
 
 
 def share(stage: dict[str, Any], key: str) -> str:
     return f"{stage.get(key, 0.0) / stage['seconds']:.0%}" if stage["seconds"] > 0 else "-"
 
 
-def each(stage: dict[str, Any], key: str, form: str) -> str:
+def each(stage: dict[str, Any], key: str, form: str, between: str = " ") -> str:
     """One text for each block, in order."""
     values = [block[key] for block in stage["blocks"]]
-    return " ".join("-" if value is None else format(value, form) for value in values)
+    return between.join("-" if value is None else format(value, form) for value in values)
 
 
 def line_of(event: PulseReported, steps: int) -> str:

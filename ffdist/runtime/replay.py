@@ -207,7 +207,7 @@ class Player:
         total = max(1, len(self.loaders.train) * job.settings.training.epochs)
         config = job.block_config(device, total)
         blocks = [build_block(job.chain, spec, job.objective, config) for spec in job.block_specs()]
-        self.stage = Stage(0, blocks, lambda blocks, marker: [])
+        self.stage = Stage(0, blocks, lambda blocks, marker: {})
         self.store = SnapshotStore(job.run, job.names)
         if manifest:
             self.store.load(blocks, manifest)

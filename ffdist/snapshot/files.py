@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -94,11 +95,29 @@ def apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return result
 
 
-def write_block(path: Path, tensors: dict[str, Tensor], fields: dict[str, Any]) -> dict[str, Any]:
-    """Write one block; returns what the manifest says of the file: name, bytes, sha256."""
-    data = save(apart(tensors), metadata={FIELDS: json.dumps(fields)})
-    write_of_snapshot(path, data)
-    return {"file": path.name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+class Held:
+    """A block as it is now, whatever it learns from here on: a copy, as safetensors takes tensors (contiguous, on the
+    CPU, no two over the same memory, as tied weights are)."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], fields: dict[str, Any]) -> None:
+        self.tensors = {name: copied(tensor) for name, tensor in tensors.items()}
+        self.fields = json.dumps(fields)
+
+    def write(self, path: Path) -> dict[str, Any]:
+        """What the manifest says of the file: name, bytes, sha256; it is on disk when this returns."""
+        data = save(self.tensors, metadata={FIELDS: self.fields})
+        self.tensors = {}
+        write_of_snapshot(path, data)
+        return {"file": path.name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def copied(tensor: Tensor) -> Tensor:
+    return torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor.detach())
+
+
+def write_block(path: Path, tensors: Mapping[str, Tensor], fields: dict[str, Any]) -> dict[str, Any]:
+    """Write one block; returns what the manifest says of the file."""
+    return Held(tensors, fields).write(path)
 
 
 def check_file(path: Path, entry: dict[str, Any]) -> None:

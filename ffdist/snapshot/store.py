@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Future
+from contextvars import copy_context
 from pathlib import Path
+from threading import Lock, Thread
 from typing import Any
 
 from torch import Tensor
 
 from ffdist.errors import SnapshotError, setting
 from ffdist.notes import note
+from ffdist.pipeline.behind import Files
 from ffdist.pipeline.block import LearningBlock, averaged
 from ffdist.pipeline.classifier import Classifier
 from ffdist.pipeline.message import Restore, Snapshot
 from ffdist.pipeline.predictors import last_weights
 from ffdist.snapshot.chosen import mark_final, mark_if_best
-from ffdist.snapshot.files import block_file, check_same_tensors, read_block, write_block
+from ffdist.snapshot.files import Held, block_file, check_same_tensors, read_block
 from ffdist.snapshot.manifest import Manifest, commit, committed, discard_others, read_manifest, snapshot_folder
 from ffdist.snapshot.mirror import Mirrored
 
@@ -46,14 +50,28 @@ class SnapshotStore:
         self.mirrored = Mirrored(run)
         self.identity = identity_of(run)
         """Of the run's folder, so that no other one is made in its place where it goes."""
+        self.writing = Lock()
+        """One file at a time."""
 
-    def save(self, blocks: Sequence[LearningBlock], marker: Snapshot) -> list[dict[str, Any]]:
-        """One stage's part: its blocks' files, on disk when this returns."""
+    def save(self, blocks: Sequence[LearningBlock], marker: Snapshot) -> Files:
+        """One stage's part: its blocks' files, of the blocks as they are now, written while the caller goes on."""
         if self.run is None:
-            return []
+            return {}
         self.check_there(self.run)
         folder = checked_folder(self.run, marker)
-        return [self._write(folder / block_file(b.spec.index, b.spec.name), *b.state()) for b in blocks]
+        paths = [folder / block_file(block.spec.index, block.spec.name) for block in blocks]
+        held = [(path, Held(*block.state()), Future()) for path, block in zip(paths, blocks, strict=True)]
+        Thread(target=copy_context().run, args=(self._write_all, held), daemon=True, name="ffdist snapshot").start()
+        return {path.name: future for path, _, future in held}
+
+    def _write_all(self, held: list[tuple[Path, Held, Future[dict[str, Any]]]]) -> None:
+        """A thread of its own, which nobody waits for at the interpreter's end: a disk may hang."""
+        for path, block, future in held:
+            try:
+                with self.writing:
+                    future.set_result(self._write(path, block))
+            except BaseException as error:  # raised again by the stage
+                future.set_exception(error)
 
     def check_there(self, run: Path) -> None:
         """Raises SnapshotError where the run's folder is gone, or another one has come in its place."""
@@ -67,8 +85,10 @@ class SnapshotStore:
                 f"{setting('resume')}; or start a new run, and let nothing remove its folder",
             )
 
-    def _write(self, path: Path, tensors: dict[str, Tensor], fields: dict[str, Any]) -> dict[str, Any]:
-        entry = write_block(path, tensors, fields)
+    def _write(self, path: Path, held: Held) -> dict[str, Any]:
+        assert self.run
+        self.check_there(self.run)
+        entry = held.write(path)
         self.mirrored.put(path)
         return entry
 
@@ -80,7 +100,7 @@ class SnapshotStore:
             return []
         self.check_there(self.run)
         folder = checked_folder(self.run, marker)
-        return [self._write(folder / f"{name}.safetensors", tensors, fields)]
+        return [self._write(folder / f"{name}.safetensors", Held(tensors, fields))]
 
     def load_beside(self, manifest: Manifest, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The inverse of `save_beside`. Raises SnapshotError for a missing or corrupt file."""
@@ -94,7 +114,7 @@ class SnapshotStore:
         )
 
     def commit(self, marker: Snapshot, records: list[dict[str, Any]]) -> None:
-        """The marker has passed every stage, so every file is on disk."""
+        """The marker has passed every stage, and all that it awaited is on disk."""
         if self.run is None:
             return
         self.check_there(self.run)

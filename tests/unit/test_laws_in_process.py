@@ -128,7 +128,7 @@ def test_the_last_blocks_loss_moves_no_other_block(tmp_path: Path) -> None:
     blocks: list[list[dict[str, Tensor]]] = []
     x, y = torch.randn(16, 1, 8, 8), torch.arange(16) % 10
     stage = Stage(
-        0, [build_block(job.chain, spec, job.objective, config) for spec in block_specs(job.chain)], lambda *_: []
+        0, [build_block(job.chain, spec, job.objective, config) for spec in block_specs(job.chain)], lambda *_: {}
     )
     stage.train(TrainBatch(1, x, y), Outbox())
     blocks.append([block.module.state_dict() for block in stage.blocks])
@@ -152,7 +152,7 @@ def last_stage(num_blocks: int) -> Stage:
     """A stage that holds the last of `num_blocks` equal blocks."""
     chain = Chain([(f"b{i}", Square()) for i in range(num_blocks)], input_shape=(32,), num_classes=4)
     config = BlockConfig(Settings(), total_steps=1000)
-    return Stage(0, [build_block(chain, block_specs(chain)[-1], SFF(), config)], lambda *_: [])
+    return Stage(0, [build_block(chain, block_specs(chain)[-1], SFF(), config)], lambda *_: {})
 
 
 class Square:

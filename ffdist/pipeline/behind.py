@@ -1,0 +1,42 @@
+"""What is written behind a stage's work: its files of a snapshot, and the word that they are on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import Future, wait
+from typing import Any
+
+from ffdist.pipeline.message import Snapshot, Written
+
+Files = Mapping[str, Future[dict[str, Any]]]
+"""By its name, each file that is being written: what the manifest says of it, when it is on disk."""
+
+
+class Behind:
+    """A stage's part of the snapshot at work; there is at most one, so that one copy of the blocks is held."""
+
+    def __init__(self) -> None:
+        self.at = (0, 0)
+        """The snapshot's step and epoch."""
+        self.files: dict[str, Future[dict[str, Any]]] = {}
+
+    def begin(self, marker: Snapshot, files: Files) -> None:
+        """marker: is told what it awaits."""
+        self.at = marker.step, marker.epoch
+        self.files |= files
+        marker.awaited += files
+
+    def wait(self) -> None:
+        wait(self.files.values())
+
+    def word(self) -> Written | None:
+        """Once, when all are on disk; None before, and where nothing is being written. Raises what writing raised."""
+        if not self.files or not all(file.done() for file in self.files.values()):
+            return None
+        files, self.files = self.files, {}
+        return Written(*self.at, [file.result() for file in files.values()])
+
+    def end(self) -> None:
+        """Nothing is being written when this returns: whoever goes on with the run finds the disk quiet."""
+        self.wait()
+        self.files = {}
