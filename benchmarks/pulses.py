@@ -1,66 +1,65 @@
-"""What it costs to be told of a run within its epochs: the same training with and without, in turns.
+"""What it costs to be told of a run within its epochs: one training, in which every other segment has its pulse.
 
-    python -m benchmarks.pulses --every 50 --rounds 9
+    python -m benchmarks.pulses --every 50 --pairs 200 --record benchmarks/records
 
-Each round trains once with a pulse every so many batches, written to pulses.jsonl and heard by an observer, and once
-without; which comes first changes. Printed: samples a second of both, and the median of what the rounds cost.
+Each pulse is told by the stage, written to pulses.jsonl, and heard by the terminal's report. Printed: computing that it
+adds to the thread that learns, and to the whole process, and time on the clock, in percent of the batches between.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 from pathlib import Path
 from statistics import median
 
-from ffdist.runtime.opened import open_dataset
-from ffdist.runtime.start import make_job
-from ffdist.runtime.threads import run_threads
+import torch
+
+from benchmarks.segments import Training, estimate
+from ffdist.bench.finding import Finding, Grid
+from ffdist.bench.record import write_record
+from ffdist.bench.settings import BenchSettings
+from ffdist.pipeline.message import Pulse
+from ffdist.plain import PlainConsole
+from ffdist.report.console import ConsoleReport
 from ffdist.settings import Settings
+
+KINDS = {"thread": "computing of the thread", "process": "computing of the process", "clock": "time on the clock"}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--every", type=int, default=50, help="batches between pulses")
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--epochs", type=int, default=3, help="of a run; the last but one counts nothing of its start")
-    parser.add_argument("--stages", type=int, default=1)
-    parser.add_argument("--data", default="digits")
-    parser.add_argument("--batch-size", type=int, default=32)
-    args = parser.parse_args()
+    told = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    told.add_argument("--every", type=int, default=50, help="batches between pulses")
+    told.add_argument("--pairs", type=int, default=200)
+    told.add_argument("--data", default="digits")
+    told.add_argument("--batch-size", type=int, default=32)
+    told.add_argument("--record", type=Path, help="the folder for records")
+    args = told.parse_args()
     settings = Settings().changed(
-        data=args.data,
-        model="cnnb",
-        objective="sff",
-        stages=args.stages,
-        launcher="threads",
-        threads=1,
-        device="cpu",
-        epochs=args.epochs,
-        batch_size=args.batch_size,
-        validation=0.0,
-    )
-    speed(settings)  # warms up
-    costs = list[float]()
-    for number in range(args.rounds):
-        order = (args.every, 0) if number % 2 else (0, args.every)
-        found = {every: speed(settings.changed(log_every=every)) for every in order}
-        costs.append(1 - found[args.every] / found[0])
-        print(f"round {number + 1}: {found[0]:,.0f} samples/s without, {found[args.every]:,.0f} with, {costs[-1]:+.2%}")
-    print(
-        f"a pulse every {args.every} batches costs {median(costs):+.2%} (median of {args.rounds} rounds, "
-        f"{min(costs):+.2%} to {max(costs):+.2%})"
-    )
-
-
-def speed(settings: Settings) -> float:
-    """Samples a second, the mean of all epochs but the first."""
+        data=args.data, model="cnnb", objective="sff", stages=1, launcher="threads", threads=1, device="cpu",
+        batch_size=args.batch_size, validation=0.0,
+    )  # fmt: skip
+    torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="ffdist-") as folder:
-        heard = list[object]()
-        job = make_job(settings, open_dataset(settings.dataset), Path(folder), settings.plan.stages or 1)
-        result = run_threads(job, heard.append)
-    rates = [record["train"]["samples_per_second"] for record in result.records[1:]]
-    return sum(rates) / len(rates)
+        training = Training(settings, Path(folder), ConsoleReport(PlainConsole(stderr=True)))
+        pairs = training.pairs(args.pairs, args.every, lambda step: Pulse(step, 0))
+    rows = []
+    for kind, words in KINDS.items():
+        without = median(getattr(pair.quiet, kind) for pair in pairs)
+        cost = estimate([getattr(pair.cost, kind) for pair in pairs])
+        share = cost / without
+        rows.append(
+            {"of": words, "ms a batch without": without / args.every * 1e3, "ms a pulse": cost.value * 1e3,
+             "cost": f"{share.value:+.2%}", "at least": f"{share.low:+.2%}", "at most": f"{share.high:+.2%}"}
+        )  # fmt: skip
+    grid = Grid(f"A pulse every {args.every} batches, {args.pairs} pairs", rows)
+    PlainConsole().print(grid.rich())
+    if args.record:
+        notes = ["cost: the median of the pairs' differences by the median without; at least, at most: its 95 %"]
+        finding = Finding("pulses", {"rows": rows}, [grid], notes)
+        write_record(finding, BenchSettings().changed(record=args.record), ["python", "-m", "benchmarks.pulses",
+                     *sys.argv[1:]], told=vars(args))  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -24,7 +24,8 @@ class RunSettings(Group):
     """Keep the best epoch's, too. By this predictor's validation accuracy; `--snapshot best` of eval, predict, export
     and report reads it."""
     snapshot_every: int | None = option(None, least=1, free=True)
-    """Batches between snapshots within an epoch. Each epoch's end makes one in any case."""
+    """Batches between snapshots within an epoch. Each epoch's end makes one in any case. Written while the stages
+    learn on: each holds a copy of its blocks and moments meanwhile."""
     max_restarts: int = option(3, least=0, free=True, rare=True)
     """How often in a row a run that lost a stage goes on, from its last snapshot. A new snapshot begins the count
     anew."""

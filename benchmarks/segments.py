@@ -1,0 +1,128 @@
+"""One training in one thread, in which every other short segment has a marker: what that costs, pair by pair.
+
+Segments with and without follow one another within tenths of a second, in an order that is drawn for each pair; so a
+machine that is slow for a while is slow for both. What is compared is the difference of each pair: its median, and the
+bounds between which the true median lies with 95 % (by order statistics, which suppose nothing of the noise).
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from math import comb
+from pathlib import Path
+from statistics import median
+from typing import NamedTuple
+
+import torch
+
+from ffdist.events import Observer
+from ffdist.pipeline.message import Message, TrainBatch
+from ffdist.pipeline.plan import build_block
+from ffdist.pipeline.sink import Sink
+from ffdist.pipeline.source import Source
+from ffdist.pipeline.stage import Stage
+from ffdist.report.log import start_run_log
+from ffdist.runtime.opened import open_told
+from ffdist.runtime.start import make_job
+from ffdist.settings import Settings
+from ffdist.snapshot import SnapshotStore
+
+WARM = 2
+"""Pairs that are not counted."""
+
+
+class Seconds(NamedTuple):
+    """On the clock, of this thread's computing, and of the whole process's."""
+
+    clock: float
+    thread: float
+    process: float
+
+    def __sub__(self, other: Seconds) -> Seconds:
+        return Seconds(*(a - b for a, b in zip(self, other, strict=True)))
+
+
+class Pair(NamedTuple):
+    """A segment with the marker, and one without."""
+
+    told: Seconds
+    quiet: Seconds
+
+    @property
+    def cost(self) -> Seconds:
+        return self.told - self.quiet
+
+
+class Estimate(NamedTuple):
+    """A median, and the bounds of its 95 %."""
+
+    value: float
+    low: float
+    high: float
+
+    def __truediv__(self, by: float) -> Estimate:
+        return Estimate(*(part / by for part in self))
+
+
+class Training:
+    """One stage with all blocks, its source and its sink, batch by batch."""
+
+    def __init__(self, settings: Settings, run: Path, observer: Observer) -> None:
+        job = make_job(settings.changed(epochs=10**6), open_told(settings.dataset), run, 1)
+        config = job.block_config(torch.device("cpu"), 10**6)
+        self.store = SnapshotStore(run, job.names)
+        blocks = [build_block(job.chain, site, job.objective, config) for site in job.sites()]
+        self.stage = Stage(0, blocks, self.store.save)
+        self.sink = Sink(
+            commit=self.store.commit,
+            publish=lambda *_: None,
+            observer=start_run_log(run, [], observer),
+        )
+        classes = job.chain.num_classes
+        self.batches = learned(Source(job.loaders(), job.objective, job.settings.training, num_classes=classes))
+        self.bytes_of_state = sum(
+            tensor.numel() * tensor.element_size() for block in blocks for tensor in block.state()[0].values()
+        )
+
+    def segment(self, batches: int, marker: Message | None, behind: Callable[[Stage], object]) -> Seconds:
+        began = now()
+        if marker:
+            self.stage.handle(marker, self.sink)
+            behind(self.stage)
+        for _ in range(batches):
+            self.stage.handle(next(self.batches), self.sink)
+        self.stage.tell_written(self.sink, waiting=True)
+        return now() - began
+
+    def pairs(
+        self,
+        count: int,
+        batches: int,
+        marker: Callable[[int], Message],
+        behind: Callable[[Stage], object] = lambda stage: None,
+    ) -> list[Pair]:
+        """marker: of the last batch's step. behind: done when it has passed the stage."""
+        draws, found = random.Random(0), list[Pair]()
+        for _ in range(count + WARM):
+            order = draws.choice(((True, False), (False, True)))
+            took = {told: self.segment(batches, marker(self.stage.step) if told else None, behind) for told in order}
+            found.append(Pair(took[True], took[False]))
+        return found[WARM:]
+
+
+def learned(source: Source) -> Iterator[TrainBatch]:
+    return (message for message in source if isinstance(message, TrainBatch))
+
+
+def now() -> Seconds:
+    return Seconds(time.perf_counter(), time.thread_time(), time.process_time())
+
+
+def estimate(values: Sequence[float]) -> Estimate:
+    ordered, tail, low = sorted(values), 0.0, 0
+    while (tail := tail + comb(len(ordered), low) / 2 ** len(ordered)) < 0.025:
+        low += 1
+    low = max(0, low - 1)
+    return Estimate(median(ordered), ordered[low], ordered[-1 - low])
