@@ -73,7 +73,7 @@ class Training:
         job = make_job(settings.changed(epochs=10**6), open_told(settings.dataset), run, 1)
         config = job.block_config(torch.device("cpu"), 10**6)
         self.store = SnapshotStore(run, job.names)
-        blocks = [build_block(job.chain, site, job.objective, config) for site in job.sites()]
+        blocks = [build_block(job.chain, spec, job.objective, config) for spec in job.block_specs()]
         self.stage = Stage(0, blocks, self.store.save)
         self.sink = Sink(
             commit=self.store.commit,

@@ -54,7 +54,9 @@ def entry(name: str) -> dict[str, Any]:
 def a_stage(files: dict[str, Future[dict[str, Any]]]) -> Stage:
     job = DigitsJob()()
     config = job.block_config(torch.device("cpu"), 10)
-    return Stage(0, [build_block(job.chain, spec, job.objective, config) for spec in job.block_specs()], lambda *_: files)
+    return Stage(
+        0, [build_block(job.chain, spec, job.objective, config) for spec in job.block_specs()], lambda *_: files
+    )
 
 
 def batch(step: int) -> TrainBatch:
