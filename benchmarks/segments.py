@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import torch
 
-from ffdist.events import Observer
+from ffdist.events import Observer, RunStarted
 from ffdist.pipeline.message import Message, TrainBatch
 from ffdist.pipeline.plan import build_block
 from ffdist.pipeline.sink import Sink
@@ -81,7 +81,9 @@ class Training:
             observer=start_run_log(run, [], observer),
         )
         classes = job.chain.num_classes
-        self.batches = learned(Source(job.loaders(), job.objective, job.settings.training, num_classes=classes))
+        loaders = job.loaders()
+        observer(RunStarted(len(loaders.train), 10**6, 0, 1))
+        self.batches = learned(Source(loaders, job.objective, job.settings.training, num_classes=classes))
         self.bytes_of_state = sum(
             tensor.numel() * tensor.element_size() for block in blocks for tensor in block.state()[0].values()
         )
