@@ -76,17 +76,20 @@ def cut_power_at(step: int, make: DigitsJob) -> None:
     """Run until a batch has been reported, and the snapshot that was due before it is committed, then fail; threads
     that work ahead may get further."""
     every = make.settings.get("snapshot_every")
-    due, committed = step // every * every if every else 0, 0
+    due = step // every * every if every else 0
+    reached = committed = 0
 
     def report(event: RunEvent) -> None:
-        nonlocal committed
+        nonlocal reached, committed
         match event:
             case SnapshotCommitted(step=at):
                 committed = at
-            case ProgressMade(step=at) if at >= step and committed >= due:
-                raise PowerCutError
+            case ProgressMade(step=at):
+                reached = at
             case _:
-                pass
+                return
+        if reached >= step and committed >= due:
+            raise PowerCutError
 
     with pytest.raises(PowerCutError):
         run_threads(replace(make, settings=make.settings | {"report_every": 0.0})(), report)

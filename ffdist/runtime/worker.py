@@ -319,7 +319,7 @@ class Worker:
         return Sink(
             commit=self.snapshots.commit,
             publish=lambda epoch, accuracy: set_key(store, validation_key(epoch), repr(accuracy), where=here),
-            observer=start_run_log(self.job.run, records, self._traced()),
+            observer=start_run_log(self.job.run, records, self._traced(), step=manifest.step if manifest else 0),
             score_sender=self._score_sender(),
             records=records,
             predictor=self.judge or "mean",

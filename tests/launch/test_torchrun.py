@@ -14,6 +14,7 @@ import pytest
 import torch.distributed as dist
 from commands import LAUNCH, Command, environment, run
 from hosts import HEAD, INTERFACE, two_hosts
+from traces import read
 
 from ffdist.bench.victims import descendants, is_worker
 from ffdist.cli import main
@@ -48,9 +49,9 @@ SETTINGS = [
     "1",
     "2",
 ]
-RANK_1_DIES = {"FATAL": "1:23"}
-"""In the second epoch: the check beforehand takes each of three blocks once, then rank 1 has two and an epoch has 7
-batches."""
+RANK_1_DIES = {"FATAL": "1:29"}
+"""At the end of the second epoch, when the first's snapshot has long come to the disk: the check beforehand takes each
+of three blocks once, then rank 1 has two and an epoch has 7 batches."""
 
 
 @pytest.fixture(scope="module")
@@ -71,10 +72,13 @@ def files_of(out: Path) -> list[dict[str, Any]]:
 def test_a_run_whose_rank_was_killed_goes_on_by_itself_to_the_same_bits(
     undisturbed: list[dict[str, Any]], tmp_path: Path
 ) -> None:
-    command = [LAUNCH / "torchrun.sh", *SETTINGS, "--out", tmp_path / "run"]
+    """And traced: the second attempt's batches, of both ranks."""
+    command = [LAUNCH / "torchrun.sh", *SETTINGS, "--trace", "--trace-steps", "2", "--out", tmp_path / "run"]
     (output,) = run(Command(command, {"NPROC": 2, "RESTARTS": 1, **RANK_1_DIES}))
     assert "exitcode: -9" in output
     assert files_of(tmp_path / "run") == undisturbed
+    spans = read(tmp_path / "run")
+    assert {(span["pid"], span["args"]["step"]) for span in spans} == {(0, 9), (0, 10), (1, 9), (1, 10)}
     assert "epoch 0" not in (tmp_path / "run" / "stage-0.log").read_text().split("failed")[1]
 
 

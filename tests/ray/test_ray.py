@@ -24,6 +24,7 @@ import pytest
 import ray
 from gated import GatedJob, WaitingJob, begun, new_gate, open_gate
 from ray.cluster_utils import Cluster
+from traces import read
 
 from ffdist import Pipeline
 from ffdist.cli import main
@@ -83,7 +84,8 @@ def test_actors_on_several_nodes_learn_the_same_bits_as_one_process(
     driver: str, tmp_path: Path, undisturbed: list[Any], transport: Any
 ) -> None:
     run, events = begun(tmp_path / "run"), Events()
-    job = GatedJob(run, settings=gated.SETTINGS.changed(transport=transport, launcher="ray"))
+    told = gated.SETTINGS.changed(transport=transport, launcher="ray", trace=True, trace_steps=2)
+    job = GatedJob(run, settings=told)
     options = replace(SPREAD, direct=transport != "object-store")
     result = run_ray(job, 2, events, run=run, options=options)
     assert fingerprint(run) == undisturbed
@@ -91,6 +93,11 @@ def test_actors_on_several_nodes_learn_the_same_bits_as_one_process(
     assert len({stage["node"] for stage in events.of("placed")[0]["stages"]}) == 2
     travelled = "shared-memory" if transport == "auto" else transport
     assert f"edges: {travelled}" in (run / "ray.log").read_text()
+    spans = read(run)
+    assert {(span["pid"], span["args"]["step"]) for span in spans} == {(0, 3), (0, 4), (1, 3), (1, 4)}
+    for step in (3, 4):  # on one clock: nothing is computed before it was sent
+        sent = min(span["ts"] for span in spans if span["name"] == f"send batch {step}" and span["pid"] == 0)
+        assert sent < max(span["ts"] for span in spans if span["pid"] == 1 and span["args"]["step"] == step)
 
 
 def test_actors_that_share_blocks_learn_the_same_bits_as_one_process(driver: str, tmp_path: Path) -> None:

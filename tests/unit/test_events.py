@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from jobs import DigitsJob, fingerprint
+from jobs import DigitsJob, cut_power_at, fingerprint
 
 from ffdist import events
 from ffdist.errors import DataError
@@ -152,3 +152,11 @@ def test_an_observer_can_end_the_run_behind_a_snapshot(tmp_path: Path) -> None:
     committed = [event.step for event in after if isinstance(event, SnapshotCommitted)]
     assert len(committed) == 1
     assert 3 <= committed[0] < 20
+
+
+def test_a_run_that_goes_on_within_an_epoch_has_each_of_its_pulses_once(tmp_path: Path) -> None:
+    told = {"samples": 640, "log_every": 1, "snapshot_every": 3}
+    make = DigitsJob(tmp_path, epochs=1, settings=told)
+    cut_power_at(5, make)
+    run_threads(replace(make, settings=told | {"resume": True})(), lambda event: None)
+    assert [pulse["step"] for pulse in read_pulses(tmp_path)] == list(range(1, 8))

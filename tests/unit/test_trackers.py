@@ -92,17 +92,20 @@ def test_a_history_is_a_row_an_epoch_wherever_it_is_asked_for(tmp_path: Path) ->
     assert not (tmp_path / "run" / FOLDER).exists()
 
 
-def test_callbacks_are_told_in_python_and_by_name_and_one_can_end_the_run(tmp_path: Path) -> None:
+def test_callbacks_are_told_in_python_and_by_name_and_one_can_end_the_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     heard = list[str]()
 
     def enough(event: ffdist.RunEvent) -> None:
         heard.append(event.name)
         if event.name == "epoch":
-            raise StopRun
+            raise StopRun("good enough")
 
     pipeline = ffdist.Pipeline("cnnb", "sff", model_args=["widths=8,8,8"], threads=1, batch_size=50, **TOLD)
     result = pipeline.fit("digits", epochs=4, progress=False, callbacks=[enough], track=(), queue=1)
     assert result.reason == "interrupted"
+    assert capsys.readouterr().err.count("a callback ends the run: good enough") == 1
     assert heard[0] == "start"
     assert heard[-1] == "stop"
     assert 1 <= len(result.records) < 4
@@ -239,3 +242,11 @@ def test_other_trackers_keep_their_run_when_it_goes_on(
         kept = TRACKERS[name](tmp_path, {}).client.get_metric_history(known, "validation/accuracy/mean")
         records, _ = read_run_log(tmp_path)
         assert [m.value for m in kept] == [record["validation"]["accuracy"]["mean"] for record in records]
+
+
+def test_a_tracker_that_its_own_package_refuses_to_open_is_refused_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "nonsense://somewhere")
+    with pytest.raises(ConfigError, match=r"(?s)cannot be opened.*watch\.track.*nonsense"):
+        observers(Settings().changed(track=("mlflow",)), tmp_path)
