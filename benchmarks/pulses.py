@@ -9,22 +9,24 @@ adds to the thread that learns, and to the whole process, and time on the clock,
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 from pathlib import Path
 from statistics import median
 
 import torch
 
+from benchmarks.report import report
 from benchmarks.segments import Training, estimate
-from ffdist.bench.finding import Finding, Grid
-from ffdist.bench.record import write_record
-from ffdist.bench.settings import BenchSettings
+from ffdist.bench.harness.finding import Finding
+from ffdist.bench.harness.table import Table, Value
 from ffdist.pipeline.message import Pulse
 from ffdist.plain import PlainConsole
 from ffdist.report.console import ConsoleReport
 from ffdist.settings import Settings
 
+COLUMNS = {"of": "side", "ms a batch without": "batch", "ms a pulse": "pulse", "cost": "cost:+.2%",
+           "at least": "cost.least:+.2%", "at most": "cost.most:+.2%"}  # fmt: skip
+UNITS = {"batch": "ms", "pulse": "ms", "cost": ""}
 KINDS = {"thread": "computing of the thread", "process": "computing of the process", "clock": "time on the clock"}
 
 
@@ -44,22 +46,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="ffdist-") as folder:
         training = Training(settings, Path(folder), ConsoleReport(PlainConsole(stderr=True)))
         pairs = training.pairs(args.pairs, args.every, lambda step: Pulse(step, 0))
-    rows = []
+    made = Table("pulses", f"A pulse every {args.every} batches", COLUMNS, UNITS)
     for kind, words in KINDS.items():
         without = median(getattr(pair.quiet, kind) for pair in pairs)
         cost = estimate([getattr(pair.cost, kind) for pair in pairs])
         share = cost / without
-        rows.append(
-            {"of": words, "ms a batch without": without / args.every * 1e3, "ms a pulse": cost.value * 1e3,
-             "cost": f"{share.value:+.2%}", "at least": f"{share.low:+.2%}", "at most": f"{share.high:+.2%}"}
-        )  # fmt: skip
-    grid = Grid(f"A pulse every {args.every} batches, {args.pairs} pairs", rows)
-    PlainConsole().print(grid.rich())
-    if args.record:
-        notes = ["cost: the median of the pairs' differences by the median without; at least, at most: its 95 %"]
-        finding = Finding("pulses", {"rows": rows}, [grid], notes)
-        write_record(finding, BenchSettings().changed(record=args.record), ["python", "-m", "benchmarks.pulses",
-                     *sys.argv[1:]], told=vars(args))  # fmt: skip
+        made.add(side=words, batch=without / args.every * 1e3, pulse=cost.value * 1e3,
+                 cost=Value(share.value, len(pairs), (share.low, share.high)))  # fmt: skip
+    notes = ["cost: the median of the pairs' differences by the median without; least and most: the bounds of its 95 %"]
+    report(Finding("pulses", {}, [made], notes), args.record)
 
 
 if __name__ == "__main__":

@@ -8,23 +8,24 @@ Printed: what a snapshot adds on the clock, and what that is of a run that makes
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from benchmarks.report import report
 from benchmarks.segments import Training, estimate
-from ffdist.bench.finding import Finding, Grid
-from ffdist.bench.record import write_record
-from ffdist.bench.settings import BenchSettings
+from ffdist.bench.harness.finding import Finding
+from ffdist.bench.harness.table import Table, Value
 from ffdist.pipeline.message import Snapshot
 from ffdist.pipeline.stage import Stage
-from ffdist.plain import PlainConsole
 from ffdist.settings import Settings
 
 MINUTE = 60.0
+COLUMNS = {"network": "network", "MiB": "state", "written": "side", "ms": "added", "at least": "added.least",
+           "at most": "added.most", "of the thread": "thread", "of the process": "process", "a minute": "minute:.2%",
+           "a minute, at most": "minute.most:.2%"}  # fmt: skip
+UNITS = {"state": "MiB", "added": "ms", "minute": "", "thread": "ms", "process": "ms"}
 WIDTHS = ("8,12,16", "128,256,256", "512,512,512")
 
 
@@ -37,20 +38,19 @@ def main() -> None:
     told.add_argument("--record", type=Path, help="the folder for records")
     args = told.parse_args()
     torch.set_num_threads(1)
-    rows = [row(widths, way, args) for widths in args.widths for way in ("behind", "at once")]
-    grid = Grid(f"A snapshot of one stage, {args.pairs} pairs", rows)
-    PlainConsole().print(grid.rich())
-    if args.record:
-        notes = [
-            "ms added: on the clock, the median of the pairs' differences; at least, at most: its 95 %",
-            "of the thread: computing in the thread that learns, which copies the state; of the process: all of it",
-        ]
-        finding = Finding("snapshots", {"rows": rows}, [grid], notes)
-        write_record(finding, BenchSettings().changed(record=args.record), ["python", "-m", "benchmarks.snapshots",
-                     *sys.argv[1:]], told=vars(args))  # fmt: skip
+    made = Table("snapshots", "A snapshot of one stage", COLUMNS, UNITS)
+    for widths in args.widths:
+        for way in ("behind", "at once"):
+            made.add(side=way, network=f"cnnb {widths}", **measured(widths, way, args))
+    notes = [
+        "ms: on the clock, the median of the pairs' differences; least and most: the bounds of its 95 %",
+        "of the thread: computing in the thread that learns, which copies the state; of the process: all of it",
+        "a minute: what it is of a run's time that makes one snapshot a minute",
+    ]
+    report(Finding("snapshots", {}, [made], notes), args.record)
 
 
-def row(widths: str, way: str, args: argparse.Namespace) -> dict[str, Any]:
+def measured(widths: str, way: str, args: argparse.Namespace) -> dict[str, Value | float]:
     settings = Settings().changed(
         data="digits", model="cnnb", model_args=[f"widths={widths}"], objective="sff", stages=1, launcher="threads",
         threads=1, device="cpu", validation=0.0,
@@ -62,16 +62,13 @@ def row(widths: str, way: str, args: argparse.Namespace) -> dict[str, Any]:
         batches = max(2, round(args.seconds / training.segment(4, None, nothing).clock * 4))
         pairs = training.pairs(args.pairs, batches, lambda step: Snapshot(step, 0, step), wait)
     clock = estimate([pair.cost.clock for pair in pairs])
+    least, most = clock.low, clock.high
     return {
-        "MiB": training.bytes_of_state / 2**20,
-        "written": way,
-        "ms added": clock.value * 1e3,
-        "at least": clock.low * 1e3,
-        "at most": clock.high * 1e3,
-        "of the thread": estimate([pair.cost.thread for pair in pairs]).value * 1e3,
-        "of the process": estimate([pair.cost.process for pair in pairs]).value * 1e3,
-        "at one a minute": f"{clock.value / MINUTE:+.2%}",
-        "at most, then": f"{clock.high / MINUTE:+.2%}",
+        "state": training.bytes_of_state / 2**20,
+        "added": Value(clock.value * 1e3, len(pairs), (least * 1e3, most * 1e3)),
+        "minute": Value(clock.value / MINUTE, len(pairs), (least / MINUTE, most / MINUTE)),
+        "thread": estimate([pair.cost.thread for pair in pairs]).value * 1e3,
+        "process": estimate([pair.cost.process for pair in pairs]).value * 1e3,
     }
 
 
