@@ -17,7 +17,7 @@ import torch
 
 from benchmarks.report import report
 from benchmarks.segments import Training, estimate
-from ffdist.bench.harness.finding import Finding
+from ffdist.bench.harness.finding import BenchResult
 from ffdist.bench.harness.table import Table, Value
 from ffdist.pipeline.message import Pulse
 from ffdist.plain import PlainConsole
@@ -31,13 +31,13 @@ KINDS = {"thread": "computing of the thread", "process": "computing of the proce
 
 
 def main() -> None:
-    told = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    told.add_argument("--every", type=int, default=50, help="batches between pulses")
-    told.add_argument("--pairs", type=int, default=200)
-    told.add_argument("--data", default="digits")
-    told.add_argument("--batch-size", type=int, default=32)
-    told.add_argument("--record", type=Path, help="the folder for records")
-    args = told.parse_args()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--every", type=int, default=50, help="batches between pulses")
+    parser.add_argument("--pairs", type=int, default=200)
+    parser.add_argument("--data", default="digits")
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--record", type=Path, help="the folder for records")
+    args = parser.parse_args()
     settings = Settings().changed(
         data=args.data, model="cnnb", objective="sff", stages=1, launcher="threads", threads=1, device="cpu",
         batch_size=args.batch_size, validation=0.0,
@@ -54,7 +54,7 @@ def main() -> None:
         made.add(side=words, batch=without / args.every * 1e3, pulse=cost.value * 1e3,
                  cost=Value(share.value, len(pairs), (share.low, share.high)))  # fmt: skip
     notes = ["cost: the median of the pairs' differences by the median without; least and most: the bounds of its 95 %"]
-    report(Finding("pulses", {}, [made], notes), args.record)
+    report(BenchResult("pulses", {}, [made], notes), args.record)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from ffdist.pipeline.sink import Sink
 from ffdist.pipeline.source import Source
 from ffdist.pipeline.stage import Stage
 from ffdist.report.log import start_run_log
-from ffdist.runtime.opened import open_told
+from ffdist.runtime.opened import open_dataset
 from ffdist.runtime.start import make_job
 from ffdist.settings import Settings
 from ffdist.snapshot import SnapshotStore
@@ -70,7 +70,7 @@ class Training:
     """One stage with all blocks, its source and its sink, batch by batch."""
 
     def __init__(self, settings: Settings, run: Path, observer: Observer) -> None:
-        job = make_job(settings.changed(epochs=10**6), open_told(settings.dataset), run, 1)
+        job = make_job(settings.changed(epochs=10**6), open_dataset(settings.dataset), run, 1)
         config = job.block_config(torch.device("cpu"), 10**6)
         self.store = SnapshotStore(run, job.names)
         blocks = [build_block(job.chain, spec, job.objective, config) for spec in job.block_specs()]

@@ -15,7 +15,7 @@ import torch
 
 from benchmarks.report import report
 from benchmarks.segments import Training, estimate
-from ffdist.bench.harness.finding import Finding
+from ffdist.bench.harness.finding import BenchResult
 from ffdist.bench.harness.table import Table, Value
 from ffdist.pipeline.message import Snapshot
 from ffdist.pipeline.stage import Stage
@@ -30,13 +30,13 @@ WIDTHS = ("8,12,16", "128,256,256", "512,512,512")
 
 
 def main() -> None:
-    told = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    told.add_argument("--pairs", type=int, default=40)
-    told.add_argument("--widths", nargs="+", default=WIDTHS, help="of cnnb, a text a network")
-    told.add_argument("--seconds", type=float, default=0.5, help="a segment takes about so long")
-    told.add_argument("--folder", type=Path, help="on the disk that is to be measured; default: the temporary one")
-    told.add_argument("--record", type=Path, help="the folder for records")
-    args = told.parse_args()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=40)
+    parser.add_argument("--widths", nargs="+", default=WIDTHS, help="of cnnb, a text a network")
+    parser.add_argument("--seconds", type=float, default=0.5, help="a segment takes about so long")
+    parser.add_argument("--folder", type=Path, help="on the disk that is to be measured; default: the temporary one")
+    parser.add_argument("--record", type=Path, help="the folder for records")
+    args = parser.parse_args()
     torch.set_num_threads(1)
     made = Table("snapshots", "A snapshot of one stage", COLUMNS, UNITS)
     for widths in args.widths:
@@ -47,7 +47,7 @@ def main() -> None:
         "of the thread: computing in the thread that learns, which copies the state; of the process: all of it",
         "a minute: what it is of a run's time that makes one snapshot a minute",
     ]
-    report(Finding("snapshots", {}, [made], notes), args.record)
+    report(BenchResult("snapshots", {}, [made], notes), args.record)
 
 
 def measured(widths: str, way: str, args: argparse.Namespace) -> dict[str, Value | float]:

@@ -19,7 +19,6 @@ from traces import read
 import ffdist
 from ffdist.errors import ConfigError
 from ffdist.page.spans import read_trace, spans_of, without_overlap
-from ffdist.runtime import tracing
 from ffdist.runtime.processes import run_processes
 from ffdist.runtime.threads import run_threads
 from ffdist.runtime.tracing import Offset, common_clock
