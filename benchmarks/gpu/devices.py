@@ -134,7 +134,7 @@ class Arrivals:
 
 def ddp_rounds(name: str, rank: int, size: int, suite: Suite, chain: Chain) -> dict[str, Any]:
     """Each rank learns from its part of the batch."""
-    config = BaselineConfig(suite.told, 10**6, suite.device)
+    config = BaselineConfig(suite.train_settings, 10**6, suite.device)
     suite.recover()  # from the learner before
     forget_peak(suite.device)
     try:

@@ -48,7 +48,7 @@ class Suite:
     settings: Settings = TIMED
 
     @property
-    def told(self) -> Settings:
+    def train_settings(self) -> Settings:
         """What both kinds of learners are told."""
         return self.settings.changed(batch_size=self.batch)
 
@@ -74,12 +74,12 @@ class Suite:
 
     def forward_forward(self, chain: Chain, only: Sequence[int] | None = None) -> list[LearningBlock]:
         """The blocks with their heads and optimisers, all or some."""
-        config = BlockConfig(self.told, 10**6, self.device)
+        config = BlockConfig(self.train_settings, 10**6, self.device)
         wanted = range(len(chain)) if only is None else only
         return [build_block(chain, spec, RULE, config) for spec in block_specs(chain) if spec.index in wanted]
 
     def backpropagation(self, chain: Chain, place: RankPlace = RankPlace(0, 1)) -> Learner:  # noqa: B008
-        config = BaselineConfig(self.told, 10**6, self.device)
+        config = BaselineConfig(self.train_settings, 10**6, self.device)
         return Replica(Whole(chain, config), config, place)
 
     def begin(self) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, get_args
 
 from ffdist.bench.settings import BASE, OURS_ALONE, BenchSettings, CompareSettings, Theme
 from ffdist.cli.help import Positional
-from ffdist.cli.parsing import UsageError, help_of, told_by, usage, wants_help
+from ffdist.cli.parsing import UsageError, help_of, parsed_values, usage, wants_help
 from ffdist.errors import ConfigError, setting
 from ffdist.known import Known, baseline_names
 from ffdist.options import nearest
@@ -69,7 +69,7 @@ def main(args: Sequence[str]) -> None:
 
 def parse(args: Sequence[str]) -> Bench:
     """Raises ConfigError for what cannot be compared, UsageError for a command line that cannot be read."""
-    values = told_by(Bench, args, PROG, made=Bench("all"))
+    values = parsed_values(Bench, args, PROG, made=Bench("all"))
     if "theme" not in values:
         raise UsageError("THEME is missing", where=PROG, expected=usage(Bench, PROG), remedy=f"{PROG} --help")
     preset = values.get("preset")

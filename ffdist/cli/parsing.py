@@ -32,7 +32,7 @@ def parsed(kind: type[T], args: Sequence[str], prog: str, *, made: Any = None, m
     if wants_help(args):
         print(help_of(kind, prog, made=made, more=more))
         sys.exit(0)
-    values = told_by(kind, args, prog, made=made)
+    values = parsed_values(kind, args, prog, made=made)
     for argument in arguments_of(kind):
         if argument.required and argument.name not in values:
             raise UsageError(
@@ -49,7 +49,7 @@ def laid(kind: type[T], given: Mapping[str, Any], made: Any = None) -> T:
     return kind(**values, **({"settings": made.settings.changed(**others)} if made else {}))
 
 
-def told_by(kind: type, args: Sequence[str], prog: str, *, made: Any = None) -> dict[str, Any]:
+def parsed_values(kind: type, args: Sequence[str], prog: str, *, made: Any = None) -> dict[str, Any]:
     """What the words say, by the fields' names, each value of its type. Raises UsageError for what cannot be read."""
     known = known_arguments(kind, made)
     own, tail = split_at_dashes(args)
@@ -63,7 +63,7 @@ def told_by(kind: type, args: Sequence[str], prog: str, *, made: Any = None) -> 
             raise unknown_option(word, options, prog)
     values = vars(found)
     words = [*(values.pop(WORDS, None) or []), *tail]
-    values |= dealt([each for each in known if each.positional], words, prog)
+    values |= positional_values([each for each in known if each.positional], words, prog)
     return {each.name: value_of(each, values[each.name], prog) for each in known if each.name in values}
 
 
@@ -158,7 +158,7 @@ def unknown_option(word: str, options: Mapping[str, Argument], prog: str) -> Usa
     return UsageError(f"there is no option {name}", where=prog, remedy=remedy)
 
 
-def dealt(positional: Sequence[Argument], words: list[str], prog: str) -> dict[str, Any]:
+def positional_values(positional: Sequence[Argument], words: list[str], prog: str) -> dict[str, Any]:
     """The words to the arguments in a row. Raises UsageError for one too many."""
     values: dict[str, Any] = {}
     for each in positional:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated
 
 from ffdist.cli.help import Flag, Positional
-from ffdist.cli.parsing import help_of, told_by, wants_help
+from ffdist.cli.parsing import help_of, parsed_values, wants_help
 from ffdist.cli.train import BARE
 from ffdist.errors import ConfigError, setting
 from ffdist.loading import loading
@@ -67,7 +67,7 @@ class PlanCommand:
 
 def parse(args: Sequence[str]) -> PlanCommand:
     """The command with its resolved settings. Raises ConfigError and UsageError."""
-    values = told_by(PlanCommand, args, PROG, made=PlanCommand())
+    values = parsed_values(PlanCommand, args, PROG, made=PlanCommand())
     own = {name: values.pop(name) for name in list(values) if name in PlanCommand.__dataclass_fields__}
     for name in values:
         if name in STRANGE:

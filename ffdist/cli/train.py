@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from ffdist.cli.help import Flag, Positional, arguments_of, is_many, shown
 from ffdist.cli.hints import stray
-from ffdist.cli.parsing import help_of, split_at_dashes, told_by, wants_help
+from ffdist.cli.parsing import help_of, parsed_values, split_at_dashes, wants_help
 from ffdist.errors import ConfigError, setting
 from ffdist.folders import command
 from ffdist.loading import loading
@@ -66,8 +66,8 @@ class Train:
 def parse(args: Sequence[str]) -> Train:
     """The command with its resolved settings. Raises ConfigError for an unknown preset, key or value, and for what may
     not change when a run goes on; UsageError for a command line that cannot be read."""
-    args, preset = preset_of(as_told(args))
-    values = told_by(Train, args, PROG, made=Train())
+    args, preset = preset_of(normalized(args))
+    values = parsed_values(Train, args, PROG, made=Train())
     if "preset" in values:
         raise stray(values["preset"])
     if values.pop("trust", False):
@@ -184,7 +184,7 @@ def beside_preset(recorded: Settings, preset: str, typed: Collection[str]) -> Se
     return named.changed(**kept)
 
 
-def as_told(args: Sequence[str]) -> list[str]:
+def normalized(args: Sequence[str]) -> list[str]:
     """`--resume` without a folder means the one of `--out`, as it has been told in older versions."""
     args = [arg for arg in args if arg != "--no-resume"]
     if "--resume" not in args:

@@ -162,12 +162,12 @@ def launch(make: SettingsJob, out: Path) -> Result:
         run = settings.run
         return run_processes(make, make.workers, observer, run=out, max_restarts=run.max_restarts, timeout=run.timeout)
     except (StageError, TransportError) as error:
-        raise going_on_told(error, out) from error
+        raise resumed_text(error, out) from error
     finally:
         observer.close()
 
 
-def going_on_told(error: FfdistError, out: Path) -> FfdistError:
+def resumed_text(error: FfdistError, out: Path) -> FfdistError:
     """The error, with how the run goes on from its last snapshot, where it has one."""
     if not any(out.glob("snapshots/*/manifest.json")):
         return error
@@ -273,7 +273,7 @@ def dry_run(job: Job, *, as_json: bool = False) -> None:
         fields = {
             "settings": dict(settings.items()),
             "plan": plan.as_json(),
-            "stages": stages_told(costs, plan),
+            "stages": stage_costs(costs, plan),
             "layers_crossed": layers_crossed(job.chain, job.objective),
         }
         print(json.dumps(fields, default=str))
@@ -284,7 +284,7 @@ def dry_run(job: Job, *, as_json: bool = False) -> None:
     console.print(stage_table(costs, plan, train.largest_batch, crossed))
 
 
-def stages_told(costs: list[BlockCost], plan: Plan) -> list[dict[str, Any]]:
+def stage_costs(costs: list[BlockCost], plan: Plan) -> list[dict[str, Any]]:
     """Each stage's blocks, workers, parameters, seconds a batch, and bytes that it sends on; of all its workers."""
     return [
         {
@@ -312,7 +312,7 @@ def stage_table(costs: list[BlockCost], plan: Plan, batch_size: int, crossed: Ma
         title="Stages, measured here",
     )
     busy = dict.fromkeys(range(plan.workers), 0.0)
-    for index, (stage, text) in enumerate(zip(plan.stages, stages_told(costs, plan), strict=True)):
+    for index, (stage, text) in enumerate(zip(plan.stages, stage_costs(costs, plan), strict=True)):
         for share in stage.shares:
             busy[share.worker] += text["seconds"] * len(share.lanes) / plan.lanes
         workers = [" ".join(text["workers"])] if whole else []

@@ -67,10 +67,10 @@ def from_arrow(
 def labelled_rows(data: Any, where: str, reading: Reading = USUAL) -> Labelled:
     """Two columns of a table, and the names that it has for its classes."""
     table = as_table(data, where)
-    told = Columns(reading.image, reading.label, reading.group)
-    found = found_columns(table.column_names, told)
+    columns = Columns(reading.image, reading.label, reading.group)
+    found = found_columns(table.column_names, columns)
     reading = replace(reading, image=found.image, label=found.label)
-    if text := taken(found, told, ("image=", "label=")):
+    if text := taken(found, columns, ("image=", "label=")):
         note(f"{where}: {text}")
     labels = column_labels(column(table, reading.label, where), where, names_in(table.schema, reading.label))
     if found.image == IMAGE and IMAGE not in table.column_names:

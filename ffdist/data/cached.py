@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ffdist.data.content import FileStates, content, look
-from ffdist.data.kept import mark_used, told_size
+from ffdist.data.kept import mark_used, size_text
 from ffdist.data.manifest import read_manifest
 from ffdist.data.places import CACHE, PREPARED, cache_folder, locked, no_place
 from ffdist.data.preparation import Preparation
@@ -47,7 +47,9 @@ class Entry:
     """Files that it names, and that lie elsewhere."""
 
 
-def prepared_in_cache(source: str, told: Preparation, *, root: Path | None = None, download: bool = True) -> Path:
+def prepared_in_cache(
+    source: str, preparation: Preparation, *, root: Path | None = None, download: bool = True
+) -> Path:
     """The prepared folder of a known data set, or of the files at a path; prepared anew where they have changed.
 
     root: where known data sets lie as torchvision keeps them; default: the cache. Of processes that ask at once, one
@@ -64,14 +66,16 @@ def prepared_in_cache(source: str, told: Preparation, *, root: Path | None = Non
             got=f"a folder in {place}",
             remedy=f"set {CACHE} to another folder",
         )
-    key = hashlib.blake2b(repr((source if known else "", place, told, MAKING)).encode(), digest_size=16).hexdigest()
+    key = hashlib.blake2b(
+        repr((source if known else "", place, preparation, MAKING)).encode(), digest_size=16
+    ).hexdigest()
     index = cache / PREPARED / "index" / f"{key}.json"
     if folder := unchanged(source, place, index):  # needs no right to write, as where others have filled the cache
         return folder
     with writable(cache), locked(index.with_suffix(".lock"), f"preparing {source}"):
         if folder := unchanged(source, place, index):  # another process was faster
             return folder
-        return anew(source, place, index, told, root=place if known else None, download=download)
+        return anew(source, place, index, preparation, root=place if known else None, download=download)
 
 
 def unchanged(source: str, place: Path, index: Path) -> Path | None:
@@ -90,25 +94,25 @@ def unchanged(source: str, place: Path, index: Path) -> Path | None:
     return used(folder, f"{source}, unchanged since it was prepared")
 
 
-def anew(source: str, place: Path, index: Path, told: Preparation, *, root: Path | None, download: bool) -> Path:
+def anew(source: str, place: Path, index: Path, preparation: Preparation, *, root: Path | None, download: bool) -> Path:
     """Look at every byte of a source, and prepare it unless that has been done of these very bytes."""
     files, *more = KNOWN[source].parts(have_known(source, place, download)) if root else [place]
     name, apart = place.name.partition(".")[0], []
     if root or not is_archive(place):  # which is unpacked when it is prepared
         with silenced():  # what is told of it is told when it is prepared
-            opened = open_files(source, place, told)
+            opened = open_files(source, place, preparation)
             name, apart = opened.name, opened.beside()
     named = [path.absolute() for path in apart if not path.absolute().is_relative_to(files)]
     beside = [*more, *named]
     before = look(files, beside)
-    made_of = f"{MAKING} {told!r} {content(files, beside)}"
+    made_of = f"{MAKING} {preparation!r} {content(files, beside)}"
     digest = hashlib.blake2b(made_of.encode(), digest_size=8).hexdigest()
     folder = index.parents[1] / f"{name[:80]}-{digest}"
     with locked(index.parent / f"{folder.name}.lock", f"preparing {source}"):
         if is_whole(folder):
             used(folder, f"{source}, of which the same files were prepared before")
         else:
-            make(source, folder, told, root, before, read_entry(index))
+            make(source, folder, preparation, root, before, read_entry(index))
             if look(files, beside).digest != before.digest:
                 shutil.rmtree(folder)
                 raise DataError(
@@ -123,20 +127,20 @@ def anew(source: str, place: Path, index: Path, told: Preparation, *, root: Path
     return folder
 
 
-def open_files(source: str, place: Path, told: Preparation) -> DataSource:
+def open_files(source: str, place: Path, preparation: Preparation) -> DataSource:
     return open_source(
         source,
         root=place,
         download=False,
-        columns=told.columns,
-        choice=choice(Path(source), read_splits(told.splits), told.ignore),
-        holding=told.holding,
-        value_range=told.value_range,
+        columns=preparation.columns,
+        choice=choice(Path(source), read_splits(preparation.splits), preparation.ignore),
+        holding=preparation.holding,
+        value_range=preparation.value_range,
     )
 
 
 def make(
-    source: str, folder: Path, told: Preparation, root: Path | None, seen: FileStates, former: Entry | None
+    source: str, folder: Path, preparation: Preparation, root: Path | None, seen: FileStates, former: Entry | None
 ) -> None:
     """former: what was prepared of the source before it changed."""
     if os.path.lexists(folder):
@@ -146,16 +150,16 @@ def make(
     note(f"preparing {source} ({size}) into {folder}, which is used again while the source is unchanged")
     if former and former.folder != folder.name:
         note(f"{source} has changed since it was prepared before; that stays in {folder.with_name(former.folder)}")
-    if told.drop_columns:
+    if preparation.drop_columns:
         raise ConfigError(
             "only tables of plain numbers have columns to drop",
             where=source,
             remedy=f"leave {setting('drop_columns')} out",
         )
-    values = asdict(told) | {"size": told.decoding.size, "splits": read_splits(told.splits)}
+    values = asdict(preparation) | {"size": preparation.decoding.size, "splits": read_splits(preparation.splits)}
     values.pop("drop_columns")
     prepare(source, folder, from_dir=root, **values)
-    note(told_size())
+    note(size_text())
     if text := loss(folder):
         note(text)
 

@@ -34,18 +34,20 @@ from ffdist.data.watch import AGAIN
 from ffdist.errors import ConfigError, DataError, setting
 from ffdist.regular import open_regular
 from ffdist.remote import Remote
+from ffdist.renamed import renamed_arguments
 
 CHUNK = 256
 """Pictures that are measured at once."""
 
 
+@renamed_arguments(told="prepared_as")
 def open_data(
     name_or_source: str | Path,
     image_size: int | None = None,
     *,
     data_root: str | Path | None = None,
     download: bool = True,
-    told: Preparation | None = None,
+    prepared_as: Preparation | None = None,
     **preparation: Any,
 ) -> Images:
     """The embedded "digits"; a prepared folder, here or remote (s3://, gs://, ...); a data set that is known by name,
@@ -56,32 +58,32 @@ def open_data(
     $FFDIST_CACHE, else ffdist in $XDG_CACHE_HOME, else in ~/.cache; what is prepared there is used again while the
     source is unchanged.
     data_root: where known data sets lie as torchvision keeps them, or are fetched to; default: the cache. download:
-        whether they may be fetched. told, or preparation: how a source is prepared, by the arguments of `prepare`:
-        mode="rgb", size=64, label_column="class", ...
+        whether they may be fetched. prepared_as, or preparation: how a source is prepared, by the arguments of
+        `prepare`: mode="rgb", size=64, label_column="class", ...
     Raises DataError for a name that is neither, for a folder that is not whole, and for a source that cannot be
     prepared; ConfigError for settings out of range.
     """
     remote = Remote.of(name_or_source)
     name = remote.url if remote else str(name_or_source)
-    told = told or from_values(preparation)
+    chosen = prepared_as or from_values(preparation)
     folder = remote or folder_of(name)
     if name == "digits" or folder:
-        if told.texts():
+        if chosen.texts():
             raise ConfigError(
                 "what is prepared already is not prepared otherwise",
                 where=name,
                 expected="a source",
-                got=" ".join(told.texts()),
+                got=" ".join(chosen.texts()),
                 remedy=f"leave {setting('dataset.data_args')} out",
             )
         images = digits() if folder is None else open_folder(folder)
         return resized(replace(images, source=settled_source(name)), image_size)
     source = source_of(name)
-    sized = told
+    sized = chosen
     if source not in KNOWN or KNOWN[source].shape is None:
-        sized = told if told.size or image_size is None else replace(told, size=str(image_size))
+        sized = chosen if chosen.size or image_size is None else replace(chosen, size=str(image_size))
     if source not in KNOWN:
-        numbers = open_numbers(Path(source), told)
+        numbers = open_numbers(Path(source), chosen)
         if numbers is not None and image_size is not None:
             raise ConfigError(
                 "only pictures are resized",
@@ -91,7 +93,7 @@ def open_data(
                 remedy="leave it out",
             )
         if numbers is not None:
-            return replace(numbers, source=settled_source(name), prepared=PreparedAs(None, told.texts()))
+            return replace(numbers, source=settled_source(name), prepared=PreparedAs(None, chosen.texts()))
     root = None if data_root is None else Path(data_root).absolute()
     made = PreparedAs(prepared_in_cache(source, sized, root=root, download=download), sized.texts(), root)
     assert made.folder
@@ -209,13 +211,13 @@ def check_digests(folder: Path | Remote, files: SplitFiles, split: Split) -> Non
     if files.digests is None:
         return
     where = folder / files.digests.file
-    labels, told = read_digests(opened_parts(folder, [files.digests]).whole(files.digests.file), len(split), where)
+    labels, digest = read_digests(opened_parts(folder, [files.digests]).whole(files.digests.file), len(split), where)
     if not np.array_equal(labels, split.labels):
         raise DataError("labels are not those of the digests", where=where, remedy=AGAIN)
     for start in range(0, len(split), CHUNK):
         rows = np.arange(start, min(start + CHUNK, len(split)))
         data = split.encoded(rows) if isinstance(split, EncodedSplit) else split.take(rows)
-        if (other := first_other(data, told[rows])) is not None:
+        if (other := first_other(data, digest[rows])) is not None:
             raise not_as_written(f"{where}, row {start + other}")
 
 
@@ -228,13 +230,13 @@ def check_pixels(folder: Path | Remote, manifest: DataManifest, name: str, split
         seen.counts += counts
     if name != manifest.measured:
         return
-    for what, told, found in zip(("mean", "std"), (manifest.mean, manifest.std), seen.result(), strict=True):
-        if not np.allclose(told, found, rtol=1e-6, atol=1e-9):
+    for what, stated, found in zip(("mean", "std"), (manifest.mean, manifest.std), seen.result(), strict=True):
+        if not np.allclose(stated, found, rtol=1e-6, atol=1e-9):
             raise DataError(
                 f"{what} in the manifest is not that of the {manifest.measured} pixels",
                 where=folder / MANIFEST,
                 expected=found,
-                got=told,
+                got=stated,
                 remedy=AGAIN,
             )
 

@@ -107,8 +107,8 @@ def encoded(
         names = classes.names
         check_order(train, classes)
         codes = {split: by_number(labels, classes, train) for split, labels in splits.items()}
-    if told := written_alike(names):
-        note(f"{train.where}: {told}")
+    if text := written_alike(names):
+        note(f"{train.where}: {text}")
     absent = np.flatnonzero(np.bincount(codes[first], minlength=len(names)) == 0)
     if len(absent) and len(names) > 1:
         note(f"{train.where}: no sample of class {listed([names[k] for k in absent])}")

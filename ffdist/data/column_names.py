@@ -80,11 +80,11 @@ def only(names: Sequence[str], known: Sequence[str]) -> str | None:
 
 def taken(found: Columns, columns: Columns, flags: Sequence[str]) -> str | None:
     """A note on columns that were found; flags: what says otherwise, for samples and labels."""
-    told = [
+    texts = [
         (f"column '{now}' is taken for {what}", flag)
         for now, before, what, flag in zip(found, columns, ("the samples", "the labels"), flags, strict=False)
         if now != before
     ]
-    if not told:
+    if not texts:
         return None
-    return f"{' and '.join(text for text, _ in told)}; to say otherwise: {', '.join(flag for _, flag in told)}"
+    return f"{' and '.join(text for text, _ in texts)}; to say otherwise: {', '.join(flag for _, flag in texts)}"

@@ -295,10 +295,10 @@ def names_in(schema: pa.Schema, label: str) -> list[str] | None:
     if text is None:
         return None
     try:
-        told = json.loads(text)
+        parsed = json.loads(text)
     except ValueError as error:
         note(f"column '{label}': Hugging Face's metadata cannot be read ({error}); classes are named by their labels")
         return None
     for key in ("info", "features", label, "names"):
-        told = told.get(key) if isinstance(told, dict) else None
-    return own_names(told, f"column '{label}'") if isinstance(told, list) else None
+        parsed = parsed.get(key) if isinstance(parsed, dict) else None
+    return own_names(parsed, f"column '{label}'") if isinstance(parsed, list) else None

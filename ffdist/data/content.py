@@ -44,8 +44,8 @@ def look(source: Path, beside: Iterable[Path] = ()) -> FileStates:
             seen.update(f"{os.fspath(path)!r} {error.errno}\n".encode())
             continue
         # the time of the last change of anything, which copying tools cannot set back as they do the other
-        told = (os.fspath(path), found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
-        seen.update(f"{told!r}\n".encode())
+        state = (os.fspath(path), found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
+        seen.update(f"{state!r}\n".encode())
         newest, size = max(newest, found.st_ctime_ns), size + found.st_size
     return FileStates(seen.hexdigest(), newest + SETTLED < now, count, size)
 

@@ -90,8 +90,8 @@ class EncodedWriter:
             self.spool(shard).unlink(missing_ok=True)
         labels = self.labels[: self.rows]
         counts = np.bincount(labels, minlength=self.num_classes).tolist()
-        told = write_digests(self.folder, self.split, labels, self.digests[: self.rows])
-        return SplitFiles(self.files, counts, self.write_index(*index), told)
+        digest_file = write_digests(self.folder, self.split, labels, self.digests[: self.rows])
+        return SplitFiles(self.files, counts, self.write_index(*index), digest_file)
 
     def parts(self, rows: np.ndarray) -> list[np.ndarray]:
         """The rows of a spool in shards of twice the usual size at most, where its pictures are larger than thought."""

@@ -61,31 +61,38 @@ def to_measure(data: Any, learned: Learned, image_size: int | None) -> Images:
     return as_trained(images, learned, f"data set {images.name}")
 
 
-def opened_to_measure(name: str, learned: Learned, image_size: int | None, told: Preparation | None = None) -> Images:
+def opened_to_measure(
+    name: str, learned: Learned, image_size: int | None, preparation: Preparation | None = None
+) -> Images:
     """A data set by name, or a source, whose pictures are prepared as those of the training were; of one without a test
     split, all is that.
 
-    told: how the training's own source was prepared, whose columns count.
+    preparation: how the training's own source was prepared, whose columns count.
     """
     preprocess = learned.preprocess
     if is_prepared(name):
         return presented(open_data(name), image_size=image_size, preprocess=preprocess)
-    told = replace(
-        told or Preparation(), splits=(), ignore=(), group_column=None, group_pattern=None, validation_fraction=None
+    preparation = replace(
+        preparation or Preparation(),
+        splits=(),
+        ignore=(),
+        group_column=None,
+        group_pattern=None,
+        validation_fraction=None,
     )
     if (decoding := getattr(learned, "decoding", None)) is not None:
         size = decoding.size if preprocess else learned.shape[1:]
-        told = replace(
-            told,
+        preparation = replace(
+            preparation,
             size="{}x{}".format(*size) if size else None,
             mode={1: "grey", 3: "rgb"}.get(learned.shape[0], "keep"),  # pyright: ignore[reportArgumentType]
             background=decoding.background,
             value_range=decoding.value_range,
         )
     try:
-        images = open_data(name, told=replace(told, test_fraction=1.0))
+        images = open_data(name, prepared_as=replace(preparation, test_fraction=1.0))
     except ConfigError:  # it has a test split of its own; what else it may be is told again
-        images = open_data(name, told=replace(told, test_fraction=None))
+        images = open_data(name, prepared_as=replace(preparation, test_fraction=None))
     return presented(images, image_size=image_size, preprocess=preprocess) if preprocess else images
 
 

@@ -104,7 +104,7 @@ def mark_used(folder: Path) -> None:
         os.utime(folder)
 
 
-def told_size() -> str:
+def size_text() -> str:
     """The size of all that was prepared, in a line."""
     prepared = [each for each in list_cache() if each.kind == "prepared"]
     total = sum(each.bytes for each in prepared) / 2**20

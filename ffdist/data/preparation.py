@@ -56,8 +56,8 @@ class Preparation:
 
     def texts(self) -> tuple[str, ...]:
         """What is not as it is by default, as `name=value`."""
-        told = ((f.name, getattr(self, f.name)) for f in fields(self) if getattr(self, f.name) != f.default)
-        return tuple(f"{name}={text_of(value)}" for name, value in told)
+        changed = ((f.name, getattr(self, f.name)) for f in fields(self) if getattr(self, f.name) != f.default)
+        return tuple(f"{name}={text_of(value)}" for name, value in changed)
 
 
 def from_texts(texts: Sequence[str], where: str) -> Preparation:
@@ -75,16 +75,16 @@ def from_texts(texts: Sequence[str], where: str) -> Preparation:
 def from_values(values: Mapping[str, Any]) -> Preparation:
     """A preparation from what Python's callers write: a size as numbers, splits as a mapping, one name for a list of
     one."""
-    told = dict(values)
-    if (size := told.get("size")) is not None and not isinstance(size, str):
-        told["size"] = str(size) if isinstance(size, int) else "{}x{}".format(*size)
-    if isinstance(splits := told.get("splits"), Mapping):
+    options = dict(values)
+    if (size := options.get("size")) is not None and not isinstance(size, str):
+        options["size"] = str(size) if isinstance(size, int) else "{}x{}".format(*size)
+    if isinstance(splits := options.get("splits"), Mapping):
         pairs = [(split, [of] if isinstance(of, str) else of) for split, of in splits.items()]
-        told["splits"] = tuple(f"{split}={name}" for split, of in pairs for name in of)
+        options["splits"] = tuple(f"{split}={name}" for split, of in pairs for name in of)
     for name in ("splits", "ignore"):
-        if isinstance(told.get(name), str):
-            told[name] = (told[name],)
-    return Preparation(**typed(Preparation, {k: v for k, v in told.items() if v is not None}, "open_data"))
+        if isinstance(options.get(name), str):
+            options[name] = (options[name],)
+    return Preparation(**typed(Preparation, {k: v for k, v in options.items() if v is not None}, "open_data"))
 
 
 def sides(text: str | None) -> int | Size | None:

@@ -31,12 +31,12 @@ def presented(
 
 def sized(images: Images, image_size: int | None, preprocess: Sequence[str | Transform]) -> Images:
     """With pictures of another size."""
-    told = setting("dataset.preprocess" if preprocess else "dataset.image_size")
+    name = setting("dataset.preprocess" if preprocess else "dataset.image_size")
     if len(images.shape) != 3 or (not images.pixels and image_size is not None):
         kind = "whole numbers" if images.pixels else "floats"
         raise ConfigError(
             "only pictures are resized",
-            where=told,
+            where=name,
             expected="whole numbers (C, H, W)",
             got=f"{kind} {images.shape}",
             remedy="leave it out, and resize them before",
@@ -53,7 +53,7 @@ def sized(images: Images, image_size: int | None, preprocess: Sequence[str | Tra
         if not isinstance(step, PictureTransform) or step.numbers:
             raise ConfigError(
                 f"{type(step).__name__} is not for every picture",
-                where=told,
+                where=name,
                 expected="transforms that give pictures their size, and draw nothing: resize, center-crop",
                 got=str(step.as_call()),
                 remedy=f"{setting('dataset.augment')}, for what is done in training alone",
@@ -63,7 +63,7 @@ def sized(images: Images, image_size: int | None, preprocess: Sequence[str | Tra
         made = "pictures of several sizes" if found is None else "{} x {}".format(*found)
         raise ConfigError(
             "the pictures do not come out in the network's size",
-            where=told,
+            where=name,
             expected="{} x {}".format(*size) if image_size is not None else "one size",
             got=made,
             remedy=f"center-crop at the end of {setting('dataset.preprocess')}",
@@ -75,16 +75,16 @@ def scaled(images: Images, mean: Sequence[float], std: Sequence[float]) -> Image
     """With figures of a user's own to normalise by."""
     channels = images.shape[0] if len(images.shape) in (1, 3) else 1
     for name, values, other in (("mean", mean, "std"), ("std", std, "mean")):
-        told = setting(f"dataset.{name}")
+        spelled = setting(f"dataset.{name}")
         if not values:
             raise ConfigError(
-                f"{told} is missing",
+                f"{spelled} is missing",
                 where=f"data set {images.name}",
-                expected=f"{told} beside {setting(f'dataset.{other}')}",
+                expected=f"{spelled} beside {setting(f'dataset.{other}')}",
             )
         if len(values) not in (1, channels):
             raise ConfigError(
-                f"{told} does not fit the samples",
+                f"{spelled} does not fit the samples",
                 where=f"data set {images.name}, samples {images.shape}",
                 expected=f"1 or {channels} numbers" if channels > 1 else "1 number",
                 got=len(values),
@@ -92,7 +92,7 @@ def scaled(images: Images, mean: Sequence[float], std: Sequence[float]) -> Image
         if images.pixels and max(map(abs, values)) > 1:
             text = " ".join(f"{value / 255:.4g}" for value in values)
             raise ConfigError(
-                f"{told} is of pixels in 0..1",
+                f"{spelled} is of pixels in 0..1",
                 where=f"data set {images.name}",
                 expected="0..1",
                 got=" ".join(map(str, values)),

@@ -74,12 +74,12 @@ def as_arrow(dataset: Any, where: str, reading: Reading) -> pa.Table:
             expected="a ray.data.Dataset, or a share",
             got=type(dataset).__name__,
         )
-    told = [name for name in (reading.image, reading.label, reading.group) if name]
+    names = [name for name in (reading.image, reading.label, reading.group) if name]
     options = dataset.context.execution_options
     order, options.preserve_order = options.preserve_order, True
     try:
-        if {*told} <= {*(dataset.columns() or ())}:
-            dataset = dataset.select_columns(told)
+        if {*names} <= {*(dataset.columns() or ())}:
+            dataset = dataset.select_columns(names)
         batches = dataset.materialize().iter_batches(batch_size=ROWS, batch_format="pyarrow")
         tables = [plain(batch, where) for batch in batches if len(batch)]
     finally:

@@ -50,11 +50,11 @@ def planned(store: Store, *, pixels: int, encoded: int) -> Plan:
         return Plan(store == "encoded", encoded if store == "encoded" else pixels)
     if pixels <= max(PIXELS, encoded):
         return Plan(False, pixels)
-    told = (
+    text = (
         f"pictures are kept as they are encoded, about {encoded / 2**30:.1f} GiB, and decoded in training; pixels "
         f"would take {pixels / 2**30:.1f} GiB: {setting('store', 'pixels')}"
     )
-    return Plan(True, encoded, (told,))
+    return Plan(True, encoded, (text,))
 
 
 def mean_bytes(items: Sequence[Item]) -> float:
@@ -121,8 +121,8 @@ def sizes_note(shapes: Iterable[tuple[int, ...]]) -> list[str]:
     if len({*sides}) < 2:
         return []
     least, most = (of(h for h, _ in sides) for of in (min, max)), (of(w for _, w in sides) for of in (min, max))
-    told = " x ".join(f"{low} to {high}" for low, high in (tuple(least), tuple(most)))
+    sizes = " x ".join(f"{low} to {high}" for low, high in (tuple(least), tuple(most)))
     return [
-        f"pictures differ in size, {told} (height x width): a network gets them at {USUAL} x {USUAL}, or as "
+        f"pictures differ in size, {sizes} (height x width): a network gets them at {USUAL} x {USUAL}, or as "
         f"{setting('dataset.image_size')} says"
     ]

@@ -102,7 +102,7 @@ class Survey:
 
     def notes(self, decoding: Decoding) -> list[str]:
         """A line for each thing that a user may not expect."""
-        told = [
+        notes = [
             (self.frames, "hold several frames or pages; the first was taken"),
             (self.spare, "have channels that are neither colour nor transparency; these were left out"),
             (self.assumed, "are arrays of four channels, of which the last was taken for transparency"),
@@ -115,7 +115,7 @@ class Survey:
         ]
         return [
             f"{tally.count:,} of {self.pictures:,} pictures {what}; the first: {tally.first}"
-            for tally, what in told
+            for tally, what in notes
             if tally.count
         ]
 

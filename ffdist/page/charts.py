@@ -99,10 +99,10 @@ def by_block(records: Sequence[Record], split: str, key: str) -> list[Curve]:
 
 def own_metrics(records: Sequence[Record]) -> dict[str, Curve]:
     """Charts of own metrics by name, over the epochs."""
-    told = [(r.get("validation") or {}).get("metrics") or {} for r in records]
-    names = dict.fromkeys(str(name) for each in told for name in each)
+    metrics = [(r.get("validation") or {}).get("metrics") or {} for r in records]
+    names = dict.fromkeys(str(name) for each in metrics for name in each)
     xs = epochs_of(records)
-    return {n: Curve(n, [(x, number(each.get(n))) for x, each in zip(xs, told, strict=True)]) for n in names}
+    return {n: Curve(n, [(x, number(each.get(n))) for x, each in zip(xs, metrics, strict=True)]) for n in names}
 
 
 def shown_block(name: str) -> str:

@@ -126,8 +126,8 @@ def data_of(run: Path, data: str | None, settings: Settings, facts: DataFacts) -
     """The samples as the network takes them. Raises DataError and ConfigError for those that are not here, or do not
     fit."""
     if data is not None:
-        told = from_texts(settings.dataset.data_args, "")
-        return as_trained(opened_to_measure(data, facts, settings.dataset.image_size, told), facts, data)
+        preparation = from_texts(settings.dataset.data_args, "")
+        return as_trained(opened_to_measure(data, facts, settings.dataset.image_size, preparation), facts, data)
     if settings.dataset.data == GIVEN:
         raise no_data_to_measure(run, facts, "report")
     return as_trained(open_dataset(settings.changed(download=False).dataset), facts, settings.dataset.data)

@@ -98,7 +98,7 @@ def run_content(view: RunView, key: str = "r", level: int = 1) -> Markup:
         if records
         else []
     )
-    told: dict[str, Any] = {
+    content: dict[str, Any] = {
         "view": view,
         "key": key,
         "level": level,
@@ -119,7 +119,7 @@ def run_content(view: RunView, key: str = "r", level: int = 1) -> Markup:
         "data": data_table(view),
         "starts": start_tables(view),
     }
-    return Markup(environment().get_template("run.html").render(told))
+    return Markup(environment().get_template("run.html").render(content))
 
 
 def surest_table(view: RunView) -> Table | None:

@@ -106,7 +106,7 @@ class Watched:
         self.name = name
         self.log = GrowingLog(run)
         self.lock = threading.Lock()
-        self.told = RunView(name, str(run))
+        self.shown = RunView(name, str(run))
         """What changes seldom, as it was read when the files were as in `stamps`."""
         self.stamps: list[tuple[int, int, int] | None] = []
         self.trace: Sequence[PageSpan] = ()
@@ -123,8 +123,8 @@ class Watched:
         if strange := [name for name in TOLD if is_no_file(self.run / name)]:
             return RunView(self.name, str(self.run), troubles=[f"{name} is no file" for name in strange])
         if (now := [stamp(self.run / name) for name in TOLD]) != self.stamps:
-            self.told, self.stamps = self._read(), now
-        troubles = list(self.told.troubles)
+            self.shown, self.stamps = self._read(), now
+        troubles = list(self.shown.troubles)
         kept = attempted(lambda: steps(committed(self.run)), [], troubles)
         attempted(self.log.read, None, troubles)
         if self.log.strange:
@@ -134,7 +134,7 @@ class Watched:
         if (traced := stamp(self.run / TRACE)) != self.traced:
             self.trace, self.traced = read_trace(self.run), traced
         return replace(
-            self.told,
+            self.shown,
             trace=self.trace,
             pulses=list(self.log.pulses),
             records=list(self.log.epochs),

@@ -230,5 +230,5 @@ def of_run(view: RunView) -> Markup:
     try:
         return run_content(view)
     except (FfdistError, KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
-        told = [*view.troubles, f"The run log is not as a run writes it: {described(error)}"]
-        return run_content(RunView(view.name, view.folder, at_work=view.at_work, troubles=told))
+        troubles = [*view.troubles, f"The run log is not as a run writes it: {described(error)}"]
+        return run_content(RunView(view.name, view.folder, at_work=view.at_work, troubles=troubles))

@@ -42,10 +42,10 @@ def read_trace(run: Path) -> list[PageSpan]:
     try:
         if not path.is_file() or path.stat().st_size > LARGEST:
             return []
-        told = json.loads(path.read_text())
+        trace = json.loads(path.read_text())
     except (OSError, ValueError, RecursionError):
         return []
-    return spans_of(told.get("traceEvents") if isinstance(told, dict) else told)
+    return spans_of(trace.get("traceEvents") if isinstance(trace, dict) else trace)
 
 
 def spans_of(events: Any) -> list[PageSpan]:

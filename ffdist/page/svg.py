@@ -142,11 +142,11 @@ def style_of(index: int) -> str:
 
 def described(curves: Sequence[Curve], x: Axis, y: Axis) -> str:
     """What somebody who does not see the drawing should know of it."""
-    told = [
+    texts = [
         f"{curve.name}: from {y.write(curve.known[0][1])} to {y.write(curve.known[-1][1])}"
         for curve in evenly(curves, 8)
     ]
-    return f"Over {x.label}. {'; '.join(told)}."
+    return f"Over {x.label}. {'; '.join(texts)}."
 
 
 def figure(key: str, title: str, description: str, body: Iterable[str], height: float, width: float = WIDTH) -> Markup:
@@ -178,16 +178,18 @@ def bars_chart(key: str, title: str, rows: Sequence[tuple[str, Sequence[BarPart]
                 body.append(bar(key, name, part, (at, top + 17, width)))
             at += width
         top += 17 + THICK + 10
-    told = "; ".join(f"{name}: {', '.join(f'{p.name} {p.text}' for p in parts if p.size > 0)}" for name, parts in rows)
-    return figure(key, title, told, body, top)
+    description = "; ".join(
+        f"{name}: {', '.join(f'{p.name} {p.text}' for p in parts if p.size > 0)}" for name, parts in rows
+    )
+    return figure(key, title, description, body, top)
 
 
 def bar(key: str, row: str, part: BarPart, place: tuple[float, float, float]) -> str:
     """One part, with its text on a plate where there is room. place: x, y and width."""
     x, y, width = place
     box = f'x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{THICK}"'
-    told = f"<title>{escaped(f'{row}: {part.name} {part.text}')}</title>"
-    drawn = f'{told}<rect class="fill" {box}/><rect fill="url(#{key}-{part.style})" {box}/>'
+    title = f"<title>{escaped(f'{row}: {part.name} {part.text}')}</title>"
+    drawn = f'{title}<rect class="fill" {box}/><rect fill="url(#{key}-{part.style})" {box}/>'
     letters = len(part.text)
     if width >= 7.2 * letters + 9:
         plate = f'x="{x + 2:.1f}" y="{y + 3:.1f}" width="{7.2 * letters + 5:.1f}" height="16" rx="2"'

@@ -30,32 +30,32 @@ class Table:
 
 def headline(view: RunView) -> list[tuple[str, str]]:
     """The few numbers that a run is asked for first: what, and how much."""
-    records, told = view.records, list[tuple[str, str]]()
+    records, cells = view.records, list[tuple[str, str]]()
     test = view.test
     if test:
-        told += [
+        cells += [
             (f"test accuracy, {label}", percent(test["accuracy"][key]))
             for key, label in PREDICTORS.items()
             if key in test.get("accuracy", {})
         ]
     best = best_epoch(records)
     if best:
-        told.append((f"best validation accuracy (epoch {best[1]})", percent(best[0])))
+        cells.append((f"best validation accuracy (epoch {best[1]})", percent(best[0])))
     elif records and (last := learned_last(records[-1])) is not None:
-        told.append(("training accuracy, last block", percent(last)))
+        cells.append(("training accuracy, last block", percent(last)))
     if records:
-        told += [
+        cells += [
             ("samples a second, last epoch", count(records[-1]["train"].get("samples_per_second"))),
             ("time of training", total_time(view)),
         ]
-    told.append(
+    cells.append(
         ("epochs", f"{len(records)} of {view.settings.get('epochs', NONE)}" if view.settings else str(len(records)))
     )
     if view.at_work and view.pulses:
-        told.append(("batches learned from, at least", count(view.pulses[-1]["step"])))
+        cells.append(("batches learned from, at least", count(view.pulses[-1]["step"])))
     if records and (held := [number(s.get("run_bytes")) for s in records[-1]["stages"]]) and all(held):
-        told.append(("most memory that a stage's run held", mebibytes(max(h for h in held if h))))
-    return told
+        cells.append(("most memory that a stage's run held", mebibytes(max(h for h in held if h))))
+    return cells
 
 
 def learned_last(record: Mapping[str, Any]) -> float | None:
@@ -76,9 +76,11 @@ def settings_tables(view: RunView) -> tuple[Table, Table]:
     """Those that differ from the defaults, and all others."""
     differ, same = list[list[str]](), list[list[str]]()
     for name, value in view.settings.items():
-        told = name in ALWAYS or value != view.defaults.get(name)
+        shown = name in ALWAYS or value != view.defaults.get(name)
         row = [name.replace("_", "-"), said(value)]
-        (differ if told else same).append(row if name in ALWAYS or not told else [*row, said(view.defaults.get(name))])
+        (differ if shown else same).append(
+            row if name in ALWAYS or not shown else [*row, said(view.defaults.get(name))]
+        )
     differ = [row if len(row) == 3 else [*row, NONE] for row in differ]
     return (
         Table(
@@ -224,10 +226,10 @@ def compared_settings(views: Sequence[RunView]) -> Table:
 
 def compared_results(views: Sequence[RunView]) -> Table:
     """A row a result, a column a run."""
-    told = [dict([("state", view.state), *headline_without_epoch(view)]) for view in views]
-    names = list(dict.fromkeys(name for each in told for name in each))
+    rows = [dict([("state", view.state), *headline_without_epoch(view)]) for view in views]
+    names = list(dict.fromkeys(name for each in rows for name in each))
     return Table(
-        "Results", ["", *(view.name for view in views)], [[n, *(each.get(n, NONE) for each in told)] for n in names]
+        "Results", ["", *(view.name for view in views)], [[n, *(each.get(n, NONE) for each in rows)] for n in names]
     )
 
 

@@ -34,11 +34,11 @@ def timeline_chart(spans: Sequence[PageSpan], key: str) -> Chart | None:
     shares = {row: shares_of(each, 2 * half) for row, each in rows.items()}
     used = [style for style in WORDS if any(found.get(style, 0.0) >= 0.005 for found in shares.values())]
     table = [[visible(row), *(f"{found.get(style, 0.0):.0%}" for style in used)] for row, found in shares.items()]
-    told = "; ".join(f"{row}: computing {found.get('busy', 0.0):.0%}" for row, found in shares.items())
+    description = "; ".join(f"{row}: computing {found.get('busy', 0.0):.0%}" for row, found in shares.items())
     title = f"{2 * half / 1000:.3g} ms from the middle of the trace"
     return Chart(
         title,
-        figure(key, title, told, drawing, 38.0 * len(rows)),
+        figure(key, title, description, drawing, 38.0 * len(rows)),
         [(part_swatch(key, style), WORDS[style]) for style in used],
         ["", *(WORDS[s] for s in used)],
         table,
@@ -64,9 +64,9 @@ def drawn(rows: dict[str, list[PageSpan]], begin: float, length: float, key: str
         for s in spans:
             x, width = (s.begin - begin) * scale, max(0.3, (s.end - s.begin) * scale)
             box = f'x="{x:.1f}" y="{top + 17:.1f}" width="{width:.1f}" height="14"'
-            told = f"<title>{escaped(s.name)}, {(s.end - s.begin) / 1000:.3g} ms</title>"
+            title = f"<title>{escaped(s.name)}, {(s.end - s.begin) / 1000:.3g} ms</title>"
             body.append(
-                f'<g class="part {s.style}">{told}<rect class="fill" {box}/>'
+                f'<g class="part {s.style}">{title}<rect class="fill" {box}/>'
                 f'<rect fill="url(#{key}-{s.style})" {box}/></g>'
             )
     return body

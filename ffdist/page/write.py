@@ -47,13 +47,15 @@ def write_report(
         raise ConfigError("there is no run to tell of", expected="at least one run's directory")
     if pictures is not None and (isinstance(pictures, bool) or not isinstance(pictures, int) or pictures < 1):
         raise ConfigError("pictures has a wrong value", expected=">= 1, or None", got=repr(pictures))
-    told = as_snapshot(snapshot)
+    chosen = as_snapshot(snapshot)
     folders = list(dict.fromkeys(pulled(run) for run in runs))
     check_runs(folders)
     path = Path(out) if out is not None else (folders[0] if len(folders) == 1 else Path()) / NAME
     check_free(path)
     with trusting(trust):
-        views = [viewed(run, name, told, data, pictures) for run, name in zip(folders, names_of(folders), strict=True)]
+        views = [
+            viewed(run, name, chosen, data, pictures) for run, name in zip(folders, names_of(folders), strict=True)
+        ]
     text = drawn(views, folders)
     try:
         write_durably(path, text.encode(errors="backslashreplace"))

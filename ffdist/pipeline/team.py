@@ -36,7 +36,7 @@ class StageGroup:
         self.senders = senders
         self.receivers = receivers
         self.stop = stop or Event()
-        self.told: int | None = None
+        self.stop_step: int | None = None
         """The batch with which the others were told that the run is to end early."""
         self.lent: Callable[[], AbstractContextManager[None]] = nullcontext
         """Within, this worker waits, and its other stages may compute."""
@@ -119,17 +119,17 @@ class StageGroup:
 
     def announce_stop(self, step: int) -> int | None:
         """The batch with which the others are told that the run is to end early; None: it goes on."""
-        if self.stop.is_set() and self.told is None:
-            self.told = step
-        return self.told
+        if self.stop.is_set() and self.stop_step is None:
+            self.stop_step = step
+        return self.stop_step
 
     def receive_stop(self, frames: Iterable[Frame]) -> None:
         """What the others tell of it."""
         for frame in frames:
-            if self.told is None:
-                self.told = frame.fields["told"]
+            if self.stop_step is None:
+                self.stop_step = frame.fields["told"]
 
     def is_stopping(self, step: int, *, waiting: bool = True) -> bool:
         """Whether the run is to end behind batch `step`, the same on every worker: what came with an exchange is known
         to all when the next batch's first block has been computed; and at once where nothing is under way."""
-        return self.told is not None and self.told <= step - waiting
+        return self.stop_step is not None and self.stop_step <= step - waiting

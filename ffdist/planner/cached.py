@@ -95,13 +95,13 @@ def profile_of(
             sliced=is_elementwise(settings),
             backprop=None,
         )
-        told = made.as_json()
+        fields = made.as_json()
         if backprop:
             from ffdist.baselines.base import BaselineConfig
             from ffdist.planner.backprop import measure_backprop
 
-            told["backprop"] = asdict(measure_backprop(chain, BaselineConfig(settings, 10**6, device), sizes, x, y))
-        return told
+            fields["backprop"] = asdict(measure_backprop(chain, BaselineConfig(settings, 10**6, device), sizes, x, y))
+        return fields
 
     return cached(facts, measure, Profile.from_json, fresh=fresh)
 
@@ -138,8 +138,8 @@ def measure_links() -> dict[str, Any]:
 def print_links() -> None:
     within = fastest(here(), here()).name
     found = measure_transport(sorted({within, "gloo"}), (SMALL, LARGE), rounds=3, volume=6 * LARGE)
-    told = {f"{rate.transport} {rate.message_bytes}": rate.messages_per_s for rate in found}
-    print(json.dumps(told | {"within": within}))
+    rates = {f"{rate.transport} {rate.message_bytes}": rate.messages_per_s for rate in found}
+    print(json.dumps(rates | {"within": within}))
 
 
 def link_of(rates: dict[str, Any], transport: str) -> NetworkLink:

@@ -45,8 +45,8 @@ class NetworkLink:
 
     def __str__(self) -> str:
         unit, scale = next((u, s) for u, s in (("gbit", 1e9), ("mbit", 1e6), ("kbit", 0)) if self.rate * 8 >= s)
-        told = f"{self.rate * 8 / (scale or 1e3):.4g}{unit}"
-        return f"{told},{self.latency * 1e6:.3g}us" if self.latency else told
+        text = f"{self.rate * 8 / (scale or 1e3):.4g}{unit}"
+        return f"{text},{self.latency * 1e6:.3g}us" if self.latency else text
 
 
 LOCAL = NetworkLink(rate=5e9, latency=20e-6, sender=1 / 5e9, wired=False)
@@ -61,14 +61,14 @@ MESSAGE_CPU = 100e-6
 class ExchangeCost:
     """How workers that share a block exchange its gradients, as `pipeline/reduce.py` has it."""
 
-    told: str = "auto"
+    choice: str = "auto"
     """As `plan.exchange`."""
     short: float = 1.0
     """Of the gradients' bytes, the part that travels."""
 
     def is_sliced(self, workers: int) -> bool:
         """Whether each adds up a slice of its own."""
-        return workers > 1 and slices_pay(workers, self.told)
+        return workers > 1 and slices_pay(workers, self.choice)
 
     def sent(self, num_bytes: float, workers: int, *, weights: bool) -> float:
         """Bytes that each worker sends of a block's gradients, and gets.

@@ -141,7 +141,7 @@ class PlanSearch:
                 for j in range(i + 1, size + 1):
                     if self.least_workers(i, j, seconds) > min(self.lanes, self.cluster.devices - run.worker):
                         break
-                    for new in self.dealt(run, gone, i, j, seconds):
+                    for new in self.extended(run, gone, i, j, seconds):
                         if self.can_end(new, j, seconds):
                             self.add(runs[j], new, j, seconds)
         prices = (price(self.profile, self.cluster, self.plan(run)) for run in runs[size])
@@ -196,7 +196,7 @@ class PlanSearch:
         room = room if self.shared else 0.0
         return left <= (room + self.capacity[run.worker + 1] * seconds) * (1 + CLOSE) or not isfinite(seconds)
 
-    def dealt(
+    def extended(
         self, run: PartialPlan, gone: Sequence[PartialPlan | None], i: int, j: int, seconds: float
     ) -> Iterator[PartialPlan]:
         """Blocks i..j as one stage behind `run`: by new workers, and with some lanes by the last one.
@@ -204,7 +204,7 @@ class PlanSearch:
         gone: the run when so many of its lanes have gone to other workers, by their number.
         """
         if left := gone[-1]:
-            yield from self.dealt_to(left, i, j, seconds)
+            yield from self.extended_by(left, i, j, seconds)
         if run.worker >= 0 and self.shared:
             lane = self.costs.total("lane", i, j) / self.cluster.speed(run.worker)
             if run.busy + lane > seconds:
@@ -259,7 +259,7 @@ class PlanSearch:
             own = at_most(own - 1, room, self.costs.per_lane(i, j, speed))
         return None
 
-    def dealt_to(self, run: PartialPlan, i: int, j: int, seconds: float) -> Iterator[PartialPlan]:
+    def extended_by(self, run: PartialPlan, i: int, j: int, seconds: float) -> Iterator[PartialPlan]:
         """Blocks dealt out to new workers alone."""
         most = min(self.lanes, self.cluster.devices - run.worker - 1) if self.shared else 1
         workers = self.least_workers(i, j, seconds)

@@ -185,7 +185,7 @@ def profiled(
 def cluster_of(request: Request, device: torch.device, settings: Settings) -> Cluster:
     """Raises ConfigError for what is no link, size or speed; StageError where links cannot be measured."""
     on_cpu, limit = not queues(device), request.memory_limit
-    told = parse_link(request.link) if request.link else None
+    link = parse_link(request.link) if request.link else None
     cluster = Cluster(
         request.devices,
         speeds=request.speeds,
@@ -194,9 +194,9 @@ def cluster_of(request: Request, device: torch.device, settings: Settings) -> Cl
         exchange=ExchangeCost(settings.plan.exchange, 0.5 if settings.training.exchange_dtype == "bf16" else 1.0),
     )  # checked before anything is measured
     here, network = links_here(on_cpu=on_cpu, fresh=request.fresh)
-    if told:
+    if link:
         return replace(
-            cluster, link=replace(told, sender=network.sender, receiver=network.receiver, message=network.message)
+            cluster, link=replace(link, sender=network.sender, receiver=network.receiver, message=network.message)
         )
     cores = available_cores() / torch.get_num_threads()
     crowded = on_cpu and request.devices > cores

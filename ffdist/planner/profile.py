@@ -130,16 +130,16 @@ class Profile:
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Profile:
         """Raises KeyError, TypeError or ValueError for what `as_json` does not make."""
-        told = dict(value)
-        if told.pop("format") != FORMAT:
+        fields = dict(value)
+        if fields.pop("format") != FORMAT:
             raise ValueError("a profile of another format")
-        backprop = told.pop("backprop")
+        backprop = fields.pop("backprop")
         return cls(
             **(
-                told
+                fields
                 | {
-                    "blocks": blocks_from(told["blocks"]),
-                    "source": curve_from(told["source"]),
+                    "blocks": blocks_from(fields["blocks"]),
+                    "source": curve_from(fields["source"]),
                     "backprop": backprop and BackpropProfile(blocks_from(backprop["blocks"])),
                 }
             )
@@ -150,8 +150,8 @@ CURVES = ("forward", "backward", "graph")
 
 
 def blocks_from(values: Sequence[dict[str, Any]]) -> tuple[BlockProfile, ...]:
-    told: list[dict[str, Any]] = [each | {name: curve_from(each[name]) for name in CURVES} for each in values]
-    return tuple(BlockProfile(**each) for each in told)
+    fields: list[dict[str, Any]] = [each | {name: curve_from(each[name]) for name in CURVES} for each in values]
+    return tuple(BlockProfile(**each) for each in fields)
 
 
 def curve_from(value: dict[str, Any]) -> Curve:

@@ -27,8 +27,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 def tell_agent(**said: Any) -> None:
     """run: the run's directory. final: the run is not to be started again. Of no effect under torchrun's own agent."""
     if file := os.environ.get(VARIABLE):
-        with suppress(OSError), open(file, "a") as told:
-            told.write(json.dumps(said) + "\n")
+        with suppress(OSError), open(file, "a") as log:
+            log.write(json.dumps(said) + "\n")
 
 
 def stop_agent(number: int) -> None:
@@ -44,7 +44,7 @@ def counting() -> Iterator[None]:
     """A context in which what torchrun starts is watched by this agent, where this version of torch lets it be."""
     from torch.distributed.launcher import api
 
-    with told_file() as file:
+    with log_file() as file:
         os.environ[VARIABLE] = file
         before = api.LocalElasticAgent
         api.LocalElasticAgent = agent_of(before, Path(file))  # type: ignore[misc] - there is no other way in
@@ -55,7 +55,7 @@ def counting() -> Iterator[None]:
 
 
 @contextmanager
-def told_file() -> Iterator[str]:
+def log_file() -> Iterator[str]:
     """A file that the ranks of this process can open; on Linux without a name on disk, so that nothing stays behind."""
     if hasattr(os, "memfd_create"):
         descriptor = os.memfd_create("ffdist-agent")
@@ -87,16 +87,16 @@ def agent_of(base: type[Any], file: Path) -> type[Any]:
             return result
 
         def _count(self, most: int) -> None:
-            told = [json.loads(line) for line in file.read_text().splitlines()]
-            if any(said.get("final") for said in told):
+            messages = [json.loads(line) for line in file.read_text().splitlines()]
+            if any(said.get("final") for said in messages):
                 self._remaining_restarts = 0
                 return
-            run = next((Path(said["run"]) for said in reversed(told) if "run" in said), None)
+            run = next((Path(said["run"]) for said in reversed(messages) if "run" in said), None)
             if run is None:
                 return
             if self.budget is None:
                 self.budget = Budget(run, most)
-                self.budget.seen = next((said["newest"] for said in told if "newest" in said), None)
+                self.budget.seen = next((said["newest"] for said in messages if "newest" in said), None)
                 self.budget.spent = most - self._remaining_restarts
             self.budget.spend()
             self._remaining_restarts = max(0, min(most, most + 1 - self.budget.spent))

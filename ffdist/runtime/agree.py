@@ -204,12 +204,12 @@ def smallest_part(batch: int, microbatches: int, lanes: int = 1) -> SmallestBatc
         remedy = f"train on two samples or more, with {setting('training.batch_size', '2')} or more"
     else:
         whole = microbatches * lanes * max(2, -(-batch // (microbatches * lanes)))
-        told = [
+        remedies = [
             setting(f"training.{name}", value)
             for name, value in (("microbatches", fewer), ("lanes", fewer_lanes))
             if value
         ]
-        remedy = ", or ".join([*told, setting("training.batch_size", whole)])
+        remedy = ", or ".join([*remedies, setting("training.batch_size", whole)])
     return SmallestBatch(least(batch, microbatches, lanes), remedy)
 
 
@@ -283,5 +283,5 @@ def validation_note(job: Job) -> str | None:
         return None
     if job.validation_share is None:
         return f"validation on the data's own validation split, {len(own):,} samples; none is held out of train"
-    told = setting("dataset.validation", f"{job.validation_share:g}")
-    return f"the data's own validation split, {len(own):,} samples, is not used: {told}"
+    share = setting("dataset.validation", f"{job.validation_share:g}")
+    return f"the data's own validation split, {len(own):,} samples, is not used: {share}"

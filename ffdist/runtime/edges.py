@@ -172,15 +172,15 @@ def joined_by(route: Route) -> str:
 
 def check_gloo() -> None:
     """Raises ConfigError where gloo finds no address on the interface that it is told, or takes by itself."""
-    told = os.environ.get("GLOO_SOCKET_IFNAME", "")
+    interface = os.environ.get("GLOO_SOCKET_IFNAME", "")
     try:
-        for name in told.split(",") if told else [None]:
+        for name in interface.split(",") if interface else [None]:
             listens(name)
     except RuntimeError as error:
         usable = [name for _, name in socket.if_nameindex() if _listens(name)]
         raise ConfigError(
             "gloo cannot use the network of this host",
-            where=f"GLOO_SOCKET_IFNAME={told}" if told else "the interface that the host's name resolves to",
+            where=f"GLOO_SOCKET_IFNAME={interface}" if interface else "the interface that the host's name resolves to",
             expected=f"one of {', '.join(usable)}" if usable else "an interface with an address; there is none",
             got=brief(error),
             remedy=f"GLOO_SOCKET_IFNAME={usable[0]}, or another of them" if usable else "ip link set lo up",

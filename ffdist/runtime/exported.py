@@ -111,13 +111,13 @@ def load(
     Raises SnapshotError for what is no run and no such file, and for a snapshot that is not there; ConfigError where
     network or objective are needed.
     """
-    path, told = pulled(place), as_snapshot(snapshot)
+    path, chosen = pulled(place), as_snapshot(snapshot)
     if path.is_file():
-        if told not in ("final", "last"):
+        if chosen not in ("final", "last"):
             raise ConfigError(
                 "a file has one network alone",
                 where=path,
-                got=f"snapshot={told!r}",
+                got=f"snapshot={chosen!r}",
                 remedy="name the run's directory, or leave the snapshot out",
             )
         return _load_file(path, network, objective)
@@ -125,7 +125,7 @@ def load(
         settings, facts = read_settings(path), read_facts(path)
     check_code(path, settings, strict=False)
     chain, rule = _made(settings, facts, network, objective, path)
-    return trained(path, chain, rule, facts, settings, told)
+    return trained(path, chain, rule, facts, settings, chosen)
 
 
 def _made(

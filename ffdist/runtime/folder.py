@@ -230,8 +230,8 @@ def check_resumable(before: Settings, now: Settings, remedy: str = "leave it out
 
 def are_joined(before: Settings, now: Settings) -> bool:
     """Whether the modules that are told are those that the run's blocks make."""
-    blocks, told = before.network.blocks, now.network.modules
-    return told in (blocks, (len(blocks),))
+    blocks, modules = before.network.blocks, now.network.modules
+    return modules in (blocks, (len(blocks),))
 
 
 def last_seen(run: Path) -> Manifest | None:
@@ -252,8 +252,8 @@ def nothing_left(now: Settings) -> str | None:
         return None
     check_epochs(manifest, now.training.epochs)
     recorded = read_settings(now.run.out)
-    told, before = ((s.training.epochs, s.training.early_stop) for s in (now, recorded))
-    if not has_ended(now.run.out) or told != before:
+    asked, before = ((s.training.epochs, s.training.early_stop) for s in (now, recorded))
+    if not has_ended(now.run.out) or asked != before:
         return None
     if manifest.epoch < now.training.epochs:
         stopped = f"the run stopped early after {manifest.epoch} of {now.training.epochs} epochs"

@@ -78,17 +78,17 @@ def rule_name(kind: type[Objective]) -> str | None:
     return settled_module(kind.__module__, kind.__qualname__) or f"{kind.__module__}:{kind.__qualname__}"
 
 
-def data_settings(images: Images, told: DatasetSettings) -> dict[str, Any]:
-    """The name or folder by which these very images can be opened again, presented as `told`."""
+def data_settings(images: Images, dataset: DatasetSettings) -> dict[str, Any]:
+    """The name or folder by which these very images can be opened again, presented as `dataset`."""
     made = images.prepared
     try:
         if images.source is not None:
             args, root = (made.args, made.root) if made else ((), None)
             place = (made and made.folder) or images.source
-            opened = open_data(place, told=from_texts(args if place == images.source else (), ""))
+            opened = open_data(place, prepared_as=from_texts(args if place == images.source else (), ""))
             size = None if opened.shape == images.shape else images.shape[-1]
-            size = told.image_size if told.preprocess else size
-            if with_preprocessing(opened, replace(told, image_size=size)).digest == images.digest:
+            size = dataset.image_size if dataset.preprocess else size
+            if with_preprocessing(opened, replace(dataset, image_size=size)).digest == images.digest:
                 return {"data": images.source, "image_size": size, "data_args": args, "data_root": root}
     except FfdistError:
         pass
@@ -158,9 +158,9 @@ def given_network(settings: Settings, network: Chain, rule: Objective) -> tuple[
 
 def check_given(settings: Settings, network: Chain, rule: Objective) -> None:
     """Raises ConfigError for another network or rule than was given when the run began."""
-    for kind, told in (("model", layers_digest(network)), ("objective", rule_digest(rule))):
+    for kind, given in (("model", layers_digest(network)), ("objective", rule_digest(rule))):
         recorded = settings.value(f"{kind}_args")
-        if settings.value(kind) == GIVEN and recorded and recorded != (told,):
+        if settings.value(kind) == GIVEN and recorded and recorded != (given,):
             raise another(kind)
     if settings.rule.objective in OBJECTIVES:
         named = load_objective(

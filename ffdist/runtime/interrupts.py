@@ -78,22 +78,22 @@ class StopRequest:
 def interrupts(ask: Callable[[int], None]) -> Iterator[StopRequest]:
     """The first signal calls `ask` with its number; another one raises Interrupted. Of no effect outside the main
     thread."""
-    told = StopRequest()
+    request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
-        yield told
+        yield request
         return
 
     def handle(number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
-        if not told.number:
-            told.number, told.at = number, now
+        if not request.number:
+            request.number, request.at = number, now
             ask(number)
-        elif now - told.at > AS_ONE:
+        elif now - request.at > AS_ONE:
             raise Interrupted(number)
 
     previous = {number: signal.signal(number, handle) for number in heeded()}
     try:
-        yield told
+        yield request
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

@@ -59,8 +59,8 @@ class Job:
     @property
     def lanes(self) -> int:
         """The lanes of a batch, as far as they are known before there is a plan."""
-        told = self.settings
-        return told.training.lanes or told.plan.replicas or 1
+        settings = self.settings
+        return settings.training.lanes or settings.plan.replicas or 1
 
     @property
     def names(self) -> list[str]:
@@ -78,14 +78,14 @@ class Job:
     @property
     def validation_share(self) -> float | None:
         """The share of the training samples held out for validation; None where the data's own split is taken."""
-        told = self.settings.dataset.validation
-        if told is None:
+        share = self.settings.dataset.validation
+        if share is None:
             return VALIDATION_SHARE if self.images.validation is None else None
-        return told
+        return share
 
     def loaders(self) -> Loaders:
         """The splits' loaders; the same on every rank."""
-        told, images = self.settings, self.images
+        settings, images = self.settings, self.images
         share = self.validation_share
         if not len(images.train):
             raise DataError(
@@ -96,7 +96,7 @@ class Job:
                 f"{setting('test_fraction')} they have one",
             )
         train, held_out = split_indices(
-            images.train.labels, validation=share or 0.0, samples=told.dataset.samples, seed=told.training.seed
+            images.train.labels, validation=share or 0.0, samples=settings.dataset.samples, seed=settings.training.seed
         )
         picked = self._loader(images.train, held_out) if len(held_out) else None
         return Loaders(

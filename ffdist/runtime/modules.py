@@ -49,13 +49,13 @@ def joined_in_modules(settings: Settings, chain: Chain, rule: Objective, units: 
     chain: in its blocks so far. units: how many of the layers or blocks that `blocks` counts make each of these.
     Raises ConfigError for modules that do not cover the blocks, and for several of backpropagation.
     """
-    told = settings.network.modules
-    if not told:
+    modules = settings.network.modules
+    if not modules:
         return settings
-    if told == settings.network.blocks:  # those of a run that goes on
+    if modules == settings.network.blocks:  # those of a run that goes on
         return settings.changed(modules=())
     if settings.rule.objective == "backprop":
-        check_one(told)
+        check_one(modules)
         return settings.changed(modules=())
     counts = counts_of(settings, chain, rule)
     ends = list(accumulate(counts))
@@ -65,13 +65,13 @@ def joined_in_modules(settings: Settings, chain: Chain, rule: Objective, units: 
     return settings.changed(modules=(), blocks=blocks)
 
 
-def check_one(told: tuple[int, ...]) -> None:
-    if told != (1,):
+def check_one(counts: tuple[int, ...]) -> None:
+    if counts != (1,):
         raise ConfigError(
             "backpropagation's twin is one module",
             where=setting("network.modules"),
             expected="1",
-            got=" ".join(map(str, told)),
+            got=" ".join(map(str, counts)),
             remedy=f"leave it out; or a local rule: {setting('rule.objective', 'dgl')}",
         )
 

@@ -35,7 +35,7 @@ class Keeper:
     leads: bool = True
     """Whether this worker keeps for all that share a stage what they all know."""
     log: Callable[[str], object] = lambda text: None
-    told: int = 0
+    count: int = 0
 
     @cached_property
     def loader(self) -> Loader:
@@ -62,12 +62,12 @@ class Keeper:
         return str(path) if path else None
 
     def _tell(self, found: Nonfinite, path: Path | None) -> None:
-        self.told += 1
+        self.count += 1
         text = f"{found.spec.name} skipped batch {found.step} of epoch {found.epoch + 1}: {found.trouble.what} "
         text += f"{found.trouble.value}"
         self.log(text)
-        if self.told <= TOLD:
-            more = "; more are kept there, and not told" if self.told == TOLD else ""
+        if self.count <= TOLD:
+            more = "; more are kept there, and not told" if self.count == TOLD else ""
             note(text + (f"; its samples' numbers: {path}{more}" if path else ""))
 
 

@@ -30,21 +30,21 @@ def count_workers(settings: Settings, names: Sequence[str], ranks: int | None) -
 
     Raises ConfigError for a plan that does not fit the blocks, the lanes or torchrun's ranks.
     """
-    told = settings.plan
-    if told.plan and told.plan != AUTO:
-        plan = given_plan(told.plan, names, settings.training.lanes)
+    given = settings.plan
+    if given.plan and given.plan != AUTO:
+        plan = given_plan(given.plan, names, settings.training.lanes)
         if ranks is not None:
             plan.check_ranks(ranks, "torchrun")
         check_backprop(settings, len(plan.stages), setting("plan.plan"))
         return plan.workers
-    if told.replicas:
-        check_count(told.replicas, ranks, "plan.replicas")
-        check_lanes(settings, told.replicas)
-        return told.replicas
-    if told.devices or told.plan == AUTO:
-        if told.devices:
-            check_count(told.devices, ranks, "plan.devices")
-        return ranks or told.devices or local_devices(settings) or min(2, available_cores())
+    if given.replicas:
+        check_count(given.replicas, ranks, "plan.replicas")
+        check_lanes(settings, given.replicas)
+        return given.replicas
+    if given.devices or given.plan == AUTO:
+        if given.devices:
+            check_count(given.devices, ranks, "plan.devices")
+        return ranks or given.devices or local_devices(settings) or min(2, available_cores())
     return count_stages(settings, len(names), ranks)
 
 
@@ -175,7 +175,7 @@ def plan_of(job: Job, workers: int, device: torch.device, train: Loader, speeds:
             where=job.run and job.run / PLAN,
             remedy=f"restore it, or put a plan of as many lanes there: `ffdist plan ... --lanes N --json > {PLAN}`",
         )
-    plan = saved if saved and still_told(saved, job, workers) else new_plan(job, workers, device, train, speeds=speeds)
+    plan = saved if saved and is_as_asked(saved, job, workers) else new_plan(job, workers, device, train, speeds=speeds)
     plan.check(job.names)
     plan.check_ranks(workers, "processes of the run")
     if saved and saved.lanes != plan.lanes and job.resume:
@@ -191,18 +191,18 @@ def plan_of(job: Job, workers: int, device: torch.device, train: Loader, speeds:
     return plan
 
 
-def still_told(plan: Plan, job: Job, workers: int) -> bool:
+def is_as_asked(plan: Plan, job: Job, workers: int) -> bool:
     """Whether a plan of an earlier start is one of those that are told now."""
-    told, lanes = job.settings.plan, job.settings.training.lanes
+    given, lanes = job.settings.plan, job.settings.training.lanes
     if plan.workers != workers or plan.blocks != job.names or lanes not in (None, plan.lanes):
         return False
-    if told.plan and told.plan != AUTO:
-        return plan == given_plan(told.plan, job.names, lanes)
-    if told.replicas:
-        return plan == Plan.replicated(job.names, told.replicas, plan.lanes)
-    if told.devices or told.plan == AUTO:
+    if given.plan and given.plan != AUTO:
+        return plan == given_plan(given.plan, job.names, lanes)
+    if given.replicas:
+        return plan == Plan.replicated(job.names, given.replicas, plan.lanes)
+    if given.devices or given.plan == AUTO:
         return True
-    return plan.is_pipeline and (not told.cut or plan.blocks_per_stage == list(told.cut))
+    return plan.is_pipeline and (not given.cut or plan.blocks_per_stage == list(given.cut))
 
 
 def new_plan(
@@ -215,11 +215,11 @@ def new_plan(
     costs: Sequence[BlockCost] | None = None,
 ) -> Plan:
     """The plan that is given, or found. costs: of the blocks, where they are measured already."""
-    told, lanes = job.settings.plan, job.settings.training.lanes
-    if told.plan and told.plan != AUTO:
-        return given_plan(told.plan, job.names, lanes)
-    if told.replicas:
-        return Plan.replicated(job.names, told.replicas, lanes or told.replicas)
+    given, lanes = job.settings.plan, job.settings.training.lanes
+    if given.plan and given.plan != AUTO:
+        return given_plan(given.plan, job.names, lanes)
+    if given.replicas:
+        return Plan.replicated(job.names, given.replicas, lanes or given.replicas)
     if is_searched(job.settings):
         return searched(job, workers, device, train, speeds)
     return Plan.pipeline(job.names, cut_of(job, workers, device, train, costs), lanes or 1)
@@ -280,7 +280,7 @@ def check_cut(job: Job, stages: int) -> None:
 
 def most_stages(settings: Settings, workers: int) -> int:
     """The most stages of any plan that is given."""
-    told = settings.plan
-    if told.replicas:
+    given = settings.plan
+    if given.replicas:
         return 1
-    return told.plan.count("|") + 1 if told.plan and told.plan != AUTO else workers
+    return given.plan.count("|") + 1 if given.plan and given.plan != AUTO else workers

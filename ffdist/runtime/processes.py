@@ -86,9 +86,13 @@ def run_attempts(
     """
     check_interpreter()
     launcher = Launcher(pack(life), stages, observer, timeout)
-    with interrupts(launcher.interrupt) as launcher.told:
+    with interrupts(launcher.interrupt) as launcher.stop_request:
         return supervise(
-            launcher.attempt, observer, run=run, max_restarts=max_restarts, stopping=lambda: bool(launcher.told.number)
+            launcher.attempt,
+            observer,
+            run=run,
+            max_restarts=max_restarts,
+            stopping=lambda: bool(launcher.stop_request.number),
         )
 
 
@@ -100,14 +104,14 @@ class Launcher:
     stages: int
     observer: Observer
     timeout: float | None
-    told: StopRequest = field(default_factory=StopRequest)
+    stop_request: StopRequest = field(default_factory=StopRequest)
     watch: ProcessMonitor | None = None
     """Of the attempt that is under way."""
     begun: bool = False
     """Whether stages have been at work."""
 
     def attempt(self, number: int) -> Result:
-        watch = self.watch = ProcessMonitor(self.observer, self.timeout, self.told)
+        watch = self.watch = ProcessMonitor(self.observer, self.timeout, self.stop_request)
         try:
             with meeting_place() as (store, descriptors):
                 for rank in range(self.stages):
@@ -243,7 +247,7 @@ class ProcessMonitor:
     observer: Observer
     timeout: float | None = None
     """Seconds after which a stage that gives no sign of life is hung."""
-    told: StopRequest = field(default_factory=StopRequest)
+    stop_request: StopRequest = field(default_factory=StopRequest)
     stages: list[StageProcess] = field(default_factory=list)
     result: Result = field(default_factory=Result)
     started: bool = False
@@ -271,7 +275,7 @@ class ProcessMonitor:
                 deadline = time.monotonic() + GRACE
         if failed := [stage.error for stage in self.stages if stage.error]:
             raise verdict(failed, [str(stage) for stage in self.stages if stage.open])
-        self.result.signal = self.told.number
+        self.result.signal = self.stop_request.number
         return self.result
 
     def _find_hung(self) -> None:
@@ -323,8 +327,8 @@ class ProcessMonitor:
             case "ready":
                 self.ready |= stage.rank == 0
             case "signal":
-                if not self.told.number:
-                    self.told.number, self.told.at = event["number"], time.monotonic()
+                if not self.stop_request.number:
+                    self.stop_request.number, self.stop_request.at = event["number"], time.monotonic()
                     self.interrupt(event["number"])
             case _:
                 hear(from_json(event))
@@ -337,8 +341,8 @@ class ProcessMonitor:
             raise Interrupted(number)
 
     def leave_if_told(self) -> None:
-        if self.told.number:
-            raise Interrupted(self.told.number)
+        if self.stop_request.number:
+            raise Interrupted(self.stop_request.number)
 
     def end_all(self) -> None:
         for stage in self.stages:

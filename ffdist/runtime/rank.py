@@ -126,9 +126,9 @@ class Rank:
         def decide() -> dict[str, Any]:
             return make_plan(job, self.world, job.loaders(), device, speeds)
 
-        told = agree(self.store, self.world, "plan", decide, job.timeout)
-        manifest = read_manifest(Path(told["snapshot"])) if told["snapshot"] else None
-        return AgreedStart(Plan.from_json(told["plan"]), told["steps"], manifest)
+        agreed = agree(self.store, self.world, "plan", decide, job.timeout)
+        manifest = read_manifest(Path(agreed["snapshot"])) if agreed["snapshot"] else None
+        return AgreedStart(Plan.from_json(agreed["plan"]), agreed["steps"], manifest)
 
 
 def within(routes: Sequence[Route], rank: int, timeout: timedelta, ends: ExitStack) -> Ends:

@@ -44,7 +44,7 @@ def run_ray(
     with joined(options, stages), room(options, stages) as group:
         team = ActorGroup(make_job, run and run.absolute(), data, options, group, [None] * stages)
         hear = stopping(metered(noted(run, observer)), team.end_early)
-        with closing(team), interrupts(team.stop) as told:
+        with closing(team), interrupts(team.stop) as request:
             result = supervise(
                 lambda number: team.attempt(number, hear),
                 hear,
@@ -52,7 +52,7 @@ def run_ray(
                 max_restarts=options.max_restarts,
                 stopping=lambda: bool(team.stopping) or team.ending,
             )
-            result.signal = told.number or team.stopping
+            result.signal = request.number or team.stopping
             return result
 
 

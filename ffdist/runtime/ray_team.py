@@ -235,8 +235,8 @@ class Beats:
                 del self._asked[rank]
                 self._heard[rank] = now
                 with suppress(RayError):  # it has died, as its run will tell
-                    self.doing[rank], told = ray.get(answer)
-                    self.told = self.told or told
+                    self.doing[rank], beat = ray.get(answer)
+                    self.told = self.told or beat
         return [rank for rank in actors if now - self._heard[rank] > silence_of(self.timeout)]
 
 

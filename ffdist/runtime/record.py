@@ -41,7 +41,7 @@ def facts(launcher: str, stages: int, words: Sequence[str] | None = None) -> dic
     }
 
 
-def note_start(run: Path, told: dict[str, Any], recorded: Settings | None = None) -> None:
+def note_start(run: Path, start: dict[str, Any], recorded: Settings | None = None) -> None:
     """The stages are ready: add what `facts` told to the folder, and the settings with which it goes on.
 
     Raises SnapshotError where it cannot be written, ConfigError where the settings cannot.
@@ -50,7 +50,7 @@ def note_start(run: Path, told: dict[str, Any], recorded: Settings | None = None
         write_settings(run, recorded)
     began = {"began": datetime.now().astimezone().isoformat(timespec="seconds")}
     with writing(run / ENVIRONMENT), (run / ENVIRONMENT).open("a") as file:
-        file.write(json.dumps(began | told) + "\n")
+        file.write(json.dumps(began | start) + "\n")
 
 
 def read_starts(run: Path) -> list[dict[str, Any]]:

@@ -96,21 +96,21 @@ class Recorder(FiniteCheck):
 
     def __init__(self, spec: BlockSpec, device: torch.device) -> None:
         super().__init__(spec, "skip", device)
-        self.told = BlockSeen(spec.name)
+        self.record = BlockSeen(spec.name)
         self.share = 1.0
         self.numbers = list[int]()
         """Of the part that is at work: its part of the batch, and its samples."""
 
     def seen(self, local: Local) -> Local:
-        told = self.told
+        record = self.record
         if local.loss is not None:
-            told.loss = (told.loss or 0.0) + float(local.loss.detach()) * self.share
+            record.loss = (record.loss or 0.0) + float(local.loss.detach()) * self.share
         if local.next_input is not None and local.next_input.is_floating_point():
             bad = ~torch.isfinite(local.next_input)
-            told.largest_output = greatest(told.largest_output, local.next_input)
-            told.bad_outputs += int(bad.sum())
+            record.largest_output = greatest(record.largest_output, local.next_input)
+            record.bad_outputs += int(bad.sum())
             rows = bad.flatten(1).any(1).nonzero().flatten().tolist() if bad.any() else []
-            told.samples += [self.numbers[row % len(self.numbers)] for row in rows]
+            record.samples += [self.numbers[row % len(self.numbers)] for row in rows]
         return local
 
     def look_at(self, gradients: Any) -> None:
@@ -121,8 +121,8 @@ class Recorder(FiniteCheck):
         self._gradient(flat)
 
     def _gradient(self, gradient: Tensor) -> None:
-        self.told.largest_gradient = greatest(self.told.largest_gradient, gradient)
-        self.told.bad_gradients += int((~torch.isfinite(gradient)).sum())
+        self.record.largest_gradient = greatest(self.record.largest_gradient, gradient)
+        self.record.bad_gradients += int((~torch.isfinite(gradient)).sum())
 
     def end(self, trouble: NonfiniteValue | None) -> None:
         self.before = []
@@ -224,7 +224,7 @@ class Player:
             )
         numbers = numbers_of(self.loaders.train, batch).tolist()
         begun = self.manifest.step if self.manifest else 0
-        told = Replay(batch, (batch - 1) // steps + 1, begun, numbers, [], [])
+        found = Replay(batch, (batch - 1) // steps + 1, begun, numbers, [], [])
         at, recorders = 0, list[Recorder]()
         with self.messages() as (messages, outbox):
             for message in messages:
@@ -234,14 +234,14 @@ class Player:
                     at += len(message.y)
                     for recorder in recorders:
                         recorder.share, recorder.numbers = message.share, own
-                    told.bad_inputs += bad_rows(message.x, own)
+                    found.bad_inputs += bad_rows(message.x, own)
                 self.stage.handle(message, outbox)
                 if at == len(numbers) and recorders:
                     break
-        told.blocks = [recorder.told for recorder in recorders]
-        for seen in told.blocks:
+        found.blocks = [recorder.record for recorder in recorders]
+        for seen in found.blocks:
             seen.samples = list(dict.fromkeys(seen.samples))[:MOST_SAMPLES]
-        return told
+        return found
 
     def recorded(self, block: LearningBlock) -> Recorder:
         block.watch = Recorder(block.spec, block.config.device)

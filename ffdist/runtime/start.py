@@ -40,9 +40,11 @@ class SettingsJob:
 
     def __call__(self) -> Job:
         """Raises DataError where the data are not those that the run has learned."""
-        told = self.settings.dataset
+        dataset = self.settings.dataset
         with silenced(), trusting(True):  # who made this has opened and told it before
-            images = open_dataset(told if self.folder is None else replace(told, data=str(self.folder), data_args=()))
+            images = open_dataset(
+                dataset if self.folder is None else replace(dataset, data=str(self.folder), data_args=())
+            )
             facts = read_facts(self.run) if self.run and (self.run / FACTS).exists() else None
         if facts:
             check_same_data(facts, images, self.settings.dataset.data)

@@ -117,7 +117,7 @@ def run_threads(job: Job, observer: Observer) -> Result:
             team.ended.put((rank, error))
 
     threads = [Thread(target=life, args=(rank,), name=f"stage-{rank}", daemon=True) for rank in range(count)]
-    with computing_threads_kept(), interrupts(lambda _: team.stop.set()) as team.told:
+    with computing_threads_kept(), interrupts(lambda _: team.stop.set()) as team.stop_request:
         for thread in threads:
             thread.start()
         try:
@@ -136,7 +136,7 @@ class ThreadGroup:
     """What the stages' threads share with the one that waits for them."""
 
     result: Result = field(default_factory=Result)
-    told: StopRequest = field(default_factory=StopRequest)
+    stop_request: StopRequest = field(default_factory=StopRequest)
     stop: Event = field(default_factory=Event)
     ready: Event = field(default_factory=Event)
     """Set when the first stage begins: from then on it makes a snapshot when it is told to stop."""
@@ -156,15 +156,15 @@ class ThreadGroup:
             limited = errors or self.too_early()
             deadline = (deadline or time.monotonic() + GRACE) if limited else None
         if self.too_early():
-            raise Interrupted(self.told.number)
+            raise Interrupted(self.stop_request.number)
         if errors:
             raise explained(errors, [f"stage {rank}" for rank in sorted(running)])
-        self.result.signal = self.told.number
+        self.result.signal = self.stop_request.number
         return self.result
 
     def too_early(self) -> bool:
         """Whether it was told to stop, and has not begun."""
-        return bool(self.told.number) and not self.ready.is_set()
+        return bool(self.stop_request.number) and not self.ready.is_set()
 
 
 @contextmanager

@@ -147,11 +147,11 @@ def run_rank(
     with watching_each_other(world, timeout.total_seconds(), doing), ending_together(store, world, timeout, result):
         run_worker(make_job, world, store, hear, stop=signals.stop, doing=doing, ready=lambda: signals.begin(store))
     if result.reason == "interrupted":
-        result.signal = signals.number or number_told(store)
+        result.signal = signals.number or posted_signal(store)
     return result
 
 
-def number_told(store: dist.Store) -> int:
+def posted_signal(store: dist.Store) -> int:
     """The signal that another rank was told to stop by; 0 where it was no signal."""
     with suppress(RuntimeError, ValueError):
         if store.check([STOP]):

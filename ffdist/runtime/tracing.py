@@ -86,8 +86,8 @@ def first_of(settings: Settings, start: AgreedStart) -> int:
     """The number of the first batch that is traced and profiled; the run's first where it ends before that."""
     done = start.manifest.step if start.manifest else 0
     of = start.steps * settings.training.epochs
-    told = done + settings.watch.trace_from
-    return told if told <= of else done + 1
+    first = done + settings.watch.trace_from
+    return first if first <= of else done + 1
 
 
 def window_of(settings: Settings, start: AgreedStart) -> range:
@@ -127,8 +127,8 @@ def events_of(row: Row, spans: Sequence[TraceSpan], offset: Offset, *, cut: bool
     ]
     if any(span.on_device for span in spans):
         names.append(("thread_name", 2 * row.stage + 1, {"name": f"{thread} on {row.device}"}))
-    told = [{"ph": "M", "name": name, "pid": row.worker, "tid": tid, "args": args} for name, tid, args in names]
-    return told + [
+    events = [{"ph": "M", "name": name, "pid": row.worker, "tid": tid, "args": args} for name, tid, args in names]
+    return events + [
         {
             "ph": "X",
             "name": span.name,

@@ -169,16 +169,16 @@ class Worker:
             watch.keep = keeper
         outbox = self._outbox(index, lanes)
         if loaders:
-            told = self._score_table(loaders)
-            source = self._source(loaders, lanes, team, told)
-            return lambda: self._begin(stage, source, outbox, told)
+            scores = self._score_table(loaders)
+            source = self._source(loaders, lanes, team, scores)
+            return lambda: self._begin(stage, source, outbox, scores)
         inbox = FanIn({lane: self._way(index, lane) for lane in lanes})
         stage.take_queued = inbox.take_queued
         return lambda: stage.run(inbox, outbox)
 
     def _watch(self, stage: Stage) -> None:
         """Its trace and its profile, where they are told."""
-        run, told = self.job.run, self.job.settings.watch
+        run, watch = self.job.run, self.job.settings.watch
         if run is None:
             return
         if self.window:
@@ -186,12 +186,12 @@ class Worker:
             save = partial(write_part, run, row, offset=self.clock)
             stage.trace = Trace(self.window, self.device, lambda spans, cut: save(spans, cut=cut))
         path = run / PROFILES / f"stage-{stage.index}-worker-{self.me}.json"
-        stage.profile = TorchProfile(path, first_of(self.job.settings, self.start), told.profile, self.device)
+        stage.profile = TorchProfile(path, first_of(self.job.settings, self.start), watch.profile, self.device)
 
-    def _begin(self, stage: Stage, source: Iterable[Message], outbox: Outbox, told: ScoreTable | None) -> None:
+    def _begin(self, stage: Stage, source: Iterable[Message], outbox: Outbox, scores: ScoreTable | None) -> None:
         stage.run(source, outbox)
-        if told:
-            told.drain(stage.step)
+        if scores:
+            scores.drain(stage.step)
 
     def _collector(self) -> Callable[[], None]:
         """The sink's life, where it takes what several workers send."""
@@ -263,7 +263,7 @@ class Worker:
             return None
         job, manifest, store = self.job, self.start.manifest, self.snapshots
         recent = store.load_beside(manifest, RECENT)[0].get("scores", ()) if manifest else ()
-        told = ScoreTable(
+        table = ScoreTable(
             loaders.train,
             job.chain.num_classes,
             job.objective.score_lag,
@@ -272,10 +272,10 @@ class Worker:
             recent,
         )
         if manifest:
-            told.load_state(*store.load_beside(manifest, KNOWN))
-        return told
+            table.load_state(*store.load_beside(manifest, KNOWN))
+        return table
 
-    def _source(self, loaders: Loaders, lanes: range, team: StageGroup | None, told: ScoreTable | None) -> Source:
+    def _source(self, loaders: Loaders, lanes: range, team: StageGroup | None, scores: ScoreTable | None) -> Source:
         start, history, manifest = Position(), [], self.start.manifest
         if manifest:
             start = Position(manifest.step, manifest.epoch, manifest.batch)
@@ -291,7 +291,7 @@ class Worker:
             start=start,
             history=history,
             validation_of=self._validation_of,
-            score_table=told,
+            score_table=scores,
             stop=team or StopAtOnce(self.rank.stop),
             lanes=lanes,
             leads=self.me == self.leader,

@@ -69,6 +69,7 @@ ROOMS = {
         "payload",
         "plain",
         "regular",
+        "renamed",
         "seeds",
     },
     "transport": {"device", "errors", "known", "mailbox", "renamed"},

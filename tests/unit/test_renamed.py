@@ -90,6 +90,8 @@ def test_arguments_modules_and_errors_keep_their_old_names() -> None:
             assert getattr(transport, old) is getattr(transport, new)
     with pytest.raises(AttributeError, match="nothing"):
         transport.nothing  # noqa: B018  # pyright: ignore[reportAttributeAccessIssue]
+    with pytest.warns(DeprecationWarning, match=r"`open_data\(told=...\)` is now `prepared_as=...`"):
+        assert len(ffdist.open_data("digits", told=None).train)  # pyright: ignore[reportCallIssue]
     error = ConfigError("wrong")
     with pytest.warns(DeprecationWarning, match="`told` is now `text`"):
         assert error.told(as_field) == error.text(as_field) == "wrong"

@@ -123,14 +123,14 @@ def check_known(source: str, choice: Choice, holding: Holding) -> None:
 
 def check_no_columns(source: str, columns: Columns) -> None:
     """Raises ConfigError for settings of tables."""
-    for name, told, usual in zip(Columns._fields, columns, Columns(), strict=True):
-        if told != usual:
+    for name, given, usual in zip(Columns._fields, columns, Columns(), strict=True):
+        if given != usual:
             flag = setting(f"{name}_column")
             raise ConfigError(
                 "there is no table in the source, so it has no columns",
                 where=f"{flag}, {source}",
                 expected="a Parquet, Arrow, Feather or CSV file",
-                got=told,
+                got=given,
                 remedy=f"leave it out{table_hint(Path(source))}",
             )
 

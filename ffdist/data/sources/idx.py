@@ -91,17 +91,17 @@ def exactly(stream: IO[bytes] | gzip.GzipFile, shape: Sequence[int], where: Path
     """The bytes behind a header that tells of so many, a few MiB at a time: what it says may be false.
 
     Raises DataError for fewer, and for more."""
-    told, parts, left = prod(shape), [], prod(shape)
+    wanted, parts, left = prod(shape), [], prod(shape)
     while left and (part := stream.read(min(left, READ))):
         parts.append(part)
         left -= len(part)
     if left or stream.read(1):
-        row = (told - left) // max(1, prod(shape[1:]))
+        row = (wanted - left) // max(1, prod(shape[1:]))
         raise DataError(
             "an IDX file does not hold what its header says",
             where=f"{where}, row {row}" if left else where,
-            expected=f"{told:,} bytes, of {' x '.join(map(str, shape))}",
-            got=f"{told - left:,} bytes" if left else "more",
+            expected=f"{wanted:,} bytes, of {' x '.join(map(str, shape))}",
+            got=f"{wanted - left:,} bytes" if left else "more",
             remedy="download it again",
         )
     return b"".join(parts)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ffdist.data.sources.listing import Listing, shown
-from ffdist.data.sources.split_folders import Found, in_each, splits_within, told_splits
+from ffdist.data.sources.split_folders import Found, given_splits, in_each, splits_within
 from ffdist.data.sources.splits import FILLERS, SPLITS, TEST, TRAIN, VALIDATION, Mark, is_split, mark
 from ffdist.data.sources.table_hint import table_hint
 from ffdist.errors import DataError, setting
@@ -37,8 +37,8 @@ class Layout(NamedTuple):
 def find_layout(listing: Listing) -> Layout:
     """Raises DataError for folders whose part is not clear, naming them, and for pictures in no class folder."""
     notes: list[str] = []
-    told = listing.choice.splits is not None
-    splits, within = told_splits(listing) if told else named_splits(listing, listing.root, notes)
+    given = listing.choice.splits is not None
+    splits, within = given_splits(listing) if given else named_splits(listing, listing.root, notes)
     if TRAIN not in splits and VALIDATION in splits:
         raise DataError(
             "there is no training split",
@@ -51,7 +51,7 @@ def find_layout(listing: Listing) -> Layout:
     if within:
         return Layout(splits, within, notes)
     classes = {split: [c for base in of for c in class_folders(listing, base)] for split, of in splits.items()}
-    if not told and not listing.choice.whole:
+    if not given and not listing.choice.whole:
         check_no_splits_within(listing, splits, classes)
     return Layout(classes, within, notes)
 
@@ -77,12 +77,12 @@ def named_splits(listing: Listing, root: Path, notes: list[str]) -> Found:
     for split in SPLITS:
         mine = [folder for folder, found in marks.items() if found.split == split]
         if len(mine) > 1:
-            told = " ".join(f"{found.split}={quoted(listing, [folder])}" for folder, found in marks.items())
+            options = " ".join(f"{found.split}={quoted(listing, [folder])}" for folder, found in marks.items())
             raise refused(
                 listing,
                 f"several folders are called like the {split} split",
                 mine,
-                f"{setting('ignore')} one of them, or take all: {setting('splits', told)}",
+                f"{setting('ignore')} one of them, or take all: {setting('splits', options)}",
             )
         if mine:
             splits[split] = [unwrapped(listing, mine[0], notes)]
@@ -115,12 +115,12 @@ def check_all_splits(listing: Listing, folders: list[Path], marks: dict[Path, Ma
 
 def example(listing: Listing, marks: dict[Path, Mark], unknown: list[Path]) -> str:
     """An option that names a folder for each split."""
-    told = {found.split: folder for folder, found in marks.items() if found.split}
+    folders = {found.split: folder for folder, found in marks.items() if found.split}
     rest = [folder for folder in unknown if holds_classes(listing, folder)]
     for split in (TRAIN, TEST):
-        if split not in told and rest:
-            told[split] = rest.pop(0)
-    said = " ".join(f"{split}={quoted(listing, [told[split]])}" for split in SPLITS if split in told)
+        if split not in folders and rest:
+            folders[split] = rest.pop(0)
+    said = " ".join(f"{split}={quoted(listing, [folders[split]])}" for split in SPLITS if split in folders)
     return setting("splits", said)
 
 

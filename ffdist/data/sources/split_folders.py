@@ -19,7 +19,7 @@ class Found(NamedTuple):
     """Whether they lie in class folders, and not class folders in them."""
 
 
-def told_splits(listing: Listing) -> Found:
+def given_splits(listing: Listing) -> Found:
     """As the user says, of folders with classes in them, or else in each class; all else is left out, and counted."""
     splits: dict[str, list[Path]] = {split: [] for split in SPLITS}
     names = [name for of in (listing.choice.splits or {}).values() for name in of]

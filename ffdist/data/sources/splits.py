@@ -173,13 +173,13 @@ def choice(
         if splits not in (None, "none"):
             raise ConfigError("not a choice of splits", where=setting("splits"), expected=WANTED, got=splits)
         return Choice(whole=splits == "none", ignore=ignored)
-    told: dict[str, list[str]] = {}
+    patterns: dict[str, list[str]] = {}
     for key, names in splits.items():
         split = WORDS.get(key.casefold())
         if split is None:
             raise ConfigError("not a split", where=setting("splits"), expected=", ".join(SPLITS), got=key)
-        told.setdefault(split, []).extend(relative(root, n) for n in ([names] if isinstance(names, str) else names))
-    return Choice(told, ignore=ignored)
+        patterns.setdefault(split, []).extend(relative(root, n) for n in ([names] if isinstance(names, str) else names))
+    return Choice(patterns, ignore=ignored)
 
 
 def relative(root: Path, name: str) -> str:
@@ -196,10 +196,10 @@ def read_splits(texts: Sequence[str]) -> dict[str, list[str]] | Literal["none"] 
         return None
     if [text.casefold() for text in texts] == ["none"]:
         return "none"
-    told: dict[str, list[str]] = {}
+    patterns: dict[str, list[str]] = {}
     for text in texts:
         key, equals, name = text.partition("=")
         if not (equals and name):
             raise ConfigError("not a choice of splits", where=setting("splits"), expected=WANTED, got=text)
-        told.setdefault(key, []).append(name)
-    return told
+        patterns.setdefault(key, []).append(name)
+    return patterns

@@ -81,8 +81,8 @@ class Table(DataSource):
         if texts is not None:
             names = shown(found.listing.name(file) for files in self.files.values() for file in files)
             notes.append(f"pictures and classes are those of {names}")
-        if told := taken(self.columns, columns, (setting("image_column"), setting("label_column"))):
-            notes.append(told)
+        if text := taken(self.columns, columns, (setting("image_column"), setting("label_column"))):
+            notes.append(text)
         self.notes = [*found.notes, *notes, *self.shares.notes]
 
     def labels_of(self, files: list[Path], listing: Listing) -> Labels:

@@ -256,8 +256,8 @@ def of_numbers(path: Path) -> str | None:
     if len(cells) < MANY or not all(cell.strip().lstrip("-").replace(".", "", 1).isdigit() for cell in cells[1:-1]):
         return None
     label = next((name for name in names if name.casefold() in LABELS), names[0])
-    told = "" if label == LABEL else f" --data-args {shlex.quote(f'label_column={label}')}"
-    return f"plain numbers are read as they are: {command('train', '--data', path, '--model', 'mlp')}{told}"
+    option = "" if label == LABEL else f" --data-args {shlex.quote(f'label_column={label}')}"
+    return f"plain numbers are read as they are: {command('train', '--data', path, '--model', 'mlp')}{option}"
 
 
 def separator(line: str) -> str:

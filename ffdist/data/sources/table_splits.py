@@ -167,12 +167,12 @@ def named(listing: Listing, files: Sequence[Path]) -> dict[str, list[Path]]:
 
 def example(listing: Listing, splits: dict[str, list[Path]], unknown: Sequence[Path]) -> str:
     """An option that names every split."""
-    told = {split: of for split, of in splits.items() if of}
+    found = {split: of for split, of in splits.items() if of}
     rest = [[path] for path in unknown]
     for split in (TRAIN, TEST):
-        if split not in told and rest:
-            told[split] = rest.pop(0)
-    names = (f"{split}={shlex.quote(listing.name(path))}" for split, of in told.items() for path in of)
+        if split not in found and rest:
+            found[split] = rest.pop(0)
+    names = (f"{split}={shlex.quote(listing.name(path))}" for split, of in found.items() for path in of)
     return setting("splits", shown(names, " "))
 
 

@@ -134,9 +134,9 @@ def as_labels(values: list[Any], where: str) -> Labels:
 
 def label_of(sample: Sample, columns: Columns) -> Any:
     """Raises DataError where there is none."""
-    told = columns.label != LABEL
+    named = columns.label != LABEL
     return field_of(
-        sample, columns.label, "label", (columns.label,) if told else CLASSES, (columns.label,) if told else KEYS
+        sample, columns.label, "label", (columns.label,) if named else CLASSES, (columns.label,) if named else KEYS
     )
 
 

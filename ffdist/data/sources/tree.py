@@ -79,7 +79,7 @@ class Tree(DataSource):
         self.counts = self.shares.counts
         self.held_out = self.shares.held_out
         self.notes = [*layout.notes, *self.shares.notes, *missing(sizes, self.classes, first)]
-        self.notes += [told for told in (written_alike(self.classes),) if told]
+        self.notes += [text for text in (written_alike(self.classes),) if text]
         self.left_out = listing.left_out
 
     def groups(self, listing: Listing, pattern: str | None, split: str) -> np.ndarray | None:

@@ -69,8 +69,8 @@ def apply(x: np.ndarray, changes: np.ndarray, levels: np.ndarray, most: Extents,
     greatest magnitude."""
     moving = np.flatnonzero((changes >= MOVING.start) & (changes < MOVING.stop))
     if len(moving):
-        told = matrices(changes[moving], levels[moving], (x.shape[1], x.shape[2]), most)
-        x[moving] = pixels.moved(x[moving], told, fill)
+        drawn = matrices(changes[moving], levels[moving], (x.shape[1], x.shape[2]), most)
+        x[moving] = pixels.moved(x[moving], drawn, fill)
     for change in range(MOVING.stop, len(CHANGES)):
         at = np.flatnonzero(changes == change)
         if len(at):

@@ -78,8 +78,8 @@ class Transform:
                 got=place,
                 remedy="define its class in a module, outside of any function",
             )
-        told = {f.name: getattr(self, f.name) for f in fields(self) if f.init and getattr(self, f.name) != f.default}
-        return Call(name, {key: text_of(value) for key, value in told.items()})
+        options = {f.name: getattr(self, f.name) for f in fields(self) if f.init and getattr(self, f.name) != f.default}
+        return Call(name, {key: text_of(value) for key, value in options.items()})
 
 
 class PictureTransform(Transform, ABC):

@@ -111,8 +111,8 @@ def called(name: str, made: Any, options: Mapping[str, object]) -> Called:
     call = made(**guessed(made, options, where)) if inspect.isclass(made) else made
     if not callable(call):
         raise ConfigError(f"'{name}' makes no callable", expected="a class with __call__ or forward", got=repr(call))
-    told = ",".join(f"{key}={value}" for key, value in options.items())
-    return Called(f"{name}({told})" if told else name, call)
+    text = ",".join(f"{key}={value}" for key, value in options.items())
+    return Called(f"{name}({text})" if text else name, call)
 
 
 def guessed(made: Any, options: Mapping[str, object], where: str) -> dict[str, Any]:

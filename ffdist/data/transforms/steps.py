@@ -201,9 +201,9 @@ def purposes(transforms: Iterable[Transform]) -> list[tuple[str, int]]:
     """What each draws for: its class, and which of several of one class it is, so that others beside it play no
     part."""
     seen: dict[str, int] = {}
-    told = []
+    names = []
     for transform in transforms:
         name = getattr(transform, "purpose", type(transform).__qualname__)
         seen[name] = seen.get(name, -1) + 1
-        told.append((f"{name} {seen[name]}", transform.numbers))
-    return told
+        names.append((f"{name} {seen[name]}", transform.numbers))
+    return names
