@@ -25,7 +25,7 @@ train: $(VENV)/.installed
 	$(BIN)/ffdist train --stages 2 $(ARGS)
 
 test: setup lint types
-	$(BIN)/python -m pytest -n auto $(ARGS)
+	$(BIN)/python -m pytest -n auto -rs $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .

@@ -347,3 +347,11 @@ def test_a_contact_sheet_is_written_and_nothing_is_overwritten(
     status, _, err = told(capsys, *words)
     assert status == 1
     assert "the file exists" in err
+
+
+def test_an_option_of_several_values_told_twice_has_them_all() -> None:
+    words = ["--callback", "own.py:A", "--metric", "own.py:f", "own.py:g", "--callback", "own.py:B", "--epochs", "3"]
+    settings = parse(words).settings
+    assert settings.watch.callback == ("own.py:A", "own.py:B")
+    assert settings.watch.metric == ("own.py:f", "own.py:g")
+    assert settings.training.epochs == 3
