@@ -34,6 +34,7 @@ LOGS = ("ray.log", "restarts.log", "metrics.jsonl", ENVIRONMENT, PLAN)
 """What is written beside the stages' own logs; a stage opens its own when all stages are ready."""
 
 WRITTEN = {*LOGS, LOCK, WRITERS, PULSES, CODE, KEPT, MARK, SETTINGS, FACTS, "snapshots", "tensorboard"}
+WRITTEN |= {"trackers.json", "trace.json", "trace.parts"}
 """What a run writes to in its folder, beside the stages' logs."""
 
 

@@ -24,12 +24,13 @@ from ffdist.events import EdgesOpened, RunEvent
 from ffdist.runtime.beat import Doing
 from ffdist.runtime.interrupts import SIGNALS, hear_signals
 from ffdist.runtime.job import Job
-from ffdist.runtime.ray_store import Address, join_store, serve_store
+from ffdist.runtime.ray_store import Address, join_store
 from ffdist.runtime.run import SETTINGS
 from ffdist.runtime.run_worker import run_worker
 from ffdist.runtime.stage_process import MOST
 from ffdist.runtime.world import World
 from ffdist.transport import transport_of
+from ffdist.transport.stores import serve_store
 
 BACKLOG = 1000
 """Events that the last stage holds for the driver, at most; then it waits."""

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
 from datetime import timedelta
-from functools import partial
 from typing import Any
 
 import ray
@@ -15,17 +12,6 @@ from ray.exceptions import GetTimeoutError, RayActorError
 from torch._C._distributed_c10d import Store, TCPStore
 
 Address = tuple[str, int]
-
-
-def serve_store(host: str) -> TCPStore:
-    """A store that listens on `host` alone, on any free port."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.create_server((host, 0), family=family) as listener:
-        open_store = partial(TCPStore, host, listener.getsockname()[1], is_master=True, wait_for_workers=False)
-        try:
-            return open_store(master_listen_fd=os.dup(listener.fileno()))
-        except NotImplementedError:  # torch 2.6 can take over a listener with its older server alone
-            return open_store(master_listen_fd=os.dup(listener.fileno()), use_libuv=False)
 
 
 def join_store(meeting: Address | Any, timeout: timedelta) -> Store:

@@ -57,13 +57,13 @@ def write_of_snapshot(path: Path, data: bytes) -> None:
         write_durably(path, data)
     except OSError as error:
         no_room = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        way = "raise the limit of a file's size (ulimit -f)" if error.errno == errno.EFBIG else "make room there"
         raise SnapshotError(
             "no room on the disk for a snapshot" if no_room else "a snapshot file cannot be written",
             where=path,
             expected=f"{len(data)} bytes written",
             got=error.strerror or error,
-            remedy=f"make room there, then go on with {setting('resume')}: the snapshot before, where there was "
-            "one, is whole",
+            remedy=f"{way}, then go on with {setting('resume')}: the snapshot before, where there was one, is whole",
         ) from error
 
 

@@ -23,6 +23,7 @@ from ffdist.transport.base import Edge, Frame, Receiver, Sender
 from ffdist.transport.local import open_local
 from ffdist.transport.process_group import LOOPBACK
 from ffdist.transport.registry import between_processes, here, transport_of
+from ffdist.transport.stores import serve_store
 from ffdist.transport.transport import EdgeContext
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -78,7 +79,7 @@ def measure_transport(
     """
     names = ("local", *between_processes()) if transports is None else transports
     plan = _Plan(sizes, ("memcpy", *names), rounds, depth, volume)
-    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    store = serve_store("127.0.0.1")
     context, others = multiprocessing.get_context("spawn"), set(multiprocessing.active_children())
     with ProcessPoolExecutor(2, context, initializer=watch_parent) as pool:
         try:

@@ -13,11 +13,13 @@ import pytest
 
 from ffdist.cli import main
 from ffdist.digests import with_digest, without_digest
-from ffdist.errors import FfdistError, SnapshotError
+from ffdist.errors import ConfigError, FfdistError, SnapshotError
 from ffdist.regular import read_bytes
+from ffdist.runtime.folder import locked
 from ffdist.runtime.run import PLAN, load_classifier, read_settings, saved_plan
 from ffdist.snapshot.chosen import MARK, marked_best, read_mark
 from ffdist.snapshot.manifest import MANIFEST, committed
+from ffdist.transport.stores import serve_store
 
 TRAIN = (
     "train --data digits --model cnnb --model-args widths=4,4,4 --samples 60 --batch-size 20 --epochs 2 --seed 7 "
@@ -122,3 +124,36 @@ def test_another_digest_is_none(told: object) -> None:
     assert without_digest(with_digest({"a": 1})) == {"a": 1}
     with pytest.raises(ValueError, match="digest"):
         without_digest({"a": 1, "digest": told})
+
+
+def test_where_a_run_writes_is_never_a_link(tmp_path: Path) -> None:
+    """Of all that one leaves in its folder: what the link leads to is as it was, and the run does not begin."""
+    full = tmp_path / "full"
+    more = "--on-nan skip --log-every 1 --trace --trace-from 1 --track tensorboard --snapshot-every 1"
+    words = TRAIN.replace("--plan auto --devices 1 --launcher threads --track none", "--stages 1 --launcher threads")
+    main([*words.split(), *more.split(), "--out", str(full)])
+    written = {path.name for path in full.iterdir()}
+    assert {"config.toml", "data.json", "metrics.jsonl", "stage-0.log", MARK, PLAN, "snapshots"} <= written
+    for name in written | {"nonfinite", "code", "restarts.log", "ray.log"}:
+        victim, run = tmp_path / f"victim-{name}", tmp_path / f"planted-{name}"
+        run.mkdir()
+        victim.write_text("precious")
+        (run / name).symlink_to(victim)
+        with pytest.raises(ConfigError, match="writes nothing through a link"), locked(run):
+            pass
+        assert victim.read_text() == "precious"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_a_store_listens_at_its_address_alone(host: str) -> None:
+    try:
+        store = serve_store(host)
+    except OSError:
+        assert host == "::1"  # a machine without IPv6
+        return
+    listening = [
+        line.split()[1] for path in ("tcp", "tcp6") for line in Path("/proc/net", path).read_text().splitlines()[1:]
+        if line.split()[1].endswith(f":{store.port:04X}") and line.split()[3] == "0A"
+    ]  # fmt: skip
+    (address,) = listening
+    assert set(address.partition(":")[0]) != {"0"}, "of every interface"

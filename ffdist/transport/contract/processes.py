@@ -26,6 +26,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from ffdist.transport.stores import serve_store
+
 PATIENCE = timedelta(seconds=60)
 
 
@@ -80,7 +82,7 @@ class Crew:
     def __init__(self, size: int, threads: int = 1) -> None:
         self.size = size
         self.threads = threads
-        self._store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        self._store = serve_store("127.0.0.1")
         self._workers: list[tuple[SpawnProcess, Connection] | None] = [None] * size
         self._runs = 0
 
