@@ -10,17 +10,22 @@ from ffdist.events import EpochEnded, Observer, ProgressMade, RunEvent
 
 SHARES = {"busy": "computing", "no_data": "waiting for data", "no_credit": "waiting for room in the next queue"}
 
+TAGS = ("stage", "worker")
+"""By which a gauge of a stage is told from the others: several workers may share a stage, and one may serve in several.
+"""
+
 
 def metered(observer: Observer) -> Callable[[RunEvent], None]:
     """`observer`, and beside it gauges: ffdist_step, ffdist_samples_per_second, ffdist_validation_accuracy, and each
-    stage's ffdist_<busy|no_data|no_credit>_share and ffdist_queue_depth (of the last epoch) and ffdist_peak_bytes."""
+    stage's ffdist_<busy|no_data|no_credit>_share and ffdist_queue_depth (of the last epoch) and ffdist_peak_bytes, by
+    its workers."""
     step = Gauge("ffdist_step", "Batches learned so far.")
     speed = Gauge("ffdist_samples_per_second", "Training samples a second, in the last epoch.")
     accuracy = Gauge("ffdist_validation_accuracy", "Accuracy of the mean of blocks, after the last epoch.")
-    peak = Gauge("ffdist_peak_bytes", "The most memory a stage has held.", tag_keys=("stage",))
-    queue = Gauge("ffdist_queue_depth", "Batches that lay before a stage, on average.", tag_keys=("stage",))
+    peak = Gauge("ffdist_peak_bytes", "The most memory a stage has held.", tag_keys=TAGS)
+    queue = Gauge("ffdist_queue_depth", "Batches that lay before a stage, on average.", tag_keys=TAGS)
     shares = {
-        key: Gauge(f"ffdist_{key}_share", f"Share of a stage's time spent {what}.", tag_keys=("stage",))
+        key: Gauge(f"ffdist_{key}_share", f"Share of a stage's time spent {what}.", tag_keys=TAGS)
         for key, what in SHARES.items()
     }
 
@@ -34,7 +39,7 @@ def metered(observer: Observer) -> Callable[[RunEvent], None]:
             if "validation" in record:
                 accuracy.set(record["validation"]["accuracy"]["mean"])
             for stage in record["stages"]:
-                tags = {"stage": str(stage["stage"])}
+                tags = {key: str(stage[key]) for key in TAGS}
                 peak.set(stage["peak_bytes"], tags)
                 queue.set(stage["queued"], tags)
                 for key, gauge in shares.items():

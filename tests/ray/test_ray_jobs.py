@@ -112,13 +112,27 @@ def test_the_cluster_file_and_the_runtime_environment_are_what_ray_expects() -> 
 
 def test_metrics_reach_rays_own_exporter(driver: str) -> None:
     hear = metered(lambda event: None)
-    stage = {"stage": 0, "seconds": 2.0, "busy": 1.0, "no_data": 0.5, "no_credit": 0.5, "queued": 1.5, "peak_bytes": 7}
-    record = {"epoch": 1, "train": {"samples_per_second": 123.0}, "stages": [stage]}
+    stage = {
+        "stage": 0,
+        "worker": 0,
+        "seconds": 2.0,
+        "busy": 1.0,
+        "no_data": 0.5,
+        "no_credit": 0.5,
+        "queued": 1.5,
+        "peak_bytes": 7,
+    }
+    record = {
+        "epoch": 1,
+        "train": {"samples_per_second": 123.0},
+        "stages": [stage, stage | {"worker": 1, "queued": 2.5}],
+    }
     hear(ProgressMade(5))
     hear(EpochEnded(record))
     text = scrape(r"ray_ffdist_samples_per_second\{.*\} 123\.0")
     assert re.search(r"ray_ffdist_step\{.*\} 5\.0", text)
-    assert re.search(r'ray_ffdist_queue_depth\{.*stage="0".*\} 1\.5', text)
+    for worker, queued in (("0", r"1\.5"), ("1", r"2\.5")):
+        assert re.search(rf'ray_ffdist_queue_depth\{{.*stage="0".*worker="{worker}".*\}} {queued}', text)
     assert re.search(r'ray_ffdist_no_data_share\{.*stage="0".*\} 0\.25', text)
 
 
