@@ -370,7 +370,7 @@ def leaves(value: Any) -> Iterator[str]:
 
 
 def of_theme(old: dict[str, Any], path: Path) -> tuple[dict[str, Any], str]:
-    """Of `ffdist bench`, and of scripts."""
+    """A record of `ffdist bench`, and of scripts."""
     parts = {part: (columns, units) for part, columns, units in PARTS[old["theme"]]}
     order, tables = iter(parts), list[Table]()
     for title, rows in old["tables"].items():
@@ -485,7 +485,7 @@ def paths(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def of_row(old: dict[str, Any]) -> tuple[dict[str, Any], str]:
-    """Of the accuracy table."""
+    """A record of the accuracy table."""
     runs = old.get("runs") or [
         {"seed": old["seeds"][0]} | {n: old[n] for n in ("accuracy", "blocks", "samples", "epochs", "seconds")}
     ]

@@ -24,8 +24,14 @@ from ffdist.plain import PlainConsole
 from ffdist.report.console import ConsoleReport
 from ffdist.settings import Settings
 
-COLUMNS = {"of": "side", "ms a batch without": "batch", "ms a pulse": "pulse", "cost": "cost:+.2%",
-           "at least": "cost.least:+.2%", "at most": "cost.most:+.2%"}  # fmt: skip
+COLUMNS = {
+    "of": "side",
+    "ms a batch without": "batch",
+    "ms a pulse": "pulse",
+    "cost": "cost:+.2%",
+    "at least": "cost.least:+.2%",
+    "at most": "cost.most:+.2%",
+}
 UNITS = {"batch": "ms", "pulse": "ms", "cost": ""}
 KINDS = {"thread": "computing of the thread", "process": "computing of the process", "clock": "time on the clock"}
 
@@ -39,9 +45,16 @@ def main() -> None:
     parser.add_argument("--record", type=Path, help="the folder for records")
     args = parser.parse_args()
     settings = Settings().changed(
-        data=args.data, model="cnnb", objective="sff", stages=1, launcher="threads", threads=1, device="cpu",
-        batch_size=args.batch_size, validation=0.0,
-    )  # fmt: skip
+        data=args.data,
+        model="cnnb",
+        objective="sff",
+        stages=1,
+        launcher="threads",
+        threads=1,
+        device="cpu",
+        batch_size=args.batch_size,
+        validation=0.0,
+    )
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="ffdist-") as folder:
         training = Training(settings, Path(folder), ConsoleReport(PlainConsole(stderr=True)))
@@ -51,8 +64,12 @@ def main() -> None:
         without = median(getattr(pair.quiet, kind) for pair in pairs)
         cost = estimate([getattr(pair.cost, kind) for pair in pairs])
         share = cost / without
-        made.add(side=words, batch=without / args.every * 1e3, pulse=cost.value * 1e3,
-                 cost=Value(share.value, len(pairs), (share.low, share.high)))  # fmt: skip
+        made.add(
+            side=words,
+            batch=without / args.every * 1e3,
+            pulse=cost.value * 1e3,
+            cost=Value(share.value, len(pairs), (share.low, share.high)),
+        )
     notes = ["cost: the median of the pairs' differences by the median without; least and most: the bounds of its 95 %"]
     report(BenchResult("pulses", {}, [made], notes), args.record)
 

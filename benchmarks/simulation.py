@@ -81,8 +81,7 @@ def cluster_of(case: Case) -> Cluster:
         return Cluster(case.plan.workers, NetworkLink(inf, wired=False), cores=cores)
     if case.by == "processes":
         return Cluster(case.plan.workers, memory, cores=cores)
-    paced = replace(parse_link(case.by), sender=network.sender, receiver=network.receiver,
-                    message=network.message)  # fmt: skip
+    paced = replace(parse_link(case.by), sender=network.sender, receiver=network.receiver, message=network.message)
     return Cluster(case.plan.workers, paced, cores=cores)
 
 

@@ -22,9 +22,18 @@ from ffdist.pipeline.stage import Stage
 from ffdist.settings import Settings
 
 MINUTE = 60.0
-COLUMNS = {"network": "network", "MiB": "state", "written": "side", "ms": "added", "at least": "added.least",
-           "at most": "added.most", "of the thread": "thread", "of the process": "process", "a minute": "minute:.2%",
-           "a minute, at most": "minute.most:.2%"}  # fmt: skip
+COLUMNS = {
+    "network": "network",
+    "MiB": "state",
+    "written": "side",
+    "ms": "added",
+    "at least": "added.least",
+    "at most": "added.most",
+    "of the thread": "thread",
+    "of the process": "process",
+    "a minute": "minute:.2%",
+    "a minute, at most": "minute.most:.2%",
+}
 UNITS = {"state": "MiB", "added": "ms", "minute": "", "thread": "ms", "process": "ms"}
 WIDTHS = ("8,12,16", "128,256,256", "512,512,512")
 
@@ -52,9 +61,16 @@ def main() -> None:
 
 def measured(widths: str, way: str, args: argparse.Namespace) -> dict[str, Value | float]:
     settings = Settings().changed(
-        data="digits", model="cnnb", model_args=[f"widths={widths}"], objective="sff", stages=1, launcher="threads",
-        threads=1, device="cpu", validation=0.0,
-    )  # fmt: skip
+        data="digits",
+        model="cnnb",
+        model_args=[f"widths={widths}"],
+        objective="sff",
+        stages=1,
+        launcher="threads",
+        threads=1,
+        device="cpu",
+        validation=0.0,
+    )
     wait = (lambda stage: stage.behind.wait()) if way == "at once" else nothing
     with tempfile.TemporaryDirectory(prefix="ffdist-", dir=args.folder) as folder:
         training = Training(settings, Path(folder), nothing)

@@ -21,7 +21,7 @@ def sha256(file: BinaryIO) -> str:
 
 
 def of_json(values: Any) -> str:
-    """Of JSON, in whatever order and spacing, as hexadecimal digits."""
+    """The digest of JSON, in whatever order and spacing, as hexadecimal digits."""
     as_read = json.loads(json.dumps(values))
     return hashlib.sha256(json.dumps(as_read, sort_keys=True).encode()).hexdigest()
 

@@ -31,5 +31,5 @@ def read_bytes(path: Path) -> bytes:
 
 
 def read_text(path: Path) -> str:
-    """Of UTF-8. Raises OSError as `read_bytes` does, and UnicodeDecodeError, a ValueError."""
+    """The text of a file in UTF-8. Raises OSError as `read_bytes` does, and UnicodeDecodeError, a ValueError."""
     return read_bytes(path).decode()

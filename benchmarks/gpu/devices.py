@@ -79,7 +79,7 @@ def pipeline_rounds(
 ) -> dict[str, Any]:
     """Each round is a stream of its own: samples/s between the first third of its arrivals and the last."""
     mine = split_by_stage(range(len(chain)), cut)[rank]
-    stage = Stage(rank, suite.forward_forward(chain, mine), lambda blocks, marker: [])
+    stage = Stage(rank, suite.forward_forward(chain, mine), lambda blocks, marker: {})
     receiver, sender = open_ends(rank, size, suite.device, store)
     rates, batches = [], 12 if suite.quick else 150
     for _ in range(suite.rounds):

@@ -67,7 +67,7 @@ def whole_network(job: Job) -> Stage:
     return Stage(
         0,
         [build_block(job.chain, spec, job.objective, config) for spec in job.block_specs()],
-        lambda blocks, marker: [],
+        lambda blocks, marker: {},
     )
 
 

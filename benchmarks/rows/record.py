@@ -119,7 +119,7 @@ def accuracies(record: Record) -> dict[str, Line]:
 
 
 def costs(record: Record) -> dict[str, Any]:
-    """Of all seeds: what a seed took, and what was trained."""
+    """The costs of all seeds: what a seed took, and what was trained."""
     return {name: cell.value for name, cell in lines_of(record["rows"], "cost")[-1].items() if isinstance(cell, Value)}
 
 

@@ -64,7 +64,7 @@ class SplitFiles:
             )
 
     def digest(self, beside: str = "") -> str:
-        """Of the checksums of the files that have the samples."""
+        """A digest of the checksums of the files that have the samples."""
         files = [(shard.rows, shard.sha256) for shard in [*self.files, *([self.index] if self.index else [])]]
         return hashlib.blake2b((repr(files) + beside).encode(), digest_size=16).hexdigest()
 

@@ -106,7 +106,7 @@ class RunningStatistics:
 
 
 def owners(parts: nn.Module) -> list[tuple[str, dict[str, Tensor | None]]]:
-    """Of each module what holds its buffers, behind what their names begin with."""
+    """What holds each module's buffers, behind what their names begin with."""
     return [(f"{prefix}." if prefix else "", module._buffers) for prefix, module in parts.named_modules()]
 
 

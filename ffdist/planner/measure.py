@@ -153,9 +153,7 @@ def lanes_of(block: LearningBlock) -> OfLanes:
         theirs = others.collect()
         _, header, _ = wire.encode(Frame("Gradients", theirs[0], theirs[1][0]), edge, 0)
 
-        def exchange(
-            header: bytes = header, theirs: Collected = theirs, own: Collected = (fields, [tensors])
-        ) -> None:  # fmt: skip
+        def exchange(header: bytes = header, theirs: Collected = theirs, own: Collected = (fields, [tensors])) -> None:
             wire.encode(Frame("Gradients", own[0], own[1][0]), edge, 0)
             json.loads(header)
             mine.receive(theirs[0], theirs[1][0])

@@ -49,8 +49,8 @@ def stages_view(event: PulseReported, console: Console) -> Group:
 
 
 def columns_of(event: PulseReported, *, tall: int) -> tuple[list[Shown], list[Shown]]:
-    """Of a stage's work, and of what it learned and holds. tall: lines that there are: with enough of them, each block
-    has its own."""
+    """Columns of a stage's work, and of what it learned and holds. tall: lines that there are: with enough of them,
+    each block has its own."""
     stages = event.stages
     lines = sum(len(stage["blocks"]) for stage in stages)
     between = "\n" if 2 * lines <= tall else " "

@@ -64,7 +64,7 @@ class Job:
 
     @property
     def names(self) -> list[str]:
-        """Of all blocks, and of the fusion head."""
+        """The names of all blocks, and of the fusion head."""
         return [*self.chain.names, FUSION] if self.settings.rule.fusion else self.chain.names
 
     def own_metrics(self) -> dict[str, Metric]:
@@ -72,7 +72,7 @@ class Job:
         return {**named_metrics(self.settings.watch.metric, self.chain.num_classes), **self.metrics}
 
     def block_specs(self) -> list[BlockSpec]:
-        """Of all blocks, and of the fusion head."""
+        """The specs of all blocks, and of the fusion head."""
         return block_specs(self.chain, self.objective if self.settings.rule.fusion else None)
 
     @property

@@ -32,9 +32,7 @@ def planned(job: Job, request: Request) -> Forecast:
         set_threads(job.settings.compute.threads, World(size=request.devices))
         device = stage_device(job.settings.compute.device, World())
         with freed_memory_kept():
-            profile, cluster = profiled(
-                job.chain, job.objective, job.settings, job.loaders().train, request, device
-            )  # fmt: skip
+            profile, cluster = profiled(job.chain, job.objective, job.settings, job.loaders().train, request, device)
     finally:
         torch.set_num_threads(before)
     return forecast(profile, cluster, lanes=request.lanes, plan=given)

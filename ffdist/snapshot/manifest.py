@@ -46,7 +46,7 @@ class Manifest:
 
 
 def snapshot_folder(run: Path, step: int, epoch: int) -> Path:
-    """Of the snapshot at that step with so many epochs ended: no two of a run share one."""
+    """The folder of the snapshot at that step with so many epochs ended: no two of a run share one."""
     return run / "snapshots" / f"step-{step:09d}-epoch-{epoch:05d}"
 
 

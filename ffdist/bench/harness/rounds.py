@@ -102,7 +102,7 @@ class Rounds:
 
     @property
     def laps(self) -> dict[str, list[WindowRate]]:
-        """Of the rounds that count, side by side."""
+        """The rates of the rounds that count, side by side."""
         return {name: [each.laps[name] for each in self.passed or self.tried] for name in self.names}
 
     def rates(self, name: str) -> list[float]:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 
 class Summary(NamedTuple):
-    """Of n figures; all NaN where there are none."""
+    """Statistics of n figures; all NaN where there are none."""
 
     median: float
     least: float

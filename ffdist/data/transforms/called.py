@@ -50,7 +50,7 @@ class Called(BatchTransform):
         return x
 
     def seeds(self, drawn: np.ndarray) -> np.ndarray:
-        """Of each sample, int64 [B]. drawn: float64 [B, 2] in [0, 1)."""
+        """A seed for each sample, int64 [B]. drawn: float64 [B, 2] in [0, 1)."""
         high, low = (drawn * 2.0**32).astype(np.uint64).T
         return (high << np.uint64(31) | low >> np.uint64(1)).astype(np.int64)
 
