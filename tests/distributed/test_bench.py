@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -21,13 +22,16 @@ from ffdist.bench import loaders
 from ffdist.bench.baseline_side import join
 from ffdist.bench.harness.probe import Probe
 from ffdist.bench.harness.team import PoolMember, WorkerPool
+from ffdist.bench.harness.window import Window
 from ffdist.bench.hosts import Hosts, why_not
 from ffdist.bench.settings import BenchSettings
 from ffdist.bench.themes.accuracy import check
 from ffdist.bench.themes.depth import deepened, threads_memory
+from ffdist.bench.themes.loader import lives
 from ffdist.cli import main
 from ffdist.data import Loader, from_tensors, prepare
 from ffdist.errors import ConfigError, StageError
+from ffdist.runtime.world import World
 
 pytestmark = [pytest.mark.distributed, pytest.mark.measures]
 SMALL = (
@@ -277,7 +281,7 @@ def test_what_measures_ends_with_who_wanted_to_know(script: str, number: signal.
 def test_loaders_are_compared_with_what_else_makes_the_same_batches(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Encoded pictures with ImageFolder and DataLoader, of each decoder; pixels with torch's whole batches."""
+    """Encoded pictures with ImageFolder and DataLoader, of each decoder."""
     monkeypatch.setattr("ffdist.bench.themes.loader.PATIENCE", 1)  # one round is told, whoever else computes
     for place in range(48):
         folder = tmp_path / "tree" / f"class-{place % 2}"
@@ -286,16 +290,27 @@ def test_loaders_are_compared_with_what_else_makes_the_same_batches(
     prepare(tmp_path / "tree", tmp_path / "data", size=28, store="encoded")
     told = (*SMALL, "--batch-size", "8", "--devices", "1", "--augment", "flip")
     main(["bench", "loader", *told, "--data", str(tmp_path / "data"), "--workers", "1"])
-    encoded = json.loads(capsys.readouterr().out)
+    found = json.loads(capsys.readouterr().out)
     others = ["ImageFolder by Pillow, 1 worker", "ImageFolder by decode_image, 1 worker"]
-    assert list(encoded["loaders"]) == ["loader, 1 worker", *others]
-    assert encoded["against"]["loader, 1 worker"]["fastest"] in others
-    main(["bench", "loader", *told, "--data", "digits"])
-    pixels = json.loads(capsys.readouterr().out)
-    assert list(pixels["loaders"]) == ["loader", "torch, gather", "torch, masks"]
-    for found in (encoded, pixels):
-        assert min(found["loaders"].values()) > 0 < found["training"]
-        assert 0 <= found["waiting"] <= 1
+    assert list(found["loaders"]) == ["loader, 1 worker", *others]
+    assert found["against"]["loader, 1 worker"]["fastest"] in others
+    assert min(found["loaders"].values()) > 0 < found["training"]
+    assert 0 <= found["waiting"] <= 1
+
+
+def test_loaders_of_pixels_are_compared_with_whole_batches_of_torch(tmp_path: Path) -> None:
+    """Each answers what it is asked over a line, as in a process of its own."""
+    settings = BenchSettings().changed(model="mlp", data="digits", augment=["flip"], batch_size=8)
+    found = lives(settings, tmp_path)
+    assert list(found) == ["loader", "torch, gather", "torch, masks"]
+    for life in found.values():
+        here, there = multiprocessing.Pipe()
+        for order in (Window(1, 3), Window(0, 200), None):
+            here.send(order)
+        life(PoolMember(World(0, 1, 0), "", there))
+        laps = [here.recv()[1] for _ in range(2)]
+        assert [lap.samples for lap in laps] == [24, 1600]
+        assert min(lap.seconds for lap in laps) > 0 <= laps[0].details["computing"]
 
 
 @pytest.mark.parametrize("way", ["gathered", "masked"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, TypeVar
@@ -12,6 +13,8 @@ from ffdist.bench.harness.window import Window, WindowRate
 
 PATIENCE = 4
 """Times the rounds asked for that are tried, before the machine counts as too busy to measure on."""
+FEWEST = 3
+"""Rounds that are tried, however long they take."""
 
 
 class Side(Protocol):
@@ -148,8 +151,11 @@ def take_turns(
     progress: Callable[[str], None] = lambda line: None,
     *,
     max_tries: int = PATIENCE,
+    seconds: float = float("inf"),
 ) -> Rounds:
-    """A B, B A, A B, ... until `wanted` rounds have passed the probe, or `patience` times as many were tried."""
+    """A B, B A, A B, ... until `wanted` rounds have passed the probe, or `max_tries` times as many were tried, or so
+    many seconds are over: `FEWEST` rounds are tried at least."""
+    ends = time.monotonic() + seconds
     rounds = Rounds(wanted, [side.name for side in sides], probe.least, probes=[probe.measure()])
     for number in range(max_tries * wanted):
         order = sides if number % 2 == 0 else list(reversed(sides))
@@ -161,7 +167,7 @@ def take_turns(
             f"round {number + 1}: probe {lower:.2f}{'' if rounds.tried[-1].passed else ', discarded'}; "
             + ", ".join(f"{name} {lap.rate:,.0f}" for name, lap in laps.items())
         )
-        if len(rounds.passed) == wanted:
+        if len(rounds.passed) == wanted or (number + 1 >= FEWEST and time.monotonic() > ends):
             break
     rounds.alone = probe.alone
     return rounds

@@ -29,6 +29,8 @@ SECONDS = 1.0
 """A window, where nobody says otherwise: as many batches are made in it as a training learns in many."""
 PATIENCE = 2
 """Times the rounds asked for that are tried: every round has many sides."""
+TURNS = 60.0
+"""Seconds in which rounds begin: of large pictures the training that they feed takes much longer than its window."""
 
 
 @dataclass
@@ -78,7 +80,7 @@ def loader(settings: BenchSettings, progress: Progress) -> BenchResult:
                 )
             )
         sides.append(open_pipeline(ends, settings, settings.num_stages, TRAINING))
-        rounds = take_turns(sides, probe, settings.compare.rounds, progress, max_tries=PATIENCE)
+        rounds = take_turns(sides, probe, settings.compare.rounds, progress, max_tries=PATIENCE, seconds=TURNS)
     return found_out(settings, [side.name for side in sides if side.name != TRAINING], rounds)
 
 
