@@ -18,6 +18,8 @@ from ffdist import read_pictures
 from ffdist.cli import main
 from ffdist.data import Images, Loader, open_data, prepare
 from ffdist.data.decode import decode
+from ffdist.data.presenting import presented
+from ffdist.data.storing import Store
 from ffdist.errors import DataError
 from ffdist.runtime.data_facts import DataFacts
 from ffdist.runtime.prediction import Predictions, decoding_of, network_input, printable
@@ -82,6 +84,29 @@ def test_a_network_gets_the_same_bits_of_a_file_and_of_its_prepared_sample(
     pixels = read_pictures(paths, images)
     mean, std = (torch.tensor(of).reshape(1, -1, 1, 1) for of in (images.mean, images.std))
     torch.testing.assert_close((pixels - mean) / std, expected.contiguous(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("store", "size"), [("pixels", (30, 40)), ("encoded", None)])
+def test_own_sizes_and_figures_are_those_of_files_and_of_exported_programs(
+    store: Store, size: tuple[int, int] | None, tmp_path: Path
+) -> None:
+    """A split as it is evaluated, files as they are predicted, and pictures as an exported program gets them."""
+    paths = tree(tmp_path / "tree", "2:1, large")
+    data = open_data(prepare(str(tmp_path / "tree"), tmp_path / "out", test_fraction=0, store=store, size=size))
+    own = {"preprocess": ["resize(side=20)", "center-crop(side=16)"], "mean": (0.4,), "std": (0.3, 0.2, 0.1)}
+    images = presented(data, **own)  # pyright: ignore[reportArgumentType]
+    assert images.shape == (3, 16, 16)
+    expected = Loader(images, images.train, np.arange(8), batch_size=8, seed=0, train=False).batch(np.arange(8), 0, 0)[
+        0
+    ]
+    facts = DataFacts.of(images)
+    decoding, _ = decoding_of(facts)
+    assert torch.equal(network_input([decode(path, path, decoding) for path in paths], facts), expected)
+    pixels = read_pictures(paths, images)
+    whole = (pixels * 255).round()
+    assert torch.equal(whole / 255, pixels)
+    scale, shift = (torch.tensor(of).view(1, -1, 1, 1) for of in (images.std, images.mean))
+    assert torch.equal(whole, ((expected * scale + shift) * 255).round())
 
 
 def test_pictures_come_as_paths_bytes_arrays_and_opened(tmp_path: Path) -> None:
