@@ -54,7 +54,8 @@ class DatasetSettings(Group):
 
     loader_workers: int = option(0, least=0, most=1024, free=True)
     """Threads that read, decode and change pictures. Of the first stage; no number of them changes a bit. 0: one, as
-    1 is; more pay for encoded data. A torch Dataset that draws at random itself is read by as many processes."""
+    1 is; more pay for encoded data. A torch Dataset that draws at random itself, and transforms that are classes of
+    callables, as torchvision's, have as many processes."""
     shuffle_shards: int | None = option(None, least=0, rare=True)
     """Shards whose samples are mixed at a time. Shards come in an order drawn from seed and epoch, so that only so many
     are read at once. 0: all. Default: all, but 8 of encoded data of more than 4 GiB."""

@@ -27,7 +27,7 @@ from ffdist.bench.hosts import Hosts, why_not
 from ffdist.bench.settings import BenchSettings
 from ffdist.bench.themes.accuracy import check
 from ffdist.bench.themes.depth import deepened, threads_memory
-from ffdist.bench.themes.loader import lives
+from ffdist.bench.themes.loader import loader_mains
 from ffdist.cli import main
 from ffdist.data import Loader, from_tensors, prepare
 from ffdist.errors import ConfigError, StageError
@@ -301,7 +301,7 @@ def test_loaders_are_compared_with_what_else_makes_the_same_batches(
 def test_loaders_of_pixels_are_compared_with_whole_batches_of_torch(tmp_path: Path) -> None:
     """Each answers what it is asked over a line, as in a process of its own."""
     settings = BenchSettings().changed(model="mlp", data="digits", augment=["flip"], batch_size=8)
-    found = lives(settings, tmp_path)
+    found = loader_mains(settings, tmp_path)
     assert list(found) == ["loader", "torch, gather", "torch, masks"]
     for life in found.values():
         here, there = multiprocessing.Pipe()

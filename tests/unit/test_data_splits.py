@@ -756,6 +756,14 @@ def test_files_of_numbers_are_refused_with_a_command_that_reads_them(tmp_path: P
         assert open_data(told[1]).shape == (16,)
 
 
+@pytest.mark.parametrize(("first", "last", "label"), [("1.5", "red", "b"), ("1.5", "0", "b"), ("3", "0", "a")])
+def test_the_command_for_numbers_names_the_likely_labels(tmp_path: Path, first: str, last: str, label: str) -> None:
+    rows = [f"a,{','.join('cdefghij')},b", *[f"{first},{','.join('01234567')},{last}"] * 2]
+    (tmp_path / "t.csv").write_text("\n".join(rows))
+    with pytest.raises(DataError, match=f"--data-args label_column={label}$"):
+        prepared(tmp_path / "t.csv")
+
+
 def test_formats_that_a_package_teaches_are_named(tmp_path: Path) -> None:
     assert "JXL" not in formats(), "the test needs a format that nobody reads here"
     tree(tmp_path / "tree", 2, 0, ("ant", "bee"))

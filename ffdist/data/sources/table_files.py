@@ -6,7 +6,7 @@ import csv
 import json
 import re
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -255,9 +255,15 @@ def of_numbers(path: Path) -> str | None:
         cells = next(csv.reader([file.readline()], delimiter=separator(line)), [])
     if len(cells) < MANY or not all(cell.strip().lstrip("-").replace(".", "", 1).isdigit() for cell in cells[1:-1]):
         return None
-    label = next((name for name in names if name.casefold() in LABELS), names[0])
+    label = next((name for name in names if name.casefold() in LABELS), names[-1 if is_label(cells) else 0])
     option = "" if label == LABEL else f" --data-args {shlex.quote(f'label_column={label}')}"
     return f"plain numbers are read as they are: {command('train', '--data', path, '--model', 'mlp')}{option}"
+
+
+def is_label(cells: Sequence[str]) -> bool:
+    """Whether the last cell of a row is a label rather than the first: a name, or a whole number behind a fraction."""
+    first, last = cells[0].strip(), cells[-1].strip()
+    return not last.replace(".", "", 1).isdigit() or ("." in first and last.isdigit())
 
 
 def separator(line: str) -> str:
