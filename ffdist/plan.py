@@ -92,11 +92,6 @@ class Plan:
         """Whether worker i is stage i, alone."""
         return [stage.workers for stage in self.stages] == [[i] for i in range(len(self.stages))]
 
-    @property
-    def is_replicated(self) -> bool:
-        """Whether every worker computes all blocks."""
-        return len(self.stages) == 1
-
     def stages_of(self, worker: int) -> list[int]:
         """Where a worker serves."""
         return [i for i, stage in enumerate(self.stages) if worker in stage.workers]

@@ -61,7 +61,7 @@ class AugLocal(Competitive):
     def local(self, head: nn.Module, out: Tensor, labels: Tensor | None) -> Local:
         assert isinstance(head, AugLocalHead)
         scores = head(out).float() * self.scale
-        return Local(self.compete(scores, labels, learning=head.training), scores, None if head.last else out.detach())
+        return Local(self.compete(scores, labels, learning=head.training), scores, out.detach())
 
     def narrowed(self, channels: int) -> int:
         """Channels of a copy's layer."""
@@ -75,7 +75,6 @@ class AugLocalHead(nn.Module):
         super().__init__()
         form(spec, "auglocal")
         blocks = chosen(spec, rule.depth)
-        self.last = spec.is_last
         self.seen = blocks[-1].seen if blocks else as_it_is
         pooled = rule.side if len(spec.output_shape) == 3 else 0
         self.pool = PoolTo(pooled) if pooled else nn.Identity()

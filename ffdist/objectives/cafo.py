@@ -52,7 +52,7 @@ class CaFo(Competitive):
         else:
             scores = head.predictor(y).float()
         loss = None if labels is None else self.judged(scores, labels, learning=head.training)
-        return Local(loss, scores, None if head.last else out.detach())
+        return Local(loss, scores, out.detach())
 
     def judged(self, scores: Tensor, labels: Tensor, *, learning: bool) -> Tensor | None:
         if self.loss == "ce":
@@ -95,7 +95,6 @@ class CaFoHead(nn.Module):
 
     def __init__(self, spec: BlockSpec, limit: int) -> None:
         super().__init__()
-        self.last = spec.is_last
         self.flat = FlatFeatures(spec, "CaFo", limit)
         self.predictor = nn.Linear(self.flat.size, spec.num_classes)
         self.register_buffer("feedback", torch.randn(spec.num_classes, self.flat.size) / self.flat.size**0.5)

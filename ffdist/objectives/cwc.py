@@ -63,7 +63,7 @@ class CwC(Competitive):
 
     def local(self, head: nn.Module, out: Tensor, labels: Tensor | None) -> Local:
         assert isinstance(head, CwCHead)
-        next_input = None if head.last else out.detach()
+        next_input = out.detach()
         scores = head.form.class_means(out.square(), head.num_groups)
         if head.coarse is None:
             return Local(self.compete(scores, labels, learning=head.training), scores, next_input)
@@ -85,7 +85,6 @@ class CwCHead(nn.Module):
 
     def __init__(self, spec: BlockSpec, *, coarse: bool) -> None:
         super().__init__()
-        self.last = spec.is_last
         self.num_groups = max(CIFAR100_SUPERCLASSES) + 1 if coarse else spec.num_classes
         self.form = check_groups(spec, "CwC", self.num_groups)
         table = torch.tensor(CIFAR100_SUPERCLASSES) if coarse else None

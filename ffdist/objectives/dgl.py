@@ -67,7 +67,7 @@ class DGL(Competitive):
             target = similarity(label_shares(labels, scores.shape[1]))
             mismatch = F.mse_loss(similarity(head.form.position_mean(out)), target)
             loss = (1 - self.similarity) * loss + self.similarity * mismatch
-        return Local(loss, scores, None if head.last else out.detach())
+        return Local(loss, scores, out.detach())
 
 
 class DGLHead(nn.Module):
@@ -75,7 +75,6 @@ class DGLHead(nn.Module):
 
     def __init__(self, spec: BlockSpec, rule: DGL) -> None:
         super().__init__()
-        self.last = spec.is_last
         self.form = form(spec, "dgl")
         if len(self.form.position_dims) == 2:
             layers, features = of_maps(spec, rule)

@@ -78,7 +78,7 @@ class InfoPro(Competitive):
         assert isinstance(head, InfoProHead)
         scores = None if head.aux is None else head.aux(out).float()
         loss = None if scores is None else self.compete(scores, labels, learning=head.training)
-        return Local(loss, scores, None if head.last else out.detach())
+        return Local(loss, scores, out.detach())
 
     def local_with_companion(self, head: nn.Module, out: Tensor, labels: Tensor, companion: Tensor) -> Local:
         assert isinstance(head, InfoProHead)
@@ -97,7 +97,6 @@ class InfoProHead(nn.Module):
 
     def __init__(self, spec: BlockSpec, rule: InfoPro) -> None:
         super().__init__()
-        self.last = spec.is_last
         self.l1, self.l2 = rule.weights(spec)
         channels = spec.output_shape[0]
         conv = (nn.Conv2d(channels, channels, 3, 2, 1, bias=False), nn.BatchNorm2d(channels), nn.ReLU())

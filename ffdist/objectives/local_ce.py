@@ -25,7 +25,7 @@ class LocalCE(Competitive):
     def local(self, head: nn.Module, out: Tensor, labels: Tensor | None) -> Local:
         assert isinstance(head, LocalCEHead)
         scores = head.form.position_mean(head.linear(out))
-        return Local(self.compete(scores, labels, learning=head.training), scores, None if head.last else out.detach())
+        return Local(self.compete(scores, labels, learning=head.training), scores, out.detach())
 
 
 class LocalCEHead(nn.Module):
@@ -33,6 +33,5 @@ class LocalCEHead(nn.Module):
 
     def __init__(self, spec: BlockSpec) -> None:
         super().__init__()
-        self.last = spec.is_last
         self.form = form(spec, "local cross-entropy")
         self.linear = pointwise(self.form, spec.num_classes)

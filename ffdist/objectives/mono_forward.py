@@ -38,7 +38,7 @@ class MonoForward(Competitive):
     def local(self, head: nn.Module, out: Tensor, labels: Tensor | None) -> Local:
         assert isinstance(head, MonoForwardHead)
         scores = head.project(head.flat(out)).float()
-        return Local(self.compete(scores, labels, learning=head.training), scores, None if head.last else out.detach())
+        return Local(self.compete(scores, labels, learning=head.training), scores, out.detach())
 
 
 class MonoForwardHead(nn.Module):
@@ -46,6 +46,5 @@ class MonoForwardHead(nn.Module):
 
     def __init__(self, spec: BlockSpec, limit: int) -> None:
         super().__init__()
-        self.last = spec.is_last
         self.flat = FlatFeatures(spec, "Mono-Forward", limit)
         self.project = nn.Linear(self.flat.size, spec.num_classes, bias=False)

@@ -52,7 +52,7 @@ class PredSim(Competitive):
             target = similarity(label_shares(labels, scores.shape[1]))
             mismatch = F.mse_loss(similarity(head.spread(out)), target)
             loss = (1 - self.beta) * loss + self.beta * mismatch
-        return Local(loss, scores, None if head.last else out.detach())
+        return Local(loss, scores, out.detach())
 
 
 def similarity(x: Tensor) -> Tensor:
@@ -68,7 +68,6 @@ class PredSimHead(nn.Module):
 
     def __init__(self, spec: BlockSpec, limit: int) -> None:
         super().__init__()
-        self.last = spec.is_last
         self.form = form(spec, "predsim")
         self.flat = FlatFeatures(spec, "predsim", limit)
         self.decoder = nn.Linear(self.flat.size, spec.num_classes)

@@ -59,7 +59,7 @@ class SFF(Competitive):
         z = head.aux(normed)
         scores = head.form.position_mean(z.square() if self.goodness == "square" else z)
         loss = self.compete(scores, labels, learning=head.training)
-        return Local(loss, scores, None if head.last else normed.detach())
+        return Local(loss, scores, normed.detach())
 
 
 class SFFHead(nn.Module):
@@ -67,7 +67,6 @@ class SFFHead(nn.Module):
 
     def __init__(self, spec: BlockSpec, kernel: int) -> None:
         super().__init__()
-        self.last = spec.is_last
         self.form = form(spec, "SFF")
         self.norm = channel_norm(self.form)
         self.aux = pointwise(self.form, spec.num_classes, kernel)

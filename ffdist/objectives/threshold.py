@@ -41,7 +41,6 @@ class ThresholdHead(nn.Module):
 
     def __init__(self, spec: BlockSpec, rule: str, *, readout: bool) -> None:
         super().__init__()
-        self.last = spec.is_last
         self.num_classes = spec.num_classes
         self.form: Form = form(spec, rule)
         self.counts = spec.index > 0 or spec.num_blocks == 1
@@ -173,11 +172,11 @@ class LabelledInput(Objective):
             passes = head.num_classes + (self.predict == "both")
             labelled = out[: out.shape[0] // passes * head.num_classes]
             loss, scores = self._each_label(head, labelled, labels)
-        return Local(loss, scores, None if head.last else next_input)
+        return Local(loss, scores, next_input)
 
     def forward_frozen(self, head: nn.Module, out: Tensor) -> Tensor | None:
         assert isinstance(head, ThresholdHead)
-        return None if head.last else rms_normalised(out)
+        return rms_normalised(out)
 
     def features(self, head: nn.Module, out: Tensor, samples: int) -> Tensor | None:
         assert isinstance(head, ThresholdHead)
@@ -238,7 +237,7 @@ class UnlabelledInput(Objective):
             if self.peer:
                 contrast = contrast + self.peer * head.peer_loss(out[:batch])
             loss = contrast if loss is None else contrast + loss
-        return Local(loss, scores, None if head.last else next_input)
+        return Local(loss, scores, next_input)
 
     def features(self, head: nn.Module, out: Tensor, samples: int) -> Tensor | None:
         assert isinstance(head, ThresholdHead)

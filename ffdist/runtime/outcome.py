@@ -90,9 +90,3 @@ def explained(errors: Sequence[BaseException], hung: Sequence[str]) -> BaseExcep
 
 def with_remedy(error: FfdistError, remedy: str) -> FfdistError:
     return error.again(remedy=remedy)
-
-
-def in_stage(error: FfdistError, stage: str) -> FfdistError:
-    """The same error, told with the stage that had it."""
-    where = error.details["where"]
-    return error.again(where=f"{stage}, {where}" if where else stage)
