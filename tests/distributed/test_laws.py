@@ -4,28 +4,64 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
+from harness import ContractRank, Crew
 from jobs import QUIET, DigitsJob, fingerprint, learned
 from stages import stages_of
 
 from ffdist.errors import DivergedError, FfdistError, StageError
-from ffdist.events import ProgressMade, RunEvent, RunRestarted
+from ffdist.events import ProgressMade, RunEvent, RunRestarted, from_json
 from ffdist.objectives import SFF, BlockSpec, Hinton, Local
+from ffdist.runtime.beat import Doing
 from ffdist.runtime.outcome import Result
 from ffdist.runtime.processes import run_processes
+from ffdist.runtime.run_worker import run_worker
 from ffdist.runtime.threads import run_threads
+from ffdist.runtime.world import World
 from ffdist.snapshot import latest
 
 pytestmark = pytest.mark.distributed
 
 
 def run_stages(make: DigitsJob, run: Path, stages: int, **settings: Any) -> Result:
-    placed = replace(make, run=run, settings=make.settings | {"stages": stages, **settings})
-    return run_processes(placed, stages, QUIET)
+    return run_processes(placed(make, run, stages, settings), stages, QUIET)
+
+
+def placed(make: DigitsJob, run: Path, stages: int, settings: dict[str, Any]) -> DigitsJob:
+    return replace(make, run=run, settings=make.settings | {"stages": stages, **settings})
+
+
+@pytest.fixture(scope="module")
+def crew() -> Iterator[Crew]:
+    """Processes for what asks nothing of their start and their end: each costs seconds."""
+    with Crew(4) as made:
+        yield made
+
+
+def work(place: ContractRank, make: DigitsJob, workers: int) -> list[dict[str, Any]]:
+    """A rank's part of a run of so many workers; what was reported in it."""
+    told: list[dict[str, Any]] = []
+    if place.rank < workers:
+        world = World(place.rank, workers, place.rank)
+        report = lambda event: told.append(event.to_json())  # noqa: E731
+        run_worker(make, world, place.store, report, stop=Event(), doing=Doing())
+    return told
+
+
+def run_in(crew: Crew, make: DigitsJob, workers: int) -> Result:
+    """As `run_processes` does, in processes that are there already."""
+    result = Result()
+    hear = result.collecting(QUIET)
+    for outcome in crew.run(work, make, workers):
+        for event in outcome.unwrap():
+            hear(from_json(event))
+    return result
 
 
 @pytest.fixture(scope="module")
@@ -40,35 +76,44 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], list[dic
     ("stages", "transport"), [(1, "auto"), (2, "shared-memory"), (3, "shared-memory"), (2, "gloo"), (3, "gloo")]
 )
 def test_stage_processes_equal_one_process_bit_for_bit(
-    stages: int, transport: str, alone: tuple[list[str], list[dict[str, Any]], Any], tmp_path: Path
+    stages: int, transport: str, alone: tuple[list[str], list[dict[str, Any]], Any], crew: Crew, tmp_path: Path
 ) -> None:
-    result = run_stages(DigitsJob(noisy=True), tmp_path, stages, transport=transport)
+    result = run_in(crew, placed(DigitsJob(noisy=True), tmp_path, stages, {"transport": transport}), stages)
     assert (fingerprint(tmp_path), learned(result.records), result.test) == alone
 
 
-def test_bf16_activations_between_processes_change_nothing(tmp_path: Path) -> None:
+def test_stages_that_are_started_for_it_equal_one_process_bit_for_bit(
+    alone: tuple[list[str], list[dict[str, Any]], Any], tmp_path: Path
+) -> None:
+    result = run_stages(DigitsJob(noisy=True), tmp_path, 3)
+    assert (fingerprint(tmp_path), learned(result.records), result.test) == alone
+
+
+def test_bf16_activations_between_processes_change_nothing(crew: Crew, tmp_path: Path) -> None:
     make = DigitsJob(epochs=1, settings={"precision": "bf16"})
     run_threads(replace(make, run=tmp_path / "one")(), QUIET)
-    run_stages(make, tmp_path / "two", 2)
+    run_in(crew, placed(make, tmp_path / "two", 2, {}), 2)
     assert fingerprint(tmp_path / "two") == fingerprint(tmp_path / "one")
 
 
 @pytest.mark.parametrize(("stages", "transport"), [(2, "gloo"), (4, "shared-memory")])
-def test_a_fusion_head_in_any_process_learns_what_it_learns_in_one(stages: int, transport: str, tmp_path: Path) -> None:
+def test_a_fusion_head_in_any_process_learns_what_it_learns_in_one(
+    stages: int, transport: str, crew: Crew, tmp_path: Path
+) -> None:
     make = DigitsJob(epochs=1, settings={"fusion": True})
     one = run_threads(replace(make, run=tmp_path / "one")(), QUIET)
-    several = run_stages(make, tmp_path / "several", stages, transport=transport)
+    several = run_in(crew, placed(make, tmp_path / "several", stages, {"transport": transport}), stages)
     assert fingerprint(tmp_path / "several") == fingerprint(tmp_path / "one")
     assert several.test == one.test
 
 
 @pytest.mark.parametrize(("stages", "transport"), [(2, "gloo"), (3, "shared-memory"), (3, "gloo")])
 def test_predictions_that_travel_back_between_processes_change_nothing(
-    stages: int, transport: str, tmp_path: Path
+    stages: int, transport: str, crew: Crew, tmp_path: Path
 ) -> None:
     make = DigitsJob(noisy=True, objective=Hinton(predict="linear", hard=True, lag=12))
     run_threads(replace(make, run=tmp_path / "one")(), QUIET)
-    run_stages(make, tmp_path / "more", stages, transport=transport)
+    run_in(crew, placed(make, tmp_path / "more", stages, {"transport": transport}), stages)
     assert fingerprint(tmp_path / "more") == fingerprint(tmp_path / "one")
 
 
@@ -94,10 +139,11 @@ def test_workers_that_share_blocks_equal_one_bit_for_bit(
     workers: int,
     transport: str,
     alone_in_lanes: tuple[list[str], list[dict[str, Any]], Any],
+    crew: Crew,
     tmp_path: Path,
 ) -> None:
     told = {"plan": plan, "lanes": 4, "transport": transport, "exchange": "slices"}
-    result = run_processes(DigitsJob(tmp_path, epochs=1, noisy=True, settings=told), workers, QUIET)
+    result = run_in(crew, DigitsJob(tmp_path, epochs=1, noisy=True, settings=told), workers)
     assert (fingerprint(tmp_path), learned(result.records), result.test) == alone_in_lanes
 
 
