@@ -58,7 +58,7 @@ def run_in(crew: Crew, make: DigitsJob, workers: int) -> Result:
     """As `run_processes` does, in processes that are there already."""
     result = Result()
     hear = result.collecting(QUIET)
-    for outcome in crew.run(work, make, workers):
+    for outcome in crew.run(work, make, workers, timeout=250):
         for event in outcome.unwrap():
             hear(from_json(event))
     return result
