@@ -85,11 +85,12 @@ def cluster_of(case: Case) -> Cluster:
     return Cluster(case.plan.workers, paced, cores=cores)
 
 
-def measured(case: Case, settings: BenchSettings, rounds: int) -> list[float]:
+def measured(case: Case, settings: BenchSettings, rounds: int, samples: int | None) -> list[float]:
     """Samples a second, a figure a round."""
     changed = settings.train.changed(plan=str(case.plan), lanes=case.plan.lanes)
     if case.by == "threads":
-        return [by_threads(BenchJob(changed, case.plan.workers), settings) for _ in range(rounds)]
+        job = BenchJob(changed.changed(samples=samples), case.plan.workers)
+        return [by_threads(job, settings) for _ in range(rounds)]
     with ExitStack() as ends:
         place = here
         if case.by != "processes":
@@ -147,9 +148,11 @@ COLUMNS = {
 UNITS = {"throughput": "samples/s", "simulated": "samples/s", "error": "of what was measured"}
 
 
-def compare(made: Table, case: Case, settings: BenchSettings, known: Profile, rounds: int) -> float:
+def compare(
+    made: Table, case: Case, settings: BenchSettings, known: Profile, rounds: int, samples: int | None
+) -> float:
     """A line; returns the error of the simulation."""
-    rates = Summary.of(measured(case, settings, rounds))
+    rates = Summary.of(measured(case, settings, rounds, samples))
     expected = simulated(known, cluster_of(case), case.plan).rate
     error = abs(expected - rates.median) / rates.median
     made.add(
@@ -186,10 +189,10 @@ def main(
         record: Folder for the record.
     """
     os.environ["OMP_NUM_THREADS"] = "1"
-    settings = BenchSettings().changed(data=data, model=model, batch_size=batch_size, seconds=seconds, samples=samples)
+    settings = BenchSettings().changed(data=data, model=model, batch_size=batch_size, seconds=seconds)
     known = profile(settings)
     made = Table("simulation", f"{settings.subject}, {settings.precision}, batch {batch_size}", COLUMNS, UNITS)
-    errors = [compare(made, case, settings, known, rounds) for case in cases(known.names)]
+    errors = [compare(made, case, settings, known, rounds, samples) for case in cases(known.names)]
     notes = [
         f"median error {median(errors):.1%}, largest {max(errors):.1%}, over {len(errors)} plans",
         "simulated from each block's times alone in one process, with their spread; links as measured, or as paced",
