@@ -31,7 +31,7 @@ from ffdist.presets import with_preset
 from ffdist.runtime.job import Job
 from ffdist.runtime.outcome import Result
 from ffdist.runtime.planning import count_workers
-from ffdist.runtime.processes import run_attempts
+from ffdist.runtime.processes import run_processes
 from ffdist.runtime.stage_process import Training
 from ffdist.runtime.start import make_job
 from ffdist.runtime.threads import run_threads
@@ -87,14 +87,14 @@ def fingerprint(run: Path) -> list[str]:
 
 
 def by_processes(make: DigitsJob, report: Observer) -> Result:
-    return run_attempts(Training(make), Plan.parse(make.plan, NAMES, make.lanes).workers, report)
+    return run_processes(Training(make), Plan.parse(make.plan, NAMES, make.lanes).workers, report)
 
 
 def by_hosts(make: DigitsJob, report: Observer) -> Result:
     workers = Plan.parse(make.plan, NAMES, make.lanes).workers
     with ExitStack() as ends:
         hosts = ends.enter_context(Hosts(workers))
-        return run_attempts(hosts.place(Training(make)), workers, report)
+        return run_processes(hosts.place(Training(make)), workers, report)
 
 
 def by_threads(make: DigitsJob, report: Observer) -> Result:

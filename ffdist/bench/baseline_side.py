@@ -20,8 +20,8 @@ from ffdist.bench.harness.window import Window, WindowRate, endless
 from ffdist.device import enter, group_backend, queues, synchronize
 from ffdist.errors import FfdistError
 from ffdist.runtime.job import Job
-from ffdist.runtime.processes import MakeJob
 from ffdist.runtime.rank import stage_device
+from ffdist.runtime.stage_process import MakeJob
 
 
 class KeepOrder(NamedTuple):

@@ -17,7 +17,7 @@ from typing import Literal
 
 from ffdist.bench.harness.finding import Progress
 from ffdist.bench.schedule import Fault
-from ffdist.bench.victims import ProcessId, descendants, is_worker, kept_in
+from ffdist.bench.victims import ProcessId, descendants, is_worker, kept_in, shared_by
 from ffdist.errors import StageError
 from ffdist.report.log import PULSES
 from ffdist.runtime.record import ENVIRONMENT
@@ -76,6 +76,8 @@ class Disturbed:
     process: subprocess.Popen[bytes] | None = None
     seen: set[ProcessId] = field(default_factory=set)
     """All processes that it had at any moment at which somebody looked."""
+    shared: set[str] = field(default_factory=set)
+    """Names of shared memory that they had when one was killed."""
     seen_workers: set[ProcessId] = field(default_factory=set)
 
     def start(self) -> None:
@@ -133,6 +135,7 @@ class Disturbed:
         """False where nobody is there to be killed."""
         assert self.process
         workers = sorted(self.workers())
+        self.shared |= shared_by(descendants(self.process.pid))
         if fault.launcher:
             os.kill(self.process.pid, signal.SIGKILL)
             return True

@@ -8,6 +8,7 @@ equal to the bit, and nothing may be left: no process, no shared memory, no temp
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import subprocess
@@ -15,7 +16,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -49,6 +50,7 @@ def disturb(run: Disturbed, faults: list[Fault]) -> list[KillOutcome]:
         if not run.kill(fault):
             continue
         told.append(KillOutcome(fault, time.monotonic(), begun, step))
+        note_kill(run, told[-1])
         who = run.launcher if fault.launcher else f"worker {fault.worker}"
         run.progress(f"kill {number + 1} of {len(faults)}: {who}, {fault.moment}, behind batch {step}")
         if fault.launcher:
@@ -61,15 +63,23 @@ def disturb(run: Disturbed, faults: list[Fault]) -> list[KillOutcome]:
                 )
             latest(run.run)  # raises where a snapshot that counts as one is not whole
         wait_ready(run, told[-1], faults[number + 1 : number + 2])
-    deadline = time.monotonic() + PATIENCE
+    deadline, seen = time.monotonic() + PATIENCE, (run.begun(), run.newest())
     while run.ended() != 0:
         if run.ended() is not None:
             run.go_on()
         settle(run, told)
+        if seen != (seen := (run.begun(), run.newest())):
+            deadline = time.monotonic() + PATIENCE
         if time.monotonic() > deadline:
             raise StageError("the run does not come to its end", where=run.run, expected=f"within {PATIENCE:g} s")
         time.sleep(0.05)
     return told
+
+
+def note_kill(run: Disturbed, kill: KillOutcome) -> None:
+    """Into the folder of both runs, so that one that is broken off has something to show."""
+    with (run.temporary.parent / "kills.jsonl").open("a") as file:
+        file.write(json.dumps({"time": time.time(), "step": kill.step, **asdict(kill.fault)}) + "\n")
 
 
 def wait_ready(run: Disturbed, last: KillOutcome, following: list[Fault]) -> None:
@@ -126,12 +136,11 @@ def learned(run: Path) -> dict[str, Any]:
 
 @contextmanager
 def nothing_left(run: Disturbed) -> Iterator[None]:
-    """Raises StageError where something is there afterwards that was not before."""
-    shared = kept_in(Path("/dev/shm"))
+    """Raises StageError where something of the run's is there afterwards."""
     yield
     left = {
         "processes": [str(each.pid) for each in left_of(run.seen, LEFT[run.launcher])],
-        "shared memory": sorted(kept_in(Path("/dev/shm")) - shared),
+        "shared memory": sorted(kept_in(Path("/dev/shm")) & run.shared),
         "temporary files": sorted(name for name in kept_in(run.temporary) if "ffdist" in name),
         "parts of files": sorted(str(path) for path in run.run.rglob(".*.partial")),
     }

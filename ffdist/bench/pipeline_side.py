@@ -18,8 +18,8 @@ from ffdist.events import EpochEnded, ProgressMade, RunEvent, RunStarted
 from ffdist.pipeline.source import Loaders
 from ffdist.runtime.edges import ProcessEdges
 from ffdist.runtime.job import Job
-from ffdist.runtime.processes import MakeJob
 from ffdist.runtime.rank import Rank, stage_device
+from ffdist.runtime.stage_process import MakeJob
 
 ENDLESS = 10**6
 """Epochs; the run is stopped when nothing more is asked for."""

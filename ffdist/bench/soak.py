@@ -17,6 +17,7 @@ from statistics import median
 from ffdist.bench.harness.finding import BenchResult, Plot, Progress
 from ffdist.bench.harness.table import Table, Value
 from ffdist.bench.victims import descendants, is_worker
+from ffdist.cores import available_cores
 from ffdist.errors import StageError
 from ffdist.report.log import read_run_log
 
@@ -134,9 +135,15 @@ def finding(looks: list[ResourceSample], speeds: list[float], minutes: float, st
             grown.append(f"{name}: {middle:.0f}, then {last:.0f}")
     if grown:
         raise StageError("something grows while a run is at work", expected=f"at most {FLAT} times", got=grown)
+    load = os.getloadavg()[2]
     points = [
         (look.seconds / 60, look.resident / 2**20, look.resident / 2**20, look.resident / 2**20) for look in looks
     ]
     summary = {"minutes": minutes, "stages": stages, "epochs": len(speeds), "rows": made.drawn_cells()}
+    notes = [
+        f"Nothing grew by more than {FLAT - 1:.0%}.",
+        f"Load average (15 minutes) at the end: {load:.1f}, on {available_cores()} cores; where it is more than the "
+        "run's own, other work went on beside it.",
+    ]
     plot = Plot("lines", "memory of all workers", "minutes", "MiB", {"resident": points})
-    return BenchResult("soak", summary, [made], ["Nothing grew."], plot)
+    return BenchResult("soak", summary, [made], notes, plot)

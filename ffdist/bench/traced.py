@@ -26,8 +26,8 @@ from ffdist.bench.whole_runs import whole_rank
 from ffdist.device import synchronize
 from ffdist.errors import ConfigError, FfdistError, setting
 from ffdist.page.spans import PageSpan, spans_of, without_overlap
-from ffdist.runtime.processes import MakeJob
 from ffdist.runtime.rank import stage_device
+from ffdist.runtime.stage_process import MakeJob
 from ffdist.runtime.start import SettingsJob
 from ffdist.runtime.tracing import TRACE
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -75,6 +75,16 @@ def _has_rank(pid: int) -> bool:
     with suppress(OSError):
         return b"LOCAL_RANK=" in Path(f"/proc/{pid}/environ").read_bytes()
     return False
+
+
+def shared_by(seen: Iterable[ProcessId]) -> set[str]:
+    """Names in /dev/shm that these processes have mapped: others on this machine have theirs there, too."""
+    found = set[str]()
+    for each in seen:
+        with suppress(OSError):
+            lines = Path(f"/proc/{each.pid}/maps").read_text().splitlines()
+            found |= {line.rpartition("/dev/shm/")[2] for line in lines if "/dev/shm/" in line}
+    return found
 
 
 def kept_in(folder: Path, prefix: str = "") -> set[str]:

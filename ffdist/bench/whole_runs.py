@@ -21,8 +21,8 @@ from ffdist.pipeline.block import to_device
 from ffdist.pipeline.initial import make_from_data
 from ffdist.runtime.edges import ProcessEdges
 from ffdist.runtime.job import Job
-from ffdist.runtime.processes import MakeJob
 from ffdist.runtime.rank import Rank, stage_device
+from ffdist.runtime.stage_process import MakeJob
 
 
 class Epoch(NamedTuple):

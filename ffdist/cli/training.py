@@ -45,6 +45,7 @@ from ffdist.runtime.processes import run_processes
 from ffdist.runtime.rank import idle_gpus, set_threads, stage_device
 from ffdist.runtime.record import facts
 from ffdist.runtime.run import SETTINGS, check_named, no_data_to_learn, read_settings
+from ffdist.runtime.stage_process import Training
 from ffdist.runtime.start import SettingsJob, make_job
 from ffdist.runtime.threads import run_threads
 from ffdist.runtime.torchrun import Rendezvous, Signals, meet, run_rank
@@ -159,8 +160,8 @@ def launch(make: SettingsJob, out: Path) -> Result:
             return run_threads(make(), observer)
         if settings.plan.launcher == "ray":
             return settings_on_ray(make, out, observer)
-        run = settings.run
-        return run_processes(make, make.workers, observer, run=out, max_restarts=run.max_restarts, timeout=run.timeout)
+        run, life = settings.run, Training(make)
+        return run_processes(life, make.workers, observer, run=out, max_restarts=run.max_restarts, timeout=run.timeout)
     except (StageError, TransportError) as error:
         raise resumed_text(error, out) from error
     finally:

@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import IO, Any
 
 EVERY = 0.5
@@ -57,8 +58,20 @@ def beating(beat: Callable[[str], None], doing: Doing) -> threading.Event:
     return ended
 
 
+_log: IO[Any] | None = None
+"""Where stacks go; None: stderr."""
+
+
 def stacks_to(file: IO[Any] | None = None) -> None:
     """Where the stacks go that `STACK` asks for: stderr, or a worker's log. Of no effect where somebody else uses the
     signal."""
+    global _log
     if signal.getsignal(STACK) is signal.SIG_DFL or file is not None:
+        _log = file
         faulthandler.register(STACK, file or sys.stderr, all_threads=True)
+
+
+def write_stacks() -> None:
+    """Where each thread of this process is, as `STACK` asks for it."""
+    with suppress(OSError, ValueError):  # the log is closed
+        faulthandler.dump_traceback(_log or sys.stderr, all_threads=True)

@@ -14,7 +14,7 @@ from ffdist.events import RunStopped
 from ffdist.runtime.beat import Doing
 from ffdist.runtime.child import LauncherPipe, ProcessStart
 from ffdist.runtime.edges import Kind, ProcessEdges
-from ffdist.runtime.processes import run_attempts
+from ffdist.runtime.processes import run_processes
 from ffdist.runtime.routes import Route
 from ffdist.transport.base import Frame
 
@@ -27,7 +27,7 @@ def passed_whole(kind: Kind, count: int) -> bool:
 
     Raises the FfdistError that explains where it does not get there.
     """
-    result = run_attempts(PassOn(kind), count, lambda event: None)
+    result = run_processes(PassOn(kind), count, lambda event: None)
     if not result.reason:
         raise StageError("nothing arrived at the last process")
     return result.reason == WHOLE

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from ffdist.loading import loading
 from ffdist.payload import Script
-from ffdist.runtime.beat import Doing, beating
+from ffdist.runtime.beat import Doing, beating, stacks_to
 from ffdist.runtime.interrupts import SIGNALS, hear_signals
 from ffdist.runtime.world import World
 
@@ -76,6 +76,7 @@ def main(connection: Connection) -> None:
     for number in SIGNALS:
         signal.signal(number, lambda *_: None)  # whoever started the stages decides what they do
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    stacks_to()  # who asks for stacks asks all stages, those that still load torch too
     try:
         start: ProcessStart = connection.recv()
         end_with_parent(start.parent)

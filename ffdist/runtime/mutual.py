@@ -16,7 +16,8 @@ from pathlib import Path
 import torch.distributed as dist
 
 from ffdist.errors import StageLostError
-from ffdist.runtime.beat import EVERY, STACK, Doing, silence_of
+from ffdist.runtime.beat import EVERY, STACK, Doing, silence_of, write_stacks
+from ffdist.runtime.watchdog import watched_from_beside
 from ffdist.runtime.world import World
 
 ENDED = "ended"
@@ -27,7 +28,8 @@ def watching_each_other(world: World, timeout: float, doing: Doing) -> Iterator[
     """A context in which a rank that gives no sign of life for so many seconds ends this process with an error that
     names it: what the main thread waits for may lie within torch, where no error reaches it."""
     if world.size == 1:
-        yield
+        with watched_from_beside(timeout, doing):
+            yield
         return
     watch = PeerMonitor(world, timeout, doing)
     watch.begin()
@@ -129,10 +131,8 @@ class PeerMonitor:
         if self.over.is_set():
             return
         print(f"ffdist: error (rank {self.world.rank}): {error}", file=sys.stderr, flush=True)
-        with suppress(Exception):
-            os.kill(os.getpid(), STACK)
-            time.sleep(EVERY)
-        os._exit(1)
+        write_stacks()
+        os._exit(1)  # the main thread may wait within torch for ever
 
 
 def end_sibling(said: str) -> None:

@@ -103,6 +103,7 @@ class StageActor:
         hear_signals(self._heard)
         for number in SIGNALS:
             signal.signal(number, lambda *_: None)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # Ray starts its processes with SIGINT blocked
 
     def _heard(self, number: int) -> None:
         self._told = self._told or number

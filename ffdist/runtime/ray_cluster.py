@@ -138,11 +138,12 @@ def starting() -> Iterator[None]:
         yield
     except Exception as error:  # whatever Ray meets with: it has no errors of its own for this
         said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        remedy = (
-            "a shorter TMPDIR"
-            if "AF_UNIX" in said
-            else f"a /dev/shm that can be written, or {setting('plan.launcher', 'processes')}"
-        )
+        remedies = {
+            "AF_UNIX": "a shorter TMPDIR",
+            "timed out": f"wait until this machine has less to do, or {setting('plan.launcher', 'processes')}",
+            "": f"a /dev/shm that can be written, or {setting('plan.launcher', 'processes')}",
+        }
+        remedy = next(told for sign, told in remedies.items() if sign in said)
         ray.shutdown()
         raise ConfigError(
             "Ray cannot start on this host", where=f"TMPDIR {tempfile.gettempdir()}", got=said, remedy=remedy

@@ -20,6 +20,7 @@ import ffdist
 from ffdist.errors import ConfigError
 from ffdist.page.spans import read_trace, spans_of, without_overlap
 from ffdist.runtime.processes import run_processes
+from ffdist.runtime.stage_process import Training
 from ffdist.runtime.threads import run_threads
 from ffdist.runtime.tracing import Offset, common_clock
 from ffdist.runtime.world import World
@@ -27,7 +28,7 @@ from ffdist.runtime.world import World
 SHARED = "{0} @ 0:0, 1:1 | {1}, {2} @ 1"
 WAYS: dict[str, Callable[[DigitsJob], object]] = {
     "threads": lambda make: run_threads(make(), QUIET),
-    "processes": lambda make: run_processes(make, 2, QUIET),
+    "processes": lambda make: run_processes(Training(make), 2, QUIET),
 }
 
 

@@ -13,6 +13,8 @@ from ffdist.transport.contract.pair import Pair
 from ffdist.transport.contract.sides import (
     EDGE,
     MANY,
+    SIZES,
+    SLOWLY,
     ask_and_recv,
     close_early,
     die,
@@ -29,15 +31,19 @@ from ffdist.transport.contract.sides import (
     recv_many,
     recv_one,
     recv_prints,
+    recv_sizes,
+    recv_slowly,
     recv_until_error,
     recv_what_is_left,
     recv_what_lies_there,
     send_and_die,
     send_depth_and_close,
     send_each,
+    send_fast,
     send_for_ever,
     send_into_silence,
     send_many,
+    send_sizes,
     send_sparse_then_marker,
     send_until_error,
     send_when_asked,
@@ -80,7 +86,20 @@ class EdgeContract:
         assert full
         assert values == [[float(i)] for i in range(depth + 1)]
 
-    @pytest.mark.parametrize("depth", [1, 3])
+    def test_messages_of_a_byte_to_256_mib_arrive_by_an_edge_that_holds_one(self, pair: Pair) -> None:
+        _, whole = pair.values(send_sizes, recv_sizes, SIZES, edge=replace(EDGE, depth=1))
+        assert whole == [True] * len(SIZES)
+
+    @pytest.mark.parametrize("depth", [1, 64])
+    def test_a_receiver_that_is_far_slower_makes_the_sender_wait_and_loses_nothing(
+        self, pair: Pair, depth: int
+    ) -> None:
+        frames = 2 * depth + 20
+        ahead, got = pair.values(send_fast, recv_slowly, frames, edge=replace(EDGE, depth=depth))
+        assert got == list(range(frames))
+        assert ahead > SLOWLY * 10
+
+    @pytest.mark.parametrize("depth", [1, 64])
     def test_exactly_depth_sends_return_before_a_recv_and_one_more_with_each(self, pair: Pair, depth: int) -> None:
         waited, seen = pair.values(fill_then_one_more, watch_then_empty, depth, 2, edge=replace(EDGE, depth=depth))
         assert seen == [(True, False, True)] * 2

@@ -6,6 +6,7 @@ import hashlib
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -103,6 +104,44 @@ def send_sparse_then_marker(place: ContractRank, sender: Sender) -> tuple[str, N
 
 def recv_one(place: ContractRank, receiver: Receiver) -> str:
     return receiver.recv().kind
+
+
+SIZES = (1, 1 << 10, (1 << 20) + 1, 1 << 28, 1)
+"""Bytes of messages, one after the other."""
+
+
+def message(size: int) -> Tensor:
+    """Bytes that tell where they belong."""
+    return torch.arange(251, dtype=torch.uint8).repeat(size // 251 + 1)[:size]
+
+
+def send_sizes(place: ContractRank, sender: Sender, sizes: tuple[int, ...]) -> None:
+    for size in sizes:
+        sender.send(Frame("x", {}, {"x": message(size)}))
+
+
+def recv_sizes(place: ContractRank, receiver: Receiver, sizes: tuple[int, ...]) -> list[bool]:
+    """Whether each is as it was sent."""
+    return [torch.equal(receiver.recv().tensors["x"], message(size)) for size in sizes]
+
+
+SLOWLY = 0.01
+"""Seconds that a receiver takes for a frame which is sent in a hundredth of it."""
+
+
+def send_fast(place: ContractRank, sender: Sender, frames: int) -> float:
+    """How long it waited for room."""
+    for step in range(frames):
+        sender.send(Frame("x", {"step": step}, {"x": torch.ones(16)}))
+    return sender.waited
+
+
+def recv_slowly(place: ContractRank, receiver: Receiver, frames: int) -> list[int]:
+    got = list[int]()
+    for _ in range(frames):
+        got.append(receiver.recv().fields["step"])
+        time.sleep(SLOWLY)
+    return got
 
 
 # An edge holds `depth` frames, no more and no fewer.

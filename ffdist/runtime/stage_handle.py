@@ -1,0 +1,155 @@
+"""A stage's process as its launcher has it: started, sent its job, told to stop, ended.
+
+A process is started with nothing but one end of a line. Over it come the job, as bytes, and orders; over it go events;
+and either end knows by it at once when the other one is gone.
+"""
+
+from __future__ import annotations
+
+import codecs
+import multiprocessing
+import os
+import platform
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from threading import Thread
+
+from ffdist.errors import StageLostError, setting
+from ffdist.payload import Payload
+from ffdist.runtime.beat import STACK
+from ffdist.runtime.child import START, ProcessStart
+from ffdist.runtime.interrupts import signals_blocked
+from ffdist.runtime.world import World
+
+KILLED: dict[int, str] = {
+    signal.SIGKILL: "a system out of memory kills so: a smaller batch size, or more stages",
+    signal.SIGBUS: "a file that was being read was cut off, a shard of the data perhaps: `ffdist data check` finds it; "
+    "restore it, then go on from the last snapshot",
+}
+"""What is to be done where a signal has ended a process."""
+TAIL = 2000
+"""Characters of what a process wrote last that are told when it has died."""
+
+
+@dataclass
+class StageProcess:
+    """A stage's process, what it reports, and the error it told of."""
+
+    rank: int
+    process: subprocess.Popen[bytes]
+    line: Connection
+    stderr: int
+    """The descriptor of what it writes there."""
+    error: BaseException | None = None
+    done: bool = False
+    open: bool = True
+    until: float | None = None
+    """When it is ended, as it hangs, whatever it has written by then."""
+    heard: float = field(default_factory=time.monotonic)
+    """When it gave a sign of life last."""
+    doing: str = "starting"
+    """What it said then that it was at."""
+    said: str = ""
+    """The end of what it wrote on stderr."""
+    decoder: codecs.IncrementalDecoder = field(default_factory=lambda: codecs.getincrementaldecoder("utf-8")("replace"))
+
+    def __str__(self) -> str:
+        return f"stage {self.rank} (process {self.process.pid})"
+
+    def pass_on(self) -> bool:
+        """What it has written on stderr since, to this process's own; whether it may write more."""
+        try:
+            written = os.read(self.stderr, 1 << 16)
+        except BlockingIOError:
+            return True
+        text = self.decoder.decode(written)
+        self.said = (self.said + text)[-TAIL:]
+        if text and sys.stderr:
+            with suppress(OSError, ValueError):  # nobody reads it
+                sys.stderr.write(text)
+                sys.stderr.flush()
+        return bool(written)
+
+    def order_stop(self) -> None:
+        with suppress(OSError):  # it is gone, as its line will tell
+            self.line.send_bytes(b"stop")
+
+    def drain(self) -> None:
+        """What its end has left on the way."""
+        while wait([self.stderr], 0) and self.pass_on():
+            pass
+
+    def hangs(self, timeout: float, others: Sequence[str]) -> StageLostError:
+        """The error of one that gives no sign of life. others: what the other stages are at."""
+        return StageLostError(
+            f"stage {self.rank} does not answer",
+            where=f"worker {self.rank}, process {self.process.pid} of host {platform.node()}",
+            expected=f"a sign of life within {timeout:g} s",
+            got=f"silence for {time.monotonic() - self.heard:.1f} s; last it was {self.doing}"
+            + "".join(f"; {other}" for other in others),
+            remedy="where each worker stood is in its log; look for what has stopped the process, or raise "
+            f"{setting('run.timeout')} where the machine has too much to do",
+        )
+
+    def tell_stack(self) -> None:
+        """Have it write where it is, in its own log; one that is stopped does so when it goes on, which is now."""
+        with suppress(OSError):
+            self.process.send_signal(STACK)
+            self.process.send_signal(signal.SIGCONT)
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def close(self) -> None:
+        """Behind its end."""
+        self.line.close()
+        assert self.process.stderr
+        self.process.stderr.close()
+
+    def died(self) -> StageLostError:
+        code = self.process.returncode
+        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
+        said = "\n    ".join(["", *self.said.strip().splitlines()])
+        return StageLostError(
+            f"stage {self.rank} died",
+            where=f"process {self.process.pid}",
+            expected="an end without errors",
+            got=how + (f"; it said:{said}" if said else ""),
+            remedy=KILLED.get(-code),
+        )
+
+
+def start_stage(world: World, store: str, descriptors: tuple[int, ...], payload: Payload) -> StageProcess:
+    """A process that waits for its job, which is sent as fast as it takes it."""
+    here, there = multiprocessing.Pipe()
+    flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined] - as multiprocessing has it
+    command = [sys.executable, *flags, "-c", START, str(there.fileno()), f"stage-{world.rank}"]
+    with signals_blocked():
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+            pass_fds=(there.fileno(), *descriptors),
+        )
+        assert process.stderr
+        os.set_blocking(process.stderr.fileno(), False)
+        stage = StageProcess(world.rank, process, here, process.stderr.fileno())
+    there.close()
+    start = ProcessStart(world, store, os.getpid(), sys.argv, payload.script)
+    Thread(target=send_job, args=(here, start, payload.data), name=f"send stage-{world.rank}", daemon=True).start()
+    return stage
+
+
+def send_job(line: Connection, start: ProcessStart, data: bytes) -> None:
+    with suppress(OSError):  # it has died, as its line will tell
+        line.send(sys.path)
+        line.send(start)
+        line.send_bytes(data)

@@ -1,0 +1,110 @@
+"""Who watches a rank that is alone: a small process beside it, which is told again and again that it lives.
+
+torchrun's agent sees a rank that dies, and not one that is stopped; where there are several, they watch each other.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from ffdist.errors import StageLostError
+from ffdist.runtime.beat import EVERY, STACK, Doing, beating, silence_of, stacks_to
+from ffdist.runtime.interrupts import SIGNALS, signals_blocked
+from ffdist.runtime.world import World
+
+STACKS = 0.5
+"""Seconds that the rank has to write where it is, before it is ended."""
+_told = Doing()
+"""What the process beside this one is told that this one is at."""
+_beside: subprocess.Popen[bytes] | None = None
+
+
+@contextmanager
+def watched_from_beside(timeout: float, doing: Doing) -> Iterator[None]:
+    """Within, this process is ended where it gives no sign of life for so many seconds, and it is said what it was at.
+    Within another one of these, only what is said is changed."""
+    global _beside
+    before, _told.what = _told.what, lambda: str(doing)
+    if _beside is not None:
+        try:
+            yield
+        finally:
+            _told.what = before
+        return
+    numbers = (os.getpid(), timeout, silence_of(timeout))
+    command = [sys.executable, "-m", "ffdist.runtime.watchdog", *map(str, numbers)]
+    stacks_to()
+    with signals_blocked():
+        _beside = subprocess.Popen(command, stdin=subprocess.PIPE, bufsize=0)
+    ended = beating(_tell, _told)
+    try:
+        yield
+    finally:
+        ended.set()
+        beside, _beside = _beside, None
+        beside.kill()
+        beside.wait()
+
+
+def _tell(what: str) -> None:
+    beside = _beside
+    with suppress(OSError, ValueError):  # it has ended: nobody watches any more
+        if beside and beside.stdin:
+            beside.stdin.write(f"{what}\n".encode())
+
+
+def watch(rank: int, timeout: float, limit: float) -> None:
+    """Until the process `rank`, whose words come by stdin, has ended; or has been ended, after so many seconds of
+    silence. timeout: what the user has told of them."""
+    what = "starting"
+    heard = looked = time.monotonic()
+    while True:
+        ready, _, _ = select.select([0], [], [], EVERY)
+        now = time.monotonic()
+        if ready:
+            if not (said := os.read(0, 1 << 16)):
+                return
+            what = said.decode(errors="replace").strip().rpartition("\n")[2]
+        if ready or now - looked > limit / 2:  # this process itself was stopped, or the whole machine
+            heard = now
+        looked = now
+        if now - heard > limit:
+            end(rank, timeout, what)
+            return
+
+
+def end(rank: int, timeout: float, what: str) -> None:
+    error = StageLostError(
+        "stage 0 does not answer",
+        where=f"worker 0, process {rank} of host {platform.node()}",
+        expected=f"a sign of life within {timeout:g} s",
+        got=f"silence; last it was {what}",
+        remedy="where it stood is in its log; look for what has stopped the process, or raise the timeout where the "
+        "machine has too much to do",
+    )
+    print(f"ffdist: error (rank 0): {error}", file=sys.stderr, flush=True)
+    for number, seconds in ((STACK, 0.0), (signal.SIGCONT, STACKS), (signal.SIGKILL, 0.0)):
+        if os.getppid() == rank:  # else it has ended, and its number may be another's
+            with suppress(OSError):
+                os.kill(rank, number)
+            time.sleep(seconds)
+
+
+def is_alone() -> bool:
+    """Whether this process is the one rank of a run of torchrun's."""
+    world = World.from_env()
+    return world is not None and world.size == 1
+
+
+if __name__ == "__main__":
+    for each in SIGNALS:
+        signal.signal(each, signal.SIG_IGN)  # it ends with the rank
+    watch(int(sys.argv[1]), *map(float, sys.argv[2:]))
