@@ -17,7 +17,7 @@ os.environ |= {
 import ray
 from ray.cluster_utils import Cluster
 
-STORE = 80 << 20
+STORE = 640 << 20
 """Bytes of each node's object store."""
 
 
