@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ffdist.pipeline.tensor_bytes import before_step
+
 Group = dict[str, Any]
 
 
@@ -110,14 +112,17 @@ def sgd(optimizer: torch.optim.Optimizer) -> bool:
 
 
 def lean(kind: type[torch.optim.Optimizer], quick: Callable[[torch.optim.Optimizer], bool]) -> type[Any]:
-    """torch's optimiser with its quick step; without hooks, and without what its methods do for torch.compile: at their
-    first call they import torch._dynamo, which takes each process a second and 150 MiB, and nothing here compiles a
-    step."""
+    """torch's optimiser with its quick step.
+
+    Without torch's hooks, and without what its methods do for torch.compile: at their first call they import
+    torch._dynamo, which takes each process a second and 150 MiB, and nothing here compiles a step.
+    """
     names = ("add_param_group", "state_dict", "load_state_dict")
     whole, with_zeros = inspect.unwrap(kind.step), inspect.unwrap(kind.zero_grad)
 
     @torch.no_grad()
     def step(self: torch.optim.Optimizer) -> None:
+        before_step(self)
         if not quick(self):
             whole(self)
 

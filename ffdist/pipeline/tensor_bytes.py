@@ -127,13 +127,14 @@ class TensorBytes(TorchDispatchMode):
         self._name_owners()
 
 
-def _before_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+def before_step(optimizer: Optimizer, args: Any = (), kwargs: Any = None) -> None:
+    """Let this thread's counter know whose tensors these are. Steps that call no hooks call it themselves."""
     if _here.counter is not None:
         _here.counter.meet(optimizer)
 
 
 # Once for all threads: while one of them walks through torch's hooks, before a step, no other may add or remove any.
-register_optimizer_step_pre_hook(_before_step)
+register_optimizer_step_pre_hook(before_step)
 
 
 def _owners(optimizer: Optimizer) -> dict[int, str]:

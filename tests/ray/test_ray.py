@@ -238,7 +238,7 @@ class Unknown:
 
 
 def test_a_cluster_without_room_says_what_is_missing(driver: str, tmp_path: Path) -> None:
-    options = replace(SPREAD, cpus_per_stage=2, patience=timedelta(seconds=0.5))
+    options = replace(SPREAD, cpus_per_stage=2, start_timeout=timedelta(seconds=0.5))
     with pytest.raises(ConfigError, match=r"(?s)no room.*2 stages, each with CPU 2.*CPU 3 free of 3") as caught:
         run_ray(GatedJob(tmp_path), 2, Events(), options=options)
     assert "plan.stages" in (caught.value.remedy or "")
