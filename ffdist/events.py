@@ -58,7 +58,7 @@ class ProgressMade(RunEvent):
 
 @dataclass(frozen=True)
 class PulseReported(RunEvent):
-    """How it goes within an epoch, every `--log-every` batches."""
+    """How it goes within an epoch, every `--log-every` batches or seconds."""
 
     name: ClassVar[str] = "pulse"
 

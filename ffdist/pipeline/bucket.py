@@ -39,8 +39,8 @@ class Bucket:
         fields = {
             "step": step,
             "bucket": self.number,
-            "told": self.team.announce_stop(step),
             "blocks": [of for of, _ in found],
+            **self.team.announcements(step),
         }
         frames = [
             Frame(
@@ -70,7 +70,7 @@ class Bucket:
             for reduction in self.reductions:
                 reduction.add_up()
         if self.team:
-            self.team.receive_stop(frames.values())
+            self.team.receive_announcements(frames.values())
             self.team.exchanging += time.perf_counter() - began
         if self.sliced:
             self._hand_on()

@@ -19,8 +19,8 @@ from ffdist.transport.base import Frame
 def share_totals(team: StageGroup, blocks: Sequence[LearningBlock], step: int) -> None:
     """Take every lane's totals from the worker that has it: what is counted is the same on all."""
     tensors = {block.spec.name: block.totals.clone() for block in blocks}  # what was sent may not change
-    frames = team.gather("Totals", {"told": team.announce_stop(step)}, tensors)
-    team.receive_stop(frames.values())
+    frames = team.gather("Totals", team.announcements(step), tensors)
+    team.receive_announcements(frames.values())
     for share in team.shares:
         rows = slice(share.lanes.start, share.lanes.stop)
         for block in blocks:

@@ -27,6 +27,7 @@ from ffdist.pipeline.message import (
     Stop,
     TrainBatch,
 )
+from ffdist.pipeline.pulses import EveryBatches, Pulses
 from ffdist.pipeline.score_table import ScoreTable
 from ffdist.settings import TrainingSettings
 
@@ -84,7 +85,7 @@ class Source:
         training: TrainingSettings,
         *,
         snapshot_every: int | None = None,
-        pulse_every: int = 0,
+        pulses: Pulses | None = None,
         num_classes: int,
         start: Position = Position(),
         history: list[float] | None = None,
@@ -103,8 +104,7 @@ class Source:
         self.num_classes = num_classes
         self.at = start
         self.snapshot_every = snapshot_every
-        self.pulse_every = pulse_every
-        """In batches."""
+        self.pulses = pulses or EveryBatches(0)
         self.history = list(history or [])
         """Validation accuracy of the epochs whose results the source has seen."""
         self.validation_of = validation_of
@@ -141,7 +141,7 @@ class Source:
             step = self.at.step + 1
             yield from self._microbatches(x, y, step)
             self.at = Position(step, self.at.epoch, self.at.batch + 1)
-            if self.pulse_every and step % self.pulse_every == 0 and self.at.batch < len(self.loaders.train):
+            if self.pulses.is_due(step) and self.at.batch < len(self.loaders.train):
                 yield Pulse(step, self.at.epoch)
             if self.at.batch < len(self.loaders.train) and self.stop.is_stopping(step):
                 return False

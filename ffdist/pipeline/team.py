@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from threading import Event
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -17,6 +17,14 @@ from ffdist.transport.base import Frame, Receiver, Sender
 
 GRADIENTS, SLICES = "Gradients", "Slices"
 """What travels within a batch: sums of gradients; and what became of a worker's slice of them."""
+
+
+class Rings(Protocol):
+    """A clock, as `ffdist.pipeline.pulses` has it."""
+
+    def has_rung(self) -> bool: ...
+
+    def set(self) -> None: ...
 
 
 class StageGroup:
@@ -38,6 +46,12 @@ class StageGroup:
         self.stop = stop or Event()
         self.stop_step: int | None = None
         """The batch with which the others were told that the run is to end early."""
+        self.clock: Rings | None = None
+        """Says when a pulse is due: on the worker that tells the others, where they come by time."""
+        self.pulse_step: int | None = None
+        """The batch with which the others were told of a pulse that is still to come."""
+        self.pulsed = -1
+        """The batch with which they were told of the last one."""
         self.lent: Callable[[], AbstractContextManager[None]] = nullcontext
         """Within, this worker waits, and its other stages may compute."""
         self.exchanging = 0.0
@@ -117,17 +131,38 @@ class StageGroup:
         self.post_all(mine)
         return {self.worker: mine, **self.take(kind)}
 
+    def announcements(self, step: int) -> dict[str, int | None]:
+        """What this worker tells the others of the run, with any exchange."""
+        return {"told": self.announce_stop(step), "pulse": self.announce_pulse(step)}
+
+    def receive_announcements(self, frames: Iterable[Frame]) -> None:
+        """What the others tell of it."""
+        for frame in frames:
+            if self.stop_step is None:
+                self.stop_step = frame.fields["told"]
+            pulse = frame.fields.get("pulse")
+            if pulse is not None and pulse > self.pulsed:
+                self.pulse_step = pulse
+
     def announce_stop(self, step: int) -> int | None:
         """The batch with which the others are told that the run is to end early; None: it goes on."""
         if self.stop.is_set() and self.stop_step is None:
             self.stop_step = step
         return self.stop_step
 
-    def receive_stop(self, frames: Iterable[Frame]) -> None:
-        """What the others tell of it."""
-        for frame in frames:
-            if self.stop_step is None:
-                self.stop_step = frame.fields["told"]
+    def announce_pulse(self, step: int) -> int | None:
+        """The batch with which the others are told of the next pulse; None: it is not due."""
+        if self.clock and self.pulse_step is None and self.clock.has_rung():
+            self.clock.set()
+            self.pulse_step = step
+        return self.pulse_step
+
+    def take_pulse(self, step: int) -> bool:
+        """Whether a pulse is to follow batch `step`: the one behind that with which all were told."""
+        if self.pulse_step is None or self.pulse_step >= step:
+            return False
+        self.pulsed, self.pulse_step = self.pulse_step, None
+        return True
 
     def is_stopping(self, step: int, *, waiting: bool = True) -> bool:
         """Whether the run is to end behind batch `step`, the same on every worker: what came with an exchange is known

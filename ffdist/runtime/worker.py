@@ -24,6 +24,7 @@ from ffdist.pipeline.message import Message, Stop
 from ffdist.pipeline.own_metrics import OwnMetrics
 from ffdist.pipeline.plan import build_block, split_by_stage
 from ffdist.pipeline.profile import TorchProfile
+from ffdist.pipeline.pulses import pulses_of
 from ffdist.pipeline.route import FanIn, FanOut
 from ffdist.pipeline.score_table import KNOWN, RECENT, ScoreSender, ScoreTable
 from ffdist.pipeline.sink import Sink
@@ -286,7 +287,7 @@ class Worker:
             self.job.objective,
             self.job.settings.training,
             snapshot_every=self.job.settings.run.snapshot_every,
-            pulse_every=self.job.settings.watch.log_every,
+            pulses=pulses_of(self.job.settings.watch.log_every, team, leads=self.me == self.leader),
             num_classes=self.job.chain.num_classes,
             start=start,
             history=history,

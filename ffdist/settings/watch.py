@@ -2,13 +2,44 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from typing import ClassVar
+from datetime import timedelta
+from typing import Any, ClassVar
 
 from ffdist.errors import ConfigError, setting
 from ffdist.known import TRACKERS
-from ffdist.options import nearest
+from ffdist.options import as_python, nearest
 from ffdist.settings.base import Group, option
+
+MOST = 10**6
+"""Seconds."""
+SECONDS = {"ms": 0.001, "s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600}
+TIME = re.compile(rf"([0-9]+(?:\.[0-9]+)?|\.[0-9]+) ?({'|'.join(SECONDS)})", re.IGNORECASE)
+
+
+def batches_or_seconds(value: Any) -> int | str:
+    """A number of batches as it is; a time (10s, 2min, a timedelta) in seconds, as "10s".
+
+    Raises ConfigError for what is neither.
+    """
+    value = as_python(value)
+    if isinstance(value, timedelta):  # as Python has it
+        value = f"{value.total_seconds():f}s"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    text = value.strip() if isinstance(value, str) else ""
+    if text.isascii() and text.isdigit():
+        return int(text)
+    found = TIME.fullmatch(text)
+    seconds = round(float(found[1]) * SECONDS[found[2].lower()], 6) if found else 0.0
+    if not 0 < seconds <= MOST:
+        raise ConfigError(
+            f"{setting('watch.log_every')} is neither batches nor a time",
+            expected=f"a whole number of batches, as 50, or more than 0 and up to {MOST} seconds, as 10s",
+            got=value,
+        )
+    return f"{seconds:f}".rstrip("0").rstrip(".") + "s"
 
 
 @dataclass(frozen=True)
@@ -17,8 +48,9 @@ class WatchSettings(Group):
 
     group: ClassVar[str] = "watch"
 
-    log_every: int = option(50, least=0, free=True, rare=True)
-    """Batches between pulses, 0 for none: reports within an epoch of each stage's times, loss, accuracy and memory."""
+    log_every: int | str = option(50, least=0, free=True, rare=True)
+    """Batches (50) or seconds (10s) between pulses, 0 for none. Reports within an epoch of each stage's times, loss,
+    accuracy and memory; a pulse by time stands behind the next whole batch."""
     track: tuple[str, ...] | None = option(None, free=True)
     """Trackers that get the metrics: tensorboard, wandb, mlflow, comet. none: no tracker. Default: tensorboard, if
     installed. Each keeps its run when this one is resumed."""
@@ -41,6 +73,7 @@ class WatchSettings(Group):
     threads of one process have their turns."""
 
     def check(self) -> None:
+        object.__setattr__(self, "log_every", batches_or_seconds(self.log_every))
         super().check()
         for name in self.track or ():
             if name not in TRACKERS:

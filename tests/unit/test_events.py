@@ -160,3 +160,21 @@ def test_a_run_that_goes_on_within_an_epoch_has_each_of_its_pulses_once(tmp_path
     cut_power_at(5, make)
     run_threads(replace(make, settings=told | {"resume": True})(), lambda event: None)
     assert [pulse["step"] for pulse in read_pulses(tmp_path)] == list(range(1, 8))
+
+
+@pytest.mark.parametrize("plan", ["* @ 0", "* @ 0,1"])
+def test_reports_come_by_time_too_and_all_who_share_a_batch_send_them_behind_the_same_one(
+    tmp_path: Path, plan: str
+) -> None:
+    heard = list[RunEvent]()
+    told = {"lanes": 2, "samples": 640, "plan": plan, "log_every": "0.000001s"}
+    run_threads(DigitsJob(tmp_path, epochs=2, settings=told)(), heard.append)
+    steps = [event.step for event in heard if isinstance(event, PulseReported)]
+    ends = [event.record["step"] for event in heard if isinstance(event, EpochEnded)]
+    assert len(ends) == 2
+    assert steps == sorted(set(steps))
+    assert 3 <= len(steps) < ends[-1], "as often as batches are exchanged, at most"
+    assert not set(ends) & set(steps), "the last one is the epoch's own"
+    rare = list[RunEvent]()
+    run_threads(DigitsJob(epochs=1, settings=told | {"log_every": "1h"})(), rare.append)
+    assert not [event for event in rare if isinstance(event, PulseReported)]

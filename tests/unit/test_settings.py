@@ -280,3 +280,32 @@ def test_a_setting_that_nothing_reads_is_told(told: dict[str, object], lines: li
 
 def test_no_preset_has_a_setting_that_nothing_reads() -> None:
     assert not [text for name in PRESETS for text in unread(with_preset(Settings(), name))]
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("50", 50),
+        (0, 0),
+        ("10s", "10s"),
+        ("1.50 S", "1.5s"),
+        ("250ms", "0.25s"),
+        ("2min", "120s"),
+        (timedelta(minutes=1), "60s"),
+    ],
+)
+def test_pulses_come_every_so_many_batches_or_seconds(given: object, kept: object, tmp_path: Path) -> None:
+    settings = Settings().changed(log_every=given)
+    assert settings.watch.log_every == kept
+    (tmp_path / "x.toml").write_text(write_toml(settings))
+    assert apply(Settings(), read_toml(tmp_path / "x.toml"), "x.toml") == settings
+    if isinstance(given, str):
+        assert parse(["digits", "--log-every", given]).settings.watch.log_every == kept
+
+
+@pytest.mark.parametrize(
+    "given", ["0s", "-5s", "s", "10 x", "1e3s", "nan s", "9999999999s", "", 2.5, True, None, -1, [1]]
+)
+def test_pulses_every_what_is_neither_are_refused(given: object) -> None:
+    with pytest.raises(ConfigError, match=r"watch\.log_every|log_every|log-every"):
+        Settings().changed(log_every=given)

@@ -1,0 +1,71 @@
+"""When a source sends a `Pulse`: every so many batches, or seconds."""
+
+from __future__ import annotations
+
+import time
+from typing import Protocol
+
+from ffdist.pipeline.team import StageGroup
+
+
+class Pulses(Protocol):
+    def is_due(self, step: int) -> bool:
+        """Whether a pulse follows batch `step`; asked once of each batch."""
+        ...
+
+
+class EveryBatches:
+    """0: never."""
+
+    def __init__(self, batches: int) -> None:
+        self.batches = batches
+
+    def is_due(self, step: int) -> bool:
+        return bool(self.batches) and step % self.batches == 0
+
+
+class Clock:
+    """Says when `seconds` have gone by since it was set."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.set_at = time.monotonic()
+
+    def has_rung(self) -> bool:
+        return time.monotonic() - self.set_at >= self.seconds
+
+    def set(self) -> None:
+        self.set_at = time.monotonic()
+
+
+class EverySeconds:
+    """For a source that makes whole batches."""
+
+    def __init__(self, seconds: float) -> None:
+        self.clock = Clock(seconds)
+
+    def is_due(self, step: int) -> bool:
+        if not self.clock.has_rung():
+            return False
+        self.clock.set()
+        return True
+
+
+class EverySecondsTogether:
+    """For sources that share each batch: they go by the clock of the one that leads, and hear of it with a batch's
+    exchange, so that their pulses stand behind the same batch."""
+
+    def __init__(self, seconds: float, team: StageGroup, *, leads: bool) -> None:
+        self.team = team
+        team.clock = Clock(seconds) if leads else None
+
+    def is_due(self, step: int) -> bool:
+        return self.team.take_pulse(step)
+
+
+def pulses_of(log_every: int | str, team: StageGroup | None, *, leads: bool) -> Pulses:
+    """log_every: batches, or seconds as "10s". team: those that make a part of each batch, too."""
+    if isinstance(log_every, int):
+        return EveryBatches(log_every)
+    seconds = float(log_every.removesuffix("s"))
+    return EverySecondsTogether(seconds, team, leads=leads) if team else EverySeconds(seconds)
