@@ -35,7 +35,7 @@ from ffdist.runtime.agree import agree
 from ffdist.runtime.torchrun import Rendezvous, meet
 from ffdist.runtime.world import World
 
-PATIENCE = timedelta(minutes=10)
+START_TIMEOUT = timedelta(minutes=10)
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class CompareHosts:
     settings: BenchSettings = field(default_factory=BenchSettings)
 
 
-class HostSeat(PoolMember):
+class HostMember(PoolMember):
     """A member whose orders are known beforehand, and whose members meet at torchrun's store instead of at a file."""
 
     def __init__(self, world: World, store: dist.Store, orders: Sequence[Any]) -> None:
@@ -59,7 +59,7 @@ class HostSeat(PoolMember):
     def store(self) -> dist.Store:
         return self.meeting_store
 
-    def order(self) -> Any:
+    def next_order(self) -> Any:
         return next(self.orders, None)
 
     def answer(self, value: Any) -> None:
@@ -78,7 +78,7 @@ class Turns:
         """Live once. Returns, on every host, the laps that rank `told_by` answered."""
         self.count += 1
         store, world = dist.PrefixStore(f"turn/{self.count}", self.meeting.store), self.meeting.world
-        member = HostSeat(world, store, orders)
+        member = HostMember(world, store, orders)
         life(member)
         if dist.is_initialized():
             dist.destroy_process_group()
@@ -90,7 +90,7 @@ class Turns:
 def main() -> None:
     compare, world = parsed(CompareHosts, sys.argv[1:], "compare_hosts.py", made=CompareHosts()), World.from_env()
     assert world, "torchrun starts this"
-    settings, turns = compare.settings, Turns(meet(world, PATIENCE))
+    settings, turns = compare.settings, Turns(meet(world, START_TIMEOUT))
     window = Window(settings.compare.warmup_batches, compare.batches, settings.train.plan.queue + 1)
     trial = window._replace(batches=max(3, compare.batches // 4))
     theirs = BaselineLife(settings.job(1))
@@ -104,7 +104,7 @@ def main() -> None:
     for _ in range(settings.compare.rounds):
         rates["ours"] += [lap.rate for lap in turns.take(ours, window, told_by=world.size - 1)]
         rates[best] += [lap.rate for lap in turns.take(theirs, KeepOrder((best,)), RunOrder(best, window), told_by=0)]
-    agree(turns.meeting.store, world, "end", lambda: report(settings, world, variants, rates), PATIENCE)
+    agree(turns.meeting.store, world, "end", lambda: report(settings, world, variants, rates), START_TIMEOUT)
 
 
 def report(settings: BenchSettings, world: World, variants: dict[str, float], rates: dict[str, list[float]]) -> None:

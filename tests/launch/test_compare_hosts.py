@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 from commands import ROOT, Command, run
 from hosts import HEAD, INTERFACE, two_hosts
+
+from ffdist.bench.harness.record import read
+from ffdist.bench.harness.table import lines_of
 
 pytestmark = pytest.mark.distributed
 
@@ -37,6 +39,8 @@ def test_two_hosts_compare_ffdist_with_ddp_and_leave_a_record(tmp_path: Path) ->
             )
         )
     (record,) = tmp_path.glob("hosts-*.json")
-    summary = json.loads(record.read_text())["summary"]
-    assert (summary["hosts"], summary["n"], summary["variant"]) == (2, 2, "ddp-static")
-    assert summary["ours"] > 0 < summary["theirs"]
+    lines = {line["side"]: line for line in lines_of(read(record)["rows"], "hosts")}
+    assert lines.keys() == {"ours", "ddp-static"}
+    assert all(line["throughput"].value > 0 and line["throughput"].n == 2 for line in lines.values())
+    assert lines["ddp-static"]["ratio"].n == 2
+    assert ", 2 hosts, link unlimited, " in record.with_suffix(".md").read_text()

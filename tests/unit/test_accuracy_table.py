@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.rows.cost import measure
+from benchmarks.rows.record import accuracies, costs, layers, seeds, spread
 from benchmarks.rows.row import Row, find_row, read_rows
 from benchmarks.rows.table import BEGIN, END, WHOLE, draw_whole, newest, redraw
 from benchmarks.rows.train import finished, train
@@ -112,16 +113,18 @@ def test_a_row_is_trained_for_each_seed_recorded_and_drawn_and_then_not_trained_
     assert all(map(finished, outs))
     rows = read_rows(folder / "accuracy.toml")
     record = newest(folder)["digits-quick"]
-    accuracies = [run["accuracy"]["mean"] for run in record["runs"]]
-    assert record["accuracy"]["mean"] == pytest.approx(sum(accuracies) / 2, abs=0.01)
-    assert record["seeds"] == [0, 1]
-    assert record["cpu_seconds"] > 0
-    assert record["crossed"] == {"conv1": 2, "conv2": 2, "conv3": 2}
+    by_seed = [row["value"] for row in record["rows"] if row["part"] == "seeds" and row.get("predictor") == "mean"]
+    mean = accuracies(record)["mean"]
+    assert mean["accuracy"].value == pytest.approx(sum(by_seed) / 2, abs=0.01)
+    assert seeds(record) == [0, 1]
+    assert costs(record)["cpu_seconds"] > 0
+    assert layers(record) == {"conv1": 2, "conv2": 2, "conv3": 2}
     (tmp_path / "docs").mkdir()
     (tmp_path / WHOLE).write_text(f"before\n{BEGIN}\n{END}\nafter\n")
     redraw(tmp_path, rows, folder)
     drawn = (tmp_path / WHOLE).read_text()
-    assert f"{record['accuracy']['mean']:.2f} ± {record['spread']['mean']:.2f}" in drawn
+    assert f"{mean['accuracy'].value:.2f} ± " in spread(mean)
+    assert spread(mean) in drawn
     assert drawn.endswith(f"{END}\nafter\n")
     log = (outs[0] / "metrics.jsonl").stat()
     train(["digits", "--epochs", "2"], outs[0])

@@ -109,9 +109,14 @@ class Leaky(SFF):
 class LastOnly(SFF):
     """A rule under which all blocks but the last have nothing to learn from."""
 
+    def head(self, spec: BlockSpec) -> nn.Module:
+        head = super().head(spec)
+        head.learns = spec.is_last
+        return head
+
     def local(self, head: nn.Module, out: Tensor, labels: Tensor | None) -> Local:
         local = super().local(head, out, labels)
-        return local if local.next_input is None else local._replace(loss=None)
+        return local if head.learns else local._replace(loss=None)
 
 
 def test_a_rule_that_lets_a_gradient_across_a_border_is_refused() -> None:
