@@ -263,16 +263,17 @@ def users_code(
     kind: type[FfdistError], what: str, *, where: object = None, expected: object = None, remedy: str | None = None
 ) -> Iterator[None]:
     """Code that a user wrote runs inside, which may raise anything: it becomes one error of this kind, with the user's
-    own line in `got`, and the original as its cause. Errors of ffdist pass."""
+    own line in `got`, and the original as its cause; so does `sys.exit`, which would end one thread in silence. Errors
+    of ffdist pass."""
     try:
         yield
     except FfdistError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise kind(what, where=where, expected=expected, got=described(error), remedy=remedy) from error
 
 
-def described(error: Exception) -> str:
+def described(error: BaseException) -> str:
     """Its type, the first line of what it says, and the innermost line outside of ffdist and installed packages."""
     says = (str(error).strip() or "no message").splitlines()[0]
     own = str(Path(__file__).parent)

@@ -225,6 +225,12 @@ def test_callables_work_in_as_many_processes_and_all_that_they_draw_is_of_the_sa
         list(two.epoch(0))
 
 
+def test_a_transform_that_ends_its_thread_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "ends.py").write_text("import sys\n\nclass Ends:\n    def __call__(self, x):\n        sys.exit(7)\n")
+    with pytest.raises(DataError, match=r"a transform fails(.|\n)*got: SystemExit: 7, ends.py line 5"):
+        list(loader(images(), (f"{tmp_path}/ends.py:Ends",)).epoch(0))
+
+
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in ("crop", "flip", "mixup(alpha=0.4)", "cutmix")])
 def test_a_sample_is_changed_alike_in_batches_of_any_size(name: str) -> None:
     data = images()
