@@ -29,8 +29,10 @@ class Folder:
         self.path = path
         self.me = me
         self.peer = peer
-        self.lock = os.open(path / f"{me}.lock", os.O_CREAT | os.O_RDWR)
+        made = path / f"{me}.made"  # held before the peer can see it: an open one that nobody holds is a dead one's
+        self.lock = os.open(made, os.O_CREAT | os.O_RDWR)
         fcntl.flock(self.lock, fcntl.LOCK_EX)
+        made.rename(path / f"{me}.lock")
         self.put(f"{me}.hello", wire.encode_hello(edge))
 
     def put(self, name: str, *parts: bytes) -> None:
