@@ -41,6 +41,7 @@ ALIASES = {
     "rule": "objective",
     "output": "out",
     "output_dir": "out",
+    "out": "to",
     "gpus": "stages",
     "wd": "weight_decay",
     "lr_scheduler": "schedule",

@@ -18,6 +18,8 @@ from ffdist.plain import table, text_column
 from ffdist.report.live import line_of, stages_view
 
 MIB = 2**20
+NARROW = 72
+"""Columns below which a bar has no room for the speed."""
 SILENCE = 30.0
 """Seconds after which a run that has no terminal speaks within an epoch."""
 
@@ -28,13 +30,14 @@ class ConsoleReport:
 
     def __init__(self, console: Console) -> None:
         self.console = console
+        narrow = console.width < NARROW
         self.progress = Progress(
             text_column("epoch {task.fields[epoch]}", "bold"),
-            BarColumn(bar_width=16),
+            BarColumn(bar_width=6 if narrow else 16),
             MofNCompleteColumn(),
-            text_column("batches, left:"),
+            text_column("left:" if narrow else "batches, left:"),
             TimeRemainingColumn(compact=True),
-            text_column("{task.fields[speed]}"),
+            *([] if narrow else [text_column("{task.fields[speed]}")]),
             console=console,
             auto_refresh=False,
         )

@@ -89,12 +89,19 @@ def width_of(rows: Table, console: Console) -> Measurement:
     return console.measure(rows, options=console.options.update(max_width=10**4))
 
 
+def least_width(event: PulseReported, shown: Sequence[Shown], console: Console) -> int:
+    """Columns that do not fold are as wide as their longest line: "31 MiB" in two is cut."""
+    folding = [each for each in shown if each.folds]
+    fixed = [each for each in shown if not each.folds]
+    folded = width_of(table_of(event, folding), console).minimum if folding else 0
+    return folded + width_of(table_of(event, fixed), console).maximum
+
+
 def narrowed(event: PulseReported, shown: list[Shown], console: Console) -> Table:
     """Without the columns that can be spared, one after the other, until the rest has room."""
     while True:
-        rows = table_of(event, shown)
-        if width_of(rows, console).minimum <= console.width or not any(each.spare for each in shown):
-            return rows
+        if least_width(event, shown, console) <= console.width or not any(each.spare for each in shown):
+            return table_of(event, shown)
         spared = max(shown, key=lambda each: each.spare)
         shown = [each for each in shown if each is not spared]
 

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from ffdist.events import PulseReported
+from ffdist.events import PulseReported, RunStarted
+from ffdist.report.console import ConsoleReport
 from ffdist.report.live import stages_view
 
 HEADS = ("stage", "worker", "device", "samples/s", "computes", "input", "next", "queue", "blocks", "loss", "accuracy",
@@ -47,6 +48,30 @@ def test_a_narrow_terminal_gets_less_and_no_line_is_too_long(width: int) -> None
     lines = shown(width, *PAIR)
     assert max(map(len, lines)) <= width
     assert all(word in "\n".join(lines) for word in ("computes", "75%", "accuracy", "conv3", "25.0%"))
+
+
+@pytest.mark.parametrize("width", range(28, 101, 3))
+def test_no_head_and_no_value_is_cut_at_any_width(width: int) -> None:
+    words = " ".join(shown(width, *PAIR)).split()
+    heads = "stage worker device samples/s computes waits for input next queue blocks loss accuracy"
+    whole = {*heads.split(), "run", "process", "memory", "MiB"}
+    assert {word for word in words if word.isalpha() or "/" in word} <= whole | {"cpu"}
+    assert words.count("MiB") == 2 * (words.count("run") + words.count("process"))
+
+
+@pytest.mark.parametrize("width", [42, 50, 72, 80])
+def test_the_bar_of_a_narrow_terminal_is_whole(width: int) -> None:
+    console = Console(width=width, height=40, force_terminal=True, color_system=None)
+    report = ConsoleReport(console)
+    with console.capture() as captured:
+        report(RunStarted(100, 30, 1234, 12))
+        report(PulseReported(1235, 12, "", 5919.0, list(PAIR)))
+        report.close()
+        console.print(report.progress)
+    text = captured.get()
+    assert "1234/3000" in text
+    assert "left:" in text
+    assert "…" not in text
 
 
 @pytest.mark.parametrize("width", [80, 100, 200])
