@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -114,10 +115,23 @@ def as_table(data: Any, where: str) -> pa.Table:
             where=where,
             expected="a table of Arrow, or what it takes for one",
             got=f"{type(data).__name__}: {got}",
-            remedy="for a column of arrays: from_tensors(numpy.stack(list(table['image'])), "
+            remedy=remedy_of(data, got)
+            or "for a column of arrays: from_tensors(numpy.stack(list(table['image'])), "
             "table['label']); of Pillow's pictures: "
             "from_dataset(list(zip(table['image'], table['label'])))",
         ) from error
+
+
+def remedy_of(data: Any, got: str) -> str | None:
+    """For frames that need another word than those of a column of arrays or pictures."""
+    if "Duplicate column names" in got:
+        return "name each once: table.loc[:, ~table.columns.duplicated()]"
+    of = re.search(r"failed for column (.+) with type object", got)
+    if of is None or re.search("arra|Image", got):
+        return None
+    if "Path" in got:
+        return f"paths as texts: table.astype({{{of[1]!r}: str}})"
+    return f"one type in column {of[1]}: table.astype({{{of[1]!r}: str}}), or pandas.to_numeric; or leave it out"
 
 
 def column(table: pa.Table, name: str, where: str) -> list[pa.Array]:

@@ -258,6 +258,10 @@ def refused(data: Any, where: str) -> DataError:
         remedy = "datasets.Dataset.from_list(list(data), features=data.features)"
     elif kind.endswith("LazyFrame"):
         remedy = "data.collect()"
+    elif isinstance(data, pa.RecordBatchReader):
+        remedy = "data.read_all()"
+    elif hasattr(data, "to_table"):  # of Arrow or Lance
+        remedy = "data.to_table()"
     elif isinstance(data, tuple) and len(data) > 2:
         kind, remedy = f"{len(data)} values", "(samples, labels), and test=(samples, labels)"
     elif isinstance(data, Iterable):

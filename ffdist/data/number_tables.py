@@ -179,7 +179,7 @@ def whole(file: Path, label: str) -> pa.Table:
             )
         if suffix == ".parquet":
             return pq.read_table(file)
-        with pa.memory_map(str(file)) as source:
+        with pa.OSFile(str(file)) as source:
             return ipc(source).read_all()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,10 @@ import pytest
 from PIL import Image
 
 from ffdist.data import prepare
+from ffdist.data.cached import open_files
+from ffdist.data.column_names import Columns
+from ffdist.data.preparation import Preparation
+from ffdist.data.sources.array_files import ArrayFiles
 from ffdist.errors import DataError
 
 ROWS = 60
@@ -119,3 +124,35 @@ def test_numpy_headers_that_claim_too_much_are_refused_in_bounded_memory(tmp_pat
     (tmp_path / "x.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(1000))
     np.save(tmp_path / "y.npy", np.arange(ROWS) % 2)
     refused(tmp_path, "x.npy")
+
+
+@pytest.mark.parametrize("kind", ["npy", "arrow", "stream"])
+def test_a_file_that_is_cut_off_while_it_is_read_is_one_error(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "data.arrow"
+    if kind == "npy":
+        np.save(tmp_path / "y.npy", np.arange(3000) % 2)
+        np.save(tmp_path / "x.npy", np.zeros((3000, 8, 8, 3), np.uint8))
+        path = tmp_path / "x.npy"
+    else:
+        pictures = pa.array([data + bytes(1000) for data in PNGS])
+        table = pa.table({"image": pictures, "label": [row % 2 for row in range(ROWS)]})
+        make = pa.ipc.new_file if kind == "arrow" else pa.ipc.new_stream
+        with make(str(path), table.schema) as writer:
+            writer.write_table(table, max_chunksize=10)
+    place = tmp_path if kind == "npy" else path
+    source = open_files(str(place), place, Preparation())
+    items = source.items()
+    next(items)
+    os.truncate(path, path.stat().st_size // 2)
+    with pytest.raises(DataError, match=r"changed while it was read(.|\n)*row 1\d\d\d|cannot be read(.|\n)*row [123]0"):
+        list(items)
+
+
+def test_numbers_cut_off_between_opening_and_reading_are_one_error(tmp_path: Path) -> None:
+    np.save(tmp_path / "y.npy", np.arange(3000) % 2)
+    np.save(tmp_path / "x.npy", np.ones((3000, 16), np.float32))
+    source = ArrayFiles(tmp_path, columns=Columns(), holding=Preparation().holding)
+    assert (source.floats("train") == 1).all()
+    os.truncate(tmp_path / "x.npy", 128 + 64 * 100)
+    with pytest.raises(DataError, match="ends in row 100"):
+        source.floats("train")

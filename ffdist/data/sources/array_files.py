@@ -89,8 +89,8 @@ class ArrayFiles(DataSource):
         return first.dtype.kind in "biu" and first.ndim in (3, 4)
 
     def floats(self, split: str) -> np.ndarray:
-        """float32 [N, *shape], in the memory map where the file has them so."""
-        x = self.samples[split]
+        """float32 [N, *shape]."""
+        x = rows_of(self.samples[split], 0, None, self.where[split])
         whole = x.dtype.kind in "biu" and x.ndim == 2
         last = x.ndim == 4 and x.shape[3] <= FEW < x.shape[1]  # as Keras has pictures
         if last:
@@ -109,7 +109,7 @@ class ArrayFiles(DataSource):
                     remedy="save them as floats: x.astype('float32')",
                 )
             for start in range(0, len(x), CHUNK):
-                part = as_bytes(np.asarray(x[start : start + CHUNK]), where, BEYOND, self.value_range)
+                part = as_bytes(rows_of(x, start, start + CHUNK, where), where, BEYOND, self.value_range)
                 mine = labels[start : start + CHUNK].tolist()
                 for row, (picture, label) in enumerate(zip(part, mine, strict=True), start):
                     share = self.shares.split(row) if split == TRAIN else split
@@ -117,7 +117,7 @@ class ArrayFiles(DataSource):
 
 
 def opened(path: Path) -> Mapping[str, np.ndarray]:
-    """Arrays by name; those of a folder in the memory map."""
+    """Arrays by name; samples of a folder in the memory map, whose values are read by `rows_of` alone."""
     if path.is_file() and path.suffix.lower() == ".npy":
         raise DataError(
             "one array alone has no labels",
@@ -132,7 +132,8 @@ def opened(path: Path) -> Mapping[str, np.ndarray]:
         try:
             loaded = np.load(file, mmap_mode="r", allow_pickle=False)
             if isinstance(loaded, np.ndarray):
-                found[file.stem] = loaded
+                rows = loaded.ndim > 1 and loaded.flags.c_contiguous
+                found[file.stem] = loaded if rows else np.load(file, allow_pickle=False)
                 continue
             with loaded:
                 found |= {name: loaded[name] for name in loaded.files}
@@ -146,6 +147,28 @@ def opened(path: Path) -> Mapping[str, np.ndarray]:
                 remedy="save numbers: numpy.stack(list(x)), y.astype(str)" if pickled else "save it anew",
             ) from error
     return found
+
+
+def rows_of(array: np.ndarray, start: int, stop: int | None, where: str) -> np.ndarray:
+    """Rows of an array, read from the file where it is mapped: a map of a file that is cut off meanwhile ends this
+    process. Raises DataError for such a file."""
+    part = array[start:stop]
+    if not isinstance(array, np.memmap) or array.filename is None:
+        return part
+    offset = array.offset + start * array.strides[0]
+    try:
+        values = np.fromfile(array.filename, array.dtype, part.size, offset=offset)
+    except OSError as error:
+        raise DataError("a NumPy file cannot be read", where=where, got=error.strerror or error) from error
+    if values.size != part.size:
+        raise DataError(
+            "the source changed while it was read",
+            where=where,
+            expected=f"{len(array)} samples, as its header says",
+            got=f"a file that ends in row {start + values.size // max(1, part[:1].size)}",
+            remedy="start again when it is complete",
+        )
+    return values.reshape(part.shape)
 
 
 def why(error: BaseException) -> object:

@@ -48,10 +48,10 @@ class Stl10(DataSource):
                 yield Item(split, label, picture_cwh.transpose(2, 1, 0), f"{self.folder / file}, row {row}")
 
     def read(self, file: str, shape: tuple[int, ...]) -> np.ndarray:
-        """uint8 [N, *shape] in the memory map: a file of whole samples, one behind the other."""
+        """uint8 [N, *shape]: a file of whole samples, one behind the other."""
         path = self.folder / file
         try:
-            return np.memmap(path, np.uint8, "r").reshape(-1, *shape)
+            return np.fromfile(path, np.uint8).reshape(-1, *shape)
         except (OSError, ValueError) as error:
             raise DataError(
                 "a file of STL-10 cannot be read", where=path, got=error, remedy="download it again"

@@ -64,7 +64,7 @@ def schema_in(path: Path, suffix: str) -> pa.Schema:
         return pa.schema([(name, pa.string()) for name in header(path)])
     if suffix == ".parquet":
         return pq.read_schema(path)
-    with pa.memory_map(str(path)) as source:
+    with pa.OSFile(str(path)) as source:
         return ipc(source).schema
 
 
@@ -221,7 +221,7 @@ def batches(path: Path, column: str) -> Iterator[pa.RecordBatch]:
         with pq.ParquetFile(path, pre_buffer=False, buffer_size=2**20) as file:  # never a whole row group
             yield from file.iter_batches(ROWS, columns=[column], use_threads=False)
     else:
-        with pa.memory_map(str(path)) as source:
+        with arrow_file(path) as source:
             reader = ipc(source)
             stream = isinstance(reader, pa.RecordBatchStreamReader)
             for batch in reader if stream else map(reader.get_batch, range(reader.num_record_batches)):
@@ -229,7 +229,20 @@ def batches(path: Path, column: str) -> Iterator[pa.RecordBatch]:
                 yield batch
 
 
-def ipc(source: pa.MemoryMappedFile) -> pa.RecordBatchFileReader | pa.RecordBatchStreamReader:
+def arrow_file(path: Path) -> pa.NativeFile:
+    """Read rather than mapped, as a map of a file that is cut off meanwhile ends this process; batches that are too
+    large to be held are mapped all the same."""
+    with pa.OSFile(str(path)) as source:
+        reader = ipc(source)
+        batches = reader.num_record_batches if isinstance(reader, pa.RecordBatchFileReader) else None
+        mapped = batches is not None and source.size() > BATCH_BYTES * batches
+    return pa.memory_map(str(path)) if mapped else pa.OSFile(str(path))
+
+
+BATCH_BYTES = 2**30
+
+
+def ipc(source: pa.NativeFile) -> pa.RecordBatchFileReader | pa.RecordBatchStreamReader:
     """Arrow's file format begins with its name; the stream format, which Hugging Face writes, does not."""
     start = source.read(6)
     source.seek(0)
