@@ -61,7 +61,7 @@ def from_arrow(
         for split, of in tables.items()
         if of is not None and not is_share(of)
     }
-    splits = with_shares(splits, test, validation, seed)
+    splits = with_shares(in_one_order(splits), test, validation, seed)
     return assembled(name, splits, classes, renumber=True, normalize=normalize, channels_last=channels_last)
 
 
@@ -87,7 +87,26 @@ def numbers_in(table: pa.Table, columns: Columns, labels: Labels, where: str) ->
     names = feature_names(table.schema, columns)
     x = features(table, names, where)
     note(f"{where}: {summary(names, x, columns.label)}; each is scaled by mean and deviation of the training split")
-    return Labelled(x, labels, numbers=True)
+    return Labelled(x, labels, numbers=True, columns=tuple(names))
+
+
+def in_one_order(splits: dict[str, Labelled]) -> dict[str, Labelled]:
+    """Columns of numbers of all splits as the first has them. Raises DataError for a split with others."""
+    first = next(iter(splits.values())).columns
+    found = {}
+    for split, of in splits.items():
+        if {*of.columns} != {*first} and first and of.columns:
+            raise DataError(
+                "splits have columns of other names",
+                where=split,
+                expected=", ".join(first),
+                got=", ".join(of.columns),
+                remedy="give all splits the same columns of numbers",
+            )
+        places = [of.columns.index(name) for name in first if of.columns]
+        moved = places != sorted(places) and isinstance(of.samples, np.ndarray)
+        found[split] = of._replace(samples=of.samples[:, places], columns=first) if moved else of
+    return found
 
 
 def table_column(table: pa.Table, name: str, where: str) -> list:

@@ -12,7 +12,7 @@ import pyarrow as pa
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ffdist.data.arrow_table import labelled_rows
+from ffdist.data.arrow_table import in_one_order, labelled_rows
 from ffdist.data.catalog import open_data
 from ffdist.data.classes import as_classes, by_number
 from ffdist.data.images import Images, Split
@@ -87,7 +87,7 @@ def as_images(data: Any, test: Any = None, validation: Any = None) -> Images:
         split: labelled(of, f"data set {name}, {split}", anew=split == "train")
         for split, of in {"train": data, **given}.items()
     }
-    return assembled(name, splits, renumber=is_table(data))
+    return assembled(name, in_one_order(splits), renumber=is_table(data))
 
 
 def of_splits(data: Mapping[str, Any], others: dict[str, Any]) -> tuple[Any, dict[str, Any]]:

@@ -23,5 +23,7 @@ class Labelled(NamedTuple):
     """Whether all of them were files, or the bytes of such, so that nothing else was done to them before."""
     numbers: bool = False
     """Whether its samples are a table's columns of plain numbers, each in a unit of its own."""
+    columns: tuple[str, ...] = ()
+    """Their names, where it is so; other splits are brought into the order of the first."""
     groups: np.ndarray | None = None
     """int [N]: samples of one group stay together where a share is held out."""

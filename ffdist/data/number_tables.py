@@ -67,6 +67,11 @@ def open_numbers(path: Path, said: Preparation) -> Images | None:
     for name in said.drop_columns:
         if name not in known.names:
             raise DataError("there is no such column to drop", where=path, expected=listed(known.names, 12), got=name)
+    for split, files in found.splits.items():
+        for table, file in zip(tables[split], files, strict=True):
+            if lacking := [name for name in (columns.label, *names) if name not in table.column_names]:
+                own_names = listed(table.column_names, 12)
+                raise DataError("a table lacks a column", where=file, expected=listed(lacking, 12), got=own_names)
     samples, labels = {}, {}
     for split, files in found.splits.items():
         parts = [features(table, names, file, DROP) for table, file in zip(tables[split], files, strict=True)]

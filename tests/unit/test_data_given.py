@@ -667,3 +667,12 @@ def test_the_arrays_of_an_archive_are_told_how_they_are_given(tmp_path: Path) ->
             as_images(data)
         made = as_images(eval(str(error.value.remedy), {"data": data}))  # as a user would paste it
     assert {split: len(of) for split, of in made.splits.items()} == {"train": 12, "test": 6}
+
+
+def test_columns_of_numbers_are_the_same_in_every_split_whatever_their_order() -> None:
+    table = pa.table({"a": [0.0, 1.0], "b": [5.0, 6.0], "label": [0, 1]})
+    images = as_images({"train": table, "test": table.select(["label", "b", "a"])})
+    assert images.test is not None
+    assert images.test.samples.tolist() == images.train.samples.tolist() == [[0, 5], [1, 6]]
+    with pytest.raises(DataError, match="columns of other names"):
+        as_images({"train": table, "test": table.rename_columns(["a", "c", "label"])})
