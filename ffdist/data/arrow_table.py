@@ -104,8 +104,9 @@ def in_one_order(splits: dict[str, Labelled]) -> dict[str, Labelled]:
                 remedy="give all splits the same columns of numbers",
             )
         places = [of.columns.index(name) for name in first if of.columns]
-        moved = places != sorted(places) and isinstance(of.samples, np.ndarray)
-        found[split] = of._replace(samples=of.samples[:, places], columns=first) if moved else of
+        if places != sorted(places) and isinstance(of.samples, np.ndarray):
+            of = of._replace(samples=of.samples[:, places], columns=first)
+        found[split] = of
     return found
 
 
