@@ -193,6 +193,10 @@ class ConfigError(FfdistError, ValueError):
     """A setting is unknown, out of range, or does not go with another."""
 
 
+class TrackerError(ConfigError):
+    """A tracker cannot be opened, by the one process that has it."""
+
+
 class DataError(FfdistError, ValueError):
     """A shard, manifest, label or picture is not what it should be."""
 

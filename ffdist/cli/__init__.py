@@ -15,7 +15,15 @@ from typing import NoReturn
 from ffdist.cli.help import wrapped
 from ffdist.cli.parsing import UsageError
 from ffdist.cli.spelling import as_flags
-from ffdist.errors import ConfigError, FfdistError, Interrupted, StageLostError, TransportError, exit_status
+from ffdist.errors import (
+    ConfigError,
+    FfdistError,
+    Interrupted,
+    StageLostError,
+    TrackerError,
+    TransportError,
+    exit_status,
+)
 from ffdist.folders import check_temporary
 from ffdist.loading import missing
 from ffdist.notes import QUIET
@@ -132,9 +140,10 @@ def hint_for(word: str) -> str | None:
 
 
 def tell(error: FfdistError) -> None:
-    """One paragraph on stderr, once: an error in the settings is the same on every rank, so rank 0 tells it."""
+    """One paragraph on stderr, once: an error in the settings is the same on every rank, so rank 0 tells it; one of a
+    tracker is the last one's alone."""
     world = World.from_env()
-    if world and world.rank > 0 and isinstance(error, ConfigError):
+    if world and world.rank > 0 and isinstance(error, ConfigError) and not isinstance(error, TrackerError):
         return
     rank = f" (rank {world.rank})" if world else ""
     print(f"ffdist: error{rank}: {error.text(as_flags)}", file=sys.stderr, flush=True)

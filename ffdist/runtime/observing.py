@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Iterable
 from pathlib import Path
 
-from ffdist.errors import ConfigError, setting, users_code
+from ffdist.errors import ConfigError, TrackerError, setting, users_code
 from ffdist.events import Observer, Observers
 from ffdist.known import TRACKERS
 from ffdist.options import find
@@ -53,5 +53,7 @@ def trackers(settings: Settings, run: Path) -> list[Observer]:
 def opened(name: str, run: Path, settings: Settings) -> Observer:
     """Raises ConfigError for a tracker that is not installed, or that its own package refuses to open."""
     expected = "what the tracker's package takes: see its own environment variables and files of settings"
-    with users_code(ConfigError, "the tracker cannot be opened", where=setting("watch.track", name), expected=expected):
+    with users_code(
+        TrackerError, "the tracker cannot be opened", where=setting("watch.track", name), expected=expected
+    ):
         return TRACKERS[name](run, dict(settings.items()))
