@@ -86,7 +86,7 @@ def loader(settings: BenchSettings, progress: Progress) -> BenchResult:
 
 def found_out(settings: BenchSettings, names: list[str], rounds: Rounds) -> BenchResult:
     """names: of the loaders."""
-    waits = waiting(rounds)
+    waits = waiting(rounds, settings.batch_size)
     ours = [name for name in names if name.startswith(ALONE)]
     best = max(ours, key=lambda name: rounds.rate(name).median)
     ratio = rounds.ratio(best, TRAINING)
@@ -147,10 +147,14 @@ def fastest(rounds: Rounds, ours: str, names: list[str]) -> tuple[str | None, fl
     return other, rounds.ratio(ours, other).median
 
 
-def waiting(rounds: Rounds) -> float:
-    """The share of its time that the first stage of the training waits for the loader."""
+def waiting(rounds: Rounds, batch_size: int) -> float:
+    """The share of its time that the first stage of the training waits for the loader.
+
+    A stage's seconds go from round to round; between its own the other sides have their turns, and it is given nothing.
+    """
     shares = []
     for lap in rounds.laps[TRAINING]:
         stage = lap.details["stages"][0]
-        shares.append(stage["no_data"] / stage["seconds"])
+        own = lap.details["batches"] * batch_size / lap.rate
+        shares.append(max(0.0, stage["no_data"] - (stage["seconds"] - own)) / own)
     return median(shares)

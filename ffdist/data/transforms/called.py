@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
+from threading import Event
 from typing import Any, get_args
 
 import numpy as np
@@ -32,6 +33,8 @@ class Called(BatchTransform):
     name: str
     """As it is told, with its options."""
     call: Callable[[Tensor], Any] = field(compare=False)
+    tried: Event = field(default_factory=Event, compare=False, repr=False)
+    """Set once its first picture has shown that it repeats itself."""
 
     def as_call(self) -> Call:
         (call,) = calls_of([self.name], "transform")
@@ -56,17 +59,38 @@ class Called(BatchTransform):
 
     def change(self, x: np.ndarray, seeds: Sequence[int]) -> None:
         """Pictures [B, H, W, C], in place, from these seeds. Raises DataError for what fails, or makes others."""
-        where = f"transform {self.name}"
         for start in range(0, len(x), AT_A_TIME):
             with self.generators.restarting() as begin:
                 for picture, seed in zip(x[start : start + AT_A_TIME], seeds[start : start + AT_A_TIME], strict=True):
-                    given = torch.from_numpy(picture).permute(2, 0, 1)
-                    takes = f"a callable that takes a tensor {list(given.shape)}"
+                    if not self.tried.is_set():
+                        self.check_repeats(picture, seed, begin)
+                        self.tried.set()
                     begin(seed)
-                    with users_code(DataError, "a transform fails", where=where, expected=takes):
-                        made = self.call(given)
-                    self.check_made(given, made)
-                    picture[:] = made.permute(1, 2, 0).numpy()
+                    picture[:] = self.changed(picture)
+
+    def changed(self, picture: np.ndarray) -> np.ndarray:
+        """[H, W, C], the same."""
+        given = torch.from_numpy(picture).permute(2, 0, 1)
+        takes = f"a callable that takes a tensor {list(given.shape)}"
+        with users_code(DataError, "a transform fails", where=f"transform {self.name}", expected=takes):
+            made = self.call(given)
+        self.check_made(given, made)
+        return made.permute(1, 2, 0).numpy()
+
+    def check_repeats(self, picture: np.ndarray, seed: int, begin: Callable[[int], None]) -> None:
+        """Raises DataError for one that counts, say: how often it was called differs by process, so do its pictures."""
+        made: list[np.ndarray] = []
+        for _ in range(2):
+            begin(seed)
+            made.append(self.changed(picture.copy()).copy())
+        if not np.array_equal(*made, equal_nan=True):
+            raise DataError(
+                "a transform makes another picture of the same one",
+                where=f"transform {self.name}",
+                expected="what is decided by the picture and by torch's, NumPy's or Python's random numbers",
+                got="two different pictures, from the same random numbers",
+                remedy="a class that keeps nothing from one call for the next, and draws from those generators alone",
+            )
 
     @cached_property
     def generators(self) -> Generators:
