@@ -234,12 +234,13 @@ def test_a_transform_that_ends_its_thread_is_an_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize("makes", ["x + self.count", "x + os.urandom(1)[0]"])
 def test_a_transform_that_does_not_repeat_itself_is_refused(tmp_path: Path, makes: str) -> None:
     """How often it was called differs by process; so would its pictures, and the weights."""
-    (tmp_path / "counts.py").write_text(
+    file = tmp_path / f"{'counts' if 'count' in makes else 'draws'}.py"
+    file.write_text(
         "import os\n\nclass Counts:\n    count = 0\n\n    def __call__(self, x):\n        self.count += 1\n"
         f"        return {makes}\n"
     )
     with pytest.raises(DataError, match="another picture of the same one"):
-        list(loader(images(), (f"{tmp_path}/counts.py:Counts",)).epoch(0))
+        list(loader(images(), (f"{file}:Counts",)).epoch(0))
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in ("crop", "flip", "mixup(alpha=0.4)", "cutmix")])
