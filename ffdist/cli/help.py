@@ -46,6 +46,8 @@ class Argument:
     """Whether it is a setting of a run, whose several values `none` takes away."""
     rare: bool = False
     """Whether help only names it."""
+    alone: str | None = None
+    """The value that it stands for where none is behind it."""
 
     @property
     def kind_if_given(self) -> Any:
@@ -59,6 +61,7 @@ class Argument:
         value = placeholder(self.kind)
         if self.positional:
             return self.name.upper() + (" ..." if is_many(self.kind_if_given) else "")
+        value = f"[{value}]" if self.alone else value
         return f"{self.flag} {value}" if value else self.flag
 
 
@@ -89,6 +92,7 @@ def arguments_of(kind: type, made: Any = None) -> Iterator[Argument]:
             both=not marks,
             setting=issubclass(kind, Group),
             rare=rare,
+            alone=field.metadata.get("alone"),
         )
 
 

@@ -102,13 +102,16 @@ def split_at_dashes(args: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def normal(args: Sequence[str], options: Mapping[str, Argument]) -> list[str]:
-    """Options with dashes for underscores; a negative number joined to its option, since it looks like one itself."""
+    """Options with dashes for underscores; a negative number joined to its option, since it looks like one itself; the
+    value that an option stands for where none is behind it."""
     words: list[str] = []
-    for arg in args:
+    for arg, behind in zip(args, [*args[1:], "--"], strict=False):
         name, equals, value = arg.partition("=")
         before = options.get(words[-1]) if words else None
         if arg.startswith("--"):
-            words.append(name.replace("_", "-") + equals + value)
+            flag = name.replace("_", "-")
+            alone = options[flag].alone if flag in options and not equals and behind.startswith("-") else None
+            words.append(f"{flag}={alone}" if alone else flag + equals + value)
         elif arg.startswith("-") and before and is_number(arg) and takes_one(before):
             words[-1] += f"={arg}"
         else:

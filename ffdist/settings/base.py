@@ -51,14 +51,16 @@ def option(
     below: float | None = None,
     free: bool = False,
     rare: bool = False,
+    alone: str | None = None,
 ) -> Any:
     """A field of a group; what it means stands below it.
 
     least, most, above, below: its range. free: whether it decides nothing that a run learns, so that it may differ when
-    a run is resumed. rare: whether help only names it, where it is at its default.
+    a run is resumed. rare: whether help only names it, where it is at its default. alone: the value
+    that its option stands for where the command line has none behind it.
     """
     bounds = Range(least, most, above, below)
-    return dataclasses.field(default=default, metadata={"range": bounds, "free": free, "rare": rare})
+    return dataclasses.field(default=default, metadata={"range": bounds, "free": free, "rare": rare, "alone": alone})
 
 
 @dataclass(frozen=True)

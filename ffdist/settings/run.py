@@ -20,9 +20,9 @@ class RunSettings(Group):
     """Run directory. Default: a new one below runs/."""
     keep: int = option(2, least=1, free=True, rare=True)
     """Snapshots kept."""
-    keep_best: Literal["mean", "last", "weighted"] | None = option(None, free=True)
-    """Keep the best epoch's, too. By this predictor's validation accuracy; `--snapshot best` of eval, predict, export
-    and report reads it."""
+    keep_best: Literal["mean", "last", "weighted"] | None = option(None, free=True, alone="mean")
+    """Keep the best epoch's, too. By this predictor's validation accuracy, the mean of blocks' where none is named;
+    `--snapshot best` of eval, predict, export and report reads it."""
     snapshot_every: int | None = option(None, least=1, free=True)
     """Batches between snapshots within an epoch. Each epoch's end makes one in any case. Written while the stages
     learn on: each holds a copy of its blocks and moments meanwhile."""

@@ -355,3 +355,17 @@ def test_an_option_of_several_values_told_twice_has_them_all() -> None:
     assert settings.watch.callback == ("own.py:A", "own.py:B")
     assert settings.watch.metric == ("own.py:f", "own.py:g")
     assert settings.training.epochs == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "kept"),
+    [
+        ("--keep-best", "mean"),
+        ("--keep_best --keep 3", "mean"),
+        ("--keep-best last", "last"),
+        ("--keep-best=weighted --keep 3", "weighted"),
+        ("--keep 3", None),
+    ],
+)
+def test_the_best_is_kept_by_the_mean_of_blocks_where_no_predictor_is_named(words: str, kept: str | None) -> None:
+    assert parse(words.split()).settings.run.keep_best == kept
