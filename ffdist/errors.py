@@ -193,8 +193,8 @@ class ConfigError(FfdistError, ValueError):
     """A setting is unknown, out of range, or does not go with another."""
 
 
-class TrackerError(ConfigError):
-    """A tracker cannot be opened, by the one process that has it."""
+class ObserverError(ConfigError):
+    """A tracker or a callback cannot be opened, by the one process that has them."""
 
 
 class DataError(FfdistError, ValueError):

@@ -19,8 +19,8 @@ from ffdist.errors import (
     ConfigError,
     FfdistError,
     Interrupted,
+    ObserverError,
     StageLostError,
-    TrackerError,
     TransportError,
     exit_status,
 )
@@ -141,9 +141,9 @@ def hint_for(word: str) -> str | None:
 
 def tell(error: FfdistError) -> None:
     """One paragraph on stderr, once: an error in the settings is the same on every rank, so rank 0 tells it; one of a
-    tracker is the last one's alone."""
+    tracker or a callback is the last one's alone."""
     world = World.from_env()
-    if world and world.rank > 0 and isinstance(error, ConfigError) and not isinstance(error, TrackerError):
+    if world and world.rank > 0 and isinstance(error, ConfigError) and not isinstance(error, ObserverError):
         return
     rank = f" (rank {world.rank})" if world else ""
     print(f"ffdist: error{rank}: {error.text(as_flags)}", file=sys.stderr, flush=True)

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Iterable
 from pathlib import Path
 
-from ffdist.errors import ConfigError, TrackerError, setting, users_code
+from ffdist.errors import ConfigError, ObserverError, setting, users_code
 from ffdist.events import Observer, Observers
 from ffdist.known import TRACKERS
 from ffdist.options import find
@@ -21,10 +21,13 @@ def observers(settings: Settings, run: Path | None, own: Iterable[Observer] = ()
     """The run's own observers, then those of the settings, then the trackers.
 
     run: its directory; None where none is kept, and then there are no trackers.
-    Raises ConfigError for an observer that there is not, or a tracker that is not installed.
+    Raises ObserverError for an observer that there is not, or a tracker that is not installed or cannot be opened.
     """
-    named = [named_observer(name) for name in settings.watch.callback]
-    return Observers([*own, *named, *(trackers(settings, run) if run else [])])
+    try:
+        named = [named_observer(name) for name in settings.watch.callback]
+        return Observers([*own, *named, *(trackers(settings, run) if run else [])])
+    except ConfigError as error:
+        raise ObserverError(**error.details) from error
 
 
 def named_observer(name: str) -> Observer:
@@ -53,7 +56,5 @@ def trackers(settings: Settings, run: Path) -> list[Observer]:
 def opened(name: str, run: Path, settings: Settings) -> Observer:
     """Raises ConfigError for a tracker that is not installed, or that its own package refuses to open."""
     expected = "what the tracker's package takes: see its own environment variables and files of settings"
-    with users_code(
-        TrackerError, "the tracker cannot be opened", where=setting("watch.track", name), expected=expected
-    ):
+    with users_code(ConfigError, "the tracker cannot be opened", where=setting("watch.track", name), expected=expected):
         return TRACKERS[name](run, dict(settings.items()))

@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from ffdist.errors import TrackerError, setting
+from ffdist.errors import ConfigError, setting
 from ffdist.events import EpochEnded, PulseReported, RunEvent, RunStarted, RunStopped
 from ffdist.pipeline.scalars import of_test, scalars
 from ffdist.regular import read_text
@@ -98,8 +98,8 @@ def plain(value: Any) -> Any:
     return " ".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
 
 
-def missing(name: str, package: str, error: ImportError) -> TrackerError:
-    return TrackerError(
+def missing(name: str, package: str, error: ImportError) -> ConfigError:
+    return ConfigError(
         f"the tracker needs {package}, which is missing",
         where=setting("watch.track", name),
         got=str(error),

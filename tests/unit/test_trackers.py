@@ -14,6 +14,8 @@ import pytest
 from jobs import DigitsJob
 
 import ffdist
+from ffdist.cli import tell
+from ffdist.cli.spelling import as_flags
 from ffdist.errors import ConfigError
 from ffdist.events import Observers, StopRun
 from ffdist.known import TRACKERS
@@ -173,16 +175,25 @@ def test_a_callback_of_a_file_hears_a_run_of_the_command_line(tmp_path: Path) ->
         ("Note", "there is no callback"),
     ],
 )
-def test_a_callback_that_cannot_be_made_is_refused(
-    named: str, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_callback_that_cannot_be_made_is_told_by_the_last_rank_which_alone_has_it(
+    named: str, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    for name in ("RANK", "LOCAL_RANK"):
+        monkeypatch.setenv(name, "1")
+    for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        monkeypatch.setenv(name, "2")
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "one")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     (tmp_path / "own.py").write_text(OWN)
     sys.modules.pop("own", None)
     try:
-        with pytest.raises(ConfigError, match=why):
+        with pytest.raises(ConfigError, match=why) as caught:
             observers(Settings().changed(callback=(named,)), None)
+        tell(caught.value)
+        tell(ConfigError("what every rank says"))
+        assert capsys.readouterr().err == f"ffdist: error (rank 1): {caught.value.text(as_flags)}\n"
     finally:
         sys.modules.pop("own", None)
 
