@@ -72,6 +72,8 @@ def open_numbers(path: Path, said: Preparation) -> Images | None:
             if lacking := [name for name in (columns.label, *names) if name not in table.column_names]:
                 own_names = listed(table.column_names, 12)
                 raise DataError("a table lacks a column", where=file, expected=listed(lacking, 12), got=own_names)
+            if more := [name for name in table.column_names if name not in head.names]:
+                note(f"{file}: left out, since the first table has no such column: {listed(more, 12)}")
     samples, labels = {}, {}
     for split, files in found.splits.items():
         parts = [features(table, names, file, DROP) for table, file in zip(tables[split], files, strict=True)]
