@@ -226,15 +226,14 @@ def test_what_is_no_number_is_named_by_file_row_and_column() -> None:
 
 
 def test_columns_that_a_folders_first_table_lacks_are_left_out_and_told(capsys: pytest.CaptureFixture[str]) -> None:
-    Path("all/train").mkdir(parents=True)
-    Path("all/train/1.csv").write_text("a,target\n1,u\n2,v\n3,u\n4,v\n")
-    Path("all/train/2.csv").write_text("a,b,target\n5,0,u\n6,0,v\n")
-    Path("all/test").mkdir()
-    Path("all/test/1.csv").write_text("target,a\nu,7\n")
+    Path("all").mkdir()
+    pq.write_table(pa.table({"a": [1.0, 2, 3, 4], "target": list("uvuv")}), "all/train-1.parquet")
+    pq.write_table(pa.table({"b": [0.0, 0], "a": [5.0, 6], "target": list("uv")}), "all/train-2.parquet")
+    pq.write_table(pa.table({"target": ["u"], "a": [7.0]}), "all/test.parquet")
     images = open_data("all")
     assert images.shape == (1,)
-    assert len(images.train) == 6
-    assert "2.csv: left out, since the first table has no such column: b" in capsys.readouterr().err
+    assert sum(len(split) for split in (images.train, images.validation or ())) == 6
+    assert "train-2.parquet: left out, since the first table has no such column: b" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
