@@ -209,8 +209,8 @@ class Noise:
 
 def test_callables_work_in_as_many_processes_and_all_that_they_draw_is_of_the_sample(tmp_path: Path) -> None:
     """Whatever generator they draw from, their own, too; and the next transform finds what they have made."""
-    (tmp_path / "own.py").write_text(OWN)
-    told = (f"{tmp_path}/own.py:Noise(folder={tmp_path}/pids)", NAMES[-1], "flip")
+    (tmp_path / "own_noise.py").write_text(OWN)
+    told = (f"{tmp_path}/own_noise.py:Noise(folder={tmp_path}/pids)", NAMES[-1], "flip")
     (tmp_path / "pids").mkdir()
     data = images()
     before = random.getstate()
@@ -221,7 +221,7 @@ def test_callables_work_in_as_many_processes_and_all_that_they_draw_is_of_the_sa
     assert len([*(tmp_path / "pids").iterdir()]) == 3
     assert random.getstate() == before
     (tmp_path / "pids/fail").touch()
-    with pytest.raises(DataError, match=r"a transform fails\n  where: transform .*own.py:Noise(.|\n)*no such colour"):
+    with pytest.raises(DataError, match=r"a transform fails\n  where: transform .*own_noise.py:Noise(.|\n)*no such colour"):
         list(two.epoch(0))
 
 
