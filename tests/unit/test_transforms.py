@@ -221,7 +221,7 @@ def test_callables_work_in_as_many_processes_and_all_that_they_draw_is_of_the_sa
     assert len([*(tmp_path / "pids").iterdir()]) == 3
     assert random.getstate() == before
     (tmp_path / "pids/fail").touch()
-    with pytest.raises(DataError, match=r"a transform fails\n  where: transform .*own_noise.py:Noise(.|\n)*no such colour"):
+    with pytest.raises(DataError, match=r"a transform fails\n  where: transform .*Noise(.|\n)*no such colour"):
         list(two.epoch(0))
 
 
