@@ -25,7 +25,7 @@ from ffdist.bench.baseline_side import BaselineLife, KeepOrder, RunOrder
 from ffdist.bench.harness.finding import BenchResult
 from ffdist.bench.harness.record import write_record
 from ffdist.bench.harness.summary import Summary, ratios
-from ffdist.bench.harness.table import Table
+from ffdist.bench.harness.table import SIDES, Table
 from ffdist.bench.harness.team import PoolMember, WorkerMain
 from ffdist.bench.harness.window import Window, WindowRate
 from ffdist.bench.pipeline_side import PipelineLife
@@ -127,15 +127,7 @@ def report(settings: BenchSettings, world: World, variants: dict[str, float], ra
         "qualifying": variants,
     }
     title = f"{settings.model}, {world.size} hosts, link {link}, {settings.precision}, batch {settings.batch_size}"
-    columns = {
-        "side": "side",
-        "samples/s": "throughput",
-        "least": "throughput.least",
-        "most": "throughput.most",
-        "n": "throughput.n",
-        "ours / it": "ratio",
-    }
-    made = Table("hosts", title, columns, {"throughput": "samples/s", "ratio": ""})
+    made = Table("hosts", title, SIDES, {"throughput": "samples/s", "ratio": ""})
     for name, values in rates.items():
         made.add(side=name, throughput=Summary.of(values), ratio=None if name == "ours" else ratio)
     tried = Table("qualifying", "", {}, {"throughput": "samples/s"})

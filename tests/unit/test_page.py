@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from small_runs import train_digits
 
 import ffdist
 from ffdist.cli import main
@@ -75,24 +76,8 @@ def read(path: Path) -> Page:
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`a` and `b` of digits, `hostile` of data given in Python, whose classes have names of their own."""
     folder = tmp_path_factory.mktemp("pages")
-    for name, more in (("a", ["--stages", "2"]), ("b", ["--fusion", "--lr", "0.01"])):
-        main(
-            [
-                "train",
-                "digits",
-                "--samples",
-                "256",
-                "--epochs",
-                "2",
-                "--launcher",
-                "threads",
-                "--threads",
-                "1",
-                "--out",
-                str(folder / name),
-                *more,
-            ]
-        )
+    train_digits(folder / "a", "--stages", "2")
+    train_digits(folder / "b", "--fusion", "--lr", "0.01")
     random = np.random.default_rng(0)
     x, y = random.integers(0, 256, (64, 8, 8), np.uint8), np.arange(64) % 4
     data = ffdist.from_tensors(x, y, classes=HOSTILE, test=0.5)

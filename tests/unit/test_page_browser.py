@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from small_runs import train_digits
 
 import ffdist
-from ffdist.cli import main
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 BROWSER = next((found for name in NAMES if (found := shutil.which(name))), None)
@@ -26,24 +26,8 @@ SIZES = {"desk": (1280, 900), "phone": (360, 740)}
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("seen")
-    for name, more in (("a", ["--stages", "2"]), ("b", ["--lr", "0.01"])):
-        main(
-            [
-                "train",
-                "digits",
-                "--samples",
-                "256",
-                "--epochs",
-                "2",
-                "--launcher",
-                "threads",
-                "--threads",
-                "1",
-                "--out",
-                str(folder / name),
-                *more,
-            ]
-        )
+    train_digits(folder / "a", "--stages", "2")
+    train_digits(folder / "b", "--lr", "0.01")
     return folder
 
 

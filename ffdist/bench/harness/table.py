@@ -16,6 +16,15 @@ Row = dict[str, Any]
 """A figure: network, rule, side, metric, value, n, spread, unit, and whatever else says what it is of."""
 MEASURED = ("metric", "value", "n", "spread", "unit")
 """The fields of a row that do not say what it is of."""
+SIDES = {
+    "side": "side",
+    "samples/s": "throughput",
+    "least": "throughput.least",
+    "most": "throughput.most",
+    "n": "throughput.n",
+    "ours / it": "ratio",
+}
+"""Columns of a table of sides, beside whose throughput stands ours by it."""
 
 
 class Value(NamedTuple):

@@ -13,7 +13,7 @@ from ffdist.bench.floor import Floor, floor_table, floors
 from ffdist.bench.harness.finding import BenchResult, Plot, Progress
 from ffdist.bench.harness.probe import Probe
 from ffdist.bench.harness.rounds import Rounds, take_turns
-from ffdist.bench.harness.table import Table
+from ffdist.bench.harness.table import SIDES, Table
 from ffdist.bench.settings import BenchSettings
 from ffdist.bench.sides import Family, PipelineSide, open_baseline, open_pipeline
 from ffdist.bench.traced import drawn_beside
@@ -157,16 +157,7 @@ def bound_note(result: dict[str, Any]) -> str:
 
 def compared(settings: BenchSettings, rounds: Rounds, ours: str, summary: list[dict[str, Any]]) -> Table:
     title = f"{settings.subject}, {settings.compare.devices} devices, {settings.precision}, batch {settings.batch_size}"
-    columns = {
-        "side": "side",
-        "samples/s": "throughput",
-        "least": "throughput.least",
-        "most": "throughput.most",
-        "n": "throughput.n",
-        "ours / it": "ratio",
-        "least ratio": "ratio.least",
-        "most ratio": "ratio.most",
-    }
+    columns = SIDES | {"least ratio": "ratio.least", "most ratio": "ratio.most"}
     made = Table("compared", title, columns, {"throughput": "samples/s", "ratio": "", "bound": "", "of_bound": ""})
     told = {result["variant"]: result for result in summary}
     for name in rounds.names:
