@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ffdist.errors import ConfigError, setting
 from ffdist.trackers.base import Tracker, missing
 
 STORE = "mlflow.db"
@@ -23,8 +25,15 @@ class MLflow(Tracker):
             from mlflow.tracking import MlflowClient
         except ImportError as error:
             raise missing(self.name, "mlflow", error) from error
-        place = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(run / STORE).absolute()}"
-        self.client = MlflowClient(tracking_uri=place)
+        place = os.environ.get("MLFLOW_TRACKING_URI")
+        if not place and importlib.util.find_spec("sqlalchemy") is None:  # mlflow-skinny
+            raise ConfigError(
+                "MLflow cannot keep a file of its own",
+                where=setting("watch.track", self.name),
+                expected="sqlalchemy, which mlflow brings and mlflow-skinny does not, or a server",
+                remedy="pip install mlflow, or set MLFLOW_TRACKING_URI",
+            )
+        self.client = MlflowClient(tracking_uri=place or f"sqlite:///{(run / STORE).absolute()}")
         self.id = None
 
     def begin(self, step: int) -> None:

@@ -261,3 +261,11 @@ def test_a_tracker_that_its_own_package_refuses_to_open_is_refused_before_anythi
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "nonsense://somewhere")
     with pytest.raises(ConfigError, match=r"(?s)cannot be opened.*watch\.track.*nonsense"):
         observers(Settings().changed(track=("mlflow",)), tmp_path)
+
+
+def test_an_mlflow_that_keeps_no_file_is_told_with_what_would(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """mlflow-skinny brings no database."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setitem(sys.modules, "sqlalchemy", None)
+    with pytest.raises(ConfigError, match=r"(?s)watch\.track.*pip install mlflow, or set MLFLOW_TRACKING_URI"):
+        observers(Settings().changed(track=("mlflow",)), tmp_path)
