@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ffdist.errors import ConfigError, setting
+from ffdist.errors import ConfigError
 
 URL = re.compile(r"([a-z][a-z0-9+.-]+):/{1,3}(.*)", re.DOTALL)
 PACKAGES = {
@@ -179,13 +179,6 @@ class Remote:
                 return []
         return sorted(of["name"].rstrip("/").rpartition("/")[2] for of in listed if of["type"] == "directory")
 
-    def found_one(self, name: str) -> Found:
-        """Raises FileNotFoundError."""
-        with as_os_error(self / name):
-            self.fs.invalidate_cache()
-            info = self.fs.info((self / name).path)
-        return Found(int(info["size"]), mark_of(info))
-
     def remove(self, name: str) -> None:
         """A file; nothing where there is none."""
         with as_os_error(self / name):
@@ -234,9 +227,3 @@ def as_os_error(where: Remote) -> Iterator[None]:
         raise
     except Exception as error:  # each library has its own
         raise OSError(f"{type(error).__name__}: {' '.join(str(error).split())}") from error
-
-
-def local_only(place: object, what: str, remedy: str) -> None:
-    """Raises ConfigError for an address where a folder of this machine is needed."""
-    if url := url_of(place):
-        raise ConfigError(f"{what} is a folder of this machine", where=url, remedy=remedy or setting("out"))

@@ -58,15 +58,6 @@ class Machine(Protocol):
         ...
 
 
-class Unwatched:
-    """A machine that nobody else works on, as a GPU of one's own."""
-
-    least = alone = 0.0
-
-    def measure(self) -> float:
-        return 0.0
-
-
 class Round(NamedTuple):
     """What all sides did in one round."""
 
