@@ -1,13 +1,15 @@
 """Makes `harness` importable from every folder of tests, hides GPUs, heeds interrupts also where the tests run below a
 shell that ignores them (in its background), keeps hypothesis free of time limits, shares the tests out among workers,
-and leaves no weight to chance."""
+leaves no weight to chance, and lets each test's own modules go with it."""
 
 from __future__ import annotations
 
 import os
 import random
 import signal
+import sys
 import tempfile
+from collections.abc import Iterator
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: many processes share few cores here
 
@@ -50,3 +52,15 @@ def pytest_runtest_setup() -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_call() -> None:
     seed()
+
+
+@pytest.fixture(autouse=True)
+def own_modules_go(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A file that a test wrote and that was imported is not found by the next one, which may use the same name."""
+    path = [*sys.path]
+    yield
+    sys.path[:] = path
+    made = str(tmp_path_factory.getbasetemp())
+    for name, module in [*sys.modules.items()]:
+        if (getattr(module, "__file__", None) or "").startswith(made):
+            del sys.modules[name]
