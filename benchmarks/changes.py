@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from benchmarks.report import report
 from ffdist.bench.harness.finding import BenchResult
 from ffdist.bench.harness.summary import Summary, ratios
-from ffdist.bench.harness.table import Table
+from ffdist.bench.harness.table import ResultTable
 from ffdist.bench.harness.team import PoolMember, WorkerPool
 from ffdist.models import load_model
 from ffdist.objectives import SFF
@@ -95,7 +95,7 @@ CHANGES = {
 
 
 @dataclass(frozen=True)
-class Life:
+class TrainerMain:
     """A process with a serial trainer; each order is a number of steps, answered with seconds a step."""
 
     model: str
@@ -134,10 +134,10 @@ COLUMNS = {
 }
 
 
-def compare(made: Table, model: str, change: str, rounds: int) -> None:
+def compare(made: ResultTable, model: str, change: str, rounds: int) -> None:
     with ExitStack() as ends:
         teams = [
-            ends.enter_context(WorkerPool(model, Life(model, without), 1, keep_memory=keep))
+            ends.enter_context(WorkerPool(model, TrainerMain(model, without), 1, keep_memory=keep))
             for without, keep in ((None, True), (change, CHANGES[change].keep_memory))
         ]
         steps = max(2, round(1 / teams[0].ask(2)))
@@ -158,7 +158,7 @@ def main(models: tuple[str, ...] = ("cnnb", "vgg8", "mlp"), rounds: int = 5, rec
         record: Folder for the record.
     """
     title = "a serial step of SFF, batch 128, bf16, computing time of one thread"
-    made = Table("changes", title, COLUMNS, {"step": "ms", "gain": "without / with", "predicted": ""})
+    made = ResultTable("changes", title, COLUMNS, {"step": "ms", "gain": "without / with", "predicted": ""})
     for model in models:
         for name, change in CHANGES.items():
             if model != "mlp" or not change.maps_only:

@@ -15,7 +15,7 @@ from ffdist.bench.alone import alone, slowest_stage, total
 from ffdist.bench.bare import steps
 from ffdist.bench.floor import floors
 from ffdist.bench.harness.finding import BenchResult
-from ffdist.bench.harness.table import Table, Value
+from ffdist.bench.harness.table import ResultTable, Value
 from ffdist.bench.settings import BenchSettings
 
 NETWORKS = (
@@ -60,7 +60,7 @@ BARE = {
 BARE_UNITS = {"step": "ms", "ratio": "BP / it", "slower_stage": "ms", "throughput": "samples/s"}
 
 
-def add_floor(made: Table, settings: BenchSettings) -> None:
+def add_floor(made: ResultTable, settings: BenchSettings) -> None:
     found, timed = floors(settings), alone(settings)
     seconds = {side: total(timed[side]).seconds for side in ("ff", "bp")}
     of = {"network": settings.network, "rule": settings.train.rule.objective}
@@ -82,7 +82,7 @@ def add_floor(made: Table, settings: BenchSettings) -> None:
     )
 
 
-def add_bare(made: Table, settings: BenchSettings, rounds: int) -> None:
+def add_bare(made: ResultTable, settings: BenchSettings, rounds: int) -> None:
     took = steps(settings, rounds)
     bare, slower = sum(took.bare), took.slower_stage()
     of = {"network": settings.network, "rule": settings.train.rule.objective}
@@ -106,8 +106,8 @@ def main(rounds: int = 11, record: Path | None = None) -> None:
         record: Folder for the record.
     """
     tables = [
-        Table("floors", "a batch of 128, forward and backward, in one process", FLOOR, FLOOR_UNITS),
-        Table("bare", "whole steps, and blocks without heads", BARE, BARE_UNITS),
+        ResultTable("floors", "a batch of 128, forward and backward, in one process", FLOOR, FLOOR_UNITS),
+        ResultTable("bare", "whole steps, and blocks without heads", BARE, BARE_UNITS),
     ]
     for settings in NETWORKS:
         add_floor(tables[0], settings)

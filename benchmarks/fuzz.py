@@ -42,7 +42,7 @@ with suppress(ImportError):
 from benchmarks.fuzz_targets import TARGETS, Target
 from benchmarks.report import report
 from ffdist.bench.harness.finding import BenchResult
-from ffdist.bench.harness.table import Table
+from ffdist.bench.harness.table import ResultTable
 from ffdist.errors import FfdistError
 
 SECONDS, ANSWER = 10.0, 120.0
@@ -84,7 +84,7 @@ class Slow(BaseException):
 
 
 @dataclass
-class Outcome:
+class FuzzOutcome:
     """What became of a target's inputs."""
 
     target: str
@@ -153,13 +153,13 @@ def nested(draw: random.Random) -> Any:
     return value
 
 
-class Trial:
+class TargetTrial:
     """A target under trial in this process."""
 
     def __init__(self, target: Target, findings: Path) -> None:
         self.target = target
         self.kept = findings
-        self.outcome = Outcome(target.name)
+        self.outcome = FuzzOutcome(target.name)
         self.seen: set[str] = set()
         sys.addaudithook(self.hear)
         self.unpickled = False
@@ -218,7 +218,7 @@ def life(name: str, inputs: int, seed: int, findings: Path, to: Path) -> None:
     findings.mkdir(parents=True, exist_ok=True)
     with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
         seeds = [*target.seeds()]
-        trial, draw = Trial(target, findings), random.Random(seed)
+        trial, draw = TargetTrial(target, findings), random.Random(seed)
         signal.signal(signal.SIGALRM, too_slow)
         signal.signal(signal.SIGPROF, too_slow)
         for data in seeds:
@@ -239,7 +239,7 @@ def life(name: str, inputs: int, seed: int, findings: Path, to: Path) -> None:
     os._exit(0)
 
 
-def guided(trial: Trial, seeds: list[bytes], draw: random.Random, done: Callable[[], bool]) -> bool:
+def guided(trial: TargetTrial, seeds: list[bytes], draw: random.Random, done: Callable[[], bool]) -> bool:
     """By atheris, until `done`; False where it is not installed."""
     atheris = sys.modules.get("atheris")
     if atheris is None:
@@ -289,7 +289,7 @@ def main(
         "by coverage": "guided",
     }
     units = dict.fromkeys(("inputs", "taken", "refused", "findings", "guided"), "")
-    made = Table("fuzz", "Bad input: what became of it", columns, units | {"slowest": "ms", "memory": "MiB"})
+    made = ResultTable("fuzz", "Bad input: what became of it", columns, units | {"slowest": "ms", "memory": "MiB"})
     for o in outcomes:
         made.add(
             side=o.target,
@@ -311,7 +311,7 @@ def main(
     sys.exit(any(outcome.findings for outcome in outcomes))
 
 
-def tried(target: Target, inputs: int, seed: int, findings: Path) -> Outcome:
+def tried(target: Target, inputs: int, seed: int, findings: Path) -> FuzzOutcome:
     """In a process of its own, begun again behind an input that ends it."""
     folder = (findings / "".join(c if c.isalnum() else "-" for c in target.name)).absolute()
     folder.mkdir(parents=True, exist_ok=True)
@@ -322,7 +322,7 @@ def tried(target: Target, inputs: int, seed: int, findings: Path) -> Outcome:
     )
     process.start()
     process.join()
-    outcome = Outcome(**json.loads(outcome_file.read_text())) if outcome_file.exists() else Outcome(target.name)
+    outcome = FuzzOutcome(**json.loads(outcome_file.read_text())) if outcome_file.exists() else FuzzOutcome(target.name)
     if process.exitcode:
         (folder / "ended").write_bytes((folder / "at-work").read_bytes() if (folder / "at-work").exists() else b"")
         outcome.findings.append(f"the process ended with {process.exitcode} ({folder / 'ended'})")

@@ -33,7 +33,7 @@ from ffdist.data.decode import Decoding
 from ffdist.data.manifest import read_manifest as read_data_manifest
 from ffdist.data.prepare import prepare
 from ffdist.digests import DIGEST, of_json
-from ffdist.page.server import Watch
+from ffdist.page.server import PageServer
 from ffdist.pipeline.message import EndOfSplit, EvalBatch, Snapshot, TrainBatch, from_frame, to_frame
 from ffdist.plan import Plan, read_plan
 from ffdist.report.log import read_run_log
@@ -272,8 +272,8 @@ def use_hello(data: bytes) -> object:
 
 
 @cache
-def watched() -> Watch:
-    return Watch(scratch() / "run", port=0)
+def watched() -> PageServer:
+    return PageServer(scratch() / "run", port=0)
 
 
 def use_request(data: bytes) -> object:

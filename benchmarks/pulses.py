@@ -16,9 +16,9 @@ from statistics import median
 import torch
 
 from benchmarks.report import report
-from benchmarks.segments import Training, estimate
+from benchmarks.segments import SegmentTraining, estimate
 from ffdist.bench.harness.finding import BenchResult
-from ffdist.bench.harness.table import Table, Value
+from ffdist.bench.harness.table import ResultTable, Value
 from ffdist.pipeline.message import Pulse
 from ffdist.plain import PlainConsole
 from ffdist.report.console import ConsoleReport
@@ -57,11 +57,11 @@ def main() -> None:
     )
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="ffdist-") as folder:
-        training = Training(settings, Path(folder), ConsoleReport(PlainConsole(stderr=True)))
+        training = SegmentTraining(settings, Path(folder), ConsoleReport(PlainConsole(stderr=True)))
         pairs = training.pairs(args.pairs, args.every, lambda step: Pulse(step, 0))
-    made = Table("pulses", f"A pulse every {args.every} batches", COLUMNS, UNITS)
+    made = ResultTable("pulses", f"A pulse every {args.every} batches", COLUMNS, UNITS)
     for kind, words in KINDS.items():
-        without = median(getattr(pair.quiet, kind) for pair in pairs)
+        without = median(getattr(pair.unmarked, kind) for pair in pairs)
         cost = estimate([getattr(pair.cost, kind) for pair in pairs])
         share = cost / without
         made.add(

@@ -44,15 +44,15 @@ class Seconds(NamedTuple):
         return Seconds(*(a - b for a, b in zip(self, other, strict=True)))
 
 
-class Pair(NamedTuple):
+class SegmentPair(NamedTuple):
     """A segment with the marker, and one without."""
 
-    told: Seconds
-    quiet: Seconds
+    marked: Seconds
+    unmarked: Seconds
 
     @property
     def cost(self) -> Seconds:
-        return self.told - self.quiet
+        return self.marked - self.unmarked
 
 
 class Estimate(NamedTuple):
@@ -66,7 +66,7 @@ class Estimate(NamedTuple):
         return Estimate(*(part / by for part in self))
 
 
-class Training:
+class SegmentTraining:
     """One stage with all blocks, its source and its sink, batch by batch."""
 
     def __init__(self, settings: Settings, run: Path, observer: Observer) -> None:
@@ -104,13 +104,13 @@ class Training:
         batches: int,
         marker: Callable[[int], Message],
         behind: Callable[[Stage], object] = lambda stage: None,
-    ) -> list[Pair]:
+    ) -> list[SegmentPair]:
         """marker: of the last batch's step. behind: done when it has passed the stage."""
-        draws, found = random.Random(0), list[Pair]()
+        draws, found = random.Random(0), list[SegmentPair]()
         for _ in range(count + WARM):
             order = draws.choice(((True, False), (False, True)))
             took = {told: self.segment(batches, marker(self.stage.step) if told else None, behind) for told in order}
-            found.append(Pair(took[True], took[False]))
+            found.append(SegmentPair(took[True], took[False]))
         return found[WARM:]
 
 

@@ -22,12 +22,12 @@ from benchmarks.report import report
 from ffdist.bench.harness.finding import BenchResult
 from ffdist.bench.harness.rounds import calibrated
 from ffdist.bench.harness.summary import Summary
-from ffdist.bench.harness.table import Table
+from ffdist.bench.harness.table import ResultTable
 from ffdist.bench.harness.team import WorkerPool
 from ffdist.bench.harness.window import Window
 from ffdist.bench.hosts import Hosts, why_not
 from ffdist.bench.jobs import BenchJob
-from ffdist.bench.pipeline_side import PipelineLife
+from ffdist.bench.pipeline_side import PipelineMain
 from ffdist.bench.settings import BenchSettings
 from ffdist.bench.sides import PipelineSide, here
 from ffdist.cores import available_cores
@@ -97,7 +97,7 @@ def measured(case: Case, settings: BenchSettings, rounds: int, samples: int | No
             hosts = ends.enter_context(Hosts())
             hosts.limit(case.by)
             changed, place = changed.changed(transport="gloo"), hosts.place
-        life = PipelineLife(BenchJob(changed, case.plan.workers))
+        life = PipelineMain(BenchJob(changed, case.plan.workers))
         team = ends.enter_context(WorkerPool("ours", place(life), case.plan.workers))
         assert team.recv() == "ready"
         tail = (changed.plan.queue + 1) * (len(case.plan.stages) - 1)
@@ -149,7 +149,7 @@ UNITS = {"throughput": "samples/s", "simulated": "samples/s", "error": "of what 
 
 
 def compare(
-    made: Table, case: Case, settings: BenchSettings, known: Profile, rounds: int, samples: int | None
+    made: ResultTable, case: Case, settings: BenchSettings, known: Profile, rounds: int, samples: int | None
 ) -> float:
     """A line; returns the error of the simulation."""
     rates = Summary.of(measured(case, settings, rounds, samples))
@@ -191,7 +191,7 @@ def main(
     os.environ["OMP_NUM_THREADS"] = "1"
     settings = BenchSettings().changed(data=data, model=model, batch_size=batch_size, seconds=seconds)
     known = profile(settings)
-    made = Table("simulation", f"{settings.subject}, {settings.precision}, batch {batch_size}", COLUMNS, UNITS)
+    made = ResultTable("simulation", f"{settings.subject}, {settings.precision}, batch {batch_size}", COLUMNS, UNITS)
     errors = [compare(made, case, settings, known, rounds, samples) for case in cases(known.names)]
     notes = [
         f"median error {median(errors):.1%}, largest {max(errors):.1%}, over {len(errors)} plans",

@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 
 from benchmarks.report import report
-from benchmarks.segments import Training, estimate
+from benchmarks.segments import SegmentTraining, estimate
 from ffdist.bench.harness.finding import BenchResult
-from ffdist.bench.harness.table import Table, Value
+from ffdist.bench.harness.table import ResultTable, Value
 from ffdist.pipeline.message import Snapshot
 from ffdist.pipeline.stage import Stage
 from ffdist.settings import Settings
@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--record", type=Path, help="the folder for records")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    made = Table("snapshots", "A snapshot of one stage", COLUMNS, UNITS)
+    made = ResultTable("snapshots", "A snapshot of one stage", COLUMNS, UNITS)
     for widths in args.widths:
         for way in ("behind", "at once"):
             made.add(side=way, network=f"cnnb {widths}", **measured(widths, way, args))
@@ -73,7 +73,7 @@ def measured(widths: str, way: str, args: argparse.Namespace) -> dict[str, Value
     )
     wait = (lambda stage: stage.behind.wait()) if way == "at once" else nothing
     with tempfile.TemporaryDirectory(prefix="ffdist-", dir=args.folder) as folder:
-        training = Training(settings, Path(folder), nothing)
+        training = SegmentTraining(settings, Path(folder), nothing)
         training.segment(2, None, nothing)
         batches = max(2, round(args.seconds / training.segment(4, None, nothing).clock * 4))
         pairs = training.pairs(args.pairs, batches, lambda step: Snapshot(step, 0, step), wait)

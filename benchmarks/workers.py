@@ -22,7 +22,7 @@ import tyro
 
 from benchmarks.report import report
 from ffdist.bench.harness.finding import BenchResult
-from ffdist.bench.harness.table import Table
+from ffdist.bench.harness.table import ResultTable
 from ffdist.bench.hosts import Hosts, why_not
 from ffdist.data import open_data
 from ffdist.events import Observer, ProgressMade, RunEvent, RunStarted
@@ -32,7 +32,7 @@ from ffdist.runtime.job import Job
 from ffdist.runtime.outcome import Result
 from ffdist.runtime.planning import count_workers
 from ffdist.runtime.processes import run_processes
-from ffdist.runtime.stage_process import Training
+from ffdist.runtime.stage_process import StageMain
 from ffdist.runtime.start import make_job
 from ffdist.runtime.threads import run_threads
 from ffdist.settings import Settings
@@ -87,14 +87,14 @@ def fingerprint(run: Path) -> list[str]:
 
 
 def by_processes(make: DigitsJob, report: Observer) -> Result:
-    return run_processes(Training(make), Plan.parse(make.plan, NAMES, make.lanes).workers, report)
+    return run_processes(StageMain(make), Plan.parse(make.plan, NAMES, make.lanes).workers, report)
 
 
 def by_hosts(make: DigitsJob, report: Observer) -> Result:
     workers = Plan.parse(make.plan, NAMES, make.lanes).workers
     with ExitStack() as ends:
         hosts = ends.enter_context(Hosts(workers))
-        return run_processes(hosts.place(Training(make)), workers, report)
+        return run_processes(hosts.place(StageMain(make)), workers, report)
 
 
 def by_threads(make: DigitsJob, report: Observer) -> Result:
@@ -169,7 +169,7 @@ def main(
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
     title = "start, stop in an epoch, and resume by another plan, on the digits"
-    made, notes, same = Table("workers", title, COLUMNS, UNITS), list[str](), True
+    made, notes, same = ResultTable("workers", title, COLUMNS, UNITS), list[str](), True
     for by in ways:
         if by == "hosts" and (reason := why_not()):
             notes.append(f"no hosts: {reason}")

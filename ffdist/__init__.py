@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ffdist.events import Observer, RunEvent, StopRun
     from ffdist.models import Chain
     from ffdist.objectives import SFF, BlockSpec, Local, Objective
-    from ffdist.page.server import Watch
+    from ffdist.page.server import PageServer
     from ffdist.page.write import write_report
     from ffdist.pipeline.classifier import Classifier
     from ffdist.runtime.export import export
@@ -56,7 +56,7 @@ _PLACES = {
     **dict.fromkeys(("Observer", "RunEvent", "StopRun"), "ffdist.events"),
     "Chain": "ffdist.models",
     **dict.fromkeys(("SFF", "Local", "Objective", "BlockSpec"), "ffdist.objectives"),
-    "Watch": "ffdist.page.server",
+    "PageServer": "ffdist.page.server",
     "write_report": "ffdist.page.write",
     "Classifier": "ffdist.pipeline.classifier",
     "Result": "ffdist.runtime.outcome",
@@ -83,7 +83,7 @@ _PLACES = {
     ),
 }
 """Looked up on first use, so that a part of ffdist needs only what that part imports."""
-_RENAMED = {"Site": "BlockSpec"}
+_RENAMED = {"Site": "BlockSpec", "Watch": "PageServer"}
 """Names of an earlier version."""
 
 __all__ = [
@@ -100,6 +100,7 @@ __all__ = [
     "Objective",
     "Observer",
     "OptimSettings",
+    "PageServer",
     "Pipeline",
     "PlanSettings",
     "RaySettings",
@@ -111,7 +112,6 @@ __all__ = [
     "Settings",
     "StopRun",
     "TrainingSettings",
-    "Watch",
     "WatchSettings",
     "export",
     "from_arrow",

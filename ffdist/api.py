@@ -57,7 +57,7 @@ from ffdist.runtime.planning import count_workers
 from ffdist.runtime.processes import run_processes
 from ffdist.runtime.record import facts, note_start
 from ffdist.runtime.run import classifier_of, not_here, smoothed, write_settings
-from ffdist.runtime.stage_process import Training
+from ffdist.runtime.stage_process import StageMain
 from ffdist.runtime.threads import run_threads
 from ffdist.runtime.world import World
 from ffdist.sending import GivenJob, check_sendable
@@ -479,7 +479,7 @@ def launched(job: Job, observer: Observer) -> Result:
             return run_threads(job, observer)
         case "processes":
             check_sendable(job)
-            run, life = job.settings.run, Training(GivenJob(job))
+            run, life = job.settings.run, StageMain(GivenJob(job))
             return run_processes(
                 life, job.workers, observer, run=job.run, max_restarts=run.max_restarts, timeout=run.timeout
             )

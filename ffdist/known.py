@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-class Known(Mapping[str, T]):
+class LazyNames(Mapping[str, T]):
     """Things by name, each given by its place, "module:attribute"."""
 
     def __init__(self, places: Mapping[str, str]) -> None:
@@ -207,5 +207,5 @@ TRACKER_PLACES = {
     "mlflow": "ffdist.trackers.mlflow:MLflow",
     "comet": "ffdist.trackers.comet:Comet",
 }
-TRACKERS: Known[Any] = Known(TRACKER_PLACES)
+TRACKERS: LazyNames[Any] = LazyNames(TRACKER_PLACES)
 """Made with a run's directory, its settings by name, and the step that it begins at."""

@@ -47,7 +47,7 @@ def url_of(place: object) -> str | None:
     return f"{scheme}://{'/' if scheme in IN_PLACE[:2] else ''}{rest.strip('/')}"
 
 
-class Found(NamedTuple):
+class RemoteStat(NamedTuple):
     """What a file system says of a file."""
 
     size: int
@@ -56,21 +56,21 @@ class Found(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Remote:
+class RemoteFolder:
     """A remote folder, or one below it. What goes wrong on the way is an OSError, whichever library raised it."""
 
     url: str
 
     @classmethod
-    def of(cls, place: object) -> Remote | None:
+    def of(cls, place: object) -> RemoteFolder | None:
         url = url_of(place)
         return None if url is None else cls(url)
 
     def __str__(self) -> str:
         return self.url
 
-    def __truediv__(self, name: str) -> Remote:
-        return Remote(f"{self.url}/{name}")
+    def __truediv__(self, name: str) -> RemoteFolder:
+        return RemoteFolder(f"{self.url}/{name}")
 
     @property
     def name(self) -> str:
@@ -95,7 +95,7 @@ class Remote:
                 else f"for a folder called so, ./{self.url.replace('://', ':/')}",
             ) from error
 
-    def check(self) -> Remote:
+    def check(self) -> RemoteFolder:
         """The same. Raises ConfigError for a kind of address that cannot be opened here."""
         assert self.fs is not None
         return self
@@ -155,7 +155,7 @@ class Remote:
             else:
                 self.fs.put_file(str(file), target.path)
 
-    def found(self) -> dict[str, Found]:
+    def found(self) -> dict[str, RemoteStat]:
         """The files of the folder, by name; none where there is no folder."""
         with as_os_error(self):
             self.fs.invalidate_cache()
@@ -164,7 +164,7 @@ class Remote:
             except FileNotFoundError:
                 return {}
         return {
-            of["name"].rpartition("/")[2]: Found(int(of["size"] or 0), mark_of(of))
+            of["name"].rpartition("/")[2]: RemoteStat(int(of["size"] or 0), mark_of(of))
             for of in listed
             if of["type"] == "file"
         }
@@ -219,7 +219,7 @@ def mark_of(info: dict[str, Any]) -> str:
 
 
 @contextmanager
-def as_os_error(where: Remote) -> Iterator[None]:
+def as_os_error(where: RemoteFolder) -> Iterator[None]:
     """Whatever a library for a store raises, as an OSError that names the address."""
     try:
         yield

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from ffdist.transport.contract import ContractRank, Crew, Outcome, run_processes
+from ffdist.transport.contract import ContractRank, Crew, RankOutcome, run_processes
 
-__all__ = ["SITE", "ContractRank", "Crew", "Outcome", "hide_gpus", "restore_gpus", "run_processes"]
+__all__ = ["SITE", "ContractRank", "Crew", "RankOutcome", "hide_gpus", "restore_gpus", "run_processes"]
 SITE = str(Path(__file__).parent / "site")
 """What processes that tests start have on their path first."""
 GPUS = "CUDA_VISIBLE_DEVICES"

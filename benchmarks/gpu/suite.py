@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ffdist.baselines.base import BaselineConfig, Learner, RankPlace, Replica, Whole
+from ffdist.baselines.base import BaselineConfig, Learner, RankPlace, Replica, WholeNetwork
 from ffdist.device import (
     allocated_bytes,
     enter,
@@ -80,7 +80,7 @@ class Suite:
 
     def backpropagation(self, chain: Chain, place: RankPlace = RankPlace(0, 1)) -> Learner:  # noqa: B008
         config = BaselineConfig(self.train_settings, 10**6, self.device)
-        return Replica(Whole(chain, config), config, place)
+        return Replica(WholeNetwork(chain, config), config, place)
 
     def begin(self) -> None:
         """Called first in every process and thread: makes our device its current one."""

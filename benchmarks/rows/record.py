@@ -13,7 +13,7 @@ from benchmarks.rows.row import Row
 from benchmarks.rows.train import cost_of, read_lines
 from ffdist.bench.harness import record as harness
 from ffdist.bench.harness.record import Record, environment, facts_of, tidy
-from ffdist.bench.harness.table import Line, Table, Value, lines_of, pipes
+from ffdist.bench.harness.table import Line, ResultTable, Value, lines_of, pipes
 from ffdist.pipeline.crossed import layers_crossed
 from ffdist.pipeline.predictors import PREDICTORS
 from ffdist.runtime.data_facts import read_facts
@@ -65,13 +65,13 @@ def summed_up(row: Row, outs: Sequence[Path], note: str) -> Record:
     return facts | about | tidy(tables, settings.network.model, settings.rule.objective)
 
 
-def tables_of(runs: Sequence[Mapping[str, Any]], parameters: int, crossed: Mapping[str, int]) -> list[Table]:
+def tables_of(runs: Sequence[Mapping[str, Any]], parameters: int, crossed: Mapping[str, int]) -> list[ResultTable]:
     """For the record alone: over all seeds, and of each."""
-    over = Table("accuracy", "", {}, ACCURACY)
-    seeds = Table("seeds", "", {}, ACCURACY)
-    blocks = Table("blocks", "", {}, ACCURACY)
-    cost = Table("cost", "", {}, COST | COUNTS)
-    layers = Table("crossed", "", {}, {"layers": ""})
+    over = ResultTable("accuracy", "", {}, ACCURACY)
+    seeds = ResultTable("seeds", "", {}, ACCURACY)
+    blocks = ResultTable("blocks", "", {}, ACCURACY)
+    cost = ResultTable("cost", "", {}, COST | COUNTS)
+    layers = ResultTable("crossed", "", {}, {"layers": ""})
     for name in runs[0]["accuracy"]:
         found = [run["accuracy"][name] for run in runs]
         deviation = round(stdev(found), 2) if len(runs) > 1 else None

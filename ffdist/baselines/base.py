@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from ffdist.device import moved
 from ffdist.models import Chain, derive_seed, seeded
-from ffdist.pipeline.average import Average
+from ffdist.pipeline.average import WeightAverage
 from ffdist.pipeline.block import module_to, to_device
 from ffdist.pipeline.compiled import compile_block
 from ffdist.pipeline.optim import build_optimizer
@@ -67,7 +67,7 @@ class Baseline(Protocol):
     def __call__(self, chain: Chain, config: BaselineConfig, place: RankPlace) -> Learner: ...
 
 
-class Whole(nn.Module):
+class WholeNetwork(nn.Module):
     """All blocks, with the first weights of ffdist's, and the classifier: [B, *input_shape] -> logits [B, K]."""
 
     def __init__(self, chain: Chain, config: BaselineConfig) -> None:
@@ -99,7 +99,7 @@ class Replica:
 
     def __init__(
         self,
-        whole: Whole,
+        whole: WholeNetwork,
         config: BaselineConfig,
         place: RankPlace,
         *,
@@ -115,7 +115,7 @@ class Replica:
         self.hold = hold
         self.optimizer, self.schedule = optimised(whole.by_name(), config)
         decay = config.settings.optim.ema
-        self.average = None if decay is None else Average(nn.ModuleDict({"whole": whole}), decay)
+        self.average = None if decay is None else WeightAverage(nn.ModuleDict({"whole": whole}), decay)
 
     def learn(self, x: Tensor | None, y: Tensor | None) -> None:
         assert x is not None

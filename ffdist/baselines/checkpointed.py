@@ -5,14 +5,14 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ffdist.baselines.base import BaselineConfig, Learner, RankPlace, Replica, Whole
+from ffdist.baselines.base import BaselineConfig, Learner, RankPlace, Replica, WholeNetwork
 from ffdist.models import Chain
 
 
 class Checkpointed(nn.Module):
     """The whole network, each block checkpointed; batch norm's running statistics then move twice a batch."""
 
-    def __init__(self, whole: Whole) -> None:
+    def __init__(self, whole: WholeNetwork) -> None:
         super().__init__()
         self.whole = whole
 
@@ -26,5 +26,5 @@ class Checkpointed(nn.Module):
 def checkpointed(chain: Chain, config: BaselineConfig, place: RankPlace) -> Learner:
     """One device, each block checkpointed."""
     assert place.size == 1, "one device"
-    whole = Whole(chain, config)
+    whole = WholeNetwork(chain, config)
     return Replica(whole, config, place, forward=Checkpointed(whole))

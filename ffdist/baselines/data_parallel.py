@@ -14,7 +14,7 @@ from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDSt
 from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
 
-from ffdist.baselines.base import BaselineConfig, Learner, RankPlace, Replica, Whole
+from ffdist.baselines.base import BaselineConfig, Learner, RankPlace, Replica, WholeNetwork
 from ffdist.baselines.checkpointed import Checkpointed
 from ffdist.device import queues
 from ffdist.models import Chain
@@ -45,7 +45,7 @@ def data_parallel(
         backpropagation.
     accumulate: parts of a rank's slice; gradients travel once for all. checkpoint: compute blocks again in backward.
     """
-    whole = Whole(chain, config)
+    whole = WholeNetwork(chain, config)
     sync: dict[str, Any] = {_SYNC_BUFFERS: sync_buffers}
     wrapped = DistributedDataParallel(
         Checkpointed(whole) if checkpoint else whole,

@@ -7,7 +7,7 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
-from ffdist.baselines.base import BaselineConfig, Learner, RankPlace, Replica, Whole
+from ffdist.baselines.base import BaselineConfig, Learner, RankPlace, Replica, WholeNetwork
 from ffdist.errors import ConfigError, setting
 from ffdist.models import Chain
 from ffdist.pipeline.optim import NORMS
@@ -51,7 +51,7 @@ def fully_sharded(
             remedy="a newer torch, with the torchvision that goes with it; or another side: --against ddp",
         )
     policy = MixedPrecisionPolicy(torch.bfloat16, cast_forward_inputs=False) if bf16 else MixedPrecisionPolicy()
-    whole = Whole(chain, config).to(memory_format=torch.contiguous_format)  # it shards nothing else
+    whole = WholeNetwork(chain, config).to(memory_format=torch.contiguous_format)  # it shards nothing else
     mesh = init_device_mesh(config.device.type, (place.size,))
     for block in whole.blocks:
         norms: list[nn.Module] = [part for part in block.modules() if isinstance(part, NORMS)]

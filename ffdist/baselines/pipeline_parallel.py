@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.distributed.pipelining import PipelineStage, schedules
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from ffdist.baselines.base import BaselineConfig, Learner, RankPlace, Whole, cross_entropy, optimised
+from ffdist.baselines.base import BaselineConfig, Learner, RankPlace, WholeNetwork, cross_entropy, optimised
 from ffdist.device import synchronize
 from ffdist.errors import ConfigError, NetworkError, setting
 from ffdist.models import Chain
@@ -79,7 +79,7 @@ def pipeline_parallel(
             got=f"torch {torch.__version__} on a CPU",
             remedy="a newer torch, with the torchvision that goes with it; or another side: --against gpipe-4",
         )
-    whole = Whole(chain, config)
+    whole = WholeNetwork(chain, config)
     shape = (config.settings.training.batch_size // microbatches, *chain.input_shape)
     cut = agreed_cut(whole, shape, stages, config, place)
     around = config.autocast if cast_once else nullcontext
@@ -91,7 +91,7 @@ class Pipelined:
 
     def __init__(
         self,
-        whole: Whole,
+        whole: WholeNetwork,
         cut: list[int],
         shape: Sequence[int],
         style: Style,
@@ -181,7 +181,9 @@ def border_tensors(parts: list[PipelinePart], shape: Sequence[int], config: Base
     return borders
 
 
-def agreed_cut(whole: Whole, shape: Sequence[int], stages: int, config: BaselineConfig, place: RankPlace) -> list[int]:
+def agreed_cut(
+    whole: WholeNetwork, shape: Sequence[int], stages: int, config: BaselineConfig, place: RankPlace
+) -> list[int]:
     """Blocks in each stage, the classifier with the last; by times that rank 0 measures."""
     counts = [torch.zeros(stages, dtype=torch.int64, device=config.device)]
     if place.rank == 0:
@@ -194,7 +196,7 @@ def agreed_cut(whole: Whole, shape: Sequence[int], stages: int, config: Baseline
     return counts[0].tolist()
 
 
-def block_seconds(whole: Whole, shape: Sequence[int], config: BaselineConfig) -> list[float]:
+def block_seconds(whole: WholeNetwork, shape: Sequence[int], config: BaselineConfig) -> list[float]:
     """Forward and backward of one microbatch through each block alone; the least of three."""
     x = torch.zeros(*shape, device=config.device)
     result = []

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from ffdist.baselines.base import BaselineConfig, Learner, RankPlace, Replica, Whole
+from ffdist.baselines.base import BaselineConfig, Learner, RankPlace, Replica, WholeNetwork
 from ffdist.models import Chain
 
 
 def single(chain: Chain, config: BaselineConfig, place: RankPlace) -> Learner:
     """The bare loop: forward, backward, step."""
     assert place.size == 1, "one device"
-    return Replica(Whole(chain, config), config, place)
+    return Replica(WholeNetwork(chain, config), config, place)

@@ -68,7 +68,7 @@ class TensorLayout:
 
 
 @dataclass(frozen=True)
-class Call:
+class RecordedCall:
     """An operation with its arguments, its tensors by how they lie; `tree` puts them together."""
 
     operation: Callable[..., Any]
@@ -93,9 +93,9 @@ class Call:
 class HeavyCalls:
     """The heavy operations of a block's step, and how often it has each."""
 
-    products: Counter[Call] = field(default_factory=Counter)
-    casts: Counter[Call] = field(default_factory=Counter)
-    optimisers: Counter[Call] = field(default_factory=Counter)
+    products: Counter[RecordedCall] = field(default_factory=Counter)
+    casts: Counter[RecordedCall] = field(default_factory=Counter)
+    optimisers: Counter[RecordedCall] = field(default_factory=Counter)
 
     def add(self, func: Any, args: Any, kwargs: Mapping[str, Any]) -> None:
         """Note the call if it is one."""
@@ -108,10 +108,10 @@ class HeavyCalls:
         else:
             return
         leaves, tree = tree_flatten((args, kwargs))
-        calls[Call(func, tuple(map(described, leaves)), tree)] += 1
+        calls[RecordedCall(func, tuple(map(described, leaves)), tree)] += 1
 
     def replay(self, device: torch.device, repeats: int) -> OperationTimes:
-        def seconds(counted: Counter[Call]) -> float:
+        def seconds(counted: Counter[RecordedCall]) -> float:
             return sum(times * call.seconds(device, repeats) for call, times in counted.items())
 
         with torch.no_grad():

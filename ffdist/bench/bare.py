@@ -57,7 +57,7 @@ class BareBlocks:
             optimizer.zero_grad()
 
 
-class Steps(NamedTuple):
+class StepTimes(NamedTuple):
     """Median seconds of computing for one batch in one process."""
 
     ff: float
@@ -71,7 +71,7 @@ class Steps(NamedTuple):
 
 
 @dataclass(frozen=True)
-class StepsLife:
+class StepsMain:
     """A process that takes whole steps of one side, or of bare blocks: each order is a number of steps, answered with
     seconds a step, of bare blocks block by block."""
 
@@ -90,15 +90,15 @@ class StepsLife:
             member.answer([sum(times) / count for times in zip(*taken, strict=True)])
 
 
-def steps(settings: BenchSettings, rounds: int) -> Steps:
+def steps(settings: BenchSettings, rounds: int) -> StepTimes:
     """In turns of about a second; each in a process of its own, as it would be in training: within one they would take
     the caches from each other, and which gets what memory would be a matter of chance."""
     with ExitStack() as ends:
-        teams = [ends.enter_context(WorkerPool(side, StepsLife(settings, side), 1)) for side in ("ff", "bp", "bare")]
+        teams = [ends.enter_context(WorkerPool(side, StepsMain(settings, side), 1)) for side in ("ff", "bp", "bare")]
         count = max(2, round(1 / max(sum(team.ask(2)) for team in teams)))
         turns = [[team.ask(count) for team in teams] for _ in range(rounds)]
     ff, bp, bare = ([median(times) for times in zip(*side, strict=True)] for side in zip(*turns, strict=True))
-    return Steps(sum(ff), sum(bp), bare)
+    return StepTimes(sum(ff), sum(bp), bare)
 
 
 def seconds(work: Callable[[], object]) -> float:

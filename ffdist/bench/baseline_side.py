@@ -52,7 +52,7 @@ def join(member: PoolMember, device: torch.device, threads: int) -> None:
 
 
 @dataclass(frozen=True)
-class BaselineLife:
+class BaselineMain:
     """One rank's life among those that train together."""
 
     make_job: MakeJob

@@ -22,7 +22,7 @@ from statistics import median
 from typing import Any
 
 from ffdist.bench.disturbed import PATIENCE, PLANS, TOLD, Disturbed, Launcher
-from ffdist.bench.faults_found import Costs, KillOutcome, finding
+from ffdist.bench.faults_found import DisturbedRunCosts, KillOutcome, finding
 from ffdist.bench.harness.finding import BenchResult, Progress
 from ffdist.bench.schedule import Fault, schedule
 from ffdist.bench.victims import kept_in, left_of, words_of
@@ -177,7 +177,7 @@ def faults(kills: int, seed: int, launcher: Launcher, folder: Path, progress: Pr
     check_equal(folder / "whole", folder / "killed")
     if len(told) < kills - 1:
         raise StageError("the run ended before all kills", expected=kills, got=len(told), where=folder)
-    return finding(launcher, told, Costs(seconds, run.restarts, run.refused, load, start_up()))
+    return finding(launcher, told, DisturbedRunCosts(seconds, run.restarts, run.refused, load, start_up()))
 
 
 def check_equal(whole: Path, killed: Path) -> None:

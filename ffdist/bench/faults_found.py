@@ -9,7 +9,7 @@ from statistics import median
 from ffdist.bench.disturbed import PLANS, Launcher
 from ffdist.bench.harness.finding import BenchResult
 from ffdist.bench.harness.summary import Summary
-from ffdist.bench.harness.table import Table
+from ffdist.bench.harness.table import ResultTable
 from ffdist.bench.schedule import MOMENTS, Fault
 from ffdist.cores import available_cores
 
@@ -36,7 +36,7 @@ check what it is told before it starts workers, which need it, too."""
 
 
 @dataclass(frozen=True)
-class Costs:
+class DisturbedRunCosts:
     """What else there is to tell of the run."""
 
     seconds: float
@@ -53,7 +53,7 @@ class Costs:
         return None if kill.again is None else max(0.0, kill.again - STARTS[kill.fault.launcher] * self.torch)
 
 
-def finding(launcher: Launcher, kills: Sequence[KillOutcome], costs: Costs) -> BenchResult:
+def finding(launcher: Launcher, kills: Sequence[KillOutcome], costs: DisturbedRunCosts) -> BenchResult:
     of_launcher = [kill for kill in kills if kill.fault.launcher]
     summary = {
         "launcher": launcher,
@@ -95,7 +95,7 @@ def by_moment(kills: Sequence[KillOutcome], moment: str) -> list[KillOutcome]:
     return [kill for kill in kills if kill.fault.moment == moment]
 
 
-def kill_table(part: str, title: str) -> Table:
+def kill_table(part: str, title: str) -> ResultTable:
     columns = {
         "killed": "killed",
         "kills": "kills",
@@ -107,10 +107,12 @@ def kill_table(part: str, title: str) -> Table:
         "most": "lost.most",
     }
     units = {"kills": "", "of_launcher": "", "again": "s", "without_torch": "s", "lost": "batches"}
-    return Table(part, title, columns, units)
+    return ResultTable(part, title, columns, units)
 
 
-def add(made: Table, launcher: Launcher, killed: str, kills: Sequence[KillOutcome], costs: Costs) -> None:
+def add(
+    made: ResultTable, launcher: Launcher, killed: str, kills: Sequence[KillOutcome], costs: DisturbedRunCosts
+) -> None:
     """A line. again: seconds from the kill until the stages were ready for the next batch."""
     made.add(
         side=launcher,

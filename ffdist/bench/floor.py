@@ -8,7 +8,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from ffdist.bench.alone import OperationTimes, slowest_stage, total
-from ffdist.bench.harness.table import Table
+from ffdist.bench.harness.table import ResultTable
 from ffdist.bench.settings import BenchSettings
 from ffdist.bench.step import OneStep, both_sides
 from ffdist.models import Chain
@@ -78,9 +78,9 @@ def floor_table(
     rates: dict[str, float],
     stages: int,
     batch_size: int,
-) -> Table:
+) -> ResultTable:
     """rates: samples/s in one process, of those that were measured."""
-    made = Table("floor", "what a batch takes at least", COLUMNS, UNITS)
+    made = ResultTable("floor", "what a batch takes at least", COLUMNS, UNITS)
     for name, floor in found.items():
         whole = batch_size / rates[name] if name in rates else None
         made.add(

@@ -35,7 +35,7 @@ Batches = Generator[tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
-class LoaderLife:
+class LoaderMain:
     """Makes the batches of a window and lets them go."""
 
     make_job: MakeJob
@@ -45,7 +45,7 @@ class LoaderLife:
 
 
 @dataclass(frozen=True)
-class BatchPathLife:
+class BatchPathMain:
     """Crop and flip of whole batches of a data set in memory, in torch. way: one of `WAYS`."""
 
     make_job: MakeJob
@@ -57,7 +57,7 @@ class BatchPathLife:
 
 
 @dataclass(frozen=True)
-class FolderLife:
+class FolderMain:
     """torchvision's ImageFolder in torch's DataLoader, over the pictures in `folder`, which the first of them writes.
 
     tensors: whether pictures are decoded to tensors, by torchvision, and changed by its transforms v2; otherwise by

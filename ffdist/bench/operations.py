@@ -69,7 +69,7 @@ class StepSides:
 
 
 @dataclass(frozen=True)
-class Steps:
+class SideSteps:
     """Both sides, and the peak."""
 
     sides: dict[str, StepSides]
@@ -81,7 +81,7 @@ def kind_of(operation: str) -> str:
     return next((kind for kind, pattern in KINDS.items() if re.search(pattern, operation)), OTHER)
 
 
-def steps_of(settings: BenchSettings) -> Steps:
+def steps_of(settings: BenchSettings) -> SideSteps:
     """In a process of its own, of as many threads as are told."""
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else the profiler writes of its own life
     compare = settings.compare
@@ -89,7 +89,7 @@ def steps_of(settings: BenchSettings) -> Steps:
     return in_a_process(settings, work, compiled=compare.compiled)
 
 
-def taken(job: Job, config: BlockConfig, warmup: int, rounds: int) -> Steps:
+def taken(job: Job, config: BlockConfig, warmup: int, rounds: int) -> SideSteps:
     """Steps of either side in turns, then profiled."""
     sides, batch = both_sides(job), job.settings.training.batch_size
     steps = {name: OneStep(*side, config, batch) for name, side in sides.items()}
@@ -102,7 +102,7 @@ def taken(job: Job, config: BlockConfig, warmup: int, rounds: int) -> Steps:
             times[name].append(seconds(step, config.device))
     flops = {name: count(*side, config)[0] * batch / SAMPLES for name, side in sides.items()}
     found = {name: StepSides(times[name], operations(step, config.device), flops[name]) for name, step in steps.items()}
-    return Steps(found, peak(config.device, dtype_of(job.settings.compute.precision)))
+    return SideSteps(found, peak(config.device, dtype_of(job.settings.compute.precision)))
 
 
 def seconds(act: Callable[[], object], device: torch.device) -> float:

@@ -26,7 +26,7 @@ ENDLESS = 10**6
 
 
 @dataclass(frozen=True)
-class PipelineLife:
+class PipelineMain:
     """One stage's life: `Rank`, as every launcher runs it. Only the loader is paced, and the sink's reports are timed.
 
     The first answer says that the stages are ready; each order is a `Window`, answered with a `WindowRate` by the last

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 from ffdist.errors import ConfigError, setting
 from ffdist.settings import GROUP_OF, Settings
-from ffdist.settings.base import Group, option
+from ffdist.settings.base import SettingsGroup, option
 
 if TYPE_CHECKING:
     from ffdist.bench.jobs import BenchJob
@@ -24,7 +24,7 @@ WINDOW_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
-class CompareSettings(Group):
+class CompareSettings(SettingsGroup):
     """What is compared, and how."""
 
     group: ClassVar[str] = "compare"

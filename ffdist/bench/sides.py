@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 from ffdist.baselines import family
 from ffdist.baselines.known import is_serial
-from ffdist.bench.baseline_side import BaselineLife, KeepOrder, RunOrder
+from ffdist.bench.baseline_side import BaselineMain, KeepOrder, RunOrder
 from ffdist.bench.harness.rounds import calibrated
 from ffdist.bench.harness.summary import Summary
 from ffdist.bench.harness.team import WorkerMain, WorkerPool
 from ffdist.bench.harness.window import Window, WindowRate
-from ffdist.bench.pipeline_side import PipelineLife
+from ffdist.bench.pipeline_side import PipelineMain
 from ffdist.bench.settings import BenchSettings
 from ffdist.errors import ConfigError
 
@@ -61,7 +61,7 @@ def open_pipeline(
     place: Placing = here,
 ) -> PipelineSide:
     """ffdist with so many stages, started and ready."""
-    team = ends.enter_context(WorkerPool(name, place(PipelineLife(settings.job(stages, compiled=compiled))), stages))
+    team = ends.enter_context(WorkerPool(name, place(PipelineMain(settings.job(stages, compiled=compiled))), stages))
     assert team.recv() == "ready"
     # what the edges hold may not drain within a window
     tail = (settings.train.plan.queue + 1) * (stages - 1)
@@ -107,7 +107,7 @@ def open_variants(
     size = 1 if is_serial(variants[0]) else settings.compare.devices
     threads = settings.threads * (settings.compare.devices if variants == ("bp-threads",) else 1)
     job = settings.changed(threads=threads).job(1)
-    team = ends.enter_context(WorkerPool(variants[0], place(BaselineLife(job, compiled)), size))
+    team = ends.enter_context(WorkerPool(variants[0], place(BaselineMain(job, compiled)), size))
     refused = team.ask(KeepOrder(variants))
     sides = [BaselineSide(v, team, v, Window(settings.compare.warmup_batches, 3)) for v in variants if v not in refused]
     if not sides:

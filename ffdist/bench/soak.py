@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import median
 
 from ffdist.bench.harness.finding import BenchResult, Plot, Progress
-from ffdist.bench.harness.table import Table, Value
+from ffdist.bench.harness.table import ResultTable, Value
 from ffdist.bench.victims import descendants, is_worker
 from ffdist.cores import available_cores
 from ffdist.errors import StageError
@@ -119,7 +119,7 @@ def finding(looks: list[ResourceSample], speeds: list[float], minutes: float, st
         "most": "last.most",
     }
     units = {"first": "", "middle": "", "last": ""}
-    made, grown = Table("soak", f"{minutes:g} minutes, {stages} stages", columns, units), list[str]()
+    made, grown = ResultTable("soak", f"{minutes:g} minutes, {stages} stages", columns, units), list[str]()
     series: dict[str, list[float]] = {
         "memory, MiB": [look.resident / 2**20 for look in looks],
         "descriptors": [float(look.descriptors) for look in looks],

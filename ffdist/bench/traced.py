@@ -102,7 +102,7 @@ def trace_1f1b(settings: BenchSettings) -> Traced:
     for variant in family("1f1b"):
         with ExitStack() as ends:
             size = settings.compare.devices
-            team = ends.enter_context(WorkerPool(variant, BaselineLife(settings.job(1), variant), size))
+            team = ends.enter_context(WorkerPool(variant, TracedBaselineMain(settings.job(1), variant), size))
             words = team.finish()
         if isinstance(words[0], str):
             refused[variant] = words[0]
@@ -119,7 +119,7 @@ def trace_1f1b(settings: BenchSettings) -> Traced:
 
 
 @dataclass(frozen=True)
-class BaselineLife:
+class TracedBaselineMain:
     """A rank of a 1F1B pipeline; its last word is when it began and ended what, or why it does not fit."""
 
     make_job: MakeJob

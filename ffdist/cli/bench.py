@@ -13,7 +13,7 @@ from ffdist.bench.settings import BASE, OURS_ALONE, BenchSettings, CompareSettin
 from ffdist.cli.help import Positional
 from ffdist.cli.parsing import UsageError, help_of, parsed_values, usage, wants_help
 from ffdist.errors import ConfigError, setting
-from ffdist.known import Known, baseline_names
+from ffdist.known import LazyNames, baseline_names
 from ffdist.options import nearest
 from ffdist.plain import PlainConsole
 from ffdist.presets import PRESETS, with_preset
@@ -23,7 +23,7 @@ from ffdist.settings import GROUP_OF
 if TYPE_CHECKING:
     from ffdist.bench.harness.finding import BenchResult, Progress
 
-THEMES: Known[Callable[[BenchSettings, Progress], BenchResult]] = Known(
+THEMES: LazyNames[Callable[[BenchSettings, Progress], BenchResult]] = LazyNames(
     {name: f"ffdist.bench.themes.{name}:{name}" for name in get_args(Theme) if name != "all"}
 )
 PROG = "ffdist bench"

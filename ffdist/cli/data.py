@@ -16,11 +16,11 @@ from ffdist.errors import ConfigError, spelled
 from ffdist.folders import command, loss
 from ffdist.notes import QUIET, note
 from ffdist.plain import PlainConsole, table
-from ffdist.remote import Remote, url_of
+from ffdist.remote import RemoteFolder, url_of
 from ffdist.runtime.interrupts import handle_signals, unwind
 
 if TYPE_CHECKING:
-    from ffdist.data.catalog import Entry
+    from ffdist.data.catalog import DatasetEntry
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ class Prepare:
             workers=self.workers,
             tell=lambda text: note(spelled(text, as_flags)),
         )
-        manifest = read_manifest(Remote.of(out) or Path(out))
+        manifest = read_manifest(RemoteFolder.of(out) or Path(out))
         if self.json:
             print(json.dumps(describe(out, manifest)))
             return
@@ -172,7 +172,7 @@ class Check:
         if str(self.folder) == "digits" and not self.folder.exists():
             tell_named(embedded(), Path("data"), as_json=self.json)
             return
-        folder = Remote.of(self.folder) or folder_of(self.folder) or self.folder
+        folder = RemoteFolder.of(self.folder) or folder_of(self.folder) or self.folder
         manifest = verify(folder)
         if self.json:
             print(json.dumps(describe(folder, manifest)))
@@ -184,7 +184,7 @@ class Check:
             print(f"told when it was prepared: {text}")
 
 
-def tell_named(entry: Entry, root: Path, *, as_json: bool) -> None:
+def tell_named(entry: DatasetEntry, root: Path, *, as_json: bool) -> None:
     """What there is to say of a data set without a folder: one that is embedded, or not prepared yet."""
     if as_json:
         print(json.dumps(asdict(entry), default=str))

@@ -12,7 +12,7 @@ from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from ffdist.options import text_of
-from ffdist.settings.base import Group, explained
+from ffdist.settings.base import SettingsGroup, explained
 
 Positional = "positional"
 """Marks a field that is told by its place, without an option."""
@@ -90,23 +90,23 @@ def arguments_of(kind: type, made: Any = None) -> Iterator[Argument]:
             flag,
             required,
             both=not marks,
-            setting=issubclass(kind, Group),
+            setting=issubclass(kind, SettingsGroup),
             rare=rare,
             alone=field.metadata.get("alone"),
         )
 
 
-def groups_of(made: Any) -> Iterator[tuple[str, Group]]:
+def groups_of(made: Any) -> Iterator[tuple[str, SettingsGroup]]:
     """The groups of settings inside, by their headings."""
     for field in dataclasses.fields(made):
         value = getattr(made, field.name)
-        if isinstance(value, Group):
+        if isinstance(value, SettingsGroup):
             yield heading(value), value
         elif dataclasses.is_dataclass(value):
             yield from groups_of(value)
 
 
-def heading(group: Group) -> str:
+def heading(group: SettingsGroup) -> str:
     """The first line of its docstring."""
     return (type(group).__doc__ or group.group).partition("\n")[0].rstrip(".")
 

@@ -17,7 +17,7 @@ from ffdist.cores import available_cores
 from ffdist.errors import ConfigError, setting
 from ffdist.plain import PlainConsole, table
 from ffdist.planner.cluster import Cluster
-from ffdist.planner.forecast import Forecast, Request, Scaled, parse_speeds, scaled
+from ffdist.planner.forecast import Forecast, Request, ScalingPoint, parse_speeds, scaled
 from ffdist.planner.profile import Profile
 from ffdist.runtime.agree import check_job
 from ffdist.runtime.opened import open_dataset
@@ -62,7 +62,7 @@ def check_plot(command: PlanCommand) -> None:
         )
 
 
-def tell(found: Forecast, grown: Sequence[Scaled], plot: Path | None) -> None:
+def tell(found: Forecast, grown: Sequence[ScalingPoint], plot: Path | None) -> None:
     console = PlainConsole()
     profile, cluster = found.profile, found.cluster
     lanes = "1 lane" if found.plan.lanes == 1 else f"{found.plan.lanes} lanes"
@@ -112,7 +112,7 @@ def speed_table(found: Forecast) -> Table:
     return rows
 
 
-def scaled_table(profile: Profile, grown: Sequence[Scaled]) -> Table:
+def scaled_table(profile: Profile, grown: Sequence[ScalingPoint]) -> Table:
     rows = table(
         "devices", "batch", "FF, best plan", "DDP, ring", "1F1B", "stages x workers", title="Samples/s, simulated"
     )
@@ -126,7 +126,7 @@ def scaled_table(profile: Profile, grown: Sequence[Scaled]) -> Table:
     return rows
 
 
-def draw_scaled(profile: Profile, cluster: Cluster, grown: Sequence[Scaled], path: Path) -> Path:
+def draw_scaled(profile: Profile, cluster: Cluster, grown: Sequence[ScalingPoint], path: Path) -> Path:
     """All three beside one another, each figure labelled. Gives the path that was free."""
 
     def points(name: str) -> list[tuple[Any, float, float, float]]:
@@ -148,7 +148,7 @@ def draw_scaled(profile: Profile, cluster: Cluster, grown: Sequence[Scaled], pat
     return free
 
 
-def as_json(each: Scaled) -> dict[str, Any]:
+def as_json(each: ScalingPoint) -> dict[str, Any]:
     """`simulated` says it once more."""
     rates = {"best plan": each.best, "backprop, DDP": each.ddp, "backprop, 1F1B": each.pipelined}
     return {

@@ -20,7 +20,7 @@ from ffdist.loading import loading
 from ffdist.notes import note
 from ffdist.presets import PRESETS, with_preset
 from ffdist.remote import url_of
-from ffdist.runtime.beat import Doing
+from ffdist.runtime.beat import Activity
 from ffdist.runtime.watchdog import is_alone, watched_from_beside
 from ffdist.settings import GROUP_OF, Settings, apply, as_flag, flat, is_free, kind_of, without_strange_options
 from ffdist.settings.toml import read_toml, write_toml
@@ -287,7 +287,7 @@ def main(args: Sequence[str]) -> None:
     if "RANK" not in os.environ or os.environ["RANK"] == "0":
         note("loading torch, then checking data, network and rule ...")
         sys.stderr.flush()
-    with watched_from_beside(made.settings.run.timeout, Doing()) if is_alone() else nullcontext():
+    with watched_from_beside(made.settings.run.timeout, Activity()) if is_alone() else nullcontext():
         with loading():
             from ffdist.cli.training import train
 

@@ -45,10 +45,10 @@ from ffdist.runtime.processes import run_processes
 from ffdist.runtime.rank import idle_gpus, set_threads, stage_device
 from ffdist.runtime.record import facts
 from ffdist.runtime.run import SETTINGS, check_named, no_data_to_learn, read_settings
-from ffdist.runtime.stage_process import Training
+from ffdist.runtime.stage_process import StageMain
 from ffdist.runtime.start import SettingsJob, make_job
 from ffdist.runtime.threads import run_threads
-from ffdist.runtime.torchrun import Rendezvous, Signals, meet, run_rank
+from ffdist.runtime.torchrun import RankSignals, Rendezvous, meet, run_rank
 from ffdist.runtime.world import World
 from ffdist.settings import Settings
 from ffdist.settings.toml import write_toml
@@ -160,7 +160,7 @@ def launch(make: SettingsJob, out: Path) -> Result:
             return run_threads(make(), observer)
         if settings.plan.launcher == "ray":
             return settings_on_ray(make, out, observer)
-        run, life = settings.run, Training(make)
+        run, life = settings.run, StageMain(make)
         return run_processes(life, make.workers, observer, run=out, max_restarts=run.max_restarts, timeout=run.timeout)
     except (StageError, TransportError) as error:
         raise resumed_text(error, out) from error
@@ -180,7 +180,7 @@ def resumed_text(error: FfdistError, out: Path) -> FfdistError:
 def train_here(command: Train, images: Images, world: World, words: Sequence[str]) -> None:
     """Train as one rank of torchrun's: the last one reports. It ends with torchrun's agent, which nobody could
     restart."""
-    settings, signals = command.settings, Signals(world.first)
+    settings, signals = command.settings, RankSignals(world.first)
     signals.handle()
     end_with_parent(os.getppid())
     if world.local_rank == 0:

@@ -39,11 +39,11 @@ def main(args: Sequence[str]) -> None:
     if command.port is not None and not 0 <= command.port < 2**16:
         raise ConfigError("--port is no port", expected="0 .. 65535", got=command.port)
     with loading():  # of torch, behind the parsing
-        from ffdist.page.server import Watch
+        from ffdist.page.server import PageServer
 
     run = here(command.run)
     handle_signals(unwind)
-    with Watch(run, host=command.host, port=command.port) as watch:
+    with PageServer(run, host=command.host, port=command.port) as watch:
         if url_of(command.run) is not None:
             note(f"{command.run} is shown as it is now: what comes later is not fetched")
         if command.host not in ("127.0.0.1", "localhost", "::1"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ffdist.data.arrow_table import from_arrow
-from ffdist.data.catalog import Entry, list_data, open_data, verify
+from ffdist.data.catalog import DatasetEntry, list_data, open_data, verify
 from ffdist.data.describe import describe
 from ffdist.data.images import ArraySplit, Images, Split
 from ffdist.data.kept import list_cache, prune_cache
@@ -13,10 +13,11 @@ from ffdist.data.prepare import prepare
 from ffdist.data.ray_dataset import from_ray
 from ffdist.data.sampler import split_indices
 from ffdist.data.torch_dataset import from_dataset
+from ffdist.renamed import renamed_names
 
 __all__ = [
     "ArraySplit",
-    "Entry",
+    "DatasetEntry",
     "Images",
     "Loader",
     "Split",
@@ -33,3 +34,5 @@ __all__ = [
     "split_indices",
     "verify",
 ]
+
+__getattr__ = renamed_names(__name__, Entry="DatasetEntry")

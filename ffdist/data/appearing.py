@@ -18,16 +18,16 @@ from ffdist.data.parts import remote_errors
 from ffdist.errors import DataError, setting
 from ffdist.folders import command, remedy_unwritable, why_unwritable
 from ffdist.notes import listed
-from ffdist.remote import Remote
+from ffdist.remote import RemoteFolder
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 LEFT = re.compile(r"\..+\.[0-9a-f]{8}\.partial")
 """How a folder is called until it is whole."""
 
 
-def check_free(out: Path | Remote) -> None:
+def check_free(out: Path | RemoteFolder) -> None:
     """Raises DataError where something is there already."""
-    if isinstance(out, Remote):
+    if isinstance(out, RemoteFolder):
         check_free_remote(out)
         return
     if os.path.lexists(out):  # Path.exists raises where it cannot look
@@ -54,7 +54,7 @@ def check_room(folder: Path, needed: int) -> None:
         )
 
 
-def check_free_remote(out: Remote) -> None:
+def check_free_remote(out: RemoteFolder) -> None:
     """What an upload that was killed has left, shards without a manifest, is no data set, and makes room. Raises
     DataError."""
     with remote_errors(out, "a remote folder cannot be looked into"):
@@ -69,7 +69,7 @@ def check_free_remote(out: Remote) -> None:
 
 
 @contextmanager
-def uploaded(out: Remote) -> Iterator[Path]:
+def uploaded(out: RemoteFolder) -> Iterator[Path]:
     """A new folder of this machine, whose files are put into `out` at the end, the manifest last: that makes it a data
     set. When anything goes wrong nothing stays. Raises DataError for what cannot be put."""
     put: list[str] = []
@@ -92,12 +92,12 @@ def uploaded(out: Remote) -> Iterator[Path]:
 
 
 @contextmanager
-def appearing(out: Path | Remote) -> Iterator[Path]:
+def appearing(out: Path | RemoteFolder) -> Iterator[Path]:
     """A new folder beside `out`, which gets its name at the end, or is removed when anything goes wrong.
 
     What a killed process left of one is removed first. Raises DataError where it cannot be made or written.
     """
-    if isinstance(out, Remote):
+    if isinstance(out, RemoteFolder):
         with uploaded(out) as folder:
             yield folder
         return
@@ -108,13 +108,13 @@ def appearing(out: Path | Remote) -> Iterator[Path]:
 
 
 @contextmanager
-def scratch(out: Path | Remote) -> Iterator[Path]:
+def scratch(out: Path | RemoteFolder) -> Iterator[Path]:
     """A new folder beside `out`, or among the temporary ones if that is remote; what is still there in the end is
     removed.
 
     What killed processes left of such is removed first. Raises DataError where it cannot be made or written.
     """
-    if isinstance(out, Remote):
+    if isinstance(out, RemoteFolder):
         out = Path(tempfile.gettempdir()) / "ffdist"
     made = [folder for folder in out.parents if not os.path.lexists(folder)]
     partial_folder = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}.partial")

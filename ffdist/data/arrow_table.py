@@ -16,13 +16,13 @@ from ffdist.data.columns import column_labels, names_in, plain, samples
 from ffdist.data.depth import Range
 from ffdist.data.held_out import grouped, is_share, with_shares
 from ffdist.data.images import Images
-from ffdist.data.labelled import Labelled
+from ffdist.data.labelled import LabelledSplit
 from ffdist.data.labels import Labels
 from ffdist.data.memory import assembled, stacked
 from ffdist.data.numbers import describe_columns as summary
 from ffdist.data.numbers import feature_names, features
 from ffdist.data.reading import USUAL, Reading
-from ffdist.data.survey import Reader
+from ffdist.data.survey import SurveyReader
 from ffdist.errors import DataError
 from ffdist.notes import note
 
@@ -65,7 +65,7 @@ def from_arrow(
     return assembled(name, splits, classes, renumber=True, normalize=normalize, channels_last=channels_last)
 
 
-def labelled_rows(data: Any, where: str, reading: Reading = USUAL) -> Labelled:
+def labelled_rows(data: Any, where: str, reading: Reading = USUAL) -> LabelledSplit:
     """Two columns of a table, and the names that it has for its classes."""
     table = as_table(data, where)
     columns = Columns(reading.image, reading.label, reading.group)
@@ -82,15 +82,15 @@ def labelled_rows(data: Any, where: str, reading: Reading = USUAL) -> Labelled:
     return grouped(of, groups, where)
 
 
-def numbers_in(table: pa.Table, columns: Columns, labels: Labels, where: str) -> Labelled:
+def numbers_in(table: pa.Table, columns: Columns, labels: Labels, where: str) -> LabelledSplit:
     """All columns but those of labels and groups. Raises DataError for what is no number."""
     names = feature_names(table.schema, columns)
     x = features(table, names, where)
     note(f"{where}: {summary(names, x, columns.label)}; each is scaled by mean and deviation of the training split")
-    return Labelled(x, labels, numbers=True, columns=tuple(names))
+    return LabelledSplit(x, labels, numbers=True, columns=tuple(names))
 
 
-def in_one_order(splits: dict[str, Labelled]) -> dict[str, Labelled]:
+def in_one_order(splits: dict[str, LabelledSplit]) -> dict[str, LabelledSplit]:
     """Columns of numbers of all splits as the first has them. Raises DataError for a split with others."""
     first = next(iter(splits.values())).columns
     found = {}
@@ -114,12 +114,12 @@ def table_column(table: pa.Table, name: str, where: str) -> list:
     return [value for chunk in column(table, name, where) for value in plain(chunk).to_pylist()]
 
 
-def pictures_in(table: pa.Table, labels: Labels, where: str, reading: Reading) -> Labelled:
+def pictures_in(table: pa.Table, labels: Labels, where: str, reading: Reading) -> LabelledSplit:
     """Pictures in one column of samples."""
     reader = reading.reader()
     found = stacked(pictures(table, where, reading, reader), len(table), where)
     reader.finish(where)
-    return Labelled(found, labels, reader.decoding, reader.files == len(found))
+    return LabelledSplit(found, labels, reader.decoding, reader.files == len(found))
 
 
 def as_table(data: Any, where: str) -> pa.Table:
@@ -167,7 +167,7 @@ def column(table: pa.Table, name: str, where: str) -> list[pa.Array]:
     return table[name].chunks
 
 
-def pictures(table: pa.Table, where: str, reading: Reading, reader: Reader) -> Iterator[np.ndarray]:
+def pictures(table: pa.Table, where: str, reading: Reading, reader: SurveyReader) -> Iterator[np.ndarray]:
     """uint8 [H, W, C], or float32 of any shape."""
     row = 0
     for chunk in column(table, reading.image, where):

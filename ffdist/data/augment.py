@@ -17,7 +17,7 @@ SHIFT = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Draws:
+class AugmentDraws:
     """What was drawn for each sample of a batch."""
 
     top: np.ndarray | None
@@ -31,12 +31,12 @@ class Draws:
     shift: bool = False
     """Whether the margin of the crop is a reflection of two pixels, and not black."""
 
-    def __getitem__(self, part: slice | np.ndarray) -> Draws:
+    def __getitem__(self, part: slice | np.ndarray) -> AugmentDraws:
         drawn = (self.top, self.left, self.flip, self.hole_top, self.hole_left)
-        return Draws(*(None if d is None else d[part] for d in drawn), shift=self.shift)
+        return AugmentDraws(*(None if d is None else d[part] for d in drawn), shift=self.shift)
 
     @classmethod
-    def joined(cls, draws: Sequence[Draws]) -> Draws:
+    def joined(cls, draws: Sequence[AugmentDraws]) -> AugmentDraws:
         """The draws of several batches, one behind the other."""
         if len(draws) == 1:
             return draws[0]
@@ -44,11 +44,11 @@ class Draws:
         made = [None if column[0] is None else np.concatenate(column) for column in columns]  # pyright: ignore
         return cls(*made, shift=draws[0].shift)
 
-    def only(self, names: Collection[str]) -> Draws:
+    def only(self, names: Collection[str]) -> AugmentDraws:
         """What was drawn for these alone."""
         crops, flips = {"crop", "shift"}.intersection(names), {"flip", "alternate"}.intersection(names)
         holes = "cutout" in names
-        return Draws(
+        return AugmentDraws(
             self.top if crops else None,
             self.left if crops else None,
             self.flip if flips else None,
@@ -69,7 +69,7 @@ def draw(
     size: tuple[int, int],
     generator: np.random.Generator,
     mirrored: np.ndarray | None = None,
-) -> Draws:
+) -> AugmentDraws:
     """The draws for so many samples of height, width `size`.
 
     mirrored: bool [samples], for "alternate", which draws nothing: whether each is mirrored in this epoch.
@@ -80,7 +80,7 @@ def draw(
     top, left = (generator.integers(0, 2 * edge + 1, samples) if crops else None for edge in margins)
     flipped = generator.random(samples) < 0.5 if "flip" in names else None
     holes = [generator.integers(0, side - hole(side) + 1, samples) if "cutout" in names else None for side in size]
-    return Draws(top, left, mirrored if "alternate" in names else flipped, *holes, shift=shift)
+    return AugmentDraws(top, left, mirrored if "alternate" in names else flipped, *holes, shift=shift)
 
 
 def hole(side: int) -> int:
@@ -88,7 +88,7 @@ def hole(side: int) -> int:
     return max(1, side // 4)
 
 
-def augment(x_bhwc: np.ndarray, draws: Draws) -> np.ndarray:
+def augment(x_bhwc: np.ndarray, draws: AugmentDraws) -> np.ndarray:
     """x_bhwc: any dtype, contiguous [B, H, W, C], with draws for B samples; the result may reuse its memory."""
     if draws.top is not None and draws.left is not None:
         x_bhwc = crop(x_bhwc, draws.top, draws.left, shift=draws.shift)

@@ -35,7 +35,7 @@ MAKING = 1
 
 
 @dataclass(frozen=True)
-class Entry:
+class CacheEntry:
     """What is known of a source that has been prepared."""
 
     folder: str
@@ -123,7 +123,7 @@ def anew(source: str, place: Path, index: Path, preparation: Preparation, *, roo
                 )
     now = look(files, beside)
     settled = now.settled and now.digest == before.digest
-    write_entry(index, Entry(folder.name, now.digest, settled, [str(path) for path in named]))
+    write_entry(index, CacheEntry(folder.name, now.digest, settled, [str(path) for path in named]))
     return folder
 
 
@@ -140,7 +140,7 @@ def open_files(source: str, place: Path, preparation: Preparation) -> DataSource
 
 
 def make(
-    source: str, folder: Path, preparation: Preparation, root: Path | None, seen: FileStates, former: Entry | None
+    source: str, folder: Path, preparation: Preparation, root: Path | None, seen: FileStates, former: CacheEntry | None
 ) -> None:
     """former: what was prepared of the source before it changed."""
     if os.path.lexists(folder):
@@ -179,14 +179,14 @@ def is_whole(folder: Path) -> bool:
         return False
 
 
-def read_entry(index: Path) -> Entry | None:
+def read_entry(index: Path) -> CacheEntry | None:
     try:
-        return Entry(**json.loads(index.read_text(encoding="utf-8")))
+        return CacheEntry(**json.loads(index.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):  # it is made anew
         return None
 
 
-def write_entry(index: Path, entry: Entry) -> None:
+def write_entry(index: Path, entry: CacheEntry) -> None:
     partial = index.with_suffix(f".{os.getpid()}.partial")
     partial.write_text(json.dumps(asdict(entry)), encoding="utf-8")
     partial.replace(index)

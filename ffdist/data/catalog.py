@@ -33,7 +33,7 @@ from ffdist.data.sources.listing import is_junk, shown
 from ffdist.data.watch import AGAIN
 from ffdist.errors import ConfigError, DataError, setting
 from ffdist.regular import open_regular
-from ffdist.remote import Remote
+from ffdist.remote import RemoteFolder
 from ffdist.renamed import renamed_arguments
 
 CHUNK = 256
@@ -63,7 +63,7 @@ def open_data(
     Raises DataError for a name that is neither, for a folder that is not whole, and for a source that cannot be
     prepared; ConfigError for settings out of range.
     """
-    remote = Remote.of(name_or_source)
+    remote = RemoteFolder.of(name_or_source)
     name = remote.url if remote else str(name_or_source)
     chosen = prepared_as or from_values(preparation)
     folder = remote or folder_of(name)
@@ -158,7 +158,7 @@ def unknown(name: str) -> DataError:
     )
 
 
-def verify(folder: Path | Remote) -> DataManifest:
+def verify(folder: Path | RemoteFolder) -> DataManifest:
     """Every check there is, down to the checksum of every byte and the mean of every pixel.
 
     Raises DataError for the first that fails.
@@ -174,7 +174,7 @@ def verify(folder: Path | Remote) -> DataManifest:
             check_pixels(folder, manifest, name, opened)
         check_digests(folder, split, opened)
     known = {MANIFEST} | {shard.file for split in manifest.splits.values() for shard in split.listed}
-    names = folder.found() if isinstance(folder, Remote) else [path.name for path in folder.iterdir()]
+    names = folder.found() if isinstance(folder, RemoteFolder) else [path.name for path in folder.iterdir()]
     extra = sorted(name for name in names if name not in known and not is_junk(name))
     if extra:
         raise DataError(
@@ -186,10 +186,10 @@ def verify(folder: Path | Remote) -> DataManifest:
     return manifest
 
 
-def check_sum(folder: Path | Remote, shard: ShardFile) -> None:
+def check_sum(folder: Path | RemoteFolder, shard: ShardFile) -> None:
     """Raises DataError for a shard of the right size with other bytes; opening it tells whatever else is wrong."""
     try:
-        if isinstance(folder, Remote):
+        if isinstance(folder, RemoteFolder):
             data = folder.read(shard.file)
             size, found = len(data), digests.sha256(io.BytesIO(data))
         else:
@@ -206,7 +206,7 @@ def check_sum(folder: Path | Remote, shard: ShardFile) -> None:
         )
 
 
-def check_digests(folder: Path | Remote, files: SplitFiles, split: Split) -> None:
+def check_digests(folder: Path | RemoteFolder, files: SplitFiles, split: Split) -> None:
     """Raises DataError where the file with a digest of each sample tells other samples or labels."""
     if files.digests is None:
         return
@@ -221,7 +221,7 @@ def check_digests(folder: Path | Remote, files: SplitFiles, split: Split) -> Non
             raise not_as_written(f"{where}, row {start + other}")
 
 
-def check_pixels(folder: Path | Remote, manifest: DataManifest, name: str, split: Split) -> None:
+def check_pixels(folder: Path | RemoteFolder, manifest: DataManifest, name: str, split: Split) -> None:
     """Raises DataError for a picture that cannot be decoded, and where mean or std are not those of the pixels."""
     seen = Moments(manifest.shape[0])
     parts = (np.arange(start, min(start + CHUNK, len(split))) for start in range(0, len(split), CHUNK))
@@ -253,7 +253,7 @@ def levels(split: Split, rows: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Entry:
+class DatasetEntry:
     """A data set in a list."""
 
     name: str
@@ -267,17 +267,17 @@ class Entry:
     folder: Path | None = None
 
 
-def embedded() -> Entry:
+def embedded() -> DatasetEntry:
     """The digits."""
     images = digits()
     counts = {"train": len(images.train), "test": len(images.test or ())}
-    return Entry("digits", "embedded", images.shape, images.num_classes, counts)
+    return DatasetEntry("digits", "embedded", images.shape, images.num_classes, counts)
 
 
-def list_data(root: Path) -> list[Entry]:
+def list_data(root: Path) -> list[DatasetEntry]:
     """What is embedded, what can be prepared by name, and what is prepared in `root` or up to two levels below it."""
     entries = [embedded()]
-    entries += [Entry(name, "preparable", k.shape, k.num_classes, k.counts) for name, k in KNOWN.items()]
+    entries += [DatasetEntry(name, "preparable", k.shape, k.num_classes, k.counts) for name, k in KNOWN.items()]
     manifests = sorted(path for depth in ("", "*/", "*/*/") for path in root.glob(depth + MANIFEST))
     return entries + [prepared(path.parent) for path in manifests if is_ours(path)]
 
@@ -291,10 +291,10 @@ def is_ours(manifest: Path) -> bool:
         return True
 
 
-def prepared(folder: Path) -> Entry:
+def prepared(folder: Path) -> DatasetEntry:
     try:
         manifest = read_manifest(folder)
     except DataError:
-        return Entry(folder.name, "damaged", None, 0, {}, folder)
+        return DatasetEntry(folder.name, "damaged", None, 0, {}, folder)
     counts = {name: split.rows for name, split in manifest.splits.items()}
-    return Entry(manifest.name, "prepared", manifest.shape, len(manifest.classes), counts, folder)
+    return DatasetEntry(manifest.name, "prepared", manifest.shape, len(manifest.classes), counts, folder)

@@ -18,7 +18,7 @@ from ffdist.data.survey import Survey
 from ffdist.errors import DataError, setting
 
 
-class Reference(NamedTuple):
+class ReferencePicture(NamedTuple):
     """The picture that all others must be like."""
 
     where: str
@@ -32,7 +32,7 @@ class Reference(NamedTuple):
         return h * w * c
 
 
-class Broken(NamedTuple):
+class BrokenPicture(NamedTuple):
     """A picture that cannot be read."""
 
     where: str
@@ -54,27 +54,31 @@ class Chunk(NamedTuple):
     survey: Survey
     digests: np.ndarray
     """int64 [N], of the pixels."""
-    broken: list[Broken]
+    broken: list[BrokenPicture]
     """Beside the N."""
 
 
-def first_readable(items: Iterator[Item], decoding: Decoding) -> tuple[Item, Reference, list[Broken]]:
+def first_readable(items: Iterator[Item], decoding: Decoding) -> tuple[Item, ReferencePicture, list[BrokenPicture]]:
     """The first item that can be read, how it looks, and those before it. Raises DataError where there is none."""
     broken = []
     for item in items:
         try:
-            return item, Reference(item.where, read_picture(item.data, item.where, decoding).pixels.shape), broken
+            return (
+                item,
+                ReferencePicture(item.where, read_picture(item.data, item.where, decoding).pixels.shape),
+                broken,
+            )
         except DataError as error:
-            broken.append(Broken(item.where, str(error.got), item.split, item.label))
+            broken.append(BrokenPicture(item.where, str(error.got), item.split, item.label))
     raise cannot_be_read(broken)
 
 
-def by_number(broken: Broken) -> list[str | int]:
+def by_number(broken: BrokenPicture) -> list[str | int]:
     """For sorting: the second comes before the tenth."""
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", broken.where)]
 
 
-def cannot_be_read(broken: Sequence[Broken]) -> DataError:
+def cannot_be_read(broken: Sequence[BrokenPicture]) -> DataError:
     """All that are broken, as one error."""
     remedy = "replace or remove {}, or leave {} out with " + setting("skip_broken", True)
     if len(broken) == 1:
@@ -88,7 +92,7 @@ def cannot_be_read(broken: Sequence[Broken]) -> DataError:
     )
 
 
-def check_left(broken: Sequence[Broken], counts: Mapping[str, list[int]], classes: Sequence[str]) -> None:
+def check_left(broken: Sequence[BrokenPicture], counts: Mapping[str, list[int]], classes: Sequence[str]) -> None:
     """Raises DataError for classes of which only broken pictures were there."""
     lost = sorted({(one.split, one.label) for one in broken if not counts[one.split][one.label]})
     if lost:
@@ -110,7 +114,7 @@ def chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
     yield from held.values()
 
 
-def decode_chunk(items: list[Item], *, like: Reference, decoding: Decoding, encoded: bool = False) -> Chunk:
+def decode_chunk(items: list[Item], *, like: ReferencePicture, decoding: Decoding, encoded: bool = False) -> Chunk:
     """encoded: whether pictures are kept so, and may differ in height and width. Raises DataError for a picture of
     another shape."""
     pixels, kept = np.empty((0 if encoded else len(items), *like.shape), np.uint8), list[bytes]()
@@ -122,11 +126,11 @@ def decode_chunk(items: list[Item], *, like: Reference, decoding: Decoding, enco
                 read_and_kept(item, decoding) if encoded else (read_picture(item.data, item.where, decoding), b"")
             )
         except DataError as error:
-            broken.append(Broken(item.where, str(error.got), item.split, item.label))
+            broken.append(BrokenPicture(item.where, str(error.got), item.split, item.label))
             continue
         shape = picture.pixels.shape
         if shape[2:] != like.shape[2:] or (shape != like.shape and not encoded):
-            raise unlike(like, Reference(item.where, shape), encoded=encoded)
+            raise unlike(like, ReferencePicture(item.where, shape), encoded=encoded)
         survey.add(picture, item.where)
         shapes.add(shape)
         digests.append(hashlib.blake2b(np.ascontiguousarray(picture.pixels).data, digest_size=8).digest())
@@ -151,7 +155,7 @@ def decode_chunk(items: list[Item], *, like: Reference, decoding: Decoding, enco
     )
 
 
-def unlike(like: Reference, other: Reference, *, encoded: bool = False) -> DataError:
+def unlike(like: ReferencePicture, other: ReferencePicture, *, encoded: bool = False) -> DataError:
     """Two pictures of different shapes, and what makes all alike."""
     sizes = like.shape[:2] != other.shape[:2] and not encoded
     remedies = [f"a size ({setting('size', '64')}), or keep them as they are ({setting('store', 'encoded')})"] * sizes

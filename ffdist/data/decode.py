@@ -35,7 +35,7 @@ from ffdist.data.formats import (
     several_frames,
 )
 from ffdist.data.png import check_rows
-from ffdist.data.tiff import Layout, check_strips, layout_of, unread
+from ffdist.data.tiff import TiffLayout, check_strips, layout_of, unread
 from ffdist.data.transparency import has_transparency, laid_over
 from ffdist.errors import ConfigError, DataError, setting
 
@@ -237,7 +237,7 @@ def reason(error: Exception) -> str:
 class PixelInfo(NamedTuple):
     """What an opened picture says of its pixels, before they are read."""
 
-    layout: Layout | None
+    layout: TiffLayout | None
     raw: str
     own: Depth
     frames: bool
@@ -319,7 +319,7 @@ def deep_colours(
     return image, found, limits
 
 
-def spare_channels(layout: Layout | None, decoding: Decoding) -> int:
+def spare_channels(layout: TiffLayout | None, decoding: Decoding) -> int:
     """How many channels are neither colour nor transparency. Raises ValueError for some, unless `decoding` says which
     channels are wanted."""
     if layout and layout.misread:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from ffdist.data.tiff import Layout
+from ffdist.data.tiff import TiffLayout
 
 Range = tuple[float, float]
 """The values that stand for black and white."""
@@ -37,7 +37,7 @@ class Depth(NamedTuple):
     """NumPy's type of the values, where Pillow has them as another one of the same size."""
 
 
-def own_range(image: Image.Image, layout: Layout | None = None) -> Depth:
+def own_range(image: Image.Image, layout: TiffLayout | None = None) -> Depth:
     """The depth of an opened picture; layout: of a TIFF."""
     if layout and layout.kind == "i" and image.mode == "L":
         return Depth(True, held_as="int8", inverted=layout.inverted)

@@ -6,16 +6,18 @@ from pathlib import Path
 from typing import Any
 
 from ffdist.data.manifest import DataManifest, read_manifest
-from ffdist.remote import Remote
+from ffdist.remote import RemoteFolder
 
 
-def describe(folder: str | Path | Remote, manifest: DataManifest | None = None) -> dict[str, Any]:
+def describe(folder: str | Path | RemoteFolder, manifest: DataManifest | None = None) -> dict[str, Any]:
     """Classes, shape, counts by split and class, sizes, how splits were drawn, duplicates, what was left out and why.
     It is what `ffdist data prepare --json` and `ffdist data check --json` print.
 
     folder: prepared, here or remote. Raises DataError for one that is not, or that is damaged.
     """
-    manifest = manifest or read_manifest(folder if isinstance(folder, Remote) else Remote.of(folder) or Path(folder))
+    manifest = manifest or read_manifest(
+        folder if isinstance(folder, RemoteFolder) else RemoteFolder.of(folder) or Path(folder)
+    )
     drawn, decoding = manifest.held_out, manifest.decoding
     return {
         "folder": str(folder),

@@ -18,7 +18,7 @@ from ffdist.data.remote_pixels import remote_digests
 from ffdist.data.row_digests import first_other, not_as_written
 from ffdist.data.watch import AGAIN
 from ffdist.errors import DataError
-from ffdist.remote import Remote
+from ffdist.remote import RemoteFolder
 
 WINDOW = 8
 """Shards that are mixed at a time in what is larger than `STREAMED`."""
@@ -37,7 +37,7 @@ class EncodedSplit(Split):
     ready = False
 
     def __init__(
-        self, folder: Path | Remote, manifest: DataManifest, name: str, size: tuple[int, int] | None = None
+        self, folder: Path | RemoteFolder, manifest: DataManifest, name: str, size: tuple[int, int] | None = None
     ) -> None:
         self.source = (folder, manifest, name)
         self.channels, *shape = manifest.shape
@@ -57,7 +57,7 @@ class EncodedSplit(Split):
         of.check_counts(self.labels, len(manifest.classes), f"{folder}, split {name}")
         self.digests = None
         """int64 [N], of a remote folder's pictures: those here are looked at as files."""
-        if isinstance(folder, Remote):
+        if isinstance(folder, RemoteFolder):
             told, self.digests = remote_digests(folder, self.files, manifest, name)
             if told is not None and not np.array_equal(told, labels):
                 raise DataError(
@@ -77,7 +77,7 @@ class EncodedSplit(Split):
         """The very bytes of these pictures. Raises DataError for a shard that is gone or has changed."""
         files = self.source[1].splits[self.source[2]].files
         parts = [
-            ByteRange(files[self.shards[i]].file, int(self.starts[i]), int(self.lengths[i]), Where(self, i))
+            ByteRange(files[self.shards[i]].file, int(self.starts[i]), int(self.lengths[i]), EncodedSampleName(self, i))
             for i in indices
         ]
         data = self.files.read(parts)
@@ -96,7 +96,7 @@ class EncodedSplit(Split):
         """Raises DataError naming file and row of a picture that cannot be decoded."""
         out = np.empty((len(indices), *self.size, self.channels), np.uint8)
         for place, (index, data) in enumerate(zip(indices, self.encoded(indices), strict=True)):
-            out[place] = decode(data, Where(self, index), self.decoding)
+            out[place] = decode(data, EncodedSampleName(self, index), self.decoding)
         return out
 
     @property
@@ -107,13 +107,13 @@ class EncodedSplit(Split):
         """Raises DataError naming file and row of a picture that cannot be decoded."""
         whole = replace(self.decoding, size=None)
         for index, data in zip(indices, self.encoded(indices), strict=True):
-            yield decode(data, Where(self, index), whole)
+            yield decode(data, EncodedSampleName(self, index), whole)
 
     def prepared(self, index: int) -> np.ndarray:
         """uint8 [H, W, C] of a picture as it was prepared: in its own size, unless it was told one."""
         (data,) = self.encoded(np.array([index]))
         size = (self.source[1].decoding or PLAIN).size
-        return decode(data, Where(self, index), replace(self.decoding, size=size))
+        return decode(data, EncodedSampleName(self, index), replace(self.decoding, size=size))
 
     def digest(self) -> str:
         """A digest of the checksums of shards and index, and of how they are decoded: no picture is read."""
@@ -124,7 +124,7 @@ class EncodedSplit(Split):
         return EncodedSplit, (*self.source, self.size)  # another process opens the files itself
 
 
-class Where:
+class EncodedSampleName:
     """Names a sample where an error asks for it: finding its row takes a look at all."""
 
     def __init__(self, split: EncodedSplit, index: int) -> None:

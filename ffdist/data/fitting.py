@@ -21,7 +21,7 @@ from ffdist.data.presenting import presented
 from ffdist.errors import ConfigError, DataError, setting
 
 
-class Learned(Protocol):
+class DataDescription(Protocol):
     """What is known of the data that a network was trained on."""
 
     @property
@@ -43,7 +43,7 @@ class Learned(Protocol):
     def preprocess(self) -> tuple[str, ...]: ...
 
 
-def to_measure(data: Any, learned: Learned, image_size: int | None) -> Images:
+def to_measure(data: Any, learned: DataDescription, image_size: int | None) -> Images:
     """Any data a user has, whose split "test" is what is measured: of samples without splits, all of them.
 
     image_size: the side that pictures were resized to in training, if they were. Raises DataError for what does not fit
@@ -62,7 +62,7 @@ def to_measure(data: Any, learned: Learned, image_size: int | None) -> Images:
 
 
 def opened_to_measure(
-    name: str, learned: Learned, image_size: int | None, preparation: Preparation | None = None
+    name: str, learned: DataDescription, image_size: int | None, preparation: Preparation | None = None
 ) -> Images:
     """A data set by name, or a source, whose pictures are prepared as those of the training were; of one without a test
     split, all is that.
@@ -96,7 +96,7 @@ def opened_to_measure(
     return presented(images, image_size=image_size, preprocess=preprocess) if preprocess else images
 
 
-def one_split(data: Any, learned: Learned) -> Images:
+def one_split(data: Any, learned: DataDescription) -> Images:
     """Samples with labels, and no splits: labels are the classes' names, or their numbers."""
     name = name_of(data)
     where = f"data set {name}"
@@ -134,7 +134,7 @@ def without_test(images: Images) -> DataError:
     )
 
 
-def as_trained(images: Images, learned: Learned, where: object, *, floats: bool = False) -> Images:
+def as_trained(images: Images, learned: DataDescription, where: object, *, floats: bool = False) -> Images:
     """Other data for a trained network: normalised as those that it has learned. floats: whether they may be floats
     where it has learned from pictures.
 
@@ -158,7 +158,7 @@ def misfit(where: object, expected: str, got: str, remedy: str) -> DataError:
     return DataError("the data do not fit the network", where=where, expected=expected, got=got, remedy=remedy)
 
 
-def preparation(learned: Learned) -> str:
+def preparation(learned: DataDescription) -> str:
     """The flags of `data prepare` that make pictures of the shape that a network takes."""
     channels, height, width = learned.shape if len(learned.shape) == 3 else (0, 0, 0)
     mode = {1: " --mode grey", 3: " --mode rgb"}.get(channels, "")

@@ -17,7 +17,7 @@ from ffdist.data.catalog import open_data
 from ffdist.data.classes import as_classes, by_number
 from ffdist.data.images import Images, Split
 from ffdist.data.items import form
-from ffdist.data.labelled import Labelled
+from ffdist.data.labelled import LabelledSplit
 from ffdist.data.labels import numbered
 from ffdist.data.memory import as_split, assembled, labelled_pair
 from ffdist.data.ray_dataset import labelled as of_ray
@@ -26,7 +26,7 @@ from ffdist.errors import DataError
 from ffdist.notes import listed
 
 
-class Table(Protocol):
+class ColumnTable(Protocol):
     """Arrow's, or a frame."""
 
     @property
@@ -48,7 +48,7 @@ Data: TypeAlias = (
     | Sequence[tuple[Any, Any]]
     | Dataset[Any]
     | DataLoader[Any]
-    | Table
+    | ColumnTable
     | NamedColumns
     | Mapping[str, Any]
     | Split
@@ -166,10 +166,10 @@ def with_splits(images: Images, given: Mapping[str, Any]) -> Images:
     return images
 
 
-def labelled(data: Any, where: str, *, anew: bool = False) -> Labelled:
+def labelled(data: Any, where: str, *, anew: bool = False) -> LabelledSplit:
     """One split, as it is. anew: whether what its items draw at random is drawn anew in each epoch."""
     if isinstance(data, Split):
-        return Labelled(data, numbered(data.labels, where))
+        return LabelledSplit(data, numbered(data.labels, where))
     if isinstance(data, (Images, str, Path, Mapping)):
         held = "its name" if isinstance(data, (str, Path)) else "several splits"
         raise DataError(

@@ -9,7 +9,7 @@ import numpy as np
 
 from ffdist.data.arrays import as_array
 from ffdist.data.groups import group_share
-from ffdist.data.labelled import Labelled
+from ffdist.data.labelled import LabelledSplit
 from ffdist.data.labels import Labels
 from ffdist.data.sampler import split_indices
 from ffdist.errors import ConfigError, DataError
@@ -21,7 +21,7 @@ def is_share(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def grouped(of: Labelled, groups: Any, where: str) -> Labelled:
+def grouped(of: LabelledSplit, groups: Any, where: str) -> LabelledSplit:
     """With the group of each sample: numbers or texts [N]. Raises DataError for others, and for a missing one."""
     if groups is None:
         return of
@@ -44,7 +44,7 @@ def grouped(of: Labelled, groups: Any, where: str) -> Labelled:
     return of._replace(groups=numbers)
 
 
-def with_shares(splits: Mapping[str, Labelled], test: Any, validation: Any, seed: int) -> dict[str, Labelled]:
+def with_shares(splits: Mapping[str, LabelledSplit], test: Any, validation: Any, seed: int) -> dict[str, LabelledSplit]:
     """The splits, and those that are shares of the training samples. Raises ConfigError for shares out of range."""
     shares = {name: float(share) for name, share in (("test", test), ("validation", validation)) if is_share(share)}
     if any(not 0 <= share < 1 for share in shares.values()) or sum(shares.values()) >= 1:
@@ -72,7 +72,7 @@ def with_shares(splits: Mapping[str, Labelled], test: Any, validation: Any, seed
     return made
 
 
-def part(of: Labelled, rows: np.ndarray) -> Labelled:
+def part(of: LabelledSplit, rows: np.ndarray) -> LabelledSplit:
     """Some rows, in their order."""
     samples = of.samples[rows] if isinstance(of.samples, np.ndarray) else of.samples.part(rows)
     labels = Labels(of.labels.numbers[rows], of.labels.names, of.labels.text, of.labels.where)

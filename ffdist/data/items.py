@@ -19,7 +19,7 @@ from ffdist.data.columns import is_file
 from ffdist.data.generators import Generators
 from ffdist.data.readers import Readers
 from ffdist.data.reading import Reading
-from ffdist.data.survey import Reader
+from ffdist.data.survey import SurveyReader
 from ffdist.errors import DataError, users_code
 from ffdist.notes import listed, note
 
@@ -61,7 +61,7 @@ def item(dataset: Any, row: int, where: str, reading: Reading, *, tell: bool = F
     )
 
 
-def sample(picture: Any, where: str, reading: Reading, reader: Reader) -> np.ndarray:
+def sample(picture: Any, where: str, reading: Reading, reader: SurveyReader) -> np.ndarray:
     """uint8 [H, W, C], or float32 of any shape."""
     if isinstance(picture, (Image.Image, bytes, Path)):
         return reader.read(picture, where)
@@ -143,7 +143,7 @@ class Items:
         return Generators(self.dataset)
 
     @cached_property
-    def later(self) -> Reader:
+    def later(self) -> SurveyReader:
         """The reader of every time but the first: it tells nothing."""
         return self.reading.reader()
 

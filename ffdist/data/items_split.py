@@ -22,7 +22,7 @@ class ItemsSplit(Split):
     readers: Readers | None = None
     """Processes that read its items side by side; None: this one does."""
 
-    def __init__(self, items: Items, rows: np.ndarray, labels: np.ndarray, facts: Facts, *, drawn: bool) -> None:
+    def __init__(self, items: Items, rows: np.ndarray, labels: np.ndarray, facts: ItemFacts, *, drawn: bool) -> None:
         """rows: int [N], of the items; labels: int [N]; facts: of all items, as they were read first."""
         self.items = items
         self.rows = rows
@@ -78,7 +78,7 @@ class ItemsSplit(Split):
         return self.facts.moments(self.rows)
 
 
-class Facts(NamedTuple):
+class ItemFacts(NamedTuple):
     """What each item was when it was read first."""
 
     shape: tuple[int, ...]
@@ -91,7 +91,7 @@ class Facts(NamedTuple):
     """float64 [2, N, C]: of numbers, and of their squares, in each channel."""
 
     @classmethod
-    def like(cls, sample: np.ndarray, count: int) -> Facts:
+    def like(cls, sample: np.ndarray, count: int) -> ItemFacts:
         """None yet, of so many."""
         return cls(
             sample.shape,

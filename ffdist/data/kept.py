@@ -20,7 +20,7 @@ DAY = 24 * 60 * 60
 
 
 @dataclass(frozen=True)
-class Kept:
+class KeptDataset:
     """A data set that was prepared on the way to a run, or a download."""
 
     name: str
@@ -32,14 +32,14 @@ class Kept:
     """When it was made or used last, in seconds since 1970."""
 
 
-def list_cache() -> list[Kept]:
+def list_cache() -> list[KeptDataset]:
     """What is in the cache, prepared data sets first."""
     cache = cache_folder()
     found = [kept(path, "prepared") for path in entries(cache / PREPARED) if path.name != "index"]
     return found + [kept(path, "download") for path in entries(cache) if path.name != PREPARED]
 
 
-def prune_cache(names: Sequence[str] = (), *, unused_days: float | None = None) -> list[Kept]:
+def prune_cache(names: Sequence[str] = (), *, unused_days: float | None = None) -> list[KeptDataset]:
     """Remove what has these names, or, where none is given, the prepared data sets that were not used for so many days:
     what else lies there may be a user's own. Returns what is gone.
 
@@ -81,12 +81,12 @@ def entries(folder: Path) -> list[Path]:
         return []
 
 
-def kept(path: Path, kind: Literal["prepared", "download"]) -> Kept:
+def kept(path: Path, kind: Literal["prepared", "download"]) -> KeptDataset:
     try:
         used = path.stat().st_mtime
     except OSError:  # it is gone meanwhile
         used = 0.0
-    return Kept(path.name, kind, path, size(path), used)
+    return KeptDataset(path.name, kind, path, size(path), used)
 
 
 def size(path: Path) -> int:

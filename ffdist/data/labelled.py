@@ -11,7 +11,7 @@ from ffdist.data.images import Split
 from ffdist.data.labels import Labels
 
 
-class Labelled(NamedTuple):
+class LabelledSplit(NamedTuple):
     """One split as it was read, before its labels are numbered."""
 
     samples: np.ndarray | Split

@@ -19,8 +19,8 @@ from torch import Tensor
 from ffdist.data.ahead import in_order
 from ffdist.data.images import ArraySplit, Images, Split
 from ffdist.data.sampler import shuffled, shuffled_by_shard
-from ffdist.data.transforms import Drawn, PictureTransform, Steps, Transform, load_transforms
-from ffdist.data.transforms.called import Called
+from ffdist.data.transforms import PictureTransform, StepDraws, Transform, TransformSteps, load_transforms
+from ffdist.data.transforms.called import CallableTransform
 from ffdist.errors import ConfigError, DataError, setting
 
 
@@ -89,7 +89,7 @@ class Loader:
         self.split = (split.at(self.size) if self.pictures else split).read_by(workers)
         self.window = split.window if shuffle_shards is None else shuffle_shards
         self.check_window(split)
-        self.steps = Steps(
+        self.steps = TransformSteps(
             transforms_of(images, augment if train else ()), seed=seed, wanted=self.size, workers=workers
         )
         self.steps.check_pictures(f"data set {images.name}", images.shape[0], pixels=images.pixels)
@@ -225,14 +225,16 @@ class Loader:
         """Whether labels are shares of all classes, float32 [B, K]: some transform mixes samples."""
         return bool(self.steps.mixes)
 
-    def samples(self, rows: np.ndarray, part: slice | np.ndarray, epoch: int, batch: int) -> tuple[np.ndarray, Drawn]:
+    def samples(
+        self, rows: np.ndarray, part: slice | np.ndarray, epoch: int, batch: int
+    ) -> tuple[np.ndarray, StepDraws]:
         """Those at rows[part] of a batch, [B, H, W, C] or [B, *shape], ready but for mixing, and what was drawn for
         them."""
         split = self.split.in_epoch(self.seed, epoch if self.training else 0)
         drawn = self.steps.draw(epoch, batch, rows, part) if self.pictures else NOTHING
         return self.made(split, rows[part], drawn), drawn
 
-    def made(self, split: Split, rows: np.ndarray, drawn: Drawn) -> np.ndarray:
+    def made(self, split: Split, rows: np.ndarray, drawn: StepDraws) -> np.ndarray:
         """The samples at these rows, ready but for mixing."""
         if not self.pictures:
             x = split.take(rows)
@@ -240,7 +242,7 @@ class Loader:
         x = self.steps.batch(self.at_size(split, rows, drawn), drawn)
         return self.steps.behind(x if self.as_given else self.normalised(x), drawn)
 
-    def at_size(self, split: Split, rows: np.ndarray, drawn: Drawn) -> np.ndarray:
+    def at_size(self, split: Split, rows: np.ndarray, drawn: StepDraws) -> np.ndarray:
         """Pictures in the network's size, [B, h, w, C]: by the transforms for that, else scaled to it."""
         if split is self.split and self.sized is not None:
             return np.take(self.sized, rows, axis=0)
@@ -297,7 +299,7 @@ class Loader:
         return self.tiled
 
 
-NOTHING = Drawn({})
+NOTHING = StepDraws({})
 SMALL = 2**20
 """Bytes of batches that are made at a time, at most."""
 MOST_AT_ONCE = 32
@@ -309,7 +311,7 @@ ALIGNED = 64
 
 def is_ours(kind: type) -> bool:
     """Whether a transform is known to change each sample by itself, and quickly."""
-    return kind.__module__.startswith("ffdist.") and not issubclass(kind, Called)
+    return kind.__module__.startswith("ffdist.") and not issubclass(kind, CallableTransform)
 
 
 def channels_last(x: np.ndarray) -> np.ndarray:

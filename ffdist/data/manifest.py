@@ -17,7 +17,7 @@ from ffdist.data.decode import Decoding, read_decoding
 from ffdist.errors import DataError, FfdistError
 from ffdist.folders import command
 from ffdist.regular import read_bytes
-from ffdist.remote import Remote
+from ffdist.remote import RemoteFolder
 
 MANIFEST = "manifest.json"
 FORMAT = "ffdist-data"
@@ -136,11 +136,11 @@ class DataManifest:
         (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
 
 
-def read_manifest(folder: Path | Remote) -> DataManifest:
+def read_manifest(folder: Path | RemoteFolder) -> DataManifest:
     """Raises DataError where there is none, where it cannot be read or holds what it should not, or where it is of
     another version."""
     path = folder / MANIFEST
-    read = folder.check().read if isinstance(folder, Remote) else lambda name: read_bytes(folder / name)
+    read = folder.check().read if isinstance(folder, RemoteFolder) else lambda name: read_bytes(folder / name)
     try:
         data = read(MANIFEST)
         fields = json.loads(data.decode("utf-8"))
@@ -172,9 +172,9 @@ def read_manifest(folder: Path | Remote) -> DataManifest:
         ) from error
 
 
-def how_prepared(folder: Path | Remote) -> str:
+def how_prepared(folder: Path | RemoteFolder) -> str:
     """What makes a prepared folder where there is none."""
-    if isinstance(folder, Remote):
+    if isinstance(folder, RemoteFolder):
         return command("data", "prepare", "SOURCE", "--out", folder)
     if str(folder) == "digits" and not folder.exists():
         return f"digits are embedded, without a folder: {command('train', '--data', folder)}"

@@ -19,7 +19,7 @@ from ffdist.data.held_out import grouped, is_share, with_shares
 from ffdist.data.images import ArraySplit, Images, Split, moments
 from ffdist.data.items import form, unlike
 from ffdist.data.items_split import ItemsSplit
-from ffdist.data.labelled import Labelled
+from ffdist.data.labelled import LabelledSplit
 from ffdist.data.labels import labels_of
 from ffdist.data.reading import USUAL, Reading
 from ffdist.errors import DataError
@@ -72,13 +72,13 @@ def from_tensors(
     return assembled(name, splits, classes, normalize=normalize, channels_last=channels_last)
 
 
-def labelled_pair(x: Any, y: Any, where: str, reading: Reading = USUAL) -> Labelled:
+def labelled_pair(x: Any, y: Any, where: str, reading: Reading = USUAL) -> LabelledSplit:
     """x and y of `from_tensors`."""
     pictures = isinstance(x, (list, tuple)) and any(isinstance(value, Image.Image) for value in x)
     samples = (
         of_pillow(x, where, reading) if pictures else as_samples(x, where, reading.channels_last, reading.value_range)
     )
-    return Labelled(samples, labels_of(y, where, len(samples)), Decoding(value_range=reading.value_range))
+    return LabelledSplit(samples, labels_of(y, where, len(samples)), Decoding(value_range=reading.value_range))
 
 
 def of_pillow(pictures: Sequence[Any], where: str, reading: Reading) -> np.ndarray:
@@ -93,7 +93,7 @@ def of_pillow(pictures: Sequence[Any], where: str, reading: Reading) -> np.ndarr
 
 def assembled(
     name: str,
-    splits: Mapping[str, Labelled],
+    splits: Mapping[str, LabelledSplit],
     classes: Any = None,
     *,
     renumber: bool = False,
@@ -183,7 +183,7 @@ def resolved(decoding: Decoding, shape: tuple[int, ...]) -> Decoding | None:
     return mode and replace(decoding, size=(height, width), mode=mode)  # pyright: ignore[reportReturnType]
 
 
-def as_split(of: Labelled, codes: np.ndarray) -> Split:
+def as_split(of: LabelledSplit, codes: np.ndarray) -> Split:
     """A split in memory; a split that was given, as it is where its labels are these."""
     if isinstance(of.samples, np.ndarray):
         return ArraySplit(of.samples, codes)

@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 from ffdist import digests
 from ffdist.data.manifest import ShardFile
-from ffdist.data.watch import AGAIN, Watch
+from ffdist.data.watch import AGAIN, FileWatch
 from ffdist.errors import DataError
-from ffdist.remote import Remote
+from ffdist.remote import RemoteFolder
 
 CHECK_SECONDS = 10.0
 """Between two looks at whether remote files are as they were."""
@@ -31,7 +31,7 @@ class ByteRange(NamedTuple):
     """What an error names, where it is not the file alone."""
 
 
-class Parts(ABC):
+class FileParts(ABC):
     """The files of one split, which must stay as they were opened."""
 
     @abstractmethod
@@ -43,12 +43,12 @@ class Parts(ABC):
         """The parts in their order. Raises DataError for a file that is gone or has changed."""
 
 
-class LocalParts(Parts):
+class LocalParts(FileParts):
     """By positioned reads and not by a memory map: a file that is cut off meanwhile is an error, and no signal that
     ends the process. Raises DataError for files that are missing, or of another size."""
 
     def __init__(self, folder: Path, files: Sequence[ShardFile]) -> None:
-        self.watched = {file.file: Watch(folder / file.file, file) for file in files}
+        self.watched = {file.file: FileWatch(folder / file.file, file) for file in files}
 
     def whole(self, file: str) -> bytes:
         return self.read([ByteRange(file, 0, self.watched[file].shard.bytes)])[0]
@@ -62,7 +62,7 @@ class LocalParts(Parts):
             found.update(zip(own, self.read_file(self.watched[file], [parts[place] for place in own]), strict=True))
         return [found[place] for place in range(len(parts))]
 
-    def read_file(self, watch: Watch, parts: Sequence[ByteRange]) -> list[bytes]:
+    def read_file(self, watch: FileWatch, parts: Sequence[ByteRange]) -> list[bytes]:
         """Parts of one file."""
         try:
             descriptor = os.open(watch.path, os.O_RDONLY)
@@ -78,11 +78,11 @@ class LocalParts(Parts):
         return data
 
 
-class RemoteParts(Parts):
+class RemoteParts(FileParts):
     """By requests for ranges of bytes, those of a batch at once. Raises DataError for files that are missing, or of
     another size."""
 
-    def __init__(self, folder: Remote, files: Sequence[ShardFile]) -> None:
+    def __init__(self, folder: RemoteFolder, files: Sequence[ShardFile]) -> None:
         self.folder = folder
         self.files = {file.file: file for file in files}
         with remote_errors(folder, "a remote folder cannot be looked into"):
@@ -145,7 +145,7 @@ class RemoteParts(Parts):
 
 
 @contextmanager
-def remote_errors(where: Remote, what: str) -> Iterator[None]:
+def remote_errors(where: RemoteFolder, what: str) -> Iterator[None]:
     """Raises DataError for what a store refuses, or does not have."""
     try:
         yield
@@ -157,6 +157,6 @@ def remote_errors(where: Remote, what: str) -> Iterator[None]:
         raise DataError(what, where=where, got=got, remedy=remedy) from error
 
 
-def opened_parts(folder: Path | Remote, files: Sequence[ShardFile]) -> Parts:
+def opened_parts(folder: Path | RemoteFolder, files: Sequence[ShardFile]) -> FileParts:
     """Those of a folder. Raises DataError for files that are missing, or of another size."""
-    return RemoteParts(folder, files) if isinstance(folder, Remote) else LocalParts(folder, files)
+    return RemoteParts(folder, files) if isinstance(folder, RemoteFolder) else LocalParts(folder, files)

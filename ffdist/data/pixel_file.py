@@ -15,7 +15,7 @@ import pyarrow as pa
 from ffdist.data.images import check_labels
 from ffdist.data.manifest import DataManifest, ShardFile
 from ffdist.data.shard_files import HEAD, end_of, first_byte, labels_in, shard_schema, unreadable
-from ffdist.data.watch import Watch
+from ffdist.data.watch import FileWatch
 
 END = b"\xff\xff\xff\xff\0\0\0\0"
 """What stands behind the last record batch of an Arrow IPC file."""
@@ -28,7 +28,7 @@ class PixelFile:
     """
 
     def __init__(self, path: Path, shard: ShardFile, manifest: DataManifest) -> None:
-        self.watch = Watch(path, shard)
+        self.watch = FileWatch(path, shard)
         schema = shard_schema(manifest.shape, manifest.superclass is not None)
         self.width = schema.field("image").type.byte_width
         try:

@@ -10,7 +10,7 @@ from typing import Any
 from ffdist.data.column_names import IMAGE, LABEL, Columns
 from ffdist.data.decode import Decoding, Mode, Size, check_options
 from ffdist.data.places import CACHE
-from ffdist.data.sources.shares import Holding
+from ffdist.data.sources.shares import HoldOutOptions
 from ffdist.data.sources.splits import read_splits
 from ffdist.data.storing import Store
 from ffdist.errors import ConfigError, FfdistError, setting, spelled
@@ -51,8 +51,8 @@ class Preparation:
         return Columns(self.image_column, self.label_column, self.group_column)
 
     @property
-    def holding(self) -> Holding:
-        return Holding(self.test_fraction, self.validation_fraction, self.seed, self.group_pattern)
+    def holding(self) -> HoldOutOptions:
+        return HoldOutOptions(self.test_fraction, self.validation_fraction, self.seed, self.group_pattern)
 
     def texts(self) -> tuple[str, ...]:
         """What is not as it is by default, as `name=value`."""

@@ -23,18 +23,18 @@ from ffdist.data.depth import Range
 from ffdist.data.formats import quiet_pillow
 from ffdist.data.places import cache_folder
 from ffdist.data.sources import KNOWN, DataSource, open_source
-from ffdist.data.sources.archive import Archived, called, is_archive, unpacked
-from ffdist.data.sources.shares import Holding
+from ffdist.data.sources.archive import UnpackedSource, called, is_archive, unpacked
+from ffdist.data.sources.shares import HoldOutOptions
 from ffdist.data.sources.splits import choice
 from ffdist.data.storing import (
     Store,
     check_store,
 )
-from ffdist.data.writing import Making, Progress, write
+from ffdist.data.writing import Progress, WriteOptions, write
 from ffdist.errors import ConfigError, DataError, setting
 from ffdist.notes import note
 from ffdist.plain import PlainConsole, text_column
-from ffdist.remote import Remote, url_of
+from ffdist.remote import RemoteFolder, url_of
 
 
 def prepare(
@@ -98,7 +98,7 @@ def prepare(
     named), pictures of different shapes, and values whose range is not known; ConfigError for settings out of range.
     """
     source = str(source)
-    target = Remote.of(out) or Path(out)
+    target = RemoteFolder.of(out) or Path(out)
     if url := url_of(source):
         raise DataError(
             "pictures are prepared from folders and files of this machine",
@@ -107,7 +107,7 @@ def prepare(
             remedy="copy them here, or mount them; the prepared folder may be remote",
         )
     decoding = check_options(size, mode, background, value_range)
-    holding = Holding(test_fraction, validation_fraction, seed, group_pattern)
+    holding = HoldOutOptions(test_fraction, validation_fraction, seed, group_pattern)
     check_settings(source, from_dir, workers)
     check_store(store)
     check_free(target)
@@ -121,7 +121,7 @@ def prepare(
     }
     with opening(source, target, splits, ignore, reading) as opened:
         reporting = nullcontext(progress) if progress else bar(opened.name)
-        making = Making(decoding, workers or available_cores(), skip_broken, store)
+        making = WriteOptions(decoding, workers or available_cores(), skip_broken, store)
         with appearing(target) as folder, reporting as report, quiet_pillow():
             manifest = write(opened, folder, making, report)
     for text in manifest.notes:
@@ -131,7 +131,7 @@ def prepare(
 
 @contextmanager
 def opening(
-    source: str, target: Path | Remote, splits: Any, ignore: str | Sequence[str], reading: Mapping[str, Any]
+    source: str, target: Path | RemoteFolder, splits: Any, ignore: str | Sequence[str], reading: Mapping[str, Any]
 ) -> Iterator[DataSource]:
     """A source, opened; an archive unpacked beside the target. reading: of `open_source`."""
     path = Path(source)
@@ -140,7 +140,7 @@ def opening(
         return
     with unpacked(path, target) as place, called(place, path):
         opened = open_source(str(place), choice=choice(place, splits, ignore), **reading)
-        yield Archived(opened, place, path)
+        yield UnpackedSource(opened, place, path)
 
 
 def check_settings(source: str, from_dir: Path | None, workers: int | None) -> None:
@@ -157,7 +157,7 @@ def check_settings(source: str, from_dir: Path | None, workers: int | None) -> N
         )
 
 
-def check_outside(out: Path | Remote, source: str) -> None:
+def check_outside(out: Path | RemoteFolder, source: str) -> None:
     """Raises DataError for a new folder that would be one of the source's."""
     if (
         isinstance(out, Path)

@@ -12,7 +12,7 @@ from ffdist.data.arrow_table import labelled_rows
 from ffdist.data.depth import Range
 from ffdist.data.held_out import is_share, with_shares
 from ffdist.data.images import Images
-from ffdist.data.labelled import Labelled
+from ffdist.data.labelled import LabelledSplit
 from ffdist.data.memory import assembled
 from ffdist.data.reading import USUAL, Reading
 from ffdist.data.storing import as_bytes
@@ -59,7 +59,7 @@ def from_ray(
     return assembled(name, splits, classes, normalize=normalize, channels_last=channels_last)
 
 
-def labelled(dataset: Any, where: str, reading: Reading = USUAL) -> Labelled:
+def labelled(dataset: Any, where: str, reading: Reading = USUAL) -> LabelledSplit:
     """One split."""
     return labelled_rows(as_arrow(dataset, where, reading), where, reading)
 

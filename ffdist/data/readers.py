@@ -32,7 +32,7 @@ GRACE = 2.0
 """Seconds that a reader has to end by itself."""
 
 
-class Reader:
+class ReaderProcess:
     """One process, started; `made` says whether it can read."""
 
     def __init__(self, start: ReaderStart) -> None:
@@ -77,7 +77,7 @@ def send_start(line: Connection, start: ReaderStart) -> None:
         line.send(start)
 
 
-class Source(Protocol):
+class SampleReader(Protocol):
     """What makes samples, and can be sent to a process."""
 
     what: str
@@ -95,11 +95,11 @@ class Readers:
     """`count` processes that make samples of one source, once they are started. They end with this object, or with this
     process."""
 
-    def __init__(self, source: Source, count: int) -> None:
+    def __init__(self, source: SampleReader, count: int) -> None:
         self.source = source
         self.count = count
-        self.all: list[Reader] = []
-        self.idle: LifoQueue[Reader] = LifoQueue()
+        self.all: list[ReaderProcess] = []
+        self.idle: LifoQueue[ReaderProcess] = LifoQueue()
         self.begun: bool | None = None
         """Whether they read; None: nobody has started them yet."""
         self.lock = Lock()
@@ -128,7 +128,7 @@ class Readers:
         """Start all; whether they can read, which is told where it is not so."""
         try:
             start = ReaderStart(sys.argv, torch.get_num_threads(), pack(self.source, self.source.what))
-            self.all.extend(Reader(start) for _ in range(self.count))
+            self.all.extend(ReaderProcess(start) for _ in range(self.count))
             for reader in self.all:
                 if (error := received(reader, self.source.where)) is not None:
                     raise error
@@ -141,7 +141,7 @@ class Readers:
         return True
 
 
-def received(reader: Reader, where: str) -> Any:
+def received(reader: ReaderProcess, where: str) -> Any:
     """What it says first."""
     try:
         return reader.line.recv()
@@ -158,7 +158,7 @@ def reason(error: ConfigError | DataError) -> str:
     return f"{error.what} ({said}); for several readers: {remedy}"
 
 
-def end_all(readers: list[Reader], owner: int) -> None:
+def end_all(readers: list[ReaderProcess], owner: int) -> None:
     """owner: the process that started them; a fork of it leaves them alone."""
     if os.getpid() == owner:
         while readers:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ffdist.data.decode import Decoding
 from ffdist.data.depth import Range
-from ffdist.data.survey import Reader
+from ffdist.data.survey import SurveyReader
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class Reading:
         """Raises ConfigError for a range that is none."""
         self.reader()
 
-    def reader(self) -> Reader:
-        return Reader(Decoding(value_range=self.value_range))
+    def reader(self) -> SurveyReader:
+        return SurveyReader(Decoding(value_range=self.value_range))
 
 
 USUAL = Reading()

@@ -10,11 +10,11 @@ import pyarrow as pa
 
 from ffdist.data.images import Split, check_labels
 from ffdist.data.manifest import DataManifest, ShardFile
-from ffdist.data.parts import ByteRange, Parts, RemoteParts, remote_errors
+from ffdist.data.parts import ByteRange, FileParts, RemoteParts, remote_errors
 from ffdist.data.row_digests import first_other, not_as_written, read_digests
 from ffdist.data.shard_files import HEAD, columns_in, first_byte, labels_in, shard_schema, unreadable
 from ffdist.errors import DataError
-from ffdist.remote import Remote
+from ffdist.remote import RemoteFolder
 
 HELD = 2 * 2**30
 """Bytes of a remote folder's pixels that stay in memory, at most."""
@@ -22,7 +22,7 @@ GAP = 2**18
 """Bytes between two samples that are fetched with them, as a request more would take longer."""
 
 
-class Held:
+class CachedRows:
     """What is here of a shard."""
 
     def __init__(self, rows: int) -> None:
@@ -45,7 +45,7 @@ class RemoteSplit(Split):
 
     ready = False
 
-    def __init__(self, folder: Remote, manifest: DataManifest, name: str) -> None:
+    def __init__(self, folder: RemoteFolder, manifest: DataManifest, name: str) -> None:
         self.source = (folder, manifest, name)
         self.shape_hwc = (*manifest.shape[1:], manifest.shape[0])
         self.width = int(np.prod(self.shape_hwc))
@@ -62,7 +62,7 @@ class RemoteSplit(Split):
         manifest.splits[name].check_counts(self.labels, len(manifest.classes), f"{folder}, split {name}")
         self.fits = sum(shard.bytes for shard in self.shards) <= HELD
         self.announced = np.zeros(len(self.labels), bool)
-        self.held: dict[int, Held] = {}
+        self.held: dict[int, CachedRows] = {}
         self.lock = Lock()
 
     def announce(self, indices: np.ndarray) -> None:
@@ -80,7 +80,7 @@ class RemoteSplit(Split):
     def pixels(self, shard: int, rows: np.ndarray) -> np.ndarray:
         """uint8 [N, H * W * C] of rows of a shard; one thread fetches at a time."""
         with self.lock:
-            held = self.held.pop(shard, None) or Held(self.shards[shard].rows)
+            held = self.held.pop(shard, None) or CachedRows(self.shards[shard].rows)
             if (held.place[rows] < 0).any():
                 wanted = self.announced[self.starts[shard] : self.starts[shard + 1]].copy()
                 wanted[rows] = True
@@ -89,7 +89,7 @@ class RemoteSplit(Split):
             self.held[shard] = held  # the last to go
             return held.pixels[held.place[rows]]
 
-    def fetch(self, shard: int, held: Held, rows: np.ndarray) -> None:
+    def fetch(self, shard: int, held: CachedRows, rows: np.ndarray) -> None:
         """rows: sorted, none of them here."""
         file, most = self.shards[shard], max(1, GAP // self.width)
         runs = np.split(rows, np.flatnonzero(np.diff(rows) > most) + 1)
@@ -125,7 +125,7 @@ class RemoteSplit(Split):
         except (pa.ArrowException, OSError, ValueError) as error:
             raise unreadable(self.source[0] / file.file, file.rows, error) from error
 
-    def begin(self, shard: int, held: Held) -> int:
+    def begin(self, shard: int, held: CachedRows) -> int:
         """The first byte of a shard's pixels."""
         if held.begin is None:
             file = self.shards[shard]
@@ -148,7 +148,7 @@ class RemoteSplit(Split):
 
 
 def remote_digests(
-    folder: Remote, files: Parts, manifest: DataManifest, name: str
+    folder: RemoteFolder, files: FileParts, manifest: DataManifest, name: str
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
     """Labels int32 [N] and digests int64 [N] of a split; None of both where it was written without."""
     of = manifest.splits[name]
@@ -157,7 +157,7 @@ def remote_digests(
     return read_digests(files.whole(of.digests.file), of.rows, folder / of.digests.file)
 
 
-def remote_labels(folder: Remote, shard: ShardFile, schema: pa.Schema) -> np.ndarray:
+def remote_labels(folder: RemoteFolder, shard: ShardFile, schema: pa.Schema) -> np.ndarray:
     """int32 [rows], by requests for the bytes of labels alone. Raises DataError for what is no such shard."""
     try:
         with remote_errors(folder / shard.file, "a shard cannot be read"), folder.opened(shard.file) as file:

@@ -18,7 +18,7 @@ def generator(seed: int, purpose: str, epoch: int = 0, batch: int = 0) -> np.ran
     return np.random.Generator(np.random.Philox(key=key, counter=np.array([0, 0, batch, epoch], np.uint64)))
 
 
-class Restarted(local):
+class ReseededGenerator(local):
     """`generator` without making one anew: for small batches that is most of the work. Each thread has its own, which
     goes on from the next place when it is asked for."""
 
@@ -36,7 +36,7 @@ class Restarted(local):
         return self.draws
 
 
-restarted = Restarted()
+restarted = ReseededGenerator()
 
 
 def shuffled(indices: np.ndarray, seed: int, epoch: int) -> np.ndarray:

@@ -15,7 +15,7 @@ from ffdist.data.manifest import DataManifest, read_manifest
 from ffdist.data.pixel_file import PixelFile
 from ffdist.data.remote_pixels import RemoteSplit
 from ffdist.notes import note
-from ffdist.remote import Remote
+from ffdist.remote import RemoteFolder
 
 HELD = 2**28
 """Bytes of a split's pixels that stay in memory, at most; of a larger one each sample is read when it is taken."""
@@ -44,7 +44,7 @@ class ShardSplit(Split):
         if len(self) * self.width <= HELD:
             out = np.take(self.holding(shards), indices, axis=0)
             for shard in shards:
-                self.files[shard].watch.check(Where(self, shard, owner, indices))
+                self.files[shard].watch.check(ShardSampleName(self, shard, owner, indices))
         else:
             out = np.empty((len(indices), self.width), np.uint8)
             for shard in shards:
@@ -77,7 +77,7 @@ class ShardSplit(Split):
         return ShardSplit, self.source  # another process opens the files itself
 
 
-class Where:
+class ShardSampleName:
     """Names the first of the samples that were taken from a shard, where an error asks for it."""
 
     def __init__(self, split: ShardSplit, shard: int, owner: np.ndarray, indices: np.ndarray) -> None:
@@ -91,19 +91,21 @@ class Where:
         return self.split.files[self.shard].where(int(first - self.split.starts[self.shard]))
 
 
-def open_split(folder: Path | Remote, manifest: DataManifest, name: str) -> Split:
+def open_split(folder: Path | RemoteFolder, manifest: DataManifest, name: str) -> Split:
     if manifest.splits[name].index:
         return EncodedSplit(folder, manifest, name)
-    return RemoteSplit(folder, manifest, name) if isinstance(folder, Remote) else ShardSplit(folder, manifest, name)
+    return (
+        RemoteSplit(folder, manifest, name) if isinstance(folder, RemoteFolder) else ShardSplit(folder, manifest, name)
+    )
 
 
-def open_folder(folder: Path | Remote) -> Images:
+def open_folder(folder: Path | RemoteFolder) -> Images:
     """A prepared folder; where it has no training split, that has no samples.
 
     Raises DataError for what cheap checks can find; `verify` finds the rest.
     """
     manifest = read_manifest(folder)
-    if isinstance(folder, Remote) and any(of.digests is None for of in manifest.splits.values()):
+    if isinstance(folder, RemoteFolder) and any(of.digests is None for of in manifest.splits.values()):
         note(
             f"{folder}: prepared without digests of its samples, so its shards are read without them; prepare it again"
         )

@@ -47,7 +47,7 @@ def sheet(
     lines = 2 if loaders[1].mixing else 1
     _, height, width = images.shape
     scale = max(1, SIDE // max(height, width))
-    cell = Cell(max(width * scale, SIDE), lines * LINE + height * scale)
+    cell = SheetCell(max(width * scale, SIDE), lines * LINE + height * scale)
     page = Image.new("RGB", (len(columns) * (cell.width + GAP), LINE + len(rows) * (cell.height + GAP)), "white")
     text = ImageDraw.Draw(page)
     for column, (x, y) in enumerate(columns):
@@ -62,7 +62,7 @@ def sheet(
     return page
 
 
-class Cell(NamedTuple):
+class SheetCell(NamedTuple):
     """A picture and its label, in pixels."""
 
     width: int

@@ -35,7 +35,7 @@ def check_store(store: Any) -> None:
         )
 
 
-class Plan(NamedTuple):
+class StoragePlan(NamedTuple):
     """How a data set is kept."""
 
     encoded: bool
@@ -44,17 +44,17 @@ class Plan(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def planned(store: Store, *, pixels: int, encoded: int) -> Plan:
+def planned(store: Store, *, pixels: int, encoded: int) -> StoragePlan:
     """pixels, encoded: bytes of either form, about."""
     if store != "auto":
-        return Plan(store == "encoded", encoded if store == "encoded" else pixels)
+        return StoragePlan(store == "encoded", encoded if store == "encoded" else pixels)
     if pixels <= max(PIXELS, encoded):
-        return Plan(False, pixels)
+        return StoragePlan(False, pixels)
     text = (
         f"pictures are kept as they are encoded, about {encoded / 2**30:.1f} GiB, and decoded in training; pixels "
         f"would take {pixels / 2**30:.1f} GiB: {setting('store', 'pixels')}"
     )
-    return Plan(True, encoded, (text,))
+    return StoragePlan(True, encoded, (text,))
 
 
 def mean_bytes(items: Sequence[Item]) -> float:
@@ -79,7 +79,7 @@ class Writer(Protocol):
     def finish(self) -> SplitFiles: ...
 
 
-def writer_of(source: DataSource, split: str, folder: Path, shape: tuple[int, int, int], plan: Plan) -> Writer:
+def writer_of(source: DataSource, split: str, folder: Path, shape: tuple[int, int, int], plan: StoragePlan) -> Writer:
     """shape: (H, W, C)."""
     h, w, c = shape
     if not plan.encoded:

@@ -121,7 +121,7 @@ class Survey:
 
 
 @dataclass
-class Reader:
+class SurveyReader:
     """Decodes the pictures of a set that is held in memory, and holds them to what `prepare` holds files to."""
 
     decoding: Decoding = PLAIN

@@ -26,7 +26,7 @@ KINDS = {1: "u", 2: "i", 3: "f"}
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
-class Layout(NamedTuple):
+class TiffLayout(NamedTuple):
     """The layout of a TIFF's first page."""
 
     channels: int
@@ -54,18 +54,18 @@ class Layout(NamedTuple):
 
 def teach_grey_with_another() -> None:
     """Let Pillow before 13, the last for Python 3.10, read grey with a further channel, as 13 does. One that is no
-    transparency, which 13 leaves out itself, looks like it there: see `Layout.spare`."""
+    transparency, which 13 leaves out itself, looks like it there: see `TiffLayout.spare`."""
     for order in (TiffImagePlugin.II, TiffImagePlugin.MM):
         for extra, mode in ((0, "LA"), (1, "La")):
             TiffImagePlugin.OPEN_INFO.setdefault((order, 1, (1,), 1, (8, 8), (extra,)), (mode, mode))
 
 
-def layout_of(image: Image.Image) -> Layout | None:
+def layout_of(image: Image.Image) -> TiffLayout | None:
     """The layout of an opened picture; None for other formats, and where its tags are damaged."""
     return read_tags(getattr(image, "tag_v2", None)) if image.format == "TIFF" else None
 
 
-def read_tags(tags: Any) -> Layout | None:
+def read_tags(tags: Any) -> TiffLayout | None:
     try:
         bits = tags.get(BITS, (1,))
         channels = int(tags.get(SAMPLES, len(bits)))
@@ -74,7 +74,7 @@ def read_tags(tags: Any) -> Layout | None:
         extra = tags.get(EXTRA, ())
         apart = channels > 1 and tags.get(PLANAR, 1) == 2
         clear = bool(extra) and extra[0] in ALPHA and channels > colours
-        return Layout(
+        return TiffLayout(
             channels,
             channels - colours - clear,
             clear,

@@ -13,8 +13,8 @@ from ffdist.data.depth import Range
 from ffdist.data.held_out import grouped, is_share, with_shares
 from ffdist.data.images import Images
 from ffdist.data.items import Items, plain
-from ffdist.data.items_split import Facts, ItemsSplit
-from ffdist.data.labelled import Labelled
+from ffdist.data.items_split import ItemFacts, ItemsSplit
+from ffdist.data.labelled import LabelledSplit
 from ffdist.data.labels import labels_of
 from ffdist.data.memory import assembled
 from ffdist.data.reading import USUAL, Reading
@@ -123,7 +123,7 @@ def joined(parts: list[Any], where: str) -> Any:
     return longest
 
 
-def labelled_items(dataset: Any, where: str, reading: Reading = USUAL, *, anew: bool = False) -> Labelled:
+def labelled_items(dataset: Any, where: str, reading: Reading = USUAL, *, anew: bool = False) -> LabelledSplit:
     """All items of a data set, a loader's data set, or a list. anew: whether what they draw at random is drawn anew in
     each epoch."""
     if isinstance(dataset, DataLoader):
@@ -155,18 +155,18 @@ def labelled_items(dataset: Any, where: str, reading: Reading = USUAL, *, anew: 
     files = items.reader.files == len(labels)
     split = ItemsSplit(items, np.arange(len(labels)), labels.numbers, facts, drawn=bool(drawn))
     if kept(split, held, drawn, anew=anew) and held is not None:
-        return Labelled(held, labels, items.reader.decoding, files)
+        return LabelledSplit(held, labels, items.reader.decoding, files)
     for row, x in enumerate(held if held is not None else ()):
         facts.add(row, x)
-    return Labelled(split, labels, items.reader.decoding, files)
+    return LabelledSplit(split, labels, items.reader.decoding, files)
 
 
-def read(items: Items) -> tuple[np.ndarray | None, Facts]:
+def read(items: Items) -> tuple[np.ndarray | None, ItemFacts]:
     """All samples, where they fit into memory; else what is to be known of each."""
     held = facts = None
     for row, x in enumerate(items.first()):
         if facts is None:
-            facts = Facts.like(x, len(items))
+            facts = ItemFacts.like(x, len(items))
             held = np.empty((len(items), *x.shape), x.dtype) if x.nbytes * len(items) <= HELD else None
         if held is None:
             facts.add(row, x)

@@ -27,7 +27,7 @@ class Stamp(NamedTuple):
         return cls(status.st_size, status.st_mtime_ns, status.st_ino)
 
 
-class Watch:
+class FileWatch:
     """One shard: as it was when it was opened, as far as its size and times tell.
 
     Raises DataError where it is missing, or of another size than the manifest says.

@@ -12,9 +12,9 @@ from pathlib import Path
 from ffdist.data.ahead import in_order
 from ffdist.data.appearing import check_room
 from ffdist.data.chunks import (
-    Broken,
+    BrokenPicture,
     Chunk,
-    Reference,
+    ReferencePicture,
     by_number,
     cannot_be_read,
     check_left,
@@ -27,7 +27,7 @@ from ffdist.data.images import Moments
 from ffdist.data.manifest import DataManifest, LeftOut, SplitFiles
 from ffdist.data.sources.base import DataSource, Item
 from ffdist.data.sources.splits import SPLITS
-from ffdist.data.storing import SEEN, USUAL, Plan, Store, mean_bytes, planned, sizes_note, writer_of
+from ffdist.data.storing import SEEN, USUAL, StoragePlan, Store, mean_bytes, planned, sizes_note, writer_of
 from ffdist.data.survey import Survey, constant_channels
 from ffdist.data.twice import DuplicateCounter
 from ffdist.errors import DataError, spelled
@@ -41,7 +41,7 @@ MOST = 256
 
 
 @dataclass(frozen=True)
-class Making:
+class WriteOptions:
     """How a source is written."""
 
     decoding: Decoding
@@ -51,7 +51,7 @@ class Making:
     store: Store = "pixels"
 
 
-def write(source: DataSource, folder: Path, making: Making, report: Progress) -> DataManifest:
+def write(source: DataSource, folder: Path, making: WriteOptions, report: Progress) -> DataManifest:
     """Decode every item of a source, write the shards, and the manifest last. Raises DataError as `prepare` does."""
     items = source.items()
     first, like, broken = first_readable(items, making.decoding)
@@ -60,7 +60,7 @@ def write(source: DataSource, folder: Path, making: Making, report: Progress) ->
     pixels = like.bytes
     plan = planned(making.store, pixels=total * (pixels + 8), encoded=round(total * mean_bytes(seen)))
     check_room(folder, plan.bytes)
-    writing = Writing(source, folder, making, like, plan, broken)
+    writing = DatasetWriter(source, folder, making, like, plan, broken)
     for chunk in decoded(chain(seen, items), making, like, plan):
         writing.add(chunk)
         report(writing.done, total)
@@ -71,7 +71,7 @@ def write(source: DataSource, folder: Path, making: Making, report: Progress) ->
     return manifest
 
 
-def decoded(items: Iterator[Item], making: Making, like: Reference, plan: Plan) -> Iterator[Chunk]:
+def decoded(items: Iterator[Item], making: WriteOptions, like: ReferencePicture, plan: StoragePlan) -> Iterator[Chunk]:
     """The items in their order; a few chunks are in memory."""
     work = partial(decode_chunk, like=like, decoding=making.decoding, encoded=plan.encoded)
     jobs, threads = chunks(items, max(1, min(MOST, CHUNK_BYTES // like.bytes))), making.workers
@@ -79,11 +79,17 @@ def decoded(items: Iterator[Item], making: Making, like: Reference, plan: Plan) 
         yield from made
 
 
-class Writing:
+class DatasetWriter:
     """What is known of a source so far, and its shards. broken: of its first pictures."""
 
     def __init__(
-        self, source: DataSource, folder: Path, making: Making, like: Reference, plan: Plan, broken: list[Broken]
+        self,
+        source: DataSource,
+        folder: Path,
+        making: WriteOptions,
+        like: ReferencePicture,
+        plan: StoragePlan,
+        broken: list[BrokenPicture],
     ) -> None:
         self.source = source
         self.making = making

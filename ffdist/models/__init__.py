@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from ffdist.models.axes import Axes, Layout
+from ffdist.models.axes import Axes, OutputLayout
 from ffdist.models.cfse import cfse_cnn
 from ffdist.models.chain import Chain, Shape
 from ffdist.models.cnn import cnn, cnnb
@@ -20,13 +20,14 @@ from ffdist.models.speednet import speednet
 from ffdist.models.vgg import vgg8, vgg11
 from ffdist.models.vit import vit
 from ffdist.models.weights import weights_file
+from ffdist.renamed import renamed_names
 from ffdist.seeds import derive_seed, seeded, wait_at_most
 
 __all__ = [
     "MODELS",
     "Axes",
     "Chain",
-    "Layout",
+    "OutputLayout",
     "Shape",
     "cfse_cnn",
     "cnn",
@@ -48,3 +49,5 @@ __all__ = [
     "weights_file",
     "with_weights",
 ]
+
+__getattr__ = renamed_names(__name__, Layout="OutputLayout")

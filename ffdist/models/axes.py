@@ -19,7 +19,7 @@ Axes = Literal["channels_first", "channels_last"]
 """[N, C, ...] or [N, ..., C]: what an attribute `axes` of a block may say of its output."""
 
 
-class Layout(Enum):
+class OutputLayout(Enum):
     """How a block's output lies, and how a rule sees it: as vectors [N, C], tokens [N, T, C] or maps [N, C, H, W]."""
 
     AS_IS = "as it is"
@@ -29,18 +29,18 @@ class Layout(Enum):
     def seen(self, y: Tensor) -> Tensor:
         """A block's output as a rule reads it: a view."""
         match self:
-            case Layout.SIGNALS:
+            case OutputLayout.SIGNALS:
                 return y.unsqueeze(2)
-            case Layout.LAST:
+            case OutputLayout.LAST:
                 return y.permute(0, 3, 1, 2)
         return y
 
     def given(self, y: Tensor) -> Tensor:
         """The inverse of `seen`: what a rule passes on as the next block takes it."""
         match self:
-            case Layout.SIGNALS:
+            case OutputLayout.SIGNALS:
                 return y.squeeze(2)
-            case Layout.LAST:
+            case OutputLayout.LAST:
                 return y.permute(0, 2, 3, 1)
         return y
 
@@ -49,17 +49,17 @@ class Layout(Enum):
         return tuple(self.seen(torch.empty(1, *shape, device="meta")).shape[1:])
 
 
-def layout_of(shape: Sequence[int], axis: int | None) -> Layout | None:
+def layout_of(shape: Sequence[int], axis: int | None) -> OutputLayout | None:
     """The layout of an output [N, *shape] whose channels are at `axis`; None where that cannot be told, or is neither
     behind the batch nor last."""
     last = len(shape)
     if last not in (2, 3):
-        return Layout.AS_IS
+        return OutputLayout.AS_IS
     if axis not in (1, last):
         return None
     if last == 2:
-        return Layout.SIGNALS if axis == 1 else Layout.AS_IS
-    return Layout.AS_IS if axis == 1 else Layout.LAST
+        return OutputLayout.SIGNALS if axis == 1 else OutputLayout.AS_IS
+    return OutputLayout.AS_IS if axis == 1 else OutputLayout.LAST
 
 
 def declared(block: nn.Module, name: str) -> Axes | None:
@@ -113,7 +113,7 @@ STRIDES = (1000003, 1000033, 1000037, 1000039, 1000081, 1000099, 1000117, 100012
 """Primes: no axis of a view has the stride of another by chance."""
 
 
-class Trace(TorchFunctionMode):
+class AxisTracer(TorchFunctionMode):
     """Follows the axis of the channels through what is computed inside, function by function.
 
     Convolutions have their channels behind the batch; linear layers, layer norms, attention and embeddings have them

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ffdist.errors import FfdistError, NetworkError, described, setting, users_code
 from ffdist.models.apart import check_apart
 from ffdist.models.arguments import check_input
-from ffdist.models.axes import Axes, Layout, Trace, declared, layout_of
+from ffdist.models.axes import Axes, AxisTracer, OutputLayout, declared, layout_of
 from ffdist.models.joins import describe_joins, joined
 from ffdist.models.meta import on_meta
 from ffdist.models.parts import SpatialMean
@@ -35,7 +35,7 @@ class Output(NamedTuple):
 
     shape: Shape
     """Without the batch."""
-    layout: Layout | None
+    layout: OutputLayout | None
     """None where the channels are at an axis that rules cannot read, or nobody knows where."""
     axis: int | None
     """Where the channels are, counted with the batch; None where that cannot be told."""
@@ -104,7 +104,7 @@ class Chain:
         """
         return [output.shape for output in self.outputs()]
 
-    def layouts(self) -> list[Layout]:
+    def layouts(self) -> list[OutputLayout]:
         """How each block's output lies. Raises NetworkError where neither its layers nor itself tell, as `shapes`."""
         for index, (name, output) in enumerate(zip(self.names, self.outputs(), strict=True)):
             if output.layout is None:
@@ -178,7 +178,7 @@ class Chain:
     def _tried(self, block: nn.Module, index: int, x: Tensor, axis: int | None) -> tuple[object, int | None, int]:
         name, version = self.names[index], x._version
         try:
-            with torch.no_grad(), Trace(x, axis) as trace, trace.heeding(block, name):
+            with torch.no_grad(), AxisTracer(x, axis) as trace, trace.heeding(block, name):
                 y = block(x)
         except FfdistError:
             raise
@@ -279,7 +279,7 @@ class Chain:
     def classifier(self) -> nn.Module:
         """What backpropagation puts behind the last block, newly initialised: its output -> [B, K] logits."""
         last = self.outputs()[-1]
-        if self.build_classifier is not pooled_classifier or last.layout in (None, Layout.AS_IS):
+        if self.build_classifier is not pooled_classifier or last.layout in (None, OutputLayout.AS_IS):
             return self.build_classifier(last.shape, self.num_classes)
         return nn.Sequential(RuleView(last.layout), pooled_classifier(last.layout.shape(last.shape), self.num_classes))
 
@@ -360,13 +360,13 @@ class _Given:
 def _joined(builders: Sequence[Callable[[], nn.Module]]) -> Callable[[], nn.Module]:
     """One builder of several blocks; what the user made is copied in one go, so that tied weights stay tied."""
     given = [builder.module for builder in builders if isinstance(builder, _Given)]
-    return _Given(Group(*given)) if len(given) == len(builders) else _Group(builders)
+    return _Given(BlockGroup(*given)) if len(given) == len(builders) else _Group(builders)
 
 
 class RuleView(nn.Module):
     """A block's output as rules see it."""
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: OutputLayout) -> None:
         super().__init__()
         self.layout = layout
 
@@ -374,7 +374,7 @@ class RuleView(nn.Module):
         return self.layout.seen(x)
 
 
-class Group(nn.Sequential):
+class BlockGroup(nn.Sequential):
     """Several blocks as one."""
 
 
@@ -385,7 +385,7 @@ class _Group:
         self.builders = builders
 
     def __call__(self) -> nn.Module:
-        return Group(*(build() for build in self.builders))
+        return BlockGroup(*(build() for build in self.builders))
 
 
 def pooled_classifier(shape: Shape, num_classes: int) -> nn.Module:

@@ -8,15 +8,15 @@ from typing import Any
 from torch import nn
 
 from ffdist.errors import ConfigError, setting, users_code
-from ffdist.known import MODEL_PLACES, Known
+from ffdist.known import MODEL_PLACES, LazyNames
 from ffdist.models.apart import check_apart
 from ffdist.models.axes import declared
-from ffdist.models.chain import Chain, Group, Shape, children, no_sequential, seeded
+from ffdist.models.chain import BlockGroup, Chain, Shape, children, no_sequential, seeded
 from ffdist.models.joins import describe_joins, joined
 from ffdist.models.recipe import recipe_of
 from ffdist.options import find, typed
 
-MODELS: Mapping[str, Callable[..., Chain]] = Known(MODEL_PLACES)
+MODELS: Mapping[str, Callable[..., Chain]] = LazyNames(MODEL_PLACES)
 
 
 def load_model(
@@ -100,4 +100,4 @@ class _Children:
 def picked(module: nn.Sequential, indices: Sequence[int]) -> nn.Module:
     """A child, or several in a row as one."""
     parts = [module[i] for i in indices]
-    return parts[0] if len(parts) == 1 else Group(*parts)
+    return parts[0] if len(parts) == 1 else BlockGroup(*parts)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ffdist.errors import NetworkError, setting
-from ffdist.models.chain import Chain, Group
+from ffdist.models.chain import BlockGroup, Chain
 from ffdist.models.weights import read_state
 
 COUNTER = "num_batches_tracked"
@@ -81,7 +81,7 @@ def _ways(chain: Chain, blocks: Sequence[nn.Module]) -> list[list[dict[str, str]
     that of the twin by backpropagation."""
     plain, sequential, export, of_twin = [], [], [], []
     for index, (name, block) in enumerate(zip(chain.names, blocks, strict=True)):
-        parts = name.split("+") if isinstance(block, Group) else [name]
+        parts = name.split("+") if isinstance(block, BlockGroup) else [name]
         within = {own: _within_group(block, own) for own in block.state_dict()}
         plain.append({own: inner for own, (_, inner) in within.items()})
         sequential.append({own: f"{parts[place]}.{inner}" for own, (place, inner) in within.items()})
@@ -98,7 +98,7 @@ def _found(way: Sequence[Mapping[str, str]], state: Mapping[str, Tensor]) -> int
 
 def _within_group(block: nn.Module, own: str) -> tuple[int, str]:
     """The place of the part that has this tensor of a block, and the tensor's name in it."""
-    if not isinstance(block, Group):
+    if not isinstance(block, BlockGroup):
         return 0, own
     place, _, name = own.partition(".")
     return int(place), name

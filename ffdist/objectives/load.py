@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ffdist.errors import ConfigError, setting, users_code
-from ffdist.known import OBJECTIVE_PLACES, Known
+from ffdist.known import OBJECTIVE_PLACES, LazyNames
 from ffdist.objectives.base import Objective
 from ffdist.options import find, typed
 
-OBJECTIVES: Mapping[str, type[Objective]] = Known(OBJECTIVE_PLACES)
+OBJECTIVES: Mapping[str, type[Objective]] = LazyNames(OBJECTIVE_PLACES)
 
 
 def known_objective(kind: type[Objective]) -> str | None:

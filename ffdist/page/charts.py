@@ -11,7 +11,7 @@ from typing import Any
 from markupsafe import Markup
 
 from ffdist.page.run import RunView
-from ffdist.page.svg import Axis, BarPart, Curve, bars_chart, curves_chart, part_swatch, swatch
+from ffdist.page.svg import Axis, BarPart, ChartCurve, bars_chart, curves_chart, part_swatch, swatch
 from ffdist.page.text import MIB, count, duration, evenly, loss, mebibytes, number, percent
 from ffdist.pipeline.fusion import FUSION
 from ffdist.pipeline.predictors import PREDICTORS
@@ -54,7 +54,9 @@ def brief(seconds: float) -> str:
     return f"{seconds / 60:.3g} min" if seconds >= 90 else f"{seconds:.3g} s"
 
 
-def chart(key: str, title: str, curves: Sequence[Curve], x: Axis, y: Axis, write: Callable[[Any], str]) -> Chart | None:
+def chart(
+    key: str, title: str, curves: Sequence[ChartCurve], x: Axis, y: Axis, write: Callable[[Any], str]
+) -> Chart | None:
     """None where there is nothing to draw."""
     known = [curve for curve in curves if curve.known]
     drawn = evenly(known, MOST_CURVES)
@@ -88,30 +90,30 @@ def seconds_of(records: Sequence[Record]) -> list[float]:
     return list(accumulate(spent))
 
 
-def by_block(records: Sequence[Record], split: str, key: str) -> list[Curve]:
+def by_block(records: Sequence[Record], split: str, key: str) -> list[ChartCurve]:
     """Each block's value over the epochs."""
     xs, found = epochs_of(records), dict[str, dict[float, float | None]]()
     for x, record in zip(xs, records, strict=True):
         for block in (record.get(split) or {}).get("blocks", []):
             found.setdefault(str(block["block"]), {})[x] = number(block.get(key))
-    return [Curve(shown_block(name), [(x, values.get(x)) for x in xs]) for name, values in found.items()]
+    return [ChartCurve(shown_block(name), [(x, values.get(x)) for x in xs]) for name, values in found.items()]
 
 
-def own_metrics(records: Sequence[Record]) -> dict[str, Curve]:
+def own_metrics(records: Sequence[Record]) -> dict[str, ChartCurve]:
     """Charts of own metrics by name, over the epochs."""
     metrics = [(r.get("validation") or {}).get("metrics") or {} for r in records]
     names = dict.fromkeys(str(name) for each in metrics for name in each)
     xs = epochs_of(records)
-    return {n: Curve(n, [(x, number(each.get(n))) for x, each in zip(xs, metrics, strict=True)]) for n in names}
+    return {n: ChartCurve(n, [(x, number(each.get(n))) for x, each in zip(xs, metrics, strict=True)]) for n in names}
 
 
 def shown_block(name: str) -> str:
     return PREDICTORS[FUSION] if name == FUSION else name
 
 
-def by_predictor(records: Sequence[Record], xs: Sequence[float]) -> list[Curve]:
+def by_predictor(records: Sequence[Record], xs: Sequence[float]) -> list[ChartCurve]:
     return [
-        Curve(label, [(x, accuracy_of(record, key)) for x, record in zip(xs, records, strict=True)])
+        ChartCurve(label, [(x, accuracy_of(record, key)) for x, record in zip(xs, records, strict=True)])
         for key, label in PREDICTORS.items()
     ]
 
@@ -121,8 +123,8 @@ def accuracy_of(record: Record, predictor: str) -> float | None:
     return number(((record.get("validation") or {}).get("accuracy") or {}).get(predictor))
 
 
-def speeds(records: Sequence[Record], name: str = "samples/s") -> Curve:
-    return Curve(name, [(float(r["epoch"]), number(r["train"].get("samples_per_second"))) for r in records])
+def speeds(records: Sequence[Record], name: str = "samples/s") -> ChartCurve:
+    return ChartCurve(name, [(float(r["epoch"]), number(r["train"].get("samples_per_second"))) for r in records])
 
 
 def charts_of(view: RunView, key: str) -> dict[str, list[Chart]]:
@@ -196,7 +198,7 @@ def within_epochs(view: RunView, key: str) -> list[Chart]:
         chart(
             f"{key}-qs",
             "Samples a second within epochs",
-            [Curve("samples/s", [(float(p["step"]), number(p.get("samples_per_second"))) for p in pulses])],
+            [ChartCurve("samples/s", [(float(p["step"]), number(p.get("samples_per_second"))) for p in pulses])],
             BATCHES,
             SPEED,
             count,
@@ -208,7 +210,7 @@ def within_epochs(view: RunView, key: str) -> list[Chart]:
     return [each for each in made if each]
 
 
-def by_block_within(pulses: Sequence[Record], key: str) -> list[Curve]:
+def by_block_within(pulses: Sequence[Record], key: str) -> list[ChartCurve]:
     """Each block's value over the batches; of several workers, their mean."""
     found: dict[str, dict[float, list[float]]] = {}
     for pulse in pulses:
@@ -216,7 +218,7 @@ def by_block_within(pulses: Sequence[Record], key: str) -> list[Curve]:
             for block in stage["blocks"]:
                 if (value := number(block.get(key))) is not None:
                     found.setdefault(str(block["block"]), {}).setdefault(float(pulse["step"]), []).append(value)
-    return [Curve(shown_block(name), [(x, fmean(each)) for x, each in of.items()]) for name, of in found.items()]
+    return [ChartCurve(shown_block(name), [(x, fmean(each)) for x, each in of.items()]) for name, of in found.items()]
 
 
 def stage_name(stage: Record, stages: Sequence[Record]) -> str:
@@ -310,8 +312,12 @@ def memory_chart(key: str, stages: Sequence[Record]) -> Chart | None:
 def comparing(views: Sequence[RunView]) -> list[Chart]:
     """The same curve of each run."""
 
-    def over(xs: Callable[[Sequence[Record]], list[float]], value: Callable[[Record], float | None]) -> list[Curve]:
-        return [Curve(v.name, [(x, value(r)) for x, r in zip(xs(v.records), v.records, strict=True)]) for v in views]
+    def over(
+        xs: Callable[[Sequence[Record]], list[float]], value: Callable[[Record], float | None]
+    ) -> list[ChartCurve]:
+        return [
+            ChartCurve(v.name, [(x, value(r)) for x, r in zip(xs(v.records), v.records, strict=True)]) for v in views
+        ]
 
     def mean(record: Record) -> float | None:
         return accuracy_of(record, "mean")

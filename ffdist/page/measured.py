@@ -46,7 +46,7 @@ class Mistake:
 
 
 @dataclass(frozen=True)
-class Maps:
+class PictureMaps:
     """A picture, and where each block sees the evidence for its class."""
 
     label: str
@@ -56,7 +56,7 @@ class Maps:
 
 
 @dataclass(frozen=True)
-class Measured:
+class TestMeasurement:
     """What a snapshot says of the test split."""
 
     record: dict[str, Any]
@@ -69,12 +69,12 @@ class Measured:
     wrong: int = 0
     snapshot: str = ""
     """Which one it is, in words."""
-    maps: list[Maps] = field(default_factory=list)
+    maps: list[PictureMaps] = field(default_factory=list)
     no_maps: str | None = None
     """Why there are none."""
 
 
-class Surest:
+class ConfidentMistakes:
     """The wrong answers with the highest confidence, of all that are told."""
 
     def __init__(self, most: int) -> None:
@@ -101,7 +101,7 @@ def measured(
     snapshot: str | int = "final",
     data: str | None = None,
     pictures: int = 10,
-) -> Measured:
+) -> TestMeasurement:
     """Measure the run's own test split, or other data's. Nothing is downloaded for it.
 
     Raises FfdistError where the network or the data cannot be had.
@@ -110,12 +110,14 @@ def measured(
     classifier, _, _ = load_classifier(run, snapshot)
     if images.test is None:
         raise without_test(images)
-    surest = Surest(pictures)
+    surest = ConfidentMistakes(pictures)
     record, confusions = measure(classifier, images, images.test, tell=surest.tell)
     maps, no_maps = maps_of(classifier, images, facts, settings, pictures)
     mistakes = mistakes_of(surest, classifier, images, facts, settings)
     counts = confusions[PREDICTOR].counts.tolist()
-    return Measured(record, facts.classes, counts, mistakes, surest.wrong, said_snapshot(snapshot), maps, no_maps)
+    return TestMeasurement(
+        record, facts.classes, counts, mistakes, surest.wrong, said_snapshot(snapshot), maps, no_maps
+    )
 
 
 def said_snapshot(snapshot: str | int) -> str:
@@ -134,7 +136,7 @@ def data_of(run: Path, data: str | None, settings: Settings, facts: DataFacts) -
 
 
 def mistakes_of(
-    surest: Surest, classifier: Classifier, images: Images, facts: DataFacts, settings: Settings
+    surest: ConfidentMistakes, classifier: Classifier, images: Images, facts: DataFacts, settings: Settings
 ) -> list[Mistake]:
     """Mistakes with their pictures, where the samples are such."""
     indices = [index for _, index, _, _ in surest.kept]
@@ -150,7 +152,7 @@ def mistakes_of(
 
 def maps_of(
     classifier: Classifier, images: Images, facts: DataFacts, settings: Settings, pictures: int
-) -> tuple[list[Maps], str | None]:
+) -> tuple[list[PictureMaps], str | None]:
     """Maps of a picture of each class in turn; or none, and why."""
     try:
         chosen = of_each_class(images, pictures)
@@ -159,13 +161,13 @@ def maps_of(
         blocks = evenly(activation_maps(classifier, x, y), MOST_BLOCKS)
     except (DataError, NetworkError) as error:
         return [], error.what
-    shown, made = x * classifier.std + classifier.mean, list[Maps]()
+    shown, made = x * classifier.std + classifier.mean, list[PictureMaps]()
     for row, label in enumerate(y.tolist()):
         views = [
             (block.block, facts.classes[int(block.guesses[row])], picture_with_map(shown[row], block.maps[row]))
             for block in blocks
         ]
-        made.append(Maps(facts.classes[label], picture(shown[row]), views))
+        made.append(PictureMaps(facts.classes[label], picture(shown[row]), views))
     return made, None
 
 

@@ -17,7 +17,7 @@ from markupsafe import Markup
 from ffdist.page.charts import charts_of, comparing, mean_stages, memory_chart, time_chart, within_epochs
 from ffdist.page.run import RunView
 from ffdist.page.tables import (
-    Table,
+    HtmlTable,
     compared_results,
     compared_settings,
     confusion,
@@ -122,12 +122,12 @@ def run_content(view: RunView, key: str = "r", level: int = 1) -> Markup:
     return Markup(environment().get_template("run.html").render(content))
 
 
-def surest_table(view: RunView) -> Table | None:
+def surest_table(view: RunView) -> HtmlTable | None:
     """A table of samples that are no pictures."""
     if view.measured is None:
         return None
     rows = [[str(e.index), e.label, e.guess, f"{e.confidence:.1%}"] for e in view.measured.mistakes]
-    return Table("Where it is wrong and sure", ["test sample", "true class", "taken for", "confidence"], rows)
+    return HtmlTable("Where it is wrong and sure", ["test sample", "true class", "taken for", "confidence"], rows)
 
 
 def compared_content(views: Sequence[RunView]) -> Markup:

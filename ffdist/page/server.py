@@ -43,7 +43,7 @@ HEADERS = {
 ASSETS = {"/page.css": "text/css", "/page.js": "text/javascript"}
 
 
-class Watch:
+class PageServer:
     """A server of the pages of what is in a folder: of a run, or of runs.
 
         with ffdist.Watch("runs") as watch:
@@ -80,7 +80,7 @@ class Watch:
         self.server.server_close()
         self.thread.join()
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> PageServer:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
@@ -92,13 +92,13 @@ class Server(ThreadingHTTPServer):
 
     daemon_threads = True
     block_on_close = False  # a browser keeps its connection open, and no thread of ours writes anything
-    watch: Watch
+    watch: PageServer
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A browser that has gone."""
 
 
-def listening(host: str, port: int | None, watch: Watch) -> Server:
+def listening(host: str, port: int | None, watch: PageServer) -> Server:
     """Raises ConfigError for an address that is taken, or none of this machine's."""
     kind = type("Server6", (Server,), {"address_family": socket.AF_INET6}) if ":" in host else Server
     wanted = [PORT, 0] if port is None else [port]
@@ -194,7 +194,7 @@ def is_own_name(host: str, listens: str) -> bool:
     return True
 
 
-def page_at(watch: Watch, path: str) -> str | None:
+def page_at(watch: PageServer, path: str) -> str | None:
     """`/`, `/run/NAME/`, and `part` behind each: what is inside the page, to be put in its place."""
     *places, last = path.removeprefix("/").split("/")
     if last not in ("", "part") or not path.startswith("/"):
@@ -215,7 +215,7 @@ def page_at(watch: Watch, path: str) -> str | None:
     return str(content) if last == "part" else framed(title, content, live=address, up=not alone and bool(places))
 
 
-def front(watch: Watch) -> tuple[str, Markup, bool]:
+def front(watch: PageServer) -> tuple[str, Markup, bool]:
     """Title and content of the first page, and whether it is that of one run."""
     if watch.folder.alone:
         view = watch.folder.alone.view()

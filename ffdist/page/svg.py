@@ -21,7 +21,7 @@ DOTS = 24
 
 
 @dataclass(frozen=True)
-class Curve:
+class ChartCurve:
     """Points (x, y) in order; where the run has no number there is a gap, y None."""
 
     name: str
@@ -65,7 +65,7 @@ def ticks(low: float, high: float, wanted: int, *, whole: bool = False) -> list[
     return [i * step for i in range(first, math.floor(high / step + 1e-9) + 1)] or [low]
 
 
-def curves_chart(key: str, title: str, curves: Iterable[Curve], x: Axis, y: Axis) -> Markup:
+def curves_chart(key: str, title: str, curves: Iterable[ChartCurve], x: Axis, y: Axis) -> Markup:
     """Curves over one axis, or nothing where no point is known.
 
     key: makes ids that are this chart's alone on the page.
@@ -77,7 +77,7 @@ def curves_chart(key: str, title: str, curves: Iterable[Curve], x: Axis, y: Axis
     ys = [py for curve in drawn for _, py in curve.known]
     low, high = min(ys), max(ys)
     pad = (high - low) * 0.06 or abs(high) * 0.05 or 1.0
-    frame = Frame(min(xs), max(xs), low - pad if low != 0 else 0.0, high + pad)
+    frame = ChartFrame(min(xs), max(xs), low - pad if low != 0 else 0.0, high + pad)
     body = [*grid(frame, x, y)]
     for index, curve in enumerate(drawn):
         body.append(path(frame, curve, index, x, y))
@@ -85,7 +85,7 @@ def curves_chart(key: str, title: str, curves: Iterable[Curve], x: Axis, y: Axis
 
 
 @dataclass(frozen=True)
-class Frame:
+class ChartFrame:
     """A map from numbers to places in the drawing."""
 
     x0: float
@@ -102,7 +102,7 @@ class Frame:
         return TOP + inside - (inside * (y - self.y0) / (self.y1 - self.y0) if self.y1 > self.y0 else inside / 2)
 
 
-def grid(frame: Frame, x: Axis, y: Axis) -> Iterable[str]:
+def grid(frame: ChartFrame, x: Axis, y: Axis) -> Iterable[str]:
     """Lines and numbers of both axes, and their names."""
     for value in ticks(frame.y0, frame.y1, 5):
         at = frame.down(value)
@@ -116,7 +116,7 @@ def grid(frame: Frame, x: Axis, y: Axis) -> Iterable[str]:
     yield f'<text class="label" x="{WIDTH - RIGHT}" y="{HEIGHT - 4}" text-anchor="end">{escaped(x.label)}</text>'
 
 
-def path(frame: Frame, curve: Curve, index: int, x: Axis, y: Axis) -> str:
+def path(frame: ChartFrame, curve: ChartCurve, index: int, x: Axis, y: Axis) -> str:
     """A curve, broken where it has no number; of few points each is marked, and says what it is."""
     points = evenly(curve.points, MOST_POINTS)
     steps, pen = [], "M"
@@ -140,7 +140,7 @@ def style_of(index: int) -> str:
     return f"c{index % COLOURS} d{(index + index // COLOURS) % DASHES}"
 
 
-def described(curves: Sequence[Curve], x: Axis, y: Axis) -> str:
+def described(curves: Sequence[ChartCurve], x: Axis, y: Axis) -> str:
     """What somebody who does not see the drawing should know of it."""
     texts = [
         f"{curve.name}: from {y.write(curve.known[0][1])} to {y.write(curve.known[-1][1])}"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ffdist.page.charts import accuracy_of, total_time
-from ffdist.page.measured import Measured, largest_mistakes
+from ffdist.page.measured import TestMeasurement, largest_mistakes
 from ffdist.page.run import RunView
 from ffdist.page.text import NONE, count, loss, mebibytes, number, percent, said
 from ffdist.pipeline.fusion import FUSION
@@ -20,7 +20,7 @@ WHOLE_MATRIX = 20
 
 
 @dataclass(frozen=True)
-class Table:
+class HtmlTable:
     """A table with its caption; the first column names the rows."""
 
     caption: str
@@ -72,7 +72,7 @@ def best_epoch(records: Sequence[Mapping[str, Any]]) -> tuple[float, int] | None
     return share, -epoch
 
 
-def settings_tables(view: RunView) -> tuple[Table, Table]:
+def settings_tables(view: RunView) -> tuple[HtmlTable, HtmlTable]:
     """Those that differ from the defaults, and all others."""
     differ, same = list[list[str]](), list[list[str]]()
     for name, value in view.settings.items():
@@ -83,16 +83,16 @@ def settings_tables(view: RunView) -> tuple[Table, Table]:
         )
     differ = [row if len(row) == 3 else [*row, NONE] for row in differ]
     return (
-        Table(
+        HtmlTable(
             "Settings that differ from the defaults, and those that name the run",
             ["setting", "value", "default"],
             differ,
         ),
-        Table("Settings that are the defaults", ["setting", "value"], same),
+        HtmlTable("Settings that are the defaults", ["setting", "value"], same),
     )
 
 
-def plan_table(view: RunView) -> Table | None:
+def plan_table(view: RunView) -> HtmlTable | None:
     """Which worker computes which block."""
     if view.plan is not None:
         rows = [
@@ -104,14 +104,14 @@ def plan_table(view: RunView) -> Table | None:
             for i, stage in enumerate(view.plan.stages)
         ]
         lanes = "" if view.plan.lanes == 1 else f" of {view.plan.lanes} lanes a batch; worker:lanes"
-        return Table(f"Plan{lanes}", ["stage", "blocks", "worker"], rows)
+        return HtmlTable(f"Plan{lanes}", ["stage", "blocks", "worker"], rows)
     if not view.records:
         return None
     stages = view.records[-1]["stages"]
     rows = [
         [str(s["stage"]), " ".join(map(str, s.get("blocks", []))), str(s.get("worker", s["stage"]))] for s in stages
     ]
-    return Table("Plan", ["stage", "blocks", "worker"], rows)
+    return HtmlTable("Plan", ["stage", "blocks", "worker"], rows)
 
 
 STARTS = {
@@ -135,18 +135,18 @@ STARTS = {
 }
 
 
-def start_tables(view: RunView) -> list[Table]:
+def start_tables(view: RunView) -> list[HtmlTable]:
     """A table each time that the run began or went on."""
     made = []
     for number_, start in enumerate(view.starts, 1):
         known = [name for name in STARTS if start.get(name) not in (None, "")]
         rest = [name for name in start if name not in STARTS and start[name] not in (None, "")]
         rows = [[STARTS.get(name, name), said(start[name])] for name in (*known, *rest)]
-        made.append(Table(f"Start {number_} of {len(view.starts)}", ["what", "value"], rows))
+        made.append(HtmlTable(f"Start {number_} of {len(view.starts)}", ["what", "value"], rows))
     return made
 
 
-def data_table(view: RunView) -> Table | None:
+def data_table(view: RunView) -> HtmlTable | None:
     facts = view.facts
     if facts is None:
         return None
@@ -156,10 +156,10 @@ def data_table(view: RunView) -> Table | None:
         for name, split in facts.splits.items()
         if isinstance(split, dict)
     ]
-    return Table("Data", ["what", "value"], rows)
+    return HtmlTable("Data", ["what", "value"], rows)
 
 
-def result_table(view: RunView) -> Table | None:
+def result_table(view: RunView) -> HtmlTable | None:
     """Accuracies by predictor and block, on the test split or the last validation."""
     split, name = view.test, "test"
     if not split and view.records:
@@ -180,19 +180,19 @@ def result_table(view: RunView) -> Table | None:
     own = [(name, number(value)) for name, value in (split.get("metrics") or {}).items()]
     rows += [[f"{name} (the run's own)", NONE if v is None else f"{v:.4g}", NONE, NONE] for name, v in own]
     caption = f"Accuracy on {count(split.get('samples'))} {name} samples"
-    return Table(caption, ["predictor", "accuracy", "top-5", "loss"], rows)
+    return HtmlTable(caption, ["predictor", "accuracy", "top-5", "loss"], rows)
 
 
-def mistakes_table(measured: Measured) -> Table:
+def mistakes_table(measured: TestMeasurement) -> HtmlTable:
     names, rows = measured.classes, list[list[str]]()
     sums = [sum(row) for row in measured.counts]
     for often, true, guess in largest_mistakes(measured.counts):
         rows.append([names[true], names[guess], str(often), f"{often / sums[true]:.1%}"])
-    return Table("Most frequent mistakes", ["true class", "taken for", "samples", "of the class"], rows)
+    return HtmlTable("Most frequent mistakes", ["true class", "taken for", "samples", "of the class"], rows)
 
 
 @dataclass(frozen=True)
-class Cell:
+class ConfusionCell:
     """A cell of a confusion matrix: a number, and how dark it stands out, 0 to 9."""
 
     count: int
@@ -200,7 +200,7 @@ class Cell:
     right: bool
 
 
-def confusion(measured: Measured) -> list[tuple[str, list[Cell]]] | None:
+def confusion(measured: TestMeasurement) -> list[tuple[str, list[ConfusionCell]]] | None:
     """Rows of true classes; None for too many classes."""
     if len(measured.classes) > WHOLE_MATRIX:
         return None
@@ -208,12 +208,18 @@ def confusion(measured: Measured) -> list[tuple[str, list[Cell]]] | None:
     for true, (name, counts) in enumerate(zip(measured.classes, measured.counts, strict=True)):
         most = max(1, sum(counts))
         rows.append(
-            (name, [Cell(c, min(9, int(9.999 * (c / most) ** 0.5)), guess == true) for guess, c in enumerate(counts)])
+            (
+                name,
+                [
+                    ConfusionCell(c, min(9, int(9.999 * (c / most) ** 0.5)), guess == true)
+                    for guess, c in enumerate(counts)
+                ],
+            )
         )
     return rows
 
 
-def compared_settings(views: Sequence[RunView]) -> Table:
+def compared_settings(views: Sequence[RunView]) -> HtmlTable:
     """Those that are not the same in all runs."""
     names = list(dict.fromkeys(name for view in views for name in view.settings))
     rows = [
@@ -221,14 +227,14 @@ def compared_settings(views: Sequence[RunView]) -> Table:
         for name in names
         if name != "out" and len({said(view.settings.get(name)) for view in views}) > 1
     ]
-    return Table("Settings in which the runs differ", ["setting", *(view.name for view in views)], rows)
+    return HtmlTable("Settings in which the runs differ", ["setting", *(view.name for view in views)], rows)
 
 
-def compared_results(views: Sequence[RunView]) -> Table:
+def compared_results(views: Sequence[RunView]) -> HtmlTable:
     """A row a result, a column a run."""
     rows = [dict([("state", view.state), *headline_without_epoch(view)]) for view in views]
     names = list(dict.fromkeys(name for each in rows for name in each))
-    return Table(
+    return HtmlTable(
         "Results", ["", *(view.name for view in views)], [[n, *(each.get(n, NONE) for each in rows)] for n in names]
     )
 

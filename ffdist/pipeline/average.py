@@ -10,7 +10,7 @@ from torch import Tensor, nn
 RAMP = 10
 
 
-class Average:
+class WeightAverage:
     """avg <- d avg + (1 - d) w after the block's n-th update, with d = min(decay, n / (RAMP + n)).
 
     Polyak's averaging (1992) with exponential weights; the ramp, of TensorFlow's `ExponentialMovingAverage`, keeps the

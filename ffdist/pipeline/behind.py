@@ -12,7 +12,7 @@ Files = Mapping[str, Future[dict[str, Any]]]
 """By its name, each file that is being written: what the manifest says of it, when it is on disk."""
 
 
-class Behind:
+class BackgroundSnapshot:
     """A stage's part of the snapshot at work; there is at most one, so that one copy of the blocks is held."""
 
     def __init__(self) -> None:

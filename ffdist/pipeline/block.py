@@ -15,10 +15,10 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from ffdist.device import copied, queues, wide
 from ffdist.errors import DivergedError, setting
-from ffdist.models import Layout, derive_seed, seeded
+from ffdist.models import OutputLayout, derive_seed, seeded
 from ffdist.objectives import BlockSpec, Local, Objective
 from ffdist.objectives.base import main_labels
-from ffdist.pipeline.average import Average
+from ffdist.pipeline.average import WeightAverage
 from ffdist.pipeline.compiled import compile_block, compiling
 from ffdist.pipeline.contract import at, check_detached, check_graph, check_local, computing, own_code, running
 from ffdist.pipeline.finite import FiniteCheck, NonfiniteValue, is_finite
@@ -57,7 +57,7 @@ class LearningBlock:
         module: nn.Module,
         objective: Objective,
         config: BlockConfig,
-        layout: Layout = Layout.AS_IS,
+        layout: OutputLayout = OutputLayout.AS_IS,
         head: nn.Module | None = None,
     ) -> None:
         """head: what the rule adds, where it is there already."""
@@ -84,7 +84,7 @@ class LearningBlock:
         scaled = config.settings.compute.precision == "fp16" and self.optimizer is not None
         self.scale = LossScale(config.device, self.optimizer) if scaled and self.optimizer else None
         self.average = (
-            Average(self.parts, config.settings.optim.ema)
+            WeightAverage(self.parts, config.settings.optim.ema)
             if config.settings.optim.ema is not None and self.learned
             else None
         )

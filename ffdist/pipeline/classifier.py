@@ -17,7 +17,7 @@ from ffdist.data.fitting import to_measure, without_test
 from ffdist.data.given import Data
 from ffdist.data.images import Spread
 from ffdist.errors import ConfigError, setting
-from ffdist.models import Chain, Layout, seeded
+from ffdist.models import Chain, OutputLayout, seeded
 from ffdist.objectives import Local, Objective
 from ffdist.pipeline.contract import own_code
 from ffdist.pipeline.fusion import FUSION, fusion_layer, fusion_spec
@@ -28,8 +28,8 @@ from ffdist.pipeline.scalars import history
 from ffdist.settings import Settings
 
 
-class Normalised(NamedTuple):
-    """What a network has learned of its data: `ffdist.data.fitting.Learned`."""
+class Preprocessing(NamedTuple):
+    """What a network has learned of its data: `ffdist.data.fitting.DataDescription`."""
 
     classes: list[str]
     shape: tuple[int, ...]
@@ -83,7 +83,7 @@ class Classifier(nn.Module):
         """What each block weighs in the predictor "weighted"; None without a validation split."""
         self.moments = tuple(map(float, mean)), tuple(map(float, std))
         places = block_specs(chain)
-        self.layouts = [*chain.layouts(), *([Layout.AS_IS] if fusion else [])]
+        self.layouts = [*chain.layouts(), *([OutputLayout.AS_IS] if fusion else [])]
         self.blocks = nn.ModuleList(chain.build(spec.index, seed=0) for spec in places)
         with seeded(0):
             self.heads = nn.ModuleList(objective.head(spec) for spec in places)
@@ -142,7 +142,7 @@ class Classifier(nn.Module):
         if batch_size is not None:
             batch_size = self.settings.changed(batch_size=batch_size, microbatches=1, lanes=None).training.batch_size
         dataset = self.settings.dataset
-        learned = Normalised(
+        learned = Preprocessing(
             list(self.classes), tuple(self.input_shape), *self.moments, self.pixels, dataset.preprocess
         )
         images = to_measure(data, learned, dataset.image_size)
@@ -245,7 +245,7 @@ class Classifier(nn.Module):
             yield name, head, out, local
 
 
-class Checked(nn.Module):
+class CheckedClassifier(nn.Module):
     """A classifier that refuses what it was not trained on, also when it has become a torch.export program: other types
     than float32, and, where it takes pixels in [0, 1], numbers beyond them."""
 

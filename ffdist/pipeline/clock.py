@@ -12,7 +12,7 @@ from ffdist.device import queues, recorded
 from ffdist.pipeline.message import Message
 
 
-class Clock:
+class HostClock:
     """Where a stage's time goes between two ends of an epoch: waiting for data, for credit, for the gradients of others
     that share its blocks, sending and adding up gradients; the rest busy."""
 

@@ -16,7 +16,7 @@ ALIGNMENT = 64
 and an element-wise update takes the same ones for each number, whoever makes it."""
 
 
-class Piece(NamedTuple):
+class ParameterPiece(NamedTuple):
     """What a slice has of one parameter."""
 
     number: int
@@ -64,13 +64,13 @@ class FlatParameters:
         ends = [units * n // many * ALIGNMENT for n in range(many + 1)]
         return [slice(first, behind) for first, behind in pairwise(ends)]
 
-    def pieces(self, part: slice) -> list[Piece]:
+    def pieces(self, part: slice) -> list[ParameterPiece]:
         """What lies in a part of the vector."""
         found = []
         for index, (parameter, place) in enumerate(zip(self.parameters, self.places, strict=True)):
             first, behind = max(0, part.start - place), min(parameter.numel(), part.stop - place)
             if first < behind:
-                found.append(Piece(index, first, behind))
+                found.append(ParameterPiece(index, first, behind))
         return found
 
     def views(self, flat: Tensor) -> list[Tensor]:

@@ -20,7 +20,7 @@ from ffdist.pipeline.tensor_bytes import before_step
 Group = dict[str, Any]
 
 
-class Learning(NamedTuple):
+class FusedGroup(NamedTuple):
     """Those of a group's parameters that have a gradient."""
 
     params: list[Tensor]
@@ -29,7 +29,7 @@ class Learning(NamedTuple):
     """What the optimiser keeps of each, by its name."""
 
 
-def learning(optimizer: torch.optim.Optimizer, group: Group, kept: Sequence[str]) -> Learning | None:
+def learning(optimizer: torch.optim.Optimizer, group: Group, kept: Sequence[str]) -> FusedGroup | None:
     """None where torch's own step is wanted. kept: the names of what must be there of each parameter."""
     params = [parameter for parameter in group["params"] if parameter.grad is not None]
     grads = [parameter.grad for parameter in params]
@@ -40,14 +40,14 @@ def learning(optimizer: torch.optim.Optimizer, group: Group, kept: Sequence[str]
         return None
     alike = len({parameter.dtype for parameter in params}) < 2 and len({grad.device for grad in grads}) < 2
     dense = all(grad.layout is torch.strided for grad in grads)
-    return Learning(params, grads, slots) if alike and dense and isinstance(group["lr"], float) else None
+    return FusedGroup(params, grads, slots) if alike and dense and isinstance(group["lr"], float) else None
 
 
-def of_all(optimizer: torch.optim.Optimizer, kept: Sequence[str]) -> list[tuple[Group, Learning]] | None:
+def of_all(optimizer: torch.optim.Optimizer, kept: Sequence[str]) -> list[tuple[Group, FusedGroup]] | None:
     """Each group that has something to learn from; None where torch's own step is wanted."""
     if getattr(optimizer, "grad_scale", None) is not None or getattr(optimizer, "found_inf", None) is not None:
         return None
-    groups: list[tuple[Group, Learning]] = []
+    groups: list[tuple[Group, FusedGroup]] = []
     for group in optimizer.param_groups:
         if (found := learning(optimizer, group, kept)) is None:
             return None

@@ -13,7 +13,7 @@ SAMPLES = 5000
 
 
 @runtime_checkable
-class FromData(Protocol):
+class LearnsFromData(Protocol):
     """A layer that is made of data: the first one of a network, which gets the samples themselves."""
 
     def learn_from(self, x: Tensor, /) -> None:
@@ -24,7 +24,7 @@ class FromData(Protocol):
 def make_from_data(block: nn.Module, train: Loader) -> None:
     """Show the first training samples, in the order of the split and as they are, to what in a network's first block is
     made of data. Draws no random number: a run that starts anew has the same weights."""
-    layers = [layer for layer in block.modules() if isinstance(layer, FromData)]
+    layers = [layer for layer in block.modules() if isinstance(layer, LearnsFromData)]
     if layers:
         x = train.first(SAMPLES)
         for layer in layers:

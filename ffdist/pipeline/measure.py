@@ -25,7 +25,7 @@ from ffdist.pipeline.message import EndOfSplit, EvalBatch
 from ffdist.pipeline.own_metrics import OwnMetrics, named_metrics
 from ffdist.pipeline.predictors import ScoreTally
 from ffdist.pipeline.stage import Stage
-from ffdist.pipeline.views import Viewed
+from ffdist.pipeline.views import ViewAccuracy
 from ffdist.settings import TrainingSettings
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class Confusion:
         self.counts += torch.bincount(y * size + scores.argmax(1).to(y.device), minlength=size**2).view(size, size)
 
 
-class Measured(NamedTuple):
+class SplitMeasurement(NamedTuple):
     """What a split says of a network."""
 
     record: dict[str, Any]
@@ -61,7 +61,7 @@ def measure(
     batch_size: int | None = None,
     views: Sequence[str] = (),
     tell: Callable[[Mapping[str, Tensor], Tensor], None] | None = None,
-) -> Measured:
+) -> SplitMeasurement:
     """Measure a split in the arithmetic of the training, on the device that it is on, in batches of `batch_size`;
     default: those of its training. Nothing of the network itself is changed.
 
@@ -83,7 +83,7 @@ def measure(
     weights = classifier.block_weights
     tally = ScoreTally(metrics_of(classifier))
     confusions: dict[str, Confusion] = {}
-    viewed = Viewed(views, images.shape, stage_of(classifier)) if views else None
+    viewed = ViewAccuracy(views, images.shape, stage_of(classifier)) if views else None
     for number, (part, x, y) in enumerate(in_parts(loader, settings.training)):
         if not len(y):  # of lanes, some may be empty
             continue
@@ -105,7 +105,7 @@ def measure(
             )
     blocks = stage.end_split(EndOfSplit("test", 0)).blocks
     metrics = [block | {"lr": classifier.rates.get(block["block"], 0.0)} for block in blocks]
-    return Measured(tally.result(metrics) | ({"views": viewed.result()} if viewed else {}), confusions)
+    return SplitMeasurement(tally.result(metrics) | ({"views": viewed.result()} if viewed else {}), confusions)
 
 
 def metrics_of(classifier: Classifier) -> OwnMetrics:
@@ -118,7 +118,7 @@ def metrics_of(classifier: Classifier) -> OwnMetrics:
         return OwnMetrics()
 
 
-def each_view(classifier: Classifier, viewed: Viewed, x: Tensor) -> Iterator[Tensor]:
+def each_view(classifier: Classifier, viewed: ViewAccuracy, x: Tensor) -> Iterator[Tensor]:
     """What the network gets of the samples in each view."""
     for view in viewed.views:
         with drawing(classifier):

@@ -66,7 +66,7 @@ def as_matrix(value: Tensor, like: Tensor | None = None) -> Tensor:
     return value.reshape(len(value), -1)
 
 
-class Together(torch.optim.Optimizer):
+class CombinedOptimizer(torch.optim.Optimizer):
     """Several optimisers, each for parameters of its own, as one."""
 
     def __init__(self, parts: Sequence[torch.optim.Optimizer]) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ffdist.pipeline import fused
-from ffdist.pipeline.muon import FilterMuon, Together
+from ffdist.pipeline.muon import CombinedOptimizer, FilterMuon
 from ffdist.pipeline.own_optimizer import own_optimizer
 from ffdist.settings import OptimSettings, Settings
 
@@ -131,4 +131,4 @@ def muon(config: OptimSettings, groups: list[dict[str, Any]]) -> torch.optim.Opt
         )
     if rest:
         parts.append(ADAMW(rest, **of_adam(config)) if config.muon_rest == "adamw" else sgd(config, rest))
-    return Together(parts)
+    return CombinedOptimizer(parts)

@@ -72,7 +72,7 @@ def last_weights(records: Sequence[Mapping[str, Any]]) -> dict[str, float] | Non
     return records[-1].get("validation", {}).get("weights") if records else None
 
 
-class Counts:
+class RightCounts:
     """Right answers by who gave them: the first guess, and any of the first five."""
 
     def __init__(self) -> None:
@@ -95,8 +95,8 @@ class ScoreTally:
         self.samples = 0
         self.num_classes = 0
         self.loss = 0.0
-        self.predictors = Counts()
-        self.blocks = Counts()
+        self.predictors = RightCounts()
+        self.blocks = RightCounts()
 
     def add(self, batch: EvalBatch, weights: Mapping[str, float] | None) -> dict[str, Tensor]:
         """Counts a batch that has passed all blocks, and returns its `predictions`.

@@ -24,7 +24,7 @@ class EveryBatches:
         return bool(self.batches) and step % self.batches == 0
 
 
-class Clock:
+class PulseTimer:
     """Says when `seconds` have gone by since it was set."""
 
     def __init__(self, seconds: float) -> None:
@@ -42,7 +42,7 @@ class EverySeconds:
     """For a source that makes whole batches."""
 
     def __init__(self, seconds: float) -> None:
-        self.clock = Clock(seconds)
+        self.clock = PulseTimer(seconds)
 
     def is_due(self, step: int) -> bool:
         if not self.clock.has_rung():
@@ -57,7 +57,7 @@ class EverySecondsTogether:
 
     def __init__(self, seconds: float, team: StageGroup, *, leads: bool) -> None:
         self.team = team
-        team.clock = Clock(seconds) if leads else None
+        team.clock = PulseTimer(seconds) if leads else None
 
     def is_due(self, step: int) -> bool:
         return self.team.take_pulse(step)

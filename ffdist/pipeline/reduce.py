@@ -25,11 +25,11 @@ from ffdist.pipeline.block import LearningBlock
 from ffdist.pipeline.finite import NonfiniteValue
 from ffdist.pipeline.flat import FlatParameters
 from ffdist.pipeline.optim import is_elementwise
-from ffdist.pipeline.running import Key, RunningStatistics
+from ffdist.pipeline.running import BufferKey, RunningStatistics
 from ffdist.pipeline.slices import OwnSlice
 from ffdist.pipeline.synced_norm import synchronise
 from ffdist.pipeline.team import StageGroup
-from ffdist.pipeline.tree import Node, Partial, total
+from ffdist.pipeline.tree import Node, PartialSum, total
 
 
 def slices_pay(workers: int, exchange: str = "auto") -> bool:
@@ -67,14 +67,14 @@ class Reduction:
         whole_only = not (many > 1 and self.flat.is_dense and block.learned and is_elementwise(block.config.settings))
         self.own = None if whole_only else OwnSlice(block, self.flat, self.slices, self.place)
         """Where each worker updates its slice alone."""
-        self.partial = Partial(lanes, of, self._add)
+        self.partial = PartialSum(lanes, of, self._add)
         self.present: set[int] = set()
         self.trouble: NonfiniteValue | None = None
         """In some lane of the batch: then no worker takes the block's step."""
         synced = synchronise(block.parts) if block.config.settings.training.sync_norms else ()
         self.running = RunningStatistics(block.parts, synced, own_code=block.own_code)
         self.values: dict[Node, Tensor] = {}
-        self.others: list[dict[Key, Tensor]] = []
+        self.others: list[dict[BufferKey, Tensor]] = []
         self.summed: Tensor | None = None
         """This worker's slice of the gradients, added up over all lanes."""
 
@@ -108,7 +108,7 @@ class Reduction:
         self.values = {node: value[self.slices[self.place]] for node, value in values.items()}
         travelling = {f"{first}-{behind}": self._short(value) for (first, behind), value in values.items()}
         running: dict[str, Tensor] = {}
-        by_type: dict[str, list[Key]] = {}
+        by_type: dict[str, list[BufferKey]] = {}
         for key in sorted(self.running.taken):
             by_type.setdefault(str(self.running.taken[key].dtype), []).append(key)
         for kind, keys in by_type.items():
@@ -194,12 +194,12 @@ class Reduction:
                 found[first, behind] = self._long(tensor)
         return found
 
-    def _running(self, keys_by_type: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[Key, Tensor]:
-        found: dict[Key, Tensor] = {}
+    def _running(self, keys_by_type: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[BufferKey, Tensor]:
+        found: dict[BufferKey, Tensor] = {}
         shapes = {name: buffer.shape for name, buffer in self.running.buffers().items()} if keys_by_type else {}
         for kind, keys in keys_by_type.items():
             sizes = [shapes[name].numel() for _, name in keys]
             values = tensors[f"running {kind}"].split(sizes)
             for (part, name), value in zip(keys, values, strict=True):
-                found[Key(part, name)] = value.view(shapes[name])
+                found[BufferKey(part, name)] = value.view(shapes[name])
         return found

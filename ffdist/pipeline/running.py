@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase as NormBase
 
 
-class Key(NamedTuple):
+class BufferKey(NamedTuple):
     """A buffer behind a microbatch."""
 
     part: int
@@ -37,7 +37,7 @@ class RunningStatistics:
         """As they were when the batch began."""
         self.seen: dict[str, tuple[Tensor, int]] = {}
         """Each buffer, and how often it had been written to when it was last looked at."""
-        self.taken: dict[Key, Tensor] = {}
+        self.taken: dict[BufferKey, Tensor] = {}
 
     def buffers(self) -> dict[str, Tensor]:
         """By their names, each once."""
@@ -63,7 +63,7 @@ class RunningStatistics:
             before, version = self.seen.get(name, (None, -1))
             if before is buffer and version == buffer._version and name not in self.unseen:
                 continue
-            self.taken[Key(part, name)] = buffer.clone()
+            self.taken[BufferKey(part, name)] = buffer.clone()
             buffer.copy_(self.begun[name])
             self.seen[name] = (buffer, buffer._version)
 
@@ -71,7 +71,7 @@ class RunningStatistics:
     def put_back(self, part: int) -> None:
         """Before a microbatch that has been left goes on: its buffers, as it left them."""
         for name, buffer in self.buffers().items():
-            if (value := self.taken.get(Key(part, name))) is not None:
+            if (value := self.taken.get(BufferKey(part, name))) is not None:
                 buffer.copy_(value)
 
     def drop(self) -> None:
@@ -79,7 +79,7 @@ class RunningStatistics:
         self.begun, self.seen, self.taken = {}, {}, {}
 
     @torch.no_grad()
-    def end(self, others: Iterable[Mapping[Key, Tensor]] = ()) -> None:
+    def end(self, others: Iterable[Mapping[BufferKey, Tensor]] = ()) -> None:
         """Called behind the batch: take in what all microbatches made; others: of those that were computed
         elsewhere."""
         made = dict(self.taken)

@@ -13,10 +13,10 @@ from torch import Tensor
 from ffdist.device import moved
 from ffdist.errors import FfdistError, StageError, described
 from ffdist.objectives import Local
-from ffdist.pipeline.behind import Behind, Files
+from ffdist.pipeline.behind import BackgroundSnapshot, Files
 from ffdist.pipeline.block import LearningBlock
 from ffdist.pipeline.bucket import Bucket, in_buckets
-from ffdist.pipeline.clock import Clock, HostLead
+from ffdist.pipeline.clock import HostClock, HostLead
 from ffdist.pipeline.fusion import next_tensors
 from ffdist.pipeline.memory import Memory
 from ffdist.pipeline.message import (
@@ -34,7 +34,7 @@ from ffdist.pipeline.message import (
 from ffdist.pipeline.profile import TorchProfile
 from ffdist.pipeline.reduce import Reduction, slices_pay
 from ffdist.pipeline.sharing import check_replicas, gathered, share_totals
-from ffdist.pipeline.synced import SideBySide
+from ffdist.pipeline.synced import SideBySideLanes
 from ffdist.pipeline.team import StageGroup
 from ffdist.pipeline.trace import Trace
 from ffdist.pipeline.turn import Outbox, Turn
@@ -77,7 +77,9 @@ class Stage:
         ]
         """Of each block, where a batch has several lanes."""
         self.buckets = in_buckets(self.reductions, team)
-        self.side_by_side = SideBySide(self.lanes, of, team, self.device) if training.sync_norms and of > 1 else None
+        self.side_by_side = (
+            SideBySideLanes(self.lanes, of, team, self.device) if training.sync_norms and of > 1 else None
+        )
         self.bucket_of = [bucket for bucket in self.buckets for _ in bucket.reductions]
         """By the blocks' numbers here."""
         if team and turn:
@@ -91,9 +93,9 @@ class Stage:
         self.take_queued: Callable[[str], float] = lambda of: 0.0
         """Messages that lay in the queue before this stage, on average since the last marker of a kind; the first has
         none."""
-        self.clock = Clock()
+        self.clock = HostClock()
         self.lead = HostLead(self.device)
-        self.behind = Behind()
+        self.behind = BackgroundSnapshot()
         self.trace = Trace()
         self.profile = TorchProfile()
         self.memory = Memory(self.device)
@@ -203,7 +205,7 @@ class Stage:
             self.end_part(number, batch)
         self.advance(batch, self.buckets)
 
-    def train_side_by_side(self, batches: Sequence[TrainBatch], side_by_side: SideBySide, outbox: Outbox) -> None:
+    def train_side_by_side(self, batches: Sequence[TrainBatch], side_by_side: SideBySideLanes, outbox: Outbox) -> None:
         """All lanes at once, as norms want the statistics of them all."""
         last = batches[-1]
         self.step = last.step

@@ -48,7 +48,7 @@ class LaneBatch:
         self.local = local
 
 
-class SideBySide:
+class SideBySideLanes:
     """The lanes of one worker at one stage, kept until they are all there."""
 
     def __init__(self, lanes: range, of: int, team: StageGroup | None, device: torch.device) -> None:

@@ -46,7 +46,7 @@ def forward(norm: BatchNorm, alone: Any, x: Tensor) -> Tensor:
     lane = LANE.get()
     if lane is None or not (norm.training or norm.running_mean is None):
         return alone(x)
-    out, mean, var, count = Synced.apply(x, norm.weight, norm.bias, norm.eps, lane)
+    out, mean, var, count = SyncedNormFunction.apply(x, norm.weight, norm.bias, norm.eps, lane)
     if lane.leads and norm.training and norm.running_mean is not None:
         take(norm, mean, var, float(count))
     return out
@@ -65,7 +65,7 @@ def take(norm: BatchNorm, mean: Tensor, var: Tensor, count: float) -> None:
     norm.running_var.mul_(1 - part).add_(unbiased.to(norm.running_var.dtype), alpha=part)
 
 
-class Synced(torch.autograd.Function):
+class SyncedNormFunction(torch.autograd.Function):
     """x [N, C, ...] -> the same shape, and mean [C], variance [C], count []."""
 
     @staticmethod

@@ -19,7 +19,7 @@ GRADIENTS, SLICES = "Gradients", "Slices"
 """What travels within a batch: sums of gradients; and what became of a worker's slice of them."""
 
 
-class Rings(Protocol):
+class Timer(Protocol):
     """A clock, as `ffdist.pipeline.pulses` has it."""
 
     def has_rung(self) -> bool: ...
@@ -46,7 +46,7 @@ class StageGroup:
         self.stop = stop or Event()
         self.stop_step: int | None = None
         """The batch with which the others were told that the run is to end early."""
-        self.clock: Rings | None = None
+        self.clock: Timer | None = None
         """Says when a pulse is due: on the worker that tells the others, where they come by time."""
         self.pulse_step: int | None = None
         """The batch with which the others were told of a pulse that is still to come."""

@@ -54,7 +54,7 @@ def total(values: Mapping[Node, V], node: Node, add: Add[V]) -> V | None:
     return add(left, right)
 
 
-class Partial:
+class PartialSum:
     """What one worker adds up, lane after lane: no more values are kept than the tree is deep."""
 
     def __init__(self, lanes: range, num_lanes: int, add: Add[Tensor] = torch.add) -> None:

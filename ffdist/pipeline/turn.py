@@ -43,10 +43,10 @@ class Turn:
             self.lock.acquire()
 
     def lent_while_sending(self, outbox: Outbox) -> Outbox:
-        return Lending(outbox, self)
+        return LendingOutbox(outbox, self)
 
 
-class Lending:
+class LendingOutbox:
     """An outbox of a stage that takes turns with others."""
 
     def __init__(self, outbox: Outbox, turn: Turn) -> None:

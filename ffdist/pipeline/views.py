@@ -51,7 +51,7 @@ def views_of(names: Iterable[str], shape: Sequence[int]) -> list[View]:
     return [View(view.weight / 2, view.moved, mirrored) for view in places for mirrored in (False, True)]
 
 
-class Viewed:
+class ViewAccuracy:
     """A network's accuracy by the averaged scores of several views."""
 
     def __init__(self, names: Iterable[str], shape: Sequence[int], stage: Stage) -> None:

@@ -10,18 +10,21 @@ from __future__ import annotations
 
 from ffdist.planner.cluster import Cluster, NetworkLink, parse_bytes, parse_link
 from ffdist.planner.price import Price, price
-from ffdist.planner.profile import BlockProfile, Curve, Profile
+from ffdist.planner.profile import BlockProfile, Profile, SampleCurve
 from ffdist.planner.search import best_plan
+from ffdist.renamed import renamed_names
 
 __all__ = [
     "BlockProfile",
     "Cluster",
-    "Curve",
     "NetworkLink",
     "Price",
     "Profile",
+    "SampleCurve",
     "best_plan",
     "parse_bytes",
     "parse_link",
     "price",
 ]
+
+__getattr__ = renamed_names(__name__, Curve="SampleCurve")

@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ffdist.baselines.base import BaselineConfig, Whole, optimised
+from ffdist.baselines.base import BaselineConfig, WholeNetwork, optimised
 from ffdist.models import Chain
 from ffdist.pipeline.block import to_device
 from ffdist.planner.measure import LEAST, MOST, PATIENCE, bytes_of, timed
-from ffdist.planner.profile import BackpropProfile, BlockProfile, Curve
+from ffdist.planner.profile import BackpropProfile, BlockProfile, SampleCurve
 
 
 def measure_backprop(
@@ -25,15 +25,15 @@ def measure_backprop(
 
     x, y: a batch as the loader has it, of the largest size at least.
     """
-    whole = Whole(chain, config)
+    whole = WholeNetwork(chain, config)
     optimizer, _ = optimised(whole.by_name(), config)
     messages = [to_device(x[:size], config.device) for size in sizes]
     labels = [y[:size].to(config.device) for size in sizes]
-    found: list[tuple[Curve, Curve, int]] = []
+    found: list[tuple[SampleCurve, SampleCurve, int]] = []
     for index in range(len(whole.blocks)):
         forward, backward, messages = measure_one(whole, index, messages, labels, config)
         sent = messages[-1].nbytes // sizes[-1]
-        found.append((Curve(tuple(sizes), forward), Curve(tuple(sizes), backward), sent))
+        found.append((SampleCurve(tuple(sizes), forward), SampleCurve(tuple(sizes), backward), sent))
     optimizer.step()
     step = median(timed(optimizer.step, config.device)[1] for _ in range(LEAST))
     parameters = [sum(p.numel() for p in block.parameters()) for block in whole.blocks]
@@ -51,7 +51,7 @@ def measure_backprop(
                 bytes_of(block.parameters()),
                 2 * bytes_of(block.parameters()),
                 float(sent),
-                Curve.proportional(sizes[-1], 0.0),
+                SampleCurve.proportional(sizes[-1], 0.0),
             )
             for n, (block, (forward, backward, sent)) in enumerate(zip(whole.blocks, found, strict=True))
         )
@@ -59,7 +59,7 @@ def measure_backprop(
 
 
 def measure_one(
-    whole: Whole, index: int, messages: Sequence[Tensor], labels: Sequence[Tensor], config: BaselineConfig
+    whole: WholeNetwork, index: int, messages: Sequence[Tensor], labels: Sequence[Tensor], config: BaselineConfig
 ) -> tuple[tuple[tuple[float, ...], ...], tuple[tuple[float, ...], ...], list[Tensor]]:
     """Seconds forward and backward of each message, all repeats; and what comes out."""
     block, is_last = whole.blocks[index], index == len(whole.blocks) - 1

@@ -25,7 +25,7 @@ from ffdist.planner.cluster import Cluster
 from ffdist.planner.profile import Profile
 
 
-class Load(NamedTuple):
+class WorkerLoad(NamedTuple):
     """What a worker of a stage has to do in each batch, by its number of lanes A."""
 
     lane: float
@@ -38,7 +38,7 @@ class Load(NamedTuple):
     longest: float
 
 
-class Costs:
+class PlanCosts:
     """Costs of a profile on a cluster, with a number of lanes; i..j are the blocks from i on to before j."""
 
     def __init__(self, profile: Profile, cluster: Cluster, lanes: int) -> None:
@@ -83,7 +83,7 @@ class Costs:
             }.items()
         }
         self._longest: dict[tuple[int, int, int, float], float] = {}
-        self._loads: dict[tuple[int, int, int, float], Load] = {}
+        self._loads: dict[tuple[int, int, int, float], WorkerLoad] = {}
 
     def total(self, name: str, i: int, j: int) -> float:
         sums = self._sums[name]
@@ -135,12 +135,12 @@ class Costs:
             + self.step[block] / self.slices(workers) / speed
         )
 
-    def load(self, i: int, j: int, workers: int, speed: float) -> Load:
+    def load(self, i: int, j: int, workers: int, speed: float) -> WorkerLoad:
         """Made once of each: the search asks for the same ones time and again."""
         key = (i, j, workers, speed)
         if key not in self._loads:
             shared = workers > 1
-            self._loads[key] = Load(
+            self._loads[key] = WorkerLoad(
                 self.per_lane(i, j, speed),
                 self.fixed(i, j, workers, speed),
                 self.exchanged(i, j, workers),

@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 from ffdist.plan import Plan, PlanStage, Share
 from ffdist.planner.cluster import Cluster
-from ffdist.planner.cost import Costs
+from ffdist.planner.cost import PlanCosts
 from ffdist.planner.price import Price, price
 from ffdist.planner.profile import Profile
 
@@ -71,7 +71,7 @@ class PlanSearch:
         self.cluster = cluster
         self.lanes = lanes
         self.shared = shared
-        self.costs = Costs(profile, cluster, lanes)
+        self.costs = PlanCosts(profile, cluster, lanes)
         self.limit = inf if cluster.memory_limit is None else cluster.memory_limit
         self.fastest = max(cluster.speeds, default=1.0)
         speeds = [cluster.speed(worker) for worker in range(cluster.devices)]

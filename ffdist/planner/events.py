@@ -8,7 +8,7 @@ from collections.abc import Generator
 from itertools import count
 
 
-class Signal:
+class OneShotEvent:
     """Fires once; who waits for it goes on, and who comes later does not wait."""
 
     def __init__(self) -> None:
@@ -16,21 +16,21 @@ class Signal:
         self.waiting: list[Process] = []
 
 
-Process = Generator["float | Signal", None, None]
+Process = Generator["float | OneShotEvent", None, None]
 
 
-class Events:
+class EventQueue:
     """What is to happen, in the order of time; at one time in the order in which it was said."""
 
     def __init__(self) -> None:
         self.now = 0.0
         self._numbers = count()
-        self._due: list[tuple[float, int, Process | Signal]] = []
+        self._due: list[tuple[float, int, Process | OneShotEvent]] = []
 
     def start(self, process: Process) -> None:
         self._at(self.now, process)
 
-    def fire(self, signal: Signal, delay: float = 0.0) -> None:
+    def fire(self, signal: OneShotEvent, delay: float = 0.0) -> None:
         """Now, or so many seconds from now."""
         self._at(self.now + delay, signal)
 
@@ -38,7 +38,7 @@ class Events:
         """Until nothing is left to happen."""
         while self._due:
             self.now, _, due = heapq.heappop(self._due)
-            if isinstance(due, Signal):
+            if isinstance(due, OneShotEvent):
                 due.fired = True
                 for process in due.waiting:
                     self._at(self.now, process)
@@ -48,7 +48,7 @@ class Events:
 
     def _go_on(self, process: Process) -> None:
         for wanted in process:
-            if isinstance(wanted, Signal):
+            if isinstance(wanted, OneShotEvent):
                 if wanted.fired:
                     continue
                 wanted.waiting.append(process)
@@ -56,17 +56,17 @@ class Events:
                 self._at(self.now + wanted, process)
             return
 
-    def _at(self, time: float, due: Process | Signal) -> None:
+    def _at(self, time: float, due: Process | OneShotEvent) -> None:
         heapq.heappush(self._due, (time, next(self._numbers), due))
 
 
-class Cores:
+class CorePool:
     """So many compute at once; who comes later waits for one of them. None: all may."""
 
-    def __init__(self, events: Events, number: float | None) -> None:
+    def __init__(self, events: EventQueue, number: float | None) -> None:
         self.events = events
         self.free = number
-        self.queue: deque[Signal] = deque()
+        self.queue: deque[OneShotEvent] = deque()
 
     def compute(self, seconds: float) -> Process:
         """Compute for so long, on a core of one's own."""
@@ -76,7 +76,7 @@ class Cores:
         if self.free >= 1:
             self.free -= 1
         else:
-            turn = Signal()
+            turn = OneShotEvent()
             self.queue.append(turn)
             yield turn
         yield seconds
@@ -86,10 +86,10 @@ class Cores:
             self.free += 1
 
 
-class Wires:
+class WorkerLinks:
     """Each worker's link: one message at a time in each direction, in order."""
 
-    def __init__(self, events: Events, workers: int) -> None:
+    def __init__(self, events: EventQueue, workers: int) -> None:
         self.events = events
         self.out = [0.0] * workers
         self.back = [0.0] * workers

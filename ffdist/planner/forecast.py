@@ -30,7 +30,7 @@ SEEDS = (0, 1, 2)
 """Of the draws that are simulated; the median is told."""
 
 
-class Expected(NamedTuple):
+class ExpectedRate(NamedTuple):
     """Simulated samples a second, over the draws."""
 
     rate: float
@@ -38,7 +38,7 @@ class Expected(NamedTuple):
     most: float
 
     @classmethod
-    def of(cls, rates: Sequence[float]) -> Expected:
+    def of(cls, rates: Sequence[float]) -> ExpectedRate:
         return cls(median(rates), min(rates), max(rates))
 
 
@@ -54,14 +54,14 @@ class Forecast:
     """The best with a worker a stage; None where none keeps to the memory limit."""
     parallel: Price | None
     """Every worker with all blocks, and its lanes; None likewise."""
-    speeds: dict[str, Expected]
+    speeds: dict[str, ExpectedRate]
     """By what it is: "best plan" or "given plan", "pipeline", "data parallel", "backprop, DDP", "backprop, 1F1B"."""
 
     @property
     def plan(self) -> Plan:
         return self.best.plan
 
-    def scaled(self, counts: Sequence[int]) -> list[Scaled]:
+    def scaled(self, counts: Sequence[int]) -> list[ScalingPoint]:
         """The forecast on other numbers of devices; see `scaled`."""
         return scaled(self.profile, self.cluster, counts)
 
@@ -101,7 +101,7 @@ def forecast(profile: Profile, cluster: Cluster, *, lanes: int | None = None, pl
     """
     pipeline = best_pipeline(profile, cluster, lanes=lanes or 1)
     parallel = data_parallel(profile, cluster, lanes=lanes) if lanes in (None, 1) or cluster.devices <= lanes else None
-    rates: dict[str, Expected] = {}
+    rates: dict[str, ExpectedRate] = {}
     if plan is None:
         found = [each for each in (best_price(profile, cluster, lanes=lanes), pipeline, parallel) if each]
         allowed = [each for each in found if lanes is None or each.plan.lanes == lanes]
@@ -115,28 +115,28 @@ def forecast(profile: Profile, cluster: Cluster, *, lanes: int | None = None, pl
         if each:
             rates[name] = simulated(profile, cluster, each.plan)
     if profile.backprop:
-        rates["backprop, DDP"] = Expected.of([ddp(profile, cluster, seed=seed).rate for seed in SEEDS])
-        rates["backprop, 1F1B"] = Expected.of([one_f_one_b(profile, cluster, seed=seed).rate for seed in SEEDS])
+        rates["backprop, DDP"] = ExpectedRate.of([ddp(profile, cluster, seed=seed).rate for seed in SEEDS])
+        rates["backprop, 1F1B"] = ExpectedRate.of([one_f_one_b(profile, cluster, seed=seed).rate for seed in SEEDS])
     return Forecast(profile, cluster, best, pipeline, parallel, rates)
 
 
-def simulated(profile: Profile, cluster: Cluster, plan: Plan) -> Expected:
-    return Expected.of([simulate(profile, cluster, plan, seed=seed).rate for seed in SEEDS])
+def simulated(profile: Profile, cluster: Cluster, plan: Plan) -> ExpectedRate:
+    return ExpectedRate.of([simulate(profile, cluster, plan, seed=seed).rate for seed in SEEDS])
 
 
-class Scaled(NamedTuple):
+class ScalingPoint(NamedTuple):
     """One number of devices, each with as many samples of a batch as were measured. All simulated."""
 
     devices: int
     batch: int
     plan: Plan
-    best: Expected
-    ddp: Expected
-    pipelined: Expected
+    best: ExpectedRate
+    ddp: ExpectedRate
+    pipelined: ExpectedRate
     """1F1B, with replicas where there are more devices than blocks."""
 
 
-def scaled(profile: Profile, cluster: Cluster, counts: Sequence[int]) -> list[Scaled]:
+def scaled(profile: Profile, cluster: Cluster, counts: Sequence[int]) -> list[ScalingPoint]:
     """FF by its best plan, DDP by a ring, and 1F1B on each number of devices. The batch grows with them: a lane of it
     for each, of as many samples as the measured batch."""
     found = []
@@ -149,7 +149,7 @@ def scaled(profile: Profile, cluster: Cluster, counts: Sequence[int]) -> list[Sc
         runs = [simulate(grown, there, best.plan, batches=batches, seed=seed).rate for seed in seeds]
         rings = [ddp(grown, there, batches=batches, seed=seed).rate for seed in seeds]
         pipes = [one_f_one_b(grown, there, batches=6, seed=seed).rate for seed in seeds]
-        found.append(Scaled(count, batch, best.plan, *map(Expected.of, (runs, rings, pipes))))
+        found.append(ScalingPoint(count, batch, best.plan, *map(ExpectedRate.of, (runs, rings, pipes))))
     return found
 
 

@@ -24,7 +24,7 @@ from ffdist.pipeline.fusion import next_tensors
 from ffdist.pipeline.plan import block_specs, build_block
 from ffdist.pipeline.reduce import Reduction
 from ffdist.pipeline.tensor_bytes import TensorBytes
-from ffdist.planner.profile import BlockProfile, Curve
+from ffdist.planner.profile import BlockProfile, SampleCurve
 from ffdist.transport import wire
 from ffdist.transport.base import Edge, Frame
 
@@ -102,13 +102,13 @@ def measure_block(
             break
     forward, backward = ([without_outliers(values) for values in of] for of in (forward, backward))
     ends = {size: x_y for size, x_y in zip(sizes, messages, strict=True) if size in (sizes[0], sizes[-1])}
-    graph = Curve(tuple(ends), tuple((peak_of(block, m),) for m in ends.values()))
+    graph = SampleCurve(tuple(ends), tuple((peak_of(block, m),) for m in ends.values()))
     last, (out, _, features, beside) = sizes[-1], passed[-1]
     sent = sum(tensor.nbytes for tensor in (out, features, beside) if tensor is not None)
     profile = BlockProfile(
         block.spec.name,
-        Curve(tuple(sizes), tuple(map(tuple, forward))),
-        Curve(tuple(sizes), tuple(map(tuple, backward))),
+        SampleCurve(tuple(sizes), tuple(map(tuple, forward))),
+        SampleCurve(tuple(sizes), tuple(map(tuple, backward))),
         median(steps),
         adding(block),
         sum(p.numel() for p in block.parts.parameters()),
@@ -122,7 +122,7 @@ def measure_block(
     return profile, passed
 
 
-class OfLanes(NamedTuple):
+class LaneTimes(NamedTuple):
     """What lanes take beside their messages; as `BlockProfile` has it."""
 
     lane: float = 0.0
@@ -130,11 +130,11 @@ class OfLanes(NamedTuple):
     exchange: float = 0.0
 
 
-def lanes_of(block: LearningBlock) -> OfLanes:
+def lanes_of(block: LearningBlock) -> LaneTimes:
     """By a batch of two lanes without samples, one of which is another worker's. Medians."""
     if block.optimizer is None or block.config.settings.training.sync_norms or not alike(block.learned):
-        return OfLanes()
-    device, found = block.config.device, list[OfLanes]()
+        return LaneTimes()
+    device, found = block.config.device, list[LaneTimes]()
     mine, others = (Reduction(block, range(lane, lane + 1), 2, None) for lane in range(2))
     edge = Edge("measured", 1, timedelta(seconds=1), 0)
 
@@ -163,8 +163,8 @@ def lanes_of(block: LearningBlock) -> OfLanes:
         mine.summed = None  # no step: its time is measured elsewhere
         mine.apply()
         block.optimizer.zero_grad()
-        found.append(OfLanes(max(0.0, lane - zeros), put + added, exchanged))
-    return OfLanes(*(median(values) for values in zip(*found[1:], strict=True)))
+        found.append(LaneTimes(max(0.0, lane - zeros), put + added, exchanged))
+    return LaneTimes(*(median(values) for values in zip(*found[1:], strict=True)))
 
 
 def alike(parameters: Sequence[Tensor]) -> bool:
@@ -264,7 +264,7 @@ def seconds_of(act: Callable[[], object]) -> float:
 
 def measure_source(
     train: Loader, objective: Objective, num_classes: int, sizes: Sequence[int]
-) -> tuple[Curve, Tensor, Tensor]:
+) -> tuple[SampleCurve, Tensor, Tensor]:
     """Seconds of reading, augmenting and preparing so many samples; and the largest of these batches, as it is read."""
     order, generator = train.order(0), torch.Generator().manual_seed(0)
     x, y = train.batch(order, 0, 0)
@@ -278,4 +278,4 @@ def measure_source(
 
         with seeded(0):
             repeats.append(tuple(seconds_of(read) for _ in range(1 + LEAST))[1:])
-    return Curve(tuple(sizes), tuple(repeats)), x, y
+    return SampleCurve(tuple(sizes), tuple(repeats)), x, y

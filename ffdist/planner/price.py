@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ffdist.errors import ConfigError, setting
 from ffdist.plan import Plan, PlanStage
 from ffdist.planner.cluster import Cluster
-from ffdist.planner.cost import Costs
+from ffdist.planner.cost import PlanCosts
 from ffdist.planner.profile import Profile
 
 
@@ -81,7 +81,7 @@ def price(profile: Profile, cluster: Cluster, plan: Plan) -> Price:
             expected=f"at most {cluster.devices}",
             got=plan.workers,
         )
-    costs, edges = Costs(profile, cluster, plan.lanes), bounds(plan)
+    costs, edges = PlanCosts(profile, cluster, plan.lanes), bounds(plan)
     sums = [_Sum() for _ in range(plan.workers)]
     for index, (stage, (i, j)) in enumerate(zip(plan.stages, edges, strict=True)):
         behind = plan.stages[index + 1] if index + 1 < len(plan.stages) else None
@@ -108,7 +108,7 @@ def bounds(plan: Plan) -> list[tuple[int, int]]:
 
 
 def stage_price(
-    costs: Costs, plan: Plan, index: int, i: int, j: int, workers: tuple[WorkerPrice, ...], seconds: float
+    costs: PlanCosts, plan: Plan, index: int, i: int, j: int, workers: tuple[WorkerPrice, ...], seconds: float
 ) -> StagePrice:
     stage, many = plan.stages[index], len(plan.stages[index].shares)
     moved = 0
@@ -134,7 +134,7 @@ class _Sum:
         self.memory = 0.0
         self.graph = 0.0
 
-    def compute(self, costs: Costs, i: int, j: int, lanes: int, workers: int, speed: float) -> None:
+    def compute(self, costs: PlanCosts, i: int, j: int, lanes: int, workers: int, speed: float) -> None:
         self.busy += costs.busy(i, j, lanes, workers, speed)
         self.out += costs.exchanged(i, j, workers)
         self.back += costs.exchanged(i, j, workers)
@@ -142,16 +142,16 @@ class _Sum:
         self.memory += costs.memory(i, j, lanes, workers)
         self.graph = max(self.graph, costs.largest_graph[i][j - i - 1])
 
-    def send(self, costs: Costs, border: int) -> None:
+    def send(self, costs: PlanCosts, border: int) -> None:
         """A lane over the border before that block."""
         self.out += costs.crossing[border]
         self.busy += costs.sending[border]
 
-    def receive(self, costs: Costs, border: int) -> None:
+    def receive(self, costs: PlanCosts, border: int) -> None:
         self.back += costs.crossing[border]
         self.busy += costs.receiving[border]
 
-    def price(self, costs: Costs) -> WorkerPrice:
+    def price(self, costs: PlanCosts) -> WorkerPrice:
         link = costs.cluster.link
         return WorkerPrice(
             self.busy, link.carrying(self.out), link.carrying(self.back), self.cycle, self.memory + self.graph

@@ -12,7 +12,7 @@ FORMAT = 3
 
 
 @dataclass(frozen=True)
-class Curve:
+class SampleCurve:
     """Seconds (or bytes) of something by the number of samples that it is done with, each measured several times."""
 
     samples: tuple[int, ...]
@@ -21,7 +21,7 @@ class Curve:
     """Of each number of samples, all that was measured."""
 
     @classmethod
-    def proportional(cls, samples: int, value: float) -> Curve:
+    def proportional(cls, samples: int, value: float) -> SampleCurve:
         """One that is known at one size, and goes with it."""
         return cls((samples,), ((value,),))
 
@@ -56,9 +56,9 @@ class BlockProfile:
     """One block."""
 
     name: str
-    forward: Curve
+    forward: SampleCurve
     """Seconds of a message, with what backward needs."""
-    backward: Curve
+    backward: SampleCurve
     """Seconds of a message: the local loss and gradient, the step left out."""
     step: float
     """Seconds of the optimiser's step, for all parameters; median."""
@@ -72,7 +72,7 @@ class BlockProfile:
     """Of the optimiser's state."""
     sent: float
     """Bytes a sample on the way to the next block."""
-    graph: Curve
+    graph: SampleCurve
     """Peak bytes of a message at work, beside weights, gradients and moments."""
     lane: float = 0.0
     """Where a batch has several lanes: seconds that each takes beside its messages, to lay its gradients side by side
@@ -110,7 +110,7 @@ class Profile:
     threads: int
     versions: dict[str, str]
     blocks: tuple[BlockProfile, ...]
-    source: Curve
+    source: SampleCurve
     """Seconds of reading so many samples and preparing them for the first block."""
     sliced: bool
     """Whether workers that share a block may each update a slice of it: an element-wise optimiser without clipping."""
@@ -154,5 +154,5 @@ def blocks_from(values: Sequence[dict[str, Any]]) -> tuple[BlockProfile, ...]:
     return tuple(BlockProfile(**each) for each in fields)
 
 
-def curve_from(value: dict[str, Any]) -> Curve:
-    return Curve(tuple(map(int, value["samples"])), tuple(tuple(map(float, each)) for each in value["repeats"]))
+def curve_from(value: dict[str, Any]) -> SampleCurve:
+    return SampleCurve(tuple(map(int, value["samples"])), tuple(tuple(map(float, each)) for each in value["repeats"]))

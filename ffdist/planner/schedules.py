@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ffdist.pipeline.plan import partition, split_by_stage
 from ffdist.planner.cluster import Cluster, NetworkLink
 from ffdist.planner.profile import BackpropProfile, BlockProfile, Profile
-from ffdist.planner.simulate import BATCHES, Draw
+from ffdist.planner.simulate import BATCHES, TimeDraw
 
 BUCKET = 25 * 2**20
 """Bytes of gradients that travel together, as DistributedDataParallel has it."""
@@ -31,7 +31,7 @@ class BackpropTime:
 def ddp(profile: Profile, cluster: Cluster, *, batches: int = BATCHES, seed: int | None = None) -> BackpropTime:
     """DistributedDataParallel on all devices: buckets of gradients are reduced around a ring, one behind the other,
     from when backward has made them on every rank; the optimiser waits for the last."""
-    blocks, draw = of(profile).blocks, Draw(seed)
+    blocks, draw = of(profile).blocks, TimeDraw(seed)
     ranks, link = cluster.devices, cluster.collective or cluster.link
     samples = profile.batch / ranks
     total = 0.0
@@ -73,7 +73,7 @@ def one_f_one_b(profile: Profile, cluster: Cluster, *, batches: int = BATCHES, s
 
 
 def piped(profile: Profile, cluster: Cluster, microbatches: int, batches: int, seed: int | None) -> BackpropTime:
-    blocks, draw, link = of(profile).blocks, Draw(seed), cluster.link
+    blocks, draw, link = of(profile).blocks, TimeDraw(seed), cluster.link
     size = min(cluster.devices, len(blocks) - 1)
     replicas = cluster.devices // size
     samples = profile.batch / replicas / microbatches
@@ -106,7 +106,7 @@ def one_batch(
     microbatches: int,
     samples: float,
     clocks: Sequence[float],
-    draw: Draw,
+    draw: TimeDraw,
 ) -> list[float]:
     """When each stage has done its last part of a batch; clocks: when each can begin.
 

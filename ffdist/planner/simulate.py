@@ -14,16 +14,16 @@ from dataclasses import dataclass, replace
 
 from ffdist.plan import Plan
 from ffdist.planner.cluster import Cluster
-from ffdist.planner.events import Cores, Events, Process, Signal, Wires
+from ffdist.planner.events import CorePool, EventQueue, OneShotEvent, Process, WorkerLinks
 from ffdist.planner.price import bounds
-from ffdist.planner.profile import Curve, Profile
+from ffdist.planner.profile import Profile, SampleCurve
 
 BATCHES = 24
 """That are simulated, of which the first third fills the queues, and the last sixth empties them."""
 
 
 @dataclass(frozen=True)
-class Simulated:
+class SimulationResult:
     """What came of it."""
 
     seconds: float
@@ -41,7 +41,7 @@ class Simulated:
 
 
 @dataclass(frozen=True)
-class Message:
+class SimulatedMicrobatch:
     """One microbatch in front of a stage."""
 
     batch: int
@@ -53,20 +53,20 @@ class Message:
     """Of its lane's."""
 
 
-class Draw:
+class TimeDraw:
     """Times as they were measured: their value, or by a seed one of all that were measured."""
 
     def __init__(self, seed: int | None) -> None:
         self.random = None if seed is None else random.Random(seed)
 
-    def __call__(self, curve: Curve, samples: float) -> float:
+    def __call__(self, curve: SampleCurve, samples: float) -> float:
         value = curve.at(samples)
         return value if self.random is None else value * self.random.choice(curve.spread)
 
 
 def simulate(
     profile: Profile, cluster: Cluster, plan: Plan, *, batches: int = BATCHES, seed: int | None = None
-) -> Simulated:
+) -> SimulationResult:
     """So many batches through the plan, six at least; seed: of the draws, None for none, every time at its value."""
     assert batches >= 6
     run = SimulatedRun(profile, cluster, plan, batches, seed)
@@ -76,7 +76,7 @@ def simulate(
     seconds = (run.ends[last] - run.ends[first]) / (last - first)
     idle = tuple(max(0.0, 1 - busy / run.ends[-1]) for busy in run.busy)
     hidden = max(0.0, 1 - run.waited / run.exchanging) if run.exchanging else 1.0
-    return Simulated(seconds, profile.batch, idle, hidden)
+    return SimulationResult(seconds, profile.batch, idle, hidden)
 
 
 class SimulatedRun:
@@ -87,18 +87,18 @@ class SimulatedRun:
         self.cluster = cluster
         self.plan = plan
         self.batches = batches
-        self.events = Events()
-        self.draw = Draw(seed)
-        self.cores = Cores(self.events, cluster.cores)
-        self.wires = Wires(self.events, plan.workers)
+        self.events = EventQueue()
+        self.draw = TimeDraw(seed)
+        self.cores = CorePool(self.events, cluster.cores)
+        self.wires = WorkerLinks(self.events, plan.workers)
         self.bounds = bounds(plan)
         places = [(s, w) for s, stage in enumerate(plan.stages) for w in stage.workers]
         self.expected = {place: deque(self.messages(*place)) for place in places}
         """What each worker will learn from in each of its stages, in the order in which it does."""
-        self.inbox = {place: set[Message]() for place in places}
+        self.inbox = {place: set[SimulatedMicrobatch]() for place in places}
         self.room = {(s, *route): cluster.queue for s in range(len(plan.stages) - 1) for route in plan.routes(s)}
         """Credits of each edge, by the stage before it and its ends."""
-        self.wake = [Signal() for _ in range(plan.workers)]
+        self.wake = [OneShotEvent() for _ in range(plan.workers)]
         self.exchanges: dict[tuple[int, int, int], GradientExchange] = {}
         """By stage, block and batch."""
         self.left = [plan.lanes for _ in range(batches)]
@@ -112,7 +112,7 @@ class SimulatedRun:
                 self.inbox[0, worker].update(self.expected[0, worker])
             self.events.start(self.work(worker))
 
-    def messages(self, stage: int, worker: int) -> list[Message]:
+    def messages(self, stage: int, worker: int) -> list[SimulatedMicrobatch]:
         cut = messages_of(self.profile, self.plan.lanes, self.plan.stages[stage].lanes_of(worker))
         return [replace(each, batch=batch) for batch in range(self.batches) for each in cut]
 
@@ -122,7 +122,7 @@ class SimulatedRun:
         while any(self.expected[stage, worker] for stage in serving):
             stage = next((s for s in serving if self.is_ready(s, worker)), None)
             if stage is None:
-                self.wake[worker] = Signal()
+                self.wake[worker] = OneShotEvent()
                 yield self.wake[worker]
                 continue
             message = self.expected[stage, worker].popleft()
@@ -142,11 +142,11 @@ class SimulatedRun:
         shared = len(self.plan.stages[stage].shares) > 1
         return not shared or message.batch == 0 or (before is not None and before.begun)
 
-    def target(self, stage: int, worker: int, message: Message) -> int | None:
+    def target(self, stage: int, worker: int, message: SimulatedMicrobatch) -> int | None:
         """Who gets what comes of it; None behind the last stage."""
         return None if stage + 1 == len(self.plan.stages) else self.plan.stages[stage + 1].worker_of(message.lane)
 
-    def learn(self, stage: int, worker: int, message: Message) -> Process:
+    def learn(self, stage: int, worker: int, message: SimulatedMicrobatch) -> Process:
         """A message through all blocks of a stage, as `pipeline.stage` has it."""
         (i, j), blocks = self.bounds[stage], self.profile.blocks
         share = self.plan.stages[stage].lanes_of(worker)
@@ -188,7 +188,7 @@ class SimulatedRun:
             self.busy[worker] += seconds
             yield from self.cores.compute(seconds)
 
-    def send(self, stage: int, worker: int, message: Message, num_bytes: float) -> Process:
+    def send(self, stage: int, worker: int, message: SimulatedMicrobatch, num_bytes: float) -> Process:
         target, link = self.target(stage, worker, message), self.cluster.link
         if target is None:
             return
@@ -205,11 +205,11 @@ class SimulatedRun:
             return self.wires.carry(senders, receivers, link.seconds(num_bytes))
         return 0.0 if link.sender else link.seconds(num_bytes)
 
-    def arrive(self, stage: int, worker: int, message: Message) -> None:
+    def arrive(self, stage: int, worker: int, message: SimulatedMicrobatch) -> None:
         self.inbox[stage, worker].add(message)
         self.rouse(worker)
 
-    def take(self, stage: int, worker: int, message: Message) -> None:
+    def take(self, stage: int, worker: int, message: SimulatedMicrobatch) -> None:
         """The first block has done with its input: its slot is free again."""
         if not stage:
             return
@@ -285,10 +285,10 @@ class GradientExchange:
         self.missing = workers
         self.begun = False
         self.seconds = 0.0
-        self.done = Signal()
+        self.done = OneShotEvent()
 
 
-def messages_of(profile: Profile, lanes: int, own: range) -> list[Message]:
+def messages_of(profile: Profile, lanes: int, own: range) -> list[SimulatedMicrobatch]:
     """The messages of the first batch on some lanes, in order: lanes as data parallelism cuts them, microbatches as
     `Tensor.chunk` does."""
     found = []
@@ -296,5 +296,5 @@ def messages_of(profile: Profile, lanes: int, own: range) -> list[Message]:
         samples = profile.batch * (lane + 1) // lanes - profile.batch * lane // lanes
         size = max(1, -(-samples // profile.microbatches))
         sizes = [min(size, samples - begun) for begun in range(0, samples, size)] or [0]
-        found += [Message(0, each, lane, n, n == len(sizes) - 1) for n, each in enumerate(sizes)]
+        found += [SimulatedMicrobatch(0, each, lane, n, n == len(sizes) - 1) for n, each in enumerate(sizes)]
     return found

@@ -25,7 +25,7 @@ ROOM = 8
 """Lines of a terminal for what stands beside the stages."""
 
 
-class Shown(NamedTuple):
+class LiveColumn(NamedTuple):
     """A column: what it says of a stage, and whether a narrow terminal goes without it (the highest first)."""
 
     head: str
@@ -48,7 +48,7 @@ def stages_view(event: PulseReported, console: Console) -> Group:
     return Group(narrowed(event, work, console), narrowed(event, [stage, *learning], console))
 
 
-def columns_of(event: PulseReported, *, tall: int) -> tuple[list[Shown], list[Shown]]:
+def columns_of(event: PulseReported, *, tall: int) -> tuple[list[LiveColumn], list[LiveColumn]]:
     """Columns of a stage's work, and of what it learned and holds. tall: lines that there are: with enough of them,
     each block has its own."""
     stages = event.stages
@@ -56,28 +56,28 @@ def columns_of(event: PulseReported, *, tall: int) -> tuple[list[Shown], list[Sh
     between = "\n" if 2 * lines <= tall else " "
     folds = between == " "
     work = [
-        Shown("stage", lambda stage: str(stage["stage"])),
-        Shown("worker", lambda stage: str(stage["worker"]), 7),
-        Shown("device", lambda stage: str(stage.get("device", "-")), 8),
-        Shown("samples/s", lambda stage: rate(stage), 4),
+        LiveColumn("stage", lambda stage: str(stage["stage"])),
+        LiveColumn("worker", lambda stage: str(stage["worker"]), 7),
+        LiveColumn("device", lambda stage: str(stage.get("device", "-")), 8),
+        LiveColumn("samples/s", lambda stage: rate(stage), 4),
         *(
-            Shown(head, lambda stage, key=key: share(stage, key), 0 if key == "busy" else 3)
+            LiveColumn(head, lambda stage, key=key: share(stage, key), 0 if key == "busy" else 3)
             for key, head in SHARES.items()
             if any(stage.get(key) for stage in stages)
         ),
-        Shown("queue", lambda stage: f"{stage['queued']:.1f}", 5),
+        LiveColumn("queue", lambda stage: f"{stage['queued']:.1f}", 5),
     ]
     learning = [
-        Shown("blocks", lambda stage: between.join(block["block"] for block in stage["blocks"]), folds=folds),
-        Shown("loss", lambda stage: each(stage, "loss", ".3g", between), 1, folds=folds),
-        Shown("accuracy", lambda stage: each(stage, "accuracy", ".1%", between), folds=folds),
-        Shown("run\nmemory", lambda stage: f"{stage['run_bytes'] / MIB:,.0f} MiB", 2),
-        Shown("process\nmemory", lambda stage: f"{stage['process_bytes'] / MIB:,.0f} MiB", 6),
+        LiveColumn("blocks", lambda stage: between.join(block["block"] for block in stage["blocks"]), folds=folds),
+        LiveColumn("loss", lambda stage: each(stage, "loss", ".3g", between), 1, folds=folds),
+        LiveColumn("accuracy", lambda stage: each(stage, "accuracy", ".1%", between), folds=folds),
+        LiveColumn("run\nmemory", lambda stage: f"{stage['run_bytes'] / MIB:,.0f} MiB", 2),
+        LiveColumn("process\nmemory", lambda stage: f"{stage['process_bytes'] / MIB:,.0f} MiB", 6),
     ]
     return work, learning
 
 
-def table_of(event: PulseReported, shown: Sequence[Shown]) -> Table:
+def table_of(event: PulseReported, shown: Sequence[LiveColumn]) -> Table:
     heads = (Column(each.head, overflow="fold", no_wrap=not each.folds) for each in shown)
     rows = Table(*heads, box=None, padding=(0, 2, 0, 0))
     for stage in event.stages:
@@ -89,7 +89,7 @@ def width_of(rows: Table, console: Console) -> Measurement:
     return console.measure(rows, options=console.options.update(max_width=10**4))
 
 
-def least_width(event: PulseReported, shown: Sequence[Shown], console: Console) -> int:
+def least_width(event: PulseReported, shown: Sequence[LiveColumn], console: Console) -> int:
     """Columns that do not fold are as wide as their longest line: "31 MiB" in two is cut."""
     folding = [each for each in shown if each.folds]
     fixed = [each for each in shown if not each.folds]
@@ -97,7 +97,7 @@ def least_width(event: PulseReported, shown: Sequence[Shown], console: Console) 
     return folded + width_of(table_of(event, fixed), console).maximum
 
 
-def narrowed(event: PulseReported, shown: list[Shown], console: Console) -> Table:
+def narrowed(event: PulseReported, shown: list[LiveColumn], console: Console) -> Table:
     """Without the columns that can be spared, one after the other, until the rest has room."""
     while True:
         if least_width(event, shown, console) <= console.width or not any(each.spare for each in shown):

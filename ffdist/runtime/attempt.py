@@ -31,7 +31,7 @@ def share_attempt(store: dist.Store, world: World, timeout: timedelta) -> int:
 def _gather(store: dist.Store, world: World, timeout: timedelta) -> int:
     taken = store.add(NUMBERS, 1)
     attempt = store.add(NUMBERS, max(0, world.attempt + 1 - taken)) - 1
-    missing, unread = world.size - 1, Unread(store)
+    missing, unread = world.size - 1, PostedWords(store)
     while missing:
         word = unread.next(timeout)
         if word.startswith("hello "):
@@ -54,7 +54,7 @@ def post(store: dist.Store, word: str) -> None:
     store.set(f"{GREETINGS} {store.add(GREETINGS, 1)}", word)
 
 
-class Unread:
+class PostedWords:
     """Posted words that rank 0 has not read yet, those of killed attempts among them. One whose number was taken and
     whose rank died before it wrote anything keeps nobody from the later ones."""
 

@@ -24,7 +24,7 @@ STACK = signal.SIGUSR2
 """A worker that gets this signal writes where each of its threads is."""
 
 
-class Doing:
+class Activity:
     """What a worker is at, for those who want to know; set by the worker, read in other threads."""
 
     def __init__(self) -> None:
@@ -45,7 +45,7 @@ def silence_of(timeout: float) -> float:
     return max(timeout, LEAST) + SLACK
 
 
-def beating(beat: Callable[[str], None], doing: Doing) -> threading.Event:
+def beating(beat: Callable[[str], None], doing: Activity) -> threading.Event:
     """Call `beat` in a thread of its own from now on, until the event that is returned is set."""
     ended = threading.Event()
 

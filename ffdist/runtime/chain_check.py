@@ -11,7 +11,7 @@ import torch.distributed as dist
 
 from ffdist.errors import StageError
 from ffdist.events import RunStopped
-from ffdist.runtime.beat import Doing
+from ffdist.runtime.beat import Activity
 from ffdist.runtime.child import LauncherPipe, ProcessStart
 from ffdist.runtime.edges import Kind, ProcessEdges
 from ffdist.runtime.processes import run_processes
@@ -27,19 +27,19 @@ def passed_whole(kind: Kind, count: int) -> bool:
 
     Raises the FfdistError that explains where it does not get there.
     """
-    result = run_processes(PassOn(kind), count, lambda event: None)
+    result = run_processes(ChainMain(kind), count, lambda event: None)
     if not result.reason:
         raise StageError("nothing arrived at the last process")
     return result.reason == WHOLE
 
 
 @dataclass(frozen=True)
-class PassOn:
+class ChainMain:
     """The life of one process of the chain."""
 
     kind: Kind
 
-    def __call__(self, start: ProcessStart, line: LauncherPipe, doing: Doing) -> None:
+    def __call__(self, start: ProcessStart, line: LauncherPipe, doing: Activity) -> None:
         world = start.world
         store = dist.FileStore(start.store, world.size)
         edges = ProcessEdges(world, store, torch.device("cpu"), transport=self.kind, timeout=PATIENCE)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from ffdist.loading import loading
 from ffdist.payload import Script
-from ffdist.runtime.beat import Doing, beating, stacks_to
+from ffdist.runtime.beat import Activity, beating, stacks_to
 from ffdist.runtime.interrupts import SIGNALS, hear_signals
 from ffdist.runtime.world import World
 
@@ -84,7 +84,7 @@ def main(connection: Connection) -> None:
     except (EOFError, OSError):
         sys.exit(1)
     line.obey()
-    doing = Doing()
+    doing = Activity()
     beating(lambda what: line.report({"event": "beat", "what": what}), doing)
     sys.argv[:] = start.argv
     with loading():

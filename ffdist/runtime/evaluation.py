@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ffdist.data import Images
 from ffdist.data.fitting import without_test
-from ffdist.pipeline.measure import Measured, measure
+from ffdist.pipeline.measure import SplitMeasurement, measure
 from ffdist.runtime.run import network, trained
 from ffdist.settings import Settings
 
@@ -20,7 +20,7 @@ def measure_run(
     batch_size: int | None = None,
     views: Sequence[str] = (),
     snapshot: str | int = "final",
-) -> Measured:
+) -> SplitMeasurement:
     """A snapshot on the test split of `images`, normalised as the run's own data.
 
     batch_size: default the run's own. views: as `measure` has them. snapshot: "final", "last", "best", or a step.

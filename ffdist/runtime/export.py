@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ffdist.errors import ConfigError, setting, users_code
-from ffdist.pipeline.classifier import Checked, Classifier
+from ffdist.pipeline.classifier import CheckedClassifier, Classifier
 from ffdist.runtime.data_facts import DataFacts
 from ffdist.runtime.exported import metadata, weights, write_whole
 from ffdist.runtime.run import load_classifier
@@ -65,7 +65,7 @@ def program(classifier: Classifier, facts: DataFacts) -> torch.export.ExportedPr
     when it is called. Its scores have no graph. Raises ConfigError for a network that torch.export cannot follow."""
     example = torch.rand(2, *facts.shape)
     classifier.pixels = facts.pixels
-    network = Checked(classifier).eval().requires_grad_(False)
+    network = CheckedClassifier(classifier).eval().requires_grad_(False)
     shapes = {"pixels": {0: torch.export.Dim("batch", min=1)}}
     with users_code(
         ConfigError,

@@ -26,7 +26,7 @@ from ffdist.runtime.outcome import Result
 from ffdist.runtime.rank import idle_gpus
 from ffdist.runtime.run import SETTINGS
 from ffdist.runtime.threads import computing_threads_kept
-from ffdist.runtime.torchrun import Rendezvous, Signals, meet, run_rank
+from ffdist.runtime.torchrun import RankSignals, Rendezvous, meet, run_rank
 from ffdist.runtime.world import World
 from ffdist.snapshot import committed
 
@@ -78,7 +78,7 @@ class JoinedRun:
                 got="none",
                 remedy="fit(data, out=FOLDER)",
             )
-        signals = Signals(world.first)
+        signals = RankSignals(world.first)
         end_with_parent(os.getppid())
         if world.local_rank == 0 and (told := idle_gpus(job.settings.compute.device, world)):
             note(told)

@@ -35,7 +35,7 @@ TOLD = count()
 
 
 @dataclass(frozen=True)
-class Parts:
+class ModuleSeconds:
     """Seconds of a batch, forward and backward: of each block alone, and of the head that the rule puts behind it."""
 
     blocks: tuple[float, ...]
@@ -130,7 +130,7 @@ def by_rank_0(settings: Settings, world: World, key: str, measure: Callable[[], 
     return agree(meeting.store, world, key, decide, timeout)
 
 
-def balanced(parts: Parts, modules: int) -> tuple[int, ...]:
+def balanced(parts: ModuleSeconds, modules: int) -> tuple[int, ...]:
     """Blocks in each module, so that the slowest, with the one head at its end, is as fast as can be.
 
     Raises ConfigError where the rule has too few places for a head.
@@ -161,7 +161,7 @@ def balanced(parts: Parts, modules: int) -> tuple[int, ...]:
     return counts
 
 
-class Bare(Objective):
+class ZeroLoss(Objective):
     """A loss that costs nothing, to measure a block alone."""
 
     def head(self, spec: BlockSpec) -> nn.Module:
@@ -171,7 +171,7 @@ class Bare(Objective):
         return Local(out.mean(dtype=torch.float32), None, out.detach())
 
 
-def measured(settings: Settings, chain: Chain, rule: Objective, world: World) -> Parts:
+def measured(settings: Settings, chain: Chain, rule: Objective, world: World) -> ModuleSeconds:
     """One block in memory at a time, on random inputs of a batch's shape."""
     device = stage_device(settings.compute.device, world)
     config = BlockConfig(settings.changed(windows=(), block_rates=(), fusion=False), 10**6, device)
@@ -187,7 +187,7 @@ def measured(settings: Settings, chain: Chain, rule: Objective, world: World) ->
         x = rule.prepare(x, y, chain.num_classes, numbers)
         y = y.to(device)
         for spec in block_specs(chain):
-            alone, next_input = seconds_of(lambda spec=spec: build_block(chain, spec, Bare(), config), x, y)
+            alone, next_input = seconds_of(lambda spec=spec: build_block(chain, spec, ZeroLoss(), config), x, y)
             try:
                 whole, _ = seconds_of(lambda spec=spec: build_block(chain, spec, rule, config), x, y, beside)
             except NetworkError:
@@ -195,7 +195,7 @@ def measured(settings: Settings, chain: Chain, rule: Objective, world: World) ->
             blocks.append(alone)
             heads.append(max(0.0, whole - alone))
             x = next_input
-    return Parts(tuple(blocks), tuple(heads))
+    return ModuleSeconds(tuple(blocks), tuple(heads))
 
 
 def seconds_of(

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch.distributed as dist
 
 from ffdist.errors import StageLostError
-from ffdist.runtime.beat import EVERY, STACK, Doing, silence_of, write_stacks
+from ffdist.runtime.beat import EVERY, STACK, Activity, silence_of, write_stacks
 from ffdist.runtime.watchdog import watched_from_beside
 from ffdist.runtime.world import World
 
@@ -24,7 +24,7 @@ ENDED = "ended"
 
 
 @contextmanager
-def watching_each_other(world: World, timeout: float, doing: Doing) -> Iterator[None]:
+def watching_each_other(world: World, timeout: float, doing: Activity) -> Iterator[None]:
     """A context in which a rank that gives no sign of life for so many seconds ends this process with an error that
     names it: what the main thread waits for may lie within torch, where no error reaches it."""
     if world.size == 1:
@@ -42,7 +42,7 @@ def watching_each_other(world: World, timeout: float, doing: Doing) -> Iterator[
 class PeerMonitor:
     """One rank's eye on the others."""
 
-    def __init__(self, world: World, timeout: float, doing: Doing) -> None:
+    def __init__(self, world: World, timeout: float, doing: Activity) -> None:
         self.world = world
         self.timeout = timeout
         self.doing = doing

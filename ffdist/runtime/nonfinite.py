@@ -26,7 +26,7 @@ TOLD = 5
 
 
 @dataclass
-class Keeper:
+class NonfiniteRecorder:
     """Keeps the numbers of such batches' samples."""
 
     run: Path | None

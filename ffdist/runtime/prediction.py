@@ -23,7 +23,7 @@ from ffdist.data.decode import Decoding, Picture, read_picture
 from ffdist.data.formats import Encoded, is_picture, quiet_pillow
 from ffdist.data.loader import resized
 from ffdist.data.survey import Survey
-from ffdist.data.transforms import Steps, load_transforms
+from ffdist.data.transforms import TransformSteps, load_transforms
 from ffdist.errors import DataError
 from ffdist.pipeline.classifier import Classifier
 from ffdist.runtime.data_facts import DataFacts, read_facts
@@ -90,7 +90,7 @@ def read_pictures(
 _ENCODED = (Path, bytes, np.ndarray, Image.Image)
 
 
-class Read(NamedTuple):
+class ReadPicture(NamedTuple):
     """A picture that was read, or what is wrong with it."""
 
     name: object
@@ -104,7 +104,7 @@ def named(picture: Given, place: int) -> object:
 
 def decoded(
     pictures: Iterable[tuple[Given, object]], decoding: Decoding, workers: int | None = None
-) -> Generator[Read]:
+) -> Generator[ReadPicture]:
     """Pictures with their names, decoded ahead by threads, in order."""
     threads = workers or available_cores()
     work = partial(_decoded, decoding=decoding)
@@ -113,17 +113,17 @@ def decoded(
         yield from jobs
 
 
-def _decoded(given: tuple[Given, object], *, decoding: Decoding) -> Read:
+def _decoded(given: tuple[Given, object], *, decoding: Decoding) -> ReadPicture:
     picture, name = given
     try:
         read = read_picture(Path(picture) if isinstance(picture, str) else picture, name, decoding)
     except DataError as error:
-        return Read(name, None, str(error.got))
+        return ReadPicture(name, None, str(error.got))
     if read.limits is None:
         assert read.values
         held = "values {:g} to {:g}".format(*read.values)
-        return Read(name, None, f"{held} of floats, 32 or signed bits; the training data had no --value-range")
-    return Read(name, read, None)
+        return ReadPicture(name, None, f"{held} of floats, 32 or signed bits; the training data had no --value-range")
+    return ReadPicture(name, read, None)
 
 
 def unreadable(bad: Sequence[tuple[object, str]], total: int) -> DataError:
@@ -197,7 +197,7 @@ class Predictions:
 def in_size(pictures: Sequence[np.ndarray], facts: Images | DataFacts) -> np.ndarray:
     """Decoded pictures, uint8 [H, W, C], as `Loader` gives a test split the network's size: [B, h, w, C]."""
     height, width = facts.shape[1:]
-    steps = Steps(load_transforms(facts.preprocess), seed=0, wanted=(height, width))
+    steps = TransformSteps(load_transforms(facts.preprocess), seed=0, wanted=(height, width))
     if steps.pictures:
         return np.stack([steps.picture(picture) for picture in pictures])
     return np.concatenate([resized(np.stack([picture]), (height, width)) for picture in pictures])

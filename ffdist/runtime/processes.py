@@ -17,13 +17,13 @@ from ffdist.runtime.interrupts import StopRequest, interrupts
 from ffdist.runtime.outcome import Result
 from ffdist.runtime.process_monitor import ProcessMonitor
 from ffdist.runtime.stage_handle import start_stage
-from ffdist.runtime.stage_process import Life
+from ffdist.runtime.stage_process import ProcessMain
 from ffdist.runtime.supervise import supervise
 from ffdist.runtime.world import World
 
 
 def run_processes(
-    life: Life,
+    life: ProcessMain,
     stages: int,
     observer: Observer,
     *,
@@ -33,7 +33,7 @@ def run_processes(
 ) -> Result:
     """Start a process for each stage, pass their events to `observer`, and wait for all; anew as `supervise` has it.
 
-    life: what each process does; `Training(make_job)` trains. run: the run's directory. max_restarts: how often in a
+    life: what each process does; `StageMain(make_job)` trains. run: the run's directory. max_restarts: how often in a
     row the run goes on from its last snapshot where a process died, or did not answer for `timeout` seconds; None: for
     ever.
     SIGINT, SIGTERM or SIGHUP ends the run early, with a snapshot, where this is the main thread. Raises the error that

@@ -24,7 +24,7 @@ from ffdist.pipeline.memory import resident_bytes
 from ffdist.pipeline.stage import is_out_of_memory
 from ffdist.plan import Plan
 from ffdist.runtime.agree import agree, make_plan
-from ffdist.runtime.beat import Doing
+from ffdist.runtime.beat import Activity
 from ffdist.runtime.edges import Ends
 from ffdist.runtime.job import Job
 from ffdist.runtime.planning import is_searched
@@ -81,7 +81,7 @@ class Rank:
     """Called when this worker's edges are open, and it begins."""
     opened: Callable[[Sequence[str]], None] = lambda kinds: None
     """Told by what the edges of the run travel."""
-    doing: Doing = field(default_factory=Doing)
+    doing: Activity = field(default_factory=Activity)
     """Told what this worker is at."""
 
     def run(self) -> None:

@@ -21,7 +21,7 @@ import ray
 import torch.distributed as dist
 
 from ffdist.events import EdgesOpened, RunEvent
-from ffdist.runtime.beat import Doing
+from ffdist.runtime.beat import Activity
 from ffdist.runtime.interrupts import SIGNALS, hear_signals
 from ffdist.runtime.job import Job
 from ffdist.runtime.ray_store import Address, join_store
@@ -65,7 +65,7 @@ class StageActor:
         if interface := interface_of(self._address):
             os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
         self._kinds: list[str] = []
-        self._doing = Doing()
+        self._doing = Activity()
         self._told = 0
         self._hear_signals()
 
@@ -74,7 +74,7 @@ class StageActor:
 
     def prepare(self, world: World, run: Path | None, data: str) -> ActorInfo:
         """Get ready for an attempt."""
-        self._world, self._stop, self._doing = world, Event(), Doing()
+        self._world, self._stop, self._doing = world, Event(), Activity()
         self._events: queue.Queue[dict[str, Any] | None] = queue.Queue(BACKLOG)
         return actor_info(self._address, run, data)
 

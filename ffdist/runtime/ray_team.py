@@ -134,7 +134,7 @@ class ActorGroup:
         """Until every stage has ended, or GRACE seconds after the first failed; the errors by stage."""
         errors: dict[int, BaseException] = {}
         deadline: float | None = None
-        events, beats = self.actors[-1].events.remote(), Beats(self.options.timeout)
+        events, beats = self.actors[-1].events.remote(), Heartbeats(self.options.timeout)
         while runs or (events and not errors):
             waiting = [*runs, *([events] if events else [])]
             ready, _ = ray.wait(waiting, timeout=LOOK if deadline is None else max(0.0, deadline - time.monotonic()))
@@ -204,7 +204,7 @@ class ActorGroup:
             ray.kill(actor)
 
 
-class Beats:
+class Heartbeats:
     """The actors' signs of life: each is asked how it is, and asked again when it has answered."""
 
     def __init__(self, timeout: float | None) -> None:
@@ -240,7 +240,7 @@ class Beats:
         return [rank for rank in actors if now - self._heard[rank] > silence_of(self.timeout)]
 
 
-def hangs(rank: int, site: ActorInfo, beats: Beats) -> StageLostError:
+def hangs(rank: int, site: ActorInfo, beats: Heartbeats) -> StageLostError:
     """The error of an actor that gives no sign of life."""
     others = [f"stage {other}: {doing}" for other, doing in sorted(beats.doing.items()) if other != rank]
     return StageLostError(

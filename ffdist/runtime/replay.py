@@ -134,7 +134,7 @@ def greatest(before: float, values: Tensor) -> float:
     return before if before != before or before > now else now
 
 
-class Lost:
+class LastOutbox:
     """Where messages go behind the last block; scores that the source wants to hear of go back to it."""
 
     def __init__(self, score_sender: ScoreSender | None) -> None:
@@ -171,7 +171,7 @@ def replay(run: str | Path, batch: int | None = None, *, trust: bool = False) ->
         set_threads(settings.compute.threads, World())
         manifest = before(folder, batch)
         job = make_job(settings, images, folder, resume=manifest is not None)
-        return Player(job, manifest, stage_device(settings.compute.device, World())).play(batch)
+        return Replayer(job, manifest, stage_device(settings.compute.device, World())).play(batch)
 
 
 def last_kept(run: Path) -> int:
@@ -197,7 +197,7 @@ def before(run: Path, batch: int) -> Manifest | None:
     return None
 
 
-class Player:
+class Replayer:
     """A run's stream, up to a batch."""
 
     def __init__(self, job: Job, manifest: Manifest | None, device: torch.device) -> None:
@@ -248,7 +248,7 @@ class Player:
         return block.watch
 
     @contextmanager
-    def messages(self) -> Iterator[tuple[Source, Lost]]:
+    def messages(self) -> Iterator[tuple[Source, LastOutbox]]:
         """The run's stream from the snapshot on, and what its end is."""
         job, manifest, lag = self.job, self.manifest, self.job.objective.score_lag
         score_table = score_sender = None
@@ -270,7 +270,7 @@ class Player:
             score_table=score_table,
             leads=False,
         )
-        yield source, Lost(score_sender)
+        yield source, LastOutbox(score_sender)
 
 
 def bad_rows(x: Tensor | None, numbers: list[int]) -> list[int]:

@@ -10,7 +10,7 @@ import torch.distributed as dist
 
 from ffdist.events import Observer
 from ffdist.runtime.allocator import keep_freed_memory
-from ffdist.runtime.beat import Doing, stacks_to
+from ffdist.runtime.beat import Activity, stacks_to
 from ffdist.runtime.edges import ProcessEdges
 from ffdist.runtime.job import Job
 from ffdist.runtime.rank import Rank, stage_device
@@ -26,7 +26,7 @@ def run_worker(
     observer: Observer,
     *,
     stop: Event,
-    doing: Doing,
+    doing: Activity,
     ready: Callable[[], None] = lambda: None,
     opened: Callable[[Sequence[str]], None] = lambda kinds: None,
 ) -> None:

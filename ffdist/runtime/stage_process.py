@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 from ffdist.errors import FfdistError, StageError, described
 from ffdist.payload import Payload, unpack
-from ffdist.runtime.beat import Doing
+from ffdist.runtime.beat import Activity
 from ffdist.runtime.child import LauncherPipe, ProcessStart
 from ffdist.runtime.job import Job
 from ffdist.runtime.run_worker import run_worker
@@ -22,7 +22,7 @@ from ffdist.transport.process_group import LOOPBACK
 
 MakeJob = Callable[[], Job]
 """Picklable; called in each process, so that no data travels to it."""
-Life = Callable[[ProcessStart, LauncherPipe, Doing], None]
+ProcessMain = Callable[[ProcessStart, LauncherPipe, Activity], None]
 """What a stage's process does; picklable."""
 MOST = timedelta(hours=1)
 """How long torch may wait in a store; who waits for a worker looks at the clock itself, and at the worker."""
@@ -30,7 +30,7 @@ TOLD = ("what", "where", "expected", "got", "remedy")
 """Of an error, from one process to another."""
 
 
-def live(start: ProcessStart, data: bytes, line: LauncherPipe, doing: Doing) -> None:
+def live(start: ProcessStart, data: bytes, line: LauncherPipe, doing: Activity) -> None:
     """Until the stream stops. What stops it otherwise is told, and the process ends with status 1."""
     os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK)
     try:
@@ -46,12 +46,12 @@ def live(start: ProcessStart, data: bytes, line: LauncherPipe, doing: Doing) -> 
 
 
 @dataclass(frozen=True)
-class Training:
+class StageMain:
     """The life of a process that trains its stage of a job."""
 
     make_job: MakeJob
 
-    def __call__(self, start: ProcessStart, line: LauncherPipe, doing: Doing) -> None:
+    def __call__(self, start: ProcessStart, line: LauncherPipe, doing: Activity) -> None:
         store = dist.FileStore(start.store, start.world.size)
         store.set_timeout(MOST)
         tell = lambda event: line.report(event.to_json())  # noqa: E731

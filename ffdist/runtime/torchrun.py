@@ -19,7 +19,7 @@ from ffdist.errors import Interrupted, StageError, exit_status, unspelled
 from ffdist.events import Observer, stopping
 from ffdist.runtime.attempt import share_attempt
 from ffdist.runtime.beat import PATIENCE as PATIENCE_OF_WORK
-from ffdist.runtime.beat import Doing
+from ffdist.runtime.beat import Activity
 from ffdist.runtime.interrupts import handle_signals, hear_signals, signals_restored
 from ffdist.runtime.job import Job
 from ffdist.runtime.meeting import await_key, set_key
@@ -64,7 +64,7 @@ def meet(world: World, timeout: timedelta) -> Rendezvous:
     return Rendezvous(replace(world, attempt=attempt), dist.PrefixStore(str(attempt), lasting), lasting)
 
 
-class Signals:
+class RankSignals:
     """What SIGINT, SIGTERM and SIGHUP do to this rank: before the stages are ready it ends, later all end behind a
     snapshot. How often they come does not matter: torchrun, and who stops torchrun, may both send one."""
 
@@ -133,7 +133,7 @@ def run_rank(
     world: World,
     store: dist.Store,
     observer: Observer,
-    signals: Signals,
+    signals: RankSignals,
     *,
     timeout: timedelta,
 ) -> Result:
@@ -142,7 +142,7 @@ def run_rank(
     `observer` is called on the last rank only; the result is whole there, and elsewhere it has the reason and the
     signal. A rank that gives no sign of life for `timeout` ends all of them.
     """
-    result, doing = Result(), Doing()
+    result, doing = Result(), Activity()
     hear = stopping(result.collecting(observer), signals.stop_all)
     with watching_each_other(world, timeout.total_seconds(), doing), ending_together(store, world, timeout, result):
         run_worker(make_job, world, store, hear, stop=signals.stop, doing=doing, ready=lambda: signals.begin(store))

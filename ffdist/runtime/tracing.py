@@ -38,7 +38,7 @@ LOOK = 0.0002
 BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
-class Offset(NamedTuple):
+class ClockOffset(NamedTuple):
     """What makes nanoseconds of this process's clock those of the first worker's."""
 
     add: int
@@ -46,7 +46,7 @@ class Offset(NamedTuple):
     """The largest error that it may have; 0 where both read one clock."""
 
 
-def common_clock(store: dist.Store, world: World, timeout: timedelta) -> Offset:
+def common_clock(store: dist.Store, world: World, timeout: timedelta) -> ClockOffset:
     """Asked of the first worker over the store in which all meet; all of them call it. The answer that comes soonest
     says most. Raises StageError where one stays away."""
     mine = f"{platform.node()} {BOOT.read_text().strip() if BOOT.exists() else ''}"
@@ -55,17 +55,17 @@ def common_clock(store: dist.Store, world: World, timeout: timedelta) -> Offset:
             for number in range(ROUNDS):
                 awaited(store, f"clock {rank} {number} asked", timeout)
                 store.set(f"clock {rank} {number}", json.dumps([time.perf_counter_ns(), mine]))
-        return Offset(0, 0)
-    found = list[Offset]()
+        return ClockOffset(0, 0)
+    found = list[ClockOffset]()
     theirs = ""
     for number in range(ROUNDS):
         began = time.perf_counter_ns()
         store.set(f"clock {world.rank} {number} asked", "")
         then, theirs = json.loads(awaited(store, f"clock {world.rank} {number}", timeout))
         ended = time.perf_counter_ns()
-        found.append(Offset(then - (began + ended) // 2, (ended - began + 1) // 2))
+        found.append(ClockOffset(then - (began + ended) // 2, (ended - began + 1) // 2))
     best = min(found, key=lambda each: each.within)
-    return Offset(0, 0) if theirs == mine and abs(best.add) <= best.within else best
+    return ClockOffset(0, 0) if theirs == mine and abs(best.add) <= best.within else best
 
 
 def awaited(store: dist.Store, key: str, timeout: timedelta) -> bytes:
@@ -96,7 +96,7 @@ def window_of(settings: Settings, start: AgreedStart) -> range:
     return range(first, first + settings.watch.trace_steps) if settings.watch.trace else range(0)
 
 
-class Row(NamedTuple):
+class TraceRow(NamedTuple):
     """One stage on one worker."""
 
     worker: int
@@ -105,7 +105,9 @@ class Row(NamedTuple):
     device: str
 
 
-def events_of(row: Row, spans: Sequence[TraceSpan], offset: Offset, *, cut: bool = False) -> list[dict[str, Any]]:
+def events_of(
+    row: TraceRow, spans: Sequence[TraceSpan], offset: ClockOffset, *, cut: bool = False
+) -> list[dict[str, Any]]:
     """Events as Chrome's trace format has them, in microseconds of the first worker's clock. cut: whether some are left
     out.
 
@@ -143,11 +145,11 @@ def events_of(row: Row, spans: Sequence[TraceSpan], offset: Offset, *, cut: bool
     ]
 
 
-def part_file(run: Path, row: Row) -> Path:
+def part_file(run: Path, row: TraceRow) -> Path:
     return run / PARTS / f"stage-{row.stage}-worker-{row.worker}.json"
 
 
-def write_part(run: Path, row: Row, spans: Sequence[TraceSpan], offset: Offset, *, cut: bool = False) -> None:
+def write_part(run: Path, row: TraceRow, spans: Sequence[TraceSpan], offset: ClockOffset, *, cut: bool = False) -> None:
     """Raises SnapshotError where it cannot be written."""
     path = part_file(run, row)
     with writing(path):

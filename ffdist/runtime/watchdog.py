@@ -16,19 +16,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from ffdist.errors import StageLostError
-from ffdist.runtime.beat import EVERY, STACK, Doing, beating, silence_of, stacks_to
+from ffdist.runtime.beat import EVERY, STACK, Activity, beating, silence_of, stacks_to
 from ffdist.runtime.interrupts import SIGNALS, signals_blocked
 from ffdist.runtime.world import World
 
 STACKS = 0.5
 """Seconds that the rank has to write where it is, before it is ended."""
-_told = Doing()
+_told = Activity()
 """What the process beside this one is told that this one is at."""
 _beside: subprocess.Popen[bytes] | None = None
 
 
 @contextmanager
-def watched_from_beside(timeout: float, doing: Doing) -> Iterator[None]:
+def watched_from_beside(timeout: float, doing: Activity) -> Iterator[None]:
     """Within, this process is ended where it gives no sign of life for so many seconds, and it is said what it was at.
     Within another one of these, only what is said is changed."""
     global _beside

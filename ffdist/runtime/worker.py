@@ -36,12 +36,12 @@ from ffdist.pipeline.turn import Outbox, Turn
 from ffdist.report.log import StageLog, start_run_log
 from ffdist.runtime.beat import stacks_to
 from ffdist.runtime.meeting import await_key, set_key
-from ffdist.runtime.nonfinite import Keeper
+from ffdist.runtime.nonfinite import NonfiniteRecorder
 from ffdist.runtime.routes import Route, sink_is_beside
 from ffdist.runtime.tracing import (
     PROFILES,
-    Offset,
-    Row,
+    ClockOffset,
+    TraceRow,
     common_clock,
     first_of,
     part_file,
@@ -99,7 +99,7 @@ class Worker:
         self.threads: list[Thread] = []
         """Of its parts, where there are several."""
         self.window = window_of(self.job.settings, self.start) if self.job.run else range(0)
-        self.clock = Offset(0, 0)
+        self.clock = ClockOffset(0, 0)
         """To the first worker's, where there is a trace."""
         self.froms: dict[str, FromEdge] = {}
         """What comes by each route, for all lanes on it."""
@@ -165,7 +165,7 @@ class Worker:
         log.write(f"edges of the run: {', '.join(self.kinds) or 'none'}")
         stage.on_epoch = log.epoch
         leads = team is None or team.leads
-        keeper = Keeper(job.run, lambda: job.loaders().train, leads, log.write)
+        keeper = NonfiniteRecorder(job.run, lambda: job.loaders().train, leads, log.write)
         for watch in stage.watches:
             watch.keep = keeper
         outbox = self._outbox(index, lanes)
@@ -183,7 +183,7 @@ class Worker:
         if run is None:
             return
         if self.window:
-            row = Row(self.me, stage.index, [block.spec.name for block in stage.blocks], str(self.device))
+            row = TraceRow(self.me, stage.index, [block.spec.name for block in stage.blocks], str(self.device))
             save = partial(write_part, run, row, offset=self.clock)
             stage.trace = Trace(self.window, self.device, lambda spans, cut: save(spans, cut=cut))
         path = run / PROFILES / f"stage-{stage.index}-worker-{self.me}.json"
@@ -334,7 +334,7 @@ class Worker:
         run = self.job.run
         if run is None or not self.window:
             return self.rank.observer
-        rows = [Row(w, i, (), "") for i, stage in enumerate(self.plan.stages) for w in stage.workers]
+        rows = [TraceRow(w, i, (), "") for i, stage in enumerate(self.plan.stages) for w in stage.workers]
         return tracing(run, self.window, [part_file(run, row) for row in rows], self.rank.observer)
 
     def _score_sender(self) -> ScoreSender | None:

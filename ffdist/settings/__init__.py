@@ -16,7 +16,7 @@ from typing import Any, get_type_hints
 
 from ffdist.errors import ConfigError, setting
 from ffdist.options import convert, describe, nearest
-from ffdist.settings.base import Group, explained, kinds_of_fields
+from ffdist.settings.base import SettingsGroup, explained, kinds_of_fields
 from ffdist.settings.compute import ComputeSettings
 from ffdist.settings.dataset import TRANSFORMS, DatasetSettings
 from ffdist.settings.network import NetworkSettings, as_counts
@@ -34,7 +34,6 @@ __all__ = [
     "GROUP_OF",
     "ComputeSettings",
     "DatasetSettings",
-    "Group",
     "NetworkSettings",
     "OptimSettings",
     "PlanSettings",
@@ -43,6 +42,7 @@ __all__ = [
     "RunSettings",
     "SchedulerSettings",
     "Settings",
+    "SettingsGroup",
     "TrainingSettings",
     "WatchSettings",
     "apply",
@@ -121,7 +121,9 @@ class Settings:
         return getattr(getattr(self, GROUP_OF[name]), name)
 
 
-GROUPS: dict[str, type[Group]] = {f.name: get_type_hints(Settings)[f.name] for f in dataclasses.fields(Settings)}
+GROUPS: dict[str, type[SettingsGroup]] = {
+    f.name: get_type_hints(Settings)[f.name] for f in dataclasses.fields(Settings)
+}
 """The groups by name."""
 GROUP_OF: dict[str, str] = {field_.name: name for name, group in GROUPS.items() for field_ in dataclasses.fields(group)}
 """The group of each field, by the field's own name: no two groups have one of the same name."""

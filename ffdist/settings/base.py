@@ -64,7 +64,7 @@ def option(
 
 
 @dataclass(frozen=True)
-class Group:
+class SettingsGroup:
     """A frozen dataclass of `option`s with a name among the settings."""
 
     group: ClassVar[str]

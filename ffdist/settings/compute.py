@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from ffdist.errors import ConfigError, setting
-from ffdist.settings.base import Group, option
+from ffdist.settings.base import SettingsGroup, option
 
 DEVICE = re.compile(r"(?!cpu:|auto:|meta)[a-z][a-z0-9_]*(:\d{1,3})?")
 
 
 @dataclass(frozen=True)
-class ComputeSettings(Group):
+class ComputeSettings(SettingsGroup):
     """Device and arithmetic."""
 
     group: ClassVar[str] = "compute"

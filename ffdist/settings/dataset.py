@@ -9,14 +9,14 @@ from typing import ClassVar
 
 from ffdist.calls import calls_of, check_transforms
 from ffdist.errors import setting
-from ffdist.settings.base import Group, option
+from ffdist.settings.base import SettingsGroup, option
 
 TRANSFORMS = ("augment", "preprocess")
 """The settings that name transforms, in one of the forms that `ffdist.calls` reads."""
 
 
 @dataclass(frozen=True)
-class DatasetSettings(Group):
+class DatasetSettings(SettingsGroup):
     """The data."""
 
     group: ClassVar[str] = "dataset"

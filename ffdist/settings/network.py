@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ffdist.errors import ConfigError, setting
-from ffdist.settings.base import Group, option
+from ffdist.settings.base import SettingsGroup, option
 
 
 @dataclass(frozen=True)
-class NetworkSettings(Group):
+class NetworkSettings(SettingsGroup):
     """The network."""
 
     group: ClassVar[str] = "network"

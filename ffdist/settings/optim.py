@@ -7,13 +7,13 @@ from typing import ClassVar, Literal
 
 from ffdist.errors import ConfigError, setting
 from ffdist.options import nearest
-from ffdist.settings.base import Group, option
+from ffdist.settings.base import SettingsGroup, option
 
 OPTIMIZERS = ("adamw", "adam", "sgd", "muon")
 
 
 @dataclass(frozen=True)
-class OptimSettings(Group):
+class OptimSettings(SettingsGroup):
     """The optimiser of each block."""
 
     group: ClassVar[str] = "optim"

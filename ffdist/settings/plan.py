@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ffdist.errors import ConfigError, setting
 from ffdist.known import TRANSPORT_PLACES, TRANSPORTS_OF_RAY
-from ffdist.settings.base import Group, option
+from ffdist.settings.base import SettingsGroup, option
 
 WAYS = (("stages", "cut"), ("plan",), ("replicas",), ("devices",))
 """To say who computes what: one of them is told."""
@@ -18,7 +18,7 @@ else:
 
 
 @dataclass(frozen=True)
-class PlanSettings(Group):
+class PlanSettings(SettingsGroup):
     """Stages and what joins them."""
 
     group: ClassVar[str] = "plan"

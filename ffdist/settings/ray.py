@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from ffdist.settings.base import Group, option
+from ffdist.settings.base import SettingsGroup, option
 
 
 @dataclass(frozen=True)
-class RaySettings(Group):
+class RaySettings(SettingsGroup):
     """With --launcher ray."""
 
     group: ClassVar[str] = "ray"

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ffdist.settings.base import Group, option
+from ffdist.settings.base import SettingsGroup, option
 
 
 @dataclass(frozen=True)
-class RuleSettings(Group):
+class RuleSettings(SettingsGroup):
     """The local learning rule."""
 
     group: ClassVar[str] = "rule"

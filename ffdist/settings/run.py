@@ -7,11 +7,11 @@ from datetime import timedelta
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from ffdist.settings.base import Group, option
+from ffdist.settings.base import SettingsGroup, option
 
 
 @dataclass(frozen=True)
-class RunSettings(Group):
+class RunSettings(SettingsGroup):
     """The run directory and its snapshots."""
 
     group: ClassVar[str] = "run"

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from ffdist.errors import ConfigError, setting
-from ffdist.settings.base import Group, option
+from ffdist.settings.base import SettingsGroup, option
 
 
 @dataclass(frozen=True)
-class SchedulerSettings(Group):
+class SchedulerSettings(SettingsGroup):
     """The learning rate over the run."""
 
     group: ClassVar[str] = "scheduler"

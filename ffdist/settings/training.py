@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from ffdist.errors import ConfigError, setting
-from ffdist.settings.base import Group, option
+from ffdist.settings.base import SettingsGroup, option
 
 
 @dataclass(frozen=True)
-class TrainingSettings(Group):
+class TrainingSettings(SettingsGroup):
     """Epochs and batches."""
 
     group: ClassVar[str] = "training"

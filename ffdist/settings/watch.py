@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from ffdist.errors import ConfigError, setting
 from ffdist.known import TRACKERS
 from ffdist.options import as_python, nearest
-from ffdist.settings.base import Group, option
+from ffdist.settings.base import SettingsGroup, option
 
 MOST = 10**6
 """Seconds."""
@@ -43,7 +43,7 @@ def batches_or_seconds(value: Any) -> int | str:
 
 
 @dataclass(frozen=True)
-class WatchSettings(Group):
+class WatchSettings(SettingsGroup):
     """Watching a run."""
 
     group: ClassVar[str] = "watch"

@@ -95,7 +95,7 @@ def apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return result
 
 
-class Held:
+class BlockCopy:
     """A block as it is now, whatever it learns from here on: a copy, as safetensors takes tensors (contiguous, on the
     CPU, no two over the same memory, as tied weights are)."""
 
@@ -117,7 +117,7 @@ def copied(tensor: Tensor) -> Tensor:
 
 def write_block(path: Path, tensors: Mapping[str, Tensor], fields: dict[str, Any]) -> dict[str, Any]:
     """Write one block; returns what the manifest says of the file."""
-    return Held(tensors, fields).write(path)
+    return BlockCopy(tensors, fields).write(path)
 
 
 def check_file(path: Path, entry: dict[str, Any]) -> None:

@@ -23,7 +23,7 @@ from urllib.parse import quote, unquote
 from ffdist.data.places import cache_folder
 from ffdist.errors import ConfigError, SnapshotError, setting
 from ffdist.notes import note
-from ffdist.remote import Remote
+from ffdist.remote import RemoteFolder
 
 MIRRORS = "remote-runs"
 """The folder in the cache."""
@@ -33,9 +33,9 @@ HOLDER = "holder.json"
 """At the address: who writes there."""
 
 
-def address_of(run: Path) -> Remote | None:
+def address_of(run: Path) -> RemoteFolder | None:
     """What a folder mirrors; None for one of its own."""
-    return Remote(unquote(run.name)) if run.parent.name == MIRRORS else None
+    return RemoteFolder(unquote(run.name)) if run.parent.name == MIRRORS else None
 
 
 def shown(run: Path) -> Path | str:
@@ -49,7 +49,7 @@ def mirror_of(place: Path | str) -> Path:
 
     Raises ConfigError for an address that cannot be opened, or is too long for a file's name.
     """
-    if (remote := Remote.of(place)) is None:
+    if (remote := RemoteFolder.of(place)) is None:
         return Path(place)
     name = quote(remote.check().url, safe="")
     if len(name) > 255:
@@ -81,7 +81,7 @@ def pulled(place: Path | str) -> Path:
     return run
 
 
-def pull_snapshot(remote: Remote, run: Path, folder: str) -> None:
+def pull_snapshot(remote: RemoteFolder, run: Path, folder: str) -> None:
     """One of its committed snapshots: the manifest last, so that a mirror without all files has no snapshot."""
     there, here = remote / SNAPSHOTS / folder, run / SNAPSHOTS / folder
     text = there.read(MANIFEST)
@@ -93,13 +93,13 @@ def pull_snapshot(remote: Remote, run: Path, folder: str) -> None:
     save(here / MANIFEST, text)
 
 
-def committed_at(remote: Remote) -> list[str]:
+def committed_at(remote: RemoteFolder) -> list[str]:
     """The names of the committed snapshots at an address, oldest first."""
     folders = [name for name in (remote / SNAPSHOTS).folders() if name.startswith("step-")]
     return [name for name in folders if MANIFEST in (remote / SNAPSHOTS / name).found()]
 
 
-def fetch(folder: Remote, name: str, to: Path) -> None:
+def fetch(folder: RemoteFolder, name: str, to: Path) -> None:
     save(to, folder.read(name))
 
 
@@ -112,7 +112,7 @@ def save(path: Path, data: bytes) -> None:
 
 
 @contextmanager
-def store_errors(remote: Remote) -> Iterator[None]:
+def store_errors(remote: RemoteFolder) -> Iterator[None]:
     """Raises SnapshotError for what a store refuses, or does not have."""
     try:
         yield
@@ -158,7 +158,7 @@ def held_at(run: Path) -> Iterator[None]:
             push_own_files(run)
 
 
-def token_at(remote: Remote) -> str | None:
+def token_at(remote: RemoteFolder) -> str | None:
     """The token of who marked the address last; None where nobody did, or nobody can be asked."""
     try:
         return json.loads(remote.read(HOLDER))["token"]

@@ -19,7 +19,7 @@ from ffdist.pipeline.classifier import Classifier
 from ffdist.pipeline.message import Restore, Snapshot
 from ffdist.pipeline.predictors import last_weights
 from ffdist.snapshot.chosen import mark_final, mark_if_best
-from ffdist.snapshot.files import Held, block_file, check_same_tensors, read_block
+from ffdist.snapshot.files import BlockCopy, block_file, check_same_tensors, read_block
 from ffdist.snapshot.manifest import Manifest, commit, committed, discard_others, read_manifest, snapshot_folder
 from ffdist.snapshot.mirror import Mirrored
 
@@ -60,11 +60,11 @@ class SnapshotStore:
         self.check_there(self.run)
         folder = checked_folder(self.run, marker)
         paths = [folder / block_file(block.spec.index, block.spec.name) for block in blocks]
-        held = [(path, Held(*block.state()), Future()) for path, block in zip(paths, blocks, strict=True)]
+        held = [(path, BlockCopy(*block.state()), Future()) for path, block in zip(paths, blocks, strict=True)]
         Thread(target=copy_context().run, args=(self._write_all, held), daemon=True, name="ffdist snapshot").start()
         return {path.name: future for path, _, future in held}
 
-    def _write_all(self, held: list[tuple[Path, Held, Future[dict[str, Any]]]]) -> None:
+    def _write_all(self, held: list[tuple[Path, BlockCopy, Future[dict[str, Any]]]]) -> None:
         """A thread of its own, which nobody waits for at the interpreter's end: a disk may hang."""
         for path, block, future in held:
             try:
@@ -85,7 +85,7 @@ class SnapshotStore:
                 f"{setting('resume')}; or start a new run, and let nothing remove its folder",
             )
 
-    def _write(self, path: Path, held: Held) -> dict[str, Any]:
+    def _write(self, path: Path, held: BlockCopy) -> dict[str, Any]:
         assert self.run
         self.check_there(self.run)
         entry = held.write(path)
@@ -100,7 +100,7 @@ class SnapshotStore:
             return []
         self.check_there(self.run)
         folder = checked_folder(self.run, marker)
-        return [self._write(folder / f"{name}.safetensors", Held(tensors, fields))]
+        return [self._write(folder / f"{name}.safetensors", BlockCopy(tensors, fields))]
 
     def load_beside(self, manifest: Manifest, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The inverse of `save_beside`. Raises SnapshotError for a missing or corrupt file."""

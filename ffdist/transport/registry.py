@@ -9,11 +9,11 @@ from __future__ import annotations
 import torch
 
 from ffdist.device import CPU, collective, identity
-from ffdist.known import TRANSPORT_PLACES, Known
+from ffdist.known import TRANSPORT_PLACES, LazyNames
 from ffdist.transport.process_group import OverDevices
 from ffdist.transport.transport import Transport, WorkerLocation
 
-TRANSPORTS: Known[Transport] = Known(TRANSPORT_PLACES)
+TRANSPORTS: LazyNames[Transport] = LazyNames(TRANSPORT_PLACES)
 
 
 def transport_of(name: str) -> Transport:

@@ -56,12 +56,12 @@ def run(whole: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def watch(run: Path) -> Iterator[ffdist.Watch]:
-    with ffdist.Watch(run.parent, port=0) as watch:
+def watch(run: Path) -> Iterator[ffdist.PageServer]:
+    with ffdist.PageServer(run.parent, port=0) as watch:
         yield watch
 
 
-def ask(watch: ffdist.Watch, path: str = "/", method: str = "GET", **headers: str) -> tuple[HTTPResponse, str]:
+def ask(watch: ffdist.PageServer, path: str = "/", method: str = "GET", **headers: str) -> tuple[HTTPResponse, str]:
     """As it is told, whatever a browser would make of the path."""
     connection = http.client.HTTPConnection("127.0.0.1", watch.port, timeout=20)
     try:
@@ -72,7 +72,7 @@ def ask(watch: ffdist.Watch, path: str = "/", method: str = "GET", **headers: st
         connection.close()
 
 
-def test_a_folder_has_a_line_a_run_and_each_run_a_page(watch: ffdist.Watch, run: Path) -> None:
+def test_a_folder_has_a_line_a_run_and_each_run_a_page(watch: ffdist.PageServer, run: Path) -> None:
     answer, text = ask(watch)
     assert answer.status == 200
     assert 'href="/run/one/"' in text
@@ -90,7 +90,7 @@ def test_a_folder_has_a_line_a_run_and_each_run_a_page(watch: ffdist.Watch, run:
         assert text
 
 
-def test_what_has_not_changed_is_not_sent_again(watch: ffdist.Watch, run: Path) -> None:
+def test_what_has_not_changed_is_not_sent_again(watch: ffdist.PageServer, run: Path) -> None:
     first, _ = ask(watch, "/run/one/part")
     tag = first.headers["ETag"]
     again, text = ask(watch, "/run/one/part", If_None_Match=tag)
@@ -102,7 +102,9 @@ def test_what_has_not_changed_is_not_sent_again(watch: ffdist.Watch, run: Path) 
     assert "not at its end" in text
 
 
-def test_it_follows_a_log_as_it_grows_through_half_lines_and_a_new_beginning(watch: ffdist.Watch, run: Path) -> None:
+def test_it_follows_a_log_as_it_grows_through_half_lines_and_a_new_beginning(
+    watch: ffdist.PageServer, run: Path
+) -> None:
     log = run / "metrics.jsonl"
     *records, end = log.read_text().splitlines(keepends=True)
     log.write_text("")
@@ -136,7 +138,7 @@ STRANGE = [
 
 
 @pytest.mark.parametrize("line", STRANGE)
-def test_lines_of_other_kinds_are_told_and_the_others_shown(line: str, watch: ffdist.Watch, run: Path) -> None:
+def test_lines_of_other_kinds_are_told_and_the_others_shown(line: str, watch: ffdist.PageServer, run: Path) -> None:
     with (run / "metrics.jsonl").open("a") as file:
         file.write(line + "\n")
     answer, text = ask(watch, "/run/one/part")
@@ -146,7 +148,9 @@ def test_lines_of_other_kinds_are_told_and_the_others_shown(line: str, watch: ff
 
 
 @pytest.mark.parametrize("name", ["config.toml", "data.json", "plan.json", "environment.jsonl", "metrics.jsonl"])
-def test_a_file_that_is_broken_missing_or_a_pipe_hides_nothing_else(name: str, watch: ffdist.Watch, run: Path) -> None:
+def test_a_file_that_is_broken_missing_or_a_pipe_hides_nothing_else(
+    name: str, watch: ffdist.PageServer, run: Path
+) -> None:
     for text in ("\x00", "[]", "a = 'b"):
         (run / name).write_text(text + "\n")
         answer, said = ask(watch, "/run/one/part")
@@ -161,7 +165,7 @@ def test_a_file_that_is_broken_missing_or_a_pipe_hides_nothing_else(name: str, w
     assert "is no file" in said
 
 
-def test_a_run_that_vanishes_and_one_that_comes_are_seen(watch: ffdist.Watch, run: Path, whole: Path) -> None:
+def test_a_run_that_vanishes_and_one_that_comes_are_seen(watch: ffdist.PageServer, run: Path, whole: Path) -> None:
     assert ask(watch, "/run/one/")[0].status == 200
     shutil.rmtree(run)
     answer, text = ask(watch, "/run/one/")
@@ -175,14 +179,14 @@ def test_a_run_that_vanishes_and_one_that_comes_are_seen(watch: ffdist.Watch, ru
     assert ask(watch)[0].status == 200
 
 
-def test_a_run_at_work_is_known_by_its_lock_and_is_not_disturbed(watch: ffdist.Watch, run: Path) -> None:
+def test_a_run_at_work_is_known_by_its_lock_and_is_not_disturbed(watch: ffdist.PageServer, run: Path) -> None:
     with (run / ".lock").open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         assert "at work" in ask(watch, "/run/one/part")[1]
     assert "at work" not in ask(watch, "/run/one/part")[1]
 
 
-def test_nothing_in_the_folder_changes(watch: ffdist.Watch, run: Path) -> None:
+def test_nothing_in_the_folder_changes(watch: ffdist.PageServer, run: Path) -> None:
     def seen() -> dict[Path, tuple[int, int]]:
         return {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in run.parent.rglob("*")}
 
@@ -215,7 +219,7 @@ def test_nothing_in_the_folder_changes(watch: ffdist.Watch, run: Path) -> None:
     ],
 )
 def test_other_paths_are_refused_and_links_that_lead_out_are_not_followed(
-    path: str, watch: ffdist.Watch, run: Path, whole: Path
+    path: str, watch: ffdist.PageServer, run: Path, whole: Path
 ) -> None:
     (run.parent / "link").symlink_to(whole)
     shutil.copytree(whole, run.parent.parent / "secret")
@@ -230,12 +234,12 @@ def test_other_paths_are_refused_and_links_that_lead_out_are_not_followed(
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT", "PROPFIND"])
-def test_other_methods_are_refused(method: str, watch: ffdist.Watch) -> None:
+def test_other_methods_are_refused(method: str, watch: ffdist.PageServer) -> None:
     answer, _ = ask(watch, "/", method)
     assert answer.status == (501 if method == "PROPFIND" else 405)
 
 
-def test_head_tells_what_get_would_without_the_page(watch: ffdist.Watch) -> None:
+def test_head_tells_what_get_would_without_the_page(watch: ffdist.PageServer) -> None:
     head, nothing = ask(watch, "/run/one/", "HEAD")
     got, text = ask(watch, "/run/one/")
     assert nothing == ""
@@ -261,7 +265,7 @@ OTHERS = [
 
 
 @pytest.mark.parametrize("host", OTHERS)
-def test_a_page_under_another_name_gets_nothing(host: str, watch: ffdist.Watch) -> None:
+def test_a_page_under_another_name_gets_nothing(host: str, watch: ffdist.PageServer) -> None:
     answer, text = ask(watch, "/run/one/part", Host=host)
     assert answer.status == 421
     assert "Accuracy" not in text
@@ -270,11 +274,11 @@ def test_a_page_under_another_name_gets_nothing(host: str, watch: ffdist.Watch) 
 @pytest.mark.parametrize(
     "host", ["localhost", "LOCALHOST:1", "127.0.0.1", "[::1]:80", "192.168.0.7", socket.gethostname()]
 )
-def test_addresses_and_this_machines_names_are_its_own(host: str, watch: ffdist.Watch) -> None:
+def test_addresses_and_this_machines_names_are_its_own(host: str, watch: ffdist.PageServer) -> None:
     assert ask(watch, Host=host)[0].status == 200
 
 
-def test_many_may_look_at_once(watch: ffdist.Watch) -> None:
+def test_many_may_look_at_once(watch: ffdist.PageServer) -> None:
     found: list[int] = []
     threads = [threading.Thread(target=lambda: found.append(ask(watch, "/run/one/part")[0].status)) for _ in range(16)]
     for thread in threads:
@@ -285,7 +289,7 @@ def test_many_may_look_at_once(watch: ffdist.Watch) -> None:
 
 
 def test_one_runs_folder_is_its_page(run: Path) -> None:
-    with ffdist.Watch(run, port=0) as watch:
+    with ffdist.PageServer(run, port=0) as watch:
         assert "Accuracy" in ask(watch)[1]
         assert ask(watch, "/part")[0].status == 200
         shutil.rmtree(run)
@@ -294,24 +298,24 @@ def test_one_runs_folder_is_its_page(run: Path) -> None:
 
 def test_a_folder_in_which_a_run_begins_later_is_its_page_then(run: Path, tmp_path: Path) -> None:
     (tmp_path / "new").mkdir()
-    with ffdist.Watch(tmp_path / "new", port=0) as watch:
+    with ffdist.PageServer(tmp_path / "new", port=0) as watch:
         assert "no run yet" in ask(watch)[1]
         shutil.copytree(run, tmp_path / "new", dirs_exist_ok=True)
         assert "Accuracy" in ask(watch)[1]
 
 
 def test_where_the_usual_port_is_taken_another_is_found_and_one_that_is_told_is_taken_or_refused(run: Path) -> None:
-    with ffdist.Watch(run) as first, ffdist.Watch(run) as second:
+    with ffdist.PageServer(run) as first, ffdist.PageServer(run) as second:
         assert first.port != second.port
         with pytest.raises(ConfigError, match="no listening at this address"):
-            ffdist.Watch(run, port=second.port)
+            ffdist.PageServer(run, port=second.port)
     for wrong in (-1, 65536, True, "8000"):
         with pytest.raises(ConfigError, match="port"):
-            ffdist.Watch(run, port=wrong)  # pyright: ignore[reportArgumentType]
+            ffdist.PageServer(run, port=wrong)  # pyright: ignore[reportArgumentType]
     with pytest.raises(ConfigError, match="no listening at this address"):
-        ffdist.Watch(run, host="192.0.2.1", port=0)
+        ffdist.PageServer(run, host="192.0.2.1", port=0)
     with pytest.raises(ConfigError, match="no such folder"):
-        ffdist.Watch(run / "nothing")
+        ffdist.PageServer(run / "nothing")
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -336,7 +340,7 @@ def test_a_log_of_many_epochs_is_read_once(run: Path) -> None:
     log = run / "metrics.jsonl"
     record = json.loads(log.read_text().splitlines()[0])
     log.write_text("".join(json.dumps(record | {"epoch": epoch}) + "\n" for epoch in range(1, 5001)))
-    with ffdist.Watch(run, port=0) as watch:
+    with ffdist.PageServer(run, port=0) as watch:
         assert "5000 of 3" in ask(watch, "/part")[1]
         assert watch.folder.alone is not None
         before = watch.folder.alone.log.lines.at

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from ffdist.baselines import BASELINES, BaselineConfig, RankPlace, family
-from ffdist.baselines.base import Replica, Whole, cross_entropy
+from ffdist.baselines.base import Replica, WholeNetwork, cross_entropy
 from ffdist.baselines.fully_sharded import SHARDS_ON_CPUS
 from ffdist.baselines.pipeline_parallel import WAITS_FOR_ALL
 from ffdist.bench.baseline_side import join
@@ -99,11 +99,11 @@ def told(team: WorkerPool, order: str) -> list[Any]:
 
 @pytest.fixture(scope="module")
 def expected() -> list[torch.Tensor]:
-    whole = Whole(CHAIN, CONFIG)
+    whole = WholeNetwork(CHAIN, CONFIG)
     return bare_loop(whole, torch.optim.SGD(whole.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-5))
 
 
-def bare_loop(whole: Whole, optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
+def bare_loop(whole: WholeNetwork, optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
     """Plain backpropagation on the whole batches, written once more."""
     for x, y in batches():
         optimizer.zero_grad()
@@ -175,7 +175,7 @@ def test_powersgd_learns_alike_on_all_ranks_and_not_what_one_device_learns(
 @pytest.mark.distributed
 @pytest.mark.skipif(not SHARDS_ON_CPUS, reason="this torch shards on GPUs alone")
 def test_fully_sharded_learns_what_one_device_learns(team: WorkerPool) -> None:
-    whole = Whole(CHAIN, ADAMW)
+    whole = WholeNetwork(CHAIN, ADAMW)
     expected = bare_loop(whole, torch.optim.AdamW(whole.parameters(), lr=1e-2, weight_decay=1e-5))
     for name in family("fsdp"):
         for answer in told(team, name):

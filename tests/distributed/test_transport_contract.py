@@ -24,7 +24,7 @@ from ffdist.transport.contract import (
     ContractRank,
     Crew,
     EdgeContract,
-    Pair,
+    EdgePair,
     ProcessPair,
     ThreadPair,
     TransportContract,
@@ -42,7 +42,7 @@ def crew() -> Iterator[Crew]:
 
 class TestBetweenThreads(EdgeContract):
     @pytest.fixture
-    def pair(self) -> Pair:
+    def pair(self) -> EdgePair:
         return ThreadPair()
 
 
@@ -52,7 +52,7 @@ class TestBetweenProcesses(TransportContract):
     @pytest.fixture(
         params=[n for n in TRANSPORT_PLACES if n not in TRANSPORTS_OF_RAY and not transport_of(n).on_device]
     )
-    def pair(self, request: pytest.FixtureRequest, crew: Crew) -> Pair:
+    def pair(self, request: pytest.FixtureRequest, crew: Crew) -> EdgePair:
         return ProcessPair(transport_of(request.param), crew)
 
 

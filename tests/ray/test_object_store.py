@@ -18,7 +18,7 @@ from ray.cluster_utils import Cluster
 from ffdist.errors import TransportError
 from ffdist.mailbox import new_mailbox
 from ffdist.transport import Frame, Receiver, Sender, transport_of
-from ffdist.transport.contract import ContractRank, Crew, Pair, ProcessPair, TransportContract
+from ffdist.transport.contract import ContractRank, Crew, EdgePair, ProcessPair, TransportContract
 from ffdist.transport.contract.sides import EDGE, keep_silent
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore::ResourceWarning")]
@@ -52,14 +52,14 @@ def crew() -> Iterator[Crew]:
 
 
 @pytest.fixture
-def pair(cluster: Cluster, crew: Crew) -> Pair:
+def pair(cluster: Cluster, crew: Crew) -> EdgePair:
     """Memory settles when all of the store's has been seen, and Ray's own buffers are as many as it uses."""
     return ProcessPair(transport_of("object-store"), crew, enter=Join(cluster.address), held=threads, warm=500)
 
 
 class TestObjectStore(TransportContract):
     @pytest.fixture
-    def pair(self, pair: Pair) -> Pair:
+    def pair(self, pair: EdgePair) -> EdgePair:
         return pair
 
 
@@ -79,7 +79,7 @@ def recv_many(place: ContractRank, receiver: Receiver) -> list[tuple[int, int]]:
     return used
 
 
-def test_the_store_never_holds_more_than_the_edges_depth(pair: Pair) -> None:
+def test_the_store_never_holds_more_than_the_edges_depth(pair: EdgePair) -> None:
     """More than twice as much travels as the store can hold; what is freed stays there until its room is needed."""
     _, used = pair.values(send_many, recv_many, edge=replace(EDGE, depth=2))
     assert max(held for held, _ in used) <= 3 * 64.1 * MIB
@@ -106,6 +106,6 @@ def send_too_much(place: ContractRank, sender: Sender) -> None:
         place.post("done")
 
 
-def test_a_frame_that_the_store_has_no_room_for_is_refused(pair: Pair) -> None:
+def test_a_frame_that_the_store_has_no_room_for_is_refused(pair: EdgePair) -> None:
     with pytest.raises(TransportError, match=r"(?s)object store is too small.*1,258,291,200 bytes"):
         pair.run(send_too_much, keep_silent)[0].unwrap()

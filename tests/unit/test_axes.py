@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ffdist import Pipeline
 from ffdist.data import Images, from_tensors
 from ffdist.errors import NetworkError
-from ffdist.models import Chain, Layout, torchvision_chain
+from ffdist.models import Chain, OutputLayout, torchvision_chain
 from ffdist.objectives import load_objective
 from ffdist.pipeline.classifier import Classifier
 
@@ -102,12 +102,12 @@ def chain_of(block: nn.Module, shape: tuple[int, ...] = (5, 16)) -> Chain:
 
 @pytest.mark.parametrize("name", ROWS)
 def test_layers_with_channels_first_give_signals(name: str) -> None:
-    assert chain_of(ROWS[name]).layouts() == [Layout.SIGNALS]
+    assert chain_of(ROWS[name]).layouts() == [OutputLayout.SIGNALS]
 
 
 @pytest.mark.parametrize("name", TOKENS)
 def test_layers_with_channels_last_give_tokens(name: str) -> None:
-    assert chain_of(TOKENS[name]).layouts() == [Layout.AS_IS]
+    assert chain_of(TOKENS[name]).layouts() == [OutputLayout.AS_IS]
 
 
 @pytest.mark.parametrize("name", OF_VECTORS)
@@ -124,13 +124,13 @@ def test_where_the_layers_do_not_tell_the_block_is_asked(name: str) -> None:
     network = nn.Sequential(UNKNOWN[name])
     network.axes = "channels_first"  # type: ignore[assignment]
     given = Chain.from_sequential(network, input_shape=(5, 16), num_classes=3)
-    assert given.layouts() == [Layout.SIGNALS]
+    assert given.layouts() == [OutputLayout.SIGNALS]
 
 
 def test_maps_may_have_their_channels_last() -> None:
     last = nn.Sequential(nn.Conv2d(3, 8, 3), Does(lambda x: x.permute(0, 2, 3, 1)), nn.LayerNorm(8))
-    assert chain_of(last, (3, 9, 9)).layouts() == [Layout.LAST]
-    assert chain_of(nn.Conv2d(3, 8, 3), (3, 9, 9)).layouts() == [Layout.AS_IS]
+    assert chain_of(last, (3, 9, 9)).layouts() == [OutputLayout.LAST]
+    assert chain_of(nn.Conv2d(3, 8, 3), (3, 9, 9)).layouts() == [OutputLayout.AS_IS]
     between = nn.Sequential(nn.Conv2d(3, 8, 3), Does(lambda x: x.transpose(1, 2)))
     with pytest.raises(NetworkError, match=r"are at axis 2(.|\n)*permute"):
         chain_of(between, (3, 9, 9)).layouts()
@@ -227,7 +227,7 @@ def test_torchvisions_shifted_windows_have_their_channels_last() -> None:
 
     swin = SwinTransformer([2, 2], 8, [1, 1], [2, 2], [2, 2], num_classes=3)
     chain = torchvision_chain(swin, input_shape=(3, 16, 16), num_classes=3)
-    assert set(chain.layouts()) == {Layout.LAST}
+    assert set(chain.layouts()) == {OutputLayout.LAST}
     scores = Classifier(chain, load_objective("sff"))(torch.rand(1, 3, 16, 16))
     assert scores.shape == (1, 3)
 

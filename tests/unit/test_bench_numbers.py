@@ -18,17 +18,17 @@ import ffdist
 from ffdist.baselines import BASELINES, family
 from ffdist.baselines.twin import BackpropRule, twin
 from ffdist.bench.alone import OperationTimes, heavy_calls, slowest_stage, total
-from ffdist.bench.bare import BareBlocks, Steps
+from ffdist.bench.bare import BareBlocks, StepTimes
 from ffdist.bench.floor import floors
 from ffdist.bench.harness.finding import BenchResult, Plot
 from ffdist.bench.harness.record import read, write_record
 from ffdist.bench.harness.rounds import Rounds, take_turns
 from ffdist.bench.harness.summary import Summary, ratios
-from ffdist.bench.harness.table import Table
+from ffdist.bench.harness.table import ResultTable
 from ffdist.bench.harness.window import Window, WindowRate
 from ffdist.bench.settings import BenchSettings
 from ffdist.bench.step import OneStep
-from ffdist.bench.themes.accuracy import Race, at_level, reached_after
+from ffdist.bench.themes.accuracy import AccuracyRuns, at_level, reached_after
 from ffdist.bench.whole_runs import Epoch
 from ffdist.errors import ConfigError
 from ffdist.pipeline.block import BlockConfig
@@ -98,7 +98,9 @@ def test_a_machine_that_is_never_free_gives_figures_that_say_so() -> None:
 
 def test_a_record_holds_machine_versions_command_and_figures(tmp_path: Path) -> None:
     plot = Plot("lines", "t", "x", "y", {"ours": [(1, 2.0, 1.0, 3.0), (2, 3.0, 2.0, 4.0)]}, log_x=True)
-    table = Table("compared", "a table", {"side": "side", "samples/s": "rate", "n": "rate.n"}, {"rate": "samples/s"})
+    table = ResultTable(
+        "compared", "a table", {"side": "side", "samples/s": "rate", "n": "rate.n"}, {"rate": "samples/s"}
+    )
     table.add(side="ours", rate=Summary(1234.5, 1000.0, 1500.0, 7))
     finding = BenchResult("throughput", {"ratio": 1.5}, [table], ["a note"], plot)
     command = ["ffdist", "bench", "throughput"]
@@ -178,7 +180,7 @@ def test_an_accuracy_is_reached_where_the_line_through_the_ends_of_epochs_is() -
     assert reached_after(run, 0.75, chance=0.1) == pytest.approx(37.5)
     assert isnan(reached_after(run, 0.81, chance=0.1))
     slower = [Epoch(2 * seconds, found, mean) for seconds, found, mean in run]
-    race = Race("ddp", 0.1, {}, {"ours": [run], "ddp": [slower]}, discarded=0, trusted=True)
+    race = AccuracyRuns("ddp", 0.1, {}, {"ours": [run], "ddp": [slower]}, discarded=0, trusted=True)
     assert at_level(race, 0.7)[2] == (2.0, 2.0, 2.0, 1)
     race.runs["ddp"] = [slower[:1]]
     assert at_level(race, 0.7)[2].n == 0, "not all of them got there"
@@ -207,8 +209,8 @@ def test_bare_blocks_do_all_that_a_step_does_but_heads_and_the_norms_before_them
 
 
 def test_the_slower_of_two_stages_is_that_of_the_best_cut() -> None:
-    assert Steps(0, 0, [3, 1, 1, 4]).slower_stage() == 5
-    assert Steps(0, 0, [3, 1, 1, 4]).slower_stage(4) == 4
+    assert StepTimes(0, 0, [3, 1, 1, 4]).slower_stage() == 5
+    assert StepTimes(0, 0, [3, 1, 1, 4]).slower_stage(4) == 4
 
 
 def test_an_installed_ffdist_is_not_at_the_commit_of_the_checkout_around_it(tmp_path: Path) -> None:

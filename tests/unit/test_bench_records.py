@@ -9,18 +9,18 @@ import pytest
 
 from benchmarks.rows.record import THEME
 from benchmarks.rows.record import as_markdown as row_markdown
-from ffdist.bench.faults_found import Costs, KillOutcome, finding
+from ffdist.bench.faults_found import DisturbedRunCosts, KillOutcome, finding
 from ffdist.bench.harness.meter import MemoryUse
 from ffdist.bench.harness.record import as_json, as_markdown, read, tables_of, tidy, write
 from ffdist.bench.harness.rounds import Round, Rounds
 from ffdist.bench.harness.summary import Summary
-from ffdist.bench.harness.table import MEASURED, Table, Value, lines_of
+from ffdist.bench.harness.table import MEASURED, ResultTable, Value, lines_of
 from ffdist.bench.harness.window import WindowRate
-from ffdist.bench.operations import Operation, Steps, StepSides
+from ffdist.bench.operations import Operation, SideSteps, StepSides
 from ffdist.bench.schedule import schedule
 from ffdist.bench.settings import BenchSettings
 from ffdist.bench.themes import accuracy, depth, memory, step, throughput, transport
-from ffdist.bench.themes.accuracy import Race, Recipe, Trial
+from ffdist.bench.themes.accuracy import AccuracyRuns, Recipe, RecipeTrial
 from ffdist.bench.themes.loader import TRAINING, waiting
 from ffdist.bench.whole_runs import Epoch
 from ffdist.transport.measure import TransportRate
@@ -52,21 +52,21 @@ def test_a_stage_waits_for_data_in_its_own_rounds_alone(no_data: float, share: f
     assert waiting(of, 16) == pytest.approx(share)
 
 
-def race() -> Race:
+def race() -> AccuracyRuns:
     epochs = [Epoch(10.0, 0.5, 0.4), Epoch(20.0, 0.8, 0.7)]
     slower = [Epoch(2 * seconds, found, mean) for seconds, found, mean in epochs]
     recipes = [Recipe((("lr", lr), ("epochs", 2))) for lr in (0.1, 0.2)]
-    tried = {name: [Trial(recipe, 1.0, 0.8) for recipe in recipes] for name in ("ours", "ddp")}
-    return Race("ddp", 0.1, tried, {"ours": [epochs], "ddp": [slower]}, discarded=1, trusted=True)
+    tried = {name: [RecipeTrial(recipe, 1.0, 0.8) for recipe in recipes] for name in ("ours", "ddp")}
+    return AccuracyRuns("ddp", 0.1, tried, {"ours": [epochs], "ddp": [slower]}, discarded=1, trusted=True)
 
 
-def steps() -> Steps:
+def steps() -> SideSteps:
     operations = {"aten::mm": Operation(2e-3, 4.0), "aten::add": Operation(1e-3, 8.0)}
-    return Steps({name: StepSides([3e-3, 4e-3], operations, 1e6) for name in ("ff", "bp")}, 1e9)
+    return SideSteps({name: StepSides([3e-3, 4e-3], operations, 1e6) for name in ("ff", "bp")}, 1e9)
 
 
-def depths() -> Table:
-    made = Table("depth", "deep", depth.columns(2, 2), depth.UNITS)
+def depths() -> ResultTable:
+    made = ResultTable("depth", "deep", depth.columns(2, 2), depth.UNITS)
     for blocks in (6, 12):
         made.add(side="ours", blocks=blocks, peak=2.0, queue=0.5, throughput=Summary.of([5.0, 6.0]))
         made.add(side="ddp-bucket-25", against="ddp", blocks=blocks, peak=4.0, of_peak=0.5)
@@ -75,7 +75,7 @@ def depths() -> Table:
     return made
 
 
-def compared() -> Table:
+def compared() -> ResultTable:
     summary = [{"variant": "ddp-views", "against": "ddp"}]
     return throughput.compared(SETTINGS, rounds(), "ours", summary)
 
@@ -90,13 +90,13 @@ TABLES = {
                          accuracy.level_table(race(), 0.75), accuracy.trial_table(race().tried, 3),
                          accuracy.run_table(race().runs)],
     "depth": lambda: [depths()],
-    "faults": lambda: finding("processes", KILLS, Costs(60.0, 2, 0, 1.0, 2.0)).tables,
+    "faults": lambda: finding("processes", KILLS, DisturbedRunCosts(60.0, 2, 0, 1.0, 2.0)).tables,
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("suite", TABLES)
 def test_a_table_is_drawn_from_its_rows_alone(suite: str) -> None:
-    tables: list[Table] = TABLES[suite]()
+    tables: list[ResultTable] = TABLES[suite]()
     record = json.loads(as_json(tidy(tables, "mlp", "sff")))
     assert record["rows"]
     assert all({"network", "rule", "side", *MEASURED} <= row.keys() for row in record["rows"])
@@ -124,7 +124,7 @@ def test_sides_stand_side_by_side_where_the_columns_say_so() -> None:
 
 
 def test_what_is_not_known_has_no_row_and_what_is_has_its_unit() -> None:
-    table = Table("part", "a title", {"side": "side", "x": "x:.1f", "n": "x.n"}, {"x": "s", "y": "ms"})
+    table = ResultTable("part", "a title", {"side": "side", "x": "x:.1f", "n": "x.n"}, {"x": "s", "y": "ms"})
     table.add(side="a", x=Value(1.25, 3), y=None)
     table.add(side="b", x=Summary.of([]))
     assert [(row["metric"], row["value"], row["n"], row["unit"]) for row in table.rows()] == [("x", 1.25, 3, "s")]

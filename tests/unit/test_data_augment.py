@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from ffdist.data import Loader, from_tensors
-from ffdist.data.augment import Draws, augment, crop, draw, flip, margin
+from ffdist.data.augment import AugmentDraws, augment, crop, draw, flip, margin
 from ffdist.data.sampler import generator
 
 SHAPES = st.tuples(st.integers(0, 5), st.integers(1, 20), st.integers(1, 20), st.sampled_from([1, 3, 4]))
@@ -64,7 +64,7 @@ def test_a_part_of_the_draws_augments_a_part_of_the_batch() -> None:
 
 def test_no_draws_change_nothing() -> None:
     x = np.random.default_rng(0).integers(0, 256, (2, 4, 4, 1), np.uint8)
-    assert np.array_equal(augment(x.copy(), Draws(None, None, None)), x)
+    assert np.array_equal(augment(x.copy(), AugmentDraws(None, None, None)), x)
 
 
 @given(PICTURES.filter(lambda x: min(x.shape[1:3]) > 2), st.integers(0, 99))

@@ -26,7 +26,7 @@ from ffdist.data import ArraySplit, Images, Loader, torch_dataset
 from ffdist.data.given import as_images
 from ffdist.data.images import moments
 from ffdist.data.items_split import ItemsSplit
-from ffdist.data.readers import Reader
+from ffdist.data.readers import ReaderProcess
 from ffdist.errors import DataError
 from ffdist.objectives import Objective
 
@@ -303,8 +303,8 @@ def test_processes_read_what_draws_side_by_side_with_the_bits_of_one_and_are_gon
 ) -> None:
     drawing = from_dataset(Noisy())
     alone = [epoch(drawing, at, workers=1) for at in range(2)]
-    began: list[Reader] = []
-    monkeypatch.setattr(Reader, "__init__", counted(Reader.__init__, began))
+    began: list[ReaderProcess] = []
+    monkeypatch.setattr(ReaderProcess, "__init__", counted(ReaderProcess.__init__, began))
     loader = Loader(drawing, drawing.train, np.arange(24), batch_size=5, seed=0, train=True, workers=2)
     beside = Loader(drawing, drawing.train, np.arange(6), batch_size=5, seed=0, train=False, workers=2)
     for at in range(2):
@@ -317,8 +317,8 @@ def test_processes_read_what_draws_side_by_side_with_the_bits_of_one_and_are_gon
     assert all(reader.process.returncode is not None for reader in began)
 
 
-def counted(begin: Callable[..., None], began: list[Reader]) -> Callable[..., None]:
-    def begin_counted(self: Reader, *told: Any) -> None:
+def counted(begin: Callable[..., None], began: list[ReaderProcess]) -> Callable[..., None]:
+    def begin_counted(self: ReaderProcess, *told: Any) -> None:
         began.append(self)
         begin(self, *told)
 

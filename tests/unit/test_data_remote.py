@@ -18,7 +18,7 @@ from ffdist.data import Loader, open_data, parts, prepare, remote_pixels, shard_
 from ffdist.data.images import Images
 from ffdist.data.manifest import MANIFEST, read_manifest
 from ffdist.errors import ConfigError, DataError
-from ffdist.remote import Remote, url_of
+from ffdist.remote import RemoteFolder, url_of
 
 STORES = ("pixels", "encoded")
 
@@ -35,16 +35,16 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(params=["memory", "file"])
-def remote(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Remote]:
+def remote(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RemoteFolder]:
     """A folder that is not there yet, in each file system of fsspec's that needs no other package."""
     name = uuid.uuid4().hex
-    made = Remote(f"memory://{name}/data" if request.param == "memory" else f"file://{tmp_path}/remote/data")
+    made = RemoteFolder(f"memory://{name}/data" if request.param == "memory" else f"file://{tmp_path}/remote/data")
     yield made
     made.remove_all()
 
 
 @pytest.mark.parametrize("store", STORES)
-def test_a_remote_folder_holds_the_data_of_one_here(tree: Path, tmp_path: Path, remote: Remote, store) -> None:
+def test_a_remote_folder_holds_the_data_of_one_here(tree: Path, tmp_path: Path, remote: RemoteFolder, store) -> None:
     here = open_data(prepare(tree, tmp_path / "here", mode="rgb", store=store))
     assert prepare(tree, remote.url, mode="rgb", store=store) == remote.url
     there = open_data(remote.url)
@@ -58,16 +58,16 @@ def test_a_remote_folder_holds_the_data_of_one_here(tree: Path, tmp_path: Path, 
 
 
 @pytest.mark.parametrize("store", STORES)
-def test_opening_a_remote_folder_fetches_no_picture(tree: Path, remote: Remote, store, monkeypatch) -> None:
+def test_opening_a_remote_folder_fetches_no_picture(tree: Path, remote: RemoteFolder, store, monkeypatch) -> None:
     prepare(tree, remote.url, mode="rgb", store=store)
     asked: list[int] = []
-    monkeypatch.setattr(Remote, "ranges", lambda *_: asked.append(1))
+    monkeypatch.setattr(RemoteFolder, "ranges", lambda *_: asked.append(1))
     monkeypatch.setattr(remote_pixels.RemoteSplit, "pixels", lambda *_: asked.append(1))
     assert len(open_data(remote.url).train) == 36
     assert not asked
 
 
-def test_nothing_remote_is_overwritten_and_a_killed_upload_makes_room(tree: Path, remote: Remote) -> None:
+def test_nothing_remote_is_overwritten_and_a_killed_upload_makes_room(tree: Path, remote: RemoteFolder) -> None:
     remote.write("train-00000.arrow", b"of an upload that was killed")
     prepare(tree, remote.url)
     before = {name: remote.read(name) for name in remote.found()}
@@ -76,15 +76,17 @@ def test_nothing_remote_is_overwritten_and_a_killed_upload_makes_room(tree: Path
     assert {name: remote.read(name) for name in remote.found()} == before
 
 
-def test_an_upload_that_fails_leaves_nothing_behind(tree: Path, remote: Remote, monkeypatch, tmp_path: Path) -> None:
-    put = Remote.put
+def test_an_upload_that_fails_leaves_nothing_behind(
+    tree: Path, remote: RemoteFolder, monkeypatch, tmp_path: Path
+) -> None:
+    put = RemoteFolder.put
 
-    def failing(self: Remote, name: str, file: Path) -> None:
+    def failing(self: RemoteFolder, name: str, file: Path) -> None:
         if name == "train-00000.arrow":
             raise OSError("the network is down")
         put(self, name, file)
 
-    monkeypatch.setattr(Remote, "put", failing)
+    monkeypatch.setattr(RemoteFolder, "put", failing)
     monkeypatch.setenv("TMPDIR", str(tmp_path / "t"))
     (tmp_path / "t").mkdir()
     monkeypatch.setattr("tempfile.tempdir", None)
@@ -97,7 +99,7 @@ def test_an_upload_that_fails_leaves_nothing_behind(tree: Path, remote: Remote, 
 @pytest.mark.parametrize("store", STORES)
 @pytest.mark.parametrize("harm", ["cut", "written", "gone"])
 def test_a_remote_shard_that_changes_while_it_is_read_is_one_error(
-    tree: Path, remote: Remote, store, harm: str, monkeypatch
+    tree: Path, remote: RemoteFolder, store, harm: str, monkeypatch
 ) -> None:
     monkeypatch.setattr(parts, "CHECK_SECONDS", 0)
     prepare(tree, remote.url, mode="rgb", store=store)
@@ -115,7 +117,7 @@ def test_a_remote_shard_that_changes_while_it_is_read_is_one_error(
 
 @pytest.mark.parametrize("store", STORES)
 def test_a_sample_that_is_not_what_was_written_is_named_and_not_learned_from(
-    tree: Path, remote: Remote, store, monkeypatch: pytest.MonkeyPatch
+    tree: Path, remote: RemoteFolder, store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One changed bit, in a part of a shard that is fetched alone: no file is looked at again, and no size differs."""
     monkeypatch.setattr(remote_pixels, "GAP", 1)
@@ -135,7 +137,7 @@ def test_a_sample_that_is_not_what_was_written_is_named_and_not_learned_from(
 
 
 def test_a_folder_written_without_digests_is_read_which_is_told(
-    tree: Path, remote: Remote, capsys, monkeypatch
+    tree: Path, remote: RemoteFolder, capsys, monkeypatch
 ) -> None:
     monkeypatch.setattr(remote_pixels, "GAP", 1)
     for store in STORES:
@@ -152,7 +154,7 @@ def test_a_folder_written_without_digests_is_read_which_is_told(
         assert np.array_equal(images.train.take(np.array([7, 9])), whole[[7, 9]])
 
 
-def test_what_is_not_there_is_told_with_its_address(remote: Remote) -> None:
+def test_what_is_not_there_is_told_with_its_address(remote: RemoteFolder) -> None:
     with pytest.raises(DataError, match=f"not a prepared data set\n  where: {remote.url}"):
         open_data(remote.url)
     with pytest.raises(ConfigError, match="addresses of nosuch:// cannot be opened"):
@@ -172,20 +174,20 @@ def small_shards(monkeypatch: pytest.MonkeyPatch, bytes: int = 3000) -> None:
 def fetched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
     """Every file, or part of one, of pixels that is fetched: its name, and how many bytes."""
     seen: list[tuple[str, int]] = []
-    read, ranges = Remote.read, Remote.ranges
+    read, ranges = RemoteFolder.read, RemoteFolder.ranges
 
-    def reading(self: Remote, name: str) -> bytes:
+    def reading(self: RemoteFolder, name: str) -> bytes:
         data = read(self, name)
         if name.endswith(".arrow"):
             seen.append((name, len(data)))
         return data
 
-    def ranging(self: Remote, wanted: Sequence[tuple[str, int, int]]) -> list[bytes]:
+    def ranging(self: RemoteFolder, wanted: Sequence[tuple[str, int, int]]) -> list[bytes]:
         seen.extend((name, length) for name, _, length in wanted)
         return ranges(self, wanted)
 
-    monkeypatch.setattr(Remote, "read", reading)
-    monkeypatch.setattr(Remote, "ranges", ranging)
+    monkeypatch.setattr(RemoteFolder, "read", reading)
+    monkeypatch.setattr(RemoteFolder, "ranges", ranging)
     return seen
 
 
@@ -193,7 +195,7 @@ PIXELS = 12 * 12 * 3
 
 
 def test_of_remote_pixels_only_the_samples_of_a_loader_are_fetched_each_once(
-    tree: Path, tmp_path: Path, remote: Remote, monkeypatch: pytest.MonkeyPatch, fetched: list[tuple[str, int]]
+    tree: Path, tmp_path: Path, remote: RemoteFolder, monkeypatch: pytest.MonkeyPatch, fetched: list[tuple[str, int]]
 ) -> None:
     small_shards(monkeypatch, 12 * PIXELS)
     here = open_data(prepare(tree, tmp_path / "here", mode="rgb"))
@@ -221,7 +223,7 @@ def test_of_remote_pixels_only_the_samples_of_a_loader_are_fetched_each_once(
 
 
 def test_hosts_that_share_batches_fetch_their_own_samples_of_an_epoch(
-    tree: Path, remote: Remote, monkeypatch: pytest.MonkeyPatch, fetched: list[tuple[str, int]]
+    tree: Path, remote: RemoteFolder, monkeypatch: pytest.MonkeyPatch, fetched: list[tuple[str, int]]
 ) -> None:
     prepare(tree, remote.url, mode="rgb")
     monkeypatch.setattr(remote_pixels, "GAP", PIXELS)
@@ -238,7 +240,7 @@ def test_hosts_that_share_batches_fetch_their_own_samples_of_an_epoch(
 
 
 def test_pixels_that_do_not_fit_into_memory_are_mixed_few_shards_at_a_time(
-    tree: Path, remote: Remote, monkeypatch
+    tree: Path, remote: RemoteFolder, monkeypatch
 ) -> None:
     small_shards(monkeypatch)
     prepare(tree, remote.url, mode="rgb")

@@ -36,6 +36,7 @@ ROOMS = {
         "environment",
         "errors",
         "models",
+        "renamed",
         "notes",
         "objectives",
         "data",

@@ -25,7 +25,7 @@ from ffdist.models import (
     weights_file,
     with_weights,
 )
-from ffdist.models.chain import Group
+from ffdist.models.chain import BlockGroup
 from ffdist.models.weights import read_state
 from ffdist.objectives import LocalCE
 from ffdist.pipeline.classifier import Classifier
@@ -163,7 +163,7 @@ def save(model: nn.Module, path: Path) -> None:
 
 def named(block: nn.Module) -> dict[str, Tensor]:
     """By the names in the model that the block was cut out of."""
-    parts = block if isinstance(block, Group) else [block]
+    parts = block if isinstance(block, BlockGroup) else [block]
     return {key: value for part in parts for key, value in part.state_dict().items()}
 
 

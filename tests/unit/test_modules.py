@@ -23,7 +23,7 @@ from ffdist.objectives import DGL, AugLocal, LocalCE, PredSim
 from ffdist.objectives.auglocal import chosen
 from ffdist.pipeline.crossed import layers_crossed
 from ffdist.pipeline.plan import block_specs
-from ffdist.runtime.modules import Parts, balanced, joined_in_modules, measured
+from ffdist.runtime.modules import ModuleSeconds, balanced, joined_in_modules, measured
 from ffdist.runtime.run import read_settings
 from ffdist.runtime.world import World
 from ffdist.settings import Settings
@@ -42,7 +42,7 @@ def test_no_other_cut_has_a_faster_slowest_module(costs: list[tuple[float, float
         ends = [0, *accumulate(counts)]
         return max(sum(blocks[a:b]) + heads[b - 1] for a, b in pairwise(ends))
 
-    counts = balanced(Parts(blocks, heads), modules)
+    counts = balanced(ModuleSeconds(blocks, heads), modules)
     assert len(counts) == modules
     assert sum(counts) == len(costs)
     other = data.draw(st.permutations([1] * (modules - 1) + [len(costs) - modules + 1]))
@@ -50,9 +50,9 @@ def test_no_other_cut_has_a_faster_slowest_module(costs: list[tuple[float, float
 
 
 def test_no_module_ends_where_the_rule_has_no_place_for_a_head() -> None:
-    assert balanced(Parts((1.0, 1.0, 1.0, 1.0), (inf, inf, 0.0, 0.0)), 2) == (3, 1)
+    assert balanced(ModuleSeconds((1.0, 1.0, 1.0, 1.0), (inf, inf, 0.0, 0.0)), 2) == (3, 1)
     with pytest.raises(ConfigError, match="no place for so many heads"):
-        balanced(Parts((1.0, 1.0, 1.0), (inf, inf, 0.0)), 2)
+        balanced(ModuleSeconds((1.0, 1.0, 1.0), (inf, inf, 0.0)), 2)
 
 
 def test_a_block_is_measured_with_its_head_and_without() -> None:

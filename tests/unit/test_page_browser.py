@@ -116,7 +116,7 @@ def test_a_live_page_follows_its_run_and_keeps_what_is_unfolded(runs: Path, brow
     log = runs / "b" / "metrics.jsonl"
     whole = log.read_text().splitlines(keepends=True)
     log.write_text(whole[0])
-    with ffdist.Watch(runs, port=0) as watch:
+    with ffdist.PageServer(runs, port=0) as watch:
         seen = Seen(browser, watch.url)
         assert seen.findings() == []
         seen.page.get_by_role("link", name="b", exact=True).click()

@@ -72,7 +72,7 @@ TABLES = {
     "dry run": lambda name: stage_table([BlockCost(name, 1.0, 1, 1)], Plan.pipeline([name], [1]), 1, {name: 1}),
     "maps": maps,
     "doctor": lambda name: doctor.table([doctor.DoctorCheck(name, False, name, name)]),
-    "bench": lambda name: table.Table("", name, {name: "side"}, {}, [{"side": name}]).rich(),
+    "bench": lambda name: table.ResultTable("", name, {name: "side"}, {}, [{"side": name}]).rich(),
 }
 
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from ffdist import SFF, models, open_data
 from ffdist.models import Chain
-from ffdist.planner import Curve, Profile
+from ffdist.planner import Profile, SampleCurve
 from ffdist.planner.cached import described, profile_of
 from ffdist.planner.measure import sizes_of
 from ffdist.runtime.job import Job
@@ -87,10 +87,10 @@ def test_json_gives_the_same_profile() -> None:
 
 
 def test_between_sizes_a_curve_is_straight() -> None:
-    curve = Curve((8, 16, 32), ((1.0, 1.0, 9.0), (2.0,), (6.0,)))
+    curve = SampleCurve((8, 16, 32), ((1.0, 1.0, 9.0), (2.0,), (6.0,)))
     assert [curve.at(n) for n in (8, 12, 16, 24, 32, 64)] == [1.0, 1.5, 2.0, 4.0, 6.0, 12.0]
     assert curve.at(4) == 0.5
-    assert Curve((8, 16), ((3.0,), (4.0,))).at(4) == 2.5  # what every message takes is in it
+    assert SampleCurve((8, 16), ((3.0,), (4.0,))).at(4) == 2.5  # what every message takes is in it
     assert curve.at(0) == 0.0
     assert 9.0 in curve.spread
 

@@ -13,7 +13,17 @@ from hypothesis import strategies as st
 
 from ffdist.errors import ConfigError
 from ffdist.plan import Plan, PlanStage, Share
-from ffdist.planner import BlockProfile, Cluster, Curve, NetworkLink, Profile, best_plan, parse_bytes, parse_link, price
+from ffdist.planner import (
+    BlockProfile,
+    Cluster,
+    NetworkLink,
+    Profile,
+    SampleCurve,
+    best_plan,
+    parse_bytes,
+    parse_link,
+    price,
+)
 from ffdist.planner.dealing import PlanSearch
 from ffdist.planner.search import best_pipeline, best_price, data_parallel
 
@@ -25,8 +35,8 @@ def block(index: int, seconds: float, megabytes: float = 1.0, sent: float = 1e4,
     size = int(megabytes * 1e6)
     return BlockProfile(
         f"block{index}",
-        Curve((BATCH // 4, BATCH), ((0.3 * seconds / 3,), (seconds / 3,))),
-        Curve((BATCH // 4, BATCH), ((0.3 * seconds * 2 / 3,), (seconds * 2 / 3,))),
+        SampleCurve((BATCH // 4, BATCH), ((0.3 * seconds / 3,), (seconds / 3,))),
+        SampleCurve((BATCH // 4, BATCH), ((0.3 * seconds * 2 / 3,), (seconds * 2 / 3,))),
         step,
         step / 2,
         size // 4,
@@ -34,7 +44,7 @@ def block(index: int, seconds: float, megabytes: float = 1.0, sent: float = 1e4,
         size,
         2 * size,
         sent,
-        Curve.proportional(BATCH, 1e7 * seconds + 1),
+        SampleCurve.proportional(BATCH, 1e7 * seconds + 1),
         lane=step / 3,
         lanes=step / 4,
         exchange=step / 5,
@@ -43,7 +53,7 @@ def block(index: int, seconds: float, megabytes: float = 1.0, sent: float = 1e4,
 
 def network(*blocks: BlockProfile, sliced: bool = True) -> Profile:
     return Profile(
-        "net", "rule", BATCH, 1, "fp32", "a CPU", True, 1, {}, blocks, Curve.proportional(BATCH, 1e-4), sliced
+        "net", "rule", BATCH, 1, "fp32", "a CPU", True, 1, {}, blocks, SampleCurve.proportional(BATCH, 1e-4), sliced
     )
 
 

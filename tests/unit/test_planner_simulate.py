@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from ffdist.plan import Plan, PlanStage, Share
 from ffdist.planner import Cluster, NetworkLink, Profile, price
-from ffdist.planner.events import Cores, Events, Process
-from ffdist.planner.profile import BackpropProfile, BlockProfile, Curve
+from ffdist.planner.events import CorePool, EventQueue, Process
+from ffdist.planner.profile import BackpropProfile, BlockProfile, SampleCurve
 from ffdist.planner.schedules import ddp, one_batch, one_f_one_b, order_of
-from ffdist.planner.simulate import Draw, messages_of, simulate
+from ffdist.planner.simulate import TimeDraw, messages_of, simulate
 
 BATCH = 60
 """It has whole lanes and microbatches of whole samples."""
@@ -26,8 +26,8 @@ def block(index: int, seconds: float, megabytes: float = 0.0, sent: float = 0.0,
     size = int(megabytes * 1e6)
     return BlockProfile(
         f"block{index}",
-        Curve.proportional(BATCH, seconds / 3),
-        Curve.proportional(BATCH, seconds * 2 / 3),
+        SampleCurve.proportional(BATCH, seconds / 3),
+        SampleCurve.proportional(BATCH, seconds * 2 / 3),
         step,
         0.0,
         size // 4,
@@ -35,7 +35,7 @@ def block(index: int, seconds: float, megabytes: float = 0.0, sent: float = 0.0,
         size,
         2 * size,
         sent,
-        Curve.proportional(BATCH, 1e6),
+        SampleCurve.proportional(BATCH, 1e6),
         lane=step / 3,
         lanes=step / 4,
         exchange=step / 5,
@@ -43,7 +43,7 @@ def block(index: int, seconds: float, megabytes: float = 0.0, sent: float = 0.0,
 
 
 def network(*blocks: BlockProfile, microbatches: int = 1) -> Profile:
-    nothing = Curve.proportional(BATCH, 0.0)
+    nothing = SampleCurve.proportional(BATCH, 0.0)
     profile = Profile("net", "rule", BATCH, microbatches, "fp32", "a CPU", True, 1, {}, blocks, nothing, True)
     return replace(profile, backprop=BackpropProfile((*blocks, block(len(blocks), 0.0))))
 
@@ -144,7 +144,7 @@ def test_one_forward_one_backward_by_hand() -> None:
     assert " ".join(shown) == "F0 F1 B0 F2 B1 F3 B2 B3"
     profile = network(*(block(n, 0.03) for n in range(4)))
     stages = [[each] for each in profile.blocks]
-    ends = one_batch(profile, Cluster(4, FREE), stages, 4, BATCH, [0.0] * 4, Draw(None))
+    ends = one_batch(profile, Cluster(4, FREE), stages, 4, BATCH, [0.0] * 4, TimeDraw(None))
     assert max(ends) == pytest.approx((4 + 3) * 0.03)  # microbatches and the stages' fill, each forward and back
 
 
@@ -169,8 +169,8 @@ def test_messages_are_cut_as_lanes_and_microbatches_are() -> None:
 
 
 def test_cores_are_given_in_the_order_in_which_they_are_asked_for() -> None:
-    events, done = Events(), list[tuple[int, float]]()
-    cores = Cores(events, 2)
+    events, done = EventQueue(), list[tuple[int, float]]()
+    cores = CorePool(events, 2)
 
     def work(name: int) -> Process:
         yield from cores.compute(1.0)

@@ -25,7 +25,7 @@ from ffdist.pipeline.reduce import Reduction, slices_pay
 from ffdist.pipeline.running import in_order
 from ffdist.pipeline.slices import OwnSlice
 from ffdist.pipeline.team import StageGroup
-from ffdist.pipeline.tree import Partial, added_up, halves, nodes_of, total
+from ffdist.pipeline.tree import PartialSum, added_up, halves, nodes_of, total
 from ffdist.plan import Plan, PlanStage, Share, spread
 from ffdist.runtime.planning import saved_plan
 from ffdist.runtime.run import read_settings, write_settings
@@ -259,7 +259,7 @@ def test_a_tree_is_the_same_whoever_adds_it_up(lanes: int, data: st.DataObject) 
     there = data.draw(st.lists(st.booleans(), min_size=lanes, max_size=lanes))
     values = [torch.randn(3) if here else None for here in there]
     middle = data.draw(st.integers(0, lanes))
-    parts = [Partial(range(middle), lanes), Partial(range(middle, lanes), lanes)]
+    parts = [PartialSum(range(middle), lanes), PartialSum(range(middle, lanes), lanes)]
     for lane, value in enumerate(values):
         parts[lane >= middle].put(lane, value)
     found = total({**parts[0].take(), **parts[1].take()}, (0, lanes), torch.add)

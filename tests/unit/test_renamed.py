@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import ffdist
-from ffdist import transport
+from ffdist import data, models, planner, transport
 from ffdist.errors import ConfigError, as_field
 from ffdist.objectives import BlockSpec, Hinton, Local, Objective
 
@@ -85,9 +85,16 @@ def test_arguments_modules_and_errors_keep_their_old_names() -> None:
     with pytest.warns(DeprecationWarning, match=r"`regroup\(cut=...\)` is now `blocks_per_block=...`"):
         assert len(chain.regroup(cut=[2])) == 1  # pyright: ignore[reportCallIssue]
     assert len(chain) == 2
-    for old, new in {"Meeting": "EdgeContext", "Place": "WorkerLocation"}.items():
-        with pytest.warns(DeprecationWarning, match=f"`{old}` is now `{new}`"):
-            assert getattr(transport, old) is getattr(transport, new)
+    for module, old, new in (
+        (transport, "Meeting", "EdgeContext"),
+        (transport, "Place", "WorkerLocation"),
+        (ffdist, "Watch", "PageServer"),
+        (data, "Entry", "DatasetEntry"),
+        (models, "Layout", "OutputLayout"),
+        (planner, "Curve", "SampleCurve"),
+    ):
+        with pytest.warns(DeprecationWarning, match=f"`(ffdist.)?{old}` is now `(ffdist.)?{new}`"):
+            assert getattr(module, old) is getattr(module, new)
     with pytest.raises(AttributeError, match="nothing"):
         transport.nothing  # noqa: B018  # pyright: ignore[reportAttributeAccessIssue]
     with pytest.warns(DeprecationWarning, match=r"`open_data\(told=...\)` is now `prepared_as=...`"):

@@ -13,7 +13,7 @@ import torch
 import ffdist
 from ffdist.cli import main
 from ffdist.errors import ConfigError, SnapshotError
-from ffdist.remote import Remote
+from ffdist.remote import RemoteFolder
 from ffdist.snapshot import committed, pulled
 from ffdist.snapshot.mirror import HOLDER, MANIFEST, committed_at, mirror_of
 
@@ -25,9 +25,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(params=["memory", "file"])
-def remote(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Remote]:
+def remote(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RemoteFolder]:
     name = uuid.uuid4().hex
-    made = Remote(f"memory://{name}/run" if request.param == "memory" else f"file://{tmp_path}/remote/run")
+    made = RemoteFolder(f"memory://{name}/run" if request.param == "memory" else f"file://{tmp_path}/remote/run")
     yield made
     made.remove_all()
 
@@ -43,7 +43,7 @@ def weights(run: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in committed(run)[-1].glob("*.safetensors")}
 
 
-def test_a_run_at_an_address_has_the_files_of_one_in_a_folder(remote: Remote, tmp_path: Path) -> None:
+def test_a_run_at_an_address_has_the_files_of_one_in_a_folder(remote: RemoteFolder, tmp_path: Path) -> None:
     trained(remote.url)
     trained(tmp_path / "here")
     assert committed_at(remote) == [folder.name for folder in committed(tmp_path / "here")]
@@ -56,19 +56,19 @@ def test_a_run_at_an_address_has_the_files_of_one_in_a_folder(remote: Remote, tm
 
 def failing_after(files: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The network goes after so many files of snapshots."""
-    put, count = Remote.put, [0]
+    put, count = RemoteFolder.put, [0]
 
-    def failing(self: Remote, name: str, file: Path) -> None:
+    def failing(self: RemoteFolder, name: str, file: Path) -> None:
         count[0] += name.startswith("snapshots/")
         if name.startswith("snapshots/") and count[0] > files:
             raise OSError("the network is down")
         put(self, name, file)
 
-    monkeypatch.setattr(Remote, "put", failing)
+    monkeypatch.setattr(RemoteFolder, "put", failing)
 
 
 def test_a_run_at_an_address_goes_on_from_another_machine_to_the_same_bits(
-    remote: Remote, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    remote: RemoteFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = trained(tmp_path / "whole", epochs=3)
     with monkeypatch.context() as down:
@@ -102,22 +102,24 @@ def test_the_command_line_trains_reads_and_goes_on_at_an_address(
 
 
 def test_a_manifest_is_put_when_all_files_of_its_snapshot_are_there(
-    remote: Remote, monkeypatch: pytest.MonkeyPatch
+    remote: RemoteFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order: list[str] = []
-    put = Remote.put
+    put = RemoteFolder.put
 
-    def noting(self: Remote, name: str, file: Path) -> None:
+    def noting(self: RemoteFolder, name: str, file: Path) -> None:
         put(self, name, file)
         order.append(name)
 
-    monkeypatch.setattr(Remote, "put", noting)
+    monkeypatch.setattr(RemoteFolder, "put", noting)
     trained(remote.url, epochs=1)
     snapshot = [name for name in order if name.startswith("snapshots/")]
     assert [Path(name).name == MANIFEST for name in snapshot] == [False] * (len(snapshot) - 1) + [True]
 
 
-def test_a_network_that_fails_leaves_the_last_snapshot_whole(remote: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_network_that_fails_leaves_the_last_snapshot_whole(
+    remote: RemoteFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with monkeypatch.context() as down:
         failing_after(5, down)  # a whole snapshot of two blocks and a manifest, and two blocks of the next
         with pytest.raises(SnapshotError, match=r"an address cannot be read or written\n.*\n  got: the network is"):
@@ -126,21 +128,21 @@ def test_a_network_that_fails_leaves_the_last_snapshot_whole(remote: Remote, mon
     assert len(committed(pulled(remote.url))) == 1
 
 
-def test_of_two_runs_at_one_address_the_later_one_stays(remote: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
-    put = Remote.put
+def test_of_two_runs_at_one_address_the_later_one_stays(remote: RemoteFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    put = RemoteFolder.put
 
-    def taken(self: Remote, name: str, file: Path) -> None:
+    def taken(self: RemoteFolder, name: str, file: Path) -> None:
         put(self, name, file)
         if name.endswith(MANIFEST):  # another begins there after our first commit
             self.write(HOLDER, b'{"token": "another"}')
 
-    monkeypatch.setattr(Remote, "put", taken)
+    monkeypatch.setattr(RemoteFolder, "put", taken)
     with pytest.raises(SnapshotError, match="another run has taken the address"):
         trained(remote.url, epochs=3)
     assert len(committed_at(remote)) == 1
 
 
-def test_nothing_at_an_address_is_overwritten_and_what_is_refused_leaves_nothing(remote: Remote) -> None:
+def test_nothing_at_an_address_is_overwritten_and_what_is_refused_leaves_nothing(remote: RemoteFolder) -> None:
     trained(remote.url, epochs=1)
     before = {*remote.found()}
     with pytest.raises(ConfigError, match=f"already holds a run\n  where: {remote.url}"):
@@ -149,7 +151,7 @@ def test_nothing_at_an_address_is_overwritten_and_what_is_refused_leaves_nothing
 
 
 def test_a_snapshot_that_is_damaged_at_an_address_is_told_and_the_one_before_taken(
-    remote: Remote, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    remote: RemoteFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trained(remote.url, epochs=2)
     last = remote / "snapshots" / committed_at(remote)[-1]
@@ -161,6 +163,6 @@ def test_a_snapshot_that_is_damaged_at_an_address_is_told_and_the_one_before_tak
     assert isinstance(ffdist.load(remote.url).predict(torch.rand(1, 1, 8, 8)), torch.Tensor)
 
 
-def test_an_address_without_a_run_is_told(remote: Remote) -> None:
+def test_an_address_without_a_run_is_told(remote: RemoteFolder) -> None:
     with pytest.raises(SnapshotError, match="there is no run here"):
         ffdist.load(remote.url)

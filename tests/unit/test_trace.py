@@ -20,15 +20,15 @@ import ffdist
 from ffdist.errors import ConfigError
 from ffdist.page.spans import read_trace, spans_of, without_overlap
 from ffdist.runtime.processes import run_processes
-from ffdist.runtime.stage_process import Training
+from ffdist.runtime.stage_process import StageMain
 from ffdist.runtime.threads import run_threads
-from ffdist.runtime.tracing import Offset, common_clock
+from ffdist.runtime.tracing import ClockOffset, common_clock
 from ffdist.runtime.world import World
 
 SHARED = "{0} @ 0:0, 1:1 | {1}, {2} @ 1"
 WAYS: dict[str, Callable[[DigitsJob], object]] = {
     "threads": lambda make: run_threads(make(), QUIET),
-    "processes": lambda make: run_processes(Training(make), 2, QUIET),
+    "processes": lambda make: run_processes(StageMain(make), 2, QUIET),
 }
 
 
@@ -117,7 +117,7 @@ def test_of_spans_within_one_another_each_moment_counts_once() -> None:
 
 @pytest.mark.parametrize("ahead", [0, 3_600_000_000_000, -5_000_000])
 def test_a_clock_of_another_host_is_found_as_exactly_as_is_said(ahead: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    store, found = dist.HashStore(), dict[int, Offset]()
+    store, found = dist.HashStore(), dict[int, ClockOffset]()
     true = time.perf_counter_ns
 
     def here() -> int:
@@ -132,8 +132,8 @@ def test_a_clock_of_another_host_is_found_as_exactly_as_is_said(ahead: int, monk
     other.start()
     life(0)
     other.join()
-    assert found[0] == Offset(0, 0)
+    assert found[0] == ClockOffset(0, 0)
     if not ahead:
-        assert found[1] == Offset(0, 0), "one clock, read by both"
+        assert found[1] == ClockOffset(0, 0), "one clock, read by both"
     else:
         assert abs(found[1].add + ahead) <= found[1].within < 2_000_000_000

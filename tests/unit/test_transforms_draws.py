@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from ffdist.calls import calls_of
-from ffdist.data.transforms import Steps, load_transforms
-from ffdist.data.transforms.draws import Draws, philox
+from ffdist.data.transforms import TransformSteps, load_transforms
+from ffdist.data.transforms.draws import RandomDraws, philox
 from ffdist.errors import ConfigError
 
 KNOWN = [
@@ -30,18 +30,18 @@ def test_the_generator_gives_the_words_of_its_authors(
 
 def test_what_is_drawn_for_a_sample_depends_on_seed_epoch_purpose_and_sample_alone() -> None:
     rows = np.array([5, 0, 70000, 3])
-    one, other = Draws(7, [("a", 3), ("b", 6)]), Draws(7, [("b", 6)])
+    one, other = RandomDraws(7, [("a", 3), ("b", 6)]), RandomDraws(7, [("b", 6)])
     whole = one.uniform(2, rows)
     assert [part.shape for part in whole] == [(4, 3), (4, 6)]
     assert np.array_equal(whole[1], other.uniform(2, rows)[0])
     assert np.array_equal(whole[1][1:3], other.uniform(2, rows[1:3])[0])
-    for another in (Draws(8, [("a", 3)]).uniform(2, rows), one.uniform(3, rows), one.uniform(2, rows + 1)):
+    for another in (RandomDraws(8, [("a", 3)]).uniform(2, rows), one.uniform(3, rows), one.uniform(2, rows + 1)):
         assert not np.isin(another[0], whole[0]).any()
     assert not np.isin(whole[1], whole[0]).any()
 
 
 def test_the_numbers_are_uniform() -> None:
-    (drawn,) = Draws(0, [("a", 8)]).uniform(0, np.arange(20_000))
+    (drawn,) = RandomDraws(0, [("a", 8)]).uniform(0, np.arange(20_000))
     counts = np.histogram(drawn, 50, (0, 1))[0]
     expected = drawn.size / 50
     assert ((counts - expected) ** 2 / expected).sum() < 100  # of 49 degrees of freedom: 5 sigma
@@ -82,7 +82,7 @@ def test_what_is_no_name_with_options_is_told(words: list[object], message: str)
 
 
 def test_a_picture_of_any_size_is_cut_alike_in_any_part_of_any_batch() -> None:
-    steps = Steps(load_transforms(["resized-crop"]), seed=3, wanted=(12, 16))
+    steps = TransformSteps(load_transforms(["resized-crop"]), seed=3, wanted=(12, 16))
     generator = np.random.default_rng(0)
     pictures = [generator.integers(0, 256, (20 + i, 50 - i, 3), np.uint8) for i in range(8)]
     rows = np.array([11, 4, 2, 9, 0, 1, 30, 6])

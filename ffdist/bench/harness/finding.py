@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ffdist.bench.harness.table import Row, Table
+from ffdist.bench.harness.table import ResultTable, Row
 
 Progress = Callable[[str], None]
 """Is told, in a line, what is going on."""
@@ -32,7 +32,7 @@ class BenchResult:
     theme: str
     summary: dict[str, Any] | list[dict[str, Any]]
     """What --json prints."""
-    tables: list[Table]
+    tables: list[ResultTable]
     """Those with a title are shown; the others are in the record alone."""
     notes: list[str] = field(default_factory=list)
     plot: Plot | None = None

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from ffdist.bench.harness.finding import BenchResult
-from ffdist.bench.harness.table import Table, lines_of
+from ffdist.bench.harness.table import ResultTable, lines_of
 from ffdist.cores import available_cores
 from ffdist.device import all_seen, name_of, total_bytes
 from ffdist.environment import commit, processor_name, version_of
@@ -64,7 +64,7 @@ def facts_of(theme: str, command: Sequence[str]) -> Record:
     }
 
 
-def tidy(tables: Iterable[Table], network: str = "", rule: str = "") -> Record:
+def tidy(tables: Iterable[ResultTable], network: str = "", rule: str = "") -> Record:
     """Tables as a record has them: how they are drawn, and their rows."""
     tables = list(tables)
     usual = {"network": network, "rule": rule, "side": ""}
@@ -115,10 +115,10 @@ def environment(record: Record) -> str:
     )
 
 
-def tables_of(record: Record) -> list[Table]:
+def tables_of(record: Record) -> list[ResultTable]:
     """Those that are shown, with their lines."""
     return [
-        Table(part, how["title"], how["columns"], {}, lines_of(record["rows"], part))
+        ResultTable(part, how["title"], how["columns"], {}, lines_of(record["rows"], part))
         for part, how in record["tables"].items()
         if how["title"]
     ]

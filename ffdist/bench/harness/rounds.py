@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, TypeVar
 
 from ffdist.bench.harness.summary import Summary, ratios
-from ffdist.bench.harness.table import Table
+from ffdist.bench.harness.table import ResultTable
 from ffdist.bench.harness.window import Window, WindowRate
 
 PATIENCE = 4
@@ -124,9 +124,9 @@ class Rounds:
             notes.append(f"only {len(self.passed)} of {self.wanted} rounds wanted passed the probe")
         return notes
 
-    def table(self, **of: str | int) -> Table:
+    def table(self, **of: str | int) -> ResultTable:
         """Every lap, of discarded rounds, too, for the record alone. of: what these rounds are of."""
-        made = Table("rounds", "", {}, {"throughput": "samples/s", "probe": "cores"})
+        made = ResultTable("rounds", "", {}, {"throughput": "samples/s", "probe": "cores"})
         for number, each in enumerate(self.tried):
             place = {**of, "round": number, "passed": each.passed}
             made.add(**place, probe=each.probe)

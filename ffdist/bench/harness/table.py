@@ -56,7 +56,7 @@ Line = dict[str, Any]
 
 
 @dataclass
-class Table:
+class ResultTable:
     """One part of a measurement."""
 
     part: str
@@ -147,7 +147,7 @@ def is_figure(cell: Any) -> bool:
 
 
 def cell_of(line: Line, what: str) -> Cell:
-    """what: as in `Table.columns`."""
+    """what: as in `ResultTable.columns`."""
     side, between, what = what.rpartition("/")
     line = line.get(side, {}) if between else line
     name, _, part = what.partition(":")[0].partition(".")

@@ -20,7 +20,7 @@ from ffdist.bench.harness.finding import BenchResult, Plot, Progress
 from ffdist.bench.harness.probe import Probe
 from ffdist.bench.harness.rounds import PATIENCE
 from ffdist.bench.harness.summary import Summary, ratios
-from ffdist.bench.harness.table import Cell, Table
+from ffdist.bench.harness.table import Cell, ResultTable
 from ffdist.bench.harness.team import WorkerMain, WorkerPool
 from ffdist.bench.hosts import Hosts
 from ffdist.bench.jobs import BenchJob
@@ -65,7 +65,7 @@ def shown(value: Any) -> str:
     return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-class Contender(NamedTuple):
+class AccuracySide(NamedTuple):
     """A side of the comparison."""
 
     name: str
@@ -73,7 +73,7 @@ class Contender(NamedTuple):
     life: Callable[[BenchJob], WorkerMain]
 
 
-class Trial(NamedTuple):
+class RecipeTrial(NamedTuple):
     """What a recipe came to before the comparison, by medians."""
 
     recipe: Recipe
@@ -83,14 +83,14 @@ class Trial(NamedTuple):
     """At its end."""
 
 
-class Race(NamedTuple):
+class AccuracyRuns(NamedTuple):
     """All that was run."""
 
     variant: str
     """The baseline."""
     chance: float
     """Accuracy before the first batch."""
-    tried: dict[str, list[Trial]]
+    tried: dict[str, list[RecipeTrial]]
     """Beforehand, by side."""
     runs: dict[str, list[list[Epoch]]]
     """By side, "ours" and the variant."""
@@ -112,13 +112,13 @@ def accuracy(settings: BenchSettings, progress: Progress) -> BenchResult:
         variant = qualified(settings, place, progress)
         chance = 1 / settings.job(1)().chain.num_classes
         contenders = [
-            Contender("ours", settings.num_stages, lambda job: place(PipelineRun(job))),
-            Contender(
+            AccuracySide("ours", settings.num_stages, lambda job: place(PipelineRun(job))),
+            AccuracySide(
                 variant, settings.compare.devices, lambda job: place(BaselineRun(replace(job, stages=1), variant))
             ),
         ]
         tried = {side.name: try_recipes(side, settings, chance, progress) for side in contenders}
-        race = Race(variant, chance, tried, *take_turns(contenders, settings, chosen(tried), progress))
+        race = AccuracyRuns(variant, chance, tried, *take_turns(contenders, settings, chosen(tried), progress))
     return told(settings, race)
 
 
@@ -152,7 +152,7 @@ def qualified(settings: BenchSettings, place: Placing, progress: Progress) -> st
 
 
 def take_turns(
-    contenders: Sequence[Contender], settings: BenchSettings, recipes: dict[str, Recipe], progress: Progress
+    contenders: Sequence[AccuracySide], settings: BenchSettings, recipes: dict[str, Recipe], progress: Progress
 ) -> tuple[dict[str, list[list[Epoch]]], int, bool]:
     """Runs by side, pairs that the probe discarded, and whether it let any through."""
     runs: dict[str, list[list[Epoch]]] = {side.name: [] for side in contenders}
@@ -175,11 +175,11 @@ def take_turns(
     return runs, len(failed), trusted
 
 
-def try_recipes(side: Contender, settings: BenchSettings, chance: float, progress: Progress) -> list[Trial]:
+def try_recipes(side: AccuracySide, settings: BenchSettings, chance: float, progress: Progress) -> list[RecipeTrial]:
     """Each recipe on as many seeds as --qualifying says, none of which is measured later; a single one is not run."""
     recipes = recipes_of("ours" if side.name == "ours" else "baseline", settings)
     if len(recipes) == 1:
-        return [Trial(recipes[0], nan, nan)]
+        return [RecipeTrial(recipes[0], nan, nan)]
     trials = []
     for recipe in recipes:
         progress(f"{side.name} with {recipe}")
@@ -189,14 +189,14 @@ def try_recipes(side: Contender, settings: BenchSettings, chance: float, progres
         ]
         seconds = [reached_after(epochs, settings.compare.target, chance) for epochs in runs]
         trials.append(
-            Trial(
+            RecipeTrial(
                 recipe, median(inf if isnan(s) else s for s in seconds), median(epochs[-1].accuracy for epochs in runs)
             )
         )
     return trials
 
 
-def chosen(tried: dict[str, list[Trial]]) -> dict[str, Recipe]:
+def chosen(tried: dict[str, list[RecipeTrial]]) -> dict[str, Recipe]:
     """Each side's fastest to the target; where none gets there, the one that ends highest."""
     return {
         name: min(trials, key=lambda trial: (trial.seconds, -trial.accuracy)).recipe for name, trials in tried.items()
@@ -254,7 +254,7 @@ def scheduled(settings: Settings) -> Settings:
     return settings.changed(schedule="cosine") if settings.scheduler == BASE.scheduler else settings
 
 
-def run(side: Contender, settings: BenchSettings, recipe: Recipe, number: int, progress: Progress) -> list[Epoch]:
+def run(side: AccuracySide, settings: BenchSettings, recipe: Recipe, number: int, progress: Progress) -> list[Epoch]:
     """Epoch by epoch, until the target or the last; run `number` has seed + number."""
     epochs: list[Epoch] = []
     with WorkerPool(
@@ -277,7 +277,7 @@ def reached_after(run: Sequence[Epoch], level: float, chance: float) -> float:
     return nan
 
 
-def told(settings: BenchSettings, race: Race) -> BenchResult:
+def told(settings: BenchSettings, race: AccuracyRuns) -> BenchResult:
     variant, runs, recipes = race.variant, race.runs, chosen(race.tried)
     reached = {name: all(run[-1].accuracy >= settings.compare.target for run in of) for name, of in runs.items()}
     ours, theirs, ratio = at_level(race, settings.compare.target)
@@ -334,7 +334,7 @@ def columns(recipe: Recipe) -> dict[str, Cell]:
     return {"recipe": recipe.others or "as told", "lr": f"{values['lr']:g}", "epochs_at_most": recipe.epochs}
 
 
-def side_table(title: str, race: Race, reached: dict[str, bool]) -> Table:
+def side_table(title: str, race: AccuracyRuns, reached: dict[str, bool]) -> ResultTable:
     """What became of each side's runs."""
     heads = {
         "side": "side",
@@ -347,7 +347,7 @@ def side_table(title: str, race: Race, reached: dict[str, bool]) -> Table:
         "mean of blocks": "mean",
     }
     units = {"epochs": "", "epoch_time": "s", "reached": "", "accuracy": "", "mean": ""}
-    made, recipes = Table("sides", title, heads, units), chosen(race.tried)
+    made, recipes = ResultTable("sides", title, heads, units), chosen(race.tried)
     for name, of in race.runs.items():
         made.add(
             side=name,
@@ -361,10 +361,10 @@ def side_table(title: str, race: Race, reached: dict[str, bool]) -> Table:
     return made
 
 
-def trial_table(tried: dict[str, list[Trial]], runs: int) -> Table:
+def trial_table(tried: dict[str, list[RecipeTrial]], runs: int) -> ResultTable:
     heads = {"side": "side", **RECIPE_COLUMNS, "seconds to the target": "time", "accuracy then": "accuracy"}
     title = f"tried beforehand on other seeds, medians of {runs}"
-    made = Table("tried", title, heads, {"time": "s", "accuracy": ""})
+    made = ResultTable("tried", title, heads, {"time": "s", "accuracy": ""})
     for name, trials in tried.items():
         for trial in trials if len(trials) > 1 else ():
             seconds = None if trial.seconds == inf else trial.seconds
@@ -372,7 +372,7 @@ def trial_table(tried: dict[str, list[Trial]], runs: int) -> Table:
     return made
 
 
-def level_table(race: Race, target: float) -> Table:
+def level_table(race: AccuracyRuns, target: float) -> ResultTable:
     """Seconds to the target, and to what is below it."""
     heads = {
         "to": "level",
@@ -384,7 +384,7 @@ def level_table(race: Race, target: float) -> Table:
         "most": "baseline/ratio.most",
         "n": "baseline/ratio.n",
     }
-    made = Table("levels", "seconds to a validation accuracy", heads, {"time": "s", "ratio": ""})
+    made = ResultTable("levels", "seconds to a validation accuracy", heads, {"time": "s", "ratio": ""})
     for level in (target - below for below in BELOW):
         ours, theirs, ratio = at_level(race, level)
         made.add(side="ours", level=f"{level:.1%}", time=ours)
@@ -392,9 +392,9 @@ def level_table(race: Race, target: float) -> Table:
     return made
 
 
-def run_table(runs: dict[str, list[list[Epoch]]]) -> Table:
+def run_table(runs: dict[str, list[list[Epoch]]]) -> ResultTable:
     """Every epoch of every run, for the record alone."""
-    made = Table("runs", "", {}, {"time": "s", "accuracy": "", "mean": ""})
+    made = ResultTable("runs", "", {}, {"time": "s", "accuracy": "", "mean": ""})
     for name, of in runs.items():
         for run, epochs in enumerate(of):
             for epoch, at in enumerate(epochs):
@@ -402,7 +402,7 @@ def run_table(runs: dict[str, list[list[Epoch]]]) -> Table:
     return made
 
 
-def at_level(race: Race, level: float) -> tuple[Summary, Summary, Summary]:
+def at_level(race: AccuracyRuns, level: float) -> tuple[Summary, Summary, Summary]:
     """Seconds of ours and of theirs, and theirs by ours pair by pair; of nothing where a run did not get there."""
     ours, theirs = (
         [reached_after(run, level, race.chance) for run in race.runs[name]] for name in ("ours", race.variant)

@@ -9,7 +9,7 @@ from ffdist.bench.best import with_plan
 from ffdist.bench.harness.finding import BenchResult, Plot, Progress
 from ffdist.bench.harness.probe import Probe
 from ffdist.bench.harness.rounds import calibrated, take_turns
-from ffdist.bench.harness.table import Table
+from ffdist.bench.harness.table import ResultTable
 from ffdist.bench.hosts import Hosts
 from ffdist.bench.settings import BenchSettings
 from ffdist.bench.sides import open_pipeline, open_variants, qualify
@@ -47,7 +47,7 @@ def bandwidth(settings: BenchSettings, progress: Progress) -> BenchResult:
     here = here if searched else here.changed(stages=2)
     title = f"{settings.subject}, 2 hosts, {settings.precision}, batch {settings.batch_size}"
     columns = {heading: what for heading, what in COLUMNS.items() if searched or heading != "plan"}
-    made, tables = Table("bandwidth", title, columns, UNITS), list[Table]()
+    made, tables = ResultTable("bandwidth", title, columns, UNITS), list[ResultTable]()
     notes: list[str] = [
         "hosts are network namespaces of one machine, their link limited by tc tbf in both directions",
         "PowerSGD (rank 2, error feedback) learns otherwise than backpropagation: by speed alone",

@@ -20,7 +20,7 @@ from ffdist.bench.harness.finding import BenchResult, Plot, Progress
 from ffdist.bench.harness.meter import MemoryUse, Meter
 from ffdist.bench.harness.probe import Probe
 from ffdist.bench.harness.rounds import Rounds, take_turns
-from ffdist.bench.harness.table import Table
+from ffdist.bench.harness.table import ResultTable
 from ffdist.bench.settings import BenchSettings
 from ffdist.bench.sides import open_baseline, open_pipeline
 from ffdist.bench.themes.memory import MIB, baseline_memory, worst
@@ -57,7 +57,7 @@ def depth(settings: BenchSettings, progress: Progress) -> BenchResult:
         )
     devices, stages, peaks = settings.compare.devices, settings.num_stages, dict[int, float]()
     title = f"{settings.model} of equal blocks ({WIDTHS[settings.model]} wide), batch {settings.batch_size}"
-    made, tables, notes = Table("depth", title, columns(devices, stages), UNITS), list[Table](), list[str]()
+    made, tables, notes = ResultTable("depth", title, columns(devices, stages), UNITS), list[ResultTable](), list[str]()
     for blocks in settings.compare.depths:
         progress(f"{blocks} blocks")
         deep = deepened(settings, blocks)
@@ -169,7 +169,7 @@ def speed(settings: BenchSettings, against: str, progress: Progress) -> Rounds:
         return take_turns([ours, theirs], probe, settings.compare.rounds, progress)
 
 
-def lines(made: Table) -> Plot:
+def lines(made: ResultTable) -> Plot:
     series: dict[str, list[tuple[Any, float, float, float]]] = {}
     for line in made.lines:
         if "peak" in line:

@@ -16,10 +16,10 @@ from tempfile import TemporaryDirectory
 from ffdist.bench.harness.finding import BenchResult, Plot, Progress
 from ffdist.bench.harness.probe import Probe
 from ffdist.bench.harness.rounds import Rounds, Side, calibrated, take_turns
-from ffdist.bench.harness.table import Table
+from ffdist.bench.harness.table import ResultTable
 from ffdist.bench.harness.team import WorkerMain, WorkerPool
 from ffdist.bench.harness.window import Window, WindowRate
-from ffdist.bench.loaders import SIMPLE, WAYS, BatchPathLife, FolderLife, LoaderLife
+from ffdist.bench.loaders import SIMPLE, WAYS, BatchPathMain, FolderMain, LoaderMain
 from ffdist.bench.settings import BenchSettings
 from ffdist.bench.sides import open_pipeline
 from ffdist.data.encoded import EncodedSplit
@@ -53,14 +53,14 @@ def loader_mains(settings: BenchSettings, folder: Path) -> dict[str, WorkerMain]
     alike = {*told.augment} <= SIMPLE
     if not isinstance(split, EncodedSplit):
         ways = WAYS if alike and split.dtype == "uint8" and "resized-crop" not in told.augment else {}
-        return {ALONE: LoaderLife(job), **{f"torch, {way}": BatchPathLife(job, way) for way in ways}}
+        return {ALONE: LoaderMain(job), **{f"torch, {way}": BatchPathMain(job, way) for way in ways}}
     found: dict[str, WorkerMain] = {}
     for workers in settings.compare.workers:
         named = f"{workers} worker{'s' * (workers != 1)}"
-        found[f"{ALONE}, {named}"] = LoaderLife(settings.changed(loader_workers=workers).job(1))
+        found[f"{ALONE}, {named}"] = LoaderMain(settings.changed(loader_workers=workers).job(1))
         for tensors in (False, True) if alike else ():
             decoder = "decode_image" if tensors else "Pillow"
-            found[f"ImageFolder by {decoder}, {named}"] = FolderLife(job, folder, workers, tensors)
+            found[f"ImageFolder by {decoder}, {named}"] = FolderMain(job, folder, workers, tensors)
     return found
 
 
@@ -73,7 +73,7 @@ def loader(settings: BenchSettings, progress: Progress) -> BenchResult:
         folder = Path(ends.enter_context(TemporaryDirectory(prefix="ffdist-bench-")))
         for name, life in loader_mains(settings, folder).items():
             progress(f"starting {name}")
-            team = ends.enter_context(WorkerPool(name, life, 1, parents=isinstance(life, FolderLife)))
+            team = ends.enter_context(WorkerPool(name, life, 1, parents=isinstance(life, FolderMain)))
             sides.append(
                 calibrated(
                     LoaderSide(name, team, Window(settings.compare.warmup_batches, 3)), settings.compare.window_seconds
@@ -122,7 +122,7 @@ def found_out(settings: BenchSettings, names: list[str], rounds: Rounds) -> Benc
         "samples/s a core": "a_core",
         "n": "throughput.n",
     }
-    made = Table("loaders", title, columns, {"throughput": "samples/s", "a_core": "samples/s", "waiting": ""})
+    made = ResultTable("loaders", title, columns, {"throughput": "samples/s", "a_core": "samples/s", "waiting": ""})
     for name in names:
         made.add(side=name.replace(ALONE, "loader alone", 1), throughput=rounds.rate(name), a_core=a_core(rounds, name))
     made.add(side="training", throughput=rounds.rate(TRAINING), waiting=waits)

@@ -6,14 +6,14 @@ from typing import Any
 
 from ffdist.baselines import family
 from ffdist.baselines.known import is_serial
-from ffdist.bench.baseline_side import BaselineLife, KeepOrder, RunOrder
+from ffdist.bench.baseline_side import BaselineMain, KeepOrder, RunOrder
 from ffdist.bench.best import with_plan
 from ffdist.bench.harness.finding import BenchResult, Plot, Progress
 from ffdist.bench.harness.meter import MemoryUse
-from ffdist.bench.harness.table import Table
+from ffdist.bench.harness.table import ResultTable
 from ffdist.bench.harness.team import WorkerPool
 from ffdist.bench.harness.window import Window
-from ffdist.bench.pipeline_side import PipelineLife
+from ffdist.bench.pipeline_side import PipelineMain
 from ffdist.bench.settings import BenchSettings
 from ffdist.bench.themes.throughput import SERIAL
 from ffdist.errors import ConfigError
@@ -51,7 +51,7 @@ def memory(settings: BenchSettings, progress: Progress) -> BenchResult:
 
 def pipeline_memory(settings: BenchSettings, stages: int) -> list[MemoryUse]:
     """Memory of each stage."""
-    with WorkerPool("ours", PipelineLife(settings.job(stages), weigh=True), stages) as team:
+    with WorkerPool("ours", PipelineMain(settings.job(stages), weigh=True), stages) as team:
         assert team.recv() == "ready"
         team.ask(Window(1, BATCHES + (settings.train.plan.queue + 1) * (stages - 1)))
         return team.finish()
@@ -60,7 +60,7 @@ def pipeline_memory(settings: BenchSettings, stages: int) -> list[MemoryUse]:
 def baseline_memory(settings: BenchSettings, variant: str) -> list[MemoryUse]:
     """Memory of each rank. Raises ConfigError where the variant does not fit the network."""
     size = 1 if is_serial(variant) else settings.compare.devices
-    with WorkerPool(variant, BaselineLife(settings.job(1), weigh=True), size) as team:
+    with WorkerPool(variant, BaselineMain(settings.job(1), weigh=True), size) as team:
         if refused := team.ask(KeepOrder((variant,))):
             raise ConfigError(refused[variant])
         team.ask(RunOrder(variant, Window(1, BATCHES)))
@@ -97,11 +97,11 @@ def summarise(settings: BenchSettings, used: dict[str, list[MemoryUse]], name: s
     }
 
 
-def weighed(settings: BenchSettings, used: dict[str, list[MemoryUse]]) -> Table:
+def weighed(settings: BenchSettings, used: dict[str, list[MemoryUse]]) -> ResultTable:
     """A line for each device of each side."""
     columns = {"side": "side", "device": "device", **{name: name for name in MemoryUse._fields}, "ours / it": "ratio"}
     title = f"{settings.subject}, batch {settings.batch_size}: MiB on each device"
-    made = Table("memory", title, columns, dict.fromkeys(MemoryUse._fields, "MiB") | {"ratio": ""})
+    made = ResultTable("memory", title, columns, dict.fromkeys(MemoryUse._fields, "MiB") | {"ratio": ""})
     ours = worst(used["ours"]).peak
     for name, devices in used.items():
         for index, use in enumerate(devices):

@@ -9,7 +9,7 @@ from ffdist.bench.harness.finding import BenchResult, Plot, Progress
 from ffdist.bench.harness.probe import Probe
 from ffdist.bench.harness.rounds import take_turns
 from ffdist.bench.harness.summary import Summary
-from ffdist.bench.harness.table import Table
+from ffdist.bench.harness.table import ResultTable
 from ffdist.bench.settings import BenchSettings
 from ffdist.bench.sides import open_baseline, open_pipeline
 
@@ -32,7 +32,7 @@ def scaling(settings: BenchSettings, progress: Progress) -> BenchResult:
         "n": f"{asked}/ratio.n",
         "ours / one": "ours/of_one",
     }
-    made, tables, notes = Table("scaling", title, columns, UNITS), list[Table](), list[str]()
+    made, tables, notes = ResultTable("scaling", title, columns, UNITS), list[ResultTable](), list[str]()
     for devices in range(1, settings.compare.devices + 1):
         here = settings.changed(devices=devices, stages=None, cut=())
         with ExitStack() as ends:

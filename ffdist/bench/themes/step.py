@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ffdist.bench.harness.finding import BenchResult, Plot, Progress
 from ffdist.bench.harness.summary import Summary
-from ffdist.bench.harness.table import Table
-from ffdist.bench.operations import Steps, StepSides, kind_of, steps_of
+from ffdist.bench.harness.table import ResultTable
+from ffdist.bench.operations import SideSteps, StepSides, kind_of, steps_of
 from ffdist.bench.settings import BenchSettings
 
 MOST = 20
@@ -19,7 +19,7 @@ def step(settings: BenchSettings, progress: Progress) -> BenchResult:
     return found_out(settings, steps_of(settings))
 
 
-def found_out(settings: BenchSettings, steps: Steps) -> BenchResult:
+def found_out(settings: BenchSettings, steps: SideSteps) -> BenchResult:
     title = f"{settings.subject}, {settings.precision}, batch {settings.batch_size}, {settings.threads} thread(s)"
     shares = {name: outside_of_products(side) for name, side in steps.sides.items()}
     summary = {
@@ -62,7 +62,7 @@ def outside_of_products(side: StepSides) -> float:
     return 1 - kinds["products"] / (sum(kinds.values()) or 1.0)
 
 
-def whole(steps: Steps, title: str) -> Table:
+def whole(steps: SideSteps, title: str) -> ResultTable:
     columns = {
         "side": "side",
         "ms a step": "step",
@@ -75,7 +75,7 @@ def whole(steps: Steps, title: str) -> Table:
         "of peak, products alone": "products_of_peak:.0%",
     }
     units = {"step": "ms", "operations": "GFLOP", "reached": "GFLOP/s", "of_peak": "", "products_of_peak": ""}
-    made = Table("step", title, columns, units)
+    made = ResultTable("step", title, columns, units)
     for name, side in steps.sides.items():
         reached, in_products = side.flops / side.step, side.by_kind()["products"]
         made.add(
@@ -90,11 +90,11 @@ def whole(steps: Steps, title: str) -> Table:
     return made
 
 
-def kinds(steps: Steps) -> Table:
+def kinds(steps: SideSteps) -> ResultTable:
     columns = {"kind": "kind"}
     for name in NAMES.values():
         columns |= {f"{name}, ms": f"{name}/time", f"{name}, share": f"{name}/share:.0%"}
-    made = Table("kinds", "by kind", columns, {"time": "ms", "share": ""})
+    made = ResultTable("kinds", "by kind", columns, {"time": "ms", "share": ""})
     for name, side in steps.sides.items():
         by_kind = side.by_kind()
         for kind, seconds in by_kind.items():
@@ -102,12 +102,12 @@ def kinds(steps: Steps) -> Table:
     return made
 
 
-def largest(steps: Steps) -> Table:
+def largest(steps: SideSteps) -> ResultTable:
     """The operations that take the most of either side."""
     columns = {"operation": "operation", "kind": "kind"}
     for name in NAMES.values():
         columns |= {f"{name}, ms": f"{name}/time", f"{name}, calls": f"{name}/calls"}
-    made = Table("operations", "by operation, time of its own", columns, {"time": "ms", "calls": ""})
+    made = ResultTable("operations", "by operation, time of its own", columns, {"time": "ms", "calls": ""})
     every = {of for side in steps.sides.values() for of in side.operations}
     order = sorted(every, key=lambda of: -max(own(side, of) for side in steps.sides.values()))
     for of in order[:MOST]:

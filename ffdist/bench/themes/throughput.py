@@ -13,7 +13,7 @@ from ffdist.bench.floor import Floor, floor_table, floors
 from ffdist.bench.harness.finding import BenchResult, Plot, Progress
 from ffdist.bench.harness.probe import Probe
 from ffdist.bench.harness.rounds import Rounds, take_turns
-from ffdist.bench.harness.table import SIDES, Table
+from ffdist.bench.harness.table import SIDES, ResultTable
 from ffdist.bench.settings import BenchSettings
 from ffdist.bench.sides import Family, PipelineSide, open_baseline, open_pipeline
 from ffdist.bench.traced import drawn_beside
@@ -155,10 +155,12 @@ def bound_note(result: dict[str, Any]) -> str:
     )
 
 
-def compared(settings: BenchSettings, rounds: Rounds, ours: str, summary: list[dict[str, Any]]) -> Table:
+def compared(settings: BenchSettings, rounds: Rounds, ours: str, summary: list[dict[str, Any]]) -> ResultTable:
     title = f"{settings.subject}, {settings.compare.devices} devices, {settings.precision}, batch {settings.batch_size}"
     columns = SIDES | {"least ratio": "ratio.least", "most ratio": "ratio.most"}
-    made = Table("compared", title, columns, {"throughput": "samples/s", "ratio": "", "bound": "", "of_bound": ""})
+    made = ResultTable(
+        "compared", title, columns, {"throughput": "samples/s", "ratio": "", "bound": "", "of_bound": ""}
+    )
     told = {result["variant"]: result for result in summary}
     for name in rounds.names:
         result = told.get(name, {"against": ""})
@@ -169,7 +171,7 @@ def compared(settings: BenchSettings, rounds: Rounds, ours: str, summary: list[d
     return made
 
 
-def qualified(item: tuple[str, Family]) -> Table:
+def qualified(item: tuple[str, Family]) -> ResultTable:
     """All the variants that were tried."""
     name, family = item
     columns = {
@@ -180,7 +182,7 @@ def qualified(item: tuple[str, Family]) -> Table:
         "taken": "taken",
     }
     title = f"{name}: qualifying rounds"
-    made = Table(f"qualifying {name}", title, columns, {"throughput": "samples/s", "taken": ""})
+    made = ResultTable(f"qualifying {name}", title, columns, {"throughput": "samples/s", "taken": ""})
     for variant, rate in family.qualifying.items():
         made.add(side=variant, throughput=rate, taken="yes" if family.side.variant == variant else "")
     for variant, why in family.refused.items():
@@ -188,14 +190,16 @@ def qualified(item: tuple[str, Family]) -> Table:
     return made
 
 
-def stages(rounds: Rounds, ours: str) -> Table:
+def stages(rounds: Rounds, ours: str) -> ResultTable:
     """Where the stages' time went: medians over the rounds that count, warm-up and tail included."""
     laps = rounds.laps[ours]
     told = laps[0].details["stages"] if laps else []
     columns = {"stage": "stage", "worker": "worker", "blocks": "blocks", "busy": "busy", "waits for next": "no_credit"}
     if any("exchange" in stage for stage in told):
         columns |= {"adds gradients": "exchange", "waits for gradients": "no_gradients"}
-    made = Table("stages", "ffdist's stages, ms a batch", columns, dict.fromkeys(TIMES, "ms a batch") | {"hidden": ""})
+    made = ResultTable(
+        "stages", "ffdist's stages, ms a batch", columns, dict.fromkeys(TIMES, "ms a batch") | {"hidden": ""}
+    )
     for index, stage in enumerate(told):
         times = {
             key: median(1e3 * lap.details["stages"][index][key] / lap.details["batches"] for lap in laps)

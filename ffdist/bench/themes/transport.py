@@ -6,7 +6,7 @@ from ffdist.bench.harness.finding import BenchResult, Plot, Progress
 from ffdist.bench.harness.probe import Probe
 from ffdist.bench.harness.rounds import PATIENCE
 from ffdist.bench.harness.summary import Summary
-from ffdist.bench.harness.table import Table
+from ffdist.bench.harness.table import ResultTable
 from ffdist.bench.settings import BenchSettings
 from ffdist.transport.measure import TransportRate, measure_transport
 
@@ -34,7 +34,7 @@ def transport(settings: BenchSettings, progress: Progress) -> BenchResult:
     return BenchResult("transport", summary, [made], notes, shares(rates))
 
 
-def carried(rates: list[TransportRate]) -> Table:
+def carried(rates: list[TransportRate]) -> ResultTable:
     """A line for each transport and size of a message."""
     columns = {
         "transport": "side",
@@ -47,7 +47,7 @@ def carried(rates: list[TransportRate]) -> Table:
         "n": "ratio.n",
     }
     units = {"messages": "messages/s", "bandwidth": "MB/s", "ratio": "of memcpy"}
-    made = Table("transport", "one producer, one consumer", columns, units)
+    made = ResultTable("transport", "one producer, one consumer", columns, units)
     for r in rates:
         ratio = Summary(r.ratio, r.ratio_min, r.ratio_max, r.num_rounds)
         made.add(

@@ -14,9 +14,9 @@ from ffdist.data.sources.base import DataSource, Item
 from ffdist.data.sources.hub import of_card
 from ffdist.data.sources.known import KNOWN, open_known
 from ffdist.data.sources.name_groups import refuse_pattern
-from ffdist.data.sources.shares import Holding
-from ffdist.data.sources.splits import Choice
-from ffdist.data.sources.table import Table
+from ffdist.data.sources.shares import HoldOutOptions
+from ffdist.data.sources.splits import SplitChoice
+from ffdist.data.sources.table import TableSource
 from ffdist.data.sources.table_hint import table_hint
 from ffdist.data.sources.table_splits import holds_tables
 from ffdist.data.sources.tars import Tars, holds_tars, is_tar
@@ -28,7 +28,7 @@ from ffdist.regular import read_bytes
 
 ARCHIVES = (".gz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 
-__all__ = ["KNOWN", "Choice", "DataSource", "Item", "open_source"]
+__all__ = ["KNOWN", "DataSource", "Item", "SplitChoice", "open_source"]
 
 
 def open_source(
@@ -37,8 +37,8 @@ def open_source(
     root: Path | None,
     download: bool,
     columns: Columns,
-    choice: Choice,
-    holding: Holding,
+    choice: SplitChoice,
+    holding: HoldOutOptions,
     value_range: Range | None = None,
 ) -> DataSource:
     """A known name, looked for in torchvision's `root`; or the path of a table, a folder of tables, or a tree.
@@ -67,7 +67,9 @@ def open_source(
     return opened
 
 
-def of_files(path: Path, columns: Columns, choice: Choice, holding: Holding, value_range: Range | None) -> DataSource:
+def of_files(
+    path: Path, columns: Columns, choice: SplitChoice, holding: HoldOutOptions, value_range: Range | None
+) -> DataSource:
     """A table, a folder of tables, NumPy's files, tars, or a tree."""
     if holds_arrays(path):
         refuse_pattern(holding.group_pattern, path)
@@ -77,23 +79,23 @@ def of_files(path: Path, columns: Columns, choice: Choice, holding: Holding, val
         return Tars(path, columns=columns, choice=choice, holding=holding)
     of_table: dict[str, Any] = {"choice": choice, "holding": holding, "columns": columns, "value_range": value_range}
     if path.is_file() or holds_tables(path, choice):
-        return Table(path, **of_table)
+        return TableSource(path, **of_table)
     texts = texts_in(path, choice, columns)
     usable = not all(texts.values())
     named = [pattern for of in (choice.splits or {}).values() for pattern in of]
     below = [text.relative_to(path).as_posix() for text, why in texts.items() if not why]
-    by_name = any(Choice().like(text, pattern) for text in below for pattern in named)
+    by_name = any(SplitChoice().like(text, pattern) for text in below for pattern in named)
     if usable and (by_name or columns != Columns()):
-        return Table(path, texts=texts, **of_table)
+        return TableSource(path, texts=texts, **of_table)
     check_no_columns(str(path), columns)
     try:
         tree = Tree(path, choice=choice, holding=holding)
     except DataError:
         if not usable:
             raise
-        return Table(path, texts=texts, **of_table)
+        return TableSource(path, texts=texts, **of_table)
     if usable and len(tree.classes) < 2:
-        return Table(path, texts=texts, **of_table)
+        return TableSource(path, texts=texts, **of_table)
     return tree
 
 
@@ -108,9 +110,9 @@ def refuse_numbers(path: Path) -> NoReturn:
     )
 
 
-def check_known(source: str, choice: Choice, holding: Holding) -> None:
+def check_known(source: str, choice: SplitChoice, holding: HoldOutOptions) -> None:
     """Raises ConfigError for settings of folders."""
-    if holding.told or choice != Choice():
+    if holding.told or choice != SplitChoice():
         flag = setting(holding.told) if holding.told else f"{setting('splits')} and {setting('ignore')}"
         raise ConfigError(
             "a known data set has its own splits",

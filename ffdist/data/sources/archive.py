@@ -21,7 +21,7 @@ from ffdist.data.sources.tars import is_tar, members_of
 from ffdist.data.sources.tars import opened as opened_tar
 from ffdist.errors import DataError, FfdistError
 from ffdist.notes import note
-from ffdist.remote import Remote
+from ffdist.remote import RemoteFolder
 
 FIRST = 64
 """Members of a tar by which folders are told from samples."""
@@ -43,7 +43,7 @@ def is_archive(path: Path) -> bool:
 
 
 @contextmanager
-def unpacked(path: Path, out: Path | Remote) -> Iterator[Path]:
+def unpacked(path: Path, out: Path | RemoteFolder) -> Iterator[Path]:
     """What is in an archive, beside `out`, where there is room for it; gone at the end. A folder that holds nothing but
     one folder or file stands for that.
 
@@ -137,7 +137,7 @@ def renamed(text: Any, place: Path, path: Path) -> Any:
     return str(text).replace(str(place), str(path)) if str(place) in str(text) else text
 
 
-class Archived(DataSource):
+class UnpackedSource(DataSource):
     """A source that lies unpacked in `place`, and is called like its archive."""
 
     def __init__(self, inner: DataSource, place: Path, path: Path) -> None:

@@ -18,7 +18,7 @@ from ffdist.data.labels import Labels, labels_of
 from ffdist.data.manifest import LeftOut
 from ffdist.data.sources.base import DataSource, Item
 from ffdist.data.sources.listing import is_junk
-from ffdist.data.sources.shares import Holding, Shares
+from ffdist.data.sources.shares import HoldOutOptions, Shares
 from ffdist.data.sources.splits import SPLITS, TEST, TRAIN, split_of
 from ffdist.errors import DataError, setting
 from ffdist.notes import listed, note
@@ -50,7 +50,9 @@ class ArrayFiles(DataSource):
     cannot be read, arrays whose part is not clear, and samples without labels.
     """
 
-    def __init__(self, path: Path, *, columns: Columns, holding: Holding, value_range: Range | None = None) -> None:
+    def __init__(
+        self, path: Path, *, columns: Columns, holding: HoldOutOptions, value_range: Range | None = None
+    ) -> None:
         self.path = path
         self.name = path.resolve().stem
         self.value_range = value_range

@@ -28,7 +28,7 @@ PATIENCE = 30.0
 """Seconds without a byte until a server is given up."""
 
 
-class Remote(NamedTuple):
+class RemoteFile(NamedTuple):
     """A file of a known data set."""
 
     urls: Sequence[str]
@@ -72,7 +72,7 @@ def scratch(root: Path, name: str) -> Iterator[Path]:
         yield Path(folder)
 
 
-def have(name: str, remote: Remote, root: Path, new: Path) -> Path:
+def have(name: str, remote: RemoteFile, root: Path, new: Path) -> Path:
     """The file as it was published: one that lies in `root` already, or else from the first address that has it whole.
 
     Raises DataError where no address has.
@@ -114,7 +114,7 @@ def connection_timeouts() -> Iterator[None]:
         socket.setdefaulttimeout(before)
 
 
-def addresses(name: str, remote: Remote) -> list[str]:
+def addresses(name: str, remote: RemoteFile) -> list[str]:
     """Where a file is looked for: at a user's own mirrors alone, where there are any."""
     mirrors = os.environ.get(MIRROR, "").split()
     mirrors = [mirror if "://" in mirror else Path(mirror).absolute().as_uri() for mirror in mirrors]
@@ -140,27 +140,27 @@ def move(made: Path, place: Path) -> None:
         path.replace(place / path.name)
 
 
-def remotes(name: str) -> list[Remote]:
+def remotes(name: str) -> list[RemoteFile]:
     """The files of a known data set, as torchvision lists them."""
     if name.startswith("emnist-"):
-        return [Remote([datasets.EMNIST.url], "gzip.zip", datasets.EMNIST.md5, "EMNIST/raw")]
+        return [RemoteFile([datasets.EMNIST.url], "gzip.zip", datasets.EMNIST.md5, "EMNIST/raw")]
     if name in LIKE_MNIST:
         official = LIKE_MNIST[name]
         folder = f"{official.__name__}/raw"
         return [
-            Remote([f"{mirror}{file}" for mirror in official.mirrors], file, md5, folder)
+            RemoteFile([f"{mirror}{file}" for mirror in official.mirrors], file, md5, folder)
             for file, md5 in official.resources
         ]
     if name in CIFAR:
         official = CIFAR[name]
-        return [Remote([official.url], official.filename, official.tgz_md5)]
+        return [RemoteFile([official.url], official.filename, official.tgz_md5)]
     if name == "svhn":
         files = datasets.SVHN.split_list
-        return [Remote([url], file, md5, "SVHN") for url, file, md5 in (files["train"], files["test"])]
+        return [RemoteFile([url], file, md5, "SVHN") for url, file, md5 in (files["train"], files["test"])]
     if name == "stl10":
-        return [Remote([datasets.STL10.url], datasets.STL10.filename, datasets.STL10.tgz_md5)]
+        return [RemoteFile([datasets.STL10.url], datasets.STL10.filename, datasets.STL10.tgz_md5)]
     url, md5 = datasets.Imagenette._ARCHIVES["320px"]
-    return [Remote([url], url.rpartition("/")[2], md5)]
+    return [RemoteFile([url], url.rpartition("/")[2], md5)]
 
 
 LIKE_MNIST = {"mnist": datasets.MNIST, "fashion-mnist": datasets.FashionMNIST, "kmnist": datasets.KMNIST}

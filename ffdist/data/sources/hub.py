@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ffdist.data.sources.listing import Listing, shown
-from ffdist.data.sources.splits import SPLITS, WORDS, Choice
+from ffdist.data.sources.splits import SPLITS, WORDS, SplitChoice
 from ffdist.errors import DataError, setting
 from ffdist.notes import note
 
@@ -20,7 +20,7 @@ Files = Mapping[str, Sequence[str]]
 """The patterns of each split."""
 
 
-def of_card(folder: Path, choice: Choice) -> Choice:
+def of_card(folder: Path, choice: SplitChoice) -> SplitChoice:
     """The choice of splits that a repository's card makes, where the user makes none, which is told.
 
     Raises DataError for several configurations of which none is the default, and for files that are not there.
@@ -81,7 +81,7 @@ def patterns_of(config: Mapping[str, Any]) -> Files:
 
 
 def pattern(path: str) -> str:
-    """As `Choice` takes it: of a folder by its name, and with `*` for any number of folders."""
+    """As `SplitChoice` takes it: of a folder by its name, and with `*` for any number of folders."""
     for end in ("/**/*", "/**", "/*", "/"):
         path = path.removesuffix(end)
     return path.removeprefix("./").replace("**/", "*")
@@ -89,7 +89,7 @@ def pattern(path: str) -> str:
 
 def check_there(folder: Path, splits: Files) -> None:
     """Raises DataError for a pattern that nothing is called like."""
-    listing = Listing(folder, Choice())
+    listing = Listing(folder, SplitChoice())
     names = {listing.name(path) for path in listing.files(folder)}
     names |= {parent.as_posix() for name in names for parent in Path(name).parents}
     for split, of in splits.items():

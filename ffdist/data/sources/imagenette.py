@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ffdist.data.sources.splits import Choice
+from ffdist.data.sources.splits import SplitChoice
 from ffdist.data.sources.tree import Tree
 
 CLASSES = {
@@ -29,5 +29,5 @@ def class_name(folder: str) -> str:
 def imagenette(folder: Path) -> Tree:
     names = list(CLASSES.values())
     test = {"test": ["val"]} if (folder / "val").is_dir() else {}  # what everybody tests on
-    choice = Choice({"train": ["train"], **test})
+    choice = SplitChoice({"train": ["train"], **test})
     return Tree(folder, name="imagenette", choice=choice, class_name=class_name, order=names)

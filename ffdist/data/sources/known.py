@@ -16,7 +16,7 @@ from ffdist.errors import DataError, setting
 
 
 @dataclass(frozen=True)
-class Known:
+class KnownDataset:
     """A data set with a name."""
 
     shape: tuple[int, int, int] | None
@@ -65,13 +65,13 @@ EMNIST_COUNTS = {
 }
 
 
-def like_mnist(name: str, folder: str, classes: list[str]) -> Known:
-    return Known(GREY, 10, LIKE_MNIST, (f"{folder}/raw",), partial(Idx, name, classes=classes))
+def like_mnist(name: str, folder: str, classes: list[str]) -> KnownDataset:
+    return KnownDataset(GREY, 10, LIKE_MNIST, (f"{folder}/raw",), partial(Idx, name, classes=classes))
 
 
-def of_emnist(split: str) -> Known:
+def of_emnist(split: str) -> KnownDataset:
     places = ("EMNIST/raw/gzip", "EMNIST/raw", "gzip", "EMNIST")  # as unpacked, as torchvision leaves it, by hand
-    return Known(
+    return KnownDataset(
         GREY,
         len(EMNIST[split]),
         EMNIST_COUNTS[split],
@@ -87,13 +87,13 @@ KNOWN = {
     "fashion-mnist": like_mnist("fashion-mnist", "FashionMNIST", FASHION),
     "kmnist": like_mnist("kmnist", "KMNIST", KUZUSHIJI),
     **{f"emnist-{split}": of_emnist(split) for split in EMNIST},
-    "cifar10": Known(
+    "cifar10": KnownDataset(
         COLOUR, 10, {"train": 50_000, "test": 10_000}, ("cifar-10-batches-py",), partial(cifar, "CIFAR10")
     ),
-    "cifar100": Known(
+    "cifar100": KnownDataset(
         COLOUR, 100, {"train": 50_000, "test": 10_000}, ("cifar-100-python",), partial(cifar, "CIFAR100")
     ),
-    "svhn": Known(
+    "svhn": KnownDataset(
         COLOUR,
         10,
         {"train": 73_257, "test": 26_032},
@@ -102,8 +102,8 @@ KNOWN = {
         has="train_32x32.mat",
         files="*_32x32.mat",
     ),
-    "stl10": Known((3, 96, 96), 10, {"train": 5_000, "test": 8_000}, ("stl10_binary",), Stl10),
-    "imagenette": Known(
+    "stl10": KnownDataset((3, 96, 96), 10, {"train": 5_000, "test": 8_000}, ("stl10_binary",), Stl10),
+    "imagenette": KnownDataset(
         None,
         10,
         {"train": 9_469, "test": 3_925},

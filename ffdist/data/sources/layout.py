@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ffdist.data.sources.listing import Listing, shown
-from ffdist.data.sources.split_folders import Found, given_splits, in_each, splits_within
-from ffdist.data.sources.splits import FILLERS, SPLITS, TEST, TRAIN, VALIDATION, Mark, is_split, mark
+from ffdist.data.sources.split_folders import SplitFolders, given_splits, in_each, splits_within
+from ffdist.data.sources.splits import FILLERS, SPLITS, TEST, TRAIN, VALIDATION, SplitMark, is_split, mark
 from ffdist.data.sources.table_hint import table_hint
 from ffdist.errors import DataError, setting
 
 CLASSES = f"if these are classes, {setting('splits', 'none')}"
 
 
-class Layout(NamedTuple):
+class FolderLayout(NamedTuple):
     """Which folders of a tree are splits and classes."""
 
     classes: dict[str, list[Path]]
@@ -34,7 +34,7 @@ class Layout(NamedTuple):
         return folder.parent.name if self.within else folder.name
 
 
-def find_layout(listing: Listing) -> Layout:
+def find_layout(listing: Listing) -> FolderLayout:
     """Raises DataError for folders whose part is not clear, naming them, and for pictures in no class folder."""
     notes: list[str] = []
     given = listing.choice.splits is not None
@@ -49,14 +49,14 @@ def find_layout(listing: Listing) -> Layout:
             f"{setting('splits', 'test=NAME')} for a set to evaluate only",
         )
     if within:
-        return Layout(splits, within, notes)
+        return FolderLayout(splits, within, notes)
     classes = {split: [c for base in of for c in class_folders(listing, base)] for split, of in splits.items()}
     if not given and not listing.choice.whole:
         check_no_splits_within(listing, splits, classes)
-    return Layout(classes, within, notes)
+    return FolderLayout(classes, within, notes)
 
 
-def named_splits(listing: Listing, root: Path, notes: list[str]) -> Found:
+def named_splits(listing: Listing, root: Path, notes: list[str]) -> SplitFolders:
     """As their names say, below folders that hold nothing but one folder."""
     folders, files = listing.listed(root)
     if len(folders) == 1 and wraps(listing, folders[0]):
@@ -68,9 +68,9 @@ def named_splits(listing: Listing, root: Path, notes: list[str]) -> Found:
         within = None if listing.choice.whole else splits_within(listing, folders, notes)
         if within is not None:
             listing.leave_loose(root, files)
-            return Found(within, within=True)
+            return SplitFolders(within, within=True)
         check_classes(listing, folders, marks, notes)
-        return Found({TRAIN: [root]})
+        return SplitFolders({TRAIN: [root]})
     listing.leave_loose(root, files)
     check_all_splits(listing, folders, marks)
     splits: dict[str, list[Path]] = {}
@@ -86,10 +86,10 @@ def named_splits(listing: Listing, root: Path, notes: list[str]) -> Found:
             )
         if mine:
             splits[split] = [unwrapped(listing, mine[0], notes)]
-    return Found(splits)
+    return SplitFolders(splits)
 
 
-def check_classes(listing: Listing, folders: list[Path], marks: dict[Path, Mark], notes: list[str]) -> None:
+def check_classes(listing: Listing, folders: list[Path], marks: dict[Path, SplitMark], notes: list[str]) -> None:
     """Raises DataError for class folders that may be splits after all."""
     if len({split for found in marks.values() for split in found.splits}) > 1:
         raise refused(listing, "names of class folders speak of splits", list(marks), CLASSES)
@@ -99,7 +99,7 @@ def check_classes(listing: Listing, folders: list[Path], marks: dict[Path, Mark]
         check_unlike_splits(listing, folders)
 
 
-def check_all_splits(listing: Listing, folders: list[Path], marks: dict[Path, Mark]) -> None:
+def check_all_splits(listing: Listing, folders: list[Path], marks: dict[Path, SplitMark]) -> None:
     """Raises DataError for folders beside splits that are none."""
     unknown = [folder for folder in folders if folder not in marks or marks[folder].split is None]
     if unknown:
@@ -113,7 +113,7 @@ def check_all_splits(listing: Listing, folders: list[Path], marks: dict[Path, Ma
         )
 
 
-def example(listing: Listing, marks: dict[Path, Mark], unknown: list[Path]) -> str:
+def example(listing: Listing, marks: dict[Path, SplitMark], unknown: list[Path]) -> str:
     """An option that names a folder for each split."""
     folders = {found.split: folder for folder, found in marks.items() if found.split}
     rest = [folder for folder in unknown if holds_classes(listing, folder)]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ffdist.data.formats import is_picture, lacking
 from ffdist.data.manifest import LeftOut
-from ffdist.data.sources.splits import Choice
+from ffdist.data.sources.splits import SplitChoice
 from ffdist.errors import DataError, setting
 
 JUNK = frozenset(
@@ -32,7 +32,7 @@ SHOWN = 20
 class Listing:
     """Lists folders, links followed, and keeps account of what is left out, and of what cannot be looked into."""
 
-    def __init__(self, root: Path, choice: Choice) -> None:
+    def __init__(self, root: Path, choice: SplitChoice) -> None:
         self.root = root
         self.choice = choice
         self.counts: dict[tuple[str, str], int] = {}

@@ -19,7 +19,7 @@ TEST_FRACTION = 0.2
 
 
 @dataclass(frozen=True)
-class Holding:
+class HoldOutOptions:
     """What a user says of it. Raises ConfigError for shares out of range."""
 
     test_fraction: float | None = None
@@ -73,7 +73,7 @@ class Shares:
         self,
         counts: Mapping[str, int],
         labels: np.ndarray,
-        holding: Holding,
+        holding: HoldOutOptions,
         groups: np.ndarray | None = None,
         named: str | None = None,
     ) -> None:

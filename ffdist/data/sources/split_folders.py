@@ -11,7 +11,7 @@ from ffdist.data.sources.listing import Listing, shown
 from ffdist.data.sources.splits import SPLITS, TRAIN, is_split, mark
 
 
-class Found(NamedTuple):
+class SplitFolders(NamedTuple):
     """The folders of each split; the root itself as "train" where it has no splits."""
 
     splits: dict[str, list[Path]]
@@ -19,7 +19,7 @@ class Found(NamedTuple):
     """Whether they lie in class folders, and not class folders in them."""
 
 
-def given_splits(listing: Listing) -> Found:
+def given_splits(listing: Listing) -> SplitFolders:
     """As the user says, of folders with classes in them, or else in each class; all else is left out, and counted."""
     splits: dict[str, list[Path]] = {split: [] for split in SPLITS}
     names = [name for of in (listing.choice.splits or {}).values() for name in of]
@@ -47,7 +47,7 @@ def given_splits(listing: Listing) -> Found:
             listing.leave(listing.name(path), "in no split, as told")
         listing.leave_loose(folder, files)
     listing.choice.check_used(listing.root)
-    return Found({split: of for split, of in splits.items() if of}, within)
+    return SplitFolders({split: of for split, of in splits.items() if of}, within)
 
 
 def splits_within(listing: Listing, folders: list[Path], notes: list[str]) -> dict[str, list[Path]] | None:

@@ -71,7 +71,7 @@ WANTED = "train, validation or test, each with =NAME; or none"
 
 
 @dataclass(frozen=True)
-class Mark:
+class SplitMark:
     """What a name says of splits."""
 
     splits: frozenset[str]
@@ -85,15 +85,15 @@ class Mark:
         return next(iter(self.splits)) if len(self.splits) == 1 else None
 
 
-def mark(name: str) -> Mark | None:
+def mark(name: str) -> SplitMark | None:
     """What a name says of splits, whatever its case; None where it says nothing."""
     for pieces in (re.findall(r"[^\W\d_]+", name), re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)):
         found = {piece: split_of(piece.casefold()) for piece in pieces}
         splits = frozenset(split for split in found.values() if split)
         if splits:
             rest = {piece.casefold() for piece, split in found.items() if split is None}
-            return Mark(splits, alone=rest <= FILLERS)
-    return Mark(frozenset({TEST}), alone=False) if "t10k" in name.casefold() else None  # MNIST's own name for it
+            return SplitMark(splits, alone=rest <= FILLERS)
+    return SplitMark(frozenset({TEST}), alone=False) if "t10k" in name.casefold() else None  # MNIST's own name for it
 
 
 def is_split(name: str) -> bool:
@@ -114,7 +114,7 @@ def split_of(word: str) -> str | None:
 
 
 @dataclass(frozen=True)
-class Choice:
+class SplitChoice:
     """What a user says of a source's folders and files, by name or pattern, relative to the source."""
 
     splits: Mapping[str, Sequence[str]] | None = None
@@ -164,7 +164,7 @@ def choice(
     root: Path,
     splits: Mapping[str, str | Sequence[str]] | Sequence[str] | None = None,
     ignore: str | Sequence[str] = (),
-) -> Choice:
+) -> SplitChoice:
     """Raises ConfigError for a split of another name."""
     ignored = tuple(relative(root, name) for name in ([ignore] if isinstance(ignore, str) else ignore))
     if splits is not None and not isinstance(splits, (str, Mapping)):
@@ -172,14 +172,14 @@ def choice(
     if splits is None or isinstance(splits, str):
         if splits not in (None, "none"):
             raise ConfigError("not a choice of splits", where=setting("splits"), expected=WANTED, got=splits)
-        return Choice(whole=splits == "none", ignore=ignored)
+        return SplitChoice(whole=splits == "none", ignore=ignored)
     patterns: dict[str, list[str]] = {}
     for key, names in splits.items():
         split = WORDS.get(key.casefold())
         if split is None:
             raise ConfigError("not a split", where=setting("splits"), expected=", ".join(SPLITS), got=key)
         patterns.setdefault(split, []).extend(relative(root, n) for n in ([names] if isinstance(names, str) else names))
-    return Choice(patterns, ignore=ignored)
+    return SplitChoice(patterns, ignore=ignored)
 
 
 def relative(root: Path, name: str) -> str:

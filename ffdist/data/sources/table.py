@@ -21,15 +21,15 @@ from ffdist.data.sources.base import DataSource, Item
 from ffdist.data.sources.listing import Listing, shown
 from ffdist.data.sources.name_groups import groups_by_name
 from ffdist.data.sources.row_splits import row_splits
-from ffdist.data.sources.shares import Holding, Shares
-from ffdist.data.sources.splits import SPLITS, TEST, TRAIN, Choice
+from ffdist.data.sources.shares import HoldOutOptions, Shares
+from ffdist.data.sources.splits import SPLITS, TEST, TRAIN, SplitChoice
 from ffdist.data.sources.table_files import labels_in, read, schema
 from ffdist.data.sources.table_splits import find_files, quoted
 from ffdist.data.sources.texts import base_of
 from ffdist.errors import ConfigError, DataError, setting
 
 
-class Table(DataSource):
+class TableSource(DataSource):
     """One such file, or a folder of them, whose names may say which split they are (`table_splits.find_files`).
 
     Pictures are encoded, or files that a column of paths names, from the table's folder. Labels are texts or whole
@@ -44,8 +44,8 @@ class Table(DataSource):
         path: Path,
         *,
         columns: Columns,
-        choice: Choice,
-        holding: Holding,
+        choice: SplitChoice,
+        holding: HoldOutOptions,
         texts: Mapping[Path, str] | None = None,
         value_range: Range | None = None,
     ) -> None:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from ffdist.data.formats import is_picture
 from ffdist.data.sources.listing import Listing, shown
-from ffdist.data.sources.splits import SPLITS, TEST, TRAIN, VALIDATION, Choice, mark
+from ffdist.data.sources.splits import SPLITS, TEST, TRAIN, VALIDATION, SplitChoice, mark
 from ffdist.errors import DataError, setting
 
 SUFFIXES = (".parquet", ".arrow", ".feather")
@@ -30,12 +30,12 @@ def is_table(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES
 
 
-def holds_tables(folder: Path, choice: Choice) -> bool:
+def holds_tables(folder: Path, choice: SplitChoice) -> bool:
     """Whether there is a table in a folder, or below it as Hugging Face's repositories have them."""
     return any(is_table(path) for path in Listing(folder, choice).files(folder))
 
 
-def find_files(path: Path, choice: Choice, texts: Mapping[Path, str] | None = None) -> TableFiles:
+def find_files(path: Path, choice: SplitChoice, texts: Mapping[Path, str] | None = None) -> TableFiles:
     """The files of each split, sorted by name: as the user says, else as the names of files and their folders say.
 
     texts: files of text in the folder, which are taken for tables then; of each, why it is none after all, or "".
@@ -55,7 +55,7 @@ def find_files(path: Path, choice: Choice, texts: Mapping[Path, str] | None = No
                 f"{setting('test_fraction', '1')} makes all of it the test split"
             ]
         )
-        return TableFiles({TRAIN: [path]}, Listing(path.parent, Choice()), notes)
+        return TableFiles({TRAIN: [path]}, Listing(path.parent, SplitChoice()), notes)
     listing = Listing(path, choice)
     files = tables(listing) if texts is None else text_tables(listing, texts)
     if choice.splits is not None:

@@ -23,8 +23,8 @@ from ffdist.data.manifest import LeftOut
 from ffdist.data.sources.base import DataSource, Item
 from ffdist.data.sources.listing import Listing, is_junk
 from ffdist.data.sources.name_groups import groups_by_name
-from ffdist.data.sources.shares import Holding, Shares
-from ffdist.data.sources.splits import TEST, TRAIN, Choice
+from ffdist.data.sources.shares import HoldOutOptions, Shares
+from ffdist.data.sources.splits import TEST, TRAIN, SplitChoice
 from ffdist.data.sources.table_files import numerals
 from ffdist.data.sources.table_splits import find_files
 from ffdist.errors import DataError, setting
@@ -52,7 +52,7 @@ def is_tar(path: Path) -> bool:
     return path.name.lower().endswith((".tar", ".tar.gz", ".tgz"))
 
 
-def holds_tars(path: Path, choice: Choice) -> bool:
+def holds_tars(path: Path, choice: SplitChoice) -> bool:
     """Whether it is a tar, or a folder with tars in it and no folders."""
     if path.is_file():
         return is_tar(path)
@@ -67,7 +67,7 @@ class Tars(DataSource):
     Raises DataError for tars that cannot be read or end too early, and for samples without a label.
     """
 
-    def __init__(self, path: Path, *, columns: Columns, choice: Choice, holding: Holding) -> None:
+    def __init__(self, path: Path, *, columns: Columns, choice: SplitChoice, holding: HoldOutOptions) -> None:
         self.name = path.name.partition(".")[0]
         self.columns = columns
         texts = {} if path.is_file() else {file: "" for file in Listing(path, choice).listed(path)[1] if is_tar(file)}

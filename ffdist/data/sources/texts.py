@@ -9,7 +9,7 @@ from ffdist.data.column_names import Columns, found_columns
 from ffdist.data.columns import file_named, is_file
 from ffdist.data.formats import is_picture
 from ffdist.data.sources.listing import Listing
-from ffdist.data.sources.splits import Choice
+from ffdist.data.sources.splits import SplitChoice
 from ffdist.data.sources.table_files import TEXTS, read, schema
 from ffdist.errors import DataError
 
@@ -17,7 +17,7 @@ LOOKED_AT = 8
 """Rows by which it is known from which folder paths begin."""
 
 
-def texts_in(folder: Path, choice: Choice, columns: Columns) -> dict[Path, str]:
+def texts_in(folder: Path, choice: SplitChoice, columns: Columns) -> dict[Path, str]:
     """The files of text in a folder, and of each why it says no classes of pictures, or "". Where none does, those in
     the folders below, as repositories have them, if they name half of the pictures there."""
     listing = Listing(folder, choice).quiet()

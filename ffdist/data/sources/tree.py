@@ -14,8 +14,8 @@ from ffdist.data.sources.base import DataSource, Item
 from ffdist.data.sources.layout import find_layout, quoted
 from ffdist.data.sources.listing import Listing, shown
 from ffdist.data.sources.name_groups import groups_by_name
-from ffdist.data.sources.shares import Holding, Shares
-from ffdist.data.sources.splits import TEST, TRAIN, Choice
+from ffdist.data.sources.shares import HoldOutOptions, Shares
+from ffdist.data.sources.splits import TEST, TRAIN, SplitChoice
 from ffdist.errors import DataError, setting
 
 Folders = dict[str, list[Path]]
@@ -37,14 +37,14 @@ class Tree(DataSource):
         root: Path,
         *,
         name: str = "",
-        holding: Holding | None = None,
-        choice: Choice | None = None,
+        holding: HoldOutOptions | None = None,
+        choice: SplitChoice | None = None,
         class_name: Callable[[str], str] = str,
         order: Sequence[str] = (),
     ) -> None:
         self.root = root
         self.name = name or root.resolve().name
-        self.choice = choice or Choice()
+        self.choice = choice or SplitChoice()
         listing = Listing(root, self.choice)
         layout = find_layout(listing)
         self.folders = {
@@ -73,7 +73,7 @@ class Tree(DataSource):
             )
         counts = {split: sum(of) for split, of in sizes.items()}
         labels = np.repeat(np.arange(len(self.classes)), sizes[first])
-        holding = holding or Holding()
+        holding = holding or HoldOutOptions()
         groups = self.groups(listing.quiet(), holding.group_pattern, first)
         self.shares = Shares(counts, labels, holding, groups, holding.named)
         self.counts = self.shares.counts

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from ffdist.data.transforms.base import BatchTransform, MixTransform, PictureTransform, Transform
 from ffdist.data.transforms.load import TRANSFORMS, load_transform, load_transforms
-from ffdist.data.transforms.steps import Drawn, Steps
+from ffdist.data.transforms.steps import StepDraws, TransformSteps
 
 __all__ = [
     "TRANSFORMS",
     "BatchTransform",
-    "Drawn",
     "MixTransform",
     "PictureTransform",
-    "Steps",
+    "StepDraws",
     "Transform",
+    "TransformSteps",
     "load_transform",
     "load_transforms",
 ]

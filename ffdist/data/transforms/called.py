@@ -25,7 +25,7 @@ AT_A_TIME = 8
 
 
 @dataclass(frozen=True)
-class Called(BatchTransform):
+class CallableTransform(BatchTransform):
     """A callable that takes a picture as a tensor [C, H, W] and returns such of the same shape and type. What it draws
     from torch's, NumPy's and Python's own generators, and from those that it holds, begins at a seed of each sample's
     own in each epoch."""
@@ -118,7 +118,7 @@ MIXING = {"MixUp": "mixup", "CutMix": "cutmix"}
 """torchvision's that are no transforms of a picture, and ours that do the same."""
 
 
-def called(name: str, made: Any, options: Mapping[str, object]) -> Called:
+def called(name: str, made: Any, options: Mapping[str, object]) -> CallableTransform:
     """An instance of the class `made` with these options. Raises ConfigError for what makes no callable."""
     where = f"transform {name}"
     if not callable(made):
@@ -136,7 +136,7 @@ def called(name: str, made: Any, options: Mapping[str, object]) -> Called:
     if not callable(call):
         raise ConfigError(f"'{name}' makes no callable", expected="a class with __call__ or forward", got=repr(call))
     text = ",".join(f"{key}={value}" for key, value in options.items())
-    return Called(f"{name}({text})" if text else name, call)
+    return CallableTransform(f"{name}({text})" if text else name, call)
 
 
 def guessed(made: Any, options: Mapping[str, object], where: str) -> dict[str, Any]:

@@ -33,7 +33,7 @@ def philox(counter: Sequence[np.ndarray], key: tuple[int, int]) -> list[np.ndarr
     return [c0, c1, c2, c3]
 
 
-class Draws:
+class RandomDraws:
     """Numbers for several purposes, each with so many a sample."""
 
     def __init__(self, seed: int, purposes: Sequence[tuple[str, int]]) -> None:

@@ -13,7 +13,7 @@ from weakref import WeakValueDictionary
 import numpy as np
 
 from ffdist.data.readers import Readers
-from ffdist.data.transforms.called import Called
+from ffdist.data.transforms.called import CallableTransform
 from ffdist.data.transforms.load import load_transforms
 
 
@@ -23,7 +23,7 @@ class Changes:
     what: str = "transforms"
     alone: str = "its pictures are changed one after another"
 
-    def __init__(self, transforms: Sequence[Called]) -> None:
+    def __init__(self, transforms: Sequence[CallableTransform]) -> None:
         self.transforms = list(transforms)
 
     @property
@@ -38,7 +38,7 @@ class Changes:
         return self.names
 
     def __setstate__(self, names: tuple[str, ...]) -> None:
-        self.transforms = [each for each in load_transforms(names) if isinstance(each, Called)]
+        self.transforms = [each for each in load_transforms(names) if isinstance(each, CallableTransform)]
 
     def read(self, x: np.ndarray, seeds: Sequence[np.ndarray]) -> np.ndarray:
         """x: contiguous [B, H, W, C], changed in place; seeds: of each transform, int64 [B]."""
@@ -64,7 +64,7 @@ def pool(changes: Changes, count: int) -> Readers:
 class InTurn:
     """workers: who make batches side by side; from 2 on each has a process, once the first batch is made."""
 
-    def __init__(self, transforms: Sequence[Called], workers: int) -> None:
+    def __init__(self, transforms: Sequence[CallableTransform], workers: int) -> None:
         self.transforms = list(transforms)
         self.changes = Changes(transforms)
         self.readers = pool(self.changes, workers) if workers > 1 else None

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from ffdist.calls import FIRST, Call, calls_of, check_transforms
 from ffdist.data.transforms.base import BatchTransform, MixTransform, PictureTransform, Transform
 from ffdist.errors import ConfigError, setting, users_code
-from ffdist.known import TRANSFORM_PLACES, Known
+from ffdist.known import TRANSFORM_PLACES, LazyNames
 from ffdist.options import find, typed
 
-TRANSFORMS: Mapping[str, type[Transform]] = Known(TRANSFORM_PLACES)
+TRANSFORMS: Mapping[str, type[Transform]] = LazyNames(TRANSFORM_PLACES)
 KINDS = (PictureTransform, BatchTransform, MixTransform)
 
 

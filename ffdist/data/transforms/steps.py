@@ -12,8 +12,8 @@ import numpy as np
 from ffdist.data import augment
 from ffdist.data.sampler import generator, restarted
 from ffdist.data.transforms.base import BatchTransform, MixTransform, PictureTransform, Size, Transform
-from ffdist.data.transforms.called import Called
-from ffdist.data.transforms.draws import Draws, whole
+from ffdist.data.transforms.called import CallableTransform
+from ffdist.data.transforms.draws import RandomDraws, whole
 from ffdist.data.transforms.in_turn import InTurn
 from ffdist.data.transforms.usual import Alternate, Crop, Flip, Shift, by_batch
 from ffdist.errors import ConfigError, setting
@@ -23,25 +23,25 @@ EXCLUSIVE: tuple[tuple[type[Transform], type[Transform]], ...] = ((Crop, Shift),
 
 
 @dataclass(frozen=True, slots=True)
-class Drawn:
+class StepDraws:
     """What was drawn for samples of a batch."""
 
     numbers: dict[int, np.ndarray]
     """For each transform, by its `id`, float64 [B, numbers]."""
-    usual: augment.Draws | None = None
+    usual: augment.AugmentDraws | None = None
     """For those that are drawn for a batch at once."""
     chosen: np.ndarray | None = None
     """int [B]: which of several mixes each gets."""
 
 
 @dataclass(frozen=True)
-class Usual:
+class FusedSteps:
     """Neighbours among what is drawn for a batch at once, done together."""
 
     names: tuple[str, ...]
 
 
-class Steps:
+class TransformSteps:
     """The transforms of a split for pictures of one network.
 
     steps = Steps(transforms, seed=0, wanted=(224, 224))
@@ -67,16 +67,16 @@ class Steps:
         self.batches = grouped(before, workers)
         self.drawing = [t for t in self.all if not by_batch(t) and t.numbers]
         several = [("which mix", 1)] if len(self.mixes) > 1 else []
-        self.draws = Draws(seed, [*purposes(self.drawing), *several])
+        self.draws = RandomDraws(seed, [*purposes(self.drawing), *several])
         self._first_mirrored = np.zeros(0, bool)
 
-    def draw(self, epoch: int, batch: int, rows: np.ndarray, part: slice | np.ndarray = slice(None)) -> Drawn:
+    def draw(self, epoch: int, batch: int, rows: np.ndarray, part: slice | np.ndarray = slice(None)) -> StepDraws:
         """For the samples `rows[part]` of a batch of an epoch. rows: int [B], the places in the split of all of it."""
         return self.draw_all(epoch, batch, [rows], [part])
 
     def draw_all(
         self, epoch: int, first: int, rows: Sequence[np.ndarray], parts: Sequence[slice | np.ndarray]
-    ) -> Drawn:
+    ) -> StepDraws:
         """Likewise for the batches `first`, `first` + 1, ..., one behind the other."""
         own = [of[part] for of, part in zip(rows, parts, strict=True)]
         numbers = self.draws.uniform(epoch, own[0] if len(own) == 1 else np.concatenate(own))
@@ -86,12 +86,12 @@ class Steps:
                 self.draw_usual(epoch, batch, of)[part]
                 for batch, (of, part) in enumerate(zip(rows, parts, strict=True), first)
             ]
-            usual = augment.Draws.joined(drawn)
+            usual = augment.AugmentDraws.joined(drawn)
         if len(self.mixes) > 1:
             chosen = whole(numbers[-1][:, 0], len(self.mixes))
-        return Drawn({id(t): own for t, own in zip(self.drawing, numbers, strict=False)}, usual, chosen)
+        return StepDraws({id(t): own for t, own in zip(self.drawing, numbers, strict=False)}, usual, chosen)
 
-    def draw_usual(self, epoch: int, batch: int, rows: np.ndarray) -> augment.Draws:
+    def draw_usual(self, epoch: int, batch: int, rows: np.ndarray) -> augment.AugmentDraws:
         """Draw for the transforms that are drawn for a batch at once."""
         mirrored = self.mirrored(epoch, rows) if "alternate" in self.usual else None
         return augment.draw(
@@ -106,18 +106,18 @@ class Steps:
             self._first_mirrored = first = generator(self.seed, "mirrored").random(2 * needed) < 0.5
         return first[rows] ^ bool(epoch % 2)
 
-    def picture(self, picture: np.ndarray, drawn: Drawn | None = None, sample: int = 0) -> np.ndarray:
+    def picture(self, picture: np.ndarray, drawn: StepDraws | None = None, sample: int = 0) -> np.ndarray:
         """One decoded picture [H, W, C] of any size -> [h, w, C]. drawn, sample: of a batch, and its place in that."""
         for transform in self.pictures:
             numbers = drawn.numbers[id(transform)][sample] if drawn and transform.numbers else NONE
             picture = transform.picture(picture, numbers, self.wanted)
         return picture
 
-    def batch(self, x: np.ndarray, drawn: Drawn) -> np.ndarray:
+    def batch(self, x: np.ndarray, drawn: StepDraws) -> np.ndarray:
         """Contiguous [B, H, W, C] before the normalisation; its memory may be used again."""
         for step in self.batches:
             x = np.ascontiguousarray(x)
-            if isinstance(step, Usual):
+            if isinstance(step, FusedSteps):
                 assert drawn.usual
                 x = augment.augment(x, drawn.usual.only(step.names))
             elif isinstance(step, InTurn):
@@ -126,13 +126,13 @@ class Steps:
                 x = step.batch(x, drawn.numbers.get(id(step), NONE))
         return x
 
-    def behind(self, x: np.ndarray, drawn: Drawn) -> np.ndarray:
+    def behind(self, x: np.ndarray, drawn: StepDraws) -> np.ndarray:
         """float32 [B, H, W, C] behind the normalisation; its memory may be used again."""
         for transform in self.normalised:
             x = transform.batch(x, drawn.numbers.get(id(transform), NONE))
         return x
 
-    def mix(self, x: np.ndarray, others: np.ndarray, drawn: Drawn) -> np.ndarray:
+    def mix(self, x: np.ndarray, others: np.ndarray, drawn: StepDraws) -> np.ndarray:
         """In place; what each sample's own share in its label is, float64 [B]."""
         share = np.ones(len(x))
         for place, transform in enumerate(self.mixes):
@@ -176,15 +176,15 @@ def check_together(transforms: Sequence[Transform]) -> None:
             )
 
 
-def grouped(transforms: Iterable[BatchTransform], workers: int) -> list[BatchTransform | Usual | InTurn]:
+def grouped(transforms: Iterable[BatchTransform], workers: int) -> list[BatchTransform | FusedSteps | InTurn]:
     """With the neighbours joined that are drawn for a batch at once, and those that change a picture at a time."""
-    found: list[BatchTransform | Usual | InTurn] = []
+    found: list[BatchTransform | FusedSteps | InTurn] = []
     for kind, group in groupby(transforms, key=kind_of):
         own = list(group)
-        if kind is Usual:
-            found.append(Usual(tuple(name for each in own if (name := by_batch(each)))))
+        if kind is FusedSteps:
+            found.append(FusedSteps(tuple(name for each in own if (name := by_batch(each)))))
         elif kind is InTurn:
-            found.append(InTurn([each for each in own if isinstance(each, Called)], workers))
+            found.append(InTurn([each for each in own if isinstance(each, CallableTransform)], workers))
         else:
             found += own
     return found
@@ -193,8 +193,8 @@ def grouped(transforms: Iterable[BatchTransform], workers: int) -> list[BatchTra
 def kind_of(transform: BatchTransform) -> type:
     """How it is joined with neighbours of its kind."""
     if by_batch(transform):
-        return Usual
-    return InTurn if isinstance(transform, Called) else BatchTransform
+        return FusedSteps
+    return InTurn if isinstance(transform, CallableTransform) else BatchTransform
 
 
 def purposes(transforms: Iterable[Transform]) -> list[tuple[str, int]]:

@@ -20,19 +20,19 @@ pytest.register_assert_rewrite("ffdist.transport.contract.laws", "ffdist.transpo
 
 from ffdist.renamed import renamed_names  # noqa: E402
 from ffdist.transport.contract.laws import EdgeContract, TransportContract  # noqa: E402
-from ffdist.transport.contract.pair import Pair, ProcessPair, ThreadPair  # noqa: E402
-from ffdist.transport.contract.processes import ContractRank, Crew, Outcome, run_processes  # noqa: E402
+from ffdist.transport.contract.pair import EdgePair, ProcessPair, ThreadPair  # noqa: E402
+from ffdist.transport.contract.processes import ContractRank, Crew, RankOutcome, run_processes  # noqa: E402
 
 __all__ = [
     "ContractRank",
     "Crew",
     "EdgeContract",
-    "Outcome",
-    "Pair",
+    "EdgePair",
     "ProcessPair",
+    "RankOutcome",
     "ThreadPair",
     "TransportContract",
     "run_processes",
 ]
 
-__getattr__ = renamed_names(__name__, Place="ContractRank")
+__getattr__ = renamed_names(__name__, Place="ContractRank", Pair="EdgePair", Outcome="RankOutcome")

@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 from ffdist.errors import TransportError
 from ffdist.transport.base import Edge, Receiver, Sender
-from ffdist.transport.contract.processes import ContractRank, Crew, Outcome
+from ffdist.transport.contract.processes import ContractRank, Crew, RankOutcome
 from ffdist.transport.contract.sides import EDGE
 from ffdist.transport.local import open_local
 from ffdist.transport.registry import here
@@ -24,7 +24,7 @@ Side = Callable[..., Any]
 """`upstream(place, sender, *args)` or `downstream(place, receiver, *args)`."""
 
 
-class Pair(ABC):
+class EdgePair(ABC):
     """Runs the two sides of a law over one kind of edge."""
 
     warm: int = 20
@@ -33,7 +33,7 @@ class Pair(ABC):
     @abstractmethod
     def run(
         self, upstream: Side, downstream: Side, *args: Any, edge: Edge = EDGE, edges: Sequence[Edge] | None = None
-    ) -> list[Outcome]:
+    ) -> list[RankOutcome]:
         """How each side ended; `edges`: each end's own, where they differ."""
 
     def values(self, *args: Any, **kwargs: Any) -> list[Any]:
@@ -41,12 +41,12 @@ class Pair(ABC):
         return [outcome.unwrap() for outcome in self.run(*args, **kwargs)]
 
 
-class ThreadPair(Pair):
+class ThreadPair(EdgePair):
     """A pair in two threads of this process, by `open_local`."""
 
     def run(
         self, upstream: Side, downstream: Side, *args: Any, edge: Edge = EDGE, edges: Sequence[Edge] | None = None
-    ) -> list[Outcome]:
+    ) -> list[RankOutcome]:
         assert edges is None, "both ends are opened by one call"
         store, (sender, receiver) = dist.HashStore(), open_local(edge)
         with ThreadPoolExecutor(2) as pool:
@@ -55,7 +55,7 @@ class ThreadPair(Pair):
             return [sending.result(), receiving.result()]
 
 
-class ProcessPair(Pair):
+class ProcessPair(EdgePair):
     """A pair in two processes of a crew.
 
     Behind every law, whatever an end had opened must be closed: descriptors and threads are counted. enter: called in
@@ -80,7 +80,7 @@ class ProcessPair(Pair):
 
     def run(
         self, upstream: Side, downstream: Side, *args: Any, edge: Edge = EDGE, edges: Sequence[Edge] | None = None
-    ) -> list[Outcome]:
+    ) -> list[RankOutcome]:
         place = here()
         gloo = self.transport.backend(place, place) is not None
         how = (self.transport, self.enter, self.held)
@@ -112,11 +112,11 @@ def _group(transport: Transport) -> dist.ProcessGroup | None:
     return group
 
 
-def _outcome(place: ContractRank, end: Sender | Receiver, side: Side, args: tuple[Any, ...]) -> Outcome:
+def _outcome(place: ContractRank, end: Sender | Receiver, side: Side, args: tuple[Any, ...]) -> RankOutcome:
     try:
-        return Outcome(value=side(place, end, *args))
+        return RankOutcome(value=side(place, end, *args))
     except TransportError as error:
-        return Outcome(error=error)
+        return RankOutcome(error=error)
     finally:
         end.close()
 

@@ -54,7 +54,7 @@ class ContractRank:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RankOutcome:
     """How a function ended in one process: a value, an error, or the process's death."""
 
     value: Any = None
@@ -92,7 +92,7 @@ class Crew:
         *args: Any,
         gloo: bool = False,
         timeout: float = 60.0,
-    ) -> list[Outcome]:
+    ) -> list[RankOutcome]:
         """Call `function(place, *args)` in every process, or `functions[rank]` in each, and wait for all.
 
         gloo: within torch.distributed's default process group. Raises TimeoutError (all stacks are on stderr then).
@@ -128,8 +128,8 @@ class Crew:
         theirs.close()
         return process, ours
 
-    def _collect(self, ranks: Sequence[int], deadline: float) -> list[Outcome]:
-        outcomes: dict[int, Outcome] = {}
+    def _collect(self, ranks: Sequence[int], deadline: float) -> list[RankOutcome]:
+        outcomes: dict[int, RankOutcome] = {}
         while len(outcomes) < len(ranks):
             workers = {rank: self._workers[rank] for rank in ranks if rank not in outcomes}
             pending = {worker[1]: rank for rank, worker in workers.items() if worker}
@@ -143,11 +143,11 @@ class Crew:
                 outcomes[pending[pipe]] = self._receive(pending[pipe], pipe)
         return [outcomes[rank] for rank in ranks]
 
-    def _receive(self, rank: int, pipe: Connection) -> Outcome:
+    def _receive(self, rank: int, pipe: Connection) -> RankOutcome:
         try:
             return pipe.recv()
         except EOFError:
-            return Outcome(exitcode=self._end(rank, kill=False))
+            return RankOutcome(exitcode=self._end(rank, kill=False))
 
     def _end(self, rank: int, *, kill: bool) -> int | None:
         worker, self._workers[rank] = self._workers[rank], None
@@ -178,24 +178,24 @@ def _serve(rank: int, size: int, threads: int, port: int, pipe: Connection) -> N
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     torch.set_num_threads(threads)
     store = dist.TCPStore("127.0.0.1", port, is_master=False)
-    pipe.send(Outcome())
+    pipe.send(RankOutcome())
     with contextlib.suppress(EOFError):  # the crew is dismissed
         while True:
             task: _Task = pipe.recv()
             pipe.send(_perform(task, ContractRank(rank, size, dist.PrefixStore(f"run/{task.run}", store))))
 
 
-def _perform(task: _Task, place: ContractRank) -> Outcome:
+def _perform(task: _Task, place: ContractRank) -> RankOutcome:
     torch.manual_seed(place.rank)
     try:
         if task.gloo:
             store = dist.PrefixStore("gloo", place.store)
             dist.init_process_group("gloo", store=store, rank=place.rank, world_size=place.size, timeout=PATIENCE)
-        return Outcome(value=task.function(place, *task.args))
+        return RankOutcome(value=task.function(place, *task.args))
     except Exception as error:
         if add_note := getattr(error, "add_note", None):  # from Python 3.11 on
             add_note(f"in rank {place.rank}:\n{traceback.format_exc()}")
-        return Outcome(error=error)
+        return RankOutcome(error=error)
     finally:
         if task.gloo and dist.is_initialized():
             dist.destroy_process_group()
