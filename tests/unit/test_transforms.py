@@ -231,9 +231,9 @@ def test_a_transform_that_ends_its_thread_is_an_error(tmp_path: Path) -> None:
         list(loader(images(), (f"{tmp_path}/ends.py:Ends",)).epoch(0))
 
 
-@pytest.mark.parametrize("makes", ["x + self.count", "x + os.urandom(1)[0]"])
+@pytest.mark.parametrize("makes", ["x + self.count", "x + os.urandom(1)[0]", "x + (self.count > 20)"])
 def test_a_transform_that_does_not_repeat_itself_is_refused(tmp_path: Path, makes: str) -> None:
-    """How often it was called differs by process; so would its pictures, and the weights."""
+    """How often it was called differs by process; so would its pictures, and the weights. The last changes late."""
     file = tmp_path / f"{'counts' if 'count' in makes else 'draws'}.py"
     file.write_text(
         "import os\n\nclass Counts:\n    count = 0\n\n    def __call__(self, x):\n        self.count += 1\n"

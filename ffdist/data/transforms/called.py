@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
-from threading import Event
 from typing import Any, get_args
 
 import numpy as np
@@ -24,6 +23,30 @@ AT_A_TIME = 8
 """Pictures that are changed in one turn at the generators, for which a stage of the same process may wait."""
 
 
+CHECKED_EVERY = 256
+"""Pictures after which a transform is asked for its first one again, at most."""
+
+
+class First:
+    """The first picture that a transform was given, and what it made of it; asked for again behind 1, 2, 4, ...
+    pictures, so that one that changes later is noticed, too."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.picture = self.made = np.zeros(0)
+        self.seed = 0
+
+    def is_due(self) -> bool:
+        """Whether it is to be asked for again, behind one more picture."""
+        self.calls += 1
+        return self.calls & (self.calls - 1) == 0 or self.calls % CHECKED_EVERY == 0
+
+    def keep(self, picture: np.ndarray, seed: int, made: np.ndarray) -> None:
+        """Where it is the first."""
+        if self.calls == 1:
+            self.picture, self.seed, self.made = picture, seed, made.copy()
+
+
 @dataclass(frozen=True)
 class CallableTransform(BatchTransform):
     """A callable that takes a picture as a tensor [C, H, W] and returns such of the same shape and type. What it draws
@@ -33,8 +56,8 @@ class CallableTransform(BatchTransform):
     name: str
     """As it is told, with its options."""
     call: Callable[[Tensor], Any] = field(compare=False)
-    tried: Event = field(default_factory=Event, compare=False, repr=False)
-    """Set once its first picture has shown that it repeats itself."""
+    first: First = field(default_factory=lambda: First(), compare=False, repr=False)
+    """What shows from time to time that it repeats itself."""
 
     def as_call(self) -> Call:
         (call,) = calls_of([self.name], "transform")
@@ -62,11 +85,12 @@ class CallableTransform(BatchTransform):
         for start in range(0, len(x), AT_A_TIME):
             with self.generators.restarting() as begin:
                 for picture, seed in zip(x[start : start + AT_A_TIME], seeds[start : start + AT_A_TIME], strict=True):
-                    if not self.tried.is_set():
-                        self.check_repeats(picture, seed, begin)
-                        self.tried.set()
+                    before = picture.copy() if self.first.is_due() else None
                     begin(seed)
                     picture[:] = self.changed(picture)
+                    if before is not None:
+                        self.first.keep(before, seed, picture)
+                        self.check_repeats(begin)
 
     def changed(self, picture: np.ndarray) -> np.ndarray:
         """[H, W, C], the same."""
@@ -77,18 +101,16 @@ class CallableTransform(BatchTransform):
         self.check_made(given, made)
         return made.permute(1, 2, 0).numpy()
 
-    def check_repeats(self, picture: np.ndarray, seed: int, begin: Callable[[int], None]) -> None:
+    def check_repeats(self, begin: Callable[[int], None]) -> None:
         """Raises DataError for one that counts, say: how often it was called differs by process, so do its pictures."""
-        made: list[np.ndarray] = []
-        for _ in range(2):
-            begin(seed)
-            made.append(self.changed(picture.copy()).copy())
-        if not np.array_equal(*made, equal_nan=True):
+        picture, seed, made = self.first.picture, self.first.seed, self.first.made
+        begin(seed)
+        if not np.array_equal(self.changed(picture.copy()), made, equal_nan=True):
             raise DataError(
                 "a transform makes another picture of the same one",
                 where=f"transform {self.name}",
                 expected="what is decided by the picture and by torch's, NumPy's or Python's random numbers",
-                got="two different pictures, from the same random numbers",
+                got=f"two different pictures, from the same random numbers, {self.first.calls:,} pictures apart",
                 remedy="a class that keeps nothing from one call for the next, and draws from those generators alone",
             )
 
