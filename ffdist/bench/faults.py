@@ -41,14 +41,15 @@ def disturb(run: Disturbed, faults: list[Fault]) -> list[KillOutcome]:
     told = list[KillOutcome]()
     run.start()
     for number, fault in enumerate(faults):
-        if not run.await_moment(fault):
+        while (here := run.await_moment(fault)):
+            settle(run, told)
+            step, begun = run.step(), run.begun()
+            if run.kill(fault):
+                break  # else nobody was there any more: at the next moment of the kind
+        if not here:
             break
         if fault.moment == "exchange" and run.plan == PLANS[0]:  # nobody shares a block there
             fault = replace(fault, moment="learning")
-        settle(run, told)
-        step, begun = run.step(), run.begun()
-        if not run.kill(fault):
-            continue
         told.append(KillOutcome(fault, time.monotonic(), begun, step))
         note_kill(run, told[-1])
         who = run.launcher if fault.launcher else f"worker {fault.worker}"
