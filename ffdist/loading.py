@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -34,15 +35,29 @@ def missing(error: ModuleNotFoundError) -> str | None:
     )
 
 
+taken: list[float] = []
+"""Seconds of each `loading` of this process."""
+
+
 @contextmanager
 def loading() -> Iterator[None]:
     """Around imports: what a module makes lives as long as the process, and to look through all of it for garbage,
     again and again meanwhile and once at the end, would be a quarter of the time that torch takes."""
-    enabled = gc.isenabled()
+    enabled, begun = gc.isenabled(), time.monotonic()
     gc.disable()
     try:
         yield
     finally:
+        taken.append(time.monotonic() - begun)
         gc.freeze()
         if enabled:
             gc.enable()
+
+
+def import_seconds(*, forget: bool = False) -> float:
+    """What imports have taken in this process; forget: they count no more, as an attempt that begins later in the same
+    process has them already."""
+    seconds = sum(taken)
+    if forget:
+        taken.clear()
+    return seconds

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from ffdist.bench.harness.finding import Progress
+from ffdist.bench.ray_nodes import RayNodes
 from ffdist.bench.schedule import Fault
 from ffdist.bench.victims import ProcessId, descendants, is_worker, kept_in, shared_by
 from ffdist.errors import StageError
@@ -74,6 +75,8 @@ class Disturbed:
     """How often in a row it ended by itself, before the stages were ready."""
     seen_begun: int = 0
     process: subprocess.Popen[bytes] | None = None
+    nodes: RayNodes | None = None
+    """Where the workers are, of a run by Ray."""
     seen: set[ProcessId] = field(default_factory=set)
     """All processes that it had at any moment at which somebody looked."""
     shared: set[str] = field(default_factory=set)
@@ -88,6 +91,8 @@ class Disturbed:
         else:
             arguments += ["--out", str(self.run)]
         command = ["-m", "ffdist", "train", *arguments, "--launcher", self.launcher]
+        if self.nodes:
+            command += ["--address", self.nodes.address]
         if self.launcher == "torchrun":
             ranks = ["--standalone", "--nproc-per-node=2", "--max-restarts=5"]
             command = ["-m", "ffdist.runtime.agent", *ranks, "-m", "ffdist", "train", *arguments]
@@ -102,12 +107,16 @@ class Disturbed:
         return self.process.poll()
 
     def workers(self) -> list[ProcessId]:
-        assert self.process
-        found = descendants(self.process.pid)
+        found = self.descendants()
         self.seen |= set(found)
         workers = [each for each in found if is_worker(each, self.launcher)]
         self.seen_workers |= set(workers)
         return workers
+
+    def descendants(self) -> list[ProcessId]:
+        """All processes of the run; a cluster's nodes are this process's own children."""
+        assert self.process
+        return descendants(os.getpid() if self.nodes else self.process.pid)
 
     def begun(self) -> int:
         """How often the stages were ready."""
@@ -135,19 +144,28 @@ class Disturbed:
         """False where nobody is there to be killed."""
         assert self.process
         workers = sorted(self.workers())
-        self.shared |= shared_by(descendants(self.process.pid))
-        if fault.launcher:
+        self.shared |= shared_by(self.descendants())
+        if fault.victim == "launcher":
             os.kill(self.process.pid, signal.SIGKILL)
             return True
         if not workers:
             return False
         victim = workers[fault.worker % len(workers)].pid
-        with held_up([each.pid for each in workers if each.pid != victim and fault.moment == "exchange"]):
+        others = [each.pid for each in workers if each.pid != victim]
+        with held_up(others if fault.moment == "exchange" and self.shares_blocks else []):
+            if fault.victim == "node" and self.nodes:
+                self.nodes.kill(self.draw, [victim])
+                return True
             try:
                 os.kill(victim, signal.SIGKILL)
             except ProcessLookupError:
                 return False
         return True
+
+    @property
+    def shares_blocks(self) -> bool:
+        """Whether workers exchange gradients by the plan with which it was started last."""
+        return self.plan != PLANS[0]
 
     def go_on(self) -> None:
         """Whoever started it has ended: again, at once. What an old one still writes, is refused until it has ended.

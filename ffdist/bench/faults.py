@@ -15,16 +15,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from statistics import median
 from typing import Any
 
-from ffdist.bench.disturbed import PATIENCE, PLANS, TOLD, Disturbed, Launcher
+from ffdist.bench.disturbed import PATIENCE, TOLD, Disturbed, Launcher
 from ffdist.bench.faults_found import DisturbedRunCosts, KillOutcome, finding
 from ffdist.bench.harness.finding import BenchResult, Progress
+from ffdist.bench.ray_nodes import nodes_in
 from ffdist.bench.schedule import Fault, schedule
+from ffdist.bench.start_times import note_imports
 from ffdist.bench.victims import kept_in, left_of, words_of
 from ffdist.errors import StageError
 from ffdist.report.log import read_run_log
@@ -41,20 +42,19 @@ def disturb(run: Disturbed, faults: list[Fault]) -> list[KillOutcome]:
     told = list[KillOutcome]()
     run.start()
     for number, fault in enumerate(faults):
-        while (here := run.await_moment(fault)):
-            settle(run, told)
-            step, begun = run.step(), run.begun()
-            if run.kill(fault):
-                break  # else nobody was there any more: at the next moment of the kind
-        if not here:
+        found = strike(run, fault, told)
+        if found is None:
             break
-        if fault.moment == "exchange" and run.plan == PLANS[0]:  # nobody shares a block there
+        begun, step = found
+        if fault.moment == "exchange" and not run.shares_blocks:
             fault = replace(fault, moment="learning")
-        told.append(KillOutcome(fault, time.monotonic(), begun, step))
+        told.append(KillOutcome(fault, time.time(), begun, step))
         note_kill(run, told[-1])
-        who = run.launcher if fault.launcher else f"worker {fault.worker}"
+        who = f"worker {fault.worker}" if fault.victim == "worker" else fault.victim
         run.progress(f"kill {number + 1} of {len(faults)}: {who}, {fault.moment}, behind batch {step}")
-        if fault.launcher:
+        if run.nodes and fault.victim == "node":
+            run.nodes.replace()
+        if fault.victim == "launcher":
             before = set(run.seen_workers)
             run.go_on()
             if left := left_of(before, GONE[run.launcher]):
@@ -75,6 +75,17 @@ def disturb(run: Disturbed, faults: list[Fault]) -> list[KillOutcome]:
             raise StageError("the run does not come to its end", where=run.run, expected=f"within {PATIENCE:g} s")
         time.sleep(0.05)
     return told
+
+
+def strike(run: Disturbed, fault: Fault, told: list[KillOutcome]) -> tuple[int, int] | None:
+    """Kill at its moment; where nobody is there any more, at the next of the kind. None where the run has ended before,
+    else how often it had begun, and the last batch that it had told of."""
+    while run.await_moment(fault):
+        settle(run, told)
+        begun, step = run.begun(), run.step()
+        if run.kill(fault):
+            return begun, step
+    return None
 
 
 def note_kill(run: Disturbed, kill: KillOutcome) -> None:
@@ -100,7 +111,7 @@ def settle(run: Disturbed, told: list[KillOutcome]) -> None:
     """What is known of kills behind which it has begun again."""
     for each in told:
         if each.again is None and each is told[-1] and run.begun() > each.begun:
-            each.again = time.monotonic() - each.at
+            each.again = time.time() - each.at
             newest = committed(run.run)
             kept = int(newest[-1].name.split("-")[1]) if newest else 0
             each.lost = max(0, each.step - kept)
@@ -149,16 +160,6 @@ def nothing_left(run: Disturbed) -> Iterator[None]:
         raise StageError("something is left of the run", where=run.run, expected="nothing", got=found)
 
 
-def start_up() -> float:
-    """Seconds that a process takes here until it has torch and ffdist; the middle one of three."""
-    taken = list[float]()
-    for _ in range(3):
-        begun = time.monotonic()
-        subprocess.run([sys.executable, "-c", "import ffdist.runtime.stage_process"], check=True)
-        taken.append(time.monotonic() - begun)
-    return median(taken)
-
-
 def faults(kills: int, seed: int, launcher: Launcher, folder: Path, progress: Progress) -> BenchResult:
     """Raises StageError where the runs differ, something is left, or the run has ended before all kills."""
     epochs = max(4, kills)
@@ -168,8 +169,10 @@ def faults(kills: int, seed: int, launcher: Launcher, folder: Path, progress: Pr
     run = Disturbed(launcher, folder / "killed", epochs, folder / "tmp", random.Random(seed + 1), progress)
     begun = time.monotonic()
     try:
-        with nothing_left(run):
-            told = disturb(run, schedule(kills, seed))
+        with nothing_left(run), ExitStack() as cluster:
+            if launcher == "ray":
+                run.nodes = cluster.enter_context(nodes_in(folder / "ray"))
+            told = disturb(run, schedule(kills, seed, nodes=launcher == "ray"))
     finally:
         if run.process and run.process.poll() is None:
             run.process.kill()
@@ -178,7 +181,8 @@ def faults(kills: int, seed: int, launcher: Launcher, folder: Path, progress: Pr
     check_equal(folder / "whole", folder / "killed")
     if len(told) < kills - 1:
         raise StageError("the run ended before all kills", expected=kills, got=len(told), where=folder)
-    return finding(launcher, told, DisturbedRunCosts(seconds, run.restarts, run.refused, load, start_up()))
+    note_imports(run.run, told)
+    return finding(launcher, told, DisturbedRunCosts(seconds, run.restarts, run.refused, load))
 
 
 def check_equal(whole: Path, killed: Path) -> None:

@@ -13,6 +13,8 @@ from ffdist.bench.harness.table import ResultTable
 from ffdist.bench.schedule import MOMENTS, Fault
 from ffdist.cores import available_cores
 
+VICTIMS = {"worker": "a worker", "launcher": "what had started the workers", "node": "a node of Ray's"}
+
 
 @dataclass
 class KillOutcome:
@@ -20,6 +22,7 @@ class KillOutcome:
 
     fault: Fault
     at: float
+    """When, by the clock of this host."""
     begun: int
     """Starts of the stages so far."""
     step: int
@@ -28,11 +31,17 @@ class KillOutcome:
     """Seconds until the stages were ready for the next batch; None where they were killed before."""
     lost: int | None = None
     """Batches that were learned again."""
+    imports: float = 0.0
+    """Seconds of `again` in which processes imported torch and the like."""
 
+    @property
+    def of_launcher(self) -> bool:
+        return self.fault.victim == "launcher"
 
-STARTS = {False: 1, True: 2}
-"""How often torch is loaded in a row until the run learns again, by whether the launcher was killed: it needs torch to
-check what it is told before it starts workers, which need it, too."""
+    @property
+    def without_torch(self) -> float | None:
+        """Seconds of `again` without imports."""
+        return None if self.again is None else max(0.0, self.again - self.imports)
 
 
 @dataclass(frozen=True)
@@ -46,15 +55,10 @@ class DisturbedRunCosts:
     """How often it ended by itself, since the one before was still at work."""
     load: float
     """Processes that wanted a core, on average."""
-    torch: float
-    """Seconds that a process takes until it has loaded it."""
-
-    def without_torch(self, kill: KillOutcome) -> float | None:
-        return None if kill.again is None else max(0.0, kill.again - STARTS[kill.fault.launcher] * self.torch)
 
 
 def finding(launcher: Launcher, kills: Sequence[KillOutcome], costs: DisturbedRunCosts) -> BenchResult:
-    of_launcher = [kill for kill in kills if kill.fault.launcher]
+    of_launcher = [kill for kill in kills if kill.of_launcher]
     summary = {
         "launcher": launcher,
         "kills": len(kills),
@@ -63,9 +67,9 @@ def finding(launcher: Launcher, kills: Sequence[KillOutcome], costs: DisturbedRu
         "load": costs.load,
         "started": costs.started,
         "refused_at_once": costs.refused,
-        "start_up_seconds": costs.torch,
+        "import_seconds": middle(kill.imports for kill in kills if kill.again is not None),
         "again_seconds": middle(kill.again for kill in kills),
-        "again_without_start_up": middle(map(costs.without_torch, kills)),
+        "again_without_imports": middle(kill.without_torch for kill in kills),
         "lost_batches": sum(kill.lost or 0 for kill in kills),
         "lost_most": max((kill.lost for kill in kills if kill.lost is not None), default=None),
         "equal": True,
@@ -73,26 +77,23 @@ def finding(launcher: Launcher, kills: Sequence[KillOutcome], costs: DisturbedRu
     }
     made = kill_table("moments", f"{launcher}: {len(kills)} kills")
     for each in MOMENTS:
-        add(made, launcher, each, by_moment(kills, each), costs)
+        add(made, launcher, each, [kill for kill in kills if kill.fault.moment == each])
     by_whom = kill_table("victims", "by who was killed")
-    add(by_whom, launcher, "a worker", [kill for kill in kills if not kill.fault.launcher], costs)
-    add(by_whom, launcher, "what had started the workers", of_launcher, costs)
+    for victim, name in VICTIMS.items():
+        if whose := [kill for kill in kills if kill.fault.victim == victim]:
+            add(by_whom, launcher, name, whose)
     notes = [
         f"{len(kills)} kills by SIGKILL in {costs.seconds:.0f} s, {len(of_launcher)} of them of what had started the "
         "workers: weights, optimiser, metrics and test equal the undisturbed run's to the bit.",
         "After it: no process, no shared memory, no temporary file, no part of a file was left; each launcher's death "
         "ended its workers.",
-        f"Until a process has loaded torch it takes {costs.torch:.1f} s here; once behind a worker's death, twice in a "
-        'row behind its launcher\'s. "without torch" is without these.',
+        '"without torch" is without the seconds in which these very starts imported torch and the like, as the run '
+        "has noted them: the longest of all workers, and behind the launcher's death also its own before.",
         f"Load average (15 minutes) at the end: {costs.load:.1f}, on {available_cores()} cores; where it is more than "
         "the run's own, other work went on beside it, and all seconds are upper bounds.",
         f"Plans, changed at each --resume: {'; '.join(PLANS)}.",
     ]
     return BenchResult(f"faults-{launcher}", summary, [made, by_whom], notes)
-
-
-def by_moment(kills: Sequence[KillOutcome], moment: str) -> list[KillOutcome]:
-    return [kill for kill in kills if kill.fault.moment == moment]
 
 
 def kill_table(part: str, title: str) -> ResultTable:
@@ -103,6 +104,7 @@ def kill_table(part: str, title: str) -> ResultTable:
         "s to learning again": "again",
         "at most": "again.most",
         "without torch": "without_torch",
+        "of these at most": "without_torch.most",
         "batches lost": "lost",
         "most": "lost.most",
     }
@@ -110,17 +112,15 @@ def kill_table(part: str, title: str) -> ResultTable:
     return ResultTable(part, title, columns, units)
 
 
-def add(
-    made: ResultTable, launcher: Launcher, killed: str, kills: Sequence[KillOutcome], costs: DisturbedRunCosts
-) -> None:
+def add(made: ResultTable, launcher: Launcher, killed: str, kills: Sequence[KillOutcome]) -> None:
     """A line. again: seconds from the kill until the stages were ready for the next batch."""
     made.add(
         side=launcher,
         killed=killed,
         kills=len(kills),
-        of_launcher=sum(kill.fault.launcher for kill in kills),
+        of_launcher=sum(kill.of_launcher for kill in kills),
         again=Summary.of([kill.again for kill in kills if kill.again is not None]),
-        without_torch=middle(map(costs.without_torch, kills)),
+        without_torch=Summary.of([kill.without_torch for kill in kills if kill.without_torch is not None]),
         lost=Summary.of([kill.lost for kill in kills if kill.lost is not None]),
     )
 

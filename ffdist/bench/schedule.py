@@ -6,6 +6,10 @@ import random
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+Victim = Literal["worker", "launcher", "node"]
+"""Who is killed: a worker's process, what has started the workers, or a node of Ray's with all that is on it."""
+NODES_SHARE = 0.3
+"""Of the kills of workers, where there are nodes."""
 Moment = Literal["start", "learning", "exchange", "snapshot", "commit", "last commit"]
 MOMENTS: tuple[Moment, ...] = get_args(Moment)
 LAST = 2
@@ -17,20 +21,23 @@ class Fault:
     """One kill that was drawn."""
 
     moment: Moment
-    launcher: bool
-    """Whether what has started the workers is killed, and not a worker."""
+    victim: Victim
     worker: int
     wait: float
     """Seconds behind the moment; behind a start more than between batches."""
 
 
-def schedule(kills: int, seed: int) -> list[Fault]:
-    """The faults of a run, in order."""
+def schedule(kills: int, seed: int, *, nodes: bool = False) -> list[Fault]:
+    """The faults of a run, in order; nodes: whether there are such as can be killed."""
     draw = random.Random(seed)
     faults = list[Fault]()
     for number in range(kills):
         moment = draw.choice(MOMENTS[:-1]) if number < kills - min(LAST, kills // 2) else "last commit"
         most = {"start": 4.0, "learning": 0.6, "exchange": 0.6}.get(moment, 0.0)
         wait = draw.uniform(0, most)
-        faults.append(Fault(moment, draw.random() < 0.3, draw.randrange(2), wait))
+        victim: Victim = "launcher" if draw.random() < 0.3 else "worker"
+        worker = draw.randrange(2)
+        if nodes and victim == "worker" and draw.random() < NODES_SHARE:
+            victim = "node"
+        faults.append(Fault(moment, victim, worker, wait))
     return faults

@@ -101,8 +101,9 @@ def parse(args: Sequence[str]) -> Train:
             got=setting("plan.launcher", settings.plan.launcher),
         )
     if resume:
-        from ffdist.runtime.folder import check_resumable
-        from ffdist.runtime.own_code import named_code
+        with loading():
+            from ffdist.runtime.folder import check_resumable
+            from ffdist.runtime.own_code import named_code
 
         trust(named_code(Settings().changed(**{name: values[name] for name in NAMING if name in values})))
         check_resumable(recorded, settings)
@@ -256,7 +257,8 @@ def here(run: Path) -> Path:
 
 def recorded_settings(run: Path) -> Settings:
     """The settings of the run that is to go on."""
-    from ffdist.runtime.folder import read_recorded
+    with loading():
+        from ffdist.runtime.folder import read_recorded
 
     return read_recorded(run)
 

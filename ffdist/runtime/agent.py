@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from ffdist.loading import loading
+from ffdist.loading import import_seconds, loading
 
 VARIABLE = "FFDIST_AGENT"
 """Names the file in which ranks tell the agent of their node something, a line of JSON each."""
@@ -29,6 +29,14 @@ def tell_agent(**said: Any) -> None:
     if file := os.environ.get(VARIABLE):
         with suppress(OSError), open(file, "a") as log:
             log.write(json.dumps(said) + "\n")
+
+
+def agent_imports() -> float:
+    """Seconds that the agent has spent on imports before it started this rank; 0 without one that says it."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        with open(os.environ[VARIABLE]) as log:
+            return float(json.loads(log.readline())["imports"])
+    return 0.0
 
 
 def stop_agent(number: int) -> None:
@@ -132,6 +140,7 @@ def main(words: Sequence[str]) -> None:
         from torch.distributed.elastic.multiprocessing import SignalException
     try:
         with counting():
+            tell_agent(imports=import_seconds())
             run.main([f"--log-dir={os.devnull}", *words])
     except SignalException as told:
         sys.exit(128 + told.sigval)

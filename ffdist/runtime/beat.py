@@ -10,6 +10,7 @@ import faulthandler
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import IO, Any
@@ -29,6 +30,8 @@ class Activity:
 
     def __init__(self) -> None:
         self.what: Callable[[], str] = lambda: "starting"
+        self.laps = [("starting", time.monotonic())]
+        """What it was at, and since when by the monotonic clock."""
 
     def __str__(self) -> str:
         try:
@@ -38,6 +41,12 @@ class Activity:
 
     def set(self, text: str) -> None:
         self.what = lambda: text
+        self.laps.append((text, time.monotonic()))
+
+    def told(self) -> str:
+        """How long it was at what, in seconds."""
+        ends = [*(begun for _, begun in self.laps[1:]), time.monotonic()]
+        return ", ".join(f"{what} {end - begun:.2f}" for (what, begun), end in zip(self.laps, ends, strict=True))
 
 
 def silence_of(timeout: float) -> float:

@@ -18,19 +18,23 @@ from threading import Event
 from typing import Any, NamedTuple
 
 import ray
-import torch.distributed as dist
 
-from ffdist.events import EdgesOpened, RunEvent
-from ffdist.runtime.beat import Activity
-from ffdist.runtime.interrupts import SIGNALS, hear_signals
-from ffdist.runtime.job import Job
-from ffdist.runtime.ray_store import Address, join_store
-from ffdist.runtime.run import SETTINGS
-from ffdist.runtime.run_worker import run_worker
-from ffdist.runtime.stage_process import MOST
-from ffdist.runtime.world import World
-from ffdist.transport import transport_of
-from ffdist.transport.stores import serve_store
+from ffdist.loading import loading
+
+with loading():  # in the actor's process it is here that torch is imported
+    import torch.distributed as dist
+
+    from ffdist.events import EdgesOpened, RunEvent
+    from ffdist.runtime.beat import Activity
+    from ffdist.runtime.interrupts import SIGNALS, hear_signals
+    from ffdist.runtime.job import Job
+    from ffdist.runtime.ray_store import Address, join_store
+    from ffdist.runtime.run import SETTINGS
+    from ffdist.runtime.run_worker import run_worker
+    from ffdist.runtime.stage_process import MOST
+    from ffdist.runtime.world import World
+    from ffdist.transport import transport_of
+    from ffdist.transport.stores import serve_store
 
 BACKLOG = 1000
 """Events that the last stage holds for the driver, at most; then it waits."""

@@ -14,7 +14,9 @@ from ffdist import environment
 from ffdist.device import seen
 from ffdist.errors import DataError, described
 from ffdist.json_lines import read_json_lines
+from ffdist.loading import import_seconds
 from ffdist.report.log import writing
+from ffdist.runtime.agent import agent_imports
 from ffdist.runtime.run import write_settings
 from ffdist.settings import Settings
 
@@ -24,7 +26,8 @@ ENVIRONMENT = "environment.jsonl"
 def facts(launcher: str, stages: int, words: Sequence[str] | None = None) -> dict[str, Any]:
     """Facts of the process that starts the run; words: the command, where it is not what has started this process.
 
-    Of all settings in the environment nothing is told.
+    "import_seconds" is what torch and the like took in what has started the workers; what they took in these is in
+    their logs. Of all settings in the environment nothing is told.
     """
     kind, number = seen()
     return {
@@ -33,6 +36,7 @@ def facts(launcher: str, stages: int, words: Sequence[str] | None = None) -> dic
         "folder_commit": environment.commit_of(Path.cwd()),
         "launcher": launcher,
         "stages": stages,
+        "import_seconds": round(agent_imports() if launcher == "torchrun" else import_seconds(), 2),
         "commit": environment.commit(),
         "accelerators": f"{number} {kind}" if kind else None,
         **environment.versions(),

@@ -6,13 +6,14 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, NoReturn
 
 import torch.distributed as dist
 
-from ffdist.errors import FfdistError, StageError, described
+from ffdist.errors import FfdistError, StageError, TransportError, described
 from ffdist.payload import Payload, unpack
 from ffdist.runtime.beat import Activity
 from ffdist.runtime.child import LauncherPipe, ProcessStart
@@ -37,12 +38,22 @@ def live(start: ProcessStart, data: bytes, line: LauncherPipe, doing: Activity) 
         unpack(Payload(data, start.script))(start, line, doing)
     except FfdistError as error:
         line.report(error_event(error))
+        if isinstance(error, TransportError):  # a peer was lost: the next attempt waits for the end of this process
+            leave_at_once(1)
         sys.exit(1)
     except Exception as error:
         traceback.print_exc()
         line.report(error_event(StageError(f"stage {start.world.rank} failed", got=described(error))))
         sys.exit(1)
     line.report({"event": "done"})
+
+
+def leave_at_once(status: int) -> NoReturn:
+    """End this process without what Python and torch tidy up in more than a second."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, AttributeError):  # closed, or there is none
+            stream.flush()
+    os._exit(status)
 
 
 @dataclass(frozen=True)

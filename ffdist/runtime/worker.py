@@ -17,6 +17,7 @@ import torch
 from ffdist.device import enter, name_of, queues
 from ffdist.errors import StageError
 from ffdist.events import Observer, RunStarted
+from ffdist.loading import import_seconds
 from ffdist.pipeline.edge import FromEdge, ToEdge
 from ffdist.pipeline.initial import make_from_data
 from ffdist.pipeline.memory import Memory
@@ -105,6 +106,7 @@ class Worker:
         """What comes by each route, for all lanes on it."""
         self.tos: dict[str, ToEdge] = {}
         self.made: list[Stage] = []
+        self.logs: list[StageLog] = []
 
     def run(self) -> None:
         """Until the stream stops. Raises the error that explains the others where one of its parts fails."""
@@ -120,9 +122,16 @@ class Worker:
                 self._announce()
             if self.rank.stop.is_set():
                 raise StoppedBeforeStartError("told to stop before the stages were ready")
+            self._note_ready()
             self.rank.doing.what = self.at
             self.rank.ready()
             run_in_threads(parts, lambda: enter(self.device), self.threads)
+
+    def _note_ready(self) -> None:
+        """What its start took, in its log: imports are within one of the others, or before them."""
+        imports = import_seconds(forget=True)
+        for log in self.logs:
+            log.write(f"ready; seconds: imports {imports:.2f}; {self.rank.doing.told()}")
 
     def at(self) -> str:
         """Where it is, and what it waits for."""
@@ -155,6 +164,7 @@ class Worker:
         elif loaders:
             make_from_data(stage.blocks[0].module, loaders.train)
         log = ends.enter_context(StageLog(job.run, index, self.me if team else None))
+        self.logs.append(log)
         place = f"{self.device} ({name_of(self.device)})" if queues(self.device) else self.device
         threads = torch.get_num_threads()
         if log.file and self.job.watched:

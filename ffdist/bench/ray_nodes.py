@@ -1,0 +1,95 @@
+"""A Ray cluster of several nodes on this host, whose nodes can be killed."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import secrets
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ffdist.bench.victims import stat_of
+
+NODES = 3
+"""With a core each: one more than the run has workers, so that there is a place for those of a node that was killed."""
+STORE = 150 << 20
+"""Bytes of a node's object store."""
+ENVIRONMENT = {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # on Linux, too: listen on the loopback alone
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_AUTH_MODE": "token",
+    "RAY_worker_niceness": "0",
+}
+
+
+class RayNodes:
+    """A head without cores, and nodes of one core each, all processes of this one's."""
+
+    def __init__(self, folder: Path) -> None:
+        """folder: for what Ray writes; short, as sockets lie in it."""
+        os.environ |= ENVIRONMENT
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+        from ray.cluster_utils import Cluster  # reads the environment
+
+        logging.getLogger("ray").setLevel(logging.ERROR)
+        self.cluster = Cluster()
+        self.cluster.add_node(
+            num_cpus=0, object_store_memory=STORE, include_dashboard=False, temp_dir=str(folder), dashboard_port=0
+        )
+        for _ in range(NODES):
+            self._add()
+
+    @property
+    def address(self) -> str:
+        return str(self.cluster.address)
+
+    def kill(self, draw: random.Random, workers: list[int]) -> None:
+        """Kill a node: one that has one of these processes, where there is one."""
+        having = [node for node in self._nodes() if any(parent_of(pid) == raylet_of(node) for pid in workers)]
+        node = draw.choice(having or self._nodes())
+        os.kill(raylet_of(node), signal.SIGKILL)
+
+    def replace(self) -> None:
+        """Put others in the place of nodes that were killed."""
+        for node in self._nodes():
+            if not is_alive(raylet_of(node)):
+                self.cluster.remove_node(node, allow_graceful=False)
+                self._add()
+
+    def close(self) -> None:
+        self.cluster.shutdown()
+
+    def _nodes(self) -> list[Any]:
+        return sorted(self.cluster.worker_nodes, key=raylet_of)
+
+    def _add(self) -> None:
+        self.cluster.add_node(num_cpus=1, object_store_memory=STORE)
+
+
+@contextmanager
+def nodes_in(folder: Path) -> Iterator[RayNodes]:
+    nodes = RayNodes(folder)
+    try:
+        yield nodes
+    finally:
+        nodes.close()
+
+
+def raylet_of(node: Any) -> int:
+    """The process that is a node of Ray's."""
+    return node.all_processes["raylet"][0].process.pid
+
+
+def parent_of(pid: int) -> int:
+    found = stat_of(pid)
+    return found[0] if found else 0
+
+
+def is_alive(pid: int) -> bool:
+    found = stat_of(pid)
+    return found is not None and found[1] not in "ZX"
