@@ -9,11 +9,11 @@ import sys
 ALONE = """
 import os, signal, sys, time
 from ffdist.runtime import beat
-from ffdist.runtime.beat import Doing
+from ffdist.runtime.beat import Activity
 from ffdist.runtime.watchdog import watched_from_beside
 
 beat.LEAST = beat.SLACK = 0.5
-outer, inner = Doing(), Doing()
+outer, inner = Activity(), Activity()
 with watched_from_beside(1.0, outer):
     with watched_from_beside(1.0, inner):
         inner.set("waiting for batch 7")
