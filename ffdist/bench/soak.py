@@ -9,7 +9,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import pairwise
 from math import nan
 from pathlib import Path
 from statistics import median
@@ -19,10 +21,14 @@ from ffdist.bench.harness.table import ResultTable, Value
 from ffdist.bench.victims import descendants, is_worker
 from ffdist.cores import available_cores
 from ffdist.errors import StageError
-from ffdist.report.log import read_run_log
+from ffdist.report.log import PULSES, read_run_log
 
 LOOKS = 60
 """Samples over a soak, about."""
+PULSE = 8
+"""Batches between two words of how far it is."""
+TAIL = 1 << 16
+"""Bytes that hold the last of them."""
 FLAT = 1.05
 """The last third's median may be so many times the middle third's."""
 
@@ -36,10 +42,14 @@ class ResourceSample:
     """Bytes."""
     descriptors: int
     threads: int
+    processor: float
+    """Seconds of processor time that they have used so far."""
+    batches: int
+    """That have gone through the pipeline so far."""
 
 
-def look_at(pids: list[int], since: float) -> ResourceSample:
-    resident = descriptors = threads = 0
+def look_at(pids: list[int], since: float, batches: int) -> ResourceSample:
+    resident = descriptors = threads = ticks = 0
     for pid in pids:
         try:
             lines = Path(f"/proc/{pid}/status").read_text().splitlines()
@@ -47,9 +57,29 @@ def look_at(pids: list[int], since: float) -> ResourceSample:
             resident += int(said["VmRSS"].split()[0]) * 1024
             threads += int(said["Threads"])
             descriptors += len(os.listdir(f"/proc/{pid}/fd"))
+            ticks += sum(map(int, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]))
         except (OSError, KeyError, ValueError):  # it is about to end
             continue
-    return ResourceSample(time.monotonic() - since, resident, descriptors, threads)
+    processor = ticks / os.sysconf("SC_CLK_TCK")
+    return ResourceSample(time.monotonic() - since, resident, descriptors, threads, processor, batches)
+
+
+def batches_of(run: Path) -> int:
+    """What the run's last pulse told, which is of a moment ago."""
+    with suppress(OSError, IndexError, ValueError, KeyError), (run / PULSES).open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL))
+        return int(json.loads(file.read().splitlines()[-1])["step"])
+    return 0
+
+
+def by_processor(looks: list[ResourceSample], batch_size: int) -> list[float]:
+    """Samples learned for each second of processor time, from each look to the next: other work on the machine takes
+    time away, and hardly changes this."""
+    return [
+        (later.batches - look.batches) * batch_size / (later.processor - look.processor)
+        for look, later in pairwise(looks)
+        if later.processor > look.processor and look.batches
+    ]
 
 
 def soak(minutes: float, stages: int, queue: int, batch_size: int, progress: Progress) -> BenchResult:
@@ -76,13 +106,15 @@ def soak(minutes: float, stages: int, queue: int, batch_size: int, progress: Pro
             str(run),
             "--schedule",
             "constant",
+            "--log-every",
+            str(PULSE),
             "--quiet",
         ]
         with (Path(folder) / "said").open("wb") as said:
             command = [sys.executable, "-m", "ffdist", "train", *words]
             process = subprocess.Popen(command, stdout=said, stderr=said)
         try:
-            looks = watched(process, minutes * 60, progress)
+            looks = watched(process, run, minutes * 60, progress)
             process.send_signal(signal.SIGTERM)
             status = process.wait(120)
         finally:
@@ -94,22 +126,28 @@ def soak(minutes: float, stages: int, queue: int, batch_size: int, progress: Pro
             )
         records, _ = read_run_log(run)
     speeds = [record["train"]["samples_per_second"] for record in records]
-    return finding(looks, speeds, minutes, stages)
+    return finding(looks, speeds, by_processor(looks, batch_size), minutes, stages)
 
 
-def watched(process: subprocess.Popen[bytes], seconds: float, progress: Progress) -> list[ResourceSample]:
-    begun, looks, every = time.monotonic(), list[ResourceSample](), max(1.0, seconds / LOOKS)
+def watched(process: subprocess.Popen[bytes], run: Path, seconds: float, progress: Progress) -> list[ResourceSample]:
+    """From when it learns; what its start took is no growth."""
+    every, looks = max(1.0, seconds / LOOKS), list[ResourceSample]()
+    while process.poll() is None and not batches_of(run):
+        time.sleep(every)
+    begun = time.monotonic()
     while time.monotonic() - begun < seconds:
         time.sleep(every)
         if process.poll() is not None:
             break
         workers = [seen.pid for seen in descendants(process.pid) if is_worker(seen, "processes")]
-        looks.append(look_at(workers, begun))
+        looks.append(look_at(workers, begun, batches_of(run)))
         progress(json.dumps({name: round(value) for name, value in vars(looks[-1]).items()}))
     return looks
 
 
-def finding(looks: list[ResourceSample], speeds: list[float], minutes: float, stages: int) -> BenchResult:
+def finding(
+    looks: list[ResourceSample], speeds: list[float], by_cpu: list[float], minutes: float, stages: int
+) -> BenchResult:
     columns = {
         "of all workers": "what",
         "n": "last.n",
@@ -125,13 +163,14 @@ def finding(looks: list[ResourceSample], speeds: list[float], minutes: float, st
         "descriptors": [float(look.descriptors) for look in looks],
         "threads": [float(look.threads) for look in looks],
         "samples/s": speeds,
+        "samples per second of processor time": by_cpu,
     }
     for name, values in series.items():
         third = max(1, len(values) // 3)
         middle, last = median(values[third : 2 * third] or values), median(values[-third:])
         spread = (min(values, default=nan), max(values, default=nan))
         made.add(what=name, first=median(values[:third]), middle=middle, last=Value(last, len(values), spread))
-        if name != "samples/s" and last > middle * FLAT:
+        if not name.startswith("samples") and last > middle * FLAT:
             grown.append(f"{name}: {middle:.0f}, then {last:.0f}")
     if grown:
         raise StageError("something grows while a run is at work", expected=f"at most {FLAT} times", got=grown)
@@ -142,6 +181,8 @@ def finding(looks: list[ResourceSample], speeds: list[float], minutes: float, st
     summary = {"minutes": minutes, "stages": stages, "epochs": len(speeds), "rows": made.drawn_cells()}
     notes = [
         f"Nothing grew by more than {FLAT - 1:.0%}.",
+        "Samples per second of processor time (of the workers alone, from look to look) tell whether the speed is "
+        "steady where other work goes on beside it, though shared caches move them, too.",
         f"Load average (15 minutes) at the end: {load:.1f}, on {available_cores()} cores; where it is more than the "
         "run's own, other work went on beside it.",
     ]
