@@ -26,13 +26,11 @@ from __future__ import annotations
 
 import argparse
 import math
-import platform
 import sys
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -41,14 +39,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.gpu.accuracy import accuracy
 from benchmarks.gpu.devices import devices
 from benchmarks.gpu.kernels import kernels
-from benchmarks.gpu.rows import LAST_ROW, Rows, complete, read
 from benchmarks.gpu.serial import batch_sweep, serial
 from benchmarks.gpu.stages import depth_sweep, stages
 from benchmarks.gpu.streams import streams
-from benchmarks.gpu.suite import Suite
+from benchmarks.gpu.suite import UNITS, Suite
 from ffdist import device
+from ffdist.bench.harness.record import facts_of
+from ffdist.bench.harness.resumed import LAST_LINE, Resumed, complete, read
+from ffdist.bench.harness.table import ResultTable
 
-PARTS: dict[str, Callable[[Suite, Rows], None]] = {
+PARTS: dict[str, Callable[[Suite, Resumed], None]] = {
     "serial": serial,
     "batch": batch_sweep,
     "depth": depth_sweep,
@@ -79,7 +79,7 @@ def run(name: str, args: argparse.Namespace, end: float) -> bool:
     if reason := out_of_place(name, args):
         print(f"{name}: left out, {reason}", flush=True)
         return True
-    record = complete(file, partial(measure, name, args), min(time.monotonic() + args.budget, end - LAST_ROW))
+    record = complete(file, partial(measure, name, args), min(time.monotonic() + args.budget, end - LAST_LINE))
     state = "done" if record["done"] else f"left out: {record['left_out']}; failed: {', '.join(record['failed']) or 0}"
     print(f"{name}: {state}, {record['seconds']:.0f} s", flush=True)
     return not record["failed"]
@@ -98,10 +98,14 @@ def measure(name: str, args: argparse.Namespace, file: Path, deadline: float) ->
     here = device.CPU if args.device == "cpu" else device.all_seen()[0]
     suite = Suite(here, args.quick, data=args.data, **quick)
     suite.begin()
-    there = machine(here)
-    settings = {"gpu": there["gpu"], "torch": there["torch"], "quick": args.quick, "batch": suite.batch}
-    about = {"machine": there, "command": " ".join(sys.argv), "about": PARTS[name].__doc__}
-    Rows(file, settings, about, deadline, suite.recover).fill(partial(PARTS[name], suite))
+    gpu = device.name_of(here) if device.queues(here) else None
+    settings = {"gpu": gpu, "torch": torch.__version__, "quick": args.quick, "batch": suite.batch}
+    facts = facts_of(f"gpu-{name}", ["python", *sys.argv]) | {
+        "settings": settings,
+        "notes": [PARTS[name].__doc__ or ""],
+    }
+    record = Resumed(file, ResultTable(name, "", {}, UNITS), facts, deadline=deadline, recover=suite.recover)
+    record.fill(partial(PARTS[name], suite))
 
 
 def arguments() -> argparse.Namespace:
@@ -116,25 +120,10 @@ def arguments() -> argparse.Namespace:
         type=float,
         default=400.0,
         metavar="SECONDS",
-        help=f"after which a part begins no row; the last ends {LAST_ROW:.0f} s later",
+        help=f"after which a part begins no row; the last ends {LAST_LINE:.0f} s later",
     )
     parser.add_argument("--total", type=float, default=math.inf, metavar="SECONDS", help="by which all ends")
     return parser.parse_args()
-
-
-def machine(here: torch.device) -> dict[str, Any]:
-    """What the figures were measured on."""
-    gpu = device.queues(here)
-    return {
-        "gpu": device.name_of(here) if gpu else None,
-        "gpu_bytes": device.total_bytes(here) if gpu else None,
-        "num_gpus": device.seen().number,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "cuda": torch.version.cuda,
-        "cudnn": torch.backends.cudnn.version(),
-        "system": platform.platform(),
-    }
 
 
 if __name__ == "__main__":

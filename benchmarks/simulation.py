@@ -20,7 +20,7 @@ import tyro
 
 from benchmarks.report import report
 from ffdist.bench.harness.finding import BenchResult
-from ffdist.bench.harness.rounds import calibrated
+from ffdist.bench.harness.rounds import PoolSide, calibrated
 from ffdist.bench.harness.summary import Summary
 from ffdist.bench.harness.table import ResultTable
 from ffdist.bench.harness.team import WorkerPool
@@ -29,7 +29,7 @@ from ffdist.bench.hosts import Hosts, why_not
 from ffdist.bench.jobs import BenchJob
 from ffdist.bench.pipeline_side import PipelineMain
 from ffdist.bench.settings import BenchSettings
-from ffdist.bench.sides import PipelineSide, here
+from ffdist.bench.sides import here
 from ffdist.cores import available_cores
 from ffdist.events import ProgressMade, RunEvent
 from ffdist.plan import Plan
@@ -102,7 +102,7 @@ def measured(case: Case, settings: BenchSettings, rounds: int, samples: int | No
         assert team.recv() == "ready"
         tail = (changed.plan.queue + 1) * (len(case.plan.stages) - 1)
         warmup = max(settings.compare.warmup_batches, tail)
-        side = calibrated(PipelineSide("ours", team, Window(warmup, 3, tail)), settings.compare.window_seconds)
+        side = calibrated(PoolSide("ours", team, Window(warmup, 3, tail)), settings.compare.window_seconds)
         rates = [side.lap().rate for _ in range(rounds)]
         team.finish()
         return rates

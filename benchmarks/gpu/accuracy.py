@@ -12,22 +12,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.gpu.rows import Rows
 from benchmarks.gpu.suite import Suite
 from ffdist.baselines.base import Replica
+from ffdist.bench.harness.resumed import Resumed
+from ffdist.device import synchronize
 from ffdist.models import cnnb
 from ffdist.pipeline.block import LearningBlock, learn
 from ffdist.settings import Settings
 
 
-def accuracy(suite: Suite, rows: Rows) -> None:
+def accuracy(suite: Suite, record: Resumed) -> None:
     """CNNB at batch 128, both sides by the same optimiser, without augmentation; epoch by epoch."""
     for side in ("ff", "bp"):
-        rows.row(partial(learning, suite, side, rows), side)
+        record.measure(partial(learning, suite, side, record), side=side)
 
 
-def learning(suite: Suite, side: str, rows: Rows) -> list[dict[str, float]]:
-    """Train one side for up to twelve epochs, as far as the time goes."""
+def learning(suite: Suite, side: str, record: Resumed) -> list[dict[str, float]]:
+    """Of one side, up to twelve epochs, as far as the time goes."""
     assert suite.data
     here = replace(suite, batch=128, settings=Settings().changed(lr=1e-3, schedule="constant", precision="bf16"))
     with np.load(suite.data, allow_pickle=False) as arrays:
@@ -43,9 +44,9 @@ def learning(suite: Suite, side: str, rows: Rows) -> list[dict[str, float]]:
         assert isinstance(learner, Replica)
         epochs = run(here, train, lambda x, y, step: learner.learn(x, y), lambda: score_whole(learner, test))
     done = [next(epochs)]
-    while len(done) < (1 if suite.quick else 12) and not rows.late:
+    while len(done) < (1 if suite.quick else 12) and not record.late:
         done.append(next(epochs))
-    return done
+    return [{"epoch": number, **epoch} for number, epoch in enumerate(done, 1)]
 
 
 def on_device(suite: Suite, x: np.ndarray, y: np.ndarray, mean: Any, std: Any) -> tuple[Tensor, Tensor]:
@@ -63,25 +64,26 @@ def run(
     x, y = train
     generator, seconds, count = torch.Generator().manual_seed(0), 0.0, 0
     while True:
-        suite.wait()
+        synchronize(suite.device)
         begun = time.perf_counter()
         for rows_of_batch in torch.randperm(len(x), generator=generator).to(x.device).split(suite.batch)[:-1]:
             count += 1
             step(x[rows_of_batch].contiguous(memory_format=torch.channels_last), y[rows_of_batch], count)
-        suite.wait()
+        synchronize(suite.device)
         seconds += time.perf_counter() - begun
-        yield {"seconds": seconds, **score()}
+        yield {"time": seconds, **score()}
 
 
 def score_blocks(blocks: list[LearningBlock], test: tuple[Tensor, Tensor]) -> dict[str, float]:
-    right = {"last": 0, "mean": 0}
+    """accuracy: of the last block; mean: by the mean of all."""
+    right = {"accuracy": 0, "mean": 0}
     for x, y in zip(test[0].split(500), test[1].split(500), strict=True):
         scores: list[Tensor] = []
         for block in blocks:
             local = block.evaluate(x, y)
             scores += [] if local.scores is None else [local.scores]
             x = x if local.next_input is None else local.next_input
-        right["last"] += int((scores[-1].argmax(1) == y).sum())
+        right["accuracy"] += int((scores[-1].argmax(1) == y).sum())
         right["mean"] += int((torch.stack(scores).mean(0).argmax(1) == y).sum())
     for block in blocks:
         block.take_metrics("test")

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import faulthandler
-import os
-import tempfile
-import time
 from collections.abc import Iterator
-from dataclasses import replace
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as multiprocessing
 
-from benchmarks.gpu.rows import Rows
-from benchmarks.gpu.stages import QUEUE, block_seconds
-from benchmarks.gpu.suite import Suite, summary
+from benchmarks.gpu.stages import QUEUE, block_times
+from benchmarks.gpu.suite import Suite
 from ffdist.baselines.base import BaselineConfig, RankPlace
 from ffdist.baselines.known import BASELINES
-from ffdist.device import collective, forget_peak, group_backend, peak_bytes, queues, seen
-from ffdist.errors import FfdistError
+from ffdist.bench.harness.resumed import Resumed
+from ffdist.bench.harness.rounds import PoolSide, Unwatched, calibrated, take_turns
+from ffdist.bench.harness.team import PoolMember, WorkerPool, join
+from ffdist.bench.harness.window import Mark, Window, WindowRate, mark
+from ffdist.device import collective, forget_peak, group_backend, peak_bytes, queues, seen, synchronize
+from ffdist.errors import StageError
 from ffdist.models import Chain
 from ffdist.pipeline.edge import FromEdge, ToEdge
 from ffdist.pipeline.message import Message, Stop, TrainBatch
@@ -36,63 +34,103 @@ TIMEOUT = timedelta(minutes=2)
 DDP = ("ddp", "ddp-views", "ddp-bucket-25", "ddp-bucket-100", "ddp-bf16")
 
 
-def devices(suite: Suite, rows: Rows) -> None:
-    """For 2, 4, ... devices: samples/s and peak memory of each side."""
+def devices(suite: Suite, record: Resumed) -> None:
+    """For 2, 4, ... devices: samples/s and peak memory of each side, in turns."""
     there = seen().number if queues(suite.device) else 2
     for name, chain in list(suite.networks().items())[: 1 if suite.quick else None]:
-        if seconds := rows.row(partial(block_seconds, suite, chain), name, "block_seconds"):
+        if seconds := block_times(suite, record, name, chain):
             for count in (n for n in (2, 4, 8) if n <= min(there, len(chain))):
-                rows.row(partial(together, suite, chain, partition(seconds, count)), name, str(count))
+                work = partial(together, suite, chain, partition(seconds, count))
+                record.measure(work, network=name, devices=count)
 
 
-def together(suite: Suite, chain: Chain, cut: list[int]) -> dict[str, Any]:
-    """All rounds of both sides in the same processes, one side after the other."""
-    with tempfile.TemporaryDirectory() as folder:
-        size, out = len(cut), Path(folder, "results.pt")
-        args = (size, suite, chain, cut, str(Path(folder, "store")), str(out))
-        multiprocessing.spawn(life, args=args, nprocs=size)  # pyright: ignore[reportPrivateImportUsage]
-        return torch.load(out, weights_only=True)
+def together(suite: Suite, chain: Chain, cut: list[int]) -> list[dict[str, Any]]:
+    """Every side in processes of its own, which wait while another works."""
+    names = DDP[1:2] if suite.quick else DDP
+    mains = {
+        "ours": DeviceStageMain(suite, chain, cut),
+        **{name: DeviceReplicaMain(suite, chain, name) for name in names},
+    }
+    sides, refused = list[PoolSide](), dict[str, str]()
+    with ExitStack() as ends:
+        for name, main in mains.items():
+            team = ends.enter_context(WorkerPool(name, main, len(cut)))
+            side = PoolSide(name, team, Window(3, 3, 2 * QUEUE * len(cut) if name == "ours" else 0))
+            try:
+                sides.append(calibrated(side, suite.seconds))
+            except StageError as error:
+                if name == "ours":
+                    raise
+                refused[name] = str(error)
+        rounds = take_turns(sides, Unwatched(), suite.rounds)
+        peaks = {side.name: side.team.finish() for side in sides}
+    blocks = {"ours": " ".join(map(str, cut))}
+    return [
+        *(
+            {**rounds.line(side.name, "ours"), "peak": max(peaks[side.name]), "cut": blocks.get(side.name)}
+            for side in sides
+        ),
+        *({"side": name, "refused": why} for name, why in refused.items()),
+    ]
 
 
-def life(rank: int, size: int, suite: Suite, chain: Chain, cut: list[int], store_file: str, out: str) -> None:
-    """One rank; the last one writes the results."""
-    faulthandler.dump_traceback_later(2 * TIMEOUT.total_seconds(), exit=True)
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # all ranks are here
-    suite = replace(suite, device=torch.device(suite.device.type, rank)) if queues(suite.device) else suite
-    suite.begin()
-    store = dist.FileStore(store_file, size)
-    dist.init_process_group(group_backend(suite.device), store=store, rank=rank, world_size=size, timeout=TIMEOUT)
-    ours = pipeline_rounds(rank, size, suite, chain, cut, store)
-    theirs = {name: ddp_rounds(name, rank, size, suite, chain) for name in (DDP[:2] if suite.quick else DDP)}
-    if rank == size - 1:
-        best = max((rate["samples_per_second"] for rate in theirs.values()), default=float("nan"))
-        torch.save(
-            {"cut": cut, "batch": suite.batch, "ours": ours, "ddp": theirs, "ratio": ours["samples_per_second"] / best},
-            out,
-        )
-    dist.barrier()
-    dist.destroy_process_group()
+def of_rank(suite: Suite, member: PoolMember) -> Suite:
+    """With the rank's own device, where the group of all has been formed."""
+    here = replace(suite, device=torch.device(suite.device.type, member.world.rank)) if queues(suite.device) else suite
+    join(member, here.device, torch.get_num_threads())
+    forget_peak(here.device)
+    return here
 
 
-def pipeline_rounds(
-    rank: int, size: int, suite: Suite, chain: Chain, cut: list[int], store: dist.Store
-) -> dict[str, Any]:
-    """Each round is a stream of its own: samples/s between the first third of its arrivals and the last."""
-    mine = split_by_stage(range(len(chain)), cut)[rank]
-    stage = Stage(rank, suite.forward_forward(chain, mine), lambda blocks, marker: {})
-    receiver, sender = open_ends(rank, size, suite.device, store)
-    rates, batches = [], 12 if suite.quick else 150
-    for _ in range(suite.rounds):
-        inbox = FanIn({0: FromEdge(receiver)}) if receiver else stream(suite, chain, batches)
-        outbox = Arrivals(suite) if sender is None else ToEdge(sender)
-        stage.run(inbox, outbox)
-        if isinstance(outbox, Arrivals):
-            rates.append(outbox.rate(suite.batch))
-    for end in (sender, receiver):
-        if end:
-            end.close()
-    peaks = gathered(peak_bytes(suite.device), size)
-    return (summary(rates) if rates else {}) | {"peak_bytes": peaks}
+@dataclass(frozen=True)
+class DeviceStageMain:
+    """A stage; each order is a stream of batches, which the last stage answers. Its last word: peak bytes."""
+
+    suite: Suite
+    chain: Chain
+    cut: list[int]
+
+    def __call__(self, member: PoolMember) -> int:
+        suite, world = of_rank(self.suite, member), member.world
+        blocks = suite.forward_forward(self.chain, split_by_stage(range(len(self.chain)), self.cut)[world.rank])
+        stage = Stage(world.rank, blocks, lambda blocks, marker: {})
+        receiver, sender = open_ends(world.rank, world.size, suite.device, member.store())
+        while window := member.next_order():
+            inbox = FanIn({0: FromEdge(receiver)}) if receiver else stream(suite, self.chain, window.total)
+            outbox = Arrivals(suite.device) if sender is None else ToEdge(sender)
+            stage.run(inbox, outbox)
+            if isinstance(outbox, Arrivals):
+                member.answer(WindowRate(window.batches * suite.batch, window.seconds(outbox.marks), {}))
+        for end in (sender, receiver):
+            if end:
+                end.close()
+        dist.destroy_process_group()
+        return peak_bytes(suite.device)
+
+
+@dataclass(frozen=True)
+class DeviceReplicaMain:
+    """A rank of DDP, which learns from its part of each batch; rank 0 answers. Its last word: peak bytes."""
+
+    suite: Suite
+    chain: Chain
+    variant: str
+
+    def __call__(self, member: PoolMember) -> int:
+        suite, place = of_rank(self.suite, member), RankPlace(member.world.rank, member.world.size)
+        learner = BASELINES[self.variant](self.chain, BaselineConfig(suite.train_settings, 10**6, suite.device), place)
+        x, y = replace(suite, batch=suite.batch // place.size).batch_of(self.chain)
+        while window := member.next_order():
+            marks: list[Mark] = []
+            for _ in range(window.total):
+                learner.learn(x, y)
+                marks.append(mark(suite.device))
+            synchronize(suite.device)
+            dist.barrier()
+            if member.world.first:
+                member.answer(WindowRate(window.batches * suite.batch, window.seconds(marks), {}))
+        dist.destroy_process_group()
+        return peak_bytes(suite.device)
 
 
 def open_ends(rank: int, size: int, device: torch.device, store: dist.Store) -> tuple[Receiver | None, Sender | None]:
@@ -118,47 +156,10 @@ class Arrivals:
 
     waited = 0.0
 
-    def __init__(self, suite: Suite) -> None:
-        self.suite = suite
-        self.marks = list[Any]()
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.marks = list[Mark]()
 
     def send(self, message: Message) -> None:
         if isinstance(message, TrainBatch):
-            self.marks.append(self.suite.mark())
-
-    def rate(self, batch: int) -> float:
-        start = len(self.marks) // 3
-        seconds = self.suite.between(self.marks[start], self.marks[-1])
-        return (len(self.marks) - 1 - start) * batch / seconds
-
-
-def ddp_rounds(name: str, rank: int, size: int, suite: Suite, chain: Chain) -> dict[str, Any]:
-    """Each rank learns from its part of the batch."""
-    config = BaselineConfig(suite.train_settings, 10**6, suite.device)
-    suite.recover()  # from the learner before
-    forget_peak(suite.device)
-    try:
-        learner = BASELINES[name](chain, config, RankPlace(rank, size))
-    except FfdistError as error:
-        return {"samples_per_second": 0.0, "refused": str(error)}
-    x, y = replace(suite, batch=suite.batch // size).batch_of(chain)
-    rates, batches = [], 8 if suite.quick else 100
-    for _ in range(suite.rounds):
-        for _ in range(3):
-            learner.learn(x, y)
-        suite.wait()
-        dist.barrier()
-        begun = time.perf_counter()
-        for _ in range(batches):
-            learner.learn(x, y)
-        suite.wait()
-        dist.barrier()
-        rates.append(batches * suite.batch / (time.perf_counter() - begun))
-    return summary(rates) | {"peak_bytes": gathered(peak_bytes(suite.device), size)}
-
-
-def gathered(value: int, size: int) -> list[int]:
-    """Every rank's value, on every rank."""
-    values: list[Any] = [None] * size
-    dist.all_gather_object(values, value)
-    return values
+            self.marks.append(mark(self.device))

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.gpu.rows import Rows
-from benchmarks.gpu.suite import SIDES, Suite, learner
-from ffdist.device import queues
+from benchmarks.gpu.suite import SIDES, Suite
+from ffdist.bench.harness.resumed import Resumed
+from ffdist.device import queues, synchronize
 from ffdist.models import Chain
 
 STEPS = 10
@@ -22,34 +22,36 @@ MAPS = ((32, 32), (64, 16), (128, 8), (512, 4))
 """Channels and side of maps that blocks send on."""
 
 
-def kernels(suite: Suite, rows: Rows) -> None:
-    """Seconds of a step, those in which the device works, and its longest kernels: [name, times a step, seconds].
+def kernels(suite: Suite, record: Resumed) -> None:
+    """Seconds of a step, those in which the device works, and its longest kernels, in a step.
 
     norms: the norm of what a block sends on, there and back, as it is and over the view in which channels lie last.
     """
     for channels, side in MAPS:
-        rows.row(partial(norms, suite, channels, side), "norms", f"{channels} x {side} x {side}")
+        work = partial(norms, suite, channels, side)
+        record.measure(work, network="norms", maps=f"{channels} x {side} x {side}")
     for name, chain in suite.networks().items():
         for side in SIDES:
-            rows.row(partial(busy, suite, chain, side), name, side)
+            record.measure(partial(busy, suite, chain, side), network=name, side=side)
 
 
-def busy(suite: Suite, chain: Chain, side: str) -> dict[str, Any]:
-    step = learner(suite, chain, side)
-    suite.warm(step)
-    seconds = suite.batch / suite.rate(step, suite.batch)
-    on_gpu = queues(suite.device)
+def busy(suite: Suite, chain: Chain, side: str) -> list[dict[str, Any]]:
+    step = suite.learner(chain, side)
+    seconds, on_gpu = suite.batch / suite.rate(step).median, queues(suite.device)
     with profile(activities=activities(suite.device)) as profiler:
         for _ in range(STEPS):
             step()
-        suite.wait()
+        synchronize(suite.device)
     times = [
         (event.self_device_time_total if on_gpu else event.self_cpu_time_total, event.count, event.key)
         for event in profiler.key_averages()
         if (event.device_type != DeviceType.CPU) == on_gpu and not event.is_user_annotation
     ]
-    longest = [[key[:120], count / STEPS, us / 1e6 / STEPS] for us, count, key in sorted(times, reverse=True)[:15]]
-    return {"step_seconds": seconds, "busy_seconds": sum(us for us, _, _ in times) / 1e6 / STEPS, "longest": longest}
+    longest = [
+        {"kernel": key[:120], "calls": count / STEPS, "time": us / 1e6 / STEPS}
+        for us, count, key in sorted(times, reverse=True)[:15]
+    ]
+    return [{"kernel": "", "time": seconds, "busy": sum(us for us, _, _ in times) / 1e6 / STEPS}, *longest]
 
 
 def activities(device: torch.device) -> list[ProfilerActivity]:
@@ -67,15 +69,16 @@ class ViewNorm(nn.GroupNorm):
         return torch.addcmul(self.bias, normed, self.weight).permute(0, 3, 1, 2)
 
 
-def norms(suite: Suite, channels: int, side: int) -> dict[str, Any]:
-    """Seconds of each norm and its gradients for a batch of maps in bfloat16, measured in turns."""
+def norms(suite: Suite, channels: int, side: int) -> list[dict[str, Any]]:
+    """Of a batch of maps in bfloat16: seconds of each norm and of its gradients, in turns."""
     shape = (suite.batch, channels, side, side)
     maps = torch.randn(shape, device=suite.device, dtype=torch.bfloat16).to(memory_format=torch.channels_last)
     sides = {
         name: there_and_back(norm(1, channels).to(suite.device), maps)
         for name, norm in (("as it is", nn.GroupNorm), ("over the view", ViewNorm))
     }
-    return {name: suite.batch / row["samples_per_second"] for name, row in suite.turns(sides, suite.batch).items()}
+    rounds = suite.turns(sides)
+    return [{"side": name, "time": suite.batch / rounds.rate(name).median} for name in sides]
 
 
 def there_and_back(norm: nn.Module, maps: Tensor) -> Callable[[], object]:

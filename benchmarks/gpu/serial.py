@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from benchmarks.gpu.rows import Rows
-from benchmarks.gpu.suite import SIDES, Suite, learner, summary
+from benchmarks.gpu.suite import SIDES, Suite
+from ffdist.bench.harness.resumed import Resumed
 from ffdist.errors import NetworkError
 from ffdist.models import Chain
 
@@ -23,47 +22,45 @@ BEYOND = re.compile(
 """How torch, cuBLAS and cuDNN say that a batch needs more memory, or larger indices, than there are."""
 
 
-def serial(suite: Suite, rows: Rows) -> None:
+def serial(suite: Suite, record: Resumed) -> None:
     """Samples/s in turns, and peak memory, for each network."""
     for name, chain in suite.networks().items():
-        rows.row(partial(compared, suite, chain), name)
+        record.measure(partial(compared, suite, chain), network=name)
 
 
-def compared(suite: Suite, chain: Chain) -> dict[str, Any]:
-    builds = {side: partial(learner, suite, chain, side) for side in SIDES}
-    memory = {side: suite.peak(build) for side, build in builds.items()}
-    rates = suite.turns({side: build() for side, build in builds.items()}, suite.batch)
-    return {"batch": suite.batch, "rates": rates, "peak_bytes": memory}
+def compared(suite: Suite, chain: Chain) -> list[dict[str, Any]]:
+    builds = {side: partial(suite.learner, chain, side) for side in SIDES}
+    peaks = {side: suite.peak(build) for side, build in builds.items()}
+    rounds = suite.turns({side: build() for side, build in builds.items()})
+    return [rounds.line(side, "ff") | {"peak": peaks[side]} for side in SIDES]
 
 
-def batch_sweep(suite: Suite, rows: Rows) -> None:
+def batch_sweep(suite: Suite, record: Resumed) -> None:
     """Doubling batches, each side alone: samples/s and memory, until memory or indices end, or a step takes long."""
     sizes = (16, 32) if suite.quick else tuple(2**i for i in range(7, 17))
     for name, chain in list(suite.networks().items())[:3]:
         for side in SIDES:
             for size in sizes:
-                row = rows.row(partial(at_batch, suite, chain, side, size), name, side, str(size))
-                if row is None or "ends" in row:
+                lines = record.measure(partial(at_batch, suite, chain, side, size), network=name, side=side, batch=size)
+                if lines is None or "ends" in lines[0]:
                     break
 
 
-def at_batch(suite: Suite, chain: Chain, side: str, size: int) -> dict[str, Any]:
+def at_batch(suite: Suite, chain: Chain, side: str, size: int) -> list[dict[str, Any]]:
     """`ends` says why the sweep goes no further."""
     here = replace(suite, batch=size, seconds=suite.seconds / 4)
+    build = partial(here.learner, chain, side)
     try:
-        return measured(here, partial(learner, here, chain, side))
+        peak = here.peak(build)
+        rate = here.rate(build(), min(3, here.rounds))
     except (RuntimeError, NetworkError) as error:
         torchs = error.__cause__ if isinstance(error, NetworkError) else error
         if not BEYOND.search(str(torchs)):
             raise
         ends = str(torchs).splitlines()[0]
+    else:
+        seconds = size / rate.median
+        slow = {"ends": f"a step takes {seconds:.1f} s"} if seconds > SLOW else {}
+        return [{"throughput": rate, "peak": peak, **slow}]
     suite.recover()
-    return {"ends": ends}
-
-
-def measured(suite: Suite, build: Callable[[], Callable[[], object]]) -> dict[str, Any]:
-    memory, step = suite.peak(build), build()
-    suite.warm(step)
-    row = summary([suite.rate(step, suite.batch) for _ in range(min(3, suite.rounds))]) | {"peak_bytes": memory}
-    seconds = suite.batch / row["samples_per_second"]
-    return row | ({"ends": f"a step takes {seconds:.1f} s"} if seconds > SLOW else {})
+    return [{"ends": ends}]

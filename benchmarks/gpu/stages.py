@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
-from benchmarks.gpu.rows import Rows
-from benchmarks.gpu.suite import Suite, ff_step, learner
+from benchmarks.gpu.suite import Suite, ff_step
+from ffdist.bench.harness.resumed import Resumed
 from ffdist.models import Chain, cnnb
 from ffdist.pipeline.plan import partition, split_by_stage
 
@@ -21,63 +21,59 @@ QUEUE = 2
 Build = Callable[[], Callable[[], Tensor | None]]
 
 
-def stages(suite: Suite, rows: Rows) -> None:
+def stages(suite: Suite, record: Resumed) -> None:
     """For 1, 2, 4, 8 stages: each one's samples/s and memory, with the real activations of those before."""
     for name, chain in suite.networks().items():
-        if seconds := rows.row(partial(block_seconds, suite, chain), name, "block_seconds"):
+        if seconds := block_times(suite, record, name, chain):
             for count in (n for n in (1, 2, 4, 8) if n <= len(chain)):
-                rows.row(partial(plan, suite, chain, partition(seconds, count)), name, str(count))
+                work = partial(plan, suite, chain, partition(seconds, count))
+                record.measure(work, network=name, side="ff", stages=count)
 
 
-def plan(suite: Suite, chain: Chain, cut: list[int]) -> dict[str, Any]:
-    alone = []
-    for build, x, sent in each_stage(suite, chain, cut):
-        row = memory(suite, build, x, sent, received=bool(alone))
-        alone.append({"samples_per_second": rate(suite, build()), **row})
-    return {
-        "cut": cut,
-        "stages": alone,
-        "fullest_device_bytes": max(row["device_bytes"] for row in alone),
-        "slowest_stage_samples_per_second": min(row["samples_per_second"] for row in alone),
-    }
+def block_times(suite: Suite, record: Resumed, name: str, chain: Chain) -> list[float] | None:
+    """As they are in the record."""
+    work = partial(block_lines, suite, chain)
+    lines = record.measure(work, network=name, side="each block")
+    return None if lines is None else [line["time"].value for line in lines]
+
+
+def block_lines(suite: Suite, chain: Chain) -> list[dict[str, Any]]:
+    return [{"block": index, "time": seconds} for index, seconds in enumerate(block_seconds(suite, chain))]
 
 
 def block_seconds(suite: Suite, chain: Chain) -> list[float]:
-    """Seconds of a batch for each block alone, on what the blocks before it send."""
+    """Of a batch, each block alone on what those before it send."""
     brief = replace(suite, seconds=suite.seconds / 4)
-    return [suite.batch / rate(brief, build()) for build, _, _ in each_stage(suite, chain, [1] * len(chain))]
+    return [suite.batch / brief.rate(build()).median for build, _, _ in each_stage(suite, chain, [1] * len(chain))]
 
 
-def rate(suite: Suite, step: Callable[[], object]) -> float:
-    suite.warm(step)
-    return suite.rate(step, suite.batch)
+def plan(suite: Suite, chain: Chain, cut: list[int]) -> list[dict[str, Any]]:
+    return [
+        {"index": index, "cut": cut[index], "throughput": suite.rate(build())}
+        | memory(suite, build, x, sent, received=index > 0)
+        for index, (build, x, sent) in enumerate(each_stage(suite, chain, cut))
+    ]
 
 
-def depth_sweep(suite: Suite, rows: Rows) -> None:
+def depth_sweep(suite: Suite, record: Resumed) -> None:
     """Equal blocks, 6 to 96, one block a stage: the fullest stage's memory against that of backpropagation.
 
-    bp_bytes: of the whole network and batch on one device. bp_share_bytes: with the batch's share of as many devices as
-    there are stages, which is what a rank of DDP would hold beside its buffers. The network is cnnb, 32 wide; its
-    blocks from the third on are alike, so the first eight are weighed.
+    share: of backpropagation with the batch's share of as many devices as there are stages, which is what a rank of DDP
+    would hold beside its buffers. The network is cnnb, 32 wide; its blocks from the third on are alike, so the first
+    eight are weighed.
     """
     for depth in (2, 4) if suite.quick else (6, 12, 24, 48, 96):
-        rows.row(partial(at_depth, suite, depth), str(depth))
+        record.measure(partial(at_depth, suite, depth), depth=depth)
 
 
-def at_depth(suite: Suite, depth: int) -> dict[str, Any]:
+def at_depth(suite: Suite, depth: int) -> list[dict[str, Any]]:
     chain = cnnb((3, 32, 32), 10, (32,) * depth)
-    weighed = [
-        memory(suite, build, x, sent, received=index > 0)
-        for index, (build, x, sent) in enumerate(islice(each_stage(suite, chain, [1] * depth), 8))
-    ]
+    each_alone = enumerate(islice(each_stage(suite, chain, [1] * depth), 8))
+    weighed = [memory(suite, build, x, sent, received=index > 0) for index, (build, x, sent) in each_alone]
     share = replace(suite, batch=-(-suite.batch // depth))
-    bp, bp_share = (each.peak(partial(learner, each, chain, "bp")) for each in (suite, share))
-    return {
-        "fullest_stage": max(weighed, key=lambda row: row["device_bytes"]),
-        "bp_bytes": bp,
-        "bp_share_batch": share.batch,
-        "bp_share_bytes": bp_share,
-    }
+    bp, bp_share = (each.peak(partial(each.learner, chain, "bp")) for each in (suite, share))
+    fullest = max(weighed, key=lambda stage: stage["peak"])
+    return [{"side": "ff", **fullest}, {"side": "bp", "peak": bp, "share_batch": share.batch, "share": bp_share}]
 
 
 def each_stage(suite: Suite, chain: Chain, cut: list[int]) -> Iterator[tuple[Build, Tensor, Tensor | None]]:
@@ -94,14 +90,11 @@ def each_stage(suite: Suite, chain: Chain, cut: list[int]) -> Iterator[tuple[Bui
 
 
 def memory(suite: Suite, build: Build, x: Tensor, sent: Tensor | None, *, received: bool) -> dict[str, int]:
-    """Bytes of a stage on a device of its own.
+    """Bytes of a stage on a device of its own, in all (`peak`) and by parts.
 
-    stage_bytes: the peak of its blocks at work. received_bytes: the batch in hand, and those that wait in the queue
-    before it. sent_bytes: those that it keeps until the next stage has taken them from its queue.
+    stage: the peak of its blocks at work. received: the batch in hand, and those that wait in the queue before it.
+    sent: those that it keeps until the next stage has taken them from its queue.
     """
-    parts = {
-        "stage_bytes": suite.peak(build),
-        "received_bytes": (QUEUE + 1 if received else 1) * x.nbytes,
-        "sent_bytes": 0 if sent is None else QUEUE * sent.nbytes,
-    }
-    return parts | {"device_bytes": sum(parts.values())}
+    in_hand = (QUEUE + 1 if received else 1) * x.nbytes
+    parts = {"stage": suite.peak(build), "received": in_hand, "sent": 0 if sent is None else QUEUE * sent.nbytes}
+    return parts | {"peak": sum(parts.values())}

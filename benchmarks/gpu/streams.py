@@ -7,15 +7,16 @@ import time
 from collections.abc import Callable
 from functools import partial
 from queue import Empty, Full, Queue
-from statistics import median
 from typing import Any
 
 from torch import Tensor
 
-from benchmarks.gpu.rows import Rows
 from benchmarks.gpu.stages import QUEUE, block_seconds
-from benchmarks.gpu.suite import Suite, ff_step, summary
-from ffdist.device import new_stream, on_stream
+from benchmarks.gpu.suite import Suite, ff_step
+from ffdist.bench.harness.resumed import Resumed
+from ffdist.bench.harness.rounds import StepSide, Unwatched, calibrated, take_turns
+from ffdist.bench.harness.window import Window, WindowRate
+from ffdist.device import new_stream, on_stream, synchronize
 from ffdist.models import Chain
 from ffdist.pipeline.block import LearningBlock
 from ffdist.pipeline.plan import partition, split_by_stage
@@ -23,25 +24,20 @@ from ffdist.pipeline.plan import partition, split_by_stage
 POLL = 0.2
 
 
-def streams(suite: Suite, rows: Rows) -> None:
+def streams(suite: Suite, record: Resumed) -> None:
     """Stages as threads with a stream each, against the same blocks one after the other; round by round."""
     for name, chain in suite.networks().items():
-        rows.row(partial(by_streams, suite, chain), name)
+        record.measure(partial(by_streams, suite, chain), network=name)
 
 
-def by_streams(suite: Suite, chain: Chain) -> dict[str, Any]:
+def by_streams(suite: Suite, chain: Chain) -> list[dict[str, Any]]:
     cut = partition(block_seconds(suite, chain), min(2 if suite.quick else 4, len(chain)))
     x, y = suite.batch_of(chain)
-    step = ff_step(suite.forward_forward(chain), x, y)
-    suite.warm(step)
-    alone, together = [], []
+    alone = StepSide("one stream", ff_step(suite.forward_forward(chain), x, y), suite.batch, suite.device)
     with StreamPipeline(suite, chain, cut, x, y) as line:
-        line.rate(10)
-        for _ in range(min(3, suite.rounds)):
-            alone.append(suite.rate(step, suite.batch))
-            together.append(line.rate(max(10, int(alone[-1] * suite.seconds / suite.batch))))
-    ratio = median(b / a for a, b in zip(alone, together, strict=True))
-    return {"cut": cut, "one_stream": summary(alone), "streams": summary(together), "ratio": ratio}
+        sides = [calibrated(side, suite.seconds) for side in (alone, line)]
+        rounds = take_turns(sides, Unwatched(), min(3, suite.rounds))
+    return [rounds.line(side.name, line.name) | {"stages": len(cut)} for side in sides]
 
 
 class Over(Exception):  # noqa: N818
@@ -73,6 +69,9 @@ class BoundedQueue:
 class StreamPipeline:
     """The stages at work as long as the block lasts, with queues of `QUEUE` batches between them."""
 
+    name = "streams"
+    window = Window(10, 10)
+
     def __init__(self, suite: Suite, chain: Chain, cut: list[int], x: Tensor, y: Tensor) -> None:
         self.suite = suite
         self.x = x
@@ -85,7 +84,7 @@ class StreamPipeline:
         self.threads = [threading.Thread(target=self._life, args=each, daemon=True) for each in enumerate(parts)]
 
     def __enter__(self) -> StreamPipeline:
-        self.suite.wait()  # the streams see the weights and the batch
+        synchronize(self.suite.device)  # the streams see the weights and the batch
         for thread in self.threads:
             thread.start()
         return self
@@ -95,9 +94,14 @@ class StreamPipeline:
         for thread in self.threads:
             thread.join()
 
-    def rate(self, batches: int) -> float:
-        """Samples/s of so many batches, from the first's start to the last's end. Raises what a stage raised."""
+    def lap(self) -> WindowRate:
+        """From the first batch's start to the last's end. Raises what a stage raised."""
+        self._flow(self.window.warmup)
         begun = time.perf_counter()
+        self._flow(self.window.batches)
+        return WindowRate(self.window.batches * self.suite.batch, time.perf_counter() - begun, {})
+
+    def _flow(self, batches: int) -> None:
         try:
             for _ in range(batches):
                 self.belts[0].put((self.x, None))
@@ -105,8 +109,7 @@ class StreamPipeline:
                 self.belts[-1].get()
         except Over:
             raise self.failures[0] from None
-        self.suite.wait()
-        return batches * self.suite.batch / (time.perf_counter() - begun)
+        synchronize(self.suite.device)
 
     def _life(self, index: int, blocks: list[LearningBlock]) -> None:
         try:

@@ -1,29 +1,19 @@
-"""What the parts share: settings, networks, the two kinds of learners, and how they are timed and weighed."""
+"""What the parts share: settings, networks, and the two kinds of learners; the harness times and weighs them."""
 
 from __future__ import annotations
 
-import gc
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from statistics import median
-from typing import Any
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from ffdist.baselines.base import BaselineConfig, Learner, RankPlace, Replica, WholeNetwork
-from ffdist.device import (
-    allocated_bytes,
-    enter,
-    forget_peak,
-    free_cached,
-    peak_bytes,
-    queues,
-    recorded,
-    seconds_between,
-    synchronize,
-)
+from ffdist.bench.harness import meter
+from ffdist.bench.harness.rounds import Rounds, StepSide, Unwatched, calibrated, take_turns
+from ffdist.bench.harness.summary import Summary
+from ffdist.device import enter
 from ffdist.models import Chain, cnnb, mlp, resnet18, vgg8
 from ffdist.objectives import SFF, Objective
 from ffdist.pipeline.block import BlockConfig, LearningBlock, learn
@@ -33,6 +23,27 @@ from ffdist.settings import Settings
 TIMED = Settings().changed(lr=1e-8, schedule="constant", precision="bf16")
 """One batch is learned from again and again: it must stay unlearned, as products of vanishing gradients take less."""
 SIDES = ("ff", "bp")
+RULE: Objective = SFF()
+UNITS = {
+    "throughput": "samples/s",
+    "ratio": "",
+    "peak": "bytes",
+    "ends": "",
+    "time": "s",
+    "busy": "s",
+    "calls": "",
+    "received": "bytes",
+    "sent": "bytes",
+    "stage": "bytes",
+    "share": "bytes",
+    "share_batch": "samples",
+    "cut": "blocks",
+    "refused": "",
+    "accuracy": "",
+    "mean": "",
+}
+"""Of every metric of every part."""
+Step = Callable[[], object]
 
 
 @dataclass(frozen=True)
@@ -82,83 +93,31 @@ class Suite:
         config = BaselineConfig(self.train_settings, 10**6, self.device)
         return Replica(WholeNetwork(chain, config), config, place)
 
+    def learner(self, chain: Chain, side: str) -> Step:
+        """A step of one side, newly built, on a batch of its own."""
+        x, y = self.batch_of(chain)
+        if side == "ff":
+            return ff_step(self.forward_forward(chain), x, y)
+        return partial(self.backpropagation(chain).learn, x, y)
+
     def begin(self) -> None:
-        """Called first in every process and thread: makes our device its current one."""
+        """Of every process and thread: its current device is ours."""
         enter(self.device)
 
     def recover(self) -> None:
-        """Let go of memory that nobody uses any more. Raises where the device is lost."""
-        gc.collect()
-        synchronize(self.device)
-        free_cached(self.device)
+        meter.recover(self.device)
 
-    def wait(self) -> None:
-        synchronize(self.device)
+    def peak(self, build: Callable[[], Step]) -> int:
+        return meter.peak_of_steps(build, self.device)
 
-    def rate(self, step: Callable[[], object], samples: int) -> float:
-        """Samples/s of one round of about `seconds`; the device is waited for some ten times in it."""
-        self.wait()
-        begun, count, burst = time.perf_counter(), 0, 1
-        while True:
-            for _ in range(burst):
-                step()
-            self.wait()
-            count, passed = count + burst, time.perf_counter() - begun
-            if passed >= self.seconds:
-                return count * samples / passed
-            burst = max(1, int(count * self.seconds / (10 * passed)))
+    def turns(self, sides: dict[str, Step], rounds: int | None = None) -> Rounds:
+        """Samples/s of each side, A B, B A, A B, ..., in windows of about `seconds`."""
+        steps = [StepSide(name, step, self.batch, self.device) for name, step in sides.items()]
+        return take_turns([calibrated(side, self.seconds) for side in steps], Unwatched(), rounds or self.rounds)
 
-    def mark(self) -> Any:
-        """The end of what the device has been given so far; it is not waited for."""
-        return recorded(self.device, timing=True) if queues(self.device) else time.perf_counter()
-
-    def between(self, first: Any, last: Any) -> float:
-        """Seconds from one mark to a later one."""
-        return seconds_between(first, last) if queues(self.device) else last - first
-
-    def warm(self, step: Callable[[], object]) -> None:
-        """Until kernels are loaded, handles made and clocks up."""
-        for _ in range(3):
-            step()
-        replace(self, seconds=self.seconds / 4).rate(step, 1)
-
-    def peak(self, build: Callable[[], Callable[[], object]]) -> int:
-        """Peak bytes of tensors from building a learner to its third step; 0 without a GPU.
-
-        A step of another such learner comes first: workspaces, which libraries then keep for good, are no side's own.
-        """
-        build()()
-        self.recover()
-        before = allocated_bytes(self.device)
-        forget_peak(self.device)
-        step = build()
-        for _ in range(3):
-            step()
-        self.wait()
-        return peak_bytes(self.device) - before
-
-    def turns(self, sides: dict[str, Callable[[], object]], samples: int) -> dict[str, Any]:
-        """Samples/s of each side, A B, B A, A B, ...; medians, spread, and the first side's ratios pair by pair."""
-        for step in sides.values():
-            self.warm(step)
-        rates: dict[str, list[float]] = {name: [] for name in sides}
-        for number in range(self.rounds):
-            order = list(sides) if number % 2 == 0 else list(reversed(sides))
-            for name in order:
-                rates[name].append(self.rate(sides[name], samples))
-        first = next(iter(rates))
-        return {
-            name: summary(own) | {"ratio_of_first": median(a / b for a, b in zip(rates[first], own, strict=True))}
-            for name, own in rates.items()
-        }
-
-
-def summary(rates: list[float]) -> dict[str, Any]:
-    """A summary of the rounds' samples/s."""
-    return {"samples_per_second": median(rates), "least": min(rates), "most": max(rates), "n": len(rates)}
-
-
-RULE: Objective = SFF()
+    def rate(self, step: Step, rounds: int = 1) -> Summary:
+        """Samples/s of one step alone."""
+        return self.turns({"": step}, rounds).rate("")
 
 
 def ff_step(blocks: list[LearningBlock], x: Tensor, y: Tensor) -> Callable[[], Tensor | None]:
@@ -170,12 +129,3 @@ def ff_step(blocks: list[LearningBlock], x: Tensor, y: Tensor) -> Callable[[], T
         return learn(blocks, x, y, count[0])
 
     return step
-
-
-def learner(suite: Suite, chain: Chain, side: str) -> Callable[[], object]:
-    """A step of one side, newly built, on a batch of its own."""
-    x, y = suite.batch_of(chain)
-    if side == "ff":
-        return ff_step(suite.forward_forward(chain), x, y)
-    whole = suite.backpropagation(chain)
-    return lambda: whole.learn(x, y)

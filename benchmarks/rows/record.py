@@ -56,7 +56,6 @@ def summed_up(row: Row, outs: Sequence[Path], note: str) -> Record:
         "form": row.form,
         "paper": row.paper,
         "source": row.source,
-        "target": row.target,
         "threads": os.environ.get("OMP_NUM_THREADS", "default"),
         "settings": what_decides(settings),
         "notes": [note] if note else [],

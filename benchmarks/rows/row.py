@@ -28,8 +28,6 @@ class Row:
     """The published accuracy in per cent, for the same network, rule and data."""
     source: str = ""
     """Where that stands."""
-    target: float | None = None
-    """What ffdist sets itself."""
     twin: str | None = None
     """The row of the same network and data by backpropagation."""
     begins_with: str | None = None

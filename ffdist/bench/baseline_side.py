@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import NamedTuple
 
 import torch
@@ -15,9 +14,9 @@ from torch import Tensor
 
 from ffdist.baselines import BASELINES, BaselineConfig, Learner, RankPlace
 from ffdist.bench.harness.meter import MemoryUse, Meter
-from ffdist.bench.harness.team import PoolMember
+from ffdist.bench.harness.team import PoolMember, join
 from ffdist.bench.harness.window import Window, WindowRate, endless
-from ffdist.device import enter, group_backend, queues, synchronize
+from ffdist.device import synchronize
 from ffdist.errors import FfdistError
 from ffdist.runtime.job import Job
 from ffdist.runtime.rank import stage_device
@@ -35,20 +34,6 @@ class RunOrder(NamedTuple):
 
     name: str
     window: Window
-
-
-def join(member: PoolMember, device: torch.device, threads: int) -> None:
-    """Form the default group of all ranks."""
-    torch.set_num_threads(threads)
-    enter(device)
-    dist.init_process_group(
-        group_backend(device),
-        store=member.store(),
-        rank=member.world.rank,
-        world_size=member.world.size,
-        timeout=timedelta(minutes=10),
-        device_id=device if queues(device) else None,
-    )
 
 
 @dataclass(frozen=True)

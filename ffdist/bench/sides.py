@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ffdist.baselines import family
 from ffdist.baselines.known import is_serial
 from ffdist.bench.baseline_side import BaselineMain, KeepOrder, RunOrder
-from ffdist.bench.harness.rounds import calibrated
+from ffdist.bench.harness.rounds import PoolSide, calibrated
 from ffdist.bench.harness.summary import Summary
 from ffdist.bench.harness.team import WorkerMain, WorkerPool
 from ffdist.bench.harness.window import Window, WindowRate
@@ -19,25 +19,10 @@ from ffdist.errors import ConfigError
 
 
 @dataclass
-class PipelineSide:
-    """ffdist."""
-
-    name: str
-    team: WorkerPool
-    window: Window
-
-    def lap(self) -> WindowRate:
-        return self.team.ask(self.window)
-
-
-@dataclass
-class BaselineSide:
+class BaselineSide(PoolSide):
     """One baseline, in the processes that it shares with its variants."""
 
-    name: str
-    team: WorkerPool
     variant: str
-    window: Window
 
     def lap(self) -> WindowRate:
         return self.team.ask(RunOrder(self.variant, self.window))
@@ -59,14 +44,14 @@ def open_pipeline(
     *,
     compiled: bool = False,
     place: Placing = here,
-) -> PipelineSide:
+) -> PoolSide:
     """ffdist with so many stages, started and ready."""
     team = ends.enter_context(WorkerPool(name, place(PipelineMain(settings.job(stages, compiled=compiled))), stages))
     assert team.recv() == "ready"
     # what the edges hold may not drain within a window
     tail = (settings.train.plan.queue + 1) * (stages - 1)
     return calibrated(
-        PipelineSide(name, team, Window(max(settings.compare.warmup_batches, tail), 3, tail)),
+        PoolSide(name, team, Window(max(settings.compare.warmup_batches, tail), 3, tail)),
         settings.compare.window_seconds,
     )
 
@@ -109,7 +94,7 @@ def open_variants(
     job = settings.changed(threads=threads).job(1)
     team = ends.enter_context(WorkerPool(variants[0], place(BaselineMain(job, compiled)), size))
     refused = team.ask(KeepOrder(variants))
-    sides = [BaselineSide(v, team, v, Window(settings.compare.warmup_batches, 3)) for v in variants if v not in refused]
+    sides = [BaselineSide(v, team, Window(settings.compare.warmup_batches, 3), v) for v in variants if v not in refused]
     if not sides:
         raise ConfigError("no such baseline fits this network", where="--against", got="\n".join(refused.values()))
     return sides, refused

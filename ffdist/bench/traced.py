@@ -17,9 +17,8 @@ import torch.distributed as dist
 
 from ffdist.baselines import BASELINES, BaselineConfig, RankPlace
 from ffdist.baselines.known import family
-from ffdist.bench.baseline_side import join
 from ffdist.bench.harness.finding import Progress
-from ffdist.bench.harness.team import PoolMember, WorkerPool
+from ffdist.bench.harness.team import PoolMember, WorkerPool, join
 from ffdist.bench.harness.window import endless
 from ffdist.bench.settings import BenchSettings
 from ffdist.bench.whole_runs import whole_rank

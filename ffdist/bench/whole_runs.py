@@ -13,8 +13,7 @@ from torch import Tensor
 
 from ffdist.baselines import BASELINES, BaselineConfig, RankPlace
 from ffdist.baselines.base import Replica
-from ffdist.bench.baseline_side import join
-from ffdist.bench.harness.team import PoolMember
+from ffdist.bench.harness.team import PoolMember, join
 from ffdist.errors import ConfigError, setting
 from ffdist.events import EpochEnded, Observer, RunEvent, RunStarted
 from ffdist.pipeline.block import to_device

@@ -15,8 +15,7 @@ from ffdist.baselines import BASELINES, BaselineConfig, RankPlace, family
 from ffdist.baselines.base import Replica, WholeNetwork, cross_entropy
 from ffdist.baselines.fully_sharded import SHARDS_ON_CPUS
 from ffdist.baselines.pipeline_parallel import WAITS_FOR_ALL
-from ffdist.bench.baseline_side import join
-from ffdist.bench.harness.team import PoolMember, WorkerPool
+from ffdist.bench.harness.team import PoolMember, WorkerPool, join
 from ffdist.errors import ConfigError, NetworkError
 from ffdist.models import cnnb, mlp
 from ffdist.settings import Settings

@@ -19,9 +19,8 @@ from PIL import Image
 from stages import command
 
 from ffdist.bench import loaders
-from ffdist.bench.baseline_side import join
 from ffdist.bench.harness.probe import Probe
-from ffdist.bench.harness.team import PoolMember, WorkerPool
+from ffdist.bench.harness.team import PoolMember, WorkerPool, join
 from ffdist.bench.harness.window import Window
 from ffdist.bench.hosts import Hosts, why_not
 from ffdist.bench.settings import BenchSettings

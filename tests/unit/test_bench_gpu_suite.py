@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import shutil
@@ -10,6 +9,7 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,11 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.gpu.kernels import ViewNorm
-from benchmarks.gpu.rows import Rows, read
 from benchmarks.gpu.serial import BEYOND, batch_sweep
 from benchmarks.gpu.streams import StreamPipeline
-from benchmarks.gpu.suite import Suite
-from benchmarks.gpu_suite import PARTS
+from benchmarks.gpu.suite import SIDES, UNITS, Suite
+from benchmarks.gpu_suite import PARTS, main
+from ffdist.bench.harness.record import facts_of
+from ffdist.bench.harness.record import read as read_record
+from ffdist.bench.harness.resumed import Resumed, read
+from ffdist.bench.harness.table import ResultTable
 from ffdist.errors import NetworkError
 from ffdist.models import Chain
 
@@ -30,38 +33,111 @@ ABSENT = """
 import sys
 sys.modules |= dict.fromkeys(("pyarrow", "tyro", "rich", "safetensors", "sklearn", "matplotlib"))
 """
+FACTS = facts_of("part", ["test"]) | {"settings": {}}
+
+
+def those(rows: list[dict[str, Any]], **of: str | int) -> list[dict[str, Any]]:
+    """The rows of this."""
+    return [row for row in rows if of.items() <= row.items()]
 
 
 def suite(tree: Path, *args: str) -> subprocess.CompletedProcess[str]:
-    env = os.environ | {"PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"}
+    env = os.environ | {"PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, str(tree / "benchmarks/gpu_suite.py"), *args]
     return subprocess.run(command, capture_output=True, text=True, env=env, cwd=tree, timeout=500, check=False)
 
 
 @pytest.mark.distributed
 @pytest.mark.timeout(600)
-def test_every_part_runs_from_a_bare_tree_without_our_packages_and_is_not_run_again(tmp_path: Path) -> None:
-    tree, out = tmp_path / "tree", tmp_path / "out"
+def test_from_a_bare_tree_without_our_packages_what_failed_is_told_and_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tree, out, pictures = tmp_path / "tree", tmp_path / "out", tmp_path / "pictures.npz"
     for folder in ("ffdist", "benchmarks"):
         shutil.copytree(ROOT / folder, tree / folder, ignore=shutil.ignore_patterns("__pycache__", "records"))
     (tree / "sitecustomize.py").write_text(ABSENT)
-    x, y = np.random.default_rng(0).integers(0, 256, (160, 8, 8, 1), np.uint8), np.arange(160) % 10
-    np.savez(tmp_path / "pictures.npz", x_train=x, y_train=y, x_test=x, y_test=y)
-    args = ("--out", str(out), "--device", "cpu", "--quick", "--data", str(tmp_path / "pictures.npz"))
+    pictures.write_bytes(b"no pictures")
+    args = ["--out", str(out), "--device", "cpu", "--quick", "--data", str(pictures), "--parts", "accuracy", "serial"]
     done = suite(tree, *args)
-    assert done.returncode == 0, done.stderr
-    results = {file.stem: json.loads(file.read_text())["result"] for file in out.glob("*.json")}
-    assert set(results) == set(PARTS)
-    assert results["serial"]["cnnb"]["rates"]["bp"]["n"] == 1
-    first, second = results["stages"]["cnnb"]["2"]["stages"]  # 32 pictures of 32 x 32, behind 8 channels of 16 x 16
-    assert first["received_bytes"] == 32 * 3 * 32 * 32 * 4, "one batch, float32"
-    assert first["sent_bytes"] == 2 * 32 * 8 * 16 * 16 * 2, "two in the queue, bfloat16"
-    assert (second["received_bytes"], second["sent_bytes"]) == (first["sent_bytes"] // 2 * 3, 0), "and one in hand"
-    assert results["depth"]["4"]["bp_share_batch"] == 32 // 4
-    assert results["devices"]["cnnb"]["2"]["ratio"] > 0
-    assert all(set(row) == {"as it is", "over the view"} for row in results["kernels"]["norms"].values())
-    again = suite(tree, *args)
-    assert again.stdout.count("there already") == len(PARTS)
+    assert done.returncode == 1
+    assert "rows failed in accuracy" in done.stderr
+    failed = read(out / "accuracy.json")
+    assert not failed["done"]
+    assert failed["failed"]["ff"].startswith("Traceback")
+    (rate,) = those(read_record(out / "serial.json")["rows"], network="cnnb", side="bp", metric="throughput")
+    assert (rate["n"], rate["unit"], rate["spread"]) == (1, "samples/s", [rate["value"], rate["value"]])
+    x, y = np.zeros((160, 8, 8, 1), np.uint8), np.arange(160) % 10
+    np.savez(pictures, x_train=x, y_train=y, x_test=x, y_test=y)
+    monkeypatch.setattr(sys, "argv", ["gpu_suite.py", *args])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0
+    assert "serial: there already" in capsys.readouterr().out
+    mended = read(out / "accuracy.json")
+    assert (mended["done"], mended["failed"]) == (True, {})
+    assert {row["side"] for row in mended["rows"]} == {"ff", "bp"}
+
+
+@pytest.mark.distributed
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("part", [name for name in PARTS if name not in ("accuracy", "serial")])
+def test_every_part_measures_what_it_says(part: str, tmp_path: Path) -> None:
+    cpu = Suite(torch.device("cpu"), quick=True, batch=32, rounds=1, seconds=0.05)
+    record = Resumed(
+        tmp_path / "record.json", ResultTable(part, "", {}, UNITS), FACTS, deadline=math.inf, recover=cpu.recover
+    )
+    record.fill(partial(PARTS[part], cpu))
+    assert read(tmp_path / "record.json")["done"]
+    EXPECTED[part](read_record(tmp_path / "record.json")["rows"])
+
+
+def stages_hold(rows: list[dict[str, Any]]) -> None:
+    """32 pictures of 32 x 32, behind 8 channels of 16 x 16."""
+    first, second = (
+        {row["metric"]: row["value"] for row in those(rows, network="cnnb", stages=2, index=index)} for index in (0, 1)
+    )
+    assert first["received"] == 32 * 3 * 32 * 32 * 4, "one batch, float32"
+    assert first["sent"] == 2 * 32 * 8 * 16 * 16 * 2, "two in the queue, bfloat16"
+    assert (second["received"], second["sent"]) == (first["sent"] // 2 * 3, 0), "and one in hand"
+
+
+def depth_holds(rows: list[dict[str, Any]]) -> None:
+    assert those(rows, depth=4, metric="share_batch")[0]["value"] == 32 // 4
+
+
+def devices_hold(rows: list[dict[str, Any]]) -> None:
+    ratios = {row["side"]: row["value"] for row in those(rows, network="cnnb", devices=2, metric="ratio")}
+    rates = {row["side"]: row["value"] for row in those(rows, network="cnnb", devices=2, metric="throughput")}
+    assert ratios == {side: pytest.approx(rates["ours"] / rate) for side, rate in rates.items()}
+    assert set(ratios) == {"ours", "ddp-views"}
+
+
+def batch_holds(rows: list[dict[str, Any]]) -> None:
+    assert {(row["side"], row["batch"]) for row in rows} == {(side, size) for side in SIDES for size in (16, 32)}
+
+
+def kernels_hold(rows: list[dict[str, Any]]) -> None:
+    assert {row["side"] for row in those(rows, network="norms")} == {"as it is", "over the view"}
+    of = those(rows, network="mlp", side="ff")
+    assert any("mm" in row["kernel"] for row in of)
+    (busy,) = [row["value"] for row in of if row["metric"] == "busy"]
+    assert busy >= max(row["value"] for row in of if row["metric"] == "time" and row["kernel"])
+
+
+def streams_hold(rows: list[dict[str, Any]]) -> None:
+    rates = {row["side"]: row["value"] for row in those(rows, network="cnnb", metric="throughput")}
+    (ratio,) = those(rows, network="cnnb", side="one stream", metric="ratio")
+    assert ratio["value"] == pytest.approx(rates["streams"] / rates["one stream"])
+
+
+EXPECTED = {
+    "batch": batch_holds,
+    "depth": depth_holds,
+    "stages": stages_hold,
+    "streams": streams_hold,
+    "kernels": kernels_hold,
+    "devices": devices_hold,
+}
 
 
 def test_the_norm_over_the_view_is_the_norm_and_keeps_the_layout() -> None:
@@ -74,28 +150,6 @@ def test_the_norm_over_the_view_is_the_norm_and_keeps_the_layout() -> None:
     assert got.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_a_part_that_fails_is_told_and_the_next_ones_run_and_it_is_tried_again(tmp_path: Path) -> None:
-    pictures, out = tmp_path / "pictures.npz", tmp_path / "out"
-    pictures.write_bytes(b"no pictures")
-    args = ("--out", str(out), "--device", "cpu", "--quick", "--data", str(pictures), "--parts", "accuracy", "streams")
-    first = suite(ROOT, *args)
-    assert first.returncode == 1
-    assert "rows failed in accuracy" in first.stderr
-    failed = read(out / "accuracy.json")
-    assert not failed["done"]
-    assert failed["failed"]["ff"].startswith("Traceback")
-    assert read(out / "streams.json")["done"]
-    x, y = np.zeros((160, 8, 8, 1), np.uint8), np.arange(160) % 10
-    np.savez(pictures, x_train=x, y_train=y, x_test=x, y_test=y)
-    second = suite(ROOT, *args)
-    assert second.returncode == 0, second.stderr
-    assert "streams: there already" in second.stdout
-    mended = read(out / "accuracy.json")
-    assert mended["done"]
-    assert not mended["failed"]
-    assert set(mended["result"]) == {"ff", "bp"}
-
-
 INDICES = "Expected canUse32BitIndexMath(input) && canUse32BitIndexMath(output) to be true, but got false."
 
 
@@ -104,8 +158,7 @@ class Limited(nn.Module):
 
     def __init__(self, words: str) -> None:
         super().__init__()
-        self.words = words
-        self.linear = nn.Linear(8, 8)
+        self.words, self.linear = words, nn.Linear(8, 8)
 
     def forward(self, x: Tensor) -> Tensor:
         if len(x) > 16:
@@ -123,11 +176,14 @@ class Sized(Suite):
 
 def test_a_sweep_ends_where_the_batch_is_too_large_and_an_error_is_an_error(tmp_path: Path) -> None:
     cpu = Sized(torch.device("cpu"), quick=True, rounds=1, seconds=0.01)
-    Rows(tmp_path / "batch.json", {}, {}, math.inf, cpu.recover).fill(lambda rows: batch_sweep(cpu, rows))
+    table = ResultTable("batch", "", {}, UNITS)
+    record = Resumed(tmp_path / "batch.json", table, FACTS, deadline=math.inf, recover=cpu.recover)
+    record.fill(lambda record: batch_sweep(cpu, record))
     record = read(tmp_path / "batch.json")
     for side in ("ff", "bp"):
-        assert record["result"][INDICES][side]["16"]["samples_per_second"] > 0
-        assert record["result"][INDICES][side]["32"] == {"ends": INDICES}
+        of = {"network": INDICES, "side": side}
+        assert those(record["rows"], **of, batch=16, metric="throughput")[0]["value"] > 0
+        assert [row["value"] for row in those(record["rows"], **of, batch=32)] == [INDICES]
     assert list(record["failed"]) == ["another error, ff, 32", "another error, bp, 32"]
 
 
@@ -138,7 +194,7 @@ def test_stages_by_streams_end_with_the_error_of_one_of_them(broken: int) -> Non
     chain = Chain(names, input_shape=(8,), num_classes=2)
     line = StreamPipeline(cpu, chain, [1, 1, 1], *cpu.batch_of(chain))
     with pytest.raises(NetworkError, match="too many"), line:
-        line.rate(50)
+        line.lap()
     assert not any(thread.is_alive() for thread in line.threads)
 
 
@@ -158,8 +214,6 @@ def test_what_says_that_a_batch_is_too_large(words: str) -> None:
 
 
 def test_without_a_gpu_it_says_so(tmp_path: Path) -> None:
-    env = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, str(ROOT / "benchmarks/gpu_suite.py"), "--out", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=100, check=False)
+    done = suite(ROOT, "--out", str(tmp_path))
     assert done.returncode == 1
     assert "there is no GPU" in done.stderr

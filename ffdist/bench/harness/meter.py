@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from ffdist.device import forget_peak, peak_bytes, queues
+from ffdist.device import allocated_bytes, forget_peak, free_cached, peak_bytes, queues, synchronize
 from ffdist.pipeline.memory import process_peak_bytes, resident_bytes
 from ffdist.pipeline.tensor_bytes import TensorBytes
 
@@ -56,3 +58,26 @@ class Meter:
         peak = peak_bytes(self.device)
         rest = peak - sum(split.values()) + split["activations"]  # with the kernels' own needs
         return MemoryUse(peak, **(split | {"activations": rest}), resident=0)
+
+
+def peak_of_steps(build: Callable[[], Callable[[], object]], device: torch.device, steps: int = 3) -> int:
+    """Peak bytes of a GPU's tensors from building a learner to its last step; 0 without a GPU.
+
+    A step of another such learner comes first: workspaces, which libraries then keep for good, are no side's own.
+    """
+    build()()
+    recover(device)
+    before = allocated_bytes(device)
+    forget_peak(device)
+    step = build()
+    for _ in range(steps):
+        step()
+    synchronize(device)
+    return peak_bytes(device) - before
+
+
+def recover(device: torch.device) -> None:
+    """Let go of memory that nobody uses any more. Raises where the device is lost."""
+    gc.collect()
+    synchronize(device)
+    free_cached(device)

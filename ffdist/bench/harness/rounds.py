@@ -7,9 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, TypeVar
 
+import torch
+
 from ffdist.bench.harness.summary import Summary, ratios
 from ffdist.bench.harness.table import ResultTable
+from ffdist.bench.harness.team import WorkerPool
 from ffdist.bench.harness.window import Window, WindowRate
+from ffdist.device import synchronize
 
 PATIENCE = 4
 """Times the rounds asked for that are tried, before the machine counts as too busy to measure on."""
@@ -40,6 +44,40 @@ def calibrated(side: AnySide, seconds: float) -> AnySide:
     return side
 
 
+@dataclass
+class PoolSide:
+    """Processes that answer each window with a `WindowRate`."""
+
+    name: str
+    team: WorkerPool
+    window: Window
+
+    def lap(self) -> WindowRate:
+        return self.team.ask(self.window)
+
+
+@dataclass
+class StepSide:
+    """A step of this process, again and again. samples: of each step."""
+
+    name: str
+    step: Callable[[], object]
+    samples: int
+    device: torch.device
+    window: Window = field(default_factory=lambda: Window(1, 3))
+
+    def lap(self) -> WindowRate:
+        self._steps(self.window.warmup)
+        begun = time.perf_counter()
+        self._steps(self.window.batches)
+        return WindowRate(self.window.batches * self.samples, time.perf_counter() - begun, {})
+
+    def _steps(self, count: int) -> None:
+        for _ in range(count):
+            self.step()
+        synchronize(self.device)
+
+
 class Machine(Protocol):
     """Says how free the machine is."""
 
@@ -56,6 +94,15 @@ class Machine(Protocol):
     def measure(self) -> float:
         """Cores' worth of work that all processes did together."""
         ...
+
+
+class Unwatched:
+    """A machine that nobody else works on, as a GPU of one's own."""
+
+    least = alone = 0.0
+
+    def measure(self) -> float:
+        return 0.0
 
 
 class Round(NamedTuple):
@@ -108,6 +155,10 @@ class Rounds:
 
     def ratio(self, ours: str, theirs: str) -> Summary:
         return ratios(self.rates(ours), self.rates(theirs))
+
+    def line(self, side: str, ours: str) -> dict[str, str | Summary]:
+        """A side's line of a table: its rate, and ours by it."""
+        return {"side": side, "throughput": self.rate(side), "ratio": self.ratio(ours, side)}
 
     def notes(self) -> list[str]:
         """What a reader must know of the machine's behaviour."""

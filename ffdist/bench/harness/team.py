@@ -13,13 +13,16 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+import torch
 import torch.distributed as dist
 
+from ffdist.device import enter, group_backend, queues
 from ffdist.errors import StageError
 from ffdist.runtime.allocator import keep_freed_memory
 from ffdist.runtime.child import end_with_parent
@@ -55,6 +58,20 @@ class PoolMember:
 
     def answer(self, value: Any) -> None:
         self.line.send(("answer", value))
+
+
+def join(member: PoolMember, device: torch.device, threads: int) -> None:
+    """Form the default group of all ranks."""
+    torch.set_num_threads(threads)
+    enter(device)
+    dist.init_process_group(
+        group_backend(device),
+        store=member.store(),
+        rank=member.world.rank,
+        world_size=member.world.size,
+        timeout=timedelta(minutes=10),
+        device_id=device if queues(device) else None,
+    )
 
 
 WorkerMain = Callable[[PoolMember], Any]

@@ -5,13 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Generator, Sequence
 from itertools import count
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ffdist.data import Loader
 from ffdist.device import queues, recorded, seconds_between
+
+if TYPE_CHECKING:
+    from ffdist.data import Loader  # which needs more than torch
 
 Mark = float | torch.Event
 """A moment: seconds; of a GPU the end of what it had been given."""

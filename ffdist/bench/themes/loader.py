@@ -8,17 +8,16 @@ training that they feed, and beside what else makes the same batches:
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
 from ffdist.bench.harness.finding import BenchResult, Plot, Progress
 from ffdist.bench.harness.probe import Probe
-from ffdist.bench.harness.rounds import Rounds, Side, calibrated, take_turns
+from ffdist.bench.harness.rounds import PoolSide, Rounds, Side, calibrated, take_turns
 from ffdist.bench.harness.table import ResultTable
 from ffdist.bench.harness.team import WorkerMain, WorkerPool
-from ffdist.bench.harness.window import Window, WindowRate
+from ffdist.bench.harness.window import Window
 from ffdist.bench.loaders import SIMPLE, WAYS, BatchPathMain, FolderMain, LoaderMain
 from ffdist.bench.settings import BenchSettings
 from ffdist.bench.sides import open_pipeline
@@ -31,18 +30,6 @@ PATIENCE = 2
 """Times the rounds asked for that are tried: every round has many sides."""
 TURNS = 60.0
 """Seconds in which rounds begin: of large pictures the training that they feed takes much longer than its window."""
-
-
-@dataclass
-class LoaderSide:
-    """A loader alone."""
-
-    name: str
-    team: WorkerPool
-    window: Window
-
-    def lap(self) -> WindowRate:
-        return self.team.ask(self.window)
 
 
 def loader_mains(settings: BenchSettings, folder: Path) -> dict[str, WorkerMain]:
@@ -74,11 +61,8 @@ def loader(settings: BenchSettings, progress: Progress) -> BenchResult:
         for name, life in loader_mains(settings, folder).items():
             progress(f"starting {name}")
             team = ends.enter_context(WorkerPool(name, life, 1, parents=isinstance(life, FolderMain)))
-            sides.append(
-                calibrated(
-                    LoaderSide(name, team, Window(settings.compare.warmup_batches, 3)), settings.compare.window_seconds
-                )
-            )
+            side = PoolSide(name, team, Window(settings.compare.warmup_batches, 3))
+            sides.append(calibrated(side, settings.compare.window_seconds))
         sides.append(open_pipeline(ends, settings, settings.num_stages, TRAINING))
         rounds = take_turns(sides, probe, settings.compare.rounds, progress, max_tries=PATIENCE, seconds=TURNS)
     return found_out(settings, [side.name for side in sides if side.name != TRAINING], rounds)

@@ -12,10 +12,10 @@ from ffdist.bench.bound import best_speedup
 from ffdist.bench.floor import Floor, floor_table, floors
 from ffdist.bench.harness.finding import BenchResult, Plot, Progress
 from ffdist.bench.harness.probe import Probe
-from ffdist.bench.harness.rounds import Rounds, take_turns
+from ffdist.bench.harness.rounds import PoolSide, Rounds, take_turns
 from ffdist.bench.harness.table import SIDES, ResultTable
 from ffdist.bench.settings import BenchSettings
-from ffdist.bench.sides import Family, PipelineSide, open_baseline, open_pipeline
+from ffdist.bench.sides import Family, open_baseline, open_pipeline
 from ffdist.bench.traced import drawn_beside
 
 SERIAL = "ff"
@@ -69,7 +69,7 @@ def found_out(
     return BenchResult("throughput", told, [table for table in tables if table.lines], notes, bars(settings, rounds))
 
 
-def best_of_ours(ends: ExitStack, settings: BenchSettings, progress: Progress) -> tuple[PipelineSide, list[str]]:
+def best_of_ours(ends: ExitStack, settings: BenchSettings, progress: Progress) -> tuple[PoolSide, list[str]]:
     """ffdist as it is, or compiled where that was asked for and is faster in short rounds."""
     progress(f"starting {settings.num_stages} stages")
     plain = open_pipeline(ends, settings, settings.num_stages)

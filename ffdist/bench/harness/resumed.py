@@ -1,4 +1,4 @@
-"""A part's rows: each on disk as soon as it is measured, within a time, in a process that may die of the next."""
+"""A record that grows: each line on disk as soon as it is measured, in a process that may die of the next."""
 
 from __future__ import annotations
 
@@ -8,69 +8,85 @@ import multiprocessing
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-LAST_ROW = 75.0
-"""Seconds that the row in hand may still take when the time is over; then its process is ended."""
+from ffdist.bench.harness.record import Record, as_json, tidy
+from ffdist.bench.harness.table import Line, ResultTable, lines_of
+
+LAST_LINE = 75.0
+"""Seconds that the work in hand may still take when the time is over; then its process is ended."""
 WHOLE = "the part itself"
+NOTHING = {"done": False, "failed": {}, "left_out": None, "running": None, "seconds": 0.0, "rows": []}
 
 
 class OutOfTimeError(Exception):
-    """No row may begin any more; says which would have been next."""
+    """Nothing may begin any more; says what would have been next."""
 
 
-class Rows:
+class Resumed:
     """What a part has measured so far, in `file`; what is there, or has failed, is not measured again.
 
-    settings: what the rows of one file have in common. deadline: by `time.monotonic`, behind which no row begins.
-    recover: lets go of what a failed row held; raises where the device is lost with it.
+    facts: what else the record says; its settings are what the lines of one file have in common. deadline: by
+    `time.monotonic`, behind which nothing begins. recover: lets go of what failed work held; raises where the device is
+    lost with it.
     """
 
     def __init__(
-        self, file: Path, settings: dict[str, Any], about: dict[str, Any], deadline: float, recover: Callable[[], None]
+        self, file: Path, table: ResultTable, facts: Record, *, deadline: float, recover: Callable[[], None]
     ) -> None:
         self.file = file
+        self.table = table
         self.deadline = deadline
         self.recover = recover
         self.record = read(file)
+        settings = facts["settings"]
         if self.record.setdefault("settings", settings) != settings:
             sys.exit(f"{file} has rows of {self.record['settings']}, these would be of {settings}: use another --out")
-        self.record |= about
+        self.record = facts | self.record
+        table.lines = lines_of(self.record["rows"], table.part)
 
-    def row(self, work: Callable[[], Any], *path: str) -> Any:
-        """What `work` gives, or gave before; None where it has failed. Raises OutOfTimeError."""
-        name, place = ", ".join(path), self.record["result"]
-        for step in path[:-1]:
-            place = place.setdefault(step, {})
-        if path[-1] in place or name in self.record["failed"]:
-            return place.get(path[-1])
+    def measure(self, work: Callable[[], Sequence[dict[str, Any]]], **of: str | int) -> list[Line] | None:
+        """The lines that `work` gives, or gave before, all of them `of` this; None where it has failed.
+
+        Raises OutOfTimeError.
+        """
+        name = ", ".join(map(str, of.values()))
+        if (before := self.lines(**of)) or name in self.record["failed"]:
+            return before or None
         if self.late:
             raise OutOfTimeError(name)
         self.record["running"] = name
         self._write()
         begun = time.monotonic()
         try:
-            place[path[-1]] = work()
+            for cells in work():
+                self.table.add(**of, **cells)
         except Exception:
             self.record["failed"][name] = traceback.format_exc()[-4000:]
         seconds, failed = time.monotonic() - begun, name in self.record["failed"]
         self.record |= {"seconds": self.record["seconds"] + seconds, "running": name if failed else None}
         self._write()
-        print(f"{self.file.stem}, {name}: {json.dumps(place.get(path[-1], 'FAILED'))}, {seconds:.0f} s", flush=True)
+        found = self.lines(**of)
+        shown = [{metric: cell.value for metric, cell in line.items() if metric in self.table.units} for line in found]
+        print(f"{self.file.stem}, {name}: {'FAILED' if failed else json.dumps(shown)}, {seconds:.0f} s", flush=True)
         if failed:
             print(self.record["failed"][name], file=sys.stderr, flush=True)
             self.recover()  # outside of `except`, which holds the failed work's tensors
             self.record["running"] = None
-        return place.get(path[-1])
+        return found or None
+
+    def lines(self, **of: str | int) -> list[Line]:
+        """Those that are of this."""
+        return [line for line in self.table.lines if all(line.get(name) == value for name, value in of.items())]
 
     @property
     def late(self) -> bool:
         return time.monotonic() > self.deadline
 
-    def fill(self, part: Callable[[Rows], None]) -> None:
-        """Let the part measure its rows, as far as the time goes."""
+    def fill(self, part: Callable[[Resumed], object]) -> None:
+        """Let the part measure its lines, as far as the time goes."""
         self.record["left_out"] = None
         try:
             part(self)
@@ -84,34 +100,26 @@ class Rows:
         self._write()
 
     def _write(self) -> None:
+        self.record |= tidy([self.table])
         write(self.file, self.record)
 
 
-def read(file: Path) -> dict[str, Any]:
+def read(file: Path) -> Record:
     """The record in a file, or one of nothing yet."""
-    empty = {
-        "part": file.stem,
-        "done": False,
-        "failed": {},
-        "left_out": None,
-        "running": None,
-        "seconds": 0.0,
-        "result": {},
-    }
-    return empty | json.loads(file.read_text()) if file.exists() else empty
+    return json.loads(json.dumps(NOTHING)) | (json.loads(file.read_text()) if file.exists() else {})
 
 
-def write(file: Path, record: dict[str, Any]) -> None:
+def write(file: Path, record: Record) -> None:
     partial = file.with_suffix(".partial")
-    partial.write_text(json.dumps(record, indent=1) + "\n")
+    partial.write_text(as_json(record))
     partial.rename(file)
 
 
-def complete(file: Path, life: Callable[[Path, float], None], deadline: float) -> dict[str, Any]:
-    """Run `life(file, deadline)`, which fills the file's rows, in a process of its own; return the record.
+def complete(file: Path, life: Callable[[Path, float], None], deadline: float) -> Record:
+    """Run `life(file, deadline)`, which fills the file, in a process of its own; return the record.
 
-    What has failed or was left out before is tried again. A row that kills the process has failed, and another process
-    goes on with the next. All ends `LAST_ROW` seconds behind the deadline, at the latest.
+    What has failed or was left out before is tried again. Work that kills the process has failed, and another process
+    goes on with the next. All ends `LAST_LINE` seconds behind the deadline, at the latest.
     """
     record = read(file)
     if record["done"]:
@@ -120,7 +128,7 @@ def complete(file: Path, life: Callable[[Path, float], None], deadline: float) -
     while (left := deadline - time.monotonic()) > 0:
         process = multiprocessing.get_context("spawn").Process(target=_bounded, args=(life, file, deadline))
         process.start()
-        process.join(left + LAST_ROW + 5)
+        process.join(left + LAST_LINE + 5)
         if process.is_alive():
             process.kill()
             process.join()
@@ -139,5 +147,5 @@ def complete(file: Path, life: Callable[[Path, float], None], deadline: float) -
 
 def _bounded(life: Callable[[Path, float], None], file: Path, deadline: float) -> None:
     """A process that hangs says where, and ends."""
-    faulthandler.dump_traceback_later(max(1.0, deadline + LAST_ROW - time.monotonic()), exit=True)
+    faulthandler.dump_traceback_later(max(1.0, deadline + LAST_LINE - time.monotonic()), exit=True)
     life(file, deadline)
