@@ -90,7 +90,7 @@ TABLES = {
                          accuracy.level_table(race(), 0.75), accuracy.trial_table(race().tried, 3),
                          accuracy.run_table(race().runs)],
     "depth": lambda: [depths()],
-    "faults": lambda: finding("processes", KILLS, DisturbedRunCosts(60.0, 2, 0, 1.0, 2.0)).tables,
+    "faults": lambda: finding("processes", KILLS, DisturbedRunCosts(60.0, 2, 0, 1.0)).tables,
 }  # fmt: skip
 
 
