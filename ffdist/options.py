@@ -54,7 +54,8 @@ ALIASES = {
 def nearest(name: str, names: Iterable[str]) -> str:
     """A remedy for a mistyped name: the nearest one, else all of them."""
     names = sorted(names)
-    close = [ALIASES[name]] if ALIASES.get(name) in names else difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    alike = [ALIASES.get(name), *(each for each in names if each.lower() == name.lower())]
+    close = [each for each in alike if each in names] or difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     return f"did you mean '{close[0]}'?" if close else f"choose one of: {', '.join(names)}"
 
 

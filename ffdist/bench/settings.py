@@ -132,14 +132,6 @@ class BenchSettings:
                 expected="fp32 or bf16",
                 got="fp16",
             )
-        if len(self.train.network.modules) == 1:
-            raise ConfigError(
-                "each process of a benchmark would measure its own modules",
-                where=setting("network.modules"),
-                expected="blocks in each module",
-                got=self.train.network.modules[0],
-                remedy="`ffdist train --dry-run` with the same prints the counts, as blocks",
-            )
 
     def changed(self, **values: Any) -> BenchSettings:
         """The same with other values of some fields, by the fields' own names."""
@@ -189,7 +181,7 @@ class BenchSettings:
 
     def job(self, stages: int, *, compiled: bool = False) -> BenchJob:
         """The job of a pipeline with so many stages; sent to its processes."""
-        from ffdist.bench.jobs import BenchJob  # it imports torch, which `ffdist bench --help` can do without
+        from ffdist.bench.jobs import BenchJob
 
         return BenchJob(self.train_settings(stages), stages, compiled)
 
@@ -204,12 +196,14 @@ class BenchSettings:
         return f"{self.train.plan.plan}; lanes: {self.train.training.lanes}"
 
     def train_settings(self, stages: int) -> Settings:
-        """What `ffdist train` would be told."""
+        """What `ffdist train` would be told, with the blocks of each module where there are modules."""
+        from ffdist.bench.jobs import in_blocks  # it imports torch, which `ffdist bench --help` can do without
+
         train, split = self.train, () if self.compare.split is None else (f"split={self.compare.split}",)
         train = train.changed(model_args=(*train.network.model_args, *split), image_size=self.size, device=self.place)
         if self.by_plan and stages > 1:
-            return train
-        return train.changed(cut=train.plan.cut if len(train.plan.cut) == stages else (), stages=stages)
+            return in_blocks(train)
+        return in_blocks(train).changed(cut=train.plan.cut if len(train.plan.cut) == stages else (), stages=stages)
 
     @property
     def place(self) -> str:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ffdist.errors import ConfigError
 from ffdist.objectives.base import BlockSpec, Local, label_shares
 from ffdist.objectives.competitive import Competitive
 from ffdist.objectives.form import FlatFeatures
@@ -36,6 +37,13 @@ class CaFo(Competitive):
     """Whether blocks stay as they are, or learn by direct feedback alignment."""
     limit: int = 4096
     """The most activities that W reads; maps of more are average-pooled by halves."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.limit < 1:
+            raise ConfigError(
+                "W reads at least one activity", where="objective cafo, limit", expected=">= 1", got=self.limit
+            )
 
     @property
     def fixed_blocks(self) -> bool:

@@ -45,7 +45,9 @@ def own_optimizer(config: OptimSettings, groups: list[dict[str, Any]]) -> torch.
         "the optimiser cannot be made",
         where=where,
         expected=f"{kind.__name__}(parameters, lr=...)",
-        remedy=f"set its options: {setting('optim.optimizer_args', 'NAME=VALUE')}",
+        remedy=setting("optim.optimizer", "muon") + ", which has sgd or adamw for all else"
+        if kind.__name__ == "Muon"
+        else f"set its options: {setting('optim.optimizer_args', 'NAME=VALUE')}",
     ):
         return kind(groups, **made)
 

@@ -116,7 +116,7 @@ def no_data_to_learn(run: Path | None) -> ConfigError:
 
 
 def smoothed(objective: Objective, settings: Settings) -> Objective:
-    """The rule with --label-smoothing. Raises ConfigError for one that has no such setting."""
+    """The rule with --label-smoothing. Raises ConfigError for one that has no such setting, or another share of it."""
     if not settings.rule.label_smoothing:
         return objective
     if not (is_dataclass(objective) and any(f.name == "label_smoothing" for f in fields(objective))):
@@ -126,6 +126,15 @@ def smoothed(objective: Objective, settings: Settings) -> Objective:
             expected="such a rule: sff, cwc, local-ce, ...",
             got=setting("rule.objective", settings.rule.objective),
             remedy="leave it out",
+        )
+    own = getattr(objective, "label_smoothing")  # noqa: B009
+    if own not in (0, settings.rule.label_smoothing):
+        raise ConfigError(
+            "label smoothing is told twice, and not alike",
+            where=setting("rule.label_smoothing"),
+            expected="one of them",
+            got=f"{settings.rule.label_smoothing:g}, and {own:g} among the rule's options",
+            remedy=f"leave one out: {setting('rule.label_smoothing', settings.rule.label_smoothing)} alone",
         )
     return replace(objective, label_smoothing=settings.rule.label_smoothing)
 

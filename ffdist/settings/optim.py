@@ -65,7 +65,7 @@ class OptimSettings(SettingsGroup):
             raise ConfigError(
                 f"there is no optimiser '{self.optimizer}'",
                 where=setting("optim.optimizer"),
-                expected=f"{', '.join(OPTIMIZERS)}, module:Class or file.py:Class",
+                expected=f"{', '.join(OPTIMIZERS)}, module:Class (torch.optim:RMSprop, say) or file.py:Class",
                 got=self.optimizer,
                 remedy=nearest(self.optimizer, OPTIMIZERS),
             )

@@ -173,6 +173,15 @@ def test_settings_without_sense_are_refused_by_name(told: dict, names: str) -> N
         BenchSettings().changed(**told)
 
 
+def test_modules_are_measured_once_for_all_of_a_comparisons_processes(capsys: pytest.CaptureFixture[str]) -> None:
+    settings = BenchSettings().changed(objective="dgl", modules=(2,), batch_size=4)
+    jobs = [settings.changed(lr=lr).job(stages) for lr, stages in ((0.1, 1), (0.2, 2))]
+    (blocks,) = {job.settings.network.blocks for job in jobs}
+    assert (sum(blocks), len(blocks)) == (3, 2)
+    assert all(len(job().chain) == 2 for job in jobs)
+    assert capsys.readouterr().err.count("2 modules: ") == 1
+
+
 def test_an_accuracy_is_reached_where_the_line_through_the_ends_of_epochs_is() -> None:
     run = [Epoch(10.0, 0.5, 0.0), Epoch(20.0, 0.7, 0.0), Epoch(30.0, 0.6, 0.0), Epoch(40.0, 0.8, 0.0)]
     assert reached_after(run, 0.3, chance=0.1) == pytest.approx(5.0)

@@ -184,6 +184,12 @@ def test_mono_forward_pools_only_what_exceeds_its_limit() -> None:
     assert sizes == [480, 120, 40, 20]
 
 
+@pytest.mark.parametrize("name", ["mono-forward", "cafo", "predsim"])
+def test_a_readout_of_nothing_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="limit"):
+        load_objective(name, {"limit": "0"})
+
+
 def test_predsim_matches_the_correlations_between_samples() -> None:
     rule = PredSim(beta=1.0)
     head, y = jittered(rule.head(spec((20, 4, 6)))), output((20, 4, 6))

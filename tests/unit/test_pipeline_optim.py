@@ -195,6 +195,14 @@ def test_label_smoothing_changes_what_is_learned_and_not_how_it_is_judged(object
     assert losses[0.0][1] == losses[0.2][1]
 
 
+def test_label_smoothing_is_told_once() -> None:
+    told = Settings().changed(objective_args=("label_smoothing=0.1",), label_smoothing=0.2)
+    with pytest.raises(ConfigError, match="told twice"):
+        network(told, (1, 8, 8), 10)
+    same, without = (network(told.changed(label_smoothing=share), (1, 8, 8), 10)[1] for share in (0.1, 0.0))
+    assert same == without
+
+
 @pytest.mark.parametrize("objective", ["hinton", "hinton-unsupervised", "sel-fourier", "sel-morphological"])
 def test_label_smoothing_is_refused_where_there_is_no_such_loss(objective: str) -> None:
     with pytest.raises(ConfigError, match="cross-entropy over their scores"):

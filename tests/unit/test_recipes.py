@@ -100,6 +100,7 @@ def test_a_run_by_any_optimiser_goes_on_as_if_never_interrupted_in_any_stages(
         ("torch.optim:SGD", ("momentum=much",), "'momentum' has a wrong value"),
         ("torch.optim:SGD", ("speed=1",), "unknown option 'speed'"),
         ("torch.optim:SGD", ("lr=1",), "'lr' is a setting of its own"),
+        ("torch.optim:Muon", (), 'optim.optimizer="muon", which has sgd|has no .Muon'),
         ("FILE:Noisy", (), "does not go on from a snapshot"),
         ("FILE:Forgetful", (), "does not go on from a snapshot"),
     ],
@@ -188,6 +189,7 @@ def test_a_warm_up_in_epochs_stays_when_a_run_goes_on_for_more() -> None:
     ("wrong", "message"),
     [
         ({"optimizer": "adan"}, "no optimiser 'adan'"),
+        ({"optimizer": "SGD"}, "did you mean 'sgd'"),
         ({"optimizer_args": ("a=1",)}, "optim.optimizer_args is for a class"),
         ({"betas": (0.9,)}, "two decays"),
         ({"betas": (0.9, 1.0)}, "two decays"),

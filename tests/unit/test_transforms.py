@@ -288,6 +288,13 @@ def test_options_out_of_their_range_are_told_by_name(name: str, options: dict[st
         load_transform(name, options)
 
 
+def test_cutout_does_not_blacken_whole_pictures() -> None:
+    with pytest.raises(ConfigError, match="less than the pictures' 16 x 16"):
+        next(loader(images(), ("cutout(side=16)",)).epoch(0))
+    x, _ = next(loader(images(), ("cutout(side=16, clipped=true)",)).epoch(0))
+    assert x.any()
+
+
 def test_a_contact_sheet_shows_pictures_as_they_are_below_their_labels_and_what_is_drawn_beside() -> None:
     data = images()
     plain, drawn, mixed = (

@@ -141,6 +141,8 @@ class Cutout(BatchTransform):
             raise self.refuse("holes", ">= 1")
 
     def batch(self, x: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+        if self.side is not None and not self.clipped and self.side >= max(x.shape[1:3]):
+            raise self.refuse("side", f"less than the pictures' {x.shape[1]} x {x.shape[2]}, all of which it blackens")
         for place in drawn.reshape(len(x), self.holes, 2).transpose(1, 2, 0):
             inside = [self.covered(length, own) for length, own in zip(x.shape[1:3], place, strict=True)]
             x[inside[0][:, :, None] & inside[1][:, None, :]] = 0
