@@ -25,7 +25,7 @@ from benchmarks.rows.record import summed_up, write
 from benchmarks.rows.row import Row, find_row, read_rows
 from benchmarks.rows.table import redraw
 from benchmarks.rows.train import exported, finished, train
-from ffdist.cli import tell
+from ffdist.cli import print_error
 from ffdist.errors import DataError, FfdistError
 
 HERE = Path(__file__).resolve().parent
@@ -67,7 +67,7 @@ def main() -> None:
         else:
             measure(find_row(command.row, rows), rows, command)
     except FfdistError as error:
-        tell(error)
+        print_error(error)
         sys.exit(1)
     except subprocess.CalledProcessError as error:
         sys.exit(error.returncode)

@@ -161,10 +161,10 @@ class TargetTrial:
         self.kept = findings
         self.outcome = FuzzOutcome(target.name)
         self.seen: set[str] = set()
-        sys.addaudithook(self.hear)
+        sys.addaudithook(self.on_audit_event)
         self.unpickled = False
 
-    def hear(self, event: str, args: tuple[Any, ...]) -> None:
+    def on_audit_event(self, event: str, args: tuple[Any, ...]) -> None:
         self.unpickled |= event == "pickle.find_class"
 
     def use(self, data: bytes) -> None:
@@ -211,7 +211,7 @@ def too_slow(*_: object) -> None:
     raise Slow
 
 
-def life(name: str, inputs: int, seed: int, findings: Path, to: Path) -> None:
+def fuzz_target(name: str, inputs: int, seed: int, findings: Path, to: Path) -> None:
     """A target's process."""
     target = next(each for each in TARGETS if each.name == name)
     warnings.simplefilter("ignore")
@@ -318,7 +318,7 @@ def tried(target: Target, inputs: int, seed: int, findings: Path) -> FuzzOutcome
     outcome_file = folder / "outcome.json"
     outcome_file.unlink(missing_ok=True)
     process = multiprocessing.get_context("spawn").Process(
-        target=life, args=(target.name, inputs, seed, folder, outcome_file)
+        target=fuzz_target, args=(target.name, inputs, seed, folder, outcome_file)
     )
     process.start()
     process.join()

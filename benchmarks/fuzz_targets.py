@@ -109,27 +109,27 @@ def written(path: Path, data: bytes) -> Path:
     return path
 
 
-def in_copy(name: str, *, of: str = "run") -> Path:
+def in_copy(name: str, *, example: str = "run") -> Path:
     """A copy of the run or the data, for one target to write into."""
-    copy = scratch() / f"{of}-{name}"
+    copy = scratch() / f"{example}-{name}"
     if not copy.exists():
-        shutil.copytree(scratch() / of, copy)
+        shutil.copytree(scratch() / example, copy)
     return copy
 
 
-def read_one(name: str, place: str, use: Callable[[Path], object], of: str = "run") -> Callable[[bytes], object]:
+def read_one(name: str, place: str, use: Callable[[Path], object], example: str = "run") -> Callable[[bytes], object]:
     """`use` of a folder in which one file holds these bytes."""
 
     def read(data: bytes) -> object:
-        folder = in_copy(name, of=of)
+        folder = in_copy(name, example=example)
         written(folder / place, data)
         return use(folder)
 
     return read
 
 
-def file_of(place: str, of: str = "run") -> Callable[[], list[bytes]]:
-    return lambda: [next((scratch() / of).glob(place)).read_bytes()]
+def file_of(place: str, example: str = "run") -> Callable[[], list[bytes]]:
+    return lambda: [next((scratch() / example).glob(place)).read_bytes()]
 
 
 def with_digest(data: bytes) -> bytes:
@@ -141,12 +141,12 @@ def with_digest(data: bytes) -> bytes:
         return data
 
 
-def with_own_digest(data: bytes, key: str, of: Callable[[dict], str]) -> bytes:
+def with_own_digest(data: bytes, key: str, digest_of: Callable[[dict], str]) -> bytes:
     """JSON with the digest that its writer would have given it."""
     try:
         values = json.loads(data)
         values.pop(key, None)
-        return json.dumps(values | {key: of(values)}).encode()
+        return json.dumps(values | {key: digest_of(values)}).encode()
     except Exception:  # whatever keeps it from being such JSON is for the reader to find
         return data
 
@@ -204,7 +204,9 @@ def use_plan_text(data: bytes) -> object:
 
 
 def use_data_manifest(data: bytes) -> object:
-    return read_one("manifest", "manifest.json", lambda folder: opened(folder, read_data_manifest), of="data")(data)
+    return read_one("manifest", "manifest.json", lambda folder: opened(folder, read_data_manifest), example="data")(
+        data
+    )
 
 
 def opened(folder: Path, use: Callable[[Path], object]) -> object:
@@ -214,7 +216,7 @@ def opened(folder: Path, use: Callable[[Path], object]) -> object:
 
 
 def use_shard(data: bytes) -> object:
-    folder = in_copy("shard", of="data")
+    folder = in_copy("shard", example="data")
     written(next(folder.glob("train*.arrow")), data)
     return opened(folder, verify)
 
@@ -225,7 +227,7 @@ def use_table(ending: str) -> Callable[[bytes], object]:
     def use(data: bytes) -> object:
         path, out = written(scratch() / f"table{ending}", data), scratch() / f"out{ending}"
         shutil.rmtree(out, ignore_errors=True)
-        return prepare(path, out, tell=lambda text: None)
+        return prepare(path, out, notify=lambda text: None)
 
     return use
 

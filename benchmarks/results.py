@@ -127,11 +127,11 @@ def throughput(records: Sequence[Record]) -> Drawn:
     return [throughput_line(record, sides(record)) for record in sorted(records, key=network) if "ddp" in sides(record)]
 
 
-def throughput_line(record: Record, told: dict[str, Line]) -> dict[str, Cell]:
-    ddp, ff, bp = told["ddp"], told.get("ff"), told.get("bp")
+def throughput_line(record: Record, lines: dict[str, Line]) -> dict[str, Cell]:
+    ddp, ff, bp = lines["ddp"], lines.get("ff"), lines.get("bp")
     ours = next(line for line in lines_of(record["rows"], "compared") if not line["against"])
-    fastest = max((line for name, line in told.items() if name != "ff"), key=lambda line: line["throughput"].value)
-    others = [told[name] for name in ("bp-threads", "pipeline", "fsdp") if name in told]
+    fastest = max((line for name, line in lines.items() if name != "ff"), key=lambda line: line["throughput"].value)
+    others = [lines[name] for name in ("bp-threads", "pipeline", "fsdp") if name in lines]
     ratio = ddp["ratio"]
     return {
         "network": network(record),

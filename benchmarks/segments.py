@@ -95,7 +95,7 @@ class SegmentTraining:
             behind(self.stage)
         for _ in range(batches):
             self.stage.handle(next(self.batches), self.sink)
-        self.stage.tell_written(self.sink, waiting=True)
+        self.stage.send_written(self.sink, waiting=True)
         return now() - began
 
     def pairs(

@@ -21,14 +21,14 @@ import torch.distributed as dist
 from rich.console import Console
 
 from ffdist.baselines.known import family
-from ffdist.bench.baseline_side import BaselineLife, KeepOrder, RunOrder
+from ffdist.bench.baseline_side import BaselineMain, KeepOrder, RunOrder
 from ffdist.bench.harness.finding import BenchResult
 from ffdist.bench.harness.record import write_record
 from ffdist.bench.harness.summary import Summary, ratios
-from ffdist.bench.harness.table import SIDES, Table
+from ffdist.bench.harness.table import SIDES, ResultTable
 from ffdist.bench.harness.team import PoolMember, WorkerMain
 from ffdist.bench.harness.window import Window, WindowRate
-from ffdist.bench.pipeline_side import PipelineLife
+from ffdist.bench.pipeline_side import PipelineMain
 from ffdist.bench.settings import BenchSettings
 from ffdist.cli.parsing import parsed
 from ffdist.runtime.agree import agree
@@ -74,15 +74,15 @@ class Turns:
     meeting: Rendezvous
     count: int = 0
 
-    def take(self, life: WorkerMain, *orders: Any, told_by: int) -> list[WindowRate]:
-        """Live once. Returns, on every host, the laps that rank `told_by` answered."""
+    def take(self, main: WorkerMain, *orders: Any, reported_by: int) -> list[WindowRate]:
+        """Live once. Returns, on every host, the laps that rank `reported_by` answered."""
         self.count += 1
         store, world = dist.PrefixStore(f"turn/{self.count}", self.meeting.store), self.meeting.world
         member = HostMember(world, store, orders)
-        life(member)
+        main(member)
         if dist.is_initialized():
             dist.destroy_process_group()
-        if world.rank == told_by:
+        if world.rank == reported_by:
             store.set("laps", json.dumps(member.laps))
         return [WindowRate(*lap) for lap in json.loads(store.get("laps"))]
 
@@ -93,17 +93,19 @@ def main() -> None:
     settings, turns = compare.settings, Turns(meet(world, START_TIMEOUT))
     window = Window(settings.compare.warmup_batches, compare.batches, settings.train.plan.queue + 1)
     trial = window._replace(batches=max(3, compare.batches // 4))
-    theirs = BaselineLife(settings.job(1))
-    ours = PipelineLife(settings.job(world.size))
+    theirs = BaselineMain(settings.job(1))
+    ours = PipelineMain(settings.job(world.size))
 
     names = family(settings.compare.against[0])
-    laps = turns.take(theirs, KeepOrder(names), *(RunOrder(name, trial) for name in names), told_by=0)
+    laps = turns.take(theirs, KeepOrder(names), *(RunOrder(name, trial) for name in names), reported_by=0)
     variants = {name: lap.rate for name, lap in zip(names, laps, strict=True)}
     best = max(variants, key=lambda name: variants[name])
     rates: dict[str, list[float]] = {"ours": [], best: []}
     for _ in range(settings.compare.rounds):
-        rates["ours"] += [lap.rate for lap in turns.take(ours, window, told_by=world.size - 1)]
-        rates[best] += [lap.rate for lap in turns.take(theirs, KeepOrder((best,)), RunOrder(best, window), told_by=0)]
+        rates["ours"] += [lap.rate for lap in turns.take(ours, window, reported_by=world.size - 1)]
+        rates[best] += [
+            lap.rate for lap in turns.take(theirs, KeepOrder((best,)), RunOrder(best, window), reported_by=0)
+        ]
     agree(turns.meeting.store, world, "end", lambda: report(settings, world, variants, rates), START_TIMEOUT)
 
 
@@ -127,10 +129,10 @@ def report(settings: BenchSettings, world: World, variants: dict[str, float], ra
         "qualifying": variants,
     }
     title = f"{settings.model}, {world.size} hosts, link {link}, {settings.precision}, batch {settings.batch_size}"
-    made = Table("hosts", title, SIDES, {"throughput": "samples/s", "ratio": ""})
+    made = ResultTable("hosts", title, SIDES, {"throughput": "samples/s", "ratio": ""})
     for name, values in rates.items():
         made.add(side=name, throughput=Summary.of(values), ratio=None if name == "ours" else ratio)
-    tried = Table("qualifying", "", {}, {"throughput": "samples/s"})
+    tried = ResultTable("qualifying", "", {}, {"throughput": "samples/s"})
     for name, rate in variants.items():
         tried.add(side=name, throughput=rate)
     note = f"ours / DDP {ratio}, pair by pair; no probe of the machine: hosts that share one also share its noise"

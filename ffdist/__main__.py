@@ -18,8 +18,8 @@ from ffdist.loading import missing
 try:
     from ffdist.cli import main
 except ModuleNotFoundError as error:
-    if told := missing(error):
-        sys.exit(told)
+    if text := missing(error):
+        sys.exit(text)
     raise
 
 if __name__ == "__main__":

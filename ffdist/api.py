@@ -224,7 +224,7 @@ class Pipeline:
         job = replace(job, metrics=given_metrics(metrics, job.chain.num_classes))
         check_job(job)
         if progress and (world is None or world.first):
-            tell(job)
+            note_run_facts(job)
         watching = partial(watched, settings, callbacks, progress=progress)
         if settings.run.out is None and not resume:
             check_unkept(settings)
@@ -451,7 +451,7 @@ def watched(settings: Settings, callbacks: Sequence[Observer], run: Path | None,
     return observers(settings, run, [ConsoleReport(PlainConsole(stderr=True, quiet=not progress)), *callbacks])
 
 
-def tell(job: Job) -> None:
+def note_run_facts(job: Job) -> None:
     """What a user should know of the run that begins."""
     origin = f"weights to start from: {job.chain.origin}" if job.chain.origin else None
     for text in (validation_note(job), job.chain.joined, origin, *unread(job.settings)):

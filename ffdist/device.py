@@ -273,5 +273,5 @@ def _properties(device: torch.device) -> Any:
     """What the kind's module in torch says of it; None where it says nothing."""
     if not queues(device):
         return None
-    tell = getattr(torch.get_device_module(device), "get_device_properties", None)
-    return tell(device) if tell else None
+    properties = getattr(torch.get_device_module(device), "get_device_properties", None)
+    return properties(device) if properties else None

@@ -16,7 +16,7 @@ from ffdist.cores import available_cores
 
 PACKAGES = ("ffdist", "torch", "torchvision", "numpy", "pyarrow", "safetensors")
 UNKNOWN = "unknown"
-PATIENCE = 10.0
+GIT_TIMEOUT = 10.0
 """Seconds that git may take."""
 LONGEST = 4000
 """Characters of a command that are kept: a program may stand in it."""
@@ -76,7 +76,7 @@ def git(folder: Path, *words: str) -> str | None:
     here = {name: value for name, value in os.environ.items() if name not in REPOSITORY}
     try:
         done = subprocess.run(
-            ["git", *words], cwd=folder, env=here, capture_output=True, text=True, timeout=PATIENCE, check=True
+            ["git", *words], cwd=folder, env=here, capture_output=True, text=True, timeout=GIT_TIMEOUT, check=True
         )
     except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
         return None

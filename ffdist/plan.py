@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ffdist.errors import ConfigError, described, setting
+from ffdist.renamed import renamed_arguments
 
 FORMAT = 1
 WORKERS = re.compile(r"(\d+)(?:-(\d+))?")
@@ -103,10 +104,11 @@ class Plan:
         return list(dict.fromkeys(pairs))
 
     @classmethod
-    def pipeline(cls, names: Sequence[str], cut: Sequence[int], lanes: int = 1) -> Plan:
-        """Stage i by worker i alone. cut: blocks in each stage."""
-        ends = list(accumulate(cut))
-        groups = [tuple(names[end - size : end]) for size, end in zip(cut, ends, strict=True)]
+    @renamed_arguments(cut="blocks_per_stage")
+    def pipeline(cls, names: Sequence[str], blocks_per_stage: Sequence[int], lanes: int = 1) -> Plan:
+        """Stage i by worker i alone. blocks_per_stage: blocks in each stage."""
+        ends = list(accumulate(blocks_per_stage))
+        groups = [tuple(names[end - size : end]) for size, end in zip(blocks_per_stage, ends, strict=True)]
         return cls(lanes, tuple(PlanStage(group, (Share(i, range(lanes)),)) for i, group in enumerate(groups)))
 
     @classmethod

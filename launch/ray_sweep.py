@@ -17,7 +17,7 @@ from ray import tune
 from rich.table import Table
 
 from ffdist import plain
-from ffdist.cli import tell
+from ffdist.cli import print_error
 from ffdist.cli.parsing import parsed
 from ffdist.errors import ConfigError, FfdistError
 from ffdist.events import EpochEnded, RunEvent
@@ -154,7 +154,7 @@ def main() -> None:
         with joined(RayOptions(sweep.address), sweep.stages * sweep.at_once):
             results = search(sweep)
     except FfdistError as error:
-        tell(error)
+        print_error(error)
         sys.exit(1)
     plain.PlainConsole().print(table(results))
     sys.exit(any(result.error for result in results))

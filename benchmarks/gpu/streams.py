@@ -47,9 +47,9 @@ class Over(Exception):  # noqa: N818
 class BoundedQueue:
     """A queue between two threads, of which neither waits for the other when all is over."""
 
-    def __init__(self, size: int, over: threading.Event) -> None:
+    def __init__(self, size: int, stopped: threading.Event) -> None:
         self.queue: Queue[Any] = Queue(size)
-        self.over = over
+        self.over = stopped
 
     def put(self, item: Any) -> None:
         self._try(lambda: self.queue.put(item, timeout=POLL))

@@ -81,9 +81,9 @@ def pipeline_parallel(
         )
     whole = WholeNetwork(chain, config)
     shape = (config.settings.training.batch_size // microbatches, *chain.input_shape)
-    cut = agreed_cut(whole, shape, stages, config, place)
+    blocks_per_stage = agreed_partition(whole, shape, stages, config, place)
     around = config.autocast if cast_once else nullcontext
-    return Pipelined(whole, cut, shape, style, microbatches, config, place, around, chain.num_classes)
+    return Pipelined(whole, blocks_per_stage, shape, style, microbatches, config, place, around, chain.num_classes)
 
 
 class Pipelined:
@@ -92,7 +92,7 @@ class Pipelined:
     def __init__(
         self,
         whole: WholeNetwork,
-        cut: list[int],
+        blocks_per_stage: list[int],
         shape: Sequence[int],
         style: Style,
         microbatches: int,
@@ -107,15 +107,19 @@ class Pipelined:
         self.around = around
         self.microbatches = microbatches
         self.shard: tuple[int, int] | None = (0, 1) if place.rank == 0 else None
-        parts = [PipelinePart(whole.blocks[sum(cut[:i]) :][:n], config) for i, n in enumerate(cut)]
+        parts = [
+            PipelinePart(whole.blocks[sum(blocks_per_stage[:i]) :][:n], config) for i, n in enumerate(blocks_per_stage)
+        ]
         borders = border_tensors(parts, shape, config)
-        mine = range(place.rank, len(cut), place.size)
+        mine = range(place.rank, len(blocks_per_stage), place.size)
         stages = [
-            PipelineStage(parts[i], i, len(cut), config.device, input_args=borders[i], output_args=borders[i + 1])
+            PipelineStage(
+                parts[i], i, len(blocks_per_stage), config.device, input_args=borders[i], output_args=borders[i + 1]
+            )
             for i in mine
         ]
         self.modules: nn.Module = nn.ModuleList(parts[i] for i in mine)
-        self.last = len(cut) - 1 in mine
+        self.last = len(blocks_per_stage) - 1 in mine
         held = {id(block) for i in mine for block in parts[i].blocks}
         named = {name: block for name, block in whole.by_name().items() if id(block) in held}
         self.optimizer, self.scheduler = optimised(nn.ModuleDict(named), config)
@@ -181,7 +185,7 @@ def border_tensors(parts: list[PipelinePart], shape: Sequence[int], config: Base
     return borders
 
 
-def agreed_cut(
+def agreed_partition(
     whole: WholeNetwork, shape: Sequence[int], stages: int, config: BaselineConfig, place: RankPlace
 ) -> list[int]:
     """Blocks in each stage, the classifier with the last; by times that rank 0 measures."""
@@ -189,9 +193,9 @@ def agreed_cut(
     if place.rank == 0:
         seconds = block_seconds(whole, shape, config)
         seconds[-2:] = [sum(seconds[-2:])]
-        cut = partition(seconds, stages)
-        cut[-1] += 1
-        counts[0] += torch.tensor(cut, device=config.device)
+        blocks_per_stage = partition(seconds, stages)
+        blocks_per_stage[-1] += 1
+        counts[0] += torch.tensor(blocks_per_stage, device=config.device)
     dist.broadcast(counts[0], 0)
     return counts[0].tolist()
 

@@ -50,8 +50,8 @@ def total(parts: Sequence[OperationTimes]) -> OperationTimes:
 
 def slowest_stage(blocks: Sequence[OperationTimes], stages: int) -> OperationTimes:
     """Seconds of the slowest stage, under the cut that makes it fastest."""
-    cut = partition([block.seconds for block in blocks], stages)
-    return max((total(stage) for stage in split_by_stage(blocks, cut)), key=lambda a: a.seconds)
+    blocks_per_stage = partition([block.seconds for block in blocks], stages)
+    return max((total(stage) for stage in split_by_stage(blocks, blocks_per_stage)), key=lambda a: a.seconds)
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from ffdist.runtime.record import ENVIRONMENT
 Launcher = Literal["processes", "torchrun", "ray"]
 PLANS = ("conv1 conv2 @ 0 | conv3 @ 1", "* @ 0:0, 1:1", "conv1 @ 0 | conv2 @ 0:0, 1:1 | conv3 @ 1")
 """A pipeline, replicas, and both; all of two workers and two lanes."""
-TOLD = (
+TRAIN_FLAGS = (
     "digits",
     "--seed",
     "7",
@@ -47,7 +47,7 @@ TOLD = (
     "--log-every",
     "1",
 )
-PATIENCE = 240.0
+PROGRESS_TIMEOUT = 240.0
 """Seconds without a new snapshot, at most."""
 MOST = 8
 """Starts in a row that end with an error before the stages are ready."""
@@ -85,7 +85,7 @@ class Disturbed:
 
     def start(self) -> None:
         self.plan = self.draw.choice(PLANS)
-        arguments = [*TOLD, "--epochs", str(self.epochs), "--plan", self.plan, "--max-restarts", "5"]
+        arguments = [*TRAIN_FLAGS, "--epochs", str(self.epochs), "--plan", self.plan, "--max-restarts", "5"]
         if (self.run / "config.toml").exists():
             arguments = ["--resume", str(self.run), *arguments[1:]]
         else:
@@ -183,7 +183,7 @@ class Disturbed:
 
     def await_moment(self, fault: Fault) -> bool:
         """False where the run has come to its end before."""
-        deadline, begun = time.monotonic() + PATIENCE, self.begun()
+        deadline, begun = time.monotonic() + PROGRESS_TIMEOUT, self.begun()
         first = self.newest()
         while time.monotonic() < deadline:
             status = self.ended()
@@ -209,7 +209,9 @@ class Disturbed:
                 time.sleep(fault.wait)
                 return self.ended() != 0
             time.sleep(0.002 if ready else 0.05)
-        raise StageError("the run brought nothing new", where=self.run, expected=f"a snapshot within {PATIENCE:g} s")
+        raise StageError(
+            "the run brought nothing new", where=self.run, expected=f"a snapshot within {PROGRESS_TIMEOUT:g} s"
+        )
 
     def _files(self, name: str) -> int:
         return sum(each.endswith(".safetensors") for each in kept_in(self.run / "snapshots" / name, "block-"))

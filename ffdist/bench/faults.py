@@ -20,7 +20,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from ffdist.bench.disturbed import PATIENCE, TOLD, Disturbed, Launcher
+from ffdist.bench.disturbed import PROGRESS_TIMEOUT, TRAIN_FLAGS, Disturbed, Launcher
 from ffdist.bench.faults_found import DisturbedRunCosts, KillOutcome, finding
 from ffdist.bench.harness.finding import BenchResult, Progress
 from ffdist.bench.ray_nodes import nodes_in
@@ -39,17 +39,17 @@ LEFT = {"processes": 15.0, "torchrun": 40.0, "ray": 120.0}
 
 def disturb(run: Disturbed, faults: list[Fault]) -> list[KillOutcome]:
     """Kill it so often, then let it come to its end. Raises StageError where it does not, or something is left."""
-    told = list[KillOutcome]()
+    outcomes = list[KillOutcome]()
     run.start()
     for number, fault in enumerate(faults):
-        found = strike(run, fault, told)
+        found = strike(run, fault, outcomes)
         if found is None:
             break
         begun, step = found
         if fault.moment == "exchange" and not run.shares_blocks:
             fault = replace(fault, moment="learning")
-        told.append(KillOutcome(fault, time.time(), begun, step))
-        note_kill(run, told[-1])
+        outcomes.append(KillOutcome(fault, time.time(), begun, step))
+        note_kill(run, outcomes[-1])
         who = f"worker {fault.worker}" if fault.victim == "worker" else fault.victim
         run.progress(f"kill {number + 1} of {len(faults)}: {who}, {fault.moment}, behind batch {step}")
         if run.nodes and fault.victim == "node":
@@ -63,25 +63,27 @@ def disturb(run: Disturbed, faults: list[Fault]) -> list[KillOutcome]:
                     got=sorted(" ".join(words_of(each.pid))[:80] for each in left),
                 )
             latest(run.run)  # raises where a snapshot that counts as one is not whole
-        wait_ready(run, told[-1], faults[number + 1 : number + 2])
-    deadline, seen = time.monotonic() + PATIENCE, (run.begun(), run.newest())
+        wait_ready(run, outcomes[-1], faults[number + 1 : number + 2])
+    deadline, seen = time.monotonic() + PROGRESS_TIMEOUT, (run.begun(), run.newest())
     while run.ended() != 0:
         if run.ended() is not None:
             run.go_on()
-        settle(run, told)
+        settle(run, outcomes)
         if seen != (seen := (run.begun(), run.newest())):
-            deadline = time.monotonic() + PATIENCE
+            deadline = time.monotonic() + PROGRESS_TIMEOUT
         if time.monotonic() > deadline:
-            raise StageError("the run does not come to its end", where=run.run, expected=f"within {PATIENCE:g} s")
+            raise StageError(
+                "the run does not come to its end", where=run.run, expected=f"within {PROGRESS_TIMEOUT:g} s"
+            )
         time.sleep(0.05)
-    return told
+    return outcomes
 
 
-def strike(run: Disturbed, fault: Fault, told: list[KillOutcome]) -> tuple[int, int] | None:
+def strike(run: Disturbed, fault: Fault, outcomes: list[KillOutcome]) -> tuple[int, int] | None:
     """Kill at its moment; where nobody is there any more, at the next of the kind. None where the run has ended before,
-    else how often it had begun, and the last batch that it had told of."""
+    else how often it had begun, and the last batch that it had reported."""
     while run.await_moment(fault):
-        settle(run, told)
+        settle(run, outcomes)
         begun, step = run.begun(), run.step()
         if run.kill(fault):
             return begun, step
@@ -98,7 +100,7 @@ def wait_ready(run: Disturbed, last: KillOutcome, following: list[Fault]) -> Non
     """Until it learns again, unless the next kill comes as it starts."""
     if following and following[0].moment == "start":
         return
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + PROGRESS_TIMEOUT
     while run.begun() <= last.begun and run.ended() != 0 and time.monotonic() < deadline:
         if run.ended() is not None:
             run.refused += 1
@@ -107,10 +109,10 @@ def wait_ready(run: Disturbed, last: KillOutcome, following: list[Fault]) -> Non
     settle(run, [last])
 
 
-def settle(run: Disturbed, told: list[KillOutcome]) -> None:
+def settle(run: Disturbed, outcomes: list[KillOutcome]) -> None:
     """What is known of kills behind which it has begun again."""
-    for each in told:
-        if each.again is None and each is told[-1] and run.begun() > each.begun:
+    for each in outcomes:
+        if each.again is None and each is outcomes[-1] and run.begun() > each.begun:
             each.again = time.time() - each.at
             newest = committed(run.run)
             kept = int(newest[-1].name.split("-")[1]) if newest else 0
@@ -119,7 +121,18 @@ def settle(run: Disturbed, told: list[KillOutcome]) -> None:
 
 def undisturbed(run: Path, epochs: int) -> None:
     """The same run in one process. Raises StageError where it fails."""
-    words = [*TOLD, "--epochs", str(epochs), "--plan", "* @ 0", "--launcher", "threads", "--out", str(run), "--quiet"]
+    words = [
+        *TRAIN_FLAGS,
+        "--epochs",
+        str(epochs),
+        "--plan",
+        "* @ 0",
+        "--launcher",
+        "threads",
+        "--out",
+        str(run),
+        "--quiet",
+    ]
     done = subprocess.run([sys.executable, "-m", "ffdist", "train", *words], capture_output=True, text=True)
     if done.returncode:
         raise StageError("the undisturbed run failed", got=done.stderr[-2000:])
@@ -172,17 +185,17 @@ def faults(kills: int, seed: int, launcher: Launcher, folder: Path, progress: Pr
         with nothing_left(run), ExitStack() as cluster:
             if launcher == "ray":
                 run.nodes = cluster.enter_context(nodes_in(folder / "ray"))
-            told = disturb(run, schedule(kills, seed, nodes=launcher == "ray"))
+            outcomes = disturb(run, schedule(kills, seed, nodes=launcher == "ray"))
     finally:
         if run.process and run.process.poll() is None:
             run.process.kill()
             run.process.wait()
     seconds, load = time.monotonic() - begun, os.getloadavg()[2]
     check_equal(folder / "whole", folder / "killed")
-    if len(told) < kills - 1:
-        raise StageError("the run ended before all kills", expected=kills, got=len(told), where=folder)
-    note_imports(run.run, told)
-    return finding(launcher, told, DisturbedRunCosts(seconds, run.restarts, run.refused, load))
+    if len(outcomes) < kills - 1:
+        raise StageError("the run ended before all kills", expected=kills, got=len(outcomes), where=folder)
+    note_imports(run.run, outcomes)
+    return finding(launcher, outcomes, DisturbedRunCosts(seconds, run.restarts, run.refused, load))
 
 
 def check_equal(whole: Path, killed: Path) -> None:

@@ -107,16 +107,16 @@ class Hosts:
                     "50ms",
                 )
 
-    def place(self, life: Callable[..., Any]) -> Callable[..., Any]:
+    def place(self, main: Callable[..., Any]) -> Callable[..., Any]:
         """The same life, with ranks on the hosts in turn."""
-        return OnHost(life, tuple(self.names), tuple(self.links))
+        return OnHost(main, tuple(self.names), tuple(self.links))
 
 
 @dataclass(frozen=True)
 class OnHost:
     """A life that first moves its process to its host's namespace."""
 
-    life: Callable[..., Any]
+    main: Callable[..., Any]
     """A member of a `WorkerPool`, or a stage's process."""
     names: tuple[str, ...]
     links: tuple[str, ...]
@@ -128,7 +128,7 @@ class OnHost:
             if libc.setns(namespace.fileno(), CLONE_NEWNET) != 0:
                 raise OSError(ctypes.get_errno(), "setns")
         os.environ["GLOO_SOCKET_IFNAME"] = self.links[host]
-        return self.life(member, *more)
+        return self.main(member, *more)
 
 
 def veth(one: str, link: str, other: str, end: str) -> None:

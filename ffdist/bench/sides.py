@@ -32,8 +32,8 @@ Placing = Callable[[WorkerMain], WorkerMain]
 """Where a side's processes live, if not simply here."""
 
 
-def here(life: WorkerMain) -> WorkerMain:
-    return life
+def here(main: WorkerMain) -> WorkerMain:
+    return main
 
 
 def open_pipeline(

@@ -57,8 +57,8 @@ class OneStep:
         generator = torch.Generator().manual_seed(0)
         pictures = torch.rand(batch_size, *chain.input_shape)
         self.inputs = objective.prepare(pictures, labels, chain.num_classes, generator)
-        beside = objective.companion(pictures)
-        self.companion = None if beside is None else beside.to(config.device)
+        companion = objective.companion(pictures)
+        self.companion = None if companion is None else companion.to(config.device)
         self.labels = labels.to(config.device)
         self.blocks = [build_block(chain, spec, objective, config) for spec in block_specs(chain)]
 

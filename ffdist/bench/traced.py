@@ -54,7 +54,7 @@ class Traced(NamedTuple):
         return busy / max(1e-9, self.length * len(self.rows))
 
 
-def drawn_beside(settings: BenchSettings, progress: Progress) -> Path:
+def draw_timelines(settings: BenchSettings, progress: Progress) -> Path:
     """The picture of both sides. Raises ConfigError where no 1F1B pipeline fits the network."""
     from ffdist.bench.plot import draw_traces
 
@@ -184,5 +184,5 @@ def traced(title: str, spans: Sequence[PageSpan], once: str) -> Traced:
 
 def within(spans: Sequence[PageSpan], begin: float, end: float) -> list[PageSpan]:
     """What lies between two times, counted from the first."""
-    cut = [replace(s, begin=max(begin, s.begin) - begin, end=min(end, s.end) - begin) for s in spans]
-    return [span for span in cut if span.end > span.begin]
+    clipped = [replace(s, begin=max(begin, s.begin) - begin, end=min(end, s.end) - begin) for s in spans]
+    return [span for span in clipped if span.end > span.begin]

@@ -30,7 +30,7 @@ from ffdist.notes import QUIET
 from ffdist.options import nearest
 from ffdist.plain import let_any_text_pass
 from ffdist.presets import PRESETS
-from ffdist.runtime.agent import tell_agent
+from ffdist.runtime.agent import notify_agent
 from ffdist.runtime.interrupts import handle_signals, leave_at_once, signals_restored
 from ffdist.runtime.world import World
 
@@ -74,9 +74,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         except FfdistError as error:
             if verbose:
                 traceback.print_exception(error)
-            tell(error)
+            print_error(error)
             if not isinstance(error, (StageLostError, TransportError)):
-                tell_agent(final=True)  # it would come again
+                notify_agent(final=True)  # it would come again
             leave(2 if isinstance(error, UsageError) else 1)
         except ModuleNotFoundError as error:
             if text := missing(error):
@@ -139,7 +139,7 @@ def hint_for(word: str) -> str | None:
     return f"`ffdist COMMAND {word}`; the commands are in ffdist --help" if word.startswith("-") else None
 
 
-def tell(error: FfdistError) -> None:
+def print_error(error: FfdistError) -> None:
     """One paragraph on stderr, once: an error in the settings is the same on every rank, so rank 0 tells it; one of a
     tracker or a callback is the last one's alone."""
     world = World.from_env()

@@ -95,7 +95,7 @@ def rules(args: Sequence[str]) -> None:
     command = parsed(Rules, args, "ffdist rules")
     if command.name is None:
         backprop = {"backprop": "The twin: the same network with one global loss, by backpropagation."}
-        tell_list("rule", summaries(OBJECTIVE_PLACES) | backprop, "ffdist rules NAME", as_json=command.json)
+        print_list("rule", summaries(OBJECTIVE_PLACES) | backprop, "ffdist rules NAME", as_json=command.json)
         return
     with loading():
         from ffdist.baselines.twin import BackpropRule
@@ -103,25 +103,25 @@ def rules(args: Sequence[str]) -> None:
         from ffdist.options import find
     check_kind(command.name, "rule", OBJECTIVE_PLACES)
     made = BackpropRule if command.name == "backprop" else find(command.name, OBJECTIVES, "objective")
-    tell_thing(command.name, made, 0, "--objective-args", as_json=command.json)
+    print_entry(command.name, made, 0, "--objective-args", as_json=command.json)
 
 
 def models(args: Sequence[str]) -> None:
     command = parsed(Models, args, "ffdist models")
     if command.name is None:
-        tell_list("network", summaries(MODEL_PLACES), "ffdist models NAME", as_json=command.json)
+        print_list("network", summaries(MODEL_PLACES), "ffdist models NAME", as_json=command.json)
         return
     with loading():
         from ffdist.models import MODELS
         from ffdist.options import find
     check_kind(command.name, "network", MODEL_PLACES)
-    tell_thing(command.name, find(command.name, MODELS, "model"), 2, "--model-args", as_json=command.json)
+    print_entry(command.name, find(command.name, MODELS, "model"), 2, "--model-args", as_json=command.json)
 
 
 def transforms(args: Sequence[str]) -> None:
     command = parsed(Transforms, args, "ffdist transforms")
     if command.name is None:
-        tell_list("transform", summaries(TRANSFORM_PLACES), "ffdist transforms NAME", as_json=command.json)
+        print_list("transform", summaries(TRANSFORM_PLACES), "ffdist transforms NAME", as_json=command.json)
         if not command.json:
             print(OF_TRANSFORMS)
         return
@@ -132,7 +132,7 @@ def transforms(args: Sequence[str]) -> None:
         from ffdist.data.transforms import TRANSFORMS
         from ffdist.options import find
     flag = "--preprocess" if call.name in SIZES else "--augment"
-    tell_thing(call.name, find(call.name, TRANSFORMS, "transform"), 0, f"{flag} {call.name}", as_json=command.json)
+    print_entry(call.name, find(call.name, TRANSFORMS, "transform"), 0, f"{flag} {call.name}", as_json=command.json)
 
 
 SIZES = ("resize", "center-crop")
@@ -163,28 +163,28 @@ def presets(args: Sequence[str]) -> None:
     command = parsed(Presets, args, "ffdist presets")
     if command.name is not None:
         check_kind(command.name, "preset", PRESETS)
-        tell_preset(command.name, as_json=command.json)
+        print_preset(command.name, as_json=command.json)
     elif command.json:
         print(json.dumps({name: preset.summary for name, preset in PRESETS.items()}))
     else:
         for group, members in PRESET_GROUPS.items():
             print(wrapped(f"{group}:"))
             for name, preset in members.items():
-                print(beside(f"  {name}", preset.summary, 35))
+                print(in_two_columns(f"  {name}", preset.summary, 35))
         print()
         print(wrapped("`ffdist presets NAME` has what one sets; `ffdist train NAME --help` all values."))
 
 
 def datasets(args: Sequence[str]) -> None:
     command = parsed(Datasets, args, "ffdist datasets")
-    from ffdist.cli.data import Check, List, tell_named
+    from ffdist.cli.data import Check, List, print_named
     from ffdist.data import list_data
 
     if command.name is None:
         List(command.root, command.json).run()
     elif command.name == "digits" or (command.name in DATA_SETS and not (command.root / command.name).is_dir()):
         entry = next(each for each in list_data(command.root) if each.name == command.name)
-        tell_named(entry, command.root, as_json=command.json)
+        print_named(entry, command.root, as_json=command.json)
     else:
         here = Path(command.name)
         there = command.root / command.name
@@ -243,7 +243,7 @@ def about(name: str) -> dict[str, Any]:
     }
 
 
-def tell_preset(name: str, *, as_json: bool) -> None:
+def print_preset(name: str, *, as_json: bool) -> None:
     with_preset(Settings(), name)  # a name that is none is told
     preset = PRESETS[name]
     if as_json:
@@ -257,18 +257,18 @@ def tell_preset(name: str, *, as_json: bool) -> None:
     print(f"ffdist train {name}")
 
 
-def tell_list(what: str, texts: Mapping[str, str], more: str, *, as_json: bool) -> None:
+def print_list(what: str, texts: Mapping[str, str], more: str, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(dict(texts)))
         return
     left = max(map(len, texts)) + 2
     for name, text in texts.items():
-        print(beside(name, text, left))
+        print(in_two_columns(name, text, left))
     print()
     print(wrapped(f"`{more}` explains a {what}, with all of its options."))
 
 
-def beside(name: str, text: str, left: int) -> str:
+def in_two_columns(name: str, text: str, left: int) -> str:
     """A name, and what is said of it, in a column of its own where there is room for one."""
     if width() < left + 30:
         return wrapped(f"{name}  {text}", " " * 6)
@@ -295,7 +295,7 @@ def paragraph(text: str) -> str:
     return " ".join(inspect.cleandoc(text).split("\n\n")[0].split())
 
 
-def tell_thing(name: str, made: Any, skip: int, flag: str, *, as_json: bool) -> None:
+def print_entry(name: str, made: Any, skip: int, flag: str, *, as_json: bool) -> None:
     """A rule or a network: what it says of itself, and its options."""
     options = list(options_of(made, skip))
     text = inspect.getdoc(made) or ""

@@ -104,7 +104,7 @@ class Prepare:
     """Print one JSON object."""
 
     def run(self) -> None:
-        from ffdist.cli.described import tell
+        from ffdist.cli.described import print_manifest
         from ffdist.data import describe, prepare
         from ffdist.data.manifest import read_manifest
         from ffdist.data.preparation import sides
@@ -136,13 +136,13 @@ class Prepare:
             validation_fraction=self.validation_fraction,
             seed=self.seed,
             workers=self.workers,
-            tell=lambda text: note(spelled(text, as_flags)),
+            notify=lambda text: note(spelled(text, as_flags)),
         )
         manifest = read_manifest(RemoteFolder.of(out) or Path(out))
         if self.json:
             print(json.dumps(describe(out, manifest)))
             return
-        tell(manifest, PlainConsole())
+        print_manifest(manifest, PlainConsole())
         if QUIET in os.environ:
             return
         hint = command("train", "--data", out) if "train" in manifest.splits else command("eval", "RUN", "--data", out)
@@ -165,12 +165,12 @@ class Check:
     """Print one JSON object."""
 
     def run(self) -> None:
-        from ffdist.cli.described import tell
+        from ffdist.cli.described import print_manifest
         from ffdist.data import describe, verify
         from ffdist.data.catalog import embedded, folder_of
 
         if str(self.folder) == "digits" and not self.folder.exists():
-            tell_named(embedded(), Path("data"), as_json=self.json)
+            print_named(embedded(), Path("data"), as_json=self.json)
             return
         folder = RemoteFolder.of(self.folder) or folder_of(self.folder) or self.folder
         manifest = verify(folder)
@@ -179,12 +179,12 @@ class Check:
             return
         rows = sum(split.rows for split in manifest.splits.values())
         print(f"{folder} is whole: {manifest.name}, {rows:,} samples, {len(manifest.classes)} classes")
-        tell(manifest, PlainConsole())
+        print_manifest(manifest, PlainConsole())
         for text in manifest.notes:
             print(f"told when it was prepared: {text}")
 
 
-def tell_named(entry: DatasetEntry, root: Path, *, as_json: bool) -> None:
+def print_named(entry: DatasetEntry, root: Path, *, as_json: bool) -> None:
     """What there is to say of a data set without a folder: one that is embedded, or not prepared yet."""
     if as_json:
         print(json.dumps(asdict(entry), default=str))

@@ -14,7 +14,7 @@ LINES = 20
 """Of what was left out."""
 
 
-def tell(manifest: DataManifest, console: Console) -> None:
+def print_manifest(manifest: DataManifest, console: Console) -> None:
     """Splits, classes, counts, size and mode, who made the test split, and what was left out and why."""
     channels, height, width = manifest.shape
     colours = "grey" if channels == 1 else "RGB"

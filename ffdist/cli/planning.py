@@ -49,7 +49,7 @@ def plan(command: PlanCommand) -> None:
         fields = found.as_json() | ({"scaled": [as_json(each) for each in grown]} if grown else {})
         print(json.dumps(fields))
         return
-    tell(found, grown, plot)
+    print_forecast(found, grown, plot)
 
 
 def check_plot(command: PlanCommand) -> None:
@@ -62,7 +62,7 @@ def check_plot(command: PlanCommand) -> None:
         )
 
 
-def tell(found: Forecast, grown: Sequence[ScalingPoint], plot: Path | None) -> None:
+def print_forecast(found: Forecast, grown: Sequence[ScalingPoint], plot: Path | None) -> None:
     console = PlainConsole()
     profile, cluster = found.profile, found.cluster
     lanes = "1 lane" if found.plan.lanes == 1 else f"{found.plan.lanes} lanes"

@@ -21,7 +21,7 @@ from ffdist.notes import note
 from ffdist.presets import PRESETS, with_preset
 from ffdist.remote import url_of
 from ffdist.runtime.beat import Activity
-from ffdist.runtime.watchdog import is_alone, watched_from_beside
+from ffdist.runtime.watchdog import is_alone, watched
 from ffdist.settings import GROUP_OF, Settings, apply, as_flag, flat, is_free, kind_of, without_strange_options
 from ffdist.settings.toml import read_toml, write_toml
 from ffdist.trust import TRUSTING, trust
@@ -86,7 +86,7 @@ def parse(args: Sequence[str]) -> Train:
     base = recorded = recorded_settings(resume) if resume else Settings()
     bare = BARE if not file and not resume and values.get("data", BARE) == BARE else None
     if resume and preset:
-        base = beside_preset(base, preset, values)
+        base = over_recorded(base, preset, values)
     elif preset or bare:
         base = with_preset(base, preset or BARE)
     base = apply(base, from_file, str(file)) if from_file else base
@@ -174,7 +174,7 @@ def resumed_by_file(actions: Mapping[str, Any], out: object, file: Path | None) 
     return Path(str(out)) if resume is True else Path(resume) if resume else None
 
 
-def beside_preset(recorded: Settings, preset: str, typed: Collection[str]) -> Settings:
+def over_recorded(recorded: Settings, preset: str, typed: Collection[str]) -> Settings:
     """Those of a run that goes on, though a preset is named, as where a job is submitted again: what decides what it
     learns is the preset's, to be compared; all that may differ stays the run's, which may have been told more.
 
@@ -289,7 +289,7 @@ def main(args: Sequence[str]) -> None:
     if "RANK" not in os.environ or os.environ["RANK"] == "0":
         note("loading torch, then checking data, network and rule ...")
         sys.stderr.flush()
-    with watched_from_beside(made.settings.run.timeout, Activity()) if is_alone() else nullcontext():
+    with watched(made.settings.run.timeout, Activity()) if is_alone() else nullcontext():
         with loading():
             from ffdist.cli.training import train
 

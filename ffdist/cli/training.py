@@ -28,7 +28,7 @@ from ffdist.plain import PlainConsole, table
 from ffdist.plan import Plan
 from ffdist.report.console import ConsoleReport, result_tables
 from ffdist.report.log import read_run_log
-from ffdist.runtime.agent import stop_agent, tell_agent
+from ffdist.runtime.agent import notify_agent, stop_agent
 from ffdist.runtime.agree import agree, check_job, validation_note
 from ffdist.runtime.child import end_with_parent
 from ffdist.runtime.data_facts import check_same_data, read_facts
@@ -72,7 +72,7 @@ def train(command: Train, words: Sequence[str]) -> None:
         check_named_data(settings, command.resume)
         if prints:
             warn(f"{end} ({settings.run.out})")
-            tell_end(command.resume, as_json=command.json)
+            print_end(command.resume, as_json=command.json)
         return
     if command.resume:
         check_code(command.resume, settled(settings), strict=True)
@@ -196,12 +196,12 @@ def train_here(command: Train, images: Images, world: World, words: Sequence[str
         observer = observers(settings, out, [ConsoleReport(PlainConsole(stderr=True))]) if world.last else Observers([])
         start.callback(observer.close)
         if world.local_rank == 0:
-            tell_agent(run=str(out.absolute()), newest=newest)
+            notify_agent(run=str(out.absolute()), newest=newest)
         result = run_rank(job, meeting.world, meeting.store, observer, signals, timeout=timeout)
     if world.last:
         conclude(result, out, as_json=command.json)
     if result.signal:
-        tell_agent(final=True)
+        notify_agent(final=True)
         stop_agent(result.signal)
         sys.exit(exit_status(result.signal))
 
@@ -251,7 +251,7 @@ def conclude(result: Result, out: Path, *, as_json: bool = False) -> None:
     console.print("try next: " + "\n          ".join(hints), soft_wrap=True)
 
 
-def tell_end(run: Path, *, as_json: bool) -> None:
+def print_end(run: Path, *, as_json: bool) -> None:
     """Print as JSON what `conclude` printed of a run that has ended before."""
     if as_json:
         records, end = read_run_log(run)

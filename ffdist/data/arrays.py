@@ -235,7 +235,7 @@ def asked(shape: tuple[int, ...], where: object, which: str, remedy: str) -> Dat
     return DataError(f"are these samples {which}?", where=where, expected=expected, got=shape, remedy=remedy)
 
 
-def tell_axes(samples: np.ndarray, where: object, channels_last: bool | None) -> None:
+def note_axes(samples: np.ndarray, where: object, channels_last: bool | None) -> None:
     """A line on what is taken for channels, where nobody said so and it could be something else.
 
     samples: uint8 [N, H, W, C], or float32 [N, *shape].

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ffdist.data.content import FileStates, content, look
+from ffdist.data.content import FileStates, content, file_states
 from ffdist.data.kept import mark_used, size_text
 from ffdist.data.manifest import read_manifest
 from ffdist.data.places import CACHE, PREPARED, cache_folder, locked, no_place
@@ -43,7 +43,7 @@ class CacheEntry:
     look: str
     settled: bool
     """Whether an equal look means equal bytes."""
-    beside: list[str]
+    extra_files: list[str]
     """Files that it names, and that lie elsewhere."""
 
 
@@ -89,7 +89,7 @@ def unchanged(source: str, place: Path, index: Path) -> Path | None:
         if found is None:  # its download is gone, and is not needed
             return used(folder, f"{source} as it was prepared before")
         files = KNOWN[source].parts(found)
-    if not entry.settled or look(files[0], [*files[1:], *map(Path, entry.beside)]).digest != entry.look:
+    if not entry.settled or file_states(files[0], [*files[1:], *map(Path, entry.extra_files)]).digest != entry.look:
         return None
     return used(folder, f"{source}, unchanged since it was prepared")
 
@@ -101,11 +101,11 @@ def anew(source: str, place: Path, index: Path, preparation: Preparation, *, roo
     if root or not is_archive(place):  # which is unpacked when it is prepared
         with silenced():  # what is told of it is told when it is prepared
             opened = open_files(source, place, preparation)
-            name, apart = opened.name, opened.beside()
+            name, apart = opened.name, opened.files_elsewhere()
     named = [path.absolute() for path in apart if not path.absolute().is_relative_to(files)]
-    beside = [*more, *named]
-    before = look(files, beside)
-    made_of = f"{MAKING} {preparation!r} {content(files, beside)}"
+    elsewhere = [*more, *named]
+    before = file_states(files, elsewhere)
+    made_of = f"{MAKING} {preparation!r} {content(files, elsewhere)}"
     digest = hashlib.blake2b(made_of.encode(), digest_size=8).hexdigest()
     folder = index.parents[1] / f"{name[:80]}-{digest}"
     with locked(index.parent / f"{folder.name}.lock", f"preparing {source}"):
@@ -113,7 +113,7 @@ def anew(source: str, place: Path, index: Path, preparation: Preparation, *, roo
             used(folder, f"{source}, of which the same files were prepared before")
         else:
             make(source, folder, preparation, root, before, read_entry(index))
-            if look(files, beside).digest != before.digest:
+            if file_states(files, elsewhere).digest != before.digest:
                 shutil.rmtree(folder)
                 raise DataError(
                     "the source changed while it was read",
@@ -121,7 +121,7 @@ def anew(source: str, place: Path, index: Path, preparation: Preparation, *, roo
                     expected="files that stay as they are",
                     remedy="start again when it is complete",
                 )
-    now = look(files, beside)
+    now = file_states(files, elsewhere)
     settled = now.settled and now.digest == before.digest
     write_entry(index, CacheEntry(folder.name, now.digest, settled, [str(path) for path in named]))
     return folder

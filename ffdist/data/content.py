@@ -32,11 +32,11 @@ class FileStates:
     bytes: int
 
 
-def look(source: Path, beside: Iterable[Path] = ()) -> FileStates:
-    """beside: files that lie elsewhere, and belong to it."""
+def file_states(source: Path, elsewhere: Iterable[Path] = ()) -> FileStates:
+    """elsewhere: files that lie elsewhere, and belong to it."""
     now, newest, size, count = time.time_ns(), 0, 0, 0
     seen = hashlib.blake2b(digest_size=16)
-    for path in (*walked(source), *beside):
+    for path in (*walked(source), *elsewhere):
         count += 1
         try:
             found = os.stat(path)
@@ -50,10 +50,10 @@ def look(source: Path, beside: Iterable[Path] = ()) -> FileStates:
     return FileStates(seen.hexdigest(), newest + SETTLED < now, count, size)
 
 
-def content(source: Path, beside: Iterable[Path] = ()) -> str:
+def content(source: Path, elsewhere: Iterable[Path] = ()) -> str:
     """Digest of the names below the source, and of every byte."""
     seen = hashlib.blake2b(digest_size=16)
-    paths, threads = (*walked(source), *beside), available_cores()
+    paths, threads = (*walked(source), *elsewhere), available_cores()
     with closing(in_order(digest_of, iter(paths), threads=threads, ahead=4 * threads, name="ffdist-digest")) as found:
         for path, digest in zip(paths, found, strict=True):
             # a file by itself may have been renamed or moved, and what it names with it

@@ -29,7 +29,7 @@ def between(splits: Mapping[str, np.ndarray]) -> dict[tuple[str, str], int]:
     return {pair: count for pair, count in counts.items() if count}
 
 
-def tell_duplicates(splits: Mapping[str, np.ndarray], where: str) -> None:
+def note_duplicates(splits: Mapping[str, np.ndarray], where: str) -> None:
     """A line for each two splits that share samples. splits: samples [N, ...] in memory."""
     if len(splits) < 2:
         return

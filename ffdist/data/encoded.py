@@ -58,8 +58,8 @@ class EncodedSplit(Split):
         self.digests = None
         """int64 [N], of a remote folder's pictures: those here are looked at as files."""
         if isinstance(folder, RemoteFolder):
-            told, self.digests = remote_digests(folder, self.files, manifest, name)
-            if told is not None and not np.array_equal(told, labels):
+            remote_labels, self.digests = remote_digests(folder, self.files, manifest, name)
+            if remote_labels is not None and not np.array_equal(remote_labels, labels):
                 raise DataError(
                     "the index of a split has other labels than its digests",
                     remedy=AGAIN,
@@ -193,7 +193,7 @@ def check_shards(split: EncodedSplit) -> None:
                 remedy=AGAIN,
             ) from error
         mine = np.flatnonzero(split.shards == shard)
-        told = (np.sort(samples), labels[np.argsort(samples)], lengths[np.argsort(samples)])
+        given = (np.sort(samples), labels[np.argsort(samples)], lengths[np.argsort(samples)])
         index = (mine, split.labels[mine], split.lengths[mine])
-        if not all(map(np.array_equal, told, index)):
+        if not all(map(np.array_equal, given, index)):
             raise DataError("a shard does not hold what the index says", where=f"{folder}/{file.file}", remedy=AGAIN)

@@ -21,14 +21,17 @@ def is_share(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def grouped(of: LabelledSplit, groups: Any, where: str) -> LabelledSplit:
+def grouped(split: LabelledSplit, groups: Any, where: str) -> LabelledSplit:
     """With the group of each sample: numbers or texts [N]. Raises DataError for others, and for a missing one."""
     if groups is None:
-        return of
+        return split
     found = as_array(groups, "groups", where)
-    if found.shape != (len(of.labels),):
+    if found.shape != (len(split.labels),):
         raise DataError(
-            "there is not a group for every sample", where=where, expected=f"[{len(of.labels)}]", got=list(found.shape)
+            "there is not a group for every sample",
+            where=where,
+            expected=f"[{len(split.labels)}]",
+            got=list(found.shape),
         )
     lacking = [row for row, value in enumerate(found.tolist()) if value is None or value == "" or value != value]
     if lacking:
@@ -41,7 +44,7 @@ def grouped(of: LabelledSplit, groups: Any, where: str) -> LabelledSplit:
     names, numbers = np.unique(found.astype(str) if found.dtype.kind == "O" else found, return_inverse=True)
     if len(names) < 2:
         raise DataError("there is one group only", where=where, expected="2 groups or more", got=names[0])
-    return of._replace(groups=numbers)
+    return split._replace(groups=numbers)
 
 
 def with_shares(splits: Mapping[str, LabelledSplit], test: Any, validation: Any, seed: int) -> dict[str, LabelledSplit]:
@@ -58,22 +61,22 @@ def with_shares(splits: Mapping[str, LabelledSplit], test: Any, validation: Any,
     for name, share in shares.items():
         if not share:
             continue
-        of = made["train"]
-        if of.groups is None:
-            rows, held = split_indices(of.labels.numbers, validation=share / left, seed=seed)
+        split = made["train"]
+        if split.groups is None:
+            rows, held = split_indices(split.labels.numbers, validation=share / left, seed=seed)
         else:
-            out = group_share(of.labels.numbers, of.groups, share / left, seed)
+            out = group_share(split.labels.numbers, split.groups, share / left, seed)
             rows, held = np.flatnonzero(~out), np.flatnonzero(out)
-            note(f"{of.labels.where}: the {name} split has {len(held):,} of {len(out):,} samples, in whole groups")
+            note(f"{split.labels.where}: the {name} split has {len(held):,} of {len(out):,} samples, in whole groups")
         if not len(held):
-            note(f"{of.labels.where}: there is no {name} split: {share:g} of {len(of.labels)} samples is none")
+            note(f"{split.labels.where}: there is no {name} split: {share:g} of {len(split.labels)} samples is none")
             continue
-        made["train"], made[name], left = part(of, rows), part(of, held), left - share
+        made["train"], made[name], left = part(split, rows), part(split, held), left - share
     return made
 
 
-def part(of: LabelledSplit, rows: np.ndarray) -> LabelledSplit:
+def part(split: LabelledSplit, rows: np.ndarray) -> LabelledSplit:
     """Some rows, in their order."""
-    samples = of.samples[rows] if isinstance(of.samples, np.ndarray) else of.samples.part(rows)
-    labels = Labels(of.labels.numbers[rows], of.labels.names, of.labels.text, of.labels.where)
-    return of._replace(samples=samples, labels=labels, groups=None if of.groups is None else of.groups[rows])
+    samples = split.samples[rows] if isinstance(split.samples, np.ndarray) else split.samples.part(rows)
+    labels = Labels(split.labels.numbers[rows], split.labels.names, split.labels.text, split.labels.where)
+    return split._replace(samples=samples, labels=labels, groups=None if split.groups is None else split.groups[rows])

@@ -24,8 +24,8 @@ from ffdist.errors import DataError, users_code
 from ffdist.notes import listed, note
 
 
-def item(dataset: Any, row: int, where: str, reading: Reading, *, tell: bool = False) -> tuple[Any, Any]:
-    """A picture and its label. tell: what was guessed. Raises DataError for an item that is not so."""
+def item(dataset: Any, row: int, where: str, reading: Reading, *, announce: bool = False) -> tuple[Any, Any]:
+    """A picture and its label. announce: note what was guessed. Raises DataError for an item that is not so."""
     with users_code(
         DataError,
         "an item cannot be read",
@@ -35,9 +35,9 @@ def item(dataset: Any, row: int, where: str, reading: Reading, *, tell: bool = F
         found = dataset[row]
     image, label = reading.image, reading.label
     if isinstance(found, Mapping):
-        told = Columns(image, label)
-        columns = found_columns([*map(str, found)], told)
-        if tell and (text := taken(columns, told, ("image=", "label="))):
+        given = Columns(image, label)
+        columns = found_columns([*map(str, found)], given)
+        if announce and (text := taken(columns, given, ("image=", "label="))):
             note(f"{where}: {text}")
         image, label = columns.image, columns.label
         if image in found and label in found:
@@ -150,7 +150,7 @@ class Items:
     def first(self) -> Iterator[np.ndarray]:
         """All samples in their order, for the first time, whose labels and kind the others are compared with."""
         for row in range(len(self)):
-            picture, label = item(self.dataset, row, self.where, self.reading, tell=row == 0)
+            picture, label = item(self.dataset, row, self.where, self.reading, announce=row == 0)
             x = sample(picture, f"{self.where}, row {row}", self.reading, self.reader)
             self.labels.append(label)
             self.check(x, f"{self.where}, row {row}")

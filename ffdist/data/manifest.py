@@ -63,10 +63,10 @@ class SplitFiles:
                 remedy="prepare the data set again",
             )
 
-    def digest(self, beside: str = "") -> str:
+    def digest(self, extra: str = "") -> str:
         """A digest of the checksums of the files that have the samples."""
         files = [(shard.rows, shard.sha256) for shard in [*self.files, *([self.index] if self.index else [])]]
-        return hashlib.blake2b((repr(files) + beside).encode(), digest_size=16).hexdigest()
+        return hashlib.blake2b((repr(files) + extra).encode(), digest_size=16).hexdigest()
 
     @property
     def listed(self) -> list[ShardFile]:
@@ -242,15 +242,15 @@ def parsed_split(name: str, fields: dict) -> SplitFiles:
     files = [ShardFile(**file) for file in fields["files"]]
     counts = fields["counts"]
     index, digests = (ShardFile(**fields[key]) if fields.get(key) is not None else None for key in ("index", "digests"))
-    beside = [file for file in (index, digests) if file]
+    index_files = [file for file in (index, digests) if file]
     check(len(files) > 0, f"{name} has no files")
-    for shard in (*files, *beside):
+    for shard in (*files, *index_files):
         check(is_name(shard.file), f"a shard elsewhere: {shard.file!r}")
         check(is_count(shard.rows) and shard.rows > 0 and is_count(shard.bytes), f"sizes of {shard.file} are no counts")
         check(isinstance(shard.sha256, str), f"the checksum of {shard.file} is no text")
     check(is_list(counts, int) and all(map(is_count, counts)), f"the counts of {name} are no counts")
     rows = sum(shard.rows for shard in files)
-    check(all(file.rows == rows for file in beside), f"the index or the digests of {name} have other rows")
+    check(all(file.rows == rows for file in index_files), f"the index or the digests of {name} have other rows")
     return SplitFiles(files, counts, index, digests)
 
 

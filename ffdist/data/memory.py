@@ -10,11 +10,11 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from ffdist.data.arrays import as_samples, float_moments, tell_axes
+from ffdist.data.arrays import as_samples, float_moments, note_axes
 from ffdist.data.classes import as_classes, encoded
 from ffdist.data.decode import Decoding
 from ffdist.data.depth import Range
-from ffdist.data.duplicates import tell_duplicates
+from ffdist.data.duplicates import note_duplicates
 from ffdist.data.held_out import grouped, is_share, with_shares
 from ffdist.data.images import ArraySplit, Images, Split, moments
 from ffdist.data.items import form, unlike
@@ -124,7 +124,7 @@ def assembled(
                 expected=form(like),
                 got=form(found),
             )
-    tell_axes(like, f"data set {name}", channels_last)
+    note_axes(like, f"data set {name}", channels_last)
     shape = like.shape[1:]
     pixels = like.dtype == np.uint8
     if not pixels and splits["train"].decoding.value_range is not None:
@@ -143,7 +143,7 @@ def assembled(
         (shape[2], *shape[:2]) if pixels else shape,
         validation=made.get("validation"),
     )
-    tell_repeated(made, f"data set {name}")
+    note_repeated(made, f"data set {name}")
     if not (pixels or normalize or splits["train"].numbers):
         return images
     mean, std = moments_of(train)
@@ -168,11 +168,11 @@ REPEATED_BYTES = 2**31
 """Of samples, up to which those that are there twice are looked for."""
 
 
-def tell_repeated(made: Mapping[str, Split], where: str) -> None:
+def note_repeated(made: Mapping[str, Split], where: str) -> None:
     """Tell of samples that are in several splits in memory."""
     held = {split: of.samples for split, of in made.items() if isinstance(of, ArraySplit)}
     if len(held) == len(made) and sum(x.nbytes for x in held.values()) <= REPEATED_BYTES:
-        tell_duplicates(held, where)
+        note_duplicates(held, where)
 
 
 def resolved(decoding: Decoding, shape: tuple[int, ...]) -> Decoding | None:
@@ -183,15 +183,15 @@ def resolved(decoding: Decoding, shape: tuple[int, ...]) -> Decoding | None:
     return mode and replace(decoding, size=(height, width), mode=mode)  # pyright: ignore[reportReturnType]
 
 
-def as_split(of: LabelledSplit, codes: np.ndarray) -> Split:
+def as_split(split: LabelledSplit, codes: np.ndarray) -> Split:
     """A split in memory; a split that was given, as it is where its labels are these."""
-    if isinstance(of.samples, np.ndarray):
-        return ArraySplit(of.samples, codes)
-    if np.array_equal(of.samples.labels, codes):
-        return of.samples
-    if isinstance(of.samples, ItemsSplit):
-        return of.samples.labelled(codes)
-    return ArraySplit(of.samples.take(np.arange(len(codes))), codes)
+    if isinstance(split.samples, np.ndarray):
+        return ArraySplit(split.samples, codes)
+    if np.array_equal(split.samples.labels, codes):
+        return split.samples
+    if isinstance(split.samples, ItemsSplit):
+        return split.samples.labelled(codes)
+    return ArraySplit(split.samples.take(np.arange(len(codes))), codes)
 
 
 def stacked(samples: Iterable[np.ndarray], count: int, where: str) -> np.ndarray:

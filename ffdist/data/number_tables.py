@@ -15,7 +15,7 @@ from ffdist.data.arrays import float_moments
 from ffdist.data.classes import encoded
 from ffdist.data.column_names import found_columns, taken
 from ffdist.data.columns import column_labels, is_list, joined, names_in
-from ffdist.data.duplicates import tell_duplicates
+from ffdist.data.duplicates import note_duplicates
 from ffdist.data.images import ArraySplit, Images
 from ffdist.data.labels import Labels
 from ffdist.data.numbers import describe_columns, feature_names, features
@@ -132,7 +132,7 @@ def divided(
     mean, std = float_moments(measured)
     made = {split: ArraySplit(x, y) for split, (x, y) in splits.items()}
     empty = ArraySplit(np.empty((0, *measured.shape[1:]), np.float32), np.empty(0, np.int64))
-    tell_duplicates({split: of.samples for split, of in made.items()}, str(path))
+    note_duplicates({split: of.samples for split, of in made.items()}, str(path))
     return Images(
         path.resolve().stem,
         made.get(TRAIN, empty),

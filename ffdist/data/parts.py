@@ -74,7 +74,7 @@ class LocalParts(FileParts):
         except OSError as error:
             raise watch.lost(error) from error
         cut = [part for part, read in zip(parts, data, strict=True) if len(read) < part.length]
-        watch.compare(status, [*cut, *parts][0].where, cut=bool(cut))
+        watch.compare(status, [*cut, *parts][0].where, truncated=bool(cut))
         return data
 
 

@@ -64,7 +64,7 @@ class PixelFile:
                 os.close(descriptor)
         except OSError as error:
             raise self.watch.lost(error) from error
-        self.watch.compare(status, self.where(at), cut=cut)
+        self.watch.compare(status, self.where(at), truncated=cut)
 
 
 def pixels_begin(descriptor: int, schema: pa.Schema, rows: int) -> int:

@@ -115,8 +115,8 @@ def as_data_args(error: FfdistError) -> FfdistError:
             return setting("dataset.data_root", value)
         if name not in NAMES:
             return setting(name, value)
-        told = "..." if value is None else text_of(tuple(words(value)))
-        return setting("dataset.data_args", shlex.quote(f"{name}={told}"))
+        text = "..." if value is None else text_of(tuple(words(value)))
+        return setting("dataset.data_args", shlex.quote(f"{name}={text}"))
 
     changed = {key: spelled(text, spell) if isinstance(text, str) else text for key, text in error.details.items()}
     return error.again(**changed)

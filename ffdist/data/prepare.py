@@ -35,8 +35,10 @@ from ffdist.errors import ConfigError, DataError, setting
 from ffdist.notes import note
 from ffdist.plain import PlainConsole, text_column
 from ffdist.remote import RemoteFolder, url_of
+from ffdist.renamed import renamed_arguments
 
 
+@renamed_arguments(tell="notify")
 def prepare(
     source: str | Path,
     out: str | Path,
@@ -61,7 +63,7 @@ def prepare(
     seed: int = 0,
     workers: int | None = None,
     progress: Progress | None = None,
-    tell: Callable[[str], None] = note,
+    notify: Callable[[str], None] = note,
 ) -> Path | str:
     """Write the shards and the manifest of a data set into the new folder `out`, and return it.
 
@@ -89,7 +91,7 @@ def prepare(
         all is the test split, for a set to evaluate only. validation_fraction: likewise; None: none.
     workers: decoding threads; default: a core each. progress: default: a bar, where stderr is a terminal.
 
-    tell: gets what a user should know beside (`Manifest.notes`), a line each; default: onto stderr.
+    notify: gets what a user should know beside (`Manifest.notes`), a line each; default: onto stderr.
 
     All or nothing: `out` appears when
     everything is written; before that, an error or interrupt leaves nothing behind.
@@ -125,7 +127,7 @@ def prepare(
         with appearing(target) as folder, reporting as report, quiet_pillow():
             manifest = write(opened, folder, making, report)
     for text in manifest.notes:
-        tell(f"note: {text}")
+        notify(f"note: {text}")
     return target if isinstance(target, Path) else target.url
 
 

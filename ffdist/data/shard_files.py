@@ -57,13 +57,13 @@ class ShardWriter:
         self.rows = 0
         self.counts = np.zeros(num_classes, np.int64)
         self.files: list[ShardFile] = []
-        self.told: list[tuple[np.ndarray, np.ndarray]] = []
+        self.labels_and_digests: list[tuple[np.ndarray, np.ndarray]] = []
         """Labels and digests of all that came, eight bytes each."""
 
     def add(self, pictures: np.ndarray, labels: np.ndarray) -> None:
         """pictures: uint8 [N, H, W, C]; labels: int [N]."""
         flat = np.ascontiguousarray(pictures).reshape(len(pictures), self.images.shape[1])
-        self.told.append((labels.astype(np.int32), digests_of(flat)))
+        self.labels_and_digests.append((labels.astype(np.int32), digests_of(flat)))
         while len(flat):
             room = slice(self.rows, self.rows + len(flat))
             taken = len(self.labels[room])
@@ -88,7 +88,7 @@ class ShardWriter:
     def finish(self) -> SplitFiles:
         if self.rows:
             self.flush()
-        labels, found = (np.concatenate(each) for each in zip(*self.told, strict=True))
+        labels, found = (np.concatenate(each) for each in zip(*self.labels_and_digests, strict=True))
         return SplitFiles(self.files, self.counts.tolist(), None, write_digests(self.folder, self.split, labels, found))
 
 

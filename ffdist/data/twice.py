@@ -25,10 +25,10 @@ class DuplicateCounter:
     def notes(self) -> list[str]:
         """A line for each kind of repetition."""
         rows = {split: sum(len(labels) for labels, _ in of) for split, of in self.parts.items()}
-        told = []
+        notes = []
         for pair, count in self.between().items():
             later, _, earlier = pair.partition(" in ")
-            told.append(
+            notes.append(
                 f"{count:,} of {rows[later]:,} pictures of {later} are also in {earlier}, pixel for pixel: "
                 "accuracies on them are too high"
             )
@@ -38,5 +38,5 @@ class DuplicateCounter:
         )
         different = len(pairs) - len(np.unique(pairs[:, 0]))
         if different:
-            told.append(f"{different:,} pictures are in several classes, pixel for pixel")
-        return told
+            notes.append(f"{different:,} pictures are in several classes, pixel for pixel")
+        return notes

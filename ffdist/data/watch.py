@@ -66,18 +66,18 @@ class FileWatch:
         except OSError as error:
             raise self.lost(error) from error
 
-    def compare(self, status: os.stat_result, where: object = None, *, cut: bool = False) -> None:
-        """status: of the shard now. Its digest decides where it was only touched, or copied. where: what was read. cut:
-        whether that was not there as a whole. Raises DataError."""
+    def compare(self, status: os.stat_result, where: object = None, *, truncated: bool = False) -> None:
+        """status: of the shard now. Its digest decides where it was only touched, or copied. where: what was read.
+        truncated: whether that was not there as a whole. Raises DataError."""
         found = Stamp.of(status)
-        if found == self.stamp and not cut:
+        if found == self.stamp and not truncated:
             return
         try:
             with open_regular(self.path) as file:
                 same = found.size == self.shard.bytes and digests.sha256(file) == self.shard.sha256
         except OSError as error:
             raise self.lost(error) from error
-        if not same or cut:
+        if not same or truncated:
             raise DataError(
                 "a shard changed while it was read",
                 where=where or self.path,

@@ -241,9 +241,9 @@ def _moved_to(
     return found[0] if found else None
 
 
-def _left_of(x: Tensor, axis: int, over: object) -> int | None:
-    """Where an axis of `x` is when those in `over` are gone."""
-    axes = [over] if isinstance(over, int) else over
+def _left_of(x: Tensor, axis: int, dims: object) -> int | None:
+    """Where an axis of `x` is when those in `dims` are gone."""
+    axes = [dims] if isinstance(dims, int) else dims
     if not isinstance(axes, (tuple, list)) or not all(isinstance(a, int) for a in axes):
         return None
     gone = {a % x.dim() for a in axes}

@@ -84,7 +84,7 @@ class ConfidentMistakes:
         self.kept: list[tuple[float, int, int, int]] = []
         """Confidence, index, label and guess."""
 
-    def tell(self, answers: Mapping[str, Tensor], y: Tensor) -> None:
+    def add(self, answers: Mapping[str, Tensor], y: Tensor) -> None:
         shares, guesses = answers[PREDICTOR].float().softmax(1).max(1)
         wrong = (guesses != y.to(guesses.device)).nonzero().flatten().tolist()
         self.wrong += len(wrong)
@@ -111,7 +111,7 @@ def measured(
     if images.test is None:
         raise without_test(images)
     surest = ConfidentMistakes(pictures)
-    record, confusions = measure(classifier, images, images.test, tell=surest.tell)
+    record, confusions = measure(classifier, images, images.test, on_scores=surest.add)
     maps, no_maps = maps_of(classifier, images, facts, settings, pictures)
     mistakes = mistakes_of(surest, classifier, images, facts, settings)
     counts = confusions[PREDICTOR].counts.tolist()

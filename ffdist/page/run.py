@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ffdist.page.measured import TestMeasurement
 
 LOCKS = Path("/proc/locks")
-TOLD = (SETTINGS, FACTS, PLAN, ENVIRONMENT)
+STATIC_FILES = (SETTINGS, FACTS, PLAN, ENVIRONMENT)
 """Files that are written once, and when a run goes on."""
 T = TypeVar("T")
 
@@ -120,9 +120,9 @@ class Watched:
     def _view(self) -> RunView:
         if not self.run.is_dir():
             return RunView(self.name, str(self.run), troubles=["The run's folder is not there any more."])
-        if strange := [name for name in TOLD if is_no_file(self.run / name)]:
+        if strange := [name for name in STATIC_FILES if is_no_file(self.run / name)]:
             return RunView(self.name, str(self.run), troubles=[f"{name} is no file" for name in strange])
-        if (now := [stamp(self.run / name) for name in TOLD]) != self.stamps:
+        if (now := [stamp(self.run / name) for name in STATIC_FILES]) != self.stamps:
             self.shown, self.stamps = self._read(), now
         troubles = list(self.shown.troubles)
         kept = attempted(lambda: steps(committed(self.run)), [], troubles)

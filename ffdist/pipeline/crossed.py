@@ -26,11 +26,11 @@ def layers_crossed(chain: Chain, rule: Objective) -> dict[str, int]:
     x = torch.randn(2, *chain.input_shape, generator=numbers)
     y = torch.arange(2) % chain.num_classes
     found = {}
-    beside = rule.companion(x)
+    companion = rule.companion(x)
     with seeded(0):
         x = rule.prepare(x, y, chain.num_classes, numbers)
         for spec in block_specs(chain):
-            local = build_block(chain, spec, rule, config).forward(x, y, 0, companion=beside)
+            local = build_block(chain, spec, rule, config).forward(x, y, 0, companion=companion)
             found[spec.name] = 0 if local.loss is None else longest(local.loss)
             x = x if local.next_input is None else local.next_input
     return found

@@ -60,13 +60,13 @@ def measure(
     *,
     batch_size: int | None = None,
     views: Sequence[str] = (),
-    tell: Callable[[Mapping[str, Tensor], Tensor], None] | None = None,
+    on_scores: Callable[[Mapping[str, Tensor], Tensor], None] | None = None,
 ) -> SplitMeasurement:
     """Measure a split in the arithmetic of the training, on the device that it is on, in batches of `batch_size`;
     default: those of its training. Nothing of the network itself is changed.
 
     views: of `VIEWS`: what comes of their averaged scores stands apart in the record, as "views".
-    tell: is given the scores [B, K] of each predictor and the labels, int64 [B], of all samples in their order.
+    on_scores: is given the scores [B, K] of each predictor and the labels, int64 [B], of all samples in their order.
     """
     settings = classifier.settings
     size = batch_size or settings.training.batch_size
@@ -91,8 +91,8 @@ def measure(
             prepared = classifier.objective.prepare_eval(x, images.num_classes)
         batch = stage.evaluate(EvalBatch("test", prepared, y, number, part.lane, part.last))
         answers = tally.add(batch, weights)
-        if tell:
-            tell(answers, y)
+        if on_scores:
+            on_scores(answers, y)
         for name, scores in answers.items():
             confusions.setdefault(name, Confusion(images.num_classes)).add(scores, y)
         if viewed:

@@ -108,7 +108,7 @@ class Snapshot:
     """... and the batch of it that comes next."""
     files: list[dict[str, Any]] = field(default_factory=list)
     """One a block."""
-    beside: list[dict[str, Any]] = field(default_factory=list)
+    extra_files: list[dict[str, Any]] = field(default_factory=list)
     """What source and sink write."""
     awaited: list[str] = field(default_factory=list)
     """Names of the blocks' files that are still being written: `Written` follows when they are on disk."""

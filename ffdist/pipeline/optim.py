@@ -51,12 +51,12 @@ def in_groups(module: nn.Module, config: OptimSettings) -> list[dict[str, Any]]:
 
 def kind_of(name: str, parameter: nn.Parameter, config: OptimSettings, *, small: bool) -> str:
     """The kind of a parameter, where it has a rate or an optimiser of its own; else "other"."""
-    beside = not {"head", "classifier"}.isdisjoint(name.split(".")[:2])
-    if config.optimizer == "muon" and (parameter.dim() == 4 or (parameter.dim() == 2 and not beside)):
+    in_head = not {"head", "classifier"}.isdisjoint(name.split(".")[:2])
+    if config.optimizer == "muon" and (parameter.dim() == 4 or (parameter.dim() == 2 and not in_head)):
         return "filter"
     if small and config.bias_lr:
         return "bias"
-    return "head" if beside and config.head_lr else "other"
+    return "head" if in_head and config.head_lr else "other"
 
 
 def is_elementwise(settings: Settings) -> bool:

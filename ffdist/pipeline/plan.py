@@ -139,8 +139,8 @@ def measure_blocks(
     generator = torch.Generator().manual_seed(0)
     labels = torch.randint(chain.num_classes, (batch_size // microbatches,), generator=generator)
     x: Tensor | None = torch.randn(len(labels), *chain.input_shape, generator=generator)
-    beside = objective.companion(x)
-    beside = None if beside is None else beside.to(config.device)
+    companion = objective.companion(x)
+    companion = None if companion is None else companion.to(config.device)
     with seeded(0):
         x = objective.prepare(x, labels, chain.num_classes, generator)
     labels = labels.to(config.device)
@@ -154,21 +154,21 @@ def measure_blocks(
             synchronize(config.device)
             begun = time.perf_counter()
             for part in range(microbatches):
-                local = block.forward(x, labels, step, part=part, companion=beside)
+                local = block.forward(x, labels, step, part=part, companion=companion)
                 block.update(local, labels, step, share=1 / microbatches, complete=part == microbatches - 1)
             synchronize(config.device)
             times.append(time.perf_counter() - begun)
         parameters = sum(p.numel() for p in block.parts.parameters())
         x, features = next_tensors(local, features)
-        beside = None if spec.is_last else beside
-        sent = sum(tensor.nbytes for tensor in (x, features, beside) if tensor is not None)
+        companion = None if spec.is_last else companion
+        sent = sum(tensor.nbytes for tensor in (x, features, companion) if tensor is not None)
         costs.append(BlockCost(spec.name, summarize(times[1:]), parameters, sent))
     return costs
 
 
-def split_by_stage(things: Sequence[T], cut: Sequence[int]) -> list[Sequence[T]]:
+def split_by_stage(things: Sequence[T], blocks_per_stage: Sequence[int]) -> list[Sequence[T]]:
     """Each stage's own, by the number of blocks in each."""
-    return [things[end - size : end] for size, end in zip(cut, accumulate(cut), strict=True)]
+    return [things[end - size : end] for size, end in zip(blocks_per_stage, accumulate(blocks_per_stage), strict=True)]
 
 
 def partition(costs: Sequence[float], stages: int) -> list[int]:
@@ -195,8 +195,8 @@ def partition(costs: Sequence[float], stages: int) -> list[int]:
             return total[-1] - total[first], (len(costs) - first,)
         options = []
         for size in range(1, len(costs) - first - left + 2):
-            rest, cut = best(first + size, left - 1)
-            options.append((max(total[first + size] - total[first], rest), (size, *cut)))
+            rest, blocks_per_stage = best(first + size, left - 1)
+            options.append((max(total[first + size] - total[first], rest), (size, *blocks_per_stage)))
         return min(options)
 
     return list(best(0, stages)[1])

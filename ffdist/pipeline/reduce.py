@@ -45,7 +45,7 @@ class Reduction:
         self,
         block: LearningBlock,
         lanes: range,
-        of: int,
+        num_lanes: int,
         team: StageGroup | None,
         *,
         dtype: torch.dtype | None = None,
@@ -55,7 +55,7 @@ class Reduction:
         each worker adds up a slice alone."""
         self.block = block
         self.lanes = lanes
-        self.num_lanes = of
+        self.num_lanes = num_lanes
         self.team = team
         self.flat = FlatParameters(block.learned, str(block.spec))
         self.dtype = dtype
@@ -67,7 +67,7 @@ class Reduction:
         whole_only = not (many > 1 and self.flat.is_dense and block.learned and is_elementwise(block.config.settings))
         self.own = None if whole_only else OwnSlice(block, self.flat, self.slices, self.place)
         """Where each worker updates its slice alone."""
-        self.partial = PartialSum(lanes, of, self._add)
+        self.partial = PartialSum(lanes, num_lanes, self._add)
         self.present: set[int] = set()
         self.trouble: NonfiniteValue | None = None
         """In some lane of the batch: then no worker takes the block's step."""

@@ -86,7 +86,7 @@ def merge(marker: Message, other: Message) -> None:
             marker.stages = united(marker.stages, other.stages, lambda entry: (entry["stage"], entry["worker"]))
         case Snapshot(), Snapshot():
             marker.files = united(marker.files, other.files, lambda entry: block_of(entry["file"]))
-            marker.beside = united(marker.beside, other.beside, lambda entry: entry["file"])
+            marker.extra_files = united(marker.extra_files, other.extra_files, lambda entry: entry["file"])
             marker.awaited = sorted({*marker.awaited, *other.awaited})
         case _:
             pass  # the workers of a stage agree on what they say of its blocks

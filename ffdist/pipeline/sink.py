@@ -90,7 +90,7 @@ class Sink:
                 self._end_epoch(message)
             case Snapshot():
                 if self.score_sender:
-                    message.beside += self.score_sender.save(message)
+                    message.extra_files += self.score_sender.save(message)
                 self.pending = message
                 self._commit_if_whole(message)
             case Written():

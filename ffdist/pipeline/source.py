@@ -112,13 +112,13 @@ class Source:
         self.score_table = score_table
         """Where the objective wants to know what the blocks say of training samples."""
         self.stop = stop or StopAtOnce(Event())
-        self.of = training.lanes or 1
+        self.num_lanes = training.lanes or 1
         """Lanes of a batch."""
-        self.lanes = lanes if lanes is not None else range(self.of)
+        self.lanes = lanes if lanes is not None else range(self.num_lanes)
         self.leads = leads
-        if len(self.lanes) < self.of:
+        if len(self.lanes) < self.num_lanes:
             for loader in filter(None, (loaders.train, loaders.validation, loaders.test)):
-                loader.shard = (self.lanes.start, self.lanes.stop, self.of)
+                loader.shard = (self.lanes.start, self.lanes.stop, self.num_lanes)
 
     def __iter__(self) -> Iterator[Message]:
         while self.at.epoch < self.training.epochs and not self._stale():
@@ -160,11 +160,11 @@ class Source:
             return
         number = 0
         for batch, (x, y) in enumerate(loader.epoch(0)):
-            cut = parts(loader.batch_samples(batch), self.of, self.training.microbatches)
-            for part in (part for part in cut if part.lane in self.lanes):
-                rows = self._own(part, cut)
-                yield self._evaluated(split, x[rows], y[rows], number + cut.index(part), part)
-            number += len(cut)
+            microbatches = parts(loader.batch_samples(batch), self.num_lanes, self.training.microbatches)
+            for part in (part for part in microbatches if part.lane in self.lanes):
+                rows = self._own(part, microbatches)
+                yield self._evaluated(split, x[rows], y[rows], number + microbatches.index(part), part)
+            number += len(microbatches)
         yield EndOfSplit(split, self.at.epoch)
 
     def _evaluated(self, split: str, x: Tensor, y: Tensor, number: int, part: MicrobatchRange) -> EvalBatch:
@@ -174,24 +174,26 @@ class Source:
             prepared = self.objective.prepare_eval(x, self.num_classes)
         return EvalBatch(split, prepared, y, number, part.lane, part.last)
 
-    def _own(self, part: MicrobatchRange, cut: list[MicrobatchRange]) -> slice:
+    def _own(self, part: MicrobatchRange, microbatches: list[MicrobatchRange]) -> slice:
         """Where a part lies in what the loader makes here, which begins with the first of this source's lanes."""
-        first = next(each.rows.start for each in cut if each.lane == self.lanes.start)
+        first = next(each.rows.start for each in microbatches if each.lane == self.lanes.start)
         return slice(part.rows.start - first, part.rows.stop - first)
 
     def _microbatches(self, x: Tensor, y: Tensor, step: int) -> Iterator[TrainBatch]:
         """x, y: of this source's lanes."""
         samples = self.loaders.train.batch_samples(self.at.batch)
-        cut = parts(samples, self.of, self.training.microbatches)
+        microbatches = parts(samples, self.num_lanes, self.training.microbatches)
         known = self.score_table.before(step) if self.score_table else None
         generator = torch.Generator()
-        for part in (part for part in cut if part.lane in self.lanes):
-            rows = self._own(part, cut)
+        for part in (part for part in microbatches if part.lane in self.lanes):
+            rows = self._own(part, microbatches)
             if part.number % self.training.microbatches == 0:  # a lane begins; it draws what it draws anywhere
-                place = () if self.of == 1 else (part.lane,)
+                place = () if self.num_lanes == 1 else (part.lane,)
                 generator.manual_seed(derive_seed(self.training.seed, "source", step, *place))
             scores = None if known is None else known[part.rows]
-            yield self._learned(x[rows], y[rows], scores, part, samples, step, generator, complete=part is cut[-1])
+            yield self._learned(
+                x[rows], y[rows], scores, part, samples, step, generator, complete=part is microbatches[-1]
+            )
 
     def _learned(
         self,
@@ -237,7 +239,7 @@ class Source:
     def _snapshot(self) -> Snapshot:
         marker = Snapshot(self.at.step, self.at.epoch, self.at.batch)
         if self.score_table and self.leads:
-            marker.beside += self.score_table.save(marker)
+            marker.extra_files += self.score_table.save(marker)
         return marker
 
     def _best(self) -> Restore | None:

@@ -127,7 +127,7 @@ class Stage:
             self.behind.end()
 
     def handle(self, message: Message, outbox: Outbox) -> None:
-        self.tell_written(outbox)
+        self.send_written(outbox)
         self.clock.samples += len(message.y) if isinstance(message, TrainBatch) else 0
         match message:
             case TrainBatch() if self.side_by_side:
@@ -147,7 +147,7 @@ class Stage:
                 outbox.send(self.evaluate(message))
             case _:
                 self.settle()
-                self.tell_written(outbox, waiting=True)
+                self.send_written(outbox, waiting=True)
                 self.handle_marker(message, outbox)
 
     def handle_marker(self, message: Message, outbox: Outbox) -> None:
@@ -167,7 +167,7 @@ class Stage:
             case _:
                 outbox.send(message)
 
-    def tell_written(self, outbox: Outbox, *, waiting: bool = False) -> None:
+    def send_written(self, outbox: Outbox, *, waiting: bool = False) -> None:
         """Where files of a snapshot have come to the disk: say so. waiting: until they have."""
         if not self.behind.files:
             return
@@ -263,20 +263,20 @@ class Stage:
         begins."""
         x, features = batch.x, batch.features
         scores, scored = batch.scores, batch.scored
-        beside = None if batch.companion is None else moved(batch.companion, self.device)
+        companion = None if batch.companion is None else moved(batch.companion, self.device)
         for number, block in enumerate(self.blocks):
             assert x is not None
             if self.reductions:
                 self.finish(self.bucket_of[number])
                 self.reductions[number].begin(batch.lane)
             with self.at(block, "forward", f"batch {batch.step}"):
-                local = block.forward(x, y, batch.step, batch.epoch, batch.part, beside)
+                local = block.forward(x, y, batch.step, batch.epoch, batch.part, companion)
             x, features = next_tensors(local, features)
-            beside = None if block.spec.is_last else beside
+            companion = None if block.spec.is_last else companion
             if scores is not None and local.scores is not None:
                 scores, scored = scores.to(self.device) + local.scores.detach(), scored + 1
             if block is self.blocks[-1]:
-                outbox.send(replace(batch, x=x, features=features, scores=scores, scored=scored, companion=beside))
+                outbox.send(replace(batch, x=x, features=features, scores=scores, scored=scored, companion=companion))
             yield block, local
 
     def finish(self, bucket: Bucket) -> None:

@@ -51,18 +51,18 @@ class LaneBatch:
 class SideBySideLanes:
     """The lanes of one worker at one stage, kept until they are all there."""
 
-    def __init__(self, lanes: range, of: int, team: StageGroup | None, device: torch.device) -> None:
-        """of: lanes of a batch."""
+    def __init__(self, lanes: range, num_lanes: int, team: StageGroup | None, device: torch.device) -> None:
+        """num_lanes: of a batch."""
         if len(lanes) > 1 and device.type != "cpu":
             raise NetworkError(
                 "a GPU computes one lane at a time, and cannot have several wait for one another",
                 where=setting("training.sync_norms", True),
                 expected="a lane a worker",
                 got=f"{len(lanes)} lanes on {device}",
-                remedy=f"a plan with a lane a worker, e.g. {setting('plan.replicas', of)}",
+                remedy=f"a plan with a lane a worker, e.g. {setting('plan.replicas', num_lanes)}",
             )
         self.lanes = lanes
-        self.num_lanes = of
+        self.num_lanes = num_lanes
         self.team = team
         self.device = device
         self.lockstep = Lockstep(device)

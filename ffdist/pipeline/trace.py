@@ -42,9 +42,9 @@ class Trace:
         self,
         window: range = range(0),
         device: torch.device = CPU,
-        save: Callable[[Sequence[TraceSpan], bool], None] = lambda spans, cut: None,
+        save: Callable[[Sequence[TraceSpan], bool], None] = lambda spans, truncated: None,
     ) -> None:
-        """save: told the spans, and whether some were left out."""
+        """save: gets the spans, and whether some were left out."""
         self.window = window
         self.device = device
         self.save = save

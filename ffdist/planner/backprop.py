@@ -14,7 +14,7 @@ from torch import Tensor
 from ffdist.baselines.base import BaselineConfig, WholeNetwork, optimised
 from ffdist.models import Chain
 from ffdist.pipeline.block import to_device
-from ffdist.planner.measure import LEAST, MOST, PATIENCE, bytes_of, timed
+from ffdist.planner.measure import EXTRA_SECONDS, LEAST, MOST, bytes_of, timed
 from ffdist.planner.profile import BackpropProfile, BlockProfile, SampleCurve
 
 
@@ -84,6 +84,6 @@ def measure_one(
                 backward[place].append(back)
             for parameter in block.parameters():
                 parameter.grad = None if turn < LEAST else parameter.grad
-        if turn >= LEAST and time.perf_counter() - begun > PATIENCE:
+        if turn >= LEAST and time.perf_counter() - begun > EXTRA_SECONDS:
             break
     return tuple(map(tuple, forward)), tuple(map(tuple, backward)), outs

@@ -30,7 +30,7 @@ from ffdist.transport.base import Edge, Frame
 
 LEAST, MOST = 5, 25
 """How often each size is measured."""
-PATIENCE = 0.3
+EXTRA_SECONDS = 0.3
 """Seconds that a block may take beyond the least."""
 LONGEST = 1.5
 """The same, where what is measured differs much from one time to the next."""
@@ -64,9 +64,9 @@ def measure_chain(
     for size in sizes:
         with seeded(0):
             prepared = objective.prepare(x[:size], y[:size], chain.num_classes, generator)
-        beside = objective.companion(x[:size])
-        beside = None if beside is None else beside.to(config.device)
-        messages.append((prepared, y[:size].to(config.device), None, beside))
+        companion = objective.companion(x[:size])
+        companion = None if companion is None else companion.to(config.device)
+        messages.append((prepared, y[:size].to(config.device), None, companion))
     found = []
     for spec in block_specs(chain, objective if config.settings.rule.fusion else None):
         block = build_block(chain, spec, objective, config)
@@ -86,11 +86,11 @@ def measure_block(
     begun = time.perf_counter()
     passed = list(messages)
     for turn in range(1 + MOST):
-        for place, (x, y, features, beside) in enumerate(messages):
+        for place, (x, y, features, companion) in enumerate(messages):
             assert x is not None
-            local, seconds = timed(partial(block.forward, x, y, turn, companion=beside), device)
+            local, seconds = timed(partial(block.forward, x, y, turn, companion=companion), device)
             next_input, offered = next_tensors(local, features)
-            passed[place] = (next_input, y, offered, None if block.spec.is_last else beside)
+            passed[place] = (next_input, y, offered, None if block.spec.is_last else companion)
             back = timed(partial(block.update, local, y, turn, complete=False), device)[1]
             step = timed(partial(take_step, block), device)[1]
             if turn:  # the first one warms up
@@ -98,13 +98,13 @@ def measure_block(
                 backward[place].append(back)
                 steps.append(step)
         waited = time.perf_counter() - begun
-        if turn >= LEAST and waited > PATIENCE and (waited > LONGEST or (steady(forward) and steady(backward))):
+        if turn >= LEAST and waited > EXTRA_SECONDS and (waited > LONGEST or (steady(forward) and steady(backward))):
             break
     forward, backward = ([without_outliers(values) for values in of] for of in (forward, backward))
     ends = {size: x_y for size, x_y in zip(sizes, messages, strict=True) if size in (sizes[0], sizes[-1])}
     graph = SampleCurve(tuple(ends), tuple((peak_of(block, m),) for m in ends.values()))
-    last, (out, _, features, beside) = sizes[-1], passed[-1]
-    sent = sum(tensor.nbytes for tensor in (out, features, beside) if tensor is not None)
+    last, (out, _, features, companion) = sizes[-1], passed[-1]
+    sent = sum(tensor.nbytes for tensor in (out, features, companion) if tensor is not None)
     profile = BlockProfile(
         block.spec.name,
         SampleCurve(tuple(sizes), tuple(map(tuple, forward))),
@@ -138,12 +138,12 @@ def lanes_of(block: LearningBlock) -> LaneTimes:
     mine, others = (Reduction(block, range(lane, lane + 1), 2, None) for lane in range(2))
     edge = Edge("measured", 1, timedelta(seconds=1), 0)
 
-    def behind(of: Reduction, lane: int) -> None:
-        of.begin(lane)
+    def behind(reduction: Reduction, lane: int) -> None:
+        reduction.begin(lane)
         for parameter in block.learned:
             parameter.grad = torch.zeros_like(parameter)
-        of.end_part(lane)
-        of.end_lane(lane)
+        reduction.end_part(lane)
+        reduction.end_lane(lane)
 
     for _ in range(1 + LEAST):
         lane = timed(lambda: behind(mine, 0), device)[1]
@@ -209,11 +209,11 @@ def take_step(block: LearningBlock) -> None:
 def peak_of(block: LearningBlock, message: Message) -> float:
     """Bytes that a message takes at work beyond what the block holds before it, gradients apart."""
     device = block.config.device
-    x, y, _, beside = message
+    x, y, _, companion = message
     assert x is not None
 
     def learn() -> None:
-        block.update(block.forward(x, y, 1, companion=beside), y, 1, complete=False)
+        block.update(block.forward(x, y, 1, companion=companion), y, 1, complete=False)
 
     if queues(device):
         synchronize(device)

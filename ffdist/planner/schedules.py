@@ -78,9 +78,9 @@ def piped(profile: Profile, cluster: Cluster, microbatches: int, batches: int, s
     replicas = cluster.devices // size
     samples = profile.batch / replicas / microbatches
     seconds = [block.forward.at(samples) + block.backward.at(samples) for block in blocks]
-    cut = partition([*seconds[:-2], sum(seconds[-2:])], size)
-    cut[-1] += 1
-    stages = split_by_stage(blocks, cut)
+    blocks_per_stage = partition([*seconds[:-2], sum(seconds[-2:])], size)
+    blocks_per_stage[-1] += 1
+    stages = split_by_stage(blocks, blocks_per_stage)
     clocks, first = [0.0] * size, 0.0
     for batch in range(batches):
         clocks = one_batch(profile, cluster, stages, microbatches, samples, clocks, draw)

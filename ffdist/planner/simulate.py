@@ -113,8 +113,8 @@ class SimulatedRun:
             self.events.start(self.work(worker))
 
     def messages(self, stage: int, worker: int) -> list[SimulatedMicrobatch]:
-        cut = messages_of(self.profile, self.plan.lanes, self.plan.stages[stage].lanes_of(worker))
-        return [replace(each, batch=batch) for batch in range(self.batches) for each in cut]
+        microbatches = messages_of(self.profile, self.plan.lanes, self.plan.stages[stage].lanes_of(worker))
+        return [replace(each, batch=batch) for batch in range(self.batches) for each in microbatches]
 
     def work(self, worker: int) -> Process:
         """A worker's life."""

@@ -147,8 +147,8 @@ class StageLog:
     """
 
     def __init__(self, run: Path | None, stage: int, worker: int | None = None) -> None:
-        beside = "" if worker is None else f"-worker-{worker}"
-        self.path = (run or Path()) / f"stage-{stage}{beside}.log"
+        suffix = "" if worker is None else f"-worker-{worker}"
+        self.path = (run or Path()) / f"stage-{stage}{suffix}.log"
         self.file = None
         if run is not None:
             with writing(self.path):

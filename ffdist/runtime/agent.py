@@ -24,7 +24,7 @@ VARIABLE = "FFDIST_AGENT"
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
-def tell_agent(**said: Any) -> None:
+def notify_agent(**said: Any) -> None:
     """run: the run's directory. final: the run is not to be started again. Of no effect under torchrun's own agent."""
     if file := os.environ.get(VARIABLE):
         with suppress(OSError), open(file, "a") as log:
@@ -88,7 +88,7 @@ def agent_of(base: type[Any], file: Path) -> type[Any]:
 
         def _monitor_workers(self, worker_group: Any) -> Any:
             result = super()._monitor_workers(worker_group)
-            if number := told_by(result.failures):
+            if number := stop_signal_of(result.failures):
                 raise SignalException(f"a rank was told to stop by {number.name}", sigval=number)
             if result.state in (WorkerState.UNHEALTHY, WorkerState.FAILED) and hasattr(self, "_remaining_restarts"):
                 self._count(worker_group.spec.max_restarts)
@@ -112,7 +112,7 @@ def agent_of(base: type[Any], file: Path) -> type[Any]:
     return Agent
 
 
-def told_by(failures: Mapping[int, Any]) -> signal.Signals | None:
+def stop_signal_of(failures: Mapping[int, Any]) -> signal.Signals | None:
     """The signal that ranks were told to stop by, where none has failed otherwise: it came from elsewhere, as the agent
     ends others only when it has seen a failure."""
     codes = [failure.exitcode for failure in failures.values()]

@@ -171,7 +171,7 @@ def check_optimizer(config: OptimSettings) -> None:
 def check_scale(job: Job) -> None:
     """Floats that are left as they are have the size for which the rule is made, where it writes something into them.
 
-    Raises DataError where they have not; other rules are told.
+    Raises DataError where they have not; for other rules it is a note.
     """
     spread, signal = job.images.spread, job.objective.input_rms
     if spread is None or job.images.normalised:
@@ -195,8 +195,8 @@ def check_scale(job: Job) -> None:
 def smallest_part(batch: int, microbatches: int, lanes: int = 1) -> SmallestBatch:
     """What a block learns from at once: the smallest part of a batch of so many samples, which others may exceed."""
 
-    def least(samples: int, each: int, of: int) -> int:
-        return min(part.samples for part in parts(samples, of, each) if part.samples)
+    def least(samples: int, microbatches: int, lanes: int) -> int:
+        return min(part.samples for part in parts(samples, lanes, microbatches) if part.samples)
 
     fewer = next((m for m in range(microbatches - 1, 0, -1) if least(batch, m, lanes) > 1), None)
     fewer_lanes = next((n for n in range(lanes - 1, 0, -1) if least(batch, microbatches, n) > 1), None)

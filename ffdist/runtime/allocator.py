@@ -18,7 +18,7 @@ def keep_freed_memory() -> bool:
     zeroed pages: two to four times the cost of an element-wise operation on such a tensor. A process then holds its
     peak, as it does with CUDA's caching allocator.
     """
-    return told({M_MMAP_MAX: 0, M_TRIM_THRESHOLD: 2**31 - 1, M_TOP_PAD: 64 * 2**20})
+    return set_malloc_options({M_MMAP_MAX: 0, M_TRIM_THRESHOLD: 2**31 - 1, M_TOP_PAD: 64 * 2**20})
 
 
 @contextmanager
@@ -30,11 +30,11 @@ def freed_memory_kept() -> Iterator[None]:
         yield
     finally:
         if kept:
-            told({M_MMAP_MAX: 65536, M_TRIM_THRESHOLD: 128 * 2**10, M_TOP_PAD: 128 * 2**10})
+            set_malloc_options({M_MMAP_MAX: 65536, M_TRIM_THRESHOLD: 128 * 2**10, M_TOP_PAD: 128 * 2**10})
             ctypes.CDLL(None).malloc_trim(0)
 
 
-def told(settings: Mapping[int, int]) -> bool:
+def set_malloc_options(settings: Mapping[int, int]) -> bool:
     """Whether the C library has taken all of them."""
     if not sys.platform.startswith("linux"):
         return False

@@ -19,7 +19,7 @@ EVERY = 0.5
 """Seconds between two beats."""
 LEAST, SLACK = 3.0, 2.0
 """Seconds: no silence is shorter than the first, and the second is added to any, for a machine with much to do."""
-PATIENCE = 10
+WORK_TIMEOUTS = 10
 """So many times the timeout may work take of which only its slowness is known."""
 STACK = signal.SIGUSR2
 """A worker that gets this signal writes where each of its threads is."""

@@ -19,7 +19,7 @@ from ffdist.runtime.routes import Route
 from ffdist.transport.base import Frame
 
 WHOLE = "whole"
-PATIENCE = timedelta(seconds=60)
+TIMEOUT = timedelta(seconds=60)
 
 
 def passed_whole(kind: Kind, count: int) -> bool:
@@ -42,7 +42,7 @@ class ChainMain:
     def __call__(self, start: ProcessStart, line: LauncherPipe, doing: Activity) -> None:
         world = start.world
         store = dist.FileStore(start.store, world.size)
-        edges = ProcessEdges(world, store, torch.device("cpu"), transport=self.kind, timeout=PATIENCE)
+        edges = ProcessEdges(world, store, torch.device("cpu"), transport=self.kind, timeout=TIMEOUT)
         expected = torch.arange(2**18, dtype=torch.float32)
         routes = [Route(f"{i}-{i + 1}", i, i + 1, 2, "stages", i) for i in range(world.size - 1)]
         with ExitStack() as closed:

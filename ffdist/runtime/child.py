@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from ffdist.loading import loading
 from ffdist.payload import Script
 from ffdist.runtime.beat import Activity, beating, stacks_to
-from ffdist.runtime.interrupts import SIGNALS, hear_signals
+from ffdist.runtime.interrupts import SIGNALS, handle_in_thread
 from ffdist.runtime.world import World
 
 START = (
@@ -72,7 +72,7 @@ class LauncherPipe:
 def main(connection: Connection) -> None:
     """A stage's process, from here to its end."""
     line = LauncherPipe(connection)
-    hear_signals(lambda number: line.report({"event": "signal", "number": number}))
+    handle_in_thread(lambda number: line.report({"event": "signal", "number": number}))
     for number in SIGNALS:
         signal.signal(number, lambda *_: None)  # whoever started the stages decides what they do
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)

@@ -49,7 +49,7 @@ def rule_settings(rule: Objective | str) -> dict[str, Any]:
         return {"objective": rule}
     name = rule_name(type(rule))
     trust([name or ""], for_good=False)  # it is here already
-    args = tuple(f"{key}={text_of(value)}" for key, value in told_fields(rule).items())
+    args = tuple(f"{key}={text_of(value)}" for key, value in given_fields(rule).items())
     try:
         if name and load_objective(name, pairs(args, "")) == rule:
             return {"objective": name, "objective_args": args}
@@ -58,7 +58,7 @@ def rule_settings(rule: Objective | str) -> dict[str, Any]:
     return {"objective": GIVEN, "objective_args": (rule_digest(rule),)}
 
 
-def told_fields(rule: Objective) -> dict[str, Any]:
+def given_fields(rule: Objective) -> dict[str, Any]:
     """The fields that are not at their default."""
     if not is_dataclass(rule):
         return {}

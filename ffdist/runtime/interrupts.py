@@ -99,9 +99,9 @@ def interrupts(ask: Callable[[int], None]) -> Iterator[StopRequest]:
             signal.signal(number, handler)
 
 
-def hear_signals(tell: Callable[[int], None], numbers: tuple[int, ...] = SIGNALS) -> int:
-    """`tell` is called with each signal's number in a thread of its own, at once, whatever the main thread waits for:
-    a handler of Python's would have to wait for the end of a call into C++.
+def handle_in_thread(handler: Callable[[int], None], numbers: tuple[int, ...] = SIGNALS) -> int:
+    """Call `handler` with each signal's number in a thread of its own, at once, whatever the main thread waits for: a
+    handler of Python's would have to wait for the end of a call into C++.
 
     Returns the descriptor that was woken before; -1 for none.
     """
@@ -112,7 +112,7 @@ def hear_signals(tell: Callable[[int], None], numbers: tuple[int, ...] = SIGNALS
         while numbers_heard := reader.recv(16):  # nothing, when it is no longer listened to
             for number in numbers_heard:
                 if number in numbers:
-                    tell(number)
+                    handler(number)
 
     threading.Thread(target=listen, name="ffdist signals", daemon=True).start()
     return signal.set_wakeup_fd(writer.detach(), warn_on_full_buffer=False)

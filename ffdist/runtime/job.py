@@ -21,7 +21,7 @@ from ffdist.pipeline.fusion import FUSION
 from ffdist.pipeline.own_metrics import Metric, named_metrics
 from ffdist.pipeline.plan import block_specs
 from ffdist.pipeline.source import Loaders
-from ffdist.runtime.beat import PATIENCE
+from ffdist.runtime.beat import WORK_TIMEOUTS
 from ffdist.settings import Settings
 
 VALIDATION_SHARE = 0.2
@@ -54,7 +54,7 @@ class Job:
     @property
     def timeout(self) -> timedelta:
         """After which a neighbour counts as hung that does not answer."""
-        return timedelta(seconds=self.settings.run.timeout * (PATIENCE if self.watched else 1))
+        return timedelta(seconds=self.settings.run.timeout * (WORK_TIMEOUTS if self.watched else 1))
 
     @property
     def lanes(self) -> int:

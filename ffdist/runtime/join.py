@@ -80,8 +80,8 @@ class JoinedRun:
             )
         signals = RankSignals(world.first)
         end_with_parent(os.getppid())
-        if world.local_rank == 0 and (told := idle_gpus(job.settings.compute.device, world)):
-            note(told)
+        if world.local_rank == 0 and (text := idle_gpus(job.settings.compute.device, world)):
+            note(text)
         with signals.handled(), computing_threads_kept(), ExitStack() as start:
             meeting = meet(world, job.timeout)
             store, key = meeting.store, f"run {self.number}"

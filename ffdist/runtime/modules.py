@@ -30,7 +30,7 @@ from ffdist.settings import Settings
 
 REPEATS = 4
 """How often a block is measured; the least counts."""
-TOLD = count()
+MODULE_KEYS = count()
 """Of this process, in order: all ranks come by the same ones."""
 
 
@@ -61,7 +61,7 @@ def joined_in_modules(settings: Settings, chain: Chain, rule: Objective, units: 
     ends = list(accumulate(counts))
     blocks = tuple(sum(units[end - size : end]) for size, end in zip(counts, ends, strict=True))
     if len(counts) < len(chain) or len(chain) == 1:
-        tell(chain, counts, blocks)
+        note_modules(chain, counts, blocks)
     return settings.changed(modules=(), blocks=blocks)
 
 
@@ -76,7 +76,7 @@ def check_one(counts: tuple[int, ...]) -> None:
         )
 
 
-def tell(chain: Chain, counts: Sequence[int], blocks: Sequence[int]) -> None:
+def note_modules(chain: Chain, counts: Sequence[int], blocks: Sequence[int]) -> None:
     """Which blocks make each module; and that one alone is no local learning. blocks: as the settings keep them."""
     starts = [0, *accumulate(counts)]
     names = ["+".join(chain.names[start : start + size]) for start, size in zip(starts, counts, strict=False)]
@@ -88,17 +88,17 @@ def tell(chain: Chain, counts: Sequence[int], blocks: Sequence[int]) -> None:
 
 def counts_of(settings: Settings, chain: Chain, rule: Objective) -> tuple[int, ...]:
     """Blocks in each module, as told, or balanced by measured time. Raises ConfigError for what does not fit."""
-    told, blocks = settings.network.modules, len(chain)
-    if len(told) != 1:
-        if sum(told) != blocks:
+    counts, blocks = settings.network.modules, len(chain)
+    if len(counts) != 1:
+        if sum(counts) != blocks:
             raise ConfigError(
                 "the modules do not cover the network",
                 where=setting("network.modules"),
                 expected=f"counts that sum to {blocks} ({', '.join(chain.names)})",
-                got=" ".join(map(str, told)),
+                got=" ".join(map(str, counts)),
             )
-        return told
-    modules = told[0]
+        return counts
+    modules = counts[0]
     if modules > blocks:
         raise ConfigError(
             "there are more modules than blocks",
@@ -111,7 +111,7 @@ def counts_of(settings: Settings, chain: Chain, rule: Objective) -> tuple[int, .
         return (blocks,) if modules == 1 else (1,) * blocks
     world = World.from_env()
     measure = lambda: list(balanced(measured(settings, chain, rule, world or World()), modules))  # noqa: E731
-    found = measure() if world is None else by_rank_0(settings, world, f"modules {next(TOLD)}", measure)
+    found = measure() if world is None else by_rank_0(settings, world, f"modules {next(MODULE_KEYS)}", measure)
     return tuple(found)
 
 
@@ -182,14 +182,14 @@ def measured(settings: Settings, chain: Chain, rule: Objective, world: World) ->
     blocks, heads = [], []
     with seeded(0), computing_threads_kept():
         set_threads(settings.compute.threads, world)
-        beside = rule.companion(x)
-        beside = None if beside is None else beside.to(device)
+        companion = rule.companion(x)
+        companion = None if companion is None else companion.to(device)
         x = rule.prepare(x, y, chain.num_classes, numbers)
         y = y.to(device)
         for spec in block_specs(chain):
             alone, next_input = seconds_of(lambda spec=spec: build_block(chain, spec, ZeroLoss(), config), x, y)
             try:
-                whole, _ = seconds_of(lambda spec=spec: build_block(chain, spec, rule, config), x, y, beside)
+                whole, _ = seconds_of(lambda spec=spec: build_block(chain, spec, rule, config), x, y, companion)
             except NetworkError:
                 whole = inf
             blocks.append(alone)

@@ -17,7 +17,7 @@ import torch.distributed as dist
 
 from ffdist.errors import StageLostError
 from ffdist.runtime.beat import EVERY, STACK, Activity, silence_of, write_stacks
-from ffdist.runtime.watchdog import watched_from_beside
+from ffdist.runtime.watchdog import watched
 from ffdist.runtime.world import World
 
 ENDED = "ended"
@@ -28,7 +28,7 @@ def watching_each_other(world: World, timeout: float, doing: Activity) -> Iterat
     """A context in which a rank that gives no sign of life for so many seconds ends this process with an error that
     names it: what the main thread waits for may lie within torch, where no error reaches it."""
     if world.size == 1:
-        with watched_from_beside(timeout, doing):
+        with watched(timeout, doing):
             yield
         return
     watch = PeerMonitor(world, timeout, doing)
@@ -81,11 +81,11 @@ class PeerMonitor:
                 count += 1
                 place = f"process {os.getpid()} of host {platform.node()}"
                 self.store.set(str(self.world.rank), f"{count}\n{place}\n{self.doing}")
-                self._hear()
+                self._check_peers()
                 self.reached = time.monotonic()
                 self.over.wait(EVERY)
 
-    def _hear(self) -> None:
+    def _check_peers(self) -> None:
         for rank in list(self.heard):
             if self.store.check([str(rank)]):
                 said = self.store.get(str(rank)).decode()

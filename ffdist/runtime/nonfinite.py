@@ -21,7 +21,7 @@ from ffdist.snapshot.files import block_file, write_durably
 
 KEPT = "nonfinite"
 """In a run's folder: a file for each block that such a batch came to."""
-TOLD = 5
+MAX_NOTES = 5
 """Batches that are told on stderr, at most, by one worker; all are kept."""
 
 
@@ -58,16 +58,16 @@ class NonfiniteRecorder:
             with writing(path):
                 write_durably(path, (json.dumps(values) + "\n").encode())
         if found.skipped and self.leads:
-            self._tell(found, path)
+            self._note(found, path)
         return str(path) if path else None
 
-    def _tell(self, found: Nonfinite, path: Path | None) -> None:
+    def _note(self, found: Nonfinite, path: Path | None) -> None:
         self.count += 1
         text = f"{found.spec.name} skipped batch {found.step} of epoch {found.epoch + 1}: {found.trouble.what} "
         text += f"{found.trouble.value}"
         self.log(text)
-        if self.count <= TOLD:
-            more = "; more are kept there, and not told" if self.count == TOLD else ""
+        if self.count <= MAX_NOTES:
+            more = "; more are kept there, and not told" if self.count == MAX_NOTES else ""
             note(text + (f"; its samples' numbers: {path}{more}" if path else ""))
 
 

@@ -48,12 +48,12 @@ class Result:
     def collecting(self, observer: Observer) -> Callable[[RunEvent], None]:
         """`observer`, which also fills in this result."""
 
-        def hear(event: RunEvent) -> None:
+        def observe(event: RunEvent) -> None:
             if isinstance(event, RunStopped):
                 self.reason, self.records, self.test = event.reason, event.records, event.test
             observer(event)
 
-        return hear
+        return observe
 
 
 def root_cause(errors: Sequence[BaseException]) -> BaseException:

@@ -233,9 +233,9 @@ def searched(job: Job, workers: int, device: torch.device, train: Loader, speeds
     cluster = cluster_of(Request(workers, speeds=tuple(speeds)), device, settings)
     lanes = 1 if settings.rule.objective == "backprop" and workers == 1 else settings.training.lanes
     plan = best_plan(profile, cluster, lanes=lanes, exactly=True)
-    told = "" if plan.lanes == (settings.training.lanes or 1) else f", {plan.lanes} lanes a batch"
+    suffix = "" if plan.lanes == (settings.training.lanes or 1) else f", {plan.lanes} lanes a batch"
     unlike = f"; the devices' speeds, measured: {', '.join(f'{speed:.2g}' for speed in speeds)}" if speeds else ""
-    note(f"the plan: {plan}{told}{unlike}")
+    note(f"the plan: {plan}{suffix}{unlike}")
     return plan
 
 
@@ -243,10 +243,10 @@ def cut_of(
     job: Job, stages: int, device: torch.device, train: Loader, costs: Sequence[BlockCost] | None = None
 ) -> list[int]:
     """Blocks in each stage of a pipeline: as told, or by measured time where there is a choice."""
-    cut, blocks = list(job.settings.plan.cut), len(job.names)
+    blocks_per_stage, blocks = list(job.settings.plan.cut), len(job.names)
     check_cut(job, stages)
-    if cut or stages in (1, blocks):
-        return cut or partition([1.0] * blocks, stages)
+    if blocks_per_stage or stages in (1, blocks):
+        return blocks_per_stage or partition([1.0] * blocks, stages)
     return cut_by(costs if costs is not None else costs_of(job, device, train), stages)
 
 

@@ -44,16 +44,16 @@ class ProcessMonitor:
     looked: float = field(default_factory=time.monotonic)
 
     def until_all_ended(self) -> Result:
-        hear = stopping(self.result.collecting(self.observer), self.stages[0].order_stop)
+        observer = stopping(self.result.collecting(self.observer), self.stages[0].order_stop)
         deadline: float | None = None
         writing = {stage.stderr: stage for stage in self.stages}
         while lines := {stage.line: stage for stage in self.stages if stage.open}:
-            ready = wait([*lines, *writing], self._patience(deadline))
+            ready = wait([*lines, *writing], self._wait_seconds(deadline))
             if not ready and deadline is not None and time.monotonic() >= deadline:
                 break
             for line, stage in lines.items():
                 if line in ready:
-                    self._listen(stage, hear)
+                    self._listen(stage, observer)
             for stderr, stage in list(writing.items()):
                 if stderr in ready and not stage.pass_on():
                     del writing[stderr]
@@ -66,7 +66,7 @@ class ProcessMonitor:
         self.result.signal = self.stop_request.number
         return self.result
 
-    def _patience(self, deadline: float | None) -> float:
+    def _wait_seconds(self, deadline: float | None) -> float:
         """Seconds until something is to be done though nothing is heard."""
         now = time.monotonic()
         moments = [stage.until for stage in self.stages if stage.open and stage.until is not None]
@@ -89,7 +89,7 @@ class ProcessMonitor:
             stage.until = now + STACKS
         for stage in self.stages if hung else ():
             if stage.open:
-                stage.tell_stack()
+                stage.dump_stack()
 
     def _end_hung(self) -> None:
         for stage in self.stages:
@@ -98,7 +98,7 @@ class ProcessMonitor:
                 stage.end()
                 stage.open = False
 
-    def _listen(self, stage: StageProcess, hear: Observer) -> None:
+    def _listen(self, stage: StageProcess, observer: Observer) -> None:
         """One event, or the end of the process: the kernel closes its end of the line."""
         try:
             event = json.loads(stage.line.recv_bytes())
@@ -116,7 +116,7 @@ class ProcessMonitor:
             case "beat":
                 stage.doing = event["what"]
             case "error":
-                stage.error = _told(event)
+                stage.error = error_from_event(event)
             case "done":
                 stage.done = True
             case "ready":
@@ -126,7 +126,7 @@ class ProcessMonitor:
                     self.stop_request.number, self.stop_request.at = event["number"], time.monotonic()
                     self.interrupt(event["number"])
             case _:
-                hear(from_json(event))
+                observer(from_json(event))
 
     def interrupt(self, number: int) -> None:
         """Ask the source to stop behind a snapshot. Raises Interrupted where it has not begun."""
@@ -135,7 +135,7 @@ class ProcessMonitor:
         elif self.started:
             raise Interrupted(number)
 
-    def leave_if_told(self) -> None:
+    def stop_if_requested(self) -> None:
         if self.stop_request.number:
             raise Interrupted(self.stop_request.number)
 
@@ -147,7 +147,7 @@ class ProcessMonitor:
             stage.close()
 
 
-def _told(event: dict[str, Any]) -> FfdistError:
+def error_from_event(event: dict[str, Any]) -> FfdistError:
     """A stage's own error, as it was there."""
     kind = getattr(errors, event["type"])
     return kind(event["what"], **{name: event[name] for name in ("where", "expected", "got", "remedy")})

@@ -23,7 +23,7 @@ from ffdist.runtime.world import World
 
 
 def run_processes(
-    life: ProcessMain,
+    main: ProcessMain,
     stages: int,
     observer: Observer,
     *,
@@ -33,7 +33,7 @@ def run_processes(
 ) -> Result:
     """Start a process for each stage, pass their events to `observer`, and wait for all; anew as `supervise` has it.
 
-    life: what each process does; `StageMain(make_job)` trains. run: the run's directory. max_restarts: how often in a
+    main: what each process does; `StageMain(make_job)` trains. run: the run's directory. max_restarts: how often in a
     row the run goes on from its last snapshot where a process died, or did not answer for `timeout` seconds; None: for
     ever.
     SIGINT, SIGTERM or SIGHUP ends the run early, with a snapshot, where this is the main thread. Raises the error that
@@ -41,7 +41,7 @@ def run_processes(
     before the stages are ready, and for a second one; no stage outlives this call.
     """
     check_interpreter()
-    launcher = Launcher(pack(life), stages, observer, timeout)
+    launcher = Launcher(pack(main), stages, observer, timeout)
     with interrupts(launcher.interrupt) as launcher.stop_request:
         return supervise(
             launcher.attempt,
@@ -73,12 +73,12 @@ class Launcher:
                 for rank in range(self.stages):
                     world = World(rank, self.stages, rank, number)
                     watch.stages.append(start_stage(world, store, descriptors, self.payload))
-                    watch.leave_if_told()
+                    watch.stop_if_requested()
                 watch.started = True
-                watch.leave_if_told()
+                watch.stop_if_requested()
                 return watch.until_all_ended()
-        except Interrupted as told:
-            told.begun = self.begun or watch.ready
+        except Interrupted as interrupt:
+            interrupt.begun = self.begun or watch.ready
             raise
         finally:
             self.begun |= watch.ready

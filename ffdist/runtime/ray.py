@@ -43,11 +43,11 @@ def run_ray(
     """
     with joined(options, stages), room(options, stages) as group:
         team = ActorGroup(make_job, run and run.absolute(), data, options, group, [None] * stages)
-        hear = stopping(metered(noted(run, observer)), team.end_early)
+        observing = stopping(metered(noted(run, observer)), team.end_early)
         with closing(team), interrupts(team.stop) as request:
             result = supervise(
-                lambda number: team.attempt(number, hear),
-                hear,
+                lambda number: team.attempt(number, observing),
+                observing,
                 run=run,
                 max_restarts=options.max_restarts,
                 stopping=lambda: bool(team.stopping) or team.ending,
@@ -59,7 +59,7 @@ def run_ray(
 def noted(run: Path | None, observer: Observer) -> Callable[[RunEvent], None]:
     """`observer`, and beside it RUN/ray.log: where each attempt's stages are, and what their edges travel by."""
 
-    def hear(event: RunEvent) -> None:
+    def observe(event: RunEvent) -> None:
         match event:
             case StagesPlaced():
                 for rank, site in enumerate(event.stages):
@@ -71,4 +71,4 @@ def noted(run: Path | None, observer: Observer) -> Callable[[RunEvent], None]:
                 pass
         observer(event)
 
-    return hear
+    return observe

@@ -26,7 +26,7 @@ with loading():  # in the actor's process it is here that torch is imported
 
     from ffdist.events import EdgesOpened, RunEvent
     from ffdist.runtime.beat import Activity
-    from ffdist.runtime.interrupts import SIGNALS, hear_signals
+    from ffdist.runtime.interrupts import SIGNALS, handle_in_thread
     from ffdist.runtime.job import Job
     from ffdist.runtime.ray_store import Address, join_store
     from ffdist.runtime.run import SETTINGS
@@ -70,8 +70,8 @@ class StageActor:
             os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
         self._kinds: list[str] = []
         self._doing = Activity()
-        self._told = 0
-        self._hear_signals()
+        self._stop_signal = 0
+        self._handle_signals()
 
     def __repr__(self) -> str:
         return f"stage-{self._rank}"
@@ -100,21 +100,21 @@ class StageActor:
         store = join_store(meeting, MOST)
         run_worker(make_job, self._world, store, self._report, stop=self._stop, doing=self._doing, opened=self._opened)
 
-    def _hear_signals(self) -> None:
+    def _handle_signals(self) -> None:
         """One that tells this process to stop tells the run: it ends behind a snapshot."""
         if threading.current_thread() is not threading.main_thread():
             return
-        hear_signals(self._heard)
+        handle_in_thread(self._heard)
         for number in SIGNALS:
             signal.signal(number, lambda *_: None)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # Ray starts its processes with SIGINT blocked
 
     def _heard(self, number: int) -> None:
-        self._told = self._told or number
+        self._stop_signal = self._stop_signal or number
 
     def beat(self) -> tuple[str, int]:
         """What it is at, and the signal that told it to stop, or 0; that it answers says that it lives."""
-        return str(self._doing), self._told
+        return str(self._doing), self._stop_signal
 
     def _opened(self, kinds: Sequence[str]) -> None:
         self._kinds = list(kinds)

@@ -29,7 +29,7 @@ def metered(observer: Observer) -> Callable[[RunEvent], None]:
         for key, what in SHARES.items()
     }
 
-    def hear(event: RunEvent) -> None:
+    def observe(event: RunEvent) -> None:
         if isinstance(event, ProgressMade):
             step.set(event.step)
         elif isinstance(event, EpochEnded):
@@ -46,4 +46,4 @@ def metered(observer: Observer) -> Callable[[RunEvent], None]:
                     gauge.set(stage[key] / stage["seconds"], tags)
         observer(event)
 
-    return hear
+    return observe

@@ -53,14 +53,14 @@ class ActorGroup:
     """The signal that told it to stop; 0 where none did."""
     ending: bool = False
     """Whether an observer wants the run to end."""
-    placed: bool = False
+    is_placed: bool = False
     """Whether every stage has had its place, and was told to run."""
 
     def attempt(self, number: int, observer: Observer) -> Result:
         """One life of the pipeline. Raises AttemptLost where another may help, else what stopped it."""
         self._gather(number)
         observer(StagesPlaced(number, [site._asdict() for site in self.actor_infos]))
-        self.placed = True
+        self.is_placed = True
         runs = {actor.run.remote(self.make_job, self.meeting): rank for rank, actor in enumerate(self.actors)}
         if self.stopping:
             self.stop(self.stopping)
@@ -78,7 +78,7 @@ class ActorGroup:
     def stop(self, number: int) -> None:
         """End the run early, with a snapshot, as a signal tells. Raises Interrupted where no stage runs yet."""
         self.stopping = number
-        if not self.placed:
+        if not self.is_placed:
             raise Interrupted(number)
         if self.actors[0] is not None:
             self.actors[0].stop.remote()
@@ -86,7 +86,7 @@ class ActorGroup:
     def end_early(self) -> None:
         """End as an observer wishes: with a snapshot, as soon as there is somebody to be told."""
         self.ending = True
-        if self.placed and self.actors[0] is not None:
+        if self.is_placed and self.actors[0] is not None:
             self.actors[0].stop.remote()
 
     def close(self) -> None:
@@ -130,7 +130,7 @@ class ActorGroup:
         }
         return ray.remote(StageActor).options(**options).remote(rank, os.getcwd())
 
-    def _watch(self, runs: dict[Any, int], hear: Observer) -> dict[int, BaseException]:
+    def _watch(self, runs: dict[Any, int], observer: Observer) -> dict[int, BaseException]:
         """Until every stage has ended, or GRACE seconds after the first failed; the errors by stage."""
         errors: dict[int, BaseException] = {}
         deadline: float | None = None
@@ -146,12 +146,12 @@ class ActorGroup:
                 runs = {run: other for run, other in runs.items() if other != rank}
                 self._end(rank)
             events = None if self.actors[-1] is None else events
-            if beats.told and not self.stopping:
-                self.stop(beats.told)
+            if beats.stop_signal and not self.stopping:
+                self.stop(beats.stop_signal)
             if not ready or ready[0] not in (*runs, *([events] if events else [])):
                 continue
             if ready[0] == events:
-                events = self._listen(events, hear)
+                events = self._listen(events, observer)
                 continue
             rank = runs.pop(ready[0])
             try:
@@ -164,7 +164,7 @@ class ActorGroup:
             self._dismiss(rank)
         return errors | dict.fromkeys(runs.values(), hung)
 
-    def _listen(self, events: Any, hear: Observer) -> Any:
+    def _listen(self, events: Any, observer: Observer) -> Any:
         """Pass events on, and ask for more; None when there are no more."""
         try:
             heard = ray.get(events)
@@ -172,7 +172,7 @@ class ActorGroup:
             return None
         for event in heard:
             if event is not None:
-                hear(from_json(event))
+                observer(from_json(event))
         return None if heard[-1] is None else self.actors[-1].events.remote()
 
     def _dismiss_unfit(self, ranks: set[int]) -> None:
@@ -211,7 +211,7 @@ class Heartbeats:
         self.timeout = timeout
         self.doing: dict[int, str] = {}
         """What each said last that it is at."""
-        self.told = 0
+        self.stop_signal = 0
         """The signal that told one of them to stop."""
         self._asked: dict[int, Any] = {}
         self._heard: dict[int, float] = {}
@@ -236,7 +236,7 @@ class Heartbeats:
                 self._heard[rank] = now
                 with suppress(RayError):  # it has died, as its run will tell
                     self.doing[rank], beat = ray.get(answer)
-                    self.told = self.told or beat
+                    self.stop_signal = self.stop_signal or beat
         return [rank for rank in actors if now - self._heard[rank] > silence_of(self.timeout)]
 
 

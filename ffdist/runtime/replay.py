@@ -254,12 +254,12 @@ class Replayer:
         score_table = score_sender = None
         if lag:
             sender, receiver = open_local(Edge("back", lag + 2, job.timeout))
-            recent = self.store.load_beside(manifest, RECENT)[0].get("scores", ()) if manifest else ()
-            keep = self.store.save_beside
+            recent = self.store.load_extra_file(manifest, RECENT)[0].get("scores", ()) if manifest else ()
+            keep = self.store.save_extra_file
             score_table = ScoreTable(self.loaders.train, job.chain.num_classes, lag, receiver, keep, recent)
             score_sender = ScoreSender([sender], lag, keep, recent)
             if manifest:
-                score_table.load_state(*self.store.load_beside(manifest, KNOWN))
+                score_table.load_state(*self.store.load_extra_file(manifest, KNOWN))
         start = Position(manifest.step, manifest.epoch, manifest.batch) if manifest else Position()
         source = Source(
             self.loaders,

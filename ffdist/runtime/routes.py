@@ -36,7 +36,7 @@ def routes_of(plan: Plan, queue: int, lag: int = 0) -> list[Route]:
     """queue: depth of edges between stages. lag: batches on the edge back from the sink to the source, 0 for none."""
     routes = [route for stage in range(len(plan.stages)) for route in routes_of_stage(plan, stage, queue)]
     last, sink = len(plan.stages) - 1, plan.workers - 1
-    if not sink_is_beside(plan):
+    if not sink_is_on_last_stage(plan):
         routes += [
             Route(f"sink {worker}", worker, sink, queue, "sink", last) for worker in sorted(plan.stages[-1].workers)
         ]
@@ -65,12 +65,12 @@ def routes_of_stage(plan: Plan, stage: int, queue: int) -> list[Route]:
     return routes
 
 
-def sink_is_beside(plan: Plan) -> bool:
+def sink_is_on_last_stage(plan: Plan) -> bool:
     """Whether the last worker, where the stream ends, is the only one of the last stage."""
     return plan.stages[-1].workers == [plan.workers - 1]
 
 
 def most_under_way(plan: Plan, queue: int) -> int:
     """Batches, at most, that have left the source and have not come back from the sink."""
-    hops = len(plan.stages) - 1 + (not sink_is_beside(plan))
+    hops = len(plan.stages) - 1 + (not sink_is_on_last_stage(plan))
     return len(plan.stages) + hops * queue

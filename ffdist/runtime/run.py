@@ -214,8 +214,8 @@ def read_settings(run: Path) -> Settings:
             got="one that was cut short, or changed",
             remedy="restore it; what may change is told to `ffdist train --resume`",
         )
-    told = {name: value for name, value in flat(values).items() if name not in ACTIONS}
-    settings = apply(Settings(), told, str(path))
+    given = {name: value for name, value in flat(values).items() if name not in ACTIONS}
+    settings = apply(Settings(), given, str(path))
     doubt(named_code(settings), path)
     try:
         plan = saved_plan(run)
@@ -228,10 +228,10 @@ def read_settings(run: Path) -> Settings:
 def with_snapshot(run: Path, use: Callable[[Manifest], T], snapshot: str | int = "final") -> T:
     """What `use` makes of the run's last whole snapshot, or of another, as `chosen` has it. Raises SnapshotError where
     there is none yet."""
-    told = as_snapshot(snapshot)
+    chosen_snapshot = as_snapshot(snapshot)
     if not committed(run):
         raise SnapshotError("the run has no snapshot yet", where=run, remedy="wait for the first epoch to end")
-    made = chosen(run, told, lambda manifest: (use(manifest),))
+    made = chosen(run, chosen_snapshot, lambda manifest: (use(manifest),))
     assert made, "a snapshot stays until another is committed"
     return made[0]
 

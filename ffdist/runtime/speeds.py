@@ -26,19 +26,19 @@ def speeds_of(
     """
     where = str(world)
 
-    def told(key: str, rank: int) -> str:
+    def posted(key: str, rank: int) -> str:
         failure = f"stage {rank} did not get ready"
         return await_key(store, f"{key}/{rank}", timeout, failure=failure, where=where).decode()
 
     set_key(store, f"device/{world.rank}", kind, where=where)
-    kinds = [told("device", rank) for rank in range(world.size)]
+    kinds = [posted("device", rank) for rank in range(world.size)]
     if len(set(kinds)) == 1:
         return ()
     if world.rank == kinds.index(kind):
         set_key(store, f"device seconds/{world.rank}", repr(measure()), where=where)
     if not world.first:
         return ()
-    seconds = {each: float(told("device seconds", kinds.index(each))) for each in sorted(set(kinds))}
+    seconds = {each: float(posted("device seconds", kinds.index(each))) for each in sorted(set(kinds))}
     return tuple(seconds[kinds[0]] / seconds[each] for each in kinds)
 
 

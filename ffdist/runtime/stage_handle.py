@@ -97,7 +97,7 @@ class StageProcess:
             f"{setting('run.timeout')} where the machine has too much to do",
         )
 
-    def tell_stack(self) -> None:
+    def dump_stack(self) -> None:
         """Have it write where it is, in its own log; one that is stopped does so when it goes on, which is now."""
         with suppress(OSError):
             self.process.send_signal(STACK)

@@ -102,21 +102,21 @@ def run_threads(job: Job, observer: Observer) -> Result:
     count, limit = job.workers, job.timeout.total_seconds()
     exchange = EdgeRegistry(job.timeout)
     store, team = dist.HashStore(), ThreadGroup()
-    hear = stopping(team.result.collecting(observer), team.stop.set)
+    observing = stopping(team.result.collecting(observer), team.stop.set)
 
-    def life(rank: int) -> None:
+    def run_rank(rank: int) -> None:
         wait_at_most(limit)
         ready = team.ready.set if rank == 0 else lambda: None
         error = None
         try:
-            Rank(job, World(rank, count, rank), store, ThreadEdges(rank, exchange), hear, team.stop, ready).run()
+            Rank(job, World(rank, count, rank), store, ThreadEdges(rank, exchange), observing, team.stop, ready).run()
         except BaseException as failure:
             error = failure
         finally:
             exchange.leave(rank)
             team.ended.put((rank, error))
 
-    threads = [Thread(target=life, args=(rank,), name=f"stage-{rank}", daemon=True) for rank in range(count)]
+    threads = [Thread(target=run_rank, args=(rank,), name=f"stage-{rank}", daemon=True) for rank in range(count)]
     with computing_threads_kept(), interrupts(lambda _: team.stop.set()) as team.stop_request:
         for thread in threads:
             thread.start()
@@ -126,8 +126,8 @@ def run_threads(job: Job, observer: Observer) -> Result:
             if any(thread.is_alive() for thread in threads):
                 wait_at_most(limit)  # what comes next in this process, for what a thread left behind may hold
             raise
-        except Interrupted as told:
-            told.begun = team.ready.is_set()
+        except Interrupted as interrupt:
+            interrupt.begun = team.ready.is_set()
             raise
 
 

@@ -18,9 +18,8 @@ import torch.distributed as dist
 from ffdist.errors import Interrupted, StageError, exit_status, unspelled
 from ffdist.events import Observer, stopping
 from ffdist.runtime.attempt import share_attempt
-from ffdist.runtime.beat import PATIENCE as PATIENCE_OF_WORK
-from ffdist.runtime.beat import Activity
-from ffdist.runtime.interrupts import handle_signals, hear_signals, signals_restored
+from ffdist.runtime.beat import WORK_TIMEOUTS, Activity
+from ffdist.runtime.interrupts import handle_in_thread, handle_signals, signals_restored
 from ffdist.runtime.job import Job
 from ffdist.runtime.meeting import await_key, set_key
 from ffdist.runtime.mutual import watching_each_other
@@ -28,7 +27,7 @@ from ffdist.runtime.outcome import Result
 from ffdist.runtime.run_worker import run_worker
 from ffdist.runtime.world import World
 
-PATIENCE = 3.0
+STOP_SECONDS = 3.0
 """Seconds in which a rank that is told to stop before the stages are ready may tidy up; it may wait inside of torch."""
 STOP = "stop"
 """Under which a rank that was told to stop tells the others the signal's number."""
@@ -77,7 +76,7 @@ class RankSignals:
 
     def handle(self) -> None:
         handle_signals(self._unwind)
-        hear_signals(self._heard)
+        handle_in_thread(self._heard)
 
     @contextmanager
     def handled(self) -> Iterator[None]:
@@ -88,7 +87,7 @@ class RankSignals:
             return
         with signals_restored():
             handle_signals(self._unwind)
-            before = hear_signals(self._heard)
+            before = handle_in_thread(self._heard)
             try:
                 yield
             finally:
@@ -98,7 +97,7 @@ class RankSignals:
         """The stages are ready. From now on a rank that is told to stop tells the first one, by the store."""
         self._store, self.ready = store, True
         if self.first:
-            Thread(target=self._hear_others, args=(store,), name="ffdist stop", daemon=True).start()
+            Thread(target=self._watch_others, args=(store,), name="ffdist stop", daemon=True).start()
 
     def _unwind(self, number: int, frame: FrameType | None) -> None:
         if not self.ready and not self.number:
@@ -108,7 +107,7 @@ class RankSignals:
     def _heard(self, number: int) -> None:
         """Called in a thread of its own, so that it happens whatever the main one waits for."""
         if not self.ready:
-            time.sleep(PATIENCE)
+            time.sleep(STOP_SECONDS)
             os._exit(exit_status(number))
         self.number = number
         self.stop_all()
@@ -121,7 +120,7 @@ class RankSignals:
         if self.first:
             self.stop.set()
 
-    def _hear_others(self, store: dist.Store) -> None:
+    def _watch_others(self, store: dist.Store) -> None:
         with suppress(RuntimeError):
             while not store.check([STOP]):
                 time.sleep(LOOK)
@@ -143,9 +142,11 @@ def run_rank(
     signal. A rank that gives no sign of life for `timeout` ends all of them.
     """
     result, doing = Result(), Activity()
-    hear = stopping(result.collecting(observer), signals.stop_all)
+    observing = stopping(result.collecting(observer), signals.stop_all)
     with watching_each_other(world, timeout.total_seconds(), doing), ending_together(store, world, timeout, result):
-        run_worker(make_job, world, store, hear, stop=signals.stop, doing=doing, ready=lambda: signals.begin(store))
+        run_worker(
+            make_job, world, store, observing, stop=signals.stop, doing=doing, ready=lambda: signals.begin(store)
+        )
     if result.reason == "interrupted":
         result.signal = signals.number or posted_signal(store)
     return result
@@ -176,8 +177,8 @@ def ending_together(store: dist.Store, world: World, timeout: timedelta, result:
     if world.last:
         set_key(store, "end", json.dumps({"reason": result.reason}), where=str(world))
         return
-    failure, patience = "the last stage did not end", timeout * PATIENCE_OF_WORK
-    said = json.loads(await_key(store, "end", patience, failure=failure, where=str(world)))
+    failure, work_timeout = "the last stage did not end", timeout * WORK_TIMEOUTS
+    said = json.loads(await_key(store, "end", work_timeout, failure=failure, where=str(world)))
     if "error" in said:
         raise StageError("the last stage could not end", where=world, got=said["error"])
     result.reason = said["reason"]

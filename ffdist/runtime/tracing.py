@@ -106,10 +106,11 @@ class TraceRow(NamedTuple):
 
 
 def events_of(
-    row: TraceRow, spans: Sequence[TraceSpan], offset: ClockOffset, *, cut: bool = False
+    row: TraceRow, spans: Sequence[TraceSpan], offset: ClockOffset, *, truncated: bool = False
 ) -> list[dict[str, Any]]:
-    """Events as Chrome's trace format has them, in microseconds of the first worker's clock. cut: whether some are left
-    out.
+    """Events as Chrome's trace format has them, in microseconds of the first worker's clock.
+
+    truncated: whether some are left out.
 
     A process is a worker, a thread a stage; what an accelerator did is a thread beside its stage's.
     """
@@ -118,7 +119,7 @@ def events_of(
         said += f"{offset.add / 1e6:.3f} ms added to its clock, within {offset.within / 1e6:.3f} ms"
     else:
         said += "the clock of the first worker"
-    said += "; the first spans alone: there were too many" if cut else ""
+    said += "; the first spans alone: there were too many" if truncated else ""
     thread = f"stage {row.stage}: {' '.join(row.blocks)}"
     names = [
         ("process_name", 0, {"name": f"worker {row.worker}"}),
@@ -149,12 +150,14 @@ def part_file(run: Path, row: TraceRow) -> Path:
     return run / PARTS / f"stage-{row.stage}-worker-{row.worker}.json"
 
 
-def write_part(run: Path, row: TraceRow, spans: Sequence[TraceSpan], offset: ClockOffset, *, cut: bool = False) -> None:
+def write_part(
+    run: Path, row: TraceRow, spans: Sequence[TraceSpan], offset: ClockOffset, *, truncated: bool = False
+) -> None:
     """Raises SnapshotError where it cannot be written."""
     path = part_file(run, row)
     with writing(path):
         path.parent.mkdir(exist_ok=True)
-        path.write_text(json.dumps(events_of(row, spans, offset, cut=cut)))
+        path.write_text(json.dumps(events_of(row, spans, offset, truncated=truncated)))
 
 
 def put_together(run: Path, parts: Sequence[Path], about: Mapping[str, Any]) -> None:
@@ -169,9 +172,9 @@ def write_trace(path: Path, events: Sequence[dict[str, Any]], about: Mapping[str
     """The whole file or none, its times counted from its first span's begin."""
     first = min((event["ts"] for event in events if event["ph"] == "X"), default=0.0)
     moved = [event | {"ts": round(event["ts"] - first, 3)} if event["ph"] == "X" else event for event in events]
-    beside = path.with_name(f".{path.name}.partial")
-    beside.write_text(json.dumps({"traceEvents": moved, "displayTimeUnit": "ms", "otherData": dict(about)}))
-    beside.replace(path)
+    partial_path = path.with_name(f".{path.name}.partial")
+    partial_path.write_text(json.dumps({"traceEvents": moved, "displayTimeUnit": "ms", "otherData": dict(about)}))
+    partial_path.replace(path)
 
 
 def tracing(run: Path, window: range, parts: Sequence[Path], observer: Observer) -> Callable[[RunEvent], object]:
@@ -179,14 +182,14 @@ def tracing(run: Path, window: range, parts: Sequence[Path], observer: Observer)
     about = {"made by": "ffdist", "batches": f"{window.start} to {window.stop - 1}"}
     done = False
 
-    def hear(event: RunEvent) -> None:
+    def observe(event: RunEvent) -> None:
         nonlocal done
         if not done and window and is_behind(event, window.stop - 1):
             done = True
             put_together(run, parts, about)
         observer(event)
 
-    return hear
+    return observe
 
 
 def is_behind(event: RunEvent, step: int) -> bool:

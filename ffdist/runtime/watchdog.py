@@ -22,43 +22,43 @@ from ffdist.runtime.world import World
 
 STACKS = 0.5
 """Seconds that the rank has to write where it is, before it is ended."""
-_told = Activity()
+_activity = Activity()
 """What the process beside this one is told that this one is at."""
-_beside: subprocess.Popen[bytes] | None = None
+_watcher: subprocess.Popen[bytes] | None = None
 
 
 @contextmanager
-def watched_from_beside(timeout: float, doing: Activity) -> Iterator[None]:
+def watched(timeout: float, doing: Activity) -> Iterator[None]:
     """Within, this process is ended where it gives no sign of life for so many seconds, and it is said what it was at.
     Within another one of these, only what is said is changed."""
-    global _beside
-    before, _told.what = _told.what, lambda: str(doing)
-    if _beside is not None:
+    global _watcher
+    before, _activity.what = _activity.what, lambda: str(doing)
+    if _watcher is not None:
         try:
             yield
         finally:
-            _told.what = before
+            _activity.what = before
         return
     numbers = (os.getpid(), timeout, silence_of(timeout))
     command = [sys.executable, "-m", "ffdist.runtime.watchdog", *map(str, numbers)]
     stacks_to()
     with signals_blocked():
-        _beside = subprocess.Popen(command, stdin=subprocess.PIPE, bufsize=0)
-    ended = beating(_tell, _told)
+        _watcher = subprocess.Popen(command, stdin=subprocess.PIPE, bufsize=0)
+    ended = beating(_send, _activity)
     try:
         yield
     finally:
         ended.set()
-        beside, _beside = _beside, None
-        beside.kill()
-        beside.wait()
+        watcher, _watcher = _watcher, None
+        watcher.kill()
+        watcher.wait()
 
 
-def _tell(what: str) -> None:
-    beside = _beside
+def _send(what: str) -> None:
+    watcher = _watcher
     with suppress(OSError, ValueError):  # it has ended: nobody watches any more
-        if beside and beside.stdin:
-            beside.stdin.write(f"{what}\n".encode())
+        if watcher and watcher.stdin:
+            watcher.stdin.write(f"{what}\n".encode())
 
 
 def watch(rank: int, timeout: float, limit: float) -> None:

@@ -38,7 +38,7 @@ from ffdist.report.log import StageLog, start_run_log
 from ffdist.runtime.beat import stacks_to
 from ffdist.runtime.meeting import await_key, set_key
 from ffdist.runtime.nonfinite import NonfiniteRecorder
-from ffdist.runtime.routes import Route, sink_is_beside
+from ffdist.runtime.routes import Route, sink_is_on_last_stage
 from ffdist.runtime.tracing import (
     PROFILES,
     ClockOffset,
@@ -110,13 +110,13 @@ class Worker:
 
     def run(self) -> None:
         """Until the stream stops. Raises the error that explains the others where one of its parts fails."""
-        self._hear_stop()
+        self._watch_stop()
         if self.window:
             self.clock = common_clock(self.rank.store, self.world, self.job.timeout)
         self.rank.doing.set("building its blocks")
         with ExitStack() as ends:
             parts = [self._stage(index, ends) for index in self.stages]
-            if self.ends_stream and not sink_is_beside(self.plan):
+            if self.ends_stream and not sink_is_on_last_stage(self.plan):
                 parts.append(self._collector())
             if self.ends_stream:
                 self._announce()
@@ -195,7 +195,7 @@ class Worker:
         if self.window:
             row = TraceRow(self.me, stage.index, [block.spec.name for block in stage.blocks], str(self.device))
             save = partial(write_part, run, row, offset=self.clock)
-            stage.trace = Trace(self.window, self.device, lambda spans, cut: save(spans, cut=cut))
+            stage.trace = Trace(self.window, self.device, lambda spans, truncated: save(spans, truncated=truncated))
         path = run / PROFILES / f"stage-{stage.index}-worker-{self.me}.json"
         stage.profile = TorchProfile(path, first_of(self.job.settings, self.start), watch.profile, self.device)
 
@@ -255,7 +255,7 @@ class Worker:
     def _outbox(self, index: int, lanes: range) -> Outbox:
         """Where a stage's messages go: to the next, or to the sink."""
         if index == len(self.plan.stages) - 1:
-            if sink_is_beside(self.plan):
+            if sink_is_on_last_stage(self.plan):
                 return self._sink()
             (route,) = (route for route in self._mine("sink") if route.source == self.me)
             return self._to(route)
@@ -273,17 +273,17 @@ class Worker:
         if not routes:
             return None
         job, manifest, store = self.job, self.start.manifest, self.snapshots
-        recent = store.load_beside(manifest, RECENT)[0].get("scores", ()) if manifest else ()
+        recent = store.load_extra_file(manifest, RECENT)[0].get("scores", ()) if manifest else ()
         table = ScoreTable(
             loaders.train,
             job.chain.num_classes,
             job.objective.score_lag,
             self.ways.receivers[routes[0].name],
-            store.save_beside,
+            store.save_extra_file,
             recent,
         )
         if manifest:
-            table.load_state(*store.load_beside(manifest, KNOWN))
+            table.load_state(*store.load_extra_file(manifest, KNOWN))
         return table
 
     def _source(self, loaders: Loaders, lanes: range, team: StageGroup | None, scores: ScoreTable | None) -> Source:
@@ -353,10 +353,10 @@ class Worker:
         if not senders:
             return None
         manifest, store = self.start.manifest, self.snapshots
-        recent = store.load_beside(manifest, RECENT)[0].get("scores", ()) if manifest else ()
-        return ScoreSender(senders, self.job.objective.score_lag, store.save_beside, recent)
+        recent = store.load_extra_file(manifest, RECENT)[0].get("scores", ()) if manifest else ()
+        return ScoreSender(senders, self.job.objective.score_lag, store.save_extra_file, recent)
 
-    def _hear_stop(self) -> None:
+    def _watch_stop(self) -> None:
         """Launchers tell rank 0; where another worker's source leads, it hears of it by the store."""
         if self.leader == 0 or self.me not in (0, self.leader):
             return
@@ -388,7 +388,7 @@ def run_in_threads(parts: Sequence[Callable[[], None]], enter_device: Callable[[
     threads = torch.get_num_threads()
     ended: SimpleQueue[BaseException | None] = SimpleQueue()
 
-    def life(part: Callable[[], None]) -> None:
+    def run_part(part: Callable[[], None]) -> None:
         try:
             torch.set_num_threads(threads)  # each thread has a number of its own
             enter_device()
@@ -399,7 +399,7 @@ def run_in_threads(parts: Sequence[Callable[[], None]], enter_device: Callable[[
             ended.put(None)
 
     for part in parts:
-        begun.append(Thread(target=copy_context().run, args=(life, part), daemon=True, name="ffdist part"))
+        begun.append(Thread(target=copy_context().run, args=(run_part, part), daemon=True, name="ffdist part"))
         begun[-1].start()
     for _ in parts:
         if (error := ended.get()) is not None:

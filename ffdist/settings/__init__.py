@@ -218,7 +218,7 @@ def apply(settings: Settings, values: Mapping[str, Any], where: str) -> Settings
             changes[name] = value
             continue
         try:
-            changes[name] = convert(AS_TOLD.get(name, as_options)(value), kind_of(name))
+            changes[name] = convert(CONVERTERS.get(name, as_options)(value), kind_of(name))
         except (TypeError, ValueError, OverflowError) as error:
             raise ConfigError(
                 f"'{name}' has a wrong value", where=where, expected=describe(kind_of(name)), got=repr(value)
@@ -228,7 +228,7 @@ def apply(settings: Settings, values: Mapping[str, Any], where: str) -> Settings
 
 FORMER = {"max_restarts": "ray"}
 """The groups of some fields in files of older versions."""
-AS_TOLD = {"windows": as_texts, "modules": as_counts}
+CONVERTERS = {"windows": as_texts, "modules": as_counts}
 """How values of some fields may be written in a file."""
 
 

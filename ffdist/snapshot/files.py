@@ -161,8 +161,8 @@ def read_block(path: Path, entry: dict[str, Any]) -> tuple[dict[str, Tensor], di
 
 def check_same_tensors(path: Path, tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     """Raises SnapshotError unless the file holds the block's own parameters and buffers, by name and shape."""
-    beside = ("optimizer.", "metrics.", "average.")
-    found = {name: tuple(t.shape) for name, t in tensors.items() if not name.startswith(beside)}
+    state_prefixes = ("optimizer.", "metrics.", "average.")
+    found = {name: tuple(t.shape) for name, t in tensors.items() if not name.startswith(state_prefixes)}
     wanted = {name: tuple(t.shape) for name, t in expected.items()}
     for name in sorted(found.keys() | wanted.keys()):
         if found.get(name) != wanted.get(name):

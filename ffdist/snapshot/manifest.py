@@ -35,7 +35,7 @@ class Manifest:
     files: list[dict[str, Any]]
     """File name, bytes and sha256 of each block, in the blocks' order."""
     records: list[dict[str, Any]] = field(default_factory=list)
-    beside: list[dict[str, Any]] = field(default_factory=list)
+    extra_files: list[dict[str, Any]] = field(default_factory=list)
     """The same of files that belong to no block."""
     folder: Path = field(default_factory=Path)
 
@@ -107,6 +107,8 @@ def _parsed(values: Any, folder: Path) -> Manifest:
         raise ValueError("no digest")
     values = without_digest(values)
     del values["format"]
+    if "beside" in values:  # as it was called before
+        values["extra_files"] = values.pop("beside")
     manifest = Manifest(**values, folder=folder)
     _check_types(manifest)
     manifest = replace(manifest, records=counted_from_one(manifest.records))
@@ -119,11 +121,13 @@ def _check_types(manifest: Manifest) -> None:
     """Raises ValueError or TypeError; what a digest protects passes, and older manifests have none."""
     if not all(map(_is_count, (manifest.step, manifest.epoch, manifest.batch))):
         raise TypeError("step, epoch and batch are no counts")
-    if not all(isinstance(part, list) for part in (manifest.blocks, manifest.files, manifest.records, manifest.beside)):
-        raise TypeError("blocks, files, records and beside are no lists")
+    if not all(
+        isinstance(part, list) for part in (manifest.blocks, manifest.files, manifest.records, manifest.extra_files)
+    ):
+        raise TypeError("blocks, files, records and extra_files are no lists")
     if not all(isinstance(name, str) for name in manifest.blocks) or len(manifest.files) != len(manifest.blocks):
         raise ValueError("blocks and files do not fit")
-    for entry in (*manifest.files, *manifest.beside):
+    for entry in (*manifest.files, *manifest.extra_files):
         name, size, digest = entry["file"], entry["bytes"], entry["sha256"]
         if not (
             isinstance(name, str) and re.fullmatch(r"[\w.-]+", name) and _is_count(size) and isinstance(digest, str)

@@ -33,7 +33,7 @@ def newest(run: Path, use: Callable[[Manifest], T]) -> T | None:
                     break
                 damaged.append(error)
             else:
-                _tell(damaged, manifest)
+                _note(damaged, manifest)
                 return result
         else:
             if not damaged:
@@ -61,7 +61,7 @@ def latest(run: Path) -> Manifest | None:
 
 def whole(manifest: Manifest) -> Manifest:
     """The same. Raises DamagedSnapshotError for a file that is missing, or is not as it was written."""
-    for entry in (*manifest.files, *manifest.beside):
+    for entry in (*manifest.files, *manifest.extra_files):
         check_file(manifest.folder / entry["file"], entry)
     return manifest
 
@@ -79,7 +79,7 @@ def set_aside(run: Path, taken: Manifest) -> None:
             uncommit(folder)
 
 
-def _tell(damaged: list[DamagedSnapshotError], taken: Manifest) -> None:
+def _note(damaged: list[DamagedSnapshotError], taken: Manifest) -> None:
     for error in damaged:
         before = f"the one before is taken, of step {taken.step} (epochs done: {taken.epoch})"
         note(f"a snapshot is not whole, {before}: {_brief(error)}")

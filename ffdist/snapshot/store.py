@@ -92,7 +92,7 @@ class SnapshotStore:
         self.mirrored.put(path)
         return entry
 
-    def save_beside(
+    def save_extra_file(
         self, marker: Snapshot, name: str, tensors: dict[str, Tensor], fields: dict[str, Any]
     ) -> list[dict[str, Any]]:
         """A file that belongs to no block, on disk when this returns."""
@@ -102,10 +102,10 @@ class SnapshotStore:
         folder = checked_folder(self.run, marker)
         return [self._write(folder / f"{name}.safetensors", BlockCopy(tensors, fields))]
 
-    def load_beside(self, manifest: Manifest, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    def load_extra_file(self, manifest: Manifest, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The inverse of `save_beside`. Raises SnapshotError for a missing or corrupt file."""
         path = manifest.folder / f"{name}.safetensors"
-        for entry in manifest.beside:
+        for entry in manifest.extra_files:
             if entry["file"] == path.name:
                 self.mirrored.fetch(path, entry)
                 return read_block(path, entry)
@@ -119,7 +119,9 @@ class SnapshotStore:
             return
         self.check_there(self.run)
         assert len(marker.files) == len(self.blocks), "a stage passed the marker on without its files"
-        manifest = Manifest(marker.step, marker.epoch, marker.batch, self.blocks, marker.files, records, marker.beside)
+        manifest = Manifest(
+            marker.step, marker.epoch, marker.batch, self.blocks, marker.files, records, marker.extra_files
+        )
         commit(self.run, manifest)
         best = mark_if_best(self.run, manifest, self.keep_best)
         discard_others(self.run, manifest, keep=self.keep, best=best)

@@ -13,6 +13,7 @@ from ffdist.errors import ConfigError, setting
 from ffdist.events import EpochEnded, PulseReported, RunEvent, RunStarted, RunStopped
 from ffdist.pipeline.scalars import of_test, scalars
 from ffdist.regular import read_text
+from ffdist.renamed import warn_renamed
 
 NAMES = "trackers.json"
 """In the run directory: the name that each tracker has given the run, by which it goes on."""
@@ -21,14 +22,14 @@ NAMES = "trackers.json"
 class Tracker(ABC):
     """An observer that writes an epoch's numbers to somewhere else.
 
-    run: the run's directory. told: its settings, by their own names.
+    run: the run's directory. settings: those of the run, by their own names.
     """
 
     name: str
 
     def __init__(self, run: Path, settings: Mapping[str, Any]) -> None:
         self.run = run
-        self.told = {name: plain(value) for name, value in settings.items()}
+        self.settings = {name: plain(value) for name, value in settings.items()}
         self.step = 0
 
     def __call__(self, event: RunEvent) -> None:
@@ -47,6 +48,12 @@ class Tracker(ABC):
                 self.end(reason)
             case _:
                 pass
+
+    @property
+    def told(self) -> Mapping[str, Any]:
+        """The old name of `settings`."""
+        warn_renamed("Tracker.told", "settings")
+        return self.settings
 
     @abstractmethod
     def begin(self, step: int) -> None:

@@ -54,7 +54,7 @@ class Comet(Tracker):
         )
         self.remember(self.experiment.get_key())
         if not known:
-            self.experiment.log_parameters(self.told)
+            self.experiment.log_parameters(self.settings)
 
     def _is_online(self) -> bool:
         wished = os.environ.get("COMET_START_ONLINE", "1").lower() not in ("0", "false", "no")

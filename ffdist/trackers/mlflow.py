@@ -46,7 +46,7 @@ class MLflow(Tracker):
         experiment = found.experiment_id if found else self.client.create_experiment(name)
         self.id = self.client.create_run(experiment, run_name=self.run.name).info.run_id
         self.remember(self.id)
-        for key, value in self.told.items():
+        for key, value in self.settings.items():
             self.client.log_param(self.id, key, value)
 
     def write(self, numbers: Mapping[str, float], step: int) -> None:

@@ -28,7 +28,7 @@ class TensorBoard(Tracker):
     def begin(self, step: int) -> None:
         self.close()
         self.writer = self.make(str(self.run / FOLDER), purge_step=step + 1 if step else None)
-        rows = "\n".join(f"| {name} | {value} |" for name, value in self.told.items())
+        rows = "\n".join(f"| {name} | {value} |" for name, value in self.settings.items())
         self.writer.add_text("settings", f"| setting | value |\n|---|---|\n{rows}", step)
 
     def write(self, numbers: Mapping[str, float], step: int) -> None:

@@ -30,7 +30,7 @@ class WandB(Tracker):
             resume="allow" if known else None,
             dir=str(self.run),
             name=self.run.name,
-            config=self.told,
+            config=self.settings,
             reinit="finish_previous",
         )
         self.remember(self.kept.id)

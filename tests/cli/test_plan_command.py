@@ -21,7 +21,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory):
     folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FFDIST_CACHE", str(folder))
-        patch.setattr("ffdist.planner.measure.PATIENCE", 0.0)
+        patch.setattr("ffdist.planner.measure.EXTRA_SECONDS", 0.0)
         yield folder
 
 

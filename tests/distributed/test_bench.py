@@ -115,7 +115,9 @@ def test_time_to_accuracy_goes_by_the_recipe_that_was_fastest_for_each_side(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """At a learning rate of 1e-9 nothing is learned, so that ours cannot have chosen it; theirs has one alone."""
-    monkeypatch.setattr("ffdist.bench.themes.accuracy.PATIENCE", 1)  # one pair of runs is told, whoever else computes
+    monkeypatch.setattr(
+        "ffdist.bench.themes.accuracy.MAX_TRIES_PER_ROUND", 1
+    )  # one pair of runs is told, whoever else computes
     (tmp_path / "recipes.toml").write_text(RECIPES)
     main(
         [
@@ -281,7 +283,7 @@ def test_loaders_are_compared_with_what_else_makes_the_same_batches(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Encoded pictures with ImageFolder and DataLoader, of each decoder."""
-    monkeypatch.setattr("ffdist.bench.themes.loader.PATIENCE", 1)  # one round is told, whoever else computes
+    monkeypatch.setattr("ffdist.bench.themes.loader.MAX_TRIES_PER_ROUND", 1)  # one round is told, whoever else computes
     for place in range(48):
         folder = tmp_path / "tree" / f"class-{place % 2}"
         folder.mkdir(parents=True, exist_ok=True)

@@ -85,7 +85,7 @@ def test_a_label_of_another_kind_in_a_text_file_is_named_by_its_row(
 def test_digits_beside_letters_and_two_signs_are_classes(
     cell: Callable[[int], object], classes: list[str], tmp_path: Path
 ) -> None:
-    out = Path(prepare(csv(tmp_path / "labels.csv", cell), tmp_path / "out", tell=lambda text: None))
+    out = Path(prepare(csv(tmp_path / "labels.csv", cell), tmp_path / "out", notify=lambda text: None))
     assert json.loads((out / "manifest.json").read_text())["classes"] == classes
 
 

@@ -28,7 +28,7 @@ ROOMS = {
     "mailbox": set(),
     "notes": {"errors"},
     "plain": {"notes"},
-    "plan": {"errors"},
+    "plan": {"errors", "renamed"},
     "planner": {
         "baselines",
         "cores",
@@ -74,7 +74,7 @@ ROOMS = {
         "seeds",
     },
     "transport": {"device", "errors", "known", "mailbox", "renamed"},
-    "trackers": {"errors", "events", "pipeline", "regular"},
+    "trackers": {"errors", "events", "pipeline", "regular", "renamed"},
     "pipeline": {
         "options",
         "device",

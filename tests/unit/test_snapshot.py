@@ -141,7 +141,7 @@ def test_any_changed_byte_of_a_manifest_is_noticed(tmp_path: Path) -> None:
         {"blocks": "a"},
         {"records": [7]},
         {"records": [{"epoch": 0, "train": None}]},
-        {"beside": [{}]},
+        {"extra_files": [{}]},
         {"other": 1},
     ],
 )

@@ -17,7 +17,7 @@ from jobs import QUIET, DigitsJob
 from ffdist.errors import ConfigError, DivergedError, PeerLostError, SnapshotError, StageError, StageLostError
 from ffdist.events import ProgressMade, RunEvent, RunRestarted
 from ffdist.pipeline.message import Snapshot
-from ffdist.runtime.agent import agent_of, tell_agent, told_by
+from ffdist.runtime.agent import agent_of, notify_agent, stop_signal_of
 from ffdist.runtime.folder import locked
 from ffdist.runtime.outcome import Result
 from ffdist.runtime.run import read_settings, write_settings
@@ -98,14 +98,14 @@ def test_a_snapshot_begins_torchruns_count_anew_and_an_error_of_the_jobs_own_end
         return left
 
     assert fails() == 2  # before anything was told torchrun's own count holds
-    tell_agent(run=str(tmp_path), newest=None)
+    notify_agent(run=str(tmp_path), newest=None)
     assert fails() == 1
     for step in (1, 2, 3):
         commit(tmp_path, step)
         assert fails() == 2
     assert [fails(), fails(), fails()] == [2, 1, 0]
     commit(tmp_path, 4)
-    tell_agent(final=True)
+    notify_agent(final=True)
     assert fails() == 0
 
 
@@ -124,7 +124,7 @@ def test_ranks_that_were_told_to_stop_are_told_from_those_that_failed(
     codes: list[int], told: signal.Signals | None
 ) -> None:
     failures = {rank: SimpleNamespace(exitcode=code) for rank, code in enumerate(codes)}
-    assert told_by(failures) == told
+    assert stop_signal_of(failures) == told
 
 
 HOLDING = """

@@ -14,7 +14,7 @@ import pytest
 from jobs import DigitsJob
 
 import ffdist
-from ffdist.cli import tell
+from ffdist.cli import print_error
 from ffdist.cli.spelling import as_flags
 from ffdist.errors import ConfigError
 from ffdist.events import Observers, StopRun
@@ -191,8 +191,8 @@ def test_a_callback_that_cannot_be_made_is_told_by_the_last_rank_which_alone_has
     try:
         with pytest.raises(ConfigError, match=why) as caught:
             observers(Settings().changed(callback=(named,)), None)
-        tell(caught.value)
-        tell(ConfigError("what every rank says"))
+        print_error(caught.value)
+        print_error(ConfigError("what every rank says"))
         assert capsys.readouterr().err == f"ffdist: error (rank 1): {caught.value.text(as_flags)}\n"
     finally:
         sys.modules.pop("own", None)

@@ -10,12 +10,12 @@ ALONE = """
 import os, signal, sys, time
 from ffdist.runtime import beat
 from ffdist.runtime.beat import Activity
-from ffdist.runtime.watchdog import watched_from_beside
+from ffdist.runtime.watchdog import watched
 
 beat.LEAST = beat.SLACK = 0.5
 outer, inner = Activity(), Activity()
-with watched_from_beside(1.0, outer):
-    with watched_from_beside(1.0, inner):
+with watched(1.0, outer):
+    with watched(1.0, inner):
         inner.set("waiting for batch 7")
         time.sleep(2.5)  # slow, and not stopped
         if sys.argv[1] == "stopped":

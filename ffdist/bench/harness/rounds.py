@@ -15,7 +15,7 @@ from ffdist.bench.harness.team import WorkerPool
 from ffdist.bench.harness.window import Window, WindowRate
 from ffdist.device import synchronize
 
-PATIENCE = 4
+MAX_TRIES_PER_ROUND = 4
 """Times the rounds asked for that are tried, before the machine counts as too busy to measure on."""
 FEWEST = 3
 """Rounds that are tried, however long they take."""
@@ -192,7 +192,7 @@ def take_turns(
     wanted: int,
     progress: Callable[[str], None] = lambda line: None,
     *,
-    max_tries: int = PATIENCE,
+    max_tries: int = MAX_TRIES_PER_ROUND,
     seconds: float = float("inf"),
 ) -> Rounds:
     """A B, B A, A B, ... until `wanted` rounds have passed the probe, or `max_tries` times as many were tried, or so

@@ -86,7 +86,7 @@ class WorkerPool:
     """
 
     def __init__(
-        self, name: str, life: WorkerMain, size: int, *, keep_memory: bool = True, parents: bool = False
+        self, name: str, main: WorkerMain, size: int, *, keep_memory: bool = True, parents: bool = False
     ) -> None:
         context = multiprocessing.get_context("spawn")
         self.name = name
@@ -101,7 +101,7 @@ class WorkerPool:
             member = (World(rank, size, rank), str(Path(self.folder.name) / "store"), there)
             process = context.Process(
                 target=_member,
-                args=(os.getpid(), life, keep_memory, *member),
+                args=(os.getpid(), main, keep_memory, *member),
                 name=f"{name}-{rank}",
                 daemon=not parents,
             )
@@ -188,7 +188,7 @@ class WorkerPool:
         raise StageError(f"side '{self.name}' failed", expected="a finished round", got=got)
 
 
-def _member(parent: int, life: WorkerMain, keep_memory: bool, world: World, store_file: str, line: Connection) -> None:
+def _member(parent: int, main: WorkerMain, keep_memory: bool, world: World, store_file: str, line: Connection) -> None:
     os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK)
     end_with_parent(parent)  # it asks for orders between two rounds only, and a round may take minutes
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -197,7 +197,7 @@ def _member(parent: int, life: WorkerMain, keep_memory: bool, world: World, stor
         keep_freed_memory()  # for every side alike, and so is its share of the cores
     pin_to_cores(world.rank, world.size)
     try:
-        line.send(("end", life(PoolMember(world, store_file, line))))
+        line.send(("end", main(PoolMember(world, store_file, line))))
     except Exception as error:
         line.send(("failure", (type(error).__name__, str(error), traceback.format_exc(limit=-4))))
         sys.exit(1)

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from ffdist.bench.best import with_plan
 from ffdist.bench.harness.finding import BenchResult, Plot, Progress
 from ffdist.bench.harness.probe import Probe
-from ffdist.bench.harness.rounds import PATIENCE
+from ffdist.bench.harness.rounds import MAX_TRIES_PER_ROUND
 from ffdist.bench.harness.summary import Summary, ratios
 from ffdist.bench.harness.table import Cell, ResultTable
 from ffdist.bench.harness.team import WorkerMain, WorkerPool
@@ -70,7 +70,7 @@ class AccuracySide(NamedTuple):
 
     name: str
     size: int
-    life: Callable[[BenchJob], WorkerMain]
+    make_main: Callable[[BenchJob], WorkerMain]
 
 
 class RecipeTrial(NamedTuple):
@@ -119,7 +119,7 @@ def accuracy(settings: BenchSettings, progress: Progress) -> BenchResult:
         ]
         tried = {side.name: try_recipes(side, settings, chance, progress) for side in contenders}
         race = AccuracyRuns(variant, chance, tried, *take_turns(contenders, settings, chosen(tried), progress))
-    return told(settings, race)
+    return result_of(settings, race)
 
 
 def check(settings: BenchSettings) -> None:
@@ -158,7 +158,7 @@ def take_turns(
     runs: dict[str, list[list[Epoch]]] = {side.name: [] for side in contenders}
     failed: list[dict[str, list[Epoch]]] = []
     with Probe(settings.compare.devices) as probe:
-        for number in range(PATIENCE * settings.compare.rounds):
+        for number in range(MAX_TRIES_PER_ROUND * settings.compare.rounds):
             before = probe.measure()
             order = contenders if number % 2 == 0 else reversed(contenders)
             found = {side.name: run(side, settings, recipes[side.name], number, progress) for side in order}
@@ -184,7 +184,7 @@ def try_recipes(side: AccuracySide, settings: BenchSettings, chance: float, prog
     for recipe in recipes:
         progress(f"{side.name} with {recipe}")
         runs = [
-            run(side, settings, recipe, PATIENCE * settings.compare.rounds + number, progress)
+            run(side, settings, recipe, MAX_TRIES_PER_ROUND * settings.compare.rounds + number, progress)
             for number in range(settings.compare.qualifying)
         ]
         seconds = [reached_after(epochs, settings.compare.target, chance) for epochs in runs]
@@ -258,7 +258,7 @@ def run(side: AccuracySide, settings: BenchSettings, recipe: Recipe, number: int
     """Epoch by epoch, until the target or the last; run `number` has seed + number."""
     epochs: list[Epoch] = []
     with WorkerPool(
-        side.name, side.life(whole_job(settings, recipe, settings.train.training.seed + number)), side.size
+        side.name, side.make_main(whole_job(settings, recipe, settings.train.training.seed + number)), side.size
     ) as team:
         while len(epochs) < recipe.epochs and not (epochs and epochs[-1].accuracy >= settings.compare.target):
             epochs.append(team.recv())
@@ -277,7 +277,7 @@ def reached_after(run: Sequence[Epoch], level: float, chance: float) -> float:
     return nan
 
 
-def told(settings: BenchSettings, race: AccuracyRuns) -> BenchResult:
+def result_of(settings: BenchSettings, race: AccuracyRuns) -> BenchResult:
     variant, runs, recipes = race.variant, race.runs, chosen(race.tried)
     reached = {name: all(run[-1].accuracy >= settings.compare.target for run in of) for name, of in runs.items()}
     ours, theirs, ratio = at_level(race, settings.compare.target)

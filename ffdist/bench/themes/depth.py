@@ -138,7 +138,7 @@ def run_weighed(job: Job) -> list[MemoryUse]:
     used: dict[int, MemoryUse] = {}
     errors: list[BaseException] = []
 
-    def life(rank: int) -> None:
+    def run_rank(rank: int) -> None:
         try:
             with Meter(torch.device("cpu")) as meter:
                 world = World(rank, count, rank)
@@ -148,7 +148,7 @@ def run_weighed(job: Job) -> list[MemoryUse]:
         except BaseException as error:
             errors.append(error)
 
-    join_all([Thread(target=life, args=(rank,), daemon=True) for rank in range(count)])
+    join_all([Thread(target=run_rank, args=(rank,), daemon=True) for rank in range(count)])
     if errors:
         raise root_cause(errors)
     return [used[rank] for rank in range(count)]

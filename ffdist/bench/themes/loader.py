@@ -26,7 +26,7 @@ from ffdist.data.encoded import EncodedSplit
 ALONE, TRAINING = "loader", "ours"
 SECONDS = 1.0
 """A window, where nobody says otherwise: as many batches are made in it as a training learns in many."""
-PATIENCE = 2
+MAX_TRIES_PER_ROUND = 2
 """Times the rounds asked for that are tried: every round has many sides."""
 TURNS = 60.0
 """Seconds in which rounds begin: of large pictures the training that they feed takes much longer than its window."""
@@ -36,10 +36,10 @@ def loader_mains(settings: BenchSettings, folder: Path) -> dict[str, WorkerMain]
     """Every loader that makes these batches, by its name; ours first. folder: for pictures in files."""
     job = settings.job(1)
     split = job().images.train
-    told = settings.train.dataset
-    alike = {*told.augment} <= SIMPLE
+    dataset = settings.train.dataset
+    alike = {*dataset.augment} <= SIMPLE
     if not isinstance(split, EncodedSplit):
-        ways = WAYS if alike and split.dtype == "uint8" and "resized-crop" not in told.augment else {}
+        ways = WAYS if alike and split.dtype == "uint8" and "resized-crop" not in dataset.augment else {}
         return {ALONE: LoaderMain(job), **{f"torch, {way}": BatchPathMain(job, way) for way in ways}}
     found: dict[str, WorkerMain] = {}
     for workers in settings.compare.workers:
@@ -64,7 +64,9 @@ def loader(settings: BenchSettings, progress: Progress) -> BenchResult:
             side = PoolSide(name, team, Window(settings.compare.warmup_batches, 3))
             sides.append(calibrated(side, settings.compare.window_seconds))
         sides.append(open_pipeline(ends, settings, settings.num_stages, TRAINING))
-        rounds = take_turns(sides, probe, settings.compare.rounds, progress, max_tries=PATIENCE, seconds=TURNS)
+        rounds = take_turns(
+            sides, probe, settings.compare.rounds, progress, max_tries=MAX_TRIES_PER_ROUND, seconds=TURNS
+        )
     return found_out(settings, [side.name for side in sides if side.name != TRAINING], rounds)
 
 

@@ -45,8 +45,8 @@ def memory(settings: BenchSettings, progress: Progress) -> BenchResult:
     if floor := one_f_one_b_floor(used, settings):
         notes.append(floor)
     summary = [summarise(settings, used, name) for name in settings.compare.against if members(used, name)]
-    told = summary[0] if len(summary) == 1 else summary
-    return BenchResult("memory", told, [weighed(settings, used)], notes, bars(settings, used))
+    facts = summary[0] if len(summary) == 1 else summary
+    return BenchResult("memory", facts, [weighed(settings, used)], notes, bars(settings, used))
 
 
 def pipeline_memory(settings: BenchSettings, stages: int) -> list[MemoryUse]:

@@ -41,7 +41,7 @@ def throughput(settings: BenchSettings, progress: Progress) -> BenchResult:
     if settings.by_plan:
         notes.append(f"ours by the plan {settings.plan_text}")
     if settings.train.watch.trace:
-        notes.append(f"both sides' stages at work are drawn in {drawn_beside(settings, progress)}")
+        notes.append(f"both sides' stages at work are drawn in {draw_timelines(settings, progress)}")
     return found_out(settings, rounds, ours.name, families, notes)
 
 
@@ -65,8 +65,8 @@ def found_out(
         floor_table(found, timed, rates, settings.num_stages, settings.batch_size),
         rounds.table(),
     ]
-    told = summary[0] if len(summary) == 1 else summary
-    return BenchResult("throughput", told, [table for table in tables if table.lines], notes, bars(settings, rounds))
+    facts = summary[0] if len(summary) == 1 else summary
+    return BenchResult("throughput", facts, [table for table in tables if table.lines], notes, bars(settings, rounds))
 
 
 def best_of_ours(ends: ExitStack, settings: BenchSettings, progress: Progress) -> tuple[PoolSide, list[str]]:
@@ -161,9 +161,9 @@ def compared(settings: BenchSettings, rounds: Rounds, ours: str, summary: list[d
     made = ResultTable(
         "compared", title, columns, {"throughput": "samples/s", "ratio": "", "bound": "", "of_bound": ""}
     )
-    told = {result["variant"]: result for result in summary}
+    by_variant = {result["variant"]: result for result in summary}
     for name in rounds.names:
-        result = told.get(name, {"against": ""})
+        result = by_variant.get(name, {"against": ""})
         bound = {key: result[key] for key in ("bound", "of_bound") if key in result}
         made.add(
             side=name, against=result["against"], throughput=rounds.rate(name), ratio=rounds.ratio(ours, name), **bound
@@ -193,14 +193,14 @@ def qualified(item: tuple[str, Family]) -> ResultTable:
 def stages(rounds: Rounds, ours: str) -> ResultTable:
     """Where the stages' time went: medians over the rounds that count, warm-up and tail included."""
     laps = rounds.laps[ours]
-    told = laps[0].details["stages"] if laps else []
+    stages = laps[0].details["stages"] if laps else []
     columns = {"stage": "stage", "worker": "worker", "blocks": "blocks", "busy": "busy", "waits for next": "no_credit"}
-    if any("exchange" in stage for stage in told):
+    if any("exchange" in stage for stage in stages):
         columns |= {"adds gradients": "exchange", "waits for gradients": "no_gradients"}
     made = ResultTable(
         "stages", "ffdist's stages, ms a batch", columns, dict.fromkeys(TIMES, "ms a batch") | {"hidden": ""}
     )
-    for index, stage in enumerate(told):
+    for index, stage in enumerate(stages):
         times = {
             key: median(1e3 * lap.details["stages"][index][key] / lap.details["batches"] for lap in laps)
             for key in TIMES

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ffdist.bench.harness.finding import BenchResult, Plot, Progress
 from ffdist.bench.harness.probe import Probe
-from ffdist.bench.harness.rounds import PATIENCE
+from ffdist.bench.harness.rounds import MAX_TRIES_PER_ROUND
 from ffdist.bench.harness.summary import Summary
 from ffdist.bench.harness.table import ResultTable
 from ffdist.bench.settings import BenchSettings
@@ -17,7 +17,7 @@ def transport(settings: BenchSettings, progress: Progress) -> BenchResult:
     """Messages and bytes a second by size; the transports take turns with the copy in every round."""
     with Probe(2) as probe:
         attempt, lowest, rates = 0, 0.0, []
-        while attempt < PATIENCE and lowest < probe.least:
+        while attempt < MAX_TRIES_PER_ROUND and lowest < probe.least:
             attempt += 1
             progress(f"attempt {attempt}")
             before = probe.measure()

@@ -112,8 +112,8 @@ def refuse_numbers(path: Path) -> NoReturn:
 
 def check_known(source: str, choice: SplitChoice, holding: HoldOutOptions) -> None:
     """Raises ConfigError for settings of folders."""
-    if holding.told or choice != SplitChoice():
-        flag = setting(holding.told) if holding.told else f"{setting('splits')} and {setting('ignore')}"
+    if holding.given_option or choice != SplitChoice():
+        flag = setting(holding.given_option) if holding.given_option else f"{setting('splits')} and {setting('ignore')}"
         raise ConfigError(
             "a known data set has its own splits",
             where=f"{flag}, {source}",

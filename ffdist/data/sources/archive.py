@@ -37,8 +37,8 @@ def is_archive(path: Path) -> bool:
     with opened_tar(path) as archive:
         names = [PurePosixPath(member.name) for member in islice(members_of(archive, path), FIRST)]
     pictures = [name for name in names if is_picture(Path(name.name))]
-    beside = {name.with_suffix("") for name in names if name not in pictures}
-    alone = beside.isdisjoint(name.with_suffix("") for name in pictures)
+    stems = {name.with_suffix("") for name in names if name not in pictures}
+    alone = stems.isdisjoint(name.with_suffix("") for name in pictures)
     return bool(pictures) and alone and all(len(name.parts) > 1 for name in pictures)
 
 
@@ -61,7 +61,7 @@ def unpacked(path: Path, out: Path | RemoteFolder) -> Iterator[Path]:
 def unpack(path: Path, folder: Path) -> tuple[int, int]:
     """Files and bytes that were written. Where a name leads out of the folder, or is a link's, nothing is."""
     count = size = 0
-    for name, told, data in members(path, folder):
+    for name, size, data in members(path, folder):
         target = inside(folder, name)
         if target is None:
             continue
@@ -69,9 +69,9 @@ def unpack(path: Path, folder: Path) -> tuple[int, int]:
             target.parent.mkdir(parents=True, exist_ok=True)
             with target.open("xb") as file:
                 shutil.copyfileobj(data, file, 2**20)
-                if file.tell() != told:
-                    raise EOFError(f"{file.tell():,} bytes, where {told:,} are told")
-        count, size = count + 1, size + told
+                if file.tell() != size:
+                    raise EOFError(f"{file.tell():,} bytes, where {size:,} are told")
+        count, size = count + 1, size + size
     return count, size
 
 

@@ -37,7 +37,7 @@ class DataSource(ABC):
     notes: Sequence[str] = ()
     """What a user should know of how it was understood."""
 
-    def beside(self) -> list[Path]:
+    def files_elsewhere(self) -> list[Path]:
         """Files that its samples are read from, and that lie outside of it."""
         return []
 

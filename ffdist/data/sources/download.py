@@ -24,7 +24,7 @@ from ffdist.notes import note
 
 ERRORS = (OSError, RuntimeError, ValueError, HTTPException)
 """What urllib and torchvision raise."""
-PATIENCE = 30.0
+TIMEOUT = 30.0
 """Seconds without a byte until a server is given up."""
 
 
@@ -107,7 +107,7 @@ def have(name: str, remote: RemoteFile, root: Path, new: Path) -> Path:
 def connection_timeouts() -> Iterator[None]:
     """Inside, a connection that says nothing is given up; torchvision would wait for ever."""
     before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(PATIENCE)
+    socket.setdefaulttimeout(TIMEOUT)
     try:
         yield
     finally:

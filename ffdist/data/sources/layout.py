@@ -109,7 +109,7 @@ def check_all_splits(listing: Listing, folders: list[Path], marks: dict[Path, Sp
             unknown,
             f"leave out what is none: {setting('ignore', quoted(listing, unknown))}; "
             f"or say what is: {example(listing, marks, unknown)}; {CLASSES}",
-            beside=[folder for folder in folders if folder not in unknown],
+            others=[folder for folder in folders if folder not in unknown],
         )
 
 
@@ -247,10 +247,10 @@ def refused(
     folders: list[Path],
     remedy: str,
     *,
-    beside: list[Path] | None = None,
+    others: list[Path] | None = None,
     within: list[str] | None = None,
 ) -> DataError:
-    expected = f"splits alone, as {shown(listing.name(f) for f in beside)}" if beside else None
+    expected = f"splits alone, as {shown(listing.name(f) for f in others)}" if others else None
     got = shown(listing.name(folder) for folder in folders)
     return DataError(
         what,

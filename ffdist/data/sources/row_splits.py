@@ -85,7 +85,7 @@ def row_splits(files: Sequence[Path], others: Sequence[str]) -> RowSplits | None
             remedy=f"keep one of them; {WHOLE}",
         )
     for name, texts in found.items():
-        return RowSplits(name, placed(files, name, texts))
+        return RowSplits(name, split_of_rows(files, name, texts))
     return None
 
 
@@ -119,7 +119,7 @@ def split_texts(files: Sequence[Path], name: str, kind: pa.DataType) -> Mapping[
     return texts if surely or len(set(texts.values())) > 1 else None
 
 
-def placed(files: Sequence[Path], name: str, texts: Mapping[str, str]) -> np.ndarray:
+def split_of_rows(files: Sequence[Path], name: str, texts: Mapping[str, str]) -> np.ndarray:
     """int8 [N]. Raises DataError where rows are for validation and none for training."""
     places = {text: SPLITS.index(split) for text, split in texts.items()}
     rows = [places[text] for file in files for column in read(file, name) for text in column.to_pylist()]

@@ -50,7 +50,7 @@ class HoldOutOptions:
         return None if self.group_pattern is None else f"names like '{self.group_pattern}'"
 
     @property
-    def told(self) -> str | None:
+    def given_option(self) -> str | None:
         """The first of them that is asked for."""
         asked = {
             "test_fraction": self.test_fraction,
@@ -91,7 +91,7 @@ class Shares:
             )
         if TRAIN not in counts:
             labels, groups = labels[:0], None
-        self.places = placed(labels, test, validation, holding.seed, groups)
+        self.places = assign_splits(labels, test, validation, holding.seed, groups)
         """int8 [N], in `SPLITS`."""
         drawn = {split: int((self.places == place).sum()) for place, split in enumerate(SPLITS)}
         if not drawn[TRAIN] and test < 1 and TRAIN in counts:
@@ -144,7 +144,9 @@ class Shares:
         return SPLITS[self.places[row]]
 
 
-def placed(labels: np.ndarray, test: float, validation: float, seed: int, groups: np.ndarray | None) -> np.ndarray:
+def assign_splits(
+    labels: np.ndarray, test: float, validation: float, seed: int, groups: np.ndarray | None
+) -> np.ndarray:
     """int8 [N], in `SPLITS`: the test samples are drawn first, and those for validation from the rest."""
     places = np.full(len(labels), SPLITS.index(TEST if test == 1 else TRAIN), np.int8)
     for split, share in ((TEST, test), (VALIDATION, validation / (1 - test) if test < 1 else 0)):

@@ -32,7 +32,7 @@ def given_splits(listing: Listing) -> SplitFolders:
             split = listing.choice.takes(name)
             if split is not None:
                 splits[split].append(path)
-            elif len(folders) == 1 or any(told.startswith(f"{name}/") for told in names):
+            elif len(folders) == 1 or any(other.startswith(f"{name}/") for other in names):
                 todo.append(path)
             else:
                 others.append(path)

@@ -128,8 +128,8 @@ class SplitChoice:
 
     def takes(self, name: str) -> str | None:
         """The split that was told for a path relative to the source."""
-        told = (self.splits or {}).items()
-        return next((split for split, patterns in told if any(self.like(name, p) for p in patterns)), None)
+        split_patterns = (self.splits or {}).items()
+        return next((split for split, patterns in split_patterns if any(self.like(name, p) for p in patterns)), None)
 
     def ignores(self, name: str) -> bool:
         matches = [self.like(name, pattern) for pattern in self.ignore]  # every one, so that `used` is complete
@@ -145,11 +145,11 @@ class SplitChoice:
 
     def check_used(self, root: Path) -> None:
         """Raises ConfigError for a pattern that nothing is called like."""
-        told = {
+        patterns_by_flag = {
             setting("ignore"): self.ignore,
             setting("splits"): [p for of in (self.splits or {}).values() for p in of],
         }
-        for flag, patterns in told.items():
+        for flag, patterns in patterns_by_flag.items():
             for pattern in patterns:
                 if pattern not in self.used:
                     raise ConfigError(

@@ -120,7 +120,7 @@ class TableSource(DataSource):
                         yield Item(share, label, data, where)
                     first += len(column)
 
-    def beside(self) -> list[Path]:
+    def files_elsewhere(self) -> list[Path]:
         """The files that a column of paths names."""
         return [path for files in self.files.values() for file in files for path in self.paths(file)]
 

@@ -149,7 +149,7 @@ def named(listing: Listing, files: Sequence[Path]) -> dict[str, list[Path]]:
             unknown,
             f"leave out what is none: {setting('ignore', quoted(listing, unknown))}; "
             f"or say what is: {example(listing, splits, unknown)}; {WHOLE}",
-            beside=known,
+            others=known,
         )
     for split, of in splits.items():
         kinds = {series(listing, path): path for path in of}
@@ -181,8 +181,8 @@ def series(listing: Listing, path: Path) -> str:
     return re.sub(NUMBERS, "0", listing.name(path).casefold())
 
 
-def refused(listing: Listing, what: str, files: Sequence[Path], remedy: str, beside: Sequence[Path] = ()) -> DataError:
-    expected = f"names that say the split, as {shown((listing.name(p) for p in beside), limit=3)}" if beside else None
+def refused(listing: Listing, what: str, files: Sequence[Path], remedy: str, others: Sequence[Path] = ()) -> DataError:
+    expected = f"names that say the split, as {shown((listing.name(p) for p in others), limit=3)}" if others else None
     got = shown((listing.name(path) for path in files), limit=6)
     return DataError(what, where=listing.root, expected=expected, got=got, remedy=remedy)
 

@@ -28,7 +28,7 @@ import torch.distributed as dist
 
 from ffdist.transport.stores import serve_store
 
-PATIENCE = timedelta(seconds=60)
+TIMEOUT = timedelta(seconds=60)
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class ContractRank:
         """Let the other ranks know that something has happened."""
         self.store.set(f"told/{key}", "")
 
-    def await_posted(self, key: str, within: timedelta = PATIENCE) -> bool:
+    def await_posted(self, key: str, within: timedelta = TIMEOUT) -> bool:
         """Wait until a rank has told `key`; False if it has not within that time."""
         try:
             self.store.wait([f"told/{key}"], within)
@@ -190,7 +190,7 @@ def _perform(task: _Task, place: ContractRank) -> RankOutcome:
     try:
         if task.gloo:
             store = dist.PrefixStore("gloo", place.store)
-            dist.init_process_group("gloo", store=store, rank=place.rank, world_size=place.size, timeout=PATIENCE)
+            dist.init_process_group("gloo", store=store, rank=place.rank, world_size=place.size, timeout=TIMEOUT)
         return RankOutcome(value=task.function(place, *task.args))
     except Exception as error:
         if add_note := getattr(error, "add_note", None):  # from Python 3.11 on
