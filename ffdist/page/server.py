@@ -46,7 +46,7 @@ ASSETS = {"/page.css": "text/css", "/page.js": "text/javascript"}
 class PageServer:
     """A server of the pages of what is in a folder: of a run, or of runs.
 
-        with ffdist.Watch("runs") as watch:
+        with ffdist.PageServer("runs") as watch:
             print(watch.url)
 
     host: where it listens; the default answers this machine alone. port: 0 for any that is free; None: 8642, or any

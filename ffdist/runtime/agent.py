@@ -140,7 +140,7 @@ def main(words: Sequence[str]) -> None:
         from torch.distributed.elastic.multiprocessing import SignalException
     try:
         with counting():
-            tell_agent(imports=import_seconds())
+            notify_agent(imports=import_seconds())
             run.main([f"--log-dir={os.devnull}", *words])
     except SignalException as told:
         sys.exit(128 + told.sigval)

@@ -27,7 +27,7 @@ ProcessMain = Callable[[ProcessStart, LauncherPipe, Activity], None]
 """What a stage's process does; picklable."""
 MOST = timedelta(hours=1)
 """How long torch may wait in a store; who waits for a worker looks at the clock itself, and at the worker."""
-TOLD = ("what", "where", "expected", "got", "remedy")
+DETAILS = ("what", "where", "expected", "got", "remedy")
 """Of an error, from one process to another."""
 
 
@@ -71,7 +71,7 @@ class StageMain:
 
 
 def error_event(error: FfdistError) -> dict[str, Any]:
-    values = {name: error.details[name] for name in TOLD}  # with the settings still to be spelled
+    values = {name: error.details[name] for name in DETAILS}  # with the settings still to be spelled
     return {
         "event": "error",
         "type": type(error).__name__,
