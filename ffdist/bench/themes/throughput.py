@@ -16,7 +16,7 @@ from ffdist.bench.harness.rounds import PoolSide, Rounds, take_turns
 from ffdist.bench.harness.table import SIDES, ResultTable
 from ffdist.bench.settings import BenchSettings
 from ffdist.bench.sides import Family, open_baseline, open_pipeline
-from ffdist.bench.traced import drawn_beside
+from ffdist.bench.traced import draw_timelines
 
 SERIAL = "ff"
 TIMES = ("busy", "no_credit", "exchange", "no_gradients")
