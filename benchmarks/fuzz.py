@@ -1,11 +1,13 @@
 """Bad input by the thousand, for everything that reads what anybody may have written.
 
     python benchmarks/fuzz.py --inputs 10000 --record benchmarks/records
+    python benchmarks/fuzz.py --inputs 10000 --by hypothesis --record benchmarks/records
     python benchmarks/fuzz.py --inputs 2000 --only "frame from the wire" picture
 
 Each target (`benchmarks/fuzz_targets.py`) runs in a process of its own, and gets inputs that are made of whole ones:
 bytes changed, cut, doubled and spliced; of JSON, values of other kinds, huge numbers, deep nesting. Where atheris is
-installed (pip install atheris) it guides that by what of ffdist each input reaches. A finding is an input upon which it
+installed (pip install atheris) it guides that by what of ffdist each input reaches; by hypothesis they are made of its
+strategies (`benchmarks/fuzz_strategies.py`) instead. A finding is an input upon which it
 raised anything but an error for users, computed for over 10 s, did not answer for two minutes, ended the process, took
 more than 2 GiB (the largest pictures that are read take 1.3), or had a pickle read. Findings are kept in --findings,
 and the exit status is 1. An input that has once been one is a test, in tests/unit/test_fuzz.py.
@@ -27,7 +29,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -45,6 +47,7 @@ from ffdist.bench.harness.finding import BenchResult
 from ffdist.bench.harness.table import ResultTable
 from ffdist.errors import FfdistError
 
+By = Literal["coverage", "hypothesis"]
 SECONDS, ANSWER = 10.0, 120.0
 """Of computing that one input may take; until it is over, whatever else the machine does."""
 ROOM = 2 << 30
@@ -99,6 +102,7 @@ class FuzzOutcome:
     memory_mib: int = 0
     """By which the process has grown."""
     guided: bool = False
+    """Whether coverage has."""
 
 
 def mutated(data: bytes, others: Sequence[bytes], draw: random.Random) -> bytes:
@@ -211,7 +215,7 @@ def too_slow(*_: object) -> None:
     raise Slow
 
 
-def fuzz_target(name: str, inputs: int, seed: int, findings: Path, to: Path) -> None:
+def fuzz_target(name: str, inputs: int, seed: int, by: By, findings: Path, to: Path) -> None:
     """A target's process."""
     target = next(each for each in TARGETS if each.name == name)
     warnings.simplefilter("ignore")
@@ -232,11 +236,41 @@ def fuzz_target(name: str, inputs: int, seed: int, findings: Path, to: Path) -> 
             to.write_text(json.dumps(asdict(trial.outcome)))
             return trial.outcome.inputs >= inputs
 
-        if not guided(trial, seeds, draw, done):
+        if by == "hypothesis":
+            by_hypothesis(trial, seeds, draw, done, inputs)
+        elif not guided(trial, seeds, draw, done):
             while not done():
                 for _ in range(100):
                     trial.use(mutated(draw.choice(seeds), seeds, draw))
     os._exit(0)
+
+
+def by_hypothesis(
+    trial: TargetTrial, seeds: list[bytes], draw: random.Random, done: Callable[[], bool], inputs: int
+) -> None:
+    """Until `done`: begun anew where hypothesis knows no more."""
+    from hypothesis import HealthCheck, Phase, given, settings
+    from hypothesis import seed as seeded
+
+    from benchmarks.fuzz_strategies import inputs_of
+
+    told = settings(
+        max_examples=inputs,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example],
+    )
+    while not done():
+
+        @seeded(draw.randrange(2**31))
+        @told
+        @given(inputs_of(seeds))
+        def one(data: bytes) -> None:
+            if trial.outcome.inputs < inputs:
+                trial.use(data)
+
+        one()
 
 
 def guided(trial: TargetTrial, seeds: list[bytes], draw: random.Random, done: Callable[[], bool]) -> bool:
@@ -269,14 +303,16 @@ def main(
     inputs: int = 10_000,
     only: tuple[str, ...] = (),
     seed: int = 0,
+    by: By = "coverage",
     jobs: int = 1,
     findings: Path = Path("findings"),
     record: Path | None = None,
 ) -> None:
-    """inputs: of each target. only: names of targets. jobs: targets at a time. record: the folder for records."""
+    """inputs: of each target. only: names of targets. by: who makes them; coverage
+    where atheris is installed, else chance. jobs: targets at a time. record: the folder for records."""
     wanted = [target for target in TARGETS if not only or target.name in only]
     with ThreadPoolExecutor(jobs) as pool:
-        outcomes = [*pool.map(lambda target: tried(target, inputs, seed, findings), wanted)]
+        outcomes = [*pool.map(lambda target: tried(target, inputs, seed, by, findings), wanted)]
     columns = {
         "target": "side",
         "seed": "seed",
@@ -307,18 +343,19 @@ def main(
         f"process's end, over {ROOM >> 20} MiB, or a pickle read",
         *(f"{outcome.target}: {found}" for outcome in outcomes for found in outcome.findings),
     ]
-    report(BenchResult("fuzz", {}, [made], notes), record)
+    theme = "fuzz" if by == "coverage" else f"fuzz-{by}"
+    report(BenchResult(theme, {}, [made], notes), record)
     sys.exit(any(outcome.findings for outcome in outcomes))
 
 
-def tried(target: Target, inputs: int, seed: int, findings: Path) -> FuzzOutcome:
+def tried(target: Target, inputs: int, seed: int, by: By, findings: Path) -> FuzzOutcome:
     """In a process of its own, begun again behind an input that ends it."""
     folder = (findings / "".join(c if c.isalnum() else "-" for c in target.name)).absolute()
     folder.mkdir(parents=True, exist_ok=True)
     outcome_file = folder / "outcome.json"
     outcome_file.unlink(missing_ok=True)
     process = multiprocessing.get_context("spawn").Process(
-        target=fuzz_target, args=(target.name, inputs, seed, folder, outcome_file)
+        target=fuzz_target, args=(target.name, inputs, seed, by, folder, outcome_file)
     )
     process.start()
     process.join()

@@ -9,8 +9,10 @@ from contextlib import suppress
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
 
 from benchmarks.fuzz import mutated
+from benchmarks.fuzz_strategies import inputs_of
 from benchmarks.fuzz_targets import (
     TARGETS,
     Target,
@@ -44,6 +46,20 @@ def test_bad_input_is_an_error_for_users_and_whole_input_is_taken(target: Target
     for _ in range(INPUTS):
         with suppress(FfdistError):
             target.use(mutated(draw.choice(seeds), seeds, draw))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
+def test_what_hypothesis_makes_of_whole_input_is_taken_or_an_error_for_users(target: Target) -> None:
+    """Ten thousand of each: `python benchmarks/fuzz.py --by hypothesis`."""
+
+    @settings(max_examples=INPUTS, derandomize=True, deadline=None, database=None)
+    @given(inputs_of([*target.seeds()]))
+    def one(data: bytes) -> None:
+        with suppress(FfdistError):
+            target.use(data)
+
+    one()
 
 
 @pytest.mark.parametrize("data", [b"[" * 5000, b'{"snapshot": [], "accuracy": 0.5}', b"null", b"\xff"])
