@@ -18,7 +18,7 @@ from ray.cluster_utils import Cluster
 from benchmarks.report import report
 from ffdist.bench.harness.finding import BenchResult
 from ffdist.bench.harness.probe import Probe
-from ffdist.bench.themes.transport import carried
+from ffdist.bench.suites.transport import carried
 from ffdist.transport.measure import MIB, TransportRate, measure_transport
 
 TRANSPORTS = ("shared-memory", "gloo", "object-store")

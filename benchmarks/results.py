@@ -41,8 +41,8 @@ def redraw(root: Path, folder: Path) -> None:
 
 def draw(folder: Path) -> str:
     parts = []
-    for theme, title, lines_in in SECTIONS:
-        records = newest(folder, theme)
+    for suite, title, lines_in in SECTIONS:
+        records = newest(folder, suite)
         if records:
             parts += [f"## {title}", "", *piped(lines_in(records)), ""]
     return "\n".join(parts)
@@ -59,10 +59,10 @@ def piped(lines: Drawn) -> list[str]:
     return pipes(lines[0], [[shown(line.get(column)) for column in lines[0]] for line in lines])
 
 
-def newest(folder: Path, theme: str) -> list[Record]:
+def newest(folder: Path, suite: str) -> list[Record]:
     """The latest record of each network, rule, data set and way of running, with its `file`."""
     found: dict[tuple[Any, ...], Record] = {}
-    for path in sorted(folder.glob(f"{theme}-*.json"), key=lambda p: (len(p.name), p.name)):
+    for path in sorted(folder.glob(f"{suite}-*.json"), key=lambda p: (len(p.name), p.name)):
         record = read(path) | {"file": path.stem}
         s = settings_of(record)
         fields = (
@@ -82,7 +82,7 @@ def newest(folder: Path, theme: str) -> list[Record]:
             "link",
         )
         key = tuple(str(s.get(name) or None) for name in fields)
-        if record["theme"] == theme and record["date"] >= found.get(key, record)["date"]:
+        if record["suite"] == suite and record["date"] >= found.get(key, record)["date"]:
             found[key] = record
     return list(found.values())
 
@@ -280,7 +280,7 @@ SECTIONS: list[tuple[str, str, Callable[[Sequence[Record]], Drawn]]] = [
         tabled("scaling", "devices", "ours samples/s", "against", "its samples/s", "ratio", "least", "most", "n"),
     ),
 ]
-"""Theme, title, rows."""
+"""Suite, title, rows."""
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from ffdist.runtime.data_facts import read_facts
 from ffdist.runtime.run import load_classifier, network, read_settings
 from ffdist.settings import Settings
 
-THEME = "accuracy-row"
+SUITE = "accuracy-row"
 ACCURACY = {"accuracy": "%", "deviation": "%"}
 COST = {"seconds": "s", "cpu_seconds": "s", "peak_mib": "MiB"}
 COUNTS = {"epochs": "", "samples": "", "parameters": "", "commit": ""}
@@ -47,7 +47,7 @@ def summed_up(row: Row, outs: Sequence[Path], note: str) -> Record:
     """The record of a row's finished runs, one a seed."""
     runs, settings = [measured(out) for out in outs], read_settings(outs[0])
     parameters = sum(p.numel() for p in load_classifier(outs[0])[0].parameters())
-    facts = facts_of(THEME, shlex.split(row.command))
+    facts = facts_of(SUITE, shlex.split(row.command))
     facts["versions"] |= {"commit": runs[-1].get("commit", "unknown")}
     about = {
         "row": row.name,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from benchmarks.marks import put
-from benchmarks.rows.record import THEME, accuracies, costs, layers, seeds, spread
+from benchmarks.rows.record import SUITE, accuracies, costs, layers, seeds, spread
 from benchmarks.rows.row import Row
 from ffdist.bench.harness.record import Record, read
 from ffdist.bench.harness.table import pipes
@@ -41,7 +41,7 @@ def newest(folder: Path) -> dict[str, Record]:
     records: dict[str, Record] = {}
     for path in sorted(folder.glob("accuracy-*.json")):
         record = read(path) | {"file": path.with_suffix(".md").name}
-        if record["theme"] == THEME and record["date"] >= records.get(record["row"], record)["date"]:
+        if record["suite"] == SUITE and record["date"] >= records.get(record["row"], record)["date"]:
             records[record["row"]] = record
     return records
 

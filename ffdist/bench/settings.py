@@ -14,10 +14,10 @@ from ffdist.settings.base import SettingsGroup, option
 if TYPE_CHECKING:
     from ffdist.bench.jobs import BenchJob
 
-Theme = Literal[
+SuiteName = Literal[
     "throughput", "memory", "depth", "scaling", "bandwidth", "transport", "loader", "step", "accuracy", "all"
 ]
-THEME_NAMES: tuple[str, ...] = get_args(Theme)
+SUITE_NAMES: tuple[str, ...] = get_args(SuiteName)
 
 WINDOW_SECONDS = 5.0
 """Where nobody says otherwise."""

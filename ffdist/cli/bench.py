@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Annotated, get_args
 
-from ffdist.bench.settings import BASE, OURS_ALONE, BenchSettings, CompareSettings, Theme
+from ffdist.bench.settings import BASE, OURS_ALONE, BenchSettings, CompareSettings, SuiteName
 from ffdist.cli.help import Positional
 from ffdist.cli.parsing import UsageError, help_of, parsed_values, usage, wants_help
 from ffdist.errors import ConfigError, setting
@@ -23,14 +23,14 @@ from ffdist.settings import GROUP_OF
 if TYPE_CHECKING:
     from ffdist.bench.harness.finding import BenchResult, Progress
 
-THEMES: LazyNames[Callable[[BenchSettings, Progress], BenchResult]] = LazyNames(
-    {name: f"ffdist.bench.themes.{name}:{name}" for name in get_args(Theme) if name != "all"}
+SUITES: LazyNames[Callable[[BenchSettings, Progress], BenchResult]] = LazyNames(
+    {name: f"ffdist.bench.suites.{name}:{name}" for name in get_args(SuiteName) if name != "all"}
 )
 PROG = "ffdist bench"
 APART = ("faults", "soak")
 """What a run stands: with options of their own."""
 MORE = f"""\
-what to measure: {", ".join(get_args(Theme))}
+what to measure: {", ".join(get_args(SuiteName))}
 what a run stands, with options of their own: {", ".join(f"ffdist bench {name} --help" for name in APART)}
 baselines: {", ".join(baseline_names())}, ff
 `ffdist settings NAME` says all about a setting."""
@@ -40,7 +40,7 @@ baselines: {", ".join(baseline_names())}, ff
 class Bench:
     """Measure ffdist against backpropagation, side by side on this machine."""
 
-    theme: Annotated[Theme, Positional]
+    suite: Annotated[SuiteName, Positional]
     """What to measure."""
     preset: Annotated[str | None, Positional] = None
     """Named settings of both sides to start from (see `ffdist presets`), as far as both have them."""
@@ -62,16 +62,16 @@ def main(args: Sequence[str]) -> None:
         sys.exit(0)
     bench = parse(args)
     settings = bench.settings
-    check(bench.theme, settings)
+    check(bench.suite, settings)
     handle_signals(unwind)  # its processes end with it
-    run(bench.theme, settings, args)
+    run(bench.suite, settings, args)
 
 
 def parse(args: Sequence[str]) -> Bench:
     """Raises ConfigError for what cannot be compared, UsageError for a command line that cannot be read."""
     values = parsed_values(Bench, args, PROG, made=Bench("all"))
-    if "theme" not in values:
-        raise UsageError("THEME is missing", where=PROG, expected=usage(Bench, PROG), remedy=f"{PROG} --help")
+    if "suite" not in values:
+        raise UsageError("SUITE is missing", where=PROG, expected=usage(Bench, PROG), remedy=f"{PROG} --help")
     preset = values.get("preset")
     if preset is not None and preset not in PRESETS:
         near = nearest(preset, PRESETS)
@@ -80,7 +80,7 @@ def parse(args: Sequence[str]) -> Bench:
     train = with_preset(BASE, preset) if preset else BASE
     own = {f.name for f in fields(CompareSettings)}
     return Bench(
-        values["theme"],
+        values["suite"],
         preset,
         BenchSettings(
             train.changed(**{name: value for name, value in values.items() if name in GROUP_OF and name not in own}),
@@ -89,7 +89,7 @@ def parse(args: Sequence[str]) -> Bench:
     )
 
 
-def run(theme: Theme, settings: BenchSettings, args: Sequence[str]) -> None:
+def run(suite: SuiteName, settings: BenchSettings, args: Sequence[str]) -> None:
     """Measure; show, and record."""
     from ffdist.bench.harness.record import write_record
     from ffdist.bench.hosts import why_not  # behind the parsing: they import torch
@@ -97,12 +97,12 @@ def run(theme: Theme, settings: BenchSettings, args: Sequence[str]) -> None:
     # read when the processes load their libraries, before any of our code can say it
     os.environ["OMP_NUM_THREADS"] = str(settings.train.compute.threads)
     console = PlainConsole(stderr=True)
-    themes = list(THEMES) if theme == "all" else [theme]
-    if theme == "all" and (reason := why_not()):
+    suites = list(SUITES) if suite == "all" else [suite]
+    if suite == "all" and (reason := why_not()):
         console.print(f"bandwidth is left out: {reason}")
-        themes.remove("bandwidth")
-    for name in themes:
-        finding = THEMES[name](settings, lambda line: console.print(line, style="dim"))
+        suites.remove("bandwidth")
+    for name in suites:
+        finding = SUITES[name](settings, lambda line: console.print(line, style="dim"))
         show(finding, as_json=settings.compare.json)
         if settings.compare.record:
             words = ["ffdist", "bench", *args]
@@ -113,19 +113,19 @@ def run(theme: Theme, settings: BenchSettings, args: Sequence[str]) -> None:
             console.print("record: " + ", ".join(map(str, paths)), soft_wrap=True)
 
 
-def check(theme: Theme, settings: BenchSettings) -> None:
+def check(suite: SuiteName, settings: BenchSettings) -> None:
     """What would else be found wrong in every side's processes, or not at all. Raises ConfigError and DataError."""
     from ffdist.baselines.known import family
-    from ffdist.bench.themes.throughput import SERIAL
+    from ffdist.bench.suites.throughput import SERIAL
     from ffdist.runtime.opened import open_dataset
 
     named = [name for name in ("lrs", "lengths", "recipes", "link") if getattr(settings.compare, name)]
-    if theme not in ("accuracy", "all") and named:
+    if suite not in ("accuracy", "all") and named:
         raise ConfigError(
             "only accuracy tries recipes beforehand" if named != ["link"] else "only accuracy has hosts of one rate",
             where=setting(f"compare.{named[0]}"),
             expected="ffdist bench accuracy",
-            got=f"ffdist bench {theme}",
+            got=f"ffdist bench {suite}",
             remedy=f"one rate for both sides: {setting('optim.lr')}"
             if named != ["link"]
             else f"ffdist bench bandwidth {setting('compare.rates', settings.compare.link)}",

@@ -199,7 +199,7 @@ PLAIN = {
 
 
 def places(words: list[str]) -> list[str]:
-    """What stands without an option: a preset, a name, a theme; nothing where it is a path."""
+    """What stands without an option: a preset, a name, a suite; nothing where it is a path."""
     from ffdist.known import MODEL_PLACES, OBJECTIVE_PLACES, TRANSFORM_PLACES
     from ffdist.presets import NAMES, PRESETS
     from ffdist.settings import GROUP_OF
@@ -220,9 +220,9 @@ def places(words: list[str]) -> list[str]:
         case "settings":
             return list(GROUP_OF)
         case "bench":
-            from ffdist.bench.settings import THEME_NAMES
+            from ffdist.bench.settings import SUITE_NAMES
 
-            return list(THEME_NAMES)
+            return list(SUITE_NAMES)
         case "data":
             of_prepare = list(NAMES) if words[1:2] == ["prepare"] else []
             return ["list", "prepare", "check", "show"] if len(words) == 1 else of_prepare

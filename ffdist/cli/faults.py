@@ -54,9 +54,9 @@ class Soak:
     """Write a record (JSON, Markdown, plot) into this directory."""
 
 
-def main(theme: str, args: Sequence[str]) -> None:
-    kind = Faults if theme == "faults" else Soak
-    name = f"ffdist bench {theme}"
+def main(suite: str, args: Sequence[str]) -> None:
+    kind = Faults if suite == "faults" else Soak
+    name = f"ffdist bench {suite}"
     if wants_help(args):
         print(help_of(kind, name))
         sys.exit(0)

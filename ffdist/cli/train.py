@@ -20,7 +20,7 @@ from ffdist.loading import loading
 from ffdist.notes import note
 from ffdist.presets import PRESETS, with_preset
 from ffdist.remote import url_of
-from ffdist.runtime.beat import Activity
+from ffdist.runtime.heartbeat import Activity
 from ffdist.runtime.watchdog import is_alone, watched
 from ffdist.settings import GROUP_OF, Settings, apply, as_flag, flat, is_free, kind_of, without_strange_options
 from ffdist.settings.toml import read_toml, write_toml

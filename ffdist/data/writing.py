@@ -23,13 +23,13 @@ from ffdist.data.chunks import (
     first_readable,
 )
 from ffdist.data.decode import Decoding
+from ffdist.data.duplicate_counter import DuplicateCounter
 from ffdist.data.images import Moments
 from ffdist.data.manifest import DataManifest, LeftOut, SplitFiles
 from ffdist.data.sources.base import DataSource, Item
 from ffdist.data.sources.splits import SPLITS
 from ffdist.data.storing import SEEN, USUAL, StoragePlan, Store, mean_bytes, planned, sizes_note, writer_of
 from ffdist.data.survey import Survey, constant_channels
-from ffdist.data.twice import DuplicateCounter
 from ffdist.errors import DataError, spelled
 
 Progress = Callable[[int, int], None]

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from torch import Tensor
 
 from ffdist.pipeline.reduce import Reduction
-from ffdist.pipeline.team import GRADIENTS, SLICES, StageGroup
+from ffdist.pipeline.stage_group import GRADIENTS, SLICES, StageGroup
 from ffdist.transport.base import Frame
 
 MOST_BUCKETS = 4
@@ -19,9 +19,9 @@ MOST_BUCKETS = 4
 class Bucket:
     """Consecutive blocks of a stage whose gradients travel together."""
 
-    def __init__(self, reductions: Sequence[Reduction], team: StageGroup | None, number: int = 0) -> None:
+    def __init__(self, reductions: Sequence[Reduction], group: StageGroup | None, number: int = 0) -> None:
         self.reductions = list(reductions)
-        self.team = team
+        self.group = group
         self.number = number
         self.sliced = any(len(reduction.slices) > 1 for reduction in reductions)
         self.step = 0
@@ -34,13 +34,13 @@ class Bucket:
         """Called behind the last block's last lane that is computed here."""
         self.step, self.posted, self.pending = step, True, True
         found = [reduction.collect() for reduction in self.reductions]
-        if self.team is None:
+        if self.group is None:
             return
         fields = {
             "step": step,
             "bucket": self.number,
             "blocks": [of for of, _ in found],
-            **self.team.announcements(step),
+            **self.group.announcements(step),
         }
         frames = [
             Frame(
@@ -61,7 +61,7 @@ class Bucket:
         if not self.posted:
             return
         self.posted = False
-        frames = self.team.take(GRADIENTS, self.number) if self.team else {}
+        frames = self.group.take(GRADIENTS, self.number) if self.group else {}
         began = time.perf_counter()
         with self._adding_up():
             for frame in frames.values():
@@ -69,9 +69,9 @@ class Bucket:
                     reduction.receive(fields, of_block(i, frame))
             for reduction in self.reductions:
                 reduction.add_up()
-        if self.team:
-            self.team.receive_announcements(frames.values())
-            self.team.exchanging += time.perf_counter() - began
+        if self.group:
+            self.group.receive_announcements(frames.values())
+            self.group.exchanging += time.perf_counter() - began
         if self.sliced:
             self._hand_on()
 
@@ -85,10 +85,10 @@ class Bucket:
 
     def _post(self, frames: Sequence[Frame]) -> None:
         """A frame for all, or one for each of the stage's workers."""
-        assert self.team
-        by_worker = {share.worker: frames[place % len(frames)] for place, share in enumerate(self.team.shares)}
-        del by_worker[self.team.worker]
-        self.team.post(by_worker)
+        assert self.group
+        by_worker = {share.worker: frames[place % len(frames)] for place, share in enumerate(self.group.shares)}
+        del by_worker[self.group.worker]
+        self.group.post(by_worker)
 
     def finish(self) -> None:
         """Update the blocks by what was posted of them; when it is as `advance` wants it."""
@@ -96,18 +96,18 @@ class Bucket:
             return
         self.advance()
         self.pending = False
-        frames = self.team.take(SLICES, self.number) if self.team and self.sliced else None
+        frames = self.group.take(SLICES, self.number) if self.group and self.sliced else None
         began = time.perf_counter()
-        places = {share.worker: place for place, share in enumerate(self.team.shares)} if self.team else {}
+        places = {share.worker: place for place, share in enumerate(self.group.shares)} if self.group else {}
         with self._adding_up():
             for i, reduction in enumerate(self.reductions):
                 others = {places[worker]: of_block(i, frame) for worker, frame in frames.items()} if frames else None
                 reduction.apply(others)
-        if self.team:
-            self.team.exchanging += time.perf_counter() - began
+        if self.group:
+            self.group.exchanging += time.perf_counter() - began
 
     def _adding_up(self) -> AbstractContextManager[None]:
-        return self.team.trace.span("add up gradients", "exchange") if self.team else nullcontext()
+        return self.group.trace.span("add up gradients", "exchange") if self.group else nullcontext()
 
 
 def of_block(number: int, frame: Frame) -> dict[str, Tensor]:
@@ -116,10 +116,10 @@ def of_block(number: int, frame: Frame) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in frame.tensors.items() if name.startswith(prefix)}
 
 
-def in_buckets(reductions: Sequence[Reduction], team: StageGroup | None) -> list[Bucket]:
+def in_buckets(reductions: Sequence[Reduction], group: StageGroup | None) -> list[Bucket]:
     """Few enough that an edge holds a batch's, and of like size; a block each where nothing is exchanged."""
-    if team is None or len(reductions) <= MOST_BUCKETS:
-        return [Bucket([reduction], team, number) for number, reduction in enumerate(reductions)]
+    if group is None or len(reductions) <= MOST_BUCKETS:
+        return [Bucket([reduction], group, number) for number, reduction in enumerate(reductions)]
     whole = sum(reduction.flat.size for reduction in reductions) or 1
     groups: list[list[Reduction]] = [[]]
     so_far = 0
@@ -128,4 +128,4 @@ def in_buckets(reductions: Sequence[Reduction], team: StageGroup | None) -> list
             groups.append([])
         groups[-1].append(reduction)
         so_far += reduction.flat.size
-    return [Bucket(group, team, number) for number, group in enumerate(groups)]
+    return [Bucket(group, group, number) for number, group in enumerate(groups)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Protocol
 
-from ffdist.pipeline.team import StageGroup
+from ffdist.pipeline.stage_group import StageGroup
 
 
 class Pulses(Protocol):
@@ -31,10 +31,10 @@ class PulseTimer:
         self.seconds = seconds
         self.set_at = time.monotonic()
 
-    def has_rung(self) -> bool:
+    def is_due(self) -> bool:
         return time.monotonic() - self.set_at >= self.seconds
 
-    def set(self) -> None:
+    def restart(self) -> None:
         self.set_at = time.monotonic()
 
 
@@ -45,9 +45,9 @@ class EverySeconds:
         self.clock = PulseTimer(seconds)
 
     def is_due(self, step: int) -> bool:
-        if not self.clock.has_rung():
+        if not self.clock.is_due():
             return False
-        self.clock.set()
+        self.clock.restart()
         return True
 
 
@@ -55,17 +55,17 @@ class EverySecondsTogether:
     """For sources that share each batch: they go by the clock of the one that leads, and hear of it with a batch's
     exchange, so that their pulses stand behind the same batch."""
 
-    def __init__(self, seconds: float, team: StageGroup, *, leads: bool) -> None:
-        self.team = team
-        team.clock = PulseTimer(seconds) if leads else None
+    def __init__(self, seconds: float, group: StageGroup, *, leads: bool) -> None:
+        self.group = group
+        group.clock = PulseTimer(seconds) if leads else None
 
     def is_due(self, step: int) -> bool:
-        return self.team.take_pulse(step)
+        return self.group.take_pulse(step)
 
 
-def pulses_of(log_every: int | str, team: StageGroup | None, *, leads: bool) -> Pulses:
-    """log_every: batches, or seconds as "10s". team: those that make a part of each batch, too."""
+def pulses_of(log_every: int | str, group: StageGroup | None, *, leads: bool) -> Pulses:
+    """log_every: batches, or seconds as "10s". group: those that make a part of each batch, too."""
     if isinstance(log_every, int):
         return EveryBatches(log_every)
     seconds = float(log_every.removesuffix("s"))
-    return EverySecondsTogether(seconds, team, leads=leads) if team else EverySeconds(seconds)
+    return EverySecondsTogether(seconds, group, leads=leads) if group else EverySeconds(seconds)

@@ -27,8 +27,8 @@ from ffdist.pipeline.flat import FlatParameters
 from ffdist.pipeline.optim import is_elementwise
 from ffdist.pipeline.running import BufferKey, RunningStatistics
 from ffdist.pipeline.slices import OwnSlice
+from ffdist.pipeline.stage_group import StageGroup
 from ffdist.pipeline.synced_norm import synchronise
-from ffdist.pipeline.team import StageGroup
 from ffdist.pipeline.tree import Node, PartialSum, total
 
 
@@ -46,7 +46,7 @@ class Reduction:
         block: LearningBlock,
         lanes: range,
         num_lanes: int,
-        team: StageGroup | None,
+        group: StageGroup | None,
         *,
         dtype: torch.dtype | None = None,
         sliced: bool = False,
@@ -56,13 +56,13 @@ class Reduction:
         self.block = block
         self.lanes = lanes
         self.num_lanes = num_lanes
-        self.team = team
+        self.group = group
         self.flat = FlatParameters(block.learned, str(block.spec))
         self.dtype = dtype
-        many = len(team.shares) if team and sliced else 1
+        many = len(group.shares) if group and sliced else 1
         self.slices = self.flat.slices(many)
         """Of the vector, each worker's; the whole where each adds up all."""
-        self.place = team.place if team and sliced else 0
+        self.place = group.place if group and sliced else 0
         """Of this worker's slice."""
         whole_only = not (many > 1 and self.flat.is_dense and block.learned and is_elementwise(block.config.settings))
         self.own = None if whole_only else OwnSlice(block, self.flat, self.slices, self.place)

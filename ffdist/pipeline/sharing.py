@@ -12,31 +12,31 @@ import torch
 from ffdist.errors import StageError
 from ffdist.pipeline.block import LearningBlock
 from ffdist.pipeline.reduce import Reduction
-from ffdist.pipeline.team import StageGroup
+from ffdist.pipeline.stage_group import StageGroup
 from ffdist.transport.base import Frame
 
 
-def share_totals(team: StageGroup, blocks: Sequence[LearningBlock], step: int) -> None:
+def share_totals(group: StageGroup, blocks: Sequence[LearningBlock], step: int) -> None:
     """Take every lane's totals from the worker that has it: what is counted is the same on all."""
     tensors = {block.spec.name: block.totals.clone() for block in blocks}  # what was sent may not change
-    frames = team.gather("Totals", team.announcements(step), tensors)
-    team.receive_announcements(frames.values())
-    for share in team.shares:
+    frames = group.gather("Totals", group.announcements(step), tensors)
+    group.receive_announcements(frames.values())
+    for share in group.shares:
         rows = slice(share.lanes.start, share.lanes.stop)
         for block in blocks:
             block.totals[rows] = frames[share.worker].tensors[block.spec.name][rows].to(block.totals.device)
 
 
-def check_replicas(team: StageGroup, reductions: Sequence[Reduction], step: int) -> None:
+def check_replicas(group: StageGroup, reductions: Sequence[Reduction], step: int) -> None:
     """Raises StageError where the workers do not hold the same."""
     mine = {reduction.block.spec.name: digest_of(reduction) for reduction in reductions}
-    frames = team.gather("Digests", {"of": mine}, {})
+    frames = group.gather("Digests", {"of": mine}, {})
     for worker, frame in frames.items():
         theirs = frame.fields["of"]
         if differ := [name for name in mine if theirs[name] != mine[name]]:
             raise StageError(
                 "two workers hold different weights of a block",
-                where=f"block {differ[0]}, batch {step}, workers {team.worker} and {worker}",
+                where=f"block {differ[0]}, batch {step}, workers {group.worker} and {worker}",
                 expected=mine[differ[0]],
                 got=theirs[differ[0]],
                 remedy="the same software and kind of machine for all workers of a stage, and memory that is sound; "
@@ -58,16 +58,16 @@ def digest_of(reduction: Reduction) -> str:
 
 
 @contextmanager
-def gathered(team: StageGroup, reduction: Reduction) -> Iterator[bool]:
+def gathered(group: StageGroup, reduction: Reduction) -> Iterator[bool]:
     """A context in which the worker that leads the others has all of the block, the optimiser's state too; whether this
     is it."""
     own, moments = reduction.own, []
-    if own and not team.leads:
-        team.post({team.shares[0].worker: Frame("Moments", {}, own.moments())})
-    if own and team.leads:
-        frames = team.take("Moments")
-        moments = [own.moments(), *(frames[share.worker].tensors for share in team.shares[1:])]
-    if not team.leads:
+    if own and not group.leads:
+        group.post({group.shares[0].worker: Frame("Moments", {}, own.moments())})
+    if own and group.leads:
+        frames = group.take("Moments")
+        moments = [own.moments(), *(frames[share.worker].tensors for share in group.shares[1:])]
+    if not group.leads:
         yield False
         return
     with reduction.whole(moments):

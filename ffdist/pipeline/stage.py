@@ -13,7 +13,7 @@ from torch import Tensor
 from ffdist.device import moved
 from ffdist.errors import FfdistError, StageError, described
 from ffdist.objectives import Local
-from ffdist.pipeline.behind import BackgroundSnapshot, Files
+from ffdist.pipeline.background_snapshot import BackgroundSnapshot, Files
 from ffdist.pipeline.block import LearningBlock
 from ffdist.pipeline.bucket import Bucket, in_buckets
 from ffdist.pipeline.clock import HostClock, HostLead
@@ -34,8 +34,8 @@ from ffdist.pipeline.message import (
 from ffdist.pipeline.profile import TorchProfile
 from ffdist.pipeline.reduce import Reduction, slices_pay
 from ffdist.pipeline.sharing import check_replicas, gathered, share_totals
+from ffdist.pipeline.stage_group import StageGroup
 from ffdist.pipeline.synced import SideBySideLanes
-from ffdist.pipeline.team import StageGroup
 from ffdist.pipeline.trace import Trace
 from ffdist.pipeline.turn import Outbox, Turn
 
@@ -54,10 +54,10 @@ class Stage:
         save: SaveBlocks,
         *,
         lanes: range | None = None,
-        team: StageGroup | None = None,
+        group: StageGroup | None = None,
         turn: Turn | None = None,
     ) -> None:
-        """lanes: those of each batch that are computed here; None: all. team: the stage's workers, where there are
+        """lanes: those of each batch that are computed here; None: all. group: the stage's workers, where there are
         several. turn: where this worker serves in other stages, too."""
         self.index = index
         self.blocks = list(blocks)
@@ -65,27 +65,27 @@ class Stage:
         self.device = blocks[0].config.device
         self.watches = [watch for block in blocks if (watch := block.watched())]
         """Of those blocks that have something to learn."""
-        self.team = team
+        self.group = group
         self.turn = turn
         training = blocks[0].config.settings.training
         of = training.lanes or 1
         self.lanes = range(of) if lanes is None else lanes
         dtype = torch.bfloat16 if training.exchange_dtype == "bf16" else None
-        sliced = team is not None and slices_pay(len(team.shares), blocks[0].config.settings.plan.exchange)
+        sliced = group is not None and slices_pay(len(group.shares), blocks[0].config.settings.plan.exchange)
         self.reductions = [
-            Reduction(block, self.lanes, of, team, dtype=dtype, sliced=sliced) for block in self.blocks if of > 1
+            Reduction(block, self.lanes, of, group, dtype=dtype, sliced=sliced) for block in self.blocks if of > 1
         ]
         """Of each block, where a batch has several lanes."""
-        self.buckets = in_buckets(self.reductions, team)
+        self.buckets = in_buckets(self.reductions, group)
         self.side_by_side = (
-            SideBySideLanes(self.lanes, of, team, self.device) if training.sync_norms and of > 1 else None
+            SideBySideLanes(self.lanes, of, group, self.device) if training.sync_norms and of > 1 else None
         )
         self.bucket_of = [bucket for bucket in self.buckets for _ in bucket.reductions]
         """By the blocks' numbers here."""
-        if team and turn:
-            team.lent = turn.lent
+        if group and turn:
+            group.lent = turn.lent
         self.step = 0
-        self.worker = team.worker if team else index
+        self.worker = group.worker if group else index
         self.on_epoch: Callable[[int, dict[str, Any]], None] = lambda epoch, metrics: None
         """Told at each end of an epoch what this stage reports of itself."""
         self.restore: Callable[[Sequence[LearningBlock], Restore], None] = lambda blocks, marker: None
@@ -101,15 +101,15 @@ class Stage:
         self.memory = Memory(self.device)
 
     def __str__(self) -> str:
-        lanes = f", lanes {self.lanes.start}-{self.lanes.stop - 1}" if self.team else ""
+        lanes = f", lanes {self.lanes.start}-{self.lanes.stop - 1}" if self.group else ""
         return f"stage {self.index} ({', '.join(block.spec.name for block in self.blocks)}{lanes})"
 
     def run(self, inbox: Iterable[Message], outbox: Outbox) -> None:
         """Work until `Stop`. The stage's whole life."""
         outbox = self.turn.lent_while_sending(outbox) if self.turn else outbox
         outbox = self.trace.sending(outbox)
-        if self.team:
-            self.team.trace = self.trace
+        if self.group:
+            self.group.trace = self.trace
         for reduction in self.reductions:
             reduction.begin_run()
         try:
@@ -255,7 +255,7 @@ class Stage:
         bucket = self.bucket_of[number]
         if self.reductions[number] is bucket.reductions[-1]:
             bucket.post(batch.step)
-            if self.team is None:
+            if self.group is None:
                 bucket.finish()
 
     def computed(self, batch: TrainBatch, y: Tensor, outbox: Outbox) -> Iterator[tuple[LearningBlock, Local]]:
@@ -339,8 +339,8 @@ class Stage:
 
     def usage(self, user: str, outbox: Outbox) -> dict[str, Any]:
         """Where this stage's time went since the last such marker, and its memory."""
-        team = self.team
-        exchanges = (team.exchanging, team.waited, team.overlapped, team.missed) if team else ()
+        group = self.group
+        exchanges = (group.exchanging, group.waited, group.overlapped, group.missed) if group else ()
         return {
             "stage": self.index,
             "worker": self.worker,
@@ -357,18 +357,18 @@ class Stage:
             block.check_finite(self.step)
             block.check_weights(self.step)
         self.share_totals()
-        if self.team is None:
+        if self.group is None:
             self.behind.begin(marker, self.write(self.blocks, marker))
             return marker
-        check_replicas(self.team, self.reductions, self.step)
+        check_replicas(self.group, self.reductions, self.step)
         for reduction in self.reductions:
-            with gathered(self.team, reduction) as whole:
+            with gathered(self.group, reduction) as whole:
                 self.behind.begin(marker, self.write([reduction.block], marker) if whole else {})
         return marker
 
     def share_totals(self) -> None:
-        if self.team:
-            share_totals(self.team, self.blocks, self.step)
+        if self.group:
+            share_totals(self.group, self.blocks, self.step)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

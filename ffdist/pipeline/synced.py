@@ -20,7 +20,7 @@ from ffdist.pipeline.lockstep import Lockstep
 from ffdist.pipeline.message import TrainBatch
 from ffdist.pipeline.reduce import Reduction
 from ffdist.pipeline.running import RunningStatistics
-from ffdist.pipeline.team import StageGroup
+from ffdist.pipeline.stage_group import StageGroup
 from ffdist.transport.base import Frame
 
 NORMS = "Norms"
@@ -51,7 +51,7 @@ class LaneBatch:
 class SideBySideLanes:
     """The lanes of one worker at one stage, kept until they are all there."""
 
-    def __init__(self, lanes: range, num_lanes: int, team: StageGroup | None, device: torch.device) -> None:
+    def __init__(self, lanes: range, num_lanes: int, group: StageGroup | None, device: torch.device) -> None:
         """num_lanes: of a batch."""
         if len(lanes) > 1 and device.type != "cpu":
             raise NetworkError(
@@ -63,7 +63,7 @@ class SideBySideLanes:
             )
         self.lanes = lanes
         self.num_lanes = num_lanes
-        self.team = team
+        self.group = group
         self.device = device
         self.lockstep = Lockstep(device)
         self.kept: list[TrainBatch] = []
@@ -148,15 +148,15 @@ class SideBySideLanes:
 
     def _exchange(self, values: dict[int, Tensor]) -> dict[int, Tensor]:
         """What every lane has that has samples."""
-        if self.team is None:
+        if self.group is None:
             return values
         others = [
             share.worker
-            for share in self.team.shares
-            if share.worker != self.team.worker and not self.there.isdisjoint(share.lanes)
+            for share in self.group.shares
+            if share.worker != self.group.worker and not self.there.isdisjoint(share.lanes)
         ]
-        self.team.post(dict.fromkeys(others, Frame(NORMS, {}, {str(lane): value for lane, value in values.items()})))
+        self.group.post(dict.fromkeys(others, Frame(NORMS, {}, {str(lane): value for lane, value in values.items()})))
         found = dict(values)
-        for frame in self.team.take(NORMS, workers=others).values():
+        for frame in self.group.take(NORMS, workers=others).values():
             found |= {int(lane): value.to(self.device) for lane, value in frame.tensors.items()}
         return found

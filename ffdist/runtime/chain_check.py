@@ -11,9 +11,9 @@ import torch.distributed as dist
 
 from ffdist.errors import StageError
 from ffdist.events import RunStopped
-from ffdist.runtime.beat import Activity
 from ffdist.runtime.child import LauncherPipe, ProcessStart
 from ffdist.runtime.edges import Kind, ProcessEdges
+from ffdist.runtime.heartbeat import Activity
 from ffdist.runtime.processes import run_processes
 from ffdist.runtime.routes import Route
 from ffdist.transport.base import Frame

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from ffdist.loading import loading
 from ffdist.payload import Script
-from ffdist.runtime.beat import Activity, beating, stacks_to
+from ffdist.runtime.heartbeat import Activity, beating, stacks_to
 from ffdist.runtime.interrupts import SIGNALS, handle_in_thread
 from ffdist.runtime.world import World
 

@@ -21,7 +21,7 @@ from ffdist.pipeline.fusion import FUSION
 from ffdist.pipeline.own_metrics import Metric, named_metrics
 from ffdist.pipeline.plan import block_specs
 from ffdist.pipeline.source import Loaders
-from ffdist.runtime.beat import WORK_TIMEOUTS
+from ffdist.runtime.heartbeat import WORK_TIMEOUTS
 from ffdist.settings import Settings
 
 VALIDATION_SHARE = 0.2

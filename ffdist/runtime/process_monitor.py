@@ -13,7 +13,7 @@ from typing import Any
 from ffdist import errors
 from ffdist.errors import FfdistError, Interrupted
 from ffdist.events import Observer, from_json, stopping
-from ffdist.runtime.beat import silence_of
+from ffdist.runtime.heartbeat import silence_of
 from ffdist.runtime.interrupts import StopRequest
 from ffdist.runtime.outcome import Result
 from ffdist.runtime.stage_handle import StageProcess

@@ -24,8 +24,8 @@ from ffdist.pipeline.memory import resident_bytes
 from ffdist.pipeline.stage import is_out_of_memory
 from ffdist.plan import Plan
 from ffdist.runtime.agree import agree, make_plan
-from ffdist.runtime.beat import Activity
 from ffdist.runtime.edges import Ends
+from ffdist.runtime.heartbeat import Activity
 from ffdist.runtime.job import Job
 from ffdist.runtime.planning import is_searched
 from ffdist.runtime.routes import Route, routes_of

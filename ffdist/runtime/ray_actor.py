@@ -25,7 +25,7 @@ with loading():  # in the actor's process it is here that torch is imported
     import torch.distributed as dist
 
     from ffdist.events import EdgesOpened, RunEvent
-    from ffdist.runtime.beat import Activity
+    from ffdist.runtime.heartbeat import Activity
     from ffdist.runtime.interrupts import SIGNALS, handle_in_thread
     from ffdist.runtime.job import Job
     from ffdist.runtime.ray_store import Address, join_store

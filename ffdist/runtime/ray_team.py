@@ -19,7 +19,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from ffdist.errors import ConfigError, FfdistError, Interrupted, StageError, StageLostError, TransportError, setting
 from ffdist.events import Observer, StagesPlaced, from_json
-from ffdist.runtime.beat import STACK, silence_of
+from ffdist.runtime.heartbeat import STACK, silence_of
 from ffdist.runtime.job import Job
 from ffdist.runtime.outcome import Result, root_cause
 from ffdist.runtime.ray_actor import CONCURRENCY, ActorInfo, StageActor

@@ -10,8 +10,8 @@ import torch.distributed as dist
 
 from ffdist.events import Observer
 from ffdist.runtime.allocator import keep_freed_memory
-from ffdist.runtime.beat import Activity, stacks_to
 from ffdist.runtime.edges import ProcessEdges
+from ffdist.runtime.heartbeat import Activity, stacks_to
 from ffdist.runtime.job import Job
 from ffdist.runtime.rank import Rank, stage_device
 from ffdist.runtime.supervise import restart_note

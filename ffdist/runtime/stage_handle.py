@@ -22,8 +22,8 @@ from threading import Thread
 
 from ffdist.errors import StageLostError, setting
 from ffdist.payload import Payload
-from ffdist.runtime.beat import STACK
 from ffdist.runtime.child import START, ProcessStart
+from ffdist.runtime.heartbeat import STACK
 from ffdist.runtime.interrupts import signals_blocked
 from ffdist.runtime.world import World
 

@@ -15,8 +15,8 @@ import torch.distributed as dist
 
 from ffdist.errors import FfdistError, StageError, TransportError, described
 from ffdist.payload import Payload, unpack
-from ffdist.runtime.beat import Activity
 from ffdist.runtime.child import LauncherPipe, ProcessStart
+from ffdist.runtime.heartbeat import Activity
 from ffdist.runtime.job import Job
 from ffdist.runtime.run_worker import run_worker
 from ffdist.transport.process_group import LOOPBACK

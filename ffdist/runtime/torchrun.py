@@ -18,12 +18,12 @@ import torch.distributed as dist
 from ffdist.errors import Interrupted, StageError, exit_status, unspelled
 from ffdist.events import Observer, stopping
 from ffdist.runtime.attempt import share_attempt
-from ffdist.runtime.beat import WORK_TIMEOUTS, Activity
+from ffdist.runtime.heartbeat import WORK_TIMEOUTS, Activity
 from ffdist.runtime.interrupts import handle_in_thread, handle_signals, signals_restored
 from ffdist.runtime.job import Job
 from ffdist.runtime.meeting import await_key, set_key
-from ffdist.runtime.mutual import watching_each_other
 from ffdist.runtime.outcome import Result
+from ffdist.runtime.peer_monitor import watching_each_other
 from ffdist.runtime.run_worker import run_worker
 from ffdist.runtime.world import World
 

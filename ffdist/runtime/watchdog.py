@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from ffdist.errors import StageLostError
-from ffdist.runtime.beat import EVERY, STACK, Activity, beating, silence_of, stacks_to
+from ffdist.runtime.heartbeat import EVERY, STACK, Activity, beating, silence_of, stacks_to
 from ffdist.runtime.interrupts import SIGNALS, signals_blocked
 from ffdist.runtime.world import World
 

@@ -31,11 +31,11 @@ from ffdist.pipeline.score_table import KNOWN, RECENT, ScoreSender, ScoreTable
 from ffdist.pipeline.sink import Sink
 from ffdist.pipeline.source import Position, Source, StopAtOnce
 from ffdist.pipeline.stage import Stage
-from ffdist.pipeline.team import StageGroup
+from ffdist.pipeline.stage_group import StageGroup
 from ffdist.pipeline.trace import Trace
 from ffdist.pipeline.turn import Outbox, Turn
 from ffdist.report.log import StageLog, start_run_log
-from ffdist.runtime.beat import stacks_to
+from ffdist.runtime.heartbeat import stacks_to
 from ffdist.runtime.meeting import await_key, set_key
 from ffdist.runtime.nonfinite import NonfiniteRecorder
 from ffdist.runtime.routes import Route, sink_is_on_last_stage
@@ -149,11 +149,11 @@ class Worker:
         """A stage's life, ready to begin."""
         job, world, manifest = self.job, self.world, self.start.manifest
         mine = self.plan.stages[index]
-        lanes, team = mine.lanes_of(self.me), self._team(index)
+        lanes, group = mine.lanes_of(self.me), self._stage_group(index)
         config = job.block_config(self.device, max(1, self.start.steps * job.settings.training.epochs))
         specs = split_by_stage(job.block_specs(), self.plan.blocks_per_stage)[index]
         blocks = [build_block(job.chain, spec, job.objective, config) for spec in specs]
-        stage = Stage(index, blocks, self.snapshots.save, lanes=lanes, team=team, turn=self.turn)
+        stage = Stage(index, blocks, self.snapshots.save, lanes=lanes, group=group, turn=self.turn)
         stage.worker, stage.restore = self.me, self.snapshots.restore
         self.made.append(stage)
         stage.memory = Memory(self.device, self.held)
@@ -163,7 +163,7 @@ class Worker:
             self.snapshots.load(stage.blocks, manifest)
         elif loaders:
             make_from_data(stage.blocks[0].module, loaders.train)
-        log = ends.enter_context(StageLog(job.run, index, self.me if team else None))
+        log = ends.enter_context(StageLog(job.run, index, self.me if group else None))
         self.logs.append(log)
         place = f"{self.device} ({name_of(self.device)})" if queues(self.device) else self.device
         threads = torch.get_num_threads()
@@ -174,14 +174,14 @@ class Worker:
             log.write(f"worker {self.me} of {world.size}; plan: {self.plan}")
         log.write(f"edges of the run: {', '.join(self.kinds) or 'none'}")
         stage.on_epoch = log.epoch
-        leads = team is None or team.leads
+        leads = group is None or group.leads
         keeper = NonfiniteRecorder(job.run, lambda: job.loaders().train, leads, log.write)
         for watch in stage.watches:
             watch.keep = keeper
         outbox = self._outbox(index, lanes)
         if loaders:
             scores = self._score_table(loaders)
-            source = self._source(loaders, lanes, team, scores)
+            source = self._source(loaders, lanes, group, scores)
             return lambda: self._begin(stage, source, outbox, scores)
         inbox = FanIn({lane: self._way(index, lane) for lane in lanes})
         stage.take_queued = inbox.take_queued
@@ -230,7 +230,7 @@ class Worker:
             if route.purpose == purpose and stage in (None, route.stage) and self.me in (route.source, route.target)
         ]
 
-    def _team(self, index: int) -> StageGroup | None:
+    def _stage_group(self, index: int) -> StageGroup | None:
         stage = self.plan.stages[index]
         if len(stage.shares) == 1:
             return None
@@ -286,7 +286,7 @@ class Worker:
             table.load_state(*store.load_extra_file(manifest, KNOWN))
         return table
 
-    def _source(self, loaders: Loaders, lanes: range, team: StageGroup | None, scores: ScoreTable | None) -> Source:
+    def _source(self, loaders: Loaders, lanes: range, group: StageGroup | None, scores: ScoreTable | None) -> Source:
         start, history, manifest = Position(), [], self.start.manifest
         if manifest:
             start = Position(manifest.step, manifest.epoch, manifest.batch)
@@ -297,13 +297,13 @@ class Worker:
             self.job.objective,
             self.job.settings.training,
             snapshot_every=self.job.settings.run.snapshot_every,
-            pulses=pulses_of(self.job.settings.watch.log_every, team, leads=self.me == self.leader),
+            pulses=pulses_of(self.job.settings.watch.log_every, group, leads=self.me == self.leader),
             num_classes=self.job.chain.num_classes,
             start=start,
             history=history,
             validation_of=self._validation_of,
             score_table=scores,
-            stop=team or StopAtOnce(self.rank.stop),
+            stop=group or StopAtOnce(self.rank.stop),
             lanes=lanes,
             leads=self.me == self.leader,
             is_kept=self.snapshots.is_kept,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ffdist.errors import SnapshotError, setting
 from ffdist.notes import note
-from ffdist.pipeline.behind import Files
+from ffdist.pipeline.background_snapshot import Files
 from ffdist.pipeline.block import LearningBlock, averaged
 from ffdist.pipeline.classifier import Classifier
 from ffdist.pipeline.message import Restore, Snapshot

@@ -22,8 +22,8 @@ import ray
 import torch
 from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError
 
+from ffdist.edge_actor import EdgeActorWriter, Side, find_edge_actor, new_edge_actor
 from ffdist.errors import TransportError, setting
-from ffdist.mailbox import MailboxWriter, Side, find_mailbox, new_mailbox
 from ffdist.transport import wire
 from ffdist.transport.base import Edge, Frame, Receiver, Sender
 from ffdist.transport.buffers import BufferPool
@@ -39,32 +39,32 @@ def open_sender(edge: Edge, store: Store) -> ObjectStoreSender:
 
     Raises PeerTimeoutError when the other end does not open in time, TransportError where the two disagree.
     """
-    mine = new_mailbox(f"{edge.name}-{secrets.token_hex(8)}")
+    mine = new_edge_actor(f"{edge.name}-{secrets.token_hex(8)}")
     try:
         store.wait([_key(edge)], edge.timeout + START)
-        theirs = find_mailbox(store.get(_key(edge)).decode())
+        theirs = find_edge_actor(store.get(_key(edge)).decode())
     except RuntimeError as error:  # what every kind of store raises when a wait times out
         raise edge.silent("receiver") from error
     except ValueError as error:  # Ray knows no such actor
         raise edge.lost("the receiver died") from error
-    reader = MailboxReader(edge, theirs, "guest", "the receiver")
+    reader = EdgeActorReader(edge, theirs, "guest", "the receiver")
     # Taken before ours is there, since a receiver that disagrees with ours takes its mailbox away; and ours is there
     # before this end may disagree, since a receiver that heard nothing would wait until the timeout.
     greeting = reader.take("greeting", 0, START)
-    posted = MailboxWriter(theirs, "owner").post((wire.encode_hello(edge), mine))
+    posted = EdgeActorWriter(theirs, "owner").post((wire.encode_hello(edge), mine))
     ray.wait([posted], timeout=edge.timeout.total_seconds())
     wire.check_hello(greeting, edge)
-    return ObjectStoreSender(edge, MailboxWriter(mine, "guest"), reader)
+    return ObjectStoreSender(edge, EdgeActorWriter(mine, "guest"), reader)
 
 
 def open_receiver(edge: Edge, store: Store) -> ObjectStoreReceiver:
     """The downstream end; blocks until the upstream one opens. Raises as `open_sender` does."""
     name = f"{edge.name}-{secrets.token_hex(8)}"
-    mine = new_mailbox(name)
-    poster = MailboxWriter(mine, "guest")
+    mine = new_edge_actor(name)
+    poster = EdgeActorWriter(mine, "guest")
     poster.post(wire.encode_hello(edge))
     store.set(_key(edge), name)
-    hello, theirs = MailboxReader(edge, mine, "owner", "the sender").take("sender", 0, START)
+    hello, theirs = EdgeActorReader(edge, mine, "owner", "the sender").take("sender", 0, START)
     wire.check_hello(hello, edge)
     try:  # so that the first frame finds this end connected to where it is posted
         ray.get(theirs.__ray_ready__.remote(), timeout=(edge.timeout + START).total_seconds())
@@ -72,10 +72,10 @@ def open_receiver(edge: Edge, store: Store) -> ObjectStoreReceiver:
         raise edge.silent("sender") from None
     except RayActorError:
         pass  # that the sender died is told by `recv`, as after any opening
-    return ObjectStoreReceiver(edge, poster, MailboxReader(edge, theirs, "guest", "the sender"))
+    return ObjectStoreReceiver(edge, poster, EdgeActorReader(edge, theirs, "guest", "the sender"))
 
 
-class MailboxReader:
+class EdgeActorReader:
     """Waiting at a mailbox, whose owner's death and silence are errors; counts the seconds waited."""
 
     def __init__(self, edge: Edge, mailbox: Any, side: Side, peer: str) -> None:
@@ -109,7 +109,7 @@ class MailboxReader:
 class ObjectStoreSender(Sender):
     """The upstream end of an edge through the object store."""
 
-    def __init__(self, edge: Edge, mine: MailboxWriter, reader: MailboxReader) -> None:
+    def __init__(self, edge: Edge, mine: EdgeActorWriter, reader: EdgeActorReader) -> None:
         self._edge = edge
         self._mine = mine
         self._reader = reader
@@ -162,7 +162,7 @@ class ObjectStoreSender(Sender):
 class ObjectStoreReceiver(Receiver):
     """The downstream end of an edge through the object store."""
 
-    def __init__(self, edge: Edge, mine: MailboxWriter, reader: MailboxReader) -> None:
+    def __init__(self, edge: Edge, mine: EdgeActorWriter, reader: EdgeActorReader) -> None:
         self._edge = edge
         self._mine = mine
         self._reader = reader

@@ -24,9 +24,9 @@ from ffdist.bench.harness.team import PoolMember, WorkerPool, join
 from ffdist.bench.harness.window import Window
 from ffdist.bench.hosts import Hosts, why_not
 from ffdist.bench.settings import BenchSettings
-from ffdist.bench.themes.accuracy import check
-from ffdist.bench.themes.depth import deepened, threads_memory
-from ffdist.bench.themes.loader import loader_mains
+from ffdist.bench.suites.accuracy import check
+from ffdist.bench.suites.depth import deepened, threads_memory
+from ffdist.bench.suites.loader import loader_mains
 from ffdist.cli import main
 from ffdist.data import Loader, from_tensors, prepare
 from ffdist.errors import ConfigError, StageError
@@ -116,7 +116,7 @@ def test_time_to_accuracy_goes_by_the_recipe_that_was_fastest_for_each_side(
 ) -> None:
     """At a learning rate of 1e-9 nothing is learned, so that ours cannot have chosen it; theirs has one alone."""
     monkeypatch.setattr(
-        "ffdist.bench.themes.accuracy.MAX_TRIES_PER_ROUND", 1
+        "ffdist.bench.suites.accuracy.MAX_TRIES_PER_ROUND", 1
     )  # one pair of runs is told, whoever else computes
     (tmp_path / "recipes.toml").write_text(RECIPES)
     main(
@@ -283,7 +283,7 @@ def test_loaders_are_compared_with_what_else_makes_the_same_batches(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Encoded pictures with ImageFolder and DataLoader, of each decoder."""
-    monkeypatch.setattr("ffdist.bench.themes.loader.MAX_TRIES_PER_ROUND", 1)  # one round is told, whoever else computes
+    monkeypatch.setattr("ffdist.bench.suites.loader.MAX_TRIES_PER_ROUND", 1)  # one round is told, whoever else computes
     for place in range(48):
         folder = tmp_path / "tree" / f"class-{place % 2}"
         folder.mkdir(parents=True, exist_ok=True)

@@ -18,7 +18,7 @@ from stages import stages_of
 from ffdist.errors import DivergedError, FfdistError, StageError
 from ffdist.events import ProgressMade, RunEvent, RunRestarted, from_json
 from ffdist.objectives import SFF, BlockSpec, Hinton, Local
-from ffdist.runtime.beat import Activity
+from ffdist.runtime.heartbeat import Activity
 from ffdist.runtime.outcome import Result
 from ffdist.runtime.processes import run_processes
 from ffdist.runtime.run_worker import run_worker

@@ -15,8 +15,8 @@ import torch
 from ray._private.internal_api import get_memory_info_reply, get_state_from_address
 from ray.cluster_utils import Cluster
 
+from ffdist.edge_actor import new_edge_actor
 from ffdist.errors import TransportError
-from ffdist.mailbox import new_mailbox
 from ffdist.transport import Frame, Receiver, Sender, transport_of
 from ffdist.transport.contract import ContractRank, Crew, EdgePair, ProcessPair, TransportContract
 from ffdist.transport.contract.sides import EDGE, keep_silent
@@ -87,7 +87,7 @@ def test_the_store_never_holds_more_than_the_edges_depth(pair: EdgePair) -> None
 
 
 def test_a_mailbox_counts_what_lay_there_for_a_side(driver: str) -> None:
-    mailbox = new_mailbox("counted")
+    mailbox = new_edge_actor("counted")
     ray.get([mailbox.post.remote("guest", number, "letter") for number in range(3)])
     ray.get(mailbox.post.remote("owner", 0, "of no concern"))
     assert [ray.get(mailbox.take.remote("guest", number))[1] for number in range(3)] == [3, 2, 1]
@@ -95,7 +95,7 @@ def test_a_mailbox_counts_what_lay_there_for_a_side(driver: str) -> None:
 
 def test_a_mailbox_is_a_process_without_torch(driver: str) -> None:
     """There are two of an edge, and torch is seconds and some 200 MB of each."""
-    mailbox = new_mailbox("light")
+    mailbox = new_edge_actor("light")
     assert not ray.get(mailbox.__ray_call__.remote(lambda self: "torch" in sys.modules))
 
 

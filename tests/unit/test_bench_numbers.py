@@ -28,7 +28,7 @@ from ffdist.bench.harness.table import ResultTable
 from ffdist.bench.harness.window import Window, WindowRate
 from ffdist.bench.settings import BenchSettings
 from ffdist.bench.step import OneStep
-from ffdist.bench.themes.accuracy import AccuracyRuns, at_level, reached_after
+from ffdist.bench.suites.accuracy import AccuracyRuns, at_level, reached_after
 from ffdist.bench.whole_runs import Epoch
 from ffdist.errors import ConfigError
 from ffdist.pipeline.block import BlockConfig

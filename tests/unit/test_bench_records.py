@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.rows.record import THEME
+from benchmarks.rows.record import SUITE
 from benchmarks.rows.record import as_markdown as row_markdown
 from ffdist.bench.faults_found import DisturbedRunCosts, KillOutcome, finding
 from ffdist.bench.harness.meter import MemoryUse
@@ -19,9 +19,9 @@ from ffdist.bench.harness.window import WindowRate
 from ffdist.bench.operations import Operation, SideSteps, StepSides
 from ffdist.bench.schedule import schedule
 from ffdist.bench.settings import BenchSettings
-from ffdist.bench.themes import accuracy, depth, memory, step, throughput, transport
-from ffdist.bench.themes.accuracy import AccuracyRuns, Recipe, RecipeTrial
-from ffdist.bench.themes.loader import TRAINING, waiting
+from ffdist.bench.suites import accuracy, depth, memory, step, throughput, transport
+from ffdist.bench.suites.accuracy import AccuracyRuns, Recipe, RecipeTrial
+from ffdist.bench.suites.loader import TRAINING, waiting
 from ffdist.bench.whole_runs import Epoch
 from ffdist.transport.measure import TransportRate
 
@@ -135,7 +135,7 @@ def test_what_is_not_known_has_no_row_and_what_is_has_its_unit() -> None:
 def test_every_record_reads_as_its_rows_say(path: Path) -> None:
     record = read(path)
     text = path.with_suffix(".md").read_text()
-    if record["theme"] == THEME:
+    if record["suite"] == SUITE:
         assert text == row_markdown(record)
     else:
         assert text == as_markdown(record, path.stem if path.with_suffix(".svg").exists() else None)
@@ -143,11 +143,11 @@ def test_every_record_reads_as_its_rows_say(path: Path) -> None:
 
 
 def test_a_record_of_another_schema_is_refused(tmp_path: Path) -> None:
-    (path, _) = write({"schema": 2, "theme": "x", "date": "", "command": "", "notes": [],
+    (path, _) = write({"schema": 2, "suite": "x", "date": "", "command": "", "notes": [],
                        "machine": dict.fromkeys(("processor", "cores", "memory_gib", "gpu"), ""),
                        "versions": dict.fromkeys(("python", "torch", "ffdist", "commit"), ""),
                        **tidy([])}, tmp_path / "record")  # fmt: skip
     assert read(path)["rows"] == []
-    path.write_text('{"theme": "x", "tables": {}}')
+    path.write_text('{"suite": "x", "tables": {}}')
     with pytest.raises(ValueError, match="schema 1, and this reads 2"):
         read(path)

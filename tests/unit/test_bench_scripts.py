@@ -60,7 +60,7 @@ def test_edges_of_a_ray_cluster_are_told_with_the_probe_around_them(tmp_path: Pa
 def test_what_a_script_found_is_printed_as_its_rows_say(capsys: pytest.CaptureFixture[str]) -> None:
     table = ResultTable("part", "a title", {"side": "side", "seconds": "time"}, {"time": "s"})
     table.add(side="ours", time=1.5)
-    report(BenchResult("theme", {}, [table], ["a note"]), None)
+    report(BenchResult("suite", {}, [table], ["a note"]), None)
     said = capsys.readouterr().out
     assert "ours" in said
     assert "1.5" in said

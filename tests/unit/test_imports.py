@@ -25,7 +25,7 @@ ROOMS = {
     "json_lines": set(),
     "known": set(),
     "loading": set(),
-    "mailbox": set(),
+    "edge_actor": set(),
     "notes": {"errors"},
     "plain": {"notes"},
     "plan": {"errors", "renamed"},
@@ -73,7 +73,7 @@ ROOMS = {
         "renamed",
         "seeds",
     },
-    "transport": {"device", "errors", "known", "mailbox", "renamed"},
+    "transport": {"device", "errors", "known", "edge_actor", "renamed"},
     "trackers": {"errors", "events", "pipeline", "regular", "renamed"},
     "pipeline": {
         "options",

@@ -24,7 +24,7 @@ from ffdist.pipeline.plan import build_block
 from ffdist.pipeline.reduce import Reduction, slices_pay
 from ffdist.pipeline.running import in_order
 from ffdist.pipeline.slices import OwnSlice
-from ffdist.pipeline.team import StageGroup
+from ffdist.pipeline.stage_group import StageGroup
 from ffdist.pipeline.tree import PartialSum, added_up, halves, nodes_of, total
 from ffdist.plan import Plan, PlanStage, Share, spread
 from ffdist.runtime.planning import saved_plan

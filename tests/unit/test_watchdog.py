@@ -8,11 +8,11 @@ import sys
 
 ALONE = """
 import os, signal, sys, time
-from ffdist.runtime import beat
-from ffdist.runtime.beat import Activity
+from ffdist.runtime import heartbeat
+from ffdist.runtime.heartbeat import Activity
 from ffdist.runtime.watchdog import watched
 
-beat.LEAST = beat.SLACK = 0.5
+heartbeat.LEAST = heartbeat.SLACK = 0.5
 outer, inner = Activity(), Activity()
 with watched(1.0, outer):
     with watched(1.0, inner):

@@ -29,7 +29,7 @@ class Plot:
 class BenchResult:
     """The result of one suite."""
 
-    theme: str
+    suite: str
     summary: dict[str, Any] | list[dict[str, Any]]
     """What --json prints."""
     tables: list[ResultTable]

@@ -23,7 +23,7 @@ from ffdist.environment import commit, processor_name, version_of
 SCHEMA = 2
 """Of the rows; 1 had tables by their headings."""
 Record = dict[str, Any]
-"""schema, theme, command, date, machine, versions, settings, notes, tables (part -> title and columns), rows; whatever
+"""schema, suite, command, date, machine, versions, settings, notes, tables (part -> title and columns), rows; whatever
 else a suite has to say, in words."""
 
 
@@ -36,12 +36,12 @@ def write_record(
     network: str = "",
     rule: str = "",
 ) -> list[Path]:
-    """`<theme>-<hardware>-<date>.{json,md,svg}` in a folder; a number is added to a name that is taken.
+    """`<suite>-<hardware>-<date>.{json,md,svg}` in a folder; a number is added to a name that is taken.
 
     settings: what the command was given. network, rule: of all rows that do not say their own.
     """
-    facts = facts_of(finding.theme, command)
-    stem = free_stem(folder, f"{finding.theme}-{facts['machine']['name']}-{facts['date']}")
+    facts = facts_of(finding.suite, command)
+    stem = free_stem(folder, f"{finding.suite}-{facts['machine']['name']}-{facts['date']}")
     record = facts | {"settings": settings, "notes": finding.notes, **tidy(finding.tables, network, rule)}
     paths = write(record, stem, plot=finding.plot is not None)
     if finding.plot:
@@ -52,11 +52,11 @@ def write_record(
     return paths
 
 
-def facts_of(theme: str, command: Sequence[str]) -> Record:
+def facts_of(suite: str, command: Sequence[str]) -> Record:
     """What every record begins with."""
     return {
         "schema": SCHEMA,
-        "theme": theme,
+        "suite": suite,
         "command": shlex.join(command),
         "date": date.today().isoformat(),
         "machine": machine(),
@@ -100,9 +100,9 @@ def as_json(record: Record) -> str:
 
 def as_markdown(record: Record, plot: str | None) -> str:
     """The record as people read it. plot: name of its picture."""
-    head = [f"# {record['theme']}, {record['date']}", "", f"    {record['command']}", "", f"{environment(record)}.", ""]
+    head = [f"# {record['suite']}, {record['date']}", "", f"    {record['command']}", "", f"{environment(record)}.", ""]
     parts = [part for table in tables_of(record) for part in (table.markdown(), "")]
-    picture = [f"![{record['theme']}]({plot}.svg)", ""] if plot else []
+    picture = [f"![{record['suite']}]({plot}.svg)", ""] if plot else []
     return "\n".join([*head, *parts, *(f"- {note}" for note in record["notes"]), "", *picture])
 
 

@@ -14,7 +14,7 @@ NAMESPACE = "ffdist"
 Side = Literal["owner", "guest"]
 
 
-class Mailbox:
+class EdgeActor:
     """Messages for its owner and for its guest, numbered by who posts them: Ray may run calls in any order."""
 
     def __init__(self) -> None:
@@ -35,11 +35,11 @@ class Mailbox:
             return self._messages.pop((side, number)), lay
 
 
-class MailboxWriter:
+class EdgeActorWriter:
     """Posts messages in order."""
 
-    def __init__(self, mailbox: Any, to: Side) -> None:
-        self._mailbox = mailbox
+    def __init__(self, actor: Any, to: Side) -> None:
+        self._mailbox = actor
         self._to = to
         self._numbers = itertools.count()
 
@@ -48,12 +48,12 @@ class MailboxWriter:
         return self._mailbox.post.remote(self._to, next(self._numbers), message)
 
 
-def new_mailbox(name: str) -> Any:
+def new_edge_actor(name: str) -> Any:
     """A mailbox on this node, found by `name`; Ray ends it when this process dies, or nobody holds it any more."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    make = ray.remote(Mailbox).options(num_cpus=0, name=name, namespace=NAMESPACE, scheduling_strategy=here)
+    make = ray.remote(EdgeActor).options(num_cpus=0, name=name, namespace=NAMESPACE, scheduling_strategy=here)
     return make.remote()
 
 
-def find_mailbox(name: str) -> Any:
+def find_edge_actor(name: str) -> Any:
     return ray.get_actor(name, namespace=NAMESPACE)

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch.distributed as dist
 
 from ffdist.errors import StageLostError
-from ffdist.runtime.beat import EVERY, STACK, Activity, silence_of, write_stacks
+from ffdist.runtime.heartbeat import EVERY, STACK, Activity, silence_of, write_stacks
 from ffdist.runtime.watchdog import watched
 from ffdist.runtime.world import World
 

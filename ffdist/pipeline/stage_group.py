@@ -22,9 +22,9 @@ GRADIENTS, SLICES = "Gradients", "Slices"
 class Timer(Protocol):
     """A clock, as `ffdist.pipeline.pulses` has it."""
 
-    def has_rung(self) -> bool: ...
+    def is_due(self) -> bool: ...
 
-    def set(self) -> None: ...
+    def restart(self) -> None: ...
 
 
 class StageGroup:
@@ -152,8 +152,8 @@ class StageGroup:
 
     def announce_pulse(self, step: int) -> int | None:
         """The batch with which the others are told of the next pulse; None: it is not due."""
-        if self.clock and self.pulse_step is None and self.clock.has_rung():
-            self.clock.set()
+        if self.clock and self.pulse_step is None and self.clock.is_due():
+            self.clock.restart()
             self.pulse_step = step
         return self.pulse_step
 

@@ -15,7 +15,7 @@ from ffdist.bench.harness.team import WorkerPool
 from ffdist.bench.harness.window import Window
 from ffdist.bench.pipeline_side import PipelineMain
 from ffdist.bench.settings import BenchSettings
-from ffdist.bench.themes.throughput import SERIAL
+from ffdist.bench.suites.throughput import SERIAL
 from ffdist.errors import ConfigError
 
 MIB = 2**20

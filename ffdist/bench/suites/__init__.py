@@ -1,0 +1,1 @@
+"""What `ffdist bench` measures, a suite a file."""

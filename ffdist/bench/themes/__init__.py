@@ -1,1 +1,0 @@
-"""What `ffdist bench` measures, a theme a file."""
