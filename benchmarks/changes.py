@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 import tyro
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 
 from benchmarks.report import report
 from ffdist.bench.harness.finding import BenchResult
@@ -69,6 +70,7 @@ def relu_before_pool(blocks: list[LearningBlock]) -> None:
 def unfused(blocks: list[LearningBlock]) -> None:
     for block in blocks:
         block.optimizer = torch.optim.AdamW(block.learned)
+        block.lr_scheduler = LambdaLR(block.optimizer, lambda _: 1.0)
 
 
 class Change(NamedTuple):

@@ -11,9 +11,9 @@ from pathlib import Path
 import tyro
 
 from benchmarks.report import report
-from ffdist.bench.alone import alone, slowest_stage, total
-from ffdist.bench.bare import steps
-from ffdist.bench.floor import floors
+from ffdist.bench.alone import OperationTimes, alone, slowest_stage, total
+from ffdist.bench.bare import StepTimes, steps
+from ffdist.bench.floor import Floor, floors
 from ffdist.bench.harness.finding import BenchResult
 from ffdist.bench.harness.table import ResultTable, Value
 from ffdist.bench.settings import BenchSettings
@@ -60,8 +60,9 @@ BARE = {
 BARE_UNITS = {"step": "ms", "ratio": "BP / it", "slower_stage": "ms", "throughput": "samples/s"}
 
 
-def add_floor(made: ResultTable, settings: BenchSettings) -> None:
-    found, timed = floors(settings), alone(settings)
+def add_floor(
+    made: ResultTable, settings: BenchSettings, found: dict[str, Floor], timed: dict[str, list[OperationTimes]]
+) -> None:
     seconds = {side: total(timed[side]).seconds for side in ("ff", "bp")}
     of = {"network": settings.network, "rule": settings.train.rule.objective}
     made.add(
@@ -82,8 +83,7 @@ def add_floor(made: ResultTable, settings: BenchSettings) -> None:
     )
 
 
-def add_bare(made: ResultTable, settings: BenchSettings, rounds: int) -> None:
-    took = steps(settings, rounds)
+def add_bare(made: ResultTable, settings: BenchSettings, took: StepTimes, rounds: int) -> None:
     bare, slower = sum(took.bare), took.slower_stage()
     of = {"network": settings.network, "rule": settings.train.rule.objective}
     made.add(side="BP", **of, step=Value(1e3 * took.bp, rounds))
@@ -110,8 +110,8 @@ def main(rounds: int = 11, record: Path | None = None) -> None:
         ResultTable("bare", "whole steps, and blocks without heads", BARE, BARE_UNITS),
     ]
     for settings in NETWORKS:
-        add_floor(tables[0], settings)
-        add_bare(tables[1], settings, rounds)
+        add_floor(tables[0], settings, floors(settings), alone(settings))
+        add_bare(tables[1], settings, steps(settings, rounds), rounds)
     notes = [
         "operations of convolutions and matrix products, with SFF's heads; optimiser: what it reads and writes",
         "alone: the same operations, autocast's casts and the optimiser, each by itself as in a step; medians of 5",

@@ -8,21 +8,20 @@ adds to the thread that learns, and to the whole process, and time on the clock,
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from pathlib import Path
 from statistics import median
 
 import torch
+import tyro
 
 from benchmarks.report import report
-from benchmarks.segments import SegmentTraining, estimate
+from benchmarks.segments import SegmentTraining, estimate, one_stage
 from ffdist.bench.harness.finding import BenchResult
 from ffdist.bench.harness.table import ResultTable, Value
 from ffdist.pipeline.message import Pulse
 from ffdist.plain import PlainConsole
 from ffdist.report.console import ConsoleReport
-from ffdist.settings import Settings
 
 COLUMNS = {
     "of": "side",
@@ -36,43 +35,37 @@ UNITS = {"batch": "ms", "pulse": "ms", "cost": ""}
 KINDS = {"thread": "computing of the thread", "process": "computing of the process", "clock": "time on the clock"}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--every", type=int, default=50, help="batches between pulses")
-    parser.add_argument("--pairs", type=int, default=200)
-    parser.add_argument("--data", default="digits")
-    parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--record", type=Path, help="the folder for records")
-    args = parser.parse_args()
-    settings = Settings().changed(
-        data=args.data,
-        model="cnnb",
-        objective="sff",
-        stages=1,
-        launcher="threads",
-        threads=1,
-        device="cpu",
-        batch_size=args.batch_size,
-        validation=0.0,
-    )
+def main(
+    every: int = 50, pairs: int = 200, data: str = "digits", batch_size: int = 32, record: Path | None = None
+) -> None:
+    """Train, print, record.
+
+    Args:
+        every: Batches between pulses.
+        pairs: Segments with a pulse, and as many without.
+        data: A prepared data set, or digits.
+        batch_size: Samples a batch.
+        record: Folder for the record.
+    """
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="ffdist-") as folder:
+        settings = one_stage(data=data, batch_size=batch_size)
         training = SegmentTraining(settings, Path(folder), ConsoleReport(PlainConsole(stderr=True)))
-        pairs = training.pairs(args.pairs, args.every, lambda step: Pulse(step, 0))
-    made = ResultTable("pulses", f"A pulse every {args.every} batches", COLUMNS, UNITS)
+        found = training.pairs(pairs, every, lambda step: Pulse(step, 0))
+    made = ResultTable("pulses", f"A pulse every {every} batches", COLUMNS, UNITS)
     for kind, words in KINDS.items():
-        without = median(getattr(pair.unmarked, kind) for pair in pairs)
-        cost = estimate([getattr(pair.cost, kind) for pair in pairs])
+        without = median(getattr(pair.unmarked, kind) for pair in found)
+        cost = estimate([getattr(pair.cost, kind) for pair in found])
         share = cost / without
         made.add(
             side=words,
-            batch=without / args.every * 1e3,
+            batch=without / every * 1e3,
             pulse=cost.value * 1e3,
-            cost=Value(share.value, len(pairs), (share.low, share.high)),
+            cost=Value(share.value, len(found), (share.low, share.high)),
         )
     notes = ["cost: the median of the pairs' differences by the median without; least and most: the bounds of its 95 %"]
-    report(BenchResult("pulses", {}, [made], notes), args.record)
+    report(BenchResult("pulses", {}, [made], notes), record)
 
 
 if __name__ == "__main__":
-    main()
+    tyro.cli(main)

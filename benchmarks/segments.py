@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from math import comb
 from pathlib import Path
 from statistics import median
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -64,6 +64,12 @@ class Estimate(NamedTuple):
 
     def __truediv__(self, by: float) -> Estimate:
         return Estimate(*(part / by for part in self))
+
+
+def one_stage(**changed: Any) -> Settings:
+    """cnnb by SFF in one thread, with these settings."""
+    alone = Settings().changed(stages=1, launcher="threads", threads=1, device="cpu", validation=0.0)
+    return alone.changed(model="cnnb", objective="sff", **changed)
 
 
 class SegmentTraining:

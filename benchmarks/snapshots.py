@@ -7,19 +7,18 @@ Printed: what a snapshot adds on the clock, and what that is of a run that makes
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from pathlib import Path
 
 import torch
+import tyro
 
 from benchmarks.report import report
-from benchmarks.segments import SegmentTraining, estimate
+from benchmarks.segments import SegmentTraining, estimate, one_stage
 from ffdist.bench.harness.finding import BenchResult
 from ffdist.bench.harness.table import ResultTable, Value
 from ffdist.pipeline.message import Snapshot
 from ffdist.pipeline.stage import Stage
-from ffdist.settings import Settings
 
 MINUTE = 60.0
 COLUMNS = {
@@ -38,45 +37,44 @@ UNITS = {"state": "MiB", "added": "ms", "minute": "", "thread": "ms", "process":
 WIDTHS = ("8,12,16", "128,256,256", "512,512,512")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=40)
-    parser.add_argument("--widths", nargs="+", default=WIDTHS, help="of cnnb, a text a network")
-    parser.add_argument("--seconds", type=float, default=0.5, help="a segment takes about so long")
-    parser.add_argument("--folder", type=Path, help="on the disk that is to be measured; default: the temporary one")
-    parser.add_argument("--record", type=Path, help="the folder for records")
-    args = parser.parse_args()
+def main(
+    pairs: int = 40,
+    widths: tuple[str, ...] = WIDTHS,
+    seconds: float = 0.5,
+    folder: Path | None = None,
+    record: Path | None = None,
+) -> None:
+    """Train, print, record.
+
+    Args:
+        pairs: Segments with a snapshot, and as many without.
+        widths: Of cnnb, a text a network.
+        seconds: A segment takes about so long.
+        folder: On the disk that is to be measured; the temporary one otherwise.
+        record: Folder for the record.
+    """
     torch.set_num_threads(1)
     made = ResultTable("snapshots", "A snapshot of one stage", COLUMNS, UNITS)
-    for widths in args.widths:
+    for network in widths:
         for way in ("behind", "at once"):
-            made.add(side=way, network=f"cnnb {widths}", **measured(widths, way, args))
+            figures = measured(network, way, pairs, seconds, folder)
+            made.add(side=way, network=f"cnnb {network}", **figures)
     notes = [
         "ms: on the clock, the median of the pairs' differences; least and most: the bounds of its 95 %",
         "of the thread: computing in the thread that learns, which copies the state; of the process: all of it",
         "a minute: what it is of a run's time that makes one snapshot a minute",
     ]
-    report(BenchResult("snapshots", {}, [made], notes), args.record)
+    report(BenchResult("snapshots", {}, [made], notes), record)
 
 
-def measured(widths: str, way: str, args: argparse.Namespace) -> dict[str, Value | float]:
-    settings = Settings().changed(
-        data="digits",
-        model="cnnb",
-        model_args=[f"widths={widths}"],
-        objective="sff",
-        stages=1,
-        launcher="threads",
-        threads=1,
-        device="cpu",
-        validation=0.0,
-    )
+def measured(widths: str, way: str, count: int, seconds: float, folder: Path | None) -> dict[str, Value | float]:
+    settings = one_stage(data="digits", model_args=[f"widths={widths}"])
     wait = (lambda stage: stage.behind.wait()) if way == "at once" else nothing
-    with tempfile.TemporaryDirectory(prefix="ffdist-", dir=args.folder) as folder:
-        training = SegmentTraining(settings, Path(folder), nothing)
+    with tempfile.TemporaryDirectory(prefix="ffdist-", dir=folder) as run:
+        training = SegmentTraining(settings, Path(run), nothing)
         training.segment(2, None, nothing)
-        batches = max(2, round(args.seconds / training.segment(4, None, nothing).clock * 4))
-        pairs = training.pairs(args.pairs, batches, lambda step: Snapshot(step, 0, step), wait)
+        batches = max(2, round(seconds / training.segment(4, None, nothing).clock * 4))
+        pairs = training.pairs(count, batches, lambda step: Snapshot(step, 0, step), wait)
     clock = estimate([pair.cost.clock for pair in pairs])
     least, most = clock.low, clock.high
     return {
@@ -93,4 +91,4 @@ def nothing(_: Stage | object) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    tyro.cli(main)

@@ -279,6 +279,11 @@ def test_what_measures_ends_with_who_wanted_to_know(script: str, number: signal.
     assert not any(command(pid) for pid in members)
 
 
+def semaphores() -> set[Path]:
+    """Named ones, as Linux keeps them."""
+    return set(Path("/dev/shm").glob("sem.mp-*"))
+
+
 def test_loaders_are_compared_with_what_else_makes_the_same_batches(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -290,7 +295,12 @@ def test_loaders_are_compared_with_what_else_makes_the_same_batches(
         Image.new("RGB", (40, 30), (5 * place, 0, 0)).save(folder / f"{place}.jpg")
     prepare(tmp_path / "tree", tmp_path / "data", size=28, store="encoded")
     told = (*SMALL, "--batch-size", "8", "--devices", "1", "--augment", "flip")
+    before = semaphores()
     main(["bench", "loader", *told, "--data", str(tmp_path / "data"), "--workers", "1"])
+    deadline = time.monotonic() + 10  # another test's may come and go
+    while semaphores() - before and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not semaphores() - before, "DataLoader's workers end before their process does"
     found = json.loads(capsys.readouterr().out)
     others = ["ImageFolder by Pillow, 1 worker", "ImageFolder by decode_image, 1 worker"]
     assert list(found["loaders"]) == ["loader, 1 worker", *others]

@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import tyro
 
-from benchmarks import changes, ray_transports, simulation
+from benchmarks import changes, floors, pulses, ray_transports, simulation, snapshots, workers
 from benchmarks.report import report
+from benchmarks.segments import Estimate, estimate
+from ffdist.bench import harness
+from ffdist.bench.alone import OperationTimes
+from ffdist.bench.bare import StepTimes
+from ffdist.bench.floor import Floor
 from ffdist.bench.harness.finding import BenchResult
 from ffdist.bench.harness.record import read
 from ffdist.bench.harness.table import ResultTable
+from ffdist.bench.harness.team import PoolMember
+from ffdist.bench.settings import BenchSettings
 from ffdist.models import cnnb
 from ffdist.objectives import SFF
 from ffdist.pipeline.block import BlockConfig, LearningBlock, learn
 from ffdist.pipeline.plan import block_specs, build_block
+from ffdist.runtime.world import World
 from ffdist.settings import Settings
 from ffdist.transport.measure import TransportRate
 
@@ -65,3 +79,105 @@ def test_what_a_script_found_is_printed_as_its_rows_say(capsys: pytest.CaptureFi
     assert "ours" in said
     assert "1.5" in said
     assert "- a note" in said
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def figures(folder: Path) -> dict[tuple[str, str], dict[str, Any]]:
+    """Of the only record: rows by side and metric."""
+    (path,) = folder.glob("*.json")
+    return {(row["side"], row["metric"]): row for row in read(path)["rows"]}
+
+
+def test_an_estimate_is_the_median_within_the_bounds_that_order_gives() -> None:
+    """Of eleven values the second and the tenth: their sign test's level is 1.2 %, the next ones' 6.5 %."""
+    assert estimate([float(value) for value in range(11, 0, -1)]) == Estimate(6.0, 2.0, 10.0)
+    assert estimate([3.0, 1.0]) == Estimate(2.0, 1.0, 3.0)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_pulses_and_snapshots_are_weighed_in_a_training_that_makes_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pulses.main(every=1, pairs=6, batch_size=2, record=tmp_path / "pulses")
+    found = figures(tmp_path / "pulses")
+    assert {side for side, _ in found} == set(pulses.KINDS.values())
+    cost = found["computing of the thread", "cost"]
+    assert (cost["n"], cost["spread"][0] <= cost["value"] <= cost["spread"][1]) == (6, True)
+    batch, pulse = (found["computing of the thread", metric]["value"] for metric in ("batch", "pulse"))
+    assert cost["value"] == pytest.approx(pulse / batch, rel=1e-6), "of the one batch between two pulses"
+    snapshots.main(pairs=3, widths=("8,12,16",), seconds=0.01, record=tmp_path / "snapshots")
+    found = figures(tmp_path / "snapshots")
+    for way in ("behind", "at once"):
+        added, minute = (found[way, metric] for metric in ("added", "minute"))
+        assert minute["value"] == pytest.approx(added["value"] / 60e3)
+        assert found[way, "state"]["value"] == found["behind", "state"]["value"] > 0
+    assert "A snapshot of one stage" in capsys.readouterr().out
+
+
+def test_floors_hold_backpropagation_against_what_ffdist_needs_for_the_same_batch() -> None:
+    settings = BenchSettings().changed(data="digits", model="mlp", batch_size=100)
+    tables = [
+        ResultTable("floors", "", floors.FLOOR, floors.FLOOR_UNITS),
+        ResultTable("bare", "", floors.BARE, floors.BARE_UNITS),
+    ]
+    blocks = [OperationTimes(products, 0.0, 0.0) for products in (1.0, 2.0, 2.0)]
+    timed = {"ff": blocks, "bp": [OperationTimes(7.0, 2.0, 1.0)]}
+    floors.add_floor(tables[0], settings, {"ff": Floor(2e9, 5 * 10**6), "bp": Floor(3e9, 0)}, timed)
+    floors.add_bare(tables[1], settings, StepTimes(ff=8.0, bp=10.0, bare=[1.0, 3.0, 1.0]), 2)
+    (alone,), (whole,) = (table.drawn_cells() for table in tables)
+    assert (alone["BP / FF"], alone["BP / FF by time"], alone["slower of 2 stages, ms"]) == (1.5, 2.0, 3e3)
+    assert (whole["BP / FF"], whole["BP / without heads"], whole["samples/s of it"]) == (1.25, 2.0, 25.0)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_plan_is_simulated_and_run_and_the_error_is_what_lies_between() -> None:
+    settings = BenchSettings().changed(data="digits", model="mlp", model_args=["widths=16,16,16"], batch_size=32)
+    known = simulation.profile(settings)
+    case = next(case for case in simulation.cases(known.names) if case.by == "threads" and case.plan.workers == 2)
+    made = ResultTable("simulation", "", simulation.COLUMNS, simulation.UNITS)
+    error = simulation.compare(made, case, settings, known, rounds=2, samples=640)
+    (line,) = made.drawn_cells()
+    measured, simulated = line["measured samples/s"], line["simulated samples/s"]
+    assert isinstance(measured, float)
+    assert isinstance(simulated, float)
+    assert (line["n"], line["plan"]) == (2, str(case.plan))
+    assert error == pytest.approx(abs(simulated - measured) / measured)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_change_is_undone_in_a_process_that_answers_with_its_time_a_step() -> None:
+    here, there = multiprocessing.Pipe()
+    for order in (1, 2, None):
+        here.send(order)
+    changes.TrainerMain("mlp", "fused AdamW")(PoolMember(World(0, 1, 0), "", there))
+    assert min(here.recv()[1] for _ in range(2)) > 0
+
+
+def test_every_script_says_what_it_can_be_told(capsys: pytest.CaptureFixture[str]) -> None:
+    """Those that are told by a function's own parameters."""
+    for script in (changes, floors, pulses, simulation, snapshots, workers):
+        with pytest.raises(SystemExit) as ended:
+            tyro.cli(script.main, args=["--help"])
+        assert ended.value.code == 0
+        assert "--record" in capsys.readouterr().out, script.__name__
+
+
+def test_the_harness_needs_torch_alone() -> None:
+    """As on a lent machine, where nothing is installed beside it."""
+    names = [f"ffdist.bench.harness.{path.stem}" for path in Path(harness.__path__[0]).glob("[a-z]*.py")]
+    assert len(names) > 8
+    ours = ("pyarrow", "tyro", "rich", "safetensors", "sklearn", "matplotlib", "PIL", "numpy", "filelock", "jinja2")
+    code = (
+        f"import sys; sys.modules |= dict.fromkeys({ours!r})\nimport torch, importlib\n"
+        f"before = set(sys.modules)\nfor name in {names!r}: importlib.import_module(name)\n"
+        "print({name.partition('.')[0] for name in set(sys.modules) - before} - set(sys.stdlib_module_names))"
+    )
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert eval(done.stdout) <= {"ffdist", "torch", "numpy"}

@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 
 from ffdist.bench.harness.finding import BenchResult, Plot, Progress
 from ffdist.bench.harness.probe import Probe
-from ffdist.bench.harness.rounds import PoolSide, Rounds, Side, calibrated, take_turns
+from ffdist.bench.harness.rounds import PoolSide, Rounds, calibrated, take_turns
 from ffdist.bench.harness.table import ResultTable
 from ffdist.bench.harness.team import WorkerMain, WorkerPool
 from ffdist.bench.harness.window import Window
@@ -56,7 +56,7 @@ def loader(settings: BenchSettings, progress: Progress) -> BenchResult:
     settings = settings.changed(seconds=settings.compare.seconds or SECONDS)
     with ExitStack() as ends:
         probe = ends.enter_context(Probe(settings.compare.devices))
-        sides: list[Side] = []
+        sides: list[PoolSide] = []
         folder = Path(ends.enter_context(TemporaryDirectory(prefix="ffdist-bench-")))
         for name, life in loader_mains(settings, folder).items():
             progress(f"starting {name}")
@@ -67,6 +67,8 @@ def loader(settings: BenchSettings, progress: Progress) -> BenchResult:
         rounds = take_turns(
             sides, probe, settings.compare.rounds, progress, max_tries=MAX_TRIES_PER_ROUND, seconds=TURNS
         )
+        for side in sides:
+            side.team.finish()  # a DataLoader that is killed leaves its semaphores behind
     return found_out(settings, [side.name for side in sides if side.name != TRAINING], rounds)
 
 
