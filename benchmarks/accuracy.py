@@ -70,7 +70,7 @@ def main() -> None:
         print_error(error)
         sys.exit(1)
     except subprocess.CalledProcessError as error:
-        sys.exit(error.returncode)
+        sys.exit(error.returncode if error.returncode > 0 else 128 - error.returncode)
 
 
 def forecast(row: Row, command: Accuracy) -> str:

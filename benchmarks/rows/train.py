@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -31,11 +32,29 @@ def train(flags: list[str], out: Path) -> None:
     args = ["--resume", "--out", str(out)] if begun else [*flags, "--out", str(out)]
     started, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
     try:
-        subprocess.run([sys.executable, "-m", "ffdist", "train", *args], check=True)
+        run_to_its_end([sys.executable, "-m", "ffdist", "train", *args])
     finally:
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
         note_cost(out, time.monotonic() - started, cpu, after.ru_maxrss)
+
+
+def run_to_its_end(command: list[str]) -> None:
+    """A signal to stop, to this process or its group, is passed on once and its effect awaited: a run makes a snapshot,
+    and what it cost is noted.
+
+    Raises CalledProcessError where it fails, or was stopped.
+    """
+    with subprocess.Popen(command, start_new_session=True) as process:
+        kinds = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+        before = {kind: signal.signal(kind, lambda number, _: process.send_signal(number)) for kind in kinds}
+        try:
+            code = process.wait()
+        finally:
+            for kind, handler in before.items():
+                signal.signal(kind, handler)
+    if code:
+        raise subprocess.CalledProcessError(code, command)
 
 
 def exported(out: Path) -> Path:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -13,7 +17,7 @@ from benchmarks.rows.cost import measure
 from benchmarks.rows.record import accuracies, costs, layers, seeds, spread
 from benchmarks.rows.row import Row, find_row, read_rows
 from benchmarks.rows.table import BEGIN, END, WHOLE, draw_whole, newest, redraw
-from benchmarks.rows.train import finished, train
+from benchmarks.rows.train import finished, run_to_its_end, train
 from ffdist.errors import ConfigError
 from ffdist.pipeline.plan import check_objective
 from ffdist.presets import GROUPS, PRESETS, listing, with_preset
@@ -139,6 +143,28 @@ def test_a_run_cut_off_before_its_first_snapshot_begins_anew(trained: tuple[Path
     (out / "metrics.jsonl").write_text("")
     train(["digits", "--epochs", "1"], out)
     assert finished(out)
+
+
+def test_a_row_that_is_told_to_stop_awaits_its_run(tmp_path: Path) -> None:
+    saves = "import pathlib, signal, sys, time; begun, saved = map(pathlib.Path, sys.argv[1:])\n"
+    saves += "signal.signal(signal.SIGTERM, lambda *_: (time.sleep(0.2), saved.touch(), sys.exit(143)))\n"
+    saves += "begun.touch(); time.sleep(60)"
+    begun, saved = tmp_path / "begun", tmp_path / "saved"
+
+    def stop() -> None:
+        while not begun.exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    thread = threading.Thread(target=stop)
+    thread.start()
+    with pytest.raises(subprocess.CalledProcessError) as raised:
+        run_to_its_end([sys.executable, "-S", "-c", saves, str(begun), str(saved)])
+    thread.join()
+    assert raised.value.returncode == 143
+    assert saved.exists()
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_the_forecast_grows_with_the_epochs() -> None:
