@@ -339,7 +339,7 @@ class Pipeline:
         )
 
     def _units(self, chain: Chain, network: NetworkSettings) -> Sequence[int]:
-        """How many of what `blocks` counts make each block of the chain."""
+        """Count the units of `blocks` that make each block of the chain."""
         if network.blocks:
             return network.blocks
         return joined(children(self.network)) if isinstance(self.network, nn.Sequential) else (1,) * len(chain)
@@ -452,7 +452,7 @@ def watched(settings: Settings, callbacks: Sequence[Observer], run: Path | None,
 
 
 def note_run_facts(job: Job) -> None:
-    """What a user should know of the run that begins."""
+    """Note for the user what is notable about the run that begins."""
     origin = f"weights to start from: {job.chain.origin}" if job.chain.origin else None
     for text in (validation_note(job), job.chain.joined, origin, *unread(job.settings)):
         if text:

@@ -1,4 +1,4 @@
-"""What is told in Python: arguments as settings, a rule by its name."""
+"""Arguments given in Python, as settings; a rule by its name."""
 
 from __future__ import annotations
 

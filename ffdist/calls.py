@@ -117,7 +117,7 @@ def bare(value: str) -> str:
 
 
 def outside(text: str) -> str:
-    """What of it stands in no brackets."""
+    """The part of it outside of all brackets."""
     return "".join(part.partition("(")[0] for part in split(text, ""))
 
 

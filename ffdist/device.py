@@ -87,7 +87,7 @@ def new_stream(device: torch.device) -> torch.Stream | None:
 
 
 def on_stream(stream: torch.Stream | None) -> AbstractContextManager[Any]:
-    """What is given to the device inside goes into this queue; None: into the current one."""
+    """Put the work given to the device within into this queue; None: into the current one."""
     return nullcontext() if stream is None else stream
 
 
@@ -176,7 +176,8 @@ def free_cached(device: torch.device) -> None:
 
 
 def _memory(name: str, device: torch.device) -> Callable[..., Any]:
-    """What `torch.accelerator` has of that name from torch 2.9 on; the kind's own, of the same name, before."""
+    """Call `torch.accelerator`'s function of that name, from torch 2.9 on; before that the kind's own, of the same
+    name."""
     return getattr(torch.accelerator, name, None) or getattr(torch.get_device_module(device), name)
 
 
@@ -270,7 +271,7 @@ def all_seen() -> list[torch.device]:
 
 
 def _properties(device: torch.device) -> Any:
-    """What the kind's module in torch says of it; None where it says nothing."""
+    """The device's properties by the kind's module in torch; None where it has none."""
     if not queues(device):
         return None
     properties = getattr(torch.get_device_module(device), "get_device_properties", None)

@@ -1,4 +1,4 @@
-"""What this process is: of which versions and commit, on what machine, started by what command."""
+"""The environment of this process: of which versions and commit, on what machine, started by what command."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def commit_of(folder: Path) -> str | None:
 
 
 def git(folder: Path, *words: str) -> str | None:
-    """What git says there; None where it fails, or is not installed."""
+    """Git's output there; None where it fails, or is not installed."""
     here = {name: value for name, value in os.environ.items() if name not in REPOSITORY}
     try:
         done = subprocess.run(

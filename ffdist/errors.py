@@ -85,7 +85,7 @@ def in_call(options: Iterable[str]) -> str:
 
 
 def as_value(text: str) -> str:
-    """What an option is set to, in Python's own code."""
+    """An option's value, in Python's own code."""
     words = {"yes": "True", "no": "False", "true": "True", "false": "False", "none": "None"}
     if "," in text:
         return f"({', '.join(map(as_value, text.split(',')))})"
@@ -119,7 +119,7 @@ E = TypeVar("E", bound="FfdistError")
 
 
 class FfdistError(Exception):
-    """What went wrong, and where given: where, what was expected, what was got, and how to mend it.
+    """An error for users: what went wrong, and where given: where, what was expected, what was got, and how to mend it.
 
     As text it names settings by their fields, `optim.lr`; `text` spells them otherwise.
     """
@@ -150,7 +150,7 @@ class FfdistError(Exception):
         return spelled("\n".join(lines), spell)
 
     def told(self, spell: Callable[[str, str | None], str]) -> str:
-        """What `text` was called in an earlier version."""
+        """The name of `text` in an earlier version."""
         warnings.warn("`told` is now `text`; the next version drops the old name", DeprecationWarning, stacklevel=2)
         return self.text(spell)
 
@@ -252,7 +252,7 @@ class Interrupted(KeyboardInterrupt):
 
     @property
     def status(self) -> int:
-        """What a shell calls a process that this signal has ended."""
+        """The exit status, as of a shell, of a process that this signal has ended."""
         return exit_status(self.number)
 
 

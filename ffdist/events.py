@@ -1,4 +1,4 @@
-"""What a run tells of itself while it goes, as values of fixed types, and who listens.
+"""Events of a run, as values of fixed types, and those who observe them.
 
 Events come in order, from the end of the pipeline: `RunStarted`, then `ProgressMade`, `PulseReported`, `EpochEnded`
 and `SnapshotCommitted` as they happen, at last `RunStopped`; on Ray, between them, `StagesPlaced`, `EdgesOpened` and
@@ -58,7 +58,7 @@ class ProgressMade(RunEvent):
 
 @dataclass(frozen=True)
 class PulseReported(RunEvent):
-    """How it goes within an epoch, every `--log-every` batches or seconds."""
+    """Progress within an epoch, every `--log-every` batches or seconds."""
 
     name: ClassVar[str] = "pulse"
 

@@ -26,7 +26,7 @@ def in_container() -> bool:
 
 
 def loss(folder: Path) -> str | None:
-    """What to tell of a folder that goes when its container goes; None for one that stays."""
+    """The note on a folder that goes when its container goes; None for one that stays."""
     if not in_container() or stays(folder, Path("/proc/self/mountinfo").read_text()):
         return None
     return f"{folder} is in this container, and goes with it; a volume keeps it: docker run {VOLUME} ..."
@@ -59,7 +59,7 @@ def ends_with_container() -> bool:
 
 
 def why_unwritable(folder: Path, error: OSError) -> str:
-    """What the system said, and whose the folder is where that is why."""
+    """The system's reason, and the folder's owner where that is why."""
     said = error.strerror or str(error)
     if error.errno not in DENIED or not hasattr(os, "geteuid"):
         return said
@@ -69,7 +69,7 @@ def why_unwritable(folder: Path, error: OSError) -> str:
 
 
 def remedy_unwritable(folder: Path, error: OSError, options: Sequence[str]) -> str:
-    """What helps; options: those that name another folder."""
+    """The remedy; options: those that name another folder."""
     another = "name another folder with " + " or ".join(options)
     if error.errno in FULL:
         return f"make room there, or {another}"

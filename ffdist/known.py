@@ -1,5 +1,5 @@
-"""What goes by a name: networks, rules, transforms, transports, baselines. The names cost nothing; what one stands for
-is imported when it is asked for, so that `--help` needs no torch, and a network without torchvision's layers no
+"""Things that go by a name: networks, rules, transforms, transports, baselines. The names cost nothing; what one stands
+for is imported when it is asked for, so that `--help` needs no torch, and a network without torchvision's layers no
 torchvision."""
 
 from __future__ import annotations

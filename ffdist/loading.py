@@ -1,4 +1,4 @@
-"""How torch, and what needs it, is imported in a process of ffdist's own; and what is told where it is missing."""
+"""The import of torch, and of what needs it, in a process of ffdist's own; and the error where it is missing."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NEEDED = {
 
 
 def missing(error: ModuleNotFoundError) -> str | None:
-    """What a user is told of an installation that is not whole; None for a module of other kinds."""
+    """The error text for an installation that is not whole; None for a module of other kinds."""
     name = (error.name or "").partition(".")[0]
     if name not in NEEDED:
         return None
@@ -55,8 +55,8 @@ def loading() -> Iterator[None]:
 
 
 def import_seconds(*, forget: bool = False) -> float:
-    """What imports have taken in this process; forget: they count no more, as an attempt that begins later in the same
-    process has them already."""
+    """Seconds that imports have taken in this process; forget: they count no more, as an attempt that begins later in
+    the same process has them already."""
     seconds = sum(taken)
     if forget:
         taken.clear()

@@ -1,4 +1,4 @@
-"""What a user should know though nothing is wrong: what was guessed, mapped or left as it is."""
+"""Notes for users where nothing is wrong: what was guessed, mapped or left as it is."""
 
 from __future__ import annotations
 

@@ -60,7 +60,8 @@ def nearest(name: str, names: Iterable[str]) -> str:
 
 
 def find(name: str, known: Mapping[str, T], kind: str) -> T | Any:
-    """What `name` stands for: an entry of `known`, or a user's own as "package.module:Name" or "path/file.py:Name".
+    """Find what `name` stands for: an entry of `known`, or a user's own as "package.module:Name" or
+    "path/file.py:Name".
 
     Raises ConfigError for a name that is neither, and for code that somebody's file names, and nobody trusts.
     """

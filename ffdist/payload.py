@@ -1,4 +1,4 @@
-"""What is sent to another process: plain bytes, so that it needs no shared memory and no descriptors."""
+"""Payloads for other processes: plain bytes, so that it needs no shared memory and no descriptors."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def unsendable(what: str, got: str) -> ConfigError:
 
 
 def script_of(main: ModuleType) -> Script | None:
-    """How another process can load the running script; None where it cannot."""
+    """The script by which another process can load the running one; None where it cannot."""
     name = main.__spec__.name if main.__spec__ else "__main__"
     if name != "__main__":
         return Script(name, None)
@@ -88,7 +88,7 @@ def script_of(main: ModuleType) -> Script | None:
 
 
 def unpack(payload: Payload) -> Any:
-    """What was packed. Raises ConfigError where this process cannot make it."""
+    """Unpack a payload. Raises ConfigError where this process cannot make it."""
     if payload.script:
         load(payload.script)
     try:

@@ -1,4 +1,4 @@
-"""What is printed for people: names that users give (of files, runs, classes, blocks) as they are, and never as markup.
+"""Text for people: names that users give (of files, runs, classes, blocks) as they are, and never as markup.
 
 rich reads "cat [black]" as a style, ":cat:" as a picture, and cuts a long name with an ellipsis; a console and a table
 made here do not. Styles of our own are given as `style=`, or as a `rich.text.Text`.

@@ -76,7 +76,7 @@ class Plan:
 
     @property
     def workers(self) -> int:
-        """How many there are; they are numbered from 0."""
+        """The number of workers; they are numbered from 0."""
         return 1 + max(share.worker for stage in self.stages for share in stage.shares)
 
     @property
@@ -187,7 +187,7 @@ class Plan:
             )
 
     def as_json(self) -> dict[str, Any]:
-        """What `from_json` reads."""
+        """The plan in the form that `from_json` reads."""
         return {
             "format": FORMAT,
             "lanes": self.lanes,

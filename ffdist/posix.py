@@ -1,4 +1,5 @@
-"""What Linux and macOS alone have. Whoever imports this is told so in one line where it is not there."""
+"""Modules that Linux and macOS alone have. Whoever imports this elsewhere is told so in one line where it is not
+there."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def on(data: str, summary: str, *layers: Values) -> Preset:
 
 
 def ours(data: str) -> Values:
-    """What we choose where nothing is published."""
+    """Our own values, where nothing is published."""
     return {"augment": AUGMENT[data], "precision": "bf16"}
 
 

@@ -48,7 +48,7 @@ def url_of(place: object) -> str | None:
 
 
 class RemoteStat(NamedTuple):
-    """What a file system says of a file."""
+    """A file system's facts on a file."""
 
     size: int
     mark: str
@@ -199,7 +199,7 @@ def scheme_of(fs: Any) -> str:
 
 
 def mark_of(info: dict[str, Any]) -> str:
-    """What tells one writing of a file from the next, by whatever name a file system has for it."""
+    """The mark that differs from one writing of a file to the next, by whatever name a file system has for it."""
     for key in (
         "ETag",
         "etag",

@@ -115,7 +115,8 @@ def restarting() -> Iterator[Callable[[int], None]]:
 
 
 def wait_at_most(seconds: float) -> None:
-    """How long `seeded` waits in this thread for another stage of this process, which may have hung in its turn."""
+    """Limit how long `seeded` waits in this thread for another stage of this process, which may have hung in its
+    turn."""
     _LONGEST_WAIT.set(seconds)
 
 

@@ -1,4 +1,4 @@
-"""What all baselines share: their settings, and what one rank of them does with a batch."""
+"""The common part of all baselines: their settings, and the work of one rank on a batch."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ class Replica:
 
     @property
     def evaluated(self) -> nn.Module:
-        """What predicts: the moving average of the weights where there is one."""
+        """The weights that predict: the moving average of the weights where there is one."""
         return self.average.parts["whole"] if self.average else self.modules
 
 

@@ -56,7 +56,7 @@ def slowest_stage(blocks: Sequence[OperationTimes], stages: int) -> OperationTim
 
 @dataclass(frozen=True)
 class TensorLayout:
-    """How a tensor lies in memory."""
+    """A tensor's layout in memory."""
 
     size: tuple[int, ...]
     stride: tuple[int, ...]

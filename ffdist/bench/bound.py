@@ -1,4 +1,4 @@
-"""What the best cut could give, from the blocks' times measured one by one."""
+"""An upper bound on the speed of the best cut, from the blocks' times measured one by one."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def block_costs(job: Job, config: BlockConfig, repeats: int) -> list[BlockCost]:
 
 
 def best_speedup(settings: BenchSettings, repeats: int = 10) -> tuple[float, list[int]]:
-    """How much faster than one process the best cut can be: all blocks' time over the slowest stage's; and that cut."""
+    """The best cut's speedup over one process: all blocks' time over the slowest stage's; and that cut."""
     seconds = [cost.seconds for cost in in_a_process(settings, partial(block_costs, repeats=repeats))]
     blocks_per_stage = partition(seconds, settings.num_stages)
     return sum(seconds) / max(map(sum, split_by_stage(seconds, blocks_per_stage))), blocks_per_stage

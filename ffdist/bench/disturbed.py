@@ -119,7 +119,7 @@ class Disturbed:
         return descendants(os.getpid() if self.nodes else self.process.pid)
 
     def begun(self) -> int:
-        """How often the stages were ready."""
+        """The number of times that the stages were ready."""
         try:
             return (self.run / ENVIRONMENT).read_bytes().count(b"\n")
         except OSError:

@@ -110,7 +110,7 @@ def wait_ready(run: Disturbed, last: KillOutcome, following: list[Fault]) -> Non
 
 
 def settle(run: Disturbed, outcomes: list[KillOutcome]) -> None:
-    """What is known of kills behind which it has begun again."""
+    """Complete the outcomes of kills after which the run has begun again."""
     for each in outcomes:
         if each.again is None and each is outcomes[-1] and run.begun() > each.begun:
             each.again = time.time() - each.at
@@ -139,7 +139,7 @@ def undisturbed(run: Path, epochs: int) -> None:
 
 
 def learned(run: Path) -> dict[str, Any]:
-    """What a run has come to, without times: blocks' files by their digests, metrics, the test."""
+    """A run's results without its times: blocks' files by their digests, metrics, the test."""
     manifest = latest(run)
     assert manifest
     records, end = read_run_log(run)

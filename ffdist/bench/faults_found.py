@@ -1,4 +1,4 @@
-"""What came of a run's kills, as a record."""
+"""The outcomes of a run's kills, as a record."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ VICTIMS = {"worker": "a worker", "launcher": "what had started the workers", "no
 
 @dataclass
 class KillOutcome:
-    """What came of one kill."""
+    """The outcome of one kill."""
 
     fault: Fault
     at: float
@@ -46,7 +46,7 @@ class KillOutcome:
 
 @dataclass(frozen=True)
 class DisturbedRunCosts:
-    """What else there is to tell of the run."""
+    """Facts of the whole run, beside its kills."""
 
     seconds: float
     started: int

@@ -1,4 +1,4 @@
-"""What the arithmetic allows: the operations and bytes that a batch cannot do without, on either side."""
+"""A lower bound by arithmetic: the operations and bytes that a batch needs at least, on either side."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ OPTIMISER_BYTES = {"adamw": 28, "adam": 28, "sgd": 20, "muon": 20}
 
 
 class Floor(NamedTuple):
-    """What one batch needs at least, in one process."""
+    """The least that one batch needs, in one process."""
 
     operations: float
     """Multiplications and additions of convolutions and matrix products, forward and backward."""

@@ -25,7 +25,7 @@ CLONE_NEWNET = 0x40000000
 
 
 def why_not() -> str | None:
-    """What this machine lacks for it; None when nothing."""
+    """The reason that this machine cannot do it; None where it can."""
     if sys.platform != "linux":
         return "network namespaces need Linux"
     missing = [tool for tool in ("ip", "tc") if shutil.which(tool) is None]

@@ -114,7 +114,7 @@ def write_files(loader: Loader, folder: Path) -> None:
 
 
 def twin_transforms(images: Images, names: Sequence[str], *, tensors: bool) -> Callable[[Any], Tensor]:
-    """What ours do, of torchvision's: to normalised float32 [C, H, W]."""
+    """Torchvision's transforms that do the same as ours: to normalised float32 [C, H, W]."""
     from torchvision.transforms import v2
 
     height, width = images.shape[-2:]

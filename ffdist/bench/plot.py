@@ -27,7 +27,7 @@ def draw(plot: Plot, path: Path) -> None:
 
 @contextmanager
 def drawing(path: Path, size: tuple[float, float], what: str) -> Iterator[Figure]:
-    """What is drawn within goes into the file, the same bytes each time. size: in inches. Raises ConfigError where
+    """Write the drawing made within to the file, the same bytes each time. size: in inches. Raises ConfigError where
     matplotlib is not installed, or cannot write such a file; what: wants it."""
     try:
         import matplotlib
@@ -77,7 +77,7 @@ def draw_traces(title: str, sides: Sequence[Traced], path: Path) -> None:
 
 
 def kind_of(span: PageSpan) -> str | None:
-    """What it is drawn as; None for waiting."""
+    """The kind that it is drawn as; None for waiting."""
     what = span.name.rpartition(" ")[2]
     if span.style == "busy":
         return {"forward": "forward", "update": "update"}.get(what, "backward")

@@ -1,4 +1,4 @@
-"""What `ffdist bench` can be told."""
+"""The settings of `ffdist bench`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ WINDOW_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class CompareSettings(SettingsGroup):
-    """What is compared, and how."""
+    """The sides to compare, and how to measure them."""
 
     group: ClassVar[str] = "compare"
 
@@ -71,7 +71,7 @@ class CompareSettings(SettingsGroup):
 
     @property
     def window_seconds(self) -> float:
-        """How long one side runs in a round."""
+        """Seconds that one side runs in a round."""
         return WINDOW_SECONDS if self.seconds is None else self.seconds
 
     def check(self) -> None:
@@ -196,7 +196,7 @@ class BenchSettings:
         return f"{self.train.plan.plan}; lanes: {self.train.training.lanes}"
 
     def train_settings(self, stages: int) -> Settings:
-        """What `ffdist train` would be told, with the blocks of each module where there are modules."""
+        """The settings as for `ffdist train`, with the blocks of each module where there are modules."""
         from ffdist.bench.jobs import in_blocks  # it imports torch, which `ffdist bench --help` can do without
 
         train, split = self.train, () if self.compare.split is None else (f"split={self.compare.split}",)

@@ -35,7 +35,7 @@ FLAT = 1.05
 
 @dataclass(frozen=True)
 class ResourceSample:
-    """What was seen at one moment, of all workers together."""
+    """The resources of all workers together at one moment."""
 
     seconds: float
     resident: int
@@ -65,7 +65,7 @@ def look_at(pids: list[int], since: float, batches: int) -> ResourceSample:
 
 
 def batches_of(run: Path) -> int:
-    """What the run's last pulse told, which is of a moment ago."""
+    """The batches of the run's last pulse, a moment ago."""
     with suppress(OSError, IndexError, ValueError, KeyError), (run / PULSES).open("rb") as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL))
         return int(json.loads(file.read().splitlines()[-1])["step"])

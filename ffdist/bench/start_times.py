@@ -1,4 +1,4 @@
-"""What a run's starts took on imports alone, by its own logs."""
+"""The time that a run's starts took on imports alone, by its own logs."""
 
 from __future__ import annotations
 

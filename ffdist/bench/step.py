@@ -39,7 +39,7 @@ class MeasuredAlone(Generic[Found]):
 def in_a_process(
     settings: BenchSettings, work: Callable[[Job, BlockConfig], Found], *, compiled: bool = False
 ) -> Found:
-    """What the work gives, in a process of its own of as many threads as are told. work: picklable."""
+    """Run the work in a process of its own, with so many threads, and return its value. work: picklable."""
     with WorkerPool("alone", MeasuredAlone(settings, work, compiled), 1) as team:
         return team.finish()[0]
 

@@ -183,6 +183,6 @@ def traced(title: str, spans: Sequence[PageSpan], once: str) -> Traced:
 
 
 def within(spans: Sequence[PageSpan], begin: float, end: float) -> list[PageSpan]:
-    """What lies between two times, counted from the first."""
+    """The spans between two times, clipped, and counted from the first."""
     clipped = [replace(s, begin=max(begin, s.begin) - begin, end=min(end, s.end) - begin) for s in spans]
     return [span for span in clipped if span.end > span.begin]

@@ -133,7 +133,7 @@ def read(args: Sequence[str]) -> tuple[str, list[str]]:
 
 
 def hint_for(word: str) -> str | None:
-    """What is meant where a preset, or another word of `ffdist train`'s, stands for a command."""
+    """A hint where a preset, or another word of `ffdist train`'s, stands in place of a command."""
     if word in PRESETS:
         return f"it is a preset: ffdist train {word}"
     return f"`ffdist COMMAND {word}`; the commands are in ffdist --help" if word.startswith("-") else None
@@ -150,7 +150,7 @@ def print_error(error: FfdistError) -> None:
 
 
 def overview() -> str:
-    """What `ffdist --help` prints."""
+    """The text of `ffdist --help`."""
     lines = [f"  {name:<12}{text}" for name, (_, text) in COMMANDS.items()]
     return "\n".join([wrapped(USAGE), *(wrapped(line, " " * 14) for line in lines), "", wrapped(OF_ALL, " " * 4)])
 

@@ -114,7 +114,7 @@ def run(suite: SuiteName, settings: BenchSettings, args: Sequence[str]) -> None:
 
 
 def check(suite: SuiteName, settings: BenchSettings) -> None:
-    """What would else be found wrong in every side's processes, or not at all. Raises ConfigError and DataError."""
+    """Check early what every side's processes would else find wrong, or nobody. Raises ConfigError and DataError."""
     from ffdist.baselines.known import family
     from ffdist.bench.suites.throughput import SERIAL
     from ffdist.runtime.opened import open_dataset

@@ -51,7 +51,7 @@ class Models:
 
 @dataclass(frozen=True)
 class Transforms:
-    """What is done to pictures before they are learned from; with a name, what one does and all of its options."""
+    """List the transforms of pictures; with a name, explain one and all of its options."""
 
     name: Annotated[str | None, Positional] = None
     """A transform's name, module:Class or file.py:Class."""
@@ -316,7 +316,7 @@ def print_entry(name: str, made: Any, skip: int, flag: str, *, as_json: bool) ->
 
 
 def without_options(text: str, options: Sequence[Mapping[str, str]]) -> str:
-    """What is said of it as a whole: its options are told below."""
+    """The description of it as a whole, without its options."""
     for each in options:
         text = re.sub(OF_ONE.format(each["name"]), "", text, flags=re.MULTILINE)
     return re.sub(r"\n{3,}", "\n\n", text).strip()
@@ -346,7 +346,7 @@ def options_of(made: Any, skip: int) -> Iterable[dict[str, str]]:
 
 
 def texts_of(made: Any) -> dict[str, str]:
-    """What stands below the fields of a class and of those that it extends; of a function, what its docstring says
+    """The explanations below the fields of a class and of those that it extends; of a function, what its docstring says
     behind a parameter's name."""
     texts: dict[str, str] = {}
     if not inspect.isclass(made):

@@ -58,7 +58,7 @@ SCRIPTS = {"bash": BASH, "zsh": ZSH, "fish": FISH}
 
 @dataclass(frozen=True)
 class Completion:
-    """What a shell runs to complete ffdist's commands."""
+    """Print the script by which a shell completes ffdist's commands."""
 
     shell: Annotated[Literal["bash", "zsh", "fish"], Positional]
     """bash, zsh or fish."""
@@ -79,7 +79,7 @@ def main(args: Sequence[str]) -> None:
 
 
 def completions(words: list[str]) -> list[str]:
-    """What the last of the words, behind `ffdist`, may become; none where files are wanted."""
+    """The completions of the last of the words, behind `ffdist`; none where files are wanted."""
     from ffdist.cli import COMMANDS
 
     *before, last = without_equals(words or [""])
@@ -199,7 +199,7 @@ PLAIN = {
 
 
 def places(words: list[str]) -> list[str]:
-    """What stands without an option: a preset, a name, a suite; nothing where it is a path."""
+    """The completions of a positional argument: a preset, a name, a suite; nothing where it is a path."""
     from ffdist.known import MODEL_PLACES, OBJECTIVE_PLACES, TRANSFORM_PLACES
     from ffdist.presets import NAMES, PRESETS
     from ffdist.settings import GROUP_OF

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class List:
-    """What is embedded, what can be prepared by name, and what is prepared."""
+    """List data sets: those embedded, those that can be prepared by name, and those prepared."""
 
     root: Path = Path("data")
     """Folder to look in, two levels deep."""
@@ -185,7 +185,7 @@ class Check:
 
 
 def print_named(entry: DatasetEntry, root: Path, *, as_json: bool) -> None:
-    """What there is to say of a data set without a folder: one that is embedded, or not prepared yet."""
+    """Print what is known of a data set without a folder: one that is embedded, or not prepared yet."""
     if as_json:
         print(json.dumps(asdict(entry), default=str))
         return
@@ -264,7 +264,7 @@ class Show:
 
 @dataclass(frozen=True)
 class Cache:
-    """What the cache for data holds: data sets prepared on the way to a run, and downloads; or remove some."""
+    """List the cache for data: data sets prepared on the way to a run, and downloads; or remove some."""
 
     remove: tuple[str, ...] = ()
     """Names of what is to go; it is prepared or fetched again when it is needed."""

@@ -37,7 +37,7 @@ def print_manifest(manifest: DataManifest, console: Console) -> None:
 
 
 def drawn_lines(drawn: HeldOut) -> list[str]:
-    """How splits were drawn."""
+    """The lines that say how splits were drawn."""
     if drawn.test_fraction == 1:
         return ["test split: all of it (--test-fraction)"]
     of = "each class" if drawn.groups is None else f"the samples, in whole groups of {drawn.groups}"

@@ -201,7 +201,7 @@ def is_many(kind: Any) -> bool:
 
 
 def placeholder(kind: Any) -> str:
-    """What stands for a value: N, X, NAME, a|b; nothing for a switch."""
+    """The placeholder of a value: N, X, NAME, a|b; nothing for a switch."""
     origin, args = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):
         kinds = [each for each in args if each is not type(None)]

@@ -1,4 +1,4 @@
-"""What a word seems to be that stands where a preset could."""
+"""Hints on a word that stands where a preset could."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How each command reads its arguments: by its dataclass, whose fields `ffdist.cli.help` tells of, too."""
+"""The arguments of each command, read by its dataclass, whose fields `ffdist.cli.help` tells of, too."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def laid(kind: type[T], given: Mapping[str, Any], made: Any = None) -> T:
 
 
 def parsed_values(kind: type, args: Sequence[str], prog: str, *, made: Any = None) -> dict[str, Any]:
-    """What the words say, by the fields' names, each value of its type. Raises UsageError for what cannot be read."""
+    """Parse the words into values of their types, by the fields' names. Raises UsageError for what cannot be read."""
     known = known_arguments(kind, made)
     own, tail = split_at_dashes(args)
     options = {each.flag: each for each in known if not each.positional}
@@ -252,7 +252,7 @@ def help_of(kind: type, prog: str, *, made: Any = None, more: str = "", hidden: 
 
 
 def usage(kind: type, prog: str) -> str:
-    """What must stand, and what may."""
+    """The usage line: what must stand, and what may."""
     own = list(arguments_of(kind))
     must = [each.spelled for each in own if each.required and not each.positional]
     return " ".join([prog, *(in_usage(each) for each in own if each.positional), *must, "[OPTION ...]"])

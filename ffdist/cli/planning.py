@@ -1,4 +1,4 @@
-"""What `ffdist plan` does with its settings."""
+"""The work of `ffdist plan`, from its settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `ffdist train --replay` prints."""
+"""The output of `ffdist train --replay`."""
 
 from __future__ import annotations
 

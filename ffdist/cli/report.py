@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Report:
-    """What runs were told, how their blocks learned, what came out: as a page of HTML, several runs compared; with
+    """Settings of runs, how their blocks learned, and results: as a page of HTML, several runs compared; with
     --text, --json, --figures or --cam in the terminal."""
 
     run: Annotated[tuple[Path, ...], Positional]

@@ -1,4 +1,4 @@
-"""How the command line spells settings."""
+"""The command line's spelling of settings."""
 
 from __future__ import annotations
 

@@ -144,7 +144,7 @@ def in_its_folder(settings: Settings, run: Path, values: Mapping[str, Any], name
 
 
 def actions_of(from_file: dict[str, Any], file: Path | None) -> dict[str, Any]:
-    """What a settings file says to do, taken out of it. Raises ConfigError for what a file cannot say."""
+    """Take the actions out of a settings file. Raises ConfigError for what a file cannot say."""
     actions = {name: from_file.pop(name) for name in ("resume", "dry_run") if name in from_file}
     for name in ("preset", "config", "print_config", "json", "quiet", "verbose"):
         if name in from_file:
@@ -158,7 +158,7 @@ def actions_of(from_file: dict[str, Any], file: Path | None) -> dict[str, Any]:
 
 
 def on_command_line(name: str, value: object, file: Path | None) -> str:
-    """How an action of a file's is told instead."""
+    """The spelling on the command line of an action from a file."""
     if name == "preset":
         return command("train", value, "--config", file or "FILE")
     return f"leave it out, and say {setting(name)} on the command line, where you want it"

@@ -1,4 +1,4 @@
-"""What `ffdist train` does with its settings."""
+"""The work of `ffdist train`, from its settings."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def as_trained(
 
 
 def reshaping(x: np.ndarray, shape: tuple[int, ...]) -> str:
-    """What makes samples of other numbers of axes or sizes such as in training."""
+    """The remedy that brings samples of other numbers of axes or sizes to those of training."""
     if x.shape == shape:
         return "x[None] for a single one"
     if x.ndim and x.size == len(x) * math.prod(shape):
@@ -144,7 +144,8 @@ def of_floats(x: np.ndarray, spread: Spread | None) -> np.ndarray:
 
 
 def rescaled(x: np.ndarray, spread: Spread) -> str | None:
-    """What makes samples like those of the training, where pixels in 0..1 and in 0..255 were taken for each other."""
+    """The remedy that makes samples like those of the training, where pixels in 0..1 and in 0..255 were taken for each
+    other."""
     low, high = float(x.min()), float(x.max())
     if low < 0 or spread.low < 0:
         return None

@@ -55,8 +55,8 @@ def check_room(folder: Path, needed: int) -> None:
 
 
 def check_free_remote(out: RemoteFolder) -> None:
-    """What an upload that was killed has left, shards without a manifest, is no data set, and makes room. Raises
-    DataError."""
+    """Check that a remote folder is free; the shards of a killed upload, without a manifest, are no data set, and make
+    room. Raises DataError."""
     with remote_errors(out, "a remote folder cannot be looked into"):
         strange = [name for name in out.found() if not name.endswith(".arrow")]
     if strange:
@@ -158,7 +158,7 @@ def remove(partial_folder: Path, made: list[Path]) -> None:
 
 
 def remove_leftovers(folder: Path, own: Path) -> None:
-    """What processes that were killed have left in a folder, whatever it was to be called: nobody holds its lock."""
+    """Remove what killed processes have left in a folder, whatever it was to be called: nobody holds its lock."""
     for path in folder.glob(".*.partial"):
         if path != own and LEFT.fullmatch(path.name):
             with suppress(OSError):

@@ -18,7 +18,7 @@ SHIFT = 2
 
 @dataclass(frozen=True, slots=True)
 class AugmentDraws:
-    """What was drawn for each sample of a batch."""
+    """The random numbers drawn for each sample of a batch."""
 
     top: np.ndarray | None
     """int [B], in 0..2 * margin: where the crop starts; None without crops."""
@@ -45,7 +45,7 @@ class AugmentDraws:
         return cls(*made, shift=draws[0].shift)
 
     def only(self, names: Collection[str]) -> AugmentDraws:
-        """What was drawn for these alone."""
+        """The draws for these alone."""
         crops, flips = {"crop", "shift"}.intersection(names), {"flip", "alternate"}.intersection(names)
         holes = "cutout" in names
         return AugmentDraws(

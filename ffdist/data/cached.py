@@ -36,7 +36,7 @@ MAKING = 1
 
 @dataclass(frozen=True)
 class CacheEntry:
-    """What is known of a source that has been prepared."""
+    """The index entry of a source that has been prepared."""
 
     folder: str
     """Its name in the cache."""
@@ -79,7 +79,7 @@ def prepared_in_cache(
 
 
 def unchanged(source: str, place: Path, index: Path) -> Path | None:
-    """What has been prepared of a source that is as it was then; None where nothing is known to be."""
+    """The folder prepared from a source that is as it was then; None where none is known."""
     entry = read_entry(index)
     if entry is None or not is_whole(folder := index.parents[1] / entry.folder):
         return None

@@ -275,7 +275,8 @@ def embedded() -> DatasetEntry:
 
 
 def list_data(root: Path) -> list[DatasetEntry]:
-    """What is embedded, what can be prepared by name, and what is prepared in `root` or up to two levels below it."""
+    """List data sets: those embedded, those that can be prepared by name, and those prepared in `root` or up to two
+    levels below it."""
     entries = [embedded()]
     entries += [DatasetEntry(name, "preparable", k.shape, k.num_classes, k.counts) for name, k in KNOWN.items()]
     manifests = sorted(path for depth in ("", "*/", "*/*/") for path in root.glob(depth + MANIFEST))

@@ -14,7 +14,7 @@ from ffdist.notes import listed, note
 
 
 class Classes(NamedTuple):
-    """What a user says the classes are, in their order."""
+    """The classes as a user gives them, in their order."""
 
     names: list[str]
     values: list[int] | None

@@ -22,7 +22,7 @@ SETTLED = 2 * 10**9
 
 @dataclass(frozen=True)
 class FileStates:
-    """What the system says of all files of a source at one moment."""
+    """The file system's facts on all files of a source at one moment."""
 
     digest: str
     """Of names, sizes, places and times; a change of bytes changes the time, which nobody can set."""

@@ -63,7 +63,7 @@ class EncodedWriter:
         self.files: list[ShardFile] = []
 
     def spool(self, shard: int) -> Path:
-        """What comes for a shard, end to end, until all have come."""
+        """Keep what comes for a shard, end to end, until all have come."""
         return self.folder / f".{self.split}-{shard:05d}.spool"
 
     def add(self, pictures: list[bytes], labels: np.ndarray) -> None:

@@ -61,7 +61,7 @@ TURNED = {
 
 @dataclass(frozen=True)
 class Decoding:
-    """How pictures of any kind become samples of one kind: kept in a prepared folder's manifest and in a run's
+    """The decoding of pictures of any kind to samples of one kind: kept in a prepared folder's manifest and in a run's
     directory, so that what is predicted is read as what was trained on. Raises ConfigError for settings out of range.
     """
 
@@ -114,7 +114,8 @@ class Decoding:
 
 
 def read_decoding(values: dict) -> Decoding:
-    """What `asdict` made of one, from a JSON file. Raises TypeError, KeyError or ValueError for anything else."""
+    """Read one from what `asdict` made of it, in a JSON file. Raises TypeError, KeyError or ValueError for anything
+    else."""
     size, limits = values.get("size"), values.get("value_range")
     try:
         fields = {
@@ -224,7 +225,7 @@ def _broken(where: object, got: str) -> DataError:
 
 
 def reason(error: Exception) -> str:
-    """What is wrong with a picture, in one line."""
+    """The reason that a picture cannot be read, in one line."""
     if isinstance(error, UnidentifiedImageError):
         return "no known format"
     if isinstance(error, OSError) and error.strerror:
@@ -235,7 +236,7 @@ def reason(error: Exception) -> str:
 
 
 class PixelInfo(NamedTuple):
-    """What an opened picture says of its pixels, before they are read."""
+    """Facts on an opened picture's pixels, before they are read."""
 
     layout: TiffLayout | None
     raw: str
@@ -320,8 +321,8 @@ def deep_colours(
 
 
 def spare_channels(layout: TiffLayout | None, decoding: Decoding) -> int:
-    """How many channels are neither colour nor transparency. Raises ValueError for some, unless `decoding` says which
-    channels are wanted."""
+    """Count the channels that are neither colour nor transparency. Raises ValueError for some, unless `decoding` says
+    which channels are wanted."""
     if layout and layout.misread:
         raise ValueError(f"{layout.misread} in planes of their own cannot be read; save it with interleaved channels")
     if layout is None or not layout.spare:

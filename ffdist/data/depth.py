@@ -23,7 +23,7 @@ CHUNK = 2**20
 
 
 class Depth(NamedTuple):
-    """What a file says of its values."""
+    """The range and type of a file's values, as it says."""
 
     deep: bool
     """Whether they have more than 8 bits."""
@@ -57,7 +57,7 @@ def own_range(image: Image.Image, layout: TiffLayout | None = None) -> Depth:
 
 
 def raw_mode(image: Image.Image) -> str:
-    """How the file lays out its pixels, by Pillow's name, of an opened picture that isn't read yet; "" if not known."""
+    """The layout of the file's pixels, by Pillow's name, of an opened picture that isn't read yet; "" if not known."""
     tiles = getattr(image, "tile", ())
     args = tiles[0][3] if tiles else ""
     raw = args[0] if isinstance(args, tuple) and args else args

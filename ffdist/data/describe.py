@@ -1,4 +1,4 @@
-"""What can be told of a prepared data set, for a program."""
+"""A description of a prepared data set, for a program."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ class DuplicateCounter:
         self.parts.setdefault(split, []).append((labels, digests))
 
     def between(self) -> dict[str, int]:
-        """How many pictures of a split are also in an earlier one, by both names: "test in train"."""
+        """Count the pictures of a split that are also in an earlier one, by both names: "test in train"."""
         splits = {split: np.concatenate([digests for _, digests in of]) for split, of in self.parts.items()}
         return {f"{later} in {earlier}": count for (later, earlier), count in between(splits).items()}
 

@@ -19,7 +19,7 @@ def digests(samples: np.ndarray) -> np.ndarray:
 
 
 def between(splits: Mapping[str, np.ndarray]) -> dict[tuple[str, str], int]:
-    """How many samples of a split are also in an earlier one, where there are any.
+    """Count the samples of a split that are also in an earlier one, where there are any.
 
     splits: digests int64 [N] of each.
     """

@@ -22,7 +22,7 @@ from ffdist.errors import ConfigError, DataError, setting
 
 
 class DataDescription(Protocol):
-    """What is known of the data that a network was trained on."""
+    """The facts known of the data that a network was trained on."""
 
     @property
     def classes(self) -> list[str]: ...
@@ -166,7 +166,7 @@ def preparation(learned: DataDescription) -> str:
 
 
 def classes_differ(before: list[str], now: list[str]) -> str:
-    """How, in words."""
+    """Say how they differ, in words."""
     if len(before) != len(now):
         return f"{len(before)} classes were, {len(now)} are"
     if sorted(before) == sorted(now):

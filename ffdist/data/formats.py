@@ -37,7 +37,7 @@ UNMISTAKABLE = ("PNG", "JPEG", "MPO", "GIF", "BMP", "WEBP", "AVIF", "HEIF", "JPE
 
 @cache
 def formats() -> tuple[str, ...]:
-    """What can be read here, by Pillow's names."""
+    """The formats that can be read here, by Pillow's names."""
     Image.init()
     teach_grey_with_another()
     for package, register in PLUGINS.items():
@@ -74,8 +74,8 @@ def is_picture(path: Path) -> bool:
 
 
 def lacking(path: Path) -> str | None:
-    """What would make a file readable that is none here, by its ending or its first bytes; None where nothing is known
-    of it."""
+    """The remedy that would make a file readable that is not so here, by its ending or its first bytes; None where
+    nothing is known of it."""
     ending = path.suffix.lower()
     try:
         with path.open("rb") as file:

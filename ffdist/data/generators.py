@@ -47,7 +47,7 @@ def held_by(thing: Any) -> list[Kind]:
 
 
 def parts(one: Any) -> Iterator[Any]:
-    """What an object's behaviour is made of."""
+    """The parts that an object's behaviour is made of."""
     match one:
         case dict():
             yield from islice(one.values(), FEW)

@@ -117,7 +117,7 @@ def of_splits(data: Mapping[str, Any], others: dict[str, Any]) -> tuple[Any, dic
 
 
 def pair_of(data: Mapping[str, Any]) -> str | None:
-    """How a mapping of two, samples and labels, is given, where its keys say which is which."""
+    """A mapping of samples and labels as a pair, where its keys say which is which."""
     keys = {str(key).lower(): key for key in data}
     pairs = [("x", "y"), *((x, y) for x in ("samples", "data", "images", "image") for y in ("labels", "label"))]
     found = next(((keys[x], keys[y]) for x, y in pairs if {x, y} == {*keys}), None)
@@ -125,7 +125,7 @@ def pair_of(data: Mapping[str, Any]) -> str | None:
 
 
 def pairs_of(data: Mapping[str, Any]) -> str | None:
-    """How a mapping of arrays, x_train and y_train and more, is given: as `numpy.load` has them of an archive."""
+    """A mapping of arrays, x_train and y_train and more, as pairs by split: as `numpy.load` has them of an archive."""
     known = {str(key).lower(): key for key in data}
     found = {}
     for split in ("train", "val", "test"):

@@ -1,4 +1,4 @@
-"""What a data set is: two labelled splits, their classes, and how to normalise their pixels."""
+"""A data set: two labelled splits, their classes, and how to normalise their pixels."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Split(ABC):
         return self
 
     def announce(self, indices: np.ndarray) -> None:
-        """What will be taken soon, for a split that fetches it from afar; here it is already."""
+        """Announce the rows that will be taken soon, for a split that fetches them from afar; here they are already."""
         return
 
     def part(self, rows: np.ndarray) -> Split:
@@ -101,7 +101,7 @@ class ArraySplit(Split):
 
 
 class Spread(NamedTuple):
-    """How large the numbers in a split of floats are."""
+    """The range and size of the numbers in a split of floats."""
 
     low: float
     high: float
@@ -123,7 +123,7 @@ class Spread(NamedTuple):
 
 
 class PreparedAs(NamedTuple):
-    """What was made of a source on the way to a run."""
+    """The prepared form of a source, made on the way to a run."""
 
     folder: Path | None
     """In the cache; None for numbers, which are read as they are."""

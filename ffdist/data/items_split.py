@@ -79,7 +79,7 @@ class ItemsSplit(Split):
 
 
 class ItemFacts(NamedTuple):
-    """What each item was when it was read first."""
+    """The facts of each item when it was read first."""
 
     shape: tuple[int, ...]
     dtype: np.dtype

@@ -1,4 +1,4 @@
-"""What the cache for data holds, how large it is, and what may go."""
+"""The contents of the cache for data, their sizes, and what may go."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class KeptDataset:
 
 
 def list_cache() -> list[KeptDataset]:
-    """What is in the cache, prepared data sets first."""
+    """List the cache's contents, prepared data sets first."""
     cache = cache_folder()
     found = [kept(path, "prepared") for path in entries(cache / PREPARED) if path.name != "index"]
     return found + [kept(path, "download") for path in entries(cache) if path.name != PREPARED]

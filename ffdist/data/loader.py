@@ -144,8 +144,8 @@ class Loader:
 
     @cached_property
     def at_once(self) -> int:
-        """How many batches are made at a time: several where each is so small that what is done once a batch would take
-        longer than what is done to its samples."""
+        """The number of batches made at a time: several where each is so small that what is done once a batch would
+        take longer than what is done to its samples."""
         own = {*map(type, self.steps.all)}
         if (
             not len(self.indices)
@@ -190,7 +190,7 @@ class Loader:
         return self.indices[np.argsort(shards, kind="stable")]
 
     def batch_samples(self, batch: int) -> int:
-        """How many a whole batch has, whatever part of it is made here."""
+        """The number of samples in a whole batch, whatever part of it is made here."""
         return min(self.batch_size, len(self.indices) - batch * self.batch_size)
 
     def part(self, samples: int) -> slice:
@@ -217,7 +217,7 @@ class Loader:
 
     @property
     def augment(self) -> list[str]:
-        """What is done to its samples, in the form that settings keep."""
+        """The transforms of its samples, in the form that settings keep."""
         return [str(transform.as_call()) for transform in self.steps.all]
 
     @property
@@ -290,7 +290,7 @@ class Loader:
         return flat.reshape(x.shape)
 
     def scales(self, numbers: int) -> tuple[np.ndarray, np.ndarray]:
-        """What a sample of so many numbers is multiplied by, and what is added."""
+        """The factor and the term by which a sample of so many numbers is normalised."""
         if len(self.tiled[0]) != numbers:
             self.tiled = (
                 np.tile(self.scale, numbers // len(self.scale)),

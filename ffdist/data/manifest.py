@@ -1,4 +1,4 @@
-"""What a prepared folder says about itself: `manifest.json`."""
+"""A prepared folder's description of itself: `manifest.json`."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class SplitFiles:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """How splits were drawn from a source that has none of them."""
+    """The way in which splits were drawn from a source that has none of them."""
 
     test_fraction: float
     """Of each class; 0 where the test split is the source's own, or there is none."""
@@ -173,7 +173,7 @@ def read_manifest(folder: Path | RemoteFolder) -> DataManifest:
 
 
 def how_prepared(folder: Path | RemoteFolder) -> str:
-    """What makes a prepared folder where there is none."""
+    """The remedy where a folder is not prepared."""
     if isinstance(folder, RemoteFolder):
         return command("data", "prepare", "SOURCE", "--out", folder)
     if str(folder) == "digits" and not folder.exists():

@@ -1,4 +1,4 @@
-"""How a source becomes samples, as users say it: in the same words in Python, for `data prepare` and --data-args."""
+"""The settings by which a source becomes samples: in the same words in Python, for `data prepare` and --data-args."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Preparation:
         return HoldOutOptions(self.test_fraction, self.validation_fraction, self.seed, self.group_pattern)
 
     def texts(self) -> tuple[str, ...]:
-        """What is not as it is by default, as `name=value`."""
+        """The settings that differ from their defaults, as `name=value`."""
         changed = ((f.name, getattr(self, f.name)) for f in fields(self) if getattr(self, f.name) != f.default)
         return tuple(f"{name}={text_of(value)}" for name, value in changed)
 

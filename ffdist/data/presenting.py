@@ -1,4 +1,5 @@
-"""What every sample of a data set goes through, in training and wherever else it is asked about: size and scale."""
+"""The steps that every sample of a data set goes through, in training and wherever else it is asked about: size and
+scale."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ START = (
 
 
 class ReaderStart(NamedTuple):
-    """What it is told first."""
+    """The first message to a reader process."""
 
     argv: Sequence[str]
     threads: int

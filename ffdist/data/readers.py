@@ -78,7 +78,7 @@ def send_start(line: Connection, start: ReaderStart) -> None:
 
 
 class SampleReader(Protocol):
-    """What makes samples, and can be sent to a process."""
+    """A maker of samples that can be sent to a process."""
 
     what: str
     alone: str
@@ -142,7 +142,7 @@ class Readers:
 
 
 def received(reader: ReaderProcess, where: str) -> Any:
-    """What it says first."""
+    """Receive its first message."""
     try:
         return reader.line.recv()
     except (EOFError, OSError) as error:
@@ -150,7 +150,7 @@ def received(reader: ReaderProcess, where: str) -> Any:
 
 
 def reason(error: ConfigError | DataError) -> str:
-    """Why items cannot be read by other processes, in a line."""
+    """The reason that items cannot be read by other processes, in a line."""
     said = " ".join(str(error.got).split())
     remedy = "what a module defines, without lambdas and open files"
     if error.remedy == GUARD:

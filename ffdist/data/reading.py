@@ -1,4 +1,5 @@
-"""How a user's items and rows become samples: which part is the picture, where its channels are, what is drawn."""
+"""The reading of a user's items and rows as samples: which part is the picture, where its channels are, what is
+drawn."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from ffdist.data.survey import SurveyReader
 
 @dataclass(frozen=True)
 class Reading:
-    """What a user says of items or rows; by default what is usual."""
+    """A user's settings on items or rows; by default what is usual."""
 
     image: str = "image"
     """The column, or key, of samples."""

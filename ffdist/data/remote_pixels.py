@@ -23,7 +23,7 @@ GAP = 2**18
 
 
 class CachedRows:
-    """What is here of a shard."""
+    """The rows of a remote shard that are here."""
 
     def __init__(self, rows: int) -> None:
         self.place = np.full(rows, -1, np.int64)

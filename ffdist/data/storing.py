@@ -36,7 +36,7 @@ def check_store(store: Any) -> None:
 
 
 class StoragePlan(NamedTuple):
-    """How a data set is kept."""
+    """The form in which a data set is kept."""
 
     encoded: bool
     bytes: int

@@ -1,4 +1,4 @@
-"""What was seen in the pictures of a set while they were decoded: what is refused of it, and what is told."""
+"""A survey of the pictures of a set while they are decoded: what is refused of it, and what is noted."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ffdist.notes import note
 
 @dataclass
 class Tally:
-    """How many pictures are of a kind, and what names the first."""
+    """The number of pictures of a kind, and the first one's name."""
 
     count: int = 0
     first: object = None
@@ -29,7 +29,7 @@ class Tally:
 
 @dataclass
 class Survey:
-    """What was seen in pictures decoded with the same settings."""
+    """The findings in pictures decoded with the same settings."""
 
     pictures: int = 0
     low: float = float("inf")

@@ -1,4 +1,4 @@
-"""What a TIFF says of its pixels beyond Pillow's mode: channels left out, signs, and which end is white."""
+"""A TIFF's own facts on its pixels, beyond Pillow's mode: channels left out, signs, and which end is white."""
 
 from __future__ import annotations
 
@@ -90,14 +90,14 @@ def read_tags(tags: Any) -> TiffLayout | None:
 
 
 def misread(tags: Any, channels: int, bits: int) -> str | None:
-    """What Pillow misreads of channels in planes of their own; None where it does not."""
+    """The way in which Pillow misreads channels in planes of their own; None where it does not."""
     if channels == 2:
         return "grey and transparency"
     return "more than 8 bits, uncompressed," if bits > 8 and tags.get(COMPRESSION, 1) == 1 else None
 
 
 def unread(data: object) -> str | None:
-    """What the pixels of a TIFF are like that Pillow cannot read; None for other files."""
+    """A description of the pixels of a TIFF that Pillow cannot read; None for other files."""
     if not isinstance(data, (bytes, Path)):
         return None
     try:

@@ -209,8 +209,8 @@ def kept(split: ItemsSplit, held: np.ndarray | None, drawn: list[str], *, anew: 
 
 
 def unsteady(split: ItemsSplit, held: np.ndarray | None) -> str | None:
-    """How items differ that are read again, and from the same seeds; None where they don't. held: all, if what was read
-    first is to be the same."""
+    """The difference between items and the same read again, from the same seeds; None where there is none. held: all,
+    if what was read first is to be the same."""
     rows = np.unique(np.linspace(0, len(split) - 1, min(READ_TWICE, len(split))).astype(np.int64))
     try:
         first = split.take(rows) if held is None else held[rows]

@@ -15,7 +15,7 @@ AGAIN = "prepare the data set again"
 
 
 class Stamp(NamedTuple):
-    """What changes when a file is written or replaced."""
+    """The facts of a file that change when it is written or replaced."""
 
     size: int
     modified: int

@@ -42,7 +42,7 @@ MOST = 256
 
 @dataclass(frozen=True)
 class WriteOptions:
-    """How a source is written."""
+    """The settings by which a source is written."""
 
     decoding: Decoding
     workers: int
@@ -80,7 +80,7 @@ def decoded(items: Iterator[Item], making: WriteOptions, like: ReferencePicture,
 
 
 class DatasetWriter:
-    """What is known of a source so far, and its shards. broken: of its first pictures."""
+    """Write a source's samples into shards, and keep account of them. broken: of its first pictures."""
 
     def __init__(
         self,
@@ -150,7 +150,7 @@ class DatasetWriter:
         )
 
     def notes(self) -> Iterator[str]:
-        """What a user should know of it."""
+        """Notes on it for the user."""
         yield from self.source.notes
         yield from self.plan.notes
         yield from sizes_note(self.shapes)

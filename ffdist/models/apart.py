@@ -1,4 +1,4 @@
-"""What each block must have for itself, since each may live in a process of its own."""
+"""Check what each block must have for itself, since each may live in a process of its own."""
 
 from __future__ import annotations
 

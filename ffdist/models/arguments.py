@@ -1,4 +1,4 @@
-"""What the builders of networks are called with, checked where they are called from Python."""
+"""Arguments of the builders of networks, checked where they are called from Python."""
 
 from __future__ import annotations
 

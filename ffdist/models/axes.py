@@ -20,7 +20,8 @@ Axes = Literal["channels_first", "channels_last"]
 
 
 class OutputLayout(Enum):
-    """How a block's output lies, and how a rule sees it: as vectors [N, C], tokens [N, T, C] or maps [N, C, H, W]."""
+    """The layout of a block's output, and its view for a rule: as vectors [N, C], tokens [N, T, C] or maps [N, C, H,
+    W]."""
 
     AS_IS = "as it is"
     SIGNALS = "[N, C, L], seen as maps [N, C, 1, L]"
@@ -63,7 +64,7 @@ def layout_of(shape: Sequence[int], axis: int | None) -> OutputLayout | None:
 
 
 def declared(block: nn.Module, name: str) -> Axes | None:
-    """What a block says of its output by an attribute `axes`: "channels_first" or "channels_last".
+    """The axes that a block declares by an attribute `axes`: "channels_first" or "channels_last".
 
     Raises NetworkError for another text.
     """

@@ -31,7 +31,7 @@ torch.nn.utils.parametrizations.weight_norm does not"
 
 
 class Output(NamedTuple):
-    """What a block gives for one sample."""
+    """The output of a block for one sample."""
 
     shape: Shape
     """Without the batch."""
@@ -105,14 +105,15 @@ class Chain:
         return [output.shape for output in self.outputs()]
 
     def layouts(self) -> list[OutputLayout]:
-        """How each block's output lies. Raises NetworkError where neither its layers nor itself tell, as `shapes`."""
+        """The layout of each block's output. Raises NetworkError where neither its layers nor itself tell, as
+        `shapes`."""
         for index, (name, output) in enumerate(zip(self.names, self.outputs(), strict=True)):
             if output.layout is None:
                 raise self._unknown_axes(index, name, output)
         return [output.layout for output in self.outputs() if output.layout is not None]
 
     def outputs(self) -> list[Output]:
-        """What each block gives for one sample; raises as `shapes`."""
+        """The output of each block for one sample; raises as `shapes`."""
         if self._outputs is None:
             with seeded(0):
                 self._outputs = list(self._traced())
@@ -277,7 +278,8 @@ class Chain:
         return larger
 
     def classifier(self) -> nn.Module:
-        """What backpropagation puts behind the last block, newly initialised: its output -> [B, K] logits."""
+        """The classifier that backpropagation puts behind the last block, newly initialised: its output -> [B, K]
+        logits."""
         last = self.outputs()[-1]
         if self.build_classifier is not pooled_classifier or last.layout in (None, OutputLayout.AS_IS):
             return self.build_classifier(last.shape, self.num_classes)
@@ -321,7 +323,7 @@ class Chain:
 
 
 def no_sequential(module: object) -> NetworkError:
-    """What to do with something else than an `nn.Sequential`."""
+    """The remedy for something else than an `nn.Sequential`."""
     if isinstance(module, (list, tuple, nn.ModuleList)):
         remedy = "nn.Sequential(*layers)"
     elif type(module).__module__.startswith("torchvision."):

@@ -17,7 +17,8 @@ def joins(part: nn.Module) -> bool:
 
 
 def joined(parts: Children) -> list[int]:
-    """How many layers in a row make each block. What stands before the first layer with weights belongs to it."""
+    """The number of layers in a row that make each block. What stands before the first layer with weights belongs to
+    it."""
     counts: list[int] = []
     weighty = False
     for _, part in parts:
@@ -31,7 +32,7 @@ def joined(parts: Children) -> list[int]:
 
 
 def describe_joins(parts: Children, counts: Sequence[int]) -> str:
-    """How layers were joined to blocks, in words; empty where each is a block."""
+    """Describe how layers were joined to blocks; empty where each is a block."""
     if len(counts) == len(parts):
         return ""
     kinds = [type(part).__name__ for _, part in parts]

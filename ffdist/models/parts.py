@@ -1,4 +1,5 @@
-"""What the builders of networks share: a check of the input, and blocks that keep the names of a larger model."""
+"""The common parts of the builders of networks: a check of the input, and blocks that keep the names of a larger
+model."""
 
 from __future__ import annotations
 

@@ -77,8 +77,8 @@ class _Started:
 
 
 def _ways(chain: Chain, blocks: Sequence[nn.Module]) -> list[list[dict[str, str]]]:
-    """What a file may call the tensors of each block: as torchvision, an `nn.Sequential` of the blocks, our export, or
-    that of the twin by backpropagation."""
+    """The names that a file may have for the tensors of each block: as torchvision, an `nn.Sequential` of the blocks,
+    our export, or that of the twin by backpropagation."""
     plain, sequential, export, of_twin = [], [], [], []
     for index, (name, block) in enumerate(zip(chain.names, blocks, strict=True)):
         parts = name.split("+") if isinstance(block, BlockGroup) else [name]
@@ -91,7 +91,7 @@ def _ways(chain: Chain, blocks: Sequence[nn.Module]) -> list[list[dict[str, str]
 
 
 def _found(way: Sequence[Mapping[str, str]], state: Mapping[str, Tensor]) -> int:
-    """How many tensors the file has by these names; -1 where two tensors would share one."""
+    """The number of tensors that the file has by these names; -1 where two tensors would share one."""
     keys = [key for names in way for key in names.values()]
     return sum(key in state for key in keys) if len(set(keys)) == len(keys) else -1
 

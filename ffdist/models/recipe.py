@@ -1,4 +1,4 @@
-"""How a network of a builder with a name can be made again."""
+"""The recipe by which a network of a builder with a name can be made again."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ffdist.options import text_of, typed
 
 
 class ChainRecipe(NamedTuple):
-    """What makes the same chain again, as `ffdist train` is told of it."""
+    """The arguments that make the same chain again, as `ffdist train` takes them."""
 
     name: str
     options: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""What a block may be made of: parameters that are there, in float32, of a module that is no wrapper."""
+"""Check what a block is made of: parameters that are there, in float32, of a module that is no wrapper."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def of_run(path: Path) -> str | None:
-    """How the weights in a run's folder become a file."""
+    """The remedy that turns the weights in a run's folder into a file."""
     return f"ffdist export {path} --to FILE.safetensors, and name that" if (path / "config.toml").is_file() else None
 
 

@@ -1,4 +1,4 @@
-"""What a local learning rule is: the one extension point that users write."""
+"""The interface of a local learning rule: the one extension point that users write."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class BlockSpec:
 
 @renamed_fields(onward="next_input")
 class Local(NamedTuple):
-    """What a rule makes of one block's output."""
+    """The result of a rule on one block's output."""
 
     loss: Tensor | None
     """Scalar; None where there are no labels, or where the block has nothing to learn."""
@@ -110,7 +110,7 @@ class Objective(RenamedMembers, ABC):
 
     @abstractmethod
     def head(self, spec: BlockSpec) -> nn.Module:
-        """What the rule adds beside a block (auxiliary layer, norm, frozen feedback); trained with the block.
+        """The module that the rule adds to a block (auxiliary layer, norm, frozen feedback); trained with the block.
 
         Raises NetworkError, naming the block, shapes and remedy, when the rule cannot use the block's output.
         """
@@ -125,8 +125,8 @@ class Objective(RenamedMembers, ABC):
         """
 
     def companion(self, x: Tensor) -> Tensor | None:
-        """What travels with the activations of a training batch to every block, of samples as the network gets them,
-        [B, *shape] -> [B, ...] without a graph; None: nothing does."""
+        """A tensor that travels with the activations of a training batch to every block, of samples as the network gets
+        them, [B, *shape] -> [B, ...] without a graph; None: nothing does."""
         return None
 
     def local_with_companion(self, head: nn.Module, out: Tensor, labels: Tensor, companion: Tensor) -> Local:
@@ -139,7 +139,7 @@ class Objective(RenamedMembers, ABC):
 
     @property
     def input_rms(self) -> float | None:
-        """What size of the inputs (root of their mean square) the rule's own mark in them is made for; None: any."""
+        """The size of inputs (root of their mean square) that the rule's own mark in them is made for; None: any."""
         return None
 
     @property
@@ -155,7 +155,7 @@ class Objective(RenamedMembers, ABC):
 
     @property
     def score_lag(self) -> int:
-        """How many batches late the source learns what the blocks say of training samples; 0: it never does."""
+        """The number of batches until the source has the blocks' scores of training samples; 0: it never has."""
         return 0
 
     def prepare_with_scores(self, x: Tensor, labels: Tensor, scores: Tensor, generator: torch.Generator) -> Tensor:
@@ -176,7 +176,8 @@ class Objective(RenamedMembers, ABC):
         return self.local(head, out, None).next_input
 
     def features(self, head: nn.Module, out: Tensor, samples: int) -> Tensor | None:
-        """What a fusion head behind the last block may read of this one: float32 [B, F] without a graph, or None.
+        """The features of this block that a fusion head behind the last one may read: float32 [B, F] without a graph,
+        or None.
 
         out: as in `local`, of B = `samples`. Default: the mean over space or tokens, for a rule of one pass.
         """

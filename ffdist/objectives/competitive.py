@@ -1,4 +1,4 @@
-"""What the rules share in which the classes compete within one pass."""
+"""The common part of rules in which the classes compete within one pass."""
 
 from __future__ import annotations
 

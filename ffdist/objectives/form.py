@@ -1,4 +1,4 @@
-"""What rules need to know of a block's output: where its channels are, and what to sum over."""
+"""The form of a block's output for rules: where its channels are, and what to sum over."""
 
 from __future__ import annotations
 

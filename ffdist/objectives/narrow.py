@@ -72,7 +72,7 @@ def _copied(name: str, build: Build, x: Tensor, narrower: Narrower, where: objec
 
 
 def _outcome(module: nn.Module, x: Tensor) -> Tensor:
-    """What it makes of x, with nothing learned and nothing counted."""
+    """Its output on x, with nothing learned and nothing counted."""
     training = module.training
     with torch.no_grad():
         y = module.eval()(x)

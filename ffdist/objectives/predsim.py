@@ -75,7 +75,7 @@ class PredSimHead(nn.Module):
         self.conv = pointwise(self.form, self.form.channels, kernel=3, bias=False)
 
     def spread(self, out: Tensor) -> Tensor:
-        """What the samples are compared by, [N, *spec.output_shape] -> float32 [N, C]."""
+        """The features by which samples are compared, [N, *spec.output_shape] -> float32 [N, C]."""
         y = self.conv(out).float()
         if self.form.num_positions == 1:
             return y.flatten(1)

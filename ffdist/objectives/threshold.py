@@ -1,4 +1,4 @@
-"""What Hinton's rules share: goodness against a threshold, positives against negatives."""
+"""The common part of Hinton's rules: goodness against a threshold, positives against negatives."""
 
 from __future__ import annotations
 

@@ -182,7 +182,7 @@ def charts_of(view: RunView, key: str) -> dict[str, list[Chart]]:
 
 
 def within_epochs(view: RunView, key: str) -> list[Chart]:
-    """What was told every so many batches: loss and accuracy of an epoch so far, speed, and where the time goes now."""
+    """Charts of the pulses within epochs: loss and accuracy of an epoch so far, speed, and where the time goes now."""
     pulses = view.pulses
     losses = by_block_within(pulses, "loss")
     made = [
@@ -272,7 +272,7 @@ KINDS = {"run_bytes": ("held by the run", "run"), "process_bytes": ("whole proce
 
 
 def memory_chart(key: str, stages: Sequence[Record]) -> Chart | None:
-    """What each stage held at most: the run itself, beside the whole process."""
+    """The peak memory of each stage: the run itself, beside the whole process."""
     rows, table = list[tuple[str, list[BarPart]]](), list[list[str]]()
     for stage in stages:
         name = stage_name(stage, stages)

@@ -95,7 +95,7 @@ def newest_in(run: Path) -> float:
 
 
 def cells(view: RunView) -> list[str]:
-    """What `INDEX` names."""
+    """The table of the runs that `INDEX` names."""
     best, test = best_epoch(view.records), view.test
     last = view.records[-1] if view.records else None
     return [

@@ -1,4 +1,4 @@
-"""What a run logs and may still add to: what is new is read, and only that."""
+"""A run's log that may still grow: what is new is read, and only that."""
 
 from __future__ import annotations
 

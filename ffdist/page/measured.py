@@ -1,4 +1,4 @@
-"""What a run's snapshot makes of its test data: what it takes for what, where it is wrong and sure of it, and why."""
+"""A snapshot's measurement on its test data: confusions, mistakes of high confidence, and evidence maps."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class PictureMaps:
 
 @dataclass(frozen=True)
 class TestMeasurement:
-    """What a snapshot says of the test split."""
+    """A snapshot's measurement on the test split."""
 
     record: dict[str, Any]
     """As training makes of a test split."""
@@ -196,7 +196,7 @@ def of_each_class(images: Images, count: int) -> np.ndarray:
 
 
 def largest_mistakes(counts: Sequence[Sequence[int]], most: int = 20) -> list[tuple[int, int, int]]:
-    """How often, the true class, and the one that it was taken for; the most frequent first."""
+    """The mistakes as (count, true class, guessed class), the most frequent first."""
     found = [
         (count, true, guess)
         for true, row in enumerate(counts)
@@ -207,5 +207,5 @@ def largest_mistakes(counts: Sequence[Sequence[int]], most: int = 20) -> list[tu
 
 
 def why_not(error: FfdistError) -> str:
-    """Why there is none, in one sentence for the page."""
+    """The reason that there is none, in one sentence for the page."""
     return f"{error.what}{f' ({error.where})' if error.where else ''}"

@@ -1,4 +1,4 @@
-"""What a run's folder says of it, as far as it can be read: the value of which its page is made."""
+"""A view of a run from its folder, as far as it can be read: the value of which its page is made."""
 
 from __future__ import annotations
 
@@ -76,8 +76,8 @@ class RunView:
 
 
 def view_run(run: Path, name: str | None = None) -> RunView:
-    """What the folder says. Raises SnapshotError where there is no run, or where what it says of itself is not as it
-    was written; DataError for such a run log."""
+    """Read the view of a run from its folder. Raises SnapshotError where there is no run, or where what it says of
+    itself is not as it was written; DataError for such a run log."""
     settings = read_settings(run)
     records, end = read_run_log(run)
     path = run / "metrics.jsonl"
@@ -113,7 +113,7 @@ class Watched:
         self.traced: tuple[int, int, int] | None = None
 
     def view(self) -> RunView:
-        """What can be read now, and what cannot, in words; it raises nothing."""
+        """The view of what can be read now, and in words what cannot; it raises nothing."""
         with self.lock:
             return self._view()
 
@@ -146,7 +146,7 @@ class Watched:
         )
 
     def _read(self) -> RunView:
-        """What is written once, and when the run goes on."""
+        """Read the files that are written at a start of the run."""
         run, troubles = self.run, list[str]()
         settings = attempted(lambda: read_settings(run), None, troubles) if (run / SETTINGS).exists() else None
         return RunView(
@@ -162,7 +162,7 @@ class Watched:
 
 
 def attempted(what: Callable[[], T], otherwise: T, troubles: list[str]) -> T:
-    """What comes of it; where it cannot be read, `otherwise`, and why among the troubles."""
+    """The value read; where it cannot be read, `otherwise`, and the reason among the troubles."""
     try:
         return what()
     except (FfdistError, OSError, ValueError) as error:
@@ -180,7 +180,7 @@ def stamp(path: Path) -> tuple[int, int, int] | None:
 
 
 def is_no_file(path: Path) -> bool:
-    """What is there and is none: to open a pipe would wait for its writer."""
+    """Whether the path exists and is no file: to open a pipe would wait for its writer."""
     return path.exists() and not path.is_file()
 
 

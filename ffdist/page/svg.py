@@ -34,7 +34,7 @@ class ChartCurve:
 
 @dataclass(frozen=True)
 class Axis:
-    """What one is told by, and how its numbers are written."""
+    """An axis: its label, and how its numbers are written."""
 
     label: str
     write: Callable[[float], str] = "{:g}".format
@@ -141,7 +141,7 @@ def style_of(index: int) -> str:
 
 
 def described(curves: Sequence[ChartCurve], x: Axis, y: Axis) -> str:
-    """What somebody who does not see the drawing should know of it."""
+    """The description of the drawing for those who do not see it."""
     texts = [
         f"{curve.name}: from {y.write(curve.known[0][1])} to {y.write(curve.known[-1][1])}"
         for curve in evenly(curves, 8)

@@ -1,4 +1,4 @@
-"""What stands on a page in words and numbers: headline, settings, plan, starts, results, confusion."""
+"""The words and numbers of a page: headline, settings, plan, starts, results, confusion."""
 
 from __future__ import annotations
 

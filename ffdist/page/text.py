@@ -1,4 +1,4 @@
-"""How numbers and users' names are written on a page."""
+"""Numbers and users' names as written on a page."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def timeline_chart(spans: Sequence[PageSpan], key: str) -> Chart | None:
 
 
 def rows_of(spans: Sequence[PageSpan], begin: float, end: float) -> dict[str, list[PageSpan]]:
-    """What lies within two times, row by row, side by side."""
+    """The spans within two times, row by row, side by side."""
     found: dict[str, list[PageSpan]] = {}
     for span in sorted(spans, key=lambda each: each.place):
         found.setdefault(span.row, []).append(replace(span, begin=max(begin, span.begin), end=min(end, span.end)))

@@ -1,4 +1,4 @@
-"""What is written behind a stage's work: its files of a snapshot, and the word that they are on disk."""
+"""A stage's files of a snapshot, written in the background, and the word that they are on disk."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ CHECK_EVERY = 50
 
 @dataclass(frozen=True, slots=True)
 class BlockConfig:
-    """What all blocks of a run share."""
+    """The settings that all blocks of a run share."""
 
     settings: Settings
     total_steps: int

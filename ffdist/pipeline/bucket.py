@@ -111,7 +111,7 @@ class Bucket:
 
 
 def of_block(number: int, frame: Frame) -> dict[str, Tensor]:
-    """What a bucket's frame has of one of its blocks."""
+    """The part of a bucket's frame that belongs to one block."""
     prefix = f"{number} "
     return {name.removeprefix(prefix): value for name, value in frame.tensors.items() if name.startswith(prefix)}
 

@@ -29,7 +29,7 @@ from ffdist.settings import Settings
 
 
 class Preprocessing(NamedTuple):
-    """What a network has learned of its data: `ffdist.data.fitting.DataDescription`."""
+    """The classes and the normalisation of a network's data: `ffdist.data.fitting.DataDescription`."""
 
     classes: list[str]
     shape: tuple[int, ...]
@@ -105,9 +105,9 @@ class Classifier(nn.Module):
         return [nn.ModuleDict({"module": module, "head": head}) for module, head in pairs]
 
     def history(self) -> pa.Table:
-        """How it was trained, a row an epoch: "epoch" (from 1), "step", "time", and a column for each number, e.g.
-        "validation/accuracy/mean", "train/loss/<block>" or "stage/0/busy"; `.to_pandas()` makes a frame of it. Of a
-        network from a file it has no rows."""
+        """The history of its training, a row an epoch: "epoch" (from 1), "step", "time", and a column for each number,
+        e.g. "validation/accuracy/mean", "train/loss/<block>" or "stage/0/busy"; `.to_pandas()` makes a frame of it. Of
+        a network from a file it has no rows."""
         return history(self.records)
 
     def predict(self, samples: Any) -> Tensor:
@@ -162,7 +162,7 @@ class Classifier(nn.Module):
         return record | {"confusion": {"predictor": self.predictor, "classes": list(self.classes), "counts": counts}}
 
     def features(self, samples: Any, *, pooled: bool = True) -> dict[str, Tensor]:
-        """What the blocks have made of samples such as `predict` takes, by block: float32, without a graph.
+        """The blocks' features of samples such as `predict` takes, by block: float32, without a graph.
 
         pooled: True: [B, F], what a linear classifier may read of each block: the mean over space or tokens of its
             output, or what its rule offers in place of that; a block of which the rule offers nothing is left out.
@@ -207,7 +207,7 @@ class Classifier(nn.Module):
         return self.chosen(self.scores((pixels - self.mean) / self.std))
 
     def chosen(self, scores: dict[str, Tensor]) -> Tensor:
-        """What the predictor makes of the blocks' scores, [B, K]."""
+        """The predictor's scores from the blocks' scores, [B, K]."""
         if self.predictor not in PREDICTORS:
             return scores[self.predictor]
         weights = dict(zip(self.names, self.weights, strict=False))

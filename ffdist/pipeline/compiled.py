@@ -32,8 +32,8 @@ def compile_block(module: nn.Module) -> None:
 
 
 def called(module: nn.Module) -> Callable[..., Any]:
-    """What `module.compile` compiles, in a frame of ours: torch 2.6 steps over frames of its own, and would leave an
-    `nn.Sequential` of its layers as it is, without a word."""
+    """The function that `module.compile` compiles, in a frame of ours: torch 2.6 steps over frames of its own, and
+    would leave an `nn.Sequential` of its layers as it is, without a word."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
         return module._call_impl(*args, **kwargs)

@@ -1,4 +1,4 @@
-"""What a rule owes the trainer, checked where it is given: a user's mistake is told with its rule and its block."""
+"""Checks of what a rule owes the trainer: a user's mistake is reported with its rule and its block."""
 
 from __future__ import annotations
 
@@ -50,7 +50,8 @@ def computing(rule: Objective, spec: BlockSpec, *, learning: bool) -> Iterator[N
 
 
 def check_local(local: object, rule: Objective, spec: BlockSpec, samples: int) -> Local:
-    """What `rule.local` gave of a batch of so many samples, if it is as `Objective.local` has it; else NetworkError."""
+    """Return what `rule.local` gave of a batch of so many samples, if it is as `Objective.local` has it; else
+    NetworkError."""
     where = at(rule, spec)
     if not isinstance(local, Local):
         raise NetworkError(
@@ -86,7 +87,7 @@ def check_local(local: object, rule: Objective, spec: BlockSpec, samples: int) -
 
 
 def check_features(features: object, where: str, samples: int) -> Tensor | None:
-    """What `Objective.features` gave, if a fusion head can read it."""
+    """Return what `Objective.features` gave, if a fusion head can read it."""
     if features is not None and not (isinstance(features, Tensor) and features.dim() == 2 and len(features) == samples):
         raise NetworkError(
             "the rule's features have another shape",
@@ -99,7 +100,7 @@ def check_features(features: object, where: str, samples: int) -> Tensor | None:
 
 
 def check_next_input(next_input: Tensor | None, where: str, spec: BlockSpec) -> Tensor | None:
-    """What goes on, if the next block can take it; nothing does behind the last."""
+    """Return the next block's input, if it can take it; behind the last there is none."""
     if spec.is_last:
         return None
     takes = f"[N, {', '.join(map(str, spec.output_shape))}], which block {spec.index + 1} takes"

@@ -1,4 +1,4 @@
-"""How many layers a gradient crosses: what tells the learning of single layers from that of modules."""
+"""The number of layers that a gradient crosses: what tells the learning of single layers from that of modules."""
 
 from __future__ import annotations
 

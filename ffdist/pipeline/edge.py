@@ -31,7 +31,7 @@ class FromEdge:
         return from_frame(frame)
 
     def take_queued(self, user: str) -> float:
-        """How many messages lay in the queue when one was asked for, on average since this was last called.
+        """The mean number of messages that lay in the queue when one was asked for, since this was last called.
 
         of: who asks; each has laps of his own.
         """

@@ -28,7 +28,7 @@ RECENT = 50
 
 @dataclass(frozen=True, slots=True)
 class NonfiniteValue:
-    """What a block made of a batch, that is no finite number."""
+    """A value that is not finite, which a block made of a batch."""
 
     what: str
     """The loss, the output, or the gradients."""
@@ -90,8 +90,8 @@ class FiniteCheck:
             self.before = [(buffer, buffer.clone()) for buffer in parts.buffers()]
 
     def seen(self, local: Local) -> Local:
-        """What the block has made of a part of a batch, before it goes on. Raises DivergedError where the run is to
-        stop."""
+        """Look at what the block has made of a part of a batch, before it goes on. Raises DivergedError where the run
+        is to stop."""
         if local.loss is None:
             return local
         if self.losses is not None:
@@ -133,7 +133,7 @@ class FiniteCheck:
         self.found = self.found or trouble
 
     def take(self) -> NonfiniteValue | None:
-        """What was found in the batch, or the lane, that is complete now."""
+        """Take what was found in the batch, or the lane, that is complete now."""
         found, self.found = self.found, None
         return found
 

@@ -17,7 +17,7 @@ and an element-wise update takes the same ones for each number, whoever makes it
 
 
 class ParameterPiece(NamedTuple):
-    """What a slice has of one parameter."""
+    """The part of one parameter that lies in a slice."""
 
     number: int
     """Of the parameter."""
@@ -65,7 +65,7 @@ class FlatParameters:
         return [slice(first, behind) for first, behind in pairwise(ends)]
 
     def pieces(self, part: slice) -> list[ParameterPiece]:
-        """What lies in a part of the vector."""
+        """The pieces of parameters in a part of the vector."""
         found = []
         for index, (parameter, place) in enumerate(zip(self.parameters, self.places, strict=True)):
             first, behind = max(0, part.start - place), min(parameter.numel(), part.stop - place)

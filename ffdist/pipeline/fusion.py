@@ -76,7 +76,7 @@ def fusion_layer(spec: BlockSpec, seed: int) -> nn.Module:
 
 
 def next_tensors(local: Local, features: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-    """What the next block gets, and the features so far with this block's. Behind the last block of the chain nothing
+    """The next block's input, and the features so far with this block's. Behind the last block of the chain nothing
     else goes on, and the features themselves are what the fusion head gets."""
     if local.features is not None:
         before = [] if features is None else [features.to(local.features.device)]

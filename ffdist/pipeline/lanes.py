@@ -1,4 +1,4 @@
-"""How a batch is cut: into lanes, and each lane into microbatches."""
+"""The division of a batch into lanes, and of each lane into microbatches."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ class Lane(Generic[R]):
     gradients: list[Tensor | None] = field(default_factory=list)
 
     def meet(self, value: Tensor) -> dict[int, Tensor]:
-        """What all lanes have, where this one has `value`."""
+        """Give `value` for this lane, and return those of all lanes."""
         with generators_lent():
             if self.runs_alone:
                 return self.exchange({self.number: value})
@@ -87,7 +87,7 @@ class Lockstep:
         resumed: Callable[[int], None] = lambda lane: None,
         left: Callable[[int], None] = lambda lane: None,
     ) -> dict[int, tuple[R, list[Tensor | None]]]:
-        """What each lane returns, and the gradients of the block that it has made.
+        """Run each lane, and return its value and the gradients of the block that it has made.
 
         leader: the first of all lanes that have samples. resumed, left: told of each lane before it goes on, and when
         it has come to where it waits, or to its end; no lane is at work then.

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class Confusion:
-    """How often a sample of one class was taken for another: counts int64 [K, K], true classes down."""
+    """A confusion matrix: counts int64 [K, K], true classes down."""
 
     def __init__(self, num_classes: int) -> None:
         self.counts = torch.zeros(num_classes, num_classes, dtype=torch.int64)
@@ -45,7 +45,7 @@ class Confusion:
 
 
 class SplitMeasurement(NamedTuple):
-    """What a split says of a network."""
+    """The measurement of a network on a split."""
 
     record: dict[str, Any]
     """As training makes of a test split."""
@@ -119,7 +119,7 @@ def metrics_of(classifier: Classifier) -> OwnMetrics:
 
 
 def each_view(classifier: Classifier, viewed: ViewAccuracy, x: Tensor) -> Iterator[Tensor]:
-    """What the network gets of the samples in each view."""
+    """The network's input of the samples in each view."""
     for view in viewed.views:
         with drawing(classifier):
             yield classifier.objective.prepare_eval(view.of(x), classifier.num_classes)

@@ -1,4 +1,4 @@
-"""What a stage's process holds, and how much of it the run has brought."""
+"""The memory of a stage's process, and how much of it the run has brought."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What travels down the pipeline: batches, and the markers that are its only control."""
+"""The messages of the pipeline: batches, and the markers that are its only control."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class EndOfEpoch:
 
 @dataclass(slots=True)
 class Pulse:
-    """How it goes within an epoch; every stage adds what it has to say: its times since the last one, and what its
+    """A report within an epoch, to which every stage adds its own: its times since the last one, and what its
     blocks have learned so far. It asks for nothing to be settled, so that it costs no waiting."""
 
     step: int

@@ -1,4 +1,4 @@
-"""How one block is optimised: its own optimiser."""
+"""The optimiser of one block."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def build_optimizer(config: OptimSettings, module: nn.Module) -> torch.optim.Opt
 
 
 def of_adam(config: OptimSettings) -> dict[str, Any]:
-    """What both forms of Adam are told."""
+    """The arguments of both forms of Adam."""
     return {
         "lr": config.lr,
         "betas": config.betas,

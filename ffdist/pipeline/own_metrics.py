@@ -124,7 +124,7 @@ class OwnMetrics:
         return value
 
     def _try(self, name: str, call: Callable[[], Any]) -> dict[str, float | None] | None:
-        """What it gives, by name."""
+        """Compute its values, by name."""
         try:
             with seeded(derive_seed(self.seed, "metric", name)), torch.no_grad():
                 return dict(numbers(name, call()))

@@ -92,7 +92,7 @@ def check_objective(
 
 
 def head_of(objective: Objective, spec: BlockSpec) -> nn.Module:
-    """What the rule adds beside a block; NetworkError where it gives no module, or its own code fails."""
+    """The module that the rule adds to a block; NetworkError where it gives no module, or its own code fails."""
     where = f"{at(objective, spec)}, `head`"
     with running(objective, where):
         head = objective.head(spec)
@@ -109,7 +109,7 @@ def head_of(objective: Objective, spec: BlockSpec) -> nn.Module:
 
 @dataclass(frozen=True, slots=True)
 class BlockCost:
-    """What one block costs a batch, measured."""
+    """The measured cost of one block for a batch."""
 
     name: str
     seconds: float

@@ -25,8 +25,8 @@ def autocast(device: torch.device, precision: Precision) -> torch.autocast:
 
 
 class LossScale:
-    """What keeps one block's gradients above float16's least numbers: its loss is multiplied by a scale, and they are
-    divided by it before the step.
+    """A scale that keeps one block's gradients above float16's least numbers: its loss is multiplied by a scale, and
+    they are divided by it before the step.
 
     A batch whose gradients are not finite takes no step, and halves the scale; 2000 good ones in a row double it. Where
     it was the forward pass that overflowed, running statistics of norms stay as they were.
@@ -73,7 +73,7 @@ class LossScale:
         return self.scaler.get_scale()
 
     def state(self) -> dict[str, Any]:
-        """What a resumed run needs of it, JSON-able."""
+        """The state that a resumed run needs, JSON-able."""
         return self.scaler.state_dict()
 
     def load_state(self, state: dict[str, Any]) -> None:

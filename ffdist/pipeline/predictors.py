@@ -1,4 +1,4 @@
-"""How the blocks' scores become one answer, and how answers are counted."""
+"""Predictors, which make one answer of the blocks' scores, and counts of right answers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TOP = 5
 def predictions(
     scores: Mapping[str, Tensor], weights: Mapping[str, float] | Mapping[str, Tensor] | None
 ) -> dict[str, Tensor]:
-    """What each predictor says, float32 [B, K].
+    """The scores of each predictor, float32 [B, K].
 
     scores: float32 [B, K] of each block that gives any, in order, and of the fusion head where there is one, by name.
     weights: of each of these blocks; without, there is no "weighted".
@@ -137,7 +137,7 @@ class ScoreTally:
         return result | {"loss": self.loss / self.samples, "blocks": own}
 
     def weights(self) -> dict[str, float]:
-        """What each block weighs after this split."""
+        """The weight of each block after this split."""
         right = {name: count for name, count in self.blocks.top1.items() if name != FUSION}
         return block_weights(right, self.samples, self.num_classes)
 

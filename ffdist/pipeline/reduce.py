@@ -103,7 +103,7 @@ class Reduction:
         self.present |= set(found[1]) if found else set()
 
     def collect(self) -> tuple[dict[str, Any], list[dict[str, Tensor]]]:
-        """What the others need, called behind the last lane that is computed here; tensors for each slice."""
+        """Collect what the others need, called behind the last lane that is computed here; tensors for each slice."""
         values = self.partial.take()
         self.values = {node: value[self.slices[self.place]] for node, value in values.items()}
         travelling = {f"{first}-{behind}": self._short(value) for (first, behind), value in values.items()}
@@ -118,7 +118,7 @@ class Reduction:
         return {"present": sorted(self.present), "running": by_type, "trouble": trouble}, tensors
 
     def receive(self, fields: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-        """What another worker has collected."""
+        """Take what another worker has collected."""
         self.values |= self._received(tensors)
         self.others.append(self._running(fields["running"], tensors))
         self.present |= set(fields["present"])
@@ -138,7 +138,7 @@ class Reduction:
         self.values, self.others = {}, []
 
     def update_own(self) -> dict[str, Tensor]:
-        """What the others need of this worker's slice, called behind `add_up`."""
+        """Update this worker's slice, and return what the others need of it; called behind `add_up`."""
         if self.summed is None:
             return {}
         if self.own is None:

@@ -61,7 +61,7 @@ class FanIn:
             del message  # the memory it lies in goes back before the next is asked for
 
     def _merge_into(self, marker: Message) -> Iterator[Written]:
-        """What its copies bear; yields what comes in front of them."""
+        """Merge its copies into it, and yield what comes in front of them."""
         for way in self.all[1:]:
             while isinstance(other := way.receive(), Written):
                 yield other

@@ -106,12 +106,12 @@ class RunningStatistics:
 
 
 def owners(parts: nn.Module) -> list[tuple[str, dict[str, Tensor | None]]]:
-    """What holds each module's buffers, behind what their names begin with."""
+    """The modules that hold running statistics, with the prefixes of their buffers' names."""
     return [(f"{prefix}." if prefix else "", module._buffers) for prefix, module in parts.named_modules()]
 
 
 def with_momentum(starts: list[Tensor], values: list[list[Tensor]], momentum: float) -> list[Tensor]:
-    """What several buffers are behind microbatches that each made of them one row of `values`.
+    """The values of several buffers behind microbatches that each made of them one row of `values`.
 
     Each microbatch is (1 - m) * start + m * s, and s is taken in one after the other.
     """
@@ -124,7 +124,7 @@ def with_momentum(starts: list[Tensor], values: list[list[Tensor]], momentum: fl
 
 
 def in_order(start: Tensor, values: list[Tensor], momentum: float | None) -> Tensor:
-    """What a buffer is behind microbatches that each made one of `values` of `start`.
+    """The value of a buffer behind microbatches that each made one of `values` of `start`.
 
     With a momentum see `with_momentum`. Counts grow by all their growth. Of other floats it is the mean, of anything
     else the last.

@@ -52,7 +52,7 @@ def course(config: SchedulerSettings, total_steps: int, epochs: int) -> Callable
 
 
 def between(first: float, last: float, done: float, *, smooth: bool) -> float:
-    """What lies between both, `done` of the way: straight, or by half a cosine."""
+    """Interpolate between both, `done` of the way: straight, or by half a cosine."""
     left = 0.5 * (1 + math.cos(math.pi * done)) if smooth else 1 - done
     return last + (first - last) * left
 

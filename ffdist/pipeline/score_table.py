@@ -1,4 +1,4 @@
-"""What the blocks say of training samples, on its way back from the last stage to the source.
+"""The blocks' scores of training samples, on their way back from the last stage to the source.
 
     source    makes batch s, knowing the scores of the batches up to s - lag, however the stages are cut
     sink      sends back the scores of every batch that arrives, and waits for nothing

@@ -1,4 +1,4 @@
-"""What workers of a stage tell one another at markers: counts, digests, and their parts of the optimiser's state."""
+"""The exchange between workers of a stage at markers: counts, digests, and their parts of the optimiser's state."""
 
 from __future__ import annotations
 

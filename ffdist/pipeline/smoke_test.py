@@ -215,7 +215,7 @@ def _as_they_lie(error: NetworkError) -> NetworkError:
 
 
 def _evaluate(block: LearningBlock, x: Tensor, y: Tensor) -> Tensor | None:
-    """What goes on of samples that are only scored; a fusion head needs no trial."""
+    """The next block's input of samples that are only scored; a fusion head needs no trial."""
     rule, spec = block.objective, block.spec
     if isinstance(rule, Fusion):
         return None

@@ -151,7 +151,7 @@ class Stage:
                 self.handle_marker(message, outbox)
 
     def handle_marker(self, message: Message, outbox: Outbox) -> None:
-        """What finds all blocks updated, and the snapshot before on disk."""
+        """Handle a marker that needs all blocks updated, and the snapshot before on disk."""
         match message:
             case EndOfSplit():
                 outbox.send(self.end_split(message))
@@ -352,7 +352,7 @@ class Stage:
         }
 
     def save(self, marker: Snapshot) -> Snapshot:
-        """What is to be written is held as it is now; until it is on disk, the end awaits word of it."""
+        """Hold what is to be written as it is now; until it is on disk, the end awaits word of it."""
         for block in self.blocks:
             block.check_finite(self.step)
             block.check_weights(self.step)
@@ -372,5 +372,5 @@ class Stage:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """What torch raises on a CPU is known by its words alone."""
+    """Whether memory ran out; what torch raises on a CPU is known by its words alone."""
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)

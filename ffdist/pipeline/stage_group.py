@@ -126,17 +126,17 @@ class StageGroup:
         return early.pop(wanted)
 
     def gather(self, kind: str, fields: dict[str, Any], tensors: dict[str, Tensor]) -> dict[int, Frame]:
-        """What each worker has, this one's too."""
+        """Gather what each worker has, this one's too."""
         mine = Frame(kind, fields, tensors)
         self.post_all(mine)
         return {self.worker: mine, **self.take(kind)}
 
     def announcements(self, step: int) -> dict[str, int | None]:
-        """What this worker tells the others of the run, with any exchange."""
+        """The announcements of this worker to the others, sent with any exchange."""
         return {"told": self.announce_stop(step), "pulse": self.announce_pulse(step)}
 
     def receive_announcements(self, frames: Iterable[Frame]) -> None:
-        """What the others tell of it."""
+        """Take the others' announcements."""
         for frame in frames:
             if self.stop_step is None:
                 self.stop_step = frame.fields["told"]

@@ -37,7 +37,7 @@ class LaneBatch:
     local: Local | None = None
 
     def take(self, local: Local, *, last: bool) -> None:
-        """What a block has made of it. last: whether there is none behind it."""
+        """Take what a block has made of it. last: whether there is none behind it."""
         now = self.message
         x, features = next_tensors(local, now.features)
         scores, scored = now.scores, now.scored
@@ -147,7 +147,7 @@ class SideBySideLanes:
         return self.lockstep.run(block, work, self._exchange, min(self.there), **on)
 
     def _exchange(self, values: dict[int, Tensor]) -> dict[int, Tensor]:
-        """What every lane has that has samples."""
+        """Exchange the values of all lanes that have samples."""
         if self.group is None:
             return values
         others = [

@@ -1,4 +1,4 @@
-"""How much memory tensors take, counted storage by storage on a CPU."""
+"""The memory that tensors take, counted storage by storage on a CPU."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class TensorBytes(TorchDispatchMode):
             self._name_owners()
 
     def held_bytes(self) -> dict[int, MemoryPart]:
-        """What is alive, by address; two storages over the same memory are one."""
+        """The bytes of storages alive, by address; two storages over the same memory are one."""
         alive = self.labels.items()
         return {s.data_ptr(): MemoryPart(weakref.ref(s), s.nbytes(), label) for s, label in alive if s.nbytes()}
 

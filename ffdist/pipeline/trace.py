@@ -1,4 +1,4 @@
-"""What a stage did when, within a window of batches: spans for the run's trace."""
+"""Spans of a stage's work within a window of batches, for the run's trace."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Trace:
 
     @contextmanager
     def span(self, name: str, category: Category) -> Iterator[None]:
-        """What is done within. What is computed is timed where it is: on an accelerator, too."""
+        """Time the work done within. What is computed is timed where it is: on an accelerator, too."""
         if not self.active:
             yield
             return

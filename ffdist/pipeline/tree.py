@@ -55,7 +55,7 @@ def total(values: Mapping[Node, V], node: Node, add: Add[V]) -> V | None:
 
 
 class PartialSum:
-    """What one worker adds up, lane after lane: no more values are kept than the tree is deep."""
+    """The sum of one worker's lanes, one after the other: no more values are kept than the tree is deep."""
 
     def __init__(self, lanes: range, num_lanes: int, add: Add[Tensor] = torch.add) -> None:
         self.wanted = nodes_of(lanes, num_lanes)

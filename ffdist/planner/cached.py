@@ -52,7 +52,7 @@ def profile_of(
     backprop: bool = False,
     fresh: bool = False,
 ) -> Profile:
-    """What each block costs on this device by these settings, with messages of all sizes that lanes may have.
+    """Measure each block on this device by these settings, with messages of all sizes that lanes may have.
 
     train: the training loader; of its first batch all is measured. backprop: the same network by backpropagation, too.
     fresh: measured anew, whatever the cache has. It takes some seconds a block; read from the cache, none. The number
@@ -107,8 +107,8 @@ def profile_of(
 
 
 def links_here(*, on_cpu: bool, fresh: bool = False) -> tuple[NetworkLink, NetworkLink]:
-    """What joins two processes of this host: as it is, by shared memory where there is such; and a network of no limit
-    whose ends are here, by gloo, for what its sending and receiving takes of a CPU."""
+    """The links between processes of this host: as it is, by shared memory where there is such; and a network of no
+    limit whose ends are here, by gloo, for what its sending and receiving takes of a CPU."""
     facts = {"what": "links", "format": FORMAT, "processor": processor_name(), "versions": versions()}
     rates = cached(facts, measure_links, dict, fresh=fresh)
     memory, network = (link_of(rates, name) for name in (rates["within"], "gloo"))
@@ -152,7 +152,7 @@ def link_of(rates: dict[str, Any], transport: str) -> NetworkLink:
 def cached(
     facts: dict[str, Any], measure: Callable[[], dict[str, Any]], read: Callable[[dict[str, Any]], T], *, fresh: bool
 ) -> T:
-    """What `read` makes of a file of these facts; measured, and written, where there is none that it takes."""
+    """Read a cached file of these facts; measure, and write it, where there is none that `read` takes."""
     key = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:24]
     path = cache_folder() / FOLDER / f"{facts['what']}-{key}.json"
     if not fresh:

@@ -1,4 +1,4 @@
-"""What a plan runs on: how many devices, how fast, joined by what, with how much memory each."""
+"""The cluster that a plan runs on: devices, their speeds, links and memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MOST_DEVICES = 4096
 
 @dataclass(frozen=True)
 class NetworkLink:
-    """What joins two workers; each has one of its own, which carries both directions at once."""
+    """A link between two workers; each has one of its own, which carries both directions at once."""
 
     rate: float
     """Bytes a second."""
@@ -59,7 +59,7 @@ MESSAGE_CPU = 100e-6
 
 @dataclass(frozen=True)
 class ExchangeCost:
-    """How workers that share a block exchange its gradients, as `pipeline/reduce.py` has it."""
+    """The exchange of a shared block's gradients between workers, as `pipeline/reduce.py` has it."""
 
     choice: str = "auto"
     """As `plan.exchange`."""
@@ -80,15 +80,15 @@ class ExchangeCost:
         return num_bytes * (self.short + (1.0 if weights else self.short)) * (workers - 1) / workers
 
     def added(self, workers: int) -> float:
-        """How many times a block's gradients a worker adds what others have sent."""
+        """The number of times that a worker adds what others have sent, in units of a block's gradients."""
         return (workers - 1) / workers if self.is_sliced(workers) else workers - 1
 
     def messages(self, workers: int) -> int:
-        """How many messages a worker sends of a block, and gets."""
+        """The number of messages that a worker sends of a block, and gets."""
         return (workers - 1) * self.rounds(workers)
 
     def rounds(self, workers: int) -> int:
-        """How often a worker waits for what all others send."""
+        """The number of times that a worker waits for what all others send."""
         return 2 if self.is_sliced(workers) else 1
 
 

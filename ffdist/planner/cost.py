@@ -1,4 +1,5 @@
-"""What blocks i..j cost a worker that computes so many lanes of them beside so many others: search and price alike.
+"""The cost of blocks i..j to a worker that computes so many lanes of them beside so many others: for search and price
+alike.
 
 A batch is cut into L lanes of m messages. With c_b the seconds of block b for one lane (forward and backward), a worker
 that has A of the L lanes of a stage of W workers takes, in each batch,
@@ -26,7 +27,7 @@ from ffdist.planner.profile import Profile
 
 
 class WorkerLoad(NamedTuple):
-    """What a worker of a stage has to do in each batch, by its number of lanes A."""
+    """The load of a worker of a stage in each batch, by its number of lanes A."""
 
     lane: float
     """Seconds busy: A lane + fixed; sending and receiving lanes left out."""

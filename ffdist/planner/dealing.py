@@ -439,7 +439,7 @@ def mirrored(shares: Sequence[Share], lanes: int) -> list[Share]:
 
 
 def at_most(upto: int, room: float, each: float, first: int = 0) -> int:
-    """How many fit into `room`, of `each`, of which `first` take none."""
+    """The number that fits into `room`, of `each`, of which `first` take none."""
     if room < 0:
         return 0
     return upto if not isfinite(room) or each <= 0 else min(upto, first + int(room / each * (1 + TINY)))

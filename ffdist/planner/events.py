@@ -20,7 +20,7 @@ Process = Generator["float | OneShotEvent", None, None]
 
 
 class EventQueue:
-    """What is to happen, in the order of time; at one time in the order in which it was said."""
+    """Simulated events, in the order of time; at one time in the order in which they were added."""
 
     def __init__(self) -> None:
         self.now = 0.0

@@ -1,4 +1,4 @@
-"""What to expect of a network on a cluster: the best plan, plain ones, and backpropagation beside them."""
+"""The forecast of a network on a cluster: the best plan, plain ones, and backpropagation beside them."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def scaled(profile: Profile, cluster: Cluster, counts: Sequence[int]) -> list[Sc
 
 @dataclass(frozen=True)
 class Request:
-    """What a plan is wanted for, as it is told."""
+    """The network, data and cluster that a plan is wanted for."""
 
     devices: int
     link: str | None = None
@@ -177,7 +177,7 @@ def profiled(
     request: Request,
     device: torch.device = CPU,
 ) -> tuple[Profile, Cluster]:
-    """What was measured, here and now or before, for a request."""
+    """The profile for a request, measured now or before."""
     cluster = cluster_of(request, device, settings)
     return profile_of(chain, objective, settings, train, device=device, backprop=True, fresh=request.fresh), cluster
 

@@ -123,7 +123,7 @@ def measure_block(
 
 
 class LaneTimes(NamedTuple):
-    """What lanes take beside their messages; as `BlockProfile` has it."""
+    """The seconds that lanes take beside their messages; as `BlockProfile` has it."""
 
     lane: float = 0.0
     lanes: float = 0.0
@@ -186,7 +186,7 @@ def without_outliers(values: Sequence[float]) -> list[float]:
 
 
 def timed(act: Callable[[], R], device: torch.device) -> tuple[R, float]:
-    """What it returns, and the seconds until the device has done it; of one thread of a CPU those in which it was at
+    """Return its value, and the seconds until the device has done it; of one thread of a CPU those in which it was at
     work, so that what else works on the machine does not count."""
     clock = time.thread_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
     synchronize(device)
@@ -197,7 +197,7 @@ def timed(act: Callable[[], R], device: torch.device) -> tuple[R, float]:
 
 
 def take_step(block: LearningBlock) -> None:
-    """What comes with a batch's last message, beside its gradients."""
+    """Do what comes with a batch's last message, beside its gradients."""
     if block.optimizer is None:
         return
     block.optimizer.step()

@@ -1,4 +1,5 @@
-"""What a plan costs: each worker's and each stage's part of a batch, and the time that no batch can take less than."""
+"""The price of a plan: each worker's and each stage's part of a batch, and the time that no batch can take less
+than."""
 
 from __future__ import annotations
 

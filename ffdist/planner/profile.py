@@ -1,4 +1,4 @@
-"""What a network's blocks cost, as it was measured: values, and their JSON."""
+"""The measured costs of a network's blocks: values, and their JSON."""
 
 from __future__ import annotations
 

@@ -138,7 +138,7 @@ def one_batch(
 
 
 def before(kind: str, place: int, part: int, size: int) -> tuple[str, int, int] | None:
-    """What a stage's part of the schedule waits for: kind "F" or "B", stage, microbatch."""
+    """The work that a stage's part of the schedule waits for: kind "F" or "B", stage, microbatch."""
     if kind == "F":
         return ("F", place - 1, part) if place else None
     return ("B", place + 1, part) if place < size - 1 else ("F", place, part)

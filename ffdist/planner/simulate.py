@@ -24,7 +24,7 @@ BATCHES = 24
 
 @dataclass(frozen=True)
 class SimulationResult:
-    """What came of it."""
+    """The result of a simulation."""
 
     seconds: float
     """Of a batch, in the steady state."""

@@ -1,1 +1,1 @@
-"""What a run says of itself: logs, progress, tables."""
+"""A run's reports: logs, progress, tables."""

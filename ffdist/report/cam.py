@@ -70,7 +70,7 @@ def activation_maps(classifier: Classifier, x: Tensor, labels: Tensor) -> list[B
 
 
 def evidence_in(read: Callable[[Tensor], Tensor | None], out: Tensor, labels: Tensor) -> Tensor:
-    """How much each place of a block's output speaks for the labels: [N, C, H, W], int64 [B] -> float32 [B, H, W].
+    """The evidence at each place of a block's output for the labels: [N, C, H, W], int64 [B] -> float32 [B, H, W].
 
     read: the block's scores [B, K] of such an output.
 

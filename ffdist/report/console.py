@@ -1,4 +1,4 @@
-"""What a person sees of a run: live progress, then a table."""
+"""The console of a run: live progress, then a table."""
 
 from __future__ import annotations
 

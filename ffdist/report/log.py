@@ -1,4 +1,4 @@
-"""What a run leaves in words: an epoch a line in the run log, and a log for each stage."""
+"""The logs of a run: an epoch a line in the run log, and a log for each stage."""
 
 from __future__ import annotations
 

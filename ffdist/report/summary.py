@@ -19,7 +19,7 @@ WIDTH = 16
 def summary(
     settings: Mapping[str, Any], defaults: Mapping[str, Any], records: list[dict[str, Any]], end: dict[str, Any] | None
 ) -> list[Table]:
-    """What was set, how each block learned, what came out.
+    """Summarise a run: settings, how each block learned, results.
 
     end: the run log's last line, {"test", "reason"}; None while the run goes on, or where it was cut off.
     """
@@ -35,7 +35,7 @@ def state_of(records: Sequence[Mapping[str, Any]], end: Mapping[str, Any] | None
 
 
 def settings_table(settings: Mapping[str, Any], defaults: Mapping[str, Any], state: str) -> Table:
-    """What names the run, and what differs from the defaults."""
+    """The settings that name the run, and those that differ from the defaults."""
     rows = table("setting", "value", title=state)
     for name, value in settings.items():
         if name in ("data", "model", "objective", "epochs") or value != defaults[name]:

@@ -1,4 +1,4 @@
-"""What the ranks must agree on before the stream starts: rank 0 decides, the others read."""
+"""The ranks' agreement before the stream starts: rank 0 decides, the others read."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from ffdist.snapshot import latest, set_aside
 
 
 def agree(store: dist.Store, world: World, key: str, decide: Callable[[], Any], timeout: timedelta) -> Any:
-    """What rank 0's `decide` returned (anything JSON can hold), on every rank.
+    """Return on every rank what rank 0's `decide` returned (anything JSON can hold).
 
     Where rank 0 fails, it raises its own error, and the others raise a StageError that repeats it.
     """
@@ -193,7 +193,7 @@ def check_scale(job: Job) -> None:
 
 
 def smallest_part(batch: int, microbatches: int, lanes: int = 1) -> SmallestBatch:
-    """What a block learns from at once: the smallest part of a batch of so many samples, which others may exceed."""
+    """The smallest part of a batch of so many samples that a block learns from at once; others may exceed it."""
 
     def least(samples: int, microbatches: int, lanes: int) -> int:
         return min(part.samples for part in parts(samples, lanes, microbatches) if part.samples)
@@ -277,7 +277,7 @@ def check_validation(job: Job, loaders: Loaders) -> None:
 
 
 def validation_note(job: Job) -> str | None:
-    """What a user should know of a validation split that the data bring."""
+    """The note on a validation split that the data bring."""
     own = job.images.validation
     if own is None:
         return None

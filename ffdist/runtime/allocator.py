@@ -1,4 +1,4 @@
-"""How a stage's process gets memory from the system: once, not again for every batch."""
+"""The memory of a stage's process, taken from the system once, not again for every batch."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ PR_SET_PDEATHSIG = 1
 
 
 class ProcessStart(NamedTuple):
-    """What a stage's process is told before the job."""
+    """The first message to a stage's process, before the job."""
 
     world: World
     store: str

@@ -1,4 +1,4 @@
-"""What a run knows of its data, and whether other data are the same."""
+"""The facts that a run knows of its data, and whether other data are the same."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CHECK = "sha256"
 
 @dataclass(frozen=True)
 class DataFacts:
-    """What a trained network must know of its data."""
+    """The facts on its data that a trained network needs."""
 
     classes: list[str]
     shape: tuple[int, ...]

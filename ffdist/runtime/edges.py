@@ -93,7 +93,7 @@ class ProcessEdges:
         return self.places[route.source], self.places[route.target]
 
     def kind(self, route: Route) -> Kind:
-        """What a route travels by. Raises as `kind_of` does."""
+        """The transport of a route. Raises as `kind_of` does."""
         up, down = self._places_of(route)
         if route.purpose in ("back", "sink"):
             return host_kind(self.transport, up, down)
@@ -204,5 +204,5 @@ def _listens(interface: str) -> bool:
 
 
 def brief(error: Exception) -> str:
-    """What torch says, without where in its source."""
+    """Torch's message, without the place in its source."""
     return re.sub(r"^\[[^]]*\] ", "", str(error).partition("\n")[0])

@@ -36,7 +36,7 @@ MEASURED = ("image_size", "preprocess", "batch_size", "microbatches", "lanes", "
 
 
 def metadata(classifier: Classifier, settings: Settings, facts: DataFacts) -> dict[str, str]:
-    """What an exported file says of its network: JSON texts by name."""
+    """An exported file's metadata: JSON texts by name."""
     values = {
         "ffdist": version("ffdist"),
         "torch": version("torch"),
@@ -59,7 +59,7 @@ def metadata(classifier: Classifier, settings: Settings, facts: DataFacts) -> di
 
 
 def input_of(facts: DataFacts) -> str:
-    """What the network takes, in words."""
+    """The network's input, in words."""
     if facts.pixels:
         return "pixels in [0, 1], not normalised"
     spread = facts.spread
@@ -135,7 +135,7 @@ def _made(
     rule: Objective | str | None,
     run: Path | None = None,
 ) -> tuple[Chain, Objective]:
-    """What is given, and what the settings name for the rest; for "backprop" the twin."""
+    """Make the network and the rule that are not given, as the settings name them; for "backprop" the twin."""
     if network is None and rule is None:
         return named_network(settings, facts.shape, len(facts.classes), run=run)
     stand_in = settings.changed(model="mlp", model_args=(), blocks=()) if network is not None else settings

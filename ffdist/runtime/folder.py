@@ -244,7 +244,7 @@ def last_seen(run: Path) -> Manifest | None:
 
 
 def nothing_left(now: Settings) -> str | None:
-    """What to tell people whose run is at its end, and has been told nothing that would let it go on; else None.
+    """The note for a run that is at its end and has no settings that would let it go on; else None.
 
     Raises ConfigError for fewer epochs than it has begun.
     """

@@ -26,7 +26,7 @@ STACK = signal.SIGUSR2
 
 
 class Activity:
-    """What a worker is at, for those who want to know; set by the worker, read in other threads."""
+    """A worker's present activity; set by the worker, read in other threads."""
 
     def __init__(self) -> None:
         self.what: Callable[[], str] = lambda: "starting"
@@ -44,7 +44,7 @@ class Activity:
         self.laps.append((text, time.monotonic()))
 
     def told(self) -> str:
-        """How long it was at what, in seconds."""
+        """Say what it was at, and for how many seconds."""
         ends = [*(begun for _, begun in self.laps[1:]), time.monotonic()]
         return ", ".join(f"{what} {end - begun:.2f}" for (what, begun), end in zip(self.laps, ends, strict=True))
 

@@ -1,5 +1,5 @@
-"""What is given in Python, as settings by which the command line finds it again; and what has no such name, told apart
-from another by a digest."""
+"""Networks and rules given in Python, as settings by which the command line finds them again; and those without such a
+name, told apart from another by a digest."""
 
 from __future__ import annotations
 

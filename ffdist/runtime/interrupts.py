@@ -1,4 +1,4 @@
-"""What a process does when it is told to stop: by Ctrl-C, by SIGTERM, or by the end of its terminal."""
+"""A process's handling of requests to stop: by Ctrl-C, by SIGTERM, or by the end of its terminal."""
 
 from __future__ import annotations
 

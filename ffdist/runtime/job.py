@@ -1,4 +1,4 @@
-"""What is to be trained and how: all that a stage must know besides its place."""
+"""The job, what is to be trained and how: all that a stage must know besides its place."""
 
 from __future__ import annotations
 

@@ -125,7 +125,7 @@ class JoinedRun:
 
 
 def shared(meeting: Rendezvous, result: Result, timeout: timedelta) -> Result:
-    """What the last rank alone knows, on every rank."""
+    """Share with every rank what the last one alone knows."""
     where, key = str(meeting.world), "result"
     if meeting.world.last:
         said = {"reason": result.reason, "records": result.records, "signal": result.signal, "test": result.test}

@@ -1,4 +1,4 @@
-"""What the stages say to one another through the store in which they meet."""
+"""The stages' messages to one another through the store in which they meet."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much memory there is."""
+"""The memory of this machine and of its devices."""
 
 from __future__ import annotations
 

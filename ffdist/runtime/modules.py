@@ -116,7 +116,7 @@ def counts_of(settings: Settings, chain: Chain, rule: Objective) -> tuple[int, .
 
 
 def by_rank_0(settings: Settings, world: World, key: str, measure: Callable[[], list[int]]) -> list[int]:
-    """What it measures, on every rank; a restarted attempt has the first one's."""
+    """Measure on rank 0, and share it with every rank; a restarted attempt has the first one's."""
     timeout = timedelta(seconds=settings.run.timeout)
     meeting = meet(world, timeout)
 

@@ -83,7 +83,7 @@ def numbers_of(loader: Loader, step: int) -> np.ndarray:
 
 
 def kept_batches(run: Path) -> list[dict[str, Any]]:
-    """What is kept of such batches, in order. Raises SnapshotError for a file that is none of these."""
+    """Read the kept samples of such batches, in order. Raises SnapshotError for a file that is none of these."""
     found = []
     for path in sorted((run / KEPT).glob("batch-*.json")):
         try:

@@ -1,4 +1,4 @@
-"""How a run ended: its result, or the one error that explains the others."""
+"""The end of a run: its result, or the one error that explains the others."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ffdist.pipeline.scalars import history
 
 @dataclass(repr=False)
 class Result:
-    """What a finished run learned about itself."""
+    """The result of a finished run."""
 
     reason: str = ""
     """"finished", or "interrupted" when it was told to stop early (a snapshot was made)."""

@@ -1,4 +1,4 @@
-"""What to expect of a job on other numbers of devices, planned before it runs."""
+"""The forecast of a job on other numbers of devices, before it runs."""
 
 from __future__ import annotations
 

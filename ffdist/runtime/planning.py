@@ -26,7 +26,7 @@ AUTO = "auto"
 
 
 def count_workers(settings: Settings, names: Sequence[str], ranks: int | None) -> int:
-    """How many workers a run has; names: of its blocks; ranks: torchrun's world size, None without torchrun.
+    """The number of workers of a run; names: of its blocks; ranks: torchrun's world size, None without torchrun.
 
     Raises ConfigError for a plan that does not fit the blocks, the lanes or torchrun's ranks.
     """
@@ -85,7 +85,7 @@ def local_devices(settings: Settings) -> int:
 
 
 def count_stages(settings: Settings, blocks: int, ranks: int | None) -> int:
-    """How many stages a pure pipeline has; `ranks` is torchrun's world size, None without torchrun.
+    """The number of stages of a pure pipeline; `ranks` is torchrun's world size, None without torchrun.
 
     Raises ConfigError when --stages contradicts torchrun, or exceeds the number of blocks.
     """

@@ -35,8 +35,8 @@ Given = str | Encoded
 
 
 def decoding_of(data: Images | DataFacts) -> tuple[Decoding, bool]:
-    """How pictures for a network trained on these data are read, and whether that is how its own were read, which were
-    files then; otherwise it is assumed.
+    """The decoding of pictures for a network trained on these data, and whether that is how its own were read, which
+    were files then; otherwise it is assumed.
 
     Raises DataError where it was not trained on pictures, grey or RGB, of whole numbers.
     """
@@ -60,7 +60,7 @@ def read_pictures(
     workers: int | None = None,
     trust: bool = False,
 ) -> Tensor:
-    """What a trained network takes, float32 [B, C, H, W] of pixels in [0, 1], of pictures of any format, mode and size:
+    """Read pictures of any format, mode and size as a trained network takes them, float32 [B, C, H, W] in [0, 1]:
     for `Classifier`, `Pipeline.predict` and an exported .pt2 program.
 
     pictures: one or many: paths, bytes, Pillow's or uint8 arrays. data: the run's directory, or the data that it was
@@ -144,7 +144,7 @@ def printable(name: object) -> str:
 
 @dataclass
 class Predictions:
-    """What a classifier says of pictures, a batch at a time; and, when all are done, what was seen on the way."""
+    """A classifier's predictions on pictures, a batch at a time; and, when all are done, what was seen on the way."""
 
     classifier: Classifier
     facts: DataFacts

@@ -42,7 +42,7 @@ class Edges(Protocol):
     """Opens a worker's ends of the edges of a run."""
 
     def kind(self, route: Route) -> str:
-        """What a route travels by."""
+        """The transport of a route."""
         ...
 
     def open(self, routes: Sequence[Route], ends: ExitStack) -> Ends:
@@ -56,7 +56,7 @@ class Edges(Protocol):
 
 @dataclass(frozen=True)
 class AgreedStart:
-    """What the workers have agreed on."""
+    """The start that the workers have agreed on."""
 
     plan: Plan
     steps: int
@@ -188,7 +188,7 @@ def stage_device(wanted: str, world: World, seen: Accelerators | None = None) ->
 
 
 def no_device(wanted: str, seen: Accelerators) -> ConfigError:
-    """What is told of a device that this process does not see."""
+    """The error for a device that this process does not see."""
     kind, count = seen
     here = ["cpu", *([kind] if kind else []), *(f"{kind}:{index}" for index in range(count) if count > 1)]
     what = "there is no GPU" if kind is None else f"there is no device {wanted}"
@@ -202,7 +202,7 @@ def no_device(wanted: str, seen: Accelerators) -> ConfigError:
 
 
 def idle_gpus(wanted: str, world: World, seen: Accelerators | None = None) -> str | None:
-    """What to tell people whose stages go on the CPU although there are GPUs, which they did not ask for; else None."""
+    """The note for stages that go on the CPU unasked although there are GPUs; else None."""
     kind, count = seen or seen_here()
     if wanted != "auto" or count == 0 or queues(stage_device(wanted, world, Accelerators(kind, count))):
         return None

@@ -113,7 +113,7 @@ class StageActor:
         self._stop_signal = self._stop_signal or number
 
     def beat(self) -> tuple[str, int]:
-        """What it is at, and the signal that told it to stop, or 0; that it answers says that it lives."""
+        """Return what it is at, and the signal that told it to stop, or 0; that it answers says that it lives."""
         return str(self._doing), self._stop_signal
 
     def _opened(self, kinds: Sequence[str]) -> None:
@@ -121,7 +121,7 @@ class StageActor:
         self._report(EdgesOpened(self._kinds))
 
     def events(self) -> list[dict[str, Any] | None]:
-        """What the run has reported since the last call, at least one event, in JSON's form; None is the last."""
+        """The events since the last call, at least one event, in JSON's form; None is the last."""
         heard = [self._events.get()]
         while heard[-1] is not None and not self._events.empty():
             heard.append(self._events.get())
@@ -141,7 +141,7 @@ class StageActor:
 
 
 def actor_info(address: str, run: Path | None, data: str) -> ActorInfo:
-    """What this process sees where it is."""
+    """This process's view of its place."""
     versions = {"Python": platform.python_version()} | {name: version(name) for name in ("ffdist", "torch")}
     node, settings = ray.get_runtime_context().get_node_id(), run and digest(run / SETTINGS)
     return ActorInfo(address, node, os.getpid(), versions, settings, digest(Path(data) / "manifest.json"))

@@ -231,7 +231,7 @@ def room(options: RayOptions, stages: int) -> Iterator[PlacementGroup]:
 
 
 def needs(options: RayOptions, stages: int) -> dict[str, float]:
-    """What one stage needs."""
+    """The resources that one stage needs."""
     gpus = options.gpus_per_stage
     if gpus is None:
         gpus = float(ray.cluster_resources().get("GPU", 0) >= stages)
@@ -239,7 +239,7 @@ def needs(options: RayOptions, stages: int) -> dict[str, float]:
 
 
 def no_room(options: RayOptions, stages: int) -> ConfigError:
-    """What is missing."""
+    """The error that says which resources are missing."""
     total, free = ray.cluster_resources(), ray.available_resources()
     need = needs(options, stages)
     nodes = sum(node["Alive"] for node in ray.nodes())

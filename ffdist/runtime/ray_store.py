@@ -45,7 +45,7 @@ class KeyValueActor:
 
 
 class ActorStore(Store):
-    """What ffdist uses of a `torch.distributed` store, upon a KeyValueActor."""
+    """The part of a `torch.distributed` store that ffdist uses, upon a KeyValueActor."""
 
     def __init__(self, actor: Any, timeout: timedelta) -> None:
         super().__init__()

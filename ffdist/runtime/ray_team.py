@@ -294,7 +294,7 @@ def could_not_start(error: RayError) -> StageError:
 
 
 def brief(error: BaseException) -> str:
-    """What happened, in a line."""
+    """Describe a failure in a line."""
     lines = str(error).split(" Some common causes")[0].strip().splitlines()
     return lines[-1].strip() if isinstance(error, RayError) and lines else (lines or [repr(error)])[0]
 

@@ -58,7 +58,7 @@ def note_start(run: Path, start: dict[str, Any], recorded: Settings | None = Non
 
 
 def read_starts(run: Path) -> list[dict[str, Any]]:
-    """What `note_start` has written, oldest first; empty for a run of a version that wrote none.
+    """Read what `note_start` has written, oldest first; empty for a run of a version that wrote none.
 
     A last line that a crash has cut off is left out. Raises DataError for a file that cannot be read otherwise.
     """

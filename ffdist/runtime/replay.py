@@ -42,7 +42,7 @@ MOST_SAMPLES = 1000
 
 @dataclass
 class BlockSeen:
-    """What one block made of the batch."""
+    """The results of one block on the batch."""
 
     block: str
     loss: float | None = None

@@ -226,8 +226,8 @@ def read_settings(run: Path) -> Settings:
 
 
 def with_snapshot(run: Path, use: Callable[[Manifest], T], snapshot: str | int = "final") -> T:
-    """What `use` makes of the run's last whole snapshot, or of another, as `chosen` has it. Raises SnapshotError where
-    there is none yet."""
+    """Return what `use` makes of the run's last whole snapshot, or of another, as `chosen` has it. Raises SnapshotError
+    where there is none yet."""
     chosen_snapshot = as_snapshot(snapshot)
     if not committed(run):
         raise SnapshotError("the run has no snapshot yet", where=run, remedy="wait for the first epoch to end")

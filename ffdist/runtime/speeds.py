@@ -1,4 +1,4 @@
-"""How fast workers' devices are against one another: measured where they are unlike, for a plan that is searched."""
+"""The relative speeds of workers' devices: measured where they are unlike, for a plan that is searched."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def speeds_of(
 
 
 def kind_of(device: torch.device) -> str:
-    """What blocks' times depend on."""
+    """The facts of a device that blocks' times depend on."""
     return f"{device_name(device)}, {torch.get_num_threads()} threads"
 
 

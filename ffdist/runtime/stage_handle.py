@@ -63,7 +63,7 @@ class StageProcess:
         return f"stage {self.rank} (process {self.process.pid})"
 
     def pass_on(self) -> bool:
-        """What it has written on stderr since, to this process's own; whether it may write more."""
+        """Pass on what it has written on stderr to this process's own; return whether it may write more."""
         try:
             written = os.read(self.stderr, 1 << 16)
         except BlockingIOError:
@@ -81,7 +81,7 @@ class StageProcess:
             self.line.send_bytes(b"stop")
 
     def drain(self) -> None:
-        """What its end has left on the way."""
+        """Read what its end has left on the way."""
         while wait([self.stderr], 0) and self.pass_on():
             pass
 

@@ -35,7 +35,7 @@ class AttemptLost(Exception):  # noqa: N818 - it is no error yet: the run may go
 
 @dataclass
 class Budget:
-    """How many attempts in a row may fail without a new snapshot."""
+    """The budget of attempts in a row that may fail without a new snapshot."""
 
     run: Path | None
     most: int
@@ -87,7 +87,7 @@ def supervise(
 
 
 def verdict(errors: Sequence[BaseException], hung: Sequence[str] = ()) -> BaseException:
-    """What a failed attempt comes to: AttemptLost where another may help, else the error that explains the others.
+    """Judge a failed attempt: AttemptLost where another may help, else the error that explains the others.
 
     hung: the workers that did not end though others had failed, as users know them.
     """
@@ -101,7 +101,7 @@ def may_pass(error: BaseException) -> bool:
 
 
 def brief(error: BaseException) -> str:
-    """What happened, in a line."""
+    """Describe a failure in a line."""
     details = getattr(error, "details", {})
     where = f" ({details['where']})" if details.get("where") else ""
     got = str(details.get("got") or "").partition("\n")[0].removesuffix("; it said:")

@@ -133,7 +133,7 @@ def run_threads(job: Job, observer: Observer) -> Result:
 
 @dataclass
 class ThreadGroup:
-    """What the stages' threads share with the one that waits for them."""
+    """The state that the stages' threads share with the one that waits for them."""
 
     result: Result = field(default_factory=Result)
     stop_request: StopRequest = field(default_factory=StopRequest)

@@ -64,8 +64,8 @@ def meet(world: World, timeout: timedelta) -> Rendezvous:
 
 
 class RankSignals:
-    """What SIGINT, SIGTERM and SIGHUP do to this rank: before the stages are ready it ends, later all end behind a
-    snapshot. How often they come does not matter: torchrun, and who stops torchrun, may both send one."""
+    """The handling of SIGINT, SIGTERM and SIGHUP in this rank: before the stages are ready it ends, later all end
+    behind a snapshot. How often they come does not matter: torchrun, and who stops torchrun, may both send one."""
 
     def __init__(self, first: bool) -> None:
         self.first = first

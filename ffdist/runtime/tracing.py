@@ -39,7 +39,7 @@ BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
 class ClockOffset(NamedTuple):
-    """What makes nanoseconds of this process's clock those of the first worker's."""
+    """The offset that turns nanoseconds of this process's clock into those of the first worker's."""
 
     add: int
     within: int

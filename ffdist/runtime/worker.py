@@ -128,7 +128,7 @@ class Worker:
             run_in_threads(parts, lambda: enter(self.device), self.threads)
 
     def _note_ready(self) -> None:
-        """What its start took, in its log: imports are within one of the others, or before them."""
+        """Note in its log what its start took: imports are within one of the others, or before them."""
         imports = import_seconds(forget=True)
         for log in self.logs:
             log.write(f"ready; seconds: imports {imports:.2f}; {self.rank.doing.told()}")

@@ -1,4 +1,4 @@
-"""What every group of settings is made of: fields with a type, a default, a range and an explanation, checked when a
+"""The parts of every group of settings: fields with a type, a default, a range and an explanation, checked when a
 group is made."""
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def kinds_of_fields(group: type) -> dict[str, Any]:
 
 @cache
 def explained(group: type) -> dict[str, str]:
-    """What stands below each field of a dataclass in its source, by name."""
+    """The explanations below each field of a dataclass in its source, by name."""
     body = ast.parse(textwrap.dedent(inspect.getsource(group))).body[0]
     assert isinstance(body, ast.ClassDef)
     texts = {}

@@ -1,4 +1,4 @@
-"""What is learned from."""
+"""The data set."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How Ray places the stages."""
+"""Ray: where it places the stages."""
 
 from __future__ import annotations
 

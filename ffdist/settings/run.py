@@ -1,4 +1,4 @@
-"""What is kept of a run, and where."""
+"""The run: what is kept of it, and where."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long, in which batches, and from which seed a network learns."""
+"""Training: how long, in which batches, and from which seed a network learns."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ def as_snapshot(snapshot: object) -> str | int:
 
 
 def chosen(run: Path, snapshot: str | int, use: Callable[[Manifest], T]) -> T | None:
-    """What `use` makes of the snapshot; None where the run has none yet.
+    """Return what `use` makes of the snapshot; None where the run has none yet.
 
     snapshot: as `as_snapshot` gives it. Where the last is not whole, the one before is, as by `newest`; one that is
     named is taken or refused. Raises SnapshotError for a step that is not kept, and for the best where none is marked.

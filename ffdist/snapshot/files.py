@@ -104,7 +104,8 @@ class BlockCopy:
         self.fields = json.dumps(fields)
 
     def write(self, path: Path) -> dict[str, Any]:
-        """What the manifest says of the file: name, bytes, sha256; it is on disk when this returns."""
+        """Write the file, and return its entry in the manifest: name, bytes, sha256; it is on disk when this
+        returns."""
         data = save(self.tensors, metadata={FIELDS: self.fields})
         self.tensors = {}
         write_of_snapshot(path, data)

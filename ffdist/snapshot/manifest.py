@@ -23,7 +23,8 @@ MANIFEST = "manifest.json"
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What a committed snapshot holds: where the run stands, the file of each block, the epochs' records so far."""
+    """The contents of a committed snapshot: where the run stands, the file of each block, the epochs' records so
+    far."""
 
     step: int
     epoch: int

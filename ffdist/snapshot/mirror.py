@@ -34,7 +34,7 @@ HOLDER = "holder.json"
 
 
 def address_of(run: Path) -> RemoteFolder | None:
-    """What a folder mirrors; None for one of its own."""
+    """The address that a folder mirrors; None for one of its own."""
     return RemoteFolder(unquote(run.name)) if run.parent.name == MIRRORS else None
 
 
@@ -167,7 +167,8 @@ def token_at(remote: RemoteFolder) -> str | None:
 
 
 def push_own_files(run: Path) -> None:
-    """What a run's folder holds beside its snapshots: settings, logs, the user's own code. Raises SnapshotError."""
+    """Upload what a run's folder holds beside its snapshots: settings, logs, the user's own code. Raises
+    SnapshotError."""
     remote = address_of(run)
     if remote is None:
         return

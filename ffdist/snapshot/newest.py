@@ -18,7 +18,7 @@ ATTEMPTS = 100
 
 
 def newest(run: Path, use: Callable[[Manifest], T]) -> T | None:
-    """What `use` makes of the newest committed snapshot; None where there is none.
+    """Return what `use` makes of the newest committed snapshot; None where there is none.
 
     use: raises DamagedSnapshotError for a snapshot that is not whole: then it gets the one before, and stderr says so.
     Where a run at work has committed another meanwhile, it gets that. Raises SnapshotError where none is whole.

@@ -187,7 +187,7 @@ class SnapshotStore:
 
 
 def identity_of(folder: Path | None) -> tuple[int, int] | None:
-    """What tells a folder from others of its name; None where there is none."""
+    """The identity by which a folder differs from others of its name; None where there is none."""
     try:
         found = folder and folder.stat()
     except OSError:

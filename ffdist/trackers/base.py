@@ -1,4 +1,4 @@
-"""What all trackers do."""
+"""The common part of all trackers."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """What both ends of an edge agree on before it opens."""
+    """The terms that both ends of an edge agree on before it opens."""
 
     name: str
     """Unique in a run, e.g. "0-1"; appears in every error."""

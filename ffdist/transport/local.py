@@ -18,7 +18,7 @@ from ffdist.transport.wire import decode_header, decode_prelude, encode
 
 @dataclass
 class _Street:
-    """What the two ends share."""
+    """The state that the two ends share."""
 
     edge: Edge
     frames: deque[tuple[bytes, bytes, list[Tensor]]] = field(default_factory=deque)

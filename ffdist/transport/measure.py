@@ -1,4 +1,4 @@
-"""What a transport carries from one process to another, against what one thread copies in memory."""
+"""The rate of a transport from one process to another, against one thread's copies in memory."""
 
 from __future__ import annotations
 

@@ -130,7 +130,7 @@ class PendingConnections:
         return connection
 
     def greeting(self, connection: socket.socket, edge: Edge) -> bytes:
-        """What it said; nothing of one that is no end of this run's, which is turned away."""
+        """Read its greeting; None of one that is no end of this run's, which is turned away."""
         hello = b""
         with suppress(OSError):
             hello = connection.recv(HELLO_BYTES)
@@ -181,7 +181,7 @@ def post_token(edge: Edge, store: Store) -> str:
 
 
 def digest_of_token(token: str) -> str:
-    """What the receiver says itself: it knows the token, and tells it nobody."""
+    """The digest that the receiver sends: it knows the token, and tells it nobody."""
     return hashlib.sha256(token.encode()).hexdigest()
 
 

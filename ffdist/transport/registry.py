@@ -35,7 +35,7 @@ def joining(up: WorkerLocation, down: WorkerLocation) -> list[Transport]:
 
 
 def fastest(up: WorkerLocation, down: WorkerLocation, *, by_host: bool = False) -> Transport:
-    """What auto takes; by_host: among those that go through the hosts' memory."""
+    """The transport that auto takes; by_host: among those that go through the hosts' memory."""
     return next(transport for transport in joining(up, down) if not (by_host and transport.on_device))
 
 

@@ -43,7 +43,7 @@ MAX_DEPTH = 64
 
 
 def obstacle() -> str | None:
-    """Why this process can open no such edge; None where it can."""
+    """The reason that this process can open no such edge; None where it can."""
     if sys.platform != "linux":
         return f"it needs Linux, and this is {sys.platform}"
     try:

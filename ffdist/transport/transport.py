@@ -30,7 +30,7 @@ class WorkerLocation(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class EdgeContext:
-    """What the two ends of an edge open it with."""
+    """The arguments with which the two ends of an edge open it."""
 
     store: Store
     """Both ends' own: one sets a key, the other gets it. Keys hold the edge's name and attempt."""
@@ -64,11 +64,11 @@ class Transport(ABC):
     """Whether tensors stay on devices all the way; else they go through the hosts' memory, and arrive there."""
 
     def obstacle(self) -> str | None:
-        """Why this process can open no such edge at all; None where it can."""
+        """The reason that this process can open no such edge at all; None where it can."""
         return None
 
     def mark(self) -> str | None:
-        """What this process says of itself, for `joins` of the others; None: nothing."""
+        """This process's mark for `joins` of the others; None: nothing."""
         return None
 
     @abstractmethod

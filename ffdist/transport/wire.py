@@ -55,7 +55,7 @@ _to_json = json.JSONEncoder(separators=(",", ":")).encode
 
 
 class Prelude(NamedTuple):
-    """What is known of a frame before its header: how long it is."""
+    """The first bytes of a frame, before its header: how long it is."""
 
     sequence: int
     header_bytes: int
@@ -155,7 +155,8 @@ def _spec(name: Any, dtype: Any, shape: Any, strides: Any, device: Any) -> Tenso
 
 
 def encode_hello(edge: Edge, word: str = "") -> bytes:
-    """What each end says first, in HELLO_BYTES: which edge it takes this to be, and a word that shows that it may."""
+    """Encode the first message of each end, of HELLO_BYTES: which edge it takes this to be, and a word that shows that
+    it may."""
     prelude, header, _ = encode(_hello(edge, word), edge, 0)
     if len(prelude) + len(header) > HELLO_BYTES:
         raise TransportError("the name of an edge is too long", expected=f"<= {HELLO_BYTES - 256} bytes", got=edge.name)

@@ -1,4 +1,4 @@
-"""What a suite found out: tables for people, a summary for programs, lines for a plot."""
+"""A suite's results: tables for people, a summary for programs, lines for a plot."""
 
 from __future__ import annotations
 

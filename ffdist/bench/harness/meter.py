@@ -1,4 +1,4 @@
-"""How much memory a side takes: counted storage by storage on a CPU, by the allocator on a GPU."""
+"""A side's memory: counted storage by storage on a CPU, by the allocator on a GPU."""
 
 from __future__ import annotations
 

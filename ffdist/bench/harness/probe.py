@@ -58,7 +58,7 @@ class Probe(WorkerPool):
 
     @property
     def least(self) -> float:
-        """What a round needs before and after it."""
+        """The least rate that a round needs before and after it."""
         return SHARE * self.size if self.size > 1 else 0.0
 
     def measure(self) -> float:

@@ -53,7 +53,7 @@ def write_record(
 
 
 def facts_of(suite: str, command: Sequence[str]) -> Record:
-    """What every record begins with."""
+    """The facts that every record begins with."""
     return {
         "schema": SCHEMA,
         "suite": suite,
@@ -134,7 +134,7 @@ def free_stem(folder: Path, name: str) -> Path:
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were measured on; `name` is short enough for a file's name."""
+    """The machine that figures were measured on; `name` is short enough for a file's name."""
     processor, cores = processor_name(), available_cores()
     gpus = all_seen()
     gpu = name_of(gpus[0]) if gpus else ""

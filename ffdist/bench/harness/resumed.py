@@ -26,7 +26,7 @@ class OutOfTimeError(Exception):
 
 
 class Resumed:
-    """What a part has measured so far, in `file`; what is there, or has failed, is not measured again.
+    """A part's measurements so far, in `file`: those made, or failed, are not made again.
 
     facts: what else the record says; its settings are what the lines of one file have in common. deadline: by
     `time.monotonic`, behind which nothing begins. recover: lets go of what failed work held; raises where the device is

@@ -83,12 +83,12 @@ class Machine(Protocol):
 
     @property
     def least(self) -> float:
-        """What a round needs before and after it."""
+        """The least rate that a round needs before and after it."""
         ...
 
     @property
     def alone(self) -> float:
-        """What one process did alone, at best."""
+        """The best rate of one process alone."""
         ...
 
     def measure(self) -> float:
@@ -106,7 +106,7 @@ class Unwatched:
 
 
 class Round(NamedTuple):
-    """What all sides did in one round."""
+    """The results of all sides in one round."""
 
     laps: dict[str, WindowRate]
     probe: float
@@ -161,7 +161,7 @@ class Rounds:
         return {"side": side, "throughput": self.rate(side), "ratio": self.ratio(ours, side)}
 
     def notes(self) -> list[str]:
-        """What a reader must know of the machine's behaviour."""
+        """Notes on the machine's behaviour that a reader needs."""
         probe = Summary.of(self.probes)
         notes = [
             f"{self.discarded} of {len(self.tried)} rounds discarded by the probe "

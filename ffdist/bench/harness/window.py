@@ -1,4 +1,4 @@
-"""What is timed: a window of batches in the middle of a stream that flows before it and behind it."""
+"""The timed window: batches in the middle of a stream that flows before it and behind it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Window(NamedTuple):
 
 
 class WindowRate(NamedTuple):
-    """What a side did in one window."""
+    """A side's rate in one window."""
 
     samples: int
     seconds: float

@@ -1,1 +1,1 @@
-"""What `ffdist bench` measures, a suite a file."""
+"""The suites of `ffdist bench`, each in its file."""

@@ -43,7 +43,7 @@ BELOW = (0.05, 0.025, 0.01, 0.0)
 
 
 class Recipe(NamedTuple):
-    """What a side chooses for itself."""
+    """The settings that a side chooses for itself."""
 
     values: tuple[tuple[str, Any], ...]
     """Settings by name; always the learning rate, `lr`, and the number of epochs, at most and of the schedule."""
@@ -74,7 +74,7 @@ class AccuracySide(NamedTuple):
 
 
 class RecipeTrial(NamedTuple):
-    """What a recipe came to before the comparison, by medians."""
+    """A recipe's result before the comparison, by medians."""
 
     recipe: Recipe
     seconds: float
@@ -335,7 +335,7 @@ def columns(recipe: Recipe) -> dict[str, Cell]:
 
 
 def side_table(title: str, race: AccuracyRuns, reached: dict[str, bool]) -> ResultTable:
-    """What became of each side's runs."""
+    """The table of each side's runs."""
     heads = {
         "side": "side",
         **RECIPE_COLUMNS,

@@ -111,9 +111,9 @@ def weighed(settings: BenchSettings, used: dict[str, list[MemoryUse]]) -> Result
 
 
 def one_f_one_b_floor(used: dict[str, list[MemoryUse]], settings: BenchSettings) -> str | None:
-    """What 1F1B needs in principle: rank r holds at most (ranks - r) microbatches at once. Torch's own holds a receive
-    buffer for every microbatch beside them. From GPipe's measured activations, which are those of all microbatches.
-    """
+    """The memory that 1F1B needs in principle: rank r holds at most (ranks - r) microbatches at once. Torch's own holds
+    a receive buffer for every microbatch beside them. From GPipe's measured activations, which are those of all
+    microbatches."""
     known = next(((v, int(v[6:])) for v in used if v.startswith("gpipe-")), None)
     if known is None:
         return None

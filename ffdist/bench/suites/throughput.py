@@ -100,7 +100,7 @@ def fastest(ends: ExitStack, settings: BenchSettings, name: str) -> Family:
 def summarise(
     settings: BenchSettings, rounds: Rounds, ours: str, against: str, family: Family | None
 ) -> dict[str, Any]:
-    """What `--json` prints of one comparison."""
+    """One comparison as `--json` prints it."""
     theirs = family.side.name if family else against
     ratio = rounds.ratio(ours, theirs)
     result = {
@@ -130,7 +130,7 @@ def summarise(
 
 
 def limit_note(found: dict[str, Floor], timed: dict[str, list[OperationTimes]]) -> str:
-    """What serial FF's lead over serial BP comes to as all else is spared on both sides."""
+    """Note the limit of serial FF's lead over serial BP as all else is spared on both sides."""
     by_time = total(timed["bp"]).seconds / total(timed["ff"]).seconds
     counted = found["bp"].operations / found["ff"].operations
     return (
@@ -140,7 +140,7 @@ def limit_note(found: dict[str, Floor], timed: dict[str, list[OperationTimes]]) 
 
 
 def ceiling_note(result: dict[str, Any], floor_rate: float) -> str:
-    """What the ratio could come to were the slowest stage's heavy operations all it has to do."""
+    """Note the ratio's ceiling, were the slowest stage's heavy operations all it has to do."""
     return (
         f"the slowest stage's heavy operations alone allow {floor_rate:,.0f} samples/s, "
         f"{floor_rate / result['theirs']:.2f} times {result['variant']}"
@@ -148,7 +148,7 @@ def ceiling_note(result: dict[str, Any], floor_rate: float) -> str:
 
 
 def bound_note(result: dict[str, Any]) -> str:
-    """What the cut allows, and how much of it was reached."""
+    """Note the bound that the cut sets, and the share of it that was reached."""
     return (
         f"by the blocks' times alone, the best cut ({' + '.join(map(str, result['best_cut']))} blocks) could be "
         f"{result['bound']:.2f} times as fast as one process; ours has {result['of_bound']:.2f} of it"

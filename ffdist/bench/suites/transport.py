@@ -1,4 +1,4 @@
-"""What an edge between two processes carries, against what one thread copies in memory."""
+"""The rate of an edge between two processes, against one thread's copies in memory."""
 
 from __future__ import annotations
 

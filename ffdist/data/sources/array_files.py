@@ -174,7 +174,7 @@ def rows_of(array: np.ndarray, start: int, stop: int | None, where: str) -> np.n
 
 
 def why(error: BaseException) -> object:
-    """What is wrong with a file: NumPy takes whatever is none of its own for a pickle."""
+    """The reason that a file cannot be read: NumPy takes whatever is none of its own for a pickle."""
     return "no file of NumPy's" if "pickled data" in str(error) else error
 
 

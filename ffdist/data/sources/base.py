@@ -1,4 +1,4 @@
-"""What a data set is prepared from."""
+"""The source that a data set is prepared from."""
 
 from __future__ import annotations
 

@@ -122,7 +122,7 @@ def addresses(name: str, remote: RemoteFile) -> list[str]:
 
 
 def unpack(file: Path, folder: Path) -> None:
-    """What a file holds, in a folder; a file that is no archive is moved or copied there."""
+    """Unpack a file into a folder; one that is no archive is moved or copied there."""
     folder.mkdir(parents=True, exist_ok=True)
     if file.suffix in (".gz", ".tgz", ".zip"):
         extract_archive(str(file), str(folder))

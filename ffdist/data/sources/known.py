@@ -35,7 +35,7 @@ class KnownDataset:
         return next((root / folder for folder in self.folders if self.is_in(root / folder)), None)
 
     def parts(self, folder: Path) -> list[Path]:
-        """What in the folder it is made of."""
+        """The files in the folder that it is made of."""
         return sorted(folder.glob(self.files)) if self.files else [folder]
 
     def is_in(self, folder: Path) -> bool:

@@ -1,4 +1,4 @@
-"""What lies below a source's folder, with an account of all that is not taken."""
+"""The files below a source's folder, with an account of all that is not taken."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is held out of the training samples of a source that has no such splits of its own."""
+"""The share held out of the training samples of a source that has no such splits of its own."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TEST_FRACTION = 0.2
 
 @dataclass(frozen=True)
 class HoldOutOptions:
-    """What a user says of it. Raises ConfigError for shares out of range."""
+    """A user's settings of held-out shares. Raises ConfigError for shares out of range."""
 
     test_fraction: float | None = None
     """None: a fifth where there is no test split. 1: all."""
@@ -46,7 +46,7 @@ class HoldOutOptions:
 
     @property
     def named(self) -> str | None:
-        """What groups by names are called."""
+        """The name of the groups that names make."""
         return None if self.group_pattern is None else f"names like '{self.group_pattern}'"
 
     @property
@@ -172,7 +172,7 @@ def has_own(split: str, share: float) -> ConfigError:
 
 
 def drawn_notes(split: str, labels: np.ndarray, out: np.ndarray, share: float, groups: str | None = None) -> list[str]:
-    """What a user would not expect of a drawn split.
+    """Notes on what a user would not expect of a drawn split.
 
     out: whether a sample is in it, bool [N]. groups: what they are called, where whole ones were drawn.
     """

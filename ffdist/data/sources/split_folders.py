@@ -71,5 +71,5 @@ def splits_within(listing: Listing, folders: list[Path], notes: list[str]) -> di
 
 
 def in_each(names: Sequence[str], splits: Sequence[str]) -> str:
-    """What says that folders of these names are those splits, in every class."""
+    """The remedy that says that folders of these names are those splits, in every class."""
     return " ".join(f"{split}={shlex.quote(name)}" for split, name in zip(splits, names, strict=True))

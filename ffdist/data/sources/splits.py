@@ -1,4 +1,4 @@
-"""How the names of folders and files say which split they hold, and what a user says of them instead."""
+"""Splits by the names of folders and files, or as a user says instead."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ WANTED = "train, validation or test, each with =NAME; or none"
 
 @dataclass(frozen=True)
 class SplitMark:
-    """What a name says of splits."""
+    """The split that a name says."""
 
     splits: frozenset[str]
     """All that it mentions."""
@@ -86,7 +86,7 @@ class SplitMark:
 
 
 def mark(name: str) -> SplitMark | None:
-    """What a name says of splits, whatever its case; None where it says nothing."""
+    """Read the split off a name, whatever its case; None where it says nothing."""
     for pieces in (re.findall(r"[^\W\d_]+", name), re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)):
         found = {piece: split_of(piece.casefold()) for piece in pieces}
         splits = frozenset(split for split in found.values() if split)
@@ -115,7 +115,7 @@ def split_of(word: str) -> str | None:
 
 @dataclass(frozen=True)
 class SplitChoice:
-    """What a user says of a source's folders and files, by name or pattern, relative to the source."""
+    """A user's choice among a source's folders and files, by name or pattern, relative to the source."""
 
     splits: Mapping[str, Sequence[str]] | None = None
     """What each split is made of, and nothing else; None: as their names say."""

@@ -259,7 +259,7 @@ def header(path: Path) -> list[str]:
 
 
 def of_numbers(path: Path) -> str | None:
-    """What else to do with a text file that holds a picture's numbers in columns, and no paths; None for others."""
+    """A remedy for a text file that holds a picture's numbers in columns, and no paths; None for others."""
     if path.suffix.lower() not in TEXTS or path.suffix.lower() in LINES:
         return None
     names = header(path)

@@ -1,4 +1,4 @@
-"""What else to do with pictures whose classes a table beside them may say."""
+"""Remedies for pictures whose classes a table beside them may say."""
 
 from __future__ import annotations
 

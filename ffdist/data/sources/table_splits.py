@@ -177,7 +177,7 @@ def example(listing: Listing, splits: dict[str, list[Path]], unknown: Sequence[P
 
 
 def series(listing: Listing, path: Path) -> str:
-    """What the files of one split have in common: their name but for numbers and checksums."""
+    """The common part of the names of one split's files: all but for numbers and checksums."""
     return re.sub(NUMBERS, "0", listing.name(path).casefold())
 
 

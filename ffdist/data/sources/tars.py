@@ -210,7 +210,7 @@ class readable:  # noqa: N801 - a context manager, as functions are
 
 
 def why(error: Exception, file: Path) -> str:
-    """What is wrong with a tar, in a line, when it is opened as its name says."""
+    """The reason that a tar cannot be read, in a line, when it is opened as its name says."""
     lines = str(error).splitlines()
     way = "gz" if file.name.lower().endswith("gz") else "tar"
     own = [line.partition(": ")[2] for line in lines if line.startswith(f"- method {way}:")]

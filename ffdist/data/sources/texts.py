@@ -39,7 +39,7 @@ def rows(path: Path, columns: Columns) -> int:
 
 
 def why_not(path: Path, columns: Columns) -> str:
-    """Why a file says no classes of pictures; "" where it does."""
+    """The reason that a file says no classes of pictures; "" where it does."""
     try:
         names = schema(path).names
     except DataError as error:

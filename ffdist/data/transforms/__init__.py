@@ -1,4 +1,4 @@
-"""What is done to pictures before a network learns from them; each by a name, or a user's own."""
+"""Transforms of pictures before a network learns from them; each by a name, or a user's own."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ BINS = 31
 
 @dataclass(frozen=True)
 class Extents:
-    """What the greatest magnitude is."""
+    """The range of each operation at the greatest magnitude."""
 
     shear: float
     shift: tuple[float, float]

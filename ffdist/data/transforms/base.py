@@ -1,4 +1,5 @@
-"""What a transform is: a frozen dataclass of options, and a pure function of pictures and of numbers drawn for them.
+"""The interface of a transform: a frozen dataclass of options, and a pure function of pictures and of numbers drawn for
+them.
 
     @dataclass(frozen=True)
     class Darken(BatchTransform):       # as darken.py:Darken(most=0.5)
@@ -46,7 +47,7 @@ class Transform:
 
     @property
     def numbers(self) -> int:
-        """How many numbers it draws for a sample."""
+        """The count of numbers that it draws for a sample."""
         return 0
 
     def refuse(self, option: str, expected: str, remedy: str | None = None) -> ConfigError:

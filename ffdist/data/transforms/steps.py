@@ -24,7 +24,7 @@ EXCLUSIVE: tuple[tuple[type[Transform], type[Transform]], ...] = ((Crop, Shift),
 
 @dataclass(frozen=True, slots=True)
 class StepDraws:
-    """What was drawn for samples of a batch."""
+    """The numbers drawn for samples of a batch."""
 
     numbers: dict[int, np.ndarray]
     """For each transform, by its `id`, float64 [B, numbers]."""
@@ -191,15 +191,15 @@ def grouped(transforms: Iterable[BatchTransform], workers: int) -> list[BatchTra
 
 
 def kind_of(transform: BatchTransform) -> type:
-    """How it is joined with neighbours of its kind."""
+    """The kind by which it is joined with its neighbours."""
     if by_batch(transform):
         return FusedSteps
     return InTurn if isinstance(transform, CallableTransform) else BatchTransform
 
 
 def purposes(transforms: Iterable[Transform]) -> list[tuple[str, int]]:
-    """What each draws for: its class, and which of several of one class it is, so that others beside it play no
-    part."""
+    """The purpose of each one's draws: its class, and which of several of one class it is, so that others beside it
+    play no part."""
     seen: dict[str, int] = {}
     names = []
     for transform in transforms:

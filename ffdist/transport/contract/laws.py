@@ -54,11 +54,11 @@ from ffdist.transport.contract.sides import (
 
 
 class EdgeContract:
-    """What every edge keeps, also one between threads."""
+    """The laws that every edge keeps, also one between threads."""
 
     @pytest.fixture
     def pair(self) -> EdgePair:
-        """What runs both ends; a subclass says it."""
+        """The pair that runs both ends; a subclass gives it."""
         raise NotImplementedError("a class of tests has a fixture `pair`")
 
     def test_any_dtype_shape_and_layout_arrives_with_its_bits_and_strides(self, pair: EdgePair) -> None:
@@ -141,7 +141,7 @@ class EdgeContract:
 
 
 class TransportContract(EdgeContract):
-    """What every edge between processes keeps, besides: peers die, and the wrong ones come."""
+    """The laws that every edge between processes keeps, besides: peers die, and the wrong ones come."""
 
     def test_received_tensors_are_aligned_as_those_that_torch_allocates(self, pair: EdgePair) -> None:
         _, offsets = pair.values(send_each, recv_addresses, growing_frames)

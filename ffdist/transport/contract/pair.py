@@ -34,10 +34,10 @@ class EdgePair(ABC):
     def run(
         self, upstream: Side, downstream: Side, *args: Any, edge: Edge = EDGE, edges: Sequence[Edge] | None = None
     ) -> list[RankOutcome]:
-        """How each side ended; `edges`: each end's own, where they differ."""
+        """Run both sides, and return how each ended; `edges`: each end's own, where they differ."""
 
     def values(self, *args: Any, **kwargs: Any) -> list[Any]:
-        """What each side returned; raises the first one's error."""
+        """The values that both sides returned; raises the first one's error."""
         return [outcome.unwrap() for outcome in self.run(*args, **kwargs)]
 
 

@@ -55,7 +55,7 @@ class ContractRank:
 
 @dataclass(frozen=True)
 class RankOutcome:
-    """How a function ended in one process: a value, an error, or the process's death."""
+    """The outcome of a function in one process: a value, an error, or the process's death."""
 
     value: Any = None
     error: Exception | None = None
@@ -167,7 +167,8 @@ class Crew:
 def run_processes(
     function: Callable[..., Any], size: int, *args: Any, gloo: bool = False, threads: int = 1, timeout: float = 60.0
 ) -> list[Any]:
-    """What `function(place, *args)` returns in each of `size` new processes; raises the first one's error."""
+    """Run `function(place, *args)` in each of `size` new processes, and return the values; raises the first one's
+    error."""
     with Crew(size, threads) as crew:
         return [outcome.unwrap() for outcome in crew.run(function, *args, gloo=gloo, timeout=timeout)]
 

@@ -1,4 +1,4 @@
-"""What the two ends of an edge do in each law: functions of a place and an end, run in a process each."""
+"""The two ends of an edge in each law: functions of a place and an end, run in a process each."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ SLOWLY = 0.01
 
 
 def send_fast(place: ContractRank, sender: Sender, frames: int) -> float:
-    """How long it waited for room."""
+    """Send as fast as may be, and return the seconds that it waited for room."""
     for step in range(frames):
         sender.send(Frame("x", {"step": step}, {"x": torch.ones(16)}))
     return sender.waited
