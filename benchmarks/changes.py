@@ -1,4 +1,4 @@
-"""What each optimisation brings: the same serial step with it and without it, in turns.
+"""The gain of each optimisation: the same serial step with it and without it, in turns.
 
     python -m benchmarks.changes --models cnnb vgg8 mlp --rounds 5 --record benchmarks/records
 

@@ -1,4 +1,4 @@
-"""What a batch costs at least, FF and backpropagation: operations and bytes counted, the time they take alone, and the
+"""The least cost of a batch, FF and backpropagation: operations and bytes counted, the time they take alone, and the
 time of whole blocks without heads.
 
 python -m benchmarks.floors --record benchmarks/records

@@ -49,7 +49,7 @@ from ffdist.errors import FfdistError
 
 By = Literal["coverage", "hypothesis"]
 SECONDS, ANSWER = 10.0, 120.0
-"""Of computing that one input may take; until it is over, whatever else the machine does."""
+"""Seconds of computing that one input may take; until it is over, whatever else the machine does."""
 ROOM = 2 << 30
 """Bytes that all of a target's inputs together may take."""
 ODD: list[Any] = [
@@ -88,12 +88,12 @@ class Slow(BaseException):
 
 @dataclass
 class FuzzOutcome:
-    """What became of a target's inputs."""
+    """The outcome of a target's inputs."""
 
     target: str
     inputs: int = 0
     taken: int = 0
-    """Of them, as what they are."""
+    """The number of them taken as what they are."""
     refused: int = 0
     """With an error for users."""
     findings: list[str] = field(default_factory=list)

@@ -1,5 +1,5 @@
-"""What hypothesis makes of whole inputs: values of other kinds in a tree of JSON, edited text, edited bytes, and bytes
-of nobody's. Other than what is drawn by chance it shrinks to what is least when a test fails."""
+"""Strategies of hypothesis that change whole inputs: values of other kinds in a tree of JSON, edited text, edited
+bytes, and bytes of nobody's. Other than what is drawn by chance it shrinks to what is least when a test fails."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ VALUES: st.SearchStrategy[Any] = st.recursive(
     lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(st.text(max_size=8), inner, max_size=4)),
     max_leaves=8,
 )
-"""Of JSON, of any kind."""
+"""Values of JSON, of any kind."""
 WORDS = st.one_of(
     st.binary(max_size=16),
     st.text(max_size=16).map(lambda text: text.encode(errors="surrogatepass")),

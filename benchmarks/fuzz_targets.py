@@ -1,4 +1,4 @@
-"""What reads bytes that anybody may have written: each as a target of a fuzzer, with whole examples to begin from.
+"""Readers of bytes that anybody may have written: each as a target of a fuzzer, with whole examples to begin from.
 
 Every target takes bytes and does with them what ffdist does with a file or a packet of that kind. It may return, or
 raise an `FfdistError`; anything else is a finding.

@@ -1,4 +1,4 @@
-"""What one GPU (or several) can show of ffdist, in parts that can be run one by one and taken up again.
+"""Measurements of ffdist on one GPU (or several), in parts that can be run one by one and taken up again.
 
     python benchmarks/gpu_suite.py --out DIR                 every part that DIR has not yet
     python benchmarks/gpu_suite.py --out DIR --parts serial depth
@@ -86,7 +86,7 @@ def run(name: str, args: argparse.Namespace, end: float) -> bool:
 
 
 def out_of_place(name: str, args: argparse.Namespace) -> str | None:
-    """Why a part cannot run here."""
+    """The reason that a part cannot run here."""
     if name == "devices" and args.device != "cpu" and device.seen().number < 2:
         return "one GPU only"
     return "no --data" if name == "accuracy" and args.data is None else None

@@ -1,4 +1,4 @@
-"""What it costs to be told of a run within its epochs: one training, in which every other segment has its pulse.
+"""The cost of reports within epochs: one training, in which every other segment has its pulse.
 
     python -m benchmarks.pulses --every 50 --pairs 200 --record benchmarks/records
 

@@ -1,4 +1,4 @@
-"""What an edge between two stages of a Ray cluster carries, by each transport that can join them.
+"""The rate of an edge between two stages of a Ray cluster, by each transport that can join them.
 
     python -m benchmarks.ray_transports --record benchmarks/records
 

@@ -1,4 +1,4 @@
-"""What a script here has found out: printed, and recorded where that is wanted."""
+"""The results of a script here: printed, and recorded where that is wanted."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def draw(folder: Path) -> str:
 
 
 def headline(folder: Path) -> str:
-    """What a reader of the first table asks first."""
+    """The rows of the first table, which readers ask for first."""
     columns = ("network", "ours", "DDP", "ours / DDP", "ours / fastest BP", "n", "record")
     found = {str(line["network"]): line for line in throughput(newest(folder, "throughput"))}
     return "\n".join(piped([{column: found[name][column] for column in columns} for name in CHOSEN])) + "\n"

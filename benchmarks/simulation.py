@@ -74,7 +74,7 @@ def cases(names: list[str]) -> list[Case]:
 
 
 def cluster_of(case: Case) -> Cluster:
-    """What the simulator is told of this machine."""
+    """The cluster that stands for this machine in the simulator."""
     memory, network = links_here(on_cpu=True)
     cores = available_cores() if case.plan.workers > available_cores() else None
     if case.by == "threads":

@@ -1,4 +1,4 @@
-"""What a snapshot costs the stage that makes it, written behind its work and at once: every other segment has one.
+"""The cost of a snapshot to the stage that makes it, written behind its work and at once: every other segment has one.
 
     python -m benchmarks.snapshots --pairs 40 --record benchmarks/records
 

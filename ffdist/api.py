@@ -109,7 +109,7 @@ class Pipeline:
         self.objective = objective
         check_options(network, objective, self.settings)
         self.result: Result | None = None
-        """Of the last `fit`."""
+        """The result of the last `fit`."""
         self._classifier: Classifier | None = None
         if objective != BACKPROP:
             self._rule(self.settings)

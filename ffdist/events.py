@@ -17,7 +17,7 @@ from ffdist.errors import DataError, Interrupted, described
 from ffdist.notes import note
 
 SCHEMA = 1
-"""Of the JSON form: it grows when a field gets another meaning or goes; new fields leave it as it is."""
+"""The version of the JSON form: it grows when a field gets another meaning or goes; new fields leave it as it is."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class RunEvent:
     """Something that happened to a run."""
 
     name: ClassVar[str]
-    """Of its kind, in JSON."""
+    """The name of its kind, in JSON."""
 
     def to_json(self) -> dict[str, Any]:
         return {"event": self.name, "schema": SCHEMA} | {f.name: getattr(self, f.name) for f in fields(self)}
@@ -43,7 +43,7 @@ class RunStarted(RunEvent):
     step: int
     """Batches that are behind it: 0 but for a run that goes on from a snapshot."""
     epoch: int
-    """That comes now; counts from 1."""
+    """The epoch that comes now; counts from 1."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class StagesPlaced(RunEvent):
     attempt: int
     """Counts from 0."""
     stages: list[dict[str, Any]]
-    """Of each worker in order: "address", "node", "pid" and more."""
+    """The facts of each worker in order: "address", "node", "pid" and more."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ class RunStopped(RunEvent):
     test: dict[str, Any] | None
     """Metrics on the test split, by block and predictor; None without one."""
     records: list[dict[str, Any]] = field(default_factory=list)
-    """Of all epochs."""
+    """The records of all epochs."""
 
 
 EVENTS: dict[str, type[RunEvent]] = {

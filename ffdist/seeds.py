@@ -56,7 +56,7 @@ class _States(NamedTuple):
     device: torch.device | None
     of_torch: list[Tensor]
     of_others: tuple[Any, Any] | None
-    """Of Python's and of NumPy's; None: they are left alone."""
+    """The states of Python's and of NumPy's; None: they are left alone."""
 
     @classmethod
     def now(cls, device: torch.device | None, *, all_kinds: bool) -> _States:

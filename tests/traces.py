@@ -30,8 +30,18 @@ SCHEMA = {
                         "properties": {
                             "ph": {"const": "X"},
                             "name": {"type": "string", "minLength": 1},
-                            "cat": {"enum": ["compute", "receive", "send", "exchange", "no_data", "no_credit",
-                                             "no_gradients", "snapshot"]},
+                            "cat": {
+                                "enum": [
+                                    "compute",
+                                    "receive",
+                                    "send",
+                                    "exchange",
+                                    "no_data",
+                                    "no_credit",
+                                    "no_gradients",
+                                    "snapshot",
+                                ]
+                            },
                             "ts": TIME,
                             "dur": TIME,
                             "args": {"type": "object"},
@@ -44,8 +54,15 @@ SCHEMA = {
                         "additionalProperties": False,
                         "properties": {
                             "ph": {"const": "M"},
-                            "name": {"enum": ["process_name", "process_labels", "process_sort_index", "thread_name",
-                                              "thread_sort_index"]},
+                            "name": {
+                                "enum": [
+                                    "process_name",
+                                    "process_labels",
+                                    "process_sort_index",
+                                    "thread_name",
+                                    "thread_sort_index",
+                                ]
+                            },
                             "args": {"type": "object", "minProperties": 1},
                             **PLACE,
                         },
@@ -54,7 +71,7 @@ SCHEMA = {
             },
         },
     },
-}  # fmt: skip
+}
 """Of Chrome's trace format, what we write."""
 
 

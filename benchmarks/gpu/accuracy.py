@@ -28,7 +28,7 @@ def accuracy(suite: Suite, record: Resumed) -> None:
 
 
 def learning(suite: Suite, side: str, record: Resumed) -> list[dict[str, float]]:
-    """Of one side, up to twelve epochs, as far as the time goes."""
+    """Learn by one side, up to twelve epochs, as far as the time goes."""
     assert suite.data
     here = replace(suite, batch=128, settings=Settings().changed(lr=1e-3, schedule="constant", precision="bf16"))
     with np.load(suite.data, allow_pickle=False) as arrays:

@@ -1,4 +1,4 @@
-"""Where a step's time goes on the device."""
+"""The time of a step on the device."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def busy(suite: Suite, chain: Chain, side: str) -> list[dict[str, Any]]:
 
 
 def activities(device: torch.device) -> list[ProfilerActivity]:
-    """What a profile of work there looks at: the host, and the device."""
+    """The activities that a profile of work there looks at: the host, and the device."""
     own = getattr(ProfilerActivity, device.type.upper(), ProfilerActivity.PrivateUse1)
     return [ProfilerActivity.CPU, *([own] if queues(device) else [])]
 
@@ -70,7 +70,7 @@ class ViewNorm(nn.GroupNorm):
 
 
 def norms(suite: Suite, channels: int, side: int) -> list[dict[str, Any]]:
-    """Of a batch of maps in bfloat16: seconds of each norm and of its gradients, in turns."""
+    """Time the norms on a batch of maps in bfloat16: seconds of each norm and of its gradients, in turns."""
     shape = (suite.batch, channels, side, side)
     maps = torch.randn(shape, device=suite.device, dtype=torch.bfloat16).to(memory_format=torch.channels_last)
     sides = {

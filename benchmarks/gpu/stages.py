@@ -42,7 +42,7 @@ def block_lines(suite: Suite, chain: Chain) -> list[dict[str, Any]]:
 
 
 def block_seconds(suite: Suite, chain: Chain) -> list[float]:
-    """Of a batch, each block alone on what those before it send."""
+    """Seconds of a batch, each block alone on what those before it send."""
     brief = replace(suite, seconds=suite.seconds / 4)
     return [suite.batch / brief.rate(build()).median for build, _, _ in each_stage(suite, chain, [1] * len(chain))]
 
@@ -77,7 +77,7 @@ def at_depth(suite: Suite, depth: int) -> list[dict[str, Any]]:
 
 
 def each_stage(suite: Suite, chain: Chain, cut: list[int]) -> Iterator[tuple[Build, Tensor, Tensor | None]]:
-    """What builds a stage's step, what the stage receives and what it sends."""
+    """For each stage, what builds its step, what the stage receives and what it sends."""
     x, y = suite.batch_of(chain)
     for blocks in split_by_stage(range(len(chain)), cut):
 

@@ -1,4 +1,5 @@
-"""What the parts share: settings, networks, and the two kinds of learners; the harness times and weighs them."""
+"""The common part of the suite: settings, networks, and the two kinds of learners; the harness times and weighs
+them."""
 
 from __future__ import annotations
 
@@ -42,13 +43,13 @@ UNITS = {
     "accuracy": "",
     "mean": "",
 }
-"""Of every metric of every part."""
+"""The unit of every metric of every part."""
 Step = Callable[[], object]
 
 
 @dataclass(frozen=True)
 class Suite:
-    """How everything is measured."""
+    """The settings by which everything is measured."""
 
     device: torch.device
     quick: bool = False
@@ -60,7 +61,7 @@ class Suite:
 
     @property
     def train_settings(self) -> Settings:
-        """What both kinds of learners are told."""
+        """The settings of both kinds of learners."""
         return self.settings.changed(batch_size=self.batch)
 
     def networks(self) -> dict[str, Chain]:
@@ -101,7 +102,7 @@ class Suite:
         return partial(self.backpropagation(chain).learn, x, y)
 
     def begin(self) -> None:
-        """Of every process and thread: its current device is ours."""
+        """Begin in a process or thread: its current device is ours."""
         enter(self.device)
 
     def recover(self) -> None:

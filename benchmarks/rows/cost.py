@@ -1,4 +1,4 @@
-"""What a row will cost on this machine, from a few of its batches."""
+"""The cost of a row on this machine, from a few of its batches."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Cost(NamedTuple):
     """The cost of one seed of a row, in one process."""
 
     cpu_seconds: float
-    """Of computing, all threads together: wall seconds on a core that does nothing else."""
+    """Seconds of computing, all threads together: wall seconds on a core that does nothing else."""
     peak_mib: int
     """Resident memory of the process, at most."""
 

@@ -27,7 +27,7 @@ COUNTS = {"epochs": "", "samples": "", "parameters": "", "commit": ""}
 
 
 def measured(out: Path) -> dict[str, Any]:
-    """What one finished run's directory says."""
+    """Read the results from one finished run's directory."""
     *epochs, last = read_lines(out / "metrics.jsonl")
     test = last["test"]
     return {

@@ -15,13 +15,13 @@ from ffdist.settings.toml import read_toml
 
 @dataclass(frozen=True)
 class Row:
-    """What is trained, and what it is held against."""
+    """A row of the table: what is trained, and what it is held against."""
 
     name: str
     data: str
     """Name of the data set."""
     args: tuple[str, ...]
-    """Of `ffdist train`: a preset, and what differs from it."""
+    """The arguments of `ffdist train`: a preset, and what differs from it."""
     form: str = ""
     """How it differs from what the paper trained, in a few words; empty for nothing but what the preset says."""
     paper: float | None = None

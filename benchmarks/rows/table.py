@@ -47,7 +47,7 @@ def newest(folder: Path) -> dict[str, Record]:
 
 
 def draw(rows: Mapping[str, Row], records: Mapping[str, Record]) -> str:
-    """What has a record. A twin stands in the rows of its network and data."""
+    """Draw the rows that have a record. A twin stands in the rows of its network and data."""
     ours = [row for row in rows.values() if not row.is_twin and row.name in records]
     return "\n".join([*pipes(COLUMNS, [line(row, rows, records) for row in ours]), ""])
 
@@ -76,7 +76,7 @@ def line(row: Row, rows: Mapping[str, Row], records: Mapping[str, Record]) -> li
 
 
 def crossed(r: Record) -> list[str]:
-    """How many modules learn, and the most layers that a gradient crosses in one of them and its head."""
+    """The number of modules that learn, and the most layers that a gradient crosses in one of them and its head."""
     learning = [count for count in layers(r).values() if count]
     return [str(len(learning)), str(max(learning))] if learning else ["-", "-"]
 

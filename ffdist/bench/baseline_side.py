@@ -74,7 +74,8 @@ class HeldBaselines:
         self.batches: dict[tuple[int, int], Iterator[tuple[Tensor, Tensor]]] = {}
 
     def keep(self, names: tuple[str, ...], meter: Meter | None) -> dict[str, str]:
-        """Why those that do not fit the network do not. What is built beside weights is DDP's buffers."""
+        """Keep these alone; return why those that do not fit the network do not. What is built beside weights is DDP's
+        buffers."""
         self.learners = {name: learner for name, learner in self.learners.items() if name in names}
         refused = {}
         for name in names:

@@ -1,4 +1,4 @@
-"""Where a step's time goes, operation by operation, and what the machine does at most."""
+"""The time of a step, operation by operation, and the machine's peak."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ KINDS = {
 """By the operation's name, the first that fits; the rest is "elementwise and other"."""
 OTHER = "elementwise and other"
 SIZES = (512, 1024, 2048)
-"""Of square matrices whose product is the machine's peak."""
+"""The sizes of square matrices whose product is the machine's peak."""
 PROFILED = 5
 """Steps."""
 
 
 class Operation(NamedTuple):
-    """In each step."""
+    """One operation of a step."""
 
     seconds: float
-    """Of its own, without what it calls."""
+    """Seconds of its own, without what it calls."""
     calls: float
 
 
@@ -51,7 +51,7 @@ class StepSides:
     """FF or backpropagation."""
 
     seconds: list[float]
-    """Of whole steps, unprofiled."""
+    """Seconds of whole steps, unprofiled."""
     operations: dict[str, Operation]
     flops: float
     """Multiplications and additions of products in a step."""

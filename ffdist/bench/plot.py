@@ -50,7 +50,7 @@ def drawing(path: Path, size: tuple[float, float], what: str) -> Iterator[Figure
 
 
 COLOURS = {"forward": "#1f77b4", "backward": "#e0912f", "update": "#8250df", "sends and receives": "#8a939c"}
-"""Of what stages do; what is left white is waiting."""
+"""Colours of what stages do; what is left white is waiting."""
 
 
 def draw_traces(title: str, sides: Sequence[Traced], path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 Victim = Literal["worker", "launcher", "node"]
 """Who is killed: a worker's process, what has started the workers, or a node of Ray's with all that is on it."""
 NODES_SHARE = 0.3
-"""Of the kills of workers, where there are nodes."""
+"""The share of the kills of workers, where there are nodes."""
 Moment = Literal["start", "learning", "exchange", "snapshot", "commit", "last commit"]
 MOMENTS: tuple[Moment, ...] = get_args(Moment)
 LAST = 2

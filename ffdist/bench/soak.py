@@ -45,7 +45,7 @@ class ResourceSample:
     processor: float
     """Seconds of processor time that they have used so far."""
     batches: int
-    """That have gone through the pipeline so far."""
+    """Batches that have gone through the pipeline so far."""
 
 
 def look_at(pids: list[int], since: float, batches: int) -> ResourceSample:

@@ -94,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 VERBOSE, SILENT = ("-v", "--verbose"), ("-q", "--quiet")
-"""Of every command: errors with their tracebacks; nothing but results and errors."""
+"""The flags of every command: errors with their tracebacks; nothing but results and errors."""
 
 
 def without(flags: Sequence[str], args: Sequence[str]) -> tuple[bool, list[str]]:

@@ -225,7 +225,7 @@ class Show:
     draws: int = 4
     """Columns: draws of each."""
     seed: int = 0
-    """Of the draws: those of a run with this seed."""
+    """The seed of the draws: those of a run with this seed."""
 
     def run(self) -> None:
         from ffdist.data.sheet import sheet

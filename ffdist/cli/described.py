@@ -11,7 +11,7 @@ from ffdist.data.manifest import DataManifest, HeldOut, LeftOut
 ROWS = 20
 """Classes with a row each; of more, the smallest and the largest are named."""
 LINES = 20
-"""Of what was left out."""
+"""The lines shown of what was left out."""
 
 
 def print_manifest(manifest: DataManifest, console: Console) -> None:

@@ -25,9 +25,9 @@ class Faults:
     kills: int = 50
     """Processes killed by SIGKILL, at moments that the seed draws."""
     seed: int = 0
-    """Of the moments, of who is killed, and of the plans."""
+    """The seed of the moments, of who is killed, and of the plans."""
     launcher: Literal["processes", "torchrun", "ray"] = "processes"
-    """Of the run. What has started the workers is killed, too."""
+    """The launcher of the run. What has started the workers is killed, too."""
     json: bool = False
     """Print the result as JSON, and no table."""
     record: Path | None = None
@@ -43,7 +43,7 @@ class Soak:
     minutes: float = 30.0
     """How long."""
     stages: int = 2
-    """Of the pipeline, a process each."""
+    """The stages of the pipeline, a process each."""
     queue: int = 2
     """Messages that an edge holds."""
     batch_size: int = 64

@@ -31,7 +31,7 @@ from ffdist.folders import UNWRITABLE, loss
 from ffdist.notes import note, silenced
 
 MAKING = 1
-"""Of what `prepare` makes of a source; another number where that changes."""
+"""The version of what `prepare` makes of a source; another number where that changes."""
 
 
 @dataclass(frozen=True)

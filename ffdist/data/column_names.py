@@ -1,4 +1,4 @@
-"""Which columns of a table hold samples and labels, where nobody says so and they are not called as usual."""
+"""Find the columns of a table that hold samples and labels, where nobody says so and they are not called as usual."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ LABELS = (
 
 
 class Columns(NamedTuple):
-    """Which columns of a table hold what."""
+    """The names of a table's columns, by what they hold."""
 
     image: str = IMAGE
     label: str = LABEL

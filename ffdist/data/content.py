@@ -25,7 +25,7 @@ class FileStates:
     """The file system's facts on all files of a source at one moment."""
 
     digest: str
-    """Of names, sizes, places and times; a change of bytes changes the time, which nobody can set."""
+    """A digest of names, sizes, places and times; a change of bytes changes the time, which nobody can set."""
     settled: bool
     """Whether all times are long enough ago that a change from now on must show."""
     files: int

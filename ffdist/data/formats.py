@@ -1,4 +1,4 @@
-"""Which files are pictures, and how they are opened."""
+"""Formats of pictures, and how their files are opened."""
 
 from __future__ import annotations
 

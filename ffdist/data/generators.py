@@ -145,7 +145,7 @@ def begin_at(generator: Kind, seed: int) -> None:
 
 
 class Generators:
-    """Those that are shared, and those that a data set holds."""
+    """The generators that are shared, and those that a data set holds."""
 
     def __init__(self, dataset: Any) -> None:
         self.own = [one for one in held_by(dataset) if not isinstance(one, random.SystemRandom)]

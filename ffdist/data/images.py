@@ -22,7 +22,7 @@ class Split(ABC):
     labels: np.ndarray
     """int64 [N], each in 0..K-1."""
     dtype: np.dtype = np.dtype(np.uint8)
-    """Of the samples that `take` gives: uint8 for pictures, float32 for a user's own tensors."""
+    """The type of the samples that `take` gives: uint8 for pictures, float32 for a user's own tensors."""
 
     window: int = 0
     """Shards whose samples are mixed at a time, where nobody says otherwise; 0: all are mixed."""
@@ -143,7 +143,7 @@ class Images:
     classes: list[str]
     """K names."""
     shape: tuple[int, ...]
-    """Of one sample as the network gets it: (C, H, W) for pictures, (N,) for vectors."""
+    """The shape of one sample as the network gets it: (C, H, W) for pictures, (N,) for vectors."""
     mean: tuple[float, ...] = (0.0,)
     """Per channel, of pixels in [0, 1]; of a user's floats, 0 and 1 where they are left as they are."""
     std: tuple[float, ...] = (1.0,)

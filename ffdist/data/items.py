@@ -121,7 +121,7 @@ class Items:
         self.where = where
         self.reading = reading
         self.reader = reading.reader()
-        """Of the first time that all were read."""
+        """The survey of the first time that all were read."""
         self.labels: list[Any] = []
         """As the items had them then."""
         self.kind: tuple[np.dtype, tuple[int, ...]] | None = None

@@ -24,7 +24,7 @@ class KeptDataset:
     """A data set that was prepared on the way to a run, or a download."""
 
     name: str
-    """Of its folder, or file."""
+    """The name of its folder, or file."""
     kind: Literal["prepared", "download"]
     folder: Path
     bytes: int

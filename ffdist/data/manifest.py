@@ -79,7 +79,7 @@ class HeldOut:
     """The way in which splits were drawn from a source that has none of them."""
 
     test_fraction: float
-    """Of each class; 0 where the test split is the source's own, or there is none."""
+    """The share of each class; 0 where the test split is the source's own, or there is none."""
     seed: int
     validation_fraction: float = 0
     groups: str | None = None

@@ -165,7 +165,7 @@ def moments_of(split: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
 
 REPEATED_BYTES = 2**31
-"""Of samples, up to which those that are there twice are looked for."""
+"""The bytes of samples up to which those that are there twice are looked for."""
 
 
 def note_repeated(made: Mapping[str, Split], where: str) -> None:

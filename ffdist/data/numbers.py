@@ -19,7 +19,7 @@ ROW_NUMBERS = ("", "unnamed: 0", "__index_level_0__", "index")
 
 
 DROP = "leave the column out: table.drop_columns('{name}') of Arrow, table.drop(columns='{name}') of pandas"
-"""Of a table in memory."""
+"""The remedy for a table in memory."""
 
 
 def is_number(kind: pa.DataType) -> bool:

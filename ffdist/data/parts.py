@@ -44,8 +44,8 @@ class FileParts(ABC):
 
 
 class LocalParts(FileParts):
-    """By positioned reads and not by a memory map: a file that is cut off meanwhile is an error, and no signal that
-    ends the process. Raises DataError for files that are missing, or of another size."""
+    """Files read by positioned reads and not by a memory map: a file that is cut off meanwhile is an error, and no
+    signal that ends the process. Raises DataError for files that are missing, or of another size."""
 
     def __init__(self, folder: Path, files: Sequence[ShardFile]) -> None:
         self.watched = {file.file: FileWatch(folder / file.file, file) for file in files}
@@ -79,8 +79,8 @@ class LocalParts(FileParts):
 
 
 class RemoteParts(FileParts):
-    """By requests for ranges of bytes, those of a batch at once. Raises DataError for files that are missing, or of
-    another size."""
+    """Files read by requests for ranges of bytes, those of a batch at once. Raises DataError for files that are
+    missing, or of another size."""
 
     def __init__(self, folder: RemoteFolder, files: Sequence[ShardFile]) -> None:
         self.folder = folder

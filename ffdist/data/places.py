@@ -1,4 +1,4 @@
-"""Where downloads and prepared data are kept, and who may write there meanwhile."""
+"""The places where downloads and prepared data are kept, and who may write there meanwhile."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from ffdist.data.formats import Encoded
 SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 """Numbers a pixel, by the header's type of colour."""
 PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
-"""Of an interlaced picture: first column and row, steps across and down."""
+"""The passes of an interlaced picture: first column and row, steps across and down."""
 CHUNK = 2**16
 
 

@@ -28,7 +28,7 @@ class ReaderStart(NamedTuple):
 
     argv: Sequence[str]
     threads: int
-    """Of torch: as many as where items were read first, as sums of many numbers depend on it."""
+    """The threads of torch: as many as where items were read first, as sums of many numbers depend on it."""
     payload: Payload
     """What has `read`: `Items` of a data set, or `Changes` of pictures."""
 

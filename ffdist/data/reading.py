@@ -22,7 +22,7 @@ class Reading:
     value_range: Range | None = None
     """Black and white in pictures of more than 8 bits; None: those that their type says."""
     seed: int = 0
-    """Of what a user's transforms draw from the generators that all share."""
+    """The seed of what a user's transforms draw from the generators that all share."""
 
     group: str | None = None
     """The column of groups, whose equal values stay in one split."""

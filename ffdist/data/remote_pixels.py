@@ -27,7 +27,7 @@ class CachedRows:
 
     def __init__(self, rows: int) -> None:
         self.place = np.full(rows, -1, np.int64)
-        """Of each sample in `pixels`, or -1."""
+        """The place of each sample in `pixels`, or -1."""
         self.pixels = np.empty((0, 0), np.uint8)
         self.begin: int | None = None
         """The byte at which pixels begin in the file, once it is known."""

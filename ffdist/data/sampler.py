@@ -1,4 +1,4 @@
-"""Which samples, in which order: pure functions of a seed and a place in the training."""
+"""The order of samples: pure functions of a seed and a place in the training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""In which form pictures are kept: as pixels, or as they were encoded."""
+"""The form in which pictures are kept: as pixels, or as they were encoded."""
 
 from __future__ import annotations
 

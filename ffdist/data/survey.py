@@ -36,9 +36,9 @@ class Survey:
     high: float = float("-inf")
     """Least and greatest value of those of more than 8 bits."""
     deep: Tally = field(default_factory=Tally)
-    """Of more than 8 bits, in a range that their file doesn't name."""
+    """Pictures of more than 8 bits, in a range that their file doesn't name."""
     no_range: Tally = field(default_factory=Tally)
-    """Of more than 8 bits, in a range that nobody names."""
+    """Pictures of more than 8 bits, in a range that nobody names."""
     beyond: Tally = field(default_factory=Tally)
     """With values outside of the range."""
     frames: Tally = field(default_factory=Tally)
@@ -46,13 +46,13 @@ class Survey:
     spare: Tally = field(default_factory=Tally)
     """With channels that were left out."""
     flat: Tally = field(default_factory=Tally)
-    """Of one colour only."""
+    """Pictures of one colour only."""
     changed: Tally = field(default_factory=Tally)
-    """Of another size or form than their samples."""
+    """Pictures of another size or form than their samples."""
     assumed: Tally = field(default_factory=Tally)
     """Arrays of four channels, the last of which is taken for transparency."""
     vanished: Tally = field(default_factory=Tally)
-    """Of one colour only, once they lay over the background."""
+    """Pictures of one colour only, once they lay over the background."""
 
     def add(self, picture: Picture, where: object) -> Survey:
         self.pictures += 1

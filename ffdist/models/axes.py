@@ -1,4 +1,4 @@
-"""Which axis of a block's output holds its channels: as its layers say, or as the block itself does."""
+"""The axis of a block's output that holds its channels: as its layers say, or as the block itself does."""
 
 from __future__ import annotations
 

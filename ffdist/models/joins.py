@@ -1,4 +1,4 @@
-"""Which layers of a row make a block: one with weights, and what belongs to it."""
+"""The layers of a row that make a block: one with weights, and what belongs to it."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from ffdist.models.chain import BlockGroup, Chain
 from ffdist.models.weights import read_state
 
 COUNTER = "num_batches_tracked"
-"""Of a batch norm; older files lack it, and nothing depends on it here."""
+"""A counter of a batch norm; older files lack it, and nothing depends on it here."""
 
 
 def with_weights(chain: Chain, path: Path) -> Chain:

@@ -38,7 +38,7 @@ class ASGE(Competitive):
     readout: Literal["linear", "feedback"] = "linear"
     """What gives the scores: a linear layer on the pooled features, or the frozen feedback itself."""
     dropout: float = 0.1
-    """Of what goes on."""
+    """The dropout of what goes on."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -35,8 +35,8 @@ class AugLocal(Competitive):
     depth: int = 0
     """Blocks that are copied, at most; 0: all that follow."""
     width: float = 0.25
-    """Of the copies' layers: a share of the channels below 1, a number of channels above; 1: whole copies, of layers of
-    any kind."""
+    """The width of the copies' layers: a share of the channels below 1, a number of channels above; 1: whole copies, of
+    layers of any kind."""
     side: int = 0
     """Largest height and width of the map that the copies read; larger ones are average-pooled. 0: as it is."""
     pool: Literal["mean", "max"] = "mean"

@@ -50,10 +50,10 @@ class BlockSpec:
     num_blocks: int
     num_classes: int
     input_shape: tuple[int, ...]
-    """Of one sample as the block gets it, without the batch."""
+    """The shape of one sample as the block gets it, without the batch."""
     output_shape: tuple[int, ...]
-    """Of one sample as the rule sees the block's output: (C, H, W) for maps, (C,) for vectors, (T, C) for tokens; a
-    signal [C, L] is seen as a map of one row, (C, 1, L), and maps with their channels last as any other."""
+    """The shape of one sample as the rule sees the block's output: (C, H, W) for maps, (C,) for vectors, (T, C) for
+    tokens; a signal [C, L] is seen as a map of one row, (C, 1, L), and maps with their channels last as any other."""
     sample_shape: tuple[int, ...] = ()
     """Shape of one sample as the network gets it."""
     following: tuple[Following, ...] = field(default=(), repr=False, compare=False)

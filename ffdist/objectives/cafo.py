@@ -32,7 +32,7 @@ class CaFo(Competitive):
     """
 
     loss: Literal["ce", "mse", "sparsemax"] = "ce"
-    """Of the predictors."""
+    """The loss of the predictors."""
     blocks: Literal["fixed", "dfa"] = "fixed"
     """Whether blocks stay as they are, or learn by direct feedback alignment."""
     limit: int = 4096

@@ -28,7 +28,7 @@ class DeeperForward(Competitive):
     """
 
     dropout: float = 0.0
-    """Of a block's output, before its goodness; 0.2 in the authors' code."""
+    """The dropout of a block's output, before its goodness; 0.2 in the authors' code."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -30,7 +30,7 @@ class Hinton(LabelledInput):
     """
 
     strength: float = 3.0
-    """Of the pixel that is on, in standard deviations of the pictures; about white on MNIST."""
+    """The strength of the pixel that is on, in standard deviations of the pictures; about white on MNIST."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

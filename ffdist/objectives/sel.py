@@ -67,7 +67,7 @@ class SELFourier(LabelledInput):
     """
 
     weight: float = 0.35
-    """Of the wave; the picture has the rest."""
+    """The weight of the wave; the picture has the rest."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -125,7 +125,7 @@ class SELMorphological(LabelledInput):
     """
 
     weight: float = 0.8
-    """Of the transformed picture; the picture itself has the rest."""
+    """The weight of the transformed picture; the picture itself has the rest."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

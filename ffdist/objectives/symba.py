@@ -33,7 +33,7 @@ class SymBa(LabelledInput):
     alpha: float = 4.0
     """How steep the contrast is."""
     strength: float = 1.0
-    """Of the pattern, in standard deviations of the pictures."""
+    """The strength of the pattern, in standard deviations of the pictures."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

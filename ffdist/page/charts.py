@@ -32,7 +32,7 @@ PARTS = {
     "no_credit": "waiting for room in the next stage",
     "rest": "the rest",
 }
-"""Of a stage's time, by the names in its record."""
+"""The parts of a stage's time, by the names in its record."""
 
 
 @dataclass(frozen=True)

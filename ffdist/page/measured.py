@@ -63,7 +63,7 @@ class TestMeasurement:
     """As training makes of a test split."""
     classes: list[str]
     counts: list[list[int]]
-    """Of `PREDICTOR`: true classes down, predicted ones across."""
+    """The confusions of `PREDICTOR`: true classes down, predicted ones across."""
     mistakes: list[Mistake] = field(default_factory=list)
     """The surest first."""
     wrong: int = 0

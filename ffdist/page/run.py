@@ -58,7 +58,7 @@ class RunView:
     troubles: list[str] = field(default_factory=list)
     """What could not be read, in words."""
     trace: Sequence[PageSpan] = ()
-    """Of the run's trace, where it was told to keep one."""
+    """The spans of the run's trace, where it was told to keep one."""
     measured: TestMeasurement | None = None
     unmeasured: str | None = None
     """Why nothing was measured on the run's data; None where nothing was to be."""

@@ -33,7 +33,7 @@ class PageSpan:
     begin: float
     end: float
     place: tuple[float, float] = (0, 0)
-    """Of its row among the others."""
+    """The place of its row among the others."""
 
 
 def read_trace(run: Path) -> list[PageSpan]:

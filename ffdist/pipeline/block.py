@@ -93,12 +93,12 @@ class LearningBlock:
         )
         lanes = config.settings.training.lanes or 1
         self.totals = torch.zeros(lanes, 4, dtype=wide(config.device), device=config.device)
-        """Of each lane, sums since the last marker: loss times samples, samples with a loss; correct, samples with
+        """Sums of each lane since the last marker: loss times samples, samples with a loss; correct, samples with
         scores."""
         self._on_host = None if queues(config.device) else self.totals.numpy()
         """The same memory, where it is a CPU's: to add a number there is quicker than by torch."""
         self.lane = 0
-        """Of the batch that is computed now."""
+        """The lane of the batch that is computed now."""
         self.validation_loss = float("nan")
         self.watch: FiniteCheck | None = None
         """In a run: what is done where a batch brings the block to NaN or infinity. In float16 the scale of its

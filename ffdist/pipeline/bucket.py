@@ -13,7 +13,8 @@ from ffdist.pipeline.stage_group import GRADIENTS, SLICES, StageGroup
 from ffdist.transport.base import Frame
 
 MOST_BUCKETS = 4
-"""Of a stage: an edge holds the frames of a whole batch, so that nobody waits for room in the middle of one."""
+"""The most buckets of a stage: an edge holds the frames of a whole batch, so that nobody waits for room in the middle
+of one."""
 
 
 class Bucket:

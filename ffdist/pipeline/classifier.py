@@ -48,7 +48,7 @@ class Classifier(nn.Module):
     mean: Tensor
     std: Tensor
     weights: Tensor
-    """Of the blocks in the predictor "weighted", float32 [L]."""
+    """The weights of the blocks in the predictor "weighted", float32 [L]."""
 
     def __init__(
         self,
@@ -70,13 +70,13 @@ class Classifier(nn.Module):
         self.pixels = True
         """Whether it was trained on pictures of whole numbers, and not on a user's floats."""
         self.spread: Spread | None = None
-        """Of the floats that it was trained on, where that is known."""
+        """The spread of the floats that it was trained on, where that is known."""
         self.predictor = "mean"
         """What `forward` gives: a key of `PREDICTORS`, or a block's name."""
         self.settings = Settings()
         """Those of its training, where they are known: `evaluate` computes as they say."""
         self.records: list[dict[str, Any]] = []
-        """Of the epochs of its training, where they are known: see `history`."""
+        """The records of the epochs of its training, where they are known: see `history`."""
         self.rates: dict[str, float] = {}
         """Each block's learning rate where its training ended, by name, where it is known."""
         self.block_weights: dict[str, float] | None = None
@@ -91,7 +91,7 @@ class Classifier(nn.Module):
         self.fusion = fusion_layer(behind[0], seed=0) if behind else None
         self.specs = [replace(spec, following=()) for spec in (*places, *behind)]  # whose heads are made
         self.names = [*chain.names, FUSION] if fusion else list(chain.names)
-        """Of the blocks, and of the fusion head."""
+        """The names of the blocks, and of the fusion head."""
         per_channel = (1, -1) + (1,) * (len(chain.input_shape) - 1) if len(mean) > 1 else (1,)
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).reshape(per_channel))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).reshape(per_channel))

@@ -1,4 +1,4 @@
-"""Where a stage's time goes, and how far a host runs ahead of its GPU."""
+"""Measures of where a stage's time goes, and of how far a host runs ahead of its GPU."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from ffdist.pipeline.message import Message
 
 
 class HostClock:
-    """Where a stage's time goes between two ends of an epoch: waiting for data, for credit, for the gradients of others
-    that share its blocks, sending and adding up gradients; the rest busy."""
+    """The division of a stage's time between two ends of an epoch: waiting for data, for credit, for the gradients of
+    others that share its blocks, sending and adding up gradients; the rest busy."""
 
     def __init__(self) -> None:
         self.began = time.perf_counter()
@@ -23,7 +23,7 @@ class HostClock:
         self.samples = 0
         """Learned from, in all."""
         self.laps: dict[str, tuple[float, ...]] = {}
-        """Of each who asks, all times at the end of its last lap."""
+        """For each who asks, all times at the end of its last lap."""
 
     def timed(self, inbox: Iterable[Message]) -> Iterator[Message]:
         """The same messages; the time each was waited for is counted."""

@@ -72,7 +72,7 @@ class FiniteCheck:
         self.keep: Keep = lambda found: None
         self.step = 0
         self.epoch = 0
-        """Of the batch at work."""
+        """The epoch of the batch at work."""
         self.found: NonfiniteValue | None = None
         """In the batch at work."""
         self.in_row = 0

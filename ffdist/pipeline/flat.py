@@ -20,9 +20,9 @@ class ParameterPiece(NamedTuple):
     """The part of one parameter that lies in a slice."""
 
     number: int
-    """Of the parameter."""
+    """The number of the parameter."""
     first: int
-    """Of its numbers as they lie in memory, ..."""
+    """The first of its numbers as they lie in memory, ..."""
     behind: int
     """... and the first one that is not the slice's."""
 
@@ -50,7 +50,7 @@ class FlatParameters:
             (p.size(), p.stride(), place) if is_dense(p) else (p.size(), None, place)
             for p, place in zip(self.parameters, self.places, strict=True)
         ]
-        """Of each parameter its size, its strides where it is dense, and its place."""
+        """For each parameter its size, its strides where it is dense, and its place."""
         self.padded = size > sum(p.numel() for p in self.parameters)
 
     @property

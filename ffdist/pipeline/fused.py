@@ -21,7 +21,7 @@ Group = dict[str, Any]
 
 
 class FusedGroup(NamedTuple):
-    """Those of a group's parameters that have a gradient."""
+    """The parameters of a group that have a gradient."""
 
     params: list[Tensor]
     grads: list[Tensor]

@@ -10,7 +10,7 @@ class MicrobatchRange(NamedTuple):
 
     lane: int
     number: int
-    """Of the microbatch in its batch: lane * microbatches + its place in the lane."""
+    """The number of the microbatch in its batch: lane * microbatches + its place in the lane."""
     rows: slice
     """Its samples within the whole batch; none where there are fewer samples than lanes."""
     last: bool

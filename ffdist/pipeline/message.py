@@ -31,7 +31,7 @@ class TrainBatch:
     complete: bool = True
     """Whether the batch is complete with it."""
     lane: int = 0
-    """Of the batch, which it is of, from 0."""
+    """The lane of the batch, which it is of, from 0."""
     last: bool = True
     """Whether its lane is complete with it."""
     features: Tensor | None = None
@@ -61,7 +61,7 @@ class EvalBatch:
     features: Tensor | None = None
     """As in `TrainBatch`."""
     scores: Tensor | None = None
-    """Of the blocks passed so far that give any, float32 [S, B, K]."""
+    """The scores of the blocks passed so far that give any, float32 [S, B, K]."""
     scored: list[str] = field(default_factory=list)
     """Their names."""
 

@@ -99,7 +99,7 @@ class OwnMetrics:
         self.seed = seed
         self.scores: list[Tensor] = []
         self.labels: list[Tensor] = []
-        """Of the split so far, where a metric wants them all."""
+        """The labels of the split so far, where a metric wants them all."""
 
     def add(self, scores: Tensor, labels: Tensor) -> None:
         """scores: [B, K]; labels: int64 [B]."""

@@ -1,4 +1,4 @@
-"""Which stage holds which blocks: measure each block, then cut so that the slowest stage is as fast as can be."""
+"""The partition of blocks into stages: measure each block, then cut so that the slowest stage is as fast as can be."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ class BlockCost:
     """Forward, backward and update of one batch."""
     parameters: int
     activation_bytes: int
-    """Of one message on its way to the next block."""
+    """The bytes of one message on its way to the next block."""
 
 
 def measure_blocks(

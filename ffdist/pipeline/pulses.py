@@ -1,4 +1,4 @@
-"""When a source sends a `Pulse`: every so many batches, or seconds."""
+"""The moments at which a source sends a `Pulse`: every so many batches, or seconds."""
 
 from __future__ import annotations
 

@@ -61,9 +61,9 @@ class Reduction:
         self.dtype = dtype
         many = len(group.shares) if group and sliced else 1
         self.slices = self.flat.slices(many)
-        """Of the vector, each worker's; the whole where each adds up all."""
+        """The slices of the vector, each worker's; the whole where each adds up all."""
         self.place = group.place if group and sliced else 0
-        """Of this worker's slice."""
+        """The place of this worker's slice."""
         whole_only = not (many > 1 and self.flat.is_dense and block.learned and is_elementwise(block.config.settings))
         self.own = None if whole_only else OwnSlice(block, self.flat, self.slices, self.place)
         """Where each worker updates its slice alone."""

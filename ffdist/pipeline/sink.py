@@ -57,10 +57,10 @@ class Sink:
         self.test: dict[str, Any] | None = None
         self.waited = 0.0
         self.metrics = metrics or OwnMetrics()
-        """Of a user's own."""
+        """The metrics of a user's own."""
         self.tally = ScoreTally(self.metrics)
         self.weights = last_weights(self.records)
-        """Of the blocks, from the last validation split that has passed."""
+        """The weights of the blocks, from the last validation split that has passed."""
         self.open: dict[str, Any] = {}
         self.report_every = report_every
         self.reported = 0.0
@@ -70,7 +70,7 @@ class Sink:
         self.pulsed: tuple[float, int] | None = None
         """When the epoch's last pulse came, and how many of its samples were counted then."""
         self.step = 0
-        """Of the last training batch."""
+        """The step of the last training batch."""
         self.pending: Snapshot | None = None
         """A snapshot that is not committed yet: some of its files are still being written."""
 

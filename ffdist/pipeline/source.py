@@ -34,7 +34,7 @@ from ffdist.settings import TrainingSettings
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Where a run stands: `step` batches are learned; `batch` of `epoch` comes next (epochs and batches from 0)."""
+    """The position of a run: `step` batches are learned; `batch` of `epoch` comes next (epochs and batches from 0)."""
 
     step: int = 0
     epoch: int = 0

@@ -64,7 +64,7 @@ class Stage:
         self.write = save
         self.device = blocks[0].config.device
         self.watches = [watch for block in blocks if (watch := block.watched())]
-        """Of those blocks that have something to learn."""
+        """The checks of those blocks that have something to learn."""
         self.group = group
         self.turn = turn
         training = blocks[0].config.settings.training
@@ -75,7 +75,7 @@ class Stage:
         self.reductions = [
             Reduction(block, self.lanes, of, group, dtype=dtype, sliced=sliced) for block in self.blocks if of > 1
         ]
-        """Of each block, where a batch has several lanes."""
+        """The reduction of each block, where a batch has several lanes."""
         self.buckets = in_buckets(self.reductions, group)
         self.side_by_side = (
             SideBySideLanes(self.lanes, of, group, self.device) if training.sync_norms and of > 1 else None

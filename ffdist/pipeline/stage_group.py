@@ -61,7 +61,7 @@ class StageGroup:
         """When this worker's frame of a kind and bucket was on its way."""
         self.overlapped = 0.0
         self.missed = 0.0
-        """Of exchanges within batches, seconds so far that this worker went on with other things; that it waited."""
+        """Seconds so far, of exchanges within batches, that this worker went on with other things; that it waited."""
         self.early: dict[int, dict[tuple[str, int], Frame]] = {worker: {} for worker in receivers}
         """What came before it was asked for."""
         self.trace = Trace()

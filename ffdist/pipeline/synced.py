@@ -70,7 +70,7 @@ class SideBySideLanes:
         self.messages: list[TrainBatch] = []
         """The batch at work."""
         self.full: list[LaneBatch] = []
-        """Of these, what has samples."""
+        """Those of these that have samples."""
         self.there: set[int] = set()
         """All lanes of the batch that have."""
 

@@ -15,7 +15,7 @@ from ffdist.pipeline.message import EvalBatch, Message, TrainBatch, Written
 from ffdist.pipeline.turn import Outbox
 
 Category = Literal["compute", "receive", "send", "exchange", "no_data", "no_credit", "no_gradients", "snapshot"]
-"""Of a span. The waits have the names that the times of a run log have."""
+"""The category of a span. The waits have the names that the times of a run log have."""
 MOST = 200_000
 """Spans that are kept of a stage; what comes later is left out, and said."""
 

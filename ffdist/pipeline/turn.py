@@ -11,7 +11,7 @@ from ffdist.pipeline.message import Message
 
 
 class Outbox(Protocol):
-    """Where a stage's messages go: an edge to the next stage, or the sink."""
+    """The outbox of a stage's messages: an edge to the next stage, or the sink."""
 
     @property
     def waited(self) -> float:

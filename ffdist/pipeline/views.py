@@ -23,7 +23,7 @@ class View(NamedTuple):
     """A picture seen in one way."""
 
     weight: float
-    """Of its scores; all views' make 1."""
+    """The weight of its scores; all views' make 1."""
     moved: int = 0
     """Pixels down and to the right; what comes into sight is mirrored at the edge."""
     mirrored: bool = False

@@ -1,4 +1,4 @@
-"""Which plan is fastest: blocks and links are measured, plans are priced, searched and simulated.
+"""The search for the fastest plan: blocks and links are measured, plans are priced, searched and simulated.
 
 profile = profile_of(chain, objective, settings, device=CPU)      # measured once, then read from the user's cache
 cluster = Cluster(devices=4, link=parse_link("1gbit"))

@@ -64,7 +64,7 @@ class ExchangeCost:
     choice: str = "auto"
     """As `plan.exchange`."""
     short: float = 1.0
-    """Of the gradients' bytes, the part that travels."""
+    """The part of the gradients' bytes that travels."""
 
     def is_sliced(self, workers: int) -> bool:
         """Whether each adds up a slice of its own."""
@@ -99,7 +99,7 @@ class Cluster:
     devices: int
     link: NetworkLink = LOCAL
     speeds: tuple[float, ...] = ()
-    """Of each device, against that of the profile; none for all alike. Worker i is on device i."""
+    """The speed of each device, against that of the profile; none for all alike. Worker i is on device i."""
     memory_limit: float | None = None
     """Bytes that a worker may hold."""
     queue: int = 2

@@ -50,7 +50,7 @@ class PartialPlan(NamedTuple):
     """Without the graph."""
     graph: float
     lanes: int
-    """Of the last stage, by this worker; its output is sent when it is known who takes it on."""
+    """The lanes of the last stage, by this worker; its output is sent when it is known who takes it on."""
     before: PartialPlan | None = None
     stage: tuple[int, int] = (0, 0)
     counts: tuple[int, ...] = ()
@@ -77,7 +77,7 @@ class PlanSearch:
         speeds = [cluster.speed(worker) for worker in range(cluster.devices)]
         self.rate = cluster.link.rate if cluster.link.wired else inf
         self.capacity = [sum(speeds[worker:]) for worker in range(cluster.devices + 1)]
-        """Of the workers from one on, together."""
+        """The capacity of the workers from one on, together."""
         costs = self.costs
         self._most: dict[tuple[float, int, int, int, bool], int] = {}
         self._most_for = inf

@@ -27,7 +27,7 @@ from ffdist.planner.simulate import simulate
 from ffdist.settings import Settings
 
 SEEDS = (0, 1, 2)
-"""Of the draws that are simulated; the median is told."""
+"""The seeds of the draws that are simulated; the median is told."""
 
 
 class ExpectedRate(NamedTuple):

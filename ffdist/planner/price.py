@@ -40,7 +40,7 @@ class StagePrice:
     busy: float
     """Seconds of its worker with the most to do here."""
     idle: float
-    """Of the time of its workers, on average, the share in which they have nothing to do, in other stages either."""
+    """The share of its workers' time, on average, in which they have nothing to do, in other stages either."""
     memory: float
     """Bytes of its worker with the most."""
     sent: float
@@ -58,8 +58,8 @@ class Price:
     workers: tuple[WorkerPrice, ...]
     stages: tuple[StagePrice, ...]
     seconds: float
-    """Of a batch, in the steady state: the most that a worker is busy, its link carries, or a shared block waits; and
-    all their computing together over the cores that they share."""
+    """The seconds of a batch, in the steady state: the most that a worker is busy, its link carries, or a shared block
+    waits; and all their computing together over the cores that they share."""
 
     @property
     def rate(self) -> float:

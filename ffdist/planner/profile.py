@@ -18,7 +18,7 @@ class SampleCurve:
     samples: tuple[int, ...]
     """Growing."""
     repeats: tuple[tuple[float, ...], ...]
-    """Of each number of samples, all that was measured."""
+    """For each number of samples, all that was measured."""
 
     @classmethod
     def proportional(cls, samples: int, value: float) -> SampleCurve:
@@ -69,7 +69,7 @@ class BlockProfile:
     """Averaged weights included."""
     gradient_bytes: int
     moment_bytes: int
-    """Of the optimiser's state."""
+    """The bytes of the optimiser's state."""
     sent: float
     """Bytes a sample on the way to the next block."""
     graph: SampleCurve
@@ -101,7 +101,7 @@ class Profile:
     batch: int
     """Samples of a whole batch, as the run has them."""
     microbatches: int
-    """Of a lane."""
+    """The microbatches of a lane."""
     precision: str
     device: str
     """As its maker calls it."""

@@ -19,7 +19,7 @@ from ffdist.planner.price import bounds
 from ffdist.planner.profile import Profile, SampleCurve
 
 BATCHES = 24
-"""That are simulated, of which the first third fills the queues, and the last sixth empties them."""
+"""The batches that are simulated, of which the first third fills the queues, and the last sixth empties them."""
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,12 @@ class SimulationResult:
     """The result of a simulation."""
 
     seconds: float
-    """Of a batch, in the steady state."""
+    """The seconds of a batch, in the steady state."""
     batch: int
     idle: tuple[float, ...]
     """Each worker's share of the time without computing."""
     hidden: float
-    """Of the exchanges' seconds, the share in which nobody waited for them; 1 where there are none."""
+    """The share of the exchanges' seconds in which nobody waited for them; 1 where there are none."""
 
     @property
     def rate(self) -> float:
@@ -48,9 +48,9 @@ class SimulatedMicrobatch:
     samples: int
     lane: int
     number: int
-    """Of the lane's microbatches."""
+    """The number among the lane's microbatches."""
     last: bool
-    """Of its lane's."""
+    """Whether it is the last of its lane's."""
 
 
 class TimeDraw:

@@ -1,3 +1,3 @@
-"""Who runs the stages, and where a run is kept."""
+"""Launchers that run the stages, and the folder of a run."""
 
 from ffdist import posix  # noqa: F401 - it says which systems have what the others import

@@ -1,4 +1,4 @@
-"""Which attempt of a run this is: a number that all ranks share, though each node counts its own restarts."""
+"""The attempt of a run: a number that all ranks share, though each node counts its own restarts."""
 
 from __future__ import annotations
 

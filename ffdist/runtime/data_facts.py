@@ -42,7 +42,7 @@ class DataFacts:
     splits: dict[str, dict[str, Any]] = field(default_factory=dict)
     """The number of samples and the digest of each split; empty in runs that do not say so."""
     spread: Spread | None = None
-    """Of a user's floats in training; None for pictures, and in runs that do not say so."""
+    """The spread of a user's floats in training; None for pictures, and in runs that do not say so."""
     in_memory: bool = False
     """Whether the pictures were given in Python: nobody knows what was done to them before."""
     preprocess: tuple[str, ...] = ()

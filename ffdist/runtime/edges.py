@@ -1,4 +1,4 @@
-"""Which transport each edge of a run of several processes uses, and how its two ends find one another."""
+"""The transport of each edge in a run of several processes, and how its two ends find one another."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ class Job:
     report_every: float = 0.25
     """Seconds between two reports of progress; 0 reports every batch as it arrives."""
     metrics: Mapping[str, Metric] = field(default_factory=dict, kw_only=True)
-    """Of a user's own, that were given in Python, by name."""
+    """A user's own metrics, that were given in Python, by name."""
     watched: bool = field(default=False, kw_only=True)
     """Whether somebody else notices a worker that is silent: then its neighbours take it for slow."""
     ready: Callable[[], None] | None = field(default=None, kw_only=True)

@@ -31,11 +31,12 @@ from ffdist.runtime.world import World
 from ffdist.snapshot import committed
 
 RUNS = count()
-"""Of this process, in order: a script that is started again, and trains several times, comes by the same ones."""
+"""The runs of this process, in order: a script that is started again, and trains several times, comes by the same
+ones."""
 
 
 class RunPlace(NamedTuple):
-    """Where the run is kept, as rank 0 tells the others."""
+    """The place where the run is kept, as rank 0 tells the others."""
 
     run: str
     resume: bool

@@ -1,4 +1,4 @@
-"""Which blocks learn together: consecutive ones joined into modules, each with one loss at its end."""
+"""Modules, the blocks that learn together: consecutive ones joined into modules, each with one loss at its end."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from ffdist.settings import Settings
 REPEATS = 4
 """How often a block is measured; the least counts."""
 MODULE_KEYS = count()
-"""Of this process, in order: all ranks come by the same ones."""
+"""The keys of this process, in order: all ranks come by the same ones."""
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ class NonfiniteRecorder:
 
     run: Path | None
     make_loader: Callable[[], Loader]
-    """Of the training split, as the source has it."""
+    """Makes the loader of the training split, as the source has it."""
     leads: bool = True
     """Whether this worker keeps for all that share a stage what they all know."""
     log: Callable[[str], object] = lambda text: None

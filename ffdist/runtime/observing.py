@@ -1,4 +1,4 @@
-"""Who is told how a run goes: those that a user names, and the trackers."""
+"""The observers of a run: those that a user names, and the trackers."""
 
 from __future__ import annotations
 

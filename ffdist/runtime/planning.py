@@ -1,4 +1,4 @@
-"""Who computes what in a run: from what is told to a plan, which is made once and kept in the run's directory."""
+"""The making of a run's plan from its settings, which is made once and kept in the run's directory."""
 
 from __future__ import annotations
 

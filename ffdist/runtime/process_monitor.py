@@ -1,4 +1,4 @@
-"""Who looks after the stages' processes of an attempt: hears them, finds who hangs, and what has failed."""
+"""The monitor of an attempt's processes: hears them, finds who hangs, and what has failed."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ class Launcher:
     timeout: float | None
     stop_request: StopRequest = field(default_factory=StopRequest)
     watch: ProcessMonitor | None = None
-    """Of the attempt that is under way."""
+    """The monitor of the attempt that is under way."""
     begun: bool = False
     """Whether stages have been at work."""
 

@@ -62,7 +62,7 @@ class AgreedStart:
     steps: int
     """Batches an epoch has."""
     manifest: Manifest | None
-    """Of the snapshot to go on from."""
+    """The manifest of the snapshot to go on from."""
 
 
 @dataclass(frozen=True)

@@ -39,12 +39,12 @@ with loading():  # in the actor's process it is here that torch is imported
 BACKLOG = 1000
 """Events that the last stage holds for the driver, at most; then it waits."""
 CONCURRENCY = 5
-"""Of an actor's methods: `run`, `events`, `stop`, `beat`, and one more that asks how it is."""
+"""The concurrency of an actor's methods: `run`, `events`, `stop`, `beat`, and one more that asks how it is."""
 SIOCGIFADDR = 0x8915
 
 
 class ActorInfo(NamedTuple):
-    """Where a stage lives, and what it sees there."""
+    """The place of a stage's actor, and what it sees there."""
 
     address: str
     node: str

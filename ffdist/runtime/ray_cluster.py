@@ -35,7 +35,7 @@ LOOK = 0.005
 
 @dataclass(frozen=True)
 class RayOptions:
-    """Where Ray puts the stages, and how often it may put them again."""
+    """The options of Ray: where it puts the stages, and how often it may put them again."""
 
     address: str | None = None
     """"auto" or host:port of a cluster. None: RAY_ADDRESS, else a Ray of this host alone, for this run."""

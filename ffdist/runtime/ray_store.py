@@ -1,4 +1,5 @@
-"""Where an attempt's ranks meet: a TCPStore of rank 0's; or an actor, where nodes reach one another by Ray alone."""
+"""The store where an attempt's ranks meet: a TCPStore of rank 0's; or an actor, where nodes reach one another by Ray
+alone."""
 
 from __future__ import annotations
 

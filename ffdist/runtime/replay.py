@@ -46,7 +46,7 @@ class BlockSeen:
 
     block: str
     loss: float | None = None
-    """Of the whole batch; None where the block rests."""
+    """The loss of the whole batch; None where the block rests."""
     largest_output: float = 0.0
     """The greatest absolute value of what it passes on; NaN or infinite where some is."""
     bad_outputs: int = 0
@@ -99,7 +99,7 @@ class Recorder(FiniteCheck):
         self.record = BlockSeen(spec.name)
         self.share = 1.0
         self.numbers = list[int]()
-        """Of the part that is at work: its part of the batch, and its samples."""
+        """The numbers of the part that is at work: its part of the batch, and its samples."""
 
     def seen(self, local: Local) -> Local:
         record = self.record
@@ -135,7 +135,7 @@ def greatest(before: float, values: Tensor) -> float:
 
 
 class LastOutbox:
-    """Where messages go behind the last block; scores that the source wants to hear of go back to it."""
+    """The outbox behind the last block; scores that the source wants to hear of go back to it."""
 
     def __init__(self, score_sender: ScoreSender | None) -> None:
         self.score_sender = score_sender

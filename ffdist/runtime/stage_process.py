@@ -28,7 +28,7 @@ ProcessMain = Callable[[ProcessStart, LauncherPipe, Activity], None]
 MOST = timedelta(hours=1)
 """How long torch may wait in a store; who waits for a worker looks at the clock itself, and at the worker."""
 DETAILS = ("what", "where", "expected", "got", "remedy")
-"""Of an error, from one process to another."""
+"""The details of an error, from one process to another."""
 
 
 def live(start: ProcessStart, data: bytes, line: LauncherPipe, doing: Activity) -> None:

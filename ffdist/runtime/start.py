@@ -34,7 +34,7 @@ class SettingsJob:
     environment: dict[str, Any] | None = None
     """What the run directory says of this start (`runtime.record.facts`) from when the stages are ready."""
     outputs: list[Output] | None = None
-    """Of the blocks, where they are known (`Chain.outputs`)."""
+    """The outputs of the blocks, where they are known (`Chain.outputs`)."""
     folder: Path | None = None
     """The prepared folder of the data, where they were prepared on the way: nobody looks at their source again."""
 

@@ -39,7 +39,7 @@ class Budget:
 
     run: Path | None
     most: int
-    """Of them, before the run ends; 0: it does not begin again at all."""
+    """The most of them, before the run ends; 0: it does not begin again at all."""
     spent: int = 0
     """Attempts in a row that made none."""
     seen: str | None = field(init=False)

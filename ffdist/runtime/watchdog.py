@@ -1,4 +1,4 @@
-"""Who watches a rank that is alone: a small process beside it, which is told again and again that it lives.
+"""A watchdog for a rank that is alone: a small process beside it, to which it sends signs of life.
 
 torchrun's agent sees a rank that dies, and not one that is stopped; where there are several, they watch each other.
 """

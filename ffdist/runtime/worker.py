@@ -98,7 +98,7 @@ class Worker:
         self.leader = self.plan.stages[0].workers[0]
         """The worker whose source decides when to stop early."""
         self.threads: list[Thread] = []
-        """Of its parts, where there are several."""
+        """The threads of its parts, where there are several."""
         self.window = window_of(self.job.settings, self.start) if self.job.run else range(0)
         self.clock = ClockOffset(0, 0)
         """To the first worker's, where there is a trace."""

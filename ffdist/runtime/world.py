@@ -1,4 +1,4 @@
-"""Who this process is among the workers; read once, then passed."""
+"""The place of this process among the workers; read once, then passed."""
 
 from __future__ import annotations
 

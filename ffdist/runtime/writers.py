@@ -1,4 +1,5 @@
-"""Who writes into a run's folder holds it: each worker for itself, so that it is held when the launcher is killed."""
+"""Locks on a run's folder by those who write into it: each worker for itself, so that it is held when the launcher is
+killed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where and in which arithmetic blocks compute."""
+"""Computing: the device and the arithmetic of blocks."""
 
 from __future__ import annotations
 

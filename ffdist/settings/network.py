@@ -1,4 +1,4 @@
-"""Which network is trained."""
+"""The network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Which process computes which block, and what carries activations between them; nothing here changes a result."""
+"""The plan: which process computes which block, and what carries activations between them; nothing here changes a
+result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""By which rule the blocks learn."""
+"""The rule by which the blocks learn."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which snapshot of a run is read: the last that is whole, the best, or that of one step."""
+"""The choice of the snapshot of a run that is read: the last that is whole, the best, or that of one step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which snapshot a run goes on from, and is measured by: the newest that is whole."""
+"""The snapshot that a run goes on from, and is measured by: the newest that is whole."""
 
 from __future__ import annotations
 

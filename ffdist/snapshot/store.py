@@ -49,7 +49,7 @@ class SnapshotStore:
         self.keep_best = keep_best
         self.mirrored = Mirrored(run)
         self.identity = identity_of(run)
-        """Of the run's folder, so that no other one is made in its place where it goes."""
+        """The identity of the run's folder, so that no other one is made in its place where it goes."""
         self.writing = Lock()
         """One file at a time."""
 

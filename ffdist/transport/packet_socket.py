@@ -28,7 +28,7 @@ LOOK = 0.02
 
 
 class Store(Protocol):
-    """Where two ends find one another: what is used of a `torch.distributed` store (any kind)."""
+    """The store in which two ends find one another: what is used of a `torch.distributed` store (any kind)."""
 
     def set(self, key: str, value: str, /) -> None: ...
     def get(self, key: str, /) -> bytes: ...

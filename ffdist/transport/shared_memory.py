@@ -34,7 +34,7 @@ TAKEN, COPIED, FREED, END = b"tcf."
 NOTICE = struct.Struct("<BHB")
 """One of these, the slots' generation, the slot's number."""
 GENERATIONS = 2**16
-"""Of slots, counted round: a notice of smaller, earlier slots frees none of the present ones."""
+"""The generations of slots, counted round: a notice of smaller, earlier slots frees none of the present ones."""
 GROWN = b"="
 RING = wire.PRELUDE.size + 1
 BOOT, NETWORK = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/net")

@@ -18,7 +18,7 @@ from ffdist.transport.base import Edge, Frame
 from ffdist.transport.buffers import SMALLEST, BufferPool
 
 SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL if sys.platform == "linux" else 0
-"""Of a memory file: its size stays, and nobody lifts this."""
+"""The seals of a memory file: its size stays, and nobody lifts this."""
 
 
 class Lease:

@@ -18,7 +18,7 @@ from ffdist.transport.packet_socket import Store
 
 
 class WorkerLocation(NamedTuple):
-    """Where a worker lives."""
+    """The place where a worker lives."""
 
     device: str
     """Equal for workers that share a device."""
@@ -37,7 +37,7 @@ class EdgeContext:
     device: torch.device = CPU
     """Where this end's tensors are to arrive, or come from."""
     group: dist.ProcessGroup | None = None
-    """Of the two ends alone, where the transport has a `backend` for them."""
+    """The group of the two ends alone, where the transport has a `backend` for them."""
 
     def pair(self, edge: Edge) -> dist.ProcessGroup:
         """The group. Raises TransportError where there is none."""

@@ -31,8 +31,16 @@ SETTINGS = BenchSettings().changed(data="digits", model="mlp")
 
 def rounds() -> Rounds:
     """Of ours and of a baseline; the second was discarded."""
-    stage = {"stage": 0, "worker": 0, "blocks": ["a", "b"], "busy": 0.5, "no_credit": 0.25, "exchange": 0.125,
-             "no_gradients": 0.0, "hidden": 0.75}  # fmt: skip
+    stage = {
+        "stage": 0,
+        "worker": 0,
+        "blocks": ["a", "b"],
+        "busy": 0.5,
+        "no_credit": 0.25,
+        "exchange": 0.125,
+        "no_gradients": 0.0,
+        "hidden": 0.75,
+    }
 
     def laps(ours: int, theirs: int) -> dict[str, WindowRate]:
         return {
@@ -86,12 +94,15 @@ TABLES = {
     "memory": lambda: [memory.weighed(SETTINGS, {"ours": [MemoryUse(*[2**20 * n for n in range(7, 0, -1)])]})],
     "transport": lambda: [transport.carried([TransportRate("gloo", 2**16, 9.0, 10.0, 0.5, 0.4, 0.6, 5)])],
     "step": lambda: [step.whole(steps(), "a step"), step.kinds(steps()), step.largest(steps())],
-    "accuracy": lambda: [accuracy.side_table("race", race(), {"ours": True, "ddp": True}),
-                         accuracy.level_table(race(), 0.75), accuracy.trial_table(race().tried, 3),
-                         accuracy.run_table(race().runs)],
+    "accuracy": lambda: [
+        accuracy.side_table("race", race(), {"ours": True, "ddp": True}),
+        accuracy.level_table(race(), 0.75),
+        accuracy.trial_table(race().tried, 3),
+        accuracy.run_table(race().runs),
+    ],
     "depth": lambda: [depths()],
     "faults": lambda: finding("processes", KILLS, DisturbedRunCosts(60.0, 2, 0, 1.0)).tables,
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("suite", TABLES)
@@ -143,10 +154,19 @@ def test_every_record_reads_as_its_rows_say(path: Path) -> None:
 
 
 def test_a_record_of_another_schema_is_refused(tmp_path: Path) -> None:
-    (path, _) = write({"schema": 2, "suite": "x", "date": "", "command": "", "notes": [],
-                       "machine": dict.fromkeys(("processor", "cores", "memory_gib", "gpu"), ""),
-                       "versions": dict.fromkeys(("python", "torch", "ffdist", "commit"), ""),
-                       **tidy([])}, tmp_path / "record")  # fmt: skip
+    (path, _) = write(
+        {
+            "schema": 2,
+            "suite": "x",
+            "date": "",
+            "command": "",
+            "notes": [],
+            "machine": dict.fromkeys(("processor", "cores", "memory_gib", "gpu"), ""),
+            "versions": dict.fromkeys(("python", "torch", "ffdist", "commit"), ""),
+            **tidy([]),
+        },
+        tmp_path / "record",
+    )
     assert read(path)["rows"] == []
     path.write_text('{"suite": "x", "tables": {}}')
     with pytest.raises(ValueError, match="schema 1, and this reads 2"):

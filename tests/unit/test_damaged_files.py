@@ -152,8 +152,10 @@ def test_a_store_listens_at_its_address_alone(host: str) -> None:
         assert host == "::1"  # a machine without IPv6
         return
     listening = [
-        line.split()[1] for path in ("tcp", "tcp6") for line in Path("/proc/net", path).read_text().splitlines()[1:]
+        line.split()[1]
+        for path in ("tcp", "tcp6")
+        for line in Path("/proc/net", path).read_text().splitlines()[1:]
         if line.split()[1].endswith(f":{store.port:04X}") and line.split()[3] == "0A"
-    ]  # fmt: skip
+    ]
     (address,) = listening
     assert set(address.partition(":")[0]) != {"0"}, "of every interface"

@@ -11,8 +11,21 @@ from ffdist.events import PulseReported, RunStarted
 from ffdist.report.console import ConsoleReport
 from ffdist.report.live import stages_view
 
-HEADS = ("stage", "worker", "device", "samples/s", "computes", "input", "next", "queue", "blocks", "loss", "accuracy",
-         "run", "process")  # fmt: skip
+HEADS = (
+    "stage",
+    "worker",
+    "device",
+    "samples/s",
+    "computes",
+    "input",
+    "next",
+    "queue",
+    "blocks",
+    "loss",
+    "accuracy",
+    "run",
+    "process",
+)
 
 
 def stage(index: int, blocks: list[str]) -> dict[str, Any]:

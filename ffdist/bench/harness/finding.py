@@ -21,7 +21,7 @@ class Plot:
     x_label: str
     y_label: str
     series: dict[str, list[tuple[Any, float, float, float]]]
-    """Of each: (x, median, least, most)."""
+    """The points of each: (x, median, least, most)."""
     log_x: bool = False
 
 

@@ -16,7 +16,7 @@ from ffdist.bench.harness.team import PoolMember, WorkerPool
 
 SECONDS = 0.12
 SHARE = 0.9
-"""Of the ideal (processes times one's work) below which a round is discarded: 1.8 for two processes."""
+"""The share of the ideal (processes times one's work) below which a round is discarded: 1.8 for two processes."""
 
 
 class Rates(NamedTuple):
@@ -24,7 +24,7 @@ class Rates(NamedTuple):
 
     by_clock: float
     computing: float
-    """Of the seconds alone in which it had a core: what the core can do, whoever else wants it."""
+    """The rate over the seconds in which it had a core: what the core can do, whoever else wants it."""
 
 
 def _multiply(member: PoolMember) -> None:

@@ -21,7 +21,7 @@ from ffdist.device import all_seen, name_of, total_bytes
 from ffdist.environment import commit, processor_name, version_of
 
 SCHEMA = 2
-"""Of the rows; 1 had tables by their headings."""
+"""The version of the rows; 1 had tables by their headings."""
 Record = dict[str, Any]
 """schema, suite, command, date, machine, versions, settings, notes, tables (part -> title and columns), rows; whatever
 else a suite has to say, in words."""

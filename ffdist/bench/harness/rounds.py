@@ -126,7 +126,7 @@ class Rounds:
     probes: list[float] = field(default_factory=list)
     """All that were measured."""
     alone: float = 0.0
-    """Of the probe: what one process did alone, at best."""
+    """The probe's rate: what one process did alone, at best."""
 
     @property
     def passed(self) -> list[Round]:

@@ -63,10 +63,10 @@ class ResultTable:
     """Its name among the record's rows."""
     title: str
     columns: Mapping[str, str]
-    """Of the drawn table: heading -> what is shown below it. That is what a line is of ("side"), a metric ("ratio"), or
-    a part of one ("ratio.least", "ratio.most", "ratio.n"); behind a colon a format for numbers ("hidden:.0%").
-    Where sides stand side by side in a line, each goes before its own ("ours/throughput", "ddp/side"): a baseline by
-    what it was `against`, and not by its variant."""
+    """The columns of the drawn table: heading -> what is shown below it. That is what a line is of ("side"), a metric
+    ("ratio"), or a part of one ("ratio.least", "ratio.most", "ratio.n"); behind a colon a format for numbers
+    ("hidden:.0%"). Where sides stand side by side in a line, each goes before its own ("ours/throughput", "ddp/side"):
+    a baseline by what it was `against`, and not by its variant."""
     units: Mapping[str, str] = field(default_factory=dict)
     """Metric -> unit. All else that a line has says what it is of."""
     lines: list[Line] = field(default_factory=list)

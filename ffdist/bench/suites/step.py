@@ -1,4 +1,4 @@
-"""Where a step's time goes: one process, no pipeline, no loader; FF and backpropagation side by side, by operation."""
+"""The time of a step: one process, no pipeline, no loader; FF and backpropagation side by side, by operation."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from ffdist.bench.traced import draw_timelines
 
 SERIAL = "ff"
 TIMES = ("busy", "no_credit", "exchange", "no_gradients")
-"""Of a stage in the run log, in seconds."""
+"""The times of a stage in the run log, in seconds."""
 
 
 def throughput(settings: BenchSettings, progress: Progress) -> BenchResult:

@@ -1,4 +1,4 @@
-"""What data sets are prepared from: known names, folders of pictures, tables."""
+"""Sources that data sets are prepared from: known names, folders of pictures, tables."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def is_archive(path: Path) -> bool:
 
 @contextmanager
 def unpacked(path: Path, out: Path | RemoteFolder) -> Iterator[Path]:
-    """What is in an archive, beside `out`, where there is room for it; gone at the end. A folder that holds nothing but
+    """Unpack an archive beside `out`, where there is room for it; gone at the end. A folder that holds nothing but
     one folder or file stands for that.
 
     Raises DataError for one that is damaged, locked by a password, or larger than the disk.

@@ -1,4 +1,4 @@
-"""Which folders of a tree are splits, and which are classes.
+"""The layout of a tree of folders: splits and classes.
 
 Splits are known by their names (`splits.mark`). Once one folder is a split, all beside it must be: nothing is guessed.
 """
@@ -20,7 +20,7 @@ CLASSES = f"if these are classes, {setting('splits', 'none')}"
 
 
 class FolderLayout(NamedTuple):
-    """Which folders of a tree are splits and classes."""
+    """The folders of a tree that are splits and classes."""
 
     classes: dict[str, list[Path]]
     """The class folders of each split."""

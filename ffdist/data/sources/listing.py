@@ -26,7 +26,7 @@ JUNK = frozenset(
 )
 """What systems leave in people's folders, in small letters; besides everything whose name begins with a dot."""
 SHOWN = 20
-"""Of a list in an error."""
+"""The entries shown of a list in an error."""
 
 
 class Listing:

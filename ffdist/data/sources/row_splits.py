@@ -15,7 +15,7 @@ from ffdist.data.sources.table_files import read, schema
 from ffdist.errors import DataError, setting
 
 NAMES = frozenset({"split", "splits", "subset", "partition", "usage", "set", "phase", "stage"})
-"""Of columns that can mean nothing else, in small letters."""
+"""Names of columns that can mean nothing else, in small letters."""
 MANY = 16
 """More different texts than a column of splits has."""
 WHOLE = f"to take all rows as one, {setting('splits', 'none')}"

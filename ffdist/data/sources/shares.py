@@ -61,7 +61,7 @@ class HoldOutOptions:
 
 
 class Shares:
-    """Which training samples become the test and validation splits: the same share of each class, or whole groups.
+    """The training samples that become the test and validation splits: the same share of each class, or whole groups.
 
     labels: of the training samples, int [N]. counts: samples of each of the source's own splits. groups: int [N], of
     which none is in two splits; named: what they are called for users.

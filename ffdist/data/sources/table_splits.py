@@ -1,4 +1,4 @@
-"""Which files of a folder of tables are which split."""
+"""The splits of a folder of tables, by its files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ffdist.errors import DataError, setting
 
 SUFFIXES = (".parquet", ".arrow", ".feather")
 NUMBERS = r"[0-9a-f]{8}-[0-9a-f-]{27}|(?<![a-z0-9])[0-9a-f]{8,}(?![a-z0-9])|\d+"
-"""Of shards: also a UUID (Spark), and a checksum (Hugging Face)."""
+"""Numbers of shards: also a UUID (Spark), and a checksum (Hugging Face)."""
 WHOLE = f"to take all rows as one, {setting('splits', 'none')}"
 
 

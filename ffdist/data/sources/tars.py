@@ -33,7 +33,7 @@ from ffdist.notes import listed
 CLASSES = ("cls", "label", "class", "cls.txt", "label.txt", "class.txt")
 """Endings of files that hold a label as text."""
 KEYS = ("label", "cls", "class", "class_name", "target")
-"""Of a label in a sample's JSON."""
+"""The keys of a label in a sample's JSON."""
 LARGE = 2**28
 """Bytes of one member, beyond which it is no picture."""
 ERRORS = (tarfile.TarError, OSError, EOFError, zlib.error, ValueError)

@@ -43,7 +43,7 @@ class Extents:
     degrees: float
     colour: float
     bits: int
-    """That go from 8."""
+    """The bits that go from 8."""
 
 
 def matrices(changes: np.ndarray, levels: np.ndarray, size: tuple[int, int], most: Extents) -> np.ndarray:

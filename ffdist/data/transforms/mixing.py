@@ -18,8 +18,8 @@ class Mixup(MixTransform):
     As torchvision's and timm's, with a share of each sample's own (timm's mode "elem")."""
 
     alpha: float = 1.0
-    """Of the Beta(alpha, alpha) distribution of the shares. Small: most are near to 0 or 1; timm's recipes have 0.1 to
-    0.8."""
+    """The parameter of the Beta(alpha, alpha) distribution of the shares. Small: most are near to 0 or 1; timm's
+    recipes have 0.1 to 0.8."""
     p: float = 1.0
     """Share of the pictures that are blended."""
 
@@ -44,7 +44,7 @@ class Cutmix(MixTransform):
     al., arXiv 1905.04899). As torchvision's and timm's, with a rectangle of each sample's own (timm's mode "elem")."""
 
     alpha: float = 1.0
-    """Of the Beta(alpha, alpha) distribution of the shares of the area that are kept."""
+    """The parameter of the Beta(alpha, alpha) distribution of the shares of the area that are kept."""
     p: float = 1.0
     """Share of the pictures that get a rectangle."""
 

@@ -20,7 +20,8 @@ class Resize(PictureTransform):
     """Scales pictures until their shorter side has `side` pixels, bilinear with antialias. As torchvision's Resize."""
 
     side: int | None = None
-    """Of the shorter side. None: pictures are scaled to the network's height and width, whatever their own."""
+    """The length of the shorter side. None: pictures are scaled to the network's height and width, whatever their
+    own."""
 
     def check(self) -> None:
         if self.side is not None and self.side < 1:
@@ -42,7 +43,7 @@ class CenterCrop(PictureTransform):
     """Cuts the middle out of pictures; smaller ones get a black margin. As torchvision's CenterCrop."""
 
     side: int | None = None
-    """Of the part. None: the network's height and width."""
+    """The side of the part. None: the network's height and width."""
 
     def check(self) -> None:
         if self.side is not None and self.side < 1:

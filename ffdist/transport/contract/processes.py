@@ -33,7 +33,7 @@ TIMEOUT = timedelta(seconds=60)
 
 @dataclass(frozen=True)
 class ContractRank:
-    """Where a function runs: its first argument."""
+    """The place where a function runs: its first argument."""
 
     rank: int
     size: int

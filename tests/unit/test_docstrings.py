@@ -1,0 +1,37 @@
+"""Docstrings read at once, and the formatter has its way everywhere."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FOLDERS = ["ffdist", "benchmarks", "launch", "examples", "docker"]
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_docstrings_begin_with_what_a_thing_is_or_does(folder: str) -> None:
+    """None of a module, class or function begins as a clause that its name would have to complete; none of an attribute
+    with a genitive."""
+    clause, genitive = re.compile(r"(What|Of|That|How|Why|Whom)\b"), re.compile(r"(Of|That)\b")
+    dangling, seen = [], 0
+    for path in sorted((ROOT / folder).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            statements = getattr(node, "body", None)
+            for place, statement in enumerate(statements if isinstance(statements, list) else ()):
+                if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
+                    text, seen = str(statement.value.value), seen + 1
+                    if (genitive if place else clause).match(text):
+                        dangling.append(f"{path}:{statement.lineno}: {text[:40]}")
+    assert not dangling
+    assert seen
+
+
+def test_nothing_is_kept_from_the_formatter() -> None:
+    files = [path for folder in [*FOLDERS, "tests"] for path in (ROOT / folder).rglob("*.py")]
+    assert len(files) > 500
+    mark = re.compile(r"#\s*fmt:\s*(skip|off)")
+    assert not [str(path) for path in files if mark.search(path.read_text())]
