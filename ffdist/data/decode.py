@@ -46,6 +46,7 @@ Size = tuple[int, int]
 
 LARGE = 2**24
 """Pixels; more than one picture of more than that is not decoded at a time, whatever the number of threads."""
+# a picture of so many pixels takes hundreds of megabytes while it is decoded, in each thread that does so
 ONE = Lock()
 TURNED = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,

@@ -102,7 +102,9 @@ class Readers:
         self.idle: LifoQueue[ReaderProcess] = LifoQueue()
         self.begun: bool | None = None
         """Whether they read; None: nobody has started them yet."""
+        # batches are made by several threads, and the first of them to come starts all processes
         self.lock = Lock()
+        # with the number of this process: a fork has the finalizer as well, and must not end its parent's readers
         weakref.finalize(self, end_all, self.all, os.getpid())
 
     def read(self, order: Order, kind: tuple[Any, tuple[int, ...]]) -> np.ndarray:

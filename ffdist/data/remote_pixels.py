@@ -63,6 +63,7 @@ class RemoteSplit(Split):
         self.fits = sum(shard.bytes for shard in self.shards) <= HELD
         self.announced = np.zeros(len(self.labels), bool)
         self.held: dict[int, CachedRows] = {}
+        # held while bytes are fetched, too: loader threads want rows of the same shards, which would come twice
         self.lock = Lock()
 
     def announce(self, indices: np.ndarray) -> None:

@@ -35,6 +35,7 @@ class ShardSplit(Split):
         self.held: np.ndarray | None = None
         """uint8 [N, H * W * C], of the shards that are here."""
         self.here: set[int] = set()
+        # loader threads come at once for the same shards, each of which is read once
         self.lock = Lock()
 
     def take(self, indices: np.ndarray) -> np.ndarray:

@@ -29,6 +29,7 @@ class Form(NamedTuple):
         gradient has their layout too and nothing behind copies."""
         if len(self.position_dims) == 2:
             y = y.permute(0, 2, 3, 1).flatten(1, 2)
+        # summed in float32: bf16 has 8 bits, and a sum of some hundred squares would lose the small ones
         return y.mean(1, dtype=torch.float32) if self.position_dims else y.float()
 
 
@@ -92,6 +93,7 @@ def pointwise(form: Form, out_channels: int, kernel: int = 1, *, bias: bool = Tr
 def rms_normalised(y: Tensor, eps: float = 1e-8) -> Tensor:
     """Each sample divided by the root of its mean square: only the direction is left. [N, ...] -> [N, ...]."""
     axes = tuple(range(1, y.dim()))
+    # the mean square in float32; eps keeps a sample of zeros, as behind a dead ReLU, from 0 / 0
     return y / (y.square().mean(axes, keepdim=True, dtype=torch.float32).sqrt() + eps).to(y.dtype)
 
 

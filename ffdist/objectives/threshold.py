@@ -20,6 +20,7 @@ MOST_LAG = 64
 
 def threshold_loss(positive: Tensor, negative: Tensor) -> Tensor:
     """Binary cross-entropy of goodness minus threshold, positives (any number) weighing as much as negatives."""
+    # log(1 + exp(x)) by softplus: exp would overflow float32 from 88 on, and goodness sums over all units
     return (F.softplus(-positive).mean() + F.softplus(negative).mean()) / 2
 
 
@@ -132,6 +133,7 @@ class LabelledInput(Objective):
 
     def contrast_all(self, head: ThresholdHead, excess: Tensor, true: Tensor) -> Tensor:
         """The same, on average over all wrong labels: of each label, float32 [B, K]; of the true one, [B]."""
+        # all labels less the true one, since the wrong ones differ from sample to sample
         wrong = (F.softplus(excess).sum(1) - F.softplus(true)) / (head.num_classes - 1)
         return (F.softplus(-true).mean() + wrong.mean()) / 2
 

@@ -58,6 +58,7 @@ class LossScale:
 
     def unscale(self) -> None:
         """The gradients are the loss's own from here on: before they are clipped."""
+        # a norm of scaled gradients would be clipped by a limit meant for the true ones
         self.scaler.unscale_(self.optimizer)
 
     def step(self) -> None:

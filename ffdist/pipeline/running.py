@@ -115,6 +115,7 @@ def with_momentum(starts: list[Tensor], values: list[list[Tensor]], momentum: fl
 
     Each microbatch is (1 - m) * start + m * s, and s is taken in one after the other.
     """
+    # value + (1 - m) * (now - start) = (1 - m) * now + m * s: as if this microbatch had begun from `now`
     now = values[0]
     for value in values[1:]:
         grown = list(torch._foreach_sub(now, starts))

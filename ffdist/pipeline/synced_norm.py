@@ -72,10 +72,12 @@ class SyncedNormFunction(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, lane: Lane[Any]
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        # as torch's own batch norm: statistics of short types in float32
         wide = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
         dims = [dim for dim in range(x.dim()) if dim != 1]
         var, mean = torch.var_mean(wide, dims, correction=0)
         count = torch.full_like(mean, x.numel() // x.shape[1], dtype=torch.float64)
+        # joined in float64: a lane's part of the variance is a difference of means, which loses digits in float32
         own = torch.stack([count, mean.double(), var.double() * count])
         every = {(n, n + 1): value for n, value in lane.meet(own).items()}
         found = total(every, (0, 1 + max(n for n, _ in every)), joined)

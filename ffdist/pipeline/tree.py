@@ -49,6 +49,7 @@ def total(values: Mapping[Node, V], node: Node, add: Add[V]) -> V | None:
     if node[1] - node[0] == 1:
         return None
     left, right = (total(values, half, add) for half in halves(node))
+    # a lane without samples adds nothing, not a zero: -0.0 + 0.0 is 0.0, another bit than one worker's
     if left is None or right is None:
         return right if left is None else left
     return add(left, right)
@@ -73,6 +74,7 @@ class PartialSum:
         """Every node whose lanes are all there becomes one value."""
         if node[1] <= done:
             value = total(self.values, node, self.add)
+            # the addends go at once: only so are no more values held than the tree is deep
             for inner in [inner for inner in self.values if node[0] <= inner[0] and inner[1] <= node[1]]:
                 del self.values[inner]
             if value is not None:

@@ -44,6 +44,7 @@ class LauncherPipe:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        # the stage, its heartbeat and its signals report from threads of their own: messages must not mix
         self._sending = threading.Lock()
         self.stop = threading.Event()
         """Set when the run is to end early."""
@@ -75,6 +76,7 @@ def main(connection: Connection) -> None:
     handle_in_thread(lambda number: line.report({"event": "signal", "number": number}))
     for number in SIGNALS:
         signal.signal(number, lambda *_: None)  # whoever started the stages decides what they do
+    # blocked by the launcher until there are handlers: see `start_stage`
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     stacks_to()  # who asks for stacks asks all stages, those that still load torch too
     try:
@@ -97,5 +99,6 @@ def end_with_parent(parent: int) -> None:
     """The kernel ends this process when the one that has started it dies, even where it is stopped (on Linux)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        # it may die between the fork and prctl, which then waits for the death of whoever has adopted this process
         if os.getppid() != parent:  # it has died already
             os._exit(1)

@@ -63,6 +63,7 @@ def beating(beat: Callable[[str], None], doing: Activity) -> threading.Event:
             beat(str(doing))
             ended.wait(EVERY)
 
+    # of its own, since the main thread may compute or wait for longer than a silence; torch lets go of the GIL in both
     threading.Thread(target=live, name="ffdist beat", daemon=True).start()
     return ended
 

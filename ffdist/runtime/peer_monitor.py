@@ -71,6 +71,7 @@ class PeerMonitor:
 
     def end(self) -> None:
         self.over.set()
+        # said before this process ends: its silence from here on is no hang
         with suppress(RuntimeError):  # the store is gone
             self.store.set(str(self.world.rank), ENDED)
 

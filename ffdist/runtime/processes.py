@@ -81,6 +81,7 @@ class Launcher:
             interrupt.begun = self.begun or watch.ready
             raise
         finally:
+            # `watch` goes first: a signal during the ends of the processes is then one between two attempts
             self.begun |= watch.ready
             self.watch = None
             watch.end_all()

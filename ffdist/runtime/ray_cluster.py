@@ -122,6 +122,7 @@ def put_back(number: int) -> Iterator[None]:
             if now.raw != before.raw:
                 sigaction(number, before, None)
 
+    # in a thread, since the main one is within Ray's C++ meanwhile, which sets its handlers there
     thread = threading.Thread(target=look, name="ffdist handlers", daemon=True)
     thread.start()
     try:
@@ -227,6 +228,7 @@ def room(options: RayOptions, stages: int) -> Iterator[PlacementGroup]:
             raise no_room(options, stages)
         yield group
     finally:
+        # also where it was not granted in time: the request would stay, and be granted later to nobody
         remove_placement_group(group)
 
 

@@ -131,6 +131,7 @@ def start_stage(world: World, store: str, descriptors: tuple[int, ...], payload:
     here, there = multiprocessing.Pipe()
     flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined] - as multiprocessing has it
     command = [sys.executable, *flags, "-c", START, str(there.fileno()), f"stage-{world.rank}"]
+    # a signal in between would leave a process that nobody knows of; the child lets them in again when it has handlers
     with signals_blocked():
         process = subprocess.Popen(
             command,
@@ -142,8 +143,10 @@ def start_stage(world: World, store: str, descriptors: tuple[int, ...], payload:
         assert process.stderr
         os.set_blocking(process.stderr.fileno(), False)
         stage = StageProcess(world.rank, process, here, process.stderr.fileno())
+    # held here, too, it would keep the line open when the stage dies, and its end would not be seen
     there.close()
     start = ProcessStart(world, store, os.getpid(), sys.argv, payload.script)
+    # a pipe holds little: a stage that still starts would make the launcher wait, and the other stages with it
     Thread(target=send_job, args=(here, start, payload.data), name=f"send stage-{world.rank}", daemon=True).start()
     return stage
 

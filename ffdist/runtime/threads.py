@@ -31,6 +31,7 @@ class EdgeRegistry:
 
     def __init__(self, timeout: timedelta) -> None:
         self.timeout = timeout
+        # both ends of an edge are made by whichever thread asks first, and closed by whichever ends first
         self.lock = Lock()
         self.edges: dict[str, tuple[Sender, Receiver]] = {}
         self.gone: set[int] = set()
@@ -113,9 +114,11 @@ def run_threads(job: Job, observer: Observer) -> Result:
         except BaseException as failure:
             error = failure
         finally:
+            # first the ends, by which neighbours learn of it; who waits for the word may leave the process at once
             exchange.leave(rank)
             team.ended.put((rank, error))
 
+    # daemons, since a thread that hangs within torch cannot be ended, and must not keep the interpreter
     threads = [Thread(target=run_rank, args=(rank,), name=f"stage-{rank}", daemon=True) for rank in range(count)]
     with computing_threads_kept(), interrupts(lambda _: team.stop.set()) as team.stop_request:
         for thread in threads:
@@ -174,4 +177,5 @@ def computing_threads_kept() -> Iterator[None]:
     try:
         yield
     finally:
+        # each stage has set its own number, and torch may keep it for the whole process
         torch.set_num_threads(before)

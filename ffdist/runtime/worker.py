@@ -360,6 +360,7 @@ class Worker:
         """Launchers tell rank 0; where another worker's source leads, it hears of it by the store."""
         if self.leader == 0 or self.me not in (0, self.leader):
             return
+        # a daemon: it may wait for a stop that never comes
         Thread(target=self._pass_stop_on if self.me == 0 else self._await_stop, daemon=True, name="ffdist stop").start()
 
     def _pass_stop_on(self) -> None:
@@ -399,6 +400,7 @@ def run_in_threads(parts: Sequence[Callable[[], None]], enter_device: Callable[[
             ended.put(None)
 
     for part in parts:
+        # with a copy of this context, where the settings are that errors and notes are spelled by
         begun.append(Thread(target=copy_context().run, args=(run_part, part), daemon=True, name="ffdist part"))
         begun[-1].start()
     for _ in parts:

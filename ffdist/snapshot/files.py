@@ -43,8 +43,10 @@ def write_durably(path: Path, data: bytes) -> None:
         with open(os.open(temporary, new, 0o666), "wb") as file:
             file.write(data)
             file.flush()
+            # the bytes before the name: after a crash the name must not stand for a file that was never written
             os.fsync(file.fileno())
         temporary.replace(path)
+        # the new name itself is on disk only with its folder
         sync_folder(path.parent)
     except OSError:
         temporary.unlink(missing_ok=True)
@@ -71,6 +73,7 @@ def make_folder(folder: Path) -> None:
     """The folder, and those above it that are missing; their names are on disk when this returns."""
     missing = [place for place in (folder, *folder.parents) if not place.exists()]
     folder.mkdir(parents=True, exist_ok=True)
+    # from the top down: a name is of no use before the folder that holds it is there
     for made in reversed(missing):
         sync_folder(made.parent)
 

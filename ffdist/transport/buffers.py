@@ -28,6 +28,7 @@ class BufferPool:
             return torch.empty(nbytes, dtype=torch.uint8)
         buffer = self._reuse(nbytes)
         lease = buffer.numpy()[:nbytes]  # an object of its own, that the new tensor's storage holds alive
+        # at exit nobody takes a buffer again
         weakref.finalize(lease, self._free.append, buffer).atexit = False
         return torch.from_numpy(lease)
 

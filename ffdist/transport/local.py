@@ -22,6 +22,7 @@ class _Street:
 
     edge: Edge
     frames: deque[tuple[bytes, bytes, list[Tensor]]] = field(default_factory=deque)
+    # one for both ends: an edge has one thread at each, so that a notice to all wakes the other alone
     changed: Condition = field(default_factory=Condition)
     closed_by: str = ""
 
@@ -93,4 +94,5 @@ class LocalReceiver(Receiver):
 
     def close(self) -> None:
         self._street.close("receiver")
+        # after the notice: the sender is to learn of the end before it finds room
         self._street.frames.clear()

@@ -32,6 +32,7 @@ class Lease:
     def lend(self, memory: np.ndarray) -> Tensor:
         """memory: uint8 [nbytes], an object of its own, that the tensor's storage holds alive."""
         self.count += 1
+        # at exit the edge may be closed already, and a slot that comes free then is of no use to anybody
         weakref.finalize(memory, self._drop).atexit = False
         return torch.from_numpy(memory)
 
@@ -50,6 +51,7 @@ class Slots:
         its end would be this process's."""
         if slot_bytes is not None:
             os.truncate(descriptor, count * -(-slot_bytes // mmap.PAGESIZE) * mmap.PAGESIZE)
+            # sealed before the other process has it: a file that shrinks under a map is a SIGBUS for both
             fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, SEALS)
         if fcntl.fcntl(descriptor, fcntl.F_GET_SEALS) & SEALS != SEALS:
             raise ValueError("its size is not sealed")

@@ -48,6 +48,7 @@ class Changes:
 
 
 _POOLS: WeakValueDictionary[tuple[tuple[str, ...], int], Readers] = WeakValueDictionary()
+# stages in threads of one process make loaders at the same time
 _POOLS_LOCK = Lock()
 
 
