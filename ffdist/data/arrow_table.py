@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -127,7 +128,7 @@ def as_table(data: Any, where: str) -> pa.Table:
     if hasattr(data, "with_format") and hasattr(data, "column_names"):  # a datasets.Dataset, whose rows may be chosen
         data = data.with_format("arrow")[:]
     try:
-        return data if isinstance(data, pa.Table) else pa.table(data)
+        return data if isinstance(data, pa.Table) else pa.table(paths_as_texts(data))
     except (pa.ArrowException, TypeError, ValueError) as error:
         got = str(error).strip().splitlines()[0]
         raise DataError(
@@ -142,6 +143,23 @@ def as_table(data: Any, where: str) -> pa.Table:
         ) from error
 
 
+def paths_as_texts(data: Any) -> Any:
+    """A frame of pandas or Polars whose columns of paths, as `pathlib` has them, are texts, which Arrow knows. Of
+    Polars' columns of objects Arrow would get the places in memory."""
+    if not hasattr(data, "dtypes") or not hasattr(data, "columns"):
+        return data
+    of_polars, names = hasattr(data, "with_columns"), list(data.columns)
+    found = {name: data[name] for name in names if names.count(name) == 1 and str(data[name].dtype).lower() == "object"}
+    texts = {
+        name: [str(value) if isinstance(value, PurePath) else value for value in column]
+        for name, column in found.items()
+        if of_polars or any(isinstance(value, PurePath) for value in column)
+    }
+    if of_polars:
+        return data.with_columns(*(type(found[name])(name, values) for name, values in texts.items()))
+    return data.assign(**texts) if texts and all(isinstance(name, str) for name in texts) else data
+
+
 def remedy_of(data: Any, got: str) -> str | None:
     """For frames that need another word than those of a column of arrays or pictures."""
     if "Duplicate column names" in got:
@@ -149,8 +167,6 @@ def remedy_of(data: Any, got: str) -> str | None:
     of = re.search(r"failed for column (.+) with type object", got)
     if of is None or re.search("arra|Image", got):
         return None
-    if "Path" in got:
-        return f"paths as texts: table.astype({{{of[1]!r}: str}})"
     return f"one type in column {of[1]}: table.astype({{{of[1]!r}: str}}), or pandas.to_numeric; or leave it out"
 
 

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ffdist.data.content import FileStates, content, file_states
+from ffdist.data.content import FileStates, changed, content, file_states
 from ffdist.data.kept import mark_used, size_text
 from ffdist.data.manifest import read_manifest
 from ffdist.data.places import CACHE, PREPARED, cache_folder, locked, no_place
@@ -115,12 +115,7 @@ def anew(source: str, place: Path, index: Path, preparation: Preparation, *, roo
             make(source, folder, preparation, root, before, read_entry(index))
             if file_states(files, elsewhere).digest != before.digest:
                 shutil.rmtree(folder)
-                raise DataError(
-                    "the source changed while it was read",
-                    where=files,
-                    expected="files that stay as they are",
-                    remedy="start again when it is complete",
-                )
+                raise changed(files)
     now = file_states(files, elsewhere)
     settled = now.settled and now.digest == before.digest
     write_entry(index, CacheEntry(folder.name, now.digest, settled, [str(path) for path in named]))

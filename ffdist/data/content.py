@@ -6,7 +6,7 @@ import hashlib
 import os
 import stat
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from ffdist import digests
 from ffdist.cores import available_cores
 from ffdist.data.ahead import in_order
 from ffdist.data.sources.listing import is_junk
+from ffdist.errors import DataError
 
 SETTLED = 2 * 10**9
 """Nanoseconds after which a file that changes again gets another time, on any file system."""
@@ -48,6 +49,33 @@ def file_states(source: Path, elsewhere: Iterable[Path] = ()) -> FileStates:
         seen.update(f"{state!r}\n".encode())
         newest, size = max(newest, found.st_ctime_ns), size + found.st_size
     return FileStates(seen.hexdigest(), newest + SETTLED < now, count, size)
+
+
+class Watched:
+    """Files that must stay as they are while they are read."""
+
+    def __init__(self) -> None:
+        self.states: list[tuple[Sequence[Path], str]] = []
+
+    def add(self, *paths: Path) -> None:
+        """Files, or folders of them, as they are now."""
+        if paths:
+            self.states.append((paths, file_states(*paths[:1], paths[1:]).digest))
+
+    def check(self) -> None:
+        """Raises DataError where one has changed since, or another has come."""
+        for paths, digest in self.states:
+            if file_states(*paths[:1], paths[1:]).digest != digest:
+                raise changed(paths[0])
+
+
+def changed(source: Path) -> DataError:
+    return DataError(
+        "the source changed while it was read",
+        where=source,
+        expected="files that stay as they are",
+        remedy="start again when it is complete",
+    )
 
 
 def content(source: Path, elsewhere: Iterable[Path] = ()) -> str:

@@ -18,6 +18,7 @@ from rich.progress import Progress as RichProgress
 from ffdist.cores import available_cores
 from ffdist.data.appearing import appearing, check_free
 from ffdist.data.column_names import IMAGE, LABEL, Columns
+from ffdist.data.content import Watched
 from ffdist.data.decode import Size, check_options
 from ffdist.data.depth import Range
 from ffdist.data.formats import quiet_pillow
@@ -96,8 +97,9 @@ def prepare(
     All or nothing: `out` appears when
     everything is written; before that, an error or interrupt leaves nothing behind.
     Raises DataError for an `out` that exists or cannot be made, no room on the disk, a source that is not what it
-    should be or has one class, folders and files whose split is not clear, pictures that cannot be read (all are
-    named), pictures of different shapes, and values whose range is not known; ConfigError for settings out of range.
+    should be, changes while it is read or has one class, folders and files whose split is not clear, pictures that
+    cannot be read (all are named), pictures of different shapes, and values whose range is not known; ConfigError for
+    settings out of range.
     """
     source = str(source)
     target = RemoteFolder.of(out) or Path(out)
@@ -121,11 +123,16 @@ def prepare(
         "holding": holding,
         "value_range": decoding.value_range,
     }
+    watched = Watched()
+    if source not in KNOWN:
+        watched.add(Path(source))
     with opening(source, target, splits, ignore, reading) as opened:
+        watched.add(*opened.files_elsewhere())
         reporting = nullcontext(progress) if progress else bar(opened.name)
         making = WriteOptions(decoding, workers or available_cores(), skip_broken, store)
         with appearing(target) as folder, reporting as report, quiet_pillow():
             manifest = write(opened, folder, making, report)
+            watched.check()
     for text in manifest.notes:
         notify(f"note: {text}")
     return target if isinstance(target, Path) else target.url

@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -654,6 +656,10 @@ def test_paths_and_bytes_of_pictures_are_items_as_pillow_s_are(tmp_path: Path) -
         made = as_images([(form(file), y) for file, y in zip(files, LABELS.tolist(), strict=True)])
         assert made.digest == same.digest
         assert not made.in_memory, "nothing else was done to them"
+    for frame in (pd.DataFrame, partial(pl.DataFrame, schema={"image": pl.Object, "label": pl.Int64})):
+        for form in (str, Path):
+            columns = {"image": [form(file) for file in files], "label": LABELS.tolist()}
+            assert as_images(frame(columns)).digest == same.digest
     with pytest.raises(DataError, match=r"no known kind(.|\n)*'a good film', which is no file"):
         as_images([("a good film", 1), ("a bad one", 0)])
     with pytest.raises(DataError, match=r"cannot be read(.|\n)*row 1"):

@@ -148,6 +148,31 @@ def test_a_file_that_is_cut_off_while_it_is_read_is_one_error(tmp_path: Path, ki
         list(items)
 
 
+@pytest.mark.parametrize("listed", [False, True])
+def test_a_picture_that_is_written_anew_while_a_folder_is_prepared_is_one_error(tmp_path: Path, listed: bool) -> None:
+    """In its place, of the same size, and with its time set back: in a folder, or beside a table that names it."""
+    for row in range(20):
+        path = tmp_path / "pictures" / str(row % 2) / f"{row}.bmp"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((8, 8), row, np.uint8)).save(path)
+    changed = tmp_path / "pictures/0/0.bmp"
+    source = tmp_path / "pictures"
+    if listed:
+        source = tmp_path / "table.csv"
+        rows = [f"{path},{path.parent.name}" for path in sorted((tmp_path / "pictures").glob("*/*.bmp"))]
+        source.write_text("\n".join(["image,label", *rows]))
+
+    def write_anew(done: int, total: int) -> None:
+        times = changed.stat()
+        changed.write_bytes(changed.read_bytes()[:-64] + bytes([200]) * 64)
+        os.utime(changed, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+    with pytest.raises(DataError, match="the source changed while it was read"):
+        prepare(source, tmp_path / "out", progress=write_anew)
+    assert not (tmp_path / "out").exists()
+    prepare(source, tmp_path / "out")
+
+
 def test_numbers_cut_off_between_opening_and_reading_are_one_error(tmp_path: Path) -> None:
     np.save(tmp_path / "y.npy", np.arange(3000) % 2)
     np.save(tmp_path / "x.npy", np.ones((3000, 16), np.float32))
