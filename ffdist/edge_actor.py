@@ -1,4 +1,4 @@
-"""A mailbox: an actor of Ray's that holds what the two ends of an edge tell one another, and dies with its owner."""
+"""An edge's actor of Ray, which holds what the two ends of the edge send one another, and dies with its owner."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ class EdgeActorWriter:
     """Posts messages in order."""
 
     def __init__(self, actor: Any, to: Side) -> None:
-        self._mailbox = actor
+        self._actor = actor
         self._to = to
         self._numbers = itertools.count()
 
     def post(self, message: Any) -> Any:
         """Returns at once; what it returns is ready when the message is there."""
-        return self._mailbox.post.remote(self._to, next(self._numbers), message)
+        return self._actor.post.remote(self._to, next(self._numbers), message)
 
 
 def new_edge_actor(name: str) -> Any:
-    """A mailbox on this node, found by `name`; Ray ends it when this process dies, or nobody holds it any more."""
+    """An actor on this node, found by `name`; Ray ends it when this process dies, or nobody holds it any more."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     make = ray.remote(EdgeActor).options(num_cpus=0, name=name, namespace=NAMESPACE, scheduling_strategy=here)
     return make.remote()

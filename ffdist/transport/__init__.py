@@ -5,7 +5,7 @@
 | `local` | threads of one process | reference; the oracle that the others are tested against |
 | `shared_memory` | processes of one host (CPU) | memory slots, with a unix socket for doorbell and credits |
 | `process_group` | any two ranks | torch.distributed: gloo for CPU tensors, NCCL for tensors of a GPU |
-| `object_store` | processes of one Ray cluster | Ray's object store, and two mailboxes |
+| `object_store` | processes of one Ray cluster | Ray's object store, and two actors |
 
     sender = transport_of("gloo").open_sender(edge, meeting)        receiver = transport_of("gloo").open_receiver(...)
     sender, receiver = open_local(edge)

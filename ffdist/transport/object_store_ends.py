@@ -1,9 +1,9 @@
 """An edge through Ray's object store: for clusters whose nodes reach one another by Ray's own ports alone.
 
-    sender     puts frame n into the object store, and posts its header and reference in a mailbox of its own
-    receiver   takes them there, copies the frame out, then posts a credit in a mailbox of its own
+    sender     puts frame n into the object store, and posts its header and reference in an actor of its own
+    receiver   takes them there, copies the frame out, then posts a credit in an actor of its own
 
-Each end waits at the other's mailbox, and Ray ends a mailbox with the process that owns it: so a peer's death is known
+Each end waits at the other's actor, and Ray ends an actor with the process that owns it: so a peer's death is known
 at once. An object is freed when the last reference to it is gone, which is before its credit is posted; the store holds
 `depth` frames of an edge, and the one that is being received. Tensors of a GPU arrive on the host.
 """
@@ -31,7 +31,7 @@ from ffdist.transport.packet_socket import Store
 
 CREDIT, END = b"+", b"."
 START = timedelta(seconds=10)
-"""What a mailbox, a process of its own, may take to start, beyond the edge's timeout."""
+"""What an actor, a process of its own, may take to start, beyond the edge's timeout."""
 
 
 def open_sender(edge: Edge, store: Store) -> ObjectStoreSender:
@@ -48,7 +48,7 @@ def open_sender(edge: Edge, store: Store) -> ObjectStoreSender:
     except ValueError as error:  # Ray knows no such actor
         raise edge.lost("the receiver died") from error
     reader = EdgeActorReader(edge, theirs, "guest", "the receiver")
-    # Taken before ours is there, since a receiver that disagrees with ours takes its mailbox away; and ours is there
+    # Taken before ours is there, since a receiver that disagrees with ours takes its actor away; and ours is there
     # before this end may disagree, since a receiver that heard nothing would wait until the timeout.
     greeting = reader.take("greeting", 0, START)
     posted = EdgeActorWriter(theirs, "owner").post((wire.encode_hello(edge), mine))
@@ -76,11 +76,11 @@ def open_receiver(edge: Edge, store: Store) -> ObjectStoreReceiver:
 
 
 class EdgeActorReader:
-    """Waiting at a mailbox, whose owner's death and silence are errors; counts the seconds waited."""
+    """Waiting at an actor, whose owner's death and silence are errors; counts the seconds waited."""
 
-    def __init__(self, edge: Edge, mailbox: Any, side: Side, peer: str) -> None:
+    def __init__(self, edge: Edge, actor: Any, side: Side, peer: str) -> None:
         self._edge = edge
-        self._mailbox = mailbox
+        self._actor = actor
         self._side = side
         self._peer = peer
         self._numbers = itertools.count()
@@ -95,7 +95,7 @@ class EdgeActorReader:
             raise self._edge.lost(f"{self._peer} closed the edge", sequence)
         started = time.perf_counter()
         try:
-            taken = self._mailbox.take.remote(self._side, next(self._numbers))
+            taken = self._actor.take.remote(self._side, next(self._numbers))
             message, self.queued = ray.get(taken, timeout=(self._edge.timeout + more).total_seconds())
             return message
         except GetTimeoutError:
@@ -117,7 +117,7 @@ class ObjectStoreSender(Sender):
         self._credited = 0
         self._capacity = store_capacity()
         self._posted: deque[Any] = deque(maxlen=edge.depth + 1)
-        """What may be on its way to the mailbox: a frame before these has brought its credit."""
+        """What may be on its way to the actor: a frame before these has brought its credit."""
         self._closed = False
 
     def send(self, frame: Frame) -> None:
@@ -132,7 +132,7 @@ class ObjectStoreSender(Sender):
         self._sequence += 1
 
     def close(self) -> None:
-        """The frames accepted stay in the store, and their references in the mailbox, until they are received: they
+        """The frames accepted stay in the store, and their references in the actor, until they are received: they
         have arrived there when this returns."""
         if not self._closed:
             self._closed = True
@@ -222,4 +222,4 @@ def store_capacity() -> int:
 
 
 def _key(edge: Edge) -> str:
-    return f"ffdist/{edge.name}/{edge.attempt}/mailbox"
+    return f"ffdist/{edge.name}/{edge.attempt}/actor"

@@ -87,16 +87,16 @@ def test_the_store_never_holds_more_than_the_edges_depth(pair: EdgePair) -> None
 
 
 def test_a_mailbox_counts_what_lay_there_for_a_side(driver: str) -> None:
-    mailbox = new_edge_actor("counted")
-    ray.get([mailbox.post.remote("guest", number, "letter") for number in range(3)])
-    ray.get(mailbox.post.remote("owner", 0, "of no concern"))
-    assert [ray.get(mailbox.take.remote("guest", number))[1] for number in range(3)] == [3, 2, 1]
+    actor = new_edge_actor("counted")
+    ray.get([actor.post.remote("guest", number, "message") for number in range(3)])
+    ray.get(actor.post.remote("owner", 0, "of no concern"))
+    assert [ray.get(actor.take.remote("guest", number))[1] for number in range(3)] == [3, 2, 1]
 
 
 def test_a_mailbox_is_a_process_without_torch(driver: str) -> None:
     """There are two of an edge, and torch is seconds and some 200 MB of each."""
-    mailbox = new_edge_actor("light")
-    assert not ray.get(mailbox.__ray_call__.remote(lambda self: "torch" in sys.modules))
+    actor = new_edge_actor("light")
+    assert not ray.get(actor.__ray_call__.remote(lambda self: "torch" in sys.modules))
 
 
 def send_too_much(place: ContractRank, sender: Sender) -> None:
