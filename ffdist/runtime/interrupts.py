@@ -8,11 +8,12 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, NoReturn
 
 from ffdist.errors import Interrupted, exit_status
+from ffdist.notes import QUIET
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 AS_ONE = 0.3
@@ -74,6 +75,21 @@ class StopRequest:
     at: float = 0.0
 
 
+def say_stopping(number: int, *, again: bool = True) -> None:
+    """That the signal was heard: until the run has ended, which a batch that takes long or a stage that hangs may keep
+    it from, nothing else shows it. By the descriptor, as a handler may come in the middle of a print.
+
+    again: whether a second signal ends it at once.
+    """
+    if QUIET in os.environ:
+        return
+    name = signal.Signals(number).name
+    more = "; a second signal ends it at once" if again else ""
+    text = f"ffdist: {name}: the run ends at its next batch, behind a snapshot{more}\n"
+    with suppress(OSError):  # nobody reads it
+        os.write(2, text.encode())
+
+
 @contextmanager
 def interrupts(ask: Callable[[int], None]) -> Iterator[StopRequest]:
     """The first signal calls `ask` with its number; another one raises Interrupted. Of no effect outside the main
@@ -88,6 +104,7 @@ def interrupts(ask: Callable[[int], None]) -> Iterator[StopRequest]:
         if not request.number:
             request.number, request.at = number, now
             ask(number)
+            say_stopping(number)
         elif now - request.at > AS_ONE:
             raise Interrupted(number)
 

@@ -14,7 +14,7 @@ from ffdist import errors
 from ffdist.errors import FfdistError, Interrupted
 from ffdist.events import Observer, from_json, stopping
 from ffdist.runtime.heartbeat import silence_of
-from ffdist.runtime.interrupts import StopRequest
+from ffdist.runtime.interrupts import StopRequest, say_stopping
 from ffdist.runtime.outcome import Result
 from ffdist.runtime.stage_handle import StageProcess
 from ffdist.runtime.supervise import verdict
@@ -125,6 +125,7 @@ class ProcessMonitor:
                 if not self.stop_request.number:
                     self.stop_request.number, self.stop_request.at = event["number"], time.monotonic()
                     self.interrupt(event["number"])
+                    say_stopping(event["number"])
             case _:
                 observer(from_json(event))
 

@@ -20,6 +20,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from ffdist.errors import ConfigError, FfdistError, Interrupted, StageError, StageLostError, TransportError, setting
 from ffdist.events import Observer, StagesPlaced, from_json
 from ffdist.runtime.heartbeat import STACK, silence_of
+from ffdist.runtime.interrupts import say_stopping
 from ffdist.runtime.job import Job
 from ffdist.runtime.outcome import Result, root_cause
 from ffdist.runtime.ray_actor import CONCURRENCY, ActorInfo, StageActor
@@ -148,6 +149,7 @@ class ActorGroup:
             events = None if self.actors[-1] is None else events
             if beats.stop_signal and not self.stopping:
                 self.stop(beats.stop_signal)
+                say_stopping(beats.stop_signal)
             if not ready or ready[0] not in (*runs, *([events] if events else [])):
                 continue
             if ready[0] == events:

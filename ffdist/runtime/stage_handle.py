@@ -29,8 +29,8 @@ from ffdist.runtime.world import World
 
 KILLED: dict[int, str] = {
     signal.SIGKILL: "a system out of memory kills so: a smaller batch size, or more stages",
-    signal.SIGBUS: "a file that was being read was cut off, a shard of the data perhaps: `ffdist data check` finds it; "
-    "restore it, then go on from the last snapshot",
+    signal.SIGBUS: "a file that code of yours has mapped (numpy.memmap, an Arrow file) was cut off: restore it; or the "
+    "disk or memory behind /dev/shm is full: make room; then go on from the last snapshot",
 }
 """What is to be done where a signal has ended a process."""
 TAIL = 2000

@@ -19,7 +19,7 @@ from ffdist.errors import Interrupted, StageError, exit_status, unspelled
 from ffdist.events import Observer, stopping
 from ffdist.runtime.attempt import share_attempt
 from ffdist.runtime.heartbeat import WORK_TIMEOUTS, Activity
-from ffdist.runtime.interrupts import handle_in_thread, handle_signals, signals_restored
+from ffdist.runtime.interrupts import handle_in_thread, handle_signals, say_stopping, signals_restored
 from ffdist.runtime.job import Job
 from ffdist.runtime.meeting import await_key, set_key
 from ffdist.runtime.outcome import Result
@@ -118,13 +118,19 @@ class RankSignals:
             with suppress(RuntimeError):  # the run is at its end
                 self._store.set(STOP, str(self.number))
         if self.first:
-            self.stop.set()
+            self._begin_to_stop(self.number)
 
     def _watch_others(self, store: dist.Store) -> None:
         with suppress(RuntimeError):
             while not store.check([STOP]):
                 time.sleep(LOOK)
-            self.stop.set()
+            self._begin_to_stop(posted_signal(store))
+
+    def _begin_to_stop(self, number: int) -> None:
+        """number: the signal's; 0 where an observer wants the run to end."""
+        if number and not self.stop.is_set():
+            say_stopping(number, again=False)
+        self.stop.set()
 
 
 def run_rank(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from contextvars import copy_context
 from pathlib import Path
 from threading import Lock, Thread
@@ -52,6 +53,8 @@ class SnapshotStore:
         """The identity of the run's folder, so that no other one is made in its place where it goes."""
         self.writing = Lock()
         """One file at a time."""
+        self.noted = False
+        """Whether it was said that an old one cannot be removed."""
 
     def save(self, blocks: Sequence[LearningBlock], marker: Snapshot) -> Files:
         """One stage's part: its blocks' files, of the blocks as they are now, written while the caller goes on."""
@@ -85,10 +88,20 @@ class SnapshotStore:
                 f"{setting('resume')}; or start a new run, and let nothing remove its folder",
             )
 
+    @contextmanager
+    def in_its_folder(self, run: Path) -> Iterator[None]:
+        """Raises SnapshotError of the run's folder for what fails within since that has gone meanwhile."""
+        try:
+            yield
+        except (OSError, SnapshotError):
+            self.check_there(run)
+            raise
+
     def _write(self, path: Path, held: BlockCopy) -> dict[str, Any]:
         assert self.run
         self.check_there(self.run)
-        entry = held.write(path)
+        with self.in_its_folder(self.run):
+            entry = held.write(path)
         self.mirrored.put(path)
         return entry
 
@@ -122,10 +135,22 @@ class SnapshotStore:
         manifest = Manifest(
             marker.step, marker.epoch, marker.batch, self.blocks, marker.files, records, marker.extra_files
         )
-        commit(self.run, manifest)
-        best = mark_if_best(self.run, manifest, self.keep_best)
-        discard_others(self.run, manifest, keep=self.keep, best=best)
+        with self.in_its_folder(self.run):
+            commit(self.run, manifest)
+            best = mark_if_best(self.run, manifest, self.keep_best)
+            self._discard_others(self.run, manifest, best)
         self.mirrored.commit(snapshot_folder(self.run, marker.step, marker.epoch), committed(self.run))
+
+    def _discard_others(self, run: Path, manifest: Manifest, best: Path | None) -> None:
+        """One that cannot be removed, as where a network's file system keeps a file that somebody reads, stays until
+        the next commit; no run ends by it."""
+        try:
+            discard_others(run, manifest, keep=self.keep, best=best)
+        except OSError as error:
+            self.check_there(run)
+            if not self.noted:
+                note(f"an old snapshot cannot be removed: {error.strerror or error}: {error.filename}")
+            self.noted = True
 
     def load(self, blocks: Sequence[LearningBlock], manifest: Manifest) -> None:
         """Each block from its own file, whatever stage wrote it.

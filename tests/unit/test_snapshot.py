@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from jobs import QUIET, DigitsJob
 
 from ffdist.errors import SnapshotError
 from ffdist.runtime.threads import run_threads
-from ffdist.snapshot import Manifest, latest, newest, read_manifest
+from ffdist.snapshot import Manifest, SnapshotStore, latest, newest, read_manifest
 from ffdist.snapshot.files import read_block, write_block, write_of_snapshot
 from ffdist.snapshot.manifest import MANIFEST, commit, discard_others, snapshot_folder
 
@@ -206,6 +207,48 @@ def test_a_full_disk_is_told_and_leaves_the_last_snapshot_whole(
     assert manifest is not None
     assert manifest.folder == folder
     assert not list((tmp_path / "snapshots").rglob("*.partial"))
+
+
+def test_a_run_folder_that_is_renamed_while_an_old_snapshot_goes_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, away = tmp_path / "run", tmp_path / "away"
+    snapshot(run, 5)
+    store = SnapshotStore(run, ["a"], keep=1)
+    manifest = read_manifest(snapshot(run, 10, keep=2))
+    remove = shutil.rmtree
+
+    def renamed_before(path: Path) -> None:
+        run.rename(away)
+        remove(path)
+
+    monkeypatch.setattr(shutil, "rmtree", renamed_before)
+    with pytest.raises(SnapshotError, match="the run directory is gone"):
+        store._discard_others(run, manifest, None)
+    with pytest.raises(SnapshotError, match="the run directory is gone"), store.in_its_folder(run):
+        os.unlink(run / "a file of it")
+    assert latest(away)
+
+
+def test_an_old_snapshot_that_cannot_be_removed_ends_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As where a network's file system keeps a file that somebody reads."""
+    store = SnapshotStore(tmp_path, ["a"], keep=1)
+    old = snapshot(tmp_path, 5)
+    manifest = read_manifest(snapshot(tmp_path, 10, keep=2))
+
+    def kept(path: Path) -> None:
+        raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), str(path))
+
+    monkeypatch.setattr(shutil, "rmtree", kept)
+    for _ in range(2):
+        store._discard_others(tmp_path, manifest, None)
+    monkeypatch.undo()
+    assert capsys.readouterr().err.count("an old snapshot cannot be removed") == 1
+    assert latest(tmp_path) == manifest
+    store._discard_others(tmp_path, manifest, None)
+    assert not old.exists()
 
 
 def test_the_names_of_new_folders_are_on_disk_before_what_is_written_next(
