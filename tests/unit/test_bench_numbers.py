@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import ffdist
 from ffdist.baselines import BASELINES, family
 from ffdist.baselines.twin import BackpropRule, twin
+from ffdist.bench.accuracy_found import AccuracyRuns, at_level, reached_after
 from ffdist.bench.alone import OperationTimes, heavy_calls, slowest_stage, total
 from ffdist.bench.bare import BareBlocks, StepTimes
 from ffdist.bench.floor import floors
@@ -28,7 +29,6 @@ from ffdist.bench.harness.table import ResultTable
 from ffdist.bench.harness.window import Window, WindowRate
 from ffdist.bench.settings import BenchSettings
 from ffdist.bench.step import OneStep
-from ffdist.bench.suites.accuracy import AccuracyRuns, at_level, reached_after
 from ffdist.bench.whole_runs import Epoch
 from ffdist.errors import ConfigError
 from ffdist.pipeline.block import BlockConfig

@@ -9,6 +9,8 @@ import pytest
 
 from benchmarks.rows.record import SUITE
 from benchmarks.rows.record import as_markdown as row_markdown
+from ffdist.bench import accuracy_found
+from ffdist.bench.accuracy_found import AccuracyRuns, RecipeTrial
 from ffdist.bench.faults_found import DisturbedRunCosts, KillOutcome, finding
 from ffdist.bench.harness.meter import MemoryUse
 from ffdist.bench.harness.record import as_json, as_markdown, read, tables_of, tidy, write
@@ -17,10 +19,10 @@ from ffdist.bench.harness.summary import Summary
 from ffdist.bench.harness.table import MEASURED, ResultTable, Value, lines_of
 from ffdist.bench.harness.window import WindowRate
 from ffdist.bench.operations import Operation, SideSteps, StepSides
+from ffdist.bench.recipes import Recipe
 from ffdist.bench.schedule import schedule
 from ffdist.bench.settings import BenchSettings
-from ffdist.bench.suites import accuracy, depth, memory, step, throughput, transport
-from ffdist.bench.suites.accuracy import AccuracyRuns, Recipe, RecipeTrial
+from ffdist.bench.suites import depth, memory, step, throughput, transport
 from ffdist.bench.suites.loader import TRAINING, waiting
 from ffdist.bench.whole_runs import Epoch
 from ffdist.transport.measure import TransportRate
@@ -95,10 +97,10 @@ TABLES = {
     "transport": lambda: [transport.carried([TransportRate("gloo", 2**16, 9.0, 10.0, 0.5, 0.4, 0.6, 5)])],
     "step": lambda: [step.whole(steps(), "a step"), step.kinds(steps()), step.largest(steps())],
     "accuracy": lambda: [
-        accuracy.side_table("race", race(), {"ours": True, "ddp": True}),
-        accuracy.level_table(race(), 0.75),
-        accuracy.trial_table(race().tried, 3),
-        accuracy.run_table(race().runs),
+        accuracy_found.side_table("race", race(), {"ours": True, "ddp": True}),
+        accuracy_found.level_table(race(), 0.75),
+        accuracy_found.trial_table(race().tried, 3),
+        accuracy_found.run_table(race().runs),
     ],
     "depth": lambda: [depths()],
     "faults": lambda: finding("processes", KILLS, DisturbedRunCosts(60.0, 2, 0, 1.0)).tables,
