@@ -54,6 +54,9 @@ class CompareSettings(SettingsGroup):
     """accuracy: TOML file of settings each side tries beforehand, a table each: [[ours]] and [[baseline]]."""
     target: float = option(0.75, above=0, most=1)
     """accuracy: validation accuracy to reach, as a fraction."""
+    memory_limit: str | None = None
+    """throughput, memory, bandwidth: memory of a worker, for which --plan auto searches. A size, 60MiB, or a share of
+    what a device of DDP's holds, 0.6."""
     depths: tuple[int, ...] = (6, 12, 24, 48)
     """depth: blocks of the networks compared."""
     rates: tuple[str, ...] = ("100mbit", "1gbit", "10gbit", "unlimited")

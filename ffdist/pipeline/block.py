@@ -385,15 +385,22 @@ class LearningBlock:
                     loss, count = loss.where(finite, 0), count * finite
                 self._add(0, loss * len(y), count)
             if local.scores is not None:
-                self._add(2, (local.scores.detach().argmax(1) == main_labels(y)).sum(), len(y))
+                self._add(2, self._correct(local.scores.detach(), main_labels(y)), len(y))
 
-    def _add(self, place: int, total: Tensor, count: Tensor | int) -> None:
+    def _correct(self, scores: Tensor, labels: Tensor) -> Tensor | int:
+        """How many of the scores are the greatest where the label is."""
+        if self._on_host is None or scores.dtype != torch.float32:
+            return (scores.argmax(1) == labels).sum()
+        # the first of several, and NaN before all, as torch has it; so few numbers are quicker counted by NumPy
+        return int((scores.numpy().argmax(1) == labels.numpy()).sum())
+
+    def _add(self, place: int, total: Tensor | int, count: Tensor | int) -> None:
         """To the lane's sums, from that place on."""
         if self._on_host is None:
             self.totals[self.lane, place] += total
             self.totals[self.lane, place + 1] += count
         else:
-            self._on_host[self.lane, place] += total.item()
+            self._on_host[self.lane, place] += total.item() if isinstance(total, Tensor) else total
             self._on_host[self.lane, place + 1] += int(count)
 
     def _to_device(self, x: Tensor) -> Tensor:

@@ -15,6 +15,8 @@ from ffdist.transport.base import Frame
 MOST_BUCKETS = 4
 """The most buckets of a stage: an edge holds the frames of a whole batch, so that nobody waits for room in the middle
 of one."""
+SMALL = 128 * 2**10
+"""Bytes of gradients that consecutive blocks send in one message: its own cost is more than that of so many bytes."""
 
 
 class Bucket:
@@ -119,14 +121,33 @@ def of_block(number: int, frame: Frame) -> dict[str, Tensor]:
 
 def in_buckets(reductions: Sequence[Reduction], group: StageGroup | None) -> list[Bucket]:
     """Few enough that an edge holds a batch's, and of like size; a block each where nothing is exchanged."""
-    if group is None or len(reductions) <= MOST_BUCKETS:
-        return [Bucket([reduction], group, number) for number, reduction in enumerate(reductions)]
-    whole = sum(reduction.flat.size for reduction in reductions) or 1
-    groups: list[list[Reduction]] = [[]]
+    sizes = [reduction.flat.num_bytes for reduction in reductions]
+    counts = [1] * len(sizes) if group is None else bucket_sizes(sizes)
+    left = iter(reductions)
+    return [Bucket([next(left) for _ in range(count)], group, number) for number, count in enumerate(counts)]
+
+
+def bucket_sizes(sizes: Sequence[int]) -> list[int]:
+    """How many consecutive blocks travel together, of blocks with so many bytes of gradients; the last block alone, as
+    the others' exchange hides behind it."""
+    groups: list[list[int]] = []
+    for size in sizes[:-1]:
+        if groups and sum(groups[-1]) + size <= SMALL:
+            groups[-1].append(size)
+        else:
+            groups.append([size])
+    groups += [[size] for size in sizes[-1:]]
+    return [len(group) for group in groups] if len(groups) <= MOST_BUCKETS else of_like_size(sizes)
+
+
+def of_like_size(sizes: Sequence[int]) -> list[int]:
+    """As few as there may be."""
+    whole = sum(sizes) or 1
+    counts = [0]
     so_far = 0
-    for reduction in reductions:
-        if groups[-1] and so_far * MOST_BUCKETS >= whole * len(groups) and len(groups) < MOST_BUCKETS:
-            groups.append([])
-        groups[-1].append(reduction)
-        so_far += reduction.flat.size
-    return [Bucket(group, group, number) for number, group in enumerate(groups)]
+    for size in sizes:
+        if counts[-1] and so_far * MOST_BUCKETS >= whole * len(counts) and len(counts) < MOST_BUCKETS:
+            counts.append(0)
+        counts[-1] += 1
+        so_far += size
+    return counts

@@ -54,6 +54,11 @@ class FlatParameters:
         self.padded = size > sum(p.numel() for p in self.parameters)
 
     @property
+    def num_bytes(self) -> int:
+        """Of the vector."""
+        return self.size * self.parameters[0].itemsize if self.parameters else 0
+
+    @property
     def is_dense(self) -> bool:
         """Whether the numbers of each parameter lie side by side in memory as they do in the vector."""
         return all(map(is_dense, self.parameters))
@@ -83,7 +88,6 @@ class FlatParameters:
             for size, stride, place in self.layouts
         ]
 
-    @torch.no_grad()
     def gradients(self) -> tuple[Tensor, list[int]] | None:
         """A copy of all gradients, zero where there is none, and the numbers of those that there are; they are gone
         from the parameters then."""

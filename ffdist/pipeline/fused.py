@@ -33,9 +33,9 @@ def learning(optimizer: torch.optim.Optimizer, group: Group, kept: Sequence[str]
     """None where torch's own step is wanted. kept: the names of what must be there of each parameter."""
     params = [parameter for parameter in group["params"] if parameter.grad is not None]
     grads = [parameter.grad for parameter in params]
-    state = optimizer.state
+    held = [optimizer.state.get(parameter, {}) for parameter in params]
     try:
-        slots = {name: [state[parameter][name] for parameter in params] for name in kept}
+        slots = {name: [each[name] for each in held] for name in kept}
     except KeyError:  # the first step
         return None
     alike = len({parameter.dtype for parameter in params}) < 2 and len({grad.device for grad in grads}) < 2

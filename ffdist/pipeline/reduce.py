@@ -31,6 +31,9 @@ from ffdist.pipeline.stage_group import StageGroup
 from ffdist.pipeline.synced_norm import synchronise
 from ffdist.pipeline.tree import Node, PartialSum, total
 
+RUNNING = "running"
+"""What a frame calls the running statistics, beside the sums that it calls by their lanes."""
+
 
 def slices_pay(workers: int, exchange: str = "auto") -> bool:
     """Whether slices are the faster exchange: a worker sends 2 (W - 1) / W of the block, and not W - 1, in two rounds,
@@ -107,15 +110,12 @@ class Reduction:
         values = self.partial.take()
         self.values = {node: value[self.slices[self.place]] for node, value in values.items()}
         travelling = {f"{first}-{behind}": self._short(value) for (first, behind), value in values.items()}
-        running: dict[str, Tensor] = {}
-        by_type: dict[str, list[BufferKey]] = {}
-        for key in sorted(self.running.taken):
-            by_type.setdefault(str(self.running.taken[key].dtype), []).append(key)
-        for kind, keys in by_type.items():
-            running[f"running {kind}"] = torch.cat([self.running.taken[key].flatten() for key in keys])
+        taken = self.running.taken
+        keys = sorted(taken, key=lambda key: (-taken[key].itemsize, key))  # so each begins where its type may
+        running = {RUNNING: torch.cat([as_bytes(taken[key]) for key in keys])} if keys else {}
         tensors = [{name: value[part] for name, value in travelling.items()} | running for part in self.slices]
         trouble = self.trouble and self.trouble.as_json()
-        return {"present": sorted(self.present), "running": by_type, "trouble": trouble}, tensors
+        return {"present": sorted(self.present), "running": keys, "trouble": trouble}, tensors
 
     def receive(self, fields: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         """Take what another worker has collected."""
@@ -189,17 +189,22 @@ class Reduction:
     def _received(self, tensors: Mapping[str, Tensor]) -> dict[Node, Tensor]:
         found: dict[Node, Tensor] = {}
         for name, tensor in tensors.items():
-            if not name.startswith("running "):
+            if name != RUNNING:
                 first, behind = map(int, name.split("-"))
                 found[first, behind] = self._long(tensor)
         return found
 
-    def _running(self, keys_by_type: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[BufferKey, Tensor]:
-        found: dict[BufferKey, Tensor] = {}
-        shapes = {name: buffer.shape for name, buffer in self.running.buffers().items()} if keys_by_type else {}
-        for kind, keys in keys_by_type.items():
-            sizes = [shapes[name].numel() for _, name in keys]
-            values = tensors[f"running {kind}"].split(sizes)
-            for (part, name), value in zip(keys, values, strict=True):
-                found[BufferKey(part, name)] = value.view(shapes[name])
-        return found
+    def _running(self, keys: Sequence[Any], tensors: Mapping[str, Tensor]) -> dict[BufferKey, Tensor]:
+        if not keys:
+            return {}
+        buffers, data = self.running.buffers(), tensors[RUNNING]
+        values = data.split_with_sizes([buffers[name].nbytes for _, name in keys])
+        return {
+            BufferKey(part, name): value.view(buffers[name].dtype).view(buffers[name].shape)
+            for (part, name), value in zip(keys, values, strict=True)
+        }
+
+
+def as_bytes(tensor: Tensor) -> Tensor:
+    """uint8 [nbytes]."""
+    return tensor.reshape(-1).view(torch.uint8)

@@ -33,6 +33,8 @@ class RunningStatistics:
         self.unseen = self.momentum.keys() - self.synced
         """Buffers to which torch writes without counting it."""
         self.owners = None if own_code else owners(parts)
+        self.held: dict[str, Tensor] | None = None
+        """Those of a block without own code, looked for once a batch."""
         self.begun: dict[str, Tensor] = {}
         """As they were when the batch began."""
         self.seen: dict[str, tuple[Tensor, int]] = {}
@@ -41,6 +43,8 @@ class RunningStatistics:
 
     def buffers(self) -> dict[str, Tensor]:
         """By their names, each once."""
+        if self.held is not None:
+            return self.held
         found: dict[int, tuple[str, Tensor]] = {}
         for prefix, held in owners(self.parts) if self.owners is None else self.owners:
             for name, buffer in held.items():
@@ -48,24 +52,26 @@ class RunningStatistics:
                     found.setdefault(id(buffer), (prefix + name, buffer))
         return dict(found.values())
 
-    @torch.no_grad()
     def begin(self) -> None:
         """Before the first microbatch that is computed here."""
-        if not self.begun:
-            for name, buffer in self.buffers().items():
-                self.begun[name] = buffer.clone()
-                self.seen[name] = (buffer, buffer._version)
+        if self.begun:
+            return
+        buffers = self.buffers()
+        self.held = None if self.owners is None else buffers
+        for name, buffer in buffers.items():
+            self.begun[name] = buffer.detach().clone()
+            self.seen[name] = (buffer, buffer._version)
 
-    @torch.no_grad()
     def take(self, part: int) -> None:
         """Called behind a microbatch: keep what it made of the buffers, and put them back."""
-        for name, buffer in self.buffers().items():
-            before, version = self.seen.get(name, (None, -1))
-            if before is buffer and version == buffer._version and name not in self.unseen:
-                continue
-            self.taken[BufferKey(part, name)] = buffer.clone()
-            buffer.copy_(self.begun[name])
-            self.seen[name] = (buffer, buffer._version)
+        with torch.no_grad():
+            for name, buffer in self.buffers().items():
+                before, version = self.seen.get(name, (None, -1))
+                if before is buffer and version == buffer._version and name not in self.unseen:
+                    continue
+                self.taken[BufferKey(part, name)] = buffer.clone()
+                buffer.copy_(self.begun[name])
+                self.seen[name] = (buffer, buffer._version)
 
     @torch.no_grad()
     def put_back(self, part: int) -> None:
@@ -76,7 +82,7 @@ class RunningStatistics:
 
     def drop(self) -> None:
         """Called behind a batch that is not learned from: the buffers are as they were when it began."""
-        self.begun, self.seen, self.taken = {}, {}, {}
+        self.begun, self.seen, self.taken, self.held = {}, {}, {}, None
 
     @torch.no_grad()
     def end(self, others: Iterable[Mapping[BufferKey, Tensor]] = ()) -> None:

@@ -37,6 +37,7 @@ from ffdist.transport.registry import fastest, here
 
 SMALL, LARGE = 64 * KIB, 4 * MIB
 """Bytes of the messages that links are measured with."""
+LINKS_FORMAT = 4
 FOLDER = "profiles"
 """In the cache."""
 T = TypeVar("T")
@@ -109,17 +110,21 @@ def profile_of(
 def links_here(*, on_cpu: bool, fresh: bool = False) -> tuple[NetworkLink, NetworkLink]:
     """The links between processes of this host: as it is, by shared memory where there is such; and a network of no
     limit whose ends are here, by gloo, for what its sending and receiving takes of a CPU."""
-    facts = {"what": "links", "format": FORMAT, "processor": processor_name(), "versions": versions()}
+    facts = {"what": "links", "format": LINKS_FORMAT, "processor": processor_name(), "versions": versions()}
     rates = cached(facts, measure_links, dict, fresh=fresh)
     memory, network = (link_of(rates, name) for name in (rates["within"], "gloo"))
-    cpu = 1.0 if on_cpu else 0.0
-    here = NetworkLink(memory.rate, memory.latency, cpu / memory.rate, wired=False, message=cpu * memory.latency)
-    each = cpu / (rates[f"gloo {LARGE}"] * LARGE)
-    return here, NetworkLink(network.rate, network.latency, each, each, message=cpu * memory.latency)
+    # a copy within a host takes what its ends compute, which is all counted as the sender's, and nothing else: by the
+    # clock it would take what others on the machine do meanwhile, too
+    each = memory.sender + memory.receiver
+    memory = NetworkLink(1 / max(1e-12, each), 2 * memory.message, each, wired=False, message=memory.message)
+    if on_cpu:
+        return memory, network
+    return memory.without_cpu(), network.without_cpu()
 
 
 def measure_links() -> dict[str, Any]:
-    """Messages a second by transport and size. By a process of its own, whose own ones import no script of a user's.
+    """Messages a second, and seconds of computing a message, by transport and size. By a process of its own, whose own
+    ones import no script of a user's.
 
     Raises StageError where it fails.
     """
@@ -139,14 +144,19 @@ def print_links() -> None:
     within = fastest(here(), here()).name
     found = measure_transport(sorted({within, "gloo"}), (SMALL, LARGE), rounds=3, volume=6 * LARGE)
     rates = {f"{rate.transport} {rate.message_bytes}": rate.messages_per_s for rate in found}
-    print(json.dumps(rates | {"within": within}))
+    cpu = {f"{rate.transport} {rate.message_bytes} cpu": rate.cpu for rate in found}
+    print(json.dumps(rates | cpu | {"within": within}))
 
 
 def link_of(rates: dict[str, Any], transport: str) -> NetworkLink:
-    """The link, by the messages a second of two sizes."""
+    """The link, by what messages of two sizes take: their time, and the computing of both ends, of which each has
+    half."""
     small, large = (1 / rates[f"{transport} {size}"] for size in (SMALL, LARGE))
     rate = (LARGE - SMALL) / max(1e-9, large - small)
-    return NetworkLink(rate, max(0.0, small - SMALL / rate))
+    cpu_small, cpu_large = (rates[f"{transport} {size} cpu"] / 2 for size in (SMALL, LARGE))
+    a_byte = max(0.0, cpu_large - cpu_small) / (LARGE - SMALL)
+    message = max(0.0, cpu_small - SMALL * a_byte)
+    return NetworkLink(rate, max(0.0, small - SMALL / rate), a_byte, a_byte, message=message)
 
 
 def cached(

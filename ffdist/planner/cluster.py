@@ -36,6 +36,10 @@ class NetworkLink:
         """The receiver's; of a copy within a host all is counted as the sender's."""
         return num_bytes * self.receiver + messages * self.message if self.receiver else 0.0
 
+    def without_cpu(self) -> NetworkLink:
+        """Where sending and reading take nothing of the computing."""
+        return replace(self, sender=0.0, receiver=0.0, message=0.0)
+
     def seconds(self, num_bytes: float) -> float:
         return num_bytes / self.rate
 

@@ -22,6 +22,7 @@ from itertools import accumulate
 from math import ceil, log2
 from typing import NamedTuple
 
+from ffdist.pipeline.bucket import bucket_sizes
 from ffdist.planner.cluster import Cluster
 from ffdist.planner.profile import Profile
 
@@ -84,6 +85,7 @@ class PlanCosts:
             }.items()
         }
         self._longest: dict[tuple[int, int, int, float], float] = {}
+        self._buckets: dict[tuple[int, int], int] = {}
         self._loads: dict[tuple[int, int, int, float], WorkerLoad] = {}
 
     def total(self, name: str, i: int, j: int) -> float:
@@ -110,7 +112,14 @@ class PlanCosts:
         link, messages = self.cluster.link, self.cluster.exchange.messages(workers)
         own += messages * self.total("exchange", i, j)
         sent = self.exchanged(i, j, workers) * (link.sender + link.receiver)
-        return own / speed + sent + 2 * messages * (j - i) * link.message
+        return own / speed + sent + 2 * messages * self.buckets(i, j) * link.message
+
+    def buckets(self, i: int, j: int) -> int:
+        """In how many messages blocks i..j travel at once."""
+        key = (i, j)
+        if key not in self._buckets:
+            self._buckets[key] = len(bucket_sizes([block.gradient_bytes for block in self.profile.blocks[i:j]]))
+        return self._buckets[key]
 
     def per_lane(self, i: int, j: int, speed: float) -> float:
         return (self.total("lane", i, j) + self.total("add", i, j)) / speed

@@ -7,11 +7,11 @@ at the end of one stage, whole stages, and some lanes at the beginning of the ne
 those who have lighter ones beside it.
 
 Of all cuts, numbers of workers and shares, the plan is found whose `price` is the least: the largest of what a worker
-is busy, its link carries, and a shared block's cycle takes (`planner/cost.py`), under the memory limit. The search asks
-which plans keep to a time T, by blocks from the first to the last: of a stage, the one before takes as many lanes as T
-leaves him, each next worker as many as he can, the last the rest; what reached the same block with no fewer workers, no
-less time, traffic and memory used is dropped. T is halved towards the least, then to the found plan's own price until
-there is none below.
+is busy, its link carries, and a shared block's cycle takes (`planner/cost.py`), and all workers' work over the cores
+that they share, under the memory limit. The search asks which plans keep to a time T, by blocks from the first to the
+last: of a stage, the one before takes as many lanes as T leaves him, each next worker as many as he can, the last the
+rest; what reached the same block with no fewer workers, no less time, traffic, memory and work used is dropped. T is
+halved towards the least, then to the found plan's own price until there is none below.
 """
 
 from __future__ import annotations
@@ -55,6 +55,13 @@ class PartialPlan(NamedTuple):
     stage: tuple[int, int] = (0, 0)
     counts: tuple[int, ...] = ()
     """Lanes of the stage's workers in order; the last is `worker`."""
+    spent: float = 0.0
+    """Seconds busy of all workers before the last."""
+
+    @property
+    def total(self) -> float:
+        """Seconds busy of all workers so far."""
+        return self.spent + self.busy if self.worker >= 0 else 0.0
 
 
 FIRST = PartialPlan(-1, inf, 0.0, 0.0, 0.0, 0.0, 0)
@@ -84,7 +91,10 @@ class PlanSearch:
         self.most_traffic = lanes * sum(costs.crossing) + 2 * sum(costs.gradients)
         self.low = 0.0
         """A time that no plan keeps to."""
-        self.all_shares = lanes <= FEW and (len(set(cluster.speeds)) > 1 or isfinite(self.limit))
+        self.cores = inf if cluster.cores is None else cluster.cores
+        self.all_shares = lanes <= FEW and (
+            len(set(cluster.speeds)) > 1 or isfinite(self.limit) or isfinite(self.cores)
+        )
         """Whether fewer lanes or more workers than a stage needs may serve those behind it: the next device is a faster
         one, or has the memory that this one lacks."""
 
@@ -146,7 +156,6 @@ class PlanSearch:
                             self.add(runs[j], new, j, seconds)
         prices = (price(self.profile, self.cluster, self.plan(run)) for run in runs[size])
         found = min(prices, key=lambda each: each.seconds, default=None)
-        # cores that workers share are priced, and not searched by: all workers together may take longer than each
         return found if found and found.seconds <= seconds * (1 + 1e-6) else None
 
     def add(self, runs: list[PartialPlan], new: PartialPlan, j: int, seconds: float) -> None:
@@ -167,10 +176,14 @@ class PlanSearch:
                 return False
             spared = b.lanes * size
             roomy = self.is_loose(seconds) or spared <= b.back
+            if isfinite(self.cores) and a.total + a.lanes * costs.sending[j] > b.total:
+                return False
             return roomy and b.lanes * costs.receiving[j] <= b.busy and self.can_leave(a, j, seconds)
         here, there = a.lanes * size, b.lanes * size
         sending, receiving = costs.sending[j], costs.receiving[j]
         if a.busy > b.busy or a.busy + a.lanes * sending > b.busy + b.lanes * sending:
+            return False
+        if isfinite(self.cores) and (a.total > b.total or a.total + a.lanes * sending > b.total + b.lanes * sending):
             return False
         if isfinite(self.limit) and (a.memory > b.memory or a.graph > b.graph):
             return False
@@ -192,6 +205,8 @@ class PlanSearch:
     def can_end(self, run: PartialPlan, j: int, seconds: float) -> bool:
         """Whether the blocks from j on could still be computed in time, if nothing else were to do."""
         left = self.lanes * self.costs.total("lane", j, self.costs.size)
+        if run.total + left / self.fastest > self.cores * seconds * (1 + CLOSE):
+            return False
         room = max(0.0, seconds - run.busy) * self.cluster.speed(run.worker)
         room = room if self.shared else 0.0
         return left <= (room + self.capacity[run.worker + 1] * seconds) * (1 + CLOSE) or not isfinite(seconds)
@@ -301,7 +316,15 @@ class PlanSearch:
         for place, each in enumerate(room):
             dealt.append(min(each, rest - (more - 1 - place)))  # one at least is left for each of the others
             rest -= dealt[-1]
-        return self.opened(first + more - 1, tuple(dealt), workers, i, j, run)
+        spent = run.total + (run.lanes * self.costs.sending[j] if counts else 0.0)
+        for lanes, speed in zip(dealt[len(counts) : -1], speeds[:-1], strict=True):
+            spent += lanes * self.costs.sending[j] + self.begun(lanes, workers, i, j, speed)
+        return self.opened(first + more - 1, tuple(dealt), workers, i, j, run, spent)
+
+    def begun(self, lanes: int, workers: int, i: int, j: int, speed: float) -> float:
+        """Seconds busy of a worker with these lanes alone, whose output is not sent yet."""
+        load = self.costs.load(i, j, workers, speed)
+        return lanes * (load.lane + self.costs.receiving[i]) + load.fixed
 
     def most(self, speed: float, workers: int, i: int, j: int, seconds: float, *, last: bool) -> int:
         """Lanes that a worker without any can take; last: what becomes of its output is not known yet."""
@@ -328,15 +351,15 @@ class PlanSearch:
         return upto
 
     def opened(
-        self, worker: int, counts: tuple[int, ...], workers: int, i: int, j: int, before: PartialPlan
+        self, worker: int, counts: tuple[int, ...], workers: int, i: int, j: int, before: PartialPlan, spent: float
     ) -> PartialPlan:
         """A worker that begins with its lanes of this stage."""
-        lanes, costs = counts[-1], self.costs
-        load = costs.load(i, j, workers, self.cluster.speed(worker))
+        lanes, costs, speed = counts[-1], self.costs, self.cluster.speed(worker)
+        load = costs.load(i, j, workers, speed)
         came = lanes * costs.crossing[i]
         return PartialPlan(
             worker,
-            lanes * (load.lane + costs.receiving[i]) + load.fixed,
+            self.begun(lanes, workers, i, j, speed),
             load.exchanged,
             load.exchanged + came,
             self.memory(i, j, lanes, workers),
@@ -345,6 +368,7 @@ class PlanSearch:
             before,
             (i, j),
             counts,
+            spent,
         )
 
     def taken_on(
@@ -374,6 +398,7 @@ class PlanSearch:
             run,
             (i, j),
             (lanes,),
+            run.spent,
         )
         return head if self.keeps_to(head, seconds) else None
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -44,6 +43,8 @@ Message = tuple[Tensor | None, Tensor, Tensor | None, Tensor | None]
 """What comes to a block (None behind the last one), the labels, the features on the way to a fusion head, and what the
 rule wants beside."""
 R = TypeVar("R")
+Encoded = tuple[bytes, bytes, list[Tensor]]
+"""As `wire.encode` gives it."""
 Collected = tuple[dict[str, Any], list[dict[str, Tensor]]]
 """As `Reduction.collect` gives it."""
 
@@ -151,12 +152,14 @@ def lanes_of(block: LearningBlock) -> LaneTimes:
         behind(others, 1)
         (fields, (tensors,)), put = timed(mine.collect, device)
         theirs = others.collect()
-        _, header, _ = wire.encode(Frame("Gradients", theirs[0], theirs[1][0]), edge, 0)
+        came = wire.encode(Frame("Gradients", theirs[0], theirs[1][0]), edge, 0)
 
-        def exchange(header: bytes = header, theirs: Collected = theirs, own: Collected = (fields, [tensors])) -> None:
+        def exchange(came: Encoded = came, theirs: Collected = theirs, own: Collected = (fields, [tensors])) -> None:
             wire.encode(Frame("Gradients", own[0], own[1][0]), edge, 0)
-            json.loads(header)
-            mine.receive(theirs[0], theirs[1][0])
+            header = wire.decode_header(came[1], wire.decode_prelude(came[0], edge, 0), edge)
+            for spec in header.tensors:
+                wire.from_bytes(torch.empty(spec.nbytes, dtype=torch.uint8), spec)
+            mine.receive(header.fields, theirs[1][0])
 
         exchanged = timed(exchange, device)[1]
         added = timed(mine.add_up, device)[1]

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from ffdist.pipeline.bucket import bucket_sizes
 from ffdist.plan import Plan
 from ffdist.planner.cluster import Cluster
 from ffdist.planner.events import CorePool, EventQueue, OneShotEvent, Process, WorkerLinks
@@ -92,6 +93,9 @@ class SimulatedRun:
         self.cores = CorePool(self.events, cluster.cores)
         self.wires = WorkerLinks(self.events, plan.workers)
         self.bounds = bounds(plan)
+        sizes = [[block.gradient_bytes for block in profile.blocks[i:j]] for i, j in self.bounds]
+        self.frames = [len(bucket_sizes(each)) / len(each) for each in sizes]
+        """Of each stage, messages of gradients a block: small blocks' travel together."""
         places = [(s, w) for s, stage in enumerate(plan.stages) for w in stage.workers]
         self.expected = {place: deque(self.messages(*place)) for place in places}
         """What each worker will learn from in each of its stages, in the order in which it does."""
@@ -252,7 +256,7 @@ class SimulatedRun:
         self.waited += self.events.now - begun
         messages = self.cluster.exchange.messages(many)
         sent = self.exchanged(index, many) * (link.sender + link.receiver)
-        yield from self.spend(worker, sent + 2 * messages * link.message)
+        yield from self.spend(worker, sent + 2 * messages * self.frames[stage] * link.message)
         own = block.step / self.slices(many) + block.add * self.cluster.exchange.added(many)
         own += block.lanes + messages * block.exchange
         yield from self.compute(worker, own if self.profile.on_cpu else 0.0)

@@ -44,6 +44,20 @@ class TransportRate:
     ratio_min: float
     ratio_max: float
     num_rounds: int
+    cpu: float = 0.0
+    """Seconds of computing that a message takes of both ends together; least."""
+
+
+class Taken(NamedTuple):
+    """What the timed messages of a sample took, in seconds."""
+
+    elapsed: float
+    cpu: float
+    """Of all of this process's threads."""
+
+
+Samples = dict[tuple[str, int], list[Taken]]
+"""Of one process, by transport and size."""
 
 
 class _Plan(NamedTuple):
@@ -86,20 +100,29 @@ def measure_transport(
             both = [pool.submit(_run, rank, store.port, plan, cluster) for rank in range(2)]
             for future in as_completed(both):
                 future.result()
-            seconds = both[1].result()
+            sent, received = (future.result() for future in both)
         except BaseException:  # an interrupt, too: they would measure on
             for process in set(multiprocessing.active_children()) - others:
                 process.kill()
             raise
-    return [_rate(plan, seconds, transport, size) for size in sizes for transport in plan.transports]
+    return [_rate(plan, sent, received, transport, size) for size in sizes for transport in plan.transports]
 
 
-def _rate(plan: _Plan, seconds: dict[tuple[str, int], list[float]], transport: str, size: int) -> TransportRate:
-    mine, copy = seconds[transport, size], seconds["memcpy", size]
+def _rate(plan: _Plan, sent: Samples, received: Samples, transport: str, size: int) -> TransportRate:
+    mine, copy = ([taken.elapsed for taken in received[of, size]] for of in (transport, "memcpy"))
+    cpu = [min(taken.cpu for taken in end[transport, size]) for end in (sent, received)]
     per_s = plan.num_messages(size) / statistics.median(mine)
     ratios = [b / a for a, b in zip(mine, copy, strict=True)]
     return TransportRate(
-        transport, size, per_s, per_s * size / 1e6, statistics.median(ratios), min(ratios), max(ratios), plan.rounds
+        transport,
+        size,
+        per_s,
+        per_s * size / 1e6,
+        statistics.median(ratios),
+        min(ratios),
+        max(ratios),
+        plan.rounds,
+        sum(cpu) / plan.num_messages(size),
     )
 
 
@@ -126,8 +149,8 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _run(rank: int, port: int, plan: _Plan, cluster: str | None) -> dict[tuple[str, int], list[float]]:
-    """The life of one of the two processes; rank 1 receives, and its seconds count."""
+def _run(rank: int, port: int, plan: _Plan, cluster: str | None) -> Samples:
+    """The life of one of the two processes; rank 1 receives, and its elapsed seconds count."""
     os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK)
     torch.set_num_threads(1)
     if cluster:
@@ -135,25 +158,25 @@ def _run(rank: int, port: int, plan: _Plan, cluster: str | None) -> dict[tuple[s
     pin_to_cores(rank, 2)
     store = dist.TCPStore("127.0.0.1", port, is_master=False)
     dist.init_process_group("gloo", store=dist.PrefixStore("group", store), rank=rank, world_size=2)
-    seconds: dict[tuple[str, int], list[float]] = {}
+    found: Samples = {}
     for size in plan.sizes:
         for turn in range(plan.rounds):
             for transport in plan.transports:
                 edge = Edge(f"{transport}-{size}-{turn}", plan.depth)
                 dist.barrier()
-                seconds.setdefault((transport, size), []).append(_sample(rank, transport, edge, size, plan, store))
+                found.setdefault((transport, size), []).append(_sample(rank, transport, edge, size, plan, store))
     dist.destroy_process_group()
-    return seconds
+    return found
 
 
-def _sample(rank: int, transport: str, edge: Edge, size: int, plan: _Plan, store: dist.Store) -> float:
-    """Seconds that the timed messages took; 0 at the rank that only sends, or waits for the other."""
+def _sample(rank: int, transport: str, edge: Edge, size: int, plan: _Plan, store: dist.Store) -> Taken:
+    """Nothing at the rank that only waits for the other."""
     num, message = plan.num_messages(size), torch.ones(size, dtype=torch.uint8)
     if transport == "memcpy":
         target = torch.zeros_like(message)
-        return _time(lambda: target.copy_(message), num, plan) if rank == 1 else 0.0
+        return _time(lambda: target.copy_(message), num, plan) if rank == 1 else Taken(0.0, 0.0)
     if transport == "local":
-        return _between_threads(edge, message, num, plan) if rank == 1 else 0.0
+        return _between_threads(edge, message, num, plan) if rank == 1 else Taken(0.0, 0.0)
     kind, place = transport_of(transport), here()
     backend = kind.backend(place, place)
     group = dist.new_group([0, 1], edge.timeout, backend) if backend else None  # of a new name, also in torch 2.11
@@ -167,31 +190,30 @@ def _sample(rank: int, transport: str, edge: Edge, size: int, plan: _Plan, store
             dist.destroy_process_group(group)
 
 
-def _between_threads(edge: Edge, message: Tensor, num: int, plan: _Plan) -> float:
+def _between_threads(edge: Edge, message: Tensor, num: int, plan: _Plan) -> Taken:
     sender, receiver = open_local(edge)
     with ThreadPoolExecutor(1) as pool:
         sending = pool.submit(_use, sender, message, num, plan)
-        seconds = _use(receiver, message, num, plan)
-        return seconds + sending.result()
+        received = _use(receiver, message, num, plan)
+        sending.result()
+        return received
 
 
-def _use(end: Sender | Receiver, message: Tensor, num: int, plan: _Plan) -> float:
+def _use(end: Sender | Receiver, message: Tensor, num: int, plan: _Plan) -> Taken:
     with closing(end):
         if isinstance(end, Receiver):
             return _time(end.recv, num, plan)
-        for _ in range(plan.num_untimed(num) + num):
-            end.send(Frame("message", {}, {"x": message}))
-        return 0.0
+        return _time(lambda: end.send(Frame("message", {}, {"x": message})), num, plan)
 
 
-def _time(act: Callable[[], object], num: int, plan: _Plan) -> float:
-    """Seconds of `num` acts in the middle, where the edge is as full at their start as at their end."""
+def _time(act: Callable[[], object], num: int, plan: _Plan) -> Taken:
+    """What `num` acts in the middle take, where the edge is as full at their start as at their end."""
     for _ in range(plan.num_untimed(num) - plan.depth):
         act()
-    started = time.perf_counter()
+    elapsed, cpu = time.perf_counter(), time.process_time()
     for _ in range(num):
         act()
-    seconds = time.perf_counter() - started
+    taken = Taken(time.perf_counter() - elapsed, time.process_time() - cpu)
     for _ in range(plan.depth):
         act()
-    return seconds
+    return taken

@@ -133,6 +133,17 @@ def test_no_plan_across_hosts_has_a_lower_price(profile: Profile, devices: int, 
     assert found.seconds == pytest.approx(least(profile, cluster, lanes), rel=1e-6)
 
 
+@settings(deadline=None, max_examples=60)
+@given(networks, st.integers(2, 4), st.integers(1, 3), st.one_of(free, links), st.sampled_from([1.0, 1.5, 2.0, 3.0]))
+def test_no_plan_has_a_lower_price_where_workers_share_cores(
+    profile: Profile, devices: int, lanes: int, link: NetworkLink, cores: float
+) -> None:
+    cluster = Cluster(devices, link, cores=cores)
+    found = PlanSearch(profile, cluster, lanes).least()
+    assert found is not None
+    assert found.seconds == pytest.approx(least(profile, cluster, lanes), rel=1e-6)
+
+
 @settings(deadline=None, max_examples=40)
 @given(networks, st.integers(1, 3), st.integers(1, 3), st.floats(0.2, 1.5))
 def test_under_a_memory_limit_the_best_of_what_fits_is_found(

@@ -23,7 +23,8 @@ from ffdist.bench.harness.rounds import Rounds, take_turns
 from ffdist.bench.harness.table import ResultTable
 from ffdist.bench.settings import BenchSettings
 from ffdist.bench.sides import open_baseline, open_pipeline
-from ffdist.bench.suites.memory import MIB, baseline_memory, worst
+from ffdist.bench.suites.memory import MIB
+from ffdist.bench.weighed import baseline_memory, worst
 from ffdist.errors import ConfigError, setting
 from ffdist.runtime.edges import ProcessEdges
 from ffdist.runtime.job import Job

@@ -5,22 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from ffdist.baselines import family
-from ffdist.baselines.known import is_serial
-from ffdist.bench.baseline_side import BaselineMain, KeepOrder, RunOrder
 from ffdist.bench.best import with_plan
 from ffdist.bench.harness.finding import BenchResult, Plot, Progress
 from ffdist.bench.harness.meter import MemoryUse
 from ffdist.bench.harness.table import ResultTable
-from ffdist.bench.harness.team import WorkerPool
-from ffdist.bench.harness.window import Window
-from ffdist.bench.pipeline_side import PipelineMain
 from ffdist.bench.settings import BenchSettings
 from ffdist.bench.suites.throughput import SERIAL
+from ffdist.bench.weighed import baseline_memory, pipeline_memory, worst
 from ffdist.errors import ConfigError
 
 MIB = 2**20
-BATCHES = 3
-"""Enough: the first has made all that stays, the second meets it."""
 
 
 def memory(settings: BenchSettings, progress: Progress) -> BenchResult:
@@ -49,31 +43,9 @@ def memory(settings: BenchSettings, progress: Progress) -> BenchResult:
     return BenchResult("memory", facts, [weighed(settings, used)], notes, bars(settings, used))
 
 
-def pipeline_memory(settings: BenchSettings, stages: int) -> list[MemoryUse]:
-    """Memory of each stage."""
-    with WorkerPool("ours", PipelineMain(settings.job(stages), weigh=True), stages) as team:
-        assert team.recv() == "ready"
-        team.ask(Window(1, BATCHES + (settings.train.plan.queue + 1) * (stages - 1)))
-        return team.finish()
-
-
-def baseline_memory(settings: BenchSettings, variant: str) -> list[MemoryUse]:
-    """Memory of each rank. Raises ConfigError where the variant does not fit the network."""
-    size = 1 if is_serial(variant) else settings.compare.devices
-    with WorkerPool(variant, BaselineMain(settings.job(1), weigh=True), size) as team:
-        if refused := team.ask(KeepOrder((variant,))):
-            raise ConfigError(refused[variant])
-        team.ask(RunOrder(variant, Window(1, BATCHES)))
-        return team.finish()
-
-
 def members(used: dict[str, list[MemoryUse]], name: str) -> list[str]:
     """Which of the sides measured `name` stands for."""
     return [variant for variant in ((SERIAL,) if name == SERIAL else family(name)) if variant in used]
-
-
-def worst(devices: list[MemoryUse]) -> MemoryUse:
-    return max(devices, key=lambda use: use.peak)
 
 
 def summarise(settings: BenchSettings, used: dict[str, list[MemoryUse]], name: str) -> dict[str, Any]:

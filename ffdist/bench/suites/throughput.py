@@ -17,6 +17,8 @@ from ffdist.bench.harness.table import SIDES, ResultTable
 from ffdist.bench.settings import BenchSettings
 from ffdist.bench.sides import Family, open_baseline, open_pipeline
 from ffdist.bench.traced import draw_timelines
+from ffdist.bench.weighed import pipeline_memory, worst
+from ffdist.planner.cluster import parse_bytes
 
 SERIAL = "ff"
 TIMES = ("busy", "no_credit", "exchange", "no_gradients")
@@ -38,6 +40,8 @@ def throughput(settings: BenchSettings, progress: Progress) -> BenchResult:
         rounds = take_turns(sides, probe, settings.compare.rounds, progress)
         ours.team.finish()
     notes += rounds.notes()
+    if settings.compare.memory_limit is not None:
+        notes.append(memory_note(settings, progress))
     if settings.by_plan:
         notes.append(f"ours by the plan {settings.plan_text}")
     if settings.train.watch.trace:
@@ -144,6 +148,20 @@ def ceiling_note(result: dict[str, Any], floor_rate: float) -> str:
     return (
         f"the slowest stage's heavy operations alone allow {floor_rate:,.0f} samples/s, "
         f"{floor_rate / result['theirs']:.2f} times {result['variant']}"
+    )
+
+
+def memory_note(settings: BenchSettings, progress: Progress) -> str:
+    """What ours holds under the limit by which its plan was searched."""
+    progress("weighing ours")
+    limit, held = (
+        parse_bytes(settings.compare.memory_limit or ""),
+        worst(pipeline_memory(settings, settings.num_stages)),
+    )
+    kept = "within" if held.peak <= limit else "BEYOND"
+    return (
+        f"memory: the fullest worker of ours holds {held.peak / 2**20:.1f} MiB of tensors, {kept} the limit of "
+        f"{limit / 2**20:.1f} MiB"
     )
 
 

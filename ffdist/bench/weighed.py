@@ -1,0 +1,37 @@
+"""What the devices of either side hold, counted in runs of a few batches."""
+
+from __future__ import annotations
+
+from ffdist.baselines.known import is_serial
+from ffdist.bench.baseline_side import BaselineMain, KeepOrder, RunOrder
+from ffdist.bench.harness.meter import MemoryUse
+from ffdist.bench.harness.team import WorkerPool
+from ffdist.bench.harness.window import Window
+from ffdist.bench.pipeline_side import PipelineMain
+from ffdist.bench.settings import BenchSettings
+from ffdist.errors import ConfigError
+
+BATCHES = 3
+"""Enough: the first has made all that stays, the second meets it."""
+
+
+def pipeline_memory(settings: BenchSettings, stages: int) -> list[MemoryUse]:
+    """Memory of each stage."""
+    with WorkerPool("ours", PipelineMain(settings.job(stages), weigh=True), stages) as team:
+        assert team.recv() == "ready"
+        team.ask(Window(1, BATCHES + (settings.train.plan.queue + 1) * (stages - 1)))
+        return team.finish()
+
+
+def baseline_memory(settings: BenchSettings, variant: str) -> list[MemoryUse]:
+    """Memory of each rank. Raises ConfigError where the variant does not fit the network."""
+    size = 1 if is_serial(variant) else settings.compare.devices
+    with WorkerPool(variant, BaselineMain(settings.job(1), weigh=True), size) as team:
+        if refused := team.ask(KeepOrder((variant,))):
+            raise ConfigError(refused[variant])
+        team.ask(RunOrder(variant, Window(1, BATCHES)))
+        return team.finish()
+
+
+def worst(devices: list[MemoryUse]) -> MemoryUse:
+    return max(devices, key=lambda use: use.peak)
