@@ -205,7 +205,7 @@ def use_plan_text(data: bytes) -> object:
 
 def use_data_manifest(data: bytes) -> object:
     return read_one("manifest", "manifest.json", lambda folder: opened(folder, read_data_manifest), example="data")(
-        data
+        with_own_digest(data, DIGEST, of_json)
     )
 
 

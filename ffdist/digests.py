@@ -10,6 +10,8 @@ CHUNK = 1 << 20
 """Bytes read at a time."""
 DIGEST = "digest"
 """The key of a JSON file's digest of all else in it."""
+OTHER_DIGEST = "its content does not have its digest"
+"""What is said of one that was changed."""
 
 
 def sha256(file: BinaryIO) -> str:
@@ -38,5 +40,5 @@ def without_digest(values: dict[str, Any]) -> dict[str, Any]:
         raise TypeError("no JSON object")
     rest = {name: value for name, value in values.items() if name != DIGEST}
     if DIGEST in values and values[DIGEST] != of_json(rest):
-        raise ValueError("its content does not have its digest")
+        raise ValueError(OTHER_DIGEST)
     return rest

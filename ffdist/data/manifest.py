@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ffdist.data.decode import Decoding, read_decoding
+from ffdist.digests import OTHER_DIGEST, with_digest, without_digest
 from ffdist.errors import DataError, FfdistError
 from ffdist.folders import command
 from ffdist.regular import read_bytes
@@ -22,6 +23,7 @@ from ffdist.remote import RemoteFolder
 MANIFEST = "manifest.json"
 FORMAT = "ffdist-data"
 VERSION = 1
+AGAIN = "prepare the data set again"
 SPLITS = ("train", "validation", "test")
 
 
@@ -132,7 +134,7 @@ class DataManifest:
         return "train" if "train" in self.splits else "test"
 
     def write(self, folder: Path) -> None:
-        text = json.dumps({"format": FORMAT, "version": VERSION, **asdict(self)}, indent=1)
+        text = json.dumps(with_digest({"format": FORMAT, "version": VERSION, **asdict(self)}), indent=1)
         (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
 
 
@@ -145,6 +147,7 @@ def read_manifest(folder: Path | RemoteFolder) -> DataManifest:
         data = read(MANIFEST)
         fields = json.loads(data.decode("utf-8"))
         check(isinstance(fields, dict), "no JSON object")
+        fields = without_digest(fields)
         if (fields.pop("format"), fields.pop("version")) != (FORMAT, VERSION):
             raise ValueError(f"not {FORMAT} version {VERSION}")
         unknown = [*fields.keys() - inspect.signature(parsed).parameters.keys()]
@@ -168,7 +171,9 @@ def read_manifest(folder: Path | RemoteFolder) -> DataManifest:
             where=path,
             expected=f"{FORMAT} version {VERSION}",
             got=got,
-            remedy="prepare the data set again",
+            remedy=AGAIN
+            if str(error) != OTHER_DIGEST
+            else f'{AGAIN}; or take its "digest" out, if it was you who changed something else in it',
         ) from error
 
 

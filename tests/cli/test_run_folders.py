@@ -19,6 +19,7 @@ from PIL import Image
 from ffdist.cli import main
 from ffdist.cli.train import parse
 from ffdist.data import open_data
+from ffdist.digests import with_digest, without_digest
 from ffdist.runtime.folder import write_run_files
 from ffdist.settings.toml import tomllib
 from ffdist.snapshot import committed
@@ -124,9 +125,9 @@ def test_other_data_are_refused_by_every_launcher_before_it_starts(tmp_path: Pat
 def test_a_changed_manifest_of_the_data_is_refused(name: str, tmp_path: Path, refused: Refused) -> None:
     data, run = prepared(tmp_path / "p"), tmp_path / "r"
     ffdist("train", "--data", data, "--epochs", 1, *TINY, "--out", run)
-    values = json.loads((data / "manifest.json").read_text())
+    values = without_digest(json.loads((data / "manifest.json").read_text()))
     values[name] = [0.25] if name == "mean" else ["dark", "lite"]
-    (data / "manifest.json").write_text(json.dumps(values))
+    (data / "manifest.json").write_text(json.dumps(with_digest(values)))
     assert f"{'class 1' if name == 'classes' else 'mean'}" in refused("train", "--resume", "--out", run, "--epochs", 2)
 
 
@@ -380,9 +381,9 @@ def test_without_a_test_split_no_hint_leads_to_an_error(
     tmp_path: Path, refused: Refused, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data, run = prepared(tmp_path / "p"), tmp_path / "r"
-    values = json.loads((data / "manifest.json").read_text())
+    values = without_digest(json.loads((data / "manifest.json").read_text()))
     del values["splits"]["test"]
-    (data / "manifest.json").write_text(json.dumps(values))
+    (data / "manifest.json").write_text(json.dumps(with_digest(values)))
     ffdist("train", "--data", data, "--epochs", 1, *TINY, "--out", run, "--validation", 0)
     said = capsys.readouterr().out
     assert "ffdist eval" not in said

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import pickle
 import re
@@ -269,7 +270,9 @@ def changed_index(folder: Path, **columns) -> None:
     head, _, tail = text.partition('"train-index.arrow"')
     tail = re.sub(r'"bytes": \d+', f'"bytes": {listed.bytes}', tail, count=1)
     tail = re.sub(r'"sha256": "\w+"', f'"sha256": "{listed.sha256}"', tail, count=1)
-    (folder / "manifest.json").write_text(f'{head}"train-index.arrow"{tail}')
+    values = json.loads(f'{head}"train-index.arrow"{tail}')
+    values.pop("digest")
+    (folder / "manifest.json").write_text(json.dumps(values))
 
 
 @pytest.mark.parametrize(

@@ -146,6 +146,7 @@ def test_a_folder_written_without_digests_is_read_which_is_told(
         whole = open_data(there.url).train.take(np.arange(36))
         assert "without digests" not in capsys.readouterr().err
         manifest = json.loads(there.read(MANIFEST))
+        del manifest["digest"]  # as in a folder of an older version
         for of in manifest["splits"].values():
             there.remove(of.pop("digests")["file"])
         there.write(MANIFEST, json.dumps(manifest).encode())

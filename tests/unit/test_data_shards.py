@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
@@ -18,6 +19,7 @@ from ffdist.data.images import Moments
 from ffdist.data.manifest import MANIFEST, DataManifest, read_manifest
 from ffdist.data.row_digests import digests_of, write_digests
 from ffdist.data.shard_files import ShardWriter
+from ffdist.digests import with_digest, without_digest
 from ffdist.errors import DataError
 
 PICTURES = np.random.default_rng(0).integers(0, 256, (50, 6, 5, 3), np.uint8)
@@ -43,7 +45,7 @@ def prepared(folder: Path, superclass: tuple[int, ...] | None = None) -> Path:
 
 def edit(folder: Path, **fields: object) -> None:
     path = folder / MANIFEST
-    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+    path.write_text(json.dumps(with_digest(without_digest(json.loads(path.read_text())) | fields)))
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
@@ -152,10 +154,10 @@ def test_any_changed_byte_is_found_by_verify_and_never_crashes_open(tmp_path: Pa
 
 def test_digests_of_other_samples_are_found_by_verify(tmp_path: Path) -> None:
     folder = prepared(tmp_path / "made")
-    manifest = json.loads((folder / MANIFEST).read_text())
+    manifest = without_digest(json.loads((folder / MANIFEST).read_text()))
     for labels, rows, message in ((LABELS, PICTURES[::-1], "row 0"), (LABELS[::-1], PICTURES, "labels are not those")):
         manifest["splits"]["train"]["digests"] = asdict(write_digests(folder, "train", labels, digests_of([*rows])))
-        (folder / MANIFEST).write_text(json.dumps(manifest))
+        (folder / MANIFEST).write_text(json.dumps(with_digest(manifest)))
         with pytest.raises(DataError, match=message) as raised:
             verify(folder)
         assert "train-digests.arrow" in str(raised.value)
@@ -236,10 +238,22 @@ def test_what_is_prepared_is_listed_with_what_can_be(tmp_path: Path) -> None:
 
 def changed(folder: Path, change: Callable[[dict], object]) -> Path:
     """The folder, its manifest changed in place."""
-    fields = json.loads((folder / MANIFEST).read_text())
+    fields = without_digest(json.loads((folder / MANIFEST).read_text()))
     change(fields)
-    (folder / MANIFEST).write_text(json.dumps(fields))
+    (folder / MANIFEST).write_text(json.dumps(with_digest(fields)))
     return folder
+
+
+def test_a_manifest_that_was_changed_is_noticed_and_an_older_one_without_a_digest_is_read(tmp_path: Path) -> None:
+    folder = prepared(tmp_path / "made")
+    path = folder / MANIFEST
+    whole = path.read_text()
+    (mean,) = re.findall(r'"mean": \[\s*([\d.]+)', whole)
+    path.write_text(whole.replace(mean, f"{float(mean) + 0.125}", 1))
+    with pytest.raises(DataError, match=r'does not have its digest\n  remedy: .* take its "digest" out'):
+        read_manifest(folder)
+    path.write_text(json.dumps(without_digest(json.loads(whole))))
+    assert read_manifest(folder).mean[0] == float(mean)
 
 
 LONG_NUMBER = '{"format": "ffdist-data", "version": ' + "9" * 5000
