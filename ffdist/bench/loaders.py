@@ -139,7 +139,16 @@ def folder_batches(
     from torchvision.datasets import ImageFolder
 
     found = ImageFolder(str(folder), changed, loader=read_tensor) if tensors else ImageFolder(str(folder), changed)
-    loader = DataLoader(found, size, shuffle=True, drop_last=True, num_workers=workers, persistent_workers=workers > 0)
+    loader = DataLoader(
+        found,
+        size,
+        shuffle=True,
+        drop_last=True,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        # as anybody's: this process was spawned, and would have its own so
+        multiprocessing_context=multiprocessing.get_all_start_methods()[0] if workers else None,
+    )
     while True:
         yield from loader
 
