@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from ffdist.data.images import Images
 from ffdist.data.loader import Loader
@@ -50,12 +51,13 @@ def sheet(
     cell = SheetCell(max(width * scale, SIDE), lines * LINE + height * scale)
     page = Image.new("RGB", (len(columns) * (cell.width + GAP), LINE + len(rows) * (cell.height + GAP)), "white")
     text = ImageDraw.Draw(page)
+    names = [writable(name, number) for number, name in enumerate(images.classes)]
     for column, (x, y) in enumerate(columns):
         left = column * (cell.width + GAP)
         write(text, (left, 0), f"draw {column}" if column else "plain", cell.width, "gray")
         for row, picture in enumerate(as_bytes(x.permute(0, 2, 3, 1).numpy(), images)):
             top = LINE + row * (cell.height + GAP)
-            for line, said in enumerate(labels(y[row].tolist(), images.classes)[:lines]):
+            for line, said in enumerate(labels(y[row].tolist(), names)[:lines]):
                 write(text, (left, top + line * LINE), said, cell.width)
             one = Image.fromarray(picture).resize((width * scale, height * scale), Image.Resampling.NEAREST)
             page.paste(one, (left, top + lines * LINE))
@@ -76,6 +78,17 @@ def write(text: ImageDraw.ImageDraw, place: tuple[int, int], said: str, room: in
         whole = whole[:-1]
         said = f"{whole}..." if whole else ""
     text.text((place[0] + 1, place[1]), said, fill=colour)
+
+
+def writable(name: str, number: int) -> str:
+    """A class's name, without its accents or by its number where the sheet's font lacks its letters."""
+    font = ImageFont.load_default()
+    lacking = bytes(font.getmask("\uffff"))
+    without = "".join(sign for sign in unicodedata.normalize("NFKD", name) if not unicodedata.combining(sign))
+    for text in (name, without):
+        if all(bytes(font.getmask(sign)) != lacking for sign in text):
+            return text
+    return f"class {number}"
 
 
 def as_bytes(x_bhwc: np.ndarray, images: Images) -> np.ndarray:

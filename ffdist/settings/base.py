@@ -57,7 +57,7 @@ def option(
 
     least, most, above, below: its range. free: whether it decides nothing that a run learns, so that it may differ when
     a run is resumed. rare: whether help only names it, where it is at its default. alone: the value
-    that its option stands for where the command line has none behind it.
+    that its option stands for where the command line has none behind it, and True in Python.
     """
     bounds = Range(least, most, above, below)
     return dataclasses.field(default=default, metadata={"range": bounds, "free": free, "rare": rare, "alone": alone})
@@ -80,6 +80,8 @@ class SettingsGroup:
             name, value = setting(f"{self.group}.{f.name}"), getattr(self, f.name)
             if value is f.default:
                 continue
+            if isinstance(value, bool) and (alone := f.metadata.get("alone")) is not None:
+                value = alone if value else f.default
             try:
                 value = given_as(value, kinds[f.name])
             except (TypeError, ValueError, OverflowError) as error:

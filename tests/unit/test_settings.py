@@ -309,3 +309,8 @@ def test_pulses_come_every_so_many_batches_or_seconds(given: object, kept: objec
 def test_pulses_every_what_is_neither_are_refused(given: object) -> None:
     with pytest.raises(ConfigError, match=r"watch\.log_every|log_every|log-every"):
         Settings().changed(log_every=given)
+
+
+def test_what_stands_alone_on_the_command_line_is_true_or_false_in_python() -> None:
+    assert Settings().changed(keep_best=True).run == parse(["digits", "--keep-best"]).settings.run
+    assert Settings().changed(keep_best="last").changed(keep_best=False).run.keep_best is None

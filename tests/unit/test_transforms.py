@@ -17,7 +17,7 @@ import torchvision.transforms.v2.functional as functional
 
 from ffdist.data import ArraySplit, Images, Loader
 from ffdist.data.presenting import presented
-from ffdist.data.sheet import of_each_class, sheet
+from ffdist.data.sheet import of_each_class, sheet, writable
 from ffdist.data.transforms import auto, load_transform, pixels
 from ffdist.data.transforms.erasing import Erasing
 from ffdist.data.transforms.mixing import Cutmix, Mixup, beta
@@ -293,6 +293,17 @@ def test_cutout_does_not_blacken_whole_pictures() -> None:
         next(loader(images(), ("cutout(side=16)",)).epoch(0))
     x, _ = next(loader(images(), ("cutout(side=16, clipped=true)",)).epoch(0))
     assert x.any()
+
+
+def test_classes_whose_letters_the_sheet_cannot_write_are_named_by_number() -> None:
+    names = ["cat", "Kätzchen", "猫", "кот", "a b"]
+    assert [writable(name, number) for number, name in enumerate(names)] == [
+        "cat",
+        "Katzchen",
+        "class 2",
+        "class 3",
+        "a b",
+    ]
 
 
 def test_a_contact_sheet_shows_pictures_as_they_are_below_their_labels_and_what_is_drawn_beside() -> None:
