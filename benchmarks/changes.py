@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from benchmarks.report import report
-from ffdist.bench.harness.finding import BenchResult
+from ffdist.bench.harness.result import BenchResult
 from ffdist.bench.harness.summary import Summary, ratios
 from ffdist.bench.harness.table import ResultTable
 from ffdist.bench.harness.team import PoolMember, WorkerPool

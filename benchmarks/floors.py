@@ -14,7 +14,7 @@ from benchmarks.report import report
 from ffdist.bench.alone import OperationTimes, alone, slowest_stage, total
 from ffdist.bench.bare import StepTimes, steps
 from ffdist.bench.floor import Floor, floors
-from ffdist.bench.harness.finding import BenchResult
+from ffdist.bench.harness.result import BenchResult
 from ffdist.bench.harness.table import ResultTable, Value
 from ffdist.bench.settings import BenchSettings
 

@@ -43,7 +43,7 @@ with suppress(ImportError):
 
 from benchmarks.fuzz_targets import TARGETS, Target
 from benchmarks.report import report
-from ffdist.bench.harness.finding import BenchResult
+from ffdist.bench.harness.result import BenchResult
 from ffdist.bench.harness.table import ResultTable
 from ffdist.errors import FfdistError
 

@@ -17,7 +17,7 @@ import tyro
 
 from benchmarks.report import report
 from benchmarks.segments import SegmentTraining, estimate, one_stage
-from ffdist.bench.harness.finding import BenchResult
+from ffdist.bench.harness.result import BenchResult
 from ffdist.bench.harness.table import ResultTable, Value
 from ffdist.pipeline.message import Pulse
 from ffdist.plain import PlainConsole

@@ -16,8 +16,8 @@ import tyro
 from ray.cluster_utils import Cluster
 
 from benchmarks.report import report
-from ffdist.bench.harness.finding import BenchResult
 from ffdist.bench.harness.probe import Probe
+from ffdist.bench.harness.result import BenchResult
 from ffdist.bench.suites.transport import carried
 from ffdist.transport.measure import MIB, TransportRate, measure_transport
 

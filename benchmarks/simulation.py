@@ -19,7 +19,7 @@ import torch
 import tyro
 
 from benchmarks.report import report
-from ffdist.bench.harness.finding import BenchResult
+from ffdist.bench.harness.result import BenchResult
 from ffdist.bench.harness.rounds import PoolSide, calibrated
 from ffdist.bench.harness.summary import Summary
 from ffdist.bench.harness.table import ResultTable

@@ -15,7 +15,7 @@ import tyro
 
 from benchmarks.report import report
 from benchmarks.segments import SegmentTraining, estimate, one_stage
-from ffdist.bench.harness.finding import BenchResult
+from ffdist.bench.harness.result import BenchResult
 from ffdist.bench.harness.table import ResultTable, Value
 from ffdist.pipeline.message import Snapshot
 from ffdist.pipeline.stage import Stage

@@ -21,7 +21,7 @@ import torch
 import tyro
 
 from benchmarks.report import report
-from ffdist.bench.harness.finding import BenchResult
+from ffdist.bench.harness.result import BenchResult
 from ffdist.bench.harness.table import ResultTable
 from ffdist.bench.hosts import Hosts, why_not
 from ffdist.data import open_data

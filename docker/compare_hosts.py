@@ -22,8 +22,8 @@ from rich.console import Console
 
 from ffdist.baselines.known import family
 from ffdist.bench.baseline_side import BaselineMain, KeepOrder, RunOrder
-from ffdist.bench.harness.finding import BenchResult
 from ffdist.bench.harness.record import write_record
+from ffdist.bench.harness.result import BenchResult
 from ffdist.bench.harness.summary import Summary, ratios
 from ffdist.bench.harness.table import SIDES, ResultTable
 from ffdist.bench.harness.team import PoolMember, WorkerMain

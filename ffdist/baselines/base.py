@@ -17,9 +17,9 @@ from ffdist.models import Chain, derive_seed, seeded
 from ffdist.pipeline.average import WeightAverage
 from ffdist.pipeline.block import module_to, to_device
 from ffdist.pipeline.compiled import compile_block
+from ffdist.pipeline.lr_schedule import build_lr_scheduler
 from ffdist.pipeline.optim import build_optimizer
 from ffdist.pipeline.precision import autocast
-from ffdist.pipeline.schedule import build_lr_scheduler
 from ffdist.settings import Settings
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ffdist.bench.harness.finding import Progress
+from ffdist.bench.harness.result import Progress
 from ffdist.bench.settings import BenchSettings
 from ffdist.bench.weighed import baseline_memory, worst
 from ffdist.errors import ConfigError, setting

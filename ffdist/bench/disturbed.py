@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from ffdist.bench.harness.finding import Progress
+from ffdist.bench.fault_schedule import Fault
+from ffdist.bench.harness.result import Progress
 from ffdist.bench.ray_nodes import RayNodes
-from ffdist.bench.schedule import Fault
 from ffdist.bench.victims import ProcessId, descendants, is_worker, kept_in, shared_by
 from ffdist.errors import StageError
 from ffdist.report.log import PULSES

@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from ffdist.bench.disturbed import PROGRESS_TIMEOUT, TRAIN_FLAGS, Disturbed, Launcher
-from ffdist.bench.faults_found import DisturbedRunCosts, KillOutcome, finding
-from ffdist.bench.harness.finding import BenchResult, Progress
+from ffdist.bench.fault_schedule import Fault, schedule
+from ffdist.bench.faults_found import DisturbedRunCosts, KillOutcome, result_of
+from ffdist.bench.harness.result import BenchResult, Progress
 from ffdist.bench.ray_nodes import nodes_in
-from ffdist.bench.schedule import Fault, schedule
 from ffdist.bench.start_times import note_imports
 from ffdist.bench.victims import kept_in, left_of, words_of
 from ffdist.errors import StageError
@@ -195,7 +195,7 @@ def faults(kills: int, seed: int, launcher: Launcher, folder: Path, progress: Pr
     if len(outcomes) < kills - 1:
         raise StageError("the run ended before all kills", expected=kills, got=len(outcomes), where=folder)
     note_imports(run.run, outcomes)
-    return finding(launcher, outcomes, DisturbedRunCosts(seconds, run.restarts, run.refused, load))
+    return result_of(launcher, outcomes, DisturbedRunCosts(seconds, run.restarts, run.refused, load))
 
 
 def check_equal(whole: Path, killed: Path) -> None:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from statistics import median
 
 from ffdist.bench.disturbed import PLANS, Launcher
-from ffdist.bench.harness.finding import BenchResult
+from ffdist.bench.fault_schedule import MOMENTS, Fault
+from ffdist.bench.harness.result import BenchResult
 from ffdist.bench.harness.summary import Summary
 from ffdist.bench.harness.table import ResultTable
-from ffdist.bench.schedule import MOMENTS, Fault
 from ffdist.cores import available_cores
 
 VICTIMS = {"worker": "a worker", "launcher": "what had started the workers", "node": "a node of Ray's"}
@@ -57,7 +57,7 @@ class DisturbedRunCosts:
     """Processes that wanted a core, on average."""
 
 
-def finding(launcher: Launcher, kills: Sequence[KillOutcome], costs: DisturbedRunCosts) -> BenchResult:
+def result_of(launcher: Launcher, kills: Sequence[KillOutcome], costs: DisturbedRunCosts) -> BenchResult:
     of_launcher = [kill for kill in kills if kill.of_launcher]
     summary = {
         "launcher": launcher,

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ffdist.bench.harness.finding import Plot
+from ffdist.bench.harness.result import Plot
 from ffdist.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from math import nan
 from pathlib import Path
 from statistics import median
 
-from ffdist.bench.harness.finding import BenchResult, Plot, Progress
+from ffdist.bench.harness.result import BenchResult, Plot, Progress
 from ffdist.bench.harness.table import ResultTable, Value
 from ffdist.bench.victims import descendants, is_worker
 from ffdist.cores import available_cores
@@ -126,7 +126,7 @@ def soak(minutes: float, stages: int, queue: int, batch_size: int, progress: Pro
             )
         records, _ = read_run_log(run)
     speeds = [record["train"]["samples_per_second"] for record in records]
-    return finding(looks, speeds, by_processor(looks, batch_size), minutes, stages)
+    return result_of(looks, speeds, by_processor(looks, batch_size), minutes, stages)
 
 
 def watched(process: subprocess.Popen[bytes], run: Path, seconds: float, progress: Progress) -> list[ResourceSample]:
@@ -145,7 +145,7 @@ def watched(process: subprocess.Popen[bytes], run: Path, seconds: float, progres
     return looks
 
 
-def finding(
+def result_of(
     looks: list[ResourceSample], speeds: list[float], by_cpu: list[float], minutes: float, stages: int
 ) -> BenchResult:
     columns = {

@@ -17,7 +17,7 @@ import torch.distributed as dist
 
 from ffdist.baselines import BASELINES, BaselineConfig, RankPlace
 from ffdist.baselines.known import family
-from ffdist.bench.harness.finding import Progress
+from ffdist.bench.harness.result import Progress
 from ffdist.bench.harness.team import PoolMember, WorkerPool, join
 from ffdist.bench.harness.window import endless
 from ffdist.bench.settings import BenchSettings

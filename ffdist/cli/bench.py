@@ -21,7 +21,7 @@ from ffdist.runtime.interrupts import handle_signals, unwind
 from ffdist.settings import GROUP_OF
 
 if TYPE_CHECKING:
-    from ffdist.bench.harness.finding import BenchResult, Progress
+    from ffdist.bench.harness.result import BenchResult, Progress
 
 SUITES: LazyNames[Callable[[BenchSettings, Progress], BenchResult]] = LazyNames(
     {name: f"ffdist.bench.suites.{name}:{name}" for name in get_args(SuiteName) if name != "all"}
@@ -102,13 +102,13 @@ def run(suite: SuiteName, settings: BenchSettings, args: Sequence[str]) -> None:
         console.print(f"bandwidth is left out: {reason}")
         suites.remove("bandwidth")
     for name in suites:
-        finding = SUITES[name](settings, lambda line: console.print(line, style="dim"))
-        show(finding, as_json=settings.compare.json)
+        result = SUITES[name](settings, lambda line: console.print(line, style="dim"))
+        show(result, as_json=settings.compare.json)
         if settings.compare.record:
             words = ["ffdist", "bench", *args]
             rule = settings.train.rule.objective
             paths = write_record(
-                finding, settings.compare.record, words, asdict(settings), network=settings.network, rule=rule
+                result, settings.compare.record, words, asdict(settings), network=settings.network, rule=rule
             )
             console.print("record: " + ", ".join(map(str, paths)), soft_wrap=True)
 
@@ -136,14 +136,14 @@ def check(suite: SuiteName, settings: BenchSettings) -> None:
     open_dataset(settings.train.changed(image_size=settings.size).dataset)
 
 
-def show(finding: BenchResult, *, as_json: bool) -> None:
+def show(result: BenchResult, *, as_json: bool) -> None:
     """The result on the standard output."""
     if as_json:
-        print(json.dumps(finding.summary))
+        print(json.dumps(result.summary))
         return
     console = PlainConsole()
-    for table in finding.tables:
+    for table in result.tables:
         if table.title:
             console.print(table.rich())
-    for note in finding.notes:
+    for note in result.notes:
         console.print(f"- {note}")

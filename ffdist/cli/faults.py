@@ -15,7 +15,7 @@ from ffdist.errors import ConfigError, FfdistError
 from ffdist.runtime.interrupts import handle_signals, unwind
 
 if TYPE_CHECKING:
-    from ffdist.bench.harness.finding import BenchResult, Progress
+    from ffdist.bench.harness.result import BenchResult, Progress
 
 
 @dataclass(frozen=True)
@@ -90,10 +90,10 @@ def run(command: Faults | Soak, words: Sequence[str], measure: Callable[[Progres
     from ffdist.plain import PlainConsole
 
     console = PlainConsole(stderr=True)
-    finding = measure(lambda line: console.print(line, style="dim"))
-    show(finding, as_json=command.json)
+    result = measure(lambda line: console.print(line, style="dim"))
+    show(result, as_json=command.json)
     if command.record:
-        paths = write_record(finding, command.record, words, asdict(command))
+        paths = write_record(result, command.record, words, asdict(command))
         console.print("record: " + ", ".join(map(str, paths)), soft_wrap=True)
 
 
@@ -102,13 +102,13 @@ def found_by_faults(command: Faults, progress: Progress) -> BenchResult:
 
     folder = command.folder or Path(tempfile.mkdtemp(prefix="ffdist-faults-"))
     try:
-        finding = faults(command.kills, command.seed, command.launcher, folder.absolute(), progress)
+        result = faults(command.kills, command.seed, command.launcher, folder.absolute(), progress)
     except FfdistError:
         progress(f"both runs, and what was said, are in {folder}")
         raise
     if command.folder is None:
         shutil.rmtree(folder)
-    return finding
+    return result
 
 
 def found_by_soak(command: Soak, progress: Progress) -> BenchResult:

@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.table import Table
 
-from ffdist.bench.harness.finding import Plot
+from ffdist.bench.harness.result import Plot
 from ffdist.bench.plot import draw
 from ffdist.cli.plan import PlanCommand, counts_of, lanes_of
 from ffdist.cores import available_cores

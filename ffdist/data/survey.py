@@ -57,7 +57,8 @@ class Survey:
     def add(self, picture: Picture, where: object) -> Survey:
         self.pictures += 1
         if picture.values is not None:
-            self.low, self.high = min(self.low, picture.values[0]), max(self.high, picture.values[1])
+            self.low = min(self.low, picture.values[0])
+            self.high = max(self.high, picture.values[1])
             self.deep.add(where)
             if picture.limits is None:
                 self.no_range.add(where)
@@ -78,7 +79,8 @@ class Survey:
     def merge(self, other: Survey) -> Survey:
         """Add what another saw of the pictures after these."""
         self.pictures += other.pictures
-        self.low, self.high = min(self.low, other.low), max(self.high, other.high)
+        self.low = min(self.low, other.low)
+        self.high = max(self.high, other.high)
         for name in ("deep", "no_range", "beyond", "frames", "spare", "changed", "assumed", "flat", "vanished"):
             theirs = getattr(other, name)
             getattr(self, name).add(theirs.first, theirs.count)

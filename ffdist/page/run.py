@@ -123,7 +123,8 @@ class Watched:
         if strange := [name for name in STATIC_FILES if is_no_file(self.run / name)]:
             return RunView(self.name, str(self.run), troubles=[f"{name} is no file" for name in strange])
         if (now := [stamp(self.run / name) for name in STATIC_FILES]) != self.stamps:
-            self.shown, self.stamps = self._read(), now
+            self.shown = self._read()
+            self.stamps = now
         troubles = list(self.shown.troubles)
         kept = attempted(lambda: steps(committed(self.run)), [], troubles)
         attempted(self.log.read, None, troubles)
@@ -132,7 +133,8 @@ class Watched:
                 f"{self.log.strange} lines of metrics.jsonl are not as a run writes them, and are left out."
             )
         if (traced := stamp(self.run / TRACE)) != self.traced:
-            self.trace, self.traced = read_trace(self.run), traced
+            self.trace = read_trace(self.run)
+            self.traced = traced
         return replace(
             self.shown,
             trace=self.trace,

@@ -23,9 +23,9 @@ from ffdist.pipeline.compiled import compile_block, compiling
 from ffdist.pipeline.contract import at, check_detached, check_graph, check_local, computing, own_code, running
 from ffdist.pipeline.finite import FiniteCheck, NonfiniteValue, is_finite
 from ffdist.pipeline.group_norm import ask_for_gradients
+from ffdist.pipeline.lr_schedule import build_lr_scheduler
 from ffdist.pipeline.optim import build_optimizer
 from ffdist.pipeline.precision import LEAST, LossScale, autocast, dtype_of
-from ffdist.pipeline.schedule import build_lr_scheduler
 from ffdist.pipeline.tree import added_up
 from ffdist.settings import Settings
 

@@ -85,7 +85,8 @@ class FiniteCheck:
     @torch.no_grad()
     def begin(self, step: int, epoch: int, parts: nn.Module, *, first: bool) -> None:
         """Before a block computes a part of a batch; first: of the batch, where it computes all of it."""
-        self.step, self.epoch = step, epoch
+        self.step = step
+        self.epoch = epoch
         if first and self.policy == "skip":
             self.before = [(buffer, buffer.clone()) for buffer in parts.buffers()]
 

@@ -93,7 +93,8 @@ class Lockstep:
         it has come to where it waits, or to its end; no lane is at work then.
         Raises the first lane's error; NetworkError where they do not all come to the same points.
         """
-        self.block, self.parameters = block, block.learned
+        self.block = block
+        self.parameters = block.learned
         lanes = [Lane[R](number, number == leader, len(work) == 1, exchange) for number in work]
         self.exchange = exchange
         if len(lanes) == 1:

@@ -113,7 +113,8 @@ class OwnMetrics:
     def result(self) -> dict[str, float | None]:
         """Each one's value, None for one that is not finite; they begin anew."""
         found = {name: self._try(name, partial(self._value, metric)) for name, metric in list(self.metrics.items())}
-        self.scores, self.labels = [], []
+        self.scores = []
+        self.labels = []
         return {key: value for name, values in found.items() for key, value in (values or {name: None}).items()}
 
     def _value(self, metric: Metric) -> Any:

@@ -113,7 +113,8 @@ class ScoreTally:
         answers = predictions(scores, weights)
         mean = answers["mean"]
         y = batch.y.to(mean.device)
-        self.samples, self.num_classes = self.samples + len(y), mean.shape[1]
+        self.samples = self.samples + len(y)
+        self.num_classes = mean.shape[1]
         self.loss += float(F.cross_entropy(mean, y, reduction="sum"))
         for name, given in answers.items():
             self.predictors.add(name, given, y)

@@ -135,7 +135,8 @@ class Reduction:
             # what was sent, or lies in another's memory, may not change: clipping scales it
             self.summed = None if self.summed is None else self.summed.clone()
         self.running.end(self.others)
-        self.values, self.others = {}, []
+        self.values = {}
+        self.others = []
 
     def update_own(self) -> dict[str, Tensor]:
         """Update this worker's slice, and return what the others need of it; called behind `add_up`."""

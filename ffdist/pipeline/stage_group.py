@@ -161,7 +161,8 @@ class StageGroup:
         """Whether a pulse is to follow batch `step`: the one behind that with which all were told."""
         if self.pulse_step is None or self.pulse_step >= step:
             return False
-        self.pulsed, self.pulse_step = self.pulse_step, None
+        self.pulsed = self.pulse_step
+        self.pulse_step = None
         return True
 
     def is_stopping(self, step: int, *, waiting: bool = True) -> bool:

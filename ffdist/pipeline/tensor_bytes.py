@@ -91,7 +91,8 @@ class TensorBytes(TorchDispatchMode):
         held = self.held_bytes()
         total = sum(part.size for part in held.values())
         if total > self.peak:
-            self.peak, self.at_peak = total, list(held.values())
+            self.peak = total
+            self.at_peak = list(held.values())
             self._name_owners()
 
     def held_bytes(self) -> dict[int, MemoryPart]:
@@ -101,7 +102,8 @@ class TensorBytes(TorchDispatchMode):
 
     def reset(self) -> None:
         """Forget the peak."""
-        self.peak, self.at_peak = 0, []
+        self.peak = 0
+        self.at_peak = []
         self.weigh()
 
     def split(self) -> dict[str, int]:

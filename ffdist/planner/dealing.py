@@ -330,7 +330,8 @@ class PlanSearch:
         """Lanes that a worker without any can take; last: what becomes of its output is not known yet."""
         key = (speed, workers, i, j, last)
         if self._most_for != seconds:
-            self._most, self._most_for = {}, seconds
+            self._most = {}
+            self._most_for = seconds
         if key not in self._most:
             self._most[key] = self._most_of(speed, workers, i, j, seconds, last)
         return self._most[key]

@@ -70,7 +70,8 @@ class ConsoleReport:
             self.live.stop()
 
     def _start(self, event: RunStarted) -> None:
-        self.epochs, self.steps = event.epochs, event.steps
+        self.epochs = event.epochs
+        self.steps = event.steps
         if self.task is not None:  # a restart
             self.progress.remove_task(self.task)
         self.task = self.progress.add_task(

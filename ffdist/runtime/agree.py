@@ -17,10 +17,10 @@ from ffdist.errors import ConfigError, DataError, NetworkError, SnapshotError, S
 from ffdist.notes import note
 from ffdist.objectives.load import known_objective
 from ffdist.pipeline.lanes import parts
+from ffdist.pipeline.lr_schedule import check_rise
 from ffdist.pipeline.own_metrics import check_metrics
 from ffdist.pipeline.own_optimizer import check_own_optimizer
 from ffdist.pipeline.plan import check_objective
-from ffdist.pipeline.schedule import check_rise
 from ffdist.pipeline.score_table import check_lag
 from ffdist.pipeline.smoke_test import SmallestBatch
 from ffdist.pipeline.source import Loaders

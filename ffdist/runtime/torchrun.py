@@ -95,7 +95,8 @@ class RankSignals:
 
     def begin(self, store: dist.Store) -> None:
         """The stages are ready. From now on a rank that is told to stop tells the first one, by the store."""
-        self._store, self.ready = store, True
+        self._store = store
+        self.ready = True
         if self.first:
             Thread(target=self._watch_others, args=(store,), name="ffdist stop", daemon=True).start()
 

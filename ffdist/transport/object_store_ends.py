@@ -189,7 +189,8 @@ class ObjectStoreReceiver(Receiver):
 
     def _take_frame(self) -> tuple[wire.Prelude, bytes, list[Any]]:
         data, header, payload = self._reader.take("frame", self._sequence)
-        self.waited, self.queued = self._reader.waited, min(self._edge.depth, self._reader.queued)
+        self.waited = self._reader.waited
+        self.queued = min(self._edge.depth, self._reader.queued)
         prelude = wire.decode_prelude(data, self._edge, self._sequence)
         if prelude.is_end:
             self._reader.peer_closed = True

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ffdist.bench.schedule import LAST, MOMENTS, schedule
+from ffdist.bench.fault_schedule import LAST, MOMENTS, schedule
 
 SEED = 33
 pytestmark = [pytest.mark.distributed, pytest.mark.measures]

@@ -21,8 +21,8 @@ from ffdist.bench.accuracy_found import AccuracyRuns, at_level, reached_after
 from ffdist.bench.alone import OperationTimes, heavy_calls, slowest_stage, total
 from ffdist.bench.bare import BareBlocks, StepTimes
 from ffdist.bench.floor import floors
-from ffdist.bench.harness.finding import BenchResult, Plot
 from ffdist.bench.harness.record import read, write_record
+from ffdist.bench.harness.result import BenchResult, Plot
 from ffdist.bench.harness.rounds import Rounds, take_turns
 from ffdist.bench.harness.summary import Summary, ratios
 from ffdist.bench.harness.table import ResultTable

@@ -20,8 +20,8 @@ from ffdist.bench import harness
 from ffdist.bench.alone import OperationTimes
 from ffdist.bench.bare import StepTimes
 from ffdist.bench.floor import Floor
-from ffdist.bench.harness.finding import BenchResult
 from ffdist.bench.harness.record import read
+from ffdist.bench.harness.result import BenchResult
 from ffdist.bench.harness.table import ResultTable
 from ffdist.bench.harness.team import PoolMember
 from ffdist.bench.settings import BenchSettings

@@ -13,9 +13,9 @@ from torch import nn
 
 from ffdist.errors import ConfigError
 from ffdist.objectives import DGL, AugLocal
+from ffdist.pipeline.lr_schedule import build_lr_scheduler
 from ffdist.pipeline.muon import FilterMuon
 from ffdist.pipeline.optim import build_optimizer, in_groups
-from ffdist.pipeline.schedule import build_lr_scheduler
 from ffdist.runtime.agree import check_job
 from ffdist.runtime.threads import run_threads
 from ffdist.settings import Settings

@@ -14,9 +14,9 @@ from ffdist.errors import ConfigError
 from ffdist.models import cnnb
 from ffdist.objectives import SFF
 from ffdist.pipeline.block import BlockConfig
+from ffdist.pipeline.lr_schedule import check_rise, course
 from ffdist.pipeline.own_optimizer import check_own_optimizer
 from ffdist.pipeline.plan import block_specs, build_block
-from ffdist.pipeline.schedule import check_rise, course
 from ffdist.settings import OptimSettings, SchedulerSettings, Settings
 from ffdist.settings.unread import unread
 from ffdist.snapshot import latest

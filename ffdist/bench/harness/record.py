@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from ffdist.bench.harness.finding import BenchResult
+from ffdist.bench.harness.result import BenchResult
 from ffdist.bench.harness.table import ResultTable, lines_of
 from ffdist.cores import available_cores
 from ffdist.device import all_seen, name_of, total_bytes
@@ -28,7 +28,7 @@ else a suite has to say, in words."""
 
 
 def write_record(
-    finding: BenchResult,
+    result: BenchResult,
     folder: Path,
     command: Sequence[str],
     settings: Mapping[str, Any],
@@ -40,15 +40,15 @@ def write_record(
 
     settings: what the command was given. network, rule: of all rows that do not say their own.
     """
-    facts = facts_of(finding.suite, command)
-    stem = free_stem(folder, f"{finding.suite}-{facts['machine']['name']}-{facts['date']}")
-    record = facts | {"settings": settings, "notes": finding.notes, **tidy(finding.tables, network, rule)}
-    paths = write(record, stem, plot=finding.plot is not None)
-    if finding.plot:
+    facts = facts_of(result.suite, command)
+    stem = free_stem(folder, f"{result.suite}-{facts['machine']['name']}-{facts['date']}")
+    record = facts | {"settings": settings, "notes": result.notes, **tidy(result.tables, network, rule)}
+    paths = write(record, stem, plot=result.plot is not None)
+    if result.plot:
         from ffdist.bench.plot import draw
 
         paths.append(stem.with_name(stem.name + ".svg"))
-        draw(finding.plot, paths[-1])
+        draw(result.plot, paths[-1])
     return paths
 
 

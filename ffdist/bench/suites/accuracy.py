@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from ffdist.bench.accuracy_found import VALIDATION, AccuracyRuns, RecipeTrial, chosen, reached_after, result_of
 from ffdist.bench.best import with_plan
-from ffdist.bench.harness.finding import BenchResult, Progress
+from ffdist.bench.harness.result import BenchResult, Progress
 from ffdist.bench.harness.probe import Probe
 from ffdist.bench.harness.rounds import MAX_TRIES_PER_ROUND
 from ffdist.bench.harness.team import WorkerMain, WorkerPool

@@ -6,8 +6,8 @@ from contextlib import ExitStack
 from typing import Any
 
 from ffdist.bench.best import with_plan
-from ffdist.bench.harness.finding import BenchResult, Plot, Progress
 from ffdist.bench.harness.probe import Probe
+from ffdist.bench.harness.result import BenchResult, Plot, Progress
 from ffdist.bench.harness.rounds import calibrated, take_turns
 from ffdist.bench.harness.table import ResultTable
 from ffdist.bench.hosts import Hosts

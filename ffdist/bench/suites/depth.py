@@ -16,9 +16,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from ffdist.bench.harness.finding import BenchResult, Plot, Progress
 from ffdist.bench.harness.meter import MemoryUse, Meter
 from ffdist.bench.harness.probe import Probe
+from ffdist.bench.harness.result import BenchResult, Plot, Progress
 from ffdist.bench.harness.rounds import Rounds, take_turns
 from ffdist.bench.harness.table import ResultTable
 from ffdist.bench.settings import BenchSettings

@@ -12,8 +12,8 @@ from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
-from ffdist.bench.harness.finding import BenchResult, Plot, Progress
 from ffdist.bench.harness.probe import Probe
+from ffdist.bench.harness.result import BenchResult, Plot, Progress
 from ffdist.bench.harness.rounds import PoolSide, Rounds, calibrated, take_turns
 from ffdist.bench.harness.table import ResultTable
 from ffdist.bench.harness.team import WorkerMain, WorkerPool

@@ -6,8 +6,8 @@ from typing import Any
 
 from ffdist.baselines import family
 from ffdist.bench.best import with_plan
-from ffdist.bench.harness.finding import BenchResult, Plot, Progress
 from ffdist.bench.harness.meter import MemoryUse
+from ffdist.bench.harness.result import BenchResult, Plot, Progress
 from ffdist.bench.harness.table import ResultTable
 from ffdist.bench.settings import BenchSettings
 from ffdist.bench.suites.throughput import SERIAL

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ffdist.bench.harness.finding import BenchResult, Plot, Progress
+from ffdist.bench.harness.result import BenchResult, Plot, Progress
 from ffdist.bench.harness.summary import Summary
 from ffdist.bench.harness.table import ResultTable
 from ffdist.bench.operations import SideSteps, StepSides, kind_of, steps_of

@@ -10,8 +10,8 @@ from ffdist.bench.alone import OperationTimes, alone, slowest_stage, total
 from ffdist.bench.best import with_plan
 from ffdist.bench.bound import best_speedup
 from ffdist.bench.floor import Floor, floor_table, floors
-from ffdist.bench.harness.finding import BenchResult, Plot, Progress
 from ffdist.bench.harness.probe import Probe
+from ffdist.bench.harness.result import BenchResult, Plot, Progress
 from ffdist.bench.harness.rounds import PoolSide, Rounds, take_turns
 from ffdist.bench.harness.table import SIDES, ResultTable
 from ffdist.bench.settings import BenchSettings

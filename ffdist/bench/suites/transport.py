@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ffdist.bench.harness.finding import BenchResult, Plot, Progress
 from ffdist.bench.harness.probe import Probe
+from ffdist.bench.harness.result import BenchResult, Plot, Progress
 from ffdist.bench.harness.rounds import MAX_TRIES_PER_ROUND
 from ffdist.bench.harness.summary import Summary
 from ffdist.bench.harness.table import ResultTable
