@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from math import inf, isnan, nan
 from typing import Any, NamedTuple
 
-from ffdist.bench.harness.finding import BenchResult, Plot
+from ffdist.bench.harness.result import BenchResult, Plot
 from ffdist.bench.harness.summary import Summary, ratios
 from ffdist.bench.harness.table import Cell, ResultTable
 from ffdist.bench.recipes import Recipe, scheduled

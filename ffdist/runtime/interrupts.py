@@ -76,8 +76,8 @@ class StopRequest:
 
 
 def say_stopping(number: int, *, again: bool = True) -> None:
-    """Note that the signal was heard: until the run has ended, which a batch that takes long or a stage that hangs may keep
-    it from, nothing else shows it. By the descriptor, as a handler may come in the middle of a print.
+    """Note that the signal was heard: until the run has ended, which a batch that takes long or a stage that hangs may
+    keep it from, nothing else shows it. By the descriptor, as a handler may come in the middle of a print.
 
     again: whether a second signal ends it at once.
     """

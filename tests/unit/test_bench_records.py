@@ -11,6 +11,7 @@ from benchmarks.rows.record import SUITE
 from benchmarks.rows.record import as_markdown as row_markdown
 from ffdist.bench import accuracy_found
 from ffdist.bench.accuracy_found import AccuracyRuns, RecipeTrial
+from ffdist.bench.fault_schedule import schedule
 from ffdist.bench.faults_found import DisturbedRunCosts, KillOutcome, result_of
 from ffdist.bench.harness.meter import MemoryUse
 from ffdist.bench.harness.record import as_json, as_markdown, read, tables_of, tidy, write
@@ -20,7 +21,6 @@ from ffdist.bench.harness.table import MEASURED, ResultTable, Value, lines_of
 from ffdist.bench.harness.window import WindowRate
 from ffdist.bench.operations import Operation, SideSteps, StepSides
 from ffdist.bench.recipes import Recipe
-from ffdist.bench.fault_schedule import schedule
 from ffdist.bench.settings import BenchSettings
 from ffdist.bench.suites import depth, memory, step, throughput, transport
 from ffdist.bench.suites.loader import TRAINING, waiting

@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 from ffdist.bench.accuracy_found import VALIDATION, AccuracyRuns, RecipeTrial, chosen, reached_after, result_of
 from ffdist.bench.best import with_plan
-from ffdist.bench.harness.result import BenchResult, Progress
 from ffdist.bench.harness.probe import Probe
+from ffdist.bench.harness.result import BenchResult, Progress
 from ffdist.bench.harness.rounds import MAX_TRIES_PER_ROUND
 from ffdist.bench.harness.team import WorkerMain, WorkerPool
 from ffdist.bench.hosts import Hosts
