@@ -1,4 +1,5 @@
-"""What runs to an accuracy came to: seconds to each level, read off between ends of epochs, and the tables of them."""
+"""The results of runs to an accuracy: seconds to each level, read off between ends of epochs, and the tables of
+them."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def limit_bytes(settings: BenchSettings, progress: Progress) -> float:
 
 
 def share_of(text: str) -> float | None:
-    """Of "0.6" or "60%"; None for what is a size. Raises ConfigError for a share that is none."""
+    """The share that "0.6" or "60%" says; None for what is a size. Raises ConfigError for a share that is none."""
     number, percent = text.strip().removesuffix("%"), text.strip().endswith("%")
     try:
         share = float(number) / (100 if percent else 1)

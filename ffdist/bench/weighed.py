@@ -1,4 +1,4 @@
-"""What the devices of either side hold, counted in runs of a few batches."""
+"""The memory that devices of either side hold, counted in runs of a few batches."""
 
 from __future__ import annotations
 

@@ -388,7 +388,7 @@ class LearningBlock:
                 self._add(2, self._correct(local.scores.detach(), main_labels(y)), len(y))
 
     def _correct(self, scores: Tensor, labels: Tensor) -> Tensor | int:
-        """How many of the scores are the greatest where the label is."""
+        """Count the scores that are the greatest where the label is."""
         if self._on_host is None or scores.dtype != torch.float32:
             return (scores.argmax(1) == labels).sum()
         # the first of several, and NaN before all, as torch has it; so few numbers are quicker counted by NumPy

@@ -128,8 +128,8 @@ def in_buckets(reductions: Sequence[Reduction], group: StageGroup | None) -> lis
 
 
 def bucket_sizes(sizes: Sequence[int]) -> list[int]:
-    """How many consecutive blocks travel together, of blocks with so many bytes of gradients; the last block alone, as
-    the others' exchange hides behind it."""
+    """The numbers of consecutive blocks that travel together, of blocks with so many bytes of gradients; the last block
+    alone, as the others' exchange hides behind it."""
     groups: list[list[int]] = []
     for size in sizes[:-1]:
         if groups and sum(groups[-1]) + size <= SMALL:

@@ -55,7 +55,7 @@ class FlatParameters:
 
     @property
     def num_bytes(self) -> int:
-        """Of the vector."""
+        """The bytes of the vector."""
         return self.size * self.parameters[0].itemsize if self.parameters else 0
 
     @property

@@ -95,7 +95,7 @@ class SimulatedRun:
         self.bounds = bounds(plan)
         sizes = [[block.gradient_bytes for block in profile.blocks[i:j]] for i, j in self.bounds]
         self.frames = [len(bucket_sizes(each)) / len(each) for each in sizes]
-        """Of each stage, messages of gradients a block: small blocks' travel together."""
+        """Messages of gradients a block, for each stage: small blocks' travel together."""
         places = [(s, w) for s, stage in enumerate(plan.stages) for w in stage.workers]
         self.expected = {place: deque(self.messages(*place)) for place in places}
         """What each worker will learn from in each of its stages, in the order in which it does."""

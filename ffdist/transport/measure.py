@@ -49,15 +49,15 @@ class TransportRate:
 
 
 class Taken(NamedTuple):
-    """What the timed messages of a sample took, in seconds."""
+    """The seconds that the timed messages of a sample took."""
 
     elapsed: float
     cpu: float
-    """Of all of this process's threads."""
+    """Seconds of all of this process's threads."""
 
 
 Samples = dict[tuple[str, int], list[Taken]]
-"""Of one process, by transport and size."""
+"""The samples of one process, by transport and size."""
 
 
 class _Plan(NamedTuple):
@@ -207,7 +207,7 @@ def _use(end: Sender | Receiver, message: Tensor, num: int, plan: _Plan) -> Take
 
 
 def _time(act: Callable[[], object], num: int, plan: _Plan) -> Taken:
-    """What `num` acts in the middle take, where the edge is as full at their start as at their end."""
+    """Time `num` acts in the middle, where the edge is as full at their start as at their end."""
     for _ in range(plan.num_untimed(num) - plan.depth):
         act()
     elapsed, cpu = time.perf_counter(), time.process_time()

@@ -152,7 +152,7 @@ def ceiling_note(result: dict[str, Any], floor_rate: float) -> str:
 
 
 def memory_note(settings: BenchSettings, progress: Progress) -> str:
-    """What ours holds under the limit by which its plan was searched."""
+    """Note what ours holds under the limit by which its plan was searched."""
     progress("weighing ours")
     limit, held = (
         parse_bytes(settings.compare.memory_limit or ""),
