@@ -142,8 +142,8 @@ def main(words: Sequence[str]) -> None:
         with counting():
             notify_agent(imports=import_seconds())
             run.main([f"--log-dir={os.devnull}", *words])
-    except SignalException as told:
-        sys.exit(128 + told.sigval)
+    except SignalException as stopped:
+        sys.exit(128 + stopped.sigval)
 
 
 if __name__ == "__main__":
