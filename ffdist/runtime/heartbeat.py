@@ -43,7 +43,7 @@ class Activity:
         self.what = lambda: text
         self.laps.append((text, time.monotonic()))
 
-    def told(self) -> str:
+    def durations(self) -> str:
         """Say what it was at, and for how many seconds."""
         ends = [*(begun for _, begun in self.laps[1:]), time.monotonic()]
         return ", ".join(f"{what} {end - begun:.2f}" for (what, begun), end in zip(self.laps, ends, strict=True))

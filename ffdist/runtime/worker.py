@@ -131,7 +131,7 @@ class Worker:
         """Note in its log what its start took: imports are within one of the others, or before them."""
         imports = import_seconds(forget=True)
         for log in self.logs:
-            log.write(f"ready; seconds: imports {imports:.2f}; {self.rank.doing.told()}")
+            log.write(f"ready; seconds: imports {imports:.2f}; {self.rank.doing.durations()}")
 
     def at(self) -> str:
         """Where it is, and what it waits for."""

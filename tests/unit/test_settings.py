@@ -314,3 +314,13 @@ def test_pulses_every_what_is_neither_are_refused(given: object) -> None:
 def test_what_stands_alone_on_the_command_line_is_true_or_false_in_python() -> None:
     assert Settings().changed(keep_best=True).run == parse(["digits", "--keep-best"]).settings.run
     assert Settings().changed(keep_best="last").changed(keep_best=False).run.keep_best is None
+
+
+def test_who_computes_what_is_told_in_one_way_at_a_time() -> None:
+    """The last way stands, and the others are as nobody has told them; what belongs to it stays."""
+    assert Settings().changed(replicas=2).changed(stages=3).plan == Settings().changed(stages=3).plan
+    assert Settings().changed(cut=(1, 2)).changed(stages=2).plan.cut == (1, 2)
+    planned = Settings().changed(plan="auto", devices=4)
+    assert planned.changed(devices=8).plan == Settings().changed(plan="auto", devices=8).plan
+    assert planned.changed(cut=(1, 2)).plan == Settings().changed(cut=(1, 2)).plan
+    assert planned.changed(batch_size=8).plan == planned.plan
