@@ -25,6 +25,7 @@ from ffdist.planner import (
     price,
 )
 from ffdist.planner.dealing import PlanSearch
+from ffdist.planner.forecast import SURE, forecast, simulated
 from ffdist.planner.search import best_pipeline, best_price, data_parallel
 
 BATCH = 64
@@ -142,6 +143,18 @@ def test_no_plan_has_a_lower_price_where_workers_share_cores(
     found = PlanSearch(profile, cluster, lanes).least()
     assert found is not None
     assert found.seconds == pytest.approx(least(profile, cluster, lanes), rel=1e-6)
+
+
+@settings(deadline=None, max_examples=15)
+@given(networks, st.integers(2, 3), links)
+def test_the_plan_of_the_least_price_gives_way_only_to_one_that_is_simulated_much_faster(
+    profile: Profile, devices: int, link: NetworkLink
+) -> None:
+    cluster = Cluster(devices, link)
+    found, least_priced = forecast(profile, cluster), best_price(profile, cluster)
+    if found.plan != least_priced.plan:
+        given_up = simulated(profile, cluster, least_priced.plan).rate
+        assert found.speeds["best plan"].rate > (1 + SURE) * given_up
 
 
 @settings(deadline=None, max_examples=40)
