@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Any, ClassVar, Protocol
 
 from ffdist.errors import DataError, Interrupted, described
-from ffdist.notes import note
+from ffdist.notes import failure, note
 
 SCHEMA = 1
 """The version of the JSON form: it grows when a field gets another meaning or goes; new fields leave it as it is."""
@@ -214,7 +214,7 @@ class Observers:
                 raise
             except Exception as error:
                 self.observers.remove(observer)
-                note(f"an observer has failed and is told nothing more: {name_of(observer)}: {described(error)}")
+                failure(f"an observer has failed and is told nothing more: {name_of(observer)}: {described(error)}")
                 close(observer)
         if wishes:
             raise wishes[0]
@@ -230,7 +230,7 @@ def close(observer: Observer) -> None:
     try:
         getattr(observer, "close", lambda: None)()
     except Exception as error:
-        note(f"an observer could not be closed: {name_of(observer)}: {described(error)}")
+        failure(f"an observer could not be closed: {name_of(observer)}: {described(error)}")
 
 
 def name_of(observer: Observer) -> str:

@@ -33,6 +33,12 @@ def note(text: str) -> None:
         print(f"ffdist: {spelled(text)}", file=sys.stderr, flush=True)
 
 
+def failure(text: str) -> None:
+    """Likewise of what has failed though the run goes on: for users who want to hear of errors alone, too."""
+    if not _silent.get():
+        print(f"ffdist: {spelled(text)}", file=sys.stderr, flush=True)
+
+
 def listed(values: list, most: int = 8) -> str:
     """Values for a line of text, the middle left out of many."""
     shown = [str(value) for value in values]

@@ -27,6 +27,7 @@ from ffdist.events import (
     StopRun,
     from_json,
 )
+from ffdist.notes import QUIET
 from ffdist.report.log import RUN_LOG, read_pulses
 from ffdist.runtime.threads import run_threads
 
@@ -112,7 +113,7 @@ def test_reports_within_an_epoch_change_no_bit_and_tell_of_every_worker(tmp_path
 
 
 def test_an_observer_that_fails_is_reported_and_left_out_and_the_run_goes_on(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told, closed = list[str](), list[str]()
 
@@ -129,6 +130,7 @@ def test_an_observer_that_fails_is_reported_and_left_out_and_the_run_goes_on(
         def close(self) -> None:
             closed.append(self.name)
 
+    monkeypatch.setenv(QUIET, "1")  # which silences what was guessed, and no failure
     observers = Observers([Listener("first"), Listener("broken", fails=True), Listener("last")])
     result = run_threads(DigitsJob(tmp_path, epochs=1)(), observers)
     observers.close()
