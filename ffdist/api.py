@@ -301,9 +301,9 @@ class Pipeline:
     def _rule(self, settings: Settings) -> Objective:
         """The rule; with the options of its name, where it is given by one."""
         if not isinstance(self.objective, str):
-            return smoothed(as_objective(self.objective), settings)
+            return smoothed(as_objective(self.objective), settings, start=True)
         options = pairs(settings.rule.objective_args, setting("rule.objective_args"))
-        return smoothed(load_objective(self.objective, options), settings)
+        return smoothed(load_objective(self.objective, options), settings, start=True)
 
     def _recorded_rule(self, settings: Settings) -> Objective | str:
         """The rule as the run's settings name it: label smoothing is a setting of its own."""

@@ -65,7 +65,7 @@ def network(
     objective = load_objective(
         settings.rule.objective, pairs(settings.rule.objective_args, setting("rule.objective_args"))
     )
-    return chain, smoothed(objective, settings)
+    return chain, smoothed(objective, settings, start=start)
 
 
 def check_named(settings: Settings, run: Path | None = None) -> None:
@@ -115,8 +115,12 @@ def no_data_to_learn(run: Path | None) -> ConfigError:
     )
 
 
-def smoothed(objective: Objective, settings: Settings) -> Objective:
-    """The rule with --label-smoothing. Raises ConfigError for one that has no such setting, or another share of it."""
+def smoothed(objective: Objective, settings: Settings, *, start: bool = False) -> Objective:
+    """The rule with --label-smoothing.
+
+    start: whether a run starts with it; one that has begun is read as it was.
+    Raises ConfigError for a rule that has no such setting, and at a start for one that has another share of its own.
+    """
     if not settings.rule.label_smoothing:
         return objective
     if not (is_dataclass(objective) and any(f.name == "label_smoothing" for f in fields(objective))):
@@ -128,7 +132,7 @@ def smoothed(objective: Objective, settings: Settings) -> Objective:
             remedy="leave it out",
         )
     own = getattr(objective, "label_smoothing")  # noqa: B009
-    if own not in (0, settings.rule.label_smoothing):
+    if start and own not in (0, settings.rule.label_smoothing):
         raise ConfigError(
             "label smoothing is told twice, and not alike",
             where=setting("rule.label_smoothing"),
