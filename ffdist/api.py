@@ -14,12 +14,13 @@ import numpy as np
 from torch import Tensor, nn
 
 from ffdist import posix  # noqa: F401 - first: it says which systems have what the others import
-from ffdist.arguments import OTHERS, as_fields, as_objective, as_settings, check_options, is_share, short
+from ffdist.arguments import as_fields, as_objective, as_settings, check_options, is_share
 from ffdist.baselines.twin import BackpropRule, twin
 from ffdist.data import Images
-from ffdist.data.given import Data, as_images
+from ffdist.data.given import Data
 from ffdist.errors import ConfigError, DataError, NetworkError, setting, spelled
 from ffdist.events import Observer, Observers
+from ffdist.launch import Watching, check_flags, check_unkept, launched, note_run_facts, opened, result_of, watched
 from ffdist.models import Chain, load_model, weights_file, with_weights
 from ffdist.models.chain import children, no_sequential
 from ffdist.models.dirac import with_dirac
@@ -30,11 +31,8 @@ from ffdist.options import pairs
 from ffdist.payload import refuse_while_loading
 from ffdist.pipeline.classifier import Classifier
 from ffdist.pipeline.own_metrics import Metric, given_metrics
-from ffdist.plain import PlainConsole
 from ffdist.planner.forecast import Forecast, Request
-from ffdist.report.console import ConsoleReport
-from ffdist.report.log import read_run_log
-from ffdist.runtime.agree import check_job, validation_note
+from ffdist.runtime.agree import check_job
 from ffdist.runtime.folder import check_resumable, locked, new_run, nothing_left, read_recorded, resumed_run
 from ffdist.runtime.in_python import (
     BACKPROP,
@@ -47,22 +45,14 @@ from ffdist.runtime.in_python import (
 from ffdist.runtime.job import Job
 from ffdist.runtime.join import JoinedRun
 from ffdist.runtime.modules import joined_in_modules
-from ffdist.runtime.observing import observers
-from ffdist.runtime.on_ray import launch_on_ray
-from ffdist.runtime.opened import open_dataset, with_preprocessing
 from ffdist.runtime.outcome import Result
 from ffdist.runtime.own_code import GIVEN, named_code, settled
 from ffdist.runtime.planned import planned
 from ffdist.runtime.planning import count_workers
-from ffdist.runtime.processes import run_processes
 from ffdist.runtime.record import facts, note_start
 from ffdist.runtime.run import classifier_of, not_here, smoothed, write_settings
-from ffdist.runtime.stage_process import StageMain
-from ffdist.runtime.threads import run_threads
 from ffdist.runtime.world import World
-from ffdist.sending import GivenJob, check_sendable
 from ffdist.settings import NetworkSettings, Settings
-from ffdist.settings.unread import unread
 from ffdist.snapshot import FINAL, SnapshotStore, chosen, committed, pulled, whole
 from ffdist.trust import check_trusted, trusting
 
@@ -200,15 +190,7 @@ class Pipeline:
         on, DivergedError for a loss that is not finite, StageError for a stage that fails or does not answer.
         """
         refuse_while_loading()
-        for name, value in (("resume", resume), ("progress", progress)):
-            if not isinstance(value, bool):
-                raise ConfigError(
-                    f"{name} has a wrong value",
-                    where="Pipeline.fit",
-                    expected="True or False",
-                    got=short(value),
-                    remedy=OTHERS[name] if name == "resume" else None,
-                )
+        check_flags(resume=resume, progress=progress)
         share, held_out = (validation, None) if is_share(validation) else (None, validation)
         if share is not None:
             options["validation"] = share
@@ -216,10 +198,8 @@ class Pipeline:
             **as_fields(options, "Pipeline.fit"), **({} if out is None else {"out": pulled(out) if resume else out})
         )
         check_options(self.network, self.objective, settings)
-        if named := isinstance(data, (str, Path)):
-            settings = settings.changed(data=str(data))
-            data = open_dataset(settings.dataset)
-        images, world = with_preprocessing(as_images(data, test, held_out), settings.dataset), World.from_env()
+        settings, images, named = opened(settings, data, test, held_out)
+        world = World.from_env()
         job = self._job(images, settings, world)
         job = replace(job, metrics=given_metrics(metrics, job.chain.num_classes))
         check_job(job)
@@ -398,10 +378,8 @@ class Pipeline:
         """
         settings = self.settings.changed(**as_fields(options, "Pipeline.plan"))
         check_options(self.network, self.objective, settings)
-        if isinstance(data, (str, Path)):
-            settings = settings.changed(data=str(data))
-            data = open_dataset(settings.dataset)
-        job = self._job(with_preprocessing(as_images(data), settings.dataset), settings, None)
+        settings, images, _ = opened(settings, data)
+        job = self._job(images, settings, None)
         check_job(job)
         return planned(job, Request(devices, link, memory_limit, tuple(speeds), lanes, plan, fresh))
 
@@ -432,65 +410,3 @@ class Pipeline:
 
 HERE = Settings().changed(launcher="threads")
 """What a pipeline made in Python is told where nothing else is."""
-
-
-Watching = Callable[[Path | None], Observers]
-"""Makes those who are told of the run in this directory; None: of one that nobody keeps."""
-
-
-def watched(settings: Settings, callbacks: Sequence[Observer], run: Path | None, *, progress: bool) -> Observers:
-    """The console, then the callbacks, then whom the settings name. Raises ConfigError for what cannot be called."""
-    for each in callbacks:
-        if not callable(each):
-            raise ConfigError(
-                "a callback is called with each event",
-                where="Pipeline.fit(callbacks=...)",
-                expected="a function, or an object with __call__(event)",
-                got=short(each),
-            )
-    return observers(settings, run, [ConsoleReport(PlainConsole(stderr=True, quiet=not progress)), *callbacks])
-
-
-def note_run_facts(job: Job) -> None:
-    """Note for the user what is notable about the run that begins."""
-    origin = f"weights to start from: {job.chain.origin}" if job.chain.origin else None
-    for text in (validation_note(job), job.chain.joined, origin, *unread(job.settings)):
-        if text:
-            note(spelled(text))
-
-
-def check_unkept(settings: Settings) -> None:
-    """Raises ConfigError for what a run without a folder has no place for."""
-    watch = settings.watch
-    if watch.trace or watch.profile:
-        name = "trace" if watch.trace else "profile"
-        raise ConfigError(
-            f"a {name} needs a run directory to lie in",
-            where=setting(f"watch.{name}"),
-            expected="a folder for the run",
-            remedy="fit(data, out=FOLDER)",
-        )
-
-
-def launched(job: Job, observer: Observer) -> Result:
-    """Run the job by its launcher."""
-    match job.settings.plan.launcher:
-        case "threads":
-            return run_threads(job, observer)
-        case "processes":
-            check_sendable(job)
-            run, life = job.settings.run, StageMain(GivenJob(job))
-            return run_processes(
-                life, job.workers, observer, run=job.run, max_restarts=run.max_restarts, timeout=run.timeout
-            )
-        case "ray":
-            check_sendable(job)
-            assert job.run, "a scratch folder at least"
-            return launch_on_ray(GivenJob(job), job.settings, job.workers, job.run, observer)
-
-
-def result_of(run: Path) -> Result:
-    """The result of a run that has come to its end."""
-    records, end = read_run_log(run)
-    assert end, "checked by whoever says so"
-    return Result(end["reason"], records, test=end["test"])

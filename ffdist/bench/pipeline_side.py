@@ -23,6 +23,9 @@ from ffdist.runtime.stage_process import MakeJob
 
 ENDLESS = 10**6
 """Epochs; the run is stopped when nothing more is asked for."""
+IDLE = 86_400.0
+"""Seconds that a stage may wait for the next batch: the other sides have their turns, however long these are. A member
+that dies ends the comparison at once."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ class PacedJob(Job):
 
 
 def paced(job: Job, pace: Pace) -> PacedJob:
-    settings = job.settings.changed(epochs=ENDLESS)
+    settings = job.settings.changed(epochs=ENDLESS, timeout=IDLE)
     return PacedJob(job.chain, job.objective, job.images, settings, job.workers, report_every=0.0, pace=pace)
 
 
