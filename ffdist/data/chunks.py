@@ -100,7 +100,7 @@ def check_left(broken: Sequence[BrokenPicture], counts: Mapping[str, list[int]],
             "no picture of a class can be read",
             where=shown(f"{classes[label]} in {split}" for split, label in lost),
             got=shown((f"{one.where}: {one.why}" for one in broken), "\n         ", 3),
-            remedy=f"replace them, or leave the class out with {setting('ignore')}",
+            remedy=f"replace them, or leave the class out: its folder with {setting('ignore')}, its rows in a table",
         )
 
 

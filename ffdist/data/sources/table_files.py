@@ -128,7 +128,9 @@ def read(path: Path, column: str) -> Iterator[pa.Array]:
             where=path,
             expected=column,
             got=listed(names, 12),
-            remedy=of_numbers(path) or f"name it with {setting('image_column')} or {setting('label_column')}",
+            remedy=of_numbers(path)
+            or f"name it with {setting('image_column')} or {setting('label_column')}; a table of plain numbers needs "
+            f"no preparing: {command('train', '--data', path, '--model', 'mlp')}",
         )
     if names.count(column) > 1:
         raise DataError(

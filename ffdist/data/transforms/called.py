@@ -104,13 +104,14 @@ class CallableTransform(BatchTransform):
     def check_repeats(self, begin: Callable[[int], None]) -> None:
         """Raises DataError for one that counts, say: how often it was called differs by process, so do its pictures."""
         picture, seed, made = self.first.picture, self.first.seed, self.first.made
+        later = f", the second {self.first.calls:,} pictures later" if self.first.calls > 1 else ""
         begin(seed)
         if not np.array_equal(self.changed(picture.copy()), made, equal_nan=True):
             raise DataError(
                 "a transform makes another picture of the same one",
                 where=f"transform {self.name}",
                 expected="what is decided by the picture and by torch's, NumPy's or Python's random numbers",
-                got=f"two different pictures, from the same random numbers, {self.first.calls:,} pictures apart",
+                got=f"two different pictures, from the same random numbers{later}",
                 remedy="a class that keeps nothing from one call for the next, and draws from those generators alone",
             )
 
