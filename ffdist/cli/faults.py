@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from ffdist.bench.harness.result import BenchResult, Progress
 
 
+UNRECORDED = ("json", "record", "folder")
+"""What says nothing of what was measured."""
+
+
 @dataclass(frozen=True)
 class Faults:
     """Kill a run's processes again and again, and hold what it learns against a run that nobody disturbs."""
@@ -93,7 +97,8 @@ def run(command: Faults | Soak, words: Sequence[str], measure: Callable[[Progres
     result = measure(lambda line: console.print(line, style="dim"))
     show(result, as_json=command.json)
     if command.record:
-        paths = write_record(result, command.record, words, asdict(command))
+        settings = {name: value for name, value in asdict(command).items() if name not in UNRECORDED}
+        paths = write_record(result, command.record, words, settings)
         console.print("record: " + ", ".join(map(str, paths)), soft_wrap=True)
 
 

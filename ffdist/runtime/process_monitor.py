@@ -21,6 +21,8 @@ from ffdist.runtime.supervise import verdict
 
 GRACE = 10.0
 """Seconds the other stages have to end by themselves after one has failed."""
+GRACE_AT_START = 1.0
+"""The same where the stages were not ready yet: they have nothing to lose, and may import, or wait for that one."""
 LOOK = 0.5
 """Seconds between two looks for a stage that hangs."""
 STACKS = 0.5
@@ -60,7 +62,7 @@ class ProcessMonitor:
             self._end_hung()
             self._find_hung()
             if deadline is None and any(stage.error for stage in self.stages):
-                deadline = time.monotonic() + GRACE
+                deadline = time.monotonic() + (GRACE if self.ready else GRACE_AT_START)
         if failed := [stage.error for stage in self.stages if stage.error]:
             raise verdict(failed, [str(stage) for stage in self.stages if stage.open])
         self.result.signal = self.stop_request.number
