@@ -56,7 +56,7 @@ class PictureMaps:
 
 
 @dataclass(frozen=True)
-class TestMeasurement:
+class SnapshotMeasurement:
     """A snapshot's measurement on the test split."""
 
     record: dict[str, Any]
@@ -101,7 +101,7 @@ def measured(
     snapshot: str | int = "final",
     data: str | None = None,
     pictures: int = 10,
-) -> TestMeasurement:
+) -> SnapshotMeasurement:
     """Measure the run's own test split, or other data's. Nothing is downloaded for it.
 
     Raises FfdistError where the network or the data cannot be had.
@@ -115,7 +115,7 @@ def measured(
     maps, no_maps = maps_of(classifier, images, facts, settings, pictures)
     mistakes = mistakes_of(surest, classifier, images, facts, settings)
     counts = confusions[PREDICTOR].counts.tolist()
-    return TestMeasurement(
+    return SnapshotMeasurement(
         record, facts.classes, counts, mistakes, surest.wrong, said_snapshot(snapshot), maps, no_maps
     )
 

@@ -26,7 +26,7 @@ from ffdist.snapshot.chosen import steps
 from ffdist.snapshot.mirror import shown
 
 if TYPE_CHECKING:
-    from ffdist.page.measured import TestMeasurement
+    from ffdist.page.measured import SnapshotMeasurement
 
 LOCKS = Path("/proc/locks")
 STATIC_FILES = (SETTINGS, FACTS, PLAN, ENVIRONMENT)
@@ -59,7 +59,7 @@ class RunView:
     """What could not be read, in words."""
     trace: Sequence[PageSpan] = ()
     """The spans of the run's trace, where it was told to keep one."""
-    measured: TestMeasurement | None = None
+    measured: SnapshotMeasurement | None = None
     unmeasured: str | None = None
     """Why nothing was measured on the run's data; None where nothing was to be."""
 

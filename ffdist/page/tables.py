@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ffdist.page.charts import accuracy_of, total_time
-from ffdist.page.measured import TestMeasurement, largest_mistakes
+from ffdist.page.measured import SnapshotMeasurement, largest_mistakes
 from ffdist.page.run import RunView
 from ffdist.page.text import NONE, count, loss, mebibytes, number, percent, said
 from ffdist.pipeline.fusion import FUSION
@@ -183,7 +183,7 @@ def result_table(view: RunView) -> HtmlTable | None:
     return HtmlTable(caption, ["predictor", "accuracy", "top-5", "loss"], rows)
 
 
-def mistakes_table(measured: TestMeasurement) -> HtmlTable:
+def mistakes_table(measured: SnapshotMeasurement) -> HtmlTable:
     names, rows = measured.classes, list[list[str]]()
     sums = [sum(row) for row in measured.counts]
     for often, true, guess in largest_mistakes(measured.counts):
@@ -200,7 +200,7 @@ class ConfusionCell:
     right: bool
 
 
-def confusion(measured: TestMeasurement) -> list[tuple[str, list[ConfusionCell]]] | None:
+def confusion(measured: SnapshotMeasurement) -> list[tuple[str, list[ConfusionCell]]] | None:
     """Rows of true classes; None for too many classes."""
     if len(measured.classes) > WHOLE_MATRIX:
         return None

@@ -22,7 +22,7 @@ import ffdist
 from ffdist.cli import main
 from ffdist.errors import ConfigError, DataError, SnapshotError
 from ffdist.events import PulseReported
-from ffdist.page.measured import Mistake, TestMeasurement
+from ffdist.page.measured import Mistake, SnapshotMeasurement
 from ffdist.page.render import page as drawn
 from ffdist.page.run import view_run
 from ffdist.page.svg import ticks
@@ -201,7 +201,7 @@ def test_names_of_a_users_own_are_text_and_nothing_else(runs: Path) -> None:
     assert "</bdi></main><script>x</script>" in page.text
     assert "given in Python, and cannot be opened here" in page.text
     names = [name.replace("\x00", "") for name in HOSTILE]
-    measured = TestMeasurement({"samples": 4}, names, [[1, 2, 0, 0]] * 4, [Mistake(0, names[0], names[1], 0.9)], 3)
+    measured = SnapshotMeasurement({"samples": 4}, names, [[1, 2, 0, 0]] * 4, [Mistake(0, names[0], names[1], 0.9)], 3)
     text = drawn([replace(view_run(folder), measured=measured, unmeasured=None)])
     page = Page(text)
     assert len(page.of("script")) == 1
