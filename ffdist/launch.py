@@ -1,4 +1,4 @@
-"""What a training from Python does beside its network and data: who watches it, who runs it, what it came to."""
+"""The work of a training from Python beside its network and data: who watches it, who runs it, what it came to."""
 
 from __future__ import annotations
 
