@@ -16,6 +16,10 @@ WIDTH = 16
 """Characters of a curve at most."""
 
 
+def epochs(records: Sequence[object]) -> str:
+    return f"{len(records)} epoch{'s' * (len(records) != 1)}"
+
+
 def summary(
     settings: Mapping[str, Any], defaults: Mapping[str, Any], records: list[dict[str, Any]], end: dict[str, Any] | None
 ) -> list[Table]:
@@ -31,7 +35,7 @@ def summary(
 
 def state_of(records: Sequence[Mapping[str, Any]], end: Mapping[str, Any] | None) -> str:
     seconds = sum(max(stage["seconds"] for stage in record["stages"]) for record in records)
-    return f"{end['reason'] if end else 'not at its end'}, {len(records)} epochs in {seconds:,.1f} s"
+    return f"{end['reason'] if end else 'not at its end'}, {epochs(records)} in {seconds:,.1f} s"
 
 
 def settings_table(settings: Mapping[str, Any], defaults: Mapping[str, Any], state: str) -> Table:
@@ -59,7 +63,7 @@ def starts_table(starts: Sequence[Mapping[str, Any]]) -> Table:
 def curve_table(records: Sequence[dict[str, Any]]) -> Table:
     """A row a block: its training loss, and its accuracy on the validation split, or on the training split."""
     split = "validation" if "validation" in records[-1] else "train"
-    rows = table("block", "training loss", f"{split} accuracy", "last", "best", title=f"{len(records)} epochs")
+    rows = table("block", "training loss", f"{split} accuracy", "last", "best", title=epochs(records))
     losses, shares = curves(records, "train", "loss"), curves(records, split, "accuracy")
     for name in losses:
         rows.add_row(name, _change(losses[name]), *_course(shares[name]))
