@@ -82,7 +82,8 @@ def forecast(row: Row, command: Accuracy) -> str:
 
 
 def measure(row: Row, rows: dict[str, Row], command: Accuracy) -> None:
-    """All seeds, then the record."""
+    """All seeds, then the record; its folder is there before hours are spent on it."""
+    command.records.mkdir(parents=True, exist_ok=True)
     outs = [command.runs / row.name / f"seed-{seed}" for seed in command.seeds]
     if not all(map(finished, outs)):
         print(forecast(row, command), file=sys.stderr, flush=True)

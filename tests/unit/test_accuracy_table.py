@@ -102,7 +102,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
         "--runs",
         str(folder),
         "--records",
-        str(folder),
+        str(folder / "new/records"),
     ]
     return folder, subprocess.run(command, capture_output=True, text=True, check=True).stderr
 
@@ -116,7 +116,7 @@ def test_a_row_is_trained_for_each_seed_recorded_and_drawn_and_then_not_trained_
     outs = [folder / "digits-quick" / f"seed-{seed}" for seed in (0, 1)]
     assert all(map(finished, outs))
     rows = read_rows(folder / "accuracy.toml")
-    record = newest(folder)["digits-quick"]
+    record = newest(folder / "new/records")["digits-quick"]
     by_seed = [row["value"] for row in record["rows"] if row["part"] == "seeds" and row.get("predictor") == "mean"]
     mean = accuracies(record)["mean"]
     assert mean["accuracy"].value == pytest.approx(sum(by_seed) / 2, abs=0.01)
@@ -125,7 +125,7 @@ def test_a_row_is_trained_for_each_seed_recorded_and_drawn_and_then_not_trained_
     assert layers(record) == {"conv1": 2, "conv2": 2, "conv3": 2}
     (tmp_path / "docs").mkdir()
     (tmp_path / WHOLE).write_text(f"before\n{BEGIN}\n{END}\nafter\n")
-    redraw(tmp_path, rows, folder)
+    redraw(tmp_path, rows, folder / "new/records")
     drawn = (tmp_path / WHOLE).read_text()
     assert f"{mean['accuracy'].value:.2f} ± " in spread(mean)
     assert spread(mean) in drawn
