@@ -132,7 +132,7 @@ def test_a_report_of_a_run_that_was_cut_off_tells_what_there_is(
     (tmp_path / "config.toml").write_text((run / "config.toml").read_text())
     assert "not at its end, 0 epochs" in printed(capsys, "report", tmp_path, "--text")
     (tmp_path / "metrics.jsonl").write_text(lines[0] + lines[1][:50])
-    assert "not at its end, 1 epochs" in printed(capsys, "report", tmp_path, "--text")
+    assert "not at its end, 1 epoch in" in printed(capsys, "report", tmp_path, "--text")
     (tmp_path / "metrics.jsonl").write_text("{]\n")
     assert "run log is not as it was written" in refused(capsys, "report", tmp_path)
 
