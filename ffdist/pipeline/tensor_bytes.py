@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -55,6 +56,8 @@ class TensorBytes(TorchDispatchMode):
         self.peak = 0
         self.at_peak: list[MemoryPart] = []
         self.outer: TensorBytes | None = None
+        self.lock = threading.RLock()
+        """Held by the thread that counts, where several do."""
 
     def __enter__(self) -> Self:
         self.outer = _here.counter
@@ -69,8 +72,9 @@ class TensorBytes(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        self.see(leaf for leaf in tree_leaves((args, kwargs, out)) if isinstance(leaf, Tensor))
-        self.weigh()
+        with self.lock:
+            self.see(leaf for leaf in tree_leaves((args, kwargs, out)) if isinstance(leaf, Tensor))
+            self.weigh()
         return out
 
     def see(self, tensors: Iterable[Tensor]) -> None:
@@ -125,8 +129,29 @@ class TensorBytes(TorchDispatchMode):
 
     def meet(self, optimizer: Optimizer) -> None:
         """Before each step of this thread's."""
-        self.optimizers.add(optimizer)
-        self._name_owners()
+        with self.lock:
+            self.optimizers.add(optimizer)
+            self._name_owners()
+
+
+def counter_here() -> TensorBytes | None:
+    """The counter of this thread, for `counting`."""
+    return _here.counter
+
+
+@contextmanager
+def counting(counter: TensorBytes | None) -> Iterator[None]:
+    """A context in which another thread's counter counts this thread's work, too; None: nothing does."""
+    if counter is None:
+        yield
+        return
+    _here.counter = counter
+    TorchDispatchMode.__enter__(counter)
+    try:
+        yield
+    finally:
+        TorchDispatchMode.__exit__(counter, None, None, None)
+        _here.counter = None
 
 
 def before_step(optimizer: Optimizer, args: Any = (), kwargs: Any = None) -> None:

@@ -165,12 +165,12 @@ class PlanCosts:
         return (lanes - 1) * self.total("lane", i, j) / speed + self.longest(i, j, workers, speed)
 
     def memory(self, i: int, j: int, lanes: int, workers: int) -> float:
-        """Bytes of weights, gradients with a buffer a level of the lanes' tree, moments, and full queues on both sides;
-        the graph of the block at work comes to it, once a worker."""
+        """Bytes of weights, gradients with a buffer a level of the lanes' tree, moments, and on both sides full queues
+        and the message in use; the graph of the block at work comes to it, once a worker."""
         buffers = 1 + ceil(log2(lanes)) + (workers > 1)
         return (
             self.total("weights", i, j)
             + buffers * self.total("gradients", i, j)
             + self.total("moments", i, j) / self.slices(workers)
-            + self.cluster.queue * (self.message[i] + self.message[j])
+            + (self.cluster.queue + 1) * (self.message[i] + self.message[j])
         )

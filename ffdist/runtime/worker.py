@@ -32,6 +32,7 @@ from ffdist.pipeline.sink import Sink
 from ffdist.pipeline.source import Position, Source, StopAtOnce
 from ffdist.pipeline.stage import Stage
 from ffdist.pipeline.stage_group import StageGroup
+from ffdist.pipeline.tensor_bytes import counter_here, counting
 from ffdist.pipeline.trace import Trace
 from ffdist.pipeline.turn import Outbox, Turn
 from ffdist.report.log import StageLog, start_run_log
@@ -386,14 +387,15 @@ def run_in_threads(parts: Sequence[Callable[[], None]], enter_device: Callable[[
     if len(parts) == 1:
         parts[0]()
         return
-    threads = torch.get_num_threads()
+    threads, counter = torch.get_num_threads(), counter_here()
     ended: SimpleQueue[BaseException | None] = SimpleQueue()
 
     def run_part(part: Callable[[], None]) -> None:
         try:
             torch.set_num_threads(threads)  # each thread has a number of its own
             enter_device()
-            part()
+            with counting(counter):
+                part()
         except BaseException as error:  # raised again by the one that waits
             ended.put(error)
         else:

@@ -10,6 +10,7 @@ from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from ffdist.pipeline.tensor_bytes import TensorBytes
+from ffdist.runtime.worker import run_in_threads
 
 KIB = 1024
 
@@ -134,3 +135,15 @@ def test_a_counter_comes_and_goes_while_an_optimiser_of_another_thread_takes_a_s
         for hook in hooks:
             hook.remove()
     assert peaks == [KIB, KIB]
+
+
+def test_a_workers_stages_count_together_whichever_thread_has_them() -> None:
+    held: list[torch.Tensor] = []
+    parts = [lambda size=size: held.append(floats(size)) for size in (64, 32)]
+    with TensorBytes() as counter:
+        x = floats(8)
+        run_in_threads(parts, lambda: None, [])
+    assert len(held) == 2
+    assert counter.peak == (64 + 32 + 8) * KIB
+    del x, held[:]
+    assert now(counter) == 0
