@@ -20,6 +20,7 @@ from ffdist.loading import loading
 from ffdist.notes import note
 from ffdist.presets import PRESETS, with_preset
 from ffdist.remote import url_of
+from ffdist.runtime.agent import end_with_agent
 from ffdist.runtime.heartbeat import Activity
 from ffdist.runtime.watchdog import is_alone, watched
 from ffdist.settings import GROUP_OF, Settings, apply, as_flag, flat, is_free, kind_of, without_strange_options
@@ -286,6 +287,8 @@ def main(args: Sequence[str]) -> None:
     if made.print_config:
         print(json.dumps(asdict(made.settings), default=str) + "\n" if made.json else write_toml(made.settings), end="")
         return
+    if {"TORCHELASTIC_RUN_ID", "LOCAL_RANK"} <= os.environ.keys():
+        end_with_agent()
     if "RANK" not in os.environ or os.environ["RANK"] == "0":
         note("loading torch, then checking data, network and rule ...")
         sys.stderr.flush()

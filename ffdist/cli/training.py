@@ -28,9 +28,8 @@ from ffdist.plain import PlainConsole, table
 from ffdist.plan import Plan
 from ffdist.report.console import ConsoleReport, result_tables
 from ffdist.report.log import read_run_log
-from ffdist.runtime.agent import notify_agent, stop_agent
+from ffdist.runtime.agent import end_with_agent, notify_agent, stop_agent
 from ffdist.runtime.agree import agree, check_job, validation_note
-from ffdist.runtime.child import end_with_parent
 from ffdist.runtime.data_facts import check_same_data, read_facts
 from ffdist.runtime.folder import locked, new_run, nothing_left, resumed_run
 from ffdist.runtime.interrupts import handle_signals, unwind
@@ -182,7 +181,7 @@ def train_here(command: Train, images: Images, world: World, words: Sequence[str
     restart."""
     settings, signals = command.settings, RankSignals(world.first)
     signals.handle()
-    end_with_parent(os.getppid())
+    end_with_agent()
     if world.local_rank == 0:
         warn(idle_gpus(settings.compute.device, world))
     timeout = timedelta(seconds=settings.run.timeout)

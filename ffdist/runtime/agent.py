@@ -18,6 +18,7 @@ from types import FrameType
 from typing import Any
 
 from ffdist.loading import import_seconds, loading
+from ffdist.runtime.child import end_with_parent
 
 VARIABLE = "FFDIST_AGENT"
 """Names the file in which ranks tell the agent of their node something, a line of JSON each."""
@@ -29,6 +30,23 @@ def notify_agent(**said: Any) -> None:
     if file := os.environ.get(VARIABLE):
         with suppress(OSError), open(file, "a") as log:
             log.write(json.dumps(said) + "\n")
+
+
+def end_with_agent() -> None:
+    """This rank ends with torchrun's agent, whose death it would not notice for minutes. To be called before anything
+    that takes long: one that has died by then is known only where it was ffdist's own."""
+    end_with_parent(os.getppid())
+    agent = os.environ.get(VARIABLE, "").removeprefix("/proc/").partition("/")[0]
+    if agent.isdigit() and not is_alive(int(agent)):
+        os._exit(1)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether there is such a process, which has not ended; by Linux's /proc."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (OSError, IndexError):
+        return False
 
 
 def agent_imports() -> float:
