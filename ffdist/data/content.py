@@ -60,12 +60,12 @@ class Watched:
     def add(self, *paths: Path) -> None:
         """Files, or folders of them, as they are now."""
         if paths:
-            self.states.append((paths, file_states(*paths[:1], paths[1:]).digest))
+            self.states.append((paths, file_states(paths[0], paths[1:]).digest))
 
     def check(self) -> None:
         """Raises DataError where one has changed since, or another has come."""
         for paths, digest in self.states:
-            if file_states(*paths[:1], paths[1:]).digest != digest:
+            if file_states(paths[0], paths[1:]).digest != digest:
                 raise changed(paths[0])
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from ffdist.data.images import Images
 from ffdist.data.loader import Loader
@@ -82,13 +82,19 @@ def write(text: ImageDraw.ImageDraw, place: tuple[int, int], said: str, room: in
 
 def writable(name: str, number: int) -> str:
     """A class's name, without its accents or by its number where the sheet's font lacks its letters."""
-    font = ImageFont.load_default()
-    lacking = bytes(font.getmask("\uffff"))
+    lacking = pixels_of("\uffff")
     without = "".join(sign for sign in unicodedata.normalize("NFKD", name) if not unicodedata.combining(sign))
     for text in (name, without):
-        if all(bytes(font.getmask(sign)) != lacking for sign in text):
+        if all(pixels_of(sign) != lacking for sign in text):
             return text
     return f"class {number}"
+
+
+def pixels_of(sign: str) -> bytes:
+    """As the sheet's font draws it."""
+    page = Image.new("1", (LINE, LINE))
+    ImageDraw.Draw(page).text((0, 0), sign, fill=1)
+    return page.tobytes()
 
 
 def as_bytes(x_bhwc: np.ndarray, images: Images) -> np.ndarray:
