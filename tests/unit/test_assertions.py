@@ -9,6 +9,7 @@ TESTS = Path(__file__).resolve().parents[1]
 CHECKS = {"assert_allclose", "assert_array_equal", "assert_close", "check_call", "fail", "raises", "warns"}
 BY_RAISING = {
     "test_bad_input_is_an_error_for_users_and_whole_input_is_taken",  # any other error
+    "test_what_hypothesis_makes_of_whole_input_is_taken_or_an_error_for_users",
     "test_what_is_no_file_holds_nobody_up",  # any other error, and taking a minute
     "test_the_cluster_file_and_the_runtime_environment_are_what_ray_expects",  # what Ray's own checks say
 }
