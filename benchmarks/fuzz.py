@@ -4,13 +4,13 @@
     python benchmarks/fuzz.py --inputs 10000 --by hypothesis --record benchmarks/records
     python benchmarks/fuzz.py --inputs 2000 --only "frame from the wire" picture
 
-Each target (`benchmarks/fuzz_targets.py`) runs in a process of its own, and gets inputs that are made of whole ones:
-bytes changed, cut, doubled and spliced; of JSON, values of other kinds, huge numbers, deep nesting. Where atheris is
-installed (pip install atheris) it guides that by what of ffdist each input reaches; by hypothesis they are made of its
-strategies (`benchmarks/fuzz_strategies.py`) instead. A finding is an input upon which it
-raised anything but an error for users, computed for over 10 s, did not answer for two minutes, ended the process, took
-more than 2 GiB (the largest pictures that are read take 1.3), or had a pickle read. Findings are kept in --findings,
-and the exit status is 1. An input that has once been one is a test, in tests/unit/test_fuzz.py.
+Each target (`benchmarks/fuzz_targets.py`) runs in a process of its own, and gets inputs that hypothesis makes of whole
+ones (`benchmarks/fuzz_strategies.py`): bytes changed, cut and doubled; of JSON, values of other kinds, huge numbers,
+deep nesting. Where atheris is installed (pip install atheris) it guides what hypothesis draws by what of ffdist each
+input reaches; `--by hypothesis` does without. A finding is an input upon which it raised anything but an error for
+users, computed for over 10 s, did not answer for two minutes, ended the process, took more than 2 GiB (the largest
+pictures that are read take 1.3), or had a pickle read. Findings are kept in --findings, and the exit status is 1. An
+input that has once been one is a test, in tests/unit/test_fuzz.py.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import asdict, dataclass, field
@@ -34,6 +34,9 @@ from typing import Any, Literal
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import tyro
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import seed as seeded
+from hypothesis.strategies import SearchStrategy
 
 with suppress(ImportError):
     import atheris  # pyright: ignore[reportMissingImports]
@@ -41,6 +44,7 @@ with suppress(ImportError):
     if multiprocessing.current_process().name != "MainProcess":  # what follows is seen by it
         atheris.instrument_imports(include=["ffdist"]).__enter__()  # pyright: ignore[reportAttributeAccessIssue]
 
+from benchmarks.fuzz_strategies import inputs_of
 from benchmarks.fuzz_targets import TARGETS, Target
 from benchmarks.report import report
 from ffdist.bench.harness.result import BenchResult
@@ -52,34 +56,10 @@ SECONDS, ANSWER = 10.0, 120.0
 """Seconds of computing that one input may take; until it is over, whatever else the machine does."""
 ROOM = 2 << 30
 """Bytes that all of a target's inputs together may take."""
-ODD: list[Any] = [
-    None,
-    True,
-    False,
-    0,
-    -1,
-    1,
-    2**31,
-    2**63,
-    2**70,
-    10**400,
-    1.5,
-    float("nan"),
-    float("inf"),
-    "",
-    "..",
-    "../x",
-    "x" * 5000,
-    "\0",
-    "\ud800",
-    [],
-    [[]],
-    [None],
-    [0],
-    [2**62] * 3,
-    {},
-    {"a": 1},
-]
+DRAWN = 1 << 13
+"""Bytes from which an input is drawn, where they are atheris's."""
+STEP = 100
+"""Inputs between two looks at how far it is."""
 
 
 class Slow(BaseException):
@@ -103,58 +83,6 @@ class FuzzOutcome:
     """By which the process has grown."""
     guided: bool = False
     """Whether coverage has."""
-
-
-def mutated(data: bytes, others: Sequence[bytes], draw: random.Random) -> bytes:
-    """Another input, of a whole one."""
-    if draw.random() < 0.5:
-        with suppress(ValueError, RecursionError):
-            return json.dumps(changed(json.loads(data), draw)).encode(errors="surrogatepass")
-    made = bytearray(data)
-    for _ in range(draw.choice((1, 1, 1, 2, 4, 16))):
-        at = draw.randrange(len(made) + 1)
-        match draw.randrange(8):
-            case 0 | 1 | 2 if made:
-                made[at % len(made)] ^= 1 << draw.randrange(8)
-            case 3:
-                made[at:at] = draw.randbytes(draw.choice((1, 2, 4, 8)))
-            case 4:
-                del made[at : at + draw.choice((1, 4, 64, 1 << 20))]
-            case 5:
-                other = draw.choice(others)
-                cut = draw.randrange(len(other) + 1)
-                made[at : at + draw.randrange(64)] = other[cut : cut + draw.randrange(256)]
-            case 6:
-                made[at : at + 8] = draw.choice((b"\xff" * 8, b"\0" * 8, b"[" * 5000, b'{"a":' * 3000, b"9" * 400))
-            case _:
-                made[at:at] = made[at : at + draw.randrange(1, 512)]
-    return bytes(made)
-
-
-def changed(value: Any, draw: random.Random) -> Any:
-    """JSON with one of its values put in another's place."""
-    if isinstance(value, dict) and value and draw.random() < 0.9:
-        key = draw.choice(list(value))
-        match draw.randrange(8):
-            case 0:
-                return {name: of for name, of in value.items() if name != key}
-            case 1:
-                return value | {draw.choice(("", "a", "step", key + "x")): draw.choice(ODD)}
-        return value | {key: changed(value[key], draw)}
-    if isinstance(value, list) and value and draw.random() < 0.9:
-        at = draw.randrange(len(value))
-        rest = value[at + 1 :]
-        return [*value[:at], changed(value[at], draw), *rest] if draw.random() < 0.8 else [*value[:at], *rest]
-    if draw.random() < 0.05:
-        return nested(draw)
-    return draw.choice(ODD)
-
-
-def nested(draw: random.Random) -> Any:
-    value: Any = draw.choice(ODD)
-    for _ in range(draw.choice((5, 200))):
-        value = [value] if draw.random() < 0.5 else {"a": value}
-    return value
 
 
 class TargetTrial:
@@ -236,67 +164,49 @@ def fuzz_target(name: str, inputs: int, seed: int, by: By, findings: Path, to: P
             to.write_text(json.dumps(asdict(trial.outcome)))
             return trial.outcome.inputs >= inputs
 
-        if by == "hypothesis":
-            by_hypothesis(trial, seeds, draw, done, inputs)
-        elif not guided(trial, seeds, draw, done):
-            while not done():
-                for _ in range(100):
-                    trial.use(mutated(draw.choice(seeds), seeds, draw))
+        made = inputs_of(seeds)
+        if by == "coverage" and "atheris" in sys.modules:
+            guided(trial, some_inputs(trial, made, draw), done, draw)
+        while not done():
+            some_inputs(trial, made, draw)()
     os._exit(0)
 
 
-def by_hypothesis(
-    trial: TargetTrial, seeds: list[bytes], draw: random.Random, done: Callable[[], bool], inputs: int
-) -> None:
-    """Until `done`: begun anew where hypothesis knows no more."""
-    from hypothesis import HealthCheck, Phase, given, settings
-    from hypothesis import seed as seeded
+def some_inputs(trial: TargetTrial, made: SearchStrategy[bytes], draw: random.Random) -> Any:
+    """A test of hypothesis's: called, it gives the target some inputs."""
 
-    from benchmarks.fuzz_strategies import inputs_of
-
-    told = settings(
-        max_examples=inputs,
+    @seeded(draw.randrange(2**31))
+    @settings(
+        max_examples=STEP,
         deadline=None,
         database=None,
         phases=[Phase.generate],
-        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example],
+        suppress_health_check=list(HealthCheck),
     )
-    while not done():
+    @given(made)
+    def some(data: bytes) -> None:
+        trial.use(data)
 
-        @seeded(draw.randrange(2**31))
-        @told
-        @given(inputs_of(seeds))
-        def one(data: bytes) -> None:
-            if trial.outcome.inputs < inputs:
-                trial.use(data)
-
-        one()
+    return some
 
 
-def guided(trial: TargetTrial, seeds: list[bytes], draw: random.Random, done: Callable[[], bool]) -> bool:
-    """By atheris, until `done`; False where it is not installed."""
-    atheris = sys.modules.get("atheris")
-    if atheris is None:
-        return False
+def guided(trial: TargetTrial, some: Any, done: Callable[[], bool], draw: random.Random) -> None:
+    """Hypothesis's draws are atheris's, by what of ffdist each input reaches; it ends with the process."""
+    atheris = sys.modules["atheris"]
     trial.outcome.guided = True
     corpus = trial.kept / "corpus"
     corpus.mkdir(exist_ok=True)
-    for index, data in enumerate(seeds):
-        (corpus / f"seed-{index}").write_bytes(data)
+    for index in range(100):
+        (corpus / f"seed-{index}").write_bytes(draw.randbytes(DRAWN))  # shorter ones are not enough for an input
 
-    def one(data: bytes) -> None:
-        trial.use(data)
-        if trial.outcome.inputs % 100 == 0 and done():
+    def fuzz(data: bytes) -> None:
+        some.hypothesis.fuzz_one_input(data)
+        if trial.outcome.inputs % STEP == 0 and done():
             os._exit(0)
 
-    def mutate(data: bytes, size: int, seed: int) -> bytes:
-        return atheris.Mutate(data, size) if draw.random() < 0.3 else mutated(data, seeds, draw)[:size]
-
-    largest = 2 * max(map(len, seeds)) + 4096
-    options = [f"-max_len={largest}", "-rss_limit_mb=0", "-timeout=60", f"-seed={draw.randrange(1, 2**31)}"]
-    atheris.Setup([sys.argv[0], *options, "-handle_int=0", str(corpus)], one, custom_mutator=mutate)
+    options = [f"-max_len={DRAWN}", "-len_control=0", "-rss_limit_mb=0", "-timeout=60", "-handle_int=0"]
+    atheris.Setup([sys.argv[0], *options, f"-seed={draw.randrange(1, 2**31)}", str(corpus)], fuzz)
     atheris.Fuzz()
-    return True
 
 
 def main(
@@ -308,8 +218,8 @@ def main(
     findings: Path = Path("findings"),
     record: Path | None = None,
 ) -> None:
-    """inputs: of each target. only: names of targets. by: who makes them; coverage
-    where atheris is installed, else chance. jobs: targets at a time. record: the folder for records."""
+    """inputs: of each target. only: names of targets. by: who draws them; coverage
+    where atheris is installed, else hypothesis. jobs: targets at a time. record: the folder for records."""
     wanted = [target for target in TARGETS if not only or target.name in only]
     with ThreadPoolExecutor(jobs) as pool:
         outcomes = [*pool.map(lambda target: tried(target, inputs, seed, by, findings), wanted)]

@@ -75,12 +75,12 @@ def _changed(draw: Callable[[st.SearchStrategy[Any]], Any], value: Any) -> Any:
 
 @st.composite
 def edited(draw: Callable[[st.SearchStrategy[Any]], Any], seeds: Sequence[bytes]) -> bytes:
-    """One of these, with bytes changed, cut out, put in or doubled."""
+    """One of these, with bytes changed, cut out, put in, doubled or another's."""
     made = bytearray(draw(st.sampled_from(seeds)))
     for _ in range(draw(st.integers(1, 4))):
         at = draw(st.integers(0, len(made)))
         length = draw(st.sampled_from([1, 2, 4, 8, 64, 1 << 20]))
-        match draw(st.sampled_from(["flip", "put", "cut", "over", "twice"])):
+        match draw(st.sampled_from(["flip", "put", "cut", "over", "splice", "twice"])):
             case "flip" if at < len(made):
                 made[at] ^= 1 << draw(st.integers(0, 7))
             case "put":
@@ -90,6 +90,10 @@ def edited(draw: Callable[[st.SearchStrategy[Any]], Any], seeds: Sequence[bytes]
             case "over":
                 word = draw(WORDS)
                 made[at : at + len(word)] = word
+            case "splice":
+                other = draw(st.sampled_from(seeds))
+                begin = draw(st.integers(0, len(other)))
+                made[at : at + length] = other[begin : begin + 256]
             case _:
                 made[at:at] = made[at : at + min(length, 512)]
     return bytes(made)
