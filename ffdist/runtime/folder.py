@@ -190,14 +190,14 @@ def locked(out: Path) -> Iterator[None]:
 
 def check_links(out: Path) -> None:
     """Raises ConfigError where what a run writes to in its folder is a link: it would write somewhere else."""
-    for path in sorted(out.iterdir()):
-        own = path.name in WRITTEN or (path.name.startswith("stage-") and path.suffix == ".log")
+    for path in sorted([*out.iterdir(), *out.glob("snapshots/step-*")]):
+        own = path.name in WRITTEN or path.parent != out or (path.name.startswith("stage-") and path.suffix == ".log")
         if own and path.is_symlink():
             raise ConfigError(
                 "a run writes nothing through a link in its folder",
                 where=path,
                 got=f"a link to {path.readlink()}",
-                remedy=f"remove the link; or name the folder that is meant with {setting('run.out')}",
+                remedy=f"put what is meant in its place, or remove it; or name another {setting('run.out')}",
             )
 
 

@@ -29,15 +29,16 @@ def block_file(index: int, name: str) -> str:
     return f"block-{index:03d}-{''.join(c if c.isalnum() or c in '._-' else '_' for c in name)}.safetensors"
 
 
-def write_durably(path: Path, data: bytes) -> None:
+def write_durably(path: Path, data: bytes, *, make_parents: bool = True) -> None:
     """The whole file or none of it, on disk when this returns. A link at its place, or planted beside it, is replaced,
-    and never written through.
+    and never written through. make_parents: whether the folders above it are made where they are missing.
 
     Raises OSError when it cannot be written; an older file of that name stays whole.
     """
     temporary = path.with_name(f".{path.name}.partial")
     try:
-        make_folder(path.parent)
+        if make_parents:
+            make_folder(path.parent)
         temporary.unlink(missing_ok=True)  # what a crash has left, or a link
         new = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         with open(os.open(temporary, new, 0o666), "wb") as file:
@@ -53,13 +54,26 @@ def write_durably(path: Path, data: bytes) -> None:
         raise
 
 
-def write_of_snapshot(path: Path, data: bytes) -> None:
-    """`write_durably`. Raises SnapshotError when the disk has no room or cannot be written."""
+WAYS = {
+    errno.EFBIG: "raise the limit of a file's size (ulimit -f)",
+    errno.ENOENT: "let nothing remove a run's files while it is at work",
+    errno.EACCES: "let this user write there",
+    errno.EPERM: "let this user write there",
+    errno.EROFS: "let this user write there",
+}
+"""What to do first about an error of a disk."""
+
+
+def write_of_snapshot(path: Path, data: bytes, run: Path | None = None) -> None:
+    """`write_durably` into a folder that is there, or is made in `run`. Raises SnapshotError when the disk has no room
+    or cannot be written."""
     try:
-        write_durably(path, data)
+        if run:
+            make_folder_in(run, path.parent)
+        write_durably(path, data, make_parents=False)
     except OSError as error:
         no_room = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        way = "raise the limit of a file's size (ulimit -f)" if error.errno == errno.EFBIG else "make room there"
+        way = WAYS.get(error.errno or 0, "make room there")
         raise SnapshotError(
             "no room on the disk for a snapshot" if no_room else "a snapshot file cannot be written",
             where=path,
@@ -75,6 +89,19 @@ def make_folder(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     # from the top down: a name is of no use before the folder that holds it is there
     for made in reversed(missing):
+        sync_folder(made.parent)
+
+
+def make_folder_in(run: Path, folder: Path) -> None:
+    """The folder below `run`, on disk when this returns; `run` itself is not made again where somebody has taken it
+    away meanwhile. Raises OSError."""
+    made = run
+    for part in folder.relative_to(run).parts:
+        made /= part
+        try:
+            made.mkdir()
+        except FileExistsError:
+            continue
         sync_folder(made.parent)
 
 
@@ -106,12 +133,12 @@ class BlockCopy:
         self.tensors = {name: copied(tensor) for name, tensor in tensors.items()}
         self.fields = json.dumps(fields)
 
-    def write(self, path: Path) -> dict[str, Any]:
+    def write(self, path: Path, run: Path | None = None) -> dict[str, Any]:
         """Write the file, and return its entry in the manifest: name, bytes, sha256; it is on disk when this
-        returns."""
+        returns. run: in which its folder is made; None for one that is there."""
         data = save(self.tensors, metadata={FIELDS: self.fields})
         self.tensors = {}
-        write_of_snapshot(path, data)
+        write_of_snapshot(path, data, run)
         return {"file": path.name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
@@ -120,8 +147,8 @@ def copied(tensor: Tensor) -> Tensor:
 
 
 def write_block(path: Path, tensors: Mapping[str, Tensor], fields: dict[str, Any]) -> dict[str, Any]:
-    """Write one block; returns what the manifest says of the file."""
-    return BlockCopy(tensors, fields).write(path)
+    """Write one block, and the folders above it; returns what the manifest says of the file."""
+    return BlockCopy(tensors, fields).write(path, Path(path.anchor))
 
 
 def check_file(path: Path, entry: dict[str, Any]) -> None:

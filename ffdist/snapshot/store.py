@@ -101,7 +101,7 @@ class SnapshotStore:
         assert self.run
         self.check_there(self.run)
         with self.in_its_folder(self.run):
-            entry = held.write(path)
+            entry = held.write(path, self.run)
         self.mirrored.put(path)
         return entry
 
@@ -116,7 +116,7 @@ class SnapshotStore:
         return [self._write(folder / f"{name}.safetensors", BlockCopy(tensors, fields))]
 
     def load_extra_file(self, manifest: Manifest, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """The inverse of `save_beside`. Raises SnapshotError for a missing or corrupt file."""
+        """The inverse of `save_extra_file`. Raises SnapshotError for a missing or corrupt file."""
         path = manifest.folder / f"{name}.safetensors"
         for entry in manifest.extra_files:
             if entry["file"] == path.name:

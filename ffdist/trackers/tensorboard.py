@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,26 @@ from typing import Any
 from ffdist.trackers.base import Tracker, missing
 
 FOLDER = "tensorboard"
+
+
+class WriterThreadHook:
+    """Keeps a traceback of TensorBoard's writing thread, which ends where its disk is full, off the terminal: the next
+    write raises that OSError again. It stays in place, as the thread may be ended after its tracker."""
+
+    def __init__(self) -> None:
+        self.before = threading.excepthook
+
+    def put_in(self) -> None:
+        if threading.excepthook is not self:
+            self.before, threading.excepthook = threading.excepthook, self
+
+    def __call__(self, raised: threading.ExceptHookArgs) -> None:
+        of_writer = type(raised.thread).__module__.partition(".")[0] == "tensorboard"
+        if not (of_writer and isinstance(raised.exc_value, OSError)):
+            self.before(raised)
+
+
+HOOK = WriterThreadHook()
 
 
 class TensorBoard(Tracker):
@@ -27,6 +48,7 @@ class TensorBoard(Tracker):
 
     def begin(self, step: int) -> None:
         self.close()
+        HOOK.put_in()
         self.writer = self.make(str(self.run / FOLDER), purge_step=step + 1 if step else None)
         rows = "\n".join(f"| {name} | {value} |" for name, value in self.settings.items())
         self.writer.add_text("settings", f"| setting | value |\n|---|---|\n{rows}", step)
@@ -41,6 +63,6 @@ class TensorBoard(Tracker):
         self.close()
 
     def close(self) -> None:
-        if self.writer:
-            self.writer.close()
-            self.writer = None
+        writer, self.writer = self.writer, None
+        if writer:
+            writer.close()

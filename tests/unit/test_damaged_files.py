@@ -14,9 +14,10 @@ import pytest
 from ffdist.cli import main
 from ffdist.digests import with_digest, without_digest
 from ffdist.errors import ConfigError, FfdistError, SnapshotError
+from ffdist.plan import Plan
 from ffdist.regular import read_bytes
 from ffdist.runtime.folder import locked
-from ffdist.runtime.run import PLAN, load_classifier, read_settings, saved_plan
+from ffdist.runtime.run import PLAN, load_classifier, read_settings, saved_plan, write_plan
 from ffdist.snapshot.chosen import MARK, marked_best, read_mark
 from ffdist.snapshot.manifest import MANIFEST, committed
 from ffdist.transport.stores import serve_store
@@ -126,6 +127,13 @@ def test_another_digest_is_none(told: object) -> None:
         without_digest({"a": 1, "digest": told})
 
 
+def test_a_plan_that_cannot_be_written_is_an_error_for_users(tmp_path: Path) -> None:
+    (tmp_path / PLAN).mkdir()
+    with pytest.raises(ConfigError, match="cannot be written"):
+        write_plan(tmp_path, Plan.pipeline(["a"], [1]))
+    assert [path.name for path in tmp_path.iterdir()] == [PLAN]
+
+
 def test_where_a_run_writes_is_never_a_link(tmp_path: Path) -> None:
     """Of all that one leaves in its folder: what the link leads to is as it was, and the run does not begin."""
     full = tmp_path / "full"
@@ -134,9 +142,10 @@ def test_where_a_run_writes_is_never_a_link(tmp_path: Path) -> None:
     main([*words.split(), *more.split(), "--out", str(full)])
     written = {path.name for path in full.iterdir()}
     assert {"config.toml", "data.json", "metrics.jsonl", "stage-0.log", MARK, PLAN, "snapshots"} <= written
-    for name in written | {"nonfinite", "code", "restarts.log", "ray.log"}:
-        victim, run = tmp_path / f"victim-{name}", tmp_path / f"planted-{name}"
-        run.mkdir()
+    snapshot = next(full.glob("snapshots/step-*"))  # as where one was moved to a larger disk
+    for name in written | {"nonfinite", "code", "restarts.log", "ray.log", str(snapshot.relative_to(full))}:
+        victim, run = tmp_path / f"victim-{Path(name).name}", tmp_path / f"planted-{Path(name).name}"
+        (run / name).parent.mkdir(parents=True)
         victim.write_text("precious")
         (run / name).symlink_to(victim)
         with pytest.raises(ConfigError, match="writes nothing through a link"), locked(run):

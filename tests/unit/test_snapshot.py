@@ -230,6 +230,18 @@ def test_a_run_folder_that_is_renamed_while_an_old_snapshot_goes_is_told(
     assert latest(away)
 
 
+def test_nothing_makes_a_runs_folder_again_that_was_taken_away(tmp_path: Path) -> None:
+    """It would stand where the folder is to be put back."""
+    run = tmp_path / "run"
+    for path in (run / "snapshots" / "step-1" / "a.safetensors", run / "best.json"):
+        with pytest.raises(SnapshotError, match="let nothing remove a run's files"):
+            write_of_snapshot(path, b"x", run if path.parent != run else None)
+    assert list(tmp_path.iterdir()) == []
+    run.mkdir()
+    write_of_snapshot(run / "snapshots" / "step-1" / "a.safetensors", b"x", run)
+    assert (run / "snapshots" / "step-1" / "a.safetensors").read_bytes() == b"x"
+
+
 def test_an_old_snapshot_that_cannot_be_removed_ends_no_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

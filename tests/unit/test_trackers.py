@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
@@ -24,7 +27,7 @@ from ffdist.report.log import read_run_log
 from ffdist.runtime.observing import observers
 from ffdist.runtime.threads import run_threads
 from ffdist.settings import Settings
-from ffdist.trackers.tensorboard import FOLDER
+from ffdist.trackers.tensorboard import FOLDER, TensorBoard
 
 TOLD = {"validation": 0.2, "samples": 400, "stages": 2, "log_every": 2}
 
@@ -76,6 +79,30 @@ class Tripping:
         if event.name == "epoch" and event.to_json()["record"]["epoch"] == 2:
             self.others.close()
             raise RuntimeError("cut")
+
+
+def test_a_folder_that_tensorboard_cannot_write_to_is_an_error_and_no_thread_s_traceback(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threading, "excepthook", threading.__excepthook__)
+    tracker = TensorBoard(tmp_path, {})
+    tracker.begin(0)
+    shutil.rmtree(tmp_path / FOLDER)
+    failed = False
+    for step in range(3):
+        try:
+            tracker.write({"loss": 1.0}, step)
+        except OSError as error:
+            failed = FOLDER in str(error)
+    assert failed
+    with suppress(OSError):
+        tracker.close()
+    others = threading.Thread(target=int, args=("no number",))
+    others.start()
+    others.join()
+    err = capfd.readouterr().err
+    assert "no number" in err, "what another thread raises is told"
+    assert FOLDER not in err
 
 
 def test_a_history_is_a_row_an_epoch_wherever_it_is_asked_for(tmp_path: Path) -> None:
