@@ -25,7 +25,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from benchmarks.report import report
 from ffdist.bench.harness.result import BenchResult
 from ffdist.bench.harness.summary import Summary, ratios
-from ffdist.bench.harness.table import ResultTable
+from ffdist.bench.harness.table import ResultTable, spread_of
 from ffdist.bench.harness.team import PoolMember, WorkerPool
 from ffdist.models import load_model
 from ffdist.objectives import SFF
@@ -130,9 +130,7 @@ COLUMNS = {
     "without, ms": "without/step",
     "with, ms": "with/step",
     "gain": "without/gain",
-    "least": "without/gain.least",
-    "most": "without/gain.most",
-    "n": "without/gain.n",
+    **spread_of("without/gain"),
 }
 
 

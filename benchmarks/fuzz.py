@@ -181,7 +181,7 @@ def some_inputs(trial: TargetTrial, made: SearchStrategy[bytes], draw: random.Ra
         deadline=None,
         database=None,
         phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example],
     )
     @given(made)
     def some(data: bytes) -> None:

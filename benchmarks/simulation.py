@@ -20,16 +20,11 @@ import tyro
 
 from benchmarks.report import report
 from ffdist.bench.harness.result import BenchResult
-from ffdist.bench.harness.rounds import PoolSide, calibrated
 from ffdist.bench.harness.summary import Summary
-from ffdist.bench.harness.table import ResultTable
-from ffdist.bench.harness.team import WorkerPool
-from ffdist.bench.harness.window import Window
+from ffdist.bench.harness.table import ResultTable, spread_of
 from ffdist.bench.hosts import Hosts, why_not
-from ffdist.bench.jobs import BenchJob
-from ffdist.bench.pipeline_side import PipelineMain
 from ffdist.bench.settings import BenchSettings
-from ffdist.bench.sides import here
+from ffdist.bench.sides import here, open_pipeline
 from ffdist.cores import available_cores
 from ffdist.events import ProgressMade, RunEvent
 from ffdist.plan import Plan
@@ -38,6 +33,7 @@ from ffdist.planner.cluster import Cluster, NetworkLink, parse_link
 from ffdist.planner.forecast import simulated
 from ffdist.planner.profile import Profile
 from ffdist.runtime.allocator import keep_freed_memory
+from ffdist.runtime.start import SettingsJob
 from ffdist.runtime.threads import run_threads
 
 SHAPES = {
@@ -87,28 +83,25 @@ def cluster_of(case: Case) -> Cluster:
 
 def measured(case: Case, settings: BenchSettings, rounds: int, samples: int | None) -> list[float]:
     """Samples a second, a figure a round."""
-    changed = settings.train.changed(plan=str(case.plan), lanes=case.plan.lanes)
+    workers = case.plan.workers
+    planned = settings.changed(plan=str(case.plan) if workers > 1 else None, lanes=case.plan.lanes)
     if case.by == "threads":
-        job = BenchJob(changed.changed(samples=samples), case.plan.workers)
+        job = planned.job(workers)
+        job = replace(job, settings=job.settings.changed(samples=samples))
         return [by_threads(job, settings) for _ in range(rounds)]
     with ExitStack() as ends:
         place = here
         if case.by != "processes":
             hosts = ends.enter_context(Hosts())
             hosts.limit(case.by)
-            changed, place = changed.changed(transport="gloo"), hosts.place
-        life = PipelineMain(BenchJob(changed, case.plan.workers))
-        team = ends.enter_context(WorkerPool("ours", place(life), case.plan.workers))
-        assert team.recv() == "ready"
-        tail = (changed.plan.queue + 1) * (len(case.plan.stages) - 1)
-        warmup = max(settings.compare.warmup_batches, tail)
-        side = calibrated(PoolSide("ours", team, Window(warmup, 3, tail)), settings.compare.window_seconds)
+            planned, place = planned.changed(transport="gloo"), hosts.place
+        side = open_pipeline(ends, planned, workers, place=place)
         rates = [side.lap().rate for _ in range(rounds)]
-        team.finish()
+        side.team.finish()
         return rates
 
 
-def by_threads(make: BenchJob, settings: BenchSettings) -> float:
+def by_threads(make: SettingsJob, settings: BenchSettings) -> float:
     """The last two thirds of an epoch's batches, which arrive at the end one by one."""
     arrivals: list[float] = []
 
@@ -130,7 +123,7 @@ def profile(settings: BenchSettings) -> Profile:
     """Measured anew, alone, as a worker of one thread."""
     torch.set_num_threads(settings.threads)
     keep_freed_memory()
-    job = BenchJob(settings.train, 1)()
+    job = settings.job(1)()
     return profile_of(job.chain, job.objective, job.settings, job.loaders().train, fresh=True)
 
 
@@ -139,9 +132,7 @@ COLUMNS = {
     "plan": "plan",
     "lanes": "lanes",
     "measured samples/s": "throughput",
-    "least": "throughput.least",
-    "most": "throughput.most",
-    "n": "throughput.n",
+    **spread_of("throughput"),
     "simulated samples/s": "simulated",
     "error": "error",
 }

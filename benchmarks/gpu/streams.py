@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from functools import partial
 from queue import Empty, Full, Queue
@@ -15,7 +14,7 @@ from benchmarks.gpu.stages import QUEUE, block_seconds
 from benchmarks.gpu.suite import Suite, ff_step
 from ffdist.bench.harness.resumed import Resumed
 from ffdist.bench.harness.rounds import StepSide, Unwatched, calibrated, take_turns
-from ffdist.bench.harness.window import Window, WindowRate
+from ffdist.bench.harness.window import Window, WindowRate, timed
 from ffdist.device import new_stream, on_stream, synchronize
 from ffdist.models import Chain
 from ffdist.pipeline.block import LearningBlock
@@ -96,10 +95,7 @@ class StreamPipeline:
 
     def lap(self) -> WindowRate:
         """From the first batch's start to the last's end. Raises what a stage raised."""
-        self._flow(self.window.warmup)
-        begun = time.perf_counter()
-        self._flow(self.window.batches)
-        return WindowRate(self.window.batches * self.suite.batch, time.perf_counter() - begun, {})
+        return timed(self.window, self._flow, self.suite.batch)
 
     def _flow(self, batches: int) -> None:
         try:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from ffdist.bench.harness.result import BenchResult, Plot
 from ffdist.bench.harness.summary import Summary, ratios
-from ffdist.bench.harness.table import Cell, ResultTable
+from ffdist.bench.harness.table import Cell, ResultTable, spread_of
 from ffdist.bench.recipes import Recipe, scheduled
 from ffdist.bench.settings import BenchSettings
 from ffdist.bench.whole_runs import Epoch
@@ -46,11 +46,9 @@ class AccuracyRuns(NamedTuple):
     trusted: bool
 
 
-def chosen(tried: dict[str, list[RecipeTrial]]) -> dict[str, Recipe]:
-    """Each side's fastest to the target; where none gets there, the one that ends highest."""
-    return {
-        name: min(trials, key=lambda trial: (trial.seconds, -trial.accuracy)).recipe for name, trials in tried.items()
-    }
+def fastest(trials: Sequence[RecipeTrial]) -> Recipe:
+    """The fastest to the target; where none gets there, the one that ends highest."""
+    return min(trials, key=lambda trial: (trial.seconds, -trial.accuracy)).recipe
 
 
 def reached_after(run: Sequence[Epoch], level: float, chance: float) -> float:
@@ -75,7 +73,7 @@ def at_level(race: AccuracyRuns, level: float) -> tuple[Summary, Summary, Summar
 
 
 def result_of(settings: BenchSettings, race: AccuracyRuns) -> BenchResult:
-    variant, runs, recipes = race.variant, race.runs, chosen(race.tried)
+    variant, runs = race.variant, race.runs
     reached = {name: all(run[-1].accuracy >= settings.compare.target for run in of) for name, of in runs.items()}
     ours, theirs, ratio = at_level(race, settings.compare.target)
     notes = [
@@ -91,21 +89,15 @@ def result_of(settings: BenchSettings, race: AccuracyRuns) -> BenchResult:
         notes.append("NOT RELIABLE: the cores were never free together; the figures are of discarded runs")
     title = f"{settings.subject}, {settings.compare.devices} devices, batch {settings.batch_size}"
     summary: dict[str, Any] = {
-        "model": settings.network,
-        "devices": settings.compare.devices,
-        "precision": settings.precision,
-        "batch": settings.batch_size,
+        **settings.facts,
         "target": settings.compare.target,
         "variant": variant,
         "reached": reached,
         "ours": ours.median,
         "theirs": theirs.median,
-        "ratio": ratio.median,
-        "ratio_min": ratio.least,
-        "ratio_max": ratio.most,
-        "n": ratio.n,
+        **ratio.facts("ratio"),
         "trusted": race.trusted,
-        "recipes": {name: dict(recipe.values) for name, recipe in recipes.items()},
+        "recipes": {name: dict(fastest(trials).values) for name, trials in race.tried.items()},
         "levels": level_table(race, settings.compare.target).drawn_cells(),
         "runs": {name: [[epoch._asdict() for epoch in run] for run in of] for name, of in runs.items()},
     }
@@ -141,11 +133,11 @@ def side_table(title: str, race: AccuracyRuns, reached: dict[str, bool]) -> Resu
         "mean of blocks": "mean",
     }
     units = {"epochs": "", "epoch_time": "s", "reached": "", "accuracy": "", "mean": ""}
-    made, recipes = ResultTable("sides", title, heads, units), chosen(race.tried)
+    made = ResultTable("sides", title, heads, units)
     for name, of in race.runs.items():
         made.add(
             side=name,
-            **columns(recipes[name]),
+            **columns(fastest(race.tried[name])),
             epochs=Summary.of([float(len(run)) for run in of]),
             epoch_time=Summary.of([run[-1].seconds / len(run) for run in of]),
             reached="yes" if reached[name] else "no",
@@ -174,9 +166,7 @@ def level_table(race: AccuracyRuns, target: float) -> ResultTable:
         "DDP": "baseline/side",
         "its s": "baseline/time",
         "its / ours": "baseline/ratio",
-        "least": "baseline/ratio.least",
-        "most": "baseline/ratio.most",
-        "n": "baseline/ratio.n",
+        **spread_of("baseline/ratio"),
     }
     made = ResultTable("levels", "seconds to a validation accuracy", heads, {"time": "s", "ratio": ""})
     for level in (target - below for below in BELOW):

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
-import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from ffdist.baselines import BASELINES, BaselineConfig, Learner, RankPlace
 from ffdist.bench.harness.meter import MemoryUse, Meter
 from ffdist.bench.harness.team import PoolMember, join
-from ffdist.bench.harness.window import Window, WindowRate, endless
+from ffdist.bench.harness.window import Window, WindowRate, endless, timed
 from ffdist.device import synchronize
 from ffdist.errors import FfdistError
 from ffdist.runtime.job import Job
@@ -36,6 +35,27 @@ class RunOrder(NamedTuple):
     window: Window
 
 
+class BaselineRank(NamedTuple):
+    """One of those that train together."""
+
+    job: Job
+    place: RankPlace
+    config: BaselineConfig
+
+    @classmethod
+    def joined(cls, make_job: MakeJob, member: PoolMember, *, compiled: bool = False) -> BaselineRank:
+        """In the default group of all ranks, on its device."""
+        job = make_job()
+        device = stage_device(job.settings.compute.device, member.world)
+        join(member, device, job.settings.compute.threads or 1)
+        place = RankPlace(member.world.rank, member.world.size)
+        return cls(job, place, BaselineConfig(job.settings, 10**6, device, compiled))
+
+    def learner(self, variant: str) -> Learner:
+        """Raises an error for users where it does not fit the network."""
+        return BASELINES[variant](self.job.chain, self.config, self.place)
+
+
 @dataclass(frozen=True)
 class BaselineMain:
     """One rank's life among those that train together."""
@@ -46,12 +66,9 @@ class BaselineMain:
     """Count memory, which takes time; the last word is then a `MemoryUse`."""
 
     def __call__(self, member: PoolMember) -> MemoryUse | None:
-        job = self.make_job()
-        device = stage_device(job.settings.compute.device, member.world)
-        place = RankPlace(member.world.rank, member.world.size)
-        join(member, device, job.settings.compute.threads or 1)
-        bench = HeldBaselines(job, place, self._config(job, device))
-        with Meter(device) if self.weigh else nullcontext() as meter:
+        rank = BaselineRank.joined(self.make_job, member, compiled=self.compiled)
+        bench = HeldBaselines(rank)
+        with Meter(rank.config.device) if self.weigh else nullcontext() as meter:
             while (order := member.next_order()) is not None:
                 answer = bench.keep(order.names, meter) if isinstance(order, KeepOrder) else bench.run(order)
                 if member.world.first:
@@ -59,17 +76,12 @@ class BaselineMain:
         dist.destroy_process_group()
         return meter and meter.use()
 
-    def _config(self, job: Job, device: torch.device) -> BaselineConfig:
-        return BaselineConfig(job.settings, 10**6, device, self.compiled)
-
 
 class HeldBaselines:
     """The baselines that this rank holds, and the batches they share."""
 
-    def __init__(self, job: Job, place: RankPlace, config: BaselineConfig) -> None:
-        self.job = job
-        self.place = place
-        self.config = config
+    def __init__(self, rank: BaselineRank) -> None:
+        self.rank = rank
         self.learners: dict[str, Learner] = {}
         self.batches: dict[tuple[int, int], Iterator[tuple[Tensor, Tensor]]] = {}
 
@@ -81,7 +93,7 @@ class HeldBaselines:
         for name in names:
             if name not in self.learners:
                 try:
-                    self.learners[name] = BASELINES[name](self.job.chain, self.config, self.place)
+                    self.learners[name] = self.rank.learner(name)
                 except FfdistError as error:
                     refused[name] = str(error)
         if meter:
@@ -91,26 +103,19 @@ class HeldBaselines:
 
     def run(self, order: RunOrder) -> WindowRate:
         """All ranks begin and end the window together."""
-        learner, window = self.learners[order.name], order.window
-        self._learn(learner, window.warmup)
-        self._meet()
-        begun = time.perf_counter()
-        self._learn(learner, window.batches)
-        self._meet()
-        return WindowRate(window.batches * self.config.settings.training.batch_size, time.perf_counter() - begun, {})
+        learner = self.learners[order.name]
+        return timed(order.window, partial(self._learn, learner), self.rank.job.settings.training.batch_size)
 
     def _learn(self, learner: Learner, batches: int) -> None:
         for _ in range(batches):
             learner.learn(*(next(self._shard(learner.shard)) if learner.shard else (None, None)))
+        synchronize(self.rank.config.device)
+        if self.rank.place.size > 1:
+            dist.barrier()
 
     def _shard(self, shard: tuple[int, int]) -> Iterator[tuple[Tensor, Tensor]]:
         if shard not in self.batches:
-            loader = self.job.loaders().train
+            loader = self.rank.job.loaders().train
             loader.shard = shard
             self.batches[shard] = endless(loader)
         return self.batches[shard]
-
-    def _meet(self) -> None:
-        synchronize(self.config.device)
-        if self.place.size > 1:
-            dist.barrier()

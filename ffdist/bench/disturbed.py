@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shlex
 import signal
 import subprocess
 import sys
@@ -26,26 +27,9 @@ from ffdist.runtime.record import ENVIRONMENT
 Launcher = Literal["processes", "torchrun", "ray"]
 PLANS = ("conv1 conv2 @ 0 | conv3 @ 1", "* @ 0:0, 1:1", "conv1 @ 0 | conv2 @ 0:0, 1:1 | conv3 @ 1")
 """A pipeline, replicas, and both; all of two workers and two lanes."""
-TRAIN_FLAGS = (
-    "digits",
-    "--seed",
-    "7",
-    "--precision",
-    "fp32",
-    "--device",
-    "cpu",
-    "--threads",
-    "1",
-    "--lanes",
-    "2",
-    "--samples",
-    "600",
-    "--batch-size",
-    "32",
-    "--snapshot-every",
-    "4",
-    "--log-every",
-    "1",
+TRAIN_FLAGS = shlex.split(
+    "digits --seed 7 --precision fp32 --device cpu --threads 1 --lanes 2 --samples 600 --batch-size 32 "
+    "--snapshot-every 4 --log-every 1"
 )
 PROGRESS_TIMEOUT = 240.0
 """Seconds without a new snapshot, at most."""

@@ -121,18 +121,8 @@ def settle(run: Disturbed, outcomes: list[KillOutcome]) -> None:
 
 def undisturbed(run: Path, epochs: int) -> None:
     """The same run in one process. Raises StageError where it fails."""
-    words = [
-        *TRAIN_FLAGS,
-        "--epochs",
-        str(epochs),
-        "--plan",
-        "* @ 0",
-        "--launcher",
-        "threads",
-        "--out",
-        str(run),
-        "--quiet",
-    ]
+    alone = ["--plan", "* @ 0", "--launcher", "threads", "--quiet"]
+    words = [*TRAIN_FLAGS, *alone, "--epochs", str(epochs), "--out", str(run)]
     done = subprocess.run([sys.executable, "-m", "ffdist", "train", *words], capture_output=True, text=True)
     if done.returncode:
         raise StageError("the undisturbed run failed", got=done.stderr[-2000:])

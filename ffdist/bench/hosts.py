@@ -56,12 +56,12 @@ class Hosts:
     def __enter__(self) -> Self:
         try:
             for name in self.names:
-                command("ip", "netns", "add", name)
+                command(f"ip netns add {name}")
             self._join()
             for i, (name, link) in enumerate(zip(self.names, self.links, strict=True)):
-                command("ip", "-n", name, "address", "add", f"10.203.117.{i + 1}/24", "dev", link)
+                command(f"ip -n {name} address add 10.203.117.{i + 1}/24 dev {link}")
                 for device in ("lo", link):
-                    command("ip", "-n", name, "link", "set", device, "up")
+                    command(f"ip -n {name} link set {device} up")
         except FfdistError:
             self.__exit__(None, None, None)
             raise
@@ -71,17 +71,17 @@ class Hosts:
         if len(self.names) == 2:
             veth(self.names[0], self.links[0], self.names[1], self.links[1])
             return
-        command("ip", "netns", "add", self.switch)
-        command("ip", "-n", self.switch, "link", "add", "bridge", "type", "bridge")
-        command("ip", "-n", self.switch, "link", "set", "bridge", "up")
+        command(f"ip netns add {self.switch}")
+        command(f"ip -n {self.switch} link add bridge type bridge")
+        command(f"ip -n {self.switch} link set bridge up")
         for i, (name, link) in enumerate(zip(self.names, self.links, strict=True)):
             veth(name, link, self.switch, f"port{i}")
-            command("ip", "-n", self.switch, "link", "set", f"port{i}", "master", "bridge", "up")
+            command(f"ip -n {self.switch} link set port{i} master bridge up")
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         for name in (*self.names, self.switch):
             if Path("/run/netns", name).exists():
-                command("ip", "netns", "delete", name)  # its end of the link goes with it
+                command(f"ip netns delete {name}")  # its end of the link goes with it
 
     def limit(self, rate: str) -> None:
         """Both directions to a rate as tc writes it ("1gbit"), or "unlimited"."""
@@ -89,23 +89,8 @@ class Hosts:
             subprocess.run(["tc", "-n", name, "qdisc", "del", "dev", link, "root"], capture_output=True, check=False)
             if rate != "unlimited":
                 # a bucket too small for the timer's ticks would hold a fast link below its rate
-                command(
-                    "tc",
-                    "-n",
-                    name,
-                    "qdisc",
-                    "add",
-                    "dev",
-                    link,
-                    "root",
-                    "tbf",
-                    "rate",
-                    rate,
-                    "burst",
-                    "4mb" if rate.endswith("gbit") else "256kb",
-                    "latency",
-                    "50ms",
-                )
+                burst = "4mb" if rate.endswith("gbit") else "256kb"
+                command(f"tc -n {name} qdisc add dev {link} root tbf burst {burst} latency 50ms rate", rate)
 
     def place(self, main: Callable[..., Any]) -> Callable[..., Any]:
         """The same life, with ranks on the hosts in turn."""
@@ -133,11 +118,12 @@ class OnHost:
 
 def veth(one: str, link: str, other: str, end: str) -> None:
     """A cable between two namespaces."""
-    command("ip", "link", "add", link, "netns", one, "type", "veth", "peer", "name", end, "netns", other)
+    command(f"ip link add {link} netns {one} type veth peer name {end} netns {other}")
 
 
-def command(*words: str) -> None:
-    """Raises ConfigError with what the tool said."""
+def command(text: str, *more: str) -> None:
+    """Raises ConfigError with what the tool said. more: words that are not ours."""
+    words = [*text.split(), *more]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     if done.returncode:
         raise ConfigError("the network cannot be set up", where=" ".join(words), got=done.stderr.strip())

@@ -12,7 +12,7 @@ from ffdist.settings import GROUP_OF, Settings
 from ffdist.settings.base import SettingsGroup, option
 
 if TYPE_CHECKING:
-    from ffdist.bench.jobs import BenchJob
+    from ffdist.runtime.start import SettingsJob
 
 SuiteName = Literal[
     "throughput", "memory", "depth", "scaling", "bandwidth", "transport", "loader", "step", "accuracy", "all"
@@ -182,11 +182,22 @@ class BenchSettings:
             return given_plan(plan.plan, self.job(1)().names, self.train.training.lanes).workers
         return plan.stages or len(plan.cut) or self.compare.devices
 
-    def job(self, stages: int, *, compiled: bool = False) -> BenchJob:
-        """The job of a pipeline with so many stages; sent to its processes."""
-        from ffdist.bench.jobs import BenchJob
+    def job(self, stages: int, *, compiled: bool = False) -> SettingsJob:
+        """Makes the job that `ffdist train` would, of a pipeline with so many stages; sent to its processes."""
+        from ffdist.runtime.start import SettingsJob  # it imports torch, which `ffdist bench --help` can do without
 
-        return BenchJob(self.train_settings(stages), stages, compiled)
+        return SettingsJob(self.train_settings(stages).changed(compile=compiled), None, stages)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What is compared, for `--json`."""
+        return {
+            "model": self.network,
+            "devices": self.compare.devices,
+            "stages": self.num_stages,
+            "precision": self.precision,
+            "batch": self.batch_size,
+        }
 
     @property
     def by_plan(self) -> bool:
@@ -200,8 +211,6 @@ class BenchSettings:
 
     def train_settings(self, stages: int) -> Settings:
         """The settings as for `ffdist train`, with the blocks of each module where there are modules."""
-        from ffdist.bench.jobs import in_blocks  # it imports torch, which `ffdist bench --help` can do without
-
         train, split = self.train, () if self.compare.split is None else (f"split={self.compare.split}",)
         train = train.changed(model_args=(*train.network.model_args, *split), image_size=self.size, device=self.place)
         if self.by_plan and stages > 1:
@@ -223,6 +232,22 @@ class BenchSettings:
         if self.train.dataset.image_size is None and self.train.dataset.data == "digits":
             return 28 if self.train.network.model == "mlp" else 32
         return self.train.dataset.image_size
+
+
+_FOUND: dict[object, Settings] = {}
+
+
+def in_blocks(settings: Settings) -> Settings:
+    """The same with blocks in place of `modules`, which are measured once, in the process that compares: all that it
+    starts have the same ones, and only it tells of them."""
+    if not settings.network.modules:
+        return settings
+    from ffdist.runtime.start import SettingsJob
+
+    key = (settings.network, settings.rule, settings.dataset)
+    if key not in _FOUND:
+        _FOUND[key] = SettingsJob(settings, None, 1)().settings
+    return replace(settings, network=_FOUND[key].network)
 
 
 def _named(name: str, options: Sequence[str]) -> str:

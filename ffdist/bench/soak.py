@@ -86,32 +86,12 @@ def soak(minutes: float, stages: int, queue: int, batch_size: int, progress: Pro
     """Raises StageError where the run ends by itself with an error, or anything grows."""
     with tempfile.TemporaryDirectory(prefix="ffdist-soak-") as folder:
         run = Path(folder) / "run"
-        words = [
-            "digits",
-            "--epochs",
-            "1000000",
-            "--stages",
-            str(stages),
-            "--queue",
-            str(queue),
-            "--seed",
-            "7",
-            "--batch-size",
-            str(batch_size),
-            "--threads",
-            "1",
-            "--device",
-            "cpu",
-            "--out",
-            str(run),
-            "--schedule",
-            "constant",
-            "--log-every",
-            str(PULSE),
-            "--quiet",
-        ]
+        words = (
+            f"digits --epochs 1000000 --stages {stages} --queue {queue} --batch-size {batch_size} --log-every {PULSE} "
+            "--seed 7 --threads 1 --device cpu --schedule constant --quiet --out"
+        )
         with (Path(folder) / "said").open("wb") as said:
-            command = [sys.executable, "-m", "ffdist", "train", *words]
+            command = [sys.executable, "-m", "ffdist", "train", *words.split(), str(run)]
             process = subprocess.Popen(command, stdout=said, stderr=said)
         try:
             looks = watched(process, run, minutes * 60, progress)

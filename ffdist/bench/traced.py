@@ -15,17 +15,16 @@ from typing import Any, NamedTuple
 
 import torch.distributed as dist
 
-from ffdist.baselines import BASELINES, BaselineConfig, RankPlace
 from ffdist.baselines.known import family
+from ffdist.bench.baseline_side import BaselineRank
 from ffdist.bench.harness.result import Progress
-from ffdist.bench.harness.team import PoolMember, WorkerPool, join
+from ffdist.bench.harness.team import PoolMember, WorkerPool
 from ffdist.bench.harness.window import endless
 from ffdist.bench.settings import BenchSettings
 from ffdist.bench.whole_runs import whole_rank
 from ffdist.device import synchronize
 from ffdist.errors import ConfigError, FfdistError, setting
 from ffdist.page.spans import PageSpan, spans_of, without_overlap
-from ffdist.runtime.rank import stage_device
 from ffdist.runtime.stage_process import MakeJob
 from ffdist.runtime.start import SettingsJob
 from ffdist.runtime.tracing import TRACE
@@ -125,13 +124,10 @@ class TracedBaselineMain:
     variant: str
 
     def __call__(self, member: PoolMember) -> list[tuple[str, int, int]] | str:
-        job = self.make_job()
-        settings, place = job.settings, RankPlace(member.world.rank, member.world.size)
-        device = stage_device(settings.compute.device, member.world)
-        join(member, device, settings.compute.threads or 1)
+        rank = BaselineRank.joined(self.make_job, member)
         spans = list[tuple[str, int, int]]()
         try:
-            learner: Any = BASELINES[self.variant](job.chain, BaselineConfig(settings, 10**6, device), place)
+            learner: Any = rank.learner(self.variant)
         except FfdistError as error:
             dist.destroy_process_group()
             return str(error)
@@ -141,7 +137,7 @@ class TracedBaselineMain:
             def wrapped(*args: Any, **options: Any) -> Any:
                 begin = time.perf_counter_ns()
                 result = call(*args, **options)
-                synchronize(device)
+                synchronize(rank.config.device)
                 spans.append((name, begin, time.perf_counter_ns()))
                 return result
 
@@ -151,7 +147,7 @@ class TracedBaselineMain:
             for method, name in CHUNKS.items():
                 setattr(stage, method, timed(getattr(stage, method), name))
         learner.optimizer.step = timed(learner.optimizer.step, "update")
-        loader = job.loaders().train
+        loader = rank.job.loaders().train
         if learner.shard:
             loader.shard = learner.shard
         batches = endless(loader)

@@ -11,9 +11,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ffdist.baselines import BASELINES, BaselineConfig, RankPlace
 from ffdist.baselines.base import Replica
-from ffdist.bench.harness.team import PoolMember, join
+from ffdist.bench.baseline_side import BaselineRank
+from ffdist.bench.harness.team import PoolMember
 from ffdist.errors import ConfigError, setting
 from ffdist.events import EpochEnded, Observer, RunEvent, RunStarted
 from ffdist.pipeline.block import to_device
@@ -72,16 +72,12 @@ class BaselineRun:
     variant: str
 
     def __call__(self, member: PoolMember) -> None:
-        job = self.make_job()
-        settings, place = job.settings, RankPlace(member.world.rank, member.world.size)
-        device = stage_device(settings.compute.device, member.world)
-        join(member, device, settings.compute.threads or 1)
-        loaders = job.loaders()
+        rank = BaselineRank.joined(self.make_job, member)
+        loaders, epochs = rank.job.loaders(), rank.job.settings.training.epochs
         assert loaders.validation
-        loaders.train.shard = loaders.validation.shard = (place.rank, place.size)
-        steps = len(loaders.train) * settings.training.epochs
-        config = BaselineConfig(settings, steps, device)
-        learner = BASELINES[self.variant](job.chain, config, place)
+        loaders.train.shard = loaders.validation.shard = (rank.place.rank, rank.place.size)
+        config = replace(rank.config, total_steps=len(loaders.train) * epochs)
+        learner = rank._replace(config=config).learner(self.variant)
         if not isinstance(learner, Replica):
             raise ConfigError(
                 "only baselines that hold the whole network on each device are evaluated",
@@ -90,11 +86,11 @@ class BaselineRun:
             )
         make_from_data(learner.modules, loaders.train)
         began = time.perf_counter()
-        for epoch in range(settings.training.epochs):
+        for epoch in range(epochs):
             for x, y in loaders.train.epoch(epoch):
                 learner.learn(x, y)
             found = evaluate(learner, loaders.validation.epoch(0))
-            if place.rank == 0:
+            if member.world.first:
                 member.answer(Epoch(time.perf_counter() - began, found, found))
         dist.destroy_process_group()
 

@@ -12,7 +12,7 @@ import torch
 from ffdist.bench.harness.summary import Summary, ratios
 from ffdist.bench.harness.table import ResultTable
 from ffdist.bench.harness.team import WorkerPool
-from ffdist.bench.harness.window import Window, WindowRate
+from ffdist.bench.harness.window import Window, WindowRate, timed
 from ffdist.device import synchronize
 
 MAX_TRIES_PER_ROUND = 4
@@ -25,14 +25,19 @@ class Side(Protocol):
     """One of those that take turns."""
 
     name: str
-    window: Window
 
     def lap(self) -> WindowRate:
         """Work for one window."""
         ...
 
 
-AnySide = TypeVar("AnySide", bound=Side)
+class WindowedSide(Side, Protocol):
+    """One whose window can be set."""
+
+    window: Window
+
+
+AnySide = TypeVar("AnySide", bound=WindowedSide)
 
 
 def calibrated(side: AnySide, seconds: float) -> AnySide:
@@ -67,10 +72,7 @@ class StepSide:
     window: Window = field(default_factory=lambda: Window(1, 3))
 
     def lap(self) -> WindowRate:
-        self._steps(self.window.warmup)
-        begun = time.perf_counter()
-        self._steps(self.window.batches)
-        return WindowRate(self.window.batches * self.samples, time.perf_counter() - begun, {})
+        return timed(self.window, self._steps, self.samples)
 
     def _steps(self, count: int) -> None:
         for _ in range(count):

@@ -21,6 +21,10 @@ class Summary(NamedTuple):
             return cls(float("nan"), float("nan"), float("nan"), 0)
         return cls(median(values), min(values), max(values), len(values))
 
+    def facts(self, name: str) -> dict[str, float | int]:
+        """As --json has it."""
+        return {name: self.median, f"{name}_min": self.least, f"{name}_max": self.most, "n": self.n}
+
     def __str__(self) -> str:
         return f"{self.median:,.4g} ({self.least:,.4g} to {self.most:,.4g})"
 

@@ -16,14 +16,14 @@ Row = dict[str, Any]
 """A figure: network, rule, side, metric, value, n, spread, unit, and whatever else says what it is of."""
 MEASURED = ("metric", "value", "n", "spread", "unit")
 """The fields of a row that do not say what it is of."""
-SIDES = {
-    "side": "side",
-    "samples/s": "throughput",
-    "least": "throughput.least",
-    "most": "throughput.most",
-    "n": "throughput.n",
-    "ours / it": "ratio",
-}
+
+
+def spread_of(metric: str) -> dict[str, str]:
+    """The columns behind a figure's own: its least and most, and how many there are."""
+    return {"least": f"{metric}.least", "most": f"{metric}.most", "n": f"{metric}.n"}
+
+
+SIDES = {"side": "side", "samples/s": "throughput", **spread_of("throughput"), "ours / it": "ratio"}
 """Columns of a table of sides, beside whose throughput stands ours by it."""
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -50,6 +50,14 @@ class WindowRate(NamedTuple):
     def rate(self) -> float:
         """Samples a second."""
         return self.samples / self.seconds
+
+
+def timed(window: Window, steps: Callable[[int], object], samples: int) -> WindowRate:
+    """A round on the clock. steps: takes so many, and waits until they are done. samples: of each."""
+    steps(window.warmup)
+    begun = time.perf_counter()
+    steps(window.batches)
+    return WindowRate(window.batches * samples, time.perf_counter() - begun, {})
 
 
 def mark(device: torch.device) -> Mark:

@@ -8,32 +8,57 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import inf, isnan, nan
 from statistics import median
-from typing import NamedTuple
 
-from ffdist.bench.accuracy_found import VALIDATION, AccuracyRuns, RecipeTrial, chosen, reached_after, result_of
+from ffdist.bench.accuracy_found import VALIDATION, AccuracyRuns, RecipeTrial, fastest, reached_after, result_of
 from ffdist.bench.best import with_plan
 from ffdist.bench.harness.probe import Probe
 from ffdist.bench.harness.result import BenchResult, Progress
-from ffdist.bench.harness.rounds import MAX_TRIES_PER_ROUND
+from ffdist.bench.harness.rounds import MAX_TRIES_PER_ROUND, take_turns
 from ffdist.bench.harness.team import WorkerMain, WorkerPool
+from ffdist.bench.harness.window import WindowRate
 from ffdist.bench.hosts import Hosts
-from ffdist.bench.jobs import BenchJob
 from ffdist.bench.recipes import SIDES, Recipe, recipes_of, scheduled
 from ffdist.bench.settings import BenchSettings
 from ffdist.bench.sides import Placing, here, open_baseline
 from ffdist.bench.whole_runs import BaselineRun, Epoch, PipelineRun
 from ffdist.errors import ConfigError, setting
+from ffdist.runtime.start import SettingsJob
 
 
-class AccuracySide(NamedTuple):
-    """A side of the comparison."""
+@dataclass
+class AccuracySide:
+    """A side of the comparison, whose every lap is a whole run with another seed."""
 
     name: str
     size: int
-    make_main: Callable[[BenchJob], WorkerMain]
+    make_main: Callable[[SettingsJob], WorkerMain]
+    settings: BenchSettings
+    samples: int
+    """Of an epoch, those for validation included."""
+    progress: Progress
+    recipe: Recipe
+    laps: int = 0
+
+    def lap(self) -> WindowRate:
+        epochs = self.run(self.laps)
+        self.laps += 1
+        return WindowRate(len(epochs) * self.samples, epochs[-1].seconds, {"epochs": epochs})
+
+    def run(self, number: int) -> list[Epoch]:
+        """Epoch by epoch, until the target or the last; with the seed and that number."""
+        epochs: list[Epoch] = []
+        job = whole_job(self.settings, self.recipe, self.settings.train.training.seed + number)
+        with WorkerPool(self.name, self.make_main(job), self.size) as team:
+            while len(epochs) < self.recipe.epochs and not (
+                epochs and epochs[-1].accuracy >= self.settings.compare.target
+            ):
+                epochs.append(team.recv())
+                at = f"{epochs[-1].accuracy:.2%} after {epochs[-1].seconds:,.1f} s"
+                self.progress(f"{self.name}, epoch {len(epochs)}: {at}")
+        return epochs
 
 
 def accuracy(settings: BenchSettings, progress: Progress) -> BenchResult:
@@ -47,16 +72,23 @@ def accuracy(settings: BenchSettings, progress: Progress) -> BenchResult:
     with ExitStack() as ends:
         place = ends.enter_context(linked(settings.compare.link)).place if settings.compare.link else here
         variant = qualified(settings, place, progress)
-        chance = 1 / settings.job(1)().chain.num_classes
-        contenders = [
-            AccuracySide("ours", settings.num_stages, lambda job: place(PipelineRun(job))),
-            AccuracySide(
-                variant, settings.compare.devices, lambda job: place(BaselineRun(replace(job, stages=1), variant))
-            ),
-        ]
-        tried = {side.name: try_recipes(side, settings, chance, progress) for side in contenders}
-        race = AccuracyRuns(variant, chance, tried, *take_turns(contenders, settings, chosen(tried), progress))
-    return result_of(settings, race)
+        images = settings.job(1)().images
+        chance = 1 / len(images.classes)
+        mains: dict[str, tuple[int, Callable[[SettingsJob], WorkerMain]]] = {
+            "ours": (settings.num_stages, lambda job: place(PipelineRun(job))),
+            variant: (settings.compare.devices, lambda job: place(BaselineRun(replace(job, workers=1), variant))),
+        }
+        sides, tried = list[AccuracySide](), dict[str, list[RecipeTrial]]()
+        for name, (size, main) in mains.items():
+            recipes = recipes_of("ours" if name == "ours" else "baseline", settings)
+            side = AccuracySide(name, size, main, settings, len(images.train), progress, recipes[0])
+            sides.append(side)
+            tried[name] = try_recipes(side, recipes, chance)
+            side.recipe = fastest(tried[name])
+        probe = ends.enter_context(Probe(settings.compare.devices))
+        rounds = take_turns(sides, probe, settings.compare.rounds, progress, max_tries=MAX_TRIES_PER_ROUND)
+    runs = {name: [lap.details["epochs"] for lap in laps] for name, laps in rounds.laps.items()}
+    return result_of(settings, AccuracyRuns(variant, chance, tried, runs, rounds.discarded, rounds.trusted))
 
 
 def check(settings: BenchSettings) -> None:
@@ -88,64 +120,21 @@ def qualified(settings: BenchSettings, place: Placing, progress: Progress) -> st
         return open_baseline(ends, settings, against, place=place).side.variant
 
 
-def take_turns(
-    contenders: Sequence[AccuracySide], settings: BenchSettings, recipes: dict[str, Recipe], progress: Progress
-) -> tuple[dict[str, list[list[Epoch]]], int, bool]:
-    """Runs by side, pairs that the probe discarded, and whether it let any through."""
-    runs: dict[str, list[list[Epoch]]] = {side.name: [] for side in contenders}
-    failed: list[dict[str, list[Epoch]]] = []
-    with Probe(settings.compare.devices) as probe:
-        for number in range(MAX_TRIES_PER_ROUND * settings.compare.rounds):
-            before = probe.measure()
-            order = contenders if number % 2 == 0 else reversed(contenders)
-            found = {side.name: run(side, settings, recipes[side.name], number, progress) for side in order}
-            if min(before, probe.measure()) >= probe.least:
-                for name, epochs in found.items():
-                    runs[name].append(epochs)
-            else:
-                failed.append(found)
-            if len(runs["ours"]) == settings.compare.rounds:
-                break
-    trusted = bool(runs["ours"])
-    if not trusted:
-        runs = {name: [found[name] for found in failed] for name in runs}
-    return runs, len(failed), trusted
-
-
-def try_recipes(side: AccuracySide, settings: BenchSettings, chance: float, progress: Progress) -> list[RecipeTrial]:
+def try_recipes(side: AccuracySide, recipes: Sequence[Recipe], chance: float) -> list[RecipeTrial]:
     """Each recipe on as many seeds as --qualifying says, none of which is measured later; a single one is not run."""
-    recipes = recipes_of("ours" if side.name == "ours" else "baseline", settings)
     if len(recipes) == 1:
         return [RecipeTrial(recipes[0], nan, nan)]
-    trials = []
+    trials, compare = list[RecipeTrial](), side.settings.compare
     for recipe in recipes:
-        progress(f"{side.name} with {recipe}")
-        runs = [
-            run(side, settings, recipe, MAX_TRIES_PER_ROUND * settings.compare.rounds + number, progress)
-            for number in range(settings.compare.qualifying)
-        ]
-        seconds = [reached_after(epochs, settings.compare.target, chance) for epochs in runs]
-        trials.append(
-            RecipeTrial(
-                recipe, median(inf if isnan(s) else s for s in seconds), median(epochs[-1].accuracy for epochs in runs)
-            )
-        )
+        side.progress(f"{side.name} with {recipe}")
+        side.recipe = recipe
+        runs = [side.run(MAX_TRIES_PER_ROUND * compare.rounds + number) for number in range(compare.qualifying)]
+        seconds = [reached_after(epochs, compare.target, chance) for epochs in runs]
+        middle = median(inf if isnan(s) else s for s in seconds)
+        trials.append(RecipeTrial(recipe, middle, median(epochs[-1].accuracy for epochs in runs)))
     return trials
 
 
-def whole_job(settings: BenchSettings, recipe: Recipe, seed: int) -> BenchJob:
-    settings = replace(settings, train=scheduled(settings.train).changed(**dict(recipe.values)))
-    train = settings.train_settings(settings.num_stages).changed(validation=VALIDATION, seed=seed)
-    return BenchJob(train, settings.num_stages)
-
-
-def run(side: AccuracySide, settings: BenchSettings, recipe: Recipe, number: int, progress: Progress) -> list[Epoch]:
-    """Epoch by epoch, until the target or the last; run `number` has seed + number."""
-    epochs: list[Epoch] = []
-    with WorkerPool(
-        side.name, side.make_main(whole_job(settings, recipe, settings.train.training.seed + number)), side.size
-    ) as team:
-        while len(epochs) < recipe.epochs and not (epochs and epochs[-1].accuracy >= settings.compare.target):
-            epochs.append(team.recv())
-            progress(f"{side.name}, epoch {len(epochs)}: {epochs[-1].accuracy:.2%} after {epochs[-1].seconds:,.1f} s")
-    return epochs
+def whole_job(settings: BenchSettings, recipe: Recipe, seed: int) -> SettingsJob:
+    train = scheduled(settings.train).changed(**dict(recipe.values), validation=VALIDATION, seed=seed)
+    return replace(settings, train=train).job(settings.num_stages)

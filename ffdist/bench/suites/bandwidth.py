@@ -9,7 +9,7 @@ from ffdist.bench.best import with_plan
 from ffdist.bench.harness.probe import Probe
 from ffdist.bench.harness.result import BenchResult, Plot, Progress
 from ffdist.bench.harness.rounds import calibrated, take_turns
-from ffdist.bench.harness.table import ResultTable
+from ffdist.bench.harness.table import ResultTable, spread_of
 from ffdist.bench.hosts import Hosts
 from ffdist.bench.settings import BenchSettings
 from ffdist.bench.sides import open_pipeline, open_variants, qualify
@@ -30,9 +30,7 @@ COLUMNS = {
     "DDP": "ddp/side",
     "its samples/s": "ddp/throughput",
     "ratio": "ddp/ratio",
-    "least": "ddp/ratio.least",
-    "most": "ddp/ratio.most",
-    "n": "ddp/ratio.n",
+    **spread_of("ddp/ratio"),
     "PowerSGD samples/s": f"{LOSSY}/throughput",
     "ours / PowerSGD": f"{LOSSY}/ratio",
 }
@@ -82,12 +80,6 @@ def bandwidth(settings: BenchSettings, progress: Progress) -> BenchResult:
                 series[line].append((rate, *theirs[:3]))
             tables.append(rounds.table(link=rate))
             notes += [f"{rate}: {note}" for note in rounds.notes()]
-    summary = {
-        "model": settings.network,
-        "devices": 2,
-        "precision": settings.precision,
-        "batch": settings.batch_size,
-        "bandwidth": made.drawn_cells(),
-    }
+    summary = here.facts | {"bandwidth": made.drawn_cells()}
     plot = Plot("lines", title, "rate of the link", "samples/s", series)
     return BenchResult("bandwidth", summary, [made, *tables], notes, plot)

@@ -20,7 +20,7 @@ from ffdist.bench.harness.meter import MemoryUse, Meter
 from ffdist.bench.harness.probe import Probe
 from ffdist.bench.harness.result import BenchResult, Plot, Progress
 from ffdist.bench.harness.rounds import Rounds, take_turns
-from ffdist.bench.harness.table import ResultTable
+from ffdist.bench.harness.table import ResultTable, spread_of
 from ffdist.bench.settings import BenchSettings
 from ffdist.bench.sides import open_baseline, open_pipeline
 from ffdist.bench.suites.memory import MIB
@@ -89,14 +89,8 @@ def depth(settings: BenchSettings, progress: Progress) -> BenchResult:
         "with its share of the batch, where there are as many ranks as blocks; speed is another run, of "
         f"{stages} stages against {devices} ranks",
     ]
-    summary: dict[str, Any] = {
-        "model": settings.model,
-        "precision": settings.precision,
-        "batch": settings.batch_size,
-        "against": "ddp",
-        "spread": spread,
-        "depths": made.drawn_cells(),
-    }
+    found = {"model": settings.model, "against": "ddp", "spread": spread, "depths": made.drawn_cells()}
+    summary: dict[str, Any] = settings.facts | found
     return BenchResult("depth", summary, [made, *tables], notes, lines(made))
 
 
@@ -112,9 +106,7 @@ def columns(devices: int, stages: int) -> dict[str, str]:
         f"{stages} stages samples/s": "ours/throughput",
         f"ddp of {devices} samples/s": "ddp, speed/throughput",
         "ratio": "ddp, speed/ratio",
-        "least": "ddp, speed/ratio.least",
-        "most": "ddp, speed/ratio.most",
-        "n": "ddp, speed/ratio.n",
+        **spread_of("ddp, speed/ratio"),
     }
 
 

@@ -89,10 +89,7 @@ def found_out(settings: BenchSettings, names: list[str], rounds: Rounds) -> Benc
         "training": rounds.rate(TRAINING).median,
         "waiting": waits,
         "loaders": {name: rounds.rate(name).median for name in names},
-        "ratio": ratio.median,
-        "ratio_min": ratio.least,
-        "ratio_max": ratio.most,
-        "n": ratio.n,
+        **ratio.facts("ratio"),
         "against": {name: {"fastest": other, "ratio": of} for name, (other, of) in against.items() if other},
     }
     notes = [

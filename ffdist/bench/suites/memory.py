@@ -53,11 +53,7 @@ def summarise(settings: BenchSettings, used: dict[str, list[MemoryUse]], name: s
     best = min(members(used, name), key=lambda variant: worst(used[variant]).peak)
     ours, theirs = worst(used["ours"]), worst(used[best])
     return {
-        "model": settings.network,
-        "devices": settings.compare.devices,
-        "stages": settings.num_stages,
-        "precision": settings.precision,
-        "batch": settings.batch_size,
+        **settings.facts,
         "against": name,
         "variant": best,
         "ours": ours.peak,

@@ -9,7 +9,7 @@ from ffdist.bench.harness.probe import Probe
 from ffdist.bench.harness.result import BenchResult, Plot, Progress
 from ffdist.bench.harness.rounds import take_turns
 from ffdist.bench.harness.summary import Summary
-from ffdist.bench.harness.table import ResultTable
+from ffdist.bench.harness.table import ResultTable, spread_of
 from ffdist.bench.settings import BenchSettings
 from ffdist.bench.sides import open_baseline, open_pipeline
 
@@ -27,9 +27,7 @@ def scaling(settings: BenchSettings, progress: Progress) -> BenchResult:
         "against": f"{asked}/side",
         "its samples/s": f"{asked}/throughput",
         "ratio": f"{asked}/ratio",
-        "least": f"{asked}/ratio.least",
-        "most": f"{asked}/ratio.most",
-        "n": f"{asked}/ratio.n",
+        **spread_of(f"{asked}/ratio"),
         "ours / one": "ours/of_one",
     }
     made, tables, notes = ResultTable("scaling", title, columns, UNITS), list[ResultTable](), list[str]()
@@ -55,10 +53,5 @@ def scaling(settings: BenchSettings, progress: Progress) -> BenchResult:
     series: dict[str, list[tuple[Any, float, float, float]]] = {
         name: [(devices, *summary[:3]) for devices, summary in of.items()] for name, of in points.items()
     }
-    summary = {
-        "model": settings.network,
-        "precision": settings.precision,
-        "batch": settings.batch_size,
-        "scaling": made.drawn_cells(),
-    }
+    summary = settings.facts | {"scaling": made.drawn_cells()}
     return BenchResult("scaling", summary, [made, *tables], notes, Plot("lines", title, "devices", "samples/s", series))

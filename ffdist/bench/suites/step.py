@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ffdist.bench.harness.result import BenchResult, Plot, Progress
 from ffdist.bench.harness.summary import Summary
-from ffdist.bench.harness.table import ResultTable
+from ffdist.bench.harness.table import ResultTable, spread_of
 from ffdist.bench.operations import SideSteps, StepSides, kind_of, steps_of
 from ffdist.bench.settings import BenchSettings
 
@@ -66,9 +66,7 @@ def whole(steps: SideSteps, title: str) -> ResultTable:
     columns = {
         "side": "side",
         "ms a step": "step",
-        "least": "step.least",
-        "most": "step.most",
-        "n": "step.n",
+        **spread_of("step"),
         "GFLOP a step": "operations",
         "GFLOP/s": "reached",
         "of peak": "of_peak:.0%",

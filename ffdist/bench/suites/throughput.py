@@ -80,10 +80,7 @@ def best_of_ours(ends: ExitStack, settings: BenchSettings, progress: Progress) -
     if not settings.compare.compiled:
         return plain, []
     compiled = open_pipeline(ends, settings, settings.num_stages, "ours, compiled", compiled=True)
-    turns = [(plain.lap().rate, compiled.lap().rate) for _ in range(settings.compare.qualifying)]
-    rates = [median(values) for values in zip(*turns, strict=True)]
-    best, other = (plain, compiled) if rates[0] >= rates[1] else (compiled, plain)
-    other.team.finish()
+    best, rates = faster(plain, compiled, settings)
     return best, [f"ours: {rates[0]:,.0f} samples/s as it is, {rates[1]:,.0f} compiled, in the qualifying rounds"]
 
 
@@ -93,12 +90,18 @@ def fastest(ends: ExitStack, settings: BenchSettings, name: str) -> Family:
     if not settings.compare.compiled:
         return plain
     compiled = open_baseline(ends, settings, name, compiled=True)
-    turns = [(plain.side.lap().rate, compiled.side.lap().rate) for _ in range(settings.compare.qualifying)]
+    best, _ = faster(plain.side, compiled.side, settings)
+    compiled.side.name += ", compiled"
+    return plain if best is plain.side else compiled
+
+
+def faster(plain: PoolSide, compiled: PoolSide, settings: BenchSettings) -> tuple[PoolSide, list[float]]:
+    """The better by the medians of short rounds, and these; the other is let go."""
+    turns = [(plain.lap().rate, compiled.lap().rate) for _ in range(settings.compare.qualifying)]
     rates = [median(values) for values in zip(*turns, strict=True)]
     best, other = (plain, compiled) if rates[0] >= rates[1] else (compiled, plain)
-    other.side.team.finish()
-    compiled.side.name += ", compiled"
-    return best
+    other.team.finish()
+    return best, rates
 
 
 def summarise(
@@ -108,19 +111,12 @@ def summarise(
     theirs = family.side.name if family else against
     ratio = rounds.ratio(ours, theirs)
     result = {
-        "model": settings.network,
-        "devices": settings.compare.devices,
-        "stages": settings.num_stages,
-        "precision": settings.precision,
-        "batch": settings.batch_size,
+        **settings.facts,
         "against": against,
         "variant": theirs,
         "ours": rounds.rate(ours).median,
         "theirs": rounds.rate(theirs).median,
-        "ratio": ratio.median,
-        "ratio_min": ratio.least,
-        "ratio_max": ratio.most,
-        "n": ratio.n,
+        **ratio.facts("ratio"),
         "discarded": rounds.discarded,
         "trusted": rounds.trusted,
         "qualifying": {k: v.median for k, v in family.qualifying.items()} if family else {},

@@ -6,7 +6,7 @@ from ffdist.bench.harness.probe import Probe
 from ffdist.bench.harness.result import BenchResult, Plot, Progress
 from ffdist.bench.harness.rounds import MAX_TRIES_PER_ROUND
 from ffdist.bench.harness.summary import Summary
-from ffdist.bench.harness.table import ResultTable
+from ffdist.bench.harness.table import ResultTable, spread_of
 from ffdist.bench.settings import BenchSettings
 from ffdist.transport.measure import TransportRate, measure_transport
 
@@ -42,9 +42,7 @@ def carried(rates: list[TransportRate]) -> ResultTable:
         "messages/s": "messages",
         "MB/s": "bandwidth",
         "of memcpy": "ratio",
-        "least": "ratio.least",
-        "most": "ratio.most",
-        "n": "ratio.n",
+        **spread_of("ratio"),
     }
     units = {"messages": "messages/s", "bandwidth": "MB/s", "ratio": "of memcpy"}
     made = ResultTable("transport", "one producer, one consumer", columns, units)
