@@ -18,7 +18,7 @@ import tyro
 from benchmarks.report import report
 from benchmarks.segments import SegmentTraining, estimate, one_stage
 from ffdist.bench.harness.result import BenchResult
-from ffdist.bench.harness.table import ResultTable, Value
+from ffdist.bench.harness.table import ResultTable
 from ffdist.pipeline.message import Pulse
 from ffdist.plain import PlainConsole
 from ffdist.report.console import ConsoleReport
@@ -55,14 +55,9 @@ def main(
     made = ResultTable("pulses", f"A pulse every {every} batches", COLUMNS, UNITS)
     for kind, words in KINDS.items():
         without = median(getattr(pair.unmarked, kind) for pair in found)
-        cost = estimate([getattr(pair.cost, kind) for pair in found])
-        share = cost / without
-        made.add(
-            side=words,
-            batch=without / every * 1e3,
-            pulse=cost.value * 1e3,
-            cost=Value(share.value, len(found), (share.low, share.high)),
-        )
+        costs = [getattr(pair.cost, kind) for pair in found]
+        share = estimate(cost / without for cost in costs)
+        made.add(side=words, batch=without / every * 1e3, pulse=median(costs) * 1e3, cost=share)
     notes = ["cost: the median of the pairs' differences by the median without; least and most: the bounds of its 95 %"]
     report(BenchResult("pulses", {}, [made], notes), record)
 

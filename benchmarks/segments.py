@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from math import comb
 from pathlib import Path
 from statistics import median
@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from ffdist.bench.harness.table import Value
 from ffdist.events import Observer, RunStarted
 from ffdist.pipeline.message import Message, TrainBatch
 from ffdist.pipeline.plan import build_block
@@ -53,17 +54,6 @@ class SegmentPair(NamedTuple):
     @property
     def cost(self) -> Seconds:
         return self.marked - self.unmarked
-
-
-class Estimate(NamedTuple):
-    """A median, and the bounds of its 95 %."""
-
-    value: float
-    low: float
-    high: float
-
-    def __truediv__(self, by: float) -> Estimate:
-        return Estimate(*(part / by for part in self))
 
 
 def one_stage(**changed: Any) -> Settings:
@@ -128,9 +118,10 @@ def now() -> Seconds:
     return Seconds(time.perf_counter(), time.thread_time(), time.process_time())
 
 
-def estimate(values: Sequence[float]) -> Estimate:
+def estimate(values: Iterable[float]) -> Value:
+    """Their median, and the bounds of its 95 % in place of their least and most."""
     ordered, tail, low = sorted(values), 0.0, 0
     while (tail := tail + comb(len(ordered), low) / 2 ** len(ordered)) < 0.025:
         low += 1
     low = max(0, low - 1)
-    return Estimate(median(ordered), ordered[low], ordered[-1 - low])
+    return Value(median(ordered), len(ordered), (ordered[low], ordered[-1 - low]))

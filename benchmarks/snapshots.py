@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from statistics import median
 
 import torch
 import tyro
@@ -75,14 +76,13 @@ def measured(widths: str, way: str, count: int, seconds: float, folder: Path | N
         training.segment(2, None, nothing)
         batches = max(2, round(seconds / training.segment(4, None, nothing).clock * 4))
         pairs = training.pairs(count, batches, lambda step: Snapshot(step, 0, step), wait)
-    clock = estimate([pair.cost.clock for pair in pairs])
-    least, most = clock.low, clock.high
+    costs = [pair.cost for pair in pairs]
     return {
         "state": training.bytes_of_state / 2**20,
-        "added": Value(clock.value * 1e3, len(pairs), (least * 1e3, most * 1e3)),
-        "minute": Value(clock.value / MINUTE, len(pairs), (least / MINUTE, most / MINUTE)),
-        "thread": estimate([pair.cost.thread for pair in pairs]).value * 1e3,
-        "process": estimate([pair.cost.process for pair in pairs]).value * 1e3,
+        "added": estimate(cost.clock * 1e3 for cost in costs),
+        "minute": estimate(cost.clock / MINUTE for cost in costs),
+        "thread": median(cost.thread * 1e3 for cost in costs),
+        "process": median(cost.process * 1e3 for cost in costs),
     }
 
 

@@ -10,12 +10,13 @@ from statistics import mean, stdev
 from typing import Any
 
 from benchmarks.rows.row import Row
-from benchmarks.rows.train import cost_of, read_lines
+from benchmarks.rows.train import cost_of
 from ffdist.bench.harness import record as harness
 from ffdist.bench.harness.record import Record, environment, facts_of, tidy
 from ffdist.bench.harness.table import Line, ResultTable, Value, lines_of, pipes
 from ffdist.pipeline.crossed import layers_crossed
 from ffdist.pipeline.predictors import PREDICTORS
+from ffdist.report.log import read_run_log
 from ffdist.runtime.data_facts import read_facts
 from ffdist.runtime.run import load_classifier, network, read_settings
 from ffdist.settings import Settings
@@ -28,8 +29,9 @@ COUNTS = {"epochs": "", "samples": "", "parameters": "", "commit": ""}
 
 def measured(out: Path) -> dict[str, Any]:
     """Read the results from one finished run's directory."""
-    *epochs, last = read_lines(out / "metrics.jsonl")
-    test = last["test"]
+    epochs, end = read_run_log(out)
+    assert end, "it has finished"
+    test = end["test"]
     return {
         "seed": read_settings(out).training.seed,
         "accuracy": {name: round(100 * share, 2) for name, share in test["accuracy"].items()},

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ffdist.bench.harness.record import versions
+from ffdist.report.log import read_run_log
 from ffdist.snapshot import latest
 
 COST = "cost.jsonl"
@@ -85,16 +86,11 @@ def cost_of(out: Path) -> dict[str, Any]:
     empty where unknown."""
     if not (out / COST).exists():
         return {}
-    lines = read_lines(out / COST)
+    lines = [json.loads(line) for line in (out / COST).read_text().splitlines()]
     total = {key: round(sum(line[key] for line in lines)) for key in ("seconds", "cpu_seconds")}
     return total | {"peak_mib": max(line["peak_mib"] for line in lines), "commit": lines[-1]["commit"]}
 
 
-def read_lines(file: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file.read_text().splitlines()]
-
-
 def finished(out: Path) -> bool:
-    log = out / "metrics.jsonl"
-    lines = read_lines(log) if log.exists() else []
-    return bool(lines) and lines[-1].get("reason") == "finished"
+    _, end = read_run_log(out)
+    return end is not None and end["reason"] == "finished"

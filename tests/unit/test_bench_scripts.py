@@ -15,14 +15,14 @@ import tyro
 
 from benchmarks import changes, floors, pulses, ray_transports, simulation, snapshots, workers
 from benchmarks.report import report
-from benchmarks.segments import Estimate, estimate
+from benchmarks.segments import estimate
 from ffdist.bench import harness
 from ffdist.bench.alone import OperationTimes
 from ffdist.bench.bare import StepTimes
 from ffdist.bench.floor import Floor
 from ffdist.bench.harness.record import read
 from ffdist.bench.harness.result import BenchResult
-from ffdist.bench.harness.table import ResultTable
+from ffdist.bench.harness.table import ResultTable, Value
 from ffdist.bench.harness.team import PoolMember
 from ffdist.bench.settings import BenchSettings
 from ffdist.models import cnnb
@@ -96,8 +96,8 @@ def figures(folder: Path) -> dict[tuple[str, str], dict[str, Any]]:
 
 def test_an_estimate_is_the_median_within_the_bounds_that_order_gives() -> None:
     """Of eleven values the second and the tenth: their sign test's level is 1.2 %, the next ones' 6.5 %."""
-    assert estimate([float(value) for value in range(11, 0, -1)]) == Estimate(6.0, 2.0, 10.0)
-    assert estimate([3.0, 1.0]) == Estimate(2.0, 1.0, 3.0)
+    assert estimate([float(value) for value in range(11, 0, -1)]) == Value(6.0, 11, (2.0, 10.0))
+    assert estimate([3.0, 1.0]) == Value(2.0, 2, (1.0, 3.0))
 
 
 @pytest.mark.usefixtures("one_thread")
