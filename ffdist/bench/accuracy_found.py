@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from math import inf, isnan, nan
 from typing import Any, NamedTuple
 
-from ffdist.bench.harness.result import BenchResult, Plot
+from ffdist.bench.harness.result import BenchResult, Plot, Series
 from ffdist.bench.harness.summary import Summary, ratios
 from ffdist.bench.harness.table import Cell, ResultTable, spread_of
 from ffdist.bench.recipes import Recipe, scheduled
@@ -101,7 +101,7 @@ def result_of(settings: BenchSettings, race: AccuracyRuns) -> BenchResult:
         "levels": level_table(race, settings.compare.target).drawn_cells(),
         "runs": {name: [[epoch._asdict() for epoch in run] for run in of] for name, of in runs.items()},
     }
-    series: dict[str, list[tuple[Any, float, float, float]]] = {
+    series: Series = {
         name: [(round(e.seconds, 1), e.accuracy, e.accuracy, e.accuracy) for e in of[0]] for name, of in runs.items()
     }
     plot = Plot("lines", title, "seconds", "validation accuracy", series)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -16,12 +15,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 from torch.utils.flop_counter import flop_registry
 
+from ffdist.bench.harness.window import seconds_of
 from ffdist.bench.settings import BenchSettings
 from ffdist.bench.step import OneStep, both_sides, in_a_process
 from ffdist.models import Chain
 from ffdist.objectives import Objective
 from ffdist.pipeline.block import BlockConfig
-from ffdist.pipeline.plan import partition, split_by_stage, synchronize
+from ffdist.pipeline.plan import partition, split_by_stage
 from ffdist.runtime.job import Job
 
 CAST = torch.ops.aten._to_copy
@@ -79,13 +79,7 @@ class RecordedCall:
         """Median over `repeats`, on tensors of its own."""
         leaves = [leaf.made(device) if isinstance(leaf, TensorLayout) else leaf for leaf in self.leaves]
         args, kwargs = tree_unflatten(leaves, self.tree)
-        times = []
-        for _ in range(repeats + 1):
-            synchronize(device)
-            begun = time.perf_counter()
-            self.operation(*args, **kwargs)
-            synchronize(device)
-            times.append(time.perf_counter() - begun)
+        times = [seconds_of(partial(self.operation, *args, **kwargs), device) for _ in range(repeats + 1)]
         return median(times[1:])
 
 

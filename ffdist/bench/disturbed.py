@@ -31,6 +31,8 @@ TRAIN_FLAGS = shlex.split(
     "digits --seed 7 --precision fp32 --device cpu --threads 1 --lanes 2 --samples 600 --batch-size 32 "
     "--snapshot-every 4 --log-every 1"
 )
+TAIL = 1 << 16
+"""Bytes that hold the last pulse."""
 PROGRESS_TIMEOUT = 240.0
 """Seconds without a new snapshot, at most."""
 MOST = 8
@@ -111,11 +113,7 @@ class Disturbed:
 
     def step(self) -> int:
         """The last batch that was told of; 0 for none since the last start."""
-        try:
-            lines = (self.run / PULSES).read_bytes().splitlines()
-            return int(json.loads(lines[-1])["step"])
-        except (OSError, IndexError, ValueError, KeyError):
-            return 0
+        return batches_of(self.run)
 
     def newest(self) -> tuple[str, bool]:
         """The newest snapshot's folder, and whether it is committed."""
@@ -199,6 +197,14 @@ class Disturbed:
 
     def _files(self, name: str) -> int:
         return sum(each.endswith(".safetensors") for each in kept_in(self.run / "snapshots" / name, "block-"))
+
+
+def batches_of(run: Path) -> int:
+    """The batches of the run's last pulse, a moment ago."""
+    with suppress(OSError, IndexError, ValueError, KeyError), (run / PULSES).open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL))
+        return int(json.loads(file.read().splitlines()[-1])["step"])
+    return 0
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from ffdist.bench.disturbed import PROGRESS_TIMEOUT, TRAIN_FLAGS, Disturbed, Lau
 from ffdist.bench.fault_schedule import Fault, schedule
 from ffdist.bench.faults_found import DisturbedRunCosts, KillOutcome, result_of
 from ffdist.bench.harness.result import BenchResult, Progress
-from ffdist.bench.ray_nodes import nodes_in
+from ffdist.bench.ray_nodes import RayNodes
 from ffdist.bench.start_times import note_imports
 from ffdist.bench.victims import kept_in, left_of, words_of
 from ffdist.errors import StageError
@@ -174,7 +174,7 @@ def faults(kills: int, seed: int, launcher: Launcher, folder: Path, progress: Pr
     try:
         with nothing_left(run), ExitStack() as cluster:
             if launcher == "ray":
-                run.nodes = cluster.enter_context(nodes_in(folder / "ray"))
+                run.nodes = cluster.enter_context(closing(RayNodes(folder / "ray")))
             outcomes = disturb(run, schedule(kills, seed, nodes=launcher == "ray"))
     finally:
         if run.process and run.process.poll() is None:

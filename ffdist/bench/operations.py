@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from statistics import median
@@ -16,6 +14,7 @@ from torch.autograd.profiler_util import FunctionEventAvg
 from torch.profiler import profile, supported_activities
 
 from ffdist.bench.floor import SAMPLES, count
+from ffdist.bench.harness.window import seconds_of
 from ffdist.bench.settings import BenchSettings
 from ffdist.bench.step import OneStep, both_sides, in_a_process
 from ffdist.device import queues, synchronize
@@ -99,19 +98,10 @@ def taken(job: Job, config: BlockConfig, warmup: int, rounds: int) -> SideSteps:
             step()
     for _ in range(rounds):
         for name, step in steps.items():
-            times[name].append(seconds(step, config.device))
+            times[name].append(seconds_of(step, config.device))
     flops = {name: count(*side, config)[0] * batch / SAMPLES for name, side in sides.items()}
     found = {name: StepSides(times[name], operations(step, config.device), flops[name]) for name, step in steps.items()}
     return SideSteps(found, peak(config.device, dtype_of(job.settings.compute.precision)))
-
-
-def seconds(act: Callable[[], object], device: torch.device) -> float:
-    """Until the device has done it."""
-    synchronize(device)
-    begun = time.perf_counter()
-    act()
-    synchronize(device)
-    return time.perf_counter() - begun
 
 
 def operations(step: OneStep, device: torch.device) -> dict[str, Operation]:
@@ -140,5 +130,5 @@ def peak(device: torch.device, dtype: torch.dtype) -> float:
         one, other = (torch.full((size, size), 0.01, dtype=dtype, device=device) for _ in range(2))
         product = lambda one=one, other=other: one @ other  # noqa: E731
         product()
-        best = max(best, 2 * size**3 / min(seconds(product, device) for _ in range(3)))
+        best = max(best, 2 * size**3 / min(seconds_of(product, device) for _ in range(3)))
     return best

@@ -7,8 +7,6 @@ import os
 import random
 import secrets
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -69,15 +67,6 @@ class RayNodes:
 
     def _add(self) -> None:
         self.cluster.add_node(num_cpus=1, object_store_memory=STORE)
-
-
-@contextmanager
-def nodes_in(folder: Path) -> Iterator[RayNodes]:
-    nodes = RayNodes(folder)
-    try:
-        yield nodes
-    finally:
-        nodes.close()
 
 
 def raylet_of(node: Any) -> int:

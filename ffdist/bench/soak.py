@@ -9,26 +9,24 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from math import nan
 from pathlib import Path
 from statistics import median
 
+from ffdist.bench.disturbed import batches_of
 from ffdist.bench.harness.result import BenchResult, Plot, Progress
 from ffdist.bench.harness.table import ResultTable, Value
 from ffdist.bench.victims import descendants, is_worker
 from ffdist.cores import available_cores
 from ffdist.errors import StageError
-from ffdist.report.log import PULSES, read_run_log
+from ffdist.report.log import read_run_log
 
 LOOKS = 60
 """Samples over a soak, about."""
 PULSE = 8
 """Batches between two words of how far it is."""
-TAIL = 1 << 16
-"""Bytes that hold the last of them."""
 FLAT = 1.05
 """The last third's median may be so many times the middle third's."""
 
@@ -62,14 +60,6 @@ def look_at(pids: list[int], since: float, batches: int) -> ResourceSample:
             continue
     processor = ticks / os.sysconf("SC_CLK_TCK")
     return ResourceSample(time.monotonic() - since, resident, descriptors, threads, processor, batches)
-
-
-def batches_of(run: Path) -> int:
-    """The batches of the run's last pulse, a moment ago."""
-    with suppress(OSError, IndexError, ValueError, KeyError), (run / PULSES).open("rb") as file:
-        file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL))
-        return int(json.loads(file.read().splitlines()[-1])["step"])
-    return 0
 
 
 def by_processor(looks: list[ResourceSample], batch_size: int) -> list[float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -89,9 +89,6 @@ def shared_by(seen: Iterable[ProcessId]) -> set[str]:
 
 def kept_in(folder: Path, prefix: str = "") -> set[str]:
     """Names there that begin so."""
-    return {entry.name for entry in _entries(folder) if entry.name.startswith(prefix)}
-
-
-def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
     with suppress(OSError):
-        yield from os.scandir(folder)
+        return {name for name in os.listdir(folder) if name.startswith(prefix)}
+    return set()

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ffdist.bench.harness.table import ResultTable, Row
+from ffdist.bench.harness.table import ResultTable, Row, Value
 
 Progress = Callable[[str], None]
 """Is told, in a line, what is going on."""
+Series = dict[str, list[tuple[Any, float, float, float]]]
 
 
 @dataclass(frozen=True)
@@ -20,9 +21,32 @@ class Plot:
     title: str
     x_label: str
     y_label: str
-    series: dict[str, list[tuple[Any, float, float, float]]]
+    series: Series
     """The points of each: (x, median, least, most)."""
     log_x: bool = False
+
+    @classmethod
+    def bars_of(cls, table: ResultTable, metric: str, label: str) -> Plot:
+        """A bar for each side that has such a figure."""
+        return cls("bars", table.title, "", label, series_of(table, metric, "", "side"))
+
+    @classmethod
+    def lines_of(
+        cls, table: ResultTable, metric: str, label: str, x: str, x_label: str, *, log_x: bool = False
+    ) -> Plot:
+        """A line for ours, and for each of what it is against. x: what each of a table's lines is of."""
+        return cls("lines", table.title, x_label, label, series_of(table, metric, x, "against"), log_x)
+
+
+def series_of(table: ResultTable, metric: str, x: str, name: str) -> Series:
+    """name: of what stands in a line the name of its series; its side, where there is nothing."""
+    series: Series = {}
+    for line in table.lines:
+        value = line.get(metric)
+        if isinstance(value, Value) and isinstance(middle := value.value, (int, float)):
+            least, most = value.spread or (middle, middle)
+            series.setdefault(line.get(name) or line["side"], []).append((line.get(x, ""), middle, least, most))
+    return series
 
 
 @dataclass

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ffdist.device import queues, recorded, seconds_between
+from ffdist.device import queues, recorded, seconds_between, synchronize
 
 if TYPE_CHECKING:
     from ffdist.data import Loader  # which needs more than torch
@@ -58,6 +58,15 @@ def timed(window: Window, steps: Callable[[int], object], samples: int) -> Windo
     begun = time.perf_counter()
     steps(window.batches)
     return WindowRate(window.batches * samples, time.perf_counter() - begun, {})
+
+
+def seconds_of(work: Callable[[], object], device: torch.device) -> float:
+    """Until the device has done it."""
+    synchronize(device)
+    begun = time.perf_counter()
+    work()
+    synchronize(device)
+    return time.perf_counter() - begun
 
 
 def mark(device: torch.device) -> Mark:

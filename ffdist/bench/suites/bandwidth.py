@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from typing import Any
 
 from ffdist.bench.best import with_plan
 from ffdist.bench.harness.probe import Probe
@@ -50,7 +49,6 @@ def bandwidth(settings: BenchSettings, progress: Progress) -> BenchResult:
         "hosts are network namespaces of one machine, their link limited by tc tbf in both directions",
         "PowerSGD (rank 2, error feedback) learns otherwise than backpropagation: by speed alone",
     ]
-    series: dict[str, list[tuple[Any, float, float, float]]] = {"ours": [], "ddp": [], "ddp, PowerSGD": []}
     with ExitStack() as ends:
         hosts = ends.enter_context(Hosts())
         probe = ends.enter_context(Probe(2))
@@ -71,15 +69,12 @@ def bandwidth(settings: BenchSettings, progress: Progress) -> BenchResult:
                 calibrated(lossy, here.compare.window_seconds)
                 family = qualify(exact, {}, here, keep=True)
                 rounds = take_turns([side, family.side, lossy], probe, here.compare.rounds, progress)
-            mine = rounds.rate("ours")
-            made.add(side="ours", link=rate, throughput=mine, plan=planned.plan_text if searched else None)
-            series["ours"].append((rate, *mine[:3]))
-            for name, against, line in ((family.side.name, "ddp", "ddp"), (LOSSY, LOSSY, "ddp, PowerSGD")):
-                theirs, ratio = rounds.rate(name), rounds.ratio("ours", name)
-                made.add(side=name, against=against, link=rate, throughput=theirs, ratio=ratio)
-                series[line].append((rate, *theirs[:3]))
+            plan = planned.plan_text if searched else None
+            made.add(side="ours", link=rate, throughput=rounds.rate("ours"), plan=plan)
+            for name, against in ((family.side.name, "ddp"), (LOSSY, LOSSY)):
+                made.add(against=against, link=rate, **rounds.line(name, "ours"))
             tables.append(rounds.table(link=rate))
             notes += [f"{rate}: {note}" for note in rounds.notes()]
     summary = here.facts | {"bandwidth": made.drawn_cells()}
-    plot = Plot("lines", title, "rate of the link", "samples/s", series)
+    plot = Plot.lines_of(made, "throughput", "samples/s", "link", "rate of the link")
     return BenchResult("bandwidth", summary, [made, *tables], notes, plot)

@@ -73,13 +73,7 @@ def depth(settings: BenchSettings, progress: Progress) -> BenchResult:
         made.add(
             side=VARIANT, against="as many", blocks=blocks, peak=as_many.peak / MIB, of_peak=ours.peak / as_many.peak
         )
-        made.add(
-            side=other,
-            against="ddp, speed",
-            blocks=blocks,
-            throughput=rounds.rate(other),
-            ratio=rounds.ratio("ours", other),
-        )
+        made.add(against="ddp, speed", blocks=blocks, **rounds.line(other, "ours"))
         tables.append(rounds.table(blocks=blocks))
         notes += [f"{blocks} blocks: {note}" for note in rounds.notes()]
     spread = max(peaks.values()) / min(peaks.values()) - 1
@@ -91,7 +85,9 @@ def depth(settings: BenchSettings, progress: Progress) -> BenchResult:
     ]
     found = {"model": settings.model, "against": "ddp", "spread": spread, "depths": made.drawn_cells()}
     summary: dict[str, Any] = settings.facts | found
-    return BenchResult("depth", summary, [made, *tables], notes, lines(made))
+    label, along = "MiB of tensors on the fullest device", "blocks; as many: as many ranks of DDP as blocks"
+    plot = Plot.lines_of(made, "peak", label, "blocks", along, log_x=True)
+    return BenchResult("depth", summary, [made, *tables], notes, plot)
 
 
 def columns(devices: int, stages: int) -> dict[str, str]:
@@ -160,12 +156,3 @@ def speed(settings: BenchSettings, against: str, progress: Progress) -> Rounds:
         ours = open_pipeline(ends, settings, settings.num_stages)
         theirs = open_baseline(ends, settings, against).side
         return take_turns([ours, theirs], probe, settings.compare.rounds, progress)
-
-
-def lines(made: ResultTable) -> Plot:
-    series: dict[str, list[tuple[Any, float, float, float]]] = {}
-    for line in made.lines:
-        if "peak" in line:
-            name = {"ours": "ours, one block a stage"}.get(line["side"], f"ddp of {line.get('against')}")
-            series.setdefault(name, []).append((line["blocks"], *[line["peak"].value] * 3))
-    return Plot("lines", made.title, "blocks", "MiB of tensors on the fullest device", series, log_x=True)

@@ -111,8 +111,7 @@ def found_out(settings: BenchSettings, names: list[str], rounds: Rounds) -> Benc
     for name in names:
         made.add(side=name.replace(ALONE, "loader alone", 1), throughput=rounds.rate(name), a_core=a_core(rounds, name))
     made.add(side="training", throughput=rounds.rate(TRAINING), waiting=waits)
-    series = {line["side"]: [("", *rounds.rate(name)[:3])] for line, name in zip(made.lines, rounds.names, strict=True)}
-    plot = Plot("bars", title, "", "samples/s", series)
+    plot = Plot.bars_of(made, "throughput", "samples/s")
     return BenchResult("loader", summary, [made, rounds.table()], notes, plot)
 
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from typing import Any
 
 from ffdist.bench.harness.probe import Probe
 from ffdist.bench.harness.result import BenchResult, Plot, Progress
 from ffdist.bench.harness.rounds import take_turns
-from ffdist.bench.harness.summary import Summary
 from ffdist.bench.harness.table import ResultTable, spread_of
 from ffdist.bench.settings import BenchSettings
 from ffdist.bench.sides import open_baseline, open_pipeline
@@ -19,7 +17,6 @@ UNITS = {"throughput": "samples/s", "ratio": "", "of_one": ""}
 def scaling(settings: BenchSettings, progress: Progress) -> BenchResult:
     """1, 2, ... `devices` on each side; the batch in all stays the same. One device's baseline is bp."""
     asked = settings.compare.against[0]
-    points: dict[str, dict[int, Summary]] = {"ours": {}, asked: {}}
     title = f"{settings.subject}, {settings.precision}, batch {settings.batch_size}"
     columns = {
         "devices": "devices",
@@ -31,6 +28,7 @@ def scaling(settings: BenchSettings, progress: Progress) -> BenchResult:
         "ours / one": "ours/of_one",
     }
     made, tables, notes = ResultTable("scaling", title, columns, UNITS), list[ResultTable](), list[str]()
+    one = 0.0
     for devices in range(1, settings.compare.devices + 1):
         here = settings.changed(devices=devices, stages=None, cut=())
         with ExitStack() as ends:
@@ -38,20 +36,12 @@ def scaling(settings: BenchSettings, progress: Progress) -> BenchResult:
             theirs = open_baseline(ends, here, "bp" if devices == 1 else asked).side
             sides = [open_pipeline(ends, here, devices), theirs]
             rounds = take_turns(sides, probe, settings.compare.rounds, progress)
-        points["ours"][devices], points[asked][devices] = rounds.rate("ours"), rounds.rate(theirs.name)
-        of_one = points["ours"][devices].median / points["ours"][1].median
-        made.add(side="ours", devices=devices, throughput=points["ours"][devices], of_one=of_one)
-        made.add(
-            side=theirs.name,
-            against=asked,
-            devices=devices,
-            throughput=points[asked][devices],
-            ratio=rounds.ratio("ours", theirs.name),
-        )
+        ours = rounds.rate("ours")
+        one = ours.median if devices == 1 else one
+        made.add(side="ours", devices=devices, throughput=ours, of_one=ours.median / one)
+        made.add(against=asked, devices=devices, **rounds.line(theirs.name, "ours"))
         tables.append(rounds.table(devices=devices))
         notes += [f"{devices} devices: {note}" for note in rounds.notes()]
-    series: dict[str, list[tuple[Any, float, float, float]]] = {
-        name: [(devices, *summary[:3]) for devices, summary in of.items()] for name, of in points.items()
-    }
     summary = settings.facts | {"scaling": made.drawn_cells()}
-    return BenchResult("scaling", summary, [made, *tables], notes, Plot("lines", title, "devices", "samples/s", series))
+    plot = Plot.lines_of(made, "throughput", "samples/s", "devices", "devices")
+    return BenchResult("scaling", summary, [made, *tables], notes, plot)

@@ -50,11 +50,7 @@ def found_out(settings: BenchSettings, steps: SideSteps) -> BenchResult:
         "peak: the fastest square product of this process, in the same precision and with as many threads",
     ]
     tables = [whole(steps, title), kinds(steps), largest(steps)]
-    bars = {
-        NAMES[name]: [("", 1e3 * side.step, 1e3 * min(side.seconds), 1e3 * max(side.seconds))]
-        for name, side in steps.sides.items()
-    }
-    return BenchResult("step", summary, tables, notes, Plot("bars", title, "", "ms a step", bars))
+    return BenchResult("step", summary, tables, notes, Plot.bars_of(tables[0], "step", "ms a step"))
 
 
 def outside_of_products(side: StepSides) -> float:

@@ -69,8 +69,8 @@ def found_out(
         floor_table(found, timed, rates, settings.num_stages, settings.batch_size),
         rounds.table(),
     ]
-    facts = summary[0] if len(summary) == 1 else summary
-    return BenchResult("throughput", facts, [table for table in tables if table.lines], notes, bars(settings, rounds))
+    facts, plot = summary[0] if len(summary) == 1 else summary, Plot.bars_of(tables[0], "throughput", "samples/s")
+    return BenchResult("throughput", facts, [table for table in tables if table.lines], notes, plot)
 
 
 def best_of_ours(ends: ExitStack, settings: BenchSettings, progress: Progress) -> tuple[PoolSide, list[str]]:
@@ -225,8 +225,3 @@ def stages(rounds: Rounds, ours: str) -> ResultTable:
             columns["exchange hidden"] = "hidden:.0%"
         made.add(side=ours, stage=stage["stage"], worker=stage["worker"], blocks=" ".join(stage["blocks"]), **times)
     return made
-
-
-def bars(settings: BenchSettings, rounds: Rounds) -> Plot:
-    series = {name: [("", *rounds.rate(name)[:3])] for name in rounds.names}
-    return Plot("bars", f"{settings.subject}, {settings.compare.devices} devices", "", "samples/s", series)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ffdist.bench.harness.probe import Probe
-from ffdist.bench.harness.result import BenchResult, Plot, Progress
+from ffdist.bench.harness.result import BenchResult, Plot, Progress, Series
 from ffdist.bench.harness.rounds import MAX_TRIES_PER_ROUND
 from ffdist.bench.harness.summary import Summary
 from ffdist.bench.harness.table import ResultTable, spread_of
@@ -55,7 +55,7 @@ def carried(rates: list[TransportRate]) -> ResultTable:
 
 
 def shares(rates: list[TransportRate]) -> Plot:
-    series: dict[str, list[tuple[int, float, float, float]]] = {}
+    series: Series = {}
     for r in rates:
         if r.transport != "local":
             series.setdefault(r.transport, []).append((r.message_bytes // KIB, r.ratio, r.ratio_min, r.ratio_max))
