@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ffdist.bench.harness.record import write_record
 from ffdist.bench.harness.result import BenchResult
+from ffdist.cli.bench import record as write_record
 from ffdist.cli.bench import show
 
 

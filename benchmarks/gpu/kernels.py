@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import DeviceType
-from torch.profiler import ProfilerActivity, profile
+from torch.profiler import profile, supported_activities
 
 from benchmarks.gpu.suite import SIDES, Suite
 from ffdist.bench.harness.resumed import Resumed
@@ -38,7 +38,7 @@ def kernels(suite: Suite, record: Resumed) -> None:
 def busy(suite: Suite, chain: Chain, side: str) -> list[dict[str, Any]]:
     step = suite.learner(chain, side)
     seconds, on_gpu = suite.batch / suite.rate(step).median, queues(suite.device)
-    with profile(activities=activities(suite.device)) as profiler:
+    with profile(activities=supported_activities()) as profiler:
         for _ in range(STEPS):
             step()
         synchronize(suite.device)
@@ -52,12 +52,6 @@ def busy(suite: Suite, chain: Chain, side: str) -> list[dict[str, Any]]:
         for us, count, key in sorted(times, reverse=True)[:15]
     ]
     return [{"kernel": "", "time": seconds, "busy": sum(us for us, _, _ in times) / 1e6 / STEPS}, *longest]
-
-
-def activities(device: torch.device) -> list[ProfilerActivity]:
-    """The activities that a profile of work there looks at: the host, and the device."""
-    own = getattr(ProfilerActivity, device.type.upper(), ProfilerActivity.PrivateUse1)
-    return [ProfilerActivity.CPU, *([own] if queues(device) else [])]
 
 
 class ViewNorm(nn.GroupNorm):

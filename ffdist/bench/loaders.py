@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ffdist.bench.harness.team import PoolMember
 from ffdist.bench.harness.window import WindowRate, endless
+from ffdist.bench.victims import processor_seconds
 from ffdist.data import Images, Loader
 from ffdist.data.augment import margin
 from ffdist.data.encoded import EncodedSplit
@@ -94,11 +95,8 @@ def computing() -> float:
     """Seconds on a core so far, of this process and of those that it has started and that are at work."""
     total = sum(os.times()[:2])
     for child in multiprocessing.active_children():
-        try:
-            fields = Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()
-        except OSError:  # another system, or it has ended
-            continue
-        total += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        with suppress(OSError):  # another system, or it has ended
+            total += processor_seconds(child.pid or 0)
     return total
 
 

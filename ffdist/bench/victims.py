@@ -27,6 +27,12 @@ def stat_of(pid: int) -> tuple[int, str, str] | None:
     return int(parent), state, rest[17]
 
 
+def processor_seconds(pid: int) -> float:
+    """Seconds on a core so far. Raises OSError where there is no such process."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def descendants(parent: int) -> list[ProcessId]:
     """Descendants of a process, at any depth; without zombies."""
     all_of = dict[int, tuple[int, str, str]]()

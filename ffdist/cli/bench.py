@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import TYPE_CHECKING, Annotated, get_args
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 from ffdist.bench.settings import BASE, OURS_ALONE, BenchSettings, CompareSettings, SuiteName
 from ffdist.cli.help import Positional
@@ -91,8 +92,7 @@ def parse(args: Sequence[str]) -> Bench:
 
 def run(suite: SuiteName, settings: BenchSettings, args: Sequence[str]) -> None:
     """Measure; show, and record."""
-    from ffdist.bench.harness.record import write_record
-    from ffdist.bench.hosts import why_not  # behind the parsing: they import torch
+    from ffdist.bench.hosts import why_not  # behind the parsing: it imports torch
 
     # read when the processes load their libraries, before any of our code can say it
     os.environ["OMP_NUM_THREADS"] = str(settings.train.compute.threads)
@@ -104,13 +104,9 @@ def run(suite: SuiteName, settings: BenchSettings, args: Sequence[str]) -> None:
     for name in suites:
         result = SUITES[name](settings, lambda line: console.print(line, style="dim"))
         show(result, as_json=settings.compare.json)
-        if settings.compare.record:
-            words = ["ffdist", "bench", *args]
-            rule = settings.train.rule.objective
-            paths = write_record(
-                result, settings.compare.record, words, asdict(settings), network=settings.network, rule=rule
-            )
-            console.print("record: " + ", ".join(map(str, paths)), soft_wrap=True)
+        if folder := settings.compare.record:
+            words, rule = ["ffdist", "bench", *args], settings.train.rule.objective
+            record(result, folder, words, asdict(settings), network=settings.network, rule=rule)
 
 
 def check(suite: SuiteName, settings: BenchSettings) -> None:
@@ -147,3 +143,11 @@ def show(result: BenchResult, *, as_json: bool) -> None:
             console.print(table.rich())
     for note in result.notes:
         console.print(f"- {note}")
+
+
+def record(result: BenchResult, folder: Path, words: Sequence[str], settings: Mapping[str, Any], **of: str) -> None:
+    """Write a record into the folder, and say where. words: the command. of: what all rows are of."""
+    from ffdist.bench.harness.record import write_record
+
+    paths = write_record(result, folder, words, settings, **of)
+    PlainConsole(stderr=True).print("record: " + ", ".join(map(str, paths)), soft_wrap=True)

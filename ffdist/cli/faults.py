@@ -89,8 +89,7 @@ def check(command: Faults | Soak) -> None:
 
 def run(command: Faults | Soak, words: Sequence[str], measure: Callable[[Progress], BenchResult]) -> None:
     """Measure; show, and record. words: the command."""
-    from ffdist.bench.harness.record import write_record
-    from ffdist.cli.bench import show
+    from ffdist.cli.bench import record, show
     from ffdist.plain import PlainConsole
 
     console = PlainConsole(stderr=True)
@@ -98,8 +97,7 @@ def run(command: Faults | Soak, words: Sequence[str], measure: Callable[[Progres
     show(result, as_json=command.json)
     if command.record:
         settings = {name: value for name, value in asdict(command).items() if name not in UNRECORDED}
-        paths = write_record(result, command.record, words, settings)
-        console.print("record: " + ", ".join(map(str, paths)), soft_wrap=True)
+        record(result, command.record, words, settings)
 
 
 def found_by_faults(command: Faults, progress: Progress) -> BenchResult:
