@@ -27,10 +27,10 @@ from ffdist.bench.harness.result import BenchResult
 from ffdist.bench.harness.summary import Summary, ratios
 from ffdist.bench.harness.table import ResultTable, spread_of
 from ffdist.bench.harness.team import PoolMember, WorkerPool
+from ffdist.bench.step import OneStep
 from ffdist.models import load_model
 from ffdist.objectives import SFF
-from ffdist.pipeline.block import BlockConfig, LearningBlock, learn
-from ffdist.pipeline.plan import block_specs, build_block
+from ffdist.pipeline.block import BlockConfig, LearningBlock
 from ffdist.settings import Settings
 
 BATCH = 128
@@ -105,17 +105,14 @@ class TrainerMain:
 
     def __call__(self, member: PoolMember) -> None:
         torch.set_num_threads(1)
-        shape = input_shape(self.model)
-        chain = load_model(self.model, shape, 10, {})
-        config = BlockConfig(Settings().changed(precision="bf16"), 10**6)
-        blocks = [build_block(chain, spec, SFF(), config) for spec in block_specs(chain)]
+        chain = load_model(self.model, input_shape(self.model), 10, {})
+        step = OneStep(chain, SFF(), BlockConfig(Settings().changed(precision="bf16"), 10**6), BATCH)
         if self.without and (undo := CHANGES[self.without].undo):
-            undo(blocks)
-        pictures, labels = torch.rand(BATCH, *shape), torch.randint(10, (BATCH,))
+            undo(step.blocks)
         while (steps := member.next_order()) is not None:
             begun = time.thread_time()
             for _ in range(steps):
-                learn(blocks, pictures, labels, 1)
+                step()
             member.answer((time.thread_time() - begun) / steps)
 
 

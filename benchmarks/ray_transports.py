@@ -8,7 +8,6 @@ store only where it is asked for. Both ends are on this host, so a network is no
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import ray
@@ -26,26 +25,22 @@ STORE = 512 * MIB
 """Bytes of the object store."""
 
 
-@dataclass(frozen=True)
-class RayTransports:
-    """Measure the transports of a run on Ray."""
+def main(rounds: int = 5, record: Path | None = None) -> None:
+    """Measure, print, record.
 
-    rounds: int = 5
-    record: Path | None = None
-    """Folder for a record."""
-
-
-def main() -> None:
-    compare = tyro.cli(RayTransports)
+    Args:
+        rounds: Turns of the transports.
+        record: Folder for the record.
+    """
     cluster = Cluster(True, head_node_args={"num_cpus": 2, "object_store_memory": STORE, "include_dashboard": False})
     try:
         with Probe(2) as probe:
             before = probe.measure()
-            rates = measure_transport(TRANSPORTS, (MIB // 4, 4 * MIB), rounds=compare.rounds, cluster=cluster.address)
+            rates = measure_transport(TRANSPORTS, (MIB // 4, 4 * MIB), rounds=rounds, cluster=cluster.address)
             lowest = min(before, probe.measure())
     finally:
         cluster.shutdown()
-    report(found(rates, lowest), compare.record, asdict(compare))
+    report(found(rates, lowest), record, {"rounds": rounds})
 
 
 def found(rates: list[TransportRate], probe: float) -> BenchResult:
@@ -55,4 +50,4 @@ def found(rates: list[TransportRate], probe: float) -> BenchResult:
 
 
 if __name__ == "__main__":
-    main()
+    tyro.cli(main)

@@ -161,7 +161,7 @@ def test_a_change_is_undone_in_a_process_that_answers_with_its_time_a_step() -> 
 
 def test_every_script_says_what_it_can_be_told(capsys: pytest.CaptureFixture[str]) -> None:
     """Those that are told by a function's own parameters."""
-    for script in (changes, floors, pulses, simulation, snapshots, workers):
+    for script in (changes, floors, pulses, ray_transports, simulation, snapshots, workers):
         with pytest.raises(SystemExit) as ended:
             tyro.cli(script.main, args=["--help"])
         assert ended.value.code == 0
