@@ -18,7 +18,7 @@ from statistics import median
 from ffdist.bench.disturbed import batches_of
 from ffdist.bench.harness.result import BenchResult, Plot, Progress
 from ffdist.bench.harness.table import ResultTable, Value
-from ffdist.bench.victims import descendants, is_worker
+from ffdist.bench.victims import descendants, is_worker, processor_seconds
 from ffdist.cores import available_cores
 from ffdist.errors import StageError
 from ffdist.report.log import read_run_log
@@ -47,7 +47,8 @@ class ResourceSample:
 
 
 def look_at(pids: list[int], since: float, batches: int) -> ResourceSample:
-    resident = descriptors = threads = ticks = 0
+    resident = descriptors = threads = 0
+    processor = 0.0
     for pid in pids:
         try:
             lines = Path(f"/proc/{pid}/status").read_text().splitlines()
@@ -55,10 +56,9 @@ def look_at(pids: list[int], since: float, batches: int) -> ResourceSample:
             resident += int(said["VmRSS"].split()[0]) * 1024
             threads += int(said["Threads"])
             descriptors += len(os.listdir(f"/proc/{pid}/fd"))
-            ticks += sum(map(int, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]))
+            processor += processor_seconds(pid)
         except (OSError, KeyError, ValueError):  # it is about to end
             continue
-    processor = ticks / os.sysconf("SC_CLK_TCK")
     return ResourceSample(time.monotonic() - since, resident, descriptors, threads, processor, batches)
 
 
