@@ -274,6 +274,7 @@ SECTIONS: list[tuple[str, str, Callable[[Sequence[Record]], Drawn]]] = [
     ("floors", "What a batch of 128 costs at least in one process", whole("floors")),
     ("floors", "What it would cost if heads and losses cost nothing, in one process", whole("bare")),
     ("changes", "What the optimisations bring: a serial step of SFF, ms", whole("changes")),
+    ("finite", "What a look for NaN in every batch costs of a serial step of SFF", whole("finite")),
     (
         "scaling",
         "Samples a second as devices are added",
