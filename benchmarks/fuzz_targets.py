@@ -117,12 +117,14 @@ def in_copy(name: str, *, example: str = "run") -> Path:
     return copy
 
 
-def read_one(name: str, place: str, use: Callable[[Path], object], example: str = "run") -> Callable[[bytes], object]:
-    """`use` of a folder in which one file holds these bytes."""
+def read_one(
+    name: str, place: str, use: Callable[[Path], object], example: str = "run", *, digest: str | None = None
+) -> Callable[[bytes], object]:
+    """`use` of a folder in which one file holds these bytes. digest: the key of what its writer gives it."""
 
     def read(data: bytes) -> object:
         folder = in_copy(name, example=example)
-        written(folder / place, data)
+        written(folder / place, data if digest is None else with_own_digest(data, digest))
         return use(folder)
 
     return read
@@ -141,12 +143,12 @@ def with_digest(data: bytes) -> bytes:
         return data
 
 
-def with_own_digest(data: bytes, key: str, digest_of: Callable[[dict], str]) -> bytes:
+def with_own_digest(data: bytes, key: str) -> bytes:
     """JSON with the digest that its writer would have given it."""
     try:
         values = json.loads(data)
         values.pop(key, None)
-        return json.dumps(values | {key: digest_of(values)}).encode()
+        return json.dumps(values | {key: of_json(values)}).encode()
     except Exception:  # whatever keeps it from being such JSON is for the reader to find
         return data
 
@@ -163,21 +165,14 @@ def use_run_settings(data: bytes) -> object:
 def use_manifest(data: bytes) -> object:
     run = in_copy("manifest")
     folder = committed(run)[-1] if committed(run) else next((run / "snapshots").iterdir())
-    written(folder / MANIFEST, with_own_digest(data, "digest", of_json))
+    written(folder / MANIFEST, with_own_digest(data, "digest"))
     best_of([folder])
     return read_manifest(folder)
 
 
-def use_facts(data: bytes) -> object:
-    return read_one("facts", FACTS, read_facts)(with_own_digest(data, CHECK, of_json))
-
-
-def use_mark(data: bytes) -> object:
-    def use(run: Path) -> object:
-        read_mark(run)
-        return marked_best(run, committed(run))
-
-    return read_one("mark", MARK, use)(with_own_digest(data, DIGEST, of_json))
+def marks(run: Path) -> object:
+    read_mark(run)
+    return marked_best(run, committed(run))
 
 
 def use_logs(data: bytes) -> object:
@@ -203,16 +198,17 @@ def use_plan_text(data: bytes) -> object:
     return Plan.parse(data.decode(errors="replace"), NAMES)
 
 
-def use_data_manifest(data: bytes) -> object:
-    return read_one("manifest", "manifest.json", lambda folder: opened(folder, read_data_manifest), example="data")(
-        with_own_digest(data, DIGEST, of_json)
-    )
-
-
 def opened(folder: Path, use: Callable[[Path], object]) -> object:
     use(folder)
     images = open_data(folder)
     return images.train.take(np.arange(min(2, len(images.train))))
+
+
+use_facts = read_one("facts", FACTS, read_facts, digest=CHECK)
+use_mark = read_one("mark", MARK, marks, digest=DIGEST)
+use_data_manifest = read_one(
+    "manifest", "manifest.json", lambda folder: opened(folder, read_data_manifest), "data", digest=DIGEST
+)
 
 
 def use_shard(data: bytes) -> object:

@@ -35,7 +35,7 @@ def with_plan(settings: BenchSettings, progress: Progress, *, link: str | None =
     request = Request(settings.compare.devices, link, limit and limit_bytes(settings, progress), lanes=lanes)
     plan = planned(settings.job(1)(), request).plan
     progress(f"plan: {plan}; lanes: {plan.lanes}")
-    return settings.changed(plan=str(plan), lanes=plan.lanes, memory_limit=request.memory_limit and text_of(request))
+    return settings.changed(plan=str(plan), lanes=plan.lanes, memory_limit=limit and f"{request.memory_limit:.0f}B")
 
 
 def limit_bytes(settings: BenchSettings, progress: Progress) -> float:
@@ -65,9 +65,3 @@ def share_of(text: str) -> float | None:
             got=text,
         )
     return share
-
-
-def text_of(request: Request) -> str:
-    """The limit in bytes, as `parse_bytes` reads it."""
-    assert isinstance(request.memory_limit, float)
-    return f"{request.memory_limit:.0f}B"

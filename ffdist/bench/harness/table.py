@@ -80,7 +80,7 @@ class ResultTable:
         return [row for line in self.lines for row in self._rows_of(line)]
 
     def _rows_of(self, line: Line) -> Iterable[Row]:
-        of = {name: cell for name, cell in line.items() if not is_figure(cell)}
+        of = {name: cell for name, cell in line.items() if not isinstance(cell, Value)}
         for metric, value in line.items():
             if isinstance(value, Value) and value.value is not None:
                 yield {"part": self.part, **of, "metric": metric, **value._asdict(), "unit": self.units[metric]}
@@ -94,7 +94,11 @@ class ResultTable:
             return self.lines
         made: dict[str, Line] = {}
         for line in self.lines:
-            of = {name: cell for name, cell in line.items() if name not in ("side", "against") and not is_figure(cell)}
+            of = {
+                name: cell
+                for name, cell in line.items()
+                if name not in ("side", "against") and not isinstance(cell, Value)
+            }
             made.setdefault(repr(sorted(of.items())), of)[line.get("against") or line["side"]] = line
         return list(made.values())
 
@@ -139,11 +143,6 @@ def lines_of(rows: Iterable[Row], part: str) -> list[Line]:
         spread = row["spread"] and tuple(row["spread"])
         lines[-1][row["metric"]] = Value(row["value"], row["n"], spread)
     return lines
-
-
-def is_figure(cell: Any) -> bool:
-    """Not what a line is of."""
-    return isinstance(cell, Value)
 
 
 def cell_of(line: Line, what: str) -> Cell:

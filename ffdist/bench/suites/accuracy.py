@@ -6,8 +6,8 @@ more. Between two ends the accuracy counts as rising in a straight line, and ste
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from math import inf, isnan, nan
 from statistics import median
@@ -22,7 +22,7 @@ from ffdist.bench.harness.window import WindowRate
 from ffdist.bench.hosts import Hosts
 from ffdist.bench.recipes import SIDES, Recipe, recipes_of, scheduled
 from ffdist.bench.settings import BenchSettings
-from ffdist.bench.sides import Placing, here, open_baseline
+from ffdist.bench.sides import here, open_baseline
 from ffdist.bench.whole_runs import BaselineRun, Epoch, PipelineRun
 from ffdist.errors import ConfigError, setting
 from ffdist.runtime.start import SettingsJob
@@ -70,8 +70,15 @@ def accuracy(settings: BenchSettings, progress: Progress) -> BenchResult:
     check(settings)
     settings = with_plan(settings, progress, link=settings.compare.link)
     with ExitStack() as ends:
-        place = ends.enter_context(linked(settings.compare.link)).place if settings.compare.link else here
-        variant = qualified(settings, place, progress)
+        place = here
+        if settings.compare.link:
+            hosts = ends.enter_context(Hosts())
+            hosts.limit(settings.compare.link)
+            place = hosts.place
+        against = settings.compare.against[0]
+        progress(f"qualifying {against}")
+        with ExitStack() as its:
+            variant = open_baseline(its, settings, against, place=place).side.variant
         images = settings.job(1)().images
         chance = 1 / len(images.classes)
         mains: dict[str, tuple[int, Callable[[SettingsJob], WorkerMain]]] = {
@@ -102,22 +109,6 @@ def check(settings: BenchSettings) -> None:
         )
     for side in SIDES:
         recipes_of(side, settings)
-
-
-@contextmanager
-def linked(rate: str) -> Iterator[Hosts]:
-    """Two hosts, namespaces of this machine, whose link has a rate. Raises ConfigError where there can be none."""
-    with Hosts() as hosts:
-        hosts.limit(rate)
-        yield hosts
-
-
-def qualified(settings: BenchSettings, place: Placing, progress: Progress) -> str:
-    """The fastest variant of the baseline."""
-    against = settings.compare.against[0]
-    progress(f"qualifying {against}")
-    with ExitStack() as ends:
-        return open_baseline(ends, settings, against, place=place).side.variant
 
 
 def try_recipes(side: AccuracySide, recipes: Sequence[Recipe], chance: float) -> list[RecipeTrial]:
