@@ -1,11 +1,13 @@
 """Who computes which block for which part of each batch: a value that is made once, saved, and read again.
 
 A batch is cut into lanes. A stage is some consecutive blocks, and the workers that compute them, each for a range of
-lanes. Pipeline, data parallelism and anything between are plans, and no plan changes a bit of what is learned:
+lanes, or each for whole batches in turn. Pipeline, data parallelism and anything between are plans, and no plan changes
+a bit of what is learned:
 
     conv1 @ 0 | conv2 conv3 @ 1                        a pipeline of two workers
     conv1..conv3 @ 0:0-1, 1:2-3                        two replicas, each with two of four lanes
     conv1 @ 0 | conv2 @ 0:0, 1:1-3 | conv3 @ 1         a heavy block shared by two workers
+    conv1..conv3 @ 0, 1 by batch                       two workers that take batches in turn, and hand on the weights
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
+from math import lcm
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,7 @@ from ffdist.renamed import renamed_arguments
 FORMAT = 1
 WORKERS = re.compile(r"(\d+)(?:-(\d+))?")
 SHARE = re.compile(r"(\d+)\s*:\s*(\d+)(?:-(\d+))?")
+BY_BATCH = re.compile(r"\s+by\s+batch$")
 MOST = 4096
 """Workers or lanes, at most: more is a slip of the pen."""
 
@@ -46,19 +50,32 @@ class PlanStage:
 
     blocks: tuple[str, ...]
     shares: tuple[Share, ...]
-    """In the order of their lanes; together they have every lane once."""
+    """In the order of their lanes; together they have every lane once. By batch, in the order of their turns; each has
+    every lane."""
+    by_batch: bool = False
+    """Whether each worker computes whole batches in turn, and hands the blocks' weights on to the next."""
 
     @property
     def workers(self) -> list[int]:
         return [share.worker for share in self.shares]
 
-    def worker_of(self, lane: int) -> int:
+    @property
+    def turns(self) -> int:
+        """The number of consecutive batches that are shared out alike."""
+        return len(self.shares) if self.by_batch else 1
+
+    def worker_of(self, lane: int, order: int = 0) -> int:
+        """order: of the batch in the stream."""
+        if self.by_batch:
+            return self.shares[order % len(self.shares)].worker
         return next(share.worker for share in self.shares if lane in share.lanes)
 
     def lanes_of(self, worker: int) -> range:
         return next(share.lanes for share in self.shares if share.worker == worker)
 
     def __str__(self) -> str:
+        if self.by_batch:
+            return f"{' '.join(self.blocks)} @ {', '.join(map(str, self.workers))} by batch"
         alone = len(self.shares) == 1
         workers = str(self.shares[0].worker) if alone else ", ".join(map(str, self.shares))
         return f"{' '.join(self.blocks)} @ {workers}"
@@ -100,7 +117,11 @@ class Plan:
     def routes(self, stage: int) -> list[tuple[int, int]]:
         """(from, to) for each two workers between which microbatches go from `stage` to the next, in order of lanes."""
         here, there = self.stages[stage], self.stages[stage + 1]
-        pairs = ((here.worker_of(lane), there.worker_of(lane)) for lane in range(self.lanes))
+        pairs = (
+            (here.worker_of(lane, order), there.worker_of(lane, order))
+            for order in range(lcm(here.turns, there.turns))
+            for lane in range(self.lanes)
+        )
         return list(dict.fromkeys(pairs))
 
     @classmethod
@@ -127,10 +148,8 @@ class Plan:
             raise refused(text, "is none", "BLOCKS @ WORKERS | BLOCKS @ WORKERS | ...", text.strip() or "nothing")
         halves = [tuple(half.strip() for half in part.split("@")) for part in parts]
         found = lanes or max([last + 1 for _, workers in halves for last in lanes_in(workers)] or [0])
-        found = found or max(len(workers_in(workers, text)) for _, workers in halves)
-        stages = tuple(
-            PlanStage(blocks_in(blocks, names, text), shares_in(workers, found, text)) for blocks, workers in halves
-        )
+        found = found or max(1 if BY_BATCH.search(workers) else len(workers_in(workers, text)) for _, workers in halves)
+        stages = tuple(stage_in(blocks_in(blocks, names, text), workers, found, text) for blocks, workers in halves)
         plan = cls(found, stages)
         plan.check(names, text)
         return plan
@@ -163,6 +182,13 @@ class Plan:
         where = " ".join(stage.blocks)
         if len(set(stage.workers)) < len(stage.workers):
             raise refused(text, "has a worker twice in a stage", f"each worker once at {where}", sorted(stage.workers))
+        if stage.by_batch:
+            if len(stage.shares) < 2 or any(share.lanes != range(self.lanes) for share in stage.shares):
+                got = f"{stage.workers}, lanes {', '.join(map(str, stage.shares))}"
+                raise refused(
+                    text, "shares out no batches", f"two workers or more at {where}, each with every lane", got
+                )
+            return
         had = [lane for share in stage.shares for lane in share.lanes]
         if out := [lane for lane in range(self.lanes) if lane not in had]:
             raise refused(
@@ -197,6 +223,7 @@ class Plan:
                     "workers": [
                         {"worker": share.worker, "lanes": [share.lanes[0], share.lanes[-1]]} for share in stage.shares
                     ],
+                    **({"by_batch": True} if stage.by_batch else {}),
                 }
                 for stage in self.stages
             ],
@@ -215,6 +242,7 @@ class Plan:
                         Share(whole(share["worker"]), range(whole(share["lanes"][0]), whole(share["lanes"][1]) + 1))
                         for share in stage["workers"]
                     ),
+                    true_or_false(stage.get("by_batch", False)),
                 )
                 for stage in value["stages"]
             ]
@@ -263,6 +291,12 @@ def whole(value: Any) -> int:
     return value
 
 
+def true_or_false(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"{value!r} is neither true nor false")
+    return value
+
+
 def refused(text: str, what: str, expected: object, got: object) -> ConfigError:
     return ConfigError(
         f"the plan {what}",
@@ -308,6 +342,14 @@ def workers_in(text: str, whole_text: str) -> list[int]:
             raise refused(whole_text, "names no workers", "0, or 0,1 or 0-3; with lanes 0:0,1:1-3", word)
         workers += range(int(match[1]), int(match[2] or match[1]) + 1)
     return workers
+
+
+def stage_in(blocks: tuple[str, ...], workers: str, lanes: int, whole_text: str) -> PlanStage:
+    """workers: as text, with what is said of them."""
+    if not (by_batch := BY_BATCH.search(workers)):
+        return PlanStage(blocks, shares_in(workers, lanes, whole_text))
+    found = workers_in(workers[: by_batch.start()], whole_text)
+    return PlanStage(blocks, tuple(Share(worker, range(lanes)) for worker in found), by_batch=True)
 
 
 def shares_in(text: str, lanes: int, whole_text: str) -> tuple[Share, ...]:

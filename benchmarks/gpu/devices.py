@@ -96,7 +96,7 @@ class DeviceStageMain:
         stage = Stage(world.rank, blocks, lambda blocks, marker: {})
         receiver, sender = open_ends(world.rank, world.size, suite.device, member.store())
         while window := member.next_order():
-            inbox = FanIn({0: FromEdge(receiver)}) if receiver else stream(suite, self.chain, window.total)
+            inbox = FanIn([{0: FromEdge(receiver)}]) if receiver else stream(suite, self.chain, window.total)
             outbox = Arrivals(suite.device) if sender is None else ToEdge(sender)
             stage.run(inbox, outbox)
             if isinstance(outbox, Arrivals):

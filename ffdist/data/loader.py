@@ -126,16 +126,16 @@ class Loader:
         """Samples of the largest batch there is."""
         return min(self.batch_size, len(self.indices))
 
-    def epoch(self, epoch: int, start: int = 0) -> Generator[tuple[Tensor, Tensor]]:
-        """Batches start, start + 1, ... of an epoch, the very same as without the ones before.
+    def epoch(self, epoch: int, start: int = 0, every: int = 1) -> Generator[tuple[Tensor, Tensor]]:
+        """Batches start, start + every, ... of an epoch, the very same as without the others.
 
         Yields x, float32 [B, C, H, W] normalised and with channels-last strides (or [B, *shape] for other samples),
         and the labels, int64 [B]. What goes wrong in the thread is raised here; closing the iterator ends the thread.
         """
-        at_once = self.at_once
+        at_once = self.at_once if every == 1 else 1
         order = self.order(epoch)
-        self.split.announce(self.own(order, start))
-        jobs = (range(first, min(first + at_once, len(self))) for first in range(start, len(self), at_once))
+        self.split.announce(self.own(order, start, every))
+        jobs = (range(first, min(first + at_once, len(self))) for first in range(start, len(self), at_once * every))
         work = partial(self.together, order, epoch) if at_once > 1 else lambda job: [self.batch(order, epoch, job[0])]
         made = in_order(work, jobs, threads=self.workers, ahead=-(-self.prefetch // at_once), name="ffdist-loader")
         with closing(made):
@@ -198,13 +198,15 @@ class Loader:
         first, *behind, world = self.shard
         return slice(samples * first // world, samples * (behind[0] if behind else first + 1) // world)
 
-    def own(self, order: np.ndarray, start: int) -> np.ndarray:
-        """The rows of all batches from `start` on that are read here."""
+    def own(self, order: np.ndarray, start: int, every: int = 1) -> np.ndarray:
+        """The rows of batches start, start + every, ... that are read here."""
         rows = order[start * self.batch_size : len(self) * self.batch_size]
-        if self.mixing or self.part(self.batch_size) == slice(0, self.batch_size):
+        whole = self.mixing or self.part(self.batch_size) == slice(0, self.batch_size)
+        if whole and every == 1:
             return rows
-        batches = (rows[first : first + self.batch_size] for first in range(0, len(rows), self.batch_size))
-        return np.concatenate([rows[:0], *(of[self.part(len(of))] for of in batches)])
+        firsts = range(0, len(rows), self.batch_size * every)
+        batches = [rows[first : first + self.batch_size] for first in firsts]
+        return np.concatenate([rows[:0], *(of if whole else of[self.part(len(of))] for of in batches)])
 
     def batch(self, order: np.ndarray, epoch: int, batch: int) -> tuple[Tensor, Tensor]:
         """Batch `batch` of an epoch in that order."""

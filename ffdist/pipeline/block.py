@@ -100,6 +100,8 @@ class LearningBlock:
         self.lane = 0
         """The lane of the batch that is computed now."""
         self.validation_loss = float("nan")
+        self.scheduled = 0
+        """Steps of the schedule in this attempt, but for those that epochs bring."""
         self.watch: FiniteCheck | None = None
         """In a run: what is done where a batch brings the block to NaN or infinity. In float16 the scale of its
         gradients does that."""
@@ -186,11 +188,20 @@ class LearningBlock:
         """Take no step in a batch; schedules count it."""
         assert self.watch is not None
         assert self.optimizer is not None
-        assert self.lr_scheduler is not None
         self.watch.end(trouble)
         self.optimizer.zero_grad()
-        if not isinstance(self.lr_scheduler, ReduceLROnPlateau):
-            self.optimizer._opt_called = True  # pyright: ignore[reportAttributeAccessIssue]  # torch would warn
+        self.catch_up(self.scheduled + 1)
+
+    def catch_up(self, scheduled: int) -> None:
+        """Take the schedule's steps up to so many, for batches in which the optimiser took none here."""
+        while self.scheduled < scheduled:
+            if self.optimizer is not None:
+                self.optimizer._opt_called = True  # pyright: ignore[reportAttributeAccessIssue]  # torch would warn
+            self._step_schedule()
+
+    def _step_schedule(self) -> None:
+        self.scheduled += 1
+        if self.lr_scheduler is not None and not isinstance(self.lr_scheduler, ReduceLROnPlateau):
             self.lr_scheduler.step()
 
     def descend(self) -> None:
@@ -205,11 +216,9 @@ class LearningBlock:
 
     def rest_of_step(self) -> None:
         """The part of `step` that comes when all weights are updated."""
-        assert self.lr_scheduler is not None
         if self.average:
             self.average.update(self.parts)
-        if not isinstance(self.lr_scheduler, ReduceLROnPlateau):
-            self.lr_scheduler.step()
+        self._step_schedule()
 
     def evaluate(self, x: Tensor, y: Tensor, number: int = 0) -> Local:
         """Score message `number` of a split without learning, by the averaged weights where there are any."""

@@ -42,6 +42,9 @@ class TrainBatch:
     """How many blocks `scores` sums."""
     companion: Tensor | None = None
     """What the rule wants beside the activations, [B, ...]; None behind the last block, and where it wants nothing."""
+    order: int = 0
+    """Its place among all batches that the source has sent, those of evaluation too, from 0: where workers take whole
+    batches in turn, it says whose it is."""
 
 
 @dataclass(slots=True)
@@ -64,6 +67,8 @@ class EvalBatch:
     """The scores of the blocks passed so far that give any, float32 [S, B, K]."""
     scored: list[str] = field(default_factory=list)
     """Their names."""
+    order: int = 0
+    """As in `TrainBatch`."""
 
     def by_block(self) -> dict[str, Tensor]:
         """The scores [B, K] of each block that gave any, in order; on the CPU, by one copy."""

@@ -9,13 +9,17 @@ from ffdist.errors import TransportError
 from ffdist.pipeline.edge import FromEdge, ToEdge
 from ffdist.pipeline.message import EndOfEpoch, EvalBatch, Message, Pulse, Snapshot, TrainBatch, Written
 
+EVERY_BATCH = range(2**63 - 1)
+"""The orders of all batches there may be."""
+
 
 class FanOut:
     """An outbox with a way for each lane."""
 
-    def __init__(self, ways: Mapping[int, ToEdge]) -> None:
-        self.ways = ways
-        self.all = list({id(way): way for way in ways.values()}.values())
+    def __init__(self, turns: Sequence[Mapping[int, ToEdge]]) -> None:
+        """turns: the ways of each lane, for batches in turn."""
+        self.turns = list(turns)
+        self.all = list({id(way): way for ways in turns for way in ways.values()}.values())
 
     @property
     def waited(self) -> float:
@@ -23,7 +27,7 @@ class FanOut:
 
     def send(self, message: Message) -> None:
         if isinstance(message, (TrainBatch, EvalBatch)):
-            self.ways[message.lane].send(message)
+            self.turns[message.order % len(self.turns)][message.lane].send(message)
             return
         for way in self.all[:1] if isinstance(message, Written) else self.all:
             way.send(message)
@@ -36,33 +40,41 @@ class FanIn:
     one way, and is handed on at once.
     """
 
-    def __init__(self, ways: Mapping[int, FromEdge]) -> None:
-        """ways: of each lane that is to be read, in order."""
-        self.ways = ways
-        self.all = list({id(way): way for way in ways.values()}.values())
+    def __init__(self, turns: Sequence[Mapping[int, FromEdge]], orders: range = EVERY_BATCH) -> None:
+        """turns: the ways of each lane that is to be read, in order, for batches in turn. orders: of the batches that
+        are read here."""
+        self.turns = list(turns)
+        self.orders = orders
+        self.all = list({id(way): way for ways in turns for way in ways.values()}.values())
 
     def __iter__(self) -> Iterator[Message]:
-        lanes = list(self.ways)
-        place = 0
+        lanes = list(next(filter(None, self.turns)))
+        place, orders = 0, iter(self.orders)
+        order = next(orders)
         while True:
-            message = self.ways[lanes[place]].receive()
+            message = self.turns[order % len(self.turns)][lanes[place]].receive()
             if isinstance(message, Written):
                 yield message
                 continue
             if isinstance(message, (TrainBatch, EvalBatch)):
-                if message.lane != lanes[place]:
-                    raise out_of_order(f"lane {lanes[place]}", f"lane {message.lane}")
+                if (message.order, message.lane) != (order, lanes[place]):
+                    expected = f"lane {lanes[place]} of batch {order} of the stream"
+                    raise out_of_order(expected, f"lane {message.lane} of batch {message.order}")
                 place = (place + message.last) % len(lanes)
+                if message.last and not place:
+                    order = next(orders)
             elif place:
                 raise out_of_order(f"lane {lanes[place]}", type(message).__name__)
             else:
-                yield from self._merge_into(message)
+                yield from self._merge_into(message, self.turns[order % len(self.turns)][lanes[place]])
             yield message
             del message  # the memory it lies in goes back before the next is asked for
 
-    def _merge_into(self, marker: Message) -> Iterator[Written]:
-        """Merge its copies into it, and yield what comes in front of them."""
-        for way in self.all[1:]:
+    def _merge_into(self, marker: Message, read: FromEdge) -> Iterator[Written]:
+        """Merge its copies into it, and yield what comes in front of them. read: the way it came by."""
+        for way in self.all:
+            if way is read:
+                continue
             while isinstance(other := way.receive(), Written):
                 yield other
             if type(other) is not type(marker):

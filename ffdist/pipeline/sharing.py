@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -27,9 +27,10 @@ def share_totals(group: StageGroup, blocks: Sequence[LearningBlock], step: int) 
             block.totals[rows] = frames[share.worker].tensors[block.spec.name][rows].to(block.totals.device)
 
 
-def check_replicas(group: StageGroup, reductions: Sequence[Reduction], step: int) -> None:
-    """Raises StageError where the workers do not hold the same."""
-    mine = {reduction.block.spec.name: digest_of(reduction) for reduction in reductions}
+def check_replicas(group: StageGroup, blocks: Sequence[LearningBlock], step: int, sliced: Collection[str] = ()) -> None:
+    """Raises StageError where the workers do not hold the same. sliced: the names of blocks of whose moments each has
+    a slice."""
+    mine = {block.spec.name: digest_of(block, moments=block.spec.name not in sliced) for block in blocks}
     frames = group.gather("Digests", {"of": mine}, {})
     for worker, frame in frames.items():
         theirs = frame.fields["of"]
@@ -44,13 +45,12 @@ def check_replicas(group: StageGroup, reductions: Sequence[Reduction], step: int
             )
 
 
-def digest_of(reduction: Reduction) -> str:
-    """A digest of all that a snapshot would hold of the block, and all of its workers have: moments in slices, they
-    have not."""
-    tensors, fields = reduction.block.state()
+def digest_of(block: LearningBlock, *, moments: bool = True) -> str:
+    """A digest of all that a snapshot would hold of the block, with its moments or without."""
+    tensors, fields = block.state()
     digest = hashlib.sha256(json.dumps(fields, sort_keys=True, default=str).encode())
     for name in sorted(tensors):
-        if reduction.own and name.startswith("optimizer."):
+        if not moments and name.startswith("optimizer."):
             continue
         digest.update(name.encode())
         digest.update(tensors[name].detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from threading import Event
 from typing import Protocol
@@ -93,11 +93,14 @@ class Source:
         score_table: ScoreTable | None = None,
         stop: Stopping | None = None,
         lanes: range | None = None,
+        turn: tuple[int, int] = (0, 1),
         leads: bool = True,
         is_kept: Callable[[Restore], bool] = lambda best: False,
     ) -> None:
         """is_kept: whether there is a snapshot to end with.
-        lanes: those of each batch that this source makes; None: all. leads: whether it writes what sources keep."""
+        lanes: those of each batch that this source makes; None: all. turn: (0, 1), or (place, many) where it makes
+        those batches alone whose place in the stream, divided by `many`, leaves `place`. leads: whether it writes what
+        sources keep."""
         self.loaders = loaders
         self.objective = objective
         self.training = training
@@ -115,6 +118,9 @@ class Source:
         self.num_lanes = training.lanes or 1
         """Lanes of a batch."""
         self.lanes = lanes if lanes is not None else range(self.num_lanes)
+        self.turn = turn
+        self.order = 0
+        """The place in the stream of the batch that comes next."""
         self.leads = leads
         if len(self.lanes) < self.num_lanes:
             for loader in filter(None, (loaders.train, loaders.validation, loaders.test)):
@@ -136,10 +142,12 @@ class Source:
     def _train(self) -> Generator[Message, None, bool]:
         """The rest of the epoch's batches, or those up to a stop; whether they were all."""
         every = self.snapshot_every
-        batches = self.loaders.train.epoch(self.at.epoch, self.at.batch)
-        for x, y in batches:
+        for made in self._made(self.loaders.train, self.at.epoch, self.at.batch):
             step = self.at.step + 1
-            yield from self._microbatches(x, y, step)
+            known = self.score_table.before(step) if self.score_table else None
+            if made:
+                yield from self._microbatches(*made, known, step)
+            self.order += 1
             self.at = Position(step, self.at.epoch, self.at.batch + 1)
             if self.pulses.is_due(step) and self.at.batch < len(self.loaders.train):
                 yield Pulse(step, self.at.epoch)
@@ -159,31 +167,40 @@ class Source:
         if loader is None:
             return
         number = 0
-        for batch, (x, y) in enumerate(loader.epoch(0)):
+        for batch, made in enumerate(self._made(loader, 0, 0)):
             microbatches = parts(loader.batch_samples(batch), self.num_lanes, self.training.microbatches)
             for part in (part for part in microbatches if part.lane in self.lanes):
-                rows = self._own(part, microbatches)
-                yield self._evaluated(split, x[rows], y[rows], number + microbatches.index(part), part)
+                if made:
+                    x, y = (each[self._own(part, microbatches)] for each in made)
+                    yield self._evaluated(split, x, y, number + microbatches.index(part), part)
             number += len(microbatches)
+            self.order += 1
         yield EndOfSplit(split, self.at.epoch)
 
     def _evaluated(self, split: str, x: Tensor, y: Tensor, number: int, part: MicrobatchRange) -> EvalBatch:
         if not len(y):
-            return EvalBatch(split, None, y, number, part.lane, part.last)
+            return EvalBatch(split, None, y, number, part.lane, part.last, order=self.order)
         with self._seeded("evaluation"):
             prepared = self.objective.prepare_eval(x, self.num_classes)
-        return EvalBatch(split, prepared, y, number, part.lane, part.last)
+        return EvalBatch(split, prepared, y, number, part.lane, part.last, order=self.order)
+
+    def _made(self, loader: Loader, epoch: int, first: int) -> Iterator[tuple[Tensor, Tensor] | None]:
+        """Each batch of an epoch from `first` on; None for those that another source makes."""
+        place, many = self.turn
+        wait = (place - self.order) % many
+        with closing(loader.epoch(epoch, first + wait, many)) as batches:
+            for batch in range(first, len(loader)):
+                yield None if (batch - first - wait) % many else next(batches)
 
     def _own(self, part: MicrobatchRange, microbatches: list[MicrobatchRange]) -> slice:
         """Where a part lies in what the loader makes here, which begins with the first of this source's lanes."""
         first = next(each.rows.start for each in microbatches if each.lane == self.lanes.start)
         return slice(part.rows.start - first, part.rows.stop - first)
 
-    def _microbatches(self, x: Tensor, y: Tensor, step: int) -> Iterator[TrainBatch]:
-        """x, y: of this source's lanes."""
+    def _microbatches(self, x: Tensor, y: Tensor, known: Tensor | None, step: int) -> Iterator[TrainBatch]:
+        """x, y: of this source's lanes. known: what the blocks have said of the whole batch's samples."""
         samples = self.loaders.train.batch_samples(self.at.batch)
         microbatches = parts(samples, self.num_lanes, self.training.microbatches)
-        known = self.score_table.before(step) if self.score_table else None
         generator = torch.Generator()
         for part in (part for part in microbatches if part.lane in self.lanes):
             rows = self._own(part, microbatches)
@@ -223,6 +240,7 @@ class Source:
             part.last,
             scores=None if known is None else torch.zeros_like(known),
             companion=companion,
+            order=self.order,
         )
 
     def _prepare(self, x: Tensor, y: Tensor, known: Tensor | None, generator: torch.Generator) -> Tensor:

@@ -16,6 +16,7 @@ from ffdist.objectives import Local
 from ffdist.pipeline.background_snapshot import BackgroundSnapshot, Files
 from ffdist.pipeline.block import LearningBlock
 from ffdist.pipeline.bucket import Bucket, in_buckets
+from ffdist.pipeline.by_batch import BatchesInTurn
 from ffdist.pipeline.clock import HostClock, HostLead
 from ffdist.pipeline.fusion import next_tensors
 from ffdist.pipeline.memory import Memory
@@ -67,18 +68,22 @@ class Stage:
         """The checks of those blocks that have something to learn."""
         self.group = group
         self.turn = turn
+        self.in_turn = BatchesInTurn(group, self.blocks) if group and group.by_batch else None
+        """Where the stage's workers compute whole batches in turn."""
+        sharing = None if self.in_turn else group
+        """The workers with which each batch is shared."""
         training = blocks[0].config.settings.training
         of = training.lanes or 1
         self.lanes = range(of) if lanes is None else lanes
         dtype = torch.bfloat16 if training.exchange_dtype == "bf16" else None
-        sliced = group is not None and slices_pay(len(group.shares), blocks[0].config.settings.plan.exchange)
+        sliced = sharing is not None and slices_pay(len(sharing.shares), blocks[0].config.settings.plan.exchange)
         self.reductions = [
-            Reduction(block, self.lanes, of, group, dtype=dtype, sliced=sliced) for block in self.blocks if of > 1
+            Reduction(block, self.lanes, of, sharing, dtype=dtype, sliced=sliced) for block in self.blocks if of > 1
         ]
         """The reduction of each block, where a batch has several lanes."""
-        self.buckets = in_buckets(self.reductions, group)
+        self.buckets = in_buckets(self.reductions, sharing)
         self.side_by_side = (
-            SideBySideLanes(self.lanes, of, group, self.device) if training.sync_norms and of > 1 else None
+            SideBySideLanes(self.lanes, of, sharing, self.device) if training.sync_norms and of > 1 else None
         )
         self.bucket_of = [bucket for bucket in self.buckets for _ in bucket.reductions]
         """By the blocks' numbers here."""
@@ -147,6 +152,8 @@ class Stage:
                 outbox.send(self.evaluate(message))
             case _:
                 self.settle()
+                if self.in_turn:
+                    self.in_turn.settle(self.step)
                 self.send_written(outbox, waiting=True)
                 self.handle_marker(message, outbox)
 
@@ -184,6 +191,8 @@ class Stage:
         for block, local in self.computed(batch, y, outbox):
             with self.at(block, "learn", f"batch {batch.step}"):
                 block.update(local, y, batch.step, share=batch.share, complete=batch.complete)
+            if batch.complete and self.in_turn:
+                self.in_turn.give(self.blocks.index(block), batch.step, batch.order)
 
     def train_lanes(self, batch: TrainBatch, outbox: Outbox) -> None:
         """The same where a batch has several lanes: a block takes its step when all of them have been computed, here or
@@ -193,6 +202,7 @@ class Stage:
             self.settle()
             outbox.send(batch)
             for number in range(len(self.blocks)):
+                self.begin_batch(number, batch)
                 self.end_part(number, batch)
             self.advance(batch, self.buckets)
             return
@@ -216,6 +226,7 @@ class Stage:
         side_by_side.begin(batches)
         for number, reduction in enumerate(self.reductions):
             self.finish(self.bucket_of[number])
+            self.begin_batch(number, batches[0])
             with self.at(reduction.block, "forward", f"batch {last.step}"):
                 side_by_side.forward(reduction)
             if reduction.block is self.blocks[-1]:
@@ -255,8 +266,15 @@ class Stage:
         bucket = self.bucket_of[number]
         if self.reductions[number] is bucket.reductions[-1]:
             bucket.post(batch.step)
-            if self.group is None:
+            if bucket.group is None:
                 bucket.finish()
+            if self.in_turn:
+                self.in_turn.give(number, batch.step, batch.order)
+
+    def begin_batch(self, number: int, batch: TrainBatch) -> None:
+        """Before a block computes anything of a batch: take what others have learned in the one before."""
+        if self.in_turn and not batch.part:
+            self.in_turn.take(number, batch.order)
 
     def computed(self, batch: TrainBatch, y: Tensor, outbox: Outbox) -> Iterator[tuple[LearningBlock, Local]]:
         """Each block with what it makes of the one before; it learns while the iterator stands, and then the next
@@ -266,6 +284,7 @@ class Stage:
         companion = None if batch.companion is None else moved(batch.companion, self.device)
         for number, block in enumerate(self.blocks):
             assert x is not None
+            self.begin_batch(number, batch)
             if self.reductions:
                 self.finish(self.bucket_of[number])
                 self.reductions[number].begin(batch.lane)
@@ -321,6 +340,8 @@ class Stage:
             if local.scores is not None:
                 scores.append(local.scores[None])
                 scored.append(block.spec.name)
+        if self.in_turn:
+            self.in_turn.count(batch.order)
         return replace(batch, x=x, features=features, scores=torch.cat(scores) if scores else None, scored=scored)
 
     def end_split(self, marker: EndOfSplit) -> EndOfSplit:
@@ -357,17 +378,22 @@ class Stage:
             block.check_finite(self.step)
             block.check_weights(self.step)
         self.share_totals()
-        if self.group is None:
-            self.behind.begin(marker, self.write(self.blocks, marker))
+        if self.group:
+            sliced = [reduction.block.spec.name for reduction in self.reductions if reduction.own]
+            check_replicas(self.group, self.blocks, self.step, sliced)
+        if self.group is None or self.in_turn:
+            leads = self.group is None or self.group.leads
+            self.behind.begin(marker, self.write(self.blocks, marker) if leads else {})
             return marker
-        check_replicas(self.group, self.reductions, self.step)
         for reduction in self.reductions:
             with gathered(self.group, reduction) as whole:
                 self.behind.begin(marker, self.write([reduction.block], marker) if whole else {})
         return marker
 
     def share_totals(self) -> None:
-        if self.group:
+        if self.in_turn:
+            self.in_turn.share_counts(self.step)
+        elif self.group:
             share_totals(self.group, self.blocks, self.step)
 
 

@@ -15,8 +15,9 @@ from ffdist.pipeline.trace import Trace
 from ffdist.plan import Share
 from ffdist.transport.base import Frame, Receiver, Sender
 
-GRADIENTS, SLICES = "Gradients", "Slices"
-"""What travels within a batch: sums of gradients; and what became of a worker's slice of them."""
+GRADIENTS, SLICES, STATES = "Gradients", "Slices", "States"
+"""What travels within a batch: sums of gradients; what became of a worker's slice of them; and all that a block has
+learned, from the worker of one batch to the next one's."""
 
 
 class Timer(Protocol):
@@ -37,10 +38,16 @@ class StageGroup:
         senders: Mapping[int, Sender],
         receivers: Mapping[int, Receiver],
         stop: Event | None = None,
+        *,
+        by_batch: bool = False,
     ) -> None:
-        """senders, receivers: to and from each of the others. stop: on the worker that is told to end the run early."""
+        """senders, receivers: to and from each of the others. stop: on the worker that is told to end the run early.
+        by_batch: whether they compute whole batches in turn."""
         self.worker = worker
         self.shares = list(shares)
+        self.by_batch = by_batch
+        self.lag = max(1, len(self.shares) - 1) if by_batch else 1
+        """Batches behind the one with which a worker announces something, until all have heard of it."""
         self.senders = senders
         self.receivers = receivers
         self.stop = stop or Event()
@@ -114,7 +121,7 @@ class StageGroup:
         while wanted not in early:
             frame = self.receivers[worker].recv()
             key = (frame.kind, frame.fields.get("bucket", 0))
-            if key != wanted and (frame.kind not in (GRADIENTS, SLICES) or key in early):
+            if key != wanted and (frame.kind not in (GRADIENTS, SLICES, STATES) or key in early):
                 raise StageError(
                     "the workers of a stage are not at the same point",
                     where=f"worker {self.worker}",
@@ -158,8 +165,8 @@ class StageGroup:
         return self.pulse_step
 
     def take_pulse(self, step: int) -> bool:
-        """Whether a pulse is to follow batch `step`: the one behind that with which all were told."""
-        if self.pulse_step is None or self.pulse_step >= step:
+        """Whether a pulse is to follow batch `step`: the one with which all have heard of it."""
+        if self.pulse_step is None or self.pulse_step + self.lag > step:
             return False
         self.pulsed = self.pulse_step
         self.pulse_step = None
@@ -168,4 +175,4 @@ class StageGroup:
     def is_stopping(self, step: int, *, waiting: bool = True) -> bool:
         """Whether the run is to end behind batch `step`, the same on every worker: what came with an exchange is known
         to all when the next batch's first block has been computed; and at once where nothing is under way."""
-        return self.stop_step is not None and self.stop_step <= step - waiting
+        return self.stop_step is not None and self.stop_step <= step - (self.lag if waiting else 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 from ffdist.pipeline.bucket import MOST_BUCKETS
@@ -55,7 +56,8 @@ def routes_of_stage(plan: Plan, stage: int, queue: int) -> list[Route]:
         for other in (other for other in workers if other != one):
             name = f"gradients of stage {stage}, {one} to {other}"
             # a batch's sums, and the slices of the one before that are handed on beside them
-            depth = min(MOST_BUCKETS, len(plan.stages[stage].blocks)) + 3
+            many = len(plan.stages[stage].blocks)
+            depth = (many if plan.stages[stage].by_batch else min(MOST_BUCKETS, many)) + 3
             routes.append(Route(name, one, other, depth, "gradients", stage))
     if stage + 1 < len(plan.stages):
         alone = len(workers) == len(plan.stages[stage + 1].workers) == 1
@@ -72,5 +74,8 @@ def sink_is_on_last_stage(plan: Plan) -> bool:
 
 def most_under_way(plan: Plan, queue: int) -> int:
     """Batches, at most, that have left the source and have not come back from the sink."""
-    hops = len(plan.stages) - 1 + (not sink_is_on_last_stage(plan))
-    return len(plan.stages) + hops * queue
+    last = len(plan.stages) - 1
+    held = sum(stage.turns for stage in plan.stages)
+    ways = [max(one.turns, other.turns) for one, other in pairwise(plan.stages)]
+    ways += [plan.stages[last].turns] * (not sink_is_on_last_stage(plan))
+    return held + sum(ways) * queue

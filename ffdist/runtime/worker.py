@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from contextvars import copy_context
 from dataclasses import dataclass
@@ -21,12 +21,12 @@ from ffdist.loading import import_seconds
 from ffdist.pipeline.edge import FromEdge, ToEdge
 from ffdist.pipeline.initial import make_from_data
 from ffdist.pipeline.memory import Memory
-from ffdist.pipeline.message import Message, Stop
+from ffdist.pipeline.message import Stop
 from ffdist.pipeline.own_metrics import OwnMetrics
 from ffdist.pipeline.plan import build_block, split_by_stage
 from ffdist.pipeline.profile import TorchProfile
 from ffdist.pipeline.pulses import pulses_of
-from ffdist.pipeline.route import FanIn, FanOut
+from ffdist.pipeline.route import EVERY_BATCH, FanIn, FanOut
 from ffdist.pipeline.score_table import KNOWN, RECENT, ScoreSender, ScoreTable
 from ffdist.pipeline.sink import Sink
 from ffdist.pipeline.source import Position, Source, StopAtOnce
@@ -184,7 +184,12 @@ class Worker:
             scores = self._score_table(loaders)
             source = self._source(loaders, lanes, group, scores)
             return lambda: self._begin(stage, source, outbox, scores)
-        inbox = FanIn({lane: self._way(index, lane) for lane in lanes})
+        before = self.plan.stages[index - 1]
+        orders = EVERY_BATCH[mine.workers.index(self.me) if mine.by_batch else 0 :: mine.turns]
+        turns: list[dict[int, FromEdge]] = [{} for _ in range(before.turns)]
+        for order in orders[: before.turns]:
+            turns[order % before.turns] = {lane: self._way(index, before.worker_of(lane, order)) for lane in lanes}
+        inbox = FanIn(turns, orders)
         stage.take_queued = inbox.take_queued
         return lambda: stage.run(inbox, outbox)
 
@@ -200,10 +205,10 @@ class Worker:
         path = run / PROFILES / f"stage-{stage.index}-worker-{self.me}.json"
         stage.profile = TorchProfile(path, first_of(self.job.settings, self.start), watch.profile, self.device)
 
-    def _begin(self, stage: Stage, source: Iterable[Message], outbox: Outbox, scores: ScoreTable | None) -> None:
+    def _begin(self, stage: Stage, source: Source, outbox: Outbox, scores: ScoreTable | None) -> None:
         stage.run(source, outbox)
         if scores:
-            scores.drain(stage.step)
+            scores.drain(source.at.step)
 
     def _collector(self) -> Callable[[], None]:
         """The sink's life, where it takes what several workers send."""
@@ -211,7 +216,12 @@ class Worker:
         mine = self._mine("sink")
         self.froms |= {route.name: FromEdge(self.ways.receivers[route.name]) for route in mine}
         froms = {route.source: self.froms[route.name] for route in mine}
-        inbox = FanIn({lane: froms[last.worker_of(lane)] for lane in range(self.plan.lanes)})
+        inbox = FanIn(
+            [
+                {lane: froms[last.worker_of(lane, order)] for lane in range(self.plan.lanes)}
+                for order in range(last.turns)
+            ]
+        )
         sink = self._sink()
 
         def collect() -> None:
@@ -243,11 +253,11 @@ class Worker:
             else:
                 receivers[route.source] = self.ways.receivers[route.name]
         leads = index == 0 and self.me == self.leader
-        return StageGroup(self.me, stage.shares, senders, receivers, self.rank.stop if leads else None)
+        stop = self.rank.stop if leads else None
+        return StageGroup(self.me, stage.shares, senders, receivers, stop, by_batch=stage.by_batch)
 
-    def _way(self, index: int, lane: int) -> FromEdge:
-        """Where a lane comes from."""
-        source = self.plan.stages[index - 1].worker_of(lane)
+    def _way(self, index: int, source: int) -> FromEdge:
+        """The way by which that worker sends."""
         for route in self._mine("stages", index - 1):
             if (route.source, route.target) == (source, self.me):
                 return self.froms.setdefault(route.name, FromEdge(self.ways.receivers[route.name]))
@@ -262,7 +272,8 @@ class Worker:
             return self._to(route)
         behind = self.plan.stages[index + 1]
         out = {route.target: self._to(route) for route in self._mine("stages", index) if route.source == self.me}
-        return FanOut({lane: out[behind.worker_of(lane)] for lane in lanes})
+        turns = range(behind.turns)
+        return FanOut([{lane: to for lane in lanes if (to := out.get(behind.worker_of(lane, n)))} for n in turns])
 
     def _to(self, route: Route) -> ToEdge:
         self.tos[route.name] = ToEdge(self.ways.senders[route.name])
@@ -306,6 +317,7 @@ class Worker:
             score_table=scores,
             stop=group or StopAtOnce(self.rank.stop),
             lanes=lanes,
+            turn=(group.place, len(group.shares)) if group and group.by_batch else (0, 1),
             leads=self.me == self.leader,
             is_kept=self.snapshots.is_kept,
         )

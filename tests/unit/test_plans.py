@@ -71,13 +71,14 @@ def plans(draw: st.DrawFn, names: list[str]) -> Plan:
     stages, workers = [], 0
     for first, behind in zip([0, *ends], [*ends, len(names)], strict=True):
         parts = sorted(draw(st.sets(st.integers(1, LANES - 1), max_size=3)))
+        by_batch = bool(parts) and draw(st.booleans())
         shares: list[Share] = []
         for a, b in zip([0, *parts], [*parts, LANES], strict=True):
             had = {share.worker for share in shares}
             worker = draw(st.sampled_from([w for w in range(workers + 1) if w not in had]))
             workers = max(workers, worker + 1)
-            shares.append(Share(worker, range(a, b)))
-        stages.append(PlanStage(tuple(names[first:behind]), tuple(shares)))
+            shares.append(Share(worker, range(LANES) if by_batch else range(a, b)))
+        stages.append(PlanStage(tuple(names[first:behind]), tuple(shares), by_batch=by_batch))
     return Plan(LANES, tuple(stages))
 
 
@@ -116,6 +117,8 @@ def test_any_plan_learns_the_bits_of_one_worker(name: str, data: st.DataObject) 
         ("* @ 0:0-1, 1:2-3", "noisy1 @ 0 | noisy2 @ 0:0, 1:1-3 | noisy3 @ 1"),
         ("noisy1 @ 0 | noisy2 noisy3 @ 1", "* @ 0-3"),
         ("noisy1 noisy2 @ 0:0-2, 1:3 | noisy3 @ 2", "* @ 0"),
+        ("* @ 0-2 by batch", "noisy1 @ 0 | noisy2 noisy3 @ 1, 0 by batch"),
+        ("noisy1 @ 0:0-1, 1:2-3 | noisy2 noisy3 @ 2, 1, 0 by batch", "* @ 1, 0 by batch"),
     ],
 )
 def test_a_run_goes_on_by_another_plan(before: str, after: str, tmp_path: Path) -> None:

@@ -1,0 +1,110 @@
+"""A stage whose workers compute whole batches in turn.
+
+Each worker has the whole of a batch, and what its blocks have learned goes round:
+
+    worker 0    take A, learn A, give A    take B, learn B, give B    ...        (batch 0)
+    worker 1                               take A, learn A, give A    take B ... (batch 1)
+
+A block of batch t waits for that block of batch t - 1, and for nothing else: so blocks learn batch by batch, in order,
+as on one worker, and as many batches are under way as there are workers. No activation is sent within the stage, and no
+gradient; weights and what the optimiser keeps are. Where losses were not each block's own, backpropagation would give
+the first block's weights last, and the next batch could not begin before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ffdist.pipeline.block import LearningBlock
+from ffdist.pipeline.handover import Handover
+from ffdist.pipeline.stage_group import STATES, StageGroup
+from ffdist.transport.base import Frame
+
+
+class BatchesInTurn:
+    """One worker's view of the round."""
+
+    def __init__(self, group: StageGroup, blocks: Sequence[LearningBlock]) -> None:
+        self.group = group
+        self.blocks = list(blocks)
+        self.handovers = [Handover(block) for block in blocks]
+        workers = [share.worker for share in group.shares]
+        self.before = workers[group.place - 1]
+        self.next = workers[(group.place + 1) % len(workers)]
+        self.settled = -1
+        """The last batch, by its order, that all workers have taken in."""
+        self.learned = -1
+        """The last batch learned here, ..."""
+        self.seen = -1
+        """... and the last one that came."""
+        self.counted: list[tuple[int, list[Tensor]]] = []
+        """The order of each evaluated batch, and what its blocks have counted in it."""
+
+    def take(self, number: int, order: int) -> None:
+        """Before block `number` computes anything of a batch."""
+        if order - 1 > self.settled:
+            self._take(number, self.before)
+
+    def give(self, number: int, step: int, order: int) -> None:
+        """Called behind the block's update."""
+        self.learned = self.seen = order
+        self._post(number, step, [self.next])
+
+    def settle(self, step: int) -> None:
+        """Called at a marker: every worker has all that has been learned."""
+        group = self.group
+        progress = {"learned": self.learned, "seen": self.seen}
+        frames = group.gather("Progress", {**progress, **group.announcements(step)}, {})
+        group.receive_announcements(frames.values())
+        newest = max(frame.fields["learned"] for frame in frames.values())
+        if newest > self.settled:
+            holder = group.shares[newest % len(group.shares)].worker
+            others = [worker for worker in group.others if worker != self.next]
+            for number in range(len(self.blocks)):
+                if holder != group.worker:
+                    self._take(number, holder)
+                elif others:
+                    self._post(number, step, others, anew=True)
+        self.settled = max(frame.fields["seen"] for frame in frames.values())
+
+    def count(self, order: int) -> None:
+        """Called behind a message of evaluation: keep what it has added to the blocks' totals."""
+        self.seen = order
+        self.counted.append((order, [block.totals.clone() for block in self.blocks]))
+        for block in self.blocks:
+            block.totals.zero_()
+
+    def share_counts(self, step: int) -> None:
+        """Add up what all have counted in evaluation, in the order of batches: to the bits of one worker."""
+        group = self.group
+        counted, self.counted = self.counted, []
+        own = {
+            block.spec.name: torch.stack([totals[number] for _, totals in counted])
+            for number, block in enumerate(self.blocks)
+            if counted
+        }
+        fields: dict[str, Any] = {"orders": [order for order, _ in counted], **group.announcements(step)}
+        frames = group.gather("Totals", fields, own)
+        group.receive_announcements(frames.values())
+        found = sorted(
+            (order, place, worker)
+            for worker, frame in frames.items()
+            for place, order in enumerate(frame.fields["orders"])
+        )
+        for block in self.blocks:
+            for _, place, worker in found:
+                block.totals += frames[worker].tensors[block.spec.name][place].to(block.totals.device)
+
+    def _take(self, number: int, worker: int) -> None:
+        frame = self.group.take(STATES, number, [worker])[worker]
+        self.group.receive_announcements([frame])
+        self.handovers[number].take(frame.fields["state"], frame.tensors)
+
+    def _post(self, number: int, step: int, workers: Sequence[int], *, anew: bool = False) -> None:
+        state, tensors = self.handovers[number].give(anew=anew)
+        fields = {"step": step, "bucket": number, "state": state, **self.group.announcements(step)}
+        self.group.post(dict.fromkeys(workers, Frame(STATES, fields, tensors)))

@@ -1,0 +1,136 @@
+"""All that a block has learned, as it goes from the worker of one batch to the worker of the next.
+
+Weights, buffers, averaged weights, what the optimiser keeps and what has been counted travel as one vector of each
+type, and are copied in place. Schedules go by the steps that they have taken, so that each worker's takes the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ffdist.pipeline.block import LearningBlock, with_strides_of
+from ffdist.pipeline.flat import in_memory, is_dense
+from ffdist.pipeline.muon import CombinedOptimizer
+from ffdist.pipeline.optim import ADAM, ADAMW, SGD
+
+IN_PLACE = (ADAM, ADAMW, SGD, CombinedOptimizer)
+"""Optimisers that change in place what they keep of a parameter, from its first step on, and keep nothing else."""
+Slot = tuple[int, str, Tensor]
+"""What an optimiser keeps: the parameter's number, the name, and the value."""
+
+
+class Handover:
+    """One block's state: what this worker gives to the next, and takes from the one before."""
+
+    def __init__(self, block: LearningBlock) -> None:
+        self.block = block
+        self.parameters = [*block.parts.parameters()]
+        self.owners = [module._buffers for module in block.parts.modules() if module._buffers]
+        self.in_place = block.optimizer is None or isinstance(block.optimizer, IN_PLACE)
+        self.slots: list[Slot] = []
+        self.complete = block.optimizer is None
+        """Whether the slots stay as they are."""
+        self.described: list[Any] = []
+        """The slots that the next worker knows of."""
+
+    def give(self, *, anew: bool = False) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Fields, and tensors that nothing changes any more. anew: to others than the next worker."""
+        block = self.block
+        fields: dict[str, Any] = {"scheduled": block.scheduled}
+        groups = self._find_slots()
+        described = [[number, name, list(value.shape), str(value.dtype)] for number, name, value in self.slots]
+        if anew or groups is not None or described != self.described:
+            fields |= {"slots": described, "groups": groups}
+        if not anew:
+            self.described = described
+        if block.watch:
+            fields["skipped"] = [block.watch.in_row, block.watch.in_epoch]
+        if block.scale:
+            fields["scale"] = block.scale.state()
+        if block.average:
+            fields["averaged"] = block.average.updates
+        return fields, {str(place): torch.cat(part) for place, part in enumerate(by_type(map(vector, self._tensors())))}
+
+    @torch.no_grad()
+    def take(self, fields: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        """What `give` gave elsewhere becomes this block's."""
+        block = self.block
+        block.catch_up(fields["scheduled"])
+        if "slots" in fields:
+            self._make_slots(fields["slots"], fields["groups"])
+        own = list(self._tensors())
+        into = [vector(tensor) for tensor in own]
+        for place, part in enumerate(by_type(into)):
+            values = tensors[str(place)].to(part[0].device).split([len(each) for each in part])
+            torch._foreach_copy_(part, values)
+        for tensor, each in zip(own, into, strict=True):
+            if not is_dense(tensor):
+                tensor.copy_(each.view(tensor.shape))
+        if block.watch:
+            block.watch.in_row, block.watch.in_epoch = fields["skipped"]
+        if block.scale:
+            block.scale.load_state(fields["scale"])
+        if block.average:
+            block.average.updates = fields["averaged"]
+
+    def _tensors(self) -> Iterable[Tensor]:
+        """All that travels, in an order that is the same on all workers."""
+        yield from self.parameters
+        for held in self.owners:
+            yield from (buffer for buffer in held.values() if buffer is not None)
+        yield from (value for _, _, value in self.slots)
+        if self.block.average:
+            yield from self.block.average.state().values()
+        yield self.block.totals
+
+    def _find_slots(self) -> list[dict[str, Any]] | None:
+        """Look for what the optimiser keeps now; its groups, where they may hold more than schedules set."""
+        optimizer = self.block.optimizer
+        if optimizer is None or self.complete:
+            return None
+        saved = optimizer.state_dict()
+        self.slots = slots_of(saved["state"])
+        self.complete = self.in_place and len(saved["state"]) == len(self.block.learned)
+        return None if self.in_place else saved["param_groups"]
+
+    def _make_slots(self, described: Sequence[Any], groups: list[dict[str, Any]] | None) -> None:
+        """Make the optimiser keep what another's does, of whatever values."""
+        optimizer = self.block.optimizer
+        if optimizer is None:
+            return
+        kept: dict[int, dict[str, Tensor]] = {}
+        for number, name, shape, dtype in described:
+            parameter = self.block.learned[number]
+            value = torch.zeros(shape, dtype=getattr(torch, dtype.removeprefix("torch.")), device=parameter.device)
+            kept.setdefault(number, {})[name] = with_strides_of(parameter, value)
+        optimizer.load_state_dict({"state": kept, "param_groups": groups or optimizer.state_dict()["param_groups"]})
+        self.complete = False
+        self._find_slots()
+
+
+def slots_of(state: Mapping[int, Mapping[str, Any]]) -> list[Slot]:
+    """In the order of numbers and names."""
+    found = [
+        (number, name, torch.as_tensor(value))
+        for number, kept in state.items()
+        for name, value in kept.items()
+        if value is not None
+    ]
+    return sorted(found, key=lambda slot: slot[:2])
+
+
+def vector(tensor: Tensor) -> Tensor:
+    """[N] over the tensor's memory; of what does not lie side by side, a copy."""
+    return in_memory(tensor) if is_dense(tensor) else tensor.detach().reshape(-1).clone()
+
+
+def by_type(vectors: Iterable[Tensor]) -> list[list[Tensor]]:
+    """Those of one type and device together, in order."""
+    found: dict[tuple[torch.dtype, str], list[Tensor]] = {}
+    for each in vectors:
+        found.setdefault((each.dtype, each.device.type), []).append(each)
+    return list(found.values())
