@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass, field
-from itertools import islice
 from threading import Event
 
 import torch
@@ -94,7 +93,7 @@ class PacedLoader:
     def __init__(self, pace: Pace, loader: Loader) -> None:
         self.pace = pace
         self.loader = loader
-        self.batches = endless(loader)
+        self.batches: Generator[tuple[Tensor, Tensor]] | None = None
 
     def __len__(self) -> int:
         return len(self.loader)
@@ -114,13 +113,17 @@ class PacedLoader:
     def largest_batch(self) -> int:
         return self.loader.largest_batch
 
-    def epoch(self, epoch: int, start: int = 0) -> Generator[tuple[Tensor, Tensor]]:
+    def in_turn(self, epoch: int, start: int, wait: int, every: int) -> Generator[tuple[Tensor, Tensor] | None]:
+        """As `Loader.in_turn`; which batches are made is all the same to a round, and how many is not."""
         self.pace.feeds = True
         if window := self.pace.next():
             if self.pace.meter:
                 self.pace.meter.reset()  # the blocks are built, and were measured to be dealt
-            yield from islice(self.batches, window.total)
-        else:
+            if self.batches is None:
+                self.batches = endless(self.loader, every)
+            for batch in range(window.total):
+                yield None if (batch - wait) % every else next(self.batches)
+        elif self.batches:
             self.batches.close()
 
 

@@ -7,7 +7,8 @@ type, and are copied in place. Schedules go by the steps that they have taken, s
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from operator import is_
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,6 +24,20 @@ Slot = tuple[int, str, Tensor]
 """What an optimiser keeps: the parameter's number, the name, and the value."""
 
 
+class Together(NamedTuple):
+    """Tensors of one type and device."""
+
+    vectors: list[Tensor]
+    """[N] each, over their memory."""
+    sizes: list[int]
+    device: torch.device
+    scattered: list[tuple[Tensor, Tensor]]
+    """Those that do not lie side by side in memory, with the copies that stand for them."""
+
+
+Laid = list[Together]
+
+
 class Handover:
     """One block's state: what this worker gives to the next, and takes from the one before."""
 
@@ -35,25 +50,31 @@ class Handover:
         self.complete = block.optimizer is None
         """Whether the slots stay as they are."""
         self.described: list[Any] = []
-        """The slots that the next worker knows of."""
+        """The slots that the next worker knows of, ..."""
+        self.is_known = False
+        """... and whether they are those for good."""
+        self.kept: tuple[list[Tensor], Laid] | None = None
+        """Buffers, and what travels where they are these, of blocks whose code is all known: a user's may put other
+        memory under a weight."""
 
     def give(self, *, anew: bool = False) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Fields, and tensors that nothing changes any more. anew: to others than the next worker."""
         block = self.block
         fields: dict[str, Any] = {"scheduled": block.scheduled}
         groups = self._find_slots()
-        described = [[number, name, list(value.shape), str(value.dtype)] for number, name, value in self.slots]
-        if anew or groups is not None or described != self.described:
-            fields |= {"slots": described, "groups": groups}
-        if not anew:
-            self.described = described
+        if anew or groups is not None or not self.is_known:
+            described = [[number, name, list(value.shape), str(value.dtype)] for number, name, value in self.slots]
+            if anew or groups is not None or described != self.described:
+                fields |= {"slots": described, "groups": groups}
+            if not anew:
+                self.described, self.is_known = described, self.complete
         if block.watch:
             fields["skipped"] = [block.watch.in_row, block.watch.in_epoch]
         if block.scale:
             fields["scale"] = block.scale.state()
         if block.average:
             fields["averaged"] = block.average.updates
-        return fields, {str(place): torch.cat(part) for place, part in enumerate(by_type(map(vector, self._tensors())))}
+        return fields, {str(place): torch.cat(part.vectors) for place, part in enumerate(self._laid())}
 
     @torch.no_grad()
     def take(self, fields: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
@@ -62,13 +83,9 @@ class Handover:
         block.catch_up(fields["scheduled"])
         if "slots" in fields:
             self._make_slots(fields["slots"], fields["groups"])
-        own = list(self._tensors())
-        into = [vector(tensor) for tensor in own]
-        for place, part in enumerate(by_type(into)):
-            values = tensors[str(place)].to(part[0].device).split([len(each) for each in part])
-            torch._foreach_copy_(part, values)
-        for tensor, each in zip(own, into, strict=True):
-            if not is_dense(tensor):
+        for place, part in enumerate(self._laid()):
+            torch._foreach_copy_(part.vectors, tensors[str(place)].to(part.device).split_with_sizes(part.sizes))
+            for tensor, each in part.scattered:
                 tensor.copy_(each.view(tensor.shape))
         if block.watch:
             block.watch.in_row, block.watch.in_epoch = fields["skipped"]
@@ -77,11 +94,20 @@ class Handover:
         if block.average:
             block.average.updates = fields["averaged"]
 
-    def _tensors(self) -> Iterable[Tensor]:
-        """All that travels, in an order that is the same on all workers."""
+    def _laid(self) -> Laid:
+        """All that travels, side by side by type."""
+        buffers = [buffer for held in self.owners for buffer in held.values() if buffer is not None]
+        if self.kept and len(buffers) == len(self.kept[0]) and all(map(is_, buffers, self.kept[0])):
+            return self.kept[1]
+        laid = by_type(self._tensors(buffers))
+        lasting = self.complete and not self.block.own_code and not any(part.scattered for part in laid)
+        self.kept = (buffers, laid) if lasting else None
+        return laid
+
+    def _tensors(self, buffers: Iterable[Tensor]) -> Iterable[Tensor]:
+        """In an order that is the same on all workers."""
         yield from self.parameters
-        for held in self.owners:
-            yield from (buffer for buffer in held.values() if buffer is not None)
+        yield from buffers
         yield from (value for _, _, value in self.slots)
         if self.block.average:
             yield from self.block.average.state().values()
@@ -108,7 +134,7 @@ class Handover:
             value = torch.zeros(shape, dtype=getattr(torch, dtype.removeprefix("torch.")), device=parameter.device)
             kept.setdefault(number, {})[name] = with_strides_of(parameter, value)
         optimizer.load_state_dict({"state": kept, "param_groups": groups or optimizer.state_dict()["param_groups"]})
-        self.complete = False
+        self.complete, self.is_known, self.kept = False, False, None
         self._find_slots()
 
 
@@ -128,9 +154,15 @@ def vector(tensor: Tensor) -> Tensor:
     return in_memory(tensor) if is_dense(tensor) else tensor.detach().reshape(-1).clone()
 
 
-def by_type(vectors: Iterable[Tensor]) -> list[list[Tensor]]:
+def by_type(tensors: Iterable[Tensor]) -> Laid:
     """Those of one type and device together, in order."""
     found: dict[tuple[torch.dtype, str], list[Tensor]] = {}
-    for each in vectors:
+    for each in tensors:
         found.setdefault((each.dtype, each.device.type), []).append(each)
-    return list(found.values())
+    laid = []
+    for together in found.values():
+        vectors = [vector(tensor) for tensor in together]
+        pairs = zip(together, vectors, strict=True)
+        scattered = [(tensor, each) for tensor, each in pairs if not is_dense(tensor)]
+        laid.append(Together(vectors, [len(each) for each in vectors], together[0].device, scattered))
+    return laid

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from threading import Event
 from typing import Protocol
@@ -187,10 +187,7 @@ class Source:
     def _made(self, loader: Loader, epoch: int, first: int) -> Iterator[tuple[Tensor, Tensor] | None]:
         """Each batch of an epoch from `first` on; None for those that another source makes."""
         place, many = self.turn
-        wait = (place - self.order) % many
-        with closing(loader.epoch(epoch, first + wait, many)) as batches:
-            for batch in range(first, len(loader)):
-                yield None if (batch - first - wait) % many else next(batches)
+        return loader.in_turn(epoch, first, (place - self.order) % many, many)
 
     def _own(self, part: MicrobatchRange, microbatches: list[MicrobatchRange]) -> slice:
         """Where a part lies in what the loader makes here, which begins with the first of this source's lanes."""

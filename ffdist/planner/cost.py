@@ -11,6 +11,12 @@ that has A of the L lanes of a stage of W workers takes, in each batch,
     cycle   from a block's first lane to its last one, and then the exchange of its gradients: they are needed when the
             next batch comes to the block. max over b of  (A - 1) sum c + c_b + exchange_b; 0 where W = 1
 
+By batch, where W workers take whole batches in turn and hand on S bytes of what blocks have learned,
+
+    busy    1 / W of what one worker has to do, and of giving and taking S
+    out     1 / W of the batch's output, and of S
+    cycle   a block's whole batch, its step, and S_b on its way: the next batch waits for it. max over b
+
 and no batch can take less than the largest of these, of any worker: that is the price of a plan. What else the stages'
 order and full queues bring is for the simulator.
 """
@@ -78,6 +84,7 @@ class PlanCosts:
                 "step": self.step,
                 "behind": self.behind,
                 "exchange": [block.exchange for block in blocks],
+                "handover": [block.handover for block in blocks],
                 "add": [block.add for block in blocks],
                 "gradients": self.gradients,
                 "weights": self.weights,
@@ -163,6 +170,31 @@ class PlanCosts:
         if workers == 1:
             return 0.0
         return (lanes - 1) * self.total("lane", i, j) / speed + self.longest(i, j, workers, speed)
+
+    def state(self, i: int, j: int) -> float:
+        """Bytes of all that blocks i..j have learned."""
+        return self.total("weights", i, j) + self.total("moments", i, j)
+
+    def by_batch_busy(self, i: int, j: int, workers: int, speed: float) -> float:
+        """Seconds of computing a batch, on average, of each of the workers that take whole batches in turn."""
+        link = self.cluster.link
+        handing = self.total("handover", i, j) / speed
+        handing += self.state(i, j) * (link.sender + link.receiver) + 2 * (j - i) * link.message
+        return (self.busy(i, j, self.lanes, 1, speed) + handing) / workers
+
+    def by_batch_cycle(self, i: int, j: int, speed: float) -> float:
+        """Seconds from a block's batch to its next one, of the block with the most."""
+        key = (i, j, 0, speed)
+        if key not in self._longest:
+            block, link = self.profile.blocks[j - 1], self.cluster.link
+            own = (self.lanes * self.lane[j - 1] + self.step[j - 1] + self.behind[j - 1] + block.handover) / speed
+            own += link.seconds(float(block.state_bytes)) + link.latency
+            self._longest[key] = max(own, self.by_batch_cycle(i, j - 1, speed)) if j - 1 > i else own
+        return self._longest[key]
+
+    def by_batch_memory(self, i: int, j: int) -> float:
+        """As `memory`, with what is on its way from the worker before."""
+        return self.memory(i, j, self.lanes, 1) + self.state(i, j)
 
     def memory(self, i: int, j: int, lanes: int, workers: int) -> float:
         """Bytes of weights, gradients with a buffer a level of the lanes' tree, moments, and on both sides full queues

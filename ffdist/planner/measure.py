@@ -20,6 +20,7 @@ from ffdist.models import Chain, seeded
 from ffdist.objectives import Objective
 from ffdist.pipeline.block import BlockConfig, LearningBlock
 from ffdist.pipeline.fusion import next_tensors
+from ffdist.pipeline.handover import Handover
 from ffdist.pipeline.plan import block_specs, build_block
 from ffdist.pipeline.reduce import Reduction
 from ffdist.pipeline.tensor_bytes import TensorBytes
@@ -119,6 +120,7 @@ def measure_block(
         sent / last,
         graph,
         *lanes_of(block),
+        handing_over(block),
     )
     return profile, passed
 
@@ -168,6 +170,19 @@ def lanes_of(block: LearningBlock) -> LaneTimes:
         block.optimizer.zero_grad()
         found.append(LaneTimes(max(0.0, lane - zeros), put + added, exchanged))
     return LaneTimes(*(median(values) for values in zip(*found[1:], strict=True)))
+
+
+def handing_over(block: LearningBlock) -> float:
+    """As `BlockProfile.handover` has it."""
+    handover, edge = Handover(block), Edge("measured", 1, timedelta(seconds=1), 0)
+
+    def hand_over() -> None:
+        fields, tensors = handover.give()
+        prelude, header, _ = wire.encode(Frame("States", fields, tensors), edge, 0)
+        wire.decode_header(header, wire.decode_prelude(prelude, edge, 0), edge)
+        handover.take(fields, tensors)
+
+    return median([timed(hand_over, block.config.device)[1] for _ in range(1 + LEAST)][1:])
 
 
 def alike(parameters: Sequence[Tensor]) -> bool:

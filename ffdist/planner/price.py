@@ -3,7 +3,9 @@ than."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from math import lcm
 
 from ffdist.errors import ConfigError, setting
 from ffdist.plan import Plan, PlanStage
@@ -46,7 +48,7 @@ class StagePrice:
     sent: float
     """Bytes to the next stage's workers, of all lanes that change the worker."""
     exchanged: float
-    """Bytes of gradients and weights that each of its workers sends."""
+    """Bytes of gradients and weights that each of its workers sends; by batch, of all that is handed on."""
 
 
 @dataclass(frozen=True)
@@ -87,13 +89,14 @@ def price(profile: Profile, cluster: Cluster, plan: Plan) -> Price:
     for index, (stage, (i, j)) in enumerate(zip(plan.stages, edges, strict=True)):
         behind = plan.stages[index + 1] if index + 1 < len(plan.stages) else None
         for share in stage.shares:
-            sums[share.worker].compute(costs, i, j, len(share.lanes), len(stage.shares), cluster.speed(share.worker))
-        for lane in range(plan.lanes):
-            here = stage.worker_of(lane)
-            there = behind.worker_of(lane) if behind else here
-            if here != there:
-                sums[here].send(costs, j)
-                sums[there].receive(costs, j)
+            speed = cluster.speed(share.worker)
+            if stage.by_batch:
+                sums[share.worker].compute_by_batch(costs, i, j, len(stage.shares), speed)
+            else:
+                sums[share.worker].compute(costs, i, j, len(share.lanes), len(stage.shares), speed)
+        for (here, there), share_of_batch in crossings(plan, stage, behind):
+            sums[here].send(costs, j, share_of_batch)
+            sums[there].receive(costs, j, share_of_batch)
     workers = tuple(each.price(costs) for each in sums)
     seconds = max(worker.seconds for worker in workers)
     if cluster.cores is not None:
@@ -108,20 +111,35 @@ def bounds(plan: Plan) -> list[tuple[int, int]]:
     return [(end - size, end) for size, end in zip(plan.blocks_per_stage, ends, strict=True)]
 
 
+def crossings(plan: Plan, stage: PlanStage, behind: PlanStage | None) -> Iterator[tuple[tuple[int, int], float]]:
+    """Who sends a lane to whom, where that is another worker; and in which share of the batches."""
+    if behind is None:
+        return
+    orders = lcm(stage.turns, behind.turns)
+    for order in range(orders):
+        for lane in range(plan.lanes):
+            here, there = stage.worker_of(lane, order), behind.worker_of(lane, order)
+            if here != there:
+                yield (here, there), 1 / orders
+
+
 def stage_price(
     costs: PlanCosts, plan: Plan, index: int, i: int, j: int, workers: tuple[WorkerPrice, ...], seconds: float
 ) -> StagePrice:
     stage, many = plan.stages[index], len(plan.stages[index].shares)
-    moved = 0
-    if index + 1 < len(plan.stages):
-        behind = plan.stages[index + 1]
-        moved = sum(stage.worker_of(lane) != behind.worker_of(lane) for lane in range(plan.lanes))
-    busy = [costs.busy(i, j, len(share.lanes), many, costs.cluster.speed(share.worker)) for share in stage.shares]
+    behind = plan.stages[index + 1] if index + 1 < len(plan.stages) else None
+    moved = sum(share_of_batch for _, share_of_batch in crossings(plan, stage, behind))
+    speeds = [costs.cluster.speed(share.worker) for share in stage.shares]
+    if stage.by_batch:
+        busy = [costs.by_batch_busy(i, j, many, speed) for speed in speeds]
+        exchanged = costs.state(i, j) / many
+    else:
+        lanes = [len(share.lanes) for share in stage.shares]
+        busy = [costs.busy(i, j, each, many, speed) for each, speed in zip(lanes, speeds, strict=True)]
+        exchanged = costs.exchanged(i, j, many)
     idle = [1 - workers[worker].busy / seconds for worker in stage.workers]
     memory = max(workers[worker].memory for worker in stage.workers)
-    return StagePrice(
-        stage, max(busy), sum(idle) / many, memory, moved * costs.crossing[j], costs.exchanged(i, j, many)
-    )
+    return StagePrice(stage, max(busy), sum(idle) / many, memory, moved * costs.crossing[j], exchanged)
 
 
 class _Sum:
@@ -143,14 +161,22 @@ class _Sum:
         self.memory += costs.memory(i, j, lanes, workers)
         self.graph = max(self.graph, costs.largest_graph[i][j - i - 1])
 
-    def send(self, costs: PlanCosts, border: int) -> None:
-        """A lane over the border before that block."""
-        self.out += costs.crossing[border]
-        self.busy += costs.sending[border]
+    def compute_by_batch(self, costs: PlanCosts, i: int, j: int, workers: int, speed: float) -> None:
+        self.busy += costs.by_batch_busy(i, j, workers, speed)
+        self.out += costs.state(i, j) / workers
+        self.back += costs.state(i, j) / workers
+        self.cycle = max(self.cycle, costs.by_batch_cycle(i, j, speed))
+        self.memory += costs.by_batch_memory(i, j)
+        self.graph = max(self.graph, costs.largest_graph[i][j - i - 1])
 
-    def receive(self, costs: PlanCosts, border: int) -> None:
-        self.back += costs.crossing[border]
-        self.busy += costs.receiving[border]
+    def send(self, costs: PlanCosts, border: int, share_of_batch: float = 1.0) -> None:
+        """A lane over the border before that block."""
+        self.out += share_of_batch * costs.crossing[border]
+        self.busy += share_of_batch * costs.sending[border]
+
+    def receive(self, costs: PlanCosts, border: int, share_of_batch: float = 1.0) -> None:
+        self.back += share_of_batch * costs.crossing[border]
+        self.busy += share_of_batch * costs.receiving[border]
 
     def price(self, costs: PlanCosts) -> WorkerPrice:
         link = costs.cluster.link

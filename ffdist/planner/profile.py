@@ -8,7 +8,7 @@ from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
-FORMAT = 3
+FORMAT = 4
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,14 @@ class BlockProfile:
     exchange: float = 0.0
     """Seconds of putting a message of the block's gradients together, and of taking it apart, beside its bytes; median.
     """
+    handover: float = 0.0
+    """Seconds of giving all that the block has learned to another worker, and of taking it, beside the bytes' way;
+    median."""
+
+    @property
+    def state_bytes(self) -> int:
+        """The bytes of all that the block has learned."""
+        return self.weight_bytes + self.moment_bytes
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from math import ceil, inf
 
 from ffdist.errors import ConfigError, setting
 from ffdist.plan import Plan, PlanStage, Share
+from ffdist.planner.by_batch import best_by_batch
 from ffdist.planner.cluster import Cluster
 from ffdist.planner.dealing import PlanSearch
 from ffdist.planner.price import Price, price
@@ -41,6 +42,9 @@ def best_price(profile: Profile, cluster: Cluster, *, lanes: int | None = None, 
     counts = [lanes] if lanes else lane_counts(profile, cluster.devices)
     for count in counts:
         check_lanes(profile, count)
+        turns = best_by_batch(profile, cluster, count, exactly=exactly)
+        if turns and (best is None or turns.seconds < best.seconds * (1 - PAYS)):
+            best, of_best = turns, None
         search = PlanSearch(profile, cluster, count)
         if exactly and cluster.devices > count * search.costs.size:
             continue
@@ -49,9 +53,9 @@ def best_price(profile: Profile, cluster: Cluster, *, lanes: int | None = None, 
             found = with_all(profile, cluster, search.best_from(found))
         if found and (best is None or found.seconds < best.seconds):
             best, of_best = found, search
-    if best is None or of_best is None:
+    if best is None:
         raise nothing_fits(profile, cluster, counts, exactly=exactly)
-    return best if exactly else of_best.best_from(best)
+    return best if exactly or of_best is None else of_best.best_from(best)
 
 
 def best_pipeline(profile: Profile, cluster: Cluster, *, lanes: int = 1) -> Price | None:

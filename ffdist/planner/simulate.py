@@ -117,8 +117,10 @@ class SimulatedRun:
             self.events.start(self.work(worker))
 
     def messages(self, stage: int, worker: int) -> list[SimulatedMicrobatch]:
-        microbatches = messages_of(self.profile, self.plan.lanes, self.plan.stages[stage].lanes_of(worker))
-        return [replace(each, batch=batch) for batch in range(self.batches) for each in microbatches]
+        place = self.plan.stages[stage]
+        microbatches = messages_of(self.profile, self.plan.lanes, place.lanes_of(worker))
+        own = range(place.workers.index(worker) if place.by_batch else 0, self.batches, place.turns)
+        return [replace(each, batch=batch) for batch in own for each in microbatches]
 
     def work(self, worker: int) -> Process:
         """A worker's life."""
@@ -148,7 +150,11 @@ class SimulatedRun:
 
     def target(self, stage: int, worker: int, message: SimulatedMicrobatch) -> int | None:
         """Who gets what comes of it; None behind the last stage."""
-        return None if stage + 1 == len(self.plan.stages) else self.plan.stages[stage + 1].worker_of(message.lane)
+        return None if stage + 1 == len(self.plan.stages) else self.sharer(stage + 1, message)
+
+    def sharer(self, stage: int, message: SimulatedMicrobatch) -> int:
+        """Who computes it in a stage."""
+        return self.plan.stages[stage].worker_of(message.lane, message.batch)
 
     def learn(self, stage: int, worker: int, message: SimulatedMicrobatch) -> Process:
         """A message through all blocks of a stage, as `pipeline.stage` has it."""
@@ -156,7 +162,7 @@ class SimulatedRun:
         share = self.plan.stages[stage].lanes_of(worker)
         is_first = message.lane == share[0] and message.number == 0
         is_last = message.lane == share[-1] and message.last
-        if stage and self.plan.stages[stage - 1].worker_of(message.lane) != worker:
+        if stage and self.sharer(stage - 1, message) != worker:
             yield from self.spend(worker, self.cluster.link.receiving(message.samples * blocks[i - 1].sent, 1))
         if stage == 0 and self.profile.on_cpu:
             yield from self.compute(worker, self.draw(self.profile.source, message.samples))
@@ -217,7 +223,7 @@ class SimulatedRun:
         """The first block has done with its input: its slot is free again."""
         if not stage:
             return
-        sender = self.plan.stages[stage - 1].worker_of(message.lane)
+        sender = self.sharer(stage - 1, message)
         if sender != worker:
             self.room[stage - 1, sender, worker] += 1
             self.rouse(sender)
@@ -225,8 +231,11 @@ class SimulatedRun:
     def post(self, stage: int, worker: int, index: int, batch: int) -> Process:
         """A batch's gradients of a block are complete here: the step, where nobody else has a part; or they go out."""
         block, workers = self.profile.blocks[index], self.plan.stages[stage].workers
-        if len(workers) == 1:
+        by_batch = self.plan.stages[stage].by_batch
+        if by_batch or len(workers) == 1:
             yield from self.compute(worker, block.step + (block.lanes if self.plan.lanes > 1 else 0.0))
+            if by_batch:
+                yield from self.hand_on(stage, worker, index, batch)
             return
         exchange = self.exchanges.setdefault((stage, index, batch), GradientExchange(len(workers)))
         exchange.missing -= 1
@@ -244,6 +253,19 @@ class SimulatedRun:
         for each in workers:
             self.rouse(each)
 
+    def hand_on(self, stage: int, worker: int, index: int, batch: int) -> Process:
+        """All that a block has learned goes to the worker of the next batch."""
+        place, block, link = self.plan.stages[stage], self.profile.blocks[index], self.cluster.link
+        yield from self.compute(worker, block.handover / 2)
+        yield from self.spend(worker, link.sender * block.state_bytes + link.message)
+        exchange = self.exchanges.setdefault((stage, index, batch), GradientExchange(1))
+        exchange.begun = True
+        following = place.worker_of(0, batch + 1)
+        exchange.seconds = self.carried([worker], [following], float(block.state_bytes)) + link.latency
+        self.exchanging += exchange.seconds
+        self.events.fire(exchange.done, exchange.seconds)
+        self.rouse(following)
+
     def updated(self, stage: int, worker: int, index: int, batch: int) -> Process:
         """Until a shared block has the weights of the batch before; what the exchange took of a CPU comes now."""
         workers = self.plan.stages[stage].workers
@@ -254,6 +276,10 @@ class SimulatedRun:
         begun = self.events.now
         yield exchange.done
         self.waited += self.events.now - begun
+        if self.plan.stages[stage].by_batch:
+            yield from self.spend(worker, link.receiver * block.state_bytes + link.message)
+            yield from self.compute(worker, block.handover / 2)
+            return
         messages = self.cluster.exchange.messages(many)
         sent = self.exchanged(index, many) * (link.sender + link.receiver)
         yield from self.spend(worker, sent + 2 * messages * self.frames[stage] * link.message)

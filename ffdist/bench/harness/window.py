@@ -83,7 +83,7 @@ def between(first: Mark, last: Mark) -> float:
     return last - first
 
 
-def endless(loader: Loader) -> Generator[tuple[Tensor, Tensor]]:
-    """The batches of epoch after epoch."""
+def endless(loader: Loader, every: int = 1) -> Generator[tuple[Tensor, Tensor]]:
+    """The batches of epoch after epoch; every so many of each, where others make the rest."""
     for epoch in count():
-        yield from loader.epoch(epoch)
+        yield from loader.epoch(epoch, 0, every)

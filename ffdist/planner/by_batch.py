@@ -1,0 +1,159 @@
+"""The fastest plan whose stages have a worker each, or several that take whole batches in turn.
+
+With t seconds a batch, a stage of blocks i..j needs the fewest workers W with busy(i, j) / W <= t, where no block's own
+cycle and no link takes longer (`PlanCosts.by_batch_cycle`). The fewest workers for all blocks before j are then the
+least of those before i and of i..j, over i; and t is halved in on. Each worker serves in one stage alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from math import ceil, inf
+from typing import NamedTuple
+
+from ffdist.plan import Plan, PlanStage, Share
+from ffdist.planner.cluster import Cluster
+from ffdist.planner.cost import PlanCosts
+from ffdist.planner.price import Price, price
+from ffdist.planner.profile import Profile
+
+CLOSE = 1e-4
+"""How near the found time is to the least, as a share of it."""
+
+
+class WorkersOfStage(NamedTuple):
+    """Blocks i..j by so many workers."""
+
+    i: int
+    j: int
+    workers: int
+
+
+def best_by_batch(profile: Profile, cluster: Cluster, lanes: int = 1, *, exactly: bool = False) -> Price | None:
+    """The plan of this kind with the least price, of at most `cluster.devices` workers; None where none keeps to the
+    memory limit, and where one worker alone is no slower. exactly: every device has work.
+
+    Devices of unequal speed are taken to be as slow as the slowest, and cores that workers share do not count; the
+    price is with all that.
+    """
+    search = ByBatchSearch(profile, cluster, lanes)
+    found = search.best()
+    if found is None:
+        return None
+    if exactly:
+        found = search.with_all(found)
+    priced = price(profile, cluster, search.plan(found))
+    return priced if cluster.memory_limit is None or priced.memory <= cluster.memory_limit else None
+
+
+class ByBatchSearch:
+    """The search on one cluster, with one number of lanes."""
+
+    def __init__(self, profile: Profile, cluster: Cluster, lanes: int) -> None:
+        self.profile = profile
+        self.cluster = cluster
+        self.lanes = lanes
+        self.costs = PlanCosts(profile, cluster, lanes)
+        self.speed = min((cluster.speed(worker) for worker in range(cluster.devices)), default=1.0)
+        self.limit = cluster.memory_limit if cluster.memory_limit is not None else inf
+
+    def best(self) -> list[WorkersOfStage] | None:
+        """The stages that take the least time."""
+        size = self.costs.size
+        whole = self.alone(0, size)
+        high = whole if self.within(whole) else self.longest()
+        best = self.within(high)
+        if best is None:
+            return None
+        low = 0.0
+        while high - low > CLOSE * high:
+            middle = (low + high) / 2
+            if (found := self.within(middle)) is None:
+                low = middle
+            else:
+                best, high = found, min(middle, self.seconds(found))
+        return best
+
+    def longest(self) -> float:
+        """Seconds in which any stages that fit into memory are done."""
+        size = self.costs.size
+        links = max(self.carrying(i, j, 1) for i in range(size) for j in range(i + 1, size + 1))
+        return 2 * (self.alone(0, size) + sum(self.borders(i, i + 1) for i in range(size)) + links)
+
+    def within(self, seconds: float) -> list[WorkersOfStage] | None:
+        """Stages of no more workers than there are, none of which takes longer."""
+        size = self.costs.size
+        fewest: list[tuple[int, WorkersOfStage | None]] = [(0, None)]
+        for j in range(1, size + 1):
+            options = [
+                (fewest[i][0] + workers, WorkersOfStage(i, j, workers))
+                for i in range(j)
+                if (workers := self.needed(i, j, seconds))
+            ]
+            fewest.append(min(options, default=(self.cluster.devices + 1, None)))
+        if fewest[size][0] > self.cluster.devices:
+            return None
+        stages: list[WorkersOfStage] = []
+        while (stage := fewest[stages[-1].i if stages else size][1]) is not None:
+            stages.append(stage)
+        return stages[::-1]
+
+    def needed(self, i: int, j: int, seconds: float) -> int:
+        """The fewest workers that blocks i..j need; 0 where no number is enough."""
+        work = self.alone(i, j) + self.borders(i, j)
+        if self.costs.memory(i, j, self.lanes, 1) + self.costs.largest_graph[i][j - i - 1] > self.limit:
+            return 0
+        if work <= seconds and self.carrying(i, j, 1) <= seconds:
+            return 1
+        if self.costs.by_batch_memory(i, j) + self.costs.largest_graph[i][j - i - 1] > self.limit:
+            return 0
+        if self.costs.by_batch_cycle(i, j, self.speed) > seconds:
+            return 0
+        each = self.costs.by_batch_busy(i, j, 1, self.speed) + self.borders(i, j)
+        return max(2, ceil(each / seconds - CLOSE), ceil(self.carrying(i, j, 2) * 2 / seconds - CLOSE))
+
+    def seconds(self, stages: Sequence[WorkersOfStage]) -> float:
+        """Of a batch."""
+        return price(self.profile, self.cluster_alike(), self.plan(stages)).seconds
+
+    def cluster_alike(self) -> Cluster:
+        """The cluster with equal devices that share no cores."""
+        return Cluster(
+            self.cluster.devices,
+            self.cluster.link,
+            (self.speed,) * self.cluster.devices,
+            queue=self.cluster.queue,
+            exchange=self.cluster.exchange,
+        )
+
+    def alone(self, i: int, j: int) -> float:
+        return self.costs.busy(i, j, self.lanes, 1, self.speed)
+
+    def borders(self, i: int, j: int) -> float:
+        """Seconds of computing that the batch takes on its way in and out."""
+        return self.lanes * (self.costs.receiving[i] + self.costs.sending[j])
+
+    def carrying(self, i: int, j: int, workers: int) -> float:
+        """Seconds that a worker's link carries what it sends of a batch, or what it gets, on average."""
+        handed = self.costs.state(i, j) if workers > 1 else 0.0
+        crossing = self.lanes * max(self.costs.crossing[i], self.costs.crossing[j])
+        return self.cluster.link.carrying((handed + crossing) / workers)
+
+    def with_all(self, stages: Sequence[WorkersOfStage]) -> list[WorkersOfStage]:
+        """The same with work for every device: each goes where workers have the most to do."""
+        grown = list(stages)
+        for _ in range(self.cluster.devices - sum(stage.workers for stage in stages)):
+            busy = [self.alone(stage.i, stage.j) / stage.workers for stage in grown]
+            place = busy.index(max(busy))
+            grown[place] = grown[place]._replace(workers=grown[place].workers + 1)
+        return grown
+
+    def plan(self, stages: Sequence[WorkersOfStage]) -> Plan:
+        return Plan(self.lanes, tuple(self._stages(stages)))
+
+    def _stages(self, stages: Sequence[WorkersOfStage]) -> Iterator[PlanStage]:
+        first = 0
+        for i, j, workers in stages:
+            shares = tuple(Share(worker, range(self.lanes)) for worker in range(first, first + workers))
+            yield PlanStage(tuple(self.profile.names[i:j]), shares, by_batch=workers > 1)
+            first += workers
