@@ -73,12 +73,15 @@ class PlanStage:
     def lanes_of(self, worker: int) -> range:
         return next(share.lanes for share in self.shares if share.worker == worker)
 
-    def __str__(self) -> str:
+    @property
+    def shared_out(self) -> str:
+        """The workers with their parts, as text."""
         if self.by_batch:
-            return f"{' '.join(self.blocks)} @ {', '.join(map(str, self.workers))} by batch"
-        alone = len(self.shares) == 1
-        workers = str(self.shares[0].worker) if alone else ", ".join(map(str, self.shares))
-        return f"{' '.join(self.blocks)} @ {workers}"
+            return f"{', '.join(map(str, self.workers))} by batch"
+        return str(self.shares[0].worker) if len(self.shares) == 1 else ", ".join(map(str, self.shares))
+
+    def __str__(self) -> str:
+        return f"{' '.join(self.blocks)} @ {self.shared_out}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,7 +306,8 @@ def refused(text: str, what: str, expected: object, got: object) -> ConfigError:
         where=setting("plan.plan", repr(text.strip())),
         expected=expected,
         got=got,
-        remedy="`ffdist plan` prints plans of a network; e.g. 'conv1 @ 0 | conv2 @ 0:0, 1:1-3 | conv3 @ 1'",
+        remedy="`ffdist plan` prints plans of a network; e.g. 'conv1 @ 0 | conv2 @ 0:0, 1:1-3 | conv3 @ 1', or "
+        "'conv1..conv3 @ 0, 1 by batch'",
     )
 
 

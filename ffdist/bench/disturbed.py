@@ -25,7 +25,12 @@ from ffdist.report.log import PULSES
 from ffdist.runtime.record import ENVIRONMENT
 
 Launcher = Literal["processes", "torchrun", "ray"]
-PLANS = ("conv1 conv2 @ 0 | conv3 @ 1", "* @ 0:0, 1:1", "conv1 @ 0 | conv2 @ 0:0, 1:1 | conv3 @ 1")
+PLANS = (
+    "conv1 conv2 @ 0 | conv3 @ 1",
+    "* @ 0:0, 1:1",
+    "conv1 @ 0 | conv2 @ 0:0, 1:1 | conv3 @ 1",
+    "* @ 0, 1 by batch",
+)
 """A pipeline, replicas, and both; all of two workers and two lanes."""
 TRAIN_FLAGS = shlex.split(
     "digits --seed 7 --precision fp32 --device cpu --threads 1 --lanes 2 --samples 600 --batch-size 32 "

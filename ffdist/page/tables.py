@@ -99,7 +99,7 @@ def plan_table(view: RunView) -> HtmlTable | None:
             [
                 str(i),
                 " ".join(stage.blocks),
-                ", ".join(map(str, stage.workers)) if view.plan.lanes == 1 else ", ".join(map(str, stage.shares)),
+                stage.shared_out,
             ]
             for i, stage in enumerate(view.plan.stages)
         ]

@@ -20,8 +20,8 @@ from ffdist.pipeline.optim import ADAM, ADAMW, SGD
 
 IN_PLACE = (ADAM, ADAMW, SGD, CombinedOptimizer)
 """Optimisers that change in place what they keep of a parameter, from its first step on, and keep nothing else."""
-Slot = tuple[int, str, Tensor]
-"""What an optimiser keeps: the parameter's number, the name, and the value."""
+Slot = tuple[int, str, Any]
+"""What an optimiser keeps: the parameter's number, the name, and the value, a tensor or a number of Python's."""
 
 
 class Together(NamedTuple):
@@ -63,7 +63,7 @@ class Handover:
         fields: dict[str, Any] = {"scheduled": block.scheduled}
         groups = self._find_slots()
         if anew or groups is not None or not self.is_known:
-            described = [[number, name, list(value.shape), str(value.dtype)] for number, name, value in self.slots]
+            described = [[number, name, *described_as(value)] for number, name, value in self.slots]
             if anew or groups is not None or described != self.described:
                 fields |= {"slots": described, "groups": groups}
             if not anew:
@@ -78,15 +78,17 @@ class Handover:
 
     @torch.no_grad()
     def take(self, fields: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-        """What `give` gave elsewhere becomes this block's."""
+        """Make this block's what `give` gave elsewhere."""
         block = self.block
         block.catch_up(fields["scheduled"])
         if "slots" in fields:
-            self._make_slots(fields["slots"], fields["groups"])
+            self._make_room(fields["slots"])
         for place, part in enumerate(self._laid()):
             torch._foreach_copy_(part.vectors, tensors[str(place)].to(part.device).split_with_sizes(part.sizes))
             for tensor, each in part.scattered:
                 tensor.copy_(each.view(tensor.shape))
+        if "slots" in fields:
+            self._keep_slots(fields["groups"])
         if block.watch:
             block.watch.in_row, block.watch.in_epoch = fields["skipped"]
         if block.scale:
@@ -108,7 +110,7 @@ class Handover:
         """In an order that is the same on all workers."""
         yield from self.parameters
         yield from buffers
-        yield from (value for _, _, value in self.slots)
+        yield from (value for _, _, value in self.slots if isinstance(value, Tensor))
         if self.block.average:
             yield from self.block.average.state().values()
         yield self.block.totals
@@ -123,30 +125,52 @@ class Handover:
         self.complete = self.in_place and len(saved["state"]) == len(self.block.learned)
         return None if self.in_place else saved["param_groups"]
 
-    def _make_slots(self, described: Sequence[Any], groups: list[dict[str, Any]] | None) -> None:
-        """Make the optimiser keep what another's does, of whatever values."""
+    def _make_room(self, described: Sequence[Any]) -> None:
+        """Room for what another's optimiser keeps, of its very types."""
+        self.slots = []
+        for number, name, shape, value in described:
+            if shape is None:
+                self.slots.append((number, name, value))
+                continue
+            parameter = self.block.learned[number]
+            room = torch.zeros(shape, dtype=getattr(torch, value.removeprefix("torch.")), device=parameter.device)
+            self.slots.append((number, name, with_strides_of(parameter, room)))
+        self.complete, self.is_known, self.kept = False, False, None
+
+    def _keep_slots(self, groups: list[dict[str, Any]] | None) -> None:
+        """Make the optimiser keep what has come into that room."""
         optimizer = self.block.optimizer
         if optimizer is None:
             return
-        kept: dict[int, dict[str, Tensor]] = {}
-        for number, name, shape, dtype in described:
-            parameter = self.block.learned[number]
-            value = torch.zeros(shape, dtype=getattr(torch, dtype.removeprefix("torch.")), device=parameter.device)
-            kept.setdefault(number, {})[name] = with_strides_of(parameter, value)
-        optimizer.load_state_dict({"state": kept, "param_groups": groups or optimizer.state_dict()["param_groups"]})
-        self.complete, self.is_known, self.kept = False, False, None
+        kept: dict[int, dict[str, Any]] = {}
+        for number, name, value in self.slots:
+            kept.setdefault(number, {})[name] = value
+        if groups is None or type(optimizer).load_state_dict is not torch.optim.Optimizer.load_state_dict:
+            saved = groups or optimizer.state_dict()["param_groups"]
+            optimizer.load_state_dict({"state": kept, "param_groups": saved})
+        else:  # torch's own would cast what another worker keeps as it is
+            optimizer.state.clear()
+            optimizer.state.update({self.block.learned[number]: slots for number, slots in kept.items()})
+            for own, group in zip(optimizer.param_groups, groups, strict=True):
+                own |= {name: value for name, value in group.items() if name != "params"}
+        self.kept = None
         self._find_slots()
 
 
 def slots_of(state: Mapping[int, Mapping[str, Any]]) -> list[Slot]:
     """In the order of numbers and names."""
     found = [
-        (number, name, torch.as_tensor(value))
+        (number, name, value if isinstance(value, (Tensor, int, float)) else torch.as_tensor(value))
         for number, kept in state.items()
         for name, value in kept.items()
         if value is not None
     ]
     return sorted(found, key=lambda slot: slot[:2])
+
+
+def described_as(value: Any) -> tuple[Any, Any]:
+    """Shape and type of a tensor; None, and the number itself, of a number."""
+    return (list(value.shape), str(value.dtype)) if isinstance(value, Tensor) else (None, value)
 
 
 def vector(tensor: Tensor) -> Tensor:

@@ -113,7 +113,7 @@ class ByBatchSearch:
         return max(2, ceil(each / seconds - CLOSE), ceil(self.carrying(i, j, 2) * 2 / seconds - CLOSE))
 
     def seconds(self, stages: Sequence[WorkersOfStage]) -> float:
-        """Of a batch."""
+        """Seconds of a batch."""
         return price(self.profile, self.cluster_alike(), self.plan(stages)).seconds
 
     def cluster_alike(self) -> Cluster:

@@ -29,8 +29,7 @@ def best_plan(
 
     lanes: of each batch; None: as many as pay (of `lane_counts`), which is a part of what is learned. exactly:
     whether every device must have work, as where each is a rank already.
-    Raises ConfigError where no plan keeps to the memory limit, with the least that would, and where there are more
-    ranks than parts.
+    Raises ConfigError where no plan keeps to the memory limit, with the least that would.
     """
     return best_price(profile, cluster, lanes=lanes, exactly=exactly).plan
 
@@ -42,19 +41,20 @@ def best_price(profile: Profile, cluster: Cluster, *, lanes: int | None = None, 
     counts = [lanes] if lanes else lane_counts(profile, cluster.devices)
     for count in counts:
         check_lanes(profile, count)
+        most = best.seconds * (1 - PAYS) if best else inf
         turns = best_by_batch(profile, cluster, count, exactly=exactly)
-        if turns and (best is None or turns.seconds < best.seconds * (1 - PAYS)):
-            best, of_best = turns, None
+        if turns and turns.seconds < most:
+            best, of_best, most = turns, None, turns.seconds
         search = PlanSearch(profile, cluster, count)
         if exactly and cluster.devices > count * search.costs.size:
             continue
-        found = search.near(best.seconds * (1 - PAYS) if best else inf, PAYS / 2)
+        found = search.near(most, PAYS / 2)
         if found and exactly:
             found = with_all(profile, cluster, search.best_from(found))
         if found and (best is None or found.seconds < best.seconds):
             best, of_best = found, search
     if best is None:
-        raise nothing_fits(profile, cluster, counts, exactly=exactly)
+        raise nothing_fits(profile, cluster, counts)
     return best if exactly or of_best is None else of_best.best_from(best)
 
 
@@ -131,16 +131,7 @@ def by_blocks(stage: PlanStage, k: int, workers: tuple[int, int]) -> Iterator[li
         ]
 
 
-def nothing_fits(profile: Profile, cluster: Cluster, counts: Sequence[int], *, exactly: bool) -> ConfigError:
-    parts = max(counts) * len(profile.blocks)
-    if exactly and cluster.devices > parts:
-        return ConfigError(
-            "there are more workers than parts of a batch",
-            where=setting("devices"),
-            expected=f"at most {parts}: {max(counts)} lanes of {len(profile.blocks)} blocks",
-            got=cluster.devices,
-            remedy=f"fewer workers, or more {setting('lanes')}",
-        )
+def nothing_fits(profile: Profile, cluster: Cluster, counts: Sequence[int]) -> ConfigError:
     least = min(least_memory(profile, cluster, count) for count in counts)
     return ConfigError(
         "no plan keeps to the memory limit",

@@ -29,7 +29,8 @@ class PlanSettings(SettingsGroup):
     else 2, or 1 with 1 block or core."""
     plan: str | None = option(None, free=True)
     """Who computes what: a text, a file, or auto. A text such as 'conv1 @ 0 | conv2 @ 0:0, 1:1-3 | conv3 @ 1'
-    has blocks, workers, and their lanes of a batch; auto: the fastest that `ffdist plan` finds. Default: stages."""
+    has blocks, workers, and their lanes of a batch; '* @ 0, 1 by batch': workers that take whole batches in turn; auto:
+    the fastest that `ffdist plan` finds. Default: stages."""
     replicas: int | None = option(None, least=1, free=True)
     """Workers that have the whole network each. And a part of each batch: data parallelism. In place of stages."""
     devices: int | None = option(None, least=1, free=True)

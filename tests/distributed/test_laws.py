@@ -133,6 +133,8 @@ def alone_in_lanes(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str],
         ("* @ 0:0-2, 1:3", 2, "gloo"),
         ("noisy1 @ 0 | noisy2 @ 0:0, 1:1-3 | noisy3 @ 1", 2, "shared-memory"),
         ("noisy1 @ 2 | noisy2 @ 0:0-1, 1:2-3 | noisy3 @ 0", 3, "gloo"),
+        ("noisy1 @ 2 | noisy2 noisy3 @ 1, 0 by batch", 3, "gloo"),
+        ("* @ 0, 1 by batch", 2, "shared-memory"),
     ],
 )
 def test_workers_that_share_blocks_equal_one_bit_for_bit(
@@ -148,10 +150,11 @@ def test_workers_that_share_blocks_equal_one_bit_for_bit(
     assert (fingerprint(tmp_path), learned(result.records), result.test) == alone_in_lanes
 
 
+@pytest.mark.parametrize("plan", ["* @ 0:0-1, 1:2-3", "* @ 1, 0 by batch"])
 def test_replicas_told_to_stop_end_behind_one_snapshot_and_go_on(
-    alone_in_lanes: tuple[list[str], list[dict[str, Any]], Any], tmp_path: Path
+    plan: str, alone_in_lanes: tuple[list[str], list[dict[str, Any]], Any], tmp_path: Path
 ) -> None:
-    told = {"plan": "* @ 0:0-1, 1:2-3", "lanes": 4, "report_every": 0.0}
+    told = {"plan": plan, "lanes": 4, "report_every": 0.0}
 
     def interrupt(event: RunEvent) -> None:
         if isinstance(event, ProgressMade) and event.step == 4:

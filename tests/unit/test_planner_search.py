@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from itertools import combinations, pairwise
+from itertools import accumulate, combinations, pairwise, product
 from math import inf
 
 import pytest
@@ -24,6 +24,7 @@ from ffdist.planner import (
     parse_link,
     price,
 )
+from ffdist.planner.by_batch import best_by_batch
 from ffdist.planner.dealing import PlanSearch
 from ffdist.planner.forecast import SURE, forecast, simulated
 from ffdist.planner.search import best_pipeline, best_price, data_parallel
@@ -49,6 +50,7 @@ def block(index: int, seconds: float, megabytes: float = 1.0, sent: float = 1e4,
         lane=step / 3,
         lanes=step / 4,
         exchange=step / 5,
+        handover=step / 2,
     )
 
 
@@ -183,13 +185,44 @@ def test_the_best_plan_loses_to_no_pipeline_and_to_no_data_parallelism(
         assert best.seconds <= other.seconds * (1 + 1e-6)
 
 
+def all_by_batch(profile: Profile, lanes: int, devices: int) -> Iterator[Plan]:
+    """Every cut, and every number of workers for each stage, who take its batches in turn."""
+    for cut in cuts(len(profile.names)):
+        for many in product(range(1, devices + 1), repeat=len(cut)):
+            if sum(many) <= devices:
+                ends = list(accumulate(many))
+                yield Plan(
+                    lanes,
+                    tuple(
+                        PlanStage(
+                            tuple(profile.names[first:behind]),
+                            tuple(Share(worker, range(lanes)) for worker in range(end - workers, end)),
+                            by_batch=workers > 1,
+                        )
+                        for (first, behind), workers, end in zip(cut, many, ends, strict=True)
+                    ),
+                )
+
+
+@settings(deadline=None, max_examples=60)
+@given(networks, st.integers(1, 3), st.integers(1, 6), links, st.sampled_from([None, 0.6, 1.2]))
+def test_no_plan_by_batch_is_faster_than_the_one_that_is_found(
+    profile: Profile, lanes: int, devices: int, link: NetworkLink, share: float | None
+) -> None:
+    """Within a ten-thousandth, and within the memory limit."""
+    whole = price(profile, Cluster(1), Plan.pipeline(profile.names, [len(profile.names)])).memory
+    cluster = Cluster(devices, link, memory_limit=share and share * whole)
+    prices = [price(profile, cluster, plan) for plan in all_by_batch(profile, lanes, devices)]
+    fitting = [each.seconds for each in prices if share is None or each.memory <= share * whole]
+    found = best_by_batch(profile, cluster, lanes)
+    assert (found is None) == (not fitting)
+    if found:
+        assert found.seconds == pytest.approx(min(fitting), rel=2e-4)
+
+
 @settings(deadline=None, max_examples=40)
 @given(networks, st.integers(1, 6), st.integers(1, 6))
 def test_where_every_rank_must_have_work_it_has(profile: Profile, devices: int, lanes: int) -> None:
-    if devices > lanes * len(profile.names):
-        with pytest.raises(ConfigError, match="more workers than parts"):
-            best_plan(profile, Cluster(devices), lanes=lanes, exactly=True)
-        return
     plan = best_plan(profile, Cluster(devices), lanes=lanes, exactly=True)
     plan.check(profile.names)
     assert (plan.workers, plan.lanes) == (devices, lanes)

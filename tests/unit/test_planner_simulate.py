@@ -110,7 +110,15 @@ def test_a_seed_gives_the_same_again(profile: Profile, plan: Plan, seed: int) ->
 
 def test_pipelines_and_replicas_reach_their_price() -> None:
     profile = network(block(0, 0.05, 1.0, 1e4), block(1, 0.03, 1.0, 1e4), block(2, 0.04, 1.0))
-    for text, workers in (("* @ 0", 1), ("block0 @ 0 | block1 block2 @ 1", 2), ("* @ 0:0-1, 1:2-3", 2)):
+    texts = {
+        "* @ 0": 1,
+        "block0 @ 0 | block1 block2 @ 1": 2,
+        "* @ 0:0-1, 1:2-3": 2,
+        "* @ 0, 1 by batch": 2,
+        "block0 @ 2 | block1 block2 @ 0, 1 by batch": 3,
+        "* @ 0-2 by batch": 3,
+    }
+    for text, workers in texts.items():
         plan = Plan.parse(text, profile.names)
         cluster = Cluster(workers, NetworkLink(5e9, 2e-5, 2e-10, wired=False))
         assert simulate(profile, cluster, plan).rate == pytest.approx(price(profile, cluster, plan).rate, rel=0.02)
@@ -124,6 +132,20 @@ def test_the_exchange_of_gradients_hides_behind_other_blocks_until_the_link_is_t
     assert fast.hidden > 0.99
     assert slow.seconds == pytest.approx(4 * 4e6 / 1e8, rel=1e-6)  # 16 MB each way
     assert slow.hidden < 0.9
+
+
+def test_batches_in_turn_are_as_fast_as_the_slowest_block_lets_them_be() -> None:
+    profile = network(block(0, 0.06, 1.0), block(1, 0.03, 1.0), block(2, 0.03, 1.0))
+    seconds = [
+        simulate(profile, Cluster(many, FREE), Plan.parse(f"* @ 0-{many - 1} by batch", profile.names)).seconds
+        for many in (2, 3, 4)
+    ]
+    assert seconds == pytest.approx([0.06, 0.06, 0.06], rel=0.01)
+    state = profile.blocks[0].state_bytes
+    slow = Cluster(2, NetworkLink(state / 0.03))
+    assert simulate(profile, slow, Plan.parse("* @ 0, 1 by batch", profile.names)).seconds == pytest.approx(
+        0.09, rel=0.01
+    )
 
 
 def test_workers_that_share_cores_wait_for_them() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import os
 import random
+import signal
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +19,7 @@ from hypothesis import strategies as st
 from jobs import QUIET, DigitsJob, cut_power_at, fingerprint, learned
 
 from ffdist.errors import ConfigError, FfdistError, NetworkError, StageError
+from ffdist.events import ProgressMade, RunEvent
 from ffdist.objectives import SCFF, SFF, Hinton, Local
 from ffdist.pipeline.block import LearningBlock, learn
 from ffdist.pipeline.flat import ALIGNMENT, FlatParameters, in_memory
@@ -219,6 +222,93 @@ class Unruly(SFF):
                 for parameter in head.parameters():
                     parameter.flatten()[0] += random.SystemRandom().random()
         return super().local(head, out, labels)
+
+
+def test_plans_by_batch_are_written_and_read() -> None:
+    names = ["conv1", "conv2", "conv3"]
+    plan = Plan.parse("conv1 @ 2 | conv2..conv3 @ 1, 0  by  batch", names)
+    assert plan.lanes == 1
+    assert str(plan) == "conv1 @ 2 | conv2 conv3 @ 1, 0 by batch"
+    assert Plan.parse(str(plan), names) == plan == Plan.from_json(plan.as_json())
+    assert [plan.stages[1].worker_of(0, order) for order in range(4)] == [1, 0, 1, 0]
+    assert plan.routes(0) == [(2, 1), (2, 0)]
+    assert Plan.parse("* @ 0-3 by batch", names, lanes=2).stages[0].lanes_of(3) == range(2)
+    assert not Plan.parse("* @ 0-1", names).stages[0].by_batch
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("* @ 0 by batch", "shares out no batches"),
+        ("* @ 0, 0 by batch", "a worker twice"),
+        ("* @ 0:0, 1:1 by batch", "names no workers"),
+        ("* @ 0, 2 by batch", "leaves workers out"),
+        ("* @ by batch", "names no workers"),
+        ("* @ 0, 1 by batches", "names no workers"),
+    ],
+)
+def test_what_is_no_plan_by_batch_is_refused(text: str, match: str) -> None:
+    with pytest.raises(ConfigError, match=match):
+        Plan.parse(text, ["conv1", "conv2"])
+
+
+@pytest.mark.parametrize("change", [{"by_batch": 1}, {"by_batch": "yes"}, {"by_batch": None}])
+def test_a_file_that_is_no_plan_by_batch_is_refused(change: dict[str, Any]) -> None:
+    value = Plan.parse("* @ 0, 1 by batch", ["conv1"]).as_json()
+    value["stages"][0] |= change
+    with pytest.raises(ConfigError, match="a file is no plan"):
+        Plan.from_json(value)
+
+
+@pytest.mark.parametrize("workers", [2, 3, 4])
+@pytest.mark.parametrize("stop_at", [1, 4])
+def test_batches_in_turn_end_behind_the_same_one_when_told_to_stop(workers: int, stop_at: int, tmp_path: Path) -> None:
+    make = DigitsJob(tmp_path, epochs=1, settings=SMALL | {"lanes": 1, "samples": 200, "batch_size": 8})
+
+    def interrupt(event: RunEvent) -> None:
+        if isinstance(event, ProgressMade) and event.step >= stop_at:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    plan = f"* @ 0-{workers - 1} by batch"
+    job = replace(make, settings=make.settings | {"plan": plan, "report_every": 0.0})()
+    assert run_threads(job, interrupt).reason == "interrupted"
+    manifest = latest(tmp_path)
+    assert manifest
+    assert manifest.batch, "in the middle of an epoch"
+    whole = tmp_path / "whole"
+    assert run(make, plan, tmp_path, resume=True) == run(make, "* @ 0", whole)
+
+
+class Forgetful(torch.optim.SGD):
+    """A user's optimiser that keeps a number of Python's, and puts new tensors in place of old ones."""
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                kept = self.state[parameter]
+                kept["count"] = kept.get("count", 0) + 1
+                kept["mean"] = 0.9 * kept.get("mean", torch.zeros_like(parameter)) + parameter.grad
+                parameter.sub_(kept["mean"] / float(kept["count"]), alpha=group["lr"])
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"optimizer": f"{__name__}:Forgetful", "lr": 0.01},
+        {"optimizer": "muon", "lr": 0.02, "muon_rest": "adamw"},
+        {"optimizer": "sgd", "lr": 0.05, "momentum": 0.0},
+        {"on_nan": "skip", "schedule": "one-cycle", "warmup": 0.3},
+    ],
+    ids=["a user's", "muon", "no momentum", "skip"],
+)
+def test_whatever_an_optimiser_keeps_goes_with_the_batches(told: dict[str, Any], tmp_path: Path) -> None:
+    if told.get("optimizer") == "muon" and not hasattr(torch.optim, "Muon"):
+        pytest.skip("needs torch's Muon")
+    make = DigitsJob(epochs=1, settings=SMALL | {"lanes": 1} | told)
+    assert run(make, "* @ 0-2 by batch", tmp_path / "three") == run(make, "* @ 0", tmp_path / "one")
 
 
 def test_workers_that_come_to_hold_other_weights_are_told(tmp_path: Path) -> None:
