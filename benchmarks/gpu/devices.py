@@ -147,7 +147,7 @@ def open_ends(rank: int, size: int, device: torch.device, store: dist.Store) -> 
 def stream(suite: Suite, chain: Chain, batches: int) -> Iterator[Message]:
     x, y = suite.batch_of(chain)
     for step in range(1, batches + 1):
-        yield TrainBatch(step, x, y)
+        yield TrainBatch(step, x, y, order=step - 1)
     yield Stop()
 
 

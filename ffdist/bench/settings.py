@@ -190,7 +190,7 @@ class BenchSettings:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What is compared, for `--json`."""
+        """The facts of the comparison, for `--json`."""
         return {
             "model": self.network,
             "devices": self.compare.devices,

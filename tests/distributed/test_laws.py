@@ -150,7 +150,7 @@ def test_workers_that_share_blocks_equal_one_bit_for_bit(
     assert (fingerprint(tmp_path), learned(result.records), result.test) == alone_in_lanes
 
 
-@pytest.mark.parametrize("plan", ["* @ 0:0-1, 1:2-3", "* @ 1, 0 by batch"])
+@pytest.mark.parametrize("plan", ["* @ 0:0-1, 1:2-3", "* @ 0, 1 by batch"])
 def test_replicas_told_to_stop_end_behind_one_snapshot_and_go_on(
     plan: str, alone_in_lanes: tuple[list[str], list[dict[str, Any]], Any], tmp_path: Path
 ) -> None:

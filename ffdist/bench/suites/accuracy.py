@@ -37,7 +37,7 @@ class AccuracySide:
     make_main: Callable[[SettingsJob], WorkerMain]
     settings: BenchSettings
     samples: int
-    """Of an epoch, those for validation included."""
+    """Samples of an epoch, those for validation included."""
     progress: Progress
     recipe: Recipe
     laps: int = 0
