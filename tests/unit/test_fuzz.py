@@ -20,6 +20,7 @@ from benchmarks.fuzz_targets import (
     pictures,
     use_data_manifest,
     use_mark,
+    use_request,
     use_table,
     watched,
 )
@@ -49,6 +50,10 @@ def test_bad_input_is_an_error_for_users_and_whole_input_is_taken(target: Target
             target.use(data)
 
     one()
+
+
+def test_what_is_no_request_is_quoted_in_the_answer_and_no_trace_of_ours() -> None:
+    assert b"Traceback" in use_request(b"Traceback")
 
 
 @pytest.mark.parametrize("data", [b"[" * 5000, b'{"snapshot": [], "accuracy": 0.5}', b"null", b"\xff"])
