@@ -274,7 +274,7 @@ def watched() -> PageServer:
     return PageServer(scratch() / "run", port=0)
 
 
-def use_request(data: bytes) -> object:
+def use_request(data: bytes) -> bytes:
     """A connection to the page's server, which answers, or hangs up, and goes on."""
     answer = b""
     with socket.create_connection(("127.0.0.1", watched().port), timeout=20) as connection:
