@@ -290,6 +290,7 @@ def stage_costs(costs: list[BlockCost], plan: Plan) -> list[dict[str, Any]]:
         {
             "blocks": [cost.name for cost in mine],
             "workers": [str(share) for share in stage.shares],
+            "by_batch": stage.by_batch,
             "parameters": sum(cost.parameters for cost in mine),
             "seconds": sum(cost.seconds for cost in mine),
             "bytes_sent": mine[-1].activation_bytes * plan.lanes if stage is not plan.stages[-1] else 0,
@@ -311,11 +312,13 @@ def stage_table(costs: list[BlockCost], plan: Plan, batch_size: int, crossed: Ma
         "KiB sent a batch",
         title="Stages, measured here",
     )
-    busy = dict.fromkeys(range(plan.workers), 0.0)
+    busy, longest = dict.fromkeys(range(plan.workers), 0.0), [0.0]
     for index, (stage, text) in enumerate(zip(plan.stages, stage_costs(costs, plan), strict=True)):
         for share in stage.shares:
-            busy[share.worker] += text["seconds"] * len(share.lanes) / plan.lanes
-        workers = [" ".join(text["workers"])] if whole else []
+            busy[share.worker] += text["seconds"] * len(share.lanes) / plan.lanes / stage.turns
+        if stage.by_batch:  # a block learns from one batch after the other
+            longest.append(max(cost.seconds for cost in costs if cost.name in stage.blocks))
+        workers = [stage.shared_out] if whole else []
         layers = " ".join(str(crossed.get(name, 1)) for name in text["blocks"])
         rows.add_row(
             str(index),
@@ -327,8 +330,9 @@ def stage_table(costs: list[BlockCost], plan: Plan, batch_size: int, crossed: Ma
             f"{text['bytes_sent'] / 1024:,.0f}",
         )
     who = f"{plan.workers} workers" if whole else f"{len(plan.stages)} stages"
+    rate = batch_size / max(*busy.values(), *longest)
     rows.caption = (
-        f"by the slowest {'worker' if whole else 'stage'} {batch_size / max(busy.values()):,.0f} samples/s, if each of "
+        f"by the slowest {'worker' if whole else 'stage'} {rate:,.0f} samples/s, if each of "
         f"{who} had a core or GPU of its own (cores here: {available_cores()}); reading the data, sending and "
         "validation are not in it; layers crossed: by a gradient, of each block and its head"
     )

@@ -74,6 +74,7 @@ class Forecast:
             {
                 "blocks": list(each.stage.blocks),
                 "workers": [str(share) for share in each.stage.shares],
+                "by_batch": each.stage.by_batch,
                 "seconds": each.busy,
                 "idle": each.idle,
                 "memory_bytes": each.memory,
