@@ -107,6 +107,7 @@ class Stage:
 
     def __str__(self) -> str:
         lanes = f", lanes {self.lanes.start}-{self.lanes.stop - 1}" if self.group else ""
+        lanes = ", every lane of batches in turn" if self.in_turn else lanes
         return f"stage {self.index} ({', '.join(block.spec.name for block in self.blocks)}{lanes})"
 
     def run(self, inbox: Iterable[Message], outbox: Outbox) -> None:
@@ -188,11 +189,11 @@ class Stage:
         """Each block learns from what the one before computed before its update; the last one's output is on its way
         to the next stage while that block still learns."""
         y, self.step = moved(batch.y, self.device), batch.step
-        for block, local in self.computed(batch, y, outbox):
+        for number, (block, local) in enumerate(self.computed(batch, y, outbox)):
             with self.at(block, "learn", f"batch {batch.step}"):
                 block.update(local, y, batch.step, share=batch.share, complete=batch.complete)
             if batch.complete and self.in_turn:
-                self.in_turn.give(self.blocks.index(block), batch.step, batch.order)
+                self.in_turn.give(number, batch.step, batch.order)
 
     def train_lanes(self, batch: TrainBatch, outbox: Outbox) -> None:
         """The same where a batch has several lanes: a block takes its step when all of them have been computed, here or

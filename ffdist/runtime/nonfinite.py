@@ -33,7 +33,7 @@ class NonfiniteRecorder:
     make_loader: Callable[[], Loader]
     """Makes the loader of the training split, as the source has it."""
     leads: bool = True
-    """Whether this worker keeps for all that share a stage what they all know."""
+    """Whether this worker keeps what it finds: of what all that share a stage know, one of them alone does."""
     log: Callable[[str], object] = lambda text: None
     count: int = 0
 

@@ -175,7 +175,7 @@ class Worker:
             log.write(f"worker {self.me} of {world.size}; plan: {self.plan}")
         log.write(f"edges of the run: {', '.join(self.kinds) or 'none'}")
         stage.on_epoch = log.epoch
-        leads = group is None or group.leads
+        leads = group is None or group.leads or group.by_batch  # by batch, each alone knows of its batches
         keeper = NonfiniteRecorder(job.run, lambda: job.loaders().train, leads, log.write)
         for watch in stage.watches:
             watch.keep = keeper

@@ -99,6 +99,7 @@ def test_skipped_batches_are_the_same_under_every_plan_and_resumed(
         "pipeline": {"lanes": 3, "stages": 3},
         "two workers, whole": {"replicas": 2, "lanes": 3, "exchange": "whole"},
         "three workers, slices": {"replicas": 3, "lanes": 3, "exchange": "slices"},
+        "two workers, by batch": {"plan": "* @ 0, 1 by batch", "lanes": 3},
     }
     found = {}
     for name, plan in plans.items():
